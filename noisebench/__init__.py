@@ -1,0 +1,55 @@
+"""noisebench: a benchmark for learning with noisy labels in image classification.
+
+The names below are imported when they are used, each with no more than it needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import losses
+    from .api import corrupt, loss
+    from .losses import register_loss
+    from .manifest import Manifest, read_manifest
+    from .noise import register_noise, transition
+    from .results import results
+    from .strategies import register_strategy
+
+_HOMES = {
+    "Manifest": "manifest",
+    "corrupt": "api",
+    "loss": "api",
+    "losses": "losses",
+    "read_manifest": "manifest",
+    "register_loss": "losses",
+    "register_noise": "noise",
+    "register_strategy": "strategies",
+    "results": "results",
+    "transition": "noise",
+}
+
+__all__ = [
+    "Manifest",
+    "corrupt",
+    "loss",
+    "losses",
+    "read_manifest",
+    "register_loss",
+    "register_noise",
+    "register_strategy",
+    "results",
+    "transition",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'noisebench' has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_HOMES[name]}")
+    return module if _HOMES[name] == name and name == "losses" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,148 @@
+"""What is left to do of a suite, and why: each run planned, its key compared with what lies in the run folders."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError
+from .plan import Run, Wish, plan_run
+from .results import RunFolder, run_folders
+from .suite import Suite, SuiteRun, expand
+from .workspace import Workspace
+
+RERUN = ("failed", "stale", "all")
+_ASKED = ("loss", "strategy", "model", "recipe", "seed", "precision")  # differing there it is another run, not a stale one
+
+
+@dataclass(frozen=True)
+class Item:
+    """One run of a suite, where it stands, and why."""
+
+    wanted: SuiteRun
+    run: Run
+    folder: RunFolder
+    status: str  # run, resume, done, failed: retry, stale
+    reason: str
+
+
+def wish_of(wanted: SuiteRun) -> Wish:
+    """The suite's settings as a wish."""
+    named = {key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")}
+    return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=wanted.settings.get("precision") or "auto")
+
+
+def plan_one(workspace: Workspace, wanted: SuiteRun) -> Run:
+    """A suite's run with nothing left open."""
+    settings = wanted.settings
+    if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
+        raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix")
+    dataset = workspace.dataset(settings["dataset"])
+    manifest, _ = workspace.make(dataset, settings["noise"], wanted.noise_seed)
+    return plan_run(wish_of(wanted), dataset, manifest, workspace.images(dataset).fingerprint)
+
+
+def make_agenda(workspace: Workspace, suite: Suite) -> list[Item]:
+    """Every run of a suite with its status. Raises ConfigError where two runs are the same one."""
+    folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
+    older: dict[str, list[RunFolder]] = {}
+    for folder in folders:
+        older.setdefault(folder.path.name.rpartition("__")[0], []).append(folder)
+    items = [_item(workspace, wanted, older) for wanted in expand(suite)]
+    if not items:
+        raise ConfigError("the suite has no runs: everything is excluded")
+    keys = [item.run.key for item in items]
+    if twice := next((item for item in items if keys.count(item.run.key) > 1), None):
+        raise ConfigError(f"the suite holds the same run twice: {twice.run.title}")
+    return items
+
+
+def _item(workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolder]]) -> Item:
+    run = plan_one(workspace, wanted)
+    folder = RunFolder(workspace.runs / run.folder_name)
+    status = folder.status()
+    if status == "failed":
+        return Item(wanted, run, folder, "failed: retry", _message(folder))
+    if status != "run":
+        return Item(wanted, run, folder, status, "finished" if status == "done" else "interrupted")
+    reasons = [reason for other in older.get(run.readable, []) if (reason := _outdated(run, other))]
+    return Item(wanted, run, folder, "stale" if reasons else "run", reasons[0] if reasons else "new")
+
+
+def _message(folder: RunFolder) -> str:
+    import json
+
+    try:
+        return str(json.loads(folder.error.read_text(encoding="utf-8"))["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{folder.error} is damaged"
+
+
+def _outdated(run: Run, other: RunFolder) -> str:
+    """Why an older folder of the same name is not this run's result; empty if it is simply another run."""
+    config: dict[str, Any] = run.config
+    try:
+        old = yaml.safe_load((other.path / "config.yaml").read_text(encoding="utf-8"))
+        if any(old[key] != config[key] for key in _ASKED):
+            return ""
+        changed = [key for key in config if old.get(key) != config[key]]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return ""
+    return f"{', '.join(changed)} changed since {other.path.name}" if changed else ""
+
+
+def select(items: Iterable[Item], rerun: str | None, shard: str | None = None) -> list[Item]:
+    """The items to run: all that are not done; with `rerun` only the failed or stale, or all again; of shard i/n each nth."""
+    items = list(items)
+    if shard is not None:
+        items = items[slice(*_shard(shard))]
+    if rerun == "all":
+        return items
+    if rerun is not None and rerun not in RERUN:
+        raise ConfigError(f"--rerun is one of {', '.join(RERUN)}, got {rerun!r}")
+    return [item for item in items if (item.status.startswith(rerun) if rerun else item.status != "done")]
+
+
+def _shard(text: str) -> tuple[int, None, int]:
+    try:
+        number, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        number, count = 0, 0
+    if not 1 <= number <= count:
+        raise ConfigError(f"--shard is i/n with 1 <= i <= n, such as 1/4; got {text!r}")
+    return number - 1, None, count
+
+
+def forget(folder: RunFolder) -> None:
+    """Delete a run's results so that it runs anew."""
+    if folder.path.exists():
+        shutil.rmtree(folder.path)
+
+
+def expected_seconds(item: Item, records: list[dict[str, Any]]) -> float | None:
+    """How long a run should take, from finished ones of the same data, network and recipe, per epoch; None if there are none."""
+    recipe = item.run.recipe
+    like = [
+        record["seconds"] / record["recipe"]["epochs"]
+        for record in records
+        if record["data"]["name"] == item.run.dataset.name
+        and record["model"]["name"] == item.run.model
+        and record["recipe"]["batch_size"] == recipe.batch_size
+    ]
+    return sum(like) / len(like) * recipe.epochs if like else None
+
+
+def manifest_paths(workspace: Workspace, items: Iterable[Item]) -> list[Path]:
+    """Write the manifests that the items train on; those that are there must be the same."""
+    paths: dict[Path, None] = {}
+    for item in items:
+        manifest, path = workspace.make(item.run.dataset, item.wanted.settings["noise"], item.wanted.noise_seed)
+        if path not in paths:
+            workspace.keep(manifest, path)
+        paths[path] = None
+    return list(paths)

@@ -1,0 +1,64 @@
+"""The command line: words -> calls -> printed answer and exit code. The only part that prints and exits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ..errors import NoisebenchError
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. An error that a user can mend is one line on stderr."""
+    from .app import app
+
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    verbose = bool({"-v", "--verbose"} & set(arguments))
+    try:
+        code = app(list(arguments), standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except NoisebenchError as error:
+        return _fail(str(error), error.exit_code, error if verbose else None)
+    except click.UsageError as error:
+        return _fail(_usage(error), 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left; nothing more can be said
+        return 0
+    except Exception as error:  # the last net: a bug of ours, said shortly
+        message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
+        return _fail(f"{message} (run again with -v for the traceback)", 1, error if verbose else None)
+
+
+def _fail(message: str, code: int, error: BaseException | None = None) -> int:
+    if error is not None:
+        import traceback
+
+        traceback.print_exception(error)
+    sys.stderr.write(f"error: {message}\n")
+    return code
+
+
+def _usage(error: click.UsageError) -> str:
+    """click's message on one line, with the way on."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if error.ctx else "noisebench"
+    if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.parent:
+        options = {name for parameter in error.ctx.parent.command.params for name in parameter.opts}
+        if error.option_name in options:
+            return f"{error.option_name} stands before the command: noisebench {error.option_name} ... {error.ctx.info_name}"
+    return f"{message} ({command} --help)"
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The commands and what stands before them. Importing this loads typer alone; every command imports what it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .corrupt import corrupt
+from .evaluate import evaluate
+from .listing import list_
+from .options import Globals
+from .report import report
+from .run import run
+from .train import TRAIN_SETTINGS, train
+
+app = typer.Typer(
+    name="noisebench",
+    help="A benchmark for learning with noisy labels in image classification.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(corrupt)
+app.command(context_settings=TRAIN_SETTINGS)(train)
+app.command()(evaluate)
+app.command()(report)
+app.command()(run)
+app.command("list")(list_)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"noisebench {version('noisebench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def before(
+    context: typer.Context,
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-C", envvar="NOISEBENCH_WORKSPACE", help="Holds manifests/ and runs/.")
+    ] = Path(),
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", envvar="NOISEBENCH_DATA", help="Holds the data sets; default: the user's cache.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="FILE|MODULE", help="Adds losses, strategies or noises.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    context.obj = Globals(workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose)

@@ -1,0 +1,105 @@
+"""`noisebench corrupt`: a manifest of noisy labels on disk. Needs labels only: no image, no torch, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import percent, say, show, write_json
+from .options import Asym, Bernoulli, Globals, Inclusive, Json, Map, Noise, NoiseOptions, NoiseSeed, Pair, Sym
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from ..manifest import Manifest
+
+
+def corrupt(
+    context: typer.Context,
+    dataset: Annotated[str, typer.Argument(help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images.")],
+    sym: Sym = None,
+    asym: Asym = None,
+    pair: Pair = None,
+    noise: Noise = None,
+    map: Map = None,
+    inclusive: Inclusive = False,
+    bernoulli: Bernoulli = False,
+    noise_seed: NoiseSeed = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write (.csv or .csv.gz); default: manifests/ by name.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another manifest of the same name.")] = False,
+    json: Json = False,
+) -> None:
+    """Draw noisy labels for a data set and write them down.
+
+    noisebench corrupt cifar10 --asym 0.3
+    """
+    from ..errors import ConfigError
+    from ..plan import checked_seed
+
+    options: Globals = context.obj
+    text = NoiseOptions(sym, asym, pair, noise, map, inclusive, bernoulli).text()
+    if text is None:
+        raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --pair 0.45 or --noise TEXT (noisebench list noises)")
+    if out is not None and not out.name.endswith((".csv", ".csv.gz")):
+        raise ConfigError(f"--out is a .csv or .csv.gz, got {out}")
+    workspace = options.open()
+    manifest, named = workspace.make(workspace.dataset(dataset), text, checked_seed(noise_seed))
+    path = out or named
+    fresh = workspace.keep(manifest, path, force=force)
+    workspace.make_current(path)
+    say(f"{path} {'written' if fresh else 'is there already, unchanged'}", quiet=options.quiet or not fresh and json)
+    if json:
+        write_json(_summary(manifest, path))
+    else:
+        show(_drawn(manifest, path))
+
+
+def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
+    names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
+    return {"manifest": str(path), **{name: manifest.meta[name] for name in names}, "sha256": manifest.sha256}
+
+
+def _drawn(manifest: Manifest, path: Path) -> Group:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    meta = manifest.meta
+    facts = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("manifest", str(path)),
+        ("noise", meta["noise"]),
+        *_convention(meta["noise"]),
+        ("examples", f"{meta['n']} in {meta['num_classes']} classes, noise seed {meta['noise_seed']}"),
+        ("nominal rate", percent(meta["nominal_rate"])),
+        ("wrong labels", f"{percent(meta['realised_rate'])} of all"),
+    ):
+        facts.add_row(Text(name, style="dim"), Text(value))
+    classes = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for head in ("class", "wrong labels", "most often recorded as"):
+        classes.add_column(head, justify="right" if head == "wrong labels" else "left")
+    for row in _class_rows(manifest):
+        classes.add_row(*map(Text, row))
+    return Group(facts, classes)
+
+
+def _convention(noise: str) -> list[tuple[str, str]]:
+    """For a map: whose it is, since "0.4" means another overall rate in each paper."""
+    from ..noise import MAPS, normal_noise
+
+    name = dict(normal_noise(noise).kwargs).get("map")
+    return [("map", f"{name}: {MAPS[str(name)].source}")] if name in MAPS else []
+
+
+def _class_rows(manifest: Manifest, most: int = 20) -> list[tuple[str, str, str]]:
+    """The classes in order, or the worst ones of many."""
+    import numpy as np
+
+    rates, names = manifest.meta["per_class_rate"], manifest.meta["classes"]
+    chosen = np.argsort([-(rate or 0) for rate in rates], kind="stable")[:most] if len(rates) > most else range(len(rates))
+    table = manifest.empirical_transition - np.diag(np.diag(manifest.empirical_transition))
+    rows = [(names[k], percent(rates[k]), names[int(table[k].argmax())] if table[k].any() else "") for k in chosen]
+    return [*rows, (f"... and {len(rates) - most} classes with no higher rate", "", "")] if len(rates) > most else rows

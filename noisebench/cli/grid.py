@@ -1,0 +1,106 @@
+"""How far a suite is: on a terminal a live table whose cells fill in, elsewhere a plain line now and then. On stderr."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from .console import console, duration, say
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+
+    from ..agenda import Item
+    from ..executors.job import Event
+
+_EVERY = 10.0  # seconds between plain lines
+
+
+class GridProgress:
+    """Inside `with`, `update` takes every event of the pool."""
+
+    def __init__(self, items: list[Item], jobs: int, *, quiet: bool = False) -> None:
+        from ..report.table import noise_order
+
+        self._items, self._quiet = items, quiet
+        self._cells: dict[tuple[str, str], list[int]] = {}
+        for number, item in enumerate(items):
+            self._cells.setdefault((item.run.method, item.run.manifest.meta["noise"]), []).append(number)
+        self._cols = sorted({col for _, col in self._cells}, key=noise_order)
+        self._rows = list(dict.fromkeys(row for row, _ in self._cells))
+        self._accuracy: dict[int, float] = {}
+        self._failed: set[int] = set()
+        self._started = self._said = time.monotonic()
+        self._live: Live | None = None
+        say(f"{len(items)} runs, {jobs} at a time", quiet=quiet)
+
+    def __enter__(self) -> GridProgress:
+        if sys.stderr.isatty() and not self._quiet:
+            from rich.live import Live
+
+            self._live = Live(self._drawn(), console=console(sys.stderr), transient=True, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, event: Event) -> None:
+        if event.kind == "done":
+            self._accuracy[event.number] = event.content["test_acc"]
+        elif event.kind == "failed":
+            self._failed.add(event.number)
+            self._tell(f"error: {event.content['message']}")
+        if self._live:
+            self._live.update(self._drawn())
+        elif event.kind != "progress" and (time.monotonic() - self._said > _EVERY or self._finished == len(self._items)):
+            self._said = time.monotonic()
+            say(self._status(), quiet=self._quiet)
+
+    @property
+    def _finished(self) -> int:
+        return len(self._accuracy) + len(self._failed)
+
+    def _tell(self, text: str) -> None:
+        if self._live:
+            self._live.console.print(text, markup=False)
+        else:
+            say(text)  # a failure is said even when progress is not
+
+    def _status(self) -> str:
+        spent = time.monotonic() - self._started
+        left = spent / self._finished * (len(self._items) - self._finished) if self._finished else None
+        failed = f", {len(self._failed)} failed" if self._failed else ""
+        rest = f", about {duration(left)} left" if left else ""
+        return f"{self._finished}/{len(self._items)} runs{failed}, {duration(spent)}{rest}"
+
+    def _drawn(self) -> Group:
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+        from rich.text import Text
+
+        from ..report.table import short_noise
+
+        grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+        grid.add_column("method")
+        for col in self._cols:
+            grid.add_column(escape(short_noise(col)), justify="right")
+        for row in self._rows:
+            grid.add_row(escape(row), *(self._cell(row, col) for col in self._cols))
+        return Group(grid, Text(self._status()))
+
+    def _cell(self, row: str, col: str) -> Any:
+        from rich.text import Text
+
+        numbers = self._cells.get((row, col), [])
+        done = [self._accuracy[n] for n in numbers if n in self._accuracy]
+        failed = sum(n in self._failed for n in numbers)
+        mean = f"{100 * statistics.fmean(done):.1f} " if done else ""
+        text = f"{mean}{len(done)}/{len(numbers)}" + (f" ✗{failed}" if failed else "")
+        return Text(text, style="bold" if len(done) == len(numbers) else "red" if failed else "dim")

@@ -1,0 +1,218 @@
+"""`noisebench list`: what there is. Loads no torch but for `list models timm`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import percent, show, write_json
+from .options import Globals, Json
+
+if TYPE_CHECKING:
+    from ..registry import Entry
+
+Rows = list[dict[str, Any]]
+
+
+def list_(
+    context: typer.Context,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="losses noises strategies methods datasets models recipes suites metrics manifests runs env")],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them in full.")] = None,
+    json: Json = False,
+) -> None:
+    """What there is: losses, noises, data sets, runs ... `list losses gce` shows one in full."""
+    from ..errors import UnknownName
+
+    options: Globals = context.obj
+    options.open()  # plugins add names
+    if kind not in _KINDS:
+        raise UnknownName("kind of list", kind, _KINDS, "losses")
+    rows = _timm() if (kind, name) == ("models", "timm") else _KINDS[kind](options)
+    if name is not None and (kind, name) != ("models", "timm"):
+        _show_one(kind, name, rows, json=json)
+    elif json:
+        write_json(rows)
+    else:
+        _show_table(rows)
+
+
+def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
+    from ..errors import UnknownName
+
+    found = [row for row in rows if name in (row["name"], *row.get("aliases", ()))]
+    if not found:
+        raise UnknownName(kind.removesuffix("s") if kind != "losses" else "loss", name, [row["name"] for row in rows], kind)
+    if json:
+        write_json(found[0])
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table.grid(padding=(0, 2))
+    for key, value in found[0].items():
+        if value not in (None, "", [], {}):
+            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(_plain(value)))
+    show(facts)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _show_table(rows: Rows) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        show("none")
+        return
+    names = [key for key in rows[0] if key not in _ONLY_IN_FULL]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for key in names:
+        table.add_column(key.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_plain(row.get(key, ""))) for key in names))
+    show(table)
+
+
+_ONLY_IN_FULL = frozenset({"parameters", "aliases", "laws", "presets", "doc", "classes", "maps", "version", "settings", "on", "key", "path"})
+
+
+def _entry(entry: Entry, **more: Any) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "text": entry.signature,
+        "summary": entry.summary,
+        "paper": entry.paper,
+        "parameters": {p.name: p.describe() for p in entry.parameters},
+        "aliases": list(entry.aliases),
+        "laws": sorted(entry.laws),
+        "version": entry.version,
+        "doc": entry.doc,
+        **more,
+    }
+
+
+def _losses(options: Globals) -> Rows:
+    from ..losses import LOSSES
+    from ..methods import METHODS
+
+    presets = {m.loss: {p.dataset: p.loss for p in m.presets} for m in METHODS.values() if m.presets}
+    return [_entry(entry, presets=presets.get(entry.name, {})) for entry in LOSSES]
+
+
+def _noises(options: Globals) -> Rows:
+    from ..noise import MAPS, NOISES
+
+    maps = {name: f"{found.num_classes} classes; {found.source}" for name, found in MAPS.items()}
+    return [_entry(entry, **({"maps": maps} if any(p.name == "map" for p in entry.parameters) else {})) for entry in NOISES]
+
+
+def _strategies(options: Globals) -> Rows:
+    from ..strategies import STRATEGIES
+
+    return [_entry(entry, cost=entry.facts.get("cost", "")) for entry in STRATEGIES]
+
+
+def _methods(options: Globals) -> Rows:
+    from ..methods import METHODS
+
+    return [
+        {"name": m.name, "loss": m.loss, "strategy": m.strategy, "paper": m.paper, "presets": {p.dataset: f"{p.loss} ({p.source})" for p in m.presets}}
+        for m in METHODS.values()
+    ]
+
+
+def _datasets(options: Globals) -> Rows:
+    from ..datasets import DATASETS
+
+    return [
+        {"name": d.name, "summary": d.summary, "train": d.n_train, "test": d.n_test, "model": d.model, "recipe": d.recipe, "map": d.map or "",
+         "source": d.source, "classes": list(d.classes)}
+        for d in DATASETS.values()
+    ]  # fmt: skip
+
+
+def _models(options: Globals) -> Rows:
+    from ..backbones import BACKBONES
+
+    rows = [{"name": b.name, "summary": b.summary} for b in BACKBONES.values()]
+    return [*rows, {"name": "timm:NAME", "summary": "any of timm's models (noisebench list models timm)"}]
+
+
+def _timm() -> Rows:
+    import timm
+
+    return [{"name": f"timm:{name}"} for name in timm.list_models()]
+
+
+def _recipes(options: Globals) -> Rows:
+    from ..recipes import RECIPES
+
+    return [{"name": name, "summary": r.summary, "source": r.source, "settings": r.settings, "on": r.on} for name, r in RECIPES.items()]
+
+
+def _suites(options: Globals) -> Rows:
+    from ..suite import expand, read_suites, suite_files
+
+    found = {name: (suite, path) for path in reversed(suite_files(options.workspace)) for name, suite in read_suites(path).items()}
+    return [{"name": name, "runs": len(expand(suite)), "summary": suite.summary, "path": str(path)} for name, (suite, path) in found.items()]
+
+
+def _metrics(options: Globals) -> Rows:
+    from ..report import METRICS
+
+    return [{"name": name, "title": m.title, "selection": m.selection} for name, m in METRICS.items()]
+
+
+def _manifests(options: Globals) -> Rows:
+    from ..manifest import read_manifest
+
+    folder = options.workspace / "manifests"
+    rows = []
+    for path in sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")]):
+        meta = read_manifest(path).meta
+        rows.append({"name": path.name, "dataset": meta["dataset"], "noise": meta["noise"], "n": meta["n"],
+                     "wrong": percent(meta["realised_rate"]), "noise_seed": meta["noise_seed"], "path": str(path)})  # fmt: skip
+    return rows
+
+
+def _runs(options: Globals) -> Rows:
+    from ..results import run_folders
+
+    folder = options.workspace / "runs"
+    rows = []
+    for run in run_folders([folder]) if folder.is_dir() else []:
+        status, record = run.status(), run.record() if run.result.exists() else None
+        accuracy = percent(record["metrics"]["test_acc"]["last"]) if record else ""
+        rows.append({"name": run.path.name, "status": status, "test_acc": accuracy, "path": str(run.path)})
+    return rows
+
+
+def _env(options: Globals) -> Rows:
+    from ..environment import environment
+
+    return [{"name": key, "value": value} for key, value in environment().items()]
+
+
+_KINDS: dict[str, Callable[[Globals], Rows]] = {
+    "losses": _losses,
+    "noises": _noises,
+    "strategies": _strategies,
+    "methods": _methods,
+    "datasets": _datasets,
+    "models": _models,
+    "recipes": _recipes,
+    "suites": _suites,
+    "metrics": _metrics,
+    "manifests": _manifests,
+    "runs": _runs,
+    "env": _env,
+}

@@ -1,0 +1,89 @@
+"""`noisebench report`: finished runs as tables. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import say, show, write
+from .options import Globals, Json
+
+if TYPE_CHECKING:
+    from ..report import Table
+    from ..results import RunFolder
+
+_SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json"}
+
+
+def report(
+    context: typer.Context,
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="Runs, folders of runs or workspaces; default: this workspace.")] = None,
+    rows: Annotated[str, typer.Option("--rows", help="What the rows are.")] = "method",
+    cols: Annotated[str, typer.Option("--cols", help="What the columns are.")] = "noise",
+    metric: Annotated[str, typer.Option("--metric", help="last, mean_last10, best, memorised ... (noisebench list metrics)")] = "last",
+    conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
+    form: Annotated[str | None, typer.Option("--format", metavar="table|md|csv|json")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write there; the suffix decides the format.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare methods across noise rates: mean and spread over seeds.
+
+    noisebench report --metric mean_last10
+    """
+    from ..errors import DataError
+    from ..results import run_folders
+
+    options: Globals = context.obj
+    options.open()  # plugins name noises
+    chosen = _format(form, out, json=json)
+    if not paths and not (options.workspace / "runs").is_dir():
+        raise DataError(f"no runs in {options.workspace}: start with noisebench train or noisebench run quick")
+    tables = make(run_folders(paths or [options.workspace]), metric, rows, cols, conditions or [])
+    if not tables:
+        raise DataError("no finished run there: noisebench list runs shows what there is")
+    emit(tables, chosen, metric, out)
+
+
+def make(folders: list[RunFolder], metric: str, rows: str, cols: str, conditions: list[str]) -> list[Table]:
+    """The tables of these runs."""
+    from ..report import find_metric, make_tables, read_rows, where
+
+    found = find_metric(metric)
+    return make_tables(where(read_rows(folders, found), conditions), found, rows, cols)
+
+
+def _format(form: str | None, out: Path | None, *, json: bool) -> str:
+    from ..errors import ConfigError
+    from ..report import FORMATS
+
+    if json and form not in (None, "json"):
+        raise ConfigError(f"--json and --format {form} contradict each other")
+    if out is not None and form is None and not json and out.suffix not in _SUFFIXES:
+        raise ConfigError(f"the suffix of {out} names no format: .md, .csv or .json, or give --format")
+    chosen = "json" if json else form or (_SUFFIXES[out.suffix] if out else "table")
+    if chosen not in FORMATS:
+        raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {chosen!r}")
+    if chosen == "table" and out:
+        raise ConfigError("a table is for the terminal: write .md, .csv or .json")
+    return chosen
+
+
+def emit(tables: list[Table], form: str, metric: str, out: Path | None = None) -> None:
+    """Print or write the tables; in a GitHub job append them to its summary too."""
+    from ..report import render
+    from ..report.terminal import draw_table
+    from ..storing import write_text
+
+    if out is not None:
+        write_text(out, render(tables, form, metric))
+        say(f"{out} written")
+    elif form == "table":
+        show(*(draw_table(table) for table in tables))
+    else:
+        write(render(tables, form, metric))
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(render(tables, "md", metric))

@@ -1,0 +1,132 @@
+"""`noisebench run`: a whole suite, what is finished skipped, what failed tried again, ending with its table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import duration, say, show, write_json
+from .options import Globals, Json
+from .report import emit, make
+
+if TYPE_CHECKING:
+    from ..agenda import Item
+    from ..suite import Suite
+    from ..workspace import Workspace
+
+
+def run(
+    context: typer.Context,
+    suite: Annotated[str, typer.Argument(help="A suite of benchmarks.yaml (noisebench list suites), FILE.yaml, or FILE.yaml:NAME.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why.")] = False,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one a core.")] = None,
+    executor: Annotated[str, typer.Option("--executor", metavar="local", help="Where runs execute.")] = "local",
+    shard: Annotated[str | None, typer.Option("--shard", metavar="i/n", help="Only each n-th run, from the i-th.")] = None,
+    rerun: Annotated[str | None, typer.Option("--rerun", metavar="failed|stale|all", help="Only these; all: finished ones too.")] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed run.")] = False,
+    device: Annotated[str, typer.Option("--device")] = "auto",
+    no_resume: Annotated[bool, typer.Option("--no-resume", help="Start interrupted runs anew.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a suite and print its table.
+
+    noisebench run quick
+    """
+    from ..agenda import make_agenda, manifest_paths, select
+    from ..errors import ConfigError
+    from ..suite import find_suite
+
+    if executor != "local":
+        raise ConfigError(f"--executor is local, got {executor!r}")
+    options: Globals = context.obj
+    workspace = options.open()
+    name, found = find_suite(suite, options.workspace)
+    items = make_agenda(workspace, found)
+    todo = select(items, rerun, shard)
+    if dry_run:
+        _show_agenda(name, workspace, items, todo, json=json)
+        return
+    manifest_paths(workspace, todo)
+    failed = _execute(options, workspace, todo, _Manner(jobs, device, not no_resume, fail_fast)) if todo else 0
+    if not todo:
+        say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
+    _show_table(found, items, json=json)
+    if failed:
+        raise typer.Exit(_failed_code(failed, options))
+
+
+class _Manner:
+    """How the suite is carried out."""
+
+    def __init__(self, jobs: int | None, device: str, resume: bool, fail_fast: bool) -> None:
+        self.jobs, self.device, self.resume, self.fail_fast = jobs, device, resume, fail_fast
+
+
+def _failed_code(failed: int, options: Globals) -> int:
+    from ..errors import RunFailed
+
+    say(f"error: {failed} {'runs' if failed > 1 else 'run'} failed; the same command tries again", quiet=options.quiet)
+    return RunFailed.exit_code
+
+
+def _execute(options: Globals, workspace: Workspace, todo: list[Item], manner: _Manner) -> int:
+    """Run all items; the number of failed ones. Raises Interrupted when stopped."""
+    from ..agenda import forget
+    from ..errors import Interrupted
+    from ..executors.job import Job, Place
+    from ..executors.local import LocalPool, default_jobs
+    from ..executors.signals import StopSignals
+    from .grid import GridProgress
+
+    for item in todo:
+        if item.status == "done":
+            forget(item.folder)
+    count = manner.jobs or default_jobs(len(todo))
+    place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume)
+    pool = LocalPool(place, count)
+    jobs = [Job(n, item.wanted, item.run.key, str(item.folder.path), item.run.title) for n, item in enumerate(todo)]
+    failed = interrupted = 0
+    with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid:
+        for event in pool.run(jobs, lambda: signals.stopped):
+            grid.update(event)
+            failed += event.kind == "failed"
+            interrupted += event.kind == "interrupted"
+            if event.kind == "failed" and manner.fail_fast:
+                pool.stop()
+    if signals.stopped or (interrupted and not manner.fail_fast):
+        raise Interrupted("interrupted; the same command goes on from here")
+    return failed
+
+
+def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:
+    shape = suite.report
+    tables = make([item.folder for item in items], shape.metric, shape.rows, shape.cols, [])
+    if tables:
+        emit(tables, "json" if json else "table", shape.metric)
+
+
+def _show_agenda(name: str, workspace: Workspace, items: list[Item], todo: list[Item], *, json: bool) -> None:
+    from ..agenda import expected_seconds
+    from ..executors.local import default_jobs
+    from ..results import read_records, run_folders
+
+    records = read_records(run_folders([workspace.runs])) if workspace.runs.is_dir() else []
+    chosen = {id(item) for item in todo}
+    seconds = [expected_seconds(item, records) for item in todo]
+    known = [s for s in seconds if s is not None]
+    total = sum(known) / default_jobs(len(todo)) if known and len(known) == len(seconds) else None
+    if json:
+        runs = [_summary(item, selected=id(item) in chosen) for item in items]
+        write_json({"suite": name, "runs": runs, "to_run": len(todo), "estimated_seconds": total})
+        return
+    counts = ", ".join(f"{n} {status}" for status, n in Counter(item.status for item in items).items())
+    estimate = f"about {duration(total)}" if total is not None else "unknown, as no run like these has finished yet" if todo else "none"
+    lines = [f"{item.status if id(item) in chosen else item.status + ' (left out)':14} {item.run.title}: {item.reason}" for item in items]
+    show("\n".join([*lines, f"{len(items)} runs: {counts}; {len(todo)} to run; estimated time: {estimate}"]))
+
+
+def _summary(item: Item, *, selected: bool) -> dict[str, Any]:
+    return {"title": item.run.title, "status": item.status, "reason": item.reason, "selected": selected,
+            "folder": str(item.folder.path), "key": item.run.key}  # fmt: skip

@@ -1,0 +1,48 @@
+"""Arrays out of a .npz, never a pickle: the layout of MedMNIST, {train,test}_{images,labels}."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The named arrays. Raises DataError where the file is missing, damaged or has no such array."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path} is one array, not a .npz with train_images, train_labels, test_images, test_labels")
+            if missing := [name for name in names if name not in archive]:
+                raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(archive.files) or 'none'}")
+            return {name: archive[name] for name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise DataError(f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again") from None
+
+
+def as_labels(values: np.ndarray, where: str) -> np.ndarray:
+    """Class numbers (N,), int64, from (N,) or (N, 1). Raises DataError for anything else."""
+    values = np.asarray(values)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    whole = values.ndim == 1 and values.size > 0 and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
+    if not whole or values.min() < 0:
+        raise DataError(f"{where}: labels must be one class number >= 0 an example, got shape {values.shape} of {values.dtype}")
+    return values.astype(np.int64)
+
+
+def _all_whole(values: np.ndarray) -> bool:
+    return np.issubdtype(values.dtype, np.floating) and bool((values == np.floor(values)).all())
+
+
+def as_images(values: np.ndarray, where: str) -> np.ndarray:
+    """Images (N, height, width, channels), uint8, from (N, height, width) or with 1 or 3 channels."""
+    values = values[..., None] if values.ndim == 3 else values
+    if values.ndim != 4 or values.dtype != np.uint8 or values.shape[3] not in (1, 3):
+        raise DataError(f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), got {values.shape} {values.dtype}")
+    return values

@@ -1,0 +1,91 @@
+"""Sets that are not in the catalogue: any .npz in MedMNIST's layout, any folder of images `[train/]class/picture`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .archive import as_images, as_labels, read_arrays
+from .catalogue import Dataset
+
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_LARGEST_SIDE = 224  # pixels; pictures of different sizes are brought to one square no larger than this
+
+
+def describe_foreign(name: str, path: Path) -> Dataset:
+    """What can be known of a foreign set from its labels and one image. Raises DataError."""
+    if path.is_dir():
+        train, test = picture_files(path)
+        classes = class_names(path)
+        shape = read_pictures(path, train[:1]).shape[1:]
+    elif path.suffix == ".npz":
+        arrays = read_arrays(path, ("train_images", "train_labels", "test_images", "test_labels"))
+        train, test = as_labels(arrays["train_labels"], str(path)), as_labels(arrays["test_labels"], str(path))
+        classes = tuple(map(str, range(int(max(train.max(), test.max())) + 1)))
+        shape = as_images(arrays["train_images"], str(path)).shape[1:]
+    else:
+        raise DataError(f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or a folder of images")
+    return Dataset(name, "by path", classes, shape, len(train), len(test), _default_model(shape), "apl", path=path)
+
+
+def _default_model(shape: tuple[int, ...]) -> str:
+    if max(shape[:2]) <= 16:
+        return "mlp"
+    if max(shape[:2]) <= 64:
+        return "cnn4" if shape[2] == 1 else "cnn8"
+    return "timm:resnet18"
+
+
+def _train_root(path: Path) -> Path:
+    return path / "train" if (path / "train").is_dir() else path
+
+
+def class_names(path: Path) -> tuple[str, ...]:
+    """The folders of the training part, sorted."""
+    names = sorted(folder.name for folder in _train_root(path).iterdir() if folder.is_dir())
+    if len(names) < 2:
+        raise DataError(f"{path} is not a folder of images: expected class/picture.png or train/class/picture.png, two classes at least")
+    return tuple(names)
+
+
+def picture_files(path: Path) -> tuple[list[str], list[str]]:
+    """Training and test pictures as sorted paths relative to `path`; test is `test/` or `val/`, else nothing."""
+    root, names = _train_root(path), class_names(path)
+    test_root = next((path / part for part in ("test", "val") if root != path and (path / part).is_dir()), None)
+    train = _pictures(path, root, names)
+    if not train:
+        raise DataError(f"{path}: no pictures in its class folders ({', '.join(sorted(_PICTURES))})")
+    return train, _pictures(path, test_root, names) if test_root else []
+
+
+def _pictures(path: Path, root: Path, names: tuple[str, ...]) -> list[str]:
+    files = (file for name in names for file in (root / name).rglob("*") if file.suffix.lower() in _PICTURES)
+    return sorted(file.relative_to(path).as_posix() for file in files)
+
+
+def picture_labels(path: Path, files: list[str]) -> np.ndarray:
+    """The class number of each picture, by its folder."""
+    number = {name: k for k, name in enumerate(class_names(path))}
+    depth = 1 if _train_root(path) != path else 0
+    return np.array([number[file.split("/")[depth]] for file in files], np.int64)
+
+
+def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.ndarray:
+    """Images (N, height, width, 3), uint8. Of different sizes: the shorter side resized, the centre cut to a square."""
+    from PIL import Image, UnidentifiedImageError
+
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(path / file) as picture:
+                pictures.append(picture.convert("RGB"))
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path / file} cannot be read as a picture: {error}") from None
+    if side or len({picture.size for picture in pictures}) > 1:
+        from PIL import ImageOps
+
+        side = side or min(_LARGEST_SIDE, min(min(picture.size) for picture in pictures))
+        pictures = [ImageOps.fit(picture, (side, side)) for picture in pictures]
+    return np.stack([np.asarray(picture) for picture in pictures])

@@ -1,0 +1,157 @@
+"""Labels alone, or images and labels, of a data set: from the package, from `<data-dir>/<name>.npz`, by torchvision."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .archive import as_images, as_labels, read_arrays
+from .catalogue import Dataset
+from .foreign import picture_files, picture_labels, read_pictures
+
+_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashionmnist": "FashionMNIST"}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The training labels of a set, (N,) int64, all clean; `ids` name the examples where they are files."""
+
+    dataset: Dataset
+    labels: np.ndarray
+    ids: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.labels)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set in memory: images (N, height, width, channels) uint8, labels (N,) int64."""
+
+    dataset: Dataset
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    ids: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over every byte that a result depends on; where the bytes came from does not matter."""
+        return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """sha256 of arrays of whole numbers, by shape and value."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype("<i8")))
+    return digest.hexdigest()
+
+
+def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Labels:
+    """The clean training labels: no image, no torch and no network for a set whose labels are in the package."""
+    if dataset.path and dataset.path.is_dir():
+        train, _ = picture_files(dataset.path)
+        return Labels(dataset, picture_labels(dataset.path, train), tuple(train))
+    packaged = _packaged_labels(dataset.name)
+    if packaged is not None:
+        return Labels(dataset, packaged)
+    if archive := _archive(dataset, data_dir):
+        return Labels(dataset, as_labels(read_arrays(archive, ["train_labels"])["train_labels"], str(archive)))
+    return Labels(dataset, _from_torchvision(dataset, data_dir, offline)["train_labels"])
+
+
+def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Images:
+    """Images and clean labels, checked against what is known of the set. Raises DataError."""
+    if dataset.path and dataset.path.is_dir():
+        return _from_folder(dataset, dataset.path)
+    archive = _archive(dataset, data_dir)
+    arrays = read_arrays(archive, _NAMES) if archive else _from_torchvision(dataset, data_dir, offline)
+    where = str(archive or data_dir)
+    images = Images(
+        dataset,
+        as_images(arrays["train_images"], where),
+        as_labels(arrays["train_labels"], where),
+        as_images(arrays["test_images"], where),
+        as_labels(arrays["test_labels"], where),
+    )
+    _check(images, where)
+    return images
+
+
+def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
+    if dataset.path:
+        return dataset.path
+    if dataset.name == "digits":
+        with as_file(files(__package__) / "data" / "digits.npz") as path:
+            return path
+    path = data_dir / f"{dataset.name}.npz"
+    return path if path.exists() else None
+
+
+def _packaged_labels(name: str) -> np.ndarray | None:
+    if name == "digits":
+        return None  # its images are in the package too
+    with as_file(files(__package__) / "data" / "train_labels.npz") as path, np.load(path, allow_pickle=False) as archive:
+        return archive[name].astype(np.int64) if name in archive else None
+
+
+def _from_folder(dataset: Dataset, path: Path) -> Images:
+    train, test = picture_files(path)
+    if not test:
+        raise DataError(f"{path} has no test images: put them into {path / 'test'}/class/ beside {path / 'train'}/class/")
+    train_images = read_pictures(path, train)
+    same = train_images.shape[1] == train_images.shape[2]
+    test_images = read_pictures(path, test, side=train_images.shape[1] if same else None)
+    images = Images(dataset, train_images, picture_labels(path, train), test_images, picture_labels(path, test), tuple(train))
+    _check(images, str(path))
+    return images
+
+
+def _from_torchvision(dataset: Dataset, data_dir: Path, offline: bool) -> dict[str, np.ndarray]:
+    """torchvision's own copy under `data_dir`, downloaded unless offline."""
+    from torchvision import datasets  # slow, and only where nothing else has the data
+
+    make, arrays = getattr(datasets, _TORCHVISION[dataset.name]), {}
+    for part in ("train", "test"):
+        try:
+            found = make(root=str(data_dir), train=part == "train", download=not offline)
+        except (OSError, RuntimeError) as error:
+            hint = "without --offline it would be downloaded" if offline else "no download was possible"
+            raise DataError(
+                f"{dataset.name} is not in {data_dir}, and {hint}: put {dataset.name}.npz there "
+                f"(train_images, train_labels, test_images, test_labels) or name another --data-dir [{_first_line(error)}]"
+            ) from None
+        arrays[f"{part}_images"] = np.asarray(found.data)
+        arrays[f"{part}_labels"] = np.asarray(found.targets)
+    return arrays
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check(images: Images, where: str) -> None:
+    dataset = images.dataset
+    pairs = ((images.train_images, images.train_labels, "train"), (images.test_images, images.test_labels, "test"))
+    for pictures, labels, part in pairs:
+        if len(pictures) != len(labels):
+            raise DataError(f"{where}: {len(pictures)} {part} images but {len(labels)} {part} labels")
+        if labels.max() >= dataset.num_classes:
+            raise DataError(f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has classes 0 to {dataset.num_classes - 1}")
+    if images.train_images.shape[1:] != images.test_images.shape[1:]:
+        raise DataError(f"{where}: train images are {images.train_images.shape[1:]}, test images {images.test_images.shape[1:]}")
+    known = _packaged_labels(dataset.name)
+    if known is not None and not np.array_equal(known, images.train_labels):
+        raise DataError(f"{where} is not {dataset.name}: its training labels differ from the published ones in number, order or value")
+    if dataset.path is None and (images.train_images.shape[1:], len(images.test_labels)) != (dataset.shape, dataset.n_test):
+        raise DataError(f"{where} is not {dataset.name}: expected images {dataset.shape} and {dataset.n_test} test examples")

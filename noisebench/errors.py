@@ -1,0 +1,59 @@
+"""Every way a user can be told no, drawn as a tree; the exit code is part of the promise.
+
+NoisebenchError              2   something given cannot be used: the message says what, what is allowed, what next
+├── LanguageError            2   a text of the little language cannot be read or has wrong parameters
+├── UnknownName              2   no such loss, noise, dataset ...; names what is near
+├── ConfigError              2   a suite file or an option is wrong
+├── DataError                2   images or labels are missing, damaged or not what they should be
+│   └── ManifestError        2   a manifest is damaged, or belongs to other data
+├── RunFailed                3   a run ended in failure: a NaN, out of memory, a dead worker
+└── Interrupted            130   the user or the system stopped a run; its state is saved
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NoisebenchError(Exception):
+    """A mistake that the user can mend; `str()` is one line that says how."""
+
+    exit_code = 2
+
+
+class LanguageError(NoisebenchError):
+    """A text of the little language cannot be read."""
+
+
+class UnknownName(NoisebenchError):
+    """A name that is in no registry."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], listing: str) -> None:
+        near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+        hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{hint} (noisebench list {listing})")
+
+
+class ConfigError(NoisebenchError):
+    """A suite file or an option is wrong."""
+
+
+class DataError(NoisebenchError):
+    """Images or labels are missing, damaged or not what they should be."""
+
+
+class ManifestError(DataError):
+    """A manifest is damaged or belongs to other data."""
+
+
+class RunFailed(NoisebenchError):
+    """A run ended in failure."""
+
+    exit_code = 3
+
+
+class Interrupted(NoisebenchError):
+    """A run was stopped from outside; its state is saved."""
+
+    exit_code = 130

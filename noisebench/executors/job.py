@@ -1,0 +1,56 @@
+"""One run of a suite as a line of JSON, and what a worker answers, line by line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..suite import SuiteRun
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker finds and puts things."""
+
+    workspace: str
+    data_dir: str
+    offline: bool
+    plugins: tuple[str, ...] = ()
+    device: str = "auto"
+    resume: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a suite, with the key that whoever planned it computed."""
+
+    number: int
+    wanted: SuiteRun
+    key: str
+    folder: str
+    title: str
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def read(cls, line: str) -> Job:
+        content = json.loads(line)
+        return cls(**{**content, "wanted": SuiteRun(**content["wanted"])})
+
+
+@dataclass(frozen=True)
+class Event:
+    """`kind`: progress, done, failed or interrupted; `content` is Progress, the record's accuracy, or the message."""
+
+    number: int
+    kind: str
+    content: dict[str, Any]
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def read(cls, line: str) -> Event:
+        return cls(**json.loads(line))

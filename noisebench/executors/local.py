@@ -1,0 +1,134 @@
+"""Runs on this machine: worker processes, each with its share of the cores, fed one job at a time."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from json import dumps
+from pathlib import Path
+
+from ..results import RunFolder
+from .job import Event, Job, Place
+
+_MOST_BY_DEFAULT = 8  # a worker holds torch and a data set: memory, not cores, is the limit on large machines
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_jobs(count: int) -> int:
+    """How many runs at a time: one a core, no more than there are runs, and not too many for the memory."""
+    return max(1, min(cores(), count, _MOST_BY_DEFAULT))
+
+
+class LocalPool:
+    """`jobs` workers. A worker that dies fails its run alone and is replaced."""
+
+    def __init__(self, place: Place, jobs: int) -> None:
+        self.place, self.jobs = place, jobs
+        self._threads = max(1, cores() // jobs)
+        self._todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._stopping = threading.Event()
+
+    def run(self, jobs: list[Job], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Every job's events as they come. When `stopped()` turns true the workers save and stop."""
+        for job in jobs:
+            self._todo.put(job)
+        keepers = [threading.Thread(target=self._keep_worker, daemon=True) for _ in range(min(self.jobs, len(jobs)))]
+        for keeper in keepers:
+            keeper.start()
+        busy = len(keepers)
+        while busy:
+            try:
+                event = self._events.get(timeout=0.2)
+            except queue.Empty:
+                if stopped():
+                    self.stop()
+                continue
+            if event is None:
+                busy -= 1
+            else:
+                yield event
+
+    def stop(self) -> None:
+        """Ask every worker to save its run and end; start no further job."""
+        self._stopping.set()
+        for process in list(self._processes):
+            process.send_signal(signal.SIGTERM)
+
+    def _keep_worker(self) -> None:
+        """Feed one worker, replacing it when it dies."""
+        try:
+            while not self._stopping.is_set() and not self._todo.empty():
+                self._feed(self._start())
+        finally:
+            self._events.put(None)
+
+    def _start(self) -> subprocess.Popen[str]:
+        threads = str(self._threads)
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "noisebench.executors.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8",
+            start_new_session=True,  # Ctrl-C reaches the parent, which asks once; a worker must not be told twice
+        )  # fmt: skip
+        self._processes.add(process)
+        return process
+
+    def _feed(self, process: subprocess.Popen[str]) -> None:
+        """Jobs one by one until there is none left, the worker dies or all is stopped."""
+        assert process.stdin and process.stdout
+        try:
+            self._tell(process, dumps(asdict(self.place)) + "\n")
+            while not self._stopping.is_set():
+                try:
+                    job = self._todo.get_nowait()
+                except queue.Empty:
+                    return
+                if not (self._tell(process, job.line()) and self._listen(process, job)):
+                    self._events.put(self._death(process, job))
+                    return
+        finally:
+            process.stdin.close()
+            process.wait()
+            self._processes.discard(process)
+
+    @staticmethod
+    def _tell(process: subprocess.Popen[str], line: str) -> bool:
+        assert process.stdin
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return True
+
+    def _listen(self, process: subprocess.Popen[str], job: Job) -> bool:
+        """Pass the events of one job on; False if the worker's output ended before the job did."""
+        assert process.stdout
+        for line in process.stdout:
+            event = Event.read(line)
+            self._events.put(event)
+            if event.kind != "progress":
+                return True
+        return False
+
+    def _death(self, process: subprocess.Popen[str], job: Job) -> Event:
+        """What is said of a job whose worker ended without a word."""
+        code = process.wait()
+        if self._stopping.is_set():
+            return Event(job.number, "interrupted", {"message": "stopped before it began"})
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        message = f"its worker process died ({how}): out of memory? fewer --jobs may help"
+        RunFolder(Path(job.folder)).write_error("WorkerDied", message)
+        return Event(job.number, "failed", {"message": f"{job.title} failed: {message}"})

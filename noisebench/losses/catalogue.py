@@ -1,0 +1,59 @@
+"""The registry of losses, and from a text to a function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from ..errors import LanguageError
+from ..registry import Registry
+from ..spec import AUTO, Call, Expression, Sum
+from .scores import Loss, Scores, Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOSSES = Registry("loss", "losses", laws=("falls", "equivariant", "nonnegative"))
+"""Laws a loss may declare: `falls` as p_y rises with the others in proportion; `equivariant` under a permutation of
+the classes; `nonnegative`; `constant_sum` over the classes (symmetric in the sense of Ghosh et al. 2017)."""
+
+
+def register_loss(function: F | None = None, **facts: Any) -> Any:
+    """Register `log_p (N, K) -> cost (N, K)`, or a combinator, whose first parameter is `loss`, by its name.
+
+    Keywords: `paper`, `version`, `aliases`, `laws`. Other parameters of the function become the loss's own.
+    """
+    if function is None:
+        return lambda decorated: register_loss(decorated, **facts)
+    first = next(iter(inspect.signature(function).parameters))
+    return LOSSES.register(function, given=() if first == "loss" else (first,), **facts)
+
+
+def build_loss(text: str | Expression, transitions: Mapping[str, Any] | None = None) -> Loss:
+    """The function scores -> cost of a text. `transitions` says what T='true' and T='empirical' are.
+
+    Raises LanguageError, or UnknownName, and refuses an `auto` that nobody resolved.
+    """
+    return _build(LOSSES.normal(text), transitions or {})
+
+
+def _build(expression: Expression, transitions: Mapping[str, Any]) -> Loss:
+    if isinstance(expression, Sum):
+        parts = [(weight, _build(call, transitions)) for weight, call in expression.terms]
+        return lambda scores: sum(weight * part(scores) for weight, part in parts)  # type: ignore[return-value]
+    values = {key: _value(expression, key, value, transitions) for key, value in expression.kwargs}
+    build = LOSSES[expression.name].build
+    if expression.args:
+        return build(*(_build(argument, transitions) for argument in expression.args), **values)  # type: ignore
+    return lambda scores: build(scores.log_p, **values)
+
+
+def _value(call: Call, key: str, value: Any, transitions: Mapping[str, Any]) -> Any:
+    if value == AUTO or (isinstance(value, str) and key == "T" and value not in transitions):
+        raise LanguageError(f"{call.name}: {key}={value} is known only with a manifest; give a value, e.g. el(eps=0.4)")
+    return transitions[value] if key == "T" and isinstance(value, str) else value
+
+
+def cost_of(loss: Loss, logits: Tensor) -> Tensor:
+    """The cost (N, K) of logits (N, K) without any strategy."""
+    return loss(Scores(logits))

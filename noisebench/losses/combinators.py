@@ -1,0 +1,85 @@
+"""Losses made from a loss: a fixed linear change of the target or of log_p. `+` and `*` are in the language itself."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from ..errors import LanguageError
+from ..parameters import Interval, Matrix, TransitionText
+from ..spec import AUTO
+from .catalogue import register_loss
+from .scores import Loss, Scores, Tensor
+
+_WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplying with the inverse
+
+
+@register_loss(paper="Szegedy et al. 2016", laws=("equivariant", "nonnegative"))
+def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
+    """Label smoothing, the target (1 - alpha) one-hot + alpha / K."""
+
+    def smoothed(scores: Scores) -> Tensor:
+        cost = loss(scores)
+        return (1 - alpha) * cost + alpha * cost.mean(1, keepdim=True)
+
+    return smoothed
+
+
+@register_loss(paper="Patrini et al. 2017", laws=("nonnegative",))
+def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
+    """Forward correction, the loss of T' p: what the network says of the clean label, told through the noise."""
+    log_T = _log_transition(T)
+
+    def corrected(log_p: Tensor) -> Tensor:
+        table = log_p.new_tensor(log_T)
+        if table.shape[0] != log_p.shape[1]:
+            raise LanguageError(f"forward: T has {table.shape[0]} classes, the data {log_p.shape[1]}")
+        return (log_p.unsqueeze(2) + table).logsumexp(1)  # (N, K clean, K recorded) -> (N, K)
+
+    return lambda scores: loss(scores.with_log_p(corrected))
+
+
+@register_loss(paper="Patrini et al. 2017", laws=())
+def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
+    """Backward correction, T^-1 cost: unbiased for the clean cost, but signed and unbounded."""
+    inverse = _inverse(T)
+
+    def corrected(scores: Scores) -> Tensor:
+        cost = loss(scores)
+        return cost @ cost.new_tensor(inverse).T
+
+    return corrected
+
+
+@register_loss(paper="Ma et al. 2020", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
+def normalized(loss: Loss) -> Loss:
+    """Normalised loss, cost_k / sum_j cost_j: its rows sum to 1."""
+
+    def rows_to_one(scores: Scores) -> Tensor:
+        cost = loss(scores)
+        return cost / cost.sum(1, keepdim=True)
+
+    return rows_to_one
+
+
+def _table(T: Matrix | str) -> np.ndarray:
+    table = np.asarray(T, np.float64)
+    if (table < 0).any() or not np.allclose(table.sum(1), 1, atol=1e-6):
+        raise LanguageError("T: every row must be probabilities that sum to 1 (rows: clean class, columns: recorded)")
+    return table
+
+
+def _log_transition(T: Matrix | str) -> np.ndarray:
+    table = _table(T)
+    if not (table.sum(0) > 0).all():
+        raise LanguageError(f"forward: under T nothing is ever recorded as class {int(table.sum(0).argmin())}")
+    with np.errstate(divide="ignore"):  # log 0 = -inf is what logsumexp wants
+        return np.log(table)
+
+
+def _inverse(T: Matrix | str) -> np.ndarray:
+    table = _table(T)
+    if np.linalg.cond(table) > _WORST_CONDITION:
+        raise LanguageError("backward: T has no usable inverse (symmetric noise at (K-1)/K has none)")
+    return np.linalg.inv(table)

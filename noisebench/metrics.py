@@ -1,0 +1,117 @@
+"""Predictions and labels -> named numbers. The only place where clean labels meet a network's output.
+
+Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of nothing is None.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .predictions import Predictions
+
+ECE_BINS = 15
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float | None:
+    """The share of labels that are predicted."""
+    return float(np.mean(predicted == labels)) if len(labels) else None
+
+
+def memorised(predicted: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> float | None:
+    """The share of wrong recorded labels that are predicted all the same; None without a wrong one."""
+    wrong = (recorded != clean) & (clean >= 0)
+    return accuracy(predicted[wrong], recorded[wrong])
+
+
+def ece(log_p: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error over 15 equal bins: log_p (N,) of the predicted class, right (N,). Guo et al. 2017."""
+    confidence = np.exp(log_p.astype(np.float64))
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    gap = np.bincount(bins, right - confidence, ECE_BINS)
+    return float(np.abs(gap).sum() / len(right))
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts (K, K), rows = label, columns = prediction."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def per_class(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> list[float | None]:
+    """Accuracy of each class; None for a class without examples."""
+    counts = confusion(predicted, labels, num_classes)
+    return [float(row[k] / row.sum()) if row.sum() else None for k, row in enumerate(counts)]
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """Area under the ROC curve, ties counted half; None where one side is empty."""
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if not n_positive or not n_negative:
+        return None
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # of each distinct score, from 1
+    ranks = mean_rank[place][positive].sum()
+    return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def average_precision(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """Mean precision at each true positive, highest score first, ties as one step; None without a positive."""
+    hits, seen = _cumulated(score, positive)
+    if not hits.size or not hits[-1]:
+        return None
+    return float((np.diff(hits, prepend=0) * hits / seen).sum() / hits[-1])
+
+
+def best_f1(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """F1 at the best threshold; None without a positive."""
+    hits, seen = _cumulated(score, positive)
+    if not hits.size or not hits[-1]:
+        return None
+    return float((2 * hits / (seen + hits[-1])).max())
+
+
+def _cumulated(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positives and examples at or above each distinct score, highest first."""
+    order = np.argsort(-score, kind="stable")
+    last_of_score = np.append(np.diff(score[order]) != 0, True)[: len(score)]
+    return positive[order].cumsum()[last_of_score], np.arange(1, len(score) + 1)[last_of_score]
+
+
+def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """What is said of a test set with labels (M,)."""
+    right = predictions.classes == labels[:, None]
+    return {
+        "n": len(labels),
+        "top1": float(right[:, 0].mean()),
+        "top5": float(right.any(1).mean()) if num_classes > right.shape[1] else None,
+        "nll": float(-predictions.clean_log_p.mean(dtype=np.float64)),
+        "ece": ece(predictions.log_p[:, 0], right[:, 0]),
+        "per_class": per_class(predictions.predicted, labels, num_classes),
+    }
+
+
+def of_training(predictions: Predictions, recorded: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
+    """What is said of the training set, and how well -log p of the recorded label finds the wrong ones."""
+    known = clean >= 0
+    wrong, suspicion = (recorded != clean)[known], -predictions.recorded_log_p[known]
+    return {
+        "n": len(recorded),
+        "recorded": accuracy(predictions.predicted, recorded),
+        "clean": accuracy(predictions.predicted[known], clean[known]),
+        "memorised": memorised(predictions.predicted, recorded, clean),
+        "wrong_labels": int(wrong.sum()) if known.any() else None,
+        "detection": {
+            "auroc": auroc(suspicion, wrong),
+            "average_precision": average_precision(suspicion, wrong),
+            "f1": best_f1(suspicion, wrong),
+        },
+    }
+
+
+def of_run(train: Predictions, test: Predictions, labels: dict[str, np.ndarray], num_classes: int) -> dict[str, Any]:
+    """All of a finished run's numbers, from what its predictions.npz holds: `labels` recorded, clean and test."""
+    return {
+        "test": of_test(test, labels["test"], num_classes),
+        "train": of_training(train, labels["recorded"], labels["clean"]),
+    }

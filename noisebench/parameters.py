@@ -1,0 +1,156 @@
+"""What a parameter of the language may be: its type, its range, what `auto` stands for. Read off signatures."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+from .errors import LanguageError
+from .spec import AUTO, Call, Sum, Value, word
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers a parameter may take, in the usual notation: `Interval("(0, 1]")`."""
+
+    text: str
+
+    def __contains__(self, value: float) -> bool:
+        low, high = (float(end) for end in self.text[1:-1].split(","))
+        above = value >= low if self.text[0] == "[" else value > low
+        return above and (value <= high if self.text[-1] == "]" else value < high)
+
+    def __str__(self) -> str:
+        return f"in {self.text}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The words a parameter may take."""
+
+    words: tuple[str, ...]
+
+    def __contains__(self, value: str) -> bool:
+        return value in self.words
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(map(repr, self.words))
+
+
+@dataclass(frozen=True)
+class Auto:
+    """`auto` is allowed and stands for this fact of the manifest: "rate" or "transition"."""
+
+    fact: str
+
+
+Rate: TypeAlias = Annotated[float, Interval("[0, 1)")]
+Matrix: TypeAlias = tuple[tuple[float, ...], ...]
+TrueRate: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("rate")]
+TransitionText: TypeAlias = Annotated[Matrix | str, OneOf(("true", "empirical")), Auto("transition")]
+
+_REQUIRED = inspect.Parameter.empty
+_KINDS = {float: "number", int: "whole number", bool: "True or False", str: "word"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an entry: its name, type, default, allowed values and meaning of `auto`."""
+
+    name: str
+    type: Any
+    default: Any = _REQUIRED
+    allowed: Interval | OneOf | None = None
+    auto: str | None = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is _REQUIRED
+
+    @property
+    def is_expression(self) -> bool:
+        """Whether the parameter is itself a loss."""
+        return self.type is Call
+
+    def unset(self, value: Value) -> bool:
+        """Whether the value goes without saying: nothing, or a switch as it stands by default."""
+        return value is None or (isinstance(value, bool) and value is self.default)
+
+    def describe(self) -> str:
+        kind = _KINDS.get(self.type, "loss" if self.is_expression else "matrix")
+        parts = [kind, *([str(self.allowed)] if self.allowed else []), *(["or auto"] if self.auto else [])]
+        return " ".join(parts) + (", required" if self.required else f", default {self.default}")
+
+    def accept(self, value: Value, owner: str) -> Value:
+        """The value in its one form; raises LanguageError with what is allowed."""
+        if self.is_expression:
+            if isinstance(value, Call | Sum):
+                return value
+            raise LanguageError(f"{owner}: {self.name} is a loss such as 'ce', got {value}")
+        value = word(value)
+        if (value == AUTO and self.auto) or (value is None and self.default is None):
+            return value
+        coerced = _coerce(value, self.type)
+        if coerced is None or not self._allows(coerced):
+            raise LanguageError(f"{owner}: {self.name} must be a {self.describe()}; got {value!r}")
+        return coerced
+
+    def _allows(self, value: Value) -> bool:
+        if self.allowed is None or isinstance(value, tuple):
+            return True
+        return not (isinstance(value, float) and math.isnan(value)) and value in self.allowed  # type: ignore[operator]
+
+
+def _coerce(value: Value, kind: Any) -> Value:
+    """The value as `kind`, or None where it is not one; whole floats and ints are the same number."""
+    if kind is bool or isinstance(value, bool):
+        return value if kind is bool and isinstance(value, bool) else None
+    if kind is float:
+        return _plain(value) if isinstance(value, int | float) else None
+    if kind is int:
+        return int(value) if isinstance(value, int | float) and float(value).is_integer() else None
+    if kind is str:
+        return value if isinstance(value, str) else None
+    return value if isinstance(value, str) else _matrix(value)
+
+
+def _plain(value: float) -> float:
+    return int(value) if math.isfinite(value) and float(value).is_integer() else float(value)
+
+
+def _matrix(value: Value) -> Value:
+    if not isinstance(value, tuple) or not all(isinstance(row, tuple) and len(row) == len(value) for row in value):
+        return None
+    rows = tuple(tuple(_coerce(cell, float) for cell in row) for row in value)  # type: ignore[union-attr]
+    return None if any(cell is None for row in rows for cell in row) else rows  # type: ignore[return-value]
+
+
+def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[Parameter, ...]:
+    """The language's parameters of a function or class: all but those `given`, which code supplies."""
+    try:
+        hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build, include_extras=True)
+    except NameError:  # a plugin may name types that it imports for the type checker alone
+        hints = {}
+    parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]
+    return tuple(_parameter(p.name, p.default, hints.get(p.name, _type_of(p.default))) for p in parameters)
+
+
+def _type_of(default: Any) -> Any:
+    """The type of a parameter that is not annotated."""
+    return type(default) if type(default) in (bool, str) else float
+
+
+def _parameter(name: str, default: Any, hint: Any) -> Parameter:
+    extras: tuple[Any, ...] = ()
+    if typing.get_origin(hint) is Annotated:
+        hint, *rest = typing.get_args(hint)
+        extras = tuple(rest)
+    choices = typing.get_args(hint)
+    kind = next((c for c in choices if c in _KINDS), hint) if type(None) in choices else hint
+    allowed = next((extra for extra in extras if isinstance(extra, Interval | OneOf)), None)
+    auto = next((extra.fact for extra in extras if isinstance(extra, Auto)), None)
+    return Parameter(name, Call if getattr(kind, "is_expression", False) else kind, default, allowed, auto)

@@ -1,0 +1,186 @@
+"""A wish for a run -> everything that decides its result, its key and its folder's name. Loads no torch.
+
+Precedence: the wish (command line or suite) > method preset > recipe > default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from .backbones import backbone_fingerprint, canonical_backbone
+from .datasets import Dataset
+from .errors import ConfigError
+from .losses import LOSSES
+from .manifest import Manifest
+from .methods import find_method
+from .recipes import Recipe, make_recipe
+from .spec import Call, Expression, parse_value
+from .strategies import STRATEGIES, normal_strategy
+from .truth import is_oracle, resolve
+
+PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
+PRECISIONS = ("auto", "fp32", "bf16")
+_LARGEST_SEED = 2**32
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody asked for; None where a default is to decide. `changes` are settings of the recipe."""
+
+    method: str | None = None
+    loss: str | None = None
+    strategy: str | None = None
+    model: str | None = None
+    recipe: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    precision: str = "auto"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run with nothing left open. `method` is its row in a table; `loss` and `strategy` hold no `auto`."""
+
+    dataset: Dataset
+    manifest: Manifest
+    data_sha256: str
+    method: str
+    loss: Expression
+    strategy: Expression
+    model: str
+    recipe_name: str
+    recipe: Recipe
+    seed: int
+    precision: str
+    oracle: bool
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """All that changes the result, in plain values: the key is its hash."""
+        return {
+            "protocol": PROTOCOL,
+            "manifest_sha256": self.manifest.sha256,
+            "data_sha256": self.data_sha256,
+            "loss": str(self.loss),
+            "strategy": str(self.strategy),
+            "model": self.model,
+            "recipe": self.recipe.asdict(),
+            "seed": self.seed,
+            "precision": self.precision,
+            "versions": {
+                **LOSSES.fingerprints(self.loss),
+                **STRATEGIES.fingerprints(self.strategy),
+                f"model:{self.model}": backbone_fingerprint(self.model),
+            },
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the run is called in tables; no part of the key."""
+        meta = self.manifest.meta
+        return {
+            "title": self.title,
+            "dataset": self.dataset.name,
+            "noise": meta["noise"],
+            "realised_rate": meta["realised_rate"],
+            "noise_seed": meta["noise_seed"],
+            "method": self.method,
+            "model": self.model,
+            "recipe_name": self.recipe_name,
+            "seed": self.seed,
+            "oracle": self.oracle,
+        }
+
+    @property
+    def readable(self) -> str:
+        """What the run is, for people; what comes after `__` in the folder's name is for machines."""
+        meta = self.manifest.meta
+        name = self.dataset.path.resolve().stem if self.dataset.path else self.dataset.name
+        parts = [name, meta["noise"], f"n{meta['noise_seed']}", self.model, self.method, f"s{self.seed}"]
+        return re.sub(r"[^\w.+=-]+", "-", "_".join(map(str, parts))).strip("-._")[:150]
+
+    @property
+    def folder_name(self) -> str:
+        return f"{self.readable}__{self.key[:8]}"
+
+    @property
+    def title(self) -> str:
+        meta = self.manifest.meta
+        return f"{self.method} on {self.dataset.name}, {meta['noise']}, noise seed {meta['noise_seed']}, {self.model}, seed {self.seed}"
+
+
+def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str) -> Run:
+    """Decide everything that the wish leaves open. Raises NoisebenchError for what cannot be."""
+    method, loss_text, strategy_text = _method(wish, dataset)
+    loss = resolve(LOSSES, loss_text, manifest)
+    strategy = resolve(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
+    recipe_name = wish.recipe or dataset.recipe
+    augment = {"crop": dataset.crop, "flip": dataset.flip}
+    if wish.precision not in PRECISIONS:
+        raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, got {wish.precision!r}")
+    return Run(
+        dataset,
+        manifest,
+        data_sha256,
+        method,
+        loss,
+        strategy,
+        canonical_backbone(wish.model or dataset.model),
+        recipe_name,
+        make_recipe(recipe_name, dataset.name, augment=augment, changes=wish.changes),
+        checked_seed(wish.seed),
+        "fp32" if wish.precision == "auto" else wish.precision,
+        is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
+    )
+
+
+def checked_seed(seed: int) -> int:
+    """A seed is a whole number from 0 below 2^32. Raises ConfigError."""
+    if not 0 <= seed < _LARGEST_SEED:
+        raise ConfigError(f"a seed is a whole number from 0 below 2^32, got {seed}")
+    return seed
+
+
+def _method(wish: Wish, dataset: Dataset) -> tuple[str, str, str]:
+    """The row's name, its loss and its strategy."""
+    if wish.method is not None:
+        if wish.loss or wish.strategy:
+            raise ConfigError("a method is a loss and a strategy already: give --method, or --loss and --strategy")
+        method = find_method(wish.method)
+        return method.name, method.loss_on(dataset.name), method.strategy
+    loss, strategy = LOSSES.canonical(wish.loss or "ce"), str(normal_strategy(wish.strategy or "standard"))
+    return (loss if strategy == "standard" else f"{loss}, {strategy}"), loss, strategy
+
+
+def loss_with(text: str, values: dict[str, str]) -> str:
+    """A loss with parameters set by name (`--eps 0.4`). Raises ConfigError where no term, or more than one, has it."""
+    expression = LOSSES.normal(text)
+    for name, value in values.items():
+        owner = _owner(expression, name)
+
+        def change(call: Call, name: str = name, value: str = value, owner: Call = owner) -> Call:
+            others = tuple(pair for pair in call.kwargs if pair[0] != name)
+            return replace(call, kwargs=(*others, (name, parse_value(value)))) if call == owner else call
+
+        expression = LOSSES.normal(LOSSES.substitute(expression, change))
+    return str(expression)
+
+
+def _owner(expression: Expression, name: str) -> Call:
+    """The one term that has this parameter."""
+    calls = list(LOSSES.calls(expression))
+    owners = [call for call in calls if any(p.name == name for p in LOSSES[call.name].parameters)]
+    if len(owners) != 1:
+        table = "; ".join(dict.fromkeys(LOSSES[call.name].signature for call in calls))
+        why = f"{len(owners)} terms have it, so write it into --loss" if owners else "no term has it"
+        raise ConfigError(f"--{name}: {why}; the parameters of {expression} are: {table}")
+    return owners[0]

@@ -1,0 +1,106 @@
+"""How long and how hard to train: the field's published recipes as a table. SGD throughout."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .errors import ConfigError, UnknownName
+from .spec import Call, parse
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way of training. lr per step; clip: largest gradient norm of a network, 0 for no limit;
+    schedule: `constant`, `cosine` (to 0, by step) or `step(40, 80)` (a tenth after each of these epochs);
+    crop (pixels of padding) and flip: augmentation."""
+
+    epochs: int
+    batch_size: int = 128
+    lr: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    clip: float = 0.0
+    crop: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        limits = (("epochs", 1), ("batch_size", 1), ("lr", 0), ("momentum", 0), ("weight_decay", 0), ("clip", 0), ("crop", 0))
+        for name, least in limits:
+            if not getattr(self, name) >= least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.momentum < 1 or not self.lr < float("inf") or not self.weight_decay < float("inf"):
+            raise ConfigError(f"momentum must be below 1, lr and weight_decay finite; got {self.momentum}, {self.lr}, {self.weight_decay}")
+        if self.nesterov and not self.momentum:
+            raise ConfigError("nesterov needs a momentum: give one, or nesterov: false")
+        if self.crop and not self.crop < 64:
+            raise ConfigError(f"crop is padding in pixels, got {self.crop}")
+        read_schedule(self.schedule)
+
+    def asdict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+RECIPE_FIELDS = {field.name: field for field in fields(Recipe)}
+
+
+@dataclass(frozen=True)
+class PublishedRecipe:
+    """A recipe with what it changes on some data sets, and where it comes from."""
+
+    summary: str
+    settings: dict[str, Any]
+    on: dict[str, dict[str, Any]]
+    source: str
+
+
+RECIPES = {
+    "digits": PublishedRecipe(
+        "40 epochs, batch 64, lr 0.1 cosine, Nesterov: seconds a run on the embedded digits",
+        {"epochs": 40, "batch_size": 64, "lr": 0.1, "nesterov": True, "weight_decay": 5e-4},
+        {},
+        "ours",
+    ),
+    "apl": PublishedRecipe(
+        "120 epochs (CIFAR-100: 200), lr 0.01 (0.1) cosine, gradient clip 5; several papers publish numbers under it",
+        {"epochs": 120, "lr": 0.01, "weight_decay": 1e-4, "clip": 5.0},
+        {"cifar100": {"epochs": 200, "lr": 0.1, "weight_decay": 1e-5}, "mnist": {"epochs": 50, "weight_decay": 1e-3}},
+        "Ma et al. 2020, authors' configuration; without its rotation on CIFAR-100",
+    ),
+    "el": PublishedRecipe(
+        "lr 0.1 cosine, Nesterov, weight decay 5e-3; the paper is silent on epochs and batch: 120 (CIFAR-100: 150) and 128 as its baselines",
+        {"epochs": 120, "lr": 0.1, "nesterov": True, "weight_decay": 5e-3},
+        {"cifar100": {"epochs": 150}},
+        "Cui et al., Equal Loss, section 3.1",
+    ),
+    "sl": PublishedRecipe(
+        "120 epochs, lr 0.01 / 10 after 40 and 80 (CIFAR-100: 150, 0.1, after 80 and 120)",
+        {"epochs": 120, "lr": 0.01, "weight_decay": 1e-4, "schedule": "step(40, 80)"},
+        # The authors' Keras `decay` (1e-4, 5e-3) lowers the learning rate with time; read here as weight decay, as their paper says.
+        {"cifar100": {"epochs": 150, "lr": 0.1, "weight_decay": 5e-3, "schedule": "step(80, 120)"}},
+        "Wang et al. 2019",
+    ),
+}  # fmt: skip
+
+
+def make_recipe(name: str, dataset: str, *, augment: dict[str, Any], changes: dict[str, Any]) -> Recipe:
+    """The recipe on a data set: its own augmentation, then the recipe, then `changes`. Raises UnknownName or ConfigError."""
+    if name not in RECIPES:
+        raise UnknownName("recipe", name, RECIPES, "recipes")
+    published = RECIPES[name]
+    recipe = Recipe(**{**augment, **published.settings, **published.on.get(dataset, {})})
+    if unknown := set(changes) - set(RECIPE_FIELDS):
+        raise ConfigError(f"a recipe has no setting {sorted(unknown)[0]!r}; it has {', '.join(RECIPE_FIELDS)}")
+    return replace(recipe, **changes)
+
+
+def read_schedule(text: str) -> tuple[str, tuple[float, ...]]:
+    """`step(40, 80)` -> ("step", (40, 80)). Raises ConfigError."""
+    call = parse(text)
+    numbers = call.args if isinstance(call, Call) else ()
+    valid = isinstance(call, Call) and not call.kwargs and all(isinstance(n, int | float) and n > 0 for n in numbers)
+    if not valid or call.name not in ("constant", "cosine", "step") or (call.name == "step") != bool(numbers):  # type: ignore[union-attr]
+        raise ConfigError(f"schedule is constant, cosine or step(40, 80) with epochs, got {text!r}")
+    return call.name, numbers  # type: ignore[union-attr, return-value]

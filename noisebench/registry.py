@@ -1,0 +1,152 @@
+"""Name -> entry: what a name of the language builds, with its parameters, paper, version and near names.
+
+`canonical` turns a text into its one form: aliases resolved, every value written out, switches only when on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import LanguageError, UnknownName
+from .parameters import Parameter, read_signature
+from .spec import Call, Expression, Sum, Value, parse, terms
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name: `build(*given, **parameters)` makes the thing; the rest is what one may know about it."""
+
+    name: str
+    build: Callable[..., Any]
+    parameters: tuple[Parameter, ...]
+    paper: str = ""
+    version: int = 1
+    aliases: tuple[str, ...] = ()
+    laws: frozenset[str] = frozenset()
+    complete: Callable[[dict[str, Value]], dict[str, Value]] | None = None
+    facts: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.build) or ""
+
+    @property
+    def summary(self) -> str:
+        return self.doc.partition("\n")[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """What of the code decides a result: the version, and for a plugin its source."""
+        if self.build.__module__.partition(".")[0] == __package__:
+            return str(self.version)
+        source = Path(inspect.getsourcefile(self.build) or "").read_bytes()
+        return f"{self.version}:{hashlib.sha256(source).hexdigest()[:16]}"
+
+    @property
+    def signature(self) -> str:
+        """`gce(q=0.7)`: how it is written with its defaults."""
+        shown = [p.name if p.required else f"{p.name}={p.default}" for p in self.parameters]
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+
+class Registry:
+    """The names of one kind of thing.
+
+    `listing` is the word after `noisebench list`; `given` are the parameters that code supplies, not the text;
+    `laws` are those that an entry obeys unless it says otherwise.
+    """
+
+    def __init__(self, kind: str, listing: str, given: tuple[str, ...] = (), laws: tuple[str, ...] = ()) -> None:
+        self.kind, self.listing, self._given, self._laws = kind, listing, given, laws
+        self._entries: dict[str, Entry] = {}
+        self._aliases: dict[str, str] = {}
+
+    def register(self, build: F | None = None, *, name: str = "", **facts: Any) -> Any:
+        """Decorator; keywords are Entry's `paper`, `version`, `aliases`, `laws`, `complete`, or land in `facts`."""
+        if build is None:
+            return lambda function: self.register(function, name=name, **facts)
+        known = {key: facts.pop(key) for key in ("paper", "version", "aliases", "complete") if key in facts}
+        laws = frozenset(facts.pop("laws", self._laws))
+        parameters = read_signature(build, facts.pop("given", self._given))
+        self.add(Entry(name or build.__name__, build, parameters, laws=laws, facts=facts, **known))
+        return build
+
+    def add(self, entry: Entry) -> None:
+        for taken in (entry.name, *entry.aliases):
+            if taken in self._entries or taken in self._aliases:
+                raise LanguageError(f"the {self.kind} {taken!r} exists already: choose another name")
+        self._entries[entry.name] = entry
+        self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries or name in self._aliases
+
+    def __getitem__(self, name: str) -> Entry:
+        if name not in self:
+            raise UnknownName(self.kind, name, [*self._entries, *self._aliases], self.listing)
+        return self._entries[self._aliases.get(name, name)]
+
+    def canonical(self, expression: str | Expression) -> str:
+        """The one text of this meaning. Raises UnknownName or LanguageError."""
+        return str(self.normal(expression))
+
+    def normal(self, expression: str | Expression) -> Expression:
+        """The expression in its one form, every name known and every value checked."""
+        expression = parse(expression) if isinstance(expression, str) else expression
+        return Sum.of((weight, self._normal_call(call)) for weight, call in terms(expression))
+
+    def calls(self, expression: Expression) -> Iterator[Call]:
+        """Every call of a normal expression, the outer ones first."""
+        for _, call in terms(expression):
+            yield call
+            for argument in call.args:
+                if isinstance(argument, Call | Sum):
+                    yield from self.calls(argument)
+
+    def fingerprints(self, expression: Expression) -> dict[str, str]:
+        """`{"loss:gce": "1"}`: the versions of every name in a normal expression."""
+        return {f"{self.kind}:{call.name}": self[call.name].fingerprint for call in self.calls(expression)}
+
+    def substitute(self, expression: Expression, change: Callable[[Call], Call]) -> Expression:
+        """The expression with `change` applied to every call, the inner ones first."""
+
+        def visit(call: Call) -> Call:
+            args = tuple(self.substitute(a, change) if isinstance(a, Call | Sum) else a for a in call.args)
+            return change(replace(call, args=args))
+
+        return Sum.of((weight, visit(call)) for weight, call in terms(expression))
+
+    def _normal_call(self, call: Call) -> Call:
+        entry = self[call.name]
+        values = self._bind(entry, call)
+        if entry.complete:
+            values = entry.complete(values)
+        inner = tuple(self.normal(values[p.name]) for p in entry.parameters if p.is_expression)  # type: ignore[arg-type]
+        written = [(p, values[p.name]) for p in entry.parameters if not p.is_expression]
+        return Call(entry.name, inner, tuple((p.name, value) for p, value in written if not p.unset(value)))
+
+    def _bind(self, entry: Entry, call: Call) -> dict[str, Value]:
+        known = {p.name: p for p in entry.parameters}
+        if len(call.args) > len(known):
+            raise LanguageError(f"{entry.name} takes {len(known)} parameters, got {len(call.args)}: {entry.signature}")
+        written = [*zip(known, call.args, strict=False), *call.kwargs]
+        for key, _ in written:
+            if key not in known:
+                raise LanguageError(f"{entry.name} has no parameter {key!r}: {entry.signature}")
+            if [other for other, _ in written].count(key) > 1:
+                raise LanguageError(f"{entry.name} is given {key!r} twice")
+        values = {p.name: p.default for p in entry.parameters if not p.required}
+        values.update((key, known[key].accept(value, entry.name)) for key, value in written)
+        if missing := [p for p in entry.parameters if p.name not in values]:
+            raise LanguageError(f"{entry.name} needs {missing[0].name} ({missing[0].describe()}): {entry.signature}")
+        return values

@@ -1,0 +1,162 @@
+"""Run folders -> rows (one a run) -> cells (one a method and noise, over seeds). Nothing is averaged that is not alike."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigError, DataError, UnknownName
+from ..results import RunFolder
+
+AXES = ("dataset", "model", "recipe", "precision", "noise", "method", "loss", "strategy")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a record: where it lies, what it is called, whether it is a share shown in percent."""
+
+    path: tuple[str, ...]
+    title: str
+    selection: str
+    percent: bool = True
+    higher_is_better: bool = True
+
+
+METRICS = {
+    "last": Metric(("test_acc", "last"), "test accuracy", "last epoch"),
+    "mean_last10": Metric(("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs"),
+    "best": Metric(("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
+    "top5": Metric(("test", "top5"), "top-5 test accuracy", "last epoch"),
+    "nll": Metric(("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
+    "ece": Metric(("test", "ece"), "expected calibration error", "last epoch", True, False),
+    "memorised": Metric(("memorised",), "wrong labels memorised", "last epoch", True, False),
+    "train_clean": Metric(("train", "clean"), "training accuracy on clean labels", "last epoch"),
+    "auroc": Metric(("train", "detection", "auroc"), "AUROC of finding wrong labels", "last epoch"),
+}
+
+
+def find_metric(name: str) -> Metric:
+    """Raises UnknownName."""
+    if name not in METRICS:
+        raise UnknownName("metric", name, METRICS, "metrics")
+    return METRICS[name]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: its axes, its seeds, and its value (None: failed, or it has no such number)."""
+
+    axes: dict[str, str]
+    recipe: dict[str, Any]
+    realised_rate: float | None
+    seed: int
+    noise_seed: int
+    oracle: bool
+    failed: bool
+    value: float | None
+    finished: float = 0.0
+
+
+@dataclass
+class Cell:
+    """The runs of one cell: values by seed, how many failed, whether they used the truth."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    failed: int = 0
+    oracle: bool = False
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values.values()) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation; None below two values."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+
+def read_rows(folders: Iterable[RunFolder], metric: Metric) -> list[Row]:
+    """One row for each finished or failed run."""
+    rows = []
+    for folder in folders:
+        status = folder.status()
+        if status in ("done", "failed"):
+            rows.append(_row(folder, metric, failed=status == "failed"))
+    return rows
+
+
+def _row(folder: RunFolder, metric: Metric, *, failed: bool) -> Row:
+    known = folder.about() if failed else _about(folder.record())
+    value: Any = known.get("metrics")
+    for key in metric.path if value is not None else ():
+        value = value[key]
+    recipe = known["recipe"]
+    axes = {axis: f"{known['recipe_name']}, {recipe['epochs']} epochs" if axis == "recipe" else str(known[axis]) for axis in AXES}
+    seeds = known["seed"], known["noise_seed"]
+    stamp = (folder.error if failed else folder.result).stat().st_mtime
+    return Row(axes, recipe, known["realised_rate"], *seeds, known["oracle"], failed, value, stamp)
+
+
+def _about(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's facts under the names that config.yaml uses for a failed run."""
+    try:
+        recipe = dict(record["recipe"])
+        noise = record["noise"]
+        return {
+            **{key: record[key] for key in ("method", "loss", "strategy", "precision", "seed", "oracle", "metrics")},
+            "recipe_name": recipe.pop("name"),
+            "recipe": recipe,
+            "dataset": record["data"]["name"],
+            "model": record["model"]["name"],
+            "noise": noise["text"],
+            "noise_seed": noise["seed"],
+            "realised_rate": noise["realised_rate"],
+        }
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{record['path']}/result.json lacks {error}: delete the folder and run it again") from None
+
+
+def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
+    """The rows that meet every `axis=value`. Raises ConfigError for another form, or where nothing is left."""
+    rows = list(rows)
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        if not equals or key not in (*AXES, "seed", "noise_seed"):
+            raise ConfigError(f"--where is axis=value with axis one of {', '.join(AXES)}, seed, noise_seed; got {condition!r}")
+        kept = [row for row in rows if str(row.axes.get(key, getattr(row, key, None))) == value]
+        if rows and not kept:
+            known = sorted({str(row.axes.get(key, getattr(row, key, None))) for row in rows})
+            raise ConfigError(f"--where {condition}: no run is left; {key} is one of {', '.join(known)}")
+        rows = kept
+    return rows
+
+
+def apart(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows grouped by these axes, in order of appearance; `recipe` compares every setting, not the name alone."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple(row.axes[axis] + (json.dumps(row.recipe, sort_keys=True) if axis == "recipe" else "") for axis in axes)
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def make_cell(rows: Iterable[Row]) -> Cell:
+    """One cell; of two runs with the same seeds (an older code version) the later finished one counts."""
+    cell, rows = Cell(), sorted(rows, key=lambda row: row.finished)
+    seeds = {(row.seed, row.noise_seed) for row in rows}
+    paired = len({seed for seed, _ in seeds}) == len(seeds)
+    latest = {(row.seed, row.noise_seed): row for row in rows}
+    for (seed, noise_seed), row in sorted(latest.items()):
+        if row.failed:
+            cell.failed += 1
+        elif row.value is not None:
+            cell.values[str(seed) if paired else f"{seed}/{noise_seed}"] = row.value
+        cell.oracle = cell.oracle or row.oracle
+    return cell

@@ -1,0 +1,181 @@
+"""The run folder: what lies in it, written whole or not at all, and all records read back as one table.
+
+`config.yaml`, `metrics.csv` (a line an epoch), `predictions.npz`, `model.safetensors`, `resume.pt` while running,
+`result.json` only when complete, `error.json` only when failed, `claim` while somebody is at it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .datasets.archive import read_arrays
+from .errors import DataError
+from .storing import write_text, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def error(self) -> Path:
+        return self.path / "error.json"
+
+    @property
+    def resume(self) -> Path:
+        return self.path / "resume.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.npz"
+
+    @property
+    def claim(self) -> Path:
+        return self.path / "claim"
+
+    def status(self) -> str:
+        """`done`, `failed`, `resume` or `run`."""
+        for name, path in (("done", self.result), ("failed", self.error), ("resume", self.resume)):
+            if path.exists():
+                return name
+        return "run"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the run, also against other machines on a shared folder. Raises DataError where somebody has it."""
+        self._take()
+        try:
+            yield
+        finally:
+            self.claim.unlink(missing_ok=True)
+
+    def _take(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if (owner := self._owner()) and _is_gone(owner):
+                self.claim.unlink(missing_ok=True)
+            with self.claim.open("x", encoding="utf-8") as file:
+                json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+        except FileExistsError:
+            owner = self._owner() or {}
+            who = f"process {owner.get('pid')} on {owner.get('host')}"
+            raise DataError(f"{self.path} is being run by {who}; if that is gone, delete {self.claim}") from None
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from None
+
+    def _owner(self) -> dict[str, Any] | None:
+        try:
+            owner = json.loads(self.claim.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return None
+        return owner if isinstance(owner, dict) else None
+
+    def write_json(self, path: Path, content: dict[str, Any]) -> None:
+        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    def write_error(self, kind: str, message: str, trace: str = "") -> None:
+        """error.json: the run is failed, not unfinished."""
+        self.write_json(self.error, {"schema": SCHEMA, "type": kind, "message": message, "traceback": trace})
+
+    def about(self) -> dict[str, Any]:
+        """What config.yaml says the run is. Raises DataError where it is missing or damaged."""
+        import yaml
+
+        path = self.path / "config.yaml"
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return {**config["about"], "loss": config["loss"], "strategy": config["strategy"], "recipe": config["recipe"],
+                    "precision": config["precision"]}  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise DataError(f"{path} is missing or damaged ({error}): delete the folder and run it again") from None
+
+    def write_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        write_whole(self.predictions, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+    def read_arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.predictions, allow_pickle=False) as archive:
+            names = archive.files
+        return read_arrays(self.predictions, names)
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        """metrics.csv: one line an epoch."""
+        lines = [",".join(history[0]), *(",".join("" if v is None else str(v) for v in row.values()) for row in history)]
+        write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
+
+    def record(self) -> dict[str, Any]:
+        """result.json. Raises DataError where it is damaged or of another schema."""
+        try:
+            record = json.loads(self.result.read_text(encoding="utf-8"))
+            if record["schema"] != SCHEMA:
+                raise DataError(f"{self.result} has schema {record['schema']}, this version reads {SCHEMA}")
+        except FileNotFoundError:
+            raise DataError(f"{self.path} holds no finished run: no result.json") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{self.result} is damaged ({error}): delete the folder and run it again") from None
+        return {**record, "path": str(self.path)}
+
+
+def _is_gone(owner: dict[str, Any]) -> bool:
+    """Whether a claim's process has died; of another machine's process one cannot know."""
+    if owner.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, ValueError, TypeError):
+        return False
+    return False
+
+
+def run_folders(paths: Iterable[Path]) -> list[RunFolder]:
+    """The run folders at or under some paths: a run, a folder of runs, a workspace. Raises DataError for a wrong path."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise DataError(f"no such folder: {path} (a run, a folder of runs, or a workspace)")
+        root = path / "runs" if (path / "runs").is_dir() else path
+        if _is_run(root):
+            found[root] = None
+        found.update(dict.fromkeys(sorted(child for child in root.iterdir() if child.is_dir() and _is_run(child))))
+    return [RunFolder(path) for path in found]
+
+
+def _is_run(path: Path) -> bool:
+    return any((path / name).exists() for name in ("result.json", "error.json", "config.yaml"))
+
+
+def read_records(folders: Iterable[RunFolder]) -> list[dict[str, Any]]:
+    """The records of all finished runs among the folders."""
+    return [folder.record() for folder in folders if folder.result.exists()]
+
+
+def results(path: str | Path = "runs") -> pd.DataFrame:
+    """One row a finished run, nested names joined by dots: `metrics.test_acc.last`, `noise.text`, `seed`."""
+    import pandas as pd
+
+    return pd.json_normalize(read_records(run_folders([Path(path)])), max_level=3)

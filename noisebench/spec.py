@@ -1,0 +1,164 @@
+"""The little language: names with arguments, `+` and `*`. Reads and writes text; knows no name's meaning.
+
+    10*normalized(ce) + 0.1*mae      lsr(el(eps=auto), alpha=0.1)      asymmetric(rate=0.3, map='cifar10')
+
+Read by `ast`, never by `eval`. A bare word as a parameter is a string (`kind=soft`); `inf` is a number.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .errors import LanguageError
+
+AUTO = "auto"  # a value to be resolved from the manifest before the run's key is made
+
+Value: TypeAlias = "int | float | bool | str | None | tuple[Value, ...] | Call | Sum"
+
+_LONGEST = 20_000  # characters; a 50 x 50 matrix fits
+_PREFIXED = re.compile(r"[a-z]+:[\w.\-/]+")  # timm:resnet50
+
+
+@dataclass(frozen=True)
+class Call:
+    """A name with its arguments, `gce(q=0.7)`; `args` are positional, `kwargs` named, both in written order."""
+
+    name: str
+    args: tuple[Value, ...] = ()
+    kwargs: tuple[tuple[str, Value], ...] = ()
+
+    def __str__(self) -> str:
+        parts = [_text(value) for value in self.args] + [f"{key}={_text(value)}" for key, value in self.kwargs]
+        return f"{self.name}({', '.join(parts)})" if parts else self.name
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A weighted sum of calls, `10*normalized(ce) + 0.1*mae`."""
+
+    terms: tuple[tuple[float, Call], ...]
+
+    @classmethod
+    def of(cls, terms: Iterable[tuple[float, Call]]) -> Expression:
+        """One form per meaning: equal calls merged, heaviest first; a single call of weight 1 is itself."""
+        weights: dict[Call, float] = {}
+        for weight, call in terms:
+            weights[call] = weights.get(call, 0) + weight
+        if not all(weights.values()):
+            raise LanguageError("a term of weight 0 has no effect: leave it out")
+        ordered = sorted(((w, c) for c, w in weights.items()), key=lambda term: (-term[0], str(term[1])))
+        return ordered[0][1] if len(ordered) == 1 and ordered[0][0] == 1 else cls(tuple(ordered))
+
+    def __str__(self) -> str:
+        return " + ".join(str(call) if weight == 1 else f"{_text(weight)}*{call}" for weight, call in self.terms)
+
+
+Expression: TypeAlias = Call | Sum
+
+
+def terms(expression: Expression) -> tuple[tuple[float, Call], ...]:
+    """The weighted calls of an expression; a call alone has weight 1."""
+    return expression.terms if isinstance(expression, Sum) else ((1, expression),)
+
+
+def parse(text: str) -> Expression:
+    """Read a text into a Call or a Sum, names unchecked.
+
+    Raises LanguageError, naming the text and the first thing that cannot be read.
+    """
+    text = text.strip()
+    if _PREFIXED.fullmatch(text):
+        return Call(text)
+    if not text or len(text) > _LONGEST:
+        raise LanguageError(f"expected a name such as 'gce(q=0.7)', got {'nothing' if not text else 'a huge text'}")
+    try:
+        value = _read(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise LanguageError(f"cannot read {_short(text)!r}: {getattr(error, 'msg', error)}") from None
+    if not isinstance(value, Call | Sum):
+        raise LanguageError(f"expected a name such as 'gce(q=0.7)', got {_short(text)!r}")
+    return value
+
+
+def parse_value(text: str) -> Value:
+    """Read one parameter's value: a number, a word, a list. Raises LanguageError."""
+    try:
+        return word(_read(ast.parse(text.strip(), mode="eval").body))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise LanguageError(f"cannot read the value {_short(text)!r}: expected a number, a word or a list") from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _read(node: ast.expr) -> Value:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
+        return node.value
+    if isinstance(node, ast.Name):
+        return math.inf if node.id == "inf" else Call(node.id)
+    if isinstance(node, ast.List | ast.Tuple):
+        return tuple(word(_read(item)) for item in node.elts)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        return _multiply(-1 if isinstance(node.op, ast.USub) else 1, _read(node.operand))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _add(_read(node.left), _read(node.right))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return _multiply(_read(node.left), _read(node.right))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return _read_call(node.func.id, node)
+    raise ValueError(f"only names, numbers, strings, lists, + and * are understood, not {ast.unparse(node)[:40]!r}")
+
+
+def _read_call(name: str, node: ast.Call) -> Call:
+    named = [keyword.arg for keyword in node.keywords]
+    if None in named or any(isinstance(argument, ast.Starred) for argument in node.args):
+        raise ValueError("* and ** do not stand before arguments")
+    if repeated := {key for key in named if named.count(key) > 1}:
+        raise ValueError(f"{name} is given {sorted(map(str, repeated))[0]!r} twice")
+    kwargs = tuple((str(keyword.arg), _read(keyword.value)) for keyword in node.keywords)
+    return Call(name, tuple(_read(argument) for argument in node.args), kwargs)
+
+
+def _number(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _add(left: Value, right: Value) -> Value:
+    if _number(left) and _number(right):
+        return left + right  # type: ignore[operator]
+    if isinstance(left, Call | Sum) and isinstance(right, Call | Sum):
+        return Sum(terms(left) + terms(right))
+    raise ValueError("+ adds losses or numbers, not one to the other")
+
+
+def _multiply(left: Value, right: Value) -> Value:
+    if _number(left) and _number(right):
+        return left * right  # type: ignore[operator]
+    if _number(right):
+        left, right = right, left
+    if _number(left) and isinstance(right, Call | Sum):
+        if not math.isfinite(left):  # type: ignore[arg-type]
+            raise ValueError("a weight must be finite")
+        return Sum(tuple((left * weight, call) for weight, call in terms(right)))  # type: ignore[operator]
+    raise ValueError("* weighs a loss with a number")
+
+
+def word(value: Value) -> Value:
+    """The value as a parameter: a bare word is a string, everything else itself."""
+    return value.name if isinstance(value, Call) and not (value.args or value.kwargs) else value
+
+
+def _text(value: Value) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_text(item) for item in value) + "]"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
+    if isinstance(value, str) and value != AUTO:
+        return repr(value)
+    return str(value)

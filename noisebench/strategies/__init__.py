@@ -1,0 +1,38 @@
+"""Strategies: history -> belief. One class each; it owns all state, the loop owns none of its names."""
+
+from __future__ import annotations
+
+from ..spec import Call, Expression
+from ..errors import LanguageError
+from . import plain
+from .base import STRATEGIES, Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+
+
+def normal_strategy(text: str | Expression) -> Call:
+    """The one form of a strategy text; raises LanguageError for a sum."""
+    call = STRATEGIES.normal(text)
+    if not isinstance(call, Call):
+        raise LanguageError(f"a run has one strategy, not a sum: {call}")
+    return call
+
+
+def build_strategy(text: str | Expression) -> Strategy:
+    """A new strategy of a text, without state yet."""
+    call = normal_strategy(text)
+    strategy: Strategy = STRATEGIES[call.name].build(**dict(call.kwargs))
+    return strategy
+
+
+__all__ = [
+    "STRATEGIES",
+    "Batch",
+    "Belief",
+    "Facts",
+    "Output",
+    "Strategy",
+    "WholeSet",
+    "build_strategy",
+    "normal_strategy",
+    "plain",
+    "register_strategy",
+]

@@ -1,0 +1,118 @@
+"""What a strategy is: it owns all that depends on the batch, on an example's history or on another network.
+
+The loop calls the hooks in this order, a step: `prepare` -> forward passes, with `adapt` inside every log_p ->
+`believe` -> `penalty` -> one gradient step; between epochs: `between`; to predict: `predict`. It asks no names.
+Shapes: B = batch, N = training set, K classes; index (B,) counts into the training set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+from ..registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+    from torch.nn import Module
+else:
+    Generator = Module = Tensor = Any
+
+STRATEGIES = Registry("strategy", "strategies", laws=("proper",))
+"""Law a strategy may declare: `proper`, its targets are probabilities and its weights are not negative.
+Facts: `off`, its text when switched off, which is plain training bit for bit; `cost`, passes a step against CE."""
+
+register_strategy = STRATEGIES.register
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a strategy may know before the first step: recorded labels (N,), never clean ones, on the device."""
+
+    labels: Tensor
+    num_classes: int
+    epochs: int
+    generator: Generator
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples. `views`: augmented images, each (B, C, H, W); `targets`: classes (B,) or rows (B, K)."""
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+    index: Tensor
+    targets: Tensor
+    epoch: int
+    generator: Generator
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one network says of one view: logits, log_p and cost, each (B, K) and differentiable."""
+
+    logits: Tensor
+    log_p: Tensor
+    cost: Tensor
+
+
+class Belief(NamedTuple):
+    """Which labels a network is to learn, classes (B,) or rows (B, K), and how much each example is trusted (B,)."""
+
+    targets: Tensor
+    weights: Tensor | None = None
+
+
+class WholeSet(Protocol):
+    """The whole training set between epochs, without augmentation, in the order of the index."""
+
+    networks: Sequence[Module]
+
+    def log_p(self, network: int = 0) -> Tensor: ...
+
+    def features(self, network: int = 0, index: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass
+class Strategy:
+    """Plain training; a strategy overrides the hooks it needs. Everything in `state` is checkpointed."""
+
+    networks: ClassVar[int] = 1
+    views: ClassVar[int] = 1
+    state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def start(self, facts: Facts) -> None:
+        """Make the state. Called once, before the first step or before a checkpoint is loaded."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters of its own (leaves of `state`) with their optimiser settings, as torch.optim.SGD takes them."""
+        return []
+
+    def prepare(self, batch: Batch) -> Batch:
+        """(a) Change the batch before the forward pass: mix inputs, use another view, replace the targets."""
+        return batch
+
+    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+        """(b) Change log_p (B, K), differentiably, by example or with parameters of its own."""
+        return log_p
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        """(c) One belief a network from `outputs[network][view]`. The belief is about the first view."""
+        return [Belief(batch.targets) for _ in outputs]
+
+    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+        """(d) A differentiable scalar of all networks and views, added to the cost."""
+        return None
+
+    def between(self, epoch: int, whole: WholeSet) -> None:
+        """(e) Look at the whole set after an epoch (counted from 1): refit, prune, roll back."""
+
+    def predict(self, log_ps: Sequence[Tensor]) -> Tensor:
+        """log_p (n, K) of the networks together: their mean probability."""
+        if len(log_ps) == 1:
+            return log_ps[0]
+        total = log_ps[0]
+        for other in log_ps[1:]:
+            total = total.logaddexp(other)
+        return total.log_softmax(1)

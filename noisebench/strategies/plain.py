@@ -1,0 +1,42 @@
+"""Strategies on recorded labels and the network's own prediction: standard training and bootstrapping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from ..parameters import Interval, OneOf
+from ..spec import Value
+from .base import Batch, Belief, Output, Strategy, register_strategy
+
+_BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
+
+
+@register_strategy(name="standard", off="standard", cost="1 forward, 1 backward")
+@dataclass
+class Standard(Strategy):
+    """Believe every recorded label, trust every example alike."""
+
+
+def _complete(values: dict[str, Value]) -> dict[str, Value]:
+    return values if values["beta"] is not None else {**values, "beta": _BETA[str(values["kind"])]}
+
+
+@register_strategy(name="bootstrap", paper="Reed et al. 2015", complete=_complete, off="bootstrap(beta=1)", cost="1 forward, 1 backward")
+@dataclass
+class Bootstrap(Strategy):
+    """Bootstrapping, the target beta y + (1 - beta) q: q the predicted class (hard, beta 0.8) or p itself (soft, beta 0.95)."""
+
+    kind: Annotated[str, OneOf(("hard", "soft"))] = "hard"
+    beta: Annotated[float | None, Interval("[0, 1]")] = None
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        assert self.beta is not None, "the language writes beta out"
+        log_p = outputs[0][0].log_p
+        recorded = log_p.new_zeros(log_p.shape).scatter_(1, batch.labels[:, None], 1)
+        if self.kind == "soft":
+            own = log_p.exp()  # not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a minimum-entropy term
+        else:
+            own = log_p.new_zeros(log_p.shape).scatter_(1, log_p.argmax(1, keepdim=True), 1)
+        return [Belief(self.beta * recorded + (1 - self.beta) * own)]

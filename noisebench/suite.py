@@ -1,0 +1,312 @@
+"""`benchmarks.yaml` -> runs. All mistakes of a file are reported at once, each with line and column."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .backbones import canonical_backbone
+from .datasets import DATASETS
+from .errors import ConfigError, NoisebenchError, UnknownName
+from .losses import LOSSES
+from .methods import find_method
+from .noise import normal_noise
+from .plan import PRECISIONS
+from .recipes import RECIPE_FIELDS, RECIPES, read_schedule
+from .strategies import normal_strategy
+
+AXES = ("dataset", "model", "recipe", "noise", "method", "loss", "strategy")
+_FILE = "benchmarks.yaml"
+_LARGEST_FILE = 1_000_000  # bytes
+
+Scalar = bool | int | float | str | None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Settings(_Strict):
+    """What one run may be told; every field may stand in `defaults`, the axes in `matrix` too."""
+
+    dataset: str | None = None
+    model: str | None = None
+    recipe: str | None = None
+    noise: str | None = None
+    method: str | None = None
+    loss: str | None = None
+    strategy: str | None = None
+    precision: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    clip: float | None = None
+    crop: int | None = None
+    flip: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True, exclude_none=True)
+
+
+class Defaults(Settings):
+    """The settings all runs of a suite share, and the seeds. noise_seed: the same as the seed unless fixed."""
+
+    seeds: list[int] = Field(default=[0], min_length=1)
+    noise_seed: int | None = None
+
+
+class Override(_Strict):
+    """`set` these settings in the runs that `match`."""
+
+    match: dict[str, Scalar]
+    set: Settings
+
+
+class ReportShape(_Strict):
+    """How the suite's table is laid out."""
+
+    rows: str = "method"
+    cols: str = "noise"
+    metric: str = "last"
+
+
+class Suite(_Strict):
+    """One suite of a file."""
+
+    summary: str = ""
+    defaults: Defaults = Defaults()
+    matrix: dict[str, list[str]]
+    exclude: list[dict[str, Scalar]] = []
+    override: list[Override] = []
+    report: ReportShape = ReportShape()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        axes = set(self.matrix)
+        if not axes:
+            raise ValueError("the matrix is empty: name at least a noise and a method")
+        if "method" in axes and axes & {"loss", "strategy"}:
+            raise ValueError("axes are method, or loss and strategy, not both")
+        return self
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """One run of a suite: its settings and its seeds."""
+
+    settings: dict[str, Any]
+    seed: int
+    noise_seed: int
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        return {key: value for key, value in self.settings.items() if key in RECIPE_FIELDS}
+
+
+def packaged_suites() -> Path:
+    """benchmarks.yaml inside the wheel, or beside the package in a checkout."""
+    inside = Path(str(files(__package__) / _FILE))
+    return inside if inside.exists() else Path(__file__).parent.parent / _FILE
+
+
+def suite_files(root: Path) -> list[Path]:
+    """Where suites are looked for: the workspace first, then what came with the package."""
+    return [path for path in (root / _FILE, packaged_suites()) if path.exists()]
+
+
+def find_suite(name: str, root: Path) -> tuple[str, Suite]:
+    """A suite by name, `FILE` with one suite, or `FILE:NAME`. Raises ConfigError or UnknownName."""
+    file, _, wanted = name.rpartition(":") if ":" in name else (name, "", "")
+    if file.endswith((".yaml", ".yml")):
+        suites = read_suites(Path(file))
+        if not wanted and len(suites) > 1:
+            raise ConfigError(f"{file} holds {len(suites)} suites: write {file}:{next(iter(suites))}")
+        return _pick(suites, wanted or next(iter(suites)))
+    known: dict[str, Suite] = {}
+    for path in reversed(suite_files(root)):
+        known.update(read_suites(path))
+    return _pick(known, name)
+
+
+def _pick(suites: dict[str, Suite], name: str) -> tuple[str, Suite]:
+    if name not in suites:
+        raise UnknownName("suite", name, suites, "suites")
+    return name, suites[name]
+
+
+def read_suites(path: Path) -> dict[str, Suite]:
+    """All suites of a file. Raises ConfigError with every mistake, one a line, as `file:line:column: what`."""
+    places: dict[tuple[str | int, ...], tuple[int, int]] = {}
+    mistakes: list[tuple[int, int, str]] = []
+    try:
+        content = path.read_bytes()
+        if len(content) > _LARGEST_FILE:
+            raise ConfigError(f"{path} is larger than a suite file can be ({_LARGEST_FILE} bytes)")
+        node = _compose(content.decode())
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}{_mark(error)}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    data = _construct(node, (), places, mistakes) if node is not None else None
+    suites = _validate(data, places, mistakes)
+    if mistakes:
+        raise ConfigError("\n".join(f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))))
+    return suites
+
+
+def _compose(text: str) -> yaml.Node | None:
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ConfigError("a suite file has no YAML aliases (*name): write the value out")
+    return yaml.compose(text, yaml.SafeLoader)
+
+
+def _mark(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+
+
+_Place = tuple[str | int, ...]
+_LIKE_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?[0-9]*\.?[0-9]+[eE][0-9]+")
+
+
+def _construct(node: yaml.Node, at: _Place, places: dict[_Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]) -> Any:
+    """Plain values, remembering where each stood; duplicate keys, aliases and `1e-3` are mistakes."""
+    here = (node.start_mark.line + 1, node.start_mark.column + 1)
+    places.setdefault(at, here)
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            spot = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            if key in mapping:
+                mistakes.append((*spot, f"the key {key!r} stands twice"))
+            places[(*at, key)] = spot
+            mapping[key] = _construct(value_node, (*at, key), places, mistakes)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(item, (*at, number), places, mistakes) for number, item in enumerate(node.value)]
+    if node.tag == "tag:yaml.org,2002:str" and node.style is None and _LIKE_A_NUMBER.fullmatch(node.value):
+        mistakes.append((*here, f"YAML reads {node.value} as text: write {_with_point(node.value)}"))
+        return float(node.value)
+    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+
+
+def _with_point(text: str) -> str:
+    mantissa, exponent = re.split("[eE]", text)
+    sign = "" if exponent[0] in "+-" else "+"
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}{exponent}"
+
+
+def _validate(data: Any, places: dict[_Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]) -> dict[str, Suite]:
+    def blame(at: _Place, what: str) -> None:
+        while at and at not in places:
+            at = at[:-1]
+        mistakes.append((*places.get(at, (1, 1)), what))
+
+    if not isinstance(data, dict) or set(data) - {"version", "suites"} or data.get("version") != 1 or not isinstance(data.get("suites"), dict):
+        for key in set(data) - {"version", "suites"} if isinstance(data, dict) else ():
+            blame((key,), f"unknown key {key!r}: a file has version and suites")
+        if not mistakes:
+            blame((), "a suite file starts with `version: 1` and has `suites:`")
+        return {}
+    suites = {}
+    for name, content in data["suites"].items():
+        try:
+            suites[name] = Suite.model_validate(content)
+        except ValidationError as error:
+            for problem in error.errors():
+                at = ("suites", name, *problem["loc"])
+                blame(at, f"{'.'.join(map(str, problem['loc'])) or name}: {_plainly(problem)}")
+            continue
+        for at, what in _wrong_names(suites[name]):
+            blame(("suites", name, *at), what)
+    return suites
+
+
+def _plainly(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+_CHECKS = {
+    "noise": normal_noise,
+    "method": find_method,
+    "loss": LOSSES.normal,
+    "strategy": normal_strategy,
+    "model": canonical_backbone,
+    "schedule": read_schedule,
+}
+
+
+def _check_value(axis: str, value: Any) -> None:
+    if axis == "recipe" and value not in RECIPES:
+        raise UnknownName("recipe", value, RECIPES, "recipes")
+    if axis == "dataset" and value not in DATASETS and "/" not in value and not value.endswith(".npz"):
+        raise UnknownName("dataset", value, DATASETS, "datasets")
+    if axis == "precision" and value not in PRECISIONS:
+        raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, got {value!r}")
+    if axis in _CHECKS:
+        _CHECKS[axis](value)
+
+
+def _wrong_names(suite: Suite) -> Iterator[tuple[_Place, str]]:
+    """Names that no registry knows, axes that are none, selectors that select nothing."""
+    values = [(("defaults", key), key, value) for key, value in suite.defaults.given().items()]
+    for axis, choices in suite.matrix.items():
+        if axis not in AXES:
+            yield ("matrix", axis), f"unknown axis {axis!r}: axes are {', '.join(AXES)}"
+            continue
+        if not choices:
+            yield ("matrix", axis), f"the axis {axis} is empty"
+        values += [(("matrix", axis, n), axis, choice) for n, choice in enumerate(choices)]  # type: ignore[misc]
+    for number, override in enumerate(suite.override):
+        values += [(("override", number, "set", key), key, value) for key, value in override.set.given().items()]  # type: ignore[misc]
+    for at, axis, value in values:
+        try:
+            _check_value(axis, value)
+        except NoisebenchError as error:
+            yield at, str(error)
+    cells = list(_cells(suite))
+    for where, selectors in (("exclude", suite.exclude), ("override", [o.match for o in suite.override])):
+        for number, selector in enumerate(selectors):
+            if not any(_matches(cell, selector) for cell in cells):
+                yield (where, number), f"{where} matches no run: {selector}"
+
+
+def _cells(suite: Suite) -> Iterator[dict[str, Any]]:
+    """The settings of every cell of the matrix, before `exclude` and `override`."""
+    shared = {key: value for key, value in suite.defaults.given().items() if key not in ("seeds", "noise_seed")}
+    for choice in itertools.product(*suite.matrix.values()):
+        yield {**shared, **dict(zip(suite.matrix, choice, strict=True))}
+
+
+def _matches(cell: dict[str, Any], selector: dict[str, Scalar]) -> bool:
+    return all(cell.get(key) == value for key, value in selector.items())
+
+
+def expand(suite: Suite) -> list[SuiteRun]:
+    """Every run of a suite, cell by cell, seed by seed."""
+    runs = []
+    for cell in _cells(suite):
+        if any(_matches(cell, selector) for selector in suite.exclude):
+            continue
+        for override in suite.override:
+            if _matches(cell, override.match):
+                cell = {**cell, **override.set.given()}
+        for seed in suite.defaults.seeds:
+            fixed = suite.defaults.noise_seed
+            runs.append(SuiteRun(cell, seed, seed if fixed is None else fixed))
+    return runs

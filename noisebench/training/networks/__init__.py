@@ -1,0 +1,34 @@
+"""From a backbone's name to a network: `factory(num_classes, shape)` with shape (height, width, channels)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch
+from torch import nn
+
+from ...backbones import BACKBONES, TIMM, canonical_backbone
+
+
+def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed: int) -> nn.Module:
+    """A freshly initialised network (N, C, H, W) -> logits (N, K); torch's global randomness is left as it was.
+
+    Raises UnknownName, or DataError where the network cannot take images of this shape.
+    """
+    name = canonical_backbone(name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name.startswith(TIMM):
+            from .timm_models import timm_network
+
+            return timm_network(name.removeprefix(TIMM), num_classes, shape)
+        module, _, function = BACKBONES[name].factory.partition(":")
+        network: nn.Module = getattr(import_module(f"{__name__}.{module}"), function)(num_classes, shape)
+        return network
+
+
+def classifier(network: nn.Module) -> nn.Module:
+    """The layer whose input are the features: the head of ours, timm's own classifier."""
+    head = network.get_classifier() if hasattr(network, "get_classifier") else network.head
+    assert isinstance(head, nn.Module)
+    return head

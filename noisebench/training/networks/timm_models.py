@@ -1,0 +1,78 @@
+"""Any of timm's models on any image: channels and classes set, and on small images a stem that shrinks 4 times less."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from ...errors import DataError, UnknownName
+
+SMALL = 64  # pixels; up to here the stem of an ImageNet model would leave nothing to see
+_LESS = 4  # how much less the stem shrinks small images: ResNet's 7x7/2 and pool/2 vanish, patches of 16 become 4
+
+
+def timm_network(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """A timm model without pretrained weights for images of `shape` (height, width, channels).
+
+    Raises UnknownName, or DataError where the model cannot take such images.
+    """
+    if not timm.is_model(name.partition(".")[0]):
+        raise UnknownName("timm model", name, timm.list_models(), "models timm")
+    height, width, channels = shape
+    try:
+        network = _create(name, num_classes, channels, (height, width))
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(2, channels, height, width))
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"timm:{name} cannot take {height}x{width} images ({reason}): choose another model") from None
+    if logits.shape != (2, num_classes):
+        raise DataError(f"timm:{name} is not a classifier of images: its output is {tuple(logits.shape)}")
+    return network.train()
+
+
+def _create(name: str, num_classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
+    """The model, told the image size where it must know it, with small patches or an open stem for small images."""
+    common: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+    side: Any = size[0] if size[0] == size[1] else size
+    plain = timm.create_model(name, **common)
+    patch = getattr(getattr(plain, "patch_embed", None), "patch_size", None)
+    if patch and max(size) <= SMALL:
+        choices: list[dict[str, Any]] = [{"img_size": side, "patch_size": max(1, patch[0] // _LESS)}, {"img_size": side}]
+    else:
+        choices = [{"img_size": side}]
+    for choice in choices:
+        try:
+            return timm.create_model(name, **common, **choice)
+        except (TypeError, RuntimeError, AssertionError):  # most models have no such argument
+            continue
+    if max(size) <= SMALL and not patch:
+        _open_stem(plain, channels)
+    return plain
+
+
+def _open_stem(network: nn.Module, channels: int) -> None:
+    """Take a factor of up to 4 out of a convolutional stem: the first strided convolution, then a max pool."""
+    left = _LESS
+    for path, layer in list(network.named_modules()):
+        if left == 1 or not isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            continue
+        if isinstance(layer, nn.MaxPool2d) and left < _LESS:
+            network.set_submodule(path, nn.Identity())
+            return
+        if isinstance(layer, nn.Conv2d) and layer.in_channels == channels and layer.stride[0] > 1:
+            left //= min(left, layer.stride[0])
+            network.set_submodule(path, _gentler(layer))
+        elif left < _LESS:
+            return  # past the stem
+
+
+def _gentler(layer: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with its stride divided by up to 4; 3x3 if it overlapped, else patches as small as the stride."""
+    stride = max(1, layer.stride[0] // _LESS)
+    overlapping = layer.kernel_size[0] > layer.stride[0]
+    kernel, padding = (3, 1) if overlapping else (stride, 0)
+    return nn.Conv2d(layer.in_channels, layer.out_channels, kernel, stride, padding, bias=layer.bias is not None)

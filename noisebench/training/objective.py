@@ -1,0 +1,36 @@
+"""The one formula of a step: sum_n w_n (sum_k targets_nk cost_nk) / sum_n w_n, for each network; and the learning rate's schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..strategies import Belief
+
+_NOBODY = 1e-30  # where nobody is trusted the step costs nothing instead of 0 / 0
+
+
+def believed_cost(cost: Tensor, belief: Belief) -> Tensor:
+    """The mean cost of what is believed, a scalar. cost (B, K), targets (B,) or (B, K), weights (B,) or None."""
+    if belief.targets.dim() == 1:
+        each = cost.gather(1, belief.targets[:, None])[:, 0]
+    else:
+        each = (belief.targets * cost).sum(1)
+    if belief.weights is None:
+        return each.mean()
+    # A NaN or inf of an example without weight must not enter: 0 * inf is not 0.
+    trusted = torch.where(belief.weights > 0, each, torch.zeros_like(each))
+    return (belief.weights * trusted).sum() / belief.weights.sum().clamp_min(_NOBODY)
+
+
+def learning_rate_factor(schedule: tuple[str, tuple[float, ...]], epochs_done: float, epochs: int) -> float:
+    """The share of the initial learning rate after `epochs_done` (a fraction within an epoch) of `epochs`."""
+    name, ends = schedule
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epochs_done / epochs))
+    if name == "step":
+        return float(0.1 ** sum(epochs_done >= end for end in ends))
+    return 1.0
+

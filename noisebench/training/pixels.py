@@ -1,0 +1,95 @@
+"""Images as one tensor of bytes on the device, and batches of it: cropped, flipped and normalised all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_EVALUATION_BATCH = 1024
+_HISTOGRAM_CHUNK = 4096  # images whose bytes are counted at a time
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per channel, from the training set: (byte - mean) / std, in bytes."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> Normalisation:
+        """From exact counts of every byte value, so that it is the same on every machine."""
+        values, channels = torch.arange(256, dtype=torch.float64), images.shape[3]
+        counts = torch.zeros(channels, 256, dtype=torch.float64)
+        for start in range(0, len(images), _HISTOGRAM_CHUNK):
+            part = torch.from_numpy(images[start : start + _HISTOGRAM_CHUNK])
+            counts += torch.stack([torch.bincount(part[..., c].flatten(), minlength=256) for c in range(channels)])
+        mean = counts @ values / counts.sum(1)
+        variance = (counts @ values.square() / counts.sum(1) - mean.square()).clamp_min(1.0)  # an even image stays finite
+        return cls(mean.float(), variance.sqrt().float())
+
+    def to(self, device: torch.device) -> Normalisation:
+        return Normalisation(self.mean.to(device), self.std.to(device))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, H, W, C) bytes -> (B, C, H, W) float32, in memory still channels last."""
+        return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an epoch will do, all of it drawn beforehand: the order (N,), and per view and example shift and flip."""
+
+    order: Tensor
+    shifts: Tensor  # (views, N, 2), 0 to 2 * crop
+    flips: Tensor  # (views, N)
+
+    @classmethod
+    def draw(cls, n: int, views: int, crop: int, flip: bool, generator: torch.Generator) -> Plan:
+        order = torch.randperm(n, generator=generator)
+        shifts = torch.randint(0, 2 * crop + 1, (views, n, 2), generator=generator)
+        flips = torch.rand(views, n, generator=generator) < (0.5 if flip else 0.0)
+        return cls(order, shifts, flips)
+
+    def to(self, device: torch.device) -> Plan:
+        return Plan(self.order.to(device), self.shifts.to(device), self.flips.to(device))
+
+    def batches(self, size: int) -> list[Tensor]:
+        """Indices (B,) of each step. A last batch of one example is left out: batch norm cannot learn from it."""
+        parts = list(self.order.split(size))
+        return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts
+
+
+class Pixels:
+    """A set of images (N, H, W, C), uint8, on the device; padded once for random crops."""
+
+    def __init__(self, images: np.ndarray, normalise: Normalisation, device: torch.device, crop: int = 0) -> None:
+        self.normalise, self.crop = normalise.to(device), crop
+        self.height, self.width = images.shape[1:3]
+        data = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        self.data = torch.nn.functional.pad(data, (0, 0, crop, crop, crop, crop)) if crop else data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
+        """Images (B, C, H, W) of index (B,), shifted by shifts (B, 2) and mirrored where flips (B,), in one gather."""
+        if not self.crop:
+            chosen = self.data[index]
+            return self.normalise(torch.where(flips[:, None, None, None], chosen.flip(2), chosen) if flips.any() else chosen)
+        rows = torch.arange(self.height, device=index.device) + shifts[:, :1]
+        columns = torch.arange(self.width, device=index.device)
+        columns = torch.where(flips[:, None], columns.flip(0), columns) + shifts[:, 1:]
+        return self.normalise(self.data[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+
+    def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:
+        """The images as they are, in large batches."""
+        index = torch.arange(len(self), device=self.data.device) if index is None else index
+        for part in index.split(_EVALUATION_BATCH):
+            images = self.data[part]
+            c = self.crop
+            yield self.normalise(images[:, c : c + self.height, c : c + self.width])

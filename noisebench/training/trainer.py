@@ -1,0 +1,263 @@
+"""The only training loop. It knows recorded labels, never clean ones, nor the test labels; it prints nothing.
+
+An epoch: draw its plan -> for each batch: prepare, forward, believe, penalty, one SGD step -> the strategy looks at
+the whole set -> predictions for whoever holds the labels. Between any two steps the state is whole and can be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import RunFailed
+from ..losses import Loss, Scores
+from ..recipes import Recipe, read_schedule
+from ..strategies import Batch, Facts, Output, Strategy
+from .networks import classifier, make_network
+from .objective import believed_cost, learning_rate_factor
+from .pixels import Normalisation, Pixels, Plan
+
+_NETWORK, _EPOCH, _STRATEGY = range(3)  # what a derived seed is for
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that decides a training. Images (N, H, W, C) uint8; labels (N,) as recorded."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    test_images: np.ndarray
+    num_classes: int
+    model: str
+    loss: Loss
+    strategy: Strategy
+    recipe: Recipe
+    seed: int = 0
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What an epoch leaves: mean cost, the classes predicted in passing for the training set (N,) (-1: not seen),
+    and log_p of the test images (M, K)."""
+
+    epoch: int
+    lr: float
+    loss: float
+    train_predicted: np.ndarray
+    test_log_p: np.ndarray
+
+
+def derived_seed(seed: int, *purpose: int) -> int:
+    """An independent seed for one purpose; the same on every machine."""
+    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Trainer:
+    """A training in progress: networks, optimiser, strategy, and where it stands."""
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        self.task, self.device, self.strategy = task, device, task.strategy
+        normalise = Normalisation.of(task.images)
+        self.train = Pixels(task.images, normalise, device, task.recipe.crop)
+        self.test = Pixels(task.test_images, normalise, device)
+        self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
+        self.networks = [self._network(number) for number in range(self.strategy.networks)]
+        self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
+        self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator))
+        self.optimizer = self._optimizer()
+        self.schedule = read_schedule(task.recipe.schedule)
+        self.epoch = self.step = 0  # epochs done; steps done of the next one
+        self._lr_factor, self._running = 1.0, False
+        self._begin_epoch()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._batches)
+
+    def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochEnd:
+        """The rest of the current epoch. `on_step` is called between steps; what it raises leaves a whole state.
+
+        Raises RunFailed at a cost that is not finite, naming the step.
+        """
+        with self._own_randomness():
+            for index in self._batches[self.step :]:
+                on_step()
+                self._step(index)
+                self.step += 1
+        end = self._end_epoch()
+        self.strategy.between(self.epoch, self)
+        return end
+
+    def log_p(self, network: int = 0) -> Tensor:
+        """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet)."""
+        return self._log_p(self.networks[network], self.train)
+
+    def features(self, network: int = 0, index: Tensor | None = None) -> Tensor:
+        """The input (n, D) of the classifier on training images, without augmentation (strategies' WholeSet)."""
+        seen: list[Tensor] = []
+        head = classifier(self.networks[network])
+        hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).float()))
+        try:
+            self._log_p(self.networks[network], self.train, index)
+        finally:
+            hook.remove()
+        return torch.cat(seen)
+
+    def predict(self, pixels: Pixels) -> Tensor:
+        """log_p (n, K) of the networks together."""
+        return self.strategy.predict([self._log_p(network, pixels) for network in self.networks])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on."""
+        return {
+            "networks": [network.state_dict() for network in self.networks],
+            "optimizer": self.optimizer.state_dict(),
+            "strategy": self.strategy.state,
+            "generator": self.generator.get_state(),
+            "randomness": self._current_randomness() if self._running else self._randomness,
+            "epoch": self.epoch,
+            "step": self.step,
+            "costs": self._costs,
+            "predicted": self._predicted,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for network, saved in zip(self.networks, state["networks"], strict=True):
+            network.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        _restore(self.strategy.state, state["strategy"])
+        self.generator.set_state(state["generator"].cpu())
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._begin_epoch()
+        self._randomness = [saved.cpu() for saved in state["randomness"]]
+        self._costs.copy_(state["costs"])
+        self._predicted.copy_(state["predicted"])
+
+    def _network(self, number: int) -> nn.Module:
+        shape = self.task.images.shape[1:]
+        network = make_network(self.task.model, self.task.num_classes, shape, derived_seed(self.task.seed, _NETWORK, number))
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def _optimizer(self) -> torch.optim.SGD:
+        recipe = self.task.recipe
+        own = [dict(group) for group in self.strategy.parameter_groups()]
+        shared = [{"params": list(network.parameters())} for network in self.networks]
+        optimizer = torch.optim.SGD(
+            [*shared, *own], recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+        )
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def _begin_epoch(self) -> None:
+        """The epoch's order and augmentation depend on (seed, epoch) alone, so that a resumed epoch is the same one."""
+        recipe = self.task.recipe
+        seed = derived_seed(self.task.seed, _EPOCH, self.epoch)
+        plan = Plan.draw(len(self.train), self.strategy.views, recipe.crop, recipe.flip, torch.Generator().manual_seed(seed))
+        self._plan = plan.to(self.device)
+        self._batches = self._plan.batches(recipe.batch_size)
+        self._costs = torch.zeros(len(self._batches), device=self.device)
+        self._predicted = torch.full_like(self.labels, -1)
+        with torch.random.fork_rng(self._cuda):
+            torch.manual_seed(seed)
+            self._randomness = self._current_randomness()
+
+    @property
+    def _cuda(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+    def _current_randomness(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._cuda)]
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        """torch's global randomness (dropout needs it) is the trainer's inside and the caller's again outside."""
+        with torch.random.fork_rng(self._cuda):
+            torch.set_rng_state(self._randomness[0])
+            for device, state in zip(self._cuda, self._randomness[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            self._running = True
+            try:
+                yield
+            finally:
+                self._randomness = self._current_randomness()
+                self._running = False
+
+    def _end_epoch(self) -> EpochEnd:
+        costs, predicted = self._costs, self._predicted
+        bad = (~costs.isfinite()).nonzero()
+        if len(bad):
+            step = int(bad[0]) + 1
+            raise RunFailed(f"the cost became {costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
+        self.epoch, self.step = self.epoch + 1, 0
+        test = self.predict(self.test)
+        end = EpochEnd(self.epoch, self._lr_factor * self.task.recipe.lr, costs.mean().item(), predicted.cpu().numpy(), test.cpu().numpy())
+        self._begin_epoch()
+        return end
+
+    def _batch(self, index: Tensor) -> Batch:
+        at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
+        shifts, flips = self._plan.shifts[:, at], self._plan.flips[:, at]
+        views = tuple(self.train.augmented(index, shift, flip) for shift, flip in zip(shifts, flips, strict=True))
+        labels = self.labels[index]
+        return Batch(views, labels, index, labels, self.epoch + 1, self.generator)
+
+    def _step(self, index: Tensor) -> None:
+        for network in self.networks:
+            network.train()
+        batch = self.strategy.prepare(self._batch(index))
+        outputs = [[self._output(number, view, batch) for view in batch.views] for number in range(len(self.networks))]
+        beliefs = self.strategy.believe(batch, outputs)
+        cost: Any = sum(believed_cost(views[0].cost, belief) for views, belief in zip(outputs, beliefs, strict=True))
+        penalty = self.strategy.penalty(batch, outputs)
+        objective: Tensor = cost if penalty is None else cost + penalty
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        self._update()
+        self._costs[self.step] = objective.detach()
+        self._predicted[index] = outputs[0][0].logits.detach().argmax(1)
+
+    def _output(self, number: int, view: Tensor, batch: Batch) -> Output:
+        with self._autocast():
+            logits = self.networks[number](view)
+        scores = Scores(logits.float(), adapt=partial(self.strategy.adapt, batch=batch, network=number))
+        return Output(scores.logits, scores.log_p, self.task.loss(scores))
+
+    def _update(self) -> None:
+        recipe = self.task.recipe
+        if recipe.clip:
+            for network in self.networks:  # each by itself: two networks must not brake each other
+                nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+        done = self.epoch + self.step / len(self._batches)
+        self._lr_factor = learning_rate_factor(self.schedule, done, recipe.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self._lr_factor
+        self.optimizer.step()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.task.precision == "bf16")
+
+    @torch.no_grad()
+    def _log_p(self, network: nn.Module, pixels: Pixels, index: Tensor | None = None) -> Tensor:
+        network.eval()
+        with self._autocast():
+            logits = torch.cat([network(images).float() for images in pixels.plain(index)])
+        return logits.log_softmax(1)
+
+
+def _restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Tensors keep their identity (the optimiser holds some of them); the rest is replaced."""
+    for key, value in saved.items():
+        mine = state.get(key)
+        if isinstance(mine, Tensor) and isinstance(value, Tensor) and mine.shape == value.shape:
+            mine.data.copy_(value)
+        else:
+            state[key] = value

@@ -1,0 +1,70 @@
+"""`auto` -> a value: what a manifest knows of its noise, and whether a run used that truth (an oracle)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from .errors import LanguageError
+from .manifest import Manifest
+from .registry import Registry
+from .spec import AUTO, Call, Expression, Value
+
+TRUE, EMPIRICAL = "true", "empirical"
+
+
+def resolve(registry: Registry, text: str | Expression, manifest: Manifest) -> Expression:
+    """The normal expression with every `auto` replaced: a rate by its number, T by 'true' (the model's) or 'empirical'.
+
+    Raises LanguageError where the manifest does not know.
+    """
+
+    def fill(call: Call) -> Call:
+        known = {p.name: p for p in registry[call.name].parameters}
+        kwargs = tuple((key, _fact(known[key].auto, call.name, manifest) if value == AUTO else value) for key, value in call.kwargs)
+        return replace(call, kwargs=kwargs)
+
+    return registry.normal(registry.substitute(registry.normal(text), fill))
+
+
+def _fact(fact: str | None, owner: str, manifest: Manifest) -> Value:
+    if fact == "rate" and manifest.rate is not None:
+        return manifest.rate
+    if fact == "transition" and manifest.transition is not None:
+        return TRUE
+    if fact == "transition" and (manifest.clean_labels >= 0).any():
+        return EMPIRICAL
+    raise LanguageError(f"{owner}: auto needs the noise {fact}, which this manifest does not know: give a value")
+
+
+def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) -> bool:
+    """Whether a resolved expression holds the true rate or T, asked for by `auto` or typed."""
+    for call in registry.calls(expression):
+        facts = {p.name: p.auto for p in registry[call.name].parameters}
+        if any(_is_true(facts[key], value, manifest) for key, value in call.kwargs):
+            return True
+    return False
+
+
+def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
+    if fact == "rate" and isinstance(value, int | float):
+        rates = (manifest.meta["nominal_rate"], manifest.meta["realised_rate"])
+        return any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in rates)
+    if fact == "transition":
+        return isinstance(value, str) or any(np.allclose(value, T, atol=1e-6) for T in _known(manifest, np.shape(value)))  # type: ignore[arg-type]
+    return False
+
+
+def _known(manifest: Manifest, shape: tuple[int, ...]) -> list[np.ndarray]:
+    tables = [manifest.transition, manifest.empirical_transition if (manifest.clean_labels >= 0).any() else None]
+    return [table for table in tables if table is not None and table.shape == shape]
+
+
+def transitions(manifest: Manifest) -> dict[str, np.ndarray]:
+    """What T='true' and T='empirical' are under this manifest."""
+    tables = {TRUE: manifest.transition}
+    if (manifest.clean_labels >= 0).any():
+        tables[EMPIRICAL] = manifest.empirical_transition
+    return {name: table for name, table in tables.items() if table is not None}
