@@ -16,7 +16,7 @@ from .backbones import backbone_fingerprint, canonical_backbone
 from .datasets import Dataset
 from .errors import ConfigError
 from .losses import LOSSES
-from .manifest import Manifest
+from .manifest import Manifest, file_name
 from .methods import find_method
 from .recipes import Recipe, make_recipe
 from .spec import Call, Expression, parse_value
@@ -26,6 +26,7 @@ from .truth import is_oracle, resolve
 PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 PRECISIONS = ("auto", "fp32", "bf16")
 _LARGEST_SEED = 2**32
+_LONGEST_NAME = 150  # characters of a folder's readable part
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,9 @@ class Run:
     @property
     def readable(self) -> str:
         """What the run is, for people; what comes after `__` in the folder's name is for machines."""
-        meta = self.manifest.meta
-        name = self.dataset.path.resolve().stem if self.dataset.path else self.dataset.name
-        parts = [name, meta["noise"], f"n{meta['noise_seed']}", self.model, self.method, f"s{self.seed}"]
-        return re.sub(r"[^\w.+=-]+", "-", "_".join(map(str, parts))).strip("-._")[:150]
+        labels = file_name(self.manifest, self.dataset).removesuffix(".csv")
+        text = "_".join([labels, self.model, self.method, f"seed{self.seed}"])
+        return re.sub(r"[^\w.+=-]+", "-", re.sub(r"[)\]'\"]", "", text)).strip("-.")[:_LONGEST_NAME]
 
     @property
     def folder_name(self) -> str:

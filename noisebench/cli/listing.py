@@ -104,8 +104,11 @@ def _losses(options: Globals) -> Rows:
     from ..losses import LOSSES
     from ..methods import METHODS
 
+    def takes_loss(entry: Entry) -> bool:
+        return any(p.is_expression for p in entry.parameters)
+
     presets = {m.loss: {p.dataset: p.loss for p in m.presets} for m in METHODS.values() if m.presets}
-    return [_entry(entry, presets=presets.get(entry.name, {})) for entry in LOSSES]
+    return [_entry(entry, presets=presets.get(entry.name, {})) for entry in sorted(LOSSES, key=takes_loss)]
 
 
 def _noises(options: Globals) -> Rows:
