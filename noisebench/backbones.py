@@ -29,7 +29,9 @@ BACKBONES = {
         Backbone("resnet44", "pre-activation ResNet-44 of SL and D2L, widths 16-32-64; 0.67 M parameters", "resnet:resnet44"),
         Backbone("resnet18", "ResNet-18 with a 3x3 stem for 32x32; 11.2 M parameters", "resnet:resnet18"),
         Backbone("resnet34", "ResNet-34 with a 3x3 stem for 32x32; 21.3 M parameters", "resnet:resnet34"),
-        Backbone("preact_resnet18", "pre-activation ResNet-18 for 32x32 (DivideMix, ELR+, SOP+); 11.2 M parameters", "resnet:preact_resnet18"),
+        Backbone(
+            "preact_resnet18", "pre-activation ResNet-18 for 32x32 (DivideMix, ELR+, SOP+); 11.2 M parameters", "resnet:preact_resnet18"
+        ),
     )
 }
 

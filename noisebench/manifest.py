@@ -28,6 +28,7 @@ from .storing import write_bytes
 
 FORMAT = 1
 _LARGEST_T = 100  # classes up to which T stands in the header
+_DTYPES = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str}
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
 
 
@@ -231,7 +232,7 @@ def _parse_header(head: bytes) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     text = "\n".join(line.removeprefix("# ") for line in head.decode().splitlines())
     try:
-        meta = yaml.load(text, loader)
+        meta = yaml.load(text, loader)  # noqa: S506 the C twin of the safe loader
     except yaml.YAMLError as error:
         raise ManifestError(f"its header is not YAML ({str(error).splitlines()[0]})") from None
     if meta["noisebench_manifest"] != FORMAT:
@@ -242,8 +243,7 @@ def _parse_header(head: bytes) -> dict[str, Any]:
 def _parse_body(body: bytes) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     import pandas as pd
 
-    table = pd.read_csv(io.BytesIO(body), dtype={"index": "int64", "label": "int64", "clean_label": "Int64", "id": str}, keep_default_na=False,
-                        na_values={"clean_label": [""]})  # fmt: skip
+    table = pd.read_csv(io.BytesIO(body), dtype=_DTYPES, keep_default_na=False, na_values={"clean_label": [""]})  # type: ignore[arg-type]
     if list(table.columns) not in (["index", "label", "clean_label"], ["index", "label", "clean_label", "id"]):
         raise ManifestError(f"this version does not understand the columns {', '.join(map(str, table.columns))}")
     if not np.array_equal(table["index"], np.arange(len(table))):

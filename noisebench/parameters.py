@@ -48,6 +48,11 @@ class Auto:
     fact: str
 
 
+@dataclass(frozen=True)
+class Inner:
+    """The parameter is itself an expression of the language: a combinator's loss."""
+
+
 Rate: TypeAlias = Annotated[float, Interval("[0, 1)")]
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 TrueRate: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("rate")]
@@ -99,10 +104,10 @@ class Parameter:
             raise LanguageError(f"{owner}: {self.name} must be a {self.describe()}; got {value!r}")
         return coerced
 
-    def _allows(self, value: Value) -> bool:
+    def _allows(self, value: Any) -> bool:
         if self.allowed is None or isinstance(value, tuple):
             return True
-        return not (isinstance(value, float) and math.isnan(value)) and value in self.allowed  # type: ignore[operator]
+        return not (isinstance(value, float) and math.isnan(value)) and value in self.allowed
 
 
 def _coerce(value: Value, kind: Any) -> Value:
@@ -126,13 +131,13 @@ def _matrix(value: Value) -> Value:
     if not isinstance(value, tuple) or not all(isinstance(row, tuple) and len(row) == len(value) for row in value):
         return None
     rows = tuple(tuple(_coerce(cell, float) for cell in row) for row in value)  # type: ignore[union-attr]
-    return None if any(cell is None for row in rows for cell in row) else rows  # type: ignore[return-value]
+    return None if any(cell is None for row in rows for cell in row) else rows
 
 
 def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[Parameter, ...]:
     """The language's parameters of a function or class: all but those `given`, which code supplies."""
     try:
-        hints = typing.get_type_hints(build.__init__ if isinstance(build, type) else build, include_extras=True)
+        hints = typing.get_type_hints(vars(build)["__init__"] if isinstance(build, type) else build, include_extras=True)
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}
     parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]
@@ -153,4 +158,5 @@ def _parameter(name: str, default: Any, hint: Any) -> Parameter:
     kind = next((c for c in choices if c in _KINDS), hint) if type(None) in choices else hint
     allowed = next((extra for extra in extras if isinstance(extra, Interval | OneOf)), None)
     auto = next((extra.fact for extra in extras if isinstance(extra, Auto)), None)
-    return Parameter(name, Call if getattr(kind, "is_expression", False) else kind, default, allowed, auto)
+    inner = any(isinstance(extra, Inner) for extra in extras)
+    return Parameter(name, Call if inner else kind, default, allowed, auto)

@@ -161,6 +161,18 @@ def _method(wish: Wish, dataset: Dataset) -> tuple[str, str, str]:
     return (loss if strategy == "standard" else f"{loss}, {strategy}"), loss, strategy
 
 
+def with_parameters(wish: Wish, dataset: str, values: dict[str, str]) -> Wish:
+    """The wish with parameters of its loss set by name. A method becomes its loss and strategy: it is no longer that row."""
+    if not values:
+        return wish
+    loss, strategy = wish.loss or "ce", wish.strategy
+    if wish.method is not None and not (wish.loss or wish.strategy):
+        row = find_method(wish.method)
+        loss, strategy = row.loss_on(dataset), row.strategy
+        wish = replace(wish, method=None)
+    return replace(wish, loss=loss_with(loss, values), strategy=strategy)
+
+
 def loss_with(text: str, values: dict[str, str]) -> str:
     """A loss with parameters set by name (`--eps 0.4`). Raises ConfigError where no term, or more than one, has it."""
     expression = LOSSES.normal(text)

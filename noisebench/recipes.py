@@ -70,7 +70,7 @@ RECIPES = {
         "Ma et al. 2020, authors' configuration; without its rotation on CIFAR-100",
     ),
     "el": PublishedRecipe(
-        "lr 0.1 cosine, Nesterov, weight decay 5e-3; the paper is silent on epochs and batch: 120 (CIFAR-100: 150) and 128 as its baselines",
+        "lr 0.1 cosine, Nesterov, weight decay 5e-3; silent on epochs and batch: 120 (CIFAR-100: 150) and 128 as its baselines",
         {"epochs": 120, "lr": 0.1, "nesterov": True, "weight_decay": 5e-3},
         {"cifar100": {"epochs": 150}},
         "Cui et al., Equal Loss, section 3.1",

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from .errors import LanguageError, UnknownName
 from .parameters import Parameter, read_signature
@@ -68,7 +68,13 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
 
-    def register(self, build: F | None = None, *, name: str = "", **facts: Any) -> Any:
+    @overload
+    def register(self, build: F) -> F: ...
+    @overload
+    def register(self, build: None = None, *, name: str = "", **facts: Any) -> Callable[[F], F]: ...
+    @overload
+    def register(self, build: F, *, name: str = "", **facts: Any) -> F: ...
+    def register(self, build: Any = None, *, name: str = "", **facts: Any) -> Any:
         """Decorator; keywords are Entry's `paper`, `version`, `aliases`, `laws`, `complete`, or land in `facts`."""
         if build is None:
             return lambda function: self.register(function, name=name, **facts)

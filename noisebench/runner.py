@@ -28,7 +28,7 @@ from .truth import transitions
 if TYPE_CHECKING:
     import torch
 
-    from .training.trainer import EpochEnd, Task, Trainer
+    from .training.trainer import EpochEnd, Trainer
 
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
 _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
@@ -53,7 +53,6 @@ class Conduct:
     """How a run is executed; nothing here changes its result. `stop()` is asked between steps; `estimate` is told once,
     after some seconds, how many seconds the whole run will take."""
 
-    device: str = "auto"
     resume: bool = True
     listen: Callable[[Progress], object] = lambda progress: None
     stop: Callable[[], bool] = lambda: False
@@ -68,13 +67,11 @@ class _Course:
     seconds: float = 0.0
 
 
-def execute(run: Run, images: Images, folder: RunFolder, conduct: Conduct) -> dict[str, Any]:
+def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct) -> dict[str, Any]:
     """Train to the end, write the run folder, return the record.
 
     Raises Interrupted (state saved), RunFailed (error.json written) or another NoisebenchError (nothing written).
     """
-    run.manifest.verify(images.train_labels, images.ids)
-    trainer = _trainer(run, images, conduct)
     with folder.claimed():
         try:
             return _train(run, images, folder, trainer, conduct)
@@ -86,7 +83,9 @@ def execute(run: Run, images: Images, folder: RunFolder, conduct: Conduct) -> di
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}".splitlines()[0]
+    return (
+        (str(error).splitlines() or [""])[0] if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}".splitlines()[0]
+    )
 
 
 def _fail(folder: RunFolder, error: Exception) -> None:
@@ -94,9 +93,11 @@ def _fail(folder: RunFolder, error: Exception) -> None:
     folder.write_error(type(error).__name__, _reason(error), traceback.format_exc())
 
 
-def _trainer(run: Run, images: Images, conduct: Conduct) -> Trainer:
+def make_trainer(run: Run, images: Images, device: str) -> Trainer:
+    """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot be trained."""
     from .training.trainer import Task, Trainer
 
+    run.manifest.verify(images.train_labels, images.ids)
     task = Task(
         images.train_images,
         run.manifest.labels,
@@ -109,7 +110,7 @@ def _trainer(run: Run, images: Images, conduct: Conduct) -> Trainer:
         run.seed,
         run.precision,
     )
-    return Trainer(task, find_device(conduct.device))
+    return Trainer(task, find_device(device))
 
 
 def _loss(run: Run) -> Loss:

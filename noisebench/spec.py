@@ -18,7 +18,7 @@ from .errors import LanguageError
 
 AUTO = "auto"  # a value to be resolved from the manifest before the run's key is made
 
-Value: TypeAlias = "int | float | bool | str | None | tuple[Value, ...] | Call | Sum"
+Value: TypeAlias = "int | float | bool | str | tuple[Value, ...] | Call | Sum | None"
 
 _LONGEST = 20_000  # characters; a 50 x 50 matrix fits
 _PREFIXED = re.compile(r"[a-z]+:[\w.\-/]+")  # timm:resnet50

@@ -197,10 +197,11 @@ def _construct(node: yaml.Node, at: _Place, places: dict[_Place, tuple[int, int]
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_construct(item, (*at, number), places, mistakes) for number, item in enumerate(node.value)]
-    if node.tag == "tag:yaml.org,2002:str" and node.style is None and _LIKE_A_NUMBER.fullmatch(node.value):
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    if node.tag == "tag:yaml.org,2002:str" and plain and _LIKE_A_NUMBER.fullmatch(node.value):
         mistakes.append((*here, f"YAML reads {node.value} as text: write {_with_point(node.value)}"))
         return float(node.value)
-    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    return yaml.SafeLoader("").construct_object(node)
 
 
 def _with_point(text: str) -> str:
@@ -215,7 +216,12 @@ def _validate(data: Any, places: dict[_Place, tuple[int, int]], mistakes: list[t
             at = at[:-1]
         mistakes.append((*places.get(at, (1, 1)), what))
 
-    if not isinstance(data, dict) or set(data) - {"version", "suites"} or data.get("version") != 1 or not isinstance(data.get("suites"), dict):
+    if (
+        not isinstance(data, dict)
+        or set(data) - {"version", "suites"}
+        or data.get("version") != 1
+        or not isinstance(data.get("suites"), dict)
+    ):
         for key in set(data) - {"version", "suites"} if isinstance(data, dict) else ():
             blame((key,), f"unknown key {key!r}: a file has version and suites")
         if not mistakes:
@@ -300,7 +306,8 @@ def _matches(cell: dict[str, Any], selector: dict[str, Scalar]) -> bool:
 def expand(suite: Suite) -> list[SuiteRun]:
     """Every run of a suite, cell by cell, seed by seed."""
     runs = []
-    for cell in _cells(suite):
+    for settings in _cells(suite):
+        cell = settings
         if any(_matches(cell, selector) for selector in suite.exclude):
             continue
         for override in suite.override:

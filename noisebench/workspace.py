@@ -89,4 +89,3 @@ class Workspace:
         absolute, root = path.resolve(), self.root.resolve()
         name = absolute.relative_to(root) if absolute.is_relative_to(root) else absolute
         write_text(self.manifests / "current", f"{name}\n")
-

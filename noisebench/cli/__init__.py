@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
+import typer
 
 from ..errors import NoisebenchError
 
 _INTERRUPTED = 130
+_USAGE_ERROR = typer.BadParameter.__mro__[1]  # typer brings a click of its own, or the installed one, by its version
+_CLICK_EXCEPTION: type[Exception] = _USAGE_ERROR.__mro__[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,11 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except NoisebenchError as error:
         return _fail(str(error), error.exit_code, error if verbose else None)
-    except click.UsageError as error:
+    except _CLICK_EXCEPTION as error:
         return _fail(_usage(error), 2)
-    except click.ClickException as error:
-        return _fail(error.format_message(), 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left; nothing more can be said
@@ -44,19 +45,22 @@ def _fail(message: str, code: int, error: BaseException | None = None) -> int:
         import traceback
 
         traceback.print_exception(error)
-    sys.stderr.write(f"error: {message}\n")
+    if message:
+        sys.stderr.write(f"error: {message}\n")
     return code
 
 
-def _usage(error: click.UsageError) -> str:
+def _usage(error: Any) -> str:
     """click's message on one line, with the way on."""
     message = " ".join(error.format_message().split()).rstrip(".")
-    command = error.ctx.command_path if error.ctx else "noisebench"
-    if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.parent:
-        options = {name for parameter in error.ctx.parent.command.params for name in parameter.opts}
-        if error.option_name in options:
-            return f"{error.option_name} stands before the command: noisebench {error.option_name} ... {error.ctx.info_name}"
-    return f"{message} ({command} --help)"
+    if not message:  # no command at all: the help has been printed
+        return ""
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
+    if option and context and context.parent:
+        before = {name for parameter in context.parent.command.params for name in parameter.opts}
+        if option in before:
+            return f"{option} stands before the command: noisebench {option} ... {context.info_name}"
+    return f"{message} ({context.command_path if context else 'noisebench'} --help)"
 
 
 def entry() -> None:

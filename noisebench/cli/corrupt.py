@@ -49,7 +49,7 @@ def corrupt(
     path = out or named
     fresh = workspace.keep(manifest, path, force=force)
     workspace.make_current(path)
-    say(f"{path} {'written' if fresh else 'is there already, unchanged'}", quiet=options.quiet or not fresh and json)
+    say(f"{path} {'written' if fresh else 'is there already, unchanged'}", quiet=options.quiet or (not fresh and json))
     if json:
         write_json(_summary(manifest, path))
     else:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, their names in runs/, or the first letters of their keys.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Run folders, their names in runs/, or the first letters of their keys.")
+    ],
     json: Json = False,
 ) -> None:
     """Accuracy, calibration and classes of finished runs, and how well they tell wrong labels from right ones."""

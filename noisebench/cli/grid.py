@@ -29,6 +29,7 @@ class GridProgress:
         self._cells: dict[tuple[str, str], list[int]] = {}
         for number, item in enumerate(items):
             self._cells.setdefault((item.run.method, item.run.manifest.meta["noise"]), []).append(number)
+        self._dataset = items[0].run.dataset.name
         self._cols = sorted({col for _, col in self._cells}, key=noise_order)
         self._rows = list(dict.fromkeys(row for row, _ in self._cells))
         self._accuracy: dict[int, float] = {}
@@ -90,7 +91,7 @@ class GridProgress:
         grid = Table(box=SIMPLE_HEAD, pad_edge=False)
         grid.add_column("method")
         for col in self._cols:
-            grid.add_column(escape(short_noise(col)), justify="right")
+            grid.add_column(escape(short_noise(col, self._dataset)), justify="right")
         for row in self._rows:
             grid.add_row(escape(row), *(self._cell(row, col) for col in self._cols))
         return Group(grid, Text(self._status()))

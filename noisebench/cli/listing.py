@@ -18,7 +18,10 @@ Rows = list[dict[str, Any]]
 
 def list_(
     context: typer.Context,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="losses noises strategies methods datasets models recipes suites metrics manifests runs env")],
+    kind: Annotated[
+        str,
+        typer.Argument(metavar="KIND", help="losses noises strategies methods datasets models recipes suites metrics manifests runs env"),
+    ],
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them in full.")] = None,
     json: Json = False,
 ) -> None:
@@ -82,7 +85,9 @@ def _show_table(rows: Rows) -> None:
     show(table)
 
 
-_ONLY_IN_FULL = frozenset({"parameters", "aliases", "laws", "presets", "doc", "classes", "maps", "version", "settings", "on", "key", "path"})
+_ONLY_IN_FULL = frozenset(
+    {"parameters", "aliases", "laws", "presets", "doc", "classes", "maps", "version", "settings", "on", "key", "path"}
+)
 
 
 def _entry(entry: Entry, **more: Any) -> dict[str, Any]:
@@ -128,7 +133,13 @@ def _methods(options: Globals) -> Rows:
     from ..methods import METHODS
 
     return [
-        {"name": m.name, "loss": m.loss, "strategy": m.strategy, "paper": m.paper, "presets": {p.dataset: f"{p.loss} ({p.source})" for p in m.presets}}
+        {
+            "name": m.name,
+            "loss": m.loss,
+            "strategy": m.strategy,
+            "paper": m.paper,
+            "presets": {p.dataset: f"{p.loss} ({p.source})" for p in m.presets},
+        }
         for m in METHODS.values()
     ]
 
@@ -137,8 +148,8 @@ def _datasets(options: Globals) -> Rows:
     from ..datasets import DATASETS
 
     return [
-        {"name": d.name, "summary": d.summary, "train": d.n_train, "test": d.n_test, "model": d.model, "recipe": d.recipe, "map": d.map or "",
-         "source": d.source, "classes": list(d.classes)}
+        {"name": d.name, "summary": d.summary, "train": d.n_train, "test": d.n_test, "model": d.model, "recipe": d.recipe,
+         "map": d.map or "", "source": d.source, "classes": list(d.classes)}
         for d in DATASETS.values()
     ]  # fmt: skip
 
@@ -166,7 +177,9 @@ def _suites(options: Globals) -> Rows:
     from ..suite import expand, read_suites, suite_files
 
     found = {name: (suite, path) for path in reversed(suite_files(options.workspace)) for name, suite in read_suites(path).items()}
-    return [{"name": name, "runs": len(expand(suite)), "summary": suite.summary, "path": str(path)} for name, (suite, path) in found.items()]
+    return [
+        {"name": name, "runs": len(expand(suite)), "summary": suite.summary, "path": str(path)} for name, (suite, path) in found.items()
+    ]
 
 
 def _metrics(options: Globals) -> Rows:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +22,9 @@ _SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json"}
 
 def report(
     context: typer.Context,
-    paths: Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="Runs, folders of runs or workspaces; default: this workspace.")] = None,
+    paths: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Runs, folders of runs or workspaces; default: this workspace.")
+    ] = None,
     rows: Annotated[str, typer.Option("--rows", help="What the rows are.")] = "method",
     cols: Annotated[str, typer.Option("--cols", help="What the columns are.")] = "noise",
     metric: Annotated[str, typer.Option("--metric", help="last, mean_last10, best, memorised ... (noisebench list metrics)")] = "last",
@@ -81,7 +85,8 @@ def emit(tables: list[Table], form: str, metric: str, out: Path | None = None) -
         write_text(out, render(tables, form, metric))
         say(f"{out} written")
     elif form == "table":
-        show(*(draw_table(table) for table in tables))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        show(*(draw_table(table, width) for table in tables))
     else:
         write(render(tables, form, metric))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):

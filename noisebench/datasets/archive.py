@@ -44,5 +44,7 @@ def as_images(values: np.ndarray, where: str) -> np.ndarray:
     """Images (N, height, width, channels), uint8, from (N, height, width) or with 1 or 3 channels."""
     values = values[..., None] if values.ndim == 3 else values
     if values.ndim != 4 or values.dtype != np.uint8 or values.shape[3] not in (1, 3):
-        raise DataError(f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), got {values.shape} {values.dtype}")
+        raise DataError(
+            f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), got {values.shape} {values.dtype}"
+        )
     return values

@@ -18,16 +18,17 @@ def describe_foreign(name: str, path: Path) -> Dataset:
     """What can be known of a foreign set from its labels and one image. Raises DataError."""
     if path.is_dir():
         train, test = picture_files(path)
-        classes = class_names(path)
+        sizes, classes = (len(train), len(test)), class_names(path)
         shape = read_pictures(path, train[:1]).shape[1:]
     elif path.suffix == ".npz":
         arrays = read_arrays(path, ("train_images", "train_labels", "test_images", "test_labels"))
-        train, test = as_labels(arrays["train_labels"], str(path)), as_labels(arrays["test_labels"], str(path))
-        classes = tuple(map(str, range(int(max(train.max(), test.max())) + 1)))
+        labels = [as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test")]
+        sizes = len(labels[0]), len(labels[1])
+        classes = tuple(map(str, range(int(max(part.max() for part in labels)) + 1)))
         shape = as_images(arrays["train_images"], str(path)).shape[1:]
     else:
         raise DataError(f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or a folder of images")
-    return Dataset(name, "by path", classes, shape, len(train), len(test), _default_model(shape), "apl", path=path)
+    return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path)
 
 
 def _default_model(shape: tuple[int, ...]) -> str:
@@ -86,6 +87,6 @@ def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.n
     if side or len({picture.size for picture in pictures}) > 1:
         from PIL import ImageOps
 
-        side = side or min(_LARGEST_SIDE, min(min(picture.size) for picture in pictures))
+        side = side or min(_LARGEST_SIDE, *(min(picture.size) for picture in pictures))
         pictures = [ImageOps.fit(picture, (side, side)) for picture in pictures]
     return np.stack([np.asarray(picture) for picture in pictures])

@@ -53,7 +53,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype("<i8")))
+        digest.update(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype("<i8")).data)
     return digest.hexdigest()
 
 
@@ -147,7 +147,9 @@ def _check(images: Images, where: str) -> None:
         if len(pictures) != len(labels):
             raise DataError(f"{where}: {len(pictures)} {part} images but {len(labels)} {part} labels")
         if labels.max() >= dataset.num_classes:
-            raise DataError(f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has classes 0 to {dataset.num_classes - 1}")
+            raise DataError(
+                f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has classes 0 to {dataset.num_classes - 1}"
+            )
     if images.train_images.shape[1:] != images.test_images.shape[1:]:
         raise DataError(f"{where}: train images are {images.train_images.shape[1:]}, test images {images.test_images.shape[1:]}")
     known = _packaged_labels(dataset.name)

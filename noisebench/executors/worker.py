@@ -13,7 +13,7 @@ from ..agenda import plan_one
 from ..errors import Interrupted, NoisebenchError
 from ..plugins import load_plugins
 from ..results import RunFolder
-from ..runner import Conduct, Progress, execute
+from ..runner import Conduct, Progress, execute, make_trainer
 from ..workspace import Workspace
 from .job import Event, Job, Place
 from .signals import StopSignals
@@ -44,8 +44,9 @@ def _serve(job: Job, workspace: Workspace, place: Place, answer: Callable[..., N
         run = plan_one(workspace, job.wanted)
         if run.key != job.key:
             raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
-        conduct = Conduct(place.device, place.resume, listen, stop)
-        record = execute(run, workspace.images(run.dataset), RunFolder(Path(job.folder)), conduct)
+        images = workspace.images(run.dataset)
+        trainer = make_trainer(run, images, place.device)
+        record = execute(run, images, trainer, RunFolder(Path(job.folder)), Conduct(place.resume, listen, stop))
         answer("done", {"test_acc": record["metrics"]["test_acc"]["last"], "seconds": record["seconds"]})
     except Interrupted as error:
         answer("interrupted", {"message": str(error)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from ..errors import LanguageError
 from ..registry import Registry
@@ -18,7 +18,11 @@ LOSSES = Registry("loss", "losses", laws=("falls", "equivariant", "nonnegative")
 the classes; `nonnegative`; `constant_sum` over the classes (symmetric in the sense of Ghosh et al. 2017)."""
 
 
-def register_loss(function: F | None = None, **facts: Any) -> Any:
+@overload
+def register_loss(function: F) -> F: ...
+@overload
+def register_loss(function: None = None, **facts: Any) -> Callable[[F], F]: ...
+def register_loss(function: Any = None, **facts: Any) -> Any:
     """Register `log_p (N, K) -> cost (N, K)`, or a combinator, whose first parameter is `loss`, by its name.
 
     Keywords: `paper`, `version`, `aliases`, `laws`. Other parameters of the function become the loss's own.

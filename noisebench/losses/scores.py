@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+from ..parameters import Inner
 
 if TYPE_CHECKING:
     from torch import Tensor
 else:
     Tensor = Any
+
+__all__ = ["Loss", "Scores", "Tensor", "TensorMap", "log_softmax"]
 
 TensorMap: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -45,9 +49,5 @@ class Scores:
         return replace(self, adapt=lambda log_p: change(self.adapt(log_p)))
 
 
-class Loss(Protocol):
-    """scores -> cost (N, K): what would each label cost? Pure; knows no labels and no device."""
-
-    is_expression = True  # a parameter of this type is itself a loss in the language
-
-    def __call__(self, scores: Scores, /) -> Tensor: ...
+Loss: TypeAlias = Annotated[Callable[[Scores], Tensor], Inner()]
+"""scores -> cost (N, K): what would each label cost? Pure; knows no labels and no device."""

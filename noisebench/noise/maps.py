@@ -36,7 +36,7 @@ def _fixed(num_classes: int, source: str, flips: dict[int, int]) -> ClassMap:
 
 def _next_in(groups: tuple[int, ...]) -> dict[int, int]:
     """Each class -> the next of its group, the last -> the first."""
-    flips = {}
+    flips: dict[int, int] = {}
     for group in set(groups):
         members = [k for k, g in enumerate(groups) if g == group]
         flips.update(zip(members, members[1:] + members[:1], strict=True))
@@ -46,7 +46,7 @@ def _next_in(groups: tuple[int, ...]) -> dict[int, int]:
 def _pair_in(groups: tuple[int, ...], seed: int) -> dict[int, int]:
     """In each group two random classes exchange labels."""
     keys = np.random.PCG64(seed).random_raw(len(groups))  # raw bits: the same on every numpy
-    flips = {}
+    flips: dict[int, int] = {}
     for group in sorted(set(groups)):
         members = [k for k, g in enumerate(groups) if g == group]
         a, b = sorted(members, key=lambda k: keys[k])[:2]

@@ -15,15 +15,15 @@ from .table import Table, short_noise
 SCHEMA = 1
 
 
-def cell_text(table: Table, row: str, col: str) -> str:
-    """`96.12 ± 0.30`, with its marks."""
+def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
+    """`96.12 ± 0.30`, with its marks; `digits` after the point of a percentage."""
     cell = table.cells.get((row, col))
     if cell is None:
         return "–"
     marks = ("†" if cell.oracle else "") + (f" ✗{cell.failed}" if cell.failed else "")
     if cell.mean is None:
         return marks.strip() or "–"
-    scale, digits = (100, 2) if table.metric.percent else (1, 4)
+    scale, digits = (100, digits) if table.metric.percent else (1, digits + 2)
     text = f"{scale * cell.mean:.{digits}f}"
     if cell.std is not None:
         text += f" ± {scale * cell.std:.{digits}f}"
@@ -34,7 +34,7 @@ def heads(table: Table) -> list[str]:
     """The columns' heads; a noise says its realised rate."""
     if table.col_axis != "noise":
         return list(table.cols)
-    return [f"{short_noise(col)}{_rate(table.rates.get(col))}" for col in table.cols]
+    return [f"{short_noise(col, table.fixed.get('dataset', ''))}{_rate(table.rates.get(col))}" for col in table.cols]
 
 
 def _rate(rate: float | None) -> str:
@@ -66,8 +66,8 @@ def _documents(tables: list[Table]) -> list[dict[str, Any]]:
 
 def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
     labels = {**table.fixed, table.row_axis: row, table.col_axis: col}
-    axes = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
-    extra = {axis: labels[axis] for axis in ("loss", "strategy", "precision") if axis in labels}
+    axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
+    extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy", "precision") if axis in labels}
     return {
         **axes,
         **extra,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
 from ..noise import NOISES, normal_noise
 from .cells import AXES, Cell, Metric, Row, apart, make_cell
@@ -112,13 +113,15 @@ def noise_order(text: str) -> tuple[int, str, float]:
     return [entry.name for entry in NOISES].index(call.name), str(sorted(values.items(), key=str)), rate
 
 
-def short_noise(text: str) -> str:
-    """`sym 0.4`, `asym 0.3 cifar10-two-way`: a noise as a column's head."""
+def short_noise(text: str, dataset: str = "") -> str:
+    """`sym 0.4`, `asym 0.3 cifar10-two-way`: a noise as a column's head; the data set's own map goes without saying."""
     try:
         call = normal_noise(text)
     except NoisebenchError:
         return text
     values = dict(call.kwargs)
     name, rate = NOISES[call.name].facts.get("short", call.name), values.pop("rate", "")
+    if dataset in DATASETS and values.get("map") == DATASETS[dataset].map:
+        values.pop("map", None)
     extras = [str(value) if key == "map" else f"{key}={value}" for key, value in values.items()]
     return " ".join([f"{name} {rate}", *extras])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..spec import Call, Expression
 from ..errors import LanguageError
+from ..spec import Call, Expression
 from . import plain
 from .base import STRATEGIES, Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
 

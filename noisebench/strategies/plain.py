@@ -35,8 +35,6 @@ class Bootstrap(Strategy):
         assert self.beta is not None, "the language writes beta out"
         log_p = outputs[0][0].log_p
         recorded = log_p.new_zeros(log_p.shape).scatter_(1, batch.labels[:, None], 1)
-        if self.kind == "soft":
-            own = log_p.exp()  # not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a minimum-entropy term
-        else:
-            own = log_p.new_zeros(log_p.shape).scatter_(1, log_p.argmax(1, keepdim=True), 1)
+        # Soft is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a minimum-entropy term.
+        own = log_p.exp() if self.kind == "soft" else log_p.new_zeros(log_p.shape).scatter_(1, log_p.argmax(1, keepdim=True), 1)
         return [Belief(self.beta * recorded + (1 - self.beta) * own)]

@@ -14,10 +14,8 @@ _NOBODY = 1e-30  # where nobody is trusted the step costs nothing instead of 0 /
 
 def believed_cost(cost: Tensor, belief: Belief) -> Tensor:
     """The mean cost of what is believed, a scalar. cost (B, K), targets (B,) or (B, K), weights (B,) or None."""
-    if belief.targets.dim() == 1:
-        each = cost.gather(1, belief.targets[:, None])[:, 0]
-    else:
-        each = (belief.targets * cost).sum(1)
+    by_class = belief.targets.dim() == 1
+    each = cost.gather(1, belief.targets[:, None])[:, 0] if by_class else (belief.targets * cost).sum(1)
     if belief.weights is None:
         return each.mean()
     # A NaN or inf of an example without weight must not enter: 0 * inf is not 0.
@@ -33,4 +31,3 @@ def learning_rate_factor(schedule: tuple[str, tuple[float, ...]], epochs_done: f
     if name == "step":
         return float(0.1 ** sum(epochs_done >= end for end in ends))
     return 1.0
-

@@ -6,7 +6,7 @@ the whole set -> predictions for whoever holds the labels. Between any two steps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +69,7 @@ class Trainer:
         self.train = Pixels(task.images, normalise, device, task.recipe.crop)
         self.test = Pixels(task.test_images, normalise, device)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
-        self.networks = [self._network(number) for number in range(self.strategy.networks)]
+        self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
         self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator))
         self.optimizer = self._optimizer()
@@ -144,7 +144,7 @@ class Trainer:
     def _network(self, number: int) -> nn.Module:
         shape = self.task.images.shape[1:]
         network = make_network(self.task.model, self.task.num_classes, shape, derived_seed(self.task.seed, _NETWORK, number))
-        return network.to(self.device, memory_format=torch.channels_last)
+        return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _optimizer(self) -> torch.optim.SGD:
         recipe = self.task.recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed:
 
 def classifier(network: nn.Module) -> nn.Module:
     """The layer whose input are the features: the head of ours, timm's own classifier."""
-    head = network.get_classifier() if hasattr(network, "get_classifier") else network.head
+    find: Any = getattr(network, "get_classifier", None)
+    head = find() if find else network.head
     assert isinstance(head, nn.Module)
     return head

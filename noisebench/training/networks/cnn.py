@@ -44,8 +44,10 @@ def _initialise(layer: nn.Module) -> None:
 
 
 def cnn8(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Six convolutions (64, 128, 196 twice each), dense 256, dense K."""
     return CNN(((64, 64), (128, 128), (196, 196)), 256, num_classes, shape)
 
 
 def cnn4(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Two convolutions (32, 64), dense 128, dense K."""
     return CNN(((32,), (64,)), 128, num_classes, shape)

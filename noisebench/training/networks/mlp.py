@@ -23,4 +23,5 @@ class MLP(nn.Module):
 
 
 def mlp(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Two hidden layers of 256 on the flattened image."""
     return MLP(prod(shape), num_classes)

@@ -20,7 +20,11 @@ class PostBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv3(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), _conv3(outputs, outputs), nn.BatchNorm2d(outputs)
+            _conv3(inputs, outputs, stride),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            _conv3(outputs, outputs),
+            nn.BatchNorm2d(outputs),
         )
         same = stride == 1 and inputs == outputs
         self.shortcut: nn.Module = (
@@ -114,16 +118,20 @@ def _norm_relu(width: int) -> nn.Sequential:
 
 
 def resnet44(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """The baselines' ResNet-44, for any image size."""
     return ResNet44(num_classes, shape[2])
 
 
 def resnet18(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """ResNet-18 of widths 64 to 512."""
     return ResNet(PostBlock, (2, 2, 2, 2), num_classes, shape[2], preactivated=False)
 
 
 def resnet34(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """ResNet-34 of widths 64 to 512."""
     return ResNet(PostBlock, (3, 4, 6, 3), num_classes, shape[2], preactivated=False)
 
 
 def preact_resnet18(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """Pre-activation ResNet-18 of widths 64 to 512."""
     return ResNet(PreBlock, (2, 2, 2, 2), num_classes, shape[2], preactivated=True)
