@@ -28,6 +28,7 @@ from .storing import write_bytes
 
 FORMAT = 1
 _LARGEST_T = 100  # classes up to which T stands in the header
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
 _DTYPES = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str}
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
 
@@ -166,7 +167,8 @@ def read_manifest(path: str | Path) -> Manifest:
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ManifestError(f"{path} is not a manifest of this version ({error}); write it with noisebench corrupt") from None
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"{path} is not a manifest of this version ({reason}); write it with noisebench corrupt") from None
     return manifest
 
 
@@ -182,8 +184,8 @@ def _read_bytes(path: Path) -> bytes:
 
 def _split(raw: bytes, path: Path) -> tuple[bytes, bytes, bytes]:
     """Header, checksum line, body."""
-    start = raw.find(b"# sha256: ")
-    if not raw.startswith(b"# noisebench_manifest: ") or start < 0:
+    start = raw.find(b"\n# sha256: ") + 1
+    if not raw.startswith(b"# noisebench_manifest: ") or not start:
         what = "empty" if not raw else "not a noisebench manifest, or truncated"
         raise ManifestError(f"{path} is {what}; write it with noisebench corrupt")
     end = raw.find(b"\n", start) + 1 or len(raw)
@@ -211,7 +213,7 @@ def _flow(value: Any) -> str:
     if isinstance(value, float):
         text = repr(value)
         return text.replace("e", ".0e") if "e" in text and "." not in text else text  # YAML reads 1e-05 as text
-    return json.dumps(value, ensure_ascii=False)
+    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
 def _body(manifest: Manifest) -> bytes:
@@ -230,7 +232,7 @@ def _parse_header(head: bytes) -> dict[str, Any]:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text = "\n".join(line.removeprefix("# ") for line in head.decode().splitlines())
+    text = "\n".join(line.removeprefix("# ") for line in head.decode().split("\n"))
     try:
         meta = yaml.load(text, loader)  # noqa: S506 the C twin of the safe loader
     except yaml.YAMLError as error:
@@ -248,6 +250,8 @@ def _parse_body(body: bytes) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         raise ManifestError(f"this version does not understand the columns {', '.join(map(str, table.columns))}")
     if not np.array_equal(table["index"], np.arange(len(table))):
         raise ManifestError("its index does not count 0, 1, 2, ...")
+    if (table["clean_label"] < 0).any():
+        raise ManifestError("a clean label is negative: an unknown one is empty")
     ids = tuple(_unescape(name) for name in table["id"]) if "id" in table else ()
     return table["label"].to_numpy(), table["clean_label"].fillna(-1).to_numpy(np.int64), ids
 

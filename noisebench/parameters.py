@@ -58,6 +58,7 @@ Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 TrueRate: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("rate")]
 TransitionText: TypeAlias = Annotated[Matrix | str, OneOf(("true", "empirical")), Auto("transition")]
 
+_EXACT = 2.0**53  # below it every whole float is that very integer
 _REQUIRED = inspect.Parameter.empty
 _KINDS = {float: "number", int: "whole number", bool: "True or False", str: "word"}
 
@@ -124,14 +125,15 @@ def _coerce(value: Value, kind: Any) -> Value:
 
 
 def _plain(value: float) -> float:
-    return int(value) if math.isfinite(value) and float(value).is_integer() else float(value)
+    return int(value) if abs(value) < _EXACT and float(value).is_integer() else float(value)
 
 
 def _matrix(value: Value) -> Value:
-    if not isinstance(value, tuple) or not all(isinstance(row, tuple) and len(row) == len(value) for row in value):
+    if not isinstance(value, tuple) or not value or not all(isinstance(row, tuple) and len(row) == len(value) for row in value):
         return None
     rows = tuple(tuple(_coerce(cell, float) for cell in row) for row in value)  # type: ignore[union-attr]
-    return None if any(cell is None for row in rows for cell in row) else rows
+    bad = any(cell is None or not math.isfinite(cell) for row in rows for cell in row)  # type: ignore[arg-type]
+    return None if bad else rows
 
 
 def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[Parameter, ...]:

@@ -8,8 +8,10 @@ Read by `ast`, never by `eval`. A bare word as a parameter is a string (`kind=so
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,6 +23,8 @@ AUTO = "auto"  # a value to be resolved from the manifest before the run's key i
 Value: TypeAlias = "int | float | bool | str | tuple[Value, ...] | Call | Sum | None"
 
 _LONGEST = 20_000  # characters; a 50 x 50 matrix fits
+_DEEPEST = 30  # calls within calls
+_LONGEST_INTEGER = 1000  # bits; a float holds it
 _PREFIXED = re.compile(r"[a-z]+:[\w.\-/]+")  # timm:resnet50
 
 
@@ -46,11 +50,10 @@ class Sum:
     @classmethod
     def of(cls, terms: Iterable[tuple[float, Call]]) -> Expression:
         """One form per meaning: equal calls merged, heaviest first; a single call of weight 1 is itself."""
-        weights: dict[Call, float] = {}
+        parts: dict[Call, list[float]] = {}
         for weight, call in terms:
-            weights[call] = weights.get(call, 0) + weight
-        if not all(weights.values()):
-            raise LanguageError("a term of weight 0 has no effect: leave it out")
+            parts.setdefault(call, []).append(float(weight))
+        weights = {call: _total(values) for call, values in parts.items()}
         ordered = sorted(((w, c) for c, w in weights.items()), key=lambda term: (-term[0], str(term[1])))
         return ordered[0][1] if len(ordered) == 1 and ordered[0][0] == 1 else cls(tuple(ordered))
 
@@ -59,6 +62,17 @@ class Sum:
 
 
 Expression: TypeAlias = Call | Sum
+
+
+def _total(weights: list[float]) -> float:
+    """The weight of a term that stands several times; the same in every order."""
+    try:
+        total = math.fsum(weights)
+    except OverflowError:
+        total = math.inf
+    if not total or not math.isfinite(total):
+        raise LanguageError("a term of weight 0 has no effect: leave it out" if not total else "a weight must be finite")
+    return total
 
 
 def terms(expression: Expression) -> tuple[tuple[float, Call], ...]:
@@ -77,7 +91,7 @@ def parse(text: str) -> Expression:
     if not text or len(text) > _LONGEST:
         raise LanguageError(f"expected a name such as 'gce(q=0.7)', got {'nothing' if not text else 'a huge text'}")
     try:
-        value = _read(ast.parse(text, mode="eval").body)
+        value = _read(_tree(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise LanguageError(f"cannot read {_short(text)!r}: {getattr(error, 'msg', error)}") from None
     if not isinstance(value, Call | Sum):
@@ -88,9 +102,17 @@ def parse(text: str) -> Expression:
 def parse_value(text: str) -> Value:
     """Read one parameter's value: a number, a word, a list. Raises LanguageError."""
     try:
-        return word(_read(ast.parse(text.strip(), mode="eval").body))
+        return word(_read(_tree(text.strip())))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise LanguageError(f"cannot read the value {_short(text)!r}: expected a number, a word or a list") from None
+
+
+def _tree(text: str) -> ast.expr:
+    if max(itertools.accumulate((c == "(") - (c == ")") for c in text), default=0) > _DEEPEST:
+        raise ValueError(f"more than {_DEEPEST} brackets within each other")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's own, about escapes in strings
+        return ast.parse(text, mode="eval").body
 
 
 def _short(text: str) -> str:
@@ -99,6 +121,8 @@ def _short(text: str) -> str:
 
 def _read(node: ast.expr) -> Value:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
+        if isinstance(node.value, int) and node.value.bit_length() > _LONGEST_INTEGER:
+            raise ValueError("a number is too large")
         return node.value
     if isinstance(node, ast.Name):
         return math.inf if node.id == "inf" else Call(node.id)

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Run folders, their names in runs/, or the first letters of their keys.")
-    ],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or how their names in runs/ or their keys begin.")],
     json: Json = False,
 ) -> None:
     """Accuracy, calibration and classes of finished runs, and how well they tell wrong labels from right ones."""
@@ -34,14 +32,14 @@ def evaluate(
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
-    """The run of a path, of a folder's name, or of the beginning of a key."""
+    """The run of a path, or of the beginning of a folder's name or key."""
     from ..errors import ConfigError
     from ..results import RunFolder
 
     for path in (Path(name), runs / name):
         if path.is_dir():
             return RunFolder(path)
-    near = [path for path in sorted(runs.glob("*__*")) if path.name.rpartition("__")[2].startswith(name)]
+    near = [path for path in sorted(runs.glob("*__*")) if path.name.startswith(name) or path.name.rpartition("__")[2].startswith(name)]
     if len(near) != 1:
         raise ConfigError(f"{'no' if not near else 'more than one'} run {name!r} (noisebench list runs)")
     return RunFolder(near[0])

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,18 @@ from ..errors import DataError
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """The named arrays. Raises DataError where the file is missing, damaged or has no such array."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is one array, not a .npz with train_images, train_labels, test_images, test_labels")
-            if missing := [name for name in names if name not in archive]:
-                raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(archive.files) or 'none'}")
-            return {name: archive[name] for name in names}
+        with path.open("rb") as file:
+            return _named(np.load(file, allow_pickle=False), names, path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again") from None
+
+
+def _named(archive: Any, names: Iterable[str], path: Path) -> dict[str, np.ndarray]:
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise DataError(f"{path} is one array, not a .npz with train_images, train_labels, test_images, test_labels")
+    if missing := [name for name in names if name not in archive]:
+        raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(archive.files) or 'none'}")
+    return {name: archive[name] for name in names}
 
 
 def as_labels(values: np.ndarray, where: str) -> np.ndarray:

@@ -63,7 +63,18 @@ def picture_files(path: Path) -> tuple[list[str], list[str]]:
 
 def _pictures(path: Path, root: Path, names: tuple[str, ...]) -> list[str]:
     files = (file for name in names for file in (root / name).rglob("*") if file.suffix.lower() in _PICTURES)
-    return sorted(file.relative_to(path).as_posix() for file in files)
+    found = sorted(file.relative_to(path).as_posix() for file in files)
+    if wrong := [name for name in found if not _is_text(name)]:
+        raise DataError(f"{path} holds a file whose name is not UTF-8, {wrong[0]!a}: rename it")
+    return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def picture_labels(path: Path, files: list[str]) -> np.ndarray:

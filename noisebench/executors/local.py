@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -99,8 +100,10 @@ class LocalPool:
                     self._events.put(self._death(process, job))
                     return
         finally:
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # a dead worker's last line may still be on its way
+                process.stdin.close()
             process.wait()
+            process.stdout.close()
             self._processes.discard(process)
 
     @staticmethod

@@ -12,6 +12,7 @@ from ..spec import AUTO
 from .catalogue import register_loss
 from .scores import Loss, Scores, Tensor
 
+_TINY = 1e-300  # floor before the logarithm; float64
 _WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplying with the inverse
 
 
@@ -29,13 +30,14 @@ def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
 @register_loss(paper="Patrini et al. 2017", laws=("nonnegative",))
 def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     """Forward correction, the loss of T' p: what the network says of the clean label, told through the noise."""
-    log_T = _log_transition(T)
+    table = _table(T)
+    if not (table.sum(0) > 0).all():
+        raise LanguageError(f"forward: under T nothing is ever recorded as class {int(table.sum(0).argmin())}")
 
     def corrected(log_p: Tensor) -> Tensor:
-        table = log_p.new_tensor(log_T)
-        if table.shape[0] != log_p.shape[1]:
-            raise LanguageError(f"forward: T has {table.shape[0]} classes, the data {log_p.shape[1]}")
-        return (log_p.unsqueeze(2) + table).logsumexp(1)  # (N, K clean, K recorded) -> (N, K)
+        _same_classes("forward", table, log_p)
+        p = log_p.double().exp()  # down to e^-745, and no autocast touches float64
+        return (p @ p.new_tensor(table)).clamp_min(_TINY).log().float()
 
     return lambda scores: loss(scores.with_log_p(corrected))
 
@@ -43,11 +45,12 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
 @register_loss(paper="Patrini et al. 2017", laws=())
 def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     """Backward correction, T^-1 cost: unbiased for the clean cost, but signed and unbounded."""
-    inverse = _inverse(T)
+    inverse = _inverse(_table(T))
 
     def corrected(scores: Scores) -> Tensor:
-        cost = loss(scores)
-        return cost @ cost.new_tensor(inverse).T
+        cost = loss(scores).double()
+        _same_classes("backward", inverse, cost)
+        return (cost @ cost.new_tensor(inverse).T).float()
 
     return corrected
 
@@ -65,21 +68,18 @@ def normalized(loss: Loss) -> Loss:
 
 def _table(T: Matrix | str) -> np.ndarray:
     table = np.asarray(T, np.float64)
-    if (table < 0).any() or not np.allclose(table.sum(1), 1, atol=1e-6):
+    square = table.ndim == 2 and 0 < table.shape[0] == table.shape[1]
+    if not square or not (table >= 0).all() or not np.allclose(table.sum(1), 1, atol=1e-6):
         raise LanguageError("T: every row must be probabilities that sum to 1 (rows: clean class, columns: recorded)")
     return table
 
 
-def _log_transition(T: Matrix | str) -> np.ndarray:
-    table = _table(T)
-    if not (table.sum(0) > 0).all():
-        raise LanguageError(f"forward: under T nothing is ever recorded as class {int(table.sum(0).argmin())}")
-    with np.errstate(divide="ignore"):  # log 0 = -inf is what logsumexp wants
-        return np.log(table)
+def _same_classes(name: str, table: np.ndarray, values: Tensor) -> None:
+    if len(table) != values.shape[1]:
+        raise LanguageError(f"{name}: T has {len(table)} classes, the data {values.shape[1]}")
 
 
-def _inverse(T: Matrix | str) -> np.ndarray:
-    table = _table(T)
+def _inverse(table: np.ndarray) -> np.ndarray:
     if np.linalg.cond(table) > _WORST_CONDITION:
         raise LanguageError("backward: T has no usable inverse (symmetric noise at (K-1)/K has none)")
     return np.linalg.inv(table)

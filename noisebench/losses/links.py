@@ -10,7 +10,7 @@ from .scores import Loss, Tensor
 
 
 @register_loss(paper="Wei et al. 2023", laws=("equivariant", "nonnegative"))
-def logitclip(loss: Loss, tau: Annotated[float, Interval("(0, inf)")] = 1.0) -> Loss:
+def logitclip(loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0) -> Loss:
     """LogitClip, the loss of z min(1, tau / |z|): logits no longer than tau."""
     # The paper clips at tau; the authors' code rescales longer logits to 1/tau, which is equal only at tau = 1.
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+from ..errors import LanguageError
 from ..parameters import Auto, Interval
-from ..spec import AUTO
+from ..spec import AUTO, Value
 from .catalogue import register_loss
 from .scores import Tensor
 
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
 _SMALL_EPS = 1e-8
+_NEARLY_ZERO = 1e-12  # from here float32 cannot tell a limit from its limit case
 
 
 @register_loss
@@ -29,22 +31,28 @@ def mae(log_p: Tensor) -> Tensor:
 @register_loss(paper="Zhang & Sabuncu 2018")
 def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7) -> Tensor:
     """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1."""
-    return -(q * log_p).expm1() / q
+    return ce(log_p) if q < _NEARLY_ZERO else -(q * log_p).expm1() / q
 
 
 @register_loss(paper="Wang et al. 2019", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
-def rce(log_p: Tensor, A: Annotated[float, Interval("(-inf, 0)")] = -9.21) -> Tensor:
+def rce(log_p: Tensor, A: Annotated[float, Interval("[-1e6, 0)")] = -9.21) -> Tensor:
     """Reverse cross entropy with log 0 := A, that is -A (1 - p)."""
     # The paper says A = -4; the authors' code clips the one-hot label at 1e-4, A = log(1e-4) = -9.21. The default is the code.
     return A * log_p.expm1()
 
 
-@register_loss(paper="Wang et al. 2019", aliases=("sl",))
+def _some_weight(values: dict[str, Value]) -> dict[str, Value]:
+    if not values["alpha"] and not values["beta"]:
+        raise LanguageError("sce: alpha and beta are both 0, which leaves no loss")
+    return values
+
+
+@register_loss(paper="Wang et al. 2019", aliases=("sl",), complete=_some_weight)
 def sce(
     log_p: Tensor,
-    alpha: Annotated[float, Interval("[0, inf)")] = 0.1,
-    beta: Annotated[float, Interval("[0, inf)")] = 1.0,
-    A: Annotated[float, Interval("(-inf, 0)")] = -9.21,
+    alpha: Annotated[float, Interval("[0, 1e6]")] = 0.1,
+    beta: Annotated[float, Interval("[0, 1e6]")] = 1.0,
+    A: Annotated[float, Interval("[-1e6, 0)")] = -9.21,
 ) -> Tensor:
     """Symmetric cross entropy (SL), alpha CE + beta RCE."""
     return alpha * ce(log_p) + beta * rce(log_p, A)
@@ -55,7 +63,7 @@ def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] 
     """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps -> inf. eps: the noise rate."""
     if eps == 0:
         return ce(log_p)
-    if math.isinf(eps):
+    if eps > 1 / _NEARLY_ZERO:
         return -log_p.expm1()
     if eps < _SMALL_EPS:  # 1 / (p + eps)^2 would overflow in the gradient
         return (1 + eps) * (math.log1p(eps) - log_p.logaddexp(log_p.new_tensor(math.log(eps)))).clamp_min(0)
@@ -64,6 +72,6 @@ def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] 
 
 
 @register_loss(paper="Lin et al. 2017")
-def focal(log_p: Tensor, gamma: Annotated[float, Interval("[0, inf)")] = 2.0) -> Tensor:
+def focal(log_p: Tensor, gamma: Annotated[float, Interval("[0, 10]")] = 2.0) -> Tensor:
     """Focal loss, -(1 - p)^gamma log p: CE at gamma = 0."""
     return (-log_p.expm1()).clamp_min(_TINY).pow(gamma) * -log_p

@@ -1,0 +1,79 @@
+"""What the tests share: the embedded digits, a small training, and real data where NOISEBENCH_DATA says they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from noisebench.datasets import DATASETS, Images, read_images
+from noisebench.losses import build_loss
+from noisebench.recipes import Recipe
+from noisebench.strategies import build_strategy
+from noisebench.training.trainer import Task, Trainer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """The machine is shared with the worker processes that some tests start."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOISEBENCH_WORKSPACE", raising=False)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Images:
+    return read_images(DATASETS["digits"], Path("unused"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real cifar10.npz and fashionmnist.npz."""
+    place = Path(os.environ.get("NOISEBENCH_DATA", ""))
+    if not os.environ.get("NOISEBENCH_DATA") or not (place / "cifar10.npz").exists():
+        pytest.skip("needs the real images: NOISEBENCH_DATA names no folder with cifar10.npz")
+    return place
+
+
+@pytest.fixture
+def make_trainer(digits: Images) -> Callable[..., Trainer]:
+    """A trainer on 256 of the digits with a third of wrong labels."""
+
+    def make(loss: str = "ce", strategy: str = "standard", model: str = "mlp", seed: int = 0, **recipe: object) -> Trainer:
+        settings = Recipe(**{"epochs": 3, "batch_size": 32, "lr": 0.05, "nesterov": True, **recipe})  # type: ignore[arg-type]
+        labels = digits.train_labels[:256].copy()
+        labels[::3] = (labels[::3] + 1) % 10
+        task = Task(
+            digits.train_images[:256],
+            labels,
+            digits.test_images[:100],
+            10,
+            model,
+            build_loss(loss),
+            build_strategy(strategy),
+            settings,
+            seed,
+        )
+        return Trainer(task, CPU)
+
+    return make
+
+
+def weights(trainer: Trainer) -> list[np.ndarray]:
+    """Every parameter and buffer of every network."""
+    return [value.detach().numpy().copy() for network in trainer.networks for value in network.state_dict().values()]
+
+
+def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
+    """Bit for bit."""
+    return len(a) == len(b) and all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True))

@@ -1,0 +1,381 @@
+"""The command line as users meet it: the main job end to end, what it says, and every way to get it wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from noisebench.cli import main
+
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("NOISEBENCH_") or key == "NOISEBENCH_DATA"}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
+    """The JSON document of a command that must succeed."""
+    code, out, err = call(capsys, *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def files(place: Path) -> set[str]:
+    return {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+
+
+SHORT = ("--epochs", "2")
+
+
+def test_the_main_job_runs_end_to_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = answer(capsys, "corrupt", "digits", "--sym", "0.4")
+    trained = [answer(capsys, "train", "--loss", "el", "--eps", "0.4", *SHORT, "--seed", str(seed)) for seed in (0, 1)]
+    evaluated = answer(capsys, "evaluate", trained[0]["run"])[0]
+    reported = answer(capsys, "report")
+    assert made["nominal_rate"] == 0.4 and (place / made["manifest"]).exists()
+    assert evaluated["test"]["top1"] == trained[0]["test_acc"]["last"]
+    assert reported["cells"][0]["values"] == {"0": trained[0]["test_acc"]["last"], "1": trained[1]["test_acc"]["last"]}
+
+
+def test_json_answers_have_the_promised_keys(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = answer(capsys, "corrupt", "digits", "--asym", "0.2")
+    assert set(made) == {
+        "manifest", "dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed", "sha256",
+    }  # fmt: skip
+    trained = answer(capsys, "train", *SHORT)
+    assert set(trained) == {"run", "key", "test_acc", "memorised", "epochs", "seconds", "images_per_second", "oracle"}
+    assert set(trained["test_acc"]) == {"last", "mean_last10", "best"}
+    assert {row["name"] for row in answer(capsys, "list", "methods")} >= {"ce", "lsr", "bootstrap", "forward", "sl", "mae", "gce", "el"}
+
+
+@pytest.mark.parametrize(
+    "kind", ["losses", "noises", "strategies", "methods", "datasets", "models", "recipes", "suites", "metrics", "manifests", "runs", "env"]
+)
+def test_every_list_has_names(kind: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = answer(capsys, "list", kind)
+    assert all(row["name"] for row in rows) and (rows or kind in ("manifests", "runs"))
+    assert call(capsys, "list", kind)[0] == 0
+
+
+def test_list_shows_one_in_full(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "list", "losses", "sl")
+    assert code == 0
+    for part in ("sce(alpha=0.1, beta=1.0, A=-9.21)", "Wang et al. 2019", "alpha: number in [0, 1e6]", "cifar100: sce(alpha=6, beta=0.1)"):
+        assert part in out
+
+
+def test_corrupt_says_what_the_number_means(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, err = call(capsys, "corrupt", "cifar10", "--asym", "0.4")
+    for part in ("40.00 %", "20.00 % of all", "one-way five", "truck", "automobile", "manifests/cifar10-asym0.4-s0.csv"):
+        assert part in out
+    assert "written" in err
+
+
+def test_corrupt_again_changes_nothing_and_another_one_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("corrupt", "digits", "--sym", "0.4", "--out", "mine.csv")
+    call(capsys, *arguments)
+    before = (place / "mine.csv").stat().st_mtime_ns
+    assert "unchanged" in call(capsys, *arguments)[2] and (place / "mine.csv").stat().st_mtime_ns == before
+    code, _, err = call(capsys, *arguments, "--noise-seed", "1")
+    assert code == 2 and "holds other labels" in err and (place / "mine.csv").stat().st_mtime_ns == before
+    assert call(capsys, *arguments, "--noise-seed", "1", "--force")[0] == 0
+
+
+def test_train_takes_what_corrupt_wrote_last_and_says_which(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "corrupt", "digits", "--sym", "0.2")
+    call(capsys, "corrupt", "digits", "--pair", "0.3")
+    call(capsys, "train", "digits", "--sym", "0.6", *SHORT)
+    call(capsys, "run", "smoke", "--shard", "1/8", "--jobs", "1")
+    code, _, err = call(capsys, "train", *SHORT)
+    assert code == 0 and "what corrupt wrote last: training on manifests/digits-pair0.3-s0.csv: digits, pairflip(rate=0.3)" in err
+
+
+def test_train_without_a_manifest_takes_the_embedded_digits_and_says_so(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "train", *SHORT)
+    assert code == 0 and "no manifest here: training on manifests/digits-sym0.4-s0.csv: digits, symmetric(rate=0.4)" in err
+
+
+def test_a_finished_run_is_not_run_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = answer(capsys, "train", *SHORT)
+    code, out, err = call(capsys, "train", *SHORT, "--json")
+    assert code == 0 and json.loads(out) == first and "is finished already" in err
+    again = answer(capsys, "train", *SHORT, "--force")
+    assert again["test_acc"] == first["test_acc"] and again["seconds"] != first["seconds"]
+
+
+def test_parameters_of_the_loss_are_options(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = answer(capsys, "train", "digits", "--sym", "0.4", "--loss", "lsr(el)", "--eps", "0.25", "--alpha=0.2", "--dry-run")
+    assert plan["loss"] == "lsr(el(eps=0.25), alpha=0.2)"
+    assert answer(capsys, "train", "--loss", "rce", "--A", "-4", "--dry-run")["loss"] == "rce(A=-4)"
+    assert answer(capsys, "train", "--method", "sl", "--A", "-4", "--dry-run")["loss"] == "sce(alpha=0.1, beta=1, A=-4)"
+
+
+def test_a_dry_run_leaves_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "train", "--dry-run")[0] == 0 and call(capsys, "run", "quick", "--dry-run")[0] == 0
+    assert files(place) == set()
+
+
+def test_quick_dry_run_lists_every_run_with_status_and_reason(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = call(capsys, "run", "quick", "--dry-run")
+    lines = out.splitlines()
+    assert len(lines) == 225 and all(re.match(r"run +\S+ on digits, .*: new$", line) for line in lines[:-1])
+    assert "224 runs: 224 run; 224 to run; estimated time: unknown" in lines[-1]
+
+
+def test_a_suite_runs_skips_what_is_done_and_ends_with_its_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "run", "smoke", "--jobs", "2")
+    assert code == 0 and "8/8 runs" in err and re.search(r"^ el +\d\d\.\d\d ± \d+\.\d\d†", out, re.M)
+    code, again, err = call(capsys, "run", "smoke")
+    assert code == 0 and "nothing to do, all 8 runs are finished" in err and again == out
+
+
+def test_one_failure_fails_its_cell_alone_with_exit_3(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "benchmarks.yaml").write_text(
+        "version: 1\nsuites:\n  bad:\n    defaults: {dataset: digits, epochs: 1}\n    matrix: {noise: [symmetric(rate=0.4)], method: [ce, mae]}\n"
+        "    override: [{match: {method: ce}, set: {lr: 1.0e+30}}]\n"
+    )
+    code, out, err = call(capsys, "run", "bad", "--jobs", "1")
+    assert code == 3 and "ce on digits" in err and "the cost became" in err and "1 run failed" in err
+    assert "✗1" in out and re.search(r"mae +\d\d\.\d\d", out)
+    assert "failed: retry" in call(capsys, "run", "bad", "--dry-run")[1]
+
+
+def test_report_writes_every_format_by_suffix(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, "train", *SHORT)
+    for name, start in (("t.md", "**digits, mlp"), ("t.csv", "dataset,model,recipe"), ("t.json", "{")):
+        assert call(capsys, "report", "-o", name)[0] == 0 and (place / name).read_text().startswith(start)
+    assert call(capsys, "report", "--format", "md")[1] == (place / "t.md").read_text()
+
+
+def test_report_appends_to_githubs_summary(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    call(capsys, "train", *SHORT)
+    (place / "summary.md").write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "summary.md"))
+    call(capsys, "report")
+    assert (place / "summary.md").read_text().startswith("before\n**digits, mlp")
+
+
+def test_a_plugin_brings_a_loss_in_one_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = place / "mine.py"
+    plugin.write_text(
+        'import noisebench as nb\n\n@nb.register_loss\ndef test_root(log_p, power=0.5):\n    """1 - p^power."""\n    return -(power * log_p).expm1()\n'
+    )
+    trained = answer(capsys, "--plugin", str(plugin), "train", "--loss", "test_root", "--power", "0.3", *SHORT)
+    assert "test_root-power=0.3" in trained["run"]
+    assert "1 - p^power" in call(capsys, "--plugin", str(plugin), "list", "losses", "test_root")[1]
+
+
+def test_without_a_terminal_there_is_no_colour_and_nothing_is_cut(place: Path) -> None:
+    for arguments in (["list", "losses"], ["corrupt", "cifar100", "--sym", "0.4"], ["list", "noises", "asymmetric"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "noisebench", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**ENVIRONMENT, "COLUMNS": "20"},
+        )
+        assert "\x1b" not in done.stdout + done.stderr and "…" not in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_error(place: Path) -> None:
+    command = f"{sys.executable} -m noisebench list losses --json | head -c 10"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.stderr == ""
+
+
+def test_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(place: Path) -> None:
+    command = [sys.executable, "-m", "noisebench", "train", "digits", "--sym", "0.4", "--epochs", "120", "--json"]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    while not list((place / "runs").glob("*/config.yaml")) and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command resumes it" in err and "Traceback" not in err
+    resumed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+    straight = json.loads(
+        subprocess.run([*command[:3], "-C", "other", *command[3:]], capture_output=True, text=True, check=True, env=environment).stdout
+    )
+    assert (resumed["key"], resumed["test_acc"], resumed["memorised"]) == (straight["key"], straight["test_acc"], straight["memorised"])
+
+
+MISTAKES = [
+    (["corrupt", "digits", "--sym", "1"], "rate must be a number in [0, 1)"),
+    (["corrupt", "digits", "--sym", "-0.1"], "rate must be a number in [0, 1)"),
+    (["corrupt", "digits", "--sym", "nan"], "rate must be a number in [0, 1)"),
+    (["corrupt", "digits", "--sym", "many"], "Invalid value for '--sym'"),
+    (["corrupt", "digits", "--sym", "0.1", "--asym", "0.2"], "name one noise only"),
+    (["corrupt", "digits"], "name a noise"),
+    (["corrupt", "digit", "--sym", "0.1"], "did you mean 'digits'"),
+    (["corrupt", "no.npz", "--sym", "0.1"], "no such file or folder: no.npz"),
+    (["corrupt", "digits", "--noise", "symetric(rate=0.1)"], "did you mean 'symmetric'"),
+    (["corrupt", "digits", "--noise", "symmetric(0.1"], "was never closed"),
+    (["corrupt", "digits", "--noise", "symmetric(rate=0.1, eps=2)"], "symmetric has no parameter 'eps'"),
+    (["corrupt", "digits", "--asym", "0.1", "--map", "cifar"], "unknown asymmetric map 'cifar': did you mean 'cifar10'"),
+    (["corrupt", "digits", "--asym", "0.1", "--map", "block5-next"], "is for 100 classes, the data have 10"),
+    (["corrupt", "digits", "--sym", "0.1", "--map", "digits"], "--map has an effect with --asym only"),
+    (["corrupt", "digits", "--pair", "0.1", "--inclusive"], "--inclusive has an effect with --sym only"),
+    (["corrupt", "digits", "--noise", "pairflip(rate=0.1)", "--bernoulli"], "in --noise write exact=False"),
+    (["corrupt", "digits", "--sym", "0.1", "--noise-seed", "-1"], "a seed is a whole number from 0"),
+    (["corrupt", "digits", "--sym", "0.1", "--out", "labels.txt"], "--out is a .csv or .csv.gz"),
+    (["corrupt", "digits", "--sym", "0.1", "-C", "."], "-C stands before the command"),
+    (["corrupt", "digits", "--syn", "0.1"], "No such option: --syn"),
+    (["corrupt", "empty.npz", "--sym", "0.1"], "may be truncated"),
+    (["--offline", "corrupt", "mnist", "--sym", "0.1"], "put mnist.npz there"),
+    (["train", "--loss", "gcee"], "unknown loss 'gcee': did you mean 'gce'"),
+    (["train", "--loss", "gce", "--eps", "0.4"], "--eps: no term has it; the parameters of gce(q=0.7) are: gce(q=0.7)"),
+    (["train", "--loss", "gce + el(eps=0.1) + 2*gce(q=1)", "--q", "0.4"], "--q: 2 terms have it"),
+    (["train", "--loss", "gce", "--q", "2"], "q must be a number in (0, 1]"),
+    (["train", "--loss", "gce", "--q"], "--q needs a value"),
+    (["train", "--epoch", "3"], "did you mean --epochs"),
+    (["train", "--epochs", "0"], "epochs must be at least 1"),
+    (["train", "--lr", "nan"], "lr must be at least 0"),
+    (["train", "--schedule", "linear"], "schedule is constant, cosine or step(40, 80)"),
+    (["train", "--strategy", "co"], "unknown strategy 'co'"),
+    (["train", "--strategy", "bootstrap(kind='medium')"], "kind must be a word one of 'hard', 'soft'"),
+    (["train", "--model", "cnn9"], "did you mean 'cnn8'"),
+    (["train", "--model", "timm:resnet188"], "unknown timm model 'resnet188'"),
+    (["train", "--model", "timm:inception_v3"], "cannot take 8x8 images"),
+    (["train", "--recipe", "ape"], "did you mean 'apl'"),
+    (["train", "--method", "el", "--loss", "ce"], "give --method, or --loss and --strategy"),
+    (["train", "--method", "ell"], "did you mean 'el'"),
+    (["train", "--precision", "fp16"], "precision is one of auto, fp32, bf16"),
+    (["train", "--device", "nowhere"], "no such device here: 'nowhere'"),
+    (["train", "--seed", "-1"], "a seed is a whole number from 0"),
+    (["train", "--sym", "0.4"], "a noise needs a data set"),
+    (["train", "cifar10"], "say which noise"),
+    (["train", "digits", "cifar10"], "one data set only"),
+    (["train", "--noise-seed", "3"], "--noise-seed has an effect with a noise only"),
+    (["train", "--manifest", "no.csv"], "no such manifest: no.csv"),
+    (["train", "--manifest", "empty.csv"], "empty.csv is empty"),
+    (["train", "--manifest", "cut.csv"], "damaged or was edited"),
+    (["train", "--manifest", "good.csv", "--sym", "0.2"], "give a noise or a --manifest, not both"),
+    (["train", "cifar100", "--manifest", "good.csv"], "the manifest is for other data"),
+    (["--plugin", "no.py", "list", "losses"], "plugin no.py: no such file"),
+    (["--plugin", "broken.py", "list", "losses"], "broken.py cannot be loaded: ZeroDivisionError"),
+    (["evaluate", "nothing"], "no run 'nothing'"),
+    (["report"], "no runs in"),
+    (["report", "nowhere"], "no such folder: nowhere"),
+    (["report", "--format", "pdf"], "--format is one of table, md, csv, json"),
+    (["report", "-o", "table.pdf"], "the suffix of table.pdf names no format"),
+    (["run", "quik"], "did you mean 'quick'"),
+    (["run", "no.yaml"], "no.yaml cannot be read"),
+    (["run", "twice.yaml"], "twice.yaml:4:36: the key 'epochs' stands twice"),
+    (["run", "quick", "--executor", "cloud"], "--executor is local"),
+    (["run", "quick", "--rerun", "some"], "--rerun is one of failed, stale, all"),
+    (["list", "loses"], "did you mean 'losses'"),
+    (["list", "losses", "gcee"], "did you mean 'gce'"),
+    (["corupt", "digits"], "Did you mean 'corrupt'"),
+]
+
+
+@pytest.fixture
+def wrong_files(place: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """Files that are empty, cut, broken or of other data, and one good manifest."""
+    call(capsys, "corrupt", "digits", "--sym", "0.4", "--out", "good.csv")
+    (place / "manifests" / "current").unlink()
+    (place / "manifests").rmdir()
+    (place / "empty.csv").touch()
+    (place / "empty.npz").touch()
+    (place / "cut.csv").write_bytes((place / "good.csv").read_bytes()[:-5])
+    (place / "broken.py").write_text("1 / 0\n")
+    matrix = "    matrix: {noise: [symmetric(rate=0.4)], method: [ce]}\n"
+    (place / "twice.yaml").write_text(f"version: 1\nsuites:\n  a:\n    defaults: {{epochs: 1, lr: 1.0, epochs: 2}}\n{matrix}")
+    return place
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_a_mistake_is_one_line_exit_2_and_leaves_no_file(
+    arguments: list[str], said: str, wrong_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(wrong_files)
+    code, out, err = call(capsys, *arguments)
+    assert code == 2 and out == ""
+    assert said in err and err.startswith("error: ") and err.count("\n") == 1
+    assert files(wrong_files) == before
+
+
+def test_a_manifest_of_other_data_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = np.arange(1297) % 10
+    images = np.zeros((1297, 8, 8), np.uint8)
+    np.savez(place / "other.npz", train_images=images, train_labels=labels, test_images=images[:10], test_labels=labels[:10])
+    call(capsys, "corrupt", "digits", "--sym", "0.4")
+    code, _, err = call(capsys, "train", str(place / "other.npz"), "--manifest", "manifests/digits-sym0.4-s0.csv")
+    assert code == 2 and "the manifest is for other data" in err
+
+
+def test_a_bug_is_exit_1_with_the_traceback_behind_v(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noisebench.workspace.Workspace.make", lambda *anything: 1 / 0)
+    code, _, err = call(capsys, "corrupt", "digits", "--sym", "0.4")
+    assert code == 1 and err == "error: a bug in noisebench: ZeroDivisionError: division by zero (run again with -v for the traceback)\n"
+    assert "Traceback" in call(capsys, "-v", "corrupt", "digits", "--sym", "0.4")[2]
+
+
+def test_a_folder_that_cannot_be_written_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "manifests").write_text("a file where a folder should be")
+    code, _, err = call(capsys, "corrupt", "digits", "--sym", "0.4")
+    assert code == 2 and err.startswith("error: cannot write manifests/")
+
+
+def test_quiet_is_quiet_and_the_data_still_come(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys, "-q", "train", *SHORT)
+    assert code == 0 and err == "" and "test accuracy" in out
+
+
+def test_the_workspace_may_be_elsewhere(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    call(capsys, "-C", "one", "corrupt", "digits", "--sym", "0.2")
+    monkeypatch.setenv("NOISEBENCH_WORKSPACE", "two")
+    call(capsys, "corrupt", "digits", "--sym", "0.2")
+    assert call(capsys, "-C", "one", "train", *SHORT)[0] == 0
+    assert {name.partition("/")[0] for name in files(place)} == {"one", "two"}
+    assert (place / "one" / "runs").is_dir() and not (place / "two" / "runs").exists()
+
+
+@pytest.mark.parametrize("loss", ["ce", "el"])
+def test_the_real_cifar10_trains_through_the_whole_chain(
+    loss: str, place: Path, real_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with np.load(real_data / "cifar10.npz") as archive:
+        small = {"train_images": archive["train_images"][:500], "train_labels": archive["train_labels"][:500],
+                 "test_images": archive["test_images"][:200], "test_labels": archive["test_labels"][:200]}  # fmt: skip
+    np.savez(place / "cifar500.npz", **small)
+    trained = answer(
+        capsys,
+        "train",
+        "cifar500.npz",
+        "--sym",
+        "0.2",
+        "--method",
+        loss,
+        "--model",
+        "cnn8",
+        "--epochs",
+        "4",
+        "--lr",
+        "0.05",
+        "--crop",
+        "4",
+        "--flip",
+    )
+    assert trained["test_acc"]["last"] > 0.15  # chance is 0.1

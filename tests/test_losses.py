@@ -1,0 +1,550 @@
+"""Losses: contracts over the registry, identities between them, and references of fifty digits."""
+
+import math
+import subprocess
+import sys
+from functools import cache
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+
+import noisebench as nb
+from noisebench.errors import ConfigError, LanguageError, NoisebenchError
+from noisebench.losses import LOSSES, build_loss, cost_of
+from noisebench.parameters import Interval
+from noisebench.spec import Call, parse
+
+torch.set_num_threads(1)
+
+POINTWISE = [entry for entry in LOSSES if not any(p.is_expression for p in entry.parameters)]
+COMBINATORS = [entry for entry in LOSSES if any(p.is_expression for p in entry.parameters)]
+EXAMPLE = {"rate": 0.4, "transition": "true"}  # what stands for auto
+
+
+def values_of(parameter):
+    """Values worth trying: the default first, then the closed ends of the range."""
+    if parameter.auto:
+        default = EXAMPLE[parameter.auto]
+    elif parameter.required:
+        low, high = (float(end) for end in parameter.allowed.text[1:-1].split(","))
+        default = max(low, -1.0) if math.isinf(high) else (max(low, -1.0) + high) / 2
+    else:
+        default = parameter.default
+    if not isinstance(parameter.allowed, Interval):
+        return [default]
+    ends = [float(end) for end in parameter.allowed.text[1:-1].split(",")]
+    return [default, *(end for end in ends if end in parameter.allowed and end != default)]
+
+
+def texts_of(entry, *losses):
+    """The entry's texts with one parameter at a time at each of its values, around the given losses."""
+    own = [p for p in entry.parameters if not p.is_expression]
+    plain = {p.name: values_of(p)[0] for p in own}
+    variants = [plain, *({**plain, p.name: value} for p in own for value in values_of(p)[1:])]
+    return [str(Call(entry.name, tuple(map(parse, losses)), tuple(values.items()))) for values in variants]
+
+
+def variants_of(entries, law=None):
+    """(entry, text) of every pointwise loss that declares the law."""
+    return [pytest.param(text, id=text) for entry in entries if law is None or law in entry.laws for text in texts_of(entry)]
+
+
+def combined(law=None):
+    """Texts of every combinator around every pointwise loss, where both declare the law."""
+    pairs = [(outer, inner) for outer in COMBINATORS for inner in POINTWISE if law is None or (law in outer.laws and law in inner.laws)]
+    return [pytest.param(text, id=text) for outer, inner in pairs for text in texts_of(outer, texts_of(inner)[0])]
+
+
+@cache
+def symmetric(K, rate=0.3):
+    return nb.transition(f"symmetric({rate})", K)
+
+
+@cache
+def built(text, K):
+    return build_loss(text, {"true": symmetric(K), "empirical": symmetric(K)})
+
+
+def cost(text, logits):
+    return cost_of(built(text, logits.shape[1]), logits)
+
+
+def a_batch(n=6, K=10, seed=0, spread=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    return spread * torch.randn(n, K, generator=generator)
+
+
+def extreme(K, far=1e4):
+    """Rows of logits up to `far` apart: equal, one high, one low, a ramp, both ends, random."""
+    rows = torch.zeros(6, K)
+    rows[1, 0], rows[2, -1] = far, -far
+    rows[3] = torch.linspace(-far / 2, far / 2, K)
+    rows[4, ::2] = far
+    rows[5] = far * torch.rand(K, generator=torch.Generator().manual_seed(0))
+    return rows
+
+
+def learned(text, logits, target):
+    """The cost of target (N,) and its gradient, as a training step sees them."""
+    logits = logits.clone().requires_grad_()
+    chosen = cost(text, logits).gather(1, target[:, None])[:, 0]
+    (gradient,) = torch.autograd.grad(chosen.sum(), logits)
+    return chosen.detach(), gradient
+
+
+def raised(log_p, y, amount):
+    """log_p with p_y raised, the others in proportion."""
+    p = log_p.double().exp()
+    new = p[:, [y]] + amount * (1 - p[:, [y]])
+    rest = p * (1 - new) / (1 - p[:, [y]])
+    rest[:, [y]] = new
+    return rest.log().float()
+
+
+# Contracts over the registry
+
+
+@pytest.mark.parametrize("K", [2, 10, 1000])
+@pytest.mark.parametrize("text", variants_of(POINTWISE))
+def test_a_loss_says_what_each_label_would_cost(text, K):
+    said = cost(text, a_batch(5, K))
+    assert said.shape == (5, K)
+    assert said.dtype == torch.float32
+
+
+@pytest.mark.parametrize("text", combined())
+def test_a_combinator_says_what_each_label_would_cost(text):
+    said = cost(text, a_batch(5, 10))
+    assert said.shape == (5, 10)
+    assert said.dtype == torch.float32
+
+
+@pytest.mark.parametrize("K", [2, 10, 1000])
+@pytest.mark.parametrize("text", variants_of(POINTWISE))
+def test_value_and_gradient_are_finite_at_extreme_logits(text, K):
+    assert_finite(text, K)
+
+
+@pytest.mark.parametrize("K", [2, 10])
+@pytest.mark.parametrize("text", combined())
+def test_value_and_gradient_of_a_combination_are_finite_at_extreme_logits(text, K):
+    assert_finite(text, K)
+
+
+@pytest.mark.parametrize("text", [text for entry in COMBINATORS for text in texts_of(entry, "ce")[:1]])
+def test_value_and_gradient_of_a_combination_are_finite_among_a_thousand_classes(text):
+    assert_finite(text, 1000)
+
+
+def assert_finite(text, K):
+    logits = extreme(K)
+    for target in (logits.argmax(1), logits.argmin(1), torch.full((len(logits),), K // 2)):
+        value, gradient = learned(text, logits, target)
+        assert value.isfinite().all()
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE) + combined())
+def test_rows_do_not_know_each_other(text):
+    logits = a_batch(6, 10)
+    torch.testing.assert_close(cost(text, logits)[2:4], cost(text, logits[2:4]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE) + combined())
+def test_half_precision_logits_cost_the_same_inside_and_outside_autocast(text):
+    logits = a_batch(4, 10).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = cost(text, logits)
+    torch.testing.assert_close(inside, cost(text, logits))
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE))
+def test_float32_agrees_with_float64_on_the_same_log_p(text):
+    log_p = a_batch(50, 10, spread=10).double().log_softmax(1)
+    call = LOSSES.normal(text)
+    build, values = LOSSES[call.name].build, dict(call.kwargs)
+    torch.testing.assert_close(build(log_p.float(), **values).double(), build(log_p, **values), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE, "falls") + combined("falls"))
+def test_the_cost_of_a_label_falls_as_it_grows_likelier(text):
+    log_p = a_batch(20, 10, spread=1).log_softmax(1)
+    before = cost(text, log_p)[:, 3]
+    for amount in (0.1, 0.5, 0.9):
+        after = cost(text, raised(log_p, 3, amount))[:, 3]
+        assert (after < before).all()
+        before = after
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE, "equivariant") + combined("equivariant"))
+def test_renaming_the_classes_renames_the_costs(text):
+    logits = a_batch(6, 10)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(cost(text, logits[:, order]), cost(text, logits)[:, order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("K", [2, 10])
+@pytest.mark.parametrize("text", variants_of(POINTWISE, "nonnegative") + combined("nonnegative"))
+def test_a_cost_is_not_negative(text, K):
+    for logits in (a_batch(20, K), a_batch(20, K, spread=30), extreme(K)):
+        assert (cost(text, logits) >= -1e-6).all()
+
+
+@pytest.mark.parametrize("K", [2, 10, 1000])
+@pytest.mark.parametrize("text", variants_of(POINTWISE, "constant_sum") + texts_of(LOSSES["normalized"], "ce"))
+def test_the_costs_of_all_labels_sum_to_a_constant(text, K):
+    sums = torch.cat([cost(text, a_batch(20, K)), cost(text, a_batch(20, K, spread=30))]).double().sum(1)
+    torch.testing.assert_close(sums, sums[:1].expand_as(sums), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("entry", list(LOSSES), ids=lambda entry: entry.name)
+def test_every_loss_says_what_it_is_in_one_line(entry):
+    assert entry.summary.rstrip(".")
+
+
+@pytest.mark.parametrize("entry", list(LOSSES), ids=lambda entry: entry.name)
+def test_a_loss_declares_laws_that_exist(entry):
+    assert entry.laws <= {"falls", "equivariant", "nonnegative", "constant_sum"}
+
+
+# Identities
+
+IDENTITIES = [
+    ("2*gce(q=1)", "mae"),
+    ("focal(gamma=0)", "ce"),
+    ("el(eps=0)", "ce"),
+    ("2*el(eps=inf)", "mae"),
+    ("el(eps=1e7)", "el(eps=inf)"),
+    ("gce(q=1e-5)", "ce"),
+    ("sce(alpha=0.3, beta=2, A=-4)", "0.3*ce + 2*rce(A=-4)"),
+    ("sce(alpha=1, beta=0)", "ce"),
+    ("rce(A=-2)", "mae"),
+    ("lsr(gce, alpha=0)", "gce"),
+    ("lsr(lsr(ce, alpha=0.2), alpha=0.5)", "lsr(ce, alpha=0.6)"),
+    ("lsr(ce + 2*mae)", "lsr(ce) + 2*lsr(mae)"),
+    ("normalized(normalized(ce))", "normalized(ce)"),
+    ("normalized(5*gce)", "normalized(gce)"),
+    ("logitclip(ce, tau=1e6)", "ce"),
+    ("backward(ce + 3*mae, T='true')", "backward(ce, T='true') + 3*backward(mae, T='true')"),
+    ("backward(normalized(mae), T='true')", "normalized(backward(mae, T='true'))"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), IDENTITIES, ids=[f"{one} = {other}" for one, other in IDENTITIES])
+def test_two_texts_are_the_same_cost(one, other):
+    logits = a_batch(30, 10, spread=4)
+    torch.testing.assert_close(cost(one, logits), cost(other, logits), rtol=3e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE))
+def test_rows_of_a_normalized_loss_sum_to_one(text):
+    sums = cost(f"normalized({text})", a_batch(20, 10)).sum(1)
+    torch.testing.assert_close(sums, torch.ones(20))
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE))
+def test_backward_and_then_the_noise_is_the_loss_itself(text):
+    logits, T = a_batch(20, 10), torch.tensor(symmetric(10), dtype=torch.float32)
+    corrected = cost(f"backward({text}, T='true')", logits)
+    torch.testing.assert_close(corrected @ T.T, cost(text, logits), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("text", variants_of(POINTWISE))
+def test_correcting_for_no_noise_changes_nothing(name, text):
+    loss = build_loss(f"{name}({text}, T='true')", {"true": np.eye(10)})
+    torch.testing.assert_close(cost_of(loss, a_batch()), cost(text, a_batch()), rtol=1e-5, atol=1e-6)
+
+
+def test_forward_asks_for_the_probability_of_what_is_recorded():
+    T = np.array([[0.7, 0.2, 0.1], [0.0, 0.9, 0.1], [0.3, 0.3, 0.4]])
+    logits = a_batch(20, 3)
+    expected = -(logits.softmax(1).double() @ torch.tensor(T)).log()
+    torch.testing.assert_close(cost_of(build_loss(f"forward(ce, T={T.tolist()})"), logits).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_backward_is_the_inverse_of_the_noise_times_the_costs():
+    T = np.array([[0.7, 0.2, 0.1], [0.0, 0.9, 0.1], [0.3, 0.3, 0.4]])
+    logits = a_batch(20, 3)
+    expected = -logits.log_softmax(1).double() @ torch.tensor(np.linalg.inv(T)).T
+    torch.testing.assert_close(cost_of(build_loss(f"backward(ce, T={T.tolist()})"), logits).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_backward_is_unbiased_for_the_clean_cost():
+    T = nb.transition("asymmetric(0.4, map='cifar10')", 10)
+    logits = a_batch(5, 10)
+    corrected = cost_of(build_loss("backward(ce, T='true')", {"true": T}), logits).double()
+    expectation = corrected @ torch.tensor(T).T  # row k of T: what is recorded of class k
+    torch.testing.assert_close(expectation.float(), cost("ce", logits), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.4, 2.0])
+def test_equal_loss_is_the_limit_of_agce(eps):
+    q, p = 1e-6, a_batch(30, 10).double().softmax(1)
+    agce = ((eps + 1) ** q - (eps + p) ** q) / q
+    torch.testing.assert_close(cost(f"el(eps={eps})", p.log()).double(), (1 + eps) * agce, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 1e-9, 1e-3, 0.1, 0.4, 2.0, 100.0])
+def test_the_gradient_of_equal_loss_is_that_of_ce_times_the_papers_ratio(eps):
+    logits, target = a_batch(50, 10, spread=5), torch.arange(50) % 10
+    p = logits.double().softmax(1).gather(1, target[:, None])
+    ratio = (1 + eps) * p / (p + eps)
+    expected = (ratio * learned("ce", logits, target)[1]).float()
+    torch.testing.assert_close(learned(f"el(eps={eps})", logits, target)[1], expected, rtol=1e-4, atol=1e-6)
+
+
+def water_filling(w, eps):
+    """The optimum of sum_k w_k EL(p_k) over the simplex: the paper's Eq. 12 with its number of active classes."""
+    ordered = np.sort(w)[::-1]
+    for Z in range(len(w), 0, -1):
+        level = (1 + Z * eps) / ordered[:Z].sum()
+        if level * ordered[Z - 1] > eps:
+            return np.maximum(0, level * w - eps)
+    raise AssertionError("one class is always active")
+
+
+def minimised(text, w, steps=1500):
+    """p that minimises the expected cost under label probabilities w, by gradient descent on the logits."""
+    logits, target = torch.zeros(1, len(w)), torch.tensor(w, dtype=torch.float32)
+    for _ in range(steps):
+        logits.requires_grad_()
+        (gradient,) = torch.autograd.grad((target * cost(text, logits)).sum(), logits)
+        logits = logits.detach() - 5 * gradient
+    return logits.softmax(1)[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("w", "eps"), [((0.6, 0.4), 0.4), ((0.5, 0.3, 0.15, 0.05), 0.2), ((0.4, 0.3, 0.2, 0.1), 1.0), ((0.6, 0.2, 0.2), 0.4)]
+)
+def test_equal_loss_is_least_at_the_papers_optimum(w, eps):
+    np.testing.assert_allclose(minimised(f"el(eps={eps})", w), water_filling(np.array(w), eps), atol=0.01)
+
+
+def test_a_pair_flip_of_forty_percent_has_the_known_optimum():
+    np.testing.assert_allclose(water_filling(np.array([0.6, 0.4]), 0.4), [0.68, 0.32])
+
+
+@pytest.mark.parametrize("text", ["ce", "lsr(ce, alpha=0)"])
+def test_cross_entropy_is_that_of_torch(text):
+    logits, target = a_batch(30, 10), torch.arange(30) % 10
+    torch.testing.assert_close(learned(text, logits, target)[0], cross_entropy(logits, target, reduction="none"))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("K", [2, 10, 1000])
+def test_label_smoothing_is_that_of_torch(alpha, K):
+    logits, target = a_batch(30, K), torch.arange(30) % K
+    expected = cross_entropy(logits, target, reduction="none", label_smoothing=alpha)
+    torch.testing.assert_close(learned(f"lsr(ce, alpha={alpha})", logits, target)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_logitclip_shortens_long_logits_and_leaves_short_ones():
+    logits = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+    torch.testing.assert_close(cost("logitclip(ce, tau=1)", logits), cost("ce", torch.tensor([[0.6, 0.8], [0.3, 0.4]])))
+
+
+def test_a_sum_evaluates_each_term_through_its_own_link():
+    logits = a_batch(10, 5)
+    expected = 2 * cost("logitclip(ce, tau=1)", logits) + cost("mae", logits)
+    torch.testing.assert_close(cost("mae + 2*logitclip(ce, tau=1)", logits), expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(-50, 50), min_size=3, max_size=6), st.floats(-100, 100))
+def test_a_constant_added_to_the_logits_changes_no_cost(row, shift):
+    logits = torch.tensor([row])
+    torch.testing.assert_close(cost("el(eps=0.3) + gce", logits + shift), cost("el(eps=0.3) + gce", logits), rtol=1e-4, atol=1e-4)
+
+
+# References of fifty digits
+
+
+def mp_el(p, eps):
+    if eps == 0:
+        return -mpmath.log(p)
+    return 1 - p if mpmath.isinf(eps) else -(1 + eps) * mpmath.log((p + eps) / (1 + eps))
+
+
+FORMULAS = {
+    "ce": lambda p: -mpmath.log(p),
+    "mae": lambda p: 2 * (1 - p),
+    "gce": lambda p, q: (1 - p**q) / q,
+    "rce": lambda p, A: -A * (1 - p),
+    "sce": lambda p, alpha, beta, A: -alpha * mpmath.log(p) - beta * A * (1 - p),
+    "el": mp_el,
+    "focal": lambda p, gamma: -((1 - p) ** gamma) * mpmath.log(p),
+}
+REFERENCED = [
+    "ce", "mae", "gce", "gce(q=0.01)", "gce(q=0.1)", "gce(q=1)", "rce", "rce(A=-4)", "sce", "sce(alpha=6, beta=0.1)",
+    "el(eps=0)", "el(eps=1e-12)", "el(eps=1e-9)", "el(eps=1e-6)", "el(eps=0.1)", "el(eps=0.4)", "el(eps=0.9)", "el(eps=100)", "el(eps=1e6)",
+    "el(eps=inf)", "focal", "focal(gamma=0)", "focal(gamma=0.5)", "focal(gamma=1)", "focal(gamma=5)",
+]  # fmt: skip
+GAPS = (0, 2, 3, 4, 5, 6, 7, 8, 12, 16, 17, 20, 50, 87, 100)
+
+
+def row_with_gap(K, gap, y):
+    """Logits whose label y leads (gap > 0) or trails (gap < 0) all others by about |gap|."""
+    row = torch.zeros(K)
+    row[y] = gap
+    return row
+
+
+@cache
+def reference_rows(K):
+    """Logits (n, K) and labels (n,): gaps both ways, and some random rows up to 100 apart."""
+    gaps = [gap for size in GAPS for gap in (size, -size)]
+    rows = [row_with_gap(K, gap, i % K) for i, gap in enumerate(gaps)]
+    rows += list(a_batch(4, K, spread=100 / 8).clamp(-50, 50))
+    return (torch.stack(rows), torch.arange(len(rows)) % K) if K < 1000 else (torch.stack(rows[4:-4:5]), torch.arange(4, len(rows) - 4, 5))
+
+
+@cache
+def exact_rows(K):
+    """(log p_y, p (K,)) of each reference row, to far more than fifty digits where p_y is near 0 or 1."""
+    logits, target = reference_rows(K)
+    with mpmath.workdps(110):
+        powers = [[mpmath.exp(z) for z in row] for row in logits.double().tolist()]
+        tables = [[power / mpmath.fsum(row) for power in row] for row in powers]
+        return [(mpmath.log(p[y]), p) for p, y in zip(tables, target.tolist(), strict=True)]
+
+
+def reference(text, K):
+    """Value (n,) and gradient (n, K) by the formula in p, differentiated numerically to fifty digits."""
+    call = LOSSES.normal(text)
+    values = {key: mpmath.mpf(value) for key, value in call.kwargs}
+    target = reference_rows(K)[1].tolist()
+
+    def cost_at(log_p):
+        return FORMULAS[call.name](mpmath.exp(log_p), **values)
+
+    with mpmath.workdps(110):
+        value = [float(cost_at(log_p)) for log_p, _ in exact_rows(K)]
+        slopes = [mpmath.diff(cost_at, log_p) for log_p, _ in exact_rows(K)]
+    rows = zip(slopes, [p for _, p in exact_rows(K)], target, strict=True)
+    gradient = [[float(slope * ((j == y) - p)) for j, p in enumerate(row)] for slope, row, y in rows]
+    return torch.tensor(value, dtype=torch.float64), torch.tensor(gradient, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("K", [2, 10, 1000])
+@pytest.mark.parametrize("text", REFERENCED)
+def test_value_and_gradient_agree_with_fifty_digits(text, K):
+    value, gradient = learned(text, *reference_rows(K))
+    exact_value, exact_gradient = reference(text, K)
+    torch.testing.assert_close(value.double(), exact_value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-5, atol=1e-6)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+@pytest.mark.parametrize("T", ["[]", "[[0.5, 0.4], [0, 1]]", "[[1.5, -0.5], [0, 1]]", "[[inf, 0], [0, 1]]"])
+def test_a_matrix_that_is_no_transition_is_refused(name, T):
+    with pytest.raises(LanguageError):
+        build_loss(f"{name}(ce, T={T})")
+
+
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_a_matrix_for_other_classes_is_refused(name):
+    with pytest.raises(LanguageError, match="2 classes, the data 3"):
+        cost_of(build_loss(f"{name}(ce, T=[[0.9, 0.1], [0.2, 0.8]])"), torch.zeros(1, 3))
+
+
+def test_backward_refuses_a_matrix_without_inverse():
+    with pytest.raises(LanguageError, match="no usable inverse"):
+        build_loss("backward(ce, T='true')", {"true": np.full((10, 10), 0.1)})
+
+
+def test_forward_refuses_a_class_that_is_never_recorded():
+    with pytest.raises(LanguageError, match="nothing is ever recorded as class 1"):
+        build_loss("forward(ce, T=[[1, 0], [1, 0]])")
+
+
+@pytest.mark.parametrize("text", ["el", "el(eps=auto)", "forward(ce)", "lsr(el)", "ce + 2*backward(ce)", "forward(ce, T='true')"])
+def test_what_only_a_manifest_knows_is_refused_without_one(text):
+    with pytest.raises(LanguageError, match="known only with a manifest"):
+        build_loss(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["el(eps=1e30)", "el(eps=1e300)", "focal(gamma=1e20)", "gce(q=1e-41)", "gce(q=1e-46)", "logitclip(ce, tau=1e39)"]
+)
+def test_a_parameter_at_the_edge_of_its_range_is_finite_or_refused(text):
+    try:
+        said = cost(text, a_batch())
+    except NoisebenchError:
+        return
+    assert said.isfinite().all()
+
+
+@pytest.mark.parametrize("q", [1e-8, 1e-30, 1e-41])
+def test_gce_with_a_tiny_q_is_ce(q):
+    torch.testing.assert_close(cost(f"gce(q={q})", a_batch()), cost("ce", a_batch()))
+
+
+def test_equal_loss_with_a_huge_eps_is_half_of_mae():
+    torch.testing.assert_close(cost("2*el(eps=1e30)", a_batch()), cost("mae", a_batch()))
+
+
+def test_importing_the_losses_loads_no_torch():
+    code = "import sys, noisebench.losses as l; l.build_loss('forward(ce, T=[[1, 0], [0, 1]])'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# The module for anyone's loop
+
+
+def test_the_module_takes_the_cost_of_the_target():
+    logits, target = a_batch(7, 10), torch.arange(7)
+    torch.testing.assert_close(nb.loss("gce", "none")(logits, target), cost("gce", logits)[torch.arange(7), target])
+
+
+def test_the_module_stands_in_the_place_of_cross_entropy():
+    logits, target = a_batch(7, 10), torch.arange(7)
+    torch.testing.assert_close(nb.loss("ce")(logits, target), torch.nn.CrossEntropyLoss()(logits, target))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_probabilities_are_targets_too(reduction):
+    logits, target = a_batch(7, 10), a_batch(7, 10, seed=1).softmax(1)
+    torch.testing.assert_close(nb.loss("ce", reduction)(logits, target), cross_entropy(logits, target, reduction=reduction))
+
+
+def test_a_one_hot_target_is_its_class():
+    logits, target = a_batch(7, 10), torch.arange(7)
+    module = nb.loss("lsr(el(eps=0.2))")
+    torch.testing.assert_close(module(logits, torch.eye(10)[target]), module(logits, target))
+
+
+def test_the_reductions_are_mean_sum_and_none_of_one_cost():
+    logits, target = a_batch(7, 10), torch.arange(7)
+    mean, total, each = (nb.loss("mae", reduction)(logits, target) for reduction in ("mean", "sum", "none"))
+    torch.testing.assert_close(mean, each.mean())
+    torch.testing.assert_close(total, each.sum())
+
+
+def test_another_reduction_is_refused():
+    with pytest.raises(ConfigError, match=r"mean, sum, none.*'median'"):
+        nb.loss("ce", "median")
+
+
+@pytest.mark.parametrize("text", ["el", "lsr(el)", "forward(ce)"])
+def test_the_module_refuses_auto(text):
+    with pytest.raises(LanguageError, match="give a value"):
+        nb.loss(text)
+
+
+def test_the_module_shows_its_canonical_text():
+    assert "'gce(q=0.7)', reduction='mean'" in repr(nb.loss("gce"))
+
+
+def test_the_module_keeps_the_gradient():
+    logits, target = a_batch(7, 10).requires_grad_(), torch.arange(7)
+    nb.loss("el(eps=0.4)")(logits, target).backward()
+    assert logits.grad.abs().sum() > 0

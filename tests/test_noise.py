@@ -1,0 +1,397 @@
+"""Noise: contracts over the models and maps, and the one draw."""
+
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import noisebench as nb
+from noisebench.datasets import DATASETS
+from noisebench.errors import DataError, LanguageError, UnknownName
+from noisebench.noise import MAPS, NOISES, build_noise, class_map, draw, transition
+from noisebench.noise.maps import SUPERCLASS
+
+RATES = (0.0, 0.1, 0.37, 0.8, 0.999)
+LIGHT = settings(max_examples=40, deadline=None)
+MAP_OF = {entry.name for entry in NOISES if any(p.name == "map" for p in entry.parameters)}
+CAT, DOG = 3, 5
+
+
+def cases():
+    """(text with {rate}, K) of every model, with every map and every switch but `exact`."""
+    for entry in NOISES:
+        switches = ["", *(f", {p.name}=True" for p in entry.parameters if p.type is bool and p.default is False)]
+        maps = [(f", map='{name}'", MAPS[name].num_classes) for name in MAPS] if entry.name in MAP_OF else [("", 10), ("", 100)]
+        for switch in switches:
+            for which, K in maps:
+                yield f"{entry.name}(rate={{rate}}{which}{switch})", K
+
+
+CASES = list(cases())
+of_every_noise = pytest.mark.parametrize(("text", "K"), CASES, ids=[f"{text.replace('rate={rate}', '')} {K}" for text, K in CASES])
+
+
+def T_of(text, K, rate):
+    return transition(text.format(rate=rate), K)
+
+
+def clean(K, per_class=100):
+    """Shuffled labels, each class as often."""
+    return np.random.default_rng(7).permutation(np.repeat(np.arange(K), per_class))
+
+
+def wrong_per_class(recorded, labels, K):
+    return np.bincount(labels[recorded != labels], minlength=K)
+
+
+# Contracts over the models and maps
+
+
+@of_every_noise
+@pytest.mark.parametrize("rate", RATES)
+def test_every_row_is_a_distribution(text, K, rate):
+    T = T_of(text, K, rate)
+    assert T.shape == (K, K)
+    assert (T >= 0).all()
+    np.testing.assert_allclose(T.sum(1), 1, atol=1e-12)
+
+
+@of_every_noise
+def test_rate_zero_is_the_identity(text, K):
+    np.testing.assert_array_equal(T_of(text, K, 0), np.eye(K))
+
+
+@of_every_noise
+def test_rate_zero_leaves_every_label(text, K):
+    labels = clean(K)
+    for exact in (True, False):
+        np.testing.assert_array_equal(draw(labels, T_of(text, K, 0), 0, exact=exact), labels)
+
+
+@of_every_noise
+def test_the_share_of_wrong_labels_grows_with_the_rate(text, K):
+    wrong = [1 - np.diag(T_of(text, K, rate)).mean() for rate in RATES]
+    assert all(a < b for a, b in pairwise(wrong))
+
+
+@of_every_noise
+@pytest.mark.parametrize("rate", RATES)
+def test_exact_counts_are_the_expected_ones_in_each_class(text, K, rate):
+    T, labels = T_of(text, K, rate), clean(K, 37)
+    wrong = wrong_per_class(draw(labels, T, 0), labels, K)
+    assert (np.abs(wrong - 37 * (1 - np.diag(T))) <= 0.5 + 1e-6).all()
+
+
+@of_every_noise
+@pytest.mark.parametrize("rate", [0.1, 0.37, 0.8])
+def test_independent_counts_are_within_four_sigma_in_each_class(text, K, rate):
+    T, labels = T_of(text, K, rate), clean(K, 500)
+    q = 1 - np.diag(T)
+    wrong = wrong_per_class(draw(labels, T, 0, exact=False), labels, K)
+    assert (np.abs(wrong - 500 * q) <= 4 * np.sqrt(500 * q * (1 - q)) + 1e-9).all()
+
+
+@of_every_noise
+@pytest.mark.parametrize("exact", [True, False])
+def test_labels_go_only_where_the_transition_allows(text, K, exact):
+    T, labels = T_of(text, K, 0.8), clean(K)
+    assert (T[labels, draw(labels, T, 3, exact=exact)] > 0).all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_wrong_labels_spread_as_the_transition_says(exact):
+    T, labels = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]]), np.zeros(20_000, int)
+    shares = np.bincount(draw(labels, T, 0, exact=exact), minlength=3) / 20_000
+    assert (np.abs(shares - T[0]) < 4 * np.sqrt(0.25 / 20_000)).all()
+
+
+@of_every_noise
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_same_seed_gives_the_same_labels_and_another_seed_others(text, K, exact):
+    T, labels = T_of(text, K, 0.4), clean(K)
+    first = draw(labels, T, 5, exact=exact)
+    np.testing.assert_array_equal(first, draw(labels, T, 5, exact=exact))
+    assert (first != draw(labels, T, 6, exact=exact)).any()
+
+
+@of_every_noise
+def test_adding_examples_changes_none_before(text, K):
+    T, labels = T_of(text, K, 0.4), clean(K)
+    longer = np.concatenate([labels, labels[::-1]])
+    np.testing.assert_array_equal(draw(longer, T, 1, exact=False)[: len(labels)], draw(labels, T, 1, exact=False))
+
+
+@of_every_noise
+@pytest.mark.parametrize("rate", RATES)
+def test_rows_by_example_draw_what_the_transition_draws(text, K, rate):
+    T, labels = T_of(text, K, rate), clean(K, 5000 // K + 50)
+    np.testing.assert_array_equal(draw(labels, lambda part: T[labels[part]], 2), draw(labels, T, 2, exact=False))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 999, 1000, 5000])
+def test_chunks_draw_what_the_whole_draws(chunk, monkeypatch):
+    T, labels = transition("symmetric(0.4)", 10), clean(10)
+    whole = draw(labels, lambda part: T[labels[part]], 2)
+    monkeypatch.setattr(sys.modules[draw.__module__], "_CHUNK", chunk)
+    np.testing.assert_array_equal(draw(labels, lambda part: T[labels[part]], 2), whole)
+
+
+def test_rows_are_asked_for_in_chunks_that_cover_every_example_once():
+    asked = []
+
+    def rows(part):
+        asked.extend(range(part.start, part.stop))
+        return np.eye(10)[clean(10, 1000)[part]]
+
+    draw(clean(10, 1000), rows, 0)
+    assert asked == list(range(10_000))
+
+
+def test_rows_may_differ_between_examples_of_one_class():
+    labels = np.zeros(100, int)
+    rows = np.eye(2)[np.arange(100) % 2]
+    np.testing.assert_array_equal(draw(labels, lambda part: rows[part], 0), np.arange(100) % 2)
+
+
+def test_the_draw_leaves_its_input_alone():
+    labels = clean(10)
+    before = labels.copy()
+    draw(labels, transition("symmetric(0.5)", 10), 0)
+    np.testing.assert_array_equal(labels, before)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_no_examples_give_no_labels(exact):
+    assert draw(np.array([], int), transition("symmetric(0.5)", 10), 0, exact=exact).shape == (0,)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_classes_without_examples_are_no_obstacle(exact):
+    labels = np.array([2, 2, 7, 7])
+    recorded = draw(labels, transition("pairflip(0.5)", 10), 0, exact=exact)
+    assert set(recorded[:2]) <= {2, 3}
+    assert set(recorded[2:]) <= {7, 8}
+
+
+@LIGHT
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=60),
+    st.floats(0, 0.99),
+    st.integers(0, 2**32),
+    st.sampled_from(["symmetric({})", "symmetric({}, inclusive=True)", "pairflip({})"]),
+)
+def test_exact_counts_hold_for_any_labels_rate_and_seed(labels, rate, seed, text):
+    labels, T = np.array(labels), transition(text.format(rate), 5)
+    wrong, counts = wrong_per_class(draw(labels, T, seed), labels, 5), np.bincount(labels, minlength=5)
+    assert (np.abs(wrong - counts * (1 - np.diag(T))) <= 0.5 + 1e-6).all()
+
+
+@LIGHT
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.floats(0, 0.99), st.integers(0, 2**32), st.data())
+def test_a_prefix_is_drawn_as_in_the_whole(labels, rate, seed, data):
+    n, T = data.draw(st.integers(1, len(labels))), transition(f"symmetric({rate})", 5)
+    whole = draw(np.array(labels), T, seed, exact=False)
+    np.testing.assert_array_equal(draw(np.array(labels[:n]), T, seed, exact=False), whole[:n])
+
+
+# The models
+
+
+@pytest.mark.parametrize("K", [2, 10, 100])
+def test_symmetric_noise_spreads_over_the_other_classes(K):
+    T = transition("symmetric(rate=0.4)", K)
+    np.testing.assert_allclose(T, 0.4 / (K - 1) + (0.6 - 0.4 / (K - 1)) * np.eye(K))
+
+
+@pytest.mark.parametrize(("K", "rate", "real"), [(10, 0.2, 0.18), (10, 0.5, 0.45), (10, 0.8, 0.72), (10, 0.9, 0.81), (100, 0.5, 0.495)])
+def test_inclusive_noise_has_fewer_wrong_labels_than_it_says(K, rate, real):
+    T = transition(f"symmetric({rate}, inclusive=True)", K)
+    np.testing.assert_allclose(1 - np.diag(T), real)
+
+
+def test_symmetric_noise_of_ten_percent_on_a_hundred_classes_is_ten_percent():
+    labels = clean(100, 500)
+    recorded = draw(labels, transition("symmetric(0.1)", 100), 0)
+    assert set(wrong_per_class(recorded, labels, 100)) == {50}
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.3, 0.4])
+def test_cats_and_dogs_never_flip_back(rate):
+    labels = clean(10, 5000)
+    recorded = draw(labels, transition(f"asymmetric({rate}, map='cifar10')", 10), 0)
+    for animal, other in ((CAT, DOG), (DOG, CAT)):
+        assert np.mean(recorded[labels == animal] == other) == pytest.approx(rate, abs=1e-9)
+
+
+def test_pairflip_goes_to_the_next_class_and_from_the_last_to_the_first():
+    T = transition("pairflip(0.45)", 3)
+    np.testing.assert_allclose(T, [[0.55, 0.45, 0], [0, 0.55, 0.45], [0.45, 0, 0.55]])
+
+
+def test_a_model_knows_its_text_rate_and_count():
+    noise = build_noise("symmetric(0.40, exact=False)", 10)
+    assert (noise.text, noise.rate, noise.exact) == ("symmetric(rate=0.4, exact=False)", 0.4, False)
+
+
+@pytest.mark.parametrize("text", ["symmetric(0.2)", "pairflip(0.2)"])
+def test_one_class_has_nothing_to_be_mistaken_for(text):
+    with pytest.raises(LanguageError, match="two classes"):
+        transition(text, 1)
+
+
+# The maps
+
+OVERALL = {
+    "cifar10": 0.5,
+    "cifar10-two-way": 0.8,
+    "superclass-next": 1.0,
+    "superclass-pair": 0.4,
+    "block5-next": 1.0,
+    "block5-pair": 0.4,
+    "digits": 0.5,
+    "fashionmnist": 0.5,
+}
+
+
+def flips(name, seed=0):
+    return MAPS[name].flips(seed)
+
+
+def same_superclass(name, seed=0):
+    return sum(SUPERCLASS[a] == SUPERCLASS[b] for a, b in flips(name, seed).items())
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_sends_classes_to_other_classes_that_exist(name):
+    K = MAPS[name].num_classes
+    assert all(0 <= a < K and 0 <= b < K and a != b for a, b in flips(name).items())
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_says_where_it_comes_from(name):
+    assert MAPS[name].source
+
+
+@pytest.mark.parametrize(("name", "share"), OVERALL.items())
+@pytest.mark.parametrize("rate", [0.1, 0.4])
+def test_the_overall_rate_of_a_map_is_the_known_share_of_the_rate(name, share, rate):
+    T = transition(f"asymmetric({rate}, map='{name}')", MAPS[name].num_classes)
+    assert 1 - np.diag(T).mean() == pytest.approx(share * rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cifar10", "truck>automobile bird>airplane deer>horse cat>dog dog>cat"),
+        ("cifar10-two-way", "truck>automobile automobile>truck bird>airplane airplane>bird deer>horse horse>deer cat>dog dog>cat"),
+    ],
+)
+def test_the_cifar10_maps_are_those_of_their_papers(name, words):
+    classes = DATASETS["cifar10"].classes
+    assert {f"{classes[a]}>{classes[b]}" for a, b in flips(name).items()} == set(words.split())
+
+
+def test_the_digits_map_is_that_of_its_paper():
+    assert flips("digits") == {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}
+
+
+def test_a_hundred_classes_make_twenty_superclasses_of_five():
+    assert np.bincount(SUPERCLASS).tolist() == [5] * 20
+
+
+def test_the_superclasses_are_those_of_the_official_list():
+    classes = DATASETS["cifar100"].classes
+    flowers = SUPERCLASS[classes.index("rose")]
+    members = {name for name, group in zip(classes, SUPERCLASS, strict=True) if group == flowers}
+    assert members == {"orchid", "poppy", "rose", "sunflower", "tulip"}
+
+
+@pytest.mark.parametrize("name", ["superclass-next", "superclass-pair"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_superclass_maps_stay_within_the_true_superclass(name, seed):
+    assert same_superclass(name, seed) == len(flips(name, seed))
+
+
+def test_only_six_of_a_hundred_block_neighbours_share_a_superclass():
+    assert same_superclass("block5-next") == 6
+
+
+@pytest.mark.parametrize("name", ["block5-next", "block5-pair"])
+def test_block_maps_stay_within_five_consecutive_ids(name):
+    assert all(a // 5 == b // 5 for a, b in flips(name).items())
+
+
+@pytest.mark.parametrize("name", ["superclass-next", "block5-next"])
+def test_next_is_one_circle_in_each_group_of_five(name):
+    step = flips(name)
+    for start in range(100):
+        walk = [start]
+        while (following := step[walk[-1]]) != start:
+            walk.append(following)
+        assert len(walk) == 5
+
+
+@pytest.mark.parametrize("name", ["superclass-pair", "block5-pair"])
+def test_pairs_exchange_labels_in_every_group(name):
+    pairs = flips(name)
+    assert len(pairs) == 40
+    assert all(pairs[b] == a for a, b in pairs.items())
+
+
+@pytest.mark.parametrize("name", [name for name in MAPS if MAPS[name].random])
+def test_the_pairs_depend_on_their_own_seed(name):
+    assert flips(name, 1) == flips(name, 1) != flips(name, 2)
+
+
+@pytest.mark.parametrize("name", [name for name in MAPS if not MAPS[name].random])
+def test_a_fixed_map_knows_no_seed(name):
+    assert flips(name, 1) == flips(name, 2)
+
+
+def test_the_text_holds_the_seed_of_the_pairs():
+    one, other = (transition(f"asymmetric(0.4, map='superclass-pair', pairs_seed={seed})", 100) for seed in (1, 2))
+    assert (one != other).any()
+
+
+def test_a_map_for_other_classes_is_refused():
+    with pytest.raises(LanguageError, match="for 10 classes, the data have 100"):
+        transition("asymmetric(0.3, map='cifar10')", 100)
+
+
+def test_an_unknown_map_names_what_is_near():
+    with pytest.raises(UnknownName, match="did you mean 'cifar10'"):
+        class_map("cifar-10", 10)
+
+
+def test_asymmetric_noise_asks_for_a_map():
+    with pytest.raises(LanguageError, match="needs a map"):
+        transition("asymmetric(0.3)", 10)
+
+
+# From Python
+
+
+def test_corrupt_draws_as_its_parts_do():
+    labels = clean(10)
+    expected = draw(labels, transition("symmetric(0.4)", 10), 3)
+    np.testing.assert_array_equal(nb.corrupt(labels, "symmetric(0.4)", num_classes=10, seed=3), expected)
+
+
+def test_corrupt_heeds_the_switch_in_the_text():
+    labels = clean(10)
+    expected = draw(labels, transition("symmetric(0.4)", 10), 3, exact=False)
+    np.testing.assert_array_equal(nb.corrupt(labels, "symmetric(0.4, exact=False)", num_classes=10, seed=3), expected)
+
+
+@pytest.mark.parametrize("labels", [[0, 10], [-1, 0], [0.5, 1], [], [[0, 1]], ["a", "b"]])
+def test_corrupt_refuses_what_are_no_classes(labels):
+    with pytest.raises(DataError):
+        nb.corrupt(np.array(labels), "symmetric(0.4)", num_classes=10)
+
+
+def test_corrupt_takes_a_list_and_gives_int64():
+    recorded = nb.corrupt([0, 1, 2], "pairflip(0.5)", num_classes=3)
+    assert recorded.dtype == np.int64

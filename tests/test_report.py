@@ -1,0 +1,212 @@
+"""Records -> tables: what is averaged, marked, bold; and the same numbers in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from pathlib import Path
+
+import pytest
+
+from noisebench.errors import ConfigError, DataError, UnknownName
+from noisebench.report import METRICS, find_metric, make_tables, read_rows, render, where
+from noisebench.report.cells import Cell
+from noisebench.report.significance import beats
+from noisebench.results import RunFolder, run_folders
+
+SYM, ASYM = "symmetric(rate=0.4)", "asymmetric(rate=0.4, map='digits')"
+
+
+def add(root: Path, method: str = "ce", noise: str = SYM, seed: int = 0, last: float = 0.5, **more: object) -> RunFolder:
+    """A finished run's folder with the one number that matters; `more` replaces parts of the record."""
+    number = len(list(root.glob("*__*")))
+    folder = RunFolder(root / f"run__{number:08d}")
+    folder.path.mkdir(parents=True)
+    record = {
+        "schema": 1, "method": method, "loss": "ce", "strategy": "standard", "precision": "fp32", "seed": seed, "oracle": False,
+        "data": {"name": "digits"}, "model": {"name": "mlp"}, "recipe": {"name": "digits", "epochs": 40, "lr": 0.1},
+        "noise": {"text": noise, "seed": seed, "realised_rate": 0.4},
+        "metrics": {"test_acc": {"last": last, "best": last + 0.1}, "memorised": None}, **more,
+    }  # fmt: skip
+    folder.write_json(folder.result, record)
+    return folder
+
+
+def tables(root: Path, metric: str = "last", rows: str = "method", cols: str = "noise") -> list:
+    return make_tables(read_rows(run_folders([root]), find_metric(metric)), find_metric(metric), rows, cols)
+
+
+def test_a_cell_is_mean_sample_deviation_and_n(tmp_path: Path) -> None:
+    values = [0.5, 0.6, 0.8]
+    for seed, value in enumerate(values):
+        add(tmp_path, seed=seed, last=value)
+    cell = tables(tmp_path)[0].cells["ce", SYM]
+    assert (cell.mean, cell.std, cell.n) == (pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)), 3)
+    assert "63.33 ± 15.28" in render(tables(tmp_path), "md", "last")
+
+
+def test_one_run_has_no_deviation(tmp_path: Path) -> None:
+    add(tmp_path)
+    assert tables(tmp_path)[0].cells["ce", SYM].std is None
+    assert "| ce | 50.00 |" in render(tables(tmp_path), "md", "last")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": {"name": "mnist"}},
+        {"model": {"name": "cnn4"}},
+        {"recipe": {"name": "digits", "epochs": 40, "lr": 0.2}},
+        {"precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_runs_that_are_not_alike_are_never_averaged(other: dict, tmp_path: Path) -> None:
+    add(tmp_path, seed=0)
+    add(tmp_path, seed=1, **other)
+    assert [table.cells["ce", SYM].n for table in tables(tmp_path)] == [1, 1]
+
+
+def test_columns_stand_by_kind_of_noise_then_rate(tmp_path: Path) -> None:
+    for noise in (ASYM, "symmetric(rate=0.8)", SYM, "asymmetric(rate=0.2, map='digits')"):
+        add(tmp_path, noise=noise)
+    assert tables(tmp_path)[0].cols == (SYM, "symmetric(rate=0.8)", "asymmetric(rate=0.2, map='digits')", ASYM)
+
+
+def test_a_failed_run_is_counted_and_left_out_of_the_mean(tmp_path: Path) -> None:
+    add(tmp_path, seed=0, last=0.5)
+    failed = add(tmp_path, seed=1)
+    failed.result.unlink()
+    about = {"dataset": "digits", "noise": SYM, "realised_rate": 0.4, "noise_seed": 1, "method": "ce", "model": "mlp",
+             "recipe_name": "digits", "seed": 1, "oracle": False}  # fmt: skip
+    config = {"about": about, "loss": "ce", "strategy": "standard", "precision": "fp32", "recipe": {"epochs": 40, "lr": 0.1}}
+    failed.write_json(failed.path / "config.yaml", config)
+    failed.write_error("RuntimeError", "broken")
+    text = render(tables(tmp_path), "md", "last")
+    assert "50.00 ✗1" in text and "failed runs, left out of the mean" in text
+
+
+def test_oracles_and_missing_cells_are_marked_and_explained(tmp_path: Path) -> None:
+    add(tmp_path, "el", SYM, oracle=True)
+    add(tmp_path, "ce", ASYM)
+    text = render(tables(tmp_path), "md", "last")
+    assert "50.00†" in text and "† oracle: was told the true noise rate or T." in text
+    assert "| – |" in text and "–: no run" in text
+
+
+def test_the_caption_states_metric_selection_spread_and_what_varied(tmp_path: Path) -> None:
+    for seed in range(2):
+        add(tmp_path, seed=seed)
+    caption = tables(tmp_path)[0].caption()
+    for part in ("test accuracy (%)", "last epoch", "sample standard deviation", "n = 2 each", "seeds 0, 1, each with its own noise"):
+        assert part in caption
+
+
+def test_the_best_epoch_on_test_is_called_optimistic(tmp_path: Path) -> None:
+    add(tmp_path, last=0.5)
+    assert tables(tmp_path, "best")[0].cells["ce", SYM].mean == pytest.approx(0.6)
+    assert "ON TEST, optimistic" in tables(tmp_path, "best")[0].caption()
+
+
+def test_bold_is_for_more_than_noise(tmp_path: Path) -> None:
+    for seed, (a, b) in enumerate([(0.80, 0.70), (0.83, 0.72), (0.79, 0.71)]):
+        add(tmp_path, "el", SYM, seed, a)
+        add(tmp_path, "ce", SYM, seed, b)
+        add(tmp_path, "el", ASYM, seed, 0.5 + 0.1 * seed)
+        add(tmp_path, "ce", ASYM, seed, 0.7 - 0.1 * seed)
+    table = tables(tmp_path)[0]
+    assert (table.leader(SYM), table.leader(ASYM)) == ("el", None)
+    assert "**81.00" not in render([table], "md", "last").split("| ce |")[1] and "**80.67 ± 2.08**" in render([table], "md", "last")
+
+
+def test_a_gap_that_seeds_explain_is_no_gap() -> None:
+    noisy, steady = Cell({"0": 0.9, "1": 0.5, "2": 0.8}), Cell({"0": 0.6, "1": 0.6, "2": 0.6})
+    assert not beats(noisy, steady)
+    assert beats(Cell({"0": 0.7, "1": 0.71, "2": 0.7}), steady)
+    assert beats(steady, Cell({"0": 0.7, "1": 0.71, "2": 0.7}), higher_is_better=False)
+
+
+def test_the_paired_test_is_students(tmp_path: Path) -> None:
+    from scipy import stats
+
+    for shift in (0.005, 0.01, 0.02, 0.03):
+        a, b = [0.81, 0.84, 0.80, 0.85], [0.81 - shift, 0.83 - shift, 0.81 - shift, 0.84 - shift]
+        p = stats.ttest_rel(a, b, alternative="greater").pvalue
+        cells = (Cell(dict(zip("0123", values, strict=True))) for values in (a, b))
+        assert beats(*cells) == (p < 0.05)
+
+
+def test_the_same_seeds_twice_count_once_and_the_later_one(tmp_path: Path) -> None:
+    import os
+
+    old, new = add(tmp_path, last=0.1), add(tmp_path, last=0.9)
+    os.utime(old.result, (1, 1))
+    os.utime(new.result, (2, 2))
+    assert tables(tmp_path)[0].cells["ce", SYM].values == {"0": 0.9}
+
+
+def test_json_has_the_promised_fields_at_full_precision(tmp_path: Path) -> None:
+    add(tmp_path, last=1 / 3)
+    content = json.loads(render(tables(tmp_path), "json", "last"))
+    assert set(content) == {"schema", "metric", "selection", "cells"}
+    cell = content["cells"][0]
+    assert {"dataset", "model", "noise", "method", "n", "mean", "std", "values", "oracle", "failed", "published"} <= set(cell)
+    assert (cell["mean"], cell["values"], cell["noise"], cell["published"]) == (1 / 3, {"0": 1 / 3}, SYM, None)
+
+
+def test_csv_says_the_same_as_json(tmp_path: Path) -> None:
+    for seed in range(3):
+        add(tmp_path, seed=seed, last=seed / 7)
+    row = next(csv.DictReader(io.StringIO(render(tables(tmp_path), "csv", "last"))))
+    cell = json.loads(render(tables(tmp_path), "json", "last"))["cells"][0]
+    assert math.isclose(float(row["mean"]), cell["mean"]) and json.loads(row["values"]) == cell["values"]
+
+
+def test_where_keeps_what_it_says_and_names_what_there_is(tmp_path: Path) -> None:
+    add(tmp_path, "ce")
+    add(tmp_path, "el", seed=1)
+    rows = read_rows(run_folders([tmp_path]), METRICS["last"])
+    assert [row.axes["method"] for row in where(rows, ["method=el"])] == ["el"]
+    assert [row.seed for row in where(rows, ["seed=0"])] == [0]
+    with pytest.raises(ConfigError, match="method is one of ce, el"):
+        where(rows, ["method=gce"])
+    with pytest.raises(ConfigError, match="--where is axis=value"):
+        where(rows, ["colour=red"])
+
+
+def test_any_two_axes_make_a_table(tmp_path: Path) -> None:
+    for model in ("mlp", "cnn4"):
+        for noise in (SYM, ASYM):
+            add(tmp_path, noise=noise, model={"name": model})
+    table = tables(tmp_path, rows="model", cols="noise")[0]
+    assert set(table.cells) == {(model, noise) for model in ("mlp", "cnn4") for noise in (SYM, ASYM)}
+    assert tables(tmp_path, rows="noise", cols="model")[0].rows == (SYM, ASYM)
+    with pytest.raises(ConfigError, match="choose two"):
+        tables(tmp_path, rows="noise", cols="noise")
+    with pytest.raises(ConfigError, match="a table's rows and columns are"):
+        tables(tmp_path, rows="colour")
+
+
+def test_wrong_names_and_places_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'last'"):
+        find_metric("lst")
+    with pytest.raises(DataError, match="no such folder"):
+        run_folders([tmp_path / "nothing"])
+    add(tmp_path).result.write_text('{"schema": 99}')
+    with pytest.raises(DataError, match="has schema 99"):
+        tables(tmp_path)
+
+
+def test_text_of_users_does_not_become_markup(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from noisebench.report.terminal import draw_table
+
+    add(tmp_path, "[red]evil[/red] | method")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(draw_table(tables(tmp_path)[0]))
+    assert "[red]evil[/red] | method" in console.file.getvalue()
+    assert "evil[/red] \\| method" in render(tables(tmp_path), "md", "last")

@@ -1,0 +1,165 @@
+"""What users were promised: the options, the README's commands, the names from Python, and what pins the versions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+
+import noisebench as nb
+from noisebench.backbones import BACKBONES
+from noisebench.cli import main
+from noisebench.cli.app import app
+from noisebench.errors import DataError
+from noisebench.losses import LOSSES, build_loss, cost_of
+from noisebench.noise import NOISES, build_noise, draw
+from noisebench.strategies import STRATEGIES
+
+README = Path(__file__).parent.parent / "README.md"
+GLOBAL = "--data-dir --help --offline --plugin --quiet --verbose --version --workspace"
+NOISE = "--asym --bernoulli --inclusive --map --noise --noise-seed --pair --sym"
+OPTIONS = {
+    "corrupt": f"{NOISE} --force --help --json --out",
+    "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --loss --lr --manifest --method "
+    "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy --weight-decay",
+    "evaluate": "--help --json",
+    "report": "--cols --format --help --json --metric --out --rows --where",
+    "run": "--device --dry-run --executor --fail-fast --help --jobs --json --no-resume --rerun --shard",
+    "list": "--help --json",
+}
+
+
+def long_options(command: object) -> set[str]:
+    names = {name for p in command.params for name in [*p.opts, *p.secondary_opts] if name.startswith("--")}  # type: ignore[attr-defined]
+    return names | {"--help"}
+
+
+def test_the_commands_and_options_are_the_promised_ones() -> None:
+    group = typer.main.get_command(app)
+    assert {name: long_options(command) for name, command in group.commands.items()} == {  # type: ignore[attr-defined]
+        name: set(options.split()) for name, options in OPTIONS.items()
+    }
+    assert long_options(group) == set(GLOBAL.split())
+
+
+def test_the_names_of_the_language_are_the_promised_ones() -> None:
+    assert {entry.name for entry in LOSSES} >= {
+        "ce", "mae", "gce", "rce", "sce", "el", "focal", "lsr", "forward", "backward", "normalized", "logitclip",
+    }  # fmt: skip
+    assert {entry.name for entry in NOISES} >= {"symmetric", "asymmetric", "pairflip"}
+    assert {entry.name for entry in STRATEGIES} >= {"standard", "bootstrap"}
+    assert set(BACKBONES) == {"mlp", "cnn4", "cnn8", "resnet44", "resnet18", "resnet34", "preact_resnet18"}
+
+
+def readme_commands() -> list[list[str]]:
+    """Every noisebench command in the README's sh blocks, in order."""
+    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line)[1:] for line in lines if line.startswith("noisebench ")]
+
+
+def test_every_command_of_the_cli_stands_in_the_readme() -> None:
+    assert {arguments[0] for arguments in readme_commands()} >= set(OPTIONS)
+
+
+def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_loss.py").write_text(readme_plugin())
+    for arguments in readme_commands():
+        long = arguments[0] == "run" or "fashionmnist" in arguments or ("cifar10" in arguments[1:] and arguments[0] == "train")
+        if "--plugin" in arguments and "root" in LOSSES:
+            continue
+        dry = [*arguments, "--dry-run"] if long and "--dry-run" not in arguments else arguments
+        if long and not main(["-q", *dry]) == 0:
+            assert "is not in" in capsys.readouterr().err, arguments  # the images of a large set are not at hand
+        elif not long:
+            assert main(dry) == 0, (arguments, capsys.readouterr().err)
+
+
+def readme_plugin() -> str:
+    """The README's loss in one file."""
+    found = re.search(r"```python\n(# my_loss\.py\n.*?)```", README.read_text(encoding="utf-8"), re.S)
+    assert found
+    return found[1]
+
+
+def test_a_loss_takes_at_most_ten_lines() -> None:
+    assert readme_plugin().count("\n") <= 10
+
+
+def test_the_tree_in_the_readme_names_every_file_and_folder() -> None:
+    tree = README.read_text(encoding="utf-8")
+    root = Path(nb.__file__).parent
+    for path in root.iterdir():
+        if path.name not in ("__pycache__", "__init__.py", "__main__.py", "benchmarks.yaml"):
+            assert path.name in tree, path.name
+
+
+def test_the_library_answers_as_promised() -> None:
+    labels = np.arange(1000) % 10
+    noisy = nb.corrupt(labels, "symmetric(rate=0.4)", num_classes=10, seed=0)
+    assert (noisy != labels).mean() == 0.4
+    assert nb.transition("asymmetric(rate=0.3, map='cifar10')", num_classes=10)[9, 1] == pytest.approx(0.3)
+    loss, logits = nb.loss("el(eps=0.4)"), torch.randn(8, 10, requires_grad=True)
+    loss(logits, torch.arange(8)).backward()
+    assert isinstance(loss, torch.nn.Module) and logits.grad is not None and logits.grad.isfinite().all()
+    assert {"losses", "read_manifest", "results", "register_loss"} <= set(dir(nb))
+
+
+def test_corrupt_refuses_labels_out_of_range() -> None:
+    with pytest.raises(DataError, match="out of range"):
+        nb.corrupt(np.array([0, 10]), "symmetric(rate=0.4)", num_classes=10)
+
+
+# Checksums of what each component does at its version. A change of values is a new version: finished runs must not pass for new ones.
+T = "[[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]"
+LOSS_TEXTS = {"el": "el(eps=0.4)", "forward": f"forward(ce, T={T})", "backward": f"backward(ce, T={T})", "lsr": "lsr(ce)",
+              "normalized": "normalized(ce)", "logitclip": "logitclip(ce)"}  # fmt: skip
+GOLDEN_LOSSES: dict[str, tuple[int, list[float]]] = {
+    "lsr": (1, [0.336513, 2.136513, 3.036513]),
+    "forward": (1, [0.370113, 1.715151, 2.044793]),
+    "backward": (1, [-0.544440, 2.312703, 3.741275]),
+    "normalized": (1, [0.030828, 0.393834, 0.575338]),
+    "logitclip": (1, [0.512978, 1.407405, 1.854619]),
+    "ce": (1, [0.169846, 2.169846, 3.169846]),
+    "mae": (1, [0.312411, 1.771610, 1.915980]),
+    "gce": (1, [0.160138, 1.115780, 1.273244]),
+    "rce": (1, [1.438651, 8.158262, 8.823088]),
+    "sce": (1, [1.455635, 8.375247, 9.140072]),
+    "el": (1, [0.165627, 1.402274, 1.614053]),
+    "focal": (1, [0.004144, 1.702570, 2.909109]),
+}
+GOLDEN_NOISES: dict[str, tuple[int, str]] = {
+    "symmetric(rate=0.4)": (1, "dc3a869a3e132411"),
+    "symmetric(rate=0.4, inclusive=True, exact=False)": (1, "7864ed324050aae3"),
+    "asymmetric(rate=0.3, map='cifar10')": (1, "b9d9a3bae63c43a5"),
+    "asymmetric(rate=0.3, map='digits', exact=False)": (1, "0f30a3b64811e1a6"),
+    "pairflip(rate=0.45)": (1, "d0f272f8e9915e20"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN_LOSSES)
+def test_a_loss_has_the_values_of_its_version(name: str) -> None:
+    version, values = GOLDEN_LOSSES[name]
+    cost = cost_of(build_loss(LOSS_TEXTS.get(name, name)), torch.tensor([[2.0, 0.0, -1.0]]))[0]
+    assert LOSSES[name].version == version
+    torch.testing.assert_close(cost, torch.tensor(values), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", GOLDEN_NOISES)
+def test_a_noise_has_the_labels_of_its_version(text: str) -> None:
+    model = build_noise(text, 10)
+    recorded = draw(np.arange(1000) % 10, model.transition, 0, exact=model.exact)
+    assert (int(model.version), hashlib.sha256(recorded.astype("<i8").tobytes()).hexdigest()[:16]) == GOLDEN_NOISES[text]
+
+
+def test_every_component_is_pinned() -> None:
+    ours = {entry.name for entry in LOSSES if entry.build.__module__.startswith("noisebench.")}
+    assert set(GOLDEN_LOSSES) == ours
+    assert {text.partition("(")[0] for text in GOLDEN_NOISES} == {entry.name for entry in NOISES}
