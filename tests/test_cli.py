@@ -149,7 +149,8 @@ def test_a_suite_runs_skips_what_is_done_and_ends_with_its_table(place: Path, ca
 
 def test_one_failure_fails_its_cell_alone_with_exit_3(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "benchmarks.yaml").write_text(
-        "version: 1\nsuites:\n  bad:\n    defaults: {dataset: digits, epochs: 1}\n    matrix: {noise: [symmetric(rate=0.4)], method: [ce, mae]}\n"
+        "version: 1\nsuites:\n  bad:\n    defaults: {dataset: digits, epochs: 1}\n"
+        "    matrix: {noise: [symmetric(rate=0.4)], method: [ce, mae]}\n"
         "    override: [{match: {method: ce}, set: {lr: 1.0e+30}}]\n"
     )
     code, out, err = call(capsys, "run", "bad", "--jobs", "1")
@@ -176,7 +177,8 @@ def test_report_appends_to_githubs_summary(place: Path, capsys: pytest.CaptureFi
 def test_a_plugin_brings_a_loss_in_one_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin = place / "mine.py"
     plugin.write_text(
-        'import noisebench as nb\n\n@nb.register_loss\ndef test_root(log_p, power=0.5):\n    """1 - p^power."""\n    return -(power * log_p).expm1()\n'
+        "import noisebench as nb\n\n@nb.register_loss\ndef test_root(log_p, power=0.5):\n"
+        '    """1 - p^power."""\n    return -(power * log_p).expm1()\n'
     )
     trained = answer(capsys, "--plugin", str(plugin), "train", "--loss", "test_root", "--power", "0.3", *SHORT)
     assert "test_root-power=0.3" in trained["run"]

@@ -26,7 +26,7 @@ def value_texts(parameter):
         return st.sampled_from([*choices, "[[0.9, 0.1], [0.2, 0.8]]", "auto"] if parameter.auto else choices)
     if isinstance(parameter.allowed, Interval):
         low, high = (float(end) for end in parameter.allowed.text[1:-1].split(","))
-        numbers = st.floats(max(low, -50), min(high, 50)).filter(lambda x: x in parameter.allowed).map(repr)
+        numbers = st.floats(max(low, -50), min(high, 50)).filter(lambda x: x and x in parameter.allowed).map(repr)
         return st.one_of(numbers, st.just("auto")) if parameter.auto else numbers
     return st.sampled_from(["1", "2.5"])
 

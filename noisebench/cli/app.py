@@ -20,7 +20,7 @@ app = typer.Typer(
     help="A benchmark for learning with noisy labels in image classification.",
     add_completion=False,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help: Rich's would take longer than all the rest
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -44,10 +44,11 @@ def _version(asked: bool) -> None:
 def before(
     context: typer.Context,
     workspace: Annotated[
-        Path, typer.Option("--workspace", "-C", envvar="NOISEBENCH_WORKSPACE", help="Holds manifests/ and runs/.")
+        Path, typer.Option("--workspace", "-C", metavar="DIR", envvar="NOISEBENCH_WORKSPACE", help="Holds manifests/ and runs/.")
     ] = Path(),
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", envvar="NOISEBENCH_DATA", help="Holds the data sets; default: the user's cache.")
+        Path | None,
+        typer.Option("--data-dir", metavar="DIR", envvar="NOISEBENCH_DATA", help="Holds the data sets; default: the user's cache."),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="FILE|MODULE", help="Adds losses, strategies or noises.")] = None,

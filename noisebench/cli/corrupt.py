@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def corrupt(
     context: typer.Context,
-    dataset: Annotated[str, typer.Argument(help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images.")],
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="DATASET", help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images."),
+    ],
     sym: Sym = None,
     asym: Asym = None,
     pair: Pair = None,
@@ -27,7 +30,9 @@ def corrupt(
     inclusive: Inclusive = False,
     bernoulli: Bernoulli = False,
     noise_seed: NoiseSeed = 0,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to write (.csv or .csv.gz); default: manifests/ by name.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write (.csv or .csv.gz); default: manifests/ by name.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another manifest of the same name.")] = False,
     json: Json = False,
 ) -> None:

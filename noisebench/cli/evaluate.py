@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, or how their names in runs/ or their keys begin.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, or how their names in runs/ or their keys begin.")],
     json: Json = False,
 ) -> None:
-    """Accuracy, calibration and classes of finished runs, and how well they tell wrong labels from right ones."""
+    """Say how good finished runs are and which labels they doubt.
+
+    Accuracy, calibration, classes, and how well a run tells wrong labels from right ones.
+    """
     options: Globals = context.obj
     folders = [_folder(name, options.workspace / "runs") for name in runs]
     found = [_evaluate(folder) for folder in folders]

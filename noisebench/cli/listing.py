@@ -22,10 +22,13 @@ def list_(
         str,
         typer.Argument(metavar="KIND", help="losses noises strategies methods datasets models recipes suites metrics manifests runs env"),
     ],
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them in full.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them in full.")] = None,
     json: Json = False,
 ) -> None:
-    """What there is: losses, noises, data sets, runs ... `list losses gce` shows one in full."""
+    """Show what there is: losses, noises, methods, models, runs.
+
+    noisebench list losses gce
+    """
     from ..errors import UnknownName
 
     options: Globals = context.obj

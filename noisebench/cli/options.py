@@ -13,20 +13,14 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..workspace import Workspace
 
-NOISE = "The noise (one of)"
-
-Sym = Annotated[
-    float | None, typer.Option("--sym", metavar="RATE", help="Symmetric noise, exclusive of the true class.", rich_help_panel=NOISE)
-]
-Asym = Annotated[float | None, typer.Option("--asym", metavar="RATE", help="Asymmetric noise by a named --map.", rich_help_panel=NOISE)]
-Pair = Annotated[float | None, typer.Option("--pair", metavar="RATE", help="Pair-flip, class i to i + 1.", rich_help_panel=NOISE)]
-Noise = Annotated[
-    str | None, typer.Option("--noise", metavar="TEXT", help="Any noise: 'symmetric(rate=0.4, inclusive=True)'.", rich_help_panel=NOISE)
-]
-Map = Annotated[str | None, typer.Option("--map", help="Convention of --asym (noisebench list noises asymmetric).")]
+Sym = Annotated[float | None, typer.Option("--sym", metavar="RATE", help="Symmetric noise, exclusive of the true class.")]
+Asym = Annotated[float | None, typer.Option("--asym", metavar="RATE", help="Asymmetric noise by a named --map.")]
+Pair = Annotated[float | None, typer.Option("--pair", metavar="RATE", help="Pair-flip, class i to i + 1.")]
+Noise = Annotated[str | None, typer.Option("--noise", metavar="TEXT", help="Any noise: 'symmetric(rate=0.4, inclusive=True)'.")]
+Map = Annotated[str | None, typer.Option("--map", metavar="NAME", help="Convention of --asym (noisebench list noises asymmetric).")]
 Inclusive = Annotated[bool, typer.Option("--inclusive", help="--sym draws among all classes, the true one too.")]
 Bernoulli = Annotated[bool, typer.Option("--bernoulli", help="Each label flips by itself, instead of exact counts per class.")]
-NoiseSeed = Annotated[int, typer.Option("--noise-seed", help="Seed of the draw.")]
+NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed of the draw.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

@@ -23,14 +23,16 @@ _SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json"}
 def report(
     context: typer.Context,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Runs, folders of runs or workspaces; default: this workspace.")
+        list[Path] | None, typer.Argument(metavar="PATH", help="Runs, folders of runs or workspaces; default: this workspace.")
     ] = None,
-    rows: Annotated[str, typer.Option("--rows", help="What the rows are.")] = "method",
-    cols: Annotated[str, typer.Option("--cols", help="What the columns are.")] = "noise",
-    metric: Annotated[str, typer.Option("--metric", help="last, mean_last10, best, memorised ... (noisebench list metrics)")] = "last",
+    rows: Annotated[str, typer.Option("--rows", metavar="AXIS", help="What the rows are.")] = "method",
+    cols: Annotated[str, typer.Option("--cols", metavar="AXIS", help="What the columns are.")] = "noise",
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="NAME", help="last, mean_last10, best, memorised ... (noisebench list metrics)")
+    ] = "last",
     conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
-    form: Annotated[str | None, typer.Option("--format", metavar="table|md|csv|json")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write there; the suffix decides the format.")] = None,
+    form: Annotated[str | None, typer.Option("--format", metavar="NAME", help="table, md, csv or json.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; the suffix decides the format.")] = None,
     json: Json = False,
 ) -> None:
     """Compare methods across noise rates: mean and spread over seeds.

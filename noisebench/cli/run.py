@@ -19,14 +19,18 @@ if TYPE_CHECKING:
 
 def run(
     context: typer.Context,
-    suite: Annotated[str, typer.Argument(help="A suite of benchmarks.yaml (noisebench list suites), FILE.yaml, or FILE.yaml:NAME.")],
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="A suite of benchmarks.yaml (noisebench list suites), FILE.yaml, or FILE.yaml:NAME.")
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why.")] = False,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at a time; default: one a core.")] = None,
-    executor: Annotated[str, typer.Option("--executor", metavar="local", help="Where runs execute.")] = "local",
+    jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Runs at a time; default: one a core.")] = None,
+    executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs execute: local.")] = "local",
     shard: Annotated[str | None, typer.Option("--shard", metavar="i/n", help="Only each n-th run, from the i-th.")] = None,
-    rerun: Annotated[str | None, typer.Option("--rerun", metavar="failed|stale|all", help="Only these; all: finished ones too.")] = None,
+    rerun: Annotated[
+        str | None, typer.Option("--rerun", metavar="WHICH", help="failed or stale: only these; all: finished ones too.")
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed run.")] = False,
-    device: Annotated[str, typer.Option("--device")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start interrupted runs anew.")] = False,
     json: Json = False,
 ) -> None:

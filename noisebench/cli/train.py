@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from .labels import ChosenLabels
 
 TRAIN_SETTINGS = {"ignore_unknown_options": True}  # a loss's own parameters are options
-_RECIPE = "The recipe's settings"
 _LONG = 600.0  # seconds from which a run's estimate is said
-
-Setting = typer.Option(rich_help_panel=_RECIPE)
 
 
 def train(
@@ -30,12 +27,14 @@ def train(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[DATASET] [--PARAMETER VALUE]...",
-            help="A data set, and the loss's own parameters, such as --eps 0.4.",
+            metavar="DATASET",
+            help="A data set; then the loss's own parameters, such as --eps 0.4.",
             show_default=False,
         ),
     ] = None,
-    manifest: Annotated[Path | None, typer.Option("--manifest", help="Train on these labels; default: what corrupt wrote last.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", metavar="FILE", help="Train on these labels; default: what corrupt wrote last.")
+    ] = None,
     sym: Sym = None,
     asym: Asym = None,
     pair: Pair = None,
@@ -47,23 +46,27 @@ def train(
     loss: Annotated[
         str | None, typer.Option("--loss", metavar="TEXT", help="'gce(q=0.7)', 'lsr(el)', '10*normalized(ce) + mae' ...  [default: ce]")
     ] = None,
-    strategy: Annotated[str | None, typer.Option("--strategy", metavar="TEXT", help="[default: standard]")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="A row of the literature, instead of --loss and --strategy.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", metavar="TEXT", help="'bootstrap(kind=soft)' ...  [default: standard]")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", help="A row of the literature, instead of --loss and --strategy.")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME|timm:NAME", help="The network; default: the data set's.")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", help="How long and how hard; default: the data set's.")] = None,
-    epochs: Annotated[int | None, Setting] = None,
-    batch_size: Annotated[int | None, Setting] = None,
-    lr: Annotated[float | None, Setting] = None,
-    momentum: Annotated[float | None, Setting] = None,
-    nesterov: Annotated[bool | None, typer.Option("--nesterov/--no-nesterov", rich_help_panel=_RECIPE)] = None,
-    weight_decay: Annotated[float | None, Setting] = None,
-    schedule: Annotated[str | None, typer.Option(metavar="constant|cosine|step(40, 80)", rich_help_panel=_RECIPE)] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest gradient norm, 0 for none.", rich_help_panel=_RECIPE)] = None,
-    crop: Annotated[int | None, typer.Option(help="Padding of the random crop, in pixels.", rich_help_panel=_RECIPE)] = None,
-    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", rich_help_panel=_RECIPE)] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the weights, the order and the augmentation.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", metavar="auto|fp32|bf16")] = "auto",
+    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="How long and how hard; default: the data set's.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the training set.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a step.")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="N", help="Initial learning rate.")] = None,
+    momentum: Annotated[float | None, typer.Option(metavar="N", help="Of SGD.")] = None,
+    nesterov: Annotated[bool | None, typer.Option("--nesterov/--no-nesterov", help="Nesterov's momentum.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(metavar="N", help="L2, on every parameter.")] = None,
+    schedule: Annotated[str | None, typer.Option(metavar="TEXT", help="constant, cosine or 'step(40, 80)'.")] = None,
+    clip: Annotated[float | None, typer.Option(metavar="N", help="Largest gradient norm, 0 for none.")] = None,
+    crop: Annotated[int | None, typer.Option(metavar="N", help="Padding of the random crop, in pixels.")] = None,
+    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the weights, the order and the augmentation.")] = 0,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="auto, fp32 or bf16.")] = "auto",
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start an interrupted run anew.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run a finished run again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run.")] = False,
