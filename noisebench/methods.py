@@ -36,19 +36,19 @@ METHODS = {
     row.name: row
     for row in (
         Method("ce", "", "ce"),
-        Method("mae", "Ghosh et al. 2017", "mae"),
         Method("lsr", "Szegedy et al. 2016", "lsr(ce)"),
         Method("bootstrap", "Reed et al. 2015, hard", "ce", "bootstrap(kind='hard')"),
         Method("bootstrap_soft", "Reed et al. 2015, soft", "ce", "bootstrap(kind='soft')"),
         Method("forward", "Patrini et al. 2017, true T", "forward(ce)"),
         Method("backward", "Patrini et al. 2017, true T", "backward(ce)"),
-        Method("focal", "Lin et al. 2017", "focal"),
-        Method("gce", "Zhang & Sabuncu 2018", "gce"),
         Method("sl", "Wang et al. 2019", "sce", presets=(
             Preset("mnist", "sce(alpha=0.01, beta=1)", _SL),
             Preset("cifar10", "sce(alpha=0.1, beta=1)", _SL),
             Preset("cifar100", "sce(alpha=6, beta=0.1)", _SL),
         )),
+        Method("mae", "Ghosh et al. 2017", "mae"),
+        Method("gce", "Zhang & Sabuncu 2018", "gce"),
+        Method("focal", "Lin et al. 2017", "focal"),
         Method("el", "Cui et al., Equal Loss", "el"),
     )
 }  # fmt: skip

@@ -30,11 +30,11 @@ def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
     return text + marks + (f" ({cell.n})" if len(table.counts) > 1 else "")
 
 
-def heads(table: Table) -> list[str]:
-    """The columns' heads; a noise says its realised rate."""
+def head(table: Table, col: str) -> str:
+    """A column's head; a noise says its realised rate."""
     if table.col_axis != "noise":
-        return list(table.cols)
-    return [f"{short_noise(col, table.fixed.get('dataset', ''))}{_rate(table.rates.get(col))}" for col in table.cols]
+        return col
+    return short_noise(col, table.fixed.get("dataset", "")) + _rate(table.rates.get(col))
 
 
 def _rate(rate: float | None) -> str:
@@ -50,7 +50,7 @@ def _markdown_table(table: Table) -> str:
         text = cell_text(table, row, col)
         return f"**{text}**" if table.leader(col) == row else text
 
-    lines = [[table.row_axis, *heads(table)], ["---", *["---:"] * len(table.cols)]]
+    lines = [[table.row_axis, *(head(table, col) for col in table.cols)], ["---", *["---:"] * len(table.cols)]]
     lines += [[row, *(cell(row, col) for col in table.cols)] for row in table.rows]
     grid = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
     return f"**{table.title}**\n\n{grid}\n\n{table.caption()}"

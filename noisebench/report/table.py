@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
+from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from .cells import AXES, Cell, Metric, Row, apart, make_cell
 from .significance import beats
@@ -79,12 +80,12 @@ def make_tables(rows: Iterable[Row], metric: Metric, row_axis: str = "method", c
 def _table(group: list[Row], fixed: list[str], metric: Metric, row_axis: str, col_axis: str) -> Table:
     members = apart(group, (row_axis, col_axis))
     cells = {(rows[0].axes[row_axis], rows[0].axes[col_axis]): make_cell(rows) for rows in members.values()}
-    cols = list(dict.fromkeys(col for _, col in cells))
+    rows, cols = (dict.fromkeys(pair[place] for pair in cells) for place in (0, 1))
     rates = {row.axes[col_axis]: row.realised_rate for row in group} if col_axis == "noise" else {}
     return Table(
         {axis: group[0].axes[axis] for axis in fixed if axis != "precision" or group[0].axes[axis] != "fp32"},
-        tuple(dict.fromkeys(row for row, _ in cells)),
-        tuple(sorted(cols, key=noise_order) if col_axis == "noise" else cols),
+        _ordered(rows, row_axis),
+        _ordered(cols, col_axis),
         row_axis,
         col_axis,
         cells,
@@ -92,6 +93,16 @@ def _table(group: list[Row], fixed: list[str], metric: Metric, row_axis: str, co
         rates,
         _varied(group),
     )
+
+
+def _ordered(labels: Iterable[str], axis: str) -> tuple[str, ...]:
+    """Noises by kind and rate, methods as the literature's table has them and then the rest, others as they came."""
+    if axis == "noise":
+        return tuple(sorted(labels, key=noise_order))
+    if axis == "method":
+        known = list(METHODS)
+        return tuple(sorted(labels, key=lambda name: known.index(name) if name in known else len(known)))
+    return tuple(labels)
 
 
 def _varied(group: list[Row]) -> str:

@@ -8,31 +8,43 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .formats import cell_text, heads
+from .formats import cell_text, head
 from .table import Table
+
+_ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
 
 
 def draw_table(table: Table, width: int | None = None) -> Group:
-    """A table with its title above and its caption below, with fewer digits where it would not fit into `width` columns."""
-    grid = _grid(table, digits=2)
-    if width is not None and _natural_width(grid) > width:
-        grid = _grid(table, digits=1)
-    return Group(Text(table.title, style="bold"), grid, Text(table.caption(), style="dim"))
+    """A table with its title above and its caption below; into `width` columns with fewer digits, or in several blocks."""
+    return Group(Text(table.title, style="bold"), *_grids(table, width or _ENDLESS), Text(table.caption(), style="dim"))
+
+
+def _grids(table: Table, width: int) -> list[RichTable]:
+    for digits in (2, 1):
+        grid = _grid(table, table.cols, digits)
+        if _natural_width(grid) <= width:
+            return [grid]
+    blocks: list[tuple[str, ...]] = []
+    for col in table.cols:
+        if blocks and _natural_width(_grid(table, (*blocks[-1], col), 2)) <= width:
+            blocks[-1] = (*blocks[-1], col)
+        else:
+            blocks.append((col,))
+    return [_grid(table, block, 2) for block in blocks]
 
 
 def _natural_width(grid: RichTable) -> int:
-    console = Console(width=1000)
-    return console.measure(grid).maximum
+    return Console(width=_ENDLESS).measure(grid).maximum
 
 
-def _grid(table: Table, digits: int) -> RichTable:
-    grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if digits > 1 else (0, 1, 0, 0))
+def _grid(table: Table, cols: tuple[str, ...], digits: int) -> RichTable:
+    grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     grid.add_column(table.row_axis, overflow="fold")
-    for head in heads(table):
-        name, _, rate = head.partition(" (")
+    for col in cols:
+        name, _, rate = head(table, col).partition(" (")
         grid.add_column(escape(f"{name}\n{rate.rstrip(')')}" if rate else name), justify="right", overflow="fold")
     for row in table.rows:
-        grid.add_row(escape(row), *(_cell(table, row, col, digits) for col in table.cols))
+        grid.add_row(escape(row), *(_cell(table, row, col, digits) for col in cols))
     return grid
 
 
