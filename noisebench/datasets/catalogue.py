@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError, UnknownName
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -59,20 +57,3 @@ DATASETS = {
                 map="fashionmnist", crop=2, flip=True, source="Xiao et al. 2017, MIT"),
     )
 }  # fmt: skip
-
-
-def find_dataset(name: str, *roots: Path) -> Dataset:
-    """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout or a folder of images.
-
-    A relative path is looked for here and under `roots`. Raises UnknownName or DataError.
-    """
-    if name in DATASETS:
-        return DATASETS[name]
-    found = next((root / name for root in (Path(), *roots) if (root / name).exists()), None)
-    if found is None and ("/" in name or "\\" in name or name.endswith(".npz")):
-        raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz or a folder of images)")
-    if found is None:
-        raise UnknownName("dataset", name, DATASETS, "datasets")
-    from .foreign import describe_foreign
-
-    return describe_foreign(name, found)

@@ -1,4 +1,4 @@
-"""Labels alone, or images and labels, of a data set: from the package, from `<data-dir>/<name>.npz`, by torchvision."""
+"""A data set by name or path; its labels alone, or with its images: from the package, from `<data-dir>/<name>.npz`, by torchvision."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, UnknownName
 from .archive import as_images, as_labels, read_arrays
-from .catalogue import Dataset
-from .foreign import picture_files, picture_labels, read_pictures
+from .catalogue import DATASETS, Dataset
+from .foreign import describe_foreign, picture_files, picture_labels, read_pictures
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashionmnist": "FashionMNIST"}
@@ -46,6 +46,21 @@ class Images:
     def fingerprint(self) -> str:
         """sha256 over every byte that a result depends on; where the bytes came from does not matter."""
         return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
+
+
+def find_dataset(name: str, *roots: Path) -> Dataset:
+    """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout or a folder of images.
+
+    A relative path is looked for here and under `roots`. Raises UnknownName or DataError.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    found = next((root / name for root in (Path(), *roots) if (root / name).exists()), None)
+    if found is None and ("/" in name or "\\" in name or name.endswith(".npz")):
+        raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz or a folder of images)")
+    if found is None:
+        raise UnknownName("dataset", name, DATASETS, "datasets")
+    return describe_foreign(name, found)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
