@@ -2,6 +2,7 @@
 
 `#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an example,
 `index,label,clean_label[,id]`. Anyone reads it with `pandas.read_csv(path, comment="#")`. Empty clean_label: unknown.
+The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ import numpy as np
 from .datasets import Dataset, Labels, fingerprint
 from .errors import ManifestError
 from .noise import NOISES, build_noise, draw, normal_noise
+from .parquet import DTYPES, from_parquet, to_parquet
 from .spec import Call
 from .storing import write_bytes
 
 FORMAT = 1
 _LARGEST_T = 100  # classes up to which T stands in the header
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
-_DTYPES = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str}
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
 
 
@@ -99,8 +100,8 @@ class Manifest:
             return False
 
     def write(self, path: Path) -> None:
-        """Write the file; `.gz` compresses it."""
-        write_bytes(path, gzip.compress(self.content, mtime=0) if path.suffix == ".gz" else self.content)
+        """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`."""
+        write_bytes(path, _pack(self.content, path))
 
 
 def noise_for(dataset: Dataset, text: str) -> Call:
@@ -172,10 +173,24 @@ def read_manifest(path: str | Path) -> Manifest:
     return manifest
 
 
+def _pack(content: bytes, path: Path) -> bytes:
+    if path.suffix == ".gz":
+        return gzip.compress(content, mtime=0)
+    return to_parquet(content) if path.suffix == ".parquet" else content
+
+
+def _unpack(raw: bytes, path: Path) -> bytes:
+    if path.suffix == ".gz":
+        return gzip.decompress(raw)
+    return from_parquet(raw) if path.suffix == ".parquet" else raw
+
+
 def _read_bytes(path: Path) -> bytes:
+    """The manifest's text out of a file of any suffix."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+        return _unpack(path.read_bytes(), path)
+    except ManifestError as error:
+        raise ManifestError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ManifestError(f"no such manifest: {path} (noisebench list manifests)") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -245,7 +260,7 @@ def _parse_header(head: bytes) -> dict[str, Any]:
 def _parse_body(body: bytes) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     import pandas as pd
 
-    table = pd.read_csv(io.BytesIO(body), dtype=_DTYPES, keep_default_na=False, na_values={"clean_label": [""]})  # type: ignore[arg-type]
+    table = pd.read_csv(io.BytesIO(body), dtype=DTYPES, keep_default_na=False, na_values={"clean_label": [""]})
     if list(table.columns) not in (["index", "label", "clean_label"], ["index", "label", "clean_label", "id"]):
         raise ManifestError(f"this version does not understand the columns {', '.join(map(str, table.columns))}")
     if not np.array_equal(table["index"], np.arange(len(table))):

@@ -238,7 +238,7 @@ MISTAKES = [
     (["corrupt", "digits", "--pair", "0.1", "--inclusive"], "--inclusive has an effect with --sym only"),
     (["corrupt", "digits", "--noise", "pairflip(rate=0.1)", "--bernoulli"], "in --noise write exact=False"),
     (["corrupt", "digits", "--sym", "0.1", "--noise-seed", "-1"], "a seed is a whole number from 0"),
-    (["corrupt", "digits", "--sym", "0.1", "--out", "labels.txt"], "--out is a .csv or .csv.gz"),
+    (["corrupt", "digits", "--sym", "0.1", "--out", "labels.txt"], "--out is a .csv, .csv.gz or .parquet"),
     (["corrupt", "digits", "--sym", "0.1", "-C", "."], "-C stands before the command"),
     (["corrupt", "digits", "--syn", "0.1"], "No such option: --syn"),
     (["corrupt", "empty.npz", "--sym", "0.1"], "may be truncated"),

@@ -15,7 +15,7 @@ ROOT = Path(noisebench.__file__).parent
 ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment"},
     {"datasets", "noise", "losses", "strategies", "metrics", "predictions", "backbones", "recipes"},
-    {"manifest", "methods", "truth"},
+    {"manifest", "methods", "parquet", "truth"},
     {"suite", "results", "workspace", "plan", "agenda"},
     {"report"},
     {"training"},

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,17 +67,18 @@ def assert_refused(path, content):
 # There and back
 
 
-@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz"])
+@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.parquet"])
 @pytest.mark.parametrize("noise", ["symmetric(0.4)", "pairflip(1e-05)", "symmetric(0)", "symmetric(0.3, inclusive=True, exact=False)"])
 def test_a_manifest_comes_back_as_it_was_written(noise, name, tmp_path):
     manifest = toy(noise)
     assert_same(read_manifest(written(manifest, tmp_path, name)), manifest)
 
 
-@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz"])
+@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.parquet"])
 def test_anyone_reads_the_table_with_pandas(name, tmp_path):
     manifest = toy()
-    table = pd.read_csv(written(manifest, tmp_path, name), comment="#")
+    path = written(manifest, tmp_path, name)
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, comment="#")
     assert table.columns.tolist() == ["index", "label", "clean_label"]
     np.testing.assert_array_equal(table.to_numpy().T, [np.arange(60), manifest.labels, CLEAN])
 
@@ -96,6 +98,18 @@ def test_compressed_or_not_the_content_is_the_same(tmp_path):
     manifest = toy()
     plain, packed = written(manifest, tmp_path), written(manifest, tmp_path, "m.csv.gz")
     assert gzip.decompress(packed.read_bytes()) == plain.read_bytes() == manifest.content
+
+
+def test_in_columns_unknown_labels_and_odd_names_survive_too(tmp_path):
+    made = toy(labels=[0, 1], ids=["train/a, #1.png", 'b "2" %.png'])
+    made = Manifest(made.meta, made.labels, np.array([-1, 1]), made.ids)
+    assert_same(read_manifest(written(made, tmp_path, "m.parquet")), made)
+
+
+def test_without_pyarrow_a_parquet_manifest_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ManifestError, match=r"pip install 'noisebench\[parquet\]'"):
+        written(toy(), tmp_path, "m.parquet")
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path):
@@ -207,7 +221,7 @@ def test_a_changed_byte_in_a_compressed_file_never_gives_other_labels(tmp_path):
     [b"", b"\n", b"\0" * 100, bytes(range(256)), b"index,label\n0,1\n", b"# noisebench_manifest: 1\n", b"\x89PNG\r\n\x1a\n"],
     ids=["empty", "a line end", "zeros", "binary", "a table", "a first line", "a picture"],
 )
-@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz"])
+@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.parquet"])
 def test_what_is_no_manifest_is_refused(content, name, tmp_path):
     assert_refused(tmp_path / name, content)
 

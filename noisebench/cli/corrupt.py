@@ -31,7 +31,8 @@ def corrupt(
     bernoulli: Bernoulli = False,
     noise_seed: NoiseSeed = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write (.csv or .csv.gz); default: manifests/ by name.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="A .csv, .csv.gz or .parquet; default: manifests/ by name."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace another manifest of the same name.")] = False,
     json: Json = False,
@@ -47,8 +48,8 @@ def corrupt(
     text = NoiseOptions(sym, asym, pair, noise, map, inclusive, bernoulli).text()
     if text is None:
         raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --pair 0.45 or --noise TEXT (noisebench list noises)")
-    if out is not None and not out.name.endswith((".csv", ".csv.gz")):
-        raise ConfigError(f"--out is a .csv or .csv.gz, got {out}")
+    if out is not None and not out.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise ConfigError(f"--out is a .csv, .csv.gz or .parquet, got {out}")
     workspace = options.open()
     manifest, named = workspace.make(workspace.dataset(dataset), text, checked_seed(noise_seed))
     path = out or named

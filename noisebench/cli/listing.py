@@ -196,7 +196,7 @@ def _manifests(options: Globals) -> Rows:
 
     folder = options.workspace / "manifests"
     rows = []
-    for path in sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz")]):
+    for path in sorted(path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}")):
         meta = read_manifest(path).meta
         rows.append({"name": path.name, "dataset": meta["dataset"], "noise": meta["noise"], "n": meta["n"],
                      "wrong": percent(meta["realised_rate"]), "noise_seed": meta["noise_seed"], "path": str(path)})  # fmt: skip
