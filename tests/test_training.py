@@ -135,7 +135,7 @@ def test_an_epoch_visits_every_example_once_and_draws_all_shifts() -> None:
     plan = Plan.draw(1000, 2, 4, True, torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat(plan.batches(64)).sort().values, torch.arange(1000))
     assert set(plan.shifts.unique().tolist()) == set(range(9))
-    assert plan.flips.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert plan.flips is not None and plan.flips.float().mean().item() == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_last_batch_of_one_is_left_out_but_a_single_batch_is_kept() -> None:

@@ -46,17 +46,16 @@ class Plan:
 
     order: Tensor
     shifts: Tensor  # (views, N, 2), 0 to 2 * crop
-    flips: Tensor  # (views, N)
+    flips: Tensor | None  # (views, N); None: no image is mirrored
 
     @classmethod
     def draw(cls, n: int, views: int, crop: int, flip: bool, generator: torch.Generator) -> Plan:
         order = torch.randperm(n, generator=generator)
         shifts = torch.randint(0, 2 * crop + 1, (views, n, 2), generator=generator)
-        flips = torch.rand(views, n, generator=generator) < (0.5 if flip else 0.0)
-        return cls(order, shifts, flips)
+        return cls(order, shifts, torch.rand(views, n, generator=generator) < 0.5 if flip else None)
 
     def to(self, device: torch.device) -> Plan:
-        return Plan(self.order.to(device), self.shifts.to(device), self.flips.to(device))
+        return Plan(self.order.to(device), self.shifts.to(device), None if self.flips is None else self.flips.to(device))
 
     def batches(self, size: int) -> list[Tensor]:
         """Indices (B,) of each step. A last batch of one example is left out: batch norm cannot learn from it."""
@@ -76,14 +75,15 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.data)
 
-    def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor) -> Tensor:
+    def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor | None) -> Tensor:
         """Images (B, C, H, W) of index (B,), shifted by shifts (B, 2) and mirrored where flips (B,), in one gather."""
-        if not self.crop:
-            chosen = self.data[index]
-            return self.normalise(torch.where(flips[:, None, None, None], chosen.flip(2), chosen) if flips.any() else chosen)
+        if not self.crop and flips is None:
+            return self.normalise(self.data[index])
         rows = torch.arange(self.height, device=index.device) + shifts[:, :1]
-        columns = torch.arange(self.width, device=index.device)
-        columns = torch.where(flips[:, None], columns.flip(0), columns) + shifts[:, 1:]
+        columns = torch.arange(self.width, device=index.device).expand(len(index), -1)
+        if flips is not None:
+            columns = torch.where(flips[:, None], columns.flip(1), columns)
+        columns = columns + shifts[:, 1:]
         return self.normalise(self.data[index[:, None, None], rows[:, :, None], columns[:, None, :]])
 
     def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:

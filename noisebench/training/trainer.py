@@ -205,10 +205,11 @@ class Trainer:
 
     def _batch(self, index: Tensor) -> Batch:
         at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
-        shifts, flips = self._plan.shifts[:, at], self._plan.flips[:, at]
-        views = tuple(self.train.augmented(index, shift, flip) for shift, flip in zip(shifts, flips, strict=True))
+        plan, views = self._plan, range(self.strategy.views)
+        flips = [None if plan.flips is None else plan.flips[view, at] for view in views]
+        images = tuple(self.train.augmented(index, plan.shifts[view, at], flips[view]) for view in views)
         labels = self.labels[index]
-        return Batch(views, labels, index, labels, self.epoch + 1, self.generator)
+        return Batch(images, labels, index, labels, self.epoch + 1, self.generator)
 
     def _step(self, index: Tensor) -> None:
         for network in self.networks:
