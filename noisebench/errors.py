@@ -5,7 +5,8 @@ NoisebenchError              2   something given cannot be used: the message say
 ├── UnknownName              2   no such loss, noise, dataset ...; names what is near
 ├── ConfigError              2   a suite file or an option is wrong
 ├── DataError                2   images or labels are missing, damaged or not what they should be
-│   └── ManifestError        2   a manifest is damaged, or belongs to other data
+│   ├── ManifestError        2   a manifest is damaged, or belongs to other data
+│   └── RunTaken             2   another process is at this run
 ├── RunFailed                3   a run ended in failure: a NaN, out of memory, a dead worker
 └── Interrupted            130   the user or the system stopped a run; its state is saved
 """
@@ -45,6 +46,10 @@ class DataError(NoisebenchError):
 
 class ManifestError(DataError):
     """A manifest is damaged or belongs to other data."""
+
+
+class RunTaken(DataError):
+    """Another process is at this run."""
 
 
 class RunFailed(NoisebenchError):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .datasets.archive import read_arrays
-from .errors import DataError
+from .errors import DataError, RunTaken
 from .storing import write_text, write_whole
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the run, also against other machines on a shared folder. Raises DataError where somebody has it."""
+        """Hold the run, also against other machines on a shared folder. Raises RunTaken where somebody has it."""
         self._take()
         try:
             yield
@@ -83,7 +83,7 @@ class RunFolder:
         except FileExistsError:
             owner = self._owner() or {}
             who = f"process {owner.get('pid')} on {owner.get('host')}"
-            raise DataError(f"{self.path} is being run by {who}; if that is gone, delete {self.claim}") from None
+            raise RunTaken(f"{self.path} is being run by {who}; if that is gone, delete {self.claim}") from None
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror or error}") from None
 

@@ -75,17 +75,16 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
     with folder.claimed():
         try:
             return _train(run, images, folder, trainer, conduct)
-        except Interrupted:
-            raise
         except Exception as error:  # whatever a loss, a strategy or a device throws fails this run alone
+            if isinstance(error, NoisebenchError) and not isinstance(error, RunFailed):
+                raise  # stopped, or nothing that is the run's own: what is saved stays
             _fail(folder, error)
             raise RunFailed(f"{run.title} failed: {_reason(error)} ({folder.error})") from error
 
 
 def _reason(error: Exception) -> str:
-    return (
-        (str(error).splitlines() or [""])[0] if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}".splitlines()[0]
-    )
+    text = str(error) if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0]
 
 
 def _fail(folder: RunFolder, error: Exception) -> None:

@@ -220,6 +220,27 @@ def test_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(place: Pa
     assert (resumed["key"], resumed["test_acc"], resumed["memorised"]) == (straight["key"], straight["test_acc"], straight["memorised"])
 
 
+def test_two_at_once_share_a_suite_without_doing_a_run_twice(place: Path) -> None:
+    command = [sys.executable, "-m", "noisebench", "run", "smoke", "--jobs", "1"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) for _ in range(2)]
+    errs = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errs
+    assert len(list((place / "runs").glob("*/result.json"))) == 8 and not list((place / "runs").glob("*/claim"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_suite_goes_on_from_there(number: int, place: Path) -> None:
+    command = [sys.executable, "-m", "noisebench", "run", "quick", "--jobs", "1", "--shard", "1/112"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    while not list((place / "runs").glob("*/config.yaml")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from here" in err and "Traceback" not in err
+    assert not list((place / "runs").glob("*/claim"))
+    assert "0 done" not in err and subprocess.run(command, capture_output=True, env=ENVIRONMENT, check=False).returncode == 0
+
+
 MISTAKES = [
     (["corrupt", "digits", "--sym", "1"], "rate must be a number in [0, 1)"),
     (["corrupt", "digits", "--sym", "-0.1"], "rate must be a number in [0, 1)"),

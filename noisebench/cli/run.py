@@ -91,17 +91,18 @@ def _execute(options: Globals, workspace: Workspace, todo: list[Item], manner: _
     place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume)
     pool = LocalPool(place, count)
     jobs = [Job(n, item.wanted, item.run.key, str(item.folder.path), item.run.title) for n, item in enumerate(todo)]
-    failed = interrupted = 0
+    kinds: Counter[str] = Counter()
     with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid:
         for event in pool.run(jobs, lambda: signals.stopped):
             grid.update(event)
-            failed += event.kind == "failed"
-            interrupted += event.kind == "interrupted"
+            kinds[event.kind] += 1
             if event.kind == "failed" and manner.fail_fast:
                 pool.stop()
-    if signals.stopped or (interrupted and not manner.fail_fast):
+    if signals.stopped:
         raise Interrupted("interrupted; the same command goes on from here")
-    return failed
+    if kinds["taken"]:
+        say(f"{kinds['taken']} runs are with another process; the same command shows them when they are done", quiet=options.quiet)
+    return kinds["failed"]
 
 
 def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:

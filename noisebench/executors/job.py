@@ -42,7 +42,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Event:
-    """`kind`: progress, done, failed or interrupted; `content` is Progress, the record's accuracy, or the message."""
+    """`kind`: progress, done, failed, interrupted, or taken by another process; `content` is Progress, the record's
+    accuracy, or the message."""
 
     number: int
     kind: str

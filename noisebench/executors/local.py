@@ -62,7 +62,9 @@ class LocalPool:
                 yield event
 
     def stop(self) -> None:
-        """Ask every worker to save its run and end; start no further job."""
+        """Ask every worker, once, to save its run and end; start no further job."""
+        if self._stopping.is_set():
+            return  # a second signal would not let it save
         self._stopping.set()
         for process in list(self._processes):
             process.send_signal(signal.SIGTERM)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..agenda import plan_one
-from ..errors import Interrupted, NoisebenchError
+from ..errors import Interrupted, NoisebenchError, RunTaken
 from ..plugins import load_plugins
 from ..results import RunFolder
 from ..runner import Conduct, Progress, execute, make_trainer
@@ -44,12 +44,16 @@ def _serve(job: Job, workspace: Workspace, place: Place, answer: Callable[..., N
         run = plan_one(workspace, job.wanted)
         if run.key != job.key:
             raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
-        images = workspace.images(run.dataset)
-        trainer = make_trainer(run, images, place.device)
-        record = execute(run, images, trainer, RunFolder(Path(job.folder)), Conduct(place.resume, listen, stop))
+        images, folder = workspace.images(run.dataset), RunFolder(Path(job.folder))
+        if folder.result.exists():  # another process was faster
+            record = folder.record()
+        else:
+            record = execute(run, images, make_trainer(run, images, place.device), folder, Conduct(place.resume, listen, stop))
         answer("done", {"test_acc": record["metrics"]["test_acc"]["last"], "seconds": record["seconds"]})
     except Interrupted as error:
         answer("interrupted", {"message": str(error)})
+    except RunTaken as error:
+        answer("taken", {"message": str(error)})
     except NoisebenchError as error:
         answer("failed", {"message": str(error)})
 

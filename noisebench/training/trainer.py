@@ -199,6 +199,8 @@ class Trainer:
             raise RunFailed(f"the cost became {costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
         self.epoch, self.step = self.epoch + 1, 0
         test = self.predict(self.test)
+        if not test.isfinite().all():
+            raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
         end = EpochEnd(self.epoch, self._lr_factor * self.task.recipe.lr, costs.mean().item(), predicted.cpu().numpy(), test.cpu().numpy())
         self._begin_epoch()
         return end
