@@ -9,7 +9,7 @@ quick: $(VENV)/.installed
 	$(BIN)/noisebench run quick
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .losses import register_loss
     from .manifest import Manifest, read_manifest
     from .noise import register_noise, transition
-    from .results import results
+    from .runfolder import results
     from .strategies import register_strategy
 
 _HOMES = {
@@ -26,7 +26,7 @@ _HOMES = {
     "register_loss": "losses",
     "register_noise": "noise",
     "register_strategy": "strategies",
-    "results": "results",
+    "results": "runfolder",
     "transition": "noise",
 }
 

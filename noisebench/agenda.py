@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import yaml
 
 from .errors import ConfigError
-from .plan import Run, Wish, plan_run
-from .results import RunFolder, run_folders
+from .plan import Run, Wish, checked_seed, plan_run
+from .runfolder import RunFolder, run_folders
 from .suite import Suite, SuiteRun, expand
 from .workspace import Workspace
 
@@ -43,7 +42,7 @@ def plan_one(workspace: Workspace, wanted: SuiteRun) -> Run:
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
         raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix")
     dataset = workspace.dataset(settings["dataset"])
-    manifest, _ = workspace.make(dataset, settings["noise"], wanted.noise_seed)
+    manifest, _ = workspace.make(dataset, settings["noise"], checked_seed(wanted.noise_seed))
     return plan_run(wish_of(wanted), dataset, manifest, workspace.images(dataset).fingerprint)
 
 
@@ -67,20 +66,11 @@ def _item(workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolde
     folder = RunFolder(workspace.runs / run.folder_name)
     status = folder.status()
     if status == "failed":
-        return Item(wanted, run, folder, "failed: retry", _message(folder))
+        return Item(wanted, run, folder, "failed: retry", str(folder.failure()["message"]))
     if status != "run":
         return Item(wanted, run, folder, status, "finished" if status == "done" else "interrupted")
     reasons = [reason for other in older.get(run.readable, []) if (reason := _outdated(run, other))]
     return Item(wanted, run, folder, "stale" if reasons else "run", reasons[0] if reasons else "new")
-
-
-def _message(folder: RunFolder) -> str:
-    import json
-
-    try:
-        return str(json.loads(folder.error.read_text(encoding="utf-8"))["message"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{folder.error} is damaged"
 
 
 def _outdated(run: Run, other: RunFolder) -> str:
@@ -116,12 +106,6 @@ def _shard(text: str) -> tuple[int, None, int]:
     if not 1 <= number <= count:
         raise ConfigError(f"--shard is i/n with 1 <= i <= n, such as 1/4; got {text!r}")
     return number - 1, None, count
-
-
-def forget(folder: RunFolder) -> None:
-    """Delete a run's results so that it runs anew."""
-    if folder.path.exists():
-        shutil.rmtree(folder.path)
 
 
 def expected_seconds(item: Item, records: list[dict[str, Any]]) -> float | None:

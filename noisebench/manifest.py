@@ -87,15 +87,21 @@ class Manifest:
         return _digest(*self._parts)
 
     @property
+    def identity(self) -> str:
+        """The checksum without the path of a foreign set: the same labels, wherever the data lie."""
+        meta = {key: value for key, value in self.meta.items() if key != "path"}
+        return self.sha256 if len(meta) == len(self.meta) else _digest(_header(meta), self._parts[1])
+
+    @property
     def content(self) -> bytes:
         """The file, byte for byte."""
         head, body = self._parts
         return head + _seal(head, body) + body
 
     def lies_at(self, path: Path) -> bool:
-        """Whether the file at `path` is this manifest, byte for byte."""
+        """Whether the file at `path` is this manifest."""
         try:
-            return _read_bytes(path) == self.content
+            return _read_bytes(path) == self.content or ("path" in self.meta and read_manifest(path).identity == self.identity)
         except ManifestError:
             return False
 
@@ -123,6 +129,7 @@ def make_manifest(data: Labels, noise: str, noise_seed: int = 0) -> Manifest:
     meta = {
         "noisebench_manifest": FORMAT,
         "dataset": dataset.name,
+        **({"path": str(dataset.path)} if dataset.path else {}),
         "split": "train",
         "n": len(labels),
         "num_classes": dataset.num_classes,
@@ -143,15 +150,11 @@ def file_name(manifest: Manifest, dataset: Dataset) -> str:
     """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name."""
     call = normal_noise(manifest.meta["noise"])
     values = dict(call.kwargs)
-    parts = [_readable_name(dataset), f"{NOISES[call.name].facts.get('short', call.name)}{values.pop('rate', '')}"]
+    parts = [dataset.name, f"{NOISES[call.name].facts.get('short', call.name)}{values.pop('rate', '')}"]
     for key, value in values.items():
         if (key, value) not in (("map", dataset.map), ("pairs_seed", 0)):
             parts.append("bernoulli" if key == "exact" else key if value is True else str(value) if key == "map" else f"{key}{value}")
     return "-".join([*parts, f"s{manifest.meta['noise_seed']}.csv"])
-
-
-def _readable_name(dataset: Dataset) -> str:
-    return re.sub(r"[^\w.-]+", "_", dataset.path.resolve().stem if dataset.path else dataset.name)
 
 
 def read_manifest(path: str | Path) -> Manifest:

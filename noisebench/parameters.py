@@ -139,7 +139,8 @@ def _matrix(value: Value) -> Value:
 def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[Parameter, ...]:
     """The language's parameters of a function or class: all but those `given`, which code supplies."""
     try:
-        hints = typing.get_type_hints(vars(build)["__init__"] if isinstance(build, type) else build, include_extras=True)
+        called: Any = getattr(build, "__init__", None) if isinstance(build, type) else build
+        hints = typing.get_type_hints(called, include_extras=True)
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}
     parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]

@@ -15,17 +15,17 @@ from typing import Any
 from .backbones import backbone_fingerprint, canonical_backbone
 from .datasets import Dataset
 from .errors import ConfigError
-from .losses import LOSSES
+from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
-from .methods import find_method
+from .methods import METHODS, find_method
 from .recipes import Recipe, make_recipe
 from .spec import Call, Expression, parse_value
 from .strategies import STRATEGIES, normal_strategy
-from .truth import is_oracle, resolve
+from .truth import is_oracle, resolve, transitions, with_auto
 
 PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 PRECISIONS = ("auto", "fp32", "bf16")
-_LARGEST_SEED = 2**32
+LARGEST_SEED = 2**32
 _LONGEST_NAME = 150  # characters of a folder's readable part
 
 
@@ -65,7 +65,7 @@ class Run:
         """All that changes the result, in plain values: the key is its hash."""
         return {
             "protocol": PROTOCOL,
-            "manifest_sha256": self.manifest.sha256,
+            "manifest_sha256": self.manifest.identity,
             "data_sha256": self.data_sha256,
             "loss": str(self.loss),
             "strategy": str(self.strategy),
@@ -86,17 +86,22 @@ class Run:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the run is called in tables; no part of the key."""
+        """What a table must know of the run, whether it ends well or not."""
         meta = self.manifest.meta
         return {
             "title": self.title,
             "dataset": self.dataset.name,
+            "data_sha256": self.data_sha256,
             "noise": meta["noise"],
             "realised_rate": meta["realised_rate"],
             "noise_seed": meta["noise_seed"],
             "method": self.method,
             "model": self.model,
             "recipe_name": self.recipe_name,
+            "loss": str(self.loss),
+            "strategy": str(self.strategy),
+            "recipe": self.recipe.asdict(),
+            "precision": self.precision,
             "seed": self.seed,
             "oracle": self.oracle,
         }
@@ -120,9 +125,10 @@ class Run:
 
 def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str) -> Run:
     """Decide everything that the wish leaves open. Raises NoisebenchError for what cannot be."""
-    method, loss_text, strategy_text = _method(wish, dataset)
+    loss_text, strategy_text = _texts(wish, dataset)
     loss = resolve(LOSSES, loss_text, manifest)
     strategy = resolve(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
+    build_loss(loss, transitions(manifest, loss), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
     recipe_name = wish.recipe or dataset.recipe
     augment = {"crop": dataset.crop, "flip": dataset.flip}
     if wish.precision not in PRECISIONS:
@@ -131,7 +137,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str)
         dataset,
         manifest,
         data_sha256,
-        method,
+        _row(loss, strategy, dataset, manifest),
         loss,
         strategy,
         canonical_backbone(wish.model or dataset.model),
@@ -145,20 +151,28 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str)
 
 def checked_seed(seed: int) -> int:
     """A seed is a whole number from 0 below 2^32. Raises ConfigError."""
-    if not 0 <= seed < _LARGEST_SEED:
+    if not 0 <= seed < LARGEST_SEED:
         raise ConfigError(f"a seed is a whole number from 0 below 2^32, got {seed}")
     return seed
 
 
-def _method(wish: Wish, dataset: Dataset) -> tuple[str, str, str]:
-    """The row's name, its loss and its strategy."""
-    if wish.method is not None:
-        if wish.loss or wish.strategy:
-            raise ConfigError("a method is a loss and a strategy already: give --method, or --loss and --strategy")
-        method = find_method(wish.method)
-        return method.name, method.loss_on(dataset.name), method.strategy
-    loss, strategy = LOSSES.canonical(wish.loss or "ce"), str(normal_strategy(wish.strategy or "standard"))
-    return (loss if strategy == "standard" else f"{loss}, {strategy}"), loss, strategy
+def _texts(wish: Wish, dataset: Dataset) -> tuple[str, str]:
+    """The loss and the strategy that are wished for."""
+    if wish.method is None:
+        return wish.loss or "ce", wish.strategy or "standard"
+    if wish.loss or wish.strategy:
+        raise ConfigError("a method is a loss and a strategy already: give --method, or --loss and --strategy")
+    method = find_method(wish.method)
+    return method.loss_on(dataset.name), method.strategy
+
+
+def _row(loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest) -> str:
+    """What the run is called in a table: the literature's name for it, else its texts. The same for the same key."""
+    texts = with_auto(LOSSES, loss, manifest), with_auto(STRATEGIES, strategy, manifest)
+    for method in METHODS.values():
+        if texts == (LOSSES.canonical(method.loss_on(dataset.name)), str(normal_strategy(method.strategy))):
+            return method.name
+    return texts[0] if texts[1] == "standard" else ", ".join(texts)
 
 
 def with_parameters(wish: Wish, dataset: str, values: dict[str, str]) -> Wish:

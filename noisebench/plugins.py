@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -27,7 +28,8 @@ def _load(name: str) -> None:
     if path.suffix != ".py":
         importlib.import_module(name)
         return
-    module_name = f"noisebench_plugin_{path.stem}"
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one name
+    module_name = f"noisebench_plugin_{path.stem}_{place}"
     if module_name in sys.modules:
         return
     if not path.exists():

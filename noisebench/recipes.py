@@ -37,7 +37,8 @@ class Recipe:
             raise ConfigError("nesterov needs a momentum: give one, or nesterov: false")
         if self.crop and not self.crop < 64:
             raise ConfigError(f"crop is padding in pixels, got {self.crop}")
-        read_schedule(self.schedule)
+        name, ends = read_schedule(self.schedule)
+        object.__setattr__(self, "schedule", str(Call(name, ends)))  # one text per meaning, since the key holds it
 
     def asdict(self) -> dict[str, Any]:
         return asdict(self)

@@ -17,10 +17,10 @@ from . import metrics
 from .datasets import Images
 from .environment import environment
 from .errors import ConfigError, Interrupted, NoisebenchError, RunFailed
-from .losses import LOSSES, Loss, build_loss
+from .losses import build_loss
 from .plan import Run
 from .predictions import Predictions
-from .results import SCHEMA, RunFolder
+from .runfolder import SCHEMA, RunFolder
 from .storing import write_text, write_whole
 from .strategies import build_strategy
 from .truth import transitions
@@ -50,10 +50,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a run is executed; nothing here changes its result. `stop()` is asked between steps; `estimate` is told once,
-    after some seconds, how many seconds the whole run will take."""
+    """How a run is executed; nothing here changes its result. `anew`: though it is finished. `stop()` is asked between
+    steps; `estimate` is told once, after some seconds, how many seconds the whole run will take."""
 
     resume: bool = True
+    anew: bool = False
     listen: Callable[[Progress], object] = lambda progress: None
     stop: Callable[[], bool] = lambda: False
     estimate: Callable[[float], object] = lambda seconds: None
@@ -68,17 +69,19 @@ class _Course:
 
 
 def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct) -> dict[str, Any]:
-    """Train to the end, write the run folder, return the record.
+    """Train to the end, write the run folder, return the record; of a run that is finished just the record.
 
     Raises Interrupted (state saved), RunFailed (error.json written) or another NoisebenchError (nothing written).
     """
     with folder.claimed():
+        if folder.result.exists() and not conduct.anew:
+            return folder.record()
         try:
             return _train(run, images, folder, trainer, conduct)
         except Exception as error:  # whatever a loss, a strategy or a device throws fails this run alone
             if isinstance(error, NoisebenchError) and not isinstance(error, RunFailed):
                 raise  # stopped, or nothing that is the run's own: what is saved stays
-            _fail(folder, error)
+            _fail(run, folder, error)
             raise RunFailed(f"{run.title} failed: {_reason(error)} ({folder.error})") from error
 
 
@@ -87,9 +90,9 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0]
 
 
-def _fail(folder: RunFolder, error: Exception) -> None:
+def _fail(run: Run, folder: RunFolder, error: Exception) -> None:
     folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
-    folder.write_error(type(error).__name__, _reason(error), traceback.format_exc())
+    folder.write_error(run.about, type(error).__name__, _reason(error), traceback.format_exc())
 
 
 def make_trainer(run: Run, images: Images, device: str) -> Trainer:
@@ -103,18 +106,13 @@ def make_trainer(run: Run, images: Images, device: str) -> Trainer:
         images.test_images,
         run.dataset.num_classes,
         run.model,
-        _loss(run),
+        build_loss(run.loss, transitions(run.manifest, run.loss), num_classes=run.dataset.num_classes),
         build_strategy(run.strategy),
         run.recipe,
         run.seed,
         run.precision,
     )
     return Trainer(task, find_device(device))
-
-
-def _loss(run: Run) -> Loss:
-    needs_T = any(key == "T" for call in LOSSES.calls(run.loss) for key, _ in call.kwargs)
-    return build_loss(run.loss, transitions(run.manifest) if needs_T else {})
 
 
 def find_device(name: str) -> torch.device:
@@ -132,9 +130,9 @@ def find_device(name: str) -> torch.device:
 
 
 def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct) -> dict[str, Any]:
-    course = _load(folder, trainer) if conduct.resume else _Course()
+    course = _load(folder, trainer) if conduct.resume and not conduct.anew else _Course()
     folder.error.unlink(missing_ok=True)
-    write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "about": run.about, **run.config}, sort_keys=False))
+    write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
     clock = _Clock(course.seconds)
 
     def on_step() -> None:
@@ -234,7 +232,7 @@ def _record(run: Run, trainer: Trainer, course: _Course, evaluated: dict[str, An
         "title": run.title,
         "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes},
         "noise": {"text": meta["noise"], "seed": meta["noise_seed"], "nominal_rate": meta["nominal_rate"],
-                  "realised_rate": meta["realised_rate"], "manifest_sha256": run.manifest.sha256},
+                  "realised_rate": meta["realised_rate"], "manifest_sha256": run.manifest.identity},
         "method": run.method,
         "loss": str(run.loss),
         "strategy": str(run.strategy),

@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .backbones import canonical_backbone
 from .datasets import DATASETS
-from .errors import ConfigError, NoisebenchError, UnknownName
+from .errors import ConfigError, LanguageError, NoisebenchError, UnknownName
 from .losses import LOSSES
+from .manifest import noise_for
 from .methods import find_method
-from .noise import normal_noise
-from .plan import PRECISIONS
-from .recipes import RECIPE_FIELDS, RECIPES, read_schedule
+from .noise import build_noise, normal_noise
+from .plan import LARGEST_SEED, PRECISIONS
+from .recipes import RECIPE_FIELDS, RECIPES, make_recipe, read_schedule
 from .strategies import normal_strategy
 
 AXES = ("dataset", "model", "recipe", "noise", "method", "loss", "strategy")
@@ -128,9 +129,11 @@ def suite_files(root: Path) -> list[Path]:
 
 def find_suite(name: str, root: Path) -> tuple[str, Suite]:
     """A suite by name, `FILE` with one suite, or `FILE:NAME`. Raises ConfigError or UnknownName."""
-    file, _, wanted = name.rpartition(":") if ":" in name else (name, "", "")
+    file, _, wanted = name.rpartition(":") if ":" in name and not Path(name).exists() else (name, "", "")
     if file.endswith((".yaml", ".yml")):
         suites = read_suites(Path(file))
+        if not suites:
+            raise ConfigError(f"{file} holds no suite")
         if not wanted and len(suites) > 1:
             raise ConfigError(f"{file} holds {len(suites)} suites: write {file}:{next(iter(suites))}")
         return _pick(suites, wanted or next(iter(suites)))
@@ -201,7 +204,11 @@ def _construct(node: yaml.Node, at: _Place, places: dict[_Place, tuple[int, int]
     if node.tag == "tag:yaml.org,2002:str" and plain and _LIKE_A_NUMBER.fullmatch(node.value):
         mistakes.append((*here, f"YAML reads {node.value} as text: write {_with_point(node.value)}"))
         return float(node.value)
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError):
+        mistakes.append((*here, f"cannot read {getattr(node, 'value', node.tag)!r} as {node.tag.rpartition(':')[2]}: write it in quotes"))
+        return None
 
 
 def _with_point(text: str) -> str:
@@ -285,11 +292,52 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[_Place, str]]:
             _check_value(axis, value)
         except NoisebenchError as error:
             yield at, str(error)
+    if wrong := [seed for seed in (*suite.defaults.seeds, suite.defaults.noise_seed or 0) if not 0 <= seed < LARGEST_SEED]:
+        yield ("defaults", "seeds"), f"a seed is a whole number from 0 below 2^32, got {wrong[0]}"
     cells = list(_cells(suite))
+    yield from _wrong_together(suite, cells)
     for where, selectors in (("exclude", suite.exclude), ("override", [o.match for o in suite.override])):
         for number, selector in enumerate(selectors):
             if not any(_matches(cell, selector) for cell in cells):
                 yield (where, number), f"{where} matches no run: {selector}"
+
+
+def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[_Place, str]]:
+    """What is right by itself but not together: a noise on these data, a recipe with these settings, two kinds of method."""
+    said = set()
+    for cell in cells:
+        try:
+            _check_cell(cell)
+        except (UnknownName, LanguageError) as error:  # names are checked, with their own place, before
+            at: _Place = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
+            if "noise" in cell and str(error) not in said and _valid_noise(cell["noise"]):
+                yield at, str(error)
+            said.add(str(error))
+        except ConfigError as error:
+            if str(error) not in said:
+                yield ("defaults",), str(error)
+            said.add(str(error))
+
+
+def _valid_noise(text: str) -> bool:
+    try:
+        return bool(normal_noise(text))
+    except NoisebenchError:
+        return False
+
+
+def _check_cell(cell: dict[str, Any]) -> None:
+    if missing := [key for key in ("dataset", "noise") if not cell.get(key)]:
+        raise ConfigError(f"the runs name no {missing[0]}: put it into defaults or the matrix")
+    if "method" in cell and ("loss" in cell or "strategy" in cell):
+        raise ConfigError("a method is a loss and a strategy already: name a method, or a loss and a strategy")
+    dataset = DATASETS.get(cell["dataset"])
+    if dataset is None:
+        return  # a foreign set, or a wrong name that has been said
+    changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
+    if cell.get("recipe", dataset.recipe) in RECIPES:
+        make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment={}, changes=changes)
+    build_noise(noise_for(dataset, cell["noise"]), dataset.num_classes)
 
 
 def _cells(suite: Suite) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .errors import LanguageError
+from .losses import LOSSES
 from .manifest import Manifest
 from .registry import Registry
 from .spec import AUTO, Call, Expression, Value
@@ -48,6 +49,16 @@ def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) ->
     return False
 
 
+def with_auto(registry: Registry, expression: Expression, manifest: Manifest) -> str:
+    """The expression's text with `auto` wherever a value is the truth: one name for one run, however it was asked for."""
+
+    def unfill(call: Call) -> Call:
+        facts = {p.name: p.auto for p in registry[call.name].parameters}
+        return replace(call, kwargs=tuple((key, AUTO if _is_true(facts[key], value, manifest) else value) for key, value in call.kwargs))
+
+    return registry.canonical(registry.substitute(expression, unfill))
+
+
 def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
     if fact == "rate" and isinstance(value, int | float):
         rates = (manifest.meta["nominal_rate"], manifest.meta["realised_rate"])
@@ -62,8 +73,10 @@ def _known(manifest: Manifest, shape: tuple[int, ...]) -> list[np.ndarray]:
     return [table for table in tables if table is not None and table.shape == shape]
 
 
-def transitions(manifest: Manifest) -> dict[str, np.ndarray]:
-    """What T='true' and T='empirical' are under this manifest."""
+def transitions(manifest: Manifest, loss: Expression) -> dict[str, np.ndarray]:
+    """What T='true' and T='empirical' are under this manifest; nothing for a loss that has no T."""
+    if not any(key == "T" for call in LOSSES.calls(loss) for key, _ in call.kwargs):
+        return {}
     tables = {TRUE: manifest.transition}
     if (manifest.clean_labels >= 0).any():
         tables[EMPIRICAL] = manifest.empirical_transition

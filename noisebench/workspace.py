@@ -25,9 +25,9 @@ class Workspace:
     def __init__(self, root: str | Path = ".", data_dir: str | Path | None = None, *, offline: bool = False) -> None:
         self.root, self.offline = Path(root), offline
         self._data_dir = data_dir
-        self._images: dict[str, Images] = {}
-        self._labels: dict[str, Labels] = {}
-        self._manifests: dict[tuple[str, str, int], tuple[Manifest, Path]] = {}
+        self._images: dict[Dataset, Images] = {}
+        self._labels: dict[Dataset, Labels] = {}
+        self._manifests: dict[tuple[Dataset, str, int], tuple[Manifest, Path]] = {}
 
     @cached_property
     def data_dir(self) -> Path:
@@ -46,18 +46,18 @@ class Workspace:
         return find_dataset(name, self.root, self.data_dir)
 
     def labels(self, dataset: Dataset) -> Labels:
-        if dataset.name not in self._labels:
-            self._labels[dataset.name] = read_labels(dataset, self.data_dir, offline=self.offline)
-        return self._labels[dataset.name]
+        if dataset not in self._labels:
+            self._labels[dataset] = read_labels(dataset, self.data_dir, offline=self.offline)
+        return self._labels[dataset]
 
     def images(self, dataset: Dataset) -> Images:
-        if dataset.name not in self._images:
-            self._images[dataset.name] = read_images(dataset, self.data_dir, offline=self.offline)
-        return self._images[dataset.name]
+        if dataset not in self._images:
+            self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline)
+        return self._images[dataset]
 
     def make(self, dataset: Dataset, noise: str | Call, noise_seed: int) -> tuple[Manifest, Path]:
         """The manifest of a noise and its place by name; nothing is written."""
-        key = (dataset.name, str(noise_for(dataset, str(noise))), noise_seed)
+        key = (dataset, str(noise_for(dataset, str(noise))), noise_seed)
         if key not in self._manifests:
             manifest = make_manifest(self.labels(dataset), key[1], noise_seed)
             self._manifests[key] = (manifest, self.manifests / file_name(manifest, dataset))
@@ -68,7 +68,7 @@ class Workspace:
         if path.exists() and not force:
             if manifest.lies_at(path):
                 return False
-            raise ManifestError(f"{path} exists and holds other labels: give another --out, or --force to replace it")
+            raise ManifestError(f"{path} exists and holds other labels: noisebench corrupt takes another --out, or --force to replace it")
         manifest.write(path)
         return True
 

@@ -16,7 +16,7 @@ ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment"},
     {"datasets", "noise", "losses", "strategies", "metrics", "predictions", "backbones", "recipes"},
     {"manifest", "methods", "parquet", "truth"},
-    {"suite", "results", "workspace", "plan", "agenda"},
+    {"suite", "runfolder", "workspace", "plan", "agenda"},
     {"report"},
     {"training"},
     {"runner", "executors"},

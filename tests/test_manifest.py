@@ -423,9 +423,15 @@ def test_manifests_that_differ_have_names_that_differ():
     assert len(names) == 16
 
 
-def test_a_foreign_set_is_named_by_its_file(tmp_path):
+def test_a_manifest_is_named_after_its_data_set(tmp_path):
     dataset = Dataset("x", "", TOY.classes, TOY.shape, 60, 10, "mlp", "digits", path=tmp_path / "my set (2).npz")
-    assert file_name(toy(), dataset) == "my_set_2_-sym0.4-s0.csv"
+    assert file_name(toy(), dataset) == "x-sym0.4-s0.csv"
+
+
+def test_a_path_is_no_part_of_the_identity_of_a_manifest(tmp_path):
+    here, there = (Manifest({**toy().meta, "path": place}, toy().labels, toy().clean_labels) for place in ("a/x.npz", "b/x.npz"))
+    assert here.identity == there.identity == toy().identity and here.sha256 != there.sha256
+    assert here.lies_at(written(there, tmp_path))
 
 
 # Real data
@@ -526,6 +532,7 @@ def test_a_typed_empirical_transition_is_the_truth_too():
 
 
 def test_the_transitions_of_a_manifest_are_the_models_and_the_counted_one():
-    tables = transitions(toy())
+    tables = transitions(toy(), LOSSES.normal("forward(ce)"))
     np.testing.assert_array_equal(tables["true"], transition("symmetric(0.4)", 3))
     np.testing.assert_array_equal(tables["empirical"], toy().empirical_transition)
+    assert transitions(toy(), LOSSES.normal("ce")) == {}

@@ -15,7 +15,7 @@ from noisebench.errors import ConfigError, DataError, UnknownName
 from noisebench.report import METRICS, find_metric, make_tables, read_rows, render, where
 from noisebench.report.cells import Cell
 from noisebench.report.significance import beats
-from noisebench.results import RunFolder, run_folders
+from noisebench.runfolder import RunFolder, run_folders
 
 SYM, ASYM = "symmetric(rate=0.4)", "asymmetric(rate=0.4, map='digits')"
 
@@ -26,8 +26,9 @@ def add(root: Path, method: str = "ce", noise: str = SYM, seed: int = 0, last: f
     folder = RunFolder(root / f"run__{number:08d}")
     folder.path.mkdir(parents=True)
     record = {
-        "schema": 1, "method": method, "loss": "ce", "strategy": "standard", "precision": "fp32", "seed": seed, "oracle": False,
-        "data": {"name": "digits"}, "model": {"name": "mlp"}, "recipe": {"name": "digits", "epochs": 40, "lr": 0.1},
+        "schema": 1, "key": "k", "title": "t", "seconds": 1.0, "method": method, "loss": "ce", "strategy": "standard",
+        "precision": "fp32", "seed": seed, "oracle": False, "data": {"name": "digits", "sha256": "d"}, "model": {"name": "mlp"},
+        "recipe": {"name": "digits", "epochs": 40, "lr": 0.1},
         "noise": {"text": noise, "seed": seed, "realised_rate": 0.4},
         "metrics": {"test_acc": {"last": last, "best": last + 0.1}, "memorised": None}, **more,
     }  # fmt: skip
@@ -82,9 +83,8 @@ def test_a_failed_run_is_counted_and_left_out_of_the_mean(tmp_path: Path) -> Non
     failed.result.unlink()
     about = {"dataset": "digits", "noise": SYM, "realised_rate": 0.4, "noise_seed": 1, "method": "ce", "model": "mlp",
              "recipe_name": "digits", "seed": 1, "oracle": False}  # fmt: skip
-    config = {"about": about, "loss": "ce", "strategy": "standard", "precision": "fp32", "recipe": {"epochs": 40, "lr": 0.1}}
-    failed.write_json(failed.path / "config.yaml", config)
-    failed.write_error("RuntimeError", "broken")
+    about |= {"loss": "ce", "strategy": "standard", "precision": "fp32", "recipe": {"epochs": 40, "lr": 0.1}, "data_sha256": "d"}
+    failed.write_error(about, "RuntimeError", "broken")
     text = render(tables(tmp_path), "md", "last")
     assert "50.00 ✗1" in text and "failed runs, left out of the mean" in text
 

@@ -12,10 +12,10 @@ import yaml
 
 from noisebench import runner
 from noisebench.datasets import fingerprint
-from noisebench.errors import DataError, Interrupted, ManifestError, NoisebenchError, RunFailed
+from noisebench.errors import DataError, Interrupted, LanguageError, ManifestError, NoisebenchError, RunFailed
 from noisebench.manifest import Manifest
 from noisebench.plan import Run, Wish, plan_run
-from noisebench.results import RunFolder, results
+from noisebench.runfolder import RunFolder, results
 from noisebench.runner import Conduct, execute, make_trainer
 from noisebench.workspace import Workspace
 
@@ -56,7 +56,7 @@ def test_a_finished_run_leaves_its_five_files_and_nothing_else(desk: Desk) -> No
 
 def test_the_record_says_all_that_was_decided(desk: Desk) -> None:
     record = desk.execute(desk.plan(loss="el", seed=3))
-    assert (record["loss"], record["method"], record["oracle"]) == ("el(eps=0.4)", "el(eps=auto)", True)
+    assert (record["loss"], record["method"], record["oracle"]) == ("el(eps=0.4)", "el", True)
     assert (record["seed"], record["noise"]["seed"], record["precision"]) == (3, 0, "fp32")
     assert record["recipe"]["epochs"] == 3 and record["recipe"]["name"] == "digits"
     assert record["expected"] == {"train": 1297, "test": 500}
@@ -210,7 +210,68 @@ def test_one_changed_pixel_or_label_changes_the_key(desk: Desk) -> None:
 
 def test_two_texts_of_one_meaning_have_one_key(desk: Desk) -> None:
     assert desk.plan(loss="sl").key == desk.plan(loss="sce(beta=1, alpha=0.10)").key == desk.plan(method="sl").key
-    assert desk.plan(loss="el").key == desk.plan(loss="el(eps=0.4)").key
+    assert desk.plan(loss="el").key == desk.plan(loss="el(eps=0.4)").key == desk.plan(method="el").key
+
+
+@pytest.mark.parametrize(
+    ("wish", "row"),
+    [
+        ({"loss": "el(eps=0.4)"}, "el"), ({"loss": "el(eps=0.3)"}, "el(eps=0.3)"), ({"loss": "forward(ce)"}, "forward"),
+        ({"loss": "sl"}, "sl"), ({"loss": "lsr(el(eps=0.4))"}, "lsr(el(eps=auto), alpha=0.1)"), ({"strategy": "bootstrap"}, "bootstrap"),
+        ({"loss": "gce", "strategy": "bootstrap"}, "gce(q=0.7), bootstrap(kind='hard', beta=0.8)"),
+    ],
+)  # fmt: skip
+def test_one_key_has_one_name_and_one_folder(wish: dict, row: str, desk: Desk) -> None:
+    run = desk.plan(**wish)
+    assert run.method == row and run.folder_name.count("__") == 1
+
+
+def test_a_matrix_for_other_classes_is_refused_before_anything_is_written(desk: Desk) -> None:
+    with pytest.raises(LanguageError, match="forward: T has 2 classes, the data 10"):
+        desk.plan(loss="forward(ce, T=[[1, 0], [0, 1]])")
+
+
+def test_a_damaged_predictions_file_is_named(desk: Desk) -> None:
+    run = desk.plan()
+    desk.execute(run)
+    desk.folder(run).predictions.write_bytes(b"PK half")
+    with pytest.raises(DataError, match=r"predictions.npz cannot be read as .npz"):
+        desk.folder(run).read_arrays()
+
+
+def test_a_finished_run_is_just_read_unless_it_is_wanted_anew(desk: Desk) -> None:
+    run = desk.plan()
+    first = desk.execute(run)
+    seen: list[int] = []
+    assert desk.execute(run, Conduct(listen=lambda progress: seen.append(progress.epoch)))["seconds"] == first["seconds"]
+    assert seen == [] and desk.execute(run, Conduct(anew=True))["seconds"] != first["seconds"]
+
+
+def test_the_last_look_between_epochs_comes_before_the_test_set(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    from noisebench.strategies import Strategy
+
+    order: list[str] = []
+    run = desk.plan()
+    trainer = make_trainer(run, desk.images, "cpu")
+    inner = trainer.predict
+    monkeypatch.setattr(Strategy, "between", lambda self, epoch, whole: order.append("between"))
+    monkeypatch.setattr(trainer, "predict", lambda pixels: order.append("predict") or inner(pixels))
+    trainer.run_epoch()
+    assert order == ["between", "predict"]
+
+
+def test_a_set_has_one_name_and_one_key_wherever_it_lies(desk: Desk, tmp_path: Path) -> None:
+    images, keys = desk.images, []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        np.savez(tmp_path / place / "set.npz", train_images=images.train_images[:60], train_labels=images.train_labels[:60],
+                 test_images=images.test_images[:20], test_labels=images.test_labels[:20])  # fmt: skip
+        dataset = desk.workspace.dataset(str(tmp_path / place / "set.npz"))
+        manifest, path = desk.workspace.make(dataset, "symmetric(rate=0.2)", 0)
+        desk.workspace.keep(manifest, path)
+        run = plan_run(Wish(), dataset, manifest, desk.workspace.images(dataset).fingerprint)
+        keys.append((dataset.name, path.name, run.key, run.folder_name))
+    assert keys[0] == keys[1] and str(tmp_path) not in "".join(keys[0])
 
 
 def test_the_key_of_a_plain_run_does_not_move(desk: Desk) -> None:
@@ -222,7 +283,7 @@ def test_the_config_is_plain_yaml_with_the_key(desk: Desk) -> None:
     run = desk.plan()
     desk.execute(run)
     config = yaml.safe_load((desk.folder(run).path / "config.yaml").read_text())
-    assert config["key"] == run.key and config["recipe"]["epochs"] == 3 and config["about"]["method"] == "ce"
+    assert config["key"] == run.key and config["recipe"]["epochs"] == 3 and config["title"] == run.title
 
 
 def test_results_are_a_tidy_frame_with_one_row_a_run(desk: Desk) -> None:

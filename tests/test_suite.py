@@ -82,6 +82,13 @@ def test_a_fixed_noise_seed_holds_for_every_seed(tmp_path: Path) -> None:
         ("method: el}]\n    override", "method: gce}]\n    override", "8:15: exclude matches no run"),
         ("match: {method: el}", "match: {method: gce}", "override matches no run"),
         ("seeds: [0, 1]", "seeds: []", "defaults.seeds: List should have at least 1 item"),
+        ("seeds: [0, 1]", "seeds: [-1]", "4:44: a seed is a whole number from 0"),
+        ("epochs: 1", "epochs: 0", "epochs must be at least 1, got 0"),
+        ("dataset: digits", "dataset: digits, loss: ce", "a method is a loss and a strategy already"),
+        ("symmetric(rate=0.4)]", "'asymmetric(rate=0.4, map=block5-next)']", "cannot read"),
+        ("symmetric(rate=0.4)]", "\"asymmetric(rate=0.4, map='block5-next')\"]", "6:7: map 'block5-next' is for 100 classes"),
+        ("epochs: 1", "summary: !foo x", "defaults.summary"),
+        ("epochs: 1", "recipe: 2024-99-99", "cannot read '2024-99-99' as timestamp: write it in quotes"),
         ("version: 1", "version: 2", "starts with `version: 1`"),
         ("version: 1", "version: 1\nsuits: {}", "2:1: unknown key 'suits'"),
         ("suites:", "suites: &a", None),
@@ -145,7 +152,7 @@ def agenda(workspace: Workspace) -> list:
 
 
 def run_all(workspace: Workspace, device: str = "cpu") -> list:
-    jobs = [Job(n, item.wanted, item.run.key, str(item.folder.path), item.run.title) for n, item in enumerate(agenda(workspace))]
+    jobs = [Job.of(number, item) for number, item in enumerate(agenda(workspace))]
     pool = LocalPool(Place(str(workspace.root), str(workspace.data_dir), True, (), device), 1)
     return [event for event in pool.run(jobs) if event.kind != "progress"]
 
@@ -160,7 +167,7 @@ def test_an_unfinished_a_failed_and_a_stale_run_are_told_apart(finished: Workspa
     items = agenda(finished)
     shutil.rmtree(items[0].folder.path)
     items[1].folder.result.unlink()
-    items[1].folder.write_error("ValueError", "it broke")
+    items[1].folder.write_error({}, "ValueError", "it broke")
     items[2].folder.result.unlink()
     items[2].folder.resume.write_bytes(b"")
     stale = items[3].folder.path
@@ -196,7 +203,7 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
     write(tmp_path, text)
     workspace = Workspace(tmp_path)
     items = make_agenda(workspace, find_suite("tiny", tmp_path)[1])
-    jobs = [Job(n, item.wanted, item.run.key, str(item.folder.path), item.run.title) for n, item in enumerate(items)]
+    jobs = [Job.of(number, item) for number, item in enumerate(items)]
     pool = LocalPool(Place(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"), 1)
     kinds = {event.number: event.kind for event in pool.run(jobs) if event.kind != "progress"}
     assert kinds == {0: "done", 1: "done", 2: "done", 3: "done", 4: "failed", 5: "failed"}

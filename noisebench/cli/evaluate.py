@@ -13,7 +13,7 @@ from .options import Globals, Json
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from ..results import RunFolder
+    from ..runfolder import RunFolder
 
 
 def evaluate(
@@ -37,7 +37,7 @@ def evaluate(
 def _folder(name: str, runs: Path) -> RunFolder:
     """The run of a path, or of the beginning of a folder's name or key."""
     from ..errors import ConfigError
-    from ..results import RunFolder
+    from ..runfolder import RunFolder
 
     for path in (Path(name), runs / name):
         if path.is_dir():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..datasets import Dataset
     from ..manifest import Manifest
     from ..workspace import Workspace
 
@@ -39,12 +40,12 @@ class ChosenLabels:
 
     manifest: Manifest
     path: Path
-    dataset: str
+    dataset: Dataset
     why: str = ""
 
     @property
     def sentence(self) -> str:
-        return f"{self.why}training on {self.path}: {self.dataset}, {self.manifest.meta['noise']}"
+        return f"{self.why}training on {self.path}: {self.dataset.name}, {self.manifest.meta['noise']}"
 
 
 def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
@@ -55,28 +56,34 @@ def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
         return _made(workspace, str(choice.dataset), choice.noise, choice.noise_seed)
     if choice.path is not None:
         manifest = read_manifest(choice.path)
-        return ChosenLabels(manifest, choice.path, choice.dataset or manifest.meta["dataset"])
+        return ChosenLabels(manifest, choice.path, _dataset(workspace, choice.dataset, manifest))
     current = workspace.current
     if current is not None:
-        return _current(current, choice.dataset)
+        return _current(workspace, current, choice.dataset)
     if choice.dataset not in (None, _DEFAULT[0]):
         hint = f"noisebench train {choice.dataset} --sym 0.4 (--sym 0 for clean labels)"
         raise ConfigError(f"say which noise: {hint}, or run noisebench corrupt first")
     return replace(_made(workspace, *_DEFAULT, 0), why="no manifest here: ")
 
 
-def _made(workspace: Workspace, dataset: str, noise: str, seed: int) -> ChosenLabels:
+def _dataset(workspace: Workspace, named: str | None, manifest: Manifest) -> Dataset:
+    """The data set that is named, else the manifest's own."""
+    return workspace.dataset(named or manifest.meta.get("path") or manifest.meta["dataset"])
+
+
+def _made(workspace: Workspace, named: str, noise: str, seed: int) -> ChosenLabels:
     from ..plan import checked_seed
 
-    manifest, path = workspace.make(workspace.dataset(dataset), noise, checked_seed(seed))
+    dataset = workspace.dataset(named)
+    manifest, path = workspace.make(dataset, noise, checked_seed(seed))
     return ChosenLabels(manifest, path, dataset)
 
 
-def _current(path: Path, dataset: str | None) -> ChosenLabels:
+def _current(workspace: Workspace, path: Path, named: str | None) -> ChosenLabels:
     from ..manifest import read_manifest
 
     manifest = read_manifest(path)
-    named = str(manifest.meta["dataset"])
-    if dataset not in (None, named):
-        raise ConfigError(f"what corrupt wrote last, {path}, is for {named}: say which noise, e.g. noisebench train {dataset} --sym 0.4")
-    return ChosenLabels(manifest, path, named, "what corrupt wrote last: ")
+    dataset, own = _dataset(workspace, named, manifest), manifest.meta["dataset"]
+    if dataset.name != own:
+        raise ConfigError(f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. noisebench train {named} --sym 0.4")
+    return ChosenLabels(manifest, path, dataset, "what corrupt wrote last: ")

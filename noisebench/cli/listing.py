@@ -204,7 +204,7 @@ def _manifests(options: Globals) -> Rows:
 
 
 def _runs(options: Globals) -> Rows:
-    from ..results import run_folders
+    from ..runfolder import run_folders
 
     folder = options.workspace / "runs"
     rows = []

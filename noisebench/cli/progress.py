@@ -27,8 +27,10 @@ class RunProgress:
     def __enter__(self) -> RunProgress:
         if sys.stderr.isatty() and not self._quiet:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.table import Column
 
-            columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            whole = Column(no_wrap=True, min_width=7)  # in a narrow terminal the bar shrinks first
+            columns = (MofNCompleteColumn(table_column=whole), BarColumn(10), TextColumn("{task.description}"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=console(sys.stderr), transient=True)
             self._bar.start()
         return self

@@ -15,7 +15,7 @@ from .options import Globals, Json
 
 if TYPE_CHECKING:
     from ..report import Table
-    from ..results import RunFolder
+    from ..runfolder import RunFolder
 
 _SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json"}
 
@@ -40,7 +40,7 @@ def report(
     noisebench report --metric mean_last10
     """
     from ..errors import DataError
-    from ..results import run_folders
+    from ..runfolder import run_folders
 
     options: Globals = context.obj
     options.open()  # plugins name noises
@@ -92,5 +92,8 @@ def emit(tables: list[Table], form: str, metric: str, out: Path | None = None) -
     else:
         write(render(tables, form, metric))
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write(render(tables, "md", metric))
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write(render(tables, "md", metric))
+        except OSError as error:
+            say(f"warning: GITHUB_STEP_SUMMARY cannot be written: {error.strerror}")

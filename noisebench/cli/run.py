@@ -47,6 +47,7 @@ def run(
     options: Globals = context.obj
     workspace = options.open()
     name, found = find_suite(suite, options.workspace)
+    make([], found.report.metric, found.report.rows, found.report.cols, [])  # a wrong shape is said before the first run
     items = make_agenda(workspace, found)
     todo = select(items, rerun, shard)
     if dry_run:
@@ -77,20 +78,16 @@ def _failed_code(failed: int, options: Globals) -> int:
 
 def _execute(options: Globals, workspace: Workspace, todo: list[Item], manner: _Manner) -> int:
     """Run all items; the number of failed ones. Raises Interrupted when stopped."""
-    from ..agenda import forget
     from ..errors import Interrupted
     from ..executors.job import Job, Place
     from ..executors.local import LocalPool, default_jobs
     from ..executors.signals import StopSignals
     from .grid import GridProgress
 
-    for item in todo:
-        if item.status == "done":
-            forget(item.folder)
     count = manner.jobs or default_jobs(len(todo))
     place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume)
     pool = LocalPool(place, count)
-    jobs = [Job(n, item.wanted, item.run.key, str(item.folder.path), item.run.title) for n, item in enumerate(todo)]
+    jobs = [Job.of(number, item) for number, item in enumerate(todo)]
     kinds: Counter[str] = Counter()
     with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid:
         for event in pool.run(jobs, lambda: signals.stopped):
@@ -102,20 +99,21 @@ def _execute(options: Globals, workspace: Workspace, todo: list[Item], manner: _
         raise Interrupted("interrupted; the same command goes on from here")
     if kinds["taken"]:
         say(f"{kinds['taken']} runs are with another process; the same command shows them when they are done", quiet=options.quiet)
-    return kinds["failed"]
+    lost = 0 if manner.fail_fast else len(todo) - kinds["done"] - kinds["failed"] - kinds["taken"]
+    return kinds["failed"] + lost
 
 
 def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:
     shape = suite.report
     tables = make([item.folder for item in items], shape.metric, shape.rows, shape.cols, [])
-    if tables:
+    if tables or json:
         emit(tables, "json" if json else "table", shape.metric)
 
 
 def _show_agenda(name: str, workspace: Workspace, items: list[Item], todo: list[Item], *, json: bool) -> None:
     from ..agenda import expected_seconds
     from ..executors.local import default_jobs
-    from ..results import read_records, run_folders
+    from ..runfolder import read_records, run_folders
 
     records = read_records(run_folders([workspace.runs])) if workspace.runs.is_dir() else []
     chosen = {id(item) for item in todo}

@@ -13,7 +13,7 @@ from .options import Asym, Bernoulli, Globals, Inclusive, Json, Map, Noise, Nois
 
 if TYPE_CHECKING:
     from ..plan import Run, Wish
-    from ..results import RunFolder
+    from ..runfolder import RunFolder
     from ..training.trainer import Trainer
     from ..workspace import Workspace
     from .labels import ChosenLabels
@@ -76,14 +76,14 @@ def train(
 
     noisebench train --loss el --eps 0.4
     """
-    from ..agenda import forget
     from ..plan import Wish, with_parameters
-    from ..results import RunFolder
+    from ..runfolder import RunFolder
     from ..runner import make_trainer
     from .labels import LabelChoice, choose_labels
     from .words import split_words
 
     options: Globals = context.obj
+    workspace = options.open()  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
     chosen = NoiseOptions(sym, asym, pair, noise, map, inclusive, bernoulli).text()
     choice = LabelChoice(dataset, manifest, chosen, noise_seed)
@@ -91,9 +91,8 @@ def train(
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision)
-    workspace = options.open()
     labels = choose_labels(workspace, choice)
-    run = _plan(workspace, with_parameters(wish, labels.dataset, parameters), labels)
+    run = _plan(workspace, with_parameters(wish, labels.dataset.name, parameters), labels)
     folder = RunFolder(workspace.runs / run.folder_name)
     if dry_run:
         _show_plan(run, folder, json=json)
@@ -105,28 +104,27 @@ def train(
         trainer = make_trainer(run, workspace.images(run.dataset), device)
         workspace.keep(labels.manifest, labels.path)
         say(labels.sentence, quiet=options.quiet)
-        if force:
-            forget(folder)
-        record = _execute(workspace, options, trainer, run, folder, resume=not no_resume)
+        record = _execute(workspace, options, trainer, run, folder, resume=not no_resume, anew=force)
     _show_record(record, json=json)
 
 
 def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
     from ..plan import plan_run
 
-    dataset = workspace.dataset(labels.dataset)
-    clean = workspace.labels(dataset)
+    clean = workspace.labels(labels.dataset)
     labels.manifest.verify(clean.labels, clean.ids)
-    return plan_run(wish, dataset, labels.manifest, workspace.images(dataset).fingerprint)
+    return plan_run(wish, labels.dataset, labels.manifest, workspace.images(labels.dataset).fingerprint)
 
 
-def _execute(workspace: Workspace, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, *, resume: bool) -> dict[str, Any]:
+def _execute(
+    workspace: Workspace, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, *, resume: bool, anew: bool
+) -> dict[str, Any]:
     from ..executors.signals import StopSignals
     from ..runner import Conduct, execute
     from .progress import RunProgress
 
     say(f"{run.title}{' (oracle)' if run.oracle else ''} -> {folder.path}", quiet=options.quiet)
-    if resume and folder.resume.exists():
+    if resume and not anew and folder.resume.exists():
         say("resuming where it was interrupted", quiet=options.quiet)
     with StopSignals() as signals, RunProgress(quiet=options.quiet) as lines:
 
@@ -134,7 +132,7 @@ def _execute(workspace: Workspace, options: Globals, trainer: Trainer, run: Run,
             if seconds > _LONG:
                 lines.say(f"this will take about {duration(seconds)}; Ctrl-C saves, the same command resumes")
 
-        conduct = Conduct(resume, lines.update, lambda: signals.stopped, estimate)
+        conduct = Conduct(resume, anew, lines.update, lambda: signals.stopped, estimate)
         return execute(run, workspace.images(run.dataset), trainer, folder, conduct)
 
 

@@ -1,7 +1,8 @@
-"""Arrays out of a .npz, never a pickle: the layout of MedMNIST, {train,test}_{images,labels}."""
+"""Arrays out of a .npz, never a pickle, in the layout of MedMNIST, {train,test}_{images,labels}; and their fingerprint."""
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -12,9 +13,11 @@ import numpy as np
 
 from ..errors import DataError
 
+_MOST_CLASSES = 65_536  # predictions keep classes in 16 bits
 
-def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """The named arrays. Raises DataError where the file is missing, damaged or has no such array."""
+
+def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The named arrays, or all. Raises DataError where the file is missing, damaged or has no such array."""
     try:
         with path.open("rb") as file:
             return _named(np.load(file, allow_pickle=False), names, path)
@@ -22,9 +25,10 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
         raise DataError(f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again") from None
 
 
-def _named(archive: Any, names: Iterable[str], path: Path) -> dict[str, np.ndarray]:
+def _named(archive: Any, names: Iterable[str] | None, path: Path) -> dict[str, np.ndarray]:
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise DataError(f"{path} is one array, not a .npz with train_images, train_labels, test_images, test_labels")
+    names = archive.files if names is None else names
     if missing := [name for name in names if name not in archive]:
         raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(archive.files) or 'none'}")
     return {name: archive[name] for name in names}
@@ -38,6 +42,8 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     whole = values.ndim == 1 and values.size > 0 and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
     if not whole or values.min() < 0:
         raise DataError(f"{where}: labels must be one class number >= 0 an example, got shape {values.shape} of {values.dtype}")
+    if values.max() >= _MOST_CLASSES:
+        raise DataError(f"{where}: a label is {values.max()}; classes are numbered from 0, and there are at most {_MOST_CLASSES}")
     return values.astype(np.int64)
 
 
@@ -53,3 +59,12 @@ def as_images(values: np.ndarray, where: str) -> np.ndarray:
             f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), got {values.shape} {values.dtype}"
         )
     return values
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """sha256 of arrays of whole numbers, by shape and value."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype("<i8")).data)
+    return digest.hexdigest()

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
-from .archive import as_images, as_labels, read_arrays
+from .archive import as_images, as_labels, fingerprint, read_arrays
 from .catalogue import Dataset
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _LARGEST_SIDE = 224  # pixels; pictures of different sizes are brought to one square no larger than this
 
 
-def describe_foreign(name: str, path: Path) -> Dataset:
-    """What can be known of a foreign set from its labels and one image. Raises DataError."""
+def describe_foreign(path: Path) -> Dataset:
+    """What can be known of a foreign set from its labels and one image. Raises DataError.
+
+    Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one name stay apart, and one
+    set has one name wherever it lies.
+    """
     if path.is_dir():
         train, test = picture_files(path)
+        labels = picture_labels(path, train)
         sizes, classes = (len(train), len(test)), class_names(path)
         shape = read_pictures(path, train[:1]).shape[1:]
     elif path.suffix == ".npz":
         arrays = read_arrays(path, ("train_images", "train_labels", "test_images", "test_labels"))
-        labels = [as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test")]
-        sizes = len(labels[0]), len(labels[1])
-        classes = tuple(map(str, range(int(max(part.max() for part in labels)) + 1)))
+        labels, test_labels = (as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test"))
+        sizes = len(labels), len(test_labels)
+        classes = tuple(map(str, range(int(max(labels.max(), test_labels.max())) + 1)))
         shape = as_images(arrays["train_images"], str(path)).shape[1:]
     else:
         raise DataError(f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or a folder of images")
+    stem = re.sub(r"[^\w.-]+", "_", path.resolve().stem)
+    name = f"{stem}-{fingerprint(labels)[:6]}"
     return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path)
 
 
@@ -45,7 +53,7 @@ def _train_root(path: Path) -> Path:
 
 def class_names(path: Path) -> tuple[str, ...]:
     """The folders of the training part, sorted."""
-    names = sorted(folder.name for folder in _train_root(path).iterdir() if folder.is_dir())
+    names = sorted(folder.name for folder in _train_root(path).iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if len(names) < 2:
         raise DataError(f"{path} is not a folder of images: expected class/picture.png or train/class/picture.png, two classes at least")
     return tuple(names)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError, UnknownName
-from .archive import as_images, as_labels, read_arrays
+from .archive import as_images, as_labels, fingerprint, read_arrays
 from .catalogue import DATASETS, Dataset
 from .foreign import describe_foreign, picture_files, picture_labels, read_pictures
 
@@ -42,7 +42,7 @@ class Images:
     test_labels: np.ndarray
     ids: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over every byte that a result depends on; where the bytes came from does not matter."""
         return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
@@ -60,16 +60,7 @@ def find_dataset(name: str, *roots: Path) -> Dataset:
         raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz or a folder of images)")
     if found is None:
         raise UnknownName("dataset", name, DATASETS, "datasets")
-    return describe_foreign(name, found)
-
-
-def fingerprint(*arrays: np.ndarray) -> str:
-    """sha256 of arrays of whole numbers, by shape and value."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype("<i8")).data)
-    return digest.hexdigest()
+    return describe_foreign(found)
 
 
 def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Labels:

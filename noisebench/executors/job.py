@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..agenda import Item
 from ..suite import SuiteRun
 
 
@@ -23,13 +24,22 @@ class Place:
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a suite, with the key that whoever planned it computed."""
+    """A run of a suite, with the key and the facts that whoever planned it computed. `anew`: though it is finished."""
 
     number: int
     wanted: SuiteRun
     key: str
     folder: str
-    title: str
+    about: dict[str, Any]
+    anew: bool = False
+
+    @classmethod
+    def of(cls, number: int, item: Item) -> Job:
+        return cls(number, item.wanted, item.run.key, str(item.folder.path), item.run.about, item.status == "done")
+
+    @property
+    def title(self) -> str:
+        return str(self.about["title"])
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

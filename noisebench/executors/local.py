@@ -14,7 +14,7 @@ from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 
-from ..results import RunFolder
+from ..runfolder import RunFolder
 from .job import Event, Job, Place
 
 _MOST_BY_DEFAULT = 8  # a worker holds torch and a data set: memory, not cores, is the limit on large machines
@@ -35,7 +35,7 @@ class LocalPool:
 
     def __init__(self, place: Place, jobs: int) -> None:
         self.place, self.jobs = place, jobs
-        self._threads = max(1, cores() // jobs)
+        self._threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
         self._todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._processes: set[subprocess.Popen[str]] = set()
@@ -50,11 +50,11 @@ class LocalPool:
             keeper.start()
         busy = len(keepers)
         while busy:
+            if stopped():
+                self.stop()
             try:
                 event = self._events.get(timeout=0.2)
             except queue.Empty:
-                if stopped():
-                    self.stop()
                 continue
             if event is None:
                 busy -= 1
@@ -78,8 +78,7 @@ class LocalPool:
             self._events.put(None)
 
     def _start(self) -> subprocess.Popen[str]:
-        threads = str(self._threads)
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment = {**os.environ, "OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
         process = subprocess.Popen(
             [sys.executable, "-m", "noisebench.executors.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8",
@@ -98,8 +97,12 @@ class LocalPool:
                     job = self._todo.get_nowait()
                 except queue.Empty:
                     return
-                if not (self._tell(process, job.line()) and self._listen(process, job)):
-                    self._events.put(self._death(process, job))
+                end = self._listen(process, job) if self._tell(process, job.line()) else None
+                if end is not None and end.kind == "interrupted" and not self._stopping.is_set():
+                    self._todo.put(job)  # somebody stopped this worker alone: its run goes on in another
+                    return
+                self._events.put(end or self._death(process, job))
+                if end is None:
                     return
         finally:
             with suppress(BrokenPipeError):  # a dead worker's last line may still be on its way
@@ -118,15 +121,15 @@ class LocalPool:
             return False
         return True
 
-    def _listen(self, process: subprocess.Popen[str], job: Job) -> bool:
-        """Pass the events of one job on; False if the worker's output ended before the job did."""
+    def _listen(self, process: subprocess.Popen[str], job: Job) -> Event | None:
+        """Pass the progress of one job on; its last event, or None if the worker's output ended before."""
         assert process.stdout
         for line in process.stdout:
             event = Event.read(line)
-            self._events.put(event)
             if event.kind != "progress":
-                return True
-        return False
+                return event
+            self._events.put(event)
+        return None
 
     def _death(self, process: subprocess.Popen[str], job: Job) -> Event:
         """What is said of a job whose worker ended without a word."""
@@ -135,5 +138,5 @@ class LocalPool:
             return Event(job.number, "interrupted", {"message": "stopped before it began"})
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         message = f"its worker process died ({how}): out of memory? fewer --jobs may help"
-        RunFolder(Path(job.folder)).write_error("WorkerDied", message)
+        RunFolder(Path(job.folder)).write_error(job.about, "WorkerDied", message)
         return Event(job.number, "failed", {"message": f"{job.title} failed: {message}"})

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop between two steps, so that the state is saved."""
+"""Ctrl-C, SIGTERM and a closed terminal as a wish to stop between two steps, so that the state is saved."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from types import FrameType
 
 
 class StopSignals:
-    """Inside `with`, the first SIGINT or SIGTERM sets `stopped`; the second one raises KeyboardInterrupt at once."""
+    """Inside `with`, the first SIGINT, SIGTERM or SIGHUP sets `stopped`; the second one raises KeyboardInterrupt at once."""
+
+    _NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.stopped = False
 
     def __enter__(self) -> StopSignals:
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._receive) for number in self._NUMBERS}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -6,13 +6,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from ..agenda import plan_one
-from ..errors import Interrupted, NoisebenchError, RunTaken
+from ..errors import Interrupted, NoisebenchError, RunFailed, RunTaken
 from ..plugins import load_plugins
-from ..results import RunFolder
+from ..runfolder import RunFolder
 from ..runner import Conduct, Progress, execute, make_trainer
 from ..workspace import Workspace
 from .job import Event, Job, Place
@@ -27,35 +28,42 @@ def work() -> None:
     load_plugins(place.plugins)
     workspace = Workspace(place.workspace, place.data_dir, offline=place.offline)
     with StopSignals() as signals:
+
+        def answer(event: Event) -> None:
+            try:
+                answers.write(event.line())
+            except BrokenPipeError:  # whoever asked is gone: save and stop
+                signals.stopped = True
+
         while not signals.stopped and (line := sys.stdin.readline()):
-            job = Job.read(line)
-
-            def answer(kind: str, content: dict[str, object], number: int = job.number) -> None:
-                answers.write(Event(number, kind, content).line())
-
-            _serve(job, workspace, place, answer, lambda: signals.stopped)
+            answer(_serve(Job.read(line), workspace, place, answer, lambda: signals.stopped))
+    with suppress(BrokenPipeError):
+        answers.close()
 
 
-def _serve(job: Job, workspace: Workspace, place: Place, answer: Callable[..., None], stop: Callable[[], bool]) -> None:
+def _serve(job: Job, workspace: Workspace, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]) -> Event:
+    """Do one job; how it ended."""
+    folder = RunFolder(Path(job.folder))
+
     def listen(progress: Progress) -> None:
-        answer("progress", asdict(progress))
+        answer(Event(job.number, "progress", asdict(progress)))
 
     try:
         run = plan_one(workspace, job.wanted)
         if run.key != job.key:
             raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
-        images, folder = workspace.images(run.dataset), RunFolder(Path(job.folder))
-        if folder.result.exists():  # another process was faster
-            record = folder.record()
-        else:
-            record = execute(run, images, make_trainer(run, images, place.device), folder, Conduct(place.resume, listen, stop))
-        answer("done", {"test_acc": record["metrics"]["test_acc"]["last"], "seconds": record["seconds"]})
+        images = workspace.images(run.dataset)
+        trainer = make_trainer(run, images, place.device)
+        record = execute(run, images, trainer, folder, Conduct(place.resume, job.anew, listen, stop))
+        return Event(job.number, "done", {"test_acc": record["metrics"]["test_acc"]["last"], "seconds": record["seconds"]})
     except Interrupted as error:
-        answer("interrupted", {"message": str(error)})
+        return Event(job.number, "interrupted", {"message": str(error)})
     except RunTaken as error:
-        answer("taken", {"message": str(error)})
+        return Event(job.number, "taken", {"message": str(error)})
     except NoisebenchError as error:
-        answer("failed", {"message": str(error)})
+        if not isinstance(error, RunFailed):  # which has said so in its folder already
+            folder.write_error(job.about, type(error).__name__, str(error))
+        return Event(job.number, "failed", {"message": str(error)})
 
 
 if __name__ == "__main__":

@@ -33,22 +33,24 @@ def register_loss(function: Any = None, **facts: Any) -> Any:
     return LOSSES.register(function, given=() if first == "loss" else (first,), **facts)
 
 
-def build_loss(text: str | Expression, transitions: Mapping[str, Any] | None = None) -> Loss:
+def build_loss(text: str | Expression, transitions: Mapping[str, Any] | None = None, *, num_classes: int | None = None) -> Loss:
     """The function scores -> cost of a text. `transitions` says what T='true' and T='empirical' are.
 
-    Raises LanguageError, or UnknownName, and refuses an `auto` that nobody resolved.
+    Raises LanguageError, or UnknownName: for an `auto` that nobody resolved, a T that is none or not for `num_classes`.
     """
-    return _build(LOSSES.normal(text), transitions or {})
+    return _build(LOSSES.normal(text), num_classes, transitions or {})
 
 
-def _build(expression: Expression, transitions: Mapping[str, Any]) -> Loss:
+def _build(expression: Expression, num_classes: int | None, transitions: Mapping[str, Any]) -> Loss:
     if isinstance(expression, Sum):
-        parts = [(weight, _build(call, transitions)) for weight, call in expression.terms]
+        parts = [(weight, _build(call, num_classes, transitions)) for weight, call in expression.terms]
         return lambda scores: sum(weight * part(scores) for weight, part in parts)  # type: ignore[return-value]
     values = {key: _value(expression, key, value, transitions) for key, value in expression.kwargs}
+    if num_classes is not None and "T" in values and len(values["T"]) != num_classes:
+        raise LanguageError(f"{expression.name}: T has {len(values['T'])} classes, the data {num_classes}")
     build = LOSSES[expression.name].build
     if expression.args:
-        return build(*(_build(argument, transitions) for argument in expression.args), **values)  # type: ignore
+        return build(*(_build(argument, num_classes, transitions) for argument in expression.args), **values)  # type: ignore
     return lambda scores: build(scores.log_p, **values)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -34,10 +35,12 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     if not (table.sum(0) > 0).all():
         raise LanguageError(f"forward: under T nothing is ever recorded as class {int(table.sum(0).argmin())}")
 
+    on = _held(table)
+
     def corrected(log_p: Tensor) -> Tensor:
         _same_classes("forward", table, log_p)
         p = log_p.double().exp()  # down to e^-745, and no autocast touches float64
-        return (p @ p.new_tensor(table)).clamp_min(_TINY).log().float()
+        return (p @ on(p)).clamp_min(_TINY).log().float()
 
     return lambda scores: loss(scores.with_log_p(corrected))
 
@@ -46,11 +49,12 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
 def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     """Backward correction, T^-1 cost: unbiased for the clean cost, but signed and unbounded."""
     inverse = _inverse(_table(T))
+    on = _held(inverse)
 
     def corrected(scores: Scores) -> Tensor:
         cost = loss(scores).double()
         _same_classes("backward", inverse, cost)
-        return (cost @ cost.new_tensor(inverse).T).float()
+        return (cost @ on(cost).T).float()
 
     return corrected
 
@@ -72,6 +76,18 @@ def _table(T: Matrix | str) -> np.ndarray:
     if not square or not (table >= 0).all() or not np.allclose(table.sum(1), 1, atol=1e-6):
         raise LanguageError("T: every row must be probabilities that sum to 1 (rows: clean class, columns: recorded)")
     return table
+
+
+def _held(table: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """The table as a float64 tensor on the device of another one, carried there once."""
+    copies: dict[Any, Tensor] = {}
+
+    def on(values: Tensor) -> Tensor:
+        if values.device not in copies:
+            copies[values.device] = values.new_tensor(table)
+        return copies[values.device]
+
+    return on
 
 
 def _same_classes(name: str, table: np.ndarray, values: Tensor) -> None:

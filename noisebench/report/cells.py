@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, DataError, UnknownName
-from ..results import RunFolder
+from ..runfolder import RunFolder
 
 AXES = ("dataset", "model", "recipe", "precision", "noise", "method", "loss", "strategy")
 
@@ -47,10 +47,11 @@ def find_metric(name: str) -> Metric:
 
 @dataclass(frozen=True)
 class Row:
-    """One run: its axes, its seeds, and its value (None: failed, or it has no such number)."""
+    """One run: its axes, what else must be alike (every setting, the data's bytes), its seeds, and its value
+    (None: failed, or it has no such number)."""
 
     axes: dict[str, str]
-    recipe: dict[str, Any]
+    alike: dict[str, Any]
     realised_rate: float | None
     seed: int
     noise_seed: int
@@ -93,7 +94,7 @@ def read_rows(folders: Iterable[RunFolder], metric: Metric) -> list[Row]:
 
 
 def _row(folder: RunFolder, metric: Metric, *, failed: bool) -> Row:
-    known = folder.about() if failed else _about(folder.record())
+    known = folder.failure()["about"] if failed else _about(folder.record())
     value: Any = known.get("metrics")
     for key in metric.path if value is not None else ():
         value = value[key]
@@ -101,7 +102,7 @@ def _row(folder: RunFolder, metric: Metric, *, failed: bool) -> Row:
     axes = {axis: f"{known['recipe_name']}, {recipe['epochs']} epochs" if axis == "recipe" else str(known[axis]) for axis in AXES}
     seeds = known["seed"], known["noise_seed"]
     stamp = (folder.error if failed else folder.result).stat().st_mtime
-    return Row(axes, recipe, known["realised_rate"], *seeds, known["oracle"], failed, value, stamp)
+    return Row(axes, {**recipe, "data": known["data_sha256"]}, known["realised_rate"], *seeds, known["oracle"], failed, value, stamp)
 
 
 def _about(record: dict[str, Any]) -> dict[str, Any]:
@@ -114,6 +115,7 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
             "recipe_name": recipe.pop("name"),
             "recipe": recipe,
             "dataset": record["data"]["name"],
+            "data_sha256": record["data"].get("sha256"),
             "model": record["model"]["name"],
             "noise": noise["text"],
             "noise_seed": noise["seed"],
@@ -139,19 +141,27 @@ def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
 
 
 def apart(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows grouped by these axes, in order of appearance; `recipe` compares every setting, not the name alone."""
+    """Rows grouped by these axes, in order of appearance; `recipe` and `dataset` compare all there is, not the name alone."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        key = tuple(row.axes[axis] + (json.dumps(row.recipe, sort_keys=True) if axis == "recipe" else "") for axis in axes)
+        names = tuple(row.axes[axis] for axis in axes)
+        key = (*names, json.dumps({k: v for k, v in row.alike.items() if ("dataset" if k == "data" else "recipe") in axes}, sort_keys=True))
         groups.setdefault(key, []).append(row)
     return groups
 
 
-def make_cell(rows: Iterable[Row]) -> Cell:
-    """One cell; of two runs with the same seeds (an older code version) the later finished one counts."""
-    cell, rows = Cell(), sorted(rows, key=lambda row: row.finished)
+def paired_by_seed(rows: Iterable[Row]) -> bool:
+    """Whether a seed says which noise seed goes with it, in all of these rows."""
     seeds = {(row.seed, row.noise_seed) for row in rows}
-    paired = len({seed for seed, _ in seeds}) == len(seeds)
+    return len({seed for seed, _ in seeds}) == len(seeds)
+
+
+def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
+    """One cell, its values by seed, or by seed/noise seed where these are not `paired`.
+
+    Of two runs with the same seeds (an older code version) the later finished one counts.
+    """
+    cell, rows = Cell(), sorted(rows, key=lambda row: row.finished)
     latest = {(row.seed, row.noise_seed): row for row in rows}
     for (seed, noise_seed), row in sorted(latest.items()):
         if row.failed:

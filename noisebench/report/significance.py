@@ -25,7 +25,7 @@ def beats(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
         return False
     a, b = best.std**2 / best.n, other.std**2 / other.n
     freedom = (a + b) ** 2 / (a**2 / (best.n - 1) + b**2 / (other.n - 1)) if a + b else 1
-    return _exceeds(sign * (best.mean - other.mean), a + b, int(freedom))
+    return _exceeds(sign * (best.mean - other.mean), a + b, max(1, int(freedom)))
 
 
 def _exceeds(gap: float, variance: float, freedom: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
-from .cells import AXES, Cell, Metric, Row, apart, make_cell
+from .cells import AXES, Cell, Metric, Row, apart, make_cell, paired_by_seed
 from .significance import beats
 
 _FIXED = ("dataset", "model", "recipe", "precision", "noise", "method")
@@ -46,12 +47,12 @@ class Table:
         order = sorted(column, key=lambda row: column[row].mean or 0.0, reverse=up)
         return order[0] if all(beats(column[order[0]], column[row], higher_is_better=up) for row in order[1:]) else None
 
-    def caption(self) -> str:
-        """What one must know to read the table."""
+    def caption(self, *, bold: bool = True) -> str:
+        """What one must know to read the table; `bold`: whether it can be shown."""
         unit = " (%)" if self.metric.percent else ""
         count = f"n = {next(iter(self.counts))} each" if len(self.counts) == 1 else "n in brackets where it differs"
         parts = [f"{self.metric.title}{unit}, {self.metric.selection}; mean ± sample standard deviation, {count}; {self.varied}."]
-        if any(self.leader(col) for col in self.cols):
+        if bold and any(self.leader(col) for col in self.cols):
             parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed).")
         if any(cell.oracle for cell in self.cells.values()):
             parts.append("† oracle: was told the true noise rate or T.")
@@ -79,9 +80,10 @@ def make_tables(rows: Iterable[Row], metric: Metric, row_axis: str = "method", c
 
 def _table(group: list[Row], fixed: list[str], metric: Metric, row_axis: str, col_axis: str) -> Table:
     members = apart(group, (row_axis, col_axis))
-    cells = {(rows[0].axes[row_axis], rows[0].axes[col_axis]): make_cell(rows) for rows in members.values()}
+    paired = paired_by_seed(group)
+    cells = {(found[0].axes[row_axis], found[0].axes[col_axis]): make_cell(found, paired=paired) for found in members.values()}
     rows, cols = (dict.fromkeys(pair[place] for pair in cells) for place in (0, 1))
-    rates = {row.axes[col_axis]: row.realised_rate for row in group} if col_axis == "noise" else {}
+    rates = {col: _mean_rate(row for row in group if row.axes[col_axis] == col) for col in cols} if col_axis == "noise" else {}
     return Table(
         {axis: group[0].axes[axis] for axis in fixed if axis != "precision" or group[0].axes[axis] != "fp32"},
         _ordered(rows, row_axis),
@@ -93,6 +95,12 @@ def _table(group: list[Row], fixed: list[str], metric: Metric, row_axis: str, co
         rates,
         _varied(group),
     )
+
+
+def _mean_rate(rows: Iterable[Row]) -> float | None:
+    rates = [row.realised_rate for row in rows]
+    known = [rate for rate in rates if rate is not None]
+    return statistics.fmean(known) if known and len(known) == len(rates) else None
 
 
 def _ordered(labels: Iterable[str], axis: str) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ _ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
 
 def draw_table(table: Table, width: int | None = None) -> Group:
     """A table with its title above and its caption below; into `width` columns with fewer digits, or in several blocks."""
-    return Group(Text(table.title, style="bold"), *_grids(table, width or _ENDLESS), Text(table.caption(), style="dim"))
+    return Group(
+        Text(table.title, style="bold"), *_grids(table, width or _ENDLESS), Text(table.caption(bold=width is not None), style="dim")
+    )
 
 
 def _grids(table: Table, width: int) -> list[RichTable]:

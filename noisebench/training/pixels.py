@@ -60,7 +60,7 @@ class Plan:
     def batches(self, size: int) -> list[Tensor]:
         """Indices (B,) of each step. A last batch of one example is left out: batch norm cannot learn from it."""
         parts = list(self.order.split(size))
-        return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts
+        return parts[:-1] if size > 1 and len(parts) > 1 and len(parts[-1]) == 1 else parts
 
 
 class Pixels:

@@ -92,9 +92,7 @@ class Trainer:
                 on_step()
                 self._step(index)
                 self.step += 1
-        end = self._end_epoch()
-        self.strategy.between(self.epoch, self)
-        return end
+        return self._end_epoch()
 
     def log_p(self, network: int = 0) -> Tensor:
         """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet)."""
@@ -198,6 +196,7 @@ class Trainer:
             step = int(bad[0]) + 1
             raise RunFailed(f"the cost became {costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
         self.epoch, self.step = self.epoch + 1, 0
+        self.strategy.between(self.epoch, self)  # before the test set is looked at: it may roll the networks back
         test = self.predict(self.test)
         if not test.isfinite().all():
             raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
@@ -258,6 +257,8 @@ class Trainer:
 
 def _restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
     """Tensors keep their identity (the optimiser holds some of them); the rest is replaced."""
+    for key in state.keys() - saved.keys():
+        del state[key]
     for key, value in saved.items():
         mine = state.get(key)
         if isinstance(mine, Tensor) and isinstance(value, Tensor) and mine.shape == value.shape:

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+_RECORD = (
+    "key",
+    "title",
+    "data",
+    "noise",
+    "method",
+    "loss",
+    "strategy",
+    "model",
+    "recipe",
+    "seed",
+    "precision",
+    "oracle",
+    "metrics",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -76,20 +92,31 @@ class RunFolder:
     def _take(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if (owner := self._owner()) and _is_gone(owner):
-                self.claim.unlink(missing_ok=True)
+            self._clear_stale_claim()
             with self.claim.open("x", encoding="utf-8") as file:
                 json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
         except FileExistsError:
-            owner = self._owner() or {}
+            owner = self._owner(self.claim) or {}
             who = f"process {owner.get('pid')} on {owner.get('host')}"
             raise RunTaken(f"{self.path} is being run by {who}; if that is gone, delete {self.claim}") from None
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror or error}") from None
 
-    def _owner(self) -> dict[str, Any] | None:
+    def _clear_stale_claim(self) -> None:
+        """Set the claim of a dead process aside under a name of our own; if meanwhile it was a live one's, put it back."""
+        if not ((owner := self._owner(self.claim)) and _is_gone(owner)):
+            return
+        aside = self.path / f".claim.{socket.gethostname()}.{os.getpid()}"
+        with suppress(FileNotFoundError):  # somebody else was faster
+            self.claim.rename(aside)
+            if (owner := self._owner(aside)) and not _is_gone(owner):
+                aside.rename(self.claim)
+            aside.unlink(missing_ok=True)
+
+    @staticmethod
+    def _owner(claim: Path) -> dict[str, Any] | None:
         try:
-            owner = json.loads(self.claim.read_text(encoding="utf-8"))
+            owner = json.loads(claim.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
         return owner if isinstance(owner, dict) else None
@@ -97,29 +124,21 @@ class RunFolder:
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
-    def write_error(self, kind: str, message: str, trace: str = "") -> None:
-        """error.json: the run is failed, not unfinished."""
-        self.write_json(self.error, {"schema": SCHEMA, "type": kind, "message": message, "traceback": trace})
+    def write_error(self, about: dict[str, Any], kind: str, message: str, trace: str = "") -> None:
+        """error.json: the run is failed, not unfinished; `about` is what a table must know of it."""
+        content = {"schema": SCHEMA, "about": about, "type": kind, "message": message, "traceback": trace}
+        self.write_json(self.error, content)
 
-    def about(self) -> dict[str, Any]:
-        """What config.yaml says the run is. Raises DataError where it is missing or damaged."""
-        import yaml
-
-        path = self.path / "config.yaml"
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return {**config["about"], "loss": config["loss"], "strategy": config["strategy"], "recipe": config["recipe"],
-                    "precision": config["precision"]}  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise DataError(f"{path} is missing or damaged ({error}): delete the folder and run it again") from None
+    def failure(self) -> dict[str, Any]:
+        """error.json. Raises DataError where it is damaged."""
+        return self._read(self.error, ("about", "message"))
 
     def write_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         write_whole(self.predictions, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
     def read_arrays(self) -> dict[str, np.ndarray]:
-        with np.load(self.predictions, allow_pickle=False) as archive:
-            names = archive.files
-        return read_arrays(self.predictions, names)
+        """Everything in predictions.npz. Raises DataError."""
+        return read_arrays(self.predictions)
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""
@@ -128,15 +147,20 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """result.json. Raises DataError where it is damaged or of another schema."""
+        return {**self._read(self.result, _RECORD), "path": str(self.path)}
+
+    def _read(self, path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
         try:
-            record = json.loads(self.result.read_text(encoding="utf-8"))
-            if record["schema"] != SCHEMA:
-                raise DataError(f"{self.result} has schema {record['schema']}, this version reads {SCHEMA}")
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema"] != SCHEMA:
+                raise DataError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}")
+            if missing := [name for name in needed if name not in content]:
+                raise DataError(f"{path} lacks {', '.join(missing)}: delete the folder and run it again")
         except FileNotFoundError:
-            raise DataError(f"{self.path} holds no finished run: no result.json") from None
+            raise DataError(f"{self.path} holds no finished run: no {path.name}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.result} is damaged ({error}): delete the folder and run it again") from None
-        return {**record, "path": str(self.path)}
+            raise DataError(f"{path} is damaged ({error}): delete the folder and run it again") from None
+        return content
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:
