@@ -101,7 +101,7 @@ def test_the_caption_states_metric_selection_spread_and_what_varied(tmp_path: Pa
     for seed in range(2):
         add(tmp_path, seed=seed)
     caption = tables(tmp_path)[0].caption()
-    for part in ("test accuracy (%)", "last epoch", "sample standard deviation", "n = 2 each", "seeds 0, 1, each with its own noise"):
+    for part in ("test accuracy (%)", "last epoch", "sample standard deviation", "n = 2;", "seeds 0, 1, each with its own noise"):
         assert part in caption
 
 

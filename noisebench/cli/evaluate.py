@@ -67,6 +67,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         "run": str(folder.path),
         "title": record["title"],
         "oracle": record["oracle"],
+        "classes": record["data"]["classes"],
         **metrics.of_run(train, test, labels, num_classes),
         "confusion": metrics.confusion(test.predicted, labels["test"], num_classes).tolist(),
     }
@@ -91,8 +92,8 @@ def _drawn(entry: dict[str, Any]) -> Group:
     classes = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in ("class", "accuracy", "most often taken for"):
         classes.add_column(head, justify="right" if head == "accuracy" else "left")
-    for number, share, other in _worst(entry):
-        classes.add_row(str(number), percent(share), other)
+    for name, share, other in _worst(entry):
+        classes.add_row(Text(name), percent(share), Text(other))
     return Group(Text(entry["title"] + (" (oracle)" if entry["oracle"] else ""), style="bold"), facts, classes)
 
 
@@ -106,12 +107,12 @@ def _wrong(train: dict[str, Any]) -> str:
     )
 
 
-def _worst(entry: dict[str, Any], most: int = 10) -> list[tuple[int, float | None, str]]:
+def _worst(entry: dict[str, Any], most: int = 10) -> list[tuple[str, float, str]]:
     """The classes with the lowest accuracy, and what they are taken for."""
-    rates = entry["test"]["per_class"]
+    rates, names = entry["test"]["per_class"], entry["classes"]
     order = sorted((k for k in range(len(rates)) if rates[k] is not None), key=lambda k: rates[k])[:most]
     rows = []
     for k in order:
         row = [0 if j == k else count for j, count in enumerate(entry["confusion"][k])]
-        rows.append((k, rates[k], str(row.index(max(row))) if max(row) else ""))
+        rows.append((names[k], rates[k], names[row.index(max(row))] if max(row) else ""))
     return rows

@@ -50,7 +50,11 @@ class Table:
     def caption(self, *, bold: bool = True) -> str:
         """What one must know to read the table; `bold`: whether it can be shown."""
         unit = " (%)" if self.metric.percent else ""
-        count = f"n = {next(iter(self.counts))} each" if len(self.counts) == 1 else "n in brackets where it differs"
+        count = (
+            f"n = {next(iter(self.counts))}{' each' if len(self.cells) > 1 else ''}"
+            if len(self.counts) == 1
+            else "n in brackets where it differs"
+        )
         parts = [f"{self.metric.title}{unit}, {self.metric.selection}; mean ± sample standard deviation, {count}; {self.varied}."]
         if bold and any(self.leader(col) for col in self.cols):
             parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed).")
@@ -115,6 +119,8 @@ def _ordered(labels: Iterable[str], axis: str) -> tuple[str, ...]:
 
 def _varied(group: list[Row]) -> str:
     seeds, noise_seeds = sorted({row.seed for row in group}), sorted({row.noise_seed for row in group})
+    if len(seeds) == len(noise_seeds) == 1:
+        return f"seed {seeds[0]}, noise seed {noise_seeds[0]}"
     text = f"seeds {', '.join(map(str, seeds))}"
     if all(row.seed == row.noise_seed for row in group):
         return f"{text}, each with its own noise"
