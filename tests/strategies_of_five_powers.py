@@ -27,7 +27,7 @@ class Mixing(Strategy):
         self.num_classes = facts.num_classes
 
 
-@register_strategy(name="test_learned_transition", laws=())
+@register_strategy(name="test_learned_transition")
 @dataclass
 class LearnedTransition(Strategy):
     """(b) log_p of the recorded label through a T that is learned by the same optimiser, from the identity on."""

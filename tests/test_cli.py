@@ -78,6 +78,15 @@ def test_every_list_has_names(kind: str, place: Path, capsys: pytest.CaptureFixt
     assert call(capsys, "list", kind)[0] == 0
 
 
+def test_one_damaged_file_does_not_hide_the_others_in_a_list(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [answer(capsys, "train", "digits", "--sym", "0.4", "--loss", loss, *SHORT)["run"] for loss in ("ce", "mae")]
+    call(capsys, "corrupt", "digits", "--sym", "0.2")
+    (place / runs[0] / "result.json").write_text("{")
+    (place / "manifests" / "digits-sym0.2-s0.csv").write_text("x")
+    assert [row["status"] for row in answer(capsys, "list", "runs")] == ["damaged", "done"]
+    assert [row["dataset"] for row in answer(capsys, "list", "manifests")] == ["damaged", "digits"]
+
+
 def test_list_shows_one_in_full(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "list", "losses", "sl")
     assert code == 0

@@ -43,7 +43,7 @@ def watch_beliefs(trainer: Trainer) -> Iterator[tuple[Batch, list]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_beliefs_are_probabilities_and_weights_are_not_negative(name: str, make_trainer: Callable[..., Trainer]) -> None:
     if "proper" not in STRATEGIES[name].laws:
-        pytest.skip(f"{name} declares signed targets")
+        pytest.skip(f"{name} does not declare the law `proper`")
     trainer = run(make_trainer(strategy=name), 1)
     for _, beliefs in watch_beliefs(trainer):
         for targets, trust in beliefs:

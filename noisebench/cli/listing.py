@@ -11,7 +11,10 @@ from .console import percent, show, write_json
 from .options import Globals, Json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..registry import Entry
+    from ..runfolder import RunFolder
 
 Rows = list[dict[str, Any]]
 
@@ -192,27 +195,42 @@ def _metrics(options: Globals) -> Rows:
 
 
 def _manifests(options: Globals) -> Rows:
+    folder = options.workspace / "manifests"
+    paths = sorted(path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}"))
+    return [_manifest(path) for path in paths]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """One row; a damaged file does not hide the others."""
+    from ..errors import ManifestError
     from ..manifest import read_manifest
 
-    folder = options.workspace / "manifests"
-    rows = []
-    for path in sorted(path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}")):
+    row: dict[str, Any] = {"name": path.name, "dataset": "damaged", "noise": "", "n": "", "wrong": "", "noise_seed": "", "path": str(path)}
+    try:
         meta = read_manifest(path).meta
-        rows.append({"name": path.name, "dataset": meta["dataset"], "noise": meta["noise"], "n": meta["n"],
-                     "wrong": percent(meta["realised_rate"]), "noise_seed": meta["noise_seed"], "path": str(path)})  # fmt: skip
-    return rows
+    except ManifestError:
+        return row
+    return {**row, **{key: meta[key] for key in ("dataset", "noise", "n", "noise_seed")}, "wrong": percent(meta["realised_rate"])}
 
 
 def _runs(options: Globals) -> Rows:
     from ..runfolder import run_folders
 
     folder = options.workspace / "runs"
-    rows = []
-    for run in run_folders([folder]) if folder.is_dir() else []:
-        status, record = run.status(), run.record() if run.result.exists() else None
-        accuracy = percent(record["metrics"]["test_acc"]["last"]) if record else ""
-        rows.append({"name": run.path.name, "status": status, "test_acc": accuracy, "path": str(run.path)})
-    return rows
+    return [_run(run) for run in (run_folders([folder]) if folder.is_dir() else [])]
+
+
+def _run(run: RunFolder) -> dict[str, Any]:
+    """One row; a damaged folder does not hide the others."""
+    from ..errors import DataError
+
+    row = {"name": run.path.name, "status": run.status(), "test_acc": "", "path": str(run.path)}
+    if row["status"] != "done":
+        return row
+    try:
+        return {**row, "test_acc": percent(run.record()["metrics"]["test_acc"]["last"])}
+    except DataError:
+        return {**row, "status": "damaged"}
 
 
 def _env(options: Globals) -> Rows:
