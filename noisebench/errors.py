@@ -31,8 +31,8 @@ class UnknownName(NoisebenchError):
     """A name that is in no registry."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], listing: str) -> None:
-        near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
-        hint = f": did you mean {' or '.join(map(repr, near))}?" if near else ""
+        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+        hint = f": did you mean {near[0]!r}?" if near else ""
         super().__init__(f"unknown {kind} {name!r}{hint} (noisebench list {listing})")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+_HANGUP = getattr(signal, "SIGHUP", None)
+
 
 class StopSignals:
     """Inside `with`, the first SIGINT, SIGTERM or SIGHUP sets `stopped`; the second one raises KeyboardInterrupt at once."""
@@ -15,7 +17,9 @@ class StopSignals:
         self.stopped = False
 
     def __enter__(self) -> StopSignals:
-        self._before = {number: signal.signal(number, self._receive) for number in self._NUMBERS}
+        # Under nohup SIGHUP is ignored, and stays so.
+        wanted = [number for number in self._NUMBERS if not (number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN)]
+        self._before = {number: signal.signal(number, self._receive) for number in wanted}
         return self
 
     def __exit__(self, *exception: object) -> None:
