@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ def make_agenda(workspace: Workspace, suite: Suite) -> list[Item]:
     items = [_item(workspace, wanted, older) for wanted in expand(suite)]
     if not items:
         raise ConfigError("the suite has no runs: everything is excluded")
-    keys = [item.run.key for item in items]
-    if twice := next((item for item in items if keys.count(item.run.key) > 1), None):
+    counts = Counter(item.run.key for item in items)
+    if twice := next((item for item in items if counts[item.run.key] > 1), None):
         raise ConfigError(f"the suite holds the same run twice: {twice.run.title}")
     return items
 

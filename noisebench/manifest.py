@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import re
 import zlib
@@ -24,7 +23,7 @@ import numpy as np
 from .datasets import Dataset, Labels, fingerprint
 from .errors import ManifestError
 from .noise import NOISES, build_noise, draw, normal_noise
-from .parquet import DTYPES, from_parquet, to_parquet
+from .parquet import from_parquet, read_rows, to_parquet
 from .spec import Call
 from .storing import write_bytes
 
@@ -261,9 +260,7 @@ def _parse_header(head: bytes) -> dict[str, Any]:
 
 
 def _parse_body(body: bytes) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    import pandas as pd
-
-    table = pd.read_csv(io.BytesIO(body), dtype=DTYPES, keep_default_na=False, na_values={"clean_label": [""]})
+    table = read_rows(body)
     if list(table.columns) not in (["index", "label", "clean_label"], ["index", "label", "clean_label", "id"]):
         raise ManifestError(f"this version does not understand the columns {', '.join(map(str, table.columns))}")
     if not np.array_equal(table["index"], np.arange(len(table))):

@@ -25,7 +25,7 @@ from .truth import is_oracle, resolve, transitions, with_auto
 
 PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 PRECISIONS = ("auto", "fp32", "bf16")
-LARGEST_SEED = 2**32
+_LARGEST_SEED = 2**32
 _LONGEST_NAME = 150  # characters of a folder's readable part
 
 
@@ -131,8 +131,6 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str)
     build_loss(loss, transitions(manifest, loss), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
     recipe_name = wish.recipe or dataset.recipe
     augment = {"crop": dataset.crop, "flip": dataset.flip}
-    if wish.precision not in PRECISIONS:
-        raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, got {wish.precision!r}")
     return Run(
         dataset,
         manifest,
@@ -144,16 +142,23 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str)
         recipe_name,
         make_recipe(recipe_name, dataset.name, augment=augment, changes=wish.changes),
         checked_seed(wish.seed),
-        "fp32" if wish.precision == "auto" else wish.precision,
+        "fp32" if checked_precision(wish.precision) == "auto" else wish.precision,
         is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
     )
 
 
 def checked_seed(seed: int) -> int:
     """A seed is a whole number from 0 below 2^32. Raises ConfigError."""
-    if not 0 <= seed < LARGEST_SEED:
+    if not 0 <= seed < _LARGEST_SEED:
         raise ConfigError(f"a seed is a whole number from 0 below 2^32, got {seed}")
     return seed
+
+
+def checked_precision(name: str) -> str:
+    """Raises ConfigError for a precision that is none."""
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, got {name!r}")
+    return name
 
 
 def _texts(wish: Wish, dataset: Dataset) -> tuple[str, str]:

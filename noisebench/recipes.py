@@ -86,11 +86,16 @@ RECIPES = {
 }  # fmt: skip
 
 
-def make_recipe(name: str, dataset: str, *, augment: dict[str, Any], changes: dict[str, Any]) -> Recipe:
-    """The recipe on a data set: its own augmentation, then the recipe, then `changes`. Raises UnknownName or ConfigError."""
+def find_recipe(name: str) -> PublishedRecipe:
+    """The published recipe of a name. Raises UnknownName."""
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES, "recipes")
-    published = RECIPES[name]
+    return RECIPES[name]
+
+
+def make_recipe(name: str, dataset: str, *, augment: dict[str, Any], changes: dict[str, Any]) -> Recipe:
+    """The recipe on a data set: its own augmentation, then the recipe, then `changes`. Raises UnknownName or ConfigError."""
+    published = find_recipe(name)
     recipe = Recipe(**{**augment, **published.settings, **published.on.get(dataset, {})})
     if unknown := set(changes) - set(RECIPE_FIELDS):
         raise ConfigError(f"a recipe has no setting {sorted(unknown)[0]!r}; it has {', '.join(RECIPE_FIELDS)}")

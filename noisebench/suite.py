@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,8 +20,8 @@ from .losses import LOSSES
 from .manifest import noise_for
 from .methods import find_method
 from .noise import build_noise, normal_noise
-from .plan import LARGEST_SEED, PRECISIONS
-from .recipes import RECIPE_FIELDS, RECIPES, make_recipe, read_schedule
+from .plan import checked_precision, checked_seed
+from .recipes import RECIPE_FIELDS, RECIPES, find_recipe, make_recipe, read_schedule
 from .strategies import normal_strategy
 
 AXES = ("dataset", "model", "recipe", "noise", "method", "loss", "strategy")
@@ -254,23 +254,23 @@ def _plainly(problem: Any) -> str:
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
-_CHECKS = {
+_CHECKS: dict[str, Callable[[Any], object]] = {
     "noise": normal_noise,
     "method": find_method,
     "loss": LOSSES.normal,
     "strategy": normal_strategy,
     "model": canonical_backbone,
+    "recipe": find_recipe,
     "schedule": read_schedule,
+    "precision": checked_precision,
+    "seeds": lambda seeds: [checked_seed(seed) for seed in seeds],
+    "noise_seed": checked_seed,
 }
 
 
 def _check_value(axis: str, value: Any) -> None:
-    if axis == "recipe" and value not in RECIPES:
-        raise UnknownName("recipe", value, RECIPES, "recipes")
     if axis == "dataset" and value not in DATASETS and "/" not in value and not value.endswith(".npz"):
         raise UnknownName("dataset", value, DATASETS, "datasets")
-    if axis == "precision" and value not in PRECISIONS:
-        raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, got {value!r}")
     if axis in _CHECKS:
         _CHECKS[axis](value)
 
@@ -292,8 +292,6 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[_Place, str]]:
             _check_value(axis, value)
         except NoisebenchError as error:
             yield at, str(error)
-    if wrong := [seed for seed in (*suite.defaults.seeds, suite.defaults.noise_seed or 0) if not 0 <= seed < LARGEST_SEED]:
-        yield ("defaults", "seeds"), f"a seed is a whole number from 0 below 2^32, got {wrong[0]}"
     cells = list(_cells(suite))
     yield from _wrong_together(suite, cells)
     for where, selectors in (("exclude", suite.exclude), ("override", [o.match for o in suite.override])):

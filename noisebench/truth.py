@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +34,8 @@ def resolve(registry: Registry, text: str | Expression, manifest: Manifest) -> E
 def _fact(fact: str | None, owner: str, manifest: Manifest) -> Value:
     if fact == "rate" and manifest.rate is not None:
         return manifest.rate
-    if fact == "transition" and manifest.transition is not None:
-        return TRUE
-    if fact == "transition" and (manifest.clean_labels >= 0).any():
-        return EMPIRICAL
+    if fact == "transition" and (tables := _tables(manifest)):
+        return next(iter(tables))
     raise LanguageError(f"{owner}: auto needs the noise {fact}, which this manifest does not know: give a value")
 
 
@@ -64,20 +63,21 @@ def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
         rates = (manifest.meta["nominal_rate"], manifest.meta["realised_rate"])
         return any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in rates)
     if fact == "transition":
-        return isinstance(value, str) or any(np.allclose(value, T, atol=1e-6) for T in _known(manifest, np.shape(value)))  # type: ignore[arg-type]
+        return isinstance(value, str) or any(_close(value, T) for T in _tables(manifest).values())
     return False
 
 
-def _known(manifest: Manifest, shape: tuple[int, ...]) -> list[np.ndarray]:
-    tables = [manifest.transition, manifest.empirical_transition if (manifest.clean_labels >= 0).any() else None]
-    return [table for table in tables if table is not None and table.shape == shape]
+def _close(value: Any, T: np.ndarray) -> bool:
+    return np.shape(value) == T.shape and np.allclose(value, T, atol=1e-6)
+
+
+def _tables(manifest: Manifest) -> dict[str, np.ndarray]:
+    """Every T (K, K) that the manifest knows, the noise model's first."""
+    tables = {TRUE: manifest.transition, EMPIRICAL: manifest.empirical_transition if (manifest.clean_labels >= 0).any() else None}
+    return {name: table for name, table in tables.items() if table is not None}
 
 
 def transitions(manifest: Manifest, loss: Expression) -> dict[str, np.ndarray]:
     """What T='true' and T='empirical' are under this manifest; nothing for a loss that has no T."""
-    if not any(key == "T" for call in LOSSES.calls(loss) for key, _ in call.kwargs):
-        return {}
-    tables = {TRUE: manifest.transition}
-    if (manifest.clean_labels >= 0).any():
-        tables[EMPIRICAL] = manifest.empirical_transition
-    return {name: table for name, table in tables.items() if table is not None}
+    has_T = any(key == "T" for call in LOSSES.calls(loss) for key, _ in call.kwargs)
+    return _tables(manifest) if has_T else {}

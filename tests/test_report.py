@@ -118,7 +118,7 @@ def test_bold_is_for_more_than_noise(tmp_path: Path) -> None:
         add(tmp_path, "el", ASYM, seed, 0.5 + 0.1 * seed)
         add(tmp_path, "ce", ASYM, seed, 0.7 - 0.1 * seed)
     table = tables(tmp_path)[0]
-    assert (table.leader(SYM), table.leader(ASYM)) == ("el", None)
+    assert (table.leaders[SYM], table.leaders[ASYM]) == ("el", None)
     assert "**81.00" not in render([table], "md", "last").split("| ce |")[1] and "**80.67 ± 2.08**" in render([table], "md", "last")
 
 

@@ -36,7 +36,7 @@ class LabelChoice:
 
 @dataclass(frozen=True)
 class ChosenLabels:
-    """A manifest, its place, its data set's name, and a sentence that says which it is."""
+    """A manifest, its place, its data set, and a sentence that says which it is."""
 
     manifest: Manifest
     path: Path

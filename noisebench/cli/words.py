@@ -20,9 +20,10 @@ def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, d
             _check_option(context, name)
             if not equals and not rest:
                 raise ConfigError(f"--{name} needs a value")
-            if name.replace("-", "_") in parameters:
+            key = name.replace("-", "_")
+            if key in parameters:
                 raise ConfigError(f"--{name} is given twice")
-            parameters[name.replace("-", "_")] = value if equals else rest.pop(0)
+            parameters[key] = value if equals else rest.pop(0)
         elif word.startswith("-"):
             raise ConfigError(f"no such option: {word} (noisebench train --help)")
         elif dataset is not None:

@@ -106,7 +106,7 @@ def _row(folder: RunFolder, metric: Metric, *, failed: bool) -> Row:
 
 
 def _about(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's facts under the names that config.yaml uses for a failed run."""
+    """A record's facts under the names that error.json uses for a failed run."""
     try:
         recipe = dict(record["recipe"])
         noise = record["noise"]

@@ -48,7 +48,7 @@ def _markdown(tables: list[Table]) -> str:
 def _markdown_table(table: Table) -> str:
     def cell(row: str, col: str) -> str:
         text = cell_text(table, row, col)
-        return f"**{text}**" if table.leader(col) == row else text
+        return f"**{text}**" if table.leaders[col] == row else text
 
     lines = [[table.row_axis, *(head(table, col) for col in table.cols)], ["---", *["---:"] * len(table.cols)]]
     lines += [[row, *(cell(row, col) for col in table.cols)] for row in table.rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
@@ -38,8 +39,12 @@ class Table:
     def counts(self) -> set[int]:
         return {cell.n for cell in self.cells.values()}
 
-    def leader(self, col: str) -> str | None:
-        """The row that beats every other of its column by more than noise, if one does."""
+    @cached_property
+    def leaders(self) -> dict[str, str | None]:
+        """By column, the row that beats every other by more than noise, if one does."""
+        return {col: self._leader(col) for col in self.cols}
+
+    def _leader(self, col: str) -> str | None:
         column = {row: cell for row in self.rows if (cell := self.cells.get((row, col))) and cell.values}
         if len(column) < 2:
             return None
@@ -56,7 +61,7 @@ class Table:
             else "n in brackets where it differs"
         )
         parts = [f"{self.metric.title}{unit}, {self.metric.selection}; mean ± sample standard deviation, {count}; {self.varied}."]
-        if bold and any(self.leader(col) for col in self.cols):
+        if bold and any(self.leaders.values()):
             parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed).")
         if any(cell.oracle for cell in self.cells.values()):
             parts.append("† oracle: was told the true noise rate or T.")

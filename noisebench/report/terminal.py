@@ -52,4 +52,4 @@ def _grid(table: Table, cols: tuple[str, ...], digits: int) -> RichTable:
 
 def _cell(table: Table, row: str, col: str, digits: int) -> Text:
     text = cell_text(table, row, col, digits)
-    return Text(text if digits > 1 else text.replace(" ± ", "±"), style="bold" if table.leader(col) == row else "")
+    return Text(text if digits > 1 else text.replace(" ± ", "±"), style="bold" if table.leaders[col] == row else "")
