@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from .errors import ConfigError
+from .labelling import VAL_SPLITS, LabelWish
 from .plan import Run, Wish, checked_seed, plan_run
 from .runfolder import RunFolder, run_folders
 from .suite import Suite, SuiteRun, expand
@@ -37,14 +38,22 @@ def wish_of(wanted: SuiteRun) -> Wish:
     return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=wanted.settings.get("precision") or "auto")
 
 
+def labels_of(wanted: SuiteRun) -> LabelWish:
+    """The suite's settings as a wish for labels."""
+    settings = wanted.settings
+    seed, fraction = checked_seed(wanted.noise_seed), float(settings.get("val_fraction") or 0.0)
+    return LabelWish(settings["noise"], seed, fraction, settings.get("val_split") or VAL_SPLITS[0])
+
+
 def plan_one(workspace: Workspace, wanted: SuiteRun) -> Run:
     """A suite's run with nothing left open."""
     settings = wanted.settings
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
         raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix")
     dataset = workspace.dataset(settings["dataset"])
-    manifest, _ = workspace.make(dataset, settings["noise"], checked_seed(wanted.noise_seed))
-    return plan_run(wish_of(wanted), dataset, manifest, workspace.images(dataset).fingerprint)
+    manifest, _ = workspace.make(dataset, labels_of(wanted))
+    source = workspace.source_of(manifest)
+    return plan_run(wish_of(wanted), dataset, manifest, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
 
 
 def make_agenda(workspace: Workspace, suite: Suite) -> list[Item]:
@@ -126,7 +135,7 @@ def manifest_paths(workspace: Workspace, items: Iterable[Item]) -> list[Path]:
     """Write the manifests that the items train on; those that are there must be the same."""
     paths: dict[Path, None] = {}
     for item in items:
-        manifest, path = workspace.make(item.run.dataset, item.wanted.settings["noise"], item.wanted.noise_seed)
+        manifest, path = workspace.make(item.run.dataset, labels_of(item.wanted))
         if path not in paths:
             workspace.keep(manifest, path)
         paths[path] = None

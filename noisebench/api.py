@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .datasets.archive import as_labels
+from .datasets import DATASETS, Dataset, Labels
+from .datasets.archive import as_images, as_labels
 from .errors import DataError
-from .noise import build_noise, draw
+from .labelling import Outside, label
+from .noise import normal_noise
 
 if TYPE_CHECKING:
     from .training.adapter import LossModule
 
 
-def corrupt(labels: np.ndarray, noise: str, *, num_classes: int, seed: int = 0) -> np.ndarray:
+def corrupt(labels: np.ndarray, noise: str, *, num_classes: int, seed: int = 0, images: np.ndarray | None = None) -> np.ndarray:
     """Recorded labels (N,), int64, for clean labels (N,) under a noise text.
 
+    images (N, H, W) or (N, H, W, 1 or 3), uint8: for noise that looks at them, such as `pdn(rate=0.4)`.
     Raises DataError for labels that are no classes, LanguageError for a noise that does not fit.
     """
     clean = as_labels(np.asarray(labels), "labels")
     if clean.max() >= num_classes:
         raise DataError(f"label {clean.max()} is out of range: num_classes is {num_classes}")
-    model = build_noise(noise, num_classes)
-    return draw(clean, model.transition, seed, exact=model.exact)
+    pixels = None if images is None else as_images(np.asarray(images), "images")
+    if pixels is not None and len(pixels) != len(clean):
+        raise DataError(f"{len(pixels)} images but {len(clean)} labels")
+    data = Labels(Dataset("labels", "", tuple(map(str, range(num_classes))), (0, 0, 0), len(clean), 0, "mlp", "apl"), clean)
+    return label(normal_noise(noise), data, seed, _Given(data, Path(), True, DATASETS.__getitem__, pixels)).labels
+
+
+@dataclass(frozen=True)
+class _Given(Outside):
+    """Images from memory; whatever else noise may ask for, from files by path."""
+
+    pixels: np.ndarray | None = None
+
+    def images(self) -> Callable[[np.ndarray], np.ndarray]:
+        pixels = self.pixels
+        if pixels is None:
+            raise DataError("this noise looks at the images: give images=")
+        return lambda which: pixels[which]
 
 
 def loss(text: str, reduction: str = "mean") -> LossModule:

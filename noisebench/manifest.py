@@ -1,8 +1,8 @@
 """A frozen noisy labelling on disk: the file, not the generator, is the truth.
 
 `#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an example,
-`index,label,clean_label[,id]`. Anyone reads it with `pandas.read_csv(path, comment="#")`. Empty clean_label: unknown.
-The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
+`index,label,clean_label[,id][,split][,source]`. Anyone reads it with `pandas.read_csv(path, comment="#")`. Empty
+clean_label: unknown, or, where there is a source, none. The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
 """
 
 from __future__ import annotations
@@ -12,35 +12,44 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from .datasets import Dataset, Labels, fingerprint
-from .errors import ManifestError
-from .noise import NOISES, build_noise, draw, normal_noise
-from .parquet import from_parquet, read_rows, to_parquet
-from .spec import Call
-from .storing import write_bytes
+from .datasets import Dataset, fingerprint
+from .errors import LanguageError, ManifestError, NoisebenchError
+from .noise import NOISES, build_noise, normal_noise
+from .parquet import from_parquet, to_parquet
+from .rows import Rows, read_rows, text_of
+from .storing import write_whole
 
 FORMAT = 1
-_LARGEST_T = 100  # classes up to which T stands in the header
+OPEN = -2  # the "clean label" of an image that is of no class
+LARGEST_T = 100  # classes up to which T stands in the header
+_COMPRESSION = 6
+_INFORMATION = ("path", "test_path", "convention")  # header keys that say where or why, not what
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
-_ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the header says."""
+    """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the header says.
+
+    val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's place, -1 its own.
+    """
 
     meta: dict[str, Any]
     labels: np.ndarray
     clean_labels: np.ndarray
     ids: tuple[str, ...] = ()
+    val: np.ndarray | None = None
+    source: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -52,147 +61,180 @@ class Manifest:
         return self.meta["realised_rate"] if self.meta["nominal_rate"] is None else self.meta["nominal_rate"]
 
     @property
+    def truth(self) -> np.ndarray:
+        """Clean labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label, it is wrong."""
+        return self.clean_labels if self.source is None else np.where(self.source >= 0, OPEN, self.clean_labels)
+
+    @property
+    def in_training(self) -> np.ndarray:
+        """Which examples (N,) are trained on."""
+        return np.ones(len(self.labels), bool) if self.val is None else ~self.val
+
+    @property
     def transition(self) -> np.ndarray | None:
-        """T (K, K) of the noise model; None for noise that has none."""
+        """T (K, K) of the noise model; None for noise that has none, or whose model is not at hand."""
         if self.meta.get("transition") is not None:
             return np.asarray(self.meta["transition"], np.float64)
-        call = normal_noise(self.meta["noise"])
-        return build_noise(call, self.num_classes).transition
+        if self.num_classes <= LARGEST_T:
+            return None
+        with suppress(NoisebenchError):  # noise by example, or of a plugin that is not loaded: nobody knows T
+            return build_noise(self.meta["noise"], self.num_classes, tuple(self.meta["classes"])).transition
+        return None
 
     @property
     def empirical_transition(self) -> np.ndarray:
         """(K, K): the share of each clean class that is recorded as each class; a class without examples is clean."""
-        known = self.clean_labels >= 0
-        counts = np.zeros((self.num_classes, self.num_classes))
-        np.add.at(counts, (self.clean_labels[known], self.labels[known]), 1)
+        counts = self.confusion.astype(np.float64)
         counts += np.diag(counts.sum(1) == 0)
         return counts / counts.sum(1, keepdims=True)
 
-    def verify(self, clean_labels: np.ndarray, ids: tuple[str, ...] = ()) -> None:
-        """Assert that this manifest belongs to data with these clean labels (N,). Raises ManifestError."""
-        if fingerprint(np.asarray(clean_labels, np.int64)) != self.meta["labels_sha256"] or (self.ids and ids != self.ids):
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts (K, K) of the examples whose clean label is known, rows = clean class, columns = recorded class."""
+        counts, K = np.zeros(self.num_classes**2, np.int64), self.num_classes
+        for start in range(0, len(self.labels), 1 << 20):
+            clean, recorded = (column[start : start + (1 << 20)].astype(np.int64) for column in (self.clean_labels, self.labels))
+            counts += np.bincount(clean[clean >= 0] * K + recorded[clean >= 0], minlength=K * K)
+        return counts.reshape(K, K)
+
+    def verify(self, clean_labels: np.ndarray, ids: tuple[str, ...] = (), images_sha256: str | None = None) -> None:
+        """Assert that this manifest belongs to data with these labels (N,), and, where its noise looked at the images, to
+        these images. Raises ManifestError."""
+        if fingerprint(np.asarray(clean_labels)) != self.meta["labels_sha256"] or (self.ids and ids != self.ids):
             raise ManifestError(
                 f"the manifest is for other data: it was made for {self.meta['dataset']} with {len(self.labels)} examples, "
                 f"these {len(clean_labels)} differ in number, order or labels; run noisebench corrupt on these data"
             )
-
-    @cached_property
-    def _parts(self) -> tuple[bytes, bytes]:
-        return _header(self.meta), _body(self)
+        if images_sha256 is not None and self.meta.get("images_sha256", images_sha256) != images_sha256:
+            raise ManifestError(f"the manifest is for other images: its noise was drawn looking at another copy of {self.meta['dataset']}")
 
     @cached_property
     def sha256(self) -> str:
         """Of every byte but the checksum's own line."""
-        return _digest(*self._parts)
+        return _digest(_header(self.meta), self._body())
 
-    @property
+    @cached_property
     def identity(self) -> str:
-        """The checksum without the path of a foreign set: the same labels, wherever the data lie."""
-        meta = {key: value for key, value in self.meta.items() if key != "path"}
-        return self.sha256 if len(meta) == len(self.meta) else _digest(_header(meta), self._parts[1])
+        """The checksum without what is information alone, such as the path of a foreign set: the same labels wherever."""
+        meta = {key: value for key, value in self.meta.items() if key not in _INFORMATION}
+        return self.sha256 if len(meta) == len(self.meta) else _digest(_header(meta), self._body())
 
     @property
     def content(self) -> bytes:
         """The file, byte for byte."""
-        head, body = self._parts
-        return head + _seal(head, body) + body
+        return b"".join(self.parts())
+
+    def parts(self) -> Iterator[bytes]:
+        """The file, byte for byte, a piece at a time."""
+        return chain([_header(self.meta), _seal(self.sha256)], self._body())
 
     def lies_at(self, path: Path) -> bool:
         """Whether the file at `path` is this manifest."""
         try:
-            return _read_bytes(path) == self.content or ("path" in self.meta and read_manifest(path).identity == self.identity)
-        except ManifestError:
+            return self._is(path) or (bool({"path", "test_path"} & set(self.meta)) and self._same_elsewhere(read_manifest(path)))
+        except (ManifestError, OSError, EOFError, zlib.error):
             return False
 
     def write(self, path: Path) -> None:
         """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`."""
-        write_bytes(path, _pack(self.content, path))
+        if path.suffix == ".parquet":
+            packed = to_parquet(self.content)
+            write_whole(path, lambda file: file.write(packed))
+        elif path.suffix == ".gz":
+            write_whole(path, self._compress)
+        else:
+            write_whole(path, lambda file: file.writelines(self.parts()))
 
+    def _compress(self, file: IO[bytes]) -> None:
+        with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as packed:
+            for part in self.parts():
+                packed.write(part)
 
-def noise_for(dataset: Dataset, text: str) -> Call:
-    """The noise's one form on these data: the data set's own map where none is named."""
-    call = normal_noise(text)
-    wants_map = any(p.name == "map" for p in NOISES[call.name].parameters) and "map" not in dict(call.kwargs)
-    if wants_map and dataset.map:
-        call = normal_noise(Call(call.name, (), (*call.kwargs, ("map", dataset.map))))
-    return call
+    def _body(self) -> Iterator[bytes]:
+        rows = Rows(self.labels, self.clean_labels, self.ids, self.val, self.source)
+        return text_of(rows, self.num_classes, self.meta.get("source", ""))
 
+    def _is(self, path: Path) -> bool:
+        if path.suffix == ".parquet":
+            return _read_bytes(path) == self.content
+        with _opened(path) as file:
+            return all(file.read(len(part)) == part for part in self.parts()) and not file.read(1)
 
-def make_manifest(data: Labels, noise: str, noise_seed: int = 0) -> Manifest:
-    """Draw recorded labels for a data set. Raises LanguageError where the noise does not fit."""
-    dataset = data.dataset
-    model = build_noise(noise_for(dataset, noise), dataset.num_classes)
-    labels = draw(data.labels, model.transition, noise_seed, exact=model.exact)
-    wrong = np.bincount(data.labels[labels != data.labels], minlength=dataset.num_classes)
-    counts = np.bincount(data.labels, minlength=dataset.num_classes)
-    meta = {
-        "noisebench_manifest": FORMAT,
-        "dataset": dataset.name,
-        **({"path": str(dataset.path)} if dataset.path else {}),
-        "split": "train",
-        "n": len(labels),
-        "num_classes": dataset.num_classes,
-        "classes": list(dataset.classes),
-        "noise": model.text,
-        "noise_version": model.version,
-        "nominal_rate": model.rate,
-        "realised_rate": float(wrong.sum() / len(labels)),
-        "per_class_rate": [float(w / n) if n else None for w, n in zip(wrong, counts, strict=True)],
-        "transition": model.transition.tolist() if dataset.num_classes <= _LARGEST_T else None,
-        "noise_seed": noise_seed,
-        "labels_sha256": data.fingerprint,
-    }
-    return Manifest(meta, labels, data.labels, data.ids)
+    def _same_elsewhere(self, other: Manifest) -> bool:
+        return other.identity == self.identity and other.meta.get("convention") == self.meta.get("convention")
 
 
 def file_name(manifest: Manifest, dataset: Dataset) -> str:
     """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name."""
-    call = normal_noise(manifest.meta["noise"])
+    meta = manifest.meta
+    parts = [dataset.name, *_words(normal_noise(meta["noise"]), dataset, brief="convention" in meta)]
+    if "convention" in meta:
+        parts.append(meta["convention"])
+    if "val_fraction" in meta:
+        parts.append(f"val{meta['val_fraction']}" + ("" if meta["val_split"] == "after" else meta["val_split"]))
+    return "-".join([*map(_safe, parts), f"s{meta['noise_seed']}.csv"])
+
+
+def _words(call: Any, dataset: Dataset, *, brief: bool) -> list[str]:
+    """A noise as words for a file's name: `sym0.4`, `inclusive`."""
     values = dict(call.kwargs)
-    parts = [dataset.name, f"{NOISES[call.name].facts.get('short', call.name)}{values.pop('rate', '')}"]
+    first = f"{NOISES[call.name].facts.get('short', call.name)}{values.pop('rate', '')}"
+    words = []
     for key, value in values.items():
-        if (key, value) not in (("map", dataset.map), ("pairs_seed", 0)):
-            parts.append("bernoulli" if key == "exact" else key if value is True else str(value) if key == "map" else f"{key}{value}")
-    return "-".join([*parts, f"s{manifest.meta['noise_seed']}.csv"])
+        if brief or (key, value) in (("map", dataset.map), ("pairs_seed", 0), ("std", 0.1)):
+            continue
+        words.append("bernoulli" if key == "exact" else key.replace("_", "") if value is True else _word(key, value))
+    return [first, *words, *(word for inner in call.args for word in _words(inner, dataset, brief=brief))]
+
+
+def _word(key: str, value: Any) -> str:
+    if key in ("map", "kind", "column", "source", "file", "predictions", "sha256"):
+        return Path(str(value)).name[:40]
+    return f"{key}{value}"
+
+
+def _safe(word: str) -> str:
+    return re.sub(r"[^\w.+=]+", "_", word) if not re.fullmatch(r"[\w.+=-]+", word) else word
 
 
 def read_manifest(path: str | Path) -> Manifest:
     """Read and check a manifest: every byte by its checksum, then every value. Raises ManifestError."""
     path = Path(path)
     head, seal, body = _split(_read_bytes(path), path)
-    if seal != _seal(head, body):
+    if seal != _seal(_digest(head, [body])):
         raise ManifestError(f"{path} is damaged or was edited: its checksum does not match; write it again with noisebench corrupt")
     try:
         meta = _parse_header(head)
-        labels, clean_labels, ids = _parse_body(body)
-        manifest = Manifest(meta, labels, clean_labels, ids)
+        rows = read_rows(body, str(meta.get("source", "")))
+        manifest = Manifest(meta, rows.labels, rows.clean_labels, rows.ids, rows.val, rows.source)
         _check(manifest)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, LanguageError) as error:
         reason = " ".join(str(error).split())
         raise ManifestError(f"{path} is not a manifest of this version ({reason}); write it with noisebench corrupt") from None
     return manifest
 
 
-def _pack(content: bytes, path: Path) -> bytes:
-    if path.suffix == ".gz":
-        return gzip.compress(content, mtime=0)
-    return to_parquet(content) if path.suffix == ".parquet" else content
-
-
-def _unpack(raw: bytes, path: Path) -> bytes:
-    if path.suffix == ".gz":
-        return gzip.decompress(raw)
-    return from_parquet(raw) if path.suffix == ".parquet" else raw
+def _opened(path: Path) -> IO[bytes]:
+    """A text manifest, uncompressed as it is read."""
+    try:
+        return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    except FileNotFoundError:
+        raise ManifestError(f"no such manifest: {path} (noisebench list manifests)") from None
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read ({error})") from None
 
 
 def _read_bytes(path: Path) -> bytes:
     """The manifest's text out of a file of any suffix."""
     try:
-        return _unpack(path.read_bytes(), path)
+        if path.suffix == ".parquet":
+            return from_parquet(path.read_bytes())
+        with _opened(path) as file:
+            return file.read()
     except ManifestError as error:
-        raise ManifestError(f"{path}: {error}") from None
+        raise ManifestError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     except FileNotFoundError:
         raise ManifestError(f"no such manifest: {path} (noisebench list manifests)") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -209,14 +251,15 @@ def _split(raw: bytes, path: Path) -> tuple[bytes, bytes, bytes]:
     return raw[:start], raw[start:end], raw[end:]
 
 
-def _digest(head: bytes, body: bytes) -> str:
+def _digest(head: bytes, body: Iterable[bytes]) -> str:
     digest = hashlib.sha256(head)
-    digest.update(body)
+    for part in body:
+        digest.update(part)
     return digest.hexdigest()
 
 
-def _seal(head: bytes, body: bytes) -> bytes:
-    return f"# sha256: {_digest(head, body)}\n".encode()
+def _seal(digest: str) -> bytes:
+    return f"# sha256: {digest}\n".encode()
 
 
 def _header(meta: dict[str, Any]) -> bytes:
@@ -233,18 +276,6 @@ def _flow(value: Any) -> str:
     return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 
-def _body(manifest: Manifest) -> bytes:
-    columns: list[Iterator[str]] = [
-        map(str, range(len(manifest.labels))),
-        map(str, manifest.labels.tolist()),
-        ("" if label < 0 else str(label) for label in manifest.clean_labels.tolist()),
-    ]
-    if manifest.ids:
-        columns.append(name.translate(_ESCAPED) for name in manifest.ids)
-    names = "index,label,clean_label" + (",id" if manifest.ids else "")
-    return "\n".join([names, *map(",".join, zip(*columns, strict=True)), ""]).encode()
-
-
 def _parse_header(head: bytes) -> dict[str, Any]:
     import yaml
 
@@ -259,27 +290,15 @@ def _parse_header(head: bytes) -> dict[str, Any]:
     return dict(meta)
 
 
-def _parse_body(body: bytes) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    table = read_rows(body)
-    if list(table.columns) not in (["index", "label", "clean_label"], ["index", "label", "clean_label", "id"]):
-        raise ManifestError(f"this version does not understand the columns {', '.join(map(str, table.columns))}")
-    if not np.array_equal(table["index"], np.arange(len(table))):
-        raise ManifestError("its index does not count 0, 1, 2, ...")
-    if (table["clean_label"] < 0).any():
-        raise ManifestError("a clean label is negative: an unknown one is empty")
-    ids = tuple(_unescape(name) for name in table["id"]) if "id" in table else ()
-    return table["label"].to_numpy(), table["clean_label"].fillna(-1).to_numpy(np.int64), ids
-
-
-def _unescape(name: str) -> str:
-    return re.sub("%([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), name)
-
-
 def _check(manifest: Manifest) -> None:
     meta, K = manifest.meta, manifest.num_classes
-    if missing := {"dataset", "noise", "nominal_rate", "realised_rate", "noise_seed", "labels_sha256"} - set(meta):
+    if missing := {"dataset", "classes", "noise", "nominal_rate", "realised_rate", "noise_seed", "labels_sha256"} - set(meta):
         raise ManifestError(f"its header lacks {', '.join(sorted(missing))}")
     if len(manifest.labels) != meta["n"] or not len(manifest.labels):
         raise ManifestError(f"it has {len(manifest.labels)} rows, its header says {meta['n']}")
     if manifest.labels.min() < 0 or max(manifest.labels.max(), manifest.clean_labels.max()) >= K:
         raise ManifestError(f"a label is out of range: classes are 0 to {K - 1}")
+    if (manifest.source is not None) != ("source" in meta):
+        raise ManifestError("its header and its rows disagree about images of another data set")
+    if manifest.val is not None and manifest.val.all():
+        raise ManifestError("every example is held out for validation")

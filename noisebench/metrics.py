@@ -1,6 +1,7 @@
 """Predictions and labels -> named numbers. The only place where clean labels meet a network's output.
 
-Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of nothing is None.
+Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of nothing is None. A clean label of -1 is
+unknown; of -2, none: an image of no class at all, whose recorded label is wrong whatever it is.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from .predictions import Predictions
 
 ECE_BINS = 15
+UNKNOWN = -1
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float | None:
@@ -20,8 +22,8 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def memorised(predicted: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> float | None:
-    """The share of wrong recorded labels that are predicted all the same; None without a wrong one."""
-    wrong = (recorded != clean) & (clean >= 0)
+    """The share of wrong recorded labels that are predicted all the same; None without one that is known."""
+    wrong = (recorded != clean) & (clean != UNKNOWN)
     return accuracy(predicted[wrong], recorded[wrong])
 
 
@@ -93,12 +95,12 @@ def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> d
 
 def of_training(predictions: Predictions, recorded: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
     """What is said of the training set, and how well -log p of the recorded label finds the wrong ones."""
-    known = clean >= 0
+    known, has_class = clean != UNKNOWN, clean >= 0
     wrong, suspicion = (recorded != clean)[known], -predictions.recorded_log_p[known]
     return {
         "n": len(recorded),
         "recorded": accuracy(predictions.predicted, recorded),
-        "clean": accuracy(predictions.predicted[known], clean[known]),
+        "clean": accuracy(predictions.predicted[has_class], clean[has_class]),
         "memorised": memorised(predictions.predicted, recorded, clean),
         "wrong_labels": int(wrong.sum()) if known.any() else None,
         "detection": {
@@ -109,9 +111,15 @@ def of_training(predictions: Predictions, recorded: np.ndarray, clean: np.ndarra
     }
 
 
-def of_run(train: Predictions, test: Predictions, labels: dict[str, np.ndarray], num_classes: int) -> dict[str, Any]:
-    """All of a finished run's numbers, from what its predictions.npz holds: `labels` recorded, clean and test."""
-    return {
-        "test": of_test(test, labels["test"], num_classes),
-        "train": of_training(train, labels["recorded"], labels["clean"]),
-    }
+def of_run(
+    train: Predictions, test: Predictions, labels: dict[str, np.ndarray], num_classes: int, in_training: np.ndarray
+) -> dict[str, Any]:
+    """All of a finished run's numbers, from what its predictions.npz holds: `labels` recorded, clean and test.
+
+    in_training (N,): which examples were trained on; what is said of training is said of these, and of the others as "val".
+    """
+    found = {"test": of_test(test, labels["test"], num_classes)}
+    for name, part in (("train", in_training), ("val", ~in_training)):
+        if part.any():
+            found[name] = of_training(train.take(part), labels["recorded"][part], labels["clean"][part])
+    return found

@@ -50,7 +50,9 @@ class Auto:
 
 @dataclass(frozen=True)
 class Inner:
-    """The parameter is itself an expression of the language: a combinator's loss."""
+    """The parameter is itself an expression of the language: a combinator's loss, or the noise within another."""
+
+    noun: str = "loss"
 
 
 Rate: TypeAlias = Annotated[float, Interval("[0, 1)")]
@@ -72,6 +74,7 @@ class Parameter:
     default: Any = _REQUIRED
     allowed: Interval | OneOf | None = None
     auto: str | None = None
+    noun: str = ""  # of an expression: what it is
 
     @property
     def required(self) -> bool:
@@ -79,7 +82,7 @@ class Parameter:
 
     @property
     def is_expression(self) -> bool:
-        """Whether the parameter is itself a loss."""
+        """Whether the parameter is itself an expression."""
         return self.type is Call
 
     def unset(self, value: Value) -> bool:
@@ -87,16 +90,16 @@ class Parameter:
         return value is None or (isinstance(value, bool) and value is self.default)
 
     def describe(self) -> str:
-        kind = _KINDS.get(self.type, "loss" if self.is_expression else "matrix")
+        kind = _KINDS.get(self.type, self.noun or "matrix")
         parts = [kind, *([str(self.allowed)] if self.allowed else []), *(["or auto"] if self.auto else [])]
         return " ".join(parts) + (", required" if self.required else f", default {self.default}")
 
     def accept(self, value: Value, owner: str) -> Value:
         """The value in its one form; raises LanguageError with what is allowed."""
         if self.is_expression:
-            if isinstance(value, Call | Sum):
+            if isinstance(value, Call | Sum) or (value is None and self.default is None):
                 return value
-            raise LanguageError(f"{owner}: {self.name} is a loss such as 'ce', got {value}")
+            raise LanguageError(f"{owner}: {self.name} is a {self.noun}, got {value}")
         value = word(value)
         if (value == AUTO and self.auto) or (value is None and self.default is None):
             return value
@@ -161,5 +164,5 @@ def _parameter(name: str, default: Any, hint: Any) -> Parameter:
     kind = next((c for c in choices if c in _KINDS), hint) if type(None) in choices else hint
     allowed = next((extra for extra in extras if isinstance(extra, Interval | OneOf)), None)
     auto = next((extra.fact for extra in extras if isinstance(extra, Auto)), None)
-    inner = any(isinstance(extra, Inner) for extra in extras)
-    return Parameter(name, Call if inner else kind, default, allowed, auto)
+    noun = next((extra.noun for extra in extras if isinstance(extra, Inner)), "")
+    return Parameter(name, Call if noun else kind, default, allowed, auto, noun)

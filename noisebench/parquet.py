@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import io
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from .errors import ManifestError
+from .rows import read_table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_DTYPES: Any = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str}
 _HEADER = b"noisebench"
-
-
-def read_rows(body: bytes) -> pd.DataFrame:
-    """A manifest's rows as a table, an unknown clean label missing."""
-    import pandas as pd
-
-    return pd.read_csv(io.BytesIO(body), dtype=_DTYPES, keep_default_na=False, na_values={"clean_label": [""]})
 
 
 def to_parquet(text: bytes) -> bytes:
@@ -27,7 +16,7 @@ def to_parquet(text: bytes) -> bytes:
     arrow = _pyarrow()
     start = text.rfind(b"\n#") + 1
     start = text.find(b"\n", start) + 1
-    table = arrow.Table.from_pandas(read_rows(text[start:]), preserve_index=False).replace_schema_metadata({_HEADER: text[:start]})
+    table = arrow.Table.from_pandas(read_table(text[start:]), preserve_index=False).replace_schema_metadata({_HEADER: text[:start]})
     output = io.BytesIO()
     arrow.parquet.write_table(table, output)
     return output.getvalue()

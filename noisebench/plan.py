@@ -50,6 +50,7 @@ class Run:
     dataset: Dataset
     manifest: Manifest
     data_sha256: str
+    source_sha256: str  # of the other set whose images are put in; empty without one
     method: str
     loss: Expression
     strategy: Expression
@@ -67,6 +68,7 @@ class Run:
             "protocol": PROTOCOL,
             "manifest_sha256": self.manifest.identity,
             "data_sha256": self.data_sha256,
+            **({"source_sha256": self.source_sha256} if self.source_sha256 else {}),
             "loss": str(self.loss),
             "strategy": str(self.strategy),
             "model": self.model,
@@ -123,7 +125,7 @@ class Run:
         return f"{self.method} on {self.dataset.name}, {meta['noise']}, noise seed {meta['noise_seed']}, {self.model}, seed {self.seed}"
 
 
-def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str) -> Run:
+def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str, source_sha256: str = "") -> Run:
     """Decide everything that the wish leaves open. Raises NoisebenchError for what cannot be."""
     loss_text, strategy_text = _texts(wish, dataset)
     loss = resolve(LOSSES, loss_text, manifest)
@@ -135,6 +137,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str)
         dataset,
         manifest,
         data_sha256,
+        source_sha256,
         _row(loss, strategy, dataset, manifest),
         loss,
         strategy,

@@ -1,10 +1,19 @@
-"""What a network says of N examples, as it lies in `predictions.npz`: every class for K <= 100, else the top five."""
+"""What a network says of N examples, as it lies in `predictions.npz`: every class for K <= 100, else the top five.
+
+And what it teaches: the likeliest classes of every training example in a file of their own, from which noise is made.
+"""
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from .errors import DataError
+from .storing import read_checked, write_whole
 
 TOP = 5
 _DENSE = 100  # classes up to which all of log_p is kept
@@ -24,6 +33,11 @@ class Predictions:
     @property
     def predicted(self) -> np.ndarray:
         return self.classes[:, 0]
+
+    def take(self, which: np.ndarray) -> Predictions:
+        """Of some of the examples: indices, or a mask (N,)."""
+        arrays = (self.classes, self.log_p, self.recorded_log_p, self.clean_log_p, self.dense)
+        return Predictions(*(None if array is None else array[which] for array in arrays))  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
@@ -63,3 +77,59 @@ class Predictions:
 def _of_label(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
     chosen = np.take_along_axis(log_p, np.maximum(labels, 0)[:, None], 1)[:, 0]
     return np.where(labels >= 0, chosen, np.nan).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """The likeliest classes of each example: `classes` (N, >= 2), likeliest first, and their probabilities `p`."""
+
+    classes: np.ndarray
+    p: np.ndarray
+
+
+def write_teacher(path: Path, train: Predictions, num_classes: int, labels_sha256: str, run: str) -> None:
+    """`classes`, `p`; `num_classes`; `labels_sha256`, the fingerprint of the clean labels; `run`, who says so. As .npz."""
+    arrays: dict[str, Any] = {
+        "classes": train.classes.astype(np.uint16),
+        "p": np.exp(train.log_p.astype(np.float64)).astype(np.float32),
+        "num_classes": np.int64(num_classes),
+        "labels_sha256": np.bytes_(labels_sha256.encode()),
+        "run": np.bytes_(run.encode()),
+    }
+    write_whole(path, lambda file: np.savez(file, **arrays))
+
+
+def read_teacher(path: Path, n: int, num_classes: int, labels_sha256: str, sha256: str | None = None) -> Teaching:
+    """From `write_teacher`'s file, or from probabilities (N, K) as .npy. Raises DataError where it does not fit the data."""
+    raw = read_checked(path, sha256)
+    try:
+        content: Any = np.load(io.BytesIO(raw), allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            classes, p = _ranked(content, num_classes)
+        else:
+            classes, p = content["classes"].astype(np.int64), content["p"].astype(np.float64)
+            if content["labels_sha256"].tobytes().rstrip(b"\0").decode() != labels_sha256:
+                raise ValueError("it is of a network that was trained on other data")
+    except (ValueError, TypeError, KeyError, EOFError, OSError) as error:
+        raise DataError(f"{path} is no file of predictions for these data ({' '.join(str(error).split())})") from None
+    _check_teaching(path, classes, p, (n, num_classes))
+    return Teaching(classes, p)
+
+
+def _ranked(p: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    if p.ndim != 2 or p.shape[1] != num_classes or not np.issubdtype(p.dtype, np.floating):
+        raise ValueError(f"expected probabilities (N, {num_classes}), got {p.shape} of {p.dtype}")
+    if not np.isfinite(p).all() or (p < 0).any() or (np.abs(p.sum(1, dtype=np.float64) - 1) > 1e-3).any():
+        raise ValueError("its rows are no probabilities: finite, at least 0, and 1 in sum")
+    classes = np.argsort(-p, axis=1, kind="stable")[:, :TOP]
+    return classes, np.take_along_axis(p, classes, 1).astype(np.float64)
+
+
+def _check_teaching(path: Path, classes: np.ndarray, p: np.ndarray, expected: tuple[int, int]) -> None:
+    n, num_classes = expected
+    if classes.ndim != 2 or classes.shape != p.shape or classes.shape[1] < 2:
+        raise DataError(f"{path}: expected at least two classes an example and their probabilities, got {classes.shape} and {p.shape}")
+    if len(classes) != n:
+        raise DataError(f"{path} has {len(classes)} predictions, the data have {n} examples")
+    if classes.min() < 0 or classes.max() >= num_classes or not np.isfinite(p).all() or (p < 0).any() or (p > 1 + 1e-3).any():
+        raise DataError(f"{path}: a class is out of range, or a probability not in [0, 1]")

@@ -137,7 +137,7 @@ class Registry:
         values = self._bind(entry, call)
         if entry.complete:
             values = entry.complete(values)
-        inner = tuple(self.normal(values[p.name]) for p in entry.parameters if p.is_expression)  # type: ignore[arg-type]
+        inner = tuple(self.normal(values[p.name]) for p in entry.parameters if p.is_expression and values[p.name] is not None)  # type: ignore[arg-type]
         written = [(p, values[p.name]) for p in entry.parameters if not p.is_expression]
         return Call(entry.name, inner, tuple((p.name, value) for p, value in written if not p.unset(value)))
 

@@ -14,10 +14,11 @@ import numpy as np
 import yaml
 
 from . import metrics
-from .datasets import Images
+from .datasets import Images, fingerprint
 from .environment import environment
 from .errors import ConfigError, Interrupted, NoisebenchError, RunFailed
 from .losses import build_loss
+from .manifest import Manifest
 from .plan import Run
 from .predictions import Predictions
 from .runfolder import SCHEMA, RunFolder
@@ -99,18 +100,22 @@ def make_trainer(run: Run, images: Images, device: str) -> Trainer:
     """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot be trained."""
     from .training.trainer import Task, Trainer
 
-    run.manifest.verify(images.train_labels, images.ids)
+    manifest = run.manifest
+    seen = fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
+    manifest.verify(images.train_labels, images.ids, seen)
+    training = slice(None) if manifest.val is None else manifest.in_training
     task = Task(
-        images.train_images,
-        run.manifest.labels,
+        images.train_images[training],
+        manifest.labels[training],
         images.test_images,
         run.dataset.num_classes,
         run.model,
-        build_loss(run.loss, transitions(run.manifest, run.loss), num_classes=run.dataset.num_classes),
+        build_loss(run.loss, transitions(manifest, run.loss), num_classes=run.dataset.num_classes),
         build_strategy(run.strategy),
         run.recipe,
         run.seed,
         run.precision,
+        None if manifest.val is None else images.train_images[manifest.val],
     )
     return Trainer(task, find_device(device))
 
@@ -184,8 +189,9 @@ class _Clock:
 
 def _line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, Any]:
     """One line of metrics.csv. The training columns are what the network said in passing, on augmented images."""
+    manifest, training = run.manifest, run.manifest.in_training
     seen = end.train_predicted >= 0
-    predicted, recorded, clean = end.train_predicted[seen], run.manifest.labels[seen], run.manifest.clean_labels[seen]
+    predicted, recorded, clean = end.train_predicted[seen], manifest.labels[training][seen], manifest.truth[training][seen]
     known = clean >= 0
     return {
         "epoch": end.epoch,
@@ -194,6 +200,7 @@ def _line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, 
         "train_recorded": metrics.accuracy(predicted, recorded),
         "train_clean": metrics.accuracy(predicted[known], clean[known]),
         "memorised": metrics.memorised(predicted, recorded, clean),
+        **({} if end.val_log_p is None else {"val_recorded": metrics.accuracy(end.val_log_p.argmax(1), manifest.labels[~training])}),
         "test_acc": metrics.accuracy(end.test_log_p.argmax(1), images.test_labels),
         "seconds": round(seconds, 4),
     }
@@ -206,16 +213,27 @@ def _progress(run: Run, course: _Course, end: EpochEnd, rate: float) -> Progress
 
 def _finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: _Course) -> dict[str, Any]:
     manifest = run.manifest
-    train = Predictions.of(trainer.predict(trainer.train).cpu().numpy(), manifest.labels, manifest.clean_labels)
+    train = Predictions.of(_of_all(manifest, trainer), manifest.labels, manifest.truth)
     test = Predictions.of(trainer.predict(trainer.test).cpu().numpy(), images.test_labels, images.test_labels)
-    labels = {"recorded": manifest.labels, "clean": manifest.clean_labels, "test": images.test_labels}
-    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **{f"{k}_labels": v.astype(np.int32) for k, v in labels.items()}})
+    labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
+    arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
+    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, "in_training": manifest.in_training})
     _write_weights(folder.weights, trainer)
     folder.write_history(course.history)
-    record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes))
+    record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.in_training))
     folder.write_json(folder.result, record)
     folder.resume.unlink(missing_ok=True)
     return {**record, "path": str(folder.path)}
+
+
+def _of_all(manifest: Manifest, trainer: Trainer) -> np.ndarray:
+    """log_p (N, K) of every example of the manifest, those held out too, in its order."""
+    log_p: np.ndarray = trainer.predict(trainer.train).cpu().numpy()
+    if trainer.val is None:
+        return log_p
+    together, training = np.empty((len(manifest.labels), log_p.shape[1]), log_p.dtype), manifest.in_training
+    together[training], together[~training] = log_p, trainer.predict(trainer.val).cpu().numpy()
+    return together
 
 
 def _record(run: Run, trainer: Trainer, course: _Course, evaluated: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +241,7 @@ def _record(run: Run, trainer: Trainer, course: _Course, evaluated: dict[str, An
     test_acc = {
         "last": evaluated["test"]["top1"],
         "mean_last10": float(np.mean(curve[-_MEAN_OF_LAST:])),
-        "at_noisy_val": None,  # needs a noisy validation split
+        "at_noisy_val": _at_best_val(course.history),
         "best": max(curve),
     }
     return {
@@ -233,7 +251,9 @@ def _record(run: Run, trainer: Trainer, course: _Course, evaluated: dict[str, An
         "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
                  "classes": list(run.dataset.classes)},
         "noise": {"text": meta["noise"], "seed": meta["noise_seed"], "nominal_rate": meta["nominal_rate"],
-                  "realised_rate": meta["realised_rate"], "manifest_sha256": run.manifest.identity},
+                  "realised_rate": meta["realised_rate"], "labels_sha256": meta["labels_sha256"],
+                  "manifest_sha256": run.manifest.identity,
+                  **{key: meta[key] for key in ("convention", "source", "val_fraction", "val_split") if key in meta}},
         "method": run.method,
         "loss": str(run.loss),
         "strategy": str(run.strategy),
@@ -244,11 +264,18 @@ def _record(run: Run, trainer: Trainer, course: _Course, evaluated: dict[str, An
         "oracle": run.oracle,
         "versions": run.config["versions"],
         "metrics": {"test_acc": test_acc, "memorised": evaluated["train"]["memorised"], **evaluated},
-        "expected": {"train": len(run.manifest.labels), "test": run.dataset.n_test},
+        "expected": {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test},
         "seconds": course.seconds,
-        "images_per_second": run.recipe.epochs * len(run.manifest.labels) / max(course.seconds, 1e-9),
+        "images_per_second": run.recipe.epochs * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
         "environment": {**environment(), **_device_facts(trainer.device)},
     }  # fmt: skip
+
+
+def _at_best_val(history: list[dict[str, Any]]) -> float | None:
+    """Test accuracy at the first epoch with the best accuracy on held-out recorded labels; None without these."""
+    if "val_recorded" not in history[0]:
+        return None
+    return float(max(history, key=lambda line: line["val_recorded"])["test_acc"])
 
 
 def _device_facts(device: torch.device) -> dict[str, Any]:

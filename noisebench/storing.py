@@ -1,7 +1,8 @@
-"""Files appear whole or not at all: written beside their place, then renamed."""
+"""Files appear whole or not at all: written beside their place, then renamed. And somebody's file, read whole."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -9,6 +10,22 @@ from pathlib import Path
 from typing import IO
 
 from .errors import DataError
+
+_LARGEST = 1 << 32  # bytes of somebody's file
+
+
+def read_checked(path: Path, sha256: str | None = None) -> bytes:
+    """A file's bytes. Raises DataError where it cannot be read, or is not the one whose checksum begins with `sha256`."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise DataError(f"{path} is too large: {path.stat().st_size} bytes")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+    digest = hashlib.sha256(raw).hexdigest()
+    if sha256 and not digest.startswith(sha256):
+        raise DataError(f"{path} is another file than before: its sha256 begins with {digest[:16]}, not with {sha256}")
+    return raw
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from .backbones import canonical_backbone
 from .datasets import DATASETS
 from .errors import ConfigError, LanguageError, NoisebenchError, UnknownName
+from .labelling import LabelWish, check_noise
 from .losses import LOSSES
-from .manifest import noise_for
 from .methods import find_method
-from .noise import build_noise, normal_noise
+from .noise import normal_noise
 from .plan import checked_precision, checked_seed
 from .recipes import RECIPE_FIELDS, RECIPES, find_recipe, make_recipe, read_schedule
 from .strategies import normal_strategy
@@ -45,6 +45,8 @@ class Settings(_Strict):
     method: str | None = None
     loss: str | None = None
     strategy: str | None = None
+    val_fraction: float | None = None
+    val_split: str | None = None
     precision: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -262,6 +264,8 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "model": canonical_backbone,
     "recipe": find_recipe,
     "schedule": read_schedule,
+    "val_fraction": lambda fraction: LabelWish("", val_fraction=fraction),
+    "val_split": lambda when: LabelWish("", val_split=when),
     "precision": checked_precision,
     "seeds": lambda seeds: [checked_seed(seed) for seed in seeds],
     "noise_seed": checked_seed,
@@ -335,7 +339,7 @@ def _check_cell(cell: dict[str, Any]) -> None:
     changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
     if cell.get("recipe", dataset.recipe) in RECIPES:
         make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment={}, changes=changes)
-    build_noise(noise_for(dataset, cell["noise"]), dataset.num_classes)
+    check_noise(dataset, cell["noise"])
 
 
 def _cells(suite: Suite) -> Iterator[dict[str, Any]]:

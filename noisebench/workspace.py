@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from .datasets import Dataset, Images, Labels, find_dataset, read_images, read_labels
+from .datasets import Dataset, Images, Labels, find_dataset, fit_images, read_images, read_labels
 from .errors import ConfigError, ManifestError
-from .manifest import Manifest, file_name, make_manifest, noise_for
-from .spec import Call
+from .labelling import LabelWish, Outside, make_manifest, noise_for
+from .manifest import Manifest, file_name
+from .noise import normal_noise
 from .storing import write_text
 
 
@@ -27,7 +29,7 @@ class Workspace:
         self._data_dir = data_dir
         self._images: dict[Dataset, Images] = {}
         self._labels: dict[Dataset, Labels] = {}
-        self._manifests: dict[tuple[Dataset, str, int], tuple[Manifest, Path]] = {}
+        self._manifests: dict[tuple[Dataset, LabelWish], tuple[Manifest, Path]] = {}
 
     @cached_property
     def data_dir(self) -> Path:
@@ -41,9 +43,14 @@ class Workspace:
     def runs(self) -> Path:
         return self.root / "runs"
 
-    def dataset(self, name: str) -> Dataset:
-        """A data set by name or path, here, in the workspace or in the data directory."""
-        return find_dataset(name, self.root, self.data_dir)
+    def dataset(self, name: str, test: Path | None = None) -> Dataset:
+        """A data set by name or path, here, in the workspace or in the data directory; `test`: a folder of test images."""
+        return find_dataset(name, self.root, self.data_dir, test=test)
+
+    def dataset_of(self, manifest: Manifest) -> Dataset:
+        """The data set that a manifest was made for."""
+        test = manifest.meta.get("test_path")
+        return self.dataset(manifest.meta.get("path") or manifest.meta["dataset"], Path(test) if test else None)
 
     def labels(self, dataset: Dataset) -> Labels:
         if dataset not in self._labels:
@@ -55,11 +62,32 @@ class Workspace:
             self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline)
         return self._images[dataset]
 
-    def make(self, dataset: Dataset, noise: str | Call, noise_seed: int) -> tuple[Manifest, Path]:
-        """The manifest of a noise and its place by name; nothing is written."""
-        key = (dataset, str(noise_for(dataset, str(noise))), noise_seed)
+    def training_images(self, dataset: Dataset, manifest: Manifest) -> Images:
+        """The images that a manifest is trained on: the data set's, with those of another set in the place of some."""
+        own = self.images(dataset)
+        source = self.source_of(manifest)
+        if source is None or manifest.source is None:
+            return own
+        replaced = manifest.source >= 0
+        train_images = own.train_images.copy()
+        train_images[replaced] = fit_images(source.train_images[manifest.source[replaced]], own.train_images.shape[1:])
+        return replace(own, train_images=train_images)
+
+    def source_of(self, manifest: Manifest) -> Images | None:
+        """The other set whose images a manifest puts in, if any."""
+        if manifest.source is None:
+            return None
+        images = self.images(self.dataset(str(dict(normal_noise(manifest.meta["noise"]).kwargs)["source"])))
+        if len(images.train_images) <= manifest.source.max():
+            raise ManifestError(f"the manifest puts in image {manifest.source.max()} of {manifest.meta['source']}, which has fewer")
+        return images
+
+    def make(self, dataset: Dataset, wish: LabelWish) -> tuple[Manifest, Path]:
+        """The manifest of a wish and its place by name; nothing is written."""
+        key = (dataset, replace(wish, noise=str(noise_for(dataset, wish.noise))))
         if key not in self._manifests:
-            manifest = make_manifest(self.labels(dataset), key[1], noise_seed)
+            labels = self.labels(dataset)
+            manifest = make_manifest(labels, key[1], outside=Outside(labels, self.data_dir, self.offline, self.dataset))
             self._manifests[key] = (manifest, self.manifests / file_name(manifest, dataset))
         return self._manifests[key]
 

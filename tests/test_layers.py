@@ -13,9 +13,9 @@ import noisebench
 
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
-    {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment"},
+    {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes"},
     {"datasets", "noise", "losses", "strategies", "metrics", "predictions", "backbones", "recipes"},
-    {"manifest", "methods", "parquet", "truth"},
+    {"manifest", "rows", "parquet", "labelling", "methods", "conventions", "truth"},
     {"suite", "runfolder", "workspace", "plan", "agenda"},
     {"report"},
     {"training"},

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from noisebench.datasets import DATASETS, Dataset, Labels, read_labels
 from noisebench.datasets.foreign import picture_files
 from noisebench.errors import DataError, LanguageError, ManifestError
+from noisebench.labelling import make_manifest
 from noisebench.losses import LOSSES
-from noisebench.manifest import Manifest, file_name, make_manifest, read_manifest
+from noisebench.manifest import Manifest, file_name, read_manifest
 from noisebench.noise import transition
 from noisebench.truth import is_oracle, resolve, transitions
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import noisebench as nb
+from noisebench.classes import SUPERCLASS
 from noisebench.datasets import DATASETS
 from noisebench.errors import DataError, LanguageError, UnknownName
-from noisebench.noise import MAPS, NOISES, build_noise, class_map, draw, transition
-from noisebench.noise.maps import SUPERCLASS
+from noisebench.noise import MAPS, NOISES, build_noise, class_map, draw, takes, transition
 
 RATES = (0.0, 0.1, 0.37, 0.8, 0.999)
 LIGHT = settings(max_examples=40, deadline=None)
@@ -21,10 +21,12 @@ CAT, DOG = 3, 5
 
 
 def cases():
-    """(text with {rate}, K) of every model, with every map and every switch but `exact`."""
+    """(text with {rate}, K) of every class-conditional model with a rate, every map and every switch but `exact`."""
     for entry in NOISES:
+        if takes(entry, "examples") or "rate" not in {p.name for p in entry.parameters}:
+            continue
         switches = ["", *(f", {p.name}=True" for p in entry.parameters if p.type is bool and p.default is False)]
-        maps = [(f", map='{name}'", MAPS[name].num_classes) for name in MAPS] if entry.name in MAP_OF else [("", 10), ("", 100)]
+        maps = [(f", map='{name}'", MAPS[name].num_classes or 7) for name in MAPS] if entry.name in MAP_OF else [("", 10), ("", 100)]
         for switch in switches:
             for which, K in maps:
                 yield f"{entry.name}(rate={{rate}}{which}{switch})", K
@@ -41,6 +43,11 @@ def T_of(text, K, rate):
 def clean(K, per_class=100):
     """Shuffled labels, each class as often."""
     return np.random.default_rng(7).permutation(np.repeat(np.arange(K), per_class))
+
+
+def pieces(T, labels, size=999):
+    """T by example, in slices."""
+    return ((slice(at, at + size), T[labels[at : at + size]]) for at in range(0, len(labels), size))
 
 
 def wrong_per_class(recorded, labels, K):
@@ -128,32 +135,37 @@ def test_adding_examples_changes_none_before(text, K):
 @pytest.mark.parametrize("rate", RATES)
 def test_rows_by_example_draw_what_the_transition_draws(text, K, rate):
     T, labels = T_of(text, K, rate), clean(K, 5000 // K + 50)
-    np.testing.assert_array_equal(draw(labels, lambda part: T[labels[part]], 2), draw(labels, T, 2, exact=False))
+    np.testing.assert_array_equal(draw(labels, pieces(T, labels), 2), draw(labels, T, 2, exact=False))
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 999, 1000, 5000])
-def test_chunks_draw_what_the_whole_draws(chunk, monkeypatch):
+@pytest.mark.parametrize("size", [1, 7, 999, 1000, 5000])
+def test_pieces_of_any_size_and_order_draw_the_same(size):
     T, labels = transition("symmetric(0.4)", 10), clean(10)
-    whole = draw(labels, lambda part: T[labels[part]], 2)
+    parts = list(pieces(T, labels, size))
+    np.testing.assert_array_equal(draw(labels, parts, 2), draw(labels, parts[::-1], 2))
+    np.testing.assert_array_equal(draw(labels, parts, 2), draw(labels, T, 2, exact=False))
+
+
+@of_every_noise
+@pytest.mark.parametrize("chunk", [7, 100, 999])
+@pytest.mark.parametrize("how", [{}, {"exact": False}, {"over": "set", "rate": 0.4}, {"over": "pair"}], ids=str)
+def test_chunks_draw_what_the_whole_draws(text, K, chunk, how, monkeypatch):
+    T, labels = T_of(text, K, 0.4), clean(K, 30)
+    whole = draw(labels, T, 2, **how)
     monkeypatch.setattr(sys.modules[draw.__module__], "_CHUNK", chunk)
-    np.testing.assert_array_equal(draw(labels, lambda part: T[labels[part]], 2), whole)
+    np.testing.assert_array_equal(draw(labels, T, 2, **how), whole)
 
 
-def test_rows_are_asked_for_in_chunks_that_cover_every_example_once():
-    asked = []
-
-    def rows(part):
-        asked.extend(range(part.start, part.stop))
-        return np.eye(10)[clean(10, 1000)[part]]
-
-    draw(clean(10, 1000), rows, 0)
-    assert asked == list(range(10_000))
+@pytest.mark.parametrize("which", [np.arange(99), np.r_[np.arange(100), 5]], ids=["one missing", "one twice"])
+def test_rows_for_every_example_once_are_insisted_on(which):
+    with pytest.raises(LanguageError, match="no row of probabilities, or more than one"):
+        draw(np.zeros(100, int), [(np.array([at]), np.eye(2)[[0]]) for at in which], 0)
 
 
 def test_rows_may_differ_between_examples_of_one_class():
     labels = np.zeros(100, int)
     rows = np.eye(2)[np.arange(100) % 2]
-    np.testing.assert_array_equal(draw(labels, lambda part: rows[part], 0), np.arange(100) % 2)
+    np.testing.assert_array_equal(draw(labels, [(slice(0, 100), rows)], 0), np.arange(100) % 2)
 
 
 def test_the_draw_leaves_its_input_alone():
@@ -253,11 +265,12 @@ OVERALL = {
     "block5-pair": 0.4,
     "digits": 0.5,
     "fashionmnist": 0.5,
+    "next": 1.0,
 }
 
 
 def flips(name, seed=0):
-    return MAPS[name].flips(seed)
+    return MAPS[name].flips(MAPS[name].num_classes or 10, seed)
 
 
 def same_superclass(name, seed=0):
@@ -266,19 +279,20 @@ def same_superclass(name, seed=0):
 
 @pytest.mark.parametrize("name", MAPS)
 def test_a_map_sends_classes_to_other_classes_that_exist(name):
-    K = MAPS[name].num_classes
+    K = MAPS[name].num_classes or 10
     assert all(0 <= a < K and 0 <= b < K and a != b for a, b in flips(name).items())
 
 
 @pytest.mark.parametrize("name", MAPS)
 def test_a_map_says_where_it_comes_from(name):
-    assert MAPS[name].source
+    assert MAPS[name].paper and MAPS[name].summary
+    assert MAPS[name].share == OVERALL[name]
 
 
 @pytest.mark.parametrize(("name", "share"), OVERALL.items())
 @pytest.mark.parametrize("rate", [0.1, 0.4])
 def test_the_overall_rate_of_a_map_is_the_known_share_of_the_rate(name, share, rate):
-    T = transition(f"asymmetric({rate}, map='{name}')", MAPS[name].num_classes)
+    T = transition(f"asymmetric({rate}, map='{name}')", MAPS[name].num_classes or 10)
     assert 1 - np.diag(T).mean() == pytest.approx(share * rate)
 
 

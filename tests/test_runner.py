@@ -13,6 +13,7 @@ import yaml
 from noisebench import runner
 from noisebench.datasets import fingerprint
 from noisebench.errors import DataError, Interrupted, LanguageError, ManifestError, NoisebenchError, RunFailed
+from noisebench.labelling import LabelWish
 from noisebench.manifest import Manifest
 from noisebench.plan import Run, Wish, plan_run
 from noisebench.runfolder import RunFolder, results
@@ -31,7 +32,7 @@ class Desk:
         self.images = self.workspace.images(self.dataset)
 
     def plan(self, noise: str = "symmetric(rate=0.4)", **wish: object) -> Run:
-        manifest, _ = self.workspace.make(self.dataset, noise, 0)
+        manifest, _ = self.workspace.make(self.dataset, LabelWish(noise))
         return plan_run(Wish(**{"changes": SHORT, **wish}), self.dataset, manifest, self.images.fingerprint)  # type: ignore[arg-type]
 
     def folder(self, run: Run) -> RunFolder:
@@ -267,7 +268,7 @@ def test_a_set_has_one_name_and_one_key_wherever_it_lies(desk: Desk, tmp_path: P
         np.savez(tmp_path / place / "set.npz", train_images=images.train_images[:60], train_labels=images.train_labels[:60],
                  test_images=images.test_images[:20], test_labels=images.test_labels[:20])  # fmt: skip
         dataset = desk.workspace.dataset(str(tmp_path / place / "set.npz"))
-        manifest, path = desk.workspace.make(dataset, "symmetric(rate=0.2)", 0)
+        manifest, path = desk.workspace.make(dataset, LabelWish("symmetric(rate=0.2)"))
         desk.workspace.keep(manifest, path)
         run = plan_run(Wish(), dataset, manifest, desk.workspace.images(dataset).fingerprint)
         keys.append((dataset.name, path.name, run.key, run.folder_name))
@@ -323,7 +324,7 @@ def test_an_image_folder_and_a_foreign_npz_train(tmp_path: Path) -> None:
             Image.fromarray(picture[..., 0]).save(place / f"{number}.png")
     for name, n in (("small.npz", 200), ("folder", 40)):
         dataset = desk.workspace.dataset(str(tmp_path / name))
-        manifest, path = desk.workspace.make(dataset, "symmetric(rate=0.2)", 0)
+        manifest, path = desk.workspace.make(dataset, LabelWish("symmetric(rate=0.2)"))
         desk.workspace.keep(manifest, path)
         run = plan_run(Wish(changes={"epochs": 1}), dataset, manifest, desk.workspace.images(dataset).fingerprint)
         trainer = make_trainer(run, desk.workspace.images(dataset), "cpu")

@@ -28,17 +28,18 @@ def value_texts(parameter):
         low, high = (float(end) for end in parameter.allowed.text[1:-1].split(","))
         numbers = st.floats(max(low, -50), min(high, 50)).filter(lambda x: x and x in parameter.allowed).map(repr)
         return st.one_of(numbers, st.just("auto")) if parameter.auto else numbers
-    return st.sampled_from(["1", "2.5"])
+    return st.sampled_from(["'a'", "'b c.csv'"] if parameter.type is str else ["1", "2.5"])
 
 
 @st.composite
 def call_texts(draw, registry, depth):
     """A call of any entry: some parameters positional, some named, some left to their defaults."""
-    usable = [e for e in registry if depth or not any(p.is_expression for p in e.parameters)]
+    usable = [e for e in registry if depth or not any(p.is_expression and p.required for p in e.parameters)]
     entry = draw(st.sampled_from(usable))
     written, positional = [], True
     for parameter in entry.parameters:
-        if parameter.name in ("map", "pairs_seed") or not (parameter.required or draw(st.booleans())):
+        left_out = parameter.name in ("map", "pairs_seed") or (parameter.is_expression and not depth)
+        if left_out or not (parameter.required or draw(st.booleans())):
             positional = False
             continue
         value = draw(loss_texts(depth - 1)) if parameter.is_expression else draw(value_texts(parameter))
@@ -64,7 +65,11 @@ def test_the_canonical_text_of_a_canonical_loss_is_itself(text):
 @LIGHT
 @given(call_texts(NOISES, 0))
 def test_the_canonical_text_of_a_canonical_noise_is_itself(text):
-    once = str(normal_noise(text))
+    try:
+        once = str(normal_noise(text))
+    except LanguageError as error:  # parameters that go only without, or only with each other
+        assert "has no effect" in str(error) or "one of them" in str(error)
+        return
     assert str(normal_noise(once)) == once
 
 

@@ -23,12 +23,15 @@ from noisebench.strategies import STRATEGIES
 
 README = Path(__file__).parent.parent / "README.md"
 GLOBAL = "--data-dir --help --offline --plugin --quiet --verbose --version --workspace"
-NOISE = "--asym --bernoulli --inclusive --map --noise --noise-seed --pair --sym"
+NOISE = (
+    "--asym --bernoulli --convention --human --idn --inclusive --labels --map --matrix --noise --noise-seed --openset --pair --predictions "
+    "--source --sym --test --val-fraction --val-split"
+)
 OPTIONS = {
     "corrupt": f"{NOISE} --force --help --json --out",
     "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --loss --lr --manifest --method "
     "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy --weight-decay",
-    "evaluate": "--help --json",
+    "evaluate": "--help --json --predictions",
     "report": "--cols --format --help --json --metric --out --rows --where",
     "run": "--device --dry-run --executor --fail-fast --help --jobs --json --no-resume --rerun --shard",
     "list": "--help --json",

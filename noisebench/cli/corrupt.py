@@ -8,7 +8,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import percent, say, show, write_json
-from .options import Asym, Bernoulli, Globals, Inclusive, Json, Map, Noise, NoiseOptions, NoiseSeed, Pair, Sym
+from .options import (
+    Asym,
+    Bernoulli,
+    ConventionName,
+    Globals,
+    Human,
+    Idn,
+    Inclusive,
+    Json,
+    LabelFile,
+    Map,
+    Matrix,
+    Noise,
+    NoiseOptions,
+    NoiseSeed,
+    Openset,
+    Pair,
+    Predictions,
+    Source,
+    Sym,
+    TestFolder,
+    ValFraction,
+    ValSplit,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -25,10 +48,21 @@ def corrupt(
     sym: Sym = None,
     asym: Asym = None,
     pair: Pair = None,
+    idn: Idn = None,
+    human: Human = None,
+    matrix: Matrix = None,
+    labels: LabelFile = None,
+    openset: Openset = None,
+    source: Source = None,
     noise: Noise = None,
     map: Map = None,
     inclusive: Inclusive = False,
     bernoulli: Bernoulli = False,
+    convention: ConventionName = None,
+    predictions: Predictions = None,
+    val_fraction: ValFraction = None,
+    val_split: ValSplit = None,
+    test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
     out: Annotated[
         Path | None,
@@ -42,16 +76,19 @@ def corrupt(
     noisebench corrupt cifar10 --asym 0.3
     """
     from ..errors import ConfigError
-    from ..plan import checked_seed
 
     options: Globals = context.obj
-    text = NoiseOptions(sym, asym, pair, noise, map, inclusive, bernoulli).text()
-    if text is None:
-        raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --pair 0.45 or --noise TEXT (noisebench list noises)")
+    chosen = NoiseOptions(
+        sym, asym, pair, idn, human, matrix, labels, openset, source, noise, map, inclusive, bernoulli, convention, predictions,
+        val_fraction, val_split, noise_seed,
+    )  # fmt: skip
+    if not chosen.any:
+        raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --human worse, --labels FILE, --noise TEXT ... (noisebench list noises)")
     if out is not None and not out.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise ConfigError(f"--out is a .csv, .csv.gz or .parquet, got {out}")
     workspace = options.open()
-    manifest, named = workspace.make(workspace.dataset(dataset), text, checked_seed(noise_seed))
+    found = workspace.dataset(dataset, test)
+    manifest, named = workspace.make(found, chosen.wish(found.name))
     path = out or named
     fresh = workspace.keep(manifest, path, force=force)
     workspace.make_current(path)
@@ -97,7 +134,7 @@ def _convention(noise: str) -> list[tuple[str, str]]:
     from ..noise import MAPS, normal_noise
 
     name = dict(normal_noise(noise).kwargs).get("map")
-    return [("map", f"{name}: {MAPS[str(name)].source}")] if name in MAPS else []
+    return [("map", f"{name}: {MAPS[str(name)].summary} ({MAPS[str(name)].paper})")] if name in MAPS else []
 
 
 def _class_rows(manifest: Manifest, most: int = 20) -> list[tuple[str, str, str]]:

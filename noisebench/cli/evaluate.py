@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import percent, show, write_json
+from .console import percent, say, show, write_json
 from .options import Globals, Json
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, or how their names in runs/ or their keys begin.")],
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", metavar="FILE", help="Write what one run says of every training image, as .npz, to teach noise."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say how good finished runs are and which labels they doubt.
@@ -27,7 +31,11 @@ def evaluate(
     """
     options: Globals = context.obj
     folders = [_folder(name, options.workspace / "runs") for name in runs]
+    if predictions is not None:
+        _check_teacher(predictions, folders)
     found = [_evaluate(folder) for folder in folders]
+    if predictions is not None:
+        _write_teacher(predictions, folders[0], options)
     if json:
         write_json(found)
     else:
@@ -48,6 +56,31 @@ def _folder(name: str, runs: Path) -> RunFolder:
     return RunFolder(near[0])
 
 
+def _check_teacher(path: Path, folders: list[RunFolder]) -> None:
+    from ..errors import ConfigError
+
+    if path.suffix != ".npz":
+        raise ConfigError(f"--predictions writes a .npz, got {path}")
+    if len(folders) != 1:
+        raise ConfigError(f"--predictions is of one run, got {len(folders)}")
+
+
+def _write_teacher(path: Path, folder: RunFolder, options: Globals) -> None:
+    """What the run says of every training image, and whose labels these images have."""
+    import numpy as np
+
+    from ..errors import DataError
+    from ..predictions import Predictions, write_teacher
+
+    record, arrays = folder.record(), folder.read_arrays()
+    if "labels_sha256" not in record["noise"]:
+        raise DataError(f"{folder.path} is of an older version, which did not note whose labels these are: run it again with --force")
+    recorded = arrays["recorded_labels"].astype(np.int64)
+    train = Predictions.load(arrays, "train", recorded, recorded)
+    write_teacher(path, train, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
+    say(f"{path} written: {len(recorded)} predictions", quiet=options.quiet)
+
+
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
     import numpy as np
 
@@ -58,6 +91,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
     record, arrays = folder.record(), folder.read_arrays()
     try:
         labels = {part: arrays[f"{part}_labels"].astype(np.int64) for part in ("recorded", "clean", "test")}
+        in_training = arrays.get("in_training", np.ones(len(labels["recorded"]), bool))
         train = Predictions.load(arrays, "train", labels["recorded"], labels["clean"])
         test = Predictions.load(arrays, "test", labels["test"], labels["test"])
     except KeyError as error:
@@ -68,7 +102,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         "title": record["title"],
         "oracle": record["oracle"],
         "classes": record["data"]["classes"],
-        **metrics.of_run(train, test, labels, num_classes),
+        **metrics.of_run(train, test, labels, num_classes, in_training),
         "confusion": metrics.confusion(test.predicted, labels["test"], num_classes).tolist(),
     }
 
@@ -86,6 +120,7 @@ def _drawn(entry: dict[str, Any]) -> Group:
         *([("top-5", percent(test["top5"]))] if test["top5"] is not None else []),
         ("NLL, ECE", f"{test['nll']:.4f} nats, {percent(test['ece'])}"),
         ("training accuracy", f"{percent(train['recorded'])} on recorded labels, {percent(train['clean'])} on clean ones"),
+        *([("held out", f"{percent(entry['val']['recorded'])} of {entry['val']['n']} recorded labels")] if "val" in entry else []),
         ("wrong labels", _wrong(train)),
     ):
         facts.add_row(Text(name, style="dim"), Text(value))

@@ -7,30 +7,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
+from .options import NoiseOptions
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
     from ..manifest import Manifest
     from ..workspace import Workspace
 
-_DEFAULT = ("digits", "symmetric(rate=0.4)")
+_DEFAULT = ("digits", NoiseOptions(sym=0.4))
 
 
 @dataclass(frozen=True)
 class LabelChoice:
-    """What the command line says of the labels; all may be missing."""
+    """What the command line says of the labels; all may be missing. `test`: where a folder's test images lie."""
 
     dataset: str | None
     path: Path | None
-    noise: str | None
-    noise_seed: int
+    options: NoiseOptions
+    test: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.noise is None and self.noise_seed:
-            raise ConfigError("--noise-seed has an effect with a noise only: --sym, --asym, --pair or --noise")
-        if self.noise is not None and self.path is not None:
+        if not self.options.any and self.options != NoiseOptions():
+            given = next(name for name, value in vars(self.options).items() if value != getattr(NoiseOptions(), name))
+            raise ConfigError(f"--{given.replace('_', '-')} has an effect with a noise only: --sym, --asym, --human, --noise ...")
+        if self.options.any and self.path is not None:
             raise ConfigError("give a noise or a --manifest, not both")
-        if self.noise is not None and self.dataset is None:
+        if self.options.any and self.dataset is None:
             raise ConfigError("a noise needs a data set: noisebench train cifar10 --sym 0.4")
 
 
@@ -52,38 +54,39 @@ def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
     """What to train on; nothing is written. Raises NoisebenchError."""
     from ..manifest import read_manifest
 
-    if choice.noise is not None:
-        return _made(workspace, str(choice.dataset), choice.noise, choice.noise_seed)
+    if choice.options.any:
+        return _made(workspace, str(choice.dataset), choice.options, choice.test)
     if choice.path is not None:
         manifest = read_manifest(choice.path)
-        return ChosenLabels(manifest, choice.path, _dataset(workspace, choice.dataset, manifest))
+        return ChosenLabels(manifest, choice.path, _dataset(workspace, choice, manifest))
     current = workspace.current
     if current is not None:
-        return _current(workspace, current, choice.dataset)
+        return _current(workspace, current, choice)
     if choice.dataset not in (None, _DEFAULT[0]):
         hint = f"noisebench train {choice.dataset} --sym 0.4 (--sym 0 for clean labels)"
         raise ConfigError(f"say which noise: {hint}, or run noisebench corrupt first")
-    return replace(_made(workspace, *_DEFAULT, 0), why="no manifest here: ")
+    return replace(_made(workspace, *_DEFAULT, choice.test), why="no manifest here: ")
 
 
-def _dataset(workspace: Workspace, named: str | None, manifest: Manifest) -> Dataset:
+def _dataset(workspace: Workspace, choice: LabelChoice, manifest: Manifest) -> Dataset:
     """The data set that is named, else the manifest's own."""
-    return workspace.dataset(named or manifest.meta.get("path") or manifest.meta["dataset"])
+    if choice.dataset is None and choice.test is None:
+        return workspace.dataset_of(manifest)
+    return workspace.dataset(choice.dataset or manifest.meta.get("path") or manifest.meta["dataset"], choice.test)
 
 
-def _made(workspace: Workspace, named: str, noise: str, seed: int) -> ChosenLabels:
-    from ..plan import checked_seed
-
-    dataset = workspace.dataset(named)
-    manifest, path = workspace.make(dataset, noise, checked_seed(seed))
+def _made(workspace: Workspace, named: str, options: NoiseOptions, test: Path | None) -> ChosenLabels:
+    dataset = workspace.dataset(named, test)
+    manifest, path = workspace.make(dataset, options.wish(dataset.name))
     return ChosenLabels(manifest, path, dataset)
 
 
-def _current(workspace: Workspace, path: Path, named: str | None) -> ChosenLabels:
+def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLabels:
     from ..manifest import read_manifest
 
     manifest = read_manifest(path)
-    dataset, own = _dataset(workspace, named, manifest), manifest.meta["dataset"]
+    dataset, own = _dataset(workspace, choice, manifest), manifest.meta["dataset"]
     if dataset.name != own:
-        raise ConfigError(f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. noisebench train {named} --sym 0.4")
+        hint = f"noisebench train {choice.dataset} --sym 0.4"
+        raise ConfigError(f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. {hint}")
     return ChosenLabels(manifest, path, dataset, "what corrupt wrote last: ")

@@ -23,7 +23,9 @@ def list_(
     context: typer.Context,
     kind: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="losses noises strategies methods datasets models recipes suites metrics manifests runs env"),
+        typer.Argument(
+            metavar="KIND", help="losses noises conventions strategies methods datasets models recipes suites metrics manifests runs env"
+        ),
     ],
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them in full.")] = None,
     json: Json = False,
@@ -92,7 +94,22 @@ def _show_table(rows: Rows) -> None:
 
 
 _ONLY_IN_FULL = frozenset(
-    {"parameters", "aliases", "laws", "presets", "doc", "classes", "maps", "version", "settings", "on", "key", "path"}
+    {
+        "parameters",
+        "aliases",
+        "laws",
+        "presets",
+        "doc",
+        "classes",
+        "maps",
+        "version",
+        "settings",
+        "on",
+        "key",
+        "path",
+        "num_classes",
+        "texts",
+    }
 )
 
 
@@ -123,10 +140,43 @@ def _losses(options: Globals) -> Rows:
 
 
 def _noises(options: Globals) -> Rows:
+    """The models, and under asymmetric each named map with its paper and what it makes of a rate."""
     from ..noise import MAPS, NOISES
 
-    maps = {name: f"{found.num_classes} classes; {found.source}" for name, found in MAPS.items()}
-    return [_entry(entry, **({"maps": maps} if any(p.name == "map" for p in entry.parameters) else {})) for entry in NOISES]
+    maps: Rows = [
+        {
+            "name": name,
+            "text": f"asymmetric(rate, map={name!r})",
+            "overall": f"{found.share:g} x rate",
+            "summary": found.summary,
+            "paper": found.paper,
+            "num_classes": found.num_classes,
+        }
+        for name, found in MAPS.items()
+    ]
+    rows: Rows = []
+    for entry in NOISES:
+        takes_map = any(p.name == "map" for p in entry.parameters)
+        known = _entry(entry, **({"maps": {row["name"]: f"{row['overall']}; {row['paper']}" for row in maps}} if takes_map else {}))
+        rows.append({"name": known.pop("name"), "text": known.pop("text"), "overall": entry.facts.get("overall", ""), **known})
+        rows += maps if takes_map else []
+    return rows
+
+
+def _conventions(options: Globals) -> Rows:
+    from ..conventions import CONVENTIONS
+
+    return [
+        {
+            "name": c.name,
+            "paper": c.paper,
+            "noise": [f"--{kind}" for kind in c.texts],
+            "note": c.note,
+            "held out": f"{c.val_fraction:g} {c.val_split} corruption" if c.val_fraction else "",
+            "texts": {f"--{kind} on {dataset or 'any data'}": text for kind, on in c.texts.items() for dataset, text in on.items()},
+        }
+        for c in CONVENTIONS.values()
+    ]
 
 
 def _strategies(options: Globals) -> Rows:
@@ -242,6 +292,7 @@ def _env(options: Globals) -> Rows:
 _KINDS: dict[str, Callable[[Globals], Rows]] = {
     "losses": _losses,
     "noises": _noises,
+    "conventions": _conventions,
     "strategies": _strategies,
     "methods": _methods,
     "datasets": _datasets,

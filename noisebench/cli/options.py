@@ -11,15 +11,39 @@ import typer
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..labelling import LabelWish
     from ..workspace import Workspace
 
 Sym = Annotated[float | None, typer.Option("--sym", metavar="RATE", help="Symmetric noise, exclusive of the true class.")]
 Asym = Annotated[float | None, typer.Option("--asym", metavar="RATE", help="Asymmetric noise by a named --map.")]
 Pair = Annotated[float | None, typer.Option("--pair", metavar="RATE", help="Pair-flip, class i to i + 1.")]
+Idn = Annotated[
+    float | None,
+    typer.Option("--idn", metavar="RATE", help="Instance-dependent: part-dependent (pdn), or with --predictions by a teacher (plc)."),
+]
+Human = Annotated[str | None, typer.Option("--human", metavar="COLUMN", help="Labels by people: CIFAR-N's worse, aggre, random1 ...")]
+Matrix = Annotated[str | None, typer.Option("--matrix", metavar="FILE", help="Any transition matrix: .csv, .npy or .yaml.")]
+LabelFile = Annotated[
+    str | None,
+    typer.Option("--labels", metavar="FILE", help="Anyone's labels: .csv, .txt, .npy, .pt, FILE:COLUMN; or 'own', as they are."),
+]
+Openset = Annotated[float | None, typer.Option("--openset", metavar="RATE", help="This share of images comes from --source.")]
+Source = Annotated[str | None, typer.Option("--source", metavar="DATASET", help="The data set that --openset takes images from.")]
 Noise = Annotated[str | None, typer.Option("--noise", metavar="TEXT", help="Any noise: 'symmetric(rate=0.4, inclusive=True)'.")]
 Map = Annotated[str | None, typer.Option("--map", metavar="NAME", help="Convention of --asym (noisebench list noises asymmetric).")]
 Inclusive = Annotated[bool, typer.Option("--inclusive", help="--sym draws among all classes, the true one too.")]
 Bernoulli = Annotated[bool, typer.Option("--bernoulli", help="Each label flips by itself, instead of exact counts per class.")]
+ConventionName = Annotated[
+    str | None, typer.Option("--convention", metavar="NAME", help="The rate as this paper meant it (noisebench list conventions).")
+]
+Predictions = Annotated[
+    str | None, typer.Option("--predictions", metavar="FILE", help="A teacher's, by evaluate --predictions, for --idn.")
+]
+ValFraction = Annotated[float | None, typer.Option("--val-fraction", metavar="SHARE", help="Hold out a noisy validation split.")]
+ValSplit = Annotated[str | None, typer.Option("--val-split", metavar="WHEN", help="Draw it after (default) or before corruption.")]
+TestFolder = Annotated[
+    Path | None, typer.Option("--test", metavar="DIR", help="Test images of a folder set, DIR/class/picture; default: its test/ or val/.")
+]
 NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed of the draw.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -46,29 +70,115 @@ class Globals:
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """The noise as options; `text()` is it in the language."""
+    """The noise as options; `wish()` is it in the language."""
 
-    sym: float | None
-    asym: float | None
-    pair: float | None
-    noise: str | None
-    map: str | None
-    inclusive: bool
-    bernoulli: bool
+    sym: float | None = None
+    asym: float | None = None
+    pair: float | None = None
+    idn: float | None = None
+    human: str | None = None
+    matrix: str | None = None
+    labels: str | None = None
+    openset: float | None = None
+    source: str | None = None
+    noise: str | None = None
+    map: str | None = None
+    inclusive: bool = False
+    bernoulli: bool = False
+    convention: str | None = None
+    predictions: str | None = None
+    val_fraction: float | None = None
+    val_split: str | None = None
+    noise_seed: int = 0
 
-    def text(self) -> str | None:
-        """None where no noise is named. Raises ConfigError for two noises or an option without effect."""
-        rates = {"symmetric": self.sym, "asymmetric": self.asym, "pairflip": self.pair}
-        named = [(kind, rate) for kind, rate in rates.items() if rate is not None]
-        if len(named) + (self.noise is not None) > 1:
-            raise ConfigError("name one noise only: --sym, --asym, --pair or --noise")
-        kind = named[0][0] if named else ""
-        for option, given, needs in (("--map", self.map, "asymmetric"), ("--inclusive", self.inclusive, "symmetric")):
-            if given and kind != needs:
-                raise ConfigError(f"{option} has an effect with --{needs.removesuffix('metric')} only")
-        if self.bernoulli and not named:
-            raise ConfigError("--bernoulli has an effect with --sym, --asym and --pair only; in --noise write exact=False")
-        if not named:
-            return self.noise
-        extras = [f"map={self.map!r}"] * bool(self.map) + ["inclusive=True"] * self.inclusive + ["exact=False"] * self.bernoulli
-        return f"{kind}({', '.join([f'rate={named[0][1]!r}', *extras])})"
+    @property
+    def rates(self) -> dict[str, float]:
+        """The kinds that take a rate and are named, with it."""
+        named = {"sym": self.sym, "asym": self.asym, "pair": self.pair, "idn": self.idn}
+        return {kind: rate for kind, rate in named.items() if rate is not None}
+
+    @property
+    def named(self) -> list[str]:
+        """The options that name a noise; --openset goes with another or alone."""
+        others = {"human": self.human, "matrix": self.matrix, "labels": self.labels, "noise": self.noise}
+        return [*self.rates, *(name for name, value in others.items() if value is not None)]
+
+    @property
+    def any(self) -> bool:
+        return bool(self.named) or self.openset is not None
+
+    def wish(self, dataset: str) -> LabelWish:
+        """The labels that the options ask for on a data set. Raises ConfigError for two noises, or an option without effect."""
+        from ..conventions import find_convention
+        from ..labelling import VAL_SPLITS, LabelWish
+        from ..plan import checked_seed
+
+        self._check()
+        paper = find_convention(self.convention) if self.convention else None
+        text = self._text(dataset)
+        if self.openset is not None:
+            inner = f"{text}, " if text else ""
+            alone = ", exact=False" if self.bernoulli and not text else ""
+            text = f"openset({inner}rate={self.openset!r}, source={self.source!r}{alone})"
+        fraction = self.val_fraction if self.val_fraction is not None else paper.val_fraction if paper else 0.0
+        when = self.val_split or (paper.val_split if paper else VAL_SPLITS[0])
+        return LabelWish(text or "", checked_seed(self.noise_seed), fraction, when, self.convention)
+
+    def _check(self) -> None:
+        if len(self.named) > 1:
+            raise ConfigError(f"name one noise only, got {' and '.join('--' + name for name in self.named)}")
+        kind = self.named[0] if self.named else ""
+        counted = ("sym", "asym", "pair", "matrix", "")
+        effects = (
+            ("--map", self.map, kind == "asym", "--asym"),
+            ("--inclusive", self.inclusive, kind == "sym", "--sym"),
+            ("--bernoulli", self.bernoulli, kind in counted, "--sym, --asym, --pair, --matrix and --openset"),
+            ("--convention", self.convention, bool(self.rates), "--sym, --asym, --pair and --idn"),
+            ("--predictions", self.predictions, kind in ("idn", "noise"), "--idn, and with --noise 'plc(...)'"),
+            ("--source", self.source, self.openset is not None, "--openset"),
+            ("--val-split", self.val_split, bool(self.val_fraction), "--val-fraction"),
+        )
+        for option, given, has_effect, needs in effects:
+            if given and not has_effect:
+                raise ConfigError(
+                    f"{option} has an effect with {needs} only" + ("; in --noise write exact=False" if option == "--bernoulli" else "")
+                )
+        if self.openset is not None and not self.source:
+            raise ConfigError("--openset needs a --source, the data set that its images come from")
+        if self.convention and (self.map or self.inclusive or self.bernoulli or self.predictions):
+            raise ConfigError(f"--convention {self.convention} says all of the noise but its rate: leave the other options out")
+        if self.noise_seed and kind in ("human", "labels") and not self.val_fraction and self.openset is None:
+            raise ConfigError(f"--noise-seed has no effect: the labels of --{kind} are not drawn")
+
+    def _text(self, dataset: str) -> str | None:
+        """The noise without open-set; None where none is named."""
+        from ..conventions import KINDS, find_convention
+
+        if not self.named:
+            return None
+        kind = self.named[0]
+        if self.convention:
+            return find_convention(self.convention).text(kind, self.rates[kind], dataset)
+        exact = ["exact=False"] * self.bernoulli
+        if kind == "idn" and self.predictions:
+            return f"plc(predictions={self.predictions!r}, rate={self.idn!r})"
+        if kind in self.rates:
+            extras = [f"map={self.map!r}"] * bool(self.map) + ["inclusive=True"] * self.inclusive + exact
+            return f"{KINDS[kind]}({', '.join([f'rate={self.rates[kind]!r}', *extras])})"
+        if kind == "noise":
+            return self._with_predictions(str(self.noise))
+        name, parameter, value = {"human": ("human", "column", self.human), "matrix": ("matrix", "file", self.matrix),
+                                  "labels": ("imported", "file", self.labels)}[kind]  # fmt: skip
+        return f"{name}({', '.join([f'{parameter}={value!r}', *exact])})"
+
+    def _with_predictions(self, text: str) -> str:
+        from dataclasses import replace
+
+        from ..spec import Call, parse
+
+        if not self.predictions:
+            return text
+        call = parse(text)
+        if not isinstance(call, Call) or call.name != "plc":
+            raise ConfigError("--predictions has an effect with --idn, and with --noise 'plc(...)' only")
+        return str(replace(call, kwargs=(*call.kwargs, ("predictions", self.predictions))))

@@ -9,9 +9,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, percent, say, show, write_json
-from .options import Asym, Bernoulli, Globals, Inclusive, Json, Map, Noise, NoiseOptions, NoiseSeed, Pair, Sym
+from .options import (
+    Asym,
+    Bernoulli,
+    ConventionName,
+    Globals,
+    Human,
+    Idn,
+    Inclusive,
+    Json,
+    LabelFile,
+    Map,
+    Matrix,
+    Noise,
+    NoiseOptions,
+    NoiseSeed,
+    Openset,
+    Pair,
+    Predictions,
+    Source,
+    Sym,
+    TestFolder,
+    ValFraction,
+    ValSplit,
+)  # fmt: skip
 
 if TYPE_CHECKING:
+    from ..datasets import Images
     from ..plan import Run, Wish
     from ..runfolder import RunFolder
     from ..training.trainer import Trainer
@@ -38,10 +62,21 @@ def train(
     sym: Sym = None,
     asym: Asym = None,
     pair: Pair = None,
+    idn: Idn = None,
+    human: Human = None,
+    matrix: Matrix = None,
+    labels: LabelFile = None,
+    openset: Openset = None,
+    source: Source = None,
     noise: Noise = None,
     map: Map = None,
     inclusive: Inclusive = False,
     bernoulli: Bernoulli = False,
+    convention: ConventionName = None,
+    predictions: Predictions = None,
+    val_fraction: ValFraction = None,
+    val_split: ValSplit = None,
+    test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
     loss: Annotated[
         str | None, typer.Option("--loss", metavar="TEXT", help="'gce(q=0.7)', 'lsr(el)', '10*normalized(ce) + mae' ...  [default: ce]")
@@ -85,14 +120,17 @@ def train(
     options: Globals = context.obj
     workspace = options.open()  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
-    chosen = NoiseOptions(sym, asym, pair, noise, map, inclusive, bernoulli).text()
-    choice = LabelChoice(dataset, manifest, chosen, noise_seed)
+    chosen = NoiseOptions(
+        sym, asym, pair, idn, human, matrix, labels, openset, source, noise, map, inclusive, bernoulli, convention, predictions,
+        val_fraction, val_split, noise_seed,
+    )  # fmt: skip
+    choice = LabelChoice(dataset, manifest, chosen, test)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision)
-    labels = choose_labels(workspace, choice)
-    run = _plan(workspace, with_parameters(wish, labels.dataset.name, parameters), labels)
+    found = choose_labels(workspace, choice)
+    run = _plan(workspace, with_parameters(wish, found.dataset.name, parameters), found)
     folder = RunFolder(workspace.runs / run.folder_name)
     if dry_run:
         _show_plan(run, folder, json=json)
@@ -101,10 +139,11 @@ def train(
         say(f"{folder.path} is finished already; --force runs it again", quiet=options.quiet)
         record = folder.record()
     else:
-        trainer = make_trainer(run, workspace.images(run.dataset), device)
-        workspace.keep(labels.manifest, labels.path)
-        say(labels.sentence, quiet=options.quiet)
-        record = _execute(workspace, options, trainer, run, folder, resume=not no_resume, anew=force)
+        images = workspace.training_images(run.dataset, run.manifest)
+        trainer = make_trainer(run, images, device)
+        workspace.keep(found.manifest, found.path)
+        say(found.sentence, quiet=options.quiet)
+        record = _execute(images, options, trainer, run, folder, resume=not no_resume, anew=force)
     _show_record(record, json=json)
 
 
@@ -113,11 +152,13 @@ def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
 
     clean = workspace.labels(labels.dataset)
     labels.manifest.verify(clean.labels, clean.ids)
-    return plan_run(wish, labels.dataset, labels.manifest, workspace.images(labels.dataset).fingerprint)
+    source = workspace.source_of(labels.manifest)
+    data_sha256 = workspace.images(labels.dataset).fingerprint
+    return plan_run(wish, labels.dataset, labels.manifest, data_sha256, source.fingerprint if source else "")
 
 
 def _execute(
-    workspace: Workspace, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, *, resume: bool, anew: bool
+    images: Images, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, *, resume: bool, anew: bool
 ) -> dict[str, Any]:
     from ..executors.signals import StopSignals
     from ..runner import Conduct, execute
@@ -133,7 +174,7 @@ def _execute(
                 lines.say(f"this will take about {duration(seconds)}; Ctrl-C saves, the same command resumes")
 
         conduct = Conduct(resume, anew, lines.update, lambda: signals.stopped, estimate)
-        return execute(run, workspace.images(run.dataset), trainer, folder, conduct)
+        return execute(run, images, trainer, folder, conduct)
 
 
 def _show_plan(run: Run, folder: RunFolder, *, json: bool) -> None:

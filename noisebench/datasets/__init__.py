@@ -1,7 +1,25 @@
 """Which images and labels exist, how they are had, and how they are checked. Knows no noise."""
 
+from .annotations import Shape, read_annotations, split_column
 from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
-from .reading import Images, Labels, find_dataset, read_images, read_labels
+from .human import HUMAN, read_human
+from .reading import Images, Labels, find_dataset, fit_images, image_rows, read_images, read_labels
 
-__all__ = ["DATASETS", "Dataset", "Images", "Labels", "find_dataset", "fingerprint", "read_images", "read_labels"]
+__all__ = [
+    "DATASETS",
+    "HUMAN",
+    "Dataset",
+    "Images",
+    "Labels",
+    "Shape",
+    "find_dataset",
+    "fingerprint",
+    "fit_images",
+    "image_rows",
+    "read_annotations",
+    "read_human",
+    "read_images",
+    "read_labels",
+    "split_column",
+]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DataError
 
+_CHUNK = 1 << 20  # examples hashed at a time
 _MOST_CLASSES = 65_536  # predictions keep classes in 16 bits
 
 
@@ -51,14 +52,32 @@ def _all_whole(values: np.ndarray) -> bool:
     return np.issubdtype(values.dtype, np.floating) and bool((values == np.floor(values)).all())
 
 
+def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of one array, from its first bytes. Raises DataError."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+    except KeyError:
+        raise DataError(f"{path} has no array {name!r}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise DataError(f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again") from None
+    return shape, dtype
+
+
+def image_shape(found: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tuple[int, int, int]:
+    """(height, width, channels) of images uint8 (N, height, width), or with 1 or 3 channels. Raises DataError."""
+    shape, dtype = found
+    full = (*shape, 1) if len(shape) == 3 else shape
+    if len(full) != 4 or dtype != np.uint8 or full[3] not in (1, 3):
+        raise DataError(f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), got {shape} {dtype}")
+    return full[1], full[2], full[3]
+
+
 def as_images(values: np.ndarray, where: str) -> np.ndarray:
-    """Images (N, height, width, channels), uint8, from (N, height, width) or with 1 or 3 channels."""
-    values = values[..., None] if values.ndim == 3 else values
-    if values.ndim != 4 or values.dtype != np.uint8 or values.shape[3] not in (1, 3):
-        raise DataError(
-            f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), got {values.shape} {values.dtype}"
-        )
-    return values
+    """Images (N, height, width, channels), uint8, from (N, height, width) or with 1 or 3 channels. Raises DataError."""
+    return values.reshape(len(values), *image_shape((values.shape, values.dtype), where))
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
@@ -66,5 +85,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr(array.shape).encode())
-        digest.update(np.ascontiguousarray(array if array.dtype == np.uint8 else array.astype("<i8")).data)
+        for start in range(0, len(array), _CHUNK):
+            part = array[start : start + _CHUNK]
+            digest.update(np.ascontiguousarray(part if array.dtype == np.uint8 and array.ndim > 1 else part.astype("<i8")).data)
     return digest.hexdigest()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..classes import SUPERCLASS, SUPERCLASS_NAMES
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -23,6 +25,8 @@ class Dataset:
     flip: bool = False
     source: str = ""
     path: Path | None = None  # of a foreign set
+    test: Path | None = None  # of a foreign set: where its test images lie, if elsewhere
+    merged: tuple[str, tuple[int, ...]] | None = None  # another set's images, and its class -> this one's
 
     @property
     def num_classes(self) -> int:
@@ -51,6 +55,8 @@ DATASETS = {
                 map="cifar10", crop=4, flip=True, source="Krizhevsky 2009"),
         Dataset("cifar100", "60,000 small photographs of 100 things", _CIFAR100, (32, 32, 3), 50_000, 10_000, "resnet34", "apl",
                 map="superclass-next", crop=4, flip=True, source="Krizhevsky 2009"),
+        Dataset("cifar20", "cifar100's photographs, 20 superclasses", SUPERCLASS_NAMES, (32, 32, 3), 50_000, 10_000, "resnet34", "apl",
+                crop=4, flip=True, source="Krizhevsky 2009", merged=("cifar100", SUPERCLASS)),
         Dataset("mnist", "70,000 handwritten digits, 28x28", _DIGITS, (28, 28, 1), 60_000, 10_000, "cnn4", "apl",
                 map="digits", crop=2, source="LeCun et al. 1998"),
         Dataset("fashionmnist", "70,000 pieces of clothing, 28x28", _FASHION, (28, 28, 1), 60_000, 10_000, "cnn4", "apl",

@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import DataError
-from .archive import as_images, as_labels, fingerprint, read_arrays
+from .archive import as_labels, fingerprint, image_shape, read_arrays, read_shape
 from .catalogue import Dataset
+
+T = TypeVar("T")
 
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _LARGEST_SIDE = 224  # pixels; pictures of different sizes are brought to one square no larger than this
 
 
-def describe_foreign(path: Path) -> Dataset:
+def describe_foreign(path: Path, test: Path | None = None) -> Dataset:
     """What can be known of a foreign set from its labels and one image. Raises DataError.
 
     Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one name stay apart, and one
     set has one name wherever it lies.
     """
     if path.is_dir():
-        train, test = picture_files(path)
+        train, held_out = picture_files(path, test)
         labels = picture_labels(path, train)
-        sizes, classes = (len(train), len(test)), class_names(path)
+        sizes, classes = (len(train), len(held_out)), class_names(path)
         shape = read_pictures(path, train[:1]).shape[1:]
+    elif test is not None:
+        raise DataError(f"--test is for a folder of images: {path} has its own test arrays")
     elif path.suffix == ".npz":
-        arrays = read_arrays(path, ("train_images", "train_labels", "test_images", "test_labels"))
+        arrays = read_arrays(path, ("train_labels", "test_labels"))
         labels, test_labels = (as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test"))
         sizes = len(labels), len(test_labels)
         classes = tuple(map(str, range(int(max(labels.max(), test_labels.max())) + 1)))
-        shape = as_images(arrays["train_images"], str(path)).shape[1:]
+        shape = image_shape(read_shape(path, "train_images"), str(path))
     else:
         raise DataError(f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or a folder of images")
     stem = re.sub(r"[^\w.-]+", "_", path.resolve().stem)
     name = f"{stem}-{fingerprint(labels)[:6]}"
-    return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path)
+    return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path, test=test)
 
 
 def _default_model(shape: tuple[int, ...]) -> str:
@@ -59,13 +65,21 @@ def class_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def picture_files(path: Path) -> tuple[list[str], list[str]]:
-    """Training and test pictures as sorted paths relative to `path`; test is `test/` or `val/`, else nothing."""
+def picture_files(path: Path, test: Path | None = None) -> tuple[list[str], list[str]]:
+    """Training and test pictures as sorted paths, relative to `path`; test is `test/` or `val/`, else nothing.
+
+    With `test`, a folder `class/picture` of its own, test pictures are relative to that.
+    """
     root, names = _train_root(path), class_names(path)
-    test_root = next((path / part for part in ("test", "val") if root != path and (path / part).is_dir()), None)
     train = _pictures(path, root, names)
     if not train:
         raise DataError(f"{path}: no pictures in its class folders ({', '.join(sorted(_PICTURES))})")
+    if test is not None:
+        held_out = _pictures(test, test, names) if test.is_dir() else []
+        if not held_out:
+            raise DataError(f"--test {test}: no pictures in folders named as the classes of {path}: {', '.join(names[:5])} ...")
+        return train, held_out
+    test_root = next((path / part for part in ("test", "val") if root != path and (path / part).is_dir()), None)
     return train, _pictures(path, test_root, names) if test_root else []
 
 
@@ -85,27 +99,36 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def picture_labels(path: Path, files: list[str]) -> np.ndarray:
-    """The class number of each picture, by its folder."""
+def picture_labels(path: Path, files: list[str], depth: int = 1) -> np.ndarray:
+    """The class number of each picture, by its folder: the one at `depth`, in a set without train/ the first."""
     number = {name: k for k, name in enumerate(class_names(path))}
-    depth = 1 if _train_root(path) != path else 0
+    depth = depth if _train_root(path) != path else 0
     return np.array([number[file.split("/")[depth]] for file in files], np.int64)
 
 
+def common_side(path: Path, files: list[str]) -> int | None:
+    """The side of the square to which pictures of different sizes are brought, in pixels; None where all are of one size."""
+    sizes = {size for file in files for size in [_open(path / file, lambda picture: picture.size)]}
+    return min(_LARGEST_SIDE, *(min(size) for size in sizes)) if len(sizes) > 1 else None
+
+
 def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.ndarray:
-    """Images (N, height, width, 3), uint8. Of different sizes: the shorter side resized, the centre cut to a square."""
+    """Images (N, height, width, 3), uint8. With a side: the shorter side resized to it, the centre cut to a square."""
+    from PIL import ImageOps
+
+    def read(picture: Any) -> np.ndarray:
+        picture = picture.convert("RGB")
+        return np.asarray(ImageOps.fit(picture, (side, side)) if side else picture)
+
+    return np.stack([_open(path / file, read) for file in files])
+
+
+def _open(file: Path, read: Callable[[Any], T]) -> T:
+    """What `read` makes of a picture. Raises DataError."""
     from PIL import Image, UnidentifiedImageError
 
-    pictures = []
-    for file in files:
-        try:
-            with Image.open(path / file) as picture:
-                pictures.append(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path / file} cannot be read as a picture: {error}") from None
-    if side or len({picture.size for picture in pictures}) > 1:
-        from PIL import ImageOps
-
-        side = side or min(_LARGEST_SIDE, *(min(picture.size) for picture in pictures))
-        pictures = [ImageOps.fit(picture, (side, side)) for picture in pictures]
-    return np.stack([np.asarray(picture) for picture in pictures])
+    try:
+        with Image.open(file) as picture:
+            return read(picture)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file} cannot be read as a picture: {error}") from None

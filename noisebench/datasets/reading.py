@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from ..errors import DataError, UnknownName
 from .archive import as_images, as_labels, fingerprint, read_arrays
 from .catalogue import DATASETS, Dataset
-from .foreign import describe_foreign, picture_files, picture_labels, read_pictures
+from .foreign import common_side, describe_foreign, picture_files, picture_labels, read_pictures
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashionmnist": "FashionMNIST"}
@@ -48,25 +49,31 @@ class Images:
         return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
 
 
-def find_dataset(name: str, *roots: Path) -> Dataset:
+def find_dataset(name: str, *roots: Path, test: Path | None = None) -> Dataset:
     """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout or a folder of images.
 
-    A relative path is looked for here and under `roots`. Raises UnknownName or DataError.
+    A relative path is looked for here and under `roots`; `test` is where a folder's test images lie, if not in its test/ or
+    val/. Raises UnknownName or DataError.
     """
     if name in DATASETS:
+        if test is not None:
+            raise DataError(f"--test is for a folder of images: {name} has its own test set")
         return DATASETS[name]
     found = next((root / name for root in (Path(), *roots) if (root / name).exists()), None)
     if found is None and ("/" in name or "\\" in name or name.endswith(".npz")):
         raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz or a folder of images)")
     if found is None:
         raise UnknownName("dataset", name, DATASETS, "datasets")
-    return describe_foreign(found)
+    return describe_foreign(found, test)
 
 
 def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Labels:
     """The clean training labels: no image, no torch and no network for a set whose labels are in the package."""
+    if dataset.merged:
+        parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
+        return Labels(dataset, number[read_labels(parent, data_dir, offline=offline).labels])
     if dataset.path and dataset.path.is_dir():
-        train, _ = picture_files(dataset.path)
+        train, _ = picture_files(dataset.path, dataset.test)
         return Labels(dataset, picture_labels(dataset.path, train), tuple(train))
     packaged = _packaged_labels(dataset.name)
     if packaged is not None:
@@ -78,6 +85,10 @@ def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> L
 
 def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Images:
     """Images and clean labels, checked against what is known of the set. Raises DataError."""
+    if dataset.merged:
+        parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
+        found = read_images(parent, data_dir, offline=offline)
+        return replace(found, dataset=dataset, train_labels=number[found.train_labels], test_labels=number[found.test_labels])
     if dataset.path and dataset.path.is_dir():
         return _from_folder(dataset, dataset.path)
     archive = _archive(dataset, data_dir)
@@ -92,6 +103,29 @@ def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> I
     )
     _check(images, where)
     return images
+
+
+def fit_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Images (n, h, w, c), uint8, of another set brought to (height, width, channels): resized, grey to colour or back."""
+    if images.shape[1:] == shape:
+        return images
+    from PIL import Image
+
+    def fit(image: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L" if shape[2] == 1 else "RGB")
+        return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)).reshape(shape)
+
+    return np.stack([fit(image) for image in images]) if len(images) else np.empty((0, *shape), np.uint8)
+
+
+def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's pictures are read when they are asked for."""
+    if not (dataset.path and dataset.path.is_dir()):
+        images = read_images(dataset, data_dir, offline=offline).train_images
+        return lambda which: images[which]
+    root, (files, _) = dataset.path, picture_files(dataset.path, dataset.test)
+    side = common_side(root, files)
+    return lambda which: read_pictures(root, [files[i] for i in which], side)
 
 
 def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
@@ -112,13 +146,14 @@ def _packaged_labels(name: str) -> np.ndarray | None:
 
 
 def _from_folder(dataset: Dataset, path: Path) -> Images:
-    train, test = picture_files(path)
+    train, test = picture_files(path, dataset.test)
     if not test:
-        raise DataError(f"{path} has no test images: put them into {path / 'test'}/class/ beside {path / 'train'}/class/")
-    train_images = read_pictures(path, train)
+        raise DataError(f"{path} has no test images: put them into {path / 'test'}/class/ beside {path / 'train'}/class/, or name --test")
+    train_images = read_pictures(path, train, common_side(path, train))
     same = train_images.shape[1] == train_images.shape[2]
-    test_images = read_pictures(path, test, side=train_images.shape[1] if same else None)
-    images = Images(dataset, train_images, picture_labels(path, train), test_images, picture_labels(path, test), tuple(train))
+    test_images = read_pictures(dataset.test or path, test, train_images.shape[1] if same else None)
+    test_labels = picture_labels(path, test, depth=0 if dataset.test else 1)
+    images = Images(dataset, train_images, picture_labels(path, train), test_images, test_labels, tuple(train))
     _check(images, str(path))
     return images
 

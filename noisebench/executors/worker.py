@@ -52,7 +52,7 @@ def _serve(job: Job, workspace: Workspace, place: Place, answer: Callable[[Event
         run = plan_one(workspace, job.wanted)
         if run.key != job.key:
             raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
-        images = workspace.images(run.dataset)
+        images = workspace.training_images(run.dataset, run.manifest)
         trainer = make_trainer(run, images, place.device)
         record = execute(run, images, trainer, folder, Conduct(place.resume, job.anew, listen, stop))
         return Event(job.number, "done", {"test_acc": record["metrics"]["test_acc"]["last"], "seconds": record["seconds"]})

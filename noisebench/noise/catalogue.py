@@ -1,18 +1,83 @@
-"""The registry of noise models, and from a text to a transition matrix."""
+"""The registry of noise models, and from a text to a transition matrix.
+
+A model is a function whose first parameters are given by the code: `num_classes` (and `classes`, their names) makes it
+class-conditional, it returns T (K, K); `examples` lets it look at each example, it returns `Rows` or a `Labelling`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import LanguageError
-from ..registry import Registry
+from ..registry import Entry, Registry
 from ..spec import Call, Expression
+from .draw import Seed, draw
 
-NOISES = Registry("noise", "noises", given=("num_classes",))
+NOISES = Registry("noise", "noises", given=("num_classes", "classes", "examples"))
 register_noise = NOISES.register
+
+_COUNTING = ("exact", "exact_over")  # parameters that speak to the draw, not to the model
+
+
+class Teacher(Protocol):
+    """What a trained network says of the examples: classes (N, >= 2), likeliest first, and their probabilities."""
+
+    @property
+    def classes(self) -> np.ndarray: ...
+
+    @property
+    def p(self) -> np.ndarray: ...
+
+
+class Sources(Protocol):
+    """What lies outside and may be asked for: the images, a teacher, and labels that somebody recorded."""
+
+    def images(self) -> Callable[[np.ndarray], np.ndarray]:
+        """Which examples (n,) -> their images (n, H, W, C), uint8."""
+
+    def images_sha256(self) -> str:
+        """The fingerprint of all of them."""
+
+    def teacher(self, path: str, sha256: str | None) -> Teacher: ...
+
+    def human(self, column: str) -> np.ndarray:
+        """A published column of recorded labels (N,)."""
+
+    def imported(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Recorded labels (N,) and clean ones (N,), -1 where unknown."""
+
+    def other(self, dataset: str) -> tuple[str, int]:
+        """Another data set's name, and how many training images it has."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What noise may look at: the clean labels (N,), and what lies outside. seed: of everything random."""
+
+    labels: np.ndarray
+    num_classes: int
+    seed: int
+    sources: Sources
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Recorded labels (N,) and what is known of them; `clean` where they come with their own, -1 unknown.
+
+    source (N,): the image of another data set, -1 where the example keeps its own. nominal_rate: as its author writes it.
+    """
+
+    labels: np.ndarray
+    nominal_rate: float | None = None
+    transition: np.ndarray | None = None
+    clean: np.ndarray | None = None
+    source: np.ndarray | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -21,9 +86,14 @@ class ClassNoise:
 
     text: str
     transition: np.ndarray
-    rate: float  # as its author writes it; the overall share of wrong labels is another number
+    rate: float | None  # as its author writes it; the overall share of wrong labels is another number
     exact: bool
+    over: str
     version: str
+
+    def draw(self, labels: np.ndarray, seed: Seed, parts: np.ndarray | None = None) -> np.ndarray:
+        """Recorded labels (N,) for clean ones (N,)."""
+        return draw(labels, self.transition, seed, exact=self.exact, over=self.over, rate=self.rate or 0.0, parts=parts)
 
 
 def normal_noise(text: str | Expression) -> Call:
@@ -34,13 +104,27 @@ def normal_noise(text: str | Expression) -> Call:
     return call
 
 
-def build_noise(text: str | Expression, num_classes: int) -> ClassNoise:
-    """The noise of a text for K classes. Raises LanguageError where it does not fit K."""
+def takes(entry: Entry, given: str) -> bool:
+    """Whether a model is given this by the code."""
+    return given in inspect.signature(entry.build).parameters
+
+
+def by_class(call: Call) -> bool:
+    """Whether a noise knows the clean class alone."""
+    return not takes(NOISES[call.name], "examples")
+
+
+def build_noise(text: str | Expression, num_classes: int, classes: tuple[str, ...] = ()) -> ClassNoise:
+    """The class-conditional noise of a text for K classes. Raises LanguageError where it is none, or does not fit K."""
     call = normal_noise(text)
     entry, values = NOISES[call.name], dict[str, Any](call.kwargs)
-    exact = bool(values.pop("exact", True))
-    transition = entry.build(num_classes, **values)
-    return ClassNoise(str(call), transition, float(values["rate"]), exact, entry.fingerprint)
+    if not by_class(call):
+        raise LanguageError(f"{call.name} is no noise by class: it needs a data set (noisebench corrupt DATASET --noise ...)")
+    exact, over = (values.pop(name, None) for name in _COUNTING)
+    names = {"classes": classes or tuple(map(str, range(num_classes)))} if takes(entry, "classes") else {}
+    transition = entry.build(num_classes, **names, **values)
+    rate = values.get("rate")
+    return ClassNoise(str(call), transition, None if rate is None else float(rate), exact is not False, over or "class", entry.fingerprint)
 
 
 def transition(text: str | Expression, num_classes: int) -> np.ndarray:

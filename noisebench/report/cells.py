@@ -28,6 +28,7 @@ class Metric:
 METRICS = {
     "last": Metric(("test_acc", "last"), "test accuracy", "last epoch"),
     "mean_last10": Metric(("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs"),
+    "at_noisy_val": Metric(("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels"),
     "best": Metric(("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
     "top5": Metric(("test", "top5"), "top-5 test accuracy", "last epoch"),
     "nll": Metric(("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),

@@ -41,18 +41,20 @@ class Task:
     recipe: Recipe
     seed: int = 0
     precision: str = "fp32"
+    val_images: np.ndarray | None = None  # held out: predicted after each epoch, never trained on
 
 
 @dataclass(frozen=True)
 class EpochEnd:
     """What an epoch leaves: mean cost, the classes predicted in passing for the training set (N,) (-1: not seen),
-    and log_p of the test images (M, K)."""
+    and log_p of the test images (M, K) and of those held out for validation."""
 
     epoch: int
     lr: float
     loss: float
     train_predicted: np.ndarray
     test_log_p: np.ndarray
+    val_log_p: np.ndarray | None = None
 
 
 def derived_seed(seed: int, *purpose: int) -> int:
@@ -68,6 +70,7 @@ class Trainer:
         normalise = Normalisation.of(task.images)
         self.train = Pixels(task.images, normalise, device, task.recipe.crop)
         self.test = Pixels(task.test_images, normalise, device)
+        self.val = None if task.val_images is None else Pixels(task.val_images, normalise, device)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
@@ -197,10 +200,11 @@ class Trainer:
             raise RunFailed(f"the cost became {costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
         self.epoch, self.step = self.epoch + 1, 0
         self.strategy.between(self.epoch, self)  # before the test set is looked at: it may roll the networks back
-        test = self.predict(self.test)
+        test, val = self.predict(self.test), None if self.val is None else self.predict(self.val).cpu().numpy()
         if not test.isfinite().all():
             raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
-        end = EpochEnd(self.epoch, self._lr_factor * self.task.recipe.lr, costs.mean().item(), predicted.cpu().numpy(), test.cpu().numpy())
+        lr, cost = self._lr_factor * self.task.recipe.lr, costs.mean().item()
+        end = EpochEnd(self.epoch, lr, cost, predicted.cpu().numpy(), test.cpu().numpy(), val)
         self._begin_epoch()
         return end
 

@@ -1,0 +1,129 @@
+"""CIFAR-10N and CIFAR-100N: labels by people, read from the published files (CC BY-NC 4.0), checked, never shipped."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, UnknownName
+from ..storing import read_checked, write_bytes
+from .archive import as_labels
+from .pickled import read_object_npy, read_pt
+
+_FROM = "https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/"
+_LONGEST_WAIT = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class HumanFile:
+    """One published file, its checksum; and the same labels in TensorFlow's order, with the order."""
+
+    name: str
+    md5: str
+    ordered: str
+    order: str
+
+
+@dataclass(frozen=True)
+class HumanColumn:
+    """One labelling: whose images, in which file, under which names (the .npy's come second)."""
+
+    dataset: str
+    file: HumanFile
+    recorded: tuple[str, ...]
+    clean: tuple[str, ...] = ("clean_label",)
+
+
+_TEN = HumanFile("CIFAR-10_human.pt", "96644db5574813cae939af5f7f2a0aec", "CIFAR-10_human_ordered.npy", "image_order_c10.npy")
+_HUNDRED = HumanFile("CIFAR-100_human.pt", "a67b45c1d7992051865b5c755bd68bb1", "CIFAR-100_human_ordered.npy", "image_order_c100.npy")
+
+_BY_TEN = ("aggre_label", "random_label1", "random_label2", "random_label3", "worse_label")
+
+HUMAN = {
+    **{name: HumanColumn("cifar10", _TEN, (name,)) for name in _BY_TEN},
+    "noisy_label": HumanColumn("cifar100", _HUNDRED, ("noisy_label", "noise_label")),
+    "noisy_coarse_label": HumanColumn(
+        "cifar20", _HUNDRED, ("noisy_coarse_label", "noise_coarse_label"), ("clean_coarse_label", "coarse_label")
+    ),
+}
+
+
+def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, offline: bool = False) -> np.ndarray:
+    """A column's recorded labels (N,), once the file's own clean labels are found to be these. Raises DataError, UnknownName."""
+    if name not in HUMAN:
+        raise UnknownName("column of human labels", name, HUMAN, "noises human")
+    column = HUMAN[name]
+    if column.dataset != dataset:
+        fitting = ", ".join(key for key, other in HUMAN.items() if other.dataset == dataset)
+        hint = f"; {dataset} has {fitting}" if fitting else ""
+        raise DataError(f"human labels {name!r} are for {column.dataset}, not for {dataset}{hint}")
+    content, where = _content(column.file, data_dir, offline=offline)
+    published, recorded = (_labels(content, names, where) for names in (column.clean, column.recorded))
+    if not np.array_equal(published, clean):
+        raise DataError(f"{where}: its clean labels are not those of {dataset} in number, order or value: it is not used")
+    return recorded
+
+
+def _content(file: HumanFile, data_dir: Path, *, offline: bool) -> tuple[dict[str, Any], Path]:
+    path, ordered = data_dir / file.name, data_dir / file.ordered
+    if not path.exists() and ordered.exists():
+        return _in_order(ordered, data_dir / file.order), ordered
+    if not path.exists():
+        _download(file, path, offline=offline)
+    raw = read_checked(path)
+    if (md5 := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != file.md5:
+        raise DataError(f"{path} is not the published file: its md5 is {md5}, not {file.md5}; delete it to fetch it again")
+    return _mapping(read_pt(raw, path), path), path
+
+
+def _in_order(path: Path, order_path: Path) -> dict[str, Any]:
+    """TensorFlow's order brought into the usual one; which way the order points, the clean labels decide."""
+    content = _mapping(read_object_npy(read_checked(path), path), path)
+    order = np.asarray(read_object_npy(read_checked(order_path), order_path))
+    if not np.issubdtype(order.dtype, np.integer) or not np.array_equal(np.sort(order), np.arange(len(order))):
+        raise DataError(f"{order_path} is no order: expected every index once")
+    return {key: _reordered(value, order) for key, value in content.items()}
+
+
+def _reordered(values: Any, order: np.ndarray) -> Any:
+    """order[i] is the usual index of TensorFlow's i-th image."""
+    values = np.asarray(values)
+    if values.shape[:1] != order.shape:
+        return values
+    placed = np.empty_like(values)
+    placed[order] = values
+    return placed
+
+
+def _mapping(content: Any, where: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise DataError(f"{where} is not a file of human labels: expected named columns")
+    return content
+
+
+def _labels(content: dict[str, Any], names: tuple[str, ...], where: Path) -> np.ndarray:
+    found = next((content[name] for name in names if name in content), None)
+    if found is None:
+        raise DataError(f"{where} has no column {names[0]!r}; it has {', '.join(map(str, content))}")
+    return as_labels(found, f"{where}, {names[0]}")
+
+
+def _download(file: HumanFile, path: Path, *, offline: bool) -> None:
+    """Fetch the published file, asked for by name; written only if it is the right one."""
+    from urllib.request import urlopen
+
+    place = f"put {file.name} from {_FROM}{file.name} there (CC BY-NC 4.0)"
+    if offline:
+        raise DataError(f"{path} is not there: {place}; without --offline it would be downloaded")
+    try:
+        with urlopen(_FROM + file.name, timeout=_LONGEST_WAIT) as answer:  # noqa: S310 a fixed https address
+            raw = answer.read(1 << 24)
+    except OSError as error:
+        raise DataError(f"{path} is not there, and no download was possible ({error}): {place}") from None
+    if hashlib.md5(raw, usedforsecurity=False).hexdigest() != file.md5:
+        raise DataError(f"what {_FROM}{file.name} sent is not the published file: {place}")
+    write_bytes(path, raw)

@@ -1,0 +1,160 @@
+"""Instance-dependent noise: who is mislabelled, and as what, depends on the example. Rows of probabilities in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from statistics import NormalDist
+from typing import Annotated
+
+import numpy as np
+
+from ..errors import LanguageError
+from ..parameters import Interval, OneOf, Rate
+from ..spec import Value
+from .catalogue import Examples, Labelling, Teacher, register_noise
+from .draw import Rows, chunks, draw, members, uniforms
+
+_IMAGES = 2048  # images held as numbers at a time
+_WEIGHTS = 1 << 22  # numbers of W held at a time
+_RATES, _PROJECTION = 11, 12  # what a derived seed is for
+
+
+@register_noise(short="pdn", overall="about rate", paper="Xia et al. 2020")
+def pdn(examples: Examples, rate: Rate, std: Annotated[float, Interval("(0, inf)")] = 0.1) -> Labelling:
+    """Part-dependent noise: each image has its own rate and its own likely mistakes.
+
+    An image's rate q is drawn from a normal of mean `rate` and deviation `std`, truncated to [0, 1], so that the overall rate
+    lies a little above a small `rate`; 0 is no noise. Its mistakes have q * softmax(x W) over the other classes, x the
+    flattened image standardised by channel over the set, W (pixels, K) standard normal, one for each clean class.
+    """
+    recorded = draw(examples.labels, _part_dependent(examples, rate, std), examples.seed)
+    return Labelling(recorded, nominal_rate=rate, facts={"images_sha256": examples.sources.images_sha256()})
+
+
+def _part_dependent(examples: Examples, rate: float, std: float) -> Rows:
+    labels, K = examples.labels, examples.num_classes
+    if K < 2:
+        raise LanguageError(f"part-dependent noise needs two classes, the data have {K}")
+    images = examples.sources.images()
+    own_rate = truncated_normal(rate, std, uniforms((examples.seed, _RATES), len(labels))) if rate else np.zeros(len(labels))
+    mean, deviation = _channel_statistics(images, len(labels))
+    for k, places in enumerate(members(labels, K)):
+        for part in chunks(len(places), _IMAGES):
+            which = places[part]
+            pixels = images(which)
+            scores = _scores(pixels.reshape(len(which), -1), np.tile(mean, pixels[0].size // len(mean)),
+                             np.tile(deviation, pixels[0].size // len(mean)), (examples.seed, _PROJECTION, k), K)  # fmt: skip
+            scores[:, k] = -np.inf
+            rows = np.exp(scores - scores.max(1, keepdims=True))
+            rows *= (own_rate[which] / rows.sum(1))[:, None]
+            rows[:, k] = 1 - own_rate[which]
+            yield which, rows
+
+
+def truncated_normal(mean: float, std: float, uniform: np.ndarray) -> np.ndarray:
+    """Uniform numbers (n,) -> a normal truncated to [0, 1], by its inverse distribution."""
+    normal = NormalDist(mean, std)
+    low, high = normal.cdf(0), normal.cdf(1)
+    tiny = np.finfo(float).tiny
+    inverse = (normal.inv_cdf(min(max(low + u * (high - low), tiny), 1 - 2**-53)) for u in uniform.tolist())
+    return np.fromiter(inverse, np.float64, len(uniform)).clip(0, 1)
+
+
+def _channel_statistics(images: Callable[[np.ndarray], np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel over all images, in bytes, from exact sums."""
+    count, total, squares = 0, np.zeros(1, np.int64), np.zeros(1, np.int64)
+    for part in chunks(n, _IMAGES):
+        pixels = images(np.arange(part.start, part.stop))
+        flat = pixels.reshape(-1, pixels.shape[3]).astype(np.int64)
+        count, total, squares = count + len(flat), total + flat.sum(0), squares + (flat * flat).sum(0)
+    mean = total / count
+    return mean, np.sqrt(np.maximum(squares / count - mean**2, 1.0))  # an even image stays finite
+
+
+def _scores(pixels: np.ndarray, mean: np.ndarray, deviation: np.ndarray, seed: tuple[int, ...], num_classes: int) -> np.ndarray:
+    """x W (n, K) for images (n, D); W is made a few rows at a time, the same however many."""
+    scores = np.zeros((len(pixels), num_classes))
+    for part in chunks(pixels.shape[1], max(1, _WEIGHTS // num_classes)):
+        x = (pixels[:, part] - mean[part]) / deviation[part]
+        scores += x @ _normals(seed, part, num_classes)
+    return scores
+
+
+def _normals(seed: tuple[int, ...], rows: slice, columns: int) -> np.ndarray:
+    """Some rows of a standard normal table, by Box and Muller from raw bits: the same on every numpy."""
+    words = np.random.PCG64(seed).advance(2 * rows.start * columns).random_raw(((rows.stop - rows.start) * columns, 2))
+    u = ((words >> np.uint64(11)) + np.uint64(1)) * 2.0**-53  # in (0, 1]
+    return (np.sqrt(-2 * np.log(u[:, 0])) * np.cos(2 * np.pi * u[:, 1])).reshape(-1, columns)
+
+
+_KEPT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "I": lambda gap: 0.5 + gap**2 / 2,
+    "II": lambda gap: gap**3,
+    "III": lambda gap: (gap**3 + gap**2 + gap) / 3,
+}
+"""How likely the first class keeps the label, by its lead over the second: 1 minus the paper's tau."""
+
+
+def _complete_plc(values: dict[str, Value]) -> dict[str, Value]:
+    if (values["rate"] is None) == (values["factor"] is None):
+        raise LanguageError("plc needs rate (the overall share of wrong labels) or factor (the authors' constant), one of them")
+    return values
+
+
+@register_noise(short="plc", overall="rate", paper="Zhang et al. 2021", complete=_complete_plc)
+def plc(
+    examples: Examples,
+    predictions: str,
+    *,
+    kind: Annotated[str, OneOf(tuple(_KEPT))] = "I",
+    rate: Annotated[float | None, Interval("[0, 1)")] = None,
+    factor: Annotated[float | None, Interval("(0, inf)")] = None,
+    sha256: str | None = None,
+) -> Labelling:
+    """Polynomial-margin-diminishing noise: labels flip where a teacher wavers between its first and second class.
+
+    The recorded label is the teacher's first class with probability (1 - tau) / factor, else its second, whatever the clean
+    label, as in the authors' code; so the teacher's own mistakes are wrong labels too. With the lead d of the first class,
+    tau is I: (1 - d^2) / 2, II: 1 - d^3, III: 1 - (d^3 + d^2 + d) / 3.
+    predictions: a file by `noisebench evaluate RUN --predictions FILE`, or probabilities (N, K) as .npy.
+    rate: the overall share of wrong labels that the factor is solved for; or give the factor (the paper's tables: 0.35 on
+    CIFAR-10 is 1.43, 1.32, 1.35). sha256: how the file's checksum must begin; a manifest says it.
+    """
+    teacher = examples.sources.teacher(predictions, sha256)
+    if factor is None:
+        factor = _solve(teacher, examples.labels, kind, rate or 0.0)
+    recorded = draw(examples.labels, _margin_rows(teacher, kind, factor, examples.num_classes), examples.seed)
+    return Labelling(recorded, nominal_rate=rate, facts={"factor": factor})
+
+
+def _kept(teacher: Teacher, kind: str, factor: float, part: slice = slice(None)) -> np.ndarray:
+    """How likely each example is recorded as the teacher's first class (n,)."""
+    p = teacher.p[part]
+    return np.clip(_KEPT[kind](np.clip(p[:, 0] - p[:, 1], 0, 1).astype(np.float64)) / factor, 0, 1)
+
+
+def _margin_rows(teacher: Teacher, kind: str, factor: float, num_classes: int) -> Iterator[tuple[slice, np.ndarray]]:
+    for part in chunks(len(teacher.p), max(1, (1 << 22) // num_classes)):
+        kept, each = _kept(teacher, kind, factor, part), np.arange(part.stop - part.start)
+        rows = np.zeros((len(each), num_classes))
+        rows[each, teacher.classes[part, 0]] = kept
+        rows[each, teacher.classes[part, 1]] = 1 - kept
+        yield part, rows
+
+
+def _solve(teacher: Teacher, labels: np.ndarray, kind: str, rate: float) -> float:
+    """The factor at which the expected share of wrong labels is `rate`, by bisection."""
+    first, second = teacher.classes[:, 0] == labels, teacher.classes[:, 1] == labels
+
+    def wrong(factor: float) -> float:
+        kept = _kept(teacher, kind, factor)
+        return 1 - float(np.mean(first * kept + second * (1 - kept)))
+
+    low, high = 1e-6, 1e6
+    least, most = wrong(low), wrong(high)
+    if not least <= rate <= most:
+        raise LanguageError(f"plc: with this teacher the overall rate lies between {least:.4f} and {most:.4f}, got {rate}")
+    for _ in range(200):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if wrong(middle) < rate else (low, middle)
+    return high

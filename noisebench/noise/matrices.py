@@ -1,0 +1,104 @@
+"""A transition matrix T (K, K) out of somebody's file, checked row by row."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..classes import class_number
+from ..errors import DataError
+from ..storing import read_checked
+
+_TOLERANCE = 1e-6  # by which a row's sum may miss 1
+
+
+def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) -> np.ndarray:
+    """T (K, K), rows = clean class, in the order of `classes`.
+
+    .npy: a table. .csv: a table, bare or with class names or numbers above and at the left. .yaml: a list of rows, or
+    `clean: {recorded: share}`, where a class without a row stays clean. Raises DataError, naming the row.
+    """
+    path = Path(file)
+    raw = read_checked(path, sha256)
+    readers = {".npy": _from_npy, ".csv": _from_csv, ".yaml": _from_yaml, ".yml": _from_yaml}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: a matrix is a .csv, .npy or .yaml")
+    try:
+        table = np.asarray(readers[path.suffix](raw, list(classes)), np.float64)
+    except (ValueError, TypeError, EOFError, RecursionError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is no matrix of numbers ({' '.join(str(error).split())})") from None
+    _check(table, classes, path)
+    return table
+
+
+def _from_npy(raw: bytes, classes: list[str]) -> np.ndarray:
+    return np.load(io.BytesIO(raw), allow_pickle=False)
+
+
+def _from_csv(raw: bytes, classes: list[str]) -> Any:
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(raw.decode("utf-8-sig"))) if any(map(str.strip, row))]
+    if not rows:
+        raise ValueError("it is empty")
+    if len(rows) == len(classes) + 1:
+        heads = rows[0][-len(classes) :]
+        named = len(rows[1]) == len(classes) + 1
+        names = [row[0] for row in rows[1:]] if named else heads
+        return _by_name(dict(zip(names, (row[1:] if named else row for row in rows[1:]), strict=True)), heads, classes)
+    return [[float(cell) for cell in row] for row in rows]
+
+
+def _by_name(rows: dict[str, list[str]], heads: list[str], classes: list[str]) -> np.ndarray:
+    """A named table in the order of the classes. Raises ValueError for names that are not these classes, each once."""
+    table = np.zeros((len(classes), len(classes)))
+    columns, places = _numbers(heads, classes), _numbers(list(rows), classes)
+    for place, row in zip(places, rows.values(), strict=True):
+        if len(row) != len(classes):
+            raise ValueError(f"row {classes[place]!r} has {len(row)} numbers for {len(classes)} classes")
+        table[place, columns] = [float(cell) for cell in row]
+    return table
+
+
+def _numbers(names: list[str], classes: list[str]) -> list[int]:
+    found = [class_number(name, classes) for name in names]
+    if sorted(found) != list(range(len(classes))):
+        raise ValueError(f"its {len(names)} names are not the {len(classes)} classes, each once")
+    return found
+
+
+def _from_yaml(raw: bytes, classes: list[str]) -> Any:
+    import yaml
+
+    try:
+        content = yaml.load(raw, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 the C twin of the safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(content, dict):
+        return content
+    table = np.eye(len(classes))
+    for clean, row in content.items():
+        place = class_number(clean, classes)
+        if not isinstance(row, dict):
+            raise ValueError(f"row {clean!r} must be a mapping from recorded class to share")
+        table[place] = 0
+        for recorded, share in row.items():
+            table[place, class_number(recorded, classes)] += float(share)
+    return table
+
+
+def _check(table: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    K = len(classes)
+    if table.shape != (K, K):
+        raise DataError(f"{path} holds a table of shape {table.shape}; the data have {K} classes, so T must be ({K}, {K})")
+    for name, row in zip(classes, table, strict=True):
+        if not np.isfinite(row).all():
+            raise DataError(f"{path}: row {name!r} holds a value that is not finite")
+        if (row < 0).any():
+            raise DataError(f"{path}: row {name!r} holds a negative probability, {row.min():g}")
+        if abs(row.sum() - 1) > _TOLERANCE:
+            hint = "; these look like counts: divide each row by its sum" if row.sum() > 2 else ""
+            raise DataError(f"{path}: row {name!r} sums to {row.sum():.8g}, not to 1{hint}")

@@ -1,0 +1,90 @@
+"""Noise that nobody draws: labels that people recorded; and images that are of no class at all."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from ..errors import LanguageError
+from ..parameters import Inner, Rate
+from ..spec import Call, Value
+from .catalogue import Examples, Labelling, build_noise, by_class, register_noise
+from .draw import expected, members, uniforms
+
+OWN = "own"  # in the place of a file: the data set's labels as they are
+_CHOICE, _IMAGES = 21, 22  # what a derived seed is for
+_SHORT = {
+    "aggre": "aggre_label",
+    "random1": "random_label1",
+    "random2": "random_label2",
+    "random3": "random_label3",
+    "worse": "worse_label",
+    "worst": "worse_label",  # the authors' flag; their file says worse
+    "noisy": "noisy_label",
+    "noisy_coarse": "noisy_coarse_label",
+}
+
+
+def _complete_human(values: dict[str, Value]) -> dict[str, Value]:
+    column = str(values["column"])
+    return {**values, "column": _SHORT.get(column, column)}
+
+
+@register_noise(
+    short="human", overall="9.01 % (aggre) to 40.21 % (worse)", paper="Wei et al. 2022, CIFAR-N", complete=_complete_human, drawn=False
+)
+def human(examples: Examples, column: str) -> Labelling:
+    """Labels by people: CIFAR-10N's and CIFAR-100N's published columns.
+
+    column: on cifar10 aggre_label, random_label1, random_label2, random_label3 or worse_label; on cifar100 noisy_label; on
+    cifar20 noisy_coarse_label. The file is <data-dir>/CIFAR-10_human.pt or CIFAR-100_human.pt (CC BY-NC 4.0).
+    """
+    return Labelling(examples.sources.human(column))
+
+
+@register_noise(short="imported", overall="as recorded", paper="anyone's own labels", drawn=False)
+def imported(examples: Examples, file: str, sha256: str | None = None) -> Labelling:
+    """Anyone's labels: a .csv, .txt, .npy or .pt, by index or by path; or own, the data set's labels as they are.
+
+    Clean labels are the file's if it has them, else those of a catalogue's data set; otherwise nobody knows them.
+    sha256: how the file's checksum must begin; a manifest says it.
+    """
+    recorded, clean = examples.sources.imported(file, sha256)
+    return Labelling(recorded, clean=clean)
+
+
+@register_noise(short="open", overall="rate", paper="Wang et al. 2018")
+def openset(
+    examples: Examples, closed: Annotated[Call | None, Inner("noise")] = None, *, rate: Rate, source: str, exact: bool = True
+) -> Labelling:
+    """A share of the images is replaced by images of another data set; their labels stay, and none could be right.
+
+    source: another data set, by name or path, whose training images are taken, none twice while they last.
+    closed: class-conditional noise on the labels of the images that stay, such as symmetric(rate=0.2).
+    exact: the number of replaced images per class is the expected one, rounded; else each is replaced by itself.
+    """
+    labels, seed = examples.labels, examples.seed
+    order = uniforms((seed, _CHOICE), len(labels))
+    if exact:
+        chosen = np.zeros(len(labels), bool)
+        for places in members(labels, examples.num_classes):
+            chosen[places[np.argsort(order[places], kind="stable")[: expected(rate, len(places))]]] = True
+    else:
+        chosen = order < rate
+    replaced = np.full(len(labels), -1, np.int64)
+    name, size = examples.sources.other(source)
+    replaced[chosen] = _images(int(chosen.sum()), size, seed)
+    if closed is None:
+        return Labelling(labels.copy(), nominal_rate=rate, source=replaced, facts={"source": name})
+    if not by_class(closed):
+        raise LanguageError(f"openset takes class-conditional noise for the images that stay, got {closed}")
+    model = build_noise(closed, examples.num_classes)
+    recorded = np.where(chosen, labels, model.draw(labels, seed, parts=chosen.astype(np.int8)))
+    return Labelling(recorded, source=replaced, transition=model.transition, facts={"source": name})
+
+
+def _images(count: int, size: int, seed: int) -> np.ndarray:
+    """Random images of the other set (count,), none twice before every one was taken."""
+    turns = [np.argsort(uniforms((seed, _IMAGES, turn), size), kind="stable") for turn in range(-(-count // size))]
+    return np.concatenate([*turns, np.empty(0, np.int64)])[:count]

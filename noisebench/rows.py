@@ -1,0 +1,137 @@
+"""A manifest's rows: arrays -> CSV text in chunks, and back. Text is made of whole arrays at a time, not row by row."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import ManifestError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CHUNK = 1 << 20  # rows made into text at a time
+_ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
+_DTYPES: Any = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str, "split": str, "source": str}
+_NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source")
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One row an example (N): recorded and clean labels (-1 unknown); and where they mean something ids (paths), which
+    examples are held out for validation, and which image of another set stands in an example's place (-1 its own)."""
+
+    labels: np.ndarray
+    clean_labels: np.ndarray
+    ids: tuple[str, ...] = ()
+    val: np.ndarray | None = None
+    source: np.ndarray | None = None
+
+
+def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[bytes]:
+    """The rows as CSV, the column names first."""
+    yield ",".join([*_NEEDED, *(name for name, there in zip(_OPTIONAL, _extras(rows), strict=True) if there)]).encode() + b"\n"
+    names = _table([*map(str, range(num_classes)), ""])  # the last, at -1, is the unknown label
+    splits = _table(SPLITS)
+    for start in range(0, len(rows.labels), _CHUNK):
+        part = slice(start, min(start + _CHUNK, len(rows.labels)))
+        columns = [names[rows.labels[part]], names[rows.clean_labels[part]]]
+        if rows.ids:
+            columns.append(_table([name.translate(_ESCAPED) for name in rows.ids[part]]))
+        if rows.val is not None:
+            columns.append(splits[rows.val[part].astype(np.int64)])
+        if rows.source is not None:
+            columns.append(_table([f"{source_name.translate(_ESCAPED)}:{at}" if at >= 0 else "" for at in rows.source[part].tolist()]))
+        yield from _lines(part, columns)
+
+
+def _extras(rows: Rows) -> tuple[bool, bool, bool]:
+    return bool(rows.ids), rows.val is not None, rows.source is not None
+
+
+def _table(words: Any) -> np.ndarray:
+    """Words (n,) as bytes (n, width), filled up with zeros."""
+    raw = [word.encode() for word in words]
+    width = max(1, *map(len, raw))
+    return np.frombuffer(b"".join(word.ljust(width, b"\0") for word in raw), np.uint8).reshape(len(raw), width)
+
+
+_FOUR = _table([f"{number:04d}" for number in range(10_000)])
+
+
+def _lines(part: slice, columns: list[np.ndarray]) -> Iterator[bytes]:
+    """`index,column,...` for a slice of rows; by runs of indices with as many digits."""
+    start = part.start
+    while start < part.stop:
+        stop = min(part.stop, 10 ** len(str(start)))
+        at = slice(start - part.start, stop - part.start)
+        yield _joined([_digits(np.arange(start, stop)), *(column[at] for column in columns)])
+        start = stop
+
+
+def _digits(numbers: np.ndarray) -> np.ndarray:
+    """Numbers (n,) with equally many digits, as bytes (n, digits)."""
+    width = len(str(int(numbers[-1])))
+    groups = [_FOUR[numbers // 10_000**place % 10_000] for place in reversed(range(-(-width // 4)))]
+    return np.concatenate(groups, axis=1)[:, -width:]
+
+
+def _joined(columns: list[np.ndarray]) -> bytes:
+    """Columns of bytes (n, width) as lines, the zeros that fill them up left out."""
+    table = np.empty((len(columns[0]), sum(column.shape[1] + 1 for column in columns)), np.uint8)
+    at = 0
+    for column in columns:
+        table[:, at : at + column.shape[1]] = column
+        at += column.shape[1] + 1
+        table[:, at - 1] = ord(",")
+    table[:, -1] = ord("\n")
+    return table[table != 0].tobytes() if not table.all() else table.tobytes()
+
+
+def read_table(body: bytes) -> pd.DataFrame:
+    """Rows of text as a table, an unknown clean label missing."""
+    import pandas as pd
+
+    return pd.read_csv(io.BytesIO(body), dtype=_DTYPES, keep_default_na=False, na_values={"clean_label": [""]})
+
+
+def read_rows(body: bytes, source_name: str = "") -> Rows:
+    """Rows back from their text. Raises ManifestError, or ValueError for what is no table of numbers."""
+    table = read_table(body)
+    names = tuple(map(str, table.columns))
+    if names[:3] != _NEEDED or list(names[3:]) != [name for name in _OPTIONAL if name in names]:
+        raise ManifestError(f"this version does not understand the columns {', '.join(names)}")
+    if not np.array_equal(table["index"], np.arange(len(table))):
+        raise ManifestError("its index does not count 0, 1, 2, ...")
+    if (table["clean_label"] < 0).any():
+        raise ManifestError("a clean label is negative: an unknown one is empty")
+    return Rows(
+        table["label"].to_numpy(),
+        table["clean_label"].fillna(-1).to_numpy(np.int64),
+        tuple(_unescape(name) for name in table["id"]) if "id" in table else (),
+        _read_split(table["split"]) if "split" in table else None,
+        _read_source(table["source"], source_name) if "source" in table else None,
+    )
+
+
+def _unescape(name: str) -> str:
+    return re.sub("%([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), name)
+
+
+def _read_split(column: pd.Series[str]) -> np.ndarray:
+    if not column.isin(SPLITS).all():
+        raise ManifestError(f"a split is neither {SPLITS[0]} nor {SPLITS[1]}")
+    return (column == SPLITS[1]).to_numpy()
+
+
+def _read_source(column: pd.Series[str], name: str) -> np.ndarray:
+    prefix = f"{name.translate(_ESCAPED)}:"
+    if not all(word == "" or (word.startswith(prefix) and word[len(prefix) :].isdigit()) for word in column):
+        raise ManifestError(f"a source is neither empty nor {prefix}NUMBER")
+    return np.array([int(word[len(prefix) :]) if word else -1 for word in column], np.int64)
