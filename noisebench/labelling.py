@@ -155,12 +155,17 @@ def label(call: Call, data: Labels, seed: int, sources: Sources, parts: np.ndarr
 
 
 def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int) -> np.ndarray | None:
-    """Which examples (N,) are held out: of each class the expected number. None for nothing at all."""
+    """Which examples (N,) are held out: the expected number of all, and of each class but for one. None for nothing at all."""
     if not fraction:
         return None
     order, chosen = uniforms((seed, _VALIDATION), len(labels)), np.zeros(len(labels), bool)
-    for places in members(labels, num_classes):
-        chosen[places[np.argsort(order[places], kind="stable")[: expected(fraction, len(places))]]] = True
+    classes = members(labels, num_classes)
+    shares = np.array([fraction * len(places) for places in classes])
+    counts = np.floor(shares + 1e-9).astype(np.int64)
+    left = expected(fraction, len(labels)) - counts.sum()
+    counts[np.argsort(counts - shares, kind="stable")[:left]] += 1
+    for places, count in zip(classes, counts, strict=True):
+        chosen[places[np.argsort(order[places], kind="stable")[:count]]] = True
     if not chosen.any() or chosen.all():
         raise ConfigError(f"--val-fraction {fraction} of {len(labels)} examples leaves {'no' if chosen.all() else 'all'} training examples")
     return chosen

@@ -27,6 +27,7 @@ from .errors import LanguageError, ManifestError, NoisebenchError
 from .noise import NOISES, build_noise, normal_noise
 from .parquet import from_parquet, to_parquet
 from .rows import Rows, read_rows, text_of
+from .spec import Call
 from .storing import write_whole
 
 FORMAT = 1
@@ -69,6 +70,11 @@ class Manifest:
     def in_training(self) -> np.ndarray:
         """Which examples (N,) are trained on."""
         return np.ones(len(self.labels), bool) if self.val is None else ~self.val
+
+    @property
+    def held_out(self) -> str:
+        """`0.1 held out after corruption`; empty where nothing is."""
+        return "" if self.val is None else f"{self.meta['val_fraction']:g} held out {self.meta['val_split']} corruption"
 
     @property
     def transition(self) -> np.ndarray | None:
@@ -165,32 +171,36 @@ class Manifest:
 
 
 def file_name(manifest: Manifest, dataset: Dataset) -> str:
-    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name."""
-    meta = manifest.meta
-    parts = [dataset.name, *_words(normal_noise(meta["noise"]), dataset, brief="convention" in meta)]
-    if "convention" in meta:
-        parts.append(meta["convention"])
+    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, the seed of what is not drawn does not."""
+    meta, call = manifest.meta, normal_noise(manifest.meta["noise"])
+    if "convention" in meta:  # which says all but the rate
+        parts = [dataset.name, "".join(noise_words(call, dataset.map)[0]), meta["convention"]]
+    else:
+        parts = [dataset.name, *("".join(words) for words in noise_words(call, dataset.map))]
     if "val_fraction" in meta:
         parts.append(f"val{meta['val_fraction']}" + ("" if meta["val_split"] == "after" else meta["val_split"]))
-    return "-".join([*map(_safe, parts), f"s{meta['noise_seed']}.csv"])
+    if NOISES[call.name].facts.get("drawn", True) or "val_fraction" in meta:
+        parts.append(f"s{meta['noise_seed']}")
+    return "-".join(map(_safe, parts)) + ".csv"
 
 
-def _words(call: Any, dataset: Dataset, *, brief: bool) -> list[str]:
-    """A noise as words for a file's name: `sym0.4`, `inclusive`."""
+def noise_words(call: Call, own_map: str | None = None) -> list[tuple[str, ...]]:
+    """A noise in short: `("sym", "0.4")`, then a word for each value that is not the default, `own_map` among these."""
     values = dict(call.kwargs)
-    first = f"{NOISES[call.name].facts.get('short', call.name)}{values.pop('rate', '')}"
-    words = []
+    words: list[tuple[str, ...]] = [(str(NOISES[call.name].facts.get("short", call.name)), str(values.pop("rate", "")))]
+    defaults = {p.name: p.default for p in NOISES[call.name].parameters}
     for key, value in values.items():
-        if brief or (key, value) in (("map", dataset.map), ("pairs_seed", 0), ("std", 0.1)):
-            continue
-        words.append("bernoulli" if key == "exact" else key.replace("_", "") if value is True else _word(key, value))
-    return [first, *words, *(word for inner in call.args for word in _words(inner, dataset, brief=brief))]
+        if (key, value) not in (("map", own_map), ("pairs_seed", 0)) and (value != defaults[key] or key == "kind"):
+            words.append((_word(key, value),))
+    return [*words, *(word for inner in call.args if isinstance(inner, Call) for word in noise_words(inner, own_map))]
 
 
 def _word(key: str, value: Any) -> str:
-    if key in ("map", "kind", "column", "source", "file", "predictions", "sha256"):
-        return Path(str(value)).name[:40]
-    return f"{key}{value}"
+    if isinstance(value, bool):
+        return "bernoulli" if key == "exact" else key.replace("_", "")
+    if key in ("file", "predictions", "source"):
+        return Path(str(value)).stem[:40]
+    return value[:6] if key == "sha256" else value if isinstance(value, str) else f"{key}{value}"
 
 
 def _safe(word: str) -> str:

@@ -97,6 +97,7 @@ class Run:
             "noise": meta["noise"],
             "realised_rate": meta["realised_rate"],
             "noise_seed": meta["noise_seed"],
+            "held_out": self.manifest.held_out,
             "method": self.method,
             "model": self.model,
             "recipe_name": self.recipe_name,

@@ -101,7 +101,8 @@ def corrupt(
 
 def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
     names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
-    return {"manifest": str(path), **{name: manifest.meta[name] for name in names}, "sha256": manifest.sha256}
+    extras = [name for name in ("convention", "source", "val_fraction", "val_split", "factor") if name in manifest.meta]
+    return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}
 
 
 def _drawn(manifest: Manifest, path: Path) -> Group:
@@ -115,12 +116,15 @@ def _drawn(manifest: Manifest, path: Path) -> Group:
     for name, value in (
         ("manifest", str(path)),
         ("noise", meta["noise"]),
-        *_convention(meta["noise"]),
-        ("examples", f"{meta['n']} in {meta['num_classes']} classes, noise seed {meta['noise_seed']}"),
-        ("nominal rate", percent(meta["nominal_rate"])),
-        ("wrong labels", f"{percent(meta['realised_rate'])} of all"),
+        *_convention(meta),
+        ("examples", f"{meta['n']} in {meta['num_classes']} classes{_seed(meta)}"),
+        *_extras(manifest),
+        *([("nominal rate", percent(meta["nominal_rate"]))] if meta["nominal_rate"] is not None else []),
+        ("wrong labels", _wrong(manifest)),
     ):
         facts.add_row(Text(name, style="dim"), Text(value))
+    if meta["realised_rate"] is None:
+        return Group(facts)
     classes = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in ("class", "wrong labels", "most often recorded as"):
         classes.add_column(head, justify="right" if head == "wrong labels" else "left")
@@ -129,20 +133,55 @@ def _drawn(manifest: Manifest, path: Path) -> Group:
     return Group(facts, classes)
 
 
-def _convention(noise: str) -> list[tuple[str, str]]:
-    """For a map: whose it is, since "0.4" means another overall rate in each paper."""
+def _seed(meta: dict[str, Any]) -> str:
+    from ..labelling import is_drawn
+    from ..noise import normal_noise
+
+    return f", noise seed {meta['noise_seed']}" if is_drawn(normal_noise(meta["noise"])) or "val_fraction" in meta else ""
+
+
+def _wrong(manifest: Manifest) -> str:
+    """The realised rate, and what it is a share of."""
+    if manifest.meta["realised_rate"] is None:
+        return "unknown: no clean labels"
+    unknown = int((manifest.truth == -1).sum())
+    share = percent(manifest.meta["realised_rate"])
+    return f"{share} of all" if not unknown else f"{share} of {len(manifest.labels) - unknown}; of {unknown} nobody knows"
+
+
+def _extras(manifest: Manifest) -> list[tuple[str, str]]:
+    """What only some noises have."""
+    meta, rows = manifest.meta, []
+    if manifest.source is not None:
+        rows.append(("put in", f"{int((manifest.source >= 0).sum())} images of {meta['source']}, whose labels are all wrong"))
+    if manifest.val is not None:
+        rows.append(("held out", f"{int(manifest.val.sum())} for validation, drawn {meta['val_split']} corruption"))
+    if "factor" in meta:
+        rows.append(("factor", f"{meta['factor']:.6g}"))
+    return rows
+
+
+def _convention(meta: dict[str, Any]) -> list[tuple[str, str]]:
+    """Whose noise it is, since "0.4" means another overall rate in each paper."""
+    from ..conventions import CONVENTIONS
     from ..noise import MAPS, normal_noise
 
-    name = dict(normal_noise(noise).kwargs).get("map")
-    return [("map", f"{name}: {MAPS[str(name)].summary} ({MAPS[str(name)].paper})")] if name in MAPS else []
+    rows = []
+    if (paper := meta.get("convention")) in CONVENTIONS:
+        rows.append(("convention", f"{paper}: {CONVENTIONS[paper].paper}; {CONVENTIONS[paper].note}"))
+    name = dict(normal_noise(meta["noise"]).kwargs).get("map")
+    if name in MAPS:
+        rows.append(("map", f"{name}: {MAPS[str(name)].summary} ({MAPS[str(name)].paper})"))
+    return rows
 
 
-def _class_rows(manifest: Manifest, most: int = 20) -> list[tuple[str, str, str]]:
+def _class_rows(manifest: Manifest, most: int = 10) -> list[tuple[str, str, str]]:
     """The classes in order, or the worst ones of many."""
     import numpy as np
 
     rates, names = manifest.meta["per_class_rate"], manifest.meta["classes"]
     chosen = np.argsort([-(rate or 0) for rate in rates], kind="stable")[:most] if len(rates) > most else range(len(rates))
-    table = manifest.empirical_transition - np.diag(np.diag(manifest.empirical_transition))
-    rows = [(names[k], percent(rates[k]), names[int(table[k].argmax())] if table[k].any() else "") for k in chosen]
+    counts = manifest.confusion
+    np.fill_diagonal(counts, 0)
+    rows = [(names[k], percent(rates[k]), names[int(counts[k].argmax())] if counts[k].any() else "") for k in chosen]
     return [*rows, (f"... and {len(rates) - most} classes with no higher rate", "", "")] if len(rates) > most else rows

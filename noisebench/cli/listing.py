@@ -87,29 +87,22 @@ def _show_table(rows: Rows) -> None:
     names = [key for key in rows[0] if key not in _ONLY_IN_FULL]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for key in names:
-        table.add_column(key.replace("_", " "), overflow="fold")
+        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key == "name")
     for row in rows:
-        table.add_row(*(Text(_plain(row.get(key, ""))) for key in names))
+        table.add_row(*(Text(_cell(key, row.get(key))) for key in names))
     show(table)
 
 
+def _cell(key: str, value: Any) -> str:
+    """Shares in percent, nothing as nothing."""
+    if value is None:
+        return ""
+    return percent(value) if key in _SHARES and value != "" else _plain(value)
+
+
+_SHARES = frozenset({"nominal_rate", "realised_rate", "worst_rate", "test_acc"})
 _ONLY_IN_FULL = frozenset(
-    {
-        "parameters",
-        "aliases",
-        "laws",
-        "presets",
-        "doc",
-        "classes",
-        "maps",
-        "version",
-        "settings",
-        "on",
-        "key",
-        "path",
-        "num_classes",
-        "texts",
-    }
+    "parameters aliases laws presets doc classes maps version settings on key path num_classes texts dataset n".split()  # noqa: SIM905
 )
 
 
@@ -255,12 +248,18 @@ def _manifest(path: Path) -> dict[str, Any]:
     from ..errors import ManifestError
     from ..manifest import read_manifest
 
-    row: dict[str, Any] = {"name": path.name, "dataset": "damaged", "noise": "", "n": "", "wrong": "", "noise_seed": "", "path": str(path)}
+    shown = ("dataset", "noise", "n", "nominal_rate", "realised_rate", "worst_class", "worst_rate", "held_out", "noise_seed")
+    row: dict[str, Any] = {"name": path.name, **dict.fromkeys(shown), "dataset": "damaged", "path": str(path)}
     try:
-        meta = read_manifest(path).meta
+        manifest = read_manifest(path)
     except ManifestError:
         return row
-    return {**row, **{key: meta[key] for key in ("dataset", "noise", "n", "noise_seed")}, "wrong": percent(meta["realised_rate"])}
+    meta = manifest.meta
+    rates = {name: rate for name, rate in zip(meta["classes"], meta["per_class_rate"], strict=True) if rate}
+    worst = max(rates, key=rates.__getitem__, default=None)
+    row.update({key: meta[key] for key in shown if key in meta})
+    row.update(worst_class=worst, worst_rate=rates.get(worst), held_out=None if manifest.val is None else int(manifest.val.sum()))
+    return row
 
 
 def _runs(options: Globals) -> Rows:
@@ -274,11 +273,11 @@ def _run(run: RunFolder) -> dict[str, Any]:
     """One row; a damaged folder does not hide the others."""
     from ..errors import DataError
 
-    row = {"name": run.path.name, "status": run.status(), "test_acc": "", "path": str(run.path)}
+    row: dict[str, Any] = {"name": run.path.name, "status": run.status(), "test_acc": None, "path": str(run.path)}
     if row["status"] != "done":
         return row
     try:
-        return {**row, "test_acc": percent(run.record()["metrics"]["test_acc"]["last"])}
+        return {**row, "test_acc": run.record()["metrics"]["test_acc"]["last"]}
     except DataError:
         return {**row, "status": "damaged"}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import say, show, write
+from .figure import draw_figure
 from .options import Globals, Json
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def report(
     conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
     form: Annotated[str | None, typer.Option("--format", metavar="NAME", help="table, md, csv or json.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; the suffix decides the format.")] = None,
+    figure: Annotated[
+        str | None, typer.Option("--figure", metavar="NAME", help="Draw instead: transition, of the manifests PATH or the current one.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare methods across noise rates: mean and spread over seeds.
@@ -43,7 +47,10 @@ def report(
     from ..runfolder import run_folders
 
     options: Globals = context.obj
-    options.open()  # plugins name noises
+    workspace = options.open()  # plugins name noises
+    if figure is not None:
+        draw_figure(figure, paths or [], workspace, out, json=json)
+        return
     chosen = _format(form, out, json=json)
     if not paths and not (options.workspace / "runs").is_dir():
         raise DataError(f"no runs in {options.workspace}: start with noisebench train or noisebench run quick")

@@ -100,10 +100,13 @@ def _row(folder: RunFolder, metric: Metric, *, failed: bool) -> Row:
     for key in metric.path if value is not None else ():
         value = value[key]
     recipe = known["recipe"]
-    axes = {axis: f"{known['recipe_name']}, {recipe['epochs']} epochs" if axis == "recipe" else str(known[axis]) for axis in AXES}
+    held_out = known.get("held_out", "")
+    said = f"{known['recipe_name']}, {recipe['epochs']} epochs" + (f", {held_out}" if held_out else "")
+    axes = {axis: said if axis == "recipe" else str(known[axis]) for axis in AXES}
     seeds = known["seed"], known["noise_seed"]
     stamp = (folder.error if failed else folder.result).stat().st_mtime
-    return Row(axes, {**recipe, "data": known["data_sha256"]}, known["realised_rate"], *seeds, known["oracle"], failed, value, stamp)
+    alike = {**recipe, "held_out": held_out, "data": known["data_sha256"]}
+    return Row(axes, alike, known["realised_rate"], *seeds, known["oracle"], failed, value, stamp)
 
 
 def _about(record: dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +124,7 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
             "noise": noise["text"],
             "noise_seed": noise["seed"],
             "realised_rate": noise["realised_rate"],
+            "held_out": noise.get("held_out", ""),
         }
     except (KeyError, TypeError) as error:
         raise DataError(f"{record['path']}/result.json lacks {error}: delete the folder and run it again") from None

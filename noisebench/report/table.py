@@ -9,6 +9,7 @@ from functools import cached_property
 
 from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
+from ..manifest import noise_words
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from .cells import AXES, Cell, Metric, Row, apart, make_cell, paired_by_seed
@@ -149,9 +150,5 @@ def short_noise(text: str, dataset: str = "") -> str:
         call = normal_noise(text)
     except NoisebenchError:
         return text
-    values = dict(call.kwargs)
-    name, rate = NOISES[call.name].facts.get("short", call.name), values.pop("rate", "")
-    if dataset in DATASETS and values.get("map") == DATASETS[dataset].map:
-        values.pop("map", None)
-    extras = [str(value) if key == "map" else f"{key}={value}" for key, value in values.items()]
-    return " ".join([f"{name} {rate}", *extras])
+    words = noise_words(call, DATASETS[dataset].map if dataset in DATASETS else None)
+    return " ".join(word for group in words for word in group if word)

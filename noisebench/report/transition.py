@@ -1,0 +1,154 @@
+"""The figure of a manifest: which clean class is recorded as which, counted; in the terminal, as a picture, or as numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..manifest import Manifest
+from ..storing import write_bytes, write_text
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+_PICTURES = (".svg", ".png", ".pdf")
+_NUMBERED = 20  # classes up to which each cell says its number
+_MOST = 20  # classes that a terminal shows
+_LISTED = 5  # mistakes named of each class
+_DOTS = 200  # an inch, of a .png
+
+
+def table(manifest: Manifest) -> np.ndarray:
+    """(K, K): the share of each clean class that is recorded as each class. Raises ConfigError where no clean label is known."""
+    if not (manifest.clean_labels >= 0).any():
+        raise ConfigError(
+            f"the manifest of {manifest.meta['dataset']} knows no clean labels: there is nothing to compare the recorded with"
+        )
+    return manifest.empirical_transition
+
+
+def title(manifest: Manifest) -> str:
+    """Data, noise and realised rate."""
+    rate = manifest.meta["realised_rate"]
+    return f"{manifest.meta['dataset']}, {manifest.meta['noise']}: {100 * rate:.2f} % wrong"
+
+
+def as_dict(manifest: Manifest) -> dict[str, Any]:
+    """The figure's numbers, rows = clean class."""
+    return {"dataset": manifest.meta["dataset"], "noise": manifest.meta["noise"], "classes": manifest.meta["classes"],
+            "transition": table(manifest).tolist(), "counts": manifest.confusion.tolist()}  # fmt: skip
+
+
+def draw(manifest: Manifest, width: int | None = None) -> Group:
+    """For the terminal: a shaded table in percent; where it is too wide, the classes with most wrong labels, line by line."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    shares, names = table(manifest), manifest.meta["classes"]
+    grid, below = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim"), "percent of each clean class"
+    if len(names) <= (_MOST if width is None else (width - 18) // 8):
+        grid.add_column("clean \\ recorded", style="dim")
+        for name in names:
+            grid.add_column(name[: 12 if width is None else 6], justify="right", no_wrap=True)
+        for name, row in zip(names, shares, strict=True):
+            grid.add_row(name, *(Text(_percent(share), style=_shade(share)) for share in row))
+    else:
+        for head in ("clean", "right", "recorded as"):
+            grid.add_column(head)
+        worst = np.argsort(np.diag(shares), kind="stable")[:_MOST]
+        for k in worst:
+            grid.add_row(names[k], Text(_percent(shares[k, k]), style=_shade(shares[k, k])), Text(_mistakes(shares[k], k, names)))
+        if len(worst) < len(names):
+            below += f"; the {len(worst)} of {len(names)} classes with most wrong labels, -o FILE.svg draws all"
+    return Group(Text(title(manifest), style="bold"), grid, Text(below, style="dim"))
+
+
+def _mistakes(row: np.ndarray, own: int, names: list[str]) -> str:
+    """The most frequent wrong classes."""
+    order = [k for k in np.argsort(-row, kind="stable").tolist() if k != own and row[k] > 0][:_LISTED]
+    return ", ".join(f"{names[k]} {_percent(row[k])}" for k in order)
+
+
+def _percent(share: float) -> str:
+    return "." if share == 0 else f"{100 * share:.1f}"
+
+
+def _shade(share: float) -> str:
+    """A background from black to blue, readable on dark and light terminals."""
+    if share == 0:
+        return "dim"
+    level = int(40 + 180 * share**0.5)
+    return f"white on rgb(20,{level // 2},{level})"
+
+
+def save(manifests: list[Manifest], path: Path) -> None:
+    """A picture (.svg, .png, .pdf, by the extra `plot`), one panel a manifest, or the numbers (.csv)."""
+    if path.suffix == ".csv":
+        write_text(path, _as_csv(manifests))
+    elif path.suffix in _PICTURES:
+        write_bytes(path, _picture(manifests, path.suffix[1:]))
+    else:
+        raise ConfigError(f"a figure is a {', '.join(_PICTURES)} or .csv, got {path}")
+
+
+def _as_csv(manifests: list[Manifest]) -> str:
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(["dataset", "noise", "clean", "recorded", "share", "count"])
+    for manifest in manifests:
+        names, shares, counts = manifest.meta["classes"], table(manifest), manifest.confusion
+        for clean, recorded in zip(*counts.nonzero(), strict=True):
+            cell = [names[clean], names[recorded], repr(float(shares[clean, recorded])), int(counts[clean, recorded])]
+            writer.writerow([manifest.meta["dataset"], manifest.meta["noise"], *cell])
+    return output.getvalue()
+
+
+def _picture(manifests: list[Manifest], form: str) -> bytes:
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv") from None
+    sizes = [_side(manifest.num_classes) for manifest in manifests]
+    with rc_context({"svg.hashsalt": "noisebench", "svg.fonttype": "none"}):  # the same bytes each time, text as text
+        figure = Figure(figsize=(sum(sizes), max(sizes)), layout="constrained")
+        panels = figure.subplots(1, len(manifests), squeeze=False, width_ratios=sizes)[0]
+        for panel, manifest in zip(panels, manifests, strict=True):
+            _panel(figure, panel, manifest)
+        output = io.BytesIO()
+        stamp = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else {}
+        figure.savefig(output, format=form, dpi=_DOTS, metadata=stamp, bbox_inches="tight")
+    return output.getvalue()
+
+
+def _side(num_classes: int) -> float:
+    """Inches of a panel."""
+    return 6.0 if num_classes <= _NUMBERED else 8.0
+
+
+def _panel(figure: Any, panel: Any, manifest: Manifest) -> None:
+    from matplotlib.colors import PowerNorm
+    from matplotlib.ticker import PercentFormatter
+
+    shares, names = table(manifest), manifest.meta["classes"]
+    image = panel.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    every = max(1, -(-len(names) // 50))
+    ticks = range(0, len(names), every)
+    size = 9 if len(names) <= _NUMBERED else 5
+    panel.set_xticks(ticks, [names[k] for k in ticks], rotation=90, fontsize=size)
+    panel.set_yticks(ticks, [names[k] for k in ticks], fontsize=size)
+    panel.set_xlabel("recorded class")
+    panel.set_ylabel("clean class")
+    panel.set_title(title(manifest).replace(": ", "\n"), fontsize=10)
+    if len(names) <= _NUMBERED:
+        for (clean, recorded), share in np.ndenumerate(shares):
+            if share > 0:
+                dark = "white" if share > 0.3 else "black"
+                panel.text(recorded, clean, f"{100 * share:.1f}", ha="center", va="center", fontsize=7, color=dark)
+    figure.colorbar(image, ax=panel, shrink=0.6, label="share of the clean class", format=PercentFormatter(1))
