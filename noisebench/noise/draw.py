@@ -7,8 +7,10 @@ the examples in chunks, so that a hundred million of them need little more memor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -18,10 +20,11 @@ Rows: TypeAlias = Iterable[tuple[slice | np.ndarray, np.ndarray]]
 """Pieces (which examples (n,), their rows of probabilities (n, K)), in any order, every example once; a row sums to 1."""
 
 Seed: TypeAlias = int | tuple[int, ...]
+T = TypeVar("T")
 
 OVER = ("class", "set", "pair")  # what exact counts are exact over
 _CHUNK = 1 << 20  # examples handled at a time
-_MOST_BINS = 20  # log2 of the counters that find who is chosen
+_CELLS = 1 << 10  # of the grid that spares a search
 
 
 def draw(
@@ -53,7 +56,7 @@ def draw(
         table, groups, shares = probabilities - (1 - rate) * np.eye(K), np.zeros_like(labels), [rate]
     else:
         table = probabilities * (1 - np.eye(K))
-        groups, shares = labels, [math.fsum(row) for row in table]
+        groups, shares = labels, [math.fsum(row.tolist()) for row in table]
     return _redraw(labels, table, _grouped(groups, len(shares), parts), shares, seed)
 
 
@@ -94,7 +97,18 @@ def _pick(row: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """The classes that the uniforms choose from one row of weights."""
     edges = row.cumsum()
     last = row.nonzero()[0][-1]  # rounding may leave edges[-1] below the sum: never pick a class of weight 0
-    return np.minimum(np.searchsorted(edges, uniform * edges[-1], side="right"), last)
+    at = uniform * edges[-1]
+    if len(at) < 8 * _CELLS:
+        return np.minimum(np.searchsorted(edges, at, side="right"), last)
+    # Most cells of a fine grid lie within one class and need no search, which is slow for the processor's guesses are wrong.
+    cell = (uniform * _CELLS).astype(np.int64)
+    borders = np.searchsorted(edges, np.arange(_CELLS + 1) / _CELLS * edges[-1], side="right")
+    inside = np.where(borders[:-1] == borders[1:], borders[:-1], -1)
+    inside[0] = inside[-1] = -1
+    found = inside[cell]
+    astride = (found < 0).nonzero()[0]
+    found[astride] = np.searchsorted(edges, at[astride], side="right")
+    return np.minimum(found, last)
 
 
 def _grouped(labels: np.ndarray, num_groups: int, parts: np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -104,74 +118,81 @@ def _grouped(labels: np.ndarray, num_groups: int, parts: np.ndarray | None) -> t
     return parts.astype(np.int64) * num_groups + labels, num_groups * (int(parts.max(initial=0)) + 1)
 
 
+def _each_chunk(n: int, work: Callable[[slice], T]) -> list[T]:
+    """What `work` says of each chunk, in order; several at a time, as numpy lets threads run."""
+    parts = list(chunks(n))
+    if len(parts) < 2:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+        return list(pool.map(work, parts))
+
+
 def _draw_alone(labels: np.ndarray, transition: np.ndarray, seed: Seed) -> np.ndarray:
     recorded = labels.copy()
-    for part in chunks(len(labels)):
-        _pick_each(recorded[part], labels[part], np.arange(part.stop - part.start), transition, _words(seed, part)[:, 1])
+    _each_chunk(len(labels), lambda part: _pick_each(recorded[part], slice(None), transition, _words(seed, part)[:, 1]))
     return recorded
-
-
-def _pick_each(recorded: np.ndarray, labels: np.ndarray, chosen: np.ndarray, table: np.ndarray, words: np.ndarray) -> None:
-    """Draw the chosen examples anew, class by class, in place."""
-    uniform = _uniform(words[chosen])
-    for k, places in enumerate(members(labels[chosen], len(table))):
-        if len(places):
-            recorded[chosen[places]] = _pick(table[k], uniform[places])
 
 
 def _redraw(labels: np.ndarray, table: np.ndarray, grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed) -> np.ndarray:
     """In each group draw the expected number of examples anew, from their class's row of the table."""
-    recorded = labels.copy()
-    for part, chosen, words in _chosen(grouped, shares, seed):
-        _pick_each(recorded[part], labels[part], chosen, table, words[:, 1])
+    recorded, chosen = labels.copy(), _chosen(grouped, shares, seed)
+    _each_chunk(len(labels), lambda part: _pick_each(recorded[part], chosen[part].nonzero()[0], table, _words(seed, part)[:, 1]))
     return recorded
 
 
-def _chosen(grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """By chunk: the examples chosen in it, and all its words. Chosen are those of the smallest first word in each group.
+def _pick_each(recorded: np.ndarray, chosen: np.ndarray | slice, table: np.ndarray, words: np.ndarray) -> None:
+    """Draw the chosen examples anew, class by class, in place."""
+    own, uniform = recorded[chosen], _uniform(words[chosen])
+    drawn = own.copy()
+    for k, places in enumerate(members(own, len(table))):
+        if len(places):
+            drawn[places] = _pick(table[k], uniform[places])
+    recorded[chosen] = drawn
 
-    Not by sorting, which would need every word at once: the words are counted in bins, and only the bin in which a group's
-    count is reached is looked at closely.
-    """
+
+def _chosen(grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed) -> np.ndarray:
+    """Who is chosen (N,): the expected number of each group, those of the smallest first words."""
     groups, num_groups = grouped
-    n = len(groups)
-    bits = max(0, min(_MOST_BINS - num_groups.bit_length(), (n // num_groups).bit_length()))
-    histogram = np.zeros((num_groups, 1 << bits), np.int64)
-    for part in chunks(n):
-        at = groups[part].astype(np.int64) << bits | _bins(_words(seed, part)[:, 0], bits)
-        histogram += np.bincount(at, minlength=histogram.size).reshape(histogram.shape)
-    sizes = histogram.sum(1)
-    counts = np.array([expected(shares[g % len(shares)], int(size)) for g, size in enumerate(sizes)])
-    reached = histogram.cumsum(1)
-    edge = (reached < counts[:, None]).sum(1)  # the bin in which the count is reached
-    edge[counts == 0] = -1
-    before = np.where(edge > 0, reached[np.arange(num_groups), np.maximum(edge - 1, 0)], 0)
-    extra = _smallest_in_bin(groups, edge, counts - before, bits, seed)
-    for part in chunks(n):
-        words = _words(seed, part)
-        below = _bins(words[:, 0], bits) < edge[groups[part]]
-        below[extra[(extra >= part.start) & (extra < part.stop)] - part.start] = True
-        yield part, below.nonzero()[0], words
+    sizes = sum(_each_chunk(len(groups), lambda part: np.bincount(groups[part], minlength=num_groups)), np.zeros(num_groups, np.int64))
+    counts = np.array([expected(shares[g % len(shares)], size) for g, size in enumerate(sizes.tolist())])
+    return _smallest(groups, counts, sizes, seed)
 
 
-def _bins(words: np.ndarray, bits: int) -> np.ndarray:
-    return (words >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(words), np.int64)
+def _smallest(groups: np.ndarray, counts: np.ndarray, sizes: np.ndarray, seed: Seed, sigmas: float = 5.0) -> np.ndarray:
+    """Which examples (N,) have the `counts` smallest first words of their group; of equal words the earlier example.
 
+    Not by sorting, which would need every word at once: the largest word that is chosen must lie near the group's share of
+    all words, so only the few words around that are looked at closely.
+    """
+    share, chosen = counts / np.maximum(sizes, 1), np.zeros(len(groups), bool)
+    reach = sigmas * np.sqrt(share * (1 - share) / np.maximum(sizes, 1)) + sigmas / np.maximum(sizes, 1)
+    low, high = _as_words(share - reach), _as_words(share + reach)
 
-def _smallest_in_bin(groups: np.ndarray, edge: np.ndarray, wanted: np.ndarray, bits: int, seed: Seed) -> np.ndarray:
-    """The examples of the smallest words within each group's edge bin, as many as are wanted."""
-    found = []
-    for part in chunks(len(groups)):
-        words = _words(seed, part)[:, 0]
-        here = (_bins(words, bits) == edge[groups[part]]).nonzero()[0]
-        found.append((here + part.start, words[here], groups[part][here].astype(np.int64)))
+    def look(part: slice) -> tuple[np.ndarray, ...]:
+        words, own = _words(seed, part)[:, 0], groups[part]
+        below = words < low[own]
+        chosen[part] = below
+        near = ((words <= high[own]) & ~below).nonzero()[0]
+        return near + part.start, words[near], own[near].astype(np.int64), np.bincount(own[below], minlength=len(counts))
+
+    found = _each_chunk(len(groups), look)
     if not found:
-        return np.empty(0, np.int64)
-    index, words, own = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((index, words, own))
+        return chosen
+    index, words, own = (np.concatenate([columns[place] for columns in found]) for place in range(3))
+    wanted = counts - sum(columns[3] for columns in found)
+    if (wanted < 0).any() or (wanted > np.bincount(own, minlength=len(counts))).any():  # one group in a million
+        return _smallest(groups, counts, sizes, seed, 4 * sigmas)
+    order = np.lexsort((words, own))  # stable, and `index` rises
     own = own[order]
     rank = np.arange(len(own)) - np.searchsorted(own, own)
-    return index[order[rank < wanted[own]]]
+    chosen[index[order[rank < wanted[own]]]] = True
+    return chosen
+
+
+def _as_words(share: np.ndarray) -> np.ndarray:
+    """Shares of all words -> words; below 0 and above 1 the first and the last."""
+    inside = np.clip(share, 0.0, 1.0) * 2.0**53
+    return np.where(share >= 1, np.uint64(2**64 - 1), inside.astype(np.uint64) << np.uint64(11))
 
 
 def _draw_pairs(labels: np.ndarray, transition: np.ndarray, grouped: tuple[np.ndarray, int], seed: Seed) -> np.ndarray:
