@@ -81,11 +81,11 @@ class Outside:
             clean = np.full_like(own, -1) if published is None else published
         return recorded, clean
 
-    def other(self, dataset: str) -> tuple[str, int]:
+    def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         found = self.find(dataset)
-        if found == self.data.dataset:
+        if found.name == self.data.dataset.name:
             raise LanguageError(f"openset: the source {dataset!r} is the data set itself: name another")
-        return found.name, found.n_train
+        return {"source": found.name, **({"source_path": str(found.path)} if found.path else {})}, found.n_train
 
 
 def rows_fingerprint(images: Callable[[np.ndarray], np.ndarray], n: int) -> str:
@@ -182,7 +182,7 @@ def _about(data: Labels, call: Call, made: Labelling) -> dict[str, Any]:
         "n": len(made.labels),
         "num_classes": dataset.num_classes,
         "classes": list(dataset.classes),
-        "noise": str(_with_checksum(call)),
+        "noise": str(_as_recorded(call, made)),
         "noise_version": NOISES[call.name].fingerprint,
         "nominal_rate": made.nominal_rate,
     }
@@ -206,9 +206,9 @@ def _rates(data: Labels, made: Labelling, clean: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _with_checksum(call: Call) -> Call:
-    """A noise that reads a file says its name and the beginning of its checksum, not where it lies."""
-    values = dict(call.kwargs)
+def _as_recorded(call: Call, made: Labelling) -> Call:
+    """A noise that reads a file says its name and the beginning of its checksum, not where it lies; a source its name."""
+    values = {**dict(call.kwargs), **({"source": made.facts["source"]} if made.source is not None else {})}
     for name in _FILES:
         if name in values and values[name] != OWN:
             path, column = split_column(str(values[name]))

@@ -34,7 +34,7 @@ FORMAT = 1
 OPEN = -2  # the "clean label" of an image that is of no class
 LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
-_INFORMATION = ("path", "test_path", "convention")  # header keys that say where or why, not what
+_INFORMATION = ("path", "test_path", "source_path", "convention")  # header keys that say where or why, not what
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
 
 
@@ -137,7 +137,8 @@ class Manifest:
     def lies_at(self, path: Path) -> bool:
         """Whether the file at `path` is this manifest."""
         try:
-            return self._is(path) or (bool({"path", "test_path"} & set(self.meta)) and self._same_elsewhere(read_manifest(path)))
+            lies_elsewhere = set(_INFORMATION) & set(self.meta) - {"convention"}
+            return self._is(path) or (bool(lies_elsewhere) and self._same_elsewhere(read_manifest(path)))
         except (ManifestError, OSError, EOFError, zlib.error):
             return False
 

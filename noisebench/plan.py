@@ -122,8 +122,9 @@ class Run:
 
     @property
     def title(self) -> str:
-        meta = self.manifest.meta
-        return f"{self.method} on {self.dataset.name}, {meta['noise']}, noise seed {meta['noise_seed']}, {self.model}, seed {self.seed}"
+        meta, held_out = self.manifest.meta, f", {self.manifest.held_out}" if self.manifest.held_out else ""
+        noise = f"{meta['noise']}, noise seed {meta['noise_seed']}{held_out}"
+        return f"{self.method} on {self.dataset.name}, {noise}, {self.model}, seed {self.seed}"
 
 
 def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str, source_sha256: str = "") -> Run:

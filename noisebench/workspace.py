@@ -10,7 +10,6 @@ from .datasets import Dataset, Images, Labels, find_dataset, fit_images, read_im
 from .errors import ConfigError, ManifestError
 from .labelling import LabelWish, Outside, make_manifest, noise_for
 from .manifest import Manifest, file_name
-from .noise import normal_noise
 from .storing import write_text
 
 
@@ -77,7 +76,7 @@ class Workspace:
         """The other set whose images a manifest puts in, if any."""
         if manifest.source is None:
             return None
-        images = self.images(self.dataset(str(dict(normal_noise(manifest.meta["noise"]).kwargs)["source"])))
+        images = self.images(self.dataset(manifest.meta.get("source_path") or manifest.meta["source"]))
         if len(images.train_images) <= manifest.source.max():
             raise ManifestError(f"the manifest puts in image {manifest.source.max()} of {manifest.meta['source']}, which has fewer")
         return images

@@ -82,6 +82,8 @@ def corrupt(
         sym, asym, pair, idn, human, matrix, labels, openset, source, noise, map, inclusive, bernoulli, convention, predictions,
         val_fraction, val_split, noise_seed,
     )  # fmt: skip
+    if not chosen.any and convention:
+        raise ConfigError(f"--convention {convention} says how, not how much: give --sym, --asym, --pair or --idn a rate")
     if not chosen.any:
         raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --human worse, --labels FILE, --noise TEXT ... (noisebench list noises)")
     if out is not None and not out.name.endswith((".csv", ".csv.gz", ".parquet")):

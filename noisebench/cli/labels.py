@@ -86,7 +86,7 @@ def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLab
 
     manifest = read_manifest(path)
     dataset, own = _dataset(workspace, choice, manifest), manifest.meta["dataset"]
-    if dataset.name != own:
+    if choice.dataset is not None and dataset.name != own:
         hint = f"noisebench train {choice.dataset} --sym 0.4"
         raise ConfigError(f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. {hint}")
     return ChosenLabels(manifest, path, dataset, "what corrupt wrote last: ")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, UnknownName
+from ..errors import DataError
 from ..storing import read_checked, write_bytes
 from .archive import as_labels
 from .pickled import read_object_npy, read_pt
@@ -53,9 +53,9 @@ HUMAN = {
 
 
 def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, offline: bool = False) -> np.ndarray:
-    """A column's recorded labels (N,), once the file's own clean labels are found to be these. Raises DataError, UnknownName."""
+    """A column's recorded labels (N,), once the file's own clean labels are found to be these. Raises DataError."""
     if name not in HUMAN:
-        raise UnknownName("column of human labels", name, HUMAN, "noises human")
+        raise DataError(f"no column of human labels is called {name!r}: there are {', '.join(HUMAN)}")
     column = HUMAN[name]
     if column.dataset != dataset:
         fitting = ", ".join(key for key, other in HUMAN.items() if other.dataset == dataset)

@@ -51,8 +51,8 @@ class Sources(Protocol):
     def imported(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Recorded labels (N,) and clean ones (N,), -1 where unknown."""
 
-    def other(self, dataset: str) -> tuple[str, int]:
-        """Another data set's name, and how many training images it has."""
+    def other(self, dataset: str) -> tuple[dict[str, Any], int]:
+        """Another data set: what a manifest says of it, its name as "source", and how many training images it has."""
 
 
 @dataclass(frozen=True)

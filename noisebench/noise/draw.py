@@ -55,8 +55,9 @@ def draw(
     if over == "set":
         table, groups, shares = probabilities - (1 - rate) * np.eye(K), np.zeros_like(labels), [rate]
     else:
-        table = probabilities * (1 - np.eye(K))
-        groups, shares = labels, [math.fsum(row.tolist()) for row in table]
+        table = probabilities.copy()
+        np.fill_diagonal(table, 0)
+        groups, shares = labels, [math.fsum(row[row > 0].tolist()) for row in table]
     return _redraw(labels, table, _grouped(groups, len(shares), parts), shares, seed)
 
 

@@ -73,15 +73,15 @@ def openset(
     else:
         chosen = order < rate
     replaced = np.full(len(labels), -1, np.int64)
-    name, size = examples.sources.other(source)
+    facts, size = examples.sources.other(source)
     replaced[chosen] = _images(int(chosen.sum()), size, seed)
     if closed is None:
-        return Labelling(labels.copy(), nominal_rate=rate, source=replaced, facts={"source": name})
+        return Labelling(labels.copy(), nominal_rate=rate, source=replaced, facts=facts)
     if not by_class(closed):
         raise LanguageError(f"openset takes class-conditional noise for the images that stay, got {closed}")
     model = build_noise(closed, examples.num_classes)
     recorded = np.where(chosen, labels, model.draw(labels, seed, parts=chosen.astype(np.int8)))
-    return Labelling(recorded, source=replaced, transition=model.transition, facts={"source": name})
+    return Labelling(recorded, source=replaced, transition=model.transition, facts=facts)
 
 
 def _images(count: int, size: int, seed: int) -> np.ndarray:

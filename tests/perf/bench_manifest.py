@@ -57,7 +57,7 @@ def measure(n: int, num_classes: int, noise: str, suffix: str) -> dict[str, floa
     from noisebench.labelling import make_manifest
     from noisebench.noise import build_noise
 
-    labels = (np.arange(n) * 7919 % num_classes).astype(np.uint8 if num_classes <= 256 else np.int64)
+    labels = np.resize(np.arange(num_classes, dtype=np.uint8 if num_classes <= 256 else np.int64), n)
     data = Labels(Dataset("many", "", tuple(map(str, range(num_classes))), (1, 1, 1), n, 0, "mlp", "apl"), labels)
     model = build_noise(noise, num_classes)
     draw = statistics.median(timed(lambda: model.draw(labels, 0)) for _ in range(REPEATS))
