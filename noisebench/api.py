@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .datasets import DATASETS, Dataset, Labels
+from .datasets import Dataset, Labels, find_dataset
 from .datasets.archive import as_images, as_labels
 from .errors import DataError
 from .labelling import Outside, label
@@ -32,7 +32,7 @@ def corrupt(labels: np.ndarray, noise: str, *, num_classes: int, seed: int = 0, 
     if pixels is not None and len(pixels) != len(clean):
         raise DataError(f"{len(pixels)} images but {len(clean)} labels")
     data = Labels(Dataset("labels", "", tuple(map(str, range(num_classes))), (0, 0, 0), len(clean), 0, "mlp", "apl"), clean)
-    return label(normal_noise(noise), data, seed, _Given(data, Path(), True, DATASETS.__getitem__, pixels)).labels
+    return label(normal_noise(noise), data, seed, _Given(data, Path(), True, find_dataset, pixels)).labels
 
 
 @dataclass(frozen=True)

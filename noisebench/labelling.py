@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .datasets import DATASETS, Dataset, Labels, Shape, image_rows, read_annotations, read_human, split_column
+from .datasets import DATASETS, Dataset, Labels, Shape, find_dataset, image_rows, read_annotations, read_human, split_column
 from .errors import ConfigError, DataError, LanguageError
 from .manifest import FORMAT, LARGEST_T, Manifest
 from .noise import NOISES, Examples, Labelling, build_noise, by_class, members, normal_noise
@@ -121,7 +121,7 @@ def is_drawn(call: Call) -> bool:
 def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, outside: Outside | None = None) -> Manifest:
     """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises NoisebenchError."""
     wish = LabelWish(wish, noise_seed) if isinstance(wish, str) else wish
-    dataset, outside = data.dataset, outside or Outside(data, Path(), True, DATASETS.__getitem__)
+    dataset, outside = data.dataset, outside or Outside(data, Path(), True, find_dataset)
     call = noise_for(dataset, wish.noise)
     seed = wish.seed if is_drawn(call) or wish.val_fraction else 0
     val = held_out(data.labels, wish.val_fraction, seed, dataset.num_classes) if wish.val_split == "before" else None

@@ -16,9 +16,11 @@ import noisebench as nb
 from noisebench.backbones import BACKBONES
 from noisebench.cli import main
 from noisebench.cli.app import app
+from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import DataError
+from noisebench.labelling import Outside, label
 from noisebench.losses import LOSSES, build_loss, cost_of
-from noisebench.noise import NOISES, build_noise, draw
+from noisebench.noise import NOISES, build_noise, draw, normal_noise
 from noisebench.strategies import STRATEGIES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -32,7 +34,7 @@ OPTIONS = {
     "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --loss --lr --manifest --method "
     "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy --weight-decay",
     "evaluate": "--help --json --predictions",
-    "report": "--cols --format --help --json --metric --out --rows --where",
+    "report": "--cols --figure --format --help --json --metric --out --rows --where",
     "run": "--device --dry-run --executor --fail-fast --help --jobs --json --no-resume --rerun --shard",
     "list": "--help --json",
 }
@@ -146,6 +148,19 @@ GOLDEN_NOISES: dict[str, tuple[int, str]] = {
     "asymmetric(rate=0.3, map='cifar10')": (1, "b9d9a3bae63c43a5"),
     "asymmetric(rate=0.3, map='digits', exact=False)": (1, "0f30a3b64811e1a6"),
     "pairflip(rate=0.45)": (1, "d0f272f8e9915e20"),
+    "symmetric(rate=0.4, exact_over='set')": (1, "15d0b35795a1a935"),
+    "symmetric(rate=0.4, exact_over='pair')": (1, "8f9847fd9cca7ce7"),
+    "asymmetric(rate=0.3, map='cifar10', flip_back=True)": (1, "f816a80a3aa4433c"),
+    "asymmetric(rate=0.3, map='next')": (1, "f2d84f7ff13c291b"),
+    "matrix(file='T.csv')": (1, "00eb7121e9f76e66"),
+}
+GOLDEN_BY_EXAMPLE: dict[str, tuple[int, str]] = {
+    "pdn(rate=0.4)": (1, "3dee12da52232a5d"),
+    "plc(predictions='teacher.npy', kind='I', rate=0.35)": (1, "39795571efc29544"),
+    "plc(predictions='teacher.npy', kind='II', rate=0.35)": (1, "9bcd85890220e5bf"),
+    "plc(predictions='teacher.npy', kind='III', rate=0.35)": (1, "f2b2851bbcbb2335"),
+    "openset(rate=0.3, source='fashionmnist')": (1, "eda8b7b7f250e8f8"),
+    "openset(symmetric(rate=0.2), rate=0.3, source='fashionmnist')": (1, "4ccdaa3f65d14393"),
 }
 
 
@@ -157,14 +172,38 @@ def test_a_loss_has_the_values_of_its_version(name: str) -> None:
     torch.testing.assert_close(cost, torch.tensor(values), rtol=1e-5, atol=1e-6)
 
 
+def hashed(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(array.astype("<i8").tobytes() for array in arrays)).hexdigest()[:16]
+
+
+@pytest.fixture
+def noise_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pinned noises read, here: a matrix, and a teacher that is right about seven times in ten."""
+    monkeypatch.chdir(tmp_path)
+    counts = 1 + np.arange(100).reshape(10, 10) * 7 % 11 + 40 * np.eye(10)
+    np.savetxt("T.csv", counts / counts.sum(1, keepdims=True), "%.18e", ",")
+    i, k = np.ogrid[:1297, :10]
+    scores = (i * 37 + k * k * 11) % 97 + 1 + np.where(k == i % 10, i * 13 % 200, 0)
+    np.save("teacher.npy", scores / scores.sum(1, keepdims=True))
+
+
 @pytest.mark.parametrize("text", GOLDEN_NOISES)
-def test_a_noise_has_the_labels_of_its_version(text: str) -> None:
+def test_a_noise_has_the_labels_of_its_version(text: str, noise_files: None) -> None:
     model = build_noise(text, 10)
-    recorded = draw(np.arange(1000) % 10, model.transition, 0, exact=model.exact)
-    assert (int(model.version), hashlib.sha256(recorded.astype("<i8").tobytes()).hexdigest()[:16]) == GOLDEN_NOISES[text]
+    recorded = draw(np.arange(1000) % 10, model.transition, 0, exact=model.exact, over=model.over, rate=model.rate or 0)
+    assert (int(model.version), hashed(recorded)) == GOLDEN_NOISES[text]
+
+
+@pytest.mark.parametrize("text", GOLDEN_BY_EXAMPLE)
+def test_a_noise_by_example_has_the_labels_and_images_of_its_version(text: str, noise_files: None, tmp_path: Path) -> None:
+    data = Labels(DATASETS["digits"], np.arange(1297) % 10)
+    made = label(normal_noise(text), data, 0, Outside(data, tmp_path, True, DATASETS.__getitem__))
+    arrays = [made.labels] if made.source is None else [made.labels, made.source]
+    assert (NOISES[text.partition("(")[0]].version, hashed(*arrays)) == GOLDEN_BY_EXAMPLE[text]
 
 
 def test_every_component_is_pinned() -> None:
     ours = {entry.name for entry in LOSSES if entry.build.__module__.startswith("noisebench.")}
     assert set(GOLDEN_LOSSES) == ours
-    assert {text.partition("(")[0] for text in GOLDEN_NOISES} == {entry.name for entry in NOISES}
+    drawn = {entry.name for entry in NOISES if entry.facts.get("drawn", True) and entry.build.__module__.startswith("noisebench.")}
+    assert {text.partition("(")[0] for text in (*GOLDEN_NOISES, *GOLDEN_BY_EXAMPLE)} == drawn
