@@ -150,7 +150,7 @@ def label(call: Call, data: Labels, seed: int, sources: Sources, parts: np.ndarr
     if by_class(call):
         model = build_noise(call, dataset.num_classes, dataset.classes)
         return Labelling(model.draw(data.labels, seed, parts), model.rate, model.transition)
-    examples = Examples(data.labels, dataset.num_classes, seed, sources)
+    examples = Examples(data.labels, dataset.num_classes, seed, sources, dataset.classes, parts)
     return entry.build(examples, *call.args, **dict(call.kwargs))
 
 
@@ -215,4 +215,5 @@ def _as_recorded(call: Call, made: Labelling) -> Call:
             values[name] = path.name + (f":{column}" if column else "")
             values["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]
     ordered: dict[str, Value] = {p.name: values[p.name] for p in NOISES[call.name].parameters if p.name in values}
-    return replace(call, kwargs=tuple(ordered.items()))
+    within = tuple(_as_recorded(inner, Labelling(made.labels)) if isinstance(inner, Call) else inner for inner in call.args)
+    return replace(call, args=within, kwargs=tuple(ordered.items()))

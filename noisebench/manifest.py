@@ -24,6 +24,7 @@ import numpy as np
 
 from .datasets import Dataset, fingerprint
 from .errors import LanguageError, ManifestError, NoisebenchError
+from .nesting import check_nesting, yaml_loader
 from .noise import NOISES, build_noise, normal_noise
 from .parquet import from_parquet, to_parquet
 from .rows import Rows, read_rows, text_of
@@ -34,6 +35,7 @@ FORMAT = 1
 OPEN = -2  # the "clean label" of an image that is of no class
 LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
+_DEPTH = 3  # of the header: T is rows in a list under a name
 _INFORMATION = ("path", "test_path", "source_path", "convention")  # header keys that say where or why, not what
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
 
@@ -174,10 +176,10 @@ class Manifest:
 def file_name(manifest: Manifest, dataset: Dataset) -> str:
     """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, the seed of what is not drawn does not."""
     meta, call = manifest.meta, normal_noise(manifest.meta["noise"])
-    if "convention" in meta:  # which says all but the rate
+    if "convention" in meta and not call.args:  # which says all but the rate
         parts = [dataset.name, "".join(noise_words(call, dataset.map)[0]), meta["convention"]]
     else:
-        parts = [dataset.name, *("".join(words) for words in noise_words(call, dataset.map))]
+        parts = [dataset.name, *("".join(words) for words in noise_words(call, dataset.map)), *filter(None, [meta.get("convention")])]
     if "val_fraction" in meta:
         parts.append(f"val{meta['val_fraction']}" + ("" if meta["val_split"] == "after" else meta["val_split"]))
     if NOISES[call.name].facts.get("drawn", True) or "val_fraction" in meta:
@@ -200,7 +202,8 @@ def _word(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "bernoulli" if key == "exact" else key.replace("_", "")
     if key in ("file", "predictions", "source"):
-        return Path(str(value)).stem[:40]
+        name, _, column = str(value).partition(":")
+        return Path(name).stem[:40] + column[:40]
     return value[:6] if key == "sha256" else value if isinstance(value, str) else f"{key}{value}"
 
 
@@ -290,10 +293,10 @@ def _flow(value: Any) -> str:
 def _parse_header(head: bytes) -> dict[str, Any]:
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     text = "\n".join(line.removeprefix("# ") for line in head.decode().split("\n"))
     try:
-        meta = yaml.load(text, loader)  # noqa: S506 the C twin of the safe loader
+        check_nesting(text, _DEPTH)
+        meta = yaml.load(text, yaml_loader())  # noqa: S506 the C twin of the safe loader
     except yaml.YAMLError as error:
         raise ManifestError(f"its header is not YAML ({str(error).splitlines()[0]})") from None
     if meta["noisebench_manifest"] != FORMAT:

@@ -5,13 +5,13 @@ And what it teaches: the likeliest classes of every training example in a file o
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .arrays import read_npy, read_npz
 from .errors import DataError
 from .storing import read_checked, write_whole
 
@@ -103,14 +103,14 @@ def read_teacher(path: Path, n: int, num_classes: int, labels_sha256: str, sha25
     """From `write_teacher`'s file, or from probabilities (N, K) as .npy. Raises DataError where it does not fit the data."""
     raw = read_checked(path, sha256)
     try:
-        content: Any = np.load(io.BytesIO(raw), allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            classes, p = _ranked(content, num_classes)
-        else:
-            classes, p = content["classes"].astype(np.int64), content["p"].astype(np.float64)
-            if content["labels_sha256"].tobytes().rstrip(b"\0").decode() != labels_sha256:
+        if raw.startswith(b"PK"):
+            found = read_npz(raw, ("classes", "p", "labels_sha256"), largest=1024 + 8 * max(n, 8) * num_classes)
+            classes, p = found["classes"].astype(np.int64), found["p"].astype(np.float64)
+            if found["labels_sha256"].tobytes().rstrip(b"\0").decode() != labels_sha256:
                 raise ValueError("it is of a network that was trained on other data")
-    except (ValueError, TypeError, KeyError, EOFError, OSError) as error:
+        else:
+            classes, p = _ranked(read_npy(raw), num_classes)
+    except (ValueError, TypeError) as error:
         raise DataError(f"{path} is no file of predictions for these data ({' '.join(str(error).split())})") from None
     _check_teaching(path, classes, p, (n, num_classes))
     return Teaching(classes, p)
@@ -133,3 +133,5 @@ def _check_teaching(path: Path, classes: np.ndarray, p: np.ndarray, expected: tu
         raise DataError(f"{path} has {len(classes)} predictions, the data have {n} examples")
     if classes.min() < 0 or classes.max() >= num_classes or not np.isfinite(p).all() or (p < 0).any() or (p > 1 + 1e-3).any():
         raise DataError(f"{path}: a class is out of range, or a probability not in [0, 1]")
+    if (classes[:, 0] == classes[:, 1]).any():
+        raise DataError(f"{path}: an example's first and second class are the same")

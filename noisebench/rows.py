@@ -132,6 +132,7 @@ def _read_split(column: pd.Series[str]) -> np.ndarray:
 
 def _read_source(column: pd.Series[str], name: str) -> np.ndarray:
     prefix = f"{name.translate(_ESCAPED)}:"
-    if not all(word == "" or (word.startswith(prefix) and word[len(prefix) :].isdigit()) for word in column):
+    pattern = re.compile(f"(?:{re.escape(prefix)}[0-9]{{1,12}})?")
+    if not all(pattern.fullmatch(word) for word in column):
         raise ManifestError(f"a source is neither empty nor {prefix}NUMBER")
     return np.array([int(word[len(prefix) :]) if word else -1 for word in column], np.int64)

@@ -13,7 +13,7 @@ import noisebench
 
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
-    {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes"},
+    {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting"},
     {"datasets", "noise", "losses", "strategies", "metrics", "predictions", "backbones", "recipes"},
     {"manifest", "rows", "parquet", "labelling", "methods", "conventions", "truth"},
     {"suite", "runfolder", "workspace", "plan", "agenda"},

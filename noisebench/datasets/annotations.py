@@ -65,8 +65,9 @@ def read_annotations(text: str, shape: Shape, sha256: str | None = None) -> tupl
 def _arranged(columns: _Columns, shape: Shape) -> tuple[np.ndarray, np.ndarray | None]:
     recorded = _numbers(columns.recorded, shape.classes, "label", may_be_empty=False)
     clean = None if columns.clean is None else _numbers(columns.clean, shape.classes, "clean label", may_be_empty=True)
-    if len(recorded) != shape.n:
-        raise ValueError(f"it has {len(recorded)} labels, the data have {shape.n} examples")
+    for labels, what in ((recorded, "labels"), (clean, "clean labels")):
+        if labels is not None and len(labels) != shape.n:
+            raise ValueError(f"it has {len(labels)} {what}, the data have {shape.n} examples")
     if columns.keys is None:
         return recorded, clean
     place = _places(columns, shape)
@@ -107,7 +108,8 @@ def _places(columns: _Columns, shape: Shape) -> np.ndarray:
         prefix = "" if names and names[0] in number else "train/"
         found = [number.get(prefix + name, -1) for name in names]
     else:
-        found = [int(key) if key.strip().isdigit() and int(key) < shape.n else -1 for key in map(str, keys)]
+        number = {str(at): at for at in range(shape.n)}
+        found = [number.get(str(key).strip(), -1) for key in keys]
     if -1 in found:
         what = "path" if columns.by_path else "index"
         raise ValueError(f"row {found.index(-1)} has the {what} {keys[found.index(-1)]!r}, which no training example has")
@@ -123,12 +125,14 @@ def _from_csv(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Colu
     rows = [row for row in csv.reader(lines) if row]
     if not rows:
         raise ValueError("it is empty")
-    if ragged := next((at for at, row in enumerate(rows) if len(row) != len(rows[0])), None):
+    ragged = next((at for at, row in enumerate(rows) if len(row) != len(rows[0])), None)
+    if ragged is not None:
         raise ValueError(f"row {ragged} has {len(rows[ragged])} fields, the first has {len(rows[0])}")
     head = [name.strip().lower() for name in rows[0]]
     known = {*_INDEX, *_PATH, *_RECORDED, *_CLEAN, *([column.lower()] if column else [])}
     if set(head) & known - set(shape.classes):
-        return _named(head, dict(zip(head, zip(*rows[1:], strict=True), strict=True)), column, shape)
+        columns = list(zip(*rows[1:], strict=True)) or [()] * len(head)
+        return _named(head, dict(zip(head, columns, strict=True)), column, shape)
     if column:
         raise ValueError(f"it has no column {column!r}")
     return _unnamed(list(zip(*rows, strict=True)), shape)
@@ -141,7 +145,9 @@ def _named(head: list[str], table: dict[str, Sequence[str]], column: str | None,
     if recorded is None:
         raise ValueError(f"it has no column {column or 'label'!r}; it has {', '.join(head)}: name one as FILE:COLUMN")
     clean = _first(table, _CLEAN)
-    paths = _first(table, _PATH) if shape.ids else None
+    paths = _first(table, _PATH if shape.ids else _PATH[:-1])  # without paths an id is an index
+    if paths is not None and not shape.ids:
+        raise ValueError("it goes by path, but the examples of these data have none: give an index, or labels in order")
     if paths is not None:
         return _Columns(recorded, clean, paths, by_path=True)
     return _Columns(recorded, clean, _first(table, (*_INDEX, "id")))
@@ -167,7 +173,8 @@ def _from_txt(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Colu
     lines = [line.strip() for line in raw.decode("utf-8-sig").splitlines() if line.strip() and not line.startswith("#")]
     pairs = [line.rsplit(maxsplit=1) for line in lines]
     if any(len(pair) == 2 for pair in pairs) and not set(lines) <= set(shape.classes):
-        if short := next((at for at, pair in enumerate(pairs) if len(pair) < 2), None):
+        short = next((at for at, pair in enumerate(pairs) if len(pair) < 2), None)
+        if short is not None:
             raise ValueError(f"line {short} has no label")
         return _unnamed(list(zip(*pairs, strict=True)), shape)
     return _Columns(lines)

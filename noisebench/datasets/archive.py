@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import npy_header
 from ..errors import DataError
 
 _CHUNK = 1 << 20  # examples hashed at a time
@@ -56,9 +57,7 @@ def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of one array, from its first bytes. Raises DataError."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
+            shape, _, dtype = npy_header(file)
     except KeyError:
         raise DataError(f"{path} has no array {name!r}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:

@@ -65,6 +65,8 @@ def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, of
     published, recorded = (_labels(content, names, where) for names in (column.clean, column.recorded))
     if not np.array_equal(published, clean):
         raise DataError(f"{where}: its clean labels are not those of {dataset} in number, order or value: it is not used")
+    if len(recorded) != len(clean) or recorded.max() > clean.max():
+        raise DataError(f"{where}: its {name} are not {len(clean)} labels of {clean.max() + 1} classes")
     return recorded
 
 
@@ -114,6 +116,7 @@ def _labels(content: dict[str, Any], names: tuple[str, ...], where: Path) -> np.
 
 def _download(file: HumanFile, path: Path, *, offline: bool) -> None:
     """Fetch the published file, asked for by name; written only if it is the right one."""
+    from http.client import HTTPException
     from urllib.request import urlopen
 
     place = f"put {file.name} from {_FROM}{file.name} there (CC BY-NC 4.0)"
@@ -122,7 +125,7 @@ def _download(file: HumanFile, path: Path, *, offline: bool) -> None:
     try:
         with urlopen(_FROM + file.name, timeout=_LONGEST_WAIT) as answer:  # noqa: S310 a fixed https address
             raw = answer.read(1 << 24)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise DataError(f"{path} is not there, and no download was possible ({error}): {place}") from None
     if hashlib.md5(raw, usedforsecurity=False).hexdigest() != file.md5:
         raise DataError(f"what {_FROM}{file.name} sent is not the published file: {place}")

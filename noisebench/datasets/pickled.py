@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import npy_header, read_npy
 from ..errors import DataError
 
 _ALLOWED = {
@@ -30,21 +31,18 @@ def read_pt(raw: bytes, where: Path) -> Any:
                           np.ndarray, np.dtype, codecs.encode, *_dtype_classes()]  # fmt: skip
     try:
         with torch.serialization.safe_globals(allowed):
-            found = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+            return _plain(torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load documents no exceptions; whatever it throws, the file is not used
         raise _refused(where, error) from None
-    return _plain(found)
 
 
 def read_object_npy(raw: bytes, where: Path) -> Any:
     """A .npy that holds a dict of arrays, as numpy.save writes one. Raises DataError for anything else."""
     file = io.BytesIO(raw)
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, _, dtype = npy_header(file)
         if not dtype.hasobject:
-            return np.load(io.BytesIO(raw), allow_pickle=False)
+            return read_npy(raw)
         content = _Arrays(file, encoding="latin1").load()
         return content.item() if shape == () else content
     except Exception as error:  # a broken pickle may throw anything; none of it is used
@@ -73,7 +71,7 @@ def _plain(found: Any) -> Any:
     """Tensors as numpy arrays."""
     if isinstance(found, dict):
         return {str(key): _plain(value) for key, value in found.items()}
-    return found.numpy() if hasattr(found, "numpy") else found
+    return found.detach().numpy() if hasattr(found, "detach") else found
 
 
 def _refused(where: Path, error: Exception) -> DataError:

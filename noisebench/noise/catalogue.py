@@ -57,12 +57,15 @@ class Sources(Protocol):
 
 @dataclass(frozen=True)
 class Examples:
-    """What noise may look at: the clean labels (N,), and what lies outside. seed: of everything random."""
+    """What noise may look at: the clean labels (N,), and what lies outside. seed: of everything random; exact counts are so
+    in each of the `parts` (N,), if there are any."""
 
     labels: np.ndarray
     num_classes: int
     seed: int
     sources: Sources
+    classes: tuple[str, ...] = ()
+    parts: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -51,14 +51,14 @@ def draw(
         return _draw_alone(labels, probabilities, seed)
     K = len(probabilities)
     if over == "pair":
-        return _draw_pairs(labels, probabilities, _grouped(labels, K, parts), seed)
+        return _draw_pairs(labels, probabilities, grouped(labels, K, parts), seed)
     if over == "set":
         table, groups, shares = probabilities - (1 - rate) * np.eye(K), np.zeros_like(labels), [rate]
     else:
         table = probabilities.copy()
         np.fill_diagonal(table, 0)
         groups, shares = labels, [math.fsum(row[row > 0].tolist()) for row in table]
-    return _redraw(labels, table, _grouped(groups, len(shares), parts), shares, seed)
+    return _redraw(labels, table, grouped(groups, len(shares), parts), shares, seed)
 
 
 def uniforms(seed: Seed, n: int, stream: int = 1) -> np.ndarray:
@@ -112,7 +112,7 @@ def _pick(row: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return np.minimum(found, last)
 
 
-def _grouped(labels: np.ndarray, num_groups: int, parts: np.ndarray | None) -> tuple[np.ndarray, int]:
+def grouped(labels: np.ndarray, num_groups: int, parts: np.ndarray | None) -> tuple[np.ndarray, int]:
     """Which group of exact counts each example is in, and how many groups there are; the parts one after the other."""
     if parts is None:
         return labels, num_groups

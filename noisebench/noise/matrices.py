@@ -10,10 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import read_npy
 from ..classes import class_number
 from ..errors import DataError
+from ..nesting import check_nesting, yaml_loader
 from ..storing import read_checked
 
+_SHOWN = 12  # names in an error
+_DEPTH = 2  # a list of lists, a mapping of mappings
 _TOLERANCE = 1e-6  # by which a row's sum may miss 1
 
 
@@ -29,15 +33,18 @@ def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) ->
     if path.suffix not in readers:
         raise DataError(f"{path}: a matrix is a .csv, .npy or .yaml")
     try:
-        table = np.asarray(readers[path.suffix](raw, list(classes)), np.float64)
-    except (ValueError, TypeError, EOFError, RecursionError, UnicodeDecodeError) as error:
+        table = np.asarray(readers[path.suffix](raw, list(classes)))
+        if table.dtype.kind not in "iuf":
+            raise ValueError(f"it holds {table.dtype}")
+        table = table.astype(np.float64)
+    except (ValueError, TypeError, OverflowError, csv.Error) as error:
         raise DataError(f"{path} is no matrix of numbers ({' '.join(str(error).split())})") from None
     _check(table, classes, path)
     return table
 
 
 def _from_npy(raw: bytes, classes: list[str]) -> np.ndarray:
-    return np.load(io.BytesIO(raw), allow_pickle=False)
+    return read_npy(raw)
 
 
 def _from_csv(raw: bytes, classes: list[str]) -> Any:
@@ -74,20 +81,34 @@ def _from_yaml(raw: bytes, classes: list[str]) -> Any:
     import yaml
 
     try:
-        content = yaml.load(raw, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 the C twin of the safe loader
+        text = raw.decode("utf-8-sig")
+        check_nesting(text, _DEPTH)
+        root = yaml.compose(text, yaml_loader())
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(content, dict):
-        return content
-    table = np.eye(len(classes))
-    for clean, row in content.items():
-        place = class_number(clean, classes)
-        if not isinstance(row, dict):
-            raise ValueError(f"row {clean!r} must be a mapping from recorded class to share")
+    if not isinstance(root, yaml.MappingNode):
+        return _plain(root)
+    table, places = np.eye(len(classes)), _once([name.value for name, _ in root.value], classes)
+    for place, (name, row) in zip(places, root.value, strict=True):
+        if not isinstance(row, yaml.MappingNode):
+            raise ValueError(f"row {name.value!r} must be a mapping from recorded class to share")
         table[place] = 0
-        for recorded, share in row.items():
-            table[place, class_number(recorded, classes)] += float(share)
+        table[place, _once([recorded.value for recorded, _ in row.value], classes)] = [_plain(share) for _, share in row.value]
     return table
+
+
+def _plain(node: Any) -> Any:
+    """A list of lists of numbers, as far as it is one."""
+    if node is None:
+        raise ValueError("it is empty")
+    return [_plain(item) for item in node.value] if isinstance(node.value, list) else float(node.value)
+
+
+def _once(names: list[str], classes: list[str]) -> list[int]:
+    found = [class_number(name, classes) for name in names]
+    if len(set(found)) < len(found):
+        raise ValueError(f"a class stands twice among {', '.join(names[:_SHOWN])}")
+    return found
 
 
 def _check(table: np.ndarray, classes: Sequence[str], path: Path) -> None:

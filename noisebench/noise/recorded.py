@@ -10,7 +10,7 @@ from ..errors import LanguageError
 from ..parameters import Inner, Rate
 from ..spec import Call, Value
 from .catalogue import Examples, Labelling, build_noise, by_class, register_noise
-from .draw import expected, members, uniforms
+from .draw import expected, grouped, members, uniforms
 
 OWN = "own"  # in the place of a file: the data set's labels as they are
 _CHOICE, _IMAGES = 21, 22  # what a derived seed is for
@@ -66,9 +66,10 @@ def openset(
     """
     labels, seed = examples.labels, examples.seed
     order = uniforms((seed, _CHOICE), len(labels))
+    groups, num_groups = grouped(labels, examples.num_classes, examples.parts)
     if exact:
         chosen = np.zeros(len(labels), bool)
-        for places in members(labels, examples.num_classes):
+        for places in members(groups, num_groups):
             chosen[places[np.argsort(order[places], kind="stable")[: expected(rate, len(places))]]] = True
     else:
         chosen = order < rate
@@ -79,8 +80,9 @@ def openset(
         return Labelling(labels.copy(), nominal_rate=rate, source=replaced, facts=facts)
     if not by_class(closed):
         raise LanguageError(f"openset takes class-conditional noise for the images that stay, got {closed}")
-    model = build_noise(closed, examples.num_classes)
-    recorded = np.where(chosen, labels, model.draw(labels, seed, parts=chosen.astype(np.int8)))
+    model = build_noise(closed, examples.num_classes, examples.classes)
+    parts, _ = grouped(chosen.astype(np.int64), 2, examples.parts)
+    recorded = np.where(chosen, labels, model.draw(labels, seed, parts=parts))
     return Labelling(recorded, source=replaced, transition=model.transition, facts=facts)
 
 

@@ -1,0 +1,409 @@
+"""Labels of every kind train through the command line, and what comes after training knows what kind they are of."""
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from noisebench.cli import main
+from noisebench.datasets import DATASETS, HUMAN
+from noisebench.datasets.human import HumanColumn, HumanFile
+from noisebench.errors import ManifestError
+from noisebench.labelling import LabelWish
+from noisebench.manifest import Manifest, read_manifest
+from noisebench.plan import Wish, plan_run
+from noisebench.runfolder import RunFolder
+from noisebench.runner import make_trainer
+from noisebench.workspace import Workspace
+
+EPOCHS = ("--epochs", "2")
+DIGITS_KINDS = {
+    "symmetric": ("--sym", "0.4"),
+    "asymmetric": ("--asym", "0.3", "--bernoulli"),
+    "pair": ("--pair", "0.45"),
+    "convention": ("--sym", "0.4", "--convention", "dividemix2020"),
+    "matrix": ("--matrix", "T.csv"),
+    "pdn": ("--idn", "0.4"),
+    "plc": ("--idn", "0.3", "--predictions", "teacher.npz"),
+    "human": ("--human", "worst"),
+    "openset": ("--openset", "0.3", "--source", "few.npz"),
+    "openset with noise": ("--openset", "0.3", "--source", "few.npz", "--sym", "0.2"),
+    "partly known": ("--labels", "partly.csv"),
+    "own": ("--labels", "own"),
+    "split after": ("--sym", "0.4", "--val-fraction", "0.2"),
+    "split before": ("--pair", "0.3", "--val-fraction", "0.1", "--val-split", "before"),
+    "openset and split": ("--openset", "0.3", "--source", "few.npz", "--val-fraction", "0.25"),
+}
+KINDS = {**{kind: ("digits", *options) for kind, options in DIGITS_KINDS.items()}, "by path": ("few.npz", "--labels", "few.csv")}
+UNKNOWN, SPLIT = ("own", "by path"), ("split after", "split before", "openset and split")
+OPEN_SETS = ("openset", "openset with noise", "openset and split")
+of_every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def answer(*arguments):
+    """What a command that must succeed says on stdout."""
+    said, complained = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        code = main(arguments)
+    assert code == 0, complained.getvalue()
+    return said.getvalue()
+
+
+def refusal(*arguments):
+    """The one line with which a command refuses."""
+    said, complained = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        code = main(arguments)
+    assert (code, said.getvalue(), complained.getvalue().count("\n")) == (2, "", 1)
+    return complained.getvalue()
+
+
+def epochs_of(folder):
+    """The lines of metrics.csv."""
+    return list(csv.DictReader((folder.path / "metrics.csv").read_text().splitlines()))
+
+
+@dataclass
+class Trained:
+    """A run of two epochs, made once."""
+
+    answer: dict
+    manifest: Manifest
+    manifest_path: str
+
+    @property
+    def folder(self):
+        return RunFolder(Path(self.answer["run"]))
+
+    @property
+    def record(self):
+        return self.folder.record()
+
+    @property
+    def history(self):
+        return epochs_of(self.folder)
+
+
+class Lab:
+    """A workspace with the files that the kinds read, and a run of each kind."""
+
+    def __init__(self, root, digits):
+        self.root, self.before, self.trained = root, ("-C", str(root), "--data-dir", str(root), "--offline", "-q"), {}
+        self.clean = digits.train_labels
+        np.savetxt(root / "T.csv", 0.8 * np.eye(10) + 0.02, "%.17g", ",")
+        images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
+        np.savez(
+            root / "few.npz", train_images=images, train_labels=np.arange(300) % 3, test_images=images[:60], test_labels=np.arange(60) % 3
+        )
+        (root / "few.csv").write_text("".join(f"{k // 2 % 3}\n" for k in range(300)))
+        lines = [f"{i},{(k + (i % 4 == 0)) % 10},{k if i % 3 else ''}" for i, k in enumerate(self.clean)]
+        (root / "partly.csv").write_text("\n".join(["index,label,clean_label", *lines]))
+        torch.save({"clean_label": self.clean, "worse_label": (self.clean + (np.arange(1297) % 3 == 0)) % 10}, root / "h.pt")
+
+    def call(self, *arguments):
+        """A command's answer, given within the workspace."""
+        md5 = hashlib.md5((self.root / "h.pt").read_bytes(), usedforsecurity=False).hexdigest()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.root)
+            patch.setitem(HUMAN, "worse_label", HumanColumn("digits", HumanFile("h.pt", md5, "", ""), ("worse_label",)))
+            return answer(*self.before, *arguments)
+
+    def of(self, kind):
+        if kind == "plc" and not (self.root / "teacher.npz").exists():
+            self.call("evaluate", self.of("symmetric").answer["run"], "--predictions", "teacher.npz")
+        if kind not in self.trained:
+            made = json.loads(self.call("corrupt", *KINDS[kind], "--json"))
+            trained = json.loads(self.call("train", *KINDS[kind], "--model", "mlp", *EPOCHS, "--json"))
+            trained["run"] = str(self.root / trained["run"])
+            self.trained[kind] = Trained(trained, read_manifest(self.root / made["manifest"]), str(self.root / made["manifest"]))
+        return self.trained[kind]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, digits):
+    return Lab(tmp_path_factory.mktemp("lab"), digits)
+
+
+# Every kind
+
+
+@of_every_kind
+def test_every_kind_trains(kind, lab):
+    run = lab.of(kind)
+    assert run.folder.status() == "done" and len(run.history) == 2
+    assert run.record["noise"]["text"] == run.manifest.meta["noise"]
+    assert run.record["noise"]["manifest_sha256"] == run.manifest.identity
+    assert run.record["expected"]["train"] == run.manifest.in_training.sum()
+
+
+@of_every_kind
+def test_the_arrays_of_every_kind_are_the_manifests(kind, lab):
+    run = lab.of(kind)
+    arrays = run.folder.read_arrays()
+    np.testing.assert_array_equal(arrays["recorded_labels"], run.manifest.labels)
+    np.testing.assert_array_equal(arrays["clean_labels"], run.manifest.truth)
+    np.testing.assert_array_equal(arrays["in_training"], run.manifest.in_training)
+    assert len(arrays["train_classes"]) == len(run.manifest.labels)
+
+
+@of_every_kind
+def test_what_is_said_of_training_is_a_recount(kind, lab):
+    run = lab.of(kind)
+    said, manifest, part = run.record["metrics"]["train"], run.manifest, run.manifest.in_training
+    predicted = run.folder.read_arrays()["train_classes"][:, 0][part]
+    recorded, truth = manifest.labels[part], manifest.truth[part]
+    wrong = (recorded != truth) & (truth != -1)
+    assert said["n"] == part.sum() and said["recorded"] == pytest.approx((predicted == recorded).mean())
+    assert said["wrong_labels"] == (wrong.sum() if (truth != -1).any() else None)
+    assert said["memorised"] == (pytest.approx((predicted == recorded)[wrong].mean()) if wrong.any() else None)
+
+
+@of_every_kind
+def test_evaluate_says_of_every_kind_what_the_record_says(kind, lab):
+    run = lab.of(kind)
+    said = json.loads(lab.call("evaluate", run.answer["run"], "--json"))[0]
+    assert {part: said[part] for part in ("train", "test")} == {part: run.record["metrics"][part] for part in ("train", "test")}
+    assert said["test"]["top1"] == run.answer["test_acc"]["last"]
+
+
+@of_every_kind
+def test_evaluate_draws_every_kind(kind, lab):
+    said = lab.call("evaluate", lab.of(kind).answer["run"])
+    assert ("wrong labels       unknown" in said) == (kind in UNKNOWN)
+    assert ("held out" in said) == (kind in SPLIT)
+
+
+@of_every_kind
+def test_the_manifest_alone_leads_to_the_same_run(kind, lab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = lab.of(kind)
+    plan = json.loads(answer(*lab.before, "train", "--manifest", run.manifest_path, "--model", "mlp", *EPOCHS, "--dry-run", "--json"))
+    assert (plan["key"], plan["status"]) == (run.answer["key"], "done")
+
+
+def test_runs_of_all_kinds_stand_in_one_report(lab):
+    runs = [lab.of(kind).answer for kind in DIGITS_KINDS]
+    cells = json.loads(lab.call("report", "--json"))["cells"]
+    found = sorted(value for cell in cells for value in cell["values"].values())
+    assert set(found) >= {run["test_acc"]["last"] for run in runs}
+    assert "ce" in lab.call("report")
+
+
+def test_runs_and_manifests_of_all_kinds_stand_in_their_lists(lab):
+    paths = {Path(lab.of(kind).manifest_path).name for kind in KINDS}
+    assert {row["status"] for row in json.loads(lab.call("list", "runs", "--json"))} == {"done"}
+    assert {Path(row["name"]).name for row in json.loads(lab.call("list", "manifests", "--json"))} >= paths
+
+
+# Unknown clean labels
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_without_clean_labels_nothing_is_said_to_be_memorised(kind, lab):
+    run = lab.of(kind)
+    assert run.answer["memorised"] is None and run.record["metrics"]["train"]["clean"] is None
+    assert run.record["metrics"]["train"]["detection"] == {"auroc": None, "average_precision": None, "f1": None}
+    assert [line["memorised"] for line in run.history] == ["", ""]
+
+
+def test_partly_known_clean_labels_are_counted_where_they_are_known(lab):
+    said = lab.of("partly known").record["metrics"]["train"]
+    wrong = [i for i in range(1297) if i % 4 == 0 and i % 3]
+    assert said["n"] == 1297 and said["wrong_labels"] == len(wrong)
+
+
+def test_a_loss_that_needs_the_rate_is_refused_where_nobody_knows_it(lab):
+    lab.of("own")
+    assert "which this manifest does not know" in refusal(*lab.before, "train", "digits", "--labels", "own", "--loss", "el")
+
+
+# Held out
+
+
+@pytest.mark.parametrize("kind", SPLIT)
+def test_the_accuracy_at_the_best_validation_is_that_of_its_epoch(kind, lab):
+    run = lab.of(kind)
+    longer = json.loads(lab.call("train", *KINDS[kind], "--model", "mlp", "--epochs", "7", "--lr", "0.2", "--json"))
+    folder = RunFolder(lab.root / longer["run"])
+    lines = epochs_of(folder)
+    best = max(range(7), key=lambda epoch: float(lines[epoch]["val_recorded"]))
+    assert folder.record()["metrics"]["test_acc"]["at_noisy_val"] == float(lines[best]["test_acc"])
+    assert run.record["metrics"]["val"]["n"] == run.manifest.val.sum()
+
+
+@pytest.mark.parametrize("kind", SPLIT)
+def test_the_validation_accuracy_is_on_recorded_labels(kind, lab):
+    run = lab.of(kind)
+    predicted = run.folder.read_arrays()["train_classes"][:, 0]
+    share = (predicted == run.manifest.labels)[run.manifest.val].mean()
+    assert run.record["metrics"]["val"]["recorded"] == pytest.approx(share)
+    assert float(run.history[-1]["val_recorded"]) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("kind", ["symmetric", "openset", "own"])
+def test_without_held_out_examples_there_is_no_accuracy_at_the_best_validation(kind, lab):
+    run = lab.of(kind)
+    assert run.record["metrics"]["test_acc"]["at_noisy_val"] is None
+    assert "val" not in run.record["metrics"] and "val_recorded" not in run.history[0]
+
+
+def trainer_of(lab, wish, change=lambda manifest, images: (manifest, images)):
+    """The training of a wish on the digits, not yet begun, with something changed; and its manifest and images."""
+    space = Workspace(lab.root, lab.root, offline=True)
+    dataset = space.dataset("digits")
+    manifest, images = change(space.make(dataset, wish)[0], space.images(dataset))
+    run = plan_run(Wish(model="mlp", changes={"epochs": 1}), dataset, manifest, images.fingerprint)
+    return make_trainer(run, images, "cpu"), manifest, images
+
+
+HELD_OUT = LabelWish("symmetric(rate=0.4)", 0, 0.2)
+
+
+def test_the_task_is_the_training_part_alone(lab):
+    trainer, manifest, images = trainer_of(lab, HELD_OUT)
+    np.testing.assert_array_equal(trainer.task.images, images.train_images[~manifest.val])
+    np.testing.assert_array_equal(trainer.task.labels, manifest.labels[~manifest.val])
+    np.testing.assert_array_equal(trainer.task.val_images, images.train_images[manifest.val])
+
+
+def otherwise_held_out(manifest, images):
+    """Other recorded labels and other images where examples are held out."""
+    labels = np.where(manifest.val, (manifest.labels + 3) % 10, manifest.labels)
+    pictures = np.where(manifest.val[:, None, None, None], 255 - images.train_images, images.train_images)
+    return replace(manifest, labels=labels), replace(images, train_images=pictures)
+
+
+def test_what_is_held_out_has_no_influence_on_the_network(lab):
+    (one, _, _), (other, _, _) = trainer_of(lab, HELD_OUT), trainer_of(lab, HELD_OUT, otherwise_held_out)
+    for trainer in (one, other):
+        trainer.run_epoch()
+    for a, b in zip(one.networks[0].state_dict().values(), other.networks[0].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+# Images of another set
+
+
+def by_hand(lab, manifest):
+    """The digits with the other set's images in their places."""
+    with np.load(lab.root / "few.npz") as archive:
+        others = archive["train_images"][..., None]
+    images = Workspace(lab.root).images(DATASETS["digits"]).train_images
+    return np.stack([images[i] if at < 0 else others[at] for i, at in enumerate(manifest.source)])
+
+
+@pytest.mark.parametrize("kind", OPEN_SETS)
+def test_training_sees_the_other_images(kind, lab):
+    manifest = lab.of(kind).manifest
+    seen = Workspace(lab.root, lab.root, offline=True).training_images(DATASETS["digits"], manifest)
+    np.testing.assert_array_equal(seen.train_images, by_hand(lab, manifest))
+    np.testing.assert_array_equal(seen.train_labels, lab.clean)
+
+
+def test_the_data_sets_own_images_are_left_alone(lab):
+    space = Workspace(lab.root, lab.root, offline=True)
+    before = space.images(DATASETS["digits"]).train_images.copy()
+    space.training_images(DATASETS["digits"], lab.of("openset").manifest)
+    np.testing.assert_array_equal(space.images(DATASETS["digits"]).train_images, before)
+
+
+def test_larger_images_in_colour_are_brought_to_the_shape_of_the_data(lab, tmp_path):
+    images = np.full((400, 20, 12, 3), 90, np.uint8)
+    np.savez(tmp_path / "few.npz", train_images=images, train_labels=np.arange(400) % 3, test_images=images[:3], test_labels=np.arange(3))
+    space = Workspace(tmp_path)
+    manifest, _ = space.make(DATASETS["digits"], LabelWish("openset(rate=0.3, source='few.npz')"))
+    seen = space.training_images(DATASETS["digits"], manifest).train_images
+    assert seen.shape == (1297, 8, 8, 1) and (seen[manifest.source >= 0] == 90).all()
+
+
+@pytest.mark.parametrize("kind", ["openset", "openset with noise"])
+def test_the_labels_of_other_images_are_all_wrong(kind, lab):
+    run = lab.of(kind)
+    stays = run.manifest.source < 0
+    wrong = (~stays).sum() + (run.manifest.labels != lab.clean)[stays].sum()
+    assert run.record["metrics"]["train"]["wrong_labels"] == wrong
+    assert run.record["noise"]["realised_rate"] == pytest.approx(wrong / 1297)
+
+
+def copied(lab, folder, **changes):
+    """Another workspace with few.npz, some of its arrays changed."""
+    with np.load(lab.root / "few.npz") as archive:
+        np.savez(folder / "few.npz", **{**archive, **changes})
+    return ("-C", str(folder), "--data-dir", str(folder), "--offline", "-q")
+
+
+def planned(before, lab):
+    return json.loads(answer(*before, "train", *KINDS["openset"], "--model", "mlp", *EPOCHS, "--dry-run", "--json"))["key"]
+
+
+def test_the_key_of_an_open_set_run_depends_on_the_other_images_and_not_on_where_they_lie(lab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert planned(copied(lab, tmp_path), lab) == lab.of("openset").answer["key"]
+    with np.load(lab.root / "few.npz") as archive:
+        images = 255 - archive["train_images"]
+    assert planned(copied(lab, tmp_path, train_images=images), lab) != lab.of("openset").answer["key"]
+
+
+# Teachers
+
+
+def test_a_teacher_is_what_the_run_says_of_every_training_image(lab):
+    run = lab.of("symmetric")
+    lab.of("plc")
+    with np.load(lab.root / "teacher.npz") as teacher:
+        np.testing.assert_array_equal(teacher["classes"], run.folder.read_arrays()["train_classes"])
+        assert teacher["run"].item().decode() == run.record["title"]
+
+
+def test_a_run_with_held_out_examples_teaches_about_these_too(lab):
+    run = lab.of("split after")
+    lab.call("evaluate", run.answer["run"], "--predictions", "of-all.npz")
+    made = json.loads(lab.call("corrupt", "digits", "--idn", "0.3", "--predictions", "of-all.npz", "--json"))
+    assert made["n"] == 1297 and made["nominal_rate"] == 0.3
+
+
+def test_labels_by_a_teacher_are_its_first_or_second_class(lab):
+    manifest = lab.of("plc").manifest
+    with np.load(lab.root / "teacher.npz") as teacher:
+        assert (manifest.labels[:, None] == teacher["classes"][:, :2]).any(1).all()
+
+
+def test_a_teacher_of_other_data_is_refused(lab):
+    lab.call("evaluate", lab.of("by path").answer["run"], "--predictions", "of-few.npz")
+    said = refusal(*lab.before, "corrupt", "digits", "--idn", "0.3", "--predictions", str(lab.root / "of-few.npz"))
+    assert "it is of a network that was trained on other data" in said
+
+
+@pytest.mark.parametrize(
+    ("runs", "file", "said"),
+    [(("symmetric",), "t.npy", "--predictions writes a .npz"), (("symmetric", "pair"), "t.npz", "--predictions is of one run, got 2")],
+)
+def test_a_teacher_that_cannot_be_written_is_refused(runs, file, said, lab, tmp_path):
+    folders = [lab.of(kind).answer["run"] for kind in runs]
+    assert said in refusal(*lab.before, "evaluate", *folders, "--predictions", str(tmp_path / file))
+    assert list(tmp_path.iterdir()) == []
+
+
+# Other data
+
+
+@pytest.mark.parametrize("kind", ["pdn", "plc", "openset", "split after"])
+def test_a_manifest_of_any_kind_is_refused_on_other_data(kind, lab):
+    path = lab.of(kind).manifest_path
+    assert "the manifest is for other data" in refusal(*lab.before, "train", str(lab.root / "few.npz"), "--manifest", path)
+
+
+def test_part_dependent_labels_are_refused_on_other_images_with_the_same_labels(lab):
+    def inverted(manifest, images):
+        return manifest, replace(images, train_images=255 - images.train_images)
+
+    trainer_of(lab, LabelWish("pdn(rate=0.4)"))
+    with pytest.raises(ManifestError, match="its noise was drawn looking at another copy of digits"):
+        trainer_of(lab, LabelWish("pdn(rate=0.4)"), inverted)
