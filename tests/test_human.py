@@ -247,6 +247,13 @@ def test_an_order_that_is_none_is_refused(order, published, clean, tmp_path):
         read_ten(tmp_path, clean)
 
 
+def test_an_order_that_points_the_other_way_gives_the_same_labels(published, clean, tmp_path):
+    in_tensorflows_order(tmp_path, published, "cifar10")
+    np.save(tmp_path / "image_order_c10.npy", np.argsort(np.load(tmp_path / "image_order_c10.npy")))
+    recorded = read_human("worse_label", "cifar10", clean["cifar10"], tmp_path, offline=True)
+    np.testing.assert_array_equal(recorded, published["cifar10"]["worse_label"])
+
+
 def test_another_order_is_refused_by_the_clean_labels(published, clean, tmp_path):
     in_tensorflows_order(tmp_path, published, "cifar10")
     np.save(tmp_path / "image_order_c10.npy", np.arange(50_000))

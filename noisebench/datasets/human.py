@@ -61,7 +61,7 @@ def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, of
         fitting = ", ".join(key for key, other in HUMAN.items() if other.dataset == dataset)
         hint = f"; {dataset} has {fitting}" if fitting else ""
         raise DataError(f"human labels {name!r} are for {column.dataset}, not for {dataset}{hint}")
-    content, where = _content(column.file, data_dir, offline=offline)
+    content, where = _content(column, clean, data_dir, offline=offline)
     published, recorded = (_labels(content, names, where) for names in (column.clean, column.recorded))
     if not np.array_equal(published, clean):
         raise DataError(f"{where}: its clean labels are not those of {dataset} in number, order or value: it is not used")
@@ -70,10 +70,11 @@ def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, of
     return recorded
 
 
-def _content(file: HumanFile, data_dir: Path, *, offline: bool) -> tuple[dict[str, Any], Path]:
+def _content(column: HumanColumn, clean: np.ndarray, data_dir: Path, *, offline: bool) -> tuple[dict[str, Any], Path]:
+    file = column.file
     path, ordered = data_dir / file.name, data_dir / file.ordered
     if not path.exists() and ordered.exists():
-        return _in_order(ordered, data_dir / file.order), ordered
+        return _in_order(ordered, data_dir / file.order, column.clean, clean), ordered
     if not path.exists():
         _download(file, path, offline=offline)
     raw = read_checked(path)
@@ -82,23 +83,20 @@ def _content(file: HumanFile, data_dir: Path, *, offline: bool) -> tuple[dict[st
     return _mapping(read_pt(raw, path), path), path
 
 
-def _in_order(path: Path, order_path: Path) -> dict[str, Any]:
-    """TensorFlow's order brought into the usual one; which way the order points, the clean labels decide."""
+def _in_order(path: Path, order_path: Path, names: tuple[str, ...], clean: np.ndarray) -> dict[str, Any]:
+    """TensorFlow's order brought into the usual one; which way the order points, the clean labels decide.
+
+    The .npy has no published checksum: what is asserted of it is its clean labels.
+    """
     content = _mapping(read_object_npy(read_checked(path), path), path)
     order = np.asarray(read_object_npy(read_checked(order_path), order_path))
     if not np.issubdtype(order.dtype, np.integer) or not np.array_equal(np.sort(order), np.arange(len(order))):
         raise DataError(f"{order_path} is no order: expected every index once")
-    return {key: _reordered(value, order) for key, value in content.items()}
-
-
-def _reordered(values: Any, order: np.ndarray) -> Any:
-    """order[i] is the usual index of TensorFlow's i-th image."""
-    values = np.asarray(values)
-    if values.shape[:1] != order.shape:
-        return values
-    placed = np.empty_like(values)
-    placed[order] = values
-    return placed
+    published = _labels(content, names, path)
+    for places in (np.argsort(order), order):
+        if len(published) == len(order) and np.array_equal(published[places], clean):
+            return {key: value[places] for key, value in content.items() if np.shape(value)[:1] == order.shape}
+    return content
 
 
 def _mapping(content: Any, where: Path) -> dict[str, Any]:
