@@ -250,7 +250,7 @@ def test_an_order_that_is_none_is_refused(order, published, clean, tmp_path):
 def test_an_order_that_points_the_other_way_gives_the_same_labels(published, clean, tmp_path):
     in_tensorflows_order(tmp_path, published, "cifar10")
     np.save(tmp_path / "image_order_c10.npy", np.argsort(np.load(tmp_path / "image_order_c10.npy")))
-    recorded = read_human("worse_label", "cifar10", clean["cifar10"], tmp_path, offline=True)
+    recorded = read_human("worse_label", "cifar10", clean["cifar10"].labels, tmp_path, offline=True)
     np.testing.assert_array_equal(recorded, published["cifar10"]["worse_label"])
 
 
