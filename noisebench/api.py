@@ -11,7 +11,7 @@ import numpy as np
 
 from .datasets import Dataset, Labels, find_dataset
 from .datasets.archive import as_images, as_labels
-from .errors import DataError
+from .errors import DataError, LanguageError
 from .labelling import Outside, label
 from .noise import normal_noise
 
@@ -32,7 +32,10 @@ def corrupt(labels: np.ndarray, noise: str, *, num_classes: int, seed: int = 0, 
     if pixels is not None and len(pixels) != len(clean):
         raise DataError(f"{len(pixels)} images but {len(clean)} labels")
     data = Labels(Dataset("labels", "", tuple(map(str, range(num_classes))), (0, 0, 0), len(clean), 0, "mlp", "apl"), clean)
-    return label(normal_noise(noise), data, seed, _Given(data, Path(), True, find_dataset, pixels)).labels
+    made = label(normal_noise(noise), data, seed, _Given(data, Path(), True, find_dataset, pixels=pixels))
+    if made.source is not None:
+        raise LanguageError("openset changes images, not labels: make a manifest of it with noisebench corrupt")
+    return made.labels
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,42 @@ from typing import Any
 _SHOWN = 12  # classes that an error names
 
 
-def class_number(name: Any, classes: Sequence[str]) -> int:
-    """The class of a name, or of a number as text; names win. Raises ValueError."""
-    text = str(name).strip()
-    if text in classes:
-        return list(classes).index(text)
+class NoClass(ValueError):
+    """What is neither a class's name nor its number; `place` says where among the words it stood."""
+
+    def __init__(self, word: str, place: int, classes: Sequence[str]) -> None:
+        known = ", ".join(classes[:_SHOWN]) + (" ..." if len(classes) > _SHOWN else "")
+        super().__init__(f"{word!r} is no class: classes are {known}, or numbers from 0 to {len(classes) - 1}")
+        self.place = place
+
+
+def class_numbers(words: Sequence[Any], classes: Sequence[str], *, names_win: bool = False) -> list[int]:
+    """The class of each word: names all, or numbers all. Raises ValueError for what is neither, or, unless names win, for what
+    could be both and means two things."""
+    texts = [str(word).strip() for word in words]
+    of = {name: number for number, name in enumerate(classes)}
+    named, numbered = [of.get(text) for text in texts], [_whole(text, len(classes)) for text in texts]
+    if any(_whole(name, len(classes)) is not None for name in classes):  # names that look like numbers never mix with numbers
+        if None not in named and None not in numbered and named != numbered and not names_win:
+            raise ValueError(
+                "its labels could be names or numbers, since these classes' names are numbers: give a .npy of words or of integers"
+            )
+        found = named if named.count(None) <= numbered.count(None) else numbered
+    else:
+        found = [number if name is None else name for name, number in zip(named, numbered, strict=True)]
+    numbers = [number for number in found if number is not None]
+    if len(numbers) < len(found):
+        place = found.index(None)
+        raise NoClass(texts[place], place, classes)
+    return numbers
+
+
+def _whole(text: str, num_classes: int) -> int | None:
     try:
         number = float(text)
     except ValueError:
-        number = -1.0
-    if number.is_integer() and 0 <= number < len(classes):
-        return int(number)
-    known = ", ".join(classes[:_SHOWN]) + (" ..." if len(classes) > _SHOWN else "")
-    raise ValueError(f"{text!r} is no class: classes are {known}, or numbers from 0 to {len(classes) - 1}")
+        return None
+    return int(number) if number.is_integer() and 0 <= number < num_classes else None
 
 
 # Fine class -> superclass, in the official order. Blocks of five consecutive fine ids are not superclasses: the fine names

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from .datasets import DATASETS, Dataset, Labels, Shape, find_dataset, image_rows, read_annotations, read_human, split_column
+from .datasets import DATASETS, Dataset, Labels, Shape, check_column, find_dataset, image_rows, read_annotations, read_human, split_column
 from .errors import ConfigError, DataError, LanguageError
-from .manifest import FORMAT, LARGEST_T, Manifest
-from .noise import NOISES, Examples, Labelling, build_noise, by_class, members, normal_noise
+from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
+from .noise import NOISES, Examples, Labelling, build_noise, by_class, normal_noise
 from .noise.catalogue import Sources, Teacher
-from .noise.draw import chunks, expected, uniforms
+from .noise.draw import chunks, expected, smallest
 from .noise.recorded import OWN
 from .predictions import read_teacher
 from .spec import Call, Expression, Value
+from .storing import read_checked
 
 VAL_SPLITS = ("after", "before")
 _VALIDATION = 31  # what a derived seed is for
@@ -47,12 +48,24 @@ class LabelWish:
 
 @dataclass(frozen=True)
 class Outside:
-    """What noise may ask for, fetched for one data set. `find`: another data set by name or path."""
+    """What noise may ask for, fetched for one data set. `find`: another data set by name or path; `root`: the workspace, from
+    which relative paths are meant too."""
 
     data: Labels
     data_dir: Path
     offline: bool
     find: Callable[[str], Dataset]
+    root: Path = Path()
+
+    def file(self, text: str) -> str:
+        """A file, or FILE:COLUMN, by its path from here, else from the workspace."""
+        path, _ = split_column(text)
+        return text if path.exists() or not (self.root / path).exists() else str(self.root / text)
+
+    def place(self, path: Path) -> str:
+        """A path as a manifest says it: from the workspace where it lies within, so that both can move."""
+        absolute, root = path.resolve(), self.root.resolve()
+        return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
         return image_rows(self.data.dataset, self.data_dir, offline=self.offline)
@@ -72,20 +85,34 @@ class Outside:
         dataset, own = self.data.dataset, self.data.labels
         if path == OWN:
             return own, np.full_like(own, -1)
-        recorded, clean = read_annotations(path, Shape(len(own), dataset.classes, self.data.ids), sha256)
+        recorded, clean = self._annotations(path, sha256)
         published = own if dataset.name in DATASETS else None
         if clean is not None and published is not None and (clean != published)[clean >= 0].any():
             at = int(((clean != published) & (clean >= 0)).argmax())
             raise DataError(f"{path}: its clean labels are not those of {dataset.name}: example {at} is {published[at]}, not {clean[at]}")
-        if clean is None:
-            clean = np.full_like(own, -1) if published is None else published
-        return recorded, clean
+        if published is not None:
+            return recorded, published
+        return recorded, np.full_like(own, -1) if clean is None else clean
+
+    def _annotations(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """From anyone's file; a manifest is one too."""
+        own, ids = self.data.labels, self.data.ids
+        if not read_checked(split_column(path)[0], sha256).startswith(b"# noisebench_manifest"):
+            return read_annotations(path, Shape(len(own), self.data.dataset.classes, ids), sha256)
+        manifest = read_manifest(path)
+        manifest.verify(own, ids)
+        return manifest.labels, manifest.clean_labels
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         found = self.find(dataset)
-        if found.name == self.data.dataset.name:
+        if _root(found) == _root(self.data.dataset):
             raise LanguageError(f"openset: the source {dataset!r} is the data set itself: name another")
-        return {"source": found.name, **({"source_path": str(found.path)} if found.path else {})}, found.n_train
+        return {"source": found.name, **({"source_path": self.place(found.path)} if found.path else {})}, found.n_train
+
+
+def _root(dataset: Dataset) -> str:
+    """Whose images these are."""
+    return dataset.merged[0] if dataset.merged else dataset.name
 
 
 def rows_fingerprint(images: Callable[[np.ndarray], np.ndarray], n: int) -> str:
@@ -109,7 +136,14 @@ def noise_for(dataset: Dataset, text: str | Expression) -> Call:
 def check_noise(dataset: Dataset, text: str) -> None:
     """Whatever can be said against a noise on these data without drawing it. Raises NoisebenchError."""
     call = noise_for(dataset, text)
-    if by_class(call):
+    values = dict(call.kwargs)
+    if "column" in values:
+        check_column(str(values["column"]), dataset.name)
+    if any(isinstance(inner, Call) and not by_class(inner) for inner in call.args):
+        raise LanguageError(f"{call.name} takes class-conditional noise for the images that stay, got {call.args[0]}")
+    for inner in call.args:
+        check_noise(dataset, str(inner))
+    if by_class(call) and "file" not in values:  # a file is read when its labels are made
         build_noise(call, dataset.num_classes, dataset.classes)
 
 
@@ -122,7 +156,7 @@ def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, o
     """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises NoisebenchError."""
     wish = LabelWish(wish, noise_seed) if isinstance(wish, str) else wish
     dataset, outside = data.dataset, outside or Outside(data, Path(), True, find_dataset)
-    call = noise_for(dataset, wish.noise)
+    call = _located(noise_for(dataset, wish.noise), outside)
     seed = wish.seed if is_drawn(call) or wish.val_fraction else 0
     val = held_out(data.labels, wish.val_fraction, seed, dataset.num_classes) if wish.val_split == "before" else None
     made = label(call, data, seed, outside, val)
@@ -130,7 +164,7 @@ def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, o
         val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes)
     clean = data.labels if made.clean is None else made.clean
     meta = {
-        **_about(data, call, made),
+        **_about(data, call, made, outside),
         **_rates(data, made, clean),
         "transition": made.transition.tolist() if made.transition is not None and dataset.num_classes <= LARGEST_T else None,
         "noise_seed": seed,
@@ -149,35 +183,49 @@ def label(call: Call, data: Labels, seed: int, sources: Sources, parts: np.ndarr
     dataset, entry = data.dataset, NOISES[call.name]
     if by_class(call):
         model = build_noise(call, dataset.num_classes, dataset.classes)
-        return Labelling(model.draw(data.labels, seed, parts), model.rate, model.transition)
+        recorded = model.draw(data.labels, seed, parts)
+        return Labelling(
+            recorded, model.rate if model.rate is not None else _expected_rate(data.labels, model.transition), model.transition
+        )
     examples = Examples(data.labels, dataset.num_classes, seed, sources, dataset.classes, parts)
     return entry.build(examples, *call.args, **dict(call.kwargs))
+
+
+def _expected_rate(labels: np.ndarray, transition: np.ndarray) -> float:
+    """The overall share of wrong labels that a transition makes of these."""
+    counts = np.bincount(labels, minlength=len(transition))
+    return float(round(1 - float(counts @ np.diag(transition)) / len(labels), 12))
 
 
 def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int) -> np.ndarray | None:
     """Which examples (N,) are held out: the expected number of all, and of each class but for one. None for nothing at all."""
     if not fraction:
         return None
-    order, chosen = uniforms((seed, _VALIDATION), len(labels)), np.zeros(len(labels), bool)
-    classes = members(labels, num_classes)
-    shares = np.array([fraction * len(places) for places in classes])
+    sizes = np.bincount(labels, minlength=num_classes)
+    shares = fraction * sizes
     counts = np.floor(shares + 1e-9).astype(np.int64)
     left = expected(fraction, len(labels)) - counts.sum()
     counts[np.argsort(counts - shares, kind="stable")[:left]] += 1
-    for places, count in zip(classes, counts, strict=True):
-        chosen[places[np.argsort(order[places], kind="stable")[:count]]] = True
+    chosen = smallest(labels, counts, sizes, (seed, _VALIDATION))
     if not chosen.any() or chosen.all():
         raise ConfigError(f"--val-fraction {fraction} of {len(labels)} examples leaves {'no' if chosen.all() else 'all'} training examples")
     return chosen
 
 
-def _about(data: Labels, call: Call, made: Labelling) -> dict[str, Any]:
+def _located(call: Call, outside: Outside) -> Call:
+    """A noise with the files that it names found."""
+    values = {key: outside.file(str(value)) if key in _FILES and value != OWN else value for key, value in call.kwargs}
+    within = tuple(_located(inner, outside) if isinstance(inner, Call) else inner for inner in call.args)
+    return replace(call, args=within, kwargs=tuple(values.items()))
+
+
+def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[str, Any]:
     dataset = data.dataset
     return {
         "noisebench_manifest": FORMAT,
         "dataset": dataset.name,
-        **({"path": str(dataset.path)} if dataset.path else {}),
-        **({"test_path": str(dataset.test)} if dataset.test else {}),
+        **({"path": outside.place(dataset.path)} if dataset.path else {}),
+        **({"test_path": outside.place(dataset.test)} if dataset.test else {}),
         "split": "train",
         "n": len(made.labels),
         "num_classes": dataset.num_classes,

@@ -37,6 +37,7 @@ LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
 _DEPTH = 3  # of the header: T is rows in a list under a name
 _INFORMATION = ("path", "test_path", "source_path", "convention")  # header keys that say where or why, not what
+_FILE_NAME = re.compile(r"(?:file|predictions)='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
 
 
@@ -74,6 +75,18 @@ class Manifest:
         return np.ones(len(self.labels), bool) if self.val is None else ~self.val
 
     @property
+    def noise_seed(self) -> int | None:
+        """The seed of what was drawn; None where people's labels were taken as they are."""
+        name = self.meta["noise"].partition("(")[0]
+        drawn = name not in NOISES or NOISES[name].facts.get("drawn", True) or self.val is not None
+        return int(self.meta["noise_seed"]) if drawn else None
+
+    @property
+    def known(self) -> float:
+        """The share of examples of which one knows whether their label is wrong."""
+        return float((self.truth != -1).mean())
+
+    @property
     def held_out(self) -> str:
         """`0.1 held out after corruption`; empty where nothing is."""
         return "" if self.val is None else f"{self.meta['val_fraction']:g} held out {self.meta['val_split']} corruption"
@@ -83,7 +96,7 @@ class Manifest:
         """T (K, K) of the noise model; None for noise that has none, or whose model is not at hand."""
         if self.meta.get("transition") is not None:
             return np.asarray(self.meta["transition"], np.float64)
-        if self.num_classes <= LARGEST_T:
+        if self.num_classes <= LARGEST_T or "file=" in self.meta["noise"]:  # a file may lie anywhere by now
             return None
         with suppress(NoisebenchError):  # noise by example, or of a plugin that is not loaded: nobody knows T
             return build_noise(self.meta["noise"], self.num_classes, tuple(self.meta["classes"])).transition
@@ -125,7 +138,8 @@ class Manifest:
     def identity(self) -> str:
         """The checksum without what is information alone, such as the path of a foreign set: the same labels wherever."""
         meta = {key: value for key, value in self.meta.items() if key not in _INFORMATION}
-        return self.sha256 if len(meta) == len(self.meta) else _digest(_header(meta), self._body())
+        meta["noise"] = _FILE_NAME.sub("", meta["noise"]) if "sha256=" in meta["noise"] else meta["noise"]
+        return self.sha256 if meta == self.meta else _digest(_header(meta), self._body())
 
     @property
     def content(self) -> bytes:

@@ -96,7 +96,9 @@ class Run:
             "data_sha256": self.data_sha256,
             "noise": meta["noise"],
             "realised_rate": meta["realised_rate"],
-            "noise_seed": meta["noise_seed"],
+            "known": self.manifest.known,
+            "noise_seed": self.manifest.noise_seed,
+            "source_sha256": self.source_sha256,
             "held_out": self.manifest.held_out,
             "method": self.method,
             "model": self.model,
@@ -123,7 +125,8 @@ class Run:
     @property
     def title(self) -> str:
         meta, held_out = self.manifest.meta, f", {self.manifest.held_out}" if self.manifest.held_out else ""
-        noise = f"{meta['noise']}, noise seed {meta['noise_seed']}{held_out}"
+        seed = "" if self.manifest.noise_seed is None else f", noise seed {self.manifest.noise_seed}"
+        noise = f"{meta['noise']}{seed}{held_out}"
         return f"{self.method} on {self.dataset.name}, {noise}, {self.model}, seed {self.seed}"
 
 

@@ -39,8 +39,9 @@ def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[byt
     yield ",".join([*_NEEDED, *(name for name, there in zip(_OPTIONAL, _extras(rows), strict=True) if there)]).encode() + b"\n"
     names = _table([*map(str, range(num_classes)), ""])  # the last, at -1, is the unknown label
     splits = _table(SPLITS)
-    for start in range(0, len(rows.labels), _CHUNK):
-        part = slice(start, min(start + _CHUNK, len(rows.labels)))
+    size = max(1, _CHUNK // 16) if rows.ids or rows.source is not None else _CHUNK  # whose words are made one by one
+    for start in range(0, len(rows.labels), size):
+        part = slice(start, min(start + size, len(rows.labels)))
         columns = [names[rows.labels[part]], names[rows.clean_labels[part]]]
         if rows.ids:
             columns.append(_table([name.translate(_ESCAPED) for name in rows.ids[part]]))

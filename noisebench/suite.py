@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .backbones import canonical_backbone
 from .datasets import DATASETS
-from .errors import ConfigError, LanguageError, NoisebenchError, UnknownName
+from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
 from .labelling import LabelWish, check_noise
 from .losses import LOSSES
 from .methods import find_method
@@ -310,7 +310,7 @@ def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple
     for cell in cells:
         try:
             _check_cell(cell)
-        except (UnknownName, LanguageError) as error:  # names are checked, with their own place, before
+        except (UnknownName, LanguageError, DataError) as error:  # names are checked, with their own place, before
             at: _Place = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
             if "noise" in cell and str(error) not in said and _valid_noise(cell["noise"]):
                 yield at, str(error)
@@ -336,6 +336,8 @@ def _check_cell(cell: dict[str, Any]) -> None:
     dataset = DATASETS.get(cell["dataset"])
     if dataset is None:
         return  # a foreign set, or a wrong name that has been said
+    if cell.get("val_split") and not cell.get("val_fraction"):
+        raise ConfigError("val_split has no effect without val_fraction")
     changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
     if cell.get("recipe", dataset.recipe) in RECIPES:
         make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment={}, changes=changes)

@@ -15,6 +15,7 @@ from .registry import Registry
 from .spec import AUTO, Call, Expression, Value
 
 TRUE, EMPIRICAL = "true", "empirical"
+_PRINTED = 1e-4  # half of the last digit of a rate in percent with two digits, and its rounding
 
 
 def resolve(registry: Registry, text: str | Expression, manifest: Manifest) -> Expression:
@@ -60,8 +61,11 @@ def with_auto(registry: Registry, expression: Expression, manifest: Manifest) ->
 
 def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
     if fact == "rate" and isinstance(value, int | float):
-        rates = (manifest.meta["nominal_rate"], manifest.meta["realised_rate"])
-        return any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in rates)
+        exact = (manifest.meta["nominal_rate"], manifest.meta["realised_rate"], *manifest.meta.get("rates", ()))
+        as_printed = manifest.meta["realised_rate"] if manifest.noise_seed is None else None  # the published rate of people's labels
+        return any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in exact) or (
+            as_printed is not None and math.isclose(value, as_printed, abs_tol=_PRINTED)
+        )
     if fact == "transition":
         return isinstance(value, str) or any(_close(value, T) for T in _tables(manifest).values())
     return False

@@ -49,7 +49,8 @@ class Workspace:
     def dataset_of(self, manifest: Manifest) -> Dataset:
         """The data set that a manifest was made for."""
         test = manifest.meta.get("test_path")
-        return self.dataset(manifest.meta.get("path") or manifest.meta["dataset"], Path(test) if test else None)
+        where = None if test is None else Path(test) if Path(test).is_dir() else self.root / test
+        return self.dataset(manifest.meta.get("path") or manifest.meta["dataset"], where)
 
     def labels(self, dataset: Dataset) -> Labels:
         if dataset not in self._labels:
@@ -77,6 +78,10 @@ class Workspace:
         if manifest.source is None:
             return None
         images = self.images(self.dataset(manifest.meta.get("source_path") or manifest.meta["source"]))
+        if images.dataset.name != manifest.meta["source"]:
+            raise ManifestError(
+                f"the manifest puts in images of {manifest.meta['source']}, not of {images.dataset.name}: other data lie there now"
+            )
         if len(images.train_images) <= manifest.source.max():
             raise ManifestError(f"the manifest puts in image {manifest.source.max()} of {manifest.meta['source']}, which has fewer")
         return images
@@ -86,7 +91,7 @@ class Workspace:
         key = (dataset, replace(wish, noise=str(noise_for(dataset, wish.noise))))
         if key not in self._manifests:
             labels = self.labels(dataset)
-            manifest = make_manifest(labels, key[1], outside=Outside(labels, self.data_dir, self.offline, self.dataset))
+            manifest = make_manifest(labels, key[1], outside=Outside(labels, self.data_dir, self.offline, self.dataset, self.root))
             self._manifests[key] = (manifest, self.manifests / file_name(manifest, dataset))
         return self._manifests[key]
 

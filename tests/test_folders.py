@@ -48,8 +48,8 @@ def test_the_test_split_may_lie_elsewhere(parts, tmp_path):
 def test_a_test_folder_without_these_classes_is_refused(tmp_path):
     place, other = folder(tmp_path / "a", "train"), tmp_path / "b"
     (other / "horse").mkdir(parents=True)
-    for wrong in (other, tmp_path / "none"):
-        with pytest.raises(DataError, match=r"--test .*no pictures in folders named as the classes"):
+    for wrong, what in ((other, "has no class 'horse'"), (tmp_path / "none", "no pictures in folders named as the classes")):
+        with pytest.raises(DataError, match=f"--test .*{what}"):
             find_dataset(str(place), test=wrong)
 
 

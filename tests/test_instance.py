@@ -204,25 +204,26 @@ def test_the_same_seed_gives_the_same_labels_and_another_seed_others(digits):
     assert 0.3 < (one != other).mean() < 0.8
 
 
-@pytest.mark.parametrize(("images", "weights"), [(1, 1 << 22), (7, 1 << 22), (2048, 1), (64, 100)])
-def test_a_few_images_and_weights_at_a_time_draw_what_all_at_once_draw(images, weights, digits, monkeypatch):
+@pytest.mark.parametrize("numbers", [1, 64, 500, 5000])
+def test_a_few_numbers_at_a_time_draw_what_all_at_once_draw(numbers, digits, monkeypatch):
     few = (digits.train_labels[:300], "pdn(0.4)")
     whole = nb.corrupt(*few, num_classes=10, images=digits.train_images[:300])
-    monkeypatch.setattr(instance, "_IMAGES", images)
-    monkeypatch.setattr(instance, "_WEIGHTS", weights)
+    monkeypatch.setattr(instance, "_PIXELS", numbers)
     np.testing.assert_array_equal(nb.corrupt(*few, num_classes=10, images=digits.train_images[:300]), whole)
 
 
-def test_no_more_than_2048_images_are_asked_for_at_a_time():
-    labels, sources = np.zeros(5000, int), Given(np.zeros((5000, 2, 2, 1), np.uint8))
-    made("pdn(0.4)", labels, sources, num_classes=2)
-    assert max(map(len, sources.asked)) == 2048
+@pytest.mark.parametrize("side", [2, 16])
+def test_no_more_images_are_asked_for_at_a_time_than_have_so_many_pixels(side, monkeypatch):
+    monkeypatch.setattr(instance, "_PIXELS", 1000)
+    sources = Given(np.zeros((700, side, side, 1), np.uint8))
+    made("pdn(0.4)", np.zeros(700, int), sources, num_classes=2)
+    assert max(map(len, sources.asked)) == 1000 // side**2
 
 
-def test_every_image_is_asked_for_twice():
+def test_every_image_is_asked_for_twice_and_the_first_to_know_their_size():
     sources = Given(COLOUR)
     made("pdn(0.4)", CLEAN, sources)
-    assert np.bincount(np.concatenate(sources.asked)).tolist() == [2] * 90
+    assert np.bincount(np.concatenate(sources.asked)).tolist() == [5] + [2] * 89
 
 
 def test_the_header_knows_which_images_the_noise_has_looked_at(digits):

@@ -20,6 +20,12 @@ MAP_OF = {entry.name for entry in NOISES if any(p.name == "map" for p in entry.p
 CAT, DOG = 3, 5
 
 
+def exchanges(name):
+    """Whether two classes of a map exchange labels."""
+    flips = MAPS[name].flips(MAPS[name].num_classes or 7, 0)
+    return any(flips.get(b) == a for a, b in flips.items())
+
+
 def cases():
     """(text with {rate}, K) of every class-conditional model with a rate, every map and every switch but `exact`."""
     for entry in NOISES:
@@ -29,6 +35,8 @@ def cases():
         maps = [(f", map='{name}'", MAPS[name].num_classes or 7) for name in MAPS] if entry.name in MAP_OF else [("", 10), ("", 100)]
         for switch in switches:
             for which, K in maps:
+                if "flip_back" in switch and not exchanges(which.split("'")[1]):
+                    continue
                 yield f"{entry.name}(rate={{rate}}{which}{switch})", K
 
 
@@ -368,6 +376,12 @@ def test_a_fixed_map_knows_no_seed(name):
 def test_the_text_holds_the_seed_of_the_pairs():
     one, other = (transition(f"asymmetric(0.4, map='superclass-pair', pairs_seed={seed})", 100) for seed in (1, 2))
     assert (one != other).any()
+
+
+@pytest.mark.parametrize("name", [name for name in MAPS if not exchanges(name)])
+def test_flipping_back_is_refused_where_no_classes_exchange_labels(name):
+    with pytest.raises(LanguageError, match="flip_back has no effect"):
+        transition(f"asymmetric(0.3, map='{name}', flip_back=True)", MAPS[name].num_classes or 7)
 
 
 def test_a_map_for_other_classes_is_refused():

@@ -45,7 +45,7 @@ def corrupt(
         str,
         typer.Argument(metavar="DATASET", help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images."),
     ],
-    sym: Sym = None,
+    sym: Sym = None,  # these and what follows are read by NoiseOptions.of
     asym: Asym = None,
     pair: Pair = None,
     idn: Idn = None,
@@ -78,10 +78,7 @@ def corrupt(
     from ..errors import ConfigError
 
     options: Globals = context.obj
-    chosen = NoiseOptions(
-        sym, asym, pair, idn, human, matrix, labels, openset, source, noise, map, inclusive, bernoulli, convention, predictions,
-        val_fraction, val_split, noise_seed,
-    )  # fmt: skip
+    chosen = NoiseOptions.of(context)
     if not chosen.any and convention:
         raise ConfigError(f"--convention {convention} says how, not how much: give --sym, --asym, --pair or --idn a rate")
     if not chosen.any:

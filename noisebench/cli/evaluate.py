@@ -75,6 +75,8 @@ def _write_teacher(path: Path, folder: RunFolder, options: Globals) -> None:
     record, arrays = folder.record(), folder.read_arrays()
     if "labels_sha256" not in record["noise"]:
         raise DataError(f"{folder.path} is of an older version, which did not note whose labels these are: run it again with --force")
+    if "source" in record["noise"]:
+        raise DataError(f"{folder.path} saw images of {record['noise']['source']} in the place of some: it cannot teach for these examples")
     recorded = arrays["recorded_labels"].astype(np.int64)
     train = Predictions.load(arrays, "train", recorded, recorded)
     write_teacher(path, train, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
@@ -136,6 +138,8 @@ def _wrong(train: dict[str, Any]) -> str:
     if not train["wrong_labels"]:
         return "unknown" if train["wrong_labels"] is None else "none"
     found = train["detection"]
+    if found["auroc"] is None:
+        return f"all {train['wrong_labels']} that are known, {percent(train['memorised'])} memorised"
     return (
         f"{train['wrong_labels']} of {train['n']}, {percent(train['memorised'])} memorised; "
         f"found by their loss with AUROC {found['auroc']:.4f}, average precision {found['average_precision']:.4f}, F1 {found['f1']:.4f}"

@@ -18,12 +18,12 @@ _FIGURES = ("transition",)
 
 def draw_figure(name: str, paths: list[Path], workspace: Workspace, out: Path | None, *, json: bool) -> None:
     """Draw a named figure of these manifests, or of the current one."""
-    from ..errors import ConfigError, UnknownName
+    from ..errors import ConfigError
     from ..manifest import read_manifest
     from ..report import transition
 
     if name not in _FIGURES:
-        raise UnknownName("figure", name, _FIGURES, "metrics")
+        raise ConfigError(f"--figure is {' or '.join(_FIGURES)}, got {name!r}")
     chosen = paths or [path for path in [workspace.current] if path]
     if not chosen:
         raise ConfigError("name a manifest to draw: noisebench report --figure transition manifests/NAME.csv")

@@ -102,7 +102,7 @@ def _cell(key: str, value: Any) -> str:
 
 _SHARES = frozenset({"nominal_rate", "realised_rate", "worst_rate", "test_acc"})
 _ONLY_IN_FULL = frozenset(
-    "parameters aliases laws presets doc classes maps version settings on key path num_classes texts dataset n".split()  # noqa: SIM905
+    "parameters aliases laws presets doc classes maps version settings on key path num_classes texts".split()  # noqa: SIM905
 )
 
 
@@ -248,7 +248,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     from ..errors import ManifestError
     from ..manifest import read_manifest
 
-    shown = ("dataset", "noise", "n", "nominal_rate", "realised_rate", "worst_class", "worst_rate", "held_out", "noise_seed")
+    shown = ("dataset", "noise", "convention", "n", "nominal_rate", "realised_rate", "worst_class", "worst_rate", "held_out", "noise_seed")
     row: dict[str, Any] = {"name": path.name, **dict.fromkeys(shown), "dataset": "damaged", "path": str(path)}
     try:
         manifest = read_manifest(path)

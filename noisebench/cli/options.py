@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,9 @@ LabelFile = Annotated[
 Openset = Annotated[float | None, typer.Option("--openset", metavar="RATE", help="This share of images comes from --source.")]
 Source = Annotated[str | None, typer.Option("--source", metavar="DATASET", help="The data set that --openset takes images from.")]
 Noise = Annotated[str | None, typer.Option("--noise", metavar="TEXT", help="Any noise: 'symmetric(rate=0.4, inclusive=True)'.")]
-Map = Annotated[str | None, typer.Option("--map", metavar="NAME", help="Convention of --asym (noisebench list noises asymmetric).")]
+Map = Annotated[
+    str | None, typer.Option("--map", metavar="NAME", help="Which classes flip for --asym (noisebench list noises asymmetric).")
+]
 Inclusive = Annotated[bool, typer.Option("--inclusive", help="--sym draws among all classes, the true one too.")]
 Bernoulli = Annotated[bool, typer.Option("--bernoulli", help="Each label flips by itself, instead of exact counts per class.")]
 ConventionName = Annotated[
@@ -91,6 +93,11 @@ class NoiseOptions:
     val_split: str | None = None
     noise_seed: int = 0
 
+    @classmethod
+    def of(cls, context: typer.Context) -> NoiseOptions:
+        """As they were given to a command that has them all."""
+        return cls(**{field.name: context.params[field.name] for field in fields(cls)})
+
     @property
     def rates(self) -> dict[str, float]:
         """The kinds that take a rate and are named, with it."""
@@ -121,6 +128,8 @@ class NoiseOptions:
             alone = ", exact=False" if self.bernoulli and not text else ""
             text = f"openset({inner}rate={self.openset!r}, source={self.source!r}{alone})"
         fraction = self.val_fraction if self.val_fraction is not None else paper.val_fraction if paper else 0.0
+        if self.val_split and not fraction:
+            raise ConfigError("--val-split has an effect with --val-fraction only")
         when = self.val_split or (paper.val_split if paper else VAL_SPLITS[0])
         return LabelWish(text or "", checked_seed(self.noise_seed), fraction, when, self.convention)
 
@@ -136,7 +145,6 @@ class NoiseOptions:
             ("--convention", self.convention, bool(self.rates), "--sym, --asym, --pair and --idn"),
             ("--predictions", self.predictions, kind in ("idn", "noise"), "--idn, and with --noise 'plc(...)'"),
             ("--source", self.source, self.openset is not None, "--openset"),
-            ("--val-split", self.val_split, bool(self.val_fraction), "--val-fraction"),
         )
         for option, given, has_effect, needs in effects:
             if given and not has_effect:

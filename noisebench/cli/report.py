@@ -49,6 +49,7 @@ def report(
     options: Globals = context.obj
     workspace = options.open()  # plugins name noises
     if figure is not None:
+        _check_figure(context)
         draw_figure(figure, paths or [], workspace, out, json=json)
         return
     chosen = _format(form, out, json=json)
@@ -58,6 +59,17 @@ def report(
     if not tables:
         raise DataError("no finished run there: noisebench list runs shows what there is")
     emit(tables, chosen, metric, out)
+
+
+def _check_figure(context: typer.Context) -> None:
+    """A figure has no rows, columns or metric."""
+    from ..errors import ConfigError
+
+    for name, option in (("rows", "--rows"), ("cols", "--cols"), ("metric", "--metric"), ("conditions", "--where"), ("form", "--format")):
+        if context.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
+            raise ConfigError(f"{option} has no effect on a figure")
+    if context.params["json"] and context.params["out"]:
+        raise ConfigError("--json prints the figure's numbers, --out writes it: choose one")
 
 
 def make(folders: list[RunFolder], metric: str, rows: str, cols: str, conditions: list[str]) -> list[Table]:

@@ -59,7 +59,7 @@ def train(
     manifest: Annotated[
         Path | None, typer.Option("--manifest", metavar="FILE", help="Train on these labels; default: what corrupt wrote last.")
     ] = None,
-    sym: Sym = None,
+    sym: Sym = None,  # these and what follows are read by NoiseOptions.of
     asym: Asym = None,
     pair: Pair = None,
     idn: Idn = None,
@@ -120,10 +120,7 @@ def train(
     options: Globals = context.obj
     workspace = options.open()  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
-    chosen = NoiseOptions(
-        sym, asym, pair, idn, human, matrix, labels, openset, source, noise, map, inclusive, bernoulli, convention, predictions,
-        val_fraction, val_split, noise_seed,
-    )  # fmt: skip
+    chosen = NoiseOptions.of(context)
     choice = LabelChoice(dataset, manifest, chosen, test)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip}  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..classes import class_number
+from ..classes import NoClass, class_numbers
 from ..errors import DataError
 from ..storing import read_checked
 from .pickled import read_object_npy, read_pt
@@ -83,16 +83,30 @@ def _numbers(values: Sequence[Any], classes: tuple[str, ...], what: str, *, may_
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(f"expected one {what} an example, got shape {array.shape}")
-    kinds, place = np.unique(array.astype(str) if array.dtype.kind not in "iuf" else array, return_inverse=True)
-    number = np.empty(len(kinds), np.int64)
-    for at, kind in enumerate(kinds.tolist()):
-        try:
-            number[at] = -1 if may_be_empty and _is_empty(kind) else class_number(kind, classes)
-        except ValueError as error:
-            row = int((place == at).argmax())
-            reason = "is empty" if str(kind).strip() == "" else str(error)
-            raise ValueError(f"the {what} of row {row} {'' if reason == 'is empty' else 'is wrong: '}{reason}") from None
-    return number[place.reshape(-1)]
+    if array.dtype.kind in "iu":
+        return _checked(array.astype(np.int64), classes, what, least=-1 if may_be_empty else 0)
+    kinds, place = np.unique(array.astype(str) if array.dtype.kind != "f" else array, return_inverse=True)
+    place, known = place.reshape(-1), np.array([not (may_be_empty and _is_empty(kind)) for kind in kinds.tolist()], bool)
+    number = np.full(len(kinds), -1, np.int64)
+    try:
+        words = [kind for kind, there in zip(kinds.tolist(), known, strict=True) if there]
+        number[known] = class_numbers(words, classes, names_win=isinstance(values, np.ndarray))
+    except NoClass as error:
+        raise _wrong(what, int((place == known.nonzero()[0][error.place]).argmax()), str(error)) from None
+    return number[place]
+
+
+def _checked(numbers: np.ndarray, classes: tuple[str, ...], what: str, least: int) -> np.ndarray:
+    """Class numbers as they are, in range."""
+    bad = (numbers < least) | (numbers >= len(classes))
+    if bad.any():
+        row = int(bad.argmax())
+        raise _wrong(what, row, str(NoClass(str(numbers[row]), row, classes)))
+    return numbers
+
+
+def _wrong(what: str, row: int, reason: str) -> ValueError:
+    return ValueError(f"the {what} of row {row} is " + ("empty" if reason.startswith("''") else f"wrong: {reason}"))
 
 
 def _is_empty(value: Any) -> bool:

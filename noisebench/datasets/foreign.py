@@ -74,6 +74,9 @@ def picture_files(path: Path, test: Path | None = None) -> tuple[list[str], list
     train = _pictures(path, root, names)
     if not train:
         raise DataError(f"{path}: no pictures in its class folders ({', '.join(sorted(_PICTURES))})")
+    for root_of_test in [test] if test is not None and test.is_dir() else []:
+        if strange := sorted(other.name for other in root_of_test.iterdir() if other.is_dir() and other.name not in names):
+            raise DataError(f"--test {test}: {path} has no class {strange[0]!r}")
     if test is not None:
         held_out = _pictures(test, test, names) if test.is_dir() else []
         if not held_out:

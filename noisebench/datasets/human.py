@@ -52,15 +52,20 @@ HUMAN = {
 }
 
 
-def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, offline: bool = False) -> np.ndarray:
-    """A column's recorded labels (N,), once the file's own clean labels are found to be these. Raises DataError."""
+def check_column(name: str, dataset: str) -> None:
+    """Raises DataError for a column that is none, or of another data set."""
     if name not in HUMAN:
         raise DataError(f"no column of human labels is called {name!r}: there are {', '.join(HUMAN)}")
-    column = HUMAN[name]
-    if column.dataset != dataset:
+    if HUMAN[name].dataset != dataset:
         fitting = ", ".join(key for key, other in HUMAN.items() if other.dataset == dataset)
         hint = f"; {dataset} has {fitting}" if fitting else ""
-        raise DataError(f"human labels {name!r} are for {column.dataset}, not for {dataset}{hint}")
+        raise DataError(f"human labels {name!r} are for {HUMAN[name].dataset}, not for {dataset}{hint}")
+
+
+def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, offline: bool = False) -> np.ndarray:
+    """A column's recorded labels (N,), once the file's own clean labels are found to be these. Raises DataError."""
+    check_column(name, dataset)
+    column = HUMAN[name]
     content, where = _content(column, clean, data_dir, offline=offline)
     published, recorded = (_labels(content, names, where) for names in (column.clean, column.recorded))
     if not np.array_equal(published, clean):

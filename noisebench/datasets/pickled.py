@@ -1,10 +1,15 @@
-"""Arrays out of other people's pickles (.pt, and .npy that hold a dict), without ever running what else may be in them."""
+"""Arrays out of other people's pickles (.pt, and .npy that hold a dict), without ever running what else may be in them.
+
+A pickle builds an array by calling numpy's own functions, which trust their arguments and can be led to read any memory. So
+none of them is handed out: stand-ins take down what is said, and arrays are made of that once it was checked.
+"""
 
 from __future__ import annotations
 
-import codecs
 import io
+import math
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +18,66 @@ import numpy as np
 from ..arrays import npy_header, read_npy
 from ..errors import DataError
 
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
+_NUMBERS = re.compile(r"[<>|=]?[biuf][1248]")
+_OBJECTS = ("O", "O8", "|O", "|O8")
+
+
+class _Dtype:
+    """Says what a dtype would be: numbers, or the objects of a list."""
+
+    def __init__(self, code: Any, *flags: Any) -> None:
+        self.code, self.order = str(code), ""
+        if not _NUMBERS.fullmatch(self.code) and self.code not in _OBJECTS:
+            raise pickle.UnpicklingError(f"it holds a dtype {self.code[:20]!r}, neither numbers nor a dict")
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = state[1] if state[1] in ("<", ">") else ""
+
+
+class _Array:
+    """Says what an array would be; `value` is it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._state: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        self._state = state
+
+    @property
+    def value(self) -> Any:
+        _, shape, dtype, fortran, content = self._state
+        if dtype.code in _OBJECTS:
+            if len(shape) == 1 and len(content) == shape[0] and all(isinstance(word, str) for word in content):
+                return np.array(content, str)
+            if shape != () or not isinstance(content, list) or len(content) != 1:
+                raise pickle.UnpicklingError("it holds an array of objects")
+            return _plain(content[0])
+        kind = np.dtype(dtype.order + dtype.code.lstrip("<>|="))
+        if len(content) != kind.itemsize * math.prod(shape):
+            raise pickle.UnpicklingError(f"it says {shape} of {kind}, its bytes are {len(content)}")
+        return np.frombuffer(bytes(content), kind).reshape(shape, order="F" if fortran else "C").copy()
+
+
+class _Type:
+    """Stands for the class of arrays, which nothing may call."""
+
+    def __new__(cls, *arguments: Any) -> _Type:
+        raise pickle.UnpicklingError("it would make an array of its own")
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    """How an old pickle says bytes."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("it holds bytes in another encoding")
+    return text.encode("latin1")
+
+
+_ALLOWED: dict[str, Any] = {
+    "numpy.core.multiarray._reconstruct": _Array,
+    "numpy._core.multiarray._reconstruct": _Array,
+    "numpy.ndarray": _Type,
+    "numpy.dtype": _Dtype,
+    "_codecs.encode": _encode,
 }
 
 
@@ -26,11 +85,9 @@ def read_pt(raw: bytes, where: Path) -> Any:
     """What torch.save wrote, tensors and numpy arrays alone, as numpy. Raises DataError for anything else."""
     import torch
 
-    multiarray = _multiarray()
-    allowed: list[Any] = [(multiarray._reconstruct, "numpy.core.multiarray._reconstruct"), multiarray._reconstruct,
-                          np.ndarray, np.dtype, codecs.encode, *_dtype_classes()]  # fmt: skip
+    allowed = [(stand_in, name) for name, stand_in in _ALLOWED.items()]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals([*allowed, _Array, _Dtype]):
             return _plain(torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load documents no exceptions; whatever it throws, the file is not used
         raise _refused(where, error) from None
@@ -40,40 +97,31 @@ def read_object_npy(raw: bytes, where: Path) -> Any:
     """A .npy that holds a dict of arrays, as numpy.save writes one. Raises DataError for anything else."""
     file = io.BytesIO(raw)
     try:
-        shape, _, dtype = npy_header(file)
-        if not dtype.hasobject:
-            return read_npy(raw)
-        content = _Arrays(file, encoding="latin1").load()
-        return content.item() if shape == () else content
+        _, _, dtype = npy_header(file)
+        return _plain(_Arrays(file, encoding="latin1").load()) if dtype.hasobject else read_npy(raw)
     except Exception as error:  # a broken pickle may throw anything; none of it is used
         raise _refused(where, error) from None
 
 
 class _Arrays(pickle.Unpickler):
-    """Knows how to make numpy arrays, and nothing else."""
+    """Knows the stand-ins, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if f"{module}.{name}" not in _ALLOWED:
             raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return getattr(_multiarray(), name) if name == "_reconstruct" else super().find_class(module, name)
-
-
-def _multiarray() -> Any:
-    """numpy's own module, which moved between its versions."""
-    return (getattr(np, "_core", None) and np._core.multiarray) or np.core.multiarray  # type: ignore[attr-defined]
-
-
-def _dtype_classes() -> list[type]:
-    return [type(np.dtype(name)) for name in ("u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "?")]
+        return _ALLOWED[f"{module}.{name}"]
 
 
 def _plain(found: Any) -> Any:
-    """Tensors as numpy arrays."""
+    """Stand-ins and tensors as numpy arrays."""
     if isinstance(found, dict):
         return {str(key): _plain(value) for key, value in found.items()}
+    if isinstance(found, _Array):
+        return found.value
     return found.detach().numpy() if hasattr(found, "detach") else found
 
 
 def _refused(where: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())[:200]
-    return DataError(f"{where} is refused: it is damaged, or holds more than arrays, which could run code ({reason})")
+    called = re.search(r"GLOBAL ([\w.]+)|would call ([\w.]+)", str(error))
+    reason = f"it would call {called[1] or called[2]}" if called else re.sub(r"[^\x20-\x7e]", " ", str(error)).split(". ")[0][:120]
+    return DataError(f"{where} is refused: it is damaged, or holds more than arrays, which could run code ({' '.join(reason.split())})")

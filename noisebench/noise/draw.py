@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 OVER = ("class", "set", "pair")  # what exact counts are exact over
 _CHUNK = 1 << 20  # examples handled at a time
+_THREADS = 8  # at most: each holds a chunk
 _CELLS = 1 << 10  # of the grid that spares a search
 
 
@@ -124,7 +125,7 @@ def _each_chunk(n: int, work: Callable[[slice], T]) -> list[T]:
     parts = list(chunks(n))
     if len(parts) < 2:
         return [work(part) for part in parts]
-    with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1, _THREADS)) as pool:
         return list(pool.map(work, parts))
 
 
@@ -154,12 +155,17 @@ def _pick_each(recorded: np.ndarray, chosen: np.ndarray | slice, table: np.ndarr
 def _chosen(grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed) -> np.ndarray:
     """Who is chosen (N,): the expected number of each group, those of the smallest first words."""
     groups, num_groups = grouped
-    sizes = sum(_each_chunk(len(groups), lambda part: np.bincount(groups[part], minlength=num_groups)), np.zeros(num_groups, np.int64))
+    sizes = _sizes(groups, num_groups)
     counts = np.array([expected(shares[g % len(shares)], size) for g, size in enumerate(sizes.tolist())])
-    return _smallest(groups, counts, sizes, seed)
+    return smallest(groups, counts, sizes, seed)
 
 
-def _smallest(groups: np.ndarray, counts: np.ndarray, sizes: np.ndarray, seed: Seed, sigmas: float = 5.0) -> np.ndarray:
+def _sizes(groups: np.ndarray, num_groups: int) -> np.ndarray:
+    parts = _each_chunk(len(groups), lambda part: np.bincount(groups[part], minlength=num_groups))
+    return sum(parts, np.zeros(num_groups, np.int64))
+
+
+def smallest(groups: np.ndarray, counts: np.ndarray, sizes: np.ndarray, seed: Seed, sigmas: float = 5.0) -> np.ndarray:
     """Which examples (N,) have the `counts` smallest first words of their group; of equal words the earlier example.
 
     Not by sorting, which would need every word at once: the largest word that is chosen must lie near the group's share of
@@ -182,7 +188,7 @@ def _smallest(groups: np.ndarray, counts: np.ndarray, sizes: np.ndarray, seed: S
     index, words, own = (np.concatenate([columns[place] for columns in found]) for place in range(3))
     wanted = counts - sum(columns[3] for columns in found)
     if (wanted < 0).any() or (wanted > np.bincount(own, minlength=len(counts))).any():  # one group in a million
-        return _smallest(groups, counts, sizes, seed, 4 * sigmas)
+        return smallest(groups, counts, sizes, seed, 4 * sigmas)
     order = np.lexsort((words, own))  # stable, and `index` rises
     own = own[order]
     rank = np.arange(len(own)) - np.searchsorted(own, own)
@@ -199,14 +205,21 @@ def _as_words(share: np.ndarray) -> np.ndarray:
 def _draw_pairs(labels: np.ndarray, transition: np.ndarray, grouped: tuple[np.ndarray, int], seed: Seed) -> np.ndarray:
     recorded = labels.copy()
     groups, num_groups = grouped
-    keys = np.concatenate([_words(seed, part)[:, 0] for part in chunks(len(labels))] or [np.empty(0, np.uint64)])
-    for group, places in enumerate(members(groups, num_groups)):
-        wrong = transition[group % len(transition)].copy()
-        wrong[group % len(transition)] = 0
-        counts = np.floor(len(places) * wrong + 1e-9).astype(np.int64)
-        chosen = places[np.argsort(keys[places], kind="stable")[: counts.sum()]]
-        recorded[chosen] = np.repeat(np.arange(len(wrong)), counts)
+    sizes = _sizes(groups, num_groups)
+    wrong = np.tile(transition * (1 - np.eye(len(transition))), (num_groups // len(transition), 1))
+    pairs = np.floor(sizes[:, None] * wrong + 1e-9).astype(np.int64)
+    chosen = smallest(groups, pairs.sum(1), sizes, seed).nonzero()[0]
+    keys = _at(seed, chosen)
+    order = np.lexsort((keys, groups[chosen]))  # group by group, the smallest words first
+    recorded[chosen[order]] = np.concatenate([np.repeat(np.arange(len(row)), row) for row in pairs])
     return recorded
+
+
+def _at(seed: Seed, which: np.ndarray) -> np.ndarray:
+    """The first words of some examples, given in order."""
+    found = [_words(seed, part)[which[slice(*np.searchsorted(which, (part.start, part.stop)))] - part.start, 0]
+             for part in chunks(int(which[-1]) + 1 if len(which) else 0)]  # fmt: skip
+    return np.concatenate([*found, np.empty(0, np.uint64)])
 
 
 def _draw_rows(labels: np.ndarray, rows: Rows, seed: Seed) -> np.ndarray:

@@ -14,8 +14,7 @@ from ..spec import Value
 from .catalogue import Examples, Labelling, Teacher, register_noise
 from .draw import Rows, chunks, draw, members, uniforms
 
-_IMAGES = 2048  # images held as numbers at a time
-_WEIGHTS = 1 << 22  # numbers of W held at a time
+_PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
 _ENDLESS = 1e12  # a factor at which nobody keeps a label
 _RATES, _PROJECTION = 11, 12  # what a derived seed is for
 
@@ -37,10 +36,11 @@ def _part_dependent(examples: Examples, rate: float, std: float) -> Rows:
     if K < 2:
         raise LanguageError(f"part-dependent noise needs two classes, the data have {K}")
     images = examples.sources.images()
+    size = _images_at_a_time(images)
     own_rate = truncated_normal(rate, std, uniforms((examples.seed, _RATES), len(labels))) if rate else np.zeros(len(labels))
     mean, deviation = _channel_statistics(images, len(labels))
     for k, places in enumerate(members(labels, K)):
-        for part in chunks(len(places), _IMAGES):
+        for part in chunks(len(places), size):
             which = places[part]
             pixels = images(which)
             scores = _scores(pixels.reshape(len(which), -1), np.tile(mean, pixels[0].size // len(mean)),
@@ -62,20 +62,24 @@ def truncated_normal(mean: float, std: float, uniform: np.ndarray) -> np.ndarray
 
 
 def _channel_statistics(images: Callable[[np.ndarray], np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel over all images, in bytes, from exact sums."""
-    count, total, squares = 0, np.zeros(1, np.int64), np.zeros(1, np.int64)
-    for part in chunks(n, _IMAGES):
+    """Mean and deviation of each channel over all images, in bytes, from exact counts of every byte value."""
+    counts = np.zeros((images(np.arange(1)).shape[3], 256), np.int64)
+    for part in chunks(n, _images_at_a_time(images)):
         pixels = images(np.arange(part.start, part.stop))
-        flat = pixels.reshape(-1, pixels.shape[3]).astype(np.int64)
-        count, total, squares = count + len(flat), total + flat.sum(0), squares + (flat * flat).sum(0)
-    mean = total / count
-    return mean, np.sqrt(np.maximum(squares / count - mean**2, 1.0))  # an even image stays finite
+        counts += [np.bincount(pixels[..., channel].reshape(-1), minlength=256) for channel in range(len(counts))]
+    values, count = np.arange(256), counts[0].sum()
+    mean = counts @ values / count
+    return mean, np.sqrt(np.maximum(counts @ values**2 / count - mean**2, 1.0))  # an even image stays finite
+
+
+def _images_at_a_time(images: Callable[[np.ndarray], np.ndarray]) -> int:
+    return max(1, _PIXELS // images(np.arange(1)).size)
 
 
 def _scores(pixels: np.ndarray, mean: np.ndarray, deviation: np.ndarray, seed: tuple[int, ...], num_classes: int) -> np.ndarray:
     """x W (n, K) for images (n, D); W is made a few rows at a time, the same however many."""
     scores = np.zeros((len(pixels), num_classes))
-    for part in chunks(pixels.shape[1], max(1, _WEIGHTS // num_classes)):
+    for part in chunks(pixels.shape[1], max(1, _PIXELS // max(num_classes, len(pixels)))):
         x = (pixels[:, part] - mean[part]) / deviation[part]
         scores += x @ _normals(seed, part, num_classes)
     return scores

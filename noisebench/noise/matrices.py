@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import read_npy
-from ..classes import class_number
+from ..classes import class_numbers
 from ..errors import DataError
 from ..nesting import check_nesting, yaml_loader
 from ..storing import read_checked
@@ -71,7 +71,7 @@ def _by_name(rows: dict[str, list[str]], heads: list[str], classes: list[str]) -
 
 
 def _numbers(names: list[str], classes: list[str]) -> list[int]:
-    found = [class_number(name, classes) for name in names]
+    found = class_numbers(names, classes, names_win=True)
     if sorted(found) != list(range(len(classes))):
         raise ValueError(f"its {len(names)} names are not the {len(classes)} classes, each once")
     return found
@@ -105,7 +105,7 @@ def _plain(node: Any) -> Any:
 
 
 def _once(names: list[str], classes: list[str]) -> list[int]:
-    found = [class_number(name, classes) for name in names]
+    found = class_numbers(names, classes, names_win=True)
     if len(set(found)) < len(found):
         raise ValueError(f"a class stands twice among {', '.join(names[:_SHOWN])}")
     return found

@@ -82,6 +82,8 @@ def asymmetric(
         raise LanguageError("asymmetric noise on these data needs a map: name one with --map (noisebench list noises asymmetric)")
     flips = class_map(map, num_classes).flips(num_classes, pairs_seed or 0)
     table = _flip(num_classes, flips, rate)
+    if flip_back and not any(flips.get(high) == low for low, high in flips.items()):
+        raise LanguageError(f"flip_back has no effect: under the map {map!r} no two classes exchange labels")
     for low, high in flips.items():
         if flip_back and low < high and flips.get(high) == low:
             table[low, low], table[low, high] = 1 - rate + rate * rate, rate * (1 - rate)

@@ -83,7 +83,7 @@ def openset(
     model = build_noise(closed, examples.num_classes, examples.classes)
     parts, _ = grouped(chosen.astype(np.int64), 2, examples.parts)
     recorded = np.where(chosen, labels, model.draw(labels, seed, parts=parts))
-    return Labelling(recorded, source=replaced, transition=model.transition, facts=facts)
+    return Labelling(recorded, source=replaced, transition=model.transition, facts={**facts, "rates": [rate, model.rate]})
 
 
 def _images(count: int, size: int, seed: int) -> np.ndarray:

@@ -55,7 +55,7 @@ class Row:
     alike: dict[str, Any]
     realised_rate: float | None
     seed: int
-    noise_seed: int
+    noise_seed: int | None  # None: nothing was drawn
     oracle: bool
     failed: bool
     value: float | None
@@ -105,8 +105,9 @@ def _row(folder: RunFolder, metric: Metric, *, failed: bool) -> Row:
     axes = {axis: said if axis == "recipe" else str(known[axis]) for axis in AXES}
     seeds = known["seed"], known["noise_seed"]
     stamp = (folder.error if failed else folder.result).stat().st_mtime
-    alike = {**recipe, "held_out": held_out, "data": known["data_sha256"]}
-    return Row(axes, alike, known["realised_rate"], *seeds, known["oracle"], failed, value, stamp)
+    alike = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
+    rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None  # of some labels it is not the rate of all
+    return Row(axes, alike, rate, *seeds, known["oracle"], failed, value, stamp)
 
 
 def _about(record: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +126,8 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
             "noise_seed": noise["seed"],
             "realised_rate": noise["realised_rate"],
             "held_out": noise.get("held_out", ""),
+            "source_sha256": noise.get("source_sha256", ""),
+            "known": noise.get("known", 1.0),
         }
     except (KeyError, TypeError) as error:
         raise DataError(f"{record['path']}/result.json lacks {error}: delete the folder and run it again") from None
@@ -157,7 +160,7 @@ def apart(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], lis
 
 def paired_by_seed(rows: Iterable[Row]) -> bool:
     """Whether a seed says which noise seed goes with it, in all of these rows."""
-    seeds = {(row.seed, row.noise_seed) for row in rows}
+    seeds = {(row.seed, row.noise_seed) for row in rows if row.noise_seed is not None}
     return len({seed for seed, _ in seeds}) == len(seeds)
 
 
@@ -172,6 +175,6 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
         if row.failed:
             cell.failed += 1
         elif row.value is not None:
-            cell.values[str(seed) if paired else f"{seed}/{noise_seed}"] = row.value
+            cell.values[str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"] = row.value
         cell.oracle = cell.oracle or row.oracle
     return cell

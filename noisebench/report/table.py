@@ -124,11 +124,13 @@ def _ordered(labels: Iterable[str], axis: str) -> tuple[str, ...]:
 
 
 def _varied(group: list[Row]) -> str:
-    seeds, noise_seeds = sorted({row.seed for row in group}), sorted({row.noise_seed for row in group})
+    seeds, noise_seeds = sorted({row.seed for row in group}), sorted({row.noise_seed for row in group if row.noise_seed is not None})
+    if not noise_seeds:
+        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     if len(seeds) == len(noise_seeds) == 1:
         return f"seed {seeds[0]}, noise seed {noise_seeds[0]}"
     text = f"seeds {', '.join(map(str, seeds))}"
-    if all(row.seed == row.noise_seed for row in group):
+    if all(row.noise_seed in (row.seed, None) for row in group):
         return f"{text}, each with its own noise"
     return f"{text}; noise seeds {', '.join(map(str, noise_seeds))}"
 

@@ -24,24 +24,36 @@ _DOTS = 200  # an inch, of a .png
 
 
 def table(manifest: Manifest) -> np.ndarray:
-    """(K, K): the share of each clean class that is recorded as each class. Raises ConfigError where no clean label is known."""
+    """(K, K): the share of each clean class that is recorded as each class; NaN for a class of which no clean label is known.
+
+    Raises ConfigError where none is known at all.
+    """
     if not (manifest.clean_labels >= 0).any():
-        raise ConfigError(
-            f"the manifest of {manifest.meta['dataset']} knows no clean labels: there is nothing to compare the recorded with"
-        )
-    return manifest.empirical_transition
+        raise ConfigError(f"the manifest of {manifest.meta['dataset']} knows no clean labels to compare the recorded ones with")
+    counts = manifest.confusion.astype(np.float64)
+    sizes = counts.sum(1, keepdims=True)
+    return np.where(sizes > 0, counts / np.maximum(sizes, 1), np.nan)
 
 
 def title(manifest: Manifest) -> str:
-    """Data, noise and realised rate."""
-    rate = manifest.meta["realised_rate"]
-    return f"{manifest.meta['dataset']}, {manifest.meta['noise']}: {100 * rate:.2f} % wrong"
+    """Data, noise and realised rate, and of what it is the rate."""
+    meta, seed = manifest.meta, "" if manifest.noise_seed is None else f", seed {manifest.noise_seed}"
+    of = "" if manifest.known == 1 else f" of {int((manifest.truth != -1).sum())} known"
+    return f"{meta['dataset']}, {meta['noise']}{seed}: {100 * meta['realised_rate']:.2f} %{of} wrong"
+
+
+def _left_out(manifest: Manifest) -> str:
+    """What the table cannot show."""
+    if manifest.source is None:
+        return ""
+    return f"; {int((manifest.source >= 0).sum())} images of {manifest.meta['source']} left out, all wrong"
 
 
 def as_dict(manifest: Manifest) -> dict[str, Any]:
-    """The figure's numbers, rows = clean class."""
-    return {"dataset": manifest.meta["dataset"], "noise": manifest.meta["noise"], "classes": manifest.meta["classes"],
-            "transition": table(manifest).tolist(), "counts": manifest.confusion.tolist()}  # fmt: skip
+    """The figure's numbers, rows = clean class; null where nothing is known."""
+    shares = [[None if np.isnan(share) else share for share in row] for row in table(manifest).tolist()]
+    return {"dataset": manifest.meta["dataset"], "noise": manifest.meta["noise"], "noise_seed": manifest.noise_seed,
+            "classes": manifest.meta["classes"], "transition": shares, "counts": manifest.confusion.tolist()}  # fmt: skip
 
 
 def draw(manifest: Manifest, width: int | None = None) -> Group:
@@ -51,13 +63,15 @@ def draw(manifest: Manifest, width: int | None = None) -> Group:
     from rich.text import Text
 
     shares, names = table(manifest), manifest.meta["classes"]
-    grid, below = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim"), "percent of each clean class"
+    grid, below = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim"), f"percent of each clean class{_left_out(manifest)}"
     if len(names) <= (_MOST if width is None else (width - 18) // 8):
         grid.add_column("clean \\ recorded", style="dim")
-        for name in names:
-            grid.add_column(name[: 12 if width is None else 6], justify="right", no_wrap=True)
-        for name, row in zip(names, shares, strict=True):
-            grid.add_row(name, *(Text(_percent(share), style=_shade(share)) for share in row))
+        short = names if width is None else [name[:6] for name in names]
+        numbered = len(set(short)) < len(names)  # cut, they could not be told apart
+        for number, name in enumerate(short):
+            grid.add_column(str(number) if numbered else name, justify="right", no_wrap=True)
+        for number, (name, row) in enumerate(zip(names, shares, strict=True)):
+            grid.add_row(f"{number} {name}" if numbered else name, *(Text(_percent(share), style=_shade(share)) for share in row))
     else:
         for head in ("clean", "right", "recorded as"):
             grid.add_column(head)
@@ -76,12 +90,12 @@ def _mistakes(row: np.ndarray, own: int, names: list[str]) -> str:
 
 
 def _percent(share: float) -> str:
-    return "." if share == 0 else f"{100 * share:.1f}"
+    return "?" if np.isnan(share) else "." if share == 0 else f"{100 * share:.1f}"
 
 
 def _shade(share: float) -> str:
     """A background from black to blue, readable on dark and light terminals."""
-    if share == 0:
+    if not share > 0:
         return "dim"
     level = int(40 + 180 * share**0.5)
     return f"white on rgb(20,{level // 2},{level})"
@@ -100,12 +114,12 @@ def save(manifests: list[Manifest], path: Path) -> None:
 def _as_csv(manifests: list[Manifest]) -> str:
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(["dataset", "noise", "clean", "recorded", "share", "count"])
+    writer.writerow(["dataset", "noise", "noise_seed", "clean", "recorded", "share", "count"])
     for manifest in manifests:
         names, shares, counts = manifest.meta["classes"], table(manifest), manifest.confusion
         for clean, recorded in zip(*counts.nonzero(), strict=True):
             cell = [names[clean], names[recorded], repr(float(shares[clean, recorded])), int(counts[clean, recorded])]
-            writer.writerow([manifest.meta["dataset"], manifest.meta["noise"], *cell])
+            writer.writerow([manifest.meta["dataset"], manifest.meta["noise"], manifest.noise_seed, *cell])
     return output.getvalue()
 
 
@@ -143,7 +157,7 @@ def _panel(figure: Any, panel: Any, manifest: Manifest) -> None:
     size = 9 if len(names) <= _NUMBERED else 5
     panel.set_xticks(ticks, [names[k] for k in ticks], rotation=90, fontsize=size)
     panel.set_yticks(ticks, [names[k] for k in ticks], fontsize=size)
-    panel.set_xlabel("recorded class")
+    panel.set_xlabel("recorded class" + _left_out(manifest))
     panel.set_ylabel("clean class")
     panel.set_title(title(manifest).replace(": ", "\n"), fontsize=10)
     if len(names) <= _NUMBERED:
