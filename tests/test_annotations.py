@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -414,3 +415,33 @@ def test_code_in_a_file_is_refused_and_not_run(name, wrap, tmp_path):
 def test_a_text_without_a_file_is_refused(text):
     with pytest.raises(LanguageError):
         make_manifest(Labels(DATASETS["digits"], LABELS), text)
+
+
+# What a pickle must not do
+
+
+class Buffer:
+    """Would make numpy take these bytes for the addresses of objects."""
+
+    def __reduce__(self):
+        return np.ndarray, ((8,), np.dtype("O"), b"A" * 64)
+
+
+def object_npy(content):
+    """A .npy whose content is pickled by hand."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": ()})
+    return file.getvalue() + pickle.dumps(content, protocol=2)
+
+
+@pytest.mark.parametrize(("name", "write"), [("l.pt", pt), ("l.npy", object_npy)])
+def test_bytes_are_never_taken_for_objects(name, write, tmp_path):
+    with pytest.raises(DataError, match="is refused: it is damaged, or holds more than arrays") as caught:
+        read(tmp_path, name, write({"label": Buffer()}))
+    assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u2", "<i4", ">i8", "f4", ">f8"])
+def test_arrays_of_every_kind_of_number_are_read(dtype, tmp_path):
+    for name, content in (("l.pt", pt({"label": LABELS.astype(dtype)})), ("l.npy", npy({"label": LABELS.astype(dtype)}))):
+        np.testing.assert_array_equal(read(tmp_path, name, content)[0], LABELS)

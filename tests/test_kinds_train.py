@@ -407,3 +407,46 @@ def test_part_dependent_labels_are_refused_on_other_images_with_the_same_labels(
     trainer_of(lab, LabelWish("pdn(rate=0.4)"))
     with pytest.raises(ManifestError, match="its noise was drawn looking at another copy of digits"):
         trainer_of(lab, LabelWish("pdn(rate=0.4)"), inverted)
+
+
+# What misleads
+
+
+def small_set(path, seed, n=60):
+    """A data set of noise, three classes."""
+    images = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), np.uint8)
+    labels = np.random.default_rng(seed).integers(0, 3, n)
+    labels[:3] = range(3)
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:30], test_labels=labels[:30])
+
+
+def test_other_images_at_the_sources_place_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_set("other.npz", 0)
+    answer("corrupt", "digits", "--openset", "0.3", "--source", "other.npz")
+    small_set("other.npz", 1)
+    assert "other data lie there now" in refusal("train", "--epochs", "1")
+
+
+def test_a_run_on_other_images_cannot_teach(lab):
+    run = lab.of("openset").answer["run"]
+    assert "cannot teach" in refusal(*lab.before, "evaluate", str(lab.root / run), "--predictions", str(lab.root / "x.npz"))
+
+
+def test_labels_that_are_all_wrong_can_be_evaluated(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("T.npy", np.roll(np.eye(10), 1, axis=1))
+    answer("corrupt", "digits", "--matrix", "T.npy")
+    run = json.loads(answer("train", "--epochs", "1", "--json"))["run"]
+    assert main(["evaluate", run]) == 0
+    assert "all 1297 that are known" in capsys.readouterr().out
+
+
+def test_a_workspace_works_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    small_set(tmp_path / "mine.npz", 0)
+    small_set(tmp_path / "other.npz", 1)
+    monkeypatch.chdir(tmp_path)
+    answer("corrupt", "mine.npz", "--openset", "0.3", "--source", "other.npz")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert json.loads(answer("-C", "..", "train", "--epochs", "1", "--json"))["epochs"] == 1

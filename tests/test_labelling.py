@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import noisebench as nb
 from noisebench import rows
 from noisebench.cli.options import NoiseOptions
 from noisebench.conventions import CONVENTIONS, find_convention
@@ -21,9 +22,11 @@ from noisebench.datasets import DATASETS, HUMAN, Dataset, Labels, fingerprint, r
 from noisebench.datasets.human import HumanColumn, HumanFile
 from noisebench.errors import ConfigError, LanguageError, ManifestError, NoisebenchError, UnknownName
 from noisebench.labelling import LabelWish, Outside, make_manifest, noise_for
+from noisebench.losses import LOSSES
 from noisebench.manifest import OPEN, Manifest, read_manifest
 from noisebench.metrics import memorised
 from noisebench.noise import build_noise, by_class
+from noisebench.truth import is_oracle
 from noisebench.workspace import Workspace
 
 LIGHT = settings(max_examples=60, deadline=None)
@@ -706,3 +709,42 @@ def test_rows_come_back_from_their_text(n, num_classes, seed, columns):
 def test_every_paper_of_the_table_is_named_once():
     assert max(Counter(row.paper for row in CONVENTIONS.values()).values()) == 1
     assert all(row.note and row.texts and name == row.name for name, row in CONVENTIONS.items())
+
+
+# Whose data, from where
+
+
+def test_a_file_under_another_name_is_the_same_labels(tmp_path):
+    manifests = []
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, EVEN.labels)
+        manifests.append(make_manifest(EVEN, f"imported({str(tmp_path / name)!r})"))
+    assert manifests[0].identity == manifests[1].identity and manifests[0].sha256 != manifests[1].sha256
+
+
+def test_the_same_images_under_another_name_are_no_other_set():
+    with pytest.raises(LanguageError, match="is the data set itself"):
+        make_manifest(packaged("cifar100"), "openset(rate=0.2, source='cifar20')")
+
+
+def test_from_python_open_set_noise_says_that_it_changes_no_label():
+    with pytest.raises(LanguageError, match="changes images, not labels"):
+        nb.corrupt(np.arange(10), "openset(rate=0.3, source='cifar100')", num_classes=10)
+
+
+@pytest.mark.parametrize(("loss", "oracle"), [("el(eps=0.4)", True), ("el(eps=0.3)", False)])
+def test_a_matrix_that_is_symmetric_noise_is_the_truth_too(loss, oracle, tmp_path):
+    np.save(tmp_path / "T.npy", nb.transition("symmetric(0.4)", 3))
+    manifest = make_manifest(EVEN, f"matrix({str(tmp_path / 'T.npy')!r})")
+    assert manifest.meta["nominal_rate"] == pytest.approx(0.4) and is_oracle(LOSSES, LOSSES.normal(loss), manifest) is oracle
+
+
+@pytest.mark.parametrize(("eps", "oracle"), [(0.3, True), (0.2, True), (0.44, True), (0.25, False)])
+def test_both_rates_of_open_and_closed_noise_are_the_truth(eps, oracle):
+    manifest = make_manifest(packaged("cifar10"), "openset(symmetric(0.2), rate=0.3, source='cifar100')")
+    assert is_oracle(LOSSES, LOSSES.normal(f"el(eps={eps})"), manifest) is oracle
+
+
+def test_what_was_not_drawn_has_no_noise_seed():
+    assert make_manifest(EVEN, "imported('own')", 5).noise_seed is None
+    assert make_manifest(EVEN, "symmetric(0.2)", 5).noise_seed == 5

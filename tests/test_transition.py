@@ -123,3 +123,29 @@ def test_every_convention_is_listed_with_its_paper(capsys):
     assert main(["list", "conventions", "--json"]) == 0
     names = {row["name"] for row in json.loads(capsys.readouterr().out) if row["paper"] and row["note"] and row["noise"]}
     assert names >= {"sl2019", "el2023", "apl2020", "dividemix2020"}
+
+
+def test_what_is_unknown_is_not_drawn_as_right(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images = np.zeros((6, 8, 8), np.uint8)
+    np.savez("few.npz", train_images=images, train_labels=np.arange(6) % 3, test_images=images[:3], test_labels=np.arange(3))
+    (tmp_path / "l.csv").write_text("label,clean_label\n1,0\n1,1\n2,\n0,0\n1,\n2,\n")
+    assert main(["corrupt", "few.npz", "--labels", "l.csv"]) == 0
+    capsys.readouterr()
+    assert main(["report", "--figure", "transition", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["transition"] == [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [None, None, None]]
+    assert main(["report", "--figure", "transition"]) == 0
+    assert "33.33 % of 3 known wrong" in capsys.readouterr().out
+
+
+def test_replaced_images_are_said_to_be_left_out(place, capsys):
+    assert main(["corrupt", "cifar10", "--openset", "0.3", "--source", "cifar100"]) == 0
+    capsys.readouterr()
+    assert main(["report", "--figure", "transition"]) == 0
+    assert "15000 images of cifar100 left out, all wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [["--rows", "loss"], ["--where", "seed=0"], ["--format", "md"], ["--json", "-o", "f.svg"]])
+def test_options_without_effect_on_a_figure_are_refused(option, place, capsys):
+    assert main(["report", "--figure", "transition", *option]) == 2
+    assert capsys.readouterr().err.startswith("error: --")

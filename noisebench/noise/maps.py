@@ -1,4 +1,4 @@
-"""Named conventions of asymmetric noise: which class is recorded as which. `{clean: recorded}` by class number."""
+"""Named maps of asymmetric noise: which class is recorded as which. `{clean: recorded}` by class number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCK5 = tuple(k // 5 for k in range(100))
 
 @dataclass(frozen=True)
 class ClassMap:
-    """A convention: its classes (None: any number), its paper, what flips, and `(K, seed) -> {clean: recorded}`.
+    """A map: its classes (None: any number), its paper, what flips, and `(K, seed) -> {clean: recorded}`.
 
     share: the overall rate of wrong labels over the rate, classes of one size."""
 
@@ -112,7 +112,7 @@ MAPS: dict[str, ClassMap] = {
 
 
 def class_map(name: str, num_classes: int) -> ClassMap:
-    """The named convention. Raises UnknownName, or LanguageError if it is for another number of classes."""
+    """The named map. Raises UnknownName, or LanguageError if it is for another number of classes."""
     if name not in MAPS:
         raise UnknownName("asymmetric map", name, MAPS, "noises asymmetric")
     if num_classes < 2:
