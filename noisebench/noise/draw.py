@@ -208,18 +208,14 @@ def _draw_pairs(labels: np.ndarray, transition: np.ndarray, grouped: tuple[np.nd
     sizes = _sizes(groups, num_groups)
     wrong = np.tile(transition * (1 - np.eye(len(transition))), (num_groups // len(transition), 1))
     pairs = np.floor(sizes[:, None] * wrong + 1e-9).astype(np.int64)
-    chosen = smallest(groups, pairs.sum(1), sizes, seed).nonzero()[0]
-    keys = _at(seed, chosen)
-    order = np.lexsort((keys, groups[chosen]))  # group by group, the smallest words first
-    recorded[chosen[order]] = np.concatenate([np.repeat(np.arange(len(row)), row) for row in pairs])
+    chosen = smallest(groups, pairs.sum(1), sizes, seed)
+    found = [chosen[part].nonzero()[0] for part in chunks(len(labels))]
+    keys = [(_words(seed, part)[at, 0] >> np.uint64(32)).astype(np.uint32) for part, at in zip(chunks(len(labels)), found, strict=True)]
+    order = np.lexsort((np.concatenate([*keys, np.empty(0, np.uint32)]), groups[chosen]))  # group by group, the smallest words first
+    drawn = np.empty(len(order), recorded.dtype)
+    drawn[order] = np.concatenate([np.repeat(np.arange(len(row), dtype=recorded.dtype), row) for row in pairs])
+    recorded[chosen] = drawn
     return recorded
-
-
-def _at(seed: Seed, which: np.ndarray) -> np.ndarray:
-    """The first words of some examples, given in order."""
-    found = [_words(seed, part)[which[slice(*np.searchsorted(which, (part.start, part.stop)))] - part.start, 0]
-             for part in chunks(int(which[-1]) + 1 if len(which) else 0)]  # fmt: skip
-    return np.concatenate([*found, np.empty(0, np.uint64)])
 
 
 def _draw_rows(labels: np.ndarray, rows: Rows, seed: Seed) -> np.ndarray:

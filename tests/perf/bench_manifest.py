@@ -28,6 +28,7 @@ CASES = [
     (IMAGENET, 1000, "symmetric(rate=0.4, exact=False)", ".csv"),
     (IMAGENET, 1000, "symmetric(rate=0.4)", ".csv.gz"),
     (MANY, 10, "symmetric(rate=0.4)", ".csv.gz"),
+    (MANY, 10, "symmetric(rate=0.4, exact_over='pair')", ".csv.gz"),
 ]
 
 
