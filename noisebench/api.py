@@ -16,6 +16,8 @@ from .labelling import Outside, label
 from .noise import normal_noise
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .training.adapter import LossModule
 
 
@@ -51,11 +53,12 @@ class _Given(Outside):
         return lambda which: pixels[which]
 
 
-def loss(text: str, reduction: str = "mean") -> LossModule:
+def loss(text: str, reduction: str = "mean", ignore_index: int = -100, weight: Tensor | None = None) -> LossModule:
     """A loss of the language in the place of nn.CrossEntropyLoss: `loss("el(eps=0.4)")(logits, target)`.
 
-    target: class indices (N,) or probabilities (N, K). reduction: mean, sum or none.
+    logits (N, K), or any shape that CrossEntropyLoss takes; target: class indices (N,) or probabilities (N, K). reduction: mean, sum
+    or none; ignore_index and weight (K,) as CrossEntropyLoss has them.
     """
     from .training.adapter import LossModule
 
-    return LossModule(text, reduction)
+    return LossModule(text, reduction, ignore_index, weight)

@@ -67,6 +67,7 @@ class Registry:
         self.kind, self.listing, self._given, self._laws = kind, listing, given, laws
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
+        self._short: dict[str, Call] = {}
 
     @overload
     def register(self, build: F) -> F: ...
@@ -91,16 +92,23 @@ class Registry:
         self._entries[entry.name] = entry
         self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
 
+    def abbreviate(self, name: str, text: str) -> None:
+        """A short name for a call around another: `nfl` is `normalized(focal(gamma=0.5))`, `nfl(gamma=2)` sets the inner one's."""
+        call = parse(text)
+        if not isinstance(call, Call) or name in self:
+            raise LanguageError(f"{name!r} cannot be short for {text}")
+        self._short[name] = call
+
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries or name in self._aliases
+        return name in self._entries or name in self._aliases or name in self._short
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self:
-            raise UnknownName(self.kind, name, [*self._entries, *self._aliases], self.listing)
-        return self._entries[self._aliases.get(name, name)]
+            raise UnknownName(self.kind, name, [*self._entries, *self._aliases, *self._short], self.listing)
+        return self._entries[self._short[name].name if name in self._short else self._aliases.get(name, name)]
 
     def canonical(self, expression: str | Expression) -> str:
         """The one text of this meaning. Raises UnknownName or LanguageError."""
@@ -132,7 +140,17 @@ class Registry:
 
         return Sum.of((weight, visit(call)) for weight, call in terms(expression))
 
+    def _expanded(self, call: Call) -> Call:
+        """A short name written out, its parameters given to what stands within."""
+        short = self._short[call.name]
+        inner = short.args[0]
+        if call.args or not isinstance(inner, Call):
+            raise LanguageError(f"{call.name} is short for {short}: name its parameters, as in {call.name}(name=value)")
+        kept = tuple(pair for pair in inner.kwargs if pair[0] not in dict(call.kwargs))
+        return replace(short, args=(replace(inner, kwargs=(*kept, *call.kwargs)),))
+
     def _normal_call(self, call: Call) -> Call:
+        call = self._expanded(call) if call.name in self._short else call
         entry = self[call.name]
         values = self._bind(entry, call)
         if entry.complete:

@@ -1,6 +1,8 @@
 """Losses: contracts over the registry, identities between them, and references of fifty digits."""
 
+import inspect
 import math
+import pickle
 import subprocess
 import sys
 from functools import cache
@@ -223,6 +225,15 @@ IDENTITIES = [
     ("gce(q=1e-5)", "ce"),
     ("sce(alpha=0.3, beta=2, A=-4)", "0.3*ce + 2*rce(A=-4)"),
     ("sce(alpha=1, beta=0)", "ce"),
+    ("gce(q=0.7, k=0)", "gce"),
+    ("eps_softmax(ce, m=0)", "ce"),
+    ("bitempered(t1=1, t2=1)", "ce"),
+    ("lsr(eps_softmax(mae, m=2))", "eps_softmax(lsr(mae), m=2)"),
+    ("2*taylor(t=1)", "mae"),
+    ("2*aul(a=3, q=1)", "mae"),
+    ("2*agce(a=3, q=1)", "mae"),
+    ("1.4*agce(a=0.4, q=1e-6)", "el(eps=0.4)"),
+    ("normalized(nnce)", "0.1111111111111111*nnce"),
     ("rce(A=-2)", "mae"),
     ("lsr(gce, alpha=0)", "gce"),
     ("lsr(lsr(ce, alpha=0.2), alpha=0.5)", "lsr(ce, alpha=0.6)"),
@@ -362,6 +373,76 @@ def test_a_constant_added_to_the_logits_changes_no_cost(row, shift):
     torch.testing.assert_close(cost("el(eps=0.3) + gce", logits + shift), cost("el(eps=0.3) + gce", logits), rtol=1e-4, atol=1e-4)
 
 
+def direct(name, p, **values):
+    """The formulas over a whole row, in float64, as one reads them."""
+    K = p.shape[1]
+    if name == "nnce":
+        scores = -math.log(values["pmin"]) + p.clamp_min(values["pmin"]).log()
+        return 1 - scores / scores.sum(1, keepdim=True)
+    if name == "amse":
+        return torch.stack([((values["a"] * torch.eye(K, dtype=p.dtype)[k] - p) ** 2).mean(1) for k in range(K)], 1)
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("K", [2, 10, 100])
+@pytest.mark.parametrize("text", ["nnce", "nnce(pmin=1e-30)", "amse", "amse(a=1)", "amse(a=20)"])
+def test_a_cost_over_the_row_is_that_of_its_formula(text, K):
+    logits, call = a_batch(30, K), LOSSES.normal(text)
+    expected = direct(call.name, logits.double().softmax(1), **dict(call.kwargs))
+    torch.testing.assert_close(cost(text, logits).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_truncated_gce_teaches_nothing_below_its_threshold():
+    logits = torch.tensor([[math.log(0.3 / 0.7), 0.0], [math.log(0.6 / 0.4), 0.0]])
+    value, gradient = learned("gce(q=0.7, k=0.5)", logits, torch.zeros(2, dtype=int))
+    expected = [(1 - 0.5**0.7) / 0.7, (1 - 0.6**0.7) / 0.7]
+    torch.testing.assert_close(value, torch.tensor(expected))
+    assert gradient[0].abs().sum() == 0 and gradient[1].abs().sum() > 0
+
+
+def test_below_its_threshold_phuber_is_the_tangent_of_ce():
+    edge = torch.tensor([[0.0, math.log(9)], [1e-4, math.log(9)], [-1e-4, math.log(9)]])  # p = 0.1 and just beside it
+    value, gradient = learned("phuber(tau=10)", edge, torch.zeros(3, dtype=int))
+    torch.testing.assert_close(value, cost("ce", edge)[:, 0])
+    torch.testing.assert_close(gradient[1], gradient[2], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "far"), [("phuber(tau=1e6)", "ce", 1e-5), ("js(pi=1e-6)", "ce", 1e-4), ("taylor(t=100)", "ce", 1e-2)]
+)
+def test_a_family_reaches_its_limit_where_p_is_not_small(text, limit, far):
+    logits = a_batch(30, 3, spread=0.5)
+    torch.testing.assert_close(cost(text, logits), cost(limit, logits), rtol=far, atol=far)
+
+
+def test_epsilon_softmax_adds_m_to_the_likeliest_class():
+    logits = a_batch(20, 5)
+    p = logits.double().softmax(1)
+    expected = (p + 3 * torch.eye(5)[p.argmax(1)]) / 4
+    torch.testing.assert_close(cost("eps_softmax(ce, m=3)", logits).double(), -expected.log(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("K", [2, 10, 1000])
+@pytest.mark.parametrize(("t1", "t2"), [(0.8, 1.2), (0.2, 4), (0.5, 2), (1, 1.5), (0, 1.01)])
+def test_bitempered_is_its_formula_at_a_normaliser_found_by_bisection(t1, t2, K):
+    logits = a_batch(20, K)
+    z = logits.double()
+    low, high = z.max(1).values, z.max(1).values + (K ** (t2 - 1) - 1) / (t2 - 1)
+    for _ in range(200):
+        middle = (low + high) / 2
+        too_much = (1 + (t2 - 1) * (middle[:, None] - z)).pow(-1 / (t2 - 1)).sum(1) > 1
+        low, high = torch.where(too_much, middle, low), torch.where(too_much, high, middle)
+    p = (1 + (t2 - 1) * (low[:, None] - z)).pow(-1 / (t2 - 1))
+    log_t1 = p.log() if t1 == 1 else (p ** (1 - t1) - 1) / (1 - t1)
+    expected = -log_t1 - (1 - p.pow(2 - t1).sum(1, keepdim=True)) / (2 - t1)
+    torch.testing.assert_close(cost(f"bitempered(t1={t1}, t2={t2})", logits).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_bitempered_is_that_of_differences():
+    logits, module = a_batch(4, 5).double().requires_grad_(), nb.loss("bitempered(t1=0.5, t2=2)")
+    assert torch.autograd.gradcheck(lambda z: module(z, torch.arange(4)).double(), logits, eps=1e-2, atol=1e-3, rtol=1e-3)
+
+
 # References of fifty digits
 
 
@@ -369,6 +450,14 @@ def mp_el(p, eps):
     if eps == 0:
         return -mpmath.log(p)
     return 1 - p if mpmath.isinf(eps) else -(1 + eps) * mpmath.log((p + eps) / (1 + eps))
+
+
+def mp_js(p, pi):
+    """The definition: entropies of the mixture and of p, the other classes as one mass that the mixture scales by 1 - pi."""
+    at, rest = pi + (1 - pi) * p, 1 - p
+    label = -pi * mpmath.log(at)
+    own = (1 - pi) * (p * mpmath.log(p / at) - rest * mpmath.log(1 - pi))
+    return (label + own) / (-(1 - pi) * mpmath.log(1 - pi))
 
 
 FORMULAS = {
@@ -379,11 +468,20 @@ FORMULAS = {
     "sce": lambda p, alpha, beta, A: -alpha * mpmath.log(p) - beta * A * (1 - p),
     "el": mp_el,
     "focal": lambda p, gamma: -((1 - p) ** gamma) * mpmath.log(p),
+    "agce": lambda p, a, q: ((a + 1) ** q - (a + p) ** q) / q,
+    "aul": lambda p, a, q: ((a - p) ** q - (a - 1) ** q) / q,
+    "ael": lambda p, a: mpmath.exp(-p / a),
+    "taylor": lambda p, t: mpmath.fsum((1 - p) ** i / i for i in range(1, int(t) + 1)),
+    "phuber": lambda p, tau: -mpmath.log(p) if p > 1 / tau else mpmath.log(tau) + 1 - tau * p,
+    "js": mp_js,
 }
 REFERENCED = [
-    "ce", "mae", "gce", "gce(q=0.01)", "gce(q=0.1)", "gce(q=1)", "rce", "rce(A=-4)", "sce", "sce(alpha=6, beta=0.1)",
-    "el(eps=0)", "el(eps=1e-12)", "el(eps=1e-9)", "el(eps=1e-6)", "el(eps=0.1)", "el(eps=0.4)", "el(eps=0.9)", "el(eps=100)", "el(eps=1e6)",
-    "el(eps=inf)", "focal", "focal(gamma=0)", "focal(gamma=0.5)", "focal(gamma=1)", "focal(gamma=5)",
+    "ce", "mae", "gce", "gce(q=0.01)", "gce(q=0.1)", "gce(q=1)", "rce", "rce(A=-4)", "sce", "sce(alpha=6, beta=0.1)", "el(eps=0)",
+    "el(eps=1e-12)", "el(eps=1e-9)", "el(eps=1e-6)", "el(eps=0.1)", "el(eps=0.4)", "el(eps=0.9)", "el(eps=100)", "el(eps=1e6)",
+    "el(eps=inf)", "agce", "agce(a=1e-5, q=0.5)", "agce(a=6, q=1.5)", "agce(a=1.8, q=3)", "agce(a=4, q=0.2)", "aul",
+    "aul(a=6.3, q=1.5)", "aul(a=1.5, q=0.9)", "aul(a=3, q=0.1)", "ael", "ael(a=5)", "ael(a=1.5)", "taylor", "taylor(t=1)",
+    "taylor(t=6)", "taylor(t=50)", "phuber", "phuber(tau=2)", "phuber(tau=50)", "js", "js(pi=0.1)", "js(pi=0.9)", "js(pi=0.001)",
+    "js(pi=0.999)", "focal", "focal(gamma=0)", "focal(gamma=0.5)", "focal(gamma=1)", "focal(gamma=5)",
 ]  # fmt: skip
 GAPS = (0, 2, 3, 4, 5, 6, 7, 8, 12, 16, 17, 20, 50, 87, 100)
 
@@ -527,6 +625,87 @@ def test_the_reductions_are_mean_sum_and_none_of_one_cost():
     mean, total, each = (nb.loss("mae", reduction)(logits, target) for reduction in ("mean", "sum", "none"))
     torch.testing.assert_close(mean, each.mean())
     torch.testing.assert_close(total, each.sum())
+
+
+SHAPES = [(10,), (7, 10), (4, 10, 3), (2, 10, 3, 5), (0, 10)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_module_takes_every_shape_that_torchs_own_takes(shape, reduction, weighted):
+    generator = torch.Generator().manual_seed(0)
+    logits, weight = torch.randn(shape, generator=generator), torch.rand(10, generator=generator) + 0.5 if weighted else None
+    target = torch.randint(0, 10, shape[:1] + shape[2:] if len(shape) > 1 else (), generator=generator)
+    soft = logits.flip(0).softmax(1 if len(shape) > 1 else 0)
+    for goal in (target, soft):
+        expected = cross_entropy(logits, goal, weight, reduction=reduction)
+        torch.testing.assert_close(nb.loss("ce", reduction, weight=weight)(logits, goal), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_examples_of_the_ignored_class_cost_nothing(reduction, weighted):
+    logits, target = a_batch(8, 10), torch.tensor([1, -100, 3, 7, -100, 0, 2, 2])
+    weight = torch.linspace(0.5, 2, 10) if weighted else None
+    torch.testing.assert_close(
+        nb.loss("ce", reduction, weight=weight)(logits, target), cross_entropy(logits, target, weight, reduction=reduction)
+    )
+    torch.testing.assert_close(
+        nb.loss("ce", ignore_index=2)(logits.abs(), target.abs() % 100), cross_entropy(logits.abs(), target.abs() % 100, ignore_index=2)
+    )
+
+
+@pytest.mark.parametrize("text", ["el(eps=0.4)", "10*nce + 0.1*agce(a=1.8, q=3)", "forward(ce, T=[[0.9, 0.1], [0.2, 0.8]])"])
+def test_a_module_is_pickled_by_what_it_was_made_of(text):
+    module = nb.loss(text, "sum", ignore_index=1, weight=torch.tensor([1.0, 3.0]))
+    again, logits, target = pickle.loads(pickle.dumps(module)), a_batch(6, 2), torch.arange(6) % 2
+    torch.testing.assert_close(again(logits, target), module(logits, target))
+    assert repr(again) == repr(module)
+
+
+def test_the_module_leaves_its_inputs_alone():
+    logits, target = a_batch(6, 10), torch.tensor([0, 1, -100, 3, 4, 5])
+    before = logits.clone(), target.clone()
+    nb.loss("nce + taylor")(logits, target)
+    assert torch.equal(logits, before[0]) and torch.equal(target, before[1])
+
+
+@pytest.mark.parametrize("text", ["el(eps=0.4)", "agce", "taylor", "nce + rce"])
+def test_the_gradient_of_the_gradient_is_right(text):
+    logits = a_batch(3, 4, spread=1).double().requires_grad_()
+    module, target = nb.loss(text), torch.arange(3)
+    assert torch.autograd.gradgradcheck(lambda z: module(z, target).double(), logits, eps=1e-2, atol=1e-2, rtol=1e-2)
+
+
+def test_a_loss_by_class_is_the_loss_by_text():
+    logits, target = a_batch(7, 10), torch.arange(7)
+    for module, text in (
+        (nb.losses.EqualLoss(eps=0.4), "el(eps=0.4)"),
+        (nb.losses.GceLoss(q=0.5), "gce(q=0.5)"),
+        (nb.losses.TaylorLoss(), "taylor"),
+    ):
+        torch.testing.assert_close(module(logits, target), nb.loss(text)(logits, target))
+        torch.testing.assert_close(pickle.loads(pickle.dumps(module))(logits, target), module(logits, target))
+
+
+def test_a_class_shows_its_parameters_and_its_formula():
+    assert list(inspect.signature(nb.losses.EqualLoss).parameters) == ["eps", "reduction", "ignore_index", "weight"]
+    assert "log((p + eps) / (1 + eps))" in nb.losses.EqualLoss.__doc__ and "EqualLoss" in dir(nb.losses)
+    with pytest.raises(LanguageError, match="known only with a manifest"):
+        nb.losses.EqualLoss()
+    with pytest.raises(LanguageError, match="el has no parameter 'q'"):
+        nb.losses.EqualLoss(q=1)
+    with pytest.raises(AttributeError, match="no attribute 'SquaredLoss'"):
+        _ = nb.losses.SquaredLoss
+
+
+def test_short_names_are_written_out():
+    assert LOSSES.canonical("nce") == "normalized(ce)"
+    assert LOSSES.canonical("10*nfl + 0.1*mae") == "10*normalized(focal(gamma=0.5)) + 0.1*mae"
+    assert LOSSES.canonical("lsr(nfl(gamma=2))") == "lsr(normalized(focal(gamma=2)), alpha=0.1)"
+    with pytest.raises(LanguageError, match="focal has no parameter 'q'"):
+        LOSSES.canonical("nfl(q=1)")
 
 
 def test_another_reduction_is_refused():

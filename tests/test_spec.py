@@ -26,6 +26,8 @@ def value_texts(parameter):
         return st.sampled_from([*choices, "[[0.9, 0.1], [0.2, 0.8]]", "auto"] if parameter.auto else choices)
     if isinstance(parameter.allowed, Interval):
         low, high = (float(end) for end in parameter.allowed.text[1:-1].split(","))
+        if parameter.type is int:
+            return st.integers(int(max(low, -50)), int(min(high, 50))).map(str)
         numbers = st.floats(max(low, -50), min(high, 50)).filter(lambda x: x and x in parameter.allowed).map(repr)
         return st.one_of(numbers, st.just("auto")) if parameter.auto else numbers
     return st.sampled_from(["'a'", "'b c.csv'"] if parameter.type is str else ["1", "2.5"])
@@ -197,7 +199,7 @@ MISTAKES = {
     "True": "True",
     "a list": "[ce, mae]",
     "an unknown parameter": "gce(p=0.7)",
-    "too many parameters": "gce(0.7, 0.8)",
+    "too many parameters": "gce(0.7, 0.8, 0.9)",
     "a parameter twice": "gce(q=0.7, q=0.7)",
     "a parameter by place and by name": "gce(0.7, q=0.7)",
     "a missing loss": "lsr()",
@@ -326,7 +328,7 @@ def test_a_name_that_is_no_entry_is_unknown(text):
 
 
 def test_an_unknown_parameter_shows_the_signature():
-    with pytest.raises(LanguageError, match=r"no parameter 'p'.*gce\(q=0.7\)"):
+    with pytest.raises(LanguageError, match=r"no parameter 'p'.*gce\(q=0.7"):
         LOSSES.canonical("gce(p=1)")
 
 

@@ -55,7 +55,8 @@ def test_the_commands_and_options_are_the_promised_ones() -> None:
 
 def test_the_names_of_the_language_are_the_promised_ones() -> None:
     assert {entry.name for entry in LOSSES} >= {
-        "ce", "mae", "gce", "rce", "sce", "el", "focal", "lsr", "forward", "backward", "normalized", "logitclip",
+        "ce", "mae", "gce", "rce", "sce", "el", "focal", "agce", "aul", "ael", "taylor", "phuber", "js", "nnce", "amse",
+        "lsr", "forward", "backward", "normalized", "logitclip", "bitempered", "eps_softmax",
     }  # fmt: skip
     assert {entry.name for entry in NOISES} >= {"symmetric", "asymmetric", "pairflip"}
     assert {entry.name for entry in STRATEGIES} >= {"standard", "bootstrap"}
@@ -127,7 +128,7 @@ def test_corrupt_refuses_labels_out_of_range() -> None:
 # Checksums of what each component does at its version. A change of values is a new version: finished runs must not pass for new ones.
 T = "[[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]"
 LOSS_TEXTS = {"el": "el(eps=0.4)", "forward": f"forward(ce, T={T})", "backward": f"backward(ce, T={T})", "lsr": "lsr(ce)",
-              "normalized": "normalized(ce)", "logitclip": "logitclip(ce)"}  # fmt: skip
+              "normalized": "normalized(ce)", "logitclip": "logitclip(ce)", "eps_softmax": "eps_softmax(ce, m=3)"}  # fmt: skip
 GOLDEN_LOSSES: dict[str, tuple[int, list[float]]] = {
     "lsr": (1, [0.336513, 2.136513, 3.036513]),
     "forward": (1, [0.370113, 1.715151, 2.044793]),
@@ -141,6 +142,16 @@ GOLDEN_LOSSES: dict[str, tuple[int, list[float]]] = {
     "sce": (1, [1.455635, 8.375247, 9.140072]),
     "el": (1, [0.165627, 1.402274, 1.614053]),
     "focal": (1, [0.004144, 1.702570, 2.909109]),
+    "agce": (1, [0.132083, 0.847756, 0.932098]),
+    "aul": (1, [3.274227, 21.700151, 23.822210]),
+    "ael": (1, [0.713539, 0.955349, 0.983336]),
+    "taylor": (1, [0.168405, 1.278130, 1.416862]),
+    "phuber": (1, [0.169846, 2.169846, 2.882484]),
+    "js": (1, [0.165763, 1.468704, 1.746020]),
+    "bitempered": (1, [0.159964, 1.463347, 1.878745]),
+    "eps_softmax": (1, [0.039834, 3.556140, 4.556140]),
+    "nnce": (1, [0.627766, 0.674447, 0.697787]),
+    "amse": (1, [283.366364, 297.958344, 299.402069]),
 }
 GOLDEN_NOISES: dict[str, tuple[int, str]] = {
     "symmetric(rate=0.4)": (1, "dc3a869a3e132411"),

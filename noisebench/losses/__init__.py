@@ -1,6 +1,10 @@
 """Losses: log_p (N, K) -> cost (N, K). One function each; a combination is a text, never a class."""
 
-from . import combinators, links, pointwise
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from . import combinators, links, pointwise, rowwise
 from .catalogue import LOSSES, build_loss, cost_of, register_loss
 from .scores import Loss, Scores, log_softmax
 
@@ -15,4 +19,27 @@ __all__ = [
     "log_softmax",
     "pointwise",
     "register_loss",
+    "rowwise",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_classes()]
+
+
+def __getattr__(name: str) -> Any:
+    """A loss as an nn.Module by class: `EqualLoss(eps=0.4)`, `GceLoss(q=0.5)`; torch is loaded when one is asked for."""
+    if name not in _classes():
+        raise AttributeError(f"module 'noisebench.losses' has no attribute {name!r}")
+    return _class(name)
+
+
+@cache
+def _class(name: str) -> Any:
+    return import_module("noisebench.training.adapter").module_class(_classes()[name], name)
+
+
+def _classes() -> dict[str, Any]:
+    """Class name -> entry, of the losses that stand alone."""
+    alone = [entry for entry in LOSSES if not any(p.is_expression for p in entry.parameters)]
+    return {entry.facts.get("module") or f"{entry.name.title().replace('_', '')}Loss": entry for entry in alone}

@@ -25,7 +25,8 @@ def register_loss(function: None = None, **facts: Any) -> Callable[[F], F]: ...
 def register_loss(function: Any = None, **facts: Any) -> Any:
     """Register `log_p (N, K) -> cost (N, K)`, or a combinator, whose first parameter is `loss`, by its name.
 
-    Keywords: `paper`, `version`, `aliases`, `laws`. Other parameters of the function become the loss's own.
+    Keywords: `paper`, `version`, `aliases`, `laws`; `link`, which makes a way of the loss's own from logits to log_p out of
+    the parameters that it names. Other parameters of the function become the loss's own.
     """
     if function is None:
         return lambda decorated: register_loss(decorated, **facts)
@@ -48,9 +49,13 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
     values = {key: _value(expression, key, value, transitions) for key, value in expression.kwargs}
     if num_classes is not None and "T" in values and len(values["T"]) != num_classes:
         raise LanguageError(f"{expression.name}: T has {len(values['T'])} classes, the data {num_classes}")
-    build = LOSSES[expression.name].build
+    entry = LOSSES[expression.name]
+    build, link = entry.build, entry.facts.get("link")
     if expression.args:
         return build(*(_build(argument, num_classes, transitions) for argument in expression.args), **values)  # type: ignore
+    if link:  # a way of its own from logits to log_p, made of some of the parameters
+        own = link(**{name: values[name] for name in inspect.signature(link).parameters})
+        return lambda scores: build(scores.with_link(own).log_p, **values)
     return lambda scores: build(scores.log_p, **values)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import LanguageError
 from ..parameters import Interval, Matrix, TransitionText
 from ..spec import AUTO
-from .catalogue import register_loss
+from .catalogue import LOSSES, register_loss
 from .scores import Loss, Scores, Tensor
 
 _TINY = 1e-300  # floor before the logarithm; float64
@@ -68,6 +68,10 @@ def normalized(loss: Loss) -> Loss:
         return cost / cost.sum(1, keepdim=True)
 
     return rows_to_one
+
+
+LOSSES.abbreviate("nce", "normalized(ce)")
+LOSSES.abbreviate("nfl", "normalized(focal(gamma=0.5))")
 
 
 def _table(T: Matrix | str) -> np.ndarray:

@@ -13,6 +13,7 @@ from .scores import Tensor
 
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
 _SMALL_EPS = 1e-8
+_HALF = math.log(2)
 _NEARLY_ZERO = 1e-12  # from here float32 cannot tell a limit from its limit case
 
 
@@ -29,8 +30,13 @@ def mae(log_p: Tensor) -> Tensor:
 
 
 @register_loss(paper="Zhang & Sabuncu 2018")
-def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7) -> Tensor:
-    """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1."""
+def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7, k: Annotated[float | None, Interval("[0, 1)")] = None) -> Tensor:
+    """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1.
+
+    k: truncated, what it is at p = k wherever p <= k, so that labels as unlikely as that teach nothing. The paper's is 0.5.
+    """
+    if k:
+        log_p = log_p.clamp_min(math.log(k))
     return ce(log_p) if q < _NEARLY_ZERO else -(q * log_p).expm1() / q
 
 
@@ -58,7 +64,7 @@ def sce(
     return alpha * ce(log_p) + beta * rce(log_p, A)
 
 
-@register_loss(paper="Cui et al., Equal Loss")
+@register_loss(paper="Cui et al., Equal Loss", module="EqualLoss")
 def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO) -> Tensor:  # type: ignore[assignment]
     """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps -> inf. eps: the noise rate."""
     if eps == 0:
@@ -75,3 +81,56 @@ def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] 
 def focal(log_p: Tensor, gamma: Annotated[float, Interval("[0, 10]")] = 2.0) -> Tensor:
     """Focal loss, -(1 - p)^gamma log p: CE at gamma = 0."""
     return (-log_p.expm1()).clamp_min(_TINY).pow(gamma) * -log_p
+
+
+def _one_minus_p(log_p: Tensor) -> Tensor:
+    """1 - p with a gradient that is right at both ends: expm1's own is 0 from p = 3e-8 down, which a large factor would show."""
+    return (1 - log_p.exp()).where(log_p < -_HALF, -log_p.expm1())
+
+
+@register_loss(paper="Zhou et al. 2021")
+def agce(log_p: Tensor, a: Annotated[float, Interval("[1e-8, 1e3]")] = 0.6, q: Annotated[float, Interval("(0, 10]")] = 0.6) -> Tensor:
+    """Asymmetric generalised cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a), with eps = a, as q -> 0."""
+    # log((a + p) / (a + 1)) is -log1p((1 - p) / (a + p)), without cancellation at either end.
+    shrunk = -(_one_minus_p(log_p) / (log_p.exp() + a)).log1p()
+    return -shrunk if q < _NEARLY_ZERO else -((a + 1) ** q) * (q * shrunk).expm1() / q
+
+
+@register_loss(paper="Zhou et al. 2021")
+def aul(log_p: Tensor, a: Annotated[float, Interval("[1.000001, 1e3]")] = 5.5, q: Annotated[float, Interval("(0, 10]")] = 3.0) -> Tensor:
+    """Asymmetric unhinged loss, ((a - p)^q - (a - 1)^q) / q with a > 1: 1 - p at q = 1."""
+    grown = (_one_minus_p(log_p) / (a - 1)).log1p()
+    return grown if q < _NEARLY_ZERO else (a - 1) ** q * (q * grown).expm1() / q
+
+
+@register_loss(paper="Zhou et al. 2021")
+def ael(log_p: Tensor, a: Annotated[float, Interval("[1e-2, 1e3]")] = 2.5) -> Tensor:
+    """Asymmetric exponential loss, exp(-p / a): never 0, e^(-1/a) at p = 1."""
+    return (-log_p.exp() / a).exp()
+
+
+@register_loss(paper="Feng et al. 2020")
+def taylor(log_p: Tensor, t: Annotated[int, Interval("[1, 100]")] = 2) -> Tensor:
+    """Taylor cross entropy, the sum of (1 - p)^i / i for i = 1 to t: 1 - p (MAE / 2) at t = 1, CE as t -> inf."""
+    wrong = _one_minus_p(log_p)
+    total = wrong / t
+    for i in range(t - 1, 0, -1):  # Horner's scheme
+        total = wrong * (total + 1 / i)
+    return total
+
+
+@register_loss(paper="Menon et al. 2020")
+def phuber(log_p: Tensor, tau: Annotated[float, Interval("(1, 1e6]")] = 10.0) -> Tensor:
+    """Partially Huberised cross entropy, -log p for p > 1 / tau, below that its tangent log tau + 1 - tau p."""
+    # The paper clips the gradient at tau. Sources: 2 on CIFAR-10, 10 (paper) or 50 (reproduction) on CIFAR-100.
+    return (-log_p).where(log_p > -math.log(tau), math.log(tau) + 1 - tau * log_p.exp())
+
+
+@register_loss(paper="Englesson & Azizpour 2021")
+def js(log_p: Tensor, pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5) -> Tensor:
+    """Jensen-Shannon divergence of the one-hot label (weight pi) and p, over -(1 - pi) log(1 - pi): CE as pi -> 0, 1 - p as pi -> 1."""
+    dtype, log_p, lost = log_p.dtype, log_p.double(), math.log1p(-pi)  # divides by about pi, which float32 would not survive
+    wrong = -log_p.expm1()
+    mixed = (-(1 - pi) * wrong).log1p()  # log of the mixture at the label; elsewhere it is (1 - pi) p
+    cost = -pi * mixed + (1 - pi) * (log_p.exp() * (log_p - mixed) - wrong * lost)
+    return (cost / (-(1 - pi) * lost)).to(dtype)

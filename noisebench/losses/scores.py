@@ -45,6 +45,10 @@ class Scores:
         """The same on changed logits: a link of one's own."""
         return replace(self, logits=change(self.logits.float()))
 
+    def with_link(self, link: TensorMap) -> Scores:
+        """The same with another way from logits to log_p."""
+        return replace(self, link=link)
+
     def with_log_p(self, change: TensorMap) -> Scores:
         """The same with a further change of log_p."""
         return replace(self, adapt=lambda log_p: change(self.adapt(log_p)))

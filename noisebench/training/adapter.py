@@ -2,31 +2,79 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..losses import LOSSES, build_loss, cost_of
+from ..registry import Entry
+from ..spec import Call
 
 _REDUCTIONS = ("mean", "sum", "none")
 
 
 class LossModule(nn.Module):
-    """`LossModule("gce(q=0.7)")(logits, target)`: logits (N, K); target classes (N,) or probabilities (N, K).
+    """`LossModule("gce(q=0.7)")(logits, target)`, in the place of nn.CrossEntropyLoss and of all the shapes that it takes.
 
-    Raises LanguageError for an `auto`: without a manifest nobody knows the noise.
+    logits (K,), (N, K) or (N, K, d1, ...); target class numbers of that shape without K, or probabilities of that very shape.
+    weight (K,) scales each class, mean then divides by the weights of the targets; examples of class `ignore_index` cost
+    nothing. Raises LanguageError for an `auto`: without a manifest nobody knows the noise.
     """
 
-    def __init__(self, text: str, reduction: str = "mean") -> None:
+    weight: Tensor | None
+
+    def __init__(self, text: str, reduction: str = "mean", ignore_index: int = -100, weight: Tensor | None = None) -> None:
         super().__init__()
         if reduction not in _REDUCTIONS:
             raise ConfigError(f"reduction is one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-        self.text, self.reduction = LOSSES.canonical(text), reduction
+        self.text, self.reduction, self.ignore_index = LOSSES.canonical(text), reduction, ignore_index
+        self.register_buffer("weight", weight)
         self._loss = build_loss(self.text)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        cost = cost_of(self._loss, logits)
-        each = (cost * target).sum(1) if target.dim() == 2 else cost.gather(1, target[:, None])[:, 0]
-        return each if self.reduction == "none" else each.mean() if self.reduction == "mean" else each.sum()
+        by_class = logits.dim() == 1
+        rows = logits.unsqueeze(0) if by_class else logits.movedim(1, -1)
+        cost = cost_of(self._loss, rows.reshape(-1, rows.shape[-1]))
+        shape = rows.shape[:-1]
+        if target.is_floating_point():
+            goal = (target.unsqueeze(0) if by_class else target.movedim(1, -1)).reshape(cost.shape)
+            each, share = self._believed(cost, goal)
+        else:
+            each, share = self._chosen(cost, target.reshape(-1))
+        if self.reduction == "none":
+            return each.reshape(() if by_class else shape)
+        return each.sum() if self.reduction == "sum" else each.sum() / share
+
+    def _believed(self, cost: Tensor, goal: Tensor) -> tuple[Tensor, Tensor | int]:
+        """The cost of each row under probabilities, and what a mean divides by."""
+        weighted = cost if self.weight is None else cost * self.weight
+        return (weighted * goal).sum(1), len(cost)
+
+    def _chosen(self, cost: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
+        kept = target != self.ignore_index
+        each = cost.gather(1, target.where(kept, torch.zeros_like(target))[:, None])[:, 0]
+        share = kept.to(cost.dtype) if self.weight is None else self.weight[target.where(kept, torch.zeros_like(target))] * kept
+        return (each * share).where(kept, torch.zeros_like(each)), share.sum()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return LossModule, (self.text, self.reduction, self.ignore_index, self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.text!r}, reduction={self.reduction!r}"
+
+
+def module_class(entry: Entry, name: str) -> type[LossModule]:
+    """A loss by class: its own parameters, then LossModule's, all by name. `EqualLoss(eps=0.4, reduction="sum")`."""
+    own = [inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default) for p in entry.parameters]
+    shared = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in list(inspect.signature(LossModule).parameters.values())[1:]]
+
+    def construct(self: LossModule, **given: Any) -> None:
+        module = {p.name: given.pop(p.name) for p in shared if p.name in given}
+        LossModule.__init__(self, str(LOSSES.normal(Call(entry.name, (), tuple(given.items())))), **module)
+
+    facts = {"__doc__": entry.doc, "__module__": "noisebench.losses", "__signature__": inspect.Signature([*own, *shared])}
+    return type(name, (LossModule,), {"__init__": construct, **facts})
