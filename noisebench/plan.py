@@ -17,9 +17,9 @@ from .datasets import Dataset
 from .errors import ConfigError
 from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
-from .methods import METHODS, find_method
+from .methods import METHODS, Method, Preset, find_method
 from .recipes import Recipe, make_recipe
-from .spec import Call, Expression, parse_value
+from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
 from .truth import is_oracle, resolve, transitions, with_auto
 
@@ -132,18 +132,19 @@ class Run:
 
 def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str, source_sha256: str = "") -> Run:
     """Decide everything that the wish leaves open. Raises NoisebenchError for what cannot be."""
-    loss_text, strategy_text = _texts(wish, dataset)
+    loss_text, strategy_text = _texts(wish, dataset, manifest)
     loss = resolve(LOSSES, loss_text, manifest)
     strategy = resolve(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
     build_loss(loss, transitions(manifest, loss), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
     recipe_name = wish.recipe or dataset.recipe
     augment = {"crop": dataset.crop, "flip": dataset.flip}
+    row, tuned = _row(loss, strategy, dataset, manifest)
     return Run(
         dataset,
         manifest,
         data_sha256,
         source_sha256,
-        _row(loss, strategy, dataset, manifest),
+        row,
         loss,
         strategy,
         canonical_backbone(wish.model or dataset.model),
@@ -151,7 +152,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
         make_recipe(recipe_name, dataset.name, augment=augment, changes=wish.changes),
         checked_seed(wish.seed),
         "fp32" if checked_precision(wish.precision) == "auto" else wish.precision,
-        is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
+        tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
     )
 
 
@@ -169,33 +170,44 @@ def checked_precision(name: str) -> str:
     return name
 
 
-def _texts(wish: Wish, dataset: Dataset) -> tuple[str, str]:
+def _preset(method: Method, dataset: Dataset, manifest: Manifest) -> Preset:
+    """What the method's sources used on these data and this noise."""
+    noise = parse(manifest.meta["noise"])
+    rate = dict(noise.kwargs).get("rate") if isinstance(noise, Call) else None
+    return method.preset(dataset.name, noise.name if isinstance(noise, Call) else "", rate if isinstance(rate, int | float) else None)
+
+
+def _texts(wish: Wish, dataset: Dataset, manifest: Manifest) -> tuple[str, str]:
     """The loss and the strategy that are wished for."""
     if wish.method is None:
         return wish.loss or "ce", wish.strategy or "standard"
     if wish.loss or wish.strategy:
         raise ConfigError("a method is a loss and a strategy already: give --method, or --loss and --strategy")
     method = find_method(wish.method)
-    return method.loss_on(dataset.name), method.strategy
+    return _preset(method, dataset, manifest).loss, method.strategy
 
 
-def _row(loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest) -> str:
-    """What the run is called in a table: the literature's name for it, else its texts. The same for the same key."""
+def _row(loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest) -> tuple[str, bool]:
+    """What the run is called in a table: the literature's name for it, else its texts. The same for the same key.
+
+    And whether that is a preset which was chosen by the true noise.
+    """
     texts = with_auto(LOSSES, loss, manifest), with_auto(STRATEGIES, strategy, manifest)
     for method in METHODS.values():
-        if texts == (LOSSES.canonical(method.loss_on(dataset.name)), str(normal_strategy(method.strategy))):
-            return method.name
-    return texts[0] if texts[1] == "standard" else ", ".join(texts)
+        preset = _preset(method, dataset, manifest)
+        if texts == (LOSSES.canonical(preset.loss), str(normal_strategy(method.strategy))):
+            return method.name, preset.tuned
+    return texts[0] if texts[1] == "standard" else ", ".join(texts), False
 
 
-def with_parameters(wish: Wish, dataset: str, values: dict[str, str]) -> Wish:
+def with_parameters(wish: Wish, dataset: Dataset, manifest: Manifest, values: dict[str, str]) -> Wish:
     """The wish with parameters of its loss set by name. A method becomes its loss and strategy: it is no longer that row."""
     if not values:
         return wish
     loss, strategy = wish.loss or "ce", wish.strategy
     if wish.method is not None and not (wish.loss or wish.strategy):
         row = find_method(wish.method)
-        loss, strategy = row.loss_on(dataset), row.strategy
+        loss, strategy = _preset(row, dataset, manifest).loss, row.strategy
         wish = replace(wish, method=None)
     return replace(wish, loss=loss_with(loss, values), strategy=strategy)
 

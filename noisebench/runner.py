@@ -17,7 +17,7 @@ from . import metrics
 from .datasets import Images, fingerprint
 from .environment import environment
 from .errors import ConfigError, Interrupted, NoisebenchError, RunFailed
-from .losses import build_loss
+from .losses import build_loss, build_penalty
 from .manifest import Manifest
 from .plan import Run
 from .predictions import Predictions
@@ -115,6 +115,7 @@ def make_trainer(run: Run, images: Images, device: str) -> Trainer:
         run.recipe,
         run.seed,
         run.precision,
+        build_penalty(run.loss),
         None if manifest.val is None else images.train_images[manifest.val],
     )
     return Trainer(task, find_device(device))

@@ -93,7 +93,7 @@ def test_oracles_and_missing_cells_are_marked_and_explained(tmp_path: Path) -> N
     add(tmp_path, "el", SYM, oracle=True)
     add(tmp_path, "ce", ASYM)
     text = render(tables(tmp_path), "md", "last")
-    assert "50.00†" in text and "† oracle: was told the true noise rate or T." in text
+    assert "50.00†" in text and "† oracle: was told the true noise rate or T, or chosen by it." in text
     assert "| – |" in text and "–: no run" in text
 
 

@@ -13,6 +13,7 @@ from .options import Globals, Json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..methods import Method
     from ..registry import Entry
     from ..runfolder import RunFolder
 
@@ -124,12 +125,23 @@ def _entry(entry: Entry, **more: Any) -> dict[str, Any]:
 def _losses(options: Globals) -> Rows:
     from ..losses import LOSSES
     from ..methods import METHODS
+    from ..spec import Call, parse
 
     def takes_loss(entry: Entry) -> bool:
         return any(p.is_expression for p in entry.parameters)
 
-    presets = {m.loss: {p.dataset: p.loss for p in m.presets} for m in METHODS.values() if m.presets}
+    presets: dict[str, dict[str, str]] = {}
+    for method in METHODS.values():
+        if isinstance(call := parse(method.loss), Call):  # a row of this loss alone
+            presets.setdefault(call.name, {}).update(_presets(method))
     return [_entry(entry, presets=presets.get(entry.name, {})) for entry in sorted(LOSSES, key=takes_loss)]
+
+
+def _presets(method: Method) -> dict[str, str]:
+    """`cifar100, symmetric 0.4` -> the loss there, and whose it is."""
+    return {
+        " ".join([p.dataset, p.noise, "" if p.rate is None else f"{p.rate:g}"]).strip(): f"{p.loss} ({p.source})" for p in method.presets
+    }
 
 
 def _noises(options: Globals) -> Rows:
@@ -187,7 +199,7 @@ def _methods(options: Globals) -> Rows:
             "loss": m.loss,
             "strategy": m.strategy,
             "paper": m.paper,
-            "presets": {p.dataset: f"{p.loss} ({p.source})" for p in m.presets},
+            "presets": _presets(m),
         }
         for m in METHODS.values()
     ]

@@ -127,7 +127,7 @@ def train(
     changes = {key: value for key, value in given.items() if value is not None}
     wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision)
     found = choose_labels(workspace, choice)
-    run = _plan(workspace, with_parameters(wish, found.dataset.name, parameters), found)
+    run = _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
     folder = RunFolder(workspace.runs / run.folder_name)
     if dry_run:
         _show_plan(run, folder, json=json)

@@ -4,19 +4,24 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from . import combinators, links, pointwise, rowwise
-from .catalogue import LOSSES, build_loss, cost_of, register_loss
-from .scores import Loss, Scores, log_softmax
+from . import combinators, links, penalties, pointwise, rowwise
+from .catalogue import LOSSES, build_loss, build_penalty, cost_of, register_loss
+from .optimum import equal_loss_optimum
+from .scores import Loss, Penalty, Scores, log_softmax
 
 __all__ = [
     "LOSSES",
     "Loss",
+    "Penalty",
     "Scores",
     "build_loss",
+    "build_penalty",
     "combinators",
     "cost_of",
+    "equal_loss_optimum",
     "links",
     "log_softmax",
+    "penalties",
     "pointwise",
     "register_loss",
     "rowwise",
@@ -41,5 +46,5 @@ def _class(name: str) -> Any:
 
 def _classes() -> dict[str, Any]:
     """Class name -> entry, of the losses that stand alone."""
-    alone = [entry for entry in LOSSES if not any(p.is_expression for p in entry.parameters)]
+    alone = [entry for entry in LOSSES if not any(p.is_expression for p in entry.parameters) and not entry.facts.get("penalty")]
     return {entry.facts.get("module") or f"{entry.name.title().replace('_', '')}Loss": entry for entry in alone}

@@ -28,7 +28,7 @@ def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
     return smoothed
 
 
-@register_loss(paper="Patrini et al. 2017", laws=("nonnegative",))
+@register_loss(pointwise=True, paper="Patrini et al. 2017", laws=("nonnegative",))
 def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     """Forward correction, the loss of T' p: what the network says of the clean label, told through the noise."""
     table = _table(T)
@@ -59,7 +59,7 @@ def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     return corrected
 
 
-@register_loss(paper="Ma et al. 2020", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
+@register_loss(paper="Ma et al. 2020", laws=("falls", "equivariant", "nonnegative", "constant_sum"), needs="nonnegative")
 def normalized(loss: Loss) -> Loss:
     """Normalised loss, cost_k / sum_j cost_j: its rows sum to 1."""
 

@@ -12,7 +12,7 @@ from .scores import Loss, Tensor, TensorMap, log_softmax
 _NEWTON = 30  # steps to the normaliser: from the left, where the sum is convex, it only approaches
 
 
-@register_loss(paper="Wei et al. 2023", laws=("equivariant", "nonnegative"))
+@register_loss(pointwise=True, paper="Wei et al. 2023", laws=("equivariant", "nonnegative"))
 def logitclip(loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0) -> Loss:
     """LogitClip, the loss of z min(1, tau / |z|): logits no longer than tau."""
     # The paper clips at tau; the authors' code rescales longer logits to 1/tau, which is equal only at tau = 1.
@@ -24,7 +24,7 @@ def logitclip(loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0) -> 
     return lambda scores: loss(scores.with_logits(clip))
 
 
-@register_loss(paper="Wang et al. 2024", laws=("equivariant", "nonnegative"))
+@register_loss(pointwise=True, paper="Wang et al. 2024", laws=("equivariant", "nonnegative"))
 def eps_softmax(loss: Loss, m: Annotated[float, Interval("[0, 1e8]")] = 1e5) -> Loss:
     """Epsilon-softmax, the loss of probabilities with m added to the largest and divided by 1 + m: nearly one-hot for a large m."""
 
@@ -59,6 +59,20 @@ def tempered(t2: float) -> TensorMap:
         return (-(heavy * (normaliser - below)).log1p() / heavy).to(logits.float().dtype)
 
     return log_tempered
+
+
+def sharpened(lam: float) -> TensorMap:
+    """logits (N, K) -> log p of softmax(z / lam)."""
+    return lambda logits: log_softmax(logits.float() / lam)
+
+
+@register_loss(paper="Zhu et al. 2023", laws=("falls", "equivariant"), link=sharpened)
+def ldr_kl(log_p: Tensor, lam: Annotated[float, Interval("[0.5, 1e3]")] = 1.0) -> Tensor:
+    """Label-distributionally robust loss with KL divergence, lam log mean_j exp((z_j - z_k) / lam): CE - log K at lam = 1.
+
+    The paper's margin is 0 here. Negative, down to -lam log K, where p is large.
+    """
+    return -lam * (log_p + math.log(log_p.shape[1]))
 
 
 @register_loss(paper="Amid et al. 2019", link=tempered)

@@ -13,23 +13,23 @@ from .scores import Tensor
 
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
 _SMALL_EPS = 1e-8
-_HALF = math.log(2)
+_NOT_SMALL = 0.1  # from here what is added to p can be added to 1 as well
 _NEARLY_ZERO = 1e-12  # from here float32 cannot tell a limit from its limit case
 
 
-@register_loss
+@register_loss(pointwise=True)
 def ce(log_p: Tensor) -> Tensor:
     """Cross entropy, -log p."""
     return -log_p
 
 
-@register_loss(paper="Ghosh et al. 2017", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
+@register_loss(pointwise=True, paper="Ghosh et al. 2017", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
 def mae(log_p: Tensor) -> Tensor:
     """Mean absolute error of the one-hot target, 2 (1 - p). Papers that write 1 - p have half of this."""
     return -2 * log_p.expm1()
 
 
-@register_loss(paper="Zhang & Sabuncu 2018")
+@register_loss(pointwise=True, paper="Zhang & Sabuncu 2018")
 def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7, k: Annotated[float | None, Interval("[0, 1)")] = None) -> Tensor:
     """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1.
 
@@ -37,10 +37,10 @@ def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7, k: Annotat
     """
     if k:
         log_p = log_p.clamp_min(math.log(k))
-    return ce(log_p) if q < _NEARLY_ZERO else -(q * log_p).expm1() / q
+    return ce(log_p) if q < _NEARLY_ZERO else (q * log_p).expm1() * (-1 / q)
 
 
-@register_loss(paper="Wang et al. 2019", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
+@register_loss(pointwise=True, paper="Wang et al. 2019", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
 def rce(log_p: Tensor, A: Annotated[float, Interval("[-1e6, 0)")] = -9.21) -> Tensor:
     """Reverse cross entropy with log 0 := A, that is -A (1 - p)."""
     # The paper says A = -4; the authors' code clips the one-hot label at 1e-4, A = log(1e-4) = -9.21. The default is the code.
@@ -53,7 +53,7 @@ def _some_weight(values: dict[str, Value]) -> dict[str, Value]:
     return values
 
 
-@register_loss(paper="Wang et al. 2019", aliases=("sl",), complete=_some_weight)
+@register_loss(pointwise=True, paper="Wang et al. 2019", aliases=("sl",), complete=_some_weight)
 def sce(
     log_p: Tensor,
     alpha: Annotated[float, Interval("[0, 1e6]")] = 0.1,
@@ -64,52 +64,62 @@ def sce(
     return alpha * ce(log_p) + beta * rce(log_p, A)
 
 
-@register_loss(paper="Cui et al., Equal Loss", module="EqualLoss")
+@register_loss(pointwise=True, paper="Cui et al., Equal Loss", module="EqualLoss")
 def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO) -> Tensor:  # type: ignore[assignment]
-    """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps -> inf. eps: the noise rate."""
+    """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps -> inf. eps: the noise rate.
+
+    Its gradient is CE's times (1 + eps) p / (p + eps), at most 1: a label that the network finds unlikely teaches little.
+    (1 + eps) AGCE as q -> 0, with a = eps. Where the recorded labels of an image have probabilities w it learns
+    max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), and the largest class alone, as a clean label would teach,
+    once (1 + eps) / eps times every other w_k is at most the largest: under symmetric noise of rate eps while eps <= 1 - 2 / K, under
+    pair flips of rate r only from eps = r / (1 - 2 r), which is above r.
+    """
     if eps == 0:
         return ce(log_p)
     if eps > 1 / _NEARLY_ZERO:
         return -log_p.expm1()
     if eps < _SMALL_EPS:  # 1 / (p + eps)^2 would overflow in the gradient
         return (1 + eps) * (math.log1p(eps) - log_p.logaddexp(log_p.new_tensor(math.log(eps)))).clamp_min(0)
+    if eps > _NOT_SMALL:
+        return -(1 + eps) * (log_p.expm1() / (1 + eps)).log1p()
     # log1p((1 - p) / (p + eps)) is the same logarithm without cancellation at either end.
     return (1 + eps) * (-log_p.expm1() / (log_p.exp() + eps)).log1p()
 
 
-@register_loss(paper="Lin et al. 2017")
+@register_loss(pointwise=True, paper="Lin et al. 2017")
 def focal(log_p: Tensor, gamma: Annotated[float, Interval("[0, 10]")] = 2.0) -> Tensor:
     """Focal loss, -(1 - p)^gamma log p: CE at gamma = 0."""
     return (-log_p.expm1()).clamp_min(_TINY).pow(gamma) * -log_p
 
 
 def _one_minus_p(log_p: Tensor) -> Tensor:
-    """1 - p with a gradient that is right at both ends: expm1's own is 0 from p = 3e-8 down, which a large factor would show."""
-    return (1 - log_p.exp()).where(log_p < -_HALF, -log_p.expm1())
+    """1 - p with the gradient of -p: expm1's own is 0 from p = 3e-8 down, which a large factor would show."""
+    p = log_p.exp()
+    return (p.detach() - p) - log_p.detach().expm1()
 
 
-@register_loss(paper="Zhou et al. 2021")
+@register_loss(pointwise=True, paper="Zhou et al. 2021")
 def agce(log_p: Tensor, a: Annotated[float, Interval("[1e-8, 1e3]")] = 0.6, q: Annotated[float, Interval("(0, 10]")] = 0.6) -> Tensor:
     """Asymmetric generalised cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a), with eps = a, as q -> 0."""
-    # log((a + p) / (a + 1)) is -log1p((1 - p) / (a + p)), without cancellation at either end.
-    shrunk = -(_one_minus_p(log_p) / (log_p.exp() + a)).log1p()
-    return -shrunk if q < _NEARLY_ZERO else -((a + 1) ** q) * (q * shrunk).expm1() / q
+    # log((a + p) / (a + 1)), which 1 - p does not cancel near p = 1, nor p near p = 0 where a is small
+    shrunk = (_one_minus_p(log_p) / -(a + 1)).log1p() if a > _NOT_SMALL else (log_p.exp() + a).log() - math.log1p(a)
+    return -shrunk if q < _NEARLY_ZERO else (q * shrunk).expm1() * (-((a + 1) ** q) / q)
 
 
-@register_loss(paper="Zhou et al. 2021")
+@register_loss(pointwise=True, paper="Zhou et al. 2021")
 def aul(log_p: Tensor, a: Annotated[float, Interval("[1.000001, 1e3]")] = 5.5, q: Annotated[float, Interval("(0, 10]")] = 3.0) -> Tensor:
     """Asymmetric unhinged loss, ((a - p)^q - (a - 1)^q) / q with a > 1: 1 - p at q = 1."""
     grown = (_one_minus_p(log_p) / (a - 1)).log1p()
-    return grown if q < _NEARLY_ZERO else (a - 1) ** q * (q * grown).expm1() / q
+    return grown if q < _NEARLY_ZERO else (q * grown).expm1() * ((a - 1) ** q / q)
 
 
-@register_loss(paper="Zhou et al. 2021")
+@register_loss(pointwise=True, paper="Zhou et al. 2021")
 def ael(log_p: Tensor, a: Annotated[float, Interval("[1e-2, 1e3]")] = 2.5) -> Tensor:
     """Asymmetric exponential loss, exp(-p / a): never 0, e^(-1/a) at p = 1."""
     return (-log_p.exp() / a).exp()
 
 
-@register_loss(paper="Feng et al. 2020")
+@register_loss(pointwise=True, paper="Feng et al. 2020")
 def taylor(log_p: Tensor, t: Annotated[int, Interval("[1, 100]")] = 2) -> Tensor:
     """Taylor cross entropy, the sum of (1 - p)^i / i for i = 1 to t: 1 - p (MAE / 2) at t = 1, CE as t -> inf."""
     wrong = _one_minus_p(log_p)
@@ -119,18 +129,16 @@ def taylor(log_p: Tensor, t: Annotated[int, Interval("[1, 100]")] = 2) -> Tensor
     return total
 
 
-@register_loss(paper="Menon et al. 2020")
+@register_loss(pointwise=True, paper="Menon et al. 2020")
 def phuber(log_p: Tensor, tau: Annotated[float, Interval("(1, 1e6]")] = 10.0) -> Tensor:
     """Partially Huberised cross entropy, -log p for p > 1 / tau, below that its tangent log tau + 1 - tau p."""
     # The paper clips the gradient at tau. Sources: 2 on CIFAR-10, 10 (paper) or 50 (reproduction) on CIFAR-100.
     return (-log_p).where(log_p > -math.log(tau), math.log(tau) + 1 - tau * log_p.exp())
 
 
-@register_loss(paper="Englesson & Azizpour 2021")
+@register_loss(pointwise=True, paper="Englesson & Azizpour 2021")
 def js(log_p: Tensor, pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5) -> Tensor:
     """Jensen-Shannon divergence of the one-hot label (weight pi) and p, over -(1 - pi) log(1 - pi): CE as pi -> 0, 1 - p as pi -> 1."""
     dtype, log_p, lost = log_p.dtype, log_p.double(), math.log1p(-pi)  # divides by about pi, which float32 would not survive
-    wrong = -log_p.expm1()
-    mixed = (-(1 - pi) * wrong).log1p()  # log of the mixture at the label; elsewhere it is (1 - pi) p
-    cost = -pi * mixed + (1 - pi) * (log_p.exp() * (log_p - mixed) - wrong * lost)
-    return (cost / (-(1 - pi) * lost)).to(dtype)
+    p, missing = log_p.exp(), (1 - pi) * log_p.expm1()  # 1 + missing: the mixture at the label; elsewhere it is (1 - pi) p
+    return (((1 - pi) * p * log_p - (1 + missing) * missing.log1p() + missing * lost) / (-(1 - pi) * lost)).to(dtype)

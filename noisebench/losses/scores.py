@@ -1,8 +1,8 @@
-"""What a loss is given: logits on their way to log_p. Shapes: logits, log_p, cost (N, K)."""
+"""What a loss is given: logits on their way to log_p. Shapes: logits, log_p, cost (N, K); where one class each is asked for (N, 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 else:
     Tensor = Any
 
-__all__ = ["Loss", "Scores", "Tensor", "TensorMap", "log_softmax"]
+__all__ = ["Loss", "Penalty", "Scores", "Tensor", "TensorMap", "log_softmax"]
 
 TensorMap: TypeAlias = Callable[[Tensor], Tensor]
+
+_FEW = 2**14
+_LEAST = 1e-37  # float32's smallest sum whose inverse is finite
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -25,21 +28,58 @@ def log_softmax(logits: Tensor) -> Tensor:
     return logits.double().log_softmax(1).float()
 
 
+def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
+    """log_p (N, 1) of one class each, to float32's full relative accuracy where p is nearly 1 too."""
+    from torch import arange
+    from torch.compiler import is_compiling
+    from torch.nn.functional import cross_entropy, softplus
+
+    compiled = is_compiling()
+    if logits.numel() < _FEW and not compiled:  # here calls cost more than numbers: one in float64 instead of seven
+        return -cross_entropy(logits.double(), classes.squeeze(1), reduction="none").float().unsqueeze(1)
+    logits = logits.float()  # by the odds of all the others, which cancel nothing
+    largest = logits.detach().amax(1, keepdim=True)
+    odds = (logits - largest).exp()
+    # A compiler melts a mask into the sum, but not a scatter, which alone is the cheaper.
+    others = odds.masked_fill(classes == arange(odds.shape[1], device=odds.device), 0) if compiled else odds.scatter(1, classes, 0)
+    return -softplus(others.sum(1, keepdim=True).clamp_min(_LEAST).log() + (largest - logits.gather(1, classes)))
+
+
 def unchanged(log_p: Tensor) -> Tensor:
     return log_p
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A batch's logits, the link to log_p, and a strategy's adaptation of log_p (a learned T, SOP's u and v)."""
+    """A batch's logits, the link to log_p, and a strategy's adaptation of log_p (a learned T, SOP's u and v).
+
+    classes (N, 1): those whose cost alone is asked for, which is cheaper; None for all.
+    """
 
     logits: Tensor
     link: TensorMap = log_softmax
     adapt: TensorMap = unchanged
+    classes: Tensor | None = None
 
     @cached_property
     def log_p(self) -> Tensor:
         return self.adapt(self.link(self.logits))
+
+    @property
+    def asked(self) -> Tensor:
+        """log_p of what is asked for: (N, K), or (N, 1)."""
+        if self.classes is not None and self.link is log_softmax and self.adapt is unchanged:
+            return log_softmax_at(self.logits, self.classes)
+        return self.choose(self.log_p)
+
+    def choose(self, values: Tensor) -> Tensor:
+        """Of (N, K) what is asked for."""
+        return values if self.classes is None else values.gather(1, self.classes)
+
+    @property
+    def whole(self) -> Scores:
+        """The same with all classes asked for."""
+        return self if self.classes is None else replace(self, classes=None)
 
     def with_logits(self, change: TensorMap) -> Scores:
         """The same on changed logits: a link of one's own."""
@@ -55,4 +95,7 @@ class Scores:
 
 
 Loss: TypeAlias = Annotated[Callable[[Scores], Tensor], Inner()]
-"""scores -> cost (N, K): what would each label cost? Pure; knows no labels and no device."""
+"""scores -> cost (N, K), or (N, 1) of the classes asked for: what would each label cost? Pure; knows no labels and no device."""
+
+Penalty: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+"""A network's parameters -> a scalar."""

@@ -65,7 +65,7 @@ class Table:
         if bold and any(self.leaders.values()):
             parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed).")
         if any(cell.oracle for cell in self.cells.values()):
-            parts.append("† oracle: was told the true noise rate or T.")
+            parts.append("† oracle: was told the true noise rate or T, or chosen by it.")
         if any(cell.failed for cell in self.cells.values()):
             parts.append("✗: failed runs, left out of the mean.")
         if len(self.cells) < len(self.rows) * len(self.cols):

@@ -6,11 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..losses import LOSSES, build_loss, cost_of
+from ..errors import ConfigError, LanguageError
+from ..losses import LOSSES, build_loss, build_penalty, cost_of
 from ..registry import Entry
 from ..spec import Call
 
@@ -22,7 +21,7 @@ class LossModule(nn.Module):
 
     logits (K,), (N, K) or (N, K, d1, ...); target class numbers of that shape without K, or probabilities of that very shape.
     weight (K,) scales each class, mean then divides by the weights of the targets; examples of class `ignore_index` cost
-    nothing. Raises LanguageError for an `auto`: without a manifest nobody knows the noise.
+    nothing. Raises LanguageError for an `auto`, since without a manifest nobody knows the noise, and for a penalty on parameters.
     """
 
     weight: Tensor | None
@@ -34,31 +33,37 @@ class LossModule(nn.Module):
         self.text, self.reduction, self.ignore_index = LOSSES.canonical(text), reduction, ignore_index
         self.register_buffer("weight", weight)
         self._loss = build_loss(self.text)
+        if build_penalty(self.text):
+            raise LanguageError(f"{self.text}: a loss module does not see the network; add the penalty to what it returns")
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         by_class = logits.dim() == 1
-        rows = logits.unsqueeze(0) if by_class else logits.movedim(1, -1)
-        cost = cost_of(self._loss, rows.reshape(-1, rows.shape[-1]))
-        shape = rows.shape[:-1]
+        rows = logits if logits.dim() == 2 else logits.unsqueeze(0) if by_class else logits.movedim(1, -1)
+        flat = rows if rows.dim() == 2 else rows.reshape(-1, rows.shape[-1])
         if target.is_floating_point():
-            goal = (target.unsqueeze(0) if by_class else target.movedim(1, -1)).reshape(cost.shape)
-            each, share = self._believed(cost, goal)
+            goal = (target.unsqueeze(0) if by_class else target.movedim(1, -1)).reshape(flat.shape)
+            each, share = self._believed(flat, goal)
         else:
-            each, share = self._chosen(cost, target.reshape(-1))
+            each, share = self._chosen(flat, target.reshape(-1))
         if self.reduction == "none":
-            return each.reshape(() if by_class else shape)
+            return each.reshape(() if by_class else rows.shape[:-1])
         return each.sum() if self.reduction == "sum" else each.sum() / share
 
-    def _believed(self, cost: Tensor, goal: Tensor) -> tuple[Tensor, Tensor | int]:
+    def _believed(self, logits: Tensor, goal: Tensor) -> tuple[Tensor, Tensor | int]:
         """The cost of each row under probabilities, and what a mean divides by."""
+        cost = cost_of(self._loss, logits)
         weighted = cost if self.weight is None else cost * self.weight
         return (weighted * goal).sum(1), len(cost)
 
-    def _chosen(self, cost: Tensor, target: Tensor) -> tuple[Tensor, Tensor | int]:
-        kept = target != self.ignore_index
-        each = cost.gather(1, target.where(kept, torch.zeros_like(target))[:, None])[:, 0]
-        share = kept.to(cost.dtype) if self.weight is None else self.weight[target.where(kept, torch.zeros_like(target))] * kept
-        return (each * share).where(kept, torch.zeros_like(each)), share.sum()
+    def _chosen(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The cost of each row's class, and what a mean divides by."""
+        ignored = target == self.ignore_index
+        target = target.masked_fill(ignored, 0)
+        each = cost_of(self._loss, logits, target).masked_fill(ignored, 0)
+        if self.weight is None:
+            return each, ignored.logical_not().sum()
+        share = self.weight[target].masked_fill(ignored, 0)
+        return each * share, share.sum()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return LossModule, (self.text, self.reduction, self.ignore_index, self.weight)

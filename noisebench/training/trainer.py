@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RunFailed
-from ..losses import Loss, Scores
+from ..losses import Loss, Penalty, Scores
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
 from .networks import classifier, make_network
@@ -41,6 +41,7 @@ class Task:
     recipe: Recipe
     seed: int = 0
     precision: str = "fp32"
+    penalty: Penalty | None = None
     val_images: np.ndarray | None = None  # held out: predicted after each epoch, never trained on
 
 
@@ -223,13 +224,20 @@ class Trainer:
         outputs = [[self._output(number, view, batch) for view in batch.views] for number in range(len(self.networks))]
         beliefs = self.strategy.believe(batch, outputs)
         cost: Any = sum(believed_cost(views[0].cost, belief) for views, belief in zip(outputs, beliefs, strict=True))
-        penalty = self.strategy.penalty(batch, outputs)
-        objective: Tensor = cost if penalty is None else cost + penalty
+        objective: Tensor = cost
+        for penalty in (self.strategy.penalty(batch, outputs), self._penalty()):
+            objective = objective if penalty is None else objective + penalty
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()
         self._update()
         self._costs[self.step] = objective.detach()
         self._predicted[index] = outputs[0][0].logits.detach().argmax(1)
+
+    def _penalty(self) -> Tensor | None:
+        """The loss's own, of all networks."""
+        if self.task.penalty is None:
+            return None
+        return self.task.penalty([parameter for network in self.networks for parameter in network.parameters()])
 
     def _output(self, number: int, view: Tensor, batch: Batch) -> Output:
         with self._autocast():

@@ -1,0 +1,29 @@
+"""What a network that can say anything learns under Equal Loss, from the probabilities of the recorded labels. numpy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def equal_loss_optimum(w: np.ndarray, eps: float) -> np.ndarray:
+    """The probabilities (..., K) that minimise the expected Equal Loss under label probabilities w (..., K), by water-filling.
+
+    p_k = max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), the active ones being the largest; Eq. 8-12 of the
+    paper with their number solved for. w itself (what CE learns) at eps = 0; its largest class, ties in equal parts, at eps = inf.
+    Raises ValueError for rows that are no probabilities or a negative eps.
+    """
+    w = np.asarray(w, np.float64)
+    if not (w >= 0).all() or not np.allclose(w.sum(-1), 1) or not eps >= 0:
+        raise ValueError("w must be probabilities in its last axis, eps at least 0")
+    ordered = -np.sort(-w, axis=-1)
+    m = np.arange(1, w.shape[-1] + 1)
+    total = ordered.cumsum(-1)
+    if math.isinf(eps):
+        share = (w == ordered[..., :1]).astype(np.float64)
+        return share / share.sum(-1, keepdims=True)
+    # p_m > 0 in the form that cancels nothing where eps is large
+    last = np.sum(ordered + eps * (m * ordered - total) > 0, -1, keepdims=True) - 1
+    active, sum_active = last + 1, np.take_along_axis(total, last, -1)
+    return np.maximum(0, (w + eps * (active * w - sum_active)) / sum_active)
