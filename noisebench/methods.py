@@ -79,6 +79,8 @@ METHODS = {
         Method("bootstrap_soft", "Reed et al. 2015, soft", "ce", "bootstrap(kind='soft')"),
         Method("forward", "Patrini et al. 2017, true T", "forward(ce)"),
         Method("backward", "Patrini et al. 2017, true T", "backward(ce)"),
+        Method("forward_estimated", "Patrini et al. 2017, T found out", "forward(ce, T=estimated)"),
+        Method("backward_estimated", "Patrini et al. 2017, T found out", "backward(ce, T=estimated)"),
         Method("sl", "Wang et al. 2019", "sce", presets=(
             Preset("mnist", "sce(alpha=0.01, beta=1)", _SL),
             Preset("cifar10", "sce(alpha=0.1, beta=1)", _SL),
@@ -92,6 +94,7 @@ METHODS = {
                presets=_by_rate("cifar100", "symmetric", "gce(q={})", {0.0: 0.5, 0.2: 0.5, 0.4: 0.7, 0.6: 0.7, 0.8: 0.9}, _EPS)),
         Method("focal", "Lin et al. 2017", "focal"),
         Method("el", "Cui et al., Equal Loss", "el"),
+        Method("el_estimated", "Cui et al., Equal Loss, eps found out", "el(eps=estimated)"),
         Method("lsr_el", "Cui et al., Equal Loss, with label smoothing", "lsr(el)"),
         # Ma et al. write MAE as 1 - p, half of ours, and take RCE's A from the code, -9.21.
         Method("nce_rce", "Ma et al. 2020", "nce + rce", presets=(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 from .errors import LanguageError
-from .spec import AUTO, Call, Sum, Value, word
+from .spec import AUTO, ESTIMATED, Call, Sum, Value, word
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Auto:
-    """`auto` is allowed and stands for this fact of the manifest: "rate" or "transition"."""
+    """`auto` is allowed and stands for this fact of the manifest, `estimated` for what the run finds: "rate" or "transition"."""
 
     fact: str
 
@@ -91,7 +91,7 @@ class Parameter:
 
     def describe(self) -> str:
         kind = _KINDS.get(self.type, self.noun or "matrix")
-        parts = [kind, *([str(self.allowed)] if self.allowed else []), *(["or auto"] if self.auto else [])]
+        parts = [kind, *([str(self.allowed)] if self.allowed else []), *(["or auto or estimated"] if self.auto else [])]
         return " ".join(parts) + (", required" if self.required else f", default {self.default}")
 
     def accept(self, value: Value, owner: str) -> Value:
@@ -101,7 +101,7 @@ class Parameter:
                 return value
             raise LanguageError(f"{owner}: {self.name} is a {self.noun}, got {value}")
         value = word(value)
-        if (value == AUTO and self.auto) or (value is None and self.default is None):
+        if (self.auto and value in (AUTO, ESTIMATED)) or (value is None and self.default is None):
             return value
         coerced = _coerce(value, self.type)
         if coerced is None or not self._allows(coerced):

@@ -12,16 +12,20 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from .backbones import backbone_fingerprint, canonical_backbone
 from .datasets import Dataset
 from .errors import ConfigError
+from .estimates import VERSION as ESTIMATES_VERSION
+from .estimates import Estimates
 from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
 from .recipes import Recipe, make_recipe
 from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
-from .truth import is_oracle, resolve, transitions, with_auto
+from .truth import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
 
 PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -62,6 +66,11 @@ class Run:
     oracle: bool
 
     @cached_property
+    def estimated(self) -> list[str]:
+        """What of the noise the run has to find out first: "rate", "transition"."""
+        return sorted(estimated_facts(LOSSES, self.loss) | estimated_facts(STRATEGIES, self.strategy))
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """All that changes the result, in plain values: the key is its hash."""
         return {
@@ -79,6 +88,7 @@ class Run:
                 **LOSSES.fingerprints(self.loss),
                 **STRATEGIES.fingerprints(self.strategy),
                 f"model:{self.model}": backbone_fingerprint(self.model),
+                **({"estimates": str(ESTIMATES_VERSION)} if self.estimated else {}),
             },
         }
 
@@ -135,7 +145,9 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
     loss_text, strategy_text = _texts(wish, dataset, manifest)
     loss = resolve(LOSSES, loss_text, manifest)
     strategy = resolve(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
-    build_loss(loss, transitions(manifest, loss), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
+    any_ = Estimates(0.5, np.eye(dataset.num_classes))  # stands for what is found out later
+    filled = with_estimates(LOSSES, loss, any_)
+    build_loss(filled, transitions(manifest, loss, any_), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
     recipe_name = wish.recipe or dataset.recipe
     augment = {"crop": dataset.crop, "flip": dataset.flip}
     row, tuned = _row(loss, strategy, dataset, manifest)

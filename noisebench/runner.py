@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,57 +12,25 @@ import yaml
 from . import metrics
 from .datasets import Images, fingerprint
 from .environment import environment
-from .errors import ConfigError, Interrupted, NoisebenchError, RunFailed
-from .losses import build_loss, build_penalty
-from .manifest import Manifest
+from .errors import ConfigError, NoisebenchError, RunFailed
+from .estimates import Estimates
+from .losses import LOSSES, build_loss, build_penalty
+from .manifest import LARGEST_T, Manifest
 from .plan import Run
 from .predictions import Predictions
 from .runfolder import SCHEMA, RunFolder
+from .sitting import Conduct, Course, Progress, Sitting, load, reason
 from .storing import write_text, write_whole
-from .strategies import build_strategy
-from .truth import transitions
+from .strategies import STRATEGIES, build_strategy
+from .truth import transitions, with_estimates
+from .warmup import judge_folds, warmup_epochs
 
 if TYPE_CHECKING:
     import torch
 
     from .training.trainer import EpochEnd, Trainer
 
-_CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
-_JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
 _MEAN_OF_LAST = 10  # epochs
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Said after every epoch. Accuracies in [0, 1]; seconds spent on this run, images a second in this epoch."""
-
-    epoch: int
-    epochs: int
-    loss: float
-    test_acc: float
-    memorised: float | None
-    seconds: float
-    images_per_second: float
-
-
-@dataclass(frozen=True)
-class Conduct:
-    """How a run is executed; nothing here changes its result. `anew`: though it is finished. `stop()` is asked between
-    steps; `estimate` is told once, after some seconds, how many seconds the whole run will take."""
-
-    resume: bool = True
-    anew: bool = False
-    listen: Callable[[Progress], object] = lambda progress: None
-    stop: Callable[[], bool] = lambda: False
-    estimate: Callable[[float], object] = lambda seconds: None
-
-
-@dataclass
-class _Course:
-    """What accumulates over a run's epochs; travels with the checkpoint."""
-
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct) -> dict[str, Any]:
@@ -83,35 +47,36 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
             if isinstance(error, NoisebenchError) and not isinstance(error, RunFailed):
                 raise  # stopped, or nothing that is the run's own: what is saved stays
             _fail(run, folder, error)
-            raise RunFailed(f"{run.title} failed: {_reason(error)} ({folder.error})") from error
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}"
-    return text.splitlines()[0]
+            raise RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})") from error
 
 
 def _fail(run: Run, folder: RunFolder, error: Exception) -> None:
     folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
-    folder.write_error(run.about, type(error).__name__, _reason(error), traceback.format_exc())
+    folder.write_error(run.about, type(error).__name__, reason(error), traceback.format_exc())
 
 
-def make_trainer(run: Run, images: Images, device: str) -> Trainer:
-    """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot be trained."""
+def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | None = None) -> Trainer:
+    """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot be trained.
+
+    A run with something to find out first gets a stand-in for it until there are `estimates`.
+    """
     from .training.trainer import Task, Trainer
 
     manifest = run.manifest
     seen = fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
     manifest.verify(images.train_labels, images.ids, seen)
     training = slice(None) if manifest.val is None else manifest.in_training
+    if run.estimated and estimates is None:
+        estimates = Estimates(0.5, np.eye(run.dataset.num_classes))
+    loss = with_estimates(LOSSES, run.loss, estimates)
     task = Task(
         images.train_images[training],
         manifest.labels[training],
         images.test_images,
         run.dataset.num_classes,
         run.model,
-        build_loss(run.loss, transitions(manifest, run.loss), num_classes=run.dataset.num_classes),
-        build_strategy(run.strategy),
+        build_loss(loss, transitions(manifest, run.loss, estimates), num_classes=run.dataset.num_classes),
+        build_strategy(with_estimates(STRATEGIES, run.strategy, estimates)),
         run.recipe,
         run.seed,
         run.precision,
@@ -136,56 +101,20 @@ def find_device(name: str) -> torch.device:
 
 
 def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct) -> dict[str, Any]:
-    course = _load(folder, trainer) if conduct.resume and not conduct.anew else _Course()
+    course = load(folder, trainer.device) if conduct.resume and not conduct.anew else Course()
     folder.error.unlink(missing_ok=True)
     write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
-    clock = _Clock(course.seconds)
+    sitting = Sitting(run, folder, conduct, course)
+    if run.estimated:
+        course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow)
+        trainer = make_trainer(run, images, str(trainer.device), course.found)
 
-    def on_step() -> None:
-        course.seconds = clock.spent
-        clock.count(trainer, run, conduct)
-        if conduct.stop():
-            _save(folder, trainer, course)
-            raise Interrupted(f"stopped in epoch {trainer.epoch + 1} of {run.recipe.epochs}; the same command resumes it")
-        if clock.checkpoint_due():
-            _save(folder, trainer, course)
-
-    while trainer.epoch < run.recipe.epochs:
-        begun, resumed_at = time.monotonic(), trainer.step * run.recipe.batch_size
-        end = trainer.run_epoch(on_step)
-        seconds, seen = time.monotonic() - begun, int((end.train_predicted >= 0).sum()) - resumed_at
-        course.seconds = clock.spent
+    def note(end: EpochEnd, seconds: float) -> None:
         course.history.append(_line(run, images, end, seconds))
-        conduct.listen(_progress(run, course, end, seen / max(seconds, 1e-9)))
+        conduct.listen(_progress(run, course, end, int((end.train_predicted >= 0).sum()) / max(seconds, 1e-9)))
+
+    sitting.follow(trainer, note)
     return _finish(run, images, folder, trainer, course)
-
-
-class _Clock:
-    """Seconds spent on a run over all its sittings; when to save; how long it will take."""
-
-    def __init__(self, before: float) -> None:
-        self._before, self._started = before, time.monotonic()
-        self._saved, self._steps, self._told = self._started, 0, False
-
-    @property
-    def spent(self) -> float:
-        return self._before + time.monotonic() - self._started
-
-    def checkpoint_due(self) -> bool:
-        now = time.monotonic()
-        if now - self._saved <= _CHECKPOINT_EVERY:
-            return False
-        self._saved = now
-        return True
-
-    def count(self, trainer: Trainer, run: Run, conduct: Conduct) -> None:
-        """Called before every step; says the estimate once there are seconds to judge by."""
-        elapsed = time.monotonic() - self._started
-        if not self._told and self._steps and elapsed > _JUDGE_AFTER:
-            self._told = True
-            left = run.recipe.epochs * trainer.steps_per_epoch - trainer.epoch * trainer.steps_per_epoch - trainer.step
-            conduct.estimate(elapsed + left * elapsed / self._steps)
-        self._steps += 1
 
 
 def _line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, Any]:
@@ -207,12 +136,12 @@ def _line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, 
     }
 
 
-def _progress(run: Run, course: _Course, end: EpochEnd, rate: float) -> Progress:
+def _progress(run: Run, course: Course, end: EpochEnd, rate: float) -> Progress:
     line = course.history[-1]
     return Progress(end.epoch, run.recipe.epochs, end.loss, line["test_acc"], line["memorised"], course.seconds, rate)
 
 
-def _finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: _Course) -> dict[str, Any]:
+def _finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course) -> dict[str, Any]:
     manifest = run.manifest
     train = Predictions.of(_of_all(manifest, trainer), manifest.labels, manifest.truth)
     test = Predictions.of(trainer.predict(trainer.test).cpu().numpy(), images.test_labels, images.test_labels)
@@ -222,9 +151,22 @@ def _finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, cours
     _write_weights(folder.weights, trainer)
     folder.write_history(course.history)
     record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.in_training))
+    if course.found is not None:
+        record["estimates"] = _beside_truth(run, course.found)
     folder.write_json(folder.result, record)
     folder.resume.unlink(missing_ok=True)
     return {**record, "path": str(folder.path)}
+
+
+def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
+    """What the run found out, and what was true where that is known."""
+    empirical = run.manifest.empirical_transition.round(6).tolist() if run.manifest.known else None
+    few = run.dataset.num_classes <= LARGEST_T
+    values = {
+        "rate": {"estimate": found.rate, "truth": run.manifest.meta["realised_rate"]},
+        "transition": {"estimate": found.transition.round(6).tolist(), "truth": empirical} if few else {},
+    }
+    return {fact: values[fact] for fact in run.estimated}
 
 
 def _of_all(manifest: Manifest, trainer: Trainer) -> np.ndarray:
@@ -237,7 +179,7 @@ def _of_all(manifest: Manifest, trainer: Trainer) -> np.ndarray:
     return together
 
 
-def _record(run: Run, trainer: Trainer, course: _Course, evaluated: dict[str, Any]) -> dict[str, Any]:
+def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any]) -> dict[str, Any]:
     meta, curve = run.manifest.meta, [line["test_acc"] for line in course.history]
     test_acc = {
         "last": evaluated["test"]["top1"],
@@ -268,7 +210,7 @@ def _record(run: Run, trainer: Trainer, course: _Course, evaluated: dict[str, An
         "metrics": {"test_acc": test_acc, "memorised": evaluated["train"]["memorised"], **evaluated},
         "expected": {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test},
         "seconds": course.seconds,
-        "images_per_second": run.recipe.epochs * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
+        "images_per_second": (run.recipe.epochs + warmup_epochs(run)) * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
         "environment": {**environment(), **_device_facts(trainer.device)},
     }  # fmt: skip
 
@@ -285,27 +227,6 @@ def _device_facts(device: torch.device) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {"device": name, "threads": torch.get_num_threads()}
-
-
-def _save(folder: RunFolder, trainer: Trainer, course: _Course) -> None:
-    import torch
-
-    buffer = io.BytesIO()
-    torch.save({"trainer": trainer.state_dict(), "history": course.history, "seconds": course.seconds}, buffer)
-    write_whole(folder.resume, lambda file: file.write(buffer.getbuffer()))
-
-
-def _load(folder: RunFolder, trainer: Trainer) -> _Course:
-    import torch
-
-    if not folder.resume.exists():
-        return _Course()
-    try:
-        saved = torch.load(folder.resume, map_location=trainer.device, weights_only=True)
-        trainer.load_state_dict(saved["trainer"])
-    except Exception as error:  # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
-        raise NoisebenchError(f"{folder.resume} cannot be resumed ({_reason(error)}): delete it, or give --no-resume") from None
-    return _Course(saved["history"], saved["seconds"])
 
 
 def _write_weights(path: Path, trainer: Trainer) -> None:

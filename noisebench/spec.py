@@ -19,6 +19,7 @@ from typing import TypeAlias
 from .errors import LanguageError
 
 AUTO = "auto"  # a value to be resolved from the manifest before the run's key is made
+ESTIMATED = "estimated"  # a value that the run itself finds out, where nobody knows the noise
 
 Value: TypeAlias = "int | float | bool | str | tuple[Value, ...] | Call | Sum | None"
 
@@ -183,6 +184,6 @@ def _text(value: Value) -> str:
         return "[" + ", ".join(_text(item) for item in value) + "]"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    if isinstance(value, str) and value != AUTO:
+    if isinstance(value, str) and value not in (AUTO, ESTIMATED):
         return repr(value)
     return str(value)

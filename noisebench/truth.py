@@ -1,4 +1,4 @@
-"""`auto` -> a value: what a manifest knows of its noise, and whether a run used that truth (an oracle)."""
+"""`auto` and `estimated` -> a value: what a manifest knows of its noise or a run found out, and who used the truth (an oracle)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from .errors import LanguageError
+from .estimates import Estimates
 from .losses import LOSSES
 from .manifest import Manifest
 from .registry import Registry
-from .spec import AUTO, Call, Expression, Value
+from .spec import AUTO, ESTIMATED, Call, Expression, Value
 
 TRUE, EMPIRICAL = "true", "empirical"
 _PRINTED = 1e-4  # half of the last digit of a rate in percent with two digits, and its rounding
@@ -67,7 +68,7 @@ def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
             as_printed is not None and math.isclose(value, as_printed, abs_tol=_PRINTED)
         )
     if fact == "transition":
-        return isinstance(value, str) or any(_close(value, T) for T in _tables(manifest).values())
+        return value in (TRUE, EMPIRICAL) or any(_close(value, T) for T in _tables(manifest).values())
     return False
 
 
@@ -81,7 +82,27 @@ def _tables(manifest: Manifest) -> dict[str, np.ndarray]:
     return {name: table for name, table in tables.items() if table is not None}
 
 
-def transitions(manifest: Manifest, loss: Expression) -> dict[str, np.ndarray]:
-    """What T='true' and T='empirical' are under this manifest; nothing for a loss that has no T."""
+def transitions(manifest: Manifest, loss: Expression, estimates: Estimates | None = None) -> dict[str, np.ndarray]:
+    """What T='true', T='empirical' and T=estimated are under this manifest; nothing for a loss that has no T."""
     has_T = any(key == "T" for call in LOSSES.calls(loss) for key, _ in call.kwargs)
-    return _tables(manifest) if has_T else {}
+    found = {} if estimates is None else {ESTIMATED: estimates.transition}
+    return {**_tables(manifest), **found} if has_T else {}
+
+
+def estimated_facts(registry: Registry, expression: Expression) -> set[str]:
+    """The facts, "rate" or "transition", that a run with this expression has to find out."""
+    facts = {(call.name, p.name): p.auto for call in registry.calls(expression) for p in registry[call.name].parameters}
+    return {str(facts[call.name, key]) for call in registry.calls(expression) for key, value in call.kwargs if value == ESTIMATED}
+
+
+def with_estimates(registry: Registry, expression: Expression, estimates: Estimates | None) -> Expression:
+    """The expression with the rate that a run found in place of `estimated`; T stays a word, which `transitions` explains."""
+
+    def fill(call: Call) -> Call:
+        facts = {p.name: p.auto for p in registry[call.name].parameters}
+        found = tuple(
+            (key, estimates.rate if estimates and value == ESTIMATED and facts[key] == "rate" else value) for key, value in call.kwargs
+        )
+        return replace(call, kwargs=found)
+
+    return registry.normal(registry.substitute(expression, fill))

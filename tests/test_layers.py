@@ -14,12 +14,12 @@ import noisebench
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting"},
-    {"datasets", "noise", "losses", "strategies", "metrics", "predictions", "backbones", "recipes"},
+    {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "backbones", "recipes"},
     {"manifest", "rows", "parquet", "labelling", "methods", "conventions", "truth"},
     {"suite", "runfolder", "workspace", "plan", "agenda"},
     {"report"},
     {"training"},
-    {"runner", "executors"},
+    {"runner", "warmup", "sitting", "executors"},
     {"cli"},
 )
 SIDEWAYS = {"noise", "datasets"}  # of the same row, and neither knows the other

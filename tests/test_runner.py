@@ -17,7 +17,8 @@ from noisebench.labelling import LabelWish
 from noisebench.manifest import Manifest
 from noisebench.plan import Run, Wish, plan_run
 from noisebench.runfolder import RunFolder, results
-from noisebench.runner import Conduct, execute, make_trainer
+from noisebench.runner import execute, make_trainer
+from noisebench.sitting import Conduct
 from noisebench.workspace import Workspace
 
 SHORT = {"epochs": 3}

@@ -60,3 +60,21 @@ def duration(seconds: float) -> str:
 
 def percent(share: float | None) -> str:
     return "unknown" if share is None else f"{100 * share:.2f} %"
+
+
+def estimated(record: dict[str, Any]) -> str:
+    """What a run found out of the noise, beside the truth where that is known; nothing for one that did not."""
+    found = record.get("estimates", {})
+    parts = []
+    if "rate" in found:
+        parts.append(f"noise rate {percent(found['rate']['estimate'])} (truth {percent(found['rate']['truth'])})")
+    if T := found.get("transition"):
+        known = T["truth"] is not None
+        off = f", {percent(_mean_distance(T['estimate'], T['truth']))} of a class's labels in the wrong place" if known else ""
+        parts.append(f"T{off}")
+    return "estimated " + ", ".join(parts) if parts else ""
+
+
+def _mean_distance(rows: list[list[float]], others: list[list[float]]) -> float:
+    """Total variation, the mean over the rows."""
+    return sum(abs(a - b) for row, other in zip(rows, others, strict=True) for a, b in zip(row, other, strict=True)) / 2 / len(rows)

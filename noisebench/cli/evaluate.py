@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import percent, say, show, write_json
+from .console import estimated, percent, say, show, write_json
 from .options import Globals, Json
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         "run": str(folder.path),
         "title": record["title"],
         "oracle": record["oracle"],
+        **({"estimates": record["estimates"]} if "estimates" in record else {}),
         "classes": record["data"]["classes"],
         **metrics.of_run(train, test, labels, num_classes, in_training),
         "confusion": metrics.confusion(test.predicted, labels["test"], num_classes).tolist(),
@@ -124,6 +125,7 @@ def _drawn(entry: dict[str, Any]) -> Group:
         ("training accuracy", f"{percent(train['recorded'])} on recorded labels, {percent(train['clean'])} on clean ones"),
         *([("held out", f"{percent(entry['val']['recorded'])} of {entry['val']['n']} recorded labels")] if "val" in entry else []),
         ("wrong labels", _wrong(train)),
+        *([("noise", estimated(entry))] if "estimates" in entry else []),
     ):
         facts.add_row(Text(name, style="dim"), Text(value))
     classes = Table(box=SIMPLE_HEAD, pad_edge=False)

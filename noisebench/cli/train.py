@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import duration, percent, say, show, write_json
+from .console import duration, estimated, percent, say, show, write_json
 from .options import (
     Asym,
     Bernoulli,
@@ -158,7 +158,8 @@ def _execute(
     images: Images, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, *, resume: bool, anew: bool
 ) -> dict[str, Any]:
     from ..executors.signals import StopSignals
-    from ..runner import Conduct, execute
+    from ..runner import execute
+    from ..sitting import Conduct
     from .progress import RunProgress
 
     say(f"{run.title}{' (oracle)' if run.oracle else ''} -> {folder.path}", quiet=options.quiet)
@@ -200,11 +201,13 @@ def _show_record(record: dict[str, Any], *, json: bool) -> None:
         names = ("seconds", "images_per_second", "oracle")
         epochs = record["recipe"]["epochs"]
         write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics["memorised"], "epochs": epochs,
-                    **{name: record[name] for name in names}})  # fmt: skip
+                    "estimates": record.get("estimates", {}), **{name: record[name] for name in names}})  # fmt: skip
         return
     epochs = record["recipe"]["epochs"]
     test, speed = metrics["test_acc"], record["images_per_second"]
     memorised = "" if metrics["memorised"] is None else f"; wrong labels memorised {percent(metrics['memorised'])}"
+    if found := estimated(record):
+        show(found)
     show(
         f"test accuracy {percent(test['last'])} (last), {percent(test['mean_last10'])} (mean of the last ten), "
         f"{percent(test['best'])} (best on test, optimistic){memorised}\n"

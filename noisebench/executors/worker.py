@@ -14,7 +14,8 @@ from ..agenda import plan_one
 from ..errors import Interrupted, NoisebenchError, RunFailed, RunTaken
 from ..plugins import load_plugins
 from ..runfolder import RunFolder
-from ..runner import Conduct, Progress, execute, make_trainer
+from ..runner import execute, make_trainer
+from ..sitting import Conduct, Progress
 from ..workspace import Workspace
 from .job import Event, Job, Place
 from .signals import StopSignals

@@ -1,0 +1,174 @@
+"""A run from where it was left to its end or to where it is stopped: what is checkpointed, when, and how long it will take."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import Interrupted, NoisebenchError
+from .estimates import Estimates
+from .plan import Run
+from .runfolder import RunFolder
+from .storing import write_whole
+from .warmup import FOLDS
+
+if TYPE_CHECKING:
+    import torch
+
+    from .training.trainer import EpochEnd, Trainer
+
+_CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
+_JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Said after every epoch. Accuracies in [0, 1]; seconds spent on this run, images a second in this epoch."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    test_acc: float
+    memorised: float | None
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a run is executed; nothing here changes its result. `anew`: though it is finished. `stop()` is asked between
+    steps; `estimate` is told once, after some seconds, how many seconds the whole run will take."""
+
+    resume: bool = True
+    anew: bool = False
+    listen: Callable[[Progress], object] = lambda progress: None
+    stop: Callable[[], bool] = lambda: False
+    estimate: Callable[[float], object] = lambda seconds: None
+
+
+@dataclass
+class Course:
+    """What accumulates over a run; travels with the checkpoint. folds: what the warm-up's networks said; state: of the training
+    that was interrupted, until it is taken up again; found: what it found out of the noise."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    folds: list[np.ndarray] = field(default_factory=list)
+    state: dict[str, Any] | None = None
+    found: Estimates | None = None
+
+
+class Sitting:
+    """A run from where it was left to its end, or to where it is stopped: one training after another."""
+
+    def __init__(self, run: Run, folder: RunFolder, conduct: Conduct, course: Course) -> None:
+        self.run, self.folder, self.conduct, self.course = run, folder, conduct, course
+        self.clock = Clock(course.seconds)
+
+    def follow(self, trainer: Trainer, note: Callable[[EpochEnd, float], object] = lambda end, seconds: None) -> None:
+        """One training, taken up again where it was interrupted. `note` is told every epoch and its seconds for as many images as
+        an epoch has."""
+        if self.course.state is not None:
+            _restore(self.folder, trainer, self.course.state)
+            self.course.state = None
+        while trainer.epoch < trainer.task.recipe.epochs:
+            begun, before = time.monotonic(), trainer.step
+            end = trainer.run_epoch(lambda: self._on_step(trainer))
+            self.course.seconds = self.clock.spent
+            whole = trainer.steps_per_epoch / (trainer.steps_per_epoch - before)
+            note(end, (time.monotonic() - begun) * whole)
+
+    def _on_step(self, trainer: Trainer) -> None:
+        self.course.seconds = self.clock.spent
+        self.clock.count(lambda: self._steps_left(trainer), self.conduct)
+        if self.conduct.stop():
+            save(self.folder, trainer, self.course)
+            where = f"epoch {trainer.epoch + 1} of {trainer.task.recipe.epochs}" + (" of the warm-up" if self._warming_up else "")
+            raise Interrupted(f"stopped in {where}; the same command resumes it")
+        if self.clock.checkpoint_due():
+            save(self.folder, trainer, self.course)
+
+    @property
+    def _warming_up(self) -> bool:
+        return bool(self.run.estimated) and len(self.course.folds) < FOLDS
+
+    def _steps_left(self, trainer: Trainer) -> float:
+        """Of this training and those after it, in steps of about the same length."""
+        left = (trainer.task.recipe.epochs - trainer.epoch) * trainer.steps_per_epoch - trainer.step
+        if not self._warming_up:
+            return left
+        after = FOLDS - 1 - len(self.course.folds)
+        return left + trainer.steps_per_epoch * (after * trainer.task.recipe.epochs + FOLDS / (FOLDS - 1) * self.run.recipe.epochs)
+
+
+class Clock:
+    """Seconds spent on a run over all its sittings; when to save; how long it will take."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._started = before, time.monotonic()
+        self._saved, self._steps, self._told = self._started, 0, False
+
+    @property
+    def spent(self) -> float:
+        return self._before + time.monotonic() - self._started
+
+    def checkpoint_due(self) -> bool:
+        now = time.monotonic()
+        if now - self._saved <= _CHECKPOINT_EVERY:
+            return False
+        self._saved = now
+        return True
+
+    def count(self, left: Callable[[], float], conduct: Conduct) -> None:
+        """Called before every step; says the estimate once there are seconds to judge by, from the steps that are left."""
+        elapsed = time.monotonic() - self._started
+        if not self._told and self._steps and elapsed > _JUDGE_AFTER:
+            self._told = True
+            conduct.estimate(elapsed + left() * elapsed / self._steps)
+        self._steps += 1
+
+
+def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
+    """Write the checkpoint, whole or not at all."""
+    import torch
+
+    buffer = io.BytesIO()
+    folds = [torch.from_numpy(rows) for rows in course.folds]
+    torch.save({"trainer": trainer.state_dict(), "history": course.history, "seconds": course.seconds, "folds": folds}, buffer)
+    write_whole(folder.resume, lambda file: file.write(buffer.getbuffer()))
+
+
+def load(folder: RunFolder, device: torch.device) -> Course:
+    """The course as its checkpoint has it; a new one without. Raises NoisebenchError for one that cannot be read."""
+    import torch
+
+    if not folder.resume.exists():
+        return Course()
+    try:
+        saved = torch.load(folder.resume, map_location=device, weights_only=True)
+        folds = [rows.cpu().numpy() for rows in saved["folds"]]
+        return Course(saved["history"], saved["seconds"], folds, saved["trainer"])
+    except Exception as error:  # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
+        raise _not_resumable(folder, error) from None
+
+
+def _restore(folder: RunFolder, trainer: Trainer, state: dict[str, Any]) -> None:
+    try:
+        trainer.load_state_dict(state)
+    except Exception as error:  # as above: whatever does not fit
+        raise _not_resumable(folder, error) from None
+
+
+def _not_resumable(folder: RunFolder, error: Exception) -> NoisebenchError:
+    return NoisebenchError(f"{folder.resume} cannot be resumed ({reason(error)}): delete it, or give --no-resume")
+
+
+def reason(error: Exception) -> str:
+    """An error in one line."""
+    text = str(error) if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0]

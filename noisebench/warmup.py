@@ -1,0 +1,75 @@
+"""What a run that knows no noise rate does first: networks trained by halves, each of which judges the other half's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .datasets import Images
+from .estimates import Estimates
+from .losses import build_loss
+from .plan import Run
+from .strategies import build_strategy
+
+if TYPE_CHECKING:
+    import torch
+
+    from .training.trainer import Trainer
+
+FOLDS = 2
+_SHARE = 4  # of the run's epochs the warm-up takes one in four: later, networks learn wrong labels by heart
+_FOLD = 37  # what a derived seed is for
+
+
+def warmup_epochs(run: Run) -> int:
+    """How long each fold's network is trained; together they see every example so many times."""
+    return max(1, round(run.recipe.epochs / _SHARE)) if run.estimated else 0
+
+
+def folds(run: Run) -> np.ndarray:
+    """The fold (n,) of every training example."""
+    n = int(run.manifest.in_training.sum())
+    order = np.random.default_rng([run.seed, _FOLD]).permutation(n)
+    which = np.empty(n, np.int64)
+    which[order] = np.arange(n) % FOLDS
+    return which
+
+
+def fold_trainer(run: Run, images: Images, fold: int, device: torch.device) -> Trainer:
+    """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test set."""
+    from .training.trainer import Task, Trainer
+
+    training, held = run.manifest.in_training, folds(run) == fold
+    pixels, labels = images.train_images[training], run.manifest.labels[training]
+    recipe = replace(run.recipe, epochs=warmup_epochs(run), schedule="cosine")
+    loss, strategy = build_loss("ce"), build_strategy("standard")
+    seed = run.seed + fold
+    task = Task(pixels[~held], labels[~held], pixels[held], run.dataset.num_classes, run.model, loss, strategy, recipe, seed, run.precision)
+    return Trainer(task, device)
+
+
+def estimates(run: Run, predicted: list[np.ndarray]) -> Estimates:
+    """From the log_p of every fold, in order."""
+    which = folds(run)
+    log_p = np.empty((len(which), run.dataset.num_classes), np.float32)
+    for fold, rows in enumerate(predicted):
+        log_p[which == fold] = rows
+    return Estimates.of(log_p, run.manifest.labels[run.manifest.in_training])
+
+
+def judge_folds(
+    run: Run,
+    images: Images,
+    device: torch.device,
+    predicted: list[np.ndarray],
+    follow: Callable[[Trainer], object],
+) -> Estimates:
+    """Train the folds that `predicted` does not hold yet, adding to it. `follow` runs a trainer to its end."""
+    while len(predicted) < FOLDS:
+        trainer = fold_trainer(run, images, len(predicted), device)
+        follow(trainer)
+        predicted.append(trainer.predict(trainer.test).cpu().numpy())
+    return estimates(run, predicted)
