@@ -56,6 +56,7 @@ class Inner:
 
 
 Rate: TypeAlias = Annotated[float, Interval("[0, 1)")]
+Share: TypeAlias = Annotated[float, Interval("[0, 1]")]
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 TrueRate: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("rate")]
 TransitionText: TypeAlias = Annotated[Matrix | str, OneOf(("true", "empirical")), Auto("transition")]

@@ -198,10 +198,10 @@ def _show_record(record: dict[str, Any], *, json: bool) -> None:
     metrics, path = record["metrics"], record["path"]
     if json:
         test_acc = {key: metrics["test_acc"][key] for key in ("last", "mean_last10", "best")}
-        names = ("seconds", "images_per_second", "oracle")
+        names = ("seconds", "images_per_second", "oracle", *(["estimates"] if "estimates" in record else []))
         epochs = record["recipe"]["epochs"]
         write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics["memorised"], "epochs": epochs,
-                    "estimates": record.get("estimates", {}), **{name: record[name] for name in names}})  # fmt: skip
+                    **{name: record[name] for name in names}})  # fmt: skip
         return
     epochs = record["recipe"]["epochs"]
     test, speed = metrics["test_acc"], record["images_per_second"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..errors import LanguageError
-from ..spec import Call, Expression
-from . import plain
+from ..spec import AUTO, ESTIMATED, Call, Expression
+from . import correction, curriculum, peers, plain
 from .base import STRATEGIES, Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
 
 
@@ -17,8 +17,11 @@ def normal_strategy(text: str | Expression) -> Call:
 
 
 def build_strategy(text: str | Expression) -> Strategy:
-    """A new strategy of a text, without state yet."""
+    """A new strategy of a text, without state yet. Raises LanguageError for an `auto` that nobody resolved."""
     call = normal_strategy(text)
+    for key, value in call.kwargs:
+        if value in (AUTO, ESTIMATED):
+            raise LanguageError(f"{call.name}: {key}={value} is known only with a manifest; give a value")
     strategy: Strategy = STRATEGIES[call.name].build(**dict(call.kwargs))
     return strategy
 
@@ -32,7 +35,10 @@ __all__ = [
     "Strategy",
     "WholeSet",
     "build_strategy",
+    "correction",
+    "curriculum",
     "normal_strategy",
+    "peers",
     "plain",
     "register_strategy",
 ]

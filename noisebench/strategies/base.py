@@ -58,10 +58,15 @@ class Output:
 
 
 class Belief(NamedTuple):
-    """Which labels a network is to learn, classes (B,) or rows (B, K), and how much each example is trusted (B,)."""
+    """Which labels a network is to learn, classes (B,) or rows (B, K), and how much each example is trusted (B,).
+
+    whole_batch: the weighted costs are divided by the batch's size, not by the sum of the weights: few trusted examples then move the
+    network little.
+    """
 
     targets: Tensor
     weights: Tensor | None = None
+    whole_batch: bool = False
 
 
 class WholeSet(Protocol):
@@ -72,6 +77,9 @@ class WholeSet(Protocol):
     def log_p(self, network: int = 0) -> Tensor: ...
 
     def features(self, network: int = 0, index: Tensor | None = None) -> Tensor: ...
+
+    def restart(self) -> None:
+        """New networks, an optimiser without memory, and the learning rate's schedule from its beginning over what is left."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The one formula of a step: sum_n w_n (sum_k targets_nk cost_nk) / sum_n w_n, for each network; and the learning rate's schedule."""
+"""The one formula of a step: sum_n w_n (sum_k targets_nk cost_nk) / sum_n w_n (or N), for each network; and the rate's schedule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def believed_cost(cost: Tensor, belief: Belief) -> Tensor:
         return each.mean()
     # A NaN or inf of an example without weight must not enter: 0 * inf is not 0.
     trusted = torch.where(belief.weights > 0, each, torch.zeros_like(each))
-    return (belief.weights * trusted).sum() / belief.weights.sum().clamp_min(_NOBODY)
+    total = len(each) if belief.whole_batch else belief.weights.sum().clamp_min(_NOBODY)
+    return (belief.weights * trusted).sum() / total
 
 
 def learning_rate_factor(schedule: tuple[str, tuple[float, ...]], epochs_done: float, epochs: int) -> float:

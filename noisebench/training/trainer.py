@@ -79,6 +79,7 @@ class Trainer:
         self.optimizer = self._optimizer()
         self.schedule = read_schedule(task.recipe.schedule)
         self.epoch = self.step = 0  # epochs done; steps done of the next one
+        self._since = 0  # the epoch from which the schedule counts
         self._lr_factor, self._running = 1.0, False
         self._begin_epoch()
 
@@ -113,6 +114,13 @@ class Trainer:
             hook.remove()
         return torch.cat(seen)
 
+    def restart(self) -> None:
+        """New networks, an optimiser without memory, and the schedule from its beginning over what is left (strategies' WholeSet)."""
+        self._since = self.epoch
+        for number, network in enumerate(self.networks):
+            network.load_state_dict(self._network(number, self.epoch).state_dict())
+        self.optimizer.state.clear()
+
     def predict(self, pixels: Pixels) -> Tensor:
         """log_p (n, K) of the networks together."""
         return self.strategy.predict([self._log_p(network, pixels) for network in self.networks])
@@ -127,6 +135,7 @@ class Trainer:
             "randomness": self._current_randomness() if self._running else self._randomness,
             "epoch": self.epoch,
             "step": self.step,
+            "since": self._since,
             "costs": self._costs,
             "predicted": self._predicted,
         }
@@ -137,15 +146,16 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         _restore(self.strategy.state, state["strategy"])
         self.generator.set_state(state["generator"].cpu())
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step, self._since = state["epoch"], state["step"], state["since"]
         self._begin_epoch()
         self._randomness = [saved.cpu() for saved in state["randomness"]]
         self._costs.copy_(state["costs"])
         self._predicted.copy_(state["predicted"])
 
-    def _network(self, number: int) -> nn.Module:
+    def _network(self, number: int, *since: int) -> nn.Module:
+        """A network as it begins; after a restart another one."""
         shape = self.task.images.shape[1:]
-        network = make_network(self.task.model, self.task.num_classes, shape, derived_seed(self.task.seed, _NETWORK, number))
+        network = make_network(self.task.model, self.task.num_classes, shape, derived_seed(self.task.seed, _NETWORK, number, *since))
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _optimizer(self) -> torch.optim.SGD:
@@ -250,8 +260,8 @@ class Trainer:
         if recipe.clip:
             for network in self.networks:  # each by itself: two networks must not brake each other
                 nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
-        done = self.epoch + self.step / len(self._batches)
-        self._lr_factor = learning_rate_factor(self.schedule, done, recipe.epochs)
+        done = self.epoch - self._since + self.step / len(self._batches)
+        self._lr_factor = learning_rate_factor(self.schedule, done, recipe.epochs - self._since)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self._lr_factor
         self.optimizer.step()

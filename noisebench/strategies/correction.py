@@ -1,0 +1,168 @@
+"""Labels corrected by the network's own predictions: D2L and joint optimisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..parameters import Interval, OneOf, Share
+from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+_LID_BATCH, _LID_BATCHES = 128, 10
+_WINDOW = 5  # epochs before the present one
+
+
+def one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """Rows (B, K) of the classes (B,), as `like` (B, K)."""
+    return like.new_zeros(like.shape).scatter_(1, classes[:, None], 1.0)
+
+
+def local_dimension(features: Tensor, neighbours: int, *, authors: bool = False) -> Tensor:
+    """Local intrinsic dimensionality (n,) of each of n points (n, D) among the others, by its nearest `neighbours`, k.
+
+    (k - 2) / sum_j log(r_k / r_j) over the k - 1 nearer ones, which is unbiased. authors: as D2L's code has it, with
+    1 added to every squared distance and k in place of k - 2. Points that coincide with another count as far as the nearest that does not.
+    """
+    squared = _squared_distances(features.double())
+    squared.fill_diagonal_(math.inf)
+    if authors:
+        squared = squared + 1
+    nearest = squared.sort(1).values[:, :neighbours]
+    logs = nearest.clamp_min(1e-24).log() / 2
+    total = (logs[:, -1:] - logs[:, :-1]).sum(1)
+    return ((neighbours if authors else neighbours - 2) / total.clamp_min(1e-12)).to(features.dtype)
+
+
+def _squared_distances(points: Tensor) -> Tensor:
+    centred = points - points.mean(0)
+    lengths = centred.square().sum(1)
+    return (lengths[:, None] + lengths - 2 * centred @ centred.T).clamp_min(0)
+
+
+@register_strategy(name="d2l", paper="Ma et al. 2018", off="d2l(wait=1)", cost="1 forward, 1 backward; a pass over 1,280 images an epoch")
+@dataclass
+class D2L(Strategy):
+    """Dimensionality-driven learning: from the epoch on where the features' local dimension rises, targets lean to the prediction.
+
+    The turning point is where it exceeds the mean of the five epochs before by two of their standard deviations; the network goes
+    back one epoch, and the targets become a y + (1 - a) (the predicted class), a = exp(-(e / E) LID_e / min LID). neighbours: k of the
+    estimate. wait: the share of the run without looking. The paper: k 20; 40 of 120 epochs on CIFAR-10, 60 of 200 on CIFAR-100.
+    """
+
+    neighbours: Annotated[int, Interval("[3, 127]")] = 20
+    wait: Share = 1 / 3
+    estimator: Annotated[str, OneOf(("unbiased", "authors"))] = "unbiased"
+
+    def start(self, facts: Facts) -> None:
+        self._epochs, self._generator, self._size = facts.epochs, facts.generator, len(facts.labels)
+        self.state.update(dimensions=[], trust=1.0, turned=0, before=None)
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        trust = self.state["trust"]
+        if trust == 1:
+            return super().believe(batch, outputs)
+        log_p = outputs[0][0].log_p.detach()
+        return [Belief(trust * one_hot(batch.labels, log_p) + (1 - trust) * one_hot(log_p.argmax(1), log_p))]
+
+    def between(self, epoch: int, whole: WholeSet) -> None:
+        if self.wait == 1:
+            return
+        dimensions: list[float] = self.state["dimensions"]
+        now = self._dimension(whole)
+        if not self.state["turned"] and epoch > self.wait * self._epochs and risen(dimensions, now):
+            self.state["turned"] = epoch
+            whole.networks[0].load_state_dict(self.state["before"])
+            now = self._dimension(whole)
+        dimensions.append(now)
+        if self.state["turned"]:
+            self.state["trust"] = math.exp(-(epoch / self._epochs) * now / min(dimensions))
+        else:
+            self.state["before"] = {key: value.detach().clone() for key, value in whole.networks[0].state_dict().items()}
+
+    def _dimension(self, whole: WholeSet) -> float:
+        """Of the features of some images, in batches of which each is a world of its own."""
+        from torch import randperm
+
+        chosen = randperm(self._size, generator=self._generator)[: _LID_BATCH * _LID_BATCHES]
+        features = whole.features(index=chosen)
+        parts = [part for part in features.split(_LID_BATCH) if len(part) > self.neighbours]
+        found = [local_dimension(part, self.neighbours, authors=self.estimator == "authors").mean().item() for part in parts]
+        return sum(found) / len(found)
+
+
+def risen(before: Sequence[float], now: float) -> bool:
+    """Whether a dimension exceeds the last five by two standard deviations of these; never without five."""
+    last = before[-_WINDOW:]
+    if len(last) < _WINDOW:
+        return False
+    mean = sum(last) / _WINDOW
+    spread = math.sqrt(sum((value - mean) ** 2 for value in last) / _WINDOW)
+    return now - mean > 2 * spread
+
+
+@register_strategy(name="joint", paper="Tanaka et al. 2018", off="joint(first=1, wait=1, alpha=0, beta=0)", cost="1 forward, 1 backward")
+@dataclass
+class Joint(Strategy):
+    """Joint optimisation of network and labels, then a new network on the labels found.
+
+    First: cost + alpha KL(uniform | mean p) + beta mean entropy of p; from `wait` on (a share of the run) every label is the mean of the
+    example's last predictions over `window` of the run (kind soft), or that mean's largest class (hard). After `first` of the run the
+    network starts anew and learns these labels. The paper: 200 + 120 epochs, labels from epoch 70, means of 10; alpha 1.2, beta 0.8
+    (asymmetric 0.8, 0.4). The uniform prior supposes classes of one size.
+    """
+
+    alpha: Annotated[float, Interval("[0, 100]")] = 1.2
+    beta: Annotated[float, Interval("[0, 100]")] = 0.8
+    kind: Annotated[str, OneOf(("soft", "hard"))] = "soft"
+    first: Share = 0.625
+    wait: Share = 0.21875
+    window: Share = 0.03125
+
+    def start(self, facts: Facts) -> None:
+        from torch import float32
+
+        self._epochs = facts.epochs
+        self._window = max(1, round(self.window * facts.epochs))
+        rows = facts.labels.new_zeros(len(facts.labels), facts.num_classes, dtype=float32)
+        self.state["targets"] = one_hot(facts.labels, rows)
+        self.state["recent"] = rows.new_zeros(self._window, *rows.shape)
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        self.state["recent"][batch.epoch % self._window, batch.index] = outputs[0][0].log_p.detach().exp()
+        if batch.epoch <= self._from:
+            return super().believe(batch, outputs)
+        return [Belief(self.state["targets"][batch.index])]
+
+    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+        if batch.epoch > self._until or not (self.alpha or self.beta):
+            return None
+        log_p = outputs[0][0].log_p
+        p = log_p.exp()
+        mean = p.mean(0).clamp_min(1e-12)
+        uneven = -(mean * p.shape[1]).log().mean()  # KL of the uniform prior from the mean prediction
+        entropy = -(p * log_p).sum(1).mean()
+        return self.alpha * uneven + self.beta * entropy
+
+    def between(self, epoch: int, whole: WholeSet) -> None:
+        if self._from <= epoch <= self._until and self.wait < 1:
+            mean = self.state["recent"].mean(0)
+            self.state["targets"].copy_(mean if self.kind == "soft" else one_hot(mean.argmax(1), mean))
+        if epoch == self._until and epoch < self._epochs:
+            whole.restart()
+
+    @property
+    def _from(self) -> int:
+        """The last epoch on recorded labels; the labels have been predicted for a window by then."""
+        return max(self._window, round(self.wait * self._epochs))
+
+    @property
+    def _until(self) -> int:
+        """The last epoch of the first network."""
+        return max(self._from, round(self.first * self._epochs))

@@ -1,0 +1,110 @@
+"""Two networks that choose examples for each other: decoupling, co-teaching and co-teaching+."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from ..parameters import Interval, Share, TrueRate
+from ..spec import AUTO
+from .base import Batch, Belief, Facts, Output, Strategy, register_strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+
+def recorded_cost(output: Output, batch: Batch) -> Tensor:
+    """The cost (B,) of the recorded labels, of no gradient."""
+    return output.cost.detach().gather(1, batch.labels[:, None])[:, 0]
+
+
+def smallest(cost: Tensor, count: int, among: Tensor | None = None) -> Tensor:
+    """Weights (B,) in {0, 1}: the `count` smallest costs, ties by place; of those in the mask `among` only."""
+    if among is not None:
+        cost = cost.masked_fill(~among, math.inf)
+    chosen = cost.argsort(stable=True)[:count]
+    return cost.new_zeros(cost.shape).scatter_(0, chosen, 1.0)
+
+
+def forgotten(rate: float, epoch: int, ramp: float, epochs: int, power: float) -> float:
+    """The share of examples left out in an epoch (counted from 1): rate min(1, (e / T_k)^power), e epochs done, T_k = ramp x epochs."""
+    reached = ramp * epochs
+    return rate * min(1.0, ((epoch - 1) / reached) ** power if reached else 1.0)
+
+
+def disagreement(outputs: Sequence[Sequence[Output]]) -> Tensor:
+    """Where (B,) two networks predict different classes."""
+    first, second = (views[0].logits.detach().argmax(1) for views in outputs)
+    return first != second
+
+
+@register_strategy(name="coteaching", paper="Han et al. 2018", off="coteaching(rate=0)", cost="2 forward, 2 backward")
+@dataclass
+class Coteaching(Strategy):
+    """Co-teaching: each of two networks learns from the examples that cost the other least, all but `rate` of a batch.
+
+    ramp: the share of the run over which the left out grow from none, by `power`. The paper: 10 of 200 epochs, power 1.
+    """
+
+    networks: ClassVar[int] = 2
+    rate: TrueRate = AUTO  # type: ignore[assignment]
+    ramp: Share = 0.05
+    power: Annotated[float, Interval("(0, 10]")] = 1.0
+
+    def start(self, facts: Facts) -> None:
+        self._epochs = facts.epochs
+
+    def kept(self, size: int, epoch: int) -> int:
+        """How many of `size` examples are learned."""
+        return int((1 - forgotten(self.rate, epoch, self.ramp, self._epochs, self.power)) * size + 1e-9)
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        count = self.kept(len(batch.index), batch.epoch)
+        return [Belief(batch.targets, smallest(recorded_cost(other[0], batch), count)) for other in reversed(outputs)]
+
+
+@register_strategy(name="coteaching_plus", paper="Yu et al. 2019", cost="2 forward, 2 backward")
+@dataclass
+class CoteachingPlus(Coteaching):
+    """Co-teaching+: co-teaching, after a warm-up on the examples alone on which the two networks disagree.
+
+    warmup: its share of the run; the paper: 20 of 200 epochs on CIFAR-10, 5 on CIFAR-100. A step counts as large as the batch, so
+    that few examples move little and none nothing; the authors divide by the chosen.
+    """
+
+    warmup: Share = 0.1
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        if batch.epoch <= self.warmup * self._epochs:
+            return super().believe(batch, outputs)
+        among = disagreement(outputs)
+        count = self.kept(int(among.sum()), batch.epoch)
+        return [
+            Belief(batch.targets, smallest(recorded_cost(other[0], batch), count, among), whole_batch=True) for other in reversed(outputs)
+        ]
+
+
+@register_strategy(name="decoupling", paper="Malach & Shalev-Shwartz 2017", off="decoupling(warmup=1)", cost="2 forward, 2 backward")
+@dataclass
+class Decoupling(Strategy):
+    """Decoupling: two networks learn from the examples on which they disagree, "when to update" from "how to update".
+
+    warmup: the share of the run in which both learn from all. A step counts as large as the batch, so that few examples move little
+    and none nothing.
+    """
+
+    networks: ClassVar[int] = 2
+    warmup: Share = 0.1
+
+    def start(self, facts: Facts) -> None:
+        self._epochs = facts.epochs
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        if batch.epoch <= self.warmup * self._epochs:
+            return super().believe(batch, outputs)
+        weights = disagreement(outputs).to(outputs[0][0].cost.dtype)
+        return [Belief(batch.targets, weights, whole_batch=True) for _ in outputs]
