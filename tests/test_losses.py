@@ -1,8 +1,6 @@
 """Losses: contracts over the registry, identities between them, and references of fifty digits."""
 
-import inspect
 import math
-import pickle
 import subprocess
 import sys
 from functools import cache
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 import noisebench as nb
-from noisebench.errors import ConfigError, LanguageError, NoisebenchError
+from noisebench.errors import LanguageError, NoisebenchError
 from noisebench.losses import LOSSES, build_loss, cost_of
 from noisebench.parameters import Interval
 from noisebench.spec import Call, parse
@@ -77,6 +75,11 @@ def cost(text, logits):
     return cost_of(built(text, logits.shape[1]), logits)
 
 
+def cost_at(text, logits, target):
+    """The cost (N,) of one class each, asked for alone."""
+    return cost_of(built(text, logits.shape[1]), logits, target)
+
+
 def a_batch(n=6, K=10, seed=0, spread=3.0):
     generator = torch.Generator().manual_seed(seed)
     return spread * torch.randn(n, K, generator=generator)
@@ -98,6 +101,19 @@ def learned(text, logits, target):
     chosen = cost(text, logits).gather(1, target[:, None])[:, 0]
     (gradient,) = torch.autograd.grad(chosen.sum(), logits)
     return chosen.detach(), gradient
+
+
+def learned_alone(text, logits, target):
+    """As `learned`, when the target's cost alone is asked for."""
+    logits = logits.clone().requires_grad_()
+    chosen = cost_at(text, logits, target)
+    (gradient,) = torch.autograd.grad(chosen.sum(), logits)
+    return chosen.detach(), gradient
+
+
+def many(rows, least=2**14):
+    """The rows again and again, more than `least` numbers of them."""
+    return rows.repeat(-(-(least + 1) // rows[0].numel() // len(rows)) + 1, *[1] * (rows.dim() - 1))
 
 
 def raised(log_p, y, amount):
@@ -156,6 +172,52 @@ def assert_finite(text, K):
 def test_rows_do_not_know_each_other(text):
     logits = a_batch(6, 10)
     torch.testing.assert_close(cost(text, logits)[2:4], cost(text, logits[2:4]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE) + combined())
+def test_a_class_asked_for_alone_costs_what_it_does_among_all(text):
+    logits = torch.cat([a_batch(6, 10), a_batch(6, 10, spread=20)])
+    target = torch.arange(12) % 10
+    value, gradient = learned(text, logits, target)
+    alone, its_gradient = learned_alone(text, logits, target)
+    torch.testing.assert_close(alone, value, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(its_gradient, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", variants_of(POINTWISE) + texts_of(LOSSES["forward"], "ce") + texts_of(LOSSES["lsr"], "ce"))
+def test_a_class_asked_for_alone_costs_the_same_in_a_large_batch(text):
+    logits = many(torch.cat([a_batch(6, 10), a_batch(6, 10, spread=20)]))
+    target = torch.arange(len(logits)) % 10
+    value, gradient = learned(text, logits, target)
+    alone, its_gradient = learned_alone(text, logits, target)
+    torch.testing.assert_close(alone, value, rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(its_gradient, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("K", [2, 10, 1000])
+@pytest.mark.parametrize("text", variants_of(POINTWISE))
+def test_a_class_asked_for_alone_is_finite_at_extreme_logits(text, K):
+    for logits in (extreme(K), many(extreme(K))):
+        for target in (logits.argmax(1), logits.argmin(1), torch.full((len(logits),), K // 2)):
+            value, gradient = learned_alone(text, logits, target)
+            assert value.isfinite().all()
+            assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("text", [text for entry in POINTWISE if entry.facts.get("pointwise") for text in texts_of(entry)])
+def test_a_pointwise_cost_does_not_know_how_the_rest_is_shared_out(text):
+    p = a_batch(20, 10, spread=1).double().softmax(1)
+    shared = p.clone()
+    shared[:, 1:] = p[:, 1:].sum(1, keepdim=True) / 9
+    torch.testing.assert_close(cost(text, shared.log())[:, 0], cost(text, p.log())[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_which_losses_are_pointwise():
+    named = {entry.name for entry in LOSSES if entry.facts.get("pointwise")}
+    assert named == {
+        "ce", "mae", "gce", "rce", "sce", "el", "focal", "agce", "aul", "ael", "taylor", "phuber", "js", "forward", "logitclip",
+        "eps_softmax",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", variants_of(POINTWISE) + combined())
@@ -227,6 +289,8 @@ IDENTITIES = [
     ("sce(alpha=0.3, beta=2, A=-4)", "0.3*ce + 2*rce(A=-4)"),
     ("sce(alpha=1, beta=0)", "ce"),
     ("gce(q=0.7, k=0)", "gce"),
+    ("lsr(taylor(t=1))", "lsr(aul(a=2, q=1))"),
+    ("ldr_kl(lam=1) + ldr_kl(lam=1)", "2*ldr_kl"),
     ("eps_softmax(ce, m=0)", "ce"),
     ("bitempered(t1=1, t2=1)", "ce"),
     ("lsr(eps_softmax(mae, m=2))", "eps_softmax(lsr(mae), m=2)"),
@@ -292,53 +356,6 @@ def test_backward_is_unbiased_for_the_clean_cost():
     corrected = cost_of(build_loss("backward(ce, T='true')", {"true": T}), logits).double()
     expectation = corrected @ torch.tensor(T).T  # row k of T: what is recorded of class k
     torch.testing.assert_close(expectation.float(), cost("ce", logits), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("eps", [0.1, 0.4, 2.0])
-def test_equal_loss_is_the_limit_of_agce(eps):
-    q, p = 1e-6, a_batch(30, 10).double().softmax(1)
-    agce = ((eps + 1) ** q - (eps + p) ** q) / q
-    torch.testing.assert_close(cost(f"el(eps={eps})", p.log()).double(), (1 + eps) * agce, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("eps", [1e-12, 1e-9, 1e-3, 0.1, 0.4, 2.0, 100.0])
-def test_the_gradient_of_equal_loss_is_that_of_ce_times_the_papers_ratio(eps):
-    logits, target = a_batch(50, 10, spread=5), torch.arange(50) % 10
-    p = logits.double().softmax(1).gather(1, target[:, None])
-    ratio = (1 + eps) * p / (p + eps)
-    expected = (ratio * learned("ce", logits, target)[1]).float()
-    torch.testing.assert_close(learned(f"el(eps={eps})", logits, target)[1], expected, rtol=1e-4, atol=1e-6)
-
-
-def water_filling(w, eps):
-    """The optimum of sum_k w_k EL(p_k) over the simplex: the paper's Eq. 12 with its number of active classes."""
-    ordered = np.sort(w)[::-1]
-    for Z in range(len(w), 0, -1):
-        level = (1 + Z * eps) / ordered[:Z].sum()
-        if level * ordered[Z - 1] > eps:
-            return np.maximum(0, level * w - eps)
-    raise AssertionError("one class is always active")
-
-
-def minimised(text, w, steps=1500):
-    """p that minimises the expected cost under label probabilities w, by gradient descent on the logits."""
-    logits, target = torch.zeros(1, len(w)), torch.tensor(w, dtype=torch.float32)
-    for _ in range(steps):
-        logits.requires_grad_()
-        (gradient,) = torch.autograd.grad((target * cost(text, logits)).sum(), logits)
-        logits = logits.detach() - 5 * gradient
-    return logits.softmax(1)[0].numpy()
-
-
-@pytest.mark.parametrize(
-    ("w", "eps"), [((0.6, 0.4), 0.4), ((0.5, 0.3, 0.15, 0.05), 0.2), ((0.4, 0.3, 0.2, 0.1), 1.0), ((0.6, 0.2, 0.2), 0.4)]
-)
-def test_equal_loss_is_least_at_the_papers_optimum(w, eps):
-    np.testing.assert_allclose(minimised(f"el(eps={eps})", w), water_filling(np.array(w), eps), atol=0.01)
-
-
-def test_a_pair_flip_of_forty_percent_has_the_known_optimum():
-    np.testing.assert_allclose(water_filling(np.array([0.6, 0.4]), 0.4), [0.68, 0.32])
 
 
 @pytest.mark.parametrize("text", ["ce", "lsr(ce, alpha=0)"])
@@ -532,10 +549,70 @@ def reference(text, K):
 @pytest.mark.parametrize("K", [2, 10, 1000])
 @pytest.mark.parametrize("text", REFERENCED)
 def test_value_and_gradient_agree_with_fifty_digits(text, K):
-    value, gradient = learned(text, *reference_rows(K))
+    logits, target = reference_rows(K)
     exact_value, exact_gradient = reference(text, K)
-    torch.testing.assert_close(value.double(), exact_value, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-5, atol=1e-6)
+    ways = {
+        "among all": learned(text, logits, target),
+        "alone": learned_alone(text, logits, target),
+        "alone in a large batch": learned_alone(text, many(logits), target.repeat(len(many(logits)) // len(target))),
+    }
+    for way, (value, gradient) in ways.items():
+        n = len(exact_value)
+        torch.testing.assert_close(value[:n].double(), exact_value, rtol=1e-5, atol=1e-6, msg=lambda text, way=way: f"{way}: {text}")
+        torch.testing.assert_close(gradient[:n].double(), exact_gradient, rtol=1e-5, atol=1e-6, msg=lambda text, way=way: f"{way}: {text}")
+
+
+def mp_softmax(row):
+    powers = [mpmath.exp(z) for z in row]
+    return [power / mpmath.fsum(powers) for power in powers]
+
+
+def mp_row_cost(text, row, y):
+    """The formulas that look at a whole row, or change it first, at label y."""
+    p, K = mp_softmax(row), len(row)
+    if text.startswith("ldr_kl"):
+        lam = mpmath.mpf(dict(LOSSES.normal(text).kwargs)["lam"])
+        return lam * mpmath.log(mpmath.fsum(mpmath.exp((z - row[y]) / lam) for z in row) / K)
+    if text == "nnce":
+        above = [mpmath.log(max(q, mpmath.mpf("1e-7"))) + mpmath.log(1e7) for q in p]
+        return 1 - above[y] / mpmath.fsum(above)
+    if text == "amse":
+        return mpmath.fsum((30 * (k == y) - q) ** 2 for k, q in enumerate(p)) / K
+    if text == "nce":
+        return mpmath.log(p[y]) / mpmath.fsum(mpmath.log(q) for q in p)
+    if text == "nfl":
+        each = [-mpmath.sqrt(1 - q) * mpmath.log(q) for q in p]
+        return each[y] / mpmath.fsum(each)
+    if text == "lsr(ce)":
+        return -(0.9 * mpmath.log(p[y]) + mpmath.mpf("0.1") / K * mpmath.fsum(mpmath.log(q) for q in p))
+    if text == "forward(ce, T='true')":
+        return -mpmath.log(mpmath.fsum(q * mpmath.mpf(float(t)) for q, t in zip(p, symmetric(K)[:, y], strict=True)))
+    if text == "eps_softmax(ce, m=3)":
+        return -mpmath.log((p[y] + 3 * (y == p.index(max(p)))) / 4)
+    assert text == "logitclip(ce, tau=1)"
+    length = mpmath.sqrt(mpmath.fsum(z * z for z in row))
+    return -mpmath.log(mp_softmax([z * min(1, 1 / length) if length else z for z in row])[y])
+
+
+@pytest.mark.parametrize("K", [2, 10])
+@pytest.mark.parametrize(
+    "text",
+    ["ldr_kl(lam=1)", "ldr_kl(lam=10)", "ldr_kl(lam=0.5)", "nnce", "amse", "nce", "nfl", "lsr(ce)", "forward(ce, T='true')",
+     "eps_softmax(ce, m=3)", "logitclip(ce, tau=1)"],
+)  # fmt: skip
+def test_a_cost_over_the_row_agrees_with_fifty_digits(text, K):
+    logits, target = reference_rows(K)
+    logits = logits + torch.linspace(0, 0.4, K)  # no two logits are the same: of equal ones none is the largest
+    value, gradient = learned(text, logits, target)
+    with mpmath.workdps(50):
+        for row, y, found, slope in zip(logits.double().tolist(), target.tolist(), value.tolist(), gradient.tolist(), strict=True):
+            exact = [mpmath.mpf(z) for z in row]
+            assert found == pytest.approx(float(mp_row_cost(text, exact, y)), rel=1e-5, abs=1e-6)
+            for j in range(min(K, 3)):
+                step = mpmath.mpf("1e-15")
+                up, down = ([z + sign * step * (k == j) for k, z in enumerate(exact)] for sign in (1, -1))
+                expected = (mp_row_cost(text, up, y) - mp_row_cost(text, down, y)) / (2 * step)
+                assert slope[j] == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
 
 
 # Mistakes
@@ -593,137 +670,3 @@ def test_equal_loss_with_a_huge_eps_is_half_of_mae():
 def test_importing_the_losses_loads_no_torch():
     code = "import sys, noisebench.losses as l; l.build_loss('forward(ce, T=[[1, 0], [0, 1]])'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-# The module for anyone's loop
-
-
-def test_the_module_takes_the_cost_of_the_target():
-    logits, target = a_batch(7, 10), torch.arange(7)
-    torch.testing.assert_close(nb.loss("gce", "none")(logits, target), cost("gce", logits)[torch.arange(7), target])
-
-
-def test_the_module_stands_in_the_place_of_cross_entropy():
-    logits, target = a_batch(7, 10), torch.arange(7)
-    torch.testing.assert_close(nb.loss("ce")(logits, target), torch.nn.CrossEntropyLoss()(logits, target))
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_probabilities_are_targets_too(reduction):
-    logits, target = a_batch(7, 10), a_batch(7, 10, seed=1).softmax(1)
-    torch.testing.assert_close(nb.loss("ce", reduction)(logits, target), cross_entropy(logits, target, reduction=reduction))
-
-
-def test_a_one_hot_target_is_its_class():
-    logits, target = a_batch(7, 10), torch.arange(7)
-    module = nb.loss("lsr(el(eps=0.2))")
-    torch.testing.assert_close(module(logits, torch.eye(10)[target]), module(logits, target))
-
-
-def test_the_reductions_are_mean_sum_and_none_of_one_cost():
-    logits, target = a_batch(7, 10), torch.arange(7)
-    mean, total, each = (nb.loss("mae", reduction)(logits, target) for reduction in ("mean", "sum", "none"))
-    torch.testing.assert_close(mean, each.mean())
-    torch.testing.assert_close(total, each.sum())
-
-
-SHAPES = [(10,), (7, 10), (4, 10, 3), (2, 10, 3, 5), (0, 10)]
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_module_takes_every_shape_that_torchs_own_takes(shape, reduction, weighted):
-    generator = torch.Generator().manual_seed(0)
-    logits, weight = torch.randn(shape, generator=generator), torch.rand(10, generator=generator) + 0.5 if weighted else None
-    target = torch.randint(0, 10, shape[:1] + shape[2:] if len(shape) > 1 else (), generator=generator)
-    soft = logits.flip(0).softmax(1 if len(shape) > 1 else 0)
-    for goal in (target, soft):
-        expected = cross_entropy(logits, goal, weight, reduction=reduction)
-        torch.testing.assert_close(nb.loss("ce", reduction, weight=weight)(logits, goal), expected, equal_nan=True)
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_examples_of_the_ignored_class_cost_nothing(reduction, weighted):
-    logits, target = a_batch(8, 10), torch.tensor([1, -100, 3, 7, -100, 0, 2, 2])
-    weight = torch.linspace(0.5, 2, 10) if weighted else None
-    torch.testing.assert_close(
-        nb.loss("ce", reduction, weight=weight)(logits, target), cross_entropy(logits, target, weight, reduction=reduction)
-    )
-    torch.testing.assert_close(
-        nb.loss("ce", ignore_index=2)(logits.abs(), target.abs() % 100), cross_entropy(logits.abs(), target.abs() % 100, ignore_index=2)
-    )
-
-
-@pytest.mark.parametrize("text", ["el(eps=0.4)", "10*nce + 0.1*agce(a=1.8, q=3)", "forward(ce, T=[[0.9, 0.1], [0.2, 0.8]])"])
-def test_a_module_is_pickled_by_what_it_was_made_of(text):
-    module = nb.loss(text, "sum", ignore_index=1, weight=torch.tensor([1.0, 3.0]))
-    again, logits, target = pickle.loads(pickle.dumps(module)), a_batch(6, 2), torch.arange(6) % 2
-    torch.testing.assert_close(again(logits, target), module(logits, target))
-    assert repr(again) == repr(module)
-
-
-def test_the_module_leaves_its_inputs_alone():
-    logits, target = a_batch(6, 10), torch.tensor([0, 1, -100, 3, 4, 5])
-    before = logits.clone(), target.clone()
-    nb.loss("nce + taylor")(logits, target)
-    assert torch.equal(logits, before[0]) and torch.equal(target, before[1])
-
-
-@pytest.mark.parametrize("text", ["el(eps=0.4)", "agce", "taylor", "nce + rce"])
-def test_the_gradient_of_the_gradient_is_right(text):
-    logits = a_batch(3, 4, spread=1).double().requires_grad_()
-    module, target = nb.loss(text), torch.arange(3)
-    assert torch.autograd.gradgradcheck(lambda z: module(z, target).double(), logits, eps=1e-2, atol=1e-2, rtol=1e-2)
-
-
-def test_a_loss_by_class_is_the_loss_by_text():
-    logits, target = a_batch(7, 10), torch.arange(7)
-    for module, text in (
-        (nb.losses.EqualLoss(eps=0.4), "el(eps=0.4)"),
-        (nb.losses.GceLoss(q=0.5), "gce(q=0.5)"),
-        (nb.losses.TaylorLoss(), "taylor"),
-    ):
-        torch.testing.assert_close(module(logits, target), nb.loss(text)(logits, target))
-        torch.testing.assert_close(pickle.loads(pickle.dumps(module))(logits, target), module(logits, target))
-
-
-def test_a_class_shows_its_parameters_and_its_formula():
-    assert list(inspect.signature(nb.losses.EqualLoss).parameters) == ["eps", "reduction", "ignore_index", "weight"]
-    assert "log((p + eps) / (1 + eps))" in nb.losses.EqualLoss.__doc__ and "EqualLoss" in dir(nb.losses)
-    with pytest.raises(LanguageError, match="known only with a manifest"):
-        nb.losses.EqualLoss()
-    with pytest.raises(LanguageError, match="el has no parameter 'q'"):
-        nb.losses.EqualLoss(q=1)
-    with pytest.raises(AttributeError, match="no attribute 'SquaredLoss'"):
-        _ = nb.losses.SquaredLoss
-
-
-def test_short_names_are_written_out():
-    assert LOSSES.canonical("nce") == "normalized(ce)"
-    assert LOSSES.canonical("10*nfl + 0.1*mae") == "10*normalized(focal(gamma=0.5)) + 0.1*mae"
-    assert LOSSES.canonical("lsr(nfl(gamma=2))") == "lsr(normalized(focal(gamma=2)), alpha=0.1)"
-    with pytest.raises(LanguageError, match="focal has no parameter 'q'"):
-        LOSSES.canonical("nfl(q=1)")
-
-
-def test_another_reduction_is_refused():
-    with pytest.raises(ConfigError, match=r"mean, sum, none.*'median'"):
-        nb.loss("ce", "median")
-
-
-@pytest.mark.parametrize("text", ["el", "lsr(el)", "forward(ce)"])
-def test_the_module_refuses_auto(text):
-    with pytest.raises(LanguageError, match="give a value"):
-        nb.loss(text)
-
-
-def test_the_module_shows_its_canonical_text():
-    assert "'gce(q=0.7)', reduction='mean'" in repr(nb.loss("gce"))
-
-
-def test_the_module_keeps_the_gradient():
-    logits, target = a_batch(7, 10).requires_grad_(), torch.arange(7)
-    nb.loss("el(eps=0.4)")(logits, target).backward()
-    assert logits.grad.abs().sum() > 0

@@ -75,8 +75,9 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
     entry = LOSSES[expression.name]
     build, link, pointwise = entry.build, entry.facts.get("link"), entry.facts.get("pointwise")
     if expression.args:
+        inner = [_build(argument, num_classes, transitions) for argument in expression.args]  # type: ignore[arg-type]
         _check_inner(expression, entry.facts.get("needs"))
-        loss = build(*(_build(argument, num_classes, transitions) for argument in expression.args), **values)  # type: ignore
+        loss = build(*inner, **values)
         return loss if pointwise else lambda scores: scores.choose(loss(scores.whole))
     if pointwise:
         return lambda scores: build(scores.asked, **values)

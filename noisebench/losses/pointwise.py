@@ -14,6 +14,7 @@ from .scores import Tensor
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
 _SMALL_EPS = 1e-8
 _NOT_SMALL = 0.1  # from here what is added to p can be added to 1 as well
+_LARGEST_POWER = 80.0  # e to this is a float32, and not much more
 _NEARLY_ZERO = 1e-12  # from here float32 cannot tell a limit from its limit case
 
 
@@ -109,7 +110,10 @@ def agce(log_p: Tensor, a: Annotated[float, Interval("[1e-8, 1e3]")] = 0.6, q: A
 @register_loss(pointwise=True, paper="Zhou et al. 2021")
 def aul(log_p: Tensor, a: Annotated[float, Interval("[1.000001, 1e3]")] = 5.5, q: Annotated[float, Interval("(0, 10]")] = 3.0) -> Tensor:
     """Asymmetric unhinged loss, ((a - p)^q - (a - 1)^q) / q with a > 1: 1 - p at q = 1."""
-    grown = (_one_minus_p(log_p) / (a - 1)).log1p()
+    wrong = _one_minus_p(log_p)
+    if q * -math.log(a - 1) > _LARGEST_POWER:  # a - 1 is so small that there is nothing to cancel
+        return ((wrong + (a - 1)).pow(q) - (a - 1) ** q) / q
+    grown = (wrong / (a - 1)).log1p()
     return grown if q < _NEARLY_ZERO else (q * grown).expm1() * ((a - 1) ** q / q)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from ..parameters import Inner
@@ -49,7 +48,7 @@ def unchanged(log_p: Tensor) -> Tensor:
     return log_p
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scores:
     """A batch's logits, the link to log_p, and a strategy's adaptation of log_p (a learned T, SOP's u and v).
 
@@ -60,10 +59,13 @@ class Scores:
     link: TensorMap = log_softmax
     adapt: TensorMap = unchanged
     classes: Tensor | None = None
+    _log_p: Tensor | None = field(default=None, init=False, repr=False)
 
-    @cached_property
+    @property
     def log_p(self) -> Tensor:
-        return self.adapt(self.link(self.logits))
+        if self._log_p is None:  # a cached_property would break a compiled graph
+            self._log_p = self.adapt(self.link(self.logits))
+        return self._log_p
 
     @property
     def asked(self) -> Tensor:
