@@ -22,7 +22,7 @@ from .spec import Call, Expression, Value
 from .storing import read_checked
 
 VAL_SPLITS = ("after", "before")
-_VALIDATION = 31  # what a derived seed is for
+_VALIDATION, _TRUSTED = 31, 43  # what a derived seed is for
 _FILES = ("file", "predictions")  # parameters that name a file
 _DIGITS = 16  # of a file's sha256, kept in the noise's text
 _CHUNK = 4096  # images hashed at a time
@@ -31,17 +31,21 @@ _CHUNK = 4096  # images hashed at a time
 @dataclass(frozen=True)
 class LabelWish:
     """What labels somebody asked for. val_fraction: the share held out for validation, drawn `after` corruption, by recorded
-    class, or `before` it, by clean class, each part then corrupted by itself. convention: the paper whose noise it is."""
+    class, or `before` it, by clean class, each part then corrupted by itself. convention: the paper whose noise it is. trusted: the
+    share of the training labels, by clean class, that somebody has verified: they are set right and marked."""
 
     noise: str
     seed: int = 0
     val_fraction: float = 0.0
     val_split: str = "after"
     convention: str | None = None
+    trusted: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"--val-fraction is a share of the training set in [0, 1), got {self.val_fraction}")
+        if not 0 <= self.trusted < 1:
+            raise ConfigError(f"--trusted is a share of the training set in [0, 1), got {self.trusted}")
         if self.val_split not in VAL_SPLITS:
             raise ConfigError(f"--val-split is one of {', '.join(VAL_SPLITS)}, got {self.val_split!r}")
 
@@ -157,12 +161,15 @@ def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, o
     wish = LabelWish(wish, noise_seed) if isinstance(wish, str) else wish
     dataset, outside = data.dataset, outside or Outside(data, Path(), True, find_dataset)
     call = _located(noise_for(dataset, wish.noise), outside)
-    seed = wish.seed if is_drawn(call) or wish.val_fraction else 0
+    seed = wish.seed if is_drawn(call) or wish.val_fraction or wish.trusted else 0
     val = held_out(data.labels, wish.val_fraction, seed, dataset.num_classes) if wish.val_split == "before" else None
     made = label(call, data, seed, outside, val)
     if wish.val_split == "after":
         val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes)
     clean = data.labels if made.clean is None else made.clean
+    trusted = _verified(made, clean, val, wish.trusted, seed)
+    if trusted is not None:
+        made = replace(made, labels=np.where(trusted, clean, made.labels))
     meta = {
         **_about(data, call, made, outside),
         **_rates(data, made, clean),
@@ -172,10 +179,11 @@ def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, o
         **made.facts,
         **({"convention": wish.convention} if wish.convention else {}),
         **({"val_fraction": wish.val_fraction, "val_split": wish.val_split} if val is not None else {}),
+        **({"trusted": wish.trusted} if trusted is not None else {}),
     }
     if made.source is not None:
         clean = np.where(made.source >= 0, -1, clean)
-    return Manifest(meta, made.labels, clean, data.ids, val, made.source)
+    return Manifest(meta, made.labels, clean, data.ids, val, made.source, trusted)
 
 
 def label(call: Call, data: Labels, seed: int, sources: Sources, parts: np.ndarray | None = None) -> Labelling:
@@ -197,19 +205,38 @@ def _expected_rate(labels: np.ndarray, transition: np.ndarray) -> float:
     return float(round(1 - float(counts @ np.diag(transition)) / len(labels), 12))
 
 
-def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int) -> np.ndarray | None:
-    """Which examples (N,) are held out: the expected number of all, and of each class but for one. None for nothing at all."""
+def _verified(made: Labelling, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int) -> np.ndarray | None:
+    """Whose labels (N,) are trusted: a share of each clean class, of the training examples whose clean label is known."""
     if not fraction:
         return None
+    can_be = (clean >= 0) & (True if made.source is None else made.source < 0) & (True if val is None else ~val)
+    if not can_be.any():
+        raise ConfigError("--trusted: nobody knows the clean label of any training example")
+    trusted = np.zeros(len(clean), bool)
+    trusted[can_be] = _share_of_each(clean[can_be], fraction, (seed, _TRUSTED), int(clean.max()) + 1)
+    if not trusted.any():
+        raise ConfigError(f"--trusted {fraction} of {int(can_be.sum())} examples is none")
+    return trusted
+
+
+def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int) -> np.ndarray | None:
+    """Which examples (N,) are held out. None for nothing at all."""
+    if not fraction:
+        return None
+    chosen = _share_of_each(labels, fraction, (seed, _VALIDATION), num_classes)
+    if not chosen.any() or chosen.all():
+        raise ConfigError(f"--val-fraction {fraction} of {len(labels)} examples leaves {'no' if chosen.all() else 'all'} training examples")
+    return chosen
+
+
+def _share_of_each(labels: np.ndarray, fraction: float, seed: tuple[int, int], num_classes: int) -> np.ndarray:
+    """Examples (N,) by lot: the expected number of all, and of each class but for one."""
     sizes = np.bincount(labels, minlength=num_classes)
     shares = fraction * sizes
     counts = np.floor(shares + 1e-9).astype(np.int64)
     left = expected(fraction, len(labels)) - counts.sum()
     counts[np.argsort(counts - shares, kind="stable")[:left]] += 1
-    chosen = smallest(labels, counts, sizes, (seed, _VALIDATION))
-    if not chosen.any() or chosen.all():
-        raise ConfigError(f"--val-fraction {fraction} of {len(labels)} examples leaves {'no' if chosen.all() else 'all'} training examples")
-    return chosen
+    return smallest(labels, counts, sizes, seed)
 
 
 def _located(call: Call, outside: Outside) -> Call:

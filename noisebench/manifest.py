@@ -1,7 +1,7 @@
 """A frozen noisy labelling on disk: the file, not the generator, is the truth.
 
 `#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an example,
-`index,label,clean_label[,id][,split][,source]`. Anyone reads it with `pandas.read_csv(path, comment="#")`. Empty
+`index,label,clean_label[,id][,split][,source][,trusted]`. Anyone reads it with `pandas.read_csv(path, comment="#")`. Empty
 clean_label: unknown, or, where there is a source, none. The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
 """
 
@@ -45,7 +45,8 @@ _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff
 class Manifest:
     """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the header says.
 
-    val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's place, -1 its own.
+    val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's place, -1 its own; trusted (N,):
+    whose label somebody has verified, so that it is the clean one.
     """
 
     meta: dict[str, Any]
@@ -54,6 +55,7 @@ class Manifest:
     ids: tuple[str, ...] = ()
     val: np.ndarray | None = None
     source: np.ndarray | None = None
+    trusted: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -78,7 +80,7 @@ class Manifest:
     def noise_seed(self) -> int | None:
         """The seed of what was drawn; None where people's labels were taken as they are."""
         name = self.meta["noise"].partition("(")[0]
-        drawn = name not in NOISES or NOISES[name].facts.get("drawn", True) or self.val is not None
+        drawn = name not in NOISES or NOISES[name].facts.get("drawn", True) or self.val is not None or self.trusted is not None
         return int(self.meta["noise_seed"]) if drawn else None
 
     @property
@@ -88,8 +90,9 @@ class Manifest:
 
     @property
     def held_out(self) -> str:
-        """`0.1 held out after corruption`; empty where nothing is."""
-        return "" if self.val is None else f"{self.meta['val_fraction']:g} held out {self.meta['val_split']} corruption"
+        """`0.1 held out after corruption`, `0.05 trusted`, or both; empty where nothing is set apart."""
+        parts = [] if self.val is None else [f"{self.meta['val_fraction']:g} held out {self.meta['val_split']} corruption"]
+        return ", ".join([*parts, *([] if self.trusted is None else [f"{self.meta['trusted']:g} trusted"])])
 
     @property
     def transition(self) -> np.ndarray | None:
@@ -174,7 +177,7 @@ class Manifest:
                 packed.write(part)
 
     def _body(self) -> Iterator[bytes]:
-        rows = Rows(self.labels, self.clean_labels, self.ids, self.val, self.source)
+        rows = Rows(self.labels, self.clean_labels, self.ids, self.val, self.source, self.trusted)
         return text_of(rows, self.num_classes, self.meta.get("source", ""))
 
     def _is(self, path: Path) -> bool:
@@ -196,7 +199,9 @@ def file_name(manifest: Manifest, dataset: Dataset) -> str:
         parts = [dataset.name, *("".join(words) for words in noise_words(call, dataset.map)), *filter(None, [meta.get("convention")])]
     if "val_fraction" in meta:
         parts.append(f"val{meta['val_fraction']}" + ("" if meta["val_split"] == "after" else meta["val_split"]))
-    if NOISES[call.name].facts.get("drawn", True) or "val_fraction" in meta:
+    if "trusted" in meta:
+        parts.append(f"trusted{meta['trusted']}")
+    if NOISES[call.name].facts.get("drawn", True) or "val_fraction" in meta or "trusted" in meta:
         parts.append(f"s{meta['noise_seed']}")
     return "-".join(map(_safe, parts)) + ".csv"
 
@@ -234,7 +239,7 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         meta = _parse_header(head)
         rows = read_rows(body, str(meta.get("source", "")))
-        manifest = Manifest(meta, rows.labels, rows.clean_labels, rows.ids, rows.val, rows.source)
+        manifest = Manifest(meta, rows.labels, rows.clean_labels, rows.ids, rows.val, rows.source, rows.trusted)
         _check(manifest)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
@@ -328,5 +333,9 @@ def _check(manifest: Manifest) -> None:
         raise ManifestError(f"a label is out of range: classes are 0 to {K - 1}")
     if (manifest.source is not None) != ("source" in meta):
         raise ManifestError("its header and its rows disagree about images of another data set")
+    if (manifest.trusted is not None) != ("trusted" in meta):
+        raise ManifestError("its header and its rows disagree about trusted labels")
+    if manifest.trusted is not None and (manifest.labels != manifest.clean_labels)[manifest.trusted].any():
+        raise ManifestError("a trusted label is not the clean one")
     if manifest.val is not None and manifest.val.all():
         raise ManifestError("every example is held out for validation")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .errors import UnknownName
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a source used on one data set in place of the method's own text.
+    """What a source used on one data set in place of the method's own texts; strategy: where that is another one too.
 
     noise: `symmetric`, `asymmetric` or ``, any; rate: its parameter, or None for any. Where a source chose by these, it was told them.
     """
@@ -19,6 +19,7 @@ class Preset:
     source: str
     noise: str = ""
     rate: float | None = None
+    strategy: str = ""
 
     @property
     def tuned(self) -> bool:
@@ -43,7 +44,8 @@ class Method:
         """The most particular preset for these data and this noise; else the method's own text."""
         fitting = [preset for preset in self.presets if preset.fits(dataset, noise, rate)]
         own = Preset(dataset, self.loss, self.paper)
-        return max(fitting, key=lambda preset: (preset.rate is not None, bool(preset.noise)), default=own)
+        found = max(fitting, key=lambda preset: (preset.rate is not None, bool(preset.noise)), default=own)
+        return found if found.strategy else replace(found, strategy=self.strategy)
 
 
 _SL = "Wang et al. 2019, authors' code"
@@ -77,6 +79,21 @@ METHODS = {
         Method("lsr", "Szegedy et al. 2016", "lsr(ce)"),
         Method("bootstrap", "Reed et al. 2015, hard", "ce", "bootstrap(kind='hard')"),
         Method("bootstrap_soft", "Reed et al. 2015, soft", "ce", "bootstrap(kind='soft')"),
+        Method("d2l", "Ma et al. 2018", "ce", "d2l", (
+            Preset("mnist", "ce", "Ma et al. 2018: 5 epochs of 50", strategy="d2l(wait=0.1)"),
+            Preset("cifar100", "ce", "Ma et al. 2018: 60 epochs of 200", strategy="d2l(wait=0.3)"))),
+        Method("decoupling", "Malach & Shalev-Shwartz 2017", "ce", "decoupling"),
+        Method("coteaching", "Han et al. 2018", "ce", "coteaching", (
+            Preset("digits", "ce", "the paper's ten epochs, of 40", strategy="coteaching(ramp=0.25)"),)),
+        Method("coteaching_plus", "Yu et al. 2019", "ce", "coteaching_plus", (
+            Preset("cifar100", "ce", "Yu et al. 2019: 5 epochs of 200 to warm up", strategy="coteaching_plus(warmup=0.025)"),
+            Preset("digits", "ce", "the paper's ten epochs, of 40", strategy="coteaching_plus(ramp=0.25)"))),
+        Method("mentornet", "Jiang et al. 2018, self-paced", "ce", "mentornet"),
+        Method("mentornet_pd", "Jiang et al. 2018, predefined", "ce", "mentornet(kind='predefined')"),
+        Method("joint", "Tanaka et al. 2018", "ce", "joint", (
+            Preset("cifar10", "ce", "Tanaka et al. 2018", "asymmetric", strategy="joint(alpha=0.8, beta=0.4)"),)),
+        Method("cleannet", "Lee et al. 2018, on verified labels", "ce", "cleannet"),
+        Method("distill", "Li et al. 2017, on verified labels", "ce", "distill"),
         Method("forward", "Patrini et al. 2017, true T", "forward(ce)"),
         Method("backward", "Patrini et al. 2017, true T", "backward(ce)"),
         Method("forward_estimated", "Patrini et al. 2017, T found out", "forward(ce, T=estimated)"),

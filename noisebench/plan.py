@@ -196,7 +196,8 @@ def _texts(wish: Wish, dataset: Dataset, manifest: Manifest) -> tuple[str, str]:
     if wish.loss or wish.strategy:
         raise ConfigError("a method is a loss and a strategy already: give --method, or --loss and --strategy")
     method = find_method(wish.method)
-    return _preset(method, dataset, manifest).loss, method.strategy
+    preset = _preset(method, dataset, manifest)
+    return preset.loss, preset.strategy
 
 
 def _row(loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest) -> tuple[str, bool]:
@@ -205,11 +206,21 @@ def _row(loss: Expression, strategy: Expression, dataset: Dataset, manifest: Man
     And whether that is a preset which was chosen by the true noise.
     """
     texts = with_auto(LOSSES, loss, manifest), with_auto(STRATEGIES, strategy, manifest)
+    if row := _row_of(*texts, dataset, manifest):
+        return row
+    alone = _row_of(texts[0], "standard", dataset, manifest) or (texts[0], False)
+    name = parse(texts[1]).name  # type: ignore[union-attr]
+    short = name if texts[1] == str(normal_strategy(name)) else texts[1]  # its parameters where they are not the default
+    return (alone[0] if short == "standard" else f"{alone[0]}, {short}"), alone[1]
+
+
+def _row_of(loss: str, strategy: str, dataset: Dataset, manifest: Manifest) -> tuple[str, bool] | None:
+    """The literature's name of two canonical texts, and whether that preset was chosen by the true noise."""
     for method in METHODS.values():
         preset = _preset(method, dataset, manifest)
-        if texts == (LOSSES.canonical(preset.loss), str(normal_strategy(method.strategy))):
+        if (loss, strategy) == (LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))):
             return method.name, preset.tuned
-    return texts[0] if texts[1] == "standard" else ", ".join(texts), False
+    return None
 
 
 def with_parameters(wish: Wish, dataset: Dataset, manifest: Manifest, values: dict[str, str]) -> Wish:
@@ -219,7 +230,8 @@ def with_parameters(wish: Wish, dataset: Dataset, manifest: Manifest, values: di
     loss, strategy = wish.loss or "ce", wish.strategy
     if wish.method is not None and not (wish.loss or wish.strategy):
         row = find_method(wish.method)
-        loss, strategy = _preset(row, dataset, manifest).loss, row.strategy
+        preset = _preset(row, dataset, manifest)
+        loss, strategy = preset.loss, preset.strategy
         wish = replace(wish, method=None)
     return replace(wish, loss=loss_with(loss, values), strategy=strategy)
 

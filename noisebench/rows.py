@@ -17,21 +17,24 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20  # rows made into text at a time
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
-_DTYPES: Any = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str, "split": str, "source": str}
-_NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source")
+_DTYPES: Any = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str, "split": str, "source": str, "trusted": str}
+_NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source", "trusted")
 SPLITS = ("train", "val")
+TRUSTED = ("", "yes")
 
 
 @dataclass(frozen=True)
 class Rows:
     """One row an example (N): recorded and clean labels (-1 unknown); and where they mean something ids (paths), which
-    examples are held out for validation, and which image of another set stands in an example's place (-1 its own)."""
+    examples are held out for validation, which image of another set stands in an example's place (-1 its own), and which labels
+    have been verified."""
 
     labels: np.ndarray
     clean_labels: np.ndarray
     ids: tuple[str, ...] = ()
     val: np.ndarray | None = None
     source: np.ndarray | None = None
+    trusted: np.ndarray | None = None
 
 
 def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[bytes]:
@@ -49,11 +52,13 @@ def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[byt
             columns.append(splits[rows.val[part].astype(np.int64)])
         if rows.source is not None:
             columns.append(_table([f"{source_name.translate(_ESCAPED)}:{at}" if at >= 0 else "" for at in rows.source[part].tolist()]))
+        if rows.trusted is not None:
+            columns.append(_table(TRUSTED)[rows.trusted[part].astype(np.int64)])
         yield from _lines(part, columns)
 
 
-def _extras(rows: Rows) -> tuple[bool, bool, bool]:
-    return bool(rows.ids), rows.val is not None, rows.source is not None
+def _extras(rows: Rows) -> tuple[bool, ...]:
+    return bool(rows.ids), rows.val is not None, rows.source is not None, rows.trusted is not None
 
 
 def _table(words: Any) -> np.ndarray:
@@ -116,8 +121,9 @@ def read_rows(body: bytes, source_name: str = "") -> Rows:
         table["label"].to_numpy(),
         table["clean_label"].fillna(-1).to_numpy(np.int64),
         tuple(_unescape(name) for name in table["id"]) if "id" in table else (),
-        _read_split(table["split"]) if "split" in table else None,
+        _read_words("split", table["split"], SPLITS) if "split" in table else None,
         _read_source(table["source"], source_name) if "source" in table else None,
+        _read_words("trusted", table["trusted"], TRUSTED) if "trusted" in table else None,
     )
 
 
@@ -125,10 +131,11 @@ def _unescape(name: str) -> str:
     return re.sub("%([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), name)
 
 
-def _read_split(column: pd.Series[str]) -> np.ndarray:
-    if not column.isin(SPLITS).all():
-        raise ManifestError(f"a split is neither {SPLITS[0]} nor {SPLITS[1]}")
-    return (column == SPLITS[1]).to_numpy()
+def _read_words(name: str, column: pd.Series[str], words: tuple[str, str]) -> np.ndarray:
+    """Where (N,) a column of two words has the second."""
+    if not column.isin(words).all():
+        raise ManifestError(f"a {name} is neither {words[0] or 'empty'} nor {words[1]}")
+    return (column == words[1]).to_numpy()
 
 
 def _read_source(column: pd.Series[str], name: str) -> np.ndarray:

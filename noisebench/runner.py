@@ -82,6 +82,7 @@ def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | N
         run.precision,
         build_penalty(run.loss),
         None if manifest.val is None else images.train_images[manifest.val],
+        None if manifest.trusted is None else manifest.trusted[training],
     )
     return Trainer(task, find_device(device))
 

@@ -47,6 +47,7 @@ class Settings(_Strict):
     strategy: str | None = None
     val_fraction: float | None = None
     val_split: str | None = None
+    trusted: float | None = None
     precision: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -266,6 +267,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "schedule": read_schedule,
     "val_fraction": lambda fraction: LabelWish("", val_fraction=fraction),
     "val_split": lambda when: LabelWish("", val_split=when),
+    "trusted": lambda share: LabelWish("", trusted=share),
     "precision": checked_precision,
     "seeds": lambda seeds: [checked_seed(seed) for seed in seeds],
     "noise_seed": checked_seed,

@@ -64,6 +64,7 @@ def make_trainer(digits: Images) -> Callable[..., Trainer]:
             build_strategy(strategy),
             settings,
             seed,
+            trusted=np.arange(256) % 9 == 1,  # of the labels that are right
         )
         return Trainer(task, CPU)
 

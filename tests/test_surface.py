@@ -27,7 +27,7 @@ README = Path(__file__).parent.parent / "README.md"
 GLOBAL = "--data-dir --help --offline --plugin --quiet --verbose --version --workspace"
 NOISE = (
     "--asym --bernoulli --convention --human --idn --inclusive --labels --map --matrix --noise --noise-seed --openset --pair --predictions "
-    "--source --sym --test --val-fraction --val-split"
+    "--source --sym --test --trusted --val-fraction --val-split"
 )
 OPTIONS = {
     "corrupt": f"{NOISE} --force --help --json --out",
@@ -63,7 +63,9 @@ def test_the_names_of_the_language_are_the_promised_ones() -> None:
     }  # fmt: skip
     assert all(name in LOSSES for name in ("sl", "nce", "nfl"))
     assert {entry.name for entry in NOISES} >= {"symmetric", "asymmetric", "pairflip"}
-    assert {entry.name for entry in STRATEGIES} >= {"standard", "bootstrap"}
+    assert {entry.name for entry in STRATEGIES} >= {
+        "standard", "bootstrap", "decoupling", "coteaching", "coteaching_plus", "mentornet", "d2l", "joint", "cleannet", "distill",
+    }  # fmt: skip
     assert set(BACKBONES) == {"mlp", "cnn4", "cnn8", "resnet44", "resnet18", "resnet34", "preact_resnet18"}
 
 

@@ -29,6 +29,7 @@ from .options import (
     Source,
     Sym,
     TestFolder,
+    Trusted,
     ValFraction,
     ValSplit,
 )  # fmt: skip
@@ -62,6 +63,7 @@ def corrupt(
     predictions: Predictions = None,
     val_fraction: ValFraction = None,
     val_split: ValSplit = None,
+    trusted: Trusted = None,
     test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
     out: Annotated[
@@ -100,7 +102,7 @@ def corrupt(
 
 def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
     names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
-    extras = [name for name in ("convention", "source", "val_fraction", "val_split", "factor") if name in manifest.meta]
+    extras = [name for name in ("convention", "source", "val_fraction", "val_split", "trusted", "factor") if name in manifest.meta]
     return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}
 
 
@@ -136,7 +138,9 @@ def _seed(meta: dict[str, Any]) -> str:
     from ..labelling import is_drawn
     from ..noise import normal_noise
 
-    return f", noise seed {meta['noise_seed']}" if is_drawn(normal_noise(meta["noise"])) or "val_fraction" in meta else ""
+    return (
+        f", noise seed {meta['noise_seed']}" if is_drawn(normal_noise(meta["noise"])) or "val_fraction" in meta or "trusted" in meta else ""
+    )
 
 
 def _wrong(manifest: Manifest) -> str:
@@ -155,6 +159,8 @@ def _extras(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("put in", f"{int((manifest.source >= 0).sum())} images of {meta['source']}, whose labels are all wrong"))
     if manifest.val is not None:
         rows.append(("held out", f"{int(manifest.val.sum())} for validation, drawn {meta['val_split']} corruption"))
+    if manifest.trusted is not None:
+        rows.append(("trusted", f"{int(manifest.trusted.sum())} labels are verified, and right"))
     if "factor" in meta:
         rows.append(("factor", f"{meta['factor']:.6g}"))
     return rows

@@ -13,7 +13,7 @@ from .options import Globals, Json
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..methods import Method
+    from ..methods import Method, Preset
     from ..registry import Entry
     from ..runfolder import RunFolder
 
@@ -140,8 +140,12 @@ def _losses(options: Globals) -> Rows:
 def _presets(method: Method) -> dict[str, str]:
     """`cifar100, symmetric 0.4` -> the loss there, and whose it is."""
     return {
-        " ".join([p.dataset, p.noise, "" if p.rate is None else f"{p.rate:g}"]).strip(): f"{p.loss} ({p.source})" for p in method.presets
+        " ".join([p.dataset, p.noise, "" if p.rate is None else f"{p.rate:g}"]).strip(): f"{_texts(p)} ({p.source})" for p in method.presets
     }
+
+
+def _texts(preset: Preset) -> str:
+    return f"{preset.loss}, {preset.strategy}" if preset.strategy else preset.loss
 
 
 def _noises(options: Globals) -> Rows:

@@ -43,6 +43,9 @@ Predictions = Annotated[
 ]
 ValFraction = Annotated[float | None, typer.Option("--val-fraction", metavar="SHARE", help="Hold out a noisy validation split.")]
 ValSplit = Annotated[str | None, typer.Option("--val-split", metavar="WHEN", help="Draw it after (default) or before corruption.")]
+Trusted = Annotated[
+    float | None, typer.Option("--trusted", metavar="SHARE", help="This share of the labels has been verified: right, and marked so.")
+]
 TestFolder = Annotated[
     Path | None, typer.Option("--test", metavar="DIR", help="Test images of a folder set, DIR/class/picture; default: its test/ or val/.")
 ]
@@ -91,6 +94,7 @@ class NoiseOptions:
     predictions: str | None = None
     val_fraction: float | None = None
     val_split: str | None = None
+    trusted: float | None = None
     noise_seed: int = 0
 
     @classmethod
@@ -131,7 +135,7 @@ class NoiseOptions:
         if self.val_split and not fraction:
             raise ConfigError("--val-split has an effect with --val-fraction only")
         when = self.val_split or (paper.val_split if paper else VAL_SPLITS[0])
-        return LabelWish(text or "", checked_seed(self.noise_seed), fraction, when, self.convention)
+        return LabelWish(text or "", checked_seed(self.noise_seed), fraction, when, self.convention, self.trusted or 0.0)
 
     def _check(self) -> None:
         if len(self.named) > 1:
@@ -155,7 +159,7 @@ class NoiseOptions:
             raise ConfigError("--openset needs a --source, the data set that its images come from")
         if self.convention and (self.map or self.inclusive or self.bernoulli or self.predictions):
             raise ConfigError(f"--convention {self.convention} says all of the noise but its rate: leave the other options out")
-        if self.noise_seed and kind in ("human", "labels") and not self.val_fraction and self.openset is None:
+        if self.noise_seed and kind in ("human", "labels") and not self.val_fraction and not self.trusted and self.openset is None:
             raise ConfigError(f"--noise-seed has no effect: the labels of --{kind} are not drawn")
 
     def _text(self, dataset: str) -> str | None:

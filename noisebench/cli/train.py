@@ -30,6 +30,7 @@ from .options import (
     Source,
     Sym,
     TestFolder,
+    Trusted,
     ValFraction,
     ValSplit,
 )  # fmt: skip
@@ -76,6 +77,7 @@ def train(
     predictions: Predictions = None,
     val_fraction: ValFraction = None,
     val_split: ValSplit = None,
+    trusted: Trusted = None,
     test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
     loss: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import LanguageError
 from ..spec import AUTO, ESTIMATED, Call, Expression
-from . import correction, curriculum, peers, plain
+from . import correction, curriculum, peers, plain, verified
 from .base import STRATEGIES, Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
 
 
@@ -41,4 +41,5 @@ __all__ = [
     "peers",
     "plain",
     "register_strategy",
+    "verified",
 ]

@@ -28,12 +28,14 @@ register_strategy = STRATEGIES.register
 
 @dataclass(frozen=True)
 class Facts:
-    """What a strategy may know before the first step: recorded labels (N,), never clean ones, on the device."""
+    """What a strategy may know before the first step: recorded labels (N,), never clean ones, on the device; and which of them (N,)
+    somebody has verified, None where nobody has any."""
 
     labels: Tensor
     num_classes: int
     epochs: int
     generator: Generator
+    trusted: Tensor | None = None
 
 
 @dataclass(frozen=True)

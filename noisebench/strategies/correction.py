@@ -144,10 +144,9 @@ class Joint(Strategy):
         if batch.epoch > self._until or not (self.alpha or self.beta):
             return None
         log_p = outputs[0][0].log_p
-        p = log_p.exp()
-        mean = p.mean(0).clamp_min(1e-12)
-        uneven = -(mean * p.shape[1]).log().mean()  # KL of the uniform prior from the mean prediction
-        entropy = -(p * log_p).sum(1).mean()
+        # KL of the uniform prior from the mean prediction, in logarithms: a class that nobody is said to be of must find back.
+        uneven = math.log(len(log_p) / log_p.shape[1]) - log_p.logsumexp(0).mean()
+        entropy = -(log_p.exp() * log_p).sum(1).mean()
         return self.alpha * uneven + self.beta * entropy
 
     def between(self, epoch: int, whole: WholeSet) -> None:

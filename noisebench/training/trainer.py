@@ -43,6 +43,7 @@ class Task:
     precision: str = "fp32"
     penalty: Penalty | None = None
     val_images: np.ndarray | None = None  # held out: predicted after each epoch, never trained on
+    trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Trainer:
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
-        self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator))
+        trusted = None if task.trusted is None else torch.from_numpy(task.trusted).to(device)
+        self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted))
         self.optimizer = self._optimizer()
         self.schedule = read_schedule(task.recipe.schedule)
         self.epoch = self.step = 0  # epochs done; steps done of the next one

@@ -1,0 +1,111 @@
+"""Strategies for data of which somebody has verified some labels (`corrupt --trusted 0.1`): CleanNet's weights and distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..errors import ConfigError
+from ..parameters import Interval, Share
+from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+from .correction import one_hot
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+
+def verified(name: str, facts: Facts) -> Tensor:
+    """Which examples (N,) have a verified label. Raises ConfigError where none has."""
+    if facts.trusted is None:
+        raise ConfigError(f"{name} needs verified labels, which these data have not: noisebench corrupt ... --trusted 0.1")
+    return facts.trusted
+
+
+def cosine_to_prototypes(features: Tensor, labels: Tensor, trusted: Tensor, num_classes: int) -> Tensor:
+    """The cosine (N,) of each example's features (N, D) with the prototype of its label's class: the mean direction of the trusted ones."""
+    directions = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    sums = directions.new_zeros(num_classes, features.shape[1]).index_add_(0, labels[trusted], directions[trusted])
+    prototypes = sums / sums.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return (directions * prototypes[labels]).sum(1)
+
+
+@register_strategy(
+    name="cleannet", paper="Lee et al. 2018", off="cleannet(wait=1)", cost="1 forward, 1 backward; a pass over all images an epoch"
+)
+@dataclass
+class CleanNet(Strategy):
+    """CleanNet's weights: how alike an example is to the verified ones of its recorded class, by the cosine of their features.
+
+    After `wait` of the run every example weighs max(0, cosine with the class's prototype, less `threshold`), scaled to 1 at cosine 1;
+    verified ones weigh 1. The prototypes are mean directions of this network's own features; the paper learns an embedding for them.
+    """
+
+    threshold: Annotated[float, Interval("[-1, 1)")] = 0.1
+    wait: Share = 0.1
+
+    def start(self, facts: Facts) -> None:
+        from torch import float32
+
+        if self.wait == 1:
+            self._trusted = facts.labels < 0
+        else:
+            self._trusted = verified("cleannet", facts)
+        self._epochs, self._labels, self._classes = facts.epochs, facts.labels, facts.num_classes
+        self.state["weights"] = facts.labels.new_ones(len(facts.labels), dtype=float32)
+        self.state["weighing"] = False
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        if not self.state["weighing"]:
+            return super().believe(batch, outputs)
+        return [Belief(batch.targets, self.state["weights"][batch.index], whole_batch=True)]
+
+    def between(self, epoch: int, whole: WholeSet) -> None:
+        if epoch < self.wait * self._epochs or self.wait == 1:
+            return
+        cosine = cosine_to_prototypes(whole.features(), self._labels, self._trusted, self._classes)
+        weights = ((cosine - self.threshold) / (1 - self.threshold)).clamp(0, 1)
+        self.state["weights"].copy_(weights.masked_fill(self._trusted, 1.0))
+        self.state["weighing"] = True
+
+
+@register_strategy(name="distill", paper="Li et al. 2017", cost="1 forward, 1 backward")
+@dataclass
+class Distill(Strategy):
+    """Distillation: a teacher learns the verified labels alone, then a new network the mixture of labels and what the teacher says.
+
+    Targets share y + (1 - share) p of the teacher, at this temperature; verified ones stay y. first: the teacher's part of the run.
+    """
+
+    share: Share = 0.5
+    first: Share = 0.3
+    temperature: Annotated[float, Interval("(0, 100]")] = 1.0
+
+    def start(self, facts: Facts) -> None:
+        from torch import float32
+
+        self._trusted, self._epochs = verified("distill", facts), facts.epochs
+        rows = facts.labels.new_zeros(len(facts.labels), facts.num_classes, dtype=float32)
+        self.state["targets"] = one_hot(facts.labels, rows)
+
+    @property
+    def _until(self) -> int:
+        """The teacher's last epoch."""
+        return max(1, round(self.first * self._epochs))
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        if batch.epoch <= self._until:
+            weights = self._trusted[batch.index].to(outputs[0][0].cost.dtype)
+            return [Belief(batch.targets, weights, whole_batch=True)]
+        return [Belief(self.state["targets"][batch.index])]
+
+    def between(self, epoch: int, whole: WholeSet) -> None:
+        if epoch != self._until or epoch == self._epochs:
+            return
+        said = (whole.log_p() / self.temperature).softmax(1)
+        recorded = self.state["targets"]
+        mixed = self.share * recorded + (1 - self.share) * said
+        self.state["targets"].copy_(mixed.where(~self._trusted[:, None], recorded))
+        whole.restart()
