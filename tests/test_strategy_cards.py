@@ -291,7 +291,17 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_
     assert end.lr == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * (steps - 1) / steps / 3)))
 
 
-@pytest.mark.parametrize("text", ["d2l(wait=0.1)", "joint(wait=0.3, first=0.6)", "coteaching_plus(rate=0.3)", "mentornet(burn_in=0.2)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "d2l(wait=0.1)",
+        "joint(wait=0.3, first=0.6)",
+        "coteaching_plus(rate=0.3)",
+        "mentornet(burn_in=0.2)",
+        "cleannet",
+        "distill(first=0.5)",
+    ],
+)
 def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(text: str, make_trainer: Callable[..., Trainer]) -> None:
     straight = make_trainer(strategy=text, epochs=10)
     saved = []

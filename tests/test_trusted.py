@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,6 @@ from noisebench.labelling import LabelWish, make_manifest
 from noisebench.manifest import file_name, read_manifest
 from noisebench.strategies import Facts, build_strategy
 from noisebench.strategies.verified import cosine_to_prototypes
-from noisebench.training.trainer import Trainer
 
 from .test_strategy_cards import a_batch, said
 
@@ -153,22 +151,3 @@ def test_a_warm_temperature_softens_the_teacher() -> None:
     whole = SimpleNamespace(log_p=lambda: torch.tensor([[0.2, 0.8]]).log(), restart=lambda: None)
     strategy.between(1, whole)  # type: ignore[arg-type]
     torch.testing.assert_close(strategy.state["targets"], torch.tensor([[1 / 3, 2 / 3]]))  # square roots of 1 : 4
-
-
-@pytest.mark.parametrize("name", ["cleannet", "distill"])
-def test_a_run_of_two_phases_resumes_bit_for_bit(name: str, make_trainer: Callable[..., Trainer]) -> None:
-    from copy import deepcopy
-
-    from .conftest import same, weights
-
-    straight = make_trainer(strategy=name, epochs=6)
-    saved = []
-    for _ in range(6):
-        saved.append(deepcopy(straight.state_dict()))
-        straight.run_epoch()
-    for epoch in (1, 3, 5):
-        resumed = make_trainer(strategy=name, epochs=6)
-        resumed.load_state_dict(saved[epoch])
-        for _ in range(6 - epoch):
-            resumed.run_epoch()
-        assert same(weights(resumed), weights(straight))
