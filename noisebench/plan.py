@@ -209,9 +209,15 @@ def _row(loss: Expression, strategy: Expression, dataset: Dataset, manifest: Man
     if row := _row_of(*texts, dataset, manifest):
         return row
     alone = _row_of(texts[0], "standard", dataset, manifest) or (texts[0], False)
-    name = parse(texts[1]).name  # type: ignore[union-attr]
-    short = name if texts[1] == str(normal_strategy(name)) else texts[1]  # its parameters where they are not the default
+    short = _short(texts[1])
     return (alone[0] if short == "standard" else f"{alone[0]}, {short}"), alone[1]
+
+
+def _short(text: str) -> str:
+    """A strategy's canonical text without the parameters that are the default."""
+    call = normal_strategy(text)
+    default = normal_strategy(call.name).kwargs
+    return str(replace(call, kwargs=tuple(pair for pair in call.kwargs if pair not in default)))
 
 
 def _row_of(loss: str, strategy: str, dataset: Dataset, manifest: Manifest) -> tuple[str, bool] | None:
