@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from noisebench.errors import ConfigError
 from noisebench.strategies import Batch, Facts, Output, Strategy, build_strategy
 from noisebench.strategies.correction import local_dimension, risen
 from noisebench.strategies.peers import forgotten, smallest
@@ -185,7 +186,7 @@ def test_a_dimension_has_risen_two_deviations_above_the_last_five() -> None:
 
 def turned(dimensions: list[float], epochs: int = 10) -> tuple[Strategy, list[str]]:
     """D2L after epochs with these dimensions, and what happened to the network."""
-    strategy, log, found = started("d2l(wait=0)", [0, 1], epochs=epochs), [], iter(dimensions)
+    strategy, log, found = started("d2l(wait=0, neighbours=3)", [0, 1] * 2, epochs=epochs), [], iter(dimensions)
     network = SimpleNamespace(state_dict=lambda: {"w": torch.tensor(0.0)}, load_state_dict=lambda state: log.append("back"))
     strategy._dimension = lambda whole: next(found)  # type: ignore[method-assign, attr-defined]
     for epoch in range(1, epochs + 1):
@@ -203,6 +204,12 @@ def test_d2l_turns_once_goes_back_and_trusts_by_its_formula() -> None:
     assert strategy.state["trust"] == pytest.approx(math.exp(-0.7 * 5 / 2))
 
 
+def test_d2l_wants_more_examples_than_neighbours() -> None:
+    with pytest.raises(ConfigError, match="more examples than its 20 neighbours, got 20"):
+        started("d2l", [0] * 20)
+    assert started("d2l", [0] * 21).state["trust"] == 1
+
+
 def test_d2l_without_a_turn_is_plain_training() -> None:
     strategy, log = turned([5.0, 4.0, 3.0, 2.0, 1.0, 0.9, 0.8, 0.7])
     assert not log and strategy.state["trust"] == 1
@@ -212,7 +219,7 @@ def test_d2l_without_a_turn_is_plain_training() -> None:
 
 
 def test_d2l_mixes_the_label_with_the_predicted_class() -> None:
-    strategy = started("d2l", [0, 0])
+    strategy = started("d2l(neighbours=3)", [0] * 4)
     strategy.state["trust"] = 0.7
     [belief] = strategy.believe(a_batch([0, 0]), [[said([[0.9, 0.1], [0.2, 0.8]])]])
     torch.testing.assert_close(belief.targets, torch.tensor([[1.0, 0.0], [0.7, 0.3]]))

@@ -191,7 +191,7 @@ def _conventions(options: Globals) -> Rows:
 def _strategies(options: Globals) -> Rows:
     from ..strategies import STRATEGIES
 
-    return [_entry(entry, cost=entry.facts.get("cost", "")) for entry in STRATEGIES]
+    return [_entry(entry, cost=entry.facts.get("cost", "")) for entry in sorted(STRATEGIES, key=lambda entry: entry.name != "standard")]
 
 
 def _methods(options: Globals) -> Rows:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+from ..errors import ConfigError
 from ..parameters import Interval, OneOf, Share
 from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
 
@@ -57,11 +58,13 @@ class D2L(Strategy):
     """
 
     neighbours: Annotated[int, Interval("[3, 127]")] = 20
-    wait: Share = 1 / 3
+    wait: Share = 0.33
     estimator: Annotated[str, OneOf(("unbiased", "authors"))] = "unbiased"
 
     def start(self, facts: Facts) -> None:
         self._epochs, self._generator, self._size = facts.epochs, facts.generator, len(facts.labels)
+        if self._size <= self.neighbours:
+            raise ConfigError(f"d2l needs more examples than its {self.neighbours} neighbours, got {self._size}")
         self.state.update(dimensions=[], trust=1.0, turned=0, before=None)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
