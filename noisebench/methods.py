@@ -96,8 +96,8 @@ METHODS = {
         Method("distill", "Li et al. 2017, on verified labels", "ce", "distill"),
         Method("forward", "Patrini et al. 2017, true T", "forward(ce)"),
         Method("backward", "Patrini et al. 2017, true T", "backward(ce)"),
-        Method("forward_estimated", "Patrini et al. 2017, T found out", "forward(ce, T=estimated)"),
-        Method("backward_estimated", "Patrini et al. 2017, T found out", "backward(ce, T=estimated)"),
+        Method("forward_estimated", "Patrini et al. 2017, T found out", "ce", "forward_estimated"),
+        Method("backward_estimated", "Patrini et al. 2017, T found out", "ce", "backward_estimated"),
         Method("sl", "Wang et al. 2019", "sce", presets=(
             Preset("mnist", "sce(alpha=0.01, beta=1)", _SL),
             Preset("cifar10", "sce(alpha=0.1, beta=1)", _SL),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.errors import ConfigError
+from noisebench.errors import ConfigError, RunFailed
 from noisebench.strategies import Batch, Facts, Output, Strategy, build_strategy
 from noisebench.strategies.correction import local_dimension, risen
 from noisebench.strategies.peers import forgotten, smallest
@@ -321,3 +321,40 @@ def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(text: str, make_trainer: 
         for _ in range(10 - epoch):
             resumed.run_epoch()
         assert same(weights(resumed), weights(straight))
+
+
+# Corrections with a T that is found out
+
+
+def after_the_first_stage(text: str, p: torch.Tensor) -> tuple[Strategy, list[int]]:
+    """The strategy when its first network says p (N, K) of the training set, and its restarts."""
+    strategy, restarts = started(text, [0] * len(p), num_classes=p.shape[1], epochs=8), []
+    whole = SimpleNamespace(log_p=p.log, restart=lambda: restarts.append(1))
+    strategy.between(1, whole)  # type: ignore[arg-type]
+    assert not restarts and not strategy.state["known"]
+    strategy.between(2, whole)  # type: ignore[arg-type]
+    return strategy, restarts
+
+
+T = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
+
+
+def test_forward_estimated_learns_through_the_transition_at_the_anchors() -> None:
+    strategy, restarts = after_the_first_stage("forward_estimated", T.repeat(50, 1))
+    log_p = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
+    torch.testing.assert_close(strategy.adapt(log_p, a_batch([0, 0]), 0).exp(), torch.tensor([[0.75, 0.25], [0.55, 0.45]]))
+    assert restarts == [1]
+
+
+def test_backward_estimated_pays_the_row_of_the_inverse() -> None:
+    strategy, _ = after_the_first_stage("backward_estimated", T.repeat(50, 1))
+    output = said([[0.9, 0.1], [0.4, 0.6]])
+    [belief] = strategy.believe(a_batch([0, 1]), [[output]])
+    torch.testing.assert_close(belief.targets @ T, torch.eye(2), rtol=1e-5, atol=1e-6)
+    expected = (torch.linalg.inv(T) * output.cost).sum(1).mean()
+    torch.testing.assert_close(believed_cost(output.cost, belief), expected)
+
+
+def test_a_transition_without_an_inverse_fails_the_run() -> None:
+    with pytest.raises(RunFailed, match="no usable inverse"):
+        after_the_first_stage("backward_estimated", torch.full((50, 2), 0.5))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import LanguageError
 from ..spec import AUTO, ESTIMATED, Call, Expression
-from . import correction, curriculum, peers, plain, verified
+from . import correction, curriculum, peers, plain, transition, verified
 from .base import STRATEGIES, Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
 
 
@@ -41,5 +41,6 @@ __all__ = [
     "peers",
     "plain",
     "register_strategy",
+    "transition",
     "verified",
 ]

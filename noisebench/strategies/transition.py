@@ -1,0 +1,85 @@
+"""Loss correction in two stages: a first network shows the transition matrix, a second one is corrected by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import RunFailed
+from ..estimates import anchored_transition
+from ..parameters import Share
+from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+_TINY = 1e-300  # floor before the logarithm; float64
+_WORST_CONDITION = 1e6
+
+
+class _TwoStages(Strategy):
+    """A network on recorded labels for `first` of the run, T by its anchors, and a new network under T."""
+
+    first: float
+
+    def start(self, facts: Facts) -> None:
+        from torch import eye, float64
+
+        self._until = max(1, round(self.first * facts.epochs))
+        self._epochs = facts.epochs
+        self.state.update(T=eye(facts.num_classes, dtype=float64, device=facts.labels.device), known=False)
+
+    def between(self, epoch: int, whole: WholeSet) -> None:
+        if epoch != self._until or epoch == self._epochs:
+            return
+        found = anchored_transition(whole.log_p().cpu().numpy())
+        self.state["T"].copy_(self.state["T"].new_tensor(self.prepared(found)))
+        self.state["known"] = True
+        whole.restart()
+
+    def prepared(self, T: np.ndarray) -> np.ndarray:
+        """What the correction multiplies with."""
+        return T
+
+
+@register_strategy(name="forward_estimated", paper="Patrini et al. 2017", off="forward_estimated(first=1)", cost="1 forward, 1 backward")
+@dataclass
+class ForwardEstimated(_TwoStages):
+    """Forward correction without knowing T: a first network for `first` of the run shows it at its anchors (the 97th percentile of each
+    class's probability; the largest from 100 classes on), then a new one learns through it.
+    """
+
+    first: Share = 0.25
+
+    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+        if not self.state["known"]:
+            return log_p
+        return (log_p.double().exp() @ self.state["T"]).clamp_min(_TINY).log().to(log_p.dtype)
+
+
+@register_strategy(
+    name="backward_estimated", paper="Patrini et al. 2017", laws=(), off="backward_estimated(first=1)", cost="1 forward, 1 backward"
+)
+@dataclass
+class BackwardEstimated(_TwoStages):
+    """Backward correction without knowing T: as forward_estimated, then a label costs its row of T^-1 times all costs, signed.
+
+    Without a bound below where the loss has none above, as CE: such a run may diverge.
+    """
+
+    first: Share = 0.25
+
+    def prepared(self, T: np.ndarray) -> np.ndarray:
+        if np.linalg.cond(T) > _WORST_CONDITION:
+            raise RunFailed("backward_estimated: the T that was found has no usable inverse")
+        return np.linalg.inv(T)
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        if not self.state["known"]:
+            return super().believe(batch, outputs)
+        return [Belief(self.state["T"][batch.labels].to(outputs[0][0].cost.dtype))]
