@@ -146,8 +146,8 @@ def test_a_learned_transition_moves_and_lets_the_gradient_through(make_trainer: 
     run(trainer, 2)
     moved = trainer.strategy.state["logits_T"].detach() - before
     assert moved.abs().max() > 1e-3
-    group = next(g for g in trainer.optimizer.param_groups if g["params"][0] is trainer.strategy.state["logits_T"])
-    assert (group["initial_lr"], group["weight_decay"]) == (0.1, 0.0)
+    group = next(g for g in trainer.optimizer.groups if g.params[0] is trainer.strategy.state["logits_T"])
+    assert (group.lr, group.weight_decay) == (0.1, 0.0)
 
 
 def test_two_networks_start_apart_and_the_penalty_brings_them_together(make_trainer: Callable[..., Trainer]) -> None:

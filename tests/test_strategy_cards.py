@@ -292,7 +292,7 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_
     assert last.lr < 0.05 * 0.6
     trainer.restart()
     fresh = weights(trainer)
-    assert not same(fresh, first) and not trainer.optimizer.state
+    assert not same(fresh, first) and not any(v.any() for v in trainer.optimizer.velocities())
     end = trainer.run_epoch()
     steps = trainer.steps_per_epoch
     assert end.lr == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * (steps - 1) / steps / 3)))
@@ -352,7 +352,7 @@ def test_backward_estimated_pays_the_row_of_the_inverse() -> None:
     [belief] = strategy.believe(a_batch([0, 1]), [[output]])
     torch.testing.assert_close(belief.targets @ T, torch.eye(2), rtol=1e-5, atol=1e-6)
     expected = (torch.linalg.inv(T) * output.cost).sum(1).mean()
-    torch.testing.assert_close(believed_cost(output.cost, belief), expected)
+    torch.testing.assert_close(believed_cost(output.cost, belief)[0], expected)
 
 
 def test_a_transition_without_an_inverse_fails_the_run() -> None:

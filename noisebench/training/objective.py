@@ -12,16 +12,21 @@ from ..strategies import Belief
 _NOBODY = 1e-30  # where nobody is trusted the step costs nothing instead of 0 / 0
 
 
-def believed_cost(cost: Tensor, belief: Belief) -> Tensor:
-    """The mean cost of what is believed, a scalar. cost (B, K), targets (B,) or (B, K), weights (B,) or None."""
+def believed_cost(cost: Tensor, belief: Belief, runs: int = 1) -> Tensor:
+    """The mean cost (runs,) of what is believed in each of so many runs, whose examples stand one run after the other.
+
+    cost (B, K), targets (B,) or (B, K), weights (B,) or None.
+    """
     by_class = belief.targets.dim() == 1
     each = cost.gather(1, belief.targets[:, None])[:, 0] if by_class else (belief.targets * cost).sum(1)
+    each = each.view(runs, -1)
     if belief.weights is None:
-        return each.mean()
+        return each.mean(1)
+    weights = belief.weights.view(runs, -1)
     # A NaN or inf of an example without weight must not enter: 0 * inf is not 0.
-    trusted = torch.where(belief.weights > 0, each, torch.zeros_like(each))
-    total = len(each) if belief.whole_batch else belief.weights.sum().clamp_min(_NOBODY)
-    return (belief.weights * trusted).sum() / total
+    trusted = torch.where(weights > 0, each, torch.zeros_like(each))
+    total = each.shape[1] if belief.whole_batch else weights.sum(1).clamp_min(_NOBODY)
+    return (weights * trusted).sum(1) / total
 
 
 def learning_rate_factor(schedule: tuple[str, tuple[float, ...]], epochs_done: float, epochs: int) -> float:

@@ -22,6 +22,7 @@ from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
 from .networks import classifier, make_network
 from .objective import believed_cost, learning_rate_factor
+from .optimizer import SGD
 from .pixels import Normalisation, Pixels, Plan
 
 _NETWORK, _EPOCH, _STRATEGY = range(3)  # what a derived seed is for
@@ -67,22 +68,26 @@ def derived_seed(seed: int, *purpose: int) -> int:
 class Trainer:
     """A training in progress: networks, optimiser, strategy, and where it stands."""
 
-    def __init__(self, task: Task, device: torch.device) -> None:
+    def __init__(self, task: Task, device: torch.device, beside: Trainer | None = None) -> None:
+        """beside: one on the same device, whose images are shared where they are the same ones."""
         self.task, self.device, self.strategy = task, device, task.strategy
-        normalise = Normalisation.of(task.images)
-        self.train = Pixels(task.images, normalise, device, task.recipe.crop)
-        self.test = Pixels(task.test_images, normalise, device)
-        self.val = None if task.val_images is None else Pixels(task.val_images, normalise, device)
+        if beside and all(_same_memory(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
+            self.train, self.test = beside.train, beside.test
+        else:
+            self.train = Pixels(task.images, Normalisation.of(task.images), device, task.recipe.crop)
+            self.test = Pixels(task.test_images, self.train.normalise, device)
+        self.val = None if task.val_images is None else Pixels(task.val_images, self.train.normalise, device)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
         trusted = None if task.trusted is None else torch.from_numpy(task.trusted).to(device)
         self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted))
-        self.optimizer = self._optimizer()
+        own = [dict(group) for group in self.strategy.parameter_groups()]
+        self.optimizer = SGD([*({"params": list(network.parameters())} for network in self.networks), *own], task.recipe)
         self.schedule = read_schedule(task.recipe.schedule)
         self.epoch = self.step = 0  # epochs done; steps done of the next one
         self._since = 0  # the epoch from which the schedule counts
-        self._lr_factor, self._running = 1.0, False
+        self._running = False
         self._begin_epoch()
 
     @property
@@ -95,11 +100,11 @@ class Trainer:
         Raises RunFailed at a cost that is not finite, naming the step.
         """
         with self._own_randomness():
-            for index in self._batches[self.step :]:
+            while self.step < self.steps_per_epoch:
                 on_step()
-                self._step(index)
-                self.step += 1
-        return self._end_epoch()
+                self._step()
+        self.end_training()
+        return self.end_epoch(self.predict(self.test))
 
     def log_p(self, network: int = 0) -> Tensor:
         """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet)."""
@@ -121,7 +126,7 @@ class Trainer:
         self._since = self.epoch
         for number, network in enumerate(self.networks):
             network.load_state_dict(self._network(number, self.epoch).state_dict())
-        self.optimizer.state.clear()
+        self.optimizer.forget()
 
     def predict(self, pixels: Pixels) -> Tensor:
         """log_p (n, K) of the networks together."""
@@ -160,17 +165,6 @@ class Trainer:
         network = make_network(self.task.model, self.task.num_classes, shape, derived_seed(self.task.seed, _NETWORK, number, *since))
         return network.to(self.device).to(memory_format=torch.channels_last)
 
-    def _optimizer(self) -> torch.optim.SGD:
-        recipe = self.task.recipe
-        own = [dict(group) for group in self.strategy.parameter_groups()]
-        shared = [{"params": list(network.parameters())} for network in self.networks]
-        optimizer = torch.optim.SGD(
-            [*shared, *own], recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
-        )
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        return optimizer
-
     def _begin_epoch(self) -> None:
         """The epoch's order and augmentation depend on (seed, epoch) alone, so that a resumed epoch is the same one."""
         recipe = self.task.recipe
@@ -205,45 +199,73 @@ class Trainer:
                 self._randomness = self._current_randomness()
                 self._running = False
 
-    def _end_epoch(self) -> EpochEnd:
-        costs, predicted = self._costs, self._predicted
-        bad = (~costs.isfinite()).nonzero()
+    def end_training(self) -> None:
+        """After an epoch's last step: the strategy looks at the whole set, before the test set is looked at, since it may roll
+        the networks back. Raises RunFailed at a cost that was not finite, naming the step."""
+        bad = (~self._costs.isfinite()).nonzero()
         if len(bad):
             step = int(bad[0]) + 1
-            raise RunFailed(f"the cost became {costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
+            raise RunFailed(f"the cost became {self._costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
+        self._lr_factor = self.lr_factor(self.step - 1)
         self.epoch, self.step = self.epoch + 1, 0
-        self.strategy.between(self.epoch, self)  # before the test set is looked at: it may roll the networks back
-        test, val = self.predict(self.test), None if self.val is None else self.predict(self.val).cpu().numpy()
+        self.strategy.between(self.epoch, self)
+
+    def end_epoch(self, test: Tensor) -> EpochEnd:
+        """What the epoch leaves, with log_p (M, K) of the test set, and the next one begun. Raises RunFailed."""
         if not test.isfinite().all():
             raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
-        lr, cost = self._lr_factor * self.task.recipe.lr, costs.mean().item()
-        end = EpochEnd(self.epoch, lr, cost, predicted.cpu().numpy(), test.cpu().numpy(), val)
+        val = None if self.val is None else self.predict(self.val).cpu().numpy()
+        lr, cost = self._lr_factor * self.task.recipe.lr, self._costs.mean().item()
+        end = EpochEnd(self.epoch, lr, cost, self._predicted.cpu().numpy(), test.cpu().numpy(), val)
         self._begin_epoch()
         return end
 
-    def _batch(self, index: Tensor) -> Batch:
+    def batch(self) -> Batch:
+        """The examples of the next step, as the strategy wants them."""
+        index, plan = self._batches[self.step], self._plan
         at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
-        plan, views = self._plan, range(self.strategy.views)
-        flips = [None if plan.flips is None else plan.flips[view, at] for view in views]
-        images = tuple(self.train.augmented(index, plan.shifts[view, at], flips[view]) for view in views)
+        flips = [None if plan.flips is None else plan.flips[view, at] for view in range(self.strategy.views)]
+        images = tuple(self.train.augmented(index, plan.shifts[view, at], flips[view]) for view in range(self.strategy.views))
         labels = self.labels[index]
-        return Batch(images, labels, index, labels, self.epoch + 1, self.generator)
+        return self.strategy.prepare(Batch(images, labels, index, labels, self.epoch + 1, self.generator))
 
-    def _step(self, index: Tensor) -> None:
-        for network in self.networks:
-            network.train()
-        batch = self.strategy.prepare(self._batch(index))
-        outputs = [[self._output(number, view, batch) for view in batch.views] for number in range(len(self.networks))]
+    def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
+        """What each of so many runs (runs,) is to lower, whose examples stand one run after the other in the batch.
+
+        logits: of each network and view, (B, K).
+        """
+        outputs = [[self._output(number, rows, batch) for rows in views] for number, views in enumerate(logits)]
         beliefs = self.strategy.believe(batch, outputs)
-        cost: Any = sum(believed_cost(views[0].cost, belief) for views, belief in zip(outputs, beliefs, strict=True))
+        cost: Any = sum(believed_cost(views[0].cost, belief, runs) for views, belief in zip(outputs, beliefs, strict=True))
         objective: Tensor = cost
         for penalty in (self.strategy.penalty(batch, outputs), self._penalty()):
             objective = objective if penalty is None else objective + penalty
-        self.optimizer.zero_grad(set_to_none=True)
-        objective.backward()
-        self._update()
-        self._costs[self.step] = objective.detach()
-        self._predicted[index] = outputs[0][0].logits.detach().argmax(1)
+        return objective
+
+    def count(self, objective: Tensor, predicted: Tensor) -> None:
+        """A step was made: its cost, and the classes (B,) predicted in passing."""
+        self._costs[self.step] = objective
+        self._predicted[self._batches[self.step]] = predicted
+        self.step += 1
+
+    def lr_factor(self, step: int) -> float:
+        """The share of the learning rate at a step of this epoch."""
+        done = self.epoch - self._since + step / self.steps_per_epoch
+        return learning_rate_factor(self.schedule, done, self.task.recipe.epochs - self._since)
+
+    def _step(self) -> None:
+        for network in self.networks:
+            network.train()
+        batch = self.batch()
+        with self.autocast():
+            logits = [[network(view) for view in batch.views] for network in self.networks]
+        objective = self.objective(batch, logits)
+        objective.sum().backward()
+        if self.task.recipe.clip:
+            for network in self.networks:  # each by itself: two networks must not brake each other
+                nn.utils.clip_grad_norm_(network.parameters(), self.task.recipe.clip)
+        self.optimizer.step(self.lr_factor(self.step))
+        self.count(objective.detach().sum(), logits[0][0].detach().argmax(1))
 
     def _penalty(self) -> Tensor | None:
         """The loss's own, of all networks."""
@@ -251,32 +273,24 @@ class Trainer:
             return None
         return self.task.penalty([parameter for network in self.networks for parameter in network.parameters()])
 
-    def _output(self, number: int, view: Tensor, batch: Batch) -> Output:
-        with self._autocast():
-            logits = self.networks[number](view)
+    def _output(self, number: int, logits: Tensor, batch: Batch) -> Output:
         scores = Scores(logits.float(), adapt=partial(self.strategy.adapt, batch=batch, network=number))
         return Output(scores.logits, scores.log_p, self.task.loss(scores))
 
-    def _update(self) -> None:
-        recipe = self.task.recipe
-        if recipe.clip:
-            for network in self.networks:  # each by itself: two networks must not brake each other
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
-        done = self.epoch - self._since + self.step / len(self._batches)
-        self._lr_factor = learning_rate_factor(self.schedule, done, recipe.epochs - self._since)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self._lr_factor
-        self.optimizer.step()
-
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Inside `with`, networks compute in the task's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.task.precision == "bf16")
 
     @torch.no_grad()
     def _log_p(self, network: nn.Module, pixels: Pixels, index: Tensor | None = None) -> Tensor:
         network.eval()
-        with self._autocast():
+        with self.autocast():
             logits = torch.cat([network(images).float() for images in pixels.plain(index)])
         return logits.log_softmax(1)
+
+
+def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+    return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides)
 
 
 def _restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
