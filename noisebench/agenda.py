@@ -32,10 +32,10 @@ class Item:
     reason: str
 
 
-def wish_of(wanted: SuiteRun) -> Wish:
+def wish_of(wanted: SuiteRun, device: str = "auto") -> Wish:
     """The suite's settings as a wish."""
     named = {key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")}
-    return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=wanted.settings.get("precision") or "auto")
+    return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=wanted.settings.get("precision") or "auto", device=device)
 
 
 def labels_of(wanted: SuiteRun) -> LabelWish:
@@ -45,7 +45,7 @@ def labels_of(wanted: SuiteRun) -> LabelWish:
     return LabelWish(settings["noise"], seed, fraction, settings.get("val_split") or VAL_SPLITS[0], None, settings.get("trusted") or 0.0)
 
 
-def plan_one(workspace: Workspace, wanted: SuiteRun) -> Run:
+def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Run:
     """A suite's run with nothing left open."""
     settings = wanted.settings
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
@@ -53,16 +53,16 @@ def plan_one(workspace: Workspace, wanted: SuiteRun) -> Run:
     dataset = workspace.dataset(settings["dataset"])
     manifest, _ = workspace.make(dataset, labels_of(wanted))
     source = workspace.source_of(manifest)
-    return plan_run(wish_of(wanted), dataset, manifest, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
+    return plan_run(wish_of(wanted, device), dataset, manifest, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
 
 
-def make_agenda(workspace: Workspace, suite: Suite) -> list[Item]:
+def make_agenda(workspace: Workspace, suite: Suite, device: str = "auto") -> list[Item]:
     """Every run of a suite with its status. Raises ConfigError where two runs are the same one."""
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     older: dict[str, list[RunFolder]] = {}
     for folder in folders:
         older.setdefault(folder.path.name.rpartition("__")[0], []).append(folder)
-    items = [_item(workspace, wanted, older) for wanted in expand(suite)]
+    items = [_item(workspace, wanted, older, device) for wanted in expand(suite)]
     if not items:
         raise ConfigError("the suite has no runs: everything is excluded")
     counts = Counter(item.run.key for item in items)
@@ -71,8 +71,8 @@ def make_agenda(workspace: Workspace, suite: Suite) -> list[Item]:
     return items
 
 
-def _item(workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolder]]) -> Item:
-    run = plan_one(workspace, wanted)
+def _item(workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolder]], device: str) -> Item:
+    run = plan_one(workspace, wanted, device)
     folder = RunFolder(workspace.runs / run.folder_name)
     status = folder.status()
     if status == "failed":

@@ -18,12 +18,13 @@ class Backbone:
     summary: str
     factory: str
     version: int = 1
+    pack: int = 1  # so many runs of it train faster as one network
 
 
 BACKBONES = {
     entry.name: entry
     for entry in (
-        Backbone("mlp", "two hidden layers of 256, ReLU", "mlp:mlp"),
+        Backbone("mlp", "two hidden layers of 256, ReLU", "mlp:mlp", pack=16),
         Backbone("cnn4", "conv 32, conv 64, dense 128, dense K, for 28x28", "cnn:cnn4"),
         Backbone("cnn8", "the 8-layer CNN of SL, D2L and APL: 6 conv, 2 dense; 1.6 M parameters", "cnn:cnn8"),
         Backbone("resnet44", "pre-activation ResNet-44 of SL and D2L, widths 16-32-64; 0.67 M parameters", "resnet:resnet44"),
@@ -44,6 +45,11 @@ def canonical_backbone(text: str) -> str:
     if not expression.name.startswith(TIMM) and expression.name not in BACKBONES:
         raise UnknownName("model", expression.name, BACKBONES, "models")
     return expression.name
+
+
+def pack_width(name: str) -> int:
+    """How many runs of a backbone train together; 1: each by itself."""
+    return 1 if name.startswith(TIMM) else BACKBONES[name].pack
 
 
 def backbone_fingerprint(name: str) -> str:

@@ -22,13 +22,13 @@ from .estimates import Estimates
 from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
+from .precision import resolve_precision
 from .recipes import Recipe, make_recipe
 from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
 from .truth import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
 
 PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
-PRECISIONS = ("auto", "fp32", "bf16")
 _LARGEST_SEED = 2**32
 _LONGEST_NAME = 150  # characters of a folder's readable part
 
@@ -45,6 +45,7 @@ class Wish:
     changes: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     precision: str = "auto"
+    device: str = "auto"  # which decides no more than what the precision `auto` is
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
         recipe_name,
         make_recipe(recipe_name, dataset.name, augment=augment, changes=wish.changes),
         checked_seed(wish.seed),
-        "fp32" if checked_precision(wish.precision) == "auto" else wish.precision,
+        resolve_precision(wish.precision, wish.device),
         tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
     )
 
@@ -173,13 +174,6 @@ def checked_seed(seed: int) -> int:
     if not 0 <= seed < _LARGEST_SEED:
         raise ConfigError(f"a seed is a whole number from 0 below 2^32, got {seed}")
     return seed
-
-
-def checked_precision(name: str) -> str:
-    """Raises ConfigError for a precision that is none."""
-    if name not in PRECISIONS:
-        raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, got {name!r}")
-    return name
 
 
 def _preset(method: Method, dataset: Dataset, manifest: Manifest) -> Preset:

@@ -1,36 +1,30 @@
-"""A run -> a record. Holds what the loop must not see: the clean labels and the test labels. Prints nothing."""
+"""A run -> a record: from the plan to the training, and what becomes of it. Prints nothing."""
 
 from __future__ import annotations
 
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from . import metrics
 from .datasets import Images, fingerprint
-from .environment import environment
 from .errors import ConfigError, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .losses import LOSSES, build_loss, build_penalty
-from .manifest import LARGEST_T, Manifest
 from .plan import Run
-from .predictions import Predictions
-from .runfolder import SCHEMA, RunFolder
-from .sitting import Conduct, Course, Progress, Sitting, load, reason
-from .storing import write_text, write_whole
+from .record import epoch_line, finish, progress
+from .runfolder import RunFolder
+from .sitting import Conduct, Course, Sitting, load, reason
+from .storing import write_text
 from .strategies import STRATEGIES, build_strategy
 from .truth import transitions, with_estimates
-from .warmup import judge_folds, warmup_epochs
+from .warmup import judge_folds
 
 if TYPE_CHECKING:
     import torch
 
-    from .training.trainer import EpochEnd, Trainer
-
-_MEAN_OF_LAST = 10  # epochs
+    from .training.trainer import Trainer
 
 
 def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct) -> dict[str, Any]:
@@ -46,19 +40,48 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
         except Exception as error:  # whatever a loss, a strategy or a device throws fails this run alone
             if isinstance(error, NoisebenchError) and not isinstance(error, RunFailed):
                 raise  # stopped, or nothing that is the run's own: what is saved stays
-            _fail(run, folder, error)
-            raise RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})") from error
+            raise failed(run, folder, error) from error
 
 
-def _fail(run: Run, folder: RunFolder, error: Exception) -> None:
+def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
+    """Write error.json; the error to raise."""
     folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
-    folder.write_error(run.about, type(error).__name__, reason(error), traceback.format_exc())
+    trace = "".join(traceback.format_exception(error))
+    folder.write_error(run.about, type(error).__name__, reason(error), trace)
+    return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")
 
 
-def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | None = None) -> Trainer:
+def begin(run: Run, folder: RunFolder, conduct: Conduct, device: torch.device, packed: int = 1) -> Course:
+    """What the folder says of where the run stands, and its config written anew."""
+    course = load(folder, device, packed) if conduct.resume and not conduct.anew else Course(packed=packed)
+    folder.error.unlink(missing_ok=True)
+    write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
+    return course
+
+
+def note(run: Run, images: Images, course: Course, conduct: Conduct, seconds: float) -> None:
+    """The epoch that just ended, which took so many seconds: into the history, and to whoever listens."""
+    assert course.end is not None
+    course.history.append(epoch_line(run, images, course.end, seconds))
+    conduct.listen(progress(run, course, course.end, seconds))
+
+
+def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct) -> dict[str, Any]:
+    course = begin(run, folder, conduct, trainer.device)
+    sitting = Sitting(run, folder, conduct, course)
+    if run.estimated:
+        course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow)
+        trainer = make_trainer(run, images, trainer.device, course.found)
+    sitting.follow(trainer, lambda seconds: note(run, images, course, conduct, seconds))
+    return finish(run, images, folder, trainer, course)
+
+
+def make_trainer(
+    run: Run, images: Images, device: str | torch.device, estimates: Estimates | None = None, beside: Trainer | None = None
+) -> Trainer:
     """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot be trained.
 
-    A run with something to find out first gets a stand-in for it until there are `estimates`.
+    A run with something to find out first gets a stand-in for it until there are `estimates`. beside: one to share images with.
     """
     from .training.trainer import Task, Trainer
 
@@ -84,7 +107,7 @@ def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | N
         None if manifest.val is None else images.train_images[manifest.val],
         None if manifest.trusted is None else manifest.trusted[training],
     )
-    return Trainer(task, find_device(device))
+    return Trainer(task, find_device(str(device)), beside)
 
 
 def find_device(name: str) -> torch.device:
@@ -99,139 +122,3 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"no such device here: {name!r} ({str(error).splitlines()[0]}); --device auto takes what there is") from None
     return device
-
-
-def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct) -> dict[str, Any]:
-    course = load(folder, trainer.device) if conduct.resume and not conduct.anew else Course()
-    folder.error.unlink(missing_ok=True)
-    write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
-    sitting = Sitting(run, folder, conduct, course)
-    if run.estimated:
-        course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow)
-        trainer = make_trainer(run, images, str(trainer.device), course.found)
-
-    def note(end: EpochEnd, seconds: float) -> None:
-        course.history.append(_line(run, images, end, seconds))
-        conduct.listen(_progress(run, course, end, int((end.train_predicted >= 0).sum()) / max(seconds, 1e-9)))
-
-    sitting.follow(trainer, note)
-    return _finish(run, images, folder, trainer, course)
-
-
-def _line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, Any]:
-    """One line of metrics.csv. The training columns are what the network said in passing, on augmented images."""
-    manifest, training = run.manifest, run.manifest.in_training
-    seen = end.train_predicted >= 0
-    predicted, recorded, clean = end.train_predicted[seen], manifest.labels[training][seen], manifest.truth[training][seen]
-    known = clean >= 0
-    return {
-        "epoch": end.epoch,
-        "lr": end.lr,
-        "loss": end.loss,
-        "train_recorded": metrics.accuracy(predicted, recorded),
-        "train_clean": metrics.accuracy(predicted[known], clean[known]),
-        "memorised": metrics.memorised(predicted, recorded, clean),
-        **({} if end.val_log_p is None else {"val_recorded": metrics.accuracy(end.val_log_p.argmax(1), manifest.labels[~training])}),
-        "test_acc": metrics.accuracy(end.test_log_p.argmax(1), images.test_labels),
-        "seconds": round(seconds, 4),
-    }
-
-
-def _progress(run: Run, course: Course, end: EpochEnd, rate: float) -> Progress:
-    line = course.history[-1]
-    return Progress(end.epoch, run.recipe.epochs, end.loss, line["test_acc"], line["memorised"], course.seconds, rate)
-
-
-def _finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course) -> dict[str, Any]:
-    manifest = run.manifest
-    train = Predictions.of(_of_all(manifest, trainer), manifest.labels, manifest.truth)
-    test = Predictions.of(trainer.predict(trainer.test).cpu().numpy(), images.test_labels, images.test_labels)
-    labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
-    arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
-    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, "in_training": manifest.in_training})
-    _write_weights(folder.weights, trainer)
-    folder.write_history(course.history)
-    record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.in_training))
-    if course.found is not None:
-        record["estimates"] = _beside_truth(run, course.found)
-    folder.write_json(folder.result, record)
-    folder.resume.unlink(missing_ok=True)
-    return {**record, "path": str(folder.path)}
-
-
-def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
-    """What the run found out, and what was true where that is known."""
-    empirical = run.manifest.empirical_transition.round(6).tolist() if run.manifest.known else None
-    few = run.dataset.num_classes <= LARGEST_T
-    values = {
-        "rate": {"estimate": found.rate, "truth": run.manifest.meta["realised_rate"]},
-        "transition": {"estimate": found.transition.round(6).tolist(), "truth": empirical} if few else {},
-    }
-    return {fact: values[fact] for fact in run.estimated}
-
-
-def _of_all(manifest: Manifest, trainer: Trainer) -> np.ndarray:
-    """log_p (N, K) of every example of the manifest, those held out too, in its order."""
-    log_p: np.ndarray = trainer.predict(trainer.train).cpu().numpy()
-    if trainer.val is None:
-        return log_p
-    together, training = np.empty((len(manifest.labels), log_p.shape[1]), log_p.dtype), manifest.in_training
-    together[training], together[~training] = log_p, trainer.predict(trainer.val).cpu().numpy()
-    return together
-
-
-def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any]) -> dict[str, Any]:
-    meta, curve = run.manifest.meta, [line["test_acc"] for line in course.history]
-    test_acc = {
-        "last": evaluated["test"]["top1"],
-        "mean_last10": float(np.mean(curve[-_MEAN_OF_LAST:])),
-        "at_noisy_val": _at_best_val(course.history),
-        "best": max(curve),
-    }
-    return {
-        "schema": SCHEMA,
-        "key": run.key,
-        "title": run.title,
-        "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
-                 "classes": list(run.dataset.classes)},
-        "noise": {"text": meta["noise"], "seed": run.manifest.noise_seed, "nominal_rate": meta["nominal_rate"],
-                  "realised_rate": meta["realised_rate"], "labels_sha256": meta["labels_sha256"],
-                  "manifest_sha256": run.manifest.identity,
-                  "held_out": run.manifest.held_out, "known": run.manifest.known, "source_sha256": run.source_sha256,
-                  **{key: meta[key] for key in ("convention", "source") if key in meta}},
-        "method": run.method,
-        "loss": str(run.loss),
-        "strategy": str(run.strategy),
-        "model": {"name": run.model, "parameters": sum(p.numel() for p in trainer.networks[0].parameters())},
-        "recipe": {"name": run.recipe_name, **run.recipe.asdict()},
-        "seed": run.seed,
-        "precision": run.precision,
-        "oracle": run.oracle,
-        "versions": run.config["versions"],
-        "metrics": {"test_acc": test_acc, "memorised": evaluated["train"]["memorised"], **evaluated},
-        "expected": {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test},
-        "seconds": course.seconds,
-        "images_per_second": (run.recipe.epochs + warmup_epochs(run)) * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
-        "environment": {**environment(), **_device_facts(trainer.device)},
-    }  # fmt: skip
-
-
-def _at_best_val(history: list[dict[str, Any]]) -> float | None:
-    """Test accuracy at the first epoch with the best accuracy on held-out recorded labels; None without these."""
-    if "val_recorded" not in history[0]:
-        return None
-    return float(max(history, key=lambda line: line["val_recorded"])["test_acc"])
-
-
-def _device_facts(device: torch.device) -> dict[str, Any]:
-    import torch
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "threads": torch.get_num_threads()}
-
-
-def _write_weights(path: Path, trainer: Trainer) -> None:
-    from safetensors.torch import save
-
-    state = {f"network{i}.{k}": v.contiguous().cpu() for i, n in enumerate(trainer.networks) for k, v in n.state_dict().items()}
-    write_whole(path, lambda file: file.write(save(state)))

@@ -54,13 +54,16 @@ class Conduct:
 @dataclass
 class Course:
     """What accumulates over a run; travels with the checkpoint. folds: what the warm-up's networks said; state: of the training
-    that was interrupted, until it is taken up again; found: what it found out of the noise."""
+    that was interrupted, until it is taken up again; found: what it found out of the noise; packed: the places of the pack that
+    it trains in, 1 for a run by itself; end: what the last epoch left."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     folds: list[np.ndarray] = field(default_factory=list)
     state: dict[str, Any] | None = None
     found: Estimates | None = None
+    packed: int = 1
+    end: EpochEnd | None = None
 
 
 class Sitting:
@@ -70,26 +73,29 @@ class Sitting:
         self.run, self.folder, self.conduct, self.course = run, folder, conduct, course
         self.clock = Clock(course.seconds)
 
-    def follow(self, trainer: Trainer, note: Callable[[EpochEnd, float], object] = lambda end, seconds: None) -> None:
-        """One training, taken up again where it was interrupted. `note` is told every epoch and its seconds for as many images as
-        an epoch has."""
-        if self.course.state is not None:
-            _restore(self.folder, trainer, self.course.state)
-            self.course.state = None
+    def follow(self, trainer: Trainer, note: Callable[[float], object] = lambda seconds: None) -> None:
+        """One training, taken up again where it was interrupted. `note` is told, after every epoch, its seconds for as many images
+        as an epoch has."""
+        self.take_up(trainer)
         while trainer.epoch < trainer.task.recipe.epochs:
             begun, before = time.monotonic(), trainer.step
             end = trainer.run_epoch(lambda: self._on_step(trainer))
-            self.course.seconds = self.clock.spent
+            self.course.seconds, self.course.end = self.clock.spent, end
             whole = trainer.steps_per_epoch / (trainer.steps_per_epoch - before)
-            note(end, (time.monotonic() - begun) * whole)
+            note((time.monotonic() - begun) * whole)
+
+    def take_up(self, trainer: Trainer) -> None:
+        """Put a training to where its checkpoint left it."""
+        if self.course.state is not None:
+            _restore(self.folder, trainer, self.course.state)
+            self.course.state = None
 
     def _on_step(self, trainer: Trainer) -> None:
         self.course.seconds = self.clock.spent
         self.clock.count(lambda: self._steps_left(trainer), self.conduct)
         if self.conduct.stop():
             save(self.folder, trainer, self.course)
-            where = f"epoch {trainer.epoch + 1} of {trainer.task.recipe.epochs}" + (" of the warm-up" if self._warming_up else "")
-            raise Interrupted(f"stopped in {where}; the same command resumes it")
+            raise interrupted(trainer, " of the warm-up" if self._warming_up else "")
         if self.clock.checkpoint_due():
             save(self.folder, trainer, self.course)
 
@@ -104,6 +110,11 @@ class Sitting:
             return left
         after = FOLDS - 1 - len(self.course.folds)
         return left + trainer.steps_per_epoch * (after * trainer.task.recipe.epochs + FOLDS / (FOLDS - 1) * self.run.recipe.epochs)
+
+
+def interrupted(trainer: Trainer, of_what: str = "") -> Interrupted:
+    """The error of a run that was stopped after it was saved."""
+    return Interrupted(f"stopped in epoch {trainer.epoch + 1} of {trainer.task.recipe.epochs}{of_what}; the same command resumes it")
 
 
 class Clock:
@@ -139,20 +150,30 @@ def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
 
     buffer = io.BytesIO()
     folds = [torch.from_numpy(rows) for rows in course.folds]
-    torch.save({"trainer": trainer.state_dict(), "history": course.history, "seconds": course.seconds, "folds": folds}, buffer)
+    so_far = {"history": course.history, "seconds": course.seconds, "folds": folds, "packed": course.packed}
+    torch.save(_by_itself({"trainer": trainer.state_dict(), **so_far}), buffer)
     write_whole(folder.resume, lambda file: file.write(buffer.getbuffer()))
 
 
-def load(folder: RunFolder, device: torch.device) -> Course:
-    """The course as its checkpoint has it; a new one without. Raises NoisebenchError for one that cannot be read."""
+def _by_itself(value: Any) -> Any:
+    """The same without memory that is shared: of a tensor that is part of a larger one, torch would save the whole."""
+    if isinstance(value, dict):
+        return {key: _by_itself(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_by_itself(each) for each in value)
+    return value.clone() if hasattr(value, "untyped_storage") else value
+
+
+def load(folder: RunFolder, device: torch.device, packed: int = 1) -> Course:
+    """The course as its checkpoint has it; without one a new one. Raises NoisebenchError for one that cannot be read."""
     import torch
 
     if not folder.resume.exists():
-        return Course()
+        return Course(packed=packed)
     try:
         saved = torch.load(folder.resume, map_location=device, weights_only=True)
         folds = [rows.cpu().numpy() for rows in saved["folds"]]
-        return Course(saved["history"], saved["seconds"], folds, saved["trainer"])
+        return Course(saved["history"], saved["seconds"], folds, saved["trainer"], packed=saved["packed"])
     except Exception as error:  # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
         raise _not_resumable(folder, error) from None
 

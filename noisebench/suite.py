@@ -20,7 +20,8 @@ from .labelling import LabelWish, check_noise
 from .losses import LOSSES
 from .methods import find_method
 from .noise import normal_noise
-from .plan import checked_precision, checked_seed
+from .plan import checked_seed
+from .precision import checked_precision
 from .recipes import RECIPE_FIELDS, RECIPES, find_recipe, make_recipe, read_schedule
 from .strategies import normal_strategy
 

@@ -13,13 +13,13 @@ import noisebench
 
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
-    {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting"},
+    {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"},
     {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "backbones", "recipes"},
     {"manifest", "rows", "parquet", "labelling", "methods", "conventions", "truth"},
-    {"suite", "runfolder", "workspace", "plan", "agenda"},
+    {"suite", "runfolder", "workspace", "plan", "agenda", "packing"},
     {"report"},
     {"training"},
-    {"runner", "warmup", "sitting", "executors"},
+    {"runner", "warmup", "sitting", "record", "lockstep", "executors"},
     {"cli"},
 )
 SIDEWAYS = {"noise", "datasets"}  # of the same row, and neither knows the other

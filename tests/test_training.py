@@ -48,7 +48,7 @@ def test_two_runs_are_equal_bit_for_bit(model: str, make_trainer: Callable[..., 
 def test_another_seed_is_another_run(make_trainer: Callable[..., Trainer]) -> None:
     first, second = make_trainer(seed=0), make_trainer(seed=1)
     assert not same(weights(first), weights(second))
-    assert not torch.equal(first._plan.order, second._plan.order)
+    assert not torch.equal(first.plan.order, second.plan.order)
 
 
 def test_dropout_resumes_bit_for_bit_in_mid_epoch(make_trainer: Callable[..., Trainer]) -> None:

@@ -48,13 +48,13 @@ def run(
     workspace = options.open()
     name, found = find_suite(suite, options.workspace)
     make([], found.report.metric, found.report.rows, found.report.cols, [])  # a wrong shape is said before the first run
-    items = make_agenda(workspace, found)
+    items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
     if dry_run:
         _show_agenda(name, workspace, items, todo, json=json)
         return
     manifest_paths(workspace, todo)
-    failed = _execute(options, workspace, todo, _Manner(jobs, device, not no_resume, fail_fast)) if todo else 0
+    failed = _execute(options, workspace, items, todo, _Manner(jobs, device, not no_resume, fail_fast)) if todo else 0
     if not todo:
         say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
     _show_table(found, items, json=json)
@@ -76,21 +76,24 @@ def _failed_code(failed: int, options: Globals) -> int:
     return RunFailed.exit_code
 
 
-def _execute(options: Globals, workspace: Workspace, todo: list[Item], manner: _Manner) -> int:
+def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: list[Item], manner: _Manner) -> int:
     """Run all items; the number of failed ones. Raises Interrupted when stopped."""
     from ..errors import Interrupted
-    from ..executors.job import Job, Place
+    from ..executors.job import Bundle, Job, Place
     from ..executors.local import LocalPool, default_jobs
     from ..executors.signals import StopSignals
+    from ..packing import loads
     from .grid import GridProgress
 
-    count = manner.jobs or default_jobs(len(todo))
+    packs = loads(items, todo)
+    count = manner.jobs or default_jobs(len(packs))
     place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume)
     pool = LocalPool(place, count)
-    jobs = [Job.of(number, item) for number, item in enumerate(todo)]
+    numbers = {id(item): number for number, item in enumerate(todo)}
+    bundles = [Bundle(tuple(Job.of(numbers[id(item)], item) for item in load.items), load.width) for load in packs]
     kinds: Counter[str] = Counter()
     with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid:
-        for event in pool.run(jobs, lambda: signals.stopped):
+        for event in pool.run(bundles, lambda: signals.stopped):
             grid.update(event)
             kinds[event.kind] += 1
             if event.kind == "failed" and manner.fail_fast:

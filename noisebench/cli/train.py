@@ -127,7 +127,7 @@ def train(
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
-    wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision)
+    wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device)
     found = choose_labels(workspace, choice)
     run = _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
     folder = RunFolder(workspace.runs / run.folder_name)

@@ -1,4 +1,4 @@
-"""One run of a suite as a line of JSON, and what a worker answers, line by line."""
+"""Runs of a suite as a line of JSON, and what a worker answers, line by line."""
 
 from __future__ import annotations
 
@@ -41,13 +41,25 @@ class Job:
     def title(self) -> str:
         return str(self.about["title"])
 
+    @classmethod
+    def of_content(cls, content: dict[str, Any]) -> Job:
+        return cls(**{**content, "wanted": SuiteRun(**content["wanted"])})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What a worker does at once: one job, or several in the places of a pack of this width."""
+
+    jobs: tuple[Job, ...]
+    width: int = 1
+
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def read(cls, line: str) -> Job:
+    def read(cls, line: str) -> Bundle:
         content = json.loads(line)
-        return cls(**{**content, "wanted": SuiteRun(**content["wanted"])})
+        return cls(tuple(Job.of_content(job) for job in content["jobs"]), content["width"])
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Runs on this machine: worker processes, each with its share of the cores, fed one job at a time."""
+"""Runs on this machine: worker processes, each with its share of the cores, fed one bundle of jobs at a time."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from json import dumps
 from pathlib import Path
 
 from ..runfolder import RunFolder
-from .job import Event, Job, Place
+from .job import Bundle, Event, Job, Place
 
+# glibc gives large tensors back to the system after every step, to ask for them again page by page in the next.
+_KEEP_MEMORY = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={1 << 30}:glibc.malloc.trim_threshold={1 << 32}:glibc.malloc.hugetlb=1"}
 _MOST_BY_DEFAULT = 8  # a worker holds torch and a data set: memory, not cores, is the limit on large machines
 
 
@@ -36,16 +38,16 @@ class LocalPool:
     def __init__(self, place: Place, jobs: int) -> None:
         self.place, self.jobs = place, jobs
         self._threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores() // jobs))
-        self._todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[Bundle] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._processes: set[subprocess.Popen[str]] = set()
         self._stopping = threading.Event()
 
-    def run(self, jobs: list[Job], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true the workers save and stop."""
-        for job in jobs:
-            self._todo.put(job)
-        keepers = [threading.Thread(target=self._keep_worker, daemon=True) for _ in range(min(self.jobs, len(jobs)))]
+        for bundle in bundles:
+            self._todo.put(bundle)
+        keepers = [threading.Thread(target=self._keep_worker, daemon=True) for _ in range(min(self.jobs, len(bundles)))]
         for keeper in keepers:
             keeper.start()
         busy = len(keepers)
@@ -78,7 +80,7 @@ class LocalPool:
             self._events.put(None)
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = {**os.environ, "OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
+        environment = {**_KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
         process = subprocess.Popen(
             [sys.executable, "-m", "noisebench.executors.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8",
@@ -88,21 +90,26 @@ class LocalPool:
         return process
 
     def _feed(self, process: subprocess.Popen[str]) -> None:
-        """Jobs one by one until there is none left, the worker dies or all is stopped."""
+        """Bundles one by one until there is none left, the worker dies or all is stopped."""
         assert process.stdin and process.stdout
         try:
             self._tell(process, dumps(asdict(self.place)) + "\n")
             while not self._stopping.is_set():
                 try:
-                    job = self._todo.get_nowait()
+                    bundle = self._todo.get_nowait()
                 except queue.Empty:
                     return
-                end = self._listen(process, job) if self._tell(process, job.line()) else None
-                if end is not None and end.kind == "interrupted" and not self._stopping.is_set():
-                    self._todo.put(job)  # somebody stopped this worker alone: its run goes on in another
+                ends = self._listen(process, bundle) if self._tell(process, bundle.line()) else {}
+                left = [job for job in bundle.jobs if job.number not in ends]
+                for job in left:
+                    self._events.put(self._death(process, job))
+                again = [job for job in bundle.jobs if job.number in ends and ends[job.number].kind == "interrupted"]
+                if again and not self._stopping.is_set():  # somebody stopped this worker alone: its runs go on in another
+                    self._todo.put(Bundle(tuple(again), bundle.width))
                     return
-                self._events.put(end or self._death(process, job))
-                if end is None:
+                for job in again:
+                    self._events.put(ends[job.number])
+                if left:
                     return
         finally:
             with suppress(BrokenPipeError):  # a dead worker's last line may still be on its way
@@ -121,15 +128,17 @@ class LocalPool:
             return False
         return True
 
-    def _listen(self, process: subprocess.Popen[str], job: Job) -> Event | None:
-        """Pass the progress of one job on; its last event, or None if the worker's output ended before."""
+    def _listen(self, process: subprocess.Popen[str], bundle: Bundle) -> dict[int, Event]:
+        """Pass on what is said of the jobs, but interruptions; their last events, fewer where the worker's output ended before."""
         assert process.stdout
-        for line in process.stdout:
+        ends: dict[int, Event] = {}
+        while len(ends) < len(bundle.jobs) and (line := process.stdout.readline()):
             event = Event.read(line)
             if event.kind != "progress":
-                return event
-            self._events.put(event)
-        return None
+                ends[event.number] = event
+            if event.kind != "interrupted":
+                self._events.put(event)
+        return ends
 
     def _death(self, process: subprocess.Popen[str], job: Job) -> Event:
         """What is said of a job whose worker ended without a word."""

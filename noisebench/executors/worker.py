@@ -1,4 +1,4 @@
-"""A worker process: reads a Place, then Jobs, from stdin; answers Events on stdout. Imports torch once for many runs."""
+"""A worker process: reads a Place, then Bundles, from stdin; answers Events on stdout. Imports torch once for many runs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..agenda import plan_one
 from ..errors import Interrupted, NoisebenchError, RunFailed, RunTaken
+from ..lockstep import Wanted, execute_together
 from ..plugins import load_plugins
 from ..runfolder import RunFolder
 from ..runner import execute, make_trainer
 from ..sitting import Conduct, Progress
 from ..workspace import Workspace
-from .job import Event, Job, Place
+from .job import Bundle, Event, Job, Place
 from .signals import StopSignals
 
 
@@ -36,35 +38,65 @@ def work() -> None:
             except BrokenPipeError:  # whoever asked is gone: save and stop
                 signals.stopped = True
 
+        server = _Server(workspace, place, answer, lambda: signals.stopped)
         while not signals.stopped and (line := sys.stdin.readline()):
-            answer(_serve(Job.read(line), workspace, place, answer, lambda: signals.stopped))
+            server.serve(Bundle.read(line))
     with suppress(BrokenPipeError):
         answers.close()
 
 
-def _serve(job: Job, workspace: Workspace, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]) -> Event:
-    """Do one job; how it ended."""
-    folder = RunFolder(Path(job.folder))
+class _Server:
+    """Does what it is told, one bundle after the other. Events go to `answer`; `stop()` is asked between steps."""
 
-    def listen(progress: Progress) -> None:
-        answer(Event(job.number, "progress", asdict(progress)))
+    def __init__(self, workspace: Workspace, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]) -> None:
+        self._workspace, self._place, self._answer, self._stop = workspace, place, answer, stop
 
-    try:
-        run = plan_one(workspace, job.wanted)
-        if run.key != job.key:
-            raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
-        images = workspace.training_images(run.dataset, run.manifest)
-        trainer = make_trainer(run, images, place.device)
-        record = execute(run, images, trainer, folder, Conduct(place.resume, job.anew, listen, stop))
-        return Event(job.number, "done", {"test_acc": record["metrics"]["test_acc"]["last"], "seconds": record["seconds"]})
-    except Interrupted as error:
-        return Event(job.number, "interrupted", {"message": str(error)})
-    except RunTaken as error:
-        return Event(job.number, "taken", {"message": str(error)})
-    except NoisebenchError as error:
-        if not isinstance(error, RunFailed):  # which has said so in its folder already
-            folder.write_error(job.about, type(error).__name__, str(error))
-        return Event(job.number, "failed", {"message": str(error)})
+    def serve(self, bundle: Bundle) -> None:
+        """One bundle; of each job how it ended."""
+        jobs = {job.number: job for job in bundle.jobs}
+        wanted = [each for job in bundle.jobs if (each := self._wanted(job)) is not None]
+
+        def tell(number: int, outcome: dict[str, Any] | NoisebenchError) -> None:
+            self._answer(_ended(jobs[number], outcome))
+
+        if bundle.width > 1:
+            execute_together(wanted, bundle.width, self._place.device, tell)
+        for each in wanted if bundle.width == 1 else ():
+            tell(each.number, self._alone(each))
+
+    def _wanted(self, job: Job) -> Wanted | None:
+        """The job as it is planned here; None, and told why, where it cannot be."""
+
+        def listen(progress: Progress) -> None:
+            self._answer(Event(job.number, "progress", asdict(progress)))
+
+        try:
+            run = plan_one(self._workspace, job.wanted, self._place.device)
+            if run.key != job.key:
+                raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
+            images = self._workspace.training_images(run.dataset, run.manifest)
+            conduct = Conduct(self._place.resume, job.anew, listen, self._stop)
+            return Wanted(job.number, run, images, RunFolder(Path(job.folder)), conduct)
+        except NoisebenchError as error:
+            self._answer(_ended(job, error))
+            return None
+
+    def _alone(self, each: Wanted) -> dict[str, Any] | NoisebenchError:
+        try:
+            trainer = make_trainer(each.run, each.images, self._place.device)
+            return execute(each.run, each.images, trainer, each.folder, each.conduct)
+        except NoisebenchError as error:
+            return error
+
+
+def _ended(job: Job, outcome: dict[str, Any] | NoisebenchError) -> Event:
+    """How a job ended; of a failure that nobody has written down yet, error.json."""
+    if isinstance(outcome, dict):
+        return Event(job.number, "done", {"test_acc": outcome["metrics"]["test_acc"]["last"], "seconds": outcome["seconds"]})
+    kind = "interrupted" if isinstance(outcome, Interrupted) else "taken" if isinstance(outcome, RunTaken) else "failed"
+    if kind == "failed" and not isinstance(outcome, RunFailed):
+        RunFolder(Path(job.folder)).write_error(job.about, type(outcome).__name__, str(outcome))
+    return Event(job.number, kind, {"message": str(outcome)})
 
 
 if __name__ == "__main__":

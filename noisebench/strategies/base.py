@@ -90,7 +90,14 @@ class Strategy:
 
     networks: ClassVar[int] = 1
     views: ClassVar[int] = 1
+    by_example: ClassVar[bool] = False  # keeps no state and looks at each example alone: several runs' examples may stand in one batch
+    restarts: ClassVar[bool] = False  # calls WholeSet.restart
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def in_step(cls) -> bool:
+        """Whether several runs of it can be trained in lockstep: one network and view, no parameters of its own, no restart."""
+        return cls.networks == cls.views == 1 and not cls.restarts and cls.parameter_groups is Strategy.parameter_groups
 
     def start(self, facts: Facts) -> None:
         """Make the state. Called once, before the first step or before a checkpoint is loaded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..errors import ConfigError
 from ..parameters import Interval, OneOf, Share
@@ -26,25 +26,25 @@ def one_hot(classes: Tensor, like: Tensor) -> Tensor:
 
 
 def local_dimension(features: Tensor, neighbours: int, *, authors: bool = False) -> Tensor:
-    """Local intrinsic dimensionality (n,) of each of n points (n, D) among the others, by its nearest `neighbours`, k.
+    """Local intrinsic dimensionality (..., n) of each of n points (..., n, D) among the others, by its nearest `neighbours`, k.
 
     (k - 2) / sum_j log(r_k / r_j) over the k - 1 nearer ones, which is unbiased. authors: as D2L's code has it, with
     1 added to every squared distance and k in place of k - 2. Points that coincide with another count as far as the nearest that does not.
     """
     squared = _squared_distances(features.double())
-    squared.fill_diagonal_(math.inf)
+    squared.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
     if authors:
         squared = squared + 1
-    nearest = squared.sort(1).values[:, :neighbours]
+    nearest = squared.topk(neighbours, largest=False).values
     logs = nearest.clamp_min(1e-24).log() / 2
-    total = (logs[:, -1:] - logs[:, :-1]).sum(1)
+    total = (logs[..., -1:] - logs[..., :-1]).sum(-1)
     return ((neighbours if authors else neighbours - 2) / total.clamp_min(1e-12)).to(features.dtype)
 
 
 def _squared_distances(points: Tensor) -> Tensor:
-    centred = points - points.mean(0)
-    lengths = centred.square().sum(1)
-    return (lengths[:, None] + lengths - 2 * centred @ centred.T).clamp_min(0)
+    centred = points - points.mean(-2, keepdim=True)
+    lengths = centred.square().sum(-1)
+    return (lengths[..., None] + lengths[..., None, :] - 2 * centred @ centred.mT).clamp_min(0)
 
 
 @register_strategy(name="d2l", paper="Ma et al. 2018", off="d2l(wait=1)", cost="1 forward, 1 backward; a pass over 1,280 images an epoch")
@@ -91,13 +91,15 @@ class D2L(Strategy):
 
     def _dimension(self, whole: WholeSet) -> float:
         """Of the features of some images, in batches of which each is a world of its own."""
-        from torch import randperm
+        from torch import cat, randperm
 
         chosen = randperm(self._size, generator=self._generator)[: _LID_BATCH * _LID_BATCHES]
         features = whole.features(index=chosen)
-        parts = [part for part in features.split(_LID_BATCH) if len(part) > self.neighbours]
-        found = [local_dimension(part, self.neighbours, authors=self.estimator == "authors").mean().item() for part in parts]
-        return sum(found) / len(found)
+        full = len(features) // _LID_BATCH * _LID_BATCH  # of one shape, and so at once; then the rest
+        parts = [features[:full].unflatten(0, (-1, _LID_BATCH))] if full else []
+        parts += [features[full:][None]] if len(features) - full > self.neighbours else []
+        found = cat([local_dimension(part, self.neighbours, authors=self.estimator == "authors").mean(1) for part in parts])
+        return found.mean().item()
 
 
 def risen(before: Sequence[float], now: float) -> bool:
@@ -121,6 +123,7 @@ class Joint(Strategy):
     (asymmetric 0.8, 0.4). The uniform prior supposes classes of one size.
     """
 
+    restarts: ClassVar[bool] = True
     alpha: Annotated[float, Interval("[0, 100]")] = 1.2
     beta: Annotated[float, Interval("[0, 100]")] = 0.8
     kind: Annotated[str, OneOf(("soft", "hard"))] = "soft"

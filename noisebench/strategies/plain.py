@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from ..parameters import Interval, OneOf
 from ..spec import Value
@@ -18,6 +18,8 @@ _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 class Standard(Strategy):
     """Believe every recorded label, trust every example alike."""
 
+    by_example: ClassVar[bool] = True
+
 
 def _complete(values: dict[str, Value]) -> dict[str, Value]:
     return values if values["beta"] is not None else {**values, "beta": _BETA[str(values["kind"])]}
@@ -28,6 +30,7 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
 class Bootstrap(Strategy):
     """Bootstrapping, the target beta y + (1 - beta) q: q the predicted class (hard, beta 0.8) or p itself (soft, beta 0.95)."""
 
+    by_example: ClassVar[bool] = True
     kind: Annotated[str, OneOf(("hard", "soft"))] = "hard"
     beta: Annotated[float | None, Interval("[0, 1]")] = None
 

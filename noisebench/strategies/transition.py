@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _WORST_CONDITION = 1e6
 class _TwoStages(Strategy):
     """A network on recorded labels for `first` of the run, T by its anchors, and a new network under T."""
 
+    restarts: ClassVar[bool] = True
     first: float
 
     def start(self, facts: Facts) -> None:

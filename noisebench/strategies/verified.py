@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..errors import ConfigError
 from ..parameters import Interval, Share
@@ -79,6 +79,7 @@ class Distill(Strategy):
     Targets share y + (1 - share) p of the teacher, at this temperature; verified ones stay y. first: the teacher's part of the run.
     """
 
+    restarts: ClassVar[bool] = True
     share: Share = 0.5
     first: Share = 0.3
     temperature: Annotated[float, Interval("(0, 100]")] = 1.0

@@ -72,10 +72,12 @@ class Trainer:
         """beside: one on the same device, whose images are shared where they are the same ones."""
         self.task, self.device, self.strategy = task, device, task.strategy
         if beside and all(_same_memory(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
-            self.train, self.test = beside.train, beside.test
+            train, test = beside.train, beside.test
         else:
-            self.train = Pixels(task.images, Normalisation.of(task.images), device, task.recipe.crop)
-            self.test = Pixels(task.test_images, self.train.normalise, device)
+            train = Pixels(task.images, Normalisation.of(task.images), device, task.recipe.crop)
+            test = Pixels(task.test_images, train.normalise, device)
+        self.train: Pixels = train
+        self.test: Pixels = test
         self.val = None if task.val_images is None else Pixels(task.val_images, self.train.normalise, device)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
@@ -86,13 +88,13 @@ class Trainer:
         self.optimizer = SGD([*({"params": list(network.parameters())} for network in self.networks), *own], task.recipe)
         self.schedule = read_schedule(task.recipe.schedule)
         self.epoch = self.step = 0  # epochs done; steps done of the next one
-        self._since = 0  # the epoch from which the schedule counts
+        self.since = 0  # the epoch from which the schedule counts
         self._running = False
         self._begin_epoch()
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self._batches)
+        return len(self.batches)
 
     def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochEnd:
         """The rest of the current epoch. `on_step` is called between steps; what it raises leaves a whole state.
@@ -123,7 +125,7 @@ class Trainer:
 
     def restart(self) -> None:
         """New networks, an optimiser without memory, and the schedule from its beginning over what is left (strategies' WholeSet)."""
-        self._since = self.epoch
+        self.since = self.epoch
         for number, network in enumerate(self.networks):
             network.load_state_dict(self._network(number, self.epoch).state_dict())
         self.optimizer.forget()
@@ -142,9 +144,9 @@ class Trainer:
             "randomness": self._current_randomness() if self._running else self._randomness,
             "epoch": self.epoch,
             "step": self.step,
-            "since": self._since,
-            "costs": self._costs,
-            "predicted": self._predicted,
+            "since": self.since,
+            "costs": self.costs,
+            "predicted": self.predicted,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,11 +155,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         _restore(self.strategy.state, state["strategy"])
         self.generator.set_state(state["generator"].cpu())
-        self.epoch, self.step, self._since = state["epoch"], state["step"], state["since"]
+        self.epoch, self.step, self.since = state["epoch"], state["step"], state["since"]
         self._begin_epoch()
         self._randomness = [saved.cpu() for saved in state["randomness"]]
-        self._costs.copy_(state["costs"])
-        self._predicted.copy_(state["predicted"])
+        self.costs.copy_(state["costs"])
+        self.predicted.copy_(state["predicted"])
 
     def _network(self, number: int, *since: int) -> nn.Module:
         """A network as it begins; after a restart another one."""
@@ -170,13 +172,11 @@ class Trainer:
         recipe = self.task.recipe
         seed = derived_seed(self.task.seed, _EPOCH, self.epoch)
         plan = Plan.draw(len(self.train), self.strategy.views, recipe.crop, recipe.flip, torch.Generator().manual_seed(seed))
-        self._plan = plan.to(self.device)
-        self._batches = self._plan.batches(recipe.batch_size)
-        self._costs = torch.zeros(len(self._batches), device=self.device)
-        self._predicted = torch.full_like(self.labels, -1)
-        with torch.random.fork_rng(self._cuda):
-            torch.manual_seed(seed)
-            self._randomness = self._current_randomness()
+        self.plan = plan.to(self.device)
+        self.batches = self.plan.batches(recipe.batch_size)
+        self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
+        self.predicted: Tensor = torch.full_like(self.labels, -1)
+        self._randomness = [torch.Generator(device).manual_seed(seed).get_state() for device in ("cpu", *self._cuda)]
 
     @property
     def _cuda(self) -> list[torch.device]:
@@ -202,10 +202,10 @@ class Trainer:
     def end_training(self) -> None:
         """After an epoch's last step: the strategy looks at the whole set, before the test set is looked at, since it may roll
         the networks back. Raises RunFailed at a cost that was not finite, naming the step."""
-        bad = (~self._costs.isfinite()).nonzero()
+        bad = (~self.costs.isfinite()).nonzero()
         if len(bad):
             step = int(bad[0]) + 1
-            raise RunFailed(f"the cost became {self._costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
+            raise RunFailed(f"the cost became {self.costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
         self._lr_factor = self.lr_factor(self.step - 1)
         self.epoch, self.step = self.epoch + 1, 0
         self.strategy.between(self.epoch, self)
@@ -215,17 +215,16 @@ class Trainer:
         if not test.isfinite().all():
             raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
         val = None if self.val is None else self.predict(self.val).cpu().numpy()
-        lr, cost = self._lr_factor * self.task.recipe.lr, self._costs.mean().item()
-        end = EpochEnd(self.epoch, lr, cost, self._predicted.cpu().numpy(), test.cpu().numpy(), val)
+        lr, cost = self._lr_factor * self.task.recipe.lr, self.costs.mean().item()
+        end = EpochEnd(self.epoch, lr, cost, self.predicted.cpu().numpy(), test.cpu().numpy(), val)
         self._begin_epoch()
         return end
 
     def batch(self) -> Batch:
         """The examples of the next step, as the strategy wants them."""
-        index, plan = self._batches[self.step], self._plan
+        index, views = self.batches[self.step], range(self.strategy.views)
         at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
-        flips = [None if plan.flips is None else plan.flips[view, at] for view in range(self.strategy.views)]
-        images = tuple(self.train.augmented(index, plan.shifts[view, at], flips[view]) for view in range(self.strategy.views))
+        images = tuple(self.train.augmented(index, *self.plan.augmentation(view, at)) for view in views)
         labels = self.labels[index]
         return self.strategy.prepare(Batch(images, labels, index, labels, self.epoch + 1, self.generator))
 
@@ -244,14 +243,14 @@ class Trainer:
 
     def count(self, objective: Tensor, predicted: Tensor) -> None:
         """A step was made: its cost, and the classes (B,) predicted in passing."""
-        self._costs[self.step] = objective
-        self._predicted[self._batches[self.step]] = predicted
+        self.costs[self.step] = objective
+        self.predicted[self.batches[self.step]] = predicted
         self.step += 1
 
     def lr_factor(self, step: int) -> float:
         """The share of the learning rate at a step of this epoch."""
-        done = self.epoch - self._since + step / self.steps_per_epoch
-        return learning_rate_factor(self.schedule, done, self.task.recipe.epochs - self._since)
+        done = self.epoch - self.since + step / self.steps_per_epoch
+        return learning_rate_factor(self.schedule, done, self.task.recipe.epochs - self.since)
 
     def _step(self) -> None:
         for network in self.networks:

@@ -1,0 +1,159 @@
+"""Several runs at once, in the places of one pack; each ends as it would by itself: finished, stopped or failed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from .datasets import Images
+from .errors import NoisebenchError, RunFailed
+from .losses import LOSSES
+from .plan import Run
+from .record import finish
+from .runfolder import RunFolder
+from .runner import begin, failed, find_device, make_trainer, note
+from .sitting import Conduct, Course, Sitting, interrupted, save
+from .truth import transitions
+
+if TYPE_CHECKING:
+    from .training.pack import Pack
+    from .training.trainer import EpochEnd, Trainer
+
+Tell = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
+"""Told once of each run, by its number: its record, or the error that it ended in."""
+
+_CHECKPOINT_EVERY = 30.0  # seconds
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run of a pack. number: what it is called in what is told of it."""
+
+    number: int
+    run: Run
+    images: Images
+    folder: RunFolder
+    conduct: Conduct
+
+
+@dataclass
+class _Lane:
+    wanted: Wanted
+    trainer: Trainer
+    course: Course
+
+    @property
+    def place(self) -> tuple[int, int, int, int]:
+        """What runs of one pack must have in common: where they stand, and how wide the pack is."""
+        return (self.course.packed, self.trainer.epoch, self.trainer.step, self.trainer.since)
+
+
+def execute_together(wanted: Sequence[Wanted], width: int, device: str, tell: Tell) -> None:
+    """Train all to the end. A run that was interrupted goes on as wide as it began, beside those that stand where it stands."""
+    with ExitStack() as claims:
+        lanes = list(_begun(wanted, width, device, claims, tell))
+        for _, group in groupby(sorted(lanes, key=lambda lane: lane.place), key=lambda lane: lane.place):
+            _train(list(group), device, tell)
+
+
+def _begun(wanted: Sequence[Wanted], width: int, device: str, claims: ExitStack, tell: Tell) -> Iterator[_Lane]:
+    """A lane of each run that is not finished, claimed and put to where it was left."""
+    first: Trainer | None = None
+    for each in wanted:
+        try:
+            claims.enter_context(each.folder.claimed())
+            if each.folder.result.exists() and not each.conduct.anew:
+                tell(each.number, each.folder.record())
+                continue
+            lane = _lane(each, width, device, first)
+        except NoisebenchError as error:
+            tell(each.number, error)
+            continue
+        first = first or lane.trainer
+        yield lane
+
+
+def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None = None) -> _Lane:
+    course = begin(wanted.run, wanted.folder, wanted.conduct, find_device(device), width)
+    trainer = make_trainer(wanted.run, wanted.images, device, beside=beside)
+    Sitting(wanted.run, wanted.folder, wanted.conduct, course).take_up(trainer)
+    return _Lane(wanted, trainer, course)
+
+
+def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
+    """Those that stand at the same step, to their ends. Where something throws, each goes on alone, and who threw it fails."""
+    from .training.pack import Pack
+
+    try:
+        pack = Pack([lane.trainer for lane in lanes], lanes[0].course.packed, [kind_of_step(lane.wanted.run) for lane in lanes])
+        for lane in _followed(pack, lanes, tell):
+            run, images, folder = lane.wanted.run, lane.wanted.images, lane.wanted.folder
+            tell(lane.wanted.number, finish(run, images, folder, lane.trainer, lane.course))
+    except _Stopped:
+        return
+    except Exception as error:  # whatever a loss, a strategy or a device throws fails its run alone
+        if len(lanes) == 1:
+            tell(lanes[0].wanted.number, failed(lanes[0].wanted.run, lanes[0].wanted.folder, error))
+            return
+        for lane in lanes:
+            if not lane.wanted.folder.result.exists() and not lane.wanted.folder.error.exists():
+                _train([_lane(lane.wanted, lane.course.packed, device)], device, tell)
+
+
+def kind_of_step(run: Run) -> str:
+    """What two runs have in common whose labels cost the same for the same logits: loss and strategy, and T where it has one."""
+    words = {value for call in LOSSES.calls(run.loss) for key, value in call.kwargs if key == "T"}
+    tables = {word: table.tolist() for word, table in transitions(run.manifest, run.loss).items() if word in words}
+    return f"{run.loss}, {run.strategy}, {tables}"
+
+
+class _Stopped(Exception):
+    """All runs of a pack were saved and told of."""
+
+
+def _followed(pack: Pack, lanes: list[_Lane], tell: Tell) -> list[_Lane]:
+    """The pack epoch by epoch to its end; the runs that did not fail on the way. Raises _Stopped."""
+    watch = _Watch(lanes, tell)
+    while watch.lanes and pack.first.epoch < pack.first.task.recipe.epochs:
+        begun, before = time.monotonic(), pack.first.step
+        ends = pack.run_epoch(watch.on_step)
+        seconds = (time.monotonic() - begun) / len(ends)
+        share = 1 - before / pack.first.steps_per_epoch
+        watch.lanes = [lane for lane, end in zip(watch.lanes, ends, strict=True) if _noted(lane, end, seconds, share, tell)]
+    return watch.lanes
+
+
+def _noted(lane: _Lane, end: EpochEnd | RunFailed, seconds: float, share: float, tell: Tell) -> bool:
+    """Write down an epoch, or that the run failed in it; whether it goes on. seconds: its part of them; share: of a whole epoch."""
+    wanted, course = lane.wanted, lane.course
+    if isinstance(end, RunFailed):
+        tell(wanted.number, failed(wanted.run, wanted.folder, end))
+        return False
+    course.end, course.seconds = end, course.seconds + seconds
+    note(wanted.run, wanted.images, course, wanted.conduct, seconds / share)
+    return True
+
+
+class _Watch:
+    """Between two steps: save the runs now and then, and when asked to stop."""
+
+    def __init__(self, lanes: list[_Lane], tell: Tell) -> None:
+        self.lanes = lanes
+        self._tell, self._saved = tell, time.monotonic()
+
+    def on_step(self) -> None:
+        """Raises _Stopped."""
+        stopped = any(lane.wanted.conduct.stop() for lane in self.lanes)
+        if not stopped and time.monotonic() - self._saved <= _CHECKPOINT_EVERY:
+            return
+        self._saved = time.monotonic()
+        for lane in self.lanes:
+            save(lane.wanted.folder, lane.trainer, lane.course)
+            if stopped:
+                self._tell(lane.wanted.number, interrupted(lane.trainer))
+        if stopped:
+            raise _Stopped

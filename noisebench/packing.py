@@ -1,0 +1,66 @@
+"""Which runs of a suite train together as one network, and who goes with whom. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .agenda import Item
+from .backbones import pack_width
+from .losses import LOSSES
+from .losses.catalogue import is_penalty
+from .plan import Run
+from .strategies import STRATEGIES
+
+_FEWEST = 4  # runs of one kind in a suite, from which on they are packed: the places of a pack cost, taken or not
+
+
+@dataclass(frozen=True)
+class Load:
+    """Runs that a worker does at once, one network of `width` places; a width of 1 is a run by itself."""
+
+    items: tuple[Item, ...]
+    width: int
+
+
+def kind_of(run: Run) -> str | None:
+    """What runs that may go together have in common; None for one that trains by itself.
+
+    They differ in seed, labels, loss and strategy alone. By themselves train: networks that fill a processor alone; strategies of
+    several networks or views, of parameters of their own, or that begin anew with new networks; penalties on the parameters; a run
+    that has to estimate its noise first.
+    """
+    strategy = STRATEGIES[run.strategy.name].build  # type: ignore[union-attr]
+    alone = run.estimated or any(is_penalty(call) for call in LOSSES.calls(run.loss)) or not strategy.in_step()  # type: ignore[attr-defined]
+    if pack_width(run.model) == 1 or alone:
+        return None
+    training = int(run.manifest.in_training.sum())
+    data = [run.dataset.name, run.data_sha256, run.source_sha256, training, len(run.manifest.labels)]
+    return json.dumps([data, run.model, run.recipe.asdict(), run.precision], sort_keys=True)
+
+
+def loads(items: Sequence[Item], todo: Sequence[Item], width: int | None = None) -> list[Load]:
+    """What is to be done, those of one loss and strategy side by side. items: the whole suite, which alone decides who is packed, so
+    that a run that was interrupted goes on as it began. width: of all packs; by default each network's own."""
+    kinds = {id(item): kind_of(item.run) for item in items}
+    counts = Counter(kinds.values())
+    packed: dict[str, list[Item]] = {}
+    found = []
+    for item in todo:
+        kind = kinds[id(item)]
+        if kind is None or counts[kind] < _FEWEST or width == 1:
+            found.append(Load((item,), 1))
+        else:
+            packed.setdefault(kind, []).append(item)
+    return [*(load for group in packed.values() for load in _shared_out(group, width or pack_width(group[0].run.model))), *found]
+
+
+def _shared_out(items: list[Item], width: int) -> list[Load]:
+    """As few packs as possible, of even size."""
+    ordered = sorted(items, key=lambda item: (str(item.run.strategy), str(item.run.loss)))
+    count = -(-len(ordered) // width)
+    cuts = [len(ordered) * number // count for number in range(count + 1)]
+    return [Load(tuple(ordered[start:end]), width) for start, end in pairwise(cuts)]

@@ -1,0 +1,150 @@
+"""What is written of a run: a line an epoch, and at the end its predictions, weights and record. Holds what the loop must not see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import metrics
+from .datasets import Images
+from .environment import environment
+from .estimates import Estimates
+from .manifest import LARGEST_T, Manifest
+from .plan import Run
+from .predictions import Predictions
+from .runfolder import SCHEMA, RunFolder
+from .sitting import Course, Progress
+from .storing import write_whole
+from .warmup import warmup_epochs
+
+if TYPE_CHECKING:
+    import torch
+
+    from .training.trainer import EpochEnd, Trainer
+
+_MEAN_OF_LAST = 10  # epochs
+
+
+def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, Any]:
+    """One line of metrics.csv. The training columns are what the network said in passing, on augmented images."""
+    manifest, training = run.manifest, run.manifest.in_training
+    seen = end.train_predicted >= 0
+    predicted, recorded, clean = end.train_predicted[seen], manifest.labels[training][seen], manifest.truth[training][seen]
+    known = clean >= 0
+    return {
+        "epoch": end.epoch,
+        "lr": end.lr,
+        "loss": end.loss,
+        "train_recorded": metrics.accuracy(predicted, recorded),
+        "train_clean": metrics.accuracy(predicted[known], clean[known]),
+        "memorised": metrics.memorised(predicted, recorded, clean),
+        **({} if end.val_log_p is None else {"val_recorded": metrics.accuracy(end.val_log_p.argmax(1), manifest.labels[~training])}),
+        "test_acc": metrics.accuracy(end.test_log_p.argmax(1), images.test_labels),
+        "seconds": round(seconds, 4),
+    }
+
+
+def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progress:
+    """What is said after an epoch that took so many seconds."""
+    rate = int((end.train_predicted >= 0).sum()) / max(seconds, 1e-9)
+    line = course.history[-1]
+    return Progress(end.epoch, run.recipe.epochs, end.loss, line["test_acc"], line["memorised"], course.seconds, rate)
+
+
+def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course) -> dict[str, Any]:
+    """Write all that a finished run leaves; its record."""
+    manifest, end = run.manifest, course.end
+    assert end is not None, "a run that is finished has ended an epoch"
+    train = Predictions.of(_of_all(manifest, trainer, end), manifest.labels, manifest.truth)
+    test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
+    labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
+    arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
+    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, "in_training": manifest.in_training})
+    _write_weights(folder.weights, trainer)
+    folder.write_history(course.history)
+    record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.in_training))
+    if course.found is not None:
+        record["estimates"] = _beside_truth(run, course.found)
+    folder.write_json(folder.result, record)
+    folder.resume.unlink(missing_ok=True)
+    return {**record, "path": str(folder.path)}
+
+
+def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
+    """What the run found out, and what was true where that is known."""
+    empirical = run.manifest.empirical_transition.round(6).tolist() if run.manifest.known else None
+    few = run.dataset.num_classes <= LARGEST_T
+    values = {
+        "rate": {"estimate": found.rate, "truth": run.manifest.meta["realised_rate"]},
+        "transition": {"estimate": found.transition.round(6).tolist(), "truth": empirical} if few else {},
+    }
+    return {fact: values[fact] for fact in run.estimated}
+
+
+def _of_all(manifest: Manifest, trainer: Trainer, end: EpochEnd) -> np.ndarray:
+    """log_p (N, K) of every example of the manifest, those held out too, in its order."""
+    log_p: np.ndarray = trainer.predict(trainer.train).cpu().numpy()
+    if end.val_log_p is None:
+        return log_p
+    together, training = np.empty((len(manifest.labels), log_p.shape[1]), log_p.dtype), manifest.in_training
+    together[training], together[~training] = log_p, end.val_log_p
+    return together
+
+
+def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any]) -> dict[str, Any]:
+    meta, curve = run.manifest.meta, [line["test_acc"] for line in course.history]
+    test_acc = {
+        "last": evaluated["test"]["top1"],
+        "mean_last10": float(np.mean(curve[-_MEAN_OF_LAST:])),
+        "at_noisy_val": _at_best_val(course.history),
+        "best": max(curve),
+    }
+    return {
+        "schema": SCHEMA,
+        "key": run.key,
+        "title": run.title,
+        "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
+                 "classes": list(run.dataset.classes)},
+        "noise": {"text": meta["noise"], "seed": run.manifest.noise_seed, "nominal_rate": meta["nominal_rate"],
+                  "realised_rate": meta["realised_rate"], "labels_sha256": meta["labels_sha256"],
+                  "manifest_sha256": run.manifest.identity,
+                  "held_out": run.manifest.held_out, "known": run.manifest.known, "source_sha256": run.source_sha256,
+                  **{key: meta[key] for key in ("convention", "source") if key in meta}},
+        "method": run.method,
+        "loss": str(run.loss),
+        "strategy": str(run.strategy),
+        "model": {"name": run.model, "parameters": sum(p.numel() for p in trainer.networks[0].parameters())},
+        "recipe": {"name": run.recipe_name, **run.recipe.asdict()},
+        "seed": run.seed,
+        "precision": run.precision,
+        "oracle": run.oracle,
+        "versions": run.config["versions"],
+        "metrics": {"test_acc": test_acc, "memorised": evaluated["train"]["memorised"], **evaluated},
+        "expected": {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test},
+        "seconds": course.seconds,
+        "images_per_second": (run.recipe.epochs + warmup_epochs(run)) * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
+        "environment": {**environment(), **_device_facts(trainer.device), "packed": course.packed},
+    }  # fmt: skip
+
+
+def _at_best_val(history: list[dict[str, Any]]) -> float | None:
+    """Test accuracy at the first epoch with the best accuracy on held-out recorded labels; None without these."""
+    if "val_recorded" not in history[0]:
+        return None
+    return float(max(history, key=lambda line: line["val_recorded"])["test_acc"])
+
+
+def _device_facts(device: torch.device) -> dict[str, Any]:
+    import torch
+
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "threads": torch.get_num_threads()}
+
+
+def _write_weights(path: Path, trainer: Trainer) -> None:
+    from safetensors.torch import save
+
+    state = {f"network{i}.{k}": v.contiguous().cpu() for i, n in enumerate(trainer.networks) for k, v in n.state_dict().items()}
+    write_whole(path, lambda file: file.write(save(state)))

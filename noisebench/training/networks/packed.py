@@ -1,0 +1,139 @@
+"""Networks of one shape as one: every layer computes for all of them at once, each with its own weights.
+
+Images go through as (B, R * C, H, W), R networks beside each other in the channels; rows as (R, B, D). The weights of the
+single networks become views of the packed ones, so that each still is a network of its own: to save, to load, to predict with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def pack_networks(networks: Sequence[nn.Module]) -> nn.Module:
+    """A module (B, R * C, H, W) -> logits (R, B, K), whose parameters the networks from now on are views of.
+
+    Raises TypeError for a network with a layer that cannot be packed.
+    """
+    packed = deepcopy(networks[0])
+    for path, layer in networks[0].named_modules():
+        if not any(True for _ in layer.children()):
+            layers = [network.get_submodule(path) for network in networks]
+            packed.set_submodule(path, _packed(layers))
+    return packed
+
+
+def _packed(layers: list[Any]) -> nn.Module:
+    kind = type(layers[0])
+    if kind in _SHARED:
+        return deepcopy(layers[0])
+    if kind not in _PACKED:
+        raise TypeError(f"{kind.__name__} layers cannot be packed")
+    made: nn.Module = _PACKED[kind](layers)
+    return made
+
+
+def _stacked(layers: list[Any], name: str) -> Tensor:
+    """One tensor (R, ...) of all layers' own, which become views of it."""
+    together = torch.stack([getattr(layer, name).detach() for layer in layers])
+    for number, layer in enumerate(layers):
+        getattr(layer, name).data = together[number]
+    return together
+
+
+class PackedFlatten(nn.Module):
+    """(B, R * C, H, W) -> (R, B, C * H * W)."""
+
+    def __init__(self, layers: list[nn.Flatten]) -> None:
+        super().__init__()
+        self.count = len(layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.unflatten(1, (self.count, -1)).transpose(0, 1).flatten(2)
+
+
+class PackedLinear(nn.Module):
+    """(R, B, D) -> (R, B, out)."""
+
+    def __init__(self, layers: list[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_stacked(layers, "weight"))
+        self.bias = nn.Parameter(_stacked(layers, "bias"))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        kind = rows.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+        out: Tensor = _Affine.apply(rows.to(dtype), self.weight, self.bias)
+        return out
+
+
+class _Affine(torch.autograd.Function):
+    """x W' + b for stacks of each, in x's dtype. The gradient of W comes as W lies in memory, which torch's own does not."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weight = weight.to(rows.dtype)
+        ctx.save_for_backward(rows, weight)
+        return torch.baddbmm(bias.to(rows.dtype).unsqueeze(1), rows, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        (grad,) = grads
+        rows, weight = ctx.saved_tensors
+        of_rows = torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None
+        return of_rows, torch.bmm(grad.transpose(1, 2), rows).float(), grad.float().sum(1)
+
+
+class PackedConv2d(nn.Module):
+    """(B, R * C, H, W) -> (B, R * out, H', W'), as one convolution in groups."""
+
+    def __init__(self, layers: list[nn.Conv2d]) -> None:
+        super().__init__()
+        first = layers[0]
+        self.weight = nn.Parameter(_stacked(layers, "weight"))
+        self.bias = None if first.bias is None else nn.Parameter(_stacked(layers, "bias"))
+        self.stride, self.padding, self.dilation, self.groups = first.stride, first.padding, first.dilation, first.groups
+
+    def forward(self, images: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.flatten()
+        groups = self.groups * len(self.weight)
+        return functional.conv2d(images, self.weight.flatten(0, 1), bias, self.stride, self.padding, self.dilation, groups)
+
+
+class PackedBatchNorm(nn.Module):
+    """Batch norm whose statistics are each network's own: over (B, R * C, H, W), or over (R, B, D)."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, layers: list[nn.BatchNorm1d | nn.BatchNorm2d]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(_stacked(layers, "weight"))
+        self.bias = nn.Parameter(_stacked(layers, "bias"))
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, _stacked(layers, name))
+        self.momentum, self.eps = layers[0].momentum, layers[0].eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.num_batches_tracked += 1
+        beside = x if x.dim() == 4 else x.transpose(0, 1).flatten(1)
+        mean, var, weight, bias = (each.view(-1) for each in (self.running_mean, self.running_var, self.weight, self.bias))
+        out = functional.batch_norm(beside, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps)
+        return out if x.dim() == 4 else out.unflatten(1, (len(x), -1)).transpose(0, 1)
+
+
+_SHARED = (nn.ReLU, nn.Identity, nn.MaxPool2d, nn.AdaptiveAvgPool2d)
+_PACKED: dict[type[nn.Module], Callable[[list[Any]], nn.Module]] = {
+    nn.Flatten: PackedFlatten,
+    nn.Linear: PackedLinear,
+    nn.Conv2d: PackedConv2d,
+    nn.BatchNorm1d: PackedBatchNorm,
+    nn.BatchNorm2d: PackedBatchNorm,
+}

@@ -1,0 +1,171 @@
+"""Several trainings of one shape in lockstep, their networks as one: a small network alone leaves a processor idle.
+
+Each stays a Trainer of its own, with its own order, noise, statistics, strategy and checkpoint; only the passes through
+the network and the steps of the optimiser are made together. The width is fixed: places that no training takes are filled, so
+that all computations have the shape they always have and no training depends on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ..errors import RunFailed
+from ..strategies import Batch
+from .networks.packed import pack_networks
+from .optimizer import SGD
+from .pixels import Pixels
+from .trainer import EpochEnd, Trainer
+
+_VECTOR = 64  # numbers: a tensor of a multiple of these is worked off in full vectors, without a rest that rounds otherwise
+
+
+class Pack:
+    """Trainings in lockstep. All have the same data shapes, network, recipe and precision, and stand at the same step.
+
+    kinds: a text for each; neighbours of the same have the same loss and strategy.
+    """
+
+    def __init__(self, trainers: Sequence[Trainer], width: int, kinds: Sequence[str] = ()) -> None:
+        assert 0 < len(trainers) <= width and len({(t.epoch, t.step, t.since) for t in trainers}) == 1
+        self._all = list(trainers)
+        self._kinds: list[object] = list(kinds) or [object() for _ in trainers]
+        self.places = list(range(len(trainers)))  # of the trainings that go on
+        networks = [trainer.networks[0] for trainer in trainers]
+        networks += [deepcopy(networks[0]) for _ in range(width - len(trainers))]
+        self.network = pack_networks(networks).train()
+        self.optimizer = SGD([{"params": list(self.network.parameters())}], self.first.task.recipe)
+        self._join_velocities()
+        filled = [*trainers, *[trainers[0]] * (width - len(trainers))]
+        self._labels = torch.stack([trainer.labels for trainer in filled])
+        self._filled = filled
+        self._begin_epoch()
+
+    @property
+    def trainers(self) -> list[Trainer]:
+        """Those that go on."""
+        return [self._all[place] for place in self.places]
+
+    @property
+    def first(self) -> Trainer:
+        return self._all[self.places[0]]
+
+    def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> list[EpochEnd | RunFailed]:
+        """The rest of the current epoch of every training that goes on; one that failed is in it no longer."""
+        while self.first.step < self.first.steps_per_epoch:
+            on_step()
+            self._step()
+        failures = {place: failure for place in self.places if (failure := _failure(self._all[place].end_training))}
+        log_p = self._log_p(self.first.test)
+        ends = [failures.get(place) or self._end(place, log_p[place]) for place in self.places]
+        self.places = [place for place, end in zip(self.places, ends, strict=True) if isinstance(end, EpochEnd)]
+        if self.places:
+            self._begin_epoch()
+        return ends
+
+    def _end(self, place: int, log_p: Tensor) -> EpochEnd | RunFailed:
+        trainer = self._all[place]
+        try:
+            return trainer.end_epoch(trainer.strategy.predict([log_p]))
+        except RunFailed as failure:
+            return failure
+
+    def _join_velocities(self) -> None:
+        """The momenta of each training become views of the joint ones."""
+        (joint,) = self.optimizer.groups
+        for number, together in enumerate(joint.velocities):
+            for place, trainer in enumerate(self._all):
+                own = trainer.optimizer.groups[0].velocities
+                together[place].copy_(own[number])
+                own[number] = together[place]
+
+    def _begin_epoch(self) -> None:
+        going = [trainer if place in self.places else self.first for place, trainer in enumerate(self._filled)]
+        plans = [trainer.plan for trainer in going]
+        self._order = torch.stack([plan.order for plan in plans])
+        self._shifts = torch.stack([plan.shifts[0] for plan in plans])
+        self._flips = None if plans[0].flips is None else torch.stack([plan.flips[0] for plan in plans if plan.flips is not None])
+        self._costs = torch.stack([trainer.costs for trainer in going])
+        self._predicted = torch.stack([trainer.predicted for trainer in going])
+        for place in self.places:
+            self._all[place].costs, self._all[place].predicted = self._costs[place], self._predicted[place]
+        # One call for the runs of one loss and strategy that stand side by side, where the strategy allows it.
+        self._pools = [[place for _, place in group] for _, group in groupby(enumerate(self.places), self._pool)]
+
+    def _pool(self, numbered: tuple[int, int]) -> object:
+        """What places have in common that are worked off together: kind, and no gap between them."""
+        number, place = numbered
+        return (self._kinds[place], place - number) if self._all[place].strategy.by_example else place
+
+    def _step(self) -> None:
+        step, size = self.first.step, self.first.task.recipe.batch_size
+        index = self._order[:, step * size : (step + 1) * size]
+        images = self._images(index, slice(step * size, (step + 1) * size))
+        pools = self._pools if index.shape[1] * self.first.task.num_classes % _VECTOR == 0 else [[place] for place in self.places]
+        batches = [self._batch(pool, index, images) for pool in pools]
+        images = self._prepared(images, pools, batches)
+        with self.first.autocast():
+            logits = self.network(images.transpose(0, 1).flatten(1, 2)).float()
+        objectives = torch.cat([self._objective(pool, batch, logits) for pool, batch in zip(pools, batches, strict=True)])
+        objectives.sum().backward()
+        if self.first.task.recipe.clip:
+            self._clip(self.first.task.recipe.clip)
+        self.optimizer.step(self.first.lr_factor(step))
+        self._costs[self.places, step] = objectives.detach()
+        self._predicted.scatter_(1, index, logits.detach().argmax(2))
+        for trainer in self.trainers:
+            trainer.step += 1
+
+    def _images(self, index: Tensor, at: slice) -> Tensor:
+        """Augmented images (R, B, C, H, W), in one gather."""
+        flips = None if self._flips is None else self._flips[:, at].flatten()
+        return self.first.train.augmented(index.flatten(), self._shifts[:, at].flatten(0, 1), flips).unflatten(0, index.shape)
+
+    def _batch(self, pool: list[int], index: Tensor, images: Tensor) -> Batch:
+        """The examples of one training, or of several that share a loss and a strategy, as the strategy wants them."""
+        own, rows = self._all[pool[0]], slice(pool[0], pool[-1] + 1)
+        labels = self._labels[rows].gather(1, index[rows]).flatten()
+        batch = Batch((images[rows].flatten(0, 1),), labels, index[rows].flatten(), labels, own.epoch + 1, own.generator)
+        return own.strategy.prepare(batch)
+
+    def _objective(self, pool: list[int], batch: Batch, logits: Tensor) -> Tensor:
+        rows = logits[pool[0] : pool[-1] + 1].flatten(0, 1)
+        return self._all[pool[0]].objective(batch, [[rows]], len(pool))
+
+    def _prepared(self, images: Tensor, pools: list[list[int]], batches: list[Batch]) -> Tensor:
+        """The images with those that a strategy changed."""
+        for pool, batch in zip(pools, batches, strict=True):
+            rows = images[pool[0] : pool[-1] + 1]
+            if batch.views[0].data_ptr() != rows.data_ptr():
+                images = images.clone()
+                images[pool[0] : pool[-1] + 1] = batch.views[0].unflatten(0, rows.shape[:2])
+        return images
+
+    def _clip(self, largest: float) -> None:
+        """Each network's gradients by themselves, as nn.utils.clip_grad_norm_ does."""
+        grads = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)
+        shares = (largest / (norms + 1e-6)).clamp_max(1)
+        for grad in grads:
+            grad.mul_(shares.view(-1, *[1] * (grad.dim() - 1)))
+
+    @torch.no_grad()
+    def _log_p(self, pixels: Pixels) -> Tensor:
+        """log_p (R, n, K) of every network."""
+        self.network.eval()
+        with self.first.autocast():
+            logits = [self.network(images.repeat(1, len(self._filled), 1, 1)).float() for images in pixels.plain()]
+        self.network.train()
+        return torch.cat(logits, 1).log_softmax(2)
+
+
+def _failure(act: Callable[[], None]) -> RunFailed | None:
+    try:
+        act()
+    except RunFailed as failure:
+        return failure
+    return None
