@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import Interrupted, NoisebenchError
+from .errors import Interrupted, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .plan import Run
 from .runfolder import RunFolder
@@ -77,9 +77,10 @@ class Sitting:
         """One training, taken up again where it was interrupted. `note` is told, after every epoch, its seconds for as many images
         as an epoch has."""
         self.take_up(trainer)
+        run_epoch = _in_its_pack(trainer, self.course.packed) if self.course.packed > 1 else trainer.run_epoch
         while trainer.epoch < trainer.task.recipe.epochs:
             begun, before = time.monotonic(), trainer.step
-            end = trainer.run_epoch(lambda: self._on_step(trainer))
+            end = run_epoch(lambda: self._on_step(trainer))
             self.course.seconds, self.course.end = self.clock.spent, end
             whole = trainer.steps_per_epoch / (trainer.steps_per_epoch - before)
             note((time.monotonic() - begun) * whole)
@@ -110,6 +111,21 @@ class Sitting:
             return left
         after = FOLDS - 1 - len(self.course.folds)
         return left + trainer.steps_per_epoch * (after * trainer.task.recipe.epochs + FOLDS / (FOLDS - 1) * self.run.recipe.epochs)
+
+
+def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]], EpochEnd]:
+    """The epochs of a run that began in a pack and goes on by itself: in a pack still, whose other places are filled."""
+    from .training.pack import Pack
+
+    pack = Pack([trainer], width)
+
+    def run_epoch(on_step: Callable[[], object]) -> EpochEnd:
+        (end,) = pack.run_epoch(on_step)
+        if isinstance(end, RunFailed):
+            raise end
+        return end
+
+    return run_epoch
 
 
 def interrupted(trainer: Trainer, of_what: str = "") -> Interrupted:

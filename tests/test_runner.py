@@ -34,7 +34,7 @@ class Desk:
 
     def plan(self, noise: str = "symmetric(rate=0.4)", **wish: object) -> Run:
         manifest, _ = self.workspace.make(self.dataset, LabelWish(noise))
-        return plan_run(Wish(**{"changes": SHORT, **wish}), self.dataset, manifest, self.images.fingerprint)  # type: ignore[arg-type]
+        return plan_run(Wish(**{"changes": SHORT, "precision": "fp32", **wish}), self.dataset, manifest, self.images.fingerprint)  # type: ignore[arg-type]
 
     def folder(self, run: Run) -> RunFolder:
         return RunFolder(self.workspace.runs / run.folder_name)
@@ -141,7 +141,7 @@ def test_a_nan_fails_the_run_naming_step_and_method(desk: Desk) -> None:
 
 def test_a_failed_run_is_tried_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     run = desk.plan()
-    monkeypatch.setattr(runner, "_finish", lambda *anything: 1 / 0)
+    monkeypatch.setattr(runner, "finish", lambda *anything: 1 / 0)
     with pytest.raises(RunFailed, match="ZeroDivisionError"):
         desk.execute(run)
     monkeypatch.undo()

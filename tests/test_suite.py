@@ -10,7 +10,7 @@ import yaml
 
 from noisebench.agenda import make_agenda, select
 from noisebench.errors import ConfigError, UnknownName
-from noisebench.executors.job import Job, Place
+from noisebench.executors.job import Place, bundles
 from noisebench.executors.local import LocalPool
 from noisebench.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.workspace import Workspace
@@ -152,9 +152,9 @@ def agenda(workspace: Workspace) -> list:
 
 
 def run_all(workspace: Workspace, device: str = "cpu") -> list:
-    jobs = [Job.of(number, item) for number, item in enumerate(agenda(workspace))]
+    items = agenda(workspace)
     pool = LocalPool(Place(str(workspace.root), str(workspace.data_dir), True, (), device), 1)
-    return [event for event in pool.run(jobs) if event.kind != "progress"]
+    return [event for event in pool.run(bundles(items, items)) if event.kind != "progress"]
 
 
 def test_workers_finish_every_run_and_the_agenda_knows(finished: Workspace) -> None:
@@ -203,8 +203,7 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
     write(tmp_path, text)
     workspace = Workspace(tmp_path)
     items = make_agenda(workspace, find_suite("tiny", tmp_path)[1])
-    jobs = [Job.of(number, item) for number, item in enumerate(items)]
     pool = LocalPool(Place(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"), 1)
-    kinds = {event.number: event.kind for event in pool.run(jobs) if event.kind != "progress"}
+    kinds = {event.number: event.kind for event in pool.run(bundles(items, items)) if event.kind != "progress"}
     assert kinds == {0: "done", 1: "done", 2: "done", 3: "done", 4: "failed", 5: "failed"}
     assert "died (SIGABRT)" in items[4].folder.error.read_text()

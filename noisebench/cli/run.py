@@ -79,21 +79,18 @@ def _failed_code(failed: int, options: Globals) -> int:
 def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: list[Item], manner: _Manner) -> int:
     """Run all items; the number of failed ones. Raises Interrupted when stopped."""
     from ..errors import Interrupted
-    from ..executors.job import Bundle, Job, Place
+    from ..executors.job import Place, bundles
     from ..executors.local import LocalPool, default_jobs
     from ..executors.signals import StopSignals
-    from ..packing import loads
     from .grid import GridProgress
 
-    packs = loads(items, todo)
-    count = manner.jobs or default_jobs(len(packs))
+    work = bundles(items, todo)
+    count = manner.jobs or default_jobs(len(work))
     place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume)
     pool = LocalPool(place, count)
-    numbers = {id(item): number for number, item in enumerate(todo)}
-    bundles = [Bundle(tuple(Job.of(numbers[id(item)], item) for item in load.items), load.width) for load in packs]
     kinds: Counter[str] = Counter()
     with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid:
-        for event in pool.run(bundles, lambda: signals.stopped):
+        for event in pool.run(work, lambda: signals.stopped):
             grid.update(event)
             kinds[event.kind] += 1
             if event.kind == "failed" and manner.fail_fast:

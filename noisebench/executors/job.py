@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..agenda import Item
+from ..packing import loads
 from ..suite import SuiteRun
 
 
@@ -60,6 +62,12 @@ class Bundle:
     def read(cls, line: str) -> Bundle:
         content = json.loads(line)
         return cls(tuple(Job.of_content(job) for job in content["jobs"]), content["width"])
+
+
+def bundles(items: Sequence[Item], todo: Sequence[Item]) -> list[Bundle]:
+    """What is to be done of a suite, each job numbered by its place in `todo`."""
+    numbers = {id(item): number for number, item in enumerate(todo)}
+    return [Bundle(tuple(Job.of(numbers[id(item)], item) for item in load.items), load.width) for load in loads(items, todo)]
 
 
 @dataclass(frozen=True)

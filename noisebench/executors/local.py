@@ -33,7 +33,7 @@ def default_jobs(count: int) -> int:
 
 
 class LocalPool:
-    """`jobs` workers. A worker that dies fails its run alone and is replaced."""
+    """`jobs` workers. A worker that dies is replaced, and fails the run alone that it died of."""
 
     def __init__(self, place: Place, jobs: int) -> None:
         self.place, self.jobs = place, jobs
@@ -101,8 +101,7 @@ class LocalPool:
                     return
                 ends = self._listen(process, bundle) if self._tell(process, bundle.line()) else {}
                 left = [job for job in bundle.jobs if job.number not in ends]
-                for job in left:
-                    self._events.put(self._death(process, job))
+                self._bury(process, left, bundle)
                 again = [job for job in bundle.jobs if job.number in ends and ends[job.number].kind == "interrupted"]
                 if again and not self._stopping.is_set():  # somebody stopped this worker alone: its runs go on in another
                     self._todo.put(Bundle(tuple(again), bundle.width))
@@ -139,6 +138,14 @@ class LocalPool:
             if event.kind != "interrupted":
                 self._events.put(event)
         return ends
+
+    def _bury(self, process: subprocess.Popen[str], left: list[Job], bundle: Bundle) -> None:
+        """What becomes of the jobs that a worker died over: of several each is tried once more, alone; one has failed."""
+        for job in left:
+            if len(bundle.jobs) > 1 and not self._stopping.is_set():
+                self._todo.put(Bundle((job,), bundle.width))
+            else:
+                self._events.put(self._death(process, job))
 
     def _death(self, process: subprocess.Popen[str], job: Job) -> Event:
         """What is said of a job whose worker ended without a word."""

@@ -176,7 +176,7 @@ class Trainer:
         self.batches = self.plan.batches(recipe.batch_size)
         self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
         self.predicted: Tensor = torch.full_like(self.labels, -1)
-        self._randomness = [torch.Generator(device).manual_seed(seed).get_state() for device in ("cpu", *self._cuda)]
+        self._randomness = [torch.Generator(device).manual_seed(seed).get_state() for device in (torch.device("cpu"), *self._cuda)]
 
     @property
     def _cuda(self) -> list[torch.device]:
