@@ -118,19 +118,6 @@ def _shard(text: str) -> tuple[int, None, int]:
     return number - 1, None, count
 
 
-def expected_seconds(item: Item, records: list[dict[str, Any]]) -> float | None:
-    """How long a run should take, from finished ones of the same data, network and recipe, per epoch; None if there are none."""
-    recipe = item.run.recipe
-    like = [
-        record["seconds"] / record["recipe"]["epochs"]
-        for record in records
-        if record["data"]["name"] == item.run.dataset.name
-        and record["model"]["name"] == item.run.model
-        and record["recipe"]["batch_size"] == recipe.batch_size
-    ]
-    return sum(like) / len(like) * recipe.epochs if like else None
-
-
 def manifest_paths(workspace: Workspace, items: Iterable[Item]) -> list[Path]:
     """Write the manifests that the items train on; those that are there must be the same."""
     paths: dict[Path, None] = {}

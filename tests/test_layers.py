@@ -19,7 +19,7 @@ ROWS = (
     {"suite", "runfolder", "workspace", "plan", "agenda", "packing"},
     {"report"},
     {"training"},
-    {"runner", "warmup", "sitting", "record", "lockstep", "executors"},
+    {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors"},
     {"cli"},
 )
 SIDEWAYS = {"noise", "datasets"}  # of the same row, and neither knows the other

@@ -78,11 +78,11 @@ def test_the_first_steps_are_those_of_the_training_alone(model: str, make_traine
     together = [made(make_trainer, number, **settings) for number in (0, 2, 4)]
     pack = Pack(together, WIDTH)
     for _ in range(2):
-        pack._step()
+        pack.make_step()
     for number, trainer in zip((0, 2, 4), together, strict=True):
         alone = made(make_trainer, number, **settings)
         for _ in range(2):
-            alone._step()
+            alone.make_step()
         torch.testing.assert_close(trainer.costs, alone.costs, rtol=1e-4, atol=1e-5)
         for mine, its in zip(weights(trainer), weights(alone), strict=True):
             np.testing.assert_allclose(mine, its, rtol=2e-3, atol=2e-4)

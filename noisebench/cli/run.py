@@ -13,6 +13,7 @@ from .report import emit, make
 
 if TYPE_CHECKING:
     from ..agenda import Item
+    from ..packing import Load
     from ..suite import Suite
     from ..workspace import Workspace
 
@@ -50,11 +51,12 @@ def run(
     make([], found.report.metric, found.report.rows, found.report.cols, [])  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
+    manner = _Manner(jobs, device, not no_resume, fail_fast)
     if dry_run:
-        _show_agenda(name, workspace, items, todo, json=json)
+        _show_agenda(name, options, items, todo, manner, json=json)
         return
     manifest_paths(workspace, todo)
-    failed = _execute(options, workspace, items, todo, _Manner(jobs, device, not no_resume, fail_fast)) if todo else 0
+    failed = _execute(options, workspace, items, todo, manner) if todo else 0
     if not todo:
         say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
     _show_table(found, items, json=json)
@@ -110,26 +112,39 @@ def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:
         emit(tables, "json" if json else "table", shape.metric)
 
 
-def _show_agenda(name: str, workspace: Workspace, items: list[Item], todo: list[Item], *, json: bool) -> None:
-    from ..agenda import expected_seconds
-    from ..executors.local import default_jobs
-    from ..runfolder import read_records, run_folders
+def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], manner: _Manner, *, json: bool) -> None:
+    from ..packing import loads
 
-    records = read_records(run_folders([workspace.runs])) if workspace.runs.is_dir() else []
-    chosen = {id(item) for item in todo}
-    seconds = [expected_seconds(item, records) for item in todo]
-    known = [s for s in seconds if s is not None]
-    total = sum(known) / default_jobs(len(todo)) if known and len(known) == len(seconds) else None
+    work = loads(items, todo)
+    width = {id(item): load.width for load in work for item in load.items}
+    total = _forecast(options, work, manner) if todo else 0.0
     if json:
-        runs = [_summary(item, selected=id(item) in chosen) for item in items]
-        write_json({"suite": name, "runs": runs, "to_run": len(todo), "estimated_seconds": total})
+        runs = [_summary(item, width.get(id(item))) for item in items]
+        write_json({"suite": name, "runs": runs, "to_run": len(todo), "packs": _packs(work), "estimated_seconds": total})
         return
     counts = ", ".join(f"{n} {status}" for status, n in Counter(item.status for item in items).items())
-    estimate = f"about {duration(total)}" if total is not None else "unknown, as no run like these has finished yet" if todo else "none"
-    lines = [f"{item.status if id(item) in chosen else item.status + ' (left out)':14} {item.run.title}: {item.reason}" for item in items]
-    show("\n".join([*lines, f"{len(items)} runs: {counts}; {len(todo)} to run; estimated time: {estimate}"]))
+    lines = [f"{item.status if id(item) in width else item.status + ' (left out)':14} {item.run.title}: {item.reason}" for item in items]
+    together = sum(len(load.items) for load in work if load.width > 1)
+    packs = f", {together} of them in {_packs(work)} packs that train as one network" if together else ""
+    estimate = f"about {duration(total)}" if todo else "none"
+    show("\n".join([*lines, f"{len(items)} runs: {counts}; {len(todo)} to run{packs}; estimated time: {estimate}"]))
 
 
-def _summary(item: Item, *, selected: bool) -> dict[str, Any]:
-    return {"title": item.run.title, "status": item.status, "reason": item.reason, "selected": selected,
-            "folder": str(item.folder.path), "key": item.run.key}  # fmt: skip
+def _packs(work: list[Load]) -> int:
+    return sum(load.width > 1 for load in work)
+
+
+def _forecast(options: Globals, work: list[Load], manner: _Manner) -> float:
+    from ..executors.local import default_jobs
+    from ..forecast import seconds_of_suite
+    from ..runfolder import read_records, run_folders
+
+    workspace = options.open()
+    records = read_records(run_folders([workspace.runs])) if workspace.runs.is_dir() else []
+    return seconds_of_suite(workspace, work, records, manner.jobs or default_jobs(len(work)), manner.device)
+
+
+def _summary(item: Item, width: int | None) -> dict[str, Any]:
+    """width: of the pack, where it is to be run."""
+    return {"title": item.run.title, "status": item.status, "reason": item.reason, "selected": width is not None,
+            "packed": (width or 1) > 1, "folder": str(item.folder.path), "key": item.run.key}  # fmt: skip

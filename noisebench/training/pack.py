@@ -58,7 +58,7 @@ class Pack:
         """The rest of the current epoch of every training that goes on; one that failed is in it no longer."""
         while self.first.step < self.first.steps_per_epoch:
             on_step()
-            self._step()
+            self.make_step()
         failures = {place: failure for place in self.places if (failure := _failure(self._all[place].end_training))}
         log_p = self._log_p(self.first.test)
         ends = [failures.get(place) or self._end(place, log_p[place]) for place in self.places]
@@ -101,7 +101,8 @@ class Pack:
         number, place = numbered
         return (self._kinds[place], place - number) if self._all[place].strategy.by_example else place
 
-    def _step(self) -> None:
+    def make_step(self) -> None:
+        """The next step of every training."""
         step, size = self.first.step, self.first.task.recipe.batch_size
         index = self._order[:, step * size : (step + 1) * size]
         images = self._images(index, slice(step * size, (step + 1) * size))

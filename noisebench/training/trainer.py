@@ -104,7 +104,7 @@ class Trainer:
         with self._own_randomness():
             while self.step < self.steps_per_epoch:
                 on_step()
-                self._step()
+                self.make_step()
         self.end_training()
         return self.end_epoch(self.predict(self.test))
 
@@ -252,7 +252,8 @@ class Trainer:
         done = self.epoch - self.since + step / self.steps_per_epoch
         return learning_rate_factor(self.schedule, done, self.task.recipe.epochs - self.since)
 
-    def _step(self) -> None:
+    def make_step(self) -> None:
+        """The next step of the epoch."""
         for network in self.networks:
             network.train()
         batch = self.batch()

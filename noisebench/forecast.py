@@ -1,0 +1,124 @@
+"""How long what is left of a suite will take: by finished runs of the same sort, else by a few steps of each sort, made here."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .packing import Load
+from .plan import Run
+from .runner import find_device, make_trainer
+from .warmup import warmup_epochs
+from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from .training.pack import Pack
+    from .training.trainer import Trainer
+
+_SHORT = 1.0  # seconds: an epoch that takes no longer is made whole, of a longer one two steps
+_STEPS = 2
+_LONG = 2.0  # seconds: a first step of more, which also warms up, is taken for all
+_SOME = 1024  # test images
+_WRITING = 0.02  # seconds for the files of a run
+
+
+def seconds_of_suite(workspace: Workspace, loads: Sequence[Load], records: Iterable[dict[str, Any]], jobs: int, device: str) -> float:
+    """Seconds until all are done, `jobs` at a time. Makes two epochs or three steps of each sort that no record knows."""
+    known = _per_epoch(records)
+    begun = time.perf_counter()
+    import torch
+
+    start = time.perf_counter() - begun  # which each worker has to wait for once, all at the same time
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // jobs))
+    try:
+        _learn(workspace, loads, known, device)
+    finally:
+        torch.set_num_threads(threads)
+    seconds = [sum(known[_sort(item.run, load.width)] * item.run.recipe.epochs + _WRITING for item in load.items) for load in loads]
+    return start + makespan(seconds, jobs)
+
+
+def makespan(seconds: Iterable[float], jobs: int) -> float:
+    """When the last is done, if each worker takes the next as soon as it is free."""
+    free = [0.0] * jobs
+    for each in seconds:
+        heapq.heappush(free, heapq.heappop(free) + each)
+    return max(free)
+
+
+def _sort(run: Run, width: int) -> tuple[Any, ...]:
+    """What decides how long an epoch takes, near enough."""
+    strategy = run.strategy.name  # type: ignore[union-attr]
+    return (run.dataset.name, run.model, run.recipe.batch_size, run.precision, strategy, width, bool(run.estimated))
+
+
+def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """Seconds an epoch of a run, by sort, the mean over the finished ones."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for record in records:
+        recipe, model = record["recipe"], record["model"]["name"]
+        strategy = record["strategy"].partition("(")[0]
+        width = record.get("environment", {}).get("packed", 1)
+        estimated = "estimates" in record
+        key = (record["data"]["name"], model, recipe["batch_size"], record["precision"], strategy, width, estimated)
+        found.setdefault(key, []).append(record["seconds"] / recipe["epochs"])
+    return {key: sum(values) / len(values) for key, values in found.items()}
+
+
+def _learn(workspace: Workspace, loads: Sequence[Load], known: dict[tuple[Any, ...], float], device: str) -> None:
+    """Measure what is not known yet, of each sort as many runs together as go together."""
+    for load in loads:
+        for sort in dict.fromkeys(_sort(item.run, load.width) for item in load.items):
+            if sort not in known:
+                runs = _of_sort(loads, sort, load.width)
+                # The warm-up of a run that estimates its noise sees as many images as these epochs.
+                warmup = 1 + warmup_epochs(runs[0]) / runs[0].recipe.epochs
+                known[sort] = warmup * _measured(workspace, runs, load.width, device) / len(runs)
+
+
+def _of_sort(loads: Sequence[Load], sort: tuple[Any, ...], width: int) -> list[Run]:
+    """Runs of a sort, of one recipe, that fill a pack."""
+    runs = [item.run for load in loads for item in load.items if _sort(item.run, load.width) == sort]
+    return [run for run in runs if run.recipe == runs[0].recipe][:width]
+
+
+def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) -> float:
+    """Seconds of an epoch of these runs together, after one step or epoch that only warms up."""
+    trainers: list[Trainer] = []
+    for run in runs:
+        images = workspace.training_images(run.dataset, run.manifest)
+        trainers.append(make_trainer(run, images, find_device(device), beside=trainers[0] if trainers else None))
+    way: Trainer | Pack = trainers[0]
+    if width > 1:
+        from .training.pack import Pack
+
+        way = Pack(trainers, width)
+    step = _timed(way.make_step)
+    if step < _LONG:
+        step = _timed(lambda: [way.make_step() for _ in range(min(_STEPS, trainers[0].steps_per_epoch - 1))]) / _STEPS
+    if step * trainers[0].steps_per_epoch <= _SHORT and trainers[0].steps_per_epoch > _STEPS + 1:
+        way.run_epoch()
+        return _timed(way.run_epoch)
+    first = trainers[0]
+    between = _timed(lambda: first.strategy.between(1, first))
+    return step * first.steps_per_epoch + len(runs) * (_test_seconds(first) + between)
+
+
+def _test_seconds(trainer: Trainer) -> float:
+    """Seconds to predict the test set, from some of it."""
+    import torch
+
+    some = torch.arange(min(len(trainer.test), _SOME), device=trainer.device)
+    with torch.no_grad(), trainer.autocast():
+        network = trainer.networks[0].eval()
+        seconds = _timed(lambda: [network(images) for images in trainer.test.plain(some)])
+    return seconds * len(trainer.networks) * len(trainer.test) / len(some)
+
+
+def _timed(act: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun
