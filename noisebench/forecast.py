@@ -97,8 +97,9 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
 
         way = Pack(trainers, width)
     step = _timed(way.make_step)
-    if step < _LONG:
-        step = _timed(lambda: [way.make_step() for _ in range(min(_STEPS, trainers[0].steps_per_epoch - 1))]) / _STEPS
+    more = min(_STEPS, trainers[0].steps_per_epoch - 1)
+    if step < _LONG and more:
+        step = _timed(lambda: [way.make_step() for _ in range(more)]) / more
     if step * trainers[0].steps_per_epoch <= _SHORT and trainers[0].steps_per_epoch > _STEPS + 1:
         way.run_epoch()
         return _timed(way.run_epoch)

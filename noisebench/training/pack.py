@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import RunFailed
 from ..strategies import Batch
+from .compiled import begin_step, training_forward
 from .networks.packed import pack_networks
 from .optimizer import SGD
 from .pixels import Pixels
@@ -38,6 +39,8 @@ class Pack:
         networks = [trainer.networks[0] for trainer in trainers]
         networks += [deepcopy(networks[0]) for _ in range(width - len(trainers))]
         self.network = pack_networks(networks).train()
+        steps = self.first.task.recipe.epochs * self.first.steps_per_epoch
+        self._forward = training_forward(self.network, self.first.device, steps)
         self.optimizer = SGD([{"params": list(self.network.parameters())}], self.first.task.recipe)
         self._join_velocities()
         filled = [*trainers, *[trainers[0]] * (width - len(trainers))]
@@ -106,11 +109,12 @@ class Pack:
         step, size = self.first.step, self.first.task.recipe.batch_size
         index = self._order[:, step * size : (step + 1) * size]
         images = self._images(index, slice(step * size, (step + 1) * size))
+        begin_step(self.first.device)
         pools = self._pools if index.shape[1] * self.first.task.num_classes % _VECTOR == 0 else [[place] for place in self.places]
         batches = [self._batch(pool, index, images) for pool in pools]
         images = self._prepared(images, pools, batches)
         with self.first.autocast():
-            logits = self.network(images.transpose(0, 1).flatten(1, 2)).float()
+            logits = self._forward(images.transpose(0, 1).flatten(1, 2)).float()
         objectives = torch.cat([self._objective(pool, batch, logits) for pool, batch in zip(pools, batches, strict=True)])
         objectives.sum().backward()
         if self.first.task.recipe.clip:

@@ -20,6 +20,7 @@ from ..errors import RunFailed
 from ..losses import Loss, Penalty, Scores
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
+from .compiled import begin_step, training_forward
 from .networks import classifier, make_network
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
@@ -91,6 +92,8 @@ class Trainer:
         self.since = 0  # the epoch from which the schedule counts
         self._running = False
         self._begin_epoch()
+        steps = task.recipe.epochs * self.steps_per_epoch
+        self._forwards = [training_forward(network, device, steps) for network in self.networks]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -256,9 +259,10 @@ class Trainer:
         """The next step of the epoch."""
         for network in self.networks:
             network.train()
+        begin_step(self.device)
         batch = self.batch()
         with self.autocast():
-            logits = [[network(view) for view in batch.views] for network in self.networks]
+            logits = [[forward(view) for view in batch.views] for forward in self._forwards]
         objective = self.objective(batch, logits)
         objective.sum().backward()
         if self.task.recipe.clip:
