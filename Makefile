@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quick test lint clean
+.PHONY: quick test lint perf clean
 
 quick: $(VENV)/.installed
 	$(BIN)/noisebench run quick
@@ -15,6 +15,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Half an hour of tables: what things cost, each beside its reference. tests/perf/README.md shows them.
+perf: $(VENV)/.installed-test
+	for script in startup training suite agreement growth strategies losses manifest; do $(BIN)/python tests/perf/bench_$$script.py; done
 
 # torch and torchvision are asked for together and plainly: the newest pair that matches.
 $(VENV)/.installed: pyproject.toml

@@ -45,6 +45,12 @@ class _Lane:
     wanted: Wanted
     trainer: Trainer
     course: Course
+    ended: bool = False
+
+    def end(self, outcome: dict[str, Any] | NoisebenchError, tell: Tell) -> None:
+        """Say how the run ended."""
+        self.ended = True
+        tell(self.wanted.number, outcome)
 
     @property
     def place(self) -> tuple[int, int, int, int]:
@@ -55,9 +61,13 @@ class _Lane:
 def execute_together(wanted: Sequence[Wanted], width: int, device: str, tell: Tell) -> None:
     """Train all to the end. A run that was interrupted goes on as wide as it began, beside those that stand where it stands."""
     with ExitStack() as claims:
-        lanes = list(_begun(wanted, width, device, claims, tell))
-        for _, group in groupby(sorted(lanes, key=lambda lane: lane.place), key=lambda lane: lane.place):
-            _train(list(group), device, tell)
+        _train_all(list(_begun(wanted, width, device, claims, tell)), device, tell)
+
+
+def _train_all(lanes: list[_Lane], device: str, tell: Tell) -> None:
+    """Those that stand at the same step together."""
+    for _, group in groupby(sorted(lanes, key=lambda lane: lane.place), key=lambda lane: lane.place):
+        _train(list(group), device, tell)
 
 
 def _begun(wanted: Sequence[Wanted], width: int, device: str, claims: ExitStack, tell: Tell) -> Iterator[_Lane]:
@@ -85,23 +95,23 @@ def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None = None
 
 
 def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
-    """Those that stand at the same step, to their ends. Where something throws, each goes on alone, and who threw it fails."""
+    """Lanes at the same step, to their ends. Where something throws, they go on in halves, until who threw it is alone and fails."""
     from .training.pack import Pack
 
     try:
         pack = Pack([lane.trainer for lane in lanes], lanes[0].course.packed, [kind_of_step(lane.wanted.run) for lane in lanes])
         for lane in _followed(pack, lanes, tell):
             run, images, folder = lane.wanted.run, lane.wanted.images, lane.wanted.folder
-            tell(lane.wanted.number, finish(run, images, folder, lane.trainer, lane.course))
+            lane.end(finish(run, images, folder, lane.trainer, lane.course), tell)
     except _Stopped:
         return
     except Exception as error:  # whatever a loss, a strategy or a device throws fails its run alone
         if len(lanes) == 1:
-            tell(lanes[0].wanted.number, failed(lanes[0].wanted.run, lanes[0].wanted.folder, error))
+            lanes[0].end(failed(lanes[0].wanted.run, lanes[0].wanted.folder, error), tell)
             return
-        for lane in lanes:
-            if not lane.wanted.folder.result.exists() and not lane.wanted.folder.error.exists():
-                _train([_lane(lane.wanted, lane.course.packed, device)], device, tell)
+        left = [lane for lane in lanes if not lane.ended]
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            _train_all([_lane(lane.wanted, lane.course.packed, device) for lane in half], device, tell)
 
 
 def kind_of_step(run: Run) -> str:
@@ -131,7 +141,7 @@ def _noted(lane: _Lane, end: EpochEnd | RunFailed, seconds: float, share: float,
     """Write down an epoch, or that the run failed in it; whether it goes on. seconds: its part of them; share: of a whole epoch."""
     wanted, course = lane.wanted, lane.course
     if isinstance(end, RunFailed):
-        tell(wanted.number, failed(wanted.run, wanted.folder, end))
+        lane.end(failed(wanted.run, wanted.folder, end), tell)
         return False
     course.end, course.seconds = end, course.seconds + seconds
     note(wanted.run, wanted.images, course, wanted.conduct, seconds / share)
@@ -154,6 +164,6 @@ class _Watch:
         for lane in self.lanes:
             save(lane.wanted.folder, lane.trainer, lane.course)
             if stopped:
-                self._tell(lane.wanted.number, interrupted(lane.trainer))
+                lane.end(interrupted(lane.trainer), self._tell)
         if stopped:
             raise _Stopped

@@ -178,18 +178,21 @@ def test_a_pack_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -
         assert other.folder.record()["environment"]["packed"] == 8
 
 
-def test_a_run_that_throws_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_run_that_throws_fails_alone(anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from noisebench.strategies import Strategy
 
     items = agenda(tmp_path, "smoke")
+    if anew:
+        carried_out(tmp_path, items)
 
     def throwing(self: Strategy, epoch: int, whole: Trainer) -> None:
         if whole.task.seed == 1 and epoch == 2:
             raise ZeroDivisionError("a strategy's own mistake")
 
     monkeypatch.setattr(Strategy, "between", throwing)
-    told = carried_out(tmp_path, items)
-    seeds = {number: items[number].run.seed for number in told}
+    told = carried_out(tmp_path, items, conduct=Conduct(anew=anew))
+    seeds = {number: item.run.seed for number, item in enumerate(items)}
     assert all(isinstance(told[n], RunFailed) == (seed == 1) for n, seed in seeds.items())
     assert "ZeroDivisionError" in json.loads(items[[*seeds.values()].index(1)].folder.error.read_text())["message"]
 

@@ -140,12 +140,15 @@ class LocalPool:
         return ends
 
     def _bury(self, process: subprocess.Popen[str], left: list[Job], bundle: Bundle) -> None:
-        """What becomes of the jobs that a worker died over: of several each is tried once more, alone; one has failed."""
+        """What becomes of the jobs that a worker died over: several are tried again in halves, until one by itself has failed."""
+        if len(bundle.jobs) > 1 and not self._stopping.is_set():
+            middle = -(-len(left) // 2)
+            for half in (left[:middle], left[middle:]):
+                if half:
+                    self._todo.put(Bundle(tuple(half), bundle.width))
+            return
         for job in left:
-            if len(bundle.jobs) > 1 and not self._stopping.is_set():
-                self._todo.put(Bundle((job,), bundle.width))
-            else:
-                self._events.put(self._death(process, job))
+            self._events.put(self._death(process, job))
 
     def _death(self, process: subprocess.Popen[str], job: Job) -> Event:
         """What is said of a job whose worker ended without a word."""
