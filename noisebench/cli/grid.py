@@ -34,6 +34,7 @@ class GridProgress:
         self._rows = list(dict.fromkeys(row for row, _ in self._cells))
         self._accuracy: dict[int, float] = {}
         self._failed: set[int] = set()
+        self._share: dict[int, float] = {}  # of each run's epochs
         self._started = self._said = time.monotonic()
         self._live: Live | None = None
         say(f"{len(items)} runs, {jobs} at a time", quiet=quiet)
@@ -51,6 +52,7 @@ class GridProgress:
             self._live.stop()
 
     def update(self, event: Event) -> None:
+        self._share[event.number] = event.content["epoch"] / event.content["epochs"] if event.kind == "progress" else 1.0
         if event.kind == "done":
             self._accuracy[event.number] = event.content["test_acc"]
         elif event.kind == "failed":
@@ -58,7 +60,7 @@ class GridProgress:
             self._tell(f"error: {event.content['message']}")
         if self._live:
             self._live.update(self._drawn())
-        elif event.kind != "progress" and (time.monotonic() - self._said > _EVERY or self._finished == len(self._items)):
+        elif time.monotonic() - self._said > _EVERY or self._finished == len(self._items):
             self._said = time.monotonic()
             say(self._status(), quiet=self._quiet)
 
@@ -74,7 +76,8 @@ class GridProgress:
 
     def _status(self) -> str:
         spent = time.monotonic() - self._started
-        left = spent / self._finished * (len(self._items) - self._finished) if self._finished else None
+        share = sum(self._share.values()) / len(self._items)
+        left = spent * (1 - share) / share if share else None
         failed = f", {len(self._failed)} failed" if self._failed else ""
         rest = f", about {duration(left)} left" if left else ""
         return f"{self._finished}/{len(self._items)} runs{failed}, {duration(spent)}{rest}"
