@@ -34,7 +34,7 @@ OPTIONS = {
     "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --loss --lr --manifest --method "
     "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy --weight-decay",
     "evaluate": "--help --json --predictions",
-    "report": "--cols --figure --format --help --json --metric --out --rows --where",
+    "report": "--cols --figure --format --help --json --metric --out --published --rows --where",
     "run": "--device --dry-run --executor --fail-fast --help --jobs --json --no-resume --rerun --shard",
     "list": "--help --json",
 }

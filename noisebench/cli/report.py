@@ -34,6 +34,9 @@ def report(
     conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
     form: Annotated[str | None, typer.Option("--format", metavar="NAME", help="table, md, csv or json.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; the suffix decides the format.")] = None,
+    published: Annotated[
+        str | None, typer.Option("--published", metavar="NAME", help="A paper's numbers beside ours (noisebench list published).")
+    ] = None,
     figure: Annotated[
         str | None, typer.Option("--figure", metavar="NAME", help="Draw instead: transition, of the manifests PATH or the current one.")
     ] = None,
@@ -55,7 +58,7 @@ def report(
     chosen = _format(form, out, json=json)
     if not paths and not (options.workspace / "runs").is_dir():
         raise DataError(f"no runs in {options.workspace}: start with noisebench train or noisebench run quick")
-    tables = make(run_folders(paths or [options.workspace]), metric, rows, cols, conditions or [])
+    tables = make(run_folders(paths or [options.workspace]), metric, rows, cols, conditions or [], published)
     if not tables:
         raise DataError("no finished run there: noisebench list runs shows what there is")
     emit(tables, chosen, metric, out)
@@ -65,19 +68,27 @@ def _check_figure(context: typer.Context) -> None:
     """A figure has no rows, columns or metric."""
     from ..errors import ConfigError
 
-    for name, option in (("rows", "--rows"), ("cols", "--cols"), ("metric", "--metric"), ("conditions", "--where"), ("form", "--format")):
+    for name, option in (
+        ("rows", "--rows"),
+        ("cols", "--cols"),
+        ("metric", "--metric"),
+        ("conditions", "--where"),
+        ("published", "--published"),
+        ("form", "--format"),
+    ):
         if context.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
             raise ConfigError(f"{option} has no effect on a figure")
     if context.params["json"] and context.params["out"]:
         raise ConfigError("--json prints the figure's numbers, --out writes it: choose one")
 
 
-def make(folders: list[RunFolder], metric: str, rows: str, cols: str, conditions: list[str]) -> list[Table]:
-    """The tables of these runs."""
-    from ..report import find_metric, make_tables, read_rows, where
+def make(folders: list[RunFolder], metric: str, rows: str, cols: str, conditions: list[str], published: str | None = None) -> list[Table]:
+    """The tables of these runs, a paper's numbers beside them where one is named."""
+    from ..report import find_metric, make_tables, put_beside, read_rows, where
 
     found = find_metric(metric)
-    return make_tables(where(read_rows(folders, found), conditions), found, rows, cols)
+    tables = make_tables(where(read_rows(folders, found), conditions), found, rows, cols)
+    return tables if published is None else put_beside(tables, published, metric)
 
 
 def _format(form: str | None, out: Path | None, *, json: bool) -> str:

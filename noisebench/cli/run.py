@@ -14,6 +14,7 @@ from .report import emit, make
 if TYPE_CHECKING:
     from ..agenda import Item
     from ..packing import Load
+    from ..report import Table
     from ..suite import Suite
     from ..workspace import Workspace
 
@@ -48,7 +49,7 @@ def run(
     options: Globals = context.obj
     workspace = options.open()
     name, found = find_suite(suite, options.workspace)
-    make([], found.report.metric, found.report.rows, found.report.cols, [])  # a wrong shape is said before the first run
+    _tables(found, [])  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
     manner = _Manner(jobs, device, not no_resume, fail_fast)
@@ -106,10 +107,14 @@ def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: li
 
 
 def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:
-    shape = suite.report
-    tables = make([item.folder for item in items], shape.metric, shape.rows, shape.cols, [])
+    tables = _tables(suite, items)
     if tables or json:
-        emit(tables, "json" if json else "table", shape.metric)
+        emit(tables, "json" if json else "table", suite.report.metric)
+
+
+def _tables(suite: Suite, items: list[Item]) -> list[Table]:
+    shape = suite.report
+    return make([item.folder for item in items], shape.metric, shape.rows, shape.cols, [], shape.published)
 
 
 def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], manner: _Manner, *, json: bool) -> None:

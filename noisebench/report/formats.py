@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ConfigError
+from .beside import beside_caption, beside_text
 from .cells import Cell
 from .table import Table, short_noise
 
@@ -27,7 +28,7 @@ def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
     text = f"{scale * cell.mean:.{digits}f}"
     if cell.std is not None:
         text += f" ± {scale * cell.std:.{digits}f}"
-    return text + marks + (f" ({cell.n})" if len(table.counts) > 1 else "")
+    return text + marks + (f" ({cell.n})" if len(table.counts) > 1 else "") + beside_text(table, row, col)
 
 
 def head(table: Table, col: str) -> str:
@@ -53,7 +54,7 @@ def _markdown_table(table: Table) -> str:
     lines = [[table.row_axis, *(head(table, col) for col in table.cols)], ["---", *["---:"] * len(table.cols)]]
     lines += [[row, *(cell(row, col) for col in table.cols)] for row in table.rows]
     grid = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
-    return f"**{table.title}**\n\n{grid}\n\n{table.caption()}"
+    return f"**{table.title}**\n\n{grid}\n\n{f'{table.caption()} {beside_caption(table)}'.strip()}"
 
 
 def _documents(tables: list[Table]) -> list[dict[str, Any]]:
@@ -66,6 +67,7 @@ def _documents(tables: list[Table]) -> list[dict[str, Any]]:
 
 def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
     labels = {**table.fixed, table.row_axis: row, table.col_axis: col}
+    beside = table.published.get((row, col))
     axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
     extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy", "precision") if axis in labels}
     return {
@@ -78,7 +80,7 @@ def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
         "values": cell.values,
         "oracle": cell.oracle,
         "failed": cell.failed,
-        "published": None,
+        "published": None if beside is None else beside.as_dict(cell.mean),
     }
 
 

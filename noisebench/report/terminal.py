@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from .beside import beside_caption
 from .formats import cell_text, head
 from .table import Table
 
@@ -16,9 +17,8 @@ _ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
 
 def draw_table(table: Table, width: int | None = None) -> Group:
     """A table with its title above and its caption below; into `width` columns with fewer digits, or in several blocks."""
-    return Group(
-        Text(table.title, style="bold"), *_grids(table, width or _ENDLESS), Text(table.caption(bold=width is not None), style="dim")
-    )
+    caption = f"{table.caption(bold=width is not None)} {beside_caption(table)}".strip()
+    return Group(Text(table.title, style="bold"), *_grids(table, width or _ENDLESS), Text(caption, style="dim"))
 
 
 def _grids(table: Table, width: int) -> list[RichTable]:
