@@ -159,6 +159,7 @@ def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
 def _execute(
     images: Images, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, *, resume: bool, anew: bool
 ) -> dict[str, Any]:
+    from ..executors.memory import keep_memory
     from ..executors.signals import StopSignals
     from ..runner import execute
     from ..sitting import Conduct
@@ -167,6 +168,7 @@ def _execute(
     say(f"{run.title}{' (oracle)' if run.oracle else ''} -> {folder.path}", quiet=options.quiet)
     if resume and not anew and folder.resume.exists():
         say("resuming where it was interrupted", quiet=options.quiet)
+    keep_memory()
     with StopSignals() as signals, RunProgress(quiet=options.quiet) as lines:
 
         def estimate(seconds: float) -> None:

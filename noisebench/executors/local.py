@@ -17,7 +17,7 @@ from pathlib import Path
 from ..runfolder import RunFolder
 from .job import Bundle, Event, Job, Place
 
-# glibc gives large tensors back to the system after every step, to ask for them again page by page in the next.
+# memory.keep_memory, and huge pages, which can be asked for only before a process begins.
 _KEEP_MEMORY = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={1 << 30}:glibc.malloc.trim_threshold={1 << 32}:glibc.malloc.hugetlb=1"}
 _MOST_BY_DEFAULT = 8  # a worker holds torch and a data set: memory, not cores, is the limit on large machines
 
