@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from noisebench.errors import ConfigError, DataError, UnknownName
-from noisebench.report import METRICS, find_metric, make_tables, read_rows, render, where
+from noisebench.report import Report, Shape, find_metric, read_rows, report_of, where
 from noisebench.report.cells import Cell
 from noisebench.report.significance import beats
 from noisebench.runfolder import RunFolder, run_folders
@@ -36,8 +36,12 @@ def add(root: Path, method: str = "ce", noise: str = SYM, seed: int = 0, last: f
     return folder
 
 
+def report(root: Path, metric: str = "last", rows: str = "method", cols: str = "noise") -> Report:
+    return report_of(run_folders([root]), Shape(rows, cols, metric))
+
+
 def tables(root: Path, metric: str = "last", rows: str = "method", cols: str = "noise") -> list:
-    return make_tables(read_rows(run_folders([root]), find_metric(metric)), find_metric(metric), rows, cols)
+    return report(root, metric, rows, cols).tables
 
 
 def test_a_cell_is_mean_sample_deviation_and_n(tmp_path: Path) -> None:
@@ -46,13 +50,13 @@ def test_a_cell_is_mean_sample_deviation_and_n(tmp_path: Path) -> None:
         add(tmp_path, seed=seed, last=value)
     cell = tables(tmp_path)[0].cells["ce", SYM]
     assert (cell.mean, cell.std, cell.n) == (pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)), 3)
-    assert "63.33 ± 15.28" in render(tables(tmp_path), "md", "last")
+    assert "63.33 ± 15.28" in report(tmp_path).render("md")
 
 
 def test_one_run_has_no_deviation(tmp_path: Path) -> None:
     add(tmp_path)
     assert tables(tmp_path)[0].cells["ce", SYM].std is None
-    assert "| ce | 50.00 |" in render(tables(tmp_path), "md", "last")
+    assert "| ce | 50.00 |" in report(tmp_path).render("md")
 
 
 @pytest.mark.parametrize(
@@ -85,14 +89,14 @@ def test_a_failed_run_is_counted_and_left_out_of_the_mean(tmp_path: Path) -> Non
              "recipe_name": "digits", "seed": 1, "oracle": False}  # fmt: skip
     about |= {"loss": "ce", "strategy": "standard", "precision": "fp32", "recipe": {"epochs": 40, "lr": 0.1}, "data_sha256": "d"}
     failed.write_error(about, "RuntimeError", "broken")
-    text = render(tables(tmp_path), "md", "last")
+    text = report(tmp_path).render("md")
     assert "50.00 ✗1" in text and "failed runs, left out of the mean" in text
 
 
 def test_oracles_and_missing_cells_are_marked_and_explained(tmp_path: Path) -> None:
     add(tmp_path, "el", SYM, oracle=True)
     add(tmp_path, "ce", ASYM)
-    text = render(tables(tmp_path), "md", "last")
+    text = report(tmp_path).render("md")
     assert "50.00†" in text and "† oracle: was told the true noise rate or T, or chosen by it." in text
     assert "| – |" in text and "–: no run" in text
 
@@ -119,7 +123,7 @@ def test_bold_is_for_more_than_noise(tmp_path: Path) -> None:
         add(tmp_path, "ce", ASYM, seed, 0.7 - 0.1 * seed)
     table = tables(tmp_path)[0]
     assert (table.leaders[SYM], table.leaders[ASYM]) == ("el", None)
-    assert "**81.00" not in render([table], "md", "last").split("| ce |")[1] and "**80.67 ± 2.08**" in render([table], "md", "last")
+    assert "**60.00" not in report(tmp_path).render("md") and "**80.67 ± 2.08**" in report(tmp_path).render("md")
 
 
 def test_a_gap_that_seeds_explain_is_no_gap() -> None:
@@ -150,7 +154,7 @@ def test_the_same_seeds_twice_count_once_and_the_later_one(tmp_path: Path) -> No
 
 def test_json_has_the_promised_fields_at_full_precision(tmp_path: Path) -> None:
     add(tmp_path, last=1 / 3)
-    content = json.loads(render(tables(tmp_path), "json", "last"))
+    content = json.loads(report(tmp_path).render("json"))
     assert set(content) == {"schema", "metric", "selection", "cells"}
     cell = content["cells"][0]
     assert {"dataset", "model", "noise", "method", "n", "mean", "std", "values", "oracle", "failed", "published"} <= set(cell)
@@ -160,15 +164,15 @@ def test_json_has_the_promised_fields_at_full_precision(tmp_path: Path) -> None:
 def test_csv_says_the_same_as_json(tmp_path: Path) -> None:
     for seed in range(3):
         add(tmp_path, seed=seed, last=seed / 7)
-    row = next(csv.DictReader(io.StringIO(render(tables(tmp_path), "csv", "last"))))
-    cell = json.loads(render(tables(tmp_path), "json", "last"))["cells"][0]
+    row = next(csv.DictReader(io.StringIO(report(tmp_path).render("csv"))))
+    cell = json.loads(report(tmp_path).render("json"))["cells"][0]
     assert math.isclose(float(row["mean"]), cell["mean"]) and json.loads(row["values"]) == cell["values"]
 
 
 def test_where_keeps_what_it_says_and_names_what_there_is(tmp_path: Path) -> None:
     add(tmp_path, "ce")
     add(tmp_path, "el", seed=1)
-    rows = read_rows(run_folders([tmp_path]), METRICS["last"])
+    rows = read_rows(run_folders([tmp_path]), ["last"])
     assert [row.axes["method"] for row in where(rows, ["method=el"])] == ["el"]
     assert [row.seed for row in where(rows, ["seed=0"])] == [0]
     with pytest.raises(ConfigError, match="method is one of ce, el"):
@@ -195,9 +199,8 @@ def test_wrong_names_and_places_are_refused(tmp_path: Path) -> None:
         find_metric("lst")
     with pytest.raises(DataError, match="no such folder"):
         run_folders([tmp_path / "nothing"])
-    add(tmp_path).result.write_text('{"schema": 99}')
-    with pytest.raises(DataError, match="has schema 99"):
-        tables(tmp_path)
+    with pytest.raises(ConfigError, match="twice"):
+        report(tmp_path, "last,last")
 
 
 def test_text_of_users_does_not_become_markup(tmp_path: Path) -> None:
@@ -209,4 +212,4 @@ def test_text_of_users_does_not_become_markup(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(draw_table(tables(tmp_path)[0]))
     assert "[red]evil[/red] | method" in console.file.getvalue()
-    assert "evil[/red] \\| method" in render(tables(tmp_path), "md", "last")
+    assert "evil[/red] \\| method" in report(tmp_path).render("md")

@@ -9,7 +9,7 @@ import typer
 
 from .console import duration, say, show, write_json
 from .options import Globals, Json
-from .report import emit, make
+from .report import emit, make, shape_of
 
 if TYPE_CHECKING:
     from ..agenda import Item
@@ -48,7 +48,7 @@ def run(
     options: Globals = context.obj
     workspace = options.open()
     name, found = find_suite(suite, options.workspace)
-    make([], found.report.metric, found.report.rows, found.report.cols, [])  # a wrong shape is said before the first run
+    make([], shape_of(found.report.rows, found.report.cols, found.report.metric), [])  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
     manner = _Manner(jobs, device, not no_resume, fail_fast)
@@ -106,10 +106,10 @@ def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: li
 
 
 def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:
-    shape = suite.report
-    tables = make([item.folder for item in items], shape.metric, shape.rows, shape.cols, [])
-    if tables or json:
-        emit(tables, "json" if json else "table", shape.metric)
+    shape = shape_of(suite.report.rows, suite.report.cols, suite.report.metric)
+    made = make([item.folder for item in items], shape, [])
+    if made.tables or json:
+        emit(made, "json" if json else "table")
 
 
 def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], manner: _Manner, *, json: bool) -> None:

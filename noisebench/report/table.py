@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
 from ..manifest import noise_words
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
-from .cells import AXES, Cell, Metric, Row, apart, make_cell, paired_by_seed
+from .cells import AXES, METRICS, Cell, Metric, Row, apart, make_cell, paired_by_seed
 from .significance import beats
 
 _FIXED = ("dataset", "model", "recipe", "precision", "noise", "method")
@@ -20,7 +21,10 @@ _FIXED = ("dataset", "model", "recipe", "precision", "noise", "method")
 
 @dataclass(frozen=True)
 class Table:
-    """A grid of cells; `fixed` is what all its runs share. A pair of labels without a cell has no run."""
+    """A grid of cells; `fixed` is what all its runs share. A pair of labels without a cell has no run.
+
+    An axis may be several (`dataset,method`); `parts` says which value of each stands in a label.
+    """
 
     fixed: dict[str, str]
     rows: tuple[str, ...]
@@ -28,13 +32,27 @@ class Table:
     row_axis: str
     col_axis: str
     cells: dict[tuple[str, str], Cell]
-    metric: Metric
+    parts: dict[str, tuple[str, ...]]
     rates: dict[str, float | None]  # realised share of wrong labels, by column, where the columns are noises
     varied: str
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.metric for cell in self.cells.values()))
+
+    @property
+    def metric(self) -> Metric:
+        """The first one, where there are several."""
+        return METRICS[self.metrics[0]]
+
+    def axes(self, row: str, col: str) -> dict[str, str]:
+        """Every axis of a place in the grid and its value there."""
+        names = [*self.row_axis.split(","), *self.col_axis.split(",")]
+        return {**self.fixed, **dict(zip(names, [*self.parts[row], *self.parts[col]], strict=True))}
+
+    @property
     def title(self) -> str:
-        return ", ".join(f"{value}" for value in self.fixed.values())
+        return ", ".join(value for axis, value in self.fixed.items() if axis != "metric")
 
     @property
     def counts(self) -> set[int]:
@@ -47,23 +65,47 @@ class Table:
 
     def _leader(self, col: str) -> str | None:
         column = {row: cell for row in self.rows if (cell := self.cells.get((row, col))) and cell.values}
-        if len(column) < 2:
+        if len(column) < 2 or len({cell.metric for cell in column.values()}) > 1:
             return None
-        up = self.metric.higher_is_better
+        up = self._up(col)
         order = sorted(column, key=lambda row: column[row].mean or 0.0, reverse=up)
         return order[0] if all(beats(column[order[0]], column[row], higher_is_better=up) for row in order[1:]) else None
 
-    def caption(self, *, bold: bool = True) -> str:
+    def _up(self, col: str) -> bool:
+        return all(METRICS[cell.metric].higher_is_better for (_, other), cell in self.cells.items() if other == col)
+
+    def rank(self, row: str, col: str) -> float | None:
+        """1 is the best mean of the column; equal means share the mean of their places."""
+        column = [cell for other in self.rows if (cell := self.cells.get((other, col))) and cell.values]
+        own = self.cells.get((row, col))
+        if own is None or own.mean is None or len({cell.metric for cell in column}) > 1:
+            return None
+        up, means = self._up(col), [cell.mean or 0.0 for cell in column]
+        better = sum(mean > own.mean if up else mean < own.mean for mean in means)
+        return better + (1 + means.count(own.mean)) / 2
+
+    @cached_property
+    def ranked(self) -> tuple[str, ...]:
+        """The columns in which every row has a mean: elsewhere a rank among fewer would look better than it is."""
+        return tuple(col for col in self.cols if all(self.rank(row, col) is not None for row in self.rows))
+
+    def mean_rank(self, row: str) -> float | None:
+        """Over the columns in which every row has a mean."""
+        return statistics.fmean(self.rank(row, col) or 0.0 for col in self.ranked) if self.ranked else None
+
+    def caption(self, *, bold: bool = True, ranks: bool = False) -> str:
         """What one must know to read the table; `bold`: whether it can be shown."""
-        unit = " (%)" if self.metric.percent else ""
+        shown = "; ".join(f"{name}: {METRICS[name].said}" if len(self.metrics) > 1 else METRICS[name].said for name in self.metrics)
         count = (
             f"n = {next(iter(self.counts))}{' each' if len(self.cells) > 1 else ''}"
             if len(self.counts) == 1
             else "n in brackets where it differs"
         )
-        parts = [f"{self.metric.title}{unit}, {self.metric.selection}; mean ± sample standard deviation, {count}; {self.varied}."]
+        parts = [f"{shown}; mean ± sample standard deviation, {count}; {self.varied}."]
         if bold and any(self.leaders.values()):
-            parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed).")
+            parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed and labels).")
+        if ranks:
+            parts.append(f"Mean rank over the {len(self.ranked)} of {len(self.cols)} columns in which every row has a mean; 1 is best.")
         if any(cell.oracle for cell in self.cells.values()):
             parts.append("† oracle: was told the true noise rate or T, or chosen by it.")
         if any(cell.failed for cell in self.cells.values()):
@@ -73,35 +115,54 @@ class Table:
         return " ".join(parts)
 
 
-def make_tables(rows: Iterable[Row], metric: Metric, row_axis: str = "method", col_axis: str = "noise") -> list[Table]:
-    """The tables of all rows, those with most cells first. Raises ConfigError for unknown axes."""
-    for axis in (row_axis, col_axis):
-        if axis not in AXES:
-            raise ConfigError(f"a table's rows and columns are {', '.join(AXES)}; got {axis!r}")
-    if row_axis == col_axis:
-        raise ConfigError(f"rows and columns are both {row_axis}: choose two")
-    axes = {row_axis, col_axis}
+def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "noise") -> list[Table]:
+    """The tables of all rows, those with most cells first; several metrics stand side by side unless an axis names them.
+
+    Raises ConfigError for unknown axes.
+    """
+    rows, row_axes, col_axes = list(rows), _axes(row_axis), _axes(col_axis)
+    if twice := set(row_axes) & set(col_axes):
+        raise ConfigError(f"rows and columns are both {twice.pop()}: choose two")
+    if len({row.axes["metric"] for row in rows}) > 1 and "metric" not in (*row_axes, *col_axes):
+        col_axes = (*col_axes, "metric")
+    axes = {*row_axes, *col_axes}
     wanted = [*_FIXED] if not axes & {"loss", "strategy"} else [*_FIXED[:-1], "loss", "strategy"]
-    fixed = [axis for axis in wanted if axis not in axes]
-    groups = apart(rows, fixed).values()
-    tables = [_table(group, fixed, metric, row_axis, col_axis) for group in groups]
+    fixed = [axis for axis in (*wanted, "metric") if axis not in axes]
+    tables = [_table(group, fixed, row_axes, col_axes) for group in apart(rows, fixed).values()]
     return sorted(tables, key=lambda table: -len(table.cells))
 
 
-def _table(group: list[Row], fixed: list[str], metric: Metric, row_axis: str, col_axis: str) -> Table:
-    members = apart(group, (row_axis, col_axis))
+def _axes(text: str) -> tuple[str, ...]:
+    """`dataset,method` as its axes."""
+    names = tuple(name.strip() for name in text.split(","))
+    if wrong := [name for name in names if name not in AXES]:
+        raise ConfigError(f"a table's rows and columns are {', '.join(AXES)}; got {wrong[0]!r}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"an axis stands twice in {text!r}")
+    return names
+
+
+def _table(group: list[Row], fixed: list[str], row_axes: tuple[str, ...], col_axes: tuple[str, ...]) -> Table:
+    members = apart(group, (*row_axes, *col_axes))
     paired = paired_by_seed(group)
-    cells = {(found[0].axes[row_axis], found[0].axes[col_axis]): make_cell(found, paired=paired) for found in members.values()}
-    rows, cols = (dict.fromkeys(pair[place] for pair in cells) for place in (0, 1))
-    rates = {col: _mean_rate(row for row in group if row.axes[col_axis] == col) for col in cols} if col_axis == "noise" else {}
+    cells: dict[tuple[str, str], Cell] = {}
+    parts: dict[str, tuple[str, ...]] = {}
+    for found in members.values():
+        places = [tuple(found[0].axes[axis] for axis in axes) for axes in (row_axes, col_axes)]
+        labels = [", ".join(place) for place in places]
+        parts.update(zip(labels, places, strict=True))
+        cells[labels[0], labels[1]] = make_cell(found, paired=paired)
+    rates = {}
+    if "noise" in col_axes:
+        rates = {col: _mean_rate(row for row in group if tuple(row.axes[axis] for axis in col_axes) == parts[col]) for _, col in cells}
     return Table(
         {axis: group[0].axes[axis] for axis in fixed if axis != "precision" or group[0].axes[axis] != "fp32"},
-        _ordered(rows, row_axis),
-        _ordered(cols, col_axis),
-        row_axis,
-        col_axis,
+        _ordered((row for row, _ in cells), parts, row_axes),
+        _ordered((col for _, col in cells), parts, col_axes),
+        ",".join(row_axes),
+        ",".join(col_axes),
         cells,
-        metric,
+        parts,
         rates,
         _varied(group),
     )
@@ -113,14 +174,24 @@ def _mean_rate(rows: Iterable[Row]) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(rates) else None
 
 
-def _ordered(labels: Iterable[str], axis: str) -> tuple[str, ...]:
+def _ordered(labels: Iterable[str], parts: dict[str, tuple[str, ...]], axes: tuple[str, ...]) -> tuple[str, ...]:
     """Noises by kind and rate, methods as the literature's table has them and then the rest, others as they came."""
+    labels = list(dict.fromkeys(labels))
+    came = [list(dict.fromkeys(parts[label][place] for label in labels)) for place in range(len(axes))]
+
+    def place(label: str) -> list[Any]:
+        return [_rank(axis, part, seen) for axis, part, seen in zip(axes, parts[label], came, strict=True)]
+
+    return tuple(sorted(labels, key=place))
+
+
+def _rank(axis: str, label: str, came: list[str]) -> Any:
     if axis == "noise":
-        return tuple(sorted(labels, key=noise_order))
+        return noise_order(label)
     if axis == "method":
         known = list(METHODS)
-        return tuple(sorted(labels, key=lambda name: known.index(name) if name in known else len(known)))
-    return tuple(labels)
+        return known.index(label) if label in known else len(known) + came.index(label)
+    return came.index(label)
 
 
 def _varied(group: list[Row]) -> str:

@@ -8,45 +8,48 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .formats import cell_text, head
+from .formats import cell_text, head, rank_text, row_head
 from .table import Table
 
-_ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
+ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
 
 
-def draw_table(table: Table, width: int | None = None) -> Group:
+def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -> Group:
     """A table with its title above and its caption below; into `width` columns with fewer digits, or in several blocks."""
-    return Group(
-        Text(table.title, style="bold"), *_grids(table, width or _ENDLESS), Text(table.caption(bold=width is not None), style="dim")
-    )
+    title = [Text(table.title, style="bold")] if table.title else []
+    caption = Text(table.caption(bold=width is not None, ranks=ranks), style="dim")
+    return Group(*title, *_grids(table, width or ENDLESS, ranks=ranks), caption)
 
 
-def _grids(table: Table, width: int) -> list[RichTable]:
+def _grids(table: Table, width: int, *, ranks: bool) -> list[RichTable]:
     for digits in (2, 1):
-        grid = _grid(table, table.cols, digits)
+        grid = _grid(table, table.cols, digits, ranks=ranks)
         if _natural_width(grid) <= width:
             return [grid]
     blocks: list[tuple[str, ...]] = []
     for col in table.cols:
-        if blocks and _natural_width(_grid(table, (*blocks[-1], col), 2)) <= width:
+        if blocks and _natural_width(_grid(table, (*blocks[-1], col), 2, ranks=ranks)) <= width:
             blocks[-1] = (*blocks[-1], col)
         else:
             blocks.append((col,))
-    return [_grid(table, block, 2) for block in blocks]
+    return [_grid(table, block, 2, ranks=ranks and block is blocks[-1]) for block in blocks]
 
 
 def _natural_width(grid: RichTable) -> int:
-    return Console(width=_ENDLESS).measure(grid).maximum
+    return Console(width=ENDLESS).measure(grid).maximum
 
 
-def _grid(table: Table, cols: tuple[str, ...], digits: int) -> RichTable:
+def _grid(table: Table, cols: tuple[str, ...], digits: int, *, ranks: bool) -> RichTable:
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     grid.add_column(table.row_axis, overflow="fold")
     for col in cols:
         name, _, rate = head(table, col).partition(" (")
         grid.add_column(escape(f"{name}\n{rate.rstrip(')')}" if rate else name), justify="right", overflow="fold")
+    if ranks:
+        grid.add_column("mean rank", justify="right")
     for row in table.rows:
-        grid.add_row(escape(row), *(_cell(table, row, col, digits) for col in cols))
+        cells = [_cell(table, row, col, digits) for col in cols]
+        grid.add_row(escape(row_head(table, row)), *cells, *([rank_text(table, row)] if ranks else []))
     return grid
 
 

@@ -1,0 +1,53 @@
+"""Tables for papers: LaTeX with booktabs, to be taken in by \\input. A table that is too wide is shrunk to the line."""
+
+from __future__ import annotations
+
+from .formats import cell_parts, head, rank_text, row_head
+from .table import Table
+
+_PREAMBLE = "% needs \\usepackage{booktabs,graphicx}\n"
+_RLAP = r"\rlap{$^\dagger$}"
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "†": r"$^\dagger$", "✗": r"$\times$", "–": "--",
+    "'": r"\textquotesingle{}", "|": r"\textbar{}", "→": r"$\to$",
+}  # fmt: skip
+
+
+def latex(tables: list[Table], *, ranks: bool = False) -> str:
+    """One table environment each."""
+    return _PREAMBLE + "\n".join(_table(table, ranks=ranks) for table in tables)
+
+
+def escaped(text: str) -> str:
+    """Any text as LaTeX reads it; the apostrophe is straight, as it stands in the little language."""
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+
+
+def _table(table: Table, *, ranks: bool) -> str:
+    cols = len(table.cols) + ranks
+    heads = [head(table, col).partition(" (") for col in table.cols]
+    names = [escaped(name) for name, _, _ in heads] + (["mean rank"] if ranks else [])
+    rates = [escaped(rate.rstrip(")")) for _, _, rate in heads] + ([""] if ranks else [])
+    lines = [" & ".join([escaped(table.row_axis.replace(",", ", ")), *names]) + r" \\"]
+    if any(rates):
+        lines.append(" & ".join(["", *(rf"{{\scriptsize {rate}}}" if rate else "" for rate in rates)]) + r" \\")
+    body = [" & ".join([escaped(row_head(table, row)), *(_cell(table, row, col) for col in table.cols),
+                        *([rank_text(table, row).replace("–", "--")] if ranks else [])]) + r" \\" for row in table.rows]  # fmt: skip
+    caption = escaped(f"{table.title}: {table.caption(ranks=ranks)}" if table.title else table.caption(ranks=ranks))
+    grid = "\n".join([rf"\begin{{tabular}}{{l{'r' * cols}}}", r"\toprule", *lines, r"\midrule", *body, r"\bottomrule", r"\end{tabular}%"])
+    shrunk = f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{grid}\n}}"
+    return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{shrunk}\n\\end{{table}}\n"
+
+
+def _cell(table: Table, row: str, col: str) -> str:
+    cell = table.cells.get((row, col))
+    if cell is None:
+        return "--"
+    number, spread, marks = cell_parts(table, cell)
+    if table.leaders[col] == row:
+        number = rf"\textbf{{{number}}}"
+    spread = rf"\,{{\scriptsize$\pm$\,{spread}}}" if spread else ""
+    # a dagger of no width keeps the figures of a column below one another
+    return f"{number}{spread}{_RLAP if marks == '†' else escaped(marks)}" or "--"
