@@ -30,7 +30,7 @@ def cell_parts(table: Table, cell: Cell, digits: int = 2) -> tuple[str, str, str
     percent = METRICS[cell.metric].percent
     scale, digits = (100, digits) if percent else (1, digits + 2)
     spread = "" if cell.std is None else f"{scale * cell.std:.{digits}f}"
-    return f"{scale * cell.mean:.{digits}f}", spread, marks + (f" ({cell.n})" if len(table.counts) > 1 else "")
+    return f"{scale * cell.mean:.{digits}f}", spread, marks + (f" ({cell.n})" if cell.n != table.usual_n else "")
 
 
 def head(table: Table, col: str) -> str:
@@ -68,7 +68,7 @@ def _markdown_table(table: Table, *, ranks: bool) -> str:
         text = cell_text(table, row, col)
         return f"**{text}**" if table.leaders[col] == row else text
 
-    heads = [table.row_axis, *(_plain(head(table, col)) for col in table.cols), *(["mean rank"] if ranks else [])]
+    heads = [table.row_axis.replace(",", ", "), *(_plain(head(table, col)) for col in table.cols), *(["mean rank"] if ranks else [])]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for row in table.rows:
         lines.append([_plain(row_head(table, row)), *(cell(row, col) for col in table.cols), *([rank_text(table, row)] if ranks else [])])

@@ -15,7 +15,7 @@ _TABLE_STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
 .noisebench caption { text-align: left; font-weight: 600; padding: 0 0 .5rem; white-space: nowrap; }
 .noisebench th, .noisebench td { padding: .25rem .8rem; text-align: right; white-space: nowrap; background: none; }
 .noisebench thead th { border-bottom: 1px solid; vertical-align: bottom; font-weight: 600; }
-.noisebench th:first-child { text-align: left; font-weight: 400; }
+.noisebench th:first-child { text-align: left; font-weight: 400; padding-left: 0; }
 .noisebench small { opacity: .7; font-weight: 400; }
 .noisebench .failed { color: var(--bad, #c62839); }
 .noisebench p { max-width: 60rem; opacity: .75; font-size: .87em; margin: .6rem 0 0; }"""

@@ -38,7 +38,7 @@ def _table(table: Table, *, ranks: bool) -> str:
     caption = escaped(f"{table.title}: {table.caption(ranks=ranks)}" if table.title else table.caption(ranks=ranks))
     grid = "\n".join([rf"\begin{{tabular}}{{l{'r' * cols}}}", r"\toprule", *lines, r"\midrule", *body, r"\bottomrule", r"\end{tabular}%"])
     shrunk = f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{grid}\n}}"
-    return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n{shrunk}\n\\end{{table}}\n"
+    return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n\\smallskip\n{shrunk}\n\\end{{table}}\n"
 
 
 def _cell(table: Table, row: str, col: str) -> str:

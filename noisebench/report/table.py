@@ -54,9 +54,11 @@ class Table:
     def title(self) -> str:
         return ", ".join(value for axis, value in self.fixed.items() if axis != "metric")
 
-    @property
-    def counts(self) -> set[int]:
-        return {cell.n for cell in self.cells.values()}
+    @cached_property
+    def usual_n(self) -> int:
+        """The number of seeds that most cells have; the others say theirs."""
+        counts = [cell.n for cell in self.cells.values() if cell.n]
+        return statistics.mode(sorted(counts, reverse=True)) if counts else 0
 
     @cached_property
     def leaders(self) -> dict[str, str | None]:
@@ -96,11 +98,8 @@ class Table:
     def caption(self, *, bold: bool = True, ranks: bool = False) -> str:
         """What one must know to read the table; `bold`: whether it can be shown."""
         shown = "; ".join(f"{name}: {METRICS[name].said}" if len(self.metrics) > 1 else METRICS[name].said for name in self.metrics)
-        count = (
-            f"n = {next(iter(self.counts))}{' each' if len(self.cells) > 1 else ''}"
-            if len(self.counts) == 1
-            else "n in brackets where it differs"
-        )
+        several = any(cell.n not in (0, self.usual_n) for cell in self.cells.values())
+        count = f"n = {self.usual_n}{', else in brackets' if several else ' each' if len(self.cells) > 1 else ''}"
         parts = [f"{shown}; mean ± sample standard deviation, {count}; {self.varied}."]
         if bold and any(self.leaders.values()):
             parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed and labels).")

@@ -1,10 +1,9 @@
-"""Tables for people, with Rich. User text is escaped before Rich sees it."""
+"""Tables for people, with Rich. User text is Text: it never becomes markup."""
 
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -41,15 +40,15 @@ def _natural_width(grid: RichTable) -> int:
 
 def _grid(table: Table, cols: tuple[str, ...], digits: int, *, ranks: bool) -> RichTable:
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    grid.add_column(table.row_axis, overflow="fold")
+    grid.add_column(table.row_axis.replace(",", ", "), overflow="fold")
     for col in cols:
         name, _, rate = head(table, col).partition(" (")
-        grid.add_column(escape(f"{name}\n{rate.rstrip(')')}" if rate else name), justify="right", overflow="fold")
+        grid.add_column(Text(f"{name}\n{rate.rstrip(')')}" if rate else name), justify="right", overflow="fold")
     if ranks:
         grid.add_column("mean rank", justify="right")
     for row in table.rows:
         cells = [_cell(table, row, col, digits) for col in cols]
-        grid.add_row(escape(row_head(table, row)), *cells, *([rank_text(table, row)] if ranks else []))
+        grid.add_row(Text(row_head(table, row)), *cells, *([rank_text(table, row)] if ranks else []))
     return grid
 
 
