@@ -90,6 +90,7 @@ METHODS = {
             Preset("digits", "ce", "the paper's ten epochs, of 40", strategy="coteaching_plus(ramp=0.25)"))),
         Method("mentornet", "Jiang et al. 2018, self-paced", "ce", "mentornet"),
         Method("mentornet_pd", "Jiang et al. 2018, predefined", "ce", "mentornet(kind='predefined')"),
+        Method("mentornet_dd", "Jiang et al. 2018, data-driven, on verified labels", "ce", "mentornet(kind='data_driven')"),
         Method("joint", "Tanaka et al. 2018", "ce", "joint", (
             Preset("cifar10", "ce", "Tanaka et al. 2018", "asymmetric", strategy="joint(alpha=0.8, beta=0.4)"),)),
         Method("cleannet", "Lee et al. 2018, on verified labels", "ce", "cleannet"),

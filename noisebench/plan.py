@@ -16,7 +16,7 @@ import numpy as np
 
 from .backbones import backbone_fingerprint, canonical_backbone
 from .datasets import Dataset
-from .errors import ConfigError
+from .errors import ConfigError, LanguageError
 from .estimates import VERSION as ESTIMATES_VERSION
 from .estimates import Estimates
 from .losses import LOSSES, build_loss
@@ -208,10 +208,19 @@ def _row(loss: Expression, strategy: Expression, dataset: Dataset, manifest: Man
 
 
 def _short(text: str) -> str:
-    """A strategy's canonical text without the parameters that are the default."""
-    call = normal_strategy(text)
-    default = normal_strategy(call.name).kwargs
-    return str(replace(call, kwargs=tuple(pair for pair in call.kwargs if pair not in default)))
+    """A strategy's canonical text without the parameters that go without saying."""
+    whole = short = normal_strategy(text)
+    for pair in reversed(whole.kwargs):
+        fewer = replace(short, kwargs=tuple(other for other in short.kwargs if other != pair))
+        short = fewer if _means(fewer, whole) else short
+    return str(short)
+
+
+def _means(strategy: Call, whole: Call) -> bool:
+    try:
+        return normal_strategy(strategy) == whole
+    except LanguageError:  # of what is left something goes with the one that is not
+        return False
 
 
 def _row_of(loss: str, strategy: str, dataset: Dataset, manifest: Manifest) -> tuple[str, bool] | None:

@@ -85,6 +85,7 @@ class ReportShape(_Strict):
     rows: str = "method"
     cols: str = "noise"
     metric: str = "last"
+    published: str | None = None
 
 
 class Suite(_Strict):

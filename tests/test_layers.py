@@ -15,7 +15,7 @@ ROOT = Path(noisebench.__file__).parent
 ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"},
     {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "backbones", "recipes"},
-    {"manifest", "rows", "parquet", "labelling", "methods", "conventions", "truth"},
+    {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth"},
     {"suite", "runfolder", "workspace", "plan", "agenda", "packing"},
     {"report"},
     {"training"},

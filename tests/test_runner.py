@@ -222,6 +222,8 @@ def test_two_texts_of_one_meaning_have_one_key(desk: Desk) -> None:
         ({"loss": "sl"}, "sl"), ({"loss": "lsr(el(eps=0.4))"}, "lsr_el"),
         ({"loss": "lsr(el(eps=0.4), alpha=0.2)"}, "lsr(el(eps=auto), alpha=0.2)"), ({"strategy": "bootstrap"}, "bootstrap"),
         ({"loss": "gce", "strategy": "bootstrap"}, "gce, bootstrap"),
+        ({"loss": "gce", "strategy": "bootstrap(kind='soft')"}, "gce, bootstrap(kind='soft')"),
+        ({"loss": "gce", "strategy": "mentornet(kind='predefined', width=2)"}, "gce, mentornet(kind='predefined', width=2)"),
     ],
 )  # fmt: skip
 def test_one_key_has_one_name_and_one_folder(wish: dict, row: str, desk: Desk) -> None:

@@ -78,7 +78,11 @@ def test_the_canonical_text_of_a_canonical_noise_is_itself(text):
 @LIGHT
 @given(call_texts(STRATEGIES, 0))
 def test_the_canonical_text_of_a_canonical_strategy_is_itself(text):
-    once = STRATEGIES.canonical(text)
+    try:
+        once = STRATEGIES.canonical(text)
+    except LanguageError as error:  # parameters that go only with each other
+        assert "leave it out" in str(error)
+        return
     assert STRATEGIES.canonical(once) == once
 
 

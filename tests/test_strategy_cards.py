@@ -305,6 +305,7 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_
         "joint(wait=0.3, first=0.6)",
         "coteaching_plus(rate=0.3)",
         "mentornet(burn_in=0.2)",
+        "mentornet(kind='data_driven', burn_in=0.5)",
         "cleannet",
         "distill(first=0.5)",
     ],

@@ -25,7 +25,8 @@ def list_(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="KIND", help="losses noises conventions strategies methods datasets models recipes suites metrics manifests runs env"
+            metavar="KIND",
+            help="losses noises conventions strategies methods datasets models recipes suites metrics published manifests runs env",
         ),
     ],
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them in full.")] = None,
@@ -55,7 +56,7 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
 
     found = [row for row in rows if name in (row["name"], *row.get("aliases", ()))]
     if not found:
-        raise UnknownName(kind.removesuffix("s") if kind != "losses" else "loss", name, [row["name"] for row in rows], kind)
+        raise UnknownName(_SINGULAR.get(kind, kind.removesuffix("s")), name, [row["name"] for row in rows], kind)
     if json:
         write_json(found[0])
         return
@@ -64,7 +65,7 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
 
     facts = Table.grid(padding=(0, 2))
     for key, value in found[0].items():
-        if value not in (None, "", [], {}):
+        if value not in (None, "", [], {}) and key != "cells":  # which --json has
             facts.add_row(Text(key.replace("_", " "), style="dim"), Text(_plain(value)))
     show(facts)
 
@@ -101,9 +102,10 @@ def _cell(key: str, value: Any) -> str:
     return percent(value) if key in _SHARES and value != "" else _plain(value)
 
 
+_SINGULAR = {"losses": "loss", "strategies": "strategy", "published": "published paper"}
 _SHARES = frozenset({"nominal_rate", "realised_rate", "worst_rate", "test_acc"})
 _ONLY_IN_FULL = frozenset(
-    "parameters aliases laws presets doc classes maps version settings on key path num_classes texts".split()  # noqa: SIM905
+    "parameters aliases laws presets doc classes maps version settings on key path num_classes texts methods source cells".split()  # noqa: SIM905
 )
 
 
@@ -185,6 +187,29 @@ def _conventions(options: Globals) -> Rows:
             "texts": {f"--{kind} on {dataset or 'any data'}": text for kind, on in c.texts.items() for dataset, text in on.items()},
         }
         for c in CONVENTIONS.values()
+    ]
+
+
+def _published(options: Globals) -> Rows:
+    from ..published import PAPERS, as_row, cells_of
+
+    def distinct(paper: str, name: str) -> list[str]:
+        return list(dict.fromkeys(str(getattr(cell, name)) for cell in cells_of(paper) if getattr(cell, name)))
+
+    return [
+        {
+            "name": paper,
+            "title": title,
+            "cells_known": len(cells_of(paper)),
+            "data": distinct(paper, "dataset"),
+            "networks": distinct(paper, "backbone"),
+            "noise": distinct(paper, "kind"),
+            "selection": distinct(paper, "selection") or ["unstated"],
+            "methods": distinct(paper, "name"),
+            "source": distinct(paper, "source"),
+            "cells": [as_row(cell) for cell in cells_of(paper)],
+        }
+        for paper, title in PAPERS.items()
     ]
 
 
@@ -315,6 +340,7 @@ _KINDS: dict[str, Callable[[Globals], Rows]] = {
     "recipes": _recipes,
     "suites": _suites,
     "metrics": _metrics,
+    "published": _published,
     "manifests": _manifests,
     "runs": _runs,
     "env": _env,

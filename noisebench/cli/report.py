@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _OF_CHECK = {"baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha", "allow_missing": "--allow-missing"}
 _NOT_OF_FIGURES = {
     "rows": "--rows", "cols": "--cols", "metric": "--metric", "conditions": "--where", "form": "--format", "ranks": "--ranks",
+    "published": "--published",
     "check": "--check", "save_baseline": "--save-baseline", **_OF_CHECK,
 }  # fmt: skip
 
@@ -38,6 +39,9 @@ def report(
     conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
     form: Annotated[str | None, typer.Option("--format", metavar="NAME", help="table, md, csv, json, html, latex or junit.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; the suffix decides the format.")] = None,
+    published: Annotated[
+        str | None, typer.Option("--published", metavar="NAME", help="A paper's numbers beside ours (noisebench list published).")
+    ] = None,
     ranks: Annotated[bool, typer.Option("--ranks", help="Add each row's mean rank.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Compare with --baseline: exit 4 on a regression, 5 if undecided.")] = False,
     baseline: Annotated[
@@ -68,7 +72,7 @@ def report(
         return
     form = _format(form, out, json=json)
     _check_options(context, form)
-    shape = shape_of(rows, cols, metric, ranks)
+    shape = shape_of(rows, cols, metric, ranks=ranks, published=published)
     made = make(_folders(options, paths, check), shape, conditions or [], needed=not check)
     if save_baseline is not None:
         _save(made, save_baseline)
@@ -112,11 +116,11 @@ def _check_options(context: typer.Context, form: str) -> None:
         raise ConfigError(f"--ranks adds a column to {', '.join(RANKED)}; a cell of {form} needs none")
 
 
-def shape_of(rows: str, cols: str, metric: str, ranks: bool = False) -> Shape:
+def shape_of(rows: str, cols: str, metric: str, *, ranks: bool = False, published: str | None = None) -> Shape:
     """How the tables are laid out. Raises UnknownName for a metric."""
     from ..report import Shape, find_metric
 
-    shape = Shape(rows, cols, metric, ranks)
+    shape = Shape(rows, cols, metric, ranks, published)
     for name in shape.metrics:
         find_metric(name)
     return shape

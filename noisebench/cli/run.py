@@ -14,6 +14,7 @@ from .report import emit, make, shape_of
 if TYPE_CHECKING:
     from ..agenda import Item
     from ..packing import Load
+    from ..report import Report
     from ..suite import Suite
     from ..workspace import Workspace
 
@@ -48,7 +49,7 @@ def run(
     options: Globals = context.obj
     workspace = options.open()
     name, found = find_suite(suite, options.workspace)
-    make([], shape_of(found.report.rows, found.report.cols, found.report.metric), [])  # a wrong shape is said before the first run
+    _report(found, [])  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
     manner = _Manner(jobs, device, not no_resume, fail_fast)
@@ -106,10 +107,14 @@ def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: li
 
 
 def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:
-    shape = shape_of(suite.report.rows, suite.report.cols, suite.report.metric)
-    made = make([item.folder for item in items], shape, [])
+    made = _report(suite, items)
     if made.tables or json:
         emit(made, "json" if json else "table")
+
+
+def _report(suite: Suite, items: list[Item]) -> Report:
+    shape = suite.report
+    return make([item.folder for item in items], shape_of(shape.rows, shape.cols, shape.metric, published=shape.published), [])
 
 
 def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], manner: _Manner, *, json: bool) -> None:

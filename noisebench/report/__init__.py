@@ -6,6 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from .beside import put_beside
 from .cells import AXES, METRICS, find_metric, read_rows, where
 from .formats import document
 from .gate import Check, Rules, check, read_baseline
@@ -14,7 +15,7 @@ from .table import Table, make_tables
 
 __all__ = [
     "AXES", "FORMATS", "METRICS", "RANKED", "SUFFIXES", "Check", "Report", "Rules", "Shape", "Table", "check", "document", "find_metric",
-    "make_report", "make_tables", "read_baseline", "read_rows", "report_of", "where",
+    "make_report", "make_tables", "put_beside", "read_baseline", "read_rows", "report_of", "where",
 ]  # fmt: skip
 
 

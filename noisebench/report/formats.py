@@ -7,6 +7,7 @@ import io
 import json
 from typing import Any
 
+from .beside import beside_caption, beside_text
 from .cells import METRICS, Cell
 from .table import Table, short_noise
 
@@ -19,7 +20,7 @@ def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
     if cell is None:
         return "–"
     number, spread, marks = cell_parts(table, cell, digits)
-    return (number + (f" ± {spread}" if spread else "") + marks).strip() or "–"
+    return ((number + (f" ± {spread}" if spread else "") + marks).strip() or "–") + beside_text(table, row, col)
 
 
 def cell_parts(table: Table, cell: Cell, digits: int = 2) -> tuple[str, str, str]:
@@ -31,6 +32,11 @@ def cell_parts(table: Table, cell: Cell, digits: int = 2) -> tuple[str, str, str
     scale, digits = (100, digits) if percent else (1, digits + 2)
     spread = "" if cell.std is None else f"{scale * cell.std:.{digits}f}"
     return f"{scale * cell.mean:.{digits}f}", spread, marks + (f" ({cell.n})" if cell.n != table.usual_n else "")
+
+
+def caption(table: Table, *, bold: bool = True, ranks: bool = False) -> str:
+    """All that must be said below a table."""
+    return f"{table.caption(bold=bold, ranks=ranks)} {beside_caption(table)}".strip()
 
 
 def head(table: Table, col: str) -> str:
@@ -74,7 +80,7 @@ def _markdown_table(table: Table, *, ranks: bool) -> str:
         lines.append([_plain(row_head(table, row)), *(cell(row, col) for col in table.cols), *([rank_text(table, row)] if ranks else [])])
     grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     title = f"**{_plain(table.title)}**\n\n" if table.title else ""
-    return f"{title}{grid}\n\n{table.caption(ranks=ranks)}"
+    return f"{title}{grid}\n\n{_plain(caption(table, ranks=ranks))}"
 
 
 def _plain(text: str) -> str:
@@ -92,6 +98,7 @@ def _documents(tables: list[Table]) -> list[dict[str, Any]]:
 
 def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
     labels = table.axes(row, col)
+    beside = table.published.get((row, col))
     axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
     extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy") if axis in labels}
     return {
@@ -106,7 +113,7 @@ def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
         "values": cell.values,
         "oracle": cell.oracle,
         "failed": cell.failed,
-        "published": None,
+        "published": None if beside is None else beside.as_dict(cell.mean),
         "rank": table.rank(row, col),
         "inputs": cell.inputs,
         "settings": cell.settings,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from .formats import cell_parts, head, rank_text, row_head
+from .beside import beside_text
+from .formats import caption, cell_parts, head, rank_text, row_head
 from .table import Table
 
 _STYLE = """:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #666; --line: #ccc; --bad: #b00020; }
@@ -45,7 +46,7 @@ def _table(table: Table, *, ranks: bool) -> str:
     rows = "\n".join(lines)
     title = f"<caption>{escape(table.title)}</caption>\n" if table.title else ""
     grid = f"<table>\n{title}<thead><tr>{first}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
-    return f'<div class="noisebench">\n{grid}\n<p>{escape(table.caption(ranks=ranks))}</p>\n</div>\n'
+    return f'<div class="noisebench">\n{grid}\n<p>{escape(caption(table, ranks=ranks))}</p>\n</div>\n'
 
 
 def _head(text: str) -> str:
@@ -62,4 +63,6 @@ def _cell(table: Table, row: str, col: str) -> str:
     if table.leaders[col] == row:
         text = f"<b>{text}</b>"
     dagger, failed, rest = marks.partition(" ✗") if " ✗" in marks else (marks, "", "")
-    return f"{text}{escape(dagger)}" + (f' <span class="failed">✗{escape(rest)}</span>' if failed else "") or "–"
+    text = f"{text}{escape(dagger)}" + (f' <span class="failed">✗{escape(rest)}</span>' if failed else "") or "–"
+    beside = beside_text(table, row, col)
+    return text + (f" <small>{escape(beside.strip())}</small>" if beside else "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .formats import cell_parts, head, rank_text, row_head
+from .beside import beside_text
+from .formats import caption, cell_parts, head, rank_text, row_head
 from .table import Table
 
 _PREAMBLE = "% needs \\usepackage{booktabs,graphicx}\n"
@@ -11,7 +12,7 @@ _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "†": r"$^\dagger$", "✗": r"$\times$", "–": "--",
-    "'": r"\textquotesingle{}", "|": r"\textbar{}", "→": r"$\to$",
+    "'": r"\textquotesingle{}", "|": r"\textbar{}", "✓": r"$\checkmark$", "→": r"$\to$",
 }  # fmt: skip
 
 
@@ -35,10 +36,10 @@ def _table(table: Table, *, ranks: bool) -> str:
         lines.append(" & ".join(["", *(rf"{{\scriptsize {rate}}}" if rate else "" for rate in rates)]) + r" \\")
     body = [" & ".join([escaped(row_head(table, row)), *(_cell(table, row, col) for col in table.cols),
                         *([rank_text(table, row).replace("–", "--")] if ranks else [])]) + r" \\" for row in table.rows]  # fmt: skip
-    caption = escaped(f"{table.title}: {table.caption(ranks=ranks)}" if table.title else table.caption(ranks=ranks))
+    said = escaped(": ".join(text for text in (table.title, caption(table, ranks=ranks)) if text))
     grid = "\n".join([rf"\begin{{tabular}}{{l{'r' * cols}}}", r"\toprule", *lines, r"\midrule", *body, r"\bottomrule", r"\end{tabular}%"])
     shrunk = f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{grid}\n}}"
-    return f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n\\smallskip\n{shrunk}\n\\end{{table}}\n"
+    return f"\\begin{{table}}\n\\centering\n\\caption{{{said}}}\n\\smallskip\n{shrunk}\n\\end{{table}}\n"
 
 
 def _cell(table: Table, row: str, col: str) -> str:
@@ -50,4 +51,5 @@ def _cell(table: Table, row: str, col: str) -> str:
         number = rf"\textbf{{{number}}}"
     spread = rf"\,{{\scriptsize$\pm$\,{spread}}}" if spread else ""
     # a dagger of no width keeps the figures of a column below one another
-    return f"{number}{spread}{_RLAP if marks == '†' else escaped(marks)}" or "--"
+    beside = escaped(beside_text(table, row, col))
+    return f"{number}{spread}{_RLAP if marks == '†' and not beside else escaped(marks)}{beside}" or "--"

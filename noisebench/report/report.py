@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..runfolder import RunFolder, run_folders
+from .beside import put_beside
 from .cells import read_rows, where
 from .formats import as_csv, as_json, document, markdown
 from .gate import Check
@@ -32,6 +33,7 @@ class Shape:
     cols: str = "noise"
     metric: str = "last"
     ranks: bool = False
+    published: str | None = None  # a paper whose numbers stand beside ours
 
     @property
     def metrics(self) -> list[str]:
@@ -105,7 +107,8 @@ def report_of(
             pass_over(error)
 
     rows = where(read_rows(folders, shape.metrics, note), conditions)
-    return Report(make_tables(rows, shape.rows, shape.cols), shape, damaged)
+    tables = make_tables(rows, shape.rows, shape.cols)
+    return Report(tables if shape.published is None else put_beside(tables, shape.published), shape, damaged)
 
 
 def make_report(
@@ -115,6 +118,7 @@ def make_report(
     cols: str = "noise",
     metric: str = "last",
     where: Sequence[str] = (),
+    published: str | None = None,
     ranks: bool = False,
 ) -> Report:
     """The finished runs of a folder as tables: `nb.report("runs", metric="last,best", where=["dataset=digits"])`.
@@ -125,4 +129,4 @@ def make_report(
     def warn(error: DataError) -> None:
         warnings.warn(str(error), stacklevel=4)
 
-    return report_of(run_folders([Path(path)]), Shape(rows, cols, metric, ranks), where, warn)
+    return report_of(run_folders([Path(path)]), Shape(rows, cols, metric, ranks, published), where, warn)

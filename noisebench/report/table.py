@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..errors import ConfigError, NoisebenchError
 from ..manifest import noise_words
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
+from ..published import Beside
 from .cells import AXES, METRICS, Cell, Metric, Row, apart, make_cell, paired_by_seed
 from .significance import beats
 
@@ -35,6 +36,8 @@ class Table:
     parts: dict[str, tuple[str, ...]]
     rates: dict[str, float | None]  # realised share of wrong labels, by column, where the columns are noises
     varied: str
+    paper: str = ""  # whose published cells stand beside ours
+    published: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
 
     @property
     def metrics(self) -> tuple[str, ...]:

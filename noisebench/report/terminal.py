@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .formats import cell_text, head, rank_text, row_head
+from .formats import caption, cell_text, head, rank_text, row_head
 from .table import Table
 
 ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
@@ -16,8 +16,8 @@ ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
 def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -> Group:
     """A table with its title above and its caption below; into `width` columns with fewer digits, or in several blocks."""
     title = [Text(table.title, style="bold")] if table.title else []
-    caption = Text(table.caption(bold=width is not None, ranks=ranks), style="dim")
-    return Group(*title, *_grids(table, width or ENDLESS, ranks=ranks), caption)
+    below = Text(caption(table, bold=width is not None, ranks=ranks), style="dim")
+    return Group(*title, *_grids(table, width or ENDLESS, ranks=ranks), below)
 
 
 def _grids(table: Table, width: int, *, ranks: bool) -> list[RichTable]:

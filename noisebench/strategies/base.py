@@ -71,6 +71,11 @@ class Belief(NamedTuple):
     whole_batch: bool = False
 
 
+def whole_epochs(share: float, epochs: int) -> int:
+    """The whole epochs in a share of so many; 0.29 of 100 are 29, though their product is below it."""
+    return int(share * epochs + 1e-9)
+
+
 class WholeSet(Protocol):
     """The whole training set between epochs, without augmentation, in the order of the index."""
 

@@ -1,0 +1,159 @@
+"""What papers published, cell by cell, and how it was measured: to stand beside our own numbers, each difference of protocol named.
+
+`published.csv` is the source: one published cell a row. mean and std are shares; `noise` is what the paper made, in our language, empty
+where nobody says; `method`, `backbone`, `dataset` are our names where it is the same thing, else the paper's word; `name` is
+always the paper's. Empty is not known. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from .errors import NoisebenchError, UnknownName
+from .noise import normal_noise
+
+PAPERS = {
+    "equal-loss": "Cui et al., Equal Loss, Tables 1 and 2",
+    "sl": "Wang et al. 2019, Symmetric Cross Entropy, CIFAR-100 as its authors quote it",
+    "d2l": "Ma et al. 2018, Dimensionality-Driven Learning, CIFAR-100 as its authors quote it",
+    "eps-softmax": "Wang et al. 2024, Epsilon-Softmax, under the protocol of APL",
+    "jal": "JAL, ICCV 2025, from a note, not the paper itself",
+    "elr": "Liu et al. 2020, Early-Learning Regularization, Table 1",
+    "elr-dividemix": "Liu et al. 2020, Early-Learning Regularization, Table 2, as DivideMix compares",
+    "cifar-n": "Wei et al. 2022, CIFAR-N's leaderboard",
+    "noisypy": "noisypy, ReScience C 2026, a reproduction",
+    "mentornet": "Jiang et al. 2018, MentorNet, as its code's authors print it",
+    "phuber": "a reproduction of Menon et al. 2020, ReScience",
+    "sce-reproduce": "a reproduction of Wang et al. 2019, by authors of APL",
+    "coteaching": "Han et al. 2018, Co-teaching, as its code's authors print it",
+}
+
+SELECTIONS = {
+    "last": "last epoch",
+    "best": "best epoch on test",
+    "mean_last10": "mean of the last ten epochs",
+    "at_noisy_val": "epoch chosen on held-out noisy labels",
+    "": "unstated",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published cell. kind: symmetric, asymmetric, pairflip, pdn, human, clean or as-is; rate: as the paper states it, of human labels
+    as their authors do; selection: a metric's name."""
+
+    paper: str
+    dataset: str
+    backbone: str
+    kind: str
+    rate: float
+    noise: str
+    method: str
+    name: str
+    mean: float
+    std: float | None
+    runs: int | None
+    selection: str
+    recipe: str
+    epochs: int | None
+    convention: str
+    copied_from: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What of a cell of ours decides whether a published one is the same experiment."""
+
+    dataset: str
+    backbone: str
+    noise: str
+    method: str
+    recipe: str
+    epochs: int
+    selection: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A published cell for one of ours, and each way in which it is another experiment."""
+
+    cell: Published
+    mismatches: tuple[str, ...]
+
+    def as_dict(self, mean: float | None) -> dict[str, Any]:
+        """For a document; `mean` is ours."""
+        found = self.cell
+        difference = None if mean is None else mean - found.mean
+        return {"paper": found.paper, "name": found.name, "mean": found.mean, "std": found.std, "n": found.runs, "difference": difference,
+                "mismatches": list(self.mismatches), "source": found.source}  # fmt: skip
+
+
+@cache
+def read_published() -> tuple[Published, ...]:
+    """All rows, in the order of the file."""
+    text = files(__package__).joinpath("published.csv").read_text(encoding="utf-8")
+    return tuple(_row(line) for line in csv.DictReader(text.splitlines()))
+
+
+def _row(line: dict[str, str]) -> Published:
+    numbers = {"rate": float(line["rate"]), "mean": float(line["mean"]), "std": float(line["std"]) if line["std"] else None}
+    counts = {name: int(line[name]) if line[name] else None for name in ("runs", "epochs")}
+    return Published(**{**line, **numbers, **counts})  # type: ignore[arg-type]
+
+
+def cells_of(paper: str) -> list[Published]:
+    """The rows of one paper. Raises UnknownName."""
+    if paper not in PAPERS:
+        raise UnknownName("published paper", paper, PAPERS, "published")
+    return [row for row in read_published() if row.paper == paper]
+
+
+def find_beside(paper: str, ours: Ours) -> Beside | None:
+    """The paper's cell of the same data, kind and rate of noise, and method; of several the one most like ours. Raises UnknownName."""
+    kind, rate = _kind(ours.noise)
+    fitting = [
+        row
+        for row in cells_of(paper)
+        if (row.dataset, row.method, row.kind) == (ours.dataset, ours.method, kind)
+        and (row.noise == ours.noise if kind == "human" else abs(row.rate - rate) < 1e-9)
+    ]
+    found = [Beside(row, tuple(_mismatches(row, ours))) for row in fitting]
+    return min(found, key=lambda beside: len(beside.mismatches), default=None)
+
+
+def _kind(noise: str) -> tuple[str, float]:
+    """The kind and the rate of a noise text of ours; of one that no paper can have, itself."""
+    try:
+        call = normal_noise(noise)
+    except NoisebenchError:  # of a plugin that is not loaded
+        return noise, 0.0
+    rate = dict(call.kwargs).get("rate", 0.0)
+    rate = float(rate) if isinstance(rate, int | float) else 0.0
+    return ("clean" if call.name == "symmetric" and not rate else call.name), rate
+
+
+def _mismatches(row: Published, ours: Ours) -> Iterable[str]:
+    """In the order in which they matter; `there` is the paper."""
+    if row.copied_from:
+        yield f"copied from {row.copied_from}"
+    if row.noise != ours.noise:
+        yield f"noise there {row.noise or row.convention or 'unstated'}"
+    if row.backbone != ours.backbone:
+        yield f"network there {row.backbone}"
+    if row.recipe != ours.recipe:
+        yield f"recipe there {row.recipe or 'unstated'}"
+    if row.epochs != ours.epochs:
+        yield f"epochs there {row.epochs or 'unstated'}"
+    if row.selection != ours.selection:
+        yield f"there {SELECTIONS[row.selection]}" if row.selection else "selection there unstated"
+
+
+def as_row(row: Published) -> dict[str, Any]:
+    """In plain values, for a list."""
+    return asdict(row)

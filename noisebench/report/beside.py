@@ -1,0 +1,66 @@
+"""A paper's published numbers beside the cells of our tables, with every way in which theirs was another experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from string import ascii_lowercase
+
+from ..published import PAPERS, Beside, Ours, cells_of, find_beside
+from .cells import METRICS
+from .table import Table
+
+_NEEDED = ("dataset", "model", "noise", "method", "recipe")
+
+
+def put_beside(tables: Iterable[Table], paper: str) -> list[Table]:
+    """The tables with the paper's cells beside ours, where these are test accuracies. Raises UnknownName."""
+    cells_of(paper)
+    return [replace(table, paper=paper, published=_of(table, paper)) for table in tables]
+
+
+def _of(table: Table, paper: str) -> dict[tuple[str, str], Beside]:
+    found = {}
+    for (row, col), cell in table.cells.items():
+        labels = table.axes(row, col)
+        known = METRICS[cell.metric].title == "test accuracy" and all(axis in labels for axis in _NEEDED)
+        if known and (beside := find_beside(paper, _ours(labels, cell.metric))):
+            found[row, col] = beside
+    return found
+
+
+def _ours(labels: dict[str, str], metric: str) -> Ours:
+    recipe, _, rest = labels["recipe"].partition(", ")  # `apl, 120 epochs, val 0.1`
+    epochs = int(rest.partition(" ")[0])
+    return Ours(labels["dataset"], labels["model"], labels["noise"], labels["method"], recipe, epochs, metric)
+
+
+def notes(table: Table) -> dict[tuple[str, ...], str]:
+    """A letter for each different list of mismatches, in the order of the cells."""
+    lists = dict.fromkeys(beside.mismatches for beside in table.published.values() if beside.mismatches)
+    return {mismatches: _letter(number) for number, mismatches in enumerate(lists)}
+
+
+def _letter(number: int) -> str:
+    more, rest = divmod(number, len(ascii_lowercase))
+    return (_letter(more - 1) if more else "") + ascii_lowercase[rest]
+
+
+def beside_text(table: Table, row: str, col: str) -> str:
+    """` [58.40, -0.31 a]`: the published number, ours less it in points, and the letter of what differs; nothing without one."""
+    beside, cell = table.published.get((row, col)), table.cells[row, col]
+    if beside is None:
+        return ""
+    gap = "" if cell.mean is None else f", {100 * (cell.mean - beside.cell.mean):+.2f}"
+    letter = notes(table).get(beside.mismatches, "")
+    return f" [{100 * beside.cell.mean:.2f}{gap}{' ' + letter if letter else ''}]"
+
+
+def beside_caption(table: Table) -> str:
+    """What the brackets are, and each letter's differences."""
+    if not table.paper:
+        return ""
+    if not table.published:
+        return f"{PAPERS[table.paper]}: no cell of these data, noises and methods."
+    told = " ".join(f"{letter}: {'; '.join(mismatches)}." for mismatches, letter in notes(table).items())
+    return f"[published, ours less published in points]: {PAPERS[table.paper]}. {told}".strip()
