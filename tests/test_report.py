@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import noisebench as nb
 from noisebench.errors import ConfigError, DataError, UnknownName
 from noisebench.report import Report, Shape, find_metric, read_rows, report_of, where
 from noisebench.report.cells import Cell
@@ -213,3 +214,102 @@ def test_text_of_users_does_not_become_markup(tmp_path: Path) -> None:
     console.print(draw_table(tables(tmp_path)[0]))
     assert "[red]evil[/red] | method" in console.file.getvalue()
     assert "evil[/red] \\| method" in report(tmp_path).render("md")
+
+
+RECORDS = Path(__file__).parent / "data" / "records"
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_of_every_schema_is_read(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "run__1").mkdir()
+    (tmp_path / "run__1" / "result.json").write_text(path.read_text())
+    cell = report(tmp_path).document()["cells"][0]
+    assert (cell["method"], cell["n"], cell["values"]["0"]) == ("el", 1, 0.458) and cell["inputs"]["0"]["versions"]
+
+
+def test_the_schema_that_is_written_has_a_record_here() -> None:
+    from noisebench.runfolder import SCHEMA
+
+    assert (RECORDS / f"v{SCHEMA}.json").exists()
+
+
+def test_metrics_stand_side_by_side(tmp_path: Path) -> None:
+    add(tmp_path)
+    table = tables(tmp_path, "last,best,nll")[0]
+    assert [col.rpartition(", ")[2] for col in table.cols] == ["last", "best", "nll"]
+    text = report(tmp_path, "last,best").render("md")
+    assert "| ce | 50.00 | 60.00 |" in text and "best: test accuracy (%), best epoch ON TEST, optimistic" in text
+    assert tables(tmp_path, "last,best", cols="metric")[0].cols == ("last", "best")
+
+
+def test_an_axis_may_be_several(tmp_path: Path) -> None:
+    for data in ("digits", "mnist"):
+        for method in ("ce", "el"):
+            add(tmp_path, method, data={"name": data, "sha256": data})
+    (table,) = tables(tmp_path, rows="dataset,method")
+    assert table.rows == ("digits, ce", "digits, el", "mnist, ce", "mnist, el")
+    with pytest.raises(ConfigError, match="stands twice"):
+        tables(tmp_path, rows="method,method")
+
+
+def test_ranks_are_over_the_columns_that_every_row_has(tmp_path: Path) -> None:
+    for method, last in (("ce", 0.5), ("gce", 0.7), ("el", 0.7)):
+        add(tmp_path, method, SYM, last=last)
+    add(tmp_path, "ce", ASYM, last=0.9)
+    table = tables(tmp_path)[0]
+    assert [table.rank(row, SYM) for row in ("ce", "gce", "el")] == [3, 1.5, 1.5]
+    assert table.ranked == (SYM,) and table.mean_rank("ce") == 3
+    text = report_of(run_folders([tmp_path]), Shape(ranks=True)).render("md")
+    assert "mean rank" in text and "over the 1 of 2 columns" in text
+
+
+def test_seeds_pair_only_on_the_same_labels() -> None:
+    values = {"0": 0.80, "1": 0.90, "2": 0.70}
+    better = {seed: value + 0.01 + 0.0001 * int(seed) for seed, value in values.items()}
+    same, other = ({seed: {"labels": name} for seed in values} for name in ("one", "two"))
+    assert beats(Cell(better, inputs=same), Cell(values, inputs=same))
+    assert not beats(Cell(better, inputs=same), Cell(values, inputs=other))
+
+
+HARD = "a_b & [c] 100% <i> 10*x | y"
+
+
+def test_latex_escapes_and_marks(tmp_path: Path) -> None:
+    add(tmp_path, HARD, oracle=True)
+    text = report(tmp_path).render("latex")
+    for part in (
+        r"\toprule",
+        r"a\_b \& [c] 100\% \textless{}i\textgreater{} 10*x \textbar{} y & 50.00\rlap{$^\dagger$} \\",
+        r"\end{table}",
+    ):
+        assert part in text
+
+
+def test_html_escapes_and_needs_nothing_else(tmp_path: Path) -> None:
+    add(tmp_path, HARD)
+    text = report(tmp_path).render("html")
+    assert "a_b &amp; [c] 100% &lt;i&gt; 10*x | y" in text and "http" not in text and "<script" not in text
+
+
+def test_junit_has_a_case_for_each_cell(tmp_path: Path) -> None:
+    from xml.etree.ElementTree import fromstring
+
+    add(tmp_path, HARD + chr(1), SYM)
+    add(tmp_path, "ce", ASYM)
+    root = fromstring(report(tmp_path).render("junit"))
+    assert (root.get("tests"), root.get("skipped"), root.get("failures"), root.get("errors")) == ("4", "2", "0", "0")
+
+
+def test_markdown_does_not_turn_products_into_italics(tmp_path: Path) -> None:
+    add(tmp_path, "10*normalized(ce) + 0.1*mae")
+    assert r"10\*normalized(ce) + 0.1\*mae" in report(tmp_path).render("md")
+
+
+def test_from_python_a_report_is_a_table_object(tmp_path: Path) -> None:
+    folder = add(tmp_path)
+    made = nb.report(tmp_path, metric="last,best", where=["method=ce"])
+    assert "<table>" in made._repr_html_() and "sym 0.4, best" in str(made) and made.render("json").startswith("{")
+    assert "\x1b" not in str(made) and all(line == line.rstrip() for line in str(made).splitlines())
+    folder.result.write_text("{")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert nb.report(tmp_path).tables == []

@@ -134,10 +134,9 @@ def _rows(folder: RunFolder, metrics: dict[str, Metric]) -> list[Row]:
 
 
 def _value(metrics: Any, metric: Metric) -> float | None:
-    if metrics is None:
-        return None
+    """None for a failed run, and for a number that was not yet recorded when the run ended."""
     for key in metric.path:
-        metrics = metrics[key]
+        metrics = None if metrics is None else metrics.get(key)
     return None if metrics is None else float(metrics)
 
 
