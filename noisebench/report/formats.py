@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from .beside import beside_caption, beside_text
@@ -72,7 +73,7 @@ def markdown(tables: list[Table], *, ranks: bool = False) -> str:
 def _markdown_table(table: Table, *, ranks: bool) -> str:
     def cell(row: str, col: str) -> str:
         text = cell_text(table, row, col)
-        return f"**{text}**" if table.leaders[col] == row else text
+        return f"**{text}**" if (row, col) in table.leaders else text
 
     heads = [table.row_axis.replace(",", ", "), *(_plain(head(table, col)) for col in table.cols), *(["mean rank"] if ranks else [])]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
@@ -81,6 +82,11 @@ def _markdown_table(table: Table, *, ranks: bool) -> str:
     grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     title = f"**{_plain(table.title)}**\n\n" if table.title else ""
     return f"{title}{grid}\n\n{_plain(caption(table, ranks=ranks))}"
+
+
+def as_list(lines: Sequence[str]) -> str:
+    """Markdown's bullets, with a blank line below; nothing for none."""
+    return "".join(f"* {_plain(line)}\n" for line in lines) + ("\n" if lines else "")
 
 
 def _plain(text: str) -> str:

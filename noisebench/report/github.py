@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .formats import markdown
+from .formats import as_list, markdown
 from .table import Table
 
 SUMMARY_LIMIT = 1_048_576  # bytes a step; a larger summary is refused as a whole
@@ -16,7 +16,7 @@ def step_summary(tables: Sequence[Table], lines: Sequence[str] = (), *, used: in
     """The lines, then as many tables as fit beside the `used` bytes, and how many did not. Empty where nothing fits."""
     room = SUMMARY_LIMIT - used - _NOTE
     text, shown = "", 0
-    for block in ("".join(f"* {line}\n" for line in lines), *(markdown([table], ranks=ranks) + "\n" for table in tables)):
+    for block in (as_list(lines), *(markdown([table], ranks=ranks) + "\n" for table in tables)):
         if len((text + block).encode()) > room:
             break
         text, shown = text + block, shown + 1

@@ -60,7 +60,7 @@ def _cell(table: Table, row: str, col: str) -> str:
         return "–"
     number, spread, marks = cell_parts(table, cell)
     text = escape(number) + (f" <small>± {escape(spread)}</small>" if spread else "")
-    if table.leaders[col] == row:
+    if (row, col) in table.leaders:
         text = f"<b>{text}</b>"
     dagger, failed, rest = marks.partition(" ✗") if " ✗" in marks else (marks, "", "")
     text = f"{text}{escape(dagger)}" + (f' <span class="failed">✗{escape(rest)}</span>' if failed else "") or "–"

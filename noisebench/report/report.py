@@ -13,7 +13,7 @@ from ..errors import ConfigError, DataError
 from ..runfolder import RunFolder, run_folders
 from .beside import put_beside
 from .cells import read_rows, where
-from .formats import as_csv, as_json, document, markdown
+from .formats import as_csv, as_json, as_list, document, markdown
 from .gate import Check
 from .html import fragment, page
 from .junit import junit
@@ -66,7 +66,7 @@ class Report:
         ranks = self.shape.ranks
         texts: dict[str, Callable[[], str]] = {
             "table": lambda: str(self),
-            "md": lambda: markdown(self.tables, ranks=ranks) + (_as_list(verdict) if verdict else ""),
+            "md": lambda: markdown(self.tables, ranks=ranks) + ("\n" + as_list([verdict.summary, *verdict.troubles]) if verdict else ""),
             "csv": lambda: as_csv(self.document()),
             "json": lambda: as_json(self.document(verdict)),
             "html": lambda: page(self.tables, ranks=ranks),
@@ -89,10 +89,6 @@ class Report:
 
     def _repr_html_(self) -> str:
         return fragment(self.tables, ranks=self.shape.ranks)
-
-
-def _as_list(verdict: Check) -> str:
-    return "\n" + "".join(f"* {line}\n" for line in [verdict.summary, *verdict.troubles])
 
 
 def report_of(

@@ -17,6 +17,7 @@ from ..published import Beside
 from .cells import AXES, METRICS, Cell, Metric, Row, apart, make_cell, paired_by_seed
 from .significance import beats
 
+_NOT_RIVALS = ("dataset", "noise")  # rows that differ in these are not better or worse than one another
 _FIXED = ("dataset", "model", "recipe", "precision", "noise", "method")
 
 
@@ -63,31 +64,36 @@ class Table:
         counts = [cell.n for cell in self.cells.values() if cell.n]
         return statistics.mode(sorted(counts, reverse=True)) if counts else 0
 
+    def _rivals(self, row: str, col: str) -> dict[str, Cell]:
+        """The cells of the column with a mean and of the same data, noise and metric: what a row may be compared with, itself too."""
+        own = self.cells.get((row, col))
+        same = [place for place, axis in enumerate(self.row_axis.split(",")) if axis in _NOT_RIVALS]
+        facts = [self.parts[row][place] for place in same]
+        column = {other: cell for other in self.rows if (cell := self.cells.get((other, col))) and cell.values}
+        alike = {other: cell for other, cell in column.items() if own and cell.metric == own.metric}
+        return {other: cell for other, cell in alike.items() if [self.parts[other][place] for place in same] == facts}
+
     @cached_property
-    def leaders(self) -> dict[str, str | None]:
-        """By column, the row that beats every other by more than noise, if one does."""
-        return {col: self._leader(col) for col in self.cols}
+    def leaders(self) -> frozenset[tuple[str, str]]:
+        """The row and column of each cell that beats every rival by more than noise."""
+        return frozenset((row, col) for row, col in self.cells if self._leads(row, col))
 
-    def _leader(self, col: str) -> str | None:
-        column = {row: cell for row in self.rows if (cell := self.cells.get((row, col))) and cell.values}
-        if len(column) < 2 or len({cell.metric for cell in column.values()}) > 1:
-            return None
-        up = self._up(col)
-        order = sorted(column, key=lambda row: column[row].mean or 0.0, reverse=up)
-        return order[0] if all(beats(column[order[0]], column[row], higher_is_better=up) for row in order[1:]) else None
+    def _leads(self, row: str, col: str) -> bool:
+        rivals = self._rivals(row, col)
+        own, up = rivals.pop(row, None), self._up(row, col)
+        return own is not None and bool(rivals) and all(beats(own, other, higher_is_better=up) for other in rivals.values())
 
-    def _up(self, col: str) -> bool:
-        return all(METRICS[cell.metric].higher_is_better for (_, other), cell in self.cells.items() if other == col)
+    def _up(self, row: str, col: str) -> bool:
+        return METRICS[self.cells[row, col].metric].higher_is_better
 
     def rank(self, row: str, col: str) -> float | None:
-        """1 is the best mean of the column; equal means share the mean of their places."""
-        column = [cell for other in self.rows if (cell := self.cells.get((other, col))) and cell.values]
-        own = self.cells.get((row, col))
-        if own is None or own.mean is None or len({cell.metric for cell in column}) > 1:
+        """1 is the best mean among its rivals; equal means share the mean of their places."""
+        rivals = self._rivals(row, col)
+        if row not in rivals:
             return None
-        up, means = self._up(col), [cell.mean or 0.0 for cell in column]
-        better = sum(mean > own.mean if up else mean < own.mean for mean in means)
-        return better + (1 + means.count(own.mean)) / 2
+        own, means = rivals[row].mean or 0.0, [cell.mean or 0.0 for cell in rivals.values()]
+        better = sum(mean > own if self._up(row, col) else mean < own for mean in means)
+        return better + (1 + means.count(own)) / 2
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
@@ -104,7 +110,7 @@ class Table:
         several = any(cell.n not in (0, self.usual_n) for cell in self.cells.values())
         count = f"n = {self.usual_n}{', else in brackets' if several else ' each' if len(self.cells) > 1 else ''}"
         parts = [f"{shown}; mean ± sample standard deviation, {count}; {self.varied}."]
-        if bold and any(self.leaders.values()):
+        if bold and self.leaders:
             parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed and labels).")
         if ranks:
             parts.append(f"Mean rank over the {len(self.ranked)} of {len(self.cols)} columns in which every row has a mean; 1 is best.")
@@ -112,8 +118,8 @@ class Table:
             parts.append("† oracle: was told the true noise rate or T, or chosen by it.")
         if any(cell.failed for cell in self.cells.values()):
             parts.append("✗: failed runs, left out of the mean.")
-        if len(self.cells) < len(self.rows) * len(self.cols):
-            parts.append("–: no run.")
+        if len(self.cells) < len(self.rows) * len(self.cols) or any(not cell.n and not cell.failed for cell in self.cells.values()):
+            parts.append("–: no run with this number.")
         return " ".join(parts)
 
 

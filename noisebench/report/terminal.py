@@ -54,4 +54,4 @@ def _grid(table: Table, cols: tuple[str, ...], digits: int, *, ranks: bool) -> R
 
 def _cell(table: Table, row: str, col: str, digits: int) -> Text:
     text = cell_text(table, row, col, digits)
-    return Text(text if digits > 1 else text.replace(" ± ", "±"), style="bold" if table.leaders[col] == row else "")
+    return Text(text if digits > 1 else text.replace(" ± ", "±"), style="bold" if (row, col) in table.leaders else "")
