@@ -1,6 +1,6 @@
 """How often the gate cries wolf, and how often it sees one: `python tests/perf/simulate_gate.py [SUITES]`.
 
-Suites of eight methods and seven noises, their standard deviations over seeds those of the README's first table (0.25 to 6.6 points). A
+Suites of eight methods and seven noises, their standard deviations over seeds those of the README's first table (0.10 to 6.99 points). A
 false alarm: nothing changed but chance, every run drawn anew, and yet a cell is regressed. Power: one cell, each in turn, is
 worse by a point; `paired` says how much of a seed's luck (its labels, its first weights) then and now share.
 """
