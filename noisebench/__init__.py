@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .losses import register_loss
     from .manifest import Manifest, read_manifest
     from .noise import register_noise, transition
+    from .report import make_report as report
     from .runfolder import results
     from .strategies import register_strategy
 
@@ -26,6 +27,7 @@ _HOMES = {
     "register_loss": "losses",
     "register_noise": "noise",
     "register_strategy": "strategies",
+    "report": "report",
     "results": "runfolder",
     "transition": "noise",
 }
@@ -39,6 +41,7 @@ __all__ = [
     "register_loss",
     "register_noise",
     "register_strategy",
+    "report",
     "results",
     "transition",
 ]
@@ -48,7 +51,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'noisebench' has no attribute {name!r}")
     module = import_module(f"{__name__}.{_HOMES[name]}")
-    return module if _HOMES[name] == name and name == "losses" else getattr(module, name)
+    return module if _HOMES[name] == name else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -8,6 +8,8 @@ NoisebenchError              2   something given cannot be used: the message say
 │   ├── ManifestError        2   a manifest is damaged, or belongs to other data
 │   └── RunTaken             2   another process is at this run
 ├── RunFailed                3   a run ended in failure: a NaN, out of memory, a dead worker
+├── Regressed                4   a check found results worse than the baseline's
+├── Undecided                5   a check cannot decide: something is missing, or not comparable
 └── Interrupted            130   the user or the system stopped a run; its state is saved
 """
 
@@ -56,6 +58,18 @@ class RunFailed(NoisebenchError):
     """A run ended in failure."""
 
     exit_code = 3
+
+
+class Regressed(NoisebenchError):
+    """A check found results worse than the baseline's by more than the tolerance and the noise of seeds."""
+
+    exit_code = 4
+
+
+class Undecided(NoisebenchError):
+    """A check cannot decide: something is missing, or not comparable."""
+
+    exit_code = 5
 
 
 class Interrupted(NoisebenchError):

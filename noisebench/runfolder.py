@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+_READABLE = (1,)  # every schema that was ever written; tests keep a record of each
 _RECORD = (
     "key",
     "title",
@@ -152,8 +153,8 @@ class RunFolder:
     def _read(self, path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if content["schema"] != SCHEMA:
-                raise DataError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}")
+            if content["schema"] not in _READABLE:
+                raise DataError(f"{path} has schema {content['schema']}, this version reads {', '.join(map(str, _READABLE))}")
             if missing := [name for name in needed if name not in content]:
                 raise DataError(f"{path} lacks {', '.join(missing)}: delete the folder and run it again")
         except FileNotFoundError:

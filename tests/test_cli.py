@@ -174,7 +174,15 @@ def test_one_failure_fails_its_cell_alone_with_exit_3(place: Path, capsys: pytes
 
 def test_report_writes_every_format_by_suffix(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(capsys, "train", *SHORT)
-    for name, start in (("t.md", "**digits, mlp"), ("t.csv", "dataset,model,recipe"), ("t.json", "{")):
+    starts = {
+        "t.md": "**digits, mlp",
+        "t.csv": "dataset,model,recipe",
+        "t.json": "{",
+        "t.html": "<!doctype",
+        "t.tex": "% needs",
+        "t.xml": "<?xml",
+    }
+    for name, start in starts.items():
         assert call(capsys, "report", "-o", name)[0] == 0 and (place / name).read_text().startswith(start)
     assert call(capsys, "report", "--format", "md")[1] == (place / "t.md").read_text()
 
@@ -358,7 +366,7 @@ MISTAKES = [
     (["evaluate", "nothing"], "no run 'nothing'"),
     (["report"], "no runs in"),
     (["report", "nowhere"], "no such folder: nowhere"),
-    (["report", "--format", "pdf"], "--format is one of table, md, csv, json"),
+    (["report", "--format", "pdf"], "--format is one of table, md, csv, json, html, latex, junit"),
     (["report", "-o", "table.pdf"], "the suffix of table.pdf names no format"),
     (["run", "quik"], "did you mean 'quick'"),
     (["run", "no.yaml"], "no.yaml cannot be read"),

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import noisebench as nb
 from noisebench.errors import ConfigError, DataError, UnknownName
-from noisebench.report import METRICS, find_metric, make_tables, read_rows, render, where
+from noisebench.report import Report, Shape, find_metric, read_rows, report_of, where
 from noisebench.report.cells import Cell
 from noisebench.report.significance import beats
 from noisebench.runfolder import RunFolder, run_folders
@@ -36,8 +37,12 @@ def add(root: Path, method: str = "ce", noise: str = SYM, seed: int = 0, last: f
     return folder
 
 
+def report(root: Path, metric: str = "last", rows: str = "method", cols: str = "noise") -> Report:
+    return report_of(run_folders([root]), Shape(rows, cols, metric))
+
+
 def tables(root: Path, metric: str = "last", rows: str = "method", cols: str = "noise") -> list:
-    return make_tables(read_rows(run_folders([root]), find_metric(metric)), find_metric(metric), rows, cols)
+    return report(root, metric, rows, cols).tables
 
 
 def test_a_cell_is_mean_sample_deviation_and_n(tmp_path: Path) -> None:
@@ -46,13 +51,13 @@ def test_a_cell_is_mean_sample_deviation_and_n(tmp_path: Path) -> None:
         add(tmp_path, seed=seed, last=value)
     cell = tables(tmp_path)[0].cells["ce", SYM]
     assert (cell.mean, cell.std, cell.n) == (pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)), 3)
-    assert "63.33 ± 15.28" in render(tables(tmp_path), "md", "last")
+    assert "63.33 ± 15.28" in report(tmp_path).render("md")
 
 
 def test_one_run_has_no_deviation(tmp_path: Path) -> None:
     add(tmp_path)
     assert tables(tmp_path)[0].cells["ce", SYM].std is None
-    assert "| ce | 50.00 |" in render(tables(tmp_path), "md", "last")
+    assert "| ce | 50.00 |" in report(tmp_path).render("md")
 
 
 @pytest.mark.parametrize(
@@ -85,16 +90,16 @@ def test_a_failed_run_is_counted_and_left_out_of_the_mean(tmp_path: Path) -> Non
              "recipe_name": "digits", "seed": 1, "oracle": False}  # fmt: skip
     about |= {"loss": "ce", "strategy": "standard", "precision": "fp32", "recipe": {"epochs": 40, "lr": 0.1}, "data_sha256": "d"}
     failed.write_error(about, "RuntimeError", "broken")
-    text = render(tables(tmp_path), "md", "last")
+    text = report(tmp_path).render("md")
     assert "50.00 ✗1" in text and "failed runs, left out of the mean" in text
 
 
 def test_oracles_and_missing_cells_are_marked_and_explained(tmp_path: Path) -> None:
     add(tmp_path, "el", SYM, oracle=True)
     add(tmp_path, "ce", ASYM)
-    text = render(tables(tmp_path), "md", "last")
+    text = report(tmp_path).render("md")
     assert "50.00†" in text and "† oracle: was told the true noise rate or T, or chosen by it." in text
-    assert "| – |" in text and "–: no run" in text
+    assert "| – |" in text and "–: no run with this number." in text
 
 
 def test_the_caption_states_metric_selection_spread_and_what_varied(tmp_path: Path) -> None:
@@ -118,8 +123,8 @@ def test_bold_is_for_more_than_noise(tmp_path: Path) -> None:
         add(tmp_path, "el", ASYM, seed, 0.5 + 0.1 * seed)
         add(tmp_path, "ce", ASYM, seed, 0.7 - 0.1 * seed)
     table = tables(tmp_path)[0]
-    assert (table.leaders[SYM], table.leaders[ASYM]) == ("el", None)
-    assert "**81.00" not in render([table], "md", "last").split("| ce |")[1] and "**80.67 ± 2.08**" in render([table], "md", "last")
+    assert table.leaders == {("el", SYM)}
+    assert "**60.00" not in report(tmp_path).render("md") and "**80.67 ± 2.08**" in report(tmp_path).render("md")
 
 
 def test_a_gap_that_seeds_explain_is_no_gap() -> None:
@@ -150,7 +155,7 @@ def test_the_same_seeds_twice_count_once_and_the_later_one(tmp_path: Path) -> No
 
 def test_json_has_the_promised_fields_at_full_precision(tmp_path: Path) -> None:
     add(tmp_path, last=1 / 3)
-    content = json.loads(render(tables(tmp_path), "json", "last"))
+    content = json.loads(report(tmp_path).render("json"))
     assert set(content) == {"schema", "metric", "selection", "cells"}
     cell = content["cells"][0]
     assert {"dataset", "model", "noise", "method", "n", "mean", "std", "values", "oracle", "failed", "published"} <= set(cell)
@@ -160,15 +165,15 @@ def test_json_has_the_promised_fields_at_full_precision(tmp_path: Path) -> None:
 def test_csv_says_the_same_as_json(tmp_path: Path) -> None:
     for seed in range(3):
         add(tmp_path, seed=seed, last=seed / 7)
-    row = next(csv.DictReader(io.StringIO(render(tables(tmp_path), "csv", "last"))))
-    cell = json.loads(render(tables(tmp_path), "json", "last"))["cells"][0]
+    row = next(csv.DictReader(io.StringIO(report(tmp_path).render("csv"))))
+    cell = json.loads(report(tmp_path).render("json"))["cells"][0]
     assert math.isclose(float(row["mean"]), cell["mean"]) and json.loads(row["values"]) == cell["values"]
 
 
 def test_where_keeps_what_it_says_and_names_what_there_is(tmp_path: Path) -> None:
     add(tmp_path, "ce")
     add(tmp_path, "el", seed=1)
-    rows = read_rows(run_folders([tmp_path]), METRICS["last"])
+    rows = read_rows(run_folders([tmp_path]), ["last"])
     assert [row.axes["method"] for row in where(rows, ["method=el"])] == ["el"]
     assert [row.seed for row in where(rows, ["seed=0"])] == [0]
     with pytest.raises(ConfigError, match="method is one of ce, el"):
@@ -195,9 +200,8 @@ def test_wrong_names_and_places_are_refused(tmp_path: Path) -> None:
         find_metric("lst")
     with pytest.raises(DataError, match="no such folder"):
         run_folders([tmp_path / "nothing"])
-    add(tmp_path).result.write_text('{"schema": 99}')
-    with pytest.raises(DataError, match="has schema 99"):
-        tables(tmp_path)
+    with pytest.raises(ConfigError, match="twice"):
+        report(tmp_path, "last,last")
 
 
 def test_text_of_users_does_not_become_markup(tmp_path: Path) -> None:
@@ -209,4 +213,104 @@ def test_text_of_users_does_not_become_markup(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(draw_table(tables(tmp_path)[0]))
     assert "[red]evil[/red] | method" in console.file.getvalue()
-    assert "evil[/red] \\| method" in render(tables(tmp_path), "md", "last")
+    assert "evil[/red] \\| method" in report(tmp_path).render("md")
+
+
+RECORDS = Path(__file__).parent / "data" / "records"
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_of_every_schema_is_read(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "run__1").mkdir()
+    (tmp_path / "run__1" / "result.json").write_text(path.read_text())
+    cell = report(tmp_path).document()["cells"][0]
+    assert (cell["method"], cell["n"], cell["values"]["0"]) == ("el", 1, 0.458) and cell["inputs"]["0"]["versions"]
+
+
+def test_the_schema_that_is_written_has_a_record_here() -> None:
+    from noisebench.runfolder import SCHEMA
+
+    assert (RECORDS / f"v{SCHEMA}.json").exists()
+
+
+def test_metrics_stand_side_by_side(tmp_path: Path) -> None:
+    add(tmp_path)
+    table = tables(tmp_path, "last,best,nll")[0]
+    assert [col.rpartition(", ")[2] for col in table.cols] == ["last", "best", "nll"]
+    text = report(tmp_path, "last,best").render("md")
+    assert "| ce | 50.00 | 60.00 |" in text and "best: test accuracy (%), best epoch ON TEST, optimistic" in text
+    assert tables(tmp_path, "last,best", cols="metric")[0].cols == ("last", "best")
+
+
+def test_an_axis_may_be_several(tmp_path: Path) -> None:
+    for data in ("digits", "mnist"):
+        for method in ("ce", "el"):
+            add(tmp_path, method, data={"name": data, "sha256": data})
+    (table,) = tables(tmp_path, rows="dataset,method")
+    assert [table.rank(row, SYM) for row in table.rows] == [1.5, 1.5, 1.5, 1.5], "no set is better than another"
+    assert table.rows == ("digits, ce", "digits, el", "mnist, ce", "mnist, el")
+    with pytest.raises(ConfigError, match="stands twice"):
+        tables(tmp_path, rows="method,method")
+
+
+def test_ranks_are_over_the_columns_that_every_row_has(tmp_path: Path) -> None:
+    for method, last in (("ce", 0.5), ("gce", 0.7), ("el", 0.7)):
+        add(tmp_path, method, SYM, last=last)
+    add(tmp_path, "ce", ASYM, last=0.9)
+    table = tables(tmp_path)[0]
+    assert [table.rank(row, SYM) for row in ("ce", "gce", "el")] == [3, 1.5, 1.5]
+    assert table.ranked == (SYM,) and table.mean_rank("ce") == 3
+    text = report_of(run_folders([tmp_path]), Shape(ranks=True)).render("md")
+    assert "mean rank" in text and "over the 1 of 2 columns" in text
+
+
+def test_seeds_pair_only_on_the_same_labels() -> None:
+    values = {"0": 0.80, "1": 0.90, "2": 0.70}
+    better = {seed: value + 0.01 + 0.0001 * int(seed) for seed, value in values.items()}
+    same, other = ({seed: {"labels": name} for seed in values} for name in ("one", "two"))
+    assert beats(Cell(better, inputs=same), Cell(values, inputs=same))
+    assert not beats(Cell(better, inputs=same), Cell(values, inputs=other))
+
+
+HARD = "a_b & [c] 100% <i> 10*x | y"
+
+
+def test_latex_escapes_and_marks(tmp_path: Path) -> None:
+    add(tmp_path, HARD, oracle=True)
+    text = report(tmp_path).render("latex")
+    for part in (
+        r"\toprule",
+        r"a\_b \& [c] 100\% \textless{}i\textgreater{} 10*x \textbar{} y & 50.00\rlap{$^\dagger$} \\",
+        r"\end{table}",
+    ):
+        assert part in text
+
+
+def test_html_escapes_and_needs_nothing_else(tmp_path: Path) -> None:
+    add(tmp_path, HARD)
+    text = report(tmp_path).render("html")
+    assert "a_b &amp; [c] 100% &lt;i&gt; 10*x | y" in text and "http" not in text and "<script" not in text
+
+
+def test_junit_has_a_case_for_each_cell(tmp_path: Path) -> None:
+    from xml.etree.ElementTree import fromstring
+
+    add(tmp_path, HARD + chr(1), SYM)
+    add(tmp_path, "ce", ASYM)
+    root = fromstring(report(tmp_path).render("junit"))
+    assert (root.get("tests"), root.get("skipped"), root.get("failures"), root.get("errors")) == ("4", "2", "0", "0")
+
+
+def test_markdown_does_not_turn_products_into_italics(tmp_path: Path) -> None:
+    add(tmp_path, "10*normalized(ce) + 0.1*mae")
+    assert r"10\*normalized(ce) + 0.1\*mae" in report(tmp_path).render("md")
+
+
+def test_from_python_a_report_is_a_table_object(tmp_path: Path) -> None:
+    folder = add(tmp_path)
+    made = nb.report(tmp_path, metric="last,best", where=["method=ce"])
+    assert "<table>" in made._repr_html_() and "sym 0.4, best" in str(made) and made.render("json").startswith("{")
+    assert "\x1b" not in str(made) and all(line == line.rstrip() for line in str(made).splitlines())
+    folder.result.write_text("{")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert nb.report(tmp_path).tables == []

@@ -34,7 +34,8 @@ OPTIONS = {
     "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --loss --lr --manifest --method "
     "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy --weight-decay",
     "evaluate": "--help --json --predictions",
-    "report": "--cols --figure --format --help --json --metric --out --published --rows --where",
+    "report": "--allow-missing --alpha --baseline --check --cols --figure --format --help --json --metric --out --published --ranks --rows "
+    "--save-baseline --tolerance --where",
     "run": "--device --dry-run --executor --fail-fast --help --jobs --json --no-resume --rerun --shard",
     "list": "--help --json",
 }
@@ -123,8 +124,8 @@ def test_the_library_answers_as_promised() -> None:
     loss, logits = nb.loss("el(eps=0.4)"), torch.randn(8, 10, requires_grad=True)
     loss(logits, torch.arange(8)).backward()
     assert isinstance(loss, torch.nn.Module) and logits.grad is not None and logits.grad.isfinite().all()
-    assert callable(nb.results) and callable(nb.results), "a submodule must not take a promised name"
-    assert {"losses", "read_manifest", "results", "register_loss"} <= set(dir(nb))
+    assert callable(nb.results) and callable(nb.report), "a submodule must not take a promised name"
+    assert {"losses", "read_manifest", "report", "results", "register_loss"} <= set(dir(nb))
 
 
 def test_corrupt_refuses_labels_out_of_range() -> None:

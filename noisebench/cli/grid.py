@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .console import console, duration, say
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     from ..agenda import Item
     from ..executors.job import Event
@@ -26,18 +27,23 @@ class GridProgress:
         from ..report.table import noise_order
 
         self._items, self._quiet = items, quiet
+        self._several = [axis for axis in ("dataset", "model") if len({_axes(item)[axis] for item in items}) > 1]
         self._cells: dict[tuple[str, str], list[int]] = {}
         for number, item in enumerate(items):
-            self._cells.setdefault((item.run.method, item.run.manifest.meta["noise"]), []).append(number)
-        self._dataset = items[0].run.dataset.name
+            self._cells.setdefault((self._row(item), item.run.manifest.meta["noise"]), []).append(number)
+        self._dataset = "" if "dataset" in self._several else items[0].run.dataset.name
         self._cols = sorted({col for _, col in self._cells}, key=noise_order)
         self._rows = list(dict.fromkeys(row for row, _ in self._cells))
         self._accuracy: dict[int, float] = {}
         self._failed: set[int] = set()
         self._share: dict[int, float] = {}  # of each run's epochs
+        self._images = 0  # trained on so far, each as often as it was
         self._started = self._said = time.monotonic()
         self._live: Live | None = None
         say(f"{len(items)} runs, {jobs} at a time", quiet=quiet)
+
+    def _row(self, item: Item) -> str:
+        return ", ".join([*(_axes(item)[axis] for axis in self._several), item.run.method])
 
     def __enter__(self) -> GridProgress:
         if sys.stderr.isatty() and not self._quiet:
@@ -52,7 +58,11 @@ class GridProgress:
             self._live.stop()
 
     def update(self, event: Event) -> None:
-        self._share[event.number] = event.content["epoch"] / event.content["epochs"] if event.kind == "progress" else 1.0
+        if event.kind == "progress":
+            self._share[event.number] = event.content["epoch"] / event.content["epochs"]
+            self._images += int(self._items[event.number].run.manifest.in_training.sum())
+        else:
+            self._share[event.number] = 1.0
         if event.kind == "done":
             self._accuracy[event.number] = event.content["test_acc"]
         elif event.kind == "failed":
@@ -62,7 +72,7 @@ class GridProgress:
             self._live.update(self._drawn())
         elif time.monotonic() - self._said > _EVERY or self._finished == len(self._items):
             self._said = time.monotonic()
-            say(self._status(), quiet=self._quiet)
+            say(self.status(), quiet=self._quiet)
 
     @property
     def _finished(self) -> int:
@@ -74,37 +84,49 @@ class GridProgress:
         else:
             say(text)  # a failure is said even when progress is not
 
-    def _status(self) -> str:
+    def status(self) -> str:
+        """`12/56 runs, 1 failed, 40 s, 18 runs/min, 45,000 images/s, about 2 min 20 s left`."""
         spent = time.monotonic() - self._started
         share = sum(self._share.values()) / len(self._items)
-        left = spent * (1 - share) / share if share else None
-        failed = f", {len(self._failed)} failed" if self._failed else ""
-        rest = f", about {duration(left)} left" if left else ""
-        return f"{self._finished}/{len(self._items)} runs{failed}, {duration(spent)}{rest}"
+        parts = [f"{self._finished}/{len(self._items)} runs"]
+        parts += [f"{len(self._failed)} failed"] if self._failed else []
+        parts.append(duration(spent))
+        parts += [f"{60 * self._finished / spent:.3g} runs/min"] if self._finished and spent else []
+        parts += [f"{self._images / spent:,.0f} images/s"] if self._images and spent else []
+        left = spent * (1 - share) / share if share else 0.0
+        return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
 
     def _drawn(self) -> Group:
+        """The status first: of a table higher than the terminal the end is cut."""
         from rich.box import SIMPLE_HEAD
         from rich.console import Group
-        from rich.markup import escape
         from rich.table import Table
         from rich.text import Text
 
         from ..report.table import short_noise
 
         grid = Table(box=SIMPLE_HEAD, pad_edge=False)
-        grid.add_column("method")
+        grid.add_column(", ".join([*self._several, "method"]))
         for col in self._cols:
-            grid.add_column(escape(short_noise(col, self._dataset)), justify="right")
+            grid.add_column(Text(short_noise(col, self._dataset)), justify="right")
         for row in self._rows:
-            grid.add_row(escape(row), *(self._cell(row, col) for col in self._cols))
-        return Group(grid, Text(self._status()))
+            grid.add_row(Text(row), *(self._cell(row, col) for col in self._cols))
+        return Group(Text(self.status()), grid)
 
-    def _cell(self, row: str, col: str) -> Any:
+    def _cell(self, row: str, col: str) -> Text:
+        """Mean so far, how many of how many seeds are done; where none is, how far the runs under way are."""
         from rich.text import Text
 
         numbers = self._cells.get((row, col), [])
+        if not numbers:
+            return Text("–", style="dim")
         done = [self._accuracy[n] for n in numbers if n in self._accuracy]
         failed = sum(n in self._failed for n in numbers)
-        mean = f"{100 * statistics.fmean(done):.1f} " if done else ""
+        begun = statistics.fmean(self._share.get(n, 0.0) for n in numbers)
+        mean = f"{100 * statistics.fmean(done):.1f} " if done else f"{begun:.0%} " if begun and not failed else ""
         text = f"{mean}{len(done)}/{len(numbers)}" + (f" ✗{failed}" if failed else "")
         return Text(text, style="bold" if len(done) == len(numbers) else "red" if failed else "dim")
+
+
+def _axes(item: Item) -> dict[str, str]:
+    return {"dataset": item.run.dataset.name, "model": item.run.model}

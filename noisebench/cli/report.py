@@ -15,10 +15,15 @@ from .figure import draw_figure
 from .options import Globals, Json
 
 if TYPE_CHECKING:
-    from ..report import Table
+    from ..errors import DataError
+    from ..report import Check, Report, Rules, Shape
     from ..runfolder import RunFolder
-
-_SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json"}
+_OF_CHECK = {"baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha", "allow_missing": "--allow-missing"}
+_NOT_OF_FIGURES = {
+    "rows": "--rows", "cols": "--cols", "metric": "--metric", "conditions": "--where", "form": "--format", "ranks": "--ranks",
+    "published": "--published",
+    "check": "--check", "save_baseline": "--save-baseline", **_OF_CHECK,
+}  # fmt: skip
 
 
 def report(
@@ -26,17 +31,30 @@ def report(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH", help="Runs, folders of runs or workspaces; default: this workspace.")
     ] = None,
-    rows: Annotated[str, typer.Option("--rows", metavar="AXIS", help="What the rows are.")] = "method",
-    cols: Annotated[str, typer.Option("--cols", metavar="AXIS", help="What the columns are.")] = "noise",
+    rows: Annotated[str, typer.Option("--rows", metavar="AXIS", help="What the rows are; several: dataset,method.")] = "method",
+    cols: Annotated[str, typer.Option("--cols", metavar="AXIS", help="What the columns are; several: noise,model.")] = "noise",
     metric: Annotated[
-        str, typer.Option("--metric", metavar="NAME", help="last, mean_last10, best, memorised ... (noisebench list metrics)")
+        str, typer.Option("--metric", metavar="NAME", help="last, mean_last10, best, memorised ...; several side by side: last,best.")
     ] = "last",
     conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
-    form: Annotated[str | None, typer.Option("--format", metavar="NAME", help="table, md, csv or json.")] = None,
+    form: Annotated[str | None, typer.Option("--format", metavar="NAME", help="table, md, csv, json, html, latex or junit.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; the suffix decides the format.")] = None,
     published: Annotated[
         str | None, typer.Option("--published", metavar="NAME", help="A paper's numbers beside ours (noisebench list published).")
     ] = None,
+    ranks: Annotated[bool, typer.Option("--ranks", help="Add each row's mean rank.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Compare with --baseline: exit 4 on a regression, 5 if undecided.")] = False,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE", help="What --save-baseline or --format json wrote.")
+    ] = None,
+    save_baseline: Annotated[
+        Path | None, typer.Option("--save-baseline", metavar="FILE", help="Write these results as a baseline.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", metavar="POINTS", min=0, help="A smaller drop is none; 0: exact, without statistics.")
+    ] = 0.5,
+    alpha: Annotated[float, typer.Option("--alpha", metavar="SHARE", help="Chance of a false alarm a suite, by the seeds' noise.")] = 0.05,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Cells of the baseline that have no run here pass.")] = False,
     figure: Annotated[
         str | None, typer.Option("--figure", metavar="NAME", help="Draw instead: transition, of the manifests PATH or the current one.")
     ] = None,
@@ -46,84 +64,161 @@ def report(
 
     noisebench report --metric mean_last10
     """
-    from ..errors import DataError
-    from ..runfolder import run_folders
-
     options: Globals = context.obj
     workspace = options.open()  # plugins name noises
     if figure is not None:
         _check_figure(context)
         draw_figure(figure, paths or [], workspace, out, json=json)
         return
-    chosen = _format(form, out, json=json)
-    if not paths and not (options.workspace / "runs").is_dir():
-        raise DataError(f"no runs in {options.workspace}: start with noisebench train or noisebench run quick")
-    tables = make(run_folders(paths or [options.workspace]), metric, rows, cols, conditions or [], published)
-    if not tables:
-        raise DataError("no finished run there: noisebench list runs shows what there is")
-    emit(tables, chosen, metric, out)
+    form = _format(form, out, json=json)
+    _check_options(context, form)
+    shape = shape_of(rows, cols, metric, ranks=ranks, published=published)
+    made = make(_folders(options, paths, check), shape, conditions or [], needed=not check)
+    if save_baseline is not None:
+        _save(made, save_baseline)
+    verdict = _verdict(made, baseline, tolerance, alpha, allow_missing) if check and baseline else None
+    emit(made, form, out, verdict)
+    if verdict is not None and verdict.error is not None:
+        raise verdict.error
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    return context.get_parameter_source(name).name == "COMMANDLINE"  # type: ignore[union-attr]
 
 
 def _check_figure(context: typer.Context) -> None:
-    """A figure has no rows, columns or metric."""
+    """A figure has no rows, columns, metric or gate."""
     from ..errors import ConfigError
 
-    for name, option in (
-        ("rows", "--rows"),
-        ("cols", "--cols"),
-        ("metric", "--metric"),
-        ("conditions", "--where"),
-        ("published", "--published"),
-        ("form", "--format"),
-    ):
-        if context.get_parameter_source(name).name == "COMMANDLINE":  # type: ignore[union-attr]
+    for name, option in _NOT_OF_FIGURES.items():
+        if _given(context, name):
             raise ConfigError(f"{option} has no effect on a figure")
     if context.params["json"] and context.params["out"]:
         raise ConfigError("--json prints the figure's numbers, --out writes it: choose one")
 
 
-def make(folders: list[RunFolder], metric: str, rows: str, cols: str, conditions: list[str], published: str | None = None) -> list[Table]:
-    """The tables of these runs, a paper's numbers beside them where one is named."""
-    from ..report import find_metric, make_tables, put_beside, read_rows, where
+def _check_options(context: typer.Context, form: str) -> None:
+    """Nothing is given that has no effect."""
+    from ..errors import ConfigError
+    from ..report import RANKED
 
-    found = find_metric(metric)
-    tables = make_tables(where(read_rows(folders, found), conditions), found, rows, cols)
-    return tables if published is None else put_beside(tables, published, metric)
+    check = context.params["check"]
+    if check and context.params["baseline"] is None:
+        raise ConfigError("--check compares with --baseline FILE, which --save-baseline FILE writes")
+    for name, option in _OF_CHECK.items():
+        if _given(context, name) and not check:
+            raise ConfigError(f"{option} has an effect with --check only")
+    if check and context.params["save_baseline"] is not None:
+        raise ConfigError("--check and --save-baseline: check first, then save what is meant to stay")
+    if not 0 < context.params["alpha"] < 1:
+        raise ConfigError(f"--alpha is a share between 0 and 1, got {context.params['alpha']}")
+    if context.params["ranks"] and form not in RANKED:
+        raise ConfigError(f"--ranks adds a column to {', '.join(RANKED)}; a cell of {form} needs none")
+
+
+def shape_of(rows: str, cols: str, metric: str, *, ranks: bool = False, published: str | None = None) -> Shape:
+    """How the tables are laid out. Raises UnknownName for a metric."""
+    from ..report import Shape, find_metric
+
+    shape = Shape(rows, cols, metric, ranks, published)
+    for name in shape.metrics:
+        find_metric(name)
+    return shape
+
+
+def _folders(options: Globals, paths: list[Path] | None, check: bool) -> list[RunFolder]:
+    from ..errors import DataError
+    from ..runfolder import run_folders
+
+    if paths or (options.workspace / "runs").is_dir():
+        return run_folders(paths or [options.workspace])
+    if check:
+        return []  # every cell is missing, and the check says so
+    raise DataError(f"no runs in {options.workspace}: start with noisebench train or noisebench run quick")
+
+
+def make(folders: list[RunFolder], shape: Shape, conditions: list[str], *, needed: bool = False) -> Report:
+    """The report of these runs; damaged results are said and passed over. Raises DataError where runs are `needed` and there are none."""
+    from ..errors import DataError
+    from ..report import report_of
+
+    made = report_of(folders, shape, conditions, _passed_over)
+    if needed and not made.tables:
+        raise DataError("no finished run there: noisebench list runs shows what there is")
+    return made
+
+
+def _passed_over(error: DataError) -> None:
+    say(f"warning: passed over: {error}")
+
+
+def _save(made: Report, path: Path) -> None:
+    from ..storing import write_text
+
+    write_text(path, made.render("json"))
+    failed = sum(cell["failed"] for cell in made.document()["cells"])
+    say(f"{path} written" + (f"; {failed} failed runs are not in it" if failed else ""))
+
+
+def _verdict(made: Report, baseline: Path, tolerance: float, alpha: float, allow_missing: bool) -> Check:
+    from ..report import Rules, check, read_baseline
+
+    rules: Rules = Rules(tolerance, alpha, allow_missing)
+    return check(made.document(), read_baseline(baseline, made.metric), rules, made.damaged)
 
 
 def _format(form: str | None, out: Path | None, *, json: bool) -> str:
     from ..errors import ConfigError
-    from ..report import FORMATS
+    from ..report import FORMATS, SUFFIXES
 
     if json and form not in (None, "json"):
         raise ConfigError(f"--json and --format {form} contradict each other")
-    if out is not None and form is None and not json and out.suffix not in _SUFFIXES:
-        raise ConfigError(f"the suffix of {out} names no format: .md, .csv or .json, or give --format")
-    chosen = "json" if json else form or (_SUFFIXES[out.suffix] if out else "table")
+    if out is not None and form is None and not json and out.suffix not in SUFFIXES:
+        raise ConfigError(f"the suffix of {out} names no format: {', '.join(SUFFIXES)}, or give --format")
+    chosen = "json" if json else form or (SUFFIXES[out.suffix] if out else "table")
     if chosen not in FORMATS:
         raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {chosen!r}")
     if chosen == "table" and out:
-        raise ConfigError("a table is for the terminal: write .md, .csv or .json")
+        raise ConfigError(f"a table is for the terminal: write {', '.join(SUFFIXES)}")
     return chosen
 
 
-def emit(tables: list[Table], form: str, metric: str, out: Path | None = None) -> None:
-    """Print or write the tables; in a GitHub job append them to its summary too."""
-    from ..report import render
+def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None = None) -> None:
+    """Print or write the report; in a GitHub job append it to the step's summary too, and say what is wrong as error lines."""
     from ..report.terminal import draw_table
     from ..storing import write_text
 
     if out is not None:
-        write_text(out, render(tables, form, metric))
+        write_text(out, made.render(form, verdict))
         say(f"{out} written")
     elif form == "table":
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        show(*(draw_table(table, width) for table in tables))
+        show(*(draw_table(table, width, ranks=made.shape.ranks) for table in made.tables))
     else:
-        write(render(tables, form, metric))
+        write(made.render(form, verdict))
+    if verdict is not None:
+        _say_verdict(verdict, quiet=out is None and form == "md")
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        try:
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(render(tables, "md", metric))
-        except OSError as error:
-            say(f"warning: GITHUB_STEP_SUMMARY cannot be written: {error.strerror}")
+        _append_summary(Path(summary), made, verdict)
+
+
+def _say_verdict(verdict: Check, *, quiet: bool) -> None:
+    """On stderr; `quiet`: the text on stdout has it already, and error lines are all that is left."""
+    from ..report.github import error_lines
+
+    on_github = "GITHUB_STEP_SUMMARY" in os.environ
+    lines = error_lines(verdict.troubles) if on_github else [] if quiet else verdict.troubles
+    for line in [*lines, verdict.summary]:
+        say(line)
+
+
+def _append_summary(path: Path, made: Report, verdict: Check | None) -> None:
+    from ..report.github import step_summary
+
+    lines = [verdict.summary, *verdict.troubles] if verdict else []
+    try:
+        used = path.stat().st_size if path.exists() else 0
+        with path.open("a", encoding="utf-8") as file:
+            file.write(step_summary(made.tables, lines, used=used, ranks=made.shape.ranks))
+    except OSError as error:
+        say(f"warning: GITHUB_STEP_SUMMARY cannot be written: {error.strerror}")

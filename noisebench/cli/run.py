@@ -9,12 +9,12 @@ import typer
 
 from .console import duration, say, show, write_json
 from .options import Globals, Json
-from .report import emit, make
+from .report import emit, make, shape_of
 
 if TYPE_CHECKING:
     from ..agenda import Item
     from ..packing import Load
-    from ..report import Table
+    from ..report import Report
     from ..suite import Suite
     from ..workspace import Workspace
 
@@ -49,7 +49,7 @@ def run(
     options: Globals = context.obj
     workspace = options.open()
     name, found = find_suite(suite, options.workspace)
-    _tables(found, [])  # a wrong shape is said before the first run
+    _report(found, [])  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
     manner = _Manner(jobs, device, not no_resume, fail_fast)
@@ -107,14 +107,14 @@ def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: li
 
 
 def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:
-    tables = _tables(suite, items)
-    if tables or json:
-        emit(tables, "json" if json else "table", suite.report.metric)
+    made = _report(suite, items)
+    if made.tables or json:
+        emit(made, "json" if json else "table")
 
 
-def _tables(suite: Suite, items: list[Item]) -> list[Table]:
+def _report(suite: Suite, items: list[Item]) -> Report:
     shape = suite.report
-    return make([item.folder for item in items], shape.metric, shape.rows, shape.cols, [], shape.published)
+    return make([item.folder for item in items], shape_of(shape.rows, shape.cols, shape.metric, published=shape.published), [])
 
 
 def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], manner: _Manner, *, json: bool) -> None:

@@ -7,22 +7,24 @@ from dataclasses import replace
 from string import ascii_lowercase
 
 from ..published import PAPERS, Beside, Ours, cells_of, find_beside
+from .cells import METRICS
 from .table import Table
 
 _NEEDED = ("dataset", "model", "noise", "method", "recipe")
 
 
-def put_beside(tables: Iterable[Table], paper: str, metric: str) -> list[Table]:
-    """The tables with the paper's cells; metric: its name, which is ours' selection. Raises UnknownName."""
+def put_beside(tables: Iterable[Table], paper: str) -> list[Table]:
+    """The tables with the paper's cells beside ours, where these are test accuracies. Raises UnknownName."""
     cells_of(paper)
-    return [replace(table, paper=paper, published=_of(table, paper, metric)) for table in tables]
+    return [replace(table, paper=paper, published=_of(table, paper)) for table in tables]
 
 
-def _of(table: Table, paper: str, metric: str) -> dict[tuple[str, str], Beside]:
+def _of(table: Table, paper: str) -> dict[tuple[str, str], Beside]:
     found = {}
-    for row, col in table.cells:
-        labels = {**table.fixed, table.row_axis: row, table.col_axis: col}
-        if all(axis in labels for axis in _NEEDED) and (beside := find_beside(paper, _ours(labels, metric))):
+    for (row, col), cell in table.cells.items():
+        labels = table.axes(row, col)
+        known = METRICS[cell.metric].title == "test accuracy" and all(axis in labels for axis in _NEEDED)
+        if known and (beside := find_beside(paper, _ours(labels, cell.metric))):
             found[row, col] = beside
     return found
 

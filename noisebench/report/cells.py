@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, DataError, UnknownName
 from ..runfolder import RunFolder
 
-AXES = ("dataset", "model", "recipe", "precision", "noise", "method", "loss", "strategy")
+AXES = ("dataset", "model", "recipe", "precision", "noise", "method", "loss", "strategy", "metric")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Metric:
     selection: str
     percent: bool = True
     higher_is_better: bool = True
+
+    @property
+    def said(self) -> str:
+        """`test accuracy (%), last epoch`."""
+        return f"{self.title}{' (%)' if self.percent else ''}, {self.selection}"
 
 
 METRICS = {
@@ -48,11 +53,12 @@ def find_metric(name: str) -> Metric:
 
 @dataclass(frozen=True)
 class Row:
-    """One run: its axes, what else must be alike (every setting, the data's bytes), its seeds, and its value
-    (None: failed, or it has no such number)."""
+    """One number of one run: its axes, what else must be alike (every setting, the data's bytes), what its seed alone decides
+    (`inputs`: the labels' hash, the resolved loss and strategy, component versions), and its value (None: failed, or no such number)."""
 
     axes: dict[str, str]
     alike: dict[str, Any]
+    inputs: dict[str, Any]
     realised_rate: float | None
     seed: int
     noise_seed: int | None  # None: nothing was drawn
@@ -64,11 +70,21 @@ class Row:
 
 @dataclass
 class Cell:
-    """The runs of one cell: values by seed, how many failed, whether they used the truth."""
+    """The runs of one cell: values by seed and what each came from, how many failed, whether they used the truth."""
 
     values: dict[str, float] = field(default_factory=dict)
     failed: int = 0
     oracle: bool = False
+    metric: str = "last"
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def paired_with(self, other: Cell) -> list[str]:
+        """The seeds that both have, on the same recorded labels."""
+        return [seed for seed in self.values if seed in other.values and self.labels(seed) == other.labels(seed)]
+
+    def labels(self, seed: str) -> str:
+        return str(self.inputs.get(seed, {}).get("labels", ""))
 
     @property
     def n(self) -> int:
@@ -84,53 +100,78 @@ class Cell:
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
 
-def read_rows(folders: Iterable[RunFolder], metric: Metric) -> list[Row]:
-    """One row for each finished or failed run."""
+def _refuse(error: DataError) -> None:
+    raise error
+
+
+def read_rows(folders: Iterable[RunFolder], metrics: Sequence[str], pass_over: Callable[[DataError], None] = _refuse) -> list[Row]:
+    """One row for each of these metrics of each finished or failed run; a damaged or foreign one goes to `pass_over`.
+
+    Raises UnknownName for a metric.
+    """
+    found = {name: find_metric(name) for name in metrics}
     rows = []
     for folder in folders:
-        status = folder.status()
-        if status in ("done", "failed"):
-            rows.append(_row(folder, metric, failed=status == "failed"))
+        try:
+            rows += _rows(folder, found)
+        except DataError as error:
+            pass_over(error)
     return rows
 
 
-def _row(folder: RunFolder, metric: Metric, *, failed: bool) -> Row:
-    known = folder.failure()["about"] if failed else _about(folder.record())
-    value: Any = known.get("metrics")
-    for key in metric.path if value is not None else ():
-        value = value[key]
+def _rows(folder: RunFolder, metrics: dict[str, Metric]) -> list[Row]:
+    status = folder.status()
+    if status not in ("done", "failed"):
+        return []
+    failed = status == "failed"
+    path = folder.error if failed else folder.result
+    try:
+        known = folder.failure()["about"] if failed else _about(folder.record())
+        stamp = path.stat().st_mtime
+        return [_row(known, name, _value(known.get("metrics"), metric), stamp) for name, metric in metrics.items()]
+    except (KeyError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"{path} lacks {error}: delete the folder and run it again") from None
+
+
+def _value(metrics: Any, metric: Metric) -> float | None:
+    """None for a failed run, and for a number that was not yet recorded when the run ended."""
+    for key in metric.path:
+        metrics = None if metrics is None else metrics.get(key)
+    return None if metrics is None else float(metrics)
+
+
+def _row(known: dict[str, Any], metric: str, value: float | None, stamp: float) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
     said = f"{known['recipe_name']}, {recipe['epochs']} epochs" + (f", {held_out}" if held_out else "")
-    axes = {axis: said if axis == "recipe" else str(known[axis]) for axis in AXES}
-    seeds = known["seed"], known["noise_seed"]
-    stamp = (folder.error if failed else folder.result).stat().st_mtime
+    axes = {axis: said if axis == "recipe" else metric if axis == "metric" else str(known[axis]) for axis in AXES}
     alike = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
+    inputs = {"labels": known.get("labels", ""), **{key: known.get(key) for key in ("loss", "strategy", "versions")}}
     rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None  # of some labels it is not the rate of all
-    return Row(axes, alike, rate, *seeds, known["oracle"], failed, value, stamp)
+    failed = known.get("metrics") is None
+    return Row(axes, alike, inputs, rate, known["seed"], known["noise_seed"], known["oracle"], failed, value, stamp)
 
 
 def _about(record: dict[str, Any]) -> dict[str, Any]:
     """A record's facts under the names that error.json uses for a failed run."""
-    try:
-        recipe = dict(record["recipe"])
-        noise = record["noise"]
-        return {
-            **{key: record[key] for key in ("method", "loss", "strategy", "precision", "seed", "oracle", "metrics")},
-            "recipe_name": recipe.pop("name"),
-            "recipe": recipe,
-            "dataset": record["data"]["name"],
-            "data_sha256": record["data"].get("sha256"),
-            "model": record["model"]["name"],
-            "noise": noise["text"],
-            "noise_seed": noise["seed"],
-            "realised_rate": noise["realised_rate"],
-            "held_out": noise.get("held_out", ""),
-            "source_sha256": noise.get("source_sha256", ""),
-            "known": noise.get("known", 1.0),
-        }
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{record['path']}/result.json lacks {error}: delete the folder and run it again") from None
+    recipe = dict(record["recipe"])
+    noise = record["noise"]
+    return {
+        **{key: record[key] for key in ("method", "loss", "strategy", "precision", "seed", "oracle", "metrics")},
+        "recipe_name": recipe.pop("name"),
+        "recipe": recipe,
+        "dataset": record["data"]["name"],
+        "data_sha256": record["data"].get("sha256"),
+        "model": record["model"]["name"],
+        "noise": noise["text"],
+        "noise_seed": noise["seed"],
+        "realised_rate": noise["realised_rate"],
+        "held_out": noise.get("held_out", ""),
+        "source_sha256": noise.get("source_sha256", ""),
+        "known": noise.get("known", 1.0),
+        "labels": noise.get("manifest_sha256", ""),
+        "versions": record.get("versions", {}),
+    }
 
 
 def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
@@ -169,12 +210,14 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
 
     Of two runs with the same seeds (an older code version) the later finished one counts.
     """
-    cell, rows = Cell(), sorted(rows, key=lambda row: row.finished)
+    rows = sorted(rows, key=lambda row: row.finished)
+    cell = Cell(metric=rows[0].axes["metric"], settings={**rows[0].alike, "precision": rows[0].axes["precision"]})
     latest = {(row.seed, row.noise_seed): row for row in rows}
     for (seed, noise_seed), row in sorted(latest.items()):
         if row.failed:
             cell.failed += 1
         elif row.value is not None:
-            cell.values[str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"] = row.value
+            name = str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"
+            cell.values[name], cell.inputs[name] = row.value, row.inputs
         cell.oracle = cell.oracle or row.oracle
     return cell

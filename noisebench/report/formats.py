@@ -1,19 +1,18 @@
-"""Tables as text for machines and papers: markdown, CSV, JSON. Terminals have `terminal.py`."""
+"""What every format says of a cell; tables as markdown, CSV and JSON. The others have a file each."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ConfigError
 from .beside import beside_caption, beside_text
-from .cells import Cell
+from .cells import METRICS, Cell
 from .table import Table, short_noise
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
@@ -21,40 +20,78 @@ def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
     cell = table.cells.get((row, col))
     if cell is None:
         return "–"
+    number, spread, marks = cell_parts(table, cell, digits)
+    return ((number + (f" ± {spread}" if spread else "") + marks).strip() or "–") + beside_text(table, row, col)
+
+
+def cell_parts(table: Table, cell: Cell, digits: int = 2) -> tuple[str, str, str]:
+    """Mean, deviation and marks; empty where there is none."""
     marks = ("†" if cell.oracle else "") + (f" ✗{cell.failed}" if cell.failed else "")
     if cell.mean is None:
-        return marks.strip() or "–"
-    scale, digits = (100, digits) if table.metric.percent else (1, digits + 2)
-    text = f"{scale * cell.mean:.{digits}f}"
-    if cell.std is not None:
-        text += f" ± {scale * cell.std:.{digits}f}"
-    return text + marks + (f" ({cell.n})" if len(table.counts) > 1 else "") + beside_text(table, row, col)
+        return "", "", marks
+    percent = METRICS[cell.metric].percent
+    scale, digits = (100, digits) if percent else (1, digits + 2)
+    spread = "" if cell.std is None else f"{scale * cell.std:.{digits}f}"
+    return f"{scale * cell.mean:.{digits}f}", spread, marks + (f" ({cell.n})" if cell.n != table.usual_n else "")
+
+
+def caption(table: Table, *, bold: bool = True, ranks: bool = False) -> str:
+    """All that must be said below a table."""
+    return f"{table.caption(bold=bold, ranks=ranks)} {beside_caption(table)}".strip()
 
 
 def head(table: Table, col: str) -> str:
     """A column's head; a noise says its realised rate."""
-    if table.col_axis != "noise":
-        return col
-    return short_noise(col, table.fixed.get("dataset", "")) + _rate(table.rates.get(col))
+    axes = table.col_axis.split(",")
+    parts = [short_noise(part, table.fixed.get("dataset", "")) if axis == "noise" else part for axis, part in
+             zip(axes, table.parts[col], strict=True)]  # fmt: skip
+    return ", ".join(parts) + _rate(table.rates.get(col))
+
+
+def row_head(table: Table, row: str) -> str:
+    """A row's name."""
+    axes = table.row_axis.split(",")
+    return ", ".join(short_noise(part, table.fixed.get("dataset", "")) if axis == "noise" else part for axis, part in
+                     zip(axes, table.parts[row], strict=True))  # fmt: skip
+
+
+def rank_text(table: Table, row: str) -> str:
+    """The mean rank."""
+    rank = table.mean_rank(row)
+    return "–" if rank is None else f"{rank:.2f}"
 
 
 def _rate(rate: float | None) -> str:
     return "" if rate is None else f" ({100 * rate:.1f} % wrong)"
 
 
-def _markdown(tables: list[Table]) -> str:
-    return "\n\n".join(_markdown_table(table) for table in tables) + "\n"
+def markdown(tables: list[Table], *, ranks: bool = False) -> str:
+    """Pipe tables, as GitHub renders them."""
+    return "\n\n".join(_markdown_table(table, ranks=ranks) for table in tables) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def _markdown_table(table: Table, *, ranks: bool) -> str:
     def cell(row: str, col: str) -> str:
         text = cell_text(table, row, col)
-        return f"**{text}**" if table.leaders[col] == row else text
+        return f"**{text}**" if (row, col) in table.leaders else text
 
-    lines = [[table.row_axis, *(head(table, col) for col in table.cols)], ["---", *["---:"] * len(table.cols)]]
-    lines += [[row, *(cell(row, col) for col in table.cols)] for row in table.rows]
-    grid = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
-    return f"**{table.title}**\n\n{grid}\n\n{f'{table.caption()} {beside_caption(table)}'.strip()}"
+    heads = [table.row_axis.replace(",", ", "), *(_plain(head(table, col)) for col in table.cols), *(["mean rank"] if ranks else [])]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for row in table.rows:
+        lines.append([_plain(row_head(table, row)), *(cell(row, col) for col in table.cols), *([rank_text(table, row)] if ranks else [])])
+    grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    title = f"**{_plain(table.title)}**\n\n" if table.title else ""
+    return f"{title}{grid}\n\n{_plain(caption(table, ranks=ranks))}"
+
+
+def as_list(lines: Sequence[str]) -> str:
+    """Markdown's bullets, with a blank line below; nothing for none."""
+    return "".join(f"* {_plain(line)}\n" for line in lines) + ("\n" if lines else "")
+
+
+def _plain(text: str) -> str:
+    """Users' text that must not turn into markup."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def _documents(tables: list[Table]) -> list[dict[str, Any]]:
@@ -66,13 +103,15 @@ def _documents(tables: list[Table]) -> list[dict[str, Any]]:
 
 
 def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
-    labels = {**table.fixed, table.row_axis: row, table.col_axis: col}
+    labels = table.axes(row, col)
     beside = table.published.get((row, col))
     axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
-    extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy", "precision") if axis in labels}
+    extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy") if axis in labels}
     return {
         **axes,
         **extra,
+        "precision": cell.settings.get("precision"),
+        "metric": cell.metric,
         "realised_rate": table.rates.get(col),
         "n": cell.n,
         "mean": cell.mean,
@@ -81,35 +120,33 @@ def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
         "oracle": cell.oracle,
         "failed": cell.failed,
         "published": None if beside is None else beside.as_dict(cell.mean),
+        "rank": table.rank(row, col),
+        "inputs": cell.inputs,
+        "settings": cell.settings,
     }
 
 
 def document(tables: list[Table], metric: str) -> dict[str, Any]:
-    """The one JSON document of a report; accuracies are fractions."""
-    selection = tables[0].metric.selection if tables else ""
+    """The one JSON document of a report, and a baseline of the gate; accuracies are fractions.
+
+    `inputs` (by seed: the recorded labels' hash, loss, strategy, component versions) and `settings` (the recipe, the data's hash,
+    the precision) are what must be the same for two values to be comparable.
+    """
+    names = metric.split(",") if metric else []
+    selection = "; ".join(METRICS[name].selection for name in names)
     return {"schema": SCHEMA, "metric": metric, "selection": selection, "cells": _documents(tables)}
 
 
-def _csv(tables: list[Table]) -> str:
-    rows = _documents(tables)
+def as_json(content: dict[str, Any]) -> str:
+    """A document as text."""
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def as_csv(content: dict[str, Any]) -> str:
+    """One line a cell; what is nested, but `inputs` and `settings`, as JSON."""
+    rows = [{key: value for key, value in row.items() if key not in ("inputs", "settings")} for row in content["cells"]]
     output = io.StringIO()
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(output, names, lineterminator="\n")
+    writer = csv.DictWriter(output, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "values": json.dumps(row["values"])} for row in rows)
+    writer.writerows({key: json.dumps(value) if isinstance(value, dict) else value for key, value in row.items()} for row in rows)
     return output.getvalue()
-
-
-_FORMATS: dict[str, Callable[[list[Table], str], str]] = {
-    "md": lambda tables, metric: _markdown(tables),
-    "csv": lambda tables, metric: _csv(tables),
-    "json": lambda tables, metric: json.dumps(document(tables, metric), indent=1) + "\n",
-}
-FORMATS = ("table", *_FORMATS)
-
-
-def render(tables: list[Table], form: str, metric: str) -> str:
-    """The tables as markdown, CSV or JSON. Raises ConfigError for another form."""
-    if form not in _FORMATS:
-        raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {form!r}")
-    return _FORMATS[form](tables, metric)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
@@ -13,15 +14,19 @@ from ..manifest import noise_words
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from ..published import Beside
-from .cells import AXES, Cell, Metric, Row, apart, make_cell, paired_by_seed
+from .cells import AXES, METRICS, Cell, Metric, Row, apart, make_cell, paired_by_seed
 from .significance import beats
 
+_NOT_RIVALS = ("dataset", "noise")  # rows that differ in these are not better or worse than one another
 _FIXED = ("dataset", "model", "recipe", "precision", "noise", "method")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A grid of cells; `fixed` is what all its runs share. A pair of labels without a cell has no run."""
+    """A grid of cells; `fixed` is what all its runs share. A pair of labels without a cell has no run.
+
+    An axis may be several (`dataset,method`); `parts` says which value of each stands in a label.
+    """
 
     fixed: dict[str, str]
     rows: tuple[str, ...]
@@ -29,82 +34,143 @@ class Table:
     row_axis: str
     col_axis: str
     cells: dict[tuple[str, str], Cell]
-    metric: Metric
+    parts: dict[str, tuple[str, ...]]
     rates: dict[str, float | None]  # realised share of wrong labels, by column, where the columns are noises
     varied: str
     paper: str = ""  # whose published cells stand beside ours
     published: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
 
     @property
-    def title(self) -> str:
-        return ", ".join(f"{value}" for value in self.fixed.values())
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(cell.metric for cell in self.cells.values()))
 
     @property
-    def counts(self) -> set[int]:
-        return {cell.n for cell in self.cells.values()}
+    def metric(self) -> Metric:
+        """The first one, where there are several."""
+        return METRICS[self.metrics[0]]
+
+    def axes(self, row: str, col: str) -> dict[str, str]:
+        """Every axis of a place in the grid and its value there."""
+        names = [*self.row_axis.split(","), *self.col_axis.split(",")]
+        return {**self.fixed, **dict(zip(names, [*self.parts[row], *self.parts[col]], strict=True))}
+
+    @property
+    def title(self) -> str:
+        return ", ".join(value for axis, value in self.fixed.items() if axis != "metric")
 
     @cached_property
-    def leaders(self) -> dict[str, str | None]:
-        """By column, the row that beats every other by more than noise, if one does."""
-        return {col: self._leader(col) for col in self.cols}
+    def usual_n(self) -> int:
+        """The number of seeds that most cells have; the others say theirs."""
+        counts = [cell.n for cell in self.cells.values() if cell.n]
+        return statistics.mode(sorted(counts, reverse=True)) if counts else 0
 
-    def _leader(self, col: str) -> str | None:
-        column = {row: cell for row in self.rows if (cell := self.cells.get((row, col))) and cell.values}
-        if len(column) < 2:
+    def _rivals(self, row: str, col: str) -> dict[str, Cell]:
+        """The cells of the column with a mean and of the same data, noise and metric: what a row may be compared with, itself too."""
+        own = self.cells.get((row, col))
+        same = [place for place, axis in enumerate(self.row_axis.split(",")) if axis in _NOT_RIVALS]
+        facts = [self.parts[row][place] for place in same]
+        column = {other: cell for other in self.rows if (cell := self.cells.get((other, col))) and cell.values}
+        alike = {other: cell for other, cell in column.items() if own and cell.metric == own.metric}
+        return {other: cell for other, cell in alike.items() if [self.parts[other][place] for place in same] == facts}
+
+    @cached_property
+    def leaders(self) -> frozenset[tuple[str, str]]:
+        """The row and column of each cell that beats every rival by more than noise."""
+        return frozenset((row, col) for row, col in self.cells if self._leads(row, col))
+
+    def _leads(self, row: str, col: str) -> bool:
+        rivals = self._rivals(row, col)
+        own, up = rivals.pop(row, None), self._up(row, col)
+        return own is not None and bool(rivals) and all(beats(own, other, higher_is_better=up) for other in rivals.values())
+
+    def _up(self, row: str, col: str) -> bool:
+        return METRICS[self.cells[row, col].metric].higher_is_better
+
+    def rank(self, row: str, col: str) -> float | None:
+        """1 is the best mean among its rivals; equal means share the mean of their places."""
+        rivals = self._rivals(row, col)
+        if row not in rivals:
             return None
-        up = self.metric.higher_is_better
-        order = sorted(column, key=lambda row: column[row].mean or 0.0, reverse=up)
-        return order[0] if all(beats(column[order[0]], column[row], higher_is_better=up) for row in order[1:]) else None
+        own, means = rivals[row].mean or 0.0, [cell.mean or 0.0 for cell in rivals.values()]
+        better = sum(mean > own if self._up(row, col) else mean < own for mean in means)
+        return better + (1 + means.count(own)) / 2
 
-    def caption(self, *, bold: bool = True) -> str:
+    @cached_property
+    def ranked(self) -> tuple[str, ...]:
+        """The columns in which every row has a mean: elsewhere a rank among fewer would look better than it is."""
+        return tuple(col for col in self.cols if all(self.rank(row, col) is not None for row in self.rows))
+
+    def mean_rank(self, row: str) -> float | None:
+        """Over the columns in which every row has a mean."""
+        return statistics.fmean(self.rank(row, col) or 0.0 for col in self.ranked) if self.ranked else None
+
+    def caption(self, *, bold: bool = True, ranks: bool = False) -> str:
         """What one must know to read the table; `bold`: whether it can be shown."""
-        unit = " (%)" if self.metric.percent else ""
-        count = (
-            f"n = {next(iter(self.counts))}{' each' if len(self.cells) > 1 else ''}"
-            if len(self.counts) == 1
-            else "n in brackets where it differs"
-        )
-        parts = [f"{self.metric.title}{unit}, {self.metric.selection}; mean ± sample standard deviation, {count}; {self.varied}."]
-        if bold and any(self.leaders.values()):
-            parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed).")
+        shown = "; ".join(f"{name}: {METRICS[name].said}" if len(self.metrics) > 1 else METRICS[name].said for name in self.metrics)
+        several = any(cell.n not in (0, self.usual_n) for cell in self.cells.values())
+        count = f"n = {self.usual_n}{', else in brackets' if several else ' each' if len(self.cells) > 1 else ''}"
+        parts = [f"{shown}; mean ± sample standard deviation, {count}; {self.varied}."]
+        if bold and self.leaders:
+            parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed and labels).")
+        if ranks:
+            parts.append(f"Mean rank over the {len(self.ranked)} of {len(self.cols)} columns in which every row has a mean; 1 is best.")
         if any(cell.oracle for cell in self.cells.values()):
             parts.append("† oracle: was told the true noise rate or T, or chosen by it.")
         if any(cell.failed for cell in self.cells.values()):
             parts.append("✗: failed runs, left out of the mean.")
-        if len(self.cells) < len(self.rows) * len(self.cols):
-            parts.append("–: no run.")
+        if len(self.cells) < len(self.rows) * len(self.cols) or any(not cell.n and not cell.failed for cell in self.cells.values()):
+            parts.append("–: no run with this number.")
         return " ".join(parts)
 
 
-def make_tables(rows: Iterable[Row], metric: Metric, row_axis: str = "method", col_axis: str = "noise") -> list[Table]:
-    """The tables of all rows, those with most cells first. Raises ConfigError for unknown axes."""
-    for axis in (row_axis, col_axis):
-        if axis not in AXES:
-            raise ConfigError(f"a table's rows and columns are {', '.join(AXES)}; got {axis!r}")
-    if row_axis == col_axis:
-        raise ConfigError(f"rows and columns are both {row_axis}: choose two")
-    axes = {row_axis, col_axis}
+def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "noise") -> list[Table]:
+    """The tables of all rows, those with most cells first; several metrics stand side by side unless an axis names them.
+
+    Raises ConfigError for unknown axes.
+    """
+    rows, row_axes, col_axes = list(rows), _axes(row_axis), _axes(col_axis)
+    if twice := set(row_axes) & set(col_axes):
+        raise ConfigError(f"rows and columns are both {twice.pop()}: choose two")
+    if len({row.axes["metric"] for row in rows}) > 1 and "metric" not in (*row_axes, *col_axes):
+        col_axes = (*col_axes, "metric")
+    axes = {*row_axes, *col_axes}
     wanted = [*_FIXED] if not axes & {"loss", "strategy"} else [*_FIXED[:-1], "loss", "strategy"]
-    fixed = [axis for axis in wanted if axis not in axes]
-    groups = apart(rows, fixed).values()
-    tables = [_table(group, fixed, metric, row_axis, col_axis) for group in groups]
+    fixed = [axis for axis in (*wanted, "metric") if axis not in axes]
+    tables = [_table(group, fixed, row_axes, col_axes) for group in apart(rows, fixed).values()]
     return sorted(tables, key=lambda table: -len(table.cells))
 
 
-def _table(group: list[Row], fixed: list[str], metric: Metric, row_axis: str, col_axis: str) -> Table:
-    members = apart(group, (row_axis, col_axis))
+def _axes(text: str) -> tuple[str, ...]:
+    """`dataset,method` as its axes."""
+    names = tuple(name.strip() for name in text.split(","))
+    if wrong := [name for name in names if name not in AXES]:
+        raise ConfigError(f"a table's rows and columns are {', '.join(AXES)}; got {wrong[0]!r}")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"an axis stands twice in {text!r}")
+    return names
+
+
+def _table(group: list[Row], fixed: list[str], row_axes: tuple[str, ...], col_axes: tuple[str, ...]) -> Table:
+    members = apart(group, (*row_axes, *col_axes))
     paired = paired_by_seed(group)
-    cells = {(found[0].axes[row_axis], found[0].axes[col_axis]): make_cell(found, paired=paired) for found in members.values()}
-    rows, cols = (dict.fromkeys(pair[place] for pair in cells) for place in (0, 1))
-    rates = {col: _mean_rate(row for row in group if row.axes[col_axis] == col) for col in cols} if col_axis == "noise" else {}
+    cells: dict[tuple[str, str], Cell] = {}
+    parts: dict[str, tuple[str, ...]] = {}
+    for found in members.values():
+        places = [tuple(found[0].axes[axis] for axis in axes) for axes in (row_axes, col_axes)]
+        labels = [", ".join(place) for place in places]
+        parts.update(zip(labels, places, strict=True))
+        cells[labels[0], labels[1]] = make_cell(found, paired=paired)
+    rates = {}
+    if "noise" in col_axes:
+        rates = {col: _mean_rate(row for row in group if tuple(row.axes[axis] for axis in col_axes) == parts[col]) for _, col in cells}
     return Table(
         {axis: group[0].axes[axis] for axis in fixed if axis != "precision" or group[0].axes[axis] != "fp32"},
-        _ordered(rows, row_axis),
-        _ordered(cols, col_axis),
-        row_axis,
-        col_axis,
+        _ordered((row for row, _ in cells), parts, row_axes),
+        _ordered((col for _, col in cells), parts, col_axes),
+        ",".join(row_axes),
+        ",".join(col_axes),
         cells,
-        metric,
+        parts,
         rates,
         _varied(group),
     )
@@ -116,14 +182,24 @@ def _mean_rate(rows: Iterable[Row]) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(rates) else None
 
 
-def _ordered(labels: Iterable[str], axis: str) -> tuple[str, ...]:
+def _ordered(labels: Iterable[str], parts: dict[str, tuple[str, ...]], axes: tuple[str, ...]) -> tuple[str, ...]:
     """Noises by kind and rate, methods as the literature's table has them and then the rest, others as they came."""
+    labels = list(dict.fromkeys(labels))
+    came = [list(dict.fromkeys(parts[label][place] for label in labels)) for place in range(len(axes))]
+
+    def place(label: str) -> list[Any]:
+        return [_rank(axis, part, seen) for axis, part, seen in zip(axes, parts[label], came, strict=True)]
+
+    return tuple(sorted(labels, key=place))
+
+
+def _rank(axis: str, label: str, came: list[str]) -> Any:
     if axis == "noise":
-        return tuple(sorted(labels, key=noise_order))
+        return noise_order(label)
     if axis == "method":
         known = list(METHODS)
-        return tuple(sorted(labels, key=lambda name: known.index(name) if name in known else len(known)))
-    return tuple(labels)
+        return known.index(label) if label in known else len(known) + came.index(label)
+    return came.index(label)
 
 
 def _varied(group: list[Row]) -> str:

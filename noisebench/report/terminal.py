@@ -1,55 +1,57 @@
-"""Tables for people, with Rich. User text is escaped before Rich sees it."""
+"""Tables for people, with Rich. User text is Text: it never becomes markup."""
 
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .beside import beside_caption
-from .formats import cell_text, head
+from .formats import caption, cell_text, head, rank_text, row_head
 from .table import Table
 
-_ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
+ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
 
 
-def draw_table(table: Table, width: int | None = None) -> Group:
+def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -> Group:
     """A table with its title above and its caption below; into `width` columns with fewer digits, or in several blocks."""
-    caption = f"{table.caption(bold=width is not None)} {beside_caption(table)}".strip()
-    return Group(Text(table.title, style="bold"), *_grids(table, width or _ENDLESS), Text(caption, style="dim"))
+    title = [Text(table.title, style="bold")] if table.title else []
+    below = Text(caption(table, bold=width is not None, ranks=ranks), style="dim")
+    return Group(*title, *_grids(table, width or ENDLESS, ranks=ranks), below)
 
 
-def _grids(table: Table, width: int) -> list[RichTable]:
+def _grids(table: Table, width: int, *, ranks: bool) -> list[RichTable]:
     for digits in (2, 1):
-        grid = _grid(table, table.cols, digits)
+        grid = _grid(table, table.cols, digits, ranks=ranks)
         if _natural_width(grid) <= width:
             return [grid]
     blocks: list[tuple[str, ...]] = []
     for col in table.cols:
-        if blocks and _natural_width(_grid(table, (*blocks[-1], col), 2)) <= width:
+        if blocks and _natural_width(_grid(table, (*blocks[-1], col), 2, ranks=ranks)) <= width:
             blocks[-1] = (*blocks[-1], col)
         else:
             blocks.append((col,))
-    return [_grid(table, block, 2) for block in blocks]
+    return [_grid(table, block, 2, ranks=ranks and block is blocks[-1]) for block in blocks]
 
 
 def _natural_width(grid: RichTable) -> int:
-    return Console(width=_ENDLESS).measure(grid).maximum
+    return Console(width=ENDLESS).measure(grid).maximum
 
 
-def _grid(table: Table, cols: tuple[str, ...], digits: int) -> RichTable:
+def _grid(table: Table, cols: tuple[str, ...], digits: int, *, ranks: bool) -> RichTable:
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    grid.add_column(table.row_axis, overflow="fold")
+    grid.add_column(table.row_axis.replace(",", ", "), overflow="fold")
     for col in cols:
         name, _, rate = head(table, col).partition(" (")
-        grid.add_column(escape(f"{name}\n{rate.rstrip(')')}" if rate else name), justify="right", overflow="fold")
+        grid.add_column(Text(f"{name}\n{rate.rstrip(')')}" if rate else name), justify="right", overflow="fold")
+    if ranks:
+        grid.add_column("mean rank", justify="right")
     for row in table.rows:
-        grid.add_row(escape(row), *(_cell(table, row, col, digits) for col in cols))
+        cells = [_cell(table, row, col, digits) for col in cols]
+        grid.add_row(Text(row_head(table, row)), *cells, *([rank_text(table, row)] if ranks else []))
     return grid
 
 
 def _cell(table: Table, row: str, col: str, digits: int) -> Text:
     text = cell_text(table, row, col, digits)
-    return Text(text if digits > 1 else text.replace(" ± ", "±"), style="bold" if table.leaders[col] == row else "")
+    return Text(text if digits > 1 else text.replace(" ± ", "±"), style="bold" if (row, col) in table.leaders else "")

@@ -1,0 +1,68 @@
+"""Tables as one page that needs nothing else, light or dark as the reader has it."""
+
+from __future__ import annotations
+
+from html import escape
+
+from .beside import beside_text
+from .formats import caption, cell_parts, head, rank_text, row_head
+from .table import Table
+
+_STYLE = """:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #666; --line: #ccc; --bad: #b00020; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #16181c; --faint: #9aa0a8; --line: #3a3f47; --bad: #ff7b8a; } }
+body { color: var(--ink); background: var(--paper); font: 15px/1.45 system-ui, sans-serif; margin: 2rem; }"""
+_TABLE_STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
+.noisebench table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; font-variant-numeric: tabular-nums; }
+.noisebench caption { text-align: left; font-weight: 600; padding: 0 0 .5rem; white-space: nowrap; }
+.noisebench th, .noisebench td { padding: .25rem .8rem; text-align: right; white-space: nowrap; background: none; }
+.noisebench thead th { border-bottom: 1px solid; vertical-align: bottom; font-weight: 600; }
+.noisebench th:first-child { text-align: left; font-weight: 400; padding-left: 0; }
+.noisebench small { opacity: .7; font-weight: 400; }
+.noisebench .failed { color: var(--bad, #c62839); }
+.noisebench p { max-width: 60rem; opacity: .75; font-size: .87em; margin: .6rem 0 0; }"""
+
+
+def page(tables: list[Table], *, ranks: bool = False) -> str:
+    """A whole document."""
+    body = fragment(tables, ranks=ranks)
+    head_ = (
+        f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n<title>noisebench</title>\n<style>{_STYLE}</style>'
+    )
+    return f'<!doctype html>\n<html lang="en">\n<head>\n{head_}\n</head>\n<body>\n{body}</body>\n</html>\n'
+
+
+def fragment(tables: list[Table], *, ranks: bool = False) -> str:
+    """The tables alone, for a notebook."""
+    return f"<style>{_TABLE_STYLE}</style>\n" + "".join(_table(table, ranks=ranks) for table in tables)
+
+
+def _table(table: Table, *, ranks: bool) -> str:
+    heads = [_head(head(table, col)) for col in table.cols] + (["mean rank"] if ranks else [])
+    first = "".join(f'<th scope="col">{text}</th>' for text in [escape(table.row_axis.replace(",", ", ")), *heads])
+    lines = []
+    for row in table.rows:
+        cells = "".join(f"<td>{_cell(table, row, col)}</td>" for col in table.cols) + (f"<td>{rank_text(table, row)}</td>" if ranks else "")
+        lines.append(f'<tr><th scope="row">{escape(row_head(table, row))}</th>{cells}</tr>')
+    rows = "\n".join(lines)
+    title = f"<caption>{escape(table.title)}</caption>\n" if table.title else ""
+    grid = f"<table>\n{title}<thead><tr>{first}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    return f'<div class="noisebench">\n{grid}\n<p>{escape(caption(table, ranks=ranks))}</p>\n</div>\n'
+
+
+def _head(text: str) -> str:
+    name, _, rate = text.partition(" (")
+    return escape(name) + (f"<br><small>{escape(rate.rstrip(')'))}</small>" if rate else "")
+
+
+def _cell(table: Table, row: str, col: str) -> str:
+    cell = table.cells.get((row, col))
+    if cell is None:
+        return "–"
+    number, spread, marks = cell_parts(table, cell)
+    text = escape(number) + (f" <small>± {escape(spread)}</small>" if spread else "")
+    if (row, col) in table.leaders:
+        text = f"<b>{text}</b>"
+    dagger, failed, rest = marks.partition(" ✗") if " ✗" in marks else (marks, "", "")
+    text = f"{text}{escape(dagger)}" + (f' <span class="failed">✗{escape(rest)}</span>' if failed else "") or "–"
+    beside = beside_text(table, row, col)
+    return text + (f" <small>{escape(beside.strip())}</small>" if beside else "")

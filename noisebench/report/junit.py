@@ -1,0 +1,71 @@
+"""Tables for CI systems: a test suite for each, a test case for each cell. By a check a regression is a failure."""
+
+from __future__ import annotations
+
+import re
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from .cells import METRICS
+from .formats import cell_text, head, row_head
+from .gate import Check, Finding
+from .table import Table
+
+_UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML cannot say
+
+
+def junit(tables: list[Table], verdict: Check | None = None) -> str:
+    """A cell with failed runs is an error, one without a run skipped; a file that was passed over is an error of its own."""
+    root = Element("testsuites", name="noisebench")
+    findings: dict[tuple[str | None, ...], Finding] = {tuple(f.names.values()): f for f in verdict.findings} if verdict else {}
+    for table in tables:
+        suite = SubElement(root, "testsuite", name=_clean(table.title or "report"))
+        for row in table.rows:
+            for col in table.cols:
+                _case(suite, table, row, col, findings.pop(_names(table, row, col), None))
+    if findings or (verdict and verdict.damaged):
+        suite = SubElement(root, "testsuite", name="baseline")
+        for finding in findings.values():
+            _verdict(SubElement(suite, "testcase", classname=_clean(finding.names["dataset"]), name=_clean(finding.title)), finding)
+        for text in verdict.damaged if verdict else ():
+            SubElement(SubElement(suite, "testcase", classname="files", name=_clean(text)), "error", message=_clean(text))
+    for suite in root:
+        _count(suite)
+    _count(root)
+    indent(root, " ")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def _names(table: Table, row: str, col: str) -> tuple[str | None, ...]:
+    axes = table.axes(row, col)
+    cell = table.cells.get((row, col))
+    return (*(axes.get(name) for name in ("dataset", "model", "noise", "method")), cell.metric if cell else axes.get("metric"))
+
+
+def _case(suite: Element, table: Table, row: str, col: str, finding: Finding | None) -> None:
+    name = f"{row_head(table, row)}, {head(table, col).partition(' (')[0]}"
+    case = SubElement(suite, "testcase", classname=suite.get("name", ""), name=_clean(name))
+    cell = table.cells.get((row, col))
+    if finding is not None:
+        _verdict(case, finding)
+    elif cell is None:
+        SubElement(case, "skipped", message="no run")
+    elif cell.failed:
+        SubElement(case, "error", message=f"{cell.failed} of {cell.failed + cell.n} runs failed")
+    if cell is not None:
+        SubElement(case, "system-out").text = _clean(f"{METRICS[cell.metric].said}: {cell_text(table, row, col)}, n = {cell.n}")
+
+
+def _verdict(case: Element, finding: Finding) -> None:
+    kind = {"regressed": "failure", "allowed": "skipped", "ok": ""}.get(finding.status, "error")
+    if kind:
+        SubElement(case, kind, message=_clean(f"{finding.status}: {finding.said}"))
+
+
+def _count(node: Element) -> None:
+    node.set("tests", str(len(list(node.iter("testcase")))))
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        node.set(attribute, str(len(list(node.iter(tag)))))
+
+
+def _clean(text: str) -> str:
+    return _UNPRINTABLE.sub("?", text)

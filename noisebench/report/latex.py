@@ -1,0 +1,71 @@
+"""Tables for papers: LaTeX with booktabs, to be taken in by \\input. A table that is too wide is shrunk to the line."""
+
+from __future__ import annotations
+
+from itertools import accumulate, groupby, pairwise
+
+from .beside import beside_text
+from .formats import caption, cell_parts, head, rank_text, row_head
+from .table import Table
+
+_PREAMBLE = "% needs \\usepackage{booktabs,graphicx}\n"
+_RLAP = r"\rlap{$^\dagger$}"
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "†": r"$^\dagger$", "✗": r"$\times$", "–": "--",
+    "'": r"\textquotesingle{}", "|": r"\textbar{}", "✓": r"$\checkmark$", "→": r"$\to$",
+}  # fmt: skip
+
+
+def latex(tables: list[Table], *, ranks: bool = False) -> str:
+    """One table environment each."""
+    return _PREAMBLE + "\n".join(_table(table, ranks=ranks) for table in tables)
+
+
+def escaped(text: str) -> str:
+    """Any text as LaTeX reads it; the apostrophe is straight, as it stands in the little language."""
+    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+
+
+def _table(table: Table, *, ranks: bool) -> str:
+    cols = len(table.cols) + ranks
+    lines = _heads(table, ranks=ranks)
+    body = [" & ".join([escaped(row_head(table, row)), *(_cell(table, row, col) for col in table.cols),
+                        *([rank_text(table, row).replace("–", "--")] if ranks else [])]) + r" \\" for row in table.rows]  # fmt: skip
+    said = escaped(": ".join(text for text in (table.title, caption(table, ranks=ranks)) if text))
+    grid = "\n".join([rf"\begin{{tabular}}{{l{'r' * cols}}}", r"\toprule", *lines, r"\midrule", *body, r"\bottomrule", r"\end{tabular}%"])
+    shrunk = f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{grid}\n}}"
+    return f"\\begin{{table}}\n\\centering\n\\caption{{{said}}}\n\\smallskip\n{shrunk}\n\\end{{table}}\n"
+
+
+def _heads(table: Table, *, ranks: bool) -> list[str]:
+    """The columns' names, over several columns where an axis is made of several; then the realised rates."""
+    heads = [head(table, col).partition(" (") for col in table.cols]
+    rates = [escaped(rate.rstrip(")")) for _, _, rate in heads]
+    first, last, more = escaped(table.row_axis.replace(",", ", ")), [name for name, _, _ in heads], ["mean rank"] if ranks else []
+    lines = []
+    if "," in table.col_axis:
+        groups = [(name, len(list(found))) for name, found in groupby(name.rpartition(", ")[0] for name in last)]
+        ends = list(accumulate((count for _, count in groups), initial=1))
+        spans = " ".join(rf"\cmidrule(lr){{{begin + 1}-{end}}}" for begin, end in pairwise(ends))
+        over = [rf"\multicolumn{{{count}}}{{c}}{{{escaped(name)}}}" for name, count in groups]
+        lines.append(" & ".join(["", *over, *["" for _ in more]]) + rf" \\ {spans}")
+        last = [name.rpartition(", ")[2] for name in last]
+    lines.append(" & ".join([first, *map(escaped, last), *more]) + r" \\")
+    if any(rates):
+        lines.append(" & ".join(["", *(rf"{{\scriptsize {rate}}}" if rate else "" for rate in rates), *["" for _ in more]]) + r" \\")
+    return lines
+
+
+def _cell(table: Table, row: str, col: str) -> str:
+    cell = table.cells.get((row, col))
+    if cell is None:
+        return "--"
+    number, spread, marks = cell_parts(table, cell)
+    if (row, col) in table.leaders:
+        number = rf"\textbf{{{number}}}"
+    spread = rf"\,{{\scriptsize$\pm$\,{spread}}}" if spread else ""
+    # a dagger of no width keeps the figures of a column below one another
+    beside = escaped(beside_text(table, row, col))
+    return f"{number}{spread}{_RLAP if marks == '†' and not beside else escaped(marks)}{beside}" or "--"

@@ -1,0 +1,128 @@
+"""The tables of some runs as one thing: text in every format, a document, a notebook's view."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError
+from ..runfolder import RunFolder, run_folders
+from .beside import put_beside
+from .cells import read_rows, where
+from .formats import as_csv, as_json, as_list, document, markdown
+from .gate import Check
+from .html import fragment, page
+from .junit import junit
+from .latex import latex
+from .table import Table, make_tables
+
+SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".tex": "latex", ".xml": "junit"}
+FORMATS = ("table", *SUFFIXES.values())
+RANKED = ("table", "md", "html", "latex")  # where --ranks adds a column; elsewhere every cell has its rank anyway
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the rows and columns are, and which numbers the cells hold; each may be several, joined by commas."""
+
+    rows: str = "method"
+    cols: str = "noise"
+    metric: str = "last"
+    ranks: bool = False
+    published: str | None = None  # a paper whose numbers stand beside ours
+
+    @property
+    def metrics(self) -> list[str]:
+        """Raises ConfigError where one stands twice."""
+        names = [name.strip() for name in self.metric.split(",")]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"a metric stands twice in {self.metric!r}")
+        return names
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables of finished runs. `str()` is what a pipe gets; a notebook shows HTML; `render(form)` is any format's text."""
+
+    tables: list[Table]
+    shape: Shape = Shape()
+    damaged: list[str] = field(default_factory=list)  # result files passed over
+
+    @property
+    def metric(self) -> str:
+        return ",".join(self.shape.metrics)
+
+    def document(self, verdict: Check | None = None) -> dict[str, Any]:
+        """The JSON document, which is a baseline too."""
+        content = document(self.tables, self.metric)
+        return content if verdict is None else {**content, "check": verdict.document()}
+
+    def render(self, form: str, verdict: Check | None = None) -> str:
+        """Raises ConfigError for an unknown format."""
+        ranks = self.shape.ranks
+        texts: dict[str, Callable[[], str]] = {
+            "table": lambda: str(self),
+            "md": lambda: markdown(self.tables, ranks=ranks) + ("\n" + as_list([verdict.summary, *verdict.troubles]) if verdict else ""),
+            "csv": lambda: as_csv(self.document()),
+            "json": lambda: as_json(self.document(verdict)),
+            "html": lambda: page(self.tables, ranks=ranks),
+            "latex": lambda: latex(self.tables, ranks=ranks),
+            "junit": lambda: junit(self.tables, verdict),
+        }
+        if form not in texts:
+            raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {form!r}")
+        return texts[form]()
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        from .terminal import ENDLESS, draw_table
+
+        drawn = io.StringIO()
+        console = Console(file=drawn, width=ENDLESS, highlight=False, no_color=True)
+        console.print(*(draw_table(table, ranks=self.shape.ranks) for table in self.tables), sep="\n", markup=False)
+        return "".join(line.rstrip() + "\n" for line in drawn.getvalue().splitlines())
+
+    def _repr_html_(self) -> str:
+        return fragment(self.tables, ranks=self.shape.ranks)
+
+
+def report_of(
+    folders: Sequence[RunFolder], shape: Shape, conditions: Sequence[str] = (), pass_over: Callable[[DataError], None] | None = None
+) -> Report:
+    """The report of some run folders; each damaged result is told to `pass_over` and left out. Raises ConfigError, UnknownName."""
+    damaged: list[str] = []
+
+    def note(error: DataError) -> None:
+        damaged.append(str(error))
+        if pass_over is not None:
+            pass_over(error)
+
+    rows = where(read_rows(folders, shape.metrics, note), conditions)
+    tables = make_tables(rows, shape.rows, shape.cols)
+    return Report(tables if shape.published is None else put_beside(tables, shape.published), shape, damaged)
+
+
+def make_report(
+    path: str | Path = "runs",
+    *,
+    rows: str = "method",
+    cols: str = "noise",
+    metric: str = "last",
+    where: Sequence[str] = (),
+    published: str | None = None,
+    ranks: bool = False,
+) -> Report:
+    """The finished runs of a folder as tables: `nb.report("runs", metric="last,best", where=["dataset=digits"])`.
+
+    A damaged result file is warned of and left out. Raises DataError where the folder is missing, ConfigError, UnknownName.
+    """
+
+    def warn(error: DataError) -> None:
+        warnings.warn(str(error), stacklevel=4)
+
+    return report_of(run_folders([Path(path)]), Shape(rows, cols, metric, ranks, published), where, warn)
