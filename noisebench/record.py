@@ -12,7 +12,7 @@ from .datasets import Images
 from .environment import environment
 from .estimates import Estimates
 from .manifest import LARGEST_T, Manifest
-from .plan import Run
+from .plan import PROTOCOL, Run
 from .predictions import Predictions
 from .runfolder import SCHEMA, RunFolder
 from .sitting import Course, Progress
@@ -120,7 +120,7 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "seed": run.seed,
         "precision": run.precision,
         "oracle": run.oracle,
-        "versions": run.config["versions"],
+        "versions": {"protocol": str(PROTOCOL), **run.config["versions"]},
         "metrics": {"test_acc": test_acc, "memorised": evaluated["train"]["memorised"], **evaluated},
         "expected": {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test},
         "seconds": course.seconds,

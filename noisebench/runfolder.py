@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,13 +195,25 @@ def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in ("result.json", "error.json", "config.yaml"))
 
 
-def read_records(folders: Iterable[RunFolder]) -> list[dict[str, Any]]:
-    """The records of all finished runs among the folders."""
-    return [folder.record() for folder in folders if folder.result.exists()]
+def read_records(folders: Iterable[RunFolder], pass_over: Callable[[DataError], object]) -> list[dict[str, Any]]:
+    """The records of all finished runs among the folders; of a damaged one `pass_over` is told, and it is left out."""
+    records = []
+    for folder in folders:
+        try:
+            records += [folder.record()] if folder.result.exists() else []
+        except DataError as error:
+            pass_over(error)
+    return records
 
 
 def results(path: str | Path = "runs") -> pd.DataFrame:
-    """One row a finished run, nested names joined by dots: `metrics.test_acc.last`, `noise.text`, `seed`."""
+    """One row a finished run, nested names joined by dots: `metrics.test_acc.last`, `noise.text`, `seed`.
+
+    A damaged result file is warned of and left out.
+    """
     import pandas as pd
 
-    return pd.json_normalize(read_records(run_folders([Path(path)])), max_level=3)
+    def warn(error: DataError) -> None:
+        warnings.warn(str(error), stacklevel=4)
+
+    return pd.json_normalize(read_records(run_folders([Path(path)]), warn), max_level=3)

@@ -298,6 +298,17 @@ def test_results_are_a_tidy_frame_with_one_row_a_run(desk: Desk) -> None:
     assert list(frame["loss"]) == ["ce", "mae"] and (frame["metrics.test_acc.last"] > 0).all()
 
 
+def test_a_damaged_result_is_warned_of_and_left_out_of_the_frame(desk: Desk) -> None:
+    runs = [desk.plan(seed=seed) for seed in (0, 1)]
+    for run in runs:
+        desk.execute(run)
+    path = desk.folder(runs[0]).result
+    path.write_text(path.read_text()[:100])
+    with pytest.warns(UserWarning, match=r"result.json is damaged"):
+        frame = results(desk.workspace.runs)
+    assert list(frame["seed"]) == [1]
+
+
 def test_a_damaged_result_is_named(desk: Desk) -> None:
     run = desk.plan()
     desk.execute(run)

@@ -145,7 +145,8 @@ def _forecast(options: Globals, work: list[Load], manner: _Manner) -> float:
     from ..runfolder import read_records, run_folders
 
     workspace = options.open()
-    records = read_records(run_folders([workspace.runs])) if workspace.runs.is_dir() else []
+    folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
+    records = read_records(folders, lambda error: say(f"warning: {error}", quiet=options.quiet))
     return seconds_of_suite(workspace, work, records, manner.jobs or default_jobs(len(work)), manner.device)
 
 
