@@ -155,14 +155,14 @@ def _table(group: list[Row], fixed: list[str], row_axes: tuple[str, ...], col_ax
     paired = paired_by_seed(group)
     cells: dict[tuple[str, str], Cell] = {}
     parts: dict[str, tuple[str, ...]] = {}
+    columns: dict[str, list[Row]] = {}
     for found in members.values():
         places = [tuple(found[0].axes[axis] for axis in axes) for axes in (row_axes, col_axes)]
         labels = [", ".join(place) for place in places]
         parts.update(zip(labels, places, strict=True))
         cells[labels[0], labels[1]] = make_cell(found, paired=paired)
-    rates = {}
-    if "noise" in col_axes:
-        rates = {col: _mean_rate(row for row in group if tuple(row.axes[axis] for axis in col_axes) == parts[col]) for _, col in cells}
+        columns.setdefault(labels[1], []).extend(found)
+    rates = {col: _mean_rate(rows) for col, rows in columns.items()} if "noise" in col_axes else {}
     return Table(
         {axis: group[0].axes[axis] for axis in fixed if axis != "precision" or group[0].axes[axis] != "fp32"},
         _ordered((row for row, _ in cells), parts, row_axes),
