@@ -94,6 +94,7 @@ class Pack:
         self._flips = None if plans[0].flips is None else torch.stack([plan.flips[0] for plan in plans if plan.flips is not None])
         self._costs = torch.stack([trainer.costs for trainer in going])
         self._predicted = torch.stack([trainer.predicted for trainer in going])
+        self._going = torch.tensor(self.places, device=self.first.device)
         for place in self.places:
             self._all[place].costs, self._all[place].predicted = self._costs[place], self._predicted[place]
         # One call for the runs of one loss and strategy that stand side by side, where the strategy allows it.
@@ -120,7 +121,7 @@ class Pack:
         if self.first.task.recipe.clip:
             self._clip(self.first.task.recipe.clip)
         self.optimizer.step(self.first.lr_factor(step))
-        self._costs[self.places, step] = objectives.detach()
+        self._costs[self._going, step] = objectives.detach()
         self._predicted.scatter_(1, index, logits.detach().argmax(2))
         for trainer in self.trainers:
             trainer.step += 1
