@@ -23,6 +23,9 @@ def evaluate(
         Path | None,
         typer.Option("--predictions", metavar="FILE", help="Write what one run says of every training image, as .npz, to teach noise."),
     ] = None,
+    suspects: Annotated[
+        Path | None, typer.Option("--suspects", metavar="FILE", help="Write the labels that one run doubts, most doubtful first, as .csv.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say how good finished runs are and which labels they doubt.
@@ -31,11 +34,14 @@ def evaluate(
     """
     options: Globals = context.obj
     folders = [_folder(name, options.workspace / "runs") for name in runs]
-    if predictions is not None:
-        _check_teacher(predictions, folders)
+    for name, path, suffix in (("--predictions", predictions, ".npz"), ("--suspects", suspects, ".csv")):
+        if path is not None:
+            _check_target(name, path, suffix, folders)
     found = [_evaluate(folder) for folder in folders]
     if predictions is not None:
         _write_teacher(predictions, folders[0], options)
+    if suspects is not None:
+        _write_suspects(suspects, folders[0], options)
     if json:
         write_json(found)
     else:
@@ -56,13 +62,30 @@ def _folder(name: str, runs: Path) -> RunFolder:
     return RunFolder(near[0])
 
 
-def _check_teacher(path: Path, folders: list[RunFolder]) -> None:
+def _check_target(name: str, path: Path, suffix: str, folders: list[RunFolder]) -> None:
     from ..errors import ConfigError
 
-    if path.suffix != ".npz":
-        raise ConfigError(f"--predictions writes a .npz, got {path}")
+    if path.suffix != suffix:
+        raise ConfigError(f"{name} writes a {suffix}, got {path}")
     if len(folders) != 1:
-        raise ConfigError(f"--predictions is of one run, got {len(folders)}")
+        raise ConfigError(f"{name} is of one run, got {len(folders)}")
+
+
+def _write_suspects(path: Path, folder: RunFolder, options: Globals) -> None:
+    """The labels that the run doubts."""
+    import numpy as np
+
+    from ..predictions import Predictions
+    from ..suspects import write_suspects
+
+    record, arrays = folder.record(), folder.read_arrays()
+    recorded = arrays["recorded_labels"].astype(np.int64)
+    train = Predictions.load(arrays, "train", recorded, recorded)
+    count = write_suspects(path, train, recorded, record["data"]["classes"])
+    say(
+        f"{path} written: {count} of {len(recorded)} labels doubted; a network doubts no label that it has learned by heart",
+        quiet=options.quiet,
+    )
 
 
 def _write_teacher(path: Path, folder: RunFolder, options: Globals) -> None:
