@@ -68,7 +68,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Ours:
-    """What of a cell of ours decides whether a published one is the same experiment."""
+    """What of a cell of ours decides whether a published one is the same experiment. changes: what it sets otherwise than its recipe."""
 
     dataset: str
     backbone: str
@@ -77,6 +77,7 @@ class Ours:
     recipe: str
     epochs: int
     selection: str
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ def _mismatches(row: Published, ours: Ours) -> Iterable[str]:
         yield f"network there {row.backbone}"
     if row.recipe != ours.recipe:
         yield f"recipe there {row.recipe or 'unstated'}"
+    if ours.changes:
+        yield f"ours with {', '.join(ours.changes)}"
     if row.epochs != ours.epochs:
         yield f"epochs there {row.epochs or 'unstated'}"
     if row.selection != ours.selection:

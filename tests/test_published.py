@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import noisebench as nb
 from noisebench.backbones import BACKBONES
 from noisebench.cli import main
 from noisebench.conventions import CONVENTIONS
@@ -155,6 +156,30 @@ def test_a_report_puts_the_paper_beside_each_cell(two_runs: Path, capsys: pytest
     text = capsys.readouterr().out
     assert "| el | 80.00" in text and "[82.42, -2.42 a]" in text and "| mentornet | 80.00 |" in text
     assert "a: epochs there unstated; selection there unstated." in text
+
+
+APL = {"epochs": 120, "batch_size": 128, "lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "schedule": "cosine",
+       "clip": 5.0, "crop": 4, "flip": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "held_out", "expected"),
+    [
+        ({}, "", []),
+        ({"epochs": 10}, "", ["epochs there 120"]),
+        ({"lr": 1.0, "weight_decay": 0.0}, "", ["ours with lr 1, weight decay 0"]),
+        ({"flip": False, "nesterov": True, "schedule": "constant"}, "", ["ours with nesterov, schedule constant, no flip"]),
+        ({}, "0.1 held out after corruption", ["ours with 0.1 held out after corruption"]),
+    ],
+    ids=str,
+)
+def test_what_a_run_changed_of_its_recipe_is_a_difference(changes: dict, held_out: str, expected: list, tmp_path: Path) -> None:
+    noise = {"text": "symmetric(rate=0.4)", "seed": 0, "realised_rate": 0.4, "held_out": held_out}
+    recipe = {"name": "apl", **APL, **changes}
+    folder = add(tmp_path / "runs", data={"name": "cifar10", "sha256": "d"}, model={"name": "cnn8"}, recipe=recipe)
+    folder.write_json(folder.result, {**json.loads(folder.result.read_text()), "noise": noise})
+    (cell,) = nb.report(tmp_path / "runs", published="eps-softmax").document()["cells"]
+    assert cell["published"]["mismatches"] == expected
 
 
 def test_a_document_says_it_in_numbers(two_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

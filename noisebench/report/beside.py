@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from string import ascii_lowercase
+from typing import Any
 
+from ..datasets import DATASETS
 from ..published import PAPERS, Beside, Ours, cells_of, find_beside
-from .cells import METRICS
+from ..recipes import RECIPES, make_recipe
+from .cells import METRICS, Cell
 from .table import Table
 
 _NEEDED = ("dataset", "model", "noise", "method", "recipe")
@@ -24,15 +27,32 @@ def _of(table: Table, paper: str) -> dict[tuple[str, str], Beside]:
     for (row, col), cell in table.cells.items():
         labels = table.axes(row, col)
         known = METRICS[cell.metric].title == "test accuracy" and all(axis in labels for axis in _NEEDED)
-        if known and (beside := find_beside(paper, _ours(labels, cell.metric))):
+        if known and (beside := find_beside(paper, _ours(labels, cell))):
             found[row, col] = beside
     return found
 
 
-def _ours(labels: dict[str, str], metric: str) -> Ours:
-    recipe, _, rest = labels["recipe"].partition(", ")  # `apl, 120 epochs, val 0.1`
-    epochs = int(rest.partition(" ")[0])
-    return Ours(labels["dataset"], labels["model"], labels["noise"], labels["method"], recipe, epochs, metric)
+def _ours(labels: dict[str, str], cell: Cell) -> Ours:
+    recipe, _, rest = labels["recipe"].partition(", ")  # `apl, 120 epochs, 0.1 held out after corruption`
+    epochs, changes = int(rest.partition(" ")[0]), tuple(_changes(recipe, labels["dataset"], cell.settings))
+    return Ours(labels["dataset"], labels["model"], labels["noise"], labels["method"], recipe, epochs, cell.metric, changes)
+
+
+def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[str]:
+    """What a run set otherwise than the recipe that it is named after, but the epochs, and what it set apart: `lr 1`, `no flip`."""
+    if recipe in RECIPES and dataset in DATASETS:
+        augment = {"crop": DATASETS[dataset].crop, "flip": DATASETS[dataset].flip}
+        own = make_recipe(recipe, dataset, augment=augment, changes={}).asdict()
+        yield from (_setting(name, settings[name]) for name in own if name != "epochs" and settings.get(name, own[name]) != own[name])
+    if settings.get("held_out"):
+        yield settings["held_out"]
+
+
+def _setting(name: str, value: object) -> str:
+    words = name.replace("_", " ")
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
 def notes(table: Table) -> dict[tuple[str, ...], str]:
