@@ -2,7 +2,8 @@
 
 `published.csv` is the source: one published cell a row. mean and std are shares; `noise` is what the paper made, in our language, empty
 where nobody says; `method`, `backbone`, `dataset` are our names where it is the same thing, else the paper's word; `name` is
-always the paper's. Empty is not known. Loads no torch.
+always the paper's; `remark` is what else makes the method or the test another than ours, or leaves that open. Empty is not known.
+Loads no torch.
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ SELECTIONS = {
     "": "unstated",
 }
 
+# Where a recipe of ours has a paper's name and is not all of it: by recipe and data.
+_LACKING = {
+    ("apl", "cifar100"): "images there rotated too",
+    ("sl", "cifar10"): "learning rate there falls with each step too, images shifted by a fifth",
+    ("sl", "cifar100"): "learning rate there falls with each step too, images shifted by a fifth and rotated",
+}
+
 
 @dataclass(frozen=True)
 class Published:
@@ -63,6 +71,7 @@ class Published:
     epochs: int | None
     convention: str
     copied_from: str
+    remark: str
     source: str
 
 
@@ -149,12 +158,18 @@ def _mismatches(row: Published, ours: Ours) -> Iterable[str]:
         yield f"network there {row.backbone}"
     if row.recipe != ours.recipe:
         yield f"recipe there {row.recipe or 'unstated'}"
+    elif (row.recipe, row.dataset) in _LACKING:
+        yield _LACKING[row.recipe, row.dataset]
     if ours.changes:
         yield f"ours with {', '.join(ours.changes)}"
     if row.epochs != ours.epochs:
         yield f"epochs there {row.epochs or 'unstated'}"
     if row.selection != ours.selection:
         yield f"there {SELECTIONS[row.selection]}" if row.selection else "selection there unstated"
+    if row.runs is None:
+        yield "number of runs there unstated"
+    if row.remark:
+        yield f"there {row.remark}"
 
 
 def as_row(row: Published) -> dict[str, Any]:

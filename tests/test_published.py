@@ -80,12 +80,37 @@ def test_a_convention_that_is_named_makes_the_noise_that_stands_there() -> None:
         ("cifar10", "symmetric", 0.6, "EL", 81.50), ("cifar10", "symmetric", 0.8, "EL", 54.89),
         ("cifar10", "asymmetric", 0.2, "EL", 89.37), ("cifar10", "asymmetric", 0.3, "EL", 86.89),
         ("cifar10", "asymmetric", 0.4, "EL", 82.36), ("cifar10", "symmetric", 0.2, "CE", 82.96),
+        ("cifar10", "asymmetric", 0.4, "Forward", 85.73), ("cifar10", "symmetric", 0.8, "D2L", 19.83),
+        ("cifar100", "symmetric", 0.4, "EL", 55.33), ("cifar100", "symmetric", 0.8, "EL", 19.06),
+        ("cifar100", "asymmetric", 0.3, "EL", 66.23), ("cifar100", "symmetric", 0.8, "Bootstrap", 1.00),
+        ("cifar100", "asymmetric", 0.4, "GCE", 61.69), ("cifar100", "symmetric", 0.2, "SL", 60.01),
     ],
 )  # fmt: skip
 def test_the_equal_loss_paper_says_so(dataset: str, kind: str, rate: float, name: str, percent: float) -> None:
     """Its Table 1."""
     (row,) = [r for r in cells_of("equal-loss") if (r.dataset, r.kind, r.rate, r.name) == (dataset, kind, rate, name)]
     assert row.mean == pytest.approx(percent / 100)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "numbers"),
+    [
+        ("resnet50", {"CE": (76.80, 0.09), "EL": (77.65, 0.09), "LSR": (77.06, 0.11), "LSR+EL": (77.74, 0.15)}),
+        ("resnet101", {"CE": (77.98, 0.09), "EL": (78.72, 0.08), "LSR": (78.15, 0.10), "LSR+EL": (78.82, 0.11)}),
+    ],
+)
+def test_the_equal_loss_paper_says_so_of_imagenet(backbone: str, numbers: dict) -> None:
+    """Its Table 2, mean and deviation."""
+    found = {r.name: (100 * r.mean, 100 * r.std) for r in cells_of("equal-loss") if r.backbone == backbone and r.std is not None}
+    assert found == {name: pytest.approx(pair) for name, pair in numbers.items()}
+
+
+def test_the_means_over_rates_are_those_that_equal_loss_prints() -> None:
+    """The last column of its Table 1: a mistyped cell would move it."""
+    printed = {"CE": 73.01, "LSR": 73.10, "Bootstrap": 75.46, "Forward": 78.31, "SL": 80.16, "D2L": 67.84, "GCE": 74.89, "EL": 80.86}
+    for name, percent in printed.items():
+        means = [row.mean for row in cells_of("equal-loss") if (row.dataset, row.name) == ("cifar10", name)]
+        assert len(means) == 7 and 100 * sum(means) / 7 == pytest.approx(percent, abs=0.006), name
 
 
 def test_equal_losss_baselines_are_copied_and_its_own_rows_are_not() -> None:
@@ -109,7 +134,9 @@ def ours(**changes: object) -> Ours:
     [
         ({}, ("epochs there unstated", "selection there unstated")),
         ({"recipe": "apl"}, ("recipe there el", "epochs there unstated", "selection there unstated")),
-        ({"method": "gce", "recipe": "sl", "noise": "symmetric(rate=0.2)"}, ("copied from sl (not verified)",)),
+        ({"method": "gce", "recipe": "sl", "noise": "symmetric(rate=0.2)"},
+         ("copied from sl (not verified)", "learning rate there falls with each step too, images shifted by a fifth",
+          "number of runs there unstated")),
         ({"backbone": "resnet18"}, ("network there cnn8", "epochs there unstated", "selection there unstated")),
         ({"noise": "asymmetric(rate=0.4, map='cifar10')"},
          ("noise there asymmetric(rate=0.4, map='cifar10-two-way')", "epochs there unstated", "selection there unstated")),
@@ -124,6 +151,31 @@ def test_each_difference_of_protocol_is_named(changes: dict, expected: tuple[str
 def test_where_all_is_alike_nothing_is_named() -> None:
     beside = find_beside("eps-softmax", ours(method="ce", recipe="apl"))
     assert beside is not None and beside.mismatches == () and beside.cell.mean == pytest.approx(0.5846, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("paper", "changes", "remark"),
+    [
+        ("elr", {"method": "forward", "backbone": "resnet34"}, "true or estimated T not known"),
+        ("equal-loss", {"method": "bootstrap"}, "soft or hard not known"),
+        ("sl", {"method": "lsr", "dataset": "cifar100"}, "targets of the authors' code sum to 1.89"),
+        ("eps-softmax", {"method": "gce", "dataset": "cifar100", "noise": "symmetric(rate=0.8)"}, "q 0.9"),
+        ("sce-reproduce", {"method": "sl", "dataset": "cifar100"}, "beta 1"),
+        ("coteaching", {"method": "coteaching", "noise": "symmetric(rate=0.5)"}, "tested on 9984 of 10000 images"),
+        ("jal", {"method": "anl_ce"}, "weight decay 0"),
+        ("equal-loss", {"method": "el", "dataset": "cifar100", "noise": "asymmetric(rate=0.4, map='superclass-pair', pairs_seed=0)"},
+         "which pairs not known"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_method_that_is_the_same_by_name_only_says_so(paper: str, changes: dict, remark: str) -> None:
+    beside = find_beside(paper, ours(**changes))
+    assert beside is not None and beside.mismatches[-1] == f"there {remark}"
+
+
+def test_a_recipe_that_lacks_a_part_of_its_papers_says_so() -> None:
+    beside = find_beside("eps-softmax", ours(method="ce", recipe="apl", dataset="cifar100", backbone="resnet34", epochs=200))
+    assert beside is not None and beside.mismatches == ("images there rotated too",)
 
 
 def test_human_noise_is_joined_by_its_column() -> None:
