@@ -117,10 +117,16 @@ def _row(line: dict[str, str]) -> Published:
     return Published(**{**line, **numbers, **counts})  # type: ignore[arg-type]
 
 
+def find_paper(name: str) -> str:
+    """What a paper's name stands for. Raises UnknownName."""
+    if name not in PAPERS:
+        raise UnknownName("published paper", name, PAPERS, "published")
+    return PAPERS[name]
+
+
 def cells_of(paper: str) -> list[Published]:
     """The rows of one paper. Raises UnknownName."""
-    if paper not in PAPERS:
-        raise UnknownName("published paper", paper, PAPERS, "published")
+    find_paper(paper)
     return [row for row in read_published() if row.paper == paper]
 
 

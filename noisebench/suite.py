@@ -22,6 +22,7 @@ from .methods import find_method
 from .noise import normal_noise
 from .plan import checked_seed
 from .precision import checked_precision
+from .published import find_paper
 from .recipes import RECIPE_FIELDS, RECIPES, find_recipe, make_recipe, read_schedule
 from .strategies import normal_strategy
 
@@ -300,6 +301,11 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[_Place, str]]:
             _check_value(axis, value)
         except NoisebenchError as error:
             yield at, str(error)
+    if suite.report.published is not None:
+        try:
+            find_paper(suite.report.published)
+        except UnknownName as error:
+            yield ("report", "published"), str(error)
     cells = list(_cells(suite))
     yield from _wrong_together(suite, cells)
     for where, selectors in (("exclude", suite.exclude), ("override", [o.match for o in suite.override])):

@@ -93,6 +93,7 @@ def test_a_fixed_noise_seed_holds_for_every_seed(tmp_path: Path) -> None:
         ("version: 1", "version: 1\nsuits: {}", "2:1: unknown key 'suits'"),
         ("suites:", "suites: &a", None),
         ("    exclude", "  exclude", "9:5: not YAML"),
+        ("    exclude", "    report: {published: equal-los}\n    exclude", "8:14: unknown published paper 'equal-los': did you mean"),
     ],
 )
 def test_a_mistake_is_said_with_its_line_and_column(old: str, new: str, said: str | None, tmp_path: Path) -> None:

@@ -63,11 +63,13 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from .papers import paper_tables
+
     facts = Table.grid(padding=(0, 2))
     for key, value in found[0].items():
-        if value not in (None, "", [], {}) and key != "cells":  # which --json has
+        if value not in (None, "", [], {}) and key != "cells":
             facts.add_row(Text(key.replace("_", " "), style="dim"), Text(_plain(value)))
-    show(facts)
+    show(facts, *(paper_tables(name) if kind == "published" else []))
 
 
 def _plain(value: Any) -> str:
@@ -191,26 +193,9 @@ def _conventions(options: Globals) -> Rows:
 
 
 def _published(options: Globals) -> Rows:
-    from ..published import PAPERS, as_row, cells_of
+    from .papers import paper_rows
 
-    def distinct(paper: str, name: str) -> list[str]:
-        return list(dict.fromkeys(str(getattr(cell, name)) for cell in cells_of(paper) if getattr(cell, name)))
-
-    return [
-        {
-            "name": paper,
-            "title": title,
-            "cells_known": len(cells_of(paper)),
-            "data": distinct(paper, "dataset"),
-            "networks": distinct(paper, "backbone"),
-            "noise": distinct(paper, "kind"),
-            "selection": distinct(paper, "selection") or ["unstated"],
-            "methods": distinct(paper, "name"),
-            "source": distinct(paper, "source"),
-            "cells": [as_row(cell) for cell in cells_of(paper)],
-        }
-        for paper, title in PAPERS.items()
-    ]
+    return paper_rows()
 
 
 def _strategies(options: Globals) -> Rows:

@@ -8,7 +8,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from ..datasets import DATASETS
-from ..published import PAPERS, Beside, Ours, cells_of, find_beside
+from ..published import PAPERS, Beside, Ours, find_beside, find_paper
 from ..recipes import RECIPES, make_recipe
 from .cells import METRICS, Cell
 from .table import Table
@@ -18,7 +18,7 @@ _NEEDED = ("dataset", "model", "noise", "method", "recipe")
 
 def put_beside(tables: Iterable[Table], paper: str) -> list[Table]:
     """The tables with the paper's cells beside ours, where these are test accuracies. Raises UnknownName."""
-    cells_of(paper)
+    find_paper(paper)
     return [replace(table, paper=paper, published=_of(table, paper)) for table in tables]
 
 
