@@ -175,7 +175,7 @@ def _mismatches(row: Published, ours: Ours) -> Iterable[str]:
     if row.runs is None:
         yield "number of runs there unstated"
     if row.remark:
-        yield f"there {row.remark}"
+        yield f"{row.remark} there"
 
 
 def as_row(row: Published) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_where_all_is_alike_nothing_is_named() -> None:
 )  # fmt: skip
 def test_a_method_that_is_the_same_by_name_only_says_so(paper: str, changes: dict, remark: str) -> None:
     beside = find_beside(paper, ours(**changes))
-    assert beside is not None and beside.mismatches[-1] == f"there {remark}"
+    assert beside is not None and beside.mismatches[-1] == f"{remark} there"
 
 
 def test_a_recipe_that_lacks_a_part_of_its_papers_says_so() -> None:
