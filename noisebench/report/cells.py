@@ -143,7 +143,7 @@ def _value(metrics: Any, metric: Metric) -> float | None:
 def _row(known: dict[str, Any], metric: str, value: float | None, stamp: float) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
-    said = f"{known['recipe_name']}, {recipe['epochs']} epochs" + (f", {held_out}" if held_out else "")
+    said = f"{known['recipe_name']}, {recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}" + (f", {held_out}" if held_out else "")
     axes = {axis: said if axis == "recipe" else metric if axis == "metric" else str(known[axis]) for axis in AXES}
     alike = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
     inputs = {"labels": known.get("labels", ""), **{key: known.get(key) for key in ("loss", "strategy", "versions")}}
