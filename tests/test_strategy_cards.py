@@ -101,6 +101,14 @@ def test_where_two_networks_agree_on_all_a_step_changes_nothing() -> None:
         assert believed_cost(outputs[0][0].cost, belief).item() == 0
 
 
+@pytest.mark.parametrize("text", ["decoupling(warmup=0.29)", "coteaching_plus(rate=0.5, ramp=0, warmup=0.29)"])
+def test_a_warm_up_of_a_share_is_that_many_epochs(text: str) -> None:
+    strategy = started(text, [0, 0], epochs=100)  # 0.29 * 100 is 28.999999999999996
+    outputs = [[said([[0.9, 0.1], [0.8, 0.2]])], [said([[0.6, 0.4], [0.7, 0.3]])]]  # which agree
+    warm, after = (strategy.believe(a_batch([0, 0], epoch), outputs)[0].weights for epoch in (29, 30))
+    assert (warm is None or warm.any()) and not after.any()
+
+
 # MentorNet
 
 

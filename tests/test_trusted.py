@@ -126,6 +126,16 @@ def test_the_weights_of_cleannet_by_hand() -> None:
     torch.testing.assert_close(strategy.believe(batch, [[output]])[0].weights, torch.tensor([1.0, 1.0, 0.5, 0.0]))
 
 
+def test_cleannet_waits_for_a_share_of_whole_epochs() -> None:
+    strategy = build_strategy("cleannet(wait=0.07)")
+    strategy.start(Facts(torch.tensor([0, 1]), 2, 100, torch.Generator(), torch.tensor([True, True])))  # 0.07 * 100 is 7.000000000000001
+    weighing = []
+    for epoch in (6, 7):
+        strategy.between(epoch, SimpleNamespace(features=lambda: torch.eye(2)))  # type: ignore[arg-type]
+        weighing.append(strategy.state["weighing"])
+    assert weighing == [False, True]
+
+
 # Distillation
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..errors import ConfigError
 from ..parameters import Interval, OneOf, Share
-from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy, whole_epochs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ class D2L(Strategy):
             return
         dimensions: list[float] = self.state["dimensions"]
         now = self._dimension(whole)
-        if not self.state["turned"] and epoch > self.wait * self._epochs and risen(dimensions, now):
+        if not self.state["turned"] and epoch > whole_epochs(self.wait, self._epochs) and risen(dimensions, now):
             self.state["turned"] = epoch
             whole.networks[0].load_state_dict(self.state["before"])
             now = self._dimension(whole)
