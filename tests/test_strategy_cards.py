@@ -212,6 +212,11 @@ def test_d2l_turns_once_goes_back_and_trusts_by_its_formula() -> None:
     assert strategy.state["trust"] == pytest.approx(math.exp(-0.7 * 5 / 2))
 
 
+def test_d2l_does_not_turn_where_nothing_is_left_to_learn() -> None:
+    strategy, log = turned([3.0, 2.0, 2.0, 3.0, 2.0, 9.0], epochs=6)
+    assert not log and not strategy.state["turned"]
+
+
 def test_d2l_wants_more_examples_than_neighbours() -> None:
     with pytest.raises(ConfigError, match="more examples than its 20 neighbours, got 20"):
         started("d2l", [0] * 20)

@@ -75,7 +75,7 @@ class D2L(Strategy):
         return [Belief(trust * one_hot(batch.labels, log_p) + (1 - trust) * one_hot(log_p.argmax(1), log_p))]
 
     def between(self, epoch: int, whole: WholeSet) -> None:
-        if self.wait == 1:
+        if self.wait == 1 or epoch == self._epochs:  # going back at the end would only lose the last epoch
             return
         dimensions: list[float] = self.state["dimensions"]
         now = self._dimension(whole)
