@@ -282,6 +282,13 @@ def test_hard_joint_labels_are_the_largest_class_of_the_mean() -> None:
     assert strategy.state["targets"].tolist() == [[0, 1]]
 
 
+def test_an_example_that_joint_has_not_looked_at_keeps_its_label() -> None:
+    strategy = started("joint(wait=0, first=0.8, window=0.1)", [0, 1], epochs=10)
+    strategy.believe(a_batch([0]), [[said([[0.3, 0.7]])]])  # the second stands in a last batch of one, which is left out
+    strategy.between(1, SimpleNamespace())  # type: ignore[arg-type]
+    torch.testing.assert_close(strategy.state["targets"], torch.tensor([[0.3, 0.7], [0.0, 1.0]]))
+
+
 def test_the_penalty_of_joint_is_that_of_its_formula() -> None:
     p = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]])
     strategy = started("joint(alpha=1.2, beta=0.8)", [0, 1], num_classes=3)

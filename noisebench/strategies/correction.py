@@ -138,7 +138,8 @@ class Joint(Strategy):
         self._window = max(1, round(self.window * facts.epochs))
         rows = facts.labels.new_zeros(len(facts.labels), facts.num_classes, dtype=float32)
         self.state["targets"] = one_hot(facts.labels, rows)
-        self.state["recent"] = rows.new_zeros(self._window, *rows.shape)
+        # Until an example is looked at: it may stand in a last batch that is left out.
+        self.state["recent"] = self.state["targets"].repeat(self._window, 1, 1)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         self.state["recent"][batch.epoch % self._window, batch.index] = outputs[0][0].log_p.detach().exp()
