@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from noisebench.cli import main
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import ConfigError, ManifestError
 from noisebench.labelling import LabelWish, make_manifest
@@ -92,6 +93,13 @@ def test_a_trusted_label_that_is_not_the_clean_one_is_refused(tmp_path: Path) ->
 def test_without_verified_labels_these_strategies_say_what_they_need(name: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(name) + " needs verified labels"):
         build_strategy(name).start(Facts(torch.tensor([0, 1]), 2, 10, torch.Generator()))
+
+
+@pytest.mark.parametrize("name", ["cleannet", "distill", "mentornet(kind='data_driven')"])
+def test_on_the_command_line_that_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1", "--strategy", name]) == 2
+    said_by_it = capsys.readouterr()
+    assert not said_by_it.out and said_by_it.err.count("\n") == 1 and "--trusted 0.1" in said_by_it.err
 
 
 # CleanNet
