@@ -151,6 +151,13 @@ def test_a_run_that_ends_with_the_first_lesson_is_plain_training(text: str, make
     assert same(weights(trainer), weights(plain))
 
 
+def test_an_example_that_was_never_looked_at_teaches_nothing() -> None:
+    labels = [0, 1, 2] * 4
+    strategy = taught_by(labels, [True] * 12, "mentornet(kind='data_driven', burn_in=0.1)")
+    seen = run_of(strategy, labels[:11], [0.9] * 11, 10)  # the twelfth stands in a last batch of one, which is left out
+    assert seen[0] is None and all(torch.isfinite(torch.tensor(during)).all() for during in seen[1:])
+
+
 @pytest.mark.parametrize("epochs", [2, 3, 4])
 def test_a_short_run_ends_on_labels_that_are_right(epochs: int, make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(strategy=DATA_DRIVEN, epochs=epochs)

@@ -263,8 +263,9 @@ def test_a_strategy_for_several_runs_at_once_keeps_no_state(make_trainer: Made) 
 def test_every_loss_costs_a_row_the_same_in_any_batch(make_trainer: Made) -> None:
     """Several runs' rows in one call: whole vectors of them round alike wherever they stand."""
     logits = torch.randn(320, 10) * 5
-    for entry in LOSSES:
-        if entry.name.startswith("test_") or entry.facts.get("penalty") or any(p.is_expression or p.auto for p in entry.parameters):
+    ours = [entry for entry in LOSSES if entry.build.__module__.startswith("noisebench.")]  # one of another test's kills its process
+    for entry in ours:
+        if entry.facts.get("penalty") or any(p.is_expression or p.auto for p in entry.parameters):
             continue
         trainer = make_trainer(entry.name)
         batch = trainer.batch()

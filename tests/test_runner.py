@@ -231,6 +231,13 @@ def test_one_key_has_one_name_and_one_folder(wish: dict, row: str, desk: Desk) -
     assert run.method == row and run.folder_name.count("__") == 1
 
 
+@pytest.mark.parametrize(
+    ("strategy", "oracle"), [("coteaching", True), ("coteaching(rate=estimated)", False), ("coteaching(rate=0.3)", False)]
+)
+def test_who_was_told_the_rate_is_an_oracle_and_who_found_it_is_none(strategy: str, oracle: bool, desk: Desk) -> None:
+    assert desk.plan(strategy=strategy).oracle is oracle
+
+
 def test_a_matrix_for_other_classes_is_refused_before_anything_is_written(desk: Desk) -> None:
     with pytest.raises(LanguageError, match="forward: T has 2 classes, the data 10"):
         desk.plan(loss="forward(ce, T=[[1, 0], [0, 1]])")

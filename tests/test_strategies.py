@@ -110,6 +110,13 @@ def test_strategies_train_any_backbone(text: str, make_trainer: Callable[..., Tr
     assert not same(before, weights(trainer))
 
 
+@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 85), (2, 85), (2, 512)])  # a last batch of one, which is left out; one batch
+@pytest.mark.parametrize("text", TEXTS)
+def test_strategies_bear_a_short_run(text: str, epochs: int, batch_size: int, make_trainer: Callable[..., Trainer]) -> None:
+    trainer = run(make_trainer(strategy=text, epochs=epochs, batch_size=batch_size), epochs)
+    assert all(torch.isfinite(torch.from_numpy(value)).all() for value in weights(trainer))
+
+
 def test_hard_bootstrap_mixes_the_label_with_the_predicted_class(make_trainer: Callable[..., Trainer]) -> None:
     strategy = build_strategy("bootstrap(kind='hard', beta=0.8)")
     log_p = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]).log()

@@ -101,6 +101,14 @@ def test_where_two_networks_agree_on_all_a_step_changes_nothing() -> None:
         assert believed_cost(outputs[0][0].cost, belief).item() == 0
 
 
+@pytest.mark.parametrize("text", ["decoupling(warmup=0.29)", "coteaching_plus(rate=0.5, ramp=0, warmup=0.29)"])
+def test_a_warm_up_of_a_share_is_that_many_epochs(text: str) -> None:
+    strategy = started(text, [0, 0], epochs=100)  # 0.29 * 100 is 28.999999999999996
+    outputs = [[said([[0.9, 0.1], [0.8, 0.2]])], [said([[0.6, 0.4], [0.7, 0.3]])]]  # which agree
+    warm, after = (strategy.believe(a_batch([0, 0], epoch), outputs)[0].weights for epoch in (29, 30))
+    assert (warm is None or warm.any()) and not after.any()
+
+
 # MentorNet
 
 
@@ -204,6 +212,11 @@ def test_d2l_turns_once_goes_back_and_trusts_by_its_formula() -> None:
     assert strategy.state["trust"] == pytest.approx(math.exp(-0.7 * 5 / 2))
 
 
+def test_d2l_does_not_turn_where_nothing_is_left_to_learn() -> None:
+    strategy, log = turned([3.0, 2.0, 2.0, 3.0, 2.0, 9.0], epochs=6)
+    assert not log and not strategy.state["turned"]
+
+
 def test_d2l_wants_more_examples_than_neighbours() -> None:
     with pytest.raises(ConfigError, match="more examples than its 20 neighbours, got 20"):
         started("d2l", [0] * 20)
@@ -269,6 +282,13 @@ def test_hard_joint_labels_are_the_largest_class_of_the_mean() -> None:
     assert strategy.state["targets"].tolist() == [[0, 1]]
 
 
+def test_an_example_that_joint_has_not_looked_at_keeps_its_label() -> None:
+    strategy = started("joint(wait=0, first=0.8, window=0.1)", [0, 1], epochs=10)
+    strategy.believe(a_batch([0]), [[said([[0.3, 0.7]])]])  # the second stands in a last batch of one, which is left out
+    strategy.between(1, SimpleNamespace())  # type: ignore[arg-type]
+    torch.testing.assert_close(strategy.state["targets"], torch.tensor([[0.3, 0.7], [0.0, 1.0]]))
+
+
 def test_the_penalty_of_joint_is_that_of_its_formula() -> None:
     p = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]])
     strategy = started("joint(alpha=1.2, beta=0.8)", [0, 1], num_classes=3)
@@ -308,6 +328,7 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_
         "mentornet(kind='data_driven', burn_in=0.5)",
         "cleannet",
         "distill(first=0.5)",
+        "forward_estimated(first=0.4)",
     ],
 )
 def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(text: str, make_trainer: Callable[..., Trainer]) -> None:
@@ -316,7 +337,7 @@ def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(text: str, make_trainer: 
     for _ in range(10):
         saved.append(deepcopy(straight.state_dict()))
         straight.run_epoch()
-    for epoch in (4, 6, 8):
+    for epoch in (4, 5, 6, 8):
         resumed = make_trainer(strategy=text, epochs=10)
         resumed.load_state_dict(saved[epoch])
         for _ in range(10 - epoch):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from noisebench.cli import main
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import ConfigError, ManifestError
 from noisebench.labelling import LabelWish, make_manifest
@@ -94,6 +95,13 @@ def test_without_verified_labels_these_strategies_say_what_they_need(name: str) 
         build_strategy(name).start(Facts(torch.tensor([0, 1]), 2, 10, torch.Generator()))
 
 
+@pytest.mark.parametrize("name", ["cleannet", "distill", "mentornet(kind='data_driven')"])
+def test_on_the_command_line_that_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1", "--strategy", name]) == 2
+    said_by_it = capsys.readouterr()
+    assert not said_by_it.out and said_by_it.err.count("\n") == 1 and "--trusted 0.1" in said_by_it.err
+
+
 # CleanNet
 
 
@@ -124,6 +132,16 @@ def test_the_weights_of_cleannet_by_hand() -> None:
     assert strategy.believe(batch, [[output]])[0].weights is None  # half of the run is waited for
     strategy.between(2, whole)  # type: ignore[arg-type]
     torch.testing.assert_close(strategy.believe(batch, [[output]])[0].weights, torch.tensor([1.0, 1.0, 0.5, 0.0]))
+
+
+def test_cleannet_waits_for_a_share_of_whole_epochs() -> None:
+    strategy = build_strategy("cleannet(wait=0.07)")
+    strategy.start(Facts(torch.tensor([0, 1]), 2, 100, torch.Generator(), torch.tensor([True, True])))  # 0.07 * 100 is 7.000000000000001
+    weighing = []
+    for epoch in (6, 7):
+        strategy.between(epoch, SimpleNamespace(features=lambda: torch.eye(2)))  # type: ignore[arg-type]
+        weighing.append(strategy.state["weighing"])
+    assert weighing == [False, True]
 
 
 # Distillation

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..errors import ConfigError
 from ..parameters import Interval, OneOf, Share
-from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy, whole_epochs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,11 +75,11 @@ class D2L(Strategy):
         return [Belief(trust * one_hot(batch.labels, log_p) + (1 - trust) * one_hot(log_p.argmax(1), log_p))]
 
     def between(self, epoch: int, whole: WholeSet) -> None:
-        if self.wait == 1:
+        if self.wait == 1 or epoch == self._epochs:  # going back at the end would only lose the last epoch
             return
         dimensions: list[float] = self.state["dimensions"]
         now = self._dimension(whole)
-        if not self.state["turned"] and epoch > self.wait * self._epochs and risen(dimensions, now):
+        if not self.state["turned"] and epoch > whole_epochs(self.wait, self._epochs) and risen(dimensions, now):
             self.state["turned"] = epoch
             whole.networks[0].load_state_dict(self.state["before"])
             now = self._dimension(whole)
@@ -138,7 +138,8 @@ class Joint(Strategy):
         self._window = max(1, round(self.window * facts.epochs))
         rows = facts.labels.new_zeros(len(facts.labels), facts.num_classes, dtype=float32)
         self.state["targets"] = one_hot(facts.labels, rows)
-        self.state["recent"] = rows.new_zeros(self._window, *rows.shape)
+        # Until an example is looked at: it may stand in a last batch that is left out.
+        self.state["recent"] = self.state["targets"].repeat(self._window, 1, 1)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         self.state["recent"][batch.epoch % self._window, batch.index] = outputs[0][0].log_p.detach().exp()

@@ -164,7 +164,7 @@ class DataDriven(Curriculum):
         seen[batch.index] = now
         if not self._state["taught"]:
             return None
-        # An epoch after the last lesson is taken for that of the lesson: the mentor has learned of none later.
+        # An epoch after the last lesson is taken for that of the lesson: the mentor has learned of none later (as in the authors' code).
         told = self._told(now, before, batch.labels, min(batch.epoch, self._state["taught"]))
         weights = judged(self._state["mentor"], told).sigmoid()
         return weights.masked_fill(trusted, 1) if self._state["taught"] == self._last else weights
@@ -196,9 +196,10 @@ class DataDriven(Curriculum):
         history, labels = self._state["history"][:epoch], self._state["labels"][self._trusted]
         pairs = zip(history, [history[0], *history[:-1]], strict=True)
         epochs = [self._told(now, before, labels, done) for done, (now, before) in enumerate(pairs, 1)]
-        seen = Seen(*(cat(parts) for parts in zip(*epochs, strict=True)))
         right = (labels == self._labels[self._trusted]).repeat(epoch)
-        self._state["mentor"], self._state["taught"] = taught(self._state["mentor"], seen, right), epoch
+        looked_at = history[..., 0].flatten().isfinite()  # an example may stand in a last batch that is left out
+        seen = Seen(*(cat(parts)[looked_at] for parts in zip(*epochs, strict=True)))
+        self._state["mentor"], self._state["taught"] = taught(self._state["mentor"], seen, right[looked_at]), epoch
         if epoch == self._last:
             self._state["labels"].copy_(self._labels)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..parameters import Interval, Share, TrueRate
 from ..spec import AUTO
-from .base import Batch, Belief, Facts, Output, Strategy, register_strategy
+from .base import Batch, Belief, Facts, Output, Strategy, register_strategy, whole_epochs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ class CoteachingPlus(Coteaching):
     warmup: Share = 0.1
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
-        if batch.epoch <= self.warmup * self._epochs:
+        if batch.epoch <= whole_epochs(self.warmup, self._epochs):
             return super().believe(batch, outputs)
         among = disagreement(outputs)
         count = self.kept(int(among.sum()), batch.epoch)
@@ -104,7 +104,7 @@ class Decoupling(Strategy):
         self._epochs = facts.epochs
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
-        if batch.epoch <= self.warmup * self._epochs:
+        if batch.epoch <= whole_epochs(self.warmup, self._epochs):
             return super().believe(batch, outputs)
         weights = disagreement(outputs).to(outputs[0][0].cost.dtype)
         return [Belief(batch.targets, weights, whole_batch=True) for _ in outputs]

@@ -63,7 +63,7 @@ class CleanNet(Strategy):
         return [Belief(batch.targets, self.state["weights"][batch.index], whole_batch=True)]
 
     def between(self, epoch: int, whole: WholeSet) -> None:
-        if epoch < self.wait * self._epochs or self.wait == 1:
+        if epoch < self.wait * self._epochs - 1e-9 or self.wait == 1:  # 0.07 of 100 is 7, though their product is above it
             return
         cosine = cosine_to_prototypes(whole.features(), self._labels, self._trusted, self._classes)
         weights = ((cosine - self.threshold) / (1 - self.threshold)).clamp(0, 1)
