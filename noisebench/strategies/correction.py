@@ -47,7 +47,9 @@ def _squared_distances(points: Tensor) -> Tensor:
     return (lengths[..., None] + lengths[..., None, :] - 2 * centred @ centred.mT).clamp_min(0)
 
 
-@register_strategy(name="d2l", paper="Ma et al. 2018", off="d2l(wait=1)", cost="1 forward, 1 backward; a pass over 1,280 images an epoch")
+@register_strategy(
+    name="d2l", version=2, paper="Ma et al. 2018", off="d2l(wait=1)", cost="1 forward, 1 backward; a pass over 1,280 images an epoch"
+)
 @dataclass
 class D2L(Strategy):
     """Dimensionality-driven learning: from the epoch on where the features' local dimension rises, targets lean to the prediction.
@@ -112,7 +114,9 @@ def risen(before: Sequence[float], now: float) -> bool:
     return now - mean > 2 * spread
 
 
-@register_strategy(name="joint", paper="Tanaka et al. 2018", off="joint(first=1, wait=1, alpha=0, beta=0)", cost="1 forward, 1 backward")
+@register_strategy(
+    name="joint", version=2, paper="Tanaka et al. 2018", off="joint(first=1, wait=1, alpha=0, beta=0)", cost="1 forward, 1 backward"
+)
 @dataclass
 class Joint(Strategy):
     """Joint optimisation of network and labels, then a new network on the labels found.

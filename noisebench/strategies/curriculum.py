@@ -33,7 +33,7 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
 
 
 @register_strategy(
-    name="mentornet", paper="Jiang et al. 2018", complete=_complete, off="mentornet(burn_in=1)", cost="1 forward, 1 backward"
+    name="mentornet", version=2, paper="Jiang et al. 2018", complete=_complete, off="mentornet(burn_in=1)", cost="1 forward, 1 backward"
 )
 @dataclass
 class MentorNet(Strategy):

@@ -67,7 +67,7 @@ class Coteaching(Strategy):
         return [Belief(batch.targets, smallest(recorded_cost(other[0], batch), count)) for other in reversed(outputs)]
 
 
-@register_strategy(name="coteaching_plus", paper="Yu et al. 2019", cost="2 forward, 2 backward")
+@register_strategy(name="coteaching_plus", version=2, paper="Yu et al. 2019", cost="2 forward, 2 backward")
 @dataclass
 class CoteachingPlus(Coteaching):
     """Co-teaching+: co-teaching, after a warm-up on the examples alone on which the two networks disagree.
@@ -88,7 +88,9 @@ class CoteachingPlus(Coteaching):
         ]
 
 
-@register_strategy(name="decoupling", paper="Malach & Shalev-Shwartz 2017", off="decoupling(warmup=1)", cost="2 forward, 2 backward")
+@register_strategy(
+    name="decoupling", version=2, paper="Malach & Shalev-Shwartz 2017", off="decoupling(warmup=1)", cost="2 forward, 2 backward"
+)
 @dataclass
 class Decoupling(Strategy):
     """Decoupling: two networks learn from the examples on which they disagree, "when to update" from "how to update".

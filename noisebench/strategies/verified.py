@@ -33,7 +33,11 @@ def cosine_to_prototypes(features: Tensor, labels: Tensor, trusted: Tensor, num_
 
 
 @register_strategy(
-    name="cleannet", paper="Lee et al. 2018", off="cleannet(wait=1)", cost="1 forward, 1 backward; a pass over all images an epoch"
+    name="cleannet",
+    version=2,
+    paper="Lee et al. 2018",
+    off="cleannet(wait=1)",
+    cost="1 forward, 1 backward; a pass over all images an epoch",
 )
 @dataclass
 class CleanNet(Strategy):
