@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .packing import Load
 from .plan import Run
-from .runner import find_device, make_trainer
+from .runner import make_trainer
 from .warmup import warmup_epochs
 from .workspace import Workspace
 
@@ -90,7 +90,7 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
     trainers: list[Trainer] = []
     for run in runs:
         images = workspace.training_images(run.dataset, run.manifest)
-        trainers.append(make_trainer(run, images, find_device(device), beside=trainers[0] if trainers else None))
+        trainers.append(make_trainer(run, images, device, beside=trainers[0] if trainers else None))
     way: Trainer | Pack = trainers[0]
     if width > 1:
         from .training.pack import Pack

@@ -15,8 +15,8 @@ from .losses import LOSSES
 from .plan import Run
 from .record import finish
 from .runfolder import RunFolder
-from .runner import begin, failed, find_device, make_trainer, note
-from .sitting import Conduct, Course, Sitting, interrupted, save
+from .runner import begin, failed, make_trainer, note
+from .sitting import Clock, Conduct, Course, Sitting, interrupted, save
 from .truth import transitions
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Tell = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
 """Told once of each run, by its number: its record, or the error that it ended in."""
-
-_CHECKPOINT_EVERY = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,8 @@ def _begun(wanted: Sequence[Wanted], width: int, device: str, claims: ExitStack,
 
 
 def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None = None) -> _Lane:
-    course = begin(wanted.run, wanted.folder, wanted.conduct, find_device(device), width)
     trainer = make_trainer(wanted.run, wanted.images, device, beside=beside)
+    course = begin(wanted.run, wanted.folder, wanted.conduct, trainer.device, width)
     Sitting(wanted.run, wanted.folder, wanted.conduct, course).take_up(trainer)
     return _Lane(wanted, trainer, course)
 
@@ -153,14 +151,13 @@ class _Watch:
 
     def __init__(self, lanes: list[_Lane], tell: Tell) -> None:
         self.lanes = lanes
-        self._tell, self._saved = tell, time.monotonic()
+        self._tell, self._clock = tell, Clock(0.0)
 
     def on_step(self) -> None:
         """Raises _Stopped."""
         stopped = any(lane.wanted.conduct.stop() for lane in self.lanes)
-        if not stopped and time.monotonic() - self._saved <= _CHECKPOINT_EVERY:
+        if not stopped and not self._clock.checkpoint_due():
             return
-        self._saved = time.monotonic()
         for lane in self.lanes:
             save(lane.wanted.folder, lane.trainer, lane.course)
             if stopped:

@@ -42,20 +42,20 @@ def kind_of(run: Run) -> str | None:
     return json.dumps([data, run.model, run.recipe.asdict(), run.precision], sort_keys=True)
 
 
-def loads(items: Sequence[Item], todo: Sequence[Item], width: int | None = None) -> list[Load]:
+def loads(items: Sequence[Item], todo: Sequence[Item]) -> list[Load]:
     """What is to be done, those of one loss and strategy side by side. items: the whole suite, which alone decides who is packed, so
-    that a run that was interrupted goes on as it began. width: of all packs; by default each network's own."""
+    that a run that was interrupted goes on as it began."""
     kinds = {id(item): kind_of(item.run) for item in items}
     counts = Counter(kinds.values())
     packed: dict[str, list[Item]] = {}
     found = []
     for item in todo:
         kind = kinds[id(item)]
-        if kind is None or counts[kind] < _FEWEST or width == 1:
+        if kind is None or counts[kind] < _FEWEST:
             found.append(Load((item,), 1))
         else:
             packed.setdefault(kind, []).append(item)
-    return [*(load for group in packed.values() for load in _shared_out(group, width or pack_width(group[0].run.model))), *found]
+    return [*(load for group in packed.values() for load in _shared_out(group, pack_width(group[0].run.model))), *found]
 
 
 def _shared_out(items: list[Item], width: int) -> list[Load]:

@@ -71,14 +71,12 @@ def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduc
     sitting = Sitting(run, folder, conduct, course)
     if run.estimated:
         course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow)
-        trainer = make_trainer(run, images, trainer.device, course.found)
+        trainer = make_trainer(run, images, str(trainer.device), course.found)
     sitting.follow(trainer, lambda seconds: note(run, images, course, conduct, seconds))
     return finish(run, images, folder, trainer, course)
 
 
-def make_trainer(
-    run: Run, images: Images, device: str | torch.device, estimates: Estimates | None = None, beside: Trainer | None = None
-) -> Trainer:
+def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | None = None, beside: Trainer | None = None) -> Trainer:
     """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot be trained.
 
     A run with something to find out first gets a stand-in for it until there are `estimates`. beside: one to share images with.
@@ -107,7 +105,7 @@ def make_trainer(
         None if manifest.val is None else images.train_images[manifest.val],
         None if manifest.trusted is None else manifest.trusted[training],
     )
-    return Trainer(task, find_device(str(device)), beside)
+    return Trainer(task, find_device(device), beside)
 
 
 def find_device(name: str) -> torch.device:

@@ -177,7 +177,8 @@ def _by_itself(value: Any) -> Any:
         return {key: _by_itself(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_by_itself(each) for each in value)
-    return value.clone() if hasattr(value, "untyped_storage") else value
+    shared = hasattr(value, "untyped_storage") and value.untyped_storage().nbytes() > value.nbytes
+    return value.clone() if shared else value
 
 
 def load(folder: RunFolder, device: torch.device, packed: int = 1) -> Course:

@@ -162,7 +162,6 @@ def test_a_compiled_network_trains_as_it_does_by_itself(strategy: str, make_trai
     plain = make_trainer(strategy=strategy, model="cnn4", batch_size=128)
     monkeypatch.setattr(compiled, "_HOW", {"cpu": {"backend": "aot_eager", "dynamic": False}})
     monkeypatch.setattr(compiled, "_WORTH_IT", 0)
-    monkeypatch.setattr(compiled, "begin_step", lambda device: None)
     graph = make_trainer(strategy=strategy, model="cnn4", batch_size=128)
     for trainer in (plain, graph):
         trainer.run_epoch()

@@ -15,10 +15,9 @@ from json import dumps
 from pathlib import Path
 
 from ..runfolder import RunFolder
+from . import memory
 from .job import Bundle, Event, Job, Place
 
-# memory.keep_memory, and huge pages, which can be asked for only before a process begins.
-_KEEP_MEMORY = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={1 << 30}:glibc.malloc.trim_threshold={1 << 32}:glibc.malloc.hugetlb=1"}
 _MOST_BY_DEFAULT = 8  # a worker holds torch and a data set: memory, not cores, is the limit on large machines
 
 
@@ -80,7 +79,7 @@ class LocalPool:
             self._events.put(None)
 
     def _start(self) -> subprocess.Popen[str]:
-        environment = {**_KEEP_MEMORY, **os.environ, "OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
+        environment = {**memory.ENVIRONMENT, **os.environ, "OMP_NUM_THREADS": self._threads, "MKL_NUM_THREADS": self._threads}
         process = subprocess.Popen(
             [sys.executable, "-m", "noisebench.executors.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8",

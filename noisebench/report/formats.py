@@ -42,17 +42,18 @@ def caption(table: Table, *, bold: bool = True, ranks: bool = False) -> str:
 
 def head(table: Table, col: str) -> str:
     """A column's head; a noise says its realised rate."""
-    axes = table.col_axis.split(",")
-    parts = [short_noise(part, table.fixed.get("dataset", "")) if axis == "noise" else part for axis, part in
-             zip(axes, table.parts[col], strict=True)]  # fmt: skip
-    return ", ".join(parts) + _rate(table.rates.get(col))
+    return _named(table, table.col_axis, col) + _rate(table.rates.get(col))
 
 
 def row_head(table: Table, row: str) -> str:
     """A row's name."""
-    axes = table.row_axis.split(",")
-    return ", ".join(short_noise(part, table.fixed.get("dataset", "")) if axis == "noise" else part for axis, part in
-                     zip(axes, table.parts[row], strict=True))  # fmt: skip
+    return _named(table, table.row_axis, row)
+
+
+def _named(table: Table, axis: str, label: str) -> str:
+    """A label's values, one for each axis that it is made of, noises in short."""
+    pairs = zip(axis.split(","), table.parts[label], strict=True)
+    return ", ".join(short_noise(part, table.fixed.get("dataset", "")) if name == "noise" else part for name, part in pairs)
 
 
 def rank_text(table: Table, row: str) -> str:

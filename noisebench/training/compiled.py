@@ -19,7 +19,7 @@ def training_forward(network: nn.Module, device: torch.device, steps: int) -> Ca
     return torch.compile(network, **_HOW[device.type])
 
 
-def begin_step(device: torch.device) -> None:
-    """Between two steps: what the graphs of the last one returned is needed no longer."""
-    if device.type in _HOW:
+def begin_step(forward: Callable[[Tensor], Tensor], network: nn.Module) -> None:
+    """Between two steps of a compiled network: what the graphs of the last one returned is needed no longer."""
+    if forward is not network:
         torch.compiler.cudagraph_mark_step_begin()

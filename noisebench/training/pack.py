@@ -110,7 +110,7 @@ class Pack:
         step, size = self.first.step, self.first.task.recipe.batch_size
         index = self._order[:, step * size : (step + 1) * size]
         images = self._images(index, slice(step * size, (step + 1) * size))
-        begin_step(self.first.device)
+        begin_step(self._forward, self.network)
         pools = self._pools if index.shape[1] * self.first.task.num_classes % _VECTOR == 0 else [[place] for place in self.places]
         batches = [self._batch(pool, index, images) for pool in pools]
         images = self._prepared(images, pools, batches)

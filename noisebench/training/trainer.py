@@ -244,12 +244,6 @@ class Trainer:
             objective = objective if penalty is None else objective + penalty
         return objective
 
-    def count(self, objective: Tensor, predicted: Tensor) -> None:
-        """A step was made: its cost, and the classes (B,) predicted in passing."""
-        self.costs[self.step] = objective
-        self.predicted[self.batches[self.step]] = predicted
-        self.step += 1
-
     def lr_factor(self, step: int) -> float:
         """The share of the learning rate at a step of this epoch."""
         done = self.epoch - self.since + step / self.steps_per_epoch
@@ -259,7 +253,7 @@ class Trainer:
         """The next step of the epoch."""
         for network in self.networks:
             network.train()
-        begin_step(self.device)
+        begin_step(self._forwards[0], self.networks[0])
         batch = self.batch()
         with self.autocast():
             logits = [[forward(view) for view in batch.views] for forward in self._forwards]
@@ -269,7 +263,9 @@ class Trainer:
             for network in self.networks:  # each by itself: two networks must not brake each other
                 nn.utils.clip_grad_norm_(network.parameters(), self.task.recipe.clip)
         self.optimizer.step(self.lr_factor(self.step))
-        self.count(objective.detach().sum(), logits[0][0].detach().argmax(1))
+        self.costs[self.step] = objective.detach().sum()
+        self.predicted[self.batches[self.step]] = logits[0][0].detach().argmax(1)
+        self.step += 1
 
     def _penalty(self) -> Tensor | None:
         """The loss's own, of all networks."""
