@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -176,8 +176,3 @@ def _mismatches(row: Published, ours: Ours) -> Iterable[str]:
         yield "number of runs there unstated"
     if row.remark:
         yield f"{row.remark} there"
-
-
-def as_row(row: Published) -> dict[str, Any]:
-    """In plain values, for a list."""
-    return asdict(row)

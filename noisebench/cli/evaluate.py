@@ -11,8 +11,10 @@ from .console import estimated, percent, say, show, write_json
 from .options import Globals, Json
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Group
 
+    from ..predictions import Predictions
     from ..runfolder import RunFolder
 
 
@@ -71,17 +73,23 @@ def _check_target(name: str, path: Path, suffix: str, folders: list[RunFolder]) 
         raise ConfigError(f"{name} is of one run, got {len(folders)}")
 
 
-def _write_suspects(path: Path, folder: RunFolder, options: Globals) -> None:
-    """The labels that the run doubts."""
+def _of_training(folder: RunFolder) -> tuple[Predictions, np.ndarray]:
+    """What the run says of every training image, and their recorded labels (N,); no clean ones."""
     import numpy as np
 
     from ..predictions import Predictions
+
+    arrays = folder.read_arrays()
+    recorded = arrays["recorded_labels"].astype(np.int64)
+    return Predictions.load(arrays, "train", recorded, recorded), recorded
+
+
+def _write_suspects(path: Path, folder: RunFolder, options: Globals) -> None:
+    """The labels that the run doubts."""
     from ..suspects import write_suspects
 
-    record, arrays = folder.record(), folder.read_arrays()
-    recorded = arrays["recorded_labels"].astype(np.int64)
-    train = Predictions.load(arrays, "train", recorded, recorded)
-    count = write_suspects(path, train, recorded, record["data"]["classes"])
+    train, recorded = _of_training(folder)
+    count = write_suspects(path, train, recorded, folder.record()["data"]["classes"])
     say(
         f"{path} written: {count} of {len(recorded)} labels doubted; a network doubts no label that it has learned by heart",
         quiet=options.quiet,
@@ -90,18 +98,15 @@ def _write_suspects(path: Path, folder: RunFolder, options: Globals) -> None:
 
 def _write_teacher(path: Path, folder: RunFolder, options: Globals) -> None:
     """What the run says of every training image, and whose labels these images have."""
-    import numpy as np
-
     from ..errors import DataError
-    from ..predictions import Predictions, write_teacher
+    from ..predictions import write_teacher
 
-    record, arrays = folder.record(), folder.read_arrays()
+    record = folder.record()
     if "labels_sha256" not in record["noise"]:
         raise DataError(f"{folder.path} is of an older version, which did not note whose labels these are: run it again with --force")
     if "source" in record["noise"]:
         raise DataError(f"{folder.path} saw images of {record['noise']['source']} in the place of some: it cannot teach for these examples")
-    recorded = arrays["recorded_labels"].astype(np.int64)
-    train = Predictions.load(arrays, "train", recorded, recorded)
+    train, recorded = _of_training(folder)
     write_teacher(path, train, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
     say(f"{path} written: {len(recorded)} predictions", quiet=options.quiet)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def paper_rows() -> list[dict[str, Any]]:
     """One row a paper, with all its cells."""
-    from ..published import PAPERS, as_row, cells_of
+    from ..published import PAPERS, cells_of
 
     return [
         {
@@ -25,7 +26,7 @@ def paper_rows() -> list[dict[str, Any]]:
             "selection": _distinct(cells, "selection", "unstated"),
             "methods": _distinct(cells, "name"),
             "source": _distinct(cells, "source"),
-            "cells": [as_row(cell) for cell in cells],
+            "cells": [asdict(cell) for cell in cells],
         }
         for paper, title in PAPERS.items()
     ]
