@@ -1,0 +1,64 @@
+"""A finished run's folder -> the run as it was planned, so that its networks can be asked again, or trained again otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, ManifestError
+from .manifest import Manifest, read_manifest
+from .plan import Run, Wish, plan_run
+from .runfolder import RunFolder
+from .workspace import Workspace
+
+_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+
+
+def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = None) -> Run:
+    """The run of a finished folder, with the manifest that it was trained on: this one, or else the workspace's.
+
+    Raises DataError where manifest, data or component versions are not the run's; NoisebenchError where its data are not at hand.
+    """
+    record = folder.record()
+    labels = read_manifest(manifest) if manifest else _manifest_of(folder, record, workspace)
+    dataset = workspace.dataset_of(labels)
+    source = workspace.source_of(labels)
+    run = plan_run(_wish(record), dataset, labels, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
+    if run.key != record["key"]:
+        raise DataError(f"{folder.path} is no longer the run that its settings make here: {_difference(run, record)}")
+    return run
+
+
+def _wish(record: dict[str, Any]) -> Wish:
+    recipe = dict(record["recipe"])
+    name, model = recipe.pop("name"), record["model"]["name"]
+    return Wish(None, record["loss"], record["strategy"], model, name, recipe, record["seed"], record["precision"])
+
+
+def _manifest_of(folder: RunFolder, record: dict[str, Any], workspace: Workspace) -> Manifest:
+    wanted = record["noise"].get("manifest_sha256")
+    for path in _likely(folder, workspace.manifests):
+        try:
+            found = read_manifest(path)
+        except ManifestError:
+            continue  # a damaged one, which is not the one
+        if found.identity == wanted:
+            return found
+    raise DataError(f"none of {workspace.manifests} is what {folder.path} was trained on: give its --manifest FILE")
+
+
+def _likely(folder: RunFolder, manifests: Path) -> Iterator[Path]:
+    """All manifests, the one that the run is named after first."""
+    paths = sorted(path for suffix in _SUFFIXES for path in manifests.glob(f"*{suffix}"))
+    yield from sorted(paths, key=lambda path: not folder.path.name.startswith(path.name.partition(".csv")[0]))
+
+
+def _difference(run: Run, record: dict[str, Any]) -> str:
+    """What is not as it was."""
+    was = {"manifest": record["noise"].get("manifest_sha256"), "data": record["data"].get("sha256"), "loss": record["loss"],
+           "strategy": record["strategy"], **record.get("versions", {})}  # fmt: skip
+    now = {"manifest": run.manifest.identity, "data": run.data_sha256, "loss": str(run.loss), "strategy": str(run.strategy),
+           "protocol": str(run.config["protocol"]), **run.config["versions"]}  # fmt: skip
+    changed = [name for name in now if now[name] != was.get(name)]
+    return f"{', '.join(changed) or 'a setting'} changed since"
