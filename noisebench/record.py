@@ -61,7 +61,11 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
     labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
-    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, "in_training": manifest.in_training})
+    mean_p = np.full(len(manifest.labels), np.nan, np.float16)
+    mean_p[manifest.in_training] = course.dynamics.mean_p
+    of_training = {"in_training": manifest.in_training, "train_mean_p": mean_p}
+    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, **of_training})
+    folder.write_dynamics(course.dynamics)
     _write_weights(folder.weights, trainer)
     folder.write_history(course.history)
     record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.in_training))

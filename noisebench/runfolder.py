@@ -1,6 +1,6 @@
 """The run folder: what lies in it, written whole or not at all, and all records read back as one table.
 
-`config.yaml`, `metrics.csv` (a line an epoch), `predictions.npz`, `model.safetensors`, `resume.pt` while running,
+`config.yaml`, `metrics.csv` (a line an epoch), `dynamics.npz`, `predictions.npz`, `model.safetensors`, `resume.pt` while running,
 `result.json` only when complete, `error.json` only when failed, `claim` while somebody is at it.
 """
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .datasets.archive import read_arrays
+from .dynamics import Dynamics
 from .errors import DataError, RunTaken
 from .storing import write_text, write_whole
 
@@ -70,6 +71,10 @@ class RunFolder:
     @property
     def predictions(self) -> Path:
         return self.path / "predictions.npz"
+
+    @property
+    def dynamics(self) -> Path:
+        return self.path / "dynamics.npz"
 
     @property
     def claim(self) -> Path:
@@ -141,6 +146,15 @@ class RunFolder:
     def read_arrays(self) -> dict[str, np.ndarray]:
         """Everything in predictions.npz. Raises DataError."""
         return read_arrays(self.predictions)
+
+    def write_dynamics(self, dynamics: Dynamics) -> None:
+        write_whole(self.dynamics, lambda file: np.savez_compressed(file, **dynamics.arrays()))  # type: ignore[arg-type]
+
+    def read_dynamics(self) -> Dynamics:
+        """Raises DataError where there is none, as of a run of an older version."""
+        if not self.dynamics.exists():
+            raise DataError(f"{self.path} has no dynamics.npz: it is unfinished or of an older version; run it again with --force")
+        return Dynamics.load(read_arrays(self.dynamics, ("counts", "gradients")))
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""

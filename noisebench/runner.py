@@ -62,7 +62,9 @@ def begin(run: Run, folder: RunFolder, conduct: Conduct, device: torch.device, p
 def note(run: Run, images: Images, course: Course, conduct: Conduct, seconds: float) -> None:
     """The epoch that just ended, which took so many seconds: into the history, and to whoever listens."""
     assert course.end is not None
-    course.history.append(epoch_line(run, images, course.end, seconds))
+    training, end = run.manifest.in_training, course.end
+    course.history.append(epoch_line(run, images, end, seconds))
+    course.dynamics.add(end.train_p, end.train_gradient, run.manifest.labels[training], run.manifest.truth[training])
     conduct.listen(progress(run, course, course.end, seconds))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .dynamics import Dynamics
 from .errors import Interrupted, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .plan import Run
@@ -64,6 +65,7 @@ class Course:
     found: Estimates | None = None
     packed: int = 1
     end: EpochEnd | None = None
+    dynamics: Dynamics = field(default_factory=Dynamics)
 
 
 class Sitting:
@@ -166,7 +168,8 @@ def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
 
     buffer = io.BytesIO()
     folds = [torch.from_numpy(rows) for rows in course.folds]
-    so_far = {"history": course.history, "seconds": course.seconds, "folds": folds, "packed": course.packed}
+    dynamics = {name: torch.from_numpy(array) for name, array in course.dynamics.state_dict().items()}
+    so_far = {"history": course.history, "seconds": course.seconds, "folds": folds, "packed": course.packed, "dynamics": dynamics}
     torch.save(_by_itself({"trainer": trainer.state_dict(), **so_far}), buffer)
     write_whole(folder.resume, lambda file: file.write(buffer.getbuffer()))
 
@@ -190,7 +193,8 @@ def load(folder: RunFolder, device: torch.device, packed: int = 1) -> Course:
     try:
         saved = torch.load(folder.resume, map_location=device, weights_only=True)
         folds = [rows.cpu().numpy() for rows in saved["folds"]]
-        return Course(saved["history"], saved["seconds"], folds, saved["trainer"], packed=saved["packed"])
+        dynamics = Dynamics.resume({name: array.cpu().numpy() for name, array in saved["dynamics"].items()})
+        return Course(saved["history"], saved["seconds"], folds, saved["trainer"], packed=saved["packed"], dynamics=dynamics)
     except Exception as error:  # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
         raise _not_resumable(folder, error) from None
 

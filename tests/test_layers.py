@@ -14,7 +14,7 @@ import noisebench
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"},
-    {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "suspects", "backbones", "recipes"},
+    {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "suspects", "dynamics", "backbones", "recipes"},
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth"},
     {"suite", "runfolder", "workspace", "plan", "agenda", "packing", "rebuild"},
     {"report"},

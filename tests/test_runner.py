@@ -48,11 +48,11 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-def test_a_finished_run_leaves_its_five_files_and_nothing_else(desk: Desk) -> None:
+def test_a_finished_run_leaves_its_six_files_and_nothing_else(desk: Desk) -> None:
     run = desk.plan()
     desk.execute(run)
     assert {path.name for path in desk.folder(run).path.iterdir()} == {
-        "config.yaml", "metrics.csv", "predictions.npz", "model.safetensors", "result.json",
+        "config.yaml", "metrics.csv", "dynamics.npz", "predictions.npz", "model.safetensors", "result.json",
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ..strategies import Batch
 from .compiled import begin_step, training_forward
 from .networks.packed import pack_networks
 from .optimizer import SGD
+from .passing import Passing
 from .pixels import Pixels
 from .trainer import EpochEnd, Trainer
 
@@ -93,10 +94,12 @@ class Pack:
         self._shifts = torch.stack([plan.shifts[0] for plan in plans])
         self._flips = None if plans[0].flips is None else torch.stack([plan.flips[0] for plan in plans if plan.flips is not None])
         self._costs = torch.stack([trainer.costs for trainer in going])
-        self._predicted = torch.stack([trainer.predicted for trainer in going])
+        passed, self._passing = [trainer.passed for trainer in going], Passing(self._labels)
         self._going = torch.tensor(self.places, device=self.first.device)
         for place in self.places:
-            self._all[place].costs, self._all[place].predicted = self._costs[place], self._predicted[place]
+            trainer = self._all[place]
+            trainer.costs, trainer.passing, trainer.place = self._costs[place], self._passing, place
+            trainer.passed.load_state_dict(passed[place].state_dict())
         # One call for the runs of one loss and strategy that stand side by side, where the strategy allows it.
         self._pools = [[place for _, place in group] for _, group in groupby(enumerate(self.places), self._pool)]
 
@@ -116,13 +119,14 @@ class Pack:
         images = self._prepared(images, pools, batches)
         with self.first.autocast():
             logits = self._forward(images.transpose(0, 1).flatten(1, 2)).float()
+        self._passing.watch(logits)
         objectives = torch.cat([self._objective(pool, batch, logits) for pool, batch in zip(pools, batches, strict=True)])
         objectives.sum().backward()
         if self.first.task.recipe.clip:
             self._clip(self.first.task.recipe.clip)
         self.optimizer.step(self.first.lr_factor(step))
         self._costs[self._going, step] = objectives.detach()
-        self._predicted.scatter_(1, index, logits.detach().argmax(2))
+        self._passing.note(index, logits)
         for trainer in self.trainers:
             trainer.step += 1
 

@@ -24,6 +24,7 @@ from .compiled import begin_step, training_forward
 from .networks import classifier, make_network
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
+from .passing import Passed, Passing
 from .pixels import Normalisation, Pixels, Plan
 
 _NETWORK, _EPOCH, _STRATEGY = range(3)  # what a derived seed is for
@@ -50,13 +51,15 @@ class Task:
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What an epoch leaves: mean cost, the classes predicted in passing for the training set (N,) (-1: not seen),
-    and log_p of the test images (M, K) and of those held out for validation."""
+    """What an epoch leaves: mean cost; of the training set, in passing, the classes predicted (N,) (-1: not seen), p of the recorded
+    label and the gradient's norm (NaN: not seen); and log_p of the test images (M, K) and of those held out for validation."""
 
     epoch: int
     lr: float
     loss: float
     train_predicted: np.ndarray
+    train_p: np.ndarray
+    train_gradient: np.ndarray
     test_log_p: np.ndarray
     val_log_p: np.ndarray | None = None
 
@@ -149,7 +152,7 @@ class Trainer:
             "step": self.step,
             "since": self.since,
             "costs": self.costs,
-            "predicted": self.predicted,
+            "passed": self.passed.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -162,7 +165,7 @@ class Trainer:
         self._begin_epoch()
         self._randomness = [saved.cpu() for saved in state["randomness"]]
         self.costs.copy_(state["costs"])
-        self.predicted.copy_(state["predicted"])
+        self.passed.load_state_dict(state["passed"])
 
     def _network(self, number: int, *since: int) -> nn.Module:
         """A network as it begins; after a restart another one."""
@@ -178,8 +181,13 @@ class Trainer:
         self.plan = plan.to(self.device)
         self.batches = self.plan.batches(recipe.batch_size)
         self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
-        self.predicted: Tensor = torch.full_like(self.labels, -1)
+        self.passing, self.place = Passing(self.labels[None]), 0
         self._randomness = [torch.Generator(device).manual_seed(seed).get_state() for device in (torch.device("cpu"), *self._cuda)]
+
+    @property
+    def passed(self) -> Passed:
+        """What the network said in passing since the epoch began."""
+        return self.passing.of(self.place)
 
     @property
     def _cuda(self) -> list[torch.device]:
@@ -219,7 +227,8 @@ class Trainer:
             raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
         val = None if self.val is None else self.predict(self.val).cpu().numpy()
         lr, cost = self._lr_factor * self.task.recipe.lr, self.costs.mean().item()
-        end = EpochEnd(self.epoch, lr, cost, self.predicted.cpu().numpy(), test.cpu().numpy(), val)
+        predicted, p, gradient = (part.cpu().numpy() for part in self.passed.state_dict().values())
+        end = EpochEnd(self.epoch, lr, cost, predicted, p, gradient, test.cpu().numpy(), val)
         self._begin_epoch()
         return end
 
@@ -234,7 +243,7 @@ class Trainer:
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
         """What each of so many runs (runs,) is to lower, whose examples stand one run after the other in the batch.
 
-        logits: of each network and view, (B, K).
+        logits: of each network and view, (B, K), float32.
         """
         outputs = [[self._output(number, rows, batch) for rows in views] for number, views in enumerate(logits)]
         beliefs = self.strategy.believe(batch, outputs)
@@ -256,7 +265,8 @@ class Trainer:
         begin_step(self._forwards[0], self.networks[0])
         batch = self.batch()
         with self.autocast():
-            logits = [[forward(view) for view in batch.views] for forward in self._forwards]
+            logits = [[forward(view).float() for view in batch.views] for forward in self._forwards]
+        self.passing.watch(logits[0][0])
         objective = self.objective(batch, logits)
         objective.sum().backward()
         if self.task.recipe.clip:
@@ -264,7 +274,7 @@ class Trainer:
                 nn.utils.clip_grad_norm_(network.parameters(), self.task.recipe.clip)
         self.optimizer.step(self.lr_factor(self.step))
         self.costs[self.step] = objective.detach().sum()
-        self.predicted[self.batches[self.step]] = logits[0][0].detach().argmax(1)
+        self.passing.note(self.batches[self.step], logits[0][0])
         self.step += 1
 
     def _penalty(self) -> Tensor | None:
@@ -274,7 +284,7 @@ class Trainer:
         return self.task.penalty([parameter for network in self.networks for parameter in network.parameters()])
 
     def _output(self, number: int, logits: Tensor, batch: Batch) -> Output:
-        scores = Scores(logits.float(), adapt=partial(self.strategy.adapt, batch=batch, network=number))
+        scores = Scores(logits, adapt=partial(self.strategy.adapt, batch=batch, network=number))
         return Output(scores.logits, scores.log_p, self.task.loss(scores))
 
     def autocast(self) -> torch.autocast:

@@ -1,0 +1,85 @@
+"""How a training treated right and wrong labels, epoch by epoch: what the figures of p_y and of the gradient are drawn from.
+
+p_y is the probability that the network gives the recorded label in passing; the gradient is the L1 norm of what an example's share of the
+step's cost sends back to its logits. Known clean labels are asked for here, never by the training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .errors import DataError
+
+GROUPS = ("right", "wrong", "unknown")
+BINS = 50  # equal ones, of p_y in [0, 1]
+EDGES = np.linspace(0, 1, BINS + 1)
+_UNKNOWN = -1
+
+
+@dataclass
+class Dynamics:
+    """By epoch: how many examples of each group lie in each bin of p_y, and the sum of their gradients' norms, (3, BINS) each.
+
+    p_sum, seen (N,): of each example, p_y summed over the epochs in which it was seen, and how many these are.
+    """
+
+    counts: list[np.ndarray] = field(default_factory=list)
+    gradients: list[np.ndarray] = field(default_factory=list)
+    p_sum: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def add(self, p: np.ndarray, gradient: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> None:
+        """One epoch of n examples, all (n,); p and gradient NaN for one that was not seen, clean -1 where it is unknown."""
+        passed = ~np.isnan(p)
+        group = np.where(clean == _UNKNOWN, 2, recorded != clean)[passed]
+        place = group * BINS + np.minimum((p[passed] * BINS).astype(np.int64), BINS - 1)
+        self.counts.append(np.bincount(place, minlength=3 * BINS).reshape(3, BINS))
+        self.gradients.append(np.bincount(place, gradient[passed], 3 * BINS).reshape(3, BINS))
+        if not len(self.seen):
+            self.p_sum, self.seen = np.zeros(len(p)), np.zeros(len(p), np.int64)
+        self.p_sum += np.where(passed, p, 0)
+        self.seen += passed
+
+    @property
+    def mean_p(self) -> np.ndarray:
+        """(N,): p_y over the whole training, NaN for an example that was never seen: the confidence of Swayamdipta et al. 2020."""
+        return np.divide(self.p_sum, self.seen, out=np.full(len(self.seen), np.nan), where=self.seen > 0)
+
+    def density(self, epoch: int) -> np.ndarray:
+        """(3, BINS): the density of p_y at an epoch (from 1) in each group, integral 1; 0 for a group without examples."""
+        counts = self._of(self.counts, epoch)
+        return counts * BINS / np.maximum(counts.sum(1, keepdims=True), 1)
+
+    def gradient_density(self, epoch: int) -> np.ndarray:
+        """(BINS,): the density of p_y over all examples times their gradient's mean norm, at an epoch: its integral is that mean."""
+        return self._of(self.gradients, epoch).sum(0) * BINS / max(int(self._of(self.counts, epoch).sum()), 1)
+
+    def _of(self, epochs: list[np.ndarray], epoch: int) -> np.ndarray:
+        if not 1 <= epoch <= len(epochs):
+            raise DataError(f"the run has {len(epochs)} epochs, there is no epoch {epoch}")
+        return epochs[epoch - 1]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """As they are kept: counts (E, 3, BINS) and gradients (E, 3, BINS) of all epochs."""
+        shape = (len(self.counts), len(GROUPS), BINS)
+        counts, gradients = np.array(self.counts, np.int64), np.array(self.gradients, np.float32)
+        return {"counts": counts.reshape(shape), "gradients": gradients.reshape(shape)}
+
+    @classmethod
+    def load(cls, arrays: dict[str, np.ndarray]) -> Dynamics:
+        """Back from `arrays`, without what is known of single examples. Raises KeyError where one is missing."""
+        return cls(list(arrays["counts"].astype(np.int64)), list(arrays["gradients"].astype(np.float64)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {**self.arrays(), "p_sum": self.p_sum, "seen": self.seen}
+
+    @classmethod
+    def resume(cls, state: dict[str, Any]) -> Dynamics:
+        """Back from `state_dict`."""
+        loaded = cls.load(state)
+        loaded.p_sum, loaded.seen = state["p_sum"], state["seen"]
+        return loaded

@@ -1,0 +1,75 @@
+"""What networks say of their training examples in passing: on augmented images, in the step that learns from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MOST = 1 << 23  # numbers that wait to be worked off, 32 MB
+
+
+@dataclass(frozen=True)
+class Passed:
+    """Of each example (N,) since the epoch began: the class predicted (-1: not seen yet), p of its recorded label, and the L1 norm of
+    the gradient of its share of the step's cost by its logits, at most 2 under plain CE (both NaN: not seen yet)."""
+
+    predicted: Tensor
+    p: Tensor
+    gradient: Tensor
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"predicted": self.predicted, "p": self.p, "gradient": self.gradient}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, own in self.state_dict().items():
+            own.copy_(state[name])
+
+
+class Passing:
+    """Collects it for R runs in lockstep. A step only lays its logits by: to work them off one by one would slow small networks down."""
+
+    def __init__(self, labels: Tensor) -> None:
+        """labels (R, N), as recorded."""
+        self._labels = labels
+        self._predicted = torch.full_like(labels, -1)
+        self._p = torch.full(labels.shape, torch.nan, device=labels.device)
+        self._gradient = self._p.clone()
+        self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def watch(self, logits: Tensor) -> None:
+        """Before the backward pass: logits (R, B, K) or, of one run, (B, K)."""
+        if logits.requires_grad:
+            logits.retain_grad()
+
+    def note(self, index: Tensor, logits: Tensor) -> None:
+        """After it: whose logits these are, (R, B) or (B,)."""
+        kept = logits.detach()
+        if kept.is_cuda:
+            kept = kept.clone()  # a recorded graph's output is overwritten in its next replay
+        self._waiting.append((index, kept, logits.grad))
+        if len(self._waiting) * kept.numel() > _MOST:
+            self._work_off()
+
+    def of(self, run: int) -> Passed:
+        """Of one run, as views."""
+        self._work_off()
+        return Passed(self._predicted[run], self._p[run], self._gradient[run])
+
+    def _work_off(self) -> None:
+        if not self._waiting:
+            return
+        runs, K = len(self._labels), self._waiting[0][1].shape[-1]
+        index = torch.cat([index.view(runs, -1) for index, _, _ in self._waiting], 1)
+        logits = torch.cat([logits.view(runs, -1, K) for _, logits, _ in self._waiting], 1)
+        grads = [torch.zeros_like(logits) if grad is None else grad for _, logits, grad in self._waiting]
+        norms = torch.cat([grad.view(runs, -1, K) for grad in grads], 1).abs().sum(2)
+        sizes = torch.tensor([grad.shape[-2] for grad in grads], device=norms.device)  # a step's cost is a mean
+        largest, predicted = logits.max(2)
+        odds = (logits - largest[..., None]).exp_()  # softmax along so few classes would take three times as long
+        p = odds.gather(2, self._labels.gather(1, index)[..., None])[..., 0] / odds.sum(2)
+        self._predicted.scatter_(1, index, predicted)
+        self._p.scatter_(1, index, p)
+        self._gradient.scatter_(1, index, norms * sizes.repeat_interleave(sizes))
+        self._waiting.clear()
