@@ -29,10 +29,15 @@ def memorised(predicted: np.ndarray, recorded: np.ndarray, clean: np.ndarray) ->
 
 def ece(log_p: np.ndarray, right: np.ndarray) -> float:
     """Expected calibration error over 15 equal bins: log_p (N,) of the predicted class, right (N,). Guo et al. 2017."""
-    confidence = np.exp(log_p.astype(np.float64))
+    _, sure, hits = calibration(np.exp(log_p.astype(np.float64)), right)
+    return float(np.abs(hits - sure).sum() / len(right))
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In 15 equal bins of confidence (N,): how many predictions, the sum of their confidence, how many were right (15,)."""
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    gap = np.bincount(bins, right - confidence, ECE_BINS)
-    return float(np.abs(gap).sum() / len(right))
+    counts, sure, hits = (np.bincount(bins, weights, ECE_BINS) for weights in (None, confidence, right))
+    return counts, sure, hits
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:

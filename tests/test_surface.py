@@ -34,8 +34,8 @@ OPTIONS = {
     "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --loss --lr --manifest --method "
     "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy --weight-decay",
     "evaluate": "--help --json --predictions --suspects",
-    "report": "--allow-missing --alpha --baseline --check --cols --figure --format --help --json --metric --out --published --ranks --rows "
-    "--save-baseline --tolerance --where",
+    "report": "--allow-missing --alpha --baseline --check --cols --epoch --figure --format --help --json --loss --metric --out --published "
+    "--ranks --rows --save-baseline --tolerance --where",
     "run": "--device --dry-run --executor --fail-fast --help --jobs --json --no-resume --rerun --shard",
     "list": "--help --json",
 }

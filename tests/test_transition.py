@@ -86,7 +86,7 @@ def test_the_csv_has_a_line_for_each_pair_that_occurs(place):
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
-    [(["--figure", "transitions"], "--figure is transition, got"), (["--figure", "transition", "-o", "f.gif"], "a figure is a .svg"),
+    [(["--figure", "transitions"], "unknown figure 'transitions'"), (["--figure", "transition", "-o", "f.gif"], "a figure is a .svg"),
      (["--figure", "transition", "none.csv"], "no such manifest")],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_said(arguments, what, place, capsys):

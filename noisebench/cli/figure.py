@@ -1,38 +1,117 @@
-"""`noisebench report --figure`: a picture instead of a table; without a file, drawn in the terminal."""
+"""`noisebench report --figure`: a picture instead of a table; without a file its numbers, the transition matrix drawn in the terminal."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from .console import say, show, write_json
+from .console import say, show, write, write_json
 
 if TYPE_CHECKING:
     from ..manifest import Manifest
-    from ..workspace import Workspace
+    from ..report import Table
+    from ..report.figures import Drawing, Kind
+    from .options import Globals
 
-_FIGURES = ("transition",)
+_OF_RUNS = {"conditions": "--where"}
+_METRIC = ("rates", "ranks")  # which are of any metric; the others are of what a run has one of
+NEVER = {
+    "rows": "--rows", "cols": "--cols", "form": "--format", "ranks": "--ranks", "published": "--published", "check": "--check",
+    "save_baseline": "--save-baseline", "baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha",
+    "allow_missing": "--allow-missing",
+}  # fmt: skip
 
 
-def draw_figure(name: str, paths: list[Path], workspace: Workspace, out: Path | None, *, json: bool) -> None:
-    """Draw a named figure of these manifests, or of the current one."""
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says of a figure."""
+
+    name: str
+    paths: list[Path]
+    conditions: list[str]
+    metric: str
+    epoch: int | None
+    losses: list[str]
+    out: Path | None
+    json: bool
+
+
+def draw_figure(asked: Asked, options: Globals) -> None:
+    """Draw a named figure of runs, of losses, or of manifests."""
+    from ..errors import ConfigError
+    from ..report.figures import find_figure
+    from ..report.figures.style import form_of
+
+    kind = find_figure(asked.name)
+    if asked.json and asked.out:
+        raise ConfigError("--json prints the figure's numbers, --out writes it: choose one")
+    form = form_of(asked.out) if asked.out else ""
+    drawing = _made(asked, kind, options)
+    if asked.out:
+        _save(drawing, asked.out, form)
+    elif asked.json:
+        write_json(drawing.as_dict())
+    elif kind.of == "manifests":
+        _show_transition(drawing)
+    else:
+        write(drawing.as_csv())
+
+
+def without_effect(name: str) -> dict[str, str]:
+    """The options, by parameter, that have no effect on a figure. Raises UnknownName."""
+    from ..report.figures import find_figure
+
+    kind = find_figure(name)
+    others = {"conditions": "--where"} if kind.of != "runs" else {}
+    if name not in _METRIC:
+        others["metric"] = "--metric"
+    if not kind.epoch:
+        others["epoch"] = "--epoch"
+    if kind.of != "losses":
+        others["losses"] = "--loss"
+    return {**NEVER, **others}
+
+
+def _made(asked: Asked, kind: Kind, options: Globals) -> Drawing:
+    if kind.of == "losses":
+        return kind.make(asked.losses)
+    if kind.of == "manifests":
+        return kind.make(_manifests(asked.paths, options))
+    tables = _tables(asked, options)
+    return kind.make(tables, asked.epoch) if kind.epoch else kind.make(tables)
+
+
+def _tables(asked: Asked, options: Globals) -> list[Table]:
+    from .report import folders_of, make, shape_of
+
+    return make(folders_of(options, asked.paths), shape_of("method", "noise", asked.metric), asked.conditions, needed=True).tables
+
+
+def _manifests(paths: list[Path], options: Globals) -> list[Manifest]:
     from ..errors import ConfigError
     from ..manifest import read_manifest
-    from ..report import transition
 
-    if name not in _FIGURES:
-        raise ConfigError(f"--figure is {' or '.join(_FIGURES)}, got {name!r}")
-    chosen = paths or [path for path in [workspace.current] if path]
+    chosen = paths or [path for path in [options.open().current] if path]
     if not chosen:
         raise ConfigError("name a manifest to draw: noisebench report --figure transition manifests/NAME.csv")
-    manifests: list[Manifest] = [read_manifest(path) for path in chosen]
-    if json:
-        write_json([transition.as_dict(manifest) for manifest in manifests])
-    elif out is not None:
-        transition.save(manifests, out)
-        say(f"{out} written")
+    return [read_manifest(path) for path in chosen]
+
+
+def _save(drawing: Drawing, path: Path, form: str) -> None:
+    from ..storing import write_bytes, write_text
+
+    if form == "csv":
+        write_text(path, drawing.as_csv())
     else:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        show(*(transition.draw(manifest, width) for manifest in manifests))
+        write_bytes(path, drawing.picture(form))
+    say(f"{path} written. {drawing.caption}")
+
+
+def _show_transition(drawing: Any) -> None:
+    from ..report.figures.transition import draw
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    show(*(draw(manifest, width) for manifest in drawing.manifests))

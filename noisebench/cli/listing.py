@@ -26,7 +26,7 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            help="losses noises conventions strategies methods datasets models recipes suites metrics published manifests runs env",
+            help="losses noises conventions strategies methods datasets models recipes suites metrics figures published manifests runs env",
         ),
     ],
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them in full.")] = None,
@@ -263,6 +263,12 @@ def _metrics(options: Globals) -> Rows:
     return [{"name": name, "title": m.title, "selection": m.selection} for name, m in METRICS.items()]
 
 
+def _figures(options: Globals) -> Rows:
+    from ..report.figures import FIGURES
+
+    return [{"name": name, "summary": kind.summary, "of": kind.of} for name, kind in FIGURES.items()]
+
+
 def _manifests(options: Globals) -> Rows:
     folder = options.workspace / "manifests"
     paths = sorted(path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}"))
@@ -325,6 +331,7 @@ _KINDS: dict[str, Callable[[Globals], Rows]] = {
     "recipes": _recipes,
     "suites": _suites,
     "metrics": _metrics,
+    "figures": _figures,
     "published": _published,
     "manifests": _manifests,
     "runs": _runs,

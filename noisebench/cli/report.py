@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import say, show, write
-from .figure import draw_figure
+from .figure import Asked, draw_figure, without_effect
 from .options import Globals, Json
 
 if TYPE_CHECKING:
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from ..report import Check, Report, Rules, Shape
     from ..runfolder import RunFolder
 _OF_CHECK = {"baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha", "allow_missing": "--allow-missing"}
-_NOT_OF_FIGURES = {
-    "rows": "--rows", "cols": "--cols", "metric": "--metric", "conditions": "--where", "form": "--format", "ranks": "--ranks",
-    "published": "--published",
-    "check": "--check", "save_baseline": "--save-baseline", **_OF_CHECK,
-}  # fmt: skip
 
 
 def report(
@@ -56,8 +51,12 @@ def report(
     alpha: Annotated[float, typer.Option("--alpha", metavar="SHARE", help="Chance of a false alarm a suite, by the seeds' noise.")] = 0.05,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Cells of the baseline that have no run here pass.")] = False,
     figure: Annotated[
-        str | None, typer.Option("--figure", metavar="NAME", help="Draw instead: transition, of the manifests PATH or the current one.")
+        str | None, typer.Option("--figure", metavar="NAME", help="Draw instead: rates, curves, density ... (noisebench list figures)")
     ] = None,
+    epoch: Annotated[
+        int | None, typer.Option("--epoch", metavar="N", help="Of density, gradient, paper; default: after a quarter.")
+    ] = None,
+    losses: Annotated[list[str] | None, typer.Option("--loss", metavar="TEXT", help="Of the figures loss and norm; repeatable.")] = None,
     json: Json = False,
 ) -> None:
     """Compare methods across noise rates: mean and spread over seeds.
@@ -65,15 +64,15 @@ def report(
     noisebench report --metric mean_last10
     """
     options: Globals = context.obj
-    workspace = options.open()  # plugins name noises
+    options.open()  # plugins name noises
+    _check_figure(context)
     if figure is not None:
-        _check_figure(context)
-        draw_figure(figure, paths or [], workspace, out, json=json)
+        draw_figure(Asked(figure, paths or [], conditions or [], metric, epoch, losses or [], out, json), options)
         return
     form = _format(form, out, json=json)
     _check_options(context, form)
     shape = shape_of(rows, cols, metric, ranks=ranks, published=published)
-    made = make(_folders(options, paths, check), shape, conditions or [], needed=not check)
+    made = make(folders_of(options, paths, check=check), shape, conditions or [], needed=not check)
     if save_baseline is not None:
         _save(made, save_baseline)
     verdict = _verdict(made, baseline, tolerance, alpha, allow_missing) if check and baseline else None
@@ -87,14 +86,15 @@ def _given(context: typer.Context, name: str) -> bool:
 
 
 def _check_figure(context: typer.Context) -> None:
-    """A figure has no rows, columns, metric or gate."""
+    """A figure has no format and no gate, and a table no epoch."""
     from ..errors import ConfigError
 
-    for name, option in _NOT_OF_FIGURES.items():
+    figure = context.params["figure"]
+    useless = {"epoch": "--epoch", "losses": "--loss"} if figure is None else without_effect(figure)
+    for name, option in useless.items():
         if _given(context, name):
-            raise ConfigError(f"{option} has no effect on a figure")
-    if context.params["json"] and context.params["out"]:
-        raise ConfigError("--json prints the figure's numbers, --out writes it: choose one")
+            what = "without --figure" if figure is None else f"on the figure {figure}"
+            raise ConfigError(f"{option} has no effect {what}")
 
 
 def _check_options(context: typer.Context, form: str) -> None:
@@ -126,7 +126,8 @@ def shape_of(rows: str, cols: str, metric: str, *, ranks: bool = False, publishe
     return shape
 
 
-def _folders(options: Globals, paths: list[Path] | None, check: bool) -> list[RunFolder]:
+def folders_of(options: Globals, paths: list[Path] | None, *, check: bool = False) -> list[RunFolder]:
+    """The runs at these paths, or the workspace's. Raises DataError where there are none, but under a check."""
     from ..errors import DataError
     from ..runfolder import run_folders
 

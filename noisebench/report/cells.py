@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, UnknownName
@@ -66,6 +67,7 @@ class Row:
     failed: bool
     value: float | None
     finished: float = 0.0
+    folder: Path = Path()
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Cell:
     metric: str = "last"
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)  # of its values' runs, by seed
 
     def paired_with(self, other: Cell) -> list[str]:
         """The seeds that both have, on the same recorded labels."""
@@ -128,7 +131,7 @@ def _rows(folder: RunFolder, metrics: dict[str, Metric]) -> list[Row]:
     try:
         known = folder.failure()["about"] if failed else _about(folder.record())
         stamp = path.stat().st_mtime
-        return [_row(known, name, _value(known.get("metrics"), metric), stamp) for name, metric in metrics.items()]
+        return [_row(known, name, _value(known.get("metrics"), metric), stamp, folder.path) for name, metric in metrics.items()]
     except (KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{path} lacks {error}: delete the folder and run it again") from None
 
@@ -140,7 +143,7 @@ def _value(metrics: Any, metric: Metric) -> float | None:
     return None if metrics is None else float(metrics)
 
 
-def _row(known: dict[str, Any], metric: str, value: float | None, stamp: float) -> Row:
+def _row(known: dict[str, Any], metric: str, value: float | None, stamp: float, folder: Path) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
     said = f"{known['recipe_name']}, {recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}" + (f", {held_out}" if held_out else "")
@@ -149,7 +152,7 @@ def _row(known: dict[str, Any], metric: str, value: float | None, stamp: float) 
     inputs = {"labels": known.get("labels", ""), **{key: known.get(key) for key in ("loss", "strategy", "versions")}}
     rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None  # of some labels it is not the rate of all
     failed = known.get("metrics") is None
-    return Row(axes, alike, inputs, rate, known["seed"], known["noise_seed"], known["oracle"], failed, value, stamp)
+    return Row(axes, alike, inputs, rate, known["seed"], known["noise_seed"], known["oracle"], failed, value, stamp, folder)
 
 
 def _about(record: dict[str, Any]) -> dict[str, Any]:
@@ -218,6 +221,6 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
             cell.failed += 1
         elif row.value is not None:
             name = str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"
-            cell.values[name], cell.inputs[name] = row.value, row.inputs
+            cell.values[name], cell.inputs[name], cell.folders[name] = row.value, row.inputs, row.folder
         cell.oracle = cell.oracle or row.oracle
     return cell

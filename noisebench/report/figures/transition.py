@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigError
-from ..manifest import Manifest
-from ..storing import write_bytes, write_text
+from ...errors import ConfigError
+from ...manifest import Manifest
+from .style import drawn
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-_PICTURES = (".svg", ".png", ".pdf")
 _NUMBERED = 20  # classes up to which each cell says its number
 _MOST = 20  # classes that a terminal shows
 _LISTED = 5  # mistakes named of each class
-_DOTS = 200  # an inch, of a .png
 
 
 def table(manifest: Manifest) -> np.ndarray:
@@ -101,44 +100,44 @@ def _shade(share: float) -> str:
     return f"white on rgb(20,{level // 2},{level})"
 
 
-def save(manifests: list[Manifest], path: Path) -> None:
-    """A picture (.svg, .png, .pdf, by the extra `plot`), one panel a manifest, or the numbers (.csv)."""
-    if path.suffix == ".csv":
-        write_text(path, _as_csv(manifests))
-    elif path.suffix in _PICTURES:
-        write_bytes(path, _picture(manifests, path.suffix[1:]))
-    else:
-        raise ConfigError(f"a figure is a {', '.join(_PICTURES)} or .csv, got {path}")
+@dataclass(frozen=True)
+class TransitionFigure:
+    """One panel a manifest."""
+
+    manifests: tuple[Manifest, ...]
+    name: str = "transition"
+    caption: str = "Share of each clean class that is recorded as each class."
+
+    def as_csv(self) -> str:
+        """A line for each pair of classes that occurs."""
+        output = io.StringIO()
+        writer = csv.writer(output, lineterminator="\n")
+        writer.writerow(["dataset", "noise", "noise_seed", "clean", "recorded", "share", "count"])
+        for manifest in self.manifests:
+            names, shares, counts = manifest.meta["classes"], table(manifest), manifest.confusion
+            for clean, recorded in zip(*counts.nonzero(), strict=True):
+                cell = [names[clean], names[recorded], repr(float(shares[clean, recorded])), int(counts[clean, recorded])]
+                writer.writerow([manifest.meta["dataset"], manifest.meta["noise"], manifest.noise_seed, *cell])
+        return output.getvalue()
+
+    def as_dict(self) -> list[dict[str, Any]]:
+        return [as_dict(manifest) for manifest in self.manifests]
+
+    def picture(self, form: str) -> bytes:
+        """Raises ConfigError without matplotlib."""
+        sizes = [_side(manifest.num_classes) for manifest in self.manifests]
+
+        def fill(canvas: Any) -> None:
+            panels = canvas.subplots(1, len(sizes), squeeze=False, width_ratios=sizes)[0]
+            for panel, manifest in zip(panels, self.manifests, strict=True):
+                _panel(canvas, panel, manifest)
+
+        return drawn(fill, (sum(sizes), max(sizes)), form)
 
 
-def _as_csv(manifests: list[Manifest]) -> str:
-    output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(["dataset", "noise", "noise_seed", "clean", "recorded", "share", "count"])
-    for manifest in manifests:
-        names, shares, counts = manifest.meta["classes"], table(manifest), manifest.confusion
-        for clean, recorded in zip(*counts.nonzero(), strict=True):
-            cell = [names[clean], names[recorded], repr(float(shares[clean, recorded])), int(counts[clean, recorded])]
-            writer.writerow([manifest.meta["dataset"], manifest.meta["noise"], manifest.noise_seed, *cell])
-    return output.getvalue()
-
-
-def _picture(manifests: list[Manifest], form: str) -> bytes:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv") from None
-    sizes = [_side(manifest.num_classes) for manifest in manifests]
-    with rc_context({"svg.hashsalt": "noisebench", "svg.fonttype": "none"}):  # the same bytes each time, text as text
-        figure = Figure(figsize=(sum(sizes), max(sizes)), layout="constrained")
-        panels = figure.subplots(1, len(manifests), squeeze=False, width_ratios=sizes)[0]
-        for panel, manifest in zip(panels, manifests, strict=True):
-            _panel(figure, panel, manifest)
-        output = io.BytesIO()
-        stamp = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else {}
-        figure.savefig(output, format=form, dpi=_DOTS, metadata=stamp, bbox_inches="tight")
-    return output.getvalue()
+def transition(manifests: Sequence[Manifest]) -> TransitionFigure:
+    """The confusion matrices of manifests."""
+    return TransitionFigure(tuple(manifests))
 
 
 def _side(num_classes: int) -> float:
@@ -151,6 +150,8 @@ def _panel(figure: Any, panel: Any, manifest: Manifest) -> None:
     from matplotlib.ticker import PercentFormatter
 
     shares, names = table(manifest), manifest.meta["classes"]
+    panel.grid(visible=False)
+    panel.spines[:].set_visible(True)
     image = panel.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     every = max(1, -(-len(names) // 50))
     ticks = range(0, len(names), every)

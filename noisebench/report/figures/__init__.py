@@ -1,0 +1,63 @@
+"""Figures by name. Each is the same numbers as a picture (matplotlib, the extra `plot`), as CSV and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+from ...errors import UnknownName
+
+__all__ = ["FIGURES", "Drawing", "Kind", "find_figure"]
+
+
+class Drawing(Protocol):
+    """What every figure can be turned into."""
+
+    name: str
+
+    @property
+    def caption(self) -> str: ...
+
+    def as_csv(self) -> str: ...
+
+    def as_dict(self) -> Any: ...
+
+    def picture(self, form: str) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A figure that can be asked for. of: `runs`, `losses` or `manifests`, which `module:function` is called with; epoch: and with one."""
+
+    summary: str
+    of: str
+    where: str
+    epoch: bool = False
+
+    @property
+    def make(self) -> Callable[..., Drawing]:
+        module, _, name = self.where.partition(":")
+        return getattr(import_module(f"{__name__}.{module}"), name)
+
+
+FIGURES = {
+    "rates": Kind("accuracy (or another --metric) against the noise rate, with bands over seeds", "runs", "rates:rates"),
+    "curves": Kind("test accuracy and memorised wrong labels, epoch by epoch", "runs", "curves:curves"),
+    "density": Kind("p of the recorded label, right and wrong ones, at an epoch (Equal Loss, Figure 1a)", "runs", "dynamics:density", True),
+    "gradient": Kind("density of p times the gradient's norm at an epoch (Equal Loss, Figure 1b)", "runs", "dynamics:gradient", True),
+    "reliability": Kind("test accuracy against confidence", "runs", "reliability:reliability"),
+    "ranks": Kind("critical-difference diagram of mean ranks (Demšar 2006)", "runs", "ranks:ranks"),
+    "paper": Kind("all figures of the Equal Loss paper, from runs of ce and el", "runs", "paper:paper", True),
+    "loss": Kind("any --loss against the target's probability (Equal Loss, Figure 2)", "losses", "losses:loss"),
+    "norm": Kind("any --loss's gradient norm, and its ratio to CE's (Equal Loss, Figure 3)", "losses", "losses:norm"),
+    "transition": Kind("which clean class is recorded as which", "manifests", "transition:transition"),
+}  # fmt: skip
+
+
+def find_figure(name: str) -> Kind:
+    """Raises UnknownName."""
+    if name not in FIGURES:
+        raise UnknownName("figure", name, FIGURES, "figures")
+    return FIGURES[name]

@@ -1,0 +1,48 @@
+"""Reliability diagrams: how often a network is right that is so sure. Guo et al. 2017."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...metrics import ECE_BINS, calibration
+from ...predictions import Predictions
+from ...runfolder import RunFolder
+from ..cells import Cell
+from ..formats import row_head
+from ..table import Table
+from .grid import column_title, columns, filled
+from .panels import Figure, Panel, Series
+
+_LEAST = 10  # images of a bin
+
+
+def reliability(tables: Sequence[Table]) -> Figure:
+    """A panel a noise, a line a method: test accuracy over mean confidence in 15 equal bins, all seeds together."""
+    panels = [
+        Panel(column_title(table, col), "confidence (%)", "test accuracy (%)",
+              tuple(_line(row_head(table, row), table.cells[row, col]) for row in filled(table, col)), (0, 100), (0, 100), diagonal=True)
+        for table, col in columns(tables)
+    ]  # fmt: skip
+    caption = (
+        f"Test images in {ECE_BINS} equal bins of the likeliest class's probability, all seeds together; bins of fewer than {_LEAST} "
+        "have no point. Below the diagonal a network is surer than it is right."
+    )
+    return Figure.in_rows("reliability", caption, panels)
+
+
+def _line(name: str, cell: Cell) -> Series:
+    confidence, right = (np.concatenate(parts) for parts in zip(*map(_answers, cell.folders.values()), strict=True))
+    counts, sure, hits = calibration(confidence, right)
+    held = counts >= _LEAST
+    return Series(name, 100 * sure[held] / counts[held], 100 * hits[held] / counts[held], form="dots")
+
+
+def _answers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence and whether it was right, of each test image (M,)."""
+    arrays = RunFolder(folder).read_arrays()
+    labels = arrays["test_labels"].astype(np.int64)
+    test = Predictions.load(arrays, "test", labels, labels)
+    return np.exp(test.log_p[:, 0].astype(np.float64)), test.predicted == labels
