@@ -48,17 +48,17 @@ class Predictions:
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
         """From log_p (N, K), float32; the classes are ranked before rounding."""
         classes = np.argsort(-log_p, axis=1, kind="stable")[:, :TOP]
-        rounded = _rounded(np.maximum(log_p, np.finfo(np.float16).min))
+        kept = rounded(log_p)
         if log_p.shape[1] <= _DENSE:
-            return cls._of_all(classes, rounded, recorded, clean)
-        top = np.take_along_axis(rounded, classes, 1)
-        return cls(classes, top, _of_label(rounded, recorded), _of_label(rounded, clean), _rounded(_squared(log_p)))
+            return cls._of_all(classes, kept, recorded, clean)
+        top = np.take_along_axis(kept, classes, 1)
+        return cls(classes, top, _of_label(kept, recorded), _of_label(kept, clean), rounded(_squared(log_p)))
 
     @classmethod
-    def _of_all(cls, classes: np.ndarray, rounded: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
+    def _of_all(cls, classes: np.ndarray, dense: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
         """From log_p of every class (N, K), rounded."""
-        top = np.take_along_axis(rounded, classes, 1)
-        return cls(classes, top, _of_label(rounded, recorded), _of_label(rounded, clean), _squared(rounded), rounded)
+        top = np.take_along_axis(dense, classes, 1)
+        return cls(classes, top, _of_label(dense, recorded), _of_label(dense, clean), _squared(dense), dense)
 
     def arrays(self, part: str) -> dict[str, np.ndarray]:
         """For `predictions.npz`, names starting with `part`."""
@@ -85,9 +85,9 @@ class Predictions:
         return cls(classes, top, of_recorded, of_clean, None if squared is None else squared.astype(np.float64))
 
 
-def _rounded(values: np.ndarray) -> np.ndarray:
-    """As on disk."""
-    return values.astype(np.float16).astype(values.dtype)
+def rounded(values: np.ndarray) -> np.ndarray:
+    """As on disk: to float16, none beyond its range."""
+    return np.maximum(values, np.finfo(np.float16).min).astype(np.float16).astype(values.dtype)
 
 
 def _squared(log_p: np.ndarray) -> np.ndarray:
