@@ -31,7 +31,7 @@ _HALF = 0.01  # how far from 1 probabilities of float16 logarithms may sum up to
 _SHOWN = 3  # differences that are named
 # How far networks that are asked again may be from what they said, as a share of the example's largest -log p, at least 1. On one
 # processor they are not off at all, with one thread or two, alone or from a pack. On another device they round otherwise: computed in
-# float32 in place of bf16, networks of six kinds were off by 0.03 at most. For float32 room is left for a GPU's TF32, whose last digit
+# float32 in place of bf16, networks of five kinds were off by 0.03 at most. For float32 room is left for a GPU's TF32, whose last digit
 # is an eighth of bf16's; it cannot be below 0.001, a last digit on disk.
 TOLERANCE = {"fp32": 5e-3, "bf16": 5e-2}
 

@@ -79,14 +79,13 @@ def _wrong(train: dict[str, Any]) -> Iterator[tuple[str, str]]:
         scores = f"AUROC {found['auroc']:.4f}, average precision {found['average_precision']:.4f}, F1 {found['f1']:.4f}"
         yield "wrong labels", f"{wrong} of {train['n']}, {percent(train['memorised'])} memorised"
         yield "found by loss", scores
-        yield "most doubtful", f"{_first(found['precision_at'], wrong)} (by chance {percent(found['chance'])})"
+        yield "most doubtful", f"wrong are {_first(found['precision_at'], wrong)}, by chance {percent(found['chance'])}"
 
 
 def _first(shares: dict[str, float | None], wrong: int) -> str:
-    """`97.00 % of the first 100 are wrong; 91.00 % of the first 518, as many as are wrong`."""
-    counts = {name: f"the first {name}" for name in shares} | {"wrong": f"the first {wrong}, as many as are wrong"}
-    said = [f"{percent(share)} of {counts[name]}" for name, share in shares.items() if share is not None]
-    return "; ".join([f"{said[0]} are wrong" if len(said) > 1 else said[0], *said[1:]])
+    """`97.00 % of the first 100, 91.00 % of the first 518 (as many as are wrong)`; of more than are wrong not all could be."""
+    fixed = [f"{percent(share)} of the first {n}" for n, share in shares.items() if n != "wrong" and int(n) < wrong and share is not None]
+    return ", ".join([*fixed, f"{percent(shares['wrong'])} of the first {wrong} (as many as are wrong)"])
 
 
 def _classes(test: dict[str, Any], confusion: list[list[int]], names: list[str]) -> Table:
