@@ -20,7 +20,7 @@ from .evaluation import Said, read_said
 from .plan import Run, key_of
 from .predictions import Predictions, rounded
 from .rebuild import rebuild
-from .record import test_accuracies
+from .record import noise_facts, test_accuracies
 from .reevaluate import stored_networks
 from .runfolder import RunFolder
 from .workspace import Workspace
@@ -70,7 +70,7 @@ def recheck(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     try:
         run = rebuild(folder, workspace, manifest)
         images = workspace.training_images(run.dataset, run.manifest)
-        checks.append(_labels(run, images, said))
+        checks += [_noise(record, run), _labels(run, images, said)]
         if checks[-1].status == SAME:
             checks += _asked_again(folder, run, images, said, device)
     except NoisebenchError as error:
@@ -204,6 +204,14 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
     else:
         yield name, tree
+
+
+def _noise(record: dict[str, Any], run: Run) -> Check:
+    """What the record says of classes and noise is what data and manifest say; not where they were read, nor by which convention."""
+    facts = {**noise_facts(run), "classes": list(run.dataset.classes)}
+    recorded = {**record["noise"], "classes": record["data"]["classes"]}
+    told = {key: value for key, value in recorded.items() if key in facts and key not in ("text", "convention")}
+    return _compared("noise", told, facts, "facts are those of the manifest")
 
 
 def _labels(run: Run, images: Images, said: Said) -> Check:

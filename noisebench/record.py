@@ -95,7 +95,6 @@ def _of_all(manifest: Manifest, trainer: Trainer, end: EpochEnd) -> np.ndarray:
 
 
 def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any]) -> dict[str, Any]:
-    meta = run.manifest.meta
     test_acc = test_accuracies(evaluated["test"]["top1"], course.history)
     return {
         "schema": SCHEMA,
@@ -104,11 +103,7 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
                  "classes": list(run.dataset.classes), "shape": list(trainer.task.images.shape[1:]),
                  "normalisation": trainer.train.normalise.written},
-        "noise": {"text": meta["noise"], "seed": run.manifest.noise_seed, "nominal_rate": meta["nominal_rate"],
-                  "realised_rate": meta["realised_rate"], "labels_sha256": meta["labels_sha256"],
-                  "manifest_sha256": run.manifest.identity,
-                  "held_out": run.manifest.held_out, "known": run.manifest.known, "source_sha256": run.source_sha256,
-                  **{key: meta[key] for key in ("convention", "source") if key in meta}},
+        "noise": noise_facts(run),
         "method": run.method,
         "loss": str(run.loss),
         "strategy": str(run.strategy),
@@ -124,6 +119,23 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "images_per_second": (run.recipe.epochs + warmup_epochs(run)) * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
         "environment": {**environment(), **_device_facts(trainer.device), "packed": course.packed},
     }  # fmt: skip
+
+
+def noise_facts(run: Run) -> dict[str, Any]:
+    """What a record says of the labels that were trained on."""
+    meta = run.manifest.meta
+    return {
+        "text": meta["noise"],
+        "seed": run.manifest.noise_seed,
+        "nominal_rate": meta["nominal_rate"],
+        "realised_rate": meta["realised_rate"],
+        "labels_sha256": meta["labels_sha256"],
+        "manifest_sha256": run.manifest.identity,
+        "held_out": run.manifest.held_out,
+        "known": run.manifest.known,
+        "source_sha256": run.source_sha256,
+        **{key: meta[key] for key in ("convention", "source") if key in meta},
+    }
 
 
 def test_accuracies(last: float, history: list[dict[str, Any]]) -> dict[str, float | None]:

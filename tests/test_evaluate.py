@@ -180,6 +180,7 @@ def test_images_of_another_size_or_number_of_classes_are_refused(
         (["--recheck", "--on", "digits"], "--recheck stands alone"),
         (["--recheck", "--suspects", "s.csv"], "--recheck stands alone"),
         (["--on", "digits", "--device", "abacus"], "no such device here: 'abacus'"),
+        (["--recheck", "--device", "abacus"], "no such device here: 'abacus'"),
     ],
 )
 def test_an_option_without_effect_is_refused(words: list[str], why: str, trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

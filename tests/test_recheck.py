@@ -76,8 +76,8 @@ def repredict(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object]
 def test_a_run_of_every_kind_is_reproduced(kind: str, tmp_path: Path) -> None:
     found = checks(train(tmp_path, KINDS[kind]))
     assert verdict(found) == SAME, found
-    assert [check.name for check in found][:7] == ["settings", "files", "predictions", "examples", "numbers", "epochs", "labels"]
-    assert all("0 of" in check.said and "at most 0," in check.said for check in found[7:]), "on one machine bit for bit"
+    assert [check.name for check in found][:8] == ["settings", "files", "predictions", "examples", "numbers", "epochs", "noise", "labels"]
+    assert all("0 of" in check.said and "at most 0," in check.said for check in found[8:]), "on one machine bit for bit"
 
 
 def test_a_run_out_of_a_pack_is_reproduced(tmp_path: Path) -> None:
@@ -115,6 +115,12 @@ def test_an_edited_test_accuracy_differs(rule: str, copy: RunFolder) -> None:
 def test_an_edited_setting_differs(key: str, value: object, copy: RunFolder) -> None:
     change(copy, lambda record: record.update({key: value}))
     assert outcomes(copy)["settings"] == DIFFERS
+
+
+@pytest.mark.parametrize(("key", "value"), [("realised_rate", 0.1), ("seed", 3), ("known", 0.5), ("labels_sha256", "0")])
+def test_an_edited_fact_of_the_noise_differs(key: str, value: object, copy: RunFolder) -> None:
+    change(copy, lambda record: record["noise"].update({key: value}))
+    assert outcomes(copy)["noise"] == DIFFERS
 
 
 def test_another_number_of_examples_differs(copy: RunFolder) -> None:
@@ -221,13 +227,13 @@ def test_the_answer_is_a_line_a_check_and_an_exit_code(copy: RunFolder, capsys: 
     command = ["-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--recheck"]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == copy.path.name and [line.split()[-1] for line in lines[1:]].count("differs") == 0 and len(lines) == 11
+    assert lines[0] == copy.path.name and [line.split()[-1] for line in lines[1:]].count("differs") == 0 and len(lines) == 12
     change(copy, lambda record: record["metrics"]["test"].update(nll=0.5))
     assert main([*command, "--json"]) == 4
     captured = capsys.readouterr()
     (found,) = json.loads(captured.out)
     assert found["recheck"]["verdict"] == DIFFERS and captured.err == f"error: not reproduced: {copy.path.name}\n"
-    assert [set(check) for check in found["recheck"]["checks"]] == [{"name", "status", "said"}] * 10
+    assert [set(check) for check in found["recheck"]["checks"]] == [{"name", "status", "said"}] * 11
 
 
 def test_of_several_runs_the_worst_counts(copy: RunFolder, original: RunFolder) -> None:

@@ -193,7 +193,9 @@ def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:
     """Show every check of each run. Raises Regressed where something differs, Undecided where something could not be decided."""
     from ..errors import Regressed, Undecided
     from ..recheck import DIFFERS, UNDECIDED, recheck, verdict
+    from ..runner import find_device
 
+    find_device(asking.device)  # a wrong name is no outcome of a check
     found: list[dict[str, Any]] = []
     for folder in folders:
         checks = recheck(folder, asking.workspace, asking.manifest, asking.device)
