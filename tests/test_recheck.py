@@ -90,6 +90,19 @@ def test_a_run_out_of_a_pack_is_reproduced(tmp_path: Path) -> None:
     assert {verdict(checks(folder)) for folder in folders} == {SAME}
 
 
+def test_a_run_of_more_than_a_hundred_classes_is_reproduced_its_brier_score_too(tmp_path: Path) -> None:
+    rng, labels = np.random.default_rng(0), np.arange(480) % 120
+    images = np.clip(rng.integers(0, 255, (120, 8, 8))[labels] + rng.normal(0, 40, (480, 8, 8)), 0, 255).astype(np.uint8)
+    parts = {"train": slice(0, 360), "test": slice(360, 480)}
+    arrays = {f"{part}_{what}": values[at] for part, at in parts.items() for what, values in (("images", images), ("labels", labels))}
+    np.savez(tmp_path / "many.npz", **arrays)
+    assert main(["-q", "-C", str(tmp_path), "train", str(tmp_path / "many.npz"), "--sym", "0.3", *EPOCHS]) == 0
+    (folder,) = run_folders([tmp_path])
+    assert set(outcomes(folder).values()) == {SAME} and 0 < folder.record()["metrics"]["test"]["brier"] < 2
+    repredict(folder, lambda arrays: arrays.update(test_squared=arrays["test_squared"] / 2), sealed=True)
+    assert outcomes(folder)["numbers"] == DIFFERS
+
+
 @pytest.mark.parametrize(
     "path", ["test.nll", "test.brier", "train.detection.precision_at.wrong", "val.recorded", "memorised", "test.per_class.3"]
 )
