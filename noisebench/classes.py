@@ -12,8 +12,7 @@ class NoClass(ValueError):
     """What is neither a class's name nor its number; `place` says where among the words it stood."""
 
     def __init__(self, word: str, place: int, classes: Sequence[str]) -> None:
-        known = ", ".join(classes[:_SHOWN]) + (" ..." if len(classes) > _SHOWN else "")
-        super().__init__(f"{word!r} is no class: classes are {known}, or numbers from 0 to {len(classes) - 1}")
+        super().__init__(f"{word!r} is no class: classes are {_said(classes)}, or numbers from 0 to {len(classes) - 1}")
         self.place = place
 
 
@@ -36,6 +35,33 @@ def class_numbers(words: Sequence[Any], classes: Sequence[str], *, names_win: bo
         place = found.index(None)
         raise NoClass(texts[place], place, classes)
     return numbers
+
+
+def have_names(classes: Sequence[str]) -> bool:
+    """Whether classes are called something, and not just by their numbers."""
+    return list(classes) != list(map(str, range(len(classes))))
+
+
+def same_classes(own: Sequence[str], others: Sequence[str]) -> list[int]:
+    """The own class of each of another set's: the one of the same name where both have names, else of the same number.
+
+    Raises ValueError where the sets differ.
+    """
+    if have_names(own) and have_names(others):
+        if unlike := [_said(names) for names in (_beyond(own, others), _beyond(others, own)) if names]:
+            raise ValueError(f"only one of them has {'; '.join(unlike)}")
+        return [list(own).index(name) for name in others]
+    if len(own) != len(others):
+        raise ValueError(f"{len(own)} classes ({_said(own)}) are not {len(others)} ({_said(others)})")
+    return list(range(len(own)))
+
+
+def _beyond(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    return [name for name in names if name not in others]
+
+
+def _said(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
 
 
 def _whole(text: str, num_classes: int) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 from .predictions import Predictions
 
 ECE_BINS = 15
+FIRST = (100, 1000)  # examples that somebody may have the time to look at
 UNKNOWN = -1
 
 
@@ -28,7 +29,8 @@ def memorised(predicted: np.ndarray, recorded: np.ndarray, clean: np.ndarray) ->
 
 
 def ece(log_p: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error over 15 equal bins: log_p (N,) of the predicted class, right (N,). Guo et al. 2017."""
+    """Expected calibration error over 15 equal bins, each with its upper edge and without its lower one: log_p (N,) of the
+    predicted class, right (N,). Guo et al. 2017."""
     _, sure, hits = calibration(np.exp(log_p.astype(np.float64)), right)
     return float(np.abs(hits - sure).sum() / len(right))
 
@@ -38,6 +40,11 @@ def calibration(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, 
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
     counts, sure, hits = (np.bincount(bins, weights, ECE_BINS) for weights in (None, confidence, right))
     return counts, sure, hits
+
+
+def brier(squared: np.ndarray, log_p: np.ndarray) -> float:
+    """Mean over examples of the sum over classes of (p - one-hot)^2, in [0, 2]: sum of p^2 (N,), log_p (N,) of the label. Brier 1950."""
+    return float((squared - 2 * np.exp(log_p.astype(np.float64)) + 1).mean())
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -78,6 +85,26 @@ def best_f1(score: np.ndarray, positive: np.ndarray) -> float | None:
     return float((2 * hits / (seen + hits[-1])).max())
 
 
+def precision_at(n: int, score: np.ndarray, positive: np.ndarray) -> float | None:
+    """The share of positives among the n highest scores, of equal ones the first; None with fewer examples or without a positive."""
+    if not 0 < n <= len(score) or not positive.any():
+        return None
+    return float(positive[np.argsort(-score, kind="stable")[:n]].mean())
+
+
+def detection(score: np.ndarray, positive: np.ndarray) -> dict[str, Any]:
+    """How well a score (N,) finds the positives (N,). precision_at "wrong": among as many as there are positives; chance: their
+    share, which is what an order by chance would have."""
+    counts = {str(n): n for n in FIRST} | {"wrong": int(positive.sum())}
+    return {
+        "auroc": auroc(score, positive),
+        "average_precision": average_precision(score, positive),
+        "f1": best_f1(score, positive),
+        "precision_at": {name: precision_at(n, score, positive) for name, n in counts.items()},
+        "chance": float(positive.mean()) if positive.any() else None,
+    }
+
+
 def _cumulated(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positives and examples at or above each distinct score, highest first."""
     order = np.argsort(-score, kind="stable")
@@ -93,6 +120,7 @@ def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> d
         "top1": float(right[:, 0].mean()),
         "top5": float(right.any(1).mean()) if num_classes > right.shape[1] else None,
         "nll": float(-predictions.clean_log_p.mean(dtype=np.float64)),
+        "brier": None if predictions.squared is None else brier(predictions.squared, predictions.clean_log_p),
         "ece": ece(predictions.log_p[:, 0], right[:, 0]),
         "per_class": per_class(predictions.predicted, labels, num_classes),
     }
@@ -108,11 +136,7 @@ def of_training(predictions: Predictions, recorded: np.ndarray, clean: np.ndarra
         "clean": accuracy(predictions.predicted[has_class], clean[has_class]),
         "memorised": memorised(predictions.predicted, recorded, clean),
         "wrong_labels": int(wrong.sum()) if known.any() else None,
-        "detection": {
-            "auroc": auroc(suspicion, wrong),
-            "average_precision": average_precision(suspicion, wrong),
-            "f1": best_f1(suspicion, wrong),
-        },
+        "detection": detection(suspicion, wrong),
     }
 
 

@@ -95,7 +95,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+        return key_of(self.config)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -139,6 +139,11 @@ class Run:
         seed = "" if self.manifest.noise_seed is None else f", noise seed {self.manifest.noise_seed}"
         noise = f"{meta['noise']}{seed}{held_out}"
         return f"{self.method} on {self.dataset.name}, {noise}, {self.model}, seed {self.seed}"
+
+
+def key_of(config: dict[str, Any]) -> str:
+    """The key of all that changes a run's result."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str, source_sha256: str = "") -> Run:

@@ -17,17 +17,22 @@ from .storing import read_checked, write_whole
 
 TOP = 5
 _DENSE = 100  # classes up to which all of log_p is kept
+_CHUNK = 4096  # examples whose probabilities are in memory at a time
 
 
 @dataclass(frozen=True)
 class Predictions:
     """`classes` (N, <= 5), likeliest first, with `log_p` (N, <= 5); log_p of the recorded and the clean label (N,)
-    (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to float16 as on disk."""
+    (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to float16 as on disk.
+
+    squared (N,): the sum of p^2 over all classes, which Brier's score asks for, float64; None in an older file with K > 100.
+    """
 
     classes: np.ndarray
     log_p: np.ndarray
     recorded_log_p: np.ndarray
     clean_log_p: np.ndarray
+    squared: np.ndarray | None
     dense: np.ndarray | None = None
 
     @property
@@ -36,21 +41,24 @@ class Predictions:
 
     def take(self, which: np.ndarray) -> Predictions:
         """Of some of the examples: indices, or a mask (N,)."""
-        arrays = (self.classes, self.log_p, self.recorded_log_p, self.clean_log_p, self.dense)
+        arrays = (self.classes, self.log_p, self.recorded_log_p, self.clean_log_p, self.squared, self.dense)
         return Predictions(*(None if array is None else array[which] for array in arrays))  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
         """From log_p (N, K), float32; the classes are ranked before rounding."""
         classes = np.argsort(-log_p, axis=1, kind="stable")[:, :TOP]
-        rounded = np.maximum(log_p, np.finfo(np.float16).min).astype(np.float16).astype(np.float32)
-        return cls(
-            classes,
-            np.take_along_axis(rounded, classes, 1),
-            _of_label(rounded, recorded),
-            _of_label(rounded, clean),
-            rounded if log_p.shape[1] <= _DENSE else None,
-        )
+        kept = rounded(log_p)
+        if log_p.shape[1] <= _DENSE:
+            return cls._of_all(classes, kept, recorded, clean)
+        top = np.take_along_axis(kept, classes, 1)
+        return cls(classes, top, _of_label(kept, recorded), _of_label(kept, clean), rounded(_squared(log_p)))
+
+    @classmethod
+    def _of_all(cls, classes: np.ndarray, dense: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
+        """From log_p of every class (N, K), rounded."""
+        top = np.take_along_axis(dense, classes, 1)
+        return cls(classes, top, _of_label(dense, recorded), _of_label(dense, clean), _squared(dense), dense)
 
     def arrays(self, part: str) -> dict[str, np.ndarray]:
         """For `predictions.npz`, names starting with `part`."""
@@ -61,6 +69,8 @@ class Predictions:
             arrays["top_log_p"] = self.log_p.astype(np.float16)
             arrays["recorded_log_p"] = self.recorded_log_p.astype(np.float16)
             arrays["clean_log_p"] = self.clean_log_p.astype(np.float16)
+            if self.squared is not None:
+                arrays["squared"] = self.squared.astype(np.float16)
         return {f"{part}_{name}": array for name, array in arrays.items()}
 
     @classmethod
@@ -68,10 +78,22 @@ class Predictions:
         """Back from `arrays`. Raises KeyError where one is missing."""
         classes = arrays[f"{part}_classes"].astype(np.int64)
         if f"{part}_log_p" in arrays:
-            dense = arrays[f"{part}_log_p"].astype(np.float32)
-            return cls(classes, np.take_along_axis(dense, classes, 1), _of_label(dense, recorded), _of_label(dense, clean), dense)
+            return cls._of_all(classes, arrays[f"{part}_log_p"].astype(np.float32), recorded, clean)
+        squared = arrays.get(f"{part}_squared")
         names = ("top_log_p", "recorded_log_p", "clean_log_p")
-        return cls(classes, *(arrays[f"{part}_{name}"].astype(np.float32) for name in names))
+        top, of_recorded, of_clean = (arrays[f"{part}_{name}"].astype(np.float32) for name in names)
+        return cls(classes, top, of_recorded, of_clean, None if squared is None else squared.astype(np.float64))
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """As on disk: to float16, none beyond its range."""
+    return np.maximum(values, np.finfo(np.float16).min).astype(np.float16).astype(values.dtype)
+
+
+def _squared(log_p: np.ndarray) -> np.ndarray:
+    """The sum of p^2 (N,) over the classes of log_p (N, K)."""
+    parts = np.split(log_p, range(_CHUNK, len(log_p), _CHUNK))
+    return np.concatenate([np.exp(2 * part.astype(np.float64)).sum(1) for part in parts])
 
 
 def _of_label(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -71,6 +71,7 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.in_training))
     if course.found is not None:
         record["estimates"] = _beside_truth(run, course.found)
+    record["files"] = folder.checksums()
     folder.write_json(folder.result, record)
     folder.resume.unlink(missing_ok=True)
     return {**record, "path": str(folder.path)}
@@ -98,24 +99,15 @@ def _of_all(manifest: Manifest, trainer: Trainer, end: EpochEnd) -> np.ndarray:
 
 
 def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any]) -> dict[str, Any]:
-    meta, curve = run.manifest.meta, [line["test_acc"] for line in course.history]
-    test_acc = {
-        "last": evaluated["test"]["top1"],
-        "mean_last10": float(np.mean(curve[-_MEAN_OF_LAST:])),
-        "at_noisy_val": _at_best_val(course.history),
-        "best": max(curve),
-    }
+    test_acc = test_accuracies(evaluated["test"]["top1"], course.history)
     return {
         "schema": SCHEMA,
         "key": run.key,
         "title": run.title,
         "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
-                 "classes": list(run.dataset.classes)},
-        "noise": {"text": meta["noise"], "seed": run.manifest.noise_seed, "nominal_rate": meta["nominal_rate"],
-                  "realised_rate": meta["realised_rate"], "labels_sha256": meta["labels_sha256"],
-                  "manifest_sha256": run.manifest.identity,
-                  "held_out": run.manifest.held_out, "known": run.manifest.known, "source_sha256": run.source_sha256,
-                  **{key: meta[key] for key in ("convention", "source") if key in meta}},
+                 "classes": list(run.dataset.classes), "shape": list(trainer.task.images.shape[1:]),
+                 "normalisation": trainer.train.normalise.written},
+        "noise": noise_facts(run),
         "method": run.method,
         "loss": str(run.loss),
         "strategy": str(run.strategy),
@@ -131,6 +123,30 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "images_per_second": (run.recipe.epochs + warmup_epochs(run)) * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
         "environment": {**environment(), **_device_facts(trainer.device), "packed": course.packed},
     }  # fmt: skip
+
+
+def noise_facts(run: Run) -> dict[str, Any]:
+    """What a record says of the labels that were trained on."""
+    meta = run.manifest.meta
+    return {
+        "text": meta["noise"],
+        "seed": run.manifest.noise_seed,
+        "nominal_rate": meta["nominal_rate"],
+        "realised_rate": meta["realised_rate"],
+        "labels_sha256": meta["labels_sha256"],
+        "manifest_sha256": run.manifest.identity,
+        "held_out": run.manifest.held_out,
+        "known": run.manifest.known,
+        "source_sha256": run.source_sha256,
+        **{key: meta[key] for key in ("convention", "source") if key in meta},
+    }
+
+
+def test_accuracies(last: float, history: list[dict[str, Any]]) -> dict[str, float | None]:
+    """A run's test accuracy by every rule that chooses an epoch."""
+    curve = [line["test_acc"] for line in history]
+    mean = float(np.mean(curve[-_MEAN_OF_LAST:]))
+    return {"last": last, "mean_last10": mean, "at_noisy_val": _at_best_val(history), "best": max(curve)}
 
 
 def _at_best_val(history: list[dict[str, Any]]) -> float | None:

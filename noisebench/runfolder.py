@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import socket
@@ -76,6 +77,10 @@ class RunFolder:
     @property
     def dynamics(self) -> Path:
         return self.path / "dynamics.npz"
+
+    @property
+    def history(self) -> Path:
+        return self.path / "metrics.csv"
 
     @property
     def claim(self) -> Path:
@@ -160,16 +165,20 @@ class RunFolder:
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""
         lines = [",".join(history[0]), *(",".join("" if v is None else str(v) for v in row.values()) for row in history)]
-        write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
+        write_text(self.history, "\n".join(lines) + "\n")
 
-    def history(self) -> list[dict[str, float | None]]:
-        """metrics.csv, a line an epoch; None where nothing was known. Raises DataError."""
-        path = self.path / "metrics.csv"
+    def read_history(self) -> list[dict[str, float | None]]:
+        """metrics.csv, None where a number is not known. Raises DataError."""
         try:
-            lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-            return [{name: float(value) if value else None for name, value in line.items()} for line in lines]
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            rows = list(csv.DictReader(self.history.read_text(encoding="utf-8").splitlines(), strict=True))
+            return [{name: float(value) if value else None for name, value in row.items()} for row in rows]
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise DataError(f"{self.history} cannot be read ({error})") from None
+
+    def checksums(self) -> dict[str, str]:
+        """The sha256 of each file that a finished run leaves beside its record, of those that are there."""
+        paths = (path for path in (self.history, self.dynamics, self.predictions, self.weights) if path.exists())
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     def record(self) -> dict[str, Any]:
         """result.json. Raises DataError where it is damaged or of another schema."""

@@ -120,7 +120,7 @@ def test_rates_are_of_any_metric(drawn: Callable, place: Path) -> None:
 
 def test_curves_are_the_means_of_the_runs_epochs(place: Path, drawn: Callable) -> None:
     rows = drawn("curves")
-    histories = [folder.history() for folder in folders(place, "ce", "symmetric(rate=0.4)")]
+    histories = [folder.read_history() for folder in folders(place, "ce", "symmetric(rate=0.4)")]
     for name, panel in (("test_acc", 0), ("memorised", 1)):
         expected = [np.mean([100 * history[epoch][name] for history in histories]) for epoch in range(4)]
         assert of(rows, "digits, sym 0.4", "ce").reshape(2, 4)[panel] == pytest.approx(expected)

@@ -16,10 +16,10 @@ ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"},
     {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "suspects", "dynamics", "backbones", "recipes"},
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth"},
-    {"suite", "runfolder", "workspace", "plan", "agenda", "packing", "rebuild"},
+    {"suite", "runfolder", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"},
     {"report"},
     {"training"},
-    {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors"},
+    {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors", "reevaluate", "recheck"},
     {"cli"},
 )
 SIDEWAYS = {"noise", "datasets"}  # of the same row, and neither knows the other

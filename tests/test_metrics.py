@@ -14,6 +14,12 @@ from noisebench.predictions import TOP, Predictions
 torch.set_num_threads(1)
 
 
+NOTHING_FOUND = {
+    **dict.fromkeys(("auroc", "average_precision", "f1", "chance")),
+    "precision_at": dict.fromkeys(("100", "1000", "wrong")),
+}
+
+
 def a_table(n, K, seed=0, spread=2.0):
     """log_p (N, K), float32, and labels (N,) that it predicts more often than chance."""
     rng = np.random.default_rng(seed)
@@ -113,6 +119,62 @@ def test_without_a_negative_there_is_no_auroc():
     assert metrics.auroc(np.arange(3.0), np.ones(3, bool)) is None
 
 
+@pytest.mark.parametrize("values", [3, 15, 100_000])
+def test_average_precision_and_f1_are_those_of_scikit_learns_whole_curve(values):
+    score, positive = scores_with_ties(values=values)
+    precision, recall, _ = reference.precision_recall_curve(positive, score)
+    assert metrics.average_precision(score, positive) == pytest.approx(-np.sum(np.diff(recall) * precision[:-1]), abs=1e-12)
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    assert metrics.best_f1(score, positive) == pytest.approx(f1.max(), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 100, 122, 400])
+def test_precision_at_n_is_scikit_learns_precision_of_the_first_n_without_ties(n):
+    score, positive = scores_with_ties(values=10**12)
+    assert len(np.unique(score)) == len(score)
+    expected = reference.precision_score(positive, score >= np.sort(score)[-n])
+    assert metrics.precision_at(n, score, positive) == pytest.approx(expected, abs=1e-12)
+
+
+def test_of_equal_scores_the_first_examples_count():
+    score, positive = np.array([1.0, 2.0, 1.0, 1.0, 1.0]), np.array([False, True, True, False, True])
+    assert [metrics.precision_at(n, score, positive) for n in range(7)] == [None, 1, 1 / 2, 2 / 3, 2 / 4, 3 / 5, None]
+
+
+def test_precision_at_the_number_of_positives_is_where_precision_and_recall_meet():
+    score, positive = scores_with_ties(values=10**12)
+    precision, recall, _ = reference.precision_recall_curve(positive, score)
+    meeting = precision[np.abs(precision - recall).argmin()]
+    assert metrics.detection(score, positive)["precision_at"]["wrong"] == pytest.approx(meeting, abs=1e-12)
+
+
+def test_chance_is_the_share_of_positives_and_every_precision_over_all_examples():
+    score, positive = scores_with_ties(n=1000)
+    said = metrics.detection(score, positive)
+    assert said["chance"] == said["precision_at"]["1000"] == positive.mean()
+    assert metrics.detection(score[:999], positive[:999])["precision_at"]["1000"] is None, "there are fewer examples"
+
+
+def test_where_every_label_is_wrong_each_first_one_is():
+    said = metrics.detection(np.arange(120.0), np.ones(120, bool))
+    assert said == {
+        "auroc": None, "average_precision": 1.0, "f1": 1.0, "precision_at": {"100": 1.0, "1000": None, "wrong": 1.0}, "chance": 1.0,
+    }  # fmt: skip
+
+
+def test_without_a_wrong_label_nothing_is_found():
+    assert metrics.detection(np.arange(120.0), np.zeros(120, bool)) == NOTHING_FOUND
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12), st.integers(1, 12))
+def test_precision_at_n_counts_the_first_n_of_the_order_by_score_then_index(pairs, n):
+    score, positive = np.array([s for s, _ in pairs], float), np.array([p for _, p in pairs])
+    first = sorted(range(len(pairs)), key=lambda i: (-score[i], i))[:n]
+    expected = pytest.approx(np.mean(positive[first])) if len(pairs) >= n and positive.any() else None
+    assert metrics.precision_at(n, score, positive) == expected
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=12))
 def test_auroc_is_the_share_of_pairs_in_the_right_order(pairs):
@@ -120,6 +182,40 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(pairs):
     wins = [(a > b) + 0.5 * (a == b) for a in score[positive] for b in score[~positive]]
     expected = pytest.approx(np.mean(wins)) if wins else None
     assert metrics.auroc(score, positive) == expected
+
+
+def test_a_confidence_at_an_edge_counts_to_the_bin_below_it():
+    edges = np.repeat(np.arange(1, metrics.ECE_BINS + 1) / metrics.ECE_BINS, 3)
+    right = np.arange(len(edges)) % 7 < 4
+    below = np.repeat(((1 - edges + 1e-7) / 15)[:, None], 16, axis=1)  # of 16 classes the first is the likeliest, by a hair less
+    below[:, 0] = edges - 1e-7
+    theirs = multiclass_calibration_error(torch.tensor(below), torch.tensor(np.where(right, 0, 1)), 16, n_bins=metrics.ECE_BINS)
+    assert metrics.ece(np.log(edges), right) == pytest.approx(float(theirs), abs=1e-6)
+
+
+@pytest.mark.parametrize("K", [2, 10, 200])
+def test_the_brier_score_is_that_of_scikit_learn(K):
+    log_p, labels = a_table(600, K)
+    p = np.exp(log_p.astype(np.float64))
+    theirs = reference.brier_score_loss(labels, p / p.sum(1, keepdims=True), labels=range(K), scale_by_half=False)
+    assert metrics.brier((p**2).sum(1), log_p[np.arange(600), labels]) == pytest.approx(theirs, abs=1e-6)
+    said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
+    assert said["brier"] == pytest.approx(theirs, abs=2e-4)  # float16 on disk
+
+
+@pytest.mark.parametrize(("p", "score"), [((0, 1, 0), 0), ((1, 0, 0), 2), ((1 / 3, 1 / 3, 1 / 3), 2 / 3)])
+def test_brier_is_0_for_certain_and_right_and_2_for_certain_and_wrong(p, score):
+    with np.errstate(divide="ignore"):
+        log_p, labels = np.log(np.array([p], np.float32)), np.array([1])
+    assert metrics.of_test(Predictions.of(log_p, labels, labels), labels, 3)["brier"] == pytest.approx(score, abs=1e-3)
+
+
+def test_of_an_older_file_of_many_classes_there_is_no_brier_score():
+    log_p, labels = a_table(20, 200)
+    arrays = Predictions.of(log_p, labels, labels).arrays("test")
+    del arrays["test_squared"]
+    said = metrics.of_test(Predictions.load(arrays, "test", labels, labels), labels, 200)
+    assert said["brier"] is None and said["nll"] > 0
 
 
 def test_confusion_is_that_of_scikit_learn():
@@ -180,6 +276,19 @@ def test_detection_ranks_by_minus_log_p_of_the_recorded_label():
     assert said["detection"]["auroc"] == pytest.approx(reference.roc_auc_score(recorded != clean, suspicion))
 
 
+def test_unknown_clean_labels_are_left_out_and_images_of_no_class_are_wrong():
+    log_p, labels = a_table(300, 10)
+    clean = labels.copy()
+    clean[:90], clean[90:130] = metrics.UNKNOWN, -2
+    found = of_training(labels, clean)["detection"]
+    known = slice(90, None)
+    suspicion, wrong = -log_p[np.arange(300), labels].astype(np.float16)[known], clean[known] == -2
+    assert found["chance"] == 40 / 210
+    assert found["auroc"] == pytest.approx(reference.roc_auc_score(wrong, suspicion))
+    assert found["average_precision"] == pytest.approx(reference.average_precision_score(wrong, suspicion))
+    assert found["precision_at"]["wrong"] == wrong[np.argsort(-suspicion, kind="stable")[:40]].mean()
+
+
 def test_training_accuracy_is_said_for_recorded_and_for_clean_labels():
     recorded, clean = np.array([0, 1, 2, 3]), np.array([0, 1, 2, -1])
     log_p = np.log(np.full((4, 4), 0.1) + 0.6 * np.eye(4)[[0, 1, 3, 3]]).astype(np.float32)
@@ -191,7 +300,7 @@ def test_nothing_wrong_means_nothing_memorised_and_nothing_detected():
     said = of_training(np.arange(8), np.arange(8))
     assert said["wrong_labels"] == 0
     assert said["memorised"] is None
-    assert said["detection"] == {"auroc": None, "average_precision": None, "f1": None}
+    assert said["detection"] == NOTHING_FOUND
 
 
 def test_without_clean_labels_only_the_recorded_ones_count():
@@ -211,7 +320,7 @@ def test_predictions_come_back_from_disk_unchanged(K):
     log_p, recorded = a_table(60, K)
     clean = np.where(np.arange(60) % 3 == 0, -1, (recorded + 1) % K)
     before, after = stored(log_p, recorded, clean)
-    for name in ("classes", "log_p", "recorded_log_p", "clean_log_p"):
+    for name in ("classes", "log_p", "recorded_log_p", "clean_log_p", "squared"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
 
 

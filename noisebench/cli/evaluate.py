@@ -1,21 +1,23 @@
-"""`noisebench evaluate`: what finished runs predict, from their own files. Needs no torch."""
+"""`noisebench evaluate`: what finished runs predict, from their own files; networks, and torch, are asked for --on and --recheck alone."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import estimated, percent, say, show, write_json
+from .console import say, show, write_json
+from .evaluated import draw_checks, draw_run
 from .options import Globals, Json
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.console import Group
 
     from ..predictions import Predictions
     from ..runfolder import RunFolder
+    from ..workspace import Workspace
 
 
 def evaluate(
@@ -28,6 +30,18 @@ def evaluate(
     suspects: Annotated[
         Path | None, typer.Option("--suspects", metavar="FILE", help="Write the labels that one run doubts, most doubtful first, as .csv.")
     ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option("--on", metavar="DATASET", help="Ask the networks about this data set's test images too; repeatable."),
+    ] = None,
+    test: Annotated[Path | None, typer.Option("--test", metavar="DIR", help="Test images of the folder set that --on names.")] = None,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Whether files and networks still say what the record says: exit 0, 4 or 5.")
+    ] = False,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", metavar="FILE", help="What the runs were trained on, if not in the workspace.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="Where networks are asked: auto, cpu, cuda ...")] = "auto",
     json: Json = False,
 ) -> None:
     """Say how good finished runs are and which labels they doubt.
@@ -39,7 +53,15 @@ def evaluate(
     for name, path, suffix in (("--predictions", predictions, ".npz"), ("--suspects", suspects, ".csv")):
         if path is not None:
             _check_target(name, path, suffix, folders)
+    _check_effects(on or [], test, recheck=recheck, alone=(predictions, suspects), asked=(manifest, device))
+    asking = Asking(options.open(), manifest, device, test) if on or recheck else None
+    if recheck and asking:
+        _recheck(folders, asking, json=json)
+        return
     found = [_evaluate(folder) for folder in folders]
+    for folder, entry in zip(folders, found, strict=True):
+        if on and asking:
+            entry["on"] = _on(folder, on, asking)
     if predictions is not None:
         _write_teacher(predictions, folders[0], options)
     if suspects is not None:
@@ -47,7 +69,31 @@ def evaluate(
     if json:
         write_json(found)
     else:
-        show(*(_drawn(entry) for entry in found))
+        show(*(draw_run(entry) for entry in found))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What it takes to ask a run's networks again."""
+
+    workspace: Workspace
+    manifest: Path | None
+    device: str
+    test: Path | None
+
+
+def _check_effects(
+    on: list[str], test: Path | None, *, recheck: bool, alone: tuple[Path | None, ...], asked: tuple[Path | None, str]
+) -> None:
+    """Refuse what has no effect. alone: files that --recheck does not write; asked: what only asking a network takes."""
+    from ..errors import ConfigError
+
+    if test is not None and len(on) != 1:
+        raise ConfigError("--test names the test images of one folder of images: give it with one --on")
+    if recheck and (on or any(path is not None for path in alone)):
+        raise ConfigError("--recheck stands alone: it writes no file and looks at the run's own data")
+    if asked != (None, "auto") and not (on or recheck):
+        raise ConfigError("--manifest and --device have an effect with --on and --recheck only: nothing else asks a network")
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
@@ -112,76 +158,55 @@ def _write_teacher(path: Path, folder: RunFolder, options: Globals) -> None:
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
-    import numpy as np
-
     from .. import metrics
-    from ..errors import DataError
-    from ..predictions import Predictions
+    from ..evaluation import read_said
 
-    record, arrays = folder.record(), folder.read_arrays()
-    try:
-        labels = {part: arrays[f"{part}_labels"].astype(np.int64) for part in ("recorded", "clean", "test")}
-        in_training = arrays.get("in_training", np.ones(len(labels["recorded"]), bool))
-        train = Predictions.load(arrays, "train", labels["recorded"], labels["clean"])
-        test = Predictions.load(arrays, "test", labels["test"], labels["test"])
-    except KeyError as error:
-        raise DataError(f"{folder.predictions} lacks {error}: run it again with --force") from None
+    record = folder.record()
     num_classes = record["data"]["num_classes"]
+    said = read_said(folder, num_classes)
     return {
         "run": str(folder.path),
         "title": record["title"],
         "oracle": record["oracle"],
         **({"estimates": record["estimates"]} if "estimates" in record else {}),
         "classes": record["data"]["classes"],
-        **metrics.of_run(train, test, labels, num_classes, in_training),
-        "confusion": metrics.confusion(test.predicted, labels["test"], num_classes).tolist(),
+        **said.metrics(num_classes),
+        "confusion": metrics.confusion(said.test.predicted, said.labels["test"], num_classes).tolist(),
     }
 
 
-def _drawn(entry: dict[str, Any]) -> Group:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
+    """What the run's networks say of other data sets' test images."""
+    from ..rebuild import rebuild
+    from ..reevaluate import evaluate_on, stored_networks
 
-    test, train = entry["test"], entry["train"]
-    facts = Table.grid(padding=(0, 2))
-    for name, value in (
-        ("test accuracy", f"{percent(test['top1'])} of {test['n']}"),
-        *([("top-5", percent(test["top5"]))] if test["top5"] is not None else []),
-        ("NLL, ECE", f"{test['nll']:.4f} nats, {percent(test['ece'])}"),
-        ("training accuracy", f"{percent(train['recorded'])} on recorded labels, {percent(train['clean'])} on clean ones"),
-        *([("held out", f"{percent(entry['val']['recorded'])} of {entry['val']['n']} recorded labels")] if "val" in entry else []),
-        ("wrong labels", _wrong(train)),
-        *([("noise", estimated(entry))] if "estimates" in entry else []),
-    ):
-        facts.add_row(Text(name, style="dim"), Text(value))
-    classes = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in ("class", "accuracy", "most often taken for"):
-        classes.add_column(head, justify="right" if head == "accuracy" else "left")
-    for name, share, other in _worst(entry):
-        classes.add_row(Text(name), percent(share), Text(other))
-    return Group(Text(entry["title"] + (" (oracle)" if entry["oracle"] else ""), style="bold"), facts, classes)
+    def training_images() -> np.ndarray:
+        run = rebuild(folder, workspace, asking.manifest)
+        return workspace.training_images(run.dataset, run.manifest).train_images[run.manifest.in_training]
+
+    workspace = asking.workspace
+    networks = stored_networks(folder, asking.device, training_images)
+    return {name: evaluate_on(folder.record(), networks, workspace.images(workspace.dataset(name, asking.test))) for name in names}
 
 
-def _wrong(train: dict[str, Any]) -> str:
-    if not train["wrong_labels"]:
-        return "unknown" if train["wrong_labels"] is None else "none"
-    found = train["detection"]
-    if found["auroc"] is None:
-        return f"all {train['wrong_labels']} that are known, {percent(train['memorised'])} memorised"
-    return (
-        f"{train['wrong_labels']} of {train['n']}, {percent(train['memorised'])} memorised; "
-        f"found by their loss with AUROC {found['auroc']:.4f}, average precision {found['average_precision']:.4f}, F1 {found['f1']:.4f}"
-    )
+def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:
+    """Show every check of each run. Raises Regressed where something differs, Undecided where something could not be decided."""
+    from ..errors import Regressed, Undecided
+    from ..recheck import DIFFERS, UNDECIDED, recheck, verdict
+    from ..runner import find_device
 
-
-def _worst(entry: dict[str, Any], most: int = 10) -> list[tuple[str, float, str]]:
-    """The classes with the lowest accuracy, and what they are taken for."""
-    rates, names = entry["test"]["per_class"], entry["classes"]
-    order = sorted((k for k in range(len(rates)) if rates[k] is not None), key=lambda k: rates[k])[:most]
-    rows = []
-    for k in order:
-        row = [0 if j == k else count for j, count in enumerate(entry["confusion"][k])]
-        rows.append((names[k], rates[k], names[row.index(max(row))] if max(row) else ""))
-    return rows
+    find_device(asking.device)  # a wrong name is no outcome of a check
+    found: list[dict[str, Any]] = []
+    for folder in folders:
+        checks = recheck(folder, asking.workspace, asking.manifest, asking.device)
+        outcome = {"verdict": verdict(checks), "checks": [vars(check) for check in checks]}
+        found.append({"run": str(folder.path), "title": folder.path.name, "recheck": outcome})
+    if json:
+        write_json(found)
+    else:
+        show(*(draw_checks(entry) for entry in found))
+    of = {status: [entry["title"] for entry in found if entry["recheck"]["verdict"] == status] for status in (DIFFERS, UNDECIDED)}
+    if of[DIFFERS]:
+        raise Regressed(f"not reproduced: {', '.join(of[DIFFERS])}")
+    if of[UNDECIDED]:
+        raise Undecided(f"it cannot be decided whether this is reproduced: {', '.join(of[UNDECIDED])}")

@@ -31,6 +31,7 @@ class Metric:
         return f"{self.title}{' (%)' if self.percent else ''}, {self.selection}"
 
 
+_FOUND = ("train", "detection")
 METRICS = {
     "last": Metric(("test_acc", "last"), "test accuracy", "last epoch"),
     "mean_last10": Metric(("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs"),
@@ -39,9 +40,15 @@ METRICS = {
     "top5": Metric(("test", "top5"), "top-5 test accuracy", "last epoch"),
     "nll": Metric(("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
     "ece": Metric(("test", "ece"), "expected calibration error", "last epoch", True, False),
+    "brier": Metric(("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False),
     "memorised": Metric(("memorised",), "wrong labels memorised", "last epoch", True, False),
     "train_clean": Metric(("train", "clean"), "training accuracy on clean labels", "last epoch"),
-    "auroc": Metric(("train", "detection", "auroc"), "AUROC of finding wrong labels", "last epoch"),
+    "auroc": Metric((*_FOUND, "auroc"), "AUROC of finding wrong labels", "last epoch"),
+    "average_precision": Metric((*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"),
+    "f1": Metric((*_FOUND, "f1"), "F1 of finding wrong labels, best threshold", "last epoch"),
+    "precision_at_100": Metric((*_FOUND, "precision_at", "100"), "wrong labels among the 100 most doubtful", "last epoch"),
+    "precision_at_1000": Metric((*_FOUND, "precision_at", "1000"), "wrong labels among the 1,000 most doubtful", "last epoch"),
+    "precision_at_wrong": Metric((*_FOUND, "precision_at", "wrong"), "wrong labels among the n most doubtful, n are wrong", "last epoch"),
 }
 
 

@@ -131,7 +131,7 @@ class Strategy:
         """(e) Look at the whole set after an epoch (counted from 1): refit, prune, roll back."""
 
     def predict(self, log_ps: Sequence[Tensor]) -> Tensor:
-        """log_p (n, K) of the networks together: their mean probability."""
+        """log_p (n, K) of the networks together: their mean probability. It asks for no state: finished networks have none."""
         if len(log_ps) == 1:
             return log_ps[0]
         total = log_ps[0]

@@ -32,6 +32,16 @@ class Normalisation:
         variance = (counts @ values.square() / counts.sum(1) - mean.square()).clamp_min(1.0)  # an even image stays finite
         return cls(mean.float(), variance.sqrt().float())
 
+    @classmethod
+    def read(cls, written: dict[str, list[float]]) -> Normalisation:
+        """From `written`, bit for bit."""
+        return cls(torch.tensor(written["mean"]), torch.tensor(written["std"]))
+
+    @property
+    def written(self) -> dict[str, list[float]]:
+        """For a record."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
     def to(self, device: torch.device) -> Normalisation:
         return Normalisation(self.mean.to(device), self.std.to(device))
 

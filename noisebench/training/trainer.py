@@ -21,11 +21,12 @@ from ..losses import Loss, Penalty, Scores
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
 from .compiled import begin_step, training_forward
-from .networks import classifier, make_network
+from .networks import classifier, make_network, on_device
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
 from .passing import Passed, Passing
 from .pixels import Normalisation, Pixels, Plan
+from .predicting import autocast, network_log_p
 
 _NETWORK, _EPOCH, _STRATEGY = range(3)  # what a derived seed is for
 
@@ -171,7 +172,7 @@ class Trainer:
         """A network as it begins; after a restart another one."""
         shape = self.task.images.shape[1:]
         network = make_network(self.task.model, self.task.num_classes, shape, derived_seed(self.task.seed, _NETWORK, number, *since))
-        return network.to(self.device).to(memory_format=torch.channels_last)
+        return on_device(network, self.device)
 
     def _begin_epoch(self) -> None:
         """The epoch's order and augmentation depend on (seed, epoch) alone, so that a resumed epoch is the same one."""
@@ -289,14 +290,10 @@ class Trainer:
 
     def autocast(self) -> torch.autocast:
         """Inside `with`, networks compute in the task's precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.task.precision == "bf16")
+        return autocast(self.device, self.task.precision)
 
-    @torch.no_grad()
     def _log_p(self, network: nn.Module, pixels: Pixels, index: Tensor | None = None) -> Tensor:
-        network.eval()
-        with self.autocast():
-            logits = torch.cat([network(images).float() for images in pixels.plain(index)])
-        return logits.log_softmax(1)
+        return network_log_p(network, pixels, self.task.precision, index)
 
 
 def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:

@@ -31,7 +31,7 @@ def _anything(panels: tuple[Panel, ...]) -> bool:
 
 
 def _histories(cell: Cell) -> list[list[dict[str, float | None]]]:
-    return [RunFolder(folder).history() for folder in cell.folders.values()]
+    return [RunFolder(folder).read_history() for folder in cell.folders.values()]
 
 
 def _panel(name: str, table: Table, col: str, found: dict[str, list[list[dict[str, float | None]]]]) -> Panel:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ...evaluation import read_said
 from ...metrics import ECE_BINS, calibration
-from ...predictions import Predictions
 from ...runfolder import RunFolder
 from ..cells import Cell
 from ..formats import row_head
@@ -42,7 +42,6 @@ def _line(name: str, cell: Cell) -> Series:
 
 def _answers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and whether it was right, of each test image (M,)."""
-    arrays = RunFolder(folder).read_arrays()
-    labels = arrays["test_labels"].astype(np.int64)
-    test = Predictions.load(arrays, "test", labels, labels)
-    return np.exp(test.log_p[:, 0].astype(np.float64)), test.predicted == labels
+    run = RunFolder(folder)
+    said = read_said(run, int(run.record()["data"]["num_classes"]))
+    return np.exp(said.test.log_p[:, 0].astype(np.float64)), said.test.predicted == said.labels["test"]

@@ -28,6 +28,11 @@ def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed:
         return network
 
 
+def on_device(network: nn.Module, device: torch.device) -> nn.Module:
+    """As networks are trained: their weights in the order in which images lie in memory."""
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
 def classifier(network: nn.Module) -> nn.Module:
     """The layer whose input are the features: the head of ours, timm's own classifier."""
     find: Any = getattr(network, "get_classifier", None)

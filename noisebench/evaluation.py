@@ -1,0 +1,63 @@
+"""What a finished run says of its images, read from its own files, and all numbers that come of it. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import metrics
+from .errors import DataError
+from .predictions import Predictions
+from .runfolder import RunFolder
+
+
+@dataclass(frozen=True)
+class Said:
+    """predictions.npz: of every training example (N,), those held out too, and of the test set (M,); `labels`: recorded and clean
+    (N,), test (M,); in_training (N,): which were trained on."""
+
+    train: Predictions
+    test: Predictions
+    labels: dict[str, np.ndarray]
+    in_training: np.ndarray
+
+    def metrics(self, num_classes: int) -> dict[str, Any]:
+        """As they stand in result.json."""
+        return metrics.of_run(self.train, self.test, self.labels, num_classes, self.in_training)
+
+
+def read_said(folder: RunFolder, num_classes: int) -> Said:
+    """Raises DataError where predictions.npz is missing, damaged, or does not hold what a run writes."""
+    arrays = folder.read_arrays()
+    try:
+        labels = {part: arrays[f"{part}_labels"].astype(np.int64) for part in ("recorded", "clean", "test")}
+        in_training = arrays.get("in_training", np.ones(len(labels["recorded"]), bool))
+        _check_labels(labels, in_training, num_classes)
+        train = Predictions.load(arrays, "train", labels["recorded"], labels["clean"])
+        test = Predictions.load(arrays, "test", labels["test"], labels["test"])
+        _check_sizes(train, len(labels["recorded"]), num_classes)
+        _check_sizes(test, len(labels["test"]), num_classes)
+    except KeyError as error:
+        raise DataError(f"{folder.predictions} lacks {error}: run it again with --force") from None
+    except (ValueError, IndexError) as error:
+        raise DataError(f"{folder.predictions} is damaged ({error}): run it again with --force") from None
+    return Said(train, test, labels, in_training)
+
+
+def _check_labels(labels: dict[str, np.ndarray], in_training: np.ndarray, num_classes: int) -> None:
+    for part, least in (("recorded", 0), ("clean", -2), ("test", 0)):
+        values = labels[part]
+        if values.ndim != 1 or not len(values) or values.min() < least or values.max() >= num_classes:
+            raise ValueError(f"its {part} labels are not classes from 0 to {num_classes - 1}, one an example")
+    if not len(labels["recorded"]) == len(labels["clean"]) == len(in_training) or in_training.dtype != bool or not in_training.any():
+        raise ValueError("its training labels are not of the same examples")
+
+
+def _check_sizes(said: Predictions, n: int, num_classes: int) -> None:
+    if said.classes.ndim != 2 or said.classes.shape != said.log_p.shape or not said.classes.size or said.classes.max() >= num_classes:
+        raise ValueError("its predictions are no classes with a log_p each")
+    wide = said.dense is not None and said.dense.shape != (n, num_classes)
+    if wide or not len(said.classes) == len(said.recorded_log_p) == len(said.clean_log_p) == n:
+        raise ValueError(f"its predictions are not of {n} examples and {num_classes} classes")

@@ -1,0 +1,55 @@
+"""The networks of a finished run, asked again without the training that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..strategies import Strategy
+from .pixels import Normalisation, Pixels
+from .predicting import network_log_p
+
+
+@dataclass(frozen=True)
+class StoredNetworks:
+    """Networks with a run's weights, and what they know of images: their `shape` (H, W, C), how they are normalised, the precision.
+    The strategy says what the networks say together."""
+
+    networks: Sequence[nn.Module]
+    strategy: Strategy
+    shape: tuple[int, ...]
+    normalise: Normalisation
+    precision: str
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """log_p (n, K), float32, of images (n, H, W, C)."""
+        device = next(self.networks[0].parameters()).device
+        pixels = Pixels(images, self.normalise, device)
+        together = self.strategy.predict([network_log_p(network, pixels, self.precision) for network in self.networks])
+        log_p: np.ndarray = together.cpu().numpy()
+        return log_p
+
+
+def load_weights(path: Path, networks: Sequence[nn.Module]) -> None:
+    """Give networks the weights of a run's model.safetensors. Raises DataError where these are missing, damaged or of others."""
+    try:
+        found = load(path.read_bytes())
+        for number, network in enumerate(networks):
+            network.load_state_dict(_state(found, f"network{number}."))
+    except FileNotFoundError:
+        raise DataError(f"{path} is not there: without the weights no network can be asked again") from None
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise DataError(f"{path} does not hold this run's networks ({str(error).splitlines()[0]})") from None
+    if strange := [name for name in found if not name.startswith(tuple(f"network{n}." for n in range(len(networks))))]:
+        raise DataError(f"{path} holds more than this run's networks: {strange[0]}")
+
+
+def _state(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}

@@ -1,0 +1,294 @@
+"""A finished run is reproduced; none that was tampered with passes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from noisebench.cli import main
+from noisebench.evaluation import read_said
+from noisebench.predictions import Predictions
+from noisebench.recheck import DIFFERS, SAME, TOLERANCE, UNDECIDED, Check, _same_again, recheck, verdict
+from noisebench.runfolder import RunFolder, run_folders
+from noisebench.workspace import Workspace
+
+EPOCHS = ("--epochs", "2")
+KINDS = {
+    "plain": "--sym 0.4 --loss el",
+    "fp32": "--sym 0.4 --precision fp32",
+    "two networks, held out": "--pair 0.3 --strategy coteaching --val-fraction 0.1",
+    "verified": "--sym 0.4 --trusted 0.2 --strategy distill",
+    "estimated": "--sym 0.4 --loss el --eps estimated",
+    "T found": "--asym 0.3 --map digits --strategy forward_estimated(first=0.5)",
+    "nobody knows": "--labels own",
+    "batch norm": "--sym 0.4 --model timm:resnet10t",
+}
+
+
+def train(root: Path, asked: str) -> RunFolder:
+    assert main(["-q", "-C", str(root), "train", "digits", *asked.split(), *EPOCHS]) == 0
+    (folder,) = run_folders([root])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return train(tmp_path_factory.mktemp("original"), KINDS["two networks, held out"])
+
+
+@pytest.fixture
+def copy(original: RunFolder, tmp_path: Path) -> RunFolder:
+    shutil.copytree(original.path.parent.parent, tmp_path, dirs_exist_ok=True)
+    return run_folders([tmp_path])[0]
+
+
+def outcomes(folder: RunFolder) -> dict[str, str]:
+    return {check.name: check.status for check in checks(folder)}
+
+
+def checks(folder: RunFolder) -> list[Check]:
+    return recheck(folder, Workspace(folder.path.parent.parent, offline=True))
+
+
+def change(folder: RunFolder, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Edit result.json."""
+    record = json.loads(folder.result.read_text())
+    edit(record)
+    folder.result.write_text(json.dumps(record))
+
+
+def repredict(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object], *, sealed: bool) -> None:
+    """Edit predictions.npz; `sealed`: with the checksum made to fit, as who tampers on purpose would."""
+    arrays = folder.read_arrays()
+    edit(arrays)
+    folder.write_arrays(arrays)
+    if sealed:
+        change(folder, lambda record: record.update(files=folder.checksums()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_every_kind_is_reproduced(kind: str, tmp_path: Path) -> None:
+    found = checks(train(tmp_path, KINDS[kind]))
+    assert verdict(found) == SAME, found
+    assert [check.name for check in found][:8] == ["settings", "files", "predictions", "examples", "numbers", "epochs", "noise", "labels"]
+    assert all("0 of" in check.said and "at most 0," in check.said for check in found[8:]), "on one machine bit for bit"
+
+
+def test_a_run_out_of_a_pack_is_reproduced(tmp_path: Path) -> None:
+    matrix = "{noise: ['symmetric(rate=0.4)'], method: [ce, el]}"
+    suite = f"{{defaults: {{dataset: digits, recipe: digits, epochs: 2, seeds: [0, 1, 2]}}, matrix: {matrix}}}"
+    (tmp_path / "benchmarks.yaml").write_text(f"version: 1\nsuites: {{small: {suite}}}\n")
+    assert main(["-q", "-C", str(tmp_path), "run", "small", "--jobs", "1"]) == 0
+    folders = run_folders([tmp_path])
+    assert {folder.record()["environment"]["packed"] for folder in folders} == {16}
+    assert {verdict(checks(folder)) for folder in folders} == {SAME}
+
+
+def test_a_run_of_more_than_a_hundred_classes_is_reproduced_its_brier_score_too(tmp_path: Path) -> None:
+    rng, labels = np.random.default_rng(0), np.arange(480) % 120
+    images = np.clip(rng.integers(0, 255, (120, 8, 8))[labels] + rng.normal(0, 40, (480, 8, 8)), 0, 255).astype(np.uint8)
+    parts = {"train": slice(0, 360), "test": slice(360, 480)}
+    arrays = {f"{part}_{what}": values[at] for part, at in parts.items() for what, values in (("images", images), ("labels", labels))}
+    np.savez(tmp_path / "many.npz", **arrays)
+    assert main(["-q", "-C", str(tmp_path), "train", str(tmp_path / "many.npz"), "--sym", "0.3", *EPOCHS]) == 0
+    (folder,) = run_folders([tmp_path])
+    assert set(outcomes(folder).values()) == {SAME} and 0 < folder.record()["metrics"]["test"]["brier"] < 2
+    repredict(folder, lambda arrays: arrays.update(test_squared=arrays["test_squared"] / 2), sealed=True)
+    assert outcomes(folder)["numbers"] == DIFFERS
+
+
+@pytest.mark.parametrize(
+    "path", ["test.nll", "test.brier", "train.detection.precision_at.wrong", "val.recorded", "memorised", "test.per_class.3"]
+)
+def test_one_number_edited_differs_and_is_named(path: str, copy: RunFolder) -> None:
+    def edit(record: dict[str, Any]) -> None:
+        at: Any = record["metrics"]
+        *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+        for key in way:
+            at = at[key]
+        at[last] += 1e-9
+
+    change(copy, edit)
+    assert [(check.name, check.said.split()[0]) for check in checks(copy) if check.status != SAME] == [("numbers", path)]
+
+
+@pytest.mark.parametrize("rule", ["last", "mean_last10", "at_noisy_val", "best"])
+def test_an_edited_test_accuracy_differs(rule: str, copy: RunFolder) -> None:
+    change(copy, lambda record: record["metrics"]["test_acc"].update({rule: 0.999}))
+    assert outcomes(copy)["epochs"] == DIFFERS
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 7), ("loss", "mae"), ("precision", "other"), ("key", "0" * 64)])
+def test_an_edited_setting_differs(key: str, value: object, copy: RunFolder) -> None:
+    change(copy, lambda record: record.update({key: value}))
+    assert outcomes(copy)["settings"] == DIFFERS
+
+
+@pytest.mark.parametrize(("key", "value"), [("realised_rate", 0.1), ("seed", 3), ("known", 0.5), ("labels_sha256", "0")])
+def test_an_edited_fact_of_the_noise_differs(key: str, value: object, copy: RunFolder) -> None:
+    change(copy, lambda record: record["noise"].update({key: value}))
+    assert outcomes(copy)["noise"] == DIFFERS
+
+
+def test_another_number_of_examples_differs(copy: RunFolder) -> None:
+    change(copy, lambda record: record["expected"].update(test=499))
+    assert outcomes(copy)["examples"] == DIFFERS
+
+
+def swap(arrays: dict[str, np.ndarray]) -> None:
+    """One test image is said to be of the class that was second."""
+    arrays["test_classes"][3, :2] = arrays["test_classes"][3, 1::-1]
+
+
+def shift(arrays: dict[str, np.ndarray]) -> None:
+    """One training image's probabilities are handed on by one class, ranking and all."""
+    arrays["train_log_p"][5] = np.roll(arrays["train_log_p"][5], 1)
+    arrays["train_classes"][5] = (arrays["train_classes"][5] + 1) % 10
+
+
+def relabel(arrays: dict[str, np.ndarray]) -> None:
+    arrays["recorded_labels"][0] = (arrays["recorded_labels"][0] + 1) % 10
+
+
+def blur(arrays: dict[str, np.ndarray]) -> None:
+    arrays["test_log_p"][0] = np.nan
+
+
+@pytest.mark.parametrize("edit", [swap, shift, relabel, blur])
+@pytest.mark.parametrize("sealed", [False, True])
+def test_one_prediction_or_label_changed_differs(edit: Callable[[dict[str, np.ndarray]], object], sealed: bool, copy: RunFolder) -> None:
+    repredict(copy, edit, sealed=sealed)
+    found = outcomes(copy)
+    assert found["files"] == (SAME if sealed else DIFFERS)
+    assert DIFFERS in {status for name, status in found.items() if name != "files"}
+
+
+def test_predictions_and_numbers_changed_together_are_found_by_the_networks(copy: RunFolder) -> None:
+    repredict(copy, shift, sealed=True)
+    made = read_said(copy, 10).metrics(10)
+    change(copy, lambda record: record["metrics"].update(made, memorised=made["train"]["memorised"]))
+    assert {name for name, status in outcomes(copy).items() if status != SAME} in ({"networks on training"}, {"networks on held out"})
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_another_runs_weights_differ(sealed: bool, copy: RunFolder, tmp_path: Path) -> None:
+    other = train(tmp_path / "other", KINDS["two networks, held out"] + " --seed 1")
+    shutil.copy(other.weights, copy.weights)
+    if sealed:
+        change(copy, lambda record: record.update(files=copy.checksums()))
+    found = outcomes(copy)
+    assert found["networks on test"] == found["networks on training"] == DIFFERS
+    assert found["files"] == (SAME if sealed else DIFFERS)
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "model.safetensors", "metrics.csv", "config.yaml", "result.json"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_truncated_file_does_not_pass(name: str, known: bool, copy: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    if not known:
+        change(copy, lambda record: record.pop("files"))
+    path = copy.path / name
+    path.write_bytes(path.read_bytes()[:-200])
+    code = main(["-q", "-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--recheck"])
+    assert code in (4, 5) and "error: " in capsys.readouterr().err
+    assert verdict(checks(copy)) == (DIFFERS if code == 4 else UNDECIDED)
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "model.safetensors", "metrics.csv", "config.yaml"])
+def test_a_missing_file_cannot_be_decided(name: str, copy: RunFolder) -> None:
+    (copy.path / name).unlink()
+    found = checks(copy)
+    assert verdict(found) == UNDECIDED and any(name in check.said for check in found if check.status == UNDECIDED)
+
+
+def test_without_its_manifest_a_run_cannot_be_decided_and_says_what_to_give(copy: RunFolder, tmp_path: Path) -> None:
+    (path,) = (tmp_path / "manifests").glob("*.csv")
+    elsewhere = path.rename(tmp_path / "elsewhere.csv")
+    assert checks(copy)[-1].said.endswith("give its --manifest FILE") and verdict(checks(copy)) == UNDECIDED
+    assert verdict(recheck(copy, Workspace(tmp_path), elsewhere)) == SAME
+    place = ["-q", "-C", str(tmp_path), "evaluate", copy.path.name, "--recheck"]
+    assert [main([*place, "--manifest", str(path)]) for path in (elsewhere, tmp_path / "nothing.csv")] == [0, 2]
+
+
+def test_an_older_record_is_checked_by_what_it_says(copy: RunFolder) -> None:
+    def age(record: dict[str, Any]) -> None:
+        for key in ("shape", "normalisation"):
+            del record["data"][key]
+        for part in ("train", "val"):
+            for key in ("precision_at", "chance"):
+                del record["metrics"][part]["detection"][key]
+        del record["files"], record["metrics"]["test"]["brier"]
+
+    change(copy, age)
+    assert set(outcomes(copy).values()) == {SAME} and "files" not in outcomes(copy)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda r: r["metrics"].pop("train"), lambda r: r.update(metrics=3), lambda r: r["data"].pop("num_classes")]
+)
+def test_a_record_that_lacks_something_cannot_be_decided(damage: Callable[[dict[str, Any]], object], copy: RunFolder) -> None:
+    change(copy, damage)
+    assert "is damaged" in checks(copy)[-1].said and verdict(checks(copy)) == UNDECIDED
+
+
+def test_the_answer_is_a_line_a_check_and_an_exit_code(copy: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--recheck"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == copy.path.name and [line.split()[-1] for line in lines[1:]].count("differs") == 0 and len(lines) == 12
+    change(copy, lambda record: record["metrics"]["test"].update(nll=0.5))
+    assert main([*command, "--json"]) == 4
+    captured = capsys.readouterr()
+    (found,) = json.loads(captured.out)
+    assert found["recheck"]["verdict"] == DIFFERS and captured.err == f"error: not reproduced: {copy.path.name}\n"
+    assert [set(check) for check in found["recheck"]["checks"]] == [{"name", "status", "said"}] * 11
+
+
+def test_of_several_runs_the_worst_counts(copy: RunFolder, original: RunFolder) -> None:
+    copy.weights.unlink()
+    both = ["-q", "-C", str(copy.path.parent.parent), "evaluate", str(original.path), str(copy.path), "--recheck"]
+    assert main(both) == 5
+    change(copy, lambda record: record["metrics"]["test"].update(nll=0.5))
+    assert main(both) == 4
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    assert main(["-C", str(tmp_path), "evaluate", str(tmp_path), "--recheck"]) == 2
+
+
+P = np.log(np.array([[0.70, 0.20, 0.10], [0.46, 0.44, 0.10]], np.float32))
+
+
+@pytest.mark.parametrize(("off", "status"), [(0.0, SAME), (0.4, SAME), (3.0, DIFFERS), (np.nan, DIFFERS)])
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_networks_may_be_off_by_the_tolerance_and_no_more(off: float, status: str, precision: str) -> None:
+    tolerance = TOLERANCE[precision]
+    before = Predictions.of(P, np.array([0, 0]), np.array([0, 0]))
+    again = P + np.array([[0, off * tolerance, 0]], np.float32)
+    assert _same_again("networks", again, before, tolerance).status == status
+
+
+def test_another_class_is_predicted_only_where_two_are_as_near() -> None:
+    before = Predictions.of(P, np.array([0, 0]), np.array([0, 0]))
+    near, far = P.copy(), P.copy()
+    near[1, :2] = P[1, 1::-1]
+    far[0, :2] = P[0, 1::-1]
+    assert _same_again("networks", near, before, TOLERANCE["bf16"]).status == SAME
+    assert _same_again("networks", far, before, TOLERANCE["bf16"]).status == DIFFERS
+    assert _same_again("networks", near, before, TOLERANCE["fp32"]).status == DIFFERS
+
+
+def test_of_many_classes_the_top_five_are_held_against_the_networks() -> None:
+    log_p = np.random.default_rng(0).standard_normal((40, 150)).astype(np.float32)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    labels = np.zeros(40, int)
+    before = Predictions.of(log_p, labels, labels)
+    assert before.dense is None and _same_again("networks", log_p, before, TOLERANCE["fp32"]).status == SAME
+    other = log_p.copy()
+    other[7, log_p[7].argmin()] = 0.0  # a class that was not among them is now the likeliest
+    assert _same_again("networks", other, before, TOLERANCE["fp32"]).said.startswith("1 examples beyond it; 1 of 40")
