@@ -26,7 +26,8 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            help="losses noises conventions strategies methods datasets models recipes suites metrics published manifests runs env",
+            help="losses noises conventions strategies methods datasets models recipes suites metrics published trackers manifests "
+            "runs env",
         ),
     ],
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them in full.")] = None,
@@ -263,6 +264,12 @@ def _metrics(options: Globals) -> Rows:
     return [{"name": name, "title": m.title, "selection": m.selection} for name, m in METRICS.items()]
 
 
+def _trackers(options: Globals) -> Rows:
+    from ..trackers import TRACKERS
+
+    return [{"name": k.name, "summary": k.summary, "extra": f"noisebench[{k.name}]", "heeds": list(k.settings)} for k in TRACKERS.values()]
+
+
 def _manifests(options: Globals) -> Rows:
     folder = options.workspace / "manifests"
     paths = sorted(path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}"))
@@ -326,6 +333,7 @@ _KINDS: dict[str, Callable[[Globals], Rows]] = {
     "suites": _suites,
     "metrics": _metrics,
     "published": _published,
+    "trackers": _trackers,
     "manifests": _manifests,
     "runs": _runs,
     "env": _env,
