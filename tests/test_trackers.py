@@ -425,6 +425,16 @@ def test_offline_no_tracker_heeds_a_server(tracker: str, place: Path, monkeypatc
     assert READERS[tracker](place)[0].final
 
 
+@pytest.mark.parametrize(("uri", "own"), [("databricks", True), ("https://example.org", True), ("sqlite:///mlflow.db", False)])
+@pytest.mark.parametrize("tracker", ["mlflow"], indirect=True)
+def test_offline_mlflow_heeds_what_is_on_this_machine(
+    uri: str, own: bool, tracker: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    expected = f"mlflow ui --backend-store-uri sqlite:///{place / 'mlflow.db'}" if own else uri
+    assert connect(tracker, Place(place, offline=True)).where == expected
+
+
 def test_wandb_without_a_key_asks_for_none(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("NETRC", str(place / "none"))

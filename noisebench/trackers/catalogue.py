@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 
-from ..errors import ConfigError, NoisebenchError, UnknownName
+from ..errors import ConfigError, UnknownName
 from .base import Place, Tracker
 
 
@@ -45,8 +45,6 @@ def connect(name: str, place: Place) -> Tracker:
         tracker: Tracker = module.connect(place)
     except ModuleNotFoundError as error:
         raise ConfigError(f"--log-to {name} needs {(error.name or name).partition('.')[0]}: pip install 'noisebench[{name}]'") from None
-    except NoisebenchError:
-        raise
     except Exception as error:  # whatever a server or a setting makes it throw: better now than after hours of training
         raise ConfigError(f"--log-to {name} cannot begin: {type(error).__name__}: {error}".splitlines()[0]) from error
     return tracker
