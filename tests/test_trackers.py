@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -80,11 +81,21 @@ def wandb_records(raw: bytes) -> Iterator[Any]:
             part = b""
 
 
+def whole(path: Path) -> list[Any]:
+    """The records of a .wandb file once it is complete: now and then wandb's service still writes when a run has finished."""
+    for _ in range(200):
+        records = list(wandb_records(path.read_bytes()))
+        if any(record.HasField("exit") for record in records):
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has no end")
+
+
 def from_wandb(place: Path) -> list[Logged]:
     """The last file of each run: what `wandb sync` sends under one identity."""
     found: dict[str, Logged] = {}
     for path in sorted((place / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
-        for record in wandb_records(path.read_bytes()):
+        for record in whole(path):
             if record.HasField("run"):
                 config = {item.key: json.loads(item.value_json) for item in record.run.config.update if item.key != "_wandb"}
                 logged = found[record.run.run_id] = Logged(record.run.display_name, config)
