@@ -34,4 +34,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) manifests runs dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) manifests runs wandb trackio mlflow.db dist .mypy_cache .pytest_cache .ruff_cache

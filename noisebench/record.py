@@ -49,8 +49,7 @@ def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[
 def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progress:
     """What is said after an epoch that took so many seconds."""
     rate = int((end.train_predicted >= 0).sum()) / max(seconds, 1e-9)
-    line = course.history[-1]
-    return Progress(end.epoch, run.recipe.epochs, end.loss, line["test_acc"], line["memorised"], course.seconds, rate)
+    return Progress(end.epoch, run.recipe.epochs, course.news(), course.seconds, rate)
 
 
 def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The run folder: what lies in it, written whole or not at all, and all records read back as one table.
 
 `config.yaml`, `metrics.csv` (a line an epoch), `dynamics.npz`, `predictions.npz`, `model.safetensors`, `resume.pt` while running,
-`result.json` only when complete, `error.json` only when failed, `claim` while somebody is at it.
+`result.json` only when complete, `error.json` only when failed, `claim` while somebody is at it, `trackers.json`
+where the run is logged to trackers: by what they know it.
 """
 
 from __future__ import annotations
@@ -85,6 +86,10 @@ class RunFolder:
     @property
     def claim(self) -> Path:
         return self.path / "claim"
+
+    @property
+    def trackers(self) -> Path:
+        return self.path / "trackers.json"
 
     def status(self) -> str:
         """`done`, `failed`, `resume` or `run`."""

@@ -29,13 +29,12 @@ _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estim
 
 @dataclass(frozen=True)
 class Progress:
-    """Said after every epoch. Accuracies in [0, 1]; seconds spent on this run, images a second in this epoch."""
+    """Said after every epoch. lines: of metrics.csv, those that were not said yet in this sitting, the latest last; seconds spent on
+    this run, images a second in this epoch."""
 
     epoch: int
     epochs: int
-    loss: float
-    test_acc: float
-    memorised: float | None
+    lines: list[dict[str, Any]]
     seconds: float
     images_per_second: float
 
@@ -56,7 +55,7 @@ class Conduct:
 class Course:
     """What accumulates over a run; travels with the checkpoint. folds: what the warm-up's networks said; state: of the training
     that was interrupted, until it is taken up again; found: what it found out of the noise; packed: the places of the pack that
-    it trains in, 1 for a run by itself; end: what the last epoch left."""
+    it trains in, 1 for a run by itself; end: what the last epoch left; said: lines of the history that were said in this sitting."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -66,6 +65,12 @@ class Course:
     packed: int = 1
     end: EpochEnd | None = None
     dynamics: Dynamics = field(default_factory=Dynamics)
+    said: int = 0
+
+    def news(self) -> list[dict[str, Any]]:
+        """The lines of the history that were not said yet; now they are."""
+        lines, self.said = self.history[self.said :], len(self.history)
+        return lines
 
 
 class Sitting:
@@ -85,7 +90,9 @@ class Sitting:
             end = run_epoch(lambda: self._on_step(trainer))
             self.course.seconds, self.course.end = self.clock.spent, end
             whole = trainer.steps_per_epoch / (trainer.steps_per_epoch - before)
-            note((time.monotonic() - begun) * whole)
+            trained = time.monotonic()
+            note((trained - begun) * whole)
+            self.clock.leave_out(time.monotonic() - trained)
 
     def take_up(self, trainer: Trainer) -> None:
         """Put a training to where its checkpoint left it."""
@@ -145,6 +152,10 @@ class Clock:
     @property
     def spent(self) -> float:
         return self._before + time.monotonic() - self._started
+
+    def leave_out(self, seconds: float) -> None:
+        """So many were not the run's: whoever listens took them, such as a tracker's server."""
+        self._started += seconds
 
     def checkpoint_due(self) -> bool:
         now = time.monotonic()

@@ -14,6 +14,7 @@ from noisebench.datasets import DATASETS, Images, read_images
 from noisebench.losses import build_loss
 from noisebench.recipes import Recipe
 from noisebench.strategies import build_strategy
+from noisebench.trackers import TRACKERS
 from noisebench.training.trainer import Task, Trainer
 
 CPU = torch.device("cpu")
@@ -30,6 +31,9 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOISEBENCH_WORKSPACE", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in (name for kind in TRACKERS.values() for name in kind.settings):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")  # no test logs to anybody's account
 
 
 @pytest.fixture(scope="session")

@@ -69,9 +69,10 @@ def test_json_answers_have_the_promised_keys(place: Path, capsys: pytest.Capture
     assert {row["name"] for row in answer(capsys, "list", "methods")} >= {"ce", "lsr", "bootstrap", "forward", "sl", "mae", "gce", "el"}
 
 
-@pytest.mark.parametrize(
-    "kind", ["losses", "noises", "strategies", "methods", "datasets", "models", "recipes", "suites", "metrics", "manifests", "runs", "env"]
-)
+LISTS = "losses noises strategies methods datasets models recipes suites metrics trackers manifests runs env"
+
+
+@pytest.mark.parametrize("kind", LISTS.split())
 def test_every_list_has_names(kind: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = answer(capsys, "list", kind)
     assert all(row["name"] for row in rows) and (rows or kind in ("manifests", "runs"))

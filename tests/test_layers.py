@@ -20,6 +20,7 @@ ROWS = (
     {"report"},
     {"training"},
     {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors", "reevaluate", "recheck"},
+    {"trackers"},
     {"cli"},
 )
 SIDEWAYS = {"noise", "datasets"}  # of the same row, and neither knows the other

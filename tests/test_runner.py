@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,11 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert [line.rpartition(",")[0] for line in (folder.path / "metrics.csv").read_text().splitlines()] == [
         line.rpartition(",")[0] for line in (straight.folder(run).path / "metrics.csv").read_text().splitlines()
     ]
+
+
+def test_the_seconds_of_a_run_are_not_those_of_who_listens(desk: Desk) -> None:
+    record = desk.execute(desk.plan(changes={"epochs": 2}), Conduct(listen=lambda progress: time.sleep(1.5)))
+    assert record["seconds"] < 1.5
 
 
 def test_no_resume_starts_anew(desk: Desk) -> None:

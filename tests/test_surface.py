@@ -31,12 +31,13 @@ NOISE = (
 )
 OPTIONS = {
     "corrupt": f"{NOISE} --force --help --json --out",
-    "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --loss --lr --manifest --method "
-    "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy --weight-decay",
+    "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --log-to --loss --lr --manifest "
+    "--method --model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy "
+    "--weight-decay",
     "evaluate": "--device --help --json --manifest --on --predictions --recheck --suspects --test",
     "report": "--allow-missing --alpha --baseline --check --cols --epoch --figure --format --help --json --loss --metric --out --published "
     "--ranks --rows --save-baseline --tolerance --where",
-    "run": "--device --dry-run --executor --fail-fast --help --jobs --json --no-resume --rerun --shard",
+    "run": "--device --dry-run --executor --fail-fast --help --jobs --json --log-to --no-resume --rerun --shard",
     "list": "--help --json",
 }
 

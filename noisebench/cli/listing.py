@@ -26,7 +26,8 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            help="losses noises conventions strategies methods datasets models recipes suites metrics figures published manifests runs env",
+            help="losses noises conventions strategies methods datasets models recipes suites metrics figures published trackers "
+            "manifests runs env",
         ),
     ],
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them in full.")] = None,
@@ -269,6 +270,12 @@ def _figures(options: Globals) -> Rows:
     return [{"name": name, "summary": kind.summary, "of": kind.of} for name, kind in FIGURES.items()]
 
 
+def _trackers(options: Globals) -> Rows:
+    from ..trackers import TRACKERS
+
+    return [{"name": k.name, "summary": k.summary, "extra": f"noisebench[{k.name}]", "heeds": list(k.settings)} for k in TRACKERS.values()]
+
+
 def _manifests(options: Globals) -> Rows:
     folder = options.workspace / "manifests"
     paths = sorted(path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}"))
@@ -333,6 +340,7 @@ _KINDS: dict[str, Callable[[Globals], Rows]] = {
     "metrics": _metrics,
     "figures": _figures,
     "published": _published,
+    "trackers": _trackers,
     "manifests": _manifests,
     "runs": _runs,
     "env": _env,

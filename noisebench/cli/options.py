@@ -50,6 +50,9 @@ TestFolder = Annotated[
     Path | None, typer.Option("--test", metavar="DIR", help="Test images of a folder set, DIR/class/picture; default: its test/ or val/.")
 ]
 NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed of the draw.")]
+LogTo = Annotated[
+    list[str] | None, typer.Option("--log-to", metavar="TRACKER", help="Also to tensorboard, wandb, mlflow or trackio; may be repeated.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

@@ -47,7 +47,8 @@ class RunProgress:
             say(text, quiet=self._quiet)
 
     def update(self, progress: Progress) -> None:
-        text = f"loss {progress.loss:.4f}, test {percent(progress.test_acc)}, {progress.images_per_second:.0f} images/s"
+        line = progress.lines[-1]
+        text = f"loss {line['loss']:.4f}, test {percent(line['test_acc'])}, {progress.images_per_second:.0f} images/s"
         if self._bar:
             if self._task is None:
                 self._task = self._bar.add_task(text, total=progress.epochs)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Globals, Json
+from .options import Globals, Json, LogTo
 from .report import emit, make, shape_of
 
 if TYPE_CHECKING:
     from ..agenda import Item
+    from ..executors.job import Event
     from ..packing import Load
     from ..report import Report
     from ..suite import Suite
+    from ..trackers import Logbook
     from ..workspace import Workspace
 
 
@@ -34,6 +36,7 @@ def run(
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed run.")] = False,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start interrupted runs anew.")] = False,
+    log_to: LogTo = None,
     json: Json = False,
 ) -> None:
     """Run a suite and print its table.
@@ -43,11 +46,13 @@ def run(
     from ..agenda import make_agenda, manifest_paths, select
     from ..errors import ConfigError
     from ..suite import find_suite
+    from ..trackers import known_trackers
+    from .tracking import open_logbook
 
     if executor != "local":
         raise ConfigError(f"--executor is local, got {executor!r}")
     options: Globals = context.obj
-    workspace = options.open()
+    workspace, trackers = options.open(), known_trackers(log_to or ())
     name, found = find_suite(suite, options.workspace)
     _report(found, [])  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
@@ -56,8 +61,9 @@ def run(
     if dry_run:
         _show_agenda(name, options, items, todo, manner, json=json)
         return
+    logbook = open_logbook(options, trackers if todo else [])
     manifest_paths(workspace, todo)
-    failed = _execute(options, workspace, items, todo, manner) if todo else 0
+    failed = _execute(options, workspace, items, todo, manner, logbook) if todo else 0
     if not todo:
         say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
     _show_table(found, items, json=json)
@@ -79,7 +85,7 @@ def _failed_code(failed: int, options: Globals) -> int:
     return RunFailed.exit_code
 
 
-def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: list[Item], manner: _Manner) -> int:
+def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: list[Item], manner: _Manner, logbook: Logbook) -> int:
     """Run all items; the number of failed ones. Raises Interrupted when stopped."""
     from ..errors import Interrupted
     from ..executors.job import Place, bundles
@@ -92,9 +98,10 @@ def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: li
     place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume)
     pool = LocalPool(place, count)
     kinds: Counter[str] = Counter()
-    with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid:
+    with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid, logbook:
         for event in pool.run(work, lambda: signals.stopped):
             grid.update(event)
+            _log(logbook, todo[event.number], event)
             kinds[event.kind] += 1
             if event.kind == "failed" and manner.fail_fast:
                 pool.stop()
@@ -104,6 +111,16 @@ def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: li
         say(f"{kinds['taken']} runs are with another process; the same command shows them when they are done", quiet=options.quiet)
     lost = 0 if manner.fail_fast else len(todo) - kinds["done"] - kinds["failed"] - kinds["taken"]
     return kinds["failed"] + lost
+
+
+def _log(logbook: Logbook, item: Item, event: Event) -> None:
+    """What an event says of a run, on its pages. Interrupted ones are closed at the end, since another worker may go on with them."""
+    if event.kind == "progress":
+        logbook.log(item.run, item.folder, event.content["lines"])
+    elif event.kind == "done":
+        logbook.finish(item.folder)
+    elif event.kind == "failed":
+        logbook.fail(item.folder)
 
 
 def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:

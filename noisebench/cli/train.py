@@ -19,6 +19,7 @@ from .options import (
     Inclusive,
     Json,
     LabelFile,
+    LogTo,
     Map,
     Matrix,
     Noise,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from ..datasets import Images
     from ..plan import Run, Wish
     from ..runfolder import RunFolder
+    from ..sitting import Progress
+    from ..trackers import Logbook
     from ..training.trainer import Trainer
     from ..workspace import Workspace
     from .labels import ChosenLabels
@@ -107,6 +110,7 @@ def train(
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start an interrupted run anew.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run a finished run again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run.")] = False,
+    log_to: LogTo = None,
     json: Json = False,
 ) -> None:
     """Train one network on noisy labels.
@@ -116,11 +120,13 @@ def train(
     from ..plan import Wish, with_parameters
     from ..runfolder import RunFolder
     from ..runner import make_trainer
+    from ..trackers import known_trackers
     from .labels import LabelChoice, choose_labels
+    from .tracking import open_logbook
     from .words import split_words
 
     options: Globals = context.obj
-    workspace = options.open()  # with plugins, whose parameters are options too
+    workspace, trackers = options.open(), known_trackers(log_to or ())  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
     chosen = NoiseOptions.of(context)
     choice = LabelChoice(dataset, manifest, chosen, test)
@@ -138,11 +144,12 @@ def train(
         say(f"{folder.path} is finished already; --force runs it again", quiet=options.quiet)
         record = folder.record()
     else:
+        logbook = open_logbook(options, trackers)
         images = workspace.training_images(run.dataset, run.manifest)
         trainer = make_trainer(run, images, device)
         workspace.keep(found.manifest, found.path)
         say(found.sentence, quiet=options.quiet)
-        record = _execute(images, options, trainer, run, folder, resume=not no_resume, anew=force)
+        record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
     _show_record(record, json=json)
 
 
@@ -157,7 +164,7 @@ def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
 
 
 def _execute(
-    images: Images, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, *, resume: bool, anew: bool
+    images: Images, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, logbook: Logbook, *, resume: bool, anew: bool
 ) -> dict[str, Any]:
     from ..executors.memory import keep_memory
     from ..executors.signals import StopSignals
@@ -169,14 +176,20 @@ def _execute(
     if resume and not anew and folder.resume.exists():
         say("resuming where it was interrupted", quiet=options.quiet)
     keep_memory()
-    with StopSignals() as signals, RunProgress(quiet=options.quiet) as lines:
+    with StopSignals() as signals, RunProgress(quiet=options.quiet) as lines, logbook:
 
         def estimate(seconds: float) -> None:
             if seconds > _LONG:
                 lines.say(f"this will take about {duration(seconds)}; Ctrl-C saves, the same command resumes")
 
-        conduct = Conduct(resume, anew, lines.update, lambda: signals.stopped, estimate)
-        return execute(run, images, trainer, folder, conduct)
+        def listen(progress: Progress) -> None:
+            lines.update(progress)
+            logbook.log(run, folder, progress.lines)
+
+        conduct = Conduct(resume, anew, listen, lambda: signals.stopped, estimate)
+        record = execute(run, images, trainer, folder, conduct)
+        logbook.finish(folder)
+    return record
 
 
 def _show_plan(run: Run, folder: RunFolder, *, json: bool) -> None:

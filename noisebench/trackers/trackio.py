@@ -1,0 +1,58 @@
+"""Trackio: the Space or server that its environment names, else a database in the workspace."""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import os
+from contextlib import redirect_stdout
+from typing import Any
+
+from .base import PROJECT, Ending, Epochs, Facts, Numbers, Place
+
+_REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+
+
+def connect(place: Place) -> _Tracker:
+    """One folder a process, since Trackio reads its environment once."""
+    os.environ.setdefault("TRACKIO_DIR", str(place.workspace.resolve() / "trackio"))  # read once, when trackio is imported
+    if place.offline:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # or it asks the Hub for the name of whoever is logged in
+        for name in _REMOTE:
+            os.environ.pop(name, None)
+    from trackio.utils import TRACKIO_DIR
+
+    remote = next((os.environ[name] for name in _REMOTE if os.environ.get(name)), None)
+    return _Tracker(remote or f"TRACKIO_DIR={TRACKIO_DIR} trackio show --project {PROJECT}")
+
+
+class _Tracker:
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def start(self, facts: Facts, known: str | None) -> _Page:
+        import trackio
+
+        def init() -> Any:
+            resume = "allow" if known else "never"
+            return trackio.init(PROJECT, facts.name, config=facts.config, resume=resume, embed=False)
+
+        with redirect_stdout(io.StringIO()):  # several lines a run; what goes wrong is a warning
+            return _Page(contextvars.Context().run(init))  # in a context of its own, or it would end the run begun before
+
+
+class _Page:
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self.identity = run.id
+        self.held = max(0, run._next_step - 1)  # it counts on from the last step that the run has
+
+    def log(self, epochs: Epochs) -> None:
+        for epoch, numbers in epochs:
+            self._run.log(numbers, step=epoch)
+
+    def finish(self, ending: Ending, epoch: int, numbers: Numbers) -> None:
+        if numbers:
+            self.log([(epoch, numbers)])
+        with redirect_stdout(io.StringIO()):
+            self._run.finish()
