@@ -30,10 +30,10 @@ NOISE = (
     "--source --sym --test --trusted --val-fraction --val-split"
 )
 OPTIONS = {
-    "corrupt": f"{NOISE} --force --help --json --out",
+    "corrupt": f"{NOISE} --drop --force --help --json --manifest --out --relabel --suspects",
     "train": f"{NOISE} --batch-size --clip --crop --device --dry-run --epochs --flip --force --help --json --loss --lr --manifest --method "
     "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy --weight-decay",
-    "evaluate": "--help --json --predictions --suspects",
+    "evaluate": "--folds --help --json --predictions --suspects",
     "report": "--allow-missing --alpha --baseline --check --cols --figure --format --help --json --metric --out --published --ranks --rows "
     "--save-baseline --tolerance --where",
     "run": "--device --dry-run --executor --fail-fast --help --jobs --json --no-resume --rerun --shard",

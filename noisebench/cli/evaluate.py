@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import estimated, percent, say, show, write_json
+from .console import estimated, percent, show, write_json
 from .options import Globals, Json
+from .suspects import doubts, facts_of_doubts
 
 if TYPE_CHECKING:
-    import numpy as np
     from rich.console import Group
 
-    from ..predictions import Predictions
     from ..runfolder import RunFolder
 
 
@@ -23,10 +22,20 @@ def evaluate(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, or how their names in runs/ or their keys begin.")],
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", metavar="FILE", help="Write what one run says of every training image, as .npz, to teach noise."),
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Write what one run says of every training image: .npz, to teach noise; or .npy, the probabilities (N, K).",
+        ),
     ] = None,
     suspects: Annotated[
         Path | None, typer.Option("--suspects", metavar="FILE", help="Write the labels that one run doubts, most doubtful first, as .csv.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds", metavar="K", help="Judge each label by a network that has not seen it: K are trained, each without one fold."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -36,14 +45,8 @@ def evaluate(
     """
     options: Globals = context.obj
     folders = [_folder(name, options.workspace / "runs") for name in runs]
-    for name, path, suffix in (("--predictions", predictions, ".npz"), ("--suspects", suspects, ".csv")):
-        if path is not None:
-            _check_target(name, path, suffix, folders)
     found = [_evaluate(folder) for folder in folders]
-    if predictions is not None:
-        _write_teacher(predictions, folders[0], options)
-    if suspects is not None:
-        _write_suspects(suspects, folders[0], options)
+    found[0].update(doubts(folders, options, suspects=suspects, predictions=predictions, folds=folds))
     if json:
         write_json(found)
     else:
@@ -64,53 +67,6 @@ def _folder(name: str, runs: Path) -> RunFolder:
     return RunFolder(near[0])
 
 
-def _check_target(name: str, path: Path, suffix: str, folders: list[RunFolder]) -> None:
-    from ..errors import ConfigError
-
-    if path.suffix != suffix:
-        raise ConfigError(f"{name} writes a {suffix}, got {path}")
-    if len(folders) != 1:
-        raise ConfigError(f"{name} is of one run, got {len(folders)}")
-
-
-def _of_training(folder: RunFolder) -> tuple[Predictions, np.ndarray]:
-    """What the run says of every training image, and their recorded labels (N,); no clean ones."""
-    import numpy as np
-
-    from ..predictions import Predictions
-
-    arrays = folder.read_arrays()
-    recorded = arrays["recorded_labels"].astype(np.int64)
-    return Predictions.load(arrays, "train", recorded, recorded), recorded
-
-
-def _write_suspects(path: Path, folder: RunFolder, options: Globals) -> None:
-    """The labels that the run doubts."""
-    from ..suspects import write_suspects
-
-    train, recorded = _of_training(folder)
-    count = write_suspects(path, train, recorded, folder.record()["data"]["classes"])
-    say(
-        f"{path} written: {count} of {len(recorded)} labels doubted; a network doubts no label that it has learned by heart",
-        quiet=options.quiet,
-    )
-
-
-def _write_teacher(path: Path, folder: RunFolder, options: Globals) -> None:
-    """What the run says of every training image, and whose labels these images have."""
-    from ..errors import DataError
-    from ..predictions import write_teacher
-
-    record = folder.record()
-    if "labels_sha256" not in record["noise"]:
-        raise DataError(f"{folder.path} is of an older version, which did not note whose labels these are: run it again with --force")
-    if "source" in record["noise"]:
-        raise DataError(f"{folder.path} saw images of {record['noise']['source']} in the place of some: it cannot teach for these examples")
-    train, recorded = _of_training(folder)
-    write_teacher(path, train, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
-    say(f"{path} written: {len(recorded)} predictions", quiet=options.quiet)
-
-
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
     import numpy as np
 
@@ -121,7 +77,6 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
     record, arrays = folder.record(), folder.read_arrays()
     try:
         labels = {part: arrays[f"{part}_labels"].astype(np.int64) for part in ("recorded", "clean", "test")}
-        in_training = arrays.get("in_training", np.ones(len(labels["recorded"]), bool))
         train = Predictions.load(arrays, "train", labels["recorded"], labels["clean"])
         test = Predictions.load(arrays, "test", labels["test"], labels["test"])
     except KeyError as error:
@@ -133,7 +88,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         "oracle": record["oracle"],
         **({"estimates": record["estimates"]} if "estimates" in record else {}),
         "classes": record["data"]["classes"],
-        **metrics.of_run(train, test, labels, num_classes, in_training),
+        **metrics.of_run(train, test, labels, num_classes, metrics.parts_of(arrays, len(labels["recorded"]))),
         "confusion": metrics.confusion(test.predicted, labels["test"], num_classes).tolist(),
     }
 
@@ -153,6 +108,7 @@ def _drawn(entry: dict[str, Any]) -> Group:
         ("training accuracy", f"{percent(train['recorded'])} on recorded labels, {percent(train['clean'])} on clean ones"),
         *([("held out", f"{percent(entry['val']['recorded'])} of {entry['val']['n']} recorded labels")] if "val" in entry else []),
         ("wrong labels", _wrong(train)),
+        *facts_of_doubts(entry),
         *([("noise", estimated(entry))] if "estimates" in entry else []),
     ):
         facts.add_row(Text(name, style="dim"), Text(value))

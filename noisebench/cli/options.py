@@ -50,6 +50,8 @@ TestFolder = Annotated[
     Path | None, typer.Option("--test", metavar="DIR", help="Test images of a folder set, DIR/class/picture; default: its test/ or val/.")
 ]
 NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed of the draw.")]
+Drop = Annotated[bool, typer.Option("--drop", help="What the list of --suspects names is not trained on.")]
+Relabel = Annotated[bool, typer.Option("--relabel", help="What the list of --suspects names gets the label suggested there.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

@@ -1,0 +1,150 @@
+"""`noisebench evaluate --suspects --predictions --folds`: what one run, or its folds, say of every training label, as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .console import duration, percent, say
+from .options import Globals
+
+if TYPE_CHECKING:
+    from ..folds import Fold
+    from ..manifest import Manifest
+    from ..plan import Run
+    from ..predictions import Predictions
+    from ..runfolder import RunFolder
+    from ..workspace import Workspace
+    from .progress import RunProgress
+
+_LONG = 600.0  # seconds from which what is left is said
+
+
+def doubts(
+    folders: list[RunFolder], options: Globals, *, suspects: Path | None, predictions: Path | None, folds: int | None
+) -> dict[str, Any]:
+    """Write what is asked for; under "suspects" what is said of the list. Raises NoisebenchError."""
+    _check(folders, {"--suspects": suspects, "--predictions": predictions, "--folds": folds})
+    if suspects is None and predictions is None and folds is None:
+        return {}
+    (folder,) = folders
+    if suspects is None and folds is None:
+        _write_predictions(predictions, folder, _of_training(folder), options)
+        return {}
+    manifest, said = _judged(folder, folds, options)
+    if predictions is not None:
+        _write_predictions(predictions, folder, said, options)
+    return {"suspects": _listed(suspects, said, manifest, folds, options)}
+
+
+def facts_of_doubts(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """The line of the list, or of the folds."""
+    if "suspects" not in entry:
+        return []
+    found = entry["suspects"]
+    text = f"{found['listed']} of {found['of']} labels"
+    if found["precision"] is not None:
+        text += f", {percent(found['precision'])} of them wrong"
+    if found["auroc"] is not None:
+        text += f"; AUROC {found['auroc']:.4f}, average precision {found['average_precision']:.4f}, F1 {found['f1']:.4f}"
+    return [("doubted" if found["folds"] is None else f"doubted by {found['folds']} folds", text)]
+
+
+def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
+    from ..errors import ConfigError
+
+    suffixes = {"--suspects": (".csv",), "--predictions": (".npz", ".npy")}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in suffixes and value.suffix not in suffixes[name]:
+            raise ConfigError(f"{name} writes a {' or '.join(suffixes[name])}, got {value}")
+        if len(folders) != 1:
+            raise ConfigError(f"{name} is of one run, got {len(folders)}")
+
+
+def _of_training(folder: RunFolder) -> Predictions:
+    """What the run says of every training image; of no clean label."""
+    import numpy as np
+
+    from ..predictions import Predictions
+
+    arrays = folder.read_arrays()
+    recorded = arrays["recorded_labels"].astype(np.int64)
+    return Predictions.load(arrays, "train", recorded, recorded)
+
+
+def _judged(folder: RunFolder, folds: int | None, options: Globals) -> tuple[Manifest, Predictions]:
+    """The labels that the run was trained on, and what it says of them, or what its folds say."""
+    from ..rebuild import manifest_of, rebuild
+
+    workspace = options.open()
+    if folds is None:
+        return manifest_of(folder, workspace), _of_training(folder)
+    run = rebuild(folder, workspace)
+    return run.manifest, _out_of_fold(run, folder, folds, workspace, options)
+
+
+def _out_of_fold(run: Run, folder: RunFolder, count: int, workspace: Workspace, options: Globals) -> Predictions:
+    from ..folds import judged, make_folds
+
+    folds = make_folds(run, folder, count)
+    if not all(fold.done for fold in folds):
+        _train(folds, workspace, options)
+    return judged(folds)
+
+
+def _train(folds: list[Fold], workspace: Workspace, options: Globals) -> None:
+    from ..executors.memory import keep_memory
+    from ..executors.signals import StopSignals
+    from ..folds import train_folds
+    from ..sitting import Conduct
+    from .progress import RunProgress
+
+    run = folds[0].run
+    images = workspace.training_images(run.dataset, run.manifest)
+    keep_memory()
+    with StopSignals() as signals, RunProgress(quiet=options.quiet) as lines:
+
+        def conduct(left: int) -> Conduct:
+            say(f"fold {len(folds) - left + 1} of {len(folds)}", quiet=options.quiet)
+            return Conduct(listen=lines.update, stop=lambda: signals.stopped, estimate=lambda seconds: _say_time(lines, seconds * left))
+
+        train_folds(folds, images, "auto", conduct)
+
+
+def _say_time(lines: RunProgress, seconds: float) -> None:
+    if seconds > _LONG:
+        lines.say(f"the folds will take about {duration(seconds)}; Ctrl-C saves, the same command resumes")
+
+
+def _listed(path: Path | None, said: Predictions, manifest: Manifest, folds: int | None, options: Globals) -> dict[str, Any]:
+    """The list written, and what can be said of it."""
+    from ..suspects import how_good, write_suspects
+
+    found = how_good(said, manifest)
+    if path is not None:
+        write_suspects(path, said, manifest)
+        why = (
+            "a network doubts no label that it has learned by heart" if folds is None else "each was judged by a network that never saw it"
+        )
+        say(f"{path} written: {found['listed']} of {found['of']} labels doubted; {why}", quiet=options.quiet)
+    return {"file": None if path is None else str(path), "folds": folds, **found}
+
+
+def _write_predictions(path: Path | None, folder: RunFolder, said: Predictions, options: Globals) -> None:
+    """What is said of every training image; of a teacher also whose labels these images have."""
+    from ..errors import DataError
+    from ..predictions import write_probabilities, write_teacher
+
+    assert path is not None
+    record = folder.record()
+    if path.suffix == ".npy":
+        write_probabilities(path, said)
+    elif "labels_sha256" not in record["noise"]:
+        raise DataError(f"{folder.path} is of an older version, which did not note whose labels these are: run it again with --force")
+    elif "source" in record["noise"]:
+        raise DataError(f"{folder.path} saw images of {record['noise']['source']} in the place of some: it cannot teach for these examples")
+    else:
+        write_teacher(path, said, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
+    say(f"{path} written: {len(said.classes)} predictions", quiet=options.quiet)
