@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from cleanlab.rank import get_self_confidence_for_each_label
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,12 +104,11 @@ def test_with_known_labels_the_share_of_wrong_ones_is_said_and_without_it_is_not
 
 
 def test_the_order_is_cleanlabs_by_self_confidence_on_the_same_probabilities() -> None:
-    cleanlab = pytest.importorskip("cleanlab.rank")
     p = np.random.default_rng(0).dirichlet(np.ones(10), 500)
     labels = make_manifest(Labels(DATASETS["digits"], np.arange(500) % 10), "symmetric(rate=0.4)")
     said_of = Predictions.of(np.log(p).astype(np.float32), labels.labels, labels.clean_labels)
     rounded = np.exp(np.asarray(said_of.dense, np.float64))
-    theirs = cleanlab.get_self_confidence_for_each_label(labels.labels, rounded)
+    theirs = get_self_confidence_for_each_label(labels.labels, rounded)
     listed = doubted(said_of, labels)
     assert listed.tolist() == [at for at in np.argsort(theirs, kind="stable") if p[at].argmax() != labels.labels[at]]
 

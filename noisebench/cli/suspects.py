@@ -25,11 +25,10 @@ def doubts(
 ) -> dict[str, Any]:
     """Write what is asked for; under "suspects" what is said of the list. Raises NoisebenchError."""
     _check(folders, {"--suspects": suspects, "--predictions": predictions, "--folds": folds})
-    if suspects is None and predictions is None and folds is None:
-        return {}
-    (folder,) = folders
+    folder = folders[0]
     if suspects is None and folds is None:
-        _write_predictions(predictions, folder, _of_training(folder), options)
+        if predictions is not None:
+            _write_predictions(predictions, folder, _of_training(folder), options)
         return {}
     manifest, said = _judged(folder, folds, options)
     if predictions is not None:
@@ -107,7 +106,7 @@ def _train(folds: list[Fold], workspace: Workspace, options: Globals) -> None:
     with StopSignals() as signals, RunProgress(quiet=options.quiet) as lines:
 
         def conduct(left: int) -> Conduct:
-            say(f"fold {len(folds) - left + 1} of {len(folds)}", quiet=options.quiet)
+            lines.say(f"fold {len(folds) - left + 1} of {len(folds)}")
             return Conduct(listen=lines.update, stop=lambda: signals.stopped, estimate=lambda seconds: _say_time(lines, seconds * left))
 
         train_folds(folds, images, "auto", conduct)
@@ -132,12 +131,11 @@ def _listed(path: Path | None, said: Predictions, manifest: Manifest, folds: int
     return {"file": None if path is None else str(path), "folds": folds, **found}
 
 
-def _write_predictions(path: Path | None, folder: RunFolder, said: Predictions, options: Globals) -> None:
+def _write_predictions(path: Path, folder: RunFolder, said: Predictions, options: Globals) -> None:
     """What is said of every training image; of a teacher also whose labels these images have."""
     from ..errors import DataError
     from ..predictions import write_probabilities, write_teacher
 
-    assert path is not None
     record = folder.record()
     if path.suffix == ".npy":
         write_probabilities(path, said)
