@@ -16,16 +16,16 @@ from .runfolder import RunFolder
 @dataclass(frozen=True)
 class Said:
     """predictions.npz: of every training example (N,), those held out too, and of the test set (M,); `labels`: recorded and clean
-    (N,), test (M,); in_training (N,): which were trained on."""
+    (N,), test (M,); parts: which examples (N,) were trained on, held out and dropped, as "train", "val" and "dropped"."""
 
     train: Predictions
     test: Predictions
     labels: dict[str, np.ndarray]
-    in_training: np.ndarray
+    parts: dict[str, np.ndarray]
 
     def metrics(self, num_classes: int) -> dict[str, Any]:
         """As they stand in result.json."""
-        return metrics.of_run(self.train, self.test, self.labels, num_classes, self.in_training)
+        return metrics.of_run(self.train, self.test, self.labels, num_classes, self.parts)
 
 
 def read_said(folder: RunFolder, num_classes: int) -> Said:
@@ -33,8 +33,8 @@ def read_said(folder: RunFolder, num_classes: int) -> Said:
     arrays = folder.read_arrays()
     try:
         labels = {part: arrays[f"{part}_labels"].astype(np.int64) for part in ("recorded", "clean", "test")}
-        in_training = arrays.get("in_training", np.ones(len(labels["recorded"]), bool))
-        _check_labels(labels, in_training, num_classes)
+        parts = metrics.parts_of(arrays, len(labels["recorded"]))
+        _check_labels(labels, parts, num_classes)
         train = Predictions.load(arrays, "train", labels["recorded"], labels["clean"])
         test = Predictions.load(arrays, "test", labels["test"], labels["test"])
         _check_sizes(train, len(labels["recorded"]), num_classes)
@@ -43,15 +43,16 @@ def read_said(folder: RunFolder, num_classes: int) -> Said:
         raise DataError(f"{folder.predictions} lacks {error}: run it again with --force") from None
     except (ValueError, IndexError) as error:
         raise DataError(f"{folder.predictions} is damaged ({error}): run it again with --force") from None
-    return Said(train, test, labels, in_training)
+    return Said(train, test, labels, parts)
 
 
-def _check_labels(labels: dict[str, np.ndarray], in_training: np.ndarray, num_classes: int) -> None:
+def _check_labels(labels: dict[str, np.ndarray], parts: dict[str, np.ndarray], num_classes: int) -> None:
     for part, least in (("recorded", 0), ("clean", -2), ("test", 0)):
         values = labels[part]
         if values.ndim != 1 or not len(values) or values.min() < least or values.max() >= num_classes:
             raise ValueError(f"its {part} labels are not classes from 0 to {num_classes - 1}, one an example")
-    if not len(labels["recorded"]) == len(labels["clean"]) == len(in_training) or in_training.dtype != bool or not in_training.any():
+    whole = all(part.dtype == bool and len(part) == len(labels["recorded"]) for part in parts.values())
+    if not whole or len(labels["recorded"]) != len(labels["clean"]) or not parts["train"].any():
         raise ValueError("its training labels are not of the same examples")
 
 

@@ -10,10 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from .datasets import DATASETS, Dataset, Labels, Shape, check_column, find_dataset, image_rows, read_annotations, read_human, split_column
+from .datasets import (
+    DATASETS,
+    Dataset,
+    Labels,
+    Shape,
+    check_column,
+    find_dataset,
+    image_rows,
+    read_annotations,
+    read_human,
+    read_review,
+    split_column,
+)
 from .errors import ConfigError, DataError, LanguageError
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
-from .noise import NOISES, Examples, Labelling, build_noise, by_class, normal_noise
+from .noise import NOISES, Examples, Labelling, Review, build_noise, by_class, is_drawn, normal_noise, record
 from .noise.catalogue import Sources, Teacher
 from .noise.draw import chunks, expected, smallest
 from .noise.recorded import OWN
@@ -23,7 +35,7 @@ from .storing import read_checked
 
 VAL_SPLITS = ("after", "before")
 _VALIDATION, _TRUSTED = 31, 43  # what a derived seed is for
-_FILES = ("file", "predictions")  # parameters that name a file
+_FILES = ("file", "predictions", "suspects")  # parameters that name a file
 _DIGITS = 16  # of a file's sha256, kept in the noise's text
 _CHUNK = 4096  # images hashed at a time
 
@@ -107,6 +119,10 @@ class Outside:
         manifest.verify(own, ids)
         return manifest.labels, manifest.clean_labels
 
+    def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
+        shape = Shape(len(self.data.labels), self.data.dataset.classes, self.data.ids)
+        return Review(*read_review(Path(path), shape, recorded, sha256))
+
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         found = self.find(dataset)
         if _root(found) == _root(self.data.dataset):
@@ -143,17 +159,13 @@ def check_noise(dataset: Dataset, text: str) -> None:
     values = dict(call.kwargs)
     if "column" in values:
         check_column(str(values["column"]), dataset.name)
-    if any(isinstance(inner, Call) and not by_class(inner) for inner in call.args):
+    choosy = NOISES[call.name].facts.get("within") != "any"
+    if choosy and any(isinstance(inner, Call) and not by_class(inner) for inner in call.args):
         raise LanguageError(f"{call.name} takes class-conditional noise for the images that stay, got {call.args[0]}")
     for inner in call.args:
         check_noise(dataset, str(inner))
     if by_class(call) and "file" not in values:  # a file is read when its labels are made
         build_noise(call, dataset.num_classes, dataset.classes)
-
-
-def is_drawn(call: Call) -> bool:
-    """Whether a seed has an effect; people's labels are what they are."""
-    return bool(NOISES[call.name].facts.get("drawn", True))
 
 
 def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, outside: Outside | None = None) -> Manifest:
@@ -167,12 +179,14 @@ def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, o
     if wish.val_split == "after":
         val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes)
     clean = data.labels if made.clean is None else made.clean
+    if made.dropped is not None and val is not None:
+        made = replace(made, dropped=made.dropped & ~val)
     trusted = _verified(made, clean, val, wish.trusted, seed)
     if trusted is not None:
         made = replace(made, labels=np.where(trusted, clean, made.labels))
     meta = {
         **_about(data, call, made, outside),
-        **_rates(data, made, clean),
+        **rates(made, clean, dataset.num_classes),
         "transition": made.transition.tolist() if made.transition is not None and dataset.num_classes <= LARGEST_T else None,
         "noise_seed": seed,
         "labels_sha256": data.fingerprint,
@@ -183,26 +197,12 @@ def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, o
     }
     if made.source is not None:
         clean = np.where(made.source >= 0, -1, clean)
-    return Manifest(meta, made.labels, clean, data.ids, val, made.source, trusted)
+    return Manifest(meta, made.labels, clean, data.ids, val, made.source, trusted, made.dropped)
 
 
 def label(call: Call, data: Labels, seed: int, sources: Sources, parts: np.ndarray | None = None) -> Labelling:
     """What a noise makes of a data set's labels; exact counts are so in each of the `parts` (N,)."""
-    dataset, entry = data.dataset, NOISES[call.name]
-    if by_class(call):
-        model = build_noise(call, dataset.num_classes, dataset.classes)
-        recorded = model.draw(data.labels, seed, parts)
-        return Labelling(
-            recorded, model.rate if model.rate is not None else _expected_rate(data.labels, model.transition), model.transition
-        )
-    examples = Examples(data.labels, dataset.num_classes, seed, sources, dataset.classes, parts)
-    return entry.build(examples, *call.args, **dict(call.kwargs))
-
-
-def _expected_rate(labels: np.ndarray, transition: np.ndarray) -> float:
-    """The overall share of wrong labels that a transition makes of these."""
-    counts = np.bincount(labels, minlength=len(transition))
-    return float(round(1 - float(counts @ np.diag(transition)) / len(labels), 12))
+    return record(call, Examples(data.labels, data.dataset.num_classes, seed, sources, data.dataset.classes, parts))
 
 
 def _verified(made: Labelling, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int) -> np.ndarray | None:
@@ -210,6 +210,7 @@ def _verified(made: Labelling, clean: np.ndarray, val: np.ndarray | None, fracti
     if not fraction:
         return None
     can_be = (clean >= 0) & (True if made.source is None else made.source < 0) & (True if val is None else ~val)
+    can_be &= True if made.dropped is None else ~made.dropped
     if not can_be.any():
         raise ConfigError("--trusted: nobody knows the clean label of any training example")
     trusted = np.zeros(len(clean), bool)
@@ -257,18 +258,17 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
         "n": len(made.labels),
         "num_classes": dataset.num_classes,
         "classes": list(dataset.classes),
-        "noise": str(_as_recorded(call, made)),
+        "noise": str(as_recorded(call, made)),
         "noise_version": NOISES[call.name].fingerprint,
         "nominal_rate": made.nominal_rate,
     }
 
 
-def _rates(data: Labels, made: Labelling, clean: np.ndarray) -> dict[str, Any]:
-    """The realised shares of wrong labels, of those that are known to be right or wrong; None where none is."""
-    K = data.dataset.num_classes
+def rates(made: Labelling, clean: np.ndarray, K: int) -> dict[str, Any]:
+    """The realised shares of wrong labels, of those that are kept and known to be right or wrong; None where none is."""
     wrong, counts = np.zeros(K, np.int64), np.zeros(K, np.int64)
     for part in chunks(len(clean)):
-        known = clean[part] >= 0
+        known = (clean[part] >= 0) & (True if made.dropped is None else ~made.dropped[part])
         bad = made.labels[part] != clean[part]
         if made.source is not None:
             bad |= made.source[part] >= 0
@@ -281,7 +281,7 @@ def _rates(data: Labels, made: Labelling, clean: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _as_recorded(call: Call, made: Labelling) -> Call:
+def as_recorded(call: Call, made: Labelling) -> Call:
     """A noise that reads a file says its name and the beginning of its checksum, not where it lies; a source its name."""
     values = {**dict(call.kwargs), **({"source": made.facts["source"]} if made.source is not None else {})}
     for name in _FILES:
@@ -290,5 +290,5 @@ def _as_recorded(call: Call, made: Labelling) -> Call:
             values[name] = path.name + (f":{column}" if column else "")
             values["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]
     ordered: dict[str, Value] = {p.name: values[p.name] for p in NOISES[call.name].parameters if p.name in values}
-    within = tuple(_as_recorded(inner, Labelling(made.labels)) if isinstance(inner, Call) else inner for inner in call.args)
+    within = tuple(as_recorded(inner, made) if isinstance(inner, Call) else inner for inner in call.args)
     return replace(call, args=within, kwargs=tuple(ordered.items()))

@@ -25,7 +25,7 @@ import numpy as np
 from .datasets import Dataset, fingerprint
 from .errors import LanguageError, ManifestError, NoisebenchError
 from .nesting import check_nesting, yaml_loader
-from .noise import NOISES, build_noise, normal_noise
+from .noise import NOISES, build_noise, is_drawn, normal_noise
 from .parquet import from_parquet, to_parquet
 from .rows import Rows, read_rows, text_of
 from .spec import Call
@@ -37,7 +37,7 @@ LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
 _DEPTH = 3  # of the header: T is rows in a list under a name
 _INFORMATION = ("path", "test_path", "source_path", "convention")  # header keys that say where or why, not what
-_FILE_NAME = re.compile(r"(?:file|predictions)='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
+_FILE_NAME = re.compile(r"(?:file|predictions|suspects)='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
 
 
@@ -46,7 +46,8 @@ class Manifest:
     """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the header says.
 
     val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's place, -1 its own; trusted (N,):
-    whose label somebody has verified, so that it is the clean one.
+    whose label somebody has verified, so that it is the clean one; dropped (N,): what a review took out. These are neither trained
+    on nor counted, but keep their rows, so that an index means the same example.
     """
 
     meta: dict[str, Any]
@@ -56,6 +57,7 @@ class Manifest:
     val: np.ndarray | None = None
     source: np.ndarray | None = None
     trusted: np.ndarray | None = None
+    dropped: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -74,19 +76,34 @@ class Manifest:
     @property
     def in_training(self) -> np.ndarray:
         """Which examples (N,) are trained on."""
-        return np.ones(len(self.labels), bool) if self.val is None else ~self.val
+        return self.kept if self.val is None else self.kept & ~self.val
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Which examples (N,) no review has dropped."""
+        return np.ones(len(self.labels), bool) if self.dropped is None else ~self.dropped
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Who is who: "train" (N,), and where there are some "val" and "dropped"."""
+        others = {"val": self.val, "dropped": self.dropped}
+        return {"train": self.in_training, **{name: part for name, part in others.items() if part is not None}}
 
     @property
     def noise_seed(self) -> int | None:
         """The seed of what was drawn; None where people's labels were taken as they are."""
-        name = self.meta["noise"].partition("(")[0]
-        drawn = name not in NOISES or NOISES[name].facts.get("drawn", True) or self.val is not None or self.trusted is not None
+        drawn = is_drawn(self.meta["noise"]) or self.val is not None or self.trusted is not None
         return int(self.meta["noise_seed"]) if drawn else None
 
     @property
     def known(self) -> float:
-        """The share of examples of which one knows whether their label is wrong."""
-        return float((self.truth != -1).mean())
+        """The share of the kept examples of which one knows whether their label is wrong."""
+        return float((self.truth != -1)[self.kept].mean())
+
+    @property
+    def wrong(self) -> int | None:
+        """How many kept examples have a wrong label, as far as one knows; None where nothing is known."""
+        return int(((self.labels != self.truth) & (self.truth != -1) & self.kept).sum()) if self.known else None
 
     @property
     def held_out(self) -> str:
@@ -114,11 +131,13 @@ class Manifest:
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts (K, K) of the examples whose clean label is known, rows = clean class, columns = recorded class."""
+        """Counts (K, K) of the kept examples whose clean label is known, rows = clean class, columns = recorded class."""
         counts, K = np.zeros(self.num_classes**2, np.int64), self.num_classes
         for start in range(0, len(self.labels), 1 << 20):
-            clean, recorded = (column[start : start + (1 << 20)].astype(np.int64) for column in (self.clean_labels, self.labels))
-            counts += np.bincount(clean[clean >= 0] * K + recorded[clean >= 0], minlength=K * K)
+            part = slice(start, start + (1 << 20))
+            clean, recorded = (column[part].astype(np.int64) for column in (self.clean_labels, self.labels))
+            known = clean >= 0 if self.dropped is None else (clean >= 0) & ~self.dropped[part]
+            counts += np.bincount(clean[known] * K + recorded[known], minlength=K * K)
         return counts.reshape(K, K)
 
     def verify(self, clean_labels: np.ndarray, ids: tuple[str, ...] = (), images_sha256: str | None = None) -> None:
@@ -147,9 +166,9 @@ class Manifest:
     @property
     def content(self) -> bytes:
         """The file, byte for byte."""
-        return b"".join(self.parts())
+        return b"".join(self.pieces())
 
-    def parts(self) -> Iterator[bytes]:
+    def pieces(self) -> Iterator[bytes]:
         """The file, byte for byte, a piece at a time."""
         return chain([_header(self.meta), _seal(self.sha256)], self._body())
 
@@ -169,22 +188,22 @@ class Manifest:
         elif path.suffix == ".gz":
             write_whole(path, self._compress)
         else:
-            write_whole(path, lambda file: file.writelines(self.parts()))
+            write_whole(path, lambda file: file.writelines(self.pieces()))
 
     def _compress(self, file: IO[bytes]) -> None:
         with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as packed:
-            for part in self.parts():
-                packed.write(part)
+            for piece in self.pieces():
+                packed.write(piece)
 
     def _body(self) -> Iterator[bytes]:
-        rows = Rows(self.labels, self.clean_labels, self.ids, self.val, self.source, self.trusted)
+        rows = Rows(self.labels, self.clean_labels, self.ids, self.val, self.source, self.trusted, self.dropped)
         return text_of(rows, self.num_classes, self.meta.get("source", ""))
 
     def _is(self, path: Path) -> bool:
         if path.suffix == ".parquet":
             return _read_bytes(path) == self.content
         with _opened(path) as file:
-            return all(file.read(len(part)) == part for part in self.parts()) and not file.read(1)
+            return all(file.read(len(piece)) == piece for piece in self.pieces()) and not file.read(1)
 
     def _same_elsewhere(self, other: Manifest) -> bool:
         return other.identity == self.identity and other.meta.get("convention") == self.meta.get("convention")
@@ -201,7 +220,7 @@ def file_name(manifest: Manifest, dataset: Dataset) -> str:
         parts.append(f"val{meta['val_fraction']}" + ("" if meta["val_split"] == "after" else meta["val_split"]))
     if "trusted" in meta:
         parts.append(f"trusted{meta['trusted']}")
-    if NOISES[call.name].facts.get("drawn", True) or "val_fraction" in meta or "trusted" in meta:
+    if is_drawn(call) or "val_fraction" in meta or "trusted" in meta:
         parts.append(f"s{meta['noise_seed']}")
     return "-".join(map(_safe, parts)) + ".csv"
 
@@ -214,13 +233,14 @@ def noise_words(call: Call, own_map: str | None = None) -> list[tuple[str, ...]]
     for key, value in values.items():
         if (key, value) not in (("map", own_map), ("pairs_seed", 0)) and (value != defaults[key] or key == "kind"):
             words.append((_word(key, value),))
-    return [*words, *(word for inner in call.args if isinstance(inner, Call) for word in noise_words(inner, own_map))]
+    within = [word for inner in call.args if isinstance(inner, Call) for word in noise_words(inner, own_map)]
+    return [*within, *words] if NOISES[call.name].facts.get("afterwards") else [*words, *within]
 
 
 def _word(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "bernoulli" if key == "exact" else key.replace("_", "")
-    if key in ("file", "predictions", "source"):
+    if key in ("file", "predictions", "source", "suspects"):
         name, _, column = str(value).partition(":")
         return Path(name).stem[:40] + column[:40]
     return value[:6] if key == "sha256" else value if isinstance(value, str) else f"{key}{value}"
@@ -239,7 +259,7 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         meta = _parse_header(head)
         rows = read_rows(body, str(meta.get("source", "")))
-        manifest = Manifest(meta, rows.labels, rows.clean_labels, rows.ids, rows.val, rows.source, rows.trusted)
+        manifest = Manifest(meta, rows.labels, rows.clean_labels, rows.ids, rows.val, rows.source, rows.trusted, rows.dropped)
         _check(manifest)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
@@ -337,5 +357,5 @@ def _check(manifest: Manifest) -> None:
         raise ManifestError("its header and its rows disagree about trusted labels")
     if manifest.trusted is not None and (manifest.labels != manifest.clean_labels)[manifest.trusted].any():
         raise ManifestError("a trusted label is not the clean one")
-    if manifest.val is not None and manifest.val.all():
-        raise ManifestError("every example is held out for validation")
+    if not manifest.in_training.any():
+        raise ManifestError("every example is held out for validation or dropped")

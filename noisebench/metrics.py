@@ -141,14 +141,21 @@ def of_training(predictions: Predictions, recorded: np.ndarray, clean: np.ndarra
 
 
 def of_run(
-    train: Predictions, test: Predictions, labels: dict[str, np.ndarray], num_classes: int, in_training: np.ndarray
+    train: Predictions, test: Predictions, labels: dict[str, np.ndarray], num_classes: int, parts: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """All of a finished run's numbers, from what its predictions.npz holds: `labels` recorded, clean and test.
 
-    in_training (N,): which examples were trained on; what is said of training is said of these, and of the others as "val".
+    parts: which examples (N,) were trained on, as "train", and which not, as "val" and "dropped"; the same is said of each part.
     """
     found = {"test": of_test(test, labels["test"], num_classes)}
-    for name, part in (("train", in_training), ("val", ~in_training)):
+    for name, part in parts.items():
         if part.any():
             found[name] = of_training(train.take(part), labels["recorded"][part], labels["clean"][part])
     return found
+
+
+def parts_of(arrays: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+    """Which of n examples were trained on, held out or dropped, from what predictions.npz holds; older ones name the first alone."""
+    training = arrays.get("in_training", np.ones(n, bool))
+    dropped = arrays.get("dropped", np.zeros(n, bool))
+    return {"train": training, "val": ~training & ~dropped, "dropped": dropped}

@@ -5,6 +5,7 @@ And what it teaches: the likeliest classes of every training example in a file o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ class Predictions:
         """Of some of the examples: indices, or a mask (N,)."""
         arrays = (self.classes, self.log_p, self.recorded_log_p, self.clean_log_p, self.squared, self.dense)
         return Predictions(*(None if array is None else array[which] for array in arrays))  # type: ignore[arg-type]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Of several sets of examples, one after the other."""
+        arrays = [(p.classes, p.log_p, p.recorded_log_p, p.clean_log_p, p.squared, p.dense) for p in parts]
+        return cls(*(None if column[0] is None else np.concatenate(column) for column in zip(*arrays, strict=True)))  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
@@ -119,6 +126,15 @@ def write_teacher(path: Path, train: Predictions, num_classes: int, labels_sha25
         "run": np.bytes_(run.encode()),
     }
     write_whole(path, lambda file: np.savez(file, **arrays))
+
+
+def write_probabilities(path: Path, said: Predictions) -> None:
+    """p (N, K) of every class, float32, rows of sum 1, as .npy: what other tools take. Raises DataError where K is too large."""
+    if said.dense is None:
+        raise DataError(f"{path}: of more than {_DENSE} classes a run keeps the {TOP} likeliest: name a .npz, which holds these")
+    p = np.exp(said.dense.astype(np.float64))
+    p = (p / p.sum(1, keepdims=True)).astype(np.float32)
+    write_whole(path, lambda file: np.save(file, p))
 
 
 def read_teacher(path: Path, n: int, num_classes: int, labels_sha256: str, sha256: str | None = None) -> Teaching:

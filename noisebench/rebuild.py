@@ -21,7 +21,7 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     Raises DataError where manifest, data or component versions are not the run's; NoisebenchError where its data are not at hand.
     """
     record = folder.record()
-    labels = read_manifest(manifest) if manifest else _manifest_of(folder, record, workspace)
+    labels = manifest_of(folder, workspace, manifest)
     dataset = workspace.dataset_of(labels)
     source = workspace.source_of(labels)
     run = plan_run(_wish(record), dataset, labels, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
@@ -36,9 +36,16 @@ def _wish(record: dict[str, Any]) -> Wish:
     return Wish(None, record["loss"], record["strategy"], model, name, recipe, record["seed"], record["precision"])
 
 
-def _manifest_of(folder: RunFolder, record: dict[str, Any], workspace: Workspace) -> Manifest:
-    wanted = record["noise"].get("manifest_sha256")
-    for path in _likely(folder, workspace.manifests):
+def manifest_of(folder: RunFolder, workspace: Workspace, given: Path | None = None) -> Manifest:
+    """What a finished run was trained on: at this path, or in this workspace or the run's own. Raises DataError where it is not."""
+    wanted = folder.record()["noise"].get("manifest_sha256")
+    if given is not None:
+        labels = read_manifest(given)
+        if labels.identity != wanted:
+            raise DataError(f"{given} is not what {folder.path} was trained on")
+        return labels
+    own = folder.path.absolute().parent.parent / "manifests"
+    for path in [*_likely(folder, workspace.manifests), *_likely(folder, own)]:
         try:
             found = read_manifest(path)
         except ManifestError:

@@ -148,7 +148,7 @@ def _incoherent(said: Predictions) -> Iterator[str]:
 
 def _counts(record: dict[str, Any], said: Said) -> Check:
     """As many examples were evaluated as there were to be."""
-    found = {"train": int(said.in_training.sum()), "test": len(said.labels["test"])}
+    found = {"train": int(said.parts["train"].sum()), "test": len(said.labels["test"])}
     expected, counted = record.get("expected", {}), record["metrics"]
     unlike = [
         f"{part}: expected {expected.get(part)}, in the metrics {counted[part]['n']}, predicted {n}"
@@ -217,8 +217,8 @@ def _noise(record: dict[str, Any], run: Run) -> Check:
 def _labels(run: Run, images: Images, said: Said) -> Check:
     """The labels beside the predictions are those of the manifest and the data."""
     manifest = run.manifest
-    there = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels, "held out": manifest.in_training}
-    here = {**said.labels, "held out": said.in_training}
+    there = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels, **manifest.parts}
+    here = {**said.labels, **said.parts}
     unlike = [f"{part}: not those of the manifest and the data" for part in there if not np.array_equal(there[part], here[part])]
     return _check("labels", unlike, "those of the manifest and the data")
 
@@ -230,7 +230,7 @@ def _asked_again(folder: RunFolder, run: Run, images: Images, said: Said, device
     everything = np.ones(len(images.test_images), bool)
     for name, part, pixels, before in (
         ("networks on training", training, images.train_images, said.train),
-        ("networks on held out", ~training, images.train_images, said.train),
+        ("networks on the others", ~training, images.train_images, said.train),
         ("networks on test", everything, images.test_images, said.test),
     ):
         if part.any():

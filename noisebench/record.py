@@ -40,10 +40,17 @@ def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[
         "train_recorded": metrics.accuracy(predicted, recorded),
         "train_clean": metrics.accuracy(predicted[known], clean[known]),
         "memorised": metrics.memorised(predicted, recorded, clean),
-        **({} if end.val_log_p is None else {"val_recorded": metrics.accuracy(end.val_log_p.argmax(1), manifest.labels[~training])}),
+        **({} if manifest.val is None else {"val_recorded": _val_recorded(manifest, end)}),
         "test_acc": metrics.accuracy(end.test_log_p.argmax(1), images.test_labels),
         "seconds": round(seconds, 4),
     }
+
+
+def _val_recorded(manifest: Manifest, end: EpochEnd) -> float | None:
+    """The share of validation labels that are predicted."""
+    assert manifest.val is not None and end.val_log_p is not None, "what is held out is predicted"
+    among = manifest.val[~manifest.in_training]
+    return metrics.accuracy(end.val_log_p[among].argmax(1), manifest.labels[manifest.val])
 
 
 def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progress:
@@ -62,12 +69,12 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     mean_p = np.full(len(manifest.labels), np.nan, np.float16)
     mean_p[manifest.in_training] = course.dynamics.mean_p
-    of_training = {"in_training": manifest.in_training, "train_mean_p": mean_p}
-    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, **of_training})
+    of_training = {"in_training": manifest.in_training, **({} if manifest.dropped is None else {"dropped": manifest.dropped})}
+    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, **of_training, "train_mean_p": mean_p})
     folder.write_dynamics(course.dynamics)
     _write_weights(folder.weights, trainer)
     folder.write_history(course.history)
-    record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.in_training))
+    record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.parts))
     if course.found is not None:
         record["estimates"] = _beside_truth(run, course.found)
     record["files"] = folder.checksums()

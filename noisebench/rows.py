@@ -19,15 +19,15 @@ _CHUNK = 1 << 20  # rows made into text at a time
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
 _DTYPES: Any = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str, "split": str, "source": str, "trusted": str}
 _NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source", "trusted")
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "dropped")
 TRUSTED = ("", "yes")
 
 
 @dataclass(frozen=True)
 class Rows:
     """One row an example (N): recorded and clean labels (-1 unknown); and where they mean something ids (paths), which
-    examples are held out for validation, which image of another set stands in an example's place (-1 its own), and which labels
-    have been verified."""
+    examples are held out for validation, which image of another set stands in an example's place (-1 its own), which labels
+    have been verified, and which examples a review has dropped."""
 
     labels: np.ndarray
     clean_labels: np.ndarray
@@ -35,21 +35,33 @@ class Rows:
     val: np.ndarray | None = None
     source: np.ndarray | None = None
     trusted: np.ndarray | None = None
+    dropped: np.ndarray | None = None
+
+    @property
+    def split(self) -> np.ndarray | None:
+        """Which of SPLITS (N,); None where all are trained on."""
+        if self.val is None and self.dropped is None:
+            return None
+        split = np.zeros(len(self.labels), np.uint8)
+        for number, part in ((1, self.val), (2, self.dropped)):
+            if part is not None:
+                split[part] = number
+        return split
 
 
 def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[bytes]:
     """The rows as CSV, the column names first."""
     yield ",".join([*_NEEDED, *(name for name, there in zip(_OPTIONAL, _extras(rows), strict=True) if there)]).encode() + b"\n"
     names = _table([*map(str, range(num_classes)), ""])  # the last, at -1, is the unknown label
-    splits = _table(SPLITS)
+    split, splits = rows.split, _table(SPLITS)
     size = max(1, _CHUNK // 16) if rows.ids or rows.source is not None else _CHUNK  # whose words are made one by one
     for start in range(0, len(rows.labels), size):
         part = slice(start, min(start + size, len(rows.labels)))
         columns = [names[rows.labels[part]], names[rows.clean_labels[part]]]
         if rows.ids:
             columns.append(_table([name.translate(_ESCAPED) for name in rows.ids[part]]))
-        if rows.val is not None:
-            columns.append(splits[rows.val[part].astype(np.int64)])
+        if split is not None:
+            columns.append(splits[split[part]])
         if rows.source is not None:
             columns.append(_table([f"{source_name.translate(_ESCAPED)}:{at}" if at >= 0 else "" for at in rows.source[part].tolist()]))
         if rows.trusted is not None:
@@ -58,7 +70,7 @@ def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[byt
 
 
 def _extras(rows: Rows) -> tuple[bool, ...]:
-    return bool(rows.ids), rows.val is not None, rows.source is not None, rows.trusted is not None
+    return bool(rows.ids), rows.split is not None, rows.source is not None, rows.trusted is not None
 
 
 def _table(words: Any) -> np.ndarray:
@@ -117,13 +129,15 @@ def read_rows(body: bytes, source_name: str = "") -> Rows:
         raise ManifestError("its index does not count 0, 1, 2, ...")
     if (table["clean_label"] < 0).any():
         raise ManifestError("a clean label is negative: an unknown one is empty")
+    split = _read_words("split", table["split"], SPLITS) if "split" in table else {}
     return Rows(
         table["label"].to_numpy(),
         table["clean_label"].fillna(-1).to_numpy(np.int64),
         tuple(_unescape(name) for name in table["id"]) if "id" in table else (),
-        _read_words("split", table["split"], SPLITS) if "split" in table else None,
+        split["val"] if split and (split["val"].any() or not split["dropped"].any()) else None,
         _read_source(table["source"], source_name) if "source" in table else None,
-        _read_words("trusted", table["trusted"], TRUSTED) if "trusted" in table else None,
+        _read_words("trusted", table["trusted"], TRUSTED)["yes"] if "trusted" in table else None,
+        split["dropped"] if split and split["dropped"].any() else None,
     )
 
 
@@ -131,11 +145,11 @@ def _unescape(name: str) -> str:
     return re.sub("%([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), name)
 
 
-def _read_words(name: str, column: pd.Series[str], words: tuple[str, str]) -> np.ndarray:
-    """Where (N,) a column of two words has the second."""
+def _read_words(name: str, column: pd.Series[str], words: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Where (N,) a column has each word but the first."""
     if not column.isin(words).all():
-        raise ManifestError(f"a {name} is neither {words[0] or 'empty'} nor {words[1]}")
-    return (column == words[1]).to_numpy()
+        raise ManifestError(f"a {name} is neither {' nor '.join(word or 'empty' for word in words)}")
+    return {word: (column == word).to_numpy() for word in words[1:]}
 
 
 def _read_source(column: pd.Series[str], name: str) -> np.ndarray:

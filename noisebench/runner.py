@@ -88,7 +88,8 @@ def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | N
     manifest = run.manifest
     seen = fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
     manifest.verify(images.train_labels, images.ids, seen)
-    training = slice(None) if manifest.val is None else manifest.in_training
+    apart = ~manifest.in_training
+    training = ~apart if apart.any() else slice(None)
     if run.estimated and estimates is None:
         estimates = Estimates(0.5, np.eye(run.dataset.num_classes))
     loss = with_estimates(LOSSES, run.loss, estimates)
@@ -104,7 +105,7 @@ def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | N
         run.seed,
         run.precision,
         build_penalty(run.loss),
-        None if manifest.val is None else images.train_images[manifest.val],
+        images.train_images[apart] if apart.any() else None,
         None if manifest.trusted is None else manifest.trusted[training],
     )
     return Trainer(task, find_device(device), beside)

@@ -1,34 +1,65 @@
-"""Which recorded labels a run doubts: the list that somebody takes to label anew. It asks for no clean label."""
+"""Which recorded labels a network doubts: the list that somebody takes to label anew. It asks for no clean label."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from . import metrics
+from .manifest import Manifest
 from .predictions import Predictions
+from .spreadsheet import as_cell, path_as_cell
 from .storing import write_text
 
-COLUMNS = ("rank", "index", "recorded", "suggested", "score")
+
+def doubted(said: Predictions, manifest: Manifest) -> np.ndarray:
+    """The examples (m,) whose recorded label is not the likeliest, the least likely label first, ties by index.
+
+    Verified labels are beyond doubt, and what a review has dropped has been looked at.
+    """
+    found = np.flatnonzero((said.predicted != manifest.labels) & _open_to_doubt(manifest))
+    return found[np.argsort(said.recorded_log_p[found], kind="stable")]
 
 
-def doubted(train: Predictions, recorded: np.ndarray) -> np.ndarray:
-    """The examples (m,) whose recorded label (N,) is not the likeliest, the least likely label first, ties by index."""
-    found = np.flatnonzero(train.predicted != recorded)
-    return found[np.argsort(train.recorded_log_p[found], kind="stable")]
+def _open_to_doubt(manifest: Manifest) -> np.ndarray:
+    return manifest.kept if manifest.trusted is None else manifest.kept & ~manifest.trusted
 
 
-def write_suspects(path: Path, train: Predictions, recorded: np.ndarray, classes: Sequence[str]) -> int:
-    """A CSV of the doubted labels, classes by name, and how many they are. score: 1 - p of the recorded label, in [0, 1]."""
-    text = io.StringIO()
+def write_suspects(path: Path, said: Predictions, manifest: Manifest) -> int:
+    """A CSV of the doubted labels, and how many they are: rank, index, path where the examples are files, recorded and suggested
+    class by name, score (1 - p of the recorded label, in [0, 1]), split where some are held out."""
+    text, found = io.StringIO(), doubted(said, manifest)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    found = doubted(train, recorded)
-    scores = -np.expm1(train.recorded_log_p[found].astype(np.float64))
-    for rank, (index, score) in enumerate(zip(found.tolist(), scores.tolist(), strict=True), 1):
-        writer.writerow([rank, index, classes[recorded[index]], classes[train.predicted[index]], f"{score:.6f}"])
+    columns = dict(_columns(said, manifest, found))
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
     write_text(path, text.getvalue())
     return len(found)
+
+
+def _columns(said: Predictions, manifest: Manifest, found: np.ndarray) -> Iterator[tuple[str, list[Any]]]:
+    names = [as_cell(name) for name in manifest.meta["classes"]]
+    yield "rank", list(range(1, len(found) + 1))
+    yield "index", found.tolist()
+    if manifest.ids:
+        yield "path", [path_as_cell(manifest.ids[example]) for example in found]
+    yield "recorded", [names[k] for k in manifest.labels[found]]
+    yield "suggested", [names[k] for k in said.predicted[found]]
+    yield "score", [f"{score:.6f}" for score in -np.expm1(said.recorded_log_p[found].astype(np.float64))]
+    if manifest.val is not None:
+        yield "split", ["val" if held_out else "train" for held_out in manifest.val[found]]
+
+
+def how_good(said: Predictions, manifest: Manifest) -> dict[str, Any]:
+    """How well the doubts find wrong labels, where clean ones are known: AUROC ... over all that is open to doubt, and the share
+    of the list that is wrong; None where nobody knows."""
+    among, found = _open_to_doubt(manifest), doubted(said, manifest)
+    known = found[manifest.truth[found] != metrics.UNKNOWN]
+    detection = metrics.of_training(said.take(among), manifest.labels[among], manifest.truth[among])["detection"]
+    wrong = manifest.labels[known] != manifest.truth[known]
+    return {"listed": len(found), "of": int(among.sum()), **detection, "precision": float(wrong.mean()) if len(known) else None}

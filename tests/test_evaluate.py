@@ -175,9 +175,10 @@ def test_images_of_another_size_or_number_of_classes_are_refused(
     ("words", "why"),
     [
         (["--test", "somewhere"], "give it with one --on"),
-        (["--device", "cpu"], "have an effect with --on and --recheck only"),
-        (["--manifest", "m.csv"], "have an effect with --on and --recheck only"),
+        (["--device", "cpu"], "--device has an effect with --on, --recheck and --folds only"),
+        (["--manifest", "m.csv"], "--manifest has an effect with --on, --recheck, --folds and --suspects only"),
         (["--recheck", "--on", "digits"], "--recheck stands alone"),
+        (["--recheck", "--folds", "2"], "--recheck stands alone"),
         (["--recheck", "--suspects", "s.csv"], "--recheck stands alone"),
         (["--on", "digits", "--device", "abacus"], "no such device here: 'abacus'"),
         (["--recheck", "--device", "abacus"], "no such device here: 'abacus'"),

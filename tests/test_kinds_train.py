@@ -384,7 +384,7 @@ def test_a_teacher_of_other_data_is_refused(lab):
 
 @pytest.mark.parametrize(
     ("runs", "file", "said"),
-    [(("symmetric",), "t.npy", "--predictions writes a .npz"), (("symmetric", "pair"), "t.npz", "--predictions is of one run, got 2")],
+    [(("symmetric",), "t.csv", "--predictions writes a .npz"), (("symmetric", "pair"), "t.npz", "--predictions is of one run, got 2")],
 )
 def test_a_teacher_that_cannot_be_written_is_refused(runs, file, said, lab, tmp_path):
     folders = [lab.of(kind).answer["run"] for kind in runs]

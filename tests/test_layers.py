@@ -14,12 +14,12 @@ import noisebench
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"},
-    {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "suspects", "dynamics", "backbones", "recipes"},
-    {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth"},
+    {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "dynamics", "spreadsheet", "backbones", "recipes"},
+    {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review"},
     {"suite", "runfolder", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"},
     {"report"},
     {"training"},
-    {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors", "reevaluate", "recheck"},
+    {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors", "folds", "reevaluate", "recheck"},
     {"trackers"},
     {"cli"},
 )

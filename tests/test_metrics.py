@@ -380,8 +380,8 @@ def test_a_missing_array_is_a_key_error():
 def test_the_numbers_of_a_run_are_those_of_its_parts():
     log_p, labels = a_table(50, 10)
     said = Predictions.of(log_p, labels, labels)
-    first, rest = np.arange(40), np.arange(40, 50)
-    run = metrics.of_run(said, said, {"recorded": labels, "clean": labels, "test": labels}, 10, np.arange(50) < 40)
+    first, rest = np.arange(50) < 40, np.arange(50) >= 40
+    run = metrics.of_run(said, said, {"recorded": labels, "clean": labels, "test": labels}, 10, {"train": first, "val": rest})
     assert run == {
         "test": metrics.of_test(said, labels, 10),
         "train": metrics.of_training(said.take(first), labels[first], labels[first]),

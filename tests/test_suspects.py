@@ -1,46 +1,127 @@
-"""The list of doubted labels: in the order of doubt, by names, and of no clean label."""
+"""The list of doubted labels: in the order of doubt, by names, safe to open, and of no clean label."""
 
 from __future__ import annotations
 
+import csv
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from cleanlab.rank import get_self_confidence_for_each_label
+from hypothesis import given
+from hypothesis import strategies as st
 
 from noisebench import metrics
 from noisebench.cli import main
+from noisebench.datasets import DATASETS, Labels
+from noisebench.labelling import make_manifest
+from noisebench.manifest import Manifest
 from noisebench.predictions import Predictions
-from noisebench.suspects import doubted, write_suspects
+from noisebench.spreadsheet import as_cell, from_cell, path_as_cell
+from noisebench.suspects import doubted, how_good, write_suspects
 
 P = np.array([[0.7, 0.2, 0.1], [0.125, 0.75, 0.125], [0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.25, 0.5, 0.25]])
 RECORDED = np.array([0, 0, 1, 0, 2])
 
 
-def said() -> Predictions:
-    return Predictions.of(np.log(P).astype(np.float32), RECORDED, np.full(5, -1))
+def said(p: np.ndarray = P, recorded: np.ndarray = RECORDED) -> Predictions:
+    return Predictions.of(np.log(p).astype(np.float32), recorded, np.full(len(p), -1))
+
+
+def manifest(classes: tuple[str, ...] = ("cat", "dog, wild", "owl"), **parts: Any) -> Manifest:
+    """The five labels, of which nobody knows the truth."""
+    meta = {"num_classes": len(classes), "classes": list(classes), "noise": "imported(file='own')"}
+    return Manifest(meta, RECORDED, np.full(5, -1), **parts)
+
+
+def mask(*which: int) -> np.ndarray:
+    return np.isin(np.arange(5), which)
+
+
+def written(path: Path, of: Manifest) -> list[dict[str, str]]:
+    write_suspects(path, said(), of)
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_only_labels_that_are_not_the_likeliest_are_doubted_the_least_likely_first_ties_by_index() -> None:
-    assert doubted(said(), RECORDED).tolist() == [1, 3, 2, 4]
+    assert doubted(said(), manifest()).tolist() == [1, 3, 2, 4]
+
+
+def test_what_is_verified_or_dropped_is_not_doubted_and_what_is_held_out_is() -> None:
+    assert doubted(said(), manifest(trusted=mask(3), dropped=mask(1), val=mask(4))).tolist() == [2, 4]
 
 
 def test_the_file_names_classes_and_says_one_minus_p(tmp_path: Path) -> None:
-    assert write_suspects(tmp_path / "s.csv", said(), RECORDED, ["cat", "dog, wild", "owl"]) == 4
+    assert write_suspects(tmp_path / "s.csv", said(), manifest()) == 4
     frame = pd.read_csv(tmp_path / "s.csv")
+    assert list(frame) == ["rank", "index", "recorded", "suggested", "score"]
     assert frame["rank"].tolist() == [1, 2, 3, 4] and frame["index"].tolist() == [1, 3, 2, 4]
     assert frame["recorded"].tolist() == ["cat", "cat", "dog, wild", "owl"]
     assert frame["suggested"].tolist() == ["dog, wild", "owl", "cat", "dog, wild"]
     np.testing.assert_allclose(frame["score"], [0.875, 0.875, 0.75, 0.75], atol=1e-3)
 
 
+def test_files_are_named_by_path_and_held_out_ones_are_marked(tmp_path: Path) -> None:
+    ids = tuple(f"train/a b/{at}.png" for at in range(5))
+    rows = written(tmp_path / "s.csv", manifest(ids=ids, val=mask(3)))
+    assert [row["path"] for row in rows] == [ids[at] for at in (1, 3, 2, 4)]
+    assert [row["split"] for row in rows] == ["train", "val", "train", "train"]
+
+
+def test_no_cell_is_computed_by_a_spreadsheet(tmp_path: Path) -> None:
+    bad = '=HYPERLINK("http://x")'
+    rows = written(tmp_path / "s.csv", manifest((bad, "@owl", "-1"), ids=tuple(f"{bad}/{at}" for at in range(5))))
+    assert rows[0]["path"] == f"./{bad}/1" and rows[0]["recorded"] == f"'{bad}" and rows[0]["suggested"] == "'@owl"
+    assert rows[1]["suggested"] == "-1"  # a number is none
+
+
+@given(st.text(max_size=6) | st.text("=+-@'\t1.", max_size=5))
+def test_a_word_comes_back_from_its_cell_and_no_cell_begins_as_a_formula(word: str) -> None:
+    assert from_cell(as_cell(word)) == word
+    for cell in (as_cell(word), path_as_cell(word)):
+        assert cell[:1] not in {"=", "+", "-", "@", "\t", "\r"} or float(cell) <= 0
+
+
+def test_of_more_than_a_hundred_classes_the_top_five_are_enough(tmp_path: Path) -> None:
+    p = np.full((5, 101), 0.001)
+    p[np.arange(5), [100, 7, 1, 99, 2]] = 0.9
+    of = replace(manifest(tuple(f"class {k}" for k in range(101))), labels=np.array([100, 0, 1, 98, 3]))
+    many = said(p, of.labels)
+    assert many.dense is None and doubted(many, of).tolist() == [1, 3, 4]
+
+
+def test_with_known_labels_the_share_of_wrong_ones_is_said_and_without_it_is_not() -> None:
+    known = replace(manifest(), clean_labels=np.array([0, 1, 1, 2, 2]))
+    found = how_good(said(), known)
+    assert found["listed"] == 4 and found["of"] == 5 and found["precision"] == 0.5
+    assert found["auroc"] == 1.0
+    assert how_good(said(), manifest())["precision"] is None
+
+
+def test_the_order_is_cleanlabs_by_self_confidence_on_the_same_probabilities() -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(10), 500)
+    labels = make_manifest(Labels(DATASETS["digits"], np.arange(500) % 10), "symmetric(rate=0.4)")
+    said_of = Predictions.of(np.log(p).astype(np.float32), labels.labels, labels.clean_labels)
+    rounded = np.exp(np.asarray(said_of.dense, np.float64))
+    theirs = get_self_confidence_for_each_label(labels.labels, rounded)
+    listed = doubted(said_of, labels)
+    assert listed.tolist() == [at for at in np.argsort(theirs, kind="stable") if p[at].argmax() != labels.labels[at]]
+
+
 def test_a_run_on_digits_doubts_the_wrong_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = ["-C", str(tmp_path)]
     assert main([*place, "train", "digits", "--sym", "0.4", "--loss", "el", "--epochs", "8", "--precision", "fp32"]) == 0
     file = tmp_path / "doubted.csv"
-    assert main([*place, "evaluate", "digits", "--suspects", str(file)]) == 0
-    assert "labels doubted; a network doubts no label that it has learned by heart" in capsys.readouterr().err
-    frame = pd.read_csv(file)
+    capsys.readouterr()
+    assert main([*place, "evaluate", "digits", "--suspects", str(file), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "labels doubted; a network doubts no label that it has learned by heart" in err
+    frame, summary = pd.read_csv(file), json.loads(out)[0]["suspects"]
     (run,) = (tmp_path / "runs").iterdir()
     arrays = np.load(run / "predictions.npz")
     wrong = arrays["recorded_labels"] != arrays["clean_labels"]
@@ -50,10 +131,43 @@ def test_a_run_on_digits_doubts_the_wrong_labels(tmp_path: Path, capsys: pytest.
     assert (metrics.auroc(score, wrong) or 0) > 0.9
     right = frame["suggested"] == arrays["clean_labels"][frame["index"]]
     assert right[wrong[frame["index"]]].mean() > 0.8
+    assert summary["listed"] == len(frame) and summary["precision"] == wrong[frame["index"]].mean() and summary["folds"] is None
 
 
-@pytest.mark.parametrize(("name", "why"), [("doubted.txt", "--suspects writes a .csv"), ("doubted", "--suspects writes a .csv")])
-def test_another_kind_of_file_is_refused(name: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1"]) == 0
-    assert main(["-C", str(tmp_path), "evaluate", "digits", "--suspects", str(tmp_path / name)]) == 2
-    assert why in capsys.readouterr().err and not (tmp_path / name).exists()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("trained")
+    assert main(["-C", str(place), "train", "digits", "--sym", "0.4", "--epochs", "1"]) == 0
+    return place
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--suspects", "doubted.txt"], "--suspects writes a .csv"),
+        (["--suspects", "doubted"], "--suspects writes a .csv"),
+        (["--predictions", "p.csv"], "--predictions writes a .npz or .npy"),
+        (["digits", "--folds", "2"], "--folds is of one run, got 2"),
+        (["--folds", "1"], "--folds is a number from 2 to the 1297 training examples, got 1"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(trained: Path, arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(Path().iterdir())
+    assert main(["-C", str(trained), "evaluate", "digits", *arguments]) == 2
+    assert why in capsys.readouterr().err and sorted(Path().iterdir()) == before
+
+
+def test_a_run_elsewhere_finds_the_labels_of_its_own_workspace(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (run,) = (trained / "runs").iterdir()
+    assert main(["-q", "evaluate", str(run), "--suspects", "doubted.csv"]) == 0
+    assert len(pd.read_csv("doubted.csv")) > 100
+
+
+def test_the_probabilities_are_what_other_tools_take(trained: Path, tmp_path: Path) -> None:
+    assert main(["-q", "-C", str(trained), "evaluate", "digits", "--predictions", str(tmp_path / "p.npy")]) == 0
+    p = np.load(tmp_path / "p.npy")
+    (run,) = (trained / "runs").iterdir()
+    assert p.shape == (1297, 10) and p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
+    assert (p.argmax(1) == np.load(run / "predictions.npz")["train_classes"][:, 0]).mean() > 0.99

@@ -12,6 +12,7 @@ from .options import (
     Asym,
     Bernoulli,
     ConventionName,
+    Drop,
     Globals,
     Human,
     Idn,
@@ -26,6 +27,7 @@ from .options import (
     Openset,
     Pair,
     Predictions,
+    Relabel,
     Source,
     Sym,
     TestFolder,
@@ -43,9 +45,13 @@ if TYPE_CHECKING:
 def corrupt(
     context: typer.Context,
     dataset: Annotated[
-        str,
-        typer.Argument(metavar="DATASET", help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images."),
-    ],
+        str | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images.",
+            show_default=False,
+        ),
+    ] = None,
     sym: Sym = None,  # these and what follows are read by NoiseOptions.of
     asym: Asym = None,
     pair: Pair = None,
@@ -66,6 +72,14 @@ def corrupt(
     trusted: Trusted = None,
     test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", metavar="FILE", help="Review these labels, by a list of --suspects.")
+    ] = None,
+    suspects: Annotated[
+        Path | None, typer.Option("--suspects", metavar="FILE", help="A list by evaluate --suspects, less the lines that are right.")
+    ] = None,
+    drop: Drop = False,
+    relabel: Relabel = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="A .csv, .csv.gz or .parquet; default: manifests/ by name."),
@@ -73,31 +87,40 @@ def corrupt(
     force: Annotated[bool, typer.Option("--force", help="Replace another manifest of the same name.")] = False,
     json: Json = False,
 ) -> None:
-    """Draw noisy labels for a data set and write them down.
+    """Draw noisy labels for a data set and write them down; or drop or correct labels that were found wrong.
 
     noisebench corrupt cifar10 --asym 0.3
     """
     from ..errors import ConfigError
+    from .labels import LabelChoice
+    from .review import ReviewChoice
 
     options: Globals = context.obj
-    chosen = NoiseOptions.of(context)
-    if not chosen.any and convention:
+    chosen, review = NoiseOptions.of(context), ReviewChoice(manifest, suspects, drop, relabel)
+    if review.any:
+        LabelChoice(dataset, manifest, chosen, test)  # which refuses a noise beside a manifest
+    elif not chosen.any and convention:
         raise ConfigError(f"--convention {convention} says how, not how much: give --sym, --asym, --pair or --idn a rate")
-    if not chosen.any:
+    elif not chosen.any:
         raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --human worse, --labels FILE, --noise TEXT ... (noisebench list noises)")
+    elif dataset is None:
+        raise ConfigError("a noise needs a data set: noisebench corrupt cifar10 --sym 0.4")
     if out is not None and not out.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise ConfigError(f"--out is a .csv, .csv.gz or .parquet, got {out}")
     workspace = options.open()
-    found = workspace.dataset(dataset, test)
-    manifest, named = workspace.make(found, chosen.wish(found.name))
+    if review.any:
+        made, named, reviewed = review.make(workspace, dataset, test)
+    else:
+        found, reviewed = workspace.dataset(str(dataset), test), {}
+        made, named = workspace.make(found, chosen.wish(found.name))
     path = out or named
-    fresh = workspace.keep(manifest, path, force=force)
+    fresh = workspace.keep(made, path, force=force)
     workspace.make_current(path)
     say(f"{path} {'written' if fresh else 'is there already, unchanged'}", quiet=options.quiet or (not fresh and json))
     if json:
-        write_json(_summary(manifest, path))
+        write_json({**_summary(made, path), **({"review": reviewed} if reviewed else {})})
     else:
-        show(_drawn(manifest, path))
+        show(_drawn(made, path, reviewed))
 
 
 def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
@@ -106,11 +129,13 @@ def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
     return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}
 
 
-def _drawn(manifest: Manifest, path: Path) -> Group:
+def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
+
+    from .review import reviewed_facts
 
     meta = manifest.meta
     facts = Table.grid(padding=(0, 2))
@@ -120,6 +145,7 @@ def _drawn(manifest: Manifest, path: Path) -> Group:
         *_convention(meta),
         ("examples", f"{meta['n']} in {meta['num_classes']} classes{_seed(meta)}"),
         *_extras(manifest),
+        *reviewed_facts(reviewed),
         *([("nominal rate", percent(meta["nominal_rate"]))] if meta["nominal_rate"] is not None else []),
         ("wrong labels", _wrong(manifest)),
     ):
@@ -135,21 +161,19 @@ def _drawn(manifest: Manifest, path: Path) -> Group:
 
 
 def _seed(meta: dict[str, Any]) -> str:
-    from ..labelling import is_drawn
-    from ..noise import normal_noise
+    from ..noise import is_drawn
 
-    return (
-        f", noise seed {meta['noise_seed']}" if is_drawn(normal_noise(meta["noise"])) or "val_fraction" in meta or "trusted" in meta else ""
-    )
+    return f", noise seed {meta['noise_seed']}" if is_drawn(meta["noise"]) or "val_fraction" in meta or "trusted" in meta else ""
 
 
 def _wrong(manifest: Manifest) -> str:
     """The realised rate, and what it is a share of."""
     if manifest.meta["realised_rate"] is None:
         return "unknown: no clean labels"
-    unknown = int((manifest.truth == -1).sum())
+    unknown, kept = int(((manifest.truth == -1) & manifest.kept).sum()), int(manifest.kept.sum())
     share = percent(manifest.meta["realised_rate"])
-    return f"{share} of all" if not unknown else f"{share} of {len(manifest.labels) - unknown}; of {unknown} nobody knows"
+    of_all = "all" if manifest.dropped is None else f"the {kept} that are left"
+    return f"{share} of {of_all}" if not unknown else f"{share} of {kept - unknown}; of {unknown} nobody knows"
 
 
 def _extras(manifest: Manifest) -> list[tuple[str, str]]:
@@ -161,6 +185,8 @@ def _extras(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("held out", f"{int(manifest.val.sum())} for validation, drawn {meta['val_split']} corruption"))
     if manifest.trusted is not None:
         rows.append(("trusted", f"{int(manifest.trusted.sum())} labels are verified, and right"))
+    if manifest.dropped is not None:
+        rows.append(("dropped", f"{int(manifest.dropped.sum())} are not trained on"))
     if "factor" in meta:
         rows.append(("factor", f"{meta['factor']:.6g}"))
     return rows

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import say, show, write_json
+from .asking import Asking
+from .console import show, write_json
 from .evaluated import draw_checks, draw_run
 from .options import Globals, Json
+from .suspects import doubts
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..predictions import Predictions
     from ..runfolder import RunFolder
-    from ..workspace import Workspace
 
 
 def evaluate(
@@ -25,7 +24,11 @@ def evaluate(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, or how their names in runs/ or their keys begin.")],
     predictions: Annotated[
         Path | None,
-        typer.Option("--predictions", metavar="FILE", help="Write what one run says of every training image, as .npz, to teach noise."),
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Write what one run says of every training image: .npz, to teach noise; or .npy, the probabilities (N, K).",
+        ),
     ] = None,
     suspects: Annotated[
         Path | None, typer.Option("--suspects", metavar="FILE", help="Write the labels that one run doubts, most doubtful first, as .csv.")
@@ -42,6 +45,12 @@ def evaluate(
         Path | None, typer.Option("--manifest", metavar="FILE", help="What the runs were trained on, if not in the workspace.")
     ] = None,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="Where networks are asked: auto, cpu, cuda ...")] = "auto",
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds", metavar="K", help="Judge each label by a network that has not seen it: K are trained, each without one fold."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say how good finished runs are and which labels they doubt.
@@ -50,50 +59,35 @@ def evaluate(
     """
     options: Globals = context.obj
     folders = [_folder(name, options.workspace / "runs") for name in runs]
-    for name, path, suffix in (("--predictions", predictions, ".npz"), ("--suspects", suspects, ".csv")):
-        if path is not None:
-            _check_target(name, path, suffix, folders)
-    _check_effects(on or [], test, recheck=recheck, alone=(predictions, suspects), asked=(manifest, device))
-    asking = Asking(options.open(), manifest, device, test) if on or recheck else None
-    if recheck and asking:
+    _check_effects(context.params)
+    asking = Asking(options.open(), manifest, device, test, options.quiet)
+    if recheck:
         _recheck(folders, asking, json=json)
         return
     found = [_evaluate(folder) for folder in folders]
-    for folder, entry in zip(folders, found, strict=True):
-        if on and asking:
+    found[0].update(doubts(folders, asking, suspects=suspects, predictions=predictions, folds=folds))
+    if on:
+        for folder, entry in zip(folders, found, strict=True):
             entry["on"] = _on(folder, on, asking)
-    if predictions is not None:
-        _write_teacher(predictions, folders[0], options)
-    if suspects is not None:
-        _write_suspects(suspects, folders[0], options)
     if json:
         write_json(found)
     else:
         show(*(draw_run(entry) for entry in found))
 
 
-@dataclass(frozen=True)
-class Asking:
-    """What it takes to ask a run's networks again."""
-
-    workspace: Workspace
-    manifest: Path | None
-    device: str
-    test: Path | None
-
-
-def _check_effects(
-    on: list[str], test: Path | None, *, recheck: bool, alone: tuple[Path | None, ...], asked: tuple[Path | None, str]
-) -> None:
-    """Refuse what has no effect. alone: files that --recheck does not write; asked: what only asking a network takes."""
+def _check_effects(given: dict[str, Any]) -> None:
+    """Refuse what has no effect."""
     from ..errors import ConfigError
 
-    if test is not None and len(on) != 1:
+    on, recheck, folds = given["on"] or [], given["recheck"], given["folds"] is not None
+    if given["test"] is not None and len(on) != 1:
         raise ConfigError("--test names the test images of one folder of images: give it with one --on")
-    if recheck and (on or any(path is not None for path in alone)):
+    if recheck and (on or folds or given["suspects"] or given["predictions"]):
         raise ConfigError("--recheck stands alone: it writes no file and looks at the run's own data")
-    if asked != (None, "auto") and not (on or recheck):
-        raise ConfigError("--manifest and --device have an effect with --on and --recheck only: nothing else asks a network")
+    if given["device"] != "auto" and not (on or recheck or folds):
+        raise ConfigError("--device has an effect with --on, --recheck and --folds only: nothing else asks a network")
+    if given["manifest"] is not None and not (on or recheck or folds or given["suspects"]):
+        raise ConfigError("--manifest has an effect with --on, --recheck, --folds and --suspects only")
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
@@ -108,53 +102,6 @@ def _folder(name: str, runs: Path) -> RunFolder:
     if len(near) != 1:
         raise ConfigError(f"{'no' if not near else 'more than one'} run {name!r} (noisebench list runs)")
     return RunFolder(near[0])
-
-
-def _check_target(name: str, path: Path, suffix: str, folders: list[RunFolder]) -> None:
-    from ..errors import ConfigError
-
-    if path.suffix != suffix:
-        raise ConfigError(f"{name} writes a {suffix}, got {path}")
-    if len(folders) != 1:
-        raise ConfigError(f"{name} is of one run, got {len(folders)}")
-
-
-def _of_training(folder: RunFolder) -> tuple[Predictions, np.ndarray]:
-    """What the run says of every training image, and their recorded labels (N,); no clean ones."""
-    import numpy as np
-
-    from ..predictions import Predictions
-
-    arrays = folder.read_arrays()
-    recorded = arrays["recorded_labels"].astype(np.int64)
-    return Predictions.load(arrays, "train", recorded, recorded), recorded
-
-
-def _write_suspects(path: Path, folder: RunFolder, options: Globals) -> None:
-    """The labels that the run doubts."""
-    from ..suspects import write_suspects
-
-    train, recorded = _of_training(folder)
-    count = write_suspects(path, train, recorded, folder.record()["data"]["classes"])
-    say(
-        f"{path} written: {count} of {len(recorded)} labels doubted; a network doubts no label that it has learned by heart",
-        quiet=options.quiet,
-    )
-
-
-def _write_teacher(path: Path, folder: RunFolder, options: Globals) -> None:
-    """What the run says of every training image, and whose labels these images have."""
-    from ..errors import DataError
-    from ..predictions import write_teacher
-
-    record = folder.record()
-    if "labels_sha256" not in record["noise"]:
-        raise DataError(f"{folder.path} is of an older version, which did not note whose labels these are: run it again with --force")
-    if "source" in record["noise"]:
-        raise DataError(f"{folder.path} saw images of {record['noise']['source']} in the place of some: it cannot teach for these examples")
-    train, recorded = _of_training(folder)
-    write_teacher(path, train, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
-    say(f"{path} written: {len(recorded)} predictions", quiet=options.quiet)
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:

@@ -58,8 +58,22 @@ def _about(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "val" in entry:
         yield "held out", f"{percent(entry['val']['recorded'])} of {entry['val']['n']} recorded labels"
     yield from _wrong(train)
+    yield from _doubted(entry)
     if "estimates" in entry:
         yield "noise", estimated(entry)
+
+
+def _doubted(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The line of the list, or of the folds."""
+    if "suspects" not in entry:
+        return
+    found = entry["suspects"]
+    text = f"{found['listed']} of {found['of']} labels"
+    if found["precision"] is not None:
+        text += f", {percent(found['precision'])} of them wrong"
+    if found["auroc"] is not None:
+        text += f"; AUROC {found['auroc']:.4f}, average precision {found['average_precision']:.4f}, F1 {found['f1']:.4f}"
+    yield "doubted" if found["folds"] is None else f"doubted by {found['folds']} folds", text
 
 
 def _tested(test: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:

@@ -58,7 +58,7 @@ def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
         return _made(workspace, str(choice.dataset), choice.options, choice.test)
     if choice.path is not None:
         manifest = read_manifest(choice.path)
-        return ChosenLabels(manifest, choice.path, _dataset(workspace, choice, manifest))
+        return ChosenLabels(manifest, choice.path, dataset_of(workspace, choice, manifest))
     current = workspace.current
     if current is not None:
         return _current(workspace, current, choice)
@@ -68,7 +68,7 @@ def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
     return replace(_made(workspace, *_DEFAULT, choice.test), why="no manifest here: ")
 
 
-def _dataset(workspace: Workspace, choice: LabelChoice, manifest: Manifest) -> Dataset:
+def dataset_of(workspace: Workspace, choice: LabelChoice, manifest: Manifest) -> Dataset:
     """The data set that is named, else the manifest's own."""
     if choice.dataset is None and choice.test is None:
         return workspace.dataset_of(manifest)
@@ -85,7 +85,7 @@ def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLab
     from ..manifest import read_manifest
 
     manifest = read_manifest(path)
-    dataset, own = _dataset(workspace, choice, manifest), manifest.meta["dataset"]
+    dataset, own = dataset_of(workspace, choice, manifest), manifest.meta["dataset"]
     if choice.dataset is not None and dataset.name != own:
         hint = f"noisebench train {choice.dataset} --sym 0.4"
         raise ConfigError(f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. {hint}")

@@ -53,6 +53,8 @@ NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed 
 LogTo = Annotated[
     list[str] | None, typer.Option("--log-to", metavar="TRACKER", help="Also to tensorboard, wandb, mlflow or trackio; may be repeated.")
 ]
+Drop = Annotated[bool, typer.Option("--drop", help="What the list of --suspects names is not trained on.")]
+Relabel = Annotated[bool, typer.Option("--relabel", help="What the list of --suspects names gets the label suggested there.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

@@ -5,6 +5,7 @@ from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
 from .human import HUMAN, check_column, read_human
 from .reading import Images, Labels, find_dataset, fit_images, image_rows, read_images, read_labels
+from .reviews import read_review
 
 __all__ = [
     "DATASETS",
@@ -22,5 +23,6 @@ __all__ = [
     "read_human",
     "read_images",
     "read_labels",
+    "read_review",
     "split_column",
 ]

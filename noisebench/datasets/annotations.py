@@ -116,14 +116,7 @@ def _is_empty(value: Any) -> bool:
 def _places(columns: _Columns, shape: Shape) -> np.ndarray:
     """Which example each row is. Raises ValueError for one that is none, or twice there."""
     keys = columns.keys or []
-    if columns.by_path:
-        number = {name: at for at, name in enumerate(shape.ids)}
-        names = [key.strip().replace("\\", "/").removeprefix("./") for key in keys]
-        prefix = "" if names and names[0] in number else "train/"
-        found = [number.get(prefix + name, -1) for name in names]
-    else:
-        number = {str(at): at for at in range(shape.n)}
-        found = [number.get(str(key).strip(), -1) for key in keys]
+    found = find_examples(keys, shape, by_path=columns.by_path)
     if -1 in found:
         what = "path" if columns.by_path else "index"
         raise ValueError(f"row {found.index(-1)} has the {what} {keys[found.index(-1)]!r}, which no training example has")
@@ -132,6 +125,17 @@ def _places(columns: _Columns, shape: Shape) -> np.ndarray:
     if (counts > 1).any():
         raise ValueError(f"{keys[found.index(int(counts.argmax()))]!r} has more than one row")
     return place
+
+
+def find_examples(keys: Sequence[str], shape: Shape, *, by_path: bool) -> list[int]:
+    """The example of each key, a path or an index; -1 for a key that is none's."""
+    if not by_path:
+        number = {str(at): at for at in range(shape.n)}
+        return [number.get(str(key).strip(), -1) for key in keys]
+    number = {name: at for at, name in enumerate(shape.ids)}
+    names = [key.strip().replace("\\", "/").removeprefix("./") for key in keys]
+    prefix = "" if names and names[0] in number else "train/"
+    return [number.get(prefix + name, -1) for name in names]
 
 
 def _from_csv(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Columns:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import LanguageError
+from ..errors import LanguageError, UnknownName
 from ..registry import Entry, Registry
 from ..spec import Call, Expression
 from .draw import Seed, draw
@@ -54,6 +54,9 @@ class Sources(Protocol):
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         """Another data set: what a manifest says of it, its name as "source", and how many training images it has."""
 
+    def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
+        """A reviewed list of doubts about recorded labels (N,)."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -73,6 +76,7 @@ class Labelling:
     """Recorded labels (N,) and what is known of them; `clean` where they come with their own, -1 unknown.
 
     source (N,): the image of another data set, -1 where the example keeps its own. nominal_rate: as its author writes it.
+    dropped (N,): what is not to be trained on.
     """
 
     labels: np.ndarray
@@ -81,6 +85,15 @@ class Labelling:
     clean: np.ndarray | None = None
     source: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    dropped: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Review:
+    """What somebody made of a list of doubted labels: which examples (m,) are on it still, and the label that each is to have."""
+
+    examples: np.ndarray
+    suggested: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,15 @@ def takes(entry: Entry, given: str) -> bool:
     return given in inspect.signature(entry.build).parameters
 
 
+def is_drawn(noise: str | Expression) -> bool:
+    """Whether a seed has an effect, also on noise within; people's labels are what they are. Of a stranger's noise one assumes so."""
+    try:
+        call = normal_noise(noise)
+    except (LanguageError, UnknownName):
+        return True
+    return bool(NOISES[call.name].facts.get("drawn", True)) or any(is_drawn(inner) for inner in call.args if isinstance(inner, Call))
+
+
 def by_class(call: Call) -> bool:
     """Whether a noise knows the clean class alone."""
     return not takes(NOISES[call.name], "examples")
@@ -128,6 +150,21 @@ def build_noise(text: str | Expression, num_classes: int, classes: tuple[str, ..
     transition = entry.build(num_classes, **names, **values)
     rate = values.get("rate")
     return ClassNoise(str(call), transition, None if rate is None else float(rate), exact is not False, over or "class", entry.fingerprint)
+
+
+def record(noise: Call, examples: Examples) -> Labelling:
+    """What a noise makes of the examples' labels; exact counts are so in each of their parts."""
+    if not by_class(noise):
+        return NOISES[noise.name].build(examples, *noise.args, **dict(noise.kwargs))
+    model = build_noise(noise, examples.num_classes, examples.classes)
+    recorded = model.draw(examples.labels, examples.seed, examples.parts)
+    return Labelling(recorded, _expected_rate(examples.labels, model) if model.rate is None else model.rate, model.transition)
+
+
+def _expected_rate(labels: np.ndarray, model: ClassNoise) -> float:
+    """The overall share of wrong labels that a transition makes of these."""
+    counts = np.bincount(labels, minlength=len(model.transition))
+    return float(round(1 - float(counts @ np.diag(model.transition)) / len(labels), 12))
 
 
 def transition(text: str | Expression, num_classes: int) -> np.ndarray:

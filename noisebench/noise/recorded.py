@@ -1,18 +1,20 @@
-"""Noise that nobody draws: labels that people recorded; and images that are of no class at all."""
+"""Noise that nobody draws: labels that people recorded, and reviewed; and images that are of no class at all."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
 
 from ..errors import LanguageError
-from ..parameters import Inner, Rate
+from ..parameters import Inner, OneOf, Rate
 from ..spec import Call, Value
-from .catalogue import Examples, Labelling, build_noise, by_class, register_noise
+from .catalogue import Examples, Labelling, Review, build_noise, by_class, record, register_noise
 from .draw import expected, grouped, members, uniforms
 
 OWN = "own"  # in the place of a file: the data set's labels as they are
+DROP, RELABEL = ACTIONS = ("drop", "relabel")
 _CHOICE, _IMAGES = 21, 22  # what a derived seed is for
 _SHORT = {
     "aggre": "aggre_label",
@@ -84,6 +86,36 @@ def openset(
     parts, _ = grouped(chosen.astype(np.int64), 2, examples.parts)
     recorded = np.where(chosen, labels, model.draw(labels, seed, parts=parts))
     return Labelling(recorded, source=replaced, transition=model.transition, facts={**facts, "rates": [rate, model.rate]})
+
+
+@register_noise(overall="what is left", paper="anyone's own review", drawn=False, afterwards=True, within="any")
+def reviewed(
+    examples: Examples,
+    noise: Annotated[Call, Inner("noise")],
+    action: Annotated[str, OneOf(ACTIONS)],
+    suspects: str,
+    sha256: str | None = None,
+) -> Labelling:
+    """Labels that somebody has looked at again: a list of doubted ones, by evaluate --suspects, less the lines found right.
+
+    action: relabel, each example that is listed gets the label suggested there; drop, none of them is trained on.
+    suspects: the list, a .csv. sha256: how its checksum must begin; a manifest says it.
+    """
+    made = record(noise, examples)
+    return after_review(made, action, examples.sources.review(suspects, sha256, made.labels))
+
+
+def after_review(made: Labelling, action: str, review: Review) -> Labelling:
+    """A labelling once its list is worked off. Nobody knows a model of what is left."""
+    facts = {key: value for key, value in made.facts.items() if key != "rates"}
+    left = replace(made, nominal_rate=None, transition=None, facts=facts)
+    if action == RELABEL:
+        labels = made.labels.copy()
+        labels[review.examples] = review.suggested
+        return replace(left, labels=labels)
+    dropped = np.zeros(len(made.labels), bool) if made.dropped is None else made.dropped.copy()
+    dropped[review.examples] = True
+    return replace(left, dropped=dropped)
 
 
 def _images(count: int, size: int, seed: int) -> np.ndarray:

@@ -46,7 +46,7 @@ class Task:
     seed: int = 0
     precision: str = "fp32"
     penalty: Penalty | None = None
-    val_images: np.ndarray | None = None  # held out: predicted after each epoch, never trained on
+    val_images: np.ndarray | None = None  # held out or dropped: predicted after each epoch, never trained on
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
 
 

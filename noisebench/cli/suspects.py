@@ -1,0 +1,133 @@
+"""`noisebench evaluate --suspects --predictions --folds`: what one run, or its folds, say of every training label, as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .console import duration, say
+
+if TYPE_CHECKING:
+    from ..folds import Fold
+    from ..manifest import Manifest
+    from ..plan import Run
+    from ..predictions import Predictions
+    from ..runfolder import RunFolder
+    from .asking import Asking
+    from .progress import RunProgress
+
+_LONG = 600.0  # seconds from which what is left is said
+
+
+def doubts(
+    folders: list[RunFolder], asking: Asking, *, suspects: Path | None, predictions: Path | None, folds: int | None
+) -> dict[str, Any]:
+    """Write what is asked for; under "suspects" what is said of the list. Raises NoisebenchError."""
+    _check(folders, {"--suspects": suspects, "--predictions": predictions, "--folds": folds})
+    folder = folders[0]
+    if suspects is None and folds is None:
+        if predictions is not None:
+            _write_predictions(predictions, folder, _of_training(folder), asking)
+        return {}
+    manifest, said = _judged(folder, folds, asking)
+    if predictions is not None:
+        _write_predictions(predictions, folder, said, asking)
+    return {"suspects": _listed(suspects, said, manifest, folds, asking)}
+
+
+def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
+    from ..errors import ConfigError
+
+    suffixes = {"--suspects": (".csv",), "--predictions": (".npz", ".npy")}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in suffixes and value.suffix not in suffixes[name]:
+            raise ConfigError(f"{name} writes a {' or '.join(suffixes[name])}, got {value}")
+        if len(folders) != 1:
+            raise ConfigError(f"{name} is of one run, got {len(folders)}")
+
+
+def _of_training(folder: RunFolder) -> Predictions:
+    """What the run says of every training image; of no clean label."""
+    import numpy as np
+
+    from ..predictions import Predictions
+
+    arrays = folder.read_arrays()
+    recorded = arrays["recorded_labels"].astype(np.int64)
+    return Predictions.load(arrays, "train", recorded, recorded)
+
+
+def _judged(folder: RunFolder, folds: int | None, asking: Asking) -> tuple[Manifest, Predictions]:
+    """The labels that the run was trained on, and what it says of them, or what its folds say."""
+    from ..rebuild import manifest_of, rebuild
+
+    if folds is None:
+        return manifest_of(folder, asking.workspace, asking.manifest), _of_training(folder)
+    run = rebuild(folder, asking.workspace, asking.manifest)
+    return run.manifest, _out_of_fold(run, folder, folds, asking)
+
+
+def _out_of_fold(run: Run, folder: RunFolder, count: int, asking: Asking) -> Predictions:
+    from ..folds import judged, make_folds
+
+    folds = make_folds(run, folder, count)
+    if not all(fold.done for fold in folds):
+        _train(folds, asking)
+    return judged(folds)
+
+
+def _train(folds: list[Fold], asking: Asking) -> None:
+    from ..executors.memory import keep_memory
+    from ..executors.signals import StopSignals
+    from ..folds import train_folds
+    from ..sitting import Conduct
+    from .progress import RunProgress
+
+    run = folds[0].run
+    images = asking.workspace.training_images(run.dataset, run.manifest)
+    keep_memory()
+    with StopSignals() as signals, RunProgress(quiet=asking.quiet) as lines:
+
+        def conduct(left: int) -> Conduct:
+            lines.say(f"fold {len(folds) - left + 1} of {len(folds)}")
+            return Conduct(listen=lines.update, stop=lambda: signals.stopped, estimate=lambda seconds: _say_time(lines, seconds * left))
+
+        train_folds(folds, images, asking.device, conduct)
+
+
+def _say_time(lines: RunProgress, seconds: float) -> None:
+    if seconds > _LONG:
+        lines.say(f"the folds will take about {duration(seconds)}; Ctrl-C saves, the same command resumes")
+
+
+def _listed(path: Path | None, said: Predictions, manifest: Manifest, folds: int | None, asking: Asking) -> dict[str, Any]:
+    """The list written, and what can be said of it."""
+    from ..suspects import how_good, write_suspects
+
+    found = how_good(said, manifest)
+    if path is not None:
+        write_suspects(path, said, manifest)
+        why = (
+            "a network doubts no label that it has learned by heart" if folds is None else "each was judged by a network that never saw it"
+        )
+        say(f"{path} written: {found['listed']} of {found['of']} labels doubted; {why}", quiet=asking.quiet)
+    return {"file": None if path is None else str(path), "folds": folds, **found}
+
+
+def _write_predictions(path: Path, folder: RunFolder, said: Predictions, asking: Asking) -> None:
+    """What is said of every training image; of a teacher also whose labels these images have."""
+    from ..errors import DataError
+    from ..predictions import write_probabilities, write_teacher
+
+    record = folder.record()
+    if path.suffix == ".npy":
+        write_probabilities(path, said)
+    elif "labels_sha256" not in record["noise"]:
+        raise DataError(f"{folder.path} is of an older version, which did not note whose labels these are: run it again with --force")
+    elif "source" in record["noise"]:
+        raise DataError(f"{folder.path} saw images of {record['noise']['source']} in the place of some: it cannot teach for these examples")
+    else:
+        write_teacher(path, said, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
+    say(f"{path} written: {len(said.classes)} predictions", quiet=asking.quiet)

@@ -1,0 +1,23 @@
+"""Words in a CSV that somebody opens in a spreadsheet: none is run as a formula, and each comes back as it was."""
+
+from __future__ import annotations
+
+import re
+
+_RUN = re.compile(r"[=+\-@\t\r']")  # how a cell begins that a spreadsheet computes; and the mark, which must come back too
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def as_cell(word: str) -> str:
+    """`=cat` as `'=cat`, which is text; `from_cell` takes the mark off again."""
+    return f"'{word}" if _RUN.match(word) and not _NUMBER.fullmatch(word) else word
+
+
+def from_cell(cell: str) -> str:
+    """What was meant by a cell."""
+    return cell[1:] if cell.startswith("'") and _RUN.match(cell[1:]) else cell
+
+
+def path_as_cell(path: str) -> str:
+    """`=cat/1.png` as `./=cat/1.png`, which is the same path."""
+    return f"./{path}" if _RUN.match(path) else path
