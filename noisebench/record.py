@@ -14,7 +14,7 @@ from .estimates import Estimates
 from .manifest import LARGEST_T, Manifest
 from .plan import PROTOCOL, Run
 from .predictions import Predictions
-from .runfolder import SCHEMA, RunFolder
+from .runfolder import SCHEMA, WHERE, RunFolder
 from .sitting import Course, Progress
 from .storing import write_whole
 from .warmup import warmup_epochs
@@ -106,7 +106,7 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "key": run.key,
         "title": run.title,
         "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
-                 "classes": list(run.dataset.classes)},
+                 "classes": list(run.dataset.classes), **{key: meta[key] for key in WHERE if key in meta}},
         "noise": {"text": meta["noise"], "seed": run.manifest.noise_seed, "nominal_rate": meta["nominal_rate"],
                   "realised_rate": meta["realised_rate"], "labels_sha256": meta["labels_sha256"],
                   "manifest_sha256": run.manifest.identity,

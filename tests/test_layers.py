@@ -16,7 +16,7 @@ ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"},
     {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "suspects", "backbones", "recipes"},
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth"},
-    {"suite", "runfolder", "workspace", "plan", "agenda", "packing"},
+    {"suite", "runfolder", "reproduce", "workspace", "plan", "agenda", "packing"},
     {"report"},
     {"training"},
     {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors"},
