@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import socket
@@ -147,6 +148,15 @@ class RunFolder:
         """metrics.csv: one line an epoch."""
         lines = [",".join(history[0]), *(",".join("" if v is None else str(v) for v in row.values()) for row in history)]
         write_text(self.path / "metrics.csv", "\n".join(lines) + "\n")
+
+    def history(self) -> list[dict[str, float | None]]:
+        """metrics.csv, a line an epoch; None where nothing was known. Raises DataError."""
+        path = self.path / "metrics.csv"
+        try:
+            lines = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+            return [{name: float(value) if value else None for name, value in line.items()} for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
     def record(self) -> dict[str, Any]:
         """result.json. Raises DataError where it is damaged or of another schema."""
