@@ -108,8 +108,8 @@ class Manifest:
     @property
     def held_out(self) -> str:
         """`0.1 held out after corruption`, `0.05 trusted`, or both; empty where nothing is set apart."""
-        parts = [] if self.val is None else [f"{self.meta['val_fraction']:g} held out {self.meta['val_split']} corruption"]
-        return ", ".join([*parts, *([] if self.trusted is None else [f"{self.meta['trusted']:g} trusted"])])
+        parts = [] if self.val is None else [f"{self.meta['val_fraction']} held out {self.meta['val_split']} corruption"]
+        return ", ".join([*parts, *([] if self.trusted is None else [f"{self.meta['trusted']} trusted"])])
 
     @property
     def transition(self) -> np.ndarray | None:

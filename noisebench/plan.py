@@ -24,6 +24,7 @@ from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
 from .precision import resolve_precision
 from .recipes import Recipe, make_recipe
+from .runfolder import WHERE
 from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
 from .truth import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
@@ -104,6 +105,7 @@ class Run:
         return {
             "title": self.title,
             "dataset": self.dataset.name,
+            **{key: meta[key] for key in WHERE if key in meta},
             "data_sha256": self.data_sha256,
             "noise": meta["noise"],
             "realised_rate": meta["realised_rate"],

@@ -14,7 +14,7 @@ from .estimates import Estimates
 from .manifest import LARGEST_T, Manifest
 from .plan import PROTOCOL, Run
 from .predictions import Predictions
-from .runfolder import SCHEMA, RunFolder
+from .runfolder import SCHEMA, WHERE, RunFolder
 from .sitting import Course, Progress
 from .storing import write_whole
 from .warmup import warmup_epochs
@@ -69,8 +69,9 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     mean_p = np.full(len(manifest.labels), np.nan, np.float16)
     mean_p[manifest.in_training] = course.dynamics.mean_p
-    of_training = {"in_training": manifest.in_training, **({} if manifest.dropped is None else {"dropped": manifest.dropped})}
-    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, **of_training, "train_mean_p": mean_p})
+    masks = {"in_training": manifest.in_training, "dropped": manifest.dropped, "trusted": manifest.trusted}
+    known = {name: mask for name, mask in masks.items() if mask is not None}
+    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, **known, "train_mean_p": mean_p})
     folder.write_dynamics(course.dynamics)
     _write_weights(folder.weights, trainer)
     folder.write_history(course.history)
@@ -111,8 +112,8 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "key": run.key,
         "title": run.title,
         "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
-                 "classes": list(run.dataset.classes), "shape": list(trainer.task.images.shape[1:]),
-                 "normalisation": trainer.train.normalise.written},
+                 "classes": list(run.dataset.classes), **{key: run.manifest.meta[key] for key in WHERE if key in run.manifest.meta},
+                 "shape": list(trainer.task.images.shape[1:]), "normalisation": trainer.train.normalise.written},
         "noise": noise_facts(run),
         "method": run.method,
         "loss": str(run.loss),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+WHERE = ("path", "test_path")  # where a foreign set lay, from the workspace; information, in no key
 _READABLE = (1,)  # every schema that was ever written; tests keep a record of each
 _RECORD = (
     "key",
@@ -189,6 +190,15 @@ class RunFolder:
         """result.json. Raises DataError where it is damaged or of another schema."""
         return {**self._read(self.result, _RECORD), "path": str(self.path)}
 
+    def about(self) -> dict[str, Any]:
+        """What a table must know of the run, by the same names whether it is finished or failed. Raises DataError."""
+        if self.status() == "failed":
+            return self.failure()["about"]
+        try:
+            return _about(self.record())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.result} lacks {error}: delete the folder and run it again") from None
+
     def _read(self, path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -201,6 +211,29 @@ class RunFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged ({error}): delete the folder and run it again") from None
         return content
+
+
+def _about(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's facts under the names that error.json uses for a failed run."""
+    recipe = dict(record["recipe"])
+    noise = record["noise"]
+    return {
+        **{key: record[key] for key in ("method", "loss", "strategy", "precision", "seed", "oracle", "metrics")},
+        "recipe_name": recipe.pop("name"),
+        "recipe": recipe,
+        "dataset": record["data"]["name"],
+        **{key: record["data"][key] for key in WHERE if key in record["data"]},
+        "data_sha256": record["data"].get("sha256"),
+        "model": record["model"]["name"],
+        "noise": noise["text"],
+        "noise_seed": noise["seed"],
+        "realised_rate": noise["realised_rate"],
+        "held_out": noise.get("held_out", ""),
+        "source_sha256": noise.get("source_sha256", ""),
+        "known": noise.get("known", 1.0),
+        "labels": noise.get("manifest_sha256", ""),
+        "versions": record.get("versions", {}),
+    }
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:

@@ -17,23 +17,23 @@ from .spreadsheet import as_cell, path_as_cell
 from .storing import write_text
 
 
-def doubted(said: Predictions, manifest: Manifest) -> np.ndarray:
-    """The examples (m,) whose recorded label is not the likeliest, the least likely label first, ties by index.
-
-    Verified labels are beyond doubt, and what a review has dropped has been looked at.
-    """
-    found = np.flatnonzero((said.predicted != manifest.labels) & _open_to_doubt(manifest))
+def doubted(said: Predictions, recorded: np.ndarray, beyond_doubt: np.ndarray | None = None) -> np.ndarray:
+    """The examples (m,) whose recorded label (N,) is not the likeliest, the least likely label first, ties by index; none of those
+    that are beyond doubt (N,)."""
+    unlike = said.predicted != recorded
+    found = np.flatnonzero(unlike if beyond_doubt is None else unlike & ~beyond_doubt)
     return found[np.argsort(said.recorded_log_p[found], kind="stable")]
 
 
-def _open_to_doubt(manifest: Manifest) -> np.ndarray:
-    return manifest.kept if manifest.trusted is None else manifest.kept & ~manifest.trusted
+def beyond_doubt(manifest: Manifest) -> np.ndarray:
+    """Verified labels (N,), and what a review has dropped, since it has been looked at."""
+    return ~manifest.kept if manifest.trusted is None else ~manifest.kept | manifest.trusted
 
 
 def write_suspects(path: Path, said: Predictions, manifest: Manifest) -> int:
     """A CSV of the doubted labels, and how many they are: rank, index, path where the examples are files, recorded and suggested
     class by name, score (1 - p of the recorded label, in [0, 1]), split where some are held out."""
-    text, found = io.StringIO(), doubted(said, manifest)
+    text, found = io.StringIO(), doubted(said, manifest.labels, beyond_doubt(manifest))
     writer = csv.writer(text, lineterminator="\n")
     columns = dict(_columns(said, manifest, found))
     writer.writerow(columns)
@@ -58,7 +58,7 @@ def _columns(said: Predictions, manifest: Manifest, found: np.ndarray) -> Iterat
 def how_good(said: Predictions, manifest: Manifest) -> dict[str, Any]:
     """How well the doubts find wrong labels, where clean ones are known: AUROC ... over all that is open to doubt, and the share
     of the list that is wrong; None where nobody knows."""
-    among, found = _open_to_doubt(manifest), doubted(said, manifest)
+    among, found = ~beyond_doubt(manifest), doubted(said, manifest.labels, beyond_doubt(manifest))
     known = found[manifest.truth[found] != metrics.UNKNOWN]
     detection = metrics.of_training(said.take(among), manifest.labels[among], manifest.truth[among])["detection"]
     wrong = manifest.labels[known] != manifest.truth[known]

@@ -16,7 +16,7 @@ ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"},
     {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "dynamics", "spreadsheet", "backbones", "recipes"},
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review"},
-    {"suite", "runfolder", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"},
+    {"suite", "runfolder", "reproduce", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"},
     {"report"},
     {"training"},
     {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors", "folds", "reevaluate", "recheck"},

@@ -286,9 +286,9 @@ def test_latex_escapes_and_marks(tmp_path: Path) -> None:
         assert part in text
 
 
-def test_html_escapes_and_needs_nothing_else(tmp_path: Path) -> None:
+def test_a_notebooks_view_escapes_and_needs_nothing_else(tmp_path: Path) -> None:
     add(tmp_path, HARD)
-    text = report(tmp_path).render("html")
+    text = report(tmp_path)._repr_html_()
     assert "a_b &amp; [c] 100% &lt;i&gt; 10*x | y" in text and "http" not in text and "<script" not in text
 
 

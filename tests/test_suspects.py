@@ -22,7 +22,7 @@ from noisebench.labelling import make_manifest
 from noisebench.manifest import Manifest
 from noisebench.predictions import Predictions
 from noisebench.spreadsheet import as_cell, from_cell, path_as_cell
-from noisebench.suspects import doubted, how_good, write_suspects
+from noisebench.suspects import beyond_doubt, doubted, how_good, write_suspects
 
 P = np.array([[0.7, 0.2, 0.1], [0.125, 0.75, 0.125], [0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.25, 0.5, 0.25]])
 RECORDED = np.array([0, 0, 1, 0, 2])
@@ -49,11 +49,11 @@ def written(path: Path, of: Manifest) -> list[dict[str, str]]:
 
 
 def test_only_labels_that_are_not_the_likeliest_are_doubted_the_least_likely_first_ties_by_index() -> None:
-    assert doubted(said(), manifest()).tolist() == [1, 3, 2, 4]
+    assert doubted(said(), manifest().labels).tolist() == [1, 3, 2, 4]
 
 
 def test_what_is_verified_or_dropped_is_not_doubted_and_what_is_held_out_is() -> None:
-    assert doubted(said(), manifest(trusted=mask(3), dropped=mask(1), val=mask(4))).tolist() == [2, 4]
+    assert doubted(said(), manifest().labels, beyond_doubt(manifest(trusted=mask(3), dropped=mask(1), val=mask(4)))).tolist() == [2, 4]
 
 
 def test_the_file_names_classes_and_says_one_minus_p(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_of_more_than_a_hundred_classes_the_top_five_are_enough(tmp_path: Path) 
     p[np.arange(5), [100, 7, 1, 99, 2]] = 0.9
     of = replace(manifest(tuple(f"class {k}" for k in range(101))), labels=np.array([100, 0, 1, 98, 3]))
     many = said(p, of.labels)
-    assert many.dense is None and doubted(many, of).tolist() == [1, 3, 4]
+    assert many.dense is None and doubted(many, of.labels).tolist() == [1, 3, 4]
 
 
 def test_with_known_labels_the_share_of_wrong_ones_is_said_and_without_it_is_not() -> None:
@@ -109,7 +109,7 @@ def test_the_order_is_cleanlabs_by_self_confidence_on_the_same_probabilities() -
     said_of = Predictions.of(np.log(p).astype(np.float32), labels.labels, labels.clean_labels)
     rounded = np.exp(np.asarray(said_of.dense, np.float64))
     theirs = get_self_confidence_for_each_label(labels.labels, rounded)
-    listed = doubted(said_of, labels)
+    listed = doubted(said_of, labels.labels, beyond_doubt(labels))
     assert listed.tolist() == [at for at in np.argsort(theirs, kind="stable") if p[at].argmax() != labels.labels[at]]
 
 

@@ -87,7 +87,8 @@ def _made(asked: Asked, kind: Kind, options: Globals) -> Drawing:
 def _tables(asked: Asked, options: Globals) -> list[Table]:
     from .report import folders_of, make, shape_of
 
-    return make(folders_of(options, asked.paths), shape_of("method", "noise", asked.metric), asked.conditions, needed=True).tables
+    shape = shape_of("method", "noise", asked.metric)
+    return make(folders_of(options, asked.paths), shape, asked.conditions, options.open(), needed=True).tables
 
 
 def _manifests(paths: list[Path], options: Globals) -> list[Manifest]:

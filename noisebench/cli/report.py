@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..errors import DataError
     from ..report import Check, Report, Rules, Shape
     from ..runfolder import RunFolder
+    from ..workspace import Workspace
 _OF_CHECK = {"baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha", "allow_missing": "--allow-missing"}
 
 
@@ -64,7 +65,7 @@ def report(
     noisebench report --metric mean_last10
     """
     options: Globals = context.obj
-    options.open()  # plugins name noises
+    workspace = options.open()  # plugins name noises
     _check_figure(context)
     if figure is not None:
         draw_figure(Asked(figure, paths or [], conditions or [], metric, epoch, losses or [], out, json), options)
@@ -72,7 +73,7 @@ def report(
     form = _format(form, out, json=json)
     _check_options(context, form)
     shape = shape_of(rows, cols, metric, ranks=ranks, published=published)
-    made = make(folders_of(options, paths, check=check), shape, conditions or [], needed=not check)
+    made = make(folders_of(options, paths, check=check), shape, conditions or [], workspace, needed=not check)
     if save_baseline is not None:
         _save(made, save_baseline)
     verdict = _verdict(made, baseline, tolerance, alpha, allow_missing) if check and baseline else None
@@ -138,12 +139,12 @@ def folders_of(options: Globals, paths: list[Path] | None, *, check: bool = Fals
     raise DataError(f"no runs in {options.workspace}: start with noisebench train or noisebench run quick")
 
 
-def make(folders: list[RunFolder], shape: Shape, conditions: list[str], *, needed: bool = False) -> Report:
+def make(folders: list[RunFolder], shape: Shape, conditions: list[str], workspace: Workspace, *, needed: bool = False) -> Report:
     """The report of these runs; damaged results are said and passed over. Raises DataError where runs are `needed` and there are none."""
     from ..errors import DataError
     from ..report import report_of
 
-    made = report_of(folders, shape, conditions, _passed_over)
+    made = report_of(folders, shape, conditions, _passed_over, workspace)
     if needed and not made.tables:
         raise DataError("no finished run there: noisebench list runs shows what there is")
     return made

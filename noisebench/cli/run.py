@@ -54,7 +54,7 @@ def run(
     options: Globals = context.obj
     workspace, trackers = options.open(), known_trackers(log_to or ())
     name, found = find_suite(suite, options.workspace)
-    _report(found, [])  # a wrong shape is said before the first run
+    _report(found, [], workspace)  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
     manner = _Manner(jobs, device, not no_resume, fail_fast)
@@ -66,7 +66,7 @@ def run(
     failed = _execute(options, workspace, items, todo, manner, logbook) if todo else 0
     if not todo:
         say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
-    _show_table(found, items, json=json)
+    _show_table(found, items, workspace, json=json)
     if failed:
         raise typer.Exit(_failed_code(failed, options))
 
@@ -123,15 +123,16 @@ def _log(logbook: Logbook, item: Item, event: Event) -> None:
         logbook.fail(item.folder)
 
 
-def _show_table(suite: Suite, items: list[Item], *, json: bool) -> None:
-    made = _report(suite, items)
+def _show_table(suite: Suite, items: list[Item], workspace: Workspace, *, json: bool) -> None:
+    made = _report(suite, items, workspace)
     if made.tables or json:
         emit(made, "json" if json else "table")
 
 
-def _report(suite: Suite, items: list[Item]) -> Report:
+def _report(suite: Suite, items: list[Item], workspace: Workspace) -> Report:
     shape = suite.report
-    return make([item.folder for item in items], shape_of(shape.rows, shape.cols, shape.metric, published=shape.published), [])
+    made = shape_of(shape.rows, shape.cols, shape.metric, published=shape.published)
+    return make([item.folder for item in items], made, [], workspace)
 
 
 def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], manner: _Manner, *, json: bool) -> None:

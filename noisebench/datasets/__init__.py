@@ -4,7 +4,7 @@ from .annotations import Shape, read_annotations, split_column
 from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
 from .human import HUMAN, check_column, read_human
-from .reading import Images, Labels, find_dataset, fit_images, image_rows, read_images, read_labels
+from .reading import Images, Labels, at_hand, find_dataset, fit_images, image_rows, read_images, read_labels
 from .reviews import read_review
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Images",
     "Labels",
     "Shape",
+    "at_hand",
     "check_column",
     "find_dataset",
     "fingerprint",

@@ -128,6 +128,11 @@ def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Ca
     return lambda which: read_pictures(root, [files[i] for i in which], side)
 
 
+def at_hand(dataset: Dataset, data_dir: Path) -> bool:
+    """Whether its images lie here as an archive or a folder, so that reading them takes neither torch nor a network."""
+    return _archive(DATASETS[dataset.merged[0]] if dataset.merged else dataset, data_dir) is not None
+
+
 def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
     if dataset.path:
         return dataset.path

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..datasets import DATASETS
 from ..published import PAPERS, Beside, Ours, find_beside, find_paper
-from ..recipes import RECIPES, make_recipe
+from ..recipes import RECIPE_FIELDS, RECIPES
+from ..reproduce import recipe_changes
 from .cells import METRICS, Cell
 from .table import Table
 
@@ -41,9 +42,8 @@ def _ours(labels: dict[str, str], cell: Cell) -> Ours:
 def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[str]:
     """What a run set otherwise than the recipe that it is named after, but the epochs, and what it set apart: `lr 1`, `no flip`."""
     if recipe in RECIPES and dataset in DATASETS:
-        augment = {"crop": DATASETS[dataset].crop, "flip": DATASETS[dataset].flip}
-        own = make_recipe(recipe, dataset, augment=augment, changes={}).asdict()
-        yield from (_setting(name, settings[name]) for name in own if name != "epochs" and settings.get(name, own[name]) != own[name])
+        own = {key: value for key, value in settings.items() if key in RECIPE_FIELDS and key != "epochs"}
+        yield from (_setting(name, value) for name, value in recipe_changes(recipe, dataset, own).items())
     if settings.get("held_out"):
         yield settings["held_out"]
 

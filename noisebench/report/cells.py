@@ -6,7 +6,6 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError, UnknownName
@@ -74,12 +73,15 @@ class Row:
     failed: bool
     value: float | None
     finished: float = 0.0
-    folder: Path = Path()
+    folder: RunFolder | None = None
 
 
 @dataclass
 class Cell:
-    """The runs of one cell: values by seed and what each came from, how many failed, whether they used the truth."""
+    """The runs of one cell: values by seed and what each came from, how many failed, whether they used the truth.
+
+    folders: where each seed's run lies, the failed ones too.
+    """
 
     values: dict[str, float] = field(default_factory=dict)
     failed: int = 0
@@ -87,7 +89,12 @@ class Cell:
     metric: str = "last"
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    folders: dict[str, Path] = field(default_factory=dict)  # of its values' runs, by seed
+    folders: dict[str, RunFolder] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> list[RunFolder]:
+        """Where the runs of its values lie."""
+        return [self.folders[name] for name in self.values if name in self.folders]
 
     def paired_with(self, other: Cell) -> list[str]:
         """The seeds that both have, on the same recorded labels."""
@@ -133,12 +140,11 @@ def _rows(folder: RunFolder, metrics: dict[str, Metric]) -> list[Row]:
     status = folder.status()
     if status not in ("done", "failed"):
         return []
-    failed = status == "failed"
-    path = folder.error if failed else folder.result
+    path = folder.error if status == "failed" else folder.result
     try:
-        known = folder.failure()["about"] if failed else _about(folder.record())
+        known = folder.about()
         stamp = path.stat().st_mtime
-        return [_row(known, name, _value(known.get("metrics"), metric), stamp, folder.path) for name, metric in metrics.items()]
+        return [_row(folder, known, name, _value(known.get("metrics"), metric), stamp) for name, metric in metrics.items()]
     except (KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{path} lacks {error}: delete the folder and run it again") from None
 
@@ -150,7 +156,7 @@ def _value(metrics: Any, metric: Metric) -> float | None:
     return None if metrics is None else float(metrics)
 
 
-def _row(known: dict[str, Any], metric: str, value: float | None, stamp: float, folder: Path) -> Row:
+def _row(folder: RunFolder, known: dict[str, Any], metric: str, value: float | None, stamp: float) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
     said = f"{known['recipe_name']}, {recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}" + (f", {held_out}" if held_out else "")
@@ -160,28 +166,6 @@ def _row(known: dict[str, Any], metric: str, value: float | None, stamp: float, 
     rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None  # of some labels it is not the rate of all
     failed = known.get("metrics") is None
     return Row(axes, alike, inputs, rate, known["seed"], known["noise_seed"], known["oracle"], failed, value, stamp, folder)
-
-
-def _about(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's facts under the names that error.json uses for a failed run."""
-    recipe = dict(record["recipe"])
-    noise = record["noise"]
-    return {
-        **{key: record[key] for key in ("method", "loss", "strategy", "precision", "seed", "oracle", "metrics")},
-        "recipe_name": recipe.pop("name"),
-        "recipe": recipe,
-        "dataset": record["data"]["name"],
-        "data_sha256": record["data"].get("sha256"),
-        "model": record["model"]["name"],
-        "noise": noise["text"],
-        "noise_seed": noise["seed"],
-        "realised_rate": noise["realised_rate"],
-        "held_out": noise.get("held_out", ""),
-        "source_sha256": noise.get("source_sha256", ""),
-        "known": noise.get("known", 1.0),
-        "labels": noise.get("manifest_sha256", ""),
-        "versions": record.get("versions", {}),
-    }
 
 
 def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
@@ -224,10 +208,12 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
     cell = Cell(metric=rows[0].axes["metric"], settings={**rows[0].alike, "precision": rows[0].axes["precision"]})
     latest = {(row.seed, row.noise_seed): row for row in rows}
     for (seed, noise_seed), row in sorted(latest.items()):
+        name = str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"
+        if row.folder is not None:
+            cell.folders[name] = row.folder
         if row.failed:
             cell.failed += 1
         elif row.value is not None:
-            name = str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"
-            cell.values[name], cell.inputs[name], cell.folders[name] = row.value, row.inputs, row.folder
+            cell.values[name], cell.inputs[name] = row.value, row.inputs
         cell.oracle = cell.oracle or row.oracle
     return cell

@@ -42,7 +42,19 @@ def caption(table: Table, *, bold: bool = True, ranks: bool = False) -> str:
 
 def head(table: Table, col: str) -> str:
     """A column's head; a noise says its realised rate."""
-    return _named(table, table.col_axis, col) + _rate(table.rates.get(col))
+    rate = rate_text(table, col)
+    return col_head(table, col) + (f" ({rate})" if rate else "")
+
+
+def col_head(table: Table, col: str) -> str:
+    """A column's name."""
+    return _named(table, table.col_axis, col)
+
+
+def rate_text(table: Table, col: str) -> str:
+    """`39.9 % wrong`; nothing where the columns are no noises or nobody knows."""
+    rate = table.rates.get(col)
+    return "" if rate is None else f"{100 * rate:.1f} % wrong"
 
 
 def row_head(table: Table, row: str) -> str:
@@ -60,10 +72,6 @@ def rank_text(table: Table, row: str) -> str:
     """The mean rank."""
     rank = table.mean_rank(row)
     return "–" if rank is None else f"{rank:.2f}"
-
-
-def _rate(rate: float | None) -> str:
-    return "" if rate is None else f" ({100 * rate:.1f} % wrong)"
 
 
 def markdown(tables: list[Table], *, ranks: bool = False) -> str:

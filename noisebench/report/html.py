@@ -1,4 +1,4 @@
-"""Tables as one page that needs nothing else, light or dark as the reader has it."""
+"""Tables as HTML for a notebook, light or dark as the reader has it; `page/` is the whole document."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from .beside import beside_text
 from .formats import caption, cell_parts, head, rank_text, row_head
 from .table import Table
 
-_STYLE = """:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #666; --line: #ccc; --bad: #b00020; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #16181c; --faint: #9aa0a8; --line: #3a3f47; --bad: #ff7b8a; } }
-body { color: var(--ink); background: var(--paper); font: 15px/1.45 system-ui, sans-serif; margin: 2rem; }"""
-_TABLE_STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
+_STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
 .noisebench table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; font-variant-numeric: tabular-nums; }
 .noisebench caption { text-align: left; font-weight: 600; padding: 0 0 .5rem; white-space: nowrap; }
 .noisebench th, .noisebench td { padding: .25rem .8rem; text-align: right; white-space: nowrap; background: none; }
@@ -22,18 +19,9 @@ _TABLE_STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
 .noisebench p { max-width: 60rem; opacity: .75; font-size: .87em; margin: .6rem 0 0; }"""
 
 
-def page(tables: list[Table], *, ranks: bool = False) -> str:
-    """A whole document."""
-    body = fragment(tables, ranks=ranks)
-    head_ = (
-        f'<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n<title>noisebench</title>\n<style>{_STYLE}</style>'
-    )
-    return f'<!doctype html>\n<html lang="en">\n<head>\n{head_}\n</head>\n<body>\n{body}</body>\n</html>\n'
-
-
 def fragment(tables: list[Table], *, ranks: bool = False) -> str:
     """The tables alone, for a notebook."""
-    return f"<style>{_TABLE_STYLE}</style>\n" + "".join(_table(table, ranks=ranks) for table in tables)
+    return f"<style>{_STYLE}</style>\n" + "".join(_table(table, ranks=ranks) for table in tables)
 
 
 def _table(table: Table, *, ranks: bool) -> str:

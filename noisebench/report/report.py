@@ -11,11 +11,12 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..runfolder import RunFolder, run_folders
+from ..workspace import Workspace
 from .beside import put_beside
 from .cells import read_rows, where
 from .formats import as_csv, as_json, as_list, document, markdown
 from .gate import Check
-from .html import fragment, page
+from .html import fragment
 from .junit import junit
 from .latex import latex
 from .table import Table, make_tables
@@ -51,6 +52,7 @@ class Report:
     tables: list[Table]
     shape: Shape = Shape()
     damaged: list[str] = field(default_factory=list)  # result files passed over
+    workspace: Workspace = field(default_factory=Workspace)  # where its runs lie, and their data
 
     @property
     def metric(self) -> str:
@@ -69,13 +71,20 @@ class Report:
             "md": lambda: markdown(self.tables, ranks=ranks) + ("\n" + as_list([verdict.summary, *verdict.troubles]) if verdict else ""),
             "csv": lambda: as_csv(self.document()),
             "json": lambda: as_json(self.document(verdict)),
-            "html": lambda: page(self.tables, ranks=ranks),
+            "html": lambda: self._page(verdict),
             "latex": lambda: latex(self.tables, ranks=ranks),
             "junit": lambda: junit(self.tables, verdict),
         }
         if form not in texts:
             raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {form!r}")
         return texts[form]()
+
+    def _page(self, verdict: Check | None) -> str:
+        from .figures.chosen import page_figures  # what these stand on is asked for by no other format
+        from .page import page
+
+        figures = page_figures(self.tables)
+        return page(self.tables, self.workspace, ranks=self.shape.ranks, verdict=verdict, damaged=self.damaged, figures=figures)
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -92,7 +101,11 @@ class Report:
 
 
 def report_of(
-    folders: Sequence[RunFolder], shape: Shape, conditions: Sequence[str] = (), pass_over: Callable[[DataError], None] | None = None
+    folders: Sequence[RunFolder],
+    shape: Shape,
+    conditions: Sequence[str] = (),
+    pass_over: Callable[[DataError], None] | None = None,
+    workspace: Workspace | None = None,
 ) -> Report:
     """The report of some run folders; each damaged result is told to `pass_over` and left out. Raises ConfigError, UnknownName."""
     damaged: list[str] = []
@@ -104,7 +117,7 @@ def report_of(
 
     rows = where(read_rows(folders, shape.metrics, note), conditions)
     tables = make_tables(rows, shape.rows, shape.cols)
-    return Report(tables if shape.published is None else put_beside(tables, shape.published), shape, damaged)
+    return Report(tables if shape.published is None else put_beside(tables, shape.published), shape, damaged, workspace or Workspace())
 
 
 def make_report(
@@ -125,4 +138,5 @@ def make_report(
     def warn(error: DataError) -> None:
         warnings.warn(str(error), stacklevel=4)
 
-    return report_of(run_folders([Path(path)]), Shape(rows, cols, metric, ranks, published), where, warn)
+    root = Path(path).parent if Path(path).name == "runs" else Path(path)
+    return report_of(run_folders([Path(path)]), Shape(rows, cols, metric, ranks, published), where, warn, Workspace(root))

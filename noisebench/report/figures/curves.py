@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...runfolder import RunFolder
 from ..cells import Cell
 from ..formats import row_head
 from ..table import Table
@@ -31,7 +30,7 @@ def _anything(panels: tuple[Panel, ...]) -> bool:
 
 
 def _histories(cell: Cell) -> list[list[dict[str, float | None]]]:
-    return [RunFolder(folder).read_history() for folder in cell.folders.values()]
+    return [folder.read_history() for folder in cell.finished]
 
 
 def _panel(name: str, table: Table, col: str, found: dict[str, list[list[dict[str, float | None]]]]) -> Panel:

@@ -8,7 +8,6 @@ import numpy as np
 
 from ...dynamics import BINS, EDGES, GROUPS, Dynamics
 from ...errors import ConfigError
-from ...runfolder import RunFolder
 from ..cells import Cell
 from ..formats import row_head
 from ..table import Table
@@ -22,7 +21,7 @@ _IN_PASSING = "As the network said it in passing, on the augmented images of the
 
 def read(cell: Cell) -> list[Dynamics]:
     """Of each run of a cell. Raises DataError for a run of an older version."""
-    return [RunFolder(folder).read_dynamics() for folder in cell.folders.values()]
+    return [folder.read_dynamics() for folder in cell.finished]
 
 
 def epoch_of(runs: Sequence[Dynamics], epoch: int | None) -> int:

@@ -16,7 +16,7 @@ def columns(tables: Sequence[Table]) -> Iterator[tuple[Table, str]]:
 
 def filled(table: Table, col: str) -> list[str]:
     """The rows that have a run there."""
-    return [row for row in table.rows if (cell := table.cells.get((row, col))) and cell.folders]
+    return [row for row in table.rows if (cell := table.cells.get((row, col))) and cell.finished]
 
 
 def column_title(table: Table, col: str) -> str:

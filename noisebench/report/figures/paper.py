@@ -51,7 +51,7 @@ def _chosen(tables: Sequence[Table]) -> tuple[Table, str, str, str]:
 def _places(tables: Sequence[Table]) -> Iterator[tuple[Table, str, str, str]]:
     for table in tables:
         for col in table.cols:
-            held = [row for row in table.rows if (cell := table.cells.get((row, col))) and cell.folders]
+            held = [row for row in table.rows if (cell := table.cells.get((row, col))) and cell.finished]
             ce = [row for row in held if row == "ce"]
             el = [row for row in held if row == "el" or row.startswith("el(")]
             if ce and el:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from ...errors import DataError
 from ...evaluation import read_said
 from ...metrics import ECE_BINS, calibration
 from ...runfolder import RunFolder
@@ -34,14 +34,20 @@ def reliability(tables: Sequence[Table]) -> Figure:
 
 
 def _line(name: str, cell: Cell) -> Series:
-    confidence, right = (np.concatenate(parts) for parts in zip(*map(_answers, cell.folders.values()), strict=True))
+    confidence, right = (np.concatenate(parts) for parts in zip(*map(_answers, cell.finished), strict=True))
     counts, sure, hits = calibration(confidence, right)
     held = counts >= _LEAST
     return Series(name, 100 * sure[held] / counts[held], 100 * hits[held] / counts[held], form="dots")
 
 
-def _answers(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _answers(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and whether it was right, of each test image (M,)."""
-    run = RunFolder(folder)
-    said = read_said(run, int(run.record()["data"]["num_classes"]))
+    said = read_said(run, _classes(run))
     return np.exp(said.test.log_p[:, 0].astype(np.float64)), said.test.predicted == said.labels["test"]
+
+
+def _classes(run: RunFolder) -> int:
+    try:
+        return int(run.record()["data"]["num_classes"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{run.result} does not say how many classes there are: run it again with --force") from None

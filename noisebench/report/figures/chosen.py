@@ -1,0 +1,28 @@
+"""The figures that a page of a report shows, of those that its runs allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+
+from ...errors import ConfigError, DataError
+from ..table import Table
+from . import FIGURES, Drawing
+
+_SHOWN = ("gradient", "reliability", "ranks")  # beside what the page draws itself: a number against the rate, and curves
+
+
+def page_figures(tables: Sequence[Table]) -> list[tuple[str, str]]:
+    """Caption and SVG of each; none without matplotlib. One of too many panels, or of runs that do not hold its numbers, is left out."""
+    if find_spec("matplotlib") is None or not tables:
+        return []
+    return [(f"{FIGURES[drawing.name].summary}. {drawing.caption}", drawing.picture("svg").decode()) for drawing in _drawings(tables)]
+
+
+def _drawings(tables: Sequence[Table]) -> Iterator[Drawing]:
+    for name in _SHOWN:
+        kind = FIGURES[name]
+        try:
+            yield kind.make(tables, None) if kind.epoch else kind.make(tables)
+        except (ConfigError, DataError):
+            continue

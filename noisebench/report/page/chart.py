@@ -1,0 +1,106 @@
+"""Small line charts as geometry: where axes, ticks and lines lie in a box. A template draws them; no font and no colour is chosen here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_STEPS = (1, 2, 2.5, 5, 10)
+_MOST_POINTS = 200  # of a line; no screen shows more
+_HUES, _MARKS = 8, 4
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value, its deviation where it has one, and what is said of it."""
+
+    x: float
+    y: float
+    spread: float = 0.0
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points from left to right; `order` decides the look."""
+
+    name: str
+    order: int
+    points: tuple[Point, ...]
+
+    @property
+    def look(self) -> str:
+        """CSS classes: eight hues, and dashes from the ninth line on."""
+        return f"hue{self.order % _HUES}" + (f" dash{self.order // _HUES % 3}" if self.order >= _HUES else "")
+
+    @property
+    def mark(self) -> int:
+        """Which of the four shapes stands at each point."""
+        return self.order % _MARKS
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines in a box that the first and the last ticks span."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[float, ...]
+    y_ticks: tuple[float, ...]
+    marked: bool = False  # whether every point has a mark
+    width: int = 420
+    height: int = 240
+    left: int = 40  # of the box within
+    right: int = 410
+    top: int = 12
+    bottom: int = 200
+
+    def x(self, value: float) -> float:
+        return round(self.left + (self.right - self.left) * _share(value, self.x_ticks), 1)
+
+    def y(self, value: float) -> float:
+        return round(self.bottom - (self.bottom - self.top) * _share(value, self.y_ticks), 1)
+
+    def path(self, line: Line) -> str:
+        return "M" + "L".join(f"{self.x(point.x):g} {self.y(point.y):g}" for point in line.points)
+
+    @property
+    def x_labels(self) -> list[tuple[float, str]]:
+        return [(self.x(value), text) for value, text in _labelled(self.x_ticks)]
+
+    @property
+    def y_labels(self) -> list[tuple[float, str]]:
+        return [(self.y(value), text) for value, text in _labelled(self.y_ticks)]
+
+
+def _labelled(ticks: Sequence[float]) -> list[tuple[float, str]]:
+    """Each tick and its text, all with as many digits as one of them needs."""
+    digits = next((n for n in range(6) if all(abs(round(tick, n) - tick) < 1e-9 for tick in ticks)), 6)
+    return [(tick, f"{tick:.{digits}f}") for tick in ticks]
+
+
+def _share(value: float, ticks: Sequence[float]) -> float:
+    low, high = ticks[0], ticks[-1]
+    return (value - low) / (high - low) if high > low else 0.5
+
+
+def round_ticks(values: Iterable[float], most: int = 6) -> tuple[float, ...]:
+    """At most so many round numbers from below the least value to above the greatest."""
+    values = list(values)
+    low, high = min(values), max(values)
+    width = (high - low) or max(abs(high), 1.0) / 10
+    magnitude = 10.0 ** math.floor(math.log10(width / (most - 1)))
+    for step in (magnitude * factor for factor in (*_STEPS, 20, 50)):
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        if last - first < most:
+            return tuple(round(n * step, 10) for n in range(first, max(last, first + 1) + 1))
+    raise AssertionError("some step is wide enough")
+
+
+def thin(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Evenly fewer points where there are many, the last one among them."""
+    step = -(-len(points) // _MOST_POINTS) if points else 1
+    return (*points[:-1:step], points[-1]) if points else ()

@@ -1,0 +1,117 @@
+"""A finished or failed run -> the command line that makes it again, to the same key, and what must be at hand for it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .datasets import DATASETS, split_column
+from .losses import LOSSES
+from .noise import NOISES
+from .noise.recorded import OWN
+from .recipes import RECIPES, make_recipe
+from .registry import Registry
+from .spec import Call, parse
+from .strategies import STRATEGIES
+
+_HELD_OUT = re.compile(r"(\S+) held out (after|before) corruption")
+_TRUSTED = re.compile(r"(\S+) trusted")
+_FILES = ("file", "predictions", "suspects")  # parameters of a noise that name a file
+_PLAIN = re.compile(r"[\w@%+=:,./-]+")
+_SPECIAL_IN_QUOTES = re.compile(r'["$`\\!\n]')
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The words of a command, and what it needs besides the package, each in words a person can act on."""
+
+    words: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """One line for a POSIX shell."""
+        return " ".join(map(_quoted, self.words))
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell reads it; noises hold single quotes, so double ones where they do no harm."""
+    if _PLAIN.fullmatch(word):
+        return word
+    return f'"{word}"' if "'" in word and not _SPECIAL_IN_QUOTES.search(word) else shlex.quote(word)
+
+
+def reproduction(about: dict[str, Any]) -> Reproduction:
+    """From what `RunFolder.about` says of a run. Resolved texts, not a method's name: rows of the literature may change.
+
+    Raises LanguageError for a text that is none of the language.
+    """
+    words = ["noisebench", "train", about.get("path") or about["dataset"], *_options({"test": about.get("test_path")})]
+    held_out = about.get("held_out", "")
+    val, trusted = _HELD_OUT.search(held_out), _TRUSTED.search(held_out)
+    before = val is not None and val[2] == "before"
+    labels = {"noise": about["noise"], "noise_seed": about["noise_seed"], "val_fraction": val and val[1],
+              "val_split": "before" if before else None, "trusted": trusted and trusted[1]}  # fmt: skip
+    belief = None if about["strategy"] == "standard" else about["strategy"]
+    recipe = about["recipe_name"] if about["recipe_name"] in RECIPES else None
+    training = {"loss": about["loss"], "strategy": belief, "model": about["model"], "recipe": recipe,
+                "epochs": about["recipe"]["epochs"], **recipe_changes(about["recipe_name"], about["dataset"], about["recipe"]),
+                "seed": about["seed"], "precision": about["precision"]}  # fmt: skip
+    return Reproduction((*words, *_options(labels), *_options(training)), tuple(_needs(about)))
+
+
+def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings in which a run's recipe is not the one that it is named after; on foreign data its augmentation too."""
+    if name not in RECIPES:
+        return settings
+    known = DATASETS.get(dataset)
+    augment = {"crop": known.crop, "flip": known.flip} if known else {}
+    own = make_recipe(name, dataset, augment=augment, changes={}).asdict()
+    return {key: value for key, value in settings.items() if value != own.get(key) or (known is None and key in ("crop", "flip"))}
+
+
+def _options(values: dict[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{option}" if value else f"--no-{option}"
+        elif value is not None:
+            yield from (f"--{option}", str(value))
+
+
+def _needs(about: dict[str, Any]) -> Iterator[str]:
+    if about["dataset"] not in DATASETS:
+        yield f"the data set {about.get('path') or about['dataset']}{_checksum(about.get('data_sha256'))}"
+    for call in _calls(NOISES, about["noise"]):
+        yield from _files(call)
+    for registry, text in ((NOISES, about["noise"]), (LOSSES, about["loss"]), (STRATEGIES, about["strategy"])):
+        for call in _calls(registry, text):
+            if not _is_ours(registry, call.name):
+                yield f"the file that defines the {registry.kind} {call.name}: noisebench --plugin FILE train ..."
+
+
+def _files(call: Call) -> Iterator[str]:
+    """The files and other data that a noise reads."""
+    values = dict(call.kwargs)
+    for name in _FILES:
+        if name in values and values[name] != OWN:
+            path, _ = split_column(str(values[name]))
+            yield f"the file {path}{_checksum(values.get('sha256'))}, here or in the workspace"
+    if "source" in values and values["source"] not in DATASETS:
+        yield f"the data set {values['source']}, whose images are put in, by its path in the place of this name"
+
+
+def _checksum(sha256: object) -> str:
+    return f" (its sha256 begins {str(sha256)[:16]})" if sha256 else ""
+
+
+def _calls(registry: Registry, text: str) -> Iterable[Call]:
+    return registry.calls(parse(text))
+
+
+def _is_ours(registry: Registry, name: str) -> bool:
+    """Whether a name comes with the package."""
+    return name in registry and registry[name].build.__module__.partition(".")[0] == __package__
