@@ -386,7 +386,7 @@ def test_a_figure_of_matplotlib_keeps_its_look_under_the_policy(browser: Browser
     from noisebench.report.page import page as make_page
 
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="72pt" height="36pt"><path id="p" style="fill: #ff0000"/></svg>'
-    made = make_page(report(trained).tables, Workspace(trained), figures=[("One", svg), ("Two", svg)])
+    made = make_page(report(trained).tables, Workspace(trained), figures=[("One", "of it", svg), ("Two", "of it", svg)])
     (tmp_path / "page.html").write_text(made, encoding="utf-8")
     browser.open(tmp_path / "page.html")
     assert browser.run("getComputedStyle(document.getElementById('figure2-p')).fill") == "rgb(255, 0, 0)"

@@ -12,11 +12,16 @@ from . import FIGURES, Drawing
 _SHOWN = ("gradient", "reliability", "ranks")  # beside what the page draws itself: a number against the rate, and curves
 
 
-def page_figures(tables: Sequence[Table]) -> list[tuple[str, str]]:
-    """Caption and SVG of each; none without matplotlib. One of too many panels, or of runs that do not hold its numbers, is left out."""
+def page_figures(tables: Sequence[Table]) -> list[tuple[str, str, str]]:
+    """Title, caption and SVG of each; none without matplotlib. One of too many panels, or of runs that do not hold its numbers, is left out."""
     if find_spec("matplotlib") is None or not tables:
         return []
-    return [(f"{FIGURES[drawing.name].summary}. {drawing.caption}", drawing.picture("svg").decode()) for drawing in _drawings(tables)]
+    return [(_title(drawing.name), drawing.caption, drawing.picture("svg").decode()) for drawing in _drawings(tables)]
+
+
+def _title(name: str) -> str:
+    summary = FIGURES[name].summary
+    return summary[0].upper() + summary[1:]
 
 
 def _drawings(tables: Sequence[Table]) -> Iterator[Drawing]:

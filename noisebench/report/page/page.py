@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..gate import Check
 
-Figure = tuple[str, str]  # a title and an SVG document
+Figure = tuple[str, str, str]  # a title, what one must know to read it, and an SVG document
 
 
 def page(
@@ -34,7 +34,7 @@ def page(
     """The whole document. Whatever stands in it besides our own template is escaped; nothing in it may load anything."""
     view = view_of(tables, damaged, workspace, ranks=ranks)
     style, script = _part("page.css"), _part("page.js")
-    drawn = [(title, inline_svg(svg, title, f"figure{number}-")) for number, (title, svg) in enumerate(figures, 1)]
+    drawn = [(title, said, inline_svg(svg, title, f"figure{number}-")) for number, (title, said, svg) in enumerate(figures, 1)]
     template = _environment().get_template("page.html.j2")
     return template.render(
         view=view, numbers=NUMBERS, verdict=verdict, figures=drawn, style=style, script=script, policy=_policy(style, script)
