@@ -19,16 +19,22 @@ EDGES = np.linspace(0, 1, BINS + 1)
 _UNKNOWN = -1
 
 
+def early_epochs(epochs: int) -> int:
+    """The first half of so many, at least one: before most wrong labels are learned by heart."""
+    return -(-epochs // 2)
+
+
 @dataclass
 class Dynamics:
     """By epoch: how many examples of each group lie in each bin of p_y, and the sum of their gradients' norms, (3, BINS) each.
 
-    p_sum, seen (N,): of each example, p_y summed over the epochs in which it was seen, and how many these are.
+    p_sum (N, K), seen (N,): of each example, p of every class summed over the early epochs in which it was seen, and how many these are;
+    K is 0 where there are too many classes.
     """
 
     counts: list[np.ndarray] = field(default_factory=list)
     gradients: list[np.ndarray] = field(default_factory=list)
-    p_sum: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    p_sum: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, p: np.ndarray, gradient: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> None:
@@ -38,15 +44,20 @@ class Dynamics:
         place = group * BINS + np.minimum((p[passed] * BINS).astype(np.int64), BINS - 1)
         self.counts.append(np.bincount(place, minlength=3 * BINS).reshape(3, BINS))
         self.gradients.append(np.bincount(place, gradient[passed], 3 * BINS).reshape(3, BINS))
+
+    def add_early(self, p: np.ndarray) -> None:
+        """What an early epoch said of every class, (n, K), NaN for an example that was not seen."""
         if not len(self.seen):
-            self.p_sum, self.seen = np.zeros(len(p)), np.zeros(len(p), np.int64)
-        self.p_sum += np.where(passed, p, 0)
-        self.seen += passed
+            self.p_sum, self.seen = np.zeros(p.shape, np.float32), np.zeros(len(p), np.int64)
+        passed = ~np.isnan(p[:, :1])
+        self.p_sum += p if passed.all() else np.where(passed, p, 0)
+        self.seen += passed.any(1)
 
     @property
-    def mean_p(self) -> np.ndarray:
-        """(N,): p_y over the whole training, NaN for an example that was never seen: the confidence of Swayamdipta et al. 2020."""
-        return np.divide(self.p_sum, self.seen, out=np.full(len(self.seen), np.nan), where=self.seen > 0)
+    def early_p(self) -> np.ndarray:
+        """(N, K): mean p of every class over the early epochs, NaN for an example that none of them saw."""
+        seen = self.seen[:, None]
+        return np.divide(self.p_sum, seen, out=np.full(self.p_sum.shape, np.nan, np.float32), where=seen > 0)
 
     def density(self, epoch: int) -> np.ndarray:
         """(3, BINS): the density of p_y at an epoch (from 1) in each group, integral 1; 0 for a group without examples."""

@@ -63,15 +63,15 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     """Write all that a finished run leaves; its record."""
     manifest, end = run.manifest, course.end
     assert end is not None, "a run that is finished has ended an epoch"
-    train = Predictions.of(_of_all(manifest, trainer, end), manifest.labels, manifest.truth)
+    labels_of = manifest.labels, manifest.truth
+    train = Predictions.of(_of_all(manifest, trainer, end), *labels_of)
     test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
     labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
-    mean_p = np.full(len(manifest.labels), np.nan, np.float16)
-    mean_p[manifest.in_training] = course.dynamics.mean_p
     masks = {"in_training": manifest.in_training, "dropped": manifest.dropped, "trusted": manifest.trusted}
     known = {name: mask for name, mask in masks.items() if mask is not None}
-    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **arrays, **known, "train_mean_p": mean_p})
+    early = {} if train.dense is None else Predictions.of(_early(manifest, train.dense, course), *labels_of).arrays("early")
+    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **early, **arrays, **known})
     folder.write_dynamics(course.dynamics)
     _write_weights(folder.weights, trainer)
     folder.write_history(course.history)
@@ -82,6 +82,14 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     folder.write_json(folder.result, record)
     folder.resume.unlink(missing_ok=True)
     return {**record, "path": str(folder.path)}
+
+
+def _early(manifest: Manifest, last: np.ndarray, course: Course) -> np.ndarray:
+    """log of the mean p (N, K) over the first half of the epochs, of what was trained on; log_p at the end of the others."""
+    log_p, mean = last.copy(), course.dynamics.early_p
+    seen = ~np.isnan(mean).any(1)
+    log_p[np.flatnonzero(manifest.in_training)[seen]] = np.log(np.maximum(mean[seen], np.finfo(np.float32).tiny))
+    return log_p
 
 
 def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:

@@ -11,10 +11,30 @@ from typing import Any
 import numpy as np
 
 from . import metrics
+from .errors import DataError
 from .manifest import Manifest
 from .predictions import Predictions
 from .spreadsheet import as_cell, path_as_cell
 from .storing import write_text
+
+SCORES = ("early", "last")
+
+
+def judge(arrays: dict[str, np.ndarray], score: str) -> Predictions:
+    """What a training run says of its labels, from predictions.npz: `last`, at the end; `early`, mean p over the first half of the
+    epochs, in passing, since networks learn right labels before they learn wrong ones by heart (Arpit et al. 2017).
+
+    What is held out is judged at the end in both. Raises DataError where no mean was kept: an older run, or more than 100 classes.
+    """
+    if score == "early" and not knows_early(arrays):
+        raise DataError("what a run said early is kept for up to 100 classes, and not by older versions: --score last")
+    recorded = arrays["recorded_labels"].astype(np.int64)
+    return Predictions.load(arrays, "early" if score == "early" else "train", recorded, recorded)
+
+
+def knows_early(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether a run kept what it said early."""
+    return "early_classes" in arrays
 
 
 def doubted(said: Predictions, recorded: np.ndarray, beyond_doubt: np.ndarray | None = None) -> np.ndarray:

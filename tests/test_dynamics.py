@@ -73,10 +73,10 @@ def test_densities_are_densities() -> None:
 
 
 def test_the_mean_is_over_the_epochs_that_saw_the_example() -> None:
-    dynamics, labels = Dynamics(), np.zeros(3, int)
+    dynamics = Dynamics()
     for p in ([0.2, 0.4, np.nan], [0.4, np.nan, np.nan]):
-        dynamics.add(np.array(p), np.array(p), labels, labels)
-    assert np.allclose(dynamics.mean_p, [0.3, 0.4, np.nan], equal_nan=True)
+        dynamics.add_early(np.stack([p, np.subtract(1, p)], 1))
+    assert np.allclose(dynamics.early_p, [[0.3, 0.7], [0.4, 0.6], [np.nan, np.nan]], equal_nan=True)
 
 
 def test_an_interrupted_run_keeps_the_same(tmp_path: Path) -> None:
@@ -99,7 +99,8 @@ def test_a_run_keeps_all_its_epochs_and_every_example(tmp_path: Path) -> None:
     dynamics, arrays = desk.folder(run).read_dynamics(), desk.folder(run).read_arrays()
     wrong = int((arrays["recorded_labels"] != arrays["clean_labels"]).sum())
     assert [counts.sum(1).tolist() for counts in dynamics.counts] == [[1297 - wrong, wrong, 0]] * 3
-    assert arrays["train_mean_p"].shape == (1297,) and ((arrays["train_mean_p"] > 0) & (arrays["train_mean_p"] < 1)).all()
+    assert arrays["early_log_p"].shape == (1297, 10)
+    assert np.exp(arrays["early_log_p"].astype(float)).sum(1) == pytest.approx(np.ones(1297), abs=5e-3)
 
 
 def test_a_run_of_an_older_version_says_so(tmp_path: Path) -> None:

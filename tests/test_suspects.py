@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from hypothesis import strategies as st
 from noisebench import metrics
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Labels
+from noisebench.dynamics import Dynamics
 from noisebench.labelling import make_manifest
 from noisebench.manifest import Manifest
 from noisebench.predictions import Predictions
 from noisebench.spreadsheet import as_cell, from_cell, path_as_cell
 from noisebench.suspects import beyond_doubt, doubted, how_good, write_suspects
+from noisebench.training.trainer import Trainer
 
 P = np.array([[0.7, 0.2, 0.1], [0.125, 0.75, 0.125], [0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.25, 0.5, 0.25]])
 RECORDED = np.array([0, 0, 1, 0, 2])
@@ -120,7 +123,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert main([*place, "evaluate", "digits", "--suspects", str(file), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "labels doubted; a network doubts no label that it has learned by heart" in err
+    assert "labels doubted; by the first half of the epochs" in err
     frame, summary = pd.read_csv(file), json.loads(out)[0]["suspects"]
     (run,) = (tmp_path / "runs").iterdir()
     arrays = np.load(run / "predictions.npz")
@@ -131,7 +134,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(tmp_path: Path, capsys: pytest.
     assert (metrics.auroc(score, wrong) or 0) > 0.9
     right = frame["suggested"] == arrays["clean_labels"][frame["index"]]
     assert right[wrong[frame["index"]]].mean() > 0.8
-    assert summary["listed"] == len(frame) and summary["precision"] == wrong[frame["index"]].mean() and summary["folds"] is None
+    assert summary["listed"] == len(frame) and summary["precision"] == wrong[frame["index"]].mean() and summary["by"] == "early"
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +174,51 @@ def test_the_probabilities_are_what_other_tools_take(trained: Path, tmp_path: Pa
     assert p.shape == (1297, 10) and p.dtype == np.float32
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
     assert (p.argmax(1) == np.load(run / "predictions.npz")["train_classes"][:, 0]).mean() > 0.99
+
+
+@pytest.fixture(scope="module")
+def learned_by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("heart")
+    assert main(["-q", "-C", str(place), "train", "digits", "--sym", "0.4", "--precision", "fp32"]) == 0
+    return place
+
+
+def listed(place: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict:
+    capsys.readouterr()
+    assert main(["-q", "-C", str(place), "evaluate", "digits", "--suspects", str(place / "s.csv"), *options, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)[0]["suspects"]
+
+
+def test_early_a_network_doubts_what_it_later_learns_by_heart(learned_by_heart: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    early, last = listed(learned_by_heart, capsys), listed(learned_by_heart, capsys, "--score", "last")
+    assert (early["by"], last["by"]) == ("early", "last")
+    assert last["listed"] < 30 and early["listed"] > 350 and early["precision"] > 0.95
+    assert early["auroc"] > 0.97 > 0.85 > last["auroc"]
+
+
+def test_what_is_kept_is_the_mean_of_the_first_half_of_the_epochs(make_trainer: Callable[..., Trainer]) -> None:
+    trainer, dynamics = make_trainer(epochs=3), Dynamics()
+    first, second, third = (trainer.run_epoch().train_whole for _ in range(3))
+    for each in (first, second):
+        assert each.sum(1) == pytest.approx(np.ones(256), abs=1e-5)
+        dynamics.add_early(each)
+    assert third.shape == (256, 0)
+    np.testing.assert_allclose(dynamics.early_p, (first + second) / 2, rtol=1e-5)
+
+
+def test_an_older_run_says_that_it_kept_nothing_early(learned_by_heart: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = (learned_by_heart / "runs").iterdir()
+    before, arrays = (run / "predictions.npz").read_bytes(), dict(np.load(run / "predictions.npz"))
+    np.savez(run / "predictions.npz", **{name: array for name, array in arrays.items() if not name.startswith("early_")})
+    assert listed(learned_by_heart, capsys)["by"] == "last"
+    assert main(["-C", str(learned_by_heart), "evaluate", "digits", "--suspects", "s.csv", "--score", "early"]) == 2
+    assert "--score last" in capsys.readouterr().err
+    (run / "predictions.npz").write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    "options", [["--score", "last"], ["--score", "early", "--folds", "2"], ["--score", "first", "--suspects", "s.csv"]]
+)
+def test_a_score_without_effect_is_refused(options: list[str], learned_by_heart: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-C", str(learned_by_heart), "evaluate", "digits", *options]) == 2
+    assert "--score is" in capsys.readouterr().err

@@ -51,6 +51,12 @@ def evaluate(
             "--folds", metavar="K", help="Judge each label by a network that has not seen it: K are trained, each without one fold."
         ),
     ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            "--score", metavar="NAME", help="How the run judges labels: early, in the first half of its epochs, or last.  [default: early]"
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say how good finished runs are and which labels they doubt.
@@ -65,7 +71,7 @@ def evaluate(
         _recheck(folders, asking, json=json)
         return
     found = [_evaluate(folder) for folder in folders]
-    found[0].update(doubts(folders, asking, suspects=suspects, predictions=predictions, folds=folds))
+    found[0].update(doubts(folders, asking, suspects=suspects, predictions=predictions, folds=folds, score=score))
     if on:
         for folder, entry in zip(folders, found, strict=True):
             entry["on"] = _on(folder, on, asking)
@@ -82,7 +88,7 @@ def _check_effects(given: dict[str, Any]) -> None:
     on, recheck, folds = given["on"] or [], given["recheck"], given["folds"] is not None
     if given["test"] is not None and len(on) != 1:
         raise ConfigError("--test names the test images of one folder of images: give it with one --on")
-    if recheck and (on or folds or given["suspects"] or given["predictions"]):
+    if recheck and (on or folds or given["suspects"] or given["predictions"] or given["score"]):
         raise ConfigError("--recheck stands alone: it writes no file and looks at the run's own data")
     if given["device"] != "auto" and not (on or recheck or folds):
         raise ConfigError("--device has an effect with --on, --recheck and --folds only: nothing else asks a network")

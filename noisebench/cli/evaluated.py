@@ -73,7 +73,7 @@ def _doubted(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
         text += f", {percent(found['precision'])} of them wrong"
     if found["auroc"] is not None:
         text += f"; AUROC {found['auroc']:.4f}, average precision {found['average_precision']:.4f}, F1 {found['f1']:.4f}"
-    yield "doubted" if found["folds"] is None else f"doubted by {found['folds']} folds", text
+    yield {"early": "doubted early", "last": "doubted at the end"}.get(found["by"], f"doubted by {found['by']}"), text
 
 
 def _tested(test: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:

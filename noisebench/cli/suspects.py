@@ -16,28 +16,38 @@ if TYPE_CHECKING:
     from .asking import Asking
     from .progress import RunProgress
 
+_WHY = {
+    "early": "by the first half of the epochs, before wrong labels are learned by heart",
+    "last": "a network doubts no label that it has learned by heart",
+}
 _LONG = 600.0  # seconds from which what is left is said
 
 
 def doubts(
-    folders: list[RunFolder], asking: Asking, *, suspects: Path | None, predictions: Path | None, folds: int | None
+    folders: list[RunFolder], asking: Asking, *, suspects: Path | None, predictions: Path | None, folds: int | None, score: str | None
 ) -> dict[str, Any]:
     """Write what is asked for; under "suspects" what is said of the list. Raises NoisebenchError."""
-    _check(folders, {"--suspects": suspects, "--predictions": predictions, "--folds": folds})
+    _check(folders, {"--suspects": suspects, "--predictions": predictions, "--folds": folds, "--score": score})
     folder = folders[0]
     if suspects is None and folds is None:
         if predictions is not None:
-            _write_predictions(predictions, folder, _of_training(folder), asking)
+            _write_predictions(predictions, folder, _of_training(folder, score or "last")[0], asking)
         return {}
-    manifest, said = _judged(folder, folds, asking)
+    manifest, said, by = _judged(folder, folds, score, asking)
     if predictions is not None:
-        _write_predictions(predictions, folder, said, asking)
-    return {"suspects": _listed(suspects, said, manifest, folds, asking)}
+        _write_predictions(predictions, folder, said if score or folds else _of_training(folder, "last")[0], asking)
+    return {"suspects": _listed(suspects, said, manifest, by, asking)}
 
 
 def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
     from ..errors import ConfigError
+    from ..suspects import SCORES
 
+    score = given.pop("--score")
+    if score is not None and score not in SCORES:
+        raise ConfigError(f"--score is {' or '.join(SCORES)}, got {score!r}")
+    if score is not None and (given["--folds"] or not (given["--suspects"] or given["--predictions"])):
+        raise ConfigError("--score is how the training run judges: it goes with --suspects or --predictions, and not with --folds")
     suffixes = {"--suspects": (".csv",), "--predictions": (".npz", ".npy")}
     for name, value in given.items():
         if value is None:
@@ -48,25 +58,23 @@ def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
             raise ConfigError(f"{name} is of one run, got {len(folders)}")
 
 
-def _of_training(folder: RunFolder) -> Predictions:
-    """What the run says of every training image; of no clean label."""
-    import numpy as np
-
-    from ..predictions import Predictions
+def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str]:
+    """What the run says of every training image, and by which score; of no clean label."""
+    from ..suspects import judge, knows_early
 
     arrays = folder.read_arrays()
-    recorded = arrays["recorded_labels"].astype(np.int64)
-    return Predictions.load(arrays, "train", recorded, recorded)
+    chosen = score or ("early" if knows_early(arrays) else "last")
+    return judge(arrays, chosen), chosen
 
 
-def _judged(folder: RunFolder, folds: int | None, asking: Asking) -> tuple[Manifest, Predictions]:
-    """The labels that the run was trained on, and what it says of them, or what its folds say."""
+def _judged(folder: RunFolder, folds: int | None, score: str | None, asking: Asking) -> tuple[Manifest, Predictions, str]:
+    """The labels that the run was trained on, what it or its folds say of them, and who says it."""
     from ..rebuild import manifest_of, rebuild
 
     if folds is None:
-        return manifest_of(folder, asking.workspace, asking.manifest), _of_training(folder)
+        return manifest_of(folder, asking.workspace, asking.manifest), *_of_training(folder, score)
     run = rebuild(folder, asking.workspace, asking.manifest)
-    return run.manifest, _out_of_fold(run, folder, folds, asking)
+    return run.manifest, _out_of_fold(run, folder, folds, asking), f"{folds} folds"
 
 
 def _out_of_fold(run: Run, folder: RunFolder, count: int, asking: Asking) -> Predictions:
@@ -102,18 +110,16 @@ def _say_time(lines: RunProgress, seconds: float) -> None:
         lines.say(f"the folds will take about {duration(seconds)}; Ctrl-C saves, the same command resumes")
 
 
-def _listed(path: Path | None, said: Predictions, manifest: Manifest, folds: int | None, asking: Asking) -> dict[str, Any]:
+def _listed(path: Path | None, said: Predictions, manifest: Manifest, by: str, asking: Asking) -> dict[str, Any]:
     """The list written, and what can be said of it."""
     from ..suspects import how_good, write_suspects
 
     found = how_good(said, manifest)
     if path is not None:
         write_suspects(path, said, manifest)
-        why = (
-            "a network doubts no label that it has learned by heart" if folds is None else "each was judged by a network that never saw it"
-        )
+        why = _WHY.get(by, "each was judged by a network that never saw it")
         say(f"{path} written: {found['listed']} of {found['of']} labels doubted; {why}", quiet=asking.quiet)
-    return {"file": None if path is None else str(path), "folds": folds, **found}
+    return {"file": None if path is None else str(path), "by": by, **found}
 
 
 def _write_predictions(path: Path, folder: RunFolder, said: Predictions, asking: Asking) -> None:

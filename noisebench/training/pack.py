@@ -94,7 +94,8 @@ class Pack:
         self._shifts = torch.stack([plan.shifts[0] for plan in plans])
         self._flips = None if plans[0].flips is None else torch.stack([plan.flips[0] for plan in plans if plan.flips is not None])
         self._costs = torch.stack([trainer.costs for trainer in going])
-        passed, self._passing = [trainer.passed for trainer in going], Passing(self._labels)
+        passed = [trainer.passed for trainer in going]
+        self._passing = Passing(self._labels, passed[0].whole.shape[1])
         self._going = torch.tensor(self.places, device=self.first.device)
         for place in self.places:
             trainer = self._all[place]

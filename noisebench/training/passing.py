@@ -7,20 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MOST_CLASSES = 100  # of which p of every class is kept
 _MOST = 1 << 23  # numbers that wait to be worked off, 32 MB
 
 
 @dataclass(frozen=True)
 class Passed:
-    """Of each example (N,) since the epoch began: the class predicted (-1: not seen yet), p of its recorded label, and the L1 norm of
-    the gradient of its share of the step's cost by its logits, at most 2 under plain CE (both NaN: not seen yet)."""
+    """Of each example since the epoch began: the class predicted (N,) (-1: not seen yet), p of its recorded label (N,), the L1 norm of
+    the gradient of its share of the step's cost by its logits (N,), at most 2 under plain CE, and p of every class (N, K) where asked for,
+    else (N, 0) (NaN: not seen yet)."""
 
     predicted: Tensor
     p: Tensor
     gradient: Tensor
+    whole: Tensor
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"predicted": self.predicted, "p": self.p, "gradient": self.gradient}
+        return {"predicted": self.predicted, "p": self.p, "gradient": self.gradient, "whole": self.whole}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, own in self.state_dict().items():
@@ -30,12 +33,14 @@ class Passed:
 class Passing:
     """Collects it for R runs in lockstep. A step only lays its logits by: to work them off one by one would slow small networks down."""
 
-    def __init__(self, labels: Tensor) -> None:
-        """labels (R, N), as recorded."""
+    def __init__(self, labels: Tensor, num_classes: int) -> None:
+        """labels (R, N), as recorded. num_classes: of which p is kept, for up to 100; 0 for none."""
         self._labels = labels
         self._predicted = torch.full_like(labels, -1)
         self._p = torch.full(labels.shape, torch.nan, device=labels.device)
         self._gradient = self._p.clone()
+        kept = num_classes if num_classes <= MOST_CLASSES else 0
+        self._whole = torch.full((*labels.shape, kept), torch.nan, device=labels.device)
         self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def watch(self, logits: Tensor) -> None:
@@ -55,7 +60,7 @@ class Passing:
     def of(self, run: int) -> Passed:
         """Of one run, as views."""
         self._work_off()
-        return Passed(self._predicted[run], self._p[run], self._gradient[run])
+        return Passed(self._predicted[run], self._p[run], self._gradient[run], self._whole[run])
 
     def _work_off(self) -> None:
         if not self._waiting:
@@ -67,9 +72,12 @@ class Passing:
         norms = torch.cat([grad.view(runs, -1, K) for grad in grads], 1).abs().sum(2)
         sizes = torch.tensor([grad.shape[-2] for grad in grads], device=norms.device)  # a step's cost is a mean
         largest, predicted = logits.max(2)
-        odds = (logits - largest[..., None]).exp_()  # softmax along so few classes would take three times as long
-        p = odds.gather(2, self._labels.gather(1, index)[..., None])[..., 0] / odds.sum(2)
+        p = (logits - largest[..., None]).exp_()  # softmax along so few classes would take three times as long
+        p /= p.sum(2, keepdim=True)
         self._predicted.scatter_(1, index, predicted)
-        self._p.scatter_(1, index, p)
+        self._p.scatter_(1, index, p.gather(2, self._labels.gather(1, index)[..., None])[..., 0])
+        if self._whole.shape[2]:
+            rows = index + self._labels.shape[1] * torch.arange(runs, device=index.device)[:, None]
+            self._whole.view(-1, K).index_copy_(0, rows.flatten(), p.flatten(0, 1))
         self._gradient.scatter_(1, index, norms * sizes.repeat_interleave(sizes))
         self._waiting.clear()

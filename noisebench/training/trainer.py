@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..dynamics import early_epochs
 from ..errors import RunFailed
 from ..losses import Loss, Penalty, Scores
 from ..recipes import Recipe, read_schedule
@@ -53,7 +54,8 @@ class Task:
 @dataclass(frozen=True)
 class EpochEnd:
     """What an epoch leaves: mean cost; of the training set, in passing, the classes predicted (N,) (-1: not seen), p of the recorded
-    label and the gradient's norm (NaN: not seen); and log_p of the test images (M, K) and of those held out for validation."""
+    label, the gradient's norm, and p of every class (N, K) (NaN: not seen), (N, 0) late and for more than 100; and log_p of the test
+    images (M, K) and of those held out for validation."""
 
     epoch: int
     lr: float
@@ -61,6 +63,7 @@ class EpochEnd:
     train_predicted: np.ndarray
     train_p: np.ndarray
     train_gradient: np.ndarray
+    train_whole: np.ndarray
     test_log_p: np.ndarray
     val_log_p: np.ndarray | None = None
 
@@ -182,7 +185,8 @@ class Trainer:
         self.plan = plan.to(self.device)
         self.batches = self.plan.batches(recipe.batch_size)
         self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
-        self.passing, self.place = Passing(self.labels[None]), 0
+        early = self.epoch < early_epochs(recipe.epochs)
+        self.passing, self.place = Passing(self.labels[None], self.task.num_classes if early else 0), 0
         self._randomness = [torch.Generator(device).manual_seed(seed).get_state() for device in (torch.device("cpu"), *self._cuda)]
 
     @property
@@ -228,8 +232,8 @@ class Trainer:
             raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
         val = None if self.val is None else self.predict(self.val).cpu().numpy()
         lr, cost = self._lr_factor * self.task.recipe.lr, self.costs.mean().item()
-        predicted, p, gradient = (part.cpu().numpy() for part in self.passed.state_dict().values())
-        end = EpochEnd(self.epoch, lr, cost, predicted, p, gradient, test.cpu().numpy(), val)
+        predicted, p, gradient, whole = (part.cpu().numpy() for part in self.passed.state_dict().values())
+        end = EpochEnd(self.epoch, lr, cost, predicted, p, gradient, whole, test.cpu().numpy(), val)
         self._begin_epoch()
         return end
 

@@ -58,7 +58,9 @@ def training(model: str, runs: int, kind: type[Passing]) -> Callable[[], float]:
         begun = time.perf_counter()
         for end in step():
             if kind is Passing:
-                Dynamics().add(end.train_p, end.train_gradient, recorded, data.train_labels)
+                dynamics = Dynamics()
+                dynamics.add_early(end.train_whole)
+                dynamics.add(end.train_p, end.train_gradient, recorded, data.train_labels)
         return time.perf_counter() - begun
 
     return epoch

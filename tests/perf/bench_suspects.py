@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,9 @@ from noisebench.datasets import read_human
 from noisebench.manifest import Manifest, read_manifest
 from noisebench.metrics import auroc, average_precision
 
-FOLDS, SEEDS = 5, range(4)
+SEEDS = range(4)
+LAST, EARLY, FOLDS = "last epoch", "early epochs", "out of fold"
+JUDGES = {LAST: ["--score", "last"], EARLY: ["--score", "early"], FOLDS: ["--folds", "5"]}
 NOISES = ("--sym 0.4", "--pair 0.4", "--asym 0.4 --map digits")
 IMAGES, TEST = 10_000, 2_000  # of CIFAR-10, the first ones
 CIFAR = ["--model", "cnn4", "--epochs", "20", "--lr", "0.05", "--schedule", "cosine"]
@@ -52,10 +55,10 @@ def train(place: Path, *arguments: str) -> tuple[str, float]:
     return record["run"], record["test_acc"]["last"]
 
 
-def judged(place: Path, run: str, folds: int) -> np.ndarray:
-    """p (N, K) of the training run, or out of fold."""
+def judged(place: Path, run: str, judge: str) -> np.ndarray:
+    """p (N, K) of one of the JUDGES."""
     file = place / "p.npy"
-    call(place, "evaluate", run, "--predictions", str(file), *(["--folds", str(folds)] if folds else []))
+    call(place, "evaluate", run, "--predictions", str(file), *JUDGES[judge])
     return np.load(file)
 
 
@@ -93,9 +96,9 @@ def digits(place: Path) -> Iterator[tuple[str, list[list[float]]]]:
         for loss in ("ce", "el", "gce"):
             runs = [train(place, "digits", *noise.split(), "--noise-seed", str(s), "--seed", str(s), "--loss", loss)[0] for s in SEEDS]
             manifests = [read_manifest(next((place / "manifests").glob(f"{Path(run).name.partition('_')[0]}.csv"))) for run in runs]
-            for folds in (0, FOLDS):
-                found = [numbers(judged(place, run, folds), manifest) for run, manifest in zip(runs, manifests, strict=True)]
-                yield f"{noise.lstrip('-')}, {loss}, {'out of fold' if folds else 'training run'}", found
+            for judge in JUDGES:
+                found = [numbers(judged(place, run, judge), manifest) for run, manifest in zip(runs, manifests, strict=True)]
+                yield f"{noise.lstrip('-')}, {loss}, {judge}", found
 
 
 def cifar(place: Path) -> Iterator[tuple[str, list[list[float]]]]:
@@ -105,11 +108,9 @@ def cifar(place: Path) -> Iterator[tuple[str, list[list[float]]]]:
         manifest = read_manifest(call(place, "corrupt", *noise)["manifest"])
         for loss, augment, too in METHODS:
             run, _ = train(place, *noise, "--loss", loss, *CIFAR, *augment)
-            for folds in (0, FOLDS) if too else (0,):
-                name = (
-                    f"{column}, {loss}{' without augmentation' if augment is PLAIN else ''}, {'out of fold' if folds else 'training run'}"
-                )
-                yield name, [numbers(judged(place, run, folds), manifest)]
+            for judge in JUDGES if too else (LAST, EARLY):
+                name = f"{column}, {loss}{' without augmentation' if augment is PLAIN else ''}, {judge}"
+                yield name, [numbers(judged(place, run, judge), manifest)]
 
 
 def subset(place: Path, column: str) -> Path:
@@ -134,22 +135,23 @@ def loop(place: Path) -> None:
     print("\n| noise, list by | as recorded | dropped | relabelled | all labels right |\n| --- | ---: | ---: | ---: | ---: |", flush=True)
     right = [train(place, "digits", "--labels", "own", "--seed", str(s))[1] for s in SEEDS]
     for noise in NOISES:
-        for loss, folds in (("ce", 0), ("ce", FOLDS), ("el", 0), ("el", FOLDS)):
-            steps = zip(*(one_loop(place, noise, loss, folds, seed) for seed in SEEDS), strict=True)
+        for loss, judge in product(("ce", "el"), JUDGES):
+            steps = zip(*(one_loop(place, noise, loss, judge, seed) for seed in SEEDS), strict=True)
             cells = [
                 f"{spread([acc for acc, _ in step], 100, 1)} ({100 * statistics.fmean(rate for _, rate in step):.1f})" for step in steps
             ]
-            name = f"{noise.lstrip('-')}, {loss} {'out of fold' if folds else 'training run'}"
+            name = f"{noise.lstrip('-')}, {loss} {judge}"
             print(f"| {name} | {' | '.join([*cells, spread(right, 100, 1)])} |", flush=True)
 
 
-def one_loop(place: Path, noise: str, loss: str, folds: int, seed: int) -> list[tuple[float, float]]:
+def one_loop(place: Path, noise: str, loss: str, judge: str, seed: int) -> list[tuple[float, float]]:
     """Test accuracy and share of wrong labels as recorded, dropped, relabelled."""
     labels = ["digits", *noise.split(), "--noise-seed", str(seed)]
     made = call(place, "corrupt", *labels)
-    found, file = [(train(place, *labels, "--seed", str(seed))[1], made["realised_rate"])], place / f"{loss}{folds}-{seed}.csv"
+    found = [(train(place, *labels, "--seed", str(seed))[1], made["realised_rate"])]
+    file = place / f"{loss}-{judge.replace(' ', '-')}-{seed}.csv"
     run, _ = train(place, *labels, "--seed", str(seed), "--loss", loss)
-    call(place, "evaluate", run, "--suspects", str(file), *(["--folds", str(folds)] if folds else []))
+    call(place, "evaluate", run, "--suspects", str(file), *JUDGES[judge])
     for action in ("--drop", "--relabel"):
         after = call(place, "corrupt", "--manifest", made["manifest"], "--suspects", str(file), action)
         found.append((train(place, "--manifest", after["manifest"], "--seed", str(seed))[1], after["realised_rate"]))

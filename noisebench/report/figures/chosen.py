@@ -13,7 +13,7 @@ _SHOWN = ("gradient", "reliability", "ranks")  # beside what the page draws itse
 
 
 def page_figures(tables: Sequence[Table]) -> list[tuple[str, str, str]]:
-    """Title, caption and SVG of each; none without matplotlib. One of too many panels, or of runs that do not hold its numbers, is left out."""
+    """Title, caption and SVG of each; none without matplotlib. One of too many panels, or of runs that lack its numbers, is left out."""
     if find_spec("matplotlib") is None or not tables:
         return []
     return [(_title(drawing.name), drawing.caption, drawing.picture("svg").decode()) for drawing in _drawings(tables)]

@@ -11,7 +11,7 @@ from ...errors import DataError
 from ...manifest import OPEN
 from ...predictions import Predictions
 from ...runfolder import RunFolder
-from ...suspects import doubted
+from ...suspects import doubted, judge, knows_early
 from .pictures import Pictures
 
 _SHOWN = 12
@@ -52,7 +52,7 @@ class _Labels:
     def read(cls, folder: RunFolder) -> _Labels:
         arrays = folder.read_arrays()
         recorded, clean = (arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean"))
-        train = Predictions.load(arrays, "train", recorded, recorded)
+        train = judge(arrays, "early" if knows_early(arrays) else "last")
         nobody = np.zeros(len(recorded), bool)
         return cls(train, recorded, clean, doubted(train, recorded, arrays.get("dropped", nobody) | arrays.get("trusted", nobody)))
 
