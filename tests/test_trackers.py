@@ -447,7 +447,7 @@ def test_offline_mlflow_heeds_what_is_on_this_machine(
 
 
 def test_wandb_without_a_key_asks_for_none(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("wandb")
+    pytest.importorskip("wandb").teardown()  # it remembers the key that another test had
     monkeypatch.setenv("NETRC", str(place / "none"))
     monkeypatch.setattr("builtins.input", lambda *anything: pytest.fail("it asked"))
     assert main([*TRAIN[1:], "--epochs", "1", "--log-to", "wandb"]) == 0
