@@ -32,9 +32,11 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Doubts:
-    """The first doubted labels of one run and a sentence on all of them; `lacking`: why there is nothing, or no picture."""
+    """The first doubted labels of one run and a sentence on all of them; `when` they were doubted; `lacking`: why there is nothing, or
+    no picture."""
 
     said: str = ""
+    when: str = ""
     shown: tuple[Doubt, ...] = ()
     lacking: str = ""
 
@@ -47,14 +49,16 @@ class _Labels:
     recorded: np.ndarray
     clean: np.ndarray
     doubted: np.ndarray
+    early: bool
 
     @classmethod
     def read(cls, folder: RunFolder) -> _Labels:
         arrays = folder.read_arrays()
         recorded, clean = (arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean"))
-        train = judge(arrays, "early" if knows_early(arrays) else "last")
-        nobody = np.zeros(len(recorded), bool)
-        return cls(train, recorded, clean, doubted(train, recorded, arrays.get("dropped", nobody) | arrays.get("trusted", nobody)))
+        early, nobody = knows_early(arrays), np.zeros(len(recorded), bool)
+        train = judge(arrays, "early" if early else "last")
+        found = doubted(train, recorded, arrays.get("dropped", nobody) | arrays.get("trusted", nobody))
+        return cls(train, recorded, clean, found, early)
 
 
 def doubts_of(folder: RunFolder, record: dict[str, Any], pictures: Pictures) -> Doubts:
@@ -78,7 +82,7 @@ def _doubts(labels: _Labels, record: dict[str, Any], pictures: Pictures) -> Doub
         recorded, likely = labels.recorded[index], float(np.exp(labels.train.recorded_log_p[index]))
         verdict = _verdict(recorded, labels.clean[index])
         entries.append(Doubt(index, classes[recorded], classes[labels.train.predicted[index]], f"{likely:.1g}", verdict, name))
-    return Doubts(_said(labels), tuple(entries), lacking)
+    return Doubts(_said(labels), " in the first half of the epochs" if labels.early else "", tuple(entries), lacking)
 
 
 def _verdict(recorded: int, clean: int) -> str:
