@@ -174,9 +174,11 @@ class RunFolder:
         write_text(self.history, "\n".join(lines) + "\n")
 
     def read_history(self) -> list[dict[str, float | None]]:
-        """metrics.csv, None where a number is not known. Raises DataError."""
+        """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
         try:
             rows = list(csv.DictReader(self.history.read_text(encoding="utf-8").splitlines(), strict=True))
+            if not rows or "epoch" not in rows[0]:
+                raise ValueError("it holds no epochs")
             return [{name: float(value) if value else None for name, value in row.items()} for row in rows]
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise DataError(f"{self.history} cannot be read ({error})") from None

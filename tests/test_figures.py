@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,14 @@ def test_curves_are_the_means_of_the_runs_epochs(place: Path, drawn: Callable) -
     for name, panel in (("test_acc", 0), ("memorised", 1)):
         expected = [np.mean([100 * history[epoch][name] for history in histories]) for epoch in range(4)]
         assert of(rows, "digits, sym 0.4", "ce").reshape(2, 4)[panel] == pytest.approx(expected)
+
+
+def test_a_damaged_history_is_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(place / "runs", tmp_path / "runs")
+    folder = folders(tmp_path, "el", "symmetric(rate=0.2)")[0]
+    folder.history.write_text("hello\n")
+    assert main(["-C", str(tmp_path), "report", "--figure", "curves", "-o", str(tmp_path / "c.svg")]) == 2
+    assert f"{folder.history} cannot be read (it holds no epochs)" in capsys.readouterr().err and not (tmp_path / "c.svg").exists()
 
 
 def test_the_density_of_p_is_that_of_all_seeds_together(place: Path, drawn: Callable) -> None:
