@@ -321,7 +321,8 @@ def test_in_a_browser_a_cell_opens_by_mouse_and_keyboard_and_escape_closes_it(br
     assert "noisebench train digits" in browser.run("document.getElementById('panel-body').textContent")
     assert browser.run("[...document.querySelectorAll('#panel img')].every(i => i.complete && i.naturalWidth === 8)")
     browser.press("Escape")
-    assert not browser.run(OPEN) and browser.run("document.activeElement.id") == "ce_sym-0.4" and browser.run("location.hash") == ""
+    browser.wait(f"!{OPEN} && location.hash === ''")
+    assert browser.run("document.activeElement.id") == "ce_sym-0.4"
     browser.press("Enter")
     assert browser.run(OPEN) and browser.run("decodeURIComponent(location.hash)") == "#ce_sym-0.4"
 
