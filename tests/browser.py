@@ -72,7 +72,13 @@ class Browser:
         """Load a file and wait until it is complete."""
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=path.resolve().as_uri() + fragment)
-        while self.run("location.protocol + document.readyState") != "file:complete":
+        self.wait("location.protocol + document.readyState === 'file:complete'")
+
+    def wait(self, script: str) -> None:
+        """Until an expression holds: some events come a moment later. Raises AssertionError where it never does."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.run(script):
+            assert time.monotonic() < deadline, script
             time.sleep(0.02)
 
     def run(self, script: str) -> Any:

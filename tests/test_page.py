@@ -321,7 +321,8 @@ def test_in_a_browser_a_cell_opens_by_mouse_and_keyboard_and_escape_closes_it(br
     assert "noisebench train digits" in browser.run("document.getElementById('panel-body').textContent")
     assert browser.run("[...document.querySelectorAll('#panel img')].every(i => i.complete && i.naturalWidth === 8)")
     browser.press("Escape")
-    assert not browser.run(OPEN) and browser.run("document.activeElement.id") == "ce_sym-0.4" and browser.run("location.hash") == ""
+    browser.wait(f"!{OPEN} && location.hash === ''")
+    assert browser.run("document.activeElement.id") == "ce_sym-0.4"
     browser.press("Enter")
     assert browser.run(OPEN) and browser.run("decodeURIComponent(location.hash)") == "#ce_sym-0.4"
 
@@ -339,6 +340,17 @@ def test_in_a_browser_a_phone_shows_it_without_scrolling_sideways(browser: Brows
     browser.run("document.querySelector('.cell').click()")
     assert browser.run("(p => p.scrollWidth <= p.clientWidth && p.getBoundingClientRect().width <= 400)(document.getElementById('panel'))")
     browser.resize(1280, 800)
+
+
+def test_in_a_browser_an_open_cell_is_printed_in_place_of_the_tables(browser: Browser, page: Path) -> None:
+    browser.open(page, "#el_sym-0.6")
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    browser.scheme("dark", "print")
+    shown = "[...document.body.children].filter(e => e.offsetHeight).map(e => e.className)"
+    assert browser.run(shown) == ["printed"] and browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    assert browser.run("document.querySelector('.printed')") is None
+    browser.scheme("light")
 
 
 def luminance(colour: str) -> float:
@@ -373,9 +385,8 @@ def test_in_a_browser_hostile_names_do_nothing(browser: Browser, tmp_path: Path)
 
 def test_a_browser_would_have_said_so(chromium: Browser, page: Path, tmp_path: Path) -> None:
     """The policy stops a script that somebody put in, and what is asserted of every page above can fail."""
-    (tmp_path / "page.html").write_text(
-        page.read_text().replace("</main>", "<img src=x onerror='window.hit = 1'><script>window.hit = 1</script>")
-    )
+    bad = "<img src=x onerror='window.hit = 1'><script>window.hit = 1</script>"
+    (tmp_path / "page.html").write_text(page.read_text(encoding="utf-8").replace("</main>", bad), encoding="utf-8")
     chromium.events.clear()
     chromium.open(tmp_path / "page.html")
     assert chromium.run("window.hit === undefined")

@@ -109,5 +109,15 @@ panel.addEventListener("close", () => {
   history.replaceState(null, "", location.pathname + location.search);
   if (opener) opener.focus();
 });
+// A dialog lies above the paper's pages: what it shows is printed from a copy in the flow, in the place of the tables.
+addEventListener("beforeprint", () => {
+  if (!panel.open) return;
+  const copy = document.createElement("article");
+  copy.className = "printed";
+  copy.append(title.cloneNode(true), body.cloneNode(true));
+  for (const part of copy.children) part.removeAttribute("id");
+  document.body.append(copy);
+});
+addEventListener("afterprint", () => document.querySelector(".printed")?.remove());
 addEventListener("hashchange", openByAddress);
 openByAddress();
