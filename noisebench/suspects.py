@@ -18,6 +18,7 @@ from .spreadsheet import as_cell, path_as_cell
 from .storing import write_text
 
 SCORES = ("early", "last")
+_FORGOTTEN = 2 / 3  # of its early doubts, below which a network has learned the others by heart
 
 
 def judge(arrays: dict[str, np.ndarray], score: str) -> Predictions:
@@ -30,6 +31,15 @@ def judge(arrays: dict[str, np.ndarray], score: str) -> Predictions:
         raise DataError("what a run said early is kept for up to 100 classes, and not by older versions: --score last")
     recorded = arrays["recorded_labels"].astype(np.int64)
     return Predictions.load(arrays, "early" if score == "early" else "train", recorded, recorded)
+
+
+def better_score(arrays: dict[str, np.ndarray]) -> str:
+    """`early` where the network at its end doubts fewer than two thirds of as many labels as it did early: it has learned the rest by
+    heart, or is on the way to. Else `last`, since a network that goes on doubting has learned more. No clean label is asked for."""
+    if not knows_early(arrays):
+        return "last"
+    late, early = (int((arrays[f"{part}_classes"][:, 0] != arrays["recorded_labels"]).sum()) for part in ("train", "early"))
+    return "early" if late < _FORGOTTEN * early else "last"
 
 
 def knows_early(arrays: dict[str, np.ndarray]) -> bool:

@@ -126,7 +126,7 @@ def test_the_most_doubted_label_has_the_least_probability(trained: Path) -> None
     folder = RunFolder(trained / runs.seeds[0].folder)
     arrays = folder.read_arrays()
     at = np.arange(len(arrays["recorded_labels"]))
-    assert runs.doubts.shown[0].index == arrays["early_log_p"][at, arrays["recorded_labels"]].argmin()
+    assert runs.doubts.shown[0].index == arrays["train_log_p"][at, arrays["recorded_labels"]].argmin()
     wrong = (arrays["clean_labels"] != arrays["recorded_labels"])[[d.index for d in runs.doubts.shown]]
     assert [d.verdict == "wrong" for d in runs.doubts.shown] == wrong.tolist()
 

@@ -24,7 +24,7 @@ from noisebench.labelling import make_manifest
 from noisebench.manifest import Manifest
 from noisebench.predictions import Predictions
 from noisebench.spreadsheet import as_cell, from_cell, path_as_cell
-from noisebench.suspects import beyond_doubt, doubted, how_good, write_suspects
+from noisebench.suspects import better_score, beyond_doubt, doubted, how_good, write_suspects
 from noisebench.training.trainer import Trainer
 
 P = np.array([[0.7, 0.2, 0.1], [0.125, 0.75, 0.125], [0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.25, 0.5, 0.25]])
@@ -123,7 +123,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert main([*place, "evaluate", "digits", "--suspects", str(file), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "labels doubted; by the first half of the epochs" in err
+    assert "labels doubted; by its last epoch" in err
     frame, summary = pd.read_csv(file), json.loads(out)[0]["suspects"]
     (run,) = (tmp_path / "runs").iterdir()
     arrays = np.load(run / "predictions.npz")
@@ -134,7 +134,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(tmp_path: Path, capsys: pytest.
     assert (metrics.auroc(score, wrong) or 0) > 0.9
     right = frame["suggested"] == arrays["clean_labels"][frame["index"]]
     assert right[wrong[frame["index"]]].mean() > 0.8
-    assert summary["listed"] == len(frame) and summary["precision"] == wrong[frame["index"]].mean() and summary["by"] == "early"
+    assert summary["listed"] == len(frame) and summary["precision"] == wrong[frame["index"]].mean() and summary["by"] == "last"
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +194,14 @@ def test_early_a_network_doubts_what_it_later_learns_by_heart(learned_by_heart: 
     assert (early["by"], last["by"]) == ("early", "last")
     assert last["listed"] < 30 and early["listed"] > 350 and early["precision"] > 0.95
     assert early["auroc"] > 0.97 > 0.85 > last["auroc"]
+
+
+@pytest.mark.parametrize(("late", "expected"), [(3, "early"), (4, "last"), (9, "last"), (0, "early")])
+def test_a_run_that_has_forgotten_its_doubts_is_asked_what_it_said_early(late: int, expected: str) -> None:
+    recorded = np.zeros(20, int)
+    arrays = {"recorded_labels": recorded, "early_classes": (np.arange(20) < 6)[:, None], "train_classes": (np.arange(20) < late)[:, None]}
+    assert better_score(arrays) == expected
+    assert better_score({name: array for name, array in arrays.items() if name != "early_classes"}) == "last"
 
 
 def test_what_is_kept_is_the_mean_of_the_first_half_of_the_epochs(make_trainer: Callable[..., Trainer]) -> None:

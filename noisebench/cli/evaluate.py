@@ -54,7 +54,9 @@ def evaluate(
     score: Annotated[
         str | None,
         typer.Option(
-            "--score", metavar="NAME", help="How the run judges labels: early, in the first half of its epochs, or last.  [default: early]"
+            "--score",
+            metavar="NAME",
+            help="When the run judges: early, its first half, or last; default: early if it then forgot its doubts.",
         ),
     ] = None,
     json: Json = False,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .progress import RunProgress
 
 _WHY = {
-    "early": "by the first half of the epochs, before wrong labels are learned by heart",
-    "last": "a network doubts no label that it has learned by heart",
+    "early": "by what it said in the first half of its epochs, before it learned wrong labels by heart",
+    "last": "by its last epoch; a network doubts no label that it has learned by heart",
 }
 _LONG = 600.0  # seconds from which what is left is said
 
@@ -60,10 +60,10 @@ def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
 
 def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str]:
     """What the run says of every training image, and by which score; of no clean label."""
-    from ..suspects import judge, knows_early
+    from ..suspects import better_score, judge
 
     arrays = folder.read_arrays()
-    chosen = score or ("early" if knows_early(arrays) else "last")
+    chosen = score or better_score(arrays)
     return judge(arrays, chosen), chosen
 
 

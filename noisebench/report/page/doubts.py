@@ -11,7 +11,7 @@ from ...errors import DataError
 from ...manifest import OPEN
 from ...predictions import Predictions
 from ...runfolder import RunFolder
-from ...suspects import doubted, judge, knows_early
+from ...suspects import better_score, doubted, judge
 from .pictures import Pictures
 
 _SHOWN = 12
@@ -55,10 +55,10 @@ class _Labels:
     def read(cls, folder: RunFolder) -> _Labels:
         arrays = folder.read_arrays()
         recorded, clean = (arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean"))
-        early, nobody = knows_early(arrays), np.zeros(len(recorded), bool)
-        train = judge(arrays, "early" if early else "last")
+        score, nobody = better_score(arrays), np.zeros(len(recorded), bool)
+        train = judge(arrays, score)
         found = doubted(train, recorded, arrays.get("dropped", nobody) | arrays.get("trusted", nobody))
-        return cls(train, recorded, clean, found, early)
+        return cls(train, recorded, clean, found, score == "early")
 
 
 def doubts_of(folder: RunFolder, record: dict[str, Any], pictures: Pictures) -> Doubts:
