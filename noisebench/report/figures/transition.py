@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 _NUMBERED = 20  # classes up to which each cell says its number
+_LINE = 56  # characters of a panel's title
 _MOST = 20  # classes that a terminal shows
 _LISTED = 5  # mistakes named of each class
 
@@ -160,7 +162,8 @@ def _panel(figure: Any, panel: Any, manifest: Manifest) -> None:
     panel.set_yticks(ticks, [names[k] for k in ticks], fontsize=size)
     panel.set_xlabel("recorded class" + _left_out(manifest))
     panel.set_ylabel("clean class")
-    panel.set_title(title(manifest).replace(": ", "\n"), fontsize=10)
+    named, _, wrong = title(manifest).rpartition(": ")
+    panel.set_title(f"{fill(named, _LINE)}\n{wrong}", fontsize=10)
     if len(names) <= _NUMBERED:
         for (clean, recorded), share in np.ndenumerate(shares):
             if share > 0:
