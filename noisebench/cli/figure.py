@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from ..report.figures import Drawing, Kind
     from .options import Globals
 
-_OF_RUNS = {"conditions": "--where"}
 _METRIC = ("rates", "ranks")  # which are of any metric; the others are of what a run has one of
-NEVER = {
+_NEVER = {
     "rows": "--rows", "cols": "--cols", "form": "--format", "ranks": "--ranks", "published": "--published", "check": "--check",
     "save_baseline": "--save-baseline", "baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha",
     "allow_missing": "--allow-missing",
@@ -72,7 +71,7 @@ def without_effect(name: str) -> dict[str, str]:
         others["epoch"] = "--epoch"
     if kind.of != "losses":
         others["losses"] = "--loss"
-    return {**NEVER, **others}
+    return {**_NEVER, **others}
 
 
 def _made(asked: Asked, kind: Kind, options: Globals) -> Drawing:

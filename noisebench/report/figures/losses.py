@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...errors import LanguageError, NoisebenchError
+from ...errors import LanguageError
 from ...losses import LOSSES, build_loss, cost_of
 from .panels import Figure, Panel, Series
 
-PAPER = ("ce", "el(eps=0.1)", "el(eps=0.4)", "el(eps=1.0)", "0.5*mae")
+PAPER = ("ce", "el(eps=0.1)", "el(eps=0.4)", "el(eps=1)", "0.5*mae")
 _CLASSES = 10
 _P = (np.arange(400) + 0.5) / 400
 _REST = f"the other {_CLASSES - 1} classes share the rest in equal parts"
@@ -63,10 +63,9 @@ def ratio_panel(responses: Sequence[Response], title: str = "gradient, as a shar
     return Panel(title, _X, "ratio of the norm to CE's", series, (0, 1), (0, None))
 
 
-def _of(name: str, texts: Sequence[str], *panels: object) -> Figure:
+def _of(name: str, texts: Sequence[str], *panels: Callable[[Sequence[Response]], Panel]) -> Figure:
     responses = [respond(text) for text in texts or PAPER]
-    made = tuple(panel(responses) for panel in panels)  # type: ignore[operator]
-    return Figure(name, f"{_CLASSES} classes; {_REST}.", (made,))
+    return Figure(name, f"{_CLASSES} classes; {_REST}.", (tuple(panel(responses) for panel in panels),))
 
 
 def loss(texts: Sequence[str]) -> Figure:
@@ -77,6 +76,3 @@ def loss(texts: Sequence[str]) -> Figure:
 def norm(texts: Sequence[str]) -> Figure:
     """Its Figure 3."""
     return _of("norm", texts, norm_panel, ratio_panel)
-
-
-__all__ = ["PAPER", "NoisebenchError", "Response", "loss", "loss_panel", "norm", "norm_panel", "ratio_panel", "respond"]

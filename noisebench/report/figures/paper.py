@@ -8,12 +8,11 @@ from ...errors import ConfigError
 from ..cells import Cell
 from ..table import Table
 from .dynamics import density_panel, epoch_of, gradient_panel, read
-from .grid import column_title
-from .losses import loss_panel, norm_panel, ratio_panel, respond
+from .grid import column_title, filled
+from .losses import PAPER, loss_panel, norm_panel, ratio_panel, respond
 from .panels import Figure
 
 _PREFERRED = "symmetric(rate=0.4)"
-_CURVES = ("el(eps=0.1)", "el(eps=0.4)", "el(eps=1)", "0.5*mae")
 
 
 def paper(tables: Sequence[Table], epoch: int | None) -> Figure:
@@ -26,7 +25,7 @@ def paper(tables: Sequence[Table], epoch: int | None) -> Figure:
     runs = {"ce": read(table.cells[ce, col]), loss: read(table.cells[el, col])}
     chosen = epoch_of([run for found in runs.values() for run in found], epoch)
     where = column_title(table, col)
-    responses = [respond(text) for text in dict.fromkeys(["ce", *([loss] if loss.startswith("el(") else []), *_CURVES])]
+    responses = [respond(text) for text in dict.fromkeys(["ce", *([loss] if loss.startswith("el(") else []), *PAPER])]
     above = (density_panel(runs["ce"], chosen, f"1a: CE, {where}"), density_panel(runs[loss], chosen, f"EL, {where}"),
              gradient_panel(runs, chosen, f"1b: {where}"))  # fmt: skip
     below = (loss_panel(responses, "2: loss"), norm_panel(responses, "3a: gradient"), ratio_panel(responses, "3b: gradient, ratio to CE's"))
@@ -51,7 +50,7 @@ def _chosen(tables: Sequence[Table]) -> tuple[Table, str, str, str]:
 def _places(tables: Sequence[Table]) -> Iterator[tuple[Table, str, str, str]]:
     for table in tables:
         for col in table.cols:
-            held = [row for row in table.rows if (cell := table.cells.get((row, col))) and cell.finished]
+            held = filled(table, col)
             ce = [row for row in held if row == "ce"]
             el = [row for row in held if row == "el" or row.startswith("el(")]
             if ce and el:
