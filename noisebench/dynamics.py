@@ -81,7 +81,10 @@ class Dynamics:
 
     @classmethod
     def load(cls, arrays: dict[str, np.ndarray]) -> Dynamics:
-        """Back from `arrays`, without what is known of single examples. Raises KeyError where one is missing."""
+        """Back from `arrays`, without what is known of single examples. Raises DataError where they are not of this shape."""
+        shapes = {arrays[name].shape for name in ("counts", "gradients")}
+        if len(shapes) != 1 or {shape[1:] for shape in shapes} != {(len(GROUPS), BINS)}:
+            raise DataError(f"expected counts and gradients (epochs, {len(GROUPS)}, {BINS}), got {' and '.join(map(str, shapes))}")
         return cls(list(arrays["counts"].astype(np.int64)), list(arrays["gradients"].astype(np.float64)))
 
     def state_dict(self) -> dict[str, Any]:

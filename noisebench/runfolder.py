@@ -166,7 +166,10 @@ class RunFolder:
         """Raises DataError where there is none, as of a run of an older version."""
         if not self.dynamics.exists():
             raise DataError(f"{self.path} has no dynamics.npz: it is unfinished or of an older version; run it again with --force")
-        return Dynamics.load(read_arrays(self.dynamics, ("counts", "gradients")))
+        try:
+            return Dynamics.load(read_arrays(self.dynamics, ("counts", "gradients")))
+        except DataError as error:
+            raise DataError(f"{self.dynamics} is damaged ({error}): run it again with --force") from None
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""

@@ -103,6 +103,19 @@ def test_a_run_keeps_all_its_epochs_and_every_example(tmp_path: Path) -> None:
     assert np.exp(arrays["early_log_p"].astype(float)).sum(1) == pytest.approx(np.ones(1297), abs=5e-3)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", {"counts": np.zeros((3, 3, 50))}, {"counts": np.zeros(3), "gradients": np.zeros(3)}], ids=str
+)
+def test_a_damaged_file_is_named(content: bytes | dict, tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    run = desk.plan(changes={"epochs": 1})
+    desk.execute(run)
+    path = desk.folder(run).dynamics
+    path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)
+    with pytest.raises(DataError, match=r"dynamics.npz is damaged .*run it again with --force"):
+        desk.folder(run).read_dynamics()
+
+
 def test_a_run_of_an_older_version_says_so(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     run = desk.plan()
