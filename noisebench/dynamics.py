@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from .errors import DataError
+from .metrics import UNKNOWN
 
 GROUPS = ("right", "wrong", "unknown")
 BINS = 50  # equal ones, of p_y in [0, 1]
 EDGES = np.linspace(0, 1, BINS + 1)
-_UNKNOWN = -1
 
 
 def early_epochs(epochs: int) -> int:
@@ -40,7 +40,7 @@ class Dynamics:
     def add(self, p: np.ndarray, gradient: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> None:
         """One epoch of n examples, all (n,); p and gradient NaN for one that was not seen, clean -1 where it is unknown."""
         passed = ~np.isnan(p)
-        group = np.where(clean == _UNKNOWN, 2, recorded != clean)[passed]
+        group = np.where(clean == UNKNOWN, 2, recorded != clean)[passed]
         place = group * BINS + np.minimum((p[passed] * BINS).astype(np.int64), BINS - 1)
         self.counts.append(np.bincount(place, minlength=3 * BINS).reshape(3, BINS))
         self.gradients.append(np.bincount(place, gradient[passed], 3 * BINS).reshape(3, BINS))

@@ -25,7 +25,7 @@ from .datasets import (
 )
 from .errors import ConfigError, DataError, LanguageError
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
-from .noise import NOISES, Examples, Labelling, Review, build_noise, by_class, is_drawn, normal_noise, record
+from .noise import FILES, NOISES, Examples, Labelling, Review, build_noise, by_class, is_drawn, normal_noise, record
 from .noise.catalogue import Sources, Teacher
 from .noise.draw import chunks, expected, smallest
 from .noise.recorded import OWN
@@ -35,7 +35,6 @@ from .storing import read_checked
 
 VAL_SPLITS = ("after", "before")
 _VALIDATION, _TRUSTED = 31, 43  # what a derived seed is for
-_FILES = ("file", "predictions", "suspects")  # parameters that name a file
 _DIGITS = 16  # of a file's sha256, kept in the noise's text
 _CHUNK = 4096  # images hashed at a time
 
@@ -242,7 +241,7 @@ def _share_of_each(labels: np.ndarray, fraction: float, seed: tuple[int, int], n
 
 def _located(call: Call, outside: Outside) -> Call:
     """A noise with the files that it names found."""
-    values = {key: outside.file(str(value)) if key in _FILES and value != OWN else value for key, value in call.kwargs}
+    values = {key: outside.file(str(value)) if key in FILES and value != OWN else value for key, value in call.kwargs}
     within = tuple(_located(inner, outside) if isinstance(inner, Call) else inner for inner in call.args)
     return replace(call, args=within, kwargs=tuple(values.items()))
 
@@ -284,7 +283,7 @@ def rates(made: Labelling, clean: np.ndarray, K: int) -> dict[str, Any]:
 def as_recorded(call: Call, made: Labelling) -> Call:
     """A noise that reads a file says its name and the beginning of its checksum, not where it lies; a source its name."""
     values = {**dict(call.kwargs), **({"source": made.facts["source"]} if made.source is not None else {})}
-    for name in _FILES:
+    for name in FILES:
         if name in values and values[name] != OWN:
             path, column = split_column(str(values[name]))
             values[name] = path.name + (f":{column}" if column else "")

@@ -25,7 +25,7 @@ import numpy as np
 from .datasets import Dataset, fingerprint
 from .errors import LanguageError, ManifestError, NoisebenchError
 from .nesting import check_nesting, yaml_loader
-from .noise import NOISES, build_noise, is_drawn, normal_noise
+from .noise import FILES, NOISES, build_noise, is_drawn, normal_noise
 from .parquet import from_parquet, to_parquet
 from .rows import Rows, read_rows, text_of
 from .spec import Call
@@ -37,7 +37,7 @@ LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
 _DEPTH = 3  # of the header: T is rows in a list under a name
 _INFORMATION = ("path", "test_path", "source_path", "convention")  # header keys that say where or why, not what
-_FILE_NAME = re.compile(r"(?:file|predictions|suspects)='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
+_FILE_NAME = re.compile(rf"(?:{'|'.join(FILES)})='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
 
 

@@ -17,7 +17,7 @@ from .errors import DataError
 from .storing import read_checked, write_whole
 
 TOP = 5
-_DENSE = 100  # classes up to which all of log_p is kept
+DENSE = 100  # classes up to which what is said of every class is kept
 _CHUNK = 4096  # examples whose probabilities are in memory at a time
 
 
@@ -42,21 +42,24 @@ class Predictions:
 
     def take(self, which: np.ndarray) -> Predictions:
         """Of some of the examples: indices, or a mask (N,)."""
-        arrays = (self.classes, self.log_p, self.recorded_log_p, self.clean_log_p, self.squared, self.dense)
-        return Predictions(*(None if array is None else array[which] for array in arrays))  # type: ignore[arg-type]
+        return Predictions(*(None if array is None else array[which] for array in self._columns))  # type: ignore[arg-type]
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """Of several sets of examples, one after the other."""
-        arrays = [(p.classes, p.log_p, p.recorded_log_p, p.clean_log_p, p.squared, p.dense) for p in parts]
-        return cls(*(None if column[0] is None else np.concatenate(column) for column in zip(*arrays, strict=True)))  # type: ignore[arg-type]
+        columns = zip(*(part._columns for part in parts), strict=True)
+        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))  # type: ignore[arg-type]
+
+    @property
+    def _columns(self) -> tuple[np.ndarray | None, ...]:
+        return self.classes, self.log_p, self.recorded_log_p, self.clean_log_p, self.squared, self.dense
 
     @classmethod
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
         """From log_p (N, K), float32; the classes are ranked before rounding."""
         classes = np.argsort(-log_p, axis=1, kind="stable")[:, :TOP]
         kept = rounded(log_p)
-        if log_p.shape[1] <= _DENSE:
+        if log_p.shape[1] <= DENSE:
             return cls._of_all(classes, kept, recorded, clean)
         top = np.take_along_axis(kept, classes, 1)
         return cls(classes, top, _of_label(kept, recorded), _of_label(kept, clean), rounded(_squared(log_p)))
@@ -131,7 +134,7 @@ def write_teacher(path: Path, train: Predictions, num_classes: int, labels_sha25
 def write_probabilities(path: Path, said: Predictions) -> None:
     """p (N, K) of every class, float32, rows of sum 1, as .npy: what other tools take. Raises DataError where K is too large."""
     if said.dense is None:
-        raise DataError(f"{path}: of more than {_DENSE} classes a run keeps the {TOP} likeliest: name a .npz, which holds these")
+        raise DataError(f"{path}: of more than {DENSE} classes a run keeps the {TOP} likeliest: name a .npz, which holds these")
     p = np.exp(said.dense.astype(np.float64))
     p = (p / p.sum(1, keepdims=True)).astype(np.float32)
     write_whole(path, lambda file: np.save(file, p))

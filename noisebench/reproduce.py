@@ -10,7 +10,7 @@ from typing import Any
 
 from .datasets import DATASETS, split_column
 from .losses import LOSSES
-from .noise import NOISES
+from .noise import FILES, NOISES
 from .noise.recorded import OWN
 from .recipes import RECIPES, make_recipe
 from .registry import Registry
@@ -19,7 +19,6 @@ from .strategies import STRATEGIES
 
 _HELD_OUT = re.compile(r"(\S+) held out (after|before) corruption")
 _TRUSTED = re.compile(r"(\S+) trusted")
-_FILES = ("file", "predictions", "suspects")  # parameters of a noise that name a file
 _PLAIN = re.compile(r"[\w@%+=:,./-]+")
 _SPECIAL_IN_QUOTES = re.compile(r'["$`\\!\n]')
 
@@ -96,7 +95,7 @@ def _needs(about: dict[str, Any]) -> Iterator[str]:
 def _files(call: Call) -> Iterator[str]:
     """The files and other data that a noise reads."""
     values = dict(call.kwargs)
-    for name in _FILES:
+    for name in FILES:
         if name in values and values[name] != OWN:
             path, _ = split_column(str(values[name]))
             yield f"the file {path}{_checksum(values.get('sha256'))}, here or in the workspace"

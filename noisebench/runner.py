@@ -9,7 +9,6 @@ import numpy as np
 import yaml
 
 from .datasets import Images, fingerprint
-from .dynamics import early_epochs
 from .errors import ConfigError, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .losses import LOSSES, build_loss, build_penalty
@@ -65,7 +64,7 @@ def note(run: Run, images: Images, course: Course, conduct: Conduct, seconds: fl
     assert course.end is not None
     training, end = run.manifest.in_training, course.end
     course.history.append(epoch_line(run, images, end, seconds))
-    if end.epoch <= early_epochs(run.recipe.epochs):
+    if end.train_whole.size:
         course.dynamics.add_early(end.train_whole)
     course.dynamics.add(end.train_p, end.train_gradient, run.manifest.labels[training], run.manifest.truth[training])
     conduct.listen(progress(run, course, course.end, seconds))

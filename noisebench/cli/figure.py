@@ -79,8 +79,7 @@ def _made(asked: Asked, kind: Kind, options: Globals) -> Drawing:
         return kind.make(asked.losses)
     if kind.of == "manifests":
         return kind.make(_manifests(asked.paths, options))
-    tables = _tables(asked, options)
-    return kind.make(tables, asked.epoch) if kind.epoch else kind.make(tables)
+    return kind.of_runs(_tables(asked, options), asked.epoch)
 
 
 def _tables(asked: Asked, options: Globals) -> list[Table]:

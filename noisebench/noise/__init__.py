@@ -5,6 +5,7 @@ from . import models  # the first in every list
 # isort: split
 from . import instance, recorded
 from .catalogue import (
+    FILES,
     NOISES,
     ClassNoise,
     Examples,
@@ -24,6 +25,7 @@ from .draw import Rows, draw, members
 from .maps import MAPS, ClassMap, class_map
 
 __all__ = [
+    "FILES",
     "MAPS",
     "NOISES",
     "ClassMap",

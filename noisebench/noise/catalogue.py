@@ -18,6 +18,7 @@ from ..registry import Entry, Registry
 from ..spec import Call, Expression
 from .draw import Seed, draw
 
+FILES = ("file", "predictions", "suspects")  # parameters that name a file
 NOISES = Registry("noise", "noises", given=("num_classes", "classes", "examples"))
 register_noise = NOISES.register
 

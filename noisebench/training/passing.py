@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST_CLASSES = 100  # of which p of every class is kept
+from ..predictions import DENSE
+
 _MOST = 1 << 23  # numbers that wait to be worked off, 32 MB
 
 
@@ -39,7 +40,7 @@ class Passing:
         self._predicted = torch.full_like(labels, -1)
         self._p = torch.full(labels.shape, torch.nan, device=labels.device)
         self._gradient = self._p.clone()
-        kept = num_classes if num_classes <= MOST_CLASSES else 0
+        kept = num_classes if num_classes <= DENSE else 0
         self._whole = torch.full((*labels.shape, kept), torch.nan, device=labels.device)
         self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
 

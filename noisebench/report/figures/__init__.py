@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...errors import UnknownName
+
+if TYPE_CHECKING:
+    from ..table import Table
 
 __all__ = ["FIGURES", "Drawing", "Kind", "find_figure"]
 
@@ -35,6 +38,10 @@ class Kind:
     of: str
     where: str
     epoch: bool = False
+
+    def of_runs(self, tables: Sequence[Table], epoch: int | None = None) -> Drawing:
+        """A figure of runs; at the epoch where it is of one. Raises ConfigError, DataError."""
+        return self.make(tables, epoch) if self.epoch else self.make(tables)
 
     @property
     def make(self) -> Callable[..., Drawing]:

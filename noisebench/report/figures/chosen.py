@@ -26,8 +26,7 @@ def _title(name: str) -> str:
 
 def _drawings(tables: Sequence[Table]) -> Iterator[Drawing]:
     for name in _SHOWN:
-        kind = FIGURES[name]
         try:
-            yield kind.make(tables, None) if kind.epoch else kind.make(tables)
+            yield FIGURES[name].of_runs(tables)
         except (ConfigError, DataError):
             continue

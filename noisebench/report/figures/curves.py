@@ -35,7 +35,7 @@ def _histories(cell: Cell) -> list[list[dict[str, float | None]]]:
 
 def _panel(name: str, table: Table, col: str, found: dict[str, list[list[dict[str, float | None]]]]) -> Panel:
     lines = ((row_head(table, row), _table_of(histories, name)) for row, histories in found.items())
-    series = tuple(banded(label, np.arange(1, values.shape[1] + 1), values) for label, values in lines if np.isfinite(values).any())
+    series = tuple(_banded(label, np.arange(1, values.shape[1] + 1), values) for label, values in lines if np.isfinite(values).any())
     return Panel(column_title(table, col), "epoch", _SHOWN[name], series, (0, None), within=(0, 100))
 
 
@@ -45,10 +45,10 @@ def _table_of(histories: list[list[dict[str, float | None]]], name: str) -> np.n
     return np.array([row[: min(map(len, rows))] for row in rows])
 
 
-def banded(name: str, x: np.ndarray, values: np.ndarray, form: str = "line") -> Series:
+def _banded(name: str, x: np.ndarray, values: np.ndarray) -> Series:
     """The mean of values (seeds, n) with a band of one sample standard deviation where there are several."""
     mean = values.mean(0)
     if len(values) < 2:
-        return Series(name, x, mean, form=form)
+        return Series(name, x, mean)
     spread = values.std(0, ddof=1)
-    return Series(name, x, mean, mean - spread, mean + spread, form)
+    return Series(name, x, mean, mean - spread, mean + spread)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError
-from .style import Look, add_legend, drawn, looks
+from .style import Look, add_legend, as_csv, drawn, looks
 
 _MOST = 48  # panels that can still be read
 COLUMNS = ("panel", "series", "x", "y", "low", "high")
@@ -144,11 +142,7 @@ class Figure:
 
     def as_csv(self) -> str:
         """A line a point."""
-        output = io.StringIO()
-        writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(row for panel in self.flat for row in panel.rows())
-        return output.getvalue()
+        return as_csv(COLUMNS, (row for panel in self.flat for row in panel.rows()))
 
     def as_dict(self) -> dict[str, Any]:
         """The same as one document."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ import numpy as np
 from ...errors import ConfigError
 from ..formats import row_head
 from ..table import Table
-from .style import drawn
+from .style import as_csv, drawn
 
 _ALPHA = 0.05
 
@@ -81,12 +79,9 @@ class RankFigure:
 
     def as_csv(self) -> str:
         """A line a method."""
-        output = io.StringIO()
-        writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(["table", "method", "mean_rank", "columns", "critical_difference"])
-        for ranking in self.rankings:
-            writer.writerows([ranking.title, *pair, ranking.n, ranking.critical] for pair in zip(ranking.names, ranking.ranks, strict=True))
-        return output.getvalue()
+        pairs = ((ranking, pair) for ranking in self.rankings for pair in zip(ranking.names, ranking.ranks, strict=True))
+        rows = ([ranking.title, *pair, ranking.n, ranking.critical] for ranking, pair in pairs)
+        return as_csv(("table", "method", "mean_rank", "columns", "critical_difference"), rows)
 
     def as_dict(self) -> dict[str, Any]:
         tables = [{"table": ranking.title, "ranks": dict(zip(ranking.names, ranking.ranks, strict=True)), "columns": ranking.n,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -75,6 +76,15 @@ def drawn(fill: Callable[[Any], object], size: tuple[float, float], form: str) -
         output = io.BytesIO()
         stamp = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else {}
         canvas.savefig(output, format=form, dpi=_DOTS, metadata=stamp, bbox_inches="tight")
+    return output.getvalue()
+
+
+def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """The numbers behind a figure."""
+    output = io.StringIO()
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
     return output.getvalue()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ import numpy as np
 
 from ...errors import ConfigError
 from ...manifest import Manifest
-from .style import drawn
+from .style import as_csv, drawn
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -112,15 +110,8 @@ class TransitionFigure:
 
     def as_csv(self) -> str:
         """A line for each pair of classes that occurs."""
-        output = io.StringIO()
-        writer = csv.writer(output, lineterminator="\n")
-        writer.writerow(["dataset", "noise", "noise_seed", "clean", "recorded", "share", "count"])
-        for manifest in self.manifests:
-            names, shares, counts = manifest.meta["classes"], table(manifest), manifest.confusion
-            for clean, recorded in zip(*counts.nonzero(), strict=True):
-                cell = [names[clean], names[recorded], repr(float(shares[clean, recorded])), int(counts[clean, recorded])]
-                writer.writerow([manifest.meta["dataset"], manifest.meta["noise"], manifest.noise_seed, *cell])
-        return output.getvalue()
+        columns = ("dataset", "noise", "noise_seed", "clean", "recorded", "share", "count")
+        return as_csv(columns, (row for manifest in self.manifests for row in _rows(manifest)))
 
     def as_dict(self) -> list[dict[str, Any]]:
         return [as_dict(manifest) for manifest in self.manifests]
@@ -135,6 +126,13 @@ class TransitionFigure:
                 _panel(canvas, panel, manifest)
 
         return drawn(fill, (sum(sizes), max(sizes)), form)
+
+
+def _rows(manifest: Manifest) -> Iterator[list[Any]]:
+    names, shares, counts = manifest.meta["classes"], table(manifest), manifest.confusion
+    for clean, recorded in zip(*counts.nonzero(), strict=True):
+        cell = [names[clean], names[recorded], repr(float(shares[clean, recorded])), int(counts[clean, recorded])]
+        yield [manifest.meta["dataset"], manifest.meta["noise"], manifest.noise_seed, *cell]
 
 
 def transition(manifests: Sequence[Manifest]) -> TransitionFigure:
