@@ -15,7 +15,7 @@ class Mixing(Strategy):
 
     share: float = 0.3
 
-    def prepare(self, batch):
+    def prepare(self, batch, networks):
         import torch
 
         order = torch.randperm(len(batch.index), generator=batch.generator)
@@ -112,3 +112,21 @@ class Refit(Strategy):
         certainty = p.max(1).values
         self.state["weights"] = (certainty >= certainty.quantile(0.1)).float()
         self.state["feature_norm"] = float(whole.features().norm(dim=1).mean())
+
+
+@register_strategy(name="test_stacking", off="test_stacking(copies=1)")
+@dataclass
+class Stacking(Strategy):
+    """(a) once more: every example several times in a batch."""
+
+    copies: int = 2
+
+    def prepare(self, batch, networks):
+        import torch
+
+        rows = {name: torch.cat([getattr(batch, name)] * self.copies) for name in ("labels", "index", "targets")}
+        return replace(batch, views=(torch.cat(batch.views * self.copies),), **rows)
+
+    @classmethod
+    def in_step(cls):
+        return False

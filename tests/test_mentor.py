@@ -67,7 +67,7 @@ def test_from_the_middle_of_the_burn_in_on_wrong_labels_are_those_that_the_stude
     strategy = taught_by(labels, [True] * 12, "mentornet(kind='data_driven', burn_in=0.4)")
     places = wrong_places(strategy, labels)
     after = [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]]  # each class for the next
-    strategy.believe(strategy.prepare(a_batch(labels, epoch=2)), [[said([after[label] for label in labels])]])
+    strategy.believe(strategy.prepare(a_batch(labels, epoch=2), None), [[said([after[label] for label in labels])]])
     strategy.between(2, WHOLE)  # type: ignore[arg-type]
     assert wrong_places(strategy, labels) == places
     assert all(strategy.state["labels"][place] == (labels[place] + 1) % 3 for place in places)
@@ -114,7 +114,7 @@ def run_of(strategy: Strategy, labels: list[int], right: list[float], epochs: in
     p += ((1 - torch.tensor(right)) / 2)[:, None]
     p[torch.arange(len(labels)), torch.tensor(labels)] = torch.tensor(right)
     for epoch in range(1, epochs + 1):
-        [belief] = strategy.believe(strategy.prepare(a_batch(labels, epoch)), [[said(p.tolist())]])
+        [belief] = strategy.believe(strategy.prepare(a_batch(labels, epoch), None), [[said(p.tolist())]])
         found.append(None if belief.weights is None else belief.weights.tolist())
         strategy.between(epoch, WHOLE)  # type: ignore[arg-type]
     return found
@@ -136,7 +136,7 @@ def test_all_count_alike_until_the_first_lesson_and_the_verified_fully_after_the
 def test_the_student_learns_the_wrong_labels_as_it_learns_the_others() -> None:
     labels = [0, 1, 2] * 4
     strategy = taught_by(labels, [True] * 12)
-    batch = strategy.prepare(a_batch(labels))
+    batch = strategy.prepare(a_batch(labels), None)
     assert torch.equal(batch.labels, strategy.state["labels"]) and torch.equal(batch.targets, batch.labels)
     [belief] = strategy.believe(batch, [[said([[0.2, 0.3, 0.5]] * 12)]])
     assert torch.equal(belief.targets, batch.labels) and belief.weights is None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -213,3 +214,31 @@ def test_weights_make_a_weighted_mean() -> None:
     cost = torch.tensor([[1.0, 9.0], [9.0, 3.0]])
     targets = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
     assert believed_cost(cost, Belief(targets, torch.tensor([3.0, 1.0]))).item() == pytest.approx((3 * 5 + 3) / 4)
+
+
+def test_a_strategy_says_what_it_costs() -> None:
+    for entry in STRATEGIES:
+        if not entry.name.startswith("test_"):
+            cost = entry.facts["cost"]
+            assert cost.forward >= cost.backward >= 1 and 0 <= cost.whole < cost.forward, entry.name
+    assert STRATEGIES["standard"].facts["cost"].share == 1
+    assert STRATEGIES["coteaching"].facts["cost"].share == 2
+
+
+def test_asking_a_network_leaves_no_trace(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(model="timm:resnet10t")
+    trainer.networks[0].train()
+    before, images = weights(trainer), next(trainer.train.plain(torch.arange(20)))
+    said = trainer.ask(images)
+    assert trainer.networks[0].training and same(before, weights(trainer)) and not said.requires_grad
+    torch.testing.assert_close(said, trainer.log_p()[:20])
+    others = make_trainer(model="timm:resnet10t", seed=1)
+    torch.testing.assert_close(trainer.ask(images, weights=others.networks[0].state_dict()), others.ask(images))
+    assert same(before, weights(trainer))
+
+
+def test_of_stacked_views_the_first_rows_are_what_was_said_in_passing(make_trainer: Callable[..., Trainer]) -> None:
+    stacked, plain = (make_trainer(strategy=f"test_stacking(copies={copies})", epochs=1).run_epoch() for copies in (3, 1))
+    assert (stacked.train_predicted >= 0).all()
+    for name in ("train_predicted", "train_p", "train_gradient", "train_whole"):
+        assert np.allclose(getattr(stacked, name), getattr(plain, name), atol=1e-4, equal_nan=True), name

@@ -202,7 +202,9 @@ def _published(options: Globals) -> Rows:
 def _strategies(options: Globals) -> Rows:
     from ..strategies import STRATEGIES
 
-    return [_entry(entry, cost=entry.facts.get("cost", "")) for entry in sorted(STRATEGIES, key=lambda entry: entry.name != "standard")]
+    return [
+        _entry(entry, cost=str(entry.facts.get("cost", ""))) for entry in sorted(STRATEGIES, key=lambda entry: entry.name != "standard")
+    ]
 
 
 def _methods(options: Globals) -> Rows:

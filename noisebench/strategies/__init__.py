@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import LanguageError
 from ..spec import AUTO, ESTIMATED, Call, Expression
 from . import correction, curriculum, peers, plain, transition, verified
-from .base import STRATEGIES, Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+from .base import STRATEGIES, Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy
 
 
 def normal_strategy(text: str | Expression) -> Call:
@@ -31,7 +31,9 @@ __all__ = [
     "Batch",
     "Belief",
     "Facts",
+    "Networks",
     "Output",
+    "Passes",
     "Strategy",
     "WholeSet",
     "build_strategy",

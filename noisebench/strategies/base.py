@@ -1,13 +1,13 @@
 """What a strategy is: it owns all that depends on the batch, on an example's history or on another network.
 
-The loop calls the hooks in this order, a step: `prepare` -> forward passes, with `adapt` inside every log_p ->
-`believe` -> `penalty` -> one gradient step; between epochs: `between`; to predict: `predict`. It asks no names.
+The loop calls the hooks in this order, a step: `prepare`, which may ask the networks -> forward passes, with `adapt` inside every
+log_p -> `believe` -> `penalty` -> one gradient step; between epochs: `between`; to predict: `predict`. It asks no names.
 Shapes: B = batch, N = training set, K classes; index (B,) counts into the training set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -21,7 +21,7 @@ else:
 
 STRATEGIES = Registry("strategy", "strategies", laws=("proper",))
 """Law a strategy may declare: `proper`, its targets are probabilities and its weights are not negative.
-Facts: `off`, its text when switched off, which is plain training bit for bit; `cost`, passes a step against CE."""
+Facts: `off`, its text when switched off, which is plain training bit for bit; `cost`, its Passes."""
 
 register_strategy = STRATEGIES.register
 
@@ -39,8 +39,31 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """What a strategy costs, for each example an epoch. forward: those without gradient counted too; whole: of them, those over the
+    whole set between epochs; also: what this does not count. CE has one forward and one backward pass."""
+
+    forward: float
+    backward: float
+    whole: float = 0
+    also: str = ""
+
+    @property
+    def share(self) -> float:
+        """The work of an epoch as a multiple of CE's, where a backward pass is two forward passes' work."""
+        return (self.forward + 2 * self.backward) / 3
+
+    def __str__(self) -> str:
+        whole = f" ({self.whole:g} of them over the whole set after each epoch)" if self.whole else ""
+        return f"{self.forward:g} forward{whole}, {self.backward:g} backward" + (f"; {self.also}" if self.also else "")
+
+
+@dataclass(frozen=True)
 class Batch:
-    """One step's examples. `views`: augmented images, each (B, C, H, W); `targets`: classes (B,) or rows (B, K)."""
+    """One step's examples. `views`: augmented images, each (B, C, H, W); `targets`: classes (B,) or rows (B, K).
+
+    A strategy of several views may stack them to one of more rows; those of the examples in their order come first.
+    """
 
     views: tuple[Tensor, ...]
     labels: Tensor
@@ -76,10 +99,17 @@ def whole_epochs(share: float, epochs: int) -> int:
     return int(share * epochs + 1e-9)
 
 
-class WholeSet(Protocol):
-    """The whole training set between epochs, without augmentation, in the order of the index."""
+class Networks(Protocol):
+    """The networks as the last step left them."""
 
     networks: Sequence[Module]
+
+    def ask(self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """log_p (B, K) of images (B, C, H, W), without gradient and without trace in batch norm; with `weights` in place of its own."""
+
+
+class WholeSet(Networks, Protocol):
+    """The whole training set between epochs, without augmentation, in the order of the index."""
 
     def log_p(self, network: int = 0) -> Tensor: ...
 
@@ -111,8 +141,8 @@ class Strategy:
         """Parameters of its own (leaves of `state`) with their optimiser settings, as torch.optim.SGD takes them."""
         return []
 
-    def prepare(self, batch: Batch) -> Batch:
-        """(a) Change the batch before the forward pass: mix inputs, use another view, replace the targets."""
+    def prepare(self, batch: Batch, networks: Networks) -> Batch:
+        """(a) Change the batch before the forward pass: mix inputs, stack views, replace the targets by what the networks say."""
         return batch
 
     def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:

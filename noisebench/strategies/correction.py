@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..errors import ConfigError
 from ..parameters import Interval, OneOf, Share
-from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy, whole_epochs
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ def _squared_distances(points: Tensor) -> Tensor:
 
 
 @register_strategy(
-    name="d2l", version=2, paper="Ma et al. 2018", off="d2l(wait=1)", cost="1 forward, 1 backward; a pass over 1,280 images an epoch"
+    name="d2l", version=2, paper="Ma et al. 2018", off="d2l(wait=1)", cost=Passes(1, 1, also="a pass over 1,280 images an epoch")
 )
 @dataclass
 class D2L(Strategy):
@@ -114,9 +114,7 @@ def risen(before: Sequence[float], now: float) -> bool:
     return now - mean > 2 * spread
 
 
-@register_strategy(
-    name="joint", version=2, paper="Tanaka et al. 2018", off="joint(first=1, wait=1, alpha=0, beta=0)", cost="1 forward, 1 backward"
-)
+@register_strategy(name="joint", version=2, paper="Tanaka et al. 2018", off="joint(first=1, wait=1, alpha=0, beta=0)", cost=Passes(1, 1))
 @dataclass
 class Joint(Strategy):
     """Joint optimisation of network and labels, then a new network on the labels found.

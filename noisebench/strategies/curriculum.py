@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..errors import LanguageError
 from ..parameters import Interval, OneOf, Share
 from ..spec import Value
-from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy, whole_epochs
+from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
 from .correction import one_hot
 from .mentor import Seen, judged, new_mentor, planted, taught
 from .peers import recorded_cost
@@ -33,7 +33,7 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
 
 
 @register_strategy(
-    name="mentornet", version=2, paper="Jiang et al. 2018", complete=_complete, off="mentornet(burn_in=1)", cost="1 forward, 1 backward"
+    name="mentornet", version=2, paper="Jiang et al. 2018", complete=_complete, off="mentornet(burn_in=1)", cost=Passes(1, 1)
 )
 @dataclass
 class MentorNet(Strategy):
@@ -64,7 +64,7 @@ class MentorNet(Strategy):
         self.state["threshold"] = facts.labels.new_full((), float("nan"), dtype=float32)
         self._curriculum = _CURRICULA[self.kind](self, facts)
 
-    def prepare(self, batch: Batch) -> Batch:
+    def prepare(self, batch: Batch, networks: Networks) -> Batch:
         return self._curriculum.prepare(batch)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:

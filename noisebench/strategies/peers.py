@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..parameters import Interval, Share, TrueRate
 from ..spec import AUTO
-from .base import Batch, Belief, Facts, Output, Strategy, register_strategy, whole_epochs
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy, whole_epochs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def disagreement(outputs: Sequence[Sequence[Output]]) -> Tensor:
     return first != second
 
 
-@register_strategy(name="coteaching", paper="Han et al. 2018", off="coteaching(rate=0)", cost="2 forward, 2 backward")
+@register_strategy(name="coteaching", paper="Han et al. 2018", off="coteaching(rate=0)", cost=Passes(2, 2))
 @dataclass
 class Coteaching(Strategy):
     """Co-teaching: each of two networks learns from the examples that cost the other least, all but `rate` of a batch.
@@ -67,7 +67,7 @@ class Coteaching(Strategy):
         return [Belief(batch.targets, smallest(recorded_cost(other[0], batch), count)) for other in reversed(outputs)]
 
 
-@register_strategy(name="coteaching_plus", version=2, paper="Yu et al. 2019", cost="2 forward, 2 backward")
+@register_strategy(name="coteaching_plus", version=2, paper="Yu et al. 2019", cost=Passes(2, 2))
 @dataclass
 class CoteachingPlus(Coteaching):
     """Co-teaching+: co-teaching, after a warm-up on the examples alone on which the two networks disagree.
@@ -88,9 +88,7 @@ class CoteachingPlus(Coteaching):
         ]
 
 
-@register_strategy(
-    name="decoupling", version=2, paper="Malach & Shalev-Shwartz 2017", off="decoupling(warmup=1)", cost="2 forward, 2 backward"
-)
+@register_strategy(name="decoupling", version=2, paper="Malach & Shalev-Shwartz 2017", off="decoupling(warmup=1)", cost=Passes(2, 2))
 @dataclass
 class Decoupling(Strategy):
     """Decoupling: two networks learn from the examples on which they disagree, "when to update" from "how to update".

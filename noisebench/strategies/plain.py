@@ -8,12 +8,12 @@ from typing import Annotated, ClassVar
 
 from ..parameters import Interval, OneOf
 from ..spec import Value
-from .base import Batch, Belief, Output, Strategy, register_strategy
+from .base import Batch, Belief, Output, Passes, Strategy, register_strategy
 
 _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 
 
-@register_strategy(name="standard", off="standard", cost="1 forward, 1 backward")
+@register_strategy(name="standard", off="standard", cost=Passes(1, 1))
 @dataclass
 class Standard(Strategy):
     """Believe every recorded label, trust every example alike."""
@@ -25,7 +25,7 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
     return values if values["beta"] is not None else {**values, "beta": _BETA[str(values["kind"])]}
 
 
-@register_strategy(name="bootstrap", paper="Reed et al. 2015", complete=_complete, off="bootstrap(beta=1)", cost="1 forward, 1 backward")
+@register_strategy(name="bootstrap", paper="Reed et al. 2015", complete=_complete, off="bootstrap(beta=1)", cost=Passes(1, 1))
 @dataclass
 class Bootstrap(Strategy):
     """Bootstrapping, the target beta y + (1 - beta) q: q the predicted class (hard, beta 0.8) or p itself (soft, beta 0.95)."""

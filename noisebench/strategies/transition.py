@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import RunFailed
 from ..estimates import anchored_transition
 from ..parameters import Share
-from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,7 @@ class _TwoStages(Strategy):
         return T
 
 
-@register_strategy(name="forward_estimated", paper="Patrini et al. 2017", off="forward_estimated(first=1)", cost="1 forward, 1 backward")
+@register_strategy(name="forward_estimated", paper="Patrini et al. 2017", off="forward_estimated(first=1)", cost=Passes(1, 1))
 @dataclass
 class ForwardEstimated(_TwoStages):
     """Forward correction without knowing T: a first network for `first` of the run shows it at its anchors (the 97th percentile of each
@@ -63,9 +63,7 @@ class ForwardEstimated(_TwoStages):
         return (log_p.double().exp() @ self.state["T"]).clamp_min(_TINY).log().to(log_p.dtype)
 
 
-@register_strategy(
-    name="backward_estimated", paper="Patrini et al. 2017", laws=(), off="backward_estimated(first=1)", cost="1 forward, 1 backward"
-)
+@register_strategy(name="backward_estimated", paper="Patrini et al. 2017", laws=(), off="backward_estimated(first=1)", cost=Passes(1, 1))
 @dataclass
 class BackwardEstimated(_TwoStages):
     """Backward correction without knowing T: as forward_estimated, then a label costs its row of T^-1 times all costs, signed.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..errors import ConfigError
 from ..parameters import Interval, Share
-from .base import Batch, Belief, Facts, Output, Strategy, WholeSet, register_strategy
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
 from .correction import one_hot
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def cosine_to_prototypes(features: Tensor, labels: Tensor, trusted: Tensor, num_
     version=2,
     paper="Lee et al. 2018",
     off="cleannet(wait=1)",
-    cost="1 forward, 1 backward; a pass over all images an epoch",
+    cost=Passes(2, 1, whole=1),
 )
 @dataclass
 class CleanNet(Strategy):
@@ -75,7 +75,7 @@ class CleanNet(Strategy):
         self.state["weighing"] = True
 
 
-@register_strategy(name="distill", paper="Li et al. 2017", cost="1 forward, 1 backward")
+@register_strategy(name="distill", paper="Li et al. 2017", cost=Passes(1, 1))
 @dataclass
 class Distill(Strategy):
     """Distillation: a teacher learns the verified labels alone, then a new network the mixture of labels and what the teacher says.

@@ -141,7 +141,7 @@ class Pack:
         own, rows = self._all[pool[0]], slice(pool[0], pool[-1] + 1)
         labels = self._labels[rows].gather(1, index[rows]).flatten()
         batch = Batch((images[rows].flatten(0, 1),), labels, index[rows].flatten(), labels, own.epoch + 1, own.generator)
-        return own.strategy.prepare(batch)
+        return own.strategy.prepare(batch, own)
 
     def _objective(self, pool: list[int], batch: Batch, logits: Tensor) -> Tensor:
         rows = logits[pool[0] : pool[-1] + 1].flatten(0, 1)

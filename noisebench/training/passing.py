@@ -50,11 +50,15 @@ class Passing:
             logits.retain_grad()
 
     def note(self, index: Tensor, logits: Tensor) -> None:
-        """After it: whose logits these are, (R, B) or (B,)."""
-        kept = logits.detach()
+        """After it: whose logits the first rows are, (R, B) or (B,); others may follow."""
+        rows = index.shape[-1]
+        kept = logits.detach()[..., :rows, :]
         if kept.is_cuda:
             kept = kept.clone()  # a recorded graph's output is overwritten in its next replay
-        self._waiting.append((index, kept, logits.grad))
+        grad = None if logits.grad is None else logits.grad[..., :rows, :]
+        if grad is not None and rows < logits.shape[-2]:  # a step's cost is a mean over all rows
+            grad = grad * (logits.shape[-2] / rows)
+        self._waiting.append((index, kept, grad))
         if len(self._waiting) * kept.numel() > _MOST:
             self._work_off()
 

@@ -6,7 +6,7 @@ the whole set -> predictions for whoever holds the labels. Between any two steps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ..dynamics import early_epochs
 from ..errors import RunFailed
@@ -117,6 +118,17 @@ class Trainer:
                 self.make_step()
         self.end_training()
         return self.end_epoch(self.predict(self.test))
+
+    @torch.no_grad()
+    def ask(self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """log_p (B, K) of images as they are given, with the network's weights or others (strategies' Networks)."""
+        asked = self.networks[network]
+        training = asked.training
+        asked.eval()
+        with self.autocast():
+            logits = asked(images) if weights is None else functional_call(asked, dict(weights), (images,))
+        asked.train(training)
+        return logits.float().log_softmax(1)
 
     def log_p(self, network: int = 0) -> Tensor:
         """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet)."""
@@ -243,7 +255,7 @@ class Trainer:
         at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
         images = tuple(self.train.augmented(index, *self.plan.augmentation(view, at)) for view in views)
         labels = self.labels[index]
-        return self.strategy.prepare(Batch(images, labels, index, labels, self.epoch + 1, self.generator))
+        return self.strategy.prepare(Batch(images, labels, index, labels, self.epoch + 1, self.generator), self)
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
         """What each of so many runs (runs,) is to lower, whose examples stand one run after the other in the batch.
