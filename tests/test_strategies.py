@@ -24,8 +24,10 @@ def text_of(name: str) -> str:
     """The strategy by default; a rate that only a manifest knows is that of the labels of `make_trainer`, of which 28 are verified."""
     if any(p.auto for p in STRATEGIES[name].parameters):
         return f"{name}(rate=0.33)"
-    # So few verified labels teach little; and T^-1 of so few examples has costs that fall without end.
-    return {"distill": "distill(share=0.8)", "backward_estimated": "backward_estimated(first=0.9)"}.get(name, name)
+    # So few verified labels teach little; T^-1 of so few examples has costs that fall without end; and of a bounded loss, whose gradient
+    # falls with p too, ELR's larger weight leaves nothing: as for asymmetric noise, then.
+    others = {"distill": "distill(share=0.8)", "backward_estimated": "backward_estimated(first=0.9)", "elr": "elr(lam=1, beta=0.9)"}
+    return others.get(name, name)
 
 
 POWERS = [name for name in NAMES if name.startswith("test_")]
