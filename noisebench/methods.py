@@ -72,6 +72,29 @@ def _eps_softmax(inner: str) -> tuple[Preset, ...]:
     )
 
 
+_DIVIDEMIX = "Li et al. 2020, appendix B"
+_ELR = "Liu et al. 2020, authors' configuration"
+
+
+def _dividemix() -> tuple[Preset, ...]:
+    """lambda_u by cell; threshold 0.6 and costs averaged over five epochs at rate 0.9. Small data of ten classes as CIFAR-10."""
+
+    def cell(dataset: str, noise: str, rate: float | None, settings: str, source: str) -> Preset:
+        return Preset(dataset, "ce", source, noise, rate, f"dividemix({settings})")
+
+    last = "threshold=0.6, window=5"
+    ten = {0.2: "lambda_u=0", 0.5: "lambda_u=25", 0.8: "lambda_u=25", 0.9: f"lambda_u=50, {last}"}
+    hundred = {0.2: "lambda_u=25", 0.5: "lambda_u=150", 0.8: "lambda_u=150", 0.9: f"lambda_u=150, {last}"}
+    like = {"cifar10": _DIVIDEMIX, **dict.fromkeys(("fashionmnist", "mnist", "digits"), f"as on CIFAR-10, {_DIVIDEMIX}")}
+    return (
+        *(cell(name, "symmetric", rate, text, source) for name, source in like.items() for rate, text in ten.items()),
+        *(cell(name, "asymmetric", None, "lambda_u=0, confidence=1", source) for name, source in like.items()),
+        *(cell("cifar100", "symmetric", rate, f"{text}, warmup=0.1", _DIVIDEMIX) for rate, text in hundred.items()),
+        cell("cifar100", "asymmetric", None, "lambda_u=150, confidence=1, warmup=0.1", "Zheltonozhskii et al. 2022, authors' sweep"),
+        cell("cifar100", "", None, "warmup=0.1", _DIVIDEMIX),
+    )
+
+
 METHODS = {
     row.name: row
     for row in (
@@ -93,6 +116,12 @@ METHODS = {
         Method("mentornet_dd", "Jiang et al. 2018, data-driven, on verified labels", "ce", "mentornet(kind='data_driven')"),
         Method("joint", "Tanaka et al. 2018", "ce", "joint", (
             Preset("cifar10", "ce", "Tanaka et al. 2018", "asymmetric", strategy="joint(alpha=0.8, beta=0.4)"),)),
+        Method("mixup", "Zhang et al. 2018", "ce", "mixup"),
+        Method("gmm_split", "small costs and a mixture fit alone", "ce", "gmm_split"),
+        Method("dividemix", "Li et al. 2020", "ce", "dividemix", _dividemix()),
+        Method("elr_plus", "Liu et al. 2020", "ce", "elr_plus", (
+            Preset("cifar10", "ce", _ELR, "asymmetric", strategy="elr_plus(lam=1, beta=0.9)"),
+            Preset("cifar100", "ce", _ELR, strategy="elr_plus(lam=7, beta=0.9, ramp=0.4, average_ramp=0.4)"))),
         Method("cleannet", "Lee et al. 2018, on verified labels", "ce", "cleannet"),
         Method("distill", "Li et al. 2017, on verified labels", "ce", "distill"),
         Method("forward", "Patrini et al. 2017, true T", "forward(ce)"),

@@ -83,6 +83,18 @@ RECIPES = {
         {"cifar100": {"epochs": 150, "lr": 0.1, "weight_decay": 5e-3, "schedule": "step(80, 120)"}},
         "Wang et al. 2019",
     ),
+    "dividemix": PublishedRecipe(
+        "300 epochs, batch 64, lr 0.02, a tenth after 150; for preact_resnet18",
+        {"epochs": 300, "batch_size": 64, "lr": 0.02, "weight_decay": 5e-4, "schedule": "step(150)"},
+        {},
+        "Li et al. 2020",
+    ),
+    "elr_plus": PublishedRecipe(
+        "200 epochs (CIFAR-100: 250), lr 0.02, a tenth after 150 (200); for preact_resnet18",
+        {"epochs": 200, "lr": 0.02, "weight_decay": 5e-4, "schedule": "step(150)"},
+        {"cifar100": {"epochs": 250, "schedule": "step(200)"}},
+        "Liu et al. 2020, authors' configuration",
+    ),
 }  # fmt: skip
 
 

@@ -9,6 +9,9 @@ import torch
 from noisebench.errors import LanguageError
 from noisebench.losses import LOSSES, build_loss, build_penalty, cost_of
 from noisebench.methods import METHODS, Method, Preset
+from noisebench.strategies import build_strategy, normal_strategy
+from noisebench.strategies.base import whole_epochs
+from noisebench.strategies.dividemix import DivideMix
 
 from .test_losses import a_batch
 from .test_runner import Desk
@@ -225,6 +228,24 @@ def test_every_method_is_written_in_the_language() -> None:
     for method in METHODS.values():
         for preset in (*method.presets, Preset("", method.loss, "the method's own")):
             assert LOSSES.canonical(preset.loss) and preset.source
+            assert not preset.strategy or normal_strategy(preset.strategy)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "noise", "rate", "lambda_u", "threshold", "warmup", "confidence"),
+    [
+        ("cifar10", SYM, 0.2, 0, 0.5, 10, 0), ("cifar10", SYM, 0.5, 25, 0.5, 10, 0), ("cifar10", SYM, 0.8, 25, 0.5, 10, 0),
+        ("cifar10", SYM, 0.9, 50, 0.6, 10, 0), ("cifar10", ASYM, 0.4, 0, 0.5, 10, 1), ("cifar10", SYM, 0.4, 25, 0.5, 10, 0),
+        ("cifar100", SYM, 0.2, 25, 0.5, 30, 0), ("cifar100", SYM, 0.5, 150, 0.5, 30, 0), ("cifar100", SYM, 0.8, 150, 0.5, 30, 0),
+        ("cifar100", SYM, 0.9, 150, 0.6, 30, 0), ("cifar100", ASYM, 0.4, 150, 0.5, 30, 1), ("clothing1m", "", None, 25, 0.5, 10, 0),
+    ],
+)  # fmt: skip
+def test_dividemix_is_set_as_its_table_says(dataset, noise, rate, lambda_u, threshold, warmup, confidence) -> None:
+    strategy = build_strategy(METHODS["dividemix"].preset(dataset, noise, rate).strategy)
+    assert isinstance(strategy, DivideMix)
+    assert (strategy.lambda_u, strategy.threshold, strategy.confidence) == (lambda_u, threshold, confidence)
+    assert whole_epochs(strategy.warmup, 300) == warmup and round(strategy.ramp * 300) == 16
+    assert strategy.window == (5 if rate == 0.9 else 1) and (strategy.alpha, strategy.temperature) == (4, 0.5)
 
 
 def test_a_preset_that_was_chosen_by_the_rate_makes_an_oracle_however_it_is_asked_for(tmp_path) -> None:

@@ -24,10 +24,17 @@ def text_of(name: str) -> str:
     """The strategy by default; a rate that only a manifest knows is that of the labels of `make_trainer`, of which 28 are verified."""
     if any(p.auto for p in STRATEGIES[name].parameters):
         return f"{name}(rate=0.33)"
-    # So few verified labels teach little; T^-1 of so few examples has costs that fall without end; and of a bounded loss, whose gradient
-    # falls with p too, ELR's larger weight leaves nothing: as for asymmetric noise, then.
-    others = {"distill": "distill(share=0.8)", "backward_estimated": "backward_estimated(first=0.9)", "elr": "elr(lam=1, beta=0.9)"}
-    return others.get(name, name)
+    return _OTHERS.get(name, name)
+
+
+_OTHERS = {
+    "distill": "distill(share=0.8)",  # so few verified labels teach little
+    "backward_estimated": "backward_estimated(first=0.9)",  # T^-1 of so few examples has costs that fall without end
+    # An epoch has eight steps here: a warm-up of one epoch leaves nothing to divide by.
+    "gmm_split": "gmm_split(warmup=0.34)",
+    "dividemix": "dividemix(warmup=0.34)",
+    "elr_plus": "elr_plus(lam=1, beta=0.9)",
+}
 
 
 POWERS = [name for name in NAMES if name.startswith("test_")]

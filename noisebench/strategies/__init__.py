@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from ..errors import LanguageError
 from ..spec import AUTO, ESTIMATED, Call, Expression
-from . import correction, curriculum, early, peers, plain, transition, verified
+from . import (
+    correction,
+    curriculum,
+    dividemix,
+    division,
+    early,
+    early_plus,
+    mixing,
+    peers,
+    plain,
+    transition,
+    verified,
+)
 from .base import STRATEGIES, Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy
 
 
@@ -39,7 +51,11 @@ __all__ = [
     "build_strategy",
     "correction",
     "curriculum",
+    "dividemix",
+    "division",
     "early",
+    "early_plus",
+    "mixing",
     "normal_strategy",
     "peers",
     "plain",

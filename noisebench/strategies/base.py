@@ -8,7 +8,7 @@ Shapes: B = batch, N = training set, K classes; index (B,) counts into the train
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from ..registry import Registry
@@ -71,6 +71,16 @@ class Batch:
     targets: Tensor
     epoch: int
     generator: Generator
+
+    def stacked(self) -> Batch:
+        """All views as one of so many times the rows, one view after the other."""
+        from torch import cat
+
+        def repeated(rows: Tensor) -> Tensor:
+            return cat([rows] * len(self.views))
+
+        labels, index, targets = map(repeated, (self.labels, self.index, self.targets))
+        return replace(self, views=(cat(self.views),), labels=labels, index=index, targets=targets)
 
 
 @dataclass(frozen=True)

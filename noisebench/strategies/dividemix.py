@@ -1,0 +1,123 @@
+"""DivideMix: two networks divide the training set for each other, and learn what is likely wrong without its labels, by MixMatch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from ..parameters import Interval, Share
+from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+from .correction import one_hot
+from .division import chance_clean, scaled_cost
+from .mixing import Mixture
+from .parts import balance, entropy, linear_ramp, sharpened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+
+def co_refined(recorded: Tensor, said: Tensor, clean: Tensor, temperature: float) -> Tensor:
+    """Targets (B, K) of labels (B, K) that are likely right: mixed with what the network says of them, the more the less so; sharpened.
+
+    said (B, K): its mean prediction over the views; clean (B,): the chance that the label is right.
+    """
+    return sharpened(clean[:, None] * recorded + (1 - clean[:, None]) * said, temperature)
+
+
+def co_guessed(said: Sequence[Tensor], temperature: float) -> Tensor:
+    """Targets (B, K) where the label is likely wrong: the mean prediction of both networks, each (B, K) over the views; sharpened."""
+    return sharpened(sum(said) / len(said), temperature)  # type: ignore[arg-type]
+
+
+@register_strategy(name="dividemix", paper="Li et al. 2020", off="dividemix(warmup=1)", cost=Passes(10, 4, whole=2))
+@dataclass
+class DivideMix(Strategy):
+    """DivideMix. After a warm-up on all labels, each network learns from a division that the other one's costs make, anew after each epoch.
+
+    Labels that are likely right (chance above `threshold`) are refined by the network's own predictions, the others guessed by both
+    networks; both are sharpened (`temperature`) and mixed over two views (Beta(alpha, alpha)). The loss is paid on the mixtures of the
+    first kind, on those of the second lambda_u times the squared error of p, ramped up linearly; and KL(uniform | mean p).
+    warmup, ramp: shares of the run, at least an epoch; the paper: 10 (CIFAR-100: 30) and 16 of 300 epochs. lambda_u: by cell in its
+    appendix B, 25 where that has none. confidence: of the warm-up's negative entropy, 1 under asymmetric noise. window: the epochs over
+    which costs are averaged, 5 at rate 0.9.
+
+    An epoch is one pass over all examples, likely right or wrong as they come, in the same order and mixture for both networks, and
+    targets are guessed without dropout by batch norm's running statistics; the authors draw as many of the wrong as of the right, and their
+    epoch is as long as there are right ones.
+    """
+
+    networks: ClassVar[int] = 2
+    views: ClassVar[int] = 2
+    lambda_u: Annotated[float, Interval("[0, 1000]")] = 25.0
+    threshold: Annotated[float, Interval("[0, 1)")] = 0.5
+    temperature: Annotated[float, Interval("(0, 1]")] = 0.5
+    alpha: Annotated[float, Interval("(0, 100]")] = 4.0
+    warmup: Share = 0.034
+    ramp: Share = 0.053
+    confidence: Annotated[float, Interval("[0, 100]")] = 0.0
+    window: Annotated[int, Interval("[1, 100]")] = 1
+
+    def start(self, facts: Facts) -> None:
+        from torch import float32
+
+        self._labels, self._classes, self._epochs = facts.labels, facts.num_classes, facts.epochs
+        self._warm = max(1, whole_epochs(self.warmup, facts.epochs))
+        ones = facts.labels.new_ones(self.networks, len(facts.labels), dtype=float32)
+        self.state.update(clean=ones, costs=ones.new_zeros(self.window, *ones.shape), seen=0)
+
+    def prepare(self, batch: Batch, networks: Networks) -> Batch:
+        from torch import cat, stack
+
+        if batch.epoch <= self._warm:
+            return replace(batch, views=batch.views[:1])
+        said = [sum(networks.ask(view, number).exp() for view in batch.views) / self.views for number in range(self.networks)]
+        self._clean = self.state["clean"][:, batch.index]
+        targets = stack([self._targets(batch, said, number) for number in range(self.networks)])
+        mixture = Mixture.draw(self.views * len(batch.index), self.alpha, batch.generator, own=True)
+        self._mixed = mixture(cat([targets] * self.views, 1).transpose(0, 1)).transpose(0, 1)
+        stacked = batch.stacked()
+        return replace(stacked, views=(mixture(stacked.views[0]),))
+
+    def _targets(self, batch: Batch, said: list[Any], number: int) -> Tensor:
+        """What a network is to learn (B, K), before it is mixed."""
+        clean = self._clean[number]
+        refined = co_refined(one_hot(batch.labels, said[number]), said[number], clean, self.temperature)
+        return refined.where((clean > self.threshold)[:, None], co_guessed(said, self.temperature))
+
+    def _labelled(self, number: int) -> Tensor:
+        """Which rows (2B,) of the mixed batch have a label, 1 or 0."""
+        clean = self._clean[number]
+        return (clean > self.threshold).to(clean.dtype).repeat(self.views)
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        if batch.epoch <= self._warm:
+            return super().believe(batch, outputs)
+        return [Belief(self._mixed[number], self._labelled(number)) for number in range(self.networks)]
+
+    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+        log_ps = [views[0].log_p for views in outputs]
+        if batch.epoch <= self._warm:
+            negative: Any = -sum(map(entropy, log_ps))
+            return self.confidence * negative if self.confidence else None
+        weight = self.lambda_u * linear_ramp(batch.epoch - self._warm, self.ramp * self._epochs)
+        total: Any = sum(balance(log_p) for log_p in log_ps)
+        for number, log_p in enumerate(log_ps):
+            unlabelled = 1 - self._labelled(number)
+            squared = (log_p.exp() - self._mixed[number]).square().mean(1)
+            total = total + weight * (unlabelled * squared).sum() / unlabelled.sum().clamp_min(1)
+        return total
+
+    def between(self, epoch: int, whole: WholeSet) -> None:
+        from torch import stack
+
+        if not self._warm <= epoch < self._epochs:
+            return
+        costs = stack([scaled_cost(whole.log_p(number), self._labels) for number in range(self.networks)])
+        self.state["costs"][epoch % self.window] = costs
+        self.state["seen"] = min(self.window, self.state["seen"] + 1)
+        mean = self.state["costs"].sum(0) / self.state["seen"]
+        # Each network learns from what the other one's costs say.
+        self.state["clean"].copy_(stack([chance_clean(mean[number]) for number in reversed(range(self.networks))]))

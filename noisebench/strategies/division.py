@@ -1,0 +1,79 @@
+"""The training set divided by a mixture fitted to its costs: who costs little has a right label. By itself, and as a part of DivideMix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..parameters import Interval, Share
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+_ITERATIONS, _TOLERANCE = (
+    500,
+    1e-4,
+)  # to the end: the authors of DivideMix stop after 10 steps or below 0.01, where the beginning still shows
+_LEAST_VARIANCE = 5e-4  # theirs
+
+
+def scaled_cost(log_p: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy (N,) of the labels, scaled to [0, 1] over all examples."""
+    cost = -log_p.gather(1, labels[:, None])[:, 0].double()
+    return (cost - cost.min()) / (cost.max() - cost.min()).clamp_min(1e-12)
+
+
+def chance_clean(cost: Tensor) -> Tensor:
+    """The chance (N,) that a cost (N,) in [0, 1] is of the lower of two normal distributions that make up all of them.
+
+    By EM from the means of the costs below and above their mean; 1 where all cost the same.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    values = cost.double().cpu().numpy()
+    lower = values <= values.mean()
+    if lower.all():
+        return cost.new_ones(cost.shape)
+    means = [[values[lower].mean()], [values[~lower].mean()]]
+    mixture = GaussianMixture(
+        2, max_iter=_ITERATIONS, tol=_TOLERANCE, reg_covar=_LEAST_VARIANCE, weights_init=[0.5, 0.5], means_init=means,
+        precisions_init=[[[1 / max(values.var(), _LEAST_VARIANCE)]]] * 2,
+    )  # fmt: skip
+    columns = values[:, None]
+    mixture.fit(columns)
+    return cost.new_tensor(mixture.predict_proba(columns)[:, mixture.means_.argmin()])
+
+
+@register_strategy(name="gmm_split", paper="Arazo et al. 2019, Li et al. 2020: their first step alone", off="gmm_split(warmup=1)",
+                   cost=Passes(2, 1, whole=1))  # fmt: skip
+@dataclass
+class GmmSplit(Strategy):
+    """Small costs and a mixture fit, nothing else: after a warm-up on all labels the network learns those that are likely right.
+
+    After each epoch two normal distributions are fitted to the cross entropies of the whole set; an example is learned in the next if
+    the chance that its cost is of the lower one exceeds `threshold`. warmup: a share of the run, at least an epoch; DivideMix has 10 of
+    300 epochs. It is told no rate.
+    """
+
+    threshold: Annotated[float, Interval("[0, 1)")] = 0.5
+    warmup: Share = 0.1
+
+    def start(self, facts: Facts) -> None:
+        from torch import float32
+
+        self._labels, self._epochs = facts.labels, facts.epochs
+        self.state["clean"] = facts.labels.new_ones(len(facts.labels), dtype=float32)
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        if batch.epoch <= max(1, whole_epochs(self.warmup, self._epochs)):
+            return super().believe(batch, outputs)
+        clean = self.state["clean"][batch.index]
+        return [Belief(batch.targets, (clean > self.threshold).to(clean.dtype))]
+
+    def between(self, epoch: int, whole: WholeSet) -> None:
+        if whole_epochs(self.warmup, self._epochs) <= epoch < self._epochs:
+            self.state["clean"].copy_(chance_clean(scaled_cost(whole.log_p(), self._labels)))

@@ -1,0 +1,36 @@
+"""What several strategies are made of: schedules, sharpening, and how far predictions are from where they should be."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+
+def linear_ramp(done: float, length: float) -> float:
+    """From 0 to 1 over `length`, then 1."""
+    return min(1.0, max(0.0, done / length)) if length else 1.0
+
+
+def sigmoid_ramp(done: float, length: float) -> float:
+    """exp(-5 (1 - done / length)^2), from 0.0067 to 1 over `length`, then 1. Laine & Aila 2017."""
+    return math.exp(-5 * (1 - linear_ramp(done, length)) ** 2)
+
+
+def sharpened(p: Tensor, temperature: float) -> Tensor:
+    """p^(1/T) (n, K), scaled to sum to 1 again. Berthelot et al. 2019."""
+    return (p.clamp_min(1e-38).log() / temperature).softmax(1)
+
+
+def balance(log_p: Tensor) -> Tensor:
+    """KL(uniform | mean p) of log_p (n, K). In logarithms: a class that nobody is said to be of must find back."""
+    return math.log(len(log_p) / log_p.shape[1]) - log_p.logsumexp(0).mean()
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """Mean entropy of predictions log_p (n, K)."""
+    return -(log_p.exp() * log_p).sum(1).mean()
