@@ -9,6 +9,7 @@ import torch
 from noisebench.errors import LanguageError
 from noisebench.losses import LOSSES, build_loss, build_penalty, cost_of
 from noisebench.methods import METHODS, Method, Preset
+from noisebench.strategies import normal_strategy
 
 from .test_losses import a_batch
 from .test_runner import Desk
@@ -224,7 +225,7 @@ def test_the_most_particular_preset_is_taken() -> None:
 def test_every_method_is_written_in_the_language() -> None:
     for method in METHODS.values():
         for preset in (*method.presets, Preset("", method.loss, "the method's own")):
-            assert LOSSES.canonical(preset.loss) and preset.source
+            assert LOSSES.canonical(preset.loss) and normal_strategy(preset.strategy or method.strategy) and preset.source
 
 
 def test_a_preset_that_was_chosen_by_the_rate_makes_an_oracle_however_it_is_asked_for(tmp_path) -> None:

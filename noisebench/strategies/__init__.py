@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import LanguageError
 from ..spec import AUTO, ESTIMATED, Call, Expression
-from . import correction, curriculum, early, peers, plain, transition, verified
+from . import correction, curriculum, early, jensen_shannon, overparameterised, peers, plain, transition, verified
 from .base import STRATEGIES, Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy
 
 
@@ -40,7 +40,9 @@ __all__ = [
     "correction",
     "curriculum",
     "early",
+    "jensen_shannon",
     "normal_strategy",
+    "overparameterised",
     "peers",
     "plain",
     "register_strategy",

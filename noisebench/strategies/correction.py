@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..errors import ConfigError
 from ..parameters import Interval, OneOf, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+from .parts import balance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -153,10 +154,8 @@ class Joint(Strategy):
         if batch.epoch > self._until or not (self.alpha or self.beta):
             return None
         log_p = outputs[0][0].log_p
-        # KL of the uniform prior from the mean prediction, in logarithms: a class that nobody is said to be of must find back.
-        uneven = math.log(len(log_p) / log_p.shape[1]) - log_p.logsumexp(0).mean()
         entropy = -(log_p.exp() * log_p).sum(1).mean()
-        return self.alpha * uneven + self.beta * entropy
+        return self.alpha * balance(log_p) + self.beta * entropy
 
     def between(self, epoch: int, whole: WholeSet) -> None:
         if self._from <= epoch <= self._until and self.wait < 1:
