@@ -53,11 +53,26 @@ _APL = "Ma et al. 2020, authors' settings"
 _ALF = "Zhou et al. 2021, authors' settings"
 _EPS = "Wang et al. 2024, authors' settings"
 _GJS = "Englesson & Azizpour 2021, chosen by the rate"
+_ELR = "Liu et al. 2020, authors' settings"
+_SOP = "Liu et al. 2022, authors' first settings"
 
 
 def _by_rate(dataset: str, noise: str, text: str, values: dict[float, object], source: str) -> tuple[Preset, ...]:
     """A preset for each rate, from a text with one gap."""
     return tuple(Preset(dataset, text.format(value), source, noise, rate) for rate, value in values.items())
+
+
+def _gjs(dataset: str, noise: str, values: dict[float | None, float]) -> tuple[Preset, ...]:
+    """The generalised Jensen-Shannon loss: one pi for each rate, None for any, in the loss and the strategy."""
+    return tuple(Preset(dataset, f"js(pi={pi})", _GJS, noise, rate, f"gjs(pi={pi})") for rate, pi in values.items())
+
+
+def _sop(name: str) -> tuple[Preset, ...]:
+    """SOP's and SOP+'s. For asymmetric noise on CIFAR-10 no source was found."""
+    return (
+        Preset("cifar100", "ce", _SOP, strategy=f"{name}(lr_u=1, lr_v=10)"),
+        Preset("cifar100", "ce", _SOP, "asymmetric", strategy=f"{name}(lr_u=1, lr_v=100)"),
+    )
 
 
 def _eps_softmax(inner: str) -> tuple[Preset, ...]:
@@ -73,7 +88,6 @@ def _eps_softmax(inner: str) -> tuple[Preset, ...]:
 
 
 _DIVIDEMIX = "Li et al. 2020, appendix B"
-_ELR = "Liu et al. 2020, authors' configuration"
 
 
 def _dividemix() -> tuple[Preset, ...]:
@@ -122,6 +136,11 @@ METHODS = {
         Method("elr_plus", "Liu et al. 2020", "ce", "elr_plus", (
             Preset("cifar10", "ce", _ELR, "asymmetric", strategy="elr_plus(lam=1, beta=0.9)"),
             Preset("cifar100", "ce", _ELR, strategy="elr_plus(lam=7, beta=0.9, ramp=0.4, average_ramp=0.4)"))),
+        Method("elr", "Liu et al. 2020", "ce", "elr", (
+            Preset("cifar10", "ce", _ELR, "asymmetric", strategy="elr(lam=1, beta=0.9)"),
+            Preset("cifar100", "ce", _ELR, strategy="elr(lam=7, beta=0.9)"))),
+        Method("sop", "Liu et al. 2022", "ce", "sop", _sop("sop")),
+        Method("sop_plus", "Liu et al. 2022, two views", "ce", "sop_plus", _sop("sop_plus")),
         Method("cleannet", "Lee et al. 2018, on verified labels", "ce", "cleannet"),
         Method("distill", "Li et al. 2017, on verified labels", "ce", "distill"),
         Method("forward", "Patrini et al. 2017, true T", "forward(ce)"),
@@ -180,6 +199,11 @@ METHODS = {
             *_by_rate("cifar10", "symmetric", "js(pi={})", {0.2: 0.7, 0.4: 0.7, 0.6: 0.9, 0.8: 0.9}, _GJS),
             *_by_rate("cifar100", "symmetric", "js(pi={})", {0.0: 0.1, 0.2: 0.1, 0.4: 0.3, 0.6: 0.5, 0.8: 0.3}, _GJS),
             Preset("cifar100", "js(pi=0.5)", _GJS, "asymmetric"))),
+        Method("gjs", "Englesson & Azizpour 2021, two views", "js(pi=0.5)", "gjs(pi=0.5)", (
+            *_gjs("cifar10", "symmetric", {0.0: 0.5, 0.2: 0.3, 0.4: 0.9, 0.6: 0.1, 0.8: 0.1}),
+            *_gjs("cifar10", "asymmetric", {None: 0.3}),
+            *_gjs("cifar100", "symmetric", {0.0: 0.3, 0.2: 0.3, 0.4: 0.5, 0.6: 0.9, 0.8: 0.1}),
+            *_gjs("cifar100", "asymmetric", {0.2: 0.5, 0.4: 0.1}))),
         Method("ldr_kl", "Zhu et al. 2023", "ldr_kl(lam=10)", presets=(
             Preset("cifar100", "ldr_kl(lam=1)", "Zhu et al. 2023"),)),
         Method("taylor", "Feng et al. 2020", "taylor(t=2)"),

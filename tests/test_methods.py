@@ -227,8 +227,7 @@ def test_the_most_particular_preset_is_taken() -> None:
 def test_every_method_is_written_in_the_language() -> None:
     for method in METHODS.values():
         for preset in (*method.presets, Preset("", method.loss, "the method's own")):
-            assert LOSSES.canonical(preset.loss) and preset.source
-            assert not preset.strategy or normal_strategy(preset.strategy)
+            assert LOSSES.canonical(preset.loss) and normal_strategy(preset.strategy or method.strategy) and preset.source
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,9 @@ def balance(log_p: Tensor) -> Tensor:
 def entropy(log_p: Tensor) -> Tensor:
     """Mean entropy of predictions log_p (n, K)."""
     return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def consistency(first: Tensor, second: Tensor) -> Tensor:
+    """Mean KL of what is said of a second view from what is said of the first, both log_p (B, K); the second moves, the first does not."""
+    first = first.detach()
+    return (first.exp() * (first - second)).sum(1).mean()

@@ -1,0 +1,101 @@
+"""Sparse over-parameterisation: what each label has wrong is learned beside the network, and taken from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from ..parameters import Interval
+from .base import Batch, Facts, Output, Passes, Strategy, register_strategy
+from .correction import one_hot
+from .parts import balance, consistency
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+_SPREAD = 1e-8  # of u and v in the beginning
+_FLOOR = 1e-4  # of a probability
+
+
+def explained(log_p: Tensor, noise: Tensor) -> Tensor:
+    """log_p (B, K) of p + noise (B, K), at least 1e-4 and scaled to sum to 1. What the floor holds has no gradient, as in the source."""
+    q = (log_p.exp() + noise).clamp_min(_FLOOR)
+    return (q / q.sum(1, keepdim=True)).clamp_min(_FLOOR).log()
+
+
+@register_strategy(name="sop", paper="Liu et al. 2022", off="sop(lr_u=0, lr_v=0)", cost=Passes(1, 1))
+@dataclass
+class SOP(Strategy):
+    """Sparse over-parameterisation: the loss is paid on p + s, s = u^2 y - v^2 (1 - y), so that the network need not learn a wrong label.
+
+    u (N, 1) moves by the loss, v (N, K) by the squared error |(predicted class) + s - y|^2 alone. Both start at random within about 1e-8
+    and grow in proportion to themselves, so that s stays sparse, and 0 for the first tens of epochs. lr_u, lr_v: 10 and 10 on CIFAR-10,
+    1 and 10 on CIFAR-100 (asymmetric noise: 1 and 100), 300 epochs in batches of 128.
+
+    Their steps are plain gradient descent without momentum, weight decay or schedule, as the authors', taken for the batch's rows alone:
+    a step costs B x K numbers, and the memory N x K. The authors' later code lets the squared error move u too (then 0.1 and 100).
+    """
+
+    lr_u: Annotated[float, Interval("[0, 1e4]")] = 10.0
+    lr_v: Annotated[float, Interval("[0, 1e4]")] = 10.0
+
+    def start(self, facts: Facts) -> None:
+        from torch import randn
+
+        for name, columns in (("u", 1), ("v", facts.num_classes)):
+            drawn = _SPREAD * randn(len(facts.labels), columns, generator=facts.generator)
+            self.state[name] = drawn.to(facts.labels.device)
+
+    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+        if not (self.lr_u or self.lr_v):
+            return log_p
+        return explained(log_p, self._noise(log_p, batch, u=self._moving("u", batch.index, self.lr_u)))
+
+    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+        if not (self.lr_u or self.lr_v):
+            return None
+        logits = outputs[0][0].logits.detach()
+        noise = self._noise(logits, batch, v=self._moving("v", batch.index, self.lr_v))
+        return (one_hot(logits.argmax(1), logits) + noise - one_hot(batch.labels, logits)).square().sum(1).mean()
+
+    def _noise(self, like: Tensor, batch: Batch, u: Tensor | None = None, v: Tensor | None = None) -> Tensor:
+        """s (B, K), with a gradient for the one of u (B, 1) and v (B, K) that is given."""
+        u = self.state["u"][batch.index] if u is None else u
+        v = self.state["v"][batch.index] if v is None else v
+        y = one_hot(batch.labels, like)
+        return u.square().clamp_max(1) * y - v.square().clamp_max(1) * (1 - y)
+
+    def _moving(self, name: str, index: Tensor, lr: float) -> Tensor:
+        """Rows of u or v that take their step as soon as they have their gradient."""
+        rows: Tensor = self.state[name][index].requires_grad_()
+        rows.register_post_accumulate_grad_hook(partial(self._move, name=name, index=index, lr=lr))
+        return rows
+
+    def _move(self, rows: Tensor, *, name: str, index: Tensor, lr: float) -> None:
+        assert rows.grad is not None, "it is called with the gradient"
+        self.state[name][index] = rows.detach() - lr * rows.grad
+
+
+@register_strategy(name="sop_plus", paper="Liu et al. 2022", cost=Passes(2, 2))
+@dataclass
+class SOPPlus(SOP):
+    """SOP+: SOP, and two views of an image are to be said the same, and all classes equally often.
+
+    cost of the first view + consistency * KL(p of the first | p of the second) + balance * KL(uniform | mean p + s). Both views are drawn
+    by the recipe's augmentation; the authors' second is AutoAugment's with cutout. The uniform prior supposes classes of one size.
+    """
+
+    views: ClassVar[int] = 2
+    consistency: Annotated[float, Interval("[0, 100]")] = 0.9
+    balance: Annotated[float, Interval("[0, 100]")] = 0.1
+
+    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+        first, second = outputs[0]
+        said = [view.logits.log_softmax(1) for view in (first, second)]
+        total = self.consistency * consistency(*said) + self.balance * balance(first.log_p)
+        squared = super().penalty(batch, outputs)
+        return total if squared is None else total + squared
