@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 
+from noisebench.losses import Scores, build_loss
 from noisebench.methods import METHODS
 from noisebench.strategies import Batch, Output, Strategy
 from noisebench.strategies.overparameterised import explained
@@ -74,6 +75,19 @@ def test_the_network_learns_nothing_from_the_squared_error() -> None:
     y = torch.eye(3)[LABELS]
     (-explained(again.log_softmax(1), u**2 * y - v**2 * (1 - y)) * y).sum(1).mean().backward()
     torch.testing.assert_close(logits.grad, again.grad)
+
+
+def test_all_parts_of_a_loss_move_u() -> None:
+    """A part with a link of its own, as logitclip, asks for log_p anew."""
+
+    def moved(loss: str) -> torch.Tensor:
+        strategy, u, _ = with_noise()
+        scores = Scores(some_logits(), adapt=lambda log_p: strategy.adapt(log_p, a_batch(LABELS), 0))
+        build_loss(loss)(scores).gather(1, torch.tensor(LABELS)[:, None]).mean().backward()
+        return strategy.state["u"] - u
+
+    together, apart = moved("ce + logitclip(ce, tau=0.5)"), moved("ce") + moved("logitclip(ce, tau=0.5)")
+    torch.testing.assert_close(together, apart)
 
 
 def test_only_the_batch_moves() -> None:

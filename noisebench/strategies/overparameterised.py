@@ -70,14 +70,14 @@ class SOP(Strategy):
         return u.square().clamp_max(1) * y - v.square().clamp_max(1) * (1 - y)
 
     def _moving(self, name: str, index: Tensor, lr: float) -> Tensor:
-        """Rows of u or v that take their step as soon as they have their gradient."""
+        """Rows of u or v that take their step as soon as they have their gradient; a loss of several links asks for them several times."""
         rows: Tensor = self.state[name][index].requires_grad_()
         rows.register_post_accumulate_grad_hook(partial(self._move, name=name, index=index, lr=lr))
         return rows
 
     def _move(self, rows: Tensor, *, name: str, index: Tensor, lr: float) -> None:
         assert rows.grad is not None, "it is called with the gradient"
-        self.state[name][index] = rows.detach() - lr * rows.grad
+        self.state[name][index] -= lr * rows.grad
 
 
 @register_strategy(name="sop_plus", paper="Liu et al. 2022", cost=Passes(2, 2))
