@@ -96,13 +96,17 @@ def _dividemix() -> tuple[Preset, ...]:
     def cell(dataset: str, noise: str, rate: float | None, settings: str, source: str) -> Preset:
         return Preset(dataset, "ce", source, noise, rate, f"dividemix({settings})")
 
-    last = "threshold=0.6, window=5"
+    last, ten_epochs = "threshold=0.6, window=5", "warmup=0.25"
     ten = {0.2: "lambda_u=0", 0.5: "lambda_u=25", 0.8: "lambda_u=25", 0.9: f"lambda_u=50, {last}"}
     hundred = {0.2: "lambda_u=25", 0.5: "lambda_u=150", 0.8: "lambda_u=150", 0.9: f"lambda_u=150, {last}"}
-    like = {"cifar10": _DIVIDEMIX, **dict.fromkeys(("fashionmnist", "mnist", "digits"), f"as on CIFAR-10, {_DIVIDEMIX}")}
+    like = {"cifar10": _DIVIDEMIX, **dict.fromkeys(("fashionmnist", "mnist"), f"as on CIFAR-10, {_DIVIDEMIX}")}
+    digits = f"{like['mnist']}; the paper's ten epochs, of 40"
     return (
         *(cell(name, "symmetric", rate, text, source) for name, source in like.items() for rate, text in ten.items()),
         *(cell(name, "asymmetric", None, "lambda_u=0, confidence=1", source) for name, source in like.items()),
+        *(cell("digits", "symmetric", rate, f"{text}, {ten_epochs}", digits) for rate, text in ten.items()),
+        cell("digits", "asymmetric", None, f"lambda_u=0, confidence=1, {ten_epochs}", digits),
+        cell("digits", "", None, ten_epochs, digits),
         *(cell("cifar100", "symmetric", rate, f"{text}, warmup=0.1", _DIVIDEMIX) for rate, text in hundred.items()),
         cell("cifar100", "asymmetric", None, "lambda_u=150, confidence=1, warmup=0.1", "Zheltonozhskii et al. 2022, authors' sweep"),
         cell("cifar100", "", None, "warmup=0.1", _DIVIDEMIX),
@@ -197,6 +201,7 @@ METHODS = {
         Method("js", "Englesson & Azizpour 2021", "js(pi=0.5)", presets=(
             Preset("cifar10", "js(pi=0.1)", _GJS, "symmetric", 0.0),
             *_by_rate("cifar10", "symmetric", "js(pi={})", {0.2: 0.7, 0.4: 0.7, 0.6: 0.9, 0.8: 0.9}, _GJS),
+            Preset("cifar10", "js(pi=0.3)", _GJS, "asymmetric"),
             *_by_rate("cifar100", "symmetric", "js(pi={})", {0.0: 0.1, 0.2: 0.1, 0.4: 0.3, 0.6: 0.5, 0.8: 0.3}, _GJS),
             Preset("cifar100", "js(pi=0.5)", _GJS, "asymmetric"))),
         Method("gjs", "Englesson & Azizpour 2021, two views", "js(pi=0.5)", "gjs(pi=0.5)", (

@@ -156,6 +156,7 @@ for rate, q in {0.0: 0.5, 0.2: 0.5, 0.4: 0.7, 0.6: 0.7, 0.8: 0.9}.items():
 for dataset, pis in {"cifar10": (0.1, 0.7, 0.7, 0.9, 0.9), "cifar100": (0.1, 0.1, 0.3, 0.5, 0.3)}.items():
     for rate, pi in zip((0.0, 0.2, 0.4, 0.6, 0.8), pis, strict=True):
         SOURCES["js", dataset, SYM, rate] = lambda s, z, pi=pi: s.js(pi)
+SOURCES["js", "cifar10", ASYM] = lambda s, z: s.js(0.3)
 for rate, tau in {0.2: 1, 0.4: 1, 0.6: 1.5, 0.8: 1.5}.items():
     SOURCES["logitclip_ce", "cifar10", SYM, rate] = lambda s, z, tau=tau: clipped(z, tau).ce()
 for name, inner in (("eps_ce_mae", "ce"), ("eps_fl_mae", "fl")):

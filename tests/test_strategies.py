@@ -33,6 +33,8 @@ _OTHERS = {
     # An epoch has eight steps here: a warm-up of one epoch leaves nothing to divide by.
     "gmm_split": "gmm_split(warmup=0.34)",
     "dividemix": "dividemix(warmup=0.34)",
+    # The gradient of a bounded loss falls with p, and the larger weight leaves nothing of it: as for asymmetric noise, then.
+    "elr": "elr(lam=1, beta=0.9)",
     "elr_plus": "elr_plus(lam=1, beta=0.9)",
 }
 

@@ -156,7 +156,7 @@ class Strategy:
         return batch
 
     def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
-        """(b) Change log_p (B, K), differentiably, by example or with parameters of its own."""
+        """(b) Change log_p (B, K), differentiably, by example or with parameters of its own. A loss may ask for it several times a step."""
         return log_p
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
