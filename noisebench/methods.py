@@ -110,6 +110,10 @@ METHODS = {
             Preset("cifar100", "ce", "Li et al. 2021, authors' code; there by Adam", strategy="volminnet(init=-4.5)"),)),
         Method("forward_revision", "Xia et al. 2019, Forward-R", "ce", "forward_revision", _revision("forward")),
         Method("reweight_revision", "Xia et al. 2019, Reweight-R", "ce", "forward_revision(kind='reweight')", _revision("reweight")),
+        Method("dmi", "Xu et al. 2019", "ce", "dmi", (
+            Preset("clothing1m", "ce", "Xu et al. 2019: 10 epochs of 20", strategy="dmi(warmup=0.5)"),
+            Preset("digits", "ce", "before wrong labels are known by heart: the paper warms up to the best epoch by noisy validation",
+                   strategy="dmi(warmup=0.25)"))),
         Method("sl", "Wang et al. 2019", "sce", presets=(
             Preset("mnist", "sce(alpha=0.01, beta=1)", _SL),
             Preset("cifar10", "sce(alpha=0.1, beta=1)", _SL),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import LanguageError
 from ..spec import AUTO, ESTIMATED, Call, Expression
-from . import correction, curriculum, learned, peers, plain, transition, verified
+from . import correction, curriculum, information, learned, peers, plain, transition, verified
 from .base import STRATEGIES, Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy
 
 
@@ -39,6 +39,7 @@ __all__ = [
     "build_strategy",
     "correction",
     "curriculum",
+    "information",
     "learned",
     "normal_strategy",
     "peers",
