@@ -113,6 +113,13 @@ def _dividemix() -> tuple[Preset, ...]:
     )
 
 
+def _revision(kind: str) -> tuple[Preset, ...]:
+    """The epochs of Xia et al.'s three stages, of all: 20 + 100 + 200 on MNIST, 15 + 200 + 200 on CIFAR-100."""
+    stages = {"mnist": "first=0.0625, second=0.3125", "cifar100": "first=0.036, second=0.482"}
+    source = "Xia et al. 2019, authors' code"
+    return tuple(Preset(name, "ce", source, strategy=f"forward_revision(kind={kind!r}, {text})") for name, text in stages.items())
+
+
 METHODS = {
     row.name: row
     for row in (
@@ -151,6 +158,14 @@ METHODS = {
         Method("backward", "Patrini et al. 2017, true T", "backward(ce)"),
         Method("forward_estimated", "Patrini et al. 2017, T found out", "ce", "forward_estimated"),
         Method("backward_estimated", "Patrini et al. 2017, T found out", "ce", "backward_estimated"),
+        Method("volminnet", "Li et al. 2021", "ce", "volminnet", (
+            Preset("cifar100", "ce", "Li et al. 2021, authors' code; there by Adam", strategy="volminnet(init=-4.5)"),)),
+        Method("forward_revision", "Xia et al. 2019, Forward-R", "ce", "forward_revision", _revision("forward")),
+        Method("reweight_revision", "Xia et al. 2019, Reweight-R", "ce", "forward_revision(kind='reweight')", _revision("reweight")),
+        Method("dmi", "Xu et al. 2019", "ce", "dmi", (
+            Preset("clothing1m", "ce", "Xu et al. 2019: 10 epochs of 20", strategy="dmi(warmup=0.5)"),
+            Preset("digits", "ce", "before wrong labels are known by heart: the paper warms up to the best epoch by noisy validation",
+                   strategy="dmi(warmup=0.25)"))),
         Method("sl", "Wang et al. 2019", "sce", presets=(
             Preset("mnist", "sce(alpha=0.01, beta=1)", _SL),
             Preset("cifar10", "sce(alpha=0.1, beta=1)", _SL),

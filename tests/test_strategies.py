@@ -33,6 +33,7 @@ _OTHERS = {
     # An epoch has eight steps here: a warm-up of one epoch leaves nothing to divide by.
     "gmm_split": "gmm_split(warmup=0.34)",
     "dividemix": "dividemix(warmup=0.34)",
+    "forward_revision": "forward_revision(first=0.25)",  # nor to see T by
     # The gradient of a bounded loss falls with p, and the larger weight leaves nothing of it: as for asymmetric noise, then.
     "elr": "elr(lam=1, beta=0.9)",
     "elr_plus": "elr_plus(lam=1, beta=0.9)",
@@ -40,7 +41,8 @@ _OTHERS = {
 
 
 POWERS = [name for name in NAMES if name.startswith("test_")]
-TEXTS = [*map(text_of, NAMES), "mentornet(kind='data_driven')"]  # a kind that is another strategy
+KINDS = ["mentornet(kind='data_driven')", "forward_revision(kind='reweight', first=0.5)"]  # those that are another strategy
+TEXTS = [*map(text_of, NAMES), *KINDS]
 
 
 def run(trainer: Trainer, epochs: int) -> Trainer:

@@ -329,6 +329,8 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_
         "cleannet",
         "distill(first=0.5)",
         "forward_estimated(first=0.4)",
+        "forward_revision(first=0.4, second=0.2)",
+        "forward_revision(kind='reweight', first=0.4, second=0.2)",
     ],
 )
 def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(text: str, make_trainer: Callable[..., Trainer]) -> None:

@@ -22,7 +22,12 @@ _TINY = 1e-300  # floor before the logarithm; float64
 _WORST_CONDITION = 1e6
 
 
-class _TwoStages(Strategy):
+def through(log_p: Tensor, T: Tensor) -> Tensor:
+    """log_p (B, K) of the recorded labels, log(p T), where that of the clean ones is log_p (B, K); in float64 inside, and never -inf."""
+    return (log_p.double().exp() @ T).clamp_min(_TINY).log().to(log_p.dtype)
+
+
+class TwoStages(Strategy):
     """A network on recorded labels for `first` of the run, T by its anchors, and a new network under T."""
 
     restarts: ClassVar[bool] = True
@@ -41,6 +46,10 @@ class _TwoStages(Strategy):
         found = anchored_transition(whole.log_p().cpu().numpy())
         self.state["T"].copy_(self.state["T"].new_tensor(self.prepared(found)))
         self.state["known"] = True
+        self.begin_anew(whole)
+
+    def begin_anew(self, whole: WholeSet) -> None:
+        """What the second stage begins with."""
         whole.restart()
 
     def prepared(self, T: np.ndarray) -> np.ndarray:
@@ -50,7 +59,7 @@ class _TwoStages(Strategy):
 
 @register_strategy(name="forward_estimated", paper="Patrini et al. 2017", off="forward_estimated(first=1)", cost=Passes(1, 1))
 @dataclass
-class ForwardEstimated(_TwoStages):
+class ForwardEstimated(TwoStages):
     """Forward correction without knowing T: a first network for `first` of the run shows it at its anchors (the 97th percentile of each
     class's probability; the largest from 100 classes on), then a new one learns through it.
     """
@@ -60,12 +69,12 @@ class ForwardEstimated(_TwoStages):
     def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if not self.state["known"]:
             return log_p
-        return (log_p.double().exp() @ self.state["T"]).clamp_min(_TINY).log().to(log_p.dtype)
+        return through(log_p, self.state["T"])
 
 
 @register_strategy(name="backward_estimated", paper="Patrini et al. 2017", laws=(), off="backward_estimated(first=1)", cost=Passes(1, 1))
 @dataclass
-class BackwardEstimated(_TwoStages):
+class BackwardEstimated(TwoStages):
     """Backward correction without knowing T: as forward_estimated, then a label costs its row of T^-1 times all costs, signed.
 
     Without a bound below where the loss has none above, as CE: such a run may diverge.

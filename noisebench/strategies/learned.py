@@ -1,0 +1,135 @@
+"""A transition matrix that is learned beside the network: VolMinNet from the first step on, T-Revision from a T by anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from ..parameters import Interval, OneOf, Share
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+from .transition import TwoStages, through
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+_LEAST = 1e-12  # of a T to be revised: a logarithm is to be had of it, and 1 / T_yy
+
+
+def with_unit_diagonal(w: Tensor) -> Tensor:
+    """T (K, K) of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over their sums. T_ii is its row's largest."""
+    from torch import eye
+
+    rows = w.sigmoid().masked_fill(eye(len(w), device=w.device) > 0, 1.0)
+    return rows / rows.sum(1, keepdim=True)
+
+
+def log_volume(T: Tensor) -> Tensor:
+    """log |det T|, the logarithm of the volume that the rows of T (K, K) span."""
+    from torch.linalg import slogdet
+
+    return slogdet(T).logabsdet
+
+
+@register_strategy(name="volminnet", paper="Li et al. 2021", cost=Passes(1, 1))
+@dataclass
+class VolMinNet(Strategy):
+    """VolMinNet: a T (K, K) that is learned beside the network, which learns through it; of least volume, by lam log |det T| in the cost.
+
+    T is of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over their sums. init: all of w at first. lr: of w,
+    by the recipe's schedule and without weight decay; where none is given the recipe's own, as in the paper on CIFAR-10 (SGD, 0.01 for
+    both). The authors' w has Adam on MNIST and CIFAR-100, and is SGD's here. They keep the best epoch by noisy validation, we the last.
+    """
+
+    lam: Annotated[float, Interval("[0, 1]")] = 1e-4
+    init: Annotated[float, Interval("[-20, 20]")] = -2
+    lr: Annotated[float | None, Interval("[0, 100]")] = None
+
+    def start(self, facts: Facts) -> None:
+        from torch import float64
+
+        shape = (facts.num_classes, facts.num_classes)
+        self.state["w"] = facts.labels.new_full(shape, self.init, dtype=float64).requires_grad_()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        own = {} if self.lr is None else {"lr": self.lr}
+        return [{"params": [self.state["w"]], "weight_decay": 0.0, **own}]
+
+    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+        return through(log_p, with_unit_diagonal(self.state["w"]))
+
+    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+        return self.lam * log_volume(with_unit_diagonal(self.state["w"])).to(outputs[0][0].cost.dtype)
+
+
+def revised(T: Tensor, slack: Tensor) -> Tensor:
+    """T (K, K) with a slack (K, K) on its logarithms: rows are probabilities whatever the slack, and T where it is 0."""
+    return (T.log() + slack).softmax(1)
+
+
+def importance(log_p: Tensor, labels: Tensor, T: Tensor) -> Tensor:
+    """p_y / (p T)_y (B,), the chance of labels (B,) as clean ones over that as recorded ones. The gradient reaches T alone.
+
+    At most K, which it exceeds for no T whose diagonal is its rows' largest: a class that T has lost would take all the weight.
+    """
+    log_p = log_p.detach()
+    ratio = (log_p - through(log_p, T)).gather(1, labels[:, None])[:, 0].exp()
+    return ratio.clamp_max(log_p.shape[1])
+
+
+@register_strategy(name="forward_revision", paper="Xia et al. 2019", off="forward_revision(first=1)", cost=Passes(1, 1))
+@dataclass
+class ForwardRevision(TwoStages):
+    """T-Revision: T by anchors after `first` of the run, a `second` share of it under this T, and then T is revised as well.
+
+    kind: `forward`, the network learns through T (Forward-R); `reweight`, a label costs p_y / (p T)_y times as much, at most K times
+    (Reweight-R), whose gradient reaches T in the revision and never the network (in the authors' code first both, later neither). The
+    paper: 20 + 200 + 200 epochs; CIFAR-100 15 for the first, MNIST 100 for the second. As in the authors' code the network goes on from
+    stage to stage, and the learning rate begins anew after the first.
+
+    Here the paper's T + delta is softmax(log T + slack) by rows: probabilities, where the sum is none, and a gradient that is bounded,
+    where delta's grows as 1 / T_ij, which Adam hid at lr 5e-7. lr: of the slack, under SGD by the recipe's schedule and without weight
+    decay. On the digits 0.01 brings T nearer to the truth; from 0.1 on it goes with a network that learns by heart towards the identity.
+    The authors keep each stage's best epoch by noisy validation, and the network's learning rate is 5e-7 in the revision; we keep the last.
+    """
+
+    kind: Annotated[str, OneOf(("forward", "reweight"))] = "forward"
+    first: Share = 0.05
+    second: Share = 0.475
+    lr: Annotated[float, Interval("[0, 100]")] = 0.01
+
+    def start(self, facts: Facts) -> None:
+        super().start(facts)
+        self._revised_after = self._until + whole_epochs(self.second, facts.epochs)
+        self.state["slack"] = self.state["T"].new_zeros(self.state["T"].shape).requires_grad_()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.state["slack"]], "weight_decay": 0.0, "lr": self.lr}]
+
+    def prepared(self, T: np.ndarray) -> np.ndarray:
+        floored: np.ndarray = np.maximum(T, _LEAST)
+        return floored / floored.sum(1, keepdims=True)
+
+    def begin_anew(self, whole: WholeSet) -> None:
+        kept = {key: value.clone() for key, value in whole.networks[0].state_dict().items()}
+        super().begin_anew(whole)
+        whole.networks[0].load_state_dict(kept)
+
+    def transition(self, epoch: int) -> Tensor:
+        """T (K, K) as it stands in an epoch; from the revision on a function of the slack."""
+        return revised(self.state["T"], self.state["slack"]) if epoch > self._revised_after else self.state["T"]
+
+    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+        if self.kind == "reweight" or not self.state["known"]:
+            return log_p
+        return through(log_p, self.transition(batch.epoch))
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        if self.kind == "forward" or not self.state["known"]:
+            return super().believe(batch, outputs)
+        weights = importance(outputs[0][0].log_p, batch.labels, self.transition(batch.epoch))
+        return [Belief(batch.targets, weights, whole_batch=True)]
