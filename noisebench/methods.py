@@ -52,6 +52,8 @@ _SL = "Wang et al. 2019, authors' code"
 _APL = "Ma et al. 2020, authors' settings"
 _ALF = "Zhou et al. 2021, authors' settings"
 _EPS = "Wang et al. 2024, authors' settings"
+_JOCOR = "Wei et al. 2020, authors' word"
+_PEER = "Liu & Guo 2020, authors' code"
 _GJS = "Englesson & Azizpour 2021, chosen by the rate"
 _ELR = "Liu et al. 2020, authors' settings"
 _SOP = "Liu et al. 2022, authors' first settings"
@@ -136,6 +138,13 @@ METHODS = {
         Method("coteaching_plus", "Yu et al. 2019", "ce", "coteaching_plus", (
             Preset("cifar100", "ce", "Yu et al. 2019: 5 epochs of 200 to warm up", strategy="coteaching_plus(warmup=0.025)"),
             Preset("digits", "ce", "the paper's ten epochs, of 40", strategy="coteaching_plus(ramp=0.25)"))),
+        Method("jocor", "Wei et al. 2020", "ce", "jocor", (
+            Preset("cifar10", "ce", _JOCOR, "symmetric", 0.8, strategy="jocor(lam=0.65)"),
+            Preset("cifar100", "ce", _JOCOR, strategy="jocor(lam=0.85)"),
+            Preset("digits", "ce", "the paper's ten epochs, of 40", strategy="jocor(ramp=0.25)"))),
+        Method("curriculum", "Lyu & Tsang 2020, NPCL", "ce", "curriculum", (
+            Preset("mnist", "ce", "Lyu & Tsang 2020, as retold: 5 epochs of 200", strategy="curriculum(burn_in=0.025)"),
+            Preset("digits", "ce", "the paper's ten epochs, of 40", strategy="curriculum(burn_in=0.25)"))),
         Method("mentornet", "Jiang et al. 2018, self-paced", "ce", "mentornet"),
         Method("mentornet_pd", "Jiang et al. 2018, predefined", "ce", "mentornet(kind='predefined')"),
         Method("mentornet_dd", "Jiang et al. 2018, data-driven, on verified labels", "ce", "mentornet(kind='data_driven')"),
@@ -152,6 +161,14 @@ METHODS = {
             Preset("cifar100", "ce", _ELR, strategy="elr(lam=7, beta=0.9)"))),
         Method("sop", "Liu et al. 2022", "ce", "sop", _sop("sop")),
         Method("sop_plus", "Liu et al. 2022, two views", "ce", "sop_plus", _sop("sop_plus")),
+        Method("nlnl", "Kim et al. 2019, without its last stage", "ce", "nlnl", (
+            Preset("cifar100", "ce", "Kim et al. 2019, authors' code", strategy="nlnl(draws=110)"),
+            Preset("digits", "ce", "ours: ten draws, for 40 epochs instead of 2,160", strategy="nlnl(draws=10)"))),
+        Method("peer", "Liu & Guo 2020", "ce", "peer", (
+            Preset("cifar10", "ce", _PEER, "asymmetric", strategy="peer(kind='sparse')"),
+            Preset("cifar100", "ce", _PEER, strategy="peer(kind='late_uniform')"),
+            Preset("cifar100", "ce", _PEER, "asymmetric", strategy="peer(kind='late_sparse')"))),
+        Method("cores2", "Cheng et al. 2021, the sieve", "ce", "cores2"),
         Method("cleannet", "Lee et al. 2018, on verified labels", "ce", "cleannet"),
         Method("distill", "Li et al. 2017, on verified labels", "ce", "distill"),
         Method("forward", "Patrini et al. 2017, true T", "forward(ce)"),

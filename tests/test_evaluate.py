@@ -231,5 +231,5 @@ def test_what_networks_say_together_depends_on_no_state_of_their_strategy() -> N
     """So that networks can be asked again without the training that made them."""
     ours = [entry for entry in STRATEGIES if entry.build.__module__.startswith("noisebench.")]
     assert {entry.name for entry in ours} > {"coteaching", "joint", "distill", "mentornet", "forward_estimated"}
-    built = [build_strategy(f"{entry.name}(rate=0.2)" if "coteaching" in entry.name else entry.name) for entry in ours]
+    built = [build_strategy(f"{entry.name}(rate=0.2)" if any(p.auto for p in entry.parameters) else entry.name) for entry in ours]
     assert {type(strategy).predict for strategy in built} == {Strategy.predict} and not any(strategy.state for strategy in built)

@@ -241,7 +241,7 @@ def test_what_cannot_be_packed_trains_alone(wish: dict[str, str], tmp_path: Path
 
 @pytest.mark.parametrize("name", [entry.name for entry in STRATEGIES if not entry.name.startswith("test_")])
 def test_a_strategy_is_packed_unless_it_needs_a_network_of_its_own(name: str, tmp_path: Path) -> None:
-    alone = {"coteaching", "coteaching_plus", "decoupling", "joint", "distill", "forward_estimated", "backward_estimated"}
+    alone = {"coteaching", "coteaching_plus", "decoupling", "jocor", "joint", "distill", "forward_estimated", "backward_estimated"}
     alone |= {"sop_plus", "gjs", "dividemix", "elr_plus"}  # of two views, or networks
     alone |= {"volminnet", "forward_revision"}  # of parameters of their own, or begin anew
     assert (kind_of(Desk(tmp_path).plan(strategy=name)) is None) == (name in alone)

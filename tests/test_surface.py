@@ -68,7 +68,7 @@ def test_the_names_of_the_language_are_the_promised_ones() -> None:
     assert {entry.name for entry in STRATEGIES} >= {
         "standard", "bootstrap", "decoupling", "coteaching", "coteaching_plus", "mentornet", "d2l", "joint", "cleannet", "distill",
         "forward_estimated", "backward_estimated", "elr", "mixup", "gmm_split", "dividemix", "elr_plus", "sop", "sop_plus", "gjs",
-        "volminnet", "forward_revision", "dmi",
+        "volminnet", "forward_revision", "dmi", "jocor", "peer", "cores2", "nlnl", "curriculum",
     }  # fmt: skip
     assert set(BACKBONES) == {"mlp", "cnn4", "cnn8", "resnet44", "resnet18", "resnet34", "preact_resnet18"}
 

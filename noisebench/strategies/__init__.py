@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..errors import LanguageError
 from ..spec import AUTO, ESTIMATED, Call, Expression
 from . import (
+    complementary,
     correction,
     curriculum,
     dividemix,
@@ -18,8 +19,10 @@ from . import (
     overparameterised,
     peers,
     plain,
+    sieve,
     transition,
     verified,
+    zero_one,
 )
 from .base import STRATEGIES, Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy
 
@@ -53,6 +56,7 @@ __all__ = [
     "Strategy",
     "WholeSet",
     "build_strategy",
+    "complementary",
     "correction",
     "curriculum",
     "dividemix",
@@ -68,6 +72,8 @@ __all__ = [
     "peers",
     "plain",
     "register_strategy",
+    "sieve",
     "transition",
     "verified",
+    "zero_one",
 ]

@@ -1,0 +1,70 @@
+"""Learn what an image is not: negative learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..parameters import Interval, Share
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy
+from .peers import averaged
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+else:
+    Generator = Tensor = Any
+
+_LEAST = 1e-5  # the authors keep 1 - p above it; where that takes hold it has no gradient
+
+
+def other_labels(labels: Tensor, num_classes: int, draws: int, generator: Generator) -> Tensor:
+    """So many complementary labels (B, draws) of each label (B,): of the other classes alike, and with repetition."""
+    from torch import randint
+
+    ahead = randint(1, num_classes, (len(labels), draws), generator=generator).to(labels.device)
+    return (labels[:, None] + ahead) % num_classes
+
+
+def negative_cost(log_p: Tensor, others: Tensor) -> Tensor:
+    """- sum_k log(1 - p_k) over the complementary labels (B, draws) of each example (B,)."""
+    return -(1 - log_p.exp()).clamp_min(_LEAST).log().gather(1, others).sum(1)
+
+
+@register_strategy(name="nlnl", paper="Kim et al. 2019", off="nlnl(negative=0, selective=0, cut=0)", cost=Passes(1, 1))
+@dataclass
+class NLNL(Strategy):
+    """Negative learning: that an image is not of a class drawn from the others, which is seldom wrong; then positive, of the sure ones.
+
+    For `negative` of the run every example costs - log(1 - p) of its complementary labels (NL), `draws` of them, summed; for `selective`
+    only those whose label has p above 1 / K (SelNL); then the run's own loss is learned where p is above `cut` (SelPL). The paper: 720
+    epochs each; 1 draw, on CIFAR-100 110. The authors' code asks p of the mean of the last ten epochs, here it is that of the step, and
+    weighs rare classes more, here all alike. The last stage, another network on two times 480 epochs of pseudo-labels, is left out.
+    """
+
+    draws: Annotated[int, Interval("[1, 1000]")] = 1
+    negative: Share = 0.3333
+    selective: Share = 0.3333
+    cut: Share = 0.5
+
+    def start(self, facts: Facts) -> None:
+        self._classes = facts.num_classes
+        self._first = round(self.negative * facts.epochs)
+        self._last = self._first + round(self.selective * facts.epochs)
+
+    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+        least = self.cut if batch.epoch > self._last else 2  # in the negative stages no label is learned
+        return [Belief(batch.targets, _sure(batch, outputs[0][0], least))]
+
+    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+        if batch.epoch > self._last:
+            return None
+        others = other_labels(batch.labels, self._classes, self.draws, batch.generator)
+        chosen = _sure(batch, outputs[0][0], 1 / self._classes if batch.epoch > self._first else 0)
+        return (averaged(chosen) * negative_cost(outputs[0][0].log_p, others)).mean()
+
+
+def _sure(batch: Batch, output: Output, least: float) -> Tensor:
+    """Where the recorded label has p of at least so much, weights (B,) in {0, 1}."""
+    log_p = output.log_p.detach().gather(1, batch.labels[:, None])[:, 0]
+    return (log_p.exp() >= least).to(log_p.dtype)
