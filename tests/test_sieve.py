@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from noisebench.strategies.sieve import at, cost_of_any, held_cost
 from noisebench.training.objective import believed_cost
 from noisebench.training.trainer import Trainer
 
+from .conftest import same, weights
 from .test_strategy_cards import a_batch, said, started
 
 P = [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.3, 0.4, 0.3], [0.5, 0.25, 0.25]]
@@ -132,3 +134,20 @@ def test_peer_loss_remembers_fewer_wrong_labels(make_trainer: Callable[..., Trai
         return float((trainer.log_p().argmax(1) == trainer.labels)[::3].float().mean())  # the wrong third
 
     assert fitted("peer(kind='sparse')") < 0.5 * fitted("standard")
+
+
+def test_a_sieve_resumes_with_its_prior_and_what_it_has_left_out_so_far(make_trainer: Callable[..., Trainer]) -> None:
+    straight, saved = make_trainer(strategy="cores2(warmup=0, ramp=0.2, wait=0.2)", epochs=5), {}
+
+    def save_at_step_three() -> None:
+        if (straight.epoch, straight.step) == (3, 3):
+            saved.update(deepcopy(straight.state_dict()))
+
+    for _ in range(5):
+        straight.run_epoch(save_at_step_three)
+    assert saved["strategy"]["left_out"].any()
+    resumed = make_trainer(strategy="cores2(warmup=0, ramp=0.2, wait=0.2)", epochs=5)
+    resumed.load_state_dict(saved)
+    resumed.run_epoch()
+    resumed.run_epoch()
+    assert same(weights(resumed), weights(straight))

@@ -38,8 +38,9 @@ class NLNL(Strategy):
 
     For `negative` of the run every example costs - log(1 - p) of its complementary labels (NL), `draws` of them, summed; for `selective`
     only those whose label has p above 1 / K (SelNL); then the run's own loss is learned where p is above `cut` (SelPL). The paper: 720
-    epochs each; 1 draw, on CIFAR-100 110. The authors' code asks p of the mean of the last ten epochs, here it is that of the step, and
-    weighs rare classes more, here all alike. The last stage, another network on two times 480 epochs of pseudo-labels, is left out.
+    epochs each; 1 draw, on CIFAR-100 110; the authors' learning rate is 0.02, and so many draws want a small one. Their code asks p of
+    the mean of the last ten epochs, here it is that of the step, and weighs rare classes more, here all count alike. The last stage, two
+    times 480 epochs on pseudo-labels, is left out.
     """
 
     draws: Annotated[int, Interval("[1, 1000]")] = 1
