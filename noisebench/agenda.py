@@ -35,7 +35,8 @@ class Item:
 def wish_of(wanted: SuiteRun, device: str = "auto") -> Wish:
     """The suite's settings as a wish."""
     named = {key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")}
-    return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=wanted.settings.get("precision") or "auto", device=device)
+    precision = wanted.settings.get("precision") or "auto"
+    return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=precision, device=device, budget=wanted.budget)
 
 
 def labels_of(wanted: SuiteRun) -> LabelWish:

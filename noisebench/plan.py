@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .backbones import backbone_fingerprint, canonical_backbone
+from .budget import at_budget
 from .datasets import Dataset
 from .errors import ConfigError, LanguageError
 from .estimates import VERSION as ESTIMATES_VERSION
@@ -47,6 +48,7 @@ class Wish:
     seed: int = 0
     precision: str = "auto"
     device: str = "auto"  # which decides no more than what the precision `auto` is
+    budget: str = "epochs"  # `compute`: the recipe's epochs are CE's, and as many are trained as do the same work
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
     build_loss(filled, transitions(manifest, loss, any_), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
     recipe_name = wish.recipe or dataset.recipe
     augment = {"crop": dataset.crop, "flip": dataset.flip}
+    recipe = make_recipe(recipe_name, dataset.name, augment=augment, changes=wish.changes)
     row, tuned = _row(loss, strategy, dataset, manifest)
     return Run(
         dataset,
@@ -169,7 +172,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
         strategy,
         canonical_backbone(wish.model or dataset.model),
         recipe_name,
-        make_recipe(recipe_name, dataset.name, augment=augment, changes=wish.changes),
+        at_budget(recipe, wish.budget, loss, strategy),
         checked_seed(wish.seed),
         resolve_precision(wish.precision, wish.device),
         tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),

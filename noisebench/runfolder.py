@@ -238,6 +238,8 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         "known": noise.get("known", 1.0),
         "labels": noise.get("manifest_sha256", ""),
         "versions": record.get("versions", {}),
+        "seconds": record["seconds"],
+        "environment": record.get("environment", {}),
     }
 
 

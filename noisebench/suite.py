@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .backbones import canonical_backbone
+from .budget import check_schedule, checked_budget
 from .datasets import DATASETS
 from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
 from .labelling import LabelWish, check_noise
@@ -67,10 +68,12 @@ class Settings(_Strict):
 
 
 class Defaults(Settings):
-    """The settings all runs of a suite share, and the seeds. noise_seed: the same as the seed unless fixed."""
+    """The settings all runs of a suite share, and the seeds. noise_seed: the same as the seed unless fixed; budget: what all methods
+    have alike, the epochs, or with `compute` the work of so many epochs of CE."""
 
     seeds: list[int] = Field(default=[0], min_length=1)
     noise_seed: int | None = None
+    budget: str = "epochs"
 
 
 class Override(_Strict):
@@ -108,6 +111,10 @@ class Suite(_Strict):
             raise ValueError("axes are method, or loss and strategy, not both")
         return self
 
+    def at(self, budget: str) -> Suite:
+        """The suite at another budget."""
+        return self.model_copy(update={"defaults": self.defaults.model_copy(update={"budget": checked_budget(budget)})})
+
 
 @dataclass(frozen=True)
 class SuiteRun:
@@ -116,6 +123,7 @@ class SuiteRun:
     settings: dict[str, Any]
     seed: int
     noise_seed: int
+    budget: str = "epochs"
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -272,6 +280,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "val_split": lambda when: LabelWish("", val_split=when),
     "trusted": lambda share: LabelWish("", trusted=share),
     "precision": checked_precision,
+    "budget": checked_budget,
     "seeds": lambda seeds: [checked_seed(seed) for seed in seeds],
     "noise_seed": checked_seed,
 }
@@ -319,7 +328,7 @@ def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple
     said = set()
     for cell in cells:
         try:
-            _check_cell(cell)
+            _check_cell(cell, suite.defaults.budget)
         except (UnknownName, LanguageError, DataError) as error:  # names are checked, with their own place, before
             at: _Place = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
             if "noise" in cell and str(error) not in said and _valid_noise(cell["noise"]):
@@ -338,7 +347,7 @@ def _valid_noise(text: str) -> bool:
         return False
 
 
-def _check_cell(cell: dict[str, Any]) -> None:
+def _check_cell(cell: dict[str, Any], budget: str) -> None:
     if missing := [key for key in ("dataset", "noise") if not cell.get(key)]:
         raise ConfigError(f"the runs name no {missing[0]}: put it into defaults or the matrix")
     if "method" in cell and ("loss" in cell or "strategy" in cell):
@@ -350,13 +359,15 @@ def _check_cell(cell: dict[str, Any]) -> None:
         raise ConfigError("val_split has no effect without val_fraction")
     changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
     if cell.get("recipe", dataset.recipe) in RECIPES:
-        make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment={}, changes=changes)
+        recipe = make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment={}, changes=changes)
+        if budget == "compute":
+            check_schedule(recipe)
     check_noise(dataset, cell["noise"])
 
 
 def _cells(suite: Suite) -> Iterator[dict[str, Any]]:
     """The settings of every cell of the matrix, before `exclude` and `override`."""
-    shared = {key: value for key, value in suite.defaults.given().items() if key not in ("seeds", "noise_seed")}
+    shared = {key: value for key, value in suite.defaults.given().items() if key in Settings.model_fields}
     for choice in itertools.product(*suite.matrix.values()):
         yield {**shared, **dict(zip(suite.matrix, choice, strict=True))}
 
@@ -377,5 +388,5 @@ def expand(suite: Suite) -> list[SuiteRun]:
                 cell = {**cell, **override.set.given()}
         for seed in suite.defaults.seeds:
             fixed = suite.defaults.noise_seed
-            runs.append(SuiteRun(cell, seed, seed if fixed is None else fixed))
+            runs.append(SuiteRun(cell, seed, seed if fixed is None else fixed, suite.defaults.budget))
     return runs

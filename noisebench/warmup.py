@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .budget import epochs_of_estimates
 from .datasets import Images
 from .estimates import Estimates
 from .losses import build_loss
@@ -20,13 +21,12 @@ if TYPE_CHECKING:
     from .training.trainer import Trainer
 
 FOLDS = 2
-_SHARE = 4  # of the run's epochs the warm-up takes one in four: later, networks learn wrong labels by heart
 _FOLD = 37  # what a derived seed is for
 
 
 def warmup_epochs(run: Run) -> int:
     """How long each fold's network is trained; together they see every example so many times."""
-    return max(1, round(run.recipe.epochs / _SHARE)) if run.estimated else 0
+    return epochs_of_estimates(run.recipe.epochs) if run.estimated else 0
 
 
 def folds(run: Run) -> np.ndarray:

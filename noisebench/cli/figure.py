@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..report.figures import Drawing, Kind
     from .options import Globals
 
-_METRIC = ("rates", "ranks")  # which are of any metric; the others are of what a run has one of
+_METRIC = ("rates", "ranks")  # which are of any metric and budget; the others are of what a run has one of
 _NEVER = {
     "rows": "--rows", "cols": "--cols", "form": "--format", "ranks": "--ranks", "published": "--published", "check": "--check",
     "save_baseline": "--save-baseline", "baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha",
@@ -32,6 +32,7 @@ class Asked:
     paths: list[Path]
     conditions: list[str]
     metric: str
+    budget: str
     epoch: int | None
     losses: list[str]
     out: Path | None
@@ -66,7 +67,7 @@ def without_effect(name: str) -> dict[str, str]:
     kind = find_figure(name)
     others = {"conditions": "--where"} if kind.of != "runs" else {}
     if name not in _METRIC:
-        others["metric"] = "--metric"
+        others |= {"metric": "--metric", "budget": "--budget"}
     if not kind.epoch:
         others["epoch"] = "--epoch"
     if kind.of != "losses":
@@ -85,7 +86,7 @@ def _made(asked: Asked, kind: Kind, options: Globals) -> Drawing:
 def _tables(asked: Asked, options: Globals) -> list[Table]:
     from .report import folders_of, make, shape_of
 
-    shape = shape_of("method", "noise", asked.metric)
+    shape = shape_of("method", "noise", asked.metric, budget=asked.budget)
     return make(folders_of(options, asked.paths), shape, asked.conditions, options.open(), needed=True).tables
 
 

@@ -108,7 +108,7 @@ def _cell(key: str, value: Any) -> str:
 _SINGULAR = {"losses": "loss", "strategies": "strategy", "published": "published paper"}
 _SHARES = frozenset({"nominal_rate", "realised_rate", "worst_rate", "test_acc"})
 _ONLY_IN_FULL = frozenset(
-    "parameters aliases laws presets doc classes maps version settings on key path num_classes texts methods source cells".split()  # noqa: SIM905
+    "parameters aliases laws presets doc classes maps version settings on key path num_classes texts methods source cells passes".split()  # noqa: SIM905
 )
 
 
@@ -200,11 +200,14 @@ def _published(options: Globals) -> Rows:
 
 
 def _strategies(options: Globals) -> Rows:
-    from ..strategies import STRATEGIES
+    """The cost is an epoch's work beside CE's, by the passes."""
+    from ..strategies import STRATEGIES, Passes
 
-    return [
-        _entry(entry, cost=str(entry.facts.get("cost", ""))) for entry in sorted(STRATEGIES, key=lambda entry: entry.name != "standard")
-    ]
+    def costs(entry: Entry) -> dict[str, str]:
+        passes = entry.facts.get("cost")
+        return {"cost": f"{passes.share:.3g} x CE", "passes": str(passes)} if isinstance(passes, Passes) else {"cost": "", "passes": ""}
+
+    return [_entry(entry, **costs(entry)) for entry in sorted(STRATEGIES, key=lambda entry: entry.name != "standard")]
 
 
 def _methods(options: Globals) -> Rows:
@@ -263,7 +266,7 @@ def _suites(options: Globals) -> Rows:
 def _metrics(options: Globals) -> Rows:
     from ..report import METRICS
 
-    return [{"name": name, "title": m.title, "selection": m.selection} for name, m in METRICS.items()]
+    return [{"name": name, "title": m.title, "selection": m.selection, "doc": m.doc} for name, m in METRICS.items()]
 
 
 def _figures(options: Globals) -> Rows:

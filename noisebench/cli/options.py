@@ -50,6 +50,9 @@ TestFolder = Annotated[
     Path | None, typer.Option("--test", metavar="DIR", help="Test images of a folder set, DIR/class/picture; default: its test/ or val/.")
 ]
 NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed of the draw.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="NAME", help="epochs (default), or compute: as many as do the work of so many of CE.")
+]
 LogTo = Annotated[
     list[str] | None, typer.Option("--log-to", metavar="TRACKER", help="Also to tensorboard, wandb, mlflow or trackio; may be repeated.")
 ]

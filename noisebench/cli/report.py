@@ -35,6 +35,10 @@ def report(
     conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
     form: Annotated[str | None, typer.Option("--format", metavar="NAME", help="table, md, csv, json, html, latex or junit.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; the suffix decides the format.")] = None,
+    budget: Annotated[
+        str,
+        typer.Option("--budget", metavar="NAME", help="What a table's methods have alike: epochs, or compute, whatever epochs that is."),
+    ] = "epochs",
     published: Annotated[
         str | None, typer.Option("--published", metavar="NAME", help="A paper's numbers beside ours (noisebench list published).")
     ] = None,
@@ -68,11 +72,13 @@ def report(
     workspace = options.open()  # plugins name noises
     _check_figure(context)
     if figure is not None:
-        draw_figure(Asked(figure, paths or [], conditions or [], metric, epoch, losses or [], out, json), options)
+        draw_figure(Asked(figure, paths or [], conditions or [], metric, budget, epoch, losses or [], out, json), options)
         return
     form = _format(form, out, json=json)
     _check_options(context, form)
-    shape = shape_of(rows, cols, metric, ranks=ranks, published=published)
+    shape = shape_of(rows, cols, metric, ranks=ranks, published=published, budget=budget)
+    if check:
+        _check_judged(shape)
     made = make(folders_of(options, paths, check=check), shape, conditions or [], workspace, needed=not check)
     if save_baseline is not None:
         _save(made, save_baseline)
@@ -117,11 +123,21 @@ def _check_options(context: typer.Context, form: str) -> None:
         raise ConfigError(f"--ranks adds a column to {', '.join(RANKED)}; a cell of {form} needs none")
 
 
-def shape_of(rows: str, cols: str, metric: str, *, ranks: bool = False, published: str | None = None) -> Shape:
-    """How the tables are laid out. Raises UnknownName for a metric."""
+def _check_judged(shape: Shape) -> None:
+    """A gate judges what came of a run, not what it took."""
+    from ..errors import ConfigError
+    from ..report import find_metric
+
+    if all(find_metric(name).spent for name in shape.metrics):
+        raise ConfigError(f"--check judges results, and {shape.metric} is what a run took: give another --metric, alone or beside it")
+
+
+def shape_of(rows: str, cols: str, metric: str, *, ranks: bool = False, published: str | None = None, budget: str = "epochs") -> Shape:
+    """How the tables are laid out. Raises UnknownName for a metric, ConfigError for a budget."""
+    from ..budget import checked_budget
     from ..report import Shape, find_metric
 
-    shape = Shape(rows, cols, metric, ranks, published)
+    shape = Shape(rows, cols, metric, ranks, published, checked_budget(budget))
     for name in shape.metrics:
         find_metric(name)
     return shape

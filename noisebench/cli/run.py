@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Globals, Json, LogTo
+from .options import Budget, Globals, Json, LogTo
 from .report import emit, make, shape_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def run(
     jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Runs at a time; default: one a core.")] = None,
     executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs execute: local.")] = "local",
     shard: Annotated[str | None, typer.Option("--shard", metavar="i/n", help="Only each n-th run, from the i-th.")] = None,
+    budget: Budget = None,
     rerun: Annotated[
         str | None, typer.Option("--rerun", metavar="WHICH", help="failed or stale: only these; all: finished ones too.")
     ] = None,
@@ -54,6 +55,7 @@ def run(
     options: Globals = context.obj
     workspace, trackers = options.open(), known_trackers(log_to or ())
     name, found = find_suite(suite, options.workspace)
+    found = found.at(budget) if budget else found
     _report(found, [], workspace)  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
@@ -131,7 +133,7 @@ def _show_table(suite: Suite, items: list[Item], workspace: Workspace, *, json: 
 
 def _report(suite: Suite, items: list[Item], workspace: Workspace) -> Report:
     shape = suite.report
-    made = shape_of(shape.rows, shape.cols, shape.metric, published=shape.published)
+    made = shape_of(shape.rows, shape.cols, shape.metric, published=shape.published, budget=suite.defaults.budget)
     return make([item.folder for item in items], made, [], workspace)
 
 
@@ -146,11 +148,18 @@ def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item
         write_json({"suite": name, "runs": runs, "to_run": len(todo), "packs": _packs(work), "estimated_seconds": total})
         return
     counts = ", ".join(f"{n} {status}" for status, n in Counter(item.status for item in items).items())
-    lines = [f"{item.status if id(item) in width else item.status + ' (left out)':14} {item.run.title}: {item.reason}" for item in items]
+    lines = [_line(item, selected=id(item) in width) for item in items]
     together = sum(len(load.items) for load in work if load.width > 1)
     packs = f", {together} of them in {_packs(work)} packs that train as one network" if together else ""
     estimate = f"about {duration(total)}" if todo else "none"
     show("\n".join([*lines, f"{len(items)} runs: {counts}; {len(todo)} to run{packs}; estimated time: {estimate}"]))
+
+
+def _line(item: Item, *, selected: bool) -> str:
+    """What becomes of a run and why; where a budget decides its epochs, these too."""
+    epochs = item.run.recipe.epochs
+    said = f", {epochs} epoch{'' if epochs == 1 else 's'}" if item.wanted.budget == "compute" else ""
+    return f"{item.status if selected else item.status + ' (left out)':14} {item.run.title}{said}: {item.reason}"
 
 
 def _packs(work: list[Load]) -> int:
@@ -171,4 +180,4 @@ def _forecast(options: Globals, work: list[Load], manner: _Manner) -> float:
 def _summary(item: Item, width: int | None) -> dict[str, Any]:
     """width: of the pack, where it is to be run."""
     return {"title": item.run.title, "status": item.status, "reason": item.reason, "selected": width is not None,
-            "packed": (width or 1) > 1, "folder": str(item.folder.path), "key": item.run.key}  # fmt: skip
+            "packed": (width or 1) > 1, "epochs": item.run.recipe.epochs, "folder": str(item.folder.path), "key": item.run.key}  # fmt: skip

@@ -12,6 +12,7 @@ from .console import duration, estimated, percent, say, show, write_json
 from .options import (
     Asym,
     Bernoulli,
+    Budget,
     ConventionName,
     Globals,
     Human,
@@ -95,6 +96,7 @@ def train(
     model: Annotated[str | None, typer.Option("--model", metavar="NAME|timm:NAME", help="The network; default: the data set's.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="How long and how hard; default: the data set's.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the training set.")] = None,
+    budget: Budget = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a step.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="N", help="Initial learning rate.")] = None,
     momentum: Annotated[float | None, typer.Option(metavar="N", help="Of SGD.")] = None,
@@ -133,7 +135,7 @@ def train(
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
-    wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device)
+    wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs")
     found = choose_labels(workspace, choice)
     run = _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
     folder = RunFolder(workspace.runs / run.folder_name)

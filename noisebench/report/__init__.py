@@ -7,9 +7,10 @@ from types import ModuleType
 from typing import Any
 
 from .beside import put_beside
-from .cells import AXES, METRICS, find_metric, read_rows, where
+from .cells import AXES, read_rows, where
 from .formats import document
 from .gate import Check, Rules, check, read_baseline
+from .measures import METRICS, find_metric
 from .report import FORMATS, RANKED, SUFFIXES, Report, Shape, make_report, report_of
 from .table import Table, make_tables
 

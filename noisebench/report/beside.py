@@ -11,7 +11,8 @@ from ..datasets import DATASETS
 from ..published import PAPERS, Beside, Ours, find_beside, find_paper
 from ..recipes import RECIPE_FIELDS, RECIPES
 from ..reproduce import recipe_changes
-from .cells import METRICS, Cell
+from .cells import Cell
+from .measures import METRICS
 from .table import Table
 
 _NEEDED = ("dataset", "model", "noise", "method", "recipe")
@@ -34,8 +35,8 @@ def _of(table: Table, paper: str) -> dict[tuple[str, str], Beside]:
 
 
 def _ours(labels: dict[str, str], cell: Cell) -> Ours:
-    recipe, _, rest = labels["recipe"].partition(", ")  # `apl, 120 epochs, 0.1 held out after corruption`
-    epochs, changes = int(rest.partition(" ")[0]), tuple(_changes(recipe, labels["dataset"], cell.settings))
+    recipe = labels["recipe"].partition(", ")[0]  # `apl, 120 epochs, 0.1 held out after corruption`
+    epochs, changes = cell.settings["epochs"], tuple(_changes(recipe, labels["dataset"], cell.settings))
     return Ours(labels["dataset"], labels["model"], labels["noise"], labels["method"], recipe, epochs, cell.metric, changes)
 
 

@@ -8,62 +8,36 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ConfigError, DataError, UnknownName
+from ..errors import ConfigError, DataError
 from ..runfolder import RunFolder
+from .measures import Metric, find_metric
 
-AXES = ("dataset", "model", "recipe", "precision", "noise", "method", "loss", "strategy", "metric")
+AXES = ("dataset", "model", "recipe", "epochs", "precision", "noise", "method", "loss", "strategy", "metric")
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number of a record: where it lies, what it is called, whether it is a share shown in percent."""
+class Compute:
+    """Of a run beside others of the same work: how many epochs of CE that is, and the run's own, in epochs of CE."""
 
-    path: tuple[str, ...]
-    title: str
-    selection: str
-    percent: bool = True
-    higher_is_better: bool = True
-
-    @property
-    def said(self) -> str:
-        """`test accuracy (%), last epoch`."""
-        return f"{self.title}{' (%)' if self.percent else ''}, {self.selection}"
+    budget: int
+    work: float
 
 
-_FOUND = ("train", "detection")
-METRICS = {
-    "last": Metric(("test_acc", "last"), "test accuracy", "last epoch"),
-    "mean_last10": Metric(("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs"),
-    "at_noisy_val": Metric(("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels"),
-    "best": Metric(("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
-    "top5": Metric(("test", "top5"), "top-5 test accuracy", "last epoch"),
-    "nll": Metric(("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
-    "ece": Metric(("test", "ece"), "expected calibration error", "last epoch", True, False),
-    "brier": Metric(("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False),
-    "memorised": Metric(("memorised",), "wrong labels memorised", "last epoch", True, False),
-    "train_clean": Metric(("train", "clean"), "training accuracy on clean labels", "last epoch"),
-    "auroc": Metric((*_FOUND, "auroc"), "AUROC of finding wrong labels", "last epoch"),
-    "average_precision": Metric((*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"),
-    "f1": Metric((*_FOUND, "f1"), "F1 of finding wrong labels, best threshold", "last epoch"),
-    "precision_at_100": Metric((*_FOUND, "precision_at", "100"), "wrong labels among the 100 most doubtful", "last epoch"),
-    "precision_at_1000": Metric((*_FOUND, "precision_at", "1000"), "wrong labels among the 1,000 most doubtful", "last epoch"),
-    "precision_at_wrong": Metric((*_FOUND, "precision_at", "wrong"), "wrong labels among the n most doubtful, n are wrong", "last epoch"),
-}
+@dataclass(frozen=True)
+class Clock:
+    """What a run's time is of: the machine, and whether the run was packed with others, which shares it out."""
 
-
-def find_metric(name: str) -> Metric:
-    """Raises UnknownName."""
-    if name not in METRICS:
-        raise UnknownName("metric", name, METRICS, "metrics")
-    return METRICS[name]
+    machine: str
+    packed: bool
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of one run: its axes, what else must be alike (every setting, the data's bytes), what its seed alone decides
+    """One number of one run: its axes, every setting and the data's bytes, which of these must be alike, what its seed alone decides
     (`inputs`: the labels' hash, the resolved loss and strategy, component versions), and its value (None: failed, or no such number)."""
 
     axes: dict[str, str]
+    settings: dict[str, Any]
     alike: dict[str, Any]
     inputs: dict[str, Any]
     realised_rate: float | None
@@ -74,13 +48,19 @@ class Row:
     value: float | None
     finished: float = 0.0
     folder: RunFolder | None = None
+    clock: Clock | None = None
+    compute: Compute | None = None
+
+    @property
+    def epochs(self) -> int:
+        return int(self.axes["epochs"])
 
 
 @dataclass
 class Cell:
     """The runs of one cell: values by seed and what each came from, how many failed, whether they used the truth.
 
-    folders: where each seed's run lies, the failed ones too.
+    folders: where each seed's run lies, the failed ones too; clocks: what the times of its values are of.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -90,6 +70,8 @@ class Cell:
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     folders: dict[str, RunFolder] = field(default_factory=dict)
+    clocks: set[Clock] = field(default_factory=set)
+    compute: Compute | None = None
 
     @property
     def finished(self) -> list[RunFolder]:
@@ -144,28 +126,37 @@ def _rows(folder: RunFolder, metrics: dict[str, Metric]) -> list[Row]:
     try:
         known = folder.about()
         stamp = path.stat().st_mtime
-        return [_row(folder, known, name, _value(known.get("metrics"), metric), stamp) for name, metric in metrics.items()]
+        return [_row(folder, known, name, metric.value(known), stamp) for name, metric in metrics.items()]
     except (KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"{path} lacks {error}: delete the folder and run it again") from None
 
 
-def _value(metrics: Any, metric: Metric) -> float | None:
-    """None for a failed run, and for a number that was not yet recorded when the run ended."""
-    for key in metric.path:
-        metrics = None if metrics is None else metrics.get(key)
-    return None if metrics is None else float(metrics)
+def recipe_text(name: str, length: str, held_out: str) -> str:
+    """`digits, 40 epochs, 0.1 held out after corruption`."""
+    return ", ".join(part for part in (name, length, held_out) if part)
 
 
 def _row(folder: RunFolder, known: dict[str, Any], metric: str, value: float | None, stamp: float) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
-    said = f"{known['recipe_name']}, {recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}" + (f", {held_out}" if held_out else "")
-    axes = {axis: said if axis == "recipe" else metric if axis == "metric" else str(known[axis]) for axis in AXES}
-    alike = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
+    said = recipe_text(known["recipe_name"], f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}", held_out)
+    own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": metric}
+    axes = {axis: own.get(axis) or str(known[axis]) for axis in AXES}
+    settings = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
     inputs = {"labels": known.get("labels", ""), **{key: known.get(key) for key in ("loss", "strategy", "versions")}}
     rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None  # of some labels it is not the rate of all
     failed = known.get("metrics") is None
-    return Row(axes, alike, inputs, rate, known["seed"], known["noise_seed"], known["oracle"], failed, value, stamp, folder)
+    seeds = known["seed"], known["noise_seed"]
+    return Row(axes, settings, settings, inputs, rate, *seeds, known["oracle"], failed, value, stamp, folder, _clock(known))
+
+
+def _clock(known: dict[str, Any]) -> Clock | None:
+    """None where a record does not say on what it was trained."""
+    environment = known.get("environment", {})
+    if "device" not in environment:
+        return None
+    threads = environment.get("threads", 1)
+    return Clock(f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}", environment.get("packed", 1) > 1)
 
 
 def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
@@ -205,7 +196,8 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
     Of two runs with the same seeds (an older code version) the later finished one counts.
     """
     rows = sorted(rows, key=lambda row: row.finished)
-    cell = Cell(metric=rows[0].axes["metric"], settings={**rows[0].alike, "precision": rows[0].axes["precision"]})
+    cell = Cell(metric=rows[0].axes["metric"], settings={**rows[0].settings, "precision": rows[0].axes["precision"]})
+    cell.compute = rows[0].compute
     latest = {(row.seed, row.noise_seed): row for row in rows}
     for (seed, noise_seed), row in sorted(latest.items()):
         name = str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"
@@ -215,5 +207,6 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
             cell.failed += 1
         elif row.value is not None:
             cell.values[name], cell.inputs[name] = row.value, row.inputs
+            cell.clocks |= {row.clock} if row.clock else set()
         cell.oracle = cell.oracle or row.oracle
     return cell

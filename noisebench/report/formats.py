@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from .beside import beside_caption, beside_text
-from .cells import METRICS, Cell
+from .cells import Cell
+from .costs import cost_notes
+from .measures import METRICS
 from .table import Table, short_noise
 
 SCHEMA = 2
@@ -29,15 +31,20 @@ def cell_parts(table: Table, cell: Cell, digits: int = 2) -> tuple[str, str, str
     marks = ("†" if cell.oracle else "") + (f" ✗{cell.failed}" if cell.failed else "")
     if cell.mean is None:
         return "", "", marks
-    percent = METRICS[cell.metric].percent
-    scale, digits = (100, digits) if percent else (1, digits + 2)
+    metric = METRICS[cell.metric]
+    scale, digits = (100, digits) if metric.percent else (1, digits + metric.finer)
     spread = "" if cell.std is None else f"{scale * cell.std:.{digits}f}"
     return f"{scale * cell.mean:.{digits}f}", spread, marks + (f" ({cell.n})" if cell.n != table.usual_n else "")
 
 
 def caption(table: Table, *, bold: bool = True, ranks: bool = False) -> str:
     """All that must be said below a table."""
-    return f"{table.caption(bold=bold, ranks=ranks)} {beside_caption(table)}".strip()
+    parts = [
+        table.caption(bold=bold, ranks=ranks),
+        *cost_notes(table, {row: row_head(table, row) for row in table.rows}),
+        beside_caption(table),
+    ]
+    return " ".join(part for part in parts if part)
 
 
 def head(table: Table, col: str) -> str:
@@ -65,7 +72,13 @@ def row_head(table: Table, row: str) -> str:
 def _named(table: Table, axis: str, label: str) -> str:
     """A label's values, one for each axis that it is made of, noises in short."""
     pairs = zip(axis.split(","), table.parts[label], strict=True)
-    return ", ".join(short_noise(part, table.fixed.get("dataset", "")) if name == "noise" else part for name, part in pairs)
+    return ", ".join(_said(name, part, table.fixed.get("dataset", "")) for name, part in pairs)
+
+
+def _said(axis: str, part: str, dataset: str) -> str:
+    if axis == "epochs":
+        return f"{part} epoch{'' if part == '1' else 's'}"
+    return short_noise(part, dataset) if axis == "noise" else part
 
 
 def rank_text(table: Table, row: str) -> str:
@@ -116,6 +129,7 @@ def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
     beside = table.published.get((row, col))
     axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
     extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy") if axis in labels}
+    extra |= {"epochs": int(labels["epochs"])} if "epochs" in labels else {}
     return {
         **axes,
         **extra,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NoisebenchError, Regressed, RunFailed, Undecided
-from .cells import METRICS
 from .formats import SCHEMA
+from .measures import METRICS
 from .significance import holm, moderated, tail_of_gap
 
 _NAMES = ("dataset", "model", "noise", "method", "metric")
@@ -118,11 +118,11 @@ def _is_document(content: dict[str, Any]) -> bool:
 
 
 def check(now: dict[str, Any], baseline: dict[str, Any], rules: Rules, damaged: Iterable[str] = ()) -> Check:
-    """Every cell of the baseline that has values against now's; what is new now is not judged."""
+    """Every cell of the baseline that has values against now's; what is new now is not judged, nor what a run took."""
     findings: list[Finding] = []
     pairs: list[_Pair] = []
     for old in baseline["cells"]:
-        if not old["values"]:
+        if not old["values"] or METRICS[old["metric"]].spent:
             continue
         found = _counterpart(old, now["cells"], rules)
         if isinstance(found, Finding):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from .cells import METRICS
 from .formats import cell_text, head, row_head
 from .gate import Check, Finding
+from .measures import METRICS
 from .table import Table
 
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML cannot say

@@ -35,6 +35,7 @@ class Shape:
     metric: str = "last"
     ranks: bool = False
     published: str | None = None  # a paper whose numbers stand beside ours
+    budget: str = "epochs"  # what the methods of a table have alike; or compute
 
     @property
     def metrics(self) -> list[str]:
@@ -116,7 +117,7 @@ def report_of(
             pass_over(error)
 
     rows = where(read_rows(folders, shape.metrics, note), conditions)
-    tables = make_tables(rows, shape.rows, shape.cols)
+    tables = make_tables(rows, shape.rows, shape.cols, shape.budget)
     return Report(tables if shape.published is None else put_beside(tables, shape.published), shape, damaged, workspace or Workspace())
 
 
@@ -129,6 +130,7 @@ def make_report(
     where: Sequence[str] = (),
     published: str | None = None,
     ranks: bool = False,
+    budget: str = "epochs",
 ) -> Report:
     """The finished runs of a folder as tables: `nb.report("runs", metric="last,best", where=["dataset=digits"])`.
 
@@ -139,4 +141,4 @@ def make_report(
         warnings.warn(str(error), stacklevel=4)
 
     root = Path(path).parent if Path(path).name == "runs" else Path(path)
-    return report_of(run_folders([Path(path)]), Shape(rows, cols, metric, ranks, published), where, warn, Workspace(root))
+    return report_of(run_folders([Path(path)]), Shape(rows, cols, metric, ranks, published, budget), where, warn, Workspace(root))

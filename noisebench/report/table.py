@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ..budget import checked_budget
 from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
 from ..manifest import noise_words
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from ..published import Beside
-from .cells import AXES, METRICS, Cell, Metric, Row, apart, make_cell, paired_by_seed
+from .cells import AXES, Cell, Row, apart, make_cell, paired_by_seed
+from .compute import by_compute, by_epochs
+from .measures import METRICS, Metric
 from .significance import beats
 
 _NOT_RIVALS = ("dataset", "noise")  # rows that differ in these are not better or worse than one another
@@ -65,13 +68,18 @@ class Table:
         return statistics.mode(sorted(counts, reverse=True)) if counts else 0
 
     def _rivals(self, row: str, col: str) -> dict[str, Cell]:
-        """The cells of the column with a mean and of the same data, noise and metric: what a row may be compared with, itself too."""
+        """The cells of the column with a mean and of the same data, noise and metric: what a row may be compared with, itself too.
+
+        None where their times are of several machines, or of packs and single runs.
+        """
         own = self.cells.get((row, col))
         same = [place for place, axis in enumerate(self.row_axis.split(",")) if axis in _NOT_RIVALS]
         facts = [self.parts[row][place] for place in same]
         column = {other: cell for other in self.rows if (cell := self.cells.get((other, col))) and cell.values}
         alike = {other: cell for other, cell in column.items() if own and cell.metric == own.metric}
-        return {other: cell for other, cell in alike.items() if [self.parts[other][place] for place in same] == facts}
+        found = {other: cell for other, cell in alike.items() if [self.parts[other][place] for place in same] == facts}
+        clocked = own is not None and METRICS[own.metric].clocked
+        return {} if clocked and len({clock for cell in found.values() for clock in cell.clocks}) > 1 else found
 
     @cached_property
     def leaders(self) -> frozenset[tuple[str, str]]:
@@ -98,7 +106,13 @@ class Table:
     @cached_property
     def ranked(self) -> tuple[str, ...]:
         """The columns in which every row has a mean: elsewhere a rank among fewer would look better than it is."""
-        return tuple(col for col in self.cols if all(self.rank(row, col) is not None for row in self.rows))
+        return tuple(col for col in self.results if all(self.rank(row, col) is not None for row in self.rows))
+
+    @cached_property
+    def results(self) -> tuple[str, ...]:
+        """The columns that say what came of the runs, not what they took."""
+        spent = {col for (_, col), cell in self.cells.items() if METRICS[cell.metric].spent}
+        return tuple(col for col in self.cols if col not in spent)
 
     def mean_rank(self, row: str) -> float | None:
         """Over the columns in which every row has a mean."""
@@ -113,7 +127,7 @@ class Table:
         if bold and self.leaders:
             parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed and labels).")
         if ranks:
-            parts.append(f"Mean rank over the {len(self.ranked)} of {len(self.cols)} columns in which every row has a mean; 1 is best.")
+            parts.append(f"Mean rank over the {len(self.ranked)} of {len(self.results)} columns in which every row has a mean; 1 is best.")
         if any(cell.oracle for cell in self.cells.values()):
             parts.append("† oracle: was told the true noise rate or T, or chosen by it.")
         if any(cell.failed for cell in self.cells.values()):
@@ -123,12 +137,18 @@ class Table:
         return " ".join(parts)
 
 
-def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "noise") -> list[Table]:
+def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "noise", budget: str = "epochs") -> list[Table]:
     """The tables of all rows, those with most cells first; several metrics stand side by side unless an axis names them.
 
+    budget: what the methods of a table have alike, their epochs, or with `compute` their work; then epochs are an axis too.
     Raises ConfigError for unknown axes.
     """
     rows, row_axes, col_axes = list(rows), _axes(row_axis), _axes(col_axis)
+    if checked_budget(budget) == "compute":
+        row_axes, col_axes = _with_epochs(row_axes, col_axes)
+        rows = by_compute(rows)
+    elif "epochs" in (*row_axes, *col_axes):
+        rows = by_epochs(rows)
     if twice := set(row_axes) & set(col_axes):
         raise ConfigError(f"rows and columns are both {twice.pop()}: choose two")
     if len({row.axes["metric"] for row in rows}) > 1 and "metric" not in (*row_axes, *col_axes):
@@ -138,6 +158,14 @@ def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "
     fixed = [axis for axis in (*wanted, "metric") if axis not in axes]
     tables = [_table(group, fixed, row_axes, col_axes) for group in apart(rows, fixed).values()]
     return sorted(tables, key=lambda table: -len(table.cells))
+
+
+def _with_epochs(row_axes: tuple[str, ...], col_axes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The axes with epochs, beside the methods or strategies that have them."""
+    if "epochs" in (*row_axes, *col_axes):
+        return row_axes, col_axes
+    in_cols = {"method", "strategy"} & set(col_axes) and not {"method", "strategy"} & set(row_axes)
+    return (row_axes, (*col_axes, "epochs")) if in_cols else ((*row_axes, "epochs"), col_axes)
 
 
 def _axes(text: str) -> tuple[str, ...]:
@@ -196,6 +224,8 @@ def _ordered(labels: Iterable[str], parts: dict[str, tuple[str, ...]], axes: tup
 def _rank(axis: str, label: str, came: list[str]) -> Any:
     if axis == "noise":
         return noise_order(label)
+    if axis == "epochs":
+        return int(label)
     if axis == "method":
         known = list(METHODS)
         return known.index(label) if label in known else len(known) + came.index(label)

@@ -12,8 +12,9 @@ from typing import Any
 from ...errors import DataError
 from ...workspace import Workspace
 from ..beside import beside_text
-from ..cells import METRICS, Cell
+from ..cells import Cell
 from ..formats import caption, cell_parts, col_head, rank_text, rate_text, row_head
+from ..measures import METRICS
 from ..table import Table
 from .chart import Chart
 from .configuration import alike

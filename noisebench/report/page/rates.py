@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..cells import METRICS
 from ..formats import row_head
 from ..kinds import kinds_of_noise
+from ..measures import METRICS
 from ..table import Table
 from .chart import Chart, Line, Point, round_ticks
 

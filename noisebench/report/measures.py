@@ -1,0 +1,115 @@
+"""The numbers of a run that a table may hold: where in its record each lies, or how it is made of what is known of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..budget import price_of
+from ..errors import NoisebenchError, UnknownName
+
+Known = dict[str, Any]
+"""What `RunFolder.about` says of a run."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run: what it is called, whether it is a share shown in percent, and what one must know of it.
+
+    finer: how many digits more than a percentage one that is no share needs; spent: what a run took, not what came of it, so that no
+    gate judges it; clocked: of a machine, and with no other's to be compared.
+    """
+
+    of: Callable[[Known], float | None]
+    title: str
+    selection: str
+    percent: bool = True
+    higher_is_better: bool = True
+    finer: int = 2
+    spent: bool = False
+    clocked: bool = False
+    doc: str = ""
+
+    @property
+    def said(self) -> str:
+        """`test accuracy (%), last epoch`."""
+        return f"{self.title}{' (%)' if self.percent else ''}, {self.selection}"
+
+    def value(self, known: Known) -> float | None:
+        """None for a failed run, and for a number that was not yet recorded when the run ended."""
+        found = None if known.get("metrics") is None else self.of(known)
+        return None if found is None else float(found)
+
+
+def _at(*path: str) -> Callable[[Known], float | None]:
+    """The number at these names of a run's metrics."""
+
+    def of(known: Known) -> float | None:
+        found: Any = known["metrics"]
+        for key in path:
+            found = None if found is None else found.get(key)
+        return found
+
+    return of
+
+
+def _minutes(known: Known) -> float | None:
+    return known["seconds"] / 60 if known.get("seconds") else None
+
+
+def _per_minute(known: Known) -> float | None:
+    last, minutes = _LAST(known), _minutes(known)
+    return None if last is None or minutes is None else last / minutes
+
+
+def _work(known: Known) -> float | None:
+    try:
+        return price_of(known["loss"], known["strategy"]).work(known["recipe"]["epochs"])
+    except NoisebenchError:  # a strategy that says no cost, or of a plugin that is not loaded
+        return None
+
+
+_LAST = _at("test_acc", "last")
+_FOUND = ("train", "detection")
+_CLOCK = (
+    "The run's training by the clock: its epochs, the test predictions after each, and what it estimated of its noise before; not reading "
+    "the data or writing the results. It depends on the machine and on what else ran there. Of runs that train together as one network "
+    "it is the run's share, which does not compare with the time of a run by itself."
+)
+METRICS = {
+    "last": Metric(_LAST, "test accuracy", "last epoch"),
+    "mean_last10": Metric(_at("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs"),
+    "at_noisy_val": Metric(_at("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels"),
+    "best": Metric(_at("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
+    "top5": Metric(_at("test", "top5"), "top-5 test accuracy", "last epoch"),
+    "nll": Metric(_at("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
+    "ece": Metric(_at("test", "ece"), "expected calibration error", "last epoch", True, False),
+    "brier": Metric(_at("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False),
+    "memorised": Metric(_at("memorised"), "wrong labels memorised", "last epoch", True, False),
+    "train_clean": Metric(_at("train", "clean"), "training accuracy on clean labels", "last epoch"),
+    "auroc": Metric(_at(*_FOUND, "auroc"), "AUROC of finding wrong labels", "last epoch"),
+    "average_precision": Metric(_at(*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"),
+    "f1": Metric(_at(*_FOUND, "f1"), "F1 of finding wrong labels, best threshold", "last epoch"),
+    "precision_at_100": Metric(_at(*_FOUND, "precision_at", "100"), "wrong labels among the 100 most doubtful", "last epoch"),
+    "precision_at_1000": Metric(_at(*_FOUND, "precision_at", "1000"), "wrong labels among the 1,000 most doubtful", "last epoch"),
+    "precision_at_wrong": Metric(
+        _at(*_FOUND, "precision_at", "wrong"), "wrong labels among the n most doubtful, n are wrong", "last epoch"
+    ),
+    "per_minute": Metric(
+        _per_minute, "test accuracy a minute of training", "last epoch, by the machine's clock", spent=True, clocked=True,
+        doc=f"Points of the last epoch's test accuracy, divided by the minutes of training. {_CLOCK}",
+    ),
+    "minutes": Metric(_minutes, "training time (minutes)", "by the machine's clock", False, False, spent=True, clocked=True, doc=_CLOCK),
+    "work": Metric(
+        _work, "work of training (epochs of CE)", "counted in passes", False, False, finer=0, spent=True,
+        doc="Epochs x the work of one beside CE's (noisebench list strategies), and the epochs of CE by which a run estimates its noise.",
+    ),
+}  # fmt: skip
+
+
+def find_metric(name: str) -> Metric:
+    """Raises UnknownName."""
+    if name not in METRICS:
+        raise UnknownName("metric", name, METRICS, "metrics")
+    return METRICS[name]
