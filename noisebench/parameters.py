@@ -6,7 +6,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeAlias
 
 from .errors import LanguageError
@@ -143,7 +143,8 @@ def _matrix(value: Value) -> Value:
 def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[Parameter, ...]:
     """The language's parameters of a function or class: all but those `given`, which code supplies."""
     try:
-        called: Any = getattr(build, "__init__", None) if isinstance(build, type) else build
+        # A dataclass's own __init__ would look up what it inherits in the wrong module.
+        called: Any = build.__init__ if isinstance(build, type) and not is_dataclass(build) else build  # type: ignore[misc]
         hints = typing.get_type_hints(called, include_extras=True)
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}

@@ -22,7 +22,7 @@ from noisebench.report import Report, Shape, make_tables, read_rows, report_of
 from noisebench.report.compute import by_compute
 from noisebench.runfolder import run_folders
 from noisebench.strategies import STRATEGIES, Strategy, normal_strategy, register_strategy
-from noisebench.suite import find_suite, packaged_suites, read_suites
+from noisebench.suite import find_suite, read_suites
 from noisebench.workspace import Workspace
 
 from .test_report import ASYM, SYM, add
@@ -122,12 +122,6 @@ def test_a_suite_gives_all_its_runs_the_budget(tmp_path: Path) -> None:
     epochs = {item.run.method: item.run.recipe.epochs for item in make_agenda(Workspace(tmp_path), written)}
     assert epochs == {"el": 4, "coteaching": 2}
     assert {item.run.recipe.epochs for item in make_agenda(Workspace(tmp_path), plain)} == {4}
-
-
-def test_the_suite_of_the_field_by_compute_is_the_field() -> None:
-    suites = read_suites(packaged_suites())
-    field, compute = suites["field"].at("compute"), suites["field_compute"]
-    assert field.model_copy(update={"summary": ""}) == compute.model_copy(update={"summary": ""})
 
 
 def trained(root: Path, method: str, epochs: int, strategy: str = "standard", **more: object) -> None:

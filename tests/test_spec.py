@@ -368,3 +368,14 @@ def assert_one_line(action, error):
     with pytest.raises(error) as caught:
         action()
     assert_plain(str(caught.value))
+
+
+def test_a_strategy_that_inherits_from_another_module_keeps_its_types() -> None:
+    from dataclasses import dataclass
+
+    from noisebench.parameters import read_signature
+    from noisebench.strategies.peers import Coteaching
+
+    module = dataclass(type("Heir", (Coteaching,), {"__module__": "somewhere.else"}))
+    assert read_signature(module, ()) == read_signature(Coteaching, ())
+    assert read_signature(module, ())[0].auto == "rate"
