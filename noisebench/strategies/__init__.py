@@ -15,6 +15,7 @@ from . import (
     information,
     jensen_shannon,
     learned,
+    mentornet,
     mixing,
     overparameterised,
     peers,
@@ -22,7 +23,6 @@ from . import (
     sieve,
     transition,
     verified,
-    zero_one,
 )
 from .base import STRATEGIES, Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy
 
@@ -66,6 +66,7 @@ __all__ = [
     "information",
     "jensen_shannon",
     "learned",
+    "mentornet",
     "mixing",
     "normal_strategy",
     "overparameterised",
@@ -75,5 +76,4 @@ __all__ = [
     "sieve",
     "transition",
     "verified",
-    "zero_one",
 ]

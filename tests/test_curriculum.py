@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisebench.strategies import Output
-from noisebench.strategies.zero_one import cheapest_within, margin, soft_hinge
+from noisebench.strategies.curriculum import cheapest_within, margin, soft_hinge
 from noisebench.training.objective import believed_cost
 
 from .test_strategy_cards import a_batch, started
