@@ -74,6 +74,7 @@ def _sop(name: str) -> tuple[Preset, ...]:
     return (
         Preset("cifar100", "ce", _SOP, strategy=f"{name}(lr_u=1, lr_v=10)"),
         Preset("cifar100", "ce", _SOP, "asymmetric", strategy=f"{name}(lr_u=1, lr_v=100)"),
+        Preset("digits", "ce", "ours: u and v grow in 40 epochs of batches of 64 as in 300 of 128", strategy=f"{name}(lr_u=40, lr_v=40)"),
     )
 
 
