@@ -28,6 +28,7 @@ from noisebench.reproduce import reproduction
 from noisebench.review import review_manifest
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.subset import Within, subset_of
+from noisebench.suspects import better_score
 from noisebench.workspace import Workspace
 
 DIGITS = Workspace().labels(DATASETS["digits"])
@@ -204,6 +205,20 @@ def test_a_manifest_of_a_subset_is_read_back(suffix: str, tmp_path: Path) -> Non
     assert file_name(made(convention="sl2019"), DIGITS.dataset) == "digits-300-sym0.4-sl2019-s0.csv"
 
 
+def test_files_keep_their_names_and_a_review_by_path_works_on_a_subset(tmp_path: Path) -> None:
+    names = tuple(f"train/{number}.png" for number in range(100))
+    data = Labels(UNEVEN.dataset, UNEVEN.labels, names)
+    manifest = make_manifest(data, LabelWish("symmetric(rate=0.4)", subset=50))
+    assert manifest.ids == names and data.take(np.array([3, 7])).ids == ("train/3.png", "train/7.png")
+    wrong = np.flatnonzero(manifest.labels != data.labels)[:5]
+    frame = {"path": [names[at] for at in wrong], **{key: [data.dataset.classes[k] for k in labels[wrong]] for key, labels in (
+        ("recorded", manifest.labels), ("suggested", data.labels))}}  # fmt: skip
+    pd.DataFrame(frame).to_csv(tmp_path / "s.csv", index=False)
+    text = f"reviewed(symmetric(rate=0.4), action='relabel', suspects={str(tmp_path / 's.csv')!r})"
+    again = make_manifest(data, LabelWish(text, subset=50), outside=outside(data))
+    assert (again.labels[wrong] == data.labels[wrong]).all() and again.wrong == manifest.wrong - 5  # type: ignore[operator]
+
+
 def test_a_header_that_says_another_subset_is_refused(tmp_path: Path) -> None:
     manifest = made()
     manifest.meta["subset"] = 299
@@ -313,6 +328,15 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(trained: Path, 
     execute(run, images, make_trainer(run, images, "cpu"), folder, Conduct())
     for name in ("train_log_p", "test_log_p"):
         np.testing.assert_array_equal(folder.read_arrays()[name], only(trained)[2][name])
+
+
+def test_when_a_network_doubts_more_is_asked_of_the_subset_alone() -> None:
+    recorded, other = np.zeros(100, np.int32), np.ones((100, 1), np.int32)
+    late, early = np.where(np.arange(100)[:, None] < 2, other, 0), np.where(np.arange(100)[:, None] < 10, other, 0)
+    beyond = np.arange(100) >= 50
+    late[beyond] = early[beyond] = 1  # what no network was trained on it doubts early and late
+    arrays = {"recorded_labels": recorded, "train_classes": late, "early_classes": early}
+    assert better_score(arrays) == "last" and better_score({**arrays, "dropped": beyond}) == "early"
 
 
 def test_the_commands_say_the_subset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
