@@ -43,7 +43,8 @@ def labels_of(wanted: SuiteRun) -> LabelWish:
     """The suite's settings as a wish for labels."""
     settings = wanted.settings
     seed, fraction = checked_seed(wanted.noise_seed), float(settings.get("val_fraction") or 0.0)
-    return LabelWish(settings["noise"], seed, fraction, settings.get("val_split") or VAL_SPLITS[0], None, settings.get("trusted") or 0.0)
+    when, trusted = settings.get("val_split") or VAL_SPLITS[0], settings.get("trusted") or 0.0
+    return LabelWish(settings["noise"], seed, fraction, when, None, trusted, settings.get("subset"))
 
 
 def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ import numpy as np
 from .datasets import Dataset, Labels, find_dataset
 from .datasets.archive import as_images, as_labels
 from .errors import DataError, LanguageError
-from .labelling import Outside, label
-from .noise import normal_noise
+from .labelling import LabelWish, Outside, label
+from .noise import Labelling, normal_noise
+from .subset import Within, among, subset_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from .training.adapter import LossModule
 
 
-def corrupt(labels: np.ndarray, noise: str, *, num_classes: int, seed: int = 0, images: np.ndarray | None = None) -> np.ndarray:
+def corrupt(
+    labels: np.ndarray, noise: str, *, num_classes: int, seed: int = 0, images: np.ndarray | None = None, subset: int | None = None
+) -> np.ndarray:
     """Recorded labels (N,), int64, for clean labels (N,) under a noise text.
 
-    images (N, H, W) or (N, H, W, 1 or 3), uint8: for noise that looks at them, such as `pdn(rate=0.4)`.
-    Raises DataError for labels that are no classes, LanguageError for a noise that does not fit.
+    images (N, H, W) or (N, H, W, 1 or 3), uint8: for noise that looks at them, such as `pdn(rate=0.4)`. subset: only so many of the
+    examples, those of the command line's `--subset`; the labels of the others are -1.
+    Raises DataError for labels that are no classes, LanguageError for a noise that does not fit, ConfigError for such a subset.
     """
     clean = as_labels(np.asarray(labels), "labels")
     if clean.max() >= num_classes:
@@ -34,10 +38,19 @@ def corrupt(labels: np.ndarray, noise: str, *, num_classes: int, seed: int = 0, 
     if pixels is not None and len(pixels) != len(clean):
         raise DataError(f"{len(pixels)} images but {len(clean)} labels")
     data = Labels(Dataset("labels", "", tuple(map(str, range(num_classes))), (0, 0, 0), len(clean), 0, "mlp", "apl"), clean)
-    made = label(normal_noise(noise), data, seed, _Given(data, Path(), True, find_dataset, pixels=pixels))
+    given = _Given(data, Path(), True, find_dataset, pixels=pixels)
+    made = _label(data, LabelWish(noise, seed, subset=subset), given)
     if made.source is not None:
         raise LanguageError("openset changes images, not labels: make a manifest of it with noisebench corrupt")
     return made.labels
+
+
+def _label(data: Labels, wish: LabelWish, given: _Given) -> Labelling:
+    places = subset_of(data, wish.subset)
+    if places is None:
+        return label(normal_noise(wish.noise), data, wish.seed, given)
+    made = label(normal_noise(wish.noise), data.take(places), wish.seed, Within(given, data.labels, places))
+    return replace(made, labels=among(made.labels, places, np.full(len(data.labels), -1)))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def _fold(run: Run, folder: RunFolder, judges: np.ndarray, name: str) -> Fold:
 def _held_out(manifest: Manifest, judged: np.ndarray, name: str) -> Manifest:
     """The same labels with a fold held out for validation, beside what is held out already."""
     val = (judged if manifest.val is None else judged | manifest.val) & manifest.kept
-    about = {"val_fraction": round(float(val.mean()), 6), "val_split": f"as fold {name}, after"}
+    about = {"val_fraction": round(float(val.sum() / manifest.size), 6), "val_split": f"as fold {name}, after"}
     return replace(manifest, meta={**manifest.meta, **about}, val=val)
 
 

@@ -51,8 +51,8 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
 
 def _sort(run: Run, width: int) -> tuple[Any, ...]:
     """What decides how long an epoch takes, near enough."""
-    strategy = run.strategy.name  # type: ignore[union-attr]
-    return (run.dataset.name, run.model, run.recipe.batch_size, run.precision, strategy, width, bool(run.estimated))
+    data, strategy = (run.dataset.name, run.manifest.meta.get("subset")), run.strategy.name  # type: ignore[union-attr]
+    return (*data, run.model, run.recipe.batch_size, run.precision, strategy, width, bool(run.estimated))
 
 
 def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
@@ -63,7 +63,8 @@ def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float
         strategy = record["strategy"].partition("(")[0]
         width = record.get("environment", {}).get("packed", 1)
         estimated = "estimates" in record
-        key = (record["data"]["name"], model, recipe["batch_size"], record["precision"], strategy, width, estimated)
+        data = record["data"]["name"], record["noise"].get("subset")
+        key = (*data, model, recipe["batch_size"], record["precision"], strategy, width, estimated)
         found.setdefault(key, []).append(record["seconds"] / recipe["epochs"])
     return {key: sum(values) / len(values) for key, values in found.items()}
 

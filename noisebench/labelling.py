@@ -27,11 +27,12 @@ from .errors import ConfigError, DataError, LanguageError
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
 from .noise import FILES, NOISES, Examples, Labelling, Review, build_noise, by_class, is_drawn, normal_noise, record
 from .noise.catalogue import Sources, Teacher
-from .noise.draw import chunks, expected, smallest
+from .noise.draw import chunks
 from .noise.recorded import OWN
 from .predictions import read_teacher
 from .spec import Call, Expression, Value
 from .storing import read_checked
+from .subset import Within, share_of_each, spread, subset_of
 
 VAL_SPLITS = ("after", "before")
 _VALIDATION, _TRUSTED = 31, 43  # what a derived seed is for
@@ -43,7 +44,8 @@ _CHUNK = 4096  # images hashed at a time
 class LabelWish:
     """What labels somebody asked for. val_fraction: the share held out for validation, drawn `after` corruption, by recorded
     class, or `before` it, by clean class, each part then corrupted by itself. convention: the paper whose noise it is. trusted: the
-    share of the training labels, by clean class, that somebody has verified: they are set right and marked."""
+    share of the training labels, by clean class, that somebody has verified: they are set right and marked. subset: how many of the
+    training images there are to be; None for all. Noise and shares are of these."""
 
     noise: str
     seed: int = 0
@@ -51,12 +53,15 @@ class LabelWish:
     val_split: str = "after"
     convention: str | None = None
     trusted: float = 0.0
+    subset: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"--val-fraction is a share of the training set in [0, 1), got {self.val_fraction}")
         if not 0 <= self.trusted < 1:
             raise ConfigError(f"--trusted is a share of the training set in [0, 1), got {self.trusted}")
+        if self.subset is not None and self.subset < 1:
+            raise ConfigError(f"--subset is a number of training images from 1 on, got {self.subset}")
         if self.val_split not in VAL_SPLITS:
             raise ConfigError(f"--val-split is one of {', '.join(VAL_SPLITS)}, got {self.val_split!r}")
 
@@ -170,11 +175,22 @@ def check_noise(dataset: Dataset, text: str) -> None:
 def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, outside: Outside | None = None) -> Manifest:
     """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises NoisebenchError."""
     wish = LabelWish(wish, noise_seed) if isinstance(wish, str) else wish
-    dataset, outside = data.dataset, outside or Outside(data, Path(), True, find_dataset)
-    call = _located(noise_for(dataset, wish.noise), outside)
+    outside = outside or Outside(data, Path(), True, find_dataset)
+    call = _located(noise_for(data.dataset, wish.noise), outside)
+    places = subset_of(data, wish.subset)
+    if places is None:
+        return _made(data, call, wish, outside, outside)
+    part = _made(data.take(places), call, wish, outside, Within(outside, data.labels, places))
+    beyond = Labelling(data.labels) if is_drawn(call) else label(call, data, 0, outside)  # people's labels are there for all
+    return spread(part, data, places, beyond)
+
+
+def _made(data: Labels, call: Call, wish: LabelWish, outside: Outside, sources: Sources) -> Manifest:
+    """The manifest of all examples of `data`; `sources`: what their noise may ask for."""
+    dataset = data.dataset
     seed = wish.seed if is_drawn(call) or wish.val_fraction or wish.trusted else 0
     val = held_out(data.labels, wish.val_fraction, seed, dataset.num_classes) if wish.val_split == "before" else None
-    made = label(call, data, seed, outside, val)
+    made = label(call, data, seed, sources, val)
     if wish.val_split == "after":
         val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes)
     clean = data.labels if made.clean is None else made.clean
@@ -213,7 +229,7 @@ def _verified(made: Labelling, clean: np.ndarray, val: np.ndarray | None, fracti
     if not can_be.any():
         raise ConfigError("--trusted: nobody knows the clean label of any training example")
     trusted = np.zeros(len(clean), bool)
-    trusted[can_be] = _share_of_each(clean[can_be], fraction, (seed, _TRUSTED), int(clean.max()) + 1)
+    trusted[can_be] = share_of_each(clean[can_be], fraction, (seed, _TRUSTED), int(clean.max()) + 1)
     if not trusted.any():
         raise ConfigError(f"--trusted {fraction} of {int(can_be.sum())} examples is none")
     return trusted
@@ -223,20 +239,10 @@ def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int) -
     """Which examples (N,) are held out. None for nothing at all."""
     if not fraction:
         return None
-    chosen = _share_of_each(labels, fraction, (seed, _VALIDATION), num_classes)
+    chosen = share_of_each(labels, fraction, (seed, _VALIDATION), num_classes)
     if not chosen.any() or chosen.all():
         raise ConfigError(f"--val-fraction {fraction} of {len(labels)} examples leaves {'no' if chosen.all() else 'all'} training examples")
     return chosen
-
-
-def _share_of_each(labels: np.ndarray, fraction: float, seed: tuple[int, int], num_classes: int) -> np.ndarray:
-    """Examples (N,) by lot: the expected number of all, and of each class but for one."""
-    sizes = np.bincount(labels, minlength=num_classes)
-    shares = fraction * sizes
-    counts = np.floor(shares + 1e-9).astype(np.int64)
-    left = expected(fraction, len(labels)) - counts.sum()
-    counts[np.argsort(counts - shares, kind="stable")[:left]] += 1
-    return smallest(labels, counts, sizes, seed)
 
 
 def _located(call: Call, outside: Outside) -> Call:

@@ -46,8 +46,8 @@ class Manifest:
     """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the header says.
 
     val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's place, -1 its own; trusted (N,):
-    whose label somebody has verified, so that it is the clean one; dropped (N,): what a review took out. These are neither trained
-    on nor counted, but keep their rows, so that an index means the same example.
+    whose label somebody has verified, so that it is the clean one; dropped (N,): what is not in the subset, or a review took out.
+    These are neither trained on nor counted, but keep their rows, so that an index means the same example.
     """
 
     meta: dict[str, Any]
@@ -80,8 +80,19 @@ class Manifest:
 
     @property
     def kept(self) -> np.ndarray:
-        """Which examples (N,) no review has dropped."""
+        """Which examples (N,) are in the subset, and no review has dropped."""
         return np.ones(len(self.labels), bool) if self.dropped is None else ~self.dropped
+
+    @property
+    def size(self) -> int:
+        """How many examples there were to label: the subset's, or all."""
+        return int(self.meta.get("subset", len(self.labels)))
+
+    @property
+    def data(self) -> str:
+        """`fashionmnist`, or `fashionmnist, of which 10,000`."""
+        name = str(self.meta["dataset"])
+        return f"{name}, {of_which(self.size)}" if "subset" in self.meta else name
 
     @property
     def parts(self) -> dict[str, np.ndarray]:
@@ -209,13 +220,19 @@ class Manifest:
         return other.identity == self.identity and other.meta.get("convention") == self.meta.get("convention")
 
 
+def of_which(count: int) -> str:
+    """How a subset is said behind its data set."""
+    return f"of which {count:,}"
+
+
 def file_name(manifest: Manifest, dataset: Dataset) -> str:
     """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, the seed of what is not drawn does not."""
     meta, call = manifest.meta, normal_noise(manifest.meta["noise"])
+    data = [dataset.name, str(meta["subset"])] if "subset" in meta else [dataset.name]
     if "convention" in meta and not call.args:  # which says all but the rate
-        parts = [dataset.name, "".join(noise_words(call, dataset.map)[0]), meta["convention"]]
+        parts = [*data, "".join(noise_words(call, dataset.map)[0]), meta["convention"]]
     else:
-        parts = [dataset.name, *("".join(words) for words in noise_words(call, dataset.map)), *filter(None, [meta.get("convention")])]
+        parts = [*data, *("".join(words) for words in noise_words(call, dataset.map)), *filter(None, [meta.get("convention")])]
     if "val_fraction" in meta:
         parts.append(f"val{meta['val_fraction']}" + ("" if meta["val_split"] == "after" else meta["val_split"]))
     if "trusted" in meta:
@@ -357,5 +374,7 @@ def _check(manifest: Manifest) -> None:
         raise ManifestError("its header and its rows disagree about trusted labels")
     if manifest.trusted is not None and (manifest.labels != manifest.clean_labels)[manifest.trusted].any():
         raise ManifestError("a trusted label is not the clean one")
+    if "subset" in meta and not manifest.kept.sum() <= meta["subset"] < meta["n"]:
+        raise ManifestError("its header and its rows disagree about a subset")
     if not manifest.in_training.any():
         raise ManifestError("every example is held out for validation or dropped")

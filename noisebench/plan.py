@@ -107,7 +107,7 @@ class Run:
         return {
             "title": self.title,
             "dataset": self.dataset.name,
-            **{key: meta[key] for key in WHERE if key in meta},
+            **{key: meta[key] for key in (*WHERE, "subset") if key in meta},
             "data_sha256": self.data_sha256,
             "noise": meta["noise"],
             "realised_rate": meta["realised_rate"],
@@ -142,7 +142,7 @@ class Run:
         meta, held_out = self.manifest.meta, f", {self.manifest.held_out}" if self.manifest.held_out else ""
         seed = "" if self.manifest.noise_seed is None else f", noise seed {self.manifest.noise_seed}"
         noise = f"{meta['noise']}{seed}{held_out}"
-        return f"{self.method} on {self.dataset.name}, {noise}, {self.model}, seed {self.seed}"
+        return f"{self.method} on {self.manifest.data}, {noise}, {self.model}, seed {self.seed}"
 
 
 def key_of(config: dict[str, Any]) -> str:

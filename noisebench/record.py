@@ -49,8 +49,7 @@ def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[
 def _val_recorded(manifest: Manifest, end: EpochEnd) -> float | None:
     """The share of validation labels that are predicted."""
     assert manifest.val is not None and end.val_log_p is not None, "what is held out is predicted"
-    among = manifest.val[~manifest.in_training]
-    return metrics.accuracy(end.val_log_p[among].argmax(1), manifest.labels[manifest.val])
+    return metrics.accuracy(end.val_log_p.argmax(1), manifest.labels[manifest.val])
 
 
 def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progress:
@@ -64,7 +63,7 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     manifest, end = run.manifest, course.end
     assert end is not None, "a run that is finished has ended an epoch"
     labels_of = manifest.labels, manifest.truth
-    train = Predictions.of(_of_all(manifest, trainer, end), *labels_of)
+    train = Predictions.of(_of_all(manifest, images, trainer, end), *labels_of)
     test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
     labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
@@ -103,13 +102,15 @@ def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
     return {fact: values[fact] for fact in run.estimated}
 
 
-def _of_all(manifest: Manifest, trainer: Trainer, end: EpochEnd) -> np.ndarray:
-    """log_p (N, K) of every example of the manifest, those held out too, in its order."""
+def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> np.ndarray:
+    """log_p (N, K) of every example of the manifest, those held out and dropped too, in its order."""
     log_p: np.ndarray = trainer.predict(trainer.train).cpu().numpy()
-    if end.val_log_p is None:
-        return log_p
-    together, training = np.empty((len(manifest.labels), log_p.shape[1]), log_p.dtype), manifest.in_training
-    together[training], together[~training] = log_p, end.val_log_p
+    together = np.empty((len(manifest.labels), log_p.shape[1]), log_p.dtype)
+    together[manifest.in_training] = log_p
+    if manifest.val is not None and end.val_log_p is not None:
+        together[manifest.val] = end.val_log_p
+    if not manifest.kept.all():
+        together[~manifest.kept] = trainer.predict(trainer.pixels(images.train_images[~manifest.kept])).cpu().numpy()
     return together
 
 
@@ -153,7 +154,7 @@ def noise_facts(run: Run) -> dict[str, Any]:
         "held_out": run.manifest.held_out,
         "known": run.manifest.known,
         "source_sha256": run.source_sha256,
-        **{key: meta[key] for key in ("convention", "source") if key in meta},
+        **{key: meta[key] for key in ("convention", "source", "subset") if key in meta},
     }
 
 

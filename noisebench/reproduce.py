@@ -52,7 +52,7 @@ def reproduction(about: dict[str, Any]) -> Reproduction:
     held_out = about.get("held_out", "")
     val, trusted = _HELD_OUT.search(held_out), _TRUSTED.search(held_out)
     before = val is not None and val[2] == "before"
-    labels = {"noise": about["noise"], "noise_seed": about["noise_seed"], "val_fraction": val and val[1],
+    labels = {"noise": about["noise"], "subset": about.get("subset"), "noise_seed": about["noise_seed"], "val_fraction": val and val[1],
               "val_split": "before" if before else None, "trusted": trusted and trusted[1]}  # fmt: skip
     belief = None if about["strategy"] == "standard" else about["strategy"]
     recipe = about["recipe_name"] if about["recipe_name"] in RECIPES else None

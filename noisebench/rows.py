@@ -27,7 +27,7 @@ TRUSTED = ("", "yes")
 class Rows:
     """One row an example (N): recorded and clean labels (-1 unknown); and where they mean something ids (paths), which
     examples are held out for validation, which image of another set stands in an example's place (-1 its own), which labels
-    have been verified, and which examples a review has dropped."""
+    have been verified, and which examples are dropped: not in the subset, or by a review."""
 
     labels: np.ndarray
     clean_labels: np.ndarray

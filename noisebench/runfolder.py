@@ -234,6 +234,7 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         "noise_seed": noise["seed"],
         "realised_rate": noise["realised_rate"],
         "held_out": noise.get("held_out", ""),
+        **({"subset": noise["subset"]} if "subset" in noise else {}),
         "source_sha256": noise.get("source_sha256", ""),
         "known": noise.get("known", 1.0),
         "labels": noise.get("manifest_sha256", ""),

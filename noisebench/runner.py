@@ -90,8 +90,8 @@ def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | N
     manifest = run.manifest
     seen = fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
     manifest.verify(images.train_labels, images.ids, seen)
-    apart = ~manifest.in_training
-    training = ~apart if apart.any() else slice(None)
+    training = slice(None) if manifest.in_training.all() else manifest.in_training
+    held_out = manifest.val is not None and manifest.val.any()
     if run.estimated and estimates is None:
         estimates = Estimates(0.5, np.eye(run.dataset.num_classes))
     loss = with_estimates(LOSSES, run.loss, estimates)
@@ -107,7 +107,7 @@ def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | N
         run.seed,
         run.precision,
         build_penalty(run.loss),
-        images.train_images[apart] if apart.any() else None,
+        images.train_images[manifest.val] if held_out else None,
         None if manifest.trusted is None else manifest.trusted[training],
     )
     return Trainer(task, find_device(device), beside)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -21,13 +20,16 @@ from .labelling import LabelWish, check_noise
 from .losses import LOSSES
 from .methods import find_method
 from .noise import normal_noise
+from .places import Place, compose, construct, mark_of
 from .plan import checked_seed
 from .precision import checked_precision
 from .published import find_paper
 from .recipes import RECIPE_FIELDS, RECIPES, find_recipe, make_recipe, read_schedule
 from .strategies import normal_strategy
+from .subset import check_subset
 
-AXES = ("dataset", "model", "recipe", "noise", "method", "loss", "strategy")
+AXES = ("dataset", "subset", "model", "recipe", "noise", "method", "loss", "strategy")
+_NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are texts
 _FILE = "benchmarks.yaml"
 _LARGEST_FILE = 1_000_000  # bytes
 
@@ -51,6 +53,7 @@ class Settings(_Strict):
     val_fraction: float | None = None
     val_split: str | None = None
     trusted: float | None = None
+    subset: int | None = None
     precision: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -97,7 +100,7 @@ class Suite(_Strict):
 
     summary: str = ""
     defaults: Defaults = Defaults()
-    matrix: dict[str, list[str]]
+    matrix: dict[str, list[str | int]]
     exclude: list[dict[str, Scalar]] = []
     override: list[Override] = []
     report: ReportShape = ReportShape()
@@ -171,68 +174,20 @@ def read_suites(path: Path) -> dict[str, Suite]:
         content = path.read_bytes()
         if len(content) > _LARGEST_FILE:
             raise ConfigError(f"{path} is larger than a suite file can be ({_LARGEST_FILE} bytes)")
-        node = _compose(content.decode())
+        node = compose(content.decode())
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{_mark(error)}: not YAML: {getattr(error, 'problem', None) or error}") from None
-    data = _construct(node, (), places, mistakes) if node is not None else None
+        raise ConfigError(f"{path}{mark_of(error)}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    data = construct(node, (), places, mistakes) if node is not None else None
     suites = _validate(data, places, mistakes)
     if mistakes:
         raise ConfigError("\n".join(f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))))
     return suites
 
 
-def _compose(text: str) -> yaml.Node | None:
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ConfigError("a suite file has no YAML aliases (*name): write the value out")
-    return yaml.compose(text, yaml.SafeLoader)
-
-
-def _mark(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-
-
-_Place = tuple[str | int, ...]
-_LIKE_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?[0-9]*\.?[0-9]+[eE][0-9]+")
-
-
-def _construct(node: yaml.Node, at: _Place, places: dict[_Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]) -> Any:
-    """Plain values, remembering where each stood; duplicate keys, aliases and `1e-3` are mistakes."""
-    here = (node.start_mark.line + 1, node.start_mark.column + 1)
-    places.setdefault(at, here)
-    if isinstance(node, yaml.MappingNode):
-        mapping: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
-            key = str(key_node.value)
-            spot = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
-            if key in mapping:
-                mistakes.append((*spot, f"the key {key!r} stands twice"))
-            places[(*at, key)] = spot
-            mapping[key] = _construct(value_node, (*at, key), places, mistakes)
-        return mapping
-    if isinstance(node, yaml.SequenceNode):
-        return [_construct(item, (*at, number), places, mistakes) for number, item in enumerate(node.value)]
-    plain = isinstance(node, yaml.ScalarNode) and node.style is None
-    if node.tag == "tag:yaml.org,2002:str" and plain and _LIKE_A_NUMBER.fullmatch(node.value):
-        mistakes.append((*here, f"YAML reads {node.value} as text: write {_with_point(node.value)}"))
-        return float(node.value)
-    try:
-        return yaml.SafeLoader("").construct_object(node)
-    except (yaml.YAMLError, ValueError):
-        mistakes.append((*here, f"cannot read {getattr(node, 'value', node.tag)!r} as {node.tag.rpartition(':')[2]}: write it in quotes"))
-        return None
-
-
-def _with_point(text: str) -> str:
-    mantissa, exponent = re.split("[eE]", text)
-    sign = "" if exponent[0] in "+-" else "+"
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}{exponent}"
-
-
-def _validate(data: Any, places: dict[_Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]) -> dict[str, Suite]:
-    def blame(at: _Place, what: str) -> None:
+def _validate(data: Any, places: dict[Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]) -> dict[str, Suite]:
+    def blame(at: Place, what: str) -> None:
         while at and at not in places:
             at = at[:-1]
         mistakes.append((*places.get(at, (1, 1)), what))
@@ -257,9 +212,18 @@ def _validate(data: Any, places: dict[_Place, tuple[int, int]], mistakes: list[t
                 at = ("suites", name, *problem["loc"])
                 blame(at, f"{'.'.join(map(str, problem['loc'])) or name}: {_plainly(problem)}")
             continue
-        for at, what in _wrong_names(suites[name]):
+        for at, what in list(_wrong_types(suites[name])) or _wrong_names(suites[name]):
             blame(("suites", name, *at), what)
     return suites
+
+
+def _wrong_types(suite: Suite) -> Iterator[tuple[Place, str]]:
+    """Choices of an axis that are numbers where texts are wanted, or texts for numbers."""
+    for axis, choices in suite.matrix.items():
+        for number, choice in enumerate(choices):
+            if isinstance(choice, int) != (axis in _NUMBERS) and axis in AXES:
+                kind = "integer" if axis in _NUMBERS else "string"
+                yield ("matrix", axis, number), f"matrix.{axis}.{number}: Input should be a valid {kind}"
 
 
 def _plainly(problem: Any) -> str:
@@ -279,6 +243,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "val_fraction": lambda fraction: LabelWish("", val_fraction=fraction),
     "val_split": lambda when: LabelWish("", val_split=when),
     "trusted": lambda share: LabelWish("", trusted=share),
+    "subset": lambda count: LabelWish("", subset=count),
     "precision": checked_precision,
     "budget": checked_budget,
     "seeds": lambda seeds: [checked_seed(seed) for seed in seeds],
@@ -293,7 +258,7 @@ def _check_value(axis: str, value: Any) -> None:
         _CHECKS[axis](value)
 
 
-def _wrong_names(suite: Suite) -> Iterator[tuple[_Place, str]]:
+def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
     """Names that no registry knows, axes that are none, selectors that select nothing."""
     values = [(("defaults", key), key, value) for key, value in suite.defaults.given().items()]
     for axis, choices in suite.matrix.items():
@@ -323,14 +288,14 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[_Place, str]]:
                 yield (where, number), f"{where} matches no run: {selector}"
 
 
-def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[_Place, str]]:
+def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[Place, str]]:
     """What is right by itself but not together: a noise on these data, a recipe with these settings, two kinds of method."""
     said = set()
     for cell in cells:
         try:
             _check_cell(cell, suite.defaults.budget)
         except (UnknownName, LanguageError, DataError) as error:  # names are checked, with their own place, before
-            at: _Place = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
+            at: Place = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
             if "noise" in cell and str(error) not in said and _valid_noise(cell["noise"]):
                 yield at, str(error)
             said.add(str(error))
@@ -357,6 +322,7 @@ def _check_cell(cell: dict[str, Any], budget: str) -> None:
         return  # a foreign set, or a wrong name that has been said
     if cell.get("val_split") and not cell.get("val_fraction"):
         raise ConfigError("val_split has no effect without val_fraction")
+    check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)
     changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
     if cell.get("recipe", dataset.recipe) in RECIPES:
         recipe = make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment={}, changes=changes)

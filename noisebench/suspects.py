@@ -38,7 +38,8 @@ def better_score(arrays: dict[str, np.ndarray]) -> str:
     heart, or is on the way to. Else `last`, since a network that goes on doubting has learned more. No clean label is asked for."""
     if not knows_early(arrays):
         return "last"
-    late, early = (int((arrays[f"{part}_classes"][:, 0] != arrays["recorded_labels"]).sum()) for part in ("train", "early"))
+    kept, recorded = ~arrays.get("dropped", np.zeros(len(arrays["recorded_labels"]), bool)), arrays["recorded_labels"]
+    late, early = (int(((arrays[f"{part}_classes"][:, 0] != recorded) & kept).sum()) for part in ("train", "early"))
     return "early" if late < _FORGOTTEN * early else "last"
 
 
@@ -56,7 +57,7 @@ def doubted(said: Predictions, recorded: np.ndarray, beyond_doubt: np.ndarray | 
 
 
 def beyond_doubt(manifest: Manifest) -> np.ndarray:
-    """Verified labels (N,), and what a review has dropped, since it has been looked at."""
+    """Verified labels (N,), and what is dropped: nobody trains on it, and what a review dropped has been looked at."""
     return ~manifest.kept if manifest.trusted is None else ~manifest.kept | manifest.trusted
 
 

@@ -26,7 +26,7 @@ def test_each_worker_takes_the_next_as_soon_as_it_is_free(seconds: list[float], 
 
 def a_record(strategy: str, seconds: float, **changes: Any) -> dict[str, Any]:
     record = {"data": {"name": "digits"}, "model": {"name": "mlp"}, "recipe": {"batch_size": 64, "epochs": 10}, "precision": "bf16",
-              "strategy": strategy, "seconds": seconds, "environment": {"packed": 16}}  # fmt: skip
+              "strategy": strategy, "seconds": seconds, "noise": {}, "environment": {"packed": 16}}  # fmt: skip
     return {**record, **changes}
 
 
@@ -34,7 +34,7 @@ def test_finished_runs_of_the_same_sort_are_taken_at_their_word(tmp_path: Path, 
     monkeypatch.setattr(forecast, "_measured", lambda *anything: pytest.fail("measured what a record knows"))
     items = agenda(tmp_path, "smoke")  # 8 runs of 2 epochs
     records = [a_record("standard", 20.0), a_record("standard", 40.0), a_record("d2l(wait=0.3)", 1.0),
-               a_record("standard", 1.0, environment={"packed": 1})]  # fmt: skip
+               a_record("standard", 1.0, environment={"packed": 1}), a_record("standard", 1.0, noise={"subset": 300})]  # fmt: skip
     expected = len(items) * (2 * 3.0 + forecast._WRITING)
     assert seconds_of_suite(Workspace(tmp_path), loads(items, items), records, 1, "cpu") == pytest.approx(expected, abs=0.5)
 

@@ -27,7 +27,7 @@ README = Path(__file__).parent.parent / "README.md"
 GLOBAL = "--data-dir --help --offline --plugin --quiet --verbose --version --workspace"
 NOISE = (
     "--asym --bernoulli --convention --human --idn --inclusive --labels --map --matrix --noise --noise-seed --openset --pair --predictions "
-    "--source --sym --test --trusted --val-fraction --val-split"
+    "--source --subset --sym --test --trusted --val-fraction --val-split"
 )
 OPTIONS = {
     "corrupt": f"{NOISE} --drop --force --help --json --manifest --out --relabel --suspects",

@@ -29,6 +29,7 @@ from .options import (
     Predictions,
     Relabel,
     Source,
+    Subset,
     Sym,
     TestFolder,
     Trusted,
@@ -70,6 +71,7 @@ def corrupt(
     val_fraction: ValFraction = None,
     val_split: ValSplit = None,
     trusted: Trusted = None,
+    subset: Subset = None,
     test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
     manifest: Annotated[
@@ -125,7 +127,9 @@ def corrupt(
 
 def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
     names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
-    extras = [name for name in ("convention", "source", "val_fraction", "val_split", "trusted", "factor") if name in manifest.meta]
+    extras = [
+        name for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor") if name in manifest.meta
+    ]
     return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}
 
 
@@ -143,7 +147,7 @@ def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
         ("manifest", str(path)),
         ("noise", meta["noise"]),
         *_convention(meta),
-        ("examples", f"{meta['n']} in {meta['num_classes']} classes{_seed(meta)}"),
+        ("examples", f"{_count(meta)} in {meta['num_classes']} classes{_seed(meta)}"),
         *_extras(manifest),
         *reviewed_facts(reviewed),
         *([("nominal rate", percent(meta["nominal_rate"]))] if meta["nominal_rate"] is not None else []),
@@ -160,6 +164,10 @@ def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
     return Group(facts, classes)
 
 
+def _count(meta: dict[str, Any]) -> str:
+    return f"{meta['subset']} of {meta['n']}" if "subset" in meta else str(meta["n"])
+
+
 def _seed(meta: dict[str, Any]) -> str:
     from ..noise import is_drawn
 
@@ -172,7 +180,7 @@ def _wrong(manifest: Manifest) -> str:
         return "unknown: no clean labels"
     unknown, kept = int(((manifest.truth == -1) & manifest.kept).sum()), int(manifest.kept.sum())
     share = percent(manifest.meta["realised_rate"])
-    of_all = "all" if manifest.dropped is None else f"the {kept} that are left"
+    of_all = f"the {kept} that are left" if kept < manifest.size else f"these {kept}" if "subset" in manifest.meta else "all"
     return f"{share} of {of_all}" if not unknown else f"{share} of {kept - unknown}; of {unknown} nobody knows"
 
 
@@ -185,8 +193,8 @@ def _extras(manifest: Manifest) -> list[tuple[str, str]]:
         rows.append(("held out", f"{int(manifest.val.sum())} for validation, drawn {meta['val_split']} corruption"))
     if manifest.trusted is not None:
         rows.append(("trusted", f"{int(manifest.trusted.sum())} labels are verified, and right"))
-    if manifest.dropped is not None:
-        rows.append(("dropped", f"{int(manifest.dropped.sum())} are not trained on"))
+    if dropped := manifest.size - int(manifest.kept.sum()):
+        rows.append(("dropped", f"{dropped} are not trained on"))
     if "factor" in meta:
         rows.append(("factor", f"{meta['factor']:.6g}"))
     return rows

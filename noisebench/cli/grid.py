@@ -27,7 +27,7 @@ class GridProgress:
         from ..report.table import noise_order
 
         self._items, self._quiet = items, quiet
-        self._several = [axis for axis in ("dataset", "model") if len({_axes(item)[axis] for item in items}) > 1]
+        self._several = [axis for axis in ("dataset", "subset", "model") if len({_axes(item)[axis] for item in items}) > 1]
         self._cells: dict[tuple[str, str], list[int]] = {}
         for number, item in enumerate(items):
             self._cells.setdefault((self._row(item), item.run.manifest.meta["noise"]), []).append(number)
@@ -129,4 +129,4 @@ class GridProgress:
 
 
 def _axes(item: Item) -> dict[str, str]:
-    return {"dataset": item.run.dataset.name, "model": item.run.model}
+    return {"dataset": item.run.dataset.name, "subset": str(item.run.manifest.size), "model": item.run.model}

@@ -47,7 +47,7 @@ class ChosenLabels:
 
     @property
     def sentence(self) -> str:
-        return f"{self.why}training on {self.path}: {self.dataset.name}, {self.manifest.meta['noise']}"
+        return f"{self.why}training on {self.path}: {self.manifest.data}, {self.manifest.meta['noise']}"
 
 
 def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:

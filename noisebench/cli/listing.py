@@ -292,7 +292,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     from ..errors import ManifestError
     from ..manifest import read_manifest
 
-    shown = ("dataset", "noise", "convention", "n", "nominal_rate", "realised_rate", "worst_class", "worst_rate", "held_out", "noise_seed")
+    shown = ("dataset", "noise", "convention", "n", "subset", "nominal_rate", "realised_rate", "worst_class", "worst_rate", "held_out",
+             "noise_seed")  # fmt: skip
     row: dict[str, Any] = {"name": path.name, **dict.fromkeys(shown), "dataset": "damaged", "path": str(path)}
     try:
         manifest = read_manifest(path)

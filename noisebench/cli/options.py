@@ -46,6 +46,9 @@ ValSplit = Annotated[str | None, typer.Option("--val-split", metavar="WHEN", hel
 Trusted = Annotated[
     float | None, typer.Option("--trusted", metavar="SHARE", help="This share of the labels has been verified: right, and marked so.")
 ]
+Subset = Annotated[
+    int | None, typer.Option("--subset", metavar="N", help="Only N of the training images, the same for every noise, method and seed.")
+]
 TestFolder = Annotated[
     Path | None, typer.Option("--test", metavar="DIR", help="Test images of a folder set, DIR/class/picture; default: its test/ or val/.")
 ]
@@ -103,6 +106,7 @@ class NoiseOptions:
     val_fraction: float | None = None
     val_split: str | None = None
     trusted: float | None = None
+    subset: int | None = None
     noise_seed: int = 0
 
     @classmethod
@@ -143,7 +147,7 @@ class NoiseOptions:
         if self.val_split and not fraction:
             raise ConfigError("--val-split has an effect with --val-fraction only")
         when = self.val_split or (paper.val_split if paper else VAL_SPLITS[0])
-        return LabelWish(text or "", checked_seed(self.noise_seed), fraction, when, self.convention, self.trusted or 0.0)
+        return LabelWish(text or "", checked_seed(self.noise_seed), fraction, when, self.convention, self.trusted or 0.0, self.subset)
 
     def _check(self) -> None:
         if len(self.named) > 1:

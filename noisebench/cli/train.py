@@ -30,6 +30,7 @@ from .options import (
     Pair,
     Predictions,
     Source,
+    Subset,
     Sym,
     TestFolder,
     Trusted,
@@ -82,6 +83,7 @@ def train(
     val_fraction: ValFraction = None,
     val_split: ValSplit = None,
     trusted: Trusted = None,
+    subset: Subset = None,
     test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
     loss: Annotated[

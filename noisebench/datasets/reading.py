@@ -31,6 +31,10 @@ class Labels:
     def fingerprint(self) -> str:
         return fingerprint(self.labels)
 
+    def take(self, places: np.ndarray) -> Labels:
+        """Of some of the examples (n,)."""
+        return Labels(self.dataset, self.labels[places], tuple(self.ids[place] for place in places) if self.ids else ())
+
 
 @dataclass(frozen=True)
 class Images:

@@ -41,10 +41,12 @@ def _ours(labels: dict[str, str], cell: Cell) -> Ours:
 
 
 def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[str]:
-    """What a run set otherwise than the recipe that it is named after, but the epochs, and what it set apart: `lr 1`, `no flip`."""
+    """What a run set otherwise than its recipe, but the epochs, and what it left out or set apart: `lr 1`, `no flip`."""
     if recipe in RECIPES and dataset in DATASETS:
         own = {key: value for key, value in settings.items() if key in RECIPE_FIELDS and key != "epochs"}
         yield from (_setting(name, value) for name, value in recipe_changes(recipe, dataset, own).items())
+    if "subset" in settings:
+        yield f"{settings['subset']:,} of the training images"
     if settings.get("held_out"):
         yield settings["held_out"]
 

@@ -12,7 +12,8 @@ from ..errors import ConfigError, DataError
 from ..runfolder import RunFolder
 from .measures import Metric, find_metric
 
-AXES = ("dataset", "model", "recipe", "epochs", "precision", "noise", "method", "loss", "strategy", "metric")
+AXES = ("dataset", "subset", "model", "recipe", "epochs", "precision", "noise", "method", "loss", "strategy", "metric")
+ALL = "all"  # the subset of a run that has none
 
 
 @dataclass(frozen=True)
@@ -140,14 +141,15 @@ def _row(folder: RunFolder, known: dict[str, Any], metric: str, value: float | N
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
     said = recipe_text(known["recipe_name"], f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}", held_out)
-    own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": metric}
+    subset = {"subset": known["subset"]} if "subset" in known else {}
+    own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": metric, "subset": str(subset.get("subset", ALL))}
     axes = {axis: own.get(axis) or str(known[axis]) for axis in AXES}
-    settings = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
+    alike = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
     inputs = {"labels": known.get("labels", ""), **{key: known.get(key) for key in ("loss", "strategy", "versions")}}
     rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None  # of some labels it is not the rate of all
     failed = known.get("metrics") is None
     seeds = known["seed"], known["noise_seed"]
-    return Row(axes, settings, settings, inputs, rate, *seeds, known["oracle"], failed, value, stamp, folder, _clock(known))
+    return Row(axes, {**alike, **subset}, alike, inputs, rate, *seeds, known["oracle"], failed, value, stamp, folder, _clock(known))
 
 
 def _clock(known: dict[str, Any]) -> Clock | None:

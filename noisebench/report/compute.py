@@ -43,7 +43,7 @@ def by_compute(rows: Iterable[Row]) -> list[Row]:
 
     Rounding lets a run fit several of those: it goes where most of its data and recipe are. Raises ConfigError for an unknown price.
     """
-    groups = apart(by_epochs(rows), ("dataset", "recipe")).values()
+    groups = apart(by_epochs(rows), ("dataset", "subset", "recipe")).values()
     return [row for group in groups for row in _at_budgets(group)]
 
 

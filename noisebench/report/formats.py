@@ -8,8 +8,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ..manifest import of_which
 from .beside import beside_caption, beside_text
-from .cells import Cell
+from .cells import ALL, Cell
 from .costs import cost_notes
 from .measures import METRICS
 from .table import Table, short_noise
@@ -78,6 +79,8 @@ def _named(table: Table, axis: str, label: str) -> str:
 def _said(axis: str, part: str, dataset: str) -> str:
     if axis == "epochs":
         return f"{part} epoch{'' if part == '1' else 's'}"
+    if axis == "subset":
+        return part if part == ALL else of_which(int(part))
     return short_noise(part, dataset) if axis == "noise" else part
 
 
@@ -129,7 +132,7 @@ def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
     beside = table.published.get((row, col))
     axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
     extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy") if axis in labels}
-    extra |= {"epochs": int(labels["epochs"])} if "epochs" in labels else {}
+    extra |= {axis: int(labels[axis]) for axis in ("epochs", "subset") if labels.get(axis, ALL) != ALL}
     return {
         **axes,
         **extra,

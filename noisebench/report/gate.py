@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import NoisebenchError, Regressed, RunFailed, Undecided
+from ..manifest import of_which
 from .formats import SCHEMA
 from .measures import METRICS
 from .significance import holm, moderated, tail_of_gap
 
 _NAMES = ("dataset", "model", "noise", "method", "metric")
-_COLUMN = ("dataset", "model", "recipe", "precision", "noise", "metric")
+_KNOWN = ("dataset", "model", "recipe", "precision", "noise", "metric")
+_COLUMN = (*_KNOWN, "subset")
 _DECIDING = {"labels": "the noisy labels (another manifest)", "loss": "the loss", "strategy": "the strategy"}
 _EPSILON = 1e-9  # what is lost by summing; a drop of exactly the tolerance is within it
 
@@ -38,7 +40,7 @@ class Rules:
 class Finding:
     """What becomes of a cell of the baseline: ok, regressed, failed, missing or not comparable; the drop is positive if worse."""
 
-    names: dict[str, str]
+    names: dict[str, Any]
     status: str
     said: str
     drop: float | None = None
@@ -46,7 +48,8 @@ class Finding:
 
     @property
     def title(self) -> str:
-        return f"{self.names['method']} on {self.names['dataset']}, {self.names['noise']}, {self.names['model']}"
+        data = ", ".join([self.names["dataset"], *([of_which(int(self.names["subset"]))] if "subset" in self.names else [])])
+        return f"{self.names['method']} on {data}, {self.names['noise']}, {self.names['model']}"
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def read_baseline(path: Path, metric: str) -> dict[str, Any]:
 
 
 def _is_document(content: dict[str, Any]) -> bool:
-    needed = {*_NAMES, *_COLUMN, "values", "inputs", "settings", "failed"}
+    needed = {*_NAMES, *_KNOWN, "values", "inputs", "settings", "failed"}
     cells = content.get("cells")
     return "metric" in content and isinstance(cells, list) and all(isinstance(cell, dict) and needed <= set(cell) for cell in cells)
 
@@ -142,7 +145,7 @@ class _Pair:
 
     @property
     def names(self) -> dict[str, str]:
-        return {name: self.old[name] for name in _NAMES}
+        return _names(self.old)
 
     @property
     def shared(self) -> list[str]:
@@ -167,10 +170,15 @@ class _Pair:
         return Finding(self.names, status, said, self.drop, chance)
 
 
+def _names(cell: dict[str, Any]) -> dict[str, Any]:
+    """What a cell is called; the subset where it has one."""
+    return {name: cell[name] for name in (*_NAMES, "subset") if name in _NAMES or name in cell}
+
+
 def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules) -> Finding | _Pair:
     """The same cell now, or why there is nothing to compare."""
-    names = {name: old[name] for name in _NAMES}
-    same = [cell for cell in cells if all(cell[name] == names[name] for name in _NAMES)]
+    names = _names(old)
+    same = [cell for cell in cells if _names(cell) == names]
     alike = [cell for cell in same if cell["settings"] == old["settings"]]
     failed = [cell for cell in alike or same if cell["failed"]]
     if failed:
@@ -229,7 +237,7 @@ def _by_noise(pairs: list[_Pair], rules: Rules) -> list[Finding]:
         columns: dict[tuple[str, ...], list[_Pair]] = {}
         for pair in pairs:
             if (len(pair.shared) > 1) == paired:
-                columns.setdefault(tuple(str(pair.old[name]) for name in _COLUMN), []).append(pair)
+                columns.setdefault(tuple(str(pair.old.get(name)) for name in _COLUMN), []).append(pair)
         chances |= _chances(list(columns.values()))
     adjusted = holm([chances[id(pair)] for pair in pairs])
     return [_judged(pair, chance, rules) for pair, chance in zip(pairs, adjusted, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from .cells import ALL
 from .formats import cell_text, head, row_head
 from .gate import Check, Finding
 from .measures import METRICS
@@ -16,7 +17,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ff
 def junit(tables: list[Table], verdict: Check | None = None) -> str:
     """A cell with failed runs is an error, one without a run skipped; a file that was passed over is an error of its own."""
     root = Element("testsuites", name="noisebench")
-    findings: dict[tuple[str | None, ...], Finding] = {tuple(f.names.values()): f for f in verdict.findings} if verdict else {}
+    findings: dict[tuple[str | int | None, ...], Finding] = {tuple(f.names.values()): f for f in verdict.findings} if verdict else {}
     for table in tables:
         suite = SubElement(root, "testsuite", name=_clean(table.title or "report"))
         for row in table.rows:
@@ -35,10 +36,11 @@ def junit(tables: list[Table], verdict: Check | None = None) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _names(table: Table, row: str, col: str) -> tuple[str | None, ...]:
+def _names(table: Table, row: str, col: str) -> tuple[str | int | None, ...]:
     axes = table.axes(row, col)
     cell = table.cells.get((row, col))
-    return (*(axes.get(name) for name in ("dataset", "model", "noise", "method")), cell.metric if cell else axes.get("metric"))
+    names = (*(axes.get(name) for name in ("dataset", "model", "noise", "method")), cell.metric if cell else axes.get("metric"))
+    return (*names, int(axes["subset"])) if axes.get("subset", ALL) != ALL else names
 
 
 def _case(suite: Element, table: Table, row: str, col: str, finding: Finding | None) -> None:

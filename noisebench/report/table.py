@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,17 +12,18 @@ from typing import Any
 from ..budget import checked_budget
 from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
-from ..manifest import noise_words
+from ..manifest import noise_words, of_which
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from ..published import Beside
-from .cells import AXES, Cell, Row, apart, make_cell, paired_by_seed
+from .cells import ALL, AXES, Cell, Row, apart, make_cell, paired_by_seed
 from .compute import by_compute, by_epochs
 from .measures import METRICS, Metric
 from .significance import beats
 
-_NOT_RIVALS = ("dataset", "noise")  # rows that differ in these are not better or worse than one another
-_FIXED = ("dataset", "model", "recipe", "precision", "noise", "method")
+_NOT_RIVALS = ("dataset", "subset", "noise")  # rows that differ in these are not better or worse than one another
+_FIXED = ("dataset", "subset", "model", "recipe", "precision", "noise", "method")
+_UNSAID = (("precision", "fp32"), ("subset", ALL))  # in a title
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,16 @@ class Table:
 
     @property
     def title(self) -> str:
-        return ", ".join(value for axis, value in self.fixed.items() if axis != "metric")
+        return ", ".join(value for axis, value in self._said.items() if axis != "metric")
+
+    @property
+    def data(self) -> str:
+        """`digits, of which 300`: its data set, and how much of it, where all its runs share these."""
+        return ", ".join(self._said[axis] for axis in ("dataset", "subset") if axis in self._said)
+
+    @property
+    def _said(self) -> dict[str, str]:
+        return {axis: of_which(int(value)) if axis == "subset" else value for axis, value in self.fixed.items()}
 
     @cached_property
     def usual_n(self) -> int:
@@ -192,7 +203,7 @@ def _table(group: list[Row], fixed: list[str], row_axes: tuple[str, ...], col_ax
         columns.setdefault(labels[1], []).extend(found)
     rates = {col: _mean_rate(rows) for col, rows in columns.items()} if "noise" in col_axes else {}
     return Table(
-        {axis: group[0].axes[axis] for axis in fixed if axis != "precision" or group[0].axes[axis] != "fp32"},
+        {axis: group[0].axes[axis] for axis in fixed if (axis, group[0].axes[axis]) not in _UNSAID},
         _ordered((row for row, _ in cells), parts, row_axes),
         _ordered((col for _, col in cells), parts, col_axes),
         ",".join(row_axes),
@@ -226,6 +237,8 @@ def _rank(axis: str, label: str, came: list[str]) -> Any:
         return noise_order(label)
     if axis == "epochs":
         return int(label)
+    if axis == "subset":
+        return math.inf if label == ALL else int(label)
     if axis == "method":
         known = list(METHODS)
         return known.index(label) if label in known else len(known) + came.index(label)

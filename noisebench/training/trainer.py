@@ -48,7 +48,7 @@ class Task:
     seed: int = 0
     precision: str = "fp32"
     penalty: Penalty | None = None
-    val_images: np.ndarray | None = None  # held out or dropped: predicted after each epoch, never trained on
+    val_images: np.ndarray | None = None  # held out: predicted after each epoch, never trained on
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
 
 
@@ -87,7 +87,7 @@ class Trainer:
             test = Pixels(task.test_images, train.normalise, device)
         self.train: Pixels = train
         self.test: Pixels = test
-        self.val = None if task.val_images is None else Pixels(task.val_images, self.train.normalise, device)
+        self.val = None if task.val_images is None else self.pixels(task.val_images)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
@@ -151,6 +151,10 @@ class Trainer:
         for number, network in enumerate(self.networks):
             network.load_state_dict(self._network(number, self.epoch).state_dict())
         self.optimizer.forget()
+
+    def pixels(self, images: np.ndarray) -> Pixels:
+        """Images (n, H, W, C), uint8, that are not trained on, as the networks are asked about them."""
+        return Pixels(images, self.train.normalise, self.device)
 
     def predict(self, pixels: Pixels) -> Tensor:
         """log_p (n, K) of the networks together."""

@@ -21,7 +21,7 @@ def filled(table: Table, col: str) -> list[str]:
 
 def column_title(table: Table, col: str) -> str:
     """`digits, sym 0.4`."""
-    return f"{table.fixed.get('dataset', '')}, {head(table, col).partition(' (')[0]}".strip(", ")
+    return f"{table.data}, {head(table, col).partition(' (')[0]}".strip(", ")
 
 
 def shared(tables: Sequence[Table]) -> str:

@@ -24,7 +24,7 @@ def _panel(table: Table, kind: str, places: dict[float, str]) -> Panel:
     metric = table.metric
     label = metric.title + (" (%)" if metric.percent else "")
     series = tuple(line for row in table.rows if (line := _line(table, row, places, 100 if metric.percent else 1)))
-    title = ", ".join(filter(None, [table.fixed.get("dataset", ""), kind]))
+    title = ", ".join(filter(None, [table.data, kind]))
     ticks = tuple(100 * rate for rate in places)
     return Panel(title, "nominal noise rate (%)", label, series, within=(0, 100) if metric.percent else None, x_ticks=ticks)
 

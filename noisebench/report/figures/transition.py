@@ -37,8 +37,8 @@ def table(manifest: Manifest) -> np.ndarray:
 def title(manifest: Manifest) -> str:
     """Data, noise and realised rate, and of what it is the rate."""
     meta, seed = manifest.meta, "" if manifest.noise_seed is None else f", seed {manifest.noise_seed}"
-    of = "" if manifest.known == 1 else f" of {int((manifest.truth != -1).sum())} known"
-    return f"{meta['dataset']}, {meta['noise']}{seed}: {100 * meta['realised_rate']:.2f} %{of} wrong"
+    of = "" if manifest.known == 1 else f" of {int((manifest.truth != -1)[manifest.kept].sum())} known"
+    return f"{manifest.data}, {meta['noise']}{seed}: {100 * meta['realised_rate']:.2f} %{of} wrong"
 
 
 def _left_out(manifest: Manifest) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import NoisebenchError
 from ...losses import LOSSES
+from ...manifest import of_which
 from ...registry import Registry
 from ...spec import Call, parse
 from ...strategies import STRATEGIES
@@ -64,6 +65,7 @@ def _method(abouts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def _labels(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     yield "data set", _each(abouts, "dataset")
+    yield "training images", _each(abouts, "subset", say=of_which)
     yield "noise", _each(abouts, "noise")
     yield "nominal rate", _each(records, "noise", "nominal_rate", say=_share)
     yield "realised rate", _each(abouts, "realised_rate", say=_share)

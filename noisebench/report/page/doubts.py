@@ -43,11 +43,12 @@ class Doubts:
 
 @dataclass(frozen=True)
 class _Labels:
-    """What a run predicts of the training examples, their labels (N,), and which it doubts (m,)."""
+    """What a run predicts of the training examples, their labels (N,), which are kept (N,), and which it doubts (m,)."""
 
     train: Predictions
     recorded: np.ndarray
     clean: np.ndarray
+    kept: np.ndarray
     doubted: np.ndarray
     early: bool
 
@@ -57,8 +58,9 @@ class _Labels:
         recorded, clean = (arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean"))
         score, nobody = better_score(arrays), np.zeros(len(recorded), bool)
         train = judge(arrays, score)
-        found = doubted(train, recorded, arrays.get("dropped", nobody) | arrays.get("trusted", nobody))
-        return cls(train, recorded, clean, found, score == "early")
+        dropped = arrays.get("dropped", nobody)
+        found = doubted(train, recorded, dropped | arrays.get("trusted", nobody))
+        return cls(train, recorded, clean, ~dropped, found, score == "early")
 
 
 def doubts_of(folder: RunFolder, record: dict[str, Any], pictures: Pictures) -> Doubts:
@@ -92,10 +94,10 @@ def _verdict(recorded: int, clean: int) -> str:
 def _said(labels: _Labels) -> str:
     """`419 of 1297 labels doubted; 410 of these are wrong, out of 518 wrong labels.`"""
     recorded, clean, found = labels.recorded, labels.clean, labels.doubted
-    known = (clean >= 0) | (clean == OPEN)
+    known = ((clean >= 0) | (clean == OPEN)) & labels.kept
     wrong = known & (clean != recorded)
-    count = f"{len(found)} of {len(recorded)} labels doubted"
+    count = f"{len(found)} of {int(labels.kept.sum())} labels doubted"
     if not known.any():
         return f"{count}; nobody knows which are wrong."
-    whole = "" if known.all() else " of those that are known"
+    whole = "" if known[labels.kept].all() else " of those that are known"
     return f"{count}; {int(wrong[found].sum())} of these are wrong, out of {int(wrong.sum())} wrong labels{whole}."

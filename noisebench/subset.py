@@ -1,0 +1,119 @@
+"""A stated number of the training images: which they are, noise that sees these alone, and what is made of it among all rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .datasets import Labels
+from .errors import ConfigError, DataError
+from .manifest import Manifest
+from .noise import Labelling, Review
+from .noise.catalogue import Sources, Teacher
+from .noise.draw import expected, smallest
+from .predictions import Teaching
+
+_SEED = (0, 47)  # of every subset; the second is what a derived seed is for
+
+
+def check_subset(count: int, name: str, n: int) -> None:
+    """Raises ConfigError for more images than a data set has."""
+    if count > n:
+        raise ConfigError(f"--subset {count}: {name} has {n} training images")
+
+
+def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
+    """The examples (n,) of a subset of so many, in order; None for all of them.
+
+    By lot, each class with its share of the data set's own labels (largest remainder), with one seed: the same for every noise, method
+    and seed. A smaller subset lies within a larger one, but for at most one example a class where the shares are no whole numbers.
+    Raises ConfigError where there are not so many, or a class would have none.
+    """
+    if count is None or count == len(data.labels):
+        return None
+    check_subset(count, data.dataset.name, len(data.labels))
+    sizes = np.bincount(data.labels, minlength=data.dataset.num_classes)
+    chosen = share_of_each(data.labels, count / len(data.labels), _SEED, data.dataset.num_classes)
+    if (lost := (sizes > 0) & (np.bincount(data.labels[chosen], minlength=len(sizes)) == 0)).any():
+        name, enough = data.dataset.classes[int(lost.argmax())], -(-len(data.labels) // int(sizes[sizes > 0].min()))
+        raise ConfigError(
+            f"--subset {count} of {len(data.labels)} leaves no image of the class {name}: from {enough} on each class has one"
+        )
+    return chosen.nonzero()[0]
+
+
+def share_of_each(labels: np.ndarray, fraction: float, seed: tuple[int, int], num_classes: int) -> np.ndarray:
+    """Examples (N,) by lot: the expected number of all, and of each class but for one."""
+    sizes = np.bincount(labels, minlength=num_classes)
+    shares = fraction * sizes
+    counts = np.floor(shares + 1e-9).astype(np.int64)
+    left = expected(fraction, len(labels)) - counts.sum()
+    counts[np.argsort(counts - shares, kind="stable")[:left]] += 1
+    return smallest(labels, counts, sizes, seed)
+
+
+@dataclass(frozen=True)
+class Within:
+    """What noise on a subset may ask for: of what lies outside, the part of the examples at `places` (n,) among all labels (N,)."""
+
+    outside: Sources
+    labels: np.ndarray
+    places: np.ndarray
+
+    def images(self) -> Callable[[np.ndarray], np.ndarray]:
+        rows = self.outside.images()
+        return lambda which: rows(self.places[which])
+
+    def images_sha256(self) -> str:
+        """Of all images, as whoever trains on some of them has them all."""
+        return self.outside.images_sha256()
+
+    def teacher(self, path: str, sha256: str | None) -> Teacher:
+        found = self.outside.teacher(path, sha256)
+        return Teaching(found.classes[self.places], found.p[self.places])
+
+    def human(self, column: str) -> np.ndarray:
+        return self.outside.human(column)[self.places]
+
+    def imported(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray]:
+        recorded, clean = self.outside.imported(path, sha256)
+        return recorded[self.places], clean[self.places]
+
+    def other(self, dataset: str) -> tuple[dict[str, Any], int]:
+        return self.outside.other(dataset)
+
+    def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
+        found = self.outside.review(path, sha256, among(recorded, self.places, self.labels))
+        if (beyond := ~np.isin(found.examples, self.places)).any():
+            raise DataError(f"{path}: example {found.examples[beyond][0]} is not in the subset: delete its line")
+        return replace(found, examples=np.searchsorted(self.places, found.examples))
+
+
+def among(values: np.ndarray, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """All values (N,): those of the examples at `places` (n,), and the others' own."""
+    whole = others.copy()
+    whole[places] = values
+    return whole
+
+
+def spread(part: Manifest, data: Labels, places: np.ndarray, beyond: Labelling) -> Manifest:
+    """The manifest of a subset with a row for every example, so that an index means the same image; the others are dropped, with the
+    labels `beyond` (N,)."""
+    n = len(data.labels)
+
+    def whole(values: np.ndarray | None, other: int) -> np.ndarray | None:
+        return None if values is None else among(values, places, np.full(n, other, values.dtype))
+
+    return Manifest(
+        {**part.meta, "n": n, "labels_sha256": data.fingerprint, "subset": len(places)},
+        among(part.labels, places, beyond.labels),
+        among(part.clean_labels, places, data.labels if beyond.clean is None else beyond.clean),
+        data.ids,
+        whole(part.val, False),
+        whole(part.source, -1),
+        whole(part.trusted, False),
+        whole(~part.kept, True),
+    )
