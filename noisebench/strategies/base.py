@@ -109,6 +109,11 @@ def whole_epochs(share: float, epochs: int) -> int:
     return int(share * epochs + 1e-9)
 
 
+def first_epochs(share: float, epochs: int) -> int:
+    """The whole epochs in a share, at least one: a stage that is wanted takes place in a short run too. None for a share of 0."""
+    return max(1, whole_epochs(share, epochs)) if share else 0
+
+
 class Networks(Protocol):
     """The networks as the last step left them."""
 
@@ -121,7 +126,8 @@ class Networks(Protocol):
 class WholeSet(Networks, Protocol):
     """The whole training set between epochs, without augmentation, in the order of the index."""
 
-    def log_p(self, network: int = 0) -> Tensor: ...
+    def log_p(self, network: int = 0) -> Tensor:
+        """log_p (N, K) of one network. Raises RunFailed where it is not finite."""
 
     def features(self, network: int = 0, index: Tensor | None = None) -> Tensor: ...
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..parameters import Interval, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy, whole_epochs
 from .peers import averaged
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ class NLNL(Strategy):
     """
 
     draws: Annotated[int, Interval("[1, 1000]")] = 1
-    negative: Share = 0.3333
-    selective: Share = 0.3333
+    negative: Share = 0.3334
+    selective: Share = 0.3334
     cut: Share = 0.5
 
     def start(self, facts: Facts) -> None:
         self._classes = facts.num_classes
-        self._first = round(self.negative * facts.epochs)
-        self._last = self._first + round(self.selective * facts.epochs)
+        self._first = first_epochs(self.negative, facts.epochs)
+        self._last = self._first + whole_epochs(self.selective, facts.epochs)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         least = self.cut if batch.epoch > self._last else 2  # in the negative stages no label is learned

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..parameters import Share, TrueRate
 from ..spec import AUTO
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy, whole_epochs
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class CurriculumLoss(Strategy):
     burn_in: Share = 0.05
 
     def start(self, facts: Facts) -> None:
-        self._burned_in = whole_epochs(self.burn_in, facts.epochs)
+        self._burned_in = first_epochs(self.burn_in, facts.epochs)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         if batch.epoch <= self._burned_in:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..parameters import Interval, Share
-from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
 from .correction import one_hot
 from .division import chance_clean, scaled_cost
 from .mixing import Mixture
@@ -39,14 +39,14 @@ class DivideMix(Strategy):
 
     Labels that are likely right (chance above `threshold`) are refined by the network's own predictions, the others guessed by both
     networks; both are sharpened (`temperature`) and mixed over two views (Beta(alpha, alpha)). The loss is paid on the mixtures of the
-    first kind, on those of the second lambda_u times the squared error of p, ramped up linearly; and KL(uniform | mean p).
+    first kind, on those of the second lambda_u times the squared error of p, ramped up linearly, by epoch; and KL(uniform | mean p).
     warmup, ramp: shares of the run, at least an epoch; the paper: 10 (CIFAR-100: 30) and 16 of 300 epochs. lambda_u: by cell in its
     appendix B, 25 where that has none. confidence: of the warm-up's negative entropy, 1 under asymmetric noise. window: the epochs over
     which costs are averaged, 5 at rate 0.9.
 
     An epoch is one pass over all examples, likely right or wrong as they come, in the same order and mixture for both networks, and
     targets are guessed without dropout by batch norm's running statistics; the authors draw as many of the wrong as of the right, and their
-    epoch is as long as there are right ones.
+    epoch is as long as there are right ones. To predict, probabilities are averaged, the authors add logits.
     """
 
     networks: ClassVar[int] = 2
@@ -56,7 +56,7 @@ class DivideMix(Strategy):
     temperature: Annotated[float, Interval("(0, 1]")] = 0.5
     alpha: Annotated[float, Interval("(0, 100]")] = 4.0
     warmup: Share = 0.034
-    ramp: Share = 0.053
+    ramp: Share = 0.0533
     confidence: Annotated[float, Interval("[0, 100]")] = 0.0
     window: Annotated[int, Interval("[1, 100]")] = 1
 
@@ -64,7 +64,7 @@ class DivideMix(Strategy):
         from torch import float32
 
         self._labels, self._classes, self._epochs = facts.labels, facts.num_classes, facts.epochs
-        self._warm = max(1, whole_epochs(self.warmup, facts.epochs))
+        self._warm = first_epochs(self.warmup, facts.epochs)
         ones = facts.labels.new_ones(self.networks, len(facts.labels), dtype=float32)
         self.state.update(clean=ones, costs=ones.new_zeros(self.window, *ones.shape), seen=0)
 
@@ -102,7 +102,8 @@ class DivideMix(Strategy):
         if batch.epoch <= self._warm:
             negative: Any = -sum(map(entropy, log_ps))
             return self.confidence * negative if self.confidence else None
-        weight = self.lambda_u * linear_ramp(batch.epoch - self._warm, self.ramp * self._epochs)
+        half_done = batch.epoch - self._warm - 0.5  # epochs since the warm-up, in the middle of this one
+        weight = self.lambda_u * linear_ramp(half_done, self.ramp * self._epochs)
         total: Any = sum(balance(log_p) for log_p in log_ps)
         for number, log_p in enumerate(log_ps):
             unlabelled = 1 - self._labelled(number)

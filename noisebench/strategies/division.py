@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..parameters import Interval, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
 else:
     Tensor = Any
 
-_ITERATIONS, _TOLERANCE = (
-    500,
-    1e-4,
-)  # to the end: the authors of DivideMix stop after 10 steps or below 0.01, where the beginning still shows
-_LEAST_VARIANCE = 5e-4  # theirs
+# To the end; the authors of DivideMix stop after 10 steps, or below 0.01, where the beginning still shows. The variance is theirs.
+_ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 500, 1e-4, 5e-4
 
 
 def scaled_cost(log_p: Tensor, labels: Tensor) -> Tensor:
@@ -30,7 +27,7 @@ def scaled_cost(log_p: Tensor, labels: Tensor) -> Tensor:
 def chance_clean(cost: Tensor) -> Tensor:
     """The chance (N,) that a cost (N,) in [0, 1] is of the lower of two normal distributions that make up all of them.
 
-    By EM from the means of the costs below and above their mean; 1 where all cost the same.
+    By EM from the means of the costs below and above their mean, with equal weights and all costs' variance; 1 where all cost the same.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -69,11 +66,11 @@ class GmmSplit(Strategy):
         self.state["clean"] = facts.labels.new_ones(len(facts.labels), dtype=float32)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
-        if batch.epoch <= max(1, whole_epochs(self.warmup, self._epochs)):
+        if batch.epoch <= first_epochs(self.warmup, self._epochs):
             return super().believe(batch, outputs)
         clean = self.state["clean"][batch.index]
         return [Belief(batch.targets, (clean > self.threshold).to(clean.dtype))]
 
     def between(self, epoch: int, whole: WholeSet) -> None:
-        if whole_epochs(self.warmup, self._epochs) <= epoch < self._epochs:
+        if first_epochs(self.warmup, self._epochs) <= epoch < self._epochs:
             self.state["clean"].copy_(chance_clean(scaled_cost(whole.log_p(), self._labels)))

@@ -31,7 +31,8 @@ class ElrPlus(Strategy):
     exp(-5 (1 - t)^2), by epoch.
 
     The averaged network is asked by the average of its batch norm's statistics, the authors' by those of the batch. On CIFAR-100 they
-    weigh the mixed labels by the memory, which is not done here. Both networks see the same batches.
+    weigh the mixed labels by the memory, which is not done here. Both networks see the same batches; to predict,
+    their probabilities are averaged, where the authors average logits.
     """
 
     networks: ClassVar[int] = 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..parameters import Interval, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy, whole_epochs
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy
 from .correction import one_hot
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ class DMI(Strategy):
     many classes is far below it, and so kills the gradient; or, of a U not over B, does nothing.
     """
 
-    warmup: Share = 0.545
+    warmup: Share = 0.5455
     weight: Annotated[float, Interval("[0, 100]")] = 0.01
     delta: Annotated[float, Interval("(0, 1]")] = 0.01
 
     def start(self, facts: Facts) -> None:
-        self._warm = whole_epochs(self.warmup, facts.epochs)
+        self._warm = first_epochs(self.warmup, facts.epochs)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         if batch.epoch <= self._warm:

@@ -98,8 +98,8 @@ class ForwardRevision(TwoStages):
     """
 
     kind: Annotated[str, OneOf(("forward", "reweight"))] = "forward"
-    first: Share = 0.05
-    second: Share = 0.475
+    first: Share = 0.048
+    second: Share = 0.4762
     lr: Annotated[float, Interval("[0, 100]")] = 0.01
 
     def start(self, facts: Facts) -> None:

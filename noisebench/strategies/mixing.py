@@ -42,7 +42,7 @@ class Mixture:
 class Mixup(Strategy):
     """Mixup: each image is a mixture of two of its batch, and so is its target; their shares are drawn from Beta(alpha, alpha).
 
-    alpha: 1 in the paper for CIFAR-10, 8 against random labels; 0 mixes nothing. What the network says in passing it says of mixed images.
+    alpha: 1 in the paper for CIFAR-10; 0 mixes nothing. What the network says in passing it says of mixed images.
     """
 
     alpha: Annotated[float, Interval("[0, 100]")] = 1.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from ..parameters import Interval, OneOf, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
 from .correction import one_hot
 from .peers import averaged, recorded_cost
 
@@ -53,9 +53,10 @@ class Peer(Strategy):
 
     kind: how alpha grows, by the authors' code: `uniform`, 0 for 20 of 300 epochs, then in steps to 4.3; `sparse`, for noise that knows
     few wrong classes, to 16; both `late` as on CIFAR-100, from 0.4 of the run on, 0.95 throughout or up to 20. weight: times that.
-    The whole is divided by 1 + alpha, as the authors divide the learning rate. The peers' images are those of the batch, of the same mean,
-    where the authors load others; the label is drawn from all recorded ones. A class of p below 1e-5 has no gradient in the term, which
-    is otherwise unbounded (the authors: log(p + 1e-5)). On CIFAR-100 they go back to their best network before alpha sets in; not here.
+    Both costs are divided by 1 + alpha; the authors divide the learning rate, and with it weight decay's step, which here stays. The peers'
+    images are those of the batch, of the same mean, where the authors load others; the label is drawn from all recorded ones. A class of p
+    below 1e-5 has no gradient in the term, which is otherwise unbounded (the authors: log(p + 1e-5)). On CIFAR-100 they go back to their
+    best network before alpha sets in; not here.
     """
 
     kind: Annotated[str, OneOf(tuple(_ALPHAS))] = "uniform"
@@ -90,8 +91,9 @@ class Cores2(Strategy):
 
     beta: 0 in a warm-up, then growing to its value over `ramp`; prior: how often the labels not sieved out in the epoch before were
     recorded. wait: the share of the run in which all examples are kept. The paper: beta 2; 10 epochs to warm up, 30 to grow, the sieve
-    after 30, of 100. The whole is divided by 1 + beta, as the authors divide the learning rate; a class of p below 1e-8 has no gradient
-    in the second term (they: log(p + 1e-8)). Their second phase, consistency training on what was sieved out, is left out.
+    after 30, of 100. The costs are divided by 1 + beta; the authors divide the learning rate, and with it weight decay's step, which here
+    stays. A class of p below 1e-8 has no gradient in the second term (they: log(p + 1e-8)). Their second phase, consistency training on
+    what was sieved out, is left out.
     """
 
     beta: Annotated[float, Interval("[0, 100]")] = 2.0
@@ -130,6 +132,6 @@ class Cores2(Strategy):
     def _kept(self, batch: Batch, output: Output) -> Tensor:
         """The examples that fall not through the sieve, weights (B,) in {0, 1}."""
         cost = recorded_cost(output, batch)
-        if batch.epoch <= whole_epochs(self.wait, self._epochs):
+        if batch.epoch <= first_epochs(self.wait, self._epochs):  # the authors' code sieves an epoch later
             return cost.new_ones(cost.shape)
         return (cost <= output.cost.detach().mean(1)).to(cost.dtype)

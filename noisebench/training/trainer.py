@@ -131,8 +131,8 @@ class Trainer:
         return logits.float().log_softmax(1)
 
     def log_p(self, network: int = 0) -> Tensor:
-        """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet)."""
-        return self._log_p(self.networks[network], self.train)
+        """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet). Raises RunFailed."""
+        return self._finite(self._log_p(self.networks[network], self.train))
 
     def features(self, network: int = 0, index: Tensor | None = None) -> Tensor:
         """The input (n, D) of the classifier on training images, without augmentation (strategies' WholeSet)."""
@@ -244,14 +244,19 @@ class Trainer:
 
     def end_epoch(self, test: Tensor) -> EpochEnd:
         """What the epoch leaves, with log_p (M, K) of the test set, and the next one begun. Raises RunFailed."""
-        if not test.isfinite().all():
-            raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
+        self._finite(test)
         val = None if self.val is None else self.predict(self.val).cpu().numpy()
         lr, cost = self._lr_factor * self.task.recipe.lr, self.costs.mean().item()
         predicted, p, gradient, whole = (part.cpu().numpy() for part in self.passed.state_dict().values())
         end = EpochEnd(self.epoch, lr, cost, predicted, p, gradient, whole, test.cpu().numpy(), val)
         self._begin_epoch()
         return end
+
+    def _finite(self, log_p: Tensor) -> Tensor:
+        """What a network says after an epoch. Raises RunFailed where that is not finite."""
+        if not log_p.isfinite().all():
+            raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
+        return log_p
 
     def batch(self) -> Batch:
         """The examples of the next step, as the strategy wants them."""
