@@ -67,3 +67,9 @@ def test_the_positive_stage_learns_the_labels_that_are_sure() -> None:
 def test_the_stages_are_thirds_of_a_run_of_the_paper() -> None:
     strategy = started("nlnl", LABELS, 3, epochs=2160)
     assert (strategy._first, strategy._last) == (720, 1440)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("epochs", "stages"), [(2160, (720, 1440)), (40, (13, 26)), (2, (1, 1)), (1, (1, 1))])
+def test_the_stages_are_thirds_and_the_first_is_never_left_out(epochs: int, stages: tuple[int, int]) -> None:
+    strategy = started("nlnl", [0, 1], epochs=epochs)
+    assert (strategy._first, strategy._last) == stages  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.mixture import GaussianMixture
 
+from noisebench.errors import RunFailed
 from noisebench.strategies import build_strategy
 from noisebench.strategies.base import Batch, Facts, Output
 from noisebench.strategies.dividemix import DivideMix, co_guessed, co_refined
@@ -103,19 +104,20 @@ def test_balance_is_the_divergence_from_the_uniform_and_entropy_the_entropy() ->
 class Told:
     """Networks that always say the same of each view."""
 
-    def __init__(self, said: list[list[list[float]]]) -> None:
+    def __init__(self, said: list) -> None:
         self.said, self.networks = [torch.tensor(rows).log() for rows in said], [None] * len(said)
 
     def ask(self, images: torch.Tensor, network: int = 0, weights: object = None) -> torch.Tensor:
-        return self.said[network]
+        said = self.said[network]
+        return said if said.dim() == 2 else said[int(images.min() >= 100)]  # by view
 
 
-def prepared(strategy: DivideMix, labels: list[int], clean: list[list[float]], said: list[list[list[float]]]) -> Batch:
+def prepared(strategy: DivideMix, labels: list[int], clean: list[list[float]], said: list, epoch: int = 200) -> Batch:
     recorded = torch.tensor(labels)
     strategy.start(Facts(recorded, 2, 300, torch.Generator()))
     strategy.state["clean"].copy_(torch.tensor(clean))
     views = tuple(torch.arange(len(labels) * 4.0).view(-1, 1, 2, 2) + 100 * view for view in range(2))
-    batch = Batch(views, recorded, torch.arange(len(labels)), recorded, 200, torch.Generator().manual_seed(3))
+    batch = Batch(views, recorded, torch.arange(len(labels)), recorded, epoch, torch.Generator().manual_seed(3))
     return strategy.prepare(batch, Told(said))  # type: ignore[arg-type]
 
 
@@ -181,3 +183,61 @@ def test_a_split_alone_learns_what_is_likely_right(make_trainer: Callable[..., T
     log_p = trainer.log_p()[:50]
     [belief] = trainer.strategy.believe(batch, [[Output(log_p, log_p, -log_p)]])
     assert torch.equal(belief.weights, (chance[:50] > 0.7).float()) and 0 < belief.weights.mean() < 1
+
+
+def test_the_squared_error_is_ramped_up_from_the_warm_up_on() -> None:
+    """Over 16 of 300 epochs after ten, each epoch as much as its middle."""
+    weights = []
+    for epoch in (11, 18, 26, 27, 300):
+        strategy = build_strategy("dividemix(temperature=1, lambda_u=10)")
+        assert isinstance(strategy, DivideMix)
+        batch = prepared(strategy, [0, 1], [[1, 0], [1, 0]], [[[0.6, 0.4]] * 2] * 2, epoch)
+        log_p = torch.tensor([[0.3, 0.7]] * 4).log()
+        outputs = [[Output(log_p, log_p, -log_p)]] * 2
+        squared = (log_p.exp() - strategy.believe(batch, outputs)[0].targets).square()[[1, 3]].mean()
+        weights.append(float((strategy.penalty(batch, outputs) - 2 * balance(log_p)) / (2 * squared)))
+    assert weights == pytest.approx([10 * 0.5 / 16, 10 * 7.5 / 16, 10 * 15.5 / 16, 10, 10], rel=2e-3)
+
+
+def test_both_views_are_asked() -> None:
+    strategy = build_strategy("dividemix(temperature=1)")
+    assert isinstance(strategy, DivideMix)
+    views = [[[0.6, 0.4]], [[0.2, 0.8]]]
+    batch = prepared(strategy, [0], [[0], [0]], [views, views])
+    belief = strategy.believe(batch, [[Output(*[torch.zeros(2, 2)] * 3)]] * 2)[0]
+    torch.testing.assert_close(belief.targets, torch.tensor([[0.4, 0.6]] * 2))
+
+
+@pytest.mark.parametrize("text", ["gmm_split", "dividemix"])
+def test_the_division_begins_with_the_epoch_after_the_warm_up(text: str, make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(strategy=f"{text}(warmup=0.5)", epochs=4)
+    weighed = []
+    believe = trainer.strategy.believe
+
+    def spy(batch: Batch, outputs: list[list[Output]]) -> list:
+        beliefs = believe(batch, outputs)
+        weighed.append((batch.epoch, beliefs[0].weights is not None))
+        return beliefs
+
+    trainer.strategy.believe = spy  # type: ignore[method-assign]
+    for _ in range(4):
+        trainer.run_epoch()
+    assert dict(weighed) == {1: False, 2: False, 3: True, 4: True}
+
+
+@pytest.mark.parametrize("text", ["gmm_split", "dividemix"])
+def test_a_network_that_says_nothing_finite_fails_by_name(text: str, make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(strategy=text)
+
+    def spoil() -> None:
+        if trainer.step == trainer.steps_per_epoch - 1:
+            step = trainer.optimizer.step
+
+            def last(factor: float) -> None:
+                step(factor)
+                next(iter(trainer.networks[0].parameters())).data.fill_(float("nan"))
+
+            trainer.optimizer.step = last  # type: ignore[method-assign]
+
+    with pytest.raises(RunFailed, match="not finite after epoch 1"):
+        trainer.run_epoch(spoil)

@@ -103,3 +103,9 @@ def test_after_the_warm_up_the_determinant_is_all_that_counts() -> None:
     assert believed_cost(output.cost, belief).item() == 0
     expected = 2 * determinant_loss(output.log_p, torch.eye(2), 0.01)
     torch.testing.assert_close(strategy.penalty(late, [[output]]), expected)
+
+
+def test_the_warm_up_is_the_papers_and_at_least_an_epoch() -> None:
+    for epochs, warm in ((220, 120), (1, 1)):
+        strategy = started("dmi", [0, 1], epochs=epochs)
+        assert strategy._warm == warm  # type: ignore[attr-defined]

@@ -223,3 +223,13 @@ def test_the_networks_weights_survive_the_first_stage(make_trainer: Callable[...
         each.run_epoch()
     assert same(weights(plain), weights(trainer)) and (trainer.since, plain.since) == (1, 0)
     assert not any(velocity.any() for velocity in trainer.optimizer.velocities())
+
+
+@pytest.mark.parametrize(
+    ("preset", "stages"),
+    [("forward_revision", (420, 20, 220)), ("forward_revision(first=0.0625, second=0.3125)", (320, 20, 120)),
+     ("forward_revision(first=0.036, second=0.482)", (415, 15, 215))],
+)  # fmt: skip
+def test_the_stages_of_t_revision_are_the_papers(preset: str, stages: tuple[int, int, int]) -> None:
+    strategy = started(preset, [0, 1], epochs=stages[0])
+    assert (strategy._until, strategy._revised_after) == stages[1:]  # type: ignore[attr-defined]

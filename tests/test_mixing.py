@@ -107,3 +107,19 @@ def test_elr_plus_without_a_pull_is_two_mixups(make_trainer: Callable[..., Train
         return weights(trainer)
 
     assert same(trained(0, 0.7), trained(0, 0.1)) and not same(trained(0, 0.7), trained(3, 0.7))
+
+
+def test_elr_plus_lets_its_average_follow_closely_at_first(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(strategy="elr_plus(decay=0.9, average_ramp=1)", epochs=4)
+    name = next(iter(trainer.networks[0].state_dict()))
+    for epoch in (1, 2):
+        trainer.make_step()
+        before = trainer.strategy.state["averages"][0][name].clone()
+        now = trainer.networks[0].state_dict()[name].clone()
+        trainer.make_step()
+        decay = 0.9 * np.exp(-5 * (1 - (epoch - 1) / 4) ** 2)
+        torch.testing.assert_close(trainer.strategy.state["averages"][0][name], decay * before + (1 - decay) * now)
+        while trainer.step < trainer.steps_per_epoch:
+            trainer.make_step()
+        trainer.end_training()
+        trainer.end_epoch(trainer.predict(trainer.test))

@@ -174,3 +174,14 @@ def test_the_presets_are_the_authors() -> None:
         assert METHODS[name].preset("cifar10", "symmetric", 0.4).strategy == name
         assert METHODS[name].preset("cifar100", "symmetric", 0.4).strategy == f"{name}(lr_u=1, lr_v=10)"
         assert METHODS[name].preset("cifar100", "asymmetric", 0.4).strategy == f"{name}(lr_u=1, lr_v=100)"
+
+
+def test_u_and_v_count_up_to_one_and_do_not_move_beyond() -> None:
+    strategy, _, v = with_noise()
+    strategy.state["u"].fill_(1.2)
+    strategy.state["v"][0, 1] = -1.3
+    p, y = some_logits().softmax(1), torch.eye(3)[LABELS]
+    v[0, 1] = 1.0
+    q = (p + y - v**2 * (1 - y)).clamp_min(1e-4)
+    torch.testing.assert_close(stepped(strategy, some_logits()).log_p.exp(), (q / q.sum(1, keepdim=True)).clamp_min(1e-4))
+    assert (strategy.state["u"] == 1.2).all() and strategy.state["v"][0, 1] == -1.3

@@ -151,3 +151,21 @@ def test_a_sieve_resumes_with_its_prior_and_what_it_has_left_out_so_far(make_tra
     resumed.run_epoch()
     resumed.run_epoch()
     assert same(weights(resumed), weights(straight))
+
+
+@pytest.mark.parametrize(("logit", "pushed"), [(-15.0, True), (-25.0, False)])  # p of 3e-7 and 1e-11; the least is 1e-8
+def test_cores_pushes_what_is_unlikely_and_not_what_is_impossible(logit: float, pushed: bool) -> None:
+    logits = torch.tensor([[0.0, logit, -1.0]], requires_grad=True)
+    log_p = logits.log_softmax(1)
+    strategy = started("cores2(warmup=0, ramp=0, wait=1)", [0, 1, 2], 3)
+    strategy.penalty(a_batch([0], 10), [[Output(logits, log_p, -log_p)]]).backward()  # type: ignore[union-attr]
+    assert logits.grad is not None and (logits.grad[0, 1].abs() > 0.1) == pushed
+
+
+@pytest.mark.parametrize(("epochs", "kept"), [(100, 30), (10, 3), (2, 1), (1, 1)])
+def test_all_pass_the_sieve_for_its_share_of_the_run_and_at_least_an_epoch(epochs: int, kept: int) -> None:
+    def sieved(epoch: int) -> bool:
+        strategy, output = started("cores2", [0], 2, epochs=epochs), said([[0.1, 0.9]])
+        return not strategy.believe(a_batch([0], epoch), [[output]])[0].weights.any()  # type: ignore[union-attr]
+
+    assert not sieved(kept) and sieved(kept + 1)
