@@ -314,3 +314,15 @@ def test_from_python_a_report_is_a_table_object(tmp_path: Path) -> None:
     folder.result.write_text("{")
     with pytest.warns(UserWarning, match="damaged"):
         assert nb.report(tmp_path).tables == []
+
+
+def test_tables_of_one_name_say_in_what_they_differ(tmp_path: Path) -> None:
+    plain = {"name": "digits", "epochs": 40, "lr": 0.1, "crop": 0, "flip": False}
+    for recipe in (plain, {**plain, "crop": 2, "flip": True}):
+        add(tmp_path, recipe=recipe)
+    assert sorted(table.title for table in tables(tmp_path)) == [
+        "digits, mlp, digits, 40 epochs, crop 0, flip False",
+        "digits, mlp, digits, 40 epochs, crop 2, flip True",
+    ]
+    add(tmp_path, recipe={**plain, "epochs": 20})
+    assert "digits, mlp, digits, 20 epochs" in [table.title for table in tables(tmp_path)]

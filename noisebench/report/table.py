@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,7 @@ class Table:
     varied: str
     paper: str = ""  # whose published cells stand beside ours
     published: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()  # the settings that tell it from others of the same name: `crop 2`
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class Table:
 
     @property
     def title(self) -> str:
-        return ", ".join(value for axis, value in self._said.items() if axis != "metric")
+        return ", ".join([*(value for axis, value in self._said.items() if axis != "metric"), *self.apart])
 
     @property
     def data(self) -> str:
@@ -168,7 +169,16 @@ def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "
     wanted = [*_FIXED] if not axes & {"loss", "strategy"} else [*_FIXED[:-1], "loss", "strategy"]
     fixed = [axis for axis in (*wanted, "metric") if axis not in axes]
     tables = [_table(group, fixed, row_axes, col_axes) for group in apart(rows, fixed).values()]
-    return sorted(tables, key=lambda table: -len(table.cells))
+    return sorted(_told_apart(tables), key=lambda table: -len(table.cells))
+
+
+def _told_apart(tables: Sequence[Table]) -> Iterator[Table]:
+    """The tables; those whose titles are the same name the settings in which they differ."""
+    for table in tables:
+        settings = [next(iter(other.cells.values())).settings for other in tables if other.title == table.title]
+        own = next(iter(table.cells.values())).settings
+        differ = [key for key in own if any(other.get(key) != own[key] for other in settings)]
+        yield replace(table, apart=tuple(f"{key} {str(own[key])[:12]}" for key in differ))
 
 
 def _with_epochs(row_axes: tuple[str, ...], col_axes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
