@@ -7,7 +7,8 @@ import torch
 
 from noisebench.registry import Entry
 from noisebench.strategies import STRATEGIES
-from noisebench.strategies.peers import averaged, divergence
+from noisebench.strategies.parts import averaged
+from noisebench.strategies.peers import divergence
 from noisebench.training.objective import believed_cost
 
 from .test_strategy_cards import a_batch, said, started

@@ -11,9 +11,8 @@ from ..errors import LanguageError
 from ..parameters import Interval, Matrix, TransitionText
 from ..spec import AUTO
 from .catalogue import LOSSES, register_loss
-from .scores import Loss, Scores, Tensor
+from .scores import Loss, Scores, Tensor, log_through
 
-_TINY = 1e-300  # floor before the logarithm; float64
 _WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplying with the inverse
 
 
@@ -40,7 +39,7 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     def corrected(log_p: Tensor) -> Tensor:
         _same_classes("forward", table, log_p)
         p = log_p.double().exp()  # down to e^-745, and no autocast touches float64
-        return (p @ on(p)).clamp_min(_TINY).log().float()
+        return log_through(p, on(p)).float()
 
     return lambda scores: loss(scores.with_log_p(corrected))
 

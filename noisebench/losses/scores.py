@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 else:
     Tensor = Any
 
-__all__ = ["Loss", "Penalty", "Scores", "Tensor", "TensorMap", "log_softmax"]
+__all__ = ["Loss", "Penalty", "Scores", "Tensor", "TensorMap", "log_softmax", "log_through"]
 
 TensorMap: TypeAlias = Callable[[Tensor], Tensor]
 
 _FEW = 2**14
+_TINY = 1e-300  # floor before the logarithm; float64
 _LEAST = 1e-37  # float32's smallest sum whose inverse is finite
 
 
@@ -25,6 +26,11 @@ def log_softmax(logits: Tensor) -> Tensor:
     """The default link: float32 whatever the autocast dtype, and never softmax then log."""
     # In float64 inside: float32's own is off by 6e-8 where a class is nearly sure, and rce multiplies that by -A = 9.21.
     return logits.double().log_softmax(1).float()
+
+
+def log_through(p: Tensor, T: Tensor) -> Tensor:
+    """log(p T) (N, K), of recorded labels where p (N, K) is of clean ones and T (K, K), both float64; never -inf."""
+    return (p @ T).clamp_min(_TINY).log()
 
 
 def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:

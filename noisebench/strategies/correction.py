@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..errors import ConfigError
 from ..parameters import Interval, OneOf, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
-from .parts import balance, entropy
+from .parts import balance, entropy, one_hot
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,11 +19,6 @@ else:
 
 _LID_BATCH, _LID_BATCHES = 128, 10
 _WINDOW = 5  # epochs before the present one
-
-
-def one_hot(classes: Tensor, like: Tensor) -> Tensor:
-    """Rows (B, K) of the classes (B,), as `like` (B, K)."""
-    return like.new_zeros(like.shape).scatter_(1, classes[:, None], 1.0)
 
 
 def local_dimension(features: Tensor, neighbours: int, *, authors: bool = False) -> Tensor:

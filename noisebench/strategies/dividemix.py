@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..parameters import Interval, Share
 from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
-from .correction import one_hot
 from .division import chance_clean, scaled_cost
 from .mixing import Mixture
-from .parts import balance, entropy, linear_ramp, sharpened
+from .parts import balance, entropy, linear_ramp, one_hot, sharpened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +75,7 @@ class DivideMix(Strategy):
         said = [sum(networks.ask(view, number).exp() for view in batch.views) / self.views for number in range(self.networks)]
         self._clean = self.state["clean"][:, batch.index]
         targets = stack([self._targets(batch, said, number) for number in range(self.networks)])
-        mixture = Mixture.draw(self.views * len(batch.index), self.alpha, batch.generator, own=True)
+        mixture = Mixture.draw(self.views * len(batch.index), self.alpha, batch.generator, own=True, device=batch.index.device)
         self._mixed = mixture(cat([targets] * self.views, 1).transpose(0, 1)).transpose(0, 1)
         stacked = batch.stacked()
         return replace(stacked, views=(mixture(stacked.views[0]),))

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..parameters import Interval, Share
 from .averaging import follow
 from .base import Batch, Facts, Networks, Output, Passes, Strategy, register_strategy
-from .correction import one_hot
 from .early import early_term, remembered
 from .mixing import Mixture
-from .parts import sigmoid_ramp
+from .parts import one_hot, sigmoid_ramp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +50,7 @@ class ElrPlus(Strategy):
         self.state.update(memory=memory, averages=[{} for _ in range(self.networks)])
 
     def prepare(self, batch: Batch, networks: Networks) -> Batch:
-        mixture = Mixture.draw(len(batch.index), self.alpha, batch.generator, own=True)
+        mixture = Mixture.draw(len(batch.index), self.alpha, batch.generator, own=True, device=batch.index.device)
         decay = self.decay * sigmoid_ramp(batch.epoch - 1, self.average_ramp * self._epochs)
         self._early = []
         for number, average in enumerate(self.state["averages"]):

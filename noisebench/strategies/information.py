@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..parameters import Interval, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy
-from .correction import one_hot
+from .parts import one_hot
 
 if TYPE_CHECKING:
     from torch import Tensor

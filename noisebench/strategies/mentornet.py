@@ -10,9 +10,8 @@ from ..errors import LanguageError
 from ..parameters import Interval, OneOf, Share
 from ..spec import Value
 from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
-from .correction import one_hot
 from .mentor import Seen, judged, new_mentor, planted, taught
-from .peers import recorded_cost
+from .parts import one_hot, recorded_cost
 from .verified import verified
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..parameters import Interval
 from .base import Batch, Facts, Networks, Passes, Strategy, register_strategy
-from .correction import one_hot
+from .parts import one_hot
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -23,18 +23,18 @@ class Mixture:
     share: float
 
     @classmethod
-    def draw(cls, n: int, alpha: float, generator: Generator, *, own: bool = False) -> Mixture:
+    def draw(cls, n: int, alpha: float, generator: Generator, *, own: bool = False, device: Any = None) -> Mixture:
         """share from Beta(alpha, alpha), one for the batch; own: the larger of it and its rest, so that each row stays mostly itself."""
         import numpy as np
         from torch import randint, randperm
 
         seed = int(randint(2**62, (), generator=generator))
         share = float(np.random.default_rng(seed).beta(alpha, alpha))
-        return cls(randperm(n, generator=generator), max(share, 1 - share) if own else share)
+        return cls(randperm(n, generator=generator).to(device), max(share, 1 - share) if own else share)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """rows (n, ...), mixed."""
-        return self.share * rows + (1 - self.share) * rows[self.order.to(rows.device)]
+        return self.share * rows + (1 - self.share) * rows[self.order]
 
 
 @register_strategy(name="mixup", paper="Zhang et al. 2018", off="mixup(alpha=0)", cost=Passes(1, 1))
@@ -53,6 +53,6 @@ class Mixup(Strategy):
     def prepare(self, batch: Batch, networks: Networks) -> Batch:
         if not self.alpha:
             return batch
-        mixture = Mixture.draw(len(batch.index), self.alpha, batch.generator)
+        mixture = Mixture.draw(len(batch.index), self.alpha, batch.generator, device=batch.index.device)
         rows = batch.views[0].new_zeros(len(batch.labels), self._classes)
         return replace(batch, views=tuple(map(mixture, batch.views)), targets=mixture(one_hot(batch.labels, rows)))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..parameters import Interval
 from .base import Batch, Facts, Output, Passes, Strategy, register_strategy
-from .correction import one_hot
-from .parts import balance, consistency
+from .parts import balance, consistency, one_hot
 
 if TYPE_CHECKING:
     from torch import Tensor

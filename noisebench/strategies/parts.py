@@ -1,14 +1,31 @@
-"""What several strategies are made of: schedules, sharpening, and how far predictions are from where they should be."""
+"""What several strategies are made of: costs and weights, schedules, sharpening, and how far predictions are from where they should be."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
+from .base import Batch, Output
+
 if TYPE_CHECKING:
     from torch import Tensor
 else:
     Tensor = Any
+
+
+def one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """Rows (B, K) of the classes (B,), as `like` (B, K)."""
+    return like.new_zeros(like.shape).scatter_(1, classes[:, None], 1.0)
+
+
+def recorded_cost(output: Output, batch: Batch) -> Tensor:
+    """The cost (B,) of the recorded labels, of no gradient."""
+    return output.cost.detach().gather(1, batch.labels[:, None])[:, 0]
+
+
+def averaged(chosen: Tensor, scale: float = 1.0) -> Tensor:
+    """Weights (B,) by which a mean over the batch is `scale` times the mean over the chosen (B,), of weight 0 or 1."""
+    return chosen * (scale * len(chosen) / chosen.sum().clamp_min(1))
 
 
 def linear_ramp(done: float, length: float) -> float:

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..parameters import Interval, Share, TrueRate
 from ..spec import AUTO
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy, whole_epochs
+from .parts import averaged, linear_ramp, recorded_cost
 
 if TYPE_CHECKING:
     from torch import Tensor
 else:
     Tensor = Any
-
-
-def recorded_cost(output: Output, batch: Batch) -> Tensor:
-    """The cost (B,) of the recorded labels, of no gradient."""
-    return output.cost.detach().gather(1, batch.labels[:, None])[:, 0]
 
 
 def smallest(cost: Tensor, count: int, among: Tensor | None = None) -> Tensor:
@@ -30,15 +26,9 @@ def smallest(cost: Tensor, count: int, among: Tensor | None = None) -> Tensor:
     return cost.new_zeros(cost.shape).scatter_(0, chosen, 1.0)
 
 
-def averaged(chosen: Tensor, scale: float = 1.0) -> Tensor:
-    """Weights (B,) by which a mean over the batch is `scale` times the mean over the chosen (B,), of weight 0 or 1."""
-    return chosen * (scale * len(chosen) / chosen.sum().clamp_min(1))
-
-
 def forgotten(rate: float, epoch: int, ramp: float, epochs: int, power: float) -> float:
     """The share of examples left out in an epoch (counted from 1): rate min(1, (e / T_k)^power), e epochs done, T_k = ramp x epochs."""
-    reached = ramp * epochs
-    return rate * min(1.0, ((epoch - 1) / reached) ** power if reached else 1.0)
+    return rate * linear_ramp(epoch - 1, ramp * epochs) ** power
 
 
 def disagreement(outputs: Sequence[Sequence[Output]]) -> Tensor:

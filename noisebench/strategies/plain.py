@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from ..parameters import Interval, OneOf
 from ..spec import Value
 from .base import Batch, Belief, Output, Passes, Strategy, register_strategy
+from .parts import one_hot
 
 _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 
@@ -37,7 +38,7 @@ class Bootstrap(Strategy):
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         assert self.beta is not None, "the language writes beta out"
         log_p = outputs[0][0].log_p
-        recorded = log_p.new_zeros(log_p.shape).scatter_(1, batch.labels[:, None], 1)
+        recorded = one_hot(batch.labels, log_p)
         # Soft is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a minimum-entropy term.
-        own = log_p.exp() if self.kind == "soft" else log_p.new_zeros(log_p.shape).scatter_(1, log_p.argmax(1, keepdim=True), 1)
+        own = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
         return [Belief(self.beta * recorded + (1 - self.beta) * own)]

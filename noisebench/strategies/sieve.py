@@ -10,8 +10,7 @@ import numpy as np
 
 from ..parameters import Interval, OneOf, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
-from .correction import one_hot
-from .peers import averaged, recorded_cost
+from .parts import averaged, one_hot, recorded_cost
 
 if TYPE_CHECKING:
     from torch import Tensor

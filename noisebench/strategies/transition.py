@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import RunFailed
 from ..estimates import anchored_transition
+from ..losses.scores import log_through
 from ..parameters import Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
 
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
 else:
     Tensor = Any
 
-_TINY = 1e-300  # floor before the logarithm; float64
 _WORST_CONDITION = 1e6
 
 
 def through(log_p: Tensor, T: Tensor) -> Tensor:
     """log_p (B, K) of the recorded labels, log(p T), where that of the clean ones is log_p (B, K); in float64 inside, and never -inf."""
-    return (log_p.double().exp() @ T).clamp_min(_TINY).log().to(log_p.dtype)
+    return log_through(log_p.double().exp(), T).to(log_p.dtype)
 
 
 class TwoStages(Strategy):

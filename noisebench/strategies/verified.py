@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..errors import ConfigError
 from ..parameters import Interval, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
-from .correction import one_hot
+from .parts import one_hot
 
 if TYPE_CHECKING:
     from torch import Tensor
