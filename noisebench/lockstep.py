@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from .datasets import Images
-from .errors import NoisebenchError, RunFailed
+from .errors import NoisebenchError, RunFailed, RunTaken
 from .losses import LOSSES
 from .plan import Run
 from .record import finish
@@ -50,6 +50,11 @@ class _Lane:
         self.ended = True
         tell(self.wanted.number, outcome)
 
+    def saved(self) -> _Lane:
+        """As it goes on from what was saved in this sitting, whatever was asked of it at first."""
+        conduct = replace(self.wanted.conduct, resume=True, anew=False)
+        return replace(self, wanted=replace(self.wanted, conduct=conduct))
+
     @property
     def place(self) -> tuple[int, int, int, int]:
         """What runs of one pack must have in common: where they stand, and how wide the pack is."""
@@ -59,7 +64,8 @@ class _Lane:
 def execute_together(wanted: Sequence[Wanted], width: int, device: str, tell: Tell) -> None:
     """Train all to the end. A run that was interrupted goes on as wide as it began, beside those that stand where it stands."""
     with ExitStack() as claims:
-        _train_all(list(_begun(wanted, width, device, claims, tell)), device, tell)
+        claimed = list(_claimed(wanted, claims, tell))  # all at once: who comes a moment later finds the whole pack taken, not half
+        _train_all(list(_lanes([(each, width) for each in claimed], device, tell)), device, tell)
 
 
 def _train_all(lanes: list[_Lane], device: str, tell: Tell) -> None:
@@ -68,15 +74,24 @@ def _train_all(lanes: list[_Lane], device: str, tell: Tell) -> None:
         _train(list(group), device, tell)
 
 
-def _begun(wanted: Sequence[Wanted], width: int, device: str, claims: ExitStack, tell: Tell) -> Iterator[_Lane]:
-    """A lane of each run that is not finished, claimed and put to where it was left."""
-    first: Trainer | None = None
+def _claimed(wanted: Sequence[Wanted], claims: ExitStack, tell: Tell) -> Iterator[Wanted]:
+    """The runs that are to be had and not finished."""
     for each in wanted:
         try:
-            claims.enter_context(each.folder.claimed())
-            if each.folder.result.exists() and not each.conduct.anew:
-                tell(each.number, each.folder.record())
-                continue
+            folder = claims.enter_context(each.folder.claimed())
+            if folder.result.exists() and not each.conduct.anew:
+                tell(each.number, folder.record())
+            else:
+                yield replace(each, folder=folder)
+        except NoisebenchError as error:
+            tell(each.number, error)
+
+
+def _lanes(wanted: Iterable[tuple[Wanted, int]], device: str, tell: Tell) -> Iterator[_Lane]:
+    """A lane of each run, in a pack of so many places, put to where it was left."""
+    first: Trainer | None = None
+    for each, width in wanted:
+        try:
             lane = _lane(each, width, device, first)
         except NoisebenchError as error:
             tell(each.number, error)
@@ -85,7 +100,7 @@ def _begun(wanted: Sequence[Wanted], width: int, device: str, claims: ExitStack,
         yield lane
 
 
-def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None = None) -> _Lane:
+def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None) -> _Lane:
     trainer = make_trainer(wanted.run, wanted.images, device, beside=beside)
     course = begin(wanted.run, wanted.folder, wanted.conduct, trainer.device, width)
     Sitting(wanted.run, wanted.folder, wanted.conduct, course).take_up(trainer)
@@ -99,17 +114,37 @@ def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
     try:
         pack = Pack([lane.trainer for lane in lanes], lanes[0].course.packed, [kind_of_step(lane.wanted.run) for lane in lanes])
         for lane in _followed(pack, lanes, tell):
-            run, images, folder = lane.wanted.run, lane.wanted.images, lane.wanted.folder
-            lane.end(finish(run, images, folder, lane.trainer, lane.course), tell)
+            lane.end(_finished(lane), tell)
     except _Stopped:
         return
+    except _Lost:
+        _go_on([lane.saved() for lane in lanes if not lane.ended], device, tell)
     except Exception as error:  # whatever a loss, a strategy or a device throws fails its run alone
         if len(lanes) == 1:
-            lanes[0].end(failed(lanes[0].wanted.run, lanes[0].wanted.folder, error), tell)
+            lanes[0].end(_failed(lanes[0], error), tell)
             return
         left = [lane for lane in lanes if not lane.ended]
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-            _train_all([_lane(lane.wanted, lane.course.packed, device) for lane in half], device, tell)
+            _go_on(half, device, tell)
+
+
+def _go_on(lanes: list[_Lane], device: str, tell: Tell) -> None:
+    """Begin them again from their checkpoints."""
+    _train_all(list(_lanes([(lane.wanted, lane.course.packed) for lane in lanes], device, tell)), device, tell)
+
+
+def _finished(lane: _Lane) -> dict[str, Any] | RunTaken:
+    try:
+        return finish(lane.wanted.run, lane.wanted.images, lane.wanted.folder, lane.trainer, lane.course)
+    except RunTaken as taken:
+        return taken
+
+
+def _failed(lane: _Lane, error: Exception) -> RunFailed | RunTaken:
+    try:
+        return failed(lane.wanted.run, lane.wanted.folder, error)
+    except RunTaken as taken:
+        return taken
 
 
 def kind_of_step(run: Run) -> str:
@@ -123,8 +158,12 @@ class _Stopped(Exception):
     """All runs of a pack were saved and told of."""
 
 
+class _Lost(Exception):
+    """Runs of a pack were taken over by others, and told of; the rest were saved."""
+
+
 def _followed(pack: Pack, lanes: list[_Lane], tell: Tell) -> list[_Lane]:
-    """The pack epoch by epoch to its end; the runs that did not fail on the way. Raises _Stopped."""
+    """The pack epoch by epoch to its end; the runs that did not fail on the way. Raises _Stopped, _Lost."""
     watch = _Watch(lanes, tell)
     while watch.lanes and pack.first.epoch < pack.first.task.recipe.epochs:
         begun, before = time.monotonic(), pack.first.step
@@ -139,7 +178,7 @@ def _noted(lane: _Lane, end: EpochEnd | RunFailed, seconds: float, share: float,
     """Write down an epoch, or that the run failed in it; whether it goes on. seconds: its part of them; share: of a whole epoch."""
     wanted, course = lane.wanted, lane.course
     if isinstance(end, RunFailed):
-        lane.end(failed(wanted.run, wanted.folder, end), tell)
+        lane.end(_failed(lane, end), tell)
         return False
     course.end, course.seconds = end, course.seconds + seconds
     note(wanted.run, wanted.images, course, wanted.conduct, seconds / share)
@@ -154,13 +193,22 @@ class _Watch:
         self._tell, self._clock = tell, Clock(0.0)
 
     def on_step(self) -> None:
-        """Raises _Stopped."""
+        """Raises _Stopped, _Lost."""
         stopped = any(lane.wanted.conduct.stop() for lane in self.lanes)
         if not stopped and not self._clock.checkpoint_due():
             return
         for lane in self.lanes:
-            save(lane.wanted.folder, lane.trainer, lane.course)
-            if stopped:
-                lane.end(interrupted(lane.trainer), self._tell)
+            self._save(lane, stopped=stopped)
         if stopped:
             raise _Stopped
+        if any(lane.ended for lane in self.lanes):
+            raise _Lost
+
+    def _save(self, lane: _Lane, *, stopped: bool) -> None:
+        try:
+            save(lane.wanted.folder, lane.trainer, lane.course)
+        except RunTaken as taken:
+            lane.end(taken, self._tell)
+            return
+        if stopped:
+            lane.end(interrupted(lane.trainer), self._tell)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +29,7 @@ from .noise import FILES, NOISES, build_noise, is_drawn, normal_noise
 from .parquet import from_parquet, to_parquet
 from .rows import Rows, read_rows, text_of
 from .spec import Call
-from .storing import write_whole
+from .storing import write_new, write_whole
 
 FORMAT = 1
 OPEN = -2  # the "clean label" of an image that is of no class
@@ -193,13 +193,17 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`."""
-        if path.suffix == ".parquet":
+        write_whole(path, self._writer(path.suffix))
+
+    def write_new(self, path: Path) -> bool:
+        """Write the file where there is none; False where there is one, be it since a moment ago."""
+        return write_new(path, self._writer(path.suffix))
+
+    def _writer(self, suffix: str) -> Callable[[IO[bytes]], object]:
+        if suffix == ".parquet":
             packed = to_parquet(self.content)
-            write_whole(path, lambda file: file.write(packed))
-        elif path.suffix == ".gz":
-            write_whole(path, self._compress)
-        else:
-            write_whole(path, lambda file: file.writelines(self.pieces()))
+            return lambda file: file.write(packed)
+        return self._compress if suffix == ".gz" else lambda file: file.writelines(self.pieces())
 
     def _compress(self, file: IO[bytes]) -> None:
         with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as packed:

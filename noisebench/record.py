@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from .plan import PROTOCOL, Run
 from .predictions import Predictions
 from .runfolder import SCHEMA, WHERE, RunFolder
 from .sitting import Course, Progress
-from .storing import write_whole
 from .warmup import warmup_epochs
 
 if TYPE_CHECKING:
@@ -59,7 +57,7 @@ def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progres
 
 
 def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course) -> dict[str, Any]:
-    """Write all that a finished run leaves; its record."""
+    """Write all that a finished run leaves; its record. Raises RunTaken where the run is another's meanwhile."""
     manifest, end = run.manifest, course.end
     assert end is not None, "a run that is finished has ended an epoch"
     labels_of = manifest.labels, manifest.truth
@@ -72,7 +70,7 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     early = {} if train.dense is None else Predictions.of(_early(manifest, train.dense, course), *labels_of).arrays("early")
     folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **early, **arrays, **known})
     folder.write_dynamics(course.dynamics)
-    _write_weights(folder.weights, trainer)
+    _write_weights(folder, trainer)
     folder.write_history(course.history)
     record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.parts))
     if course.found is not None:
@@ -179,8 +177,8 @@ def _device_facts(device: torch.device) -> dict[str, Any]:
     return {"device": name, "threads": torch.get_num_threads()}
 
 
-def _write_weights(path: Path, trainer: Trainer) -> None:
+def _write_weights(folder: RunFolder, trainer: Trainer) -> None:
     from safetensors.torch import save
 
     state = {f"network{i}.{k}": v.contiguous().cpu() for i, n in enumerate(trainer.networks) for k, v in n.state_dict().items()}
-    write_whole(path, lambda file: file.write(save(state)))
+    folder.write(folder.weights, lambda file: file.write(save(state)))

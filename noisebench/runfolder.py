@@ -10,21 +10,20 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from .claim import Claim, claimed, find_claim
 from .datasets.archive import read_arrays
 from .dynamics import Dynamics
 from .errors import DataError, RunTaken
-from .storing import write_text, write_whole
+from .storing import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,9 +51,10 @@ _RECORD = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder."""
+    """One run's folder. held: this process's claim to it, while it has one."""
 
     path: Path
+    held: Claim | None = field(default=None, compare=False, repr=False)
 
     @property
     def result(self) -> Path:
@@ -100,67 +100,69 @@ class RunFolder:
         return "run"
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Hold the run, also against other machines on a shared folder. Raises RunTaken where somebody has it."""
-        self._take()
-        try:
-            yield
-        finally:
-            self.claim.unlink(missing_ok=True)
+    def claimed(self) -> Iterator[RunFolder]:
+        """The folder while one holds the run, also against other machines on a shared folder; it writes only as long as one does.
 
-    def _take(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._clear_stale_claim()
-            with self.claim.open("x", encoding="utf-8") as file:
-                json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
-        except FileExistsError:
-            owner = self._owner(self.claim) or {}
-            who = f"process {owner.get('pid')} on {owner.get('host')}"
-            raise RunTaken(f"{self.path} is being run by {who}; if that is gone, delete {self.claim}") from None
-        except OSError as error:
-            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from None
+        Raises RunTaken where somebody has it; so do its writers once somebody has taken it over.
+        """
+        with claimed(self.claim) as claim:
+            yield replace(self, held=claim)
 
-    def _clear_stale_claim(self) -> None:
-        """Set the claim of a dead process aside under a name of our own; if meanwhile it was a live one's, put it back."""
-        if not ((owner := self._owner(self.claim)) and _is_gone(owner)):
-            return
-        aside = self.path / f".claim.{socket.gethostname()}.{os.getpid()}"
-        with suppress(FileNotFoundError):  # somebody else was faster
-            self.claim.rename(aside)
-            if (owner := self._owner(aside)) and not _is_gone(owner):
-                aside.rename(self.claim)
-            aside.unlink(missing_ok=True)
+    def holder(self) -> str:
+        """Who is at the run; empty where nobody is, or nobody can tell."""
+        with suppress(OSError):
+            found = find_claim(self.claim)
+            return str(found.holder) if found else ""
+        return ""
 
-    @staticmethod
-    def _owner(claim: Path) -> dict[str, Any] | None:
+    def check(self) -> None:
+        """Raises RunTaken where the run was claimed and is so no longer."""
+        if self.held is not None:
+            self.held.check()
+
+    def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
+        """Fill one of the files by `write(file)`, whole or not at all, and not once the run is another's. Raises RunTaken, DataError."""
+
+        def guarded(file: IO[bytes]) -> None:
+            write(file)
+            self.check()  # as late as can be: a process may sleep between any two lines
+
         try:
-            owner = json.loads(claim.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return None
-        return owner if isinstance(owner, dict) else None
+            write_whole(path, guarded)
+        except DataError:
+            self.check()  # whoever took over sweeps away what is half written
+            raise
+
+    def write_text(self, path: Path, content: str) -> None:
+        self.write(path, lambda file: file.write(content.encode()))
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        self.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def write_error(self, about: dict[str, Any], kind: str, message: str, trace: str = "") -> None:
         """error.json: the run is failed, not unfinished; `about` is what a table must know of it."""
         content = {"schema": SCHEMA, "about": about, "type": kind, "message": message, "traceback": trace}
         self.write_json(self.error, content)
 
+    def note_failure(self, about: dict[str, Any], kind: str, message: str) -> None:
+        """error.json by somebody who is not at the run; nothing where another process is, or has finished it."""
+        with suppress(RunTaken), self.claimed() as folder:
+            if not folder.result.exists():
+                folder.write_error(about, kind, message)
+
     def failure(self) -> dict[str, Any]:
         """error.json. Raises DataError where it is damaged."""
         return self._read(self.error, ("about", "message"))
 
     def write_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        write_whole(self.predictions, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        self.write(self.predictions, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
     def read_arrays(self) -> dict[str, np.ndarray]:
         """Everything in predictions.npz. Raises DataError."""
         return read_arrays(self.predictions)
 
     def write_dynamics(self, dynamics: Dynamics) -> None:
-        write_whole(self.dynamics, lambda file: np.savez_compressed(file, **dynamics.arrays()))  # type: ignore[arg-type]
+        self.write(self.dynamics, lambda file: np.savez_compressed(file, **dynamics.arrays()))  # type: ignore[arg-type]
 
     def read_dynamics(self) -> Dynamics:
         """Raises DataError where there is none, as of a run of an older version."""
@@ -174,7 +176,7 @@ class RunFolder:
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""
         lines = [",".join(history[0]), *(",".join("" if v is None else str(v) for v in row.values()) for row in history)]
-        write_text(self.history, "\n".join(lines) + "\n")
+        self.write_text(self.history, "\n".join(lines) + "\n")
 
     def read_history(self) -> list[dict[str, float | None]]:
         """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
@@ -242,19 +244,6 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         "seconds": record["seconds"],
         "environment": record.get("environment", {}),
     }
-
-
-def _is_gone(owner: dict[str, Any]) -> bool:
-    """Whether a claim's process has died; of another machine's process one cannot know."""
-    if owner.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(owner["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, KeyError, ValueError, TypeError):
-        return False
-    return False
 
 
 def run_folders(paths: Iterable[Path]) -> list[RunFolder]:

@@ -16,7 +16,6 @@ from .plan import Run
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
 from .sitting import Conduct, Course, Sitting, load, reason
-from .storing import write_text
 from .strategies import STRATEGIES, build_strategy
 from .truth import transitions, with_estimates
 from .warmup import judge_folds
@@ -30,21 +29,23 @@ if TYPE_CHECKING:
 def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct) -> dict[str, Any]:
     """Train to the end, write the run folder, return the record; of a run that is finished just the record.
 
-    Raises Interrupted (state saved), RunFailed (error.json written) or another NoisebenchError (nothing written).
+    Raises Interrupted (state saved), RunFailed (error.json written) or another NoisebenchError (nothing written): RunTaken too where
+    another process, which thought this one dead, took the run over.
     """
-    with folder.claimed():
-        if folder.result.exists() and not conduct.anew:
-            return folder.record()
+    with folder.claimed() as ours:
+        if ours.result.exists() and not conduct.anew:
+            return ours.record()
         try:
-            return _train(run, images, folder, trainer, conduct)
+            return _train(run, images, ours, trainer, conduct)
         except Exception as error:  # whatever a loss, a strategy or a device throws fails this run alone
             if isinstance(error, NoisebenchError) and not isinstance(error, RunFailed):
                 raise  # stopped, or nothing that is the run's own: what is saved stays
-            raise failed(run, folder, error) from error
+            raise failed(run, ours, error) from error
 
 
 def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
-    """Write error.json; the error to raise."""
+    """Write error.json; the error to raise. Raises RunTaken where the run is another's meanwhile."""
+    folder.check()
     folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
     trace = "".join(traceback.format_exception(error))
     folder.write_error(run.about, type(error).__name__, reason(error), trace)
@@ -55,7 +56,7 @@ def begin(run: Run, folder: RunFolder, conduct: Conduct, device: torch.device, p
     """What the folder says of where the run stands, and its config written anew."""
     course = load(folder, device, packed) if conduct.resume and not conduct.anew else Course(packed=packed)
     folder.error.unlink(missing_ok=True)
-    write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
+    folder.write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
     return course
 
 

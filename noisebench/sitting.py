@@ -15,7 +15,6 @@ from .errors import Interrupted, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .plan import Run
 from .runfolder import RunFolder
-from .storing import write_whole
 from .warmup import FOLDS
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class Clock:
 
 
 def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
-    """Write the checkpoint, whole or not at all."""
+    """Write the checkpoint, whole or not at all. Raises RunTaken where the run is another's meanwhile."""
     import torch
 
     buffer = io.BytesIO()
@@ -182,7 +181,7 @@ def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
     dynamics = {name: torch.from_numpy(array) for name, array in course.dynamics.state_dict().items()}
     so_far = {"history": course.history, "seconds": course.seconds, "folds": folds, "packed": course.packed, "dynamics": dynamics}
     torch.save(_by_itself({"trainer": trainer.state_dict(), **so_far}), buffer)
-    write_whole(folder.resume, lambda file: file.write(buffer.getbuffer()))
+    folder.write(folder.resume, lambda file: file.write(buffer.getbuffer()))
 
 
 def _by_itself(value: Any) -> Any:

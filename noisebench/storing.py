@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -46,6 +47,50 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
+        part.unlink(missing_ok=True)
+
+
+def write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+    """As `write_whole`, of several at once only one; False for the others, whose file is not written. Raises DataError."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    write_whole(part, write)
+    try:
+        return place_new(part, path)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def place_new(part: Path, path: Path) -> bool:
+    """Give a written file a second name, unless something has it; False if so.
+
+    A link and not an exclusive creation, since then whoever sees the name sees the whole file, and old NFS knows no exclusive creation.
+    Where a file system knows no links, such as exFAT, the file is created exclusively and filled.
+    """
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return _create(path, part.read_bytes())
+    return True
+
+
+def _create(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left half written."""
+    for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
 
 

@@ -97,12 +97,14 @@ class Workspace:
 
     def keep(self, manifest: Manifest, path: Path, *, force: bool = False) -> bool:
         """Write a manifest; True if it was not there. Raises ManifestError where another lies under that name."""
-        if path.exists() and not force:
-            if manifest.lies_at(path):
-                return False
-            raise ManifestError(f"{path} exists and holds other labels: noisebench corrupt takes another --out, or --force to replace it")
-        manifest.write(path)
-        return True
+        if force:
+            manifest.write(path)
+            return True
+        if not path.exists() and manifest.write_new(path):  # of several processes of one suite one writes it
+            return True
+        if manifest.lies_at(path):
+            return False
+        raise ManifestError(f"{path} exists and holds other labels: noisebench corrupt takes another --out, or --force to replace it")
 
     @property
     def current(self) -> Path | None:

@@ -318,9 +318,9 @@ def _run(run: RunFolder) -> dict[str, Any]:
     """One row; a damaged folder does not hide the others."""
     from ..errors import DataError
 
-    row: dict[str, Any] = {"name": run.path.name, "status": run.status(), "test_acc": None, "path": str(run.path)}
+    row: dict[str, Any] = {"name": run.path.name, "status": run.status(), "test_acc": None, "path": str(run.path), "held_by": None}
     if row["status"] != "done":
-        return row
+        return {**row, "held_by": run.holder() or None}
     try:
         return {**row, "test_acc": run.record()["metrics"]["test_acc"]["last"]}
     except DataError:

@@ -156,5 +156,5 @@ class LocalPool:
             return Event(job.number, "interrupted", {"message": "stopped before it began"})
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         message = f"its worker process died ({how}): out of memory? fewer --jobs may help"
-        RunFolder(Path(job.folder)).write_error(job.about, "WorkerDied", message)
+        RunFolder(Path(job.folder)).note_failure(job.about, "WorkerDied", message)
         return Event(job.number, "failed", {"message": f"{job.title} failed: {message}"})

@@ -95,7 +95,7 @@ def _ended(job: Job, outcome: dict[str, Any] | NoisebenchError) -> Event:
         return Event(job.number, "done", {"test_acc": outcome["metrics"]["test_acc"]["last"], "seconds": outcome["seconds"]})
     kind = "interrupted" if isinstance(outcome, Interrupted) else "taken" if isinstance(outcome, RunTaken) else "failed"
     if kind == "failed" and not isinstance(outcome, RunFailed):
-        RunFolder(Path(job.folder)).write_error(job.about, type(outcome).__name__, str(outcome))
+        RunFolder(Path(job.folder)).note_failure(job.about, type(outcome).__name__, str(outcome))
     return Event(job.number, kind, {"message": str(outcome)})
 
 

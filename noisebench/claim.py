@@ -1,0 +1,191 @@
+"""Whose a run is: a small file that only one can create, kept young by its holder, and taken over from the dead.
+
+`claim` says who holds it. Who takes over creates its successor, `claim.NAME`, named after the very claim that it succeeds, so that
+only one can; holder is who stands at the end of that row. Then the successor is renamed to `claim`. Thus no moment is without a claim,
+nobody ever moves the claim of one that lives, and two that try at once cannot both succeed. Nothing but creating and renaming has to
+be atomic: a shared folder needs no locks.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DataError, RunTaken
+from .holder import Holder
+from .storing import place_new, sweep
+
+BEAT = 60.0  # seconds between two signs of life
+SILENT = 600.0  # seconds without one, after which a holder on another machine counts as gone
+_TRIES = 100  # each fails only where somebody else has just succeeded
+_LARGEST = 4096  # bytes of a claim
+
+
+@dataclass(frozen=True)
+class Found:
+    """A claim as it lies there. changed: when its holder last gave a sign of life, by the clock of the file system."""
+
+    place: Path
+    content: bytes
+    changed: float
+
+    @property
+    def holder(self) -> Holder:
+        return Holder.read(self.content)
+
+
+class Claim:
+    """A claim that this process holds, until somebody who thought it dead has taken it over."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self._content = path, content
+        self._over = threading.Event()
+
+    @property
+    def is_ours(self) -> bool:
+        last = find_claim(self.path)
+        return last is not None and last.content == self._content
+
+    def check(self) -> None:
+        """Raises RunTaken where the claim is gone or another's, DataError where one cannot see it."""
+        try:
+            last = find_claim(self.path)
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error.strerror or error}") from None
+        if last is None or last.content != self._content:
+            who = f"taken over by {last.holder}" if last else "taken away"
+            raise RunTaken(f"{self.path.parent} was {who} while this process gave no sign of life; it writes no more there")
+
+    def beat(self) -> None:
+        """Give signs of life until it is over, or another's."""
+        while not self._over.wait(BEAT):
+            with suppress(OSError):  # the folder is out of reach for the moment
+                if not self.is_ours:
+                    return
+                os.utime(self.path)  # now, by the clock of the file system, not by this machine's
+
+    def end(self) -> None:
+        """Remove what is ours."""
+        self._over.set()
+        with suppress(OSError):  # nobody waits for a claim whose holder is gone
+            if self.is_ours:
+                self.path.unlink()
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[Claim]:
+    """Hold the claim at `path`. Raises RunTaken where somebody has it, DataError where one cannot write."""
+    try:
+        claim = Claim(path, _take(path))
+    except OSError as error:
+        raise DataError(f"cannot write {path.parent}: {error.strerror or error}") from None
+    heart = threading.Thread(target=claim.beat, daemon=True)
+    heart.start()
+    try:
+        yield claim
+    finally:
+        claim.end()
+        heart.join()
+
+
+def find_claim(path: Path) -> Found | None:
+    """The claim that counts, which is the last of the row; None where nobody has one."""
+    row = _row(path)
+    return row[-1] if row else None
+
+
+def _row(path: Path) -> list[Found]:
+    """The claim at `path`, its successor, and so on."""
+    row: list[Found] = []
+    place = path
+    while (found := _read(place)) is not None:
+        row.append(found)
+        place = _successor(path, found)
+    return row
+
+
+def _successor(path: Path, found: Found) -> Path:
+    return path.with_name(f"{path.name}.{_name(found.content)}")
+
+
+def _read(place: Path) -> Found | None:
+    try:
+        with place.open("rb") as file:  # what an open file says is fresh, where a path's may be a minute old on NFS
+            return Found(place, file.read(_LARGEST), os.fstat(file.fileno()).st_mtime)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # replaced while it was read
+            return None
+        raise
+
+
+def _name(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _take(path: Path) -> bytes:
+    """Create a claim, or the successor of one whose holder is gone; what it says. Raises RunTaken."""
+    for _ in range(_TRIES):
+        content = Holder.here().content()
+        part = path.with_name(f".{path.name}.{_name(content)}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            if _placed(path, part, content):
+                return content
+        except FileNotFoundError:
+            pass  # swept away by one that was faster
+        finally:
+            part.unlink(missing_ok=True)
+    raise RunTaken(f"{path.parent} is wanted by many processes at once: try again")
+
+
+def _placed(path: Path, part: Path, content: bytes) -> bool:
+    """Whether `part` became the claim that counts; if not, somebody was faster."""
+    row = _row(path)
+    if row:
+        _refuse_living(row[-1], part)
+    place = _successor(path, row[-1]) if row else path
+    place_new(part, place)  # who says no may have said yes before: an answer gets lost, and the question is asked again
+    now = _row(path)
+    if all(found.content != content for found in now):
+        _withdraw(place, content)
+    if not now or now[-1].content != content:
+        return False
+    if row:
+        _move_up(path, now)
+    return True
+
+
+def _move_up(path: Path, row: list[Found]) -> None:
+    """The last of the row becomes the first; away with the others, and with what the dead left half written."""
+    row[-1].place.replace(path)
+    for found in row[1:-1]:
+        found.place.unlink(missing_ok=True)
+    sweep(path.parent)
+
+
+def _withdraw(place: Path, content: bytes) -> None:
+    """Remove a successor of ours that counts for nothing: the claim that it was to succeed is no longer there."""
+    found = _read(place)
+    if found is not None and found.content == content:
+        place.unlink(missing_ok=True)
+
+
+def _refuse_living(last: Found, part: Path) -> None:
+    """Raises RunTaken where the holder of the last claim is at it still. part: a file of ours, to have the time of the file system."""
+    os.utime(part)
+    silence = part.stat().st_mtime - last.changed
+    if last.holder.is_gone(silence, SILENT):
+        return
+    raise RunTaken(
+        f"{last.place.parent} is being run by {last.holder}, last heard of {max(0, round(silence))} s ago; it is taken over where that has "
+        f"ended, or was silent for {SILENT / 60:.0f} minutes; if you know it to be gone, delete {last.place}"
+    )
