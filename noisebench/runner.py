@@ -54,7 +54,9 @@ def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
 
 def begin(run: Run, folder: RunFolder, conduct: Conduct, device: torch.device, packed: int = 1) -> Course:
     """What the folder says of where the run stands, and its config written anew."""
-    course = load(folder, device, packed) if conduct.resume and not conduct.anew else Course(packed=packed)
+    if not conduct.resume:
+        folder.resume.unlink(missing_ok=True)
+    course = load(folder, device, packed)
     folder.error.unlink(missing_ok=True)
     folder.write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
     return course

@@ -61,6 +61,8 @@ class GridProgress:
         if event.kind == "progress":
             self._share[event.number] = event.content["epoch"] / event.content["epochs"]
             self._images += int(self._items[event.number].run.manifest.in_training.sum())
+        elif event.kind == "again":
+            self._tell(f"warning: {event.content['message']}")
         else:
             self._share[event.number] = 1.0
         if event.kind == "done":
@@ -82,7 +84,7 @@ class GridProgress:
         if self._live:
             self._live.console.print(text, markup=False)
         else:
-            say(text)  # a failure is said even when progress is not
+            say(text)  # what went wrong is said even when progress is not
 
     def status(self) -> str:
         """`12/56 runs, 1 failed, 40 s, 18 runs/min, 45,000 images/s, about 2 min 20 s left`."""

@@ -13,7 +13,8 @@ from .report import emit, make, shape_of
 
 if TYPE_CHECKING:
     from ..agenda import Item
-    from ..executors.job import Event
+    from ..executors.catalogue import Executor
+    from ..executors.job import Bundle, Event, Place
     from ..packing import Load
     from ..report import Report
     from ..suite import Suite
@@ -28,7 +29,20 @@ def run(
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Runs at a time; default: one a core.")] = None,
-    executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs execute: local.")] = "local",
+    executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs execute: local, ray or slurm.")] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="A Ray cluster, or auto; default: one of its own, here.")
+    ] = None,
+    cpus_per_run: Annotated[
+        int | None, typer.Option("--cpus-per-run", metavar="N", min=1, help="Processors, and threads, of each run on Ray or Slurm.")
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None, typer.Option("--gpus-per-run", metavar="SHARE", min=0, help="GPUs of each run: 1; on Ray also 0.25, four a GPU.")
+    ] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="An option of sbatch: partition, time, mem ...; repeatable.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and return; the same command without it watches.")] = False,
     shard: Annotated[str | None, typer.Option("--shard", metavar="i/n", help="Only each n-th run, from the i-th.")] = None,
     budget: Budget = None,
     rerun: Annotated[
@@ -45,27 +59,28 @@ def run(
     noisebench run quick
     """
     from ..agenda import make_agenda, manifest_paths, select
-    from ..errors import ConfigError
+    from ..executors.catalogue import Request, open_executor
+    from ..executors.job import bundles
     from ..suite import find_suite
     from ..trackers import known_trackers
     from .tracking import open_logbook
 
-    if executor != "local":
-        raise ConfigError(f"--executor is local, got {executor!r}")
     options: Globals = context.obj
     workspace, trackers = options.open(), known_trackers(log_to or ())
+    request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
+    pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume), request)
     name, found = find_suite(suite, options.workspace)
     found = found.at(budget) if budget else found
     _report(found, [], workspace)  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
-    manner = _Manner(jobs, device, not no_resume, fail_fast)
     if dry_run:
-        _show_agenda(name, options, items, todo, manner, json=json)
+        _show_agenda(name, options, items, todo, pool, json=json)
         return
     logbook = open_logbook(options, trackers if todo else [])
     manifest_paths(workspace, todo)
-    failed = _execute(options, workspace, items, todo, manner, logbook) if todo else 0
+    work = bundles(items, todo)
+    failed = _detach(pool, work, options) if detach else _execute(options, pool, work, todo, logbook, fail_fast=fail_fast) if todo else 0
     if not todo:
         say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
     _show_table(found, items, workspace, json=json)
@@ -73,11 +88,10 @@ def run(
         raise typer.Exit(_failed_code(failed, options))
 
 
-class _Manner:
-    """How the suite is carried out."""
+def _place(options: Globals, workspace: Workspace, device: str, *, resume: bool) -> Place:
+    from ..executors.job import Place
 
-    def __init__(self, jobs: int | None, device: str, resume: bool, fail_fast: bool) -> None:
-        self.jobs, self.device, self.resume, self.fail_fast = jobs, device, resume, fail_fast
+    return Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, device, resume)
 
 
 def _failed_code(failed: int, options: Globals) -> int:
@@ -87,31 +101,34 @@ def _failed_code(failed: int, options: Globals) -> int:
     return RunFailed.exit_code
 
 
-def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: list[Item], manner: _Manner, logbook: Logbook) -> int:
+def _detach(pool: Executor, work: list[Bundle], options: Globals) -> int:
+    """Submit what is not submitted yet; none has failed."""
+    found, submitted = pool.submit(work)  # type: ignore[attr-defined]  # only what can be left alone heeds --detach
+    under_way = f", {found} were already" if found else ""
+    say(f"{submitted} runs submitted{under_way}; the same command without --detach watches them", quiet=options.quiet)
+    return 0
+
+
+def _execute(options: Globals, pool: Executor, work: list[Bundle], todo: list[Item], logbook: Logbook, *, fail_fast: bool) -> int:
     """Run all items; the number of failed ones. Raises Interrupted when stopped."""
     from ..errors import Interrupted
-    from ..executors.job import Place, bundles
-    from ..executors.local import LocalPool, default_jobs
     from ..executors.signals import StopSignals
     from .grid import GridProgress
 
-    work = bundles(items, todo)
-    count = manner.jobs or default_jobs(len(work))
-    place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume)
-    pool = LocalPool(place, count)
+    count = pool.at_once(len(work))
     kinds: Counter[str] = Counter()
     with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid, logbook:
         for event in pool.run(work, lambda: signals.stopped):
             grid.update(event)
             _log(logbook, todo[event.number], event)
             kinds[event.kind] += 1
-            if event.kind == "failed" and manner.fail_fast:
+            if event.kind == "failed" and fail_fast:
                 pool.stop()
     if signals.stopped:
         raise Interrupted("interrupted; the same command goes on from here")
     if kinds["taken"]:
         say(f"{kinds['taken']} runs are with another process; the same command shows them when they are done", quiet=options.quiet)
-    lost = 0 if manner.fail_fast else len(todo) - kinds["done"] - kinds["failed"] - kinds["taken"]
+    lost = 0 if fail_fast else len(todo) - kinds["done"] - kinds["failed"] - kinds["taken"]
     return kinds["failed"] + lost
 
 
@@ -137,21 +154,24 @@ def _report(suite: Suite, items: list[Item], workspace: Workspace) -> Report:
     return make([item.folder for item in items], made, [], workspace)
 
 
-def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], manner: _Manner, *, json: bool) -> None:
+def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], pool: Executor, *, json: bool) -> None:
     from ..packing import loads
 
     work = loads(items, todo)
     width = {id(item): load.width for load in work for item in load.items}
-    total = _forecast(options, work, manner) if todo else 0.0
+    at_once = pool.at_once(len(work)) if todo else 0
+    total = _forecast(options, work, at_once, pool.place.device) if todo else 0.0
     if json:
         runs = [_summary(item, width.get(id(item))) for item in items]
-        write_json({"suite": name, "runs": runs, "to_run": len(todo), "packs": _packs(work), "estimated_seconds": total})
+        write_json(
+            {"suite": name, "runs": runs, "to_run": len(todo), "packs": _packs(work), "at_once": at_once, "estimated_seconds": total}
+        )
         return
     counts = ", ".join(f"{n} {status}" for status, n in Counter(item.status for item in items).items())
     lines = [_line(item, selected=id(item) in width) for item in items]
     together = sum(len(load.items) for load in work if load.width > 1)
     packs = f", {together} of them in {_packs(work)} packs that train as one network" if together else ""
-    estimate = f"about {duration(total)}" if todo else "none"
+    estimate = f"about {duration(total)}, {at_once} at a time" if todo else "none"
     show("\n".join([*lines, f"{len(items)} runs: {counts}; {len(todo)} to run{packs}; estimated time: {estimate}"]))
 
 
@@ -166,15 +186,14 @@ def _packs(work: list[Load]) -> int:
     return sum(load.width > 1 for load in work)
 
 
-def _forecast(options: Globals, work: list[Load], manner: _Manner) -> float:
-    from ..executors.local import default_jobs
+def _forecast(options: Globals, work: list[Load], at_once: int, device: str) -> float:
     from ..forecast import seconds_of_suite
     from ..runfolder import read_records, run_folders
 
     workspace = options.open()
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     records = read_records(folders, lambda error: say(f"warning: {error}", quiet=options.quiet))
-    return seconds_of_suite(workspace, work, records, manner.jobs or default_jobs(len(work)), manner.device)
+    return seconds_of_suite(workspace, work, records, at_once, device)
 
 
 def _summary(item: Item, width: int | None) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def _execute(
             lines.update(progress)
             logbook.log(run, folder, progress.lines)
 
-        conduct = Conduct(resume, anew, listen, lambda: signals.stopped, estimate)
+        conduct = Conduct(resume and not anew, anew, listen, lambda: signals.stopped, estimate)
         record = execute(run, images, trainer, folder, conduct)
         logbook.finish(folder)
     return record

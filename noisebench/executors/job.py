@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..agenda import Item
 from ..packing import loads
 from ..suite import SuiteRun
+
+INTERRUPTED = 130  # the exit code of a worker that was told to stop before its bundle's end
+STOP = "stop"  # the file beside a bundle's that says: stopping is for good
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,14 @@ class Place:
     plugins: tuple[str, ...] = ()
     device: str = "auto"
     resume: bool = True
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def read(cls, line: str) -> Place:
+        content = json.loads(line)
+        return cls(**{**content, "plugins": tuple(content["plugins"])})
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,9 @@ class Job:
 
     @classmethod
     def of(cls, number: int, item: Item) -> Job:
-        return cls(number, item.wanted, item.run.key, str(item.folder.path), item.run.about, item.status == "done")
+        """The precision is settled here: `auto` may be another where the run is executed, and with it the key."""
+        wanted = replace(item.wanted, settings={**item.wanted.settings, "precision": item.run.precision})
+        return cls(number, wanted, item.run.key, str(item.folder.path), item.run.about, item.status == "done")
 
     @property
     def title(self) -> str:
@@ -50,10 +63,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a worker does at once: one job, or several in the places of a pack of this width."""
+    """What a worker does at once: one job, or several in the places of a pack of this width.
+
+    name: the same over all tries, another for each bundle of a submission; begun: a worker of this command was at it before, whose
+    checkpoints are taken up; lost: of how many machines one heard no more while they were at it.
+    """
 
     jobs: tuple[Job, ...]
     width: int = 1
+    name: str = ""
+    begun: bool = False
+    lost: int = 0
+
+    def again(self, jobs: Iterable[Job]) -> Bundle:
+        """What is left of it, for another worker."""
+        return replace(self, jobs=tuple(jobs), begun=True)
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -61,7 +85,7 @@ class Bundle:
     @classmethod
     def read(cls, line: str) -> Bundle:
         content = json.loads(line)
-        return cls(tuple(Job.of_content(job) for job in content["jobs"]), content["width"])
+        return cls(**{**content, "jobs": tuple(Job.of_content(job) for job in content["jobs"])})
 
 
 def bundles(items: Sequence[Item], todo: Sequence[Item]) -> list[Bundle]:
@@ -72,8 +96,8 @@ def bundles(items: Sequence[Item], todo: Sequence[Item]) -> list[Bundle]:
 
 @dataclass(frozen=True)
 class Event:
-    """`kind`: progress, done, failed, interrupted, or taken by another process; `content` is Progress, the record's
-    accuracy, or the message."""
+    """`kind`: progress, done, failed, interrupted, taken by another process, or again, on another machine; `content` is Progress,
+    the record's accuracy, or the message."""
 
     number: int
     kind: str

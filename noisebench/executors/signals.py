@@ -30,3 +30,12 @@ class StopSignals:
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = True
+
+
+class PatientSignals(StopSignals):
+    """A worker's: however often it is told, and by Slurm in how many ways, the wish stays one; no second signal keeps it from saving."""
+
+    _NUMBERS = (*StopSignals._NUMBERS, *(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)))
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True

@@ -1,8 +1,11 @@
-"""A worker process: reads a Place, then Bundles, from stdin; answers Events on stdout. Imports torch once for many runs."""
+"""A worker process: reads a Place, then Bundles, from stdin; answers Events on stdout. Imports torch once for many runs.
+
+Where nobody can hold a pipe to it, a bundle is a file and so are its events: `--bundle FILE --events FILE`.
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -19,18 +22,18 @@ from ..runfolder import RunFolder
 from ..runner import execute, make_trainer
 from ..sitting import Conduct, Progress
 from ..workspace import Workspace
-from .job import Bundle, Event, Job, Place
-from .signals import StopSignals
+from .attempt import Attempt
+from .events import EventFile
+from .job import INTERRUPTED, STOP, Bundle, Event, Job, Place
+from .signals import PatientSignals, StopSignals
 
 
 def work() -> None:
-    """Serve until stdin ends or a signal comes."""
+    """Serve bundles until stdin ends, a signal comes or the parent is gone."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not stand among the answers
-    place = Place(**json.loads(sys.stdin.readline()))
-    load_plugins(place.plugins)
-    workspace = Workspace(place.workspace, place.data_dir, offline=place.offline)
-    with StopSignals() as signals:
+    place = Place.read(sys.stdin.readline())
+    with PatientSignals() as signals:
 
         def answer(event: Event) -> None:
             try:
@@ -38,23 +41,49 @@ def work() -> None:
             except BrokenPipeError:  # whoever asked is gone: save and stop
                 signals.stopped = True
 
-        server = _Server(workspace, place, answer, lambda: signals.stopped)
+        server = _Server(place, answer, _wish_to_stop(signals))
         while not signals.stopped and (line := sys.stdin.readline()):
             server.serve(Bundle.read(line))
     with suppress(BrokenPipeError):
         answers.close()
 
 
+def work_on(bundle_file: Path, events_file: Path) -> int:
+    """Do the bundle of a file, after the place in its first line; append events to another, going on where that ends."""
+    place_line, bundle_line = bundle_file.read_text(encoding="utf-8").splitlines()
+    events = EventFile(events_file)
+    attempt = Attempt(Bundle.read(bundle_line))
+    for event in events.read():
+        list(attempt.hear(event))
+    bundle = attempt.bundle.again(attempt.unfinished) if events.begin() else attempt.bundle
+
+    def answer(event: Event) -> None:
+        list(attempt.hear(event))
+        events.append(event)
+
+    with PatientSignals() as signals:
+        _Server(Place.read(place_line), answer, _wish_to_stop(signals)).serve(bundle)
+    return 0 if attempt.complete or (bundle_file.parent / STOP).exists() else INTERRUPTED
+
+
+def _wish_to_stop(signals: StopSignals) -> Callable[[], bool]:
+    """Whether a signal came, or the parent died: nobody would hear what is answered, and another may be given the same runs."""
+    parent = os.getppid()
+    return lambda: signals.stopped or os.getppid() != parent
+
+
 class _Server:
     """Does what it is told, one bundle after the other. Events go to `answer`; `stop()` is asked between steps."""
 
-    def __init__(self, workspace: Workspace, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]) -> None:
-        self._workspace, self._place, self._answer, self._stop = workspace, place, answer, stop
+    def __init__(self, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]) -> None:
+        load_plugins(place.plugins)
+        self._workspace = Workspace(place.workspace, place.data_dir, offline=place.offline)
+        self._place, self._answer, self._stop = place, answer, stop
 
     def serve(self, bundle: Bundle) -> None:
         """One bundle; of each job how it ended."""
         jobs = {job.number: job for job in bundle.jobs}
-        wanted = [each for job in bundle.jobs if (each := self._wanted(job)) is not None]
+        wanted = [each for job in bundle.jobs if (each := self._wanted(job, begun=bundle.begun)) is not None]
 
         def tell(number: int, outcome: dict[str, Any] | NoisebenchError) -> None:
             self._answer(_ended(jobs[number], outcome))
@@ -64,7 +93,7 @@ class _Server:
         for each in wanted if bundle.width == 1 else ():
             tell(each.number, self._alone(each))
 
-    def _wanted(self, job: Job) -> Wanted | None:
+    def _wanted(self, job: Job, *, begun: bool) -> Wanted | None:
         """The job as it is planned here; None, and told why, where it cannot be."""
 
         def listen(progress: Progress) -> None:
@@ -75,7 +104,8 @@ class _Server:
             if run.key != job.key:
                 raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
             images = self._workspace.training_images(run.dataset, run.manifest)
-            conduct = Conduct(self._place.resume, job.anew, listen, self._stop)
+            resume = begun or (self._place.resume and not job.anew)
+            conduct = Conduct(resume, job.anew, listen, self._stop)
             return Wanted(job.number, run, images, RunFolder(Path(job.folder)), conduct)
         except NoisebenchError as error:
             self._answer(_ended(job, error))
@@ -99,5 +129,19 @@ def _ended(job: Job, outcome: dict[str, Any] | NoisebenchError) -> Event:
     return Event(job.number, kind, {"message": str(outcome)})
 
 
+def main() -> None:
+    """The command `python -m noisebench.executors.worker`."""
+    parser = argparse.ArgumentParser(prog="python -m noisebench.executors.worker", description=__doc__)
+    parser.add_argument("--bundle", type=Path, metavar="FILE", help="a place and a bundle, a line each, instead of stdin")
+    parser.add_argument("--events", type=Path, metavar="FILE", help="where to append what is said of that bundle")
+    options = parser.parse_args()
+    if (options.bundle is None) != (options.events is None):
+        parser.error("--bundle and --events go together")
+    if options.bundle is None:
+        work()
+    else:
+        sys.exit(work_on(options.bundle, options.events))
+
+
 if __name__ == "__main__":
-    work()
+    main()

@@ -1,0 +1,197 @@
+"""Runs on Ray: a task for each bundle, which is a worker process on whatever node has room; what it says is streamed back.
+
+What travels is JSON and the name of one function. A node that dies costs what its runs did since their last checkpoint: they go on
+elsewhere, under the same name, by which they may take their own claims over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from ..errors import ConfigError
+from .attempt import Attempt, Fate
+from .catalogue import Request
+from .job import Bundle, Event, Place
+from .process import WorkerProcess
+from .ray import OWN
+
+_DIED = "died"  # the kind of the last event of a worker that did: not of a job
+_PAUSE = 2.0  # seconds before a bundle is tried again, times how often it was lost
+_STORE = 100_000_000  # bytes of shared memory: no run lies in it
+
+
+class RayPool:
+    """A cluster's nodes. They need the same Python environment, and the workspace, the data and the plugins at the same paths."""
+
+    def __init__(self, place: Place, request: Request, address: str) -> None:
+        self.place, self.request = place, request
+        self._cpus, self._address = request.cpus or 1, address
+        self._todo: deque[Bundle] = deque()
+        self._attempts: dict[Any, Attempt] = {}
+        self._stopping = False
+
+    def at_once(self, count: int) -> int:
+        """As many as wanted, no more than the cluster has room for now. Raises ConfigError where there is none."""
+        _connect(self._address)
+        free = min(_room(_total("CPU"), self._cpus), _room(_total("GPU"), self._gpus))
+        return max(1, min(self.request.jobs or count, count, free))
+
+    @property
+    def _gpus(self) -> float:
+        """Of each run: where the cluster has GPUs and nothing was said, one."""
+        wanted = self.request.gpus
+        return float(wanted) if wanted is not None else float(self.place.device != "cpu" and _total("GPU") > 0)
+
+    def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Every job's events as they come. When `stopped()` turns true the workers save and stop."""
+        submission = uuid.uuid4().hex[:12]
+        self._todo.extend(replace(bundle, name=f"ray-{submission}-{number}") for number, bundle in enumerate(bundles))
+        _connect(self._address)
+        self._check_room()
+        try:
+            while self._attempts or (self._todo and not self._stopping):
+                if stopped():
+                    self.stop()
+                self._submit()
+                ready, _ = ray.wait(list(self._attempts), num_returns=len(self._attempts), timeout=0.2)
+                for stream in ready:
+                    yield from self._take(stream)
+        finally:
+            ray.shutdown()
+
+    def stop(self) -> None:
+        """Ask every worker to save its run and end; start no further task."""
+        if self._stopping:
+            return
+        self._stopping = True
+        for stream in self._attempts:
+            ray.cancel(stream)
+
+    def _submit(self) -> None:
+        """Tasks, up to --jobs; which of them run at once is Ray's to say."""
+        most = self.request.jobs or len(self._todo) + len(self._attempts)
+        while self._todo and len(self._attempts) < most and not self._stopping:
+            bundle = self._todo.popleft()
+            options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_retries": 0, "num_returns": "streaming"}
+            task = ray.remote(serve).options(name=bundle.name, scheduling_strategy="SPREAD", **options)
+            self._attempts[task.remote(self.place.line(), bundle.line(), str(Path.cwd()), self._cpus)] = Attempt(bundle)
+
+    def _take(self, stream: Any) -> Iterator[Event]:
+        """The next that a worker said; where that was its last, what follows of it."""
+        attempt = self._attempts[stream]
+        try:
+            event = Event.read(ray.get(next(stream)))
+        except StopIteration:
+            yield from self._close(stream, attempt.stopped() if self._stopping else attempt.ended())
+        except RayError as error:  # the node, its raylet, the task's own process: whatever is not our worker
+            yield from self._close(stream, attempt.stopped() if self._stopping else attempt.lost(_reason(error)))
+        else:
+            if event.kind != _DIED:
+                yield from attempt.hear(event)
+            else:
+                yield from self._close(stream, attempt.stopped() if self._stopping else attempt.died(event.content["message"]))
+
+    def _close(self, stream: Any, fate: Fate) -> Iterator[Event]:
+        del self._attempts[stream]
+        self._todo.extend(fate.again)
+        yield from fate.said
+
+    def _check_room(self) -> None:
+        """Raises ConfigError where no node is large enough: Ray would wait for one for ever."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= self._cpus and node.get("GPU", 0) >= self._gpus for node in nodes):
+            largest = max(node.get("CPU", 0) for node in nodes), max(node.get("GPU", 0) for node in nodes)
+            raise ConfigError(
+                f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} GPUs, which a run asks for by --cpus-per-run and "
+                f"--gpus-per-run; the most there are on one: {largest[0]:g} and {largest[1]:g}"
+            )
+
+
+def _connect(address: str) -> None:
+    """Once in this process. Raises ConfigError where there is no such cluster."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster of our own; who starts another has said so himself
+    own = {"include_dashboard": False, "object_store_memory": _STORE} if address == OWN else {}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **own)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "cannot start here" if own else f"cannot be reached at {address}"
+        raise ConfigError(f"a Ray cluster {where} ({_first(error)}): ray start --head makes one") from None
+
+
+def serve(place: str, bundle: str, folder: str, threads: int) -> Iterator[str]:
+    """The task, on its node: a worker process, told the bundle; its events as they come. Cancelled, it lets the worker save.
+
+    Raises RuntimeError where the folder that the command was given in is not there too.
+    """
+    wanted = Bundle.read(bundle)
+    if not Path(folder).is_dir():
+        raise RuntimeError(f"{folder} is not on node {ray.util.get_node_ip_address()}: all nodes need the same folders")
+    time.sleep(_PAUSE * wanted.lost)  # who was at it before and only lost touch has saved and left by then
+    worker = WorkerProcess(Place.read(place), threads, wanted.name, Path(folder))
+    said = 0
+    try:
+        for event in _awake(worker.serve(wanted)):
+            said += event.kind != "progress"
+            yield event.line()
+        if said < len(wanted.jobs):
+            yield _death(worker.death()).line()
+    finally:
+        worker.stop()
+        worker.close()
+
+
+def _death(cause: str) -> Event:
+    return Event(-1, _DIED, {"message": f"its worker process died ({cause}): out of memory? a larger --cpus-per-run leaves each more"})
+
+
+def _awake(events: Iterator[Event]) -> Iterator[Event]:
+    """The same, waited for in a way that a cancellation can interrupt."""
+    heard: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for event in events:
+            heard.put(event)
+        heard.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        try:
+            event = heard.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        if event is None:
+            return
+        yield event
+
+
+def _total(resource: str) -> float:
+    return float(ray.cluster_resources().get(resource, 0.0))
+
+
+def _room(total: float, share: float) -> int:
+    """How many of this share go into it."""
+    return int(total / share + 1e-9) if share else 1 << 30
+
+
+def _reason(error: RayError) -> str:
+    cause = getattr(error, "cause", None)
+    return f"its node was lost ({type(cause or error).__name__}: {_first(cause or error)})"
+
+
+def _first(error: Any) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
