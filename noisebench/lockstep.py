@@ -87,7 +87,7 @@ def _begun(wanted: Sequence[Wanted], width: int, device: str, claims: ExitStack,
 
 def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None = None) -> _Lane:
     trainer = make_trainer(wanted.run, wanted.images, device, beside=beside)
-    course = begin(wanted.run, wanted.folder, wanted.conduct, trainer.device, width)
+    course = begin(wanted.run, wanted.folder, wanted.conduct, trainer, width)
     Sitting(wanted.run, wanted.folder, wanted.conduct, course).take_up(trainer)
     return _Lane(wanted, trainer, course)
 

@@ -20,17 +20,20 @@ from torch.func import functional_call
 from ..dynamics import early_epochs
 from ..errors import RunFailed
 from ..losses import Loss, Penalty, Scores
+from ..processes import Spread
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
-from .compiled import begin_step, training_forward
+from .compiled import begin_step
 from .networks import classifier, make_network, on_device
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
 from .passing import Passed, Passing
 from .pixels import Normalisation, Pixels, Plan
 from .predicting import autocast, network_log_p
+from .sharing import fitted, kept_by_each, make_batch
+from .stepping import backward, training_forwards
 
-_NETWORK, _EPOCH, _STRATEGY = range(3)  # what a derived seed is for
+_NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,11 @@ def derived_seed(seed: int, *purpose: int) -> int:
 class Trainer:
     """A training in progress: networks, optimiser, strategy, and where it stands."""
 
-    def __init__(self, task: Task, device: torch.device, beside: Trainer | None = None) -> None:
-        """beside: one on the same device, whose images are shared where they are the same ones."""
+    def __init__(self, task: Task, device: torch.device, beside: Trainer | None = None, *, spread: Spread = Spread()) -> None:
+        """beside: one on the same device, whose images are shared where they are the same ones. Raises ConfigError for a spread that
+        the network does not allow."""
         self.task, self.device, self.strategy = task, device, task.strategy
+        self.changes_images = type(task.strategy).prepare is not Strategy.prepare  # and so has to see those of the whole batch
         if beside and all(_same_memory(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
             train, test = beside.train, beside.test
         else:
@@ -90,6 +95,7 @@ class Trainer:
         self.val = None if task.val_images is None else self.pixels(task.val_images)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
+        self.spread, self.ranks = fitted(self, spread), spread.ranks
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
         trusted = None if task.trusted is None else torch.from_numpy(task.trusted).to(device)
         self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted))
@@ -101,7 +107,7 @@ class Trainer:
         self._running = False
         self._begin_epoch()
         steps = task.recipe.epochs * self.steps_per_epoch
-        self._forwards = [training_forward(network, device, steps) for network in self.networks]
+        self._forwards = training_forwards(self, steps)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -125,10 +131,11 @@ class Trainer:
         asked = self.networks[network]
         training = asked.training
         asked.eval()
+        own = images if self.spread.alone else images[self.ranks.share(len(images))]
         with self.autocast():
-            logits = asked(images) if weights is None else functional_call(asked, dict(weights), (images,))
+            logits = asked(own) if weights is None else functional_call(asked, dict(weights), (own,))
         asked.train(training)
-        return logits.float().log_softmax(1)
+        return self.ranks.gather(logits.float().log_softmax(1), len(images))
 
     def log_p(self, network: int = 0) -> Tensor:
         """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet). Raises RunFailed."""
@@ -143,7 +150,7 @@ class Trainer:
             self._log_p(self.networks[network], self.train, index)
         finally:
             hook.remove()
-        return torch.cat(seen)
+        return self.ranks.gather(torch.cat(seen), len(self.train) if index is None else len(index))
 
     def restart(self) -> None:
         """New networks, an optimiser without memory, and the schedule from its beginning over what is left (strategies' WholeSet)."""
@@ -231,6 +238,17 @@ class Trainer:
                 self._randomness = self._current_randomness()
                 self._running = False
 
+    @contextmanager
+    def own_draws(self, part: int) -> Iterator[None]:
+        """Where there are several processes, dropout in this one, in a part of a step: a matter of (seed, epoch, step, process, part)
+        alone, so that a checkpoint need not know of it."""
+        if self.ranks.size == 1:
+            yield
+            return
+        with torch.random.fork_rng(self._cuda):
+            torch.manual_seed(derived_seed(self.task.seed, _RANK, self.epoch, self.step, self.ranks.rank, part))
+            yield
+
     def end_training(self) -> None:
         """After an epoch's last step: the strategy looks at the whole set, before the test set is looked at, since it may roll
         the networks back. Raises RunFailed at a cost that was not finite, naming the step."""
@@ -240,6 +258,7 @@ class Trainer:
             raise RunFailed(f"the cost became {self.costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
         self._lr_factor = self.lr_factor(self.step - 1)
         self.epoch, self.step = self.epoch + 1, 0
+        self.ranks.agree(kept_by_each(self))
         self.strategy.between(self.epoch, self)
 
     def end_epoch(self, test: Tensor) -> EpochEnd:
@@ -258,13 +277,9 @@ class Trainer:
             raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
         return log_p
 
-    def batch(self) -> Batch:
-        """The examples of the next step, as the strategy wants them."""
-        index, views = self.batches[self.step], range(self.strategy.views)
-        at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
-        images = tuple(self.train.augmented(index, *self.plan.augmentation(view, at)) for view in views)
-        labels = self.labels[index]
-        return self.strategy.prepare(Batch(images, labels, index, labels, self.epoch + 1, self.generator), self)
+    def batch(self, part: int | None = None) -> Batch:
+        """The examples of the next step, or of a part of it, as the strategy wants them."""
+        return make_batch(self, part)
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
         """What each of so many runs (runs,) is to lower, whose examples stand one run after the other in the batch.
@@ -288,19 +303,15 @@ class Trainer:
         """The next step of the epoch."""
         for network in self.networks:
             network.train()
-        begin_step(self._forwards[0], self.networks[0])
-        batch = self.batch()
-        with self.autocast():
-            logits = [[forward(view).float() for view in batch.views] for forward in self._forwards]
-        self.passing.watch(logits[0][0])
-        objective = self.objective(batch, logits)
-        objective.sum().backward()
+        if self.spread.alone:
+            begin_step(self._forwards[0], self.networks[0])
+        cost, logits = backward(self, self._forwards)
         if self.task.recipe.clip:
             for network in self.networks:  # each by itself: two networks must not brake each other
                 nn.utils.clip_grad_norm_(network.parameters(), self.task.recipe.clip)
         self.optimizer.step(self.lr_factor(self.step))
-        self.costs[self.step] = objective.detach().sum()
-        self.passing.note(self.batches[self.step], logits[0][0])
+        self.costs[self.step] = cost
+        self.passing.note(self.batches[self.step], logits)
         self.step += 1
 
     def _penalty(self) -> Tensor | None:
@@ -318,7 +329,10 @@ class Trainer:
         return autocast(self.device, self.task.precision)
 
     def _log_p(self, network: nn.Module, pixels: Pixels, index: Tensor | None = None) -> Tensor:
-        return network_log_p(network, pixels, self.task.precision, index)
+        n = len(pixels) if index is None else len(index)
+        if self.ranks.size > 1:
+            index = (torch.arange(n, device=self.device) if index is None else index)[self.ranks.share(n)]
+        return self.ranks.gather(network_log_p(network, pixels, self.task.precision, index), n)
 
 
 def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
