@@ -8,6 +8,7 @@ NoisebenchError              2   something given cannot be used: the message say
 │   ├── ManifestError        2   a manifest is damaged, or belongs to other data
 │   └── RunTaken             2   another process is at this run
 ├── RunFailed                3   a run ended in failure: a NaN, out of memory, a dead worker
+├── ProcessLost              3   of several processes of a run one is gone; its last checkpoint is there
 ├── Regressed                4   a check found results worse than the baseline's
 ├── Undecided                5   a check cannot decide: something is missing, or not comparable
 └── Interrupted            130   the user or the system stopped a run; its state is saved
@@ -56,6 +57,12 @@ class RunTaken(DataError):
 
 class RunFailed(NoisebenchError):
     """A run ended in failure."""
+
+    exit_code = 3
+
+
+class ProcessLost(NoisebenchError):
+    """Of several processes of a run one is gone; the run goes on from its last checkpoint."""
 
     exit_code = 3
 

@@ -59,6 +59,8 @@ def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float
     """Seconds an epoch of a run, by sort, the mean over the finished ones."""
     found: dict[tuple[Any, ...], list[float]] = {}
     for record in records:
+        if any(name in record.get("environment", {}) for name in ("processes", "accumulate")):
+            continue  # a suite's runs are made otherwise
         recipe, model = record["recipe"], record["model"]["name"]
         strategy = record["strategy"].partition("(")[0]
         width = record.get("environment", {}).get("packed", 1)

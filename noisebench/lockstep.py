@@ -102,7 +102,7 @@ def _lanes(wanted: Iterable[tuple[Wanted, int]], device: str, tell: Tell) -> Ite
 
 def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None) -> _Lane:
     trainer = make_trainer(wanted.run, wanted.images, device, beside=beside)
-    course = begin(wanted.run, wanted.folder, wanted.conduct, trainer.device, width)
+    course = begin(wanted.run, wanted.folder, wanted.conduct, trainer, width)
     Sitting(wanted.run, wanted.folder, wanted.conduct, course).take_up(trainer)
     return _Lane(wanted, trainer, course)
 

@@ -58,10 +58,18 @@ def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progres
 
 def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course) -> dict[str, Any]:
     """Write all that a finished run leaves; its record. Raises RunTaken where the run is another's meanwhile."""
-    manifest, end = run.manifest, course.end
+    end = course.end
     assert end is not None, "a run that is finished has ended an epoch"
+    said = _of_all(run.manifest, images, trainer, end)
+    return trainer.ranks.by_first(lambda: _written(run, images, folder, trainer, course, said=said))
+
+
+def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course, *, said: np.ndarray) -> dict[str, Any]:
+    """said: log_p (N, K) of every example of the manifest."""
+    manifest, end = run.manifest, course.end
+    assert end is not None, "as above"
     labels_of = manifest.labels, manifest.truth
-    train = Predictions.of(_of_all(manifest, images, trainer, end), *labels_of)
+    train = Predictions.of(said, *labels_of)
     test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
     labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
@@ -135,7 +143,7 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "expected": {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test},
         "seconds": course.seconds,
         "images_per_second": (run.recipe.epochs + warmup_epochs(run)) * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
-        "environment": {**environment(), **_device_facts(trainer.device), "packed": course.packed},
+        "environment": {**environment(), **_device_facts(trainer.device), "packed": course.packed, **trainer.spread.facts()},
     }  # fmt: skip
 
 

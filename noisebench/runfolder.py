@@ -120,6 +120,11 @@ class RunFolder:
         if self.held is not None:
             self.held.check()
 
+    def give_back(self) -> None:
+        """The claim, if it is ours still, by a process that will not come back to end it."""
+        if self.held is not None:
+            self.held.end()
+
     def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
         """Fill one of the files by `write(file)`, whole or not at all, and not once the run is another's. Raises RunTaken, DataError."""
 

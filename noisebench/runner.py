@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +15,10 @@ from .errors import ConfigError, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .losses import LOSSES, build_loss, build_penalty
 from .plan import Run
+from .processes import Ranks, Spread
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
-from .sitting import Conduct, Course, Sitting, load, reason
+from .sitting import Conduct, Course, Sitting, course_of, read, reason
 from .strategies import STRATEGIES, build_strategy
 from .truth import transitions, with_estimates
 from .warmup import judge_folds
@@ -32,34 +35,71 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
     Raises Interrupted (state saved), RunFailed (error.json written) or another NoisebenchError (nothing written): RunTaken too where
     another process, which thought this one dead, took the run over.
     """
-    with folder.claimed() as ours:
-        if ours.result.exists() and not conduct.anew:
-            return ours.record()
+    ranks = trainer.ranks
+    with _claimed(folder, ranks) as ours:
+        if ranks.by_first(lambda: ours.result.exists() and not conduct.anew):
+            return ranks.by_first(ours.record)
+        ranks.in_emergency(lambda error: _put_down(run, ours, error))
         try:
             return _train(run, images, ours, trainer, conduct)
         except Exception as error:  # whatever a loss, a strategy or a device throws fails this run alone
-            if isinstance(error, NoisebenchError) and not isinstance(error, RunFailed):
-                raise  # stopped, or nothing that is the run's own: what is saved stays
-            raise failed(run, ours, error) from error
+            raise _ended(run, ours, error, ranks) from error
+
+
+@contextmanager
+def _claimed(folder: RunFolder, ranks: Ranks) -> Iterator[RunFolder]:
+    """Hold the run, by the first of its processes; the folder, for the others to read. Raises RunTaken in all of them."""
+    with ExitStack() as claim:
+        held: list[RunFolder] = []
+        ranks.by_first(lambda: held.append(claim.enter_context(folder.claimed())))
+        yield held[0] if held else folder
+
+
+def _ended(run: Run, folder: RunFolder, error: Exception, ranks: Ranks) -> Exception:
+    """The error to raise for one that ended a run; written down where it is the run's own."""
+    judged = ranks.judged(error)
+    if isinstance(judged, NoisebenchError) and not isinstance(judged, RunFailed):
+        return judged  # stopped, or nothing that is the run's own: what is saved stays
+    return failed(run, folder, judged) if ranks.rank == 0 else RunFailed(reason(judged))
+
+
+def _put_down(run: Run, folder: RunFolder, error: Exception) -> None:
+    """The same for another process, by one that cannot be reached any more: written down, and the claim given back."""
+    if isinstance(error, RunFailed):
+        failed(run, folder, error)
+    folder.give_back()
 
 
 def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
     """Write error.json; the error to raise. Raises RunTaken where the run is another's meanwhile."""
     folder.check()
     folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
-    trace = "".join(traceback.format_exception(error))
-    folder.write_error(run.about, type(error).__name__, reason(error), trace)
+    trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))  # of another process, as it came from there
+    folder.write_error(run.about, getattr(error, "kind", type(error).__name__), reason(error), trace)
     return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")
 
 
-def begin(run: Run, folder: RunFolder, conduct: Conduct, device: torch.device, packed: int = 1) -> Course:
-    """What the folder says of where the run stands, and its config written anew."""
+def begin(run: Run, folder: RunFolder, conduct: Conduct, trainer: Trainer, packed: int = 1) -> Course:
+    """What the folder says of where the run stands, and its config written anew; of several processes the first one reads and writes.
+
+    Raises ConfigError for a run that began in a pack and cannot go on in one.
+    """
+    ranks = trainer.ranks
+    saved = ranks.by_first(lambda: _open(run, folder, conduct))
+    course = Course(packed=packed) if saved is None else course_of(folder, saved, trainer.device)
+    if course.packed > 1 and not trainer.spread.alone:
+        raise ConfigError(f"{folder.path} began beside other runs, as one network: go on in one process, or anew with --no-resume")
+    return course
+
+
+def _open(run: Run, folder: RunFolder, conduct: Conduct) -> bytes | None:
+    """The checkpoint, if it is to be taken up; and the folder as a run that is begun has it."""
     if not conduct.resume:
         folder.resume.unlink(missing_ok=True)
-    course = load(folder, device, packed)
+    saved = read(folder)
     folder.error.unlink(missing_ok=True)
     folder.write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
-    return course
+    return saved
 
 
 def note(run: Run, images: Images, course: Course, conduct: Conduct, seconds: float) -> None:
@@ -74,16 +114,24 @@ def note(run: Run, images: Images, course: Course, conduct: Conduct, seconds: fl
 
 
 def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct) -> dict[str, Any]:
-    course = begin(run, folder, conduct, trainer.device)
+    course = begin(run, folder, conduct, trainer)
     sitting = Sitting(run, folder, conduct, course)
     if run.estimated:
-        course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow)
-        trainer = make_trainer(run, images, str(trainer.device), course.found)
+        course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow, spread=trainer.spread)
+        trainer = make_trainer(run, images, str(trainer.device), course.found, spread=trainer.spread)
     sitting.follow(trainer, lambda seconds: note(run, images, course, conduct, seconds))
     return finish(run, images, folder, trainer, course)
 
 
-def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | None = None, beside: Trainer | None = None) -> Trainer:
+def make_trainer(
+    run: Run,
+    images: Images,
+    device: str,
+    estimates: Estimates | None = None,
+    beside: Trainer | None = None,
+    *,
+    spread: Spread = Spread(),
+) -> Trainer:
     """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot be trained.
 
     A run with something to find out first gets a stand-in for it until there are `estimates`. beside: one to share images with.
@@ -113,7 +161,7 @@ def make_trainer(run: Run, images: Images, device: str, estimates: Estimates | N
         images.train_images[manifest.val] if held_out else None,
         None if manifest.trusted is None else manifest.trusted[training],
     )
-    return Trainer(task, find_device(device), beside)
+    return Trainer(task, find_device(device), beside, spread=spread)
 
 
 def find_device(name: str) -> torch.device:

@@ -102,10 +102,10 @@ class Sitting:
     def _on_step(self, trainer: Trainer) -> None:
         self.course.seconds = self.clock.spent
         self.clock.count(lambda: self._steps_left(trainer), self.conduct)
-        if self.conduct.stop():
-            save(self.folder, trainer, self.course)
+        if trainer.ranks.any(self.conduct.stop()):
+            trainer.ranks.by_first(lambda: save(self.folder, trainer, self.course))
             raise interrupted(trainer, " of the warm-up" if self._warming_up else "")
-        if self.clock.checkpoint_due():
+        if trainer.ranks.rank == 0 and self.clock.checkpoint_due():
             save(self.folder, trainer, self.course)
 
     @property
@@ -194,17 +194,25 @@ def _by_itself(value: Any) -> Any:
     return value.clone() if shared else value
 
 
-def load(folder: RunFolder, device: torch.device, packed: int = 1) -> Course:
-    """The course as its checkpoint has it; without one a new one. Raises NoisebenchError for one that cannot be read."""
+def read(folder: RunFolder) -> bytes | None:
+    """The checkpoint, if there is one. Raises NoisebenchError for one that cannot be read."""
+    try:
+        return folder.resume.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _not_resumable(folder, error) from None
+
+
+def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> Course:
+    """The course as its checkpoint has it. Raises NoisebenchError for one that is damaged."""
     import torch
 
-    if not folder.resume.exists():
-        return Course(packed=packed)
     try:
-        saved = torch.load(folder.resume, map_location=device, weights_only=True)
-        folds = [rows.cpu().numpy() for rows in saved["folds"]]
-        dynamics = Dynamics.resume({name: array.cpu().numpy() for name, array in saved["dynamics"].items()})
-        return Course(saved["history"], saved["seconds"], folds, saved["trainer"], packed=saved["packed"], dynamics=dynamics)
+        found = torch.load(io.BytesIO(saved), map_location=device, weights_only=True)
+        folds = [rows.cpu().numpy() for rows in found["folds"]]
+        dynamics = Dynamics.resume({name: array.cpu().numpy() for name, array in found["dynamics"].items()})
+        return Course(found["history"], found["seconds"], folds, found["trainer"], packed=found["packed"], dynamics=dynamics)
     except Exception as error:  # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
         raise _not_resumable(folder, error) from None
 

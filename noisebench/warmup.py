@@ -13,6 +13,7 @@ from .datasets import Images
 from .estimates import Estimates
 from .losses import build_loss
 from .plan import Run
+from .processes import Spread
 from .strategies import build_strategy
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def folds(run: Run) -> np.ndarray:
     return which
 
 
-def fold_trainer(run: Run, images: Images, fold: int, device: torch.device) -> Trainer:
+def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spread: Spread = Spread()) -> Trainer:
     """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test set."""
     from .training.trainer import Task, Trainer
 
@@ -48,7 +49,7 @@ def fold_trainer(run: Run, images: Images, fold: int, device: torch.device) -> T
     loss, strategy = build_loss("ce"), build_strategy("standard")
     seed = run.seed + fold
     task = Task(pixels[~held], labels[~held], pixels[held], run.dataset.num_classes, run.model, loss, strategy, recipe, seed, run.precision)
-    return Trainer(task, device)
+    return Trainer(task, device, spread=spread)
 
 
 def estimates(run: Run, predicted: list[np.ndarray]) -> Estimates:
@@ -66,10 +67,12 @@ def judge_folds(
     device: torch.device,
     predicted: list[np.ndarray],
     follow: Callable[[Trainer], object],
+    *,
+    spread: Spread = Spread(),
 ) -> Estimates:
     """Train the folds that `predicted` does not hold yet, adding to it. `follow` runs a trainer to its end."""
     while len(predicted) < FOLDS:
-        trainer = fold_trainer(run, images, len(predicted), device)
+        trainer = fold_trainer(run, images, len(predicted), device, spread)
         follow(trainer)
         predicted.append(trainer.predict(trainer.test).cpu().numpy())
     return estimates(run, predicted)

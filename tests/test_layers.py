@@ -27,6 +27,7 @@ ROWS = (
         "precision",
         "holder",
         "claim",
+        "processes",
     },
     {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "dynamics", "spreadsheet", "backbones", "recipes"},
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review", "budget", "subset"},

@@ -31,9 +31,9 @@ NOISE = (
 )
 OPTIONS = {
     "corrupt": f"{NOISE} --drop --force --help --json --manifest --out --relabel --suspects",
-    "train": f"{NOISE} --batch-size --budget --clip --crop --device --dry-run --epochs --flip --force --help --json --log-to --loss --lr "
-    "--manifest --method --model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed "
-    "--strategy --weight-decay",
+    "train": f"{NOISE} --accumulate --batch-size --budget --clip --crop --device --dry-run --epochs --flip --force --help --json --log-to "
+    "--loss --lr --manifest --method --model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule "
+    "--seed --strategy --sync-bn --weight-decay",
     "evaluate": "--device --folds --help --json --manifest --on --predictions --recheck --score --suspects --test",
     "report": "--allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss --metric --out "
     "--published --ranks --rows --save-baseline --tolerance --where",

@@ -10,14 +10,15 @@ from typing import Any
 import typer
 
 from ..errors import NoisebenchError
+from ..processes import seat_here
 
-_INTERRUPTED = 130
+_BUG, _INTERRUPTED = 1, 130
 _USAGE_ERROR = typer.BadParameter.__mro__[1]  # typer brings a click of its own, or the installed one, by its version
 _CLICK_EXCEPTION: type[Exception] = _USAGE_ERROR.__mro__[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code. An error that a user can mend is one line on stderr."""
+    """Run one command; the exit code. An error that a user can mend is one line on stderr, by the first of several processes."""
     from .app import app
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:  # the last net: a bug of ours, said shortly
         message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
-        return _fail(f"{message} (run again with -v for the traceback)", 1, error if verbose else None)
+        return _fail(f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None)
 
 
 def _fail(message: str, code: int, error: BaseException | None = None) -> int:
@@ -45,7 +46,7 @@ def _fail(message: str, code: int, error: BaseException | None = None) -> int:
         import traceback
 
         traceback.print_exception(error)
-    if message:
+    if message and (seat_here().first or code == _BUG):
         sys.stderr.write(f"error: {message}\n")
     return code
 

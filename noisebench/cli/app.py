@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ..errors import ConfigError
+from ..processes import seat_here
 from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_
@@ -56,4 +58,6 @@ def before(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
+    if context.invoked_subcommand != "train" and (size := seat_here().size) > 1:
+        raise ConfigError(f"torchrun started {size} processes, and only train is of several: noisebench {context.invoked_subcommand} ...")
     context.obj = Globals(workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +43,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..datasets import Images
     from ..plan import Run, Wish
+    from ..processes import Ranks, Seat
     from ..runfolder import RunFolder
     from ..sitting import Progress
     from ..trackers import Logbook
@@ -113,6 +116,12 @@ def train(
     precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="auto, fp32 or bf16.")] = "auto",
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start an interrupted run anew.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run a finished run again.")] = False,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", metavar="N", min=1, help="Each batch in N parts one after the other: the same step, less memory.")
+    ] = 1,
+    sync_bn: Annotated[
+        bool, typer.Option("--sync-bn", help="Under torchrun, on GPUs: batch norm by the statistics of all processes.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run.")] = False,
     log_to: LogTo = None,
     json: Json = False,
@@ -122,6 +131,7 @@ def train(
     noisebench train --loss el --eps 0.4
     """
     from ..plan import Wish, with_parameters
+    from ..processes import Spread, check_spread, seat_here
     from ..runfolder import RunFolder
     from ..runner import make_trainer
     from ..trackers import known_trackers
@@ -129,7 +139,8 @@ def train(
     from .tracking import open_logbook
     from .words import split_words
 
-    options: Globals = context.obj
+    seat = seat_here()
+    options: Globals = context.obj if seat.first else replace(context.obj, quiet=True)
     workspace, trackers = options.open(), known_trackers(log_to or ())  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
     chosen = NoiseOptions.of(context)
@@ -138,23 +149,53 @@ def train(
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs")
-    found = choose_labels(workspace, choice)
-    run = _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
-    folder = RunFolder(workspace.runs / run.folder_name)
-    if dry_run:
-        _show_plan(run, folder, json=json)
-        return
-    if folder.result.exists() and not force:
-        say(f"{folder.path} is finished already; --force runs it again", quiet=options.quiet)
-        record = folder.record()
-    else:
-        logbook = open_logbook(options, trackers)
-        images = workspace.training_images(run.dataset, run.manifest)
-        trainer = make_trainer(run, images, device)
-        workspace.keep(found.manifest, found.path)
-        say(found.sentence, quiet=options.quiet)
-        record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
-    _show_record(record, json=json)
+    with _ranks(seat, device, dry_run=dry_run) as ranks:
+
+        def plan() -> tuple[ChosenLabels, Run]:
+            found = choose_labels(workspace, choice)
+            return found, _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
+
+        found, run = ranks.in_turn(plan)
+        spread = Spread(ranks, accumulate, sync_bn)
+        check_spread(min(run.recipe.batch_size, int(run.manifest.in_training.sum())), spread)
+        folder = RunFolder(workspace.runs / run.folder_name)
+        if dry_run:
+            if seat.first:
+                _show_plan(run, folder, json=json)
+            return
+        if ranks.by_first(lambda: folder.result.exists() and not force):
+            say(f"{folder.path} is finished already; --force runs it again", quiet=options.quiet)
+            record = ranks.by_first(folder.record)
+        else:
+            _check_alike(ranks, run)
+            logbook = open_logbook(options, trackers if seat.first else [])
+            images = workspace.training_images(run.dataset, run.manifest)
+            trainer = make_trainer(run, images, ranks.device or device, spread=spread)
+            ranks.by_first(lambda: workspace.keep(found.manifest, found.path))
+            say(found.sentence, quiet=options.quiet)
+            record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
+        if seat.first:
+            _show_record(record, json=json)
+
+
+def _ranks(seat: Seat, device: str, *, dry_run: bool) -> AbstractContextManager[Ranks]:
+    """This process by itself, or all that torchrun started, joined."""
+    from ..processes import Ranks
+
+    if not seat.several or dry_run:  # to say what would be run each plans by itself
+        return nullcontext(Ranks(seat.rank, seat.size))
+    from ..training.ranks import several_ranks
+
+    return several_ranks(seat, device)
+
+
+def _check_alike(ranks: Ranks, run: Run) -> None:
+    """Raises ConfigError where the machines of a run have different data, plugins or processors."""
+    from ..errors import ConfigError
+
+    if (key := ranks.by_first(lambda: run.key)) != run.key:
+        other = f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 ({key[:8]})"
+        raise ConfigError(f"{other}: their data, plugins or processors differ; --precision fp32 is the same everywhere")
 
 
 def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:

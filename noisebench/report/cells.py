@@ -158,7 +158,11 @@ def _clock(known: dict[str, Any]) -> Clock | None:
     if "device" not in environment:
         return None
     threads = environment.get("threads", 1)
-    return Clock(f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}", environment.get("packed", 1) > 1)
+    processes, parts = environment.get("processes", 1), environment.get("accumulate", 1)
+    several = f", {processes} processes" if processes > 1 else ""
+    part = f", batches in {parts} parts" if parts > 1 else ""
+    where = f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
+    return Clock(where + several + part, environment.get("packed", 1) > 1)
 
 
 def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:

@@ -20,6 +20,7 @@ from torch.func import functional_call
 from ..dynamics import early_epochs
 from ..errors import RunFailed
 from ..losses import Loss, Penalty, Scores
+from ..processes import Spread
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
 from .networks import classifier, make_network, on_device
@@ -29,8 +30,10 @@ from .passing import Passed, Passing
 from .pixels import Normalisation, Pixels, Plan
 from .predicting import autocast, network_log_p, repeatable
 from .recorded import Given, Made, RecordedStep
+from .sharing import batch_of, fitted, given, kept_by_each, make_batch
+from .stepping import backward, of_batch, training_forwards
 
-_NETWORK, _EPOCH, _STRATEGY = range(3)  # what a derived seed is for
+_NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,11 @@ def derived_seed(seed: int, *purpose: int) -> int:
 class Trainer:
     """A training in progress: networks, optimiser, strategy, and where it stands."""
 
-    def __init__(self, task: Task, device: torch.device, beside: Trainer | None = None) -> None:
-        """beside: one on the same device, whose images are shared where they are the same ones."""
+    def __init__(self, task: Task, device: torch.device, beside: Trainer | None = None, *, spread: Spread = Spread()) -> None:
+        """beside: one on the same device, whose images are shared where they are the same ones. Raises ConfigError for a spread that
+        the network does not allow."""
         self.task, self.device, self.strategy = task, device, task.strategy
+        self.changes_images = type(task.strategy).prepare is not Strategy.prepare  # and so has to see those of the whole batch
         if beside and all(_same_memory(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
             train, test = beside.train, beside.test
         else:
@@ -90,6 +95,7 @@ class Trainer:
         self.val = None if task.val_images is None else self.pixels(task.val_images)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
+        self.spread, self.ranks = fitted(self, spread), spread.ranks
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
         trusted = None if task.trusted is None else torch.from_numpy(task.trusted).to(device)
         self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted))
@@ -100,8 +106,10 @@ class Trainer:
         self.since = 0  # the epoch from which the schedule counts
         self._running = False
         self._begin_epoch()
+        self._forwards = training_forwards(self)
         # What looks at each example alone, and at nothing else, is one computation that can be played again.
-        self._recorded = RecordedStep(self._learn) if device.type == "cuda" and self.strategy.by_example else None
+        alike = device.type == "cuda" and self.spread.alone and self.strategy.by_example
+        self._recorded = RecordedStep(self._learn_given) if alike else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -125,10 +133,11 @@ class Trainer:
         asked = self.networks[network]
         training = asked.training
         asked.eval()
+        own = images if self.spread.alone else images[self.ranks.share(len(images))]
         with self.autocast():
-            logits = asked(images) if weights is None else functional_call(asked, dict(weights), (images,))
+            logits = asked(own) if weights is None else functional_call(asked, dict(weights), (own,))
         asked.train(training)
-        return logits.float().log_softmax(1)
+        return self.ranks.gather(logits.float().log_softmax(1), len(images))
 
     def log_p(self, network: int = 0) -> Tensor:
         """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet). Raises RunFailed."""
@@ -143,7 +152,7 @@ class Trainer:
             self._log_p(self.networks[network], self.train, index)
         finally:
             hook.remove()
-        return torch.cat(seen)
+        return self.ranks.gather(torch.cat(seen), len(self.train) if index is None else len(index))
 
     def restart(self) -> None:
         """New networks, an optimiser without memory, and the schedule from its beginning over what is left (strategies' WholeSet)."""
@@ -231,6 +240,17 @@ class Trainer:
                 self._randomness = self._current_randomness()
                 self._running = False
 
+    @contextmanager
+    def own_draws(self, part: int) -> Iterator[None]:
+        """Where there are several processes, dropout in this one, in a part of a step: a matter of (seed, epoch, step, process, part)
+        alone, so that a checkpoint need not know of it."""
+        if self.ranks.size == 1:
+            yield
+            return
+        with torch.random.fork_rng(self._cuda):
+            torch.manual_seed(derived_seed(self.task.seed, _RANK, self.epoch, self.step, self.ranks.rank, part))
+            yield
+
     def end_training(self) -> None:
         """After an epoch's last step: the strategy looks at the whole set, before the test set is looked at, since it may roll
         the networks back. Raises RunFailed at a cost that was not finite, naming the step."""
@@ -240,6 +260,7 @@ class Trainer:
             raise RunFailed(f"the cost became {self.costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
         self._lr_factor = self.lr_factor(self.step - 1)
         self.epoch, self.step = self.epoch + 1, 0
+        self.ranks.agree(kept_by_each(self))
         self.strategy.between(self.epoch, self)
 
     def end_epoch(self, test: Tensor) -> EpochEnd:
@@ -258,23 +279,9 @@ class Trainer:
             raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
         return log_p
 
-    def batch(self) -> Batch:
-        """The examples of the next step, as the strategy wants them."""
-        return self._batch(self._given())
-
-    def _given(self) -> Given:
-        """What the next step is told."""
-        index = self.batches[self.step]
-        at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
-        shifts, flips = self.plan.augmentation(slice(None), at)
-        return Given(index, shifts, flips, self.lr_factor(self.step))
-
-    def _batch(self, given: Given) -> Batch:
-        views = range(self.strategy.views)
-        flips = given.flips
-        images = tuple(self.train.augmented(given.index, given.shifts[n], None if flips is None else flips[n]) for n in views)
-        labels = self.labels[given.index]
-        return self.strategy.prepare(Batch(images, labels, given.index, labels, self.epoch + 1, self.generator), self)
+    def batch(self, part: int | None = None) -> Batch:
+        """The examples of the next step, or of a part of it, as the strategy wants them."""
+        return make_batch(self, part)
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
         """What each of so many runs (runs,) is to lower, whose examples stand one run after the other in the batch.
@@ -298,26 +305,29 @@ class Trainer:
         """The next step of the epoch."""
         for network in self.networks:
             network.train()
-        given = self._given()
-        whole = len(given.index) == self.task.recipe.batch_size
-        made = self._recorded(given) if self._recorded and whole else self._learn(given)
-        self.costs[self.step] = made.cost
-        self.passing.note(given.index, made.logits)
+        whole = len(self.batches[self.step]) == self.task.recipe.batch_size
+        cost, logits = self._recorded(given(self)) if self._recorded and whole else self._learn()
+        self.costs[self.step] = cost
+        self.passing.note(self.batches[self.step], logits)
         self.step += 1
 
-    def _learn(self, given: Given) -> Made:
+    def _learn(self) -> Made:
         """One step along the gradient."""
-        batch = self._batch(given)
-        with self.autocast():
-            logits = [[network(view).float() for view in batch.views] for network in self.networks]
-        self.passing.watch(logits[0][0])
-        objective = self.objective(batch, logits)
-        objective.sum().backward()
+        made = backward(self, self._forwards)
+        self._descend(self.lr_factor(self.step))
+        return made
+
+    def _learn_given(self, given: Given) -> Made:
+        """The same with all that changes from step to step in tensors."""
+        made = of_batch(self, self._forwards, batch_of(self, given))
+        self._descend(given.lr_factor)
+        return made
+
+    def _descend(self, lr_factor: float | Tensor) -> None:
         if self.task.recipe.clip:
             for network in self.networks:  # each by itself: two networks must not brake each other
                 nn.utils.clip_grad_norm_(network.parameters(), self.task.recipe.clip)
-        self.optimizer.step(given.lr_factor)
-        return Made(objective.detach().sum(), logits[0][0])
+        self.optimizer.step(lr_factor)
 
     def _penalty(self) -> Tensor | None:
         """The loss's own, of all networks."""
@@ -334,7 +344,10 @@ class Trainer:
         return autocast(self.device, self.task.precision)
 
     def _log_p(self, network: nn.Module, pixels: Pixels, index: Tensor | None = None) -> Tensor:
-        return network_log_p(network, pixels, self.task.precision, index)
+        n = len(pixels) if index is None else len(index)
+        if self.ranks.size > 1:
+            index = (torch.arange(n, device=self.device) if index is None else index)[self.ranks.share(n)]
+        return self.ranks.gather(network_log_p(network, pixels, self.task.precision, index), n)
 
 
 def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:

@@ -96,6 +96,9 @@ def _machine(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> Ite
         "trained together",
         _each(records, "environment", "packed", say=lambda width: "by itself" if width == 1 else f"{width} runs at a time"),
     )
+    for name in ("processes", "accumulate", "sync_bn"):
+        if any(name in record.get("environment", {}) for record in records):
+            yield name.replace("_", " "), _each(records, "environment", name)
     for name in _SOFTWARE:
         yield name, _each(records, "environment", name)
 

@@ -1,0 +1,130 @@
+"""What has failed in one process of a run, told to the others through torchrun's store: a broken connection says only that, and not why."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from types import FrameType
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from ..errors import Interrupted, NoisebenchError, ProcessLost, RunFailed
+
+_FAILED, _LEFT = "failed", "left"
+_EVERY = 0.5  # seconds between two looks at the store
+_PATIENCE = 3.0  # seconds for the first process to give back its claim; it may wait for this one, which then has to go
+_GRACE = 10.0  # seconds for a process to end by itself after another one has failed
+
+
+class Elsewhere(RunFailed):
+    """A failure of the run in another process; `kind` and `trace` are those of what happened there."""
+
+    def __init__(self, message: str, kind: str, trace: str) -> None:
+        super().__init__(message)
+        self.kind, self.trace = kind, trace
+
+
+class Alarm:
+    """Inside `with`, a process that waits in vain for one that has failed is ended after some seconds of grace.
+
+    torchrun ends all processes as soon as one of them fails: SIGTERM is not heard any more once this one is ending by itself.
+    """
+
+    def __init__(self, store: Store, rank: int) -> None:
+        self._store, self._rank = PrefixStore("alarm", store), rank
+        self._watched = PrefixStore("alarm", store.clone())  # a connection of its own: the other one may be waiting
+        self._closed, self._leaving = threading.Event(), False
+        self.in_emergency: Callable[[Exception], object] = lambda error: None
+
+    def __enter__(self) -> Alarm:
+        signal.signal(signal.SIGTERM, self._hear)
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closed.set()
+
+    def judged(self, error: BaseException) -> BaseException:
+        """What really happened: this process's own error, which the others are told, or that of another, which they were told."""
+        self._leaving = True
+        self._closed.set()  # it ends by itself
+        if isinstance(error, Elsewhere | ProcessLost):
+            return error
+        own = not isinstance(error, KeyboardInterrupt) and not _is_of_connection(error)
+        found = None if own else self._heard()
+        if found is None and isinstance(error, Exception) and not own:
+            return ProcessLost("another process of this run is gone (killed, out of memory?); the same command resumes the last checkpoint")
+        if found is None:
+            self._tell(error)
+        return found or error
+
+    def leave(self) -> None:
+        """The first process has files to write and a claim to give back; the others wait for it, if not for long."""
+        self._leaving = True
+        with suppress(RuntimeError):  # the store may be gone
+            if self._rank == 0:
+                self._store.set(_LEFT, "")
+            else:
+                self._store.wait([_LEFT], timedelta(seconds=_PATIENCE))
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if not self._leaving:
+            raise KeyboardInterrupt
+
+    def _tell(self, error: BaseException) -> None:
+        said: dict[str, Any] = {"rank": self._rank, "message": str(error), "kind": type(error).__name__}
+        said["trace"] = "".join(traceback.format_exception(error))
+        if isinstance(error, NoisebenchError | KeyboardInterrupt):
+            said["code"] = error.exit_code if isinstance(error, NoisebenchError) else Interrupted.exit_code
+        with suppress(RuntimeError):  # as above
+            self._store.compare_set(_FAILED, "", json.dumps(said))
+
+    def _heard(self) -> NoisebenchError | None:
+        """What another process has told of its failure."""
+        with suppress(RuntimeError):
+            if self._store.check([_FAILED]):
+                return _error(json.loads(self._store.get(_FAILED)))
+        return None
+
+    def _watch(self) -> None:
+        with suppress(RuntimeError):
+            while not self._closed.wait(_EVERY):
+                if self._watched.check([_FAILED]):
+                    if not self._closed.wait(_GRACE):
+                        self._end(_error(json.loads(self._watched.get(_FAILED))))
+                    return
+
+    def _end(self, error: NoisebenchError) -> None:
+        """By force."""
+        with suppress(Exception):  # whatever it was: this process ends
+            self.in_emergency(error)
+        os._exit(error.exit_code)
+
+
+def _error(said: dict[str, Any]) -> NoisebenchError:
+    """From what was told of it."""
+    code, message = said.get("code"), f"in process {said['rank']}: {said['message'] or said['kind']}"
+    if code is None:
+        return Elsewhere(f"in process {said['rank']}: {said['kind']}: {said['message']}", said["kind"], said["trace"])
+    if code == RunFailed.exit_code:
+        return Elsewhere(message, said["kind"], said["trace"])
+    error = NoisebenchError(message)
+    error.exit_code = int(code)
+    return error
+
+
+def _is_of_connection(error: BaseException | None) -> bool:
+    """Whether all it says is that another process cannot be reached."""
+    if error is None:
+        return False
+    text = str(error).lower()
+    known = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text))
+    return known or _is_of_connection(error.__cause__)
