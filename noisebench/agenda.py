@@ -53,7 +53,7 @@ def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Ru
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
         more = ", or give --dataset NAME, FILE.npz or DIR" if missing[0] == "dataset" else ""
         raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix{more}")
-    dataset = workspace.dataset(settings["dataset"])
+    dataset = workspace.dataset(settings["dataset"], Path(settings["test"]) if settings.get("test") else None)
     manifest, _ = workspace.make(dataset, labels_of(wanted))
     source = workspace.source_of(manifest)
     init = workspace.initial(settings.get("init"), settings.get("model") or dataset.model)

@@ -45,6 +45,7 @@ class Settings(_Strict):
     """What one run may be told; every field may stand in `defaults`, the axes in `matrix` too."""
 
     dataset: str | None = None
+    test: str | None = None  # where the test images of a folder lie, if not in it
     model: str | None = None
     init: str | None = None
     recipe: str | None = None
@@ -125,7 +126,7 @@ class Suite(_Strict):
         for name, value in given.items():
             if name in self.matrix or any(name in override.set.given() for override in self.override):
                 raise ConfigError(f"--{name} {value}: the suite sets its {name} run by run: change it in the suite's file")
-            if name != "dataset":  # whose name may be any folder's
+            if name != "dataset":  # which may be any folder
                 _check_value(name, value)
         return self.model_copy(update={"defaults": self.defaults.model_copy(update=given)})
 

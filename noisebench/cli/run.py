@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Budget, Globals, Init, Json, LogTo
+from .options import Budget, Globals, Init, Json, LogTo, TestFolder
 from .report import emit, make, shape_of
 from .together import check_listing, list_suspects
 
@@ -32,6 +32,7 @@ def run(
         typer.Option("--dataset", metavar="DATASET", help="Another data set than the suite's: a name, a .npz, a folder."),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME|timm:NAME", help="Another network than the suite's.")] = None,
+    test: TestFolder = None,
     init: Init = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Runs at a time; default: one a core.")] = None,
@@ -63,7 +64,7 @@ def run(
     options: Globals = context.obj
     workspace, trackers = options.open(), known_trackers(log_to or ())
     name, found = find_suite(suite, options.workspace)
-    found = found.told(dataset=dataset, model=model, init=init, budget=budget)
+    found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget)
     _report(found, [], workspace)  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)

@@ -62,7 +62,7 @@ class Beginning:
             if not fitted.wrong:
                 network.load_state_dict(fitted.state, strict=False)
                 return network, (*fitted.said, *self._said(weights, network))
-            wrong = wrong or fitted.reason
+            wrong = wrong or fitted.wrong
         raise DataError(f"--init: {weights.label} does not fit {self.model} here: {wrong}")
 
     def _said(self, weights: Weights, network: nn.Module) -> Iterator[str]:

@@ -7,22 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-_NAMED = 3  # tensors that an error names
+_NAMED = 2  # tensors of a kind that an error names
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Tensors (`state`) that a network can take; `said`: what of them was left out or changed, in sentences; `wrong`: what does not fit."""
+    """Tensors (`state`) that a network can take; `said`: what of them was left out or changed, in sentences; `wrong`: what does not fit,
+    in words that name the first tensors; empty where all do."""
 
     state: dict[str, Tensor]
     said: tuple[str, ...]
-    wrong: tuple[str, ...]
-
-    @property
-    def reason(self) -> str:
-        """The first tensors that do not fit."""
-        more = len(self.wrong) - _NAMED
-        return "; ".join(self.wrong[:_NAMED]) + (f"; and {more} more" if more > 0 else "")
+    wrong: str
 
 
 def fit(network: nn.Module, state: dict[str, Tensor], *, twins: bool = False) -> Fitted:
@@ -38,7 +33,7 @@ def fit(network: nn.Module, state: dict[str, Tensor], *, twins: bool = False) ->
         channels = own[first].shape[1]
         said.append(f"its {first} sees {found[first].shape[1]} channels and is adapted to {channels}")
         found[first] = adapted(found[first], channels)
-    return Fitted(found, tuple(said), tuple(_wrong(own, found, heads)))
+    return Fitted(found, tuple(said), _wrong(own, found, heads))
 
 
 def _other_classes(own: dict[str, Tensor], found: dict[str, Tensor], heads: tuple[str, ...]) -> str:
@@ -64,14 +59,23 @@ def adapted(weight: Tensor, channels: int) -> Tensor:
     return repeated.to(weight.dtype)
 
 
-def _wrong(own: dict[str, Tensor], found: dict[str, Tensor], heads: tuple[str, ...]) -> list[str]:
-    shapes = [name for name in own if name in found and found[name].shape != own[name].shape]
+def _wrong(own: dict[str, Tensor], found: dict[str, Tensor], heads: tuple[str, ...]) -> str:
     left = any(name.startswith(heads) for name in found)  # a classifier is there, so that all of it must be
-    return [
-        *(f"{name} is missing" for name in own if name not in found and (left or not name.startswith(heads))),
-        *(f"{name} is unexpected" for name in found if name not in own),
-        *(f"{name} is {tuple(found[name].shape)}, not {tuple(own[name].shape)}" for name in shapes),
-    ]
+    unlike = {
+        "missing": [name for name in own if name not in found and (left or not name.startswith(heads))],
+        "unexpected": sorted(name for name in found if name not in own),
+        "of another shape": [
+            f"{name} {tuple(found[name].shape)} for {tuple(own[name].shape)}"
+            for name in own
+            if name in found and found[name].shape != own[name].shape
+        ],
+    }
+    return "; ".join(f"{kind} {_first(names)}" for kind, names in unlike.items() if names)
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def classifier_names(network: nn.Module) -> tuple[str, ...]:
