@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,19 +51,12 @@ def test_without_weights_it_fails_at_once_and_says_what_to_do(
     assert sorted(path.name for path in desk.iterdir()) == ["mine.npz", "warm.pt"], "nothing was begun"
 
 
-def told(*words: str) -> tuple[str, str]:
-    """What the suite says on the way and at the end, on stdout and stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "noisebench", "run", "practitioner", *SIDE.split(), *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
-
-
-def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(desk: Path) -> None:
-    _, said = told("--shard", "1/5")
+def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(capsys: pytest.CaptureFixture[str], desk: Path) -> None:
+    assert run("practitioner", *SIDE.split(), "--shard", "1/5") == 0
+    said = capsys.readouterr().err
     assert not Path("doubted.csv").exists() and "doubted.csv is not written: 8 of 10 runs are not finished" in said
-    out, said = told()
+    assert run("practitioner", *SIDE.split()) == 0
+    out, said = capsys.readouterr()
     assert "mlp, from warm" in out and "el" in out and "†" not in out, "nobody was told the truth"
     assert "its classifier is of 5 classes, not 10: left as freshly made" in said
     listed = Path("doubted.csv").read_text().splitlines()
@@ -75,8 +66,8 @@ def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(desk: Path
     assert main(["-q", *words, "--out", "after.csv"]) == 0, "the next command is one"
     assert read_manifest(Path("after.csv")).kept.sum() == 120 - (len(listed) - 1)
     Path("doubted.csv").write_text("worked on\n")
-    _, said = told()
-    assert Path("doubted.csv").read_text() == "worked on\n" and "is there already and left as it is" in said
+    assert run("practitioner", *SIDE.split()) == 0
+    assert Path("doubted.csv").read_text() == "worked on\n" and "is there already and left as it is" in capsys.readouterr().err
 
 
 def test_a_list_of_several_labellings_is_refused_before_the_first_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
