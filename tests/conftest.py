@@ -18,6 +18,7 @@ from noisebench.trackers import TRACKERS
 from noisebench.training.trainer import Task, Trainer
 
 CPU = torch.device("cpu")
+DEVICE = torch.device(os.environ.get("NOISEBENCH_DEVICE", "cpu"))  # `cuda`: trainings are tested on a GPU
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -70,14 +71,14 @@ def make_trainer(digits: Images) -> Callable[..., Trainer]:
             seed,
             trusted=np.arange(256) % 9 == 1,  # of the labels that are right
         )
-        return Trainer(task, CPU)
+        return Trainer(task, DEVICE)
 
     return make
 
 
 def weights(trainer: Trainer) -> list[np.ndarray]:
     """Every parameter and buffer of every network."""
-    return [value.detach().numpy().copy() for network in trainer.networks for value in network.state_dict().values()]
+    return [value.detach().cpu().numpy().copy() for network in trainer.networks for value in network.state_dict().values()]
 
 
 def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:

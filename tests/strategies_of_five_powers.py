@@ -19,7 +19,7 @@ class Mixing(Strategy):
         import torch
 
         order = torch.randperm(len(batch.index), generator=batch.generator)
-        one_hot = torch.eye(self.num_classes)[batch.labels]
+        one_hot = torch.eye(self.num_classes, device=batch.labels.device)[batch.labels]
         mixed = [view + self.share * (view[order] - view) for view in batch.views]
         return replace(batch, views=tuple(mixed), targets=one_hot + self.share * (one_hot[order] - one_hot))
 
@@ -37,7 +37,7 @@ class LearnedTransition(Strategy):
     def start(self, facts):
         import torch
 
-        self.state["logits_T"] = (4 * torch.eye(facts.num_classes)).requires_grad_()
+        self.state["logits_T"] = (4 * torch.eye(facts.num_classes, device=facts.labels.device)).requires_grad_()
 
     def parameter_groups(self):
         return [{"params": [self.state["logits_T"]], "lr": self.lr, "weight_decay": 0.0}]
@@ -81,7 +81,7 @@ class Memory(Strategy):
     def start(self, facts):
         import torch
 
-        self.state["mean"] = torch.zeros(len(facts.labels), facts.num_classes)
+        self.state["mean"] = torch.zeros(len(facts.labels), facts.num_classes, device=facts.labels.device)
 
     def penalty(self, batch, outputs):
         p = outputs[0][0].log_p.exp()
@@ -100,8 +100,8 @@ class Refit(Strategy):
     def start(self, facts):
         import torch
 
-        self.state["targets"] = torch.eye(facts.num_classes)[facts.labels]
-        self.state["weights"] = torch.ones(len(facts.labels))
+        self.state["targets"] = torch.eye(facts.num_classes, device=facts.labels.device)[facts.labels]
+        self.state["weights"] = torch.ones(len(facts.labels), device=facts.labels.device)
 
     def believe(self, batch, outputs):
         return [Belief(self.state["targets"][batch.index], self.state["weights"][batch.index])]

@@ -34,10 +34,10 @@ def test_the_gradients_norm_is_the_losses_own(loss: str, batch_size: int, make_t
 def test_p_is_of_the_recorded_label_and_the_class_the_likeliest(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(lr=0.0, batch_size=256, weight_decay=0.0)  # one step from where the network is
     trainer.networks[0].eval()
-    expected = trainer.networks[0](trainer.train.augmented(torch.arange(256), torch.zeros(256, 2, dtype=torch.long), None)).softmax(1)
+    expected = trainer.networks[0](next(trainer.train.plain(torch.arange(256, device=trainer.device)))).softmax(1)
     end = trainer.run_epoch()
-    np.testing.assert_allclose(end.train_p, expected.detach().numpy()[np.arange(256), trainer.labels.numpy()], rtol=1e-4)
-    assert np.array_equal(end.train_predicted, expected.argmax(1).numpy())
+    np.testing.assert_allclose(end.train_p, expected.detach().cpu().numpy()[np.arange(256), trainer.labels.cpu().numpy()], rtol=1e-4)
+    assert np.array_equal(end.train_predicted, expected.argmax(1).cpu().numpy())
 
 
 def test_an_example_that_no_step_saw_has_none(make_trainer: Callable[..., Trainer]) -> None:

@@ -17,7 +17,7 @@ from noisebench.strategies.learned import importance, log_volume, revised, with_
 from noisebench.strategies.transition import through
 from noisebench.training.trainer import Task, Trainer
 
-from .conftest import CPU, same, weights
+from .conftest import DEVICE, same, weights
 from .test_strategy_cards import a_batch, said, started
 
 T = torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)
@@ -184,7 +184,7 @@ def symmetric_trainer(digits: Images, text: str, epochs: int) -> tuple[Trainer, 
     np.add.at(truth, (clean, labels), 1)
     recipe = Recipe(epochs, batch_size=64, lr=0.1, nesterov=True)
     task = Task(digits.train_images, labels, digits.test_images, 10, "mlp", build_loss("ce"), build_strategy(text), recipe)
-    return Trainer(task, CPU), torch.from_numpy(truth / truth.sum(1, keepdims=True))
+    return Trainer(task, DEVICE), torch.from_numpy(truth / truth.sum(1, keepdims=True))
 
 
 def test_volminnets_matrix_comes_near_the_true_one(digits: Images) -> None:

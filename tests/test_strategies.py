@@ -77,7 +77,7 @@ def test_beliefs_are_probabilities_and_weights_are_not_negative(text: str, make_
         for targets, trust, _ in beliefs:
             assert trust is None or (trust >= 0).all()
             if targets.dim() == 2:
-                torch.testing.assert_close(targets.sum(1), torch.ones(len(targets)))
+                torch.testing.assert_close(targets.sum(1), torch.ones_like(targets[:, 0]))
                 assert (targets >= 0).all()
 
 

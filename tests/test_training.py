@@ -13,7 +13,6 @@ import torch
 from noisebench.datasets import Images
 from noisebench.errors import RunFailed
 from noisebench.losses import register_loss
-from noisebench.training import compiled
 from noisebench.training.objective import learning_rate_factor
 from noisebench.training.pixels import Normalisation, Pixels, Plan
 from noisebench.training.trainer import Task, Trainer
@@ -154,18 +153,3 @@ def test_bf16_trains_with_the_loss_in_float32(digits: Images, make_trainer: Call
     object.__setattr__(trainer.task, "loss", lambda scores: seen.append(scores.log_p.dtype) or inner(scores))
     assert np.isfinite(trainer.run_epoch().loss)
     assert set(seen) == {torch.float32}
-
-
-@pytest.mark.parametrize("strategy", ["standard", "coteaching(rate=0.3)"])
-def test_a_compiled_network_trains_as_it_does_by_itself(strategy: str, make_trainer: Callable[..., Trainer], monkeypatch) -> None:
-    """Here the graph alone, without a GPU's recording: that parameters, buffers, modes and checkpoints are the network's own."""
-    plain = make_trainer(strategy=strategy, model="cnn4", batch_size=128)
-    monkeypatch.setattr(compiled, "_HOW", {"cpu": {"backend": "aot_eager", "dynamic": False}})
-    monkeypatch.setattr(compiled, "_WORTH_IT", 0)
-    graph = make_trainer(strategy=strategy, model="cnn4", batch_size=128)
-    for trainer in (plain, graph):
-        trainer.run_epoch()
-    assert graph._forwards[0] is not graph.networks[0] and plain._forwards[0] is plain.networks[0]
-    for mine, its in zip(weights(graph), weights(plain), strict=True):
-        np.testing.assert_allclose(mine, its, rtol=1e-3, atol=1e-4)
-    assert graph.state_dict()["networks"][0].keys() == plain.state_dict()["networks"][0].keys()

@@ -34,7 +34,7 @@ class SGD:
         self.groups = [Group(**{**shared, **group}, velocities=[torch.zeros_like(p) for p in group["params"]]) for group in groups]
 
     @torch.no_grad()
-    def step(self, lr_factor: float) -> None:
+    def step(self, lr_factor: float | Tensor) -> None:
         """One step along the gradients, which are forgotten. lr_factor: the share of each group's own learning rate."""
         for group in self.groups:
             moved = [(p, p.grad, v) for p, v in zip(group.params, group.velocities, strict=True) if p.grad is not None]

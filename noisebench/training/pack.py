@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..errors import RunFailed
 from ..strategies import Batch
-from .compiled import begin_step, training_forward
 from .networks.packed import pack_networks
 from .optimizer import SGD
 from .passing import Passing
 from .pixels import Pixels
+from .predicting import repeatable
 from .trainer import EpochEnd, Trainer
 
 _VECTOR = 64  # numbers: a tensor of a multiple of these is worked off in full vectors, without a rest that rounds otherwise
@@ -40,8 +40,6 @@ class Pack:
         networks = [trainer.networks[0] for trainer in trainers]
         networks += [deepcopy(networks[0]) for _ in range(width - len(trainers))]
         self.network = pack_networks(networks).train()
-        steps = self.first.task.recipe.epochs * self.first.steps_per_epoch
-        self._forward = training_forward(self.network, self.first.device, steps)
         self.optimizer = SGD([{"params": list(self.network.parameters())}], self.first.task.recipe)
         self._join_velocities()
         filled = [*trainers, *[trainers[0]] * (width - len(trainers))]
@@ -60,9 +58,10 @@ class Pack:
 
     def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> list[EpochEnd | RunFailed]:
         """The rest of the current epoch of every training that goes on; one that failed is in it no longer."""
-        while self.first.step < self.first.steps_per_epoch:
-            on_step()
-            self.make_step()
+        with repeatable(self.first.device):
+            while self.first.step < self.first.steps_per_epoch:
+                on_step()
+                self.make_step()
         failures = {place: failure for place in self.places if (failure := _failure(self._all[place].end_training))}
         log_p = self._log_p(self.first.test)
         ends = [failures.get(place) or self._end(place, log_p[place]) for place in self.places]
@@ -114,12 +113,11 @@ class Pack:
         step, size = self.first.step, self.first.task.recipe.batch_size
         index = self._order[:, step * size : (step + 1) * size]
         images = self._images(index, slice(step * size, (step + 1) * size))
-        begin_step(self._forward, self.network)
         pools = self._pools if index.shape[1] * self.first.task.num_classes % _VECTOR == 0 else [[place] for place in self.places]
         batches = [self._batch(pool, index, images) for pool in pools]
         images = self._prepared(images, pools, batches)
         with self.first.autocast():
-            logits = self._forward(images.transpose(0, 1).flatten(1, 2)).float()
+            logits = self.network(images.transpose(0, 1).flatten(1, 2)).float()
         self._passing.watch(logits)
         objectives = torch.cat([self._objective(pool, batch, logits) for pool, batch in zip(pools, batches, strict=True)])
         objectives.sum().backward()

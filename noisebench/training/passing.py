@@ -53,9 +53,9 @@ class Passing:
         """After it: whose logits the first rows are, (R, B) or (B,); others may follow."""
         rows = index.shape[-1]
         kept = logits.detach()[..., :rows, :]
-        if kept.is_cuda:
-            kept = kept.clone()  # a recorded graph's output is overwritten in its next replay
         grad = None if logits.grad is None else logits.grad[..., :rows, :]
+        if kept.is_cuda:  # what a recorded step leaves is overwritten by the next one
+            kept, grad = kept.clone(), None if grad is None else grad.clone()
         if grad is not None and rows < logits.shape[-2]:  # a step's cost is a mean over all rows
             grad = grad * (logits.shape[-2] / rows)
         self._waiting.append((index, kept, grad))

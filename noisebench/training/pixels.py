@@ -67,8 +67,8 @@ class Plan:
     def to(self, device: torch.device) -> Plan:
         return Plan(self.order.to(device), self.shifts.to(device), None if self.flips is None else self.flips.to(device))
 
-    def augmentation(self, view: int, at: slice) -> tuple[Tensor, Tensor | None]:
-        """The shifts (B, 2) and flips (B,) of some places of the order."""
+    def augmentation(self, view: int | slice, at: slice) -> tuple[Tensor, Tensor | None]:
+        """The shifts (B, 2) and flips (B,) of some places of the order, in one view or (views, ...) in several."""
         return self.shifts[view, at], None if self.flips is None else self.flips[view, at]
 
     def batches(self, size: int) -> list[Tensor]:

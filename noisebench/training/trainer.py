@@ -23,14 +23,14 @@ from ..losses import Loss, Penalty, Scores
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
 from .beginning import Beginning, Weights
-from .compiled import begin_step, training_forward
 from .networks import classifier, on_device
 from .networks.groups import freeze, parameter_groups
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
 from .passing import Passed, Passing
 from .pixels import Normalisation, Pixels, Plan
-from .predicting import autocast, network_log_p
+from .predicting import autocast, network_log_p, repeatable
+from .recorded import Given, Made, RecordedStep
 
 _NETWORK, _EPOCH, _STRATEGY = range(3)  # what a derived seed is for
 
@@ -107,8 +107,8 @@ class Trainer:
         self.since = 0  # the epoch from which the schedule counts
         self._running = False
         self._begin_epoch()
-        steps = task.recipe.epochs * self.steps_per_epoch
-        self._forwards = [training_forward(network, device, steps) for network in self.networks]
+        # What looks at each example alone, and at nothing else, is one computation that can be played again.
+        self._recorded = RecordedStep(self._learn) if device.type == "cuda" and self.strategy.by_example else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,7 +119,7 @@ class Trainer:
 
         Raises RunFailed at a cost that is not finite, naming the step.
         """
-        with self._own_randomness():
+        with self._own_randomness(), repeatable(self.device):
             while self.step < self.steps_per_epoch:
                 on_step()
                 self.make_step()
@@ -274,11 +274,21 @@ class Trainer:
 
     def batch(self) -> Batch:
         """The examples of the next step, as the strategy wants them."""
-        index, views = self.batches[self.step], range(self.strategy.views)
+        return self._batch(self._given())
+
+    def _given(self) -> Given:
+        """What the next step is told."""
+        index = self.batches[self.step]
         at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
-        images = tuple(self.train.augmented(index, *self.plan.augmentation(view, at)) for view in views)
-        labels = self.labels[index]
-        return self.strategy.prepare(Batch(images, labels, index, labels, self.epoch + 1, self.generator), self)
+        shifts, flips = self.plan.augmentation(slice(None), at)
+        return Given(index, shifts, flips, self.lr_factor(self.step))
+
+    def _batch(self, given: Given) -> Batch:
+        views = range(self.strategy.views)
+        flips = given.flips
+        images = tuple(self.train.augmented(given.index, given.shifts[n], None if flips is None else flips[n]) for n in views)
+        labels = self.labels[given.index]
+        return self.strategy.prepare(Batch(images, labels, given.index, labels, self.epoch + 1, self.generator), self)
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
         """What each of so many runs (runs,) is to lower, whose examples stand one run after the other in the batch.
@@ -302,20 +312,26 @@ class Trainer:
         """The next step of the epoch."""
         for number in range(len(self.networks)):
             self._train_mode(number)
-        begin_step(self._forwards[0], self.networks[0])
-        batch = self.batch()
+        given = self._given()
+        whole = len(given.index) == self.task.recipe.batch_size
+        made = self._recorded(given) if self._recorded and whole else self._learn(given)
+        self.costs[self.step] = made.cost
+        self.passing.note(given.index, made.logits)
+        self.step += 1
+
+    def _learn(self, given: Given) -> Made:
+        """One step along the gradient."""
+        batch = self._batch(given)
         with self.autocast():
-            logits = [[forward(view).float() for view in batch.views] for forward in self._forwards]
+            logits = [[network(view).float() for view in batch.views] for network in self.networks]
         self.passing.watch(logits[0][0])
         objective = self.objective(batch, logits)
         objective.sum().backward()
         if self.task.recipe.clip:
             for network in self.networks:  # each by itself: two networks must not brake each other
                 nn.utils.clip_grad_norm_(network.parameters(), self.task.recipe.clip)
-        self.optimizer.step(self.lr_factor(self.step))
-        self.costs[self.step] = objective.detach().sum()
-        self.passing.note(self.batches[self.step], logits[0][0])
-        self.step += 1
+        self.optimizer.step(given.lr_factor)
+        return Made(objective.detach().sum(), logits[0][0])
 
     def _penalty(self) -> Tensor | None:
         """The loss's own, of all that is trained of all networks."""
