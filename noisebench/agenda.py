@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from .suite import Suite, SuiteRun, expand
 from .workspace import Workspace
 
 RERUN = ("failed", "stale", "all")
-_ASKED = ("loss", "strategy", "model", "recipe", "seed", "precision")  # differing there it is another run, not a stale one
+_ASKED = ("loss", "strategy", "model", "init", "recipe", "seed", "precision")  # differing there it is another run, not a stale one
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,14 @@ def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Ru
     """A suite's run with nothing left open."""
     settings = wanted.settings
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
-        raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix")
-    dataset = workspace.dataset(settings["dataset"])
+        more = ", or give --dataset NAME, FILE.npz or DIR" if missing[0] == "dataset" else ""
+        raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix{more}")
+    dataset = workspace.dataset(settings["dataset"], Path(settings["test"]) if settings.get("test") else None)
     manifest, _ = workspace.make(dataset, labels_of(wanted))
     source = workspace.source_of(manifest)
-    return plan_run(wish_of(wanted, device), dataset, manifest, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
+    init = workspace.initial(settings.get("init"), settings.get("model") or dataset.model)
+    wish, data_sha256 = replace(wish_of(wanted, device), init=init), workspace.images(dataset).fingerprint
+    return plan_run(wish, dataset, manifest, data_sha256, source.fingerprint if source else "")
 
 
 def make_agenda(workspace: Workspace, suite: Suite, device: str = "auto") -> list[Item]:
@@ -90,10 +93,10 @@ def _outdated(run: Run, other: RunFolder) -> str:
     config: dict[str, Any] = run.config
     try:
         old = yaml.safe_load((other.path / "config.yaml").read_text(encoding="utf-8"))
-        if any(old[key] != config[key] for key in _ASKED):
+        if any(old.get(key) != config.get(key) for key in _ASKED):
             return ""
         changed = [key for key in config if old.get(key) != config[key]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         return ""
     return f"{', '.join(changed)} changed since {other.path.name}" if changed else ""
 

@@ -52,7 +52,8 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
 def _sort(run: Run, width: int) -> tuple[Any, ...]:
     """What decides how long an epoch takes, near enough."""
     data, strategy = (run.dataset.name, run.manifest.meta.get("subset")), run.strategy.name  # type: ignore[union-attr]
-    return (*data, run.model, run.recipe.batch_size, run.precision, strategy, width, bool(run.estimated))
+    beginning = run.init is not None, run.recipe.freeze  # images may be enlarged for its weights; what is frozen asks for no gradient
+    return (*data, run.model, *beginning, run.recipe.batch_size, run.precision, strategy, width, bool(run.estimated))
 
 
 def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
@@ -66,7 +67,8 @@ def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float
         width = record.get("environment", {}).get("packed", 1)
         estimated = "estimates" in record
         data = record["data"]["name"], record["noise"].get("subset")
-        key = (*data, model, recipe["batch_size"], record["precision"], strategy, width, estimated)
+        beginning = "init" in record, recipe.get("freeze", 0)
+        key = (*data, model, *beginning, recipe["batch_size"], record["precision"], strategy, width, estimated)
         found.setdefault(key, []).append(record["seconds"] / recipe["epochs"])
     return {key: sum(values) / len(values) for key, values in found.items()}
 

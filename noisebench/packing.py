@@ -31,11 +31,12 @@ def kind_of(run: Run) -> str | None:
 
     They differ in seed, labels, loss and strategy alone. By themselves train: networks that fill a processor alone; strategies of
     several networks or views, of parameters of their own, or that begin anew with new networks; penalties on the parameters; a run
-    that has to estimate its noise first.
+    that has to estimate its noise first; layers that are frozen, or learn at rates of their own. What they begin from may differ.
     """
     strategy = STRATEGIES[run.strategy.name].build  # type: ignore[union-attr]
     alone = run.estimated or any(is_penalty(call) for call in LOSSES.calls(run.loss)) or not strategy.in_step()  # type: ignore[attr-defined]
-    if pack_width(run.model) == 1 or alone:
+    by_layer = run.recipe.freeze > 0 or run.recipe.layer_decay != 1
+    if pack_width(run.model) == 1 or alone or by_layer:
         return None
     training = int(run.manifest.in_training.sum())
     data = [run.dataset.name, run.data_sha256, run.source_sha256, training, len(run.manifest.labels)]

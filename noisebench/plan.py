@@ -20,6 +20,8 @@ from .datasets import Dataset
 from .errors import ConfigError, LanguageError
 from .estimates import VERSION as ESTIMATES_VERSION
 from .estimates import Estimates
+from .initial import VERSION as INITIAL_VERSION
+from .initial import Initial
 from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
@@ -49,6 +51,7 @@ class Wish:
     precision: str = "auto"
     device: str = "auto"  # which decides no more than what the precision `auto` is
     budget: str = "epochs"  # `compute`: the recipe's epochs are CE's, and as many are trained as do the same work
+    init: Initial | None = None  # the weights to begin from; None: networks are freshly made
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Run:
     seed: int
     precision: str
     oracle: bool
+    init: Initial | None = None
 
     @cached_property
     def estimated(self) -> list[str]:
@@ -85,6 +89,7 @@ class Run:
             "loss": str(self.loss),
             "strategy": str(self.strategy),
             "model": self.model,
+            **({"init": self.init.sha256} if self.init else {}),
             "recipe": self.recipe.asdict(),
             "seed": self.seed,
             "precision": self.precision,
@@ -93,6 +98,7 @@ class Run:
                 **STRATEGIES.fingerprints(self.strategy),
                 f"model:{self.model}": backbone_fingerprint(self.model),
                 **({"estimates": str(ESTIMATES_VERSION)} if self.estimated else {}),
+                **({"init": str(INITIAL_VERSION)} if self.init else {}),
             },
         }
 
@@ -117,6 +123,7 @@ class Run:
             "held_out": self.manifest.held_out,
             "method": self.method,
             "model": self.model,
+            **({"init": self.init.facts} if self.init else {}),
             "recipe_name": self.recipe_name,
             "loss": str(self.loss),
             "strategy": str(self.strategy),
@@ -142,7 +149,8 @@ class Run:
         meta, held_out = self.manifest.meta, f", {self.manifest.held_out}" if self.manifest.held_out else ""
         seed = "" if self.manifest.noise_seed is None else f", noise seed {self.manifest.noise_seed}"
         noise = f"{meta['noise']}{seed}{held_out}"
-        return f"{self.method} on {self.manifest.data}, {noise}, {self.model}, seed {self.seed}"
+        init = f" from {self.init.label}" if self.init else ""
+        return f"{self.method} on {self.manifest.data}, {noise}, {self.model}{init}, seed {self.seed}"
 
 
 def key_of(config: dict[str, Any]) -> str:
@@ -176,6 +184,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
         checked_seed(wish.seed),
         resolve_precision(wish.precision, wish.device),
         tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
+        wish.init,
     )
 
 

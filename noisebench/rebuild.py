@@ -9,6 +9,7 @@ from typing import Any
 from .errors import DataError, ManifestError
 from .manifest import Manifest, read_manifest
 from .plan import Run, Wish, plan_run
+from .recipes import all_settings
 from .runfolder import RunFolder
 from .workspace import Workspace
 
@@ -24,16 +25,17 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     labels = manifest_of(folder, workspace, manifest)
     dataset = workspace.dataset_of(labels)
     source = workspace.source_of(labels)
-    run = plan_run(_wish(record), dataset, labels, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
+    run = plan_run(_wish(record, workspace), dataset, labels, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
     if run.key != record["key"]:
         raise DataError(f"{folder.path} is no longer the run that its settings make here: {_difference(run, record)}")
     return run
 
 
-def _wish(record: dict[str, Any]) -> Wish:
-    recipe = dict(record["recipe"])
+def _wish(record: dict[str, Any], workspace: Workspace) -> Wish:
+    recipe = all_settings(record["recipe"])
     name, model = recipe.pop("name"), record["model"]["name"]
-    return Wish(None, record["loss"], record["strategy"], model, name, recipe, record["seed"], record["precision"])
+    init = workspace.initial_again(record["init"], model) if "init" in record else None
+    return Wish(None, record["loss"], record["strategy"], model, name, recipe, record["seed"], record["precision"], init=init)
 
 
 def manifest_of(folder: RunFolder, workspace: Workspace, given: Path | None = None) -> Manifest:

@@ -110,6 +110,7 @@ def _recorded_settings(record: dict[str, Any]) -> dict[str, Any]:
     versions = {name: value for name, value in record.get("versions", {}).items() if name != "protocol"}
     return {"manifest_sha256": record["noise"].get("manifest_sha256"), "data_sha256": record["data"].get("sha256"),
             "model": record["model"]["name"], "recipe": recipe, "versions": versions,
+            **({"init": record["init"]["sha256"]} if "init" in record else {}),
             **{key: record[key] for key in ("loss", "strategy", "seed", "precision")}}  # fmt: skip
 
 

@@ -13,7 +13,8 @@ from .spec import Call, parse
 class Recipe:
     """One way of training. lr per step; clip: largest gradient norm of a network, 0 for no limit;
     schedule: `constant`, `cosine` (to 0, by step) or `step(40, 80)` (a tenth after each of these epochs);
-    crop (pixels of padding) and flip: augmentation."""
+    crop (pixels of padding) and flip: augmentation; freeze: so many of the network's layer groups, from its stem on, are not trained;
+    layer_decay: the learning rate of a group as a multiple of the next one's, 1 for all alike (Clark et al. 2020)."""
 
     epochs: int
     batch_size: int = 128
@@ -25,10 +26,12 @@ class Recipe:
     clip: float = 0.0
     crop: int = 0
     flip: bool = False
+    freeze: int = 0
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        limits = (("epochs", 1), ("batch_size", 1), ("lr", 0), ("momentum", 0), ("weight_decay", 0), ("clip", 0), ("crop", 0))
-        for name, least in limits:
+        for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "clip", "crop", "freeze"):
+            least = 1 if name in ("epochs", "batch_size") else 0
             if not getattr(self, name) >= least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not self.momentum < 1 or not self.lr < float("inf") or not self.weight_decay < float("inf"):
@@ -37,11 +40,22 @@ class Recipe:
             raise ConfigError("nesterov needs a momentum: give one, or nesterov: false")
         if self.crop and not self.crop < 64:
             raise ConfigError(f"crop is padding in pixels, got {self.crop}")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay must be above 0 and at most 1, which is none; got {self.layer_decay}")
         name, ends = read_schedule(self.schedule)
         object.__setattr__(self, "schedule", str(Call(name, ends)))  # one text per meaning, since the key holds it
 
     def asdict(self) -> dict[str, Any]:
-        return asdict(self)
+        """As written of a run and hashed into its key: without the settings that came later where they change nothing."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
+
+
+_LATER: dict[str, Any] = {"freeze": 0, "layer_decay": 1.0}
+
+
+def all_settings(written: dict[str, Any]) -> dict[str, Any]:
+    """What `asdict` wrote, with what it left out."""
+    return {**_LATER, **written}
 
 
 RECIPE_FIELDS = {field.name: field for field in fields(Recipe)}
@@ -94,6 +108,18 @@ RECIPES = {
         {"epochs": 200, "lr": 0.02, "weight_decay": 5e-4, "schedule": "step(150)"},
         {"cifar100": {"epochs": 250, "schedule": "step(200)"}},
         "Liu et al. 2020, authors' configuration",
+    ),
+    "finetune": PublishedRecipe(
+        "10 epochs, batch 64, lr 0.02 cosine, each layer group at 0.75 of the next one's: from trained weights (--init)",
+        {"epochs": 10, "batch_size": 64, "lr": 0.02, "weight_decay": 1e-4, "layer_decay": 0.75},
+        {},
+        "ours, measured in the README; rates by layer after Clark et al. 2020",
+    ),
+    "finetune_frozen": PublishedRecipe(
+        "as finetune, with the stem left as it is",
+        {"epochs": 10, "batch_size": 64, "lr": 0.02, "weight_decay": 1e-4, "layer_decay": 0.75, "freeze": 1},
+        {},
+        "ours, measured in the README",
     ),
 }  # fmt: skip
 

@@ -134,6 +134,7 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "loss": str(run.loss),
         "strategy": str(run.strategy),
         "model": {"name": run.model, "parameters": sum(p.numel() for p in trainer.networks[0].parameters())},
+        **({"init": {**run.init.facts, "adapted": trainer.adapted}} if run.init else {}),
         "recipe": {"name": run.recipe_name, **run.recipe.asdict()},
         "seed": run.seed,
         "precision": run.precision,

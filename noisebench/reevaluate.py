@@ -31,7 +31,7 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     """
     from .training.networks import make_network, on_device
     from .training.pixels import Normalisation
-    from .training.stored import StoredNetworks, load_weights
+    from .training.stored import StoredNetworks, enlarges, load_weights
 
     record = folder.record()
     data = record["data"]
@@ -43,7 +43,11 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     any_ = Estimates(0.5, np.eye(data["num_classes"]))  # what a run found out plays no part in what its networks say
     strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), any_))
     place = find_device(device)
-    networks = [on_device(make_network(record["model"]["name"], data["num_classes"], shape, 0), place) for _ in range(strategy.networks)]
+    made = (
+        make_network(record["model"]["name"], data["num_classes"], shape, 0, enlarged=enlarges(folder.weights))
+        for _ in range(strategy.networks)
+    )
+    networks = [on_device(network, place) for network in made]
     load_weights(folder.weights, networks)
     return StoredNetworks(networks, strategy, shape, normalise, record["precision"])
 

@@ -12,7 +12,7 @@ from .datasets import DATASETS, split_column
 from .losses import LOSSES
 from .noise import FILES, NOISES
 from .noise.recorded import OWN
-from .recipes import RECIPES, make_recipe
+from .recipes import RECIPES, all_settings, make_recipe
 from .registry import Registry
 from .spec import Call, parse
 from .strategies import STRATEGIES
@@ -56,7 +56,8 @@ def reproduction(about: dict[str, Any]) -> Reproduction:
               "val_split": "before" if before else None, "trusted": trusted and trusted[1]}  # fmt: skip
     belief = None if about["strategy"] == "standard" else about["strategy"]
     recipe = about["recipe_name"] if about["recipe_name"] in RECIPES else None
-    training = {"loss": about["loss"], "strategy": belief, "model": about["model"], "recipe": recipe,
+    init = about.get("init", {}).get("text")
+    training = {"loss": about["loss"], "strategy": belief, "model": about["model"], "init": init, "recipe": recipe,
                 "epochs": about["recipe"]["epochs"], **recipe_changes(about["recipe_name"], about["dataset"], about["recipe"]),
                 "seed": about["seed"], "precision": about["precision"]}  # fmt: skip
     return Reproduction((*words, *_options(labels), *_options(training)), tuple(_needs(about)))
@@ -68,7 +69,7 @@ def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[st
         return settings
     known = DATASETS.get(dataset)
     augment = {"crop": known.crop, "flip": known.flip} if known else {}
-    own = make_recipe(name, dataset, augment=augment, changes={}).asdict()
+    own, settings = all_settings(make_recipe(name, dataset, augment=augment, changes={}).asdict()), all_settings(settings)
     return {key: value for key, value in settings.items() if value != own.get(key) or (known is None and key in ("crop", "flip"))}
 
 
@@ -84,6 +85,8 @@ def _options(values: dict[str, Any]) -> Iterator[str]:
 def _needs(about: dict[str, Any]) -> Iterator[str]:
     if about["dataset"] not in DATASETS:
         yield f"the data set {about.get('path') or about['dataset']}{_checksum(about.get('data_sha256'))}"
+    if (init := about.get("init")) is not None:
+        yield f"the weights {init.get('tag') or init['text']} (the sha256 of their tensors begins {init['sha256'][:16]})"
     for call in _calls(NOISES, about["noise"]):
         yield from _files(call)
     for registry, text in ((NOISES, about["noise"]), (LOSSES, about["loss"]), (STRATEGIES, about["strategy"])):

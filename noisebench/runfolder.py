@@ -237,6 +237,7 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         **{key: record["data"][key] for key in WHERE if key in record["data"]},
         "data_sha256": record["data"].get("sha256"),
         "model": record["model"]["name"],
+        **({"init": record["init"]} if "init" in record else {}),
         "noise": noise["text"],
         "noise_seed": noise["seed"],
         "realised_rate": noise["realised_rate"],

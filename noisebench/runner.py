@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,10 @@ from .processes import Ranks, Spread
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
 from .sitting import Conduct, Course, Sitting, course_of, read, reason
-from .strategies import STRATEGIES, build_strategy
+from .strategies import STRATEGIES, Strategy, build_strategy
 from .truth import transitions, with_estimates
 from .warmup import judge_folds
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
@@ -136,6 +137,7 @@ def make_trainer(
 
     A run with something to find out first gets a stand-in for it until there are `estimates`. beside: one to share images with.
     """
+    from .training.beginning import weights_of
     from .training.trainer import Task, Trainer
 
     manifest = run.manifest
@@ -153,15 +155,48 @@ def make_trainer(
         run.dataset.num_classes,
         run.model,
         build_loss(loss, transitions(manifest, run.loss, estimates), num_classes=run.dataset.num_classes),
-        build_strategy(with_estimates(STRATEGIES, run.strategy, estimates)),
+        _strategy(run, estimates),
         run.recipe,
         run.seed,
         run.precision,
         build_penalty(run.loss),
         images.train_images[manifest.val] if held_out else None,
         None if manifest.trusted is None else manifest.trusted[training],
+        weights_of(run.init),
     )
     return Trainer(task, find_device(device), beside, spread=spread)
+
+
+def _strategy(run: Run, estimates: Estimates | None) -> Strategy:
+    return build_strategy(with_estimates(STRATEGIES, run.strategy, estimates))
+
+
+def check_networks(workspace: Workspace, runs: Iterable[Run]) -> list[str]:
+    """What is done so that initial weights fit the networks of these runs, each thing once, in sentences. Raises NoisebenchError, before
+    any of them is trained, where weights do not fit, or a recipe freezes or slows what a network has not.
+
+    Makes one network of each kind that does not just begin afresh.
+    """
+    kinds: dict[tuple[object, ...], Run] = {}
+    for run in runs:
+        layers = run.recipe.freeze, run.recipe.layer_decay
+        if run.init or layers != (0, 1):
+            kinds.setdefault((run.dataset, run.model, run.init, *layers, str(run.strategy)), run)
+    said = [sentence for run in kinds.values() for sentence in _check_network(run, workspace.images(run.dataset))]
+    return list(dict.fromkeys(said))
+
+
+def _check_network(run: Run, images: Images) -> list[str]:
+    from .training.beginning import Beginning, weights_of
+    from .training.networks.groups import freeze, parameter_groups
+
+    count = _strategy(run, Estimates(0.5, np.eye(run.dataset.num_classes))).networks
+    height, width, channels = images.train_images.shape[1:]
+    beginning = Beginning(run.model, run.dataset.num_classes, (height, width, channels), weights_of(run.init), count)
+    made = [beginning.network(number, 0) for number in range(count)]
+    freeze(made[0][0], run.recipe.freeze)
+    parameter_groups(made[0][0], run.recipe)
+    return [f"{run.model} from {run.init.label}: {sentence}" for _, said in made for sentence in said if run.init]
 
 
 def find_device(name: str) -> torch.device:

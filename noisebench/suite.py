@@ -16,6 +16,7 @@ from .backbones import canonical_backbone
 from .budget import check_schedule, checked_budget
 from .datasets import DATASETS
 from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
+from .initial import check_init
 from .labelling import LabelWish, check_noise
 from .losses import LOSSES
 from .methods import find_method
@@ -28,7 +29,7 @@ from .recipes import RECIPE_FIELDS, RECIPES, find_recipe, make_recipe, read_sche
 from .strategies import normal_strategy
 from .subset import check_subset
 
-AXES = ("dataset", "subset", "model", "recipe", "noise", "method", "loss", "strategy")
+AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
 _NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are texts
 _FILE = "benchmarks.yaml"
 _LARGEST_FILE = 1_000_000  # bytes
@@ -44,7 +45,9 @@ class Settings(_Strict):
     """What one run may be told; every field may stand in `defaults`, the axes in `matrix` too."""
 
     dataset: str | None = None
+    test: str | None = None  # where the test images of a folder lie, if not in it
     model: str | None = None
+    init: str | None = None
     recipe: str | None = None
     noise: str | None = None
     method: str | None = None
@@ -65,6 +68,8 @@ class Settings(_Strict):
     clip: float | None = None
     crop: int | None = None
     flip: bool | None = None
+    freeze: int | None = None
+    layer_decay: float | None = None
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True, exclude_none=True)
@@ -87,12 +92,13 @@ class Override(_Strict):
 
 
 class ReportShape(_Strict):
-    """How the suite's table is laid out."""
+    """How the suite's table is laid out; suspects: a .csv of the workspace, for the labels that its runs together doubt."""
 
     rows: str = "method"
     cols: str = "noise"
     metric: str = "last"
     published: str | None = None
+    suspects: str | None = None
 
 
 class Suite(_Strict):
@@ -114,9 +120,15 @@ class Suite(_Strict):
             raise ValueError("axes are method, or loss and strategy, not both")
         return self
 
-    def at(self, budget: str) -> Suite:
-        """The suite at another budget."""
-        return self.model_copy(update={"defaults": self.defaults.model_copy(update={"budget": checked_budget(budget)})})
+    def told(self, **settings: str | None) -> Suite:
+        """The suite with other defaults; of None nothing changes. Raises ConfigError where an axis or an override decides instead."""
+        given = {name: value for name, value in settings.items() if value is not None}
+        for name, value in given.items():
+            if name in self.matrix or any(name in override.set.given() for override in self.override):
+                raise ConfigError(f"--{name} {value}: the suite sets its {name} run by run: change it in the suite's file")
+            if name != "dataset":  # which may be any folder
+                _check_value(name, value)
+        return self.model_copy(update={"defaults": self.defaults.model_copy(update=given)})
 
 
 @dataclass(frozen=True)
@@ -239,6 +251,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "strategy": normal_strategy,
     "model": canonical_backbone,
     "recipe": find_recipe,
+    "init": check_init,
     "schedule": read_schedule,
     "val_fraction": lambda fraction: LabelWish("", val_fraction=fraction),
     "val_split": lambda when: LabelWish("", val_split=when),
@@ -275,6 +288,8 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
             _check_value(axis, value)
         except NoisebenchError as error:
             yield at, str(error)
+    if suite.report.suspects is not None and Path(suite.report.suspects).suffix != ".csv":
+        yield ("report", "suspects"), f"suspects are written to a .csv, got {suite.report.suspects!r}"
     if suite.report.published is not None:
         try:
             find_paper(suite.report.published)
@@ -313,13 +328,13 @@ def _valid_noise(text: str) -> bool:
 
 
 def _check_cell(cell: dict[str, Any], budget: str) -> None:
-    if missing := [key for key in ("dataset", "noise") if not cell.get(key)]:
-        raise ConfigError(f"the runs name no {missing[0]}: put it into defaults or the matrix")
+    if not cell.get("noise"):
+        raise ConfigError("the runs name no noise: put it into defaults or the matrix")
     if "method" in cell and ("loss" in cell or "strategy" in cell):
         raise ConfigError("a method is a loss and a strategy already: name a method, or a loss and a strategy")
-    dataset = DATASETS.get(cell["dataset"])
+    dataset = DATASETS.get(cell.get("dataset", ""))
     if dataset is None:
-        return  # a foreign set, or a wrong name that has been said
+        return  # a foreign set, a wrong name that has been said, or one that `run --dataset` names
     if cell.get("val_split") and not cell.get("val_fraction"):
         raise ConfigError("val_split has no effect without val_fraction")
     check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)

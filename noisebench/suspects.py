@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,28 @@ def judge(arrays: dict[str, np.ndarray], score: str) -> Predictions:
         raise DataError("what a run said early is kept for up to 100 classes, and not by older versions: --score last")
     recorded = arrays["recorded_labels"].astype(np.int64)
     return Predictions.load(arrays, "early" if score == "early" else "train", recorded, recorded)
+
+
+def together(said: Sequence[Predictions], recorded: np.ndarray) -> Predictions:
+    """What several runs say of the same examples (N,): the mean of their p. Of more than 100 classes these are the likeliest that each
+    run kept; what a run did not keep counts as nothing."""
+    if len(said) == 1:
+        return said[0]
+    if all(each.dense is not None for each in said):
+        mean = np.mean([np.exp(each.dense.astype(np.float64)) for each in said if each.dense is not None], 0)
+        return Predictions.of(_log(mean), recorded, recorded)
+    classes = np.concatenate([each.classes for each in said], 1)
+    p = np.concatenate([np.exp(each.log_p.astype(np.float64)) for each in said], 1) / len(said)
+    summed = np.stack([np.where(classes == classes[:, [column]], p, 0).sum(1) for column in range(classes.shape[1])], 1)
+    again = np.stack([(classes[:, :column] == classes[:, [column]]).any(1) for column in range(classes.shape[1])], 1)
+    order = np.argsort(np.where(again, np.inf, -summed), 1, kind="stable")[:, : said[0].classes.shape[1]]
+    of_recorded = _log(np.mean([np.exp(each.recorded_log_p.astype(np.float64)) for each in said], 0))
+    top = [np.take_along_axis(each, order, 1) for each in (classes, _log(summed))]
+    return Predictions(top[0], top[1], of_recorded, of_recorded, None)
+
+
+def _log(p: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(p, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
 def better_score(arrays: dict[str, np.ndarray]) -> str:

@@ -40,7 +40,9 @@ def folds(run: Run) -> np.ndarray:
 
 
 def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spread: Spread = Spread()) -> Trainer:
-    """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test set."""
+    """Cross entropy by the run's own recipe, shortened, from the run's own initial weights, on all other folds; this fold is its test
+    set."""
+    from .training.beginning import weights_of
     from .training.trainer import Task, Trainer
 
     training, held = run.manifest.in_training, folds(run) == fold
@@ -48,7 +50,10 @@ def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spre
     recipe = replace(run.recipe, epochs=warmup_epochs(run), schedule="cosine")
     loss, strategy = build_loss("ce"), build_strategy("standard")
     seed = run.seed + fold
-    task = Task(pixels[~held], labels[~held], pixels[held], run.dataset.num_classes, run.model, loss, strategy, recipe, seed, run.precision)
+    task = Task(
+        pixels[~held], labels[~held], pixels[held], run.dataset.num_classes, run.model, loss, strategy, recipe, seed, run.precision,
+        init=weights_of(run.init),
+    )  # fmt: skip
     return Trainer(task, device, spread=spread)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from .datasets import Dataset, Images, Labels, find_dataset, fit_images, read_images, read_labels
-from .errors import ConfigError, ManifestError
+from .errors import ConfigError, ManifestError, NoisebenchError
+from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
 from .labelling import LabelWish, Outside, make_manifest, noise_for
 from .manifest import Manifest, file_name
 from .storing import write_text
@@ -29,6 +32,7 @@ class Workspace:
         self._images: dict[Dataset, Images] = {}
         self._labels: dict[Dataset, Labels] = {}
         self._manifests: dict[tuple[Dataset, LabelWish], tuple[Manifest, Path]] = {}
+        self._initials: dict[tuple[str, str], Initial] = {}
 
     @cached_property
     def data_dir(self) -> Path:
@@ -85,6 +89,38 @@ class Workspace:
         if len(images.train_images) <= manifest.source.max():
             raise ManifestError(f"the manifest puts in image {manifest.source.max()} of {manifest.meta['source']}, which has fewer")
         return images
+
+    def initial(self, text: str | None, model: str) -> Initial | None:
+        """The weights that a text names for a network, each hashed once; None for networks that begin afresh.
+
+        Raises DataError or ConfigError where there are none, or they cannot be had.
+        """
+        if text in (None, NONE):
+            return None
+        key = (str(text), model if text == PRETRAINED else "")
+        if key not in self._initials:
+            self._initials[key] = self._find_initial(*key)
+        return self._initials[key]
+
+    def _find_initial(self, text: str, model: str) -> Initial:
+        if text != PRETRAINED:
+            return initial_of(text, find_file(text, self.root))
+        from .pretrained import find_pretrained
+
+        tag, place = find_pretrained(model, offline=self.offline)
+        return initial_of(text, place, tag)
+
+    def initial_again(self, facts: dict[str, Any], model: str) -> Initial:
+        """What a finished run began from, by its record; its place only where it is at hand without a download."""
+        text, tag, place = facts["text"], facts.get("tag", ""), None
+        with suppress(NoisebenchError):
+            if text == PRETRAINED:
+                from .pretrained import cached_pretrained
+
+                place = cached_pretrained(model)
+            else:
+                place = find_file(text, self.root)
+        return Initial(text, facts["sha256"], tag, place)
 
     def make(self, dataset: Dataset, wish: LabelWish) -> tuple[Manifest, Path]:
         """The manifest of a wish and its place by name; nothing is written."""

@@ -118,7 +118,7 @@ def test_a_suite_gives_all_its_runs_the_budget(tmp_path: Path) -> None:
     text = GOOD.replace("epochs: 1", "epochs: 4").replace("[ce, el]", "[el, coteaching]")
     plain = read_suites(write(tmp_path, text))["tiny"]
     written = read_suites(write(tmp_path, text.replace("epochs: 4", "epochs: 4, budget: compute")))["tiny"]
-    assert plain.at("compute") == written and written.at("epochs").defaults.budget == "epochs"
+    assert plain.told(budget="compute") == written and written.told(budget="epochs").defaults.budget == "epochs"
     epochs = {item.run.method: item.run.recipe.epochs for item in make_agenda(Workspace(tmp_path), written)}
     assert epochs == {"el": 4, "coteaching": 2}
     assert {item.run.recipe.epochs for item in make_agenda(Workspace(tmp_path), plain)} == {4}

@@ -13,23 +13,10 @@ import noisebench
 
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
-    {
-        "errors",
-        "spec",
-        "registry",
-        "parameters",
-        "plugins",
-        "storing",
-        "environment",
-        "classes",
-        "arrays",
-        "nesting",
-        "precision",
-        "holder",
-        "claim",
-        "processes",
-    },
-    {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "dynamics", "spreadsheet", "backbones", "recipes"},
+    {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"}
+    | {"holder", "claim", "processes"},
+    {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "dynamics", "spreadsheet", "backbones", "recipes"}
+    | {"initial", "pretrained"},
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review", "budget", "subset"},
     {"suite", "places", "runfolder", "reproduce", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"},
     {"report"},

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ..initial import NONE
 from .console import console, duration, say
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class GridProgress:
         from ..report.table import noise_order
 
         self._items, self._quiet = items, quiet
-        self._several = [axis for axis in ("dataset", "subset", "model") if len({_axes(item)[axis] for item in items}) > 1]
+        self._several = [axis for axis in ("dataset", "subset", "model", "init") if len({_axes(item)[axis] for item in items}) > 1]
         self._cells: dict[tuple[str, str], list[int]] = {}
         for number, item in enumerate(items):
             self._cells.setdefault((self._row(item), item.run.manifest.meta["noise"]), []).append(number)
@@ -131,4 +132,6 @@ class GridProgress:
 
 
 def _axes(item: Item) -> dict[str, str]:
-    return {"dataset": item.run.dataset.name, "subset": str(item.run.manifest.size), "model": item.run.model}
+    run = item.run
+    init = run.init.label if run.init else NONE
+    return {"dataset": run.dataset.name, "subset": str(run.manifest.size), "model": run.model, "init": init}

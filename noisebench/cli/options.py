@@ -56,6 +56,10 @@ NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed 
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="NAME", help="epochs (default), or compute: as many as do the work of so many of CE.")
 ]
+Init = Annotated[
+    str | None,
+    typer.Option("--init", metavar="RUN|FILE|pretrained|none", help="The weights to begin from: a run's, a file's, or timm's own."),
+]
 LogTo = Annotated[
     list[str] | None, typer.Option("--log-to", metavar="TRACKER", help="Also to tensorboard, wandb, mlflow or trackio; may be repeated.")
 ]

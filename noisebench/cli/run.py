@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Budget, Globals, Json, LogTo
+from .options import Budget, Globals, Init, Json, LogTo, TestFolder
 from .report import emit, make, shape_of
+from .together import check_listing, list_suspects
 
 if TYPE_CHECKING:
     from ..agenda import Item
@@ -27,6 +28,13 @@ def run(
     suite: Annotated[
         str, typer.Argument(metavar="SUITE", help="A suite of benchmarks.yaml (noisebench list suites), FILE.yaml, or FILE.yaml:NAME.")
     ],
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", metavar="DATASET", help="Another data set than the suite's: a name, a .npz, a folder."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME|timm:NAME", help="Another network than the suite's.")] = None,
+    test: TestFolder = None,
+    init: Init = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Runs at a time; default: one a core.")] = None,
     executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs execute: local, ray or slurm.")] = "local",
@@ -61,6 +69,7 @@ def run(
     from ..agenda import make_agenda, manifest_paths, select
     from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
+    from ..runner import check_networks
     from ..suite import find_suite
     from ..trackers import known_trackers
     from .tracking import open_logbook
@@ -70,10 +79,13 @@ def run(
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume), request)
     name, found = find_suite(suite, options.workspace)
-    found = found.at(budget) if budget else found
+    found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget)
     _report(found, [], workspace)  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
+    check_listing(found, items)
+    for said in check_networks(workspace, [item.run for item in todo]):
+        say(said, quiet=options.quiet)
     if dry_run:
         _show_agenda(name, options, items, todo, pool, json=json)
         return
@@ -84,6 +96,7 @@ def run(
     if not todo:
         say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
     _show_table(found, items, workspace, json=json)
+    list_suspects(found, items, workspace, options)
     if failed:
         raise typer.Exit(_failed_code(failed, options))
 

@@ -20,6 +20,7 @@ from .options import (
     Human,
     Idn,
     Inclusive,
+    Init,
     Json,
     LabelFile,
     LogTo,
@@ -99,6 +100,7 @@ def train(
         str | None, typer.Option("--method", metavar="NAME", help="A row of the literature, instead of --loss and --strategy.")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME|timm:NAME", help="The network; default: the data set's.")] = None,
+    init: Init = None,
     recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="How long and how hard; default: the data set's.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the training set.")] = None,
     budget: Budget = None,
@@ -111,6 +113,10 @@ def train(
     clip: Annotated[float | None, typer.Option(metavar="N", help="Largest gradient norm, 0 for none.")] = None,
     crop: Annotated[int | None, typer.Option(metavar="N", help="Padding of the random crop, in pixels.")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.")] = None,
+    freeze: Annotated[int | None, typer.Option(metavar="N", help="So many layer groups, from the stem on, are not trained.")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="A layer group's learning rate, as a share of the next one's; 1: all alike.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the weights, the order and the augmentation.")] = 0,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="auto, fp32 or bf16.")] = "auto",
@@ -146,13 +152,15 @@ def train(
     chosen = NoiseOptions.of(context)
     choice = LabelChoice(dataset, manifest, chosen, test)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
-             "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip}  # fmt: skip
+             "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip, "freeze": freeze,
+             "layer_decay": layer_decay}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
-    wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs")
     with _ranks(seat, device, dry_run=dry_run) as ranks:
 
         def plan() -> tuple[ChosenLabels, Run]:
             found = choose_labels(workspace, choice)
+            begin = workspace.initial(init, model or found.dataset.model)
+            wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs", begin)
             return found, _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
 
         found, run = ranks.in_turn(plan)
@@ -172,7 +180,8 @@ def train(
             images = workspace.training_images(run.dataset, run.manifest)
             trainer = make_trainer(run, images, ranks.device or device, spread=spread)
             ranks.by_first(lambda: workspace.keep(found.manifest, found.path))
-            say(found.sentence, quiet=options.quiet)
+            for said in (found.sentence, *(f"--init {init}: {sentence}" for sentence in trainer.adapted)):
+                say(said, quiet=options.quiet)
             record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
         if seat.first:
             _show_record(record, json=json)
@@ -249,6 +258,7 @@ def _show_plan(run: Run, folder: RunFolder, *, json: bool) -> None:
                 *lines,
                 f"loss: {run.loss}",
                 f"strategy: {run.strategy}",
+                *([f"begins from: {run.init.label}"] if run.init else []),
                 f"recipe {run.recipe_name}: {settings}",
                 f"precision: {run.precision}",
             ]

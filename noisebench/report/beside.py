@@ -45,6 +45,8 @@ def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[st
     if recipe in RECIPES and dataset in DATASETS:
         own = {key: value for key, value in settings.items() if key in RECIPE_FIELDS and key != "epochs"}
         yield from (_setting(name, value) for name, value in recipe_changes(recipe, dataset, own).items())
+    if "init" in settings:
+        yield "weights of another training to begin from"
     if "subset" in settings:
         yield f"{settings['subset']:,} of the training images"
     if settings.get("held_out"):

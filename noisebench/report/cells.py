@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, DataError
+from ..initial import label_of
 from ..runfolder import RunFolder
 from .measures import Metric, find_metric
 
-AXES = ("dataset", "subset", "model", "recipe", "epochs", "precision", "noise", "method", "loss", "strategy", "metric")
+AXES = ("dataset", "subset", "model", "init", "recipe", "epochs", "precision", "noise", "method", "loss", "strategy", "metric")
 ALL = "all"  # the subset of a run that has none
 
 
@@ -142,14 +143,18 @@ def _row(folder: RunFolder, known: dict[str, Any], metric: str, value: float | N
     held_out = known.get("held_out", "")
     said = recipe_text(known["recipe_name"], f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}", held_out)
     subset = {"subset": known["subset"]} if "subset" in known else {}
-    own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": metric, "subset": str(subset.get("subset", ALL))}
+    init = known.get("init")
+    began = {} if init is None else {"init": init["sha256"]}
+    own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": metric, "init": label_of(init)}
+    own["subset"] = str(subset.get("subset", ALL))
     axes = {axis: own.get(axis) or str(known[axis]) for axis in AXES}
     alike = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
     inputs = {"labels": known.get("labels", ""), **{key: known.get(key) for key in ("loss", "strategy", "versions")}}
     rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None  # of some labels it is not the rate of all
     failed = known.get("metrics") is None
     seeds = known["seed"], known["noise_seed"]
-    return Row(axes, {**alike, **subset}, alike, inputs, rate, *seeds, known["oracle"], failed, value, stamp, folder, _clock(known))
+    settings = {**alike, **subset, **began}
+    return Row(axes, settings, alike, inputs, rate, *seeds, known["oracle"], failed, value, stamp, folder, _clock(known))
 
 
 def _clock(known: dict[str, Any]) -> Clock | None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ..initial import NONE
 from ..manifest import of_which
 from .beside import beside_caption, beside_text
 from .cells import ALL, Cell
@@ -81,6 +82,8 @@ def _said(axis: str, part: str, dataset: str) -> str:
         return f"{part} epoch{'' if part == '1' else 's'}"
     if axis == "subset":
         return part if part == ALL else of_which(int(part))
+    if axis == "init":
+        return f"from {part}" if part != NONE else "from scratch"
     return short_noise(part, dataset) if axis == "noise" else part
 
 
@@ -132,6 +135,7 @@ def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
     beside = table.published.get((row, col))
     axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
     extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy") if axis in labels}
+    extra |= {"init": labels["init"]} if labels.get("init", NONE) != NONE else {}
     extra |= {axis: int(labels[axis]) for axis in ("epochs", "subset") if labels.get(axis, ALL) != ALL}
     return {
         **axes,

@@ -22,7 +22,8 @@ from .significance import holm, moderated, tail_of_gap
 
 _NAMES = ("dataset", "model", "noise", "method", "metric")
 _KNOWN = ("dataset", "model", "recipe", "precision", "noise", "metric")
-_COLUMN = (*_KNOWN, "subset")
+_EXTRA = ("subset", "init")  # names of a cell that has them
+_COLUMN = (*_KNOWN, *_EXTRA)
 _DECIDING = {"labels": "the noisy labels (another manifest)", "loss": "the loss", "strategy": "the strategy"}
 _EPSILON = 1e-9  # what is lost by summing; a drop of exactly the tolerance is within it
 
@@ -49,7 +50,8 @@ class Finding:
     @property
     def title(self) -> str:
         data = ", ".join([self.names["dataset"], *([of_which(int(self.names["subset"]))] if "subset" in self.names else [])])
-        return f"{self.names['method']} on {data}, {self.names['noise']}, {self.names['model']}"
+        init = f" from {self.names['init']}" if "init" in self.names else ""
+        return f"{self.names['method']} on {data}, {self.names['noise']}, {self.names['model']}{init}"
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,8 @@ class _Pair:
 
 
 def _names(cell: dict[str, Any]) -> dict[str, Any]:
-    """What a cell is called; the subset where it has one."""
-    return {name: cell[name] for name in (*_NAMES, "subset") if name in _NAMES or name in cell}
+    """What a cell is called; subset and initial weights where it has them."""
+    return {name: cell[name] for name in (*_NAMES, *_EXTRA) if name in _NAMES or name in cell}
 
 
 def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules) -> Finding | _Pair:

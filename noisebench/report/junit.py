@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from ..initial import NONE
 from .cells import ALL
 from .formats import cell_text, head, row_head
 from .gate import Check, Finding
@@ -40,7 +41,8 @@ def _names(table: Table, row: str, col: str) -> tuple[str | int | None, ...]:
     axes = table.axes(row, col)
     cell = table.cells.get((row, col))
     names = (*(axes.get(name) for name in ("dataset", "model", "noise", "method")), cell.metric if cell else axes.get("metric"))
-    return (*names, int(axes["subset"])) if axes.get("subset", ALL) != ALL else names
+    subset = [int(axes["subset"])] if axes.get("subset", ALL) != ALL else []
+    return (*names, *subset, *([axes["init"]] if axes.get("init", NONE) != NONE else []))
 
 
 def _case(suite: Element, table: Table, row: str, col: str, finding: Finding | None) -> None:

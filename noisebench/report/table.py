@@ -12,6 +12,7 @@ from typing import Any
 from ..budget import checked_budget
 from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
+from ..initial import NONE
 from ..manifest import noise_words, of_which
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
@@ -22,8 +23,8 @@ from .measures import METRICS, Metric
 from .significance import beats
 
 _NOT_RIVALS = ("dataset", "subset", "noise")  # rows that differ in these are not better or worse than one another
-_FIXED = ("dataset", "subset", "model", "recipe", "precision", "noise", "method")
-_UNSAID = (("precision", "fp32"), ("subset", ALL))  # in a title
+_FIXED = ("dataset", "subset", "model", "init", "recipe", "precision", "noise", "method")
+_UNSAID = (("precision", "fp32"), ("subset", ALL), ("init", NONE))  # in a title
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Table:
 
     @property
     def _said(self) -> dict[str, str]:
-        return {axis: of_which(int(value)) if axis == "subset" else value for axis, value in self.fixed.items()}
+        words = {"subset": lambda value: of_which(int(value)), "init": lambda value: f"from {value}"}
+        return {axis: words.get(axis, str)(value) for axis, value in self.fixed.items()}
 
     @cached_property
     def usual_n(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -49,6 +49,15 @@ def load_weights(path: Path, networks: Sequence[nn.Module]) -> None:
         raise DataError(f"{path} does not hold this run's networks ({str(error).splitlines()[0]})") from None
     if strange := [name for name in found if not name.startswith(tuple(f"network{n}." for n in range(len(networks))))]:
         raise DataError(f"{path} holds more than this run's networks: {strange[0]}")
+
+
+def enlarges(path: Path) -> bool:
+    """Whether the networks of a run's model.safetensors enlarge small images; not where the file is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as found:
+            return any(".enlarge." in name for name in found.keys())  # noqa: SIM118 it is no dict
+    except (OSError, SafetensorError):
+        return False
 
 
 def _state(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -23,7 +23,9 @@ from ..losses import Loss, Penalty, Scores
 from ..processes import Spread
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
-from .networks import classifier, make_network, on_device
+from .beginning import Beginning, Weights
+from .networks import classifier, on_device
+from .networks.groups import freeze, parameter_groups
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
 from .passing import Passed, Passing
@@ -53,6 +55,7 @@ class Task:
     penalty: Penalty | None = None
     val_images: np.ndarray | None = None  # held out: predicted after each epoch, never trained on
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
+    init: Weights | None = None  # what the networks begin from; None: they are freshly made
 
 
 @dataclass(frozen=True)
@@ -94,13 +97,17 @@ class Trainer:
         self.test: Pixels = test
         self.val = None if task.val_images is None else self.pixels(task.val_images)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
+        self.beginning = Beginning(task.model, task.num_classes, task.images.shape[1:], task.init, self.strategy.networks)
+        self.adapted: list[str] = []  # what was done so that the weights fit that the networks began from
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
         self.spread, self.ranks = fitted(self, spread), spread.ranks
+        self._still = [freeze(network, task.recipe.freeze) for network in self.networks]
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
         trusted = None if task.trusted is None else torch.from_numpy(task.trusted).to(device)
         self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted))
         own = [dict(group) for group in self.strategy.parameter_groups()]
-        self.optimizer = SGD([*({"params": list(network.parameters())} for network in self.networks), *own], task.recipe)
+        groups = [group for network in self.networks for group in parameter_groups(network, task.recipe)]
+        self.optimizer = SGD([*groups, *own], task.recipe)
         self.schedule = read_schedule(task.recipe.schedule)
         self.epoch = self.step = 0  # epochs done; steps done of the next one
         self.since = 0  # the epoch from which the schedule counts
@@ -136,7 +143,8 @@ class Trainer:
         own = images if self.spread.alone else images[self.ranks.share(len(images))]
         with self.autocast():
             logits = asked(own) if weights is None else functional_call(asked, dict(weights), (own,))
-        asked.train(training)
+        if training:
+            self._train_mode(network)
         return self.ranks.gather(logits.float().log_softmax(1), len(images))
 
     def log_p(self, network: int = 0) -> Tensor:
@@ -198,9 +206,15 @@ class Trainer:
 
     def _network(self, number: int, *since: int) -> nn.Module:
         """A network as it begins; after a restart another one."""
-        shape = self.task.images.shape[1:]
-        network = make_network(self.task.model, self.task.num_classes, shape, derived_seed(self.task.seed, _NETWORK, number, *since))
+        network, said = self.beginning.network(number, derived_seed(self.task.seed, _NETWORK, number, *since))
+        self.adapted = list(dict.fromkeys([*self.adapted, *said]))
         return on_device(network, self.device)
+
+    def _train_mode(self, number: int) -> None:
+        """Ready to learn; what is frozen stays in evaluation mode, so that its batch norm learns nothing either."""
+        self.networks[number].train()
+        for part in self._still[number]:
+            part.eval()
 
     def _begin_epoch(self) -> None:
         """The epoch's order and augmentation depend on (seed, epoch) alone, so that a resumed epoch is the same one."""
@@ -303,8 +317,8 @@ class Trainer:
 
     def make_step(self) -> None:
         """The next step of the epoch."""
-        for network in self.networks:
-            network.train()
+        for number in range(len(self.networks)):
+            self._train_mode(number)
         whole = len(self.batches[self.step]) == self.task.recipe.batch_size
         cost, logits = self._recorded(given(self)) if self._recorded and whole else self._learn()
         self.costs[self.step] = cost
@@ -330,10 +344,10 @@ class Trainer:
         self.optimizer.step(lr_factor)
 
     def _penalty(self) -> Tensor | None:
-        """The loss's own, of all networks."""
+        """The loss's own, of all that is trained of all networks."""
         if self.task.penalty is None:
             return None
-        return self.task.penalty([parameter for network in self.networks for parameter in network.parameters()])
+        return self.task.penalty([weight for network in self.networks for weight in network.parameters() if weight.requires_grad])
 
     def _output(self, number: int, logits: Tensor, batch: Batch) -> Output:
         scores = Scores(logits, adapt=partial(self.strategy.adapt, batch=batch, network=number))

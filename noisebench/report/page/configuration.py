@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import NoisebenchError
+from ...initial import label_of
 from ...losses import LOSSES
 from ...manifest import of_which
 from ...registry import Registry
@@ -78,6 +79,7 @@ def _labels(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iter
 def _recipe(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     parameters = _each(records, "model", "parameters", say=lambda count: f"{count:,} parameters")
     yield "network", ", ".join(filter(None, [_each(abouts, "model"), parameters]))
+    yield "began from", _each(abouts, "init", say=label_of)
     yield "recipe", _each(abouts, "recipe_name")
     for name in dict.fromkeys(name for about in abouts for name in about["recipe"]):
         yield name.replace("_", " "), _each(abouts, "recipe", name, say=_plainly)

@@ -11,8 +11,10 @@ from torch import nn
 from ...backbones import BACKBONES, TIMM, canonical_backbone
 
 
-def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed: int) -> nn.Module:
+def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed: int, *, enlarged: bool = False) -> nn.Module:
     """A freshly initialised network (N, C, H, W) -> logits (N, K); torch's global randomness is left as it was.
+
+    enlarged: one of timm's as it is, for which small images are enlarged; else its stem is opened for them.
 
     Raises UnknownName, or DataError where the network cannot take images of this shape.
     """
@@ -22,7 +24,7 @@ def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed:
         if name.startswith(TIMM):
             from .timm_models import timm_network
 
-            return timm_network(name.removeprefix(TIMM), num_classes, shape)
+            return timm_network(name.removeprefix(TIMM), num_classes, shape, enlarged=enlarged)
         module, _, function = BACKBONES[name].factory.partition(":")
         network: nn.Module = getattr(import_module(f"{__name__}.{module}"), function)(num_classes, shape)
         return network

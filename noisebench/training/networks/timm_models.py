@@ -1,4 +1,5 @@
-"""Any of timm's models on any image: channels and classes set, and on small images a stem that shrinks 4 times less."""
+"""Any of timm's models on any image: channels and classes set, and on small images a stem that shrinks 4 times less, or images that
+are enlarged 4 times, for weights of timm's own stem."""
 
 from __future__ import annotations
 
@@ -6,7 +7,8 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from ...errors import DataError, UnknownName
 
@@ -14,16 +16,39 @@ SMALL = 64  # pixels; up to here the stem of an ImageNet model would leave nothi
 _LESS = 4  # how much less the stem shrinks small images: ResNet's 7x7/2 and pool/2 vanish, patches of 16 become 4
 
 
-def timm_network(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """A timm model without pretrained weights for images of `shape` (height, width, channels).
+class Enlarge(nn.Module):
+    """Images 4 times as high and wide. What is kept of a network says so too, since its other tensors may fit either way."""
+
+    times: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("times", torch.tensor(_LESS))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.interpolate(images, scale_factor=_LESS, mode="bilinear")
+
+
+def _enlarged(network: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    larger: Tensor = network.get_submodule("enlarge")(inputs[0])
+    return larger
+
+
+def timm_network(name: str, num_classes: int, shape: tuple[int, int, int], *, enlarged: bool = False) -> nn.Module:
+    """A timm model without pretrained weights for images of `shape` (height, width, channels); enlarged: as timm has it, with small
+    images enlarged for it.
 
     Raises UnknownName, or DataError where the model cannot take such images.
     """
     if not timm.is_model(name.partition(".")[0]):
         raise UnknownName("timm model", name, timm.list_models(), "models timm")
     height, width, channels = shape
+    times = _LESS if enlarged and is_small(shape) else 1
     try:
-        network = _create(name, num_classes, channels, (height, width))
+        network = _create(name, num_classes, channels, (times * height, times * width), open_stem=is_small(shape) and times == 1)
+        if times > 1:
+            network.enlarge = Enlarge()
+            network.register_forward_pre_hook(_enlarged)
         with torch.no_grad():
             logits = network.eval()(torch.zeros(2, channels, height, width))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, KeyError) as error:
@@ -34,13 +59,30 @@ def timm_network(name: str, num_classes: int, shape: tuple[int, int, int]) -> nn
     return network.train()
 
 
-def _create(name: str, num_classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
-    """The model, told the image size where it must know it, with small patches or an open stem for small images."""
-    common: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels}
+def is_small(shape: tuple[int, ...]) -> bool:
+    """Whether the stem of an ImageNet model would leave nothing to see of images (height, width, channels)."""
+    return max(shape[:2]) <= SMALL
+
+
+def timm_translated(name: str, num_classes: int, shape: tuple[int, int, int], state: dict[str, Tensor]) -> nn.Module:
+    """timm's own network with weights as timm takes them: in the format of their authors, or with positions of other images. It raises
+    whatever timm raises where they are none of this network's."""
+    times = _LESS if is_small(shape) else 1
+    source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state, "num_classes": num_classes, "label_offset": 0}}
+    about: Any = timm.create_model(name).pretrained_cfg
+    channels = about["input_size"][0]
+    return _create(name, num_classes, channels, (times * shape[0], times * shape[1]), open_stem=False, source=source)
+
+
+def _create(
+    name: str, num_classes: int, channels: int, size: tuple[int, int], *, open_stem: bool, source: dict[str, Any] | None = None
+) -> nn.Module:
+    """The model, told the image size where it must know it, with small patches or an open stem where asked for."""
+    common: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(source or {})}
     side: Any = size[0] if size[0] == size[1] else size
     plain = timm.create_model(name, **common)
     patch = getattr(getattr(plain, "patch_embed", None), "patch_size", None)
-    if patch and max(size) <= SMALL:
+    if patch and open_stem:
         choices: list[dict[str, Any]] = [{"img_size": side, "patch_size": max(1, patch[0] // _LESS)}, {"img_size": side}]
     else:
         choices = [{"img_size": side}]
@@ -49,7 +91,7 @@ def _create(name: str, num_classes: int, channels: int, size: tuple[int, int]) -
             return timm.create_model(name, **common, **choice)
         except (TypeError, RuntimeError, AssertionError):  # most models have no such argument
             continue
-    if max(size) <= SMALL and not patch:
+    if open_stem and not patch:
         _open_stem(plain, channels)
     return plain
 

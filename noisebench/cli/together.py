@@ -1,0 +1,51 @@
+"""The list of labels that the runs of a suite doubt together, which a suite asks for as `report: {suspects: FILE}`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .console import say
+
+if TYPE_CHECKING:
+    from ..agenda import Item
+    from ..suite import Suite
+    from ..workspace import Workspace
+    from .options import Globals
+
+
+def check_listing(suite: Suite, items: list[Item]) -> None:
+    """Raises ConfigError where there is no one list to write, before the first run."""
+    from ..errors import ConfigError
+
+    if suite.report.suspects and (several := len({item.run.manifest.identity for item in items})) > 1:
+        raise ConfigError(f"report.suspects is a list of one labelling, the suite's runs see {several}: fix noise, data set and noise_seed")
+
+
+def list_suspects(suite: Suite, items: list[Item], workspace: Workspace, options: Globals) -> None:
+    """Write it once all runs are finished; one that is there is left as it is, since somebody may be working on it."""
+    if not suite.report.suspects:
+        return
+    path, left = workspace.root / suite.report.suspects, sum(not item.folder.result.exists() for item in items)
+    if left:
+        say(f"{path} is not written: {left} of {len(items)} runs are not finished", quiet=options.quiet)
+    elif path.exists():
+        say(f"{path} is there already and left as it is: move it away for a new list", quiet=options.quiet)
+    else:
+        say(f"{path} written: {_write(items, suite, workspace)}", quiet=options.quiet)
+
+
+def _write(items: list[Item], suite: Suite, workspace: Workspace) -> str:
+    """What is said of the list, with the next command."""
+    from ..agenda import labels_of
+    from ..suspects import better_score, how_good, judge, together, write_suspects
+
+    run, arrays = items[0].run, [item.folder.read_arrays() for item in items]
+    said = together([judge(each, better_score(each)) for each in arrays], run.manifest.labels)
+    path = workspace.root / str(suite.report.suspects)
+    write_suspects(path, said, run.manifest)
+    found, (_, place) = how_good(said, run.manifest), workspace.make(run.dataset, labels_of(items[0].wanted))
+    known = "" if found["precision"] is None else f", {100 * found['precision']:.1f} % of them wrong"
+    return (
+        f"{found['listed']} of {found['of']} labels are doubted by its {len(items)} runs together{known}. Delete the lines that are right, "
+        f"then: noisebench corrupt --manifest {place} --suspects {path} --drop (or --relabel)"
+    )

@@ -1,0 +1,145 @@
+"""The weights that a run's networks begin from: where they lie, and the hash of their tensors, which its key holds.
+
+A finished run's folder, a `.safetensors`, a state dict as torch saves it, or timm's own. Loads torch for the last two alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, DataError
+from .storing import read_checked
+
+NONE, PRETRAINED = "none", "pretrained"
+VERSION = 1  # of how weights are fitted to a network; raised where a fitted one would be another
+_SAFE, _TORCH = ".safetensors", (".pt", ".pth", ".bin", ".ckpt")
+_WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which a checkpoint holds its state dict
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of every name: of data parallel training, compiled networks, Lightning
+_OWN = re.compile(r"network\d+\.")  # of every name in a run's model.safetensors
+
+
+@dataclass(frozen=True)
+class Initial:
+    """text: as it was asked for; sha256: of names, types, shapes and bytes of the tensors, wherever they lie and in which format; tag:
+    timm's name for its own; place: the file, None where it is not at hand."""
+
+    text: str
+    sha256: str
+    tag: str = ""
+    place: Path | None = field(default=None, compare=False)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For a record."""
+        return {"text": self.text, "sha256": self.sha256, **({"tag": self.tag} if self.tag else {})}
+
+    @property
+    def label(self) -> str:
+        return label_of(self.facts)
+
+
+def label_of(facts: Mapping[str, Any] | None) -> str:
+    """`resnet50.a1_in1k 14fe96d1`, `warm 3f2a9c1d`: weights as a table names them; `none` for networks that begin afresh."""
+    if facts is None:
+        return NONE
+    path = Path(facts["text"])
+    name = facts.get("tag") or (path.parent.name if path.stem == "model" and path.parent.name else path.name.removesuffix(path.suffix))
+    return f"{name} {facts['sha256'][:8]}"
+
+
+def check_init(text: str) -> None:
+    """Raises ConfigError for a text that can name no weights; whether these are there is asked when a run is planned."""
+    if not text.strip():
+        raise ConfigError(f"init names a run's folder, a file of weights, {PRETRAINED}, or {NONE}; got {text!r}")
+
+
+def find_file(text: str, root: Path) -> Path:
+    """The file of weights that a text names: a file, or the folder of a finished run, as a path, from the workspace, or as the name
+    of a run begins. Raises DataError or ConfigError."""
+    check_init(text)
+    asked = Path(text).expanduser()
+    near = [path for path in sorted((root / "runs").glob("*__*")) if any(name.startswith(text) for name in (path.name, path.name[-8:]))]
+    found = [path for path in (asked, root / asked, root / "runs" / asked) if path.exists()] or near
+    if not found or (found == near and len(near) > 1):
+        many = f"{len(near)} runs are called so" if near else "there is no such file or run"
+        raise DataError(f"--init {text}: {many}; give a run's folder, a {_SAFE}, a {' or '.join(_TORCH[:2])}, {PRETRAINED}, or {NONE}")
+    path = found[0] / f"model{_SAFE}" if found[0].is_dir() else found[0]
+    if not path.is_file():
+        raise DataError(f"--init {text}: {found[0]} holds no model{_SAFE}: it is no finished run's folder")
+    if path.suffix not in (_SAFE, *_TORCH):
+        raise ConfigError(f"--init {text}: weights lie in a {_SAFE} or a state dict ({', '.join(_TORCH)})")
+    return path
+
+
+def initial_of(text: str, place: Path, tag: str = "") -> Initial:
+    """Raises DataError where the file cannot be read or holds no tensors."""
+    return Initial(text, _sha256(read_tensors(place), place), tag, place)
+
+
+def read_initial(initial: Initial) -> bytes:
+    """The tensors, as the bytes of a .safetensors. Raises DataError where they are not at hand, or no longer those."""
+    who = f"the weights {initial.tag or initial.text}, from which this run began"
+    if initial.place is None:
+        raise DataError(f"{who}, are not at hand: put them where they were (sha256 of their tensors {initial.sha256[:16]}...)")
+    content = read_tensors(initial.place)
+    if _sha256(content, initial.place) != initial.sha256:
+        raise DataError(f"{who}, are others now: {initial.place} has changed")
+    return content
+
+
+def read_tensors(place: Path) -> bytes:
+    """A file of weights as the bytes of a .safetensors; of a state dict no pickled code is run. Raises DataError."""
+    return read_checked(place) if place.suffix == _SAFE else _from_torch(place)
+
+
+def _from_torch(place: Path) -> bytes:
+    import torch
+    from safetensors.torch import save
+
+    try:
+        loaded = torch.load(place, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"{place} cannot be read: {error.strerror or error}") from None
+    except Exception:  # torch.load documents no exceptions
+        raise DataError(f"{place} is damaged, or holds more than tensors, and nobody's code is run: save a state dict alone") from None
+    for _ in _WRAPPERS:
+        inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping)]
+        loaded = inner[0] if inner else loaded
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise DataError(f"{place} holds no state dict: tensors by name, or that under {', '.join(map(repr, _WRAPPERS))}")
+    return save({str(name): tensor.detach().clone().contiguous() for name, tensor in loaded.items()})
+
+
+def _sha256(content: bytes, place: Path) -> str:
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        tensors = dict(deserialize(content))
+    except SafetensorError as error:
+        raise DataError(f"{place} is damaged, or no {_SAFE} ({error})") from None
+    if not tensors:
+        raise DataError(f"{place} holds no tensors")
+    digest = hashlib.sha256()
+    for plain, name in sorted((plain, name) for name, plain in plain_names(tensors).items()):
+        tensor = tensors[name]
+        digest.update(f"{plain} {tensor['dtype']} {tuple(tensor['shape'])}\n".encode())
+        digest.update(tensor["data"])
+    return digest.hexdigest()
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name without what all of them begin with: wrappers' prefixes, and `network0.` where a run had one network."""
+    plain = {name: name for name in names}
+    while prefix := next((each for each in ("network0.", *_PREFIXES) if all(name.startswith(each) for name in plain.values())), None):
+        plain = {name: short.removeprefix(prefix) for name, short in plain.items()}
+    return plain
+
+
+def is_ours(names: Iterable[str]) -> bool:
+    """Whether a run wrote these tensors."""
+    return all(_OWN.match(name) for name in names)

@@ -1,0 +1,88 @@
+"""timm's own weights of a network: which they are, and the file of the Hugging Face hub or its cache. Loads timm, and with it torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .backbones import TIMM
+from .errors import ConfigError, DataError, UnknownName
+
+_FILES = ("model.safetensors", "pytorch_model.bin")
+_WAIT = 5.0  # seconds in which the hub answers, or is not there: its own client tries for half a minute
+
+
+def find_pretrained(model: str, *, offline: bool) -> tuple[str, Path]:
+    """`resnet50.a1_in1k` and the file of its weights, of `timm:resnet50` or with a tag of timm's; downloaded where it is not in the cache.
+
+    Raises ConfigError for a network without such weights, DataError, in one line that says how to get them, where they cannot be had.
+    """
+    if not model.startswith(TIMM):
+        raise ConfigError(f"--init pretrained is for timm's networks (--model timm:resnet50), not for {model}: give --init FILE, or none")
+    tag, repository = _tag(model.removeprefix(TIMM))
+    found = cached(repository)
+    return tag, found or _download(tag, repository, offline=offline)
+
+
+def _tag(name: str) -> tuple[str, str]:
+    """timm's name for the weights, and their repository on the hub."""
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        raise UnknownName("timm model", name, timm.list_models(), "models timm")
+    known = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
+    if "." in name and name not in known:
+        raise UnknownName("weights of timm", name, known, "models timm")
+    about = timm.get_pretrained_cfg(name)
+    tag = f"{name.partition('.')[0]}.{about.tag}" if about and about.tag else name
+    if not about or not about.hf_hub_id:
+        where = f": fetch {about.url} and give --init FILE" if about and isinstance(about.url, str) else ": give --init FILE, or none"
+        raise ConfigError(f"timm has no weights of {name} on the hub{where}")
+    return tag, str(about.hf_hub_id)
+
+
+def cached(repository: str) -> Path | None:
+    """The file in the cache of the hub (HF_HOME), if it is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found: list[Any] = [try_to_load_from_cache(repository, name) for name in _FILES]
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def cached_pretrained(model: str) -> Path | None:
+    """The file of a network's own weights, if it is in the cache; nothing is downloaded."""
+    return cached(_tag(model.removeprefix(TIMM))[1])
+
+
+def _download(tag: str, repository: str, *, offline: bool) -> Path:
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    why = "and --offline forbids to fetch them" if offline or constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    for name in () if why else _FILES:
+        try:
+            return Path(hf_hub_download(repository, name))
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # whatever the hub's client raises: the file cannot be had
+            why = f"and could not be fetched ({(str(error).splitlines() or [type(error).__name__])[0]})"
+            break
+    place = f"{constants.ENDPOINT}/{repository}/resolve/main/{_FILES[0]}"
+    why = why or "and the hub has no file of them"
+    raise DataError(
+        f"the weights {tag} are not in {constants.HF_HUB_CACHE} {why}: get {place} elsewhere and give --init FILE, or --init none"
+    )
+
+
+def _unreachable(endpoint: str) -> str:
+    """Why the hub cannot be reached; empty where it answers."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=_WAIT):  # noqa: S310 the hub's own address
+            return ""
+    except HTTPError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"and {endpoint} cannot be reached ({getattr(error, 'reason', error)})"
