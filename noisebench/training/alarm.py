@@ -21,6 +21,7 @@ from ..errors import Interrupted, NoisebenchError, ProcessLost, RunFailed
 _FAILED, _LEFT = "failed", "left"
 _EVERY = 0.5  # seconds between two looks at the store
 _PATIENCE = 3.0  # seconds for the first process to give back its claim; it may wait for this one, which then has to go
+_LOST = "another process of this run is gone (killed, out of memory?); the same command resumes the last checkpoint"
 _GRACE = 10.0  # seconds for a process to end by itself after another one has failed
 
 
@@ -58,17 +59,16 @@ class Alarm:
         self._closed.set()  # it ends by itself
         if isinstance(error, Elsewhere | ProcessLost):
             return error
-        own = not isinstance(error, KeyboardInterrupt) and not _is_of_connection(error)
-        found = None if own else self._heard()
-        if found is None and isinstance(error, Exception) and not own:
-            return ProcessLost("another process of this run is gone (killed, out of memory?); the same command resumes the last checkpoint")
-        if found is None:
-            self._tell(error)
-        return found or error
+        cut_off = _is_of_connection(error)
+        if (cut_off or isinstance(error, KeyboardInterrupt)) and (found := self._heard()):
+            return found
+        really = ProcessLost(_LOST) if cut_off else error
+        self._tell(really)
+        return really
 
     def leave(self) -> None:
         """The first process has files to write and a claim to give back; the others wait for it, if not for long."""
-        self._leaving = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with suppress(RuntimeError):  # the store may be gone
             if self._rank == 0:
                 self._store.set(_LEFT, "")
@@ -111,6 +111,8 @@ class Alarm:
 
 def _error(said: dict[str, Any]) -> NoisebenchError:
     """From what was told of it."""
+    if said["kind"] == ProcessLost.__name__:
+        return ProcessLost(said["message"])
     code, message = said.get("code"), f"in process {said['rank']}: {said['message'] or said['kind']}"
     if code is None:
         return Elsewhere(f"in process {said['rank']}: {said['kind']}: {said['message']}", said["kind"], said["trace"])
@@ -123,7 +125,7 @@ def _error(said: dict[str, Any]) -> NoisebenchError:
 
 def _is_of_connection(error: BaseException | None) -> bool:
     """Whether all it says is that another process cannot be reached."""
-    if error is None:
+    if error is None or isinstance(error, NoisebenchError):
         return False
     text = str(error).lower()
     known = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text))
