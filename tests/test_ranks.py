@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +19,13 @@ import torch
 from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.errors import ConfigError
+from noisebench.forecast import _per_epoch
+from noisebench.plan import Run
 from noisebench.processes import Ranks, Seat, Spread, check_spread, cut, seat_here
+from noisebench.report.cells import _clock
+from noisebench.runfolder import RunFolder
+from noisebench.runner import begin
+from noisebench.sitting import Conduct, Course, save
 from noisebench.training.ranks import device_of
 from noisebench.training.sharing import has_batch_norm, synchronised
 from noisebench.training.trainer import Trainer
@@ -231,6 +237,25 @@ def test_one_process_of_torchrun_is_one_process(monkeypatch: pytest.MonkeyPatch)
     for name, value in as_seats(1)[0].items():
         monkeypatch.setenv(name, value)
     assert seat_here() == Seat() and not seat_here().several
+
+
+def test_a_table_says_of_how_many_processes_its_times_are() -> None:
+    clock = _clock({"environment": {"device": "cpu", "threads": 1, "processes": 4, "accumulate": 2}})
+    assert clock is not None and clock.machine == "cpu, 1 thread, 4 processes, batches in 2 parts"
+
+
+def test_a_suite_is_not_forecast_by_runs_of_several_processes() -> None:
+    record = {"recipe": {"batch_size": 1, "epochs": 2}, "model": {"name": "mlp"}, "strategy": "standard", "precision": "fp32",
+              "data": {"name": "digits"}, "noise": {}, "seconds": 4.0}  # fmt: skip
+    assert list(_per_epoch([record]).values()) == [2.0]
+    assert not _per_epoch([{**record, "environment": {"processes": 4}}])
+
+
+def test_a_run_that_began_in_a_pack_is_not_spread(tmp_path: Path, make_trainer: Callable[..., Trainer]) -> None:
+    trainer, folder, none = make_trainer(spread=Spread(accumulate=2)), RunFolder(tmp_path), cast(Run, None)
+    save(folder, trainer, Course(packed=16))
+    with pytest.raises(ConfigError, match="began beside other runs, as one network: go on in one process, or anew with --no-resume"):
+        begin(none, folder, Conduct(), trainer)
 
 
 # Whole runs, as torchrun starts them.

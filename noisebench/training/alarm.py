@@ -20,7 +20,8 @@ from ..errors import Interrupted, NoisebenchError, ProcessLost, RunFailed
 
 _FAILED, _LEFT = "failed", "left"
 _EVERY = 0.5  # seconds between two looks at the store
-_PATIENCE = 3.0  # seconds for the first process to give back its claim; it may wait for this one, which then has to go
+_PATIENCE = 3.0  # seconds for the first process to end first; after a failure it may wait for this one, which then has to go
+_LONG = 20.0  # the same where nothing failed: torchrun kills 30 s after it was told to stop
 _LOST = "another process of this run is gone (killed, out of memory?); the same command resumes the last checkpoint"
 _GRACE = 10.0  # seconds for a process to end by itself after another one has failed
 
@@ -42,7 +43,7 @@ class Alarm:
     def __init__(self, store: Store, rank: int) -> None:
         self._store, self._rank = PrefixStore("alarm", store), rank
         self._watched = PrefixStore("alarm", store.clone())  # a connection of its own: the other one may be waiting
-        self._closed, self._leaving = threading.Event(), False
+        self._closed, self._leaving, self._patience = threading.Event(), False, _LONG
         self.in_emergency: Callable[[Exception], object] = lambda error: None
 
     def __enter__(self) -> Alarm:
@@ -57,6 +58,7 @@ class Alarm:
         """What really happened: this process's own error, which the others are told, or that of another, which they were told."""
         self._leaving = True
         self._closed.set()  # it ends by itself
+        self._patience = _LONG if isinstance(error, Interrupted) else _PATIENCE
         if isinstance(error, Elsewhere | ProcessLost):
             return error
         cut_off = _is_of_connection(error)
@@ -73,7 +75,7 @@ class Alarm:
             if self._rank == 0:
                 self._store.set(_LEFT, "")
             else:
-                self._store.wait([_LEFT], timedelta(seconds=_PATIENCE))
+                self._store.wait([_LEFT], timedelta(seconds=self._patience))
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self._leaving:

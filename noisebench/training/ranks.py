@@ -143,7 +143,7 @@ class SeveralRanks(Ranks):
             alike.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
         for group in alike.values():  # as one message
             flat = torch.cat([tensor.flatten() for tensor in group])
-            dist.broadcast(flat, 0)
+            dist.broadcast(flat.view(torch.uint8), 0)  # of any type: gloo knows few
             for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
