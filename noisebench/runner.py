@@ -44,7 +44,9 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
         try:
             return _train(run, images, ours, trainer, conduct)
         except Exception as error:  # whatever a loss, a strategy or a device throws fails this run alone
-            raise _ended(run, ours, error, ranks) from error
+            if (ended := _ended(run, ours, error, ranks)) is error:
+                raise
+            raise ended from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from noisebench.datasets import DATASETS, Images, read_images
-from noisebench.losses import build_loss
+from noisebench.losses import build_loss, build_penalty
+from noisebench.processes import Spread
 from noisebench.recipes import Recipe
+from noisebench.spec import parse
 from noisebench.strategies import build_strategy
 from noisebench.trackers import TRACKERS
 from noisebench.training.trainer import Task, Trainer
@@ -54,26 +57,37 @@ def real_data() -> Path:
 @pytest.fixture
 def make_trainer(digits: Images) -> Callable[..., Trainer]:
     """A trainer on 256 of the digits with a third of wrong labels."""
+    return partial(small_trainer, digits)
 
-    def make(loss: str = "ce", strategy: str = "standard", model: str = "mlp", seed: int = 0, **recipe: object) -> Trainer:
-        settings = Recipe(**{"epochs": 3, "batch_size": 32, "lr": 0.05, "nesterov": True, **recipe})  # type: ignore[arg-type]
-        labels = digits.train_labels[:256].copy()
-        labels[::3] = (labels[::3] + 1) % 10
-        task = Task(
-            digits.train_images[:256],
-            labels,
-            digits.test_images[:100],
-            10,
-            model,
-            build_loss(loss),
-            build_strategy(strategy),
-            settings,
-            seed,
-            trusted=np.arange(256) % 9 == 1,  # of the labels that are right
-        )
-        return Trainer(task, DEVICE)
 
-    return make
+def small_trainer(
+    digits: Images,
+    loss: str = "ce",
+    strategy: str = "standard",
+    model: str = "mlp",
+    seed: int = 0,
+    spread: Spread | None = None,
+    device: torch.device = DEVICE,
+    **recipe: object,
+) -> Trainer:
+    settings = Recipe(**{"epochs": 3, "batch_size": 32, "lr": 0.05, "nesterov": True, **recipe})  # type: ignore[arg-type]
+    labels = digits.train_labels[:256].copy()
+    labels[::3] = (labels[::3] + 1) % 10
+    written = parse(loss)
+    task = Task(
+        digits.train_images[:256],
+        labels,
+        digits.test_images[:100],
+        10,
+        model,
+        build_loss(loss),
+        build_strategy(strategy),
+        settings,
+        seed,
+        penalty=build_penalty(written),
+        trusted=np.arange(256) % 9 == 1,  # of the labels that are right
+    )
+    return Trainer(task, device, spread=spread or Spread())
 
 
 def weights(trainer: Trainer) -> list[np.ndarray]:

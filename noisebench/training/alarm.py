@@ -20,7 +20,9 @@ from ..errors import Interrupted, NoisebenchError, ProcessLost, RunFailed
 
 _FAILED, _LEFT = "failed", "left"
 _EVERY = 0.5  # seconds between two looks at the store
-_PATIENCE = 3.0  # seconds for the first process to give back its claim; it may wait for this one, which then has to go
+_PATIENCE = 3.0  # seconds for the first process to end first; after a failure it may wait for this one, which then has to go
+_LONG = 20.0  # the same where nothing failed: torchrun kills 30 s after it was told to stop
+_LOST = "another process of this run is gone (killed, out of memory?); the same command resumes the last checkpoint"
 _GRACE = 10.0  # seconds for a process to end by itself after another one has failed
 
 
@@ -41,7 +43,7 @@ class Alarm:
     def __init__(self, store: Store, rank: int) -> None:
         self._store, self._rank = PrefixStore("alarm", store), rank
         self._watched = PrefixStore("alarm", store.clone())  # a connection of its own: the other one may be waiting
-        self._closed, self._leaving = threading.Event(), False
+        self._closed, self._leaving, self._patience = threading.Event(), False, _LONG
         self.in_emergency: Callable[[Exception], object] = lambda error: None
 
     def __enter__(self) -> Alarm:
@@ -56,24 +58,24 @@ class Alarm:
         """What really happened: this process's own error, which the others are told, or that of another, which they were told."""
         self._leaving = True
         self._closed.set()  # it ends by itself
+        self._patience = _LONG if isinstance(error, Interrupted) else _PATIENCE
         if isinstance(error, Elsewhere | ProcessLost):
             return error
-        own = not isinstance(error, KeyboardInterrupt) and not _is_of_connection(error)
-        found = None if own else self._heard()
-        if found is None and isinstance(error, Exception) and not own:
-            return ProcessLost("another process of this run is gone (killed, out of memory?); the same command resumes the last checkpoint")
-        if found is None:
-            self._tell(error)
-        return found or error
+        cut_off = _is_of_connection(error)
+        if (cut_off or isinstance(error, KeyboardInterrupt)) and (found := self._heard()):
+            return found
+        really = ProcessLost(_LOST) if cut_off else error
+        self._tell(really)
+        return really
 
     def leave(self) -> None:
         """The first process has files to write and a claim to give back; the others wait for it, if not for long."""
-        self._leaving = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with suppress(RuntimeError):  # the store may be gone
             if self._rank == 0:
                 self._store.set(_LEFT, "")
             else:
-                self._store.wait([_LEFT], timedelta(seconds=_PATIENCE))
+                self._store.wait([_LEFT], timedelta(seconds=self._patience))
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if not self._leaving:
@@ -111,6 +113,8 @@ class Alarm:
 
 def _error(said: dict[str, Any]) -> NoisebenchError:
     """From what was told of it."""
+    if said["kind"] == ProcessLost.__name__:
+        return ProcessLost(said["message"])
     code, message = said.get("code"), f"in process {said['rank']}: {said['message'] or said['kind']}"
     if code is None:
         return Elsewhere(f"in process {said['rank']}: {said['kind']}: {said['message']}", said["kind"], said["trace"])
@@ -123,7 +127,7 @@ def _error(said: dict[str, Any]) -> NoisebenchError:
 
 def _is_of_connection(error: BaseException | None) -> bool:
     """Whether all it says is that another process cannot be reached."""
-    if error is None:
+    if error is None or isinstance(error, NoisebenchError):
         return False
     text = str(error).lower()
     known = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text))

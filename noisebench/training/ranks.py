@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -20,6 +22,8 @@ from .alarm import Alarm
 
 T = TypeVar("T")
 
+_BETWEEN_LOOKS = 0.02  # seconds, at the store
+
 
 @contextmanager
 def several_ranks(seat: Seat, device: str) -> Iterator[SeveralRanks]:
@@ -30,6 +34,7 @@ def several_ranks(seat: Seat, device: str) -> Iterator[SeveralRanks]:
     if not dist.is_available():
         raise ConfigError("this torch was built without torch.distributed: start one process")
     store, _, _ = next(rendezvous("env://"))
+    store = PrefixStore(_word_of_this_meeting(store, seat), store)
     with Alarm(store, seat.rank) as alarm:
         try:
             own = device_of(device, seat)
@@ -42,6 +47,34 @@ def several_ranks(seat: Seat, device: str) -> Iterator[SeveralRanks]:
         finally:
             alarm.leave()
     dist.destroy_process_group()
+
+
+def _word_of_this_meeting(store: Store, seat: Seat) -> str:
+    """What all processes of this start know, and none of an earlier one: after a restart torchrun's store still holds what that wrote."""
+    own = uuid4().hex
+    if seat.first:
+        missing = set(range(1, seat.size))
+        while missing:
+            missing -= {rank for rank in missing if _answered(store, rank, own)}
+            time.sleep(_BETWEEN_LOOKS)
+        return own
+    store.set(f"hello{seat.rank}", own)
+    while not (said := _found(store, f"word{seat.rank}")).startswith(own):
+        time.sleep(_BETWEEN_LOOKS)
+    word = said.removeprefix(own)
+    store.set(f"{word}{seat.rank}", "heard")
+    return word
+
+
+def _answered(store: Store, rank: int, word: str) -> bool:
+    """Tell a process the word, by the latest name that it gave; whether it has heard."""
+    if name := _found(store, f"hello{rank}"):
+        store.set(f"word{rank}", name + word)
+    return bool(_found(store, f"{word}{rank}"))
+
+
+def _found(store: Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""
 
 
 def device_of(name: str, seat: Seat) -> torch.device:
@@ -110,7 +143,7 @@ class SeveralRanks(Ranks):
             alike.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
         for group in alike.values():  # as one message
             flat = torch.cat([tensor.flatten() for tensor in group])
-            dist.broadcast(flat, 0)
+            dist.broadcast(flat.view(torch.uint8), 0)  # of any type: gloo knows few
             for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
 

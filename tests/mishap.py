@@ -1,0 +1,37 @@
+"""A plugin: a checkpoint at every step; in the second epoch what MISHAP says happens to the processes VICTIMS, once."""
+
+import os
+import signal
+
+import torch
+
+from noisebench import sitting
+from noisebench.errors import DataError
+from noisebench.training.trainer import Trainer
+
+sitting._CHECKPOINT_EVERY = 0.0
+make_step = Trainer.make_step
+
+
+def happen(what: str, trainer: Trainer) -> None:
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "stop":
+        os.kill(os.getppid(), signal.SIGTERM)
+    if what == "out of memory":
+        raise MemoryError("no more of it")
+    if what == "damaged picture":
+        raise DataError("picture 7 is damaged")
+    if what == "nan":
+        with torch.no_grad():
+            next(trainer.networks[0].parameters()).fill_(float("nan"))
+
+
+def step_with_mishap(self: Trainer) -> None:
+    meant = os.environ.get("RANK", "0") in os.environ.get("VICTIMS", "") and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    if meant and (self.epoch, self.step) == (1, 3):
+        happen(os.environ["MISHAP"], self)
+    make_step(self)
+
+
+Trainer.make_step = step_with_mishap  # type: ignore[method-assign]
