@@ -110,14 +110,14 @@ RECIPES = {
         "Liu et al. 2020, authors' configuration",
     ),
     "finetune": PublishedRecipe(
-        "10 epochs, batch 64, lr 0.02 cosine, each layer group at 0.75 of the next one's: from trained weights (--init)",
-        {"epochs": 10, "batch_size": 64, "lr": 0.02, "weight_decay": 1e-4, "layer_decay": 0.75},
+        "10 epochs, batch 64, lr 0.05 cosine, each layer group at 0.75 of the next one's: from trained weights (--init)",
+        {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75},
         {},
         "ours, measured in the README; rates by layer after Clark et al. 2020",
     ),
     "finetune_frozen": PublishedRecipe(
         "as finetune, with the stem left as it is",
-        {"epochs": 10, "batch_size": 64, "lr": 0.02, "weight_decay": 1e-4, "layer_decay": 0.75, "freeze": 1},
+        {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75, "freeze": 1},
         {},
         "ours, measured in the README",
     ),
