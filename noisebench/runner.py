@@ -12,6 +12,7 @@ from .datasets import Images, fingerprint
 from .errors import ConfigError, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .losses import LOSSES, build_loss, build_penalty
+from .nesting import yaml_dumper
 from .plan import Run
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
@@ -56,7 +57,9 @@ def begin(run: Run, folder: RunFolder, conduct: Conduct, device: torch.device, p
     """What the folder says of where the run stands, and its config written anew."""
     course = load(folder, device, packed) if conduct.resume and not conduct.anew else Course(packed=packed)
     folder.error.unlink(missing_ok=True)
-    folder.write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
+    folder.write_text(
+        folder.path / "config.yaml", yaml.dump({"key": run.key, "title": run.title, **run.config}, Dumper=yaml_dumper(), sort_keys=False)
+    )
     return course
 
 
