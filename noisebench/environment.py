@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = ("noisebench", "torch", "torchvision", "timm", "numpy", "pandas")
@@ -12,7 +13,12 @@ _PACKAGES = ("noisebench", "torch", "torchvision", "timm", "numpy", "pandas")
 def environment() -> dict[str, str]:
     """Python, platform and the versions of the packages that matter."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
-    for name in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    return {**found, **{name: _version(name) for name in _PACKAGES if _version(name)}}
+
+
+@cache
+def _version(name: str) -> str:
+    """Of an installed package, empty for one that is not there. Reading it takes as long as writing a run's files."""
+    with suppress(PackageNotFoundError):
+        return version(name)
+    return ""

@@ -1,4 +1,4 @@
-"""Strangers' YAML: refused where it is nested deeper than it can mean, which would take the parser, and the process, down."""
+"""YAML in C where there is that; a stranger's refused where it is nested deeper than it can mean, which would take the process down."""
 
 from __future__ import annotations
 
@@ -21,3 +21,10 @@ def yaml_loader() -> Any:
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def yaml_dumper() -> Any:
+    """The safe dumper, in C where there is one: ten times as fast."""
+    import yaml
+
+    return getattr(yaml, "CSafeDumper", yaml.SafeDumper)

@@ -133,7 +133,7 @@ class Run:
             "oracle": self.oracle,
         }
 
-    @property
+    @cached_property
     def readable(self) -> str:
         """What the run is, for people; what comes after `__` in the folder's name is for machines."""
         labels = file_name(self.manifest, self.dataset).removesuffix(".csv")

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -17,6 +18,7 @@ from .parameters import Parameter, read_signature
 from .spec import Call, Expression, Sum, Value, parse, terms
 
 F = TypeVar("F", bound=Callable[..., Any])
+_REMEMBERED = 512  # texts in their one form: those of a suite's runs are few, and each is asked for in every run
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
         self._short: dict[str, Call] = {}
+        self._of_text = lru_cache(_REMEMBERED)(lambda text: self._normal(parse(text)))  # until a name is added
 
     @overload
     def register(self, build: F) -> F: ...
@@ -89,6 +92,7 @@ class Registry:
         for taken in (entry.name, *entry.aliases):
             if taken in self._entries or taken in self._aliases:
                 raise LanguageError(f"the {self.kind} {taken!r} exists already: choose another name")
+        self._of_text.cache_clear()
         self._entries[entry.name] = entry
         self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
 
@@ -97,6 +101,7 @@ class Registry:
         call = parse(text)
         if not isinstance(call, Call) or name in self:
             raise LanguageError(f"{name!r} cannot be short for {text}")
+        self._of_text.cache_clear()
         self._short[name] = call
 
     def __iter__(self) -> Iterator[Entry]:
@@ -116,7 +121,9 @@ class Registry:
 
     def normal(self, expression: str | Expression) -> Expression:
         """The expression in its one form, every name known and every value checked."""
-        expression = parse(expression) if isinstance(expression, str) else expression
+        return self._of_text(expression) if isinstance(expression, str) else self._normal(expression)
+
+    def _normal(self, expression: Expression) -> Expression:
         return Sum.of((weight, self._normal_call(call)) for weight, call in terms(expression))
 
     def calls(self, expression: Expression) -> Iterator[Call]:

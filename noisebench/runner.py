@@ -14,6 +14,7 @@ from .datasets import Images, fingerprint
 from .errors import ConfigError, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .losses import LOSSES, build_loss, build_penalty
+from .nesting import yaml_dumper
 from .plan import Run
 from .processes import Ranks, Spread
 from .record import epoch_line, finish, progress
@@ -101,7 +102,8 @@ def _open(run: Run, folder: RunFolder, conduct: Conduct) -> bytes | None:
         folder.resume.unlink(missing_ok=True)
     saved = read(folder)
     folder.error.unlink(missing_ok=True)
-    folder.write_text(folder.path / "config.yaml", yaml.safe_dump({"key": run.key, "title": run.title, **run.config}, sort_keys=False))
+    config = {"key": run.key, "title": run.title, **run.config}
+    folder.write_text(folder.path / "config.yaml", yaml.dump(config, Dumper=yaml_dumper(), sort_keys=False))
     return saved
 
 

@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from .errors import LanguageError
@@ -26,6 +27,7 @@ Value: TypeAlias = "int | float | bool | str | tuple[Value, ...] | Call | Sum | 
 _LONGEST = 20_000  # characters; a 50 x 50 matrix fits
 _DEEPEST = 30  # calls within calls
 _LONGEST_INTEGER = 1000  # bits; a float holds it
+_REMEMBERED = 512  # texts: those of a suite's runs are few, and each is read for every run
 _PREFIXED = re.compile(r"[a-z]+:[\w.\-/]+")  # timm:resnet50
 
 
@@ -81,6 +83,7 @@ def terms(expression: Expression) -> tuple[tuple[float, Call], ...]:
     return expression.terms if isinstance(expression, Sum) else ((1, expression),)
 
 
+@lru_cache(_REMEMBERED)
 def parse(text: str) -> Expression:
     """Read a text into a Call or a Sum, names unchecked.
 

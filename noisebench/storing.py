@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -31,23 +31,28 @@ def read_checked(path: Path, sha256: str | None = None) -> bytes:
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Fill `path` by `write(file)`; whatever goes wrong, no half file stays. Raises DataError where one cannot write."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
-    part = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+        with _created(part) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())
         part.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+        raise
+
+
+def _created(part: Path) -> IO[bytes]:
+    """A new file. Its folder is there as a rule, so that nobody asks the file server first."""
+    try:
+        return part.open("xb")
+    except FileNotFoundError:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        return part.open("xb")
 
 
 def write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
@@ -102,9 +107,3 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text to `path`, whole or not at all."""
     write_bytes(path, content.encode())
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -213,3 +213,14 @@ def test_of_many_that_write_one_manifest_one_does_and_all_see_it_whole(tmp_path:
         thread.join()
     assert sorted(written) == [False] * 7 + [True]
     assert read_manifest(path).sha256 == manifest.sha256 and [each.name for each in path.parent.iterdir()] == ["m.csv"]
+
+
+@pytest.mark.soak
+def test_two_processes_bring_two_thousand_runs_to_their_end(tmp_path: Path) -> None:
+    """By the command line, with stubs for epochs: no run is missing, failed or claimed still."""
+    from .perf.simulate_scale import two_at_once
+
+    two_at_once(tmp_path, 2000)
+    folders = list((tmp_path / "runs").iterdir())
+    assert len(folders) == 2000 and len(list((tmp_path / "manifests").iterdir())) == 200
+    assert all(len(list(folder.iterdir())) == 6 and RunFolder(folder).status() == "done" for folder in folders)

@@ -140,7 +140,8 @@ def _execute(options: Globals, pool: Executor, work: list[Bundle], todo: list[It
     if signals.stopped:
         raise Interrupted("interrupted; the same command goes on from here")
     if kinds["taken"]:
-        say(f"{kinds['taken']} runs are with another process; the same command shows them when they are done", quiet=options.quiet)
+        say(f"{kinds['taken']} runs are with other processes (noisebench list runs says whose); the same command shows them when they are "
+             "done, and goes on with those whose process has died", quiet=options.quiet)  # fmt: skip
     lost = 0 if fail_fast else len(todo) - kinds["done"] - kinds["failed"] - kinds["taken"]
     return kinds["failed"] + lost
 
