@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from .warmup import warmup_epochs
 if TYPE_CHECKING:
     import torch
 
+    from .training.sources import Source
     from .training.trainer import EpochEnd, Trainer
 
 _MEAN_OF_LAST = 10  # epochs
@@ -63,7 +65,7 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     manifest, end = run.manifest, course.end
     assert end is not None, "a run that is finished has ended an epoch"
     labels_of = manifest.labels, manifest.truth
-    train = Predictions.of(_of_all(manifest, images, trainer, end), *labels_of)
+    train = _of_all(manifest, images, trainer, end)
     test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
     labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
@@ -102,16 +104,30 @@ def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
     return {fact: values[fact] for fact in run.estimated}
 
 
-def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> np.ndarray:
-    """log_p (N, K) of every example of the manifest, those held out and dropped too, in its order."""
-    log_p: np.ndarray = trainer.predict(trainer.train).cpu().numpy()
-    together = np.empty((len(manifest.labels), log_p.shape[1]), log_p.dtype)
-    together[manifest.in_training] = log_p
+def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Predictions:
+    """What is said of every example of the manifest, those held out and dropped too, in its order. Worked off in parts: of a million
+    examples and a thousand classes, log_p (N, K) would be 5 GB."""
+    labels, truth, said, places = manifest.labels, manifest.truth, [], []
+    for which, parts in _parts(manifest, images, trainer, end):
+        left = np.flatnonzero(which)
+        for log_p in parts:
+            here, left = left[: len(log_p)], left[len(log_p) :]
+            said.append(Predictions.of(log_p, labels[here], truth[here]))
+            places.append(here)
+    return Predictions.joined(said).take(np.argsort(np.concatenate(places), kind="stable"))
+
+
+def _parts(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Iterator[tuple[np.ndarray, Iterable[np.ndarray]]]:
+    """Which examples (N,), and log_p (n, K) of one part of them after the other."""
+
+    def of(source: Source) -> Iterator[np.ndarray]:
+        return (log_p.cpu().numpy() for log_p in trainer.predict_parts(source))
+
+    yield manifest.in_training, of(trainer.train)
     if manifest.val is not None and end.val_log_p is not None:
-        together[manifest.val] = end.val_log_p
+        yield manifest.val, [end.val_log_p]
     if not manifest.kept.all():
-        together[~manifest.kept] = trainer.predict(trainer.pixels(images.train_images[~manifest.kept])).cpu().numpy()
-    return together
+        yield ~manifest.kept, of(trainer.pixels(images.train_images[~manifest.kept]))
 
 
 def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +138,7 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "title": run.title,
         "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
                  "classes": list(run.dataset.classes), **{key: run.manifest.meta[key] for key in WHERE if key in run.manifest.meta},
-                 "shape": list(trainer.task.images.shape[1:]), "normalisation": trainer.train.normalise.written},
+                 "shape": list(trainer.train.shape), "normalisation": trainer.train.normalise.written},
         "noise": noise_facts(run),
         "method": run.method,
         "loss": str(run.loss),

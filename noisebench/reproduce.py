@@ -67,7 +67,7 @@ def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[st
     if name not in RECIPES:
         return settings
     known = DATASETS.get(dataset)
-    augment = {"crop": known.crop, "flip": known.flip} if known else {}
+    augment = known.augmentation if known else {}
     own = make_recipe(name, dataset, augment=augment, changes={}).asdict()
     return {key: value for key, value in settings.items() if value != own.get(key) or (known is None and key in ("crop", "flip"))}
 

@@ -31,13 +31,13 @@ NOISE = (
 )
 OPTIONS = {
     "corrupt": f"{NOISE} --drop --force --help --json --manifest --out --relabel --suspects",
-    "train": f"{NOISE} --batch-size --budget --clip --crop --device --dry-run --epochs --flip --force --help --json --log-to --loss --lr "
-    "--manifest --method --model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed "
-    "--strategy --weight-decay",
-    "evaluate": "--device --folds --help --json --manifest --on --predictions --recheck --score --suspects --test",
+    "train": f"{NOISE} --area --batch-size --budget --centre --clip --crop --device --dry-run --epochs --flip --force --help --json "
+    "--log-to --loss --lr --manifest --method --model --momentum --nesterov --no-flip --no-nesterov --no-resume --precision --recipe "
+    "--schedule --seed --size --strategy --weight-decay --workers",
+    "evaluate": "--device --folds --help --json --manifest --on --predictions --recheck --score --suspects --test --workers",
     "report": "--allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss --metric --out "
     "--published --ranks --rows --save-baseline --tolerance --where",
-    "run": "--budget --device --dry-run --executor --fail-fast --help --jobs --json --log-to --no-resume --rerun --shard",
+    "run": "--budget --device --dry-run --executor --fail-fast --help --jobs --json --log-to --no-resume --rerun --shard --workers",
     "list": "--help --json",
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Budget, Globals, Json, LogTo
+from .options import Budget, Globals, Json, LogTo, Workers
 from .report import emit, make, shape_of
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def run(
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed run.")] = False,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start interrupted runs anew.")] = False,
+    workers: Workers = None,
     log_to: LogTo = None,
     json: Json = False,
 ) -> None:
@@ -53,13 +54,13 @@ def run(
     if executor != "local":
         raise ConfigError(f"--executor is local, got {executor!r}")
     options: Globals = context.obj
-    workspace, trackers = options.open(), known_trackers(log_to or ())
+    workspace, trackers = options.open(workers), known_trackers(log_to or ())
     name, found = find_suite(suite, options.workspace)
     found = found.at(budget) if budget else found
     _report(found, [], workspace)  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
-    manner = _Manner(jobs, device, not no_resume, fail_fast)
+    manner = _Manner(jobs, device, not no_resume, fail_fast, workers)
     if dry_run:
         _show_agenda(name, options, items, todo, manner, json=json)
         return
@@ -76,8 +77,8 @@ def run(
 class _Manner:
     """How the suite is carried out."""
 
-    def __init__(self, jobs: int | None, device: str, resume: bool, fail_fast: bool) -> None:
-        self.jobs, self.device, self.resume, self.fail_fast = jobs, device, resume, fail_fast
+    def __init__(self, jobs: int | None, device: str, resume: bool, fail_fast: bool, workers: int | None = None) -> None:
+        self.jobs, self.device, self.resume, self.fail_fast, self.workers = jobs, device, resume, fail_fast, workers
 
 
 def _failed_code(failed: int, options: Globals) -> int:
@@ -89,6 +90,7 @@ def _failed_code(failed: int, options: Globals) -> int:
 
 def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: list[Item], manner: _Manner, logbook: Logbook) -> int:
     """Run all items; the number of failed ones. Raises Interrupted when stopped."""
+    from ..environment import cores
     from ..errors import Interrupted
     from ..executors.job import Place, bundles
     from ..executors.local import LocalPool, default_jobs
@@ -97,7 +99,8 @@ def _execute(options: Globals, workspace: Workspace, items: list[Item], todo: li
 
     work = bundles(items, todo)
     count = manner.jobs or default_jobs(len(work))
-    place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume)
+    workers = max(1, cores() // count) if manner.workers is None else manner.workers
+    place = Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, manner.device, manner.resume, workers)
     pool = LocalPool(place, count)
     kinds: Counter[str] = Counter()
     with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid, logbook:
@@ -171,7 +174,7 @@ def _forecast(options: Globals, work: list[Load], manner: _Manner) -> float:
     from ..forecast import seconds_of_suite
     from ..runfolder import read_records, run_folders
 
-    workspace = options.open()
+    workspace = options.open(manner.workers)
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     records = read_records(folders, lambda error: say(f"warning: {error}", quiet=options.quiet))
     return seconds_of_suite(workspace, work, records, manner.jobs or default_jobs(len(work)), manner.device)

@@ -36,6 +36,7 @@ from .options import (
     Trusted,
     ValFraction,
     ValSplit,
+    Workers,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -108,12 +109,18 @@ def train(
     clip: Annotated[float | None, typer.Option(metavar="N", help="Largest gradient norm, 0 for none.")] = None,
     crop: Annotated[int | None, typer.Option(metavar="N", help="Padding of the random crop, in pixels.")] = None,
     flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.")] = None,
+    size: Annotated[int | None, typer.Option(metavar="N", help="Of streamed pictures: the side they are brought to, in pixels.")] = None,
+    area: Annotated[float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: the least that a random crop takes.")] = None,
+    centre: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: how much of the shorter side is looked at in tests.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the weights, the order and the augmentation.")] = 0,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="auto, fp32 or bf16.")] = "auto",
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start an interrupted run anew.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run a finished run again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run.")] = False,
+    workers: Workers = None,
     log_to: LogTo = None,
     json: Json = False,
 ) -> None:
@@ -130,12 +137,13 @@ def train(
     from .words import split_words
 
     options: Globals = context.obj
-    workspace, trackers = options.open(), known_trackers(log_to or ())  # with plugins, whose parameters are options too
+    workspace, trackers = options.open(workers), known_trackers(log_to or ())  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
     chosen = NoiseOptions.of(context)
     choice = LabelChoice(dataset, manifest, chosen, test)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
-             "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip}  # fmt: skip
+             "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip,
+             "size": size, "area": area, "centre": centre}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs")
     found = choose_labels(workspace, choice)

@@ -14,7 +14,7 @@ from ..suite import SuiteRun
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker finds and puts things."""
+    """Where a worker finds and puts things; workers: processes of its own that read pictures ahead, None for one a core."""
 
     workspace: str
     data_dir: str
@@ -22,6 +22,7 @@ class Place:
     plugins: tuple[str, ...] = ()
     device: str = "auto"
     resume: bool = True
+    workers: int | None = None
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,12 @@ from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 
+from ..environment import cores
 from ..runfolder import RunFolder
 from . import memory
 from .job import Bundle, Event, Job, Place
 
 _MOST_BY_DEFAULT = 8  # a worker holds torch and a data set: memory, not cores, is the limit on large machines
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_jobs(count: int) -> int:

@@ -29,7 +29,7 @@ def work() -> None:
     os.dup2(2, 1)  # whatever a library prints must not stand among the answers
     place = Place(**json.loads(sys.stdin.readline()))
     load_plugins(place.plugins)
-    workspace = Workspace(place.workspace, place.data_dir, offline=place.offline)
+    workspace = Workspace(place.workspace, place.data_dir, offline=place.offline, workers=place.workers)
     with StopSignals() as signals:
 
         def answer(event: Event) -> None:

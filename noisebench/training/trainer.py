@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..datasets import ImageArray, Pictures
 from ..dynamics import early_epochs
 from ..errors import RunFailed
 from ..losses import Loss, Penalty, Scores
@@ -27,19 +28,21 @@ from .networks import classifier, make_network, on_device
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
 from .passing import Passed, Passing
-from .pixels import Normalisation, Pixels, Plan
-from .predicting import autocast, network_log_p
+from .pixels import Plan
+from .predicting import autocast, log_p_parts, network_log_p
+from .seeds import derived_seed
+from .sources import Look, Source, normalisation_of, source_of
 
 _NETWORK, _EPOCH, _STRATEGY = range(3)  # what a derived seed is for
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that decides a training. Images (N, H, W, C) uint8; labels (N,) as recorded."""
+    """All that decides a training. Images (N, H, W, C) uint8, of pictures in files in the recipe's size; labels (N,) as recorded."""
 
-    images: np.ndarray
+    images: ImageArray
     labels: np.ndarray
-    test_images: np.ndarray
+    test_images: ImageArray
     num_classes: int
     model: str
     loss: Loss
@@ -48,7 +51,7 @@ class Task:
     seed: int = 0
     precision: str = "fp32"
     penalty: Penalty | None = None
-    val_images: np.ndarray | None = None  # held out: predicted after each epoch, never trained on
+    val_images: ImageArray | None = None  # held out: predicted after each epoch, never trained on
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
 
 
@@ -69,11 +72,6 @@ class EpochEnd:
     val_log_p: np.ndarray | None = None
 
 
-def derived_seed(seed: int, *purpose: int) -> int:
-    """An independent seed for one purpose; the same on every machine."""
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 class Trainer:
     """A training in progress: networks, optimiser, strategy, and where it stands."""
 
@@ -83,10 +81,11 @@ class Trainer:
         if beside and all(_same_memory(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
             train, test = beside.train, beside.test
         else:
-            train = Pixels(task.images, Normalisation.of(task.images), device, task.recipe.crop)
-            test = Pixels(task.test_images, train.normalise, device)
-        self.train: Pixels = train
-        self.test: Pixels = test
+            look = Look.of(task.recipe)
+            train = source_of(task.images, normalisation_of(task.images), device, look, task.recipe.crop)
+            test = source_of(task.test_images, train.normalise, device, look)
+        self.train: Source = train
+        self.test: Source = test
         self.val = None if task.val_images is None else self.pixels(task.val_images)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
@@ -152,13 +151,22 @@ class Trainer:
             network.load_state_dict(self._network(number, self.epoch).state_dict())
         self.optimizer.forget()
 
-    def pixels(self, images: np.ndarray) -> Pixels:
+    def pixels(self, images: ImageArray) -> Source:
         """Images (n, H, W, C), uint8, that are not trained on, as the networks are asked about them."""
-        return Pixels(images, self.train.normalise, self.device)
+        return source_of(images, self.train.normalise, self.device, Look.of(self.task.recipe))
 
-    def predict(self, pixels: Pixels) -> Tensor:
+    def predict(self, pixels: Source) -> Tensor:
         """log_p (n, K) of the networks together."""
-        return self.strategy.predict([self._log_p(network, pixels) for network in self.networks])
+        return torch.cat(list(self.predict_parts(pixels)))
+
+    def predict_parts(self, pixels: Source) -> Iterator[Tensor]:
+        """The same, one part of the images after the other."""
+        return map(self.strategy.predict, log_p_parts(self.networks, pixels, self.task.precision))
+
+    def close(self) -> None:
+        """Nothing more is asked for: end what reads images ahead."""
+        for source in (self.train, self.test, *([] if self.val is None else [self.val])):
+            source.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""
@@ -189,8 +197,9 @@ class Trainer:
 
     def _network(self, number: int, *since: int) -> nn.Module:
         """A network as it begins; after a restart another one."""
-        shape = self.task.images.shape[1:]
-        network = make_network(self.task.model, self.task.num_classes, shape, derived_seed(self.task.seed, _NETWORK, number, *since))
+        network = make_network(
+            self.task.model, self.task.num_classes, self.train.shape, derived_seed(self.task.seed, _NETWORK, number, *since)
+        )
         return on_device(network, self.device)
 
     def _begin_epoch(self) -> None:
@@ -200,6 +209,7 @@ class Trainer:
         plan = Plan.draw(len(self.train), self.strategy.views, recipe.crop, recipe.flip, torch.Generator().manual_seed(seed))
         self.plan = plan.to(self.device)
         self.batches = self.plan.batches(recipe.batch_size)
+        self.train.begin(self.plan, [self._at(step) for step in range(self.step, len(self.batches))])
         self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
         early = self.epoch < early_epochs(recipe.epochs)
         self.passing, self.place = Passing(self.labels[None], self.task.num_classes if early else 0), 0
@@ -260,11 +270,14 @@ class Trainer:
 
     def batch(self) -> Batch:
         """The examples of the next step, as the strategy wants them."""
-        index, views = self.batches[self.step], range(self.strategy.views)
-        at = slice(self.step * self.task.recipe.batch_size, self.step * self.task.recipe.batch_size + len(index))
-        images = tuple(self.train.augmented(index, *self.plan.augmentation(view, at)) for view in views)
-        labels = self.labels[index]
+        index = self.batches[self.step]
+        images, labels = self.train.views(self.plan, self._at(self.step)), self.labels[index]
         return self.strategy.prepare(Batch(images, labels, index, labels, self.epoch + 1, self.generator), self)
+
+    def _at(self, step: int) -> slice:
+        """The places of the epoch's order that a step takes."""
+        start = step * self.task.recipe.batch_size
+        return slice(start, start + len(self.batches[step]))
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
         """What each of so many runs (runs,) is to lower, whose examples stand one run after the other in the batch.
@@ -317,11 +330,13 @@ class Trainer:
         """Inside `with`, networks compute in the task's precision."""
         return autocast(self.device, self.task.precision)
 
-    def _log_p(self, network: nn.Module, pixels: Pixels, index: Tensor | None = None) -> Tensor:
+    def _log_p(self, network: nn.Module, pixels: Source, index: Tensor | None = None) -> Tensor:
         return network_log_p(network, pixels, self.task.precision, index)
 
 
-def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+def _same_memory(a: ImageArray, b: ImageArray) -> bool:
+    if isinstance(a, Pictures) or isinstance(b, Pictures):
+        return False  # each training has its own readers
     return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides)
 
 
