@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quick test lint perf clean
+.PHONY: quick test soak lint perf clean
 
 quick: $(VENV)/.installed
 	$(BIN)/noisebench run quick
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto --dist worksteal -m soak
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -18,7 +21,7 @@ lint: $(VENV)/.installed-test
 
 # Half an hour of tables: what things cost, each beside its reference. tests/perf/README.md shows them.
 perf: $(VENV)/.installed-test
-	for script in startup training dynamics suite agreement growth strategies losses manifest report; do $(BIN)/python tests/perf/bench_$$script.py; done
+	for script in startup training streaming dynamics suite agreement growth strategies losses manifest report; do $(BIN)/python tests/perf/bench_$$script.py; done
 	$(BIN)/python tests/perf/simulate_gate.py
 
 # torch and torchvision are asked for together and plainly: the newest pair that matches.

@@ -109,10 +109,11 @@ def by_folder(root: Path, part: str, classes: Sequence[str]) -> Rows:
     if not where.is_dir():
         raise DataError(f"{where} is not there: expected a folder for each class in it")
     number = {name: k for k, name in enumerate(classes)}
-    folders = sorted(entry.name for entry in os.scandir(where) if entry.is_dir() and not entry.name.startswith("."))
-    if strange := [name for name in folders if name not in number]:
+    folders = {entry.name for entry in os.scandir(where) if entry.is_dir() and not entry.name.startswith(".")}
+    if strange := sorted(folders - set(classes)):
         raise DataError(f"{where / strange[0]} is no class of this set")
-    return [(name, number[folder]) for folder in folders for name in pictures_below(root, f"{part}/{folder}" if part else folder)]
+    there = [folder for folder in classes if folder in folders]
+    return [(name, number[folder]) for folder in there for name in pictures_below(root, f"{part}/{folder}" if part else folder)]
 
 
 def pictures_below(root: Path, part: str) -> list[str]:

@@ -82,10 +82,17 @@ class _OpenTars(OrderedDict[str, Any]):
     def __missing__(self, name: str) -> Any:
         state = self[name] = TarState()
         if len(self) > _MOST_OPEN:
-            _, oldest = self.popitem(last=False)
-            if oldest.tf is not None:
-                oldest.tf.close()
+            self._close(self.popitem(last=False)[1])
         return state
+
+    def __del__(self) -> None:
+        for state in self.values():
+            self._close(state)
+
+    @staticmethod
+    def _close(state: Any) -> None:
+        if state.tf is not None:
+            state.tf.close()
 
     def __getitem__(self, name: str) -> Any:
         state = super().__getitem__(name)

@@ -47,7 +47,9 @@ class Normalisation:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, H, W, C) bytes -> (B, C, H, W) float32, in memory still channels last."""
-        return ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        width = images.shape[2]
+        rows = images.float().flatten(2)  # so long a last axis is worked off in vectors; one of C numbers takes three times as long
+        return rows.sub_(self.mean.repeat(width)).div_(self.std.repeat(width)).view(images.shape).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

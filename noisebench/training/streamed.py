@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -91,7 +92,8 @@ class Streamed:
         if self.workers and self._ahead is None:
             self._order.batches = [piece for _, later in self._expected for piece in later]
             self._loader = self._loader or self._make_loader(self._order, persistent=True)
-            self._ahead = iter(self._loader)
+            with _as_many_as_asked_for():
+                self._ahead = iter(self._loader)
         self._expected.popleft()
         return [self._here(piece) if self._ahead is None else _whole(_following(self._ahead)) for piece in pieces]
 
@@ -102,7 +104,9 @@ class Streamed:
             return
         order = _Order()
         order.batches = batches
-        ahead = iter(self._make_loader(order, persistent=False))
+        loader = self._make_loader(order, persistent=False)
+        with _as_many_as_asked_for():
+            ahead = iter(loader)
         try:
             for _ in batches:
                 yield _whole(_following(ahead))
@@ -110,10 +114,11 @@ class Streamed:
             ahead._shutdown_workers()  # type: ignore[attr-defined]
 
     def _make_loader(self, order: _Order, *, persistent: bool) -> DataLoader[Any]:
-        return DataLoader(
-            self._reader, batch_sampler=order, num_workers=self.workers, collate_fn=_collate, pin_memory=self.device.type == "cuda",
-            persistent_workers=persistent, worker_init_fn=_begin_worker,
-        )  # fmt: skip
+        with _as_many_as_asked_for():
+            return DataLoader(
+                self._reader, batch_sampler=order, num_workers=min(self.workers, len(order)), collate_fn=_collate,
+                pin_memory=self.device.type == "cuda", persistent_workers=persistent, worker_init_fn=_begin_worker,
+            )  # fmt: skip
 
     def _here(self, items: list[_Item]) -> Tensor:
         """Read in this process, whose randomness stays as it was."""
@@ -237,6 +242,14 @@ def _following(ahead: Iterator[Any]) -> Any:
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"a process that reads pictures ended ({reason}): out of memory? fewer --workers may help") from None
+
+
+@contextmanager
+def _as_many_as_asked_for() -> Iterator[None]:
+    """torch warns of more workers than there are cores; where pictures lie far away these are what somebody wants."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
 
 
 @contextmanager
