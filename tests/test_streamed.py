@@ -6,10 +6,10 @@ import io
 import json
 import multiprocessing
 import os
-import pickle
 import random
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -276,7 +276,7 @@ def test_no_worker_is_left_at_the_end_or_after_an_error(pets, tmp_path):
 def test_a_dead_worker_is_said_in_one_line(pets, monkeypatch):
     source, plan = streamed(pets, 1)
     monkeypatch.setattr(type(source._reader), "__getitem__", lambda self, item: os._exit(9))
-    with pytest.raises(DataError, match="a process that reads pictures ended .*fewer --workers may help"):
+    with pytest.raises(DataError, match=r"a process that reads pictures ended .*fewer --workers may help"):
         read(source, plan, ATS)
     source.close()
 
@@ -332,7 +332,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(lab):
         state = None
         while trainer.epoch < 2:
             try:
-                trainer.run_epoch(lambda trainer=trainer: stopping(trainer, stop_at if state is None else None))
+                trainer.run_epoch(partial(stopping, trainer, stop_at if state is None else None))
             except KeyboardInterrupt:
                 state = trainer.state_dict()
                 trainer.close()
@@ -371,7 +371,8 @@ def test_the_key_is_the_same_wherever_the_folder_lies(lab):
 
 
 def test_held_out_and_dropped_pictures_are_predicted_too(lab, capsys):
-    assert main(["train", "folder:pets", "--sym", "0.4", "--val-fraction", "0.25", "--subset", "36", *TRAIN, "--epochs", "1", "--json"]) == 0
+    labels = ["--sym", "0.4", "--val-fraction", "0.25", "--subset", "36"]
+    assert main(["train", "folder:pets", *labels, *TRAIN, "--epochs", "1", "--json"]) == 0
     run = Path(last_json(capsys)["run"])
     assert len(RunFolder(run).read_arrays()["train_classes"]) == 48
     assert main(["evaluate", str(run), "--recheck"]) == 0
@@ -385,8 +386,8 @@ def test_a_run_that_estimates_its_noise_streams_its_folds(lab, capsys):
 
 def test_a_suite_trains_a_streamed_set(lab, capsys):
     Path("benchmarks.yaml").write_text(
-        "version: 1\nsuites:\n  mine:\n    defaults: {dataset: 'folder:pets', model: mlp, recipe: apl, epochs: 1, size: 16, batch_size: 16}\n"
-        "    matrix: {noise: [symmetric(rate=0.4)], method: [ce, lsr, gce, mae]}\n".replace(", mae", "")
+        "version: 1\nsuites:\n  mine:\n    defaults: {dataset: 'folder:pets', model: mlp, epochs: 1, size: 16, batch_size: 16}\n"
+        "    matrix: {noise: [symmetric(rate=0.4)], method: [ce, lsr, gce]}\n"
     )
     assert main(["run", "mine", "--jobs", "1", "--workers", "0", "--json"]) == 0
     assert {cell["n"] for cell in last_json(capsys)["cells"]} == {1}
@@ -474,5 +475,5 @@ def test_a_strategy_that_would_keep_too_large_a_table_is_refused(lab):
     _check_tables(parse("standard"), 1_281_167, 1000, set())
     _check_tables(parse("elr"), 1_000_000, 14, set())
     for strategy, estimated in (("elr", set()), ("standard", {"rate"})):
-        with pytest.raises(ConfigError, match="1,281,167 x 1,000 of them, 5.1 GB: take a --subset"):
+        with pytest.raises(ConfigError, match=r"1,281,167 x 1,000 of them, 5\.1 GB: take a --subset"):
             _check_tables(parse(strategy), 1_281_167, 1000, estimated)

@@ -41,7 +41,8 @@ def main(workers: int = 2, batch: int = 64, epochs: int = 7, device: str = "cpu"
     print(f"{workers} workers, batch {batch}, {epochs} epochs of {PICTURES} pictures in turn, to {device}")
     for name, rates in found.items():
         print(f"{name}: {median(rates):.1f} images/s, median; {min(rates):.1f} to {max(rates):.1f}")
-    print(f"ours / timm's: {mean(ratios):.3f} +- {stdev(ratios):.3f} (sample standard deviation of {len(ratios)}), median {median(ratios):.3f}")
+    spread = f"{stdev(ratios):.3f} (sample standard deviation of {len(ratios)})"
+    print(f"ours / timm's: {mean(ratios):.3f} +- {spread}, median {median(ratios):.3f}")
 
 
 def _write(place: Path) -> None:
