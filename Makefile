@@ -22,7 +22,7 @@ lint: $(VENV)/.installed-test
 
 # Half an hour of tables: what things cost, each beside its reference. tests/perf/README.md shows them.
 perf: $(VENV)/.installed-test
-	for script in startup training dynamics suite agreement growth strategies losses manifest report; do $(BIN)/python tests/perf/bench_$$script.py; done
+	for script in startup training streaming dynamics suite agreement growth strategies losses manifest report; do $(BIN)/python tests/perf/bench_$$script.py; done
 	$(BIN)/python tests/perf/simulate_gate.py
 
 # torch and torchvision are asked for together and plainly: the newest pair that matches.

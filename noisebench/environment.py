@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from contextlib import suppress
 from functools import cache
@@ -14,6 +15,11 @@ def environment() -> dict[str, str]:
     """Python, platform and the versions of the packages that matter."""
     found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
     return {**found, **{name: _version(name) for name in _PACKAGES if _version(name)}}
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

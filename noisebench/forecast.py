@@ -110,6 +110,7 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
         return _timed(way.run_epoch)
     first = trainers[0]
     between = _timed(lambda: first.strategy.between(1, first))
+    first.close()
     return step * first.steps_per_epoch + len(runs) * (_test_seconds(first) + between)
 
 

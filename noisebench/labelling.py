@@ -18,8 +18,10 @@ from .datasets import (
     check_column,
     find_dataset,
     image_rows,
+    images_fingerprint,
     read_annotations,
     read_human,
+    read_images,
     read_review,
     split_column,
 )
@@ -87,11 +89,20 @@ class Outside:
         absolute, root = path.resolve(), self.root.resolve()
         return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
+    def whereabouts(self, dataset: Dataset) -> str:
+        """A foreign set's path as one names it, with how it is streamed; a hub's table by its name."""
+        assert dataset.path is not None
+        away = dataset.reader == "hfds" and not dataset.path.exists()
+        where = str(dataset.path) if away else self.place(dataset.path)
+        return f"{dataset.reader}:{where}" if dataset.reader else where
+
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
         return image_rows(self.data.dataset, self.data_dir, offline=self.offline)
 
     def images_sha256(self) -> str:
-        """As `fingerprint` of all training images, without holding them."""
+        """As `images_fingerprint` of all training images, without holding them."""
+        if self.data.dataset.reader:
+            return images_fingerprint(read_images(self.data.dataset, self.data_dir, offline=self.offline).train_images)
         return rows_fingerprint(self.images(), len(self.data.labels))
 
     def teacher(self, path: str, sha256: str | None) -> Teacher:
@@ -101,18 +112,20 @@ class Outside:
         return read_human(column, self.data.dataset.name, self.data.labels, self.data_dir, offline=self.offline)
 
     def imported(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Clean are the file's own; else a catalogue's labels, which are taken for clean; else they are unknown."""
+        """Clean are the file's own; else a catalogue's labels, which are taken for clean unless they are recorded ones; else those
+        that somebody verified."""
         dataset, own = self.data.dataset, self.data.labels
+        verified = np.full_like(own, -1) if self.data.clean is None else self.data.clean
         if path == OWN:
-            return own, np.full_like(own, -1)
+            return own, verified
         recorded, clean = self._annotations(path, sha256)
-        published = own if dataset.name in DATASETS else None
+        published = own if dataset.name in DATASETS and not dataset.recorded else None
         if clean is not None and published is not None and (clean != published)[clean >= 0].any():
             at = int(((clean != published) & (clean >= 0)).argmax())
             raise DataError(f"{path}: its clean labels are not those of {dataset.name}: example {at} is {published[at]}, not {clean[at]}")
         if published is not None:
             return recorded, published
-        return recorded, np.full_like(own, -1) if clean is None else clean
+        return recorded, verified if clean is None else clean
 
     def _annotations(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """From anyone's file; a manifest is one too."""
@@ -131,7 +144,7 @@ class Outside:
         found = self.find(dataset)
         if _root(found) == _root(self.data.dataset):
             raise LanguageError(f"openset: the source {dataset!r} is the data set itself: name another")
-        return {"source": found.name, **({"source_path": self.place(found.path)} if found.path else {})}, found.n_train
+        return {"source": found.name, **({"source_path": self.whereabouts(found)} if found.path else {})}, found.n_train
 
 
 def _root(dataset: Dataset) -> str:
@@ -201,7 +214,7 @@ def _made(data: Labels, call: Call, wish: LabelWish, outside: Outside, sources: 
         made = replace(made, labels=np.where(trusted, clean, made.labels))
     meta = {
         **_about(data, call, made, outside),
-        **rates(made, clean, dataset.num_classes),
+        **rates(made, clean if data.fair or made.clean is None else np.full_like(clean, -1), dataset.num_classes),
         "transition": made.transition.tolist() if made.transition is not None and dataset.num_classes <= LARGEST_T else None,
         "noise_seed": seed,
         "labels_sha256": data.fingerprint,
@@ -257,7 +270,7 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
     return {
         "noisebench_manifest": FORMAT,
         "dataset": dataset.name,
-        **({"path": outside.place(dataset.path)} if dataset.path else {}),
+        **({"path": outside.whereabouts(dataset)} if dataset.path else {}),
         **({"test_path": outside.place(dataset.test)} if dataset.test else {}),
         "split": "train",
         "n": len(made.labels),

@@ -48,6 +48,7 @@ class Method:
         return found if found.strategy else replace(found, strategy=self.strategy)
 
 
+_EL = "Cui et al., Equal Loss, section 3.2"
 _SL = "Wang et al. 2019, authors' code"
 _APL = "Ma et al. 2020, authors' settings"
 _ALF = "Zhou et al. 2021, authors' settings"
@@ -196,9 +197,9 @@ METHODS = {
         Method("gce_tuned", "Zhang & Sabuncu 2018, q by Wang et al. 2024", "gce",
                presets=_by_rate("cifar100", "symmetric", "gce(q={})", {0.0: 0.5, 0.2: 0.5, 0.4: 0.7, 0.6: 0.7, 0.8: 0.9}, _EPS)),
         Method("focal", "Lin et al. 2017", "focal"),
-        Method("el", "Cui et al., Equal Loss", "el"),
+        Method("el", "Cui et al., Equal Loss", "el", presets=(Preset("imagenet", "el(eps=0.1)", _EL),)),
         Method("el_estimated", "Cui et al., Equal Loss, eps found out", "el(eps=estimated)"),
-        Method("lsr_el", "Cui et al., Equal Loss, with label smoothing", "lsr(el)"),
+        Method("lsr_el", "Cui et al., Equal Loss, with label smoothing", "lsr(el)", presets=(Preset("imagenet", "lsr(el(eps=0.1))", _EL),)),
         # Ma et al. write MAE as 1 - p, half of ours, and take RCE's A from the code, -9.21.
         Method("nce_rce", "Ma et al. 2020", "nce + rce", presets=(
             Preset("mnist", "nce + 10*rce", _APL), Preset("cifar100", "10*nce + 0.1*rce", _APL),

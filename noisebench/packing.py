@@ -36,7 +36,7 @@ def kind_of(run: Run) -> str | None:
     strategy = STRATEGIES[run.strategy.name].build  # type: ignore[union-attr]
     alone = run.estimated or any(is_penalty(call) for call in LOSSES.calls(run.loss)) or not strategy.in_step()  # type: ignore[attr-defined]
     by_layer = run.recipe.freeze > 0 or run.recipe.layer_decay != 1
-    if pack_width(run.model) == 1 or alone or by_layer:
+    if pack_width(run.model) == 1 or alone or by_layer or run.dataset.reader:
         return None
     training = int(run.manifest.in_training.sum())
     data = [run.dataset.name, run.data_sha256, run.source_sha256, training, len(run.manifest.labels)]

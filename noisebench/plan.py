@@ -26,7 +26,7 @@ from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
 from .precision import resolve_precision
-from .recipes import Recipe, make_recipe
+from .recipes import Recipe, check_augmentation, make_recipe
 from .runfolder import WHERE
 from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
@@ -34,6 +34,7 @@ from .truth import estimated_facts, is_oracle, resolve, transitions, with_auto, 
 
 PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 _LARGEST_SEED = 2**32
+_LARGEST_TABLE = 1 << 29  # numbers, 2 GB
 _LONGEST_NAME = 150  # characters of a folder's readable part
 
 
@@ -167,8 +168,9 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
     filled = with_estimates(LOSSES, loss, any_)
     build_loss(filled, transitions(manifest, loss, any_), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
     recipe_name = wish.recipe or dataset.recipe
-    augment = {"crop": dataset.crop, "flip": dataset.flip}
-    recipe = make_recipe(recipe_name, dataset.name, augment=augment, changes=wish.changes)
+    recipe = make_recipe(recipe_name, dataset.name, augment=dataset.augmentation, changes=wish.changes)
+    check_augmentation(recipe, dataset.name, streamed=bool(dataset.reader))
+    _check_tables(strategy, int(manifest.in_training.sum()), dataset.num_classes, estimated_facts(LOSSES, loss))
     row, tuned = _row(loss, strategy, dataset, manifest)
     return Run(
         dataset,
@@ -186,6 +188,18 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
         tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
         wish.init,
     )
+
+
+def _check_tables(strategy: Expression, n: int, num_classes: int, estimated: set[str]) -> None:
+    """Raises ConfigError where a run would hold a number for every class of every example, and these are too many."""
+    call = normal_strategy(str(strategy))
+    keeps = STRATEGIES[call.name].facts.get("table") or estimated or estimated_facts(STRATEGIES, strategy)
+    if keeps and n * num_classes > _LARGEST_TABLE:
+        who = call.name if STRATEGIES[call.name].facts.get("table") else "to estimate the noise"
+        raise ConfigError(
+            f"{who} takes a number for each class of each example, {n:,} x {num_classes:,} of them, {n * num_classes * 4 / 1e9:.1f} GB: "
+            "take a --subset, or another strategy"
+        )
 
 
 def checked_seed(seed: int) -> int:

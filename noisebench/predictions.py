@@ -5,7 +5,7 @@ And what it teaches: the likeliest classes of every training example in a file o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,13 @@ class Predictions:
     def predicted(self) -> np.ndarray:
         return self.classes[:, 0]
 
+    def passed(self, through: Callable[[np.ndarray], np.ndarray]) -> Predictions:
+        """With each column as `through` makes it."""
+        return Predictions(*(None if array is None else through(array) for array in self._columns))  # type: ignore[arg-type]
+
     def take(self, which: np.ndarray) -> Predictions:
         """Of some of the examples: indices, or a mask (N,)."""
-        return Predictions(*(None if array is None else array[which] for array in self._columns))  # type: ignore[arg-type]
+        return self.passed(lambda array: array[which])
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:

@@ -45,6 +45,7 @@ SELECTIONS = {
 # Where a recipe of ours has a paper's name and is not all of it: by recipe and data.
 _LACKING = {
     ("apl", "cifar100"): "images there rotated too",
+    ("el-imagenet", "imagenet"): "augmentation in training there unstated",
     ("sl", "cifar10"): "learning rate there falls with each step too, images shifted by a fifth",
     ("sl", "cifar100"): "learning rate there falls with each step too, images shifted by a fifth and rotated",
 }
@@ -151,6 +152,8 @@ def _kind(noise: str) -> tuple[str, float]:
         return noise, 0.0
     rate = dict(call.kwargs).get("rate", 0.0)
     rate = float(rate) if isinstance(rate, int | float) else 0.0
+    if call == normal_noise("imported(file='own')"):
+        return "as-is", 0.0
     return ("clean" if call.name == "symmetric" and not rate else call.name), rate
 
 

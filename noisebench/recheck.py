@@ -6,7 +6,7 @@ tested on. Of what is not at hand it is said that it cannot be decided; only whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,15 +235,27 @@ def _asked_again(folder: RunFolder, run: Run, images: Images, said: Said, device
         ("networks on test", everything, images.test_images, said.test),
     ):
         if part.any():
-            yield _same_again(name, networks.predict(pixels[part]), before.take(part), TOLERANCE[run.precision])
+            yield _same_again(name, networks.parts(pixels[part]), before.take(part), TOLERANCE[run.precision])
 
 
-def _same_again(name: str, log_p: np.ndarray, before: Predictions, tolerance: float) -> Check:
-    """log_p (n, K) of networks that are asked again, beside what they said.
+def _same_again(name: str, parts: Iterable[np.ndarray], before: Predictions, tolerance: float) -> Check:
+    """log_p (n, K) of networks that are asked again, part by part, beside what they said.
 
     Threads, another device, or the pack that a run trained in change the order of sums and with it the last digits: each log_p is
     to be the same within the tolerance, and another class to be predicted only where the two are as near to each other.
     """
+    found, start = [], 0
+    for log_p in parts:
+        found.append(_differences(log_p, before.take(np.arange(start, start + len(log_p)))))
+        start += len(log_p)
+    off, behind, other = (np.concatenate(column) for column in zip(*found, strict=True))
+    bad = ~((off <= tolerance) & (behind <= 2 * tolerance))  # so is what is not a number
+    numbers = f"{int(other.sum())} of {start} predicted otherwise, log p off by at most {off.max():.2g}, allowed {tolerance:g}"
+    return Check(name, DIFFERS if bad.any() else SAME, f"{int(bad.sum())} examples beyond it; {numbers}" if bad.any() else numbers)
+
+
+def _differences(log_p: np.ndarray, before: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each example (n,): how far log_p (n, K) is off, how far the class that was predicted is behind, and whether it is another."""
     rows = np.arange(len(log_p))
     said, again = before.log_p, np.take_along_axis(log_p, before.classes, 1)
     if before.dense is not None:
@@ -251,7 +263,4 @@ def _same_again(name: str, log_p: np.ndarray, before: Predictions, tolerance: fl
     scale = np.maximum(1, -log_p.min(1))
     off = np.abs(rounded(again) - said).max(1) / scale
     behind = (log_p.max(1) - log_p[rows, before.predicted]) / scale
-    other = log_p.argmax(1) != before.predicted
-    bad = ~((off <= tolerance) & (behind <= 2 * tolerance))  # so is what is not a number
-    numbers = f"{int(other.sum())} of {len(log_p)} predicted otherwise, log p off by at most {off.max():.2g}, allowed {tolerance:g}"
-    return Check(name, DIFFERS if bad.any() else SAME, f"{int(bad.sum())} examples beyond it; {numbers}" if bad.any() else numbers)
+    return off, behind, log_p.argmax(1) != before.predicted

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from .estimates import Estimates
 from .manifest import LARGEST_T, Manifest
 from .plan import PROTOCOL, Run
 from .predictions import Predictions
+from .processes import Ranks
 from .runfolder import SCHEMA, WHERE, RunFolder
 from .sitting import Course, Progress
 from .warmup import warmup_epochs
@@ -20,6 +23,7 @@ from .warmup import warmup_epochs
 if TYPE_CHECKING:
     import torch
 
+    from .training.sources import Source
     from .training.trainer import EpochEnd, Trainer
 
 _MEAN_OF_LAST = 10  # epochs
@@ -61,21 +65,23 @@ def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course
     end = course.end
     assert end is not None, "a run that is finished has ended an epoch"
     said = _of_all(run.manifest, images, trainer, end)
-    return trainer.ranks.by_first(lambda: _written(run, images, folder, trainer, course, said=said))
+    return trainer.ranks.by_first(lambda: _written(run, images, folder, trainer, course, train=said))
 
 
-def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course, *, said: np.ndarray) -> dict[str, Any]:
-    """said: log_p (N, K) of every example of the manifest."""
+def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course, *, train: Predictions) -> dict[str, Any]:
+    """train: what is said of every example of the manifest."""
     manifest, end = run.manifest, course.end
     assert end is not None, "as above"
-    labels_of = manifest.labels, manifest.truth
-    train = Predictions.of(said, *labels_of)
     test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
     labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     masks = {"in_training": manifest.in_training, "dropped": manifest.dropped, "trusted": manifest.trusted}
     known = {name: mask for name, mask in masks.items() if mask is not None}
-    early = {} if train.dense is None else Predictions.of(_early(manifest, train.dense, course), *labels_of).arrays("early")
+    early = (
+        {}
+        if train.dense is None
+        else Predictions.of(_early(manifest, train.dense, course), manifest.labels, manifest.truth).arrays("early")
+    )
     folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **early, **arrays, **known})
     folder.write_dynamics(course.dynamics)
     _write_weights(folder, trainer)
@@ -89,12 +95,12 @@ def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, cour
     return {**record, "path": str(folder.path)}
 
 
-def _early(manifest: Manifest, last: np.ndarray, course: Course) -> np.ndarray:
-    """log of the mean p (N, K) over the first half of the epochs, of what was trained on; log_p at the end of the others."""
+def _early(manifest: Manifest, last: np.ndarray, course: Course) -> Predictions:
+    """By log of the mean p (N, K) over the first half of the epochs, of what was trained on; log_p at the end of the others."""
     log_p, mean = last.copy(), course.dynamics.early_p
     seen = ~np.isnan(mean).any(1)
     log_p[np.flatnonzero(manifest.in_training)[seen]] = np.log(np.maximum(mean[seen], np.finfo(np.float32).tiny))
-    return log_p
+    return Predictions.of(log_p, manifest.labels, manifest.truth)
 
 
 def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
@@ -108,16 +114,40 @@ def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
     return {fact: values[fact] for fact in run.estimated}
 
 
-def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> np.ndarray:
-    """log_p (N, K) of every example of the manifest, those held out and dropped too, in its order."""
-    log_p: np.ndarray = trainer.predict(trainer.train).cpu().numpy()
-    together = np.empty((len(manifest.labels), log_p.shape[1]), log_p.dtype)
-    together[manifest.in_training] = log_p
+def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Predictions:
+    """What is said of every example of the manifest, those held out and dropped too, in its order. Worked off in parts: of a million
+    examples and a thousand classes, log_p (N, K) would be 5 GB."""
+    said, places = [], []
+    for which, parts in _parts(manifest, images, trainer, end):
+        rows = np.flatnonzero(which)
+        left, own = rows[trainer.ranks.share(len(rows))], []
+        for log_p in parts:
+            here, left = left[: len(log_p)], left[len(log_p) :]
+            own.append(Predictions.of(log_p, manifest.labels[here], manifest.truth[here]))
+        said.append(Predictions.joined(own).passed(partial(_gathered, trainer.ranks, len(rows))))
+        places.append(rows)
+    return Predictions.joined(said).take(np.argsort(np.concatenate(places), kind="stable"))
+
+
+def _gathered(ranks: Ranks, n: int, column: np.ndarray) -> np.ndarray:
+    """All n rows of a column, of which each process has its share."""
+    import torch
+
+    whole: np.ndarray = ranks.gather(torch.from_numpy(column), n).numpy()
+    return whole
+
+
+def _parts(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Iterator[tuple[np.ndarray, Iterable[np.ndarray]]]:
+    """Which examples (N,), and log_p (n, K) of one part after the other of this process's share of them."""
+
+    def of(source: Source) -> Iterator[np.ndarray]:
+        return (log_p.cpu().numpy() for log_p in trainer.predict_parts(source))
+
+    yield manifest.in_training, of(trainer.train)
     if manifest.val is not None and end.val_log_p is not None:
-        together[manifest.val] = end.val_log_p
+        yield manifest.val, [end.val_log_p[trainer.ranks.share(len(end.val_log_p))]]
     if not manifest.kept.all():
-        together[~manifest.kept] = trainer.predict(trainer.pixels(images.train_images[~manifest.kept])).cpu().numpy()
-    return together
+        yield ~manifest.kept, of(trainer.pixels(images.train_images[~manifest.kept]))
 
 
 def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +158,7 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "title": run.title,
         "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
                  "classes": list(run.dataset.classes), **{key: run.manifest.meta[key] for key in WHERE if key in run.manifest.meta},
-                 "shape": list(trainer.task.images.shape[1:]), "normalisation": trainer.train.normalise.written},
+                 "shape": list(trainer.train.shape), "normalisation": trainer.train.normalise.written},
         "noise": noise_facts(run),
         "method": run.method,
         "loss": str(run.loss),

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import metrics
 from .classes import have_names, same_classes
-from .datasets import Images
+from .datasets import ImageArray, Images, Pictures
 from .errors import DataError
 from .estimates import Estimates
 from .predictions import Predictions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .training.stored import StoredNetworks
 
 
-def stored_networks(folder: RunFolder, device: str, training_images: Callable[[], np.ndarray]) -> StoredNetworks:
+def stored_networks(folder: RunFolder, device: str, training_images: Callable[[], ImageArray]) -> StoredNetworks:
     """The networks of a finished run, by its record and its weights alone.
 
     training_images: asked for the (N, H, W, C) of a run of an older version, which did not note how its images were normalised.
@@ -31,6 +31,7 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     """
     from .training.networks import make_network, on_device
     from .training.pixels import Normalisation
+    from .training.sources import normalisation_of
     from .training.stored import StoredNetworks, enlarges, load_weights
 
     record = folder.record()
@@ -39,7 +40,7 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
         shape, normalise = tuple(data["shape"]), Normalisation.read(data["normalisation"])
     else:
         images = training_images()
-        shape, normalise = images.shape[1:], Normalisation.of(images)
+        shape, normalise = images.shape[1:], normalisation_of(images)
     any_ = Estimates(0.5, np.eye(data["num_classes"]))  # what a run found out plays no part in what its networks say
     strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), any_))
     place = find_device(device)
@@ -49,13 +50,14 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     )
     networks = [on_device(network, place) for network in made]
     load_weights(folder.weights, networks)
-    return StoredNetworks(networks, strategy, shape, normalise, record["precision"])
+    return StoredNetworks(networks, strategy, shape, normalise, record["precision"], record["recipe"].get("centre", 0.0))
 
 
 def evaluate_on(record: dict[str, Any], networks: StoredNetworks, images: Images) -> dict[str, Any]:
     """All numbers of another data set's test images, as of the run's own. Raises DataError where shape or classes do not fit."""
     own, other = record["data"], images.dataset
-    if (shape := images.test_images.shape[1:]) != networks.shape:
+    streamed = bool(networks.centre) and isinstance(images.test_images, Pictures)  # which are brought to any size
+    if (shape := images.test_images.shape[1:]) != networks.shape and not streamed:
         raise DataError(
             f"the images of {other.name} are {_size(shape)}, those of {own['name']} {_size(networks.shape)}: "
             "no image is resized unasked, so write them in that size into a .npz or a folder"

@@ -68,7 +68,7 @@ def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[st
     if name not in RECIPES:
         return settings
     known = DATASETS.get(dataset)
-    augment = {"crop": known.crop, "flip": known.flip} if known else {}
+    augment = known.augmentation if known else {}
     own, settings = all_settings(make_recipe(name, dataset, augment=augment, changes={}).asdict()), all_settings(settings)
     return {key: value for key, value in settings.items() if value != own.get(key) or (known is None and key in ("crop", "flip"))}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from .datasets import Images, fingerprint
+from .datasets import Images, images_fingerprint
 from .errors import ConfigError, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .losses import LOSSES, build_loss, build_penalty
@@ -124,8 +124,9 @@ def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduc
     if run.estimated:
         course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow, spread=trainer.spread)
         trainer = make_trainer(run, images, str(trainer.device), course.found, spread=trainer.spread)
-    sitting.follow(trainer, lambda seconds: note(run, images, course, conduct, seconds))
-    return finish(run, images, folder, trainer, course)
+    with closing(trainer):
+        sitting.follow(trainer, lambda seconds: note(run, images, course, conduct, seconds))
+        return finish(run, images, folder, trainer, course)
 
 
 def make_trainer(
@@ -145,10 +146,9 @@ def make_trainer(
     from .training.trainer import Task, Trainer
 
     manifest = run.manifest
-    seen = fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
+    seen = images_fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
     manifest.verify(images.train_labels, images.ids, seen)
     training = slice(None) if manifest.in_training.all() else manifest.in_training
-    held_out = manifest.val is not None and manifest.val.any()
     if run.estimated and estimates is None:
         estimates = Estimates(0.5, np.eye(run.dataset.num_classes))
     loss = with_estimates(LOSSES, run.loss, estimates)
@@ -164,7 +164,7 @@ def make_trainer(
         run.seed,
         run.precision,
         build_penalty(run.loss),
-        images.train_images[manifest.val] if held_out else None,
+        None if manifest.val is None or not manifest.val.any() else images.train_images[manifest.val],
         None if manifest.trusted is None else manifest.trusted[training],
         weights_of(run.init),
     )

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .backbones import canonical_backbone
 from .budget import check_schedule, checked_budget
-from .datasets import DATASETS
+from .datasets import DATASETS, split_reader
 from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
 from .initial import check_init
 from .labelling import LabelWish, check_noise
@@ -25,7 +25,7 @@ from .places import Place, compose, construct, mark_of
 from .plan import checked_seed
 from .precision import checked_precision
 from .published import find_paper
-from .recipes import RECIPE_FIELDS, RECIPES, find_recipe, make_recipe, read_schedule
+from .recipes import RECIPE_FIELDS, RECIPES, check_augmentation, find_recipe, make_recipe, read_schedule
 from .strategies import normal_strategy
 from .subset import check_subset
 
@@ -70,6 +70,9 @@ class Settings(_Strict):
     flip: bool | None = None
     freeze: int | None = None
     layer_decay: float | None = None
+    size: int | None = None
+    area: float | None = None
+    centre: float | None = None
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True, exclude_none=True)
@@ -265,7 +268,8 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
 
 
 def _check_value(axis: str, value: Any) -> None:
-    if axis == "dataset" and value not in DATASETS and "/" not in value and not value.endswith(".npz"):
+    by_path = axis == "dataset" and ("/" in value or value.endswith(".npz") or split_reader(value)[0])
+    if axis == "dataset" and value not in DATASETS and not by_path:
         raise UnknownName("dataset", value, DATASETS, "datasets")
     if axis in _CHECKS:
         _CHECKS[axis](value)
@@ -340,7 +344,8 @@ def _check_cell(cell: dict[str, Any], budget: str) -> None:
     check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)
     changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
     if cell.get("recipe", dataset.recipe) in RECIPES:
-        recipe = make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment={}, changes=changes)
+        recipe = make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment=dataset.augmentation, changes=changes)
+        check_augmentation(recipe, dataset.name, streamed=bool(dataset.reader))
         if budget == "compute":
             check_schedule(recipe)
     check_noise(dataset, cell["noise"])

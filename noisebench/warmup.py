@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,7 @@ def judge_folds(
     """Train the folds that `predicted` does not hold yet, adding to it. `follow` runs a trainer to its end."""
     while len(predicted) < FOLDS:
         trainer = fold_trainer(run, images, len(predicted), device, spread)
-        follow(trainer)
-        predicted.append(trainer.predict(trainer.test).cpu().numpy())
+        with closing(trainer):
+            follow(trainer)
+            predicted.append(trainer.predict(trainer.test).cpu().numpy())
     return estimates(run, predicted)

@@ -8,8 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .datasets import Dataset, Images, Labels, find_dataset, fit_images, read_images, read_labels
-from .errors import ConfigError, ManifestError, NoisebenchError
+import numpy as np
+
+from .datasets import Dataset, Images, Labels, Pictures, find_dataset, fit_images, read_images, read_labels
+from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
 from .labelling import LabelWish, Outside, make_manifest, noise_for
 from .manifest import Manifest, file_name
@@ -26,9 +28,13 @@ def default_data_dir() -> Path:
 class Workspace:
     """One folder of manifests and runs, and the folder of the data. Reads each data set once."""
 
-    def __init__(self, root: str | Path = ".", data_dir: str | Path | None = None, *, offline: bool = False) -> None:
-        self.root, self.offline = Path(root), offline
+    def __init__(
+        self, root: str | Path = ".", data_dir: str | Path | None = None, *, offline: bool = False, workers: int | None = None
+    ) -> None:
+        """workers: processes that read a streamed set's pictures ahead of its training; None for one a core."""
+        self.root, self.offline, self.workers = Path(root), offline, workers
         self._data_dir = data_dir
+        self._datasets: dict[tuple[str, Path | None], Dataset] = {}
         self._images: dict[Dataset, Images] = {}
         self._labels: dict[Dataset, Labels] = {}
         self._manifests: dict[tuple[Dataset, LabelWish], tuple[Manifest, Path]] = {}
@@ -48,7 +54,9 @@ class Workspace:
 
     def dataset(self, name: str, test: Path | None = None) -> Dataset:
         """A data set by name or path, here, in the workspace or in the data directory; `test`: a folder of test images."""
-        return find_dataset(name, self.root, self.data_dir, test=test)
+        if (name, test) not in self._datasets:
+            self._datasets[name, test] = find_dataset(name, self.root, self.data_dir, test=test, offline=self.offline)
+        return self._datasets[name, test]
 
     def dataset_of(self, manifest: Manifest) -> Dataset:
         """The data set that a manifest was made for."""
@@ -63,7 +71,7 @@ class Workspace:
 
     def images(self, dataset: Dataset) -> Images:
         if dataset not in self._images:
-            self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline)
+            self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline, workers=self.workers)
         return self._images[dataset]
 
     def training_images(self, dataset: Dataset, manifest: Manifest) -> Images:
@@ -72,9 +80,12 @@ class Workspace:
         source = self.source_of(manifest)
         if source is None or manifest.source is None:
             return own
+        if isinstance(own.train_images, Pictures):
+            raise DataError(f"{dataset.name} is streamed, and its pictures cannot be replaced: open-set noise is for a set in memory")
         replaced = manifest.source >= 0
         train_images = own.train_images.copy()
-        train_images[replaced] = fit_images(source.train_images[manifest.source[replaced]], own.train_images.shape[1:])
+        others = np.asarray(source.train_images[manifest.source[replaced]])
+        train_images[replaced] = fit_images(others, own.train_images.shape[1:])
         return replace(own, train_images=train_images)
 
     def source_of(self, manifest: Manifest) -> Images | None:

@@ -270,7 +270,7 @@ def test_networks_may_be_off_by_the_tolerance_and_no_more(off: float, status: st
     tolerance = TOLERANCE[precision]
     before = Predictions.of(P, np.array([0, 0]), np.array([0, 0]))
     again = P + np.array([[0, off * tolerance, 0]], np.float32)
-    assert _same_again("networks", again, before, tolerance).status == status
+    assert _same_again("networks", [again], before, tolerance).status == status
 
 
 def test_another_class_is_predicted_only_where_two_are_as_near() -> None:
@@ -278,9 +278,9 @@ def test_another_class_is_predicted_only_where_two_are_as_near() -> None:
     near, far = P.copy(), P.copy()
     near[1, :2] = P[1, 1::-1]
     far[0, :2] = P[0, 1::-1]
-    assert _same_again("networks", near, before, TOLERANCE["bf16"]).status == SAME
-    assert _same_again("networks", far, before, TOLERANCE["bf16"]).status == DIFFERS
-    assert _same_again("networks", near, before, TOLERANCE["fp32"]).status == DIFFERS
+    assert _same_again("networks", [near], before, TOLERANCE["bf16"]).status == SAME
+    assert _same_again("networks", [far], before, TOLERANCE["bf16"]).status == DIFFERS
+    assert _same_again("networks", [near], before, TOLERANCE["fp32"]).status == DIFFERS
 
 
 def test_of_many_classes_the_top_five_are_held_against_the_networks() -> None:
@@ -288,7 +288,7 @@ def test_of_many_classes_the_top_five_are_held_against_the_networks() -> None:
     log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
     labels = np.zeros(40, int)
     before = Predictions.of(log_p, labels, labels)
-    assert before.dense is None and _same_again("networks", log_p, before, TOLERANCE["fp32"]).status == SAME
+    assert before.dense is None and _same_again("networks", [log_p], before, TOLERANCE["fp32"]).status == SAME
     other = log_p.copy()
     other[7, log_p[7].argmin()] = 0.0  # a class that was not among them is now the likeliest
-    assert _same_again("networks", other, before, TOLERANCE["fp32"]).said.startswith("1 examples beyond it; 1 of 40")
+    assert _same_again("networks", [other], before, TOLERANCE["fp32"]).said.startswith("1 examples beyond it; 1 of 40")

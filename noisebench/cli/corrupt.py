@@ -93,8 +93,10 @@ def corrupt(
 
     noisebench corrupt cifar10 --asym 0.3
     """
+    from dataclasses import replace
+
     from ..errors import ConfigError
-    from .labels import LabelChoice
+    from .labels import LabelChoice, recorded
     from .review import ReviewChoice
 
     options: Globals = context.obj
@@ -103,7 +105,7 @@ def corrupt(
         LabelChoice(dataset, manifest, chosen, test)  # which refuses a noise beside a manifest
     elif not chosen.any and convention:
         raise ConfigError(f"--convention {convention} says how, not how much: give --sym, --asym, --pair or --idn a rate")
-    elif not chosen.any:
+    elif not chosen.any and not recorded(dataset):
         raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --human worse, --labels FILE, --noise TEXT ... (noisebench list noises)")
     elif dataset is None:
         raise ConfigError("a noise needs a data set: noisebench corrupt cifar10 --sym 0.4")
@@ -114,6 +116,7 @@ def corrupt(
         made, named, reviewed = review.make(workspace, dataset, test)
     else:
         found, reviewed = workspace.dataset(str(dataset), test), {}
+        chosen = chosen if chosen.any else replace(chosen, labels="own")
         made, named = workspace.make(found, chosen.wish(found.name))
     path = out or named
     fresh = workspace.keep(made, path, force=force)

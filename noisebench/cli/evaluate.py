@@ -10,12 +10,11 @@ import typer
 from .asking import Asking
 from .console import show, write_json
 from .evaluated import draw_checks, draw_run
-from .options import Globals, Json
+from .options import Globals, Json, Workers
 from .suspects import doubts
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from ..datasets import ImageArray
     from ..runfolder import RunFolder
 
 
@@ -59,6 +58,7 @@ def evaluate(
             help="When the run judges: early, its first half, or last; default: early if it then forgot its doubts.",
         ),
     ] = None,
+    workers: Workers = None,
     json: Json = False,
 ) -> None:
     """Say how good finished runs are and which labels they doubt.
@@ -68,7 +68,7 @@ def evaluate(
     options: Globals = context.obj
     folders = [_folder(name, options.workspace / "runs") for name in runs]
     _check_effects(context.params)
-    asking = Asking(options.open(), manifest, device, test, options.quiet)
+    asking = Asking(options.open(workers), manifest, device, test, options.quiet)
     if recheck:
         _recheck(folders, asking, json=json)
         return
@@ -94,6 +94,8 @@ def _check_effects(given: dict[str, Any]) -> None:
         raise ConfigError("--recheck stands alone: it writes no file and looks at the run's own data")
     if given["device"] != "auto" and not (on or recheck or folds):
         raise ConfigError("--device has an effect with --on, --recheck and --folds only: nothing else asks a network")
+    if given["workers"] is not None and not (on or recheck or folds):
+        raise ConfigError("--workers has an effect with --on, --recheck and --folds only: nothing else reads pictures")
     if given["manifest"] is not None and not (on or recheck or folds or given["suspects"]):
         raise ConfigError("--manifest has an effect with --on, --recheck, --folds and --suspects only")
 
@@ -135,7 +137,7 @@ def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
     from ..rebuild import rebuild
     from ..reevaluate import evaluate_on, stored_networks
 
-    def training_images() -> np.ndarray:
+    def training_images() -> ImageArray:
         run = rebuild(folder, workspace, asking.manifest)
         return workspace.training_images(run.dataset, run.manifest).train_images[run.manifest.in_training]
 

@@ -27,13 +27,20 @@ class LabelChoice:
     test: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.options.any and self.options != NoiseOptions():
+        if not self.options.any and self.options != NoiseOptions() and not recorded(self.dataset):
             given = next(name for name, value in vars(self.options).items() if value != getattr(NoiseOptions(), name))
             raise ConfigError(f"--{given.replace('_', '-')} has an effect with a noise only: --sym, --asym, --human, --noise ...")
         if self.options.any and self.path is not None:
             raise ConfigError("give a noise or a --manifest, not both")
         if self.options.any and self.dataset is None:
             raise ConfigError("a noise needs a data set: noisebench train cifar10 --sym 0.4")
+
+
+def recorded(dataset: str | None) -> bool:
+    """Whether a data set is taken as it is where no noise is named."""
+    from ..datasets import DATASETS
+
+    return dataset in DATASETS and DATASETS[dataset].recorded
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
 
     if choice.options.any:
         return _made(workspace, str(choice.dataset), choice.options, choice.test)
+    if choice.path is None and recorded(choice.dataset):
+        return _made(workspace, str(choice.dataset), replace(choice.options, labels="own"), choice.test)
     if choice.path is not None:
         manifest = read_manifest(choice.path)
         return ChosenLabels(manifest, choice.path, dataset_of(workspace, choice, manifest))

@@ -60,6 +60,10 @@ Init = Annotated[
     str | None,
     typer.Option("--init", metavar="RUN|FILE|pretrained|none", help="The weights to begin from: a run's, a file's, or timm's own."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=0, help="Processes that read a streamed set's pictures ahead; default: one a core."),
+]
 LogTo = Annotated[
     list[str] | None, typer.Option("--log-to", metavar="TRACKER", help="Also to tensorboard, wandb, mlflow or trackio; may be repeated.")
 ]
@@ -79,13 +83,13 @@ class Globals:
     quiet: bool
     verbose: bool
 
-    def open(self) -> Workspace:
-        """The workspace, with plugins loaded."""
+    def open(self, workers: int | None = None) -> Workspace:
+        """The workspace, with plugins loaded; workers: processes that read pictures ahead."""
         from ..plugins import load_plugins
         from ..workspace import Workspace
 
         load_plugins(self.plugins)
-        return Workspace(self.workspace, self.data_dir, offline=self.offline)
+        return Workspace(self.workspace, self.data_dir, offline=self.offline, workers=workers)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Budget, Globals, Init, Json, LogTo, TestFolder
+from .options import Budget, Globals, Init, Json, LogTo, TestFolder, Workers
 from .report import emit, make, shape_of
 from .together import check_listing, list_suspects
 
@@ -59,6 +59,7 @@ def run(
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed run.")] = False,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     no_resume: Annotated[bool, typer.Option("--no-resume", help="Start interrupted runs anew.")] = False,
+    workers: Workers = None,
     log_to: LogTo = None,
     json: Json = False,
 ) -> None:
@@ -75,9 +76,9 @@ def run(
     from .tracking import open_logbook
 
     options: Globals = context.obj
-    workspace, trackers = options.open(), known_trackers(log_to or ())
+    workspace, trackers = options.open(workers), known_trackers(log_to or ())
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
-    pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume), request)
+    pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
     name, found = find_suite(suite, options.workspace)
     found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget)
     _report(found, [], workspace)  # a wrong shape is said before the first run
@@ -101,10 +102,10 @@ def run(
         raise typer.Exit(_failed_code(failed, options))
 
 
-def _place(options: Globals, workspace: Workspace, device: str, *, resume: bool) -> Place:
+def _place(options: Globals, workspace: Workspace, device: str, *, resume: bool, workers: int | None) -> Place:
     from ..executors.job import Place
 
-    return Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, device, resume)
+    return Place(str(workspace.root), str(workspace.data_dir), workspace.offline, options.plugins, device, resume, workers)
 
 
 def _failed_code(failed: int, options: Globals) -> int:

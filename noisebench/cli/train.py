@@ -39,6 +39,7 @@ from .options import (
     Trusted,
     ValFraction,
     ValSplit,
+    Workers,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -117,6 +118,11 @@ def train(
     layer_decay: Annotated[
         float | None, typer.Option(metavar="SHARE", help="A layer group's learning rate, as a share of the next one's; 1: all alike.")
     ] = None,
+    size: Annotated[int | None, typer.Option(metavar="N", help="Of streamed pictures: the side they are brought to, in pixels.")] = None,
+    area: Annotated[float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: the least that a random crop takes.")] = None,
+    centre: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: how much of the shorter side is looked at in tests.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the weights, the order and the augmentation.")] = 0,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="auto, fp32 or bf16.")] = "auto",
@@ -129,6 +135,7 @@ def train(
         bool, typer.Option("--sync-bn", help="Under torchrun, on GPUs: batch norm by the statistics of all processes.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run.")] = False,
+    workers: Workers = None,
     log_to: LogTo = None,
     json: Json = False,
 ) -> None:
@@ -147,13 +154,13 @@ def train(
 
     seat = seat_here()
     options: Globals = context.obj if seat.first else replace(context.obj, quiet=True)
-    workspace, trackers = options.open(), known_trackers(log_to or ())  # with plugins, whose parameters are options too
+    workspace, trackers = options.open(workers), known_trackers(log_to or ())  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
     chosen = NoiseOptions.of(context)
     choice = LabelChoice(dataset, manifest, chosen, test)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip, "freeze": freeze,
-             "layer_decay": layer_decay}  # fmt: skip
+             "layer_decay": layer_decay, "size": size, "area": area, "centre": centre}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     with _ranks(seat, device, dry_run=dry_run) as ranks:
 

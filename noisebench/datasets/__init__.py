@@ -4,15 +4,30 @@ from .annotations import Shape, read_annotations, split_column
 from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
 from .human import HUMAN, check_column, read_human
-from .reading import Images, Labels, at_hand, find_dataset, fit_images, image_rows, read_images, read_labels
+from .pictures import Pictures
+from .reading import (
+    ImageArray,
+    Images,
+    Labels,
+    at_hand,
+    find_dataset,
+    fit_images,
+    image_rows,
+    images_fingerprint,
+    read_images,
+    read_labels,
+)
 from .reviews import read_review
+from .streams import split_reader
 
 __all__ = [
     "DATASETS",
     "HUMAN",
     "Dataset",
+    "ImageArray",
     "Images",
     "Labels",
+    "Pictures",
     "Shape",
     "at_hand",
     "check_column",
@@ -20,10 +35,12 @@ __all__ = [
     "fingerprint",
     "fit_images",
     "image_rows",
+    "images_fingerprint",
     "read_annotations",
     "read_human",
     "read_images",
     "read_labels",
     "read_review",
     "split_column",
+    "split_reader",
 ]

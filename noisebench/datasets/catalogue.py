@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..classes import SUPERCLASS, SUPERCLASS_NAMES
+from .listing import Listed
+from .names import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set. `shape` is (height, width, channels); `crop` the padding of a random crop, in pixels."""
+    """One data set. `shape` is (height, width, channels); `crop` the padding of a random crop, in pixels.
+
+    reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its pictures are brought to `shape`, a training's random crop
+    takes a share of the picture from `area` on, and `centre` is the share of the shorter side that is looked at when networks are asked.
+    recorded: whether it is trained on as it is unless a noise is named, since nobody knows which of its labels are wrong.
+    """
 
     name: str
     summary: str
@@ -27,10 +34,22 @@ class Dataset:
     path: Path | None = None  # of a foreign set
     test: Path | None = None  # of a foreign set: where its test images lie, if elsewhere
     merged: tuple[str, tuple[int, ...]] | None = None  # another set's images, and its class -> this one's
+    reader: str = ""
+    area: float = 0.0
+    centre: float = 0.0
+    recorded: bool = False
+    listed: Listed | None = field(default=None, compare=False, repr=False)  # what was found of it where it lies
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def augmentation(self) -> dict[str, int | float | bool]:
+        """The recipe's settings that are the data set's own unless somebody sets them."""
+        if self.reader:
+            return {"size": self.shape[0], "area": self.area, "centre": self.centre, "flip": self.flip}
+        return {"crop": self.crop, "flip": self.flip}
 
 
 _DIGITS = tuple("0123456789")
@@ -45,6 +64,27 @@ _CIFAR100 = tuple(  # the official fine names, in the official order
     willow_tree wolf woman worm""".split()  # noqa: SIM905
 )
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+AREA, CENTRE = 0.08, 0.875  # the field's random crop of photographs, and its 224 of 256 pixels
+
+
+def _streamed(
+    name: str,
+    summary: str,
+    classes: tuple[str, ...],
+    sizes: tuple[int, int],
+    model: str,
+    *,
+    source: str,
+    recipe: str = "apl",
+    side: int = 224,
+) -> Dataset:
+    """A set of photographs in a folder of its name; sizes: of training and test. Pictures of 64 pixels are looked at whole, and
+    cropped less."""
+    area, centre = (AREA, CENTRE) if side > 64 else (0.5, 1.0)
+    return Dataset(name, summary, classes, (side, side, 3), *sizes, model, recipe, flip=True, source=source, reader="folder",
+                   recorded=True, area=area, centre=centre)  # fmt: skip
+
 
 DATASETS = {
     entry.name: entry
@@ -61,5 +101,17 @@ DATASETS = {
                 map="digits", crop=2, source="LeCun et al. 1998"),
         Dataset("fashionmnist", "70,000 pieces of clothing, 28x28", _FASHION, (28, 28, 1), 60_000, 10_000, "cnn4", "apl",
                 map="fashionmnist", crop=2, flip=True, source="Xiao et al. 2017, MIT"),
+        _streamed("imagenet", "1,281,167 photographs of 1,000 things, ILSVRC 2012", IMAGENET, (1_281_167, 50_000), "timm:resnet50",
+                  recipe="el-imagenet", source="Russakovsky et al. 2015; test: its validation set"),
+        _streamed("clothing1m", "1,000,000 pieces of clothing from shops, labels from the text beside them", CLOTHING1M,
+                  (1_000_000, 10_526), "timm:resnet50", source="Xiao et al. 2015; test: its clean test set"),
+        _streamed("webvision", "65,944 pictures that Google found for ImageNet's first 50 classes, mini WebVision", IMAGENET[:50],
+                  (65_944, 2_500), "timm:resnet50", source="Li et al. 2017; test: its validation set"),
+        _streamed("animal10n", "50,000 animals of five pairs that look alike, about 8 % mislabelled", ANIMAL10N, (50_000, 5_000),
+                  "timm:vgg19_bn", side=64, source="Song et al. 2019"),
+        _streamed("food101n", "310,009 dishes from the web, about 20 % mislabelled", FOOD101, (310_009, 25_250), "timm:resnet50",
+                  source="Lee et al. 2018; test: Food-101's, Bossard et al. 2014"),
+        _streamed("tinyimagenet", "100,000 photographs, 64x64, of 200 of ImageNet's classes", tuple(map(str, range(200))),
+                  (100_000, 10_000), "timm:resnet18", side=64, source="Le & Yang 2015; test: its validation set"),
     )
 }  # fmt: skip

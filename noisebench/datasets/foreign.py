@@ -12,10 +12,11 @@ import numpy as np
 from ..errors import DataError
 from .archive import as_labels, fingerprint, image_shape, read_arrays, read_shape
 from .catalogue import Dataset
+from .tarred import PICTURES
 
 T = TypeVar("T")
 
-_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_SHARE = 0.45  # of the free memory, for images that are copied once on their way to the device
 _LARGEST_SIDE = 224  # pixels; pictures of different sizes are brought to one square no larger than this
 
 
@@ -73,7 +74,7 @@ def picture_files(path: Path, test: Path | None = None) -> tuple[list[str], list
     root, names = _train_root(path), class_names(path)
     train = _pictures(path, root, names)
     if not train:
-        raise DataError(f"{path}: no pictures in its class folders ({', '.join(sorted(_PICTURES))})")
+        raise DataError(f"{path}: no pictures in its class folders ({', '.join(sorted(PICTURES))})")
     for root_of_test in [test] if test is not None and test.is_dir() else []:
         if strange := sorted(other.name for other in root_of_test.iterdir() if other.is_dir() and other.name not in names):
             raise DataError(f"--test {test}: {path} has no class {strange[0]!r}")
@@ -87,7 +88,7 @@ def picture_files(path: Path, test: Path | None = None) -> tuple[list[str], list
 
 
 def _pictures(path: Path, root: Path, names: tuple[str, ...]) -> list[str]:
-    files = (file for name in names for file in (root / name).rglob("*") if file.suffix.lower() in _PICTURES)
+    files = (file for name in names for file in (root / name).rglob("*") if file.suffix.lower() in PICTURES)
     found = sorted(file.relative_to(path).as_posix() for file in files)
     if wrong := [name for name in found if not _is_text(name)]:
         raise DataError(f"{path} holds a file whose name is not UTF-8, {wrong[0]!a}: rename it")
@@ -113,6 +114,25 @@ def common_side(path: Path, files: list[str]) -> int | None:
     """The side of the square to which pictures of different sizes are brought, in pixels; None where all are of one size."""
     sizes = {size for file in files for size in [_open(path / file, lambda picture: picture.size)]}
     return min(_LARGEST_SIDE, *(min(size) for size in sizes)) if len(sizes) > 1 else None
+
+
+def check_memory(path: Path, n: int, height: int, width: int) -> None:
+    """Raises DataError where n images would not fit into what is free of the memory; says how to stream them."""
+    needed, free = n * height * width * 3, free_memory()
+    if free is not None and needed > _SHARE * free:
+        raise DataError(
+            f"{path}: {n} images of {height}x{width} are {needed / 1e9:.1f} GB in memory, of which {free / 1e9:.1f} GB are free: "
+            f"stream them as folder:{path}"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes; None where nobody says."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
 
 
 def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.ndarray:

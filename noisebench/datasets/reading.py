@@ -1,7 +1,9 @@
-"""A data set by name or path; its labels alone, or with its images: from the package, from `<data-dir>/<name>.npz`, by torchvision."""
+"""A data set by name or path; its labels alone, or with its images: from the package, from `<data-dir>/<name>.npz`, by torchvision; or
+its images left where they are, to be streamed."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,19 +15,27 @@ import numpy as np
 from ..errors import DataError, UnknownName
 from .archive import as_images, as_labels, fingerprint, read_arrays
 from .catalogue import DATASETS, Dataset
-from .foreign import common_side, describe_foreign, picture_files, picture_labels, read_pictures
+from .foreign import check_memory, common_side, describe_foreign, picture_files, picture_labels, read_pictures
+from .listing import Listed
+from .pictures import Pictures
+from .streams import READERS, describe_stream, found_of, split_reader
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+ImageArray = np.ndarray | Pictures
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashionmnist": "FashionMNIST"}
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The training labels of a set, (N,) int64, all clean; `ids` name the examples where they are files."""
+    """The training labels of a set, (N,) int64, all clean unless the set is one of recorded labels; `ids` name the examples where they
+    are files. clean (N,): of recorded labels those that somebody verified, -1 for the others; fair: whether these are a sample that
+    knows wrong ones as well."""
 
     dataset: Dataset
     labels: np.ndarray
     ids: tuple[str, ...] = ()
+    clean: np.ndarray | None = None
+    fair: bool = True
 
     @property
     def fingerprint(self) -> str:
@@ -33,42 +43,62 @@ class Labels:
 
     def take(self, places: np.ndarray) -> Labels:
         """Of some of the examples (n,)."""
-        return Labels(self.dataset, self.labels[places], tuple(self.ids[place] for place in places) if self.ids else ())
+        ids = tuple(self.ids[place] for place in places) if self.ids else ()
+        return Labels(self.dataset, self.labels[places], ids, None if self.clean is None else self.clean[places], self.fair)
 
 
 @dataclass(frozen=True)
 class Images:
-    """A set in memory: images (N, height, width, channels) uint8, labels (N,) int64."""
+    """A set in memory, or, streamed, in files: images (N, height, width, channels) uint8, labels (N,) int64."""
 
     dataset: Dataset
-    train_images: np.ndarray
+    train_images: ImageArray
     train_labels: np.ndarray
-    test_images: np.ndarray
+    test_images: ImageArray
     test_labels: np.ndarray
     ids: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over every byte that a result depends on; where the bytes came from does not matter."""
+        """sha256 over every byte that a result depends on; of pictures in files over their names, sizes and labels. Where they lie does
+        not matter."""
+        if isinstance(self.train_images, Pictures) and isinstance(self.test_images, Pictures):
+            return hashlib.sha256(f"{self.train_images.fingerprint}\n{self.test_images.fingerprint}\n".encode()).hexdigest()
+        assert isinstance(self.train_images, np.ndarray) and isinstance(self.test_images, np.ndarray)
         return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
 
 
-def find_dataset(name: str, *roots: Path, test: Path | None = None) -> Dataset:
-    """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout or a folder of images.
+def find_dataset(name: str, *roots: Path, test: Path | None = None, offline: bool = False) -> Dataset:
+    """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout, a folder of images, or one to be streamed
+    (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
 
-    A relative path is looked for here and under `roots`; `test` is where a folder's test images lie, if not in its test/ or
-    val/. Raises UnknownName or DataError.
+    A relative path is looked for here and under `roots`, in the last of which what tars hold is kept; `test` is where a folder's test
+    images lie, if not in its test/ or val/. Raises UnknownName or DataError.
     """
     if name in DATASETS:
         if test is not None:
             raise DataError(f"--test is for a folder of images: {name} has its own test set")
-        return DATASETS[name]
+        return found_of(DATASETS[name], *roots) if DATASETS[name].reader else DATASETS[name]
+    reader, rest = split_reader(name)
+    if reader:
+        place = next((root / rest for root in (Path(), *roots) if _is_there(reader, root / rest)), Path(rest))
+        return describe_stream(reader, place, (roots or (Path(),))[-1] / "listings", test, offline=offline)
     found = next((root / name for root in (Path(), *roots) if (root / name).exists()), None)
     if found is None and ("/" in name or "\\" in name or name.endswith(".npz")):
-        raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz or a folder of images)")
+        raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz, a folder of images, or {_WAYS})")
     if found is None:
         raise UnknownName("dataset", name, DATASETS, "datasets")
     return describe_foreign(found, test)
+
+
+_WAYS = f"{', '.join(f'{reader}:...' for reader in READERS)} to stream"
+
+
+def _is_there(reader: str, place: Path) -> bool:
+    """Whether a path exists; of a pattern of shards, the folder in which they are."""
+    if reader == "wds" and any(mark in str(place) for mark in "{*"):
+        return next(parent for parent in place.parents if not any(mark in str(parent) for mark in "{*")).is_dir()
+    return place.exists()
 
 
 def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Labels:
@@ -76,6 +106,9 @@ def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> L
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
         return Labels(dataset, number[read_labels(parent, data_dir, offline=offline).labels])
+    if dataset.reader:
+        listed = _listed(dataset, data_dir)
+        return Labels(dataset, listed.train_labels, listed.ids, listed.clean, listed.whole)
     if dataset.path and dataset.path.is_dir():
         train, _ = picture_files(dataset.path, dataset.test)
         return Labels(dataset, picture_labels(dataset.path, train), tuple(train))
@@ -87,8 +120,13 @@ def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> L
     return Labels(dataset, _from_torchvision(dataset, data_dir, offline)["train_labels"])
 
 
-def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Images:
-    """Images and clean labels, checked against what is known of the set. Raises DataError."""
+def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False, workers: int | None = None) -> Images:
+    """Images and clean labels, checked against what is known of the set; of a streamed set no image is read yet. Raises DataError.
+
+    workers: processes that will read ahead.
+    """
+    if dataset.reader:
+        return _streamed(dataset, _listed(dataset, data_dir), workers)
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
         found = read_images(parent, data_dir, offline=offline)
@@ -124,8 +162,11 @@ def fit_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's pictures are read when they are asked for."""
+    if dataset.reader:
+        streamed = read_images(dataset, data_dir, offline=offline).train_images
+        return lambda which: np.asarray(streamed[np.asarray(which, np.int64)])
     if not (dataset.path and dataset.path.is_dir()):
-        images = read_images(dataset, data_dir, offline=offline).train_images
+        images = np.asarray(read_images(dataset, data_dir, offline=offline).train_images)
         return lambda which: images[which]
     root, (files, _) = dataset.path, picture_files(dataset.path, dataset.test)
     side = common_side(root, files)
@@ -134,7 +175,29 @@ def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Ca
 
 def at_hand(dataset: Dataset, data_dir: Path) -> bool:
     """Whether its images lie here as an archive or a folder, so that reading them takes neither torch nor a network."""
+    if dataset.reader:
+        return dataset.listed is not None
     return _archive(DATASETS[dataset.merged[0]] if dataset.merged else dataset, data_dir) is not None
+
+
+def images_fingerprint(images: ImageArray) -> str:
+    """Of images in memory every byte; of pictures in files their names, sizes and labels."""
+    return images.fingerprint if isinstance(images, Pictures) else fingerprint(images)
+
+
+def _listed(dataset: Dataset, data_dir: Path) -> Listed:
+    if dataset.listed is None:
+        raise DataError(f"{dataset.name} is not in {data_dir}: put it into {data_dir / dataset.name}/ as its authors lay it out, "
+                        "or name another --data-dir")  # fmt: skip
+    return dataset.listed
+
+
+def _streamed(dataset: Dataset, listed: Listed, workers: int | None) -> Images:
+    def pictures(part: str) -> Pictures:
+        listing, labels = getattr(listed, part).sized(), getattr(listed, f"{part}_labels")
+        return Pictures(listing, np.arange(len(listing)), listing.fingerprint(labels), dataset.shape[0], dataset.centre, workers)
+
+    return Images(dataset, pictures("train"), listed.train_labels, pictures("test"), listed.test_labels, listed.ids)
 
 
 def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
@@ -158,7 +221,9 @@ def _from_folder(dataset: Dataset, path: Path) -> Images:
     train, test = picture_files(path, dataset.test)
     if not test:
         raise DataError(f"{path} has no test images: put them into {path / 'test'}/class/ beside {path / 'train'}/class/, or name --test")
-    train_images = read_pictures(path, train, common_side(path, train))
+    side = common_side(path, train)
+    check_memory(path, len(train) + len(test), side or dataset.shape[0], side or dataset.shape[1])
+    train_images = read_pictures(path, train, side)
     same = train_images.shape[1] == train_images.shape[2]
     test_images = read_pictures(dataset.test or path, test, train_images.shape[1] if same else None)
     test_labels = picture_labels(path, test, depth=0 if dataset.test else 1)

@@ -17,7 +17,7 @@ STOP = "stop"  # the file beside a bundle's that says: stopping is for good
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker finds and puts things."""
+    """Where a worker finds and puts things; workers: processes of its own that read pictures ahead; None for one a thread."""
 
     workspace: str
     data_dir: str
@@ -25,6 +25,7 @@ class Place:
     plugins: tuple[str, ...] = ()
     device: str = "auto"
     resume: bool = True
+    workers: int | None = None
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

@@ -7,17 +7,13 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
+from ..environment import cores
 from .attempt import Attempt, Fate
 from .catalogue import Request
 from .job import Bundle, Event, Place
 from .process import WorkerProcess
 
 _MOST_BY_DEFAULT = 8  # a worker holds torch and a data set: memory, not cores, is the limit on large machines
-
-
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_pool(place: Place, request: Request) -> LocalPool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..agenda import plan_one
+from ..environment import cores
 from ..errors import Interrupted, NoisebenchError, RunFailed, RunTaken
 from ..lockstep import Wanted, execute_together
 from ..plugins import load_plugins
@@ -66,6 +67,12 @@ def work_on(bundle_file: Path, events_file: Path) -> int:
     return 0 if attempt.complete or (bundle_file.parent / STOP).exists() else INTERRUPTED
 
 
+def _threads() -> int:
+    """What this worker was given of the machine."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else cores()
+
+
 def _wish_to_stop(signals: StopSignals) -> Callable[[], bool]:
     """Whether a signal came, or the parent died: nobody would hear what is answered, and another may be given the same runs."""
     parent = os.getppid()
@@ -77,7 +84,8 @@ class _Server:
 
     def __init__(self, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]) -> None:
         load_plugins(place.plugins)
-        self._workspace = Workspace(place.workspace, place.data_dir, offline=place.offline)
+        workers = _threads() if place.workers is None else place.workers
+        self._workspace = Workspace(place.workspace, place.data_dir, offline=place.offline, workers=workers)
         self._place, self._answer, self._stop = place, answer, stop
 
     def serve(self, bundle: Bundle) -> None:

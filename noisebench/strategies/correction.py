@@ -110,7 +110,9 @@ def risen(before: Sequence[float], now: float) -> bool:
     return now - mean > 2 * spread
 
 
-@register_strategy(name="joint", version=2, paper="Tanaka et al. 2018", off="joint(first=1, wait=1, alpha=0, beta=0)", cost=Passes(1, 1))
+@register_strategy(
+    name="joint", table=True, version=2, paper="Tanaka et al. 2018", off="joint(first=1, wait=1, alpha=0, beta=0)", cost=Passes(1, 1)
+)
 @dataclass
 class Joint(Strategy):
     """Joint optimisation of network and labels, then a new network on the labels found.

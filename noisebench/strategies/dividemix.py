@@ -31,7 +31,7 @@ def co_guessed(said: Sequence[Tensor], temperature: float) -> Tensor:
     return sharpened(sum(said) / len(said), temperature)  # type: ignore[arg-type]
 
 
-@register_strategy(name="dividemix", paper="Li et al. 2020", off="dividemix(warmup=1)", cost=Passes(10, 4, whole=2))
+@register_strategy(name="dividemix", table=True, paper="Li et al. 2020", off="dividemix(warmup=1)", cost=Passes(10, 4, whole=2))
 @dataclass
 class DivideMix(Strategy):
     """DivideMix. After a warm-up on all labels, each network learns from a division that the other one's costs make, anew after each epoch.

@@ -45,8 +45,8 @@ def chance_clean(cost: Tensor) -> Tensor:
     return cost.new_tensor(mixture.predict_proba(columns)[:, mixture.means_.argmin()])
 
 
-@register_strategy(name="gmm_split", paper="Arazo et al. 2019, Li et al. 2020: their first step alone", off="gmm_split(warmup=1)",
-                   cost=Passes(2, 1, whole=1))  # fmt: skip
+@register_strategy(name="gmm_split", table=True, paper="Arazo et al. 2019, Li et al. 2020: their first step alone",
+                   off="gmm_split(warmup=1)", cost=Passes(2, 1, whole=1))  # fmt: skip
 @dataclass
 class GmmSplit(Strategy):
     """Small costs and a mixture fit, nothing else: after a warm-up on all labels the network learns those that are likely right.

@@ -35,7 +35,7 @@ def early_term(t: Tensor, p: Tensor) -> Tensor:
     return (1 - (t * _held(p)).sum(1)).log().mean()
 
 
-@register_strategy(name="elr", paper="Liu et al. 2020", off="elr(lam=0)", cost=Passes(1, 1))
+@register_strategy(name="elr", table=True, paper="Liu et al. 2020", off="elr(lam=0)", cost=Passes(1, 1))
 @dataclass
 class ELR(Strategy):
     """Early-learning regularisation: cost + lam * mean log(1 - <t, p>), t (N, K) a memory beta t + (1 - beta) p of what was said before.

@@ -19,7 +19,7 @@ else:
     Tensor = Any
 
 
-@register_strategy(name="elr_plus", paper="Liu et al. 2020", cost=Passes(4, 2))
+@register_strategy(name="elr_plus", table=True, paper="Liu et al. 2020", cost=Passes(4, 2))
 @dataclass
 class ElrPlus(Strategy):
     """ELR+: two networks on mixed images. Each is pulled towards a memory of what the other one's averaged weights said of an example.

@@ -81,7 +81,7 @@ def importance(log_p: Tensor, labels: Tensor, T: Tensor) -> Tensor:
     return ratio.clamp_max(log_p.shape[1])
 
 
-@register_strategy(name="forward_revision", paper="Xia et al. 2019", off="forward_revision(first=1)", cost=Passes(1, 1))
+@register_strategy(name="forward_revision", table=True, paper="Xia et al. 2019", off="forward_revision(first=1)", cost=Passes(1, 1))
 @dataclass
 class ForwardRevision(TwoStages):
     """T-Revision: T by anchors after `first` of the run, a `second` share of it under this T, and then T is revised as well.

@@ -26,7 +26,7 @@ def explained(log_p: Tensor, noise: Tensor) -> Tensor:
     return (q / q.sum(1, keepdim=True)).clamp_min(_FLOOR).log()
 
 
-@register_strategy(name="sop", paper="Liu et al. 2022", off="sop(lr_u=0, lr_v=0)", cost=Passes(1, 1))
+@register_strategy(name="sop", table=True, paper="Liu et al. 2022", off="sop(lr_u=0, lr_v=0)", cost=Passes(1, 1))
 @dataclass
 class SOP(Strategy):
     """Sparse over-parameterisation: the loss is paid on p + s, s = u^2 y - v^2 (1 - y), so that the network need not learn a wrong label.
@@ -79,7 +79,7 @@ class SOP(Strategy):
         self.state[name][index] -= lr * rows.grad
 
 
-@register_strategy(name="sop_plus", paper="Liu et al. 2022", cost=Passes(2, 2))
+@register_strategy(name="sop_plus", table=True, paper="Liu et al. 2022", cost=Passes(2, 2))
 @dataclass
 class SOPPlus(SOP):
     """SOP+: SOP, and two views of an image are to be said the same, and all classes equally often.

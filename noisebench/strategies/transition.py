@@ -57,7 +57,7 @@ class TwoStages(Strategy):
         return T
 
 
-@register_strategy(name="forward_estimated", paper="Patrini et al. 2017", off="forward_estimated(first=1)", cost=Passes(1, 1))
+@register_strategy(name="forward_estimated", table=True, paper="Patrini et al. 2017", off="forward_estimated(first=1)", cost=Passes(1, 1))
 @dataclass
 class ForwardEstimated(TwoStages):
     """Forward correction without knowing T: a first network for `first` of the run shows it at its anchors (the 97th percentile of each
@@ -72,7 +72,9 @@ class ForwardEstimated(TwoStages):
         return through(log_p, self.state["T"])
 
 
-@register_strategy(name="backward_estimated", paper="Patrini et al. 2017", laws=(), off="backward_estimated(first=1)", cost=Passes(1, 1))
+@register_strategy(
+    name="backward_estimated", table=True, paper="Patrini et al. 2017", laws=(), off="backward_estimated(first=1)", cost=Passes(1, 1)
+)
 @dataclass
 class BackwardEstimated(TwoStages):
     """Backward correction without knowing T: as forward_estimated, then a label costs its row of T^-1 times all costs, signed.

@@ -34,6 +34,7 @@ def cosine_to_prototypes(features: Tensor, labels: Tensor, trusted: Tensor, num_
 
 @register_strategy(
     name="cleannet",
+    table=True,
     version=2,
     paper="Lee et al. 2018",
     off="cleannet(wait=1)",
@@ -75,7 +76,7 @@ class CleanNet(Strategy):
         self.state["weighing"] = True
 
 
-@register_strategy(name="distill", paper="Li et al. 2017", cost=Passes(1, 1))
+@register_strategy(name="distill", table=True, paper="Li et al. 2017", cost=Passes(1, 1))
 @dataclass
 class Distill(Strategy):
     """Distillation: a teacher learns the verified labels alone, then a new network the mixture of labels and what the teacher says.

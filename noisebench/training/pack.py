@@ -21,6 +21,7 @@ from .optimizer import SGD
 from .passing import Passing
 from .pixels import Pixels
 from .predicting import repeatable
+from .sources import Source
 from .trainer import EpochEnd, Trainer
 
 _VECTOR = 64  # numbers: a tensor of a multiple of these is worked off in full vectors, without a rest that rounds otherwise
@@ -131,6 +132,7 @@ class Pack:
 
     def _images(self, index: Tensor, at: slice) -> Tensor:
         """Augmented images (R, B, C, H, W), in one gather."""
+        assert isinstance(self.first.train, Pixels), "what is streamed trains by itself"
         flips = None if self._flips is None else self._flips[:, at].flatten()
         return self.first.train.augmented(index.flatten(), self._shifts[:, at].flatten(0, 1), flips).unflatten(0, index.shape)
 
@@ -163,7 +165,7 @@ class Pack:
             grad.mul_(shares.view(-1, *[1] * (grad.dim() - 1)))
 
     @torch.no_grad()
-    def _log_p(self, pixels: Pixels) -> Tensor:
+    def _log_p(self, pixels: Source) -> Tensor:
         """log_p (R, n, K) of every network."""
         self.network.eval()
         with self.first.autocast():

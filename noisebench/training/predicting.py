@@ -1,14 +1,14 @@
-"""What a network says of images as they are, without augmentation."""
+"""What networks say of images as they are, without augmentation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from .pixels import Pixels
+from .sources import Source
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -27,10 +27,17 @@ def repeatable(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.deterministic = before
 
 
-@torch.no_grad()
-def network_log_p(network: nn.Module, pixels: Pixels, precision: str, index: Tensor | None = None) -> Tensor:
+def log_p_parts(networks: Sequence[nn.Module], pixels: Source, precision: str, index: Tensor | None = None) -> Iterator[list[Tensor]]:
+    """log_p (n, K) of each network on some images or all, one part of them after the other: each image is read once, and a table of
+    all is never made. Leaves the networks in evaluation mode."""
+    for network in networks:
+        network.eval()
+    for images in pixels.plain(index):
+        with torch.no_grad(), autocast(pixels.device, precision):
+            logits = [network(images).float() for network in networks]
+        yield [each.log_softmax(1) for each in logits]
+
+
+def network_log_p(network: nn.Module, pixels: Source, precision: str, index: Tensor | None = None) -> Tensor:
     """log_p (n, K), of some images or all. Leaves the network in evaluation mode."""
-    network.eval()
-    with autocast(pixels.data.device, precision):
-        logits = torch.cat([network(images).float() for images in pixels.plain(index)])
-    return logits.log_softmax(1)
+    return torch.cat([log_p for (log_p,) in log_p_parts([network], pixels, precision, index)])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..processes import LEAST, Spread, check_parts
 from ..strategies import Batch
+from .pixels import Pixels
 from .recorded import Given
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def batch_of(trainer: Trainer, given: Given) -> Batch:
     """Its examples."""
     flips = given.flips
     views = range(trainer.strategy.views)
+    assert isinstance(trainer.train, Pixels), "only what is in memory is recorded"
     images = tuple(trainer.train.augmented(given.index, given.shifts[n], None if flips is None else flips[n]) for n in views)
     labels = trainer.labels[given.index]
     return trainer.strategy.prepare(Batch(images, labels, given.index, labels, trainer.epoch + 1, trainer.generator), trainer)
@@ -100,18 +102,12 @@ def _places_of(trainer: Trainer, step: int) -> slice:
 
 def _images(trainer: Trainer, places: list[slice], n: int) -> tuple[Tensor, ...]:
     """Of these places, each view (B, C, H, W); of all n of the batch where the strategy changes them."""
-    taken = [_views(trainer, each) for each in places]
+    taken = [trainer.train.views(trainer.plan, each) for each in places]
     images = taken[0] if len(taken) == 1 else tuple(torch.cat(pieces) for pieces in zip(*taken, strict=True))
     if not trainer.changes_images:
         return images
     trainer.ranks.agree(_statistics(trainer))  # it may ask the networks
     return tuple(trainer.ranks.gather(view.movedim(1, -1), n).movedim(-1, 1) for view in images)  # in memory still channels last
-
-
-def _views(trainer: Trainer, at: slice) -> tuple[Tensor, ...]:
-    """Augmented images (B, C, H, W) of some places, once for each view."""
-    index = trainer.plan.order[at]
-    return tuple(trainer.train.augmented(index, *trainer.plan.augmentation(view, at)) for view in range(trainer.strategy.views))
 
 
 def _statistics(trainer: Trainer) -> Iterator[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,30 +11,36 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from ..datasets import ImageArray
 from ..errors import DataError
 from ..strategies import Strategy
-from .pixels import Normalisation, Pixels
-from .predicting import network_log_p
+from .pixels import Normalisation
+from .predicting import log_p_parts
+from .sources import Look, source_of
 
 
 @dataclass(frozen=True)
 class StoredNetworks:
-    """Networks with a run's weights, and what they know of images: their `shape` (H, W, C), how they are normalised, the precision.
-    The strategy says what the networks say together."""
+    """Networks with a run's weights, and what they know of images: their `shape` (H, W, C), how they are normalised, the precision,
+    and of pictures in files the share of the shorter side that is looked at. The strategy says what the networks say together."""
 
     networks: Sequence[nn.Module]
     strategy: Strategy
     shape: tuple[int, ...]
     normalise: Normalisation
     precision: str
+    centre: float = 0.0
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: ImageArray) -> np.ndarray:
         """log_p (n, K), float32, of images (n, H, W, C)."""
+        return np.concatenate(list(self.parts(images)))
+
+    def parts(self, images: ImageArray) -> Iterator[np.ndarray]:
+        """The same, one part of the images after the other."""
         device = next(self.networks[0].parameters()).device
-        pixels = Pixels(images, self.normalise, device)
-        together = self.strategy.predict([network_log_p(network, pixels, self.precision) for network in self.networks])
-        log_p: np.ndarray = together.cpu().numpy()
-        return log_p
+        pixels = source_of(images, self.normalise, device, Look(self.shape[0], self.centre))
+        for log_ps in log_p_parts(self.networks, pixels, self.precision):
+            yield self.strategy.predict(log_ps).cpu().numpy()
 
 
 def load_weights(path: Path, networks: Sequence[nn.Module]) -> None:

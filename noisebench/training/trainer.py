@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..datasets import ImageArray, Pictures
 from ..dynamics import early_epochs
 from ..errors import RunFailed
 from ..losses import Loss, Penalty, Scores
@@ -29,10 +30,12 @@ from .networks.groups import freeze, parameter_groups
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
 from .passing import Passed, Passing
-from .pixels import Normalisation, Pixels, Plan
-from .predicting import autocast, network_log_p, repeatable
+from .pixels import Pixels, Plan
+from .predicting import autocast, log_p_parts, network_log_p, repeatable
 from .recorded import Given, Made, RecordedStep
-from .sharing import batch_of, fitted, given, kept_by_each, make_batch
+from .seeds import derived_seed
+from .sharing import batch_of, fitted, given, kept_by_each, make_batch, places
+from .sources import Look, Source, normalisation_of, source_of
 from .stepping import backward, of_batch, training_forwards
 
 _NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
@@ -40,11 +43,11 @@ _NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
 
 @dataclass(frozen=True)
 class Task:
-    """All that decides a training. Images (N, H, W, C) uint8; labels (N,) as recorded."""
+    """All that decides a training. Images (N, H, W, C) uint8, of pictures in files in the recipe's size; labels (N,) as recorded."""
 
-    images: np.ndarray
+    images: ImageArray
     labels: np.ndarray
-    test_images: np.ndarray
+    test_images: ImageArray
     num_classes: int
     model: str
     loss: Loss
@@ -53,7 +56,7 @@ class Task:
     seed: int = 0
     precision: str = "fp32"
     penalty: Penalty | None = None
-    val_images: np.ndarray | None = None  # held out: predicted after each epoch, never trained on
+    val_images: ImageArray | None = None  # held out: predicted after each epoch, never trained on
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
     init: Weights | None = None  # what the networks begin from; None: they are freshly made
 
@@ -75,11 +78,6 @@ class EpochEnd:
     val_log_p: np.ndarray | None = None
 
 
-def derived_seed(seed: int, *purpose: int) -> int:
-    """An independent seed for one purpose; the same on every machine."""
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
 class Trainer:
     """A training in progress: networks, optimiser, strategy, and where it stands."""
 
@@ -91,13 +89,14 @@ class Trainer:
         if beside and all(_same_memory(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
             train, test = beside.train, beside.test
         else:
-            train = Pixels(task.images, Normalisation.of(task.images), device, task.recipe.crop)
-            test = Pixels(task.test_images, train.normalise, device)
-        self.train: Pixels = train
-        self.test: Pixels = test
+            look = Look.of(task.recipe)
+            train = source_of(task.images, normalisation_of(task.images), device, look, task.recipe.crop)
+            test = source_of(task.test_images, train.normalise, device, look)
+        self.train: Source = train
+        self.test: Source = test
         self.val = None if task.val_images is None else self.pixels(task.val_images)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
-        self.beginning = Beginning(task.model, task.num_classes, task.images.shape[1:], task.init, self.strategy.networks)
+        self.beginning = Beginning(task.model, task.num_classes, train.shape, task.init, self.strategy.networks)
         self.adapted: list[str] = []  # what was done so that the weights fit that the networks began from
         self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
         self.spread, self.ranks = fitted(self, spread), spread.ranks
@@ -115,7 +114,7 @@ class Trainer:
         self._begin_epoch()
         self._forwards = training_forwards(self)
         # What looks at each example alone, and at nothing else, is one computation that can be played again.
-        alike = device.type == "cuda" and self.spread.alone and self.strategy.by_example
+        alike = device.type == "cuda" and self.spread.alone and self.strategy.by_example and isinstance(self.train, Pixels)
         self._recorded = RecordedStep(self._learn_given) if alike else None
 
     @property
@@ -169,13 +168,22 @@ class Trainer:
             network.load_state_dict(self._network(number, self.epoch).state_dict())
         self.optimizer.forget()
 
-    def pixels(self, images: np.ndarray) -> Pixels:
+    def pixels(self, images: ImageArray) -> Source:
         """Images (n, H, W, C), uint8, that are not trained on, as the networks are asked about them."""
-        return Pixels(images, self.train.normalise, self.device)
+        return source_of(images, self.train.normalise, self.device, Look.of(self.task.recipe))
 
-    def predict(self, pixels: Pixels) -> Tensor:
+    def predict(self, pixels: Source) -> Tensor:
         """log_p (n, K) of the networks together."""
-        return self.strategy.predict([self._log_p(network, pixels) for network in self.networks])
+        return self.ranks.gather(torch.cat(list(self.predict_parts(pixels))), len(pixels))
+
+    def predict_parts(self, pixels: Source) -> Iterator[Tensor]:
+        """The same of this process's share, one part of the images after the other."""
+        return map(self.strategy.predict, log_p_parts(self.networks, pixels, self.task.precision, self._share(len(pixels))))
+
+    def close(self) -> None:
+        """Nothing more is asked for: end what reads images ahead."""
+        for source in (self.train, self.test, *([] if self.val is None else [self.val])):
+            source.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on."""
@@ -223,6 +231,7 @@ class Trainer:
         plan = Plan.draw(len(self.train), self.strategy.views, recipe.crop, recipe.flip, torch.Generator().manual_seed(seed))
         self.plan = plan.to(self.device)
         self.batches = self.plan.batches(recipe.batch_size)
+        self.train.begin(self.plan, [at for step in range(self.step, len(self.batches)) for at in places(self, step)])
         self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
         early = self.epoch < early_epochs(recipe.epochs)
         self.passing, self.place = Passing(self.labels[None], self.task.num_classes if early else 0), 0
@@ -357,14 +366,20 @@ class Trainer:
         """Inside `with`, networks compute in the task's precision."""
         return autocast(self.device, self.task.precision)
 
-    def _log_p(self, network: nn.Module, pixels: Pixels, index: Tensor | None = None) -> Tensor:
+    def _log_p(self, network: nn.Module, pixels: Source, index: Tensor | None = None) -> Tensor:
         n = len(pixels) if index is None else len(index)
-        if self.ranks.size > 1:
-            index = (torch.arange(n, device=self.device) if index is None else index)[self.ranks.share(n)]
-        return self.ranks.gather(network_log_p(network, pixels, self.task.precision, index), n)
+        return self.ranks.gather(network_log_p(network, pixels, self.task.precision, self._share(n, index)), n)
+
+    def _share(self, n: int, index: Tensor | None = None) -> Tensor | None:
+        """Which of n images this process looks at; None for all."""
+        if self.ranks.size == 1:
+            return index
+        return (torch.arange(n, device=self.device) if index is None else index)[self.ranks.share(n)]
 
 
-def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+def _same_memory(a: ImageArray, b: ImageArray) -> bool:
+    if isinstance(a, Pictures) or isinstance(b, Pictures):
+        return False  # each training has its own readers
     return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides)
 
 

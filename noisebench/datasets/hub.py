@@ -1,0 +1,89 @@
+"""Tables of Hugging Face's `datasets`, by a hub's name or by a folder of parquet files: labels, names and sizes; no picture is decoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .listing import Listed, Listing, Names
+
+_PARTS = (("train",), ("test", "validation", "val", "valid"))
+_IMAGES = ("image", "img", "jpg", "png", "webp")
+_LABELS = ("label", "labels", "cls", "fine_label", "target")
+
+
+def list_table(name: str, *, offline: bool = False) -> Listed:
+    """The splits `train` and `test` (or validation) of a table. Raises DataError."""
+    splits = _splits(name, offline=offline)
+    found = [next((part for part in parts if part in splits), None) for parts in _PARTS]
+    if found[0] is None or found[1] is None:
+        raise DataError(f"hfds:{name} has the splits {', '.join(splits)}: expected train, and test or validation")
+    sides = [_listing(name, split) for split in found if split]
+    (train, train_labels, classes), (test, test_labels, _) = sides
+    if not classes:
+        classes = tuple(map(str, range(int(max(train_labels.max(), test_labels.max())) + 1)))
+    return Listed(train, train_labels, test, test_labels, classes)
+
+
+def load_table(name: str, split: str, column: str | None = None) -> Any:
+    """One split; its images as bytes. Raises DataError."""
+    datasets = _library()
+    try:
+        table = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the library lets through what any file system or network throws
+        raise _unreadable(name, error) from None
+    return table if column is None else table.cast_column(column, datasets.Image(decode=False))
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError("hfds: needs Hugging Face's datasets: pip install 'noisebench[stream]'") from None
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _splits(name: str, *, offline: bool) -> list[str]:
+    datasets = _library()
+    if offline and not Path(name).exists():
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        return list(datasets.get_dataset_split_names(name))
+    except Exception as error:  # as above
+        raise _unreadable(name, error) from None
+
+
+def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...]]:
+    import pyarrow.compute as pc
+
+    table = load_table(name, split)
+    image, label = (_column(name, table, names) for names in (_IMAGES, _LABELS))
+    labels = np.asarray(table.data.column(label).to_numpy(), np.int64)
+    if labels.size and labels.min() < 0:
+        raise DataError(f"hfds:{name}: the labels of its split {split} are not published: name a table with labels")
+    raw = load_table(name, split, image).data.column(image)
+    sizes = _lengths(raw, pc)
+    names = Names.of(f"{split}/{row}" for row in range(len(table)))
+    classes = tuple(getattr(table.features[label], "names", None) or ())
+    return Listing("hfds", name, names, sizes, columns=(image, label)), labels, classes
+
+
+def _lengths(images: Any, compute: Any) -> np.ndarray:
+    """Bytes of each picture of a column (N,); 0 of one that lies outside the table."""
+    return compute.fill_null(compute.binary_length(compute.struct_field(images, "bytes")), 0).to_numpy().astype(np.int64)
+
+
+def _column(name: str, table: Any, names: tuple[str, ...]) -> str:
+    found = next((column for column in names if column in table.column_names), None)
+    if found is None:
+        raise DataError(f"hfds:{name} has the columns {', '.join(table.column_names)}: expected one of {', '.join(names)}")
+    return found
+
+
+def _unreadable(name: str, error: Exception) -> DataError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(f"hfds:{name} cannot be read ({reason}): a name of the hub, or a folder of parquet files")

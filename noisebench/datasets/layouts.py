@@ -1,0 +1,201 @@
+"""Published sets of photographs as their authors lay them out, under `<data-dir>/<name>/`: which pictures, which labels, who has
+verified which. Only lists and folders are read, no picture.
+
+Layouts: Clothing1M, its README (key lists and `*_label_kv.txt`, at its root or in annotations/); WebVision 1.0, info/*.txt, of which
+papers take Google's pictures of the first 50 classes; Animal-10N, the label as first character of the name; Food-101N, meta/*.tsv;
+Food-101, meta/test.txt; Tiny ImageNet, wnids.txt and val_annotations.txt; ILSVRC 2012, a folder a class, or Kaggle's copy of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .listing import Listed, Listing, Names
+from .names import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
+from .tarred import PICTURES
+
+Rows = list[tuple[str, int]]
+"""Paths and class numbers."""
+
+
+def imagenet(root: Path) -> Listed:
+    """train/WNID/picture and val/WNID/picture; or under ILSVRC/Data/CLS-LOC, where val/ is flat and LOC_val_solution.csv has its labels."""
+    below = next((part for part in ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/") if (root / part / "train").is_dir()), None)
+    if below is None:
+        raise DataError(f"{root} has no train/ with a folder for each of ImageNet's classes")
+    solution = root / "LOC_val_solution.csv"
+    if solution.exists():
+        rows = [line.split(",", 1) for line in _lines(solution)[1:]]
+        test = [(f"{below}val/{name}.JPEG", _number(WNIDS, label.split()[0], solution)) for name, label in rows]
+    else:
+        test = by_folder(root, f"{below}val", WNIDS)
+    return _listed(root, by_folder(root, f"{below}train", WNIDS), test, IMAGENET)
+
+
+def clothing1m(root: Path) -> Listed:
+    """The million noisy pictures and the clean test set; a training label that clean_label_kv.txt has too is known."""
+    lists = root / "annotations" if (root / "annotations").is_dir() else root
+    noisy, clean = (dict(_pairs(lists / f"{kind}_label_kv.txt")) for kind in ("noisy", "clean"))
+    parts = [_lines(lists / f"{name}_key_list.txt") for name in ("noisy_train", "clean_test")]
+    train, test = ([(key, _of(labels, key, lists)) for key in keys if key] for keys, labels in zip(parts, (noisy, clean), strict=True))
+    verified = np.array([clean.get(key, -1) for key, _ in train], np.int64)
+    return _listed(root, train, test, CLOTHING1M, verified)
+
+
+def webvision(root: Path) -> Listed:
+    """Google's pictures of the first 50 classes; the test is the validation set's part of these."""
+    few = len(IMAGENET[:50])
+    train = [(name, label) for name, label in _pairs(root / "info" / "train_filelist_google.txt") if label < few]
+    folder = next((name for name in ("val_images_256", "val_images_resized", "val_images") if (root / name).is_dir()), "val_images_256")
+    test = [(f"{folder}/{name}", label) for name, label in _pairs(root / "info" / "val_filelist.txt") if label < few]
+    return _listed(root, train, test, IMAGENET[:few])
+
+
+def animal10n(root: Path) -> Listed:
+    """training/ and testing/, flat; a name begins with the class number."""
+    train, test = ([(name, _digit(root, name)) for name in pictures_below(root, part)] for part in ("training", "testing"))
+    return _listed(root, train, test, ANIMAL10N)
+
+
+def food101n(root: Path) -> Listed:
+    """All listed pictures, by folder; the labels that were verified and are right are known. The test is Food-101's, which lies in
+    food-101/, here or beside."""
+    root = root / "Food-101N_release" if (root / "Food-101N_release").is_dir() else root
+    keys = [key for key in _lines(root / "meta" / "imagelist.tsv") if key and not key.startswith("class_name")]
+    right = {key for part in ("train", "val") for key, label in _marks(root / "meta" / f"verified_{part}.tsv") if label == 1}
+    train = [(f"images/{key}", _number(FOOD101, key.partition("/")[0], root / "meta" / "imagelist.tsv")) for key in keys]
+    clean = np.array([label if key in right else -1 for key, (_, label) in zip(keys, train, strict=True)], np.int64)
+    places = [place / name for place in (root, root.parent, root.parent.parent) for name in ("food-101", "food101")]
+    other = next((place for place in places if (place / "meta" / "test.txt").exists()), None)
+    if other is None:
+        raise DataError(f"{root} has no test set: put Food-101 (images/, meta/test.txt) into {root / 'food-101'} or beside it")
+    test = [(f"images/{key}.jpg", _number(FOOD101, key.partition("/")[0], other / "meta" / "test.txt"))
+            for key in _lines(other / "meta" / "test.txt") if key]  # fmt: skip
+    return _listed(root, train, test, FOOD101, clean, whole=False, test_root=other)
+
+
+def tinyimagenet(root: Path) -> Listed:
+    """train/WNID/images/picture; val/images/ with val_annotations.txt, or sorted into val/WNID/. Classes in the order of wnids.txt."""
+    root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
+    wnids = [wnid for wnid in _lines(root / "wnids.txt") if wnid]
+    train = by_folder(root, "train", wnids)
+    annotations = root / "val" / "val_annotations.txt"
+    if (root / "val" / "images").is_dir():
+        rows = [line.split("\t") for line in _lines(annotations) if line]
+        test = [(f"val/images/{row[0]}", _number(wnids, row[1], annotations)) for row in rows]
+    else:
+        test = by_folder(root, "val", wnids)
+    return _listed(root, train, test, tuple(_words(root / "words.txt", wnids)))
+
+
+LAYOUTS: dict[str, Callable[[Path], Listed]] = {
+    "imagenet": imagenet,
+    "clothing1m": clothing1m,
+    "webvision": webvision,
+    "animal10n": animal10n,
+    "food101n": food101n,
+    "tinyimagenet": tinyimagenet,
+}
+
+
+def by_folder(root: Path, part: str, classes: Sequence[str]) -> Rows:
+    """Pictures of `part/CLASS/`, at any depth below, by class and name. Raises DataError for a folder that is no class."""
+    where = root / part
+    if not where.is_dir():
+        raise DataError(f"{where} is not there: expected a folder for each class in it")
+    number = {name: k for k, name in enumerate(classes)}
+    folders = {entry.name for entry in os.scandir(where) if entry.is_dir() and not entry.name.startswith(".")}
+    if strange := sorted(folders - set(classes)):
+        raise DataError(f"{where / strange[0]} is no class of this set")
+    there = [folder for folder in classes if folder in folders]
+    return [(name, number[folder]) for folder in there for name in pictures_below(root, f"{part}/{folder}" if part else folder)]
+
+
+def pictures_below(root: Path, part: str) -> list[str]:
+    """Pictures at any depth below `part`, sorted, as paths from the root. Raises DataError for a name that is no text."""
+    found = []
+    for place, _, names in os.walk(root / part):
+        below = Path(place).relative_to(root).as_posix()
+        found += [f"{below}/{name}" for name in names if os.path.splitext(name)[1].lower() in PICTURES]  # noqa: PTH122 a million of them
+    for name in found:
+        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise DataError(f"{root} holds a file whose name is not UTF-8, {name!a}: rename it")
+    return sorted(found)
+
+
+def _listed(
+    root: Path,
+    train: Rows,
+    test: Rows,
+    classes: tuple[str, ...],
+    clean: np.ndarray | None = None,
+    *,
+    whole: bool = True,
+    test_root: Path | None = None,
+) -> Listed:
+    """Raises DataError where a part is empty."""
+    for rows, what in ((train, "training"), (test, "test")):
+        if not rows:
+            raise DataError(f"{root} holds no {what} pictures")
+    sides = [(Listing("folder", str(place), Names.of(name for name, _ in rows)), np.array([k for _, k in rows], np.int64))
+             for place, rows in ((root, train), (test_root or root, test))]  # fmt: skip
+    return Listed(*sides[0], *sides[1], classes, clean, whole)
+
+
+def _lines(path: Path) -> list[str]:
+    """Raises DataError where the file is not there."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _pairs(path: Path) -> Rows:
+    """Lines `path number`. Raises DataError for another line."""
+    return [_pair(line, path, None) for line in _lines(path) if line]
+
+
+def _marks(path: Path) -> Rows:
+    """Lines `class/key<tab>number` behind a head."""
+    return [_pair(line, path, "\t") for line in _lines(path)[1:] if line]
+
+
+def _pair(line: str, path: Path, mark: str | None) -> tuple[str, int]:
+    name, _, number = line.rpartition(mark or " ")
+    if not name or not number.strip().isdigit():
+        raise DataError(f"{path}: expected a path and a number, got {line!r}")
+    return name.strip(), int(number)
+
+
+def _of(labels: dict[str, int], key: str, lists: Path) -> int:
+    if key not in labels:
+        raise DataError(f"{lists}: {key} is in a key list, and has no label")
+    return labels[key]
+
+
+def _digit(root: Path, name: str) -> int:
+    first = name.rpartition("/")[2][0]
+    if not first.isdigit():
+        raise DataError(f"{root / name}: its name does not begin with its class, a digit")
+    return int(first)
+
+
+def _number(classes: Sequence[str], name: str, path: Path) -> int:
+    try:
+        return list(classes).index(name) if not isinstance(classes, tuple) else classes.index(name)
+    except ValueError:
+        raise DataError(f"{path}: {name!r} is no class of this set") from None
+
+
+def _words(path: Path, wnids: list[str]) -> list[str]:
+    """WordNet's first word for each, where the list of words is there and none is said twice."""
+    if not path.exists():
+        return wnids
+    words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line)
+    names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    return [wnid if names.count(name) > 1 else name for name, wnid in zip(names, wnids, strict=True)]

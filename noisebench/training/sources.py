@@ -1,0 +1,70 @@
+"""Where a training's images come from: memory, or files as they are needed. Both are asked in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..datasets import ImageArray, Pictures
+from ..recipes import Recipe
+from .pixels import Normalisation, Pixels, Plan
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1], as everybody takes them
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a picture is brought to a square of `side` pixels: the middle of it, of which `centre` is the share of the shorter side; in
+    training a crop of at least a share `area` of it, mirrored at random where `flip`."""
+
+    side: int
+    centre: float
+    area: float = 1.0
+    flip: bool = False
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Look:
+        return cls(recipe.size, recipe.centre, recipe.area, recipe.flip)
+
+
+class Source(Protocol):
+    """Images (n, H, W, C) as batches on the device; `shape` is (H, W, C)."""
+
+    normalise: Normalisation
+    device: torch.device
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int: ...
+
+    def begin(self, plan: Plan, ats: Sequence[slice]) -> None:
+        """Said once an epoch, and after a resume: which places of the plan will be asked for, in order."""
+
+    def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:
+        """All views (B, C, H, W) of some places of the plan."""
+
+    def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:
+        """The images as they are, in large batches."""
+
+    def close(self) -> None:
+        """Nothing more will be asked for."""
+
+
+def normalisation_of(images: ImageArray) -> Normalisation:
+    """Counted over images in memory; for pictures in files ImageNet's: to count a million would take hours."""
+    if not isinstance(images, Pictures):
+        return Normalisation.of(images)
+    mean, std = (torch.tensor(values, dtype=torch.float64) * 255 for values in (_MEAN, _STD))
+    return Normalisation(mean.float(), std.float())
+
+
+def source_of(images: ImageArray, normalise: Normalisation, device: torch.device, look: Look, crop: int = 0) -> Source:
+    """crop: padding of images in memory, in pixels; look: of pictures in files."""
+    if isinstance(images, Pictures):
+        from .streamed import Streamed  # timm takes a second to load
+
+        return Streamed(images, normalise, device, look)
+    return Pixels(images, normalise, device, crop)

@@ -1,0 +1,281 @@
+"""Pictures that are read, decoded and cropped while a training goes on, by worker processes ahead of it; they become numbers on the device.
+
+What is made of a picture depends on (the epoch's seed, its place in the epoch's order, view) alone, not on who makes it or when: the
+same training with any number of workers, and a resumed epoch is the same one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ..datasets import Pictures
+from ..datasets.listing import Listing, Names
+from ..datasets.pictures import Opener, decoded
+from ..environment import cores
+from ..errors import DataError
+from .opening import timm_opener
+from .pixels import Normalisation, Plan
+from .seeds import derived_seed
+from .sources import Look
+
+_PIECE = 128  # pictures that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill the memory
+_EVALUATION_BATCH = 256
+_MOST_WORKERS = 16  # by default
+_GRACE = 30  # seconds a worker lives after it was told to end, so that whoever trains can save first
+_Item = tuple[int, int, int, int]  # example, place in the order, the epoch's seed, views; -1 for the seed: as it is asked about
+
+
+class Streamed:
+    """Images (n, side, side, 3) out of files, on the device as they are needed. Stands where Pixels stands."""
+
+    def __init__(self, pictures: Pictures, normalise: Normalisation, device: torch.device, look: Look) -> None:
+        self.normalise, self.device = normalise.to(device), device
+        self.shape = (look.side, look.side, 3)
+        self._reader = _Reader(pictures, look)
+        self.workers = min(cores(), _MOST_WORKERS) if pictures.workers is None else pictures.workers
+        self._order = _Order()
+        self._loader: DataLoader[Any] | None = None
+        self._ahead: Iterator[Any] | None = None
+        self._plan: Plan | None = None
+        self._expected: deque[tuple[slice, list[list[_Item]]]] = deque()
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def begin(self, plan: Plan, ats: Sequence[slice]) -> None:
+        """Which places of the plan will be asked for, in order. Nothing is read before the first is."""
+        self._plan, self._ahead = plan, None
+        order = plan.order.cpu()
+        self._expected = deque((at, _pieces(plan, order, at)) for at in ats)
+
+    def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:
+        """All views (B, 3, H, W) of some places of the plan. Raises DataError, naming a picture that cannot be read."""
+        if plan is self._plan and self._expected and self._expected[0][0] == at:
+            parts = self._next()
+        else:  # nobody said that these would be asked for
+            parts = [self._here(piece) for piece in _pieces(plan, plan.order.cpu(), at)]
+        whole = torch.cat([self._moved(part) for part in parts])
+        return tuple(self.normalise(whole[:, view]) for view in range(whole.shape[1]))
+
+    def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:
+        """The images as they are, the middle of each, in large batches."""
+        examples = range(len(self)) if index is None else index.tolist()
+        batches = [[(example, 0, -1, 1) for example in examples[start : start + _EVALUATION_BATCH]]
+                   for start in range(0, len(examples), _EVALUATION_BATCH)]  # fmt: skip
+        for part in self._read(batches):
+            yield self.normalise(self._moved(part)[:, 0])
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._loader is not None and (running := self._loader._iterator) is not None:
+            running._shutdown_workers()  # type: ignore[attr-defined]
+        self._loader = self._ahead = None
+
+    def _next(self) -> list[Tensor]:
+        """The pieces of the next slice that was expected, read ahead of time."""
+        _, pieces = self._expected[0]
+        if self.workers and self._ahead is None:
+            self._order.batches = [piece for _, later in self._expected for piece in later]
+            self._loader = self._loader or self._make_loader(self._order, persistent=True)
+            with _as_many_as_asked_for():
+                self._ahead = iter(self._loader)
+        self._expected.popleft()
+        return [self._here(piece) if self._ahead is None else _whole(_following(self._ahead)) for piece in pieces]
+
+    def _read(self, batches: list[list[_Item]]) -> Iterator[Tensor]:
+        """Batches by workers of their own, which end with the last."""
+        if not self.workers or len(batches) < 2:
+            yield from map(self._here, batches)
+            return
+        order = _Order()
+        order.batches = batches
+        loader = self._make_loader(order, persistent=False)
+        with _as_many_as_asked_for():
+            ahead = iter(loader)
+        try:
+            for _ in batches:
+                yield _whole(_following(ahead))
+        finally:
+            ahead._shutdown_workers()  # type: ignore[attr-defined]
+
+    def _make_loader(self, order: _Order, *, persistent: bool) -> DataLoader[Any]:
+        with _as_many_as_asked_for():
+            return DataLoader(
+                self._reader, batch_sampler=order, num_workers=min(self.workers, len(order)), collate_fn=_collate,
+                pin_memory=self.device.type == "cuda", persistent_workers=persistent, worker_init_fn=_begin_worker,
+            )  # fmt: skip
+
+    def _here(self, items: list[_Item]) -> Tensor:
+        """Read in this process, whose randomness stays as it was."""
+        with _own_randomness():
+            return _whole(_collate([self._reader[item] for item in items]))
+
+    def _moved(self, part: Tensor) -> Tensor:
+        """Bytes on the device; on a GPU copied beside what it is computing."""
+        if self._copies is None:
+            return part.to(self.device)
+        with torch.cuda.stream(self._copies):
+            moved = part.to(self.device, non_blocking=True)
+        torch.cuda.current_stream(self.device).wait_stream(self._copies)
+        moved.record_stream(torch.cuda.current_stream(self.device))
+        return moved
+
+
+class _Order:
+    """What the workers are to read, batch by batch; changed from epoch to epoch while they live."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[_Item]] = []
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[_Item]]:
+        return iter(self.batches)
+
+
+class _Reader(Dataset[Any]):
+    """An item -> its views (V, H, W, 3), uint8; or the DataError that it is. Goes to worker processes as a handle on shared memory."""
+
+    def __init__(self, pictures: Pictures, look: Look) -> None:
+        self._listing, self._places = _shared(pictures.listing), torch.from_numpy(pictures.places)
+        shape = (3, look.side, look.side)
+        common: dict[str, Any] = {"use_prefetcher": True, "interpolation": "bilinear", "color_jitter": None}
+        flip = 0.5 if look.flip else 0.0
+        self._train = create_transform(shape, is_training=True, scale=(look.area, 1.0), hflip=flip, **common)
+        self._test = create_transform(shape, crop_pct=look.centre, **common)
+        self._opened: tuple[int, Opener] | None = None
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __getitem__(self, item: _Item) -> Tensor | DataError:
+        example, place, seed, views = item
+        try:
+            picture = decoded(self._opener, self._plain_listing, int(self._places[example]))
+        except DataError as error:
+            return error
+        if seed < 0:
+            return _bytes(self._test(picture))[None]
+        return torch.stack([self._augmented(picture, derived_seed(seed, place, view)) for view in range(views)])
+
+    def _augmented(self, picture: Any, seed: int) -> Tensor:
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        return _bytes(self._train(picture))
+
+    @property
+    def _plain_listing(self) -> Listing:
+        return _plain(self._listing)
+
+    @property
+    def _opener(self) -> Opener:
+        """This process's own: a file that is open in two of them has one place to read at."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), timm_opener(self._plain_listing)
+        return self._opened[1]
+
+
+def _shared(listing: Listing) -> dict[str, Any]:
+    """A listing's arrays as tensors, which torch hands to a new process without copying them."""
+    arrays = {"letters": listing.names.letters, "ends": listing.names.ends, "sizes": listing.sizes, "shard": listing.shard,
+              "offsets": listing.offsets}  # fmt: skip
+    tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in arrays.items() if array is not None}
+    return {**tensors, "kind": listing.kind, "root": listing.root, "shards": listing.shards, "columns": listing.columns}
+
+
+def _plain(shared: dict[str, Any]) -> Listing:
+    """Back from `_shared`."""
+    of: dict[str, Any] = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in shared.items()}
+    return Listing(names=Names(of.pop("letters"), of.pop("ends")), **of)
+
+
+def _bytes(image: Tensor) -> Tensor:
+    """(H, W, 3), as PIL had it: timm's last transform only turns it about."""
+    return image.permute(1, 2, 0)
+
+
+def _pieces(plan: Plan, order: Tensor, at: slice) -> list[list[_Item]]:
+    """The items of some places, in pieces of even size."""
+    start, stop, _ = at.indices(len(order))
+    views = len(plan.shifts)
+    items = [(example, start + number, plan.seed, views) for number, example in enumerate(order[start:stop].tolist())]
+    count = -(-len(items) // _PIECE)
+    cuts = [len(items) * number // count for number in range(count + 1)]
+    return [items[cuts[n] : cuts[n + 1]] for n in range(count)]
+
+
+def _collate(found: list[Tensor | DataError]) -> Tensor | DataError:
+    """Items (B, V, H, W, 3), in a worker straight into shared memory; or the first that could not be read."""
+    error = next((each for each in found if isinstance(each, DataError)), None)
+    return error or default_collate(found)
+
+
+def _whole(part: Tensor | DataError) -> Tensor:
+    if isinstance(part, DataError):
+        raise part
+    return part
+
+
+def _following(ahead: Iterator[Any]) -> Any:
+    """What the workers have next. Raises DataError where one of them is dead."""
+    try:
+        return next(ahead)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"a process that reads pictures ended ({reason}): out of memory? fewer --workers may help") from None
+
+
+@contextmanager
+def _as_many_as_asked_for() -> Iterator[None]:
+    """torch warns of more workers than there are cores; where pictures lie far away these are what somebody wants."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Python's and torch's global randomness as before, afterwards."""
+    plain, torchs = random.getstate(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(plain)
+        torch.set_rng_state(torchs)
+
+
+def _begin_worker(number: int) -> None:
+    """Ctrl-C, and a signal to all processes of a job, are for whoever trains, who saves first and then ends its workers."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, _end_worker)
+        signal.signal(signal.SIGTERM, _end_soon)
+
+
+def _end_soon(number: int, frame: FrameType | None) -> None:
+    signal.alarm(_GRACE)
+
+
+def _end_worker(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
