@@ -77,11 +77,7 @@ def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, cour
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     masks = {"in_training": manifest.in_training, "dropped": manifest.dropped, "trusted": manifest.trusted}
     known = {name: mask for name, mask in masks.items() if mask is not None}
-    early = (
-        {}
-        if train.dense is None
-        else Predictions.of(_early(manifest, train.dense, course), manifest.labels, manifest.truth).arrays("early")
-    )
+    early = {} if train.dense is None else _early(manifest, train.dense, course).arrays("early")
     folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **early, **arrays, **known})
     folder.write_dynamics(course.dynamics)
     _write_weights(folder, trainer)
