@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quick test lint perf clean
+.PHONY: quick test soak lint perf clean
 
 quick: $(VENV)/.installed
 	$(BIN)/noisebench run quick
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# What takes minutes or more, one at a time since each takes the machine for itself: the tests marked `soak`.
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m soak --durations=0
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

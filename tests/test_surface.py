@@ -37,7 +37,8 @@ OPTIONS = {
     "evaluate": "--device --folds --help --json --manifest --on --predictions --recheck --score --suspects --test",
     "report": "--allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss --metric --out "
     "--published --ranks --rows --save-baseline --tolerance --where",
-    "run": "--budget --device --dry-run --executor --fail-fast --help --jobs --json --log-to --no-resume --rerun --shard",
+    "run": "--address --budget --cpus-per-run --detach --device --dry-run --executor --fail-fast --gpus-per-run --help --jobs --json "
+    "--log-to --no-resume --rerun --shard --slurm",
     "list": "--help --json",
 }
 

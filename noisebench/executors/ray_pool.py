@@ -194,4 +194,5 @@ def _reason(error: RayError) -> str:
 
 
 def _first(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Ray explains at length: the first sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
