@@ -1,4 +1,4 @@
-"""What all executors share: signals as a wish to stop, what becomes of jobs whose worker ended badly, events in files, the table of names."""
+"""What executors share: signals as a wish to stop, what becomes of jobs whose worker ended badly, events in files, names."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_detached_jobs_are_watched_and_not_submitted_twice(tmp_path: Path) -> No
         os.kill(worker, signal.SIGCONT)
     watching = start(root, *LOCAL)
     out, err = finish(watching)
-    assert watching.returncode == 0 and "n = 1 each" in out, err
+    assert watching.returncode == 0 and "n = 1; seed 0" in out, err
     assert len(numbers(root)) == 1 and not list(root.glob("runs/.jobs/*"))
 
 
