@@ -118,8 +118,11 @@ def _failed_code(failed: int, options: Globals) -> int:
 def _detach(pool: Executor, work: list[Bundle], options: Globals) -> int:
     """Submit what is not submitted yet; none has failed."""
     found, submitted = pool.submit(work)  # type: ignore[attr-defined]  # only what can be left alone heeds --detach
-    under_way = f", {found} were already" if found else ""
-    say(f"{submitted} runs submitted{under_way}; the same command without --detach watches them", quiet=options.quiet)
+    under_way = f", {found} {'was' if found == 1 else 'were'} already" if found else ""
+    say(
+        f"{submitted} {'run' if submitted == 1 else 'runs'} submitted{under_way}; the same command without --detach watches them",
+        quiet=options.quiet,
+    )
     return 0
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import signal
 import threading
 import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from ..errors import ConfigError
 from .attempt import Attempt, Fate
 from .catalogue import Request
 from .job import Bundle, Event, Place
+from .local import cores
 from .process import WorkerProcess
 from .ray import OWN
 
@@ -44,7 +47,9 @@ class RayPool:
         self._stopping = False
 
     def at_once(self, count: int) -> int:
-        """As many as wanted, no more than the cluster has room for now. Raises ConfigError where there is none."""
+        """As many as wanted, no more than the cluster has room for now; one of our own is not begun for that."""
+        if self._address == OWN:
+            return max(1, min(self.request.jobs or count, count, cores() // self._cpus))
         _connect(self._address)
         free = min(_room(_total("CPU"), self._cpus), _room(_total("GPU"), self._gpus))
         return max(1, min(self.request.jobs or count, count, free))
@@ -59,18 +64,23 @@ class RayPool:
         """Every job's events as they come. When `stopped()` turns true the workers save and stop."""
         submission = uuid.uuid4().hex[:12]
         self._todo.extend(replace(bundle, name=f"ray-{submission}-{number}") for number, bundle in enumerate(bundles))
-        _connect(self._address)
-        self._check_room()
-        try:
-            while self._attempts or (self._todo and not self._stopping):
-                if stopped():
-                    self.stop()
-                self._submit()
-                ready, _ = ray.wait(list(self._attempts), num_returns=len(self._attempts), timeout=0.2)
-                for stream in ready:
-                    yield from self._take(stream)
-        finally:
-            ray.shutdown()
+        # What happens to nodes Ray's driver prints on stdout, whatever it is told of logs; and stdout is data.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            _connect(self._address)
+            try:
+                self._check_room()
+                yield from self._follow(stopped)
+            finally:
+                ray.shutdown()
+
+    def _follow(self, stopped: Callable[[], bool]) -> Iterator[Event]:
+        while self._attempts or (self._todo and not self._stopping):
+            if stopped():
+                self.stop()
+            self._submit()
+            ready, _ = ray.wait(list(self._attempts), num_returns=len(self._attempts), timeout=0.2) if self._attempts else ([], [])
+            for stream in ready:
+                yield from self._take(stream)
 
     def stop(self) -> None:
         """Ask every worker to save its run and end; start no further task."""
@@ -126,11 +136,14 @@ def _connect(address: str) -> None:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster of our own; who starts another has said so himself
     own = {"include_dashboard": False, "object_store_memory": _STORE} if address == OWN else {}
+    before = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **own)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "cannot start here" if own else f"cannot be reached at {address}"
         raise ConfigError(f"a Ray cluster {where} ({_first(error)}): ray start --head makes one") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def serve(place: str, bundle: str, folder: str, threads: int) -> Iterator[str]:
@@ -194,4 +207,5 @@ def _reason(error: RayError) -> str:
 
 
 def _first(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Ray explains at length: the first sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]

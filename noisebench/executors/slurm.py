@@ -26,6 +26,7 @@ _ARRAY = 1000  # bundles of one array; Slurm's MaxArraySize is 1001 unless someb
 _AT_ONCE = 256  # tasks of an array at a time, where --jobs does not say
 _LOOK = 1.0  # seconds between two looks at the files of up to 200 bundles
 _ASK = 10.0  # seconds between two questions about a bundle's cluster job
+_LAST = 5.0  # seconds in which a cluster job whose run is done has ended
 _SAVING = 60.0  # seconds in which whoever is stopped has saved: Slurm gives them KillWait, 30 unless somebody changed it
 
 
@@ -67,6 +68,7 @@ class SlurmPool:
         self.settings = SlurmSettings.read(request)
         self._runs = Path(place.workspace) / "runs"
         self._watched: list[_Watched] = []
+        self._finished: set[Submission] = set()
         self._stopping: float | None = None  # since when
 
     def at_once(self, count: int) -> int:
@@ -86,6 +88,7 @@ class SlurmPool:
                     yield from fate.said
                     self._submit(fate.again)
             self._wait(stopped)
+        self._tidy()
 
     def submit(self, bundles: list[Bundle]) -> tuple[int, int]:
         """Find what is under way by earlier commands, and submit the rest; the numbers of jobs of the one and of the other."""
@@ -161,11 +164,18 @@ class SlurmPool:
         return replace(fate, said=[*heard, *fate.said])
 
     def _leave(self, watched: _Watched) -> None:
-        """Watch it no more; of a submission all of whose runs are finished nothing is kept."""
         self._watched.remove(watched)
-        kinds = {event.kind for event in watched.attempt.ends.values()}
-        if watched.attempt.complete and kinds == {"done"} and not any(other.submission == watched.submission for other in self._watched):
-            _forget_if_done(watched.submission)
+        self._finished.add(watched.submission)
+
+    def _tidy(self) -> None:
+        """Keep nothing of submissions all of whose runs are done, once their cluster jobs have written their last."""
+        until = time.monotonic() + _LAST
+        for submission in filter(_is_done, self._finished):
+            tasks = [_task(cluster, submission.path, task_id) for cluster, _, task_id in submission.accepted()]
+            while not (over := all(task.paths.result_pickle.exists() for task in tasks)) and time.monotonic() < until:
+                time.sleep(0.1)
+            if over:
+                submission.forget()
 
     def _wait(self, stopped: Callable[[], bool]) -> None:
         until = time.monotonic() + _LOOK * max(1.0, len(self._watched) / 200)
@@ -173,13 +183,12 @@ class SlurmPool:
             time.sleep(0.1)
 
 
-def _forget_if_done(submission: Submission) -> None:
-    tasks = [(_task(cluster, submission.path, task_id), number) for cluster, number, task_id in submission.accepted()]
-    for task, number in tasks:
+def _is_done(submission: Submission) -> bool:
+    for _, number, _ in submission.accepted():
         done = {event.number for event in submission.events(number).read() if event.kind == "done"}
-        if len(done) < len(submission.bundle(number).jobs) or not task.paths.result_pickle.exists():
-            return
-    submission.forget()
+        if len(done) < len(submission.bundle(number).jobs):
+            return False
+    return True
 
 
 def _fate_of(attempt: Attempt, task: Any) -> Fate:
