@@ -23,11 +23,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from ..environment import cores
 from ..errors import ConfigError
 from .attempt import Attempt, Fate
 from .catalogue import Request
 from .job import Bundle, Event, Place
-from .local import cores
 from .process import WorkerProcess
 from .ray import OWN
 
