@@ -65,7 +65,7 @@ class Recipe:
         return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
 
-_LATER: dict[str, Any] = {"freeze": 0, "layer_decay": 1.0}
+_LATER: dict[str, Any] = {"freeze": 0, "layer_decay": 1.0, "size": 0, "area": 0.0, "centre": 0.0}
 
 
 def all_settings(written: dict[str, Any]) -> dict[str, Any]:

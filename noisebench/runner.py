@@ -89,22 +89,25 @@ def begin(run: Run, folder: RunFolder, conduct: Conduct, trainer: Trainer, packe
     Raises ConfigError for a run that began in a pack and cannot go on in one.
     """
     ranks = trainer.ranks
-    saved = ranks.by_first(lambda: _open(run, folder, conduct))
+    saved = ranks.by_first(lambda: _checkpoint(folder, conduct))
     course = Course(packed=packed) if saved is None else course_of(folder, saved, trainer.device)
     if course.packed > 1 and not trainer.spread.alone:
         raise ConfigError(f"{folder.path} began beside other runs, as one network: go on in one process, or anew with --no-resume")
+    ranks.by_first(lambda: _open(run, folder))
     return course
 
 
-def _open(run: Run, folder: RunFolder, conduct: Conduct) -> bytes | None:
-    """The checkpoint, if it is to be taken up; and the folder as a run that is begun has it."""
+def _checkpoint(folder: RunFolder, conduct: Conduct) -> bytes | None:
+    """The one to take up, if there is one; what is not to be taken up is deleted."""
     if not conduct.resume:
         folder.resume.unlink(missing_ok=True)
-    saved = read(folder)
+    return read(folder)
+
+
+def _open(run: Run, folder: RunFolder) -> None:
     folder.error.unlink(missing_ok=True)
     config = {"key": run.key, "title": run.title, **run.config}
     folder.write_text(folder.path / "config.yaml", yaml.dump(config, Dumper=yaml_dumper(), sort_keys=False))
-    return saved
 
 
 def note(run: Run, images: Images, course: Course, conduct: Conduct, seconds: float) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from noisebench.datasets import DATASETS, Images, read_images
 from noisebench.plugins import load_plugins
 from noisebench.processes import Ranks, Spread, seat_here
-from noisebench.training import trainer as training
+from noisebench.training import beginning
 from noisebench.training.ranks import several_ranks
 from noisebench.training.sharing import kept_by_each
 from noisebench.training.trainer import Trainer
@@ -58,14 +58,14 @@ class _ChangedNetworks:
     """Inside `with`, networks with `spare` parameters that no pass uses, or with dropout before the head."""
 
     def __init__(self, change: str) -> None:
-        self._change, self._make = change, training.make_network
+        self._change, self._make = change, beginning.make_network
 
     def __enter__(self) -> None:
         if self._change:
-            training.make_network = self._changed  # type: ignore[assignment]
+            beginning.make_network = self._changed  # type: ignore[assignment]
 
     def __exit__(self, *exception: object) -> None:
-        training.make_network = self._make
+        beginning.make_network = self._make
 
     def _changed(self, *arguments: Any) -> nn.Module:
         network = self._make(*arguments)

@@ -376,7 +376,7 @@ MISTAKES = [
     (["run", "none.yaml"], "none.yaml holds no suite"),
     (["train", "--loss", "gce", "--q", "0.4", "--q", "0.5"], "--q is given twice"),
     (["train", "--loss", "backward(ce, T=[[0.5, 0.5], [0.5, 0.5]])"], "T has 2 classes, the data 10"),
-    (["run", "quick", "--executor", "cloud"], "--executor is local"),
+    (["run", "quick", "--executor", "cloud"], "--executor is one of local, ray, slurm, got 'cloud'"),
     (["run", "quick", "--rerun", "some"], "--rerun is one of failed, stale, all"),
     (["list", "loses"], "did you mean 'losses'"),
     (["list", "losses", "gcee"], "did you mean 'gce'"),

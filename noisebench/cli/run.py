@@ -95,6 +95,7 @@ def run(
     work = bundles(items, todo)
     failed = _detach(pool, work, options) if detach else _execute(options, pool, work, todo, logbook, fail_fast=fail_fast) if todo else 0
     if not todo:
+        pool.tidy()
         say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
     _show_table(found, items, workspace, json=json)
     list_suspects(found, items, workspace, options)

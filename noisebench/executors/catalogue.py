@@ -28,6 +28,10 @@ class Executor(Protocol):
         """Let what runs save and end; start nothing more."""
         ...
 
+    def tidy(self) -> None:
+        """Nothing is left to do: keep nothing of what earlier commands left to a cluster."""
+        ...
+
 
 @dataclass(frozen=True)
 class Request:

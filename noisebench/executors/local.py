@@ -57,6 +57,9 @@ class LocalPool:
             else:
                 yield event
 
+    def tidy(self) -> None:
+        """Nobody works here for a command that has ended."""
+
     def stop(self) -> None:
         """Ask every worker to save its run and end; start no further job."""
         if self._stopping.is_set():

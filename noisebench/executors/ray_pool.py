@@ -82,6 +82,9 @@ class RayPool:
             for stream in ready:
                 yield from self._take(stream)
 
+    def tidy(self) -> None:
+        """Nobody works here for a command that has ended."""
+
     def stop(self) -> None:
         """Ask every worker to save its run and end; start no further task."""
         if self._stopping:

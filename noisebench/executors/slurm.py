@@ -88,7 +88,7 @@ class SlurmPool:
                     yield from fate.said
                     self._submit(fate.again)
             self._wait(stopped)
-        self._tidy()
+        self._forget_done()
 
     def submit(self, bundles: list[Bundle]) -> tuple[int, int]:
         """Find what is under way by earlier commands, and submit the rest; the numbers of jobs of the one and of the other."""
@@ -108,6 +108,10 @@ class SlurmPool:
             submission.stop()
         for watched in self._watched:
             watched.task.cancel(check=False)
+
+    def tidy(self) -> None:
+        self._finished.update(Submission.all(self._runs))
+        self._forget_done()
 
     def _attach(self, wanted: dict[str, Job]) -> None:
         """Watch what cluster jobs of earlier commands are at, or will be."""
@@ -167,7 +171,7 @@ class SlurmPool:
         self._watched.remove(watched)
         self._finished.add(watched.submission)
 
-    def _tidy(self) -> None:
+    def _forget_done(self) -> None:
         """Keep nothing of submissions all of whose runs are done, once their cluster jobs have written their last."""
         until = time.monotonic() + _LAST
         for submission in filter(_is_done, self._finished):
