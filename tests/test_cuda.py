@@ -86,12 +86,12 @@ def _noisebench(place: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_run_on_a_gpu_is_stopped_resumed_evaluated_and_checked(tmp_path: Path) -> None:
-    words = ["train", "digits", "--sym", "0.4", "--model", "cnn8", "--loss", "el", "--epochs", "30", "--device", "cuda"]
+    words = ["train", "digits", "--sym", "0.4", "--model", "cnn8", "--loss", "el", "--epochs", "2000", "--device", "cuda"]
     process = subprocess.Popen([sys.executable, "-m", "noisebench", "-C", str(tmp_path), *words], stderr=subprocess.PIPE, text=True)
     begun = time.monotonic()
     while not list(tmp_path.glob("runs/*/claim")) and time.monotonic() < begun + 60:
         time.sleep(0.05)
-    time.sleep(2)
+    time.sleep(4)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130, said

@@ -18,13 +18,14 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Inside, a GPU's convolutions add in the same order each time; as fast, where it was measured."""
-    before = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = before or device.type == "cuda"
+    """Inside, a GPU's convolutions add in the same order each time, and float32 is float32: no TF32."""
+    cudnn, cuda = torch.backends.cudnn, device.type == "cuda"
+    before = cudnn.deterministic, cudnn.allow_tf32
+    cudnn.deterministic, cudnn.allow_tf32 = before[0] or cuda, before[1] and not cuda
     try:
         yield
     finally:
-        torch.backends.cudnn.deterministic = before
+        cudnn.deterministic, cudnn.allow_tf32 = before
 
 
 def log_p_parts(networks: Sequence[nn.Module], pixels: Source, precision: str, index: Tensor | None = None) -> Iterator[list[Tensor]]:
@@ -33,7 +34,7 @@ def log_p_parts(networks: Sequence[nn.Module], pixels: Source, precision: str, i
     for network in networks:
         network.eval()
     for images in pixels.plain(index):
-        with torch.no_grad(), autocast(pixels.device, precision):
+        with torch.no_grad(), repeatable(pixels.device), autocast(pixels.device, precision):
             logits = [network(images).float() for network in networks]
         yield [each.log_softmax(1) for each in logits]
 

@@ -53,7 +53,7 @@ class RecordedStep:
 
     def __init__(self, step: Callable[[Given], Made]) -> None:
         self._step, self._made = step, 0
-        self._graph = torch.cuda.CUDAGraph()
+        self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         self._recorded: tuple[Given, Made] | None = None
 
     def __call__(self, given: Given) -> Made:
@@ -68,15 +68,22 @@ class RecordedStep:
 
     def _record(self, given: Given) -> tuple[Given, Made]:
         """Nothing is computed yet."""
-        with torch.cuda.graph(self._graph):
-            left = self._step(given)
+        with torch.cuda.graph(self._graph, stream=self._stream):
+            left = _freed(self._step(given))
         return given, left
 
     def _aside(self, given: Given) -> Made:
-        """On a stream of its own, as what is recorded will be."""
-        stream, here = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(here)
-        with torch.cuda.stream(stream):
-            left = self._step(given)
-        here.wait_stream(stream)
+        """On the stream on which it will be recorded."""
+        here = torch.cuda.current_stream()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            left = _freed(self._step(given))
+        here.wait_stream(self._stream)
         return left
+
+
+def _freed(made: Made) -> Made:
+    """Without the way back to the weights, which would tie them to the stream that it was made on."""
+    logits = made.logits.detach()
+    logits.grad = made.logits.grad
+    return Made(made.cost, logits)
