@@ -50,6 +50,7 @@ PAIR: dict[str, Case] = {
     "penalty": {"loss": "ce + l1(1e-4)"},
     "few-left": {"batch_size": 23, "clip": 0.1},  # the last batch is of three
     "unused-layer": {"change": "spare"},
+    "layers": {"freeze": 1, "layer_decay": 0.5, "strategy": "sop"},
     "in-parts": {"accumulate": 3, "loss": "ce + l1(1e-4)"},
     "in-parts-mixed": {"accumulate": 2, "strategy": "mixup", "loss": "ce + l1(1e-4)"},
     "in-parts-two-networks": {"accumulate": 3, "strategy": "coteaching(rate=0.33)", "batch_size": 23},

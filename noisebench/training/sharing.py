@@ -91,7 +91,7 @@ def kept_by_each(trainer: Trainer) -> Iterator[Tensor]:
     learns, which may round otherwise on a GPU."""
     yield from _statistics(trainer)
     yield from _tensors(trainer.strategy.state)
-    for group in trainer.optimizer.groups[len(trainer.networks) :]:
+    for group in trainer.optimizer.groups[trainer.groups_of_networks :]:
         yield from group.velocities
 
 

@@ -106,6 +106,7 @@ class Trainer:
         self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted))
         own = [dict(group) for group in self.strategy.parameter_groups()]
         groups = [group for network in self.networks for group in parameter_groups(network, task.recipe)]
+        self.groups_of_networks = len(groups)  # the others are the strategy's
         self.optimizer = SGD([*groups, *own], task.recipe)
         self.schedule = read_schedule(task.recipe.schedule)
         self.epoch = self.step = 0  # epochs done; steps done of the next one
