@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from .backbones import TIMM
+from .datasets.hub import unreachable
 from .errors import ConfigError, DataError, UnknownName
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
-_WAIT = 5.0  # seconds in which the hub answers, or is not there: its own client tries for half a minute
 
 
 def find_pretrained(model: str, *, offline: bool) -> tuple[str, Path]:
@@ -58,7 +58,7 @@ def _download(tag: str, repository: str, *, offline: bool) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
-    why = "and --offline forbids to fetch them" if offline or constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    why = "and --offline forbids to fetch them" if offline or constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
     for name in () if why else _FILES:
         try:
             return Path(hf_hub_download(repository, name))
@@ -72,17 +72,3 @@ def _download(tag: str, repository: str, *, offline: bool) -> Path:
     raise DataError(
         f"the weights {tag} are not in {constants.HF_HUB_CACHE} {why}: get {place} elsewhere and give --init FILE, or --init none"
     )
-
-
-def _unreachable(endpoint: str) -> str:
-    """Why the hub cannot be reached; empty where it answers."""
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
-
-    try:
-        with urlopen(Request(endpoint, method="HEAD"), timeout=_WAIT):  # noqa: S310 the hub's own address
-            return ""
-    except HTTPError:
-        return ""
-    except (OSError, ValueError) as error:
-        return f"and {endpoint} cannot be reached ({getattr(error, 'reason', error)})"

@@ -12,6 +12,7 @@ from .listing import Listed, Listing, Names
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
 _IMAGES = ("image", "img", "jpg", "png", "webp")
+_WAIT = 5.0  # seconds in which the hub answers, or is not there: its own client tries for half a minute
 _LABELS = ("label", "labels", "cls", "fine_label", "target")
 
 
@@ -49,8 +50,8 @@ def _library() -> Any:
 
 def _splits(name: str, *, offline: bool) -> list[str]:
     datasets = _library()
-    if offline and not Path(name).exists():
-        datasets.config.HF_HUB_OFFLINE = True
+    if not Path(name).exists() and (offline or unreachable(datasets.config.HF_ENDPOINT)):
+        datasets.config.HF_HUB_OFFLINE = True  # what is in its cache can still be read
     try:
         return list(datasets.get_dataset_split_names(name))
     except Exception as error:  # as above
@@ -87,3 +88,17 @@ def _column(name: str, table: Any, names: tuple[str, ...]) -> str:
 def _unreadable(name: str, error: Exception) -> DataError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return DataError(f"hfds:{name} cannot be read ({reason}): a name of the hub, or a folder of parquet files")
+
+
+def unreachable(endpoint: str) -> str:
+    """Why the hub cannot be reached; empty where it answers."""
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=_WAIT):  # noqa: S310 the hub's own address
+            return ""
+    except HTTPError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"and {endpoint} cannot be reached ({getattr(error, 'reason', error)})"
