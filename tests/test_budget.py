@@ -60,14 +60,14 @@ def test_what_estimates_its_noise_pays_for_that() -> None:
 
 
 def test_a_strategy_that_says_no_cost_cannot_be_budgeted() -> None:
-    if "free_of_price" not in STRATEGIES:
+    if "test_free_of_price" not in STRATEGIES:
 
-        @register_strategy(name="free_of_price")
+        @register_strategy(name="test_free_of_price")
         class Free(Strategy):
             """Says no cost."""
 
-    with pytest.raises(ConfigError, match="free_of_price does not say what it costs"):
-        price_of("ce", "free_of_price")
+    with pytest.raises(ConfigError, match="test_free_of_price does not say what it costs"):
+        price_of("ce", "test_free_of_price")
 
 
 def test_a_schedule_that_counts_epochs_goes_with_no_budget_of_compute() -> None:

@@ -145,6 +145,7 @@ except RunTaken as taken:
 """
 
 
+@pytest.mark.soak
 def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alone(tmp_path: Path, monkeypatch) -> None:
     straight, desk = Desk(tmp_path / "straight"), Desk(tmp_path / "shared")
     run = desk.plan(changes={"epochs": 60})

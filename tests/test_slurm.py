@@ -59,6 +59,7 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on_bit_for_bit(tmp_path:
     assert not list(there.glob("runs/.jobs/*")), "nothing is kept of a submission that is done"
 
 
+@pytest.mark.soak
 def test_interrupted_jobs_save_and_stay_ended(tmp_path: Path) -> None:
     root = workspace(tmp_path / "there", 2000)
     suite = start(root, *LOCAL)
