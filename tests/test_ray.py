@@ -41,7 +41,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         made.shutdown()
 
 
-@pytest.mark.soak
 def test_a_node_that_dies_costs_no_run_and_changes_no_number(cluster: Any, tmp_path: Path) -> None:
     there, here = workspace(tmp_path / "there", 40, [0, 1]), workspace(tmp_path / "here", 40, [0, 1])
     suite = start(there, "--executor", "ray", "--address", cluster.address)
@@ -56,6 +55,7 @@ def test_a_node_that_dies_costs_no_run_and_changes_no_number(cluster: Any, tmp_p
     assert not under_way(there) and not list(there.glob("runs/*/error.json"))
 
 
+@pytest.mark.soak
 def test_interrupted_workers_save_and_the_same_command_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs ray: pip install 'noisebench[ray]'")
     root = workspace(tmp_path / "there", 300, [0])
