@@ -417,6 +417,17 @@ def test_the_key_is_the_same_wherever_the_folder_lies(lab):
     assert here.key == there.key and here.folder_name == there.folder_name
 
 
+def test_a_folder_in_memory_and_streamed_are_two_sets_with_a_manifest_each(lab, capsys):
+    for name in ("pets", "folder:pets"):
+        assert main(["corrupt", name, "--sym", "0.4", "--json"]) == 0
+        manifest = last_json(capsys)["manifest"]
+        assert read_manifest(manifest).meta["path"] == name
+        words = ["--manifest", manifest, "--model", "mlp", "--epochs", "1", "--batch-size", "16", "--json"]
+        assert main(["train", *words, *(["--size", "16"] if ":" in name else [])]) == 0
+        assert main(["-q", "evaluate", last_json(capsys)["run"], "--recheck", "--json"]) == 0
+        capsys.readouterr()
+
+
 def test_held_out_and_dropped_pictures_are_predicted_too(lab, capsys):
     labels = ["--sym", "0.4", "--val-fraction", "0.25", "--subset", "36"]
     assert main(["train", "folder:pets", *labels, *TRAIN, "--epochs", "1", "--json"]) == 0
