@@ -484,6 +484,21 @@ def test_what_cannot_be_done_with_streamed_pictures_is_refused(words, what, lab,
     assert __import__("re").search(what, line), line
 
 
+@pytest.mark.parametrize("words", [["train", "digits", "--sym", "0.4"], ["run", "smoke"]])
+def test_who_reads_nothing_ahead_has_no_use_for_workers(words, tmp_path, capsys):
+    assert main(["-C", str(tmp_path), *words, "--workers", "3", "--dry-run"]) == 2
+    assert capsys.readouterr().err == "error: --workers reads pictures ahead that are streamed (folder:DIR ...); digits is in memory\n"
+
+
+def test_a_table_that_cannot_be_fetched_says_why(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # and again afterwards
+    for offline, why in ((False, r"http://127\.0\.0\.1:9 cannot be reached"), (True, "--offline forbids to fetch it")):
+        with pytest.raises(DataError, match=rf"is not in the hub's cache and {why}.*: get it elsewhere and name a folder of parquet files"):
+            find_dataset("hfds:somebody/nothing", tmp_path, offline=offline)
+
+
 @pytest.mark.parametrize("words", [["--size", "32"], ["--area", "0.5"], ["--centre", "0.9"]])
 def test_what_only_streamed_pictures_have_is_refused_elsewhere(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
