@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import tarfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from noisebench.cli import main
-from noisebench.datasets import Pictures, find_dataset, image_rows, read_images, read_labels
+from noisebench.datasets import Images, Pictures, find_dataset, image_rows, read_images, read_labels
 from noisebench.datasets.foreign import check_memory
 from noisebench.datasets.listing import Names
 from noisebench.errors import ConfigError, DataError
@@ -55,12 +56,19 @@ def write_folder(place: Path, images: np.ndarray, labels: np.ndarray, part: str,
 
 
 @pytest.fixture(scope="session")
-def pets(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pets(digits: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of CIFAR-10's photographs where these are at hand, else of handwritten digits, so that nobody skips all of this."""
     place = tmp_path_factory.mktemp("streamed") / "pets"
-    with np.load(real_data / "cifar10.npz") as data:
+    archive = Path(os.environ.get("NOISEBENCH_DATA", "")) / "cifar10.npz"
+    with np.load(archive) if archive.exists() else nullcontext(in_colour(digits)) as data:
         for part, source, each in (("train", "train", 16), ("val", "test", 4)):
             write_folder(place, data[f"{source}_images"][:2000], data[f"{source}_labels"][:2000].reshape(-1), part, each)
     return place
+
+
+def in_colour(digits: Images) -> dict[str, np.ndarray]:
+    images = {f"{part}_images": getattr(digits, f"{part}_images").repeat(3, -1) * 15 for part in ("train", "test")}
+    return {**images, "train_labels": digits.train_labels, "test_labels": digits.test_labels}
 
 
 def add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
