@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from .packing import Load
@@ -53,7 +54,7 @@ def _sort(run: Run, width: int) -> tuple[Any, ...]:
     """What decides how long an epoch takes, near enough."""
     data, strategy = (run.dataset.name, run.manifest.meta.get("subset")), run.strategy.name  # type: ignore[union-attr]
     beginning = run.init is not None, run.recipe.freeze  # images may be enlarged for its weights; what is frozen asks for no gradient
-    return (*data, run.model, *beginning, run.recipe.batch_size, run.precision, strategy, width, bool(run.estimated))
+    return (*data, run.model, *beginning, run.recipe.size, run.recipe.batch_size, run.precision, strategy, width, bool(run.estimated))
 
 
 def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
@@ -68,7 +69,7 @@ def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float
         estimated = "estimates" in record
         data = record["data"]["name"], record["noise"].get("subset")
         beginning = "init" in record, recipe.get("freeze", 0)
-        key = (*data, model, *beginning, recipe["batch_size"], record["precision"], strategy, width, estimated)
+        key = (*data, model, *beginning, recipe.get("size", 0), recipe["batch_size"], record["precision"], strategy, width, estimated)
         found.setdefault(key, []).append(record["seconds"] / recipe["epochs"])
     return {key: sum(values) / len(values) for key, values in found.items()}
 
@@ -101,17 +102,16 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
         from .training.pack import Pack
 
         way = Pack(trainers, width)
-    step = _timed(way.make_step)
-    more = min(_STEPS, trainers[0].steps_per_epoch - 1)
-    if step < _LONG and more:
-        step = _timed(lambda: [way.make_step() for _ in range(more)]) / more
-    if step * trainers[0].steps_per_epoch <= _SHORT and trainers[0].steps_per_epoch > _STEPS + 1:
-        way.run_epoch()
-        return _timed(way.run_epoch)
-    first = trainers[0]
-    between = _timed(lambda: first.strategy.between(1, first))
-    first.close()
-    return step * first.steps_per_epoch + len(runs) * (_test_seconds(first) + between)
+    with closing(trainers[0]) as first:
+        step = _timed(way.make_step)
+        more = min(_STEPS, first.steps_per_epoch - 1)
+        if step < _LONG and more:
+            step = _timed(lambda: [way.make_step() for _ in range(more)]) / more
+        if step * first.steps_per_epoch <= _SHORT and first.steps_per_epoch > _STEPS + 1:
+            way.run_epoch()
+            return _timed(way.run_epoch)
+        between = _timed(lambda: first.strategy.between(1, first))
+        return step * first.steps_per_epoch + len(runs) * (_test_seconds(first) + between)
 
 
 def _test_seconds(trainer: Trainer) -> float:

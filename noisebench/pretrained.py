@@ -56,15 +56,15 @@ def cached_pretrained(model: str) -> Path | None:
 
 def _download(tag: str, repository: str, *, offline: bool) -> Path:
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     why = "and --offline forbids to fetch them" if offline or constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
     for name in () if why else _FILES:
         try:
             return Path(hf_hub_download(repository, name))
-        except EntryNotFoundError:
-            continue
         except Exception as error:  # whatever the hub's client raises: the file cannot be had
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                continue  # the other name; the local one says that nobody could be asked
             why = f"and could not be fetched ({(str(error).splitlines() or [type(error).__name__])[0]})"
             break
     place = f"{constants.ENDPOINT}/{repository}/resolve/main/{_FILES[0]}"

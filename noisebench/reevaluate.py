@@ -56,10 +56,12 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
 def evaluate_on(record: dict[str, Any], networks: StoredNetworks, images: Images) -> dict[str, Any]:
     """All numbers of another data set's test images, as of the run's own. Raises DataError where shape or classes do not fit."""
     own, other = record["data"], images.dataset
-    streamed = bool(networks.centre) and isinstance(images.test_images, Pictures)  # which are brought to any size
-    if (shape := images.test_images.shape[1:]) != networks.shape and not streamed:
+    shape, streamed = images.test_images.shape[1:], isinstance(images.test_images, Pictures)
+    as_asked = bool(networks.centre) if streamed else shape == networks.shape  # a streamed run says how pictures are brought to its size
+    if not as_asked:
+        theirs = "streamed, of any size" if streamed else _size(shape)
         raise DataError(
-            f"the images of {other.name} are {_size(shape)}, those of {own['name']} {_size(networks.shape)}: "
+            f"the images of {other.name} are {theirs}, those of {own['name']} {_size(networks.shape)}: "
             "no image is resized unasked, so write them in that size into a .npz or a folder"
         )
     labels = _labels(own, images)

@@ -188,7 +188,7 @@ def check_networks(workspace: Workspace, runs: Iterable[Run]) -> list[str]:
     for run in runs:
         layers = run.recipe.freeze, run.recipe.layer_decay
         if run.init or layers != (0, 1):
-            kinds.setdefault((run.dataset, run.model, run.init, *layers, str(run.strategy)), run)
+            kinds.setdefault((run.dataset, run.model, run.init, *layers, run.recipe.size, str(run.strategy)), run)
     said = [sentence for run in kinds.values() for sentence in _check_network(run, workspace.images(run.dataset))]
     return list(dict.fromkeys(said))
 
@@ -199,7 +199,9 @@ def _check_network(run: Run, images: Images) -> list[str]:
 
     count = _strategy(run, Estimates(0.5, np.eye(run.dataset.num_classes))).networks
     height, width, channels = images.train_images.shape[1:]
-    beginning = Beginning(run.model, run.dataset.num_classes, (height, width, channels), weights_of(run.init), count)
+    side = run.recipe.size  # of pictures that are streamed; 0 of others
+    shape = (side or height, side or width, channels)
+    beginning = Beginning(run.model, run.dataset.num_classes, shape, weights_of(run.init), count)
     made = [beginning.network(number, 0) for number in range(count)]
     freeze(made[0][0], run.recipe.freeze)
     parameter_groups(made[0][0], run.recipe)

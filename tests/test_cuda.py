@@ -57,6 +57,13 @@ def test_a_recorded_step_learns_as_one_that_is_not(loss: str, make_trainer: Made
         np.testing.assert_allclose(its.train_gradient, mine.train_gradient, atol=1e-3)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_step_is_recorded_on_the_gpu_that_it_computes_on(make_trainer: Made) -> None:
+    first, second = (on(device, make_trainer(batch_size=30)) for device in ("cuda:0", "cuda:1"))
+    for mine, its in [(first.run_epoch(), second.run_epoch()) for _ in range(2)]:
+        assert its.loss == pytest.approx(mine.loss, rel=1e-4)
+
+
 def test_strategies_that_look_beyond_an_example_are_not_recorded(make_trainer: Made) -> None:
     assert on("cuda", make_trainer(strategy="elr"))._recorded is None
     assert on("cpu", make_trainer())._recorded is None

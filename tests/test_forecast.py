@@ -30,6 +30,11 @@ def a_record(strategy: str, seconds: float, **changes: Any) -> dict[str, Any]:
     return {**record, **changes}
 
 
+def test_a_run_of_small_pictures_is_no_measure_of_large_ones() -> None:
+    sizes = [{"batch_size": 64, "epochs": 10, **size} for size in ({}, {"size": 64}, {"size": 224})]
+    assert len(forecast._per_epoch(a_record("standard", 1.0, recipe=recipe) for recipe in sizes)) == 3
+
+
 def test_finished_runs_of_the_same_sort_are_taken_at_their_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "_measured", lambda *anything: pytest.fail("measured what a record knows"))
     items = agenda(tmp_path, "smoke")  # 8 runs of 2 epochs

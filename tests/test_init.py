@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 import yaml
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -281,6 +282,17 @@ def test_pretrained_weights_that_cannot_be_had_are_said_in_one_line_with_what_to
     assert "test_resnet.r160_in1k/resolve/main/model.safetensors elsewhere and give --init FILE, or --init none" in str(caught.value)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="cannot be reached"):
+        find_pretrained(TINY, offline=False)
+
+
+def test_a_download_that_breaks_off_is_not_a_hub_without_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(repository: str, name: str) -> str:
+        raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr("noisebench.pretrained.unreachable", lambda endpoint: "")
+    with pytest.raises(DataError, match=r"could not be fetched \(An error happened while trying to locate"):
         find_pretrained(TINY, offline=False)
 
 

@@ -9,27 +9,36 @@ import os
 import random
 import shutil
 import tarfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from noisebench.cli import main
-from noisebench.datasets import Pictures, find_dataset, image_rows, read_images, read_labels
+from noisebench.datasets import Images, Pictures, find_dataset, image_rows, read_images, read_labels
 from noisebench.datasets.foreign import check_memory
 from noisebench.datasets.listing import Names
 from noisebench.errors import ConfigError, DataError
+from noisebench.initial import Initial
+from noisebench.labelling import LabelWish
 from noisebench.manifest import read_manifest
 from noisebench.plan import Wish, plan_run
 from noisebench.recipes import RECIPES
+from noisebench.reevaluate import evaluate_on
+from noisebench.report.page.pictures import Pictures as PagePictures
 from noisebench.runfolder import RunFolder
+from noisebench.runner import check_networks, make_trainer
+from noisebench.strategies import build_strategy
 from noisebench.suite import find_suite
 from noisebench.training.pixels import Plan
 from noisebench.training.sources import Look, normalisation_of, source_of
+from noisebench.training.stored import StoredNetworks
 from noisebench.workspace import Workspace
 
 CPU = torch.device("cpu")
@@ -47,12 +56,19 @@ def write_folder(place: Path, images: np.ndarray, labels: np.ndarray, part: str,
 
 
 @pytest.fixture(scope="session")
-def pets(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pets(digits: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of CIFAR-10's photographs where these are at hand, else of handwritten digits, so that nobody skips all of this."""
     place = tmp_path_factory.mktemp("streamed") / "pets"
-    with np.load(real_data / "cifar10.npz") as data:
+    archive = Path(os.environ.get("NOISEBENCH_DATA", "")) / "cifar10.npz"
+    with np.load(archive) if archive.exists() else nullcontext(in_colour(digits)) as data:
         for part, source, each in (("train", "train", 16), ("val", "test", 4)):
             write_folder(place, data[f"{source}_images"][:2000], data[f"{source}_labels"][:2000].reshape(-1), part, each)
     return place
+
+
+def in_colour(digits: Images) -> dict[str, np.ndarray]:
+    images = {f"{part}_images": getattr(digits, f"{part}_images").repeat(3, -1) * 15 for part in ("train", "test")}
+    return {**images, "train_labels": digits.train_labels, "test_labels": digits.test_labels}
 
 
 def add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
@@ -203,7 +219,7 @@ def test_what_goes_to_a_worker_is_small(pets, monkeypatch):
 # The order of reading
 
 
-def streamed(pets: Path, workers: int, side: int = 24) -> tuple[object, Plan]:
+def streamed(pets: Path, workers: int | None, side: int = 24) -> tuple[object, Plan]:
     pictures = read_images(find_dataset(f"folder:{pets}"), pets, workers=workers).train_images
     source = source_of(pictures, normalisation_of(pictures), CPU, Look(side, 0.875, 0.08, flip=True))
     return source, Plan.draw(48, 2, 0, True, torch.Generator().manual_seed(3))
@@ -271,6 +287,26 @@ def test_no_worker_is_left_at_the_end_or_after_an_error(pets, tmp_path):
             read(source, plan, ATS)
         source.close()
     assert children() == before
+
+
+def test_workers_begun_for_the_rest_of_an_epoch_are_as_many_as_for_a_whole_one(pets):
+    source, plan = streamed(pets, 2)
+    for ats in (ATS[2:], ATS):
+        source.begin(plan, ats)
+        for at in ats:
+            source.views(plan, at)
+        assert source._loader.num_workers == 2
+    source.close()
+
+
+def test_the_processes_of_a_run_on_one_machine_share_its_cores(pets, monkeypatch):
+    monkeypatch.setattr("noisebench.training.streamed.cores", lambda: 8)
+    assert streamed(pets, None)[0].workers == 8
+    for name, value in {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    assert [streamed(pets, workers)[0].workers for workers in (None, 6)] == [2, 6]
 
 
 def test_a_dead_worker_is_said_in_one_line(pets, monkeypatch):
@@ -348,16 +384,35 @@ def stopping(trainer, at):
         raise KeyboardInterrupt
 
 
-def trainer_of(workspace: Workspace):
-    from noisebench.labelling import LabelWish
-    from noisebench.runner import make_trainer
+def test_weights_are_tried_on_pictures_of_the_size_that_a_run_has(lab):
+    """Small ones are enlarged for timm's own stem, which those of the data set's usual size are not."""
+    torch.manual_seed(5)
+    torch.save(timm.create_model("test_resnet").state_dict(), "w.pt")
+    workspace, said = Workspace(".", "data", workers=0), []
+    for size in (16, 96):
+        run = run_of(workspace, model="timm:test_resnet", size=size, init=workspace.initial("w.pt", "timm:test_resnet"))
+        said.append(check_networks(workspace, [run]))
+        assert [sentence.partition(": ")[2] for sentence in said[-1]] == make_trainer(run, workspace.images(run.dataset), "cpu").adapted
+    assert [any("enlarged 4 times" in sentence for sentence in each) for each in said] == [True, False]
 
+
+def test_a_network_of_images_in_memory_is_not_asked_about_streamed_ones(lab):
+    images = read_images(find_dataset("folder:pets"), lab, workers=0)
+    networks = StoredNetworks([], build_strategy("standard"), (224, 224, 3), normalisation_of(images.test_images), "fp32")
+    with pytest.raises(DataError, match=r"are streamed, of any size, those of mine 224x224x3: no image is resized unasked"):
+        evaluate_on({"data": {"name": "mine"}}, networks, images)
+
+
+def run_of(workspace: Workspace, model: str = "cnn4", size: int = 16, init: Initial | None = None):
     dataset = workspace.dataset("folder:pets")
     manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)"))
-    changes = {"epochs": 2, "batch_size": 16, "size": 16, "lr": 0.05}
-    wish = Wish(model="cnn4", changes=changes, precision="fp32")
-    run = plan_run(wish, dataset, manifest, workspace.images(dataset).fingerprint)
-    return make_trainer(run, workspace.images(dataset), "cpu"), run
+    wish = Wish(model=model, changes={"epochs": 2, "batch_size": 16, "size": size, "lr": 0.05}, precision="fp32", init=init)
+    return plan_run(wish, dataset, manifest, workspace.images(dataset).fingerprint)
+
+
+def trainer_of(workspace: Workspace):
+    run = run_of(workspace)
+    return make_trainer(run, workspace.images(run.dataset), "cpu"), run
 
 
 def test_the_key_is_the_same_wherever_the_folder_lies(lab):
@@ -368,6 +423,17 @@ def test_the_key_is_the_same_wherever_the_folder_lies(lab):
     os.chdir("deep")
     _, there = trainer_of(Workspace(".", "data"))
     assert here.key == there.key and here.folder_name == there.folder_name
+
+
+def test_a_folder_in_memory_and_streamed_are_two_sets_with_a_manifest_each(lab, capsys):
+    for name in ("pets", "folder:pets"):
+        assert main(["corrupt", name, "--sym", "0.4", "--json"]) == 0
+        manifest = last_json(capsys)["manifest"]
+        assert read_manifest(manifest).meta["path"] == name
+        words = ["--manifest", manifest, "--model", "mlp", "--epochs", "1", "--batch-size", "16", "--json"]
+        assert main(["train", *words, *(["--size", "16"] if ":" in name else [])]) == 0
+        assert main(["-q", "evaluate", last_json(capsys)["run"], "--recheck", "--json"]) == 0
+        capsys.readouterr()
 
 
 def test_held_out_and_dropped_pictures_are_predicted_too(lab, capsys):
@@ -382,6 +448,24 @@ def test_a_run_that_estimates_its_noise_streams_its_folds(lab, capsys):
     before = children()
     assert main(["train", "folder:pets", "--sym", "0.4", "--loss", "el(eps=estimated)", *TRAIN, "--epochs", "2", "--workers", "1"]) == 0
     assert children() == before
+
+
+def test_a_page_asks_no_network_for_pictures_and_says_which_folder_is_missing(lab, monkeypatch):
+    asked = []
+
+    def describe(*words, offline):
+        asked.append(offline)
+        raise DataError("not in its cache")
+
+    monkeypatch.setattr("noisebench.datasets.reading.describe_stream", describe)
+    pictures = PagePictures(Workspace(".", "data"))
+    for where, said in (
+        ("hfds:somebody/table", "no pictures: not in its cache"),
+        ("imagenet", "no pictures: imagenet/ is not in the data"),
+    ):
+        with pytest.raises(DataError, match=said):
+            pictures.names({"data": {"name": where}, "noise": {}}, np.array([0]))
+    assert asked == [True]
 
 
 def test_a_suite_trains_a_streamed_set(lab, capsys):
@@ -406,6 +490,21 @@ def test_what_cannot_be_done_with_streamed_pictures_is_refused(words, what, lab,
     assert main(["train", "folder:pets", "--sym", "0.4", "--epochs", "1", *words, "--dry-run"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert __import__("re").search(what, line), line
+
+
+@pytest.mark.parametrize("words", [["train", "digits", "--sym", "0.4"], ["run", "smoke"]])
+def test_who_reads_nothing_ahead_has_no_use_for_workers(words, tmp_path, capsys):
+    assert main(["-C", str(tmp_path), *words, "--workers", "3", "--dry-run"]) == 2
+    assert capsys.readouterr().err == "error: --workers reads pictures ahead that are streamed (folder:DIR ...); digits is in memory\n"
+
+
+def test_a_table_that_cannot_be_fetched_says_why(monkeypatch, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # and again afterwards
+    for offline, why in ((False, r"http://127\.0\.0\.1:9 cannot be reached"), (True, "--offline forbids to fetch it")):
+        with pytest.raises(DataError, match=rf"is not in the hub's cache and {why}.*: get it elsewhere and name a folder of parquet files"):
+            find_dataset("hfds:somebody/nothing", tmp_path, offline=offline)
 
 
 @pytest.mark.parametrize("words", [["--size", "32"], ["--area", "0.5"], ["--centre", "0.9"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..datasets import Dataset
     from ..labelling import LabelWish
     from ..workspace import Workspace
 
@@ -90,6 +92,13 @@ class Globals:
 
         load_plugins(self.plugins)
         return Workspace(self.workspace, self.data_dir, offline=self.offline, workers=workers)
+
+
+def check_workers(workers: int | None, datasets: Iterable[Dataset]) -> None:
+    """Raises ConfigError where --workers has no effect, since every set is in memory."""
+    known = list(datasets)
+    if workers is not None and not any(dataset.reader for dataset in known):
+        raise ConfigError(f"--workers reads pictures ahead that are streamed (folder:DIR ...); {known[0].name} is in memory")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Budget, Globals, Init, Json, LogTo, TestFolder, Workers
+from .options import Budget, Globals, Init, Json, LogTo, TestFolder, Workers, check_workers
 from .report import emit, make, shape_of
 from .together import check_listing, list_suspects
 
@@ -85,6 +85,7 @@ def run(
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
     check_listing(found, items)
+    check_workers(workers, [item.run.dataset for item in items])
     for said in check_networks(workspace, [item.run for item in todo]):
         say(said, quiet=options.quiet)
     if dry_run:

@@ -40,6 +40,7 @@ from .options import (
     ValFraction,
     ValSplit,
     Workers,
+    check_workers,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def train(
 
         def plan() -> tuple[ChosenLabels, Run]:
             found = choose_labels(workspace, choice)
+            check_workers(workers, [found.dataset])
             begin = workspace.initial(init, model or found.dataset.model)
             wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs", begin)
             return found, _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)

@@ -50,11 +50,14 @@ def _library() -> Any:
 
 def _splits(name: str, *, offline: bool) -> list[str]:
     datasets = _library()
-    if not Path(name).exists() and (offline or unreachable(datasets.config.HF_ENDPOINT)):
+    away = "" if Path(name).exists() else "and --offline forbids to fetch it" if offline else unreachable(datasets.config.HF_ENDPOINT)
+    if away:
         datasets.config.HF_HUB_OFFLINE = True  # what is in its cache can still be read
     try:
         return list(datasets.get_dataset_split_names(name))
     except Exception as error:  # as above
+        if away:
+            raise DataError(f"hfds:{name} is not in the hub's cache {away}: get it elsewhere and name a folder of parquet files") from None
         raise _unreadable(name, error) from None
 
 

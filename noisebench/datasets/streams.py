@@ -47,7 +47,7 @@ def describe_stream(reader: str, where: Path, cache: Path, test: Path | None = N
     _check(listed, f"{reader}:{where}")
     place = where.resolve()
     stem = re.sub(r"[^\w.-]+", "_", place.parent.name if re.search(r"[{*]", place.name) else place.stem)
-    name = f"{stem}-{fingerprint(listed.train_labels)[:6]}"
+    name = f"{stem}-{reader}-{fingerprint(listed.train_labels)[:6]}"  # the same labels in memory are another set: of other pixels
     sizes = len(listed.train), len(listed.test)
     return Dataset(name, "by path", listed.classes, (SIDE, SIDE, 3), *sizes, "timm:resnet18", "apl", flip=True, path=where, test=test,
                    reader=reader, area=AREA, centre=CENTRE, listed=listed)  # fmt: skip

@@ -51,20 +51,22 @@ class RecordedStep:
     kernels as they are launched, without a compiler: the losses of a step are those of one that is not recorded.
     """
 
-    def __init__(self, step: Callable[[Given], Made]) -> None:
+    def __init__(self, step: Callable[[Given], Made], device: torch.device) -> None:
+        """device: the GPU that the step computes on, which need not be torch's current one: there a recording would be of nothing."""
         self._step, self._made = step, 0
-        self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         self._recorded: tuple[Given, Made] | None = None
 
     def __call__(self, given: Given) -> Made:
         """The next step. What it leaves is overwritten by the one after it."""
-        if self._made < _FIRST:
-            self._made += 1
-            return self._aside(given)
-        mine, left = self._recorded = self._recorded or self._record(given.copied())
-        mine.take(given)
-        self._graph.replay()
-        return left
+        with torch.cuda.device(self._stream.device):
+            if self._made < _FIRST:
+                self._made += 1
+                return self._aside(given)
+            mine, left = self._recorded = self._recorded or self._record(given.copied())
+            mine.take(given)
+            self._graph.replay()
+            return left
 
     def _record(self, given: Given) -> tuple[Given, Made]:
         """Nothing is computed yet."""

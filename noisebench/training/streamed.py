@@ -27,6 +27,7 @@ from ..datasets.listing import Listing, Names
 from ..datasets.pictures import Opener, decoded
 from ..environment import cores
 from ..errors import DataError
+from ..processes import seat_here
 from .opening import timm_opener
 from .pixels import Normalisation, Plan
 from .seeds import derived_seed
@@ -46,7 +47,7 @@ class Streamed:
         self.normalise, self.device = normalise.to(device), device
         self.shape = (look.side, look.side, 3)
         self._reader = _Reader(pictures, look)
-        self.workers = min(cores(), _MOST_WORKERS) if pictures.workers is None else pictures.workers
+        self.workers = _by_default() if pictures.workers is None else pictures.workers
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
         self._ahead: Iterator[Any] | None = None
@@ -114,9 +115,11 @@ class Streamed:
             ahead._shutdown_workers()  # type: ignore[attr-defined]
 
     def _make_loader(self, order: _Order, *, persistent: bool) -> DataLoader[Any]:
+        """persistent: its workers live on for orders to come, which may be longer: the first may be the rest of an epoch."""
         with _as_many_as_asked_for():
             return DataLoader(
-                self._reader, batch_sampler=order, num_workers=min(self.workers, len(order)), collate_fn=_collate,
+                self._reader, batch_sampler=order, num_workers=self.workers if persistent else min(self.workers, len(order)),
+                collate_fn=_collate,
                 pin_memory=self.device.type == "cuda", persistent_workers=persistent, worker_init_fn=_begin_worker,
             )  # fmt: skip
 
@@ -134,6 +137,11 @@ class Streamed:
         torch.cuda.current_stream(self.device).wait_stream(self._copies)
         moved.record_stream(torch.cuda.current_stream(self.device))
         return moved
+
+
+def _by_default() -> int:
+    """One a core, shared with the other processes of the run on this machine."""
+    return max(1, min(cores() // seat_here().local_size, _MOST_WORKERS))
 
 
 class _Order:

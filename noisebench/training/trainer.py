@@ -116,7 +116,7 @@ class Trainer:
         self._forwards = training_forwards(self)
         # What looks at each example alone, and at nothing else, is one computation that can be played again.
         alike = device.type == "cuda" and self.spread.alone and self.strategy.by_example and isinstance(self.train, Pixels)
-        self._recorded = RecordedStep(self._learn_given) if alike else None
+        self._recorded = RecordedStep(self._learn_given, device) if alike else None
 
     @property
     def steps_per_epoch(self) -> int:

@@ -29,7 +29,7 @@ class Pictures:
     """Each picture once, by a short name: `encoded` is what the page holds. Reads each data set once."""
 
     def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+        self._workspace = Workspace(workspace.root, workspace.data_dir, offline=True)  # for pictures nobody asks the hub
         self._sources: dict[tuple[str, str], _Source | str] = {}
         self._names: dict[tuple[str, str, int], str] = {}
         self.encoded: dict[str, str] = {}
@@ -62,7 +62,7 @@ class Pictures:
         try:
             dataset = place.dataset(name)
             if not at_hand(dataset, place.data_dir):
-                return f"{name}.npz is not in the data directory"
+                return f"{name}{'/' if dataset.reader else '.npz'} is not in the data directory"
             labels = place.labels(dataset)
             if labels.fingerprint != labels_sha256:
                 return f"the {name} that lies here has other labels than the run's"
