@@ -174,6 +174,7 @@ def check_noise(dataset: Dataset, text: str) -> None:
     """Whatever can be said against a noise on these data without drawing it. Raises NoisebenchError."""
     call = noise_for(dataset, text)
     values = dict(call.kwargs)
+    _refuse_on_top(dataset, call)
     if "column" in values:
         check_column(str(values["column"]), dataset.name)
     choosy = NOISES[call.name].facts.get("within") != "any"
@@ -185,11 +186,21 @@ def check_noise(dataset: Dataset, text: str) -> None:
         build_noise(call, dataset.num_classes, dataset.classes)
 
 
+def _refuse_on_top(dataset: Dataset, call: Call) -> None:
+    """Raises ConfigError for labels that would be drawn on top of such as are wrong already: nobody would know the rate."""
+    if dataset.mislabelled and is_drawn(call):
+        raise ConfigError(
+            f"some of {dataset.name}'s own labels are wrong, so that nobody would know the rate of {call.name} on top of them: "
+            "take them as they are (--labels own), or --labels FILE"
+        )
+
+
 def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, outside: Outside | None = None) -> Manifest:
     """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises NoisebenchError."""
     wish = LabelWish(wish, noise_seed) if isinstance(wish, str) else wish
     outside = outside or Outside(data, Path(), True, find_dataset)
     call = _located(noise_for(data.dataset, wish.noise), outside)
+    _refuse_on_top(data.dataset, call)
     places = subset_of(data, wish.subset)
     if places is None:
         return _made(data, call, wish, outside, outside)

@@ -179,3 +179,13 @@ def test_the_papers_methods_have_the_papers_eps_on_imagenet(tmp_path, digits):
     assert {(run.model, run.recipe_name, run.recipe.batch_size, run.recipe.size) for run in runs} == {
         ("timm:resnet50", "el-imagenet", 2048, 224)
     }
+
+
+def test_no_noise_is_drawn_on_top_of_labels_that_are_wrong_already(laid_out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = main(["--data-dir", "data", "corrupt", laid_out, "--sym", "0.4"])
+    if laid_out in ("imagenet", "tinyimagenet"):
+        assert code == 0
+        return
+    said = f"error: some of {laid_out}'s own labels are wrong, so that nobody would know the rate of symmetric on top of them: "
+    assert code == 2 and capsys.readouterr().err.startswith(said) and not (tmp_path / "manifests").exists()

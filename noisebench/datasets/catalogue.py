@@ -17,6 +17,7 @@ class Dataset:
     reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its pictures are brought to `shape`, a training's random crop
     takes a share of the picture from `area` on, and `centre` is the share of the shorter side that is looked at when networks are asked.
     recorded: whether it is trained on as it is unless a noise is named, since nobody knows which of its labels are wrong.
+    mislabelled: whether some of its own labels are known to be wrong, so that none are drawn on top of them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dataset:
     area: float = 0.0
     centre: float = 0.0
     recorded: bool = False
+    mislabelled: bool = False
     listed: Listed | None = field(default=None, compare=False, repr=False)  # what was found of it where it lies
 
     @property
@@ -78,12 +80,13 @@ def _streamed(
     source: str,
     recipe: str = "apl",
     side: int = 224,
+    mislabelled: bool = False,
 ) -> Dataset:
     """A set of photographs in a folder of its name; sizes: of training and test. Pictures of 64 pixels are looked at whole, and
     cropped less."""
     area, centre = (AREA, CENTRE) if side > 64 else (0.5, 1.0)
     return Dataset(name, summary, classes, (side, side, 3), *sizes, model, recipe, flip=True, source=source, reader="folder",
-                   recorded=True, area=area, centre=centre)  # fmt: skip
+                   recorded=True, mislabelled=mislabelled, area=area, centre=centre)  # fmt: skip
 
 
 DATASETS = {
@@ -104,13 +107,13 @@ DATASETS = {
         _streamed("imagenet", "1,281,167 photographs of 1,000 things, ILSVRC 2012", IMAGENET, (1_281_167, 50_000), "timm:resnet50",
                   recipe="el-imagenet", source="Russakovsky et al. 2015; test: its validation set"),
         _streamed("clothing1m", "1,000,000 pieces of clothing from shops, labels from the text beside them", CLOTHING1M,
-                  (1_000_000, 10_526), "timm:resnet50", source="Xiao et al. 2015; test: its clean test set"),
+                  (1_000_000, 10_526), "timm:resnet50", source="Xiao et al. 2015; test: its clean test set", mislabelled=True),
         _streamed("webvision", "65,944 pictures that Google found for ImageNet's first 50 classes, mini WebVision", IMAGENET[:50],
-                  (65_944, 2_500), "timm:resnet50", source="Li et al. 2017; test: its validation set"),
+                  (65_944, 2_500), "timm:resnet50", source="Li et al. 2017; test: its validation set", mislabelled=True),
         _streamed("animal10n", "50,000 animals of five pairs that look alike, about 8 % mislabelled", ANIMAL10N, (50_000, 5_000),
-                  "timm:vgg19_bn", side=64, source="Song et al. 2019"),
+                  "timm:vgg19_bn", side=64, source="Song et al. 2019", mislabelled=True),
         _streamed("food101n", "310,009 dishes from the web, about 20 % mislabelled", FOOD101, (310_009, 25_250), "timm:resnet50",
-                  source="Lee et al. 2018; test: Food-101's, Bossard et al. 2014"),
+                  source="Lee et al. 2018; test: Food-101's, Bossard et al. 2014", mislabelled=True),
         _streamed("tinyimagenet", "100,000 photographs, 64x64, of 200 of ImageNet's classes", tuple(map(str, range(200))),
                   (100_000, 10_000), "timm:resnet18", side=64, source="Le & Yang 2015; test: its validation set"),
     )
