@@ -31,6 +31,12 @@ def warmup_epochs(run: Run) -> int:
     return epochs_of_estimates(run.recipe.epochs) if run.estimated else 0
 
 
+def smallest_set(run: Run) -> int:
+    """The examples that the smallest of a run's trainings sees in an epoch: all, or all but the largest fold."""
+    n = int(run.manifest.in_training.sum())
+    return n - -(-n // FOLDS) if run.estimated else n
+
+
 def folds(run: Run) -> np.ndarray:
     """The fold (n,) of every training example."""
     n = int(run.manifest.in_training.sum())

@@ -377,6 +377,10 @@ MISTAKES = [
     (["train", "--loss", "gce", "--q", "0.4", "--q", "0.5"], "--q is given twice"),
     (["train", "--loss", "backward(ce, T=[[0.5, 0.5], [0.5, 0.5]])"], "T has 2 classes, the data 10"),
     (["run", "quick", "--executor", "cloud"], "--executor is one of local, ray, slurm, got 'cloud'"),
+    (
+        ["train", "digits", "--subset=99", "--sym=0.4", "--batch-size=99", "--accumulate=60", "--loss", "el(eps=estimated)"],
+        "a batch of 49 no example",
+    ),
     (["run", "quick", "--rerun", "some"], "--rerun is one of failed, stale, all"),
     (["list", "loses"], "did you mean 'losses'"),
     (["list", "losses", "gcee"], "did you mean 'gce'"),

@@ -149,6 +149,7 @@ def train(
     from ..runfolder import RunFolder
     from ..runner import make_trainer
     from ..trackers import known_trackers
+    from ..warmup import smallest_set
     from .labels import LabelChoice, choose_labels
     from .tracking import open_logbook
     from .words import split_words
@@ -174,7 +175,7 @@ def train(
 
         found, run = ranks.in_turn(plan)
         spread = Spread(ranks, accumulate, sync_bn)
-        check_spread(min(run.recipe.batch_size, int(run.manifest.in_training.sum())), spread)
+        check_spread(min(run.recipe.batch_size, smallest_set(run)), spread)
         folder = RunFolder(workspace.runs / run.folder_name)
         if dry_run:
             if seat.first:
