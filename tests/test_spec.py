@@ -30,7 +30,8 @@ def value_texts(parameter):
             return st.integers(int(max(low, -50)), int(min(high, 50))).map(str)
         numbers = st.floats(max(low, -50), min(high, 50)).filter(lambda x: x and x in parameter.allowed).map(repr)
         return st.one_of(numbers, st.just("auto")) if parameter.auto else numbers
-    return st.sampled_from(["'a'", "'b c.csv'"] if parameter.type is str else ["1", "2.5"])
+    written = {str: ["'a'", "'b c.csv'"], int: ["1", "2"]}
+    return st.sampled_from(written.get(parameter.type, ["1", "2.5"]))
 
 
 @st.composite
