@@ -102,6 +102,7 @@ def _began(pid: int) -> int | None:
         pass
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # a name may hold spaces and brackets
-        return 0 if state in (b"Z", b"X") else int(rest[18])
+        # A killed process whose first thread is gone holds its files until the last one is.
+        return 0 if state in (b"Z", b"X") and int(rest[16]) <= 1 else int(rest[18])
     except (OSError, ValueError, IndexError):
         return None
