@@ -161,15 +161,15 @@ def _placed(path: Path, part: Path, content: bytes) -> bool:
         return False
     if row:
         _move_up(path, now)
+    sweep(path.parent)  # what the dead left half written; who has one there at this moment begins again
     return True
 
 
 def _move_up(path: Path, row: list[Found]) -> None:
-    """The last of the row becomes the first; away with the others, and with what the dead left half written."""
+    """The last of the row becomes the first; away with the others."""
     row[-1].place.replace(path)
     for found in row[1:-1]:
         found.place.unlink(missing_ok=True)
-    sweep(path.parent)
 
 
 def _withdraw(place: Path, content: bytes) -> None:
