@@ -9,6 +9,7 @@ from .errors import ConfigError, UnknownName
 from .spec import Call, parse
 
 _OF_PICTURES = ("size", "area", "centre")
+_ADDED = ("freeze", "layer_decay", *_OF_PICTURES)  # once there were runs already
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Recipe:
         return {name: value for name, value in asdict(self).items() if name not in _LATER or value != _LATER[name]}
 
 
-_LATER: dict[str, Any] = {"freeze": 0, "layer_decay": 1.0, "size": 0, "area": 0.0, "centre": 0.0}
+_LATER = {field.name: field.default for field in fields(Recipe) if field.name in _ADDED}
 
 
 def all_settings(written: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ..suite import Suite
     from ..trackers import Logbook
     from ..workspace import Workspace
+
+    Forecast = Callable[[list[Load], int, str], float]
 
 
 def run(
@@ -89,7 +93,7 @@ def run(
     for said in check_networks(workspace, [item.run for item in todo]):
         say(said, quiet=options.quiet)
     if dry_run:
-        _show_agenda(name, options, items, todo, pool, json=json)
+        _show_agenda(name, partial(_forecast, workspace, options), items, todo, pool, json=json)
         return
     logbook = open_logbook(options, trackers if todo else [])
     manifest_paths(workspace, todo)
@@ -174,13 +178,13 @@ def _report(suite: Suite, items: list[Item], workspace: Workspace) -> Report:
     return make([item.folder for item in items], made, [], workspace)
 
 
-def _show_agenda(name: str, options: Globals, items: list[Item], todo: list[Item], pool: Executor, *, json: bool) -> None:
+def _show_agenda(name: str, forecast: Forecast, items: list[Item], todo: list[Item], pool: Executor, *, json: bool) -> None:
     from ..packing import loads
 
     work = loads(items, todo)
     width = {id(item): load.width for load in work for item in load.items}
     at_once = pool.at_once(len(work)) if todo else 0
-    total = _forecast(options, work, at_once, pool.place.device) if todo else 0.0
+    total = forecast(work, at_once, pool.place.device) if todo else 0.0
     if json:
         runs = [_summary(item, width.get(id(item))) for item in items]
         write_json(
@@ -206,11 +210,10 @@ def _packs(work: list[Load]) -> int:
     return sum(load.width > 1 for load in work)
 
 
-def _forecast(options: Globals, work: list[Load], at_once: int, device: str) -> float:
+def _forecast(workspace: Workspace, options: Globals, work: list[Load], at_once: int, device: str) -> float:
     from ..forecast import seconds_of_suite
     from ..runfolder import read_records, run_folders
 
-    workspace = options.open()
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     records = read_records(folders, lambda error: say(f"warning: {error}", quiet=options.quiet))
     return seconds_of_suite(workspace, work, records, at_once, device)
