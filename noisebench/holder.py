@@ -66,6 +66,10 @@ class Holder:
         lives = self._lives(here)
         return silence > longest if lives is None else not lives
 
+    def is_dead(self) -> bool:
+        """Whether that process is known to have ended."""
+        return self._lives(Holder.here()) is False
+
     def _lives(self, here: Holder) -> bool | None:
         """None where one cannot know from here: on another machine, in another container, and where the system tells no start times."""
         if self.pid < 1 or (self.machine or self.host) != (here.machine if self.machine else here.host):

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from .datasets import Images
-from .errors import NoisebenchError, RunFailed, RunTaken
+from .errors import DataError, NoisebenchError, RunFailed, RunTaken
 from .losses import LOSSES
 from .plan import Run
 from .record import finish
@@ -79,8 +79,8 @@ def _claimed(wanted: Sequence[Wanted], claims: ExitStack, tell: Tell) -> Iterato
     for each in wanted:
         try:
             folder = claims.enter_context(each.folder.claimed())
-            if folder.result.exists() and not each.conduct.anew:
-                tell(each.number, folder.record())
+            if (record := None if each.conduct.anew else folder.finished()) is not None:
+                tell(each.number, record)
             else:
                 yield replace(each, folder=folder)
         except NoisebenchError as error:
@@ -119,6 +119,10 @@ def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
         return
     except _Lost:
         _go_on([lane.saved() for lane in lanes if not lane.ended], device, tell)
+    except DataError as error:  # of a disk that is full, say: it is no run's own, and what was saved of all stays
+        for lane in lanes:
+            if not lane.ended:
+                lane.end(error, tell)
     except Exception as error:  # whatever a loss, a strategy or a device throws fails its run alone
         if len(lanes) == 1:
             lanes[0].end(_failed(lanes[0], error), tell)
@@ -133,18 +137,18 @@ def _go_on(lanes: list[_Lane], device: str, tell: Tell) -> None:
     _train_all(list(_lanes([(lane.wanted, lane.course.packed) for lane in lanes], device, tell)), device, tell)
 
 
-def _finished(lane: _Lane) -> dict[str, Any] | RunTaken:
+def _finished(lane: _Lane) -> dict[str, Any] | DataError:
     try:
         return finish(lane.wanted.run, lane.wanted.images, lane.wanted.folder, lane.trainer, lane.course)
-    except RunTaken as taken:
-        return taken
+    except DataError as error:  # taken over by another, or not to be written
+        return error
 
 
-def _failed(lane: _Lane, error: Exception) -> RunFailed | RunTaken:
+def _failed(lane: _Lane, error: Exception) -> RunFailed | DataError:
     try:
         return failed(lane.wanted.run, lane.wanted.folder, error)
-    except RunTaken as taken:
-        return taken
+    except DataError as unwritten:  # as above
+        return unwritten
 
 
 def kind_of_step(run: Run) -> str:
@@ -211,4 +215,4 @@ class _Watch:
             lane.end(taken, self._tell)
             return
         if stopped:
-            lane.end(interrupted(lane.trainer), self._tell)
+            lane.end(interrupted(lane.trainer, lane.wanted.conduct), self._tell)

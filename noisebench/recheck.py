@@ -7,7 +7,7 @@ tested on. Of what is not at hand it is said that it cannot be decided; only whe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def verdict(checks: list[Check]) -> str:
 def recheck(folder: RunFolder, workspace: Workspace, manifest: Path | None = None, device: str = "auto") -> list[Check]:
     """Every check of a finished run. Raises DataError where there is none, ManifestError for a `manifest` that cannot be read."""
     checks: list[Check] = []
+    folder = replace(folder, checked=False)  # that is a check of its own, after which the others are made all the same
     try:
         record = folder.record()
         checks += [_settings(folder, record), *_files(folder, record)]

@@ -86,7 +86,7 @@ def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, cour
     if course.found is not None:
         record["estimates"] = _beside_truth(run, course.found)
     record["files"] = folder.checksums()
-    folder.write_json(folder.result, record)
+    folder.write_result(record)
     folder.resume.unlink(missing_ok=True)
     return {**record, "path": str(folder.path)}
 

@@ -49,6 +49,7 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
         for _ in range(strategy.networks)
     )
     networks = [on_device(network, place) for network in made]
+    folder.check_written(folder.weights)
     load_weights(folder.weights, networks)
     return StoredNetworks(networks, strategy, shape, normalise, record["precision"], record["recipe"].get("centre", 0.0))
 

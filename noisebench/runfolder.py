@@ -23,8 +23,8 @@ import numpy as np
 from .claim import Claim, claimed, find_claim
 from .datasets.archive import read_arrays
 from .dynamics import Dynamics
-from .errors import DataError, RunTaken
-from .storing import write_whole
+from .errors import DataError
+from .storing import settle, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,10 +52,12 @@ _RECORD = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder. held: this process's claim to it, while it has one."""
+    """One run's folder. held: this process's claim to it, while it has one; checked: whether the files of a finished run are held
+    against the checksums of its record as they are read."""
 
     path: Path
     held: Claim | None = field(default=None, compare=False, repr=False)
+    checked: bool = field(default=True, compare=False, repr=False)
 
     @property
     def result(self) -> Path:
@@ -113,8 +115,19 @@ class RunFolder:
         """Who is at the run; empty where nobody is, or nobody can tell."""
         with suppress(OSError):
             found = find_claim(self.claim)
-            return str(found.holder) if found else ""
+            return str(found.holder) if found and not found.holder.is_dead() else ""
         return ""
+
+    def finished(self) -> dict[str, Any] | None:
+        """The record, if there is one; away with what a process left that died after writing it. Raises DataError where it is damaged."""
+        if not self.result.exists():
+            return None
+        if self.held is not None:
+            self.resume.unlink(missing_ok=True)
+        elif self.claim.exists() or self.resume.exists():
+            with suppress(DataError), self.claimed() as ours:  # another is at it, or nobody can write here: it is finished all the same
+                return ours.finished()
+        return self.record()
 
     def check(self) -> None:
         """Raises RunTaken where the run was claimed and is so no longer."""
@@ -145,14 +158,20 @@ class RunFolder:
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         self.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
+    def write_result(self, record: dict[str, Any]) -> None:
+        """result.json, the last of the files: from here on the run is finished, whatever happens to the machine."""
+        self.write_json(self.result, record)
+        settle(self.path)
+
     def write_error(self, about: dict[str, Any], kind: str, message: str, trace: str = "") -> None:
         """error.json: the run is failed, not unfinished; `about` is what a table must know of it."""
         content = {"schema": SCHEMA, "about": about, "type": kind, "message": message, "traceback": trace}
         self.write_json(self.error, content)
 
     def note_failure(self, about: dict[str, Any], kind: str, message: str) -> None:
-        """error.json by somebody who is not at the run; nothing where another process is, or has finished it."""
-        with suppress(RunTaken), self.claimed() as folder:
+        """error.json by somebody who is not at the run, and says it anyway; nothing where another process is, or has finished it, and
+        where one cannot write."""
+        with suppress(DataError), self.claimed() as folder:
             if not folder.result.exists():
                 folder.write_error(about, kind, message)
 
@@ -165,6 +184,7 @@ class RunFolder:
 
     def read_arrays(self) -> dict[str, np.ndarray]:
         """Everything in predictions.npz. Raises DataError."""
+        self.check_written(self.predictions)
         return read_arrays(self.predictions)
 
     def write_dynamics(self, dynamics: Dynamics) -> None:
@@ -174,6 +194,7 @@ class RunFolder:
         """Raises DataError where there is none, as of a run of an older version."""
         if not self.dynamics.exists():
             raise DataError(f"{self.path} has no dynamics.npz: it is unfinished or of an older version; run it again with --force")
+        self.check_written(self.dynamics)
         try:
             return Dynamics.load(read_arrays(self.dynamics, ("counts", "gradients")))
         except DataError as error:
@@ -186,6 +207,7 @@ class RunFolder:
 
     def read_history(self) -> list[dict[str, float | None]]:
         """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
+        self.check_written(self.history)
         try:
             rows = list(csv.DictReader(self.history.read_text(encoding="utf-8").splitlines(), strict=True))
             if not rows or "epoch" not in rows[0]:
@@ -196,8 +218,17 @@ class RunFolder:
 
     def checksums(self) -> dict[str, str]:
         """The sha256 of each file that a finished run leaves beside its record, of those that are there."""
-        paths = (path for path in (self.history, self.dynamics, self.predictions, self.weights) if path.exists())
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        return {path.name: _sha256(path) for path in (self.history, self.dynamics, self.predictions, self.weights) if path.exists()}
+
+    def check_written(self, path: Path) -> None:
+        """Raises DataError where a file that is there is not the one of which a finished run's record has the checksum: copied in part,
+        or of a run that was to replace it and did not end."""
+        if not self.checked or not self.result.exists() or not path.exists():
+            return
+        recorded = self.record().get("files")
+        if isinstance(recorded, dict) and recorded.get(path.name, "") != _sha256(path):
+            raise DataError(f"{path} is not the file that belongs to {self.result.name}, or only a part of it: copy the folder again, or "
+                            "run it again with --force")  # fmt: skip
 
     def record(self) -> dict[str, Any]:
         """result.json. Raises DataError where it is damaged or of another schema."""
@@ -251,6 +282,14 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         "seconds": record["seconds"],
         "environment": record.get("environment", {}),
     }
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
 def run_folders(paths: Iterable[Path]) -> list[RunFolder]:

@@ -39,8 +39,8 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
     """
     ranks = trainer.ranks
     with _claimed(folder, ranks) as ours:
-        if ranks.by_first(lambda: ours.result.exists() and not conduct.anew):
-            return ranks.by_first(ours.record)
+        if (record := None if conduct.anew else ranks.by_first(ours.finished)) is not None:
+            return record
         ranks.in_emergency(lambda error: _put_down(run, ours, error))
         try:
             return _train(run, images, ours, trainer, conduct)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .dynamics import Dynamics
-from .errors import Interrupted, NoisebenchError, RunFailed
+from .errors import DataError, Interrupted, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .plan import Run
 from .runfolder import RunFolder
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .training.trainer import EpochEnd, Trainer
 
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
+_RESUMES = "the same command resumes it"
 _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
 
 
@@ -104,7 +106,7 @@ class Sitting:
         self.clock.count(lambda: self._steps_left(trainer), self.conduct)
         if trainer.ranks.any(self.conduct.stop()):
             trainer.ranks.by_first(lambda: save(self.folder, trainer, self.course))
-            raise interrupted(trainer, " of the warm-up" if self._warming_up else "")
+            raise interrupted(trainer, self.conduct, " of the warm-up" if self._warming_up else "")
         if trainer.ranks.rank == 0 and self.clock.checkpoint_due():
             save(self.folder, trainer, self.course)
 
@@ -136,9 +138,10 @@ def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]
     return run_epoch
 
 
-def interrupted(trainer: Trainer, of_what: str = "") -> Interrupted:
+def interrupted(trainer: Trainer, conduct: Conduct, of_what: str = "") -> Interrupted:
     """The error of a run that was stopped after it was saved."""
-    return Interrupted(f"stopped in epoch {trainer.epoch + 1} of {trainer.task.recipe.epochs}{of_what}; the same command resumes it")
+    next_time = "the same command begins anew, and without --force the result that there is stays" if conduct.anew else _RESUMES
+    return Interrupted(f"stopped in epoch {trainer.epoch + 1} of {trainer.task.recipe.epochs}{of_what}; {next_time}")
 
 
 class Clock:
@@ -181,7 +184,20 @@ def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
     dynamics = {name: torch.from_numpy(array) for name, array in course.dynamics.state_dict().items()}
     so_far = {"history": course.history, "seconds": course.seconds, "folds": folds, "packed": course.packed, "dynamics": dynamics}
     torch.save(_by_itself({"trainer": trainer.state_dict(), **so_far}), buffer)
-    folder.write(folder.resume, lambda file: file.write(buffer.getbuffer()))
+    folder.write(folder.resume, lambda file: file.writelines([_seal(buffer.getbuffer()), buffer.getbuffer()]))
+
+
+def _seal(content: bytes | memoryview) -> bytes:
+    """The first line of a checkpoint: torch would read changed numbers without a word."""
+    return f"noisebench checkpoint {hashlib.sha256(content).hexdigest()}\n".encode()
+
+
+def _opened(saved: bytes) -> io.BytesIO:
+    """What stands below the first line. Raises DataError where it is not what was written."""
+    head, _, content = saved.partition(b"\n")
+    if head + b"\n" != _seal(content):
+        raise DataError("it is damaged, cut short or of another version: its checksum does not match")
+    return io.BytesIO(content)
 
 
 def _by_itself(value: Any) -> Any:
@@ -209,7 +225,7 @@ def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> Course:
     import torch
 
     try:
-        found = torch.load(io.BytesIO(saved), map_location=device, weights_only=True)
+        found = torch.load(_opened(saved), map_location=device, weights_only=True)
         folds = [rows.cpu().numpy() for rows in found["folds"]]
         dynamics = Dynamics.resume({name: array.cpu().numpy() for name, array in found["dynamics"].items()})
         return Course(found["history"], found["seconds"], folds, found["trainer"], packed=found["packed"], dynamics=dynamics)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from .errors import DataError
 
 _LARGEST = 1 << 32  # bytes of somebody's file
+_ABANDONED = 86_400.0  # seconds for which nobody has written to a file that is half there
 
 
 def read_checked(path: Path, sha256: str | None = None) -> bytes:
@@ -31,13 +32,30 @@ def read_checked(path: Path, sha256: str | None = None) -> bytes:
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Fill `path` by `write(file)`; whatever goes wrong, no half file stays. Raises DataError where one cannot write."""
+    with _written(path, write) as part:
+        part.replace(path)
+
+
+def write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+    """As `write_whole`, of several at once only one; False for the others, whose file is not written. Raises DataError."""
+    with _written(path, write) as part:
+        try:
+            return place_new(part, path)
+        finally:
+            _sweep_abandoned(part)
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _written(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
+    """A file beside `path` that is whole and on the disk; inside `with` it gets its name. Raises DataError."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with _created(part) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        yield part
     except BaseException as error:
         with suppress(OSError):
             part.unlink()
@@ -53,18 +71,6 @@ def _created(part: Path) -> IO[bytes]:
     except FileNotFoundError:
         part.parent.mkdir(parents=True, exist_ok=True)
         return part.open("xb")
-
-
-def write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
-    """As `write_whole`, of several at once only one; False for the others, whose file is not written. Raises DataError."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    write_whole(part, write)
-    try:
-        return place_new(part, path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def place_new(part: Path, path: Path) -> bool:
@@ -93,10 +99,30 @@ def _create(path: Path, content: bytes) -> bool:
     return True
 
 
+def settle(folder: Path) -> None:
+    """Have a folder's names on the disk too: a cut of power could take them, however whole the files are."""
+    if os.name == "nt":
+        return  # it opens no folders
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def sweep(folder: Path) -> None:
     """Remove what writers that were killed left half written."""
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
+
+
+def _sweep_abandoned(part: Path) -> None:
+    """Remove what writers that were killed left beside a file written now, where others may be writing: by the clock of the file system."""
+    now = part.stat().st_mtime
+    for other in part.parent.glob(".*.part"):
+        with suppress(FileNotFoundError):  # who wrote it has ended
+            if now - other.stat().st_mtime > _ABANDONED:
+                other.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -133,6 +133,7 @@ def test_a_damaged_history_is_named(place: Path, tmp_path: Path, capsys: pytest.
     shutil.copytree(place / "runs", tmp_path / "runs")
     folder = folders(tmp_path, "el", "symmetric(rate=0.2)")[0]
     folder.history.write_text("hello\n")
+    folder.write_json(folder.result, {**folder.record(), "files": folder.checksums()})
     assert main(["-C", str(tmp_path), "report", "--figure", "curves", "-o", str(tmp_path / "c.svg")]) == 2
     assert f"{folder.history} cannot be read (it holds no epochs)" in capsys.readouterr().err and not (tmp_path / "c.svg").exists()
 

@@ -181,9 +181,9 @@ def train(
             if seat.first:
                 _show_plan(run, folder, json=json)
             return
-        if ranks.by_first(lambda: folder.result.exists() and not force):
+        record = None if force else ranks.by_first(folder.finished)
+        if record is not None:
             say(f"{folder.path} is finished already; --force runs it again", quiet=options.quiet)
-            record = ranks.by_first(folder.record)
         else:
             _check_alike(ranks, run)
             logbook = open_logbook(options, trackers if seat.first else [])
