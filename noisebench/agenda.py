@@ -29,7 +29,7 @@ class Item:
     wanted: SuiteRun
     run: Run
     folder: RunFolder
-    status: str  # run, resume, done, failed: retry, stale
+    status: str  # run, resume, done, failed: retry, damaged, stale
     reason: str
 
 
@@ -83,6 +83,8 @@ def _item(workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolde
     status = folder.status()
     if status == "failed":
         return Item(wanted, run, folder, "failed: retry", str(folder.failure()["message"]))
+    if status == "damaged":
+        return Item(wanted, run, folder, status, "its result.json or error.json was copied in part, or changed: it is run again")
     if status != "run":
         return Item(wanted, run, folder, status, "finished" if status == "done" else "interrupted")
     reasons = [reason for other in older.get(run.readable, []) if (reason := _outdated(run, other))]

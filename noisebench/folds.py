@@ -29,7 +29,7 @@ class Fold:
 
     @property
     def done(self) -> bool:
-        return self.folder.result.exists()
+        return self.folder.status() == "done"
 
 
 def make_folds(run: Run, folder: RunFolder, count: int) -> list[Fold]:

@@ -96,11 +96,11 @@ class RunFolder:
         return self.path / "trackers.json"
 
     def status(self) -> str:
-        """`done`, `failed`, `resume` or `run`."""
-        for name, path in (("done", self.result), ("failed", self.error), ("resume", self.resume)):
+        """`done`, `failed`, `resume` or `run`; `damaged` where it would be one of the first two by a file that was copied in part, say."""
+        for name, path in (("done", self.result), ("failed", self.error)):
             if path.exists():
-                return name
-        return "run"
+                return name if _is_json(path) else "damaged"
+        return "resume" if self.resume.exists() else "run"
 
     @contextmanager
     def claimed(self) -> Iterator[RunFolder]:
@@ -119,8 +119,9 @@ class RunFolder:
         return ""
 
     def finished(self) -> dict[str, Any] | None:
-        """The record, if there is one; away with what a process left that died after writing it. Raises DataError where it is damaged."""
-        if not self.result.exists():
+        """The record, if there is a whole one; away with what a process left that died after writing it. Raises DataError where it is of
+        another version."""
+        if self.status() != "done":
             return None
         if self.held is not None:
             self.resume.unlink(missing_ok=True)
@@ -172,7 +173,7 @@ class RunFolder:
         """error.json by somebody who is not at the run, and says it anyway; nothing where another process is, or has finished it, and
         where one cannot write."""
         with suppress(DataError), self.claimed() as folder:
-            if not folder.result.exists():
+            if folder.status() != "done":
                 folder.write_error(about, kind, message)
 
     def failure(self) -> dict[str, Any]:
@@ -236,7 +237,7 @@ class RunFolder:
 
     def about(self) -> dict[str, Any]:
         """What a table must know of the run, by the same names whether it is finished or failed. Raises DataError."""
-        if self.status() == "failed":
+        if self.error.exists() and not self.result.exists():
             return self.failure()["about"]
         try:
             return _about(self.record())
@@ -282,6 +283,16 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         "seconds": record["seconds"],
         "environment": record.get("environment", {}),
     }
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    except OSError:
+        pass  # nobody can read it, and so nobody can say that it is damaged
+    return True
 
 
 def _sha256(path: Path) -> str:

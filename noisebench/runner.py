@@ -19,7 +19,7 @@ from .plan import Run
 from .processes import Ranks, Spread
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
-from .sitting import Conduct, Course, Sitting, course_of, read, reason
+from .sitting import Conduct, Course, Sitting, course_of, is_out_of_memory, read, reason
 from .strategies import STRATEGIES, Strategy, build_strategy
 from .truth import transitions, with_estimates
 from .warmup import judge_folds
@@ -77,7 +77,8 @@ def _put_down(run: Run, folder: RunFolder, error: Exception) -> None:
 def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
     """Write error.json; the error to raise. Raises RunTaken where the run is another's meanwhile."""
     folder.check()
-    folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
+    if not is_out_of_memory(error):
+        folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
     trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))  # of another process, as it came from there
     folder.write_error(run.about, getattr(error, "kind", type(error).__name__), reason(error), trace)
     return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")

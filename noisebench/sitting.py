@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
 _RESUMES = "the same command resumes it"
+_NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory"  # as torch says it
+_NEEDS_MEMORY = "out of memory: the same command goes on from the last checkpoint; train --accumulate N needs less, for the same curve"
 _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
 
 
@@ -230,6 +232,8 @@ def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> Course:
         dynamics = Dynamics.resume({name: array.cpu().numpy() for name, array in found["dynamics"].items()})
         return Course(found["history"], found["seconds"], folds, found["trainer"], packed=found["packed"], dynamics=dynamics)
     except Exception as error:  # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
+        if is_out_of_memory(error):
+            raise
         raise _not_resumable(folder, error) from None
 
 
@@ -244,7 +248,15 @@ def _not_resumable(folder: RunFolder, error: Exception) -> NoisebenchError:
     return NoisebenchError(f"{folder.resume} cannot be resumed ({reason(error)}): delete it, or give --no-resume")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of Python, of a processor's or of a GPU's memory; the run is as well as it was, and what it saved of use."""
+    text = str(error).lower()
+    said = isinstance(error, RuntimeError | RunFailed) and any(words in text for words in _NO_MEMORY)  # RunFailed: in another process
+    return said or isinstance(error, MemoryError)
+
+
 def reason(error: Exception) -> str:
     """An error in one line."""
     text = str(error) if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}"
-    return text.splitlines()[0]
+    line = " ".join(text.splitlines()[0].split()).rstrip(": ")
+    return f"{_NEEDS_MEMORY} [{line}]" if is_out_of_memory(error) and not line.startswith(_NEEDS_MEMORY) else line

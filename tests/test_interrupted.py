@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +20,16 @@ from noisebench.runfolder import RunFolder
 from .faults import CHANGES, Commands, Ended, commands
 
 TRAIN = ("train", "digits", "--sym", "0.4", "--epochs", "2", "--batch-size", "512", "--precision", "fp32")
+WRITERS = {  # what else writes files, of a workspace with a finished run
+    "corrupt": ("corrupt", "digits", "--pair", "0.3"),
+    "gzip": ("corrupt", "digits", "--sym", "0.2", "--out", "{place}/labels.csv.gz"),
+    "suspects": ("evaluate", "{run}", "--suspects", "{place}/doubted.csv"),
+    "predictions": ("evaluate", "{run}", "--predictions", "{place}/said.npz"),
+    "page": ("report", "{place}", "-o", "{place}/report.html"),
+    "latex": ("report", "{place}", "-o", "{place}/report.tex"),
+    "baseline": ("report", "{place}", "--save-baseline", "{place}/baseline.json"),
+    "figure": ("report", "{place}", "--figure", "curves", "-o", "{place}/curves.svg"),
+}
 TWO_NETWORKS = "elr_plus"  # and a memory of every example
 _HEX = re.compile(r"\.[0-9a-f]{16,32}(?=\.|$)")
 
@@ -166,3 +177,42 @@ def test_refused_at_any_moment(
             assert refused(ended) and why in ended.said, (touches[at], ended.said)
         check_whole(place)
         check_goes_on(noisebench, place, words(TWO_NETWORKS), expected)
+
+
+@pytest.fixture(scope="module")
+def finished(undisturbed: Undisturbed) -> Path:
+    """A workspace with a finished run."""
+    undisturbed(*words("standard"))
+    return undisturbed.place / str(list(undisturbed.known).index(words("standard")))
+
+
+@pytest.mark.parametrize("count", [pytest.param(2), pytest.param(None, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("fault", ["kill", "full"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_other_file_is_whole_or_not_there(
+    writer: str, fault: str, count: int | None, noisebench: Commands, finished: Path, tmp_path: Path
+) -> None:
+    def run(place: Path, **case: Any) -> tuple[Ended, dict[str, Any]]:
+        if not place.exists():
+            shutil.copytree(finished, place)
+        (folder,) = (place / "runs").iterdir()
+        ended = noisebench.run(place, *(word.format(place=place, run=folder) for word in WRITERS[writer]), **case)
+        return ended, {name: _without_place(content, place) for name, content in left(place).items() if not name.endswith(".part")}
+
+    whole, expected = run(tmp_path / "whole")
+    assert whole.code == 0, whole.said
+    before = left(finished)
+    assert expected.keys() > before.keys()
+    numbers = [number for number, touch in enumerate(whole.touches) if fault == "kill" or touch.split()[0] in CHANGES]
+    for at in [numbers[n] for n in moments([whole.touches[at] for at in numbers], count)]:
+        place = tmp_path / str(at)
+        ended, now = run(place, fault=fault, at=at)
+        assert ended.code == (-9 if fault == "kill" else 2), (whole.touches[at], ended.said)
+        assert fault == "kill" or (refused(ended) and "No space left on device" in ended.said)
+        assert all(content in (expected[name], before.get(name)) for name, content in now.items())
+        again, now = run(place)
+        assert again.code == 0 and now == expected, again.said
+
+
+def _without_place(content: Any, place: Path) -> Any:
+    return content.replace(str(place).encode(), b"PLACE") if isinstance(content, bytes) else content

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from ..errors import NoisebenchError
+from ..errors import NoisebenchError, RunFailed
 from ..processes import seat_here
 
 _BUG, _INTERRUPTED = 1, 130
@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left; nothing more can be said
         return 0
+    except MemoryError as error:
+        return _fail(
+            "out of memory: what was finished stays, and the same command goes on", RunFailed.exit_code, error if verbose else None
+        )
     except Exception as error:  # the last net: a bug of ours, said shortly
         message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
         return _fail(f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None)

@@ -25,7 +25,7 @@ def list_suspects(suite: Suite, items: list[Item], workspace: Workspace, options
     """Write it once all runs are finished; one that is there is left as it is, since somebody may be working on it."""
     if not suite.report.suspects:
         return
-    path, left = workspace.root / suite.report.suspects, sum(not item.folder.result.exists() for item in items)
+    path, left = workspace.root / suite.report.suspects, sum(item.folder.status() != "done" for item in items)
     if left:
         say(f"{path} is not written: {left} of {len(items)} runs are not finished", quiet=options.quiet)
     elif path.exists():

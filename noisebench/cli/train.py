@@ -185,6 +185,8 @@ def train(
         if record is not None:
             say(f"{folder.path} is finished already; --force runs it again", quiet=options.quiet)
         else:
+            if folder.status() == "damaged":
+                say(f"{folder.path} was finished or failed, but its record is damaged: it is run again", quiet=options.quiet)
             _check_alike(ranks, run)
             logbook = open_logbook(options, trackers if seat.first else [])
             images = workspace.training_images(run.dataset, run.manifest)

@@ -121,10 +121,9 @@ def read_rows(folders: Iterable[RunFolder], metrics: Sequence[str], pass_over: C
 
 
 def _rows(folder: RunFolder, metrics: dict[str, Metric]) -> list[Row]:
-    status = folder.status()
-    if status not in ("done", "failed"):
+    if folder.status() not in ("done", "failed", "damaged"):
         return []
-    path = folder.error if status == "failed" else folder.result
+    path = folder.result if folder.result.exists() else folder.error
     try:
         known = folder.about()
         stamp = path.stat().st_mtime
