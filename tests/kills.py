@@ -119,10 +119,9 @@ def unlike(place: Path, straight: Path) -> list[str]:
 def soak(kills: int, seed: int, say: Callable[[str], object]) -> bool:
     """Whether every round ended as the undisturbed suite; `say` is told each line."""
     began, disturbed, different = time.monotonic(), Disturbed(Random(seed), kills), 0
-    facts = environment()
-    say(
-        f"{datetime.now(UTC):%Y-%m-%d}, {facts.get('cpu', facts['platform'])}, {os.cpu_count()} cores, Python {facts['python']}, torch {facts['torch']}"
-    )
+    facts, machine = environment(), next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    say(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores of {machine.partition(': ')[2]}")
+    say(f"Python {facts['python']}, torch {facts['torch']}")
     with tempfile.TemporaryDirectory() as root:
         straight = workspace(Path(root) / "straight")
         assert command(straight).wait() == 0, (straight / "said").read_text()
@@ -137,9 +136,8 @@ def soak(kills: int, seed: int, say: Callable[[str], object]) -> bool:
             said = (place / "said").read_text()
             bugs = said.count("Traceback") + said.count("a bug in noisebench")
             different += bool(bugs)
-            say(
-                f"round {number}: {disturbed.kills - before} kills; {'every file equal' if not found else f'unlike: {found}'}; {bugs} tracebacks"
-            )
+            equal = f"unlike: {', '.join(found)}" if found else "every file equal"
+            say(f"round {number}: {disturbed.kills - before} kills; {equal}; {bugs} tracebacks")
     hit = ", ".join(f"{count} {name}" for name, count in disturbed.hit.items())
     codes = ", ".join(f"{code}: {count}" for code, count in sorted(disturbed.codes.items()))
     say(f"in all: {hit}; exit codes {codes}; {time.monotonic() - began:.0f} s")
