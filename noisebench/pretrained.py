@@ -77,7 +77,7 @@ def _download(tag: str, repository: str, *, offline: bool) -> Path:
 
 
 def _checked(path: Path) -> Path:
-    """The hub names a large file by its sha256, and its client looks at the size alone. Raises DataError, and keeps nothing that is wrong."""
+    """The hub names a large file by its sha256, and its client looks at the size alone. A file that is another is not kept: DataError."""
     blob = path.resolve()
     with blob.open("rb") as file:
         if re.fullmatch("[0-9a-f]{64}", blob.name) and hashlib.file_digest(file, "sha256").hexdigest() != blob.name:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from noisebench.cli.progress import DownloadProgress
 from noisebench.datasets import fetching, transfer
 from noisebench.datasets.fetching import MIRROR, NoHost, Published, fetch, turn
 from noisebench.errors import ConfigError, DataError
@@ -278,6 +279,19 @@ def test_an_interruption_passes_and_leaves_what_came(host: Host, tmp_path: Path)
     assert host.ranges == ["", f"bytes={len(came)}-"]
 
 
+def test_interrupting_a_command_ends_it_with_130_and_leaves_what_came(host: Host, tmp_path: Path) -> None:
+    host.files = {"/mnist/train-images-idx3-ubyte.gz": bytes(9_912_422)}
+    host.answers = [falls_silent(1_000_000)]
+    command = [sys.executable, "-m", "noisebench", "--data-dir", str(tmp_path), "-C", str(tmp_path), "corrupt", "mnist", "--sym", "0.4"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {MIRROR: host.address})
+    part = tmp_path / "downloads" / "mnist" / "train-images-idx3-ubyte.gz.part"
+    until(lambda: part.exists() and part.stat().st_size == 1_000_000)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.splitlines()[-1]) == (130, "error: interrupted")
+    assert [path.name for path in part.parent.iterdir()] == [part.name] and part.stat().st_size == 1_000_000
+
+
 def test_how_far_it_is_is_told_in_order_up_to_the_whole(host: Host, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     host.answers = [breaks_off(1_000_000)]
@@ -285,6 +299,17 @@ def test_how_far_it_is_is_told_in_order_up_to_the_whole(host: Host, tmp_path: Pa
     assert {(text, size) for text, _, size in told} == {(f"downloading file.bin from {host.address[7:]}", 3_000_000)}
     done = [done for _, done, _ in told]
     assert done == sorted(set(done)) and done[-1] == 3_000_000 and 1_000_000 in done
+
+
+def test_off_a_terminal_a_download_is_a_line_and_not_one_a_chunk(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = DownloadProgress()
+    for done in (0, 500_000, 1_000_000):
+        tell("downloading file.bin from somewhere", done, 2_000_000)
+    for _ in range(3):
+        tell("waiting for process 7", 0, 0)
+    tell("", 0, 0)
+    DownloadProgress(quiet=True)("downloading file.bin from somewhere", 0, 2_000_000)
+    assert capsys.readouterr().err == "downloading file.bin from somewhere: 0.0 of 2.0 MB\nwaiting for process 7\n"
 
 
 # Several processes

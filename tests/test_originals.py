@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
+import signal
 import subprocess
 import sys
 import tarfile
@@ -107,6 +109,34 @@ def test_a_download_that_was_whole_before_its_npz_was_is_not_repeated(
         read_images(DATASETS["mnist"], tmp_path)
     read_images(DATASETS["mnist"], tmp_path)
     assert len(mirror.asked) == 4 and (tmp_path / "mnist.npz").exists()
+
+
+def test_a_process_killed_while_it_keeps_a_set_leaves_nothing_half_written(mirror: Host, tmp_path: Path) -> None:
+    script = "\n".join([
+        "import os, signal, sys; from pathlib import Path; import numpy as np",
+        "from noisebench.datasets import DATASETS, hosts, read_images",
+        "from noisebench.datasets.fetching import Published",
+        f"hosts.FILES['mnist'] = {FILES['mnist']!r}",
+        "np.savez = lambda file, **arrays: (file.write(b'half'), file.flush(), os.kill(os.getpid(), signal.SIGKILL))",
+        "read_images(DATASETS['mnist'], Path(sys.argv[1]))",
+    ])  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] == ["downloads"]
+    assert read_images(DATASETS["mnist"], tmp_path).train_images.shape == (60_000, 28, 28, 1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mnist.npz"] and len(mirror.asked) == 4
+
+
+def test_a_disk_too_full_to_keep_a_set_is_said_and_costs_no_second_download(
+    mirror: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: object, **arrays: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"cannot write .*mnist\.npz: No space left on device"):
+        patch.setattr(np, "savez", full)
+        read_images(DATASETS["mnist"], tmp_path)
+    read_images(DATASETS["mnist"], tmp_path)
+    assert len(mirror.asked) == 4
 
 
 def test_where_no_host_has_it_one_line_says_who_was_asked_and_where_to_put_it(

@@ -83,7 +83,7 @@ class DownloadProgress:
         if self._bar is None:
             columns = (TextColumn("{task.description}"), BarColumn(10), DownloadColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=console(sys.stderr), transient=True)
-            self._bar.add_task(text)
+            self._bar.add_task(text, completed=done, total=size)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, total=size)
 

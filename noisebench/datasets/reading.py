@@ -262,7 +262,9 @@ def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: Tell) -> Ima
     place = folder if len(fetched) > 1 else fetched[0]
     arrays = read_original(dataset.name, place)
     images = _whole(dataset, arrays, str(place))
-    write_whole(data_dir / f"{dataset.name}.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    kept = folder / f"{dataset.name}.npz"  # here, so that half of one is swept away by who has the turn after a kill
+    write_whole(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    kept.replace(data_dir / kept.name)
     for path in fetched:
         path.unlink()
     return images
