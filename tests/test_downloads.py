@@ -386,3 +386,31 @@ def test_a_folder_where_one_cannot_write_is_said(tmp_path: Path) -> None:
     (tmp_path / "downloads").write_text("a file")
     with pytest.raises(DataError, match="cannot write"), turn(tmp_path / "downloads" / "set", lambda *words: None):
         pytest.fail("nobody has a turn there")
+
+
+@pytest.mark.soak
+def test_killed_again_and_again_a_download_only_ever_goes_forward(host: Host, tmp_path: Path) -> None:
+    """Thirty times, whenever it happens to be: no byte is asked for twice, and nothing but the file is left."""
+
+    def slowly(request: Any, content: bytes) -> None:
+        for start in range(request.start, len(content), 50_000):
+            if start == request.start:
+                breaks_off(0)(request, content)
+            request.wfile.write(content[start : start + 50_000])
+            time.sleep(0.02)
+
+    rng = np.random.default_rng(0)
+    host.answers = [slowly] * 1000
+    for _ in range(30):
+        process = other_process(host, tmp_path / "set")
+        try:
+            process.wait(0.3 + rng.exponential(0.3))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+    host.answers = []
+    with turn(tmp_path / "set", lambda *words: None):
+        fetch(file_of(host), tmp_path / "set")
+    assert_whole(tmp_path / "set")
+    starts = [int(asked.removeprefix("bytes=").removesuffix("-") or 0) for asked in host.ranges]
+    assert starts == sorted(starts) and len(starts) > 1
