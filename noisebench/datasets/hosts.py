@@ -1,4 +1,4 @@
-"""Which published files there are, how one knows them, and where they lie: at their authors', then where a library keeps the same bytes."""
+"""Which published files there are, how one knows them, and where they lie: at their authors', and where a library keeps the same bytes."""
 
 from __future__ import annotations
 
