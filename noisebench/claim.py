@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,10 +79,10 @@ class Claim:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[Claim]:
-    """Hold the claim at `path`. Raises RunTaken where somebody has it, DataError where one cannot write."""
+def claimed(path: Path, holder: Callable[[], Holder] = Holder.here) -> Iterator[Claim]:
+    """Hold the claim at `path`, in the name of `holder`. Raises RunTaken where somebody has it, DataError where one cannot write."""
     try:
-        claim = Claim(path, _take(path))
+        claim = Claim(path, _take(path, holder))
     except OSError as error:
         raise DataError(f"cannot write {path.parent}: {error.strerror or error}") from None
     heart = threading.Thread(target=claim.beat, daemon=True)
@@ -130,10 +130,10 @@ def _name(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _take(path: Path) -> bytes:
+def _take(path: Path, holder: Callable[[], Holder]) -> bytes:
     """Create a claim, or the successor of one whose holder is gone; what it says. Raises RunTaken."""
     for _ in range(_TRIES):
-        content = Holder.here().content()
+        content = holder().content()
         part = path.with_name(f".{path.name}.{_name(content)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

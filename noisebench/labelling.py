@@ -15,6 +15,7 @@ from .datasets import (
     Dataset,
     Labels,
     Shape,
+    Tell,
     check_column,
     find_dataset,
     image_rows,
@@ -23,6 +24,7 @@ from .datasets import (
     read_human,
     read_images,
     read_review,
+    silent,
     split_column,
 )
 from .errors import ConfigError, DataError, LanguageError
@@ -71,13 +73,14 @@ class LabelWish:
 @dataclass(frozen=True)
 class Outside:
     """What noise may ask for, fetched for one data set. `find`: another data set by name or path; `root`: the workspace, from
-    which relative paths are meant too."""
+    which relative paths are meant too; `tell`: is told how far a download is."""
 
     data: Labels
     data_dir: Path
     offline: bool
     find: Callable[[str], Dataset]
     root: Path = Path()
+    tell: Tell = silent
 
     def file(self, text: str) -> str:
         """A file, or FILE:COLUMN, by its path from here, else from the workspace."""
@@ -97,7 +100,7 @@ class Outside:
         return f"{dataset.reader}:{where}" if dataset.reader else where
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
-        return image_rows(self.data.dataset, self.data_dir, offline=self.offline)
+        return image_rows(self.data.dataset, self.data_dir, offline=self.offline, tell=self.tell)
 
     def images_sha256(self) -> str:
         """As `images_fingerprint` of all training images, without holding them."""
@@ -109,7 +112,7 @@ class Outside:
         return read_teacher(Path(path), len(self.data.labels), self.data.dataset.num_classes, self.data.fingerprint, sha256)
 
     def human(self, column: str) -> np.ndarray:
-        return read_human(column, self.data.dataset.name, self.data.labels, self.data_dir, offline=self.offline)
+        return read_human(column, self.data.dataset.name, self.data.labels, self.data_dir, offline=self.offline, tell=self.tell)
 
     def imported(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Clean are the file's own; else a catalogue's labels, which are taken for clean unless they are recorded ones; else those

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,7 @@ def _download(tag: str, repository: str, *, offline: bool) -> Path:
     why = "and --offline forbids to fetch them" if offline or constants.HF_HUB_OFFLINE else unreachable(constants.ENDPOINT)
     for name in () if why else _FILES:
         try:
-            return Path(hf_hub_download(repository, name))
+            return _checked(Path(hf_hub_download(repository, name)))
         except Exception as error:  # whatever the hub's client raises: the file cannot be had
             if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
                 continue  # the other name; the local one says that nobody could be asked
@@ -72,3 +74,13 @@ def _download(tag: str, repository: str, *, offline: bool) -> Path:
     raise DataError(
         f"the weights {tag} are not in {constants.HF_HUB_CACHE} {why}: get {place} elsewhere and give --init FILE, or --init none"
     )
+
+
+def _checked(path: Path) -> Path:
+    """The hub names a large file by its sha256, and its client looks at the size alone. A file that is another is not kept: DataError."""
+    blob = path.resolve()
+    with blob.open("rb") as file:
+        if re.fullmatch("[0-9a-f]{64}", blob.name) and hashlib.file_digest(file, "sha256").hexdigest() != blob.name:
+            blob.unlink()
+            raise DataError("what came is not what the hub names by that sha256")
+    return path

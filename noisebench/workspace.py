@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .datasets import Dataset, Images, Labels, Pictures, find_dataset, fit_images, read_images, read_labels
+from .datasets import Dataset, Images, Labels, Pictures, Tell, find_dataset, fit_images, read_images, read_labels, silent
 from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
 from .labelling import LabelWish, Outside, make_manifest, noise_for
@@ -29,10 +29,17 @@ class Workspace:
     """One folder of manifests and runs, and the folder of the data. Reads each data set once."""
 
     def __init__(
-        self, root: str | Path = ".", data_dir: str | Path | None = None, *, offline: bool = False, workers: int | None = None
+        self,
+        root: str | Path = ".",
+        data_dir: str | Path | None = None,
+        *,
+        offline: bool = False,
+        workers: int | None = None,
+        tell: Tell = silent,
     ) -> None:
-        """workers: processes that read a streamed set's pictures ahead of its training; None for one a core."""
-        self.root, self.offline, self.workers = Path(root), offline, workers
+        """workers: processes that read a streamed set's pictures ahead of its training, None for one a core; tell: is told how far a
+        download is."""
+        self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self._data_dir = data_dir
         self._datasets: dict[tuple[str, Path | None], Dataset] = {}
         self._images: dict[Dataset, Images] = {}
@@ -66,12 +73,12 @@ class Workspace:
 
     def labels(self, dataset: Dataset) -> Labels:
         if dataset not in self._labels:
-            self._labels[dataset] = read_labels(dataset, self.data_dir, offline=self.offline)
+            self._labels[dataset] = read_labels(dataset, self.data_dir, offline=self.offline, tell=self.tell)
         return self._labels[dataset]
 
     def images(self, dataset: Dataset) -> Images:
         if dataset not in self._images:
-            self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline, workers=self.workers)
+            self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline, workers=self.workers, tell=self.tell)
         return self._images[dataset]
 
     def training_images(self, dataset: Dataset, manifest: Manifest) -> Images:
@@ -138,7 +145,9 @@ class Workspace:
         key = (dataset, replace(wish, noise=str(noise_for(dataset, wish.noise))))
         if key not in self._manifests:
             labels = self.labels(dataset)
-            manifest = make_manifest(labels, key[1], outside=Outside(labels, self.data_dir, self.offline, self.dataset, self.root))
+            manifest = make_manifest(
+                labels, key[1], outside=Outside(labels, self.data_dir, self.offline, self.dataset, self.root, self.tell)
+            )
             self._manifests[key] = (manifest, self.manifests / file_name(manifest, dataset))
         return self._manifests[key]
 

@@ -34,6 +34,8 @@ def one_thread() -> None:
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOISEBENCH_WORKSPACE", raising=False)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.delenv("NOISEBENCH_MIRROR", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # where tests have hosts of their own
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for name in (name for kind in TRACKERS.values() for name in kind.settings):
         monkeypatch.delenv(name, raising=False)

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,12 @@ import pytest
 import torch
 
 from noisebench.classes import SUPERCLASS
-from noisebench.datasets import DATASETS, HUMAN, read_human, read_labels
+from noisebench.datasets import DATASETS, HUMAN, hosts, read_human, read_labels
 from noisebench.errors import DataError
 from noisebench.labelling import LabelWish, Outside, make_manifest
 from noisebench.noise import normal_noise
+
+from .hosting import hosting
 
 TEN = ("aggre_label", "random_label1", "random_label2", "random_label3", "worse_label")
 COLUMNS = [*((name, "cifar10") for name in TEN), ("noisy_label", "cifar100"), ("noisy_coarse_label", "cifar20")]
@@ -271,69 +272,47 @@ def test_an_order_that_is_not_there_is_named(published, clean, tmp_path):
 # The download
 
 
-class Answer:
-    """What a server sends."""
-
-    def __init__(self, content):
-        self.content = content
-
-    def __enter__(self):
-        if isinstance(self.content, Exception):
-            raise self.content
-        return io.BytesIO(self.content)
-
-    def __exit__(self, *anything):
-        pass
-
-
 @pytest.fixture
-def server(monkeypatch):
-    """A function that makes every download answer with these bytes, or fail; it notes the addresses."""
-    asked = []
-
-    def answers(content):
-        monkeypatch.setattr(urllib.request, "urlopen", lambda address, timeout: asked.append(address) or Answer(content))
-        return asked
-
-    return answers
+def host(monkeypatch):
+    """A mirror of one's own, without the file so far; nobody else has it."""
+    monkeypatch.setattr(hosts, "HUMAN_HOSTS", ("http://127.0.0.1:9/",))
+    with hosting() as host:
+        monkeypatch.setenv("NOISEBENCH_MIRROR", host.address)
+        yield host
 
 
-def test_offline_says_where_to_put_the_file(server, clean, tmp_path):
-    asked = server(b"never asked for")
+def test_offline_says_where_to_put_the_file(host, clean, tmp_path):
     with pytest.raises(DataError, match=r"CIFAR-10_human\.pt is not there: put CIFAR-10_human\.pt from https://\S+ there .*--offline"):
         read_ten(tmp_path, clean, offline=True)
-    assert asked == []
+    assert host.asked == []
 
 
-def test_the_published_file_is_fetched_once_and_kept(server, published, clean, tmp_path, monkeypatch):
+def test_the_published_file_is_fetched_once_and_kept(host, published, clean, tmp_path, monkeypatch):
     content = as_pt(published["cifar10"])
     trust(monkeypatch, content)
-    asked = server(content)
+    host.files = {"/human/CIFAR-10_human.pt": content}
     for _ in range(2):
         np.testing.assert_array_equal(read_ten(tmp_path, clean), published["cifar10"]["worse_label"])
-    assert asked == ["https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/CIFAR-10_human.pt"]
-    assert (tmp_path / "CIFAR-10_human.pt").read_bytes() == content
+    assert host.asked == [("/human/CIFAR-10_human.pt", "")]
+    assert {path.name: path.read_bytes() == content for path in tmp_path.iterdir()} == {"CIFAR-10_human.pt": True}
+
+
+def test_the_published_file_lies_at_its_authors():
+    assert hosts.human_file("CIFAR-10_human.pt", "").hosts == ("https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/",)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>no such page</html>", as_pt({"worse_label": np.zeros(3)})], ids=["none", "page", "other"])
-def test_other_bytes_than_the_published_are_not_kept(content, server, clean, tmp_path):
-    server(content)
-    with pytest.raises(DataError, match=r"sent is not the published file: put CIFAR-10_human\.pt"):
+def test_other_bytes_than_the_published_are_not_kept(content, host, clean, tmp_path):
+    host.files = {"/human/CIFAR-10_human.pt": content}
+    with pytest.raises(DataError, match=r"sent another file than the published one.*: put CIFAR-10_human\.pt"):
         read_ten(tmp_path, clean)
     assert list(tmp_path.iterdir()) == []
 
 
-def failures():
-    from http.client import BadStatusLine, IncompleteRead
-    from urllib.error import URLError
-
-    return [OSError("no network"), URLError("no route"), TimeoutError("too late"), BadStatusLine("?"), IncompleteRead(b"half")]
-
-
-@pytest.mark.parametrize("error", failures(), ids=lambda error: type(error).__name__)
-def test_a_download_that_fails_says_where_to_put_the_file(error, server, clean, tmp_path):
-    server(error)
-    with pytest.raises(DataError, match=r"no download was possible .*: put CIFAR-10_human\.pt") as caught:
+def test_a_download_that_fails_says_where_to_put_the_file(host, clean, tmp_path):
+    with pytest.raises(
+        DataError, match=r"no host sent CIFAR-10_human\.pt \(.*404 .*refused\): put CIFAR-10_human\.pt from https"
+    ) as caught:
         read_ten(tmp_path, clean)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

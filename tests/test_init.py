@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -294,6 +295,28 @@ def test_a_download_that_breaks_off_is_not_a_hub_without_the_file(tmp_path: Path
     monkeypatch.setattr("noisebench.pretrained.unreachable", lambda endpoint: "")
     with pytest.raises(DataError, match=r"could not be fetched \(An error happened while trying to locate"):
         find_pretrained(TINY, offline=False)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_weights_from_the_hub_are_those_it_names_by_their_sha256(right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"weights"
+    blob = tmp_path / "blobs" / hashlib.sha256(content if right else b"others").hexdigest()
+
+    def fetch(repository: str, name: str) -> str:
+        blob.parent.mkdir()
+        blob.write_bytes(content)
+        (tmp_path / name).symlink_to(blob)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    monkeypatch.setattr("noisebench.pretrained.unreachable", lambda endpoint: "")
+    if right:
+        assert find_pretrained(TINY, offline=False)[1].read_bytes() == content
+    else:
+        with pytest.raises(DataError, match=r"could not be fetched \(what came is not what the hub names by that sha256\)"):
+            find_pretrained(TINY, offline=False)
+    assert blob.exists() == right
 
 
 @pytest.mark.parametrize(("model", "said"), [("cnn8", "is for timm's networks"), ("timm:resnet50d.nobody", "unknown weights of timm")])

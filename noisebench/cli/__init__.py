@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(list(arguments), standalone_mode=False)
         sys.stdout.flush()
-        if code == _INTERRUPTED:  # typer's answer to Ctrl-C, without a word
-            raise KeyboardInterrupt
+        if code == _INTERRUPTED:  # typer's word for Ctrl-C
+            return _fail("interrupted", _INTERRUPTED)
         return code if isinstance(code, int) else 0
     except NoisebenchError as error:
         return _fail(str(error), error.exit_code, error if verbose else None)

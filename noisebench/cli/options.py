@@ -89,9 +89,11 @@ class Globals:
         """The workspace, with plugins loaded; workers: processes that read pictures ahead."""
         from ..plugins import load_plugins
         from ..workspace import Workspace
+        from .progress import DownloadProgress
 
         load_plugins(self.plugins)
-        return Workspace(self.workspace, self.data_dir, offline=self.offline, workers=workers)
+        tell = DownloadProgress(quiet=self.quiet)
+        return Workspace(self.workspace, self.data_dir, offline=self.offline, workers=workers, tell=tell)
 
 
 def check_workers(workers: int | None, datasets: Iterable[Dataset]) -> None:

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, elsewhere one plain line an epoch, at most every ten seconds. On stderr."""
+"""How far a run is, or a download: a bar on a terminal, elsewhere plain lines, at most every ten seconds. On stderr."""
 
 from __future__ import annotations
 
@@ -56,3 +56,38 @@ class RunProgress:
         elif not self._quiet and (time.monotonic() - self._said > _EVERY or progress.epoch == progress.epochs):
             self._said = time.monotonic()
             say(f"epoch {progress.epoch}/{progress.epochs}: {text}, {duration(progress.seconds)}")
+
+
+class DownloadProgress:
+    """Called with what goes on, and how many bytes of how many are there; with an empty text when that has ended."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet, self._text, self._said = quiet, "", 0.0
+        self._bar: Bar | None = None
+
+    def __call__(self, text: str, done: int, size: int) -> None:
+        if self._quiet:
+            return
+        new, self._text = text != self._text, text
+        if new:
+            self._end()
+        if size and sys.stderr.isatty():
+            self._draw(text, done, size)
+        elif text and (new or (size and time.monotonic() - self._said > _EVERY)):
+            self._said = time.monotonic()
+            say(f"{text}: {done / 1e6:.1f} of {size / 1e6:.1f} MB" if size else text)
+
+    def _draw(self, text: str, done: int, size: int) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(10), DownloadColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console(sys.stderr), transient=True)
+            self._bar.add_task(text, completed=done, total=size)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=size)
+
+    def _end(self) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None

@@ -44,7 +44,7 @@ class ReviewChoice:
         before = read_manifest(self.manifest)
         found = dataset_of(workspace, LabelChoice(dataset, self.manifest, NoiseOptions(), test), before)
         labels = workspace.labels(found)
-        outside = Outside(labels, workspace.data_dir, workspace.offline, workspace.dataset, workspace.root)
+        outside = Outside(labels, workspace.data_dir, workspace.offline, workspace.dataset, workspace.root, workspace.tell)
         done = review_manifest(labels, before, self.suspects, "drop" if self.drop else "relabel", outside)
         return done.after, workspace.manifests / file_name(done.after, found), done.summary
 

@@ -3,6 +3,7 @@
 from .annotations import Shape, read_annotations, split_column
 from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
+from .fetching import Tell, silent
 from .human import HUMAN, check_column, read_human
 from .pictures import Pictures
 from .reading import (
@@ -29,6 +30,7 @@ __all__ = [
     "Labels",
     "Pictures",
     "Shape",
+    "Tell",
     "at_hand",
     "check_column",
     "find_dataset",
@@ -41,6 +43,7 @@ __all__ = [
     "read_images",
     "read_labels",
     "read_review",
+    "silent",
     "split_column",
     "split_reader",
 ]

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..storing import read_checked, write_bytes
+from ..storing import read_checked
 from .archive import as_labels
+from .fetching import DOWNLOADS, NoHost, Tell, fetch, silent, turn
+from .hosts import HUMAN_HOSTS, human_file
 from .pickled import read_object_npy, read_pt
-
-_FROM = "https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/"
-_LONGEST_WAIT = 60.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,11 @@ def check_column(name: str, dataset: str) -> None:
         raise DataError(f"human labels {name!r} are for {HUMAN[name].dataset}, not for {dataset}{hint}")
 
 
-def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, offline: bool = False) -> np.ndarray:
+def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, offline: bool = False, tell: Tell = silent) -> np.ndarray:
     """A column's recorded labels (N,), once the file's own clean labels are found to be these. Raises DataError."""
     check_column(name, dataset)
     column = HUMAN[name]
-    content, where = _content(column, clean, data_dir, offline=offline)
+    content, where = _content(column, clean, data_dir, offline=offline, tell=tell)
     published, recorded = (_labels(content, names, where) for names in (column.clean, column.recorded))
     if not np.array_equal(published, clean):
         raise DataError(f"{where}: its clean labels are not those of {dataset} in number, order or value: it is not used")
@@ -75,13 +74,13 @@ def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, of
     return recorded
 
 
-def _content(column: HumanColumn, clean: np.ndarray, data_dir: Path, *, offline: bool) -> tuple[dict[str, Any], Path]:
+def _content(column: HumanColumn, clean: np.ndarray, data_dir: Path, *, offline: bool, tell: Tell) -> tuple[dict[str, Any], Path]:
     file = column.file
     path, ordered = data_dir / file.name, data_dir / file.ordered
     if not path.exists() and ordered.exists():
         return _in_order(ordered, data_dir / file.order, column.clean, clean), ordered
     if not path.exists():
-        _download(file, path, offline=offline)
+        _download(file, path, offline=offline, tell=tell)
     raw = read_checked(path)
     if (md5 := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != file.md5:
         raise DataError(f"{path} is not the published file: its md5 is {md5}, not {file.md5}; delete it to fetch it again")
@@ -117,19 +116,16 @@ def _labels(content: dict[str, Any], names: tuple[str, ...], where: Path) -> np.
     return as_labels(found, f"{where}, {names[0]}")
 
 
-def _download(file: HumanFile, path: Path, *, offline: bool) -> None:
-    """Fetch the published file, asked for by name; written only if it is the right one."""
-    from http.client import HTTPException
-    from urllib.request import urlopen
-
-    place = f"put {file.name} from {_FROM}{file.name} there (CC BY-NC 4.0)"
+def _download(file: HumanFile, path: Path, *, offline: bool, tell: Tell) -> None:
+    """Fetch the published file, asked for by name."""
+    place = f"put {file.name} from {HUMAN_HOSTS[0]}{file.name} there (CC BY-NC 4.0)"
     if offline:
         raise DataError(f"{path} is not there: {place}; without --offline it would be downloaded")
-    try:
-        with urlopen(_FROM + file.name, timeout=_LONGEST_WAIT) as answer:  # noqa: S310 a fixed https address
-            raw = answer.read(1 << 24)
-    except (OSError, HTTPException) as error:
-        raise DataError(f"{path} is not there, and no download was possible ({error}): {place}") from None
-    if hashlib.md5(raw, usedforsecurity=False).hexdigest() != file.md5:
-        raise DataError(f"what {_FROM}{file.name} sent is not the published file: {place}")
-    write_bytes(path, raw)
+    folder = path.parent / DOWNLOADS / "human"
+    with turn(folder, tell):
+        if path.exists():  # who had the turn before
+            return
+        try:
+            fetch(human_file(file.name, file.md5), folder, tell).replace(path)
+        except NoHost as error:
+            raise DataError(f"{path} is not there, and {error}: {place}") from None

@@ -55,7 +55,8 @@ class _Array:
         kind = np.dtype(dtype.order + dtype.code.lstrip("<>|="))
         if len(content) != kind.itemsize * math.prod(shape):
             raise pickle.UnpicklingError(f"it says {shape} of {kind}, its bytes are {len(content)}")
-        return np.frombuffer(bytes(content), kind).reshape(shape, order="F" if fortran else "C").copy()
+        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)  # Python 2 called bytes text
+        return np.frombuffer(raw, kind).reshape(shape, order="F" if fortran else "C").copy()
 
 
 class _Type:
@@ -100,6 +101,14 @@ def read_object_npy(raw: bytes, where: Path) -> Any:
         _, _, dtype = npy_header(file)
         return _plain(_Arrays(file, encoding="latin1").load()) if dtype.hasobject else read_npy(raw)
     except Exception as error:  # a broken pickle may throw anything; none of it is used
+        raise _refused(where, error) from None
+
+
+def read_batch(raw: bytes, where: Path) -> Any:
+    """What Python 2 pickled, a dict of arrays, lists, numbers and text. Raises DataError for anything else."""
+    try:
+        return _plain(_Arrays(io.BytesIO(raw), encoding="latin1").load())
+    except Exception as error:  # as above
         raise _refused(where, error) from None
 
 

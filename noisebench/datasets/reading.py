@@ -1,5 +1,5 @@
-"""A data set by name or path; its labels alone, or with its images: from the package, from `<data-dir>/<name>.npz`, by torchvision; or
-its images left where they are, to be streamed."""
+"""A data set by name or path; its labels alone, or with its images: from the package, from `<data-dir>/<name>.npz`, from the files as
+they were published, downloaded where they are not there; or its images left where they are, to be streamed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, UnknownName
+from ..storing import write_whole
 from .archive import as_images, as_labels, fingerprint, read_arrays
 from .catalogue import DATASETS, Dataset
+from .fetching import DOWNLOADS, NoHost, Tell, fetch, silent, turn
 from .foreign import check_memory, common_side, describe_foreign, picture_files, picture_labels, read_pictures
+from .hosts import FILES
 from .listing import Listed
+from .originals import find_original, original_place, read_original
 from .pictures import Pictures
 from .streams import READERS, describe_stream, found_of, split_reader
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 ImageArray = np.ndarray | Pictures
-_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "mnist": "MNIST", "fashionmnist": "FashionMNIST"}
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,12 @@ def _is_there(reader: str, place: Path) -> bool:
     return place.exists()
 
 
-def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Labels:
-    """The clean training labels: no image, no torch and no network for a set whose labels are in the package."""
+def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent) -> Labels:
+    """The clean training labels: no image, no torch and no network for a set whose labels are in the package. `tell` is told how far a
+    download is."""
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        return Labels(dataset, number[read_labels(parent, data_dir, offline=offline).labels])
+        return Labels(dataset, number[read_labels(parent, data_dir, offline=offline, tell=tell).labels])
     if dataset.reader:
         listed = _listed(dataset, data_dir)
         return Labels(dataset, listed.train_labels, listed.ids, listed.clean, listed.whole)
@@ -117,25 +121,29 @@ def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> L
         return Labels(dataset, packaged)
     if archive := _archive(dataset, data_dir):
         return Labels(dataset, as_labels(read_arrays(archive, ["train_labels"])["train_labels"], str(archive)))
-    return Labels(dataset, _from_torchvision(dataset, data_dir, offline)["train_labels"])
+    return Labels(dataset, _published(dataset, data_dir, offline=offline, tell=tell).train_labels)
 
 
-def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False, workers: int | None = None) -> Images:
+def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False, workers: int | None = None, tell: Tell = silent) -> Images:
     """Images and clean labels, checked against what is known of the set; of a streamed set no image is read yet. Raises DataError.
 
-    workers: processes that will read ahead.
+    workers: processes that will read ahead; tell: is told how far a download is.
     """
     if dataset.reader:
         return _streamed(dataset, _listed(dataset, data_dir), workers)
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        found = read_images(parent, data_dir, offline=offline)
+        found = read_images(parent, data_dir, offline=offline, tell=tell)
         return replace(found, dataset=dataset, train_labels=number[found.train_labels], test_labels=number[found.test_labels])
     if dataset.path and dataset.path.is_dir():
         return _from_folder(dataset, dataset.path)
-    archive = _archive(dataset, data_dir)
-    arrays = read_arrays(archive, _NAMES) if archive else _from_torchvision(dataset, data_dir, offline)
-    where = str(archive or data_dir)
+    if archive := _archive(dataset, data_dir):
+        return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
+    return _published(dataset, data_dir, offline=offline, tell=tell)
+
+
+def _whole(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Images:
+    """Arrays as images and labels, once they are found to be the set's."""
     images = Images(
         dataset,
         as_images(arrays["train_images"], where),
@@ -160,13 +168,13 @@ def fit_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([fit(image) for image in images]) if len(images) else np.empty((0, *shape), np.uint8)
 
 
-def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Callable[[np.ndarray], np.ndarray]:
+def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent) -> Callable[[np.ndarray], np.ndarray]:
     """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's pictures are read when they are asked for."""
     if dataset.reader:
         streamed = read_images(dataset, data_dir, offline=offline).train_images
         return lambda which: np.asarray(streamed[np.asarray(which, np.int64)])
     if not (dataset.path and dataset.path.is_dir()):
-        images = np.asarray(read_images(dataset, data_dir, offline=offline).train_images)
+        images = np.asarray(read_images(dataset, data_dir, offline=offline, tell=tell).train_images)
         return lambda which: images[which]
     root, (files, _) = dataset.path, picture_files(dataset.path, dataset.test)
     side = common_side(root, files)
@@ -174,10 +182,11 @@ def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False) -> Ca
 
 
 def at_hand(dataset: Dataset, data_dir: Path) -> bool:
-    """Whether its images lie here as an archive or a folder, so that reading them takes neither torch nor a network."""
+    """Whether its images lie here, so that reading them takes no network."""
     if dataset.reader:
         return dataset.listed is not None
-    return _archive(DATASETS[dataset.merged[0]] if dataset.merged else dataset, data_dir) is not None
+    known = DATASETS[dataset.merged[0]] if dataset.merged else dataset
+    return _archive(known, data_dir) is not None or find_original(known.name, data_dir) is not None
 
 
 def images_fingerprint(images: ImageArray) -> str:
@@ -232,27 +241,40 @@ def _from_folder(dataset: Dataset, path: Path) -> Images:
     return images
 
 
-def _from_torchvision(dataset: Dataset, data_dir: Path, offline: bool) -> dict[str, np.ndarray]:
-    """torchvision's own copy under `data_dir`, downloaded unless offline."""
-    from torchvision import datasets  # slow, and only where nothing else has the data
-
-    make, arrays = getattr(datasets, _TORCHVISION[dataset.name]), {}
-    for part in ("train", "test"):
-        try:
-            found = make(root=str(data_dir), train=part == "train", download=not offline)
-        except (OSError, RuntimeError) as error:
-            hint = "without --offline it would be downloaded" if offline else "no download was possible"
-            raise DataError(
-                f"{dataset.name} is not in {data_dir}, and {hint}: put {dataset.name}.npz there "
-                f"(train_images, train_labels, test_images, test_labels) or name another --data-dir [{_first_line(error)}]"
-            ) from None
-        arrays[f"{part}_images"] = np.asarray(found.data)
-        arrays[f"{part}_labels"] = np.asarray(found.targets)
-    return arrays
+def _published(dataset: Dataset, data_dir: Path, *, offline: bool, tell: Tell) -> Images:
+    """From the files as they were published; downloaded unless offline, and then kept as a .npz."""
+    if original := find_original(dataset.name, data_dir):
+        return _whole(dataset, read_original(dataset.name, original), str(original))
+    if offline:
+        raise _missing(dataset, data_dir, "without --offline it would be downloaded")
+    folder = data_dir / DOWNLOADS / dataset.name
+    with turn(folder, tell):
+        if archive := _archive(dataset, data_dir):  # of who had the turn before
+            return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
+        return _download(dataset, data_dir, folder, tell)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: Tell) -> Images:
+    try:
+        fetched = [fetch(file, folder, tell) for file in FILES[dataset.name]]
+    except NoHost as error:
+        raise _missing(dataset, data_dir, str(error)) from None
+    place = folder if len(fetched) > 1 else fetched[0]
+    arrays = read_original(dataset.name, place)
+    images = _whole(dataset, arrays, str(place))
+    kept = folder / f"{dataset.name}.npz"  # here, so that half of one is swept away by who has the turn after a kill
+    write_whole(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    kept.replace(data_dir / kept.name)
+    for path in fetched:
+        path.unlink()
+    return images
+
+
+def _missing(dataset: Dataset, data_dir: Path, why: str) -> DataError:
+    return DataError(
+        f"{dataset.name} is not in {data_dir}, and {why}: put {dataset.name}.npz there ({', '.join(_NAMES)}), or "
+        f"{original_place(dataset.name)} as it was published, or name another --data-dir"
+    )
 
 
 def _check(images: Images, where: str) -> None:
