@@ -1,6 +1,23 @@
-"""`python -m noisebench`."""
+"""`python -m noisebench`, and the console script."""
 
-from .cli import entry
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+
+
+def entry() -> None:
+    """One command. Until it begins there is nothing to save, and Ctrl-C ends it at once, without the traceback of some import."""
+    at_ctrl_c = signal.getsignal(signal.SIGINT)
+    if at_ctrl_c is signal.default_int_handler:  # and not ignored, as under nohup
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .cli import main
+
+    import_module(".cli.app", __package__)
+    signal.signal(signal.SIGINT, at_ctrl_c)
+    sys.exit(main())
+
 
 if __name__ == "__main__":
     entry()

@@ -69,7 +69,3 @@ def _usage(error: Any) -> str:
             return f"{option} stands before the command: noisebench {option} ... {context.info_name}"
     return f"{message} ({context.command_path if context else 'noisebench'} --help)"
 
-
-def entry() -> None:
-    """The console script."""
-    sys.exit(main())
