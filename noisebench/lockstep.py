@@ -210,5 +210,9 @@ class _Watch:
         except RunTaken as taken:
             lane.end(taken, self._tell)
             return
+        except RunFailed as failure:
+            if stopped:  # else it ends with the epoch, in which the others go on
+                lane.end(_failed(lane, failure), self._tell)
+            return
         if stopped:
             lane.end(interrupted(lane.trainer), self._tell)

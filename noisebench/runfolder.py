@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -145,10 +145,10 @@ class RunFolder:
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
         self.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
-    def write_error(self, about: dict[str, Any], kind: str, message: str, trace: str = "") -> None:
-        """error.json: the run is failed, not unfinished; `about` is what a table must know of it."""
+    def write_error(self, about: dict[str, Any], kind: str, message: str, trace: str = "", batch: Sequence[int] = ()) -> None:
+        """error.json: the run is failed, not unfinished; `about` is what a table must know of it; batch: the examples of the step."""
         content = {"schema": SCHEMA, "about": about, "type": kind, "message": message, "traceback": trace}
-        self.write_json(self.error, content)
+        self.write_json(self.error, {**content, **({"batch": list(batch)} if batch else {})})
 
     def note_failure(self, about: dict[str, Any], kind: str, message: str) -> None:
         """error.json by somebody who is not at the run; nothing where another process is, or has finished it."""

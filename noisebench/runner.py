@@ -79,7 +79,8 @@ def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
     folder.check()
     folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
     trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))  # of another process, as it came from there
-    folder.write_error(run.about, getattr(error, "kind", type(error).__name__), reason(error), trace)
+    batch = error.batch if isinstance(error, RunFailed) else ()
+    folder.write_error(run.about, getattr(error, "kind", type(error).__name__), reason(error), trace, batch)
     return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")
 
 
@@ -170,6 +171,7 @@ def make_trainer(
         None if manifest.val is None or not manifest.val.any() else images.train_images[manifest.val],
         None if manifest.trusted is None else manifest.trusted[training],
         weights_of(run.init),
+        np.flatnonzero(manifest.in_training),
     )
     return Trainer(task, find_device(device), beside, spread=spread)
 

@@ -59,8 +59,8 @@ def _of_each_part(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
     for number, share in enumerate(shares):
         with _between_parts(forwards, last=number == len(shares) - 1):
             found.append(of_batch(trainer, forwards, trainer.batch(number), number, share))
-    cost: Any = sum(share * cost for share, (cost, _) in zip(shares, found, strict=True))
-    return Made(cost, _with_gradient([logits for _, logits in found]))
+    cost: Any = sum(share * made.cost for share, made in zip(shares, found, strict=True))
+    return Made(cost, _with_gradient([made.logits for made in found]))
 
 
 def _in_two_passes(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
