@@ -80,7 +80,7 @@ def _claimed(wanted: Sequence[Wanted], claims: ExitStack, tell: Tell) -> Iterato
         try:
             folder = claims.enter_context(each.folder.claimed())
             if folder.result.exists() and not each.conduct.anew:
-                tell(each.number, folder.record())
+                tell(each.number, folder.record_of(each.run.key))
             else:
                 yield replace(each, folder=folder)
         except NoisebenchError as error:

@@ -203,6 +203,13 @@ class RunFolder:
         """result.json. Raises DataError where it is damaged or of another schema."""
         return {**self._read(self.result, _RECORD), "path": str(self.path)}
 
+    def record_of(self, key: str) -> dict[str, Any]:
+        """The record, of the run that has this key. Raises DataError as `record` does, or where the folder holds another run."""
+        record = self.record()
+        if record["key"] != key:
+            raise DataError(f"{self.path} holds the run {record['key'][:12]}, not {key[:12]}: move it away, or give --force")
+        return record
+
     def about(self) -> dict[str, Any]:
         """What a table must know of the run, by the same names whether it is finished or failed. Raises DataError."""
         if self.status() == "failed":

@@ -40,7 +40,7 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
     ranks = trainer.ranks
     with _claimed(folder, ranks) as ours:
         if ranks.by_first(lambda: ours.result.exists() and not conduct.anew):
-            return ranks.by_first(ours.record)
+            return ranks.by_first(lambda: ours.record_of(run.key))
         ranks.in_emergency(lambda error: _put_down(run, ours, error))
         try:
             return _train(run, images, ours, trainer, conduct)

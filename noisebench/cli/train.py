@@ -46,7 +46,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..datasets import Images
     from ..plan import Run, Wish
-    from ..processes import Ranks, Seat
+    from ..processes import Ranks, Seat, Spread
     from ..runfolder import RunFolder
     from ..sitting import Progress
     from ..trackers import Logbook
@@ -182,8 +182,8 @@ def train(
                 _show_plan(run, folder, json=json)
             return
         if ranks.by_first(lambda: folder.result.exists() and not force):
-            say(f"{folder.path} is finished already; --force runs it again", quiet=options.quiet)
-            record = ranks.by_first(folder.record)
+            record = ranks.by_first(lambda: folder.record_of(run.key))
+            say(f"{folder.path} is finished already{_otherwise(record, spread)}; --force runs it again", quiet=options.quiet)
         else:
             _check_alike(ranks, run)
             logbook = open_logbook(options, trackers if seat.first else [])
@@ -195,6 +195,13 @@ def train(
             record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
         if seat.first:
             _show_record(record, json=json)
+
+
+def _otherwise(record: dict[str, Any], spread: Spread) -> str:
+    """How a finished run was spread, where that is not as asked: no key knows it, and with batch norm it changes the numbers."""
+    plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
+    was, asked = ({name: facts.get(name, value) for name, value in plain.items()} for facts in (record["environment"], spread.facts()))
+    return "" if was == asked else f", with {', '.join(f'{name} {value}' for name, value in was.items() if value != asked[name])}"
 
 
 def _ranks(seat: Seat, device: str, *, dry_run: bool) -> AbstractContextManager[Ranks]:

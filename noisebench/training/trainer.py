@@ -25,7 +25,7 @@ from ..processes import Spread
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
 from .beginning import Beginning, Weights
-from .finite import check_state, check_step, check_steps, norm_of, sound_of_step
+from .finite import check_state, check_steps
 from .networks import classifier, on_device
 from .networks.groups import freeze, parameter_groups
 from .objective import believed_cost, learning_rate_factor
@@ -37,7 +37,7 @@ from .recorded import Given, Made, RecordedStep
 from .seeds import derived_seed
 from .sharing import batch_of, fitted, given, kept_by_each, make_batch, places
 from .sources import Look, Source, normalisation_of, source_of
-from .stepping import backward, of_batch, training_forwards
+from .stepping import backward, descend, of_batch, training_forwards
 
 _NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
 _LOOK_EVERY = 64  # steps: to look at what a GPU has found is to wait for it
@@ -347,25 +347,12 @@ class Trainer:
     def _learn(self) -> Made:
         """The passes of a step, and the step."""
         made = backward(self, self._forwards)
-        return self._descend(made, self.batches[self.step], self.lr_factor(self.step))
+        return descend(self, made, self.batches[self.step], self.lr_factor(self.step))
 
     def _learn_given(self, given: Given) -> Made:
         """The same with all that changes from step to step in tensors."""
         made = of_batch(self, self._forwards, batch_of(self, given))
-        return self._descend(made, given.index, given.lr_factor)
-
-    def _descend(self, made: Made, index: Tensor, lr_factor: float | Tensor) -> Made:
-        """One step along the gradient. Raises RunFailed where it is not finite and a look takes no time: on a processor."""
-        clip = self.task.recipe.clip
-        networks = [list(network.parameters()) for network in self.networks] if clip else []
-        norms = [norm_of([p.grad for p in parameters if p.grad is not None], self.device) for parameters in networks]
-        sound = sound_of_step(self, norms, index)
-        if self.device.type == "cpu":
-            check_step(self, made.cost, sound)
-        for parameters, norm in zip(networks, norms, strict=True):  # each by itself: two networks must not brake each other
-            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-        self.optimizer.step(lr_factor)
-        return made._replace(sound=sound)
+        return descend(self, made, given.index, given.lr_factor)
 
     def _penalty(self) -> Tensor | None:
         """The loss's own, of all that is trained of all networks."""
