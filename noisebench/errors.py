@@ -56,9 +56,13 @@ class RunTaken(DataError):
 
 
 class RunFailed(NoisebenchError):
-    """A run ended in failure."""
+    """A run ended in failure; batch: the examples of the step that it failed in, by their places in the manifest, where there was one."""
 
     exit_code = 3
+
+    def __init__(self, message: str, batch: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.batch = list(batch)
 
 
 class ProcessLost(NoisebenchError):

@@ -24,8 +24,15 @@ class Said:
     parts: dict[str, np.ndarray]
 
     def metrics(self, num_classes: int) -> dict[str, Any]:
-        """As they stand in result.json."""
+        """As they stand in result.json. Raises DataError as `check` does."""
+        self.check()
         return metrics.of_run(self.train, self.test, self.labels, num_classes, self.parts)
+
+    def check(self) -> None:
+        """Raises DataError where a prediction is not finite: no number comes of it."""
+        for part, each in (("training", self.train), ("test", self.test)):
+            if bad := int((~np.isfinite(each.log_p if each.dense is None else each.dense)).any(1).sum()):
+                raise DataError(f"of the {part} examples {bad} have a prediction that is not finite: run it again with --force")
 
 
 def read_said(folder: RunFolder, num_classes: int) -> Said:
@@ -44,6 +51,19 @@ def read_said(folder: RunFolder, num_classes: int) -> Said:
     except (ValueError, IndexError) as error:
         raise DataError(f"{folder.predictions} is damaged ({error}): run it again with --force") from None
     return Said(train, test, labels, parts)
+
+
+def check_counts(record: dict[str, Any], said: Said) -> dict[str, dict[str, int]]:
+    """As many examples have a prediction as there were to evaluate; both numbers. Raises DataError where they differ.
+
+    Of an older record, which does not say what was expected, what the labels are of.
+    """
+    labels = {"train": int(said.parts["train"].sum()), "test": len(said.labels["test"])}
+    expected = {part: int(record.get("expected", labels)[part]) for part in labels}
+    seen = {"train": len(said.train.take(said.parts["train"]).classes), "test": len(said.test.classes)}
+    if unlike := [f"{seen[part]} of {n} {part} examples" for part, n in expected.items() if seen[part] != n]:
+        raise DataError(f"{record['path']}: its predictions are of {' and '.join(unlike)}: run it again with --force")
+    return {"expected": expected, "seen": seen}
 
 
 def _check_labels(labels: dict[str, np.ndarray], parts: dict[str, np.ndarray], num_classes: int) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .datasets import Images
-from .errors import ConfigError
+from .errors import ConfigError, DataError
+from .evaluation import read_said
 from .manifest import Manifest
 from .plan import Run
 from .predictions import Predictions
@@ -76,9 +77,10 @@ def train_folds(folds: Sequence[Fold], images: Images, device: str, conduct: Cal
 
 
 def judged(folds: Sequence[Fold]) -> Predictions:
-    """What is said of every example by the network that was trained without it."""
+    """What is said of every example by the network that was trained without it. Raises DataError where one is not judged once."""
     manifest = folds[0].run.manifest
-    labels = manifest.labels, manifest.truth
-    said = [Predictions.load(fold.folder.read_arrays(), "train", *labels).take(fold.judges) for fold in folds]
-    order = np.argsort(np.concatenate([fold.judges.nonzero()[0] for fold in folds]), kind="stable")
-    return Predictions.joined(said).take(order)
+    said = [read_said(fold.folder, manifest.num_classes).train.take(fold.judges) for fold in folds]
+    judges = np.concatenate([fold.judges.nonzero()[0] for fold in folds])
+    if not np.array_equal(np.sort(judges), np.arange(len(manifest.labels))):
+        raise DataError(f"{len(judges)} of {len(manifest.labels)} examples were judged by a fold: run them again")
+    return Predictions.joined(said).take(np.argsort(judges, kind="stable"))

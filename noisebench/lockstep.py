@@ -79,7 +79,7 @@ def _claimed(wanted: Sequence[Wanted], claims: ExitStack, tell: Tell) -> Iterato
     for each in wanted:
         try:
             folder = claims.enter_context(each.folder.claimed())
-            if (record := None if each.conduct.anew else folder.finished()) is not None:
+            if (record := None if each.conduct.anew else folder.finished(each.run.key)) is not None:
                 tell(each.number, record)
             else:
                 yield replace(each, folder=folder)
@@ -213,6 +213,10 @@ class _Watch:
             save(lane.wanted.folder, lane.trainer, lane.course)
         except RunTaken as taken:
             lane.end(taken, self._tell)
+            return
+        except RunFailed as failure:
+            if stopped:  # else it ends with the epoch, in which the others go on
+                lane.end(_failed(lane, failure), self._tell)
             return
         if stopped:
             lane.end(interrupted(lane.trainer, lane.wanted.conduct), self._tell)

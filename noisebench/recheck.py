@@ -152,10 +152,11 @@ def _counts(record: dict[str, Any], said: Said) -> Check:
     """As many examples were evaluated as there were to be."""
     found = {"train": int(said.parts["train"].sum()), "test": len(said.labels["test"])}
     expected, counted = record.get("expected", {}), record["metrics"]
+    seen = record.get("seen", expected)  # an older record does not say
     unlike = [
-        f"{part}: expected {expected.get(part)}, in the metrics {counted[part]['n']}, predicted {n}"
+        f"{part}: expected {expected.get(part)}, seen {seen.get(part)}, in the metrics {counted[part]['n']}, predicted {n}"
         for part, n in found.items()
-        if not expected.get(part) == counted[part]["n"] == n
+        if not expected.get(part) == seen.get(part) == counted[part]["n"] == n
     ]
     return _check("examples", unlike, ", ".join(f"{n} {part}" for part, n in found.items()) + ", all expected and evaluated")
 

@@ -11,6 +11,7 @@ import numpy as np
 from . import metrics
 from .datasets import Images
 from .environment import environment
+from .errors import RunFailed
 from .estimates import Estimates
 from .manifest import LARGEST_T, Manifest
 from .plan import PROTOCOL, Run
@@ -61,10 +62,12 @@ def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progres
 
 
 def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course) -> dict[str, Any]:
-    """Write all that a finished run leaves; its record. Raises RunTaken where the run is another's meanwhile."""
+    """Write all that a finished run leaves; its record. Raises RunTaken where the run is another's meanwhile, RunFailed where not every
+    example has a prediction that is finite."""
     end = course.end
     assert end is not None, "a run that is finished has ended an epoch"
     said = _of_all(run.manifest, images, trainer, end)
+    _check_seen(run, _seen(run, said, end))
     return trainer.ranks.by_first(lambda: _written(run, images, folder, trainer, course, train=said))
 
 
@@ -82,13 +85,30 @@ def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, cour
     folder.write_dynamics(course.dynamics)
     _write_weights(folder, trainer)
     folder.write_history(course.history)
-    record = _record(run, trainer, course, metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.parts))
+    evaluated = metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.parts)
+    record = _record(run, trainer, course, _seen(run, train, end), evaluated)
     if course.found is not None:
         record["estimates"] = _beside_truth(run, course.found)
     record["files"] = folder.checksums()
     folder.write_result(record)
     folder.resume.unlink(missing_ok=True)
     return {**record, "path": str(folder.path)}
+
+
+def _expected(run: Run) -> dict[str, int]:
+    """How many examples there are to evaluate."""
+    return {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test}
+
+
+def _seen(run: Run, train: Predictions, end: EpochEnd) -> dict[str, int]:
+    """How many were."""
+    return {"train": len(train.classes) - int((~run.manifest.in_training).sum()), "test": len(end.test_log_p)}
+
+
+def _check_seen(run: Run, seen: dict[str, int]) -> None:
+    """Raises RunFailed where another number of examples was evaluated than there are."""
+    if unlike := [f"{seen[part]} of {n} {part} examples" for part, n in _expected(run).items() if seen[part] != n]:
+        raise RunFailed(f"evaluated were {' and '.join(unlike)}: the data changed under the run; run it again")
 
 
 def _early(manifest: Manifest, last: np.ndarray, course: Course) -> Predictions:
@@ -122,6 +142,8 @@ def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd)
             own.append(Predictions.of(log_p, manifest.labels[here], manifest.truth[here]))
         said.append(Predictions.joined(own).passed(partial(_gathered, trainer.ranks, len(rows))))
         places.append(rows)
+        if len(said[-1].classes) != len(rows) or not np.isfinite(said[-1].log_p).all():
+            raise RunFailed(f"of {len(rows)} examples {int(np.isfinite(said[-1].log_p).all(1).sum())} have a prediction that is finite")
     return Predictions.joined(said).take(np.argsort(np.concatenate(places), kind="stable"))
 
 
@@ -146,7 +168,7 @@ def _parts(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) 
         yield ~manifest.kept, of(trainer.pixels(images.train_images[~manifest.kept]))
 
 
-def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any]) -> dict[str, Any]:
+def _record(run: Run, trainer: Trainer, course: Course, seen: dict[str, int], evaluated: dict[str, Any]) -> dict[str, Any]:
     test_acc = test_accuracies(evaluated["test"]["top1"], course.history)
     return {
         "schema": SCHEMA,
@@ -167,7 +189,8 @@ def _record(run: Run, trainer: Trainer, course: Course, evaluated: dict[str, Any
         "oracle": run.oracle,
         "versions": {"protocol": str(PROTOCOL), **run.config["versions"]},
         "metrics": {"test_acc": test_acc, "memorised": evaluated["train"]["memorised"], **evaluated},
-        "expected": {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test},
+        "expected": _expected(run),
+        "seen": seen,
         "seconds": course.seconds,
         "images_per_second": (run.recipe.epochs + warmup_epochs(run)) * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
         "environment": {**environment(), **_device_facts(trainer.device), "packed": course.packed, **trainer.spread.facts()},

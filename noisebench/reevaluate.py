@@ -66,9 +66,14 @@ def evaluate_on(record: dict[str, Any], networks: StoredNetworks, images: Images
             "no image is resized unasked, so write them in that size into a .npz or a folder"
         )
     labels = _labels(own, images)
-    said = Predictions.of(networks.predict(images.test_images), labels, labels)
+    log_p = networks.predict(images.test_images)
+    if not np.isfinite(log_p).all() or len(log_p) != len(labels):
+        finite = int(np.isfinite(log_p).all(1).sum())
+        raise DataError(f"of the {len(labels)} images of {other.name} {finite} have a prediction that is finite: no number comes of these")
+    said = Predictions.of(log_p, labels, labels)
     return {
         "dataset": other.name,
+        "expected": len(labels),
         "classes_by": "name" if have_names(own["classes"]) and have_names(other.classes) else "number",
         **metrics.of_test(said, labels, own["num_classes"]),
         "confusion": metrics.confusion(said.predicted, labels, own["num_classes"]).tolist(),

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from .errors import LanguageError, UnknownName
 from .parameters import Parameter, read_signature
+from .plugins import code_of
 from .spec import Call, Expression, Sum, Value, parse, terms
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -34,6 +33,7 @@ class Entry:
     laws: frozenset[str] = frozenset()
     complete: Callable[[dict[str, Value]], dict[str, Value]] | None = None
     facts: dict[str, Any] = field(default_factory=dict, compare=False)
+    code: str = ""  # of a plugin: the hash of its source as it was when it was loaded
 
     @property
     def doc(self) -> str:
@@ -45,17 +45,29 @@ class Entry:
 
     @property
     def fingerprint(self) -> str:
-        """What of the code decides a result: the version, and for a plugin its source."""
-        if self.build.__module__.partition(".")[0] == __package__:
+        """What of the code decides a result: the version, and for a plugin its source. Raises LanguageError where that is not known."""
+        if _is_ours(self.build):
             return str(self.version)
-        source = Path(inspect.getsourcefile(self.build) or "").read_bytes()
-        return f"{self.version}:{hashlib.sha256(source).hexdigest()[:16]}"
+        if not self.code:
+            raise LanguageError(f"{self.name} is of no file, so that no run can be told by its code: write it into a plugin's .py")
+        return f"{self.version}:{self.code}"
 
     @property
     def signature(self) -> str:
         """`gce(q=0.7)`: how it is written with its defaults."""
         shown = [p.name if p.required else f"{p.name}={p.default}" for p in self.parameters]
         return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+
+def _is_ours(build: Callable[..., Any]) -> bool:
+    return build.__module__.partition(".")[0] == __package__
+
+
+def _file_of(build: Callable[..., Any]) -> str | None:
+    try:
+        return inspect.getsourcefile(build)
+    except TypeError:  # what was typed into an interpreter
+        return None
 
 
 class Registry:
@@ -85,7 +97,8 @@ class Registry:
         known = {key: facts.pop(key) for key in ("paper", "version", "aliases", "complete") if key in facts}
         laws = frozenset(facts.pop("laws", self._laws))
         parameters = read_signature(build, facts.pop("given", self._given))
-        self.add(Entry(name or build.__name__, build, parameters, laws=laws, facts=facts, **known))
+        code = "" if _is_ours(build) else code_of(_file_of(build))
+        self.add(Entry(name or build.__name__, build, parameters, laws=laws, facts=facts, code=code, **known))
         return build
 
     def add(self, entry: Entry) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,17 +118,19 @@ class RunFolder:
             return str(found.holder) if found and not found.holder.is_dead() else ""
         return ""
 
-    def finished(self) -> dict[str, Any] | None:
-        """The record, if there is a whole one; away with what a process left that died after writing it. Raises DataError where it is of
-        another version."""
+    def finished(self, key: str) -> dict[str, Any] | None:
+        """The record of the run with this key, if there is a whole one; away with what a process left that died after writing it.
+
+        Raises DataError where it is of another version, or of another run.
+        """
         if self.status() != "done":
             return None
         if self.held is not None:
             self.resume.unlink(missing_ok=True)
         elif self.claim.exists() or self.resume.exists():
             with suppress(DataError), self.claimed() as ours:  # another is at it, or nobody can write here: it is finished all the same
-                return ours.finished()
-        return self.record()
+                return ours.finished(key)
+        return self.record_of(key)
 
     def check(self) -> None:
         """Raises RunTaken where the run was claimed and is so no longer."""
@@ -164,10 +166,10 @@ class RunFolder:
         self.write_json(self.result, record)
         settle(self.path)
 
-    def write_error(self, about: dict[str, Any], kind: str, message: str, trace: str = "") -> None:
-        """error.json: the run is failed, not unfinished; `about` is what a table must know of it."""
+    def write_error(self, about: dict[str, Any], kind: str, message: str, trace: str = "", batch: Sequence[int] = ()) -> None:
+        """error.json: the run is failed, not unfinished; `about` is what a table must know of it; batch: the examples of the step."""
         content = {"schema": SCHEMA, "about": about, "type": kind, "message": message, "traceback": trace}
-        self.write_json(self.error, content)
+        self.write_json(self.error, {**content, **({"batch": list(batch)} if batch else {})})
 
     def note_failure(self, about: dict[str, Any], kind: str, message: str) -> None:
         """error.json by somebody who is not at the run, and says it anyway; nothing where another process is, or has finished it, and
@@ -234,6 +236,13 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """result.json. Raises DataError where it is damaged or of another schema."""
         return {**self._read(self.result, _RECORD), "path": str(self.path)}
+
+    def record_of(self, key: str) -> dict[str, Any]:
+        """The record, of the run that has this key. Raises DataError as `record` does, or where the folder holds another run."""
+        record = self.record()
+        if record["key"] != key:
+            raise DataError(f"{self.path} holds the run {record['key'][:12]}, not {key[:12]}: move it away, or give --force")
+        return record
 
     def about(self) -> dict[str, Any]:
         """What a table must know of the run, by the same names whether it is finished or failed. Raises DataError."""

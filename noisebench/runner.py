@@ -39,7 +39,7 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
     """
     ranks = trainer.ranks
     with _claimed(folder, ranks) as ours:
-        if (record := None if conduct.anew else ranks.by_first(ours.finished)) is not None:
+        if (record := None if conduct.anew else ranks.by_first(lambda: ours.finished(run.key))) is not None:
             return record
         ranks.in_emergency(lambda error: _put_down(run, ours, error))
         try:
@@ -80,7 +80,8 @@ def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
     if not is_out_of_memory(error):
         folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
     trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))  # of another process, as it came from there
-    folder.write_error(run.about, getattr(error, "kind", type(error).__name__), reason(error), trace)
+    batch = error.batch if isinstance(error, RunFailed) else ()
+    folder.write_error(run.about, getattr(error, "kind", type(error).__name__), reason(error), trace, batch)
     return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")
 
 
@@ -171,6 +172,7 @@ def make_trainer(
         None if manifest.val is None or not manifest.val.any() else images.train_images[manifest.val],
         None if manifest.trusted is None else manifest.trusted[training],
         weights_of(run.init),
+        np.flatnonzero(manifest.in_training),
     )
     return Trainer(task, find_device(device), beside, spread=spread)
 

@@ -178,9 +178,11 @@ class Clock:
 
 
 def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
-    """Write the checkpoint, whole or not at all. Raises RunTaken where the run is another's meanwhile."""
+    """Write the checkpoint, whole or not at all. Raises RunTaken where the run is another's meanwhile, RunFailed where what would be
+    saved is not finite."""
     import torch
 
+    trainer.check()
     buffer = io.BytesIO()
     folds = [torch.from_numpy(rows) for rows in course.folds]
     dynamics = {name: torch.from_numpy(array) for name, array in course.dynamics.state_dict().items()}

@@ -30,7 +30,13 @@ def judge(arrays: dict[str, np.ndarray], score: str) -> Predictions:
     if score == "early" and not knows_early(arrays):
         raise DataError("what a run said early is kept for up to 100 classes, and not by older versions: --score last")
     recorded = arrays["recorded_labels"].astype(np.int64)
-    return Predictions.load(arrays, "early" if score == "early" else "train", recorded, recorded)
+    try:
+        said = Predictions.load(arrays, "early" if score == "early" else "train", recorded, recorded)
+    except (ValueError, IndexError) as error:  # where they are not of as many examples
+        raise DataError(f"predictions.npz is damaged ({error}): run it again with --force") from None
+    if not len(said.classes) == len(said.recorded_log_p) == len(recorded):
+        raise DataError(f"{len(said.classes)} of {len(recorded)} examples have a prediction: run it again with --force")
+    return said
 
 
 def together(said: Sequence[Predictions], recorded: np.ndarray) -> Predictions:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .budget import epochs_of_estimates
 from .datasets import Images
+from .errors import RunFailed
 from .estimates import Estimates
 from .losses import build_loss
 from .plan import Run
@@ -59,7 +60,7 @@ def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spre
     seed = run.seed + fold
     task = Task(
         pixels[~held], labels[~held], pixels[held], run.dataset.num_classes, run.model, loss, strategy, recipe, seed, run.precision,
-        init=weights_of(run.init),
+        init=weights_of(run.init), numbers=np.flatnonzero(training)[~held],
     )  # fmt: skip
     return Trainer(task, device, spread=spread)
 
@@ -86,6 +87,9 @@ def judge_folds(
     while len(predicted) < FOLDS:
         trainer = fold_trainer(run, images, len(predicted), device, spread)
         with closing(trainer):
-            follow(trainer)
+            try:
+                follow(trainer)
+            except RunFailed as failure:
+                raise RunFailed(f"while the noise was estimated, {failure}", failure.batch) from failure
             predicted.append(trainer.predict(trainer.test).cpu().numpy())
     return estimates(run, predicted)

@@ -25,6 +25,8 @@ def happen(what: str, trainer: Trainer) -> None:
     if what == "nan":
         with torch.no_grad():
             next(trainer.networks[0].parameters()).fill_(float("nan"))
+    if what == "infinite gradient":
+        next(trainer.networks[0].parameters()).register_hook(lambda gradient: gradient.fill_(float("inf")))
 
 
 def step_with_mishap(self: Trainer) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from noisebench.errors import RunFailed
 from noisebench.training.pack import Pack
 from noisebench.training.trainer import Trainer
 
@@ -55,6 +56,18 @@ def test_a_recorded_step_learns_as_one_that_is_not(loss: str, make_trainer: Made
         assert its.loss == pytest.approx(mine.loss, rel=1e-4, abs=1e-6)
         np.testing.assert_allclose(its.train_p, mine.train_p, atol=1e-3)
         np.testing.assert_allclose(its.train_gradient, mine.train_gradient, atol=1e-3)
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn8"])
+def test_a_recorded_step_says_whether_cost_and_gradient_are_finite(network: str, make_trainer: Made) -> None:
+    trainer = on("cuda", make_trainer(batch_size=16, model=network))
+    for _ in range(12):
+        trainer.make_step()
+    assert trainer._recorded is not None and (trainer.sound[:12] > 0).all() and len(trainer.sound[:12].unique()) == 12
+    with torch.no_grad():
+        next(trainer.networks[0].parameters()).fill_(float("inf"))
+    with pytest.raises(RunFailed, match=r"the cost became nan at epoch 1, step 13, on examples \d+, "):
+        trainer.run_epoch()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

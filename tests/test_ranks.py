@@ -335,7 +335,8 @@ def test_what_one_process_dies_of_is_written_once_and_ends_all(victim: str, wher
 @pytest.mark.parametrize(
     ("mishap", "victims", "code", "message", "left"),
     [
-        ("nan", "01", 3, "the cost became nan at epoch 2, step 4", "error.json"),
+        ("nan", "01", 3, "the cost became nan at epoch 2, step 4, on examples ", "error.json"),
+        ("infinite gradient", "1", 3, " became inf at epoch 2, step 4, on examples ", "error.json"),
         ("damaged picture", "1", 2, "in process 1: picture 7 is damaged", "resume.pt"),
         ("kill", "1", 3, "another process of this run is gone", "resume.pt"),
     ],

@@ -195,33 +195,6 @@ def test_the_claim_of_a_dead_process_is_taken_over(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"loss": "gce"}, {"strategy": "bootstrap"}, {"model": "cnn4"}, {"seed": 1}, {"precision": "bf16"}, {"recipe": "apl"},
-        {"changes": {"epochs": 4}}, {"changes": {**SHORT, "lr": 0.05}}, {"noise": "symmetric(rate=0.41)"},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_whatever_changes_the_result_changes_the_key(change: dict, desk: Desk) -> None:
-    assert desk.plan(**change).key != desk.plan().key
-
-
-def test_one_changed_pixel_or_label_changes_the_key(desk: Desk) -> None:
-    pixel = desk.images.test_images.copy()
-    pixel[0, 0, 0, 0] += 1
-    assert replace(desk.images, test_images=pixel).fingerprint != desk.images.fingerprint
-    run = desk.plan()
-    labels = run.manifest.labels.copy()
-    labels[0] = (labels[0] + 1) % 10
-    assert replace(run, manifest=replace(run.manifest, labels=labels)).key != run.key
-
-
-def test_two_texts_of_one_meaning_have_one_key(desk: Desk) -> None:
-    assert desk.plan(loss="sl").key == desk.plan(loss="sce(beta=1, alpha=0.10)").key == desk.plan(method="sl").key
-    assert desk.plan(loss="el").key == desk.plan(loss="el(eps=0.4)").key == desk.plan(method="el").key
-
-
-@pytest.mark.parametrize(
     ("wish", "row"),
     [
         ({"loss": "el(eps=0.4)"}, "el"), ({"loss": "el(eps=0.3)"}, "el(eps=0.3)"), ({"loss": "forward(ce)"}, "forward"),

@@ -73,7 +73,7 @@ def test_the_callers_randomness_is_left_alone(make_trainer: Callable[..., Traine
 def test_a_task_has_no_place_for_clean_or_test_labels() -> None:
     assert {field.name for field in fields(Task)} == {
         "images", "labels", "test_images", "num_classes", "model", "loss", "strategy", "recipe", "seed", "precision", "penalty",
-        "val_images", "trusted", "init",
+        "val_images", "trusted", "init", "numbers",
     }  # fmt: skip
 
 

@@ -68,4 +68,3 @@ def _usage(error: Any) -> str:
         if option in before:
             return f"{option} stands before the command: noisebench {option} ... {context.info_name}"
     return f"{message} ({context.command_path if context else 'noisebench'} --help)"
-

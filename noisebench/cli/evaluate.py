@@ -116,7 +116,7 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
     from .. import metrics
-    from ..evaluation import read_said
+    from ..evaluation import check_counts, read_said
 
     record = folder.record()
     num_classes = record["data"]["num_classes"]
@@ -127,6 +127,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         "oracle": record["oracle"],
         **({"estimates": record["estimates"]} if "estimates" in record else {}),
         "classes": record["data"]["classes"],
+        **check_counts(record, said),
         **said.metrics(num_classes),
         "confusion": metrics.confusion(said.test.predicted, said.labels["test"], num_classes).tolist(),
     }

@@ -46,7 +46,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..datasets import Images
     from ..plan import Run, Wish
-    from ..processes import Ranks, Seat
+    from ..processes import Ranks, Seat, Spread
     from ..runfolder import RunFolder
     from ..sitting import Progress
     from ..trackers import Logbook
@@ -181,9 +181,9 @@ def train(
             if seat.first:
                 _show_plan(run, folder, json=json)
             return
-        record = None if force else ranks.by_first(folder.finished)
+        record = None if force else ranks.by_first(lambda: folder.finished(run.key))
         if record is not None:
-            say(f"{folder.path} is finished already; --force runs it again", quiet=options.quiet)
+            say(f"{folder.path} is finished already{_otherwise(record, spread)}; --force runs it again", quiet=options.quiet)
         else:
             if folder.status() == "damaged":
                 say(f"{folder.path} was finished or failed, but its record is damaged: it is run again", quiet=options.quiet)
@@ -197,6 +197,13 @@ def train(
             record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
         if seat.first:
             _show_record(record, json=json)
+
+
+def _otherwise(record: dict[str, Any], spread: Spread) -> str:
+    """How a finished run was spread, where that is not as asked: no key knows it, and with batch norm it changes the numbers."""
+    plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
+    was, asked = ({name: facts.get(name, value) for name, value in plain.items()} for facts in (record["environment"], spread.facts()))
+    return "" if was == asked else f", with {', '.join(f'{name} {value}' for name, value in was.items() if value != asked[name])}"
 
 
 def _ranks(seat: Seat, device: str, *, dry_run: bool) -> AbstractContextManager[Ranks]:

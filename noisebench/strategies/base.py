@@ -143,6 +143,7 @@ class Strategy:
     views: ClassVar[int] = 1
     by_example: ClassVar[bool] = False  # keeps no state and looks at each example alone: several runs' examples may stand in one batch
     restarts: ClassVar[bool] = False  # calls WholeSet.restart
+    moved: ClassVar[tuple[str, ...]] = ()  # tensors (N, ...) of `state` whose rows it moves along their gradients by itself
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod

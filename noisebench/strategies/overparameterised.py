@@ -39,6 +39,7 @@ class SOP(Strategy):
     a step costs B x K numbers, and the memory N x K. The authors' later code lets the squared error move u too (then 0.1 and 100).
     """
 
+    moved: ClassVar[tuple[str, ...]] = ("u", "v")
     lr_u: Annotated[float, Interval("[0, 1e4]")] = 10.0
     lr_v: Annotated[float, Interval("[0, 1e4]")] = 10.0
 

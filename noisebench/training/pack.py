@@ -16,11 +16,12 @@ from torch import Tensor
 
 from ..errors import RunFailed
 from ..strategies import Batch
+from .finite import sound_of, wrong_weights
 from .networks.packed import pack_networks
 from .optimizer import SGD
 from .passing import Passing
 from .pixels import Pixels
-from .predicting import repeatable
+from .predicting import every, repeatable
 from .sources import Source
 from .trainer import EpochEnd, Trainer
 
@@ -63,9 +64,13 @@ class Pack:
             while self.first.step < self.first.steps_per_epoch:
                 on_step()
                 self.make_step()
-        failures = {place: failure for place in self.places if (failure := _failure(self._all[place].end_training))}
+        acts = (Trainer.end_training,) if self._all_finite else (Trainer.check, Trainer.end_training)
+        failures = {place: failure for place in self.places if (failure := _failure(self._all[place], acts))}
         log_p = self._log_p(self.first.test)
         ends = [failures.get(place) or self._end(place, log_p[place]) for place in self.places]
+        for place, end in zip(self.places, ends, strict=True):
+            if isinstance(end, RunFailed):
+                self._clear(place)
         self.places = [place for place, end in zip(self.places, ends, strict=True) if isinstance(end, EpochEnd)]
         if self.places:
             self._begin_epoch()
@@ -93,13 +98,14 @@ class Pack:
         self._order = torch.stack([plan.order for plan in plans])
         self._shifts = torch.stack([plan.shifts[0] for plan in plans])
         self._flips = None if plans[0].flips is None else torch.stack([plan.flips[0] for plan in plans if plan.flips is not None])
-        self._costs = torch.stack([trainer.costs for trainer in going])
+        self._costs, self._sound = (torch.stack([getattr(trainer, name) for trainer in going]) for name in ("costs", "sound"))
         passed = [trainer.passed for trainer in going]
         self._passing = Passing(self._labels, passed[0].whole.shape[1])
         self._going = torch.tensor(self.places, device=self.first.device)
         for place in self.places:
             trainer = self._all[place]
-            trainer.costs, trainer.passing, trainer.place = self._costs[place], self._passing, place
+            trainer.costs, trainer.sound = self._costs[place], self._sound[place]
+            trainer.passing, trainer.place = self._passing, place
             trainer.passed.load_state_dict(passed[place].state_dict())
         # One call for the runs of one loss and strategy that stand side by side, where the strategy allows it.
         self._pools = [[place for _, place in group] for _, group in groupby(enumerate(self.places), self._pool)]
@@ -122,10 +128,10 @@ class Pack:
         self._passing.watch(logits)
         objectives = torch.cat([self._objective(pool, batch, logits) for pool, batch in zip(pools, batches, strict=True)])
         objectives.sum().backward()
-        if self.first.task.recipe.clip:
-            self._clip(self.first.task.recipe.clip)
+        self._costs[self._going, step], self._sound[:, step] = objectives.detach(), self._clipped(logits)
+        if self.first.device.type == "cpu" and not (objectives.sum() + self._sound[:, step].sum()).isfinite():
+            self._look_back(step)
         self.optimizer.step(self.first.lr_factor(step))
-        self._costs[self._going, step] = objectives.detach()
         self._passing.note(index, logits)
         for trainer in self.trainers:
             trainer.step += 1
@@ -156,27 +162,58 @@ class Pack:
                 images[pool[0] : pool[-1] + 1] = batch.views[0].unflatten(0, rows.shape[:2])
         return images
 
-    def _clip(self, largest: float) -> None:
-        """Each network's gradients by themselves, as nn.utils.clip_grad_norm_ does."""
+    def _clipped(self, logits: Tensor) -> Tensor:
+        """A number (R,) that is finite where a network's gradient is: its norm, by which gradients are clipped where the recipe says so,
+        each network's by themselves, as nn.utils.clip_grad_norm_ does.
+
+        A norm of so many weights would take a processor 3 % of a small network's step, so where it is not asked for that of the logits'
+        gradient stands for it, and `_look_back` finds the gradients that became too large on their way from there.
+        """
+        largest = self.first.task.recipe.clip
+        if not largest and self.first.device.type == "cpu":
+            assert logits.grad is not None, "it is watched"
+            return logits.grad.flatten(1).sum(1)
         grads = [p.grad for p in self.network.parameters() if p.grad is not None]
         norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)
         shares = (largest / (norms + 1e-6)).clamp_max(1)
-        for grad in grads:
+        for grad in grads if largest else ():
             grad.mul_(shares.view(-1, *[1] * (grad.dim() - 1)))
+        return norms
+
+    def _look_back(self, step: int) -> None:
+        """Before the networks move again: where this is the first step that something is wrong with, but the weights that it began with
+        are not finite, it was the gradient of the step before."""
+        for trainer in self.trainers if step else ():
+            wrong = ~(trainer.costs[: step + 1].isfinite() & trainer.sound[: step + 1].isfinite())
+            if wrong[step] and not wrong[:step].any() and wrong_weights(trainer):
+                trainer.sound[step - 1] = torch.nan
+
+    @property
+    def _all_finite(self) -> bool:
+        """Costs, gradients and networks."""
+        state = [self._costs, self._sound, *self.network.parameters(), *self.network.buffers()]
+        return bool(sound_of([each.detach() for each in state if each.is_floating_point()], self.first.device).isfinite())
+
+    def _clear(self, place: int) -> None:
+        """A training has failed: its network goes on without numbers that are not finite, with which a processor is slow."""
+        with torch.no_grad():
+            for each in (*self._all[place].networks[0].state_dict().values(), *self._all[place].optimizer.velocities()):
+                each.zero_()
 
     @torch.no_grad()
     def _log_p(self, pixels: Source) -> Tensor:
         """log_p (R, n, K) of every network."""
         self.network.eval()
         with self.first.autocast():
-            logits = [self.network(images.repeat(1, len(self._filled), 1, 1)).float() for images in pixels.plain()]
+            logits = [self.network(images.repeat(1, len(self._filled), 1, 1)).float() for images in every(pixels)]
         self.network.train()
         return torch.cat(logits, 1).log_softmax(2)
 
 
-def _failure(act: Callable[[], None]) -> RunFailed | None:
+def _failure(trainer: Trainer, acts: Sequence[Callable[[Trainer], None]]) -> RunFailed | None:
     try:
-        act()
+        for act in acts:
+            act(trainer)
     except RunFailed as failure:
         return failure
     return None

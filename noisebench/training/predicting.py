@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ..errors import DataError
 from .sources import Source
 
 
@@ -28,12 +29,25 @@ def repeatable(device: torch.device) -> Iterator[None]:
         cudnn.deterministic, cudnn.allow_tf32 = before
 
 
+def every(pixels: Source, index: Tensor | None = None) -> Iterator[Tensor]:
+    """Some images or all, one part after the other. Raises DataError where fewer or more came than were asked for."""
+    expected, seen = len(pixels) if index is None else len(index), 0
+    for images in pixels.plain(index):
+        seen += len(images)
+        if seen > expected:
+            break
+        yield images
+    if seen != expected:
+        came = f"{seen} or more" if seen > expected else str(seen)
+        raise DataError(f"{expected} images were asked for, and {came} came: the data changed under the run")
+
+
 def log_p_parts(networks: Sequence[nn.Module], pixels: Source, precision: str, index: Tensor | None = None) -> Iterator[list[Tensor]]:
     """log_p (n, K) of each network on some images or all, one part of them after the other: each image is read once, and a table of
     all is never made. Leaves the networks in evaluation mode."""
     for network in networks:
         network.eval()
-    for images in pixels.plain(index):
+    for images in every(pixels, index):
         with torch.no_grad(), repeatable(pixels.device), autocast(pixels.device, precision):
             logits = [network(images).float() for network in networks]
         yield [each.log_softmax(1) for each in logits]

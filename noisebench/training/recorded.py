@@ -38,10 +38,12 @@ class Given:
 
 
 class Made(NamedTuple):
-    """What a step leaves: its cost (), and the logits (B, K) of the first network and view, with their gradient."""
+    """What a step leaves: its cost (), the logits (B, K) of the first network and view, with their gradient, and, once it is made, a
+    number () that is finite where all gradients are."""
 
     cost: Tensor
     logits: Tensor
+    sound: Tensor | None = None
 
 
 class RecordedStep:
@@ -88,4 +90,4 @@ def _freed(made: Made) -> Made:
     """Without the way back to the weights, which would tie them to the stream that it was made on."""
     logits = made.logits.detach()
     logits.grad = made.logits.grad
-    return Made(made.cost, logits)
+    return made._replace(logits=logits)

@@ -1,4 +1,5 @@
-"""The passes of a step, forward and backward: of this process's share of its rows, at once or, to save memory, part after part.
+"""A step along the gradient, and its passes, forward and backward: of this process's share of its rows, at once or, to save memory, part
+after part.
 
 What stands after the networks, strategy, loss and penalty, is of all rows in every process: it is the same in all of them, and so is
 what a strategy remembers of each example.
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_
 
+from .finite import check_step, norm_of, sound_of_step
 from .recorded import Made
 
 if TYPE_CHECKING:
@@ -40,6 +43,21 @@ def backward(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
     return _in_two_passes(trainer, forwards)
 
 
+def descend(trainer: Trainer, made: Made, index: Tensor, lr_factor: float | Tensor) -> Made:
+    """One step along the gradients. Raises RunFailed where they are not finite and a look takes no time: on a processor. index (B,): the
+    step's examples."""
+    clip = trainer.task.recipe.clip
+    networks = [list(network.parameters()) for network in trainer.networks] if clip else []
+    norms = [norm_of([p.grad for p in parameters if p.grad is not None], trainer.device) for parameters in networks]
+    sound = sound_of_step(trainer, norms, index)
+    if trainer.device.type == "cpu":
+        check_step(trainer, made.cost, sound)
+    for parameters, norm in zip(networks, norms, strict=True):  # each by itself: two networks must not brake each other
+        clip_grads_with_norm_(parameters, clip, norm)
+    trainer.optimizer.step(lr_factor)
+    return made._replace(sound=sound)
+
+
 def of_batch(trainer: Trainer, forwards: Sequence[Forward], batch: Batch, part: int = 0, share: float = 1.0) -> Made:
     """All rows, or one part of them that is such a share of the cost, in one pass."""
     rows = len(batch.views[0]) if trainer.changes_images else len(batch.index)
@@ -59,8 +77,8 @@ def _of_each_part(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
     for number, share in enumerate(shares):
         with _between_parts(forwards, last=number == len(shares) - 1):
             found.append(of_batch(trainer, forwards, trainer.batch(number), number, share))
-    cost: Any = sum(share * cost for share, (cost, _) in zip(shares, found, strict=True))
-    return Made(cost, _with_gradient([logits for _, logits in found]))
+    cost: Any = sum(share * made.cost for share, made in zip(shares, found, strict=True))
+    return Made(cost, _with_gradient([made.logits for made in found]))
 
 
 def _in_two_passes(trainer: Trainer, forwards: Sequence[Forward]) -> Made:

@@ -25,6 +25,7 @@ from ..processes import Spread
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
 from .beginning import Beginning, Weights
+from .finite import check_state, check_steps
 from .networks import classifier, on_device
 from .networks.groups import freeze, parameter_groups
 from .objective import believed_cost, learning_rate_factor
@@ -36,9 +37,10 @@ from .recorded import Given, Made, RecordedStep
 from .seeds import derived_seed
 from .sharing import batch_of, fitted, given, kept_by_each, make_batch, places
 from .sources import Look, Source, normalisation_of, source_of
-from .stepping import backward, of_batch, training_forwards
+from .stepping import backward, descend, of_batch, training_forwards
 
 _NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
+_LOOK_EVERY = 64  # steps: to look at what a GPU has found is to wait for it
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Task:
     val_images: ImageArray | None = None  # held out: predicted after each epoch, never trained on
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
     init: Weights | None = None  # what the networks begin from; None: they are freshly made
+    numbers: np.ndarray | None = None  # what a failure calls the examples (N,); None: as they stand here
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,13 @@ class Trainer:
     def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochEnd:
         """The rest of the current epoch. `on_step` is called between steps; what it raises leaves a whole state.
 
-        Raises RunFailed at a cost that is not finite, naming the step.
+        Raises RunFailed at a cost or a gradient that is not finite, naming step and examples.
         """
         with self._own_randomness(), repeatable(self.device):
             while self.step < self.steps_per_epoch:
                 on_step()
                 self.make_step()
+        self.check()
         self.end_training()
         return self.end_epoch(self.predict(self.test))
 
@@ -234,6 +238,7 @@ class Trainer:
         self.batches = self.plan.batches(recipe.batch_size)
         self.train.begin(self.plan, [at for step in range(self.step, len(self.batches)) for at in places(self, step)])
         self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
+        self.sound = torch.zeros_like(self.costs)  # finite where a step's gradients are; those before a checkpoint were looked at
         early = self.epoch < early_epochs(recipe.epochs)
         self.passing, self.place = Passing(self.labels[None], self.task.num_classes if early else 0), 0
         self._randomness = [torch.Generator(device).manual_seed(seed).get_state() for device in (torch.device("cpu"), *self._cuda)]
@@ -277,11 +282,7 @@ class Trainer:
 
     def end_training(self) -> None:
         """After an epoch's last step: the strategy looks at the whole set, before the test set is looked at, since it may roll
-        the networks back. Raises RunFailed at a cost that was not finite, naming the step."""
-        bad = (~self.costs.isfinite()).nonzero()
-        if len(bad):
-            step = int(bad[0]) + 1
-            raise RunFailed(f"the cost became {self.costs[step - 1].item()} at epoch {self.epoch + 1}, step {step}")
+        the networks back."""
         self._lr_factor = self.lr_factor(self.step - 1)
         self.epoch, self.step = self.epoch + 1, 0
         self.ranks.agree(kept_by_each(self))
@@ -290,12 +291,17 @@ class Trainer:
     def end_epoch(self, test: Tensor) -> EpochEnd:
         """What the epoch leaves, with log_p (M, K) of the test set, and the next one begun. Raises RunFailed."""
         self._finite(test)
-        val = None if self.val is None else self.predict(self.val).cpu().numpy()
+        val = None if self.val is None else self._finite(self.predict(self.val)).cpu().numpy()
         lr, cost = self._lr_factor * self.task.recipe.lr, self.costs.mean().item()
         predicted, p, gradient, whole = (part.cpu().numpy() for part in self.passed.state_dict().values())
         end = EpochEnd(self.epoch, lr, cost, predicted, p, gradient, whole, test.cpu().numpy(), val)
         self._begin_epoch()
         return end
+
+    def check(self) -> None:
+        """Raises RunFailed where a step of this epoch had a cost or a gradient that is not finite, or the networks are not."""
+        check_steps(self)
+        check_state(self)
 
     def _finite(self, log_p: Tensor) -> Tensor:
         """What a network says after an epoch. Raises RunFailed where that is not finite."""
@@ -330,28 +336,23 @@ class Trainer:
         for number in range(len(self.networks)):
             self._train_mode(number)
         whole = len(self.batches[self.step]) == self.task.recipe.batch_size
-        cost, logits = self._recorded(given(self)) if self._recorded and whole else self._learn()
-        self.costs[self.step] = cost
-        self.passing.note(self.batches[self.step], logits)
+        made = self._recorded(given(self)) if self._recorded and whole else self._learn()
+        assert made.sound is not None, "it is made"
+        self.costs[self.step], self.sound[self.step] = made.cost, made.sound
+        self.passing.note(self.batches[self.step], made.logits)
         self.step += 1
+        if self.device.type != "cpu" and self.step % _LOOK_EVERY == 0:
+            check_steps(self)
 
     def _learn(self) -> Made:
-        """One step along the gradient."""
+        """The passes of a step, and the step."""
         made = backward(self, self._forwards)
-        self._descend(self.lr_factor(self.step))
-        return made
+        return descend(self, made, self.batches[self.step], self.lr_factor(self.step))
 
     def _learn_given(self, given: Given) -> Made:
         """The same with all that changes from step to step in tensors."""
         made = of_batch(self, self._forwards, batch_of(self, given))
-        self._descend(given.lr_factor)
-        return made
-
-    def _descend(self, lr_factor: float | Tensor) -> None:
-        if self.task.recipe.clip:
-            for network in self.networks:  # each by itself: two networks must not brake each other
-                nn.utils.clip_grad_norm_(network.parameters(), self.task.recipe.clip)
-        self.optimizer.step(lr_factor)
+        return descend(self, made, given.index, given.lr_factor)
 
     def _penalty(self) -> Tensor | None:
         """The loss's own, of all that is trained of all networks."""

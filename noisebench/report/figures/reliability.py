@@ -43,6 +43,7 @@ def _line(name: str, cell: Cell) -> Series:
 def _answers(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and whether it was right, of each test image (M,)."""
     said = read_said(run, _classes(run))
+    said.check()
     return np.exp(said.test.log_p[:, 0].astype(np.float64)), said.test.predicted == said.labels["test"]
 
 
