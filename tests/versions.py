@@ -81,7 +81,18 @@ def install(python: str, which: str, place: Path) -> Path:
     pins = beside(place, "txt")
     subprocess.run([own, "-m", "pip", "install", "--quiet", "--quiet", "uv"], check=True)
     uv = [place / "bin" / "uv", "--quiet", "pip"]
-    resolve = ["compile", "pyproject.toml", "--extra", "check", "--no-build", "--no-annotate", "--resolution", RESOLUTIONS[which]]
+    resolve = [
+        "compile",
+        "pyproject.toml",
+        "--extra",
+        "check",
+        "--no-build",
+        "--prerelease",
+        "disallow",
+        "--no-annotate",
+        "--resolution",
+        RESOLUTIONS[which],
+    ]
     subprocess.run([*uv, *resolve, "--upgrade", "--python", own, "--output-file", pins], check=True, cwd=ROOT)
     subprocess.run([*uv, "install", "--compile-bytecode", "--python", own, "--requirements", pins], check=True, cwd=ROOT)
     subprocess.run([*uv, "install", "--python", own, "--no-deps", "--editable", "."], check=True, cwd=ROOT)
