@@ -94,3 +94,27 @@ def test_with_cases_every_test_runs_with_so_many_at_most() -> None:
     assert [item.nodeid for item in spread_cases(items("a.py::one", *several, "a.py::two[x]"), 2)] == [
         "a.py::one", several[0], several[3], "a.py::two[x]",
     ]  # fmt: skip
+
+
+def test_the_table_says_what_each_combination_had_and_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oldest = {name: str(low) for name, low in versions.bounds("check", "parquet", "plot").items()} | {"numpy": "1000.1"}
+
+    def install(python: str, which: str, place: Path) -> Path:
+        place.mkdir()
+        (tmp_path / f"{place.name}.txt").write_text("".join(f"{name}=={number}\n" for name, number in oldest.items()))
+        own = place / "python"
+        own.write_text(f"#!/bin/sh\necho '{'1 failed, ' if which == 'newest' else ''}1200 passed, 31 skipped in 20s'\n")
+        own.chmod(0o755)
+        return own
+
+    monkeypatch.setattr(versions, "PLACE", tmp_path)
+    monkeypatch.setattr(versions, "install", install)
+    monkeypatch.setattr(sys, "argv", ["versions.py", sys.executable, "--which", "oldest"])
+    assert versions.main() == 0
+    said = capsys.readouterr().out
+    assert f"| oldest | {oldest['torch']} | {oldest['timm']} | {oldest['pandas']} | {oldest['typer']} | 1200 | 0 | 0 | 31 |" in said
+    assert "no older wheel for this Python: numpy 1000.1 (>=" in said
+    monkeypatch.setattr(sys, "argv", ["versions.py", sys.executable])
+    assert versions.main() == 1
