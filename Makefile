@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTHONS ?= python3.11 python3.14
 
-.PHONY: quick test soak lint perf clean
+.PHONY: quick test soak lint perf matrix clean
 
 quick: $(VENV)/.installed
 	$(BIN)/noisebench run quick
@@ -25,6 +26,10 @@ perf: $(VENV)/.installed-test
 	for script in startup training streaming dynamics suite agreement growth strategies losses manifest report; do $(BIN)/python tests/perf/bench_$$script.py; done
 	$(BIN)/python tests/perf/simulate_gate.py
 
+# The tests, one case of each, with the oldest and the newest versions that pyproject.toml allows; 5 GB at a time. A Python that is not here is said.
+matrix: $(VENV)/.installed-test
+	$(BIN)/python tests/versions.py $(PYTHONS)
+
 # torch and torchvision are asked for together and plainly: the newest pair that matches.
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -38,4 +43,4 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) manifests runs wandb trackio mlflow.db dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .matrix manifests runs wandb trackio mlflow.db dist .mypy_cache .pytest_cache .ruff_cache

@@ -24,6 +24,25 @@ CPU = torch.device("cpu")
 DEVICE = torch.device(os.environ.get("NOISEBENCH_DEVICE", "cpu"))  # `cuda`: trainings are tested on a GPU
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, help="at most so many of each test's cases, spread over all of them; `make matrix`")
+
+
+@pytest.hookimpl(trylast=True)  # what -m deselects is no case
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if most := config.getoption("cases"):
+        items[:] = spread_cases(items, most)
+
+
+def spread_cases(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """Of each test at most so many of its cases, spread over all of them, in the order given."""
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept = {id(item) for cases in tests.values() for item in cases[:: -(-len(cases) // most)]}
+    return [item for item in items if id(item) in kept]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     """The machine is shared with the worker processes that some tests start."""
