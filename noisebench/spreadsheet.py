@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-_RUN = re.compile(r"[=+\-@\t\r']")  # how a cell begins that a spreadsheet computes; and the mark, which must come back too
+from .harmless import harmless
+
+# How a cell begins that a spreadsheet computes, or, as a line, a build's log obeys; and the mark, which must come back too.
+_RUN = re.compile(r"[=+\-@\t\r\n'＝＋－＠]|::")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def as_cell(word: str) -> str:
     """`=cat` as `'=cat`, which is text; `from_cell` takes the mark off again."""
     return f"'{word}" if _RUN.match(word) and not _NUMBER.fullmatch(word) else word
+
+
+def word_as_cell(value: Any) -> Any:
+    """A value of a table that nobody reads back: a word as what can be seen of it, a number as it is."""
+    return as_cell(harmless(value)) if isinstance(value, str) else value
 
 
 def from_cell(cell: str) -> str:

@@ -197,7 +197,7 @@ def read_suites(path: Path) -> dict[str, Suite]:
     data = construct(node, (), places, mistakes) if node is not None else None
     suites = _validate(data, places, mistakes)
     if mistakes:
-        raise ConfigError("\n".join(f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))))
+        raise ConfigError(*(f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))))
     return suites
 
 

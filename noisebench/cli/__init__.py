@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from ..errors import NoisebenchError
+from ..harmless import harmless_line
 from ..processes import seat_here
 
 _BUG, _INTERRUPTED = 1, 130
@@ -45,10 +46,15 @@ def _fail(message: str, code: int, error: BaseException | None = None) -> int:
     if error is not None:
         import traceback
 
-        traceback.print_exception(error)
+        _write("".join(traceback.format_exception(error)).rstrip())
     if message and (seat_here().first or code == _BUG):
-        sys.stderr.write(f"error: {message}\n")
+        _write(f"error: {message}")
     return code
+
+
+def _write(text: str) -> None:
+    """On stderr, where a stranger's words stand in errors; of several lines each."""
+    sys.stderr.write("".join(harmless_line(line) + "\n" for line in text.split("\n")))
 
 
 def _usage(error: Any) -> str:

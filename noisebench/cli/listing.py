@@ -62,8 +62,8 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
         write_json(found[0])
         return
     from rich.table import Table
-    from rich.text import Text
 
+    from ..screen import Text
     from .papers import paper_tables
 
     facts = Table.grid(padding=(0, 2))
@@ -84,7 +84,8 @@ def _plain(value: Any) -> str:
 def _show_table(rows: Rows) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
+
+    from ..screen import Text
 
     if not rows:
         show("none")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...harmless import harmless_lines
+from ...spreadsheet import word_as_cell
 
 PICTURES = (".svg", ".png", ".pdf")
 _DOTS = 200  # an inch, of a .png
@@ -21,6 +23,8 @@ _FIXED = {"right labels": 0, "wrong labels": 1, "unknown labels": 6}
 _STYLE: Any = {
     "svg.hashsalt": "noisebench",  # the same bytes each time
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # and no name is a formula
+    "text.usetex": False,
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -68,11 +72,14 @@ def drawn(fill: Callable[[Any], object], size: tuple[float, float], form: str) -
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure as Canvas
+        from matplotlib.text import Text as Words
     except ImportError:
         raise ConfigError("a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv") from None
     with rc_context(_STYLE):
         canvas = Canvas(figsize=size, layout="constrained")
         fill(canvas)
+        for text in canvas.findobj(Words):
+            text.set_text(harmless_lines(text.get_text()))
         output = io.BytesIO()
         stamp = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else {}
         canvas.savefig(output, format=form, dpi=_DOTS, metadata=stamp, bbox_inches="tight")
@@ -84,7 +91,7 @@ def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     output = io.StringIO()
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([word_as_cell(value) for value in row] for row in rows)
     return output.getvalue()
 
 
