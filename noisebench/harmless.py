@@ -23,7 +23,7 @@ def harmless_line(text: str) -> str:
 
 
 def harmless_lines(text: str) -> str:
-    """Each of several lines."""
+    """Each of several lines, which are not the stranger's own."""
     return "\n".join(map(harmless, text.split("\n")))
 
 
@@ -33,6 +33,12 @@ def harmless_json(text: str) -> str:
 
 
 def _written(letter: str) -> str:
-    if letter in _SPELLING or unicodedata.category(letter) not in _UNSEEN:
+    unseen = unicodedata.category(letter) in _UNSEEN and letter not in _SPELLING
+    if not unseen and not _is_none(ord(letter)):
         return letter
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _is_none(code: int) -> bool:
+    """Whether a number stands for no character and never will; XML refuses some of these."""
+    return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF

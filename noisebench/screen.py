@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text as RichText
 
-from .harmless import harmless_line, harmless_lines
+from .harmless import harmless, harmless_line, harmless_lines
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
@@ -19,10 +19,10 @@ ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
 
 
 class Text(RichText):
-    """Anybody's words, harmless before a table is measured by them."""
+    """Anybody's words, a line for each argument, harmless before a table is measured by them."""
 
-    def __init__(self, text: str = "", **how: Any) -> None:
-        super().__init__(harmless_lines(text), **how)
+    def __init__(self, *lines: str, **how: Any) -> None:
+        super().__init__("\n".join(map(harmless, lines)), **how)
 
 
 class Screen(Console):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from .harmless import harmless
 
 # How a cell begins that a spreadsheet computes, or, as a line, a build's log obeys; and the mark, which must come back too.
-_RUN = re.compile(r"[=+\-@\t\r\n'＝＋－＠]|::")
+_RUN = re.compile(r"[=+\-@\t\r\n'＝＋－＠]|\s*::")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -30,3 +33,21 @@ def from_cell(cell: str) -> str:
 def path_as_cell(path: str) -> str:
     """`=cat/1.png` as `./=cat/1.png`, which is the same path."""
     return f"./{path}" if _RUN.match(path) else path
+
+
+def as_csv(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of cells as text, a line each; a cell that holds a line end of any kind is quoted, or what follows would be a row of its own."""
+    lines = io.StringIO()
+    writer = csv.writer(_Lines(lines), lineterminator="\r\n")  # both of which are quoted only where they are its own
+    writer.writerows(rows)
+    return lines.getvalue()
+
+
+class _Lines:
+    """A file on which lines end in one way."""
+
+    def __init__(self, file: io.StringIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")

@@ -69,7 +69,7 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
     facts = Table.grid(padding=(0, 2))
     for key, value in found[0].items():
         if value not in (None, "", [], {}) and key != "cells":
-            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(_plain(value)))
+            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(*_plain(value).split("\n")))
     show(facts, *(paper_tables(name) if kind == "published" else []))
 
 
@@ -95,7 +95,7 @@ def _show_table(rows: Rows) -> None:
     for key in names:
         table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key == "name")
     for row in rows:
-        table.add_row(*(Text(_cell(key, row.get(key))) for key in names))
+        table.add_row(*(Text(*_cell(key, row.get(key)).split("\n")) for key in names))
     show(table)
 
 

@@ -21,6 +21,7 @@ from .table import Table, short_noise
 
 SCHEMA = 2
 _MARKUP = re.compile(r"([\\`*\[\]|~$])")
+_BEGINS = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a list within the list
 
 
 def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
@@ -112,13 +113,14 @@ def _markdown_table(table: Table, *, ranks: bool) -> str:
     for row in table.rows:
         lines.append([_plain(row_head(table, row)), *(cell(row, col) for col in table.cols), *([rank_text(table, row)] if ranks else [])])
     grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    title = f"**{_plain(table.title)}**\n\n" if table.title else ""
+    title = f"**{_plain(table.title.strip())}**\n\n" if table.title else ""
     return f"{title}{grid}\n\n{_plain(caption(table, ranks=ranks))}"
 
 
 def as_list(lines: Sequence[str]) -> str:
     """Markdown's bullets, with a blank line below; nothing for none."""
-    return "".join(f"* {_plain(line)}\n" for line in lines) + ("\n" if lines else "")
+    said = [_BEGINS.sub(r"\1\\\2", _plain(line)) for line in lines]
+    return "".join(f"* {line}\n" for line in said) + ("\n" if lines else "")
 
 
 def _plain(text: str) -> str:

@@ -30,8 +30,8 @@ def escaped(text: str) -> str:
 
 
 def _first(text: str) -> str:
-    """A name that begins a line: behind the end of the one before, `[` and `*` would be that end's own."""
-    return f"{{}}{escaped(text)}" if text.startswith(("[", "*")) else escaped(text)
+    """A name that begins a line: behind the end of the one before `[` and `*` would be that end's own, and a build's log obeys `::`."""
+    return f"{{}}{escaped(text)}" if text.lstrip().startswith(("[", "*", "::")) else escaped(text)
 
 
 def _table(table: Table, *, ranks: bool) -> str:

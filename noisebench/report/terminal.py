@@ -41,7 +41,7 @@ def _grid(table: Table, cols: tuple[str, ...], digits: int, *, ranks: bool) -> R
     grid.add_column(Text(table.row_axis.replace(",", ", ")), overflow="fold")
     for col in cols:
         name, _, rate = head(table, col).partition(" (")
-        grid.add_column(Text(f"{name}\n{rate.rstrip(')')}" if rate else name), justify="right", overflow="fold")
+        grid.add_column(Text(name, *([rate.rstrip(")")] if rate else [])), justify="right", overflow="fold")
     if ranks:
         grid.add_column("mean rank", justify="right")
     for row in table.rows:

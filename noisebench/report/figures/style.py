@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...harmless import harmless_lines
+from ...spreadsheet import as_csv as rows_as_csv
 from ...spreadsheet import word_as_cell
 
 PICTURES = (".svg", ".png", ".pdf")
@@ -75,7 +76,8 @@ def drawn(fill: Callable[[Any], object], size: tuple[float, float], form: str) -
         from matplotlib.text import Text as Words
     except ImportError:
         raise ConfigError("a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv") from None
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in a .svg text stays text, and the reader has fonts
         canvas = Canvas(figsize=size, layout="constrained")
         fill(canvas)
         for text in canvas.findobj(Words):
@@ -88,11 +90,7 @@ def drawn(fill: Callable[[Any], object], size: tuple[float, float], form: str) -
 
 def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """The numbers behind a figure."""
-    output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([word_as_cell(value) for value in row] for row in rows)
-    return output.getvalue()
+    return rows_as_csv([columns, *([word_as_cell(value) for value in row] for row in rows)])
 
 
 def form_of(path: Path) -> str:
