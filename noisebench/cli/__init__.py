@@ -37,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left; nothing more can be said
         return 0
+    except OSError as error:  # such as a path that is too long to exist
+        return _fail(
+            f"{error.filename or type(error).__name__}: {error.strerror or error}", NoisebenchError.exit_code, error if verbose else None
+        )
     except Exception as error:  # the last net: a bug of ours, said shortly
         message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
         return _fail(f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None)
