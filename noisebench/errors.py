@@ -19,11 +19,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from .harmless import harmless
+
 
 class NoisebenchError(Exception):
-    """A mistake that the user can mend; `str()` is one line that says how."""
+    """A mistake that the user can mend; `str()` is one line that says how, or one for each mistake. Strangers' words in it are harmless."""
 
     exit_code = 2
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(map(harmless, lines)))
 
 
 class LanguageError(NoisebenchError):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, DataError
+from .saved import load_saved
 from .storing import read_checked
 
 NONE, PRETRAINED = "none", "pretrained"
@@ -101,10 +102,9 @@ def _from_torch(place: Path) -> bytes:
     import torch
     from safetensors.torch import save
 
+    raw = read_checked(place)
     try:
-        loaded = torch.load(place, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(f"{place} cannot be read: {error.strerror or error}") from None
+        loaded = load_saved(raw)
     except Exception:  # torch.load documents no exceptions
         raise DataError(f"{place} is damaged, or holds more than tensors, and nobody's code is run: save a state dict alone") from None
     for _ in _WRAPPERS:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,6 +18,7 @@ from .plugins import code_of
 from .spec import Call, Expression, Sum, Value, parse, terms
 
 F = TypeVar("F", bound=Callable[..., Any])
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _REMEMBERED = 512  # texts in their one form: those of a suite's runs are few, and each is asked for in every run
 
 
@@ -103,6 +105,8 @@ class Registry:
 
     def add(self, entry: Entry) -> None:
         for taken in (entry.name, *entry.aliases):
+            if not _NAME.fullmatch(taken):
+                raise LanguageError(f"the {self.kind} {taken!r} cannot be written: a name is letters, digits and _, a letter first")
             if taken in self._entries or taken in self._aliases:
                 raise LanguageError(f"the {self.kind} {taken!r} exists already: choose another name")
         self._of_text.cache_clear()

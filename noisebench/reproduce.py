@@ -12,7 +12,7 @@ from .datasets import DATASETS, split_column
 from .losses import LOSSES
 from .noise import FILES, NOISES
 from .noise.recorded import OWN
-from .recipes import RECIPES, all_settings, make_recipe
+from .recipes import RECIPE_FIELDS, RECIPES, all_settings, make_recipe
 from .registry import Registry
 from .spec import Call, parse
 from .strategies import STRATEGIES
@@ -48,7 +48,7 @@ def reproduction(about: dict[str, Any]) -> Reproduction:
 
     Raises LanguageError for a text that is none of the language.
     """
-    words = ["noisebench", "train", about.get("path") or about["dataset"], *_options({"test": about.get("test_path")})]
+    words = ["noisebench", "train", _word(about.get("path") or about["dataset"]), *_options({"test": about.get("test_path")})]
     held_out = about.get("held_out", "")
     val, trusted = _HELD_OUT.search(held_out), _TRUSTED.search(held_out)
     before = val is not None and val[2] == "before"
@@ -66,11 +66,17 @@ def reproduction(about: dict[str, Any]) -> Reproduction:
 def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings in which a run's recipe is not the one that it is named after; on foreign data its augmentation too."""
     if name not in RECIPES:
-        return settings
+        return {key: value for key, value in settings.items() if key in RECIPE_FIELDS}
     known = DATASETS.get(dataset)
     augment = known.augmentation if known else {}
     own, settings = all_settings(make_recipe(name, dataset, augment=augment, changes={}).asdict()), all_settings(settings)
-    return {key: value for key, value in settings.items() if value != own.get(key) or (known is None and key in ("crop", "flip"))}
+    return {key: value for key, value in settings.items() if key in RECIPE_FIELDS
+            and (value != own.get(key) or (known is None and key in ("crop", "flip")))}  # fmt: skip
+
+
+def _word(path: str) -> str:
+    """A path that is no option, whatever it begins with."""
+    return f"./{path}" if path.startswith("-") else path
 
 
 def _options(values: dict[str, Any]) -> Iterator[str]:

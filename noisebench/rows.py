@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20  # rows made into text at a time
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
+_FIRST = {**_ESCAPED, **{ord(c): f"%{ord(c):02X}" for c in "=+-@\t"}}  # of a cell, which a spreadsheet would compute
 _DTYPES: Any = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str, "split": str, "source": str, "trusted": str}
 _NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source", "trusted")
 SPLITS = ("train", "val", "dropped")
@@ -59,11 +60,11 @@ def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[byt
         part = slice(start, min(start + size, len(rows.labels)))
         columns = [names[rows.labels[part]], names[rows.clean_labels[part]]]
         if rows.ids:
-            columns.append(_table([name.translate(_ESCAPED) for name in rows.ids[part]]))
+            columns.append(_table([_written(name) for name in rows.ids[part]]))
         if split is not None:
             columns.append(splits[split[part]])
         if rows.source is not None:
-            columns.append(_table([f"{source_name.translate(_ESCAPED)}:{at}" if at >= 0 else "" for at in rows.source[part].tolist()]))
+            columns.append(_table([f"{_written(source_name)}:{at}" if at >= 0 else "" for at in rows.source[part].tolist()]))
         if rows.trusted is not None:
             columns.append(_table(TRUSTED)[rows.trusted[part].astype(np.int64)])
         yield from _lines(part, columns)
@@ -141,6 +142,11 @@ def read_rows(body: bytes, source_name: str = "") -> Rows:
     )
 
 
+def _written(name: str) -> str:
+    """A name as a cell that is one, and no formula; `_unescape` reads it."""
+    return name[:1].translate(_FIRST) + name[1:].translate(_ESCAPED)
+
+
 def _unescape(name: str) -> str:
     return re.sub("%([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), name)
 
@@ -153,7 +159,7 @@ def _read_words(name: str, column: pd.Series[str], words: tuple[str, ...]) -> di
 
 
 def _read_source(column: pd.Series[str], name: str) -> np.ndarray:
-    prefix = f"{name.translate(_ESCAPED)}:"
+    prefix = f"{_written(name)}:"
     pattern = re.compile(f"(?:{re.escape(prefix)}[0-9]{{1,12}})?")
     if not all(pattern.fullmatch(word) for word in column):
         raise ManifestError(f"a source is neither empty nor {prefix}NUMBER")

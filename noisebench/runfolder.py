@@ -106,8 +106,11 @@ class RunFolder:
     def claimed(self) -> Iterator[RunFolder]:
         """The folder while one holds the run, also against other machines on a shared folder; it writes only as long as one does.
 
-        Raises RunTaken where somebody has it; so do its writers once somebody has taken it over.
+        Raises RunTaken where somebody has it; so do its writers once somebody has taken it over. DataError where the folder is a link,
+        which a stranger may have made: a run writes into its own alone. `runs/` itself may be one, onto another disk.
         """
+        if self.path.is_symlink():
+            raise DataError(f"{self.path} is a link, and a run writes into its own folder alone: remove the link")
         with claimed(self.claim) as claim:
             yield replace(self, held=claim)
 

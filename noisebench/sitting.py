@@ -16,6 +16,7 @@ from .errors import DataError, Interrupted, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .plan import Run
 from .runfolder import RunFolder
+from .saved import load_saved
 from .warmup import FOLDS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudde
 _RESUMES = "the same command resumes it"
 _NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory"  # as torch says it
 _NEEDS_MEMORY = "out of memory: the same command goes on from the last checkpoint; train --accumulate N needs less, for the same curve"
+_MOST_PACKED = 256  # places; more than any pack has
 _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
 
 
@@ -187,7 +189,7 @@ def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
     folds = [torch.from_numpy(rows) for rows in course.folds]
     dynamics = {name: torch.from_numpy(array) for name, array in course.dynamics.state_dict().items()}
     so_far = {"history": course.history, "seconds": course.seconds, "folds": folds, "packed": course.packed, "dynamics": dynamics}
-    torch.save(_by_itself({"trainer": trainer.state_dict(), **so_far}), buffer)
+    torch.save(_by_itself({"run": folder.path.name, "trainer": trainer.state_dict(), **so_far}), buffer)
     folder.write(folder.resume, lambda file: file.writelines([_seal(buffer.getbuffer()), buffer.getbuffer()]))
 
 
@@ -196,12 +198,12 @@ def _seal(content: bytes | memoryview) -> bytes:
     return f"noisebench checkpoint {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
-def _opened(saved: bytes) -> io.BytesIO:
+def _unsealed(saved: bytes) -> bytes:
     """What stands below the first line. Raises DataError where it is not what was written."""
     head, _, content = saved.partition(b"\n")
     if head + b"\n" != _seal(content):
         raise DataError("it is damaged, cut short or of another version: its checksum does not match")
-    return io.BytesIO(content)
+    return content
 
 
 def _by_itself(value: Any) -> Any:
@@ -225,11 +227,10 @@ def read(folder: RunFolder) -> bytes | None:
 
 
 def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> Course:
-    """The course as its checkpoint has it. Raises NoisebenchError for one that is damaged."""
-    import torch
-
+    """The course as its checkpoint has it. Raises NoisebenchError for one that is damaged, or another run's."""
     try:
-        found = torch.load(_opened(saved), map_location=device, weights_only=True)
+        found = load_saved(_unsealed(saved), device)
+        _check_run(found, folder)
         folds = [rows.cpu().numpy() for rows in found["folds"]]
         dynamics = Dynamics.resume({name: array.cpu().numpy() for name, array in found["dynamics"].items()})
         return Course(found["history"], found["seconds"], folds, found["trainer"], packed=found["packed"], dynamics=dynamics)
@@ -237,6 +238,16 @@ def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> Course:
         if is_out_of_memory(error):
             raise
         raise _not_resumable(folder, error) from None
+
+
+def _check_run(found: dict[str, Any], folder: RunFolder) -> None:
+    """Raises ValueError for what is no checkpoint of this run."""
+    if found.get("run") != folder.path.name:
+        raise ValueError(f"it is of the run {found.get('run')}")
+    history, seconds, packed = found["history"], found["seconds"], found["packed"]
+    lines = isinstance(history, list) and all(isinstance(line, dict) for line in history)
+    if not lines or not isinstance(packed, int) or not 1 <= packed <= _MOST_PACKED or not 0 <= seconds < float("inf"):
+        raise ValueError("it holds no course of a run")
 
 
 def _restore(folder: RunFolder, trainer: Trainer, state: dict[str, Any]) -> None:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Iterable
+from typing import Any
 
-_RUN = re.compile(r"[=+\-@\t\r']")  # how a cell begins that a spreadsheet computes; and the mark, which must come back too
+from .harmless import harmless
+
+# How a cell begins that a spreadsheet computes, or, as a line, a build's log obeys; and the mark, which must come back too.
+_RUN = re.compile(r"[=+\-@\t\r\n'＝＋－＠]|\s*::")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def as_cell(word: str) -> str:
     """`=cat` as `'=cat`, which is text; `from_cell` takes the mark off again."""
     return f"'{word}" if _RUN.match(word) and not _NUMBER.fullmatch(word) else word
+
+
+def word_as_cell(value: Any) -> Any:
+    """A value of a table that nobody reads back: a word as what can be seen of it, a number as it is."""
+    return as_cell(harmless(value)) if isinstance(value, str) else value
 
 
 def from_cell(cell: str) -> str:
@@ -21,3 +33,21 @@ def from_cell(cell: str) -> str:
 def path_as_cell(path: str) -> str:
     """`=cat/1.png` as `./=cat/1.png`, which is the same path."""
     return f"./{path}" if _RUN.match(path) else path
+
+
+def as_csv(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of cells as text, a line each; a cell that holds a line end of any kind is quoted, or what follows would be a row of its own."""
+    lines = io.StringIO()
+    writer = csv.writer(_Lines(lines), lineterminator="\r\n")  # both of which are quoted only where they are its own
+    writer.writerows(rows)
+    return lines.getvalue()
+
+
+class _Lines:
+    """A file on which lines end in one way."""
+
+    def __init__(self, file: io.StringIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        self._file.write(line.removesuffix("\r\n") + "\n")

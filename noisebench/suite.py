@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -197,7 +197,7 @@ def read_suites(path: Path) -> dict[str, Suite]:
     data = construct(node, (), places, mistakes) if node is not None else None
     suites = _validate(data, places, mistakes)
     if mistakes:
-        raise ConfigError("\n".join(f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))))
+        raise ConfigError(*(f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))))
     return suites
 
 
@@ -292,8 +292,8 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
             _check_value(axis, value)
         except NoisebenchError as error:
             yield at, str(error)
-    if suite.report.suspects is not None and Path(suite.report.suspects).suffix != ".csv":
-        yield ("report", "suspects"), f"suspects are written to a .csv, got {suite.report.suspects!r}"
+    if suite.report.suspects is not None and not _stays_within(suite.report.suspects):
+        yield ("report", "suspects"), f"suspects are written to a .csv within the workspace, got {suite.report.suspects!r}"
     if suite.report.published is not None:
         try:
             find_paper(suite.report.published)
@@ -305,6 +305,12 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
         for number, selector in enumerate(selectors):
             if not any(_matches(cell, selector) for cell in cells):
                 yield (where, number), f"{where} matches no run: {selector}"
+
+
+def _stays_within(name: str) -> bool:
+    """Whether a path, wherever it is taken from, names a .csv below there."""
+    path = PurePath(name)
+    return path.suffix == ".csv" and not path.is_absolute() and not path.drive and ".." not in path.parts and "\\" not in name
 
 
 def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[Place, str]]:

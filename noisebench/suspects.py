@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from . import metrics
 from .errors import DataError
 from .manifest import Manifest
 from .predictions import Predictions
-from .spreadsheet import as_cell, path_as_cell
+from .spreadsheet import as_cell, as_csv, path_as_cell
 from .storing import write_text
 
 SCORES = ("early", "last")
@@ -92,12 +90,9 @@ def beyond_doubt(manifest: Manifest) -> np.ndarray:
 def write_suspects(path: Path, said: Predictions, manifest: Manifest) -> int:
     """A CSV of the doubted labels, and how many they are: rank, index, path where the examples are files, recorded and suggested
     class by name, score (1 - p of the recorded label, in [0, 1]), split where some are held out."""
-    text, found = io.StringIO(), doubted(said, manifest.labels, beyond_doubt(manifest))
-    writer = csv.writer(text, lineterminator="\n")
+    found = doubted(said, manifest.labels, beyond_doubt(manifest))
     columns = dict(_columns(said, manifest, found))
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
-    write_text(path, text.getvalue())
+    write_text(path, as_csv([columns, *zip(*columns.values(), strict=True)]))
     return len(found)
 
 

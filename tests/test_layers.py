@@ -14,7 +14,7 @@ import noisebench
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"}
-    | {"holder", "claim", "processes"},
+    | {"holder", "claim", "processes", "harmless", "screen", "saved"},
     {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "dynamics", "spreadsheet", "backbones", "recipes"}
     | {"initial", "pretrained"},
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review", "budget", "subset"},

@@ -213,7 +213,7 @@ def test_text_of_users_does_not_become_markup(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(draw_table(tables(tmp_path)[0]))
     assert "[red]evil[/red] | method" in console.file.getvalue()
-    assert "evil[/red] \\| method" in report(tmp_path).render("md")
+    assert "\\[red\\]evil\\[/red\\] \\| method" in report(tmp_path).render("md")
 
 
 RECORDS = Path(__file__).parent / "data" / "records"

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from ..errors import NoisebenchError, RunFailed
+from ..harmless import harmless_line
 from ..processes import seat_here
 
 _BUG, _INTERRUPTED = 1, 130
@@ -39,9 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left; nothing more can be said
         return 0
     except MemoryError as error:
-        return _fail(
-            "out of memory: what was finished stays, and the same command goes on", RunFailed.exit_code, error if verbose else None
-        )
+        said = "out of memory: what was finished stays, and the same command goes on"
+        return _fail(said, RunFailed.exit_code, error if verbose else None)
+    except OSError as error:  # such as a path that is too long to exist
+        said = f"{error.filename or type(error).__name__}: {error.strerror or error}"
+        return _fail(said, NoisebenchError.exit_code, error if verbose else None)
     except Exception as error:  # the last net: a bug of ours, said shortly
         message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
         return _fail(f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None)
@@ -51,10 +54,15 @@ def _fail(message: str, code: int, error: BaseException | None = None) -> int:
     if error is not None:
         import traceback
 
-        traceback.print_exception(error)
+        _write("".join(traceback.format_exception(error)).rstrip())
     if message and (seat_here().first or code == _BUG):
-        sys.stderr.write(f"error: {message}\n")
+        _write(f"error: {message}")
     return code
+
+
+def _write(text: str) -> None:
+    """On stderr, where a stranger's words stand in errors; of several lines each."""
+    sys.stderr.write("".join(harmless_line(line) + "\n" for line in text.split("\n")))
 
 
 def _usage(error: Any) -> str:

@@ -53,7 +53,9 @@ def before(
         typer.Option("--data-dir", metavar="DIR", envvar="NOISEBENCH_DATA", help="Holds the data sets; default: the user's cache."),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
-    plugin: Annotated[list[str] | None, typer.Option("--plugin", metavar="FILE|MODULE", help="Adds losses, strategies or noises.")] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option("--plugin", metavar="FILE|MODULE", help="Runs this code, which adds losses, strategies or noises.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,

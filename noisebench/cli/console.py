@@ -1,4 +1,4 @@
-"""stdout is data, stderr is progress and warnings. Not a terminal: full width, no colour, nothing cut."""
+"""stdout is data, stderr is progress and warnings. Not a terminal: full width, no colour, nothing cut. Strangers' words command neither."""
 
 from __future__ import annotations
 
@@ -6,48 +6,49 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ..harmless import harmless_json, harmless_line
+
 if TYPE_CHECKING:
-    from rich.console import Console
-
-_FULL_WIDTH = 10_000  # columns where there is no terminal: nothing wraps
+    from ..screen import Screen
 
 
-def console(stream: TextIO) -> Console:
+def console(stream: TextIO) -> Screen:
     """A Rich console on a stream. NO_COLOR is honoured by Rich."""
-    from rich.console import Console
+    from ..screen import ENDLESS, Screen
 
-    return Console(file=stream, width=None if stream.isatty() else _FULL_WIDTH, highlight=False, soft_wrap=False)
+    return Screen(file=stream, width=None if stream.isatty() else ENDLESS, soft_wrap=False)
 
 
 def show(*things: Any) -> None:
     """Print data on stdout: text as it is, Rich's things drawn, lines without trailing blanks."""
+    from ..screen import drawn
+
     if sys.stdout.isatty():
-        console(sys.stdout).print(*things, sep="\n", markup=False)
-        return
-    from io import StringIO
-
-    from rich.console import Console
-
-    drawn = StringIO()
-    Console(file=drawn, width=_FULL_WIDTH, highlight=False, no_color=True).print(*things, sep="\n", markup=False)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in drawn.getvalue().splitlines()))
+        console(sys.stdout).print(*things, sep="\n")
+    else:
+        sys.stdout.write(drawn(*things))
 
 
 def write(text: str) -> None:
-    """Print text on stdout exactly as it is."""
+    """Print a document on stdout exactly as it is: whoever made it has made its words harmless."""
     sys.stdout.write(text)
 
 
 def write_json(content: Any) -> None:
     """The one JSON document of a command."""
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    write(harmless_json(json.dumps(content, indent=1)) + "\n")
 
 
 def say(text: str, *, quiet: bool = False) -> None:
     """A line of progress or a warning on stderr."""
     if not quiet:
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        order(harmless_line(text))
+
+
+def order(line: str) -> None:
+    """A line on stderr that a build's log is to obey, as it is."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def duration(seconds: float) -> str:

@@ -140,8 +140,8 @@ def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
 
+    from ..screen import Text
     from .review import reviewed_facts
 
     meta = manifest.meta

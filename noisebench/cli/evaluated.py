@@ -17,7 +17,8 @@ _WORST = 10  # classes that are shown
 def draw_run(entry: dict[str, Any]) -> Group:
     """All that is said of a run."""
     from rich.console import Group
-    from rich.text import Text
+
+    from ..screen import Text
 
     title = Text(entry["title"] + (" (oracle)" if entry["oracle"] else ""), style="bold")
     others = [thing for name, found in entry.get("on", {}).items() for thing in _on(name, found, entry["classes"])]
@@ -27,7 +28,8 @@ def draw_run(entry: dict[str, Any]) -> Group:
 def draw_checks(entry: dict[str, Any]) -> Group:
     """A line for each check of a run."""
     from rich.console import Group
-    from rich.text import Text
+
+    from ..screen import Text
 
     style = {"same": "green", "differs": "bold red", "undecided": "yellow"}
     lines = _grid()
@@ -43,7 +45,7 @@ def _grid() -> Table:
 
 
 def _facts(rows: Iterator[tuple[str, str]]) -> Table:
-    from rich.text import Text
+    from ..screen import Text
 
     facts = _grid()
     for name, value in rows:
@@ -105,7 +107,8 @@ def _first(shares: dict[str, float | None], wrong: int) -> str:
 def _classes(test: dict[str, Any], confusion: list[list[int]], names: list[str]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
+
+    from ..screen import Text
 
     classes = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in ("class", "accuracy", "most often taken for"):
@@ -124,7 +127,7 @@ def _worst(rates: list[float | None], confusion: list[list[int]], names: list[st
 
 
 def _on(name: str, found: dict[str, Any], classes: list[str]) -> Iterator[Any]:
-    from rich.text import Text
+    from ..screen import Text
 
     yield Text(f"on {name}, classes by {found['classes_by']}", style="bold")
     yield _facts(_tested(found, "accuracy"))

@@ -13,10 +13,10 @@ from .console import console, duration, say
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
-    from rich.text import Text
 
     from ..agenda import Item
     from ..executors.job import Event
+    from ..screen import Text
 
 _EVERY = 10.0  # seconds between plain lines
 
@@ -83,7 +83,7 @@ class GridProgress:
 
     def _tell(self, text: str) -> None:
         if self._live:
-            self._live.console.print(text, markup=False)
+            self._live.console.print(text)
         else:
             say(text)  # what went wrong is said even when progress is not
 
@@ -104,9 +104,9 @@ class GridProgress:
         from rich.box import SIMPLE_HEAD
         from rich.console import Group
         from rich.table import Table
-        from rich.text import Text
 
         from ..report.table import short_noise
+        from ..screen import Text
 
         grid = Table(box=SIMPLE_HEAD, pad_edge=False)
         grid.add_column(", ".join([*self._several, "method"]))
@@ -118,7 +118,7 @@ class GridProgress:
 
     def _cell(self, row: str, col: str) -> Text:
         """Mean so far, how many of how many seeds are done; where none is, how far the runs under way are."""
-        from rich.text import Text
+        from ..screen import Text
 
         numbers = self._cells.get((row, col), [])
         if not numbers:

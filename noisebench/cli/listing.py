@@ -62,14 +62,14 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
         write_json(found[0])
         return
     from rich.table import Table
-    from rich.text import Text
 
+    from ..screen import Text
     from .papers import paper_tables
 
     facts = Table.grid(padding=(0, 2))
     for key, value in found[0].items():
         if value not in (None, "", [], {}) and key != "cells":
-            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(_plain(value)))
+            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(*_plain(value).split("\n")))
     show(facts, *(paper_tables(name) if kind == "published" else []))
 
 
@@ -84,7 +84,8 @@ def _plain(value: Any) -> str:
 def _show_table(rows: Rows) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
+
+    from ..screen import Text
 
     if not rows:
         show("none")
@@ -94,7 +95,7 @@ def _show_table(rows: Rows) -> None:
     for key in names:
         table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key == "name")
     for row in rows:
-        table.add_row(*(Text(_cell(key, row.get(key))) for key in names))
+        table.add_row(*(Text(*_cell(key, row.get(key)).split("\n")) for key in names))
     show(table)
 
 

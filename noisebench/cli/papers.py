@@ -49,7 +49,8 @@ def paper_tables(name: str) -> list[Table]:
 def _table(title: str, cells: list[Published]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-    from rich.text import Text
+
+    from ..screen import Text
 
     numbers = {(cell.name, _noise(cell)): _number(cell) for cell in cells}
     names, noises = (list(dict.fromkeys(places)) for places in zip(*numbers, strict=True))

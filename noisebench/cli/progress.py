@@ -42,7 +42,7 @@ class RunProgress:
     def say(self, text: str) -> None:
         """A line beside the bar."""
         if self._bar:
-            self._bar.console.print(text, markup=False)
+            self._bar.console.print(text)
         else:
             say(text, quiet=self._quiet)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import say, show, write
+from .console import order, say, show, write
 from .figure import Asked, draw_figure, without_effect
 from .options import Globals, Json
 
@@ -224,10 +224,13 @@ def _say_verdict(verdict: Check, *, quiet: bool) -> None:
     """On stderr; `quiet`: the text on stdout has it already, and error lines are all that is left."""
     from ..report.github import error_lines
 
-    on_github = "GITHUB_STEP_SUMMARY" in os.environ
-    lines = error_lines(verdict.troubles) if on_github else [] if quiet else verdict.troubles
-    for line in [*lines, verdict.summary]:
-        say(line)
+    if "GITHUB_STEP_SUMMARY" in os.environ:
+        for line in error_lines(verdict.troubles):
+            order(line)
+    else:
+        for line in [] if quiet else verdict.troubles:
+            say(line)
+    say(verdict.summary)
 
 
 def _append_summary(path: Path, made: Report, verdict: Check | None) -> None:

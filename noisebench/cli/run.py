@@ -88,7 +88,7 @@ def run(
     _report(found, [], workspace)  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
     todo = select(items, rerun, shard)
-    check_listing(found, items)
+    check_listing(found, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
     for said in check_networks(workspace, [item.run for item in todo]):
         say(said, quiet=options.quiet)

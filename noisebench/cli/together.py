@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from .options import Globals
 
 
-def check_listing(suite: Suite, items: list[Item]) -> None:
-    """Raises ConfigError where there is no one list to write, before the first run."""
+def check_listing(suite: Suite, items: list[Item], workspace: Workspace) -> None:
+    """Raises ConfigError where there is no one list to write, or links lead it out of the workspace, before the first run."""
     from ..errors import ConfigError
+
+    if suite.report.suspects and not (workspace.root / suite.report.suspects).resolve().is_relative_to(workspace.root.resolve()):
+        raise ConfigError(f"report.suspects {suite.report.suspects}: a link leads it out of the workspace {workspace.root}")
 
     if suite.report.suspects and (several := len({item.run.manifest.identity for item in items})) > 1:
         raise ConfigError(f"report.suspects is a list of one labelling, the suite's runs see {several}: fix noise, data set and noise_seed")

@@ -12,7 +12,9 @@ import numpy as np
 from ..errors import DataError
 from .archive import as_labels, fingerprint, image_shape, read_arrays, read_shape
 from .catalogue import Dataset
-from .tarred import PICTURES
+from .opening import open_regular
+from .pictures import read_picture
+from .tarred import PICTURES, is_text
 
 T = TypeVar("T")
 
@@ -90,17 +92,9 @@ def picture_files(path: Path, test: Path | None = None) -> tuple[list[str], list
 def _pictures(path: Path, root: Path, names: tuple[str, ...]) -> list[str]:
     files = (file for name in names for file in (root / name).rglob("*") if file.suffix.lower() in PICTURES)
     found = sorted(file.relative_to(path).as_posix() for file in files)
-    if wrong := [name for name in found if not _is_text(name)]:
+    if wrong := [name for name in found if not is_text(name)]:
         raise DataError(f"{path} holds a file whose name is not UTF-8, {wrong[0]!a}: rename it")
     return found
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def picture_labels(path: Path, files: list[str], depth: int = 1) -> np.ndarray:
@@ -148,10 +142,4 @@ def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.n
 
 def _open(file: Path, read: Callable[[Any], T]) -> T:
     """What `read` makes of a picture. Raises DataError."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as picture:
-            return read(picture)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} cannot be read as a picture: {error}") from None
+    return read_picture(lambda: open_regular(file), read, lambda: file)

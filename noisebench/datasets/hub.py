@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .archive import MOST_CLASSES
 from .listing import Listed, Listing, Names
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
@@ -45,6 +46,7 @@ def _library() -> Any:
     except ImportError:
         raise DataError("hfds: needs Hugging Face's datasets: pip install 'noisebench[stream]'") from None
     datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # versions below 4 would ask whether to run a table's own script
     return datasets
 
 
@@ -69,6 +71,8 @@ def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...
     labels = np.asarray(table.data.column(label).to_numpy(), np.int64)
     if labels.size and labels.min() < 0:
         raise DataError(f"hfds:{name}: the labels of its split {split} are not published: name a table with labels")
+    if labels.size and labels.max() >= MOST_CLASSES:
+        raise DataError(f"hfds:{name}: a label is {labels.max()}; there are at most {MOST_CLASSES} classes")
     raw = load_table(name, split, image).data.column(image)
     sizes = _lengths(raw, pc)
     names = Names.of(f"{split}/{row}" for row in range(len(table)))

@@ -138,10 +138,12 @@ def _listed(
     whole: bool = True,
     test_root: Path | None = None,
 ) -> Listed:
-    """Raises DataError where a part is empty."""
+    """Raises DataError where a part is empty, or a list names what lies elsewhere."""
     for rows, what in ((train, "training"), (test, "test")):
         if not rows:
             raise DataError(f"{root} holds no {what} pictures")
+        if strange := next((name for name, _ in rows if name.startswith("/") or ".." in name.split("/")), None):
+            raise DataError(f"{root} lists {strange!r}, which lies outside it")
     sides = [(Listing("folder", str(place), Names.of(name for name, _ in rows)), np.array([k for _, k in rows], np.int64))
              for place, rows in ((root, train), (test_root or root, test))]  # fmt: skip
     return Listed(*sides[0], *sides[1], classes, clean, whole)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 
@@ -70,9 +71,12 @@ class Listing:
         root, sizes = Path(self.root), np.empty(len(self), np.int64)
         for place in range(len(self)):
             try:
-                sizes[place] = (root / self.names[place]).stat().st_size
-            except OSError as error:
-                raise DataError(f"{self.where(place)} is listed, and cannot be read: {error.strerror or error}") from None
+                found = (root / self.names[place]).stat()
+            except (OSError, ValueError) as error:
+                raise DataError(f"{self.where(place)} is listed, and cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            if not S_ISREG(found.st_mode):
+                raise DataError(f"{self.where(place)} is listed, and is no file")
+            sizes[place] = found.st_size
         return replace(self, sizes=sizes)
 
     def fingerprint(self, labels: np.ndarray) -> str:

@@ -18,7 +18,14 @@ def opener(listing: Listing) -> Opener:
 
 def _from_folder(listing: Listing) -> Opener:
     root = Path(listing.root)
-    return lambda place: (root / listing.names[place]).open("rb")
+    return lambda place: open_regular(root / listing.names[place])
+
+
+def open_regular(path: Path) -> Any:
+    """A file's bytes. Raises OSError for a pipe or a device, which one could wait for without end."""
+    if not path.is_file():
+        raise OSError("it is no file")
+    return path.open("rb")
 
 
 def _from_tar(listing: Listing) -> Opener:
@@ -41,6 +48,6 @@ def _from_table(listing: Listing) -> Opener:
         if split not in tables:
             tables[split] = load_table(listing.root, split, listing.columns[0])
         image = tables[split][int(row)][listing.columns[0]]
-        return io.BytesIO(image["bytes"]) if image.get("bytes") else Path(image["path"]).open("rb")
+        return io.BytesIO(image["bytes"]) if image.get("bytes") else open_regular(Path(image["path"]))
 
     return read

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..arrays import npy_header, read_npy
 from ..errors import DataError
+from ..saved import load_saved
 
 _NUMBERS = re.compile(r"[<>|=]?[biuf][1248]")
 _OBJECTS = ("O", "O8", "|O", "|O8")
@@ -89,7 +90,7 @@ def read_pt(raw: bytes, where: Path) -> Any:
     allowed = [(stand_in, name) for name, stand_in in _ALLOWED.items()]
     try:
         with torch.serialization.safe_globals([*allowed, _Array, _Dtype]):
-            return _plain(torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True))
+            return _plain(load_saved(raw))
     except Exception as error:  # torch.load documents no exceptions; whatever it throws, the file is not used
         raise _refused(where, error) from None
 

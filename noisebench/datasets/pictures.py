@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..errors import DataError
 from .listing import Listing
 
+T = TypeVar("T")
+
 CENTRE = 0.875  # the share of the shorter side that is looked at when networks are asked: 224 of 256
 SIDE = 224  # pixels
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # and no other: EPS is a program, which PIL would have run
+LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
 
 Opener = Callable[[int], Any]
 """The file of a picture, by its place in the listing."""
@@ -66,13 +71,29 @@ class Pictures:
 
 def decoded(opened: Opener, listing: Listing, place: int) -> Any:
     """A picture of PIL's in RGB. Raises DataError, naming it."""
+    return read_picture(lambda: opened(place), lambda picture: picture.convert("RGB"), lambda: listing.where(place))
+
+
+def read_picture(open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]) -> T:
+    """What `read` makes of a file's first picture; of a gigantic one, or one of another format, nothing is read but its head.
+
+    Raises DataError.
+    """
     from PIL import Image
 
     try:
-        with opened(place) as file, Image.open(file) as picture:
-            return picture.convert("RGB")
+        with open_() as file, Image.open(file, formats=FORMATS) as picture:
+            _check_size(picture)
+            return read(picture)
     except Exception as error:  # PIL documents no exceptions; whatever a damaged file makes it throw
-        raise DataError(f"{listing.where(place)} cannot be read as a picture ({' '.join(str(error).split())}): mend or remove it") from None
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{where()} cannot be read as a picture ({reason}): mend or remove it") from None
+
+
+def _check_size(picture: Any) -> None:
+    width, height = picture.size
+    if width * height > LARGEST:
+        raise ValueError(f"it has {width} x {height} pixels, more than {LARGEST:,}")
 
 
 def middle(picture: Any, side: int, centre: float) -> Any:

@@ -13,16 +13,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 
 from ..arrays import read_npz
 from ..errors import DataError
 from ..storing import write_whole
+from .archive import MOST_CLASSES
 from .listing import Names
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels")
+_DEEPEST = 8  # tars within tars
+_LARGEST_HEAD = 1 << 20  # bytes of a long name
 _LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 _LARGEST_INDEX = 1 << 33  # bytes of a column
 _FORMAT = 1
@@ -91,28 +95,75 @@ def _stem(name: str, tars: Sequence[str]) -> str:
     return f"{name.removesuffix('.tar')}/" if len(tars) > 1 else ""
 
 
-def _members(path: Path, start: int = 0) -> Iterator[tuple[str, int, int]]:
-    """Name, offset in the outermost tar and size of every file, of inner tars too, which are taken for folders."""
-    with path.open("rb") as file:
-        file.seek(start)
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                found = [(member.name, member.offset_data, member.size) for member in _in_turn(tar) if member.isreg()]
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise DataError(f"{path} cannot be read as a tar that is not compressed ({error})") from None
+def _members(path: Path, place: range | None = None, depth: int = 0) -> Iterator[tuple[str, int, int]]:
+    """Name, offset in the outermost tar and size of every file, of inner tars too, which are taken for folders. place: the inner one's
+    bytes. Raises DataError."""
+    try:
+        place = range(path.stat().st_size) if place is None else place
+        with path.open("rb") as file:
+            found = list(_in_turn(file, place))
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as a tar that is not compressed ({error})") from None
     for name, offset, size in found:
         plain = name.removeprefix("./")
-        if plain.endswith(".tar"):
-            yield from ((f"{plain.removesuffix('.tar')}/{inner}", at, length) for inner, at, length in _members(path, offset))
-        else:
+        if not plain.endswith(".tar"):
             yield plain, offset, size
+        elif depth == _DEEPEST:
+            raise DataError(f"{path}: {plain} is a tar within {_DEEPEST} others: unpack it first")
+        else:
+            inner = _members(path, range(offset, offset + size), depth + 1)
+            yield from ((f"{plain.removesuffix('.tar')}/{name}", at, length) for name, at, length in inner)
 
 
-def _in_turn(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Each member once; the library would keep them all, a kilobyte each."""
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]
-        yield member
+def _in_turn(file: IO[bytes], place: range) -> Iterator[tuple[str, int, int]]:
+    """Each file that lies whole in its place, behind the one before. Raises ValueError, tarfile's errors."""
+    file.seek(place.start)
+    heads: Any = _Heads(file)
+    with tarfile.open(fileobj=heads, mode="r:") as tar:
+        before = place.start - 1
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # the library would keep them all, a kilobyte each
+            end = member.offset_data + max(member.size, 0)
+            if member.offset <= before or member.size < 0 or end > place.stop:
+                raise ValueError(f"{member.name!r} lies outside it: it is damaged or truncated")
+            if member.sparse is not None:
+                raise ValueError(f"{member.name!r} is stored with holes")
+            if member.isreg():
+                _check_name(member.name)
+                yield member.name, member.offset_data, member.size
+            before = member.offset
+        _check_end(file, tar.offset, place.stop)
+
+
+def _check_name(name: str) -> None:
+    """Raises ValueError for a name that no manifest can hold."""
+    if "\0" in name or not is_text(name):
+        raise ValueError(f"the name {name!a} is not UTF-8")
+
+
+def is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def _check_end(file: IO[bytes], at: int, stop: int) -> None:
+    """Raises ValueError where something follows that is neither a member nor the end, at which the library stops silently."""
+    file.seek(at)
+    if any(file.read(min(tarfile.BLOCKSIZE, max(stop - at, 0)))):
+        raise ValueError(f"it is damaged at byte {at}")
+
+
+class _Heads:
+    """A file of which only heads are read: a head that says it is gigantic is none."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= _LARGEST_HEAD:
+            raise ValueError(f"a head of {count} bytes")
+        return self._file.read(count)
 
 
 def _named(path: Path, stem: str) -> Iterator[_Member]:
@@ -146,6 +197,10 @@ def _label(key: str, suffix: str, raw: bytes, path: Path) -> dict[str, int]:
     """The label of a key, if it is said here."""
     try:
         found = int(raw) if suffix == "cls" else json.loads(raw).get("label")
-        return {} if found is None else {key: int(found)}
-    except (ValueError, AttributeError, TypeError):
-        raise DataError(f"{path}: {key}.{suffix} holds no class number") from None
+        if found is None:
+            return {}
+        if not 0 <= int(found) < MOST_CLASSES:
+            raise ValueError
+        return {key: int(found)}
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+        raise DataError(f"{path}: {key}.{suffix} holds no class number from 0 to {MOST_CLASSES - 1}") from None

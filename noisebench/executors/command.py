@@ -1,14 +1,17 @@
-"""What is submitted to Slurm: a command, that is a tuple of words, and nothing else."""
+"""What is submitted to Slurm: a command, that is a tuple of words, and nothing else; and the exit code that it leaves."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from submitit.helpers import DelayedSubmission
 
@@ -83,3 +86,25 @@ def _await(child: int) -> None:
     """Until it has ended; it stays to be asked for its exit code."""
     with suppress(ChildProcessError):
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+
+
+class _Plain(pickle.Unpickler):
+    """Reads words and numbers, and nothing that could be called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it would call {module}.{name}")
+
+
+def exit_code(left: Path) -> int:
+    """Out of the pickle that submitit leaves, of which no code is run: anybody may have put it there.
+
+    Raises RuntimeError with what was thrown in the job, or where it is damaged.
+    """
+    try:
+        with left.open("rb") as file:
+            how, result = _Plain(file).load()
+    except Exception as error:  # a broken pickle may throw anything
+        raise RuntimeError(f"{left} is refused: {error}") from None
+    if how != "success" or not isinstance(result, int):
+        raise RuntimeError(str(result))
+    return result

@@ -15,7 +15,7 @@ import submitit
 from ..errors import ConfigError
 from .attempt import Attempt, Fate
 from .catalogue import Request
-from .command import Command
+from .command import Command, exit_code
 from .events import EventFile
 from .job import INTERRUPTED, Bundle, Event, Job, Place
 from .process import WORKER, environment, how
@@ -198,8 +198,8 @@ def _is_done(submission: Submission) -> bool:
 def _fate_of(attempt: Attempt, task: Any) -> Fate:
     """By what the cluster says of its job."""
     try:
-        code = task.result() if task.paths.result_pickle.exists() else None
-    except Exception as error:  # submitit's, with what was thrown there as text
+        code = exit_code(task.paths.result_pickle) if task.paths.result_pickle.exists() else None
+    except RuntimeError as error:  # what was thrown there, as text
         return attempt.lost(f"its Slurm job {task.job_id} ended early ({_last(error)})")
     if code in (0, INTERRUPTED):
         return attempt.ended()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from ..harmless import harmless, harmless_json
 from ..initial import NONE
 from ..manifest import of_which
+from ..spreadsheet import word_as_cell
 from .beside import beside_caption, beside_text
 from .cells import ALL, Cell
 from .costs import cost_notes
@@ -17,6 +20,8 @@ from .measures import METRICS
 from .table import Table, short_noise
 
 SCHEMA = 2
+_MARKUP = re.compile(r"([\\`*\[\]|~$])")
+_BEGINS = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a list within the list
 
 
 def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
@@ -108,18 +113,19 @@ def _markdown_table(table: Table, *, ranks: bool) -> str:
     for row in table.rows:
         lines.append([_plain(row_head(table, row)), *(cell(row, col) for col in table.cols), *([rank_text(table, row)] if ranks else [])])
     grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    title = f"**{_plain(table.title)}**\n\n" if table.title else ""
+    title = f"**{_plain(table.title.strip())}**\n\n" if table.title else ""
     return f"{title}{grid}\n\n{_plain(caption(table, ranks=ranks))}"
 
 
 def as_list(lines: Sequence[str]) -> str:
     """Markdown's bullets, with a blank line below; nothing for none."""
-    return "".join(f"* {_plain(line)}\n" for line in lines) + ("\n" if lines else "")
+    said = [_BEGINS.sub(r"\1\\\2", _plain(line)) for line in lines]
+    return "".join(f"* {line}\n" for line in said) + ("\n" if lines else "")
 
 
 def _plain(text: str) -> str:
-    """Users' text that must not turn into markup."""
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """Users' text that must not turn into markup: no element, link, picture, code or formula."""
+    return _MARKUP.sub(r"\\\1", harmless(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _documents(tables: list[Table]) -> list[dict[str, Any]]:
@@ -169,7 +175,7 @@ def document(tables: list[Table], metric: str) -> dict[str, Any]:
 
 def as_json(content: dict[str, Any]) -> str:
     """A document as text."""
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return harmless_json(json.dumps(content, indent=1, allow_nan=False)) + "\n"
 
 
 def as_csv(content: dict[str, Any]) -> str:
@@ -178,5 +184,11 @@ def as_csv(content: dict[str, Any]) -> str:
     output = io.StringIO()
     writer = csv.DictWriter(output, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: json.dumps(value) if isinstance(value, dict) else value for key, value in row.items()} for row in rows)
+    writer.writerows(
+        {key: word_as_cell(json.dumps(value) if isinstance(value, dict) else value) for key, value in row.items()} for row in rows
+    )
     return output.getvalue()
+
+
+def _cell_of(value: Any) -> Any:
+    return word_as_cell(json.dumps(value) if isinstance(value, dict) else value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..harmless import harmless_lines
 from .formats import as_list, markdown
 from .table import Table
 
@@ -36,4 +37,4 @@ def error_lines(troubles: Sequence[str]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return harmless_lines(text).replace("%", "%25").replace("\n", "%0A")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
+import html
 
+from ..harmless import harmless
 from .beside import beside_text
 from .formats import caption, cell_parts, head, rank_text, row_head
 from .table import Table
@@ -22,6 +23,11 @@ _STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
 def fragment(tables: list[Table], *, ranks: bool = False) -> str:
     """The tables alone, for a notebook."""
     return f"<style>{_STYLE}</style>\n" + "".join(_table(table, ranks=ranks) for table in tables)
+
+
+def escape(text: str) -> str:
+    """Anybody's words as HTML."""
+    return html.escape(harmless(text))
 
 
 def _table(table: Table, *, ranks: bool) -> str:

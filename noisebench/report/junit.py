@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from ..harmless import harmless
 from ..initial import NONE
 from .cells import ALL
 from .formats import cell_text, head, row_head
@@ -72,4 +73,4 @@ def _count(node: Element) -> None:
 
 
 def _clean(text: str) -> str:
-    return _UNPRINTABLE.sub("?", text)
+    return _UNPRINTABLE.sub("?", harmless(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate, groupby, pairwise
 
+from ..harmless import harmless
 from .beside import beside_text
 from .formats import caption, cell_parts, head, rank_text, row_head
 from .table import Table
@@ -25,13 +26,18 @@ def latex(tables: list[Table], *, ranks: bool = False) -> str:
 
 def escaped(text: str) -> str:
     """Any text as LaTeX reads it; the apostrophe is straight, as it stands in the little language."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+    return "".join(_SPECIAL.get(letter, letter) for letter in harmless(text))
+
+
+def _first(text: str) -> str:
+    """A name that begins a line: behind the end of the one before `[` and `*` would be that end's own, and a build's log obeys `::`."""
+    return f"{{}}{escaped(text)}" if text.lstrip().startswith(("[", "*", "::")) else escaped(text)
 
 
 def _table(table: Table, *, ranks: bool) -> str:
     cols = len(table.cols) + ranks
     lines = _heads(table, ranks=ranks)
-    body = [" & ".join([escaped(row_head(table, row)), *(_cell(table, row, col) for col in table.cols),
+    body = [" & ".join([_first(row_head(table, row)), *(_cell(table, row, col) for col in table.cols),
                         *([rank_text(table, row).replace("–", "--")] if ranks else [])]) + r" \\" for row in table.rows]  # fmt: skip
     said = escaped(": ".join(text for text in (table.title, caption(table, ranks=ranks)) if text))
     grid = "\n".join([rf"\begin{{tabular}}{{l{'r' * cols}}}", r"\toprule", *lines, r"\midrule", *body, r"\bottomrule", r"\end{tabular}%"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -88,14 +87,10 @@ class Report:
         return page(self.tables, self.workspace, ranks=self.shape.ranks, verdict=verdict, damaged=self.damaged, figures=figures)
 
     def __str__(self) -> str:
-        from rich.console import Console
+        from ..screen import drawn
+        from .terminal import draw_table
 
-        from .terminal import ENDLESS, draw_table
-
-        drawn = io.StringIO()
-        console = Console(file=drawn, width=ENDLESS, highlight=False, no_color=True)
-        console.print(*(draw_table(table, ranks=self.shape.ranks) for table in self.tables), sep="\n", markup=False)
-        return "".join(line.rstrip() + "\n" for line in drawn.getvalue().splitlines())
+        return drawn(*(draw_table(table, ranks=self.shape.ranks) for table in self.tables))
 
     def _repr_html_(self) -> str:
         return fragment(self.tables, ranks=self.shape.ranks)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table as RichTable
-from rich.text import Text
 
+from ..screen import ENDLESS, Screen, Text
 from .formats import caption, cell_text, head, rank_text, row_head
 from .table import Table
-
-ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
 
 
 def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -> Group:
@@ -35,15 +33,15 @@ def _grids(table: Table, width: int, *, ranks: bool) -> list[RichTable]:
 
 
 def _natural_width(grid: RichTable) -> int:
-    return Console(width=ENDLESS).measure(grid).maximum
+    return Screen(width=ENDLESS).measure(grid).maximum
 
 
 def _grid(table: Table, cols: tuple[str, ...], digits: int, *, ranks: bool) -> RichTable:
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    grid.add_column(table.row_axis.replace(",", ", "), overflow="fold")
+    grid.add_column(Text(table.row_axis.replace(",", ", ")), overflow="fold")
     for col in cols:
         name, _, rate = head(table, col).partition(" (")
-        grid.add_column(Text(f"{name}\n{rate.rstrip(')')}" if rate else name), justify="right", overflow="fold")
+        grid.add_column(Text(name, *([rate.rstrip(")")] if rate else [])), justify="right", overflow="fold")
     if ranks:
         grid.add_column("mean rank", justify="right")
     for row in table.rows:

@@ -51,7 +51,7 @@ def load_weights(path: Path, networks: Sequence[nn.Module]) -> None:
             network.load_state_dict(_state(found, f"network{number}."))
     except FileNotFoundError:
         raise DataError(f"{path} is not there: without the weights no network can be asked again") from None
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:  # a type that torch does not know, a size that lies
         raise DataError(f"{path} does not hold this run's networks ({str(error).splitlines()[0]})") from None
     if strange := [name for name in found if not name.startswith(tuple(f"network{n}." for n in range(len(networks))))]:
         raise DataError(f"{path} holds more than this run's networks: {strange[0]}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import io
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError
+from ...harmless import harmless_lines
+from ...spreadsheet import as_csv as rows_as_csv
+from ...spreadsheet import word_as_cell
 
 PICTURES = (".svg", ".png", ".pdf")
 _DOTS = 200  # an inch, of a .png
@@ -21,6 +24,8 @@ _FIXED = {"right labels": 0, "wrong labels": 1, "unknown labels": 6}
 _STYLE: Any = {
     "svg.hashsalt": "noisebench",  # the same bytes each time
     "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # and no name is a formula
+    "text.usetex": False,
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.spines.top": False,
@@ -68,11 +73,15 @@ def drawn(fill: Callable[[Any], object], size: tuple[float, float], form: str) -
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure as Canvas
+        from matplotlib.text import Text as Words
     except ImportError:
         raise ConfigError("a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv") from None
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in a .svg text stays text, and the reader has fonts
         canvas = Canvas(figsize=size, layout="constrained")
         fill(canvas)
+        for text in canvas.findobj(Words):
+            text.set_text(harmless_lines(text.get_text()))
         output = io.BytesIO()
         stamp = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else {}
         canvas.savefig(output, format=form, dpi=_DOTS, metadata=stamp, bbox_inches="tight")
@@ -81,11 +90,7 @@ def drawn(fill: Callable[[Any], object], size: tuple[float, float], form: str) -
 
 def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     """The numbers behind a figure."""
-    output = io.StringIO()
-    writer = csv.writer(output, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return output.getvalue()
+    return rows_as_csv([columns, *([word_as_cell(value) for value in row] for row in rows)])
 
 
 def form_of(path: Path) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ConfigError
+from ...harmless import harmless
 from ...manifest import Manifest
 from .style import as_csv, drawn
 
@@ -59,7 +60,8 @@ def draw(manifest: Manifest, width: int | None = None) -> Group:
     """For the terminal: a shaded table in percent; where it is too wide, the classes with most wrong labels, line by line."""
     from rich.console import Group
     from rich.table import Table
-    from rich.text import Text
+
+    from ...screen import Text
 
     shares, names = table(manifest), manifest.meta["classes"]
     grid, below = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim"), f"percent of each clean class{_left_out(manifest)}"
@@ -68,15 +70,15 @@ def draw(manifest: Manifest, width: int | None = None) -> Group:
         short = names if width is None else [name[:6] for name in names]
         numbered = len(set(short)) < len(names)  # cut, they could not be told apart
         for number, name in enumerate(short):
-            grid.add_column(str(number) if numbered else name, justify="right", no_wrap=True)
+            grid.add_column(Text(str(number) if numbered else name), justify="right", no_wrap=True)
         for number, (name, row) in enumerate(zip(names, shares, strict=True)):
-            grid.add_row(f"{number} {name}" if numbered else name, *(Text(_percent(share), style=_shade(share)) for share in row))
+            grid.add_row(Text(f"{number} {name}" if numbered else name), *(Text(_percent(share), style=_shade(share)) for share in row))
     else:
         for head in ("clean", "right", "recorded as"):
             grid.add_column(head)
         worst = np.argsort(np.diag(shares), kind="stable")[:_MOST]
         for k in worst:
-            grid.add_row(names[k], Text(_percent(shares[k, k]), style=_shade(shares[k, k])), Text(_mistakes(shares[k], k, names)))
+            grid.add_row(Text(names[k]), Text(_percent(shares[k, k]), style=_shade(shares[k, k])), Text(_mistakes(shares[k], k, names)))
         if len(worst) < len(names):
             below += f"; the {len(worst)} of {len(names)} classes with most wrong labels, -o FILE.svg draws all"
     return Group(Text(title(manifest), style="bold"), grid, Text(below, style="dim"))
@@ -156,8 +158,9 @@ def _panel(figure: Any, panel: Any, manifest: Manifest) -> None:
     every = max(1, -(-len(names) // 50))
     ticks = range(0, len(names), every)
     size = 9 if len(names) <= _NUMBERED else 5
-    panel.set_xticks(ticks, [names[k] for k in ticks], rotation=90, fontsize=size)
-    panel.set_yticks(ticks, [names[k] for k in ticks], fontsize=size)
+    shown = [harmless(names[k]) for k in ticks]
+    panel.set_xticks(ticks, shown, rotation=90, fontsize=size)
+    panel.set_yticks(ticks, shown, fontsize=size)
     panel.set_xlabel("recorded class" + _left_out(manifest))
     panel.set_ylabel("clean class")
     named, _, wrong = title(manifest).rpartition(": ")

@@ -6,8 +6,9 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ...harmless import harmless
 from ...workspace import Workspace
 from ..table import Table
 from .detail import NUMBERS
@@ -59,4 +60,10 @@ def _hash(text: str) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_part))
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_part),
+                       finalize=_seen)  # fmt: skip
+
+
+def _seen(value: Any) -> Any:
+    """What the template is about to escape; what is markup already is the template's own."""
+    return harmless(value) if type(value) is str else value
