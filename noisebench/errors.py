@@ -19,11 +19,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_LINE = 2000  # letters; whoever wrote what it tells of may have written a million
+
 
 class NoisebenchError(Exception):
     """A mistake that the user can mend; `str()` is one line that says how."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        lines = super().__str__().split("\n")
+        return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..." for line in lines)
 
 
 class LanguageError(NoisebenchError):

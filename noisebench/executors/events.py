@@ -48,5 +48,5 @@ class EventFile:
 def _event(line: bytes) -> Event | None:
     try:
         return Event.read(line.decode())
-    except (ValueError, TypeError):  # empty, or half of one
+    except (ValueError, TypeError, RecursionError):  # empty, or half of one
         return None
