@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from .form import CLASSES, COUNT, FLAG, NUMBER, SCALAR, SHARE, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain
+from .form import CLASSES, COUNT, FLAG, NUMBER, SCALAR, SHARE, TEXT, WHOLE, Each, Form, Kind, Maybe, check_form, check_plain
 
+
+def _numbers(value: Any) -> bool:
+    """A number or a list of them, by name or not, each of which may be unknown."""
+    if isinstance(value, dict | list):
+        return all(map(_numbers, value.values() if isinstance(value, dict) else value))
+    return value is None or NUMBER.fits(value)
+
+
+_METRIC = Kind("numbers", _numbers)
 _INIT: Form = {"text": TEXT, "sha256": TEXT, "tag?": TEXT}
 _RECIPE: Form = Each(SCALAR)
 _ENVIRONMENT: dict[str, Form] = {"device?": TEXT, "threads?": COUNT, "packed?": COUNT, "processes?": COUNT, "accumulate?": COUNT}
@@ -91,7 +100,7 @@ def check_record(content: dict[str, Any]) -> None:
     check_plain(content)
     check_form(content, RECORD)
     check_form(content["recipe"], _RECIPE, "recipe")
-    _check_numbers(content["metrics"], "metrics")
+    check_form(content["metrics"], Each(_METRIC), "metrics")
     data = content["data"]
     if "num_classes" in data and len(data.get("classes", ())) != data["num_classes"]:
         raise ValueError(f"it names {len(data.get('classes', ()))} classes of {data['num_classes']}")
@@ -109,12 +118,3 @@ def check_about(about: dict[str, Any]) -> None:
     check_form(about["recipe"], _RECIPE, "recipe")
     if about.get("metrics") is not None:
         raise ValueError("a failed run has no metrics")
-
-
-def _check_numbers(metrics: Any, at: str) -> None:
-    """Mappings of mappings, lists of numbers and numbers, each of which may be unknown."""
-    for name, value in metrics.items():
-        if isinstance(value, dict):
-            _check_numbers(value, f"{at}.{name}")
-        else:
-            check_form(value, [Maybe(NUMBER)] if isinstance(value, list) else Maybe(NUMBER), f"{at}.{name}")

@@ -135,9 +135,9 @@ def check_columns(names: Sequence[str]) -> None:
 
 def read_rows(body: bytes, n: int, source_name: str = "") -> Rows:
     """Rows back from their text. Raises ManifestError where they are not n, or ValueError for what is no table of numbers."""
-    head, _, rows = body.partition(b"\n")
-    check_columns(head.decode().removesuffix("\r").split(","))
-    if (count := rows.count(b"\n") + (not rows.endswith(b"\n") and bool(rows))) != n or not n:
+    end = body.find(b"\n") + 1 or len(body)
+    check_columns(body[:end].decode().rstrip("\r\n").split(","))
+    if (count := body.count(b"\n", end) + (len(body) > end and not body.endswith(b"\n"))) != n:
         raise ManifestError(f"it has {count} rows, its header says {n}")
     import pandas as pd
 

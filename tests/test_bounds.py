@@ -129,7 +129,7 @@ def test_a_form_names_the_first_value_that_is_wrong() -> None:
         ({"a": 1, "c": []}, "a must be a text, not 1"),
         ({"a": "", "c": {}}, "c must be a list, not a mapping"),
         ({"a": "", "c": [{"d": True}]}, r"c\[0\].d must be a finite number, not True"),
-        ({"a": "", "b": {"y": float("nan")}, "c": []}, "b.'y' must be a finite number, not nan"),
+        ({"a": "", "b": {"y": float("nan")}, "c": []}, "b.y must be a finite number, not nan"),
         ({"a": "", "c": [], "b": {"y": 10**400}}, "not a number of 1329 bits"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -177,7 +177,8 @@ def test_an_endless_line_is_cut() -> None:
 
 def test_arrays_are_read_as_numpy_reads_them(tmp_path: Path) -> None:
     arrays = {"a": np.arange(12, dtype=np.float16).reshape(3, 4), "b": np.asfortranarray(np.arange(6).reshape(2, 3)),
-              "c": np.array(["x", "yz"]), "d": np.zeros((0, 3), np.uint8), "e": np.float64(2.5), "f": np.array([True, False]), "g": np.bytes_(b"abc")}  # fmt: skip
+              "c": np.array(["x", "yz"]),
+              "d": np.zeros((0, 3), np.uint8), "e": np.float64(2.5), "f": np.array([True, False]), "g": np.bytes_(b"abc")}  # fmt: skip
     for save in (np.savez, np.savez_compressed):
         save(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
         found = read_arrays(tmp_path / "a.npz")

@@ -13,9 +13,9 @@ import numpy as np
 from ..arrays import npz_arrays, npz_header
 from ..bounded import opened
 from ..errors import DataError
+from ..form import MOST_CLASSES
 
 _CHUNK = 1 << 20  # examples hashed at a time
-_MOST_CLASSES = 65_536  # predictions keep classes in 16 bits
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -42,8 +42,8 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     whole = values.ndim == 1 and values.size > 0 and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
     if not whole or values.min() < 0:
         raise DataError(f"{where}: labels must be one class number >= 0 an example, got shape {values.shape} of {values.dtype}")
-    if float(values.max()) >= _MOST_CLASSES:
-        raise DataError(f"{where}: a label is {values.max()}; classes are numbered from 0, and there are at most {_MOST_CLASSES}")
+    if float(values.max()) >= MOST_CLASSES:
+        raise DataError(f"{where}: a label is {values.max()}; classes are numbered from 0, and there are at most {MOST_CLASSES}")
     return values.astype(np.int64)
 
 
