@@ -87,12 +87,19 @@ def npz_arrays(file: IO[bytes], names: Iterable[str] | None = None, largest: int
             if missing := [name for name in names if name not in there]:
                 raise ValueError(f"it has no array {missing[0]!r}; it has {', '.join(list(there)[:_SHOWN]) or 'none'}")
             wanted = {name: there[name] for name in names}
+            _check_packing(wanted.values())
             if largest is not None and (big := [name for name, member in wanted.items() if member.file_size > largest]):
                 raise ValueError(f"its {big[0]} is larger than it can be")
             check_room((member.file_size for member in wanted.values()), _size(file))
             return {name: _of_member(archive, member) for name, member in wanted.items()}
     except _ZIP_ERRORS as error:
         raise ValueError(str(error) or type(error).__name__) from None
+
+
+def _check_packing(members: Iterable[zipfile.ZipInfo]) -> None:
+    """Raises ValueError for what numpy never writes: other libraries unpack it, each with errors of its own."""
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise ValueError("it is packed in a way that is not numpy's")
 
 
 def _size(file: IO[bytes]) -> int:
@@ -109,8 +116,10 @@ def _of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 def npz_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of one array, from its first bytes. Raises ValueError."""
     try:
-        with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as member:
-            shape, _, dtype = npy_header(member)
+        with zipfile.ZipFile(file) as archive:
+            _check_packing([archive.getinfo(f"{name}.npy")])
+            with archive.open(f"{name}.npy") as member:
+                shape, _, dtype = npy_header(member)
     except _ZIP_ERRORS as error:
         raise ValueError(str(error) or type(error).__name__) from None
     return shape, dtype

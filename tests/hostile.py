@@ -27,6 +27,7 @@ from noisebench.datasets.annotations import Shape, read_annotations
 from noisebench.datasets.archive import read_arrays
 from noisebench.datasets.reviews import read_review
 from noisebench.errors import NoisebenchError
+from noisebench.evaluation import checked_arrays
 from noisebench.manifest import read_manifest
 from noisebench.noise.matrices import read_matrix
 from noisebench.predictions import read_teacher
@@ -65,10 +66,10 @@ def npy(shape: object, dtype: str = "<f8", content: bytes = b"", order: object =
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + content
 
 
-def npz(members: dict[str, bytes], twice: int = 0) -> bytes:
+def npz(members: dict[str, bytes], twice: int = 0, packing: int = zipfile.ZIP_DEFLATED) -> bytes:
     """As .npz; `twice`: so many more names for the first member's bytes, which overlap."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", packing) as archive:
         for name, content in members.items():
             archive.writestr(f"{name}.npy", content)
         first = archive.filelist[0]
@@ -120,6 +121,15 @@ def record(**changes: Any) -> bytes:
     return json.dumps({**content, **changes}).encode()
 
 
+def predictions(**changes: Any) -> bytes:
+    """What a run of four examples leaves, but for some arrays."""
+    file, classes, log_p = io.BytesIO(), np.tile(np.arange(5, dtype=np.uint16), (4, 1)), np.full((4, 10), -2.3, np.float16)
+    arrays = {f"{name}_labels": np.arange(4, dtype=np.int32) for name in ("recorded", "clean", "test")}
+    arrays |= {f"{part}_classes": classes for part in ("train", "test")} | {f"{part}_log_p": log_p for part in ("train", "test")}
+    np.savez(file, **{**arrays, **changes})
+    return file.getvalue()
+
+
 def run_of(name: str, read: Callable[[RunFolder], object]) -> tuple[str, Read]:
     return name, lambda path: read(RunFolder(path.parent))
 
@@ -128,6 +138,8 @@ _RECORD = run_of("result.json", lambda run: run.about())
 _FAILURE = run_of("error.json", lambda run: run.about())
 _HISTORY = run_of("metrics.csv", lambda run: run.read_history())
 _CONFIG = run_of("config.yaml", lambda run: run.configuration())
+_PREDICTIONS = run_of("predictions.npz", lambda run: checked_arrays(run, 10))
+_DYNAMICS = run_of("dynamics.npz", lambda run: run.read_dynamics())
 _MANIFEST: tuple[str, Read] = ("m.csv", read_manifest)
 _PACKED: tuple[str, Read] = ("m.csv.gz", read_manifest)
 _COLUMNS: tuple[str, Read] = ("m.parquet", read_manifest)
@@ -160,6 +172,11 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "manifest: more classes than names": (_MANIFEST, lambda: sealed(header(num_classes=60_000))),
     "manifest: a number of 5,000 digits": (_MANIFEST, lambda: sealed(header().replace(b"n: 20", b"n: " + b"9" * 5000))),
     "manifest: a rate that is not a number": (_MANIFEST, lambda: sealed(header(nominal_rate="[.nan]".strip("[]")))),
+    "manifest: a rate of every class too many": (_MANIFEST, lambda: sealed(header(per_class_rate=[0.0] * 11))),
+    "manifest: rates of the classes that are texts": (_MANIFEST, lambda: sealed(header(per_class_rate=["0.1"] * 10))),
+    "manifest: a noise that is a number": (_MANIFEST, lambda: sealed(header(noise=0.5))),
+    "manifest: a seed that is a text": (_MANIFEST, lambda: sealed(header(noise_seed="nan"))),
+    "manifest: a transition that is no square": (_MANIFEST, lambda: sealed(header(transition=[[0.5], [1, 0]]))),
     "manifest: a header of 4 million values": (_MANIFEST, lambda: sealed(header(more="[" + "1," * 3_900_000 + "1]"))),
     "manifest: a header of 9 MB": (_MANIFEST, lambda: sealed(header(more="a" * 9_000_000))),
     "manifest: a header of aliases": (_MANIFEST, lambda: sealed(header(more="[&a [1, 1], *a]"))),
@@ -196,6 +213,10 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "record: a text for a recipe": (_RECORD, lambda: record(recipe="ab")),
     "record: epochs that are a text": (_RECORD, lambda: record(recipe={"name": "digits", "epochs": "9" * 100})),
     "record: a metric that is a text": (_RECORD, lambda: record(metrics={"test_acc": {"last": "1"}})),
+    "record: a mapping for a loss": (_RECORD, lambda: record(loss={"ce": 1})),
+    "record: flags for seeds": (_RECORD, lambda: record(seed=False)),
+    "record: no accuracy": (_RECORD, lambda: record(metrics={"test_acc": 3})),
+    "record: seconds that are a text": (_RECORD, lambda: record(seconds="1")),
     "record: half a character": (_RECORD, lambda: record(title="\ud800")),
     "record: a list": (_RECORD, lambda: b"[]"),
     "record: zeros": (_RECORD, lambda: b"\0" * 100),
@@ -203,6 +224,16 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "record: empty": (_RECORD, lambda: b""),
     "failure: says nothing": (_FAILURE, lambda: b'{"schema": 1, "about": {}, "message": "x"}'),
     "failure: a number for what it is about": (_FAILURE, lambda: b'{"schema": 1, "about": 3, "message": "x"}'),
+    "predictions: of other examples than their labels": (_PREDICTIONS, lambda: predictions(train_classes=np.zeros((8, 5), np.uint16))),
+    "predictions: one number": (_PREDICTIONS, lambda: predictions(train_log_p=np.float16(0))),
+    "predictions: without what is needed": (_PREDICTIONS, lambda: npz({"train_log_p": npy((1,), content=bytes(8))})),
+    "predictions: a negative class": (_PREDICTIONS, lambda: predictions(train_classes=np.full((4, 5), -1))),
+    "predictions: probabilities above 1": (_PREDICTIONS, lambda: predictions(test_log_p=np.full((4, 10), 9, np.float16))),
+    "predictions: not of numbers": (_PREDICTIONS, lambda: predictions(train_log_p=np.full((4, 10), np.nan, np.float16))),
+    "predictions: early ones of other examples": (_PREDICTIONS, lambda: predictions(early_classes=np.zeros((9, 5), np.uint16),
+                                                                                   early_log_p=np.zeros((9, 10), np.float16))),
+    "predictions: dropped by numbers": (_PREDICTIONS, lambda: predictions(dropped=np.zeros(4, np.int64))),
+    "dynamics: of other bins": (_DYNAMICS, lambda: npz({name: npy((1, 3, 7), content=bytes(168)) for name in ("counts", "gradients")})),
     "history: a million columns": (_HISTORY, lambda: b"epoch" + b",a" * 1_000_000 + b"\n1\n"),
     "history: 100 MB": (_HISTORY, lambda: b"epoch,loss\n" + b"1,2\n" * 25_000_000),
     "history: words": (_HISTORY, lambda: b"epoch,loss\n1,much\n"),
@@ -221,6 +252,12 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "npz: objects": (_ARRAYS, lambda: npz({"a": npy((1,), "|O", pickle.dumps(os.getcwd))})),
     "npz: a header that is code": (_ARRAYS, lambda: npz({"a": b"\x93NUMPY\x01\x00\x10\x00__import__('os')"})),
     "npz: a header of brackets": (_ARRAYS, lambda: npz({"a": b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000})),
+    "npz: a header without an end": (_ARRAYS, lambda: npz({"a": b"\x93NUMPY\x01\x00\x02\x00{'"})),
+    "npz: a header of no shape": (_ARRAYS, lambda: npz({"a": npy(False, content=bytes(8))})),
+    "npz: a header of no length": (_ARRAYS, lambda: npz({"a": b"\x93NUMPY\x01\x00"})),
+    "npz: no array but text": (_ARRAYS, lambda: npz({"a": b"hello"})),
+    "npz: packed by LZMA": (_ARRAYS, lambda: npz({"a": npy((10,), content=bytes(80))}, packing=zipfile.ZIP_LZMA)),
+    "npz: dates": (_ARRAYS, lambda: npz({"a": npy((1,), "<M8[s]", bytes(8))})),
     "npz: truncated": (_ARRAYS, lambda: npz({"a": npy((10,), content=bytes(80))})[:60]),
     "npz: empty": (_ARRAYS, lambda: b""),
     "data: texts for labels": (_DATA, lambda: npz({f"{part}_{what}": npy((2,), "<U1", b"a\0\0\0b\0\0\0") for part in ("train", "test")
@@ -251,6 +288,9 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "matrix: a shape of 10^12": (_NUMBERS, lambda: npy((10**12,), content=bytes(80))),
     "baseline: nested 100,000 deep": (_BASELINE, lambda: b"[" * _DEEP),
     "baseline: an infinite value": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", "cells": [{"values": {"0": Infinity}}]}'),
+    "baseline: a list for a value": (_BASELINE, lambda: json.dumps({"schema": 1, "metric": "last", "cells": [{
+        **dict.fromkeys(("dataset", "model", "recipe", "precision", "noise", "method"), "x"), "metric": "last", "values": {"0": [1]},
+        "inputs": {}, "settings": {}, "failed": 0}]}).encode()),
     "baseline: a number for a cell": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", "cells": [3]}'),
     "baseline: a metric that is none": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", "cells": [{"metric": "x"}]}'),
 }  # fmt: skip

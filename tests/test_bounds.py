@@ -17,14 +17,15 @@ from noisebench.classes import check_table
 from noisebench.datasets.annotations import read_annotations
 from noisebench.datasets.archive import read_arrays
 from noisebench.errors import ConfigError, DataError
+from noisebench.evaluation import checked_arrays
 from noisebench.form import NUMBER, TEXT, Each, Maybe, check_form, check_plain
 from noisebench.manifest import read_manifest
+from noisebench.runfolder import RunFolder
 from noisebench.suite import expand, read_suites
 
-from .hostile import COMMANDS, FILES, MEMORY, READERS, ROWS, SHAPE, bomb, header, npy, npz, sealed
+from .hostile import COMMANDS, FILES, MEMORY, READERS, ROWS, SHAPE, bomb, header, npy, npz, predictions, record, sealed
 
 _SECONDS = 30  # where it would be minutes and gigabytes; a machine may be busy
-_NOT_THERE = {"metrics.csv"}  # a run without one is no mistake of its reader
 
 
 def _tried(folder: Path, kind: str) -> dict[str, Any]:
@@ -227,3 +228,14 @@ def test_the_bound_is_a_bound() -> None:
     assert MEMORY < 4_000_000_000
     assert len(bomb()) < 4_100_000
     assert len(ROWS) < 500 and len(npz({"a": npy((10**12,))})) < 500
+
+
+def test_what_a_run_leaves_is_none_of_them(tmp_path: Path) -> None:
+    """The honest twin of what is refused above."""
+    (tmp_path / "predictions.npz").write_bytes(predictions())
+    parts = {f"{part}_{what}" for part in ("train", "test") for what in ("classes", "log_p")}
+    assert set(checked_arrays(RunFolder(tmp_path), 10)) == {*parts, "recorded_labels", "clean_labels", "test_labels"}
+    (tmp_path / "result.json").write_bytes(record())
+    assert RunFolder(tmp_path).about()["metrics"]["test_acc"]["last"] == 0.458
+    (tmp_path / "m.csv").write_bytes(sealed(header()))
+    assert len(read_manifest(tmp_path / "m.csv").labels) == 20
