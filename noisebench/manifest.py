@@ -363,6 +363,8 @@ def _check(manifest: Manifest) -> None:
         raise ManifestError(f"a label is out of range: classes are 0 to {K - 1}")
     if (manifest.source is not None) != ("source" in meta):
         raise ManifestError("its header and its rows disagree about images of another data set")
+    if manifest.val is not None and not {"val_fraction", "val_split"} <= set(meta):
+        raise ManifestError("its header and its rows disagree about what is held out for validation")
     if (manifest.trusted is not None) != ("trusted" in meta):
         raise ManifestError("its header and its rows disagree about trusted labels")
     if manifest.trusted is not None and (manifest.labels != manifest.clean_labels)[manifest.trusted].any():

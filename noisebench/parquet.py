@@ -34,6 +34,7 @@ def from_parquet(raw: bytes) -> bytes:
     try:
         schema = arrow.parquet.read_schema(io.BytesIO(raw))
         check_columns(schema.names)
+        _check_types(arrow, schema)
         header: bytes = schema.metadata[_HEADER]
         file = arrow.parquet.ParquetFile(io.BytesIO(raw), read_dictionary=[name for name in schema.names if name in _WORDS])
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
@@ -47,6 +48,14 @@ def from_parquet(raw: bytes) -> bytes:
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ManifestError(f"it is not a manifest in parquet ({' '.join(str(error).split())[:_SHOWN]})") from None
     return header + body.getvalue()
+
+
+def _check_types(arrow: ModuleType, schema: Any) -> None:
+    """Raises ManifestError for other columns than of numbers and words: a word may be said a million times, and be a million letters."""
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        word = arrow.types.is_string(kind) or arrow.types.is_large_string(kind) or arrow.types.is_dictionary(kind)
+        if not (word if name in _WORDS else arrow.types.is_integer(kind)):
+            raise ManifestError(f"its column {name} is of {str(kind)[:_SHOWN]}")
 
 
 def _width(arrow: ModuleType, part: Any) -> int:

@@ -90,15 +90,15 @@ def lying(raw: bytes, size: int) -> bytes:
     return bytes(changed)
 
 
-def parquet_bomb() -> bytes:
-    """A word of 10,000 letters that stands in the file once and in three million rows."""
+def parquet_bomb(column: str) -> bytes:
+    """A word of 10,000 letters that stands in the file once and in three million rows of a column."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     n, out = 3_000_000, io.BytesIO()
     words = arrow.DictionaryArray.from_arrays(arrow.array(np.zeros(n, np.int32)), arrow.array(["x" * 10_000]))
     numbers = arrow.array(np.zeros(n, np.int64))
-    table = arrow.table({"index": numbers, "label": numbers, "clean_label": numbers, "id": words})
+    table = arrow.table({**dict.fromkeys(("index", "label", "clean_label"), numbers), column: words})
     parquet.write_table(table.replace_schema_metadata({b"noisebench": sealed(header(n=n), b"")}), out)
     return out.getvalue()
 
@@ -163,7 +163,11 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "manifest: 4 GB in 4 MB of gzip": (_PACKED, bomb),
     "manifest: 4 GB of gzip behind an honest header": (_PACKED, lambda: bomb(sealed(header()))),
     "manifest: half a gzip": (_PACKED, lambda: gzip.compress(sealed(header()))[:-20]),
-    "manifest: 30 GB in a parquet": (_COLUMNS, parquet_bomb),
+    "manifest: 30 GB in a parquet": (_COLUMNS, lambda: parquet_bomb("id")),
+    "manifest: 30 GB for the numbers of a parquet": (_COLUMNS, lambda: parquet_bomb("label")),
+    "manifest: no parquet": (_COLUMNS, lambda: sealed(header())),
+    "manifest: held out, and nothing said of it": (_MANIFEST, lambda: sealed(header(), ROWS.replace(b"\n", b",train\n").replace(
+        b"clean_label,train", b"clean_label,split").replace(b"3,3,3,train", b"3,3,3,val"))),
     "manifest: a million columns": (_MANIFEST, lambda: sealed(header(), b",".join(b"c%d" % at for at in range(1_000_000)) + b"\n1\n")),
     "manifest: one line of 100 MB": (_MANIFEST, lambda: sealed(header(), b"index,label,clean_label\n" + b"1" * 100_000_000)),
     "manifest: 10 million rows and a header that says 20": (_MANIFEST, lambda: sealed(header(), ROWS + b"1,1,1\n" * 10_000_000)),
