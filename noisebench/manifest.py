@@ -38,6 +38,7 @@ FORMAT = 1
 OPEN = -2  # the "clean label" of an image that is of no class
 LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
+_LARGEST = 1 << 36  # bytes: of a hundred million paths
 _LARGEST_HEADER = 1 << 23  # bytes: of 65,536 classes with their rates it has half of that
 _DEPTH = 3  # of the header: T is rows in a list under a name
 _INFORMATION = ("path", "test_path", "source_path", "convention")  # header keys that say where or why, not what
@@ -301,7 +302,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         if path.suffix == ".gz":
             return read_gzip(path)
-        return from_parquet(read_bytes(path)) if path.suffix == ".parquet" else read_bytes(path)
+        return from_parquet(read_bytes(path)) if path.suffix == ".parquet" else read_bytes(path, _LARGEST)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
     except FileNotFoundError:

@@ -184,9 +184,12 @@ class RunFolder:
             raise DataError(f"{self.history} cannot be read ({error})") from None
 
     def checksums(self) -> dict[str, str]:
-        """The sha256 of each file that a finished run leaves beside its record, of those that are there."""
+        """The sha256 of each file that a finished run leaves beside its record, of those that are there. Raises DataError."""
         paths = (path for path in (self.history, self.dynamics, self.predictions, self.weights) if path.exists())
-        return {path.name: hash_of(path) for path in paths}
+        try:
+            return {path.name: hash_of(path) for path in paths}
+        except OSError as error:
+            raise DataError(f"{self.path}: its files cannot be read ({error})") from None
 
     def record(self) -> dict[str, Any]:
         """result.json. Raises DataError where it is damaged or of another schema."""
