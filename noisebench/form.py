@@ -7,11 +7,13 @@ A form is a Kind; `[form]`, a list of such; `{"name": form, "other?": form}`, th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 _DEEPEST = 20
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")  # which no XML may hold, and a terminal may obey
 _SHOWN = 40  # letters of a wrong value
 MOST_CLASSES = 65_536  # predictions keep classes in 16 bits
 
@@ -50,6 +52,7 @@ def _number(value: Any) -> bool:
 
 
 TEXT = Kind("a text", lambda value: isinstance(value, str))
+NAME = Kind("a text without control characters", lambda value: isinstance(value, str) and not _CONTROL.search(value))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 WHOLE = Kind("a whole number", _whole)
 COUNT = Kind("a whole number from 1 on", lambda value: _whole(value) and value > 0)

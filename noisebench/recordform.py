@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .form import CLASSES, COUNT, FLAG, NUMBER, SCALAR, SHARE, TEXT, WHOLE, Each, Form, Kind, Maybe, check_form, check_plain
+from .form import CLASSES, COUNT, FLAG, NAME, NUMBER, SCALAR, SHARE, TEXT, WHOLE, Each, Form, Kind, Maybe, check_form, check_plain
 
 
 def _numbers(value: Any) -> bool:
@@ -15,46 +15,48 @@ def _numbers(value: Any) -> bool:
 
 
 _METRIC = Kind("numbers", _numbers)
-_INIT: Form = {"text": TEXT, "sha256": TEXT, "tag?": TEXT}
-_RECIPE: Form = Each(SCALAR)
-_ENVIRONMENT: dict[str, Form] = {"device?": TEXT, "threads?": COUNT, "packed?": COUNT, "processes?": COUNT, "accumulate?": COUNT}
+_INIT: Form = {"text": NAME, "sha256": NAME, "tag?": NAME}
+_RECIPE: Form = Each(
+    Kind(f"a number, a flag or {NAME.said}", lambda value: NAME.fits(value) if isinstance(value, str) else SCALAR.fits(value))
+)
+_ENVIRONMENT: dict[str, Form] = {"device?": NAME, "threads?": COUNT, "packed?": COUNT, "processes?": COUNT, "accumulate?": COUNT}
 RECORD: Form = {
-    "key": TEXT,
-    "title": TEXT,
+    "key": NAME,
+    "title": NAME,
     "data": {
-        "name": TEXT,
+        "name": NAME,
         "num_classes?": CLASSES,
         "classes?": [TEXT],
-        "sha256?": Maybe(TEXT),
+        "sha256?": Maybe(NAME),
         "path?": TEXT,
         "test_path?": TEXT,
         "shape?": [COUNT],
         "normalisation?": {"mean": [NUMBER], "std": [NUMBER]},
     },
     "noise": {
-        "text": TEXT,
+        "text": NAME,
         "seed": Maybe(WHOLE),
         "nominal_rate?": Maybe(SHARE),
         "realised_rate": Maybe(SHARE),
-        "labels_sha256?": TEXT,
-        "manifest_sha256?": TEXT,
-        "held_out?": TEXT,
+        "labels_sha256?": NAME,
+        "manifest_sha256?": NAME,
+        "held_out?": NAME,
         "known?": SHARE,
-        "source_sha256?": TEXT,
-        "convention?": TEXT,
-        "source?": TEXT,
+        "source_sha256?": NAME,
+        "convention?": NAME,
+        "source?": NAME,
         "subset?": COUNT,
     },
-    "method": TEXT,
-    "loss": TEXT,
-    "strategy": TEXT,
-    "model": {"name": TEXT, "parameters?": WHOLE},
+    "method": NAME,
+    "loss": NAME,
+    "strategy": NAME,
+    "model": {"name": NAME, "parameters?": WHOLE},
     "init?": _INIT,
-    "recipe": {"name": TEXT, "epochs": COUNT},
+    "recipe": {"name": NAME, "epochs": COUNT},
     "seed": WHOLE,
-    "precision": TEXT,
+    "precision": NAME,
     "oracle": FLAG,
-    "versions?": Each(TEXT),
+    "versions?": Each(NAME),
     "metrics": {"test_acc": {"last": Maybe(NUMBER)}},
     "expected?": Each(WHOLE),
     "seconds": NUMBER,
@@ -67,29 +69,29 @@ RECORD: Form = {
     "files?": Each(TEXT),
 }
 ABOUT: Form = {
-    "method": TEXT,
-    "loss": TEXT,
-    "strategy": TEXT,
-    "precision": TEXT,
+    "method": NAME,
+    "loss": NAME,
+    "strategy": NAME,
+    "precision": NAME,
     "seed": WHOLE,
     "oracle": FLAG,
-    "recipe_name": TEXT,
+    "recipe_name": NAME,
     "recipe": {"epochs": COUNT},
-    "dataset": TEXT,
+    "dataset": NAME,
     "path?": TEXT,
     "test_path?": TEXT,
-    "data_sha256": Maybe(TEXT),
-    "model": TEXT,
+    "data_sha256": Maybe(NAME),
+    "model": NAME,
     "init?": _INIT,
-    "noise": TEXT,
+    "noise": NAME,
     "noise_seed": Maybe(WHOLE),
     "realised_rate": Maybe(SHARE),
-    "held_out?": TEXT,
+    "held_out?": NAME,
     "subset?": COUNT,
-    "source_sha256?": TEXT,
+    "source_sha256?": NAME,
     "known?": SHARE,
-    "labels?": TEXT,
-    "versions?": Each(TEXT),
+    "labels?": NAME,
+    "versions?": Each(NAME),
     "seconds?": Maybe(NUMBER),
     "environment?": _ENVIRONMENT,
 }

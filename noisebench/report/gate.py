@@ -15,7 +15,7 @@ from typing import Any
 
 from ..bounded import read_json
 from ..errors import NoisebenchError, Regressed, RunFailed, Undecided
-from ..form import NUMBER, SCALAR, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain, shown
+from ..form import NAME, NUMBER, SCALAR, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain, shown
 from ..manifest import of_which
 from .formats import SCHEMA
 from .measures import METRICS
@@ -28,9 +28,9 @@ _COLUMN = (*_KNOWN, *_EXTRA)
 _DECIDING = {"labels": "the noisy labels (another manifest)", "loss": "the loss", "strategy": "the strategy"}
 _LARGEST, _SHOWN = 1 << 26, 100  # bytes of a baseline: of 20,000 cells; letters of a wrong value
 _CELL: Form = {
-    **dict.fromkeys((*_NAMES, *_KNOWN), TEXT),
+    **dict.fromkeys((*_NAMES, *_KNOWN), NAME),
     "subset?": SCALAR,
-    "init?": TEXT,
+    "init?": NAME,
     "values": Each(NUMBER),
     "inputs": Each({"versions?": Maybe(Each(TEXT))}),
     "settings": {},
