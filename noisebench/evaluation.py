@@ -82,5 +82,5 @@ def _check_sizes(said: Predictions, n: int, num_classes: int) -> None:
     wide = said.dense is not None and said.dense.shape != (n, num_classes)
     if wide or not len(said.classes) == len(said.recorded_log_p) == len(said.clean_log_p) == n:
         raise ValueError(f"its predictions are not of {n} examples and {num_classes} classes")
-    if said.classes.min() < 0 or any(not (log_p <= _ABOVE).all() for log_p in (said.log_p, said.dense) if log_p is not None):
+    if said.classes.min() < 0 or any((log_p > _ABOVE).any() for log_p in (said.log_p, said.dense) if log_p is not None):
         raise ValueError("its predictions are no logarithms of probabilities")

@@ -199,7 +199,7 @@ class RunFolder:
         """As `record`, one that names its classes, as every run's does that can be evaluated. Raises DataError."""
         record = self.record()
         if not {"classes", "num_classes"} <= set(record["data"]):
-            raise DataError(f"{self.result} names no classes: run it again with --force")
+            raise DataError(f"{self.result} is damaged (it names no classes): delete the folder and run it again")
         return record
 
     def about(self) -> dict[str, Any]:

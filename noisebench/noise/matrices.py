@@ -101,8 +101,12 @@ def _from_yaml(raw: bytes, classes: list[str]) -> Any:
 
 def _plain(node: Any) -> Any:
     """A list of lists of numbers, as far as it is one."""
+    import yaml
+
     if node is None:
         raise ValueError("it is empty")
+    if isinstance(node, yaml.MappingNode):
+        raise ValueError("a mapping stands in a list")
     return [_plain(item) for item in node.value] if isinstance(node.value, list) else float(node.value)
 
 
