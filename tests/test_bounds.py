@@ -82,13 +82,13 @@ def test_a_command_that_meets_a_hostile_file_ends_by_its_code_and_says_one_line(
 
 
 def test_an_honest_manifest_that_packs_well_is_read(tmp_path: Path) -> None:
-    n, long = 200_000, "train/" + "the_same_long_folder_for_all/" * 4
+    n, long = 60_000, "train/" + "the_same_long_folder_for_all/" * 4
     rows = b"index,label,clean_label,id\n" + b"".join(b"%d,0,0,%s%d.png\n" % (at, long.encode(), at) for at in range(n))
     import gzip
 
     packed = gzip.compress(sealed(header(n=n), rows))
     (tmp_path / "m.csv.gz").write_bytes(packed)
-    assert len(rows) > 20 * len(packed)
+    assert len(rows) > 15 * len(packed)
     assert len(read_manifest(tmp_path / "m.csv.gz").labels) == n
 
 
