@@ -39,46 +39,49 @@ def _tried(folder: Path, kind: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return _tried(tmp_path_factory.mktemp("files"), "files")
+def why_not(outcome: dict[str, Any]) -> str:
+    """What is wrong with how a file was refused; empty if nothing is."""
+    if outcome["error"] is None:
+        return "it was taken"
+    if not outcome["ours"]:
+        return f"{outcome['error']}: {outcome['said']}"
+    if "\n" in outcome["said"] or len(outcome["said"]) > 2100:
+        return f"more than a line: {outcome['said']}"
+    return "" if outcome["seconds"] < _SECONDS else f"{outcome['seconds']:.0f} s"
 
 
-@pytest.fixture(scope="module")
-def special(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return _tried(tmp_path_factory.mktemp("special"), "special")
+def test_hostile_files_are_refused_in_one_line_within_the_bounds(tmp_path: Path) -> None:
+    found = _tried(tmp_path, "files")
+    assert set(found) == set(FILES)
+    assert not {name: wrong for name, outcome in found.items() if (wrong := why_not(outcome))}
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return _tried(tmp_path_factory.mktemp("commands"), "commands")
+def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    found = _tried(tmp_path, "special")
+    assert set(found) == {f"{name} is a {kind}" for name in READERS for kind in ("pipe", "device", "folder", "loop", "nothing")}
+    assert not {name: wrong for name, outcome in found.items() if (wrong := why_not(outcome))}
 
 
-def assert_refused(outcome: dict[str, Any]) -> None:
-    assert outcome["error"] is not None, "it was taken"
-    assert outcome["ours"], f"{outcome['error']}: {outcome['said']}"
-    assert "\n" not in outcome["said"] and len(outcome["said"]) < 2100
-    assert outcome["seconds"] < _SECONDS
+def test_commands_that_meet_hostile_files_end_by_their_code_and_say_one_line(tmp_path: Path) -> None:
+    found = _tried(tmp_path, "commands")
+    assert {name: outcome["code"] for name, outcome in found.items()} == {name: code for name, (_, _, code) in COMMANDS.items()}
+    for outcome in found.values():
+        errors = [line[:7] for line in outcome["said"].splitlines() if not line.startswith("warning: ")]
+        assert errors == (["error: "] if outcome["code"] else []), outcome["said"]
+        assert "a bug in" not in outcome["said"] and outcome["seconds"] < _SECONDS
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_hostile_file_is_refused_in_one_line_within_the_bounds(name: str, files: dict[str, Any]) -> None:
-    assert_refused(files[name])
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "loop", "nothing"])
-@pytest.mark.parametrize("name", READERS)
-def test_what_is_no_file_is_refused_and_never_waited_for(name: str, kind: str, special: dict[str, Any]) -> None:
-    assert_refused(special[f"{name} is a {kind}"])
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_that_meets_a_hostile_file_ends_by_its_code_and_says_one_line(name: str, commands: dict[str, Any]) -> None:
-    outcome = commands[name]
-    assert outcome["code"] == COMMANDS[name][2], outcome["said"]
-    lines = outcome["said"].splitlines()
-    assert [line[:7] for line in lines if not line.startswith("warning: ")] == (["error: "] if outcome["code"] else [])
-    assert "Traceback" not in outcome["said"] and "a bug in" not in outcome["said"] and outcome["seconds"] < _SECONDS
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        {"error": None, "said": "", "seconds": 0},
+        {"error": "KeyError", "ours": False, "said": "'n'", "seconds": 0},
+        {"error": "DataError", "ours": True, "said": "a\nb", "seconds": 0},
+        {"error": "DataError", "ours": True, "said": "a", "seconds": 99},
+    ],
+)
+def test_what_would_be_no_refusal_is_noticed(outcome: dict[str, Any]) -> None:
+    assert why_not(outcome)
 
 
 def test_an_honest_manifest_that_packs_well_is_read(tmp_path: Path) -> None:
