@@ -8,11 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from .errors import ConfigError
+from .errors import ConfigError, DataError
 from .labelling import VAL_SPLITS, LabelWish
-from .nesting import yaml_loader
 from .plan import Run, Wish, checked_seed, plan_run
 from .runfolder import RunFolder, run_folders
 from .suite import Suite, SuiteRun, expand
@@ -95,11 +92,11 @@ def _outdated(run: Run, other: RunFolder) -> str:
     """Why an older folder of the same name is not this run's result; empty if it is simply another run."""
     config: dict[str, Any] = run.config
     try:
-        old = yaml.load((other.path / "config.yaml").read_text(encoding="utf-8"), yaml_loader())  # noqa: S506  (a safe one)
+        old = other.configuration()
         if any(old.get(key) != config.get(key) for key in _ASKED):
             return ""
         changed = [key for key in config if old.get(key) != config[key]]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except DataError:
         return ""
     return f"{', '.join(changed)} changed since {other.path.name}" if changed else ""
 

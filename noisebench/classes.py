@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .bounded import free_memory
+from .errors import DataError
+
+_FEW = 2048  # classes up to which nobody asks for the memory
+_COPIES = 3 * 8  # bytes a cell while a table is worked on
+_SHARE = 0.45  # of the free memory
 _SHOWN = 12  # classes that an error names
 
 
@@ -14,6 +20,15 @@ class NoClass(ValueError):
     def __init__(self, word: str, place: int, classes: Sequence[str]) -> None:
         super().__init__(f"{word!r} is no class: classes are {_said(classes)}, or numbers from 0 to {len(classes) - 1}")
         self.place = place
+
+
+def check_table(num_classes: int) -> None:
+    """Raises DataError where tables of classes by classes would not fit into what is free of the memory."""
+    needed, free = _COPIES * num_classes**2, free_memory()
+    if num_classes > _FEW and free is not None and needed > _SHARE * free:
+        raise DataError(
+            f"a table of {num_classes} x {num_classes} classes takes {needed / 1e9:.1f} GB of memory, of which {free / 1e9:.1f} GB are free"
+        )
 
 
 def class_numbers(words: Sequence[Any], classes: Sequence[str], *, names_win: bool = False) -> list[int]:

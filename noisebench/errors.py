@@ -21,6 +21,8 @@ from collections.abc import Iterable
 
 from .harmless import harmless
 
+_LONGEST_LINE = 2000  # letters; whoever wrote what it tells of may have written a million
+
 
 class NoisebenchError(Exception):
     """A mistake that the user can mend; `str()` is one line that says how, or one for each mistake. Strangers' words in it are harmless."""
@@ -28,7 +30,11 @@ class NoisebenchError(Exception):
     exit_code = 2
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(map(harmless, lines)))
+        super().__init__("\n".join(_cut(harmless(line)) for line in lines))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
 
 
 class LanguageError(NoisebenchError):

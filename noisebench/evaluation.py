@@ -12,6 +12,8 @@ from .errors import DataError
 from .predictions import Predictions
 from .runfolder import RunFolder
 
+_ABOVE = 0.01  # by which rounding may lift a logarithm above that of 1
+
 
 @dataclass(frozen=True)
 class Said:
@@ -37,7 +39,25 @@ class Said:
 
 def read_said(folder: RunFolder, num_classes: int) -> Said:
     """Raises DataError where predictions.npz is missing, damaged, or does not hold what a run writes."""
+    return _said(folder, folder.read_arrays(), num_classes)
+
+
+def checked_arrays(folder: RunFolder, num_classes: int) -> dict[str, np.ndarray]:
+    """Everything in predictions.npz, once it is known to be what a run writes. Raises DataError."""
     arrays = folder.read_arrays()
+    n = len(_said(folder, arrays, num_classes).labels["recorded"])
+    try:
+        if any(arrays[name].dtype != bool or arrays[name].shape != (n,) for name in ("dropped", "trusted") if name in arrays):
+            raise ValueError("what is dropped or trusted is not said of every example")
+        if "early_classes" in arrays:
+            recorded = arrays["recorded_labels"].astype(np.int64)
+            _check_sizes(Predictions.load(arrays, "early", recorded, recorded), n, num_classes)
+    except (KeyError, ValueError, IndexError) as error:
+        raise DataError(f"{folder.predictions} is damaged ({error}): run it again with --force") from None
+    return arrays
+
+
+def _said(folder: RunFolder, arrays: dict[str, np.ndarray], num_classes: int) -> Said:
     try:
         labels = {part: arrays[f"{part}_labels"].astype(np.int64) for part in ("recorded", "clean", "test")}
         parts = metrics.parts_of(arrays, len(labels["recorded"]))
@@ -82,3 +102,5 @@ def _check_sizes(said: Predictions, n: int, num_classes: int) -> None:
     wide = said.dense is not None and said.dense.shape != (n, num_classes)
     if wide or not len(said.classes) == len(said.recorded_log_p) == len(said.clean_log_p) == n:
         raise ValueError(f"its predictions are not of {n} examples and {num_classes} classes")
+    if said.classes.min() < 0 or any((log_p > _ABOVE).any() for log_p in (said.log_p, said.dense) if log_p is not None):
+        raise ValueError("its predictions are no logarithms of probabilities")

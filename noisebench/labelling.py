@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .bounded import hash_of
 from .datasets import (
     DATASETS,
     Dataset,
@@ -320,7 +321,7 @@ def as_recorded(call: Call, made: Labelling) -> Call:
         if name in values and values[name] != OWN:
             path, column = split_column(str(values[name]))
             values[name] = path.name + (f":{column}" if column else "")
-            values["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]
+            values["sha256"] = hash_of(path)[:_DIGITS]
     ordered: dict[str, Value] = {p.name: values[p.name] for p in NOISES[call.name].parameters if p.name in values}
     within = tuple(as_recorded(inner, made) if isinstance(inner, Call) else inner for inner in call.args)
     return replace(call, args=within, kwargs=tuple(ordered.items()))

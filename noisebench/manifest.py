@@ -22,9 +22,12 @@ from typing import IO, Any
 
 import numpy as np
 
+from .bounded import opened, read_bytes, read_gzip
+from .classes import check_table
 from .datasets import Dataset, fingerprint
 from .errors import LanguageError, ManifestError, NoisebenchError
-from .nesting import check_nesting, yaml_loader
+from .header import check_header
+from .nesting import read_yaml
 from .noise import FILES, NOISES, build_noise, is_drawn, normal_noise
 from .parquet import from_parquet, to_parquet
 from .rows import Rows, read_rows, text_of
@@ -35,6 +38,8 @@ FORMAT = 1
 OPEN = -2  # the "clean label" of an image that is of no class
 LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
+_LARGEST = 1 << 36  # bytes: of a hundred million paths
+_LARGEST_HEADER = 1 << 23  # bytes: of 65,536 classes with their rates it has half of that
 _DEPTH = 3  # of the header: T is rows in a list under a name
 _INFORMATION = ("path", "test_path", "source_path", "convention")  # header keys that say where or why, not what
 _FILE_NAME = re.compile(rf"(?:{'|'.join(FILES)})='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
@@ -142,7 +147,9 @@ class Manifest:
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts (K, K) of the kept examples whose clean label is known, rows = clean class, columns = recorded class."""
+        """Counts (K, K) of the kept examples whose clean label is known, rows = clean class, columns = recorded class. Raises
+        DataError where that is too large."""
+        check_table(self.num_classes)
         counts, K = np.zeros(self.num_classes**2, np.int64), self.num_classes
         for start in range(0, len(self.labels), 1 << 20):
             part = slice(start, start + (1 << 20))
@@ -217,8 +224,8 @@ class Manifest:
     def _is(self, path: Path) -> bool:
         if path.suffix == ".parquet":
             return _read_bytes(path) == self.content
-        with _opened(path) as file:
-            return all(file.read(len(piece)) == piece for piece in self.pieces()) and not file.read(1)
+        with opened(path) as file, gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as content:
+            return all(content.read(len(piece)) == piece for piece in self.pieces()) and not content.read(1)
 
     def _same_elsewhere(self, other: Manifest) -> bool:
         return other.identity == self.identity and other.meta.get("convention") == self.meta.get("convention")
@@ -279,39 +286,28 @@ def read_manifest(path: str | Path) -> Manifest:
         raise ManifestError(f"{path} is damaged or was edited: its checksum does not match; write it again with noisebench corrupt")
     try:
         meta = _parse_header(head)
-        rows = read_rows(body, str(meta.get("source", "")))
+        rows = read_rows(body, meta["n"], str(meta.get("source", "")))
         manifest = Manifest(meta, rows.labels, rows.clean_labels, rows.ids, rows.val, rows.source, rows.trusted, rows.dropped)
         _check(manifest)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, LanguageError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, LanguageError) as error:
         reason = " ".join(str(error).split())
         raise ManifestError(f"{path} is not a manifest of this version ({reason}); write it with noisebench corrupt") from None
     return manifest
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """A text manifest, uncompressed as it is read."""
-    try:
-        return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-    except FileNotFoundError:
-        raise ManifestError(f"no such manifest: {path} (noisebench list manifests)") from None
-    except OSError as error:
-        raise ManifestError(f"{path} cannot be read ({error})") from None
-
-
 def _read_bytes(path: Path) -> bytes:
     """The manifest's text out of a file of any suffix."""
     try:
-        if path.suffix == ".parquet":
-            return from_parquet(path.read_bytes())
-        with _opened(path) as file:
-            return file.read()
+        if path.suffix == ".gz":
+            return read_gzip(path)
+        return from_parquet(read_bytes(path)) if path.suffix == ".parquet" else read_bytes(path, _LARGEST)
     except ManifestError as error:
-        raise ManifestError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        raise ManifestError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ManifestError(f"no such manifest: {path} (noisebench list manifests)") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, ValueError) as error:
         raise ManifestError(f"{path} cannot be read ({error})") from None
 
 
@@ -351,29 +347,25 @@ def _flow(value: Any) -> str:
 
 
 def _parse_header(head: bytes) -> dict[str, Any]:
-    import yaml
-
-    text = "\n".join(line.removeprefix("# ") for line in head.decode().split("\n"))
+    if len(head) > _LARGEST_HEADER:
+        raise ManifestError(f"its header has {len(head)} bytes, and may have {_LARGEST_HEADER}")
     try:
-        check_nesting(text, _DEPTH)
-        meta = yaml.load(text, yaml_loader())  # noqa: S506 the C twin of the safe loader
-    except yaml.YAMLError as error:
-        raise ManifestError(f"its header is not YAML ({str(error).splitlines()[0]})") from None
+        meta = read_yaml("\n".join(line.removeprefix("# ") for line in head.decode().split("\n")), _DEPTH)
+    except ValueError as error:
+        raise ManifestError(f"of its header: {error}") from None
     if meta["noisebench_manifest"] != FORMAT:
-        raise ManifestError(f"it has format {meta['noisebench_manifest']}, this version reads {FORMAT}: update noisebench")
-    return dict(meta)
+        raise ManifestError(f"it has format {str(meta['noisebench_manifest'])[:20]}, this version reads {FORMAT}: update noisebench")
+    return check_header(meta)
 
 
 def _check(manifest: Manifest) -> None:
     meta, K = manifest.meta, manifest.num_classes
-    if missing := {"dataset", "classes", "noise", "nominal_rate", "realised_rate", "noise_seed", "labels_sha256"} - set(meta):
-        raise ManifestError(f"its header lacks {', '.join(sorted(missing))}")
-    if len(manifest.labels) != meta["n"] or not len(manifest.labels):
-        raise ManifestError(f"it has {len(manifest.labels)} rows, its header says {meta['n']}")
     if manifest.labels.min() < 0 or max(manifest.labels.max(), manifest.clean_labels.max()) >= K:
         raise ManifestError(f"a label is out of range: classes are 0 to {K - 1}")
     if (manifest.source is not None) != ("source" in meta):
         raise ManifestError("its header and its rows disagree about images of another data set")
+    if manifest.val is not None and not {"val_fraction", "val_split"} <= set(meta):
+        raise ManifestError("its header and its rows disagree about what is held out for validation")
     if (manifest.trusted is not None) != ("trusted" in meta):
         raise ManifestError("its header and its rows disagree about trusted labels")
     if manifest.trusted is not None and (manifest.labels != manifest.clean_labels)[manifest.trusted].any():

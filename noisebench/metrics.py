@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .classes import check_table
 from .predictions import Predictions
 
 ECE_BINS = 15
@@ -48,14 +49,15 @@ def brier(squared: np.ndarray, log_p: np.ndarray) -> float:
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts (K, K), rows = label, columns = prediction."""
+    """Counts (K, K), rows = label, columns = prediction. Raises DataError where that is too large."""
+    check_table(num_classes)
     return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def per_class(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> list[float | None]:
     """Accuracy of each class; None for a class without examples."""
-    counts = confusion(predicted, labels, num_classes)
-    return [float(row[k] / row.sum()) if row.sum() else None for k, row in enumerate(counts)]
+    counts, hits = (np.bincount(which, minlength=num_classes) for which in (labels, labels[predicted == labels]))
+    return [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)]
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:

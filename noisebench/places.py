@@ -7,18 +7,19 @@ from typing import Any
 
 import yaml
 
-from .errors import ConfigError
+from .nesting import check_nesting
 
 Place = tuple[str | int, ...]
 """The keys and numbers that lead to a value."""
 
+_DEPTH = 8  # a selector's value in an override in a suite
+_MOST = 50_000  # values
 _LIKE_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?[0-9]*\.?[0-9]+[eE][0-9]+")
 
 
 def compose(text: str) -> yaml.Node | None:
-    """The document as nodes. Raises ConfigError for an alias, yaml.YAMLError for no YAML."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-        raise ConfigError("a suite file has no YAML aliases (*name): write the value out")
+    """The document as nodes. Raises ConfigError for an alias, ValueError for too deep or too large a one, yaml.YAMLError for no YAML."""
+    check_nesting(text, _DEPTH, _MOST)
     return yaml.compose(text, yaml.SafeLoader)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from .datasets import Images
 from .errors import DataError, ManifestError, NoisebenchError
@@ -55,7 +54,7 @@ def recheck(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     checks: list[Check] = []
     folder = replace(folder, checked=False)  # that is a check of its own, after which the others are made all the same
     try:
-        record = folder.record()
+        record = folder.full_record()
         checks += [_settings(folder, record), *_files(folder, record)]
         said = read_said(folder, record["data"]["num_classes"])
         checks.append(_coherent(said))
@@ -90,11 +89,10 @@ def _check(name: str, differences: list[str], otherwise: str) -> Check:
 
 def _settings(folder: RunFolder, record: dict[str, Any]) -> Check:
     """config.yaml is what the key was made of, and the record says the same."""
-    path = folder.path / "config.yaml"
     try:
-        config = {key: value for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items() if key not in ("key", "title")}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        return Check("settings", UNDECIDED, f"{path} cannot be read ({str(error).splitlines()[0]})")
+        config = {key: value for key, value in folder.configuration().items() if key not in ("key", "title")}
+    except DataError as error:
+        return Check("settings", UNDECIDED, str(error))
     recorded = _recorded_settings(record)
     unlike = [
         f"{key}: {config.get(key)!r} in config.yaml, {value!r} in result.json"

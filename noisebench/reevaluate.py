@@ -34,7 +34,7 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     from .training.sources import normalisation_of
     from .training.stored import StoredNetworks, enlarges, load_weights
 
-    record = folder.record()
+    record = folder.full_record()
     data = record["data"]
     if "normalisation" in data:
         shape, normalise = tuple(data["shape"]), Normalisation.read(data["normalisation"])

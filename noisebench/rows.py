@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
 _FIRST = {**_ESCAPED, **{ord(c): f"%{ord(c):02X}" for c in "=+-@\t"}}  # of a cell, which a spreadsheet would compute
 _DTYPES: Any = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str, "split": str, "source": str, "trusted": str}
 _NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source", "trusted")
+_SHOWN, _LONGEST_SHOWN = 10, 200  # columns that an error names, and its letters
 SPLITS = ("train", "val", "dropped")
 TRUSTED = ("", "yes")
 
@@ -114,18 +116,35 @@ def _joined(columns: list[np.ndarray]) -> bytes:
 
 
 def read_table(body: bytes) -> pd.DataFrame:
-    """Rows of text as a table, an unknown clean label missing."""
+    """Rows of text as a table, an unknown clean label missing. Raises ValueError for what is no table of numbers."""
     import pandas as pd
 
-    return pd.read_csv(io.BytesIO(body), dtype=_DTYPES, keep_default_na=False, na_values={"clean_label": [""]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            return pd.read_csv(io.BytesIO(body), dtype=_DTYPES, keep_default_na=False, na_values={"clean_label": [""]})
+        except RuntimeWarning:
+            raise ValueError("a label has more digits than a number can") from None
 
 
-def read_rows(body: bytes, source_name: str = "") -> Rows:
-    """Rows back from their text. Raises ManifestError, or ValueError for what is no table of numbers."""
+def check_columns(names: Sequence[str]) -> None:
+    """Raises ManifestError for other columns than a manifest has, or in another order."""
+    if tuple(names[:3]) != _NEEDED or list(names[3:]) != [name for name in _OPTIONAL if name in names]:
+        shown = ", ".join(names[:_SHOWN])[:_LONGEST_SHOWN]
+        raise ManifestError(f"this version does not understand the columns {shown}")
+
+
+def read_rows(body: bytes, n: int, source_name: str = "") -> Rows:
+    """Rows back from their text. Raises ManifestError where they are not n, or ValueError for what is no table of numbers."""
+    end = body.find(b"\n") + 1 or len(body)
+    check_columns(body[:end].decode().rstrip("\r\n").split(","))
+    if (count := body.count(b"\n", end) + (len(body) > end and not body.endswith(b"\n"))) != n:
+        raise ManifestError(f"it has {count} rows, its header says {n}")
+    import pandas as pd
+
     table = read_table(body)
-    names = tuple(map(str, table.columns))
-    if names[:3] != _NEEDED or list(names[3:]) != [name for name in _OPTIONAL if name in names]:
-        raise ManifestError(f"this version does not understand the columns {', '.join(names)}")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ManifestError("its rows have more fields than columns")
     if not np.array_equal(table["index"], np.arange(len(table))):
         raise ManifestError("its index does not count 0, 1, 2, ...")
     if (table["clean_label"] < 0).any():

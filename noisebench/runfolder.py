@@ -8,7 +8,6 @@ where the run is logged to trackers: by what they know it.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import warnings
@@ -20,10 +19,14 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bounded import hash_of, read_json, read_text
 from .claim import Claim, claimed, find_claim
 from .datasets.archive import read_arrays
 from .dynamics import Dynamics
 from .errors import DataError
+from .form import WHOLE, check_form, check_plain
+from .nesting import read_yaml
+from .recordform import check_about, check_failure, check_record
 from .storing import settle, write_whole
 
 if TYPE_CHECKING:
@@ -32,22 +35,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 WHERE = ("path", "test_path")  # where a foreign set lay, from the workspace; information, in no key
 _READABLE = (1,)  # every schema that was ever written; tests keep a record of each
-_RECORD = (
-    "key",
-    "title",
-    "data",
-    "noise",
-    "method",
-    "loss",
-    "strategy",
-    "model",
-    "recipe",
-    "seed",
-    "precision",
-    "oracle",
-    "metrics",
-    "seconds",
-)
+_DEPTH = 10  # of config.yaml
+_LARGEST_HISTORY = 1 << 24  # bytes of metrics.csv: of 100,000 epochs
 
 
 @dataclass(frozen=True)
@@ -183,7 +172,7 @@ class RunFolder:
 
     def failure(self) -> dict[str, Any]:
         """error.json. Raises DataError where it is damaged."""
-        return self._read(self.error, ("about", "message"))
+        return self._read(self.error, check_failure)
 
     def write_arrays(self, arrays: dict[str, np.ndarray]) -> None:
         self.write(self.predictions, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
@@ -215,15 +204,15 @@ class RunFolder:
         """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
         self.check_written(self.history)
         try:
-            rows = list(csv.DictReader(self.history.read_text(encoding="utf-8").splitlines(), strict=True))
-            if not rows or "epoch" not in rows[0]:
+            names, *rows = csv.reader(read_text(self.history, _LARGEST_HISTORY).splitlines(), strict=True)
+            if not rows or "epoch" not in names or len(set(names)) < len(names):
                 raise ValueError("it holds no epochs")
-            return [{name: float(value) if value else None for name, value in row.items()} for row in rows]
-        except (OSError, ValueError, TypeError, csv.Error) as error:
+            return [{name: float(value) if value else None for name, value in zip(names, row, strict=True)} for row in rows]
+        except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{self.history} cannot be read ({error})") from None
 
     def checksums(self) -> dict[str, str]:
-        """The sha256 of each file that a finished run leaves beside its record, of those that are there."""
+        """The sha256 of each file that a finished run leaves beside its record, of those that are there. Raises DataError."""
         return {path.name: _sha256(path) for path in (self.history, self.dynamics, self.predictions, self.weights) if path.exists()}
 
     def check_written(self, path: Path) -> None:
@@ -238,7 +227,14 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """result.json. Raises DataError where it is damaged or of another schema."""
-        return {**self._read(self.result, _RECORD), "path": str(self.path)}
+        return {**self._read(self.result, check_record), "path": str(self.path)}
+
+    def full_record(self) -> dict[str, Any]:
+        """As `record`, one that names its classes, as every run's does that can be evaluated. Raises DataError."""
+        record = self.record()
+        if not {"classes", "num_classes"} <= set(record["data"]):
+            raise DataError(f"{self.result} is damaged (it names no classes): delete the folder and run it again")
+        return record
 
     def record_of(self, key: str) -> dict[str, Any]:
         """The record, of the run that has this key. Raises DataError as `record` does, or where the folder holds another run."""
@@ -249,25 +245,38 @@ class RunFolder:
 
     def about(self) -> dict[str, Any]:
         """What a table must know of the run, by the same names whether it is finished or failed. Raises DataError."""
-        if self.error.exists() and not self.result.exists():
-            return self.failure()["about"]
-        try:
+        if self.result.exists() or not self.error.exists():
             return _about(self.record())
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.result} lacks {error}: delete the folder and run it again") from None
-
-    def _read(self, path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+        about = self.failure()["about"]
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            check_about(about)
+        except ValueError as error:
+            raise DataError(f"{self.error} is damaged ({error}): delete the folder and run it again") from None
+        return dict(about)
+
+    def configuration(self) -> dict[str, Any]:
+        """config.yaml: what the key was made of. Raises DataError where it cannot be read."""
+        path = self.path / "config.yaml"
+        try:
+            content = read_yaml(read_text(path), _DEPTH)
+            check_form(content, {})
+            check_plain(content)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read ({error})") from None
+        return dict(content)
+
+    def _read(self, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        try:
+            content = read_json(path)
+            check_form(content, {"schema": WHOLE})
             if content["schema"] not in _READABLE:
                 raise DataError(f"{path} has schema {content['schema']}, this version reads {', '.join(map(str, _READABLE))}")
-            if missing := [name for name in needed if name not in content]:
-                raise DataError(f"{path} lacks {', '.join(missing)}: delete the folder and run it again")
+            check(content)
         except FileNotFoundError:
             raise DataError(f"{self.path} holds no finished run: no {path.name}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is damaged ({error}): delete the folder and run it again") from None
-        return content
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is damaged ({error}): run it again") from None
+        return dict(content)
 
 
 def _about(record: dict[str, Any]) -> dict[str, Any]:
@@ -299,7 +308,7 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_bytes())
+        read_json(path)
     except ValueError:
         return False
     except OSError:
@@ -309,8 +318,7 @@ def _is_json(path: Path) -> bool:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_of(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from .errors import LanguageError
 
@@ -125,9 +125,7 @@ def _short(text: str) -> str:
 
 def _read(node: ast.expr) -> Value:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
-        if isinstance(node.value, int) and node.value.bit_length() > _LONGEST_INTEGER:
-            raise ValueError("a number is too large")
-        return node.value
+        return _bounded(node.value) if _number(node.value) else node.value
     if isinstance(node, ast.Name):
         return math.inf if node.id == "inf" else Call(node.id)
     if isinstance(node, ast.List | ast.Tuple):
@@ -157,9 +155,16 @@ def _number(value: Value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _bounded(number: Any) -> Any:
+    """The number itself. Raises ValueError for a whole one that no float holds."""
+    if isinstance(number, int) and number.bit_length() > _LONGEST_INTEGER:
+        raise ValueError("a number is too large")
+    return number
+
+
 def _add(left: Value, right: Value) -> Value:
     if _number(left) and _number(right):
-        return left + right  # type: ignore[operator]
+        return _bounded(left + right)  # type: ignore[operator]
     if isinstance(left, Call | Sum) and isinstance(right, Call | Sum):
         return Sum(terms(left) + terms(right))
     raise ValueError("+ adds losses or numbers, not one to the other")
@@ -167,13 +172,13 @@ def _add(left: Value, right: Value) -> Value:
 
 def _multiply(left: Value, right: Value) -> Value:
     if _number(left) and _number(right):
-        return left * right  # type: ignore[operator]
+        return _bounded(left * right)  # type: ignore[operator]
     if _number(right):
         left, right = right, left
     if _number(left) and isinstance(right, Call | Sum):
         if not math.isfinite(left):  # type: ignore[arg-type]
             raise ValueError("a weight must be finite")
-        return Sum(tuple((left * weight, call) for weight, call in terms(right)))  # type: ignore[operator]
+        return Sum(tuple((_bounded(left * weight), call) for weight, call in terms(right)))  # type: ignore[operator]
     raise ValueError("* weighs a loss with a number")
 
 

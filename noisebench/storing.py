@@ -10,20 +10,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from .bounded import LARGEST, read_bytes
 from .errors import DataError
 
-_LARGEST = 1 << 32  # bytes of somebody's file
 _ABANDONED = 86_400.0  # seconds for which nobody has written to a file that is half there
 
 
-def read_checked(path: Path, sha256: str | None = None) -> bytes:
-    """A file's bytes. Raises DataError where it cannot be read, or is not the one whose checksum begins with `sha256`."""
+def read_checked(path: Path, sha256: str | None = None, largest: int = LARGEST) -> bytes:
+    """A file's bytes. Raises DataError where it cannot be read, is larger than it can be (never beyond LARGEST), or is not the one
+    whose checksum begins with `sha256`."""
     try:
-        if path.stat().st_size > _LARGEST:
-            raise DataError(f"{path} is too large: {path.stat().st_size} bytes")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+        raw = read_bytes(path, min(largest, LARGEST))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     digest = hashlib.sha256(raw).hexdigest()
     if sha256 and not digest.startswith(sha256):
         raise DataError(f"{path} is another file than before: its sha256 begins with {digest[:16]}, not with {sha256}")

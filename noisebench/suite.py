@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .backbones import canonical_backbone
+from .bounded import read_text
 from .budget import check_schedule, checked_budget
 from .datasets import DATASETS, split_reader
 from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
@@ -32,7 +34,9 @@ from .subset import check_subset
 AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
 _NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are texts
 _FILE = "benchmarks.yaml"
-_LARGEST_FILE = 1_000_000  # bytes
+_MOST_RUNS = 100_000  # of a suite
+_SHOWN = 100  # mistakes
+_MOST_SELECTED = 10_000_000  # runs, each held against each selector
 
 Scalar = bool | int | float | str | None
 
@@ -121,6 +125,9 @@ class Suite(_Strict):
             raise ValueError("the matrix is empty: name at least a noise and a method")
         if "method" in axes and axes & {"loss", "strategy"}:
             raise ValueError("axes are method, or loss and strategy, not both")
+        runs = math.prod(map(len, self.matrix.values())) * len(self.defaults.seeds)
+        if runs > _MOST_RUNS or runs * (len(self.exclude) + len(self.override)) > _MOST_SELECTED:
+            raise ValueError(f"the suite is too large: {runs} runs, and may have {_MOST_RUNS}; make several of it")
         return self
 
     def told(self, **settings: str | None) -> Suite:
@@ -186,18 +193,17 @@ def read_suites(path: Path) -> dict[str, Suite]:
     places: dict[tuple[str | int, ...], tuple[int, int]] = {}
     mistakes: list[tuple[int, int, str]] = []
     try:
-        content = path.read_bytes()
-        if len(content) > _LARGEST_FILE:
-            raise ConfigError(f"{path} is larger than a suite file can be ({_LARGEST_FILE} bytes)")
-        node = compose(content.decode())
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        node = compose(read_text(path))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{mark_of(error)}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(f"{path}{mark_of(error)}: not YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     data = construct(node, (), places, mistakes) if node is not None else None
     suites = _validate(data, places, mistakes)
     if mistakes:
-        raise ConfigError(*(f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))))
+        said = [f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))]
+        more = [f"{path}: {len(said) - _SHOWN} mistakes more"] if len(said) > _SHOWN else []
+        raise ConfigError(*said[:_SHOWN], *more)
     return suites
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .bounded import read_text
 from .datasets import Dataset, Images, Labels, Pictures, Tell, find_dataset, fit_images, read_images, read_labels, silent
 from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
@@ -167,10 +168,12 @@ class Workspace:
         """The manifest that `corrupt` wrote last, if any."""
         pointer = self.manifests / "current"
         try:
-            name = pointer.read_text(encoding="utf-8").strip()
+            name = read_text(pointer).strip()
         except FileNotFoundError:
             return None
-        if not name:
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{pointer} cannot be read ({error}): run noisebench corrupt again, or name a --manifest") from None
+        if not name or "\0" in name:
             raise ConfigError(f"{pointer} is empty: run noisebench corrupt again, or name a --manifest")
         return self.root / name
 

@@ -29,6 +29,8 @@ from noisebench.report.figures.ranks import Ranking, critical_difference, studen
 from noisebench.report.figures.style import looks
 from noisebench.runfolder import RunFolder, run_folders
 
+from .suites import reseal
+
 SUITE = """
 version: 1
 suites:
@@ -133,7 +135,7 @@ def test_a_damaged_history_is_named(place: Path, tmp_path: Path, capsys: pytest.
     shutil.copytree(place / "runs", tmp_path / "runs")
     folder = folders(tmp_path, "el", "symmetric(rate=0.2)")[0]
     folder.history.write_text("hello\n")
-    folder.write_json(folder.result, {**folder.record(), "files": folder.checksums()})
+    reseal(folder)
     assert main(["-C", str(tmp_path), "report", "--figure", "curves", "-o", str(tmp_path / "c.svg")]) == 2
     assert f"{folder.history} cannot be read (it holds no epochs)" in capsys.readouterr().err and not (tmp_path / "c.svg").exists()
 

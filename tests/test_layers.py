@@ -14,11 +14,12 @@ import noisebench
 ROOT = Path(noisebench.__file__).parent
 ROWS = (
     {"errors", "spec", "registry", "parameters", "plugins", "storing", "environment", "classes", "arrays", "nesting", "precision"}
-    | {"holder", "claim", "processes", "harmless", "screen", "saved"},
+    | {"holder", "claim", "processes", "harmless", "screen", "saved", "bounded", "form"},
     {"estimates", "datasets", "noise", "losses", "strategies", "metrics", "predictions", "dynamics", "spreadsheet", "backbones", "recipes"}
     | {"initial", "pretrained"},
-    {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review", "budget", "subset"},
-    {"suite", "places", "runfolder", "reproduce", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"},
+    {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review", "budget", "subset"}
+    | {"header"},
+    {"suite", "places", "runfolder", "reproduce", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"} | {"recordform"},
     {"report"},
     {"training"},
     {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors", "folds", "reevaluate", "recheck"},

@@ -30,6 +30,7 @@ from noisebench.training.predicting import every
 from noisebench.training.trainer import Trainer
 
 from .conftest import same, weights
+from .suites import reseal
 from .test_losses import COMBINATORS, POINTWISE, a_batch, combined, cost, extreme, variants_of
 from .test_pack import WIDTH, agenda, carried_out, made, packed
 from .test_runner import Desk
@@ -426,6 +427,7 @@ def tampered(finished: RunFolder, place: Path, edit: Callable[[dict[str, np.ndar
     arrays = folder.read_arrays()
     edit(arrays)
     folder.write_arrays(arrays)
+    reseal(folder)
     return folder
 
 
@@ -471,6 +473,7 @@ def test_networks_whose_weights_are_not_finite_say_nothing_of_other_images(
     tensors = load_file(folder.weights)
     tensors["network0.head.bias"][3] = NAN
     save_file(tensors, folder.weights)
+    reseal(folder)
     assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--on", "digits"]) == 2
     assert "of the 500 images of digits 0 have a prediction that is finite" in capsys.readouterr().err
 

@@ -380,3 +380,16 @@ def test_a_strategy_that_inherits_from_another_module_keeps_its_types() -> None:
     module = dataclass(type("Heir", (Coteaching,), {"__module__": "somewhere.else"}))
     assert read_signature(module, ()) == read_signature(Coteaching, ())
     assert read_signature(module, ())[0].auto == "rate"
+
+
+_HUGE = "9" * 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{_HUGE}*{_HUGE}*ce", f"ce*{_HUGE}*{_HUGE}", f"gce(q={'*'.join([_HUGE] * 60)})", f"gce(q={_HUGE}*9 + {'9' * 302})", "1e308*10*ce"],
+)
+def test_numbers_do_not_grow_beyond_all_bounds(text: str) -> None:
+    """A float holds none of them, and more than 4,300 digits Python does not even write."""
+    with pytest.raises(LanguageError, match=r"a number is too large|a weight must be finite"):
+        LOSSES.canonical(text)

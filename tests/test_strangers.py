@@ -33,7 +33,7 @@ from noisebench.losses import LOSSES, register_loss
 from noisebench.manifest import read_manifest
 from noisebench.runfolder import RunFolder
 from noisebench.saved import load_saved
-from noisebench.sitting import Course, _restore, course_of, save
+from noisebench.sitting import Course, _restore, _seal, course_of, save
 from noisebench.suite import read_suites
 from noisebench.training.stored import load_weights
 from noisebench.training.trainer import Trainer
@@ -393,8 +393,13 @@ def test_weights_of_strangers_run_nothing_and_are_refused_in_one_line(name: str,
 @pytest.mark.parametrize("name", hostile_files(Path()))
 def test_checkpoints_of_strangers_run_nothing_and_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(NoisebenchError, match="cannot be resumed") as caught:
-        course_of(RunFolder(tmp_path), hostile_files(tmp_path / "ran")[name], CPU)
+        course_of(RunFolder(tmp_path), sealed(hostile_files(tmp_path / "ran")[name]), CPU)
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+def sealed(content: bytes) -> bytes:
+    """With the checksum that a stranger would make fit."""
+    return _seal(content) + content
 
 
 def test_the_canary_would_sing(tmp_path: Path) -> None:
@@ -425,7 +430,7 @@ def checkpoint(make_trainer: Callable[..., Trainer], tmp_path: Path) -> Checkpoi
     """A run's folder with a checkpoint, and what stands in it."""
     folder = RunFolder(tmp_path / "run__1")
     save(folder, make_trainer(), Course())
-    return folder, torch.load(folder.resume, weights_only=True)
+    return folder, torch.load(io.BytesIO(folder.resume.read_bytes().partition(b"\n")[2]), weights_only=True)
 
 
 def test_a_checkpoint_is_its_runs(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -448,7 +453,7 @@ def test_a_checkpoint_of_other_types_is_refused(
     others = {"seconds ": "1", "packed ": 0, "history ": [1]}
     changed = torch_file({**content, name.strip(): SWAPPED.get(name, others.get(name))})
     with pytest.raises(NoisebenchError, match="cannot be resumed"):
-        course = course_of(folder, changed, CPU)
+        course = course_of(folder, sealed(changed), CPU)
         assert course.state is None and name == "trainer"
         _restore(folder, make_trainer(), {})
 

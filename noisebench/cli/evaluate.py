@@ -118,7 +118,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
     from .. import metrics
     from ..evaluation import check_counts, read_said
 
-    record = folder.record()
+    record = folder.full_record()
     num_classes = record["data"]["num_classes"]
     said = read_said(folder, num_classes)
     return {
@@ -144,7 +144,7 @@ def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
 
     workspace = asking.workspace
     networks = stored_networks(folder, asking.device, training_images)
-    return {name: evaluate_on(folder.record(), networks, workspace.images(workspace.dataset(name, asking.test))) for name in names}
+    return {name: evaluate_on(folder.full_record(), networks, workspace.images(workspace.dataset(name, asking.test))) for name in names}
 
 
 def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:

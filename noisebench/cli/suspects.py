@@ -60,9 +60,10 @@ def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
 
 def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str]:
     """What the run says of every training image, and by which score; of no clean label."""
+    from ..evaluation import checked_arrays
     from ..suspects import better_score, judge
 
-    arrays = folder.read_arrays()
+    arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
     chosen = score or better_score(arrays)
     return judge(arrays, chosen), chosen
 
@@ -127,7 +128,7 @@ def _write_predictions(path: Path, folder: RunFolder, said: Predictions, asking:
     from ..errors import DataError
     from ..predictions import write_probabilities, write_teacher
 
-    record = folder.record()
+    record = folder.full_record()
     if path.suffix == ".npy":
         write_probabilities(path, said)
     elif "labels_sha256" not in record["noise"]:

@@ -40,9 +40,10 @@ def list_suspects(suite: Suite, items: list[Item], workspace: Workspace, options
 def _write(items: list[Item], suite: Suite, workspace: Workspace) -> str:
     """What is said of the list, with the next command."""
     from ..agenda import labels_of
+    from ..evaluation import checked_arrays
     from ..suspects import better_score, how_good, judge, together, write_suspects
 
-    run, arrays = items[0].run, [item.folder.read_arrays() for item in items]
+    run, arrays = items[0].run, [checked_arrays(item.folder, item.run.dataset.num_classes) for item in items]
     said = together([judge(each, better_score(each)) for each in arrays], run.manifest.labels)
     path = workspace.root / str(suite.report.suspects)
     write_suspects(path, said, run.manifest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from ..errors import DataError
 from ..storing import read_checked
 from .pickled import read_object_npy, read_pt
 
+ROOM, WIDEST = 1 << 24, 4096  # bytes that any file of labels may have, and an example's row: two paths fit
+_LONGEST = 256  # letters of a label, or of the longest class
+MOST_COLUMNS = 1000
 _INDEX = ("index", "idx", "i")
 _PATH = ("path", "file", "filename", "image", "id")
 _RECORDED = ("label", "recorded_label", "recorded", "noisy_label", "noise_label", "given_label", "target", "class", "y")
@@ -52,13 +55,13 @@ def read_annotations(text: str, shape: Shape, sha256: str | None = None) -> tupl
     path, column = split_column(text)
     if path.suffix not in _READERS:
         raise DataError(f"{path}: labels are a .csv, .txt, .npy or .pt")
-    raw = read_checked(path, sha256)
+    raw = read_checked(path, sha256, ROOM + shape.n * WIDEST)
     try:
         columns = _READERS[path.suffix](raw, path, column, shape)
         return _arranged(columns, shape)
     except DataError:
         raise
-    except (ValueError, TypeError, EOFError, csv.Error, UnicodeDecodeError) as error:
+    except (ValueError, TypeError, EOFError, csv.Error) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from None
 
 
@@ -78,6 +81,9 @@ def _arranged(columns: _Columns, shape: Shape) -> tuple[np.ndarray, np.ndarray |
 
 def _numbers(values: Sequence[Any], classes: tuple[str, ...], what: str, *, may_be_empty: bool) -> np.ndarray:
     """Classes by name or number -> numbers (N,), -1 for an empty one. Raises ValueError, naming the row."""
+    longest = max(_LONGEST, *map(len, classes))
+    if isinstance(values, list | tuple) and (long := next((word for word in values if isinstance(word, str) and len(word) > longest), "")):
+        raise ValueError(f"a {what} has {len(long)} letters: {long[:20]!r}...")
     array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -139,13 +145,8 @@ def find_examples(keys: Sequence[str], shape: Shape, *, by_path: bool) -> list[i
 
 
 def _from_csv(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Columns:
-    lines = [line for line in io.StringIO(raw.decode("utf-8-sig")) if not line.startswith("#")]
-    rows = [row for row in csv.reader(lines) if row]
-    if not rows:
-        raise ValueError("it is empty")
-    ragged = next((at for at, row in enumerate(rows) if len(row) != len(rows[0])), None)
-    if ragged is not None:
-        raise ValueError(f"row {ragged} has {len(rows[ragged])} fields, the first has {len(rows[0])}")
+    lines = (line for line in io.StringIO(raw.decode("utf-8-sig")) if not line.startswith("#"))
+    rows = _even(csv.reader(lines), shape.n)
     head = [name.strip().lower() for name in rows[0]]
     known = {*_INDEX, *_PATH, *_RECORDED, *_CLEAN, *([column.lower()] if column else [])}
     if set(head) & known - set(shape.classes):
@@ -154,6 +155,27 @@ def _from_csv(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Colu
     if column:
         raise ValueError(f"it has no column {column!r}")
     return _unnamed(list(zip(*rows, strict=True)), shape)
+
+
+def _check_rows(count: int, n: int) -> None:
+    """Raises ValueError for more than are worth reading; of a few too many it is said later how many they are."""
+    if count > 2 * n + 2:
+        raise ValueError(f"it has more than {2 * n} rows, the data have {n} examples")
+
+
+def _even(lines: Iterable[list[str]], n: int) -> list[list[str]]:
+    """The rows of a table for n examples, empty ones left out. Raises ValueError for none, too many, or such as are not alike."""
+    rows: list[list[str]] = []
+    for row in filter(None, lines):
+        rows.append(row)
+        if len(row) != len(rows[0]):
+            raise ValueError(f"row {len(rows) - 1} has {len(row)} fields, the first has {len(rows[0])}")
+        if len(row) > MOST_COLUMNS:
+            raise ValueError(f"it has {len(row)} columns, and may have {MOST_COLUMNS}")
+        _check_rows(len(rows), n)
+    if not rows:
+        raise ValueError("it is empty")
+    return rows
 
 
 def _named(head: list[str], table: dict[str, Sequence[str]], column: str | None, shape: Shape) -> _Columns:
@@ -189,6 +211,7 @@ def _from_txt(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Colu
     """A label a line, or a path or index and a label."""
     _no_column(column)
     lines = [line.strip() for line in raw.decode("utf-8-sig").splitlines() if line.strip() and not line.startswith("#")]
+    _check_rows(len(lines), shape.n)
     pairs = [line.rsplit(maxsplit=1) for line in lines]
     if any(len(pair) == 2 for pair in pairs) and not set(lines) <= set(shape.classes):
         short = next((at for at, pair in enumerate(pairs) if len(pair) < 2), None)

@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from ..arrays import npy_header
+from ..arrays import npz_arrays, npz_header
+from ..bounded import opened
 from ..errors import DataError
+from ..form import MOST_CLASSES
 
 _CHUNK = 1 << 20  # examples hashed at a time
-MOST_CLASSES = 65_536  # predictions keep classes in 16 bits
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
     """The named arrays, or all. Raises DataError where the file is missing, damaged or has no such array."""
+    with _opened(path) as file:
+        return npz_arrays(file, names)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file, while it is read as .npz. Raises DataError for what is none."""
     try:
-        with path.open("rb") as file:
-            return _named(np.load(file, allow_pickle=False), names, path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        with opened(path) as file:
+            yield file
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again") from None
-
-
-def _named(archive: Any, names: Iterable[str] | None, path: Path) -> dict[str, np.ndarray]:
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"{path} is one array, not a .npz with train_images, train_labels, test_images, test_labels")
-    names = archive.files if names is None else names
-    if missing := [name for name in names if name not in archive]:
-        raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(archive.files) or 'none'}")
-    return {name: archive[name] for name in names}
 
 
 def as_labels(values: np.ndarray, where: str) -> np.ndarray:
@@ -44,7 +42,7 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     whole = values.ndim == 1 and values.size > 0 and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
     if not whole or values.min() < 0:
         raise DataError(f"{where}: labels must be one class number >= 0 an example, got shape {values.shape} of {values.dtype}")
-    if values.max() >= MOST_CLASSES:
+    if float(values.max()) >= MOST_CLASSES:
         raise DataError(f"{where}: a label is {values.max()}; classes are numbered from 0, and there are at most {MOST_CLASSES}")
     return values.astype(np.int64)
 
@@ -55,14 +53,8 @@ def _all_whole(values: np.ndarray) -> bool:
 
 def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of one array, from its first bytes. Raises DataError."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            shape, _, dtype = npy_header(file)
-    except KeyError:
-        raise DataError(f"{path} has no array {name!r}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise DataError(f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again") from None
-    return shape, dtype
+    with _opened(path) as file:
+        return npz_header(file, name)
 
 
 def image_shape(found: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ..bounded import free_memory
 from ..errors import DataError
 from .archive import as_labels, fingerprint, image_shape, read_arrays, read_shape
 from .catalogue import Dataset
@@ -118,15 +119,6 @@ def check_memory(path: Path, n: int, height: int, width: int) -> None:
             f"{path}: {n} images of {height}x{width} are {needed / 1e9:.1f} GB in memory, of which {free / 1e9:.1f} GB are free: "
             f"stream them as folder:{path}"
         )
-
-
-def free_memory() -> int | None:
-    """Bytes; None where nobody says."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return None
 
 
 def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .archive import MOST_CLASSES
+from ..form import MOST_CLASSES
 from .listing import Listed, Listing, Names
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))

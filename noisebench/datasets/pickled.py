@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ..errors import DataError
 from ..saved import load_saved
 
 _NUMBERS = re.compile(r"[<>|=]?[biuf][1248]")
+_LONGEST_NAME = 200  # letters of a word
+_ROOM = 1 << 20  # bytes
 _OBJECTS = ("O", "O8", "|O", "|O8")
 
 
@@ -36,7 +39,7 @@ class _Dtype:
 
 
 class _Array:
-    """Says what an array would be; `value` is it."""
+    """Says what an array would be; `made` is it, out of so many bytes."""
 
     def __init__(self, *arguments: Any) -> None:
         self._state: Any = None
@@ -44,15 +47,14 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         self._state = state
 
-    @property
-    def value(self) -> Any:
+    def made(self, size: int) -> Any:
         _, shape, dtype, fortran, content = self._state
         if dtype.code in _OBJECTS:
             if len(shape) == 1 and len(content) == shape[0] and all(isinstance(word, str) for word in content):
-                return np.array(content, str)
+                return np.array(_short(content, size), str)
             if shape != () or not isinstance(content, list) or len(content) != 1:
                 raise pickle.UnpicklingError("it holds an array of objects")
-            return _plain(content[0])
+            return content[0]
         kind = np.dtype(dtype.order + dtype.code.lstrip("<>|="))
         if len(content) != kind.itemsize * math.prod(shape):
             raise pickle.UnpicklingError(f"it says {shape} of {kind}, its bytes are {len(content)}")
@@ -90,7 +92,7 @@ def read_pt(raw: bytes, where: Path) -> Any:
     allowed = [(stand_in, name) for name, stand_in in _ALLOWED.items()]
     try:
         with torch.serialization.safe_globals([*allowed, _Array, _Dtype]):
-            return _plain(load_saved(raw))
+            return _plain(load_saved(raw), len(raw))
     except Exception as error:  # torch.load documents no exceptions; whatever it throws, the file is not used
         raise _refused(where, error) from None
 
@@ -100,7 +102,10 @@ def read_object_npy(raw: bytes, where: Path) -> Any:
     file = io.BytesIO(raw)
     try:
         _, _, dtype = npy_header(file)
-        return _plain(_Arrays(file, encoding="latin1").load()) if dtype.hasobject else read_npy(raw)
+        if not dtype.hasobject:
+            return read_npy(raw)
+        _check_memo(raw[file.tell() :])
+        return _plain(_Arrays(file, encoding="latin1").load(), len(raw))
     except Exception as error:  # a broken pickle may throw anything; none of it is used
         raise _refused(where, error) from None
 
@@ -108,9 +113,17 @@ def read_object_npy(raw: bytes, where: Path) -> Any:
 def read_batch(raw: bytes, where: Path) -> Any:
     """What Python 2 pickled, a dict of arrays, lists, numbers and text. Raises DataError for anything else."""
     try:
-        return _plain(_Arrays(io.BytesIO(raw), encoding="latin1").load())
+        _check_memo(raw)
+        return _plain(_Arrays(io.BytesIO(raw), encoding="latin1").load(), len(raw))
     except Exception as error:  # as above
         raise _refused(where, error) from None
+
+
+def _check_memo(pickled: bytes) -> None:
+    """Raises UnpicklingError for a pickle that would remember something at a place that it cannot reach: memory up to there is taken."""
+    for code, place, _ in pickletools.genops(pickled):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and not (isinstance(place, int) and 0 <= place <= len(pickled)):
+            raise pickle.UnpicklingError("it would take memory without end")
 
 
 class _Arrays(pickle.Unpickler):
@@ -122,13 +135,32 @@ class _Arrays(pickle.Unpickler):
         return _ALLOWED[f"{module}.{name}"]
 
 
-def _plain(found: Any) -> Any:
-    """Stand-ins and tensors as numpy arrays."""
+def _plain(found: Any, size: int, *, within: bool = False) -> Any:
+    """Stand-ins and tensors as numpy arrays, lists of numbers or words; a dict of them, by name, nothing of a dict therein. Out of so
+    many bytes.
+
+    Raises UnpicklingError for what is neither, and for what says the same again and again: lists of one list, a tensor of one number.
+    """
     if isinstance(found, dict):
-        return {str(key): _plain(value) for key, value in found.items()}
+        return {} if within else {str(key)[:_LONGEST_NAME]: _plain(value, size, within=True) for key, value in found.items()}
     if isinstance(found, _Array):
-        return found.value
-    return found.detach().numpy() if hasattr(found, "detach") else found
+        return _plain(found.made(size), size, within=within)
+    if isinstance(found, int | float | str | None):
+        return found
+    if isinstance(found, list | tuple) and all(isinstance(item, int | float | str) for item in found):
+        return _short(found, size)
+    array = found.detach() if hasattr(found, "detach") else found
+    if hasattr(array, "nbytes") and array.nbytes <= _ROOM + size * (4 * _LONGEST_NAME):
+        return array.numpy() if hasattr(array, "numpy") else array
+    raise pickle.UnpicklingError(f"it holds a {type(found).__name__}, neither numbers nor a dict of them")
+
+
+def _short(words: Any, size: int) -> list[Any]:
+    """Words or numbers. Raises UnpicklingError where one is so long that an array of them would be without bounds."""
+    longest = max((len(word) for word in words if isinstance(word, str)), default=0)
+    if longest * len(words) > _ROOM + size * _LONGEST_NAME:
+        raise pickle.UnpicklingError(f"it holds a word of {longest} letters")
+    return list(words)
 
 
 def _refused(where: Path, error: Exception) -> DataError:

@@ -14,7 +14,7 @@ from ..classes import NoClass, class_numbers
 from ..errors import DataError
 from ..spreadsheet import from_cell
 from ..storing import read_checked
-from .annotations import Shape, find_examples
+from .annotations import MOST_COLUMNS, ROOM, WIDEST, Shape, find_examples
 
 _NEEDED = ("recorded", "suggested")
 _KEYS = ("path", "index")
@@ -33,7 +33,7 @@ def read_review(path: Path, shape: Shape, recorded: np.ndarray, sha256: str | No
 
     A list that was made for other recorded labels (N,) is refused.
     """
-    raw = read_checked(path, sha256)
+    raw = read_checked(path, sha256, ROOM + shape.n * WIDEST)
     try:
         table = _read(raw.decode("utf-8-sig"), shape.n)
         examples = _examples(table, shape)
@@ -51,6 +51,8 @@ def _read(text: str, n: int) -> _Table:
     mark = next((mark for mark in ",;\t" if mark in head), ",")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     names = [name.strip().lower() for name in next(rows, [])]
+    if len(names) > MOST_COLUMNS:
+        raise ValueError(f"it has {len(names)} columns, and may have {MOST_COLUMNS}")
     _check_names(names)
     wanted = {name: names.index(name) for name in (*_KEYS, *_NEEDED) if name in names}
     table = _Table({name: [] for name in wanted}, [])

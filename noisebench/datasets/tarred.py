@@ -19,8 +19,8 @@ import numpy as np
 
 from ..arrays import read_npz
 from ..errors import DataError
+from ..form import MOST_CLASSES
 from ..storing import write_whole
-from .archive import MOST_CLASSES
 from .listing import Names
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..bounded import opened
 from .job import Event
+
+_AT_ONCE = 1 << 24  # bytes; what is beyond is read the next time
 
 
 class EventFile:
@@ -17,9 +20,9 @@ class EventFile:
     def read(self) -> list[Event]:
         """What was appended since it was last asked. A line that is not yet whole waits; one that never got whole is left out."""
         try:
-            with self.path.open("rb") as file:  # opened anew each time: that is when a network file system looks again
+            with opened(self.path) as file:  # opened anew each time: that is when a network file system looks again
                 file.seek(self._at)
-                whole, newline, _ = file.read().rpartition(b"\n")
+                whole, newline, _ = file.read(_AT_ONCE).rpartition(b"\n")
         except FileNotFoundError:
             return []
         self._at += len(whole) + len(newline)
@@ -48,5 +51,5 @@ class EventFile:
 def _event(line: bytes) -> Event | None:
     try:
         return Event.read(line.decode())
-    except (ValueError, TypeError):  # empty, or half of one
+    except (ValueError, TypeError, RecursionError):  # empty, or half of one
         return None

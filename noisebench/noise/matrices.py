@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..arrays import read_npy
-from ..classes import class_numbers
+from ..classes import check_table, class_numbers
 from ..errors import DataError
 from ..nesting import check_nesting, yaml_loader
 from ..storing import read_checked
 
 _SHOWN = 12  # names in an error
+_ROOM, _WIDEST = 1 << 20, 64  # bytes that any matrix may have, and each of its numbers and names
 _DEPTH = 2  # a list of lists, a mapping of mappings
 _TOLERANCE = 1e-6  # by which a row's sum may miss 1
 
@@ -28,7 +29,8 @@ def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) ->
     `clean: {recorded: share}`, where a class without a row stays clean. Raises DataError, naming the row.
     """
     path = Path(file)
-    raw = read_checked(path, sha256)
+    check_table(len(classes))
+    raw = read_checked(path, sha256, _ROOM + _WIDEST * len(classes) * (len(classes) + 1))
     readers = {".npy": _from_npy, ".csv": _from_csv, ".yaml": _from_yaml, ".yml": _from_yaml}
     if path.suffix not in readers:
         raise DataError(f"{path}: a matrix is a .csv, .npy or .yaml")
@@ -99,8 +101,12 @@ def _from_yaml(raw: bytes, classes: list[str]) -> Any:
 
 def _plain(node: Any) -> Any:
     """A list of lists of numbers, as far as it is one."""
+    import yaml
+
     if node is None:
         raise ValueError("it is empty")
+    if isinstance(node, yaml.MappingNode):
+        raise ValueError("a mapping stands in a list")
     return [_plain(item) for item in node.value] if isinstance(node.value, list) else float(node.value)
 
 

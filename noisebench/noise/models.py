@@ -6,6 +6,7 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 
+from ..classes import check_table
 from ..errors import LanguageError
 from ..parameters import Interval, OneOf, Rate
 from ..spec import Value
@@ -43,6 +44,7 @@ def symmetric(num_classes: int, rate: Rate, inclusive: bool = False, exact: bool
     """
     if num_classes < 2:
         raise LanguageError(f"symmetric noise needs two classes, the data have {num_classes}")
+    check_table(num_classes)
     wrong = rate / num_classes if inclusive else rate / (num_classes - 1)
     table = np.full((num_classes, num_classes), wrong)
     np.fill_diagonal(table, 1 - wrong * (num_classes - 1))
@@ -110,6 +112,7 @@ def matrix(num_classes: int, classes: tuple[str, ...], file: str, sha256: str | 
 
 
 def _flip(num_classes: int, flips: dict[int, int], rate: float) -> np.ndarray:
+    check_table(num_classes)
     table = np.eye(num_classes)
     for clean, recorded in flips.items():
         table[clean, clean] -= rate

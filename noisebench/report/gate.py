@@ -7,14 +7,15 @@ where both documents have them on the same labels; the variance of what is left 
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..bounded import read_json
 from ..errors import NoisebenchError, Regressed, RunFailed, Undecided
+from ..form import NAME, NUMBER, SCALAR, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain, shown
 from ..manifest import of_which
 from .formats import SCHEMA
 from .measures import METRICS
@@ -25,6 +26,16 @@ _KNOWN = ("dataset", "model", "recipe", "precision", "noise", "metric")
 _EXTRA = ("subset", "init")  # names of a cell that has them
 _COLUMN = (*_KNOWN, *_EXTRA)
 _DECIDING = {"labels": "the noisy labels (another manifest)", "loss": "the loss", "strategy": "the strategy"}
+_LARGEST, _SHOWN = 1 << 26, 100  # bytes of a baseline: of 20,000 cells; letters of a wrong value
+_CELL: Form = {
+    **dict.fromkeys((*_NAMES, *_KNOWN), NAME),
+    "subset?": SCALAR,
+    "init?": NAME,
+    "values": Each(NUMBER),
+    "inputs": Each({"versions?": Maybe(Each(TEXT))}),
+    "settings": {},
+    "failed": WHOLE,
+}
 _EPSILON = 1e-9  # what is lost by summing; a drop of exactly the tolerance is within it
 
 
@@ -101,25 +112,30 @@ def read_baseline(path: Path, metric: str) -> dict[str, Any]:
     """A document that `report --save-baseline` or `--format json` wrote. Raises Undecided where it cannot be compared with."""
     way = "write one with noisebench report --save-baseline"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, _LARGEST)
     except FileNotFoundError:
         raise Undecided(f"no baseline file {path}: {way} {path}") from None
     except (OSError, ValueError) as error:
         raise Undecided(f"the baseline {path} cannot be read ({error}): {way} {path}") from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not _is_document(content):
-        found = content.get("schema") if isinstance(content, dict) else None
-        raise Undecided(f"{path} is no baseline of schema {SCHEMA} (it has {found}): {way} {path}")
+    try:
+        _check_document(content)
+    except ValueError as error:
+        raise Undecided(f"{path} is no baseline of schema {SCHEMA} ({error}): {way} {path}") from None
     if content["metric"] != metric:
-        raise Undecided(f"the baseline {path} holds --metric {content['metric']}, asked is {metric}: give the same")
+        raise Undecided(f"the baseline {path} holds --metric {content['metric'][:_SHOWN]}, asked is {metric}: give the same")
     if not any(cell["values"] for cell in content["cells"]):
         raise Undecided(f"the baseline {path} holds no values: {way} {path}")
     return content
 
 
-def _is_document(content: dict[str, Any]) -> bool:
-    needed = {*_NAMES, *_KNOWN, "values", "inputs", "settings", "failed"}
-    cells = content.get("cells")
-    return "metric" in content and isinstance(cells, list) and all(isinstance(cell, dict) and needed <= set(cell) for cell in cells)
+def _check_document(content: Any) -> None:
+    """Raises ValueError for what is no document of this version."""
+    check_plain(content)
+    check_form(content, {"schema": WHOLE, "metric": TEXT, "cells": [_CELL]})
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"it has {content['schema']}")
+    if strange := next((cell["metric"] for cell in content["cells"] if cell["metric"] not in METRICS), None):
+        raise ValueError(f"there is no metric {shown(strange)}")
 
 
 def check(now: dict[str, Any], baseline: dict[str, Any], rules: Rules, damaged: Iterable[str] = ()) -> Check:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..bounded import read_json
 from ..errors import DataError, RunFailed
+from ..form import TEXT, Each, check_form
 from ..plan import Run
 from ..runfolder import RunFolder
 from ..storing import write_text
@@ -116,7 +118,8 @@ class Logbook:
 def _known(folder: RunFolder) -> dict[str, str]:
     """A run's identities in trackers; none where nobody wrote them down, or where they cannot be read."""
     try:
-        content = json.loads(folder.trackers.read_text(encoding="utf-8"))
+        content = read_json(folder.trackers)
+        check_form(content, Each(TEXT))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return dict(content)

@@ -49,6 +49,6 @@ def _answers(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
 
 def _classes(run: RunFolder) -> int:
     try:
-        return int(run.record()["data"]["num_classes"])
+        return int(run.full_record()["data"]["num_classes"])
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{run.result} does not say how many classes there are: run it again with --force") from None

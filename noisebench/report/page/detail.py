@@ -71,7 +71,7 @@ class Known:
         if folder.status() != "failed":
             return cls(name, folder, folder.about(), folder.record())
         failure = folder.failure()
-        return cls(name, folder, failure["about"], None, f"{failure.get('type', 'error')}: {failure['message']}")
+        return cls(name, folder, folder.about(), None, f"{failure.get('type', 'error')}: {failure['message']}")
 
 
 def runs_of(known: list[Known], number: int, root: Path, pictures: Pictures) -> Runs:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...evaluation import checked_arrays
 from ...manifest import OPEN
 from ...predictions import Predictions
 from ...runfolder import RunFolder
@@ -53,8 +54,8 @@ class _Labels:
     early: bool
 
     @classmethod
-    def read(cls, folder: RunFolder) -> _Labels:
-        arrays = folder.read_arrays()
+    def read(cls, folder: RunFolder, num_classes: int) -> _Labels:
+        arrays = checked_arrays(folder, num_classes)
         recorded, clean = (arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean"))
         score, nobody = better_score(arrays), np.zeros(len(recorded), bool)
         train = judge(arrays, score)
@@ -66,7 +67,7 @@ class _Labels:
 def doubts_of(folder: RunFolder, record: dict[str, Any], pictures: Pictures) -> Doubts:
     """Of one finished run."""
     try:
-        return _doubts(_Labels.read(folder), record, pictures)
+        return _doubts(_Labels.read(folder, len(record["data"]["classes"])), record, pictures)
     except DataError as error:
         return Doubts(lacking=str(error))
     except (KeyError, ValueError, IndexError, TypeError) as error:  # somebody else's file

@@ -1,0 +1,134 @@
+"""Somebody's file, read within bounds: a regular one, of no more bytes than it can mean, packed or not. Every reader begins here.
+
+What is wrong is said by OSError, as `open` does, or by ValueError; each reader says in its own words what to do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import math
+import os
+import stat
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+LARGEST = 1 << 32  # bytes of a file that is read whole
+LARGEST_TEXT = 1 << 20  # of a short text: a suite, a configuration, a list of names
+LARGEST_JSON = 1 << 24  # of a run's record, which of 65,536 classes takes a third
+PACKED = 100  # how many times its bytes a packed file may hold: honest ones reach 30
+_ROOM = 1 << 28  # bytes that any packed file may hold
+_CHUNK = 1 << 20  # bytes read or unpacked at a time
+_DIGITS = 300  # of a whole number
+
+
+def opened(path: Path) -> IO[bytes]:
+    """A regular file, to be read; never a folder, a pipe or a device, which may have no end. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))  # a pipe does not wait
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("it is a folder, a pipe or a device, no file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """A file, whole. Raises OSError, or ValueError where it is larger than it can be."""
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise ValueError(f"it is too large: {size} bytes, and may have {largest}")
+        return file.read(size)  # not what is added meanwhile
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """A file of UTF-8, whole. Raises OSError, ValueError."""
+    return read_bytes(path, largest).decode()
+
+
+def hash_of(path: Path) -> str:
+    """The sha256 of a file, however large. Raises OSError."""
+    digest = hashlib.sha256()
+    with opened(path) as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def room(packed: int) -> int:
+    """Bytes that a file of so many may hold when it is unpacked."""
+    return max(_ROOM, PACKED * packed)
+
+
+def check_room(sizes: Iterable[int], packed: int) -> None:
+    """Raises ValueError where what is packed in so many bytes says that it is larger than it can be."""
+    if (size := sum(sizes)) > room(packed):
+        raise ValueError(f"it unpacks to {size} bytes from {packed}, which no honest file does")
+
+
+def read_gzip(path: Path) -> bytes:
+    """What a file of gzip holds. Raises OSError, or ValueError where it is damaged or holds more than it can."""
+    with opened(path) as file:
+        return unpacked(file, os.fstat(file.fileno()).st_size)
+
+
+def unpacked(file: IO[bytes], packed: int) -> bytes:
+    """A gzip stream's content. Raises ValueError where there is more of it than so many packed bytes can hold."""
+    content = io.BytesIO()
+    try:
+        with gzip.GzipFile(fileobj=file) as stream:
+            while piece := stream.read(_CHUNK):
+                content.write(piece)
+                check_room([content.tell()], packed)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(str(error)) from None
+    return content.getvalue()
+
+
+def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
+    """A file of JSON. Raises OSError, ValueError."""
+    return parse_json(read_bytes(path, largest))
+
+
+def parse_json(raw: bytes) -> Any:
+    """JSON as it is written, without NaN, infinity, half characters and numbers beyond all bounds. Raises ValueError."""
+    text = raw.decode("utf-8-sig")
+    try:
+        content = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # half of a character cannot be written
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return content
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text[:20])
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) <= _DIGITS else _refuse(text[:20] + "...")
+
+
+def free_memory() -> int | None:
+    """Bytes, no more than the process may have; None where nobody says."""
+    try:
+        import resource
+
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        return free if limit == resource.RLIM_INFINITY else min(free, limit)
+    except (OSError, ValueError, StopIteration, ImportError):  # somewhere else than on Linux
+        return None
