@@ -11,7 +11,7 @@ import subprocess
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -111,8 +111,9 @@ def make_runs(root: Path, names: Iterable[str]) -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def readers_that_let_controls_in() -> Iterator[None]:
-    """Records with control characters are refused as they are read: what shows them is tried all the same."""
+    """Records with control or half characters are refused as they are read: what shows them is tried all the same."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("noisebench.runfolder.read_json", lambda path: json.loads(path.read_bytes()))
         patch.setattr("noisebench.form._CONTROL", re.compile("(?!)"))
         yield
 
