@@ -24,7 +24,7 @@ from random import Random
 from noisebench.environment import environment
 from noisebench.runfolder import RunFolder
 
-from .test_interrupted import left
+from .suites import left
 
 SUITE = """\
 version: 1
@@ -36,8 +36,22 @@ suites:
       method: [ce, el, elr_plus]
 """
 OFTEN = "from noisebench import sitting\n\nsitting._CHECKPOINT_EVERY = 0.2  # where a suite takes days it is half a minute\n"
+PAGE = """\
+# Killed at random
+
+A small suite, packs of places and runs of two networks among it, checkpointed every 0.2 s and disturbed until its processes were killed as often
+as asked. A round ends with all runs finished; then every file of every run is compared with that of the suite that nobody disturbed, but
+for what the clock says. Exit code 3 is a run whose worker was killed while it was alone with it; the same command tries it again.
+
+```yaml
+{suite}```
+
+```
+{said}
+```
+"""
 SHARES = {"worker": 50, "command": 30, "Ctrl-C": 10, "SIGTERM": 10}
-LONGEST = 8.0  # seconds between two
+LONGEST = 6.0  # seconds between two
 
 
 @dataclass
@@ -158,7 +172,7 @@ def main() -> None:
 
     good = soak(options.kills, options.seed, say)
     if options.o:
-        options.o.write_text("\n".join(lines) + "\n")
+        options.o.write_text(PAGE.format(suite=SUITE, said="\n".join(lines)))
     sys.exit(not good)
 
 

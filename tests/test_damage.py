@@ -24,8 +24,7 @@ from noisebench.runfolder import RunFolder
 from noisebench.sitting import Conduct
 from noisebench.training.trainer import Trainer
 
-from .suites import start, workspace
-from .test_interrupted import left
+from .suites import left, start, workspace
 from .test_pack import agenda, carried_out
 from .test_runner import Desk
 

@@ -3,7 +3,6 @@ and the same command ends as if nothing had happened, bit for bit."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -17,7 +16,9 @@ import pytest
 from noisebench.manifest import read_manifest
 from noisebench.runfolder import RunFolder
 
+from . import kills
 from .faults import CHANGES, Commands, Ended, commands
+from .suites import left
 
 TRAIN = ("train", "digits", "--sym", "0.4", "--epochs", "2", "--batch-size", "512", "--precision", "fp32")
 WRITERS = {  # what else writes files, of a workspace with a finished run
@@ -60,23 +61,6 @@ class Undisturbed:
 @pytest.fixture(scope="module")
 def undisturbed(noisebench: Commands, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     return Undisturbed(noisebench, tmp_path_factory.mktemp("undisturbed"))
-
-
-def left(place: Path) -> dict[str, Any]:
-    """Everything below a workspace, by its path: bytes, but for what the clock says."""
-    return {str(path.relative_to(place)): _content(path) for path in sorted(place.rglob("*")) if path.is_file()}
-
-
-def _content(path: Path) -> Any:
-    if path.name == "metrics.csv":
-        return [line.rpartition(",")[0] for line in path.read_text().splitlines()]
-    if path.name == "result.json":
-        record = json.loads(path.read_text())
-        for name in ("seconds", "images_per_second"):
-            del record[name]
-        del record["files"]["metrics.csv"]
-        return record
-    return path.read_bytes()
 
 
 def check_whole(place: Path) -> None:
@@ -216,3 +200,9 @@ def test_every_other_file_is_whole_or_not_there(
 
 def _without_place(content: Any, place: Path) -> Any:
     return content.replace(str(place).encode(), b"PLACE") if isinstance(content, bytes) else content
+
+
+@pytest.mark.soak
+def test_two_hundred_kills_at_random_change_no_cell() -> None:
+    said: list[str] = []
+    assert kills.soak(200, 0, said.append), said

@@ -8,8 +8,11 @@ import multiprocessing
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tarfile
-from contextlib import nullcontext
+import time
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +43,8 @@ from noisebench.training.pixels import Plan
 from noisebench.training.sources import Look, normalisation_of, source_of
 from noisebench.training.stored import StoredNetworks
 from noisebench.workspace import Workspace
+
+from . import kills
 
 CPU = torch.device("cpu")
 CLASSES = ("airplane", "automobile", "bird")
@@ -377,6 +382,42 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(lab):
         trainer.close()
         keys.append((run.key, [value.clone() for value in trainer.networks[0].state_dict().values()]))
     assert keys[0][0] == keys[1][0] and all(torch.equal(a, b) for a, b in zip(keys[0][1], keys[1][1], strict=True))
+
+
+def test_a_run_that_is_killed_while_its_workers_read_leaves_none_of_them_and_goes_on(lab):
+    """Bit for bit, too."""
+    command = [sys.executable, "-m", "noisebench", "--data-dir", str(lab / "data"), "--plugin", str(Path(__file__).with_name("mishap.py"))]
+    train = ["train", f"folder:{lab / 'pets'}", *TRAIN, "--sym", "0.4", "--epochs", "2", "--batch-size", "8", "--workers", "2"]
+    weights = []
+    for name, victims in (("straight", ""), ("killed", "0")):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MISHAP": "kill", "VICTIMS": victims}
+        with subprocess.Popen([*command, "-q", "-C", str(lab / name), *train], env=environment) as process:
+            code, workers = watched(process)
+        assert code == (-9 if victims else 0) and len(workers) >= 2
+        until = time.monotonic() + 30
+        while (left := [pid for pid in workers if is_alive(pid)]) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert not left
+        environment["VICTIMS"] = ""
+        again = subprocess.run([*command, "-C", str(lab / name), *train], env=environment, capture_output=True, text=True, check=True)
+        assert ("resuming where it was interrupted" in again.stderr) == bool(victims)
+        weights.append(next((lab / name / "runs").glob("*/model.safetensors")).read_bytes())
+    assert weights[0] == weights[1]
+
+
+def watched(process: subprocess.Popen[bytes]) -> tuple[int, set[int]]:
+    """How it ended, and the processes that it had started."""
+    started: set[int] = set()
+    while process.poll() is None:
+        started.update(kills.children(process.pid))
+        time.sleep(0.02)
+    return process.returncode, started
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    return False
 
 
 def stopping(trainer, at):
