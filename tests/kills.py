@@ -39,9 +39,10 @@ OFTEN = "from noisebench import sitting\n\nsitting._CHECKPOINT_EVERY = 0.2  # wh
 PAGE = """\
 # Killed at random
 
-A small suite, packs of places and runs of two networks among it, checkpointed every 0.2 s and disturbed until its processes were killed as often
-as asked. A round ends with all runs finished; then every file of every run is compared with that of the suite that nobody disturbed, but
-for what the clock says. Exit code 3 is a run whose worker was killed while it was alone with it; the same command tries it again.
+A small suite, packs of places and runs of two networks among it, checkpointed every 0.2 s and disturbed until its processes were killed
+as often as asked. A round ends with all runs finished; then every file of every run is compared with that of the suite that nobody
+disturbed, but for what the clock says. Exit code 3 is a run whose worker was killed while it was alone with it; the same command tries
+it again.
 
 ```yaml
 {suite}```
