@@ -700,7 +700,7 @@ def test_a_large_text_is_that_of_row_after_row(num_classes, chunk, monkeypatch):
 )  # fmt: skip
 def test_rows_come_back_from_their_text(n, num_classes, seed, columns):
     table = random_rows(n, num_classes, seed, **columns)
-    back = rows.read_rows(b"".join(rows.text_of(table, num_classes, "a, #set")), "a, #set")
+    back = rows.read_rows(b"".join(rows.text_of(table, num_classes, "a, #set")), n, "a, #set")
     assert back.ids == table.ids
     for name in ("labels", "clean_labels", "val", "source"):
         np.testing.assert_array_equal(getattr(back, name), getattr(table, name))

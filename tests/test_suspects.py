@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,12 @@ from noisebench.dynamics import Dynamics
 from noisebench.labelling import make_manifest
 from noisebench.manifest import Manifest
 from noisebench.predictions import Predictions
+from noisebench.runfolder import run_folders
 from noisebench.spreadsheet import as_cell, from_cell, path_as_cell
 from noisebench.suspects import better_score, beyond_doubt, doubted, how_good, write_suspects
 from noisebench.training.trainer import Trainer
+
+from .suites import reseal
 
 P = np.array([[0.7, 0.2, 0.1], [0.125, 0.75, 0.125], [0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.25, 0.5, 0.25]])
 RECORDED = np.array([0, 0, 1, 0, 2])
@@ -214,14 +218,14 @@ def test_what_is_kept_is_the_mean_of_the_first_half_of_the_epochs(make_trainer: 
     np.testing.assert_allclose(dynamics.early_p, (first + second) / 2, rtol=1e-5)
 
 
-def test_an_older_run_says_that_it_kept_nothing_early(learned_by_heart: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (run,) = (learned_by_heart / "runs").iterdir()
-    before, arrays = (run / "predictions.npz").read_bytes(), dict(np.load(run / "predictions.npz"))
-    np.savez(run / "predictions.npz", **{name: array for name, array in arrays.items() if not name.startswith("early_")})
-    assert listed(learned_by_heart, capsys)["by"] == "last"
-    assert main(["-C", str(learned_by_heart), "evaluate", "digits", "--suspects", "s.csv", "--score", "early"]) == 2
+def test_an_older_run_says_that_it_kept_nothing_early(learned_by_heart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(learned_by_heart, tmp_path, dirs_exist_ok=True)
+    (folder,) = run_folders([tmp_path])
+    folder.write_arrays({name: array for name, array in folder.read_arrays().items() if not name.startswith("early_")})
+    reseal(folder)
+    assert listed(tmp_path, capsys)["by"] == "last"
+    assert main(["-C", str(tmp_path), "evaluate", "digits", "--suspects", "s.csv", "--score", "early"]) == 2
     assert "--score last" in capsys.readouterr().err
-    (run / "predictions.npz").write_bytes(before)
 
 
 @pytest.mark.parametrize(
