@@ -121,9 +121,9 @@ def read_rows(folders: Iterable[RunFolder], metrics: Sequence[str], pass_over: C
 
 
 def _rows(folder: RunFolder, metrics: dict[str, Metric]) -> list[Row]:
-    if folder.status() not in ("done", "failed", "damaged"):
-        return []
     path = folder.result if folder.result.exists() else folder.error
+    if not path.exists():
+        return []
     try:
         known = folder.about()
         stamp = path.stat().st_mtime
