@@ -63,10 +63,7 @@ def make_batch(trainer: Trainer, part: int | None = None) -> Batch:
         rows = trainer.spread.parts(at.stop - at.start)[part]
         at, own = slice(at.start + rows.start, at.start + rows.stop), own[part : part + 1]
     index = trainer.plan.order[at]
-    images = _images(trainer, own, len(index))
-    labels = trainer.labels[index]
-    batch = Batch(images, labels, index, labels, trainer.epoch + 1, trainer.generator)
-    return trainer.strategy.prepare(batch, trainer)
+    return _prepared(trainer, _images(trainer, own, len(index)), index)
 
 
 def given(trainer: Trainer) -> Given:
@@ -82,8 +79,13 @@ def batch_of(trainer: Trainer, given: Given) -> Batch:
     views = range(trainer.strategy.views)
     assert isinstance(trainer.train, Pixels), "only what is in memory is recorded"
     images = tuple(trainer.train.augmented(given.index, given.shifts[n], None if flips is None else flips[n]) for n in views)
-    labels = trainer.labels[given.index]
-    return trainer.strategy.prepare(Batch(images, labels, given.index, labels, trainer.epoch + 1, trainer.generator), trainer)
+    return _prepared(trainer, images, given.index)
+
+
+def _prepared(trainer: Trainer, images: tuple[Tensor, ...], index: Tensor) -> Batch:
+    """A batch of these examples, as the strategy wants it."""
+    labels = trainer.labels[index]
+    return trainer.strategy.prepare(Batch(images, labels, index, labels, trainer.epoch + 1, trainer.generator), trainer)
 
 
 def kept_by_each(trainer: Trainer) -> Iterator[Tensor]:
