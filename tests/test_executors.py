@@ -50,6 +50,14 @@ def test_a_worker_is_patient_however_often_it_is_told(number: int) -> None:
         assert signals.stopped
 
 
+@pytest.mark.parametrize("said", ["", '{"workspace": "/work', None])
+def test_a_worker_whose_command_died_while_it_began_ends_without_a_word(said: str | None, tmp_path: Path) -> None:
+    place = Place(str(tmp_path), str(tmp_path), True, (), "cpu", True, None).line()
+    command = [sys.executable, "-m", "noisebench.executors.worker"]
+    done = subprocess.run(command, input=place + '{"jobs": [' if said is None else said, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def bundle(tmp_path: Path, count: int) -> Bundle:
     jobs = (
         Job(number, SuiteRun({}, 0, 0), str(number), str(tmp_path / str(number)), {"title": f"run {number}"}) for number in range(count)

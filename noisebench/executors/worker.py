@@ -33,7 +33,9 @@ def work() -> None:
     """Serve bundles until stdin ends, a signal comes or the parent is gone."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not stand among the answers
-    place = Place.read(sys.stdin.readline())
+    if not (first := _line()):
+        return
+    place = Place.read(first)
     with PatientSignals() as signals:
 
         def answer(event: Event) -> None:
@@ -43,10 +45,16 @@ def work() -> None:
                 signals.stopped = True
 
         server = _Server(place, answer, _wish_to_stop(signals))
-        while not signals.stopped and (line := sys.stdin.readline()):
+        while not signals.stopped and (line := _line()):
             server.serve(Bundle.read(line))
     with suppress(BrokenPipeError):
         answers.close()
+
+
+def _line() -> str:
+    """The next of stdin; empty where whoever writes it is gone, in the midst of it too."""
+    line = sys.stdin.readline()
+    return line if line.endswith("\n") else ""
 
 
 def work_on(bundle_file: Path, events_file: Path) -> int:
