@@ -98,7 +98,7 @@ def moments(touches: list[str], count: int | None) -> list[int]:
     return sorted({first[round(at * (len(first) - 1) / (count - 1))] for at in range(count)})
 
 
-HOW_MANY = [pytest.param(8), pytest.param(None, marks=pytest.mark.soak)]
+HOW_MANY = [pytest.param(6), pytest.param(None, marks=pytest.mark.soak)]
 STRATEGIES = ["standard", TWO_NETWORKS]
 
 
