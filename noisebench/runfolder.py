@@ -111,18 +111,23 @@ class RunFolder:
         return ""
 
     def finished(self, key: str) -> dict[str, Any] | None:
-        """The record of the run with this key, if there is a whole one; away with what a process left that died after writing it.
+        """The record of the run with this key, if there is a whole one.
 
         Raises DataError where it is of another version, or of another run.
         """
         if self.status() != "done":
             return None
+        self.tidy()
+        return self.record_of(key)
+
+    def tidy(self) -> None:
+        """Of a finished run: away with what a process left that died after writing its last file; nothing where another is at it, or
+        nobody can write."""
         if self.held is not None:
             self.resume.unlink(missing_ok=True)
-        elif self.claim.exists() or self.resume.exists():
-            with suppress(DataError), self.claimed() as ours:  # another is at it, or nobody can write here: it is finished all the same
-                return ours.finished(key)
-        return self.record_of(key)
+        elif (self.claim.exists() or self.resume.exists()) and self.status() == "done":
+            with suppress(DataError), self.claimed() as ours:
+                ours.tidy()
 
     def check(self) -> None:
         """Raises RunTaken where the run was claimed and is so no longer."""

@@ -51,8 +51,8 @@ it again.
 {said}
 ```
 """
-SHARES = {"worker": 50, "command": 30, "Ctrl-C": 10, "SIGTERM": 10}
-LONGEST = 6.0  # seconds between two
+SHARES = {"worker": 55, "command": 33, "Ctrl-C": 6, "SIGTERM": 6}
+LONGEST = 5.0  # seconds between two
 
 
 @dataclass

@@ -166,6 +166,22 @@ def test_a_claim_that_was_copied_along_is_nobodys_after_a_while(copied: Desk, ca
     assert folder.status() == "done" and not folder.claim.exists()
 
 
+def test_what_the_dead_left_of_finished_runs_is_tidied_away_and_what_the_living_have_is_not(tmp_path: Path) -> None:
+    place = workspace(tmp_path / "place", epochs=1, methods="[ce, el, gce]")
+    assert main(["-q", "-C", str(place), "run", "tiny"]) == 0
+    before = set(place.rglob("*"))
+    finished, at_work, unfinished = sorted(place.glob("runs/*"))
+    for folder in (finished, at_work, unfinished):
+        (folder / "claim").write_text('{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1}')
+        (folder / "resume.pt").write_bytes(b"half of one")
+    for folder in (finished, unfinished):
+        os.utime(folder / "claim", (time.time() - claim.SILENT - 1,) * 2)
+    halve(unfinished / "result.json")
+    for folder in map(RunFolder, (finished, at_work, unfinished)):
+        folder.tidy()
+    assert set(place.rglob("*")) - before == {folder / name for folder in (at_work, unfinished) for name in ("claim", "resume.pt")}
+
+
 # The clock
 
 

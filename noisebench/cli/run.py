@@ -99,6 +99,8 @@ def run(
     manifest_paths(workspace, todo)
     work = bundles(items, todo)
     failed = _detach(pool, work, options) if detach else _execute(options, pool, work, todo, logbook, fail_fast=fail_fast) if todo else 0
+    for item in items:
+        item.folder.tidy()
     if not todo:
         pool.tidy()
         say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
