@@ -35,7 +35,8 @@ def class_numbers(words: Sequence[Any], classes: Sequence[str], *, names_win: bo
     """The class of each word: names all, or numbers all. Raises ValueError for what is neither, or, unless names win, for what
     could be both and means two things."""
     texts = [str(word).strip() for word in words]
-    of = {name: number for number, name in enumerate(classes)}
+    stripped = [name.strip() for name in classes]
+    of = {name: number for number, name in enumerate(stripped if len(set(stripped)) == len(classes) else classes)}
     named, numbered = [of.get(text) for text in texts], [_whole(text, len(classes)) for text in texts]
     if any(_whole(name, len(classes)) is not None for name in classes):  # names that look like numbers never mix with numbers
         if None not in named and None not in numbered and named != numbered and not names_win:

@@ -9,6 +9,7 @@ from .errors import ConfigError, UnknownName
 from .spec import Call, parse
 
 _OF_PICTURES = ("size", "area", "centre")
+_MOST = 1 << 31  # epochs, and examples a step
 _ADDED = ("freeze", "layer_decay", *_OF_PICTURES)  # once there were runs already
 
 
@@ -42,8 +43,10 @@ class Recipe:
             least = 1 if name in ("epochs", "batch_size") else 0
             if not getattr(self, name) >= least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not self.momentum < 1 or not self.lr < float("inf") or not self.weight_decay < float("inf"):
-            raise ConfigError(f"momentum must be below 1, lr and weight_decay finite; got {self.momentum}, {self.lr}, {self.weight_decay}")
+            if not getattr(self, name) < (_MOST if name in ("epochs", "batch_size") else float("inf")):
+                raise ConfigError(f"{name} must be finite, and epochs and batch_size below {_MOST}; got {getattr(self, name)}")
+        if not self.momentum < 1:
+            raise ConfigError(f"momentum must be below 1, got {self.momentum}")
         if self.nesterov and not self.momentum:
             raise ConfigError("nesterov needs a momentum: give one, or nesterov: false")
         if self.crop and not self.crop < 64:

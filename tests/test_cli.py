@@ -341,6 +341,10 @@ MISTAKES = [
     (["train", "--epoch", "3"], "did you mean --epochs"),
     (["train", "--epochs", "0"], "epochs must be at least 1"),
     (["train", "--lr", "nan"], "lr must be at least 0"),
+    (["train", "--lr", "inf"], "lr must be finite"),
+    (["train", "--clip", "inf"], "clip must be finite"),
+    (["train", "--batch-size", "2147483648"], "epochs and batch_size below 2147483648; got 2147483648"),
+    (["train", "--epochs", "1" + 30 * "0"], "epochs and batch_size below 2147483648; got 1000"),
     (["train", "--schedule", "linear"], "schedule is constant, cosine or step(40, 80)"),
     (["train", "--strategy", "co"], "unknown strategy 'co'"),
     (["train", "--strategy", "bootstrap(kind='medium')"], "kind must be a word one of 'hard', 'soft'"),
@@ -445,6 +449,21 @@ def test_a_folder_that_cannot_be_written_is_named(place: Path, capsys: pytest.Ca
 def test_quiet_is_quiet_and_the_data_still_come(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = call(capsys, "-q", "train", *SHORT)
     assert code == 0 and err == "" and "test accuracy" in out
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_leads_nowhere_and_no_file_takes_its_number(place: Path, closed: str) -> None:
+    command = f'"{sys.executable}" -m noisebench -C w corrupt digits --sym 0.1 --json {closed}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.returncode == 0 and bool(done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert (place / "w" / "manifests" / "digits-sym0.1-s0.csv").read_bytes().count(b"\n") > 1297
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_a_letter_gets_it_written_out(place: Path, encoding: str) -> None:
+    command = [sys.executable, "-m", "noisebench", "corrupt", "digits", "--sym", "0.1"]
+    done = subprocess.run(command, capture_output=True, check=False, env={**ENVIRONMENT, "PYTHONIOENCODING": encoding})
+    assert done.returncode == 0 and b"wrong labels" in done.stdout and b"\\u2500" in done.stdout
 
 
 def test_the_workspace_may_be_elsewhere(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

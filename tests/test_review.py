@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from noisebench.classes import NoClass, class_numbers
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Labels, Shape, read_review
 from noisebench.errors import DataError, LanguageError
@@ -206,6 +207,12 @@ def read(path: Path, content: str | bytes, ids: tuple[str, ...] = ()) -> tuple[l
 )
 def test_a_list_is_read_however_a_spreadsheet_saved_it(tmp_path: Path, content: str) -> None:
     assert read(tmp_path / "s.csv", content) == ([3, 1], [0, 0])
+
+
+def test_a_class_with_blanks_about_it_is_found_and_two_that_differ_in_them_alone_are_not_mixed_up() -> None:
+    assert class_numbers([" a ", "a", "b"], [" a ", "b"]) == [0, 0, 1]
+    with pytest.raises(NoClass):
+        class_numbers([" a"], ["b", " a", "a "])
 
 
 @pytest.mark.parametrize("head", ["path,recorded,suggested", "index,path,recorded,suggested"])

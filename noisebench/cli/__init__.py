@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. An error that a user can mend is one line on stderr, by the first of several processes."""
     from .app import app
 
+    _open_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     verbose = bool({"-v", "--verbose"} & set(arguments))
     try:
@@ -48,6 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last net: a bug of ours, said shortly
         message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
         return _fail(f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None)
+
+
+def _open_streams() -> None:
+    """A stream that is closed leads nowhere, and no file takes its number; a letter that one cannot write is written out (`\\u2500`)."""
+    for name, way in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        stream = getattr(sys, name)
+        if stream is None:
+            nowhere = os.open(os.devnull, way)  # the lowest number that is free, which is the closed one's
+            os.set_inheritable(nowhere, True)  # as a worker's own
+            setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w"))
+        elif isinstance(stream, io.TextIOWrapper) and stream.writable():
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, code: int, error: BaseException | None = None) -> int:
