@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bounded import opened
 from .dynamics import Dynamics
 from .errors import DataError, Interrupted, NoisebenchError, RunFailed
 from .estimates import Estimates
@@ -219,7 +220,8 @@ def _by_itself(value: Any) -> Any:
 def read(folder: RunFolder) -> bytes | None:
     """The checkpoint, if there is one. Raises NoisebenchError for one that cannot be read."""
     try:
-        return folder.resume.read_bytes()
+        with opened(folder.resume) as file:
+            return file.read()  # of any size: it may hold a memory of every example
     except FileNotFoundError:
         return None
     except OSError as error:

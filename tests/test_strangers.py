@@ -33,7 +33,7 @@ from noisebench.losses import LOSSES, register_loss
 from noisebench.manifest import read_manifest
 from noisebench.runfolder import RunFolder
 from noisebench.saved import load_saved
-from noisebench.sitting import Course, _restore, _seal, course_of, save
+from noisebench.sitting import Course, _restore, _seal, course_of, read, save
 from noisebench.suite import read_suites
 from noisebench.training.stored import load_weights
 from noisebench.training.trainer import Trainer
@@ -638,3 +638,11 @@ def test_a_plugins_names_are_of_the_language(name: str) -> None:
     with pytest.raises(LanguageError, match="cannot be written"):
         register_loss(aliases=(name,))(cost)
     assert "cost" not in LOSSES and name not in LOSSES
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_checkpoint_that_is_a_pipe_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    os.mkfifo(folder.resume)
+    with pytest.raises(NoisebenchError, match="no file"):
+        read(folder)
