@@ -34,6 +34,7 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     from .training.sources import normalisation_of
     from .training.stored import StoredNetworks, enlarges, load_weights
 
+    folder.check_written(folder.weights)
     record = folder.full_record()
     data = record["data"]
     if "normalisation" in data:
@@ -49,7 +50,6 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
         for _ in range(strategy.networks)
     )
     networks = [on_device(network, place) for network in made]
-    folder.check_written(folder.weights)
     load_weights(folder.weights, networks)
     return StoredNetworks(networks, strategy, shape, normalise, record["precision"], record["recipe"].get("centre", 0.0))
 
