@@ -8,7 +8,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -111,6 +111,14 @@ def _of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         found = _read_array(file, member.file_size)
         file.read(1)  # its end, where the checksum is looked at
     return found
+
+
+def packed_npz(arrays: Mapping[str, np.ndarray], *, deflated: bool = False) -> bytes:
+    """The .npz of some arrays. Made in memory, since numpy's, written to a disk that is full, leaves an archive open and a traceback."""
+    buffer = io.BytesIO()
+    save = np.savez_compressed if deflated else np.savez
+    save(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def npz_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import read_npy, read_npz
+from .arrays import packed_npz, read_npy, read_npz
 from .errors import DataError
 from .storing import read_checked, write_whole
 
@@ -132,7 +132,7 @@ def write_teacher(path: Path, train: Predictions, num_classes: int, labels_sha25
         "labels_sha256": np.bytes_(labels_sha256.encode()),
         "run": np.bytes_(run.encode()),
     }
-    write_whole(path, lambda file: np.savez(file, **arrays))
+    write_whole(path, lambda file: file.write(packed_npz(arrays)))
 
 
 def write_probabilities(path: Path, said: Predictions) -> None:

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from .arrays import packed_npz
 from .bounded import hash_of, read_json, read_text
 from .claim import Claim, claimed, find_claim
 from .datasets.archive import read_arrays
@@ -180,7 +181,7 @@ class RunFolder:
         return self._read(self.error, check_failure)
 
     def write_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        self.write(self.predictions, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        self.write(self.predictions, lambda file: file.write(packed_npz(arrays)))
 
     def read_arrays(self) -> dict[str, np.ndarray]:
         """Everything in predictions.npz. Raises DataError."""
@@ -188,7 +189,7 @@ class RunFolder:
         return read_arrays(self.predictions)
 
     def write_dynamics(self, dynamics: Dynamics) -> None:
-        self.write(self.dynamics, lambda file: np.savez_compressed(file, **dynamics.arrays()))  # type: ignore[arg-type]
+        self.write(self.dynamics, lambda file: file.write(packed_npz(dynamics.arrays(), deflated=True)))
 
     def read_dynamics(self) -> Dynamics:
         """Raises DataError where there is none, as of a run of an older version."""

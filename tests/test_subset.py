@@ -284,7 +284,7 @@ def test_what_is_counted_of_a_run_is_in_training(trained: Path) -> None:
     assert record["metrics"]["train"]["wrong_labels"] + record["metrics"]["val"]["wrong_labels"] == made().wrong
     assert record["title"].startswith("ce on digits, of which 300, symmetric") and record["noise"]["subset"] == 300
     assert arrays["in_training"].sum() == 270 and arrays["dropped"].sum() == 997 and len(arrays["train_log_p"]) == 1297
-    assert pd.read_csv(folder.history)["val_recorded"].iloc[-1] == record["metrics"]["val"]["recorded"]
+    assert folder.read_history()[-1]["val_recorded"] == record["metrics"]["val"]["recorded"]
 
 
 def test_a_run_is_rechecked_rebuilt_and_its_command_makes_it_again(

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..arrays import read_npz
+from ..arrays import packed_npz, read_npz
 from ..errors import DataError
 from ..form import MOST_CLASSES
 from ..storing import write_whole
@@ -68,7 +68,7 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
     index = Index(Names.of(member.name for _, member in members), offsets, sizes, shard, labels)
     arrays = dict(zip(_COLUMNS, (index.names.letters, index.names.ends, offsets, sizes, shard, labels), strict=True))
     with suppress(DataError):  # where one cannot write it is looked for again
-        write_whole(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        write_whole(kept, lambda file: file.write(packed_npz(arrays)))
     return index
 
 
