@@ -24,6 +24,8 @@ from .test_pack import agenda
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_is_a_wish_and_the_second_an_order(number: int) -> None:
     before = signal.getsignal(number)
+    if before == signal.SIG_IGN:
+        pytest.skip("ignored by whoever started the tests, as under nohup")
     with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
         assert not signals.stopped
         os.kill(os.getpid(), number)
