@@ -151,6 +151,7 @@ def test_every_reader_has_the_same_pictures_and_labels_as_the_folder(write, pets
 
 
 def test_names_are_paths_members_keys_and_rows(pets, tmp_path, monkeypatch):
+    pytest.importorskip("webdataset", reason="needs pip install 'noisebench[stream]'")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     first = {}
     for write in (as_one_tar, as_tars, as_shards, as_table):

@@ -86,6 +86,7 @@ def test_every_command_of_the_cli_stands_in_the_readme() -> None:
 
 
 def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard", reason="needs pip install 'noisebench[tensorboard]', which README logs to")
     monkeypatch.chdir(tmp_path)
     Path("my_loss.py").write_text(readme_plugin())
     for arguments in readme_commands():

@@ -372,6 +372,7 @@ def broken(place: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
 
 
 def test_a_tracker_that_fails_is_said_once_and_costs_nothing(broken: Broken, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard", reason="needs pip install 'noisebench[tensorboard]'")
     assert main([*TRAIN, "--epochs", "4", "--json", "--log-to", "broken", "--log-to", "tensorboard"]) == 0
     out, err = capfd.readouterr()
     assert err.count("warning: broken failed and logs no more, training goes on: OSError: no space left\n") == 1
