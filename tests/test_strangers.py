@@ -537,6 +537,9 @@ def test_a_link_leads_no_list_out_of_the_workspace(tmp_path: Path, capsys: pytes
     assert "a link leads it out" in capsys.readouterr().err and not list(outside.iterdir()) and not (place / "runs").exists()
 
 
+SHORT = ["--model", "mlp", "--epochs", "1", "--loss", "ce"]
+
+
 def test_no_link_in_a_workspace_is_written_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Files are replaced and not followed; a run whose folder is a link is refused."""
     place, outside = tmp_path / "workspace", tmp_path / "outside"
@@ -544,23 +547,7 @@ def test_no_link_in_a_workspace_is_written_through(tmp_path: Path, capsys: pytes
     precious = {name: outside / name for name in ("config.yaml", "metrics.csv", "result.json", "resume.pt", "claim", "model.safetensors")}
     for path in precious.values():
         path.write_text("precious")
-    command = [
-        "-q",
-        "-C",
-        str(place),
-        "train",
-        "digits",
-        "--sym",
-        "0.4",
-        "--subset",
-        "200",
-        "--model",
-        "mlp",
-        "--epochs",
-        "1",
-        "--loss",
-        "ce",
-    ]
+    command = ["-q", "-C", str(place), "train", "digits", "--sym", "0.4", "--subset", "200", *SHORT]
     assert main(command) == 0
     (run,) = (place / "runs").iterdir()
     for name in ("config.yaml", "metrics.csv", "model.safetensors"):
@@ -582,21 +569,7 @@ def test_a_strangers_names_are_no_paths(tmp_path: Path) -> None:
     made = read_manifest(path)
     evil = {"convention": "../../../evil", "plugin": "evil.py", "plugins": ["evil.py"], "out": "/evil"}
     replace(made, meta={**made.meta, **evil}).write(tmp_path / "m.csv")
-    command = [
-        "-q",
-        "-C",
-        str(place),
-        "train",
-        "digits",
-        "--manifest",
-        str(tmp_path / "m.csv"),
-        "--model",
-        "mlp",
-        "--epochs",
-        "1",
-        "--loss",
-        "ce",
-    ]
+    command = ["-q", "-C", str(place), "train", "digits", "--manifest", str(tmp_path / "m.csv"), *SHORT]
     assert main(command) == 0
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"workspace"} and {path.name for path in tmp_path.iterdir()} == {
         "a",
