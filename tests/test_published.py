@@ -14,6 +14,7 @@ from noisebench.cli import main
 from noisebench.conventions import CONVENTIONS
 from noisebench.datasets import DATASETS
 from noisebench.errors import UnknownName
+from noisebench.labelling import check_noise
 from noisebench.methods import METHODS
 from noisebench.noise import normal_noise
 from noisebench.published import PAPERS, SELECTIONS, Ours, cells_of, find_beside, read_published
@@ -62,6 +63,12 @@ def test_noises_are_canonical_and_of_the_stated_kind_and_rate() -> None:
         assert str(call) == row.noise
         assert call.name == {"clean": "symmetric", "as-is": "imported"}.get(row.kind, row.kind)
         assert row.kind in ("human", "as-is") or dict(call.kwargs)["rate"] == row.rate
+
+
+def test_noises_can_be_made_of_the_data_of_their_row() -> None:
+    """A column or a map that nobody can ask for would stand beside no run."""
+    for dataset, noise in sorted({(row.dataset, row.noise) for row in ROWS if row.noise and row.dataset in DATASETS}):
+        check_noise(DATASETS[dataset], noise)
 
 
 def test_a_convention_that_is_named_makes_the_noise_that_stands_there() -> None:

@@ -1,0 +1,74 @@
+"""The suites that come with the package: how many of their cells the paper that they name has, and which of its cells they leave out."""
+
+from __future__ import annotations
+
+import pytest
+
+from noisebench.datasets import DATASETS
+from noisebench.labelling import noise_for
+from noisebench.published import Beside, Ours, cells_of, find_beside
+from noisebench.recipes import make_recipe
+from noisebench.suite import Suite, SuiteRun, expand, packaged_suites, read_suites
+
+SUITES = read_suites(packaged_suites())
+
+
+def _beside(suite: Suite, run: SuiteRun) -> Beside | None:
+    told = run.settings
+    noise = str(noise_for(DATASETS[told["dataset"]], told["noise"]))
+    epochs = make_recipe(told["recipe"], told["dataset"], augment={}, changes=run.changes).epochs
+    ours = Ours(told["dataset"], told["model"], noise, told["method"], told["recipe"], epochs, suite.report.metric)
+    return find_beside(str(suite.report.published), ours)
+
+
+def _cells(name: str) -> list[Beside | None]:
+    return [_beside(SUITES[name], run) for run in expand(SUITES[name]) if run.seed == 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "published"),
+    [
+        ("el-cifar10", 56, 56),
+        ("el-cifar10-two-way", 24, 24),
+        ("el-cifar100", 56, 56),
+        ("sl-cifar10", 56, 56),
+        ("el-imagenet", 8, 8),
+        ("apl-cifar10", 135, 126),  # EL is in nobody's table
+        ("apl-cifar100", 135, 126),
+        ("cifar10n", 65, 60),
+        ("cifar100n", 13, 11),  # AGCE is not published there
+        ("cifar10-short", 8, 8),
+    ],
+)
+def test_a_suite_that_names_a_paper_has_its_cells(name: str, cells: int, published: int) -> None:
+    found = _cells(name)
+    assert (len(found), sum(beside is not None for beside in found)) == (cells, published)
+
+
+def test_every_suite_that_names_a_paper_is_counted() -> None:
+    (mark,) = (mark for mark in test_a_suite_that_names_a_paper_has_its_cells.pytestmark if mark.name == "parametrize")
+    assert {name for name, suite in SUITES.items() if suite.report.published} == {name for name, *_ in mark.args[1]}
+
+
+@pytest.mark.parametrize(("dataset", "name"), [("cifar10", "el-cifar10"), ("cifar100", "el-cifar100"), ("imagenet", "el-imagenet")])
+def test_the_equal_loss_papers_tables_are_whole(dataset: str, name: str) -> None:
+    """Each number that it prints of these data stands beside a cell of the suite."""
+    there = {beside.cell for beside in _cells(name) if beside}
+    assert there == {row for row in cells_of("equal-loss") if row.dataset == dataset}
+
+
+@pytest.mark.parametrize("name", ["el-cifar10", "el-cifar100"])
+def test_the_papers_own_row_differs_in_nothing_that_it_states(name: str) -> None:
+    """But in the asymmetric noise of CIFAR-10, which its text makes both ways; the suite of that name does."""
+    silent = {"epochs there unstated", "selection there unstated", "which pairs not known there"}
+    own = [beside for beside in _cells(name) if beside and beside.cell.method == "el"]
+    for beside in own:
+        one_way = name == "el-cifar10" and beside.cell.kind == "asymmetric"
+        assert {text for text in beside.mismatches if not text.startswith("noise there")} <= silent
+        assert any(text.startswith("noise there") for text in beside.mismatches) == one_way
+
+
+def test_both_ways_is_what_the_papers_text_says() -> None:
+    own = [beside for beside in _cells("el-cifar10-two-way") if beside and beside.cell.method == "el"]
+    assert len(own) == 3
+    assert not any(text.startswith("noise there") for beside in own for text in beside.mismatches)
