@@ -7,14 +7,25 @@ import platform
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 _PACKAGES = ("noisebench", "torch", "torchvision", "timm", "numpy", "pandas")
 
 
 def environment() -> dict[str, str]:
     """Python, platform and the versions of the packages that matter."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine()}
+    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.machine(), "processor": processor()}
     return {**found, **{name: _version(name) for name in _PACKAGES if _version(name)}}
+
+
+@cache
+def processor() -> str:
+    """Its name, as the system has it: Linux by processor, others as Python is told; of Linux on ARM, which tells none, its kind."""
+    with suppress(OSError, UnicodeDecodeError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if named := next((line for line in lines if line.startswith("model name")), ""):
+            return named.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def cores() -> int:

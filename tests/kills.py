@@ -134,8 +134,8 @@ def unlike(place: Path, straight: Path) -> list[str]:
 def soak(kills: int, seed: int, say: Callable[[str], object]) -> bool:
     """Whether every round ended as the undisturbed suite; `say` is told each line."""
     began, disturbed, different = time.monotonic(), Disturbed(Random(seed), kills), 0
-    facts, machine = environment(), next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-    say(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores of {machine.partition(': ')[2]}")
+    facts = environment()
+    say(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores of {facts['processor']}")
     say(f"Python {facts['python']}, torch {facts['torch']}")
     with tempfile.TemporaryDirectory() as root:
         straight = workspace(Path(root) / "straight")
