@@ -171,7 +171,7 @@ def _values(cells: dict[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]
             continue
         try:
             value = way.read(cells[name])
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         if path[:1] == ("metrics",) and cells[FAILED]:
             raise ValueError(f"{name}: a failed run has no such number")

@@ -19,7 +19,7 @@ from ..spreadsheet import as_csv
 from .columns import COLUMNS, FAILED, FINISHED, NEEDED, RUN, cells_of, known_of, read_word, word_of
 from .measures import Known
 
-LARGEST = 1 << 26  # bytes: of some 25,000 runs
+LARGEST = 1 << 26  # bytes: of some 40,000 runs
 _MAKE = "noisebench report --format runs -o FILE.csv writes one"
 _OTHERS = {  # how files begin that are taken for one
     ("index", "label", "clean_label"): "a manifest's rows",
