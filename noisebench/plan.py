@@ -112,6 +112,7 @@ class Run:
         """What a table must know of the run, whether it ends well or not."""
         meta = self.manifest.meta
         return {
+            "key": self.key,
             "title": self.title,
             "dataset": self.dataset.name,
             **{key: meta[key] for key in (*WHERE, "subset") if key in meta},

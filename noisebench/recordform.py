@@ -68,7 +68,8 @@ RECORD: Form = {
     },
     "files?": Each(TEXT),
 }
-ABOUT: Form = {
+ABOUT: dict[str, Form] = {
+    "key?": NAME,
     "method": NAME,
     "loss": NAME,
     "strategy": NAME,
@@ -114,9 +115,14 @@ def check_failure(content: dict[str, Any]) -> None:
     check_form(content, {"about": {}, "message": TEXT, "type?": TEXT, "traceback?": TEXT})
 
 
-def check_about(about: dict[str, Any]) -> None:
-    """What a table is told of a failed run. Raises ValueError."""
+def check_known(about: dict[str, Any]) -> None:
+    """What a table is told of a run. Raises ValueError."""
     check_form(about, ABOUT)
     check_form(about["recipe"], _RECIPE, "recipe")
+
+
+def check_about(about: dict[str, Any]) -> None:
+    """What a table is told of a failed run. Raises ValueError."""
+    check_known(about)
     if about.get("metrics") is not None:
         raise ValueError("a failed run has no metrics")

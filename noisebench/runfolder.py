@@ -85,6 +85,17 @@ class RunFolder:
     def trackers(self) -> Path:
         return self.path / "trackers.json"
 
+    @property
+    def name(self) -> str:
+        """What the folder is called, as a text that can be written."""
+        return self.path.name.encode(errors="replace").decode()
+
+    @property
+    def ended(self) -> float | None:
+        """When the run finished or failed, in seconds of the epoch to a millionth; None where it has not. Raises OSError."""
+        path = self.result if self.result.exists() else self.error
+        return round(path.stat().st_mtime, 6) if path.exists() else None
+
     def status(self) -> str:
         """`done`, `failed`, `resume` or `run`; `damaged` where it would be one of the first two by a file that was copied in part, say."""
         for name, path in (("done", self.result), ("failed", self.error)):
@@ -290,7 +301,7 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
     recipe = dict(record["recipe"])
     noise = record["noise"]
     return {
-        **{key: record[key] for key in ("method", "loss", "strategy", "precision", "seed", "oracle", "metrics")},
+        **{key: record[key] for key in ("key", "method", "loss", "strategy", "precision", "seed", "oracle", "metrics")},
         "recipe_name": recipe.pop("name"),
         "recipe": recipe,
         "dataset": record["data"]["name"],

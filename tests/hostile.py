@@ -13,6 +13,7 @@ import pickle
 import resource
 import struct
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable
@@ -31,7 +32,8 @@ from noisebench.evaluation import checked_arrays
 from noisebench.manifest import read_manifest
 from noisebench.noise.matrices import read_matrix
 from noisebench.predictions import read_teacher
-from noisebench.report import read_baseline
+from noisebench.report import read_baseline, read_runs
+from noisebench.report.runs import runs_as_text
 from noisebench.runfolder import RunFolder
 from noisebench.suite import read_suites
 
@@ -130,6 +132,14 @@ def predictions(**changes: Any) -> bytes:
     return file.getvalue()
 
 
+def runs(*more: bytes, change: tuple[bytes, bytes] = (b"", b"")) -> bytes:
+    """A file of one run, changed, and lines more."""
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "result.json").write_bytes(record())
+        text = runs_as_text([RunFolder(Path(place))]).encode()
+    return text.replace(*change) + b"".join(more)
+
+
 def run_of(name: str, read: Callable[[RunFolder], object]) -> tuple[str, Read]:
     return name, lambda path: read(RunFolder(path.parent))
 
@@ -155,6 +165,7 @@ _REVIEW: tuple[str, Read] = ("r.csv", lambda path: read_review(path, SHAPE, np.z
 _MATRIX: tuple[str, Read] = ("t.csv", lambda path: read_matrix(str(path), CLASSES))
 _TABLE: tuple[str, Read] = ("t.yaml", lambda path: read_matrix(str(path), CLASSES))
 _NUMBERS: tuple[str, Read] = ("t.npy", lambda path: read_matrix(str(path), CLASSES))
+_RUNS: tuple[str, Read] = ("runs.csv", read_runs)
 _BASELINE: tuple[str, Read] = ("b.json", lambda path: read_baseline(path, "last"))
 _YAML_BOMB = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c, *%c]\n" % (c, c, c - 1, c - 1, c - 1) for c in range(98, 122))
 _DEEP = 100_000
@@ -292,6 +303,22 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "matrix: a mapping in a list": (_TABLE, lambda: b"[{cat: 1}, [0, 1]]"),
     "matrix: aliases": (_TABLE, lambda: _YAML_BOMB),
     "matrix: a shape of 10^12": (_NUMBERS, lambda: npy((10**12,), content=bytes(80))),
+    "runs: 100 MB of a line": (_RUNS, lambda: runs() + runs().splitlines()[1] * 60_000),
+    "runs: a million columns": (_RUNS, lambda: runs(change=(b"dataset,", b"dataset," + b"c," * 1_000_000))),
+    "runs: a million times the same column": (_RUNS, lambda: runs(change=(b"dataset,", b"dataset," * 1_000_000))),
+    "runs: 60 MB of empty lines": (_RUNS, lambda: runs(b"\n" * 60_000_000)),
+    "runs: a quote without an end": (_RUNS, lambda: runs(b'"' + b"a\n" * 20_000_000)),
+    "runs: 10,000 honest lines, and one that is not": (_RUNS, lambda: runs(runs().partition(b"\n")[2] * 10_000, b"x\n")),
+    "runs: a JSON cell nested 60,000 deep": (_RUNS, lambda: runs(b"\n", change=(b'"{', b'"' + b"[" * 60_000))),
+    "runs: an accuracy of 100,000 digits": (_RUNS, lambda: runs(change=(b",0.458,", b"," + b"9" * 100_000 + b","))),
+    "runs: an infinite accuracy": (_RUNS, lambda: runs(change=(b",0.458,", b",1e400,"))),
+    "runs: an escape in a name": (_RUNS, lambda: runs(change=(b"\ndigits,", b"\n\x1b[2J,"))),
+    "runs: NUL": (_RUNS, lambda: runs(change=(b"\ndigits,", b"\n\0,"))),
+    "runs: not UTF-8": (_RUNS, lambda: runs(b"\xff\xfe\n")),
+    "runs: a manifest": (_RUNS, lambda: sealed(header())),
+    "runs: a manifest's rows": (_RUNS, lambda: ROWS),
+    "runs: zeros": (_RUNS, lambda: b"\0" * 100),
+    "runs: empty": (_RUNS, lambda: b""),
     "baseline: nested 100,000 deep": (_BASELINE, lambda: b"[" * _DEEP),
     "baseline: an infinite value": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", "cells": [{"values": {"0": Infinity}}]}'),
     "baseline: a list for a value": (_BASELINE, lambda: json.dumps({"schema": 1, "metric": "last", "cells": [{
@@ -311,6 +338,7 @@ COMMANDS: dict[str, tuple[dict[str, Callable[[], bytes]], list[str], int]] = {
     "train on a bomb": ({"m.csv.gz": bomb}, ["train", "--manifest", "m.csv.gz"], 2),
     "run": ({"s.yaml": lambda: b"version: 1\nsuites: [*a]"}, ["run", "s.yaml"], 2),
     "report": ({"runs/a__1/result.json": lambda: record(recipe="ab")}, ["report", "."], 2),
+    "report of a file of runs": ({"r.csv": lambda: runs(b"x\n")}, ["report", "r.csv"], 2),
     "report --check": ({"b.json": lambda: b"[" * _DEEP, "runs/a__1/result.json": record}, ["report", "--check", "--baseline", "b.json"], 5),
     "evaluate": ({"runs/a__1/result.json": record, "runs/a__1/predictions.npz": lambda: npz({"a": npy((10**12,))})},
                  ["evaluate", "runs/a__1"], 2),

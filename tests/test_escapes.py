@@ -176,7 +176,7 @@ def test_no_format_holds_a_control_character_or_a_command_to_a_builds_log(form: 
 
 def test_every_format_has_its_law() -> None:
     """Whoever adds a format adds a law."""
-    assert set(FORMATS) == {"table", "md", "csv", "json", "html", "latex", "junit"}
+    assert set(FORMATS) == {"table", "md", "csv", "json", "html", "latex", "junit", "runs"}
 
 
 def test_html_has_the_elements_of_harmless_names(evil: Path, good: Path) -> None:
@@ -219,6 +219,14 @@ def test_junit_has_the_elements_of_harmless_names(text: str) -> Any:
 def test_csv_has_the_cells_of_harmless_names(text: str) -> Any:
     rows = list(csv.reader(io.StringIO(text)))
     no_formulas(rows)
+    return [len(row) for row in rows]
+
+
+@like("runs")
+def test_a_file_of_runs_has_the_cells_of_harmless_names(text: str) -> Any:
+    rows = list(csv.reader(io.StringIO(text)))
+    no_formulas(rows)
+    assert all(cell.isprintable() for row in rows for cell in row)
     return [len(row) for row in rows]
 
 

@@ -15,7 +15,7 @@ from .fuzz.__main__ import TARGETS
 from .fuzz.choices import Choices, changed, mutated
 from .fuzz.engine import Engine, Tally
 
-_INPUTS = {"language": 150, "manifest": 100, "suite": 40, "record": 25, "npz": 200, "labels": 200}
+_INPUTS = {"language": 150, "manifest": 100, "suite": 40, "record": 25, "npz": 200, "labels": 200, "runs": 150}
 _MINUTES = 600  # seconds of each in `make soak`
 
 

@@ -217,7 +217,7 @@ def test_the_page_of_a_large_suite_is_small(trained: Path, tmp_path: Path) -> No
     ):
         shutil.copytree(folder.path, tmp_path / f"{seed}__{number:08x}")
         record = json.loads((tmp_path / f"{seed}__{number:08x}" / "result.json").read_text())
-        record.update(seed=seed % 4, method=f"{record['method']} {seed // 4}")
+        record.update(key=f"{number:064x}", seed=seed % 4, method=f"{record['method']} {seed // 4}")
         (tmp_path / f"{seed}__{number:08x}" / "result.json").write_text(json.dumps(record))
     assert len(report(tmp_path).render("html")) < 3_000_000
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -27,7 +28,8 @@ def add(root: Path, method: str = "ce", noise: str = SYM, seed: int = 0, last: f
     folder = RunFolder(root / f"run__{number:08d}")
     folder.path.mkdir(parents=True)
     record = {
-        "schema": 1, "key": "k", "title": "t", "seconds": 1.0, "method": method, "loss": "ce", "strategy": "standard",
+        "schema": 1, "key": hashlib.sha256(str(folder.path).encode()).hexdigest(), "title": "t", "seconds": 1.0,
+        "method": method, "loss": "ce", "strategy": "standard",
         "precision": "fp32", "seed": seed, "oracle": False, "data": {"name": "digits", "sha256": "d"}, "model": {"name": "mlp"},
         "recipe": {"name": "digits", "epochs": 40, "lr": 0.1},
         "noise": {"text": noise, "seed": seed, "realised_rate": 0.4},

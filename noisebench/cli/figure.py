@@ -84,10 +84,10 @@ def _made(asked: Asked, kind: Kind, options: Globals) -> Drawing:
 
 
 def _tables(asked: Asked, options: Globals) -> list[Table]:
-    from .report import folders_of, make, shape_of
+    from .report import make, runs_of, shape_of
 
     shape = shape_of("method", "noise", asked.metric, budget=asked.budget)
-    return make(folders_of(options, asked.paths), shape, asked.conditions, options.open(), needed=True).tables
+    return make(runs_of(options, asked.paths), shape, asked.conditions, options.open(), needed=True).tables
 
 
 def _manifests(paths: list[Path], options: Globals) -> list[Manifest]:

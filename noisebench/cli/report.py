@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,16 +17,16 @@ from .options import Globals, Json
 
 if TYPE_CHECKING:
     from ..errors import DataError
-    from ..report import Check, Report, Rules, Shape
-    from ..runfolder import RunFolder
+    from ..report import Check, KeptRun, Report, Rules, Shape
     from ..workspace import Workspace
+_OF_TABLES = ("rows", "cols", "metric", "budget", "published")
 _OF_CHECK = {"baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha", "allow_missing": "--allow-missing"}
 
 
 def report(
     context: typer.Context,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="PATH", help="Runs, folders of runs or workspaces; default: this workspace.")
+        list[Path] | None, typer.Argument(metavar="PATH", help="Runs, folders of them, workspaces, files of runs; default: this workspace.")
     ] = None,
     rows: Annotated[str, typer.Option("--rows", metavar="AXIS", help="What the rows are; several: dataset,method.")] = "method",
     cols: Annotated[str, typer.Option("--cols", metavar="AXIS", help="What the columns are; several: noise,model.")] = "noise",
@@ -33,7 +34,9 @@ def report(
         str, typer.Option("--metric", metavar="NAME", help="last, mean_last10, best, memorised ...; several side by side: last,best.")
     ] = "last",
     conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
-    form: Annotated[str | None, typer.Option("--format", metavar="NAME", help="table, md, csv, json, html, latex or junit.")] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help="table, md, csv, json, html, latex, junit, or runs: a line a run.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write there; the suffix decides the format.")] = None,
     budget: Annotated[
         str,
@@ -79,7 +82,7 @@ def report(
     shape = shape_of(rows, cols, metric, ranks=ranks, published=published, budget=budget)
     if check:
         _check_judged(shape)
-    made = make(folders_of(options, paths, check=check), shape, conditions or [], workspace, needed=not check)
+    made = make(runs_of(options, paths, check=check), shape, conditions or [], workspace, needed=not check)
     if save_baseline is not None:
         _save(made, save_baseline)
     verdict = _verdict(made, baseline, tolerance, alpha, allow_missing) if check and baseline else None
@@ -117,6 +120,8 @@ def _check_options(context: typer.Context, form: str) -> None:
             raise ConfigError(f"{option} has an effect with --check only")
     if check and context.params["save_baseline"] is not None:
         raise ConfigError("--check and --save-baseline: check first, then save what is meant to stay")
+    if form == "runs" and not check and (useless := next((f"--{name}" for name in _OF_TABLES if _given(context, name)), None)):
+        raise ConfigError(f"{useless} lays out tables, and --format runs writes every number of each run: leave it out")
     if not 0 < context.params["alpha"] < 1:
         raise ConfigError(f"--alpha is a share between 0 and 1, got {context.params['alpha']}")
     if context.params["ranks"] and form not in RANKED:
@@ -143,24 +148,24 @@ def shape_of(rows: str, cols: str, metric: str, *, ranks: bool = False, publishe
     return shape
 
 
-def folders_of(options: Globals, paths: list[Path] | None, *, check: bool = False) -> list[RunFolder]:
+def runs_of(options: Globals, paths: list[Path] | None, *, check: bool = False) -> list[KeptRun]:
     """The runs at these paths, or the workspace's. Raises DataError where there are none, but under a check."""
     from ..errors import DataError
-    from ..runfolder import run_folders
+    from ..report import runs_at
 
     if paths or (options.workspace / "runs").is_dir():
-        return run_folders(paths or [options.workspace])
+        return runs_at(paths or [options.workspace])
     if check:
         return []  # every cell is missing, and the check says so
     raise DataError(f"no runs in {options.workspace}: start with noisebench train or noisebench run quick")
 
 
-def make(folders: list[RunFolder], shape: Shape, conditions: list[str], workspace: Workspace, *, needed: bool = False) -> Report:
+def make(runs: Sequence[KeptRun], shape: Shape, conditions: list[str], workspace: Workspace, *, needed: bool = False) -> Report:
     """The report of these runs; damaged results are said and passed over. Raises DataError where runs are `needed` and there are none."""
     from ..errors import DataError
     from ..report import report_of
 
-    made = report_of(folders, shape, conditions, _passed_over, workspace)
+    made = report_of(runs, shape, conditions, _passed_over, workspace)
     if needed and not made.tables:
         raise DataError("no finished run there: noisebench list runs shows what there is")
     return made

@@ -12,6 +12,7 @@ from ..errors import ConfigError, DataError
 from ..initial import label_of
 from ..runfolder import RunFolder
 from .measures import Metric, find_metric
+from .runs import KeptRun
 
 AXES = ("dataset", "subset", "model", "init", "recipe", "epochs", "precision", "noise", "method", "loss", "strategy", "metric")
 ALL = "all"  # the subset of a run that has none
@@ -49,7 +50,8 @@ class Row:
     failed: bool
     value: float | None
     finished: float = 0.0
-    folder: RunFolder | None = None
+    key: str = ""
+    run: KeptRun | None = None
     clock: Clock | None = None
     compute: Compute | None = None
 
@@ -62,7 +64,7 @@ class Row:
 class Cell:
     """The runs of one cell: values by seed and what each came from, how many failed, whether they used the truth.
 
-    folders: where each seed's run lies, the failed ones too; clocks: what the times of its values are of.
+    runs: of each seed, the failed ones too; clocks: what the times of its values are of.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -71,13 +73,20 @@ class Cell:
     metric: str = "last"
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    folders: dict[str, RunFolder] = field(default_factory=dict)
+    runs: dict[str, KeptRun] = field(default_factory=dict)
     clocks: set[Clock] = field(default_factory=set)
     compute: Compute | None = None
 
     @property
+    def folders(self) -> dict[str, RunFolder]:
+        """Where the runs lie that have a folder."""
+        return {name: run for name, run in self.runs.items() if isinstance(run, RunFolder)}
+
+    @property
     def finished(self) -> list[RunFolder]:
-        """Where the runs of its values lie."""
+        """Where the runs of its values lie. Raises ConfigError where one stands in a file of runs alone."""
+        if without := next((self.runs[name] for name in self.values if name in self.runs and name not in self.folders), None):
+            raise ConfigError(f"this needs run folders, and of {without.name} there is but a line in a file of runs: give its folder")
         return [self.folders[name] for name in self.values if name in self.folders]
 
     def paired_with(self, other: Cell) -> list[str]:
@@ -105,31 +114,43 @@ def _refuse(error: DataError) -> None:
     raise error
 
 
-def read_rows(folders: Iterable[RunFolder], metrics: Sequence[str], pass_over: Callable[[DataError], None] = _refuse) -> list[Row]:
+def read_rows(runs: Iterable[KeptRun], metrics: Sequence[str], pass_over: Callable[[DataError], None] = _refuse) -> list[Row]:
     """One row for each of these metrics of each finished or failed run; a damaged or foreign one goes to `pass_over`.
 
-    Raises UnknownName for a metric.
+    The same run from two places counts once. Raises UnknownName for a metric.
     """
     found = {name: find_metric(name) for name in metrics}
     rows = []
-    for folder in folders:
+    for run in runs:
         try:
-            rows += _rows(folder, found)
+            rows += _rows(run, found)
         except DataError as error:
             pass_over(error)
-    return rows
+    return _once(rows)
 
 
-def _rows(folder: RunFolder, metrics: dict[str, Metric]) -> list[Row]:
-    path = folder.result if folder.result.exists() else folder.error
-    if not path.exists():
-        return []
+def _rows(run: KeptRun, metrics: dict[str, Metric]) -> list[Row]:
     try:
-        known = folder.about()
-        stamp = path.stat().st_mtime
-        return [_row(folder, known, name, metric.value(known), stamp) for name, metric in metrics.items()]
+        stamp = run.ended
+        if stamp is None:
+            return []
+        known = run.about()
+        return [_row(run, known, name, metric.value(known), stamp) for name, metric in metrics.items()]
     except (KeyError, TypeError, AttributeError, OSError) as error:
-        raise DataError(f"{path} lacks {error}: delete the folder and run it again") from None
+        raise DataError(f"the record of {run.name} lacks {error}: delete the folder and run it again") from None
+
+
+def _once(rows: Iterable[Row]) -> list[Row]:
+    """Of rows of the same run, by its key, a finished one before a failed one, and then the later; of two alike the one with a folder."""
+
+    def worth(row: Row) -> tuple[bool, float, bool]:
+        return not row.failed, row.finished, isinstance(row.run, RunFolder)
+
+    best: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        own = row.key, row.axes["metric"]
+        best[own] = max(best.get(own, row), row, key=worth)
+    return list(best.values())
 
 
 def recipe_text(name: str, length: str, held_out: str) -> str:
@@ -137,7 +158,7 @@ def recipe_text(name: str, length: str, held_out: str) -> str:
     return ", ".join(part for part in (name, length, held_out) if part)
 
 
-def _row(folder: RunFolder, known: dict[str, Any], metric: str, value: float | None, stamp: float) -> Row:
+def _row(run: KeptRun, known: dict[str, Any], metric: str, value: float | None, stamp: float) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
     said = recipe_text(known["recipe_name"], f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}", held_out)
@@ -153,7 +174,8 @@ def _row(folder: RunFolder, known: dict[str, Any], metric: str, value: float | N
     failed = known.get("metrics") is None
     seeds = known["seed"], known["noise_seed"]
     settings = {**alike, **subset, **began}
-    return Row(axes, settings, alike, inputs, rate, *seeds, known["oracle"], failed, value, stamp, folder, _clock(known))
+    key = known.get("key") or run.name
+    return Row(axes, settings, alike, inputs, rate, *seeds, known["oracle"], failed, value, stamp, key, run, _clock(known))
 
 
 def _clock(known: dict[str, Any]) -> Clock | None:
@@ -211,8 +233,8 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
     latest = {(row.seed, row.noise_seed): row for row in rows}
     for (seed, noise_seed), row in sorted(latest.items()):
         name = str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"
-        if row.folder is not None:
-            cell.folders[name] = row.folder
+        if row.run is not None:
+            cell.runs[name] = row.run
         if row.failed:
             cell.failed += 1
         elif row.value is not None:

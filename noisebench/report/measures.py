@@ -21,7 +21,7 @@ class Metric:
     gate judges it; clocked: of a machine, and with no other's to be compared.
     """
 
-    of: Callable[[Known], float | None]
+    of: Callable[[Known], float | None]  # At where a record has it, and no function makes it
     title: str
     selection: str
     percent: bool = True
@@ -42,16 +42,17 @@ class Metric:
         return None if found is None else float(found)
 
 
-def _at(*path: str) -> Callable[[Known], float | None]:
+class At:
     """The number at these names of a run's metrics."""
 
-    def of(known: Known) -> float | None:
+    def __init__(self, *path: str) -> None:
+        self.path = path
+
+    def __call__(self, known: Known) -> float | None:
         found: Any = known["metrics"]
-        for key in path:
+        for key in self.path:
             found = None if found is None else found.get(key)
         return found
-
-    return of
 
 
 def _minutes(known: Known) -> float | None:
@@ -70,7 +71,7 @@ def _work(known: Known) -> float | None:
         return None
 
 
-_LAST = _at("test_acc", "last")
+_LAST = At("test_acc", "last")
 _FOUND = ("train", "detection")
 _CLOCK = (
     "The run's training by the clock: its epochs, the test predictions after each, and what it estimated of its noise before; not reading "
@@ -79,22 +80,22 @@ _CLOCK = (
 )
 METRICS = {
     "last": Metric(_LAST, "test accuracy", "last epoch"),
-    "mean_last10": Metric(_at("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs"),
-    "at_noisy_val": Metric(_at("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels"),
-    "best": Metric(_at("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
-    "top5": Metric(_at("test", "top5"), "top-5 test accuracy", "last epoch"),
-    "nll": Metric(_at("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
-    "ece": Metric(_at("test", "ece"), "expected calibration error", "last epoch", True, False),
-    "brier": Metric(_at("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False),
-    "memorised": Metric(_at("memorised"), "wrong labels memorised", "last epoch", True, False),
-    "train_clean": Metric(_at("train", "clean"), "training accuracy on clean labels", "last epoch"),
-    "auroc": Metric(_at(*_FOUND, "auroc"), "AUROC of finding wrong labels", "last epoch"),
-    "average_precision": Metric(_at(*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"),
-    "f1": Metric(_at(*_FOUND, "f1"), "F1 of finding wrong labels, best threshold", "last epoch"),
-    "precision_at_100": Metric(_at(*_FOUND, "precision_at", "100"), "wrong labels among the 100 most doubtful", "last epoch"),
-    "precision_at_1000": Metric(_at(*_FOUND, "precision_at", "1000"), "wrong labels among the 1,000 most doubtful", "last epoch"),
+    "mean_last10": Metric(At("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs"),
+    "at_noisy_val": Metric(At("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels"),
+    "best": Metric(At("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
+    "top5": Metric(At("test", "top5"), "top-5 test accuracy", "last epoch"),
+    "nll": Metric(At("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
+    "ece": Metric(At("test", "ece"), "expected calibration error", "last epoch", True, False),
+    "brier": Metric(At("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False),
+    "memorised": Metric(At("memorised"), "wrong labels memorised", "last epoch", True, False),
+    "train_clean": Metric(At("train", "clean"), "training accuracy on clean labels", "last epoch"),
+    "auroc": Metric(At(*_FOUND, "auroc"), "AUROC of finding wrong labels", "last epoch"),
+    "average_precision": Metric(At(*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"),
+    "f1": Metric(At(*_FOUND, "f1"), "F1 of finding wrong labels, best threshold", "last epoch"),
+    "precision_at_100": Metric(At(*_FOUND, "precision_at", "100"), "wrong labels among the 100 most doubtful", "last epoch"),
+    "precision_at_1000": Metric(At(*_FOUND, "precision_at", "1000"), "wrong labels among the 1,000 most doubtful", "last epoch"),
     "precision_at_wrong": Metric(
-        _at(*_FOUND, "precision_at", "wrong"), "wrong labels among the n most doubtful, n are wrong", "last epoch"
+        At(*_FOUND, "precision_at", "wrong"), "wrong labels among the n most doubtful, n are wrong", "last epoch"
     ),
     "per_minute": Metric(
         _per_minute, "test accuracy a minute of training", "last epoch, by the machine's clock", spent=True, clocked=True,
@@ -106,6 +107,10 @@ METRICS = {
         doc="Epochs x the work of one beside CE's (noisebench list strategies), and the epochs of CE by which a run estimates its noise.",
     ),
 }  # fmt: skip
+
+
+RECORDED = {name: metric.of.path for name, metric in METRICS.items() if isinstance(metric.of, At)}
+"""The numbers that a record holds, and where."""
 
 
 def find_metric(name: str) -> Metric:

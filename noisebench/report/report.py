@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..runfolder import RunFolder, run_folders
 from ..workspace import Workspace
 from .beside import put_beside
 from .cells import read_rows, where
@@ -18,10 +17,11 @@ from .gate import Check
 from .html import fragment
 from .junit import junit
 from .latex import latex
+from .runs import KeptRun, runs_as_text, runs_at
 from .table import Table, make_tables
 
 SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".tex": "latex", ".xml": "junit"}
-FORMATS = ("table", *SUFFIXES.values())
+FORMATS = ("table", *SUFFIXES.values(), "runs")
 RANKED = ("table", "md", "html", "latex")  # where --ranks adds a column; elsewhere every cell has its rank anyway
 
 
@@ -53,6 +53,7 @@ class Report:
     shape: Shape = Shape()
     damaged: list[str] = field(default_factory=list)  # result files passed over
     workspace: Workspace = field(default_factory=Workspace)  # where its runs lie, and their data
+    runs: tuple[KeptRun, ...] = ()  # all that are in its tables
 
     @property
     def metric(self) -> str:
@@ -74,6 +75,7 @@ class Report:
             "html": lambda: self._page(verdict),
             "latex": lambda: latex(self.tables, ranks=ranks),
             "junit": lambda: junit(self.tables, verdict),
+            "runs": lambda: runs_as_text(self.runs),
         }
         if form not in texts:
             raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {form!r}")
@@ -97,13 +99,13 @@ class Report:
 
 
 def report_of(
-    folders: Sequence[RunFolder],
+    runs: Sequence[KeptRun],
     shape: Shape,
     conditions: Sequence[str] = (),
     pass_over: Callable[[DataError], None] | None = None,
     workspace: Workspace | None = None,
 ) -> Report:
-    """The report of some run folders; each damaged result is told to `pass_over` and left out. Raises ConfigError, UnknownName."""
+    """The report of some runs; each damaged result is told to `pass_over` and left out. Raises ConfigError, UnknownName."""
     damaged: list[str] = []
 
     def note(error: DataError) -> None:
@@ -111,9 +113,10 @@ def report_of(
         if pass_over is not None:
             pass_over(error)
 
-    rows = where(read_rows(folders, shape.metrics, note), conditions)
+    rows = where(read_rows(runs, shape.metrics, note), conditions)
     tables = make_tables(rows, shape.rows, shape.cols, shape.budget)
-    return Report(tables if shape.published is None else put_beside(tables, shape.published), shape, damaged, workspace or Workspace())
+    tables = tables if shape.published is None else put_beside(tables, shape.published)
+    return Report(tables, shape, damaged, workspace or Workspace(), tuple(dict.fromkeys(row.run for row in rows if row.run)))
 
 
 def make_report(
@@ -127,13 +130,13 @@ def make_report(
     ranks: bool = False,
     budget: str = "epochs",
 ) -> Report:
-    """The finished runs of a folder as tables: `nb.report("runs", metric="last,best", where=["dataset=digits"])`.
+    """The finished runs of a folder, or of a file of runs, as tables: `nb.report("runs", metric="last,best", where=["dataset=digits"])`.
 
-    A damaged result file is warned of and left out. Raises DataError where the folder is missing, ConfigError, UnknownName.
+    A damaged result file is warned of and left out. Raises DataError where there is no such path, ConfigError, UnknownName.
     """
 
     def warn(error: DataError) -> None:
         warnings.warn(str(error), stacklevel=4)
 
-    root = Path(path).parent if Path(path).name == "runs" else Path(path)
-    return report_of(run_folders([Path(path)]), Shape(rows, cols, metric, ranks, published, budget), where, warn, Workspace(root))
+    root = Path(path) if Path(path).is_dir() and Path(path).name != "runs" else Path(path).parent
+    return report_of(runs_at([Path(path)]), Shape(rows, cols, metric, ranks, published, budget), where, warn, Workspace(root))

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-TARGETS = ("language", "manifest", "suite", "record", "npz", "labels")
+TARGETS = ("language", "manifest", "suite", "record", "npz", "labels", "runs")
 
 
 def main() -> int:

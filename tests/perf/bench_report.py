@@ -22,7 +22,7 @@ def make(root: Path, count: int) -> None:
         record = json.loads(text)
         seed, place = divmod(number, len(NOISES) * len(METHODS))
         record["noise"].update(text=NOISES[place % len(NOISES)], seed=seed)
-        record.update(method=METHODS[place // len(NOISES)], seed=seed)
+        record.update(method=METHODS[place // len(NOISES)], seed=seed, key=f"{number:064x}")
         folder = root / "runs" / f"{number:04d}__{number:08x}"
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(record, indent=1))
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         make(Path(place), count)
         print(f"{count} run folders\n| report --format | seconds |\n| --- | ---: |")
-        for form in ("table", "md", "json", "html", "latex", "junit"):
+        for form in ("table", "md", "json", "html", "latex", "junit", "runs"):
             spent = []
             for _ in range(3):
                 begun = time.perf_counter()

@@ -15,6 +15,7 @@ from ..beside import beside_text
 from ..cells import Cell
 from ..formats import caption, cell_parts, col_head, rank_text, rate_text, row_head
 from ..measures import METRICS
+from ..runs import RunLine
 from ..table import Table
 from .chart import Chart
 from .configuration import alike
@@ -100,8 +101,9 @@ class _Reader:
     def __init__(self, workspace: Workspace) -> None:
         self.root = workspace.root
         self.pictures = Pictures(workspace)
-        self.records: list[dict[str, Any]] = []
+        self.records: list[dict[str, Any]] = []  # of finished runs; of one without a folder what a file of runs says
         self.failed = 0
+        self._lines: set[RunLine] = set()
         self._addresses: set[str] = set()
         self._runs: dict[tuple[Path, ...], Runs] = {}
 
@@ -118,6 +120,7 @@ class _Reader:
 
     def of(self, cell: Cell) -> str:
         """The id of the cell's runs; empty where no folder is known or readable."""
+        self._count({run for run in cell.runs.values() if isinstance(run, RunLine)} - self._lines)
         known = [one for one in (self._read(name, folder) for name, folder in cell.folders.items()) if one]
         key = tuple(one.folder.path for one in known)
         if known and key not in self._runs:
@@ -125,6 +128,11 @@ class _Reader:
             self.records += [one.record for one in known if one.record]
             self.failed += sum(one.record is None for one in known)
         return self._runs[key].id if known else ""
+
+    def _count(self, lines: set[RunLine]) -> None:
+        self._lines |= lines
+        self.records += [line.known for line in lines if not line.failed]
+        self.failed += sum(bool(line.failed) for line in lines)
 
     @staticmethod
     def _read(name: str, folder: Any) -> Known | None:

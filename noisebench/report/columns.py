@@ -1,0 +1,192 @@
+"""The columns of a file of runs: where in what is known of a run each stands, how it is written, and how it is read again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..bounded import parse_json
+from ..errors import NoisebenchError
+from ..form import FLAG, NUMBER, check_form, check_plain, shown
+from ..harmless import harmless, harmless_json
+from ..recordform import ABOUT, check_known
+from ..reproduce import reproduction
+from ..spreadsheet import as_cell, from_cell, word_as_cell
+from .measures import RECORDED, Known
+
+_NUMERAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")
+
+
+def word_of(value: str) -> str:
+    """A word as it is; as JSON has it where something in it cannot be seen, or commands a build's log."""
+    return as_cell(value if harmless(value) == value and value[:1] != '"' else _as_json(value))
+
+
+def read_word(cell: str) -> str:
+    """The word of a cell that `word_of` made. Raises ValueError."""
+    text = from_cell(cell)
+    value = _json(text) if text[:1] == '"' else text
+    if not isinstance(value, str):
+        raise ValueError("it must be a text")
+    return value
+
+
+def _as_json(value: Any) -> str:
+    """Numbers as Python writes them, so that they come back as they were."""
+    return harmless_json(json.dumps(value, allow_nan=False))
+
+
+def _json(cell: str) -> Any:
+    content = parse_json(cell.encode())
+    check_plain(content)
+    return content
+
+
+def _mapping(cell: str) -> dict[str, Any]:
+    _check_mapping(cell)
+    content: dict[str, Any] = json.loads(cell)
+    return content
+
+
+@lru_cache(maxsize=64)  # runs of one suite say the same
+def _check_mapping(cell: str) -> None:
+    check_form(_json(cell), {})
+
+
+def _number(cell: str) -> float:
+    if not _NUMERAL.fullmatch(cell):
+        raise ValueError(f"it must be a number, not {shown(cell)}")
+    value = int(cell) if cell.lstrip("-").isdigit() else float(cell)
+    check_form(value, NUMBER)
+    return value
+
+
+def _flag(cell: str) -> bool:
+    if cell.lower() not in ("true", "false"):  # TRUE, where a spreadsheet has written it
+        raise ValueError(f"it must be true or false, not {shown(cell)}")
+    return cell.lower() == "true"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How values of a kind are written and read, and which are."""
+
+    write: Callable[[Any], str]
+    read: Callable[[str], Any]
+    fits: Callable[[Any], bool]
+
+
+_WORD = _Way(word_of, read_word, lambda value: isinstance(value, str) and value != "")
+_NUMBER = _Way(_as_json, _number, NUMBER.fits)
+_FLAG = _Way(_as_json, _flag, FLAG.fits)
+_JSON = _Way(_as_json, _mapping, lambda value: isinstance(value, dict))
+_FACTS: dict[str, tuple[tuple[str, ...], _Way]] = {
+    "dataset": (("dataset",), _WORD),
+    "subset": (("subset",), _NUMBER),
+    "model": (("model",), _WORD),
+    "recipe": (("recipe_name",), _WORD),
+    "epochs": (("recipe", "epochs"), _NUMBER),
+    "noise": (("noise",), _WORD),
+    "method": (("method",), _WORD),
+    "loss": (("loss",), _WORD),
+    "strategy": (("strategy",), _WORD),
+    "seed": (("seed",), _NUMBER),
+    "noise_seed": (("noise_seed",), _NUMBER),
+    "realised_rate": (("realised_rate",), _NUMBER),
+    "oracle": (("oracle",), _FLAG),
+    **{name: (("metrics", *path), _NUMBER) for name, path in RECORDED.items()},
+    "seconds": (("seconds",), _NUMBER),
+    "key": (("key",), _WORD),
+    "precision": (("precision",), _WORD),
+    **{name: (("environment", name), _WORD) for name in ("device", "processor", "python", "torch", "noisebench")},
+    **{name: (("environment", name), _NUMBER) for name in ("threads", "packed")},
+    "settings": (("recipe",), _JSON),
+    "versions": (("versions",), _JSON),
+    "environment": (("environment",), _JSON),
+    "data": ((), _JSON),
+}
+_EMPTY: Known = {path[0]: "" if way is _WORD else None for path, way in _FACTS.values()
+                 if way in (_WORD, _NUMBER) and path[0] in ABOUT}  # fmt: skip
+FAILED, COMMAND, FINISHED, RUN = "failed", "command", "finished", "run"
+COLUMNS = (
+    *list(_FACTS)[: list(_FACTS).index("key")], FAILED, "key", COMMAND, "precision", "device", "threads", "packed", "processor", "python",
+    "torch", "noisebench", FINISHED, RUN, "settings", "versions", "environment", "data",
+)  # fmt: skip
+NEEDED = frozenset(COLUMNS) - set(RECORDED)  # a number may be younger than a file
+_REST = {name.removesuffix("?") for name in ABOUT} - {path[0] for path, _ in _FACTS.values() if path}
+
+
+def cells_of(known: Known) -> dict[str, str]:
+    """What is known of a run, in cells. Raises KeyError, TypeError or AttributeError for a record that is not as ours are."""
+    found = {name: _at(known, path) for name, (path, _) in _FACTS.items()}
+    for name, path in RECORDED.items():
+        found[name] = None if known.get("metrics") is None else _float(_at(known["metrics"], path))
+    found["environment"] = known.get("environment") and _without(known["environment"], found)
+    found["data"] = {name: known[name] for name in known if name in _REST}
+    cells = {name: way.write(found[name]) if way.fits(found[name]) else "" for name, (_, way) in _FACTS.items()}
+    return {**cells, COMMAND: word_as_cell(_command(known))}
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _without(environment: Known, found: Known) -> Known:
+    """What of an environment has no column of its own, or does not fit into it."""
+    own = {path[1] for name, (path, way) in _FACTS.items() if path[:1] == ("environment",) and path[1:] and way.fits(found[name])}
+    return {name: value for name, value in environment.items() if name not in own}
+
+
+def _at(known: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        known = None if known is None else known.get(name)
+    return known
+
+
+def _command(known: Known) -> str:
+    """What makes the run again; empty for a text of a later version, or of somebody else's."""
+    try:
+        return reproduction(known).command
+    except NoisebenchError:
+        return ""
+
+
+def known_of(cells: dict[str, str]) -> Known:
+    """What is known of the run, back from its cells. Raises ValueError."""
+    known: Known = {**_EMPTY, **({} if cells[FAILED] else {"metrics": {}})}
+    for name, path, value in sorted(_values(cells), key=lambda each: len(each[1])):
+        _put(known, name, path, value)
+    check_known(known)
+    return known
+
+
+def _values(cells: dict[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """Column, place and value of each fact that is said."""
+    for name, (path, way) in _FACTS.items():
+        if not cells.get(name):
+            continue
+        try:
+            value = way.read(cells[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if path[:1] == ("metrics",) and cells[FAILED]:
+            raise ValueError(f"{name}: a failed run has no such number")
+        yield name, path, value
+
+
+def _put(known: Known, column: str, path: tuple[str, ...], value: Any) -> None:
+    if not path:
+        if strange := set(value) - _REST:
+            raise ValueError(f"{column}: it has {min(strange)!r}, which is none of {', '.join(sorted(_REST))}")
+        known.update(value)
+        return
+    place = known
+    for name in path[:-1]:
+        place = place.setdefault(name, {})
+    if len(path) > 1 and path[0] != "metrics" and place.get(path[-1], value) != value:
+        raise ValueError(f"{column}: it is {value!r} here, and {place[path[-1]]!r} in the JSON of its line")
+    place[path[-1]] = value
