@@ -135,7 +135,7 @@ def soak(kills: int, seed: int, say: Callable[[str], object]) -> bool:
     """Whether every round ended as the undisturbed suite; `say` is told each line."""
     began, disturbed, different = time.monotonic(), Disturbed(Random(seed), kills), 0
     facts = environment()
-    say(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores of {facts['processor']}")
+    say(f"{datetime.now(UTC):%Y-%m-%d}, {facts['processor']}")
     say(f"Python {facts['python']}, torch {facts['torch']}")
     with tempfile.TemporaryDirectory() as root:
         straight = workspace(Path(root) / "straight")
