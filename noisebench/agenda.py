@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from .conditions import kept
 from .errors import ConfigError, DataError
+from .initial import label_of
 from .labelling import VAL_SPLITS, LabelWish
+from .losses import LOSSES
+from .manifest import short_noise
 from .plan import Run, Wish, checked_seed, plan_run
 from .runfolder import RunFolder, run_folders
-from .suite import Suite, SuiteRun, expand
+from .strategies import STRATEGIES
+from .suite import AXES, Suite, SuiteRun, expand
+from .truth import with_auto
 from .workspace import Workspace
 
 RERUN = ("failed", "stale", "all")
@@ -99,6 +105,32 @@ def _outdated(run: Run, other: RunFolder) -> str:
     except DataError:
         return ""
     return f"{', '.join(changed)} changed since {other.path.name}" if changed else ""
+
+
+_CALLED: dict[str, Callable[[Run], tuple[str, ...]]] = {  # as it is listed, then by its other names
+    "dataset": lambda run: (run.dataset.name,),
+    "subset": lambda run: (str(run.manifest.meta.get("subset", "all")),),
+    "model": lambda run: (run.model,),
+    "init": lambda run: (label_of(run.init.facts if run.init else None),),
+    "recipe": lambda run: (run.recipe_name,),
+    "noise": lambda run: (noise := run.manifest.meta["noise"], short_noise(noise, run.dataset.name)),
+    "method": lambda run: (run.method,),
+    "loss": lambda run: (str(run.loss), with_auto(LOSSES, run.loss, run.manifest)),
+    "strategy": lambda run: (str(run.strategy), with_auto(STRATEGIES, run.strategy, run.manifest)),
+    "seed": lambda run: (str(run.seed),),
+    "noise_seed": lambda run: (str(run.manifest.noise_seed),),
+}
+
+
+def where(items: Iterable[Item], conditions: Iterable[str]) -> list[Item]:
+    """The items that meet every `axis=value`, as a table names the value or as the suite asks for it. Raises ConfigError for another
+    form, or where nothing is left."""
+    return kept(items, conditions, (*AXES, "seed", "noise_seed"), _called)
+
+
+def _called(item: Item, axis: str) -> tuple[str, ...]:
+    asked = item.wanted.settings.get(axis)
+    return _CALLED[axis](item.run) if asked is None else (*_CALLED[axis](item.run), str(asked))
 
 
 def select(items: Iterable[Item], rerun: str | None, shard: str | None = None) -> list[Item]:

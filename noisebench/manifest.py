@@ -24,7 +24,7 @@ import numpy as np
 
 from .bounded import opened, read_bytes, read_gzip
 from .classes import check_table
-from .datasets import Dataset, fingerprint
+from .datasets import DATASETS, Dataset, fingerprint
 from .errors import LanguageError, ManifestError, NoisebenchError
 from .header import check_header
 from .nesting import read_yaml
@@ -263,6 +263,16 @@ def noise_words(call: Call, own_map: str | None = None) -> list[tuple[str, ...]]
             words.append((_word(key, value),))
     within = [word for inner in call.args if isinstance(inner, Call) for word in noise_words(inner, own_map)]
     return [*within, *words] if NOISES[call.name].facts.get("afterwards") else [*words, *within]
+
+
+def short_noise(text: str, dataset: str = "") -> str:
+    """`sym 0.4`, `asym 0.3 cifar10-two-way`: a noise as a column's head; the data set's own map goes without saying."""
+    try:
+        call = normal_noise(text)
+    except NoisebenchError:
+        return text
+    words = noise_words(call, DATASETS[dataset].map if dataset in DATASETS else None)
+    return " ".join(word for group in words for word in group if word)
 
 
 def _word(key: str, value: Any) -> str:

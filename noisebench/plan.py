@@ -162,7 +162,7 @@ def key_of(config: dict[str, Any]) -> str:
 
 def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str, source_sha256: str = "") -> Run:
     """Decide everything that the wish leaves open. Raises NoisebenchError for what cannot be."""
-    loss_text, strategy_text = _texts(wish, dataset, manifest)
+    loss_text, strategy_text = texts_of(wish, dataset, manifest.meta["noise"])
     loss = resolve(LOSSES, loss_text, manifest)
     strategy = resolve(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
     any_ = Estimates(0.5, np.eye(dataset.num_classes))  # stands for what is found out later
@@ -210,21 +210,21 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
-def _preset(method: Method, dataset: Dataset, manifest: Manifest) -> Preset:
+def _preset(method: Method, dataset: Dataset, noise: str) -> Preset:
     """What the method's sources used on these data and this noise."""
-    noise = parse(manifest.meta["noise"])
-    rate = dict(noise.kwargs).get("rate") if isinstance(noise, Call) else None
-    return method.preset(dataset.name, noise.name if isinstance(noise, Call) else "", rate if isinstance(rate, int | float) else None)
+    call = parse(noise)
+    rate = dict(call.kwargs).get("rate") if isinstance(call, Call) else None
+    return method.preset(dataset.name, call.name if isinstance(call, Call) else "", rate if isinstance(rate, int | float) else None)
 
 
-def _texts(wish: Wish, dataset: Dataset, manifest: Manifest) -> tuple[str, str]:
-    """The loss and the strategy that are wished for."""
+def texts_of(wish: Wish, dataset: Dataset, noise: str) -> tuple[str, str]:
+    """The loss and the strategy that are wished for, on noise of this canonical text."""
     if wish.method is None:
         return wish.loss or "ce", wish.strategy or "standard"
     if wish.loss or wish.strategy:
         raise ConfigError("a method is a loss and a strategy already: give --method, or --loss and --strategy")
     method = find_method(wish.method)
-    preset = _preset(method, dataset, manifest)
+    preset = _preset(method, dataset, noise)
     return preset.loss, preset.strategy
 
 
@@ -260,7 +260,7 @@ def _means(strategy: Call, whole: Call) -> bool:
 def _row_of(loss: str, strategy: str, dataset: Dataset, manifest: Manifest) -> tuple[str, bool] | None:
     """The literature's name of two canonical texts, and whether that preset was chosen by the true noise."""
     for method in METHODS.values():
-        preset = _preset(method, dataset, manifest)
+        preset = _preset(method, dataset, manifest.meta["noise"])
         if (loss, strategy) == (LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))):
             return method.name, preset.tuned
     return None
@@ -273,7 +273,7 @@ def with_parameters(wish: Wish, dataset: Dataset, manifest: Manifest, values: di
     loss, strategy = wish.loss or "ce", wish.strategy
     if wish.method is not None and not (wish.loss or wish.strategy):
         row = find_method(wish.method)
-        preset = _preset(row, dataset, manifest)
+        preset = _preset(row, dataset, manifest.meta["noise"])
         loss, strategy = preset.loss, preset.strategy
         wish = replace(wish, method=None)
     return replace(wish, loss=loss_with(loss, values), strategy=strategy)

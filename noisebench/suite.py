@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .backbones import canonical_backbone
 from .bounded import read_text
@@ -36,6 +36,7 @@ _NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are 
 _FILE = "benchmarks.yaml"
 _MOST_RUNS = 100_000  # of a suite
 _SHOWN = 100  # mistakes
+_LONGEST_LINE = 300  # characters
 _MOST_SELECTED = 10_000_000  # runs, each held against each selector
 
 Scalar = bool | int | float | str | None
@@ -109,14 +110,22 @@ class ReportShape(_Strict):
 
 
 class Suite(_Strict):
-    """One suite of a file."""
+    """One suite of a file. takes: what it was seen to take, or is reckoned to, and on what: `40 s on two cores`."""
 
     summary: str = ""
+    takes: str = ""
     defaults: Defaults = Defaults()
     matrix: dict[str, list[str | int]]
     exclude: list[dict[str, Scalar]] = []
     override: list[Override] = []
     report: ReportShape = ReportShape()
+
+    @field_validator("summary", "takes")
+    @classmethod
+    def _one_line(cls, text: str) -> str:
+        if len(line := text.strip()) > _LONGEST_LINE or len(line.splitlines()) > 1:
+            raise ValueError(f"is one line of at most {_LONGEST_LINE} characters")
+        return line
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:

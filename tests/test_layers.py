@@ -19,7 +19,8 @@ ROWS = (
     | {"initial", "pretrained"},
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review", "budget", "subset"}
     | {"header"},
-    {"suite", "places", "runfolder", "reproduce", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"} | {"recordform"},
+    {"suite", "places", "runfolder", "reproduce", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"}
+    | {"recordform", "conditions", "workload"},
     {"report"},
     {"training"},
     {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors", "folds", "reevaluate", "recheck"},
@@ -86,7 +87,15 @@ RUN = "from noisebench.cli import main\nimport os\nos.chdir({place!r})\ncode = m
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list", "losses"], ["list", "strategies"], ["list", "models"], ["corrupt", "cifar10", "--asym", "0.3"]]
+    "arguments",
+    [
+        ["--help"],
+        ["list", "losses"],
+        ["list", "strategies"],
+        ["list", "models"],
+        ["list", "suites"],
+        ["corrupt", "cifar10", "--asym", "0.3"],
+    ],
 )
 def test_light_commands_load_no_torch(arguments: list[str], tmp_path: Path) -> None:
     assert not loaded(RUN.format(place=str(tmp_path), arguments=arguments)) & {"torch", "timm", "torchvision"}

@@ -16,10 +16,9 @@ from noisebench.datasets import DATASETS, Labels, Shape, read_review
 from noisebench.errors import DataError, LanguageError
 from noisebench.labelling import LabelWish, Outside, make_manifest
 from noisebench.losses import LOSSES
-from noisebench.manifest import Manifest, file_name, read_manifest
+from noisebench.manifest import Manifest, file_name, read_manifest, short_noise
 from noisebench.noise import is_drawn
 from noisebench.plan import Wish, plan_run
-from noisebench.report.table import short_noise
 from noisebench.review import Reviewed, review_manifest
 from noisebench.truth import resolve
 from noisebench.workspace import Workspace

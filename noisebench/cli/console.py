@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ..screen import Screen
 
 
+_SIZES = ((10**12, "T "), (10**9, "G "), (10**6, "M "), (10**3, "k "))
+
+
 def console(stream: TextIO) -> Screen:
     """A Rich console on a stream. NO_COLOR is honoured by Rich."""
     from ..screen import ENDLESS, Screen
@@ -57,6 +60,15 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def images(count: int | None) -> str:
+    """`52 k images`, `1.3 G images`: two digits of them; – where nobody knows."""
+    if count is None:
+        return "–"
+    rounded = float(f"{count:.1e}")
+    size, unit = next(((size, unit) for size, unit in _SIZES if rounded >= size), (1, ""))
+    return f"{rounded / size:g} {unit}images"
 
 
 def percent(share: float | None) -> str:

@@ -105,7 +105,7 @@ class GridProgress:
         from rich.console import Group
         from rich.table import Table
 
-        from ..report.table import short_noise
+        from ..manifest import short_noise
         from ..screen import Text
 
         grid = Table(box=SIMPLE_HEAD, pad_edge=False)

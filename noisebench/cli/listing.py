@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import percent, show, write_json
+from .console import images, percent, show, write_json
 from .options import Globals, Json
 
 if TYPE_CHECKING:
@@ -69,7 +69,8 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
     facts = Table.grid(padding=(0, 2))
     for key, value in found[0].items():
         if value not in (None, "", [], {}) and key != "cells":
-            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(*_plain(value).split("\n")))
+            said = images(value) if key == "images" else _plain(value)
+            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(*said.split("\n")))
     show(facts, *(paper_tables(name) if kind == "published" else []))
 
 
@@ -100,7 +101,9 @@ def _show_table(rows: Rows) -> None:
 
 
 def _cell(key: str, value: Any) -> str:
-    """Shares in percent, nothing as nothing."""
+    """Shares in percent, how many images in short, nothing as nothing."""
+    if key == "images":
+        return images(value)
     if value is None:
         return ""
     return percent(value) if key in _SHARES and value != "" else _plain(value)
@@ -109,7 +112,8 @@ def _cell(key: str, value: Any) -> str:
 _SINGULAR = {"losses": "loss", "strategies": "strategy", "published": "published paper"}
 _SHARES = frozenset({"nominal_rate", "realised_rate", "worst_rate", "test_acc"})
 _ONLY_IN_FULL = frozenset(
-    "parameters aliases laws presets doc classes maps version settings on key path num_classes texts methods source cells passes".split()  # noqa: SIM905
+    """parameters aliases laws presets doc classes maps version settings on key path num_classes texts methods source cells passes
+    matrix defaults""".split()  # noqa: SIM905
 )
 
 
@@ -256,12 +260,16 @@ def _recipes(options: Globals) -> Rows:
 
 
 def _suites(options: Globals) -> Rows:
+    """images: how many trainings see, in epochs of CE; takes: how long that was, and on what."""
     from ..suite import expand, read_suites, suite_files
+    from ..workload import images_of
 
     found = {name: (suite, path) for path in reversed(suite_files(options.workspace)) for name, suite in read_suites(path).items()}
     return [
-        {"name": name, "runs": len(expand(suite)), "summary": suite.summary, "path": str(path)} for name, (suite, path) in found.items()
-    ]
+        {"name": name, "runs": len(expand(suite)), "images": images_of(suite), "takes": suite.takes, "summary": suite.summary,
+         "defaults": suite.defaults.model_dump(exclude_unset=True), "matrix": suite.matrix, "path": str(path)}
+        for name, (suite, path) in found.items()
+    ]  # fmt: skip
 
 
 def _metrics(options: Globals) -> Rows:

@@ -71,6 +71,9 @@ LogTo = Annotated[
 ]
 Drop = Annotated[bool, typer.Option("--drop", help="What the list of --suspects names is not trained on.")]
 Relabel = Annotated[bool, typer.Option("--relabel", help="What the list of --suspects names gets the label suggested there.")]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; several values: seed=0|1; repeatable.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

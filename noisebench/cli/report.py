@@ -13,7 +13,7 @@ import typer
 
 from .console import order, say, show, write
 from .figure import Asked, draw_figure, without_effect
-from .options import Globals, Json
+from .options import Globals, Json, Where
 
 if TYPE_CHECKING:
     from ..errors import DataError
@@ -33,7 +33,7 @@ def report(
     metric: Annotated[
         str, typer.Option("--metric", metavar="NAME", help="last, mean_last10, best, memorised ...; several side by side: last,best.")
     ] = "last",
-    conditions: Annotated[list[str] | None, typer.Option("--where", metavar="AXIS=VALUE", help="Only these runs; repeatable.")] = None,
+    conditions: Where = None,
     form: Annotated[
         str | None, typer.Option("--format", metavar="NAME", help="table, md, csv, json, html, latex, junit, or runs: a line a run.")
     ] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Budget, Globals, Init, Json, LogTo, TestFolder, Workers, check_workers
+from .options import Budget, Globals, Init, Json, LogTo, TestFolder, Where, Workers, check_workers
 from .report import emit, make, shape_of
 from .together import check_listing, list_suspects
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..agenda import Item
     from ..executors.catalogue import Executor
     from ..executors.job import Bundle, Event, Place
+    from ..executors.signals import TimeLimit
     from ..packing import Load
     from ..report import Report
     from ..suite import Suite
@@ -55,10 +56,14 @@ def run(
         list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="An option of sbatch: partition, time, mem ...; repeatable.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and return; the same command without it watches.")] = False,
-    shard: Annotated[str | None, typer.Option("--shard", metavar="i/n", help="Only each n-th run, from the i-th.")] = None,
+    conditions: Where = None,
+    shard: Annotated[str | None, typer.Option("--shard", metavar="i/n", help="Only each n-th of these, from the i-th.")] = None,
     budget: Budget = None,
     rerun: Annotated[
         str | None, typer.Option("--rerun", metavar="WHICH", help="failed or stale: only these; all: finished ones too.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option("--minutes", metavar="M", help="Stop after so many, as Ctrl-C does; the same command goes on.")
     ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failed run.")] = False,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
@@ -71,14 +76,16 @@ def run(
 
     noisebench run quick
     """
-    from ..agenda import make_agenda, manifest_paths, select
+    from ..agenda import make_agenda, manifest_paths, select, where
     from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
+    from ..packing import loads
     from ..runner import check_networks
     from ..suite import find_suite
     from ..trackers import known_trackers
     from .tracking import open_logbook
 
+    limit = _limit(minutes, rerun, detach=detach)
     options: Globals = context.obj
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
@@ -87,27 +94,46 @@ def run(
     found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget)
     _report(found, [], workspace)  # a wrong shape is said before the first run
     items = make_agenda(workspace, found, device)
-    todo = select(items, rerun, shard)
+    chosen = where(items, conditions or [])
+    todo = select(chosen, rerun, shard)
     check_listing(found, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
     for said in check_networks(workspace, [item.run for item in todo]):
         say(said, quiet=options.quiet)
     if dry_run:
-        _show_agenda(name, partial(_forecast, workspace, options), items, todo, pool, json=json)
+        _show_agenda(name, partial(_forecast, workspace, options), chosen, loads(items, todo), pool, json=json)
         return
     logbook = open_logbook(options, trackers if todo else [])
     manifest_paths(workspace, todo)
     work = bundles(items, todo)
-    failed = _detach(pool, work, options) if detach else _execute(options, pool, work, todo, logbook, fail_fast=fail_fast) if todo else 0
-    for item in items:
+    if detach:
+        ended = _detach(pool, work, options)
+    else:
+        ended = _execute(options, pool, work, todo, logbook, limit=limit, fail_fast=fail_fast) if todo else Counter()
+    for item in chosen:
         item.folder.tidy()
     if not todo:
         pool.tidy()
-        say(f"{name}: nothing to do, all {len(items)} runs are finished", quiet=options.quiet)
-    _show_table(found, items, workspace, json=json)
+        say(f"{name}: nothing to do, all {len(chosen)} runs are finished", quiet=options.quiet)
+    if cut := ended["left"] > 0 and limit.up:
+        done = sum(item.folder.status() == "done" for item in chosen)
+        say(f"time is up: {done} of {len(chosen)} runs are finished; the same command goes on", quiet=options.quiet)
+    _show_table(found, chosen, workspace, json=json)
     list_suspects(found, items, workspace, options)
-    if failed:
+    if failed := ended["failed"] + (0 if cut else ended["left"]):
         raise typer.Exit(_failed_code(failed, options))
+
+
+def _limit(minutes: float | None, rerun: str | None, *, detach: bool) -> TimeLimit:
+    """Raises ConfigError where the clock would stop nothing, or the same command would not go on."""
+    from ..errors import ConfigError
+    from ..executors.signals import TimeLimit
+
+    if minutes is not None and detach:
+        raise ConfigError("--minutes has no effect with --detach, which does not wait: --slurm time=0:30:00 is Slurm's own limit")
+    if minutes is not None and rerun == "all":
+        raise ConfigError("--minutes goes on from where it stopped, and --rerun all begins again each time: give one of them")
+    return TimeLimit(minutes)
 
 
 def _place(options: Globals, workspace: Workspace, device: str, *, resume: bool, workers: int | None) -> Place:
@@ -123,19 +149,21 @@ def _failed_code(failed: int, options: Globals) -> int:
     return RunFailed.exit_code
 
 
-def _detach(pool: Executor, work: list[Bundle], options: Globals) -> int:
-    """Submit what is not submitted yet; none has failed."""
+def _detach(pool: Executor, work: list[Bundle], options: Globals) -> Counter[str]:
+    """Submit what is not submitted yet; none has ended."""
     found, submitted = pool.submit(work)  # type: ignore[attr-defined]  # only what can be left alone heeds --detach
     under_way = f", {found} {'was' if found == 1 else 'were'} already" if found else ""
     say(
         f"{submitted} {'run' if submitted == 1 else 'runs'} submitted{under_way}; the same command without --detach watches them",
         quiet=options.quiet,
     )
-    return 0
+    return Counter()
 
 
-def _execute(options: Globals, pool: Executor, work: list[Bundle], todo: list[Item], logbook: Logbook, *, fail_fast: bool) -> int:
-    """Run all items; the number of failed ones. Raises Interrupted when stopped."""
+def _execute(
+    options: Globals, pool: Executor, work: list[Bundle], todo: list[Item], logbook: Logbook, *, limit: TimeLimit, fail_fast: bool
+) -> Counter[str]:
+    """Run all items until the time is up; how many ended in which way, and how many are `left`. Raises Interrupted when stopped."""
     from ..errors import Interrupted
     from ..executors.signals import StopSignals
     from .grid import GridProgress
@@ -143,7 +171,7 @@ def _execute(options: Globals, pool: Executor, work: list[Bundle], todo: list[It
     count = pool.at_once(len(work))
     kinds: Counter[str] = Counter()
     with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid, logbook:
-        for event in pool.run(work, lambda: signals.stopped):
+        for event in () if limit.up else pool.run(work, lambda: signals.stopped or limit.up):
             grid.update(event)
             _log(logbook, todo[event.number], event)
             kinds[event.kind] += 1
@@ -154,8 +182,8 @@ def _execute(options: Globals, pool: Executor, work: list[Bundle], todo: list[It
     if kinds["taken"]:
         say(f"{kinds['taken']} runs are with other processes (noisebench list runs says whose); the same command shows them when they are "
              "done, and goes on with those whose process has died", quiet=options.quiet)  # fmt: skip
-    lost = 0 if fail_fast else len(todo) - kinds["done"] - kinds["failed"] - kinds["taken"]
-    return kinds["failed"] + lost
+    kinds["left"] = 0 if fail_fast and kinds["failed"] else len(todo) - kinds["done"] - kinds["failed"] - kinds["taken"]
+    return kinds
 
 
 def _log(logbook: Logbook, item: Item, event: Event) -> None:
@@ -180,25 +208,22 @@ def _report(suite: Suite, items: list[Item], workspace: Workspace) -> Report:
     return make([item.folder for item in items], made, [], workspace)
 
 
-def _show_agenda(name: str, forecast: Forecast, items: list[Item], todo: list[Item], pool: Executor, *, json: bool) -> None:
-    from ..packing import loads
-
-    work = loads(items, todo)
+def _show_agenda(name: str, forecast: Forecast, items: list[Item], work: list[Load], pool: Executor, *, json: bool) -> None:
     width = {id(item): load.width for load in work for item in load.items}
-    at_once = pool.at_once(len(work)) if todo else 0
-    total = forecast(work, at_once, pool.place.device) if todo else 0.0
+    at_once = pool.at_once(len(work)) if work else 0
+    total = forecast(work, at_once, pool.place.device) if work else 0.0
     if json:
         runs = [_summary(item, width.get(id(item))) for item in items]
         write_json(
-            {"suite": name, "runs": runs, "to_run": len(todo), "packs": _packs(work), "at_once": at_once, "estimated_seconds": total}
+            {"suite": name, "runs": runs, "to_run": len(width), "packs": _packs(work), "at_once": at_once, "estimated_seconds": total}
         )
         return
     counts = ", ".join(f"{n} {status}" for status, n in Counter(item.status for item in items).items())
     lines = [_line(item, selected=id(item) in width) for item in items]
     together = sum(len(load.items) for load in work if load.width > 1)
     packs = f", {together} of them in {_packs(work)} packs that train as one network" if together else ""
-    estimate = f"about {duration(total)}, {at_once} at a time" if todo else "none"
-    show("\n".join([*lines, f"{len(items)} runs: {counts}; {len(todo)} to run{packs}; estimated time: {estimate}"]))
+    estimate = f"about {duration(total)}, {at_once} at a time" if work else "none"
+    show("\n".join([*lines, f"{len(items)} runs: {counts}; {len(width)} to run{packs}; estimated time: {estimate}"]))
 
 
 def _line(item: Item, *, selected: bool) -> str:

@@ -1,11 +1,28 @@
-"""Ctrl-C, SIGTERM and a closed terminal as a wish to stop between two steps, so that the state is saved."""
+"""Ctrl-C, SIGTERM, a closed terminal and a time that is up as a wish to stop between two steps, so that the state is saved."""
 
 from __future__ import annotations
 
+import math
 import signal
+import time
 from types import FrameType
 
+from ..errors import ConfigError
+
 _HANGUP = getattr(signal, "SIGHUP", None)
+
+
+class TimeLimit:
+    """So many minutes by the clock, from now; for ever without a number. Raises ConfigError for what is no time."""
+
+    def __init__(self, minutes: float | None = None) -> None:
+        if minutes is not None and not 0 < minutes < math.inf:
+            raise ConfigError(f"--minutes is a number above 0, got {minutes:g}")
+        self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def up(self) -> bool:
+        return time.monotonic() >= self._end
 
 
 class StopSignals:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import ConfigError, DataError
+from ..conditions import kept
+from ..errors import DataError
 from ..initial import label_of
+from ..manifest import short_noise
 from ..runfolder import RunFolder
 from .measures import Metric, find_metric
 from .runs import KeptRun
@@ -193,17 +195,14 @@ def _clock(known: dict[str, Any]) -> Clock | None:
 
 def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
     """The rows that meet every `axis=value`. Raises ConfigError for another form, or where nothing is left."""
-    rows = list(rows)
-    for condition in conditions:
-        key, equals, value = condition.partition("=")
-        if not equals or key not in (*AXES, "seed", "noise_seed"):
-            raise ConfigError(f"--where is axis=value with axis one of {', '.join(AXES)}, seed, noise_seed; got {condition!r}")
-        kept = [row for row in rows if str(row.axes.get(key, getattr(row, key, None))) == value]
-        if rows and not kept:
-            known = sorted({str(row.axes.get(key, getattr(row, key, None))) for row in rows})
-            raise ConfigError(f"--where {condition}: no run is left; {key} is one of {', '.join(known)}")
-        rows = kept
-    return rows
+    return kept(rows, conditions, (*AXES, "seed", "noise_seed"), _called)
+
+
+def _called(row: Row, axis: str) -> tuple[str, ...]:
+    """What a row's place on an axis is called: as it is listed, then in short."""
+    own = str(row.axes.get(axis, getattr(row, axis, None)))
+    short = {"noise": lambda: short_noise(own, row.axes["dataset"]), "recipe": lambda: own.partition(", ")[0]}
+    return (own, short[axis]()) if axis in short else (own,)
 
 
 def apart(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], list[Row]]:

@@ -11,13 +11,13 @@ from typing import Any
 
 from ..harmless import harmless, harmless_json
 from ..initial import NONE
-from ..manifest import of_which
+from ..manifest import of_which, short_noise
 from ..spreadsheet import word_as_cell
 from .beside import beside_caption, beside_text
 from .cells import ALL, Cell
 from .costs import cost_notes
 from .measures import METRICS
-from .table import Table, short_noise
+from .table import Table
 
 SCHEMA = 2
 _MARKUP = re.compile(r"([\\`*\[\]|~$])")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..errors import NoisebenchError
+from ..manifest import short_noise
 from ..noise import normal_noise
-from .table import Table, short_noise
+from .table import Table
 
 _FULL = {"sym": "symmetric", "asym": "asymmetric", "pair": "pair flip"}
 

@@ -10,10 +10,9 @@ from functools import cached_property
 from typing import Any
 
 from ..budget import checked_budget
-from ..datasets import DATASETS
 from ..errors import ConfigError, NoisebenchError
 from ..initial import NONE
-from ..manifest import noise_words, of_which
+from ..manifest import of_which
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from ..published import Beside
@@ -278,13 +277,3 @@ def noise_order(text: str) -> tuple[int, str, float]:
     values = dict(call.kwargs)
     rate = float(values.pop("rate", 0.0))  # type: ignore[arg-type]
     return [entry.name for entry in NOISES].index(call.name), str(sorted(values.items(), key=str)), rate
-
-
-def short_noise(text: str, dataset: str = "") -> str:
-    """`sym 0.4`, `asym 0.3 cifar10-two-way`: a noise as a column's head; the data set's own map goes without saying."""
-    try:
-        call = normal_noise(text)
-    except NoisebenchError:
-        return text
-    words = noise_words(call, DATASETS[dataset].map if dataset in DATASETS else None)
-    return " ".join(word for group in words for word in group if word)
