@@ -314,6 +314,22 @@ def test_in_a_browser_a_head_sorts_reverses_and_restores(browser: Browser, page:
         assert browser.run(ROWS) == ["ce", "el"], f"a missing cell stays last, {direction}"
 
 
+def test_in_a_browser_differences_sort_by_themselves_and_fit_a_phone(browser: Browser, trained: Path) -> None:
+    made = report_of(run_folders([trained]), Shape(against="el"), workspace=Workspace(trained))
+    (trained / "less.html").write_text(made.render("html"), encoding="utf-8")
+    browser.resize(400, 800)
+    browser.open(trained / "less.html")
+    assert browser.run("document.documentElement.scrollWidth") <= 400
+    browser.resize(1280, 800)
+    heads = (
+        "[...document.querySelectorAll('th')].filter(th => th.ariaSort).map(th => th.closest('table').querySelector('caption').textContent)"
+    )
+    browser.click("table[aria-describedby=table1-less-caption] thead th:nth-child(3) button")
+    assert browser.run(heads) == ["digits, mlp, digits, 3 epochs, less el: method by column"]
+    shown = browser.run("[...document.querySelectorAll('[aria-describedby=table1-less-caption] td')].map(td => Number(td.dataset.value))")
+    assert shown[1:] == [made.tables[0].differences["ce", f"symmetric(rate={rate})"].mean for rate in (0.4, 0.6)], "EL has no run at 0.2"
+
+
 def test_in_a_browser_a_cell_opens_by_mouse_and_keyboard_and_escape_closes_it(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.click("#ce_sym-0.4".replace(".", r"\."))

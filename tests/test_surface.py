@@ -35,8 +35,8 @@ OPTIONS = {
     "--freeze --help --init --json --layer-decay --log-to --loss --lr --manifest --method --model --momentum --nesterov --no-flip "
     "--no-nesterov --no-resume --precision --recipe --schedule --seed --size --strategy --sync-bn --weight-decay --workers",
     "evaluate": "--device --folds --help --json --manifest --on --predictions --recheck --score --suspects --test --workers",
-    "report": "--allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss --metric --out "
-    "--published --ranks --rows --save-baseline --tolerance --where",
+    "report": "--against --allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss "
+    "--metric --out --published --ranks --rows --save-baseline --tolerance --where",
     "run": "--address --budget --cpus-per-run --dataset --detach --device --dry-run --executor --fail-fast --gpus-per-run --help --init "
     "--jobs --json --log-to --minutes --model --no-resume --rerun --shard --slurm --test --where --workers",
     "list": "--help --json",

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _METRIC = ("rates", "ranks")  # which are of any metric and budget; the others are of what a run has one of
 _NEVER = {
-    "rows": "--rows", "cols": "--cols", "form": "--format", "ranks": "--ranks", "published": "--published", "check": "--check",
-    "save_baseline": "--save-baseline", "baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha",
+    "rows": "--rows", "cols": "--cols", "form": "--format", "ranks": "--ranks", "published": "--published", "against": "--against",
+    "check": "--check", "save_baseline": "--save-baseline", "baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha",
     "allow_missing": "--allow-missing",
 }  # fmt: skip
 

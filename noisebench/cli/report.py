@@ -45,6 +45,9 @@ def report(
     published: Annotated[
         str | None, typer.Option("--published", metavar="NAME", help="A paper's numbers beside ours (noisebench list published).")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="METHOD", help="Add each row's difference from this one, with a 95 % interval.")
+    ] = None,
     ranks: Annotated[bool, typer.Option("--ranks", help="Add each row's mean rank.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Compare with --baseline: exit 4 on a regression, 5 if undecided.")] = False,
     baseline: Annotated[
@@ -79,7 +82,7 @@ def report(
         return
     form = _format(form, out, json=json)
     _check_options(context, form)
-    shape = shape_of(rows, cols, metric, ranks=ranks, published=published, budget=budget)
+    shape = shape_of(rows, cols, metric, ranks=ranks, published=published, budget=budget, against=against)
     if check:
         _check_judged(shape)
     made = make(runs_of(options, paths, check=check), shape, conditions or [], workspace, needed=not check)
@@ -126,6 +129,8 @@ def _check_options(context: typer.Context, form: str) -> None:
         raise ConfigError(f"--alpha is a share between 0 and 1, got {context.params['alpha']}")
     if context.params["ranks"] and form not in RANKED:
         raise ConfigError(f"--ranks adds a column to {', '.join(RANKED)}; a cell of {form} needs none")
+    if context.params["against"] is not None and form == "junit":
+        raise ConfigError("--against has no effect on junit: give another --format")
 
 
 def _check_judged(shape: Shape) -> None:
@@ -137,12 +142,21 @@ def _check_judged(shape: Shape) -> None:
         raise ConfigError(f"--check judges results, and {shape.metric} is what a run took: give another --metric, alone or beside it")
 
 
-def shape_of(rows: str, cols: str, metric: str, *, ranks: bool = False, published: str | None = None, budget: str = "epochs") -> Shape:
+def shape_of(
+    rows: str,
+    cols: str,
+    metric: str,
+    *,
+    ranks: bool = False,
+    published: str | None = None,
+    budget: str = "epochs",
+    against: str | None = None,
+) -> Shape:
     """How the tables are laid out. Raises UnknownName for a metric, ConfigError for a budget."""
     from ..budget import checked_budget
     from ..report import Shape, find_metric
 
-    shape = Shape(rows, cols, metric, ranks, published, checked_budget(budget))
+    shape = Shape(rows, cols, metric, ranks, published, checked_budget(budget), against)
     for name in shape.metrics:
         find_metric(name)
     return shape

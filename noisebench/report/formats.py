@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..harmless import harmless, harmless_json
 from ..initial import NONE
 from ..manifest import of_which, short_noise
 from ..spreadsheet import word_as_cell
+from .against import less, without_differences
 from .beside import beside_caption, beside_text
 from .cells import ALL, Cell
 from .costs import cost_notes
@@ -50,6 +51,7 @@ def caption(table: Table, *, bold: bool = True, ranks: bool = False) -> str:
         table.caption(bold=bold, ranks=ranks),
         *cost_notes(table, {row: row_head(table, row) for row in table.rows}),
         beside_caption(table),
+        without_differences(table),
     ]
     return " ".join(part for part in parts if part)
 
@@ -100,7 +102,13 @@ def rank_text(table: Table, row: str) -> str:
 
 def markdown(tables: list[Table], *, ranks: bool = False) -> str:
     """Pipe tables, as GitHub renders them."""
-    return "\n\n".join(_markdown_table(table, ranks=ranks) for table in tables) + "\n"
+    return "\n\n".join(grid for table in tables for grid in _markdown_tables(table, ranks=ranks)) + "\n"
+
+
+def _markdown_tables(table: Table, *, ranks: bool) -> Iterator[str]:
+    yield _markdown_table(table, ranks=ranks)
+    if below := less(table):
+        yield _pipes(below.table, below.text, below.title, below.caption)
 
 
 def _markdown_table(table: Table, *, ranks: bool) -> str:
@@ -108,13 +116,17 @@ def _markdown_table(table: Table, *, ranks: bool) -> str:
         text = cell_text(table, row, col)
         return f"**{text}**" if (row, col) in table.leaders else text
 
+    return _pipes(table, cell, table.title, caption(table, ranks=ranks), ranks=ranks)
+
+
+def _pipes(table: Table, cell: Callable[[str, str], str], title: str, said: str, *, ranks: bool = False) -> str:
     heads = [table.row_axis.replace(",", ", "), *(_plain(head(table, col)) for col in table.cols), *(["mean rank"] if ranks else [])]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for row in table.rows:
         lines.append([_plain(row_head(table, row)), *(cell(row, col) for col in table.cols), *([rank_text(table, row)] if ranks else [])])
     grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    title = f"**{_plain(table.title.strip())}**\n\n" if table.title else ""
-    return f"{title}{grid}\n\n{_plain(caption(table, ranks=ranks))}"
+    above = f"**{_plain(title.strip())}**\n\n" if title else ""
+    return f"{above}{grid}\n\n{_plain(said)}"
 
 
 def as_list(lines: Sequence[str]) -> str:
@@ -157,9 +169,16 @@ def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
         "failed": cell.failed,
         "published": None if beside is None else beside.as_dict(cell.mean),
         "rank": table.rank(row, col),
+        **({"difference": _difference(table, row, col)} if table.against else {}),
         "inputs": cell.inputs,
         "settings": cell.settings,
     }
+
+
+def _difference(table: Table, row: str, col: str) -> dict[str, Any] | None:
+    found = table.differences.get((row, col))
+    ends = found and {"mean": found.mean, "low": found.low, "high": found.high, "pairs": found.pairs}
+    return {"from": table.against, **ends} if ends else None
 
 
 def document(tables: list[Table], metric: str) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from ..harmless import harmless
+from .against import Less, less
 from .beside import beside_text
 from .formats import caption, cell_parts, head, rank_text, row_head
 from .table import Table
@@ -22,7 +25,7 @@ _STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
 
 def fragment(tables: list[Table], *, ranks: bool = False) -> str:
     """The tables alone, for a notebook."""
-    return f"<style>{_STYLE}</style>\n" + "".join(_table(table, ranks=ranks) for table in tables)
+    return f"<style>{_STYLE}</style>\n" + "".join(grid for table in tables for grid in _tables(table, ranks=ranks))
 
 
 def escape(text: str) -> str:
@@ -30,17 +33,23 @@ def escape(text: str) -> str:
     return html.escape(harmless(text))
 
 
-def _table(table: Table, *, ranks: bool) -> str:
+def _tables(table: Table, *, ranks: bool) -> Iterator[str]:
+    yield _table(table, partial(_cell, table), table.title, caption(table, ranks=ranks), ranks=ranks)
+    if below := less(table):
+        yield _table(below.table, partial(_difference, below), below.title, below.caption)
+
+
+def _table(table: Table, cell: Callable[[str, str], str], title: str, said: str, *, ranks: bool = False) -> str:
     heads = [_head(head(table, col)) for col in table.cols] + (["mean rank"] if ranks else [])
     first = "".join(f'<th scope="col">{text}</th>' for text in [escape(table.row_axis.replace(",", ", ")), *heads])
     lines = []
     for row in table.rows:
-        cells = "".join(f"<td>{_cell(table, row, col)}</td>" for col in table.cols) + (f"<td>{rank_text(table, row)}</td>" if ranks else "")
+        cells = "".join(f"<td>{cell(row, col)}</td>" for col in table.cols) + (f"<td>{rank_text(table, row)}</td>" if ranks else "")
         lines.append(f'<tr><th scope="row">{escape(row_head(table, row))}</th>{cells}</tr>')
     rows = "\n".join(lines)
-    title = f"<caption>{escape(table.title)}</caption>\n" if table.title else ""
-    grid = f"<table>\n{title}<thead><tr>{first}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
-    return f'<div class="noisebench">\n{grid}\n<p>{escape(caption(table, ranks=ranks))}</p>\n</div>\n'
+    above = f"<caption>{escape(title)}</caption>\n" if title else ""
+    grid = f"<table>\n{above}<thead><tr>{first}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    return f'<div class="noisebench">\n{grid}\n<p>{escape(said)}</p>\n</div>\n'
 
 
 def _head(text: str) -> str:
@@ -60,3 +69,8 @@ def _cell(table: Table, row: str, col: str) -> str:
     text = f"{text}{escape(dagger)}" + (f' <span class="failed">✗{escape(rest)}</span>' if failed else "") or "–"
     beside = beside_text(table, row, col)
     return text + (f" <small>{escape(beside.strip())}</small>" if beside else "")
+
+
+def _difference(below: Less, row: str, col: str) -> str:
+    number, interval, marks = below.parts(row, col)
+    return escape(number) + (f" <small>{escape(interval)}</small>" if interval else "") + escape(marks) or "–"

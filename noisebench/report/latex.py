@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import accumulate, groupby, pairwise
 
 from ..harmless import harmless
+from .against import Less, less
 from .beside import beside_text
 from .formats import caption, cell_parts, head, rank_text, row_head
 from .table import Table
@@ -15,13 +18,13 @@ _SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "†": r"$^\dagger$", "✗": r"$\times$", "–": "--",
-    "'": r"\textquotesingle{}", "|": r"\textbar{}", "✓": r"$\checkmark$", "→": r"$\to$",
+    "‡": r"$^\ddagger$", "'": r"\textquotesingle{}", "|": r"\textbar{}", "✓": r"$\checkmark$", "→": r"$\to$",
 }  # fmt: skip
 
 
 def latex(tables: list[Table], *, ranks: bool = False) -> str:
     """One table environment each."""
-    return _PREAMBLE + "\n".join(_table(table, ranks=ranks) for table in tables)
+    return _PREAMBLE + "\n".join(text for table in tables for text in _tables(table, ranks=ranks))
 
 
 def escaped(text: str) -> str:
@@ -34,15 +37,20 @@ def _first(text: str) -> str:
     return f"{{}}{escaped(text)}" if text.lstrip().startswith(("[", "*", "::")) else escaped(text)
 
 
-def _table(table: Table, *, ranks: bool) -> str:
+def _tables(table: Table, *, ranks: bool) -> Iterator[str]:
+    yield _table(table, partial(_cell, table), (table.title, caption(table, ranks=ranks)), ranks=ranks)
+    if below := less(table):
+        yield _table(below.table, partial(_difference, below), (below.title, below.caption), ranks=False)
+
+
+def _table(table: Table, cell: Callable[[str, str], str], said: tuple[str, str], *, ranks: bool) -> str:
     cols = len(table.cols) + ranks
     lines = _heads(table, ranks=ranks)
-    body = [" & ".join([_first(row_head(table, row)), *(_cell(table, row, col) for col in table.cols),
+    body = [" & ".join([_first(row_head(table, row)), *(cell(row, col) for col in table.cols),
                         *([rank_text(table, row).replace("–", "--")] if ranks else [])]) + r" \\" for row in table.rows]  # fmt: skip
-    said = escaped(": ".join(text for text in (table.title, caption(table, ranks=ranks)) if text))
     grid = "\n".join([rf"\begin{{tabular}}{{l{'r' * cols}}}", r"\toprule", *lines, r"\midrule", *body, r"\bottomrule", r"\end{tabular}%"])
     shrunk = f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{grid}\n}}"
-    return f"\\begin{{table}}\n\\centering\n\\caption{{{said}}}\n\\smallskip\n{shrunk}\n\\end{{table}}\n"
+    return f"\\begin{{table}}\n\\centering\n\\caption{{{escaped(': '.join(filter(None, said)))}}}\n\\smallskip\n{shrunk}\n\\end{{table}}\n"
 
 
 def _heads(table: Table, *, ranks: bool) -> list[str]:
@@ -75,3 +83,8 @@ def _cell(table: Table, row: str, col: str) -> str:
     # a dagger of no width keeps the figures of a column below one another
     beside = escaped(beside_text(table, row, col))
     return f"{number}{spread}{_RLAP if marks == '†' and not beside else escaped(marks)}{beside}" or "--"
+
+
+def _difference(below: Less, row: str, col: str) -> str:
+    number, interval, marks = (text.replace("-", "$-$") for text in below.parts(row, col))
+    return (number + (rf"\,{{\scriptsize {interval}}}" if interval else "") + escaped(marks)) or "--"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..workspace import Workspace
+from .against import put_against
 from .beside import put_beside
 from .cells import read_rows, where
 from .formats import as_csv, as_json, as_list, document, markdown
@@ -35,6 +36,7 @@ class Shape:
     ranks: bool = False
     published: str | None = None  # a paper whose numbers stand beside ours
     budget: str = "epochs"  # what the methods of a table have alike; or compute
+    against: str | None = None  # the method, loss or strategy of the row that every other is compared with
 
     @property
     def metrics(self) -> list[str]:
@@ -115,7 +117,10 @@ def report_of(
 
     rows = where(read_rows(runs, shape.metrics, note), conditions)
     tables = make_tables(rows, shape.rows, shape.cols, shape.budget)
-    tables = tables if shape.published is None else put_beside(tables, shape.published)
+    if shape.published is not None:
+        tables = put_beside(tables, shape.published)
+    if shape.against is not None:
+        tables = put_against(tables, shape.against)
     return Report(tables, shape, damaged, workspace or Workspace(), tuple(dict.fromkeys(row.run for row in rows if row.run)))
 
 
@@ -129,6 +134,7 @@ def make_report(
     published: str | None = None,
     ranks: bool = False,
     budget: str = "epochs",
+    against: str | None = None,
 ) -> Report:
     """The finished runs of a folder, or of a file of runs, as tables: `nb.report("runs", metric="last,best", where=["dataset=digits"])`.
 
@@ -139,4 +145,5 @@ def make_report(
         warnings.warn(str(error), stacklevel=4)
 
     root = Path(path) if Path(path).is_dir() and Path(path).name != "runs" else Path(path).parent
-    return report_of(runs_at([Path(path)]), Shape(rows, cols, metric, ranks, published, budget), where, warn, Workspace(root))
+    shape = Shape(rows, cols, metric, ranks, published, budget, against)
+    return report_of(runs_at([Path(path)]), shape, where, warn, Workspace(root))

@@ -1,30 +1,79 @@
-"""Whether a gap is more than the noise of its seeds: Student's t, Holm's correction, and variances that learn from one another."""
+"""Gaps and the noise of their seeds: tests and intervals by Student's t, Holm's correction, and variances that learn from one another."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from .cells import Cell
 
 _LEVEL = 0.05
 _TINY = 1e-30
+_HALVINGS = 40  # to the last digits
 _MOST_FREEDOM = 1e6  # beyond it Student's t is the normal
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A cell less another: the mean, its 95 % interval where there is one, and of how many pairs of seeds; 0: of all seeds, unpaired."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
+    oracle: bool  # of either cell
+
+
+class _Gap(NamedTuple):
+    """The gap of two means, its own variance, and the freedom of that."""
+
+    mean: float
+    variance: float
+    freedom: float
 
 
 def beats(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
     """A one-sided t test at 5 %: paired over the seeds that both have on the same labels, Welch's where these are fewer than two."""
-    sign = 1 if higher_is_better else -1
-    shared = best.paired_with(other)
-    if len(shared) > 1:
-        gaps = [sign * (best.values[seed] - other.values[seed]) for seed in shared]
-        return tail_of_gap(statistics.fmean(gaps), statistics.variance(gaps) / len(gaps), len(gaps) - 1) < _LEVEL
-    if best.std is None or other.std is None or best.mean is None or other.mean is None:
-        return False
-    a, b = best.std**2 / best.n, other.std**2 / other.n
-    freedom = (a + b) ** 2 / (a**2 / (best.n - 1) + b**2 / (other.n - 1)) if a + b else 1
-    return tail_of_gap(sign * (best.mean - other.mean), a + b, freedom) < _LEVEL
+    gap, sign = _paired(best, other) or _unpaired(best, other), 1 if higher_is_better else -1
+    return gap is not None and tail_of_gap(sign * gap.mean, gap.variance, gap.freedom) < _LEVEL
+
+
+def difference(own: Cell, other: Cell) -> Difference | None:
+    """`own` less `other`, by Student's t over the seeds that pair, by Welch's where none does; None where one has no value.
+
+    No interval where there is one pair, or where none pairs and one has a single value.
+    """
+    if own.mean is None or other.mean is None:
+        return None
+    gaps = _gaps(own, other)
+    gap = _paired(own, other) if gaps else _unpaired(own, other)
+    mean = statistics.fmean(gaps) if gaps else own.mean - other.mean
+    reach = None if gap is None else student_quantile(_LEVEL / 2, gap.freedom) * math.sqrt(gap.variance)
+    low, high = (None, None) if reach is None else (mean - reach, mean + reach)
+    return Difference(mean, low, high, len(gaps), own.oracle or other.oracle)
+
+
+def _gaps(own: Cell, other: Cell) -> list[float]:
+    return [own.values[seed] - other.values[seed] for seed in own.paired_with(other)]
+
+
+def _paired(own: Cell, other: Cell) -> _Gap | None:
+    """Student's; None below two pairs."""
+    gaps = _gaps(own, other)
+    return _Gap(statistics.fmean(gaps), statistics.variance(gaps) / len(gaps), len(gaps) - 1) if len(gaps) > 1 else None
+
+
+def _unpaired(own: Cell, other: Cell) -> _Gap | None:
+    """Welch's; None where one has less than two values."""
+    if own.std is None or other.std is None or own.mean is None or other.mean is None:
+        return None
+    a, b = own.std**2 / own.n, other.std**2 / other.n
+    freedom = (a + b) ** 2 / (a**2 / (own.n - 1) + b**2 / (other.n - 1)) if a + b else 1
+    return _Gap(own.mean - other.mean, a + b, freedom)
 
 
 def tail_of_gap(gap: float, variance: float, freedom: float) -> float:
@@ -40,6 +89,18 @@ def student_tail(t: float, freedom: float) -> float:
         return math.erfc(t / math.sqrt(2)) / 2
     half = _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
     return half if t >= 0 else 1 - half
+
+
+@lru_cache
+def student_quantile(chance: float, freedom: float) -> float:
+    """The t with P(T > t) = chance, which is below a half; by halving: the tail falls."""
+    low, high = 0.0, 1.0
+    while student_tail(high, freedom) > chance:
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_tail(middle, freedom) > chance else (low, middle)
+    return (low + high) / 2
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:

@@ -19,7 +19,7 @@ from ..published import Beside
 from .cells import ALL, AXES, Cell, Row, apart, make_cell, paired_by_seed
 from .compute import by_compute, by_epochs
 from .measures import METRICS, Metric
-from .significance import beats
+from .significance import Difference, beats
 
 _NOT_RIVALS = ("dataset", "subset", "noise")  # rows that differ in these are not better or worse than one another
 _FIXED = ("dataset", "subset", "model", "init", "recipe", "precision", "noise", "method")
@@ -44,6 +44,8 @@ class Table:
     varied: str
     paper: str = ""  # whose published cells stand beside ours
     published: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
+    against: str = ""  # the row that differences are from, and the differences of all other rows' results
+    differences: Mapping[tuple[str, str], Difference | None] = field(default_factory=dict)
     apart: tuple[str, ...] = ()  # the settings that tell it from others of the same name: `crop 2`
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import DataError
 from ...workspace import Workspace
+from ..against import Less, less
 from ..beside import beside_text
 from ..cells import Cell
 from ..formats import caption, cell_parts, col_head, rank_text, rate_text, row_head
@@ -68,6 +69,26 @@ class RowView:
 
 
 @dataclass(frozen=True)
+class DifferenceView:
+    """A cell of the differences; `value` is the mean at full precision."""
+
+    number: str
+    interval: str
+    marks: str
+    value: str
+
+
+@dataclass(frozen=True)
+class LessView:
+    """The differences of a table, below it."""
+
+    title: str
+    heads: tuple[Head, ...]
+    rows: tuple[tuple[str, tuple[DifferenceView, ...]], ...]
+    caption: str
+
+
+@dataclass(frozen=True)
 class TableView:
     """One table, the charts above it and all that must be said below it."""
 
@@ -81,6 +102,7 @@ class TableView:
     oracles: bool  # whether any cell is one
     caption: str
     charts: tuple[Chart, ...]
+    less: LessView | None
 
 
 @dataclass(frozen=True)
@@ -193,7 +215,19 @@ def _table(table: Table, number: int, reader: _Reader, *, ranks: bool) -> TableV
         oracles=any(cell.oracle for cell in table.cells.values()),
         caption=caption(table, ranks=ranks),
         charts=charts,
+        less=_less(below) if (below := less(table)) else None,
     )
+
+
+def _less(below: Less) -> LessView:
+    table = below.table
+    rows = tuple((row_head(table, row), tuple(_difference(below, row, col) for col in table.cols)) for row in table.rows)
+    return LessView(below.title, tuple(_head(table, col) for col in table.cols), rows, below.caption)
+
+
+def _difference(below: Less, row: str, col: str) -> DifferenceView:
+    found = below.table.differences.get((row, col))
+    return DifferenceView(*below.parts(row, col), "" if found is None else repr(found.mean))
 
 
 def _head(table: Table, col: str) -> Head:
