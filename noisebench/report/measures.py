@@ -83,6 +83,10 @@ METRICS = {
     "at_noisy_val": Metric(_at("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels"),
     "best": Metric(_at("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
     "top5": Metric(_at("test", "top5"), "top-5 test accuracy", "last epoch"),
+    "p_true": Metric(
+        _at("test", "p_true"), "probability of the right class", "last epoch",
+        doc="The mean over the test images of the probability that the network gives the right class.",
+    ),
     "nll": Metric(_at("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
     "ece": Metric(_at("test", "ece"), "expected calibration error", "last epoch", True, False),
     "brier": Metric(_at("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False),
