@@ -121,6 +121,7 @@ def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> d
         "n": len(labels),
         "top1": float(right[:, 0].mean()),
         "top5": float(right.any(1).mean()) if num_classes > right.shape[1] else None,
+        "p_true": float(np.exp(predictions.clean_log_p.astype(np.float64)).mean()),
         "nll": float(-predictions.clean_log_p.mean(dtype=np.float64)),
         "brier": None if predictions.squared is None else brier(predictions.squared, predictions.clean_log_p),
         "ece": ece(predictions.log_p[:, 0], right[:, 0]),

@@ -220,11 +220,13 @@ def test_of_an_older_run_of_many_classes_the_brier_score_is_not_recorded() -> No
     assert said["calibration"] == "NLL 1.0000 nats, Brier not recorded, ECE 10.00 %"
 
 
-@pytest.mark.parametrize("name", ["brier", "average_precision", "f1", "precision_at_100", "precision_at_1000", "precision_at_wrong"])
+@pytest.mark.parametrize(
+    "name", ["brier", "p_true", "average_precision", "f1", "precision_at_100", "precision_at_1000", "precision_at_wrong"]
+)
 def test_report_shows_what_evaluate_says(name: str, trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, trained)
     detection = found["train"]["detection"]
-    known = {"brier": found["test"]["brier"], **detection, **{f"precision_at_{n}": share for n, share in detection["precision_at"].items()}}
+    known = {**found["test"], **detection, **{f"precision_at_{n}": share for n, share in detection["precision_at"].items()}}
     assert main(["-C", str(trained.path.parent.parent), "report", "--metric", name, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cells"][0]["mean"] == known[name]
 

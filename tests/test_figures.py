@@ -20,10 +20,12 @@ from noisebench.cli import main
 from noisebench.dynamics import BINS
 from noisebench.errors import ConfigError
 from noisebench.metrics import ece
+from noisebench.noise import transition
 from noisebench.predictions import Predictions
 from noisebench.report import Shape, report_of
 from noisebench.report.figures import FIGURES
 from noisebench.report.figures.losses import respond
+from noisebench.report.figures.optimum import likeliest_wrong, optimum
 from noisebench.report.figures.panels import Figure, Panel, Series
 from noisebench.report.figures.ranks import Ranking, critical_difference, studentized_range
 from noisebench.report.figures.style import looks
@@ -174,6 +176,61 @@ def test_reliability_holds_the_calibration_error(place: Path, drawn: Callable) -
     gap = np.abs(of(rows, name, "ce") - of(rows, name, "ce", "x")) / 100
     assert len(gap) == (counts >= 10).sum()
     assert (counts[counts >= 10] * gap).sum() / len(labels) == pytest.approx(ece(test.log_p[:, 0], test.predicted == labels), abs=0.02)
+
+
+def dots(rows: Rows, panel: str, row: str) -> dict[str, dict[str, str]]:
+    return {found["series"]: found for found in rows if (found["panel"], found["row"]) == (panel, row)}
+
+
+def test_the_optimum_stands_beside_what_networks_say_of_images_of_classes_that_flip(place: Path, drawn: Callable) -> None:
+    noise = "asymmetric(rate=0.4, map='digits')"
+    flips = {int(a): int(b) for a, b in np.argwhere(np.isclose(transition(noise, 10), 0.4))}
+    right, wrong = [], []
+    for folder in folders(place, "el", noise):
+        arrays = folder.read_arrays()
+        p = np.exp(arrays["test_log_p"].astype(float))
+        pairs = [(n, label) for n, label in enumerate(arrays["test_labels"]) if label in flips]
+        right.append(np.mean([p[n, label] for n, label in pairs]))
+        wrong.append(np.mean([p[n, flips[label]] for n, label in pairs]))
+    found = dots(drawn("optimum"), "digits, asym 0.4", "el")
+    for series, values, limit in (("right class", right, 0.68), ("likeliest wrong (sym: all others)", wrong, 0.32)):
+        said = {name: float(found[series][name]) for name in ("mean", "std", "n", "expected")}
+        assert said == pytest.approx({"mean": np.mean(values), "std": np.std(values, ddof=1), "n": 2, "expected": limit})
+
+
+@pytest.mark.parametrize(
+    ("noise", "row", "right"), [("sym 0.2", "ce", 0.8), ("sym 0.4", "ce", 0.6), ("sym 0.4", "el", 1), ("asym 0.4", "ce", 0.6)]
+)
+def test_what_is_expected_is_known_in_closed_form(noise: str, row: str, right: float, drawn: Callable) -> None:
+    found = dots(drawn("optimum"), f"digits, {noise}", row)
+    expected = [float(found[series]["expected"]) for series in ("right class", "likeliest wrong (sym: all others)")]
+    assert expected == pytest.approx([right, 1 - right])
+
+
+def test_under_symmetric_noise_all_other_classes_together_are_the_wrong_one(drawn: Callable) -> None:
+    found = dots(drawn("optimum"), "digits, sym 0.2", "ce")
+    assert sum(float(dot["mean"]) for dot in found.values()) == pytest.approx(1)
+
+
+def test_the_wrong_class_is_what_a_class_is_recorded_as_most_often() -> None:
+    table = np.array([[0.6, 0.3, 0.1, 0], [0, 1, 0, 0], [0.1, 0.1, 0.7, 0.1], [0.9, 0.1, 0, 0]])
+    assert likeliest_wrong(table).astype(int).tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1], [1, 0, 0, 0]]
+
+
+def test_of_a_strategy_or_a_loss_without_a_closed_form_nothing_is_expected(tmp_path: Path) -> None:
+    for options in (["--method", "mixup"], ["--loss", "js"], ["--loss", "gce"]):
+        assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1", *options]) == 0
+    (panel,) = optimum(report_of(run_folders([tmp_path]), Shape()).tables).places
+    assert {dot.row: dot.expected is not None for dot in panel.dots} == {"mixup": False, "js": False, "gce": True}
+
+
+def test_a_noise_whose_text_says_no_matrix_has_no_optimum(tmp_path: Path) -> None:
+    assert main(["-q", "-C", str(tmp_path), "train", "digits", "--noise", "pdn(rate=0.3)", "--epochs", "1"]) == 0
+    assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0", "--epochs", "1"]) == 0
+    tables = report_of(run_folders([tmp_path]), Shape()).tables
+    assert tables
+    with pytest.raises(ConfigError, match="noise whose text says its matrix"):
+        optimum(tables)
 
 
 NORMS = {

@@ -213,6 +213,14 @@ def test_brier_is_0_for_certain_and_right_and_2_for_certain_and_wrong(p, score):
     assert metrics.of_test(Predictions.of(log_p, labels, labels), labels, 3)["brier"] == pytest.approx(score, abs=1e-3)
 
 
+@pytest.mark.parametrize("K", [3, 200])
+def test_the_probability_of_the_right_class_is_a_mean_over_images(K):
+    log_p, labels = a_table(400, K)
+    said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
+    assert said["p_true"] == pytest.approx(np.exp(log_p)[np.arange(400), labels].mean(), rel=2e-3)  # float16 on disk
+    assert abs(said["p_true"] - said["top1"]) > 0.01 and said["p_true"] >= np.exp(-said["nll"])
+
+
 def test_of_an_older_file_of_many_classes_there_is_no_brier_score():
     log_p, labels = a_table(20, 200)
     arrays = Predictions.of(log_p, labels, labels).arrays("test")

@@ -104,7 +104,7 @@ def test_a_run_of_more_than_a_hundred_classes_is_reproduced_its_brier_score_too(
 
 
 @pytest.mark.parametrize(
-    "path", ["test.nll", "test.brier", "train.detection.precision_at.wrong", "val.recorded", "memorised", "test.per_class.3"]
+    "path", ["test.nll", "test.p_true", "test.brier", "train.detection.precision_at.wrong", "val.recorded", "memorised", "test.per_class.3"]
 )
 def test_one_number_edited_differs_and_is_named(path: str, copy: RunFolder) -> None:
     def edit(record: dict[str, Any]) -> None:
@@ -222,7 +222,7 @@ def test_an_older_record_is_checked_by_what_it_says(copy: RunFolder) -> None:
         for part in ("train", "val"):
             for key in ("precision_at", "chance"):
                 del record["metrics"][part]["detection"][key]
-        del record["files"], record["metrics"]["test"]["brier"]
+        del record["files"], record["metrics"]["test"]["brier"], record["metrics"]["test"]["p_true"]
 
     change(copy, age)
     assert set(outcomes(copy).values()) == {SAME} and "files" not in outcomes(copy)

@@ -6,6 +6,7 @@ from typing import Any
 
 from . import combinators, links, penalties, pointwise, rowwise
 from .catalogue import LOSSES, build_loss, build_penalty, cost_of, register_loss
+from .limit import optimum_of, predicted
 from .optimum import equal_loss_optimum
 from .scores import Loss, Penalty, Scores, log_softmax
 
@@ -21,8 +22,10 @@ __all__ = [
     "equal_loss_optimum",
     "links",
     "log_softmax",
+    "optimum_of",
     "penalties",
     "pointwise",
+    "predicted",
     "register_loss",
     "rowwise",
 ]

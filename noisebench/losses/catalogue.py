@@ -28,7 +28,9 @@ def register_loss(function: Any = None, **facts: Any) -> Any:
     Keywords: `paper`, `version`, `aliases`, `laws`; `pointwise`, that the cost of a class asks for that class's log_p alone (of a
     combinator: for that class's inner cost), which makes it cheaper; `penalty`, that it is given the network's parameters instead and
     returns a scalar, a term of a sum; `link`, which makes a way of the loss's own from logits to log_p out of the parameters that it
-    names; `needs`, the law that a combinator's inner loss must obey. Other parameters of the function become the loss's own.
+    names; `needs`, the law that a combinator's inner loss must obey; `optimum`, what it learns in the limit: label probabilities w (..., K)
+    and its own parameters -> p (..., K), or None; of a combinator `target`, the label probabilities that the inner loss learns from in
+    place of w. Other parameters of the function become the loss's own.
     """
     if function is None:
         return lambda decorated: register_loss(decorated, **facts)

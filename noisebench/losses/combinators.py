@@ -16,7 +16,11 @@ from .scores import Loss, Scores, Tensor, log_through
 _WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplying with the inverse
 
 
-@register_loss(paper="Szegedy et al. 2016", laws=("equivariant", "nonnegative"))
+@register_loss(
+    paper="Szegedy et al. 2016",
+    laws=("equivariant", "nonnegative"),
+    target=lambda w, alpha: (1 - alpha) * w + alpha / w.shape[-1],
+)
 def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
     """Label smoothing, the target (1 - alpha) one-hot + alpha / K."""
 

@@ -1,4 +1,4 @@
-"""What a network that can say anything learns under Equal Loss, from the probabilities of the recorded labels. numpy."""
+"""What a network that can say anything learns, from the probabilities of the recorded labels, in closed form. numpy."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ def equal_loss_optimum(w: np.ndarray, eps: float) -> np.ndarray:
     last = np.sum(ordered + eps * (m * ordered - total) > 0, -1, keepdims=True) - 1
     active, sum_active = last + 1, np.take_along_axis(total, last, -1)
     return np.maximum(0, (w + eps * (active * w - sum_active)) / sum_active)
+
+
+def power_optimum(w: np.ndarray, q: float, k: float | None = None) -> np.ndarray | None:
+    """The same of generalised cross entropy: p_k in proportion to w_k^(1 / (1 - q)), the largest class at q = 1.
+
+    None where it is truncated at k, below which nothing is learned, so that where one ends depends on where one begins.
+    """
+    if k:
+        return None
+    if q == 1:
+        return equal_loss_optimum(w, math.inf)
+    share = (w / w.max(-1, keepdims=True)) ** (1 / (1 - q))
+    return share / share.sum(-1, keepdims=True)

@@ -9,6 +9,7 @@ from ..errors import LanguageError
 from ..parameters import Auto, Interval
 from ..spec import AUTO, Value
 from .catalogue import register_loss
+from .optimum import equal_loss_optimum, power_optimum
 from .scores import Tensor
 
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
@@ -18,19 +19,24 @@ _LARGEST_POWER = 80.0  # e to this is a float32, and not much more
 _NEARLY_ZERO = 1e-12  # from here float32 cannot tell a limit from its limit case
 
 
-@register_loss(pointwise=True)
+@register_loss(pointwise=True, optimum=lambda w: w)
 def ce(log_p: Tensor) -> Tensor:
     """Cross entropy, -log p."""
     return -log_p
 
 
-@register_loss(pointwise=True, paper="Ghosh et al. 2017", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
+@register_loss(
+    pointwise=True,
+    paper="Ghosh et al. 2017",
+    laws=("falls", "equivariant", "nonnegative", "constant_sum"),
+    optimum=lambda w: equal_loss_optimum(w, math.inf),
+)
 def mae(log_p: Tensor) -> Tensor:
     """Mean absolute error of the one-hot target, 2 (1 - p). Papers that write 1 - p have half of this."""
     return -2 * log_p.expm1()
 
 
-@register_loss(pointwise=True, paper="Zhang & Sabuncu 2018")
+@register_loss(pointwise=True, paper="Zhang & Sabuncu 2018", optimum=power_optimum)
 def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7, k: Annotated[float | None, Interval("[0, 1)")] = None) -> Tensor:
     """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1.
 
@@ -41,7 +47,12 @@ def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7, k: Annotat
     return ce(log_p) if q < _NEARLY_ZERO else (q * log_p).expm1() * (-1 / q)
 
 
-@register_loss(pointwise=True, paper="Wang et al. 2019", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
+@register_loss(
+    pointwise=True,
+    paper="Wang et al. 2019",
+    laws=("falls", "equivariant", "nonnegative", "constant_sum"),
+    optimum=lambda w, A: equal_loss_optimum(w, math.inf),
+)
 def rce(log_p: Tensor, A: Annotated[float, Interval("[-1e6, 0)")] = -9.21) -> Tensor:
     """Reverse cross entropy with log 0 := A, that is -A (1 - p)."""
     # The paper says A = -4; the authors' code clips the one-hot label at 1e-4, A = log(1e-4) = -9.21. The default is the code.
@@ -65,7 +76,7 @@ def sce(
     return alpha * ce(log_p) + beta * rce(log_p, A)
 
 
-@register_loss(pointwise=True, paper="Cui et al., Equal Loss", module="EqualLoss")
+@register_loss(pointwise=True, paper="Cui et al., Equal Loss", module="EqualLoss", optimum=equal_loss_optimum)
 def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO) -> Tensor:  # type: ignore[assignment]
     """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps -> inf. eps: the noise rate.
 

@@ -84,6 +84,10 @@ METRICS = {
     "at_noisy_val": Metric(At("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels"),
     "best": Metric(At("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
     "top5": Metric(At("test", "top5"), "top-5 test accuracy", "last epoch"),
+    "p_true": Metric(
+        At("test", "p_true"), "probability of the right class", "last epoch",
+        doc="The mean over the test images of the probability that the network gives the right class.",
+    ),
     "nll": Metric(At("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
     "ece": Metric(At("test", "ece"), "expected calibration error", "last epoch", True, False),
     "brier": Metric(At("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False),

@@ -55,6 +55,7 @@ FIGURES = {
     "density": Kind("p of the recorded label, right and wrong ones, at an epoch (Equal Loss, Figure 1a)", "runs", "dynamics:density", True),
     "gradient": Kind("density of p times the gradient's norm at an epoch (Equal Loss, Figure 1b)", "runs", "dynamics:gradient", True),
     "reliability": Kind("test accuracy against confidence", "runs", "reliability:reliability"),
+    "optimum": Kind("mean p of the right and the wrong class beside what the loss teaches in the limit", "runs", "optimum:optimum"),
     "ranks": Kind("critical-difference diagram of mean ranks (Demšar 2006)", "runs", "ranks:ranks"),
     "paper": Kind("all figures of the Equal Loss paper, from runs of ce and el", "runs", "paper:paper", True),
     "loss": Kind("any --loss against the target's probability (Equal Loss, Figure 2)", "losses", "losses:loss"),

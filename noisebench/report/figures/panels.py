@@ -15,6 +15,14 @@ _MOST = 48  # panels that can still be read
 COLUMNS = ("panel", "series", "x", "y", "low", "high")
 
 
+def check_count(name: str, count: int) -> None:
+    """Raises ConfigError for a figure without a panel, or of more than can be read."""
+    if not count:
+        raise ConfigError(f"--figure {name}: there is nothing to draw in these runs")
+    if count > _MOST:
+        raise ConfigError(f"--figure {name} would have {count} panels: keep some with --where, such as --where method=ce")
+
+
 @dataclass(frozen=True)
 class Series:
     """A line y over x, both (n,), with a band from low to high where these are given.
@@ -101,11 +109,7 @@ class Figure:
     size: tuple[float, float] = (2.9, 2.3)  # inches of a panel
 
     def __post_init__(self) -> None:
-        count = sum(map(len, self.panels))
-        if not count:
-            raise ConfigError(f"--figure {self.name}: there is nothing to draw in these runs")
-        if count > _MOST:
-            raise ConfigError(f"--figure {self.name} would have {count} panels: keep some with --where, such as --where method=ce")
+        check_count(self.name, sum(map(len, self.panels)))
 
     @classmethod
     def in_rows(cls, name: str, caption: str, panels: Sequence[Panel], width: int = 4) -> Figure:
