@@ -141,13 +141,13 @@ RECIPES = {
         "10 epochs, batch 64, lr 0.05 cosine, each layer group at 0.75 of the next one's: from trained weights (--init)",
         {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75},
         {},
-        "ours, measured in the README; rates by layer after Clark et al. 2020",
+        "ours, measured in docs/weights.md; rates by layer after Clark et al. 2020",
     ),
     "finetune_frozen": PublishedRecipe(
         "as finetune, with the stem left as it is",
         {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75, "freeze": 1},
         {},
-        "ours, measured in the README",
+        "ours, measured in docs/weights.md",
     ),
 }  # fmt: skip
 

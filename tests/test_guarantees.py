@@ -1,16 +1,16 @@
-"""README's section of guarantees: each names tests that show it, and those are there and run."""
+"""The page of guarantees: each names tests that show it, and those are there and run."""
 
 from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is guaranteed\n")[2].partition("\n## ")[0]
-NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", SECTION)
+from .pages import ROOT, read
+
+PAGE = read(ROOT / "docs" / "guarantees.md")
+NAMED = re.findall(r"`(test_\w+\.py)::(test_\w+)`", PAGE)
 
 
 _LEFT_OUT = re.compile(r"pytest\.mark\.(soak|skip\b|xfail)")
@@ -29,11 +29,6 @@ def test_the_test_that_shows_it_is_there_and_runs(file: str, test: str) -> None:
 
 
 def test_every_line_names_one() -> None:
-    lines = re.split(r"\n\* ", SECTION)[1:]
+    lines = re.split(r"\n\* ", PAGE)[1:]
     assert len(lines) > 25
     assert not [line for line in lines if not re.search(r"`test_\w+\.py::test_\w+`", line)]
-
-
-def test_what_it_links_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)]+)\)", SECTION)
-    assert links and all((ROOT / link).exists() for link in links)

@@ -49,6 +49,8 @@ from noisebench.strategies import STRATEGIES, normal_strategy
 from noisebench.suite import find_suite
 from noisebench.workspace import Workspace
 
+from .pages import is_said
+
 ROOT = Path(__file__).parents[1]
 FEW = 60  # images of a set that is changed byte by byte
 
@@ -545,7 +547,7 @@ def folder_of(place: Path, images: Images) -> Path:
 
 
 def test_a_picture_in_memory_is_in_the_key_bit_by_bit_and_a_streamed_one_by_name_and_size(tmp_path: Path, images: Images) -> None:
-    """A million pictures are not read to name a run: the README says so."""
+    """A million pictures are not read to name a run: a page says so."""
     place, prints = folder_of(tmp_path / "set", images), {}
     for state in ("before", "same size", "another size", "another name", "another class"):
         path = place / "train" / "class0" / "2.bmp"
@@ -566,9 +568,7 @@ def test_a_picture_in_memory_is_in_the_key_bit_by_bit_and_a_streamed_one_by_name
     assert len({prints["", state] for state in ("before", "same size", "another class")}) == 3
     assert prints["folder:", "same size"] == prints["folder:", "before"]
     assert len({prints["folder:", state] for state in ("before", "another size", "another name", "another class")}) == 4
-    assert "a picture\nthat is replaced by another of the same name and size is not noticed" in (ROOT / "README.md").read_text(
-        encoding="utf-8"
-    )
+    assert is_said("a picture that is replaced by another of the same name and size is not noticed")
 
 
 def test_what_a_tar_holds_is_looked_for_again_where_the_tar_changed(tmp_path: Path, images: Images) -> None:

@@ -30,6 +30,7 @@ from noisebench.training.ranks import device_of
 from noisebench.training.sharing import has_batch_norm, synchronised
 from noisebench.training.trainer import Trainer
 
+from .pages import is_said
 from .ranks_worker import trained
 from .test_strategies import TEXTS
 
@@ -120,7 +121,7 @@ def test_two_processes_learn_what_one_learns_unless_there_is_batch_norm(tmp_path
     for name, case in PAIR.items():
         assert_close(found[0][name], in_one(digits, case))
     assert abs(found[0]["batch-norm"]["loss"] - in_one(digits, APART["batch-norm"])["loss"]).max() > 1e-3
-    assert "Batch norm\nis the exception" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert is_said("Batch norm is the exception")
 
 
 @pytest.mark.soak

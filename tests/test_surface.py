@@ -1,10 +1,8 @@
-"""What users were promised: the options, the README's commands, the names from Python, and what pins the versions."""
+"""What users were promised: the options, the names from Python, and what pins the versions."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ import typer
 
 import noisebench as nb
 from noisebench.backbones import BACKBONES
-from noisebench.cli import main
 from noisebench.cli.app import app
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import DataError
@@ -23,7 +20,6 @@ from noisebench.losses import LOSSES, build_loss, cost_of
 from noisebench.noise import NOISES, build_noise, draw, normal_noise
 from noisebench.strategies import STRATEGIES
 
-README = Path(__file__).parent.parent / "README.md"
 GLOBAL = "--data-dir --help --offline --plugin --quiet --verbose --version --workspace"
 NOISE = (
     "--asym --bernoulli --convention --human --idn --inclusive --labels --map --matrix --noise --noise-seed --openset --pair --predictions "
@@ -72,53 +68,6 @@ def test_the_names_of_the_language_are_the_promised_ones() -> None:
         "volminnet", "forward_revision", "dmi", "jocor", "peer", "cores2", "nlnl", "curriculum",
     }  # fmt: skip
     assert set(BACKBONES) == {"mlp", "cnn4", "cnn8", "resnet44", "resnet18", "resnet34", "preact_resnet18"}
-
-
-def readme_commands() -> list[list[str]]:
-    """Every noisebench command in the README's sh blocks, in order."""
-    blocks = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
-    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("noisebench ")]
-
-
-def test_every_command_of_the_cli_stands_in_the_readme() -> None:
-    assert {arguments[0] for arguments in readme_commands()} >= set(OPTIONS)
-
-
-def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("tensorboard", reason="needs pip install 'noisebench[tensorboard]', which README logs to")
-    monkeypatch.chdir(tmp_path)
-    Path("my_loss.py").write_text(readme_plugin())
-    for arguments in readme_commands():
-        current = Path("manifests/current").read_text() if Path("manifests/current").exists() else ""
-        trained = next((word for word in arguments[1:2] if not word.startswith("-")), current)  # its data set, else the current manifest
-        long = arguments[0] == "run" or (arguments[0] == "train" and "digits" not in trained)
-        if "--plugin" in arguments and "root" in LOSSES:
-            continue
-        dry = [*arguments, "--dry-run"] if long and "--dry-run" not in arguments else arguments
-        if long and main(["-q", *dry]) != 0:
-            assert "is not in" in capsys.readouterr().err, arguments  # the images of a large set are not at hand
-        elif not long:
-            assert main(dry) == 0, (arguments, capsys.readouterr().err)
-
-
-def readme_plugin() -> str:
-    """The README's loss in one file."""
-    found = re.search(r"```python\n(# my_loss\.py\n.*?)```", README.read_text(encoding="utf-8"), re.S)
-    assert found
-    return found[1]
-
-
-def test_a_loss_takes_at_most_ten_lines() -> None:
-    assert readme_plugin().count("\n") <= 10
-
-
-def test_the_tree_in_the_readme_names_every_file_and_folder() -> None:
-    tree = README.read_text(encoding="utf-8")
-    root = Path(nb.__file__).parent
-    for path in root.iterdir():
-        if path.name not in ("__pycache__", "__init__.py", "__main__.py", "benchmarks.yaml"):
-            assert path.name in tree, path.name
 
 
 def test_the_library_answers_as_promised() -> None:

@@ -17,9 +17,9 @@ from typing import Any
 from noisebench.report import Rules, check
 
 SPREADS = [
-    [float(text) for text in re.findall(r"± (\d+\.\d+)", line)]
+    [float(text) for text in re.findall(r"±\s(\d+\.\d+)", line)]
     for line in (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8").splitlines()
-    if line.count(" ± ") == 7
+    if line.count("±") == 7
 ]
 STEADY = 1.0  # points
 
