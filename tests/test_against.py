@@ -213,6 +213,12 @@ def test_a_name_that_is_no_row_is_refused_with_the_rows_there_are(tmp_path: Path
         report(tmp_path, rows="noise", cols="method")
 
 
+def test_a_row_without_rivals_says_that_it_has_no_differences(tmp_path: Path) -> None:
+    add(tmp_path, "ce")
+    text = report(tmp_path).render("md")
+    assert "No differences from ce:" in text and ", less ce" not in text
+
+
 def test_a_folder_without_runs_has_no_row_to_miss(tmp_path: Path) -> None:
     assert report(tmp_path).tables == []
 
@@ -284,8 +290,10 @@ def test_each_metric_is_by_itself_with_its_own_sign_and_what_runs_took_is_left_o
             add(tmp_path, method, seed=seed, metrics=numbers)
     text = below(report(tmp_path, metric="last,nll,work"))
     assert "| el | +25.00 [+25.00, +25.00] | -0.5000 [-0.5000, -0.5000] |\n" in text and "work" not in text
+    (table,) = report(tmp_path, metric="last,work", rows="method,metric").tables
+    assert {row for row, _ in table.differences} == {"el, last"}
     assert "in points where it is a share" in text and "Lower is better in nll: there a gain is negative." in text
-    with pytest.raises(ConfigError, match="what a run took has no difference"):
+    with pytest.raises(ConfigError, match="--against compares results, and work is what a run took"):
         report(tmp_path, metric="work")
 
 

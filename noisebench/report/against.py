@@ -114,10 +114,9 @@ def put_against(tables: Iterable[Table], name: str) -> list[Table]:
     places = [_place(table, name) for table in tables]
     if tables and not any(places):
         raise ConfigError(_unknown(tables, name))
-    made = [_against(table, *place) if place else replace(table, against=name) for table, place in zip(tables, places, strict=True)]
-    if tables and not any(table.differences for table in made):
-        raise ConfigError(f"--against {name}: no other row has a result; what a run took has no difference")
-    return made
+    if tables and all(METRICS[metric].spent for table in tables for metric in table.metrics):
+        raise ConfigError(f"--against compares results, and {', '.join(tables[0].metrics)} is what a run took: give another --metric")
+    return [_against(table, *place) if place else replace(table, against=name) for table, place in zip(tables, places, strict=True)]
 
 
 def _unknown(tables: Sequence[Table], name: str) -> str:
