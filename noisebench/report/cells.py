@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..conditions import kept
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..initial import label_of
 from ..manifest import short_noise
 from ..runfolder import RunFolder
