@@ -25,8 +25,18 @@ def simplex(seed, K, n=()):
 
 def expected_cost(text, w, p):
     """Of each p (n, K), from the loss that training uses."""
-    log_p = torch.from_numpy(np.log(np.maximum(p, 1e-12))).float()
-    return cost_of(build_loss(text), log_p).double().numpy() @ w
+    return cost_of(build_loss(text), logits_of(p)).double().numpy() @ w
+
+
+def logits_of(p):
+    return torch.from_numpy(np.log(np.maximum(p, 1e-12))).float()
+
+
+def pull(text, w, p):
+    """The gradient (K,) of the expected cost at the logits, which training follows."""
+    logits = logits_of(p[None]).requires_grad_()
+    (cost_of(build_loss(text), logits).double() @ torch.from_numpy(w)).sum().backward()
+    return logits.grad[0].numpy()
 
 
 def test_which_losses_have_a_closed_form():
@@ -36,7 +46,7 @@ def test_which_losses_have_a_closed_form():
 @pytest.mark.parametrize("text", [*TEXTS, *(f"lsr({entry.name}, alpha=0.3)" for entry in CLOSED if entry.name != "el"),
                                   "lsr(el(eps=0.4))", "lsr(lsr(el(eps=2), alpha=0.2), alpha=0.5)", "3*lsr(0.5*gce(q=0.3))"])  # fmt: skip
 @pytest.mark.parametrize("K", [2, 10])
-def test_no_other_probabilities_cost_less(text, K):
+def test_no_other_probabilities_cost_less_and_no_logit_is_pulled(text, K):
     for seed in range(5):
         w = simplex(seed, K)
         p = optimum_of(text, w)
@@ -44,7 +54,8 @@ def test_no_other_probabilities_cost_less(text, K):
         others = simplex(seed + 100, K, 200)
         rivals = np.concatenate([others, *((1 - t) * p + t * others for t in (0.3, 0.05))])
         (least,), costs = expected_cost(text, w, p[None]), expected_cost(text, w, rivals)
-        assert least <= costs.min() + 1e-6 * max(1, abs(costs).max())
+        scale = max(1, abs(costs).max())
+        assert least <= costs.min() + 1e-6 * scale and abs(pull(text, w, p)).max() <= 1e-5 * scale
 
 
 @pytest.mark.parametrize("noise", NOISES)
