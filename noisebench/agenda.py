@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,11 @@ def _outdated(run: Run, other: RunFolder) -> str:
     except DataError:
         return ""
     return f"{', '.join(changed)} changed since {other.path.name}" if changed else ""
+
+
+def done_elsewhere(items: Iterable[Item], keys: Container[str], place: str) -> list[Item]:
+    """The items, those of them done whose key is among these; place: what has their results."""
+    return [replace(item, status="done", reason=f"finished, in {place}") if item.run.key in keys else item for item in items]
 
 
 _CALLED: dict[str, Callable[[Run], tuple[str, ...]]] = {  # as it is listed, then by its other names

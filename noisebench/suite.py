@@ -139,7 +139,7 @@ class Suite(_Strict):
             raise ValueError(f"the suite is too large: {runs} runs, and may have {_MOST_RUNS}; make several of it")
         return self
 
-    def told(self, **settings: str | None) -> Suite:
+    def told(self, **settings: str | list[int] | None) -> Suite:
         """The suite with other defaults; of None nothing changes. Raises ConfigError where an axis or an override decides instead."""
         given = {name: value for name, value in settings.items() if value is not None}
         for name, value in given.items():

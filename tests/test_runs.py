@@ -19,7 +19,7 @@ import noisebench as nb
 from noisebench.cli import main
 from noisebench.errors import DataError
 from noisebench.form import NAME
-from noisebench.report import FORMATS, METRICS, Shape, finished_keys, read_runs, report_of, runs_at
+from noisebench.report import FORMATS, METRICS, Shape, finished_runs, read_runs, report_of, runs_at
 from noisebench.report.columns import COLUMNS, read_word, word_of
 from noisebench.report.measures import RECORDED
 from noisebench.runfolder import RunFolder, run_folders
@@ -198,9 +198,9 @@ def test_of_a_line_and_its_folder_the_folder_is_taken(trained: Path, kept: Path)
         assert all(isinstance(run, RunFolder) for run in report_of(runs_at(order), Shape()).runs)
 
 
-def test_the_keys_of_finished_runs_are_told(trained: Path, kept: Path) -> None:
+def test_finished_runs_are_found_by_key(trained: Path, kept: Path) -> None:
     finished = {folder.record()["key"] for folder in run_folders([trained]) if folder.result.exists()}
-    assert finished_keys(kept) == finished and len(finished) == len(KINDS)
+    assert set(finished_runs(kept)) == finished and len(finished) == len(KINDS)
     (failed,) = (line.key for line in read_runs(kept) if line.failed)
     assert failed and failed not in finished
 

@@ -15,6 +15,7 @@ from noisebench.cli.grid import GridProgress
 from noisebench.errors import ConfigError
 from noisebench.executors.signals import TimeLimit
 from noisebench.packing import loads
+from noisebench.report import finished_runs
 from noisebench.suite import AXES, read_suites
 from noisebench.workload import images_of
 from noisebench.workspace import Workspace
@@ -183,6 +184,27 @@ def test_a_part_of_a_suite_is_bit_for_bit_what_it_is_in_the_whole(whole: Path, p
         assert json.loads(call(*command, *part, "--json")[1])["cells"] == json.loads(out)["cells"]
 
 
+def test_what_a_file_of_runs_has_is_not_run_again(whole: Path, place: Path, call: Call) -> None:
+    """Begun on one machine, gone on with on another: the file is all that travels."""
+    begun = ["--where", "method=ce"]
+    assert call("report", str(whole), *begun, "--format", "runs", "-o", "begun.csv")[0] == 0
+    planned = json.loads(call("run", "s.yaml:long", "--known", "begun.csv", "--dry-run", "--json")[1])
+    assert planned["to_run"] == 2 and {run["reason"] for run in planned["runs"]} == {"new", "finished, in begun.csv"}
+    code, out, _ = call("run", "s.yaml:long", "--known", "begun.csv", "--jobs", "1", "--json")
+    assert code == 0 and len(results(place)) == 2 and results(place).items() <= results(whole).items()
+    assert json.loads(out)["cells"] == json.loads(call("-C", str(whole), "run", "s.yaml:long", "--json")[1])["cells"]
+    assert "nothing to do, all 4 runs are finished" in call("run", "s.yaml:long", "--known", "begun.csv")[2]
+    assert call("report", "begun.csv", ".", "--format", "runs", "-o", "begun.csv")[0] == 0
+    assert set(finished_runs(place / "begun.csv")) == {json.loads(path.read_text())["key"] for path in whole.glob("runs/*/result.json")}
+
+
+def test_more_seeds_are_the_first_so_many(place: Path, call: Call) -> None:
+    planned = json.loads(call("run", "smoke", "--seeds", "3", "--where", "noise=sym 0.4", "--dry-run", "--json")[1])
+    kept = json.loads(call("run", "smoke", "--where", "noise=sym 0.4", "--dry-run", "--json")[1])
+    assert [run["title"].rpartition(" ")[2] for run in planned["runs"]] == ["0", "1", "2"] * 2
+    assert {run["key"] for run in kept["runs"]} < {run["key"] for run in planned["runs"]}
+
+
 def test_shards_and_reruns_are_of_what_is_selected(place: Path, call: Call) -> None:
     command = ["run", "smoke", "--where", "seed=1", "--dry-run", "--json", "--rerun", "all", "--shard"]
     shards = [json.loads(call(*command, f"{number}/3")[1])["runs"] for number in (1, 2, 3)]
@@ -237,6 +259,8 @@ def test_a_run_that_failed_before_the_time_was_up_is_exit_3(place: Path, call: C
         (["--minutes", "inf"], "--minutes is a number above 0, got inf"),
         (["--minutes", "1", "--rerun", "all"], "--rerun all begins again each time"),
         (["--minutes", "1", "--executor", "slurm", "--detach"], "--minutes has no effect with --detach"),
+        (["--known", "s.yaml"], "s.yaml"),
+        (["--known", "none.csv"], "none.csv"),
         (["--where", "seed=9"], "--where seed=9: no run is left; seed is one of 0, 1"),
     ],
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ..executors.job import Bundle, Event, Place
     from ..executors.signals import TimeLimit
     from ..packing import Load
-    from ..report import Report
+    from ..report import KeptRun, Report, RunLine
     from ..suite import Suite
     from ..trackers import Logbook
     from ..workspace import Workspace
@@ -57,6 +58,10 @@ def run(
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Submit to Slurm and return; the same command without it watches.")] = False,
     conditions: Where = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", metavar="N", min=1, help="Seeds 0 to N - 1, in place of the suite's.")] = None,
+    known: Annotated[
+        Path | None, typer.Option("--known", metavar="FILE", help="A file of runs (report --format runs): these are finished.")
+    ] = None,
     shard: Annotated[str | None, typer.Option("--shard", metavar="i/n", help="Only each n-th of these, from the i-th.")] = None,
     budget: Budget = None,
     rerun: Annotated[
@@ -76,7 +81,7 @@ def run(
 
     noisebench run quick
     """
-    from ..agenda import make_agenda, manifest_paths, select, where
+    from ..agenda import done_elsewhere, make_agenda, manifest_paths, select, where
     from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
     from ..packing import loads
@@ -91,9 +96,11 @@ def run(
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
     name, found = find_suite(suite, options.workspace)
-    found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget)
+    numbers = None if seeds is None else list(range(seeds))
+    found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget, seeds=numbers)
     _report(found, [], workspace)  # a wrong shape is said before the first run
-    items = make_agenda(workspace, found, device)
+    lines = _lines(known)
+    items = done_elsewhere(make_agenda(workspace, found, device), lines, str(known))
     chosen = where(items, conditions or [])
     todo = select(chosen, rerun, shard)
     check_listing(found, items, workspace)
@@ -116,9 +123,11 @@ def run(
         pool.tidy()
         say(f"{name}: nothing to do, all {len(chosen)} runs are finished", quiet=options.quiet)
     if cut := ended["left"] > 0 and limit.up:
-        done = sum(item.folder.status() == "done" for item in chosen)
+        done = sum(item.status == "done" or item.folder.status() == "done" for item in chosen)
         say(f"time is up: {done} of {len(chosen)} runs are finished; the same command goes on", quiet=options.quiet)
-    _show_table(found, chosen, workspace, json=json)
+    made = _report(found, [_kept(item, lines) for item in chosen], workspace)
+    if made.tables or json:
+        emit(made, "json" if json else "table")
     list_suspects(found, items, workspace, options)
     if failed := ended["failed"] + (0 if cut else ended["left"]):
         raise typer.Exit(_failed_code(failed, options))
@@ -196,16 +205,22 @@ def _log(logbook: Logbook, item: Item, event: Event) -> None:
         logbook.fail(item.folder)
 
 
-def _show_table(suite: Suite, items: list[Item], workspace: Workspace, *, json: bool) -> None:
-    made = _report(suite, items, workspace)
-    if made.tables or json:
-        emit(made, "json" if json else "table")
+def _lines(known: Path | None) -> dict[str, RunLine]:
+    """The finished runs of a file of runs, by key. Raises DataError."""
+    from ..report import finished_runs
+
+    return {} if known is None else finished_runs(known)
 
 
-def _report(suite: Suite, items: list[Item], workspace: Workspace) -> Report:
+def _kept(item: Item, lines: dict[str, RunLine]) -> KeptRun:
+    """Where the result is: its folder, which has more, before a line in a file of runs."""
+    return item.folder if item.folder.result.exists() else lines.get(item.run.key, item.folder)
+
+
+def _report(suite: Suite, runs: Sequence[KeptRun], workspace: Workspace) -> Report:
     shape = suite.report
     made = shape_of(shape.rows, shape.cols, shape.metric, published=shape.published, budget=suite.defaults.budget)
-    return make([item.folder for item in items], made, [], workspace)
+    return make(runs, made, [], workspace)
 
 
 def _show_agenda(name: str, forecast: Forecast, items: list[Item], work: list[Load], pool: Executor, *, json: bool) -> None:

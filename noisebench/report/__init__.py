@@ -12,13 +12,13 @@ from .formats import document
 from .gate import Check, Rules, check, read_baseline
 from .measures import METRICS, find_metric
 from .report import FORMATS, RANKED, SUFFIXES, Report, Shape, make_report, report_of
-from .runs import KeptRun, finished_keys, read_runs, runs_at
+from .runs import KeptRun, RunLine, finished_runs, read_runs, runs_at
 from .table import Table, make_tables
 
 __all__ = [
-    "AXES", "FORMATS", "METRICS", "RANKED", "SUFFIXES", "Check", "KeptRun", "Report", "Rules", "Shape", "Table", "check", "document",
-    "find_metric", "finished_keys", "make_report", "make_tables", "put_beside", "read_baseline", "read_rows", "read_runs", "report_of",
-    "runs_at", "where",
+    "AXES", "FORMATS", "METRICS", "RANKED", "SUFFIXES", "Check", "KeptRun", "Report", "Rules", "RunLine", "Shape", "Table", "check",
+    "document", "find_metric", "finished_runs", "make_report", "make_tables", "put_beside", "read_baseline", "read_rows", "read_runs",
+    "report_of", "runs_at", "where",
 ]  # fmt: skip
 
 

@@ -65,9 +65,9 @@ def _runs_at(path: Path) -> list[KeptRun]:
     return [*read_runs(path)]
 
 
-def finished_keys(path: Path) -> set[str]:
-    """The keys of the finished runs in a file of runs. Raises DataError."""
-    return {line.key for line in read_runs(path) if line.key and not line.failed}
+def finished_runs(path: Path) -> dict[str, RunLine]:
+    """The finished runs in a file of runs, by key. Raises DataError."""
+    return {line.key: line for line in read_runs(path) if line.key and not line.failed}
 
 
 def read_runs(path: Path) -> list[RunLine]:
