@@ -1,0 +1,150 @@
+"""Makes a table of this folder, or goes on with it, a piece at a time: `python results/evidence.py el-cifar10 --minutes 25`.
+
+Of each table `NAME.csv` has every run, a line each, and `NAME.md` what it shows. What the file has is not run again, wherever it was run;
+what was stopped goes on in the workspace. Pieces come in the order of their value, so that the time there is is spent best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import noisebench as nb
+from noisebench.cli import main as command
+from noisebench.errors import Interrupted
+from noisebench.suite import expand, packaged_suites, read_suites
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Table:
+    """One view of the runs, by the words of `report`."""
+
+    rows: str = "method"
+    cols: str = "noise"
+    metric: str = "last"
+    against: str | None = None
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How many of a suite's seeds, in which pieces (conditions of `run --where`), and what is shown of them."""
+
+    seeds: int
+    tables: tuple[Table, ...]
+    pieces: tuple[tuple[str, ...], ...] = ((),)
+
+
+def _by_seed(seeds: int, *conditions: str) -> tuple[tuple[str, ...], ...]:
+    """Each condition with seed 0, then with seed 1 ...; alone by seed where there is none."""
+    return tuple(tuple(filter(None, (f"seed={seed}", condition))) for seed, condition in product(range(seeds), conditions or ("",)))
+
+
+def _rates(text: str, *rates: float) -> str:
+    return "noise=" + "|".join(text.format(rate) for rate in rates)
+
+
+_SYM, _ASYM = "symmetric(rate={})", "asymmetric(rate={}, map='cifar10')"
+_CELLS, _GAINS = Table(), Table(against="ce")
+_EPOCHS = Table("noise,method", "metric", "last,best,memorised")
+EVIDENCE = {
+    "quick": Evidence(10, (_GAINS, _EPOCHS)),
+    "el-eps": Evidence(10, (Table("loss", against="ce"),)),
+    "el-neighbours": Evidence(10, (Table("loss", against="el(eps=0.4)"),)),
+    "el-plugin": Evidence(10, (Table("strategy,loss"), Table("strategy,loss", metric="memorised"))),
+    "fashion-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
+    "cifar10-short": Evidence(2, (_GAINS, _EPOCHS, Table(published="equal-loss")), _by_seed(2)),
+    "cifar10n-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
+    "el-cifar10": Evidence(
+        4,
+        (Table(published="equal-loss"), _GAINS, _EPOCHS),
+        _by_seed(4, _rates(_SYM, 0.4, 0.8), _rates(_ASYM, 0.4, 0.3, 0.2), _rates(_SYM, 0.6, 0.2)),
+    ),
+}
+
+
+def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
+    """Run what is left of a table until the clock is at `ends`, and add it to the file piece by piece; how many commands failed."""
+    found, file, failed = EVIDENCE[name], HERE / f"{name}.csv", 0
+    at_once = [] if jobs is None else ["--jobs", str(jobs)]
+    workspace.mkdir(parents=True, exist_ok=True)
+    for piece in found.pieces:
+        left = (ends - time.monotonic()) / 60
+        if left <= 0:
+            break
+        there = [str(file)] if file.exists() else []
+        known = ["--known", *there] if there else []
+        where = [word for condition in piece for word in ("--where", condition)]
+        failed += _noisebench(workspace, "run", name, "--seeds", str(found.seeds), *where, *known, *at_once, "--minutes", f"{left:.3f}")
+        if any(workspace.glob("runs/*/result.json")):
+            failed += _noisebench(workspace, "report", *there, str(workspace), "--format", "runs", "-o", str(file))
+    return failed
+
+
+def _noisebench(workspace: Path, *words: str) -> bool:
+    """Whether it failed. Ctrl-C ends everything."""
+    code = command(["-C", str(workspace), *words])
+    if code == Interrupted.exit_code:
+        sys.exit(code)
+    return code != 0
+
+
+def page(name: str) -> str:
+    """What a table's file of runs shows, as markdown."""
+    found, file = EVIDENCE[name], HERE / f"{name}.csv"
+    views = [nb.report(file, **vars(view)).render("md").strip() for view in found.tables]
+    return "\n\n".join([f"# {name}", *_made(name, file), *views]) + "\n"
+
+
+def _made(name: str, file: Path) -> Iterator[str]:
+    """Of which runs it is, how many are still to come, and what made them."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        runs = list(csv.DictReader(lines))
+    seeds = EVIDENCE[name].seeds
+    whole = len(expand(read_suites(packaged_suites())[name].told(seeds=list(range(seeds)))))
+    some = "all" if len(runs) == whole else f"{len(runs)} of"
+    yield (
+        f"`noisebench run {name} --seeds {seeds}`, {some} {whole} runs, a line each in [{file.name}]({file.name}). One of them again, "
+        "to the last bit with the same versions, processor and threads: add `--where seed=0 --where method=el --where noise=...`."
+    )
+    machines = Counter(tuple(f"{word} {run[key]}".strip() for key, word in _MACHINE.items() if run[key]) for run in runs)
+    yield "\n".join(f"* {count} runs: {', '.join(facts)}" for facts, count in machines.items())
+    yield f"Finished from {min(run['finished'] for run in runs)[:10]} to {max(run['finished'] for run in runs)[:10]}."
+
+
+_MACHINE = dict.fromkeys(("processor", "device", "precision"), "") | {
+    **{name: name for name in ("threads", "torch")},
+    "packed": "places in a pack",
+    "python": "Python",
+}
+
+
+def main() -> int:
+    """The exit code: 3 where a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EVIDENCE)}; default: only write the pages again")
+    parser.add_argument("--minutes", type=float, default=1e6, help="in all")
+    parser.add_argument("--jobs", type=int, help="runs at a time; default: one a core, or one a GPU")
+    parser.add_argument("--workspace", type=Path, default=Path("evidence"), help="where runs lie until they are finished")
+    told = parser.parse_args()
+    if unknown := set(told.names) - set(EVIDENCE):
+        parser.error(f"no such table: {', '.join(sorted(unknown))}; there are {', '.join(EVIDENCE)}")
+    ends = time.monotonic() + 60 * told.minutes
+    failed = sum(gather(name, ends, told.jobs, told.workspace / name) for name in told.names)
+    for name in EVIDENCE:
+        if (HERE / f"{name}.csv").exists():
+            (HERE / f"{name}.md").write_text(page(name), encoding="utf-8")
+    return 3 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
