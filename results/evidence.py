@@ -54,12 +54,13 @@ def _rates(text: str, *rates: float) -> str:
 
 
 _SYM, _ASYM = "symmetric(rate={})", "asymmetric(rate={}, map='cifar10')"
-_CELLS, _GAINS = Table(), Table(against="ce")
+_GAINS = Table(against="el")
 _EPOCHS = Table("noise,method", "metric", "last,best,memorised")
 EVIDENCE = {
     "quick": Evidence(10, (_GAINS, _EPOCHS)),
     "el-eps": Evidence(10, (Table("loss", against="ce"),)),
     "el-neighbours": Evidence(10, (Table("loss", against="el(eps=0.4)"),)),
+    "el-theory": Evidence(5, (Table("method", metric="p_true"), Table("method"))),
     "el-plugin": Evidence(10, (Table("strategy,loss"), Table("strategy,loss", metric="memorised"))),
     "fashion-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
     "cifar10-short": Evidence(2, (_GAINS, _EPOCHS, Table(published="equal-loss")), _by_seed(2)),
