@@ -134,14 +134,26 @@ class Suite(_Strict):
             raise ValueError("the matrix is empty: name at least a noise and a method")
         if "method" in axes and axes & {"loss", "strategy"}:
             raise ValueError("axes are method, or loss and strategy, not both")
-        runs = math.prod(map(len, self.matrix.values())) * len(self.defaults.seeds)
-        if runs > _MOST_RUNS or runs * (len(self.exclude) + len(self.override)) > _MOST_SELECTED:
-            raise ValueError(f"the suite is too large: {runs} runs, and may have {_MOST_RUNS}; make several of it")
+        if said := self._too_large(len(self.defaults.seeds)):
+            raise ValueError(said)
         return self
 
-    def told(self, **settings: str | list[int] | None) -> Suite:
-        """The suite with other defaults; of None nothing changes. Raises ConfigError where an axis or an override decides instead."""
-        given = {name: value for name, value in settings.items() if value is not None}
+    def _too_large(self, seeds: int) -> str:
+        """Why so many seeds are too many; empty where they are not."""
+        runs = math.prod(map(len, self.matrix.values())) * seeds
+        if runs <= _MOST_RUNS and runs * (len(self.exclude) + len(self.override)) <= _MOST_SELECTED:
+            return ""
+        return f"the suite is too large: {runs} runs, and may have {_MOST_RUNS}; make several of it"
+
+    def told(self, seeds: int | None = None, **settings: str | None) -> Suite:
+        """The suite with so many seeds, from 0 on, and other defaults; of None nothing changes.
+
+        Raises ConfigError where an axis or an override decides instead, or for too many seeds.
+        """
+        if seeds is not None and (said := self._too_large(seeds)):
+            raise ConfigError(f"--seeds {seeds}: {said}")
+        numbers = None if seeds is None else list(range(seeds))
+        given = {name: value for name, value in {**settings, "seeds": numbers}.items() if value is not None}
         for name, value in given.items():
             if name in self.matrix or any(name in override.set.given() for override in self.override):
                 raise ConfigError(f"--{name} {value}: the suite sets its {name} run by run: change it in the suite's file")

@@ -22,6 +22,7 @@ from noisebench.errors import Interrupted
 from noisebench.suite import expand, packaged_suites, read_suites
 
 HERE = Path(__file__).parent
+_LEAST = 0.01  # minutes: less begins nothing
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
     workspace.mkdir(parents=True, exist_ok=True)
     for piece in found.pieces:
         left = (ends - time.monotonic()) / 60
-        if left <= 0:
+        if left < _LEAST:
             break
         there = [str(file)] if file.exists() else []
         known = ["--known", *there] if there else []
@@ -111,7 +112,7 @@ def _made(name: str, file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8", newline="") as lines:
         runs = list(csv.DictReader(lines))
     seeds = EVIDENCE[name].seeds
-    whole = len(expand(read_suites(packaged_suites())[name].told(seeds=list(range(seeds)))))
+    whole = len(expand(read_suites(packaged_suites())[name].told(seeds=seeds)))
     some = "all" if len(runs) == whole else f"{len(runs)} of"
     yield (
         f"`noisebench run {name} --seeds {seeds}`, {some} {whole} runs, a line each in [{file.name}]({file.name}). One of them again, "

@@ -39,7 +39,7 @@ WRITTEN = [name for name in NAMES if (RESULTS / f"{name}.csv").exists()]
 
 def suite(name: str) -> Suite:
     """With as many seeds as its table has."""
-    return SUITES[name].told(seeds=list(range(evidence.EVIDENCE[name].seeds)))
+    return SUITES[name].told(seeds=evidence.EVIDENCE[name].seeds)
 
 
 def workspace(place: Path, name: str) -> Workspace:

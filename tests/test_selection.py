@@ -260,6 +260,8 @@ def test_a_run_that_failed_before_the_time_was_up_is_exit_3(place: Path, call: C
         (["--minutes", "1", "--rerun", "all"], "--rerun all begins again each time"),
         (["--minutes", "1", "--executor", "slurm", "--detach"], "--minutes has no effect with --detach"),
         (["--known", "s.yaml"], "s.yaml"),
+        (["--seeds", "25001"], "--seeds 25001: the suite is too large: 100004 runs, and may have 100000"),
+        (["--seeds", "9" * 30], "the suite is too large"),
         (["--known", "none.csv"], "none.csv"),
         (["--where", "seed=9"], "--where seed=9: no run is left; seed is one of 0, 1"),
     ],

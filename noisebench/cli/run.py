@@ -96,8 +96,7 @@ def run(
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
     name, found = find_suite(suite, options.workspace)
-    numbers = None if seeds is None else list(range(seeds))
-    found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget, seeds=numbers)
+    found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget, seeds=seeds)
     _report(found, [], workspace)  # a wrong shape is said before the first run
     lines = _lines(known)
     items = done_elsewhere(make_agenda(workspace, found, device), lines, str(known))
