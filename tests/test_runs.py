@@ -210,7 +210,8 @@ def test_the_format_is_given_by_name_and_what_lays_out_tables_is_refused(tmp_pat
     assert main(["-q", "report", str(tmp_path), "-o", str(tmp_path / "cells.csv")]) == 0
     assert (tmp_path / "cells.csv").read_text().startswith("dataset,model,recipe,noise,method")
     assert written(tmp_path, tmp_path / "runs.csv").read_text().startswith("dataset,subset,model,recipe,epochs")
-    for words in (["--metric", "best"], ["--rows", "method"], ["--cols", "noise"], ["--budget", "compute"], ["--published", "el2025"]):
+    for words in (["--metric", "best"], ["--rows", "method"], ["--cols", "noise"], ["--budget", "compute"], ["--published", "el2025"],
+                  ["--against", "ce"]):  # fmt: skip
         capsys.readouterr()
         assert main(["-q", "report", str(tmp_path), "--format", "runs", *words]) == 2
         assert f"{words[0]} lays out tables" in capsys.readouterr().err
@@ -280,9 +281,12 @@ def test_a_cell_that_cannot_be_read_is_named_with_its_line(column: str, cell: st
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "it lacks the columns dataset"), (b"\xff\xfe", "utf-8"), (b"# noisebench_manifest: 1\n", "it is a manifest"),
-        (b"index,label,clean_label\n0,1,1\n", "a manifest's rows"), (b'{"schema": 2}', "it lacks the columns"),
-        (b"dataset,model,recipe,noise,method,precision,metric\n", "the cells of tables"), (b'"', "no file of runs"), (b"\0\n", "it lacks"),
+        (b"", "it is empty"), (b"\xff\xfe", "utf-8"), (b"# noisebench_manifest: 1\n", "it is a manifest"),
+        (b"index,label,clean_label\n0,1,1\n", "a manifest's rows"), (b'{"schema": 2}', "names no column of one"),
+        (b"dataset;subset;model\n", "commas"),
+        (b"dataset,model,recipe,noise,method,precision,metric\n", "the cells of tables"), (b'"', "no file of runs"),
+        (b"\0\n", "names no column"),
+        (b"dataset,subset\n", "it lacks the columns model"),
     ],
 )  # fmt: skip
 def test_another_file_is_refused_by_what_it_is(content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,6 +106,10 @@ def _check_names(names: list[str]) -> None:
     for other, said in _OTHERS.items():
         if tuple(names[: len(other)]) == other:
             raise ValueError(f"it holds {said}")
+    if names and not set(names) & set(COLUMNS):
+        raise ValueError("its first line names no column of one; they stand with commas between them")
+    if not names:
+        raise ValueError("it is empty, or begins with an empty line")
     if lacking := [name for name in COLUMNS if name in NEEDED and name not in names]:
         raise ValueError(f"it lacks the column{'' if len(lacking) == 1 else 's'} {', '.join(lacking)}")
     if strange := next((name for name in names if name not in COLUMNS or names.count(name) > 1), None):
