@@ -192,7 +192,7 @@ def test_the_optimum_stands_beside_what_networks_say_of_images_of_classes_that_f
         pairs = [(n, label) for n, label in enumerate(arrays["test_labels"]) if label in flips]
         right.append(np.mean([p[n, label] for n, label in pairs]))
         wrong.append(np.mean([p[n, flips[label]] for n, label in pairs]))
-    found = dots(drawn("optimum"), "digits, asym 0.4", "el")
+    found = dots(drawn("optimum"), "asym 0.4", "el")
     for series, values, limit in (("right class", right, 0.68), ("likeliest wrong (sym: all others)", wrong, 0.32)):
         said = {name: float(found[series][name]) for name in ("mean", "std", "n", "expected")}
         assert said == pytest.approx({"mean": np.mean(values), "std": np.std(values, ddof=1), "n": 2, "expected": limit})
@@ -202,13 +202,13 @@ def test_the_optimum_stands_beside_what_networks_say_of_images_of_classes_that_f
     ("noise", "row", "right"), [("sym 0.2", "ce", 0.8), ("sym 0.4", "ce", 0.6), ("sym 0.4", "el", 1), ("asym 0.4", "ce", 0.6)]
 )
 def test_what_is_expected_is_known_in_closed_form(noise: str, row: str, right: float, drawn: Callable) -> None:
-    found = dots(drawn("optimum"), f"digits, {noise}", row)
+    found = dots(drawn("optimum"), noise, row)
     expected = [float(found[series]["expected"]) for series in ("right class", "likeliest wrong (sym: all others)")]
     assert expected == pytest.approx([right, 1 - right])
 
 
 def test_under_symmetric_noise_all_other_classes_together_are_the_wrong_one(drawn: Callable) -> None:
-    found = dots(drawn("optimum"), "digits, sym 0.2", "ce")
+    found = dots(drawn("optimum"), "sym 0.2", "ce")
     assert sum(float(dot["mean"]) for dot in found.values()) == pytest.approx(1)
 
 

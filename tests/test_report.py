@@ -84,6 +84,25 @@ def test_columns_stand_by_kind_of_noise_then_rate(tmp_path: Path) -> None:
     assert tables(tmp_path)[0].cols == (SYM, "symmetric(rate=0.8)", "asymmetric(rate=0.2, map='digits')", ASYM)
 
 
+def test_losses_and_strategies_stand_as_registered_and_then_by_number(tmp_path: Path) -> None:
+    wanted = [
+        "ce",
+        "gce(q=0.7, k=None)",
+        "el(eps=0.4)",
+        "el(eps=2)",
+        "el(eps=10)",
+        "el(eps=estimated)",
+        "lsr(ce)",
+        "1.4*agce(a=0.4, q=0.1)",
+    ]
+    for text in reversed(wanted):
+        add(tmp_path, loss=text)
+    assert tables(tmp_path, rows="loss")[0].rows == tuple(wanted)
+    add(tmp_path / "more", strategy="coteaching(ramp=0.25)")
+    add(tmp_path / "more", strategy="standard")
+    assert tables(tmp_path / "more", rows="strategy")[0].rows == ("standard", "coteaching(ramp=0.25)")
+
+
 def test_a_failed_run_is_counted_and_left_out_of_the_mean(tmp_path: Path) -> None:
     add(tmp_path, seed=0, last=0.5)
     failed = add(tmp_path, seed=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,14 @@ from typing import Any
 from ..budget import checked_budget
 from ..errors import ConfigError, NoisebenchError
 from ..initial import NONE
+from ..losses import LOSSES
 from ..manifest import of_which
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from ..published import Beside
+from ..registry import Entry, Registry
+from ..spec import Call
+from ..strategies import STRATEGIES
 from .cells import ALL, AXES, Cell, Row, apart, make_cell, paired_by_seed
 from .compute import by_compute, by_epochs
 from .measures import METRICS, Metric
@@ -23,6 +28,7 @@ from .significance import Difference, beats
 
 _NOT_RIVALS = ("dataset", "subset", "noise")  # rows that differ in these are not better or worse than one another
 _FIXED = ("dataset", "subset", "model", "init", "recipe", "precision", "noise", "method")
+_REGISTERED = {"loss": LOSSES, "strategy": STRATEGIES}
 _UNSAID = (("precision", "fp32"), ("subset", ALL), ("init", NONE))  # in a title
 
 
@@ -235,7 +241,8 @@ def _mean_rate(rows: Iterable[Row]) -> float | None:
 
 
 def _ordered(labels: Iterable[str], parts: dict[str, tuple[str, ...]], axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Noises by kind and rate, methods as the literature's table has them and then the rest, others as they came."""
+    """Noises by kind and rate, methods as the literature's table has them and then the rest, losses and strategies as registered and by
+    their numbers, others as they came."""
     labels = list(dict.fromkeys(labels))
     came = [list(dict.fromkeys(parts[label][place] for label in labels)) for place in range(len(axes))]
 
@@ -255,7 +262,21 @@ def _rank(axis: str, label: str, came: list[str]) -> Any:
     if axis == "method":
         known = list(METHODS)
         return known.index(label) if label in known else len(known) + came.index(label)
+    if axis in _REGISTERED:
+        return _registered(_REGISTERED[axis], label)
     return came.index(label)
+
+
+def _registered(registry: Registry, text: str) -> tuple[int, list[Any]]:
+    """`ce`, which has no parameter, before `el(eps=2)` before `el(eps=10)` before `lsr(ce)`, which is made of one, before `1.4*agce`."""
+    known = [entry.name for entry in sorted(registry, key=_how_plain)]
+    found = re.match(r"\w+", text)
+    first = known.index(found[0]) if found and found[0] in known else len(known)
+    return first, [float(part) if number % 2 else part for number, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))]
+
+
+def _how_plain(entry: Entry) -> tuple[bool, bool]:
+    return any(parameter.type is Call for parameter in entry.parameters), bool(entry.parameters)
 
 
 def _varied(group: list[Row]) -> str:

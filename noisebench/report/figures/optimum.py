@@ -28,7 +28,8 @@ _CAPTION = (
 
 def optimum(tables: Sequence[Table]) -> DotFigure:
     """A panel a noise, a row a method. Raises ConfigError where no noise's text says its matrix, DataError without predictions."""
-    places = tuple(place for table, col in columns(tables) if (place := _place(table, col)))
+    several = len({table.data for table in tables}) > 1
+    places = tuple(place for table, col in columns(tables) if (place := _place(table, col, several=several)))
     if not places:
         raise ConfigError("--figure optimum needs runs of noise whose text says its matrix: symmetric, asymmetric or pairflip")
     return DotFigure("optimum", f"{shared(tables)}. {_CAPTION}", "probability", places)
@@ -41,8 +42,9 @@ def likeliest_wrong(table: np.ndarray) -> np.ndarray:
     return np.isclose(others, most, rtol=1e-9, atol=0) & (most > 0)
 
 
-def _place(table: Table, col: str) -> Place | None:
-    """None for noise that flips no class, or of which the text does not say how."""
+def _place(table: Table, col: str, *, several: bool) -> Place | None:
+    """None for noise that flips no class, or of which the text does not say how. several: whether other panels are of other data, else
+    the caption says it for all."""
     rows = filled(table, col)
     noise = table.axes(rows[0], col)["noise"]
     cells = {row_head(table, row): table.cells[row, col] for row in rows}
@@ -50,7 +52,8 @@ def _place(table: Table, col: str) -> Place | None:
     if matrix is None or not (wrong := likeliest_wrong(matrix)).any():
         return None
     dots = tuple(dot for name, cell in cells.items() for dot in _dots(name, cell, noise, wrong))
-    return Place(column_title(table, col), tuple(row_head(table, row) for row in table.rows), dots) if dots else None
+    title = column_title(table, col) if several else column_title(table, col).removeprefix(table.data).lstrip(", ")
+    return Place(title, tuple(row_head(table, row) for row in table.rows), dots) if dots else None
 
 
 def _classes(cell: Cell) -> int:
