@@ -1,7 +1,8 @@
 """Makes a table of this folder, or goes on with it, a piece at a time: `python results/evidence.py el-cifar10 --minutes 25`.
 
 Of each table `NAME.csv` has every run, a line each, and `NAME.md` what it shows. What the file has is not run again, wherever it was run;
-what was stopped goes on in the workspace. Pieces come in the order of their value, so that the time there is is spent best.
+what was stopped goes on in the workspace. Pieces come in the order of their value, so that the time there is is spent best. One process
+at a time may write a table.
 """
 
 from __future__ import annotations
@@ -86,18 +87,14 @@ def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
         there = [str(file)] if file.exists() else []
         known = ["--known", *there] if there else []
         where = [word for condition in piece for word in ("--where", condition)]
-        failed += _noisebench(workspace, "run", name, "--seeds", str(found.seeds), *where, *known, *at_once, "--minutes", f"{left:.3f}")
+        asked = ["--seeds", str(found.seeds), *where, *known, *at_once, "--minutes", f"{left:.3f}"]
+        code = command(["-C", str(workspace), "run", name, *asked])
+        failed += code != 0
         if any(workspace.glob("runs/*/result.json")):
-            failed += _noisebench(workspace, "report", *there, str(workspace), "--format", "runs", "-o", str(file))
+            failed += command(["report", *there, str(workspace), "--format", "runs", "-o", str(file)]) != 0
+        if code == Interrupted.exit_code:
+            sys.exit(code)
     return failed
-
-
-def _noisebench(workspace: Path, *words: str) -> bool:
-    """Whether it failed. Ctrl-C ends everything."""
-    code = command(["-C", str(workspace), *words])
-    if code == Interrupted.exit_code:
-        sys.exit(code)
-    return code != 0
 
 
 def page(name: str) -> str:
@@ -110,7 +107,7 @@ def page(name: str) -> str:
 def _made(name: str, file: Path) -> Iterator[str]:
     """Of which runs it is, how many are still to come, and what made them."""
     with file.open(encoding="utf-8", newline="") as lines:
-        runs = list(csv.DictReader(lines))
+        runs = [run for run in csv.DictReader(lines) if not run["failed"]]
     seeds = EVIDENCE[name].seeds
     whole = len(expand(read_suites(packaged_suites())[name].told(seeds=seeds)))
     some = "all" if len(runs) == whole else f"{len(runs)} of"

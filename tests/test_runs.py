@@ -256,6 +256,15 @@ def test_another_programs_quotes_line_ends_mark_and_order_of_columns_change_noth
     assert nb.report(changed(simple, turned)).render("runs") == before
 
 
+def test_a_key_that_was_filled_down_is_no_second_run(simple: Path) -> None:
+    def filled(rows: list[dict[str, str]]) -> None:
+        for row in rows[1:]:
+            row["key"] = rows[0]["key"]
+
+    with pytest.raises(DataError, match="line 3: it has the key of line 2, and no two runs have one"):
+        read_runs(changed(simple, filled))
+
+
 @pytest.mark.parametrize(
     ("column", "cell", "said"),
     [
@@ -267,7 +276,7 @@ def test_another_programs_quotes_line_ends_mark_and_order_of_columns_change_noth
         ("finished", "yesterday", "finished must be a time"), ("finished", "2026-01-01 00:00", "of which zone"),
         ("method", "e\x1bl", "control"), ("failed", "RunFailed", "a failed run has no such number"),
         ("threads", "0", "environment.threads must be"), ("data", "[" * 90_000, "nested"), ("versions", '{"a": 1}', "versions.a must be"),
-        ("method", '"\\ud800"', "method: "),
+        ("method", '"\\ud800"', "method: "), ("last", "3.5", "last: it is a share between 0 and 1, not 3.5"),
     ],
 )  # fmt: skip
 def test_a_cell_that_cannot_be_read_is_named_with_its_line(column: str, cell: str, said: str, simple: Path) -> None:

@@ -16,7 +16,7 @@ from ..harmless import harmless, harmless_json
 from ..recordform import ABOUT, check_known
 from ..reproduce import reproduction
 from ..spreadsheet import as_cell, from_cell, word_as_cell
-from .measures import RECORDED, Known
+from .measures import METRICS, RECORDED, Known
 
 _NUMERAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")
 
@@ -175,6 +175,8 @@ def _values(cells: dict[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]
             raise ValueError(f"{name}: {error}") from None
         if path[:1] == ("metrics",) and cells[FAILED]:
             raise ValueError(f"{name}: a failed run has no such number")
+        if name in RECORDED and METRICS[name].percent and not 0 <= value <= 1:
+            raise ValueError(f"{name}: it is a share between 0 and 1, not {value}")
         yield name, path, value
 
 

@@ -94,9 +94,13 @@ def _lines(text: str) -> Iterator[RunLine]:
     names = next(reader, [])
     _check_names(names)
     start = reader.line_num + 1
+    seen: dict[str, int] = {}
     try:
         for row in reader:
-            yield _line(names, row)
+            line = _line(names, row)
+            if (other := seen.setdefault(line.key, start)) != start and line.key:
+                raise ValueError(f"it has the key of line {other}, and no two runs have one")
+            yield line
             start = reader.line_num + 1
     except (ValueError, csv.Error) as error:
         raise _WrongLine(f"line {start}: {error}") from None
