@@ -34,7 +34,7 @@ OPTIONS = {
     "report": "--against --allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss "
     "--metric --out --published --ranks --rows --save-baseline --tolerance --where",
     "run": "--address --budget --cpus-per-run --dataset --detach --device --dry-run --executor --fail-fast --gpus-per-run --help --init "
-    "--jobs --json --log-to --minutes --model --no-resume --rerun --shard --slurm --test --where --workers",
+    "--jobs --json --known --log-to --minutes --model --no-resume --rerun --seeds --shard --slurm --test --where --workers",
     "list": "--help --json",
 }
 
