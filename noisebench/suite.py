@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .backbones import canonical_backbone
 from .bounded import read_text
@@ -28,6 +28,7 @@ from .plan import checked_seed
 from .precision import checked_precision
 from .published import find_paper
 from .recipes import RECIPE_FIELDS, RECIPES, check_augmentation, find_recipe, make_recipe, read_schedule
+from .settings import Defaults, Override, ReportShape, Scalar, Settings, Strict
 from .strategies import normal_strategy
 from .subset import check_subset
 
@@ -39,85 +40,16 @@ _SHOWN = 100  # mistakes
 _LONGEST_LINE = 300  # characters
 _MOST_SELECTED = 10_000_000  # runs, each held against each selector
 
-Scalar = bool | int | float | str | None
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Settings(_Strict):
-    """What one run may be told; every field may stand in `defaults`, the axes in `matrix` too."""
-
-    dataset: str | None = None
-    test: str | None = None  # where the test images of a folder lie, if not in it
-    model: str | None = None
-    init: str | None = None
-    recipe: str | None = None
-    noise: str | None = None
-    method: str | None = None
-    loss: str | None = None
-    strategy: str | None = None
-    val_fraction: float | None = None
-    val_split: str | None = None
-    trusted: float | None = None
-    subset: int | None = None
-    precision: str | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    momentum: float | None = None
-    nesterov: bool | None = None
-    weight_decay: float | None = None
-    schedule: str | None = None
-    clip: float | None = None
-    crop: int | None = None
-    flip: bool | None = None
-    freeze: int | None = None
-    layer_decay: float | None = None
-    size: int | None = None
-    area: float | None = None
-    centre: float | None = None
-
-    def given(self) -> dict[str, Any]:
-        return self.model_dump(exclude_unset=True, exclude_none=True)
-
-
-class Defaults(Settings):
-    """The settings all runs of a suite share, and the seeds. noise_seed: the same as the seed unless fixed; budget: what all methods
-    have alike, the epochs, or with `compute` the work of so many epochs of CE."""
-
-    seeds: list[int] = Field(default=[0], min_length=1)
-    noise_seed: int | None = None
-    budget: str = "epochs"
-
-
-class Override(_Strict):
-    """`set` these settings in the runs that `match`."""
-
-    match: dict[str, Scalar]
-    set: Settings
-
-
-class ReportShape(_Strict):
-    """How the suite's table is laid out; suspects: a .csv of the workspace, for the labels that its runs together doubt."""
-
-    rows: str = "method"
-    cols: str = "noise"
-    metric: str = "last"
-    published: str | None = None
-    suspects: str | None = None
-
-
-class Suite(_Strict):
+class Suite(Strict):
     """One suite of a file. takes: what it was seen to take, or is reckoned to, and on what: `40 s on two cores`."""
 
     summary: str = ""
     takes: str = ""
     defaults: Defaults = Defaults()
     matrix: dict[str, list[str | int]]
-    exclude: list[dict[str, Scalar]] = []
-    override: list[Override] = []
+    exclude: list[dict[str, Scalar]] = Field(default=[])
+    override: list[Override] = Field(default=[])
     report: ReportShape = ReportShape()
 
     @field_validator("summary", "takes")

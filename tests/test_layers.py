@@ -20,7 +20,7 @@ ROWS = (
     {"manifest", "rows", "parquet", "labelling", "methods", "published", "conventions", "truth", "suspects", "review", "budget", "subset"}
     | {"header"},
     {"suite", "places", "runfolder", "reproduce", "workspace", "plan", "agenda", "packing", "rebuild", "evaluation"}
-    | {"recordform", "conditions", "workload"},
+    | {"recordform", "conditions", "workload", "settings"},
     {"report"},
     {"training"},
     {"runner", "warmup", "sitting", "record", "lockstep", "forecast", "executors", "folds", "reevaluate", "recheck"},
