@@ -22,9 +22,9 @@ def images_of(suite: Suite) -> int | None:
     Those that a run holds out are counted too. None where a data set is not known before it is read, or a strategy says no cost.
     """
     price = cache(price_of)  # which runs share, but for their methods
-    seen = [_images(run, price) for run in expand(suite)]
+    seen = [_images(run, price) for run in expand(suite.told(seeds=1))]  # as many for every seed
     known = [count for count in seen if count is not None]
-    return round(math.fsum(known)) if len(known) == len(seen) else None
+    return round(len(suite.defaults.seeds) * math.fsum(known)) if len(known) == len(seen) else None
 
 
 def _images(run: SuiteRun, price: Callable[[str, str], Price]) -> float | None:

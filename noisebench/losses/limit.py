@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..noise import build_noise
-from ..spec import AUTO, Call, Expression, Value, terms
+from ..spec import AUTO, Call, Expression, terms
 from .catalogue import LOSSES
 
 
@@ -35,9 +35,6 @@ def optimum_of(loss: str | Expression, w: np.ndarray) -> np.ndarray | None:
 
 def _told(call: Call, rate: float | None) -> Call:
     """With each `auto` that means the noise rate replaced by it, where it is known."""
-    rates = {p.name for p in LOSSES[call.name].parameters if p.auto == "rate" and rate is not None}
-
-    def told(name: str, value: Value) -> Value:
-        return rate if name in rates and value == AUTO else value
-
-    return replace(call, kwargs=tuple((name, told(name, value)) for name, value in call.kwargs))
+    rates = [p.name for p in LOSSES[call.name].parameters if p.auto == "rate"]
+    kwargs = ((name, rate if rate is not None and name in rates and value == AUTO else value) for name, value in call.kwargs)
+    return replace(call, kwargs=tuple(kwargs))

@@ -122,17 +122,11 @@ _REST = {name.removesuffix("?") for name in ABOUT} - {path[0] for path, _ in _FA
 
 def cells_of(known: Known) -> dict[str, str]:
     """What is known of a run, in cells. Raises KeyError, TypeError or AttributeError for a record that is not as ours are."""
-    found = {name: _at(known, path) for name, (path, _) in _FACTS.items()}
-    for name, path in RECORDED.items():
-        found[name] = None if known.get("metrics") is None else _float(_at(known["metrics"], path))
+    found = {name: METRICS[name].value(known) if name in RECORDED else _at(known, path) for name, (path, _) in _FACTS.items()}
     found["environment"] = known.get("environment") and _without(known["environment"], found)
     found["data"] = {name: known[name] for name in known if name in _REST}
     cells = {name: way.write(found[name]) if way.fits(found[name]) else "" for name, (_, way) in _FACTS.items()}
     return {**cells, COMMAND: word_as_cell(_command(known))}
-
-
-def _float(value: Any) -> float | None:
-    return None if value is None else float(value)
 
 
 def _without(environment: Known, found: Known) -> Known:

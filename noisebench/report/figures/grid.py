@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..formats import head
+from ..formats import col_head
 from ..table import Table
 
 
@@ -21,7 +21,7 @@ def filled(table: Table, col: str) -> list[str]:
 
 def column_title(table: Table, col: str) -> str:
     """`digits, sym 0.4`."""
-    return f"{table.data}, {head(table, col).partition(' (')[0]}".strip(", ")
+    return f"{table.data}, {col_head(table, col)}".strip(", ")
 
 
 def shared(tables: Sequence[Table]) -> str:

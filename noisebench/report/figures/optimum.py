@@ -12,7 +12,7 @@ from ...evaluation import Said, read_said
 from ...losses import predicted
 from ...noise import FILES, normal_noise, transition
 from ..cells import Cell
-from ..formats import row_head
+from ..formats import col_head, row_head
 from ..table import Table
 from .dots import Dot, DotFigure, Place
 from .grid import column_title, columns, filled, shared
@@ -52,7 +52,7 @@ def _place(table: Table, col: str, *, several: bool) -> Place | None:
     if matrix is None or not (wrong := likeliest_wrong(matrix)).any():
         return None
     dots = tuple(dot for name, cell in cells.items() for dot in _dots(name, cell, noise, wrong))
-    title = column_title(table, col) if several else column_title(table, col).removeprefix(table.data).lstrip(", ")
+    title = column_title(table, col) if several else col_head(table, col)
     return Place(title, tuple(row_head(table, row) for row in table.rows), dots) if dots else None
 
 
