@@ -50,6 +50,8 @@ def kept(things: Iterable[T], conditions: Iterable[str], axes: Sequence[str], ca
 def _meeting(condition: str, axis: str, value: str, known: set[Names]) -> set[Names]:
     """The places that one of the values means. Raises ConfigError where a value means none."""
     values = [value] if any(value in own for own in known) else [part.strip() for part in value.split(_OR)]
+    if "" in values and len(values) > 1:
+        raise ConfigError(f"--where {condition}: a value beside {_OR} is empty")
     met: set[Names] = set()
     for each in values:
         spelled = {each, _normal(axis, each)}

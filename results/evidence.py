@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -66,6 +68,8 @@ EVIDENCE = {
     "el-plugin": Evidence(10, (Table(), Table(metric="memorised"))),
     "fashion-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
     "cifar10-short": Evidence(2, (_GAINS, _EPOCHS, Table(published="equal-loss")), _by_seed(2)),
+    "cifar10-short-two-way": Evidence(2, (_EPOCHS, Table(published="equal-loss")), _by_seed(2)),
+    "cifar10-short-plain": Evidence(2, (_EPOCHS,), _by_seed(2)),
     "cifar10n-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
     "el-cifar10": Evidence(
         4,
@@ -127,11 +131,18 @@ _MACHINE = dict.fromkeys(("processor", "device", "precision"), "") | {
 }
 
 
+def _minutes(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes")
+
+
 def main() -> int:
     """The exit code: 3 where a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EVIDENCE)}; default: only write the pages again")
-    parser.add_argument("--minutes", type=float, default=1e6, help="in all")
+    parser.add_argument("--minutes", type=_minutes, default=1e6, help="in all")
     parser.add_argument("--jobs", type=int, help="runs at a time; default: one a core, or one a GPU")
     parser.add_argument("--workspace", type=Path, default=Path("evidence"), help="where runs lie until they are finished")
     told = parser.parse_args()

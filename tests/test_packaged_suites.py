@@ -38,6 +38,7 @@ def _cells(name: str) -> list[Beside | None]:
         ("cifar10n", 65, 60),
         ("cifar100n", 13, 11),  # AGCE is not published there
         ("cifar10-short", 8, 8),
+        ("cifar10-short-two-way", 2, 2),
     ],
 )
 def test_a_suite_that_names_a_paper_has_its_cells(name: str, cells: int, published: int) -> None:

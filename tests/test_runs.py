@@ -270,6 +270,7 @@ def test_a_key_that_was_filled_down_is_no_second_run(simple: Path) -> None:
     [
         ("last", "much", "last: "), ("last", "NaN", "last: it must be a number"), ("last", "1e999", "finite number"),
         ("last", "[1]", "last: it must be a number"), ("seed", "", "seed must be a whole number"),
+        ("method", "", "method: it is empty"),
         ("seed", "0.5", "seed must be a whole number"), ("oracle", "maybe", "oracle: "), ("epochs", "41", "epochs: it is 41 here, and 40"),
         ("settings", "{", "settings: "), ("settings", "[]", "settings: it must be a mapping"), ("run", "\x01", "control"),
         ("data", '{"home": 1}', "data: it has 'home'"), ("data", "", "lacks data_sha256"), ("realised_rate", "40", "a share from 0 to 1"),

@@ -113,7 +113,7 @@ REFUSED = [
     ("seed", r"--where is axis=value .*; got 'seed'"),
     ("seed=7", r"--where seed=7: no run is left; seed is one of 0, 1$"),
     ("seed=0|7", r"--where seed=0\|7: no run is left of 7; seed is one of 0, 1$"),
-    ("seed=0|", r"no run is left of ; seed is one of 0, 1$"),
+    ("seed=0|", r"--where seed=0\|: a value beside \| is empty$"),
     ("noise=symmetric(rate=0.5)", r"noise is one of \"asymmetric\(rate=0.3, map='digits'\)\", symmetric\(rate=0.4\)"),
     ("loss=el(0.5)", r"no run is left; loss is one of ce, el\(eps=0.3"),
 ]

@@ -181,7 +181,7 @@ def make(runs: Sequence[KeptRun], shape: Shape, conditions: list[str], workspace
 
     made = report_of(runs, shape, conditions, _passed_over, workspace)
     if needed and not made.tables:
-        raise DataError("no finished run there: noisebench list runs shows what there is")
+        raise DataError("no finished run there; noisebench list runs says what became of each run of a workspace")
     return made
 
 

@@ -117,6 +117,7 @@ COLUMNS = (
     "torch", "noisebench", FINISHED, RUN, "settings", "versions", "environment", "data",
 )  # fmt: skip
 NEEDED = frozenset(COLUMNS) - set(RECORDED)  # a number may be younger than a file
+_NAMING = ("dataset", "model", "noise", "method")  # without which no table has a place for a run
 _REST = {name.removesuffix("?") for name in ABOUT} - {path[0] for path, _ in _FACTS.values() if path}
 
 
@@ -151,6 +152,8 @@ def _command(known: Known) -> str:
 
 def known_of(cells: dict[str, str]) -> Known:
     """What is known of the run, back from its cells. Raises ValueError."""
+    if empty := next((name for name in _NAMING if not cells[name]), None):
+        raise ValueError(f"{empty}: it is empty")
     known: Known = {**_EMPTY, **({} if cells[FAILED] else {"metrics": {}})}
     for name, path, value in sorted(_values(cells), key=lambda each: len(each[1])):
         _put(known, name, path, value)
