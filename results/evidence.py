@@ -61,11 +61,13 @@ _SYM, _ASYM = "symmetric(rate={})", "asymmetric(rate={}, map='cifar10')"
 _GAINS = Table(against="el")
 _EPOCHS = Table("noise,method", "metric", "last,best,memorised")
 EVIDENCE = {
-    "quick": Evidence(10, (_GAINS, _EPOCHS)),
+    "quick": Evidence(10, (_GAINS, _EPOCHS, Table(metric="best", against="el"))),
     "el-eps": Evidence(10, (Table("loss", against="ce"),)),
     "el-neighbours": Evidence(10, (Table("loss", against="el(eps=0.4)"),)),
-    "el-theory": Evidence(5, (Table("method", metric="p_true"), Table("method"))),
-    "el-plugin": Evidence(10, (Table(), Table(metric="memorised"))),
+    "el-stopping": Evidence(10, (*(Table(metric=metric, against="el") for metric in ("last", "at_noisy_val", "best")),)),
+    "el-theory": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
+    "el-theory-long": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
+    "el-plugin": Evidence(10, (Table("loss", against="ce"), Table(metric="memorised"))),
     "fashion-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
     "cifar10-short": Evidence(2, (_GAINS, _EPOCHS, Table(published="equal-loss")), _by_seed(2)),
     "cifar10-short-two-way": Evidence(2, (_EPOCHS, Table(published="equal-loss")), _by_seed(2)),
@@ -112,12 +114,13 @@ def _made(name: str, file: Path) -> Iterator[str]:
     """Of which runs it is, how many are still to come, and what made them."""
     with file.open(encoding="utf-8", newline="") as lines:
         runs = [run for run in csv.DictReader(lines) if not run["failed"]]
-    seeds = EVIDENCE[name].seeds
-    whole = len(expand(read_suites(packaged_suites())[name].told(seeds=seeds)))
+    seeds, suite = EVIDENCE[name].seeds, read_suites(packaged_suites())[name]
+    whole = len(expand(suite.told(seeds=seeds)))
     some = "all" if len(runs) == whole else f"{len(runs)} of"
+    one = " ".join(f'--where "{axis}={runs[-1][axis]}"' for axis in (*suite.matrix, "seed"))
     yield (
         f"`noisebench run {name} --seeds {seeds}`, {some} {whole} runs, a line each in [{file.name}]({file.name}). One of them again, "
-        "to the last bit with the same versions, processor and threads: add `--where seed=0 --where method=el --where noise=...`."
+        f"to the last bit with the same versions, processor and threads: add `{one}`, say."
     )
     machines = Counter(tuple(f"{word} {run[key]}".strip() for key, word in _MACHINE.items() if run[key]) for run in runs)
     yield "\n".join(f"* {count} runs: {', '.join(facts)}" for facts, count in machines.items())

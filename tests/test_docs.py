@@ -170,3 +170,9 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 def test_links_are_seen() -> None:
     assert {"docs/guarantees.md", "#you-publish", "results/quick-rates.svg"} <= set(links_of(README))
     assert sum(len(links_of(page)) for page in LINKING) > 60
+
+
+@pytest.mark.parametrize("page", written(LINKING))
+def test_no_half_of_a_merge_is_left(page: str) -> None:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line.startswith(("<<<<<<<", "=======", ">>>>>>>"))] == []

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,14 @@ def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(name: str, tmp_
 @pytest.mark.parametrize("name", WRITTEN)
 def test_every_page_shows_its_file(name: str) -> None:
     assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == evidence.page(name)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_a_page_says_to_add_is_one_of_its_runs(name: str, tmp_path: Path) -> None:
+    said = (RESULTS / f"{name}.md").read_text(encoding="utf-8").partition(": add `")[2].partition("`, say")[0]
+    items = where(make_agenda(workspace(tmp_path, name), suite(name)), shlex.split(said.replace("--where", ""))) if said else []
+    (one,) = (item.run.key for item in items)
+    assert one in finished_runs(RESULTS / f"{name}.csv")
 
 
 @pytest.mark.parametrize("name", NAMES)
