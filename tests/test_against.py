@@ -120,13 +120,13 @@ def test_one_pair_has_a_difference_and_no_interval() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_cell_beats_another_only_where_the_interval_leans_to_it(seed: int) -> None:
+def test_a_cell_beats_another_where_the_interval_is_on_its_side(seed: int) -> None:
     own, other = random_cells(seed, ("l", "l"))
     found = of(own, other)
-    if found.low is not None and found.low > 0:
-        assert beats(own, other)
-    if found.mean <= 0:
-        assert not beats(own, other)
+    assert found.low is not None and found.high is not None
+    assert beats(own, other) == (found.low > 0) and beats(own, other, higher_is_better=False) == (found.high < 0)
+    for by, wins in ((-0.001, False), (0.001, True)):
+        assert beats(cell(*(value - found.low + by for value in own.values.values()), labels="l"), other) == wins
 
 
 @BOTH

@@ -37,9 +37,11 @@ class _Gap(NamedTuple):
 
 
 def beats(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
-    """A one-sided t test at 5 %: paired over the seeds that both have on the same labels, Welch's where these are fewer than two."""
-    gap, sign = _paired(best, other) or _unpaired(best, other), 1 if higher_is_better else -1
-    return gap is not None and tail_of_gap(sign * gap.mean, gap.variance, gap.freedom) < _LEVEL
+    """Whether the 95 % interval of their difference lies on the better side of 0."""
+    found = difference(best, other)
+    if found is None or found.low is None or found.high is None:
+        return False
+    return found.low > 0 if higher_is_better else found.high < 0
 
 
 def difference(own: Cell, other: Cell) -> Difference | None:

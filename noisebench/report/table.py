@@ -146,7 +146,7 @@ class Table:
         count = f"n = {self.usual_n}{', else in brackets' if several else ' each' if len(self.cells) > 1 else ''}"
         parts = [f"{shown}; mean ± sample standard deviation, {count}; {self.varied}."]
         if bold and self.leaders:
-            parts.append("Bold: better than every other of its column (one-sided t test, 5 %, paired by seed and labels).")
+            parts.append("Bold: better than every other of its column, by 95 % intervals paired by seed and labels.")
         if ranks:
             parts.append(f"Mean rank over the {len(self.ranked)} of {len(self.results)} columns in which every row has a mean; 1 is best.")
         if any(cell.oracle for cell in self.cells.values()):
