@@ -11,10 +11,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from noisebench.agenda import make_agenda, where
 from noisebench.cli import main
+from noisebench.datasets import find_dataset, read_images
 from noisebench.environment import environment
 from noisebench.report import finished_runs
 from noisebench.suite import Suite, packaged_suites, read_suites
@@ -25,15 +28,15 @@ RESULTS = ROOT / "results"
 SUITES = read_suites(packaged_suites())
 
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("results_evidence", RESULTS / "evidence.py")
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"results_{name}", RESULTS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-evidence = _script()
+evidence, photos = _script("evidence"), _script("photos")
 NAMES = list(evidence.EVIDENCE)
 WRITTEN = [name for name in NAMES if (RESULTS / f"{name}.csv").exists()]
 
@@ -94,6 +97,22 @@ def test_readmes_table_is_that_of_the_page() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     table = evidence.page("quick").split("**\n\n", 1)[1].partition("\n\n")[0]
     assert table in readme
+
+
+def test_readmes_photos_are_those_that_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5,000 of which 41.9 % are wrong; each picture is the one of its number, in the folder of the label that people gave."""
+    data = workspace(tmp_path, "cifar10n-short").data_dir
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOISEBENCH_DATA", str(data))
+    assert photos.main() == 0
+    dataset = find_dataset("cifar10")
+    images, given = read_images(dataset, data), {}
+    for path in Path("photos/train").glob("*/*.png"):
+        assert (np.asarray(Image.open(path)) == images.train_images[int(path.stem)]).all()
+        given[int(path.stem)] = dataset.classes.index(path.parent.name)
+    assert sorted(given) == list(range(5000)) and sum(given[i] != images.train_labels[i] for i in given) == 2093
+    right = {int(path.stem): dataset.classes.index(path.parent.name) for path in Path("photos/test").glob("*/*.png")}
+    assert [right[i] for i in range(2000)] == images.test_labels[:2000].tolist()
 
 
 def test_one_line_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
