@@ -6,12 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
+
+import numpy as np
 
 from .agenda import Item
 from .backbones import pack_width
 from .losses import LOSSES
 from .losses.catalogue import is_penalty
+from .manifest import Manifest
 from .plan import Run
 from .strategies import STRATEGIES
 
@@ -29,18 +33,24 @@ class Load:
 def kind_of(run: Run) -> str | None:
     """What runs that may go together have in common; None for one that trains by itself.
 
-    They differ in seed, labels, loss and strategy alone. By themselves train: networks that fill a processor alone; strategies of
-    several networks or views, of parameters of their own, or that begin anew with new networks; penalties on the parameters; a run
-    that has to estimate its noise first; layers that are frozen, or learn at rates of their own. What they begin from may differ.
+    They differ in seed, labels, loss and strategy alone, and so not in which images are held out or replaced. By themselves train:
+    networks that fill a processor alone; strategies of several networks or views, of parameters of their own, or that begin anew with
+    new networks; penalties on the parameters; a run that has to estimate its noise first; layers that are frozen, or learn at rates of
+    their own. What they begin from may differ.
     """
     strategy = STRATEGIES[run.strategy.name].build  # type: ignore[union-attr]
     alone = run.estimated or any(is_penalty(call) for call in LOSSES.calls(run.loss)) or not strategy.in_step()  # type: ignore[attr-defined]
     by_layer = run.recipe.freeze > 0 or run.recipe.layer_decay != 1
     if pack_width(run.model) == 1 or alone or by_layer or run.dataset.reader:
         return None
-    training = int(run.manifest.in_training.sum())
-    data = [run.dataset.name, run.data_sha256, run.source_sha256, training, len(run.manifest.labels)]
+    data = [run.dataset.name, run.data_sha256, run.source_sha256, _pictures(run.manifest)]
     return json.dumps([data, run.model, run.recipe.asdict(), run.precision], sort_keys=True)
+
+
+def _pictures(manifest: Manifest) -> str:
+    """Which pictures are trained on, and in whose place another set's are: a pack reads them once for all of its runs."""
+    masks = [manifest.in_training, *([] if manifest.source is None else [manifest.source])]
+    return sha256(b"".join(np.ascontiguousarray(mask).tobytes() for mask in masks)).hexdigest()
 
 
 def loads(items: Sequence[Item], todo: Sequence[Item]) -> list[Load]:

@@ -32,6 +32,7 @@ from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
 from .truth import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
 
+PICTURES_VERSION = 2  # of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
 PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 _LARGEST_SEED = 2**32
 _LARGEST_TABLE = 1 << 29  # numbers, 2 GB
@@ -98,6 +99,7 @@ class Run:
                 **LOSSES.fingerprints(self.loss),
                 **STRATEGIES.fingerprints(self.strategy),
                 f"model:{self.model}": backbone_fingerprint(self.model),
+                **({"pictures": str(PICTURES_VERSION)} if self.manifest.val is not None or self.manifest.source is not None else {}),
                 **({"estimates": str(ESTIMATES_VERSION)} if self.estimated else {}),
                 **({"init": str(INITIAL_VERSION)} if self.init else {}),
             },

@@ -164,6 +164,16 @@ def test_every_method_of_the_quick_suite_is_the_same_in_any_company(tmp_path: Pa
     assert {record["environment"]["packed"] for record in together.values()} == {16}
 
 
+def test_a_run_with_images_held_out_is_the_same_in_any_company(tmp_path: Path) -> None:
+    """Of two seeds they are not the same, so that nothing but their going apart makes it so."""
+    items, alone = (agenda(tmp_path / place, "smoke", val_fraction=0.1) for place in ("a", "b"))
+    together = carried_out(tmp_path / "a", items, 16)
+    for item in alone:
+        carried_out(tmp_path / "b", [item], 16)
+    assert all(left(one.folder) == left(other.folder) for one, other in zip(items, alone, strict=True))
+    assert all(record["metrics"]["test_acc"]["last"] > 0.3 for record in together.values())
+
+
 def test_a_pack_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     straight, stopped = agenda(tmp_path / "straight", "smoke"), agenda(tmp_path / "stopped", "smoke")
     carried_out(tmp_path / "straight", straight)
@@ -254,6 +264,34 @@ def test_runs_of_different_data_or_recipes_do_not_go_together(tmp_path: Path) ->
 
     assert kind() == kind(seed=3, loss="gce", strategy="bootstrap", noise="symmetric(rate=0.2)")
     assert len({kind(), kind(changes={"epochs": 4}), kind(precision="bf16")}) == 3
+
+
+def test_runs_that_go_together_train_on_the_same_images(tmp_path: Path) -> None:
+    """Held-out images are others for each seed, and so are the places that another set's take."""
+    images = np.full((400, 8, 8, 1), 90, np.uint8)
+    np.savez(tmp_path / "few.npz", train_images=images, train_labels=np.arange(400) % 3, test_images=images[:3], test_labels=np.arange(3))
+    noises = ["symmetric(rate=0.4)", "asymmetric(rate=0.4)", "openset(rate=0.3, source='few.npz')"]
+    whole = find_suite("smoke", tmp_path)[1]
+    suite = whole.model_copy(update={
+        "defaults": whole.defaults.model_copy(update={"val_fraction": 0.1}),
+        "matrix": {"noise": noises, "method": ["ce", "lsr", "sl", "gce", "el"]},
+    })  # fmt: skip
+    space = Workspace(tmp_path)
+    items = make_agenda(space, suite)
+    found = loads(items, items)
+    assert [len(load.items) for load in found] == [5] * 6 and {load.width for load in found} == {16}
+    for load in found:
+        runs = [item.run for item in load.items]
+        seen = [space.training_images(run.dataset, run.manifest).train_images[run.manifest.in_training] for run in runs]
+        assert all(np.array_equal(each, seen[0]) for each in seen)
+
+
+def test_trainings_on_other_images_make_no_pack(make_trainer: Made) -> None:
+    one, other = (make_trainer(seed=seed) for seed in (0, 1))
+    assert Pack([one, other], WIDTH)
+    object.__setattr__(other.task, "images", other.task.images[::-1])
+    with pytest.raises(ValueError, match="see the same images"):
+        Pack([one, other], WIDTH)
 
 
 def test_a_strategy_for_several_runs_at_once_keeps_no_state(make_trainer: Made) -> None:

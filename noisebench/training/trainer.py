@@ -89,7 +89,7 @@ class Trainer:
         the network does not allow."""
         self.task, self.device, self.strategy = task, device, task.strategy
         self.changes_images = type(task.strategy).prepare is not Strategy.prepare  # and so has to see those of the whole batch
-        if beside and all(_same_memory(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
+        if beside and all(_same_images(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
             train, test = beside.train, beside.test
         else:
             look = Look.of(task.recipe)
@@ -379,10 +379,10 @@ class Trainer:
         return (torch.arange(n, device=self.device) if index is None else index)[self.ranks.share(n)]
 
 
-def _same_memory(a: ImageArray, b: ImageArray) -> bool:
+def _same_images(a: ImageArray, b: ImageArray) -> bool:
     if isinstance(a, Pictures) or isinstance(b, Pictures):
         return False  # each training has its own readers
-    return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides)
+    return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides) or np.array_equal(a, b)
 
 
 def _restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
