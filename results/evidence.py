@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import re
 import sys
 import time
 from collections import Counter
@@ -62,12 +63,12 @@ _GAINS = Table(against="el")
 _EPOCHS = Table("noise,method", "metric", "last,best,memorised")
 EVIDENCE = {
     "quick": Evidence(10, (_GAINS, _EPOCHS, Table(metric="best", against="el"))),
-    "el-eps": Evidence(10, (Table("loss", against="ce"),)),
+    "el-eps": Evidence(10, (Table("loss", against="ce"), Table("loss", against="gce(q=0.7)"))),
     "el-neighbours": Evidence(10, (Table("loss", against="el(eps=0.4)"),)),
     "el-stopping": Evidence(10, (*(Table(metric=metric, against="el") for metric in ("last", "at_noisy_val", "best")),)),
     "el-theory": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
     "el-theory-long": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
-    "el-plugin": Evidence(10, (Table("loss", against="ce"), Table(metric="memorised"))),
+    "el-plugin": Evidence(10, (Table("loss", against="ce"), Table(against="el"), Table(metric="memorised"))),
     "fashion-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
     "cifar10-short": Evidence(2, (_GAINS, _EPOCHS, Table(published="equal-loss")), _by_seed(2)),
     "cifar10-short-two-way": Evidence(2, (_EPOCHS, Table(published="equal-loss")), _by_seed(2)),
@@ -104,10 +105,11 @@ def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
 
 
 def page(name: str) -> str:
-    """What a table's file of runs shows, as markdown."""
+    """What a table's file of runs shows, as markdown, each table once."""
     found, file = EVIDENCE[name], HERE / f"{name}.csv"
     views = [nb.report(file, **vars(view)).render("md").strip() for view in found.tables]
-    return "\n\n".join([f"# {name}", *_made(name, file), *views]) + "\n"
+    tables = dict.fromkeys(table for view in views for table in re.split(r"\n\n(?=\*\*)", view))
+    return "\n\n".join([f"# {name}", *_made(name, file), *tables]) + "\n"
 
 
 def _made(name: str, file: Path) -> Iterator[str]:
