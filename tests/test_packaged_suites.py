@@ -46,6 +46,11 @@ def test_a_suite_that_names_a_paper_has_its_cells(name: str, cells: int, publish
     assert (len(found), sum(beside is not None for beside in found)) == (cells, published)
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_says_what_it_takes(name: str) -> None:
+    assert SUITES[name].takes and SUITES[name].summary
+
+
 def test_every_suite_that_names_a_paper_is_counted() -> None:
     (mark,) = (mark for mark in test_a_suite_that_names_a_paper_has_its_cells.pytestmark if mark.name == "parametrize")
     assert {name for name, suite in SUITES.items() if suite.report.published} == {name for name, *_ in mark.args[1]}
