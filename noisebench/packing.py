@@ -6,13 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import pairwise
-
-import numpy as np
 
 from .agenda import Item
 from .backbones import pack_width
+from .datasets import fingerprint
 from .losses import LOSSES
 from .losses.catalogue import is_penalty
 from .manifest import Manifest
@@ -49,8 +47,7 @@ def kind_of(run: Run) -> str | None:
 
 def _pictures(manifest: Manifest) -> str:
     """Which pictures are trained on, and in whose place another set's are: a pack reads them once for all of its runs."""
-    masks = [manifest.in_training, *([] if manifest.source is None else [manifest.source])]
-    return sha256(b"".join(np.ascontiguousarray(mask).tobytes() for mask in masks)).hexdigest()
+    return fingerprint(manifest.in_training, *([] if manifest.source is None else [manifest.source]))
 
 
 def loads(items: Sequence[Item], todo: Sequence[Item]) -> list[Load]:

@@ -65,7 +65,7 @@ EVIDENCE = {
     "quick": Evidence(10, (_GAINS, _EPOCHS, Table(metric="best", against="el"))),
     "el-eps": Evidence(10, (Table("loss", against="ce"), Table("loss", against="gce(q=0.7)"))),
     "el-neighbours": Evidence(10, (Table("loss", against="el(eps=0.4)"),)),
-    "el-stopping": Evidence(10, (*(Table(metric=metric, against="el") for metric in ("last", "at_noisy_val", "best")),)),
+    "el-stopping": Evidence(10, tuple(Table(metric=metric, against="el") for metric in ("last", "at_noisy_val", "best"))),
     "el-theory": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
     "el-theory-long": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
     "el-plugin": Evidence(10, (Table("loss", against="ce"), _GAINS, Table(against="elr"), Table(metric="memorised"))),

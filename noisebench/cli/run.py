@@ -235,7 +235,7 @@ def _show_agenda(name: str, forecast: Forecast, items: list[Item], work: list[Lo
     counts = ", ".join(f"{n} {status}" for status, n in Counter(item.status for item in items).items())
     lines = [_line(item, selected=id(item) in width) for item in items]
     together = sum(len(load.items) for load in work if load.width > 1)
-    groups = "1 pack that trains" if _packs(work) == 1 else f"{_packs(work)} packs that train"
+    groups = "1 pack that trains" if (count := _packs(work)) == 1 else f"{count} packs that train"
     packs = f", {together} of them in {groups} as one network" if together else ""
     estimate = f"about {duration(total)}, {at_once} at a time" if work else "none"
     show("\n".join([*lines, f"{len(items)} runs: {counts}; {len(width)} to run{packs}; estimated time: {estimate}"]))

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +36,7 @@ class Pack:
 
     def __init__(self, trainers: Sequence[Trainer], width: int, kinds: Sequence[str] = ()) -> None:
         assert 0 < len(trainers) <= width and len({(t.epoch, t.step, t.since) for t in trainers}) == 1
-        if not all(_alike(trainer, trainers[0]) for trainer in trainers):
+        if not all(trainer.train is trainers[0].train or trainer.task.sees_as(trainers[0].task) for trainer in trainers):
             raise ValueError("trainings of a pack see the same images, and these do not")
         self._all = list(trainers)
         self._kinds: list[object] = list(kinds) or [object() for _ in trainers]
@@ -211,14 +210,6 @@ class Pack:
             logits = [self.network(images.repeat(1, len(self._filled), 1, 1)).float() for images in every(pixels)]
         self.network.train()
         return torch.cat(logits, 1).log_softmax(2)
-
-
-def _alike(one: Trainer, other: Trainer) -> bool:
-    """Whether they train and are tested on the same images; those of one set are, as a rule, one object."""
-    return all(
-        getattr(one, name) is getattr(other, name) or np.array_equal(getattr(one.task, images), getattr(other.task, images))
-        for name, images in (("train", "images"), ("test", "test_images"))
-    )
 
 
 def _failure(trainer: Trainer, acts: Sequence[Callable[[Trainer], None]]) -> RunFailed | None:

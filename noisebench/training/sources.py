@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,3 +69,10 @@ def source_of(images: ImageArray, normalise: Normalisation, device: torch.device
 
         return Streamed(images, normalise, device, look)
     return Pixels(images, normalise, device, crop)
+
+
+def same_images(a: ImageArray, b: ImageArray) -> bool:
+    """Whether two trainings may share what they read of these; streamed ones may not, since each has its own readers."""
+    if isinstance(a, Pictures) or isinstance(b, Pictures):
+        return False
+    return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides) or np.array_equal(a, b)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..datasets import ImageArray, Pictures
+from ..datasets import ImageArray
 from ..dynamics import early_epochs
 from ..errors import RunFailed
 from ..losses import Loss, Penalty, Scores
@@ -36,7 +36,7 @@ from .predicting import autocast, log_p_parts, network_log_p, repeatable
 from .recorded import Given, Made, RecordedStep
 from .seeds import derived_seed
 from .sharing import batch_of, fitted, given, kept_by_each, make_batch, places
-from .sources import Look, Source, normalisation_of, source_of
+from .sources import Look, Source, normalisation_of, same_images, source_of
 from .stepping import backward, descend, of_batch, training_forwards
 
 _NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
@@ -62,6 +62,10 @@ class Task:
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
     init: Weights | None = None  # what the networks begin from; None: they are freshly made
     numbers: np.ndarray | None = None  # what a failure calls the examples (N,); None: as they stand here
+
+    def sees_as(self, other: Task) -> bool:
+        """Whether both train and are tested on the same images, which then need to lie there once."""
+        return same_images(self.images, other.images) and same_images(self.test_images, other.test_images)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class Trainer:
         the network does not allow."""
         self.task, self.device, self.strategy = task, device, task.strategy
         self.changes_images = type(task.strategy).prepare is not Strategy.prepare  # and so has to see those of the whole batch
-        if beside and all(_same_images(getattr(task, name), getattr(beside.task, name)) for name in ("images", "test_images")):
+        if beside and task.sees_as(beside.task):
             train, test = beside.train, beside.test
         else:
             look = Look.of(task.recipe)
@@ -377,12 +381,6 @@ class Trainer:
         if self.ranks.size == 1:
             return index
         return (torch.arange(n, device=self.device) if index is None else index)[self.ranks.share(n)]
-
-
-def _same_images(a: ImageArray, b: ImageArray) -> bool:
-    if isinstance(a, Pictures) or isinstance(b, Pictures):
-        return False  # each training has its own readers
-    return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides) or np.array_equal(a, b)
 
 
 def _restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
