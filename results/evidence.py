@@ -68,6 +68,7 @@ EVIDENCE = {
     "el-stopping": Evidence(10, tuple(Table(metric=metric, against="el") for metric in ("last", "at_noisy_val", "best"))),
     "el-theory": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
     "el-theory-long": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
+    "el-two-way": Evidence(10, (_GAINS, Table(metric="best", against="el"))),
     "el-plugin": Evidence(10, (Table("loss", against="ce"), _GAINS, Table(against="elr"), Table(metric="memorised"))),
     "fashion-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
     "cifar10-short": Evidence(2, (_GAINS, _EPOCHS, Table(published="equal-loss")), _by_seed(2)),

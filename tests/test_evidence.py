@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -97,6 +98,14 @@ def test_readmes_table_is_that_of_the_page() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     table = evidence.page("quick").split("**\n\n", 1)[1].partition("\n\n")[0]
     assert table in readme
+
+
+def test_readmes_column_beside_the_papers_is_that_of_the_page() -> None:
+    """Ours, the paper's, the difference."""
+    rows = r"^\| (\w+) †? ?\| ([\d.]+) \| ([\d.]+) ± [^|]*\| ([+-][\d.]+) \|"
+    readme = re.findall(rows, (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    page = evidence.page("el-cifar10").split("**\n\n", 1)[1].partition("\n\n")[0]
+    assert readme == re.findall(r"^\| (\w+) \| ([\d.]+)†? \[([\d.]+), ([+-][\d.]+) \w\]", page, re.M) and len(readme) == 7
 
 
 def test_readmes_photos_are_those_that_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
