@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -20,13 +21,14 @@ _LOADED = "noisebench_code"  # of a module: the hash of its code as it was loade
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import each plugin once. Raises ConfigError where it is missing or fails."""
+    """Import each plugin once; what it prints goes to stderr. Raises ConfigError where it is missing, fails or ends the process."""
     for name in names:
         try:
-            _load(name)
+            with redirect_stdout(sys.stderr):
+                _load(name)
         except NoisebenchError as error:
             raise ConfigError(f"plugin {name}: {error}") from error
-        except Exception as error:  # a stranger's module may throw anything
+        except (Exception, SystemExit) as error:  # a stranger's module may throw anything
             raise ConfigError(f"plugin {name} cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]) from error
 
 

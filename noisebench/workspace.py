@@ -15,7 +15,7 @@ from .datasets import Dataset, Images, Labels, Pictures, Tell, find_dataset, fit
 from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
 from .labelling import LabelWish, Outside, make_manifest, noise_for
-from .manifest import Manifest, file_name
+from .manifest import Manifest, file_name, read_manifest
 from .storing import write_text
 
 
@@ -153,14 +153,18 @@ class Workspace:
         return self._manifests[key]
 
     def keep(self, manifest: Manifest, path: Path, *, force: bool = False) -> bool:
-        """Write a manifest; True if it was not there. Raises ManifestError where another lies under that name."""
+        """Write a manifest; True if it was not there, or named no test set or another. Raises ManifestError where other labels lie
+        under that name."""
         if force:
             manifest.write(path)
             return True
         if not path.exists() and manifest.write_new(path):  # of several processes of one suite one writes it
             return True
         if manifest.lies_at(path):
-            return False
+            test = manifest.meta.get("test_path")
+            if stale := test is not None and read_manifest(path).meta.get("test_path") != test:
+                manifest.write(path)
+            return stale
         raise ManifestError(f"{path} exists and holds other labels: noisebench corrupt takes another --out, or --force to replace it")
 
     @property

@@ -199,7 +199,7 @@ def test_report_appends_to_githubs_summary(place: Path, capsys: pytest.CaptureFi
 def test_a_plugin_brings_a_loss_in_one_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin = place / "mine.py"
     plugin.write_text(
-        "import noisebench as nb\n\n@nb.register_loss\ndef test_root(log_p, power=0.5):\n"
+        "import noisebench as nb\n\nprint('hello')\n\n@nb.register_loss\ndef test_root(log_p, power=0.5):\n"
         '    """1 - p^power."""\n    return -(power * log_p).expm1()\n'
     )
     trained = answer(capsys, "--plugin", str(plugin), "train", "--loss", "test_root", "--power", "0.3", *SHORT)
@@ -368,6 +368,8 @@ MISTAKES = [
     (["train", "cifar100", "--manifest", "good.csv"], "the manifest is for other data"),
     (["--plugin", "no.py", "list", "losses"], "plugin no.py: no such file"),
     (["--plugin", "broken.py", "list", "losses"], "broken.py cannot be loaded: ZeroDivisionError"),
+    (["--plugin", "quits.py", "list", "losses"], "quits.py cannot be loaded: SystemExit: 0"),
+    (["corrupt", "digits", "--sym", "0.4", "--out", "b\udcff.csv"], "--out is a path in UTF-8, got 'b\\udcff.csv'"),
     (["evaluate", "nothing"], "no run 'nothing'"),
     (["report"], "no runs in"),
     (["report", "nowhere"], "no such folder: nowhere"),
@@ -402,6 +404,7 @@ def wrong_files(place: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     (place / "empty.npz").touch()
     (place / "cut.csv").write_bytes((place / "good.csv").read_bytes()[:-5])
     (place / "broken.py").write_text("1 / 0\n")
+    (place / "quits.py").write_text("raise SystemExit(0)\n")
     matrix = "    matrix: {noise: [symmetric(rate=0.4)], method: [ce]}\n"
     (place / "twice.yaml").write_text(f"version: 1\nsuites:\n  a:\n    defaults: {{epochs: 1, dataset: digits, epochs: 2}}\n{matrix}")
     (place / "shape.yaml").write_text(

@@ -78,6 +78,18 @@ def test_a_manifest_of_a_folder_names_every_example_by_its_path(tmp_path, monkey
     assert manifest.ids[:2] == ("train/cat/0.png", "train/cat/1.png") and len(manifest.ids) == 12
 
 
+def test_a_manifest_without_a_test_set_takes_one_and_keeps_it(tmp_path, monkeypatch):
+    for name in ("pets", "clean", "others"):
+        folder(tmp_path / name, "")
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for words in ([], ["--test", "clean"], [], ["--test", "others"]):
+        assert main(["-q", "corrupt", "pets", "--sym", "0.5", *words]) == 0
+        said.append(read_manifest(next(Path("manifests").glob("*.csv"))))
+    assert [manifest.meta.get("test_path") for manifest in said] == [None, "clean", "clean", "others"]
+    assert len({tuple(manifest.labels) for manifest in said}) == 1
+
+
 def test_labels_by_path_in_any_order_train_with_a_test_folder(tmp_path, monkeypatch, capsys):
     place, elsewhere = folder(tmp_path / "pets", "", each=8), folder(tmp_path / "clean", "", each=3)
     rows = [f"{name}/{number}.png,{'dog' if number == 0 else name}" for name in ("dog", "cat") for number in reversed(range(8))]

@@ -111,6 +111,8 @@ def corrupt(
         raise ConfigError("a noise needs a data set: noisebench corrupt cifar10 --sym 0.4")
     if out is not None and not out.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise ConfigError(f"--out is a .csv, .csv.gz or .parquet, got {out}")
+    if out is not None and any("\ud800" <= letter <= "\udfff" for letter in str(out)):
+        raise ConfigError(f"--out is a path in UTF-8, got {str(out)!a}")
     workspace = options.open()
     if review.any:
         made, named, reviewed = review.make(workspace, dataset, test)
