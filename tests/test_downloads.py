@@ -283,7 +283,9 @@ def test_interrupting_a_command_ends_it_with_130_and_leaves_what_came(host: Host
     host.files = {"/mnist/train-images-idx3-ubyte.gz": bytes(9_912_422)}
     host.answers = [falls_silent(1_000_000)]
     command = [sys.executable, "-m", "noisebench", "--data-dir", str(tmp_path), "-C", str(tmp_path), "corrupt", "mnist", "--sym", "0.4"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what begins in the background hears no Ctrl-C, nor do its children
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {MIRROR: host.address})
+    signal.signal(signal.SIGINT, before)
     part = tmp_path / "downloads" / "mnist" / "train-images-idx3-ubyte.gz.part"
     until(lambda: part.exists() and part.stat().st_size == 1_000_000)
     process.send_signal(signal.SIGINT)
