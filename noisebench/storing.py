@@ -129,6 +129,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_whole(path, lambda file: file.write(content))
 
 
+def is_text(name: str) -> bool:
+    """Whether it can be written as UTF-8; a name of a file need not be."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text to `path`, whole or not at all."""
     write_bytes(path, content.encode())

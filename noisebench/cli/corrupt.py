@@ -109,10 +109,8 @@ def corrupt(
         raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --human worse, --labels FILE, --noise TEXT ... (noisebench list noises)")
     elif dataset is None:
         raise ConfigError("a noise needs a data set: noisebench corrupt cifar10 --sym 0.4")
-    if out is not None and not out.name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise ConfigError(f"--out is a .csv, .csv.gz or .parquet, got {out}")
-    if out is not None and any("\ud800" <= letter <= "\udfff" for letter in str(out)):
-        raise ConfigError(f"--out is a path in UTF-8, got {str(out)!a}")
+    if out is not None:
+        _check_out(out)
     workspace = options.open()
     if review.any:
         made, named, reviewed = review.make(workspace, dataset, test)
@@ -128,6 +126,17 @@ def corrupt(
         write_json({**_summary(made, path), **({"review": reviewed} if reviewed else {})})
     else:
         show(_drawn(made, path, reviewed))
+
+
+def _check_out(out: Path) -> None:
+    """Raises ConfigError for a path that no manifest can have."""
+    from ..errors import ConfigError
+    from ..storing import is_text
+
+    if not out.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise ConfigError(f"--out is a .csv, .csv.gz or .parquet, got {out}")
+    if not is_text(str(out)):
+        raise ConfigError(f"--out is a path in UTF-8, got {str(out)!a}")
 
 
 def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:

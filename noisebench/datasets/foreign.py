@@ -11,11 +11,12 @@ import numpy as np
 
 from ..bounded import free_memory
 from ..errors import DataError
+from ..storing import is_text
 from .archive import as_labels, fingerprint, image_shape, read_arrays, read_shape
 from .catalogue import Dataset
 from .opening import open_regular
 from .pictures import read_picture
-from .tarred import PICTURES, is_text
+from .tarred import PICTURES
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
+from ..storing import is_text
 from .listing import Listed, Listing, Names
 from .names import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
 from .tarred import PICTURES
@@ -123,7 +124,7 @@ def pictures_below(root: Path, part: str) -> list[str]:
         below = Path(place).relative_to(root).as_posix()
         found += [f"{below}/{name}" for name in names if os.path.splitext(name)[1].lower() in PICTURES]  # noqa: PTH122 a million of them
     for name in found:
-        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        if not is_text(name):
             raise DataError(f"{root} holds a file whose name is not UTF-8, {name!a}: rename it")
     return sorted(found)
 

@@ -20,7 +20,7 @@ import numpy as np
 from ..arrays import packed_npz, read_npz
 from ..errors import DataError
 from ..form import MOST_CLASSES
-from ..storing import write_whole
+from ..storing import is_text, write_whole
 from .listing import Names
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -139,11 +139,6 @@ def _check_name(name: str) -> None:
     """Raises ValueError for a name that no manifest can hold."""
     if "\0" in name or not is_text(name):
         raise ValueError(f"the name {name!a} is not UTF-8")
-
-
-def is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8."""
-    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _check_end(file: IO[bytes], at: int, stop: int) -> None:
