@@ -119,12 +119,3 @@ def test_only_the_command_line_prints() -> None:
             node.func.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
         assert part(path) == "cli" or "print" not in names, path
-
-
-def test_no_file_is_two_files_and_no_function_a_chapter() -> None:
-    for path in FILES:
-        text = path.read_text(encoding="utf-8")
-        assert text.count("\n") <= 400, path
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef) and part(path) != "cli":
-                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
