@@ -198,6 +198,7 @@ METHODS = {
                presets=_by_rate("cifar100", "symmetric", "gce(q={})", {0.0: 0.5, 0.2: 0.5, 0.4: 0.7, 0.6: 0.7, 0.8: 0.9}, _EPS)),
         Method("focal", "Lin et al. 2017", "focal"),
         Method("el", "Cui et al., Equal Loss", "el", presets=(Preset("imagenet", "el(eps=0.1)", _EL),)),
+        Method("el_overall", "Cui et al., Equal Loss, eps the share of incorrect labels", "el(eps=overall)"),
         Method("el_estimated", "Cui et al., Equal Loss, eps found out", "el(eps=estimated)"),
         Method("lsr_el", "Cui et al., Equal Loss, with label smoothing", "lsr(el)", presets=(Preset("imagenet", "lsr(el(eps=0.1))", _EL),)),
         # Ma et al. write MAE as 1 - p, half of ours, and take RCE's A from the code, -9.21.

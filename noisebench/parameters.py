@@ -10,7 +10,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeAlias
 
 from .errors import LanguageError
-from .spec import AUTO, ESTIMATED, Call, Sum, Value, word
+from .spec import AUTO, ESTIMATED, OVERALL, Call, Sum, Value, word
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,11 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Auto:
-    """`auto` is allowed and stands for this fact of the manifest, `estimated` for what the run finds: "rate" or "transition"."""
+    """`auto` is allowed and stands for this fact of the manifest, `estimated` for the run's own estimate of it.
+
+    "rate": the noise rate as its author writes it (0.4 of "asym 0.4"); "share": the expected share
+    of incorrect labels (there about 0.2), which `overall` means for either; "transition": T.
+    """
 
     fact: str
 
@@ -58,7 +62,7 @@ class Inner:
 Rate: TypeAlias = Annotated[float, Interval("[0, 1)")]
 Share: TypeAlias = Annotated[float, Interval("[0, 1]")]
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
-TrueRate: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("rate")]
+WrongShare: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("share")]
 TransitionText: TypeAlias = Annotated[Matrix | str, OneOf(("true", "empirical")), Auto("transition")]
 
 _EXACT = 2.0**53  # below it every whole float is that very integer
@@ -86,13 +90,18 @@ class Parameter:
         """Whether the parameter is itself an expression."""
         return self.type is Call
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that stand for a fact of the manifest or for the run's estimate."""
+        return {"transition": (AUTO, ESTIMATED), None: ()}.get(self.auto, (AUTO, OVERALL, ESTIMATED))
+
     def unset(self, value: Value) -> bool:
         """Whether the value goes without saying: nothing, or a switch as it stands by default."""
         return value is None or (isinstance(value, bool) and value is self.default)
 
     def describe(self) -> str:
         kind = _KINDS.get(self.type, self.noun or "matrix")
-        parts = [kind, *([str(self.allowed)] if self.allowed else []), *(["or auto or estimated"] if self.auto else [])]
+        parts = [kind, *([str(self.allowed)] if self.allowed else []), *(f"or {word}" for word in self.words)]
         return " ".join(parts) + (", required" if self.required else f", default {self.default}")
 
     def accept(self, value: Value, owner: str) -> Value:
@@ -102,7 +111,7 @@ class Parameter:
                 return value
             raise LanguageError(f"{owner}: {self.name} is a {self.noun}, got {value}")
         value = word(value)
-        if (self.auto and value in (AUTO, ESTIMATED)) or (value is None and self.default is None):
+        if value in self.words or (value is None and self.default is None):
             return value
         coerced = _coerce(value, self.type)
         if coerced is None or not self._allows(coerced):

@@ -170,7 +170,7 @@ for name, inner in (("eps_ce_mae", "ce"), ("eps_fl_mae", "fl")):
 # One loss by its default, which has its own tests.
 PLAIN = {
     "ce", "lsr", "bootstrap", "bootstrap_soft", "forward", "backward", "forward_estimated", "backward_estimated", "mae", "gce", "focal",
-    "el", "lsr_el", "el_estimated", "taylor", "bitempered",
+    "el", "lsr_el", "el_overall", "el_estimated", "taylor", "bitempered",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 from ..errors import LanguageError
 from ..registry import Registry
-from ..spec import AUTO, ESTIMATED, Call, Expression, Sum, terms
+from ..spec import WORDS, Call, Expression, Sum, terms
 from .scores import Loss, Penalty, Scores, Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,7 +98,7 @@ def _check_inner(outer: Call, law: str | None) -> None:
 
 
 def _value(call: Call, key: str, value: Any, transitions: Mapping[str, Any]) -> Any:
-    word = value in (AUTO, ESTIMATED) or (key == "T" and isinstance(value, str))
+    word = value in WORDS or (key == "T" and isinstance(value, str))
     if word and value not in transitions:
         raise LanguageError(f"{call.name}: {key}={value} is known only with a manifest; give a value, e.g. el(eps=0.4)")
     return transitions[value] if key == "T" and isinstance(value, str) else value
