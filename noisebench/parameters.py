@@ -158,11 +158,21 @@ def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[P
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}
     parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]
-    return tuple(_parameter(p.name, p.default, hints.get(p.name, _type_of(p.default))) for p in parameters)
+    return tuple(_parameter(p.name, p.default, _hint(p, hints)) for p in parameters)
 
 
-def _type_of(default: Any) -> Any:
-    """The type of a parameter that is not annotated."""
+def _hint(parameter: inspect.Parameter, hints: dict[str, Any]) -> Any:
+    """The annotation of a parameter, or what its name and default say where it has none.
+
+    A required parameter called `loss` is a loss, unless it is annotated as a number or a word.
+    """
+    default = parameter.default
+    hint = hints.get(parameter.name)
+    is_loss = parameter.name == "loss" and default is _REQUIRED
+    if is_loss and hint not in _KINDS and typing.get_origin(hint) is not Annotated:
+        return Annotated[Any, Inner()]
+    if hint is not None:
+        return hint
     return type(default) if type(default) in (bool, str) else float
 
 
