@@ -194,7 +194,9 @@ CONVENTIONS = {
         Convention(
             "logitclip2023",
             "Wei et al. 2023, LogitClip",
-            f"exactly rate of all examples is drawn anew; CIFAR-100's asymmetric goes to the next of all classes; {_DEPENDENT_NOTE}",
+            "exactly rate of all examples is drawn anew; CIFAR-100's asymmetric goes to the next of all "
+            f"classes; {_DEPENDENT_NOTE}; for its open-set noise "
+            "--noise \"openset(rate=0.4, source='cifar100', exact_over='set')\"",
             {
                 "sym": _EXCLUSIVE_OF_A_SUBSET,
                 "asym": {

@@ -201,6 +201,13 @@ def test_each_image_is_replaced_by_itself_where_that_is_asked_for(openly):
     assert len(set(np.bincount(data.labels[replaced]).tolist())) > 1
 
 
+def test_over_the_set_exactly_the_rate_of_all_images_is_replaced(openly):
+    data = packaged("cifar10")
+    replaced = openly(data=data, extra=", exact_over='set'").source >= 0
+    assert replaced.sum() == 15_000
+    assert len(set(np.bincount(data.labels[replaced]).tolist())) > 1
+
+
 @pytest.mark.parametrize("held_out", [True, False])
 def test_split_before_corruption_each_part_has_its_exact_number_of_replaced_images(held_out, openly):
     manifest = openly(val_fraction=0.25, val_split="before")

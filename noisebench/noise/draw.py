@@ -15,6 +15,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from ..errors import LanguageError
+from ..spec import Value
 
 Rows: TypeAlias = Iterable[tuple[slice | np.ndarray, np.ndarray]]
 """Pieces (which examples (n,), their rows of probabilities (n, K)), in any order, every example once; a row sums to 1."""
@@ -27,6 +28,15 @@ EQUAL = "equal"  # the same count in every class, of symmetric noise
 _CHUNK = 1 << 20  # examples handled at a time
 _THREADS = 8  # at most: each holds a chunk
 _CELLS = 1 << 10  # of the grid that spares a search
+
+
+def complete_counts(values: dict[str, Value]) -> dict[str, Value]:
+    """Counts are exact in each class, which goes without saying; refuse to say over what they are exact when they are not."""
+    if values["exact_over"] == OVER[0]:
+        return {**values, "exact_over": None}
+    if values["exact_over"] is not None and values["exact"] is False:
+        raise LanguageError("exact_over has no effect with exact=False")
+    return values
 
 
 def draw(

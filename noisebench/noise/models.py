@@ -11,7 +11,7 @@ from ..errors import LanguageError
 from ..parameters import Interval, OneOf, Rate
 from ..spec import Value
 from .catalogue import register_noise
-from .draw import EQUAL, OVER
+from .draw import EQUAL, OVER, complete_counts
 from .maps import MAPS, class_map
 from .matrices import read_matrix
 
@@ -21,20 +21,11 @@ _OverOrEqual: TypeAlias = Annotated[str | None, OneOf((*OVER, EQUAL))]
 _OverPair: TypeAlias = Annotated[str | None, OneOf((OVER[0], OVER[2]))]
 
 
-def _complete_counts(values: dict[str, Value]) -> dict[str, Value]:
-    """Counts are exact in each class, which goes without saying; refuse to say over what they are exact when they are not."""
-    if values["exact_over"] == OVER[0]:
-        return {**values, "exact_over": None}
-    if values["exact_over"] is not None and values["exact"] is False:
-        raise LanguageError("exact_over has no effect with exact=False")
-    return values
-
-
 @register_noise(
     short="sym",
     overall="rate; inclusive: rate x (K - 1) / K",
     paper="Angluin & Laird 1988; van Rooyen et al. 2015",
-    complete=_complete_counts,
+    complete=complete_counts,
 )
 def symmetric(num_classes: int, rate: Rate, inclusive: bool = False, exact: bool = True, exact_over: _OverOrEqual = None) -> np.ndarray:
     """Every label is wrong with probability rate, uniformly among the other classes.
@@ -58,7 +49,7 @@ def symmetric(num_classes: int, rate: Rate, inclusive: bool = False, exact: bool
 
 def _complete_asymmetric(values: dict[str, Value]) -> dict[str, Value]:
     """Write the seed of a random map out; refuse one that has no effect."""
-    values = _complete_counts(values)
+    values = complete_counts(values)
     name, seed = values["map"], values["pairs_seed"]
     if name in MAPS and MAPS[str(name)].random:
         return {**values, "pairs_seed": 0 if seed is None else seed}
@@ -98,7 +89,7 @@ def asymmetric(
     return table
 
 
-@register_noise(short="pair", overall="rate", paper="Han et al. 2018", complete=_complete_counts)
+@register_noise(short="pair", overall="rate", paper="Han et al. 2018", complete=complete_counts)
 def pairflip(num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over = None) -> np.ndarray:
     """Class i is recorded as i + 1 (mod K) with probability rate.
 
@@ -107,7 +98,7 @@ def pairflip(num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over
     return _flip(num_classes, class_map("next", num_classes).flips(num_classes, 0), rate)
 
 
-@register_noise(overall="as given", paper="anyone's own T", complete=_complete_counts)
+@register_noise(overall="as given", paper="anyone's own T", complete=complete_counts)
 def matrix(
     num_classes: int,
     classes: tuple[str, ...],
