@@ -24,7 +24,7 @@ from noisebench.report import METRICS
 from .test_report import add
 
 ROWS = read_published()
-KINDS = {"symmetric", "asymmetric", "pairflip", "pdn", "human", "clean", "as-is"}
+KINDS = {"symmetric", "asymmetric", "pairflip", "dependent", "human", "clean", "as-is"}
 
 
 def test_no_row_is_lost_or_stands_twice() -> None:
@@ -72,7 +72,7 @@ def test_noises_can_be_made_of_the_data_of_their_row() -> None:
 
 
 def test_a_convention_that_is_named_makes_the_noise_that_stands_there() -> None:
-    words = {"symmetric": "sym", "asymmetric": "asym", "pairflip": "pair", "pdn": "idn"}
+    words = {"symmetric": "sym", "asymmetric": "asym", "pairflip": "pair", "dependent": "idn"}
     named = [row for row in ROWS if row.convention in CONVENTIONS]
     assert len(named) > 450
     for row in named:

@@ -132,6 +132,8 @@ GOLDEN_NOISES: dict[str, tuple[int, str]] = {
 }
 GOLDEN_BY_EXAMPLE: dict[str, tuple[int, str]] = {
     "pdn(rate=0.4)": (1, "3dee12da52232a5d"),
+    "pdn(rate=0.4, pixels='bytes')": (1, "916a89601a15f51e"),
+    "dependent(rate=0.4)": (1, "c4c3b9fe59ab2d93"),
     "plc(predictions='teacher.npy', kind='I', rate=0.35)": (1, "39795571efc29544"),
     "plc(predictions='teacher.npy', kind='II', rate=0.35)": (1, "9bcd85890220e5bf"),
     "plc(predictions='teacher.npy', kind='III', rate=0.35)": (1, "f2b2851bbcbb2335"),
