@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -74,7 +74,7 @@ class LabelTable:
     marks rows which are not for training. notes: sentences on what was not used.
     """
 
-    columns: dict[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any]]
     label: str
     clean: str | None = None
     split: str | None = None
@@ -506,7 +506,7 @@ _DEEPEST = 32  # folders that keys share
 def _arranged(table: LabelTable, shape: Shape) -> Annotations:
     """The rows in the order of the examples. Raises ValueError."""
     for_training = table.for_training
-    key = _find_key(table, shape, for_training)
+    key = find_key(table, shape, for_training)
     if key is None and len(table.labels) != shape.n:
         raise ValueError(f"it has {len(table.labels)} labels, the data have {shape.n} examples, and no column names the examples")
     name, match = key or ("", Match("row order", np.arange(shape.n)))
@@ -559,7 +559,7 @@ def _missing(labels: np.ndarray, shape: Shape) -> Iterator[str]:
         yield f"no example is labelled {_listed([shape.classes[k] for k in np.flatnonzero(counts == 0)])}"
 
 
-def _find_key(table: LabelTable, shape: Shape, needed: np.ndarray) -> tuple[str, Match] | None:
+def find_key(table: LabelTable, shape: Shape, needed: np.ndarray) -> tuple[str, Match] | None:
     """The column that names the examples, whatever it is called; None where the rows come in their order.
 
     Raises ValueError where two columns or readings disagree, or where a column could be a key and does
@@ -618,8 +618,10 @@ def _why_no_key(names: list[str], keys: dict[str, list[str]], found: dict[str, M
     what = name if name and not name.startswith("column ") else "index" if match.how == "index" else "key"
     if (strange := needed & (match.examples == NONE)).any():
         row = int(strange.argmax())
+        hint = f"; indices go from 0 to {shape.n - 1}" if match.how == "index" else ""
         return (
-            f"row {row} has the {what} {cells[row]!r}, which no training example has ({match.number} of {len(cells)} rows name an example)"
+            f"row {row} has the {what} {cells[row]!r}, which no training example has "
+            f"({match.number} of {len(cells)} rows name an example{hint})"
         )
     counts = np.bincount(match.examples[match.examples >= 0], minlength=shape.n)
     if (counts > 1).any():
@@ -664,13 +666,3 @@ def _wrong(what: str, row: int, reason: str) -> ValueError:
 
 def _is_empty(value: Any) -> bool:
     return str(value).strip() in ("", "nan", "-1", "-1.0")
-
-
-def find_examples(keys: Sequence[str], shape: Shape, *, by_path: bool) -> list[int]:
-    """The example of each key, a path or an index; NONE for a key that is none's."""
-    if not by_path:
-        return _by_index([str(key).strip() for key in keys], shape).examples.tolist()
-    number = {name: at for at, name in enumerate(shape.ids)}
-    names = [key.strip().replace("\\", "/").removeprefix("./") for key in keys]
-    prefix = "" if names and names[0] in number else "train/"
-    return [number.get(prefix + name, NONE) for name in names]
