@@ -58,7 +58,7 @@ def read_review(
         return examples[listed], _classes(table, "suggested", shape, listed), tuple(notes)
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8: save it as CSV UTF-8") from None
-    except (ValueError, csv.Error) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from None
 
 
