@@ -30,7 +30,8 @@ LabelFile = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="Label file (.csv, .tsv, .txt, .json, .npy, .npz, .pt), or FILE:COLUMN; or 'own', the data set's labels unchanged.",
+        help="Label file (.csv, .tsv, .txt, .json, .npy, .npz, .pt), or FILE:COLUMN for the column of labels; the column "
+        "of indices, paths or file names is the key. Or 'own': the data set's labels unchanged.",
     ),
 ]
 Openset = Annotated[float | None, typer.Option("--openset", metavar="RATE", help="This share of images comes from --source.")]

@@ -27,7 +27,7 @@ ROOM, WIDEST = 1 << 24, 4096  # bytes that any label file may have, and an examp
 _LONGEST = 256  # letters of a label, or of the longest class
 _MOST_ROWS = 1 << 16  # rows of images that are no training examples
 MOST_COLUMNS = 1000
-_SHOWN = 12  # columns or classes that a sentence names
+_SHOWN, _LONGEST_SHOWN = 12, 100  # columns or classes that a sentence names, letters of a cell
 _MARKS = ",;\t"
 
 # Columns are recognised by the words of their names: `label_noisy` is a label, `image_id` a key.
@@ -175,7 +175,10 @@ def sniff(lines: Sequence[str]) -> str:
     """The delimiter of a table's first lines: a comma, semicolon or tab that makes rows of one width."""
 
     def width(mark: str) -> int:
-        widths = {len(row) for row in csv.reader(lines, delimiter=mark) if row}
+        try:
+            widths = {len(row) for row in csv.reader(lines, delimiter=mark) if row}
+        except csv.Error:  # a whole line as one field may be too long
+            return 1
         return widths.pop() if len(widths) == 1 else 1
 
     return max(_MARKS, key=lambda mark: (width(mark) > 1, mark in lines[0], width(mark))) if lines else ","
@@ -623,13 +626,13 @@ def _why_no_key(names: list[str], keys: dict[str, list[str]], found: dict[str, M
         row = int(strange.argmax())
         hint = f"; indices go from 0 to {shape.n - 1}" if match.how == "index" else ""
         return (
-            f"row {row} has the {what} {cells[row]!r}, which no training example has "
+            f"row {row} has the {what} {cells[row][:_LONGEST_SHOWN]!r}, which no training example has "
             f"({match.number} of {len(cells)} rows name an example{hint})"
         )
     counts = np.bincount(match.examples[match.examples >= 0], minlength=shape.n)
     if (counts > 1).any():
         row = int((match.examples == counts.argmax()).argmax())
-        return f"{cells[row]!r} has more than one row in {name!r}"
+        return f"{cells[row][:_LONGEST_SHOWN]!r} has more than one row in {name!r}"
     return f"its column {name!r} could be indices of {len(cells)} of the {shape.n} examples: call it index if it is, else leave it out"
 
 
