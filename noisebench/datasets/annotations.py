@@ -515,7 +515,7 @@ def _arranged(table: LabelTable, shape: Shape) -> Annotations:
     key = find_key(table, shape, for_training)
     if key is None and len(table.labels) != shape.n:
         raise ValueError(f"it has {len(table.labels)} labels, the data have {shape.n} examples, and no column names the examples")
-    name, match = key or ("", Match("row order", np.arange(shape.n)))
+    name, match = key or (None, Match("row order", np.arange(shape.n)))
     rows = np.flatnonzero(for_training & (match.examples >= 0))
     if not len(rows):
         raise ValueError("none of its rows is for a training example")
@@ -536,7 +536,7 @@ def _at(cells: Sequence[Any], rows: np.ndarray) -> Sequence[Any]:
     return cells[rows] if isinstance(cells, np.ndarray) else [cells[row] for row in rows.tolist()]
 
 
-def _read_as(table: LabelTable, key: str, match: Match) -> str:
+def _read_as(table: LabelTable, key: str | None, match: Match) -> str:
     """Which column is the label, which the key."""
     parts = [f"labels from {table.label!r}" if len(table.columns) > 1 else "labels"]
     if table.clean is not None:
@@ -545,7 +545,7 @@ def _read_as(table: LabelTable, key: str, match: Match) -> str:
     return ", ".join([*parts, by])
 
 
-def _passed_over(table: LabelTable, key: str, match: Match, for_training: np.ndarray) -> Iterator[str]:
+def _passed_over(table: LabelTable, key: str | None, match: Match, for_training: np.ndarray) -> Iterator[str]:
     """Columns and rows that are not used."""
     if unused := [name for name in table.columns if name not in (table.label, table.clean, table.split, key)]:
         yield f"not used: {_listed(unused)}"
@@ -574,8 +574,8 @@ def find_key(table: LabelTable, shape: Shape, needed: np.ndarray) -> tuple[str, 
     keys = table.keys
     found = [(name, match) for name, cells in keys.items() for match in match_keys(cells, shape, needed, name)]
     whole = [(name, match) for name, match in found if match.complete(needed) and _is_sure(name, keys[name], match, shape)]
-    if any(match.how != "index" for _, match in whole):
-        whole = [(name, match) for name, match in whole if match.how != "index" or not _counts_rows(keys[name])]
+    by_name = [(name, match) for name, match in whole if match.how != "index" and not all(map(str.isdigit, keys[name]))]
+    whole = by_name or whole  # beside names of files a number is whatever its author counted
     for name, match in whole[1:]:
         if not np.array_equal(match.examples, whole[0][1].examples):
             if name == whole[0][0]:
