@@ -78,7 +78,12 @@ def corrupt(
         Path | None, typer.Option("--manifest", metavar="FILE", help="Review these labels, by a list of --suspects.")
     ] = None,
     suspects: Annotated[
-        Path | None, typer.Option("--suspects", metavar="FILE", help="A list by evaluate --suspects, less the lines that are right.")
+        Path | None,
+        typer.Option(
+            "--suspects",
+            metavar="FILE",
+            help="Label issues, by evaluate --suspects or from cleanlab: .csv, or indices or flags as .npy, .txt, .json.",
+        ),
     ] = None,
     drop: Drop = False,
     relabel: Relabel = False,
@@ -96,7 +101,7 @@ def corrupt(
     from dataclasses import replace
 
     from ..errors import ConfigError
-    from .labels import LabelChoice, recorded
+    from .labels import LabelChoice, notes_of, recorded
     from .review import ReviewChoice
 
     options: Globals = context.obj
@@ -118,6 +123,9 @@ def corrupt(
         found, reviewed = workspace.dataset(str(dataset), test), {}
         chosen = chosen if chosen.any else replace(chosen, labels="own")
         made, named = workspace.make(found, chosen.wish(found.name))
+    read_as = [f"{suspects}: {note}" for note in reviewed.get("notes", ())] if review.any else notes_of(found, made)
+    for note in read_as:
+        say(note, quiet=options.quiet)
     path = out or named
     fresh = workspace.keep(made, path, force=force)
     workspace.make_current(path)
@@ -142,7 +150,9 @@ def _check_out(out: Path) -> None:
 def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
     names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
     extras = [
-        name for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor") if name in manifest.meta
+        name
+        for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor", "label_file")
+        if name in manifest.meta
     ]
     return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}
 
