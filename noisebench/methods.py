@@ -94,6 +94,7 @@ def _eps_softmax(inner: str) -> tuple[Preset, ...]:
     return (
         Preset("cifar10", f"0.01*{part.format('1e5')} + 5*mae", _EPS, "symmetric"),
         Preset("cifar10", f"0.02*{part.format('1e3')} + 5*mae", _EPS, "asymmetric"),
+        Preset("cifar10", f"0.045*{part.format('1e5')} + 10*mae", _EPS, "dependent"),
         *_by_rate("cifar100", "symmetric", c100, {0.0: 0.1, 0.2: 0.05, 0.4: 0.03, 0.8: 0.0075}, _EPS),
         *_by_rate("cifar100", "symmetric", c100, {0.6: 0.00125}, _EPS_06),
         *_by_rate("cifar100", "asymmetric", pairs, {0.1: 0.015, 0.2: 0.007, 0.3: 0.005, 0.4: 0.004}, _EPS),
@@ -280,9 +281,11 @@ METHODS = {
         Method("logitclip_ce", "Wei et al. 2023", "logitclip(ce, tau=1)", presets=(
             *_by_rate("cifar10", "symmetric", _CLIP, {0.0: 1, 0.2: 1, 0.4: 1, 0.5: 1.5, 0.6: 1.5, 0.8: 1.5}, _EPS),
             Preset("cifar10", _CLIP.format(2.5), _EPS, "asymmetric"),
+            Preset("cifar10", _CLIP.format(2), _EPS, "dependent"),
             Preset("cifar10", _CLIP.format(2.5), _EPS, "human"),
             Preset("cifar100", _CLIP.format(0.5), _EPS, "symmetric"),
             Preset("cifar100", _CLIP.format(2.5), _EPS, "asymmetric"),
+            Preset("cifar100", _CLIP.format(0.5), _EPS, "dependent"),
             Preset("cifar100", _CLIP.format(0.5), _EPS, "human"),
             Preset("webvision", _CLIP.format(1.2), _EPS))),
         Method("phuber", "Menon et al. 2020", "phuber(tau=10)", presets=(Preset("cifar10", "phuber(tau=2)", "Menon et al. 2020"),

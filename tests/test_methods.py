@@ -160,6 +160,8 @@ SOURCES = {
     ("logitclip_ce", "cifar10", ASYM): lambda s, z: clipped(z, 2.5).ce(),
     ("logitclip_ce", "cifar100", SYM): lambda s, z: clipped(z, 0.5).ce(),
     ("logitclip_ce", "cifar100", ASYM): lambda s, z: clipped(z, 2.5).ce(),
+    ("logitclip_ce", "cifar10", "dependent"): lambda s, z: clipped(z, 2).ce(),
+    ("logitclip_ce", "cifar100", "dependent"): lambda s, z: clipped(z, 0.5).ce(),
     ("logitclip_ce", "cifar10", "human"): lambda s, z: clipped(z, 2.5).ce(),
     ("logitclip_ce", "cifar100", "human"): lambda s, z: clipped(z, 0.5).ce(),
     ("logitclip_ce", "webvision"): lambda s, z: clipped(z, 1.2).ce(),
@@ -181,6 +183,7 @@ for rate, tau in {0.0: 1, 0.2: 1, 0.4: 1, 0.5: 1.5, 0.6: 1.5, 0.8: 1.5}.items():
 for name, inner in (("eps_ce_mae", "ce"), ("eps_fl_mae", "fl")):
     SOURCES[name, ""] = SOURCES[name, "cifar10", SYM] = eps_plus_mae(0.01, 5, 1e5, inner)
     SOURCES[name, "cifar10", ASYM] = eps_plus_mae(0.02, 5, 1e3, inner)
+    SOURCES[name, "cifar10", "dependent"] = eps_plus_mae(0.045, 10, 1e5, inner)
     for rate, alpha in {0.0: 0.1, 0.2: 0.05, 0.4: 0.03, 0.6: 0.00125, 0.8: 0.0075}.items():
         SOURCES[name, "cifar100", SYM, rate] = eps_plus_mae(alpha, 1, 1e4, inner)
     for rate, alpha in {0.1: 0.015, 0.2: 0.007, 0.3: 0.005, 0.4: 0.004}.items():
