@@ -114,6 +114,12 @@ def test_runs_of_different_code_stand_in_a_row_each(tmp_path: Path) -> None:
     assert {cell.n for cell in tables(tmp_path / "noise")[0].cells.values()} == {1}
 
 
+def test_what_seeds_of_a_cell_differ_in_is_said(tmp_path: Path) -> None:
+    for seed, eps in enumerate((0.4, 0.41)):
+        add(tmp_path, "el", seed=seed, loss=f"el(eps={eps})")
+    assert "el: the seeds of a cell differ in their loss: el(eps=0.4); el(eps=0.41)." in tables(tmp_path)[0].caption()
+
+
 def test_a_cells_rate_is_that_of_its_own_runs(tmp_path: Path) -> None:
     for data, rate in (("digits", 0.202), ("mnist", 0.167)):
         for seed in range(2):
@@ -149,7 +155,7 @@ def test_one_seed_has_the_standard_error_of_so_many_images(tmp_path: Path) -> No
 def test_the_mean_of_the_last_ten_of_a_shorter_run_says_of_how_many(tmp_path: Path) -> None:
     metrics = {"test_acc": {"last": 0.5, "mean_last10": 0.5}}
     for place, epochs, said in (
-        ("a", 1, "mean of all 1 epoch"),
+        ("a", 1, "the only epoch"),
         ("b", 3, "mean of all 3 epochs"),
         ("c", 10, "mean of the last ten epochs"),
     ):

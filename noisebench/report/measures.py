@@ -58,6 +58,8 @@ class Metric:
             return self.selection
         counts = ", ".join(map(str, short))
         several = "" if short == [1] else "s"
+        if short == [1] == sorted(set(epochs)):
+            return "the only epoch"
         if all(length < self.last_epochs for length in epochs):
             return f"mean of all {counts} epoch{several}"
         return f"{self.selection}, of a run of {counts} epoch{several} of all"

@@ -175,7 +175,7 @@ class Table:
             parts.append("✗: failed runs, left out of the mean.")
         if len(self.cells) < len(self.rows) * len(self.cols) or any(not cell.n and not cell.failed for cell in self.cells.values()):
             parts.append("–: no run with this number.")
-        return " ".join([*parts, *self._notes()])
+        return " ".join([*parts, *dict.fromkeys(self._notes())])
 
     def _notes(self) -> Iterator[str]:
         """What is said of cells of one seed, of versions, and of runs that are left out."""
@@ -190,6 +190,11 @@ class Table:
                 f"One seed{several}: a share of {size:,} images has a standard error of {' to '.join(ends)} points (binomial), "
                 "to which the spread over seeds is added."
             )
+        for (row, _), cell in self.cells.items():
+            for part in ("loss", "strategy"):
+                texts = dict.fromkeys(str(inputs[part]) for inputs in cell.inputs.values() if inputs.get(part))
+                if len(texts) > 1:
+                    yield f"{row}: the seeds of a cell differ in their {part}: {'; '.join(texts)}."
         if VERSIONS in self.row_axis.split(","):
             yield "versions: runs of different code are never averaged, and stand in a row each."
         if repeated := sum(cell.repeated for cell in self.cells.values()):
