@@ -353,10 +353,10 @@ def _chances(columns: list[list[_Pair]]) -> dict[int, float]:
     variances = moderated([[_variance(pair) for pair in column] for column in moved])
     found = {id(pair): 1.0 for column in columns for pair in column}
     for column, known in zip(moved, variances, strict=True):
-        found |= {
-            id(pair): tail_of_gap(pair.drop, max(value, _least(pair)) * _share(pair), freedom)
-            for pair, (value, freedom) in zip(column, known, strict=True)
-        }
+        for pair, (variance, freedom) in zip(column, known, strict=True):
+            least = _least(pair)  # of which no other cell says anything
+            df = freedom if variance >= least else min(freedom, pair.seeds - 1)
+            found[id(pair)] = tail_of_gap(pair.drop, max(variance, least) * _share(pair), df)
     return found
 
 
