@@ -135,7 +135,15 @@ class Run:
             "precision": self.precision,
             "seed": self.seed,
             "oracle": self.oracle,
+            "versions": self.versions,
         }
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of all code that decides the result, the noise's too, which the manifest names."""
+        noise = str(self.manifest.meta.get("noise_version", "1"))
+        name = self.manifest.meta["noise"].partition("(")[0]
+        return {"protocol": str(PROTOCOL), **self.config["versions"], **({} if noise == "1" else {f"noise:{name}": noise})}
 
     @cached_property
     def readable(self) -> str:

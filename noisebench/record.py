@@ -15,6 +15,7 @@ from .errors import RunFailed
 from .estimates import Estimates
 from .manifest import LARGEST_T, Manifest
 from .plan import PROTOCOL, Run
+from .precision import resolve_precision
 from .predictions import Predictions
 from .processes import Ranks
 from .runfolder import SCHEMA, WHERE, RunFolder
@@ -202,6 +203,7 @@ def noise_facts(run: Run) -> dict[str, Any]:
     meta = run.manifest.meta
     return {
         "text": meta["noise"],
+        "version": str(meta.get("noise_version", "1")),
         "seed": run.manifest.noise_seed,
         "nominal_rate": meta["nominal_rate"],
         "realised_rate": meta["realised_rate"],
@@ -229,10 +231,11 @@ def _at_best_val(history: list[dict[str, Any]]) -> float | None:
 
 
 def _device_facts(device: torch.device) -> dict[str, Any]:
+    """auto_precision: what `--precision auto` stands for here."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "threads": torch.get_num_threads()}
+    return {"device": name, "threads": torch.get_num_threads(), "auto_precision": resolve_precision("auto", str(device))}
 
 
 def _write_weights(folder: RunFolder, trainer: Trainer) -> None:

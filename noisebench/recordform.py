@@ -19,7 +19,14 @@ _INIT: Form = {"text": NAME, "sha256": NAME, "tag?": NAME}
 _RECIPE: Form = Each(
     Kind(f"a number, a flag or {NAME.said}", lambda value: NAME.fits(value) if isinstance(value, str) else SCALAR.fits(value))
 )
-_ENVIRONMENT: dict[str, Form] = {"device?": NAME, "threads?": COUNT, "packed?": COUNT, "processes?": COUNT, "accumulate?": COUNT}
+_ENVIRONMENT: dict[str, Form] = {
+    "device?": NAME,
+    "auto_precision?": NAME,
+    "threads?": COUNT,
+    "packed?": COUNT,
+    "processes?": COUNT,
+    "accumulate?": COUNT,
+}
 RECORD: Form = {
     "key": NAME,
     "title": NAME,
@@ -35,6 +42,7 @@ RECORD: Form = {
     },
     "noise": {
         "text": NAME,
+        "version?": NAME,
         "seed": Maybe(WHOLE),
         "nominal_rate?": Maybe(SHARE),
         "realised_rate": Maybe(SHARE),
@@ -57,7 +65,7 @@ RECORD: Form = {
     "precision": NAME,
     "oracle": FLAG,
     "versions?": Each(NAME),
-    "metrics": {"test_acc": {"last": Maybe(NUMBER)}},
+    "metrics": {"test_acc": {"last": Maybe(NUMBER)}, "test?": {"n?": COUNT}},
     "expected?": Each(WHOLE),
     "seconds": NUMBER,
     "images_per_second?": NUMBER,
@@ -93,6 +101,7 @@ ABOUT: dict[str, Form] = {
     "known?": SHARE,
     "labels?": NAME,
     "versions?": Each(NAME),
+    "test_images?": COUNT,
     "seconds?": Maybe(NUMBER),
     "environment?": _ENVIRONMENT,
 }

@@ -317,10 +317,18 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         "source_sha256": noise.get("source_sha256", ""),
         "known": noise.get("known", 1.0),
         "labels": noise.get("manifest_sha256", ""),
-        "versions": record.get("versions", {}),
+        "versions": _versions(record),
+        **({"test_images": images} if (images := record["metrics"].get("test", {}).get("n")) else {}),
         "seconds": record["seconds"],
         "environment": record.get("environment", {}),
     }
+
+
+def _versions(record: dict[str, Any]) -> dict[str, str]:
+    """Of the parts that trained, and of the noise; an old record has not the latter, nor version 1 of what the package has."""
+    noise = record["noise"].get("version", "1")
+    name = record["noise"]["text"].partition("(")[0]
+    return {**record.get("versions", {}), **({} if noise == "1" else {f"noise:{name}": noise})}
 
 
 def _is_json(path: Path) -> bool:

@@ -10,6 +10,7 @@ import random
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -51,9 +52,9 @@ def mirrored(found: Difference) -> tuple[float | None, ...]:
 
 
 def random_cells(seed: int, labels: tuple[str, str]) -> tuple[Cell, Cell]:
-    """Two cells of two to nine seeds each."""
+    """Two cells of three to nine seeds each."""
     chance = random.Random(seed)
-    values = [[chance.gauss(0.8, 0.02) for _ in range(chance.randint(2, 9))] for _ in labels]
+    values = [[chance.gauss(0.8, 0.02) for _ in range(chance.randint(3, 9))] for _ in labels]
     return cell(*values[0], labels=labels[0]), cell(*values[1], labels=labels[1])
 
 
@@ -105,11 +106,60 @@ def test_what_a_seed_adds_to_both_widens_no_interval_of_pairs() -> None:
     assert (moved.low, moved.high) == (pytest.approx(plain.low), pytest.approx(plain.high))
 
 
+def of_images(m: int, *differences: int, labels: str = "l") -> Difference:
+    """Of a cell with so many images of m more than another of m // 2, seed by seed."""
+    own, other = (cell(*((m // 2 + more) / m for more in counts), labels=name)
+                  for counts, name in ((differences, labels), ([0] * len(differences), "l")))  # fmt: skip
+    own.num_examples = other.num_examples = m
+    return of(own, other)
+
+
+def test_seeds_that_agree_have_an_interval_as_wide_as_the_test_set_makes_it() -> None:
+    """One image is one step, more are a binomial number of examples: the standard deviation of seed differences, by hand."""
+    cases = (
+        (500, 1, 2, 1 / 500),
+        (500, 0, 2, 1 / 500),
+        (500, -1, 3, 1 / 500),
+        (500, 10, 2, math.sqrt(0.02 * 0.98 / 500)),
+        (500, 10, 3, math.sqrt(0.02 * 0.98 / 500 / 2)),
+        (10_000, 100, 2, math.sqrt(0.01 * 0.99 / 10_000)),
+    )
+    for m, more, n, deviation in cases:
+        reach = stats.t.isf(0.025, n - 1) * deviation / math.sqrt(n)
+        for labels in "lm":  # paired, and not
+            found = of_images(m, *[more] * n, labels=labels)
+            assert found.floored and found.pairs == (n if labels == "l" else 0)
+            assert (found.low, found.high) == (pytest.approx(more / m - reach), pytest.approx(more / m + reach))
+    spread = of_images(500, 3, -5, 9, 0)
+    theirs = stats.ttest_1samp([0.006, -0.01, 0.018, 0], 0).confidence_interval(0.95)
+    assert not spread.floored and (spread.low, spread.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+
+
+def test_few_seeds_that_agree_on_few_images_are_not_bold(tmp_path: Path) -> None:
+    for n in (2, 3, 4, 5):
+        for m in (500, 10_000):
+            assert of_images(m, *[1] * n).low < 0 and of_images(m, *[1] * n, labels="m").low < 0  # type: ignore[operator]
+    for seed in range(2):
+        for method, value in (("ce", 0.9), ("el", 0.902)):
+            add(tmp_path, method, seed=seed, metrics={"test_acc": {"last": value}, "test": {"n": 500}})
+    (table,) = report(tmp_path).tables
+    assert not table.leaders
+    reach = 100 * stats.t.isf(0.025, 1) * 0.002 / math.sqrt(2)
+    assert f"| el | +0.20 [{0.2 - reach:+.2f}, {0.2 + reach:+.2f}] |" in below(report(tmp_path))
+
+
 @BOTH
-def test_equal_values_have_an_interval_of_no_width(labels: tuple[str, str]) -> None:
+def test_without_the_number_of_images_no_interval_is_of_no_width_or_of_two_seeds(labels: tuple[str, str]) -> None:
     own, other = (cell(value, value, value, labels=name) for value, name in zip((0.75, 0.5), labels, strict=True))
-    found = of(own, other)
-    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
+    assert (of(own, other).mean, of(own, other).low) == (0.25, None) and not beats(own, other)
+    assert of(cell(0.75, 0.8, labels=labels[0]), cell(0.5, 0.6, labels=labels[1])).low is None
+
+
+def test_what_is_no_count_does_not_repeat_by_chance() -> None:
+    own, other = cell(1.0, 2.0), cell(1.5, 2.5)
+    own.metric = other.metric = "nll"
+    assert of(own, other).low is None and beats(own, other, higher_is_better=False) and not beats(own, other)
+    assert not beats(own, own) and not beats(own, own, higher_is_better=False)
 
 
 def test_one_pair_has_a_difference_and_no_interval() -> None:
@@ -139,6 +189,17 @@ def test_nineteen_intervals_of_twenty_hold_the_true_difference(labels: tuple[str
         held += found.low is not None and found.high is not None and found.low <= truth <= found.high
     error = math.sqrt(0.95 * 0.05 / suites)
     assert abs(held / suites - 0.95) < (3 if labels[0] == labels[1] else 4) * error, "Welch's t is an approximation"
+
+
+def test_they_do_where_accuracies_are_counts_of_few_images_too() -> None:
+    """Networks that differ in few images, of which one is right alone in `b` and the other in `c`; without a floor 5 to 95 % hold it."""
+    chance = np.random.default_rng(0)
+    for m, b, c in ((500, 0.05, 0.0), (500, 1.0, 1.0), (500, 2.0, 1.0), (500, 30.0, 20.0), (10_000, 6.0, 4.0)):
+        for n in (2, 3, 5):
+            counts = chance.poisson(b, (400, n)) - chance.poisson(c, (400, n))
+            intervals = [of_images(m, *row) for row in counts.tolist()]
+            held = sum(found.low <= (b - c) / m <= found.high for found in intervals)  # type: ignore[operator]
+            assert held / 400 > 0.95 - 2.5 * math.sqrt(0.95 * 0.05 / 400), (m, b, c, n)
 
 
 def fill(root: Path, *, noise: str = SYM, ce: tuple[float, ...] = CE, el: tuple[float, ...] = EL, **more: object) -> Path:
@@ -223,10 +284,15 @@ def test_a_folder_without_runs_has_no_row_to_miss(tmp_path: Path) -> None:
     assert report(tmp_path).tables == []
 
 
+def of_500(last: float) -> dict:
+    """The numbers of a run whose test set has 500 images."""
+    return {"test_acc": {"last": last}, "test": {"n": 500}}
+
+
 def test_a_loss_is_known_by_its_meaning(tmp_path: Path) -> None:
     for seed in range(2):
-        add(tmp_path, "a", seed=seed, last=0.5, loss="gce(q=0.7)")
-        add(tmp_path, "b", seed=seed, last=0.6 + 0.01 * seed, loss="10*normalized(ce) + 0.1*mae")
+        add(tmp_path, "a", seed=seed, loss="gce(q=0.7)", metrics=of_500(0.5))
+        add(tmp_path, "b", seed=seed, loss="10*normalized(ce) + 0.1*mae", metrics=of_500(0.6 + 0.01 * seed))
     for name, mean in (
         ("gce( q = 0.70 )", "| 10\\*normalized(ce) + 0.1\\*mae | +10.50 ["),
         ("0.1*mae + 10*normalized(ce)", "| gce(q=0.7) | -10.50 ["),
@@ -284,12 +350,16 @@ def test_an_oracle_is_marked_in_its_differences(tmp_path: Path) -> None:
 
 
 def test_each_metric_is_by_itself_with_its_own_sign_and_what_runs_took_is_left_out(tmp_path: Path) -> None:
-    metrics = [{"test_acc": {"last": last}, "test": {"nll": nll}} for last, nll in ((0.5, 2.0), (0.75, 1.5))]
-    for method, numbers in zip(("ce", "el"), metrics, strict=True):
-        for seed in range(2):
-            add(tmp_path, method, seed=seed, metrics=numbers)
+    values = {"ce": ((0.5, 2.0), (0.5, 2.0), (0.5, 2.0)), "el": ((0.75, 1.5), (0.8, 1.25), (0.75, 1.5))}
+    for method, runs in values.items():
+        for seed, (last, nll) in enumerate(runs):
+            add(tmp_path, method, seed=seed, metrics={"test_acc": {"last": last}, "test": {"nll": nll}})
     text = below(report(tmp_path, metric="last,nll,work"))
-    assert "| el | +25.00 [+25.00, +25.00] | -0.5000 [-0.5000, -0.5000] |\n" in text and "work" not in text
+    cells = []
+    for gaps, scale, digits in (((0.25, 0.3, 0.25), 100, 2), ((-0.5, -0.75, -0.5), 1, 4)):
+        ends = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+        cells.append(f"{scale * statistics.fmean(gaps):+.{digits}f} [{scale * ends.low:+.{digits}f}, {scale * ends.high:+.{digits}f}]")
+    assert f"| el | {' | '.join(cells)} |\n" in text and "work" not in text
     (table,) = report(tmp_path, metric="last,work", rows="method,metric").tables
     assert {row for row, _ in table.differences} == {"el, last"}
     assert "in points where it is a share" in text and "Lower is better in nll: there a gain is negative." in text

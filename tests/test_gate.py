@@ -173,6 +173,56 @@ def test_cells_that_moved_by_nothing_do_not_make_others_look_steady(tmp_path: Pa
     assert code(judged(then, now)) == 0
 
 
+def test_two_seeds_that_agree_on_one_image_are_no_regression(tmp_path: Path) -> None:
+    from scipy import stats
+
+    for place, last in (("a", 0.902), ("b", 0.9)):
+        for seed in range(2):
+            add(tmp_path / place, "ce", SYM, seed, metrics={"test_acc": {"last": last}, "test": {"n": 500}})
+    (found,) = judged(tmp_path / "a", tmp_path / "b", tolerance=0.1).findings
+    assert found.status == "ok" and found.chance == pytest.approx(stats.t.sf(1 / (1 / 2**0.5), 1)), "a step of 1 image, by hand"
+    assert "0.20 points worse" in found.said
+    for place, last in (("c", 0.902), ("d", 0.9)):
+        for seed in range(2):
+            add(tmp_path / place, "ce", SYM, seed, last)
+    assert code(judged(tmp_path / "c", tmp_path / "d", tolerance=0.1)) == 5, "nobody knows of how many images"
+
+
+def test_drops_and_tolerances_are_in_the_metrics_own_unit(tmp_path: Path) -> None:
+    for place, nll in (("a", 1.0), ("b", 1.5)):
+        for seed in range(3):
+            more = {"metrics": {"test_acc": {"last": 0.5}, "test": {"nll": nll + 0.01 * seed * (place == "b"), "n": 500}}}
+            add(tmp_path / place, "ce", SYM, seed, **more)
+    then, now = content(tmp_path / "a", "nll"), content(tmp_path / "b", "nll")
+    (found,) = check(now, then, Rules()).findings
+    assert (found.status, found.drop) == ("regressed", pytest.approx(0.51)) and "0.5100 nats worse" in found.said
+    assert check(now, then, Rules()).document()["cells"][0]["unit"] == "nats"
+    assert [code(check(now, then, Rules(size))) for size in (0.52, 0.5, {"nll": 0.6})] == [0, 4, 0]
+    assert "by up to 0.5200 nats" in check(now, then, Rules(0)).findings[0].said
+
+
+def test_a_cell_is_compared_with_that_of_its_own_code(tmp_path: Path) -> None:
+    then, now = suite(tmp_path / "a", seeds=range(2, 4)), suite(tmp_path / "b", seeds=range(2, 4))
+    suite(now, seeds=range(2), points=20, versions={"loss:ce": "2"})
+    assert {cell["versions"] for cell in content(now)["cells"]} == {"loss:ce 1", "loss:ce 2"}
+    assert [finding.status for finding in judged(then, now, tolerance=0).findings] == ["ok"] * 6
+
+
+def test_junit_counts_what_the_verdict_counts(tmp_path: Path) -> None:
+    """Each finding once, though two recipes, losses or versions share their names."""
+    from xml.etree.ElementTree import fromstring
+
+    for place, drop in (("a", 0), ("b", 20)):
+        suite(tmp_path / place)
+        suite(tmp_path / place, points=drop, recipe={"name": "other", "epochs": 3, "lr": 0.1})
+    for shape in (Shape(), Shape("recipe,method"), Shape("loss")):
+        reports = [report_of(run_folders([tmp_path / place]), shape) for place in "ab"]
+        verdict = check(reports[1].document(), reports[0].document(), Rules())
+        root = fromstring(reports[1].render("junit", verdict))
+        assert root.get("failures") == str(len(verdict.of("regressed"))) != "0"
+        assert root.get("errors") == "0" and root.find("testsuite[@name='baseline']") is None
+
+
 # The command
 
 
@@ -254,6 +304,24 @@ def test_a_check_without_runs_is_5(place: Path) -> None:
 )
 def test_options_without_effect_are_refused(arguments: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", *arguments]) == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", ["loss", "strategy", "loss,strategy", "method,epochs", "noise,method"])
+def test_a_baseline_of_any_rows_is_one(rows: str, place: Path) -> None:
+    shape = ["--rows", rows, *(["--cols", "model"] if rows.startswith("noise") else [])]
+    assert main(["report", *shape, "--save-baseline", "rows.json"]) == 0
+    assert main(["report", *shape, "--check", "--baseline", "rows.json"]) == 0
+    redo(place, points=40)
+    assert main(["report", *shape, "--check", "--baseline", "rows.json"]) == 4
+
+
+def test_a_tolerance_is_one_number_or_one_of_each_metric(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = ["--metric", "last,nll", "--check", "--baseline", "two.json", "--tolerance"]
+    assert main(["report", "--metric", "last,nll", "--save-baseline", "two.json"]) == 0
+    assert [main(["report", *two, text]) for text in ("0", "last=1,nll=0.1", "nll=0.1")] == [0, 0, 0]
+    for text in ("0.5", "-1", "nan", "inf", "much", "best=1", "last=1,last=2", "last=", "=1", ""):
+        capsys.readouterr()
+        assert main(["report", *two, text]) == 2 and "--tolerance" in capsys.readouterr().err
 
 
 def test_github_is_told_in_nine_lines_and_a_summary(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def add(root: Path, method: str = "ce", noise: str = SYM, seed: int = 0, last: f
     }  # fmt: skip
     folder.write_json(folder.result, record)
     return folder
+
+
+ABOUT = {
+    "dataset": "digits", "noise": SYM, "realised_rate": 0.4, "noise_seed": 1, "method": "ce", "model": "mlp", "recipe_name": "digits",
+    "seed": 1, "oracle": False, "loss": "ce", "strategy": "standard", "precision": "fp32", "recipe": {"epochs": 40, "lr": 0.1},
+    "data_sha256": "d",
+}  # fmt: skip
 
 
 def report(root: Path, metric: str = "last", rows: str = "method", cols: str = "noise") -> Report:
@@ -78,6 +86,98 @@ def test_runs_that_are_not_alike_are_never_averaged(other: dict, tmp_path: Path)
     assert [table.cells["ce", SYM].n for table in tables(tmp_path)] == [1, 1]
 
 
+def test_runs_of_different_code_stand_in_a_row_each(tmp_path: Path) -> None:
+    """An edited plugin, a new version of a part or of the noise; a run that failed stands with the latest."""
+    old, new = "1:" + "a" * 64, "1:" + "b" * 64
+    add(tmp_path, "mine", seed=0, last=0.7, versions={"loss:mine": old})
+    for seed in (1, 2):
+        add(tmp_path, "mine", seed=seed, last=0.9, versions={"loss:mine": new})
+    for seed in range(3):
+        add(tmp_path, "ce", seed=seed, last=0.5 + 0.01 * seed, versions={"loss:ce": "1"})
+    failed = add(tmp_path, "mine", seed=3)
+    failed.result.unlink()
+    failed.write_error(ABOUT | {"method": "mine", "seed": 3, "noise_seed": 3}, "RuntimeError", "broken")
+    (table,) = tables(tmp_path)
+    found = {row: table.cells[row, SYM] for row in table.rows}
+    assert {(cell.n, cell.mean, cell.failed) for cell in found.values()} == {(3, 0.51, 0), (1, 0.7, 0), (2, 0.9, 1)}
+    text = report(tmp_path).render("md")
+    assert "| mine, loss:mine 1:aaaaaaaa | 70.00" in text and "| mine, loss:mine 1:bbbbbbbb | 90.00" in text and "| ce | 51.00" in text
+    assert "runs of different code are never averaged" in text and "3.00" not in text, "no mean of 70 and 90"
+    path = tmp_path / "runs.csv"
+    path.write_text(report(tmp_path).render("runs"))
+    assert nb.report(path).render("md") == text
+    (table,) = report_of(run_folders([tmp_path]), Shape(against="ce")).tables
+    assert sorted(row for (row, _), each in table.differences.items() if each) == sorted(row for row in table.rows if row[:4] == "mine")
+    noise = {"text": SYM, "realised_rate": 0.4}
+    for seed, version in enumerate(("1", "2")):
+        add_raw(tmp_path / "noise", seed, {"noise": {**noise, "seed": seed, "version": version}})
+    assert {cell.n for cell in tables(tmp_path / "noise")[0].cells.values()} == {1}
+
+
+def test_what_seeds_of_a_cell_differ_in_is_said(tmp_path: Path) -> None:
+    for seed, eps in enumerate((0.4, 0.41)):
+        add(tmp_path, "el", seed=seed, loss=f"el(eps={eps})")
+    assert "el: the seeds of a cell differ in their loss: el(eps=0.4); el(eps=0.41)." in tables(tmp_path)[0].caption()
+
+
+def test_a_cells_rate_is_that_of_its_own_runs(tmp_path: Path) -> None:
+    for data, rate in (("digits", 0.202), ("mnist", 0.167)):
+        for seed in range(2):
+            more = {"data": {"name": data, "sha256": data}, "noise": {"text": SYM, "seed": seed, "realised_rate": rate + 0.001 * seed}}
+            add_raw(tmp_path, seed, more)
+    for rows, cols in (("dataset,method", "noise"), ("noise,method", "dataset")):
+        made = report(tmp_path, rows=rows, cols=cols)
+        found = {cell["dataset"]: cell["realised_rate"] for cell in made.document()["cells"]}
+        assert found == {"digits": pytest.approx(0.2025), "mnist": pytest.approx(0.1675)}
+        lines = csv.DictReader(io.StringIO(made.render("csv")))
+        assert {line["dataset"]: float(line["realised_rate"]) for line in lines} == found
+    assert "sym 0.4 (16.8 to 20.2 % wrong)" in report(tmp_path, rows="dataset,method").render("md")
+    assert "sym 0.4 (20.2 % wrong)" in report(tmp_path).render("md")
+
+
+def add_raw(root: Path, seed: int, more: dict) -> None:
+    """As `add`, with any part of the record replaced, the noise too."""
+    folder = add(root, seed=seed)
+    folder.write_json(folder.result, {**json.loads(folder.result.read_text()), **more})
+
+
+def test_one_seed_has_the_standard_error_of_so_many_images(tmp_path: Path) -> None:
+    for method, last in (("ce", 0.81), ("el", 0.5), ("gce", 1.0)):
+        add_raw(tmp_path, 0, {"method": method, "metrics": {"test_acc": {"last": last}, "test": {"n": 600, "nll": 1.0}}})
+    error = [100 * math.sqrt(p * (1 - p) / 600) for p in (0.5 / 600, 0.81, 0.5)]
+    text = report(tmp_path).render("md")
+    assert f"a share of 600 images has a standard error of {error[0]:.1f} to {error[2]:.1f} points (binomial)" in text
+    assert "standard error" not in report(tmp_path, "nll").render("md")
+    cells = tables(tmp_path)[0].cells
+    assert [cells[name, SYM].standard_error for name in ("gce", "ce", "el")] == [pytest.approx(each / 100) for each in error]
+
+
+def test_the_mean_of_the_last_ten_of_a_shorter_run_says_of_how_many(tmp_path: Path) -> None:
+    metrics = {"test_acc": {"last": 0.5, "mean_last10": 0.5}}
+    for place, epochs, said in (
+        ("a", 1, "the only epoch"),
+        ("b", 3, "mean of all 3 epochs"),
+        ("c", 10, "mean of the last ten epochs"),
+    ):
+        add(tmp_path / place, recipe={"name": "digits", "epochs": epochs}, metrics=metrics)
+        made = report(tmp_path / place, "mean_last10")
+        assert all(f"test accuracy (%), {said};" in made.render(form).replace(r"\%", "%") for form in ("md", "latex"))
+        assert made.document()["selection"] == said and said in made.render("junit") and said in made._repr_html_()
+
+
+def test_several_precisions_are_all_named(tmp_path: Path) -> None:
+    add(tmp_path)
+    assert [table.title for table in tables(tmp_path)] == ["digits, mlp, digits, 40 epochs"]
+    add(tmp_path, seed=1, precision="bf16")
+    assert sorted(table.title for table in tables(tmp_path)) == [f"digits, mlp, digits, 40 epochs, {name}" for name in ("bf16", "fp32")]
+
+
+def test_seeds_are_listed_as_they_are(tmp_path: Path) -> None:
+    for seed in (0, 3):
+        add_raw(tmp_path, 0, {"noise": {"text": SYM, "seed": seed, "realised_rate": 0.4}})
+    assert "seed 0; noise seeds 0, 3." in tables(tmp_path)[0].caption()
+
+
 def test_columns_stand_by_kind_of_noise_then_rate(tmp_path: Path) -> None:
     for noise in (ASYM, "symmetric(rate=0.8)", SYM, "asymmetric(rate=0.2, map='digits')"):
         add(tmp_path, noise=noise)
@@ -107,10 +207,7 @@ def test_a_failed_run_is_counted_and_left_out_of_the_mean(tmp_path: Path) -> Non
     add(tmp_path, seed=0, last=0.5)
     failed = add(tmp_path, seed=1)
     failed.result.unlink()
-    about = {"dataset": "digits", "noise": SYM, "realised_rate": 0.4, "noise_seed": 1, "method": "ce", "model": "mlp",
-             "recipe_name": "digits", "seed": 1, "oracle": False}  # fmt: skip
-    about |= {"loss": "ce", "strategy": "standard", "precision": "fp32", "recipe": {"epochs": 40, "lr": 0.1}, "data_sha256": "d"}
-    failed.write_error(about, "RuntimeError", "broken")
+    failed.write_error(ABOUT, "RuntimeError", "broken")
     text = report(tmp_path).render("md")
     assert "50.00 ✗1" in text and "failed runs, left out of the mean" in text
 
@@ -172,6 +269,7 @@ def test_the_same_seeds_twice_count_once_and_the_later_one(tmp_path: Path) -> No
     os.utime(old.result, (1, 1))
     os.utime(new.result, (2, 2))
     assert tables(tmp_path)[0].cells["ce", SYM].values == {"0": 0.9}
+    assert "Left out: 1 run, in whose place a later one of the same seeds stands." in tables(tmp_path)[0].caption()
 
 
 def test_json_has_the_promised_fields_at_full_precision(tmp_path: Path) -> None:
@@ -323,8 +421,21 @@ def test_junit_has_a_case_for_each_cell(tmp_path: Path) -> None:
 
 
 def test_markdown_does_not_turn_products_into_italics(tmp_path: Path) -> None:
-    add(tmp_path, "10*normalized(ce) + 0.1*mae")
-    assert r"10\*normalized(ce) + 0.1\*mae" in report(tmp_path).render("md")
+    add(tmp_path, "10*normalized(ce) + 0.1*mae", data={"name": "_my_ photos_"})
+    text = report(tmp_path).render("md")
+    assert r"10\*normalized(ce) + 0.1\*mae" in text and r"**\_my\_ photos\_, mlp" in text
+
+
+def test_latex_names_the_packages_of_its_commands(tmp_path: Path) -> None:
+    """All that is not of LaTeX itself."""
+    packages = {"checkmark": "amssymb", "toprule": "booktabs", "cmidrule": "booktabs", "resizebox": "graphicx"}
+    add(tmp_path, "✓ → 'a' ‡ | ~ ^ < > # $ {}")
+    text = report(tmp_path, "last,best").render("latex")
+    needed = text.partition("\n")[0]
+    kernel = "begin end centering caption smallskip ifdim width linewidth else fi midrule bottomrule scriptsize pm times dagger ddagger to "
+    kernel += "textquotesingle textasciitilde textasciicircum textless textgreater textbar multicolumn rlap textbf"
+    for name in set(re.findall(r"\\([a-zA-Z]+)", text.partition("\n")[2])) - set(kernel.split()):
+        assert packages[name] in needed, name
 
 
 def test_from_python_a_report_is_a_table_object(tmp_path: Path) -> None:

@@ -57,8 +57,14 @@ def report(
         Path | None, typer.Option("--save-baseline", metavar="FILE", help="Write these results as a baseline.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", metavar="POINTS", min=0, help="A smaller drop is none; 0: exact, without statistics.")
-    ] = 0.5,
+        str | None,
+        typer.Option(
+            "--tolerance",
+            metavar="SIZE",
+            help="A smaller drop is none, in the metric's unit: points of a percentage (default 0.5), nats of nll (0.005); of one metric: "
+            "nll=0.02; 0: exact, without statistics.",
+        ),
+    ] = None,
     alpha: Annotated[float, typer.Option("--alpha", metavar="SHARE", help="Chance of a false alarm a suite, by the seeds' noise.")] = 0.05,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Cells of the baseline that have no run here pass.")] = False,
     figure: Annotated[
@@ -80,11 +86,14 @@ def report(
     if figure is not None:
         draw_figure(Asked(figure, paths or [], conditions or [], metric, budget, epoch, losses or [], out, json), options)
         return
+    from ..report import read_tolerance
+
     form = _format(form, out, json=json)
     _check_options(context, form)
     shape = shape_of(rows, cols, metric, ranks=ranks, published=published, budget=budget, against=against)
     if check:
         _check_judged(shape)
+        read_tolerance(tolerance, shape.metrics)
     made = make(runs_of(options, paths, check=check), shape, conditions or [], workspace, needed=not check)
     if save_baseline is not None:
         _save(made, save_baseline)
@@ -197,10 +206,10 @@ def _save(made: Report, path: Path) -> None:
     say(f"{path} written" + (f"; {failed} failed runs are not in it" if failed else ""))
 
 
-def _verdict(made: Report, baseline: Path, tolerance: float, alpha: float, allow_missing: bool) -> Check:
-    from ..report import Rules, check, read_baseline
+def _verdict(made: Report, baseline: Path, tolerance: str | None, alpha: float, allow_missing: bool) -> Check:
+    from ..report import Rules, check, read_baseline, read_tolerance
 
-    rules: Rules = Rules(tolerance, alpha, allow_missing)
+    rules: Rules = Rules(read_tolerance(tolerance, made.shape.metrics), alpha, allow_missing)
     return check(made.document(), read_baseline(baseline, made.metric), rules, made.damaged)
 
 

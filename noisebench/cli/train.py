@@ -296,13 +296,15 @@ def _show_record(record: dict[str, Any], *, json: bool) -> None:
         write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics["memorised"], "epochs": epochs,
                     **{name: record[name] for name in names}})  # fmt: skip
         return
+    from ..report import METRICS
+
     epochs = record["recipe"]["epochs"]
     test, speed = metrics["test_acc"], record["images_per_second"]
     memorised = "" if metrics["memorised"] is None else f"; wrong labels memorised {percent(metrics['memorised'])}"
     if found := estimated(record):
         show(found)
     show(
-        f"test accuracy {percent(test['last'])} (last), {percent(test['mean_last10'])} (mean of the last ten), "
+        f"test accuracy {percent(test['last'])} (last), {percent(test['mean_last10'])} ({METRICS['mean_last10'].selection_of([epochs])}), "
         f"{percent(test['best'])} (best on test, optimistic){memorised}\n"
         f"{path}\n{epochs} epoch{'' if epochs == 1 else 's'} in {duration(record['seconds'])}, {speed:.0f} images/s on {sys.platform}"
     )

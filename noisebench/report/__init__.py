@@ -9,7 +9,7 @@ from typing import Any
 from .beside import put_beside
 from .cells import AXES, read_rows, where
 from .formats import document
-from .gate import Check, Rules, check, read_baseline
+from .gate import Check, Rules, check, read_baseline, read_tolerance
 from .measures import METRICS, find_metric
 from .report import FORMATS, RANKED, SUFFIXES, Report, Shape, make_report, report_of
 from .runs import KeptRun, RunLine, finished_runs, read_runs, runs_at
@@ -18,7 +18,7 @@ from .table import Table, make_tables
 __all__ = [
     "AXES", "FORMATS", "METRICS", "RANKED", "SUFFIXES", "Check", "KeptRun", "Report", "Rules", "RunLine", "Shape", "Table", "check",
     "document", "find_metric", "finished_runs", "make_report", "make_tables", "put_beside", "read_baseline", "read_rows", "read_runs",
-    "report_of", "runs_at", "where",
+    "read_tolerance", "report_of", "runs_at", "where",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from ..errors import ConfigError, NoisebenchError
 from ..losses import LOSSES
 from ..strategies import STRATEGIES
-from .cells import Cell
+from .cells import VERSIONS, Cell
 from .measures import METRICS
 from .significance import difference
 from .table import Table
@@ -66,7 +66,13 @@ class Less:
             yield f"Paired by seed and recorded labels, n = {self.usual_pairs}{several}: Student's t."
         if any(not each.pairs for each in found):
             yield "‡ unpaired, as no seed of both has the same labels: Welch's t over all of each."
-        yield _counted(sum(each.low is not None for each in found))
+        intervals, without = sum(each.low is not None for each in found), any(each.low is None and each.pairs > 1 for each in found)
+        if intervals or not without:
+            yield _counted(intervals)
+        if floored := sum(each.floored for each in found):
+            yield f"{floored} of them as wide as chance makes it with so few examples, as the seeds are more alike than that."
+        if without:
+            yield "No interval where all seeds differ by the same, or where two do by a share of an unknown number of examples."
         if lower:
             yield f"Lower is better in {', '.join(lower)}: there a gain is negative."
         if any(each.oracle for each in found):
@@ -76,8 +82,10 @@ class Less:
 
     @property
     def _unit(self) -> str:
-        shares = {METRICS[name].percent for name in self._metrics}
-        return "in points where it is a share" if len(shares) > 1 else "in points" if shares == {True} else "in the metric's own unit"
+        units = dict.fromkeys(METRICS[name].unit for name in self._metrics)
+        if len(units) > 1:
+            return "in points where it is a share"
+        return next((f"in {unit}" for unit in units if unit), "in the metric's own unit")
 
     @property
     def _metrics(self) -> list[str]:
@@ -167,10 +175,10 @@ def _reference(table: Table, row: str, col: str, place: int, name: str) -> Cell 
     """The cell that differs from the row's in the name alone; by the same compute also in its epochs, where one does."""
     axes = table.row_axis.split(",")
     wanted = [*table.parts[row][:place], name, *table.parts[row][place + 1 :]]
-    free = axes.index("epochs") if table.cells[row, col].compute and "epochs" in axes else None
+    free = {VERSIONS, "epochs"} if table.cells[row, col].compute else {VERSIONS}
 
     def fixed(parts: Sequence[str]) -> list[str]:
-        return [part for number, part in enumerate(parts) if number != free]
+        return [part for axis, part in zip(axes, parts, strict=True) if axis not in free]
 
     found = {other: cell for other in table.rows if (cell := table.cells.get((other, col))) and fixed(table.parts[other]) == fixed(wanted)}
     exact = found.get(", ".join(wanted))

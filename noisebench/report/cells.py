@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..conditions import kept
@@ -17,6 +18,7 @@ from .measures import Metric, find_metric
 from .runs import KeptRun
 
 AXES = ("dataset", "subset", "model", "init", "recipe", "epochs", "precision", "noise", "method", "loss", "strategy", "metric")
+VERSIONS = "versions"  # the axis that a table has where its cells would hold runs of different code
 ALL = "all"  # the subset of a run that has none
 
 
@@ -56,17 +58,26 @@ class Row:
     run: KeptRun | None = None
     clock: Clock | None = None
     compute: Compute | None = None
+    num_examples: int | None = None  # of which the value is a share
 
     @property
     def epochs(self) -> int:
         return int(self.axes["epochs"])
+
+    @property
+    def versions(self) -> dict[str, str] | None:
+        """Of the code of its parts; None for a failed run that does not say them."""
+        found = self.inputs.get("versions")
+        return None if self.failed and not found else found or {}
 
 
 @dataclass
 class Cell:
     """The runs of one cell: values by seed and what each came from, how many failed, whether they used the truth.
 
-    runs: of each seed, the failed ones too; clocks: what the times of its values are of.
+    runs: of each seed, the failed ones too; clocks: what the times of its values are of; num_examples: of which each value is a share,
+    None where that is no count or not known; realised_rate: the mean of its runs'; repeated: runs left out for a later one of the same
+    seeds.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -78,6 +89,9 @@ class Cell:
     runs: dict[str, KeptRun] = field(default_factory=dict)
     clocks: set[Clock] = field(default_factory=set)
     compute: Compute | None = None
+    num_examples: int | None = None
+    realised_rate: float | None = None
+    repeated: int = 0
 
     @property
     def folders(self) -> dict[str, RunFolder]:
@@ -101,6 +115,20 @@ class Cell:
     @property
     def n(self) -> int:
         return len(self.values)
+
+    @property
+    def epochs(self) -> list[int]:
+        """How many each of its runs has; nothing where that is not said."""
+        return [int(self.settings["epochs"])] if "epochs" in self.settings else []
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of one value as a share of so many examples: sqrt(p (1 - p) / m), of a share of all or none as of half an example less."""
+        if self.mean is None or not self.num_examples:
+            return None
+        edge = 0.5 / self.num_examples
+        p = min(max(self.mean, edge), 1 - edge)
+        return math.sqrt(p * (1 - p) / self.num_examples)
 
     @property
     def mean(self) -> float | None:
@@ -137,7 +165,7 @@ def _rows(run: KeptRun, metrics: dict[str, Metric]) -> list[Row]:
         if stamp is None:
             return []
         known = run.about()
-        return [_row(run, known, name, metric.value(known), stamp) for name, metric in metrics.items()]
+        return [_row(run, known, name, metric, stamp) for name, metric in metrics.items()]
     except (KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(f"the record of {run.name} lacks {error}: delete the folder and run it again") from None
 
@@ -160,14 +188,14 @@ def recipe_text(name: str, length: str, held_out: str) -> str:
     return ", ".join(part for part in (name, length, held_out) if part)
 
 
-def _row(run: KeptRun, known: dict[str, Any], metric: str, value: float | None, stamp: float) -> Row:
+def _row(run: KeptRun, known: dict[str, Any], name: str, metric: Metric, stamp: float) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
     said = recipe_text(known["recipe_name"], f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}", held_out)
     subset = {"subset": known["subset"]} if "subset" in known else {}
     init = known.get("init")
     began = {} if init is None else {"init": init["sha256"]}
-    own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": metric, "init": label_of(init)}
+    own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": name, "init": label_of(init)}
     own["subset"] = str(subset.get("subset", ALL))
     axes = {axis: own.get(axis) or str(known[axis]) for axis in AXES}
     alike = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
@@ -177,7 +205,9 @@ def _row(run: KeptRun, known: dict[str, Any], metric: str, value: float | None, 
     seeds = known["seed"], known["noise_seed"]
     settings = {**alike, **subset, **began}
     key = known.get("key") or run.name
-    return Row(axes, settings, alike, inputs, rate, *seeds, known["oracle"], failed, value, stamp, key, run, _clock(known))
+    examples = metric.examples and metric.examples(known)
+    value, clock = metric.value(known), _clock(known)
+    return Row(axes, settings, alike, inputs, rate, *seeds, known["oracle"], failed, value, stamp, key, run, clock, num_examples=examples)
 
 
 def _clock(known: dict[str, Any]) -> Clock | None:
@@ -215,21 +245,62 @@ def apart(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], lis
     return groups
 
 
+def by_version(members: Iterable[list[Row]], row_axes: Sequence[str]) -> list[Row] | None:
+    """The rows of a table's cells, with `versions` as one more axis, so that runs of different code share no cell; None where none do.
+
+    It names the parts whose versions differ within a cell of the same row. A run that failed before its versions were recorded stands
+    with the latest one of its cell.
+    """
+    cells = list(members)
+    differing: dict[tuple[str, ...], set[str]] = {}
+    for rows in cells:
+        found = [row.versions for row in rows if row.versions is not None]
+        parts = {part for versions in found for part in versions if any(other.get(part) != versions[part] for other in found)}
+        differing.setdefault(tuple(rows[0].axes[axis] for axis in row_axes), set()).update(parts)
+    if not any(differing.values()):
+        return None
+    split = []
+    for rows in cells:
+        parts = differing[tuple(rows[0].axes[axis] for axis in row_axes)]
+        latest = max((row for row in rows if row.versions is not None), key=lambda row: row.finished, default=None)
+        for row in rows:
+            versions = row.versions if row.versions is not None else latest and latest.versions
+            split.append(replace(row, axes={**row.axes, VERSIONS: _version_text(versions or {}, parts)}))
+    return split
+
+
+def _version_text(versions: dict[str, str], parts: Iterable[str]) -> str:
+    """`loss:mine 1:0a1b2c3d`: of a plugin's code the first eight digits of its hash."""
+    found = {part: versions.get(part, "not recorded").partition(":") for part in sorted(parts)}
+    return ", ".join(f"{part} {version}{colon}{code[:8]}" for part, (version, colon, code) in found.items())
+
+
 def paired_by_seed(rows: Iterable[Row]) -> bool:
     """Whether a seed says which noise seed goes with it, in all of these rows."""
     seeds = {(row.seed, row.noise_seed) for row in rows if row.noise_seed is not None}
     return len({seed for seed, _ in seeds}) == len(seeds)
 
 
+def mean_rate(rows: Iterable[Row]) -> float | None:
+    """The mean share of wrong labels; None where one is not known."""
+    rates = [row.realised_rate for row in rows]
+    known = [rate for rate in rates if rate is not None]
+    return statistics.fmean(known) if known and len(known) == len(rates) else None
+
+
 def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
     """One cell, its values by seed, or by seed/noise seed where these are not `paired`.
 
-    Of two runs with the same seeds (an older code version) the later finished one counts.
+    Of two runs with the same seeds the later finished one counts.
     """
     rows = sorted(rows, key=lambda row: row.finished)
     cell = Cell(metric=rows[0].axes["metric"], settings={**rows[0].settings, "precision": rows[0].axes["precision"]})
     cell.compute = rows[0].compute
     latest = {(row.seed, row.noise_seed): row for row in rows}
+    cell.repeated = len(rows) - len(latest)
+    cell.realised_rate = mean_rate(latest.values())
+    sizes = {row.num_examples for row in latest.values() if row.value is not None}
+    cell.num_examples = None if not sizes or None in sizes else min(size for size in sizes if size)
     for (seed, noise_seed), row in sorted(latest.items()):
         name = str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"
         if row.run is not None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..bounded import parse_json
+from ..datasets import DATASETS
 from ..errors import NoisebenchError
 from ..form import FLAG, NUMBER, check_form, check_plain, shown
 from ..harmless import harmless, harmless_json
@@ -84,6 +85,7 @@ _WORD = _Way(word_of, read_word, lambda value: isinstance(value, str) and value 
 _NUMBER = _Way(_as_json, _number, NUMBER.fits)
 _FLAG = _Way(_as_json, _flag, FLAG.fits)
 _JSON = _Way(_as_json, _mapping, lambda value: isinstance(value, dict))
+TEST_IMAGES = "test_images"
 _FACTS: dict[str, tuple[tuple[str, ...], _Way]] = {
     "dataset": (("dataset",), _WORD),
     "subset": (("subset",), _NUMBER),
@@ -98,6 +100,7 @@ _FACTS: dict[str, tuple[tuple[str, ...], _Way]] = {
     "noise_seed": (("noise_seed",), _NUMBER),
     "realised_rate": (("realised_rate",), _NUMBER),
     "oracle": (("oracle",), _FLAG),
+    TEST_IMAGES: (("test_images",), _NUMBER),
     **{name: (("metrics", *path), _NUMBER) for name, path in RECORDED.items()},
     "seconds": (("seconds",), _NUMBER),
     "key": (("key",), _WORD),
@@ -116,7 +119,7 @@ COLUMNS = (
     *list(_FACTS)[: list(_FACTS).index("key")], FAILED, "key", COMMAND, "precision", "device", "threads", "packed", "processor", "python",
     "torch", "noisebench", FINISHED, RUN, "settings", "versions", "environment", "data",
 )  # fmt: skip
-NEEDED = frozenset(COLUMNS) - set(RECORDED)  # a number may be younger than a file
+NEEDED = frozenset(COLUMNS) - {TEST_IMAGES, *RECORDED}  # a number may be younger than a file
 _NAMING = ("dataset", "model", "noise", "method")  # without which no table has a place for a run
 _REST = {name.removesuffix("?") for name in ABOUT} - {path[0] for path, _ in _FACTS.values() if path}
 
@@ -157,6 +160,9 @@ def known_of(cells: dict[str, str]) -> Known:
     known: Known = {**_EMPTY, **({} if cells[FAILED] else {"metrics": {}})}
     for name, path, value in sorted(_values(cells), key=lambda each: len(each[1])):
         _put(known, name, path, value)
+    entry = None if {"path", "test_path"} & set(known) else DATASETS.get(known["dataset"])
+    if TEST_IMAGES not in cells and not cells[FAILED] and entry and not entry.reader:  # a file older than the column
+        known["test_images"] = entry.n_test
     check_known(known)
     return known
 

@@ -21,7 +21,7 @@ from .measures import METRICS
 from .table import Table
 
 SCHEMA = 2
-_MARKUP = re.compile(r"([\\`*\[\]|~$])")
+_MARKUP = re.compile(r"([\\`*_\[\]|~$])")
 _BEGINS = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a list within the list
 
 
@@ -68,9 +68,9 @@ def col_head(table: Table, col: str) -> str:
 
 
 def rate_text(table: Table, col: str) -> str:
-    """`39.9 % wrong`; nothing where the columns are no noises or nobody knows."""
-    rate = table.rates.get(col)
-    return "" if rate is None else f"{100 * rate:.1f} % wrong"
+    """`39.9 % wrong`, or `16.7 to 20.2 % wrong` where its cells differ; nothing where the columns are no noises or it is not known."""
+    ends = dict.fromkeys(f"{100 * rate:.1f}" for rate in table.rates.get(col, ()))
+    return f"{' to '.join(ends)} % wrong" if ends else ""
 
 
 def row_head(table: Table, row: str) -> str:
@@ -81,7 +81,7 @@ def row_head(table: Table, row: str) -> str:
 def _named(table: Table, axis: str, label: str) -> str:
     """A label's values, one for each axis that it is made of, noises in short."""
     pairs = zip(axis.split(","), table.parts[label], strict=True)
-    return ", ".join(_said(name, part, table.fixed.get("dataset", "")) for name, part in pairs)
+    return ", ".join(_said(name, part, table.fixed.get("dataset", "")) for name, part in pairs if part)
 
 
 def _said(axis: str, part: str, dataset: str) -> str:
@@ -144,23 +144,26 @@ def _documents(tables: list[Table]) -> list[dict[str, Any]]:
     found = []
     for table in tables:
         for row in table.rows:
-            found += [_document(table, row, col, cell) for col in table.cols if (cell := table.cells.get((row, col)))]
+            found += [cell_document(table, row, col, cell) for col in table.cols if (cell := table.cells.get((row, col)))]
     return found
 
 
-def _document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
+def cell_document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
+    """A cell of the JSON document."""
     labels = table.axes(row, col)
     beside = table.published.get((row, col))
     axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
     extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy") if axis in labels}
     extra |= {"init": labels["init"]} if labels.get("init", NONE) != NONE else {}
     extra |= {axis: int(labels[axis]) for axis in ("epochs", "subset") if labels.get(axis, ALL) != ALL}
+    extra |= {"versions": labels["versions"]} if labels.get("versions") else {}
     return {
         **axes,
         **extra,
         "precision": cell.settings.get("precision"),
         "metric": cell.metric,
-        "realised_rate": table.rates.get(col),
+        "realised_rate": cell.realised_rate,
+        "num_examples": cell.num_examples,
         "n": cell.n,
         "mean": cell.mean,
         "std": cell.std,
@@ -188,7 +191,9 @@ def document(tables: list[Table], metric: str) -> dict[str, Any]:
     the precision) are what must be the same for two values to be comparable.
     """
     names = metric.split(",") if metric else []
-    selection = "; ".join(METRICS[name].selection for name in names)
+    cells = [cell for table in tables for cell in table.cells.values()]
+    lengths = {name: [length for cell in cells if cell.metric == name for length in cell.epochs] for name in names}
+    selection = "; ".join(METRICS[name].selection_of(lengths[name]) for name in names)
     return {"schema": SCHEMA, "metric": metric, "selection": selection, "cells": _documents(tables)}
 
 

@@ -2,67 +2,87 @@
 
 A cell is regressed if its mean is worse by more than the tolerance and the drop is not explained by the noise of seeds. Seeds pair
 where both documents have them on the same labels; the variance of what is left learns from the other methods of the column
-(`significance.moderated`); one-sided, Holm-corrected over the suite.
+(`significance.moderated`), and is at least what the test set's size lets it be (`significance.least_variance`); one-sided,
+Holm-corrected over the suite. Drops and tolerances are in the unit of their metric: points of a percentage, nats ...
 """
 
 from __future__ import annotations
 
+import json
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..bounded import read_json
-from ..errors import NoisebenchError, Regressed, RunFailed, Undecided
-from ..form import NAME, NUMBER, SCALAR, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain, shown
+from ..errors import ConfigError, NoisebenchError, Regressed, RunFailed, Undecided
+from ..form import COUNT, NAME, NUMBER, SCALAR, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain, shown
 from ..manifest import of_which
 from .formats import SCHEMA
 from .measures import METRICS
-from .significance import holm, moderated, tail_of_gap
+from .significance import FEWEST_SEEDS, holm, least_variance, moderated, tail_of_gap
 
-_NAMES = ("dataset", "model", "noise", "method", "metric")
+_NAMES = ("dataset", "model", "noise", "metric")
 _KNOWN = ("dataset", "model", "recipe", "precision", "noise", "metric")
-_EXTRA = ("subset", "init")  # names of a cell that has them
-_COLUMN = (*_KNOWN, *_EXTRA)
+_ROWS = ("method", "loss", "strategy")  # what a row is by: some of these, the others are None or not there
+_EXTRA = ("subset", "init", "epochs", "versions")  # names of a cell that has them
+_COLUMN = (*_KNOWN, "subset", "init")
 _DECIDING = {"labels": "the noisy labels (another manifest)", "loss": "the loss", "strategy": "the strategy"}
 _LARGEST, _SHOWN = 1 << 26, 100  # bytes of a baseline: of 20,000 cells; letters of a wrong value
 _CELL: Form = {
-    **dict.fromkeys((*_NAMES, *_KNOWN), NAME),
+    **dict.fromkeys(_KNOWN, NAME),
+    **dict.fromkeys((f"{name}?" for name in _ROWS), Maybe(NAME)),
     "subset?": SCALAR,
+    "epochs?": SCALAR,
     "init?": NAME,
+    "versions?": NAME,
+    "num_examples?": Maybe(COUNT),
     "values": Each(NUMBER),
     "inputs": Each({"versions?": Maybe(Each(TEXT))}),
     "settings": {},
     "failed": WHOLE,
 }
+_TINY = 1e-12  # a chance that is not said more exactly
 _EPSILON = 1e-9  # what is lost by summing; a drop of exactly the tolerance is within it
 
 
 @dataclass(frozen=True)
 class Rules:
-    """`tolerance` in points (percent; for a metric that is no share, hundredths); 0 compares exactly, without statistics."""
+    """`tolerance` in the metric's own unit, one for all or by metric; 0 compares exactly, without statistics. By default it is
+    `Metric.tolerance`."""
 
-    tolerance: float = 0.5
+    tolerance: float | Mapping[str, float] | None = None
     alpha: float = 0.05
     allow_missing: bool = False
+
+    def tolerance_of(self, metric: str) -> float:
+        if isinstance(self.tolerance, Mapping):
+            return self.tolerance.get(metric, METRICS[metric].tolerance)
+        return METRICS[metric].tolerance if self.tolerance is None else self.tolerance
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What becomes of a cell of the baseline: ok, regressed, failed, missing or not comparable; the drop is positive if worse."""
+    """What becomes of a cell of the baseline: ok, regressed, failed, missing or not comparable; the drop, in the metric's unit, is
+    positive if worse. place: the cell of now's document that it is about, else the baseline's."""
 
     names: dict[str, Any]
     status: str
     said: str
+    place: str
     drop: float | None = None
     chance: float | None = None
 
     @property
     def title(self) -> str:
-        data = ", ".join([self.names["dataset"], *([of_which(int(self.names["subset"]))] if "subset" in self.names else [])])
-        init = f" from {self.names['init']}" if "init" in self.names else ""
-        return f"{self.names['method']} on {data}, {self.names['noise']}, {self.names['model']}{init}"
+        names = self.names
+        data = ", ".join([names["dataset"], *([of_which(int(names["subset"]))] if "subset" in names else [])])
+        row = ", ".join(str(names[name]) for name in (*_ROWS, "versions") if name in names)
+        init = f" from {names['init']}" if "init" in names else ""
+        epochs = f", {names['epochs']} epochs" if "epochs" in names else ""
+        return f"{row} on {data}, {names['noise']}, {names['model']}{init}{epochs}"
 
 
 @dataclass(frozen=True)
@@ -104,8 +124,41 @@ class Check:
 
     def document(self) -> dict[str, Any]:
         """For machines."""
-        cells = [{**f.names, "status": f.status, "said": f.said, "drop": f.drop, "p": f.chance} for f in self.findings]
+        cells = [
+            {**f.names, "status": f.status, "said": f.said, "drop": f.drop, "unit": METRICS[f.names["metric"]].unit, "p": f.chance}
+            for f in self.findings
+        ]
         return {"exit_code": self.error.exit_code if self.error else 0, "summary": self.summary, "damaged": self.damaged, "cells": cells}
+
+
+def read_tolerance(text: str | None, metrics: Sequence[str]) -> float | dict[str, float] | None:
+    """`0.5`, of metrics of one unit, or `last=0.5,nll=0.02`. Raises ConfigError."""
+    if text is None:
+        return None
+    if "=" not in text:
+        size = _size(text)
+        judged = [name for name in metrics if not METRICS[name].spent]
+        units = {METRICS[name].unit for name in judged}
+        if size and len(units) > 1:
+            each = ",".join(f"{name}={text}" for name in judged)
+            raise ConfigError(f"--tolerance {text}: these metrics differ in their unit, so say it of each, as in --tolerance {each}")
+        return size
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, number = (word.strip() for word in part.partition("="))
+        if name not in metrics or name in found:
+            raise ConfigError(f"--tolerance {part.strip()}: each --metric once, of {', '.join(metrics)}, as in {metrics[0]}=0.5")
+        found[name] = _size(number)
+    return found
+
+
+def _size(text: str) -> float:
+    try:
+        if 0 <= (size := float(text)) < math.inf:
+            return size
+    except ValueError:
+        pass
+    raise ConfigError(f"--tolerance is a number from 0, or one of each metric as in last=0.5,nll=0.02; got {text!r}")
 
 
 def read_baseline(path: Path, metric: str) -> dict[str, Any]:
@@ -150,8 +203,9 @@ def check(now: dict[str, Any], baseline: dict[str, Any], rules: Rules, damaged: 
             findings.append(found)
         else:
             pairs.append(found)
-    judged = _exactly(pairs) if rules.tolerance == 0 else _by_noise(pairs, rules)
-    return Check([*findings, *judged], list(damaged))
+    exact = [pair for pair in pairs if not rules.tolerance_of(pair.metric)]
+    others = [pair for pair in pairs if rules.tolerance_of(pair.metric)]
+    return Check([*findings, *_exactly(exact), *_by_noise(others, rules)], list(damaged))
 
 
 @dataclass(frozen=True)
@@ -162,8 +216,19 @@ class _Pair:
     new: dict[str, Any]
 
     @property
-    def names(self) -> dict[str, str]:
-        return _names(self.old)
+    def metric(self) -> str:
+        return str(self.old["metric"])
+
+    @property
+    def seeds(self) -> int:
+        """Of the side with fewer, or those that pair."""
+        return len(self.shared) if len(self.shared) > 1 else min(len(self.old["values"]), len(self.new["values"]))
+
+    @property
+    def least(self) -> float | None:
+        """Below which the variance of one seed's drop is not believed; None where it is not known of how many examples a share is."""
+        size = self.new.get("num_examples") or self.old.get("num_examples")
+        return least_variance(self.drop / _scale(self.metric), self.seeds, size) * _scale(self.metric) ** 2 if size else None
 
     @property
     def shared(self) -> list[str]:
@@ -171,7 +236,7 @@ class _Pair:
 
     @property
     def drop(self) -> float:
-        """In points; over the shared seeds, where these are two or more."""
+        """In the metric's unit; over the shared seeds, where these are two or more."""
         if len(self.shared) > 1:
             return statistics.fmean(self.drops)
         return self._worse(statistics.fmean(self.old["values"].values()), statistics.fmean(self.new["values"].values()))
@@ -182,39 +247,60 @@ class _Pair:
         return [self._worse(self.old["values"][seed], self.new["values"][seed]) for seed in self.shared]
 
     def _worse(self, before: float, after: float) -> float:
-        return 100 * (before - after) * (1 if METRICS[self.old["metric"]].higher_is_better else -1)
+        return _scale(self.metric) * (before - after) * (1 if METRICS[self.metric].higher_is_better else -1)
 
     def finding(self, status: str, said: str, chance: float | None = None) -> Finding:
-        return Finding(self.names, status, said, self.drop, chance)
+        return Finding(names_of(self.old), status, said, place_of(self.new), self.drop, chance)
+
+    def text(self, drop: float) -> str:
+        """`0.52 points`, `0.0312 nats`."""
+        metric = METRICS[self.metric]
+        return f"{drop:.{2 if metric.percent else 2 + metric.finer}f} {metric.unit}".strip()
 
 
-def _names(cell: dict[str, Any]) -> dict[str, Any]:
-    """What a cell is called; subset and initial weights where it has them."""
-    return {name: cell[name] for name in (*_NAMES, *_EXTRA) if name in _NAMES or name in cell}
+def _scale(metric: str) -> int:
+    """How many of its unit a metric's 1 is."""
+    return 100 if METRICS[metric].percent else 1
+
+
+def names_of(cell: dict[str, Any]) -> dict[str, Any]:
+    """What a cell is called: its data, noise, network and metric, its row, and what only some cells have."""
+    return {name: cell[name] for name in (*_NAMES, *_ROWS, *_EXTRA) if cell.get(name) is not None}
+
+
+def place_of(cell: dict[str, Any]) -> str:
+    """All that tells a cell from every other of its document, as one text."""
+    return json.dumps([names_of(cell), cell.get("recipe"), cell.get("precision"), cell.get("settings")], sort_keys=True)
 
 
 def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules) -> Finding | _Pair:
     """The same cell now, or why there is nothing to compare."""
-    names = _names(old)
-    same = [cell for cell in cells if _names(cell) == names]
+    names = names_of(old)
+    # which versions are named depends on what else is in the table: the inputs say them exactly
+    same = [cell for cell in cells if {**names_of(cell), "versions": ""} == {**names, "versions": ""}]
     alike = [cell for cell in same if cell["settings"] == old["settings"]]
+    alike.sort(key=lambda cell: bool(_inputs_changed(old, cell)))
     failed = [cell for cell in alike or same if cell["failed"]]
+    place = place_of((failed or alike or same or [old])[0])
     if failed:
-        return Finding(names, "failed", f"{failed[0]['failed']} failed, noisebench run tries again")
+        return Finding(names, "failed", f"{failed[0]['failed']} failed, noisebench run tries again", place)
     if not any(cell["values"] for cell in same):
-        return Finding(names, "allowed" if rules.allow_missing else "missing", "no run here; --allow-missing lets it pass")
+        return Finding(names, "allowed" if rules.allow_missing else "missing", "no run here; --allow-missing lets it pass", place)
     if not alike:
-        return Finding(names, "not comparable", f"{_changed(old['settings'], same[0]['settings'])} changed")
+        return Finding(names, "not comparable", f"{_changed(old['settings'], same[0]['settings'])} changed", place)
     new = alike[0]
     if changed := _inputs_changed(old, new):
-        return Finding(names, "not comparable", f"{changed} changed; save a new baseline if it is meant")
+        return Finding(names, "not comparable", f"{changed} changed; save a new baseline if it is meant", place)
     pair = _Pair(old, new)
-    if rules.tolerance == 0:
+    if not rules.tolerance_of(pair.metric):
         lost = [seed for seed in old["values"] if seed not in new["values"]]
         if lost and not (rules.allow_missing and pair.shared):
             return pair.finding("missing", f"seed {', '.join(lost)} is not here, and an exact comparison needs it")
     elif min(len(old["values"]), len(new["values"])) < 2:
         return pair.finding("not comparable", "fewer than two seeds tell nothing of their noise; --tolerance 0 compares exactly")
+    elif pair.least is None and pair.seeds < FEWEST_SEEDS and METRICS[pair.metric].counted:
+        said = "two seeds may agree by chance, and it is not known of how many examples this is a share; --tolerance 0 compares exactly"
+        return pair.finding("not comparable", said)
     return pair
 
 
@@ -244,7 +330,7 @@ def _exactly(pairs: list[_Pair]) -> list[Finding]:
     found = []
     for pair in pairs:
         worse = [seed for seed, drop in zip(pair.shared, pair.drops, strict=True) if drop > 0]
-        said = f"seed {', '.join(worse)} worse, by up to {max(pair.drops):.4f} points" if worse else "no seed is worse"
+        said = f"seed {', '.join(worse)} worse, by up to {pair.text(max(pair.drops))}" if worse else "no seed is worse"
         found.append(pair.finding("regressed" if worse else "ok", said))
     return found
 
@@ -267,9 +353,10 @@ def _chances(columns: list[list[_Pair]]) -> dict[int, float]:
     variances = moderated([[_variance(pair) for pair in column] for column in moved])
     found = {id(pair): 1.0 for column in columns for pair in column}
     for column, known in zip(moved, variances, strict=True):
-        found |= {
-            id(pair): tail_of_gap(pair.drop, value * _share(pair), freedom) for pair, (value, freedom) in zip(column, known, strict=True)
-        }
+        for pair, (variance, freedom) in zip(column, known, strict=True):
+            least = _least(pair)  # of which no other cell says anything
+            df = freedom if variance >= least else min(freedom, pair.seeds - 1)
+            found[id(pair)] = tail_of_gap(pair.drop, max(variance, least) * _share(pair), df)
     return found
 
 
@@ -277,9 +364,14 @@ def _variance(pair: _Pair) -> tuple[float, int]:
     """Of one seed's drop where seeds pair, else of one value; and its degrees of freedom."""
     if len(pair.shared) > 1:
         return statistics.variance(pair.drops), len(pair.shared) - 1
-    sides = [[100 * value for value in cell["values"].values()] for cell in (pair.old, pair.new)]
+    sides = [[_scale(pair.metric) * value for value in cell["values"].values()] for cell in (pair.old, pair.new)]
     freedom = sum(len(side) - 1 for side in sides)
     return sum(statistics.variance(side) * (len(side) - 1) for side in sides) / freedom, freedom
+
+
+def _least(pair: _Pair) -> float:
+    """Below which what `_variance` says is not believed; 0 where that is not known."""
+    return (pair.least or 0.0) / (1 if len(pair.shared) > 1 else 2)
 
 
 def _share(pair: _Pair) -> float:
@@ -290,6 +382,7 @@ def _share(pair: _Pair) -> float:
 def _judged(pair: _Pair, chance: float, rules: Rules) -> Finding:
     way = f"paired over {len(pair.shared)} seeds" if len(pair.shared) > 1 else "no seeds to pair"
     worse = "worse" if pair.drop > 0 else "better"
-    said = f"{abs(pair.drop):.2f} points {worse} than the baseline ({way}, p = {chance:.2g} after Holm)"
-    regressed = pair.drop > rules.tolerance + _EPSILON and chance < rules.alpha
+    p = f"p = {chance:.2g} after Holm" if chance > _TINY else f"p < {_TINY}"
+    said = f"{pair.text(abs(pair.drop))} {worse} than the baseline ({way}, {p})"
+    regressed = pair.drop > rules.tolerance_of(pair.metric) + _EPSILON and chance < rules.alpha
     return pair.finding("regressed" if regressed else "ok", said, chance)

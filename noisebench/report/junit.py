@@ -6,10 +6,8 @@ import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from ..harmless import harmless
-from ..initial import NONE
-from .cells import ALL
-from .formats import cell_text, head, row_head
-from .gate import Check, Finding
+from .formats import cell_document, cell_text, col_head, row_head
+from .gate import Check, Finding, place_of
 from .measures import METRICS
 from .table import Table
 
@@ -19,15 +17,18 @@ _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ff
 def junit(tables: list[Table], verdict: Check | None = None) -> str:
     """A cell with failed runs is an error, one without a run skipped; a file that was passed over is an error of its own."""
     root = Element("testsuites", name="noisebench")
-    findings: dict[tuple[str | int | None, ...], Finding] = {tuple(f.names.values()): f for f in verdict.findings} if verdict else {}
+    findings: dict[str, list[Finding]] = {}
+    for finding in verdict.findings if verdict else ():
+        findings.setdefault(finding.place, []).append(finding)
     for table in tables:
         suite = SubElement(root, "testsuite", name=_clean(table.title or "report"))
         for row in table.rows:
             for col in table.cols:
-                _case(suite, table, row, col, findings.pop(_names(table, row, col), None))
+                cell = table.cells.get((row, col))
+                _case(suite, table, row, col, findings.pop(place_of(cell_document(table, row, col, cell)), []) if cell else [])
     if findings or (verdict and verdict.damaged):
         suite = SubElement(root, "testsuite", name="baseline")
-        for finding in findings.values():
+        for finding in (one for several in findings.values() for one in several):
             _verdict(SubElement(suite, "testcase", classname=_clean(finding.names["dataset"]), name=_clean(finding.title)), finding)
         for text in verdict.damaged if verdict else ():
             SubElement(SubElement(suite, "testcase", classname="files", name=_clean(text)), "error", message=_clean(text))
@@ -38,26 +39,19 @@ def junit(tables: list[Table], verdict: Check | None = None) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _names(table: Table, row: str, col: str) -> tuple[str | int | None, ...]:
-    axes = table.axes(row, col)
-    cell = table.cells.get((row, col))
-    names = (*(axes.get(name) for name in ("dataset", "model", "noise", "method")), cell.metric if cell else axes.get("metric"))
-    subset = [int(axes["subset"])] if axes.get("subset", ALL) != ALL else []
-    return (*names, *subset, *([axes["init"]] if axes.get("init", NONE) != NONE else []))
-
-
-def _case(suite: Element, table: Table, row: str, col: str, finding: Finding | None) -> None:
-    name = f"{row_head(table, row)}, {head(table, col).partition(' (')[0]}"
+def _case(suite: Element, table: Table, row: str, col: str, findings: list[Finding]) -> None:
+    name = f"{row_head(table, row)}, {col_head(table, col)}"
     case = SubElement(suite, "testcase", classname=suite.get("name", ""), name=_clean(name))
     cell = table.cells.get((row, col))
-    if finding is not None:
+    for finding in findings:
         _verdict(case, finding)
-    elif cell is None:
+    if cell is None:
         SubElement(case, "skipped", message="no run")
-    elif cell.failed:
+    elif cell.failed and not findings:
         SubElement(case, "error", message=f"{cell.failed} of {cell.failed + cell.n} runs failed")
     if cell is not None:
-        SubElement(case, "system-out").text = _clean(f"{METRICS[cell.metric].said}: {cell_text(table, row, col)}, n = {cell.n}")
+        metric = METRICS[cell.metric].said(cell.epochs)
+        SubElement(case, "system-out").text = _clean(f"{metric}: {cell_text(table, row, col)}, n = {cell.n}")
 
 
 def _verdict(case: Element, finding: Finding) -> None:

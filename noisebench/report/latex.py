@@ -9,10 +9,10 @@ from itertools import accumulate, groupby, pairwise
 from ..harmless import harmless
 from .against import Less, less
 from .beside import beside_text
-from .formats import caption, cell_parts, head, rank_text, row_head
+from .formats import caption, cell_parts, col_head, rank_text, rate_text, row_head
 from .table import Table
 
-_PREAMBLE = "% needs \\usepackage{booktabs,graphicx}\n"
+_PREAMBLE = "% needs \\usepackage{amssymb,booktabs,graphicx,textcomp}\n"
 _RLAP = r"\rlap{$^\dagger$}"
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -55,9 +55,9 @@ def _table(table: Table, cell: Callable[[str, str], str], said: tuple[str, str],
 
 def _heads(table: Table, *, ranks: bool) -> list[str]:
     """The columns' names, over several columns where an axis is made of several; then the realised rates."""
-    heads = [head(table, col).partition(" (") for col in table.cols]
-    rates = [escaped(rate.rstrip(")")) for _, _, rate in heads]
-    first, last, more = escaped(table.row_axis.replace(",", ", ")), [name for name, _, _ in heads], ["mean rank"] if ranks else []
+    rates = [escaped(rate_text(table, col)) for col in table.cols]
+    first, more = escaped(table.row_axis.replace(",", ", ")), ["mean rank"] if ranks else []
+    last = [col_head(table, col) for col in table.cols]
     lines = []
     if "," in table.col_axis:
         groups = [(name, len(list(found))) for name, found in groupby(name.rpartition(", ")[0] for name in last)]

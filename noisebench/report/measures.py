@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ class Metric:
     """A number of a run: what it is called, whether it is a share shown in percent, and what one must know of it.
 
     finer: how many digits more than a percentage one that is no share needs; spent: what a run took, not what came of it, so that no
-    gate judges it; clocked: of a machine, and with no other's to be compared.
+    gate judges it; clocked: of a machine, and with no other's to be compared; unit: of its differences, and tolerance: which of these the
+    gate takes for none; examples: of how many a share
+    is, None where that is not kept; no function for what is no count; last_epochs: of how many it is the mean, 0 for no mean.
     """
 
     of: Callable[[Known], float | None]  # At where a record has it, and no function makes it
@@ -30,11 +32,37 @@ class Metric:
     spent: bool = False
     clocked: bool = False
     doc: str = ""
+    unit: str = "points"
+    tolerance: float = 0.5
+    examples: Callable[[Known], int | None] | None = None
+    last_epochs: int = 0
 
     @property
-    def said(self) -> str:
-        """`test accuracy (%), last epoch`."""
-        return f"{self.title}{' (%)' if self.percent else ''}, {self.selection}"
+    def counted(self) -> bool:
+        """Whether it is a count of examples, as a share of them, so that it moves in steps and may be equal by chance."""
+        return self.examples is not None
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it lies between 0 and 1; points a minute do not."""
+        return self.percent and not self.spent
+
+    def said(self, epochs: Collection[int] = ()) -> str:
+        """`test accuracy (%), last epoch`; epochs: of the runs whose number it is."""
+        return f"{self.title}{' (%)' if self.percent else ''}, {self.selection_of(epochs)}"
+
+    def selection_of(self, epochs: Collection[int]) -> str:
+        """Which epoch or epochs count, of runs of these lengths: the last ten are all that a shorter run has."""
+        short = sorted({length for length in epochs if length < self.last_epochs})
+        if not short:
+            return self.selection
+        counts = ", ".join(map(str, short))
+        several = "" if short == [1] else "s"
+        if short == [1] == sorted(set(epochs)):
+            return "the only epoch"
+        if all(length < self.last_epochs for length in epochs):
+            return f"mean of all {counts} epoch{several}"
+        return f"{self.selection}, of a run of {counts} epoch{several} of all"
 
     def value(self, known: Known) -> float | None:
         """None for a failed run, and for a number that was not yet recorded when the run ended."""
@@ -71,6 +99,14 @@ def _work(known: Known) -> float | None:
         return None
 
 
+def _test_images(known: Known) -> int | None:
+    return known.get("test_images")
+
+
+def _not_kept(_known: Known) -> None:
+    """Of examples whose number no line of a file of runs has."""
+
+
 _LAST = At("test_acc", "last")
 _FOUND = ("train", "detection")
 _CLOCK = (
@@ -79,35 +115,45 @@ _CLOCK = (
     "it is the run's share, which does not compare with the time of a run by itself."
 )
 METRICS = {
-    "last": Metric(_LAST, "test accuracy", "last epoch"),
-    "mean_last10": Metric(At("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs"),
-    "at_noisy_val": Metric(At("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels"),
-    "best": Metric(At("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic"),
-    "top5": Metric(At("test", "top5"), "top-5 test accuracy", "last epoch"),
+    "last": Metric(_LAST, "test accuracy", "last epoch", examples=_test_images),
+    "mean_last10": Metric(
+        At("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs", examples=_test_images, last_epochs=10
+    ),
+    "at_noisy_val": Metric(At("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels", examples=_test_images),
+    "best": Metric(At("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic", examples=_test_images),
+    "top5": Metric(At("test", "top5"), "top-5 test accuracy", "last epoch", examples=_test_images),
     "p_true": Metric(
         At("test", "p_true"), "probability of the right class", "last epoch",
         doc="The mean over the test images of the probability that the network gives the right class.",
     ),
-    "nll": Metric(At("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False),
+    "nll": Metric(At("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False, unit="nats", tolerance=0.005),
     "ece": Metric(At("test", "ece"), "expected calibration error", "last epoch", True, False),
-    "brier": Metric(At("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False),
-    "memorised": Metric(At("memorised"), "wrong labels memorised", "last epoch", True, False),
-    "train_clean": Metric(At("train", "clean"), "training accuracy on clean labels", "last epoch"),
+    "brier": Metric(At("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False, unit="", tolerance=0.005),
+    "memorised": Metric(At("memorised"), "wrong labels memorised", "last epoch", True, False, examples=_not_kept),
+    "train_clean": Metric(At("train", "clean"), "training accuracy on clean labels", "last epoch", examples=_not_kept),
     "auroc": Metric(At(*_FOUND, "auroc"), "AUROC of finding wrong labels", "last epoch"),
     "average_precision": Metric(At(*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"),
-    "f1": Metric(At(*_FOUND, "f1"), "F1 of finding wrong labels, best threshold", "last epoch"),
-    "precision_at_100": Metric(At(*_FOUND, "precision_at", "100"), "wrong labels among the 100 most doubtful", "last epoch"),
-    "precision_at_1000": Metric(At(*_FOUND, "precision_at", "1000"), "wrong labels among the 1,000 most doubtful", "last epoch"),
+    "f1": Metric(At(*_FOUND, "f1"), "F1 of finding wrong labels, best threshold", "last epoch", examples=_not_kept),
+    "precision_at_100": Metric(
+        At(*_FOUND, "precision_at", "100"), "wrong labels among the 100 most doubtful", "last epoch", examples=lambda _: 100
+    ),
+    "precision_at_1000": Metric(
+        At(*_FOUND, "precision_at", "1000"), "wrong labels among the 1,000 most doubtful", "last epoch", examples=lambda _: 1000
+    ),
     "precision_at_wrong": Metric(
-        At(*_FOUND, "precision_at", "wrong"), "wrong labels among the n most doubtful, n are wrong", "last epoch"
+        At(*_FOUND, "precision_at", "wrong"), "wrong labels among the n most doubtful, n are wrong", "last epoch", examples=_not_kept
     ),
     "per_minute": Metric(
         _per_minute, "test accuracy a minute of training", "last epoch, by the machine's clock", spent=True, clocked=True,
+        unit="points a minute",
         doc=f"Points of the last epoch's test accuracy, divided by the minutes of training. {_CLOCK}",
     ),
-    "minutes": Metric(_minutes, "training time (minutes)", "by the machine's clock", False, False, spent=True, clocked=True, doc=_CLOCK),
+    "minutes": Metric(
+        _minutes, "training time (minutes)", "by the machine's clock", False, False, spent=True, clocked=True, unit="minutes",
+        doc=_CLOCK,
+    ),
     "work": Metric(
-        _work, "work of training (epochs of CE)", "counted in passes", False, False, finer=0, spent=True,
+        _work, "work of training (epochs of CE)", "counted in passes", False, False, finer=0, spent=True, unit="epochs of CE",
         doc="Epochs x the work of one beside CE's (noisebench list strategies), and the epochs of CE by which a run estimates its noise.",
     ),
 }  # fmt: skip

@@ -10,7 +10,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .cells import Cell
+from .measures import METRICS
 
+FEWEST_SEEDS = 3  # whose variance is believed where it is not known of how many examples a share is
+ROUNDING = 1e-24  # a variance of what floating point loses
 _LEVEL = 0.05
 _TINY = 1e-30
 _HALVINGS = 40  # to the last digits
@@ -19,63 +22,97 @@ _MOST_FREEDOM = 1e6  # beyond it Student's t is the normal
 
 @dataclass(frozen=True)
 class Difference:
-    """A cell less another: the mean, its 95 % interval where there is one, and of how many pairs of seeds; 0: of all seeds, unpaired."""
+    """A cell less another: the mean, its 95 % interval where there is one, and of how many pairs of seeds; 0: of all seeds, unpaired.
+
+    floored: the seeds' own variance is below `least_variance`, which stands in its place; exact: it is the same in every seed and no
+    count, which is no chance: a time, a cost, a probability.
+    """
 
     mean: float
     low: float | None
     high: float | None
     pairs: int
     oracle: bool  # of either cell
+    floored: bool = False
+    exact: bool = False
 
 
 class _Gap(NamedTuple):
-    """The gap of two means, its own variance, and the freedom of that."""
+    """The gap of two means, its own variance, the freedom of that, and the number of seeds (of the side with fewer)."""
 
     mean: float
     variance: float
     freedom: float
+    seeds: int
+    share: float  # the variance of the gap, as a multiple of that of one pair's difference
 
 
 def beats(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
-    """Whether the 95 % interval of their difference lies on the better side of 0."""
+    """Whether the 95 % interval of their difference lies on the better side of 0, or the difference itself where it is exact."""
     found = difference(best, other)
-    if found is None or found.low is None or found.high is None:
+    if found is None:
         return False
-    return found.low > 0 if higher_is_better else found.high < 0
+    low, high = (found.mean, found.mean) if found.exact else (found.low, found.high)
+    return low is not None and high is not None and (low > 0 if higher_is_better else high < 0)
+
+
+def least_variance(difference: float, seeds: int, num_examples: int) -> float:
+    """Below which the variance over seeds of a difference of two shares, each of the same m examples, is not believed.
+
+    max(1 / m^2, |d| (1 - |d|) / (m (seeds - 1))). Shares move in steps of 1/m, and few seeds may agree by chance: a difference d takes
+    at least m |d| examples that only one of the two has right, whose number has the binomial variance |d| (1 - |d|) / m. That
+    counts as one of the seeds' squared deviations, so that many seeds outweigh it.
+    """
+    size = min(abs(difference), 1.0)
+    return max(1 / num_examples**2, size * (1 - size) / (num_examples * (seeds - 1)))
 
 
 def difference(own: Cell, other: Cell) -> Difference | None:
     """`own` less `other`, by Student's t over the seeds that pair, by Welch's where none does; None where one has no value.
 
-    No interval where there is one pair, or where none pairs and one has a single value.
+    The variance is at least `least_variance`. No interval where there is one pair, or where none pairs and one has a single value; nor,
+    where it is not known of how many examples a share is, from two seeds; nor of no width.
     """
     if own.mean is None or other.mean is None:
         return None
     gaps = _gaps(own, other)
-    gap = _paired(own, other) if gaps else _unpaired(own, other)
+    gap = _paired(gaps) if gaps else _unpaired(own, other)
     mean = statistics.fmean(gaps) if gaps else own.mean - other.mean
-    reach = None if gap is None else student_quantile(_LEVEL / 2, gap.freedom) * math.sqrt(gap.variance)
-    low, high = (None, None) if reach is None else (mean - reach, mean + reach)
-    return Difference(mean, low, high, len(gaps), own.oracle or other.oracle)
+    oracle = own.oracle or other.oracle
+    variance = None if gap is None else _variance(gap, own, other)
+    if gap is None or variance is None:
+        exact = gap is not None and gap.variance <= ROUNDING and not METRICS[own.metric].counted
+        return Difference(mean, None, None, len(gaps), oracle, exact=exact)
+    reach = student_quantile(_LEVEL / 2, gap.freedom) * math.sqrt(variance)
+    return Difference(mean, mean - reach, mean + reach, len(gaps), oracle, variance > gap.variance)
+
+
+def _variance(gap: _Gap, own: Cell, other: Cell) -> float | None:
+    """That of the gap, or the least that is believed; None where neither tells anything."""
+    if own.num_examples and other.num_examples:
+        least = least_variance(gap.mean, gap.seeds, min(own.num_examples, other.num_examples))
+        return max(gap.variance, gap.share * least)
+    few = METRICS[own.metric].counted and gap.seeds < FEWEST_SEEDS
+    return None if few or gap.variance <= ROUNDING else gap.variance
 
 
 def _gaps(own: Cell, other: Cell) -> list[float]:
     return [own.values[seed] - other.values[seed] for seed in own.paired_with(other)]
 
 
-def _paired(own: Cell, other: Cell) -> _Gap | None:
+def _paired(gaps: Sequence[float]) -> _Gap | None:
     """Student's; None below two pairs."""
-    gaps = _gaps(own, other)
-    return _Gap(statistics.fmean(gaps), statistics.variance(gaps) / len(gaps), len(gaps) - 1) if len(gaps) > 1 else None
+    n = len(gaps)
+    return _Gap(statistics.fmean(gaps), statistics.variance(gaps) / n, n - 1, n, 1 / n) if n > 1 else None
 
 
 def _unpaired(own: Cell, other: Cell) -> _Gap | None:
     """Welch's; None where one has less than two values."""
     if own.std is None or other.std is None or own.mean is None or other.mean is None:
         return None
-    a, b = own.std**2 / own.n, other.std**2 / other.n
-    freedom = (a + b) ** 2 / (a**2 / (own.n - 1) + b**2 / (other.n - 1)) if a + b else 1
-    return _Gap(own.mean - other.mean, a + b, freedom)
+    a, b, fewest = own.std**2 / own.n, other.std**2 / other.n, min(own.n, other.n)
+    freedom = (a + b) ** 2 / (a**2 / (own.n - 1) + b**2 / (other.n - 1)) if a + b > ROUNDING else fewest - 1
+    return _Gap(own.mean - other.mean, a + b, freedom, fewest, (1 / own.n + 1 / other.n) / 2)
 
 
 def tail_of_gap(gap: float, variance: float, freedom: float) -> float:

@@ -21,15 +21,15 @@ from ..published import Beside
 from ..registry import Entry, Registry
 from ..spec import Call
 from ..strategies import STRATEGIES
-from .cells import ALL, AXES, Cell, Row, apart, make_cell, paired_by_seed
+from .cells import ALL, AXES, VERSIONS, Cell, Row, apart, by_version, make_cell, paired_by_seed
 from .compute import by_compute, by_epochs
 from .measures import METRICS, Metric
 from .significance import Difference, beats
 
-_NOT_RIVALS = ("dataset", "subset", "noise")  # rows that differ in these are not better or worse than one another
+NOT_RIVALS = ("dataset", "subset", "noise")  # rows that differ in these are not better or worse than one another
 _FIXED = ("dataset", "subset", "model", "init", "recipe", "precision", "noise", "method")
 _REGISTERED = {"loss": LOSSES, "strategy": STRATEGIES}
-_UNSAID = (("precision", "fp32"), ("subset", ALL), ("init", NONE))  # in a title
+_UNSAID = (("precision", "fp32"), ("subset", ALL), ("init", NONE))  # in a title, unless there are several precisions
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,14 @@ class Table:
     col_axis: str
     cells: dict[tuple[str, str], Cell]
     parts: dict[str, tuple[str, ...]]
-    rates: dict[str, float | None]  # realised share of wrong labels, by column, where the columns are noises
+    rates: dict[str, tuple[float, float]]  # the least and the greatest of a column's cells, where the columns are noises: realised
     varied: str
     paper: str = ""  # whose published cells stand beside ours
     published: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
     against: str = ""  # the row that differences are from, and the differences of all other rows' results
     differences: Mapping[tuple[str, str], Difference | None] = field(default_factory=dict)
     apart: tuple[str, ...] = ()  # the settings that tell it from others of the same name: `crop 2`
+    unlike: tuple[str, ...] = ()  # of its title what tells it from others of the same data: `cnn4`
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -62,6 +63,14 @@ class Table:
     def metric(self) -> Metric:
         """The first one, where there are several."""
         return METRICS[self.metrics[0]]
+
+    def cells_of(self, col: str) -> list[Cell]:
+        """The cells of a column."""
+        return [cell for row in self.rows if (cell := self.cells.get((row, col)))]
+
+    def metric_text(self, name: str) -> str:
+        """`test accuracy (%), last epoch`, as it is of these runs."""
+        return METRICS[name].said([length for cell in self.cells.values() if cell.metric == name for length in cell.epochs])
 
     def axes(self, row: str, col: str) -> dict[str, str]:
         """Every axis of a place in the grid and its value there."""
@@ -76,6 +85,11 @@ class Table:
     def data(self) -> str:
         """`digits, of which 300`: its data set, and how much of it, where all its runs share these."""
         return ", ".join(self._said[axis] for axis in ("dataset", "subset") if axis in self._said)
+
+    @property
+    def short_title(self) -> str:
+        """Its data, and what tells it from the other tables of these."""
+        return ", ".join(filter(None, [self.data, *self.unlike, *self.apart]))
 
     @property
     def _said(self) -> dict[str, str]:
@@ -94,7 +108,7 @@ class Table:
         None where their times are of several machines, or of packs and single runs.
         """
         own = self.cells.get((row, col))
-        same = [place for place, axis in enumerate(self.row_axis.split(",")) if axis in _NOT_RIVALS]
+        same = [place for place, axis in enumerate(self.row_axis.split(",")) if axis in NOT_RIVALS]
         facts = [self.parts[row][place] for place in same]
         column = {other: cell for other in self.rows if (cell := self.cells.get((other, col))) and cell.values}
         alike = {other: cell for other, cell in column.items() if own and cell.metric == own.metric}
@@ -131,9 +145,13 @@ class Table:
 
     @cached_property
     def results(self) -> tuple[str, ...]:
-        """The columns that say what came of the runs, not what they took."""
+        """The columns that say what came of the runs, not what they took; of several metrics side by side the first such one's."""
         spent = {col for (_, col), cell in self.cells.items() if METRICS[cell.metric].spent}
-        return tuple(col for col in self.cols if col not in spent)
+        found = [col for col in self.cols if col not in spent]
+        if "metric" not in self.col_axis.split(","):
+            return tuple(found)
+        metrics = {col: cell.metric for (_, col), cell in self.cells.items()}
+        return tuple(col for col in found if metrics[col] == metrics[found[0]])
 
     def mean_rank(self, row: str) -> float | None:
         """Over the columns in which every row has a mean."""
@@ -141,21 +159,46 @@ class Table:
 
     def caption(self, *, bold: bool = True, ranks: bool = False) -> str:
         """What one must know to read the table; `bold`: whether it can be shown."""
-        shown = "; ".join(f"{name}: {METRICS[name].said}" if len(self.metrics) > 1 else METRICS[name].said for name in self.metrics)
+        shown = "; ".join(f"{name}: {self.metric_text(name)}" if len(self.metrics) > 1 else self.metric_text(name) for name in self.metrics)
         several = any(cell.n not in (0, self.usual_n) for cell in self.cells.values())
         count = f"n = {self.usual_n}{', else in brackets' if several else ' each' if len(self.cells) > 1 else ''}"
         parts = [f"{shown}; mean ± sample standard deviation, {count}; {self.varied}."]
         if bold and self.leaders:
             parts.append("Bold: better than every other of its column, by 95 % intervals paired by seed and labels.")
         if ranks:
-            parts.append(f"Mean rank over the {len(self.ranked)} of {len(self.results)} columns in which every row has a mean; 1 is best.")
+            which = f"of {self.cells_of(self.results[0])[0].metric} " if self.results and len(self.metrics) > 1 else ""
+            count = f"{len(self.ranked)} of {len(self.results)} columns"
+            parts.append(f"Mean rank over the {count} {which}in which every row has a mean; 1 is best.")
         if any(cell.oracle for cell in self.cells.values()):
             parts.append("† oracle: was told the true noise rate or T, or chosen by it.")
         if any(cell.failed for cell in self.cells.values()):
             parts.append("✗: failed runs, left out of the mean.")
         if len(self.cells) < len(self.rows) * len(self.cols) or any(not cell.n and not cell.failed for cell in self.cells.values()):
             parts.append("–: no run with this number.")
-        return " ".join(parts)
+        return " ".join([*parts, *dict.fromkeys(self._notes())])
+
+    def _notes(self) -> Iterator[str]:
+        """What is said of cells of one seed, of versions, and of runs that are left out."""
+        alone: dict[int, list[float]] = {}
+        for cell in self.cells.values():
+            if cell.n == 1 and cell.num_examples and cell.standard_error:
+                alone.setdefault(cell.num_examples, []).append(cell.standard_error)
+        for size, errors in sorted(alone.items()):
+            ends = dict.fromkeys(f"{100 * error:.{1 if error >= 0.001 else 2}f}" for error in (min(errors), max(errors)))
+            several = "" if self.usual_n == 1 else " in brackets"
+            yield (
+                f"One seed{several}: a share of {size:,} images has a standard error of {' to '.join(ends)} points (binomial), "
+                "to which the spread over seeds is added."
+            )
+        for (row, _), cell in self.cells.items():
+            for part in ("loss", "strategy"):
+                texts = dict.fromkeys(str(inputs[part]) for inputs in cell.inputs.values() if inputs.get(part))
+                if len(texts) > 1:
+                    yield f"{row}: the seeds of a cell differ in their {part}: {'; '.join(texts)}."
+        if VERSIONS in self.row_axis.split(","):
+            yield "versions: runs of different code are never averaged, and stand in a row each."
+        if repeated := sum(cell.repeated for cell in self.cells.values()):
+            yield f"Left out: {repeated} run{'' if repeated == 1 else 's'}, in whose place a later one of the same seeds stands."
 
 
 def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "noise", budget: str = "epochs") -> list[Table]:
@@ -177,7 +220,8 @@ def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "
     axes = {*row_axes, *col_axes}
     wanted = [*_FIXED] if not axes & {"loss", "strategy"} else [*_FIXED[:-1], "loss", "strategy"]
     fixed = [axis for axis in (*wanted, "metric") if axis not in axes]
-    tables = [_table(group, fixed, row_axes, col_axes) for group in apart(rows, fixed).values()]
+    unsaid = _UNSAID if len({row.axes["precision"] for row in rows}) < 2 else _UNSAID[1:]
+    tables = [_table(group, fixed, row_axes, col_axes, unsaid) for group in apart(rows, fixed).values()]
     return sorted(_told_apart(tables), key=lambda table: -len(table.cells))
 
 
@@ -187,7 +231,9 @@ def _told_apart(tables: Sequence[Table]) -> Iterator[Table]:
         settings = [next(iter(other.cells.values())).settings for other in tables if other.title == table.title]
         own = next(iter(table.cells.values())).settings
         differ = [key for key in own if any(other.get(key) != own[key] for other in settings)]
-        yield replace(table, apart=tuple(f"{key} {str(own[key])[:12]}" for key in differ))
+        others = [other._said for other in tables if other.data == table.data]
+        unlike = [text for axis, text in table._said.items() if any(other.get(axis) != text for other in others)]
+        yield replace(table, apart=tuple(f"{key} {str(own[key])[:12]}" for key in differ), unlike=tuple(unlike))
 
 
 def _with_epochs(row_axes: tuple[str, ...], col_axes: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -208,36 +254,41 @@ def _axes(text: str) -> tuple[str, ...]:
     return names
 
 
-def _table(group: list[Row], fixed: list[str], row_axes: tuple[str, ...], col_axes: tuple[str, ...]) -> Table:
+def _table(
+    group: list[Row], fixed: list[str], row_axes: tuple[str, ...], col_axes: tuple[str, ...], unsaid: Sequence[tuple[str, str]]
+) -> Table:
     members = apart(group, (*row_axes, *col_axes))
+    if (split := by_version(members.values(), row_axes)) is not None:
+        group, row_axes = split, (*row_axes, VERSIONS)
+        members = apart(group, (*row_axes, *col_axes))
     paired = paired_by_seed(group)
     cells: dict[tuple[str, str], Cell] = {}
     parts: dict[str, tuple[str, ...]] = {}
-    columns: dict[str, list[Row]] = {}
     for found in members.values():
         places = [tuple(found[0].axes[axis] for axis in axes) for axes in (row_axes, col_axes)]
         labels = [", ".join(place) for place in places]
         parts.update(zip(labels, places, strict=True))
         cells[labels[0], labels[1]] = make_cell(found, paired=paired)
-        columns.setdefault(labels[1], []).extend(found)
-    rates = {col: _mean_rate(rows) for col, rows in columns.items()} if "noise" in col_axes else {}
     return Table(
-        {axis: group[0].axes[axis] for axis in fixed if (axis, group[0].axes[axis]) not in _UNSAID},
+        {axis: group[0].axes[axis] for axis in fixed if (axis, group[0].axes[axis]) not in unsaid},
         _ordered((row for row, _ in cells), parts, row_axes),
         _ordered((col for _, col in cells), parts, col_axes),
         ",".join(row_axes),
         ",".join(col_axes),
         cells,
         parts,
-        rates,
+        _rates(cells) if "noise" in col_axes else {},
         _varied(group),
     )
 
 
-def _mean_rate(rows: Iterable[Row]) -> float | None:
-    rates = [row.realised_rate for row in rows]
-    known = [rate for rate in rates if rate is not None]
-    return statistics.fmean(known) if known and len(known) == len(rates) else None
+def _rates(cells: Mapping[tuple[str, str], Cell]) -> dict[str, tuple[float, float]]:
+    """Of each column whose cells all know theirs."""
+    found: dict[str, list[float | None]] = {}
+    for (_, col), cell in cells.items():
+        found.setdefault(col, []).append(cell.realised_rate)
+    known = {col: [rate for rate in rates if rate is not None] for col, rates in found.items()}
+    return {col: (min(rates), max(rates)) for col, rates in known.items() if rates and len(rates) == len(found[col])}
 
 
 def _ordered(labels: Iterable[str], parts: dict[str, tuple[str, ...]], axes: tuple[str, ...]) -> tuple[str, ...]:
@@ -281,14 +332,19 @@ def _how_plain(entry: Entry) -> tuple[bool, bool]:
 
 def _varied(group: list[Row]) -> str:
     seeds, noise_seeds = sorted({row.seed for row in group}), sorted({row.noise_seed for row in group if row.noise_seed is not None})
+    text = _listed("seed", seeds)
     if not noise_seeds:
-        return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        return text
     if len(seeds) == len(noise_seeds) == 1:
-        return f"seed {seeds[0]}, noise seed {noise_seeds[0]}"
-    text = f"seeds {', '.join(map(str, seeds))}"
+        return f"{text}, {_listed('noise seed', noise_seeds)}"
     if all(row.noise_seed in (row.seed, None) for row in group):
         return f"{text}, each with its own noise"
-    return f"{text}; noise seeds {', '.join(map(str, noise_seeds))}"
+    return f"{text}; {_listed('noise seed', noise_seeds)}"
+
+
+def _listed(word: str, numbers: Sequence[int]) -> str:
+    """`seed 0`, `seeds 0, 3`."""
+    return f"{word}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
 
 
 def noise_order(text: str) -> tuple[int, str, float]:

@@ -15,7 +15,7 @@ def facts_of(run: Run, folder: RunFolder) -> Facts:
     """The run's settings, flat: `loss`, `noise`, `recipe.lr`, `key` ... What it has not is left out."""
     about = {**run.about, "nominal_rate": run.manifest.meta["nominal_rate"]}
     nested = {f"{part}.{name}": value for part in ("recipe", "init") for name, value in about.pop(part, {}).items()}
-    config = {name: value for name, value in {**about, **nested}.items() if value is not None and value != ""}
+    config = {name: value for name, value in {**about, **nested}.items() if value not in (None, "") and name != "versions"}
     return Facts(folder.path.name, config.pop("title"), folder.path, config)
 
 

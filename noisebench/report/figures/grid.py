@@ -21,7 +21,7 @@ def filled(table: Table, col: str) -> list[str]:
 
 def column_title(table: Table, col: str) -> str:
     """`digits, sym 0.4`."""
-    return f"{table.data}, {col_head(table, col)}".strip(", ")
+    return f"{table.short_title}, {col_head(table, col)}".strip(", ")
 
 
 def shared(tables: Sequence[Table]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..formats import row_head
-from ..table import Table
+from ..table import NOT_RIVALS, Table
 from .style import as_csv, drawn
 
 _ALPHA = 0.05
@@ -101,8 +101,9 @@ class RankFigure:
 
 
 def ranks(tables: Sequence[Table]) -> RankFigure:
-    """Of each table that can be ranked. Raises ConfigError where none can."""
-    several = [table for table in tables if table.ranked and len(table.rows) > 1] or list(tables[:1])
+    """Of each table that can be ranked, and whose rows are of the same data and metric. Raises ConfigError where none can."""
+    rivals = [table for table in tables if not {*NOT_RIVALS, "metric"} & set(table.row_axis.split(","))]
+    several = [table for table in rivals if table.ranked and len(table.rows) > 1] or rivals[:1]
     if not several:
         raise ConfigError("--figure ranks: there is nothing to rank in these runs")
     return RankFigure(tuple(ranking(table) for table in several))

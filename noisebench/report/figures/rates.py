@@ -24,9 +24,9 @@ def _panel(table: Table, kind: str, places: dict[float, str]) -> Panel:
     metric = table.metric
     label = metric.title + (" (%)" if metric.percent else "")
     series = tuple(line for row in table.rows if (line := _line(table, row, places, 100 if metric.percent else 1)))
-    title = ", ".join(filter(None, [table.data, kind]))
+    title = ", ".join(filter(None, [table.short_title, kind]))
     ticks = tuple(100 * rate for rate in places)
-    return Panel(title, "nominal noise rate (%)", label, series, within=(0, 100) if metric.percent else None, x_ticks=ticks)
+    return Panel(title, "nominal noise rate (%)", label, series, within=(0, 100) if metric.is_share else None, x_ticks=ticks)
 
 
 def _line(table: Table, row: str, places: dict[float, str], scale: float) -> Series | None:

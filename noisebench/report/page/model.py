@@ -181,7 +181,7 @@ def _facts(tables: list[Table], reader: _Reader) -> tuple[tuple[str, str], ...]:
     names = dict.fromkeys(name for table in tables for name in table.metrics)
     usual = alike(table.usual_n for table in tables)
     facts = (
-        ("Metric", "; ".join(METRICS[name].said for name in names)),
+        ("Metric", "; ".join(dict.fromkeys(table.metric_text(name) for name in names for table in tables if name in table.metrics))),
         ("Runs", f"{len(reader.records)} finished" + (f", {reader.failed} failed" if reader.failed else "")),
         ("Seeds a cell", usual),
         ("Precision", alike(record["precision"] for record in reader.records)),
@@ -271,7 +271,7 @@ def _cell(table: Table, row: str, col: str, shade: int | None, reader: _Reader) 
         value="" if cell.mean is None else repr(cell.mean),
         beside=beside_text(table, row, col).strip(),
         published=_published(table, row, col),
-        metric=METRICS[cell.metric].said,
+        metric=METRICS[cell.metric].said(cell.epochs),
         runs=reader.of(cell),
     )
 

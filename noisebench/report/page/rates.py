@@ -23,9 +23,9 @@ def rate_charts(table: Table) -> tuple[Chart, ...]:
     if not points:
         return ()
     ends = [point.y + side * point.spread for point in points for side in (-1, 1)]
-    percent = METRICS[table.metrics[0]].percent
-    limits = (max(min(ends), 0.0), min(max(ends), 100.0)) if percent else (min(ends), max(ends))
-    y_ticks, y_label = round_ticks(limits), _first_upper(table.metric.said)
+    share = METRICS[table.metrics[0]].is_share
+    limits = (max(min(ends), 0.0), min(max(ends), 100.0)) if share else (min(ends), max(ends))
+    y_ticks, y_label = round_ticks(limits), _first_upper(table.metric_text(table.metrics[0]))
     return tuple(
         Chart(name, "noise rate (%)", y_label, lines, _rate_ticks(several[name]), y_ticks, marked=True)
         for name, lines in drawn.items()
