@@ -25,9 +25,9 @@ from .claim import Claim, claimed, find_claim
 from .datasets.archive import read_arrays
 from .dynamics import Dynamics
 from .errors import DataError
-from .form import WHOLE, check_form, check_plain
+from .form import COUNT, check_form, check_plain
 from .nesting import read_yaml
-from .recordform import check_about, check_failure, check_record
+from .recordform import check_failure, check_record
 from .storing import settle, write_whole
 
 if TYPE_CHECKING:
@@ -97,10 +97,11 @@ class RunFolder:
         return round(path.stat().st_mtime, 6) if path.exists() else None
 
     def status(self) -> str:
-        """`done`, `failed`, `resume` or `run`; `damaged` where it would be one of the first two by a file that was copied in part, say."""
-        for name, path in (("done", self.result), ("failed", self.error)):
+        """`done`, `failed`, `resume` or `run`; `damaged` where it would be one of the first two by a file that is no valid record: cut
+        short, empty, or of another form."""
+        for name, path, check in (("done", self.result, check_record), ("failed", self.error, check_failure)):
             if path.exists():
-                return name if _is_json(path) else "damaged"
+                return "damaged" if _is_damaged(path, check) else name
         return "resume" if self.resume.exists() else "run"
 
     @contextmanager
@@ -264,12 +265,7 @@ class RunFolder:
         """What a table must know of the run, by the same names whether it is finished or failed. Raises DataError."""
         if self.result.exists() or not self.error.exists():
             return _about(self.record())
-        about = self.failure()["about"]
-        try:
-            check_about(about)
-        except ValueError as error:
-            raise DataError(f"{self.error} is damaged ({error}): delete the folder and run it again") from None
-        return dict(about)
+        return dict(self.failure()["about"])
 
     def configuration(self) -> dict[str, Any]:
         """config.yaml: what the key was made of. Raises DataError where it cannot be read."""
@@ -285,7 +281,7 @@ class RunFolder:
     def _read(self, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         try:
             content = read_json(path)
-            check_form(content, {"schema": WHOLE})
+            check_form(content, {"schema": COUNT})
             if content["schema"] not in _READABLE:
                 raise DataError(f"{path} has schema {content['schema']}, this version reads {', '.join(map(str, _READABLE))}")
             check(content)
@@ -323,14 +319,18 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _is_json(path: Path) -> bool:
+def _is_damaged(path: Path, check: Callable[[dict[str, Any]], None]) -> bool:
+    """Whether a record can be read and is not valid. A record of a newer version is not damaged, and never replaced by itself."""
     try:
-        read_json(path)
+        content = read_json(path)
+        check_form(content, {"schema": COUNT})
+        if content["schema"] in _READABLE:
+            check(content)
     except ValueError:
-        return False
+        return True
     except OSError:
-        pass  # nobody can read it, and so nobody can say that it is damaged
-    return True
+        pass  # a file that cannot be read may be valid
+    return False
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from noisebench.cli import main
 from noisebench.errors import DataError, Interrupted, NoisebenchError, RunFailed
 from noisebench.labelling import LabelWish
 from noisebench.plan import Run
+from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder
 from noisebench.sitting import Conduct
 from noisebench.training.trainer import Trainer
@@ -129,11 +132,37 @@ def test_a_record_that_was_copied_in_part_makes_the_run_unfinished(name: str, co
     assert left(copied.workspace.root) == before
 
 
-def test_a_suite_makes_a_damaged_run_again(tmp_path: Path) -> None:
-    items = agenda(tmp_path, "smoke")
+def test_a_suite_runs_again_whatever_has_no_valid_record(tmp_path: Path) -> None:
+    items = agenda(tmp_path, "smoke", epochs=1)
     carried_out(tmp_path, items)
-    halve(items[1].folder.result)
-    assert [item.status for item in agenda(tmp_path, "smoke")] == ["done", "damaged", *["done"] * (len(items) - 2)]
+    folder, others = items[1].folder, ["done"] * (len(items) - 2)
+    record = json.loads(folder.result.read_text())
+    failure = {"schema": 1, "about": items[1].run.about, "type": "kind", "message": "it failed", "traceback": ""}
+    damaged = ["", "{}", "[]", "null", "3", '"text"', "\x00", json.dumps(record)[:600], json.dumps({**record, "seed": "0"}),
+               json.dumps({**record, "schema": 0}), json.dumps({**record, "metrics": []}), json.dumps({**failure, "about": {}}),
+               json.dumps({**failure, "message": None}), json.dumps({**failure, "about": {**failure["about"], "recipe": 3}})]  # fmt: skip
+    for name in ("result.json", "error.json"):
+        for content in damaged:
+            folder.result.unlink(missing_ok=True)
+            (folder.path / name).write_text(content)
+            assert [item.status for item in agenda(tmp_path, "smoke", epochs=1)] == ["done", "damaged", *others], content
+            folder.error.unlink(missing_ok=True)
+    folder.error.write_text(json.dumps(failure))
+    item = agenda(tmp_path, "smoke", epochs=1)[1]
+    assert (item.status, item.reason) == ("failed: retry", "it failed")
+    folder.result.write_text(json.dumps({**record, "schema": 2}))
+    assert agenda(tmp_path, "smoke", epochs=1)[1].status == "done", "a newer version's record is not replaced"
+
+
+def test_of_a_finished_run_whose_record_says_little_train_says_what_it_can(copied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied.folder(copied.plan())
+    record = json.loads(folder.result.read_text())
+    for name in ("environment", "images_per_second", "files"):
+        del record[name]
+    record["metrics"] = {"test_acc": {"last": 0.5}}
+    folder.result.write_text(json.dumps(record))
+    assert main(["-C", str(copied.workspace.root), *shlex.split(reproduction(folder.about()).command)[1:]]) == 0
+    assert "test accuracy 50.00 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", range(1, 16))

@@ -202,7 +202,9 @@ def train(
 def _otherwise(record: dict[str, Any], spread: Spread) -> str:
     """How a finished run was spread, where that is not as asked: no key knows it, and with batch norm it changes the numbers."""
     plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
-    was, asked = ({name: facts.get(name, value) for name, value in plain.items()} for facts in (record["environment"], spread.facts()))
+    was, asked = (
+        {name: facts.get(name, value) for name, value in plain.items()} for facts in (record.get("environment", {}), spread.facts())
+    )
     return "" if was == asked else f", with {', '.join(f'{name} {value}' for name, value in was.items() if value != asked[name])}"
 
 
@@ -288,19 +290,20 @@ def _show_plan(run: Run, folder: RunFolder, *, json: bool) -> None:
 def _show_record(record: dict[str, Any], *, json: bool) -> None:
     metrics, path = record["metrics"], record["path"]
     if json:
-        test_acc = {key: metrics["test_acc"][key] for key in ("last", "mean_last10", "best")}
+        test_acc = {key: metrics["test_acc"].get(key) for key in ("last", "mean_last10", "best")}
         names = ("seconds", "images_per_second", "oracle", *(["estimates"] if "estimates" in record else []))
         epochs = record["recipe"]["epochs"]
-        write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics["memorised"], "epochs": epochs,
-                    **{name: record[name] for name in names}})  # fmt: skip
+        write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics.get("memorised"), "epochs": epochs,
+                    **{name: record.get(name) for name in names}})  # fmt: skip
         return
     epochs = record["recipe"]["epochs"]
-    test, speed = metrics["test_acc"], record["images_per_second"]
-    memorised = "" if metrics["memorised"] is None else f"; wrong labels memorised {percent(metrics['memorised'])}"
+    test, speed, memorised = metrics["test_acc"], record.get("images_per_second"), metrics.get("memorised")
+    of_wrong = "" if memorised is None else f"; wrong labels memorised {percent(memorised)}"
+    by = "" if speed is None else f", {speed:.0f} images/s on {sys.platform}"
     if found := estimated(record):
         show(found)
     show(
-        f"test accuracy {percent(test['last'])} (last), {percent(test['mean_last10'])} (mean of the last ten), "
-        f"{percent(test['best'])} (best on test, optimistic){memorised}\n"
-        f"{path}\n{epochs} epoch{'' if epochs == 1 else 's'} in {duration(record['seconds'])}, {speed:.0f} images/s on {sys.platform}"
+        f"test accuracy {percent(test['last'])} (last), {percent(test.get('mean_last10'))} (mean of the last ten), "
+        f"{percent(test.get('best'))} (best on test, optimistic){of_wrong}\n"
+        f"{path}\n{epochs} epoch{'' if epochs == 1 else 's'} in {duration(record['seconds'])}{by}"
     )
