@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, or how their names in runs/ or their keys begin.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, names of runs, or at least six characters of their keys.")],
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -101,17 +101,14 @@ def _check_effects(given: dict[str, Any]) -> None:
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
-    """The run of a path, or of the beginning of a folder's name or key."""
-    from ..errors import ConfigError
+    """The run of a path, or of a name or key."""
+    from ..initial import find_run
     from ..runfolder import RunFolder
 
     for path in (Path(name), runs / name):
         if path.is_dir():
             return RunFolder(path)
-    near = [path for path in sorted(runs.glob("*__*")) if path.name.startswith(name) or path.name.rpartition("__")[2].startswith(name)]
-    if len(near) != 1:
-        raise ConfigError(f"{'no' if not near else 'more than one'} run {name!r} (noisebench list runs)")
-    return RunFolder(near[0])
+    return RunFolder(find_run(name, runs))
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
