@@ -182,7 +182,7 @@ def _noted(lane: _Lane, end: EpochEnd | RunFailed, seconds: float, share: float,
         lane.end(_failed(lane, end), tell)
         return False
     course.end, course.seconds = end, course.seconds + seconds
-    note(wanted.run, wanted.images, course, wanted.conduct, seconds / share)
+    wanted.conduct.listen(note(wanted.run, wanted.images, wanted.folder, course, seconds / share))
     return True
 
 
@@ -198,8 +198,9 @@ class _Watch:
         stopped = any(lane.wanted.conduct.stop() for lane in self.lanes)
         if not stopped and not self._clock.checkpoint_due():
             return
-        for lane in self.lanes:
-            self._save(lane, stopped=stopped)
+        with self._clock.checkpoint():
+            for lane in self.lanes:
+                self._save(lane, stopped=stopped)
         if stopped:
             raise _Stopped
         if any(lane.ended for lane in self.lanes):

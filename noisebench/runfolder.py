@@ -1,6 +1,7 @@
 """The run folder: what lies in it, written whole or not at all, and all records read back as one table.
 
-`config.yaml`, `metrics.csv` (a line an epoch), `dynamics.npz`, `predictions.npz`, `model.safetensors`, `resume.pt` while running,
+`config.yaml`, `metrics.csv` (a line an epoch, growing while the run is under way), `dynamics.npz`, `predictions.npz`,
+`model.safetensors`, `resume.pt` while running,
 `result.json` only when complete, `error.json` only when failed, `claim` while somebody is at it, `trackers.json`
 where the run is logged to trackers: by what they know it.
 """
@@ -215,8 +216,23 @@ class RunFolder:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""
-        lines = [",".join(history[0]), *(",".join("" if v is None else str(v) for v in row.values()) for row in history)]
-        self.write_text(self.history, "\n".join(lines) + "\n")
+        self.write_text(self.history, "".join(map(_csv_line, [history[0].keys(), *(row.values() for row in history)])))
+
+    def show_history(self, history: list[dict[str, Any]], *, begin: bool) -> None:
+        """metrics.csv while the run is under way, so that one can watch it: the last line is added to the same file. begin: the file is
+        made anew, since an earlier session may have left lines that are in no checkpoint.
+
+        A finished run's file stays until its successor is complete. What cannot be written now is an error when the run is saved.
+        """
+        if self.held is None or self.result.exists():
+            return
+        with suppress(DataError, OSError):
+            if begin:
+                self.write_history(history)
+                return
+            self.check()
+            with self.history.open("ab", buffering=0) as file:  # the one that this session made
+                file.write(_csv_line(history[-1].values()).encode())
 
     def read_history(self) -> list[dict[str, float | None]]:
         """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
@@ -317,6 +333,10 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         "seconds": record["seconds"],
         "environment": record.get("environment", {}),
     }
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    return ",".join("" if value is None else str(value) for value in values) + "\n"
 
 
 def _is_damaged(path: Path, check: Callable[[dict[str, Any]], None]) -> bool:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -218,7 +220,7 @@ def test_a_clock_set_back_changes_nothing_but_dates(finished: Desk, tmp_path: Pa
     """Each time that it is asked it says an hour less."""
     hours = iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(hours))
-    monkeypatch.setattr(sitting, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
     desk = Desk(tmp_path)
     record = desk.execute(desk.plan())
     assert 0 < record["seconds"] < 60 and record["images_per_second"] > 0
@@ -241,6 +243,47 @@ def test_a_claim_from_the_future_is_kept_from_others_and_taken_from_the_dead(cop
             with pytest.raises(DataError, match="last heard of 0 s ago"):
                 copied.execute(run)
     assert folder.status() == "done" and not folder.claim.exists()
+
+
+def test_the_next_checkpoint_is_due_by_what_the_last_one_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = sitting.Clock(0.0)
+    for took, least in ((0.0, 30), (0.1, 30), (1.5, 30), (2.6, 52), (60.0, 1200), (0.5, 30)):
+        with clock.checkpoint():
+            now += took
+        now += least - 0.01
+        assert not clock.checkpoint_due()
+        now += 0.02
+        assert clock.checkpoint_due()
+
+
+# The epochs, while they are trained
+
+
+def test_one_can_watch_the_epochs_in_a_file_that_grows(tmp_path: Path) -> None:
+    desk, seen = Desk(tmp_path), list[str]()
+    run = desk.plan(changes={"epochs": 4})
+    history = desk.folder(run).history
+    with ExitStack() as watching:
+        files: list[IO[str]] = []
+
+        def listen(progress: sitting.Progress) -> None:
+            files.extend([watching.enter_context(history.open())] if not files else [])
+            seen.append(files[0].read())
+
+        with pytest.raises(Interrupted):
+            desk.execute(run, Conduct(listen=listen, stop=lambda: len(seen) == 2))
+        assert [text.count("\n") for text in seen] == [2, 1], "the header with the first epoch, then a line an epoch"
+        assert history.read_text() == "".join(seen)
+        with history.open("a") as file:
+            file.write("2,of an epoch that is in no checkp")
+        files.clear()
+        desk.execute(run, Conduct(listen=listen))
+    assert "".join(seen[2:]) == history.read_text() and [row["epoch"] for row in desk.folder(run).read_history()] == [1, 2, 3, 4]
+    finished, during = history.read_bytes(), set[bytes]()
+    desk.execute(run, Conduct(anew=True, resume=False, listen=lambda progress: during.add(history.read_bytes())))
+    assert during == {finished} and desk.folder(run).read_history(), "a finished run's stays until there is a new one"
 
 
 # Memory
@@ -266,7 +309,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(error: Exception, tmp_pa
             raise error
         make(self)
 
-    monkeypatch.setattr(sitting, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "make_step", step)
     with pytest.raises(RunFailed, match=r"failed: out of memory: the same command goes on from the last checkpoint; train --accumulate N"):
         desk.execute(run)
@@ -277,7 +320,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(error: Exception, tmp_pa
 
 
 def test_another_failure_is_not_resumed(desk_of: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sitting, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "end_training", lambda self: 1 / 0)
     run = desk_of.plan()
     with pytest.raises(RunFailed, match="ZeroDivisionError: division by zero"):
