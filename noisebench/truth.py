@@ -38,7 +38,9 @@ def _fact(fact: str | None, owner: str, manifest: Manifest) -> Value:
         return manifest.rate
     if fact == "transition" and (tables := _tables(manifest)):
         return next(iter(tables))
-    raise LanguageError(f"{owner}: auto needs the noise {fact}, which this manifest does not know: give a value")
+    raise LanguageError(
+        f"{owner}: auto needs the noise {fact}, which this manifest does not know: give a value, or {ESTIMATED}, which the run finds out"
+    )
 
 
 def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) -> bool:

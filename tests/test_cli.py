@@ -341,7 +341,7 @@ MISTAKES = [
     (["corrupt", "empty.npz", "--sym", "0.1"], "may be truncated"),
     (["--offline", "corrupt", "mnist", "--sym", "0.1"], "put mnist.npz there"),
     (["train", "--loss", "gcee"], "unknown loss 'gcee': did you mean 'gce'"),
-    (["train", "--loss", "gce", "--eps", "0.4"], "--eps: no term has it; the parameters of gce(q=0.7) are: gce(q=0.7, k=None)"),
+    (["train", "--loss", "gce", "--eps", "0.4"], "loss 'gce(q=0.7)' has no parameter 'eps' (it has q, k)"),
     (["train", "--loss", "gce + el(eps=0.1) + 2*gce(q=1)", "--q", "0.4"], "--q: 2 terms have it"),
     (["train", "--loss", "gce", "--q", "2"], "q must be a number in (0, 1]"),
     (["train", "--loss", "gce", "--q"], "--q needs a value"),

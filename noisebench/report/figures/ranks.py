@@ -104,7 +104,7 @@ def ranks(tables: Sequence[Table]) -> RankFigure:
     """Of each table that can be ranked. Raises ConfigError where none can."""
     several = [table for table in tables if table.ranked and len(table.rows) > 1] or list(tables[:1])
     if not several:
-        raise ConfigError("--figure ranks: there is nothing to rank in these runs")
+        raise ConfigError("--figure ranks: there is nothing to rank: none of these runs has finished")
     return RankFigure(tuple(ranking(table) for table in several))
 
 
