@@ -110,15 +110,19 @@ def check_record(content: dict[str, Any]) -> None:
 
 
 def check_failure(content: dict[str, Any]) -> None:
-    """What is written of a failed run, and what a table is told of it. Raises ValueError."""
+    """What is written of a failed run. Raises ValueError."""
     check_plain(content)
-    check_form(content, {"about": {}, "message": TEXT, "type?": TEXT, "traceback?": TEXT, "batch?": [WHOLE]})
-    check_known(content["about"])
-    if content["about"].get("metrics") is not None:
-        raise ValueError("a failed run has no metrics")
+    check_form(content, {"about": {}, "message": TEXT, "type?": TEXT, "traceback?": TEXT})
 
 
 def check_known(about: dict[str, Any]) -> None:
     """What a table is told of a run. Raises ValueError."""
     check_form(about, ABOUT)
     check_form(about["recipe"], _RECIPE, "recipe")
+
+
+def check_about(about: dict[str, Any]) -> None:
+    """What a table is told of a failed run. Raises ValueError."""
+    check_known(about)
+    if about.get("metrics") is not None:
+        raise ValueError("a failed run has no metrics")

@@ -28,7 +28,7 @@ from .dynamics import Dynamics
 from .errors import DataError
 from .form import COUNT, check_form, check_plain
 from .nesting import read_yaml
-from .recordform import check_failure, check_record
+from .recordform import check_about, check_failure, check_record
 from .storing import settle, write_whole
 
 if TYPE_CHECKING:
@@ -281,7 +281,12 @@ class RunFolder:
         """What a table must know of the run, by the same names whether it is finished or failed. Raises DataError."""
         if self.result.exists() or not self.error.exists():
             return _about(self.record())
-        return dict(self.failure()["about"])
+        about = self.failure()["about"]
+        try:
+            check_about(about)
+        except ValueError as error:
+            raise DataError(f"{self.error} is damaged ({error}): delete the folder and run it again") from None
+        return dict(about)
 
     def configuration(self) -> dict[str, Any]:
         """config.yaml: what the key was made of. Raises DataError where it cannot be read."""

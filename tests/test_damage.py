@@ -141,17 +141,18 @@ def test_a_suite_runs_again_whatever_has_no_valid_record(tmp_path: Path) -> None
     record = json.loads(folder.result.read_text())
     failure = {"schema": 1, "about": items[1].run.about, "type": "kind", "message": "it failed", "traceback": ""}
     damaged = ["", "{}", "[]", "null", "3", '"text"', "\x00", json.dumps(record)[:600], json.dumps({**record, "seed": "0"}),
-               json.dumps({**record, "schema": 0}), json.dumps({**record, "metrics": []}), json.dumps({**failure, "about": {}}),
-               json.dumps({**failure, "message": None}), json.dumps({**failure, "about": {**failure["about"], "recipe": 3}})]  # fmt: skip
+               json.dumps({**record, "schema": 0}), json.dumps({**record, "metrics": []}), json.dumps({**failure, "about": []}),
+               json.dumps({**failure, "message": None}), json.dumps({**failure, "schema": "1"})]  # fmt: skip
     for name in ("result.json", "error.json"):
         for content in damaged:
             folder.result.unlink(missing_ok=True)
             (folder.path / name).write_text(content)
             assert [item.status for item in agenda(tmp_path, "smoke", epochs=1)] == ["done", "damaged", *others], content
             folder.error.unlink(missing_ok=True)
-    folder.error.write_text(json.dumps(failure))
-    item = agenda(tmp_path, "smoke", epochs=1)[1]
-    assert (item.status, item.reason) == ("failed: retry", "it failed")
+    for about in (failure["about"], {}):
+        folder.error.write_text(json.dumps({**failure, "about": about}))
+        item = agenda(tmp_path, "smoke", epochs=1)[1]
+        assert (item.status, item.reason) == ("failed: retry", "it failed")
     folder.result.write_text(json.dumps({**record, "schema": 2}))
     assert agenda(tmp_path, "smoke", epochs=1)[1].status == "done", "a newer version's record is not replaced"
 

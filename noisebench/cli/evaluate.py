@@ -11,7 +11,7 @@ from .asking import Asking
 from .console import show, write_json
 from .evaluated import draw_checks, draw_run
 from .options import Globals, Json, Workers
-from .suspects import doubts
+from .suspects import doubts, of_the_same_labels
 
 if TYPE_CHECKING:
     from ..datasets import ImageArray
@@ -30,7 +30,13 @@ def evaluate(
         ),
     ] = None,
     suspects: Annotated[
-        Path | None, typer.Option("--suspects", metavar="FILE", help="Write the labels that one run doubts, most doubtful first, as .csv.")
+        Path | None,
+        typer.Option(
+            "--suspects",
+            metavar="FILE",
+            help="Write the suspected label errors of these runs together, most likely first, as .csv; of several sets of labels, the "
+            "set that the last run was trained on.",
+        ),
     ] = None,
     on: Annotated[
         list[str] | None,
@@ -73,7 +79,8 @@ def evaluate(
         _recheck(folders, asking, json=json)
         return
     found = [_evaluate(folder) for folder in folders]
-    found[0].update(doubts(folders, asking, suspects=suspects, predictions=predictions, folds=folds, score=score))
+    judges = of_the_same_labels(folders, quiet=options.quiet) if suspects is not None and len(folders) > 1 else folders
+    found[folders.index(judges[0])].update(doubts(judges, asking, suspects=suspects, predictions=predictions, folds=folds, score=score))
     if on:
         for folder, entry in zip(folders, found, strict=True):
             entry["on"] = _on(folder, on, asking)
