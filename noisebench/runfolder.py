@@ -216,7 +216,7 @@ class RunFolder:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""
-        self.write_text(self.history, "".join(map(_csv_line, [history[0].keys(), *(row.values() for row in history)])))
+        self.write_text(self.history, _csv_line(history[0]) + "".join(_csv_line(row.values()) for row in history))
 
     def show_history(self, history: list[dict[str, Any]], *, begin: bool) -> None:
         """metrics.csv while the run is under way, so that one can watch it: the last line is added to the same file. begin: the file is
