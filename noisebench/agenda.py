@@ -85,13 +85,21 @@ def _item(workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolde
     folder = RunFolder(workspace.runs / run.folder_name)
     status = folder.status()
     if status == "failed":
-        return Item(wanted, run, folder, "failed: retry", str(folder.failure()["message"]))
+        return Item(wanted, run, folder, "failed: retry", _failure(folder))
     if status == "damaged":
-        return Item(wanted, run, folder, status, "its result.json or error.json was copied in part, or changed: it is run again")
+        return Item(wanted, run, folder, status, "its result.json or error.json is no valid record: it is run again")
     if status != "run":
         return Item(wanted, run, folder, status, "finished" if status == "done" else "interrupted")
     reasons = [reason for other in older.get(run.readable, []) if (reason := _outdated(run, other))]
     return Item(wanted, run, folder, "stale" if reasons else "run", reasons[0] if reasons else "new")
+
+
+def _failure(folder: RunFolder) -> str:
+    """Why a run failed, as far as its error.json can still be read: another process may just have begun the run again."""
+    try:
+        return str(folder.failure()["message"])
+    except DataError as error:
+        return str(error)
 
 
 def _outdated(run: Run, other: RunFolder) -> str:

@@ -121,6 +121,15 @@ def packed_npz(arrays: Mapping[str, np.ndarray], *, deflated: bool = False) -> b
     return buffer.getvalue()
 
 
+def npz_names(file: IO[bytes]) -> list[str]:
+    """The names of the arrays of a .npz. Raises ValueError."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except _ZIP_ERRORS as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
 def npz_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of one array, from its first bytes. Raises ValueError."""
     try:

@@ -13,9 +13,12 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
+
+from .environment import cgroups
 
 LARGEST = 1 << 32  # bytes of a file that is read whole
 LARGEST_TEXT = 1 << 20  # of a short text: a suite, a configuration, a list of names
@@ -121,14 +124,34 @@ def _whole(text: str) -> int:
     return int(text) if len(text) <= _DIGITS else _refuse(text[:20] + "...")
 
 
-def free_memory() -> int | None:
-    """Bytes, no more than the process may have; None where nobody says."""
+def free_memory(root: Path = Path("/")) -> int | None:
+    """Bytes, no more than the process, its container or its job may still have; None where nobody says. root: where `proc` and `sys`
+    are."""
     try:
         import resource
 
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-        return free if limit == resource.RLIM_INFINITY else min(free, limit)
     except (OSError, ValueError, StopIteration, ImportError):  # somewhere else than on Linux
         return None
+    return max(0, min([free, *([] if limit == resource.RLIM_INFINITY else [limit]), *_left(root)]))
+
+
+def _left(root: Path) -> Iterator[int]:
+    """Bytes that each control group with a limit has left; files that are kept in memory can go."""
+    for folder in cgroups("memory", root):
+        for limit, used, kept in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            with suppress(OSError, ValueError):  # no such file, or `max`: no limit
+                most, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, used))
+                yield most - now + _of_stat(folder, kept)
+
+
+def _of_stat(folder: Path, name: str) -> int:
+    with suppress(OSError, ValueError):
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
+    return 0

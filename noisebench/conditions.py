@@ -54,7 +54,7 @@ def _meeting(condition: str, axis: str, value: str, known: set[Names]) -> set[Na
         raise ConfigError(f"--where {condition}: a value beside {_OR} is empty")
     met: set[Names] = set()
     for each in values:
-        spelled = {each, _normal(axis, each)}
+        spelled = {each, normal_value(axis, each)}
         found = {own for own in known if spelled & set(own)}
         if known and not found:
             of = f" of {each}" if len(values) > 1 else ""
@@ -69,8 +69,8 @@ def _quoted(name: str) -> str:
     return f'"{name}"' if "," in name else name
 
 
-def _normal(axis: str, value: str) -> str:
-    """The one text of a value; itself where it is none of the language, as a noise in short."""
+def normal_value(axis: str, value: str) -> str:
+    """The one text of a value of an axis; itself where it has no other, or means nothing."""
     try:
         return str(_NORMAL[axis](value)) if axis in _NORMAL else value
     except (NoisebenchError, ValueError):

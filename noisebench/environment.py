@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -19,9 +21,36 @@ def environment() -> dict[str, str]:
     return {**found, **{name: _version(name) for name in _PACKAGES if _version(name)}}
 
 
-def cores() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(root: Path = Path("/")) -> int:
+    """The processors that this process may use: by its affinity, and by the quota of its container or job, rounded up. root: where
+    `proc` and `sys` are."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([count, *(math.ceil(quota) for quota in _quotas(root))])
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Seconds of processors a second, of each control group that limits them."""
+    for folder in cgroups("cpu", root):
+        for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            with suppress(OSError, ValueError):  # no such file, or `max`: no limit
+                quota, period = " ".join((folder / name).read_text(encoding="ascii") for name in names).split()
+                if int(quota) > 0 and int(period) > 0:
+                    yield int(quota) / int(period)
+
+
+def cgroups(controller: str, root: Path = Path("/")) -> list[Path]:
+    """The folders of this process's control groups that may limit it, of version 1 and 2, from its own to the outermost. In a container
+    its own may be called otherwise than outside; the outermost that it sees is then its own."""
+    found: dict[Path, None] = {}
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
+                continue
+            top = root / "sys/fs/cgroup" / (controller if controllers else "")
+            own = top / name.lstrip("/")
+            found.update(dict.fromkeys(path for path in (own, *own.parents) if path.is_relative_to(top) and ".." not in path.parts))
+    return list(found)
 
 
 def _processor() -> str:

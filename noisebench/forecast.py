@@ -69,7 +69,7 @@ def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float
         estimated = "estimates" in record
         data = record["data"]["name"], record["noise"].get("subset")
         beginning = "init" in record, recipe.get("freeze", 0)
-        key = (*data, model, *beginning, recipe.get("size", 0), recipe["batch_size"], record["precision"], strategy, width, estimated)
+        key = (*data, model, *beginning, recipe.get("size", 0), recipe.get("batch_size"), record["precision"], strategy, width, estimated)
         found.setdefault(key, []).append(record["seconds"] / recipe["epochs"])
     return {key: sum(values) / len(values) for key, values in found.items()}
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .bounded import read_text
 from .errors import ConfigError, DataError
 from .saved import load_saved
 from .storing import read_checked
@@ -21,6 +23,8 @@ VERSION = 1  # of how weights are fitted to a network; raised where a fitted one
 _SAFE, _TORCH = ".safetensors", (".pt", ".pth", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model", "model_state_dict")  # keys under which a checkpoint holds its state dict
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of every name: of data parallel training, compiled networks, Lightning
+_KEY = re.compile(r"[0-9a-f]{6,64}")
+_SHOWN = 4  # names of runs in an error
 _OWN = re.compile(r"network\d+\.")  # of every name in a run's model.safetensors
 
 
@@ -60,21 +64,52 @@ def check_init(text: str) -> None:
 
 
 def find_file(text: str, root: Path) -> Path:
-    """The file of weights that a text names: a file, or the folder of a finished run, as a path, from the workspace, or as the name
-    of a run begins. Raises DataError or ConfigError."""
+    """The file of weights that a text names: a file, or a finished run, by its folder, from here or from the workspace, or as
+    `find_run` does. Raises DataError or ConfigError."""
     check_init(text)
     asked = Path(text).expanduser()
-    near = [path for path in sorted((root / "runs").glob("*__*")) if any(name.startswith(text) for name in (path.name, path.name[-8:]))]
-    found = [path for path in (asked, root / asked, root / "runs" / asked) if path.exists()] or near
-    if not found or (found == near and len(near) > 1):
-        many = f"{len(near)} runs are called so" if near else "there is no such file or run"
-        raise DataError(f"--init {text}: {many}; give a run's folder, a {_SAFE}, a {' or '.join(_TORCH[:2])}, {PRETRAINED}, or {NONE}")
+    found = [path for path in (asked, root / asked, root / "runs" / asked) if path.exists()]
+    try:
+        found = found or [find_run(text, root / "runs")]
+    except ConfigError as error:
+        raise DataError(
+            f"--init {text}: no such file, and {error}; or give a {_SAFE}, a {' or '.join(_TORCH[:2])}, {PRETRAINED}, or {NONE}"
+        ) from None
     path = found[0] / f"model{_SAFE}" if found[0].is_dir() else found[0]
     if not path.is_file():
         raise DataError(f"--init {text}: {found[0]} holds no model{_SAFE}: it is no finished run's folder")
     if path.suffix not in (_SAFE, *_TORCH):
         raise ConfigError(f"--init {text}: weights lie in a {_SAFE} or a state dict ({', '.join(_TORCH)})")
     return path
+
+
+def find_run(text: str, runs: Path) -> Path:
+    """The folder of the one run that has this name, with or without its seed and key, or a key that begins so, by at least six
+    characters. Raises ConfigError, with the runs that could be meant."""
+    paths = sorted(runs.glob("*__*"))
+    found = [path for path in paths if text in _names(path) or _has_key(path, text)]
+    if len(found) == 1:
+        return found[0]
+    near = found or [path for path in paths if path.name.startswith(text) or path.name.rpartition("__")[2].startswith(text)]
+    listed = ", ".join(path.name for path in near[:_SHOWN]) + (" ..." if len(near) > _SHOWN else "")
+    which = f"; {len(near)} are called so: {listed}" if found else f"; these begin so: {listed}" if near else ""
+    many = "more than one" if found else "no"
+    raise ConfigError(f"{many} run {text!r}{which}; give a full name or six characters of its key (noisebench list runs)")
+
+
+def _names(path: Path) -> tuple[str, str, str]:
+    """A run's full name, without its key, and without its seed too."""
+    without_key = path.name.rpartition("__")[0]
+    return path.name, without_key, without_key.rpartition("_seed")[0]
+
+
+def _has_key(path: Path, text: str) -> bool:
+    """Whether the key of a run's folder begins so; its name holds eight characters of it, its configuration all."""
+    if not _KEY.fullmatch(text) or not path.name.rpartition("__")[2].startswith(text[:8]):
+        return False
+    with suppress(OSError, ValueError):
+        return len(text) <= 8 or read_text(path / "config.yaml").replace("'", "").startswith(f"key: {text}")
+    return False
 
 
 def initial_of(text: str, place: Path, tag: str = "") -> Initial:

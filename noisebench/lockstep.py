@@ -50,11 +50,6 @@ class _Lane:
         self.ended = True
         tell(self.wanted.number, outcome)
 
-    def saved(self) -> _Lane:
-        """As it goes on from what was saved in this sitting, whatever was asked of it at first."""
-        conduct = replace(self.wanted.conduct, resume=True, anew=False)
-        return replace(self, wanted=replace(self.wanted, conduct=conduct))
-
     @property
     def place(self) -> tuple[int, int, int, int]:
         """What runs of one pack must have in common: where they stand, and how wide the pack is."""
@@ -118,7 +113,7 @@ def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
     except _Stopped:
         return
     except _Lost:
-        _go_on([lane.saved() for lane in lanes if not lane.ended], device, tell)
+        _go_on([lane for lane in lanes if not lane.ended], device, tell)
     except DataError as error:  # of a disk that is full, say: it is no run's own, and what was saved of all stays
         for lane in lanes:
             if not lane.ended:
@@ -133,8 +128,10 @@ def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
 
 
 def _go_on(lanes: list[_Lane], device: str, tell: Tell) -> None:
-    """Begin them again from their checkpoints."""
-    _train_all(list(_lanes([(lane.wanted, lane.course.packed) for lane in lanes], device, tell)), device, tell)
+    """Resume them from the checkpoints of this session, whatever was asked at first (such as --no-resume)."""
+    resumed = [replace(lane.wanted, conduct=replace(lane.wanted.conduct, resume=True, anew=False)) for lane in lanes]
+    widths = [lane.course.packed for lane in lanes]
+    _train_all(list(_lanes(zip(resumed, widths, strict=True), device, tell)), device, tell)
 
 
 def _finished(lane: _Lane) -> dict[str, Any] | DataError:
@@ -185,7 +182,7 @@ def _noted(lane: _Lane, end: EpochEnd | RunFailed, seconds: float, share: float,
         lane.end(_failed(lane, end), tell)
         return False
     course.end, course.seconds = end, course.seconds + seconds
-    note(wanted.run, wanted.images, course, wanted.conduct, seconds / share)
+    wanted.conduct.listen(note(wanted.run, wanted.images, wanted.folder, course, seconds / share))
     return True
 
 
@@ -201,8 +198,9 @@ class _Watch:
         stopped = any(lane.wanted.conduct.stop() for lane in self.lanes)
         if not stopped and not self._clock.checkpoint_due():
             return
-        for lane in self.lanes:
-            self._save(lane, stopped=stopped)
+        with self._clock.checkpoint():
+            for lane in self.lanes:
+                self._save(lane, stopped=stopped)
         if stopped:
             raise _Stopped
         if any(lane.ended for lane in self.lanes):

@@ -307,8 +307,10 @@ def _owner(expression: Expression, name: str) -> Call:
     """The one term that has this parameter."""
     calls = list(LOSSES.calls(expression))
     owners = [call for call in calls if any(p.name == name for p in LOSSES[call.name].parameters)]
-    if len(owners) != 1:
-        table = "; ".join(dict.fromkeys(LOSSES[call.name].signature for call in calls))
-        why = f"{len(owners)} terms have it, so write it into --loss" if owners else "no term has it"
-        raise ConfigError(f"--{name}: {why}; the parameters of {expression} are: {table}")
+    if len(owners) > 1:
+        raise ConfigError(f"--{name}: {len(owners)} terms have it, so write it into --loss: {expression}")
+    if not owners:
+        has = {call.name: ", ".join(p.name for p in LOSSES[call.name].parameters) or "none" for call in calls}
+        table = f"it has {has[calls[0].name]}" if len(has) == 1 else "; ".join(f"{call} has {names}" for call, names in has.items())
+        raise ConfigError(f"--{name}: loss '{expression}' has no parameter '{name}' ({table})")
     return owners[0]

@@ -1,6 +1,7 @@
 """The run folder: what lies in it, written whole or not at all, and all records read back as one table.
 
-`config.yaml`, `metrics.csv` (a line an epoch), `dynamics.npz`, `predictions.npz`, `model.safetensors`, `resume.pt` while running,
+`config.yaml`, `metrics.csv` (a line an epoch, growing while the run is under way), `dynamics.npz`, `predictions.npz`,
+`model.safetensors`, `resume.pt` while running,
 `result.json` only when complete, `error.json` only when failed, `claim` while somebody is at it, `trackers.json`
 where the run is logged to trackers: by what they know it.
 """
@@ -25,7 +26,7 @@ from .claim import Claim, claimed, find_claim
 from .datasets.archive import read_arrays
 from .dynamics import Dynamics
 from .errors import DataError
-from .form import WHOLE, check_form, check_plain
+from .form import COUNT, check_form, check_plain
 from .nesting import read_yaml
 from .recordform import check_about, check_failure, check_record
 from .storing import settle, write_whole
@@ -97,10 +98,11 @@ class RunFolder:
         return round(path.stat().st_mtime, 6) if path.exists() else None
 
     def status(self) -> str:
-        """`done`, `failed`, `resume` or `run`; `damaged` where it would be one of the first two by a file that was copied in part, say."""
-        for name, path in (("done", self.result), ("failed", self.error)):
+        """`done`, `failed`, `resume` or `run`; `damaged` where it would be one of the first two by a file that is no valid record: cut
+        short, empty, or of another form."""
+        for name, path, check in (("done", self.result, check_record), ("failed", self.error, check_failure)):
             if path.exists():
-                return name if _is_json(path) else "damaged"
+                return "damaged" if _is_damaged(path, check) else name
         return "resume" if self.resume.exists() else "run"
 
     @contextmanager
@@ -214,8 +216,23 @@ class RunFolder:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""
-        lines = [",".join(history[0]), *(",".join("" if v is None else str(v) for v in row.values()) for row in history)]
-        self.write_text(self.history, "\n".join(lines) + "\n")
+        self.write_text(self.history, _csv_line(history[0]) + "".join(_csv_line(row.values()) for row in history))
+
+    def show_history(self, history: list[dict[str, Any]], *, begin: bool) -> None:
+        """metrics.csv while the run is under way, so that one can watch it: the last line is added to the same file. begin: the file is
+        made anew, since an earlier session may have left lines that are in no checkpoint.
+
+        A finished run's file stays until its successor is complete. What cannot be written now is an error when the run is saved.
+        """
+        if self.held is None or self.result.exists():
+            return
+        with suppress(DataError, OSError):
+            if begin:
+                self.write_history(history)
+                return
+            self.check()
+            with self.history.open("ab", buffering=0) as file:  # the one that this session made
+                file.write(_csv_line(history[-1].values()).encode())
 
     def read_history(self) -> list[dict[str, float | None]]:
         """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
@@ -285,7 +302,7 @@ class RunFolder:
     def _read(self, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         try:
             content = read_json(path)
-            check_form(content, {"schema": WHOLE})
+            check_form(content, {"schema": COUNT})
             if content["schema"] not in _READABLE:
                 raise DataError(f"{path} has schema {content['schema']}, this version reads {', '.join(map(str, _READABLE))}")
             check(content)
@@ -331,14 +348,22 @@ def _versions(record: dict[str, Any]) -> dict[str, str]:
     return {**record.get("versions", {}), **({} if noise == "1" else {f"noise:{name}": noise})}
 
 
-def _is_json(path: Path) -> bool:
+def _csv_line(values: Iterable[Any]) -> str:
+    return ",".join("" if value is None else str(value) for value in values) + "\n"
+
+
+def _is_damaged(path: Path, check: Callable[[dict[str, Any]], None]) -> bool:
+    """Whether a record can be read and is not valid. A record of a newer version is not damaged, and never replaced by itself."""
     try:
-        read_json(path)
+        content = read_json(path)
+        check_form(content, {"schema": COUNT})
+        if content["schema"] in _READABLE:
+            check(content)
     except ValueError:
-        return False
+        return True
     except OSError:
-        pass  # nobody can read it, and so nobody can say that it is damaged
-    return True
+        pass  # a file that cannot be read may be valid
+    return False
 
 
 def _sha256(path: Path) -> str:

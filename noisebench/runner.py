@@ -19,7 +19,7 @@ from .plan import Run
 from .processes import Ranks, Spread
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
-from .sitting import Conduct, Course, Sitting, course_of, is_out_of_memory, read, reason
+from .sitting import Conduct, Course, Progress, Sitting, course_of, is_out_of_memory, read, reason
 from .strategies import STRATEGIES, Strategy, build_strategy
 from .truth import transitions, with_estimates
 from .warmup import judge_folds
@@ -112,15 +112,16 @@ def _open(run: Run, folder: RunFolder) -> None:
     folder.write_text(folder.path / "config.yaml", yaml.dump(config, Dumper=yaml_dumper(), sort_keys=False))
 
 
-def note(run: Run, images: Images, course: Course, conduct: Conduct, seconds: float) -> None:
-    """The epoch that just ended, which took so many seconds: into the history, and to whoever listens."""
+def note(run: Run, images: Images, folder: RunFolder, course: Course, seconds: float) -> Progress:
+    """Note the epoch that just ended, which took so many seconds, in the history and in metrics.csv; what is said of it."""
     assert course.end is not None
     training, end = run.manifest.in_training, course.end
     course.history.append(epoch_line(run, images, end, seconds))
+    folder.show_history(course.history, begin=course.said == 0)
     if end.train_whole.size:
         course.dynamics.add_early(end.train_whole)
     course.dynamics.add(end.train_p, end.train_gradient, run.manifest.labels[training], run.manifest.truth[training])
-    conduct.listen(progress(run, course, course.end, seconds))
+    return progress(run, course, end, seconds)
 
 
 def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduc
         course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow, spread=trainer.spread)
         trainer = make_trainer(run, images, str(trainer.device), course.found, spread=trainer.spread)
     with closing(trainer):
-        sitting.follow(trainer, lambda seconds: note(run, images, course, conduct, seconds))
+        sitting.follow(trainer, lambda seconds: conduct.listen(note(run, images, folder, course, seconds)))
         return finish(run, images, folder, trainer, course)
 
 

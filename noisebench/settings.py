@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 Scalar = bool | int | float | str | None
+Selector = dict[str, Scalar | list[Scalar]]
+"""Which runs of a suite: those that have one of the values of each key."""
 
 
 class Strict(BaseModel):
@@ -64,7 +66,7 @@ class Defaults(Settings):
 class Override(Strict):
     """`set` these settings in the runs that `match`."""
 
-    match: dict[str, Scalar]
+    match: Selector
     set: Settings
 
 

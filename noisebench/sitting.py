@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .training.trainer import EpochEnd, Trainer
 
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
+_CHECKPOINT_COST = 20.0  # times as long as the last checkpoint took: at most a twentieth of the time goes into them
 _RESUMES = "the same command resumes it"
 _NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory"  # as torch says it
 _NEEDS_MEMORY = "out of memory: the same command goes on from the last checkpoint; train --accumulate N needs less, for the same curve"
@@ -113,7 +115,8 @@ class Sitting:
             trainer.ranks.by_first(lambda: save(self.folder, trainer, self.course))
             raise interrupted(trainer, self.conduct, " of the warm-up" if self._warming_up else "")
         if trainer.ranks.rank == 0 and self.clock.checkpoint_due():
-            save(self.folder, trainer, self.course)
+            with self.clock.checkpoint():
+                save(self.folder, trainer, self.course)
 
     @property
     def _warming_up(self) -> bool:
@@ -154,7 +157,7 @@ class Clock:
 
     def __init__(self, before: float) -> None:
         self._before, self._started = before, time.monotonic()
-        self._saved, self._steps, self._told = self._started, 0, False
+        self._saved, self._cost, self._steps, self._told = self._started, 0.0, 0, False
 
     @property
     def spent(self) -> float:
@@ -165,11 +168,17 @@ class Clock:
         self._started += seconds
 
     def checkpoint_due(self) -> bool:
-        now = time.monotonic()
-        if now - self._saved <= _CHECKPOINT_EVERY:
-            return False
-        self._saved = now
-        return True
+        return time.monotonic() - self._saved > max(_CHECKPOINT_EVERY, _CHECKPOINT_COST * self._cost)
+
+    @contextmanager
+    def checkpoint(self) -> Iterator[None]:
+        """Inside `with` a checkpoint is written: the next one is due by its end and by how long it took."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._saved = time.monotonic()
+            self._cost = self._saved - begun
 
     def count(self, left: Callable[[], float], conduct: Conduct) -> None:
         """Called before every step; says the estimate once there are seconds to judge by, from the steps that are left."""

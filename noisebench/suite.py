@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,10 +18,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from .backbones import canonical_backbone
 from .bounded import read_text
 from .budget import check_schedule, checked_budget
+from .conditions import normal_value
 from .datasets import DATASETS, split_reader
 from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
 from .initial import check_init
-from .labelling import LabelWish, check_noise
+from .labelling import LabelWish, check_noise, noise_for
 from .losses import LOSSES
 from .methods import find_method
 from .noise import normal_noise
@@ -28,7 +31,7 @@ from .plan import checked_seed
 from .precision import checked_precision
 from .published import find_paper
 from .recipes import RECIPE_FIELDS, RECIPES, check_augmentation, find_recipe, make_recipe, read_schedule
-from .settings import Defaults, Override, ReportShape, Scalar, Settings, Strict
+from .settings import Defaults, Override, ReportShape, Scalar, Selector, Settings, Strict
 from .strategies import normal_strategy
 from .subset import check_subset
 
@@ -48,9 +51,16 @@ class Suite(Strict):
     takes: str = ""
     defaults: Defaults = Defaults()
     matrix: dict[str, list[str | int]]
-    exclude: list[dict[str, Scalar]] = Field(default=[])
+    exclude: list[Selector] = Field(default=[])
     override: list[Override] = Field(default=[])
     report: ReportShape = ReportShape()
+
+    @field_validator("matrix", mode="before")
+    @classmethod
+    def _listed(cls, matrix: Any) -> Any:
+        """A single choice is a list of one."""
+        single = (str, int, float)
+        return {axis: [each] if isinstance(each, single) else each for axis, each in matrix.items()} if isinstance(matrix, dict) else matrix
 
     @field_validator("summary", "takes")
     @classmethod
@@ -77,7 +87,7 @@ class Suite(Strict):
             return ""
         return f"the suite is too large: {runs} runs, and may have {_MOST_RUNS}; make several of it"
 
-    def told(self, seeds: int | None = None, **settings: str | None) -> Suite:
+    def told(self, seeds: int | None = None, **settings: Any) -> Suite:
         """The suite with so many seeds, from 0 on, and other defaults; of None nothing changes.
 
         Raises ConfigError where an axis or an override decides instead, or for too many seeds.
@@ -88,7 +98,8 @@ class Suite(Strict):
         given = {name: value for name, value in {**settings, "seeds": numbers}.items() if value is not None}
         for name, value in given.items():
             if name in self.matrix or any(name in override.set.given() for override in self.override):
-                raise ConfigError(f"--{name} {value}: the suite sets its {name} run by run: change it in the suite's file")
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} {value}: the suite sets its {name} run by run: change it in the suite's file")
             if name != "dataset":  # which may be any folder
                 _check_value(name, value)
         return self.model_copy(update={"defaults": self.defaults.model_copy(update=given)})
@@ -227,7 +238,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
 
 
 def _check_value(axis: str, value: Any) -> None:
-    by_path = axis == "dataset" and ("/" in value or value.endswith(".npz") or split_reader(value)[0])
+    by_path = axis == "dataset" and ("/" in value or value.endswith(".npz") or split_reader(value)[0] or Path(value).is_dir())
     if axis == "dataset" and value not in DATASETS and not by_path:
         raise UnknownName("dataset", value, DATASETS, "datasets")
     if axis in _CHECKS:
@@ -262,7 +273,7 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
     yield from _wrong_together(suite, cells)
     for where, selectors in (("exclude", suite.exclude), ("override", [o.match for o in suite.override])):
         for number, selector in enumerate(selectors):
-            if not any(_matches(cell, selector) for cell in cells):
+            if not any(_matches(run, selector) for cell in cells for run in _seeded(suite, cell)):
                 yield (where, number), f"{where} matches no run: {selector}"
 
 
@@ -323,21 +334,46 @@ def _cells(suite: Suite) -> Iterator[dict[str, Any]]:
         yield {**shared, **dict(zip(suite.matrix, choice, strict=True))}
 
 
-def _matches(cell: dict[str, Any], selector: dict[str, Scalar]) -> bool:
-    return all(cell.get(key) == value for key, value in selector.items())
+def _seeded(suite: Suite, cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A cell's settings with each of the suite's seeds."""
+    fixed = suite.defaults.noise_seed
+    return ({**cell, "seed": seed, "noise_seed": seed if fixed is None else fixed} for seed in suite.defaults.seeds)
+
+
+def _matches(run: dict[str, Any], selector: Selector) -> bool:
+    """Whether a run has one of the values that the selector gives for each key, however they are spelled, as under --where."""
+    return all(_is_one_of(run, key, value) for key, value in selector.items())
+
+
+def _is_one_of(run: dict[str, Any], key: str, value: Scalar | list[Scalar]) -> bool:
+    own = run.get(key)
+    if own is None or own == value:
+        return own == value
+    choices = value if isinstance(value, list) else [part.strip() for part in value.split("|")] if isinstance(value, str) else []
+    meant = _meaning(key, str(own), run.get("dataset"))
+    return any(_meaning(key, str(choice), run.get("dataset")) == meant for choice in choices)
+
+
+@cache
+def _meaning(key: str, text: str, dataset: str | None) -> str:
+    """The one text of a setting's value; of a noise on a known data set with the map that goes without saying."""
+    if key == "noise" and dataset in DATASETS:
+        with suppress(NoisebenchError):
+            return str(noise_for(DATASETS[dataset], text))
+    return normal_value(key, text)
 
 
 def expand(suite: Suite) -> list[SuiteRun]:
     """Every run of a suite, cell by cell, seed by seed."""
     runs = []
-    for settings in _cells(suite):
-        cell = settings
-        if any(_matches(cell, selector) for selector in suite.exclude):
-            continue
-        for override in suite.override:
-            if _matches(cell, override.match):
-                cell = {**cell, **override.set.given()}
-        for seed in suite.defaults.seeds:
-            fixed = suite.defaults.noise_seed
-            runs.append(SuiteRun(cell, seed, seed if fixed is None else fixed, suite.defaults.budget))
+    for cell in _cells(suite):
+        for settings in _seeded(suite, cell):
+            run = settings
+            if any(_matches(run, selector) for selector in suite.exclude):
+                continue
+            for override in suite.override:
+                if _matches(run, override.match):
+                    run = {**run, **override.set.given()}
+            seed, noise_seed = run.pop("seed"), run.pop("noise_seed")
+            runs.append(SuiteRun(run, seed, noise_seed, suite.defaults.budget))
     return runs

@@ -9,7 +9,7 @@ from noisebench import sitting
 from noisebench.errors import DataError
 from noisebench.training.trainer import Trainer
 
-sitting._CHECKPOINT_EVERY = 0.0
+sitting.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
 make_step = Trainer.make_step
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noisebench.bounded import opened, parse_json, read_bytes, read_gzip, room
+from noisebench.bounded import free_memory, opened, parse_json, read_bytes, read_gzip, room
 from noisebench.classes import check_table
 from noisebench.datasets.annotations import read_annotations
 from noisebench.datasets.archive import read_arrays
+from noisebench.environment import cores
 from noisebench.errors import ConfigError, DataError
 from noisebench.evaluation import checked_arrays
 from noisebench.form import NUMBER, TEXT, Each, Maybe, check_form, check_plain
@@ -242,3 +243,33 @@ def test_what_a_run_leaves_is_none_of_them(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).about()["metrics"]["test_acc"]["last"] == 0.458
     (tmp_path / "m.csv").write_bytes(sealed(header()))
     assert len(read_manifest(tmp_path / "m.csv").labels) == 20
+
+
+def test_containers_limit_processors_and_memory(tmp_path: Path) -> None:
+    """By quotas of version 1 and 2, of the process's own group or one around it, called as in the container or as outside of it."""
+    here, GB = cores(tmp_path), 1 << 30
+    cases: list[tuple[str, dict[str, str], int, int]] = [
+        ("0::/", {}, here, 8 * GB),
+        ("0::/", {"cpu.max": "max 100000", "memory.max": "max", "memory.current": f"{GB}"}, here, 8 * GB),
+        ("0::/", {"cpu.max": "50000 100000", "memory.max": f"{3 * GB}", "memory.current": f"{GB}"}, 1, 2 * GB),
+        ("0::/a/b", {"a/cpu.max": "100000 100000", "a/b/cpu.max": "9900000 100000", "a/b/memory.max": f"{4 * GB}",
+                     "a/b/memory.current": f"{3 * GB}",
+                     "a/b/memory.stat": f"anon 5\ninactive_file {2 * GB}\n"}, 1, 3 * GB),
+        ("0::/docker/0123", {"cpu.max": "100000 100000", "memory.max": f"{GB}", "memory.current": f"{2 * GB}"}, 1, 0),
+        ("4:cpu,cpuacct:/a\n3:memory:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "20000", "cpu/a/cpu.cfs_period_us": "100000",
+         "memory/a/memory.limit_in_bytes": f"{2 * GB}", "memory/a/memory.usage_in_bytes": f"{GB}",
+         "memory/memory.limit_in_bytes": str(2**63 - 4096),
+         "memory/memory.usage_in_bytes": "0", "memory/a/memory.stat": f"total_inactive_file {GB // 2}\n"}, 1, 3 * GB // 2),
+        ("4:cpu:/\n3:memory:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, here, 8 * GB),
+        ("0::/../..", {"cpu.max": "100000 100000", "memory.max": "much", "memory.current": "1"}, 1, 8 * GB),
+        ("no line of one", {"cpu.max": "100000 100000"}, here, 8 * GB),
+    ]  # fmt: skip
+    for number, (own, files, processors, memory) in enumerate(cases):
+        root = tmp_path / str(number)
+        contents = {"proc/self/cgroup": own + "\n", "proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {8 * GB // 1024} kB\n",
+                    **{f"sys/fs/cgroup/{name}": text + "\n" for name, text in files.items()}}  # fmt: skip
+        for name, text in contents.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        assert (cores(root), free_memory(root)) == (processors, memory), own
+    assert 1 <= cores() <= (os.cpu_count() or 1)

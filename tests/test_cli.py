@@ -48,6 +48,13 @@ def files(place: Path) -> set[str]:
 SHORT = ("--epochs", "2")
 
 
+def test_alone_it_prints_its_help_and_before_no_command_it_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(capsys)
+    assert (code, err) == (0, "") and len(out.splitlines()) > 10 and out == call(capsys, "--help")[1]
+    code, out, err = call(capsys, "-q")
+    assert (code, out) == (2, "") and "Missing command" in err and err.count("\n") == 1
+
+
 def test_the_main_job_runs_end_to_end(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = answer(capsys, "corrupt", "digits", "--sym", "0.4")
     trained = [answer(capsys, "train", "--loss", "el", "--eps", "0.4", *SHORT, "--seed", str(seed)) for seed in (0, 1)]
@@ -334,7 +341,7 @@ MISTAKES = [
     (["corrupt", "empty.npz", "--sym", "0.1"], "may be truncated"),
     (["--offline", "corrupt", "mnist", "--sym", "0.1"], "put mnist.npz there"),
     (["train", "--loss", "gcee"], "unknown loss 'gcee': did you mean 'gce'"),
-    (["train", "--loss", "gce", "--eps", "0.4"], "--eps: no term has it; the parameters of gce(q=0.7) are: gce(q=0.7, k=None)"),
+    (["train", "--loss", "gce", "--eps", "0.4"], "loss 'gce(q=0.7)' has no parameter 'eps' (it has q, k)"),
     (["train", "--loss", "gce + el(eps=0.1) + 2*gce(q=1)", "--q", "0.4"], "--q: 2 terms have it"),
     (["train", "--loss", "gce", "--q", "2"], "q must be a number in (0, 1]"),
     (["train", "--loss", "gce", "--q"], "--q needs a value"),

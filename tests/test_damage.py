@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -20,6 +24,7 @@ from noisebench.cli import main
 from noisebench.errors import DataError, Interrupted, NoisebenchError, RunFailed
 from noisebench.labelling import LabelWish
 from noisebench.plan import Run
+from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder
 from noisebench.sitting import Conduct
 from noisebench.training.trainer import Trainer
@@ -129,11 +134,38 @@ def test_a_record_that_was_copied_in_part_makes_the_run_unfinished(name: str, co
     assert left(copied.workspace.root) == before
 
 
-def test_a_suite_makes_a_damaged_run_again(tmp_path: Path) -> None:
-    items = agenda(tmp_path, "smoke")
+def test_a_suite_runs_again_whatever_has_no_valid_record(tmp_path: Path) -> None:
+    items = agenda(tmp_path, "smoke", epochs=1)
     carried_out(tmp_path, items)
-    halve(items[1].folder.result)
-    assert [item.status for item in agenda(tmp_path, "smoke")] == ["done", "damaged", *["done"] * (len(items) - 2)]
+    folder, others = items[1].folder, ["done"] * (len(items) - 2)
+    record = json.loads(folder.result.read_text())
+    failure = {"schema": 1, "about": items[1].run.about, "type": "kind", "message": "it failed", "traceback": ""}
+    damaged = ["", "{}", "[]", "null", "3", '"text"', "\x00", json.dumps(record)[:600], json.dumps({**record, "seed": "0"}),
+               json.dumps({**record, "schema": 0}), json.dumps({**record, "metrics": []}), json.dumps({**failure, "about": []}),
+               json.dumps({**failure, "message": None}), json.dumps({**failure, "schema": "1"})]  # fmt: skip
+    for name in ("result.json", "error.json"):
+        for content in damaged:
+            folder.result.unlink(missing_ok=True)
+            (folder.path / name).write_text(content)
+            assert [item.status for item in agenda(tmp_path, "smoke", epochs=1)] == ["done", "damaged", *others], content
+            folder.error.unlink(missing_ok=True)
+    for about in (failure["about"], {}):
+        folder.error.write_text(json.dumps({**failure, "about": about}))
+        item = agenda(tmp_path, "smoke", epochs=1)[1]
+        assert (item.status, item.reason) == ("failed: retry", "it failed")
+    folder.result.write_text(json.dumps({**record, "schema": 2}))
+    assert agenda(tmp_path, "smoke", epochs=1)[1].status == "done", "a newer version's record is not replaced"
+
+
+def test_of_a_finished_run_whose_record_says_little_train_says_what_it_can(copied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copied.folder(copied.plan())
+    record = json.loads(folder.result.read_text())
+    for name in ("environment", "images_per_second", "files"):
+        del record[name]
+    record["metrics"] = {"test_acc": {"last": 0.5}}
+    folder.result.write_text(json.dumps(record))
+    assert main(["-C", str(copied.workspace.root), *shlex.split(reproduction(folder.about()).command)[1:]]) == 0
+    assert "test accuracy 50.00 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("missing", range(1, 16))
@@ -189,7 +221,7 @@ def test_a_clock_set_back_changes_nothing_but_dates(finished: Desk, tmp_path: Pa
     """Each time that it is asked it says an hour less."""
     hours = iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(hours))
-    monkeypatch.setattr(sitting, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
     desk = Desk(tmp_path)
     record = desk.execute(desk.plan())
     assert 0 < record["seconds"] < 60 and record["images_per_second"] > 0
@@ -212,6 +244,47 @@ def test_a_claim_from_the_future_is_kept_from_others_and_taken_from_the_dead(cop
             with pytest.raises(DataError, match="last heard of 0 s ago"):
                 copied.execute(run)
     assert folder.status() == "done" and not folder.claim.exists()
+
+
+def test_the_next_checkpoint_is_due_by_what_the_last_one_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = sitting.Clock(0.0)
+    for took, least in ((0.0, 30), (0.1, 30), (1.5, 30), (2.6, 52), (60.0, 1200), (0.5, 30)):
+        with clock.checkpoint():
+            now += took
+        now += least - 0.01
+        assert not clock.checkpoint_due()
+        now += 0.02
+        assert clock.checkpoint_due()
+
+
+# The epochs, while they are trained
+
+
+def test_one_can_watch_the_epochs_in_a_file_that_grows(tmp_path: Path) -> None:
+    desk, seen = Desk(tmp_path), list[str]()
+    run = desk.plan(changes={"epochs": 4})
+    history = desk.folder(run).history
+    with ExitStack() as watching:
+        files: list[IO[str]] = []
+
+        def listen(progress: sitting.Progress) -> None:
+            files.extend([watching.enter_context(history.open())] if not files else [])
+            seen.append(files[0].read())
+
+        with pytest.raises(Interrupted):
+            desk.execute(run, Conduct(listen=listen, stop=lambda: len(seen) == 2))
+        assert [text.count("\n") for text in seen] == [2, 1], "the header with the first epoch, then a line an epoch"
+        assert history.read_text() == "".join(seen)
+        with history.open("a") as file:
+            file.write("2,of an epoch that is in no checkp")
+        files.clear()
+        desk.execute(run, Conduct(listen=listen))
+    assert "".join(seen[2:]) == history.read_text() and [row["epoch"] for row in desk.folder(run).read_history()] == [1, 2, 3, 4]
+    finished, during = history.read_bytes(), set[bytes]()
+    desk.execute(run, Conduct(anew=True, resume=False, listen=lambda progress: during.add(history.read_bytes())))
+    assert during == {finished} and desk.folder(run).read_history(), "a finished run's stays until there is a new one"
 
 
 # Memory
@@ -237,7 +310,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(error: Exception, tmp_pa
             raise error
         make(self)
 
-    monkeypatch.setattr(sitting, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "make_step", step)
     with pytest.raises(RunFailed, match=r"failed: out of memory: the same command goes on from the last checkpoint; train --accumulate N"):
         desk.execute(run)
@@ -248,7 +321,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(error: Exception, tmp_pa
 
 
 def test_another_failure_is_not_resumed(desk_of: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sitting, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "end_training", lambda self: 1 / 0)
     run = desk_of.plan()
     with pytest.raises(RunFailed, match="ZeroDivisionError: division by zero"):

@@ -85,7 +85,10 @@ def test_a_relative_path_is_found_in_the_workspace(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"test_labels": None}, "has no array 'test_labels'"),
+        (
+            {"test_labels": None},
+            "lacks test_labels; it has train_images, train_labels, test_images: a data set has train_images, .* or Keras' x_train",
+        ),
         ({"train_labels": np.zeros((12, 2), np.uint8)}, "labels must be one class number"),
         ({"train_labels": np.full(12, -1)}, "labels must be one class number"),
         ({"train_labels": np.full(12, 0.5)}, "labels must be one class number"),
@@ -101,6 +104,19 @@ def test_a_wrong_npz_is_refused_saying_what_is_wrong(changes: dict, what: str, t
     path = save(tmp_path / "mine.npz", **changes)
     with pytest.raises(DataError, match=what):
         read_images(find_dataset(str(path)), tmp_path)
+
+
+def test_an_npz_with_keras_names_is_the_same_set(tmp_path: Path) -> None:
+    arrays = dict(np.load(save(tmp_path / "mine.npz")))
+    path = tmp_path / "keras" / "mine.npz"
+    path.parent.mkdir()
+    names = {"x_train": "train_images", "y_train": "train_labels", "x_test": "test_images", "y_test": "test_labels"}
+    np.savez(path, **{own: arrays[name] for own, name in names.items()})
+    ours, keras = (read_images(find_dataset(str(each)), tmp_path) for each in (tmp_path / "mine.npz", path))
+    assert (keras.dataset.name, keras.fingerprint) == (ours.dataset.name, ours.fingerprint)
+    np.savez(path, x_train=arrays["train_images"], y_train=arrays["train_labels"], x_test=arrays["test_images"])
+    with pytest.raises(DataError, match="lacks y_test; it has x_train, y_train, x_test: a data set has"):
+        find_dataset(str(path))
 
 
 @pytest.mark.parametrize("keep", [0, 100, 1500])

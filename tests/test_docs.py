@@ -56,7 +56,9 @@ def as_a_shell(word: str) -> list[str]:
 
 
 def run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A page's commands as one session; suites and large networks are planned alone."""
+    """A page's commands as one session, with the suite file that it shows; suites and large networks are planned alone."""
+    if page.stem == "suites" and (shown := re.search(r"```yaml\n(.*?)```", read(page), re.S)):
+        Path("benchmarks.yaml").write_text(shown[1])
     for arguments in commands_of(page):
         words = [name for word in arguments for name in as_a_shell(word)]
         current = Path("manifests/current").read_text() if Path("manifests/current").exists() else ""

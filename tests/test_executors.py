@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from noisebench.cli import main
+from noisebench.errors import DataError
+from noisebench.executors import process
 from noisebench.executors.attempt import MOST_LOST, Attempt
 from noisebench.executors.events import EventFile
 from noisebench.executors.job import INTERRUPTED, STOP, Bundle, Event, Job, Place, bundles
+from noisebench.executors.local import LocalPool
 from noisebench.executors.signals import PatientSignals, StopSignals
+from noisebench.executors.submission import Submission
 from noisebench.suite import SuiteRun
 
 from .test_pack import agenda
@@ -168,3 +172,41 @@ def test_a_missing_package_is_said_with_what_installs_it(
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["-C", str(tmp_path), "run", "smoke", "--executor", name]) == 2
     assert f"--executor {name} needs {package}: pip install 'noisebench[{name}]'" in capsys.readouterr().err
+
+
+DIES_IN_A_LINE = """
+import json, os, signal, sys
+sys.stdin.readline()
+while line := sys.stdin.readline():
+    numbers = [job["number"] for job in json.loads(line)["jobs"]]
+    done = [json.dumps({"number": number, "kind": "done", "content": {}}) + "\\n" for number in numbers]
+    if len(numbers) > 1:
+        os.write(1, (done[0] + done[1][:DONE]).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.write(1, done[0].encode())
+"""
+
+
+@pytest.mark.parametrize("cut", [1, 14, 40])
+def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", str(cut))))
+    place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
+    events = list(LocalPool(place, 1).run([bundle(tmp_path, 3)]))
+    assert sorted((event.number, event.kind) for event in events) == [(0, "done"), (1, "done"), (2, "done")]
+    pytest.importorskip("ray", reason="needs ray: pip install 'noisebench[ray]'")
+    from noisebench.executors.ray_pool import serve
+
+    heard = [json.loads(line) for line in serve(place.line(), bundle(tmp_path, 3).line(), str(tmp_path), 1)]
+    assert [(event["number"], event["kind"]) for event in heard] == [(0, "done"), (-1, "died")]
+    assert "SIGKILL" in heard[-1]["content"]["message"]
+
+
+def test_a_submission_that_is_damaged_is_refused_or_passed_over(tmp_path: Path) -> None:
+    for number, content in enumerate(["", "{}", "[]", "null", "{}\n{}", "{}\n[]", '{}\n{"jobs": 3}', '{}\n{"jobs": [']):
+        submission = Submission(tmp_path / str(number))
+        submission.path.mkdir()
+        submission.bundle_file(0).write_text(content)
+        with pytest.raises(DataError, match="is damaged"):
+            submission.bundle(0)
+        (submission.path / "jobs.json").write_text(content)
+        assert list(submission.accepted()) == []

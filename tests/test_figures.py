@@ -310,6 +310,18 @@ def test_what_cannot_be_drawn_is_said(options: list[str], what: str, place: Path
     assert what in capsys.readouterr().err
 
 
+def test_where_there_is_nothing_to_draw_it_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["-q", "-C", str(tmp_path), "train", "digits", "--epochs", "1", "--batch-size", "512"]
+    assert main([*short, "--sym", "0.2", "--lr", "1e9"]) == 3
+    for name in ("rates", "curves", "reliability", "density", "gradient", "optimum"):
+        capsys.readouterr()
+        assert main(["-C", str(tmp_path), "report", "--figure", name]) == 2
+        assert "none of these runs has finished" in capsys.readouterr().err, name
+    assert main([*short, "--noise", "imported(file='own')"]) == 0
+    assert main(["-C", str(tmp_path), "report", "--figure", "rates", "--where", "noise=imported(file='own')"]) == 2
+    assert "it needs noise with a rate, and these runs have imported own" in capsys.readouterr().err
+
+
 def test_a_figure_that_nobody_could_read_is_refused() -> None:
     panel = Panel("t", "x", "y", (Series("s", np.zeros(2), np.zeros(2)),))
     with pytest.raises(ConfigError, match="would have 49 panels"):

@@ -205,7 +205,11 @@ def test_names_that_lead_to_no_weights_say_what_is_allowed(tmp_path: Path) -> No
     (tmp_path / "w.zip").touch()
     (tmp_path / "runs" / "a_seed0__12345678").mkdir(parents=True)
     (tmp_path / "runs" / "a_seed1__12999999").mkdir(parents=True)
-    cases = {"nowhere": "no such file or run; give a run's folder", "12": "2 runs are called so", "1234": "no finished run's folder",
+    (tmp_path / "runs" / "a_seed1__34567890").mkdir(parents=True)
+    cases = {"nowhere": "no such file, and no run 'nowhere'", "12": "these begin so: a_seed0__12345678, a_seed1__12999999",
+             "1": "no run", "12345": "no run", "a": "more than one run 'a'; 3 are called so", "a_se": "no run", "a_seed": "no run",
+             "123456": "no finished run's folder", "a_seed0": "no finished run's folder", "a_seed1": "2 are called so",
+             "1234567890": "no run",
              str(tmp_path / "w.zip"): "weights lie in a .safetensors or a state dict", " ": "init names a run's folder"}  # fmt: skip
     for text, said in cases.items():
         with pytest.raises((DataError, ConfigError), match=said):
@@ -438,6 +442,12 @@ def test_a_network_that_enlarges_is_asked_again_by_its_weights_alone(tmp_path: P
 def test_a_run_begins_from_another_by_its_name(tmp_path: Path) -> None:
     assert train(tmp_path) == 0
     (first,) = run_folders([tmp_path])
+    key = first.record()["key"]
+    for name in (first.path.name, first.path.name[:-10], key[:6], key[:8], key, key[:20], first.path.name[:-10].rpartition("_seed")[0]):
+        assert find_file(name, tmp_path) == first.weights and main(["-q", "-C", str(tmp_path), "evaluate", name]) == 0, name
+    for name in (key[0], key[:5], key[:20] + ("0" if key[20] != "0" else "1"), first.path.name[0], first.path.name[:-1]):
+        assert main(["-q", "-C", str(tmp_path), "evaluate", name]) == 2, name
+        assert train(tmp_path, "--init", name, "--lr", "0.01") == 2, name
     assert train(tmp_path, "--init", first.path.name[-8:], "--lr", "0.01") == 0
     second = next(folder for folder in run_folders([tmp_path]) if folder.path != first.path)
     assert second.record()["init"]["sha256"] == initial_of("", first.weights).sha256

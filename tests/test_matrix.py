@@ -139,11 +139,12 @@ def changed(row, *values):
 
 DEEP = b"[" * 200 + b"]" * 200
 REFUSED = {
-    "a row that sums to 0.9": ("T.csv", csv(changed(1, 0.4, 0.5, 0)), "row 'dog' sums to 0.9, not to 1"),
+    "a row that sums to 0.9": ("T.csv", csv(changed(1, 0.4, 0.5, 0)), "row 'dog' sums to 0.9, not to 1: divide each row by its sum"),
+    "an empty row": ("T.csv", csv(changed(1, 0, 0, 0)), "row 'dog' sums to 0, not to 1: a class that never flips has 1"),
     "a negative share": ("T.npy", npy(changed(1, -0.1, 1.1, 0)), "row 'dog' holds a negative probability, -0.1"),
     "a NaN": ("T.csv", csv(changed(0, np.nan, 1, 0)), "row 'cat' holds a value that is not finite"),
     "an infinity": ("T.npy", npy(changed(0, np.inf, 0, 0)), "row 'cat' holds a value that is not finite"),
-    "counts": ("T.csv", csv(changed(1, 3, 40, 7)), "row 'dog' sums to 50, not to 1; these look like counts: divide each row"),
+    "counts": ("T.csv", csv(changed(1, 3, 40, 7)), "row 'dog' sums to 50, not to 1: divide each row by its sum"),
     "a row that sums to 0.9 in a mapping": ("T.yaml", b"dog: {dog: 0.9}", "row 'dog' sums to 0.9"),
     "too few rows": ("T.csv", csv(T[:2, :2]), r"shape \(2, 2\); the data have 3 classes"),
     "too many": ("T.npy", npy(np.eye(4)), r"shape \(4, 4\); the data have 3 classes"),

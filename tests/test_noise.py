@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 import noisebench as nb
 from noisebench.classes import SUPERCLASS
 from noisebench.datasets import DATASETS
-from noisebench.errors import DataError, LanguageError, UnknownName
-from noisebench.noise import MAPS, NOISES, build_noise, class_map, draw, takes, transition
+from noisebench.errors import DataError, LanguageError, NoisebenchError, UnknownName
+from noisebench.manifest import short_noise
+from noisebench.noise import MAPS, NOISES, build_noise, class_map, draw, normal_noise, takes, transition
 
 RATES = (0.0, 0.1, 0.37, 0.8, 0.999)
 LIGHT = settings(max_examples=40, deadline=None)
@@ -423,3 +424,18 @@ def test_corrupt_refuses_what_are_no_classes(labels):
 def test_corrupt_takes_a_list_and_gives_int64():
     recorded = nb.corrupt([0, 1, 2], "pairflip(0.5)", num_classes=3)
     assert recorded.dtype == np.int64
+
+
+def test_the_short_notation_of_tables_is_read_back() -> None:
+    texts = (
+        "symmetric(rate=0.4)", "symmetric(rate=0.25, inclusive=True, exact=False)", "symmetric(rate=0.4, exact_over='set')",
+        "asymmetric(rate=0.3, map='cifar10-two-way')", "asymmetric(rate=0.3, flip_back=True)", "pairflip(rate=0.45, exact=False)",
+        "pdn(rate=0.2, std=0.3)", "human(column='worse_label')", "imported(file='own')",
+        "openset(symmetric(rate=0.1), rate=0.2, source='cifar100')",
+    )  # fmt: skip
+    for text in texts:
+        assert normal_noise(short_noise(text)) == normal_noise(text), short_noise(text)
+    assert normal_noise("idn 0.2") == normal_noise("pdn(rate=0.2)")
+    for wrong in ("symm 0.4", "sym 0.4 inclusiv", "sym 0.4 0.5", "sym half", "sym 1.5", "asym cifar10"):
+        with pytest.raises(NoisebenchError):
+            normal_noise(wrong)

@@ -190,22 +190,28 @@ def test_a_pack_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -
         assert other.folder.record()["environment"]["packed"] == 8
 
 
-@pytest.mark.parametrize("anew", [False, True])
-def test_a_run_that_throws_fails_alone(anew: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asked", [{}, {"resume": False}, {"resume": False, "anew": True}])
+def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
+    asked: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from noisebench import sitting
     from noisebench.strategies import Strategy
 
     items = agenda(tmp_path, "smoke")
-    if anew:
+    if "anew" in asked:
         carried_out(tmp_path, items)
+    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda self: True)
+    heard: list[int] = []
 
     def throwing(self: Strategy, epoch: int, whole: Trainer) -> None:
         if whole.task.seed == 1 and epoch == 2:
             raise ZeroDivisionError("a strategy's own mistake")
 
     monkeypatch.setattr(Strategy, "between", throwing)
-    told = carried_out(tmp_path, items, conduct=Conduct(anew=anew))
+    told = carried_out(tmp_path, items, conduct=Conduct(**asked, listen=lambda progress: heard.append(progress.epoch)))  # type: ignore[arg-type]
     seeds = {number: item.run.seed for number, item in enumerate(items)}
     assert all(isinstance(told[n], RunFailed) == (seed == 1) for n, seed in seeds.items())
+    assert heard.count(1) == len(items) and heard.count(2) == list(seeds.values()).count(0)
     assert "ZeroDivisionError" in json.loads(items[[*seeds.values()].index(1)].folder.error.read_text())["message"]
 
 

@@ -148,7 +148,7 @@ def test_where_nobody_knows_the_clean_labels_nothing_is_said_of_wrong_ones(tmp_p
     done = review(own, listing(tmp_path / "s.csv", own, [4, 7], [1, 2]), "relabel")
     assert (done.summary["changed_wrong"], done.summary["wrong_before"], done.summary["wrong_after"]) == (None, None, None)
     assert done.after.rate is None and done.after.noise_seed is None
-    with pytest.raises(LanguageError, match="auto needs the noise rate, which this manifest does not know"):
+    with pytest.raises(LanguageError, match="auto needs the noise rate, which this manifest does not know: give a value, or estimated"):
         resolve(LOSSES, "el(eps=auto)", done.after)
     assert str(resolve(LOSSES, "el(eps=estimated)", done.after)) == "el(eps=estimated)"
 
@@ -390,7 +390,7 @@ def test_the_loop_is_closed_on_digits(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     train = ["train", "--loss", "ce", "--epochs", "20", "--precision", "fp32", "--json"]
     assert main(["-q", *train[:1], "digits", "--sym", "0.4", *train[1:]]) == 0
-    assert main(["-q", "evaluate", "digits-sym", "--suspects", "s.csv", "--folds", "3"]) == 0
+    assert main(["-q", "evaluate", "digits-sym0.4-s0_mlp_ce", "--suspects", "s.csv", "--folds", "3"]) == 0
     assert main(["-q", "corrupt", "--manifest", "manifests/digits-sym0.4-s0.csv", "--suspects", "s.csv", "--drop"]) == 0
     capsys.readouterr()
     assert main(["-q", *train]) == 0
@@ -428,7 +428,7 @@ def test_a_folder_of_images_goes_round_by_path(tmp_path: Path, monkeypatch: pyte
             for at in range(count):
                 Image.fromarray(np.full((8, 8, 3), abs(shade - at), np.uint8)).save(Path("set") / part / name / f"{at}.png")
     assert main(["-q", "train", "set", "--sym", "0.25", "--model", "mlp", "--epochs", "15", "--batch-size", "4", "--lr", "0.05"]) == 0
-    assert main(["-q", "evaluate", "set-", "--suspects", "s.csv", "--folds", "2"]) == 0
+    assert main(["-q", "evaluate", str(next(Path("runs").iterdir())), "--suspects", "s.csv", "--folds", "2"]) == 0
     frame = pd.read_csv("s.csv")
     assert frame["path"].str.fullmatch(r"train/(=black|white)/\d+\.png").all()
     (manifest,) = Path("manifests").glob("set*.csv")

@@ -179,7 +179,7 @@ def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(anew: bool,
     carried_out(tmp_path / "straight", straight)
     if anew:
         carried_out(tmp_path / "shared", shared[1:2])
-    monkeypatch.setattr(sitting, "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
     lost, steps, epochs = shared[1].folder, iter(range(1_000_000)), 0
 
     def stop() -> bool:

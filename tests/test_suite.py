@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import yaml
 
 from noisebench.agenda import make_agenda, select
+from noisebench.cli import main
 from noisebench.errors import ConfigError, UnknownName
 from noisebench.executors.job import Place, bundles
 from noisebench.executors.local import LocalPool
+from noisebench.noise import normal_noise
 from noisebench.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.workspace import Workspace
 
@@ -60,6 +63,70 @@ def test_a_suite_unfolds_with_exclusions_and_overrides(tmp_path: Path) -> None:
 def test_a_fixed_noise_seed_holds_for_every_seed(tmp_path: Path) -> None:
     text = GOOD.replace("seeds: [0, 1]", "seeds: [0, 1], noise_seed: 7")
     assert {run.noise_seed for run in expand(read_suites(write(tmp_path, text))["tiny"])} == {7}
+
+
+SHORT = """\
+version: 1
+suites:
+  tiny:
+    defaults: {dataset: digits, noise: pair 0.2, epochs: 1, seeds: [0, 1]}
+    matrix:
+      noise: [sym 0.2, asym 0.3, sym 0.4 inclusive]
+      loss: [ce, gce]
+    exclude:
+      - {noise: sym 0.2, loss: gce(q=0.7)}
+      - {noise: "asym 0.3|symmetric(rate=0.4, inclusive=True)", seed: 1}
+    override:
+      - {match: {noise: [sym 0.2, asym 0.3], seed: 0}, set: {noise: sym 0.1, lr: 0.05}}
+"""
+
+
+def test_a_suite_takes_noise_in_short_and_selects_as_where_does(tmp_path: Path) -> None:
+    runs = [
+        (str(normal_noise(run.settings["noise"])), run.settings["loss"], run.seed, run.settings.get("lr"))
+        for run in expand(read_suites(write(tmp_path, SHORT))["tiny"])
+    ]
+    inclusive = "symmetric(rate=0.4, inclusive=True)"
+    assert runs == [
+        ("symmetric(rate=0.1)", "ce", 0, 0.05), ("symmetric(rate=0.2)", "ce", 1, None),
+        ("symmetric(rate=0.1)", "ce", 0, 0.05), ("symmetric(rate=0.1)", "gce", 0, 0.05),
+        (inclusive, "ce", 0, None), (inclusive, "gce", 0, None),
+    ]  # fmt: skip
+    assert "9:9: exclude matches no run" in mistakes(tmp_path, SHORT.replace("{noise: sym 0.2, loss", "{noise: sym 0.3, loss"))
+    assert "6:15: unknown noise 'symm'" in mistakes(tmp_path, SHORT.replace("[sym 0.2", "[symm 0.2"))
+    assert "rate must be a number in [0, 1)" in mistakes(tmp_path, SHORT.replace("pair 0.2", "pair 2"))
+
+
+def test_a_suite_in_short_makes_the_same_runs(tmp_path: Path) -> None:
+    texts = {"short": "[sym 0.2, asym 0.3]", "long": "[symmetric(rate=0.2), \"asymmetric(rate=0.3, map='digits')\"]", "one": "asym 0.3"}
+    keys = {}
+    for name, noise in texts.items():
+        write(tmp_path, f"version: 1\nsuites:\n  tiny:\n    defaults: {{dataset: digits, epochs: 1}}\n"
+                        f"    matrix: {{noise: {noise}, method: ce}}\n")  # fmt: skip
+        keys[name] = [item.run.key for item in make_agenda(Workspace(tmp_path), find_suite("tiny", tmp_path)[1])]
+    assert keys["short"] == keys["long"] and keys["one"] == keys["short"][1:]
+
+
+def test_what_is_said_beside_a_suite_changes_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path)
+    plan = ["-q", "-C", str(tmp_path), "run", "tiny", "--dry-run", "--json"]
+
+    def planned(*options: str) -> list[dict]:
+        assert main([*plan, *options]) == 0
+        return json.loads(capsys.readouterr().out)["runs"]
+
+    assert [run["epochs"] for run in planned("--epochs", "3")] == [3] * 6
+    keys = {
+        options: tuple(run["key"] for run in planned(*options)) for options in ((), ("--crop", "1"), ("--flip",), ("--batch-size", "32"))
+    }
+    assert len(set(keys.values())) == 4
+    refused = {
+        ("--lr", "0.1"): "--lr 0.1: the suite sets its lr run by run", ("--epochs", "0"): "epochs must be at least 1",
+        ("--recipe", "appl"): "unknown recipe 'appl'", ("--weight-decay", "-1"): "weight_decay must be at least 0",
+    }  # fmt: skip
+    for options, why in refused.items():
+        assert main([*plan, *options]) == 2
+        assert why in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,10 @@ OPTIONS = {
     "evaluate": "--device --folds --help --json --manifest --on --predictions --recheck --score --suspects --test --workers",
     "report": "--against --allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss "
     "--metric --out --published --ranks --rows --save-baseline --tolerance --where",
-    "run": "--address --budget --cpus-per-run --dataset --detach --device --dry-run --executor --fail-fast --gpus-per-run --help --init "
-    "--jobs --json --known --log-to --minutes --model --no-resume --rerun --seeds --shard --slurm --test --where --workers",
+    "run": "--address --batch-size --budget --clip --cpus-per-run --crop --dataset --detach --device --dry-run --epochs --executor "
+    "--fail-fast --flip --freeze --gpus-per-run --help --init --jobs --json --known --layer-decay --log-to --lr --minutes "
+    "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --recipe --rerun --schedule --seeds --shard --slurm "
+    "--test --weight-decay --where --workers",
     "list": "--help --json",
 }
 

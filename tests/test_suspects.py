@@ -125,7 +125,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(tmp_path: Path, capsys: pytest.
     assert main([*place, "train", "digits", "--sym", "0.4", "--loss", "el", "--epochs", "8", "--precision", "fp32"]) == 0
     file = tmp_path / "doubted.csv"
     capsys.readouterr()
-    assert main([*place, "evaluate", "digits", "--suspects", str(file), "--json"]) == 0
+    assert main([*place, "evaluate", "digits-sym0.4-s0_mlp_el", "--suspects", str(file), "--json"]) == 0
     out, err = capsys.readouterr()
     assert "labels doubted; predictions of the last epoch" in err
     frame, summary = pd.read_csv(file), json.loads(out)[0]["suspects"]
@@ -154,13 +154,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--suspects", "doubted.txt"], "--suspects writes a .csv"),
         (["--suspects", "doubted"], "--suspects writes a .csv"),
         (["--predictions", "p.csv"], "--predictions writes a .npz or .npy"),
-        (["digits", "--folds", "2"], "--folds is of one run, got 2"),
+        (["digits-sym0.4-s0_mlp_ce", "--folds", "2"], "--folds is of one run, got 2"),
         (["--folds", "1"], "--folds is a number from 2 to the 1297 training examples, got 1"),
     ],
 )
 def test_what_cannot_be_written_is_refused(trained: Path, arguments: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(Path().iterdir())
-    assert main(["-C", str(trained), "evaluate", "digits", *arguments]) == 2
+    assert main(["-C", str(trained), "evaluate", "digits-sym0.4-s0_mlp_ce", *arguments]) == 2
     assert why in capsys.readouterr().err and sorted(Path().iterdir()) == before
 
 
@@ -172,7 +172,7 @@ def test_a_run_elsewhere_finds_the_labels_of_its_own_workspace(trained: Path, tm
 
 
 def test_the_probabilities_are_what_other_tools_take(trained: Path, tmp_path: Path) -> None:
-    assert main(["-q", "-C", str(trained), "evaluate", "digits", "--predictions", str(tmp_path / "p.npy")]) == 0
+    assert main(["-q", "-C", str(trained), "evaluate", "digits-sym0.4-s0_mlp_ce", "--predictions", str(tmp_path / "p.npy")]) == 0
     p = np.load(tmp_path / "p.npy")
     (run,) = (trained / "runs").iterdir()
     assert p.shape == (1297, 10) and p.dtype == np.float32
@@ -189,7 +189,9 @@ def learned_by_heart(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def listed(place: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict:
     capsys.readouterr()
-    assert main(["-q", "-C", str(place), "evaluate", "digits", "--suspects", str(place / "s.csv"), *options, "--json"]) == 0
+    assert (
+        main(["-q", "-C", str(place), "evaluate", "digits-sym0.4-s0_mlp_ce", "--suspects", str(place / "s.csv"), *options, "--json"]) == 0
+    )
     return json.loads(capsys.readouterr().out)[0]["suspects"]
 
 
@@ -239,7 +241,7 @@ def test_an_older_run_says_that_it_kept_nothing_early(learned_by_heart: Path, tm
     folder.write_arrays({name: array for name, array in folder.read_arrays().items() if not name.startswith("early_")})
     reseal(folder)
     assert listed(tmp_path, capsys)["by"] == "last"
-    assert main(["-C", str(tmp_path), "evaluate", "digits", "--suspects", "s.csv", "--score", "early"]) == 2
+    assert main(["-C", str(tmp_path), "evaluate", "digits-sym0.4-s0_mlp_ce", "--suspects", "s.csv", "--score", "early"]) == 2
     assert "--score last" in capsys.readouterr().err
 
 
@@ -247,5 +249,35 @@ def test_an_older_run_says_that_it_kept_nothing_early(learned_by_heart: Path, tm
     "options", [["--score", "last"], ["--score", "early", "--folds", "2"], ["--score", "first", "--suspects", "s.csv"]]
 )
 def test_a_score_without_effect_is_refused(options: list[str], learned_by_heart: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-C", str(learned_by_heart), "evaluate", "digits", *options]) == 2
+    assert main(["-C", str(learned_by_heart), "evaluate", "digits-sym0.4-s0_mlp_ce", *options]) == 2
     assert "--score is" in capsys.readouterr().err
+
+
+def test_a_list_by_several_runs_is_of_the_labels_that_were_trained_on_last(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second round, in which the runs of the first are there as well."""
+    place, short = ["-C", str(tmp_path)], ["--epochs", "3", "--batch-size", "128", "--precision", "fp32"]
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    assert main([*place, "train", "digits", "--sym", "0.4", *short]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert main([*place, "evaluate", str(run), "--suspects", str(first)]) == 0
+    manifest = str(tmp_path / "manifests" / "digits-sym0.4-s0.csv")
+    assert main([*place, "corrupt", "--manifest", manifest, "--suspects", str(first), "--drop"]) == 0
+    assert main([*place, "train", *short]) == 0
+    cleaned = next(path for path in (tmp_path / "runs").iterdir() if path != run)
+    capsys.readouterr()
+    runs = sorted(map(str, (tmp_path / "runs").iterdir()))
+    assert main([*place, "evaluate", *runs, "--suspects", str(second), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert f"by {cleaned.name}; of other labels, left out: {run.name}" in err
+    entries = {entry["run"]: entry for entry in json.loads(out)}
+    assert "suspects" in entries[str(cleaned)] and "suspects" not in entries[str(run)]
+    assert not set(pd.read_csv(second)["index"]) & set(pd.read_csv(first)["index"]), "what was dropped is not listed again"
+    assert main([*place, "evaluate", str(cleaned), "--suspects", str(first)]) == 0
+    assert first.read_bytes() == second.read_bytes(), "by that run alone it is the same list"
+    assert main([*place, "train", *short, "--seed", "1"]) == 0
+    capsys.readouterr()
+    runs = sorted(map(str, (tmp_path / "runs").iterdir()))
+    assert main([*place, "evaluate", *runs, "--suspects", str(second), "--json"]) == 0
+    (found,) = (entry["suspects"] for entry in json.loads(capsys.readouterr().out) if "suspects" in entry)
+    assert len(found["runs"]) == 2 and run.name not in found["runs"] and second.read_bytes() != first.read_bytes()
+    assert main([*place, "evaluate", *runs, "--suspects", str(second), "--predictions", str(tmp_path / "p.npz")]) == 2

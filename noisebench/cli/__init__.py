@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     _open_streams()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = arguments or ["--help"]
     verbose = bool({"-v", "--verbose"} & set(arguments))
     try:
         code = app(list(arguments), standalone_mode=False)
@@ -82,8 +83,6 @@ def _write(text: str) -> None:
 def _usage(error: Any) -> str:
     """click's message on one line, with the way on."""
     message = " ".join(error.format_message().split()).rstrip(".")
-    if not message:  # no command at all: the help has been printed
-        return ""
     context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
     if option and context and context.parent:
         before = {name for parameter in context.parent.command.params for name in parameter.opts}

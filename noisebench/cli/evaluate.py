@@ -11,7 +11,7 @@ from .asking import Asking
 from .console import show, write_json
 from .evaluated import draw_checks, draw_run
 from .options import Globals, Json, Workers
-from .suspects import doubts
+from .suspects import doubts, of_the_same_labels
 
 if TYPE_CHECKING:
     from ..datasets import ImageArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, or how their names in runs/ or their keys begin.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, names of runs, or at least six characters of their keys.")],
     predictions: Annotated[
         Path | None,
         typer.Option(
@@ -30,7 +30,13 @@ def evaluate(
         ),
     ] = None,
     suspects: Annotated[
-        Path | None, typer.Option("--suspects", metavar="FILE", help="Write the labels that one run doubts, most doubtful first, as .csv.")
+        Path | None,
+        typer.Option(
+            "--suspects",
+            metavar="FILE",
+            help="Write the suspected label errors of these runs together, most likely first, as .csv; of several sets of labels, the "
+            "set that the last run was trained on.",
+        ),
     ] = None,
     on: Annotated[
         list[str] | None,
@@ -74,7 +80,8 @@ def evaluate(
         _recheck(folders, asking, json=json)
         return
     found = [_evaluate(folder) for folder in folders]
-    found[0].update(doubts(folders, asking, suspects=suspects, predictions=predictions, folds=folds, score=score))
+    judges = of_the_same_labels(folders, quiet=options.quiet) if suspects is not None and len(folders) > 1 else folders
+    found[folders.index(judges[0])].update(doubts(judges, asking, suspects=suspects, predictions=predictions, folds=folds, score=score))
     if on:
         for folder, entry in zip(folders, found, strict=True):
             entry["on"] = _on(folder, on, asking)
@@ -102,17 +109,14 @@ def _check_effects(given: dict[str, Any]) -> None:
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
-    """The run of a path, or of the beginning of a folder's name or key."""
-    from ..errors import ConfigError
+    """The run of a path, or of a name or key."""
+    from ..initial import find_run
     from ..runfolder import RunFolder
 
     for path in (Path(name), runs / name):
         if path.is_dir():
             return RunFolder(path)
-    near = [path for path in sorted(runs.glob("*__*")) if path.name.startswith(name) or path.name.rpartition("__")[2].startswith(name)]
-    if len(near) != 1:
-        raise ConfigError(f"{'no' if not near else 'more than one'} run {name!r} (noisebench list runs)")
-    return RunFolder(near[0])
+    return RunFolder(find_run(name, runs))
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:

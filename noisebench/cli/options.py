@@ -71,6 +71,21 @@ Init = Annotated[
     str | None,
     typer.Option("--init", metavar="RUN|FILE|pretrained|none", help="The weights to begin from: a run's, a file's, or timm's own."),
 ]
+Epochs = Annotated[int | None, typer.Option("--epochs", metavar="N", help="Passes over the training set.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", metavar="N", help="Examples a step.")]
+LearningRate = Annotated[float | None, typer.Option("--lr", metavar="N", help="Initial learning rate.")]
+Momentum = Annotated[float | None, typer.Option("--momentum", metavar="N", help="SGD momentum.")]
+Nesterov = Annotated[bool | None, typer.Option("--nesterov/--no-nesterov", help="Nesterov's momentum.")]
+WeightDecay = Annotated[float | None, typer.Option("--weight-decay", metavar="N", help="L2, on every parameter.")]
+Schedule = Annotated[str | None, typer.Option("--schedule", metavar="TEXT", help="constant, cosine or 'step(40, 80)'.")]
+Clip = Annotated[float | None, typer.Option("--clip", metavar="N", help="Largest gradient norm, 0 for none.")]
+Crop = Annotated[int | None, typer.Option("--crop", metavar="N", help="Padding of the random crop, in pixels.")]
+Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.")]
+Freeze = Annotated[int | None, typer.Option("--freeze", metavar="N", help="Freeze the first N layer groups.")]
+LayerDecay = Annotated[
+    float | None,
+    typer.Option("--layer-decay", metavar="SHARE", help="A layer group's learning rate, as a share of the next one's; 1: all alike."),
+]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", metavar="N", min=0, help="Processes that read a streamed set's pictures ahead; default: one a core."),

@@ -11,7 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import duration, say, show, write_json
-from .options import Budget, Globals, Init, Json, LogTo, TestFolder, Where, Workers, check_workers
+from .options import (
+    BatchSize,
+    Budget,
+    Clip,
+    Crop,
+    Epochs,
+    Flip,
+    Freeze,
+    Globals,
+    Init,
+    Json,
+    LayerDecay,
+    LearningRate,
+    LogTo,
+    Momentum,
+    Nesterov,
+    Schedule,
+    TestFolder,
+    WeightDecay,
+    Where,
+    Workers,
+    check_workers,
+)  # fmt: skip
 from .report import emit, make, shape_of
 from .together import check_listing, list_suspects
 
@@ -41,6 +63,19 @@ def run(
     model: Annotated[str | None, typer.Option("--model", metavar="NAME|timm:NAME", help="Another network than the suite's.")] = None,
     test: TestFolder = None,
     init: Init = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="Another training recipe than the suite's.")] = None,
+    epochs: Epochs = None,  # these and what follows, to layer_decay, are read by name
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    momentum: Momentum = None,
+    nesterov: Nesterov = None,
+    weight_decay: WeightDecay = None,
+    schedule: Schedule = None,
+    clip: Clip = None,
+    crop: Crop = None,
+    flip: Flip = None,
+    freeze: Freeze = None,
+    layer_decay: LayerDecay = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and why.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Runs at a time; default: one a core.")] = None,
     executor: Annotated[str, typer.Option("--executor", metavar="NAME", help="Where runs execute: local, ray or slurm.")] = "local",
@@ -85,6 +120,7 @@ def run(
     from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
     from ..packing import loads
+    from ..recipes import RECIPE_FIELDS
     from ..runner import check_networks
     from ..suite import find_suite
     from ..trackers import known_trackers
@@ -97,7 +133,8 @@ def run(
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
     name, found = find_suite(suite, options.workspace)
-    found = found.told(dataset=dataset, test=None if test is None else str(test), model=model, init=init, budget=budget, seeds=seeds)
+    own = {name: context.params[name] for name in (*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget") if name in context.params}
+    found = found.told(seeds, test=None if test is None else str(test), **own)
     _report(found, [], workspace)  # a wrong shape is said before the first run
     lines = _lines(known)
     items = done_elsewhere(make_agenda(workspace, found, device), lines, str(known))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _WHY = {
     "early": "mean of the first half of training, before the network memorizes noisy labels (--score early)",
     "last": "predictions of the last epoch (--score last)",
+    "early and last": "mean of the first half of training of some runs, the last epoch of others (--score)",
 }
 _FOLDS = "predictions by networks that were not trained on the example (--folds)"
 _LONG = 600.0  # seconds from which what is left is said
@@ -30,6 +31,9 @@ def doubts(
     """Write what is asked for; under "suspects" what is said of the list. Raises NoisebenchError."""
     _check(folders, {"--suspects": suspects, "--predictions": predictions, "--folds": folds, "--score": score})
     folder = folders[0]
+    if len(folders) > 1 and suspects is not None:
+        names = [folder.name for folder in folders]
+        return {"suspects": {**_listed(suspects, *_together(folders, score, asking), asking), "runs": names}}
     if suspects is None and folds is None:
         if predictions is None:
             return {}
@@ -38,6 +42,28 @@ def doubts(
     manifest, said, by = _judged(folder, folds, score, asking)
     written = {} if predictions is None else {"predictions": _write_predictions(predictions, folder, said, by, asking)}
     return {**written, "suspects": _listed(suspects, said, manifest, by, asking)}
+
+
+def of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFolder]:
+    """The runs on the labels that the run which finished last was trained on: what a list of several runs is of. Says what is left out."""
+    labels = [folder.full_record()["noise"].get("manifest_sha256") for folder in folders]
+    latest = max(zip(folders, labels, strict=True), key=lambda pair: pair[0].ended or 0.0)[1]
+    chosen = [folder for folder, own in zip(folders, labels, strict=True) if own == latest]
+    others = ", ".join(folder.name for folder in folders if folder not in chosen)
+    if others:
+        names = ", ".join(folder.name for folder in chosen)
+        say(f"--suspects lists the labels of the run that finished last: by {names}; of other labels, left out: {others}", quiet=quiet)
+    return chosen
+
+
+def _together(folders: list[RunFolder], score: str | None, asking: Asking) -> tuple[Predictions, Manifest, str]:
+    """What several runs on the same labels say of them together, the mean over the runs."""
+    from ..rebuild import manifest_of
+    from ..suspects import together
+
+    manifest, judged = manifest_of(folders[0], asking.workspace, asking.manifest), [_of_training(folder, score) for folder in folders]
+    by = " and ".join(sorted({name for _, name in judged}))
+    return together([said for said, _ in judged], manifest.labels), manifest, by
 
 
 def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
@@ -55,7 +81,7 @@ def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
             continue
         if name in suffixes and value.suffix not in suffixes[name]:
             raise ConfigError(f"{name} writes a {' or '.join(suffixes[name])}, got {value}")
-        if len(folders) != 1:
+        if len(folders) != 1 and not (name == "--suspects" and not given["--predictions"] and not given["--folds"]):
             raise ConfigError(f"{name} is of one run, got {len(folders)}")
 
 

@@ -13,9 +13,15 @@ import typer
 from .console import duration, estimated, percent, say, show, write_json
 from .options import (
     Asym,
+    BatchSize,
     Bernoulli,
     Budget,
+    Clip,
     ConventionName,
+    Crop,
+    Epochs,
+    Flip,
+    Freeze,
     Globals,
     Human,
     Idn,
@@ -23,15 +29,19 @@ from .options import (
     Init,
     Json,
     LabelFile,
+    LearningRate,
     LogTo,
     Map,
     Matrix,
+    Momentum,
+    Nesterov,
     Noise,
     NoiseOptions,
     NoiseSeed,
     Openset,
     Pair,
     Predictions,
+    Schedule,
     Source,
     Subset,
     Sym,
@@ -39,6 +49,7 @@ from .options import (
     Trusted,
     ValFraction,
     ValSplit,
+    WeightDecay,
     Workers,
     check_workers,
 )  # fmt: skip
@@ -104,18 +115,18 @@ def train(
     model: Annotated[str | None, typer.Option("--model", metavar="NAME|timm:NAME", help="The network; default: the data set's.")] = None,
     init: Init = None,
     recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="How long and how hard; default: the data set's.")] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the training set.")] = None,
+    epochs: Epochs = None,
     budget: Budget = None,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="Examples a step.")] = None,
-    lr: Annotated[float | None, typer.Option(metavar="N", help="Initial learning rate.")] = None,
-    momentum: Annotated[float | None, typer.Option(metavar="N", help="Of SGD.")] = None,
-    nesterov: Annotated[bool | None, typer.Option("--nesterov/--no-nesterov", help="Nesterov's momentum.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(metavar="N", help="L2, on every parameter.")] = None,
-    schedule: Annotated[str | None, typer.Option(metavar="TEXT", help="constant, cosine or 'step(40, 80)'.")] = None,
-    clip: Annotated[float | None, typer.Option(metavar="N", help="Largest gradient norm, 0 for none.")] = None,
-    crop: Annotated[int | None, typer.Option(metavar="N", help="Padding of the random crop, in pixels.")] = None,
-    flip: Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.")] = None,
-    freeze: Annotated[int | None, typer.Option(metavar="N", help="So many layer groups, from the stem on, are not trained.")] = None,
+    batch_size: BatchSize = None,
+    lr: LearningRate = None,
+    momentum: Momentum = None,
+    nesterov: Nesterov = None,
+    weight_decay: WeightDecay = None,
+    schedule: Schedule = None,
+    clip: Clip = None,
+    crop: Crop = None,
+    flip: Flip = None,
+    freeze: Freeze = None,
     layer_decay: Annotated[
         float | None, typer.Option(metavar="SHARE", help="A layer group's learning rate, as a share of the next one's; 1: all alike.")
     ] = None,
@@ -204,7 +215,9 @@ def train(
 def _otherwise(record: dict[str, Any], spread: Spread) -> str:
     """How a finished run was spread, where that is not as asked: no key knows it, and with batch norm it changes the numbers."""
     plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
-    was, asked = ({name: facts.get(name, value) for name, value in plain.items()} for facts in (record["environment"], spread.facts()))
+    was, asked = (
+        {name: facts.get(name, value) for name, value in plain.items()} for facts in (record.get("environment", {}), spread.facts())
+    )
     return "" if was == asked else f", with {', '.join(f'{name} {value}' for name, value in was.items() if value != asked[name])}"
 
 
@@ -290,21 +303,22 @@ def _show_plan(run: Run, folder: RunFolder, *, json: bool) -> None:
 def _show_record(record: dict[str, Any], *, json: bool) -> None:
     metrics, path = record["metrics"], record["path"]
     if json:
-        test_acc = {key: metrics["test_acc"][key] for key in ("last", "mean_last10", "best")}
+        test_acc = {key: metrics["test_acc"].get(key) for key in ("last", "mean_last10", "best")}
         names = ("seconds", "images_per_second", "oracle", *(["estimates"] if "estimates" in record else []))
         epochs = record["recipe"]["epochs"]
-        write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics["memorised"], "epochs": epochs,
-                    **{name: record[name] for name in names}})  # fmt: skip
+        write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics.get("memorised"), "epochs": epochs,
+                    **{name: record.get(name) for name in names}})  # fmt: skip
         return
     from ..report import METRICS
 
     epochs = record["recipe"]["epochs"]
-    test, speed = metrics["test_acc"], record["images_per_second"]
-    memorised = "" if metrics["memorised"] is None else f"; wrong labels memorised {percent(metrics['memorised'])}"
+    test, speed, memorised = metrics["test_acc"], record.get("images_per_second"), metrics.get("memorised")
+    of_wrong = "" if memorised is None else f"; wrong labels memorised {percent(memorised)}"
+    by = "" if speed is None else f", {speed:.0f} images/s on {sys.platform}"
     if found := estimated(record):
         show(found)
     show(
-        f"test accuracy {percent(test['last'])} (last), {percent(test['mean_last10'])} ({METRICS['mean_last10'].selection_of([epochs])}), "
-        f"{percent(test['best'])} (best on test, optimistic){memorised}\n"
-        f"{path}\n{epochs} epoch{'' if epochs == 1 else 's'} in {duration(record['seconds'])}, {speed:.0f} images/s on {sys.platform}"
+        f"test accuracy {percent(test['last'])} (last), {percent(test.get('mean_last10'))} "
+        f"({METRICS['mean_last10'].selection_of([epochs])}), {percent(test.get('best'))} (best on test, optimistic){of_wrong}\n"
+        f"{path}\n{epochs} epoch{'' if epochs == 1 else 's'} in {duration(record['seconds'])}{by}"
     )

@@ -1,4 +1,5 @@
-"""Arrays out of a .npz, never a pickle, in the layout of MedMNIST, {train,test}_{images,labels}; and their fingerprint."""
+"""Arrays out of a .npz, never a pickle, in the layout of MedMNIST, {train,test}_{images,labels}, or of Keras; and their
+fingerprint."""
 
 from __future__ import annotations
 
@@ -10,18 +11,37 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..arrays import npz_arrays, npz_header
+from ..arrays import npz_arrays, npz_header, npz_names
 from ..bounded import opened
 from ..errors import DataError
 from ..form import MOST_CLASSES
 
+KERAS = {"train_images": "x_train", "train_labels": "y_train", "test_images": "x_test", "test_labels": "y_test"}
 _CHUNK = 1 << 20  # examples hashed at a time
+_SHOWN = 10  # names that an error names
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The named arrays, or all. Raises DataError where the file is missing, damaged or has no such array."""
+    """The named arrays, those of a data set by Keras' names too, or all. Raises DataError where the file is missing, damaged or has no
+    such array."""
     with _opened(path) as file:
-        return npz_arrays(file, names)
+        if names is None:
+            return npz_arrays(file)
+        called = _called(file, tuple(names), path)
+        found = npz_arrays(file, called.values())
+        return {name: found[own] for name, own in called.items()}
+
+
+def _called(file: IO[bytes], names: tuple[str, ...], path: Path) -> dict[str, str]:
+    """What a file calls these arrays. Raises DataError where it lacks one."""
+    there = npz_names(file)
+    layouts = {name: name for name in names}, {name: KERAS.get(name, name) for name in names}
+    called = max(layouts, key=lambda layout: len(set(layout.values()) & set(there)))  # MedMNIST's where neither is nearer
+    if set(called.values()) <= set(there):
+        return called
+    lacking = ", ".join(own for own in called.values() if own not in there)
+    layout = f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}" if set(names) <= set(KERAS) else ""
+    raise DataError(f"{path} lacks {lacking}; it has {', '.join(there[:_SHOWN]) or 'no array'}{layout}")
 
 
 @contextmanager
@@ -54,7 +74,7 @@ def _all_whole(values: np.ndarray) -> bool:
 def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of one array, from its first bytes. Raises DataError."""
     with _opened(path) as file:
-        return npz_header(file, name)
+        return npz_header(file, _called(file, (name,), path)[name])
 
 
 def image_shape(found: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tuple[int, int, int]:

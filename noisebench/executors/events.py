@@ -26,7 +26,7 @@ class EventFile:
         except FileNotFoundError:
             return []
         self._at += len(whole) + len(newline)
-        return [event for line in whole.splitlines() if (event := _event(line)) is not None]
+        return [event for line in whole.splitlines() if (event := Event.read(line)) is not None]
 
     def begin(self) -> bool:
         """Say that a worker begins; whether one did before. Ends the line that one died over."""
@@ -46,10 +46,3 @@ class EventFile:
         with self.path.open("ab", buffering=0) as file:
             file.write(line)
             os.fsync(file.fileno())
-
-
-def _event(line: bytes) -> Event | None:
-    try:
-        return Event.read(line.decode())
-    except (ValueError, TypeError, RecursionError):  # empty, or half of one
-        return None

@@ -108,5 +108,10 @@ class Event:
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def read(cls, line: str) -> Event:
-        return cls(**json.loads(line))
+    def read(cls, line: str | bytes) -> Event | None:
+        """None for a line that is not an event: empty, or only half written by a worker that was killed."""
+        try:
+            event = cls(**json.loads(line))
+        except (ValueError, TypeError, RecursionError):
+            return None
+        return event if isinstance(event.number, int) and isinstance(event.content, dict) else None

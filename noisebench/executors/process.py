@@ -28,10 +28,14 @@ class WorkerProcess:
     def __init__(self, place: Place, threads: int | str, name: str = "", folder: Path | None = None) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, *WORKER],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **environment(threads, name)}, text=True, encoding="utf-8",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment(threads, name)},
+            encoding="utf-8",
+            errors="replace",
             cwd=folder,
             start_new_session=True,  # Ctrl-C reaches the parent, which asks once
-        )  # fmt: skip
+        )
         self._tell(place.line())
 
     def serve(self, bundle: Bundle) -> Iterator[Event]:
@@ -41,7 +45,8 @@ class WorkerProcess:
         assert self._process.stdout
         ended: set[int] = set()
         while len(ended) < len(bundle.jobs) and (line := self._process.stdout.readline()):
-            event = Event.read(line)
+            if (event := Event.read(line)) is None:
+                continue  # half a line, the last of a worker that was killed
             if event.kind != "progress":
                 ended.add(event.number)
             yield event

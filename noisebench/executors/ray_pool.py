@@ -6,6 +6,7 @@ elsewhere, under the same name, by which they may take their own claims over.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -106,7 +107,7 @@ class RayPool:
         """The next that a worker said; where that was its last, what follows of it."""
         attempt = self._attempts[stream]
         try:
-            event = Event.read(ray.get(next(stream)))
+            event = Event(**json.loads(ray.get(next(stream))))
         except StopIteration:
             yield from self._close(stream, attempt.stopped() if self._stopping else attempt.ended())
         except RayError as error:  # the node, its raylet, the task's own process: whatever is not our worker
@@ -165,6 +166,7 @@ def serve(place: str, bundle: str, folder: str, threads: int) -> Iterator[str]:
             said += event.kind != "progress"
             yield event.line()
         if said < len(wanted.jobs):
+            worker.stop()
             yield _death(worker.death()).line()
     finally:
         worker.stop()
@@ -180,9 +182,11 @@ def _awake(events: Iterator[Event]) -> Iterator[Event]:
     heard: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def listen() -> None:
-        for event in events:
-            heard.put(event)
-        heard.put(None)
+        try:
+            for event in events:
+                heard.put(event)
+        finally:
+            heard.put(None)
 
     threading.Thread(target=listen, daemon=True).start()
     while True:

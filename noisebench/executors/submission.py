@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..bounded import LARGEST, read_json, read_text
+from ..errors import DataError
+from ..form import TEXT, check_form
 from ..storing import write_text
 from .events import EventFile
 from .job import STOP, Bundle, Place
@@ -48,7 +51,12 @@ class Submission:
         return self.path / f"{number}.events"
 
     def bundle(self, number: int) -> Bundle:
-        return Bundle.read(self.bundle_file(number).read_text(encoding="utf-8").splitlines()[1])
+        """Raises DataError where its file is missing or damaged."""
+        path = self.bundle_file(number)
+        try:
+            return Bundle.read(read_text(path, LARGEST).splitlines()[1])
+        except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            raise DataError(f"{path} is damaged ({error}): delete {self.path} and run the suite again") from None
 
     def events(self, number: int) -> EventFile:
         return EventFile(self.event_file(number))
@@ -60,10 +68,11 @@ class Submission:
     def accepted(self) -> Iterator[tuple[str, int, str]]:
         """Cluster, bundle number and cluster job, of each bundle; nothing where that cannot be read."""
         try:
-            content = json.loads((self.path / "jobs.json").read_text(encoding="utf-8"))
-            yield from ((content["cluster"], number, job) for number, job in enumerate(content["jobs"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            content = read_json(self.path / "jobs.json")
+            check_form(content, {"cluster": TEXT, "jobs": [TEXT]})
+        except (OSError, ValueError):
             return
+        yield from ((content["cluster"], number, job) for number, job in enumerate(content["jobs"]))
 
     def stop(self) -> None:
         """Say to all its workers that being stopped is for good."""

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import LanguageError, UnknownName
+from ..parameters import OneOf
 from ..registry import Entry, Registry
-from ..spec import Call, Expression
+from ..spec import Call, Expression, Value
 from .draw import Seed, draw
 
 FILES = ("file", "predictions", "suspects")  # parameters that name a file
@@ -117,11 +118,54 @@ class ClassNoise:
 
 
 def normal_noise(text: str | Expression) -> Call:
-    """The one form of a noise text; raises LanguageError for a sum."""
-    call = NOISES.normal(text)
+    """The one form of a noise text, in the language or in the short notation of tables; raises LanguageError for a sum."""
+    short = _call_of_words(text.split()) if isinstance(text, str) and not set(text) & set("()=,*+'\"") else None
+    call = NOISES.normal(text if short is None else short)
     if not isinstance(call, Call):
         raise LanguageError(f"noise is one model, not a sum: {call}")
     return call
+
+
+def _call_of_words(words: list[str]) -> Call | None:
+    """`sym 0.4`, `asym 0.3 cifar10-two-way`, `open 0.2 cifar100 sym 0.1`: the noise's short name, then a word for each value, as tables
+    name a noise; None for a single word. Raises UnknownName, and LanguageError for a word that means nothing there."""
+    if len(words) < 2:
+        return None
+    known = {name: entry for entry in NOISES for name in (entry.name, entry.facts.get("short", entry.name))}
+    if "pdn" in known:
+        known["idn"] = known["pdn"]  # as the option --idn
+    if words[0] not in known:
+        raise UnknownName("noise", words[0], known, "noises")
+    entry = known[words[0]]
+    values: dict[str, Value] = {}
+    for number, word in enumerate(words[1:], 1):
+        if word in known and any(p.is_expression for p in entry.parameters):
+            return Call(entry.name, (_call_of_words(words[number:]) or Call(word),), tuple(values.items()))
+        values.update([_value_of_word(entry, word, values)])
+    return Call(entry.name, kwargs=tuple(values.items()))
+
+
+def _value_of_word(entry: Entry, word: str, values: dict[str, Value]) -> tuple[str, Value]:
+    """Which parameter a word of the short notation sets, and to what. Raises LanguageError where it sets none that is not set yet."""
+    left = [p for p in entry.parameters if p.name not in values and not p.is_expression]
+    for p in left:
+        if p.type is bool and word == ("bernoulli" if p.name == "exact" else p.name.replace("_", "")):
+            return p.name, not p.default
+        prefix = "" if p.name == "rate" else p.name
+        if p.type in (int, float) and word.startswith(prefix) and (number := _number(word.removeprefix(prefix))) is not None:
+            return p.name, number
+        if isinstance(p.allowed, OneOf) and word in p.allowed:
+            return p.name, word
+    if plain := next((p for p in left if p.type is str and p.allowed is None and p.name != "sha256"), None):
+        return plain.name, word
+    raise LanguageError(f"{entry.name}: {word!r} is no value of {entry.signature}")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def takes(entry: Entry, given: str) -> bool:

@@ -7,13 +7,13 @@ the examples in chunks, so that a hundred million of them need little more memor
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from ..environment import cores
 from ..errors import LanguageError
 from ..spec import Value
 
@@ -144,7 +144,7 @@ def _each_chunk(n: int, work: Callable[[slice], T]) -> list[T]:
     parts = list(chunks(n))
     if len(parts) < 2:
         return [work(part) for part in parts]
-    with ThreadPoolExecutor(min(len(parts), os.cpu_count() or 1, _THREADS)) as pool:
+    with ThreadPoolExecutor(min(len(parts), cores(), _THREADS)) as pool:
         return list(pool.map(work, parts))
 
 

@@ -127,5 +127,5 @@ def _check(table: np.ndarray, classes: Sequence[str], path: Path) -> None:
         if (row < 0).any():
             raise DataError(f"{path}: row {name!r} holds a negative probability, {row.min():g}")
         if abs(row.sum() - 1) > _TOLERANCE:
-            hint = "; these look like counts: divide each row by its sum" if row.sum() > 2 else ""
-            raise DataError(f"{path}: row {name!r} sums to {row.sum():.8g}, not to 1{hint}")
+            hint = "divide each row by its sum" if row.any() else "a class that never flips has 1 for itself"
+            raise DataError(f"{path}: row {name!r} sums to {row.sum():.8g}, not to 1: {hint}")

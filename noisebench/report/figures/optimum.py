@@ -28,9 +28,9 @@ _CAPTION = (
 
 def optimum(tables: Sequence[Table]) -> DotFigure:
     """A panel a noise, a row a method. Raises ConfigError where no noise's text says its matrix, DataError without predictions."""
-    several = len({table.short_title for table in tables}) > 1
-    places = tuple(place for table, col in columns(tables) if (place := _place(table, col, several=several)))
-    if not places:
+    several, found = len({table.short_title for table in tables}) > 1, list(columns(tables))
+    places = tuple(place for table, col in found if (place := _place(table, col, several=several)))
+    if found and not places:
         raise ConfigError("--figure optimum needs runs of noise whose text says its matrix: symmetric, asymmetric or pairflip")
     return DotFigure("optimum", f"{shared(tables)}. {_CAPTION}", "probability", places)
 

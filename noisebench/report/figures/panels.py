@@ -18,7 +18,7 @@ COLUMNS = ("panel", "series", "x", "y", "low", "high")
 def check_count(name: str, count: int) -> None:
     """Raises ConfigError for a figure without a panel, or of more than can be read."""
     if not count:
-        raise ConfigError(f"--figure {name}: there is nothing to draw in these runs")
+        raise ConfigError(f"--figure {name}: there is nothing to draw: none of these runs has finished")
     if count > _MOST:
         raise ConfigError(f"--figure {name} would have {count} panels: keep some with --where, such as --where method=ce")
 

@@ -105,7 +105,7 @@ def ranks(tables: Sequence[Table]) -> RankFigure:
     rivals = [table for table in tables if not {*NOT_RIVALS, "metric"} & set(table.row_axis.split(","))]
     several = [table for table in rivals if table.ranked and len(table.rows) > 1] or rivals[:1]
     if not several:
-        raise ConfigError("--figure ranks: there is nothing to rank in these runs")
+        raise ConfigError("--figure ranks: there is nothing to rank: none of these runs has finished")
     return RankFigure(tuple(ranking(table) for table in several))
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...errors import ConfigError
 from ..cells import Cell
-from ..formats import row_head
+from ..formats import col_head, row_head
 from ..kinds import kinds_of_noise
 from ..table import Table
 from .grid import shared
@@ -15,8 +16,15 @@ from .panels import Figure, Panel, Series
 
 
 def rates(tables: Sequence[Table]) -> Figure:
-    """Of every table whose columns are noises with a rate; a line a method, its band ± the sample standard deviation over seeds."""
-    panels = [_panel(table, kind, places) for table in tables for kind, places in kinds_of_noise(table).items()]
+    """Of every table whose columns are noises with a rate; a line a method, its band ± the sample standard deviation over seeds.
+
+    Raises ConfigError where no noise has a rate.
+    """
+    found = [(table, kinds_of_noise(table)) for table in tables]
+    if tables and not any(kinds for _, kinds in found):
+        noises = ", ".join(dict.fromkeys(col_head(table, col) for table in tables for col in table.cols))
+        raise ConfigError(f"--figure rates: there is nothing to draw: it needs noise with a rate, and these runs have {noises}")
+    panels = [panel for table, kinds in found for kind, places in kinds.items() if (panel := _panel(table, kind, places)).series]
     return Figure.in_rows("rates", f"{shared(tables)}. Band: ± sample standard deviation.", panels)
 
 

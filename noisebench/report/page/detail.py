@@ -154,7 +154,7 @@ def _curves(known: list[Known]) -> tuple[Chart, ...]:
 def _history(folder: RunFolder) -> list[dict[str, float | None]]:
     try:
         return folder.read_history()
-    except DataError:  # a failed run has none, and its error is shown
+    except DataError:  # a failed run may have none, and its error is shown
         return []
 
 
