@@ -133,7 +133,8 @@ def run(
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
     name, found = find_suite(suite, options.workspace)
-    own = {name: context.params[name] for name in (*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget") if name in context.params}
+    names = context.params.keys() & {*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget"}
+    own = {name: context.params[name] for name in names}
     found = found.told(seeds, test=None if test is None else str(test), **own)
     _report(found, [], workspace)  # a wrong shape is said before the first run
     lines = _lines(known)
