@@ -9,7 +9,9 @@ import numpy as np
 VERSION = 2  # of all that leads from a run to its estimates
 _CONFIDENT = 100  # examples of a class: few enough to be easy, enough for a narrow interval
 _Z = 1.959964  # of a 95 % interval
-_STEPS = 1000  # of EM
+_MOST_FITTED = 10_000  # examples: more would take long, and memory where there are many classes
+_LEAST_LOG_P, _TINY = -30.0, 1e-300
+_STEPS, _STEPS_OF_CALIBRATION = 1000, 200  # of EM
 _PERCENTILE = 97.0
 _MANY_CLASSES = 100  # from here a percentile of so few examples a class says nothing: the largest
 
@@ -18,8 +20,10 @@ _MANY_CLASSES = 100  # from here a percentile of so few examples a class says no
 class Estimates:
     """The noise rate in [0, 1), T (K, K) = P(given | true class), and what they rest on.
 
-    rate: that of T, 1 - sum_k P(true class k) T_kk; interval: its 95 % interval;
-    accuracy: the share of the given labels that the out-of-fold predictions agree with.
+    Rate and T are the mean of two accounts that out-of-fold predictions cannot tell apart: by
+    `confident_transition` confident predictions are correct, by `calibrated_transition` their
+    uncertainty is the classifier's own wherever it can be. interval: 95 %, from the lower end of the
+    lower rate to the upper end of the higher one; accuracy: the share of the given labels predicted.
     """
 
     rate: float
@@ -31,12 +35,18 @@ class Estimates:
     def of(cls, log_p: np.ndarray, labels: np.ndarray) -> Estimates:
         """From log_p (N, K) of networks that were not trained on these examples, and the given
         labels (N,)."""
-        num_classes = log_p.shape[1]
-        transition, counts = confident_transition(log_p, labels)
-        shares = class_shares(transition, np.bincount(labels, minlength=num_classes) / len(labels))
-        rate = float(np.clip(1 - shares @ transition.diagonal(), 0, np.nextafter(1, 0)))
+        given = np.bincount(labels, minlength=log_p.shape[1]) / len(labels)
+        confident, counts = confident_transition(log_p, labels)
+        calibrated = calibrated_transition(log_p, labels)
+        shares = class_shares(confident, given)
+        rates = [_rate(shares, confident), _rate(class_shares(calibrated, given), calibrated)]
+        low, high = (_interval(rate, shares, counts) for rate in sorted(rates))
         accuracy = float((log_p.argmax(1) == labels).mean())
-        return cls(rate, transition, _interval(rate, shares, counts), accuracy)
+        return cls(sum(rates) / 2, (confident + calibrated) / 2, (low[0], high[1]), accuracy)
+
+
+def _rate(shares: np.ndarray, transition: np.ndarray) -> float:
+    return float(np.clip(1 - shares @ transition.diagonal(), 0, np.nextafter(1, 0)))
 
 
 def confident_transition(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,6 +69,37 @@ def confident_transition(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
             counts[k] = len(given)
             transition[k] = np.bincount(given, minlength=num_classes) / len(given)
     return transition, counts
+
+
+def calibrated_transition(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """T (K, K), P(given | true class), by maximum likelihood where the predictions are calibrated with it.
+
+    P(true class k) = softmax(t log_p + b)_k and P(given j | true class k) = T_kj; t, b (K,) and T
+    have the highest likelihood of the given labels. EM for T (Dempster et al. 1977), with a Newton
+    step for t and for b (Guo et al. 2017 calibrate so, without noise). Of more than 10,000 examples
+    a random part is used.
+    """
+    if len(labels) > _MOST_FITTED:
+        part = np.random.default_rng(0).choice(len(labels), _MOST_FITTED, replace=False)
+        log_p, labels = log_p[part], labels[part]
+    num_classes = log_p.shape[1]
+    log_p = np.maximum(log_p.astype(np.float64), _LEAST_LOG_P)
+    one_hot, t, b = np.eye(num_classes)[labels], 1.0, np.zeros(num_classes)
+    transition = 0.8 * np.eye(num_classes) + 0.2 / num_classes
+    for _ in range(_STEPS_OF_CALIBRATION):
+        logits = t * log_p + b
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        posterior = p * transition[:, labels].T
+        posterior /= np.maximum(posterior.sum(1, keepdims=True), _TINY)
+        transition = posterior.T @ one_hot + _TINY * np.eye(num_classes)
+        transition /= transition.sum(1, keepdims=True)
+        mean, residual = (p * log_p).sum(1), posterior - p
+        curvature = (p * log_p**2).sum() - (mean**2).sum()
+        t = float(np.clip(t + (residual * log_p).sum() / max(curvature, _TINY), 0.05, 20))
+        b += 0.7 * residual.sum(0) / ((p * (1 - p)).sum(0) + 1e-6)
+        b -= b.mean()
+    return transition
 
 
 def class_shares(transition: np.ndarray, given: np.ndarray) -> np.ndarray:
