@@ -81,7 +81,10 @@ def estimated(record: dict[str, Any]) -> str:
     parts = []
     if "rate" in found:
         rate = found["rate"]
-        interval = " [{:.2f}, {:.2f}]".format(*(100 * end for end in rate["interval"])) if "interval" in rate else ""
+        interval = ""
+        if "interval" in rate:
+            low, high = rate["interval"]
+            interval = f", 95 % interval {100 * low:.2f} to {percent(high)}"
         parts.append(f"noise rate {percent(rate['estimate'])}{interval} (truth {percent(rate['truth'])})")
     if T := found.get("transition"):
         known = T["truth"] is not None
