@@ -121,14 +121,14 @@ def _early(manifest: Manifest, last: np.ndarray, course: Course) -> Predictions:
 
 
 def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
-    """What the run found out, and what was true where that is known."""
+    """The estimates that the run used, with what they rest on, and what is true where that is known."""
     empirical = run.manifest.empirical_transition.round(6).tolist() if run.manifest.known else None
     few = run.dataset.num_classes <= LARGEST_T
     values = {
-        "rate": {"estimate": found.rate, "truth": run.manifest.meta["realised_rate"]},
+        "rate": {"estimate": found.rate, "interval": list(found.interval), "truth": run.manifest.meta["realised_rate"]},
         "transition": {"estimate": found.transition.round(6).tolist(), "truth": empirical} if few else {},
     }
-    return {fact: values[fact] for fact in run.estimated}
+    return {**{fact: values[fact] for fact in run.estimated}, "accuracy": found.accuracy}
 
 
 def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Predictions:

@@ -15,6 +15,7 @@ def _numbers(value: Any) -> bool:
 
 
 _METRIC = Kind("numbers", _numbers)
+_INTERVAL = Kind("two finite numbers", lambda value: isinstance(value, list) and len(value) == 2 and all(map(NUMBER.fits, value)))
 _INIT: Form = {"text": NAME, "sha256": NAME, "tag?": NAME}
 _RECIPE: Form = Each(
     Kind(f"a number, a flag or {NAME.said}", lambda value: NAME.fits(value) if isinstance(value, str) else SCALAR.fits(value))
@@ -71,8 +72,9 @@ RECORD: Form = {
     "images_per_second?": NUMBER,
     "environment?": _ENVIRONMENT,
     "estimates?": {
-        "rate?": {"estimate": NUMBER, "truth": Maybe(NUMBER)},
+        "rate?": {"estimate": NUMBER, "interval?": _INTERVAL, "truth": Maybe(NUMBER)},
         "transition?": {"estimate?": [[NUMBER]], "truth?": Maybe([[NUMBER]])},
+        "accuracy?": SHARE,
     },
     "files?": Each(TEXT),
 }

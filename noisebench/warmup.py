@@ -48,16 +48,19 @@ def folds(run: Run) -> np.ndarray:
 
 
 def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spread: Spread = Spread()) -> Trainer:
-    """Cross entropy by the run's own recipe, shortened, from the run's own initial weights, on all other folds; this fold is its test
-    set."""
+    """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test set.
+
+    It begins from the run's --init, if any; what that leaves open, and the order of the examples, no other fold or seed shares.
+    """
     from .training.beginning import weights_of
+    from .training.seeds import derived_seed
     from .training.trainer import Task, Trainer
 
     training, held = run.manifest.in_training, folds(run) == fold
     pixels, labels = images.train_images[training], run.manifest.labels[training]
     recipe = replace(run.recipe, epochs=warmup_epochs(run), schedule="cosine")
     loss, strategy = build_loss("ce"), build_strategy("standard")
-    seed = run.seed + fold
+    seed = derived_seed(run.seed, _FOLD, fold)
     task = Task(
         pixels[~held], labels[~held], pixels[held], run.dataset.num_classes, run.model, loss, strategy, recipe, seed, run.precision,
         init=weights_of(run.init), numbers=np.flatnonzero(training)[~held],

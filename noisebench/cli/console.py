@@ -76,16 +76,22 @@ def percent(share: float | None) -> str:
 
 
 def estimated(record: dict[str, Any]) -> str:
-    """What a run found out of the noise, beside the truth where that is known; nothing for one that did not."""
+    """The estimates of a run's noise, what they rest on, and the truth where that is known; empty for a run without estimates."""
     found = record.get("estimates", {})
     parts = []
     if "rate" in found:
-        parts.append(f"noise rate {percent(found['rate']['estimate'])} (truth {percent(found['rate']['truth'])})")
+        rate = found["rate"]
+        interval = ""
+        if "interval" in rate:
+            low, high = rate["interval"]
+            interval = f", 95 % interval {100 * low:.2f} to {percent(high)}"
+        parts.append(f"noise rate {percent(rate['estimate'])}{interval} (truth {percent(rate['truth'])})")
     if T := found.get("transition"):
         known = T["truth"] is not None
         off = f", {percent(_mean_distance(T['estimate'], T['truth']))} of a class's labels in the wrong place" if known else ""
         parts.append(f"T{off}")
-    return "estimated " + ", ".join(parts) if parts else ""
+    rests = f"; out-of-fold accuracy on the given labels {percent(found['accuracy'])}" if "accuracy" in found else ""
+    return f"estimated {', '.join(parts)}{rests}" if parts else ""
 
 
 def _mean_distance(rows: list[list[float]], others: list[list[float]]) -> float:
