@@ -148,7 +148,7 @@ def test_where_nobody_knows_the_clean_labels_nothing_is_said_of_wrong_ones(tmp_p
     done = review(own, listing(tmp_path / "s.csv", own, [4, 7], [1, 2]), "relabel")
     assert (done.summary["changed_wrong"], done.summary["wrong_before"], done.summary["wrong_after"]) == (None, None, None)
     assert done.after.rate is None and done.after.noise_seed is None
-    with pytest.raises(LanguageError, match="auto needs the noise rate, which this manifest does not know: give a value, or estimated"):
+    with pytest.raises(LanguageError, match="auto needs the noise rate, which this manifest does not know: write estimated"):
         resolve(LOSSES, "el(eps=auto)", done.after)
     assert str(resolve(LOSSES, "el(eps=estimated)", done.after)) == "el(eps=estimated)"
 

@@ -209,7 +209,7 @@ def test_the_list_and_the_probabilities_of_one_command_are_of_the_same_epochs(
     for options, by in (((), "early"), (("--score", "last"), "last"), (("--score", "early"), "early")):
         arguments = ["--suspects", str(tmp_path / "s.csv"), "--predictions", str(tmp_path / "p.npy"), *options, "--json"]
         capsys.readouterr()
-        assert main(["-C", str(learned_by_heart), "evaluate", "digits", *arguments]) == 0
+        assert main(["-C", str(learned_by_heart), "evaluate", "digits-sym0.4-s0_mlp_ce", *arguments]) == 0
         out, err = capsys.readouterr()
         assert json.loads(out)[0]["predictions"]["by"] == json.loads(out)[0]["suspects"]["by"] == by
         assert err.count(f"--score {by}") == 2  # each of the two files says it

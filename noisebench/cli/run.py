@@ -134,8 +134,7 @@ def run(
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
     name, found = find_suite(suite, options.workspace)
     names = context.params.keys() & {*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget"}
-    own = {name: context.params[name] for name in names}
-    found = found.told(seeds, test=None if test is None else str(test), **own)
+    found = found.told(seeds, test=None if test is None else str(test), **{name: context.params[name] for name in names})
     _report(found, [], workspace)  # a wrong shape is said before the first run
     lines = _lines(known)
     items = done_elsewhere(make_agenda(workspace, found, device), lines, str(known))
