@@ -30,6 +30,7 @@ _FORM: Form = {
     "trusted?": SHARE,
     "subset?": COUNT,
     "rates?": [Maybe(SHARE)],
+    "decisions?": [TEXT],
 }
 
 

@@ -137,7 +137,7 @@ class Outside:
         if not read_checked(split_column(path)[0], sha256).startswith(b"# noisebench_manifest"):
             return read_annotations(path, Shape(len(own), self.data.dataset.classes, ids), sha256)
         manifest = read_manifest(path)
-        manifest.verify(own, ids)
+        manifest.verify(own, ids, classes=self.data.dataset.num_classes)
         return manifest.labels, manifest.clean_labels
 
     def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
@@ -294,6 +294,7 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
         "noise": str(as_recorded(call, made)),
         "noise_version": NOISES[call.name].fingerprint,
         "nominal_rate": made.nominal_rate,
+        **({"decisions": list(dataset.decisions)} if dataset.decisions else {}),
     }
 
 

@@ -152,7 +152,7 @@ def make_trainer(
 
     manifest = run.manifest
     seen = images_fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
-    manifest.verify(images.train_labels, images.ids, seen)
+    manifest.verify(images.train_labels, images.ids, seen, classes=images.dataset.num_classes)
     training = slice(None) if manifest.in_training.all() else manifest.in_training
     if run.estimated and estimates is None:
         estimates = Estimates(0.5, np.eye(run.dataset.num_classes))

@@ -11,7 +11,20 @@ from typing import Any
 import numpy as np
 
 from .bounded import read_text
-from .datasets import Dataset, Images, Labels, Pictures, Tell, find_dataset, fit_images, read_images, read_labels, silent
+from .datasets import (
+    Dataset,
+    Images,
+    Labels,
+    Pictures,
+    Tell,
+    check_arrays,
+    check_files,
+    find_dataset,
+    fit_images,
+    read_images,
+    read_labels,
+    silent,
+)
 from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
 from .labelling import LabelWish, Outside, make_manifest, noise_for
@@ -44,6 +57,7 @@ class Workspace:
         self._data_dir = data_dir
         self._datasets: dict[tuple[str, Path | None], Dataset] = {}
         self._images: dict[Dataset, Images] = {}
+        self._checked: dict[Dataset, tuple[str, ...]] = {}
         self._labels: dict[Dataset, Labels] = {}
         self._manifests: dict[tuple[Dataset, LabelWish], tuple[Manifest, Path]] = {}
         self._initials: dict[tuple[str, str], Initial] = {}
@@ -77,7 +91,23 @@ class Workspace:
             self._labels[dataset] = read_labels(dataset, self.data_dir, offline=self.offline, tell=self.tell)
         return self._labels[dataset]
 
+    def check(self, dataset: Dataset) -> tuple[str, ...]:
+        """Read the images of a set by path: a line for each thing to know of them. Raises DataError for images that cannot be read, and
+        for a test set of training images."""
+        if dataset.path and dataset not in self._checked:
+            if dataset.listed:
+                self._checked[dataset] = check_files(dataset.listed, self.data_dir / "listings", self.tell)
+            else:
+                images = self._read(dataset)
+                arrays = np.asarray(images.train_images), np.asarray(images.test_images)
+                self._checked[dataset] = check_arrays(*arrays, images.train_labels)
+        return self._checked.get(dataset, ())
+
     def images(self, dataset: Dataset) -> Images:
+        self.check(dataset)
+        return self._read(dataset)
+
+    def _read(self, dataset: Dataset) -> Images:
         if dataset not in self._images:
             self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline, workers=self.workers, tell=self.tell)
         return self._images[dataset]
@@ -146,6 +176,7 @@ class Workspace:
         key = (dataset, replace(wish, noise=str(noise_for(dataset, wish.noise))))
         if key not in self._manifests:
             labels = self.labels(dataset)
+            labels = replace(labels, dataset=replace(dataset, decisions=(*dataset.decisions, *self.check(dataset))))
             manifest = make_manifest(
                 labels, key[1], outside=Outside(labels, self.data_dir, self.offline, self.dataset, self.root, self.tell)
             )
@@ -153,7 +184,8 @@ class Workspace:
         return self._manifests[key]
 
     def keep(self, manifest: Manifest, path: Path, *, force: bool = False) -> bool:
-        """Write a manifest; True if it was not there, or named no test set or another. Raises ManifestError where other labels lie
+        """Write a manifest; True if it was not there, or said another test set or other
+        decisions. Raises ManifestError where other labels lie
         under that name."""
         if force:
             manifest.write(path)
@@ -161,8 +193,9 @@ class Workspace:
         if not path.exists() and manifest.write_new(path):  # of several processes of one suite one writes it
             return True
         if manifest.lies_at(path):
-            test = manifest.meta.get("test_path")
-            if stale := test is not None and read_manifest(path).meta.get("test_path") != test:
+            kept, test = read_manifest(path).meta, manifest.meta.get("test_path")
+            same_test = test is None or kept.get("test_path") == test
+            if stale := not same_test or kept.get("decisions") != manifest.meta.get("decisions"):
                 manifest.write(path)
             return stale
         raise ManifestError(f"{path} exists and holds other labels: noisebench corrupt takes another --out, or --force to replace it")

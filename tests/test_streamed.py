@@ -568,8 +568,9 @@ def test_what_only_streamed_pictures_have_is_refused_elsewhere(words, tmp_path, 
     ],
 )
 def test_what_is_no_set_of_pictures_is_said(name, what, lab):
-    (lab / "bare" / "cat").mkdir(parents=True)
-    (lab / "bare" / "dog").mkdir()
+    for name_of_class in ("cat", "dog"):
+        (lab / "bare" / name_of_class).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(lab / "bare" / name_of_class / "0.png")
     (lab / "broken.tar").write_bytes(b"no tar at all" * 100)
     for place, members in (("unlabelled", ("a.png",)), ("half", ("a.png", "a.cls"))):
         (lab / place).mkdir()

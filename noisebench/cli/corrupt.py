@@ -142,7 +142,9 @@ def _check_out(out: Path) -> None:
 def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
     names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
     extras = [
-        name for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor") if name in manifest.meta
+        name
+        for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor", "decisions")
+        if name in manifest.meta
     ]
     return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}
 
@@ -166,6 +168,7 @@ def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
         *reviewed_facts(reviewed),
         *([("nominal rate", percent(meta["nominal_rate"]))] if meta["nominal_rate"] is not None else []),
         ("wrong labels", _wrong(manifest)),
+        *(tuple(decision.split(": ", 1)) for decision in meta.get("decisions", ())),
     ):
         facts.add_row(Text(name, style="dim"), Text(value))
     if meta["realised_rate"] is None:

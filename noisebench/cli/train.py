@@ -192,7 +192,8 @@ def train(
             images = workspace.training_images(run.dataset, run.manifest)
             trainer = make_trainer(run, images, ranks.device or device, spread=spread)
             ranks.by_first(lambda: workspace.keep(found.manifest, found.path))
-            for said in (found.sentence, *(f"--init {init}: {sentence}" for sentence in trainer.adapted)):
+            decisions = found.manifest.meta.get("decisions", ()) if chosen.any else ()
+            for said in (found.sentence, *decisions, *(f"--init {init}: {sentence}" for sentence in trainer.adapted)):
                 say(said, quiet=options.quiet)
             record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
         if seat.first:
@@ -230,7 +231,7 @@ def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
     from ..plan import plan_run
 
     clean = workspace.labels(labels.dataset)
-    labels.manifest.verify(clean.labels, clean.ids)
+    labels.manifest.verify(clean.labels, clean.ids, classes=labels.dataset.num_classes)
     source = workspace.source_of(labels.manifest)
     data_sha256 = workspace.images(labels.dataset).fingerprint
     return plan_run(wish, labels.dataset, labels.manifest, data_sha256, source.fingerprint if source else "")

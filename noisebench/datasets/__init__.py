@@ -3,6 +3,7 @@
 from .annotations import Shape, read_annotations, split_column
 from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
+from .checking import check_arrays, check_files
 from .fetching import Tell, silent
 from .human import HUMAN, check_column, read_human
 from .pictures import Pictures
@@ -32,7 +33,9 @@ __all__ = [
     "Shape",
     "Tell",
     "at_hand",
+    "check_arrays",
     "check_column",
+    "check_files",
     "find_dataset",
     "fingerprint",
     "fit_images",

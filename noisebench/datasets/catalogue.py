@@ -41,6 +41,7 @@ class Dataset:
     recorded: bool = False
     mislabelled: bool = False
     listed: Listed | None = field(default=None, compare=False, repr=False)  # what was found of it where it lies
+    decisions: tuple[str, ...] = field(default=(), compare=False)  # what was passed over, and what was chosen
 
     @property
     def num_classes(self) -> int:

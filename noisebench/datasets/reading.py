@@ -17,7 +17,7 @@ from ..storing import write_whole
 from .archive import as_images, as_labels, fingerprint, read_arrays
 from .catalogue import DATASETS, Dataset
 from .fetching import DOWNLOADS, NoHost, Tell, fetch, silent, turn
-from .foreign import check_memory, common_side, describe_foreign, picture_files, picture_labels, read_pictures
+from .foreign import check_memory, common_side, describe_foreign, read_pictures
 from .hosts import FILES
 from .listing import Listed
 from .originals import find_original, original_place, read_original
@@ -110,12 +110,9 @@ def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
         return Labels(dataset, number[read_labels(parent, data_dir, offline=offline, tell=tell).labels])
-    if dataset.reader:
+    if dataset.reader or dataset.listed:
         listed = _listed(dataset, data_dir)
         return Labels(dataset, listed.train_labels, listed.ids, listed.clean, listed.whole)
-    if dataset.path and dataset.path.is_dir():
-        train, _ = picture_files(dataset.path, dataset.test)
-        return Labels(dataset, picture_labels(dataset.path, train), tuple(train))
     packaged = _packaged_labels(dataset.name)
     if packaged is not None:
         return Labels(dataset, packaged)
@@ -135,8 +132,8 @@ def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False, work
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
         found = read_images(parent, data_dir, offline=offline, tell=tell)
         return replace(found, dataset=dataset, train_labels=number[found.train_labels], test_labels=number[found.test_labels])
-    if dataset.path and dataset.path.is_dir():
-        return _from_folder(dataset, dataset.path)
+    if dataset.path and dataset.listed:
+        return _from_folder(dataset, dataset.path, dataset.listed)
     if archive := _archive(dataset, data_dir):
         return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
     return _published(dataset, data_dir, offline=offline, tell=tell)
@@ -173,11 +170,11 @@ def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell:
     if dataset.reader:
         streamed = read_images(dataset, data_dir, offline=offline).train_images
         return lambda which: np.asarray(streamed[np.asarray(which, np.int64)])
-    if not (dataset.path and dataset.path.is_dir()):
+    if not (dataset.path and dataset.listed):
         images = np.asarray(read_images(dataset, data_dir, offline=offline, tell=tell).train_images)
         return lambda which: images[which]
-    root, (files, _) = dataset.path, picture_files(dataset.path, dataset.test)
-    side = common_side(root, files)
+    root, files = dataset.path, dataset.listed.train.names
+    side = common_side(root, list(files))
     return lambda which: read_pictures(root, [files[i] for i in which], side)
 
 
@@ -226,17 +223,16 @@ def _packaged_labels(name: str) -> np.ndarray | None:
         return archive[name].astype(np.int64) if name in archive else None
 
 
-def _from_folder(dataset: Dataset, path: Path) -> Images:
-    train, test = picture_files(path, dataset.test)
+def _from_folder(dataset: Dataset, path: Path, listed: Listed) -> Images:
+    train, test = list(listed.train.names), list(listed.test.names)
     if not test:
         raise DataError(f"{path} has no test images: put them into {path / 'test'}/class/ beside {path / 'train'}/class/, or name --test")
     side = common_side(path, train)
     check_memory(path, len(train) + len(test), side or dataset.shape[0], side or dataset.shape[1])
     train_images = read_pictures(path, train, side)
     same = train_images.shape[1] == train_images.shape[2]
-    test_images = read_pictures(dataset.test or path, test, train_images.shape[1] if same else None)
-    test_labels = picture_labels(path, test, depth=0 if dataset.test else 1)
-    images = Images(dataset, train_images, picture_labels(path, train), test_images, test_labels, tuple(train))
+    test_images = read_pictures(Path(listed.test.root), test, train_images.shape[1] if same else None)
+    images = Images(dataset, train_images, listed.train_labels, test_images, listed.test_labels, listed.ids)
     _check(images, str(path))
     return images
 

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -21,27 +21,28 @@ from ..arrays import packed_npz, read_npz
 from ..errors import DataError
 from ..form import MOST_CLASSES
 from ..storing import is_text, write_whole
+from .folders import HIDDEN, SUFFIXES, PassedOver, is_hidden, is_image
 from .listing import Names
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-_COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels")
+_COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
 _DEEPEST = 8  # tars within tars
 _LARGEST_HEAD = 1 << 20  # bytes of a long name
 _LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 _LARGEST_INDEX = 1 << 33  # bytes of a column
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Index:
     """What some tars hold, in order: names (N,), where each picture begins and its size (N,), in which tar (N,), and of shards its
-    label (N,), -1 elsewhere."""
+    label (N,), -1 elsewhere; and a line for each reason for which something was passed over."""
 
     names: Names
     offsets: np.ndarray
     sizes: np.ndarray
     shard: np.ndarray
     labels: np.ndarray
+    passed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,18 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
     kept = cache / f"{_stamp(root, tars, keyed=keyed)}.npz"
     if (found := _kept(kept)) is not None:
         return found
-    look = _keyed if keyed else _named
-    members = [(number, member) for number, name in enumerate(tars) for member in look(root / name, "" if keyed else _stem(name, tars))]
+    look, passed = _keyed if keyed else _named, PassedOver()
+    members = [
+        (number, member) for number, name in enumerate(tars) for member in look(root / name, "" if keyed else _stem(name, tars), passed)
+    ]
     columns = [[getattr(member, column) for _, member in members] for column in ("offset", "size", "label")]
     offsets, sizes, labels = (np.array(column, np.int64) for column in columns)
     shard = np.array([number for number, _ in members], np.int64)
-    index = Index(Names.of(member.name for _, member in members), offsets, sizes, shard, labels)
-    arrays = dict(zip(_COLUMNS, (index.names.letters, index.names.ends, offsets, sizes, shard, labels), strict=True))
+    index = Index(Names.of(member.name for _, member in members), offsets, sizes, shard, labels, passed.lines())
+    text = np.frombuffer("\n".join(index.passed).encode(), np.uint8)
+    arrays: dict[str, np.ndarray] = dict(
+        zip(_COLUMNS, (index.names.letters, index.names.ends, offsets, sizes, shard, labels, text), strict=True)
+    )
     with suppress(DataError):  # where one cannot write it is looked for again
         write_whole(kept, lambda file: file.write(packed_npz(arrays)))
     return index
@@ -75,10 +81,11 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
 def _kept(path: Path) -> Index | None:
     """What an earlier look found; None where there was none, or it is damaged."""
     try:
-        letters, ends, *others = read_npz(path.read_bytes(), _COLUMNS, _LARGEST_INDEX).values()
+        letters, ends, offsets, sizes, shard, labels, text = read_npz(path.read_bytes(), _COLUMNS, _LARGEST_INDEX).values()
+        passed = tuple(bytes(text).decode().splitlines())
     except (OSError, ValueError):
         return None
-    return Index(Names(letters, ends), *others)
+    return Index(Names(letters, ends), offsets, sizes, shard, labels, passed)
 
 
 def _stamp(root: Path, tars: Sequence[str], *, keyed: bool) -> str:
@@ -161,25 +168,36 @@ class _Heads:
         return self._file.read(count)
 
 
-def _named(path: Path, stem: str) -> Iterator[_Member]:
-    """Pictures by their paths."""
+def _visible(path: Path, passed: PassedOver) -> Iterator[tuple[str, int, int]]:
+    """The members that are neither hidden nor below a hidden folder."""
     for name, offset, size in _members(path):
-        if PurePosixPath(name).suffix.lower() in PICTURES and not PurePosixPath(name).name.startswith("."):
+        if any(map(is_hidden, name.split("/"))):
+            passed.add(HIDDEN, name)
+        else:
+            yield name, offset, size
+
+
+def _named(path: Path, stem: str, passed: PassedOver) -> Iterator[_Member]:
+    """Pictures by their paths."""
+    for name, offset, size in _visible(path, passed):
+        if is_image(stem + name, passed):
             yield _Member(stem + name, offset, size)
 
 
-def _keyed(path: Path, _: str) -> Iterator[_Member]:
+def _keyed(path: Path, _: str, passed: PassedOver) -> Iterator[_Member]:
     """Pictures of a shard by their keys, each with the label beside it. Raises DataError, naming a key without one."""
     pictures: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     with path.open("rb") as file:
-        for name, offset, size in _members(path):
+        for name, offset, size in _visible(path, passed):
             head, _, tail = name.rpartition("/")
             base, _, suffix = tail.partition(".")
             key, suffix = f"{head}/{base}" if head else base, suffix.lower()
-            if f".{suffix}" in PICTURES:
+            if f".{suffix}" in SUFFIXES:
                 pictures[key] = (offset, size)
-            elif suffix in ("cls", "json") and size <= _LARGEST_LABEL and (suffix == "cls" or key not in labels):
+            elif suffix not in ("cls", "json"):
+                is_image(name, passed)
+            elif size <= _LARGEST_LABEL and (suffix == "cls" or key not in labels):
                 file.seek(offset)
                 labels.update(_label(key, suffix, file.read(size), path))
     if missing := [key for key in pictures if key not in labels]:
