@@ -194,8 +194,9 @@ class Workspace:
             return True
         if manifest.lies_at(path):
             kept, test = read_manifest(path).meta, manifest.meta.get("test_path")
-            same_test = test is None or kept.get("test_path") == test
-            if stale := not same_test or kept.get("decisions") != manifest.meta.get("decisions"):
+            if test is None and "test_path" in kept:
+                return False
+            if stale := any(kept.get(name) != manifest.meta.get(name) for name in ("test_path", "decisions")):
                 manifest.write(path)
             return stale
         raise ManifestError(f"{path} exists and holds other labels: noisebench corrupt takes another --out, or --force to replace it")
