@@ -29,6 +29,7 @@ _FORM: Form = {
     "val_split?": TEXT,
     "trusted?": SHARE,
     "subset?": COUNT,
+    "label_file?": TEXT,
     "rates?": [Maybe(SHARE)],
     "decisions?": [TEXT],
 }

@@ -13,6 +13,7 @@ import numpy as np
 from .bounded import hash_of
 from .datasets import (
     DATASETS,
+    Annotations,
     Dataset,
     Labels,
     Shape,
@@ -115,30 +116,35 @@ class Outside:
     def human(self, column: str) -> np.ndarray:
         return read_human(column, self.data.dataset.name, self.data.labels, self.data_dir, offline=self.offline, tell=self.tell)
 
-    def imported(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray]:
+    def imported(self, path: str, sha256: str | None) -> Labelling:
         """Clean are the file's own; else a catalogue's labels, which are taken for clean unless they are recorded ones; else those
         that somebody verified."""
         dataset, own = self.data.dataset, self.data.labels
         verified = np.full_like(own, -1) if self.data.clean is None else self.data.clean
         if path == OWN:
-            return own, verified
-        recorded, clean = self._annotations(path, sha256)
+            return Labelling(own, clean=verified)
+        found = self._annotations(path, sha256)
+        clean = found.clean
         published = own if dataset.name in DATASETS and not dataset.recorded else None
         if clean is not None and published is not None and (clean != published)[clean >= 0].any():
             at = int(((clean != published) & (clean >= 0)).argmax())
             raise DataError(f"{path}: its clean labels are not those of {dataset.name}: example {at} is {published[at]}, not {clean[at]}")
-        if published is not None:
-            return recorded, published
-        return recorded, verified if clean is None else clean
+        truth = published if published is not None else verified if clean is None else clean
+        labels = found.labels if found.left_out is None else np.where(found.left_out, own, found.labels)
+        said = {"label_file": f"{split_column(path)[0].name}: {'; '.join(found.notes)}"}
+        return Labelling(labels, clean=truth, dropped=found.left_out, left_out=found.left_out, facts=said)
 
-    def _annotations(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    def _annotations(self, path: str, sha256: str | None) -> Annotations:
         """From anyone's file; a manifest is one too."""
         own, ids = self.data.labels, self.data.ids
-        if not read_checked(split_column(path)[0], sha256).startswith(b"# noisebench_manifest"):
-            return read_annotations(path, Shape(len(own), self.data.dataset.classes, ids), sha256)
+        file = split_column(path)[0]
+        packed = file.name.lower().endswith((".csv.gz", ".parquet"))
+        if not packed and not read_checked(file, sha256).startswith(b"# noisebench_manifest"):
+            return read_annotations(path, Shape(len(own), self.data.dataset.classes, ids, self.data.test_ids), sha256)
+        read_checked(file, sha256)
         manifest = read_manifest(path)
         manifest.verify(own, ids, classes=self.data.dataset.num_classes)
-        return manifest.labels, manifest.clean_labels
+        return _of_manifest(manifest, path)
 
     def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
         shape = Shape(len(self.data.labels), self.data.dataset.classes, self.data.ids)
@@ -149,6 +155,17 @@ class Outside:
         if _root(found) == _root(self.data.dataset):
             raise LanguageError(f"openset: the source {dataset!r} is the data set itself: name another")
         return {"source": found.name, **({"source_path": self.whereabouts(found)} if found.path else {})}, found.n_train
+
+
+def _of_manifest(manifest: Manifest, path: str) -> Annotations:
+    """The labels of a manifest, less what it drops. Raises DataError where its labels are of other images."""
+    if manifest.source is not None:
+        raise DataError(f"{path} puts in images of {manifest.meta['source']}, which labels alone cannot: train --manifest {path}")
+    parts = {"validation split": manifest.val, "marks of verified labels": manifest.trusted}
+    notes = [f"its {name} not used" for name, part in parts.items() if part is not None]
+    if manifest.dropped is not None:
+        notes.append(f"{int(manifest.dropped.sum())} training images that it drops are left out of training")
+    return Annotations(manifest.labels, manifest.clean_labels, manifest.dropped, ("labels of a manifest", *notes))
 
 
 def _root(dataset: Dataset) -> str:
@@ -220,7 +237,9 @@ def _made(data: Labels, call: Call, wish: LabelWish, outside: Outside, sources: 
     val = held_out(data.labels, wish.val_fraction, seed, dataset.num_classes) if wish.val_split == "before" else None
     made = label(call, data, seed, sources, val)
     if wish.val_split == "after":
-        val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes)
+        val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes, made.left_out)
+    elif val is not None and made.left_out is not None:
+        val &= ~made.left_out
     clean = data.labels if made.clean is None else made.clean
     if made.dropped is not None and val is not None:
         made = replace(made, dropped=made.dropped & ~val)
@@ -263,10 +282,14 @@ def _verified(made: Labelling, clean: np.ndarray, val: np.ndarray | None, fracti
     return trusted
 
 
-def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int) -> np.ndarray | None:
-    """Which examples (N,) are held out. None for nothing at all."""
+def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int, left_out: np.ndarray | None = None) -> np.ndarray | None:
+    """Which examples (N,) are held out, none of those `left_out` (N,). None for nothing at all."""
     if not fraction:
         return None
+    if left_out is not None:
+        chosen = np.zeros(len(labels), bool)
+        chosen[~left_out] = held_out(labels[~left_out], fraction, seed, num_classes)
+        return chosen
     chosen = share_of_each(labels, fraction, (seed, _VALIDATION), num_classes)
     if not chosen.any() or chosen.all():
         raise ConfigError(f"--val-fraction {fraction} of {len(labels)} examples leaves {'no' if chosen.all() else 'all'} training examples")

@@ -78,9 +78,11 @@ class Within:
     def human(self, column: str) -> np.ndarray:
         return self.outside.human(column)[self.places]
 
-    def imported(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray]:
-        recorded, clean = self.outside.imported(path, sha256)
-        return recorded[self.places], clean[self.places]
+    def imported(self, path: str, sha256: str | None) -> Labelling:
+        found = self.outside.imported(path, sha256)
+        left_out = None if found.left_out is None else found.left_out[self.places]
+        clean = None if found.clean is None else found.clean[self.places]
+        return replace(found, labels=found.labels[self.places], clean=clean, dropped=left_out, left_out=left_out)
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         return self.outside.other(dataset)

@@ -55,7 +55,8 @@ def pt(content):
 def read(folder, name, content, shape=SHAPE, column="", sha256=None):
     path = folder / name
     path.write_bytes(content)
-    return read_annotations(f"{path}{column}", shape, sha256)
+    found = read_annotations(f"{path}{column}", shape, sha256)
+    return found.labels, found.clean
 
 
 # One meaning
@@ -80,7 +81,7 @@ PLAIN = {
     "float32": ("l.npy", npy(LABELS.astype(np.float32)), ""),
     "words": ("l.npy", npy(np.array(NAMES)), ""),
     "words as objects": ("l.npy", npy(np.array(NAMES, object)), ""),
-    "a dict in an npy": ("l.npy", npy({"label": LABELS, "other": LABELS[::-1]}), ""),
+    "a dict in an npy": ("l.npy", npy({"label": LABELS, "classes": list(CLASSES)}), ""),
     "a tensor": ("l.pt", pt(torch.from_numpy(LABELS)), ""),
     "a tensor of bytes": ("l.pth", pt(torch.from_numpy(LABELS).to(torch.uint8)), ""),
     "an ndarray": ("l.pt", pt(LABELS), ""),
@@ -102,7 +103,6 @@ def test_every_way_of_writing_labels_means_the_same(name, content, column, tmp_p
 WITH_CLEAN = {
     "in order": ("l.csv", csv("label,clean_label", LABELS, CLEAN_NAMES)),
     "shuffled": ("l.csv", csv("index,label,clean_label", KEYS, NAMES, CLEAN_NAMES, order=BACKWARDS)),
-    "without names": ("l.csv", csv("", KEYS, LABELS, CLEAN_NAMES, order=BACKWARDS)),
     "-1 where unknown": ("l.csv", csv("i,y,true", KEYS, LABELS, CLEAN)),
     "-1 in an array": ("l.npy", npy({"label": LABELS, "clean_label": CLEAN})),
     "NaN in an array": ("l.npy", npy({"label": LABELS, "clean": np.where(CLEAN < 0, np.nan, CLEAN)})),
@@ -296,7 +296,7 @@ REFUSED = {
     "too few": ("l.csv", csv("label", SHORT, order=range(7)), "it has 7 labels, the data have 8 examples"),
     "too many": ("l.npy", npy(LONG), "it has 9 labels, the data have 8 examples"),
     "too few lines": ("l.txt", b"0\n1\n", "it has 2 labels"),
-    "no rows": ("l.csv", b"index,label\n", "it has 0 labels|is empty"),
+    "no rows": ("l.csv", b"index,label\n", "it has no rows"),
     "an empty file": ("l.csv", b"", "it is empty"),
     "an empty file of lines": ("l.txt", b"", "it has 0 labels|is empty"),
     "an empty npy": ("l.npy", b"", "is refused: it is damaged"),
@@ -308,7 +308,7 @@ REFUSED = {
     "an index that is empty": ("l.csv", csv("index,label", changed(KEYS, 3, ""), LABELS), "row 3 has the index ''"),
     "an index of odd digits": ("l.csv", csv("index,label", changed(KEYS, 3, "³"), LABELS), "row 3 has the index '³'"),
     "an endless index": ("l.csv", csv("index,label", changed(KEYS, 3, "1" * 5000), LABELS), "row 3 has the index '111"),
-    "no index and no names": ("l.csv", csv("", changed(KEYS, 3, "9"), LABELS), "its columns have no names and the first is no index"),
+    "no index and no names": ("l.csv", csv("", changed(KEYS, 3, "9"), LABELS), "row 3 has the index '9', which no training"),
     "a class out of range": ("l.csv", csv("label", changed(LABELS, 3, 4)), "label of row 3 is wrong: '4' is no class: classes are cat"),
     "a negative class": ("l.npy", npy(np.array(changed(LABELS, 3, -1))), "label of row 3 is wrong: '-1' is no class"),
     "an unknown name": ("l.csv", csv("label", changed(NAMES, 3, "cow")), "label of row 3 is wrong: 'cow' is no class"),
@@ -325,8 +325,13 @@ REFUSED = {
     "a first line without a label": ("l.txt", b"0\n1 dog\n2 dog\n3 cat\n", "line 0 has no label"),
     "a column twice": ("l.csv", b"label,label\n0,1\n", "a column's name stands twice"),
     "no column of labels": ("l.csv", b"index,truth\n0,1\n", "it has no column 'label'; it has index, truth: name one as FILE:COLUMN"),
-    "four columns without names": ("l.csv", csv("", KEYS, LABELS, CLEAN, LABELS), "its columns have no names"),
-    "no label in a dict": ("l.pt", pt({"foo": LABELS}), "it has no 'label'; it has foo: name one as FILE:COLUMN"),
+    "four columns without names": ("l.csv", csv("", KEYS, LABELS, CLEAN, LABELS), "its 4 columns have no names, and 3 of them could be"),
+    "no label in a dict": (
+        "l.pt",
+        pt({"foo": LABELS + 0.5, "bar": LABELS + 0.5}),
+        "it has no column 'label'; it has foo, bar: name",
+    ),
+    "only true labels in a dict": ("l.pt", pt({"clean_label": LABELS}), "it has no column 'label'; it has clean_label: name one as"),
     "a table": ("l.npy", npy(LABELS.reshape(2, 4)), r"expected one label an example, got shape \(2, 4\)"),
     "one number": ("l.pt", pt(3), "expected one label an example"),
     "nothing at all": ("l.pt", pt(None), "expected one label an example"),
@@ -340,7 +345,7 @@ REFUSED = {
     "a cut pt": ("l.pt", pt(LABELS)[:-50], "is refused: it is damaged"),
     "a header that promises too much": ("l.npy", bomb(), "is refused: it is damaged"),
     "an endless field": ("l.csv", b'"' + b"1" * 200_000, r"l\.csv: field larger"),
-    "another suffix": ("l.xlsx", b"", "labels are a .csv, .txt, .npy or .pt"),
+    "another suffix": ("l.xlsx", b"", "labels are a .csv, .tsv, .txt, .json, .npy, .npz, .pt, .pth"),
 }
 
 
@@ -354,8 +359,7 @@ def test_labels_that_do_not_fit_are_refused_in_one_line_that_names_the_file(name
 PATHS = {
     "a path twice": (csv("path,label", changed(IDS, 3, IDS[2]), LABELS), rf"{IDS[2]}' has more than one row"),
     "a path that is not there": (csv("path,label", changed(IDS, 3, "train/cow/3.png"), LABELS), "row 3 has the path 'train/cow/3.png'"),
-    "a path left out": (csv("path,label", IDS, LABELS, order=range(7)), "it has 7 labels, the data have 8 examples"),
-    "paths of another set": (csv("", [f"other/{i}" for i in IDS], LABELS), "row 0 has the path 'other/train/dog/0.png'"),
+    "paths of another set": (csv("path,label", [f"other/cow/{i}.jpg" for i in KEYS], LABELS), "row 0 has the path 'other/cow/0.jpg'"),
 }
 
 
@@ -376,8 +380,8 @@ def test_paths_for_data_without_paths_are_refused(content, tmp_path):
     ("name", "content", "said"),
     [
         ("l.csv", csv("index,label", KEYS, LABELS), "it has no column 'foo'"),
-        ("l.csv", csv("", LABELS), "it has no column 'foo'"),
-        ("l.pt", pt({"label": LABELS}), "it has no 'foo'; it has label"),
+        ("l.csv", csv("", LABELS), "its labels have no names: leave :foo out"),
+        ("l.pt", pt({"label": LABELS}), "it has no column 'foo'; it has label"),
         ("l.npy", npy(LABELS), "its labels have no names: leave :foo out"),
         ("l.txt", b"0\n" * 8, "its labels have no names: leave :foo out"),
     ],

@@ -1,6 +1,6 @@
 """Which images and labels exist, how they are had, and how they are checked. Knows no noise."""
 
-from .annotations import Shape, read_annotations, split_column
+from .annotations import Annotations, LabelTable, Shape, read_annotations, read_label_table, split_column
 from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
 from .checking import check_arrays, check_files
@@ -25,9 +25,11 @@ from .streams import split_reader
 __all__ = [
     "DATASETS",
     "HUMAN",
+    "Annotations",
     "Dataset",
     "ImageArray",
     "Images",
+    "LabelTable",
     "Labels",
     "Pictures",
     "Shape",
@@ -44,6 +46,7 @@ __all__ = [
     "read_annotations",
     "read_human",
     "read_images",
+    "read_label_table",
     "read_labels",
     "read_review",
     "silent",

@@ -1,47 +1,101 @@
-"""Anyone's own labels for a data set: a .csv, .txt, .npy or .pt, by index or by path, with clean labels or without."""
+"""Label files: a table in any common format -> given labels (N,), matched to the examples by key, else by row order."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arrays import npz_arrays
+from ..bounded import LARGEST, parse_json
 from ..classes import NoClass, class_numbers
 from ..errors import DataError
 from ..storing import read_checked
 from .pickled import read_object_npy, read_pt
 
-ROOM, WIDEST = 1 << 24, 4096  # bytes that any file of labels may have, and an example's row: two paths fit
+ROOM, WIDEST = 1 << 24, 4096  # bytes that any label file may have, and an example's row: two paths
 _LONGEST = 256  # letters of a label, or of the longest class
+_MOST_ROWS = 1 << 16  # rows of images that are no training examples
 MOST_COLUMNS = 1000
-_INDEX = ("index", "idx", "i")
-_PATH = ("path", "file", "filename", "image", "id")
-_RECORDED = ("label", "recorded_label", "recorded", "noisy_label", "noise_label", "given_label", "target", "class", "y")
-_CLEAN = ("clean_label", "clean", "true_label", "true", "ground_truth", "gt")
+_SHOWN = 12  # columns or classes that a sentence names
+_MARKS = ",;\t"
+
+# Columns are recognised by the words of their names: `label_noisy` is a label, `image_id` a key.
+_LABEL = set("label labels target targets class classes category recorded noisy given y".split())  # noqa: SIM905
+_CLEAN = set("clean true truth gt gold".split())  # noqa: SIM905
+_CLEAN_NAMES = ("clean_label", "clean", "true_label", "true", "ground_truth", "gt")
+_INDEX = set("index idx i".split())  # noqa: SIM905
+_PATH = set("path file filename filepath".split())  # noqa: SIM905
+_KEY = _INDEX | _PATH | set("id image img name key unnamed".split())  # noqa: SIM905
+_SPLIT = {"split", "subset", "partition", "phase", "set"}
+_FLAG = {"is_valid", "is_val", "is_validation", "is_test", "valid", "validation", "val", "test"}
+_TRAIN = {"train", "training", "false", "0", "0.0", "no"}
+_OTHER = {"val", "valid", "validation", "dev", "test", "testing", "dropped", "true", "1", "1.0", "yes"}
+
+TEST, NONE = -2, -1  # in the place of a training example: a test image, or nothing
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the labels must fit: how many examples, their classes, their paths where they are files."""
+    """The examples that labels are for: their number and classes; `ids`, their paths where they are
+    files, and `test_ids`, those of the test images."""
 
     n: int
     classes: tuple[str, ...]
-    ids: tuple[str, ...] = ()
+    ids: Sequence[str] = ()
+    test_ids: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """As read: one value an example, still as written; `keys` name the examples where they do not come in order."""
+class Annotations:
+    """Given labels (N,), -1 where `left_out` (N,) says that the file has none; true labels (N,), -1
+    where unknown, or None. notes: sentences on how the file was read."""
 
-    recorded: Sequence[Any]
-    clean: Sequence[Any] | None = None
-    keys: Sequence[str] | None = None
-    by_path: bool = False
+    labels: np.ndarray
+    clean: np.ndarray | None
+    left_out: np.ndarray | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The columns of a label file by name, each with one cell per row, as written.
+
+    label, clean, split: the names of the columns of given labels, of true labels, and of the one that
+    marks rows which are not for training. notes: sentences on what was not used.
+    """
+
+    columns: dict[str, Sequence[Any]]
+    label: str
+    clean: str | None = None
+    split: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> Sequence[Any]:
+        return self.columns[self.label]
+
+    @property
+    def keys(self) -> dict[str, list[str]]:
+        """Every other column: each may name the examples."""
+        others = (name for name in self.columns if name not in (self.label, self.clean, self.split))
+        return {name: [str(cell).strip() for cell in _as_list(self.columns[name])] for name in others}
+
+    @property
+    def for_training(self) -> np.ndarray:
+        """Rows (m,) that the split column does not exclude."""
+        if self.split is None:
+            return np.ones(len(self.labels), bool)
+        return np.array([_word(cell) in _TRAIN for cell in _as_list(self.columns[self.split])], bool)
 
 
 def split_column(text: str) -> tuple[Path, str | None]:
@@ -50,47 +104,548 @@ def split_column(text: str) -> tuple[Path, str | None]:
     return (Path(name), column) if colon and not Path(text).exists() and Path(name).suffix else (Path(text), None)
 
 
-def read_annotations(text: str, shape: Shape, sha256: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Recorded labels (N,) and, where the file has them, clean ones (N,), -1 where empty. Raises DataError."""
-    path, column = split_column(text)
-    if path.suffix not in _READERS:
-        raise DataError(f"{path}: labels are a .csv, .txt, .npy or .pt")
-    raw = read_checked(path, sha256, ROOM + shape.n * WIDEST)
+def read_label_table(
+    path: Path, column: str | None = None, *, classes: Sequence[str] = (), n: int | None = None, sha256: str | None = None
+) -> LabelTable:
+    """The columns of a label file, and which of them are labels. Raises DataError.
+
+    column: the column of given labels. classes: their names, which decide between columns whose names
+    do not; n: the number of examples, which bounds the file's size.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise DataError(f"{path}: labels are a {', '.join(_READERS)}")
+    raw = read_checked(path, sha256, LARGEST if n is None else ROOM + n * WIDEST)
     try:
-        columns = _READERS[path.suffix](raw, path, column, shape)
-        return _arranged(columns, shape)
+        content = _READERS[suffix](raw, path, _Expected(n, classes, column))
+        return _recognised(content, column, classes)
     except DataError:
         raise
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8: save it as CSV UTF-8") from None
     except (ValueError, TypeError, EOFError, csv.Error) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _arranged(columns: _Columns, shape: Shape) -> tuple[np.ndarray, np.ndarray | None]:
-    recorded = _numbers(columns.recorded, shape.classes, "label", may_be_empty=False)
-    clean = None if columns.clean is None else _numbers(columns.clean, shape.classes, "clean label", may_be_empty=True)
-    for labels, what in ((recorded, "labels"), (clean, "clean labels")):
-        if labels is not None and len(labels) != shape.n:
-            raise ValueError(f"it has {len(labels)} {what}, the data have {shape.n} examples")
-    if columns.keys is None:
-        return recorded, clean
-    place = _places(columns, shape)
-    order = np.empty(shape.n, np.int64)
-    order[place] = np.arange(shape.n)
-    return recorded[order], None if clean is None else clean[order]
+def read_annotations(text: str, shape: Shape, sha256: str | None = None) -> Annotations:
+    """The labels of a FILE or FILE:COLUMN for these examples. Raises DataError."""
+    path, column = split_column(text)
+    table = read_label_table(path, column, classes=shape.classes, n=shape.n, sha256=sha256)
+    try:
+        return _arranged(table, shape)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _numbers(values: Sequence[Any], classes: tuple[str, ...], what: str, *, may_be_empty: bool) -> np.ndarray:
-    """Classes by name or number -> numbers (N,), -1 for an empty one. Raises ValueError, naming the row."""
+# From a file to columns
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What is known of a file before it is read: the number of examples, the classes, the column."""
+
+    n: int | None
+    classes: Sequence[str]
+    column: str | None
+
+    @property
+    def most_rows(self) -> int | None:
+        return None if self.n is None else 2 * self.n + _MOST_ROWS
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Columns as read; `named`: whether their names are the file's own."""
+
+    columns: dict[str, Sequence[Any]]
+    named: bool = True
+    notes: tuple[str, ...] = ()
+
+
+def decode(raw: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 where it begins with its mark. Raises UnicodeDecodeError."""
+    utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return raw.decode("utf-16" if utf_16 else "utf-8-sig")
+
+
+def sniff(lines: Sequence[str]) -> str:
+    """The delimiter of a table's first lines: a comma, semicolon or tab that makes rows of one width."""
+
+    def width(mark: str) -> int:
+        widths = {len(row) for row in csv.reader(lines, delimiter=mark) if row}
+        return widths.pop() if len(widths) == 1 else 1
+
+    return max(_MARKS, key=lambda mark: (width(mark) > 1, mark in lines[0], width(mark))) if lines else ","
+
+
+def _from_csv(raw: bytes, path: Path, expected: _Expected) -> _Content:
+    lines = io.StringIO(decode(raw), newline="").readlines()
+    comments = sum(line.startswith("#") for line in lines)
+    notes = (f"{_count(comments, 'line')} beginning with # passed over",) if comments else ()
+    lines = [line for line in lines if not line.startswith("#")]
+    mark = "\t" if path.suffix.lower() == ".tsv" else sniff(lines[:20])
+    return _named(_even(csv.reader(lines, delimiter=mark), expected.most_rows), expected, notes)
+
+
+def _named(rows: list[list[str]], expected: _Expected, notes: tuple[str, ...] = ()) -> _Content:
+    """Rows as columns, named by the first row where that holds names and no class or number."""
+    head = [name.strip() for name in rows[0]]
+    is_head = any(map(_is_name, head)) and not any(_is_cell(name, expected.classes) for name in head)
+    is_head |= expected.column is not None and expected.column.lower() in map(str.lower, head)
+    if is_head and len(set(map(str.lower, head))) < len(head):
+        raise ValueError("a column's name stands twice in its first line")
+    names = head if is_head else [f"column {at + 1}" for at in range(len(head))]
+    body = rows[1:] if is_head else rows
+    columns = list(zip(*body, strict=True)) or [()] * len(names)
+    return _Content(dict(zip(names, columns, strict=True)), is_head, notes)
+
+
+def _is_name(cell: str) -> bool:
+    """Whether every word of a cell is one that columns are named by: `image_id`, not `image_0001`."""
+    return bool(_words(cell)) and not re.search(r"[\d./\\]", cell) and _words(cell) <= _LABEL | _CLEAN | _KEY
+
+
+def _is_cell(cell: str, classes: Sequence[str]) -> bool:
+    return cell in classes or bool(re.fullmatch(r"-?\d+(\.\d+)?", cell))
+
+
+def _even(lines: Iterator[list[str]], most: int | None) -> list[list[str]]:
+    """The rows of a table, empty ones left out. Raises ValueError for none, too many, or rows of different widths."""
+    rows: list[list[str]] = []
+    for row in filter(any, lines):
+        rows.append(row)
+        if len(row) != len(rows[0]):
+            raise ValueError(f"row {len(rows) - 1} has {len(row)} fields, the first has {len(rows[0])}")
+        if len(row) > MOST_COLUMNS:
+            raise ValueError(f"it has {len(row)} columns, and may have {MOST_COLUMNS}")
+        if most is not None and len(rows) > most:
+            raise ValueError(f"it has more than {most} rows, too many for these data")
+    if not rows:
+        raise ValueError("it is empty")
+    return rows
+
+
+def _from_txt(raw: bytes, path: Path, expected: _Expected) -> _Content:
+    """A label a line; or a key and a label, separated by blanks or as in a CSV."""
+    lines = [line for line in map(str.strip, decode(raw).splitlines()) if line]
+    if set(lines) <= set(expected.classes) or not any(re.search(r"[\s,;]", line) for line in lines):
+        rows = [[line] for line in lines if not line.startswith("#")]
+        return _named(_even(iter(rows), expected.most_rows), expected)
+    if any(mark in line for mark in _MARKS for line in lines[:1]):
+        return _from_csv(raw, path, expected)
+    pairs = [line.rsplit(maxsplit=1) for line in lines if not line.startswith("#")]
+    if (short := next((at for at, pair in enumerate(pairs) if len(pair) < 2), None)) is not None:
+        raise ValueError(f"line {short} has no label")
+    return _named(_even(iter(pairs), expected.most_rows), expected)
+
+
+def _from_npy(raw: bytes, path: Path, expected: _Expected) -> _Content:
+    return _from_object(read_object_npy(raw, path))
+
+
+def _from_npz(raw: bytes, path: Path, expected: _Expected) -> _Content:
+    arrays = npz_arrays(io.BytesIO(raw))
+    return _from_object(next(iter(arrays.values())) if len(arrays) == 1 else arrays)
+
+
+def _from_pt(raw: bytes, path: Path, expected: _Expected) -> _Content:
+    return _from_object(read_pt(raw, path))
+
+
+def _from_json(raw: bytes, path: Path, expected: _Expected) -> _Content:
+    """A list of labels, of rows or of records; or a mapping from keys to labels, or from names to columns."""
+    content = parse_json(raw)
+    if isinstance(content, dict) and content and all(not isinstance(value, dict | list) for value in content.values()):
+        return _Content({"key": list(content), "label": list(content.values())})
+    if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):  # as pandas writes one
+        keys = list(next(iter(content.values())))
+        if any(list(column) != keys for column in content.values()):
+            raise ValueError("its columns have different keys")
+        return _Content({"": keys, **{name: list(column.values()) for name, column in content.items()}})
+    if isinstance(content, list) and content and all(isinstance(row, dict) for row in content):
+        if any(row.keys() != content[0].keys() for row in content):
+            raise ValueError("its records have different names")
+        return _Content({name: [row[name] for row in content] for name in content[0]})
+    if isinstance(content, list) and content and all(isinstance(row, list) for row in content):
+        return _named(_even(iter([[str(cell) for cell in row] for row in content]), expected.most_rows), expected)
+    return _from_object(content)
+
+
+def _from_object(content: Any) -> _Content:
+    return _Content(content) if isinstance(content, dict) else _Content({"labels": content}, named=False)
+
+
+_READERS: dict[str, Callable[[bytes, Path, _Expected], _Content]] = {
+    ".csv": _from_csv,
+    ".tsv": _from_csv,
+    ".txt": _from_txt,
+    ".json": _from_json,
+    ".npy": _from_npy,
+    ".npz": _from_npz,
+    ".pt": _from_pt,
+    ".pth": _from_pt,
+}
+
+
+# Which columns are labels
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall("[a-z]+", name.lower())) or ({"unnamed"} if not name else set())
+
+
+def _recognised(content: _Content, column: str | None, classes: Sequence[str]) -> LabelTable:
+    """Which column holds given labels, which true ones. Raises ValueError where that is not clear."""
+    columns, odd = _of_one_length(content.columns, column)
+    if not len(next(iter(columns.values()))):
+        raise ValueError("it has no rows")
+    names, notes = list(columns), list(content.notes)
+    if column is not None and not content.named:
+        raise ValueError(f"its labels have no names: leave :{column} out")
+    label = next((name for name in names if column is not None and name.lower() == column.lower()), None)
+    if column is not None and label is None:
+        raise ValueError(f"it has no column {column!r}; it has {_listed(names)}")
+    clean = _clean_column([name for name in names if name != label])
+    split = next((name for name in names if name not in (label, clean) and _is_split(name, columns[name])), None)
+    if label is None:
+        others = [name for name in names if name not in (clean, split)]
+        label = _label_column(columns, others, classes, named=content.named)
+    if odd:
+        notes.append(f"not used, since of another length: {_listed(odd)}")
+    return LabelTable(columns, label, clean, split, tuple(notes))
+
+
+def _of_one_length(columns: dict[str, Any], column: str | None) -> tuple[dict[str, Sequence[Any]], list[str]]:
+    """The columns that have as many cells as the labels, and the names of the others."""
+    flat = {str(name): _flat(values) for name, values in columns.items()}
+    if len(flat) == 1:
+        (values,) = flat.values()
+        if np.ndim(values) != 1:
+            raise ValueError(f"expected one label an example, got shape {np.shape(values)}")
+        return flat, []
+    lengths = {name: len(values) for name, values in flat.items() if np.ndim(values) == 1}
+    first = next((name for name in lengths if column is not None and name.lower() == column.lower()), None)
+    first = first or next((name for name in lengths if _words(name) & _LABEL), None) or next(iter(lengths), None)
+    if first is None:
+        raise ValueError(f"it has no column of labels; it has {_listed(list(flat))}")
+    clean = _clean_column([name for name in lengths if name != first])
+    if clean is not None and lengths[clean] != lengths[first]:
+        raise ValueError(f"it has {lengths[clean]} clean labels and {lengths[first]} labels")
+    kept = {name: flat[name] for name in lengths if lengths[name] == lengths[first]}
+    return kept, [name for name in flat if name not in kept]
+
+
+def _flat(values: Any) -> Any:
+    array = values if isinstance(values, list | tuple) else np.asarray(values)
+    return array[:, 0] if isinstance(array, np.ndarray) and array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _clean_column(names: Sequence[str]) -> str | None:
+    """The column of true labels, by its name."""
+    exact = [name for name in names if name.lower() in _CLEAN_NAMES]
+    near = [name for name in names if _words(name) & _CLEAN and not _words(name) & _KEY]
+    found = exact if exact else near
+    return found[0] if len(found) == 1 else None
+
+
+def _label_column(columns: dict[str, Sequence[Any]], names: list[str], classes: Sequence[str], *, named: bool) -> str:
+    """The one column that could be the label: by its name, or since most of its cells are classes."""
+    if len(columns) == 1 and names:
+        return names[0]
+    by_name = [name for name in names if _words(name) & _LABEL] if named else []
+    by_cells = [name for name in names if classes and _holds_classes(columns[name], classes)]
+    found = [name for name in names if name in by_cells and (name in by_name or not (named and _words(name) & _KEY))]
+    found = found or by_name or ([] if named or classes else names[-1:])
+    if len(found) > 1 and classes and _mean_the_same([columns[name] for name in found], classes):
+        found = found[:1]
+    if not named and len(found) != 1:
+        raise ValueError(
+            f"its {len(columns)} columns have no names, and {len(found)} of them could be the label: "
+            "add a first line such as index,label,clean_label"
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{len(found)} of its columns could be the label, {_listed(found)}: name one as FILE:COLUMN; "
+            "a column of true labels is called clean_label"
+        )
+    if not found:
+        raise ValueError(f"it has no column 'label'; it has {_listed(list(columns))}: name one as FILE:COLUMN")
+    return found[0]
+
+
+def _holds_classes(cells: Sequence[Any], classes: Sequence[str]) -> bool:
+    """Whether most cells are classes, by name or number."""
+    K = range(len(classes))
+    known = {*(name.strip() for name in classes), *map(str, K), *(f"{k}.0" for k in K)}
+    return 2 * sum(str(cell).strip() in known for cell in _as_list(cells)) > len(cells)
+
+
+def _mean_the_same(columns: Sequence[Sequence[Any]], classes: Sequence[str]) -> bool:
+    try:
+        first, *others = (_numbers(cells, tuple(classes), "label", may_be_empty=True) for cells in columns)
+    except ValueError:
+        return False
+    return all(np.array_equal(first, other) for other in others)
+
+
+def _is_split(name: str, cells: Sequence[Any]) -> bool:
+    """Whether a column says which rows are for training."""
+    return name.lower() in _SPLIT | _FLAG and {_word(cell) for cell in _as_list(cells)} <= _TRAIN | _OTHER
+
+
+def _word(cell: Any) -> str:
+    return str(cell).strip().lower()
+
+
+def _as_list(cells: Sequence[Any]) -> list[Any]:
+    return cells.tolist() if isinstance(cells, np.ndarray) else list(cells)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(name or repr(name) for name in names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+# Which example each row is
+
+
+@dataclass(frozen=True)
+class Match:
+    """One reading of a column as keys: `how`, and the training example of each row (m,), TEST or NONE."""
+
+    how: str
+    examples: np.ndarray
+
+    @property
+    def number(self) -> int:
+        """How many rows are an image's."""
+        return int((self.examples != NONE).sum())
+
+    def complete(self, needed: np.ndarray) -> bool:
+        """Whether every row that is needed (m,) is an image's, and no training example has two rows."""
+        own = self.examples[self.examples >= 0]
+        return bool(len(own)) and not (self.examples[needed] == NONE).any() and len(np.unique(own)) == len(own)
+
+
+def match_keys(keys: Sequence[str], shape: Shape, needed: np.ndarray, name: str = "") -> list[Match]:
+    """Every complete reading of keys as indices or paths; else the one that matches most rows."""
+    words = _words(name)
+    found = [] if words & _PATH else [_by_index(keys, shape)]
+    if shape.ids and not words & _INDEX:
+        found += _by_path(keys, shape, needed)
+    whole = [match for match in found if match.complete(needed)]
+    return whole or sorted(found, key=lambda match: -match.number)[:1]
+
+
+def _by_index(keys: Sequence[str], shape: Shape) -> Match:
+    number = {str(at): at for at in range(shape.n)}
+    return Match("index", np.array([number.get(key.removesuffix(".0"), NONE) for key in keys], np.int64))
+
+
+def _by_path(keys: Sequence[str], shape: Shape, needed: np.ndarray) -> list[Match]:
+    """Paths, whole or less their first folder, file names, each with suffix or without; behind folders
+    that all keys share. Ends at the first complete one."""
+    found = []
+    keys = [key.replace("\\", "/").removeprefix("./") for key in keys]
+    views = [(how, _numbered(shape, view)) for how, view in _VIEWS]
+    for prefix, rest in _behind_prefixes(keys):
+        sample = rest[:: max(1, len(rest) // _SAMPLE)]
+        for how, number in views:
+            if any(key in number for key in sample):
+                said = how + (f" behind {prefix}" if prefix else "")
+                match = Match(said, np.array([number.get(key, NONE) for key in rest], np.int64))
+                found.append(match)
+                if match.complete(needed):
+                    return [match]
+    return found
+
+
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+_SAMPLE = 64  # keys that are looked up before all are
+_VIEWS: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("path", lambda path: path),
+    ("path below its first folder", lambda path: path.partition("/")[2]),
+    ("file name", lambda path: path.rpartition("/")[2]),
+    ("path without suffix", _stem),
+    ("path below its first folder, without suffix", lambda path: _stem(path).partition("/")[2]),
+    ("file name without suffix", lambda path: _stem(path).rpartition("/")[2]),
+)
+
+
+def _numbered(shape: Shape, view: Callable[[str], str]) -> dict[str, int]:
+    """The example of each name, none of a name that two training examples share."""
+    number = dict.fromkeys(map(view, shape.test_ids), TEST)
+    names = [view(path) for path in shape.ids]
+    number |= {name: at for at, name in enumerate(names)}
+    if len(set(names)) < len(names):
+        for name, count in Counter(names).items():
+            if count > 1:
+                del number[name]
+    number.pop("", None)
+    return number
+
+
+def _behind_prefixes(keys: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The keys, then what is behind the folders that all of them share, one folder after the other."""
+    yield "", keys
+    first, last = min(keys), max(keys)
+    same = takewhile(lambda at: first[at] == last[at], range(min(len(first), len(last))))
+    for end in [at + 1 for at in same if first[at] == "/"][:_DEEPEST]:
+        yield first[:end], [key[end:] for key in keys]
+
+
+_DEEPEST = 32  # folders that keys share
+
+
+def _arranged(table: LabelTable, shape: Shape) -> Annotations:
+    """The rows in the order of the examples. Raises ValueError."""
+    for_training = table.for_training
+    key = _find_key(table, shape, for_training)
+    if key is None and len(table.labels) != shape.n:
+        raise ValueError(f"it has {len(table.labels)} labels, the data have {shape.n} examples, and no column names the examples")
+    name, match = key or ("", Match("row order", np.arange(shape.n)))
+    rows = np.flatnonzero(for_training & (match.examples >= 0))
+    if not len(rows):
+        raise ValueError("none of its rows is for a training example")
+    labels = np.full(shape.n, -1, np.int64)
+    labels[match.examples[rows]] = _numbers(_at(table.labels, rows), shape.classes, "label", rows=rows)
+    clean = None
+    if table.clean is not None:
+        clean = np.full(shape.n, -1, np.int64)
+        clean[match.examples[rows]] = _numbers(
+            _at(table.columns[table.clean], rows), shape.classes, "clean label", may_be_empty=True, rows=rows
+        )
+    left_out = labels < 0
+    notes = [_read_as(table, name, match), *table.notes, *_passed_over(table, name, match, for_training), *_missing(labels, shape)]
+    return Annotations(labels, clean, left_out if left_out.any() else None, tuple(notes))
+
+
+def _at(cells: Sequence[Any], rows: np.ndarray) -> Sequence[Any]:
+    return cells[rows] if isinstance(cells, np.ndarray) else [cells[row] for row in rows.tolist()]
+
+
+def _read_as(table: LabelTable, key: str, match: Match) -> str:
+    """Which column is the label, which the key."""
+    parts = [f"labels from {table.label!r}" if len(table.columns) > 1 else "labels"]
+    if table.clean is not None:
+        parts.append(f"true labels from {table.clean!r}")
+    by = f"examples by {key!r} ({match.how})" if match.how != "row order" else "by row order"
+    return ", ".join([*parts, by])
+
+
+def _passed_over(table: LabelTable, key: str, match: Match, for_training: np.ndarray) -> Iterator[str]:
+    """Columns and rows that are not used."""
+    if unused := [name for name in table.keys if name != key]:
+        yield f"not used: {_listed(unused)}"
+    test = match.examples == TEST
+    if test.any():
+        yield f"{_count(int(test.sum()), 'row')} of test images passed over"
+    if marked := int((~for_training & ~test).sum()):
+        yield f"{_count(marked, 'row')} passed over that {table.split!r} marks as not for training"
+
+
+def _missing(labels: np.ndarray, shape: Shape) -> Iterator[str]:
+    """Examples without a label, classes without an example."""
+    if count := int((labels < 0).sum()):
+        yield f"{count} of {shape.n} training images have no row and are left out of training"
+    counts = np.bincount(labels[labels >= 0], minlength=len(shape.classes))
+    if not counts.all():
+        yield f"no example is labelled {_listed([shape.classes[k] for k in np.flatnonzero(counts == 0)])}"
+
+
+def _find_key(table: LabelTable, shape: Shape, needed: np.ndarray) -> tuple[str, Match] | None:
+    """The column that names the examples, whatever it is called; None where the rows come in their order.
+
+    Raises ValueError where two columns or readings disagree, or where a column could be a key and does
+    not name an example in each row that is needed (m,).
+    """
+    keys = table.keys
+    found = [(name, match) for name, cells in keys.items() for match in match_keys(cells, shape, needed, name)]
+    whole = [(name, match) for name, match in found if match.complete(needed) and _is_sure(name, keys[name], match, shape)]
+    if any(match.how != "index" for _, match in whole):
+        whole = [(name, match) for name, match in whole if match.how != "index" or not _counts_rows(keys[name])]
+    for name, match in whole[1:]:
+        if not np.array_equal(match.examples, whole[0][1].examples):
+            if name == whole[0][0]:
+                raise ValueError(f"its column {name!r} could hold indices or file names: call it index or file")
+            raise ValueError(f"its columns {whole[0][0]!r} and {name!r} name different examples: leave one of them out")
+    if whole:
+        return whole[0]
+    if unknown := [name for name in keys if not _explained(name, keys[name], shape)]:
+        raise ValueError(_why_no_key(unknown, keys, dict(found), shape, needed))
+    return None
+
+
+def _counts_rows(cells: Sequence[str]) -> bool:
+    """Whether a column only numbers the rows from 0 or 1 on, as a table's own index does."""
+    return list(cells[:1]) in (["0"], ["1"]) and all(cell == str(at) for at, cell in enumerate(cells, int(cells[0])))
+
+
+def _is_sure(name: str, cells: Sequence[str], match: Match, shape: Shape) -> bool:
+    """Whether a column is a key where its name does not say so: a table's row numbers are none, and numbers
+    are indices where they are a table's shuffled index, or each index stands there once."""
+    words = _words(name)
+    if words & (_INDEX | _PATH | {"id", "key"}):
+        return True
+    if _counts_rows(cells):
+        return False
+    return match.how != "index" or "unnamed" in words or len(cells) == shape.n
+
+
+def _explained(name: str, cells: Sequence[str], shape: Shape) -> bool:
+    """Whether a column that is no key says nothing of the order of the rows: other labels, or the rows' numbers."""
+    words = _words(name)
+    if not words & _KEY and (words & _LABEL or _holds_classes(cells, shape.classes)):
+        return True
+    return _counts_rows(cells) and len(cells) == shape.n
+
+
+def _why_no_key(names: list[str], keys: dict[str, list[str]], found: dict[str, Match], shape: Shape, needed: np.ndarray) -> str:
+    """What is wrong with the column that comes nearest to a key, and what to do."""
+    name = max(names, key=lambda name: (found[name].number if name in found else 0, bool(_words(name) & _KEY)))
+    cells = keys[name]
+    match = found.get(name, Match("path", np.full(len(cells), NONE)))
+    if not match.number and not (_words(name) & _KEY and shape.ids):
+        said = f"its column {name!r} names" if len(names) == 1 else f"its columns {_listed(names)} name"
+        ways = "indices, paths or file names" if shape.ids else "which have indices and no paths"
+        return f"{said} none of the examples ({ways}), and rows are not taken in their order: leave it out, or add a column index"
+    what = name if name and not name.startswith("column ") else "index" if match.how == "index" else "key"
+    if (strange := needed & (match.examples == NONE)).any():
+        row = int(strange.argmax())
+        return (
+            f"row {row} has the {what} {cells[row]!r}, which no training example has ({match.number} of {len(cells)} rows name an example)"
+        )
+    counts = np.bincount(match.examples[match.examples >= 0], minlength=shape.n)
+    if (counts > 1).any():
+        row = int((match.examples == counts.argmax()).argmax())
+        return f"{cells[row]!r} has more than one row in {name!r}"
+    return f"its column {name!r} could be indices of {len(cells)} of the {shape.n} examples: call it index if it is, else leave it out"
+
+
+# Labels
+
+
+def _numbers(
+    values: Sequence[Any], classes: tuple[str, ...], what: str, *, may_be_empty: bool = False, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Classes by name or number -> numbers (m,), -1 for an empty one. Raises ValueError, naming the row."""
     longest = max(_LONGEST, *map(len, classes))
     if isinstance(values, list | tuple) and (long := next((word for word in values if isinstance(word, str) and len(word) > longest), "")):
         raise ValueError(f"a {what} has {len(long)} letters: {long[:20]!r}...")
     array = np.asarray(values)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(f"expected one {what} an example, got shape {array.shape}")
+    rows = np.arange(len(array)) if rows is None else rows
     if array.dtype.kind in "iu":
-        return _checked(array.astype(np.int64), classes, what, least=-1 if may_be_empty else 0)
+        bad = (array < (-1 if may_be_empty else 0)) | (array >= len(classes))
+        if bad.any():
+            at = int(bad.argmax())
+            raise _wrong(what, int(rows[at]), str(NoClass(str(array[at]), at, classes)))
+        return array.astype(np.int64)
     kinds, place = np.unique(array.astype(str) if array.dtype.kind != "f" else array, return_inverse=True)
     place, known = place.reshape(-1), np.array([not (may_be_empty and _is_empty(kind)) for kind in kinds.tolist()], bool)
     number = np.full(len(kinds), -1, np.int64)
@@ -98,17 +653,9 @@ def _numbers(values: Sequence[Any], classes: tuple[str, ...], what: str, *, may_
         words = [kind for kind, there in zip(kinds.tolist(), known, strict=True) if there]
         number[known] = class_numbers(words, classes, names_win=isinstance(values, np.ndarray))
     except NoClass as error:
-        raise _wrong(what, int((place == known.nonzero()[0][error.place]).argmax()), str(error)) from None
+        at = int((place == known.nonzero()[0][error.place]).argmax())
+        raise _wrong(what, int(rows[at]), str(error)) from None
     return number[place]
-
-
-def _checked(numbers: np.ndarray, classes: tuple[str, ...], what: str, least: int) -> np.ndarray:
-    """Class numbers as they are, in range."""
-    bad = (numbers < least) | (numbers >= len(classes))
-    if bad.any():
-        row = int(bad.argmax())
-        raise _wrong(what, row, str(NoClass(str(numbers[row]), row, classes)))
-    return numbers
 
 
 def _wrong(what: str, row: int, reason: str) -> ValueError:
@@ -119,135 +666,11 @@ def _is_empty(value: Any) -> bool:
     return str(value).strip() in ("", "nan", "-1", "-1.0")
 
 
-def _places(columns: _Columns, shape: Shape) -> np.ndarray:
-    """Which example each row is. Raises ValueError for one that is none, or twice there."""
-    keys = columns.keys or []
-    found = find_examples(keys, shape, by_path=columns.by_path)
-    if -1 in found:
-        what = "path" if columns.by_path else "index"
-        raise ValueError(f"row {found.index(-1)} has the {what} {keys[found.index(-1)]!r}, which no training example has")
-    place = np.array(found, np.int64)
-    counts = np.bincount(place, minlength=shape.n)
-    if (counts > 1).any():
-        raise ValueError(f"{keys[found.index(int(counts.argmax()))]!r} has more than one row")
-    return place
-
-
 def find_examples(keys: Sequence[str], shape: Shape, *, by_path: bool) -> list[int]:
-    """The example of each key, a path or an index; -1 for a key that is none's."""
+    """The example of each key, a path or an index; NONE for a key that is none's."""
     if not by_path:
-        number = {str(at): at for at in range(shape.n)}
-        return [number.get(str(key).strip(), -1) for key in keys]
+        return _by_index([str(key).strip() for key in keys], shape).examples.tolist()
     number = {name: at for at, name in enumerate(shape.ids)}
     names = [key.strip().replace("\\", "/").removeprefix("./") for key in keys]
     prefix = "" if names and names[0] in number else "train/"
-    return [number.get(prefix + name, -1) for name in names]
-
-
-def _from_csv(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Columns:
-    lines = (line for line in io.StringIO(raw.decode("utf-8-sig")) if not line.startswith("#"))
-    rows = _even(csv.reader(lines), shape.n)
-    head = [name.strip().lower() for name in rows[0]]
-    known = {*_INDEX, *_PATH, *_RECORDED, *_CLEAN, *([column.lower()] if column else [])}
-    if set(head) & known - set(shape.classes):
-        columns = list(zip(*rows[1:], strict=True)) or [()] * len(head)
-        return _named(head, dict(zip(head, columns, strict=True)), column, shape)
-    if column:
-        raise ValueError(f"it has no column {column!r}")
-    return _unnamed(list(zip(*rows, strict=True)), shape)
-
-
-def _check_rows(count: int, n: int) -> None:
-    """Raises ValueError for more than are worth reading; of a few too many it is said later how many they are."""
-    if count > 2 * n + 2:
-        raise ValueError(f"it has more than {2 * n} rows, the data have {n} examples")
-
-
-def _even(lines: Iterable[list[str]], n: int) -> list[list[str]]:
-    """The rows of a table for n examples, empty ones left out. Raises ValueError for none, too many, or such as are not alike."""
-    rows: list[list[str]] = []
-    for row in filter(None, lines):
-        rows.append(row)
-        if len(row) != len(rows[0]):
-            raise ValueError(f"row {len(rows) - 1} has {len(row)} fields, the first has {len(rows[0])}")
-        if len(row) > MOST_COLUMNS:
-            raise ValueError(f"it has {len(row)} columns, and may have {MOST_COLUMNS}")
-        _check_rows(len(rows), n)
-    if not rows:
-        raise ValueError("it is empty")
-    return rows
-
-
-def _named(head: list[str], table: dict[str, Sequence[str]], column: str | None, shape: Shape) -> _Columns:
-    if len(set(head)) < len(head):
-        raise ValueError("a column's name stands twice in its first line")
-    recorded = _first(table, (column.lower(),) if column else _RECORDED)
-    if recorded is None:
-        raise ValueError(f"it has no column {column or 'label'!r}; it has {', '.join(head)}: name one as FILE:COLUMN")
-    clean = _first(table, _CLEAN)
-    paths = _first(table, _PATH if shape.ids else _PATH[:-1])  # without paths an id is an index
-    if paths is not None and not shape.ids:
-        raise ValueError("it goes by path, but the examples of these data have none: give an index, or labels in order")
-    if paths is not None:
-        return _Columns(recorded, clean, paths, by_path=True)
-    return _Columns(recorded, clean, _first(table, (*_INDEX, "id")))
-
-
-def _first(table: dict[str, Sequence[str]], names: Sequence[str]) -> Sequence[str] | None:
-    return next((table[name] for name in names if name in table), None)
-
-
-def _unnamed(columns: list[Sequence[str]], shape: Shape) -> _Columns:
-    """Without names: labels alone; or a key and labels; or a key, labels and clean labels."""
-    if len(columns) == 1:
-        return _Columns(columns[0])
-    by_index = sorted(columns[0]) == sorted(map(str, range(shape.n)))
-    if len(columns) > 3 or not (by_index or shape.ids):
-        raise ValueError("its columns have no names and the first is no index: add a first line such as index,label,clean_label")
-    return _Columns(columns[1], columns[2] if len(columns) == 3 else None, columns[0], by_path=not by_index)
-
-
-def _from_txt(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Columns:
-    """A label a line, or a path or index and a label."""
-    _no_column(column)
-    lines = [line.strip() for line in raw.decode("utf-8-sig").splitlines() if line.strip() and not line.startswith("#")]
-    _check_rows(len(lines), shape.n)
-    pairs = [line.rsplit(maxsplit=1) for line in lines]
-    if any(len(pair) == 2 for pair in pairs) and not set(lines) <= set(shape.classes):
-        short = next((at for at, pair in enumerate(pairs) if len(pair) < 2), None)
-        if short is not None:
-            raise ValueError(f"line {short} has no label")
-        return _unnamed(list(zip(*pairs, strict=True)), shape)
-    return _Columns(lines)
-
-
-def _from_npy(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Columns:
-    return _from_object(read_object_npy(raw, path), column)
-
-
-def _from_pt(raw: bytes, path: Path, column: str | None, shape: Shape) -> _Columns:
-    return _from_object(read_pt(raw, path), column)
-
-
-def _from_object(content: Any, column: str | None) -> _Columns:
-    if not isinstance(content, dict):
-        _no_column(column)
-        return _Columns(content)
-    recorded = _first(content, (column,) if column else _RECORDED)
-    if recorded is None:
-        raise ValueError(f"it has no {column or 'label'!r}; it has {', '.join(map(str, content))}: name one as FILE:COLUMN")
-    return _Columns(recorded, _first(content, _CLEAN))
-
-
-def _no_column(column: str | None) -> None:
-    if column:
-        raise ValueError(f"its labels have no names: leave :{column} out")
-
-
-_READERS: dict[str, Callable[[bytes, Path, str | None, Shape], _Columns]] = {
-    ".csv": _from_csv,
-    ".txt": _from_txt,
-    ".npy": _from_npy,
-    ".pt": _from_pt,
-    ".pth": _from_pt,
-}
+    return [number.get(prefix + name, NONE) for name in names]

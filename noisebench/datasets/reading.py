@@ -4,7 +4,7 @@ they were published, downloaded where they are not there; or its images left whe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -31,14 +31,15 @@ ImageArray = np.ndarray | Pictures
 @dataclass(frozen=True)
 class Labels:
     """The training labels of a set, (N,) int64, all clean unless the set is one of recorded labels; `ids` name the examples where they
-    are files. clean (N,): of recorded labels those that somebody verified, -1 for the others; fair: whether these are a sample that
-    knows wrong ones as well."""
+    are files, `test_ids` the test images. clean (N,): of recorded labels those that somebody verified, -1 for the others; fair: whether
+    these are a sample that knows wrong ones as well."""
 
     dataset: Dataset
     labels: np.ndarray
     ids: tuple[str, ...] = ()
     clean: np.ndarray | None = None
     fair: bool = True
+    test_ids: Sequence[str] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -112,7 +113,8 @@ def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell
         return Labels(dataset, number[read_labels(parent, data_dir, offline=offline, tell=tell).labels])
     if dataset.reader or dataset.listed:
         listed = _listed(dataset, data_dir)
-        return Labels(dataset, listed.train_labels, listed.ids, listed.clean, listed.whole)
+        test_ids = [f"{dataset.test.name}/{name}" for name in listed.test.names] if dataset.test else listed.test.names
+        return Labels(dataset, listed.train_labels, listed.ids, listed.clean, listed.whole, test_ids)
     packaged = _packaged_labels(dataset.name)
     if packaged is not None:
         return Labels(dataset, packaged)

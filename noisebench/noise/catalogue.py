@@ -49,8 +49,8 @@ class Sources(Protocol):
     def human(self, column: str) -> np.ndarray:
         """A published column of recorded labels (N,)."""
 
-    def imported(self, path: str, sha256: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """Recorded labels (N,) and clean ones (N,), -1 where unknown."""
+    def imported(self, path: str, sha256: str | None) -> Labelling:
+        """The labels of a file, with clean ones (N,), -1 where unknown; what the file does not label is left out."""
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         """Another data set: what a manifest says of it, its name as "source", and how many training images it has."""
@@ -77,7 +77,7 @@ class Labelling:
     """Recorded labels (N,) and what is known of them; `clean` where they come with their own, -1 unknown.
 
     source (N,): the image of another data set, -1 where the example keeps its own. nominal_rate: as its author writes it.
-    dropped (N,): what is not to be trained on.
+    dropped (N,): what is not to be trained on. left_out (N,): what of this is not even held out for validation, since nobody labelled it.
     """
 
     labels: np.ndarray
@@ -87,6 +87,7 @@ class Labelling:
     source: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     dropped: np.ndarray | None = None
+    left_out: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

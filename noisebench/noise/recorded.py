@@ -52,8 +52,7 @@ def imported(examples: Examples, file: str, sha256: str | None = None) -> Labell
     Clean labels are the file's if it has them, else those of a catalogue's data set; otherwise nobody knows them.
     sha256: how the file's checksum must begin; a manifest says it.
     """
-    recorded, clean = examples.sources.imported(file, sha256)
-    return Labelling(recorded, clean=clean)
+    return examples.sources.imported(file, sha256)
 
 
 @register_noise(short="open", overall="rate", paper="Wang et al. 2018")
