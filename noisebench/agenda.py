@@ -14,6 +14,7 @@ from .initial import label_of
 from .labelling import VAL_SPLITS, LabelWish
 from .losses import LOSSES
 from .manifest import short_noise
+from .noise import label_file_of
 from .plan import Run, Wish, checked_seed, plan_run
 from .runfolder import RunFolder, run_folders
 from .strategies import STRATEGIES
@@ -57,7 +58,8 @@ def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Ru
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
         more = ", or give --dataset NAME, FILE.npz or DIR" if missing[0] == "dataset" else ""
         raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix{more}")
-    dataset = workspace.dataset(settings["dataset"], Path(settings["test"]) if settings.get("test") else None)
+    test = Path(settings["test"]) if settings.get("test") else None
+    dataset = workspace.dataset(settings["dataset"], test, label_file_of(settings["noise"]))
     manifest, _ = workspace.make(dataset, labels_of(wanted))
     source = workspace.source_of(manifest)
     init = workspace.initial(settings.get("init"), settings.get("model") or dataset.model)

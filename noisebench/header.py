@@ -22,6 +22,7 @@ _FORM: Form = {
     "images_sha256?": TEXT,
     "path?": TEXT,
     "test_path?": TEXT,
+    "labels_path?": TEXT,
     "source?": TEXT,
     "source_path?": TEXT,
     "convention?": TEXT,

@@ -94,6 +94,11 @@ class Outside:
         absolute, root = path.resolve(), self.root.resolve()
         return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
+    def label_file(self, text: str) -> str:
+        """FILE or FILE:COLUMN as a manifest says it."""
+        path, column = split_column(text)
+        return self.place(path) + (f":{column}" if column else "")
+
     def whereabouts(self, dataset: Dataset) -> str:
         """A foreign set's path as one names it, with how it is streamed; a hub's table by its name."""
         assert dataset.path is not None
@@ -310,6 +315,7 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
         "dataset": dataset.name,
         **({"path": outside.whereabouts(dataset)} if dataset.path else {}),
         **({"test_path": outside.place(dataset.test)} if dataset.test else {}),
+        **({"labels_path": outside.label_file(dataset.labels)} if dataset.labels else {}),
         "split": "train",
         "n": len(made.labels),
         "num_classes": dataset.num_classes,

@@ -24,6 +24,7 @@ from .datasets import (
     read_images,
     read_labels,
     silent,
+    split_column,
 )
 from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
@@ -55,7 +56,7 @@ class Workspace:
         download is."""
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self._data_dir = data_dir
-        self._datasets: dict[tuple[str, Path | None], Dataset] = {}
+        self._datasets: dict[tuple[str, Path | None, str | None], Dataset] = {}
         self._images: dict[Dataset, Images] = {}
         self._checked: dict[Dataset, tuple[str, ...]] = {}
         self._labels: dict[Dataset, Labels] = {}
@@ -74,17 +75,22 @@ class Workspace:
     def runs(self) -> Path:
         return self.root / "runs"
 
-    def dataset(self, name: str, test: Path | None = None) -> Dataset:
-        """A data set by name or path, here, in the workspace or in the data directory; `test`: a folder of test images."""
-        if (name, test) not in self._datasets:
-            self._datasets[name, test] = find_dataset(name, self.root, self.data_dir, test=test, offline=self.offline)
-        return self._datasets[name, test]
+    def dataset(self, name: str, test: Path | None = None, labels: str | None = None) -> Dataset:
+        """A data set by name or path, here, in the workspace or in the data directory; `test`: a folder of test images; `labels`: the
+        label file of a folder, here or in the workspace."""
+        if labels is not None and not split_column(labels)[0].exists():
+            labels = str(self.root / labels)
+        if (name, test, labels) not in self._datasets:
+            self._datasets[name, test, labels] = find_dataset(
+                name, self.root, self.data_dir, test=test, labels=labels, offline=self.offline
+            )
+        return self._datasets[name, test, labels]
 
     def dataset_of(self, manifest: Manifest) -> Dataset:
         """The data set that a manifest was made for."""
         test = manifest.meta.get("test_path")
         where = None if test is None else Path(test) if Path(test).is_dir() else self.root / test
-        return self.dataset(manifest.meta.get("path") or manifest.meta["dataset"], where)
+        return self.dataset(manifest.meta.get("path") or manifest.meta["dataset"], where, manifest.meta.get("labels_path"))
 
     def labels(self, dataset: Dataset) -> Labels:
         if dataset not in self._labels:

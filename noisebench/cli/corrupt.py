@@ -115,7 +115,7 @@ def corrupt(
     if review.any:
         made, named, reviewed = review.make(workspace, dataset, test)
     else:
-        found, reviewed = workspace.dataset(str(dataset), test), {}
+        found, reviewed = workspace.dataset(str(dataset), test, chosen.label_file), {}
         chosen = chosen if chosen.any else replace(chosen, labels="own")
         made, named = workspace.make(found, chosen.wish(found.name))
     path = out or named

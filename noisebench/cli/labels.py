@@ -81,11 +81,12 @@ def dataset_of(workspace: Workspace, choice: LabelChoice, manifest: Manifest) ->
     """The data set that is named, else the manifest's own."""
     if choice.dataset is None and choice.test is None:
         return workspace.dataset_of(manifest)
-    return workspace.dataset(choice.dataset or manifest.meta.get("path") or manifest.meta["dataset"], choice.test)
+    named = choice.dataset or manifest.meta.get("path") or manifest.meta["dataset"]
+    return workspace.dataset(named, choice.test, manifest.meta.get("labels_path"))
 
 
 def _made(workspace: Workspace, named: str, options: NoiseOptions, test: Path | None) -> ChosenLabels:
-    dataset = workspace.dataset(named, test)
+    dataset = workspace.dataset(named, test, options.label_file)
     manifest, path = workspace.make(dataset, options.wish(dataset.name))
     return ChosenLabels(manifest, path, dataset)
 

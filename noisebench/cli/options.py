@@ -149,6 +149,15 @@ class NoiseOptions:
         return [*self.rates, *(name for name, value in others.items() if value is not None)]
 
     @property
+    def label_file(self) -> str | None:
+        """The label file of the noise, if any: the classes of a folder without class folders are its labels."""
+        from ..noise import label_file_of
+
+        if self.labels is not None:
+            return None if self.labels == "own" else self.labels
+        return label_file_of(self.noise) if self.noise else None
+
+    @property
     def any(self) -> bool:
         return bool(self.named) or self.openset is not None
 

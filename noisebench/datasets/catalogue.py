@@ -34,6 +34,7 @@ class Dataset:
     source: str = ""
     path: Path | None = None  # of a foreign set
     test: Path | None = None  # of a foreign set: where its test images lie, if elsewhere
+    labels: str | None = None  # of a folder: the label file that was named for it, FILE or FILE:COLUMN
     merged: tuple[str, tuple[int, ...]] | None = None  # another set's images, and its class -> this one's
     reader: str = ""
     area: float = 0.0

@@ -5,6 +5,8 @@
 * Classes: the folders directly below a part that hold an image, at any depth. A class without training images is refused where there
   are test images of it, and else left out.
 * Images: files by their suffix, in upper or lower case. Hidden files and folders, and those of operating systems, are passed over.
+* A folder without class folders is a data set with a label file, whose rows name images by path or file name: the classes are its labels.
+  Its test set is what a column such as `split` or `is_valid` marks, else what lies below test/ where the rest lies below train/.
 * Links to files and folders are followed, each folder once.
 """
 
@@ -20,6 +22,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..storing import is_text
+from .annotations import read_image_labels, read_label_table, split_column
 from .listing import Listed, Listing, Names
 
 Rows = list[tuple[str, int]]
@@ -43,16 +46,21 @@ EMPTY = "folder{s} without images: no class"
 UNUSED = "folder{s} beside the training and the test part"
 LOOP = "link{s} to a folder that is read already"
 OUTSIDE = "image{s} outside the training and the test part"
+UNLABELLED = "image{s} without a row in the label file"
+LABEL_FILE = "labels.csv"  # that of a folder without class folders, where none is named
 
 
 @dataclass
 class PassedOver:
-    """What a scan leaves out: how much for each reason, and the first names."""
+    """What a scan leaves out: how much for each reason, and the first names. used: names that are not left out, whatever they are."""
 
+    used: frozenset[str] = frozenset()
     counts: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, name: str) -> None:
+        if name in self.used:
+            return
         self.counts[reason] += 1
         if len(self.names.setdefault(reason, [])) < _NAMED:
             self.names[reason].append(name)
@@ -175,14 +183,23 @@ def images_by_class(root: Path, part: str, passed: PassedOver) -> dict[str, list
     return {name: paths for name, paths in images.items() if paths}
 
 
-def list_folder(root: Path, test: Path | None = None) -> Listed:
-    """A folder of images, `[train/]class/image`; its test set is its own test part, or `test`, a folder `class/image` elsewhere; empty
-    where there is neither. Raises DataError."""
+def list_folder(root: Path, test: Path | None = None, labels: str | None = None) -> Listed:
+    """A folder of images, `[train/]class/image`, or of any form with a label file; its test set is its own test part, or `test`, a
+    folder elsewhere; empty where there is neither. Raises DataError.
+
+    labels: FILE or FILE:COLUMN; of a folder with class folders whose names are labels in it it is not read, since the folders say the
+    classes. Default: labels.csv in a folder without class folders.
+    """
     passed = PassedOver()
     parts = find_parts(root, passed)
     images = images_by_class(root, parts.train, passed)
     classes = tuple(images)
-    if len(classes) < 2:
+    by_folder = len(classes) > 1 and not all(name.lower() in (*TRAIN_PARTS, *TEST_PARTS) for name in classes)
+    if not by_folder and labels is None and (root / LABEL_FILE).is_file():
+        labels = str(root / LABEL_FILE)
+    if labels is not None and not (by_folder and _folders_are_labels(labels, classes)):
+        return _list_labelled(root, test, labels)
+    if not by_folder:
         raise _too_few(root, parts, images, passed)
     notes = _nested(images, parts.train)
     if test is None and parts.test is None:
@@ -196,6 +213,80 @@ def list_folder(root: Path, test: Path | None = None) -> Listed:
         notes.append(f"test set: without {counted('class{es}', missing, len(missing))}")
     sides = as_listing(root, numbered(images, classes)), as_listing(test_root, numbered(test_images, classes))
     return Listed(*sides[0], *sides[1], classes, decisions=(*passed.lines(), *notes))
+
+
+def _folders_are_labels(labels: str, classes: Sequence[str]) -> bool:
+    """Whether a label file labels by the class folders: where any of its cells is one, or the number of one; what is no table of text
+    never names an image."""
+    path, column = split_column(labels)
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".json"):
+        return True
+    cells = {str(cell).strip() for cell in read_label_table(path, column, classes=classes).labels}
+    return not cells.isdisjoint((*(name.strip() for name in classes), *map(str, range(len(classes)))))
+
+
+def _list_labelled(root: Path, test: Path | None, labels: str) -> Listed:
+    """Images at any depth of a folder, by a label file."""
+    passed = PassedOver(_within(root, labels))
+    images = images_below(root, "", passed)
+    test_passed = PassedOver(frozenset({LABEL_FILE}))
+    others = images_below(test, "", test_passed) if test is not None else []
+    if not images:
+        raise DataError(f"{root} holds no images{'; '.join(['', *passed.lines()])}")
+    read = read_image_labels(labels, images, [f"{test.name}/{name}" for name in others] if test else ())
+    folders = [name.partition("/")[0].lower() for name in images]
+    tests = [part for part in TEST_PARTS if part in folders]
+    train = np.ones(len(images), bool)
+    held_out = np.zeros(len(images), bool)
+    where = ""
+    if read.in_test is not None:
+        train, held_out, where = ~read.in_test, read.in_test, "marked in the label file"
+    elif tests and not set(TRAIN_PARTS).isdisjoint(folders):
+        train = np.array([folder in TRAIN_PARTS for folder in folders])
+        held_out, where = np.array([folder == tests[0] for folder in folders]), f"below {tests[0]}/"
+    for at in np.flatnonzero(read.labels < 0).tolist():
+        passed.add(UNLABELLED, images[at])
+    for at in np.flatnonzero((read.labels >= 0) & ~train & ~held_out).tolist():
+        passed.add(OUTSIDE, images[at])
+    chosen = [np.flatnonzero(part & (read.labels >= 0)) for part in (train, held_out)]
+    if not len(chosen[0]):
+        raise DataError(f"{root}: {labels} labels no training image")
+    sides = [(root, [(images[at], int(read.labels[at])) for at in part.tolist()]) for part in chosen]
+    notes = [f"labels: {read.note}"]
+    if test is not None:
+        sides[1] = test, _labelled_test(test, others, read.classes, test_passed)
+        where = f"in {test}" + (f", in the place of those {where}" if len(chosen[1]) else "")
+    rows = sides[1][1]
+    notes.append(f"test set: {len(rows)} images {where}" if rows else "test set: none")
+    occurring = np.bincount(read.labels[chosen[0]], minlength=len(read.classes)) > 0
+    if not occurring.all():
+        number, classes = np.cumsum(occurring) - 1, [name for name, there in zip(read.classes, occurring, strict=True) if there]
+        absent = [name for name in read.classes if name not in classes]
+        if any(not occurring[k] for _, k in rows):
+            raise DataError(f"{root}: there are test images and no training image of {counted('class{es}', absent, len(absent))}")
+        sides = [(place, [(name, int(number[k])) for name, k in part]) for place, part in sides]
+    else:
+        classes = list(read.classes)
+    lines = (*passed.lines(), *(test_passed.lines() if test else ()), *notes)
+    return Listed(*as_listing(*sides[0]), *as_listing(*sides[1]), tuple(classes), decisions=lines)
+
+
+def _within(root: Path, labels: str) -> frozenset[str]:
+    """A label file as a path from the folder, where it lies in it."""
+    path, top = split_column(labels)[0].resolve(), root.resolve()
+    return frozenset({path.relative_to(top).as_posix()} if path.is_relative_to(top) else ())
+
+
+def _labelled_test(test: Path, images: list[str], classes: tuple[str, ...], passed: PassedOver) -> Rows:
+    """Test images of a folder elsewhere: by class folders, else by its own labels.csv. Raises DataError."""
+    if not (test / LABEL_FILE).is_file():
+        return numbered(_test_images(test, "", classes, passed), classes)
+    read = read_image_labels(str(test / LABEL_FILE), images)
+    if unknown := sorted(set(read.classes) - set(classes)):
+        raise DataError(f"{test / LABEL_FILE}: no training image is labelled {unknown[0]!r}; the classes are {_some(classes)}")
+    for at in np.flatnonzero(read.labels < 0).tolist():
+        passed.add(UNLABELLED, images[at])
+    return [(name, classes.index(read.classes[k])) for name, k in zip(images, read.labels.tolist(), strict=True) if k >= 0]
 
 
 def _test_images(root: Path, part: str, classes: tuple[str, ...], passed: PassedOver) -> dict[str, list[str]]:
@@ -218,7 +309,9 @@ def _test_images(root: Path, part: str, classes: tuple[str, ...], passed: Passed
 def _too_few(root: Path, parts: Parts, images: dict[str, list[str]], passed: PassedOver) -> DataError:
     where = root / parts.train
     hint = "expected class/image.png or train/class/image.png, two classes at least"
-    if images:
+    if len(images) > 1:
+        hint = f"its folders {_some(tuple(images))} have no class folders: {hint}, or a label file (--labels FILE, or {LABEL_FILE} in it)"
+    elif images:
         (name,) = images
         inner = find_parts(where / name, PassedOver())
         if inner.train or len(images_by_class(where / name, "", PassedOver())) > 1:
@@ -226,7 +319,7 @@ def _too_few(root: Path, parts: Parts, images: dict[str, list[str]], passed: Pas
         else:
             hint = f"it holds images of one class only, {name}: {hint}"
     elif stray := passed.counts[STRAY]:
-        hint = f"it holds {stray} images and no class folders: {hint}, or give their labels with --labels FILE"
+        hint = f"it holds {stray} images and no class folders: {hint}, or a label file (--labels FILE, or {LABEL_FILE} in it)"
     details = "; ".join(passed.lines())
     return DataError(f"{where} is not a folder of images by class: {hint}{f' ({details})' if details else ''}")
 

@@ -25,7 +25,7 @@ _SHARE = 0.45  # of the free memory, for images that are copied once on their wa
 _LARGEST_SIDE = 224  # pixels; pictures of different sizes are brought to one square no larger than this
 
 
-def describe_foreign(path: Path, test: Path | None = None) -> Dataset:
+def describe_foreign(path: Path, test: Path | None = None, labels: str | None = None) -> Dataset:
     """What can be known of a foreign set from its labels and one image. Raises DataError.
 
     Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one name stay apart, and one
@@ -33,23 +33,23 @@ def describe_foreign(path: Path, test: Path | None = None) -> Dataset:
     """
     listed = None
     if path.is_dir():
-        listed = by_path(list_folder(path, test))
-        labels, classes = listed.train_labels, listed.classes
+        listed = by_path(list_folder(path, test, labels))
+        train_labels, classes = listed.train_labels, listed.classes
         sizes = len(listed.train), len(listed.test)
         shape = read_pictures(path, [listed.train.names[0]]).shape[1:]
     elif test is not None:
         raise DataError(f"--test is for a folder of images: {path} has its own test arrays")
     elif path.suffix == ".npz":
         arrays = read_arrays(path, ("train_labels", "test_labels"))
-        labels, test_labels = (as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test"))
-        sizes = len(labels), len(test_labels)
-        classes = tuple(map(str, range(class_count(labels, test_labels, str(path)))))
+        train_labels, test_labels = (as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test"))
+        sizes = len(train_labels), len(test_labels)
+        classes = tuple(map(str, range(class_count(train_labels, test_labels, str(path)))))
         shape = image_shape(read_shape(path, "train_images"), str(path))
     else:
         raise DataError(f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or a folder of images")
     stem = re.sub(r"[^\w.-]+", "_", path.resolve().stem)
-    name = f"{stem}-{fingerprint(labels)[:6]}"
-    return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path, test=test,
+    name = f"{stem}-{fingerprint(train_labels)[:6]}"
+    return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path, test=test, labels=labels,
                    listed=listed, decisions=listed.decisions if listed else ())  # fmt: skip
 
 

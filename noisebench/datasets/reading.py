@@ -72,12 +72,12 @@ class Images:
         return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
 
 
-def find_dataset(name: str, *roots: Path, test: Path | None = None, offline: bool = False) -> Dataset:
+def find_dataset(name: str, *roots: Path, test: Path | None = None, labels: str | None = None, offline: bool = False) -> Dataset:
     """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout, a folder of images, or one to be streamed
     (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
 
     A relative path is looked for here and under `roots`, in the last of which what tars hold is kept; `test` is where a folder's test
-    images lie, if not in its test/ or val/. Raises UnknownName or DataError.
+    images lie, if not in its test/ or val/; `labels` the label file of a folder, FILE or FILE:COLUMN. Raises UnknownName or DataError.
     """
     if name in DATASETS:
         if test is not None:
@@ -86,13 +86,13 @@ def find_dataset(name: str, *roots: Path, test: Path | None = None, offline: boo
     reader, rest = split_reader(name)
     if reader:
         place = next((root / rest for root in (Path(), *roots) if _is_there(reader, root / rest)), Path(rest))
-        return describe_stream(reader, place, (roots or (Path(),))[-1] / "listings", test, offline=offline)
+        return describe_stream(reader, place, (roots or (Path(),))[-1] / "listings", test, labels=labels, offline=offline)
     found = next((root / name for root in (Path(), *roots) if (root / name).exists()), None)
     if found is None and ("/" in name or "\\" in name or name.endswith(".npz")):
         raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz, a folder of images, or {_WAYS})")
     if found is None:
         raise UnknownName("dataset", name, DATASETS, "datasets")
-    return describe_foreign(found, test)
+    return describe_foreign(found, test, labels)
 
 
 _WAYS = f"{', '.join(f'{reader}:...' for reader in READERS)} to stream"

@@ -32,12 +32,14 @@ def split_reader(name: str) -> tuple[str, str]:
     return (reader, rest) if colon and reader in READERS and rest else ("", name)
 
 
-def describe_stream(reader: str, where: Path, cache: Path, test: Path | None = None, *, offline: bool = False) -> Dataset:
+def describe_stream(
+    reader: str, where: Path, cache: Path, test: Path | None = None, *, labels: str | None = None, offline: bool = False
+) -> Dataset:
     """What is known of a streamed set without a picture being read. cache: where what tars hold is kept. Raises DataError."""
     if test is not None and reader != "folder":
         raise DataError(f"--test is for a folder of images: {reader}:{where} has its own test part")
     if reader == "folder":
-        listed = _folder(where, test)
+        listed = _folder(where, test, labels)
     elif reader == "tar":
         listed = _tar(where, cache)
     elif reader == "wds":
@@ -50,7 +52,7 @@ def describe_stream(reader: str, where: Path, cache: Path, test: Path | None = N
     name = f"{stem}-{reader}-{fingerprint(listed.train_labels)[:6]}"  # the same labels in memory are another set: of other pixels
     sizes = len(listed.train), len(listed.test)
     return Dataset(name, "by path", listed.classes, (SIDE, SIDE, 3), *sizes, "timm:resnet18", "apl", flip=True, path=where, test=test,
-                   reader=reader, area=AREA, centre=CENTRE, listed=listed, decisions=listed.decisions)  # fmt: skip
+                   labels=labels, reader=reader, area=AREA, centre=CENTRE, listed=listed, decisions=listed.decisions)  # fmt: skip
 
 
 def found_of(entry: Dataset, *roots: Path) -> Dataset:
@@ -72,11 +74,11 @@ def _check(listed: Listed, where: str) -> None:
             raise DataError(f"{where}: two {part} pictures have one name")
 
 
-def _folder(where: Path, test: Path | None) -> Listed:
+def _folder(where: Path, test: Path | None, labels: str | None) -> Listed:
     """train/class/picture, and test/ or val/ beside it, or elsewhere."""
     if not where.is_dir():
         raise DataError(f"folder:{where} is no folder: expected train/class/picture and test/ or val/ in it")
-    listed = list_folder(where, test)
+    listed = list_folder(where, test, labels)
     if not len(listed.test):
         raise DataError(f"folder:{where} has no test pictures: put them into {where / 'test'}/class/ beside train/, or name --test")
     return listed
