@@ -89,7 +89,7 @@ def test_a_relative_path_is_found_in_the_workspace(tmp_path: Path) -> None:
         ({"train_labels": np.zeros((12, 2), np.uint8)}, "labels must be one class number"),
         ({"train_labels": np.full(12, -1)}, "labels must be one class number"),
         ({"train_labels": np.full(12, 0.5)}, "labels must be one class number"),
-        ({"train_labels": np.zeros(11, np.uint8)}, "12 train images but 11 train labels"),
+        ({"train_labels": np.arange(11) % 3}, "12 train images but 11 train labels"),
         ({"train_images": np.zeros((12, 8, 8), np.float32)}, "images must be uint8"),
         ({"train_images": np.zeros((12, 8, 8, 4), np.uint8)}, "images must be uint8"),
         ({"test_images": np.zeros((6, 9, 8), np.uint8)}, "test images"),

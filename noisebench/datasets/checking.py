@@ -113,19 +113,17 @@ def repeated(
     lines = []
     if copies:
         pairs = [f"{train_names[place]} = {train_names[before]}" for place, before in copies]
-        lines.append(f"duplicates: {counted('training image{s} that are copies of others', pairs, len(pairs))}")
+        lines.append(f"duplicates: {counted('training image{s} with an earlier copy in the training set', pairs, len(pairs))}")
     if apart := [(place, before) for place, before in copies if labels[place] != labels[before]]:
         pairs = [f"{train_names[place]} = {train_names[before]}" for place, before in apart]
         lines.append(
-            f"duplicates: {counted('of them with another label than its original: one of the two is incorrect', pairs, len(pairs))}"
+            f"duplicates: {counted('of them with another label than the earlier one: one of the two is incorrect', pairs, len(pairs))}"
         )
     both = [(place, first[digest]) for place, digest in enumerate(test) if digest in first]
     if both:
         pairs = [f"{test_names[place]} = {train_names[before]}" for place, before in both]
-        what = counted("test image{s} that are training images too", pairs, len(pairs))
+        what = counted(f"of {len(test)} test images in the training set too", pairs, len(pairs))
         if len(both) > _LARGEST_OVERLAP * len(test):
-            raise DataError(
-                f"{what}, of {len(test)}: no accuracy on them is a test accuracy; remove them from one of the two, or name another test set"
-            )
-        lines.append(f"duplicates: {what}, of {len(test)}")
+            raise DataError(f"{what}: accuracy on them is no test accuracy; remove them from one of the two, or name another test set")
+        lines.append(f"duplicates: {what}")
     return tuple(lines)

@@ -198,7 +198,7 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
     if not by_folder and labels is None and (root / LABEL_FILE).is_file():
         labels = str(root / LABEL_FILE)
     if labels is not None and not (by_folder and _folders_are_labels(labels, classes)):
-        return _list_labelled(root, test, labels)
+        return _list_labelled(root, test, labels, classes if by_folder else ())
     if not by_folder:
         raise _too_few(root, parts, images, passed)
     notes = _nested(images, parts.train)
@@ -221,12 +221,12 @@ def _folders_are_labels(labels: str, classes: Sequence[str]) -> bool:
     path, column = split_column(labels)
     if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".json"):
         return True
-    cells = {str(cell).strip() for cell in read_label_table(path, column, classes=classes).labels}
-    return not cells.isdisjoint((*(name.strip() for name in classes), *map(str, range(len(classes)))))
+    cells = {str(cell).strip().lower() for cell in read_label_table(path, column, classes=classes).labels}
+    return not cells.isdisjoint((*(name.strip().lower() for name in classes), *map(str, range(len(classes)))))
 
 
-def _list_labelled(root: Path, test: Path | None, labels: str) -> Listed:
-    """Images at any depth of a folder, by a label file."""
+def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Sequence[str]) -> Listed:
+    """Images at any depth of a folder, by a label file. folders_of: its folders that could be classes, and are none."""
     passed = PassedOver(_within(root, labels))
     images = images_below(root, "", passed)
     test_passed = PassedOver(frozenset({LABEL_FILE}))
@@ -253,6 +253,8 @@ def _list_labelled(root: Path, test: Path | None, labels: str) -> Listed:
         raise DataError(f"{root}: {labels} labels no training image")
     sides = [(root, [(images[at], int(read.labels[at])) for at in part.tolist()]) for part in chosen]
     notes = [f"labels: {read.note}"]
+    if folders_of:
+        notes.append(f"classes: the labels, none of which is one of its {counted('folder{s}', folders_of, len(folders_of))}")
     if test is not None:
         sides[1] = test, _labelled_test(test, others, read.classes, test_passed)
         where = f"in {test}" + (f", in the place of those {where}" if len(chosen[1]) else "")
@@ -298,8 +300,8 @@ def _test_images(root: Path, part: str, classes: tuple[str, ...], passed: Passed
     if unknown := [name for name in images if name not in classes]:
         count = sum(len(images[name]) for name in unknown)
         raise DataError(
-            f"{where} has {counted('class{es}', unknown, len(unknown))} with {count} test images and no "
-            f"training image; the classes are {_some(classes)}: add training images, or remove the folder"
+            f"{where} has {counted('class{es}', unknown, len(unknown))} without training images, and {count} test "
+            f"image{'s' if count > 1 else ''} there; the classes are {_some(classes)}: add training images, or remove the folder"
         )
     if not images:
         raise DataError(f"{where} has no images in folders named as the classes: {_some(classes)}")
@@ -307,21 +309,23 @@ def _test_images(root: Path, part: str, classes: tuple[str, ...], passed: Passed
 
 
 def _too_few(root: Path, parts: Parts, images: dict[str, list[str]], passed: PassedOver) -> DataError:
+    """What is there, and what is expected."""
     where = root / parts.train
-    hint = "expected class/image.png or train/class/image.png, two classes at least"
-    if len(images) > 1:
-        hint = f"its folders {_some(tuple(images))} have no class folders: {hint}, or a label file (--labels FILE, or {LABEL_FILE} in it)"
-    elif images:
+    if len(images) == 1:
         (name,) = images
-        inner = find_parts(where / name, PassedOver())
-        if inner.train or len(images_by_class(where / name, "", PassedOver())) > 1:
-            hint = f"it holds the one folder {name}/, which has class folders: name {where / name}"
-        else:
-            hint = f"it holds images of one class only, {name}: {hint}"
-    elif stray := passed.counts[STRAY]:
-        hint = f"it holds {stray} images and no class folders: {hint}, or a label file (--labels FILE, or {LABEL_FILE} in it)"
+        if find_parts(where / name, PassedOver()).train or len(images_by_class(where / name, "", PassedOver())) > 1:
+            return DataError(f"{where} holds the one folder {name}, which has class folders: name {where / name}")
+        there = f"images of one class only, {name}"
+    elif images:
+        there = f"no class folders in {_some(tuple(images))}"
+    else:
+        there = "no class folders beside its images" if passed.counts[STRAY] else "no images"
+    expected = "class/image.png or train/class/image.png, two classes at least"
     details = "; ".join(passed.lines())
-    return DataError(f"{where} is not a folder of images by class: {hint}{f' ({details})' if details else ''}")
+    return DataError(
+        f"{where} is not a folder of images by class: {there}; expected {expected}, or a label file (--labels FILE, or {LABEL_FILE} in "
+        f"it){f' ({details})' if details else ''}"
+    )
 
 
 def _some(classes: Sequence[str]) -> str:
