@@ -1,4 +1,4 @@
-"""`noisebench corrupt`: a manifest of noisy labels on disk. Needs labels only: no image, no torch, no network."""
+"""`noisebench corrupt`: a manifest of noisy labels on disk. No torch and no network; images are read of sets by path alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def corrupt(
         str | None,
         typer.Argument(
             metavar="DATASET",
-            help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images.",
+            help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images, with class folders or --labels.",
             show_default=False,
         ),
     ] = None,

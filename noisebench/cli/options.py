@@ -52,7 +52,8 @@ Subset = Annotated[
     int | None, typer.Option("--subset", metavar="N", help="Only N of the training images, the same for every noise, method and seed.")
 ]
 TestFolder = Annotated[
-    Path | None, typer.Option("--test", metavar="DIR", help="Test images of a folder set, DIR/class/picture; default: its test/ or val/.")
+    Path | None,
+    typer.Option("--test", metavar="DIR", help="Test images of a folder, DIR/class/image; default: its test/, validation/ or val/."),
 ]
 NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed of the draw.")]
 Budget = Annotated[

@@ -23,25 +23,28 @@ from .pictures import Opener, read_picture
 
 _FORMAT = 1
 _LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images
+_SEVERAL = 100  # images from which on what was found is kept
 _MANY = 10_000  # images from which on it is said that they are read
+_THREADS = 8  # that read: each may hold an image of 270 MB
 _MOST_BROKEN = 20  # names of files that cannot be read
 
 
 def check_files(listed: Listed, cache: Path, tell: Tell = silent) -> tuple[str, ...]:
     """Read every image once: a line for what is there twice.
 
-    What was found is kept in the folder `cache` for as long as the files have the same names, sizes, times and labels. Raises DataError
-    for images that cannot be read, and where more than 1 % of the test images are training images, byte for byte.
+    What was found of many is kept in the folder `cache` for as long as the files have the same names, sizes, times and labels. Raises
+    DataError for images that cannot be read, and where more than 1 % of the test images are training images, byte for byte.
     """
     sides = (listed.train, listed.train_labels), (listed.test, listed.test_labels)
     stamp = hashlib.sha256("\n".join([str(_FORMAT), *(_stamp(part, labels) for part, labels in sides)]).encode()).hexdigest()[:32]
     kept = cache / f"{stamp}.json"
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return tuple(json.loads(kept.read_text(encoding="utf-8"))["decisions"])
     train, test = (_digests(part, tell) for part, _ in sides)
     lines = repeated(train, test, listed.train_labels, listed.train.names, listed.test.names)
-    with suppress(DataError, OSError):  # where one cannot write they are read again
-        write_text(kept, json.dumps({"decisions": lines}))
+    if len(train) + len(test) >= _SEVERAL:
+        with suppress(DataError, OSError):  # where one cannot write they are read again
+            write_text(kept, json.dumps({"decisions": lines}))
     return lines
 
 
@@ -62,7 +65,7 @@ def _digests(listing: Listing, tell: Tell) -> list[bytes]:
     if listing.kind == "hfds":  # its tables are opened where they are first asked for
         results = [look(place) for place in range(len(listing))]
     else:
-        with ThreadPoolExecutor() as threads:
+        with ThreadPoolExecutor(_THREADS) as threads:
             results = list(threads.map(look, range(len(listing))))
     tell("", 0, 0)
     broken = [result for result in results if isinstance(result, DataError)]
