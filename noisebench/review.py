@@ -19,12 +19,13 @@ from .spec import Call
 
 @dataclass(frozen=True)
 class Reviewed:
-    """What a review made: the manifest, how many examples were listed, and which of them (c,) changed."""
+    """What a review made: the manifest, how many examples were listed, which of them (c,) changed, and how the list was read."""
 
     before: Manifest
     after: Manifest
     listed: int
     changed: np.ndarray
+    notes: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def review_manifest(data: Labels, before: Manifest, suspects: Path, action: str,
     after = replace(before, meta=_about(data, before, call, made), labels=made.labels, dropped=made.dropped)
     if not after.in_training.any():
         raise DataError(f"{suspects} lists every training example: nothing would be left to train on")
-    return Reviewed(before, after, len(review.examples), np.flatnonzero((after.labels != before.labels) | (after.kept != before.kept)))
+    changed = np.flatnonzero((after.labels != before.labels) | (after.kept != before.kept))
+    return Reviewed(before, after, len(review.examples), changed, review.notes)
 
 
 def _check_verified(manifest: Manifest, examples: np.ndarray, suspects: Path) -> None:

@@ -2,16 +2,20 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from noisebench.cli import main
 from noisebench.datasets import DATASETS, Dataset, Labels, Shape, read_annotations
 from noisebench.errors import DataError, LanguageError
 from noisebench.labelling import LabelWish, make_manifest
@@ -170,6 +174,196 @@ def test_numbers_that_are_not_all_names_are_numbers(tmp_path):
 def test_a_class_named_like_a_column_is_no_column(tmp_path):
     recorded, _ = read(tmp_path, "l.csv", csv("", ["label", "class"] * 4), Shape(8, ("label", "class")))
     assert recorded.tolist() == [0, 1] * 4
+
+
+# By whichever column is a key: a folder of images, from the command line
+
+
+PETS = ("cat", "dog", "eel")
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """A folder with `pets/`, 24 training and 6 test images whose names say nothing of their order."""
+    root = tmp_path_factory.mktemp("pets")
+    for at, name in enumerate(np.random.default_rng(1).permutation(30)):
+        image(root / "pets" / ("test" if at >= 24 else "train") / PETS[at % 3] / f"img{name:03d}.png", at)
+    return root
+
+
+def image(path, shade):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 4, 3), shade, np.uint8)).save(path)
+
+
+def paths_of(root, part):
+    return sorted(path.relative_to(root / "pets").as_posix() for path in (root / "pets" / part).rglob("*.png"))
+
+
+def corrupt(root, frame, column="", name="l.csv", **how):
+    """What `corrupt --labels` makes of a table: its exit code, the label of each path that is trained on, the true labels."""
+    if frame is not None:
+        frame.to_csv(root / name, **{"index": False, **how})
+    (root / "m.csv").unlink(missing_ok=True)
+    code = main(["corrupt", str(root / "pets"), "--labels", f"{root / name}{column}", "--out", str(root / "m.csv")])
+    if code:
+        assert not (root / "m.csv").exists()
+        return code, {}, ()
+    made = read_manifest(root / "m.csv")
+    kept = {path: PETS[k] for path, k, here in zip(made.ids, made.labels, made.in_training, strict=True) if here}
+    return code, kept, tuple(made.clean_labels)
+
+
+def table_of(root, *parts):
+    """Paths with true labels and given ones, of which a third is wrong, in no order; the index is that of the image."""
+    paths, rng = [path for part in parts for path in paths_of(root, part)], np.random.default_rng(0)
+    true = [path.split("/")[1] for path in paths]
+    given = [PETS[(PETS.index(name) + (rng.random() < 1 / 3)) % 3] for name in true]
+    return pd.DataFrame({"path": paths, "true": true, "given": given}).sample(frac=1, random_state=0)
+
+
+def expected_of(frame, column="given"):
+    return dict(zip(frame["path"], frame[column], strict=True))
+
+
+def test_whatever_the_key_is_called_and_however_it_is_written_each_image_gets_its_label(pets, capsys, subtests):
+    frame = table_of(pets, "train")
+    expected, names = expected_of(frame), frame["path"].str.split("/").str[-1]
+    keys = {
+        "Kaggle's image_id, without suffix": ("image_id", names.str.removesuffix(".png")),
+        "file names": ("photo", names),
+        "relative paths": ("where", frame["path"].str.removeprefix("train/")),
+        "another folder before them": ("x", "/data/pets/" + frame["path"]),
+        "a drive before them": ("x", "C:\\pets\\" + frame["path"].str.replace("/", "\\")),
+        "paths without suffix": ("x", frame["path"].str.removesuffix(".png")),
+        "indices in a column of any name": ("n", frame.index),
+    }
+    for name, (head, cells) in keys.items():
+        for suffix, mark in ((".csv", ","), (".CSV", ";"), (".tsv", "\t")):
+            with subtests.test(f"{name}, {suffix}, {mark}"):
+                written = pd.DataFrame({"label": frame["given"], head: cells, "width": 4.5})
+                assert corrupt(pets, written, name=f"l{suffix}", sep=mark)[:2] == (0, expected)
+                err = capsys.readouterr().err
+                assert f"labels from 'label', examples by '{head}'" in err and "not used: width" in err
+    given = frame.rename(columns={"given": "label"})[["path", "label"]]
+    with subtests.test("pandas' own index, which has no name"):
+        assert corrupt(pets, given[["label"]], index=True)[:2] == (0, expected)
+    with subtests.test("pandas' own index that only counts the rows, beside a path"):
+        assert corrupt(pets, given.reset_index(drop=True), index=True)[:2] == (0, expected)
+    with subtests.test("in UTF-16"):
+        assert corrupt(pets, given, encoding="utf-16")[:2] == (0, expected)
+
+
+def test_what_could_be_a_key_and_is_not_one_in_every_row_is_refused(pets, capsys, subtests):
+    frame = table_of(pets, "train").rename(columns={"given": "label"})
+    names, labels = frame["path"].str.split("/").str[-1], frame[["label"]]
+    cases = {
+        "a key of other images": (labels.assign(image_id=[f"x{at}" for at in range(24)]), "image_id"),
+        "one row of another image": (labels.assign(file=[*names[:-1], "img999.png"]), "img999.png"),
+        "one image twice": (labels.assign(file=[*names[:-1], names.iloc[0]]), names.iloc[0]),
+        "counted from 1": (labels.assign(index=frame.index + 1), "'24'"),
+        "a column that is no key": (labels.assign(score=np.linspace(0.1, 0.9, 24)), "score"),
+        "rows numbered, and a key of other images": (labels.assign(n=range(24), image_id=names + "x"), "image_id"),
+        "two keys that differ": (labels.assign(file=names, other=names.to_numpy()[::-1]), "other"),
+        "some rows, numbered only": (labels[:20].assign(n=range(20)), "'n'"),
+    }
+    for name, (table, said) in cases.items():
+        with subtests.test(name):
+            assert corrupt(pets, table)[0] == 2
+            err = capsys.readouterr().err
+            assert said in err and err.count("\n") == 1
+
+
+def test_a_number_that_is_an_index_and_another_images_name_is_refused_until_the_column_says_which(tmp_path, capsys):
+    for at in range(12):
+        image(tmp_path / "pets" / "train" / PETS[at % 2] / f"{at}.png", at)
+    keys = np.random.default_rng(0).permutation(12)
+    labels = [PETS[key % 2] for key in keys]
+    assert corrupt(tmp_path, pd.DataFrame({"id": keys, "label": labels}))[0] == 2
+    assert "call it index or file" in capsys.readouterr().err
+    kept = corrupt(tmp_path, pd.DataFrame({"file": keys, "label": labels}))[1]
+    assert len(kept) == 12 and all(label == path.split("/")[1] for path, label in kept.items())
+    kept = corrupt(tmp_path, pd.DataFrame({"index": keys, "label": labels}))[1]
+    assert kept == {path: labels[keys.tolist().index(at)] for at, path in enumerate(paths_of(tmp_path, "train"))}
+
+
+def test_of_two_columns_that_could_be_the_label_none_is_guessed(pets, capsys):
+    frame = table_of(pets, "train")
+    expected, true = expected_of(frame), [path.split("/")[1] for path in paths_of(pets, "train")]
+    two = frame.rename(columns={"true": "label", "given": "label_noisy"})
+    assert corrupt(pets, two)[0] == 2
+    err = capsys.readouterr().err
+    assert "label, label_noisy" in err and "FILE:COLUMN" in err
+    assert corrupt(pets, two, ":label_noisy") == (0, expected, (-1,) * 24)
+    assert "not used: label\n" in capsys.readouterr().err
+    for clean in ("true", "clean_label", "gt", "true_label", "label_true", "ground_truth"):
+        code, kept, truth = corrupt(pets, frame.rename(columns={"true": clean, "given": "label_noisy"}))
+        assert (code, kept) == (0, expected) and [PETS[k] for k in truth] == true
+
+
+def test_rows_of_test_images_are_passed_over_and_images_without_a_row_left_out(pets, capsys, subtests):
+    everything = table_of(pets, "train", "test").rename(columns={"given": "label"})
+    of_test = everything["path"].str.startswith("test/")
+    training = everything[~of_test]
+    for marks in ({}, {"is_valid": of_test}, {"split": np.where(of_test, "val", "train")}):
+        with subtests.test(str(list(marks))):
+            assert corrupt(pets, everything[["path", "label"]].assign(**marks))[:2] == (0, expected_of(training, "label"))
+            assert "6 rows of test images passed over" in capsys.readouterr().err
+    part = training[["path", "label"]][:15]
+    with subtests.test("a part"):
+        assert corrupt(pets, part)[:2] == (0, expected_of(part, "label"))
+        assert "9 of 24 training images have no row and are left out of training" in capsys.readouterr().err
+        manifest = read_manifest(pets / "m.csv")
+        assert manifest.dropped.sum() == 9 and "9 of 24 training images" in manifest.meta["label_file"]
+    with subtests.test("rows that a column marks"):
+        assert corrupt(pets, training[["path", "label"]].assign(is_valid=[at < 5 for at in range(24)]))[1] == expected_of(
+            training[5:], "label"
+        )
+        assert "5 rows passed over that 'is_valid' marks as not for training" in capsys.readouterr().err
+    with subtests.test("what is left out is not held out for validation"):
+        assert corrupt(pets, part)[0] == 0
+        for when in ("after", "before"):
+            options = ["--labels", str(pets / "l.csv"), "--val-fraction", "0.5", "--val-split", when, "--out", str(pets / f"{when}.csv")]
+            assert main(["corrupt", str(pets / "pets"), *options]) == 0
+            manifest = read_manifest(pets / f"{when}.csv")
+            listed = np.isin(manifest.ids, part["path"])
+            np.testing.assert_array_equal(manifest.kept, listed)
+            assert 0 < manifest.val.sum() < 15 and not manifest.val[~listed].any()
+
+
+def test_labels_alone_are_taken_in_the_order_of_the_images_in_their_number_only(pets, capsys, subtests):
+    labels = [PETS[at % 3] for at in range(24)]
+    expected = dict(zip(paths_of(pets, "train"), labels, strict=True))
+    np.savez(pets / "l.npz", np.array(labels))
+    texts = {"l.json": json.dumps(labels), "k.json": json.dumps([{"label": label} for label in labels]), "l.txt": "\n".join(labels)}
+    for name in (*texts, "l.npz"):
+        with subtests.test(name):
+            if name in texts:
+                (pets / name).write_text(texts[name])
+            assert corrupt(pets, None, name=name)[:2] == (0, expected)
+            assert "by row order" in capsys.readouterr().err
+    (pets / "l.json").write_text(json.dumps(labels[:-1]))
+    assert corrupt(pets, None, name="l.json")[0] == 2
+    assert "it has 23 labels, the data have 24 examples" in capsys.readouterr().err
+
+
+def test_a_mapping_in_json_names_the_images(pets):
+    frame = table_of(pets, "train").rename(columns={"given": "label"})[["path", "label"]]
+    (pets / "a.json").write_text(json.dumps(expected_of(frame, "label")))
+    frame.to_json(pets / "b.json")
+    frame.to_json(pets / "c.json", orient="records")
+    for name in ("a.json", "b.json", "c.json"):
+        assert corrupt(pets, None, name=name)[:2] == (0, expected_of(frame, "label"))
+
+
+def test_a_manifest_taken_for_labels_keeps_what_it_drops(pets, capsys):
+    frame = table_of(pets, "train").rename(columns={"given": "label"})
+    _, expected, _ = corrupt(pets, frame[["path", "label"]][:15])
+    first = read_manifest(pets / "m.csv")
+    for name in ("again.csv.gz", "again.parquet", "again.csv"):
+        first.write(pets / name)
+        assert corrupt(pets, None, name=name)[:2] == (0, expected)
+        assert "9 training images that it drops are left out" in capsys.readouterr().err
 
 
 # In a manifest

@@ -104,6 +104,17 @@ def test_the_other_names_of_tensorflows_file_are_known(column, dataset, tmp_path
     np.testing.assert_array_equal(recorded, published[dataset][column])
 
 
+def test_tensorflows_file_may_hold_lists_of_numpy_integers_as_cifar100ns_does(tmp_path, published, clean):
+    order = np.random.default_rng(0).permutation(50_000)
+    content = {
+        name: list(published["cifar100"][old][order]) for name, old in (("clean_label", "clean_label"), ("noise_label", "noisy_label"))
+    }
+    np.save(tmp_path / "CIFAR-100_human_ordered.npy", content, allow_pickle=True)
+    np.save(tmp_path / "image_order_c100.npy", order)
+    recorded = read_human("noisy_label", "cifar100", clean["cifar100"].labels, tmp_path, offline=True)
+    np.testing.assert_array_equal(recorded, published["cifar100"]["noisy_label"])
+
+
 def test_tensors_and_small_numbers_are_labels_too(place, published, clean):
     content = {name: torch.from_numpy(values.astype(np.uint8)) for name, values in published["cifar10"].items()}
     recorded = read_human("worse_label", "cifar10", clean["cifar10"].labels, place(content))
@@ -118,7 +129,8 @@ def test_the_published_file_wins_over_tensorflows(place, published, clean):
 
 @pytest.mark.parametrize(
     ("short", "column"),
-    [("aggre", "aggre_label"), ("random1", "random_label1"), ("worse", "worse_label"), ("worst", "worse_label"),
+    [("aggre", "aggre_label"), ("random1", "random_label1"), ("rand1", "random_label1"), ("rand3", "random_label3"),
+     ("worse", "worse_label"), ("worst", "worse_label"), ("noisy100", "noisy_label"),
      ("noisy", "noisy_label"), ("noisy_coarse", "noisy_coarse_label"), ("random_label2", "random_label2")],
 )  # fmt: skip
 def test_a_column_has_a_short_name(short, column):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from cleanlab.classification import CleanLearning
+from cleanlab.filter import find_label_issues
 
 from noisebench.classes import NoClass, class_numbers
 from noisebench.cli import main
@@ -191,7 +194,7 @@ LABELS = np.array([0, 1, 1, 2])
 
 def read(path: Path, content: str | bytes, ids: tuple[str, ...] = ()) -> tuple[list[int], list[int]]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return tuple(column.tolist() for column in read_review(path, Shape(4, CLASSES, ids), LABELS))  # type: ignore[return-value]
+    return tuple(column.tolist() for column in read_review(path, Shape(4, CLASSES, ids), LABELS)[:2])  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +265,71 @@ def test_a_list_of_every_example_leaves_nothing(tmp_path: Path) -> None:
     noisy = labels_of()
     with pytest.raises(DataError, match="lists every training example"):
         review(noisy, listing(tmp_path / "s.csv", noisy, np.arange(1297)), "drop")
+
+
+# What cleanlab gives
+
+
+def test_cleanlabs_results_name_the_examples_that_it_named(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    noisy = labels_of()
+    p = np.full((1297, 10), 0.02)
+    p[np.arange(1297), np.where(np.arange(1297) % 5, noisy.clean_labels, noisy.labels)] = 0.82
+    flags = find_label_issues(noisy.labels, p)
+    ranked = find_label_issues(noisy.labels, p, return_indices_ranked_by="self_confidence")
+    table = CleanLearning().find_label_issues(labels=noisy.labels, pred_probs=p)
+    issues = table[table["is_label_issue"]].sort_values("label_quality", kind="stable")
+    assert 100 < len(issues) < 518
+    writers: dict[str, Callable[[Path], object]] = {
+        "flags.npy": lambda path: np.save(path, flags),
+        "flags.txt": lambda path: path.write_text("\n".join(map(str, flags))),
+        "flags as numbers.txt": lambda path: np.savetxt(path, flags),
+        "flags.json": lambda path: path.write_text(json.dumps(flags.tolist())),
+        "ranked.npy": lambda path: np.save(path, ranked),
+        "ranked.txt": lambda path: np.savetxt(path, ranked),
+        "ranked.json": lambda path: path.write_text(json.dumps(ranked.tolist())),
+        "table.csv": table.to_csv,
+        "its issues alone.csv": issues.to_csv,
+        "without its index.csv": lambda path: table.to_csv(path, index=False),
+        "with names of classes.tsv": lambda path: table.astype({"given_label": str}).to_csv(path, sep="\t"),
+    }
+    for name, write in writers.items():
+        with subtests.test(name):
+            write(tmp_path / name)
+            dropped = review(noisy, tmp_path / name, "drop").after
+            np.testing.assert_array_equal(np.flatnonzero(~dropped.kept), np.flatnonzero(flags))
+            if name.endswith(("csv", "tsv")):
+                relabelled = review(noisy, tmp_path / name, "relabel").after
+                np.testing.assert_array_equal(relabelled.labels, np.where(flags, table["predicted_label"], noisy.labels))
+            else:
+                with pytest.raises(DataError, match="suggests no labels"):
+                    review(noisy, tmp_path / name, "relabel")
+
+
+def test_a_list_that_cannot_be_of_these_examples_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    noisy = labels_of()
+    head = "given_label,predicted_label\n"
+    other = f",{head}" + "".join(f"{at},{(noisy.labels[at] + 1) % 10},3\n" for at in (5, 3))
+    cases: dict[str, tuple[object, str]] = {
+        "a.npy": (np.ones(1296, bool), "1296 flags, the data have 1297 examples"),
+        "b.npy": (np.array([5, 1297]), "no training example has the index 1297: they go from 0 to 1296"),
+        "c.npy": (np.array([5, 5]), "twice"),
+        "d.npy": (np.array([0.5]), "not whole"),
+        "e.npy": (np.zeros(1297, bool), "lists no example"),
+        "f.npy": (np.array(["5"]), "not whole"),
+        "g.json": ("[null]", "g.json"),
+        "h.txt": ("one\ntwo\n", "h.txt"),
+        "i.csv": (head + "3,4\n", "no column names the examples of its 1 rows"),
+        "j.csv": (other, "the list was made for other labels"),
+        "k.parquet": ("", "a list of label issues is a .csv"),
+    }
+    for name, (content, said) in cases.items():
+        with subtests.test(name):
+            if isinstance(content, str):
+                (tmp_path / name).write_text(content)
+            else:
+                np.save(tmp_path / name, content)
+            with pytest.raises(DataError, match=said):
+                review(noisy, tmp_path / name, "drop")
 
 
 # The command

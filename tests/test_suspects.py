@@ -127,7 +127,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert main([*place, "evaluate", "digits", "--suspects", str(file), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "labels doubted; by its last epoch" in err
+    assert "labels doubted; predictions of the last epoch" in err
     frame, summary = pd.read_csv(file), json.loads(out)[0]["suspects"]
     (run,) = (tmp_path / "runs").iterdir()
     arrays = np.load(run / "predictions.npz")
@@ -198,6 +198,21 @@ def test_early_a_network_doubts_what_it_later_learns_by_heart(learned_by_heart: 
     assert (early["by"], last["by"]) == ("early", "last")
     assert last["listed"] < 30 and early["listed"] > 350 and early["precision"] > 0.95
     assert early["auroc"] > 0.97 > 0.85 > last["auroc"]
+
+
+def test_the_list_and_the_probabilities_of_one_command_are_of_the_same_epochs(
+    learned_by_heart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = np.load(next((learned_by_heart / "runs").iterdir()) / "predictions.npz")["recorded_labels"]
+    for options, by in (((), "early"), (("--score", "last"), "last"), (("--score", "early"), "early")):
+        arguments = ["--suspects", str(tmp_path / "s.csv"), "--predictions", str(tmp_path / "p.npy"), *options, "--json"]
+        capsys.readouterr()
+        assert main(["-C", str(learned_by_heart), "evaluate", "digits", *arguments]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)[0]["predictions"]["by"] == json.loads(out)[0]["suspects"]["by"] == by
+        assert err.count(f"--score {by}") == 2  # each of the two files says it
+        unlike = np.load(tmp_path / "p.npy").argmax(1) != given
+        assert sorted(pd.read_csv(tmp_path / "s.csv")["index"]) == np.flatnonzero(unlike).tolist()
 
 
 @pytest.mark.parametrize(("late", "expected"), [(3, "early"), (4, "last"), (9, "last"), (0, "early")])

@@ -78,7 +78,12 @@ def corrupt(
         Path | None, typer.Option("--manifest", metavar="FILE", help="Review these labels, by a list of --suspects.")
     ] = None,
     suspects: Annotated[
-        Path | None, typer.Option("--suspects", metavar="FILE", help="A list by evaluate --suspects, less the lines that are right.")
+        Path | None,
+        typer.Option(
+            "--suspects",
+            metavar="FILE",
+            help="Label issues, by evaluate --suspects or from cleanlab: .csv, or indices or flags as .npy, .txt, .json.",
+        ),
     ] = None,
     drop: Drop = False,
     relabel: Relabel = False,
@@ -118,6 +123,10 @@ def corrupt(
         found, reviewed = workspace.dataset(str(dataset), test, chosen.label_file), {}
         chosen = chosen if chosen.any else replace(chosen, labels="own")
         made, named = workspace.make(found, chosen.wish(found.name))
+    for note in reviewed.get("notes", ()):
+        say(f"{suspects}: {note}", quiet=options.quiet)
+    if "label_file" in made.meta and not review.any:
+        say(made.meta["label_file"], quiet=options.quiet)
     path = out or named
     fresh = workspace.keep(made, path, force=force)
     workspace.make_current(path)
@@ -143,7 +152,7 @@ def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
     names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
     extras = [
         name
-        for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor", "decisions")
+        for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor", "label_file", "decisions")
         if name in manifest.meta
     ]
     return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}

@@ -55,7 +55,8 @@ def evaluate(
         typer.Option(
             "--score",
             metavar="NAME",
-            help="When the run judges: early, its first half, or last; default: early if it then forgot its doubts.",
+            help="Use the mean over the first half of training ('early') or the last epoch ('last') in every file of this command; "
+            "default: with --suspects early if the network memorized noisy labels, else last.",
         ),
     ] = None,
     workers: Workers = None,

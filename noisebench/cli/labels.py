@@ -45,12 +45,13 @@ def recorded(dataset: str | None) -> bool:
 
 @dataclass(frozen=True)
 class ChosenLabels:
-    """A manifest, its place, its data set, and a sentence that says which it is."""
+    """A manifest, its place, its data set, a sentence that says which it is, and how its label file was read."""
 
     manifest: Manifest
     path: Path
     dataset: Dataset
     why: str = ""
+    label_file: str = ""
 
     @property
     def sentence(self) -> str:
@@ -88,7 +89,7 @@ def dataset_of(workspace: Workspace, choice: LabelChoice, manifest: Manifest) ->
 def _made(workspace: Workspace, named: str, options: NoiseOptions, test: Path | None) -> ChosenLabels:
     dataset = workspace.dataset(named, test, options.label_file)
     manifest, path = workspace.make(dataset, options.wish(dataset.name))
-    return ChosenLabels(manifest, path, dataset)
+    return ChosenLabels(manifest, path, dataset, label_file=manifest.meta.get("label_file", ""))
 
 
 def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLabels:

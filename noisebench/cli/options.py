@@ -27,7 +27,11 @@ Human = Annotated[str | None, typer.Option("--human", metavar="COLUMN", help="La
 Matrix = Annotated[str | None, typer.Option("--matrix", metavar="FILE", help="Any transition matrix: .csv, .npy or .yaml.")]
 LabelFile = Annotated[
     str | None,
-    typer.Option("--labels", metavar="FILE", help="Anyone's labels: .csv, .txt, .npy, .pt, FILE:COLUMN; or 'own', as they are."),
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="Label file (.csv, .tsv, .txt, .json, .npy, .npz, .pt), or FILE:COLUMN; or 'own', the data set's labels unchanged.",
+    ),
 ]
 Openset = Annotated[float | None, typer.Option("--openset", metavar="RATE", help="This share of images comes from --source.")]
 Source = Annotated[str | None, typer.Option("--source", metavar="DATASET", help="The data set that --openset takes images from.")]

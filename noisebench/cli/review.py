@@ -46,7 +46,8 @@ class ReviewChoice:
         labels = workspace.labels(found)
         outside = Outside(labels, workspace.data_dir, workspace.offline, workspace.dataset, workspace.root, workspace.tell)
         done = review_manifest(labels, before, self.suspects, "drop" if self.drop else "relabel", outside)
-        return done.after, workspace.manifests / file_name(done.after, found), done.summary
+        notes = {"notes": list(done.notes)} if done.notes else {}
+        return done.after, workspace.manifests / file_name(done.after, found), {**done.summary, **notes}
 
 
 def reviewed_facts(summary: dict[str, Any]) -> list[tuple[str, str]]:

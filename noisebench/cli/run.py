@@ -104,7 +104,8 @@ def run(
     todo = select(chosen, rerun, shard)
     check_listing(found, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
-    for said in check_networks(workspace, [item.run for item in todo]):
+    label_files = {item.run.manifest.meta.get("label_file", ""): None for item in todo}
+    for said in (*filter(None, label_files), *check_networks(workspace, [item.run for item in todo])):
         say(said, quiet=options.quiet)
     if dry_run:
         _show_agenda(name, partial(_forecast, workspace, options), chosen, loads(items, todo), pool, json=json)

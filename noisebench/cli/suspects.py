@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from .progress import RunProgress
 
 _WHY = {
-    "early": "by what it said in the first half of its epochs, before it learned wrong labels by heart",
-    "last": "by its last epoch; a network doubts no label that it has learned by heart",
+    "early": "mean of the first half of training, before the network memorizes noisy labels (--score early)",
+    "last": "predictions of the last epoch (--score last)",
 }
+_FOLDS = "predictions by networks that were not trained on the example (--folds)"
 _LONG = 600.0  # seconds from which what is left is said
 
 
@@ -30,13 +31,13 @@ def doubts(
     _check(folders, {"--suspects": suspects, "--predictions": predictions, "--folds": folds, "--score": score})
     folder = folders[0]
     if suspects is None and folds is None:
-        if predictions is not None:
-            _write_predictions(predictions, folder, _of_training(folder, score or "last")[0], asking)
-        return {}
+        if predictions is None:
+            return {}
+        said, by = _of_training(folder, score or "last")
+        return {"predictions": _write_predictions(predictions, folder, said, by, asking)}
     manifest, said, by = _judged(folder, folds, score, asking)
-    if predictions is not None:
-        _write_predictions(predictions, folder, said if score or folds else _of_training(folder, "last")[0], asking)
-    return {"suspects": _listed(suspects, said, manifest, by, asking)}
+    written = {} if predictions is None else {"predictions": _write_predictions(predictions, folder, said, by, asking)}
+    return {**written, "suspects": _listed(suspects, said, manifest, by, asking)}
 
 
 def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
@@ -118,13 +119,12 @@ def _listed(path: Path | None, said: Predictions, manifest: Manifest, by: str, a
     found = how_good(said, manifest)
     if path is not None:
         write_suspects(path, said, manifest)
-        why = _WHY.get(by, "each was judged by a network that never saw it")
-        say(f"{path} written: {found['listed']} of {found['of']} labels doubted; {why}", quiet=asking.quiet)
+        say(f"{path} written: {found['listed']} of {found['of']} labels doubted; {_WHY.get(by, _FOLDS)}", quiet=asking.quiet)
     return {"file": None if path is None else str(path), "by": by, **found}
 
 
-def _write_predictions(path: Path, folder: RunFolder, said: Predictions, asking: Asking) -> None:
-    """What is said of every training image; of a teacher also whose labels these images have."""
+def _write_predictions(path: Path, folder: RunFolder, said: Predictions, by: str, asking: Asking) -> dict[str, str]:
+    """What is said of every training image; of a teacher also whose labels these images have. The file, and by which score."""
     from ..errors import DataError
     from ..predictions import write_probabilities, write_teacher
 
@@ -137,4 +137,5 @@ def _write_predictions(path: Path, folder: RunFolder, said: Predictions, asking:
         raise DataError(f"{folder.path} saw images of {record['noise']['source']} in the place of some: it cannot teach for these examples")
     else:
         write_teacher(path, said, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
-    say(f"{path} written: {len(said.classes)} predictions", quiet=asking.quiet)
+    say(f"{path} written: {len(said.classes)} predictions; {_WHY.get(by, _FOLDS)}", quiet=asking.quiet)
+    return {"file": str(path), "by": by}

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -74,7 +74,7 @@ class LabelTable:
     marks rows which are not for training. notes: sentences on what was not used.
     """
 
-    columns: dict[str, Sequence[Any]]
+    columns: Mapping[str, Sequence[Any]]
     label: str
     clean: str | None = None
     split: str | None = None
@@ -668,8 +668,10 @@ def _why_no_key(names: list[str], keys: dict[str, list[str]], found: dict[str, M
     what = name if name and not name.startswith("column ") else "index" if match.how == "index" else "key"
     if (strange := needed & (match.examples == NONE)).any():
         row = int(strange.argmax())
+        hint = f"; indices go from 0 to {shape.n - 1}" if match.how == "index" else ""
         return (
-            f"row {row} has the {what} {cells[row]!r}, which no training example has ({match.number} of {len(cells)} rows name an example)"
+            f"row {row} has the {what} {cells[row]!r}, which no training example has "
+            f"({match.number} of {len(cells)} rows name an example{hint})"
         )
     counts = np.bincount(match.examples[match.examples >= 0], minlength=shape.n)
     if (counts > 1).any():
@@ -714,13 +716,3 @@ def _wrong(what: str, row: int, reason: str) -> ValueError:
 
 def _is_empty(value: Any) -> bool:
     return str(value).strip() in ("", "nan", "-1", "-1.0")
-
-
-def find_examples(keys: Sequence[str], shape: Shape, *, by_path: bool) -> list[int]:
-    """The example of each key, a path or an index; NONE for a key that is none's."""
-    if not by_path:
-        return _by_index([str(key).strip() for key in keys], shape).examples.tolist()
-    number = {name: at for at, name in enumerate(shape.ids)}
-    names = [key.strip().replace("\\", "/").removeprefix("./") for key in keys]
-    prefix = "" if names and names[0] in number else "train/"
-    return [number.get(prefix + name, NONE) for name in names]

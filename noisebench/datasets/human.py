@@ -99,7 +99,7 @@ def _in_order(path: Path, order_path: Path, names: tuple[str, ...], clean: np.nd
     published = _labels(content, names, path)
     for places in (np.argsort(order), order):
         if len(published) == len(order) and np.array_equal(published[places], clean):
-            return {key: value[places] for key, value in content.items() if np.shape(value)[:1] == order.shape}
+            return {key: np.asarray(value)[places] for key, value in content.items() if np.shape(value)[:1] == order.shape}
     return content
 
 

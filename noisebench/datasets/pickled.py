@@ -69,6 +69,17 @@ class _Type:
         raise pickle.UnpicklingError("it would make an array of its own")
 
 
+def _scalar(dtype: Any, content: Any) -> int | float:
+    """A number as numpy pickles one of its own, such as each of a list of them."""
+    if not isinstance(dtype, _Dtype) or dtype.code in _OBJECTS:
+        raise pickle.UnpicklingError("it holds a number of no known kind")
+    kind = np.dtype(dtype.order + dtype.code.lstrip("<>|="))
+    raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
+    if len(raw) != kind.itemsize:
+        raise pickle.UnpicklingError(f"it says one {kind}, its bytes are {len(raw)}")
+    return np.frombuffer(raw, kind)[0].item()
+
+
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """How an old pickle says bytes."""
     if not isinstance(text, str) or encoding != "latin1":
@@ -79,6 +90,8 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 _ALLOWED: dict[str, Any] = {
     "numpy.core.multiarray._reconstruct": _Array,
     "numpy._core.multiarray._reconstruct": _Array,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
     "numpy.ndarray": _Type,
     "numpy.dtype": _Dtype,
     "_codecs.encode": _encode,

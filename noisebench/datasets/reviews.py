@@ -1,23 +1,30 @@
-"""A list of doubted labels that somebody has worked on: lines deleted, suggestions mended, by a spreadsheet or by hand."""
+"""A list of label issues: as `evaluate --suspects` writes it and somebody has edited it, or as cleanlab gives it."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..arrays import read_npy
+from ..bounded import parse_json
 from ..classes import NoClass, class_numbers
 from ..errors import DataError
 from ..spreadsheet import from_cell
 from ..storing import read_checked
-from .annotations import MOST_COLUMNS, ROOM, WIDEST, Shape, find_examples
+from .annotations import MOST_COLUMNS, NONE, ROOM, WIDEST, LabelTable, Shape, decode, find_key, match_keys, sniff
 
-_NEEDED = ("recorded", "suggested")
+_NEEDED = {"recorded": ("recorded", "given_label"), "suggested": ("suggested", "predicted_label")}  # ours, cleanlab's
 _KEYS = ("path", "index")
+_ISSUE = "is_label_issue"
+_KNOWN = {"rank", "score", "split", "label_quality", "label_score"}  # columns that say nothing of what is to be done
+_FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_TABLES, _ARRAYS = (".csv", ".tsv"), (".npy", ".txt", ".json")
 
 
 @dataclass(frozen=True)
@@ -28,43 +35,87 @@ class _Table:
     lines: list[int]
 
 
-def read_review(path: Path, shape: Shape, recorded: np.ndarray, sha256: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Which examples (m,) are listed, and the class (m,) suggested for each. Raises DataError, naming the line.
+def read_review(
+    path: Path, shape: Shape, recorded: np.ndarray, sha256: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Which examples (m,) are listed, the class (m,) suggested for each, None where the list suggests none,
+    and sentences on how it was read. Raises DataError, naming the line.
 
-    A list that was made for other recorded labels (N,) is refused.
+    A table has the columns recorded and suggested, or cleanlab's given_label and predicted_label; one made
+    for other recorded labels (N,) is refused. An array holds the indices of examples, or a flag for each.
     """
+    suffix = path.suffix.lower()
+    if suffix not in (*_TABLES, *_ARRAYS):
+        raise DataError(f"{path}: a list of label issues is a {', '.join((*_TABLES, *_ARRAYS))}")
     raw = read_checked(path, sha256, ROOM + shape.n * WIDEST)
     try:
-        table = _read(raw.decode("utf-8-sig"), shape.n)
+        if suffix in _ARRAYS:
+            return _listed(_array(raw, suffix), shape), None, ("it does not say for which labels it was made",)
+        table, notes = _read(decode(raw), shape.n)
         examples = _examples(table, shape)
         _check_recorded(table, shape, recorded[examples])
-        return examples, _classes(table, "suggested", shape)
+        listed = _issues(table)
+        return examples[listed], _classes(table, "suggested", shape, listed), tuple(notes)
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8: save it as CSV UTF-8") from None
-    except (ValueError, csv.Error) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise DataError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _read(text: str, n: int) -> _Table:
-    """The columns that are needed. Between them stand commas; or semicolons, or tabs, as spreadsheets of some countries write."""
-    head, _, _ = text.partition("\n")
-    mark = next((mark for mark in ",;\t" if mark in head), ",")
+def _array(raw: bytes, suffix: str) -> np.ndarray:
+    """Numbers or flags (m,)."""
+    if suffix == ".npy":
+        return read_npy(raw)
+    words = parse_json(raw) if suffix == ".json" else re.split(r"[\s,;]+", decode(raw).strip())
+    if not isinstance(words, list):
+        raise ValueError("expected a list of indices, or of true and false")
+    flags = [_FLAGS.get(str(word).lower()) for word in words]
+    if any(str(word).lower() in ("true", "false") for word in words) and None not in flags:
+        return np.array(flags, bool)
+    return np.array([float(word) for word in words])
+
+
+def _listed(values: np.ndarray, shape: Shape) -> np.ndarray:
+    """The examples (m,) of indices, or of flags (N,)."""
+    if values.ndim != 1 or not values.size:
+        raise ValueError(f"expected indices of examples, or a flag for each of the {shape.n}, got shape {values.shape}")
+    if values.dtype.kind not in "biuf" or not np.isin(values % 1, 0).all():
+        raise ValueError("expected indices of examples, or flags, got numbers that are not whole")
+    if values.dtype == bool or (len(values) == shape.n > 2 and np.isin(values, (0, 1)).all()):
+        if len(values) != shape.n:
+            raise ValueError(f"it has {len(values)} flags, the data have {shape.n} examples")
+        values = np.flatnonzero(values)
+        if not len(values):
+            raise ValueError("it lists no example: there is nothing to do")
+    elif (strange := (values < 0) | (values >= shape.n)).any():
+        raise ValueError(f"no training example has the index {values[strange][0]:.0f}: they go from 0 to {shape.n - 1}")
+    elif len(np.unique(values)) < len(values):
+        raise ValueError("an index stands in it twice")
+    return values.astype(np.int64)
+
+
+def _read(text: str, n: int) -> tuple[_Table, list[str]]:
+    """The columns, cleanlab's under our names. Between them stand commas; or semicolons, or tabs, as spreadsheets of some countries
+    write."""
+    mark = sniff(text.splitlines()[:1])
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     names = [name.strip().lower() for name in next(rows, [])]
     if len(names) > MOST_COLUMNS:
         raise ValueError(f"it has {len(names)} columns, and may have {MOST_COLUMNS}")
+    for own, others in _NEEDED.items():
+        names = [own if name in others and own not in names else name for name in names]
     _check_names(names)
-    wanted = {name: names.index(name) for name in (*_KEYS, *_NEEDED) if name in names}
-    table = _Table({name: [] for name in wanted}, [])
+    table = _Table({name: [] for name in names}, [])
     for row in _full(rows, len(names)):
         if len(table.lines) == n:
             raise ValueError(f"it has more lines than the data have examples, which are {n}")
         table.lines.append(rows.line_num)
-        for name, place in wanted.items():
-            table.columns[name].append(row[place].strip())
+        for name, cell in zip(names, row, strict=True):
+            table.columns[name].append(cell.strip())
     if not table.lines:
         raise ValueError("it lists no example: there is nothing to do")
-    return table
+    unused = [name for name in names if name and name not in {*_NEEDED, *_KEYS, *_KNOWN, _ISSUE}]
+    return table, [f"not used: {', '.join(unused)}"] if unused else []
 
 
 def _full(rows: Iterator[list[str]], width: int) -> Iterator[list[str]]:
@@ -80,17 +131,22 @@ def _check_names(names: list[str]) -> None:
     if twice := next((name for name in names if names.count(name) > 1 and name), None):
         raise ValueError(f"its first line has the column {twice!r} twice")
     missing = [name for name in _NEEDED if name not in names]
-    if not set(_KEYS) & set(names):
+    if missing and not set(_KEYS) & set(names):
         missing.insert(0, "index or path")
     if missing:
-        raise ValueError(f"it has no column {', '.join(missing)}: a list is what noisebench evaluate RUN --suspects FILE writes")
+        raise ValueError(
+            f"it has no column {', '.join(missing)}: a list is what noisebench evaluate RUN --suspects FILE writes, "
+            "or cleanlab's table with given_label and predicted_label"
+        )
 
 
 def _examples(table: _Table, shape: Shape) -> np.ndarray:
     """Which example each row is: by path where there is one, and an index beside it must mean the same."""
     found = [_found(table, name, shape) for name in _KEYS if name in table.columns and (name == "index" or shape.ids)]
-    if not found:
+    if not found and "path" in table.columns:
         raise ValueError("it goes by path, but the examples of these data have none")
+    if not found:
+        return _by_any_key(table, shape)
     if (differs := found[0] != found[-1]).any():
         at = int(differs.argmax())
         raise ValueError(f"line {table.lines[at]}: {table.columns['path'][at]} is example {found[0][at]}, not {found[-1][at]}")
@@ -102,30 +158,56 @@ def _examples(table: _Table, shape: Shape) -> np.ndarray:
     return found[0]
 
 
+def _by_any_key(table: _Table, shape: Shape) -> np.ndarray:
+    """By a table's own index, which has no name, or another column that names the examples; a row for every
+    example needs none."""
+    columns = {name: cells for name, cells in table.columns.items() if name not in {"suggested", *_KNOWN, _ISSUE}}
+    key = find_key(LabelTable(columns, "recorded"), shape, np.ones(len(table.lines), bool))
+    if key is not None and (key[1].examples >= 0).all():
+        return key[1].examples
+    if key is not None or len(table.lines) != shape.n:
+        raise ValueError(f"no column names the examples of its {len(table.lines)} rows: add a column index or path")
+    return np.arange(shape.n)
+
+
 def _found(table: _Table, name: str, shape: Shape) -> np.ndarray:
     keys = table.columns[name]
-    found = find_examples(keys, shape, by_path=name == "path")
-    if -1 in found:
-        at = found.index(-1)
+    found = match_keys(keys, shape, np.ones(len(keys), bool), name)
+    examples = found[0].examples if found else np.full(len(keys), NONE)
+    if (strange := examples < 0).any():
+        at = int(strange.argmax())
         allowed = "" if name == "path" else f": they go from 0 to {shape.n - 1}"
         raise ValueError(f"line {table.lines[at]}: no training example has the {name} {keys[at]!r}{allowed}")
-    return np.array(found, np.int64)
+    return examples
 
 
 def _check_recorded(table: _Table, shape: Shape, recorded: np.ndarray) -> None:
-    said = _classes(table, "recorded", shape)
+    said = _classes(table, "recorded", shape, range(len(table.lines)))
     if (differs := said != recorded).any():
         at = int(differs.argmax())
         now, then = (shape.classes[labels[at]] for labels in (recorded, said))
         raise ValueError(f"line {table.lines[at]}: the label is {now} in this manifest, not {then}: the list was made for other labels")
 
 
-def _classes(table: _Table, column: str, shape: Shape) -> np.ndarray:
-    """A column of classes by name or number (m,)."""
-    words = [from_cell(cell) for cell in table.columns[column]]
+def _issues(table: _Table) -> list[int]:
+    """The rows that list a label issue: all, but those that cleanlab says are none."""
+    if _ISSUE not in table.columns:
+        return list(range(len(table.lines)))
+    flags = [_FLAGS.get(cell.lower()) for cell in table.columns[_ISSUE]]
+    if None in flags:
+        at = flags.index(None)
+        raise ValueError(f"line {table.lines[at]}: {_ISSUE} must be True or False, not {table.columns[_ISSUE][at]!r}")
+    if not any(flags):
+        raise ValueError("it lists no example: there is nothing to do")
+    return [at for at, flag in enumerate(flags) if flag]
+
+
+def _classes(table: _Table, column: str, shape: Shape, rows: Sequence[int]) -> np.ndarray:
+    """Some rows of a column of classes by name or number (m,)."""
+    words = [from_cell(table.columns[column][row]) for row in rows]
     try:
         return np.array(class_numbers(words, shape.classes, names_win=True), np.int64)
     except NoClass as error:
         empty = not words[error.place]
         reason = "is empty: delete the line, or name a class" if empty else f"is wrong: {error}"
-        raise ValueError(f"line {table.lines[error.place]}: {column} {reason}") from None
+        raise ValueError(f"line {table.lines[rows[error.place]]}: {column} {reason}") from None

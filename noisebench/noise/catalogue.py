@@ -92,10 +92,12 @@ class Labelling:
 
 @dataclass(frozen=True)
 class Review:
-    """What somebody made of a list of doubted labels: which examples (m,) are on it still, and the label that each is to have."""
+    """What somebody made of a list of label issues: which examples (m,) are on it still, the label that each is to have, None where it
+    suggests none, and sentences on how the list was read."""
 
     examples: np.ndarray
-    suggested: np.ndarray
+    suggested: np.ndarray | None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

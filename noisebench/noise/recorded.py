@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ..errors import LanguageError
+from ..errors import DataError, LanguageError
 from ..parameters import Inner, OneOf, Rate
 from ..spec import Call, Value, parse
 from .catalogue import Examples, Labelling, Review, build_noise, by_class, record, register_noise
@@ -21,8 +21,12 @@ _SHORT = {
     "random1": "random_label1",
     "random2": "random_label2",
     "random3": "random_label3",
+    "rand1": "random_label1",  # the authors' flags
+    "rand2": "random_label2",
+    "rand3": "random_label3",
+    "noisy100": "noisy_label",
     "worse": "worse_label",
-    "worst": "worse_label",  # the authors' flag; their file says worse
+    "worst": "worse_label",  # as above; their file says worse
     "noisy": "noisy_label",
     "noisy_coarse": "noisy_coarse_label",
 }
@@ -47,8 +51,10 @@ def human(examples: Examples, column: str) -> Labelling:
 
 @register_noise(short="imported", overall="as recorded", paper="anyone's own labels", drawn=False)
 def imported(examples: Examples, file: str, sha256: str | None = None) -> Labelling:
-    """Anyone's labels: a .csv, .txt, .npy or .pt, by index or by path; or own, the data set's labels as they are.
+    """Labels of a file (.csv, .tsv, .txt, .json, .npy, .npz, .pt); or own, the data set's labels as they are.
 
+    The column whose cells are the examples' indices, paths or file names is the key, whatever it is called; FILE:COLUMN names the
+    column of labels. Without a key the labels come in the order of the examples. What the file does not label is not trained on.
     Clean labels are the file's if it has them, else those of a catalogue's data set; otherwise nobody knows them.
     sha256: how the file's checksum must begin; a manifest says it.
     """
@@ -105,7 +111,8 @@ def reviewed(
     """Labels that somebody has looked at again: a list of doubted ones, by evaluate --suspects, less the lines found right.
 
     action: relabel, each example that is listed gets the label suggested there; drop, none of them is trained on.
-    suspects: the list, a .csv. sha256: how its checksum must begin; a manifest says it.
+    suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt, .json).
+    sha256: how its checksum must begin; a manifest says it.
     """
     made = record(noise, examples)
     return after_review(made, action, examples.sources.review(suspects, sha256, made.labels))
@@ -116,6 +123,8 @@ def after_review(made: Labelling, action: str, review: Review) -> Labelling:
     facts = {key: value for key, value in made.facts.items() if key != "rates"}
     left = replace(made, nominal_rate=None, transition=None, facts=facts)
     if action == RELABEL:
+        if review.suggested is None:
+            raise DataError("the list suggests no labels: drop what it lists, or give a table with a column suggested")
         labels = made.labels.copy()
         labels[review.examples] = review.suggested
         return replace(left, labels=labels)
