@@ -45,6 +45,7 @@ STRAY = "image{s} beside the class folders, without a class"
 EMPTY = "folder{s} without images: no class"
 UNUSED = "folder{s} beside the training and the test part"
 LOOP = "link{s} to a folder that is read already"
+LINK = "link{s} or device{s} in a tar"
 OUTSIDE = "image{s} outside the training and the test part"
 UNLABELLED = "image{s} without a row in the label file"
 LABEL_FILE = "labels.csv"  # that of a folder without class folders, where none is named

@@ -21,10 +21,11 @@ from ..arrays import packed_npz, read_npz
 from ..errors import DataError
 from ..form import MOST_CLASSES
 from ..storing import is_text, write_whole
-from .folders import HIDDEN, SUFFIXES, PassedOver, is_hidden, is_image
+from .folders import HIDDEN, LINK, SUFFIXES, PassedOver, is_hidden, is_image
 from .listing import Names
 
 _COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
+_LINK = -1  # the offset of what is no regular file
 _DEEPEST = 8  # tars within tars
 _LARGEST_HEAD = 1 << 20  # bytes of a long name
 _LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json
@@ -113,7 +114,7 @@ def _members(path: Path, place: range | None = None, depth: int = 0) -> Iterator
         raise DataError(f"{path} cannot be read as a tar that is not compressed ({error})") from None
     for name, offset, size in found:
         plain = name.removeprefix("./")
-        if not plain.endswith(".tar"):
+        if offset == _LINK or not plain.endswith(".tar"):
             yield plain, offset, size
         elif depth == _DEEPEST:
             raise DataError(f"{path}: {plain} is a tar within {_DEEPEST} others: unpack it first")
@@ -123,7 +124,7 @@ def _members(path: Path, place: range | None = None, depth: int = 0) -> Iterator
 
 
 def _in_turn(file: IO[bytes], place: range) -> Iterator[tuple[str, int, int]]:
-    """Each file that lies whole in its place, behind the one before. Raises ValueError, tarfile's errors."""
+    """Each file that lies whole in its place, behind the one before; links and devices at _LINK. Raises ValueError, tarfile's errors."""
     file.seek(place.start)
     heads: Any = _Heads(file)
     with tarfile.open(fileobj=heads, mode="r:") as tar:
@@ -138,6 +139,8 @@ def _in_turn(file: IO[bytes], place: range) -> Iterator[tuple[str, int, int]]:
             if member.isreg():
                 _check_name(member.name)
                 yield member.name, member.offset_data, member.size
+            elif not member.isdir() and "\0" not in member.name and is_text(member.name):
+                yield member.name, _LINK, 0
             before = member.offset
         _check_end(file, tar.offset, place.stop)
 
@@ -173,6 +176,8 @@ def _visible(path: Path, passed: PassedOver) -> Iterator[tuple[str, int, int]]:
     for name, offset, size in _members(path):
         if any(map(is_hidden, name.split("/"))):
             passed.add(HIDDEN, name)
+        elif offset == _LINK:
+            passed.add(LINK, name)
         else:
             yield name, offset, size
 
