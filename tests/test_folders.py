@@ -20,7 +20,7 @@ import noisebench.arrays
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images, find_dataset, fit_images, image_rows, read_images, read_labels
 from noisebench.datasets.foreign import describe_foreign
-from noisebench.errors import DataError, ManifestError
+from noisebench.errors import DataError
 from noisebench.manifest import Manifest, read_manifest
 from noisebench.workspace import Workspace
 
@@ -276,18 +276,15 @@ def test_classes_of_an_npz_are_those_of_its_training_labels(tmp_path, capsys):
         assert what in refused(capsys, "corrupt", str(tmp_path / "x.npz"), "--sym", "0.5")
 
 
-def test_a_manifest_of_other_classes_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_manifest_with_a_class_that_the_data_do_not_have_is_refused(tmp_path, monkeypatch, capsys):
+    """As one for a folder whose empty class folder counted."""
     monkeypatch.chdir(tmp_path)
-    place = folder(tmp_path / "pets", "train", "test")
-    for part in ("train", "test"):
-        (place / part / "zebra").mkdir()
-        Image.new("L", (8, 8), len(part)).save(place / part / "zebra" / "0.png")
-    manifest = corrupted(capsys, "pets", "--sym", "0.5")
-    for part in ("train", "test"):
-        shutil.rmtree(place / part / "zebra")
+    folder(tmp_path / "pets", "train", "test")
     now = corrupted(capsys, "pets", "--sym", "0.5")
-    with pytest.raises(ManifestError, match=r"has 3 classes .* 2:"):
-        replace(now, meta={**now.meta, "num_classes": 3, "classes": manifest.meta["classes"]}).verify(now.clean_labels, now.ids, classes=2)
+    classes = {"num_classes": 3, "classes": ["cat", "dog", "zebra"], "per_class_rate": [0.5, 0.5, None], "transition": None}
+    replace(now, meta={**now.meta, **classes}).write(Path("old.csv"))
+    for words in (["train", "pets", "--manifest", "old.csv"], ["corrupt", "pets", "--labels", "old.csv"]):
+        assert "3 classes (cat, dog, zebra ...)" in refused(capsys, *words)
 
 
 def test_links_are_followed_once_and_what_lies_deeper_belongs_to_the_class_above(tmp_path):
