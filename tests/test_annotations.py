@@ -305,7 +305,7 @@ def test_rows_of_test_images_are_passed_over_and_images_without_a_row_left_out(p
     everything = table_of(pets, "train", "test").rename(columns={"given": "label"})
     of_test = everything["path"].str.startswith("test/")
     training = everything[~of_test]
-    for marks in ({}, {"is_valid": of_test}, {"split": np.where(of_test, "val", "train")}):
+    for marks in ({}, {"is_valid": of_test}, {"split": np.where(of_test, "val", "train")}, {"is_train": (~of_test).astype(int)}):
         with subtests.test(str(list(marks))):
             assert corrupt(pets, everything[["path", "label"]].assign(**marks))[:2] == (0, expected_of(training, "label"))
             assert "6 rows of test images passed over" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,19 @@ _SHOWN = 12  # columns or classes that a sentence names
 _MARKS = ",;\t"
 
 # Columns are recognised by the words of their names: `label_noisy` is a label, `image_id` a key.
-_LABEL = set("label labels target targets class classes category recorded noisy given y".split())  # noqa: SIM905
-_CLEAN = set("clean true truth gt gold".split())  # noqa: SIM905
+_LABEL = {"label", "labels", "target", "targets", "class", "classes", "category", "recorded", "noisy", "given", "y"}
+_CLEAN = {"clean", "true", "truth", "gt", "gold"}
 _CLEAN_NAMES = ("clean_label", "clean", "true_label", "true", "ground_truth", "gt")
-_INDEX = set("index idx i".split())  # noqa: SIM905
-_PATH = set("path file filename filepath".split())  # noqa: SIM905
-_KEY = _INDEX | _PATH | set("id image img name key unnamed".split())  # noqa: SIM905
-_SPLIT = {"split", "subset", "partition", "phase", "set"}
-_FLAG = {"is_valid", "is_val", "is_validation", "is_test", "valid", "validation", "val", "test"}
-_TRAIN = {"train", "training", "false", "0", "0.0", "no"}
-_OTHER = {"val", "valid", "validation", "dev", "test", "testing", "dropped", "true", "1", "1.0", "yes"}
+_INDEX = {"index", "idx", "i"}
+_PATH = {"path", "file", "filename", "filepath"}
+_KEY = _INDEX | _PATH | {"id", "image", "img", "name", "key", "unnamed"}
+
+# Columns that say which rows are for training: words, or flags of what is not, or of what is.
+_PARTS = {"split", "subset", "partition", "phase", "set"}
+_HELD_OUT = {"is_valid", "is_val", "is_validation", "is_test", "valid", "validation", "val", "test"}
+_IN_TRAINING = {"is_train", "is_training", "train", "training"}
+_TRAIN, _OTHER = {"train", "training"}, {"val", "valid", "validation", "dev", "test", "testing", "dropped"}
+_YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 
 TEST, NONE = -2, -1  # in the place of a training example: a test image, or nothing
 
@@ -93,9 +97,8 @@ class LabelTable:
     @property
     def for_training(self) -> np.ndarray:
         """Rows (m,) that the split column does not exclude."""
-        if self.split is None:
-            return np.ones(len(self.labels), bool)
-        return np.array([_word(cell) in _TRAIN for cell in _as_list(self.columns[self.split])], bool)
+        marked = None if self.split is None else _rows_for_training(self.split, self.columns[self.split])
+        return np.ones(len(self.labels), bool) if marked is None else marked
 
 
 def split_column(text: str) -> tuple[Path, str | None]:
@@ -356,7 +359,7 @@ def _recognised(content: _Content, column: str | None, classes: Sequence[str]) -
     if column is not None and label is None:
         raise ValueError(f"it has no column {column!r}; it has {_listed(names)}")
     clean = _clean_column([name for name in names if name != label])
-    split = next((name for name in names if name not in (label, clean) and _is_split(name, columns[name])), None)
+    split = next((name for name in names if name not in (label, clean) and _rows_for_training(name, columns[name]) is not None), None)
     if label is None:
         others = [name for name in names if name not in (clean, split)]
         label = _label_column(columns, others, classes, named=content.named)
@@ -438,13 +441,12 @@ def _mean_the_same(columns: Sequence[Sequence[Any]], classes: Sequence[str]) -> 
     return all(np.array_equal(first, other) for other in others)
 
 
-def _is_split(name: str, cells: Sequence[Any]) -> bool:
-    """Whether a column says which rows are for training."""
-    return name.lower() in _SPLIT | _FLAG and {_word(cell) for cell in _as_list(cells)} <= _TRAIN | _OTHER
-
-
-def _word(cell: Any) -> str:
-    return str(cell).strip().lower()
+def _rows_for_training(name: str, cells: Sequence[Any]) -> np.ndarray | None:
+    """The rows (m,) for training by a column such as split or is_valid; None for any other column."""
+    name, words = name.lower(), [str(cell).strip().lower() for cell in _as_list(cells)]
+    kinds = ((_PARTS, _TRAIN, _OTHER), (_HELD_OUT, _NO, _YES), (_IN_TRAINING, _YES, _NO))
+    yes, no = next(((yes, no) for names, yes, no in kinds if name in names), (set(), set()))
+    return np.array([word in yes for word in words]) if words and set(words) <= yes | no else None
 
 
 def _as_list(cells: Sequence[Any]) -> list[Any]:
@@ -500,10 +502,11 @@ def _by_path(keys: Sequence[str], shape: Shape, needed: np.ndarray) -> list[Matc
     that all keys share. Ends at the first complete one."""
     found = []
     keys = [key.replace("\\", "/").removeprefix("./") for key in keys]
-    views = [(how, _numbered(shape, view)) for how, view in _VIEWS]
+    number_of = cache(lambda view: _numbered(shape, view))
     for prefix, rest in _behind_prefixes(keys):
         sample = rest[:: max(1, len(rest) // _SAMPLE)]
-        for how, number in views:
+        for how, view in _VIEWS:
+            number = number_of(view)
             if any(key in number for key in sample):
                 said = how + (f" behind {prefix}" if prefix else "")
                 match = Match(said, np.array([number.get(key, NONE) for key in rest], np.int64))
@@ -591,7 +594,7 @@ def _read_as(table: LabelTable, key: str, match: Match) -> str:
 
 def _passed_over(table: LabelTable, key: str, match: Match, for_training: np.ndarray) -> Iterator[str]:
     """Columns and rows that are not used."""
-    if unused := [name for name in table.keys if name != key]:
+    if unused := [name for name in table.columns if name not in (table.label, table.clean, table.split, key)]:
         yield f"not used: {_listed(unused)}"
     test = match.examples == TEST
     if test.any():
