@@ -15,7 +15,7 @@ from ..storing import is_text
 from .archive import as_labels, fingerprint, image_shape, read_arrays, read_shape
 from .catalogue import Dataset
 from .opening import open_regular
-from .pictures import read_picture
+from .pictures import as_rgb, read_picture
 from .tarred import PICTURES
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.n
     from PIL import ImageOps
 
     def read(picture: Any) -> np.ndarray:
-        picture = picture.convert("RGB")
+        picture, _ = as_rgb(picture)
         return np.asarray(ImageOps.fit(picture, (side, side)) if side else picture)
 
     return np.stack([_open(path / file, read) for file in files])
