@@ -17,6 +17,7 @@ import numpy as np
 from .backbones import backbone_fingerprint, canonical_backbone
 from .budget import at_budget
 from .datasets import Dataset
+from .datasets.pictures import DECODING_VERSION
 from .errors import ConfigError, LanguageError
 from .estimates import VERSION as ESTIMATES_VERSION
 from .estimates import Estimates
@@ -102,6 +103,7 @@ class Run:
                 **({"pictures": str(PICTURES_VERSION)} if self.manifest.val is not None or self.manifest.source is not None else {}),
                 **({"estimates": str(ESTIMATES_VERSION)} if self.estimated else {}),
                 **({"init": str(INITIAL_VERSION)} if self.init else {}),
+                **({"decoding": str(DECODING_VERSION)} if self.dataset.reader else {}),
             },
         }
 

@@ -7,10 +7,12 @@ import io
 import json
 import re
 import shutil
+import struct
 import tarfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +22,11 @@ import noisebench.arrays
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images, find_dataset, fit_images, image_rows, read_images, read_labels
 from noisebench.datasets.foreign import describe_foreign
+from noisebench.datasets.opening import opener
+from noisebench.datasets.pictures import decoded
 from noisebench.errors import DataError
 from noisebench.manifest import Manifest, read_manifest
+from noisebench.training.opening import timm_opener
 from noisebench.workspace import Workspace
 
 
@@ -429,3 +434,104 @@ def test_images_of_another_set_take_the_shape_of_this_one(shape):
     images = np.full((3, 10, 10, 3), 77, np.uint8)
     fitted = fit_images(images, shape)
     assert fitted.shape == (3, *shape) and (fitted == 77).all()
+
+
+# From a file to 8-bit RGB
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(bits: int, colour: int, *values: int, others: tuple[tuple[bytes, bytes], ...] = ()) -> bytes:
+    """One row of pixels, of so many bits a channel (8 or 16) and a colour type of PNG's."""
+    row = b"\0" + struct.pack(f">{len(values)}{'H' if bits == 16 else 'B'}", *values)
+    width = len(values) // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    head = struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0)
+    body = [(b"IHDR", head), *others, (b"IDAT", zlib.compress(row)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in body)
+
+
+def tiff(bits: int, photometric: int, row: bytes, width: int, sample_format: int = 1) -> bytes:
+    """One row of one channel, uncompressed; photometric 0: 0 is white."""
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8 + 2 + 12 * 9 + 4), (277, 1), (279, len(row)),
+            (339, sample_format)]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + row
+
+
+def saved(image: Image.Image, form: str, **how: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **how)
+    return file.getvalue()
+
+
+def in_modes() -> dict[str, tuple[bytes, list[Any]]]:
+    """Files of every mode, and their pixels worked out by hand: a row of (r, g, b), or one number for a grey."""
+    u16, keyed, quarter = struct.pack("<2H", 0x1234, 0x8000), (b"tRNS", struct.pack(">H", 0x1234)), Image.Exif()
+    quarter[0x0112] = 6  # the stored row stands upright when it is turned to the right: its left pixel is on top
+    frames = [Image.new("L", (1, 1), value) for value in (5, 200)]
+    palette = (b"PLTE", bytes([10, 20, 30, 40, 50, 60]))
+    return {
+        "grey.png": (png(8, 0, 0, 7, 255), [0, 7, 255]),
+        "grey16.png": (png(16, 0, 0, 0x0100, 0x1234, 0x80FF, 0xFFFF), [0, 1, 0x12, 0x80, 255]),
+        "grey16 with a transparent value.png": (png(16, 0, 0x1234, 0x1235, others=(keyed,)), [255, 0x12]),
+        "grey with a transparent value.png": (png(8, 0, 7, 9, others=((b"tRNS", b"\0\x07"),)), [255, 9]),
+        "rgb16.png": (png(16, 2, 0x1234, 0x8000, 0xFFFF), [(0x12, 0x80, 255)]),
+        "rgb with a transparent colour.png": (png(8, 2, 1, 2, 3, 4, 5, 6, others=((b"tRNS", b"\0\1\0\2\0\3"),)), [255, (4, 5, 6)]),
+        "la.png": (png(8, 4, 100, 255, 100, 0, 0, 51), [100, 255, 204]),
+        "la16.png": (png(16, 4, 0x6400, 0xFFFF, 0x6400, 0), [100, 255]),
+        "rgba.png": (png(8, 6, 1, 2, 3, 255, 1, 2, 3, 0, 0, 50, 100, 102), [(1, 2, 3), 255, (153, 173, 193)]),
+        "rgba16.png": (png(16, 6, 0x0102, 0x0203, 0x0304, 0xFFFF, 0, 0, 0, 0), [(1, 2, 3), 255]),
+        "palette.png": (png(8, 3, 0, 1, others=(palette,)), [(10, 20, 30), (40, 50, 60)]),
+        "palette with alpha.png": (png(8, 3, 0, 1, others=(palette, (b"tRNS", b"\0\xff"))), [255, (40, 50, 60)]),
+        "bits.png": (saved(Image.frombytes("1", (8, 1), b"\xa0"), "PNG"), [255, 0, 255, 0, 0, 0, 0, 0]),
+        "16.tif": (tiff(16, 1, u16, 2), [0x12, 0x80]),
+        "16 where 0 is white.tif": (tiff(16, 0, u16, 2), [255 - 0x12, 255 - 0x80]),
+        "12.tif": (tiff(12, 1, b"\xff\xf8\x00", 2), [255, 0x80]),
+        "big endian.tif": (saved(Image.fromarray(np.array([[0x1234, 0x8000]], ">u2")), "TIFF"), [0x12, 0x80]),
+        "cmyk.tif": (saved(Image.new("CMYK", (1, 1), (0, 255, 51, 0)), "TIFF"), [(255, 0, 204)]),
+        "lab.tif": (saved(Image.new("LAB", (2, 1), (255, 128, 128)), "TIFF"), [255, 255]),
+        "grey16.pgm": (b"P5 2 1 4095\n" + struct.pack(">2H", 4095, 0), [255, 0]),
+        "rgb16.ppm": (b"P6 1 1 65535\n" + struct.pack(">3H", 65535, 0, 257), [(255, 0, 1)]),
+        "frames.gif": (saved(frames[0], "GIF", save_all=True, append_images=frames[1:]), [5]),
+        "frames.tif": (saved(frames[0], "TIFF", save_all=True, append_images=frames[1:]), [5]),
+        "turned.png": (saved(Image.fromarray(np.array([[9], [70]], np.uint8)).rotate(90, expand=True), "PNG", exif=quarter), [9, 70]),
+    }
+
+
+def test_every_mode_is_decoded_to_the_same_rgb_in_memory_and_streamed(tmp_path):
+    """Nothing is clipped: 16 bits keep their high byte, what is transparent is white, and EXIF's orientation is applied."""
+    for number, (name, (raw, row)) in enumerate(in_modes().items()):
+        place = tmp_path / str(number)
+        for part in ("train", "test"):
+            for class_name in ("a", "b"):
+                (place / part / class_name).mkdir(parents=True)
+                (place / part / class_name / name).write_bytes(raw)
+        expected = [(value,) * 3 if isinstance(value, int) else value for value in row]
+        in_memory = read_images(find_dataset(str(place)), tmp_path).train_images
+        atol = 1 if name == "lab.tif" else 0  # whose white is a hair off in 8 bits
+        np.testing.assert_allclose(in_memory[0].reshape(-1, 3).astype(int), expected, rtol=0, atol=atol, err_msg=name)
+        pictures = read_images(find_dataset(f"folder:{place}"), tmp_path).train_images
+        for open_with in (opener, timm_opener):
+            streamed = np.asarray(decoded(open_with(pictures.listing), pictures.listing, 0))
+            np.testing.assert_array_equal(streamed, in_memory[0], err_msg=name)
+
+
+def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path):
+    refused = {
+        "int32.tif": saved(Image.fromarray(np.array([[5, 70_000]], np.int32)), "TIFF"),
+        "signed16.tif": tiff(16, 1, struct.pack("<2h", -5, 300), 2, sample_format=2),
+        "float.tif": saved(Image.fromarray(np.array([[0.5, 1.0]], np.float32)), "TIFF"),
+        "float.ppm": b"Pf 1 1 -1.0\n" + struct.pack("<f", 0.5),
+        "colour16 with a transparent one.png": png(16, 2, 1, 2, 3, others=((b"tRNS", b"\0\1\0\2\0\3"),)),
+    }
+    place = folder(tmp_path, "train", "test")
+    for name, raw in refused.items():
+        path = place / "train" / "cat" / name
+        path.write_bytes(raw)
+        with pytest.raises(DataError, match=f"{name} cannot be read as a picture .*: write it with 8"):
+            read_images(find_dataset(str(place)), tmp_path)
+        with pytest.raises(DataError, match=f"{name} cannot be read as a picture .*: write it with 8"):
+            np.asarray(read_images(find_dataset(f"folder:{place}"), tmp_path).train_images)
+        path.unlink()

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from noisebench import plan
 from noisebench.cli import main
 from noisebench.datasets import Images, Pictures, find_dataset, image_rows, read_images, read_labels
 from noisebench.datasets.foreign import check_memory
@@ -465,6 +466,13 @@ def test_the_key_is_the_same_wherever_the_folder_lies(lab):
     os.chdir("deep")
     _, there = trainer_of(Workspace(".", "data"))
     assert here.key == there.key and here.folder_name == there.folder_name
+
+
+def test_how_pictures_are_decoded_is_in_the_key_where_their_pixels_are_not(lab, monkeypatch):
+    before = run_of(Workspace(".", "data"))
+    assert before.key and before.config["versions"]["decoding"]
+    monkeypatch.setattr(plan, "DECODING_VERSION", 99)
+    assert run_of(Workspace(".", "data")).key != before.key
 
 
 def test_a_folder_in_memory_and_streamed_are_two_sets_with_a_manifest_each(lab, capsys):

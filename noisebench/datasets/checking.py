@@ -19,7 +19,7 @@ from .fetching import Tell, silent
 from .folders import counted
 from .listing import Listed, Listing
 from .opening import opener
-from .pictures import Opener, read_picture
+from .pictures import Opener, as_rgb, read_picture
 
 _FORMAT = 1
 _LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images
@@ -89,9 +89,12 @@ def _look(opened: Opener, listing: Listing, place: int) -> bytes | DataError:
 
 
 def _load(picture: Any) -> None:
-    """All of its data, of a JPEG at an eighth of its size."""
-    picture.draft(None, (1, 1))
-    picture.load()
+    """All of its data, as a training decodes it; of a JPEG, whose mode is never refused, at an eighth of its size. Raises ValueError."""
+    if picture.format == "JPEG":
+        picture.draft(None, (1, 1))
+        picture.load()
+    else:
+        as_rgb(picture)
 
 
 def check_arrays(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:

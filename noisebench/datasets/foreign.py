@@ -17,7 +17,7 @@ from .catalogue import Dataset
 from .folders import list_folder
 from .listing import Listed, Names
 from .opening import open_regular
-from .pictures import read_picture
+from .pictures import as_rgb, read_picture
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.n
     from PIL import ImageOps
 
     def read(picture: Any) -> np.ndarray:
-        picture = picture.convert("RGB")
+        picture, _ = as_rgb(picture)
         return np.asarray(ImageOps.fit(picture, (side, side)) if side else picture)
 
     return np.stack([_open(path / file, read) for file in files])

@@ -18,6 +18,7 @@ CENTRE = 0.875  # the share of the shorter side that is looked at when networks 
 SIDE = 224  # pixels
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # and no other: EPS is a program, which PIL would have run
+DECODING_VERSION = 2  # of pictures that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
 LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
 
 Opener = Callable[[int], Any]
@@ -71,7 +72,88 @@ class Pictures:
 
 def decoded(opened: Opener, listing: Listing, place: int) -> Any:
     """A picture of PIL's in RGB. Raises DataError, naming it."""
-    return read_picture(lambda: opened(place), lambda picture: picture.convert("RGB"), lambda: listing.where(place))
+    return read_picture(lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place))
+
+
+def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
+    """An opened image of PIL's as 8-bit RGB, upright; and what was changed for that, in words, other than grey to RGB.
+
+    Raises ValueError for pixels whose range is unknown: floats, and integers of more than 16 bits.
+    """
+    changes = ["only the first of several frames used"] if getattr(picture, "is_animated", False) else []
+    deep = any(";16" in str(tile[3]) for tile in picture.tile)  # of colour PIL itself keeps the high byte; a PPM it scales
+    deep |= picture.format == "PPM" and any(isinstance(arg, int) and arg > 255 for arg in picture.tile[0][3])
+    picture.load()
+    mode, transparent = picture.mode, picture.info.get("transparency")
+    if mode == "F" or (mode == "I" and picture.format not in ("PNG", "PPM")):
+        raise ValueError(f"mode {mode}, whose range is unknown: write it with 8 or 16 bits a channel")
+    if deep and mode == "RGB" and transparent is not None:
+        raise ValueError("a transparent colour of 16 bits: write it with 8 bits a channel")
+    if deep or mode.startswith("I"):
+        changes.append("more than 8 bits a channel reduced to the highest 8")
+    if mode.startswith("I"):
+        image = _high_byte(picture)
+        if image.getextrema()[1] < _DARK:
+            changes.append("16-bit grey without a value above 4,095, so nearly black")
+        if transparent is not None:
+            image.putalpha(_mask(np.asarray(picture) != transparent))
+    else:
+        image = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode))
+    if transparent is not None or image.mode in ("LA", "PA", "RGBA"):
+        image, is_opaque = _on_white(image)
+        changes += [] if is_opaque else ["transparent pixels put on white"]
+    if mode in ("CMYK", "LAB", "YCbCr", "HSV"):
+        changes.append(f"{mode} converted to RGB")
+    orientation = _orientation(picture)
+    if orientation in _TURNS:
+        image = image.transpose(_TURNS[orientation])
+        changes.append("turned upright by the EXIF orientation")
+    elif orientation is None:
+        changes.append("damaged EXIF data ignored")
+    return image.convert("RGB"), tuple(changes)
+
+
+_DARK = 16  # of 256: 12 bits in the place of 16
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> PIL's Transpose; 6 is a quarter to the right
+
+
+def _orientation(picture: Any) -> int | None:
+    """As EXIF has it, 1 for upright, None where it is damaged; PIL turns a TIFF by itself, and says 1 then."""
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except Exception:  # PIL documents no exceptions; the pixels are whole, and viewers show them as they are stored
+        return None
+
+
+def _high_byte(picture: Any) -> Any:
+    """Grey of more than 8 bits as 8: of 16 bits the high byte, which gives back v of v * 256 as of v * 257."""
+    from PIL import Image
+
+    tags = getattr(picture, "tag_v2", {})  # a TIFF's: bits of a sample, and whether 0 is white
+    bits = (tags.get(258) or (16,))[0]
+    values = np.asarray(picture)
+    if not 8 < bits <= 16 or values.min() < 0 or values.max() >= 1 << bits:
+        raise ValueError(f"grey of {bits} bits from {values.min()} to {values.max()}: write it with 8 or 16 bits")
+    grey = (values >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
+
+
+def _mask(opaque: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
+
+
+def _on_white(image: Any) -> tuple[Any, bool]:
+    """An image with transparency in front of white, and whether all of it is opaque."""
+    from PIL import Image
+
+    image = image.convert("RGBA")
+    if image.getextrema()[3][0] == 255:
+        return image, True
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white, False
 
 
 def read_picture(open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]) -> T:
