@@ -96,6 +96,7 @@ def corrupt(
     from dataclasses import replace
 
     from ..errors import ConfigError
+    from ..labelling import size_sentences
     from .labels import LabelChoice, recorded
     from .review import ReviewChoice
 
@@ -118,6 +119,8 @@ def corrupt(
         found, reviewed = workspace.dataset(str(dataset), test), {}
         chosen = chosen if chosen.any else replace(chosen, labels="own")
         made, named = workspace.make(found, chosen.wish(found.name))
+        for sentence in size_sentences(found):
+            say(sentence, quiet=options.quiet)
     path = out or named
     fresh = workspace.keep(made, path, force=force)
     workspace.make_current(path)

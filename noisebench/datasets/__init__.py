@@ -5,7 +5,7 @@ from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
 from .fetching import Tell, silent
 from .human import HUMAN, check_column, read_human
-from .pictures import Pictures
+from .pictures import FITS, Fitting, Pictures
 from .reading import (
     ImageArray,
     Images,
@@ -13,18 +13,22 @@ from .reading import (
     at_hand,
     find_dataset,
     fit_images,
+    fit_set,
     image_rows,
     images_fingerprint,
     read_images,
     read_labels,
+    said_of_fitting,
 )
 from .reviews import read_review
 from .streams import split_reader
 
 __all__ = [
     "DATASETS",
+    "FITS",
     "HUMAN",
     "Dataset",
+    "Fitting",
     "ImageArray",
     "Images",
     "Labels",
@@ -36,6 +40,7 @@ __all__ = [
     "find_dataset",
     "fingerprint",
     "fit_images",
+    "fit_set",
     "image_rows",
     "images_fingerprint",
     "read_annotations",
@@ -43,6 +48,7 @@ __all__ = [
     "read_images",
     "read_labels",
     "read_review",
+    "said_of_fitting",
     "silent",
     "split_column",
     "split_reader",
