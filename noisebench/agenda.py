@@ -15,7 +15,7 @@ from .labelling import VAL_SPLITS, LabelWish
 from .losses import LOSSES
 from .manifest import short_noise
 from .noise import label_file_of
-from .plan import Run, Wish, checked_seed, plan_run
+from .plan import Run, Wish, checked_seed
 from .runfolder import RunFolder, run_folders
 from .strategies import STRATEGIES
 from .suite import AXES, Suite, SuiteRun, expand
@@ -61,10 +61,8 @@ def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Ru
     test = Path(settings["test"]) if settings.get("test") else None
     dataset = workspace.dataset(settings["dataset"], test, label_file_of(settings["noise"]))
     manifest, _ = workspace.make(dataset, labels_of(wanted))
-    source = workspace.source_of(manifest)
     init = workspace.initial(settings.get("init"), settings.get("model") or dataset.model)
-    wish, data_sha256 = replace(wish_of(wanted, device), init=init), workspace.images(dataset).fingerprint
-    return plan_run(wish, dataset, manifest, data_sha256, source.fingerprint if source else "")
+    return workspace.plan(replace(wish_of(wanted, device), init=init), dataset, manifest)
 
 
 def make_agenda(workspace: Workspace, suite: Suite, device: str = "auto") -> list[Item]:

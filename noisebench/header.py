@@ -20,6 +20,7 @@ _FORM: Form = {
     "per_class_rate": [Maybe(SHARE)],
     "transition?": Maybe([[NUMBER]]),
     "images_sha256?": TEXT,
+    "images?": TEXT,
     "path?": TEXT,
     "test_path?": TEXT,
     "labels_path?": TEXT,

@@ -173,6 +173,17 @@ def _of_manifest(manifest: Manifest, path: str) -> Annotations:
     return Annotations(manifest.labels, manifest.clean_labels, manifest.dropped, ("labels of a manifest", *notes))
 
 
+def size_sentences(dataset: Dataset) -> list[str]:
+    """How the images of a folder or a streamed set are brought to one size where training names no other, and which are enlarged."""
+    if dataset.reader:
+        return [f"images: streamed; used at {dataset.fitting} (train --img-size, --fit)"]
+    if dataset.sizes is None:
+        return []
+    used = f"used at {dataset.fitting} (train --img-size, --fit)" if dataset.mixed else "used as they are"
+    small = dataset.sizes.too_small(dataset.fitting)
+    return [f"images: {dataset.sizes}; {used}", *([f"warning: training images: {small}"] if small else [])]
+
+
 def _root(dataset: Dataset) -> str:
     """Whose images these are."""
     return dataset.merged[0] if dataset.merged else dataset.name
@@ -316,6 +327,7 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
         **({"path": outside.whereabouts(dataset)} if dataset.path else {}),
         **({"test_path": outside.place(dataset.test)} if dataset.test else {}),
         **({"labels_path": outside.label_file(dataset.labels)} if dataset.labels else {}),
+        **({"images": f"used at {dataset.fitting}"} if dataset.mixed else {}),
         "split": "train",
         "n": len(made.labels),
         "num_classes": dataset.num_classes,

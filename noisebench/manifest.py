@@ -42,7 +42,7 @@ _LARGEST = 1 << 36  # bytes: of a hundred million paths
 _LARGEST_HEADER = 1 << 23  # bytes: of 65,536 classes with their rates it has half of that
 _DEPTH = 3  # of the header: T is rows in a list under a name
 # Header keys that say where or why, not what:
-_INFORMATION = ("path", "test_path", "labels_path", "source_path", "convention", "label_file", "decisions")
+_INFORMATION = ("path", "test_path", "labels_path", "source_path", "convention", "label_file", "decisions", "images")
 _FILE_NAME = re.compile(rf"(?:{'|'.join(FILES)})='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
 

@@ -27,7 +27,7 @@ from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
 from .precision import resolve_precision
-from .recipes import Recipe, check_augmentation, make_recipe
+from .recipes import Recipe, make_recipe, settled
 from .runfolder import WHERE
 from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
@@ -174,7 +174,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
     build_loss(filled, transitions(manifest, loss, any_), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
     recipe_name = wish.recipe or dataset.recipe
     recipe = make_recipe(recipe_name, dataset.name, augment=dataset.augmentation, changes=wish.changes)
-    check_augmentation(recipe, dataset.name, streamed=bool(dataset.reader))
+    recipe = settled(recipe, dataset)
     _check_tables(strategy, int(manifest.in_training.sum()), dataset.num_classes, estimated_facts(LOSSES, loss))
     row, tuned = _row(loss, strategy, dataset, manifest)
     return Run(

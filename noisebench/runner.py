@@ -17,6 +17,7 @@ from .losses import LOSSES, build_loss, build_penalty
 from .nesting import yaml_dumper
 from .plan import Run
 from .processes import Ranks, Spread
+from .recipes import fitting_of
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
 from .sitting import Conduct, Course, Sitting, course_of, is_out_of_memory, read, reason
@@ -151,7 +152,8 @@ def make_trainer(
     from .training.trainer import Task, Trainer
 
     manifest = run.manifest
-    seen = images_fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
+    own_size = fitting_of(run.recipe, run.dataset) is None  # else the workspace has compared them, in the size that the noise looked at
+    seen = images_fingerprint(images.train_images) if "images_sha256" in manifest.meta and own_size else None
     manifest.verify(images.train_labels, images.ids, seen, classes=images.dataset.num_classes)
     training = slice(None) if manifest.in_training.all() else manifest.in_training
     if run.estimated and estimates is None:

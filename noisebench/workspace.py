@@ -13,6 +13,7 @@ import numpy as np
 from .bounded import read_text
 from .datasets import (
     Dataset,
+    Fitting,
     Images,
     Labels,
     Pictures,
@@ -21,8 +22,10 @@ from .datasets import (
     check_files,
     find_dataset,
     fit_images,
+    images_fingerprint,
     read_images,
     read_labels,
+    said_of_fitting,
     silent,
     split_column,
 )
@@ -30,6 +33,8 @@ from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
 from .labelling import LabelWish, Outside, make_manifest, noise_for
 from .manifest import Manifest, file_name, read_manifest
+from .plan import Run, Wish, plan_run
+from .recipes import Recipe, fitting_of
 from .storing import write_text
 
 
@@ -57,7 +62,7 @@ class Workspace:
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self._data_dir = data_dir
         self._datasets: dict[tuple[str, Path | None, str | None], Dataset] = {}
-        self._images: dict[Dataset, Images] = {}
+        self._images: dict[tuple[Dataset, Fitting | None], Images] = {}
         self._checked: dict[Dataset, tuple[str, ...]] = {}
         self._labels: dict[Dataset, Labels] = {}
         self._manifests: dict[tuple[Dataset, LabelWish], tuple[Manifest, Path]] = {}
@@ -109,18 +114,37 @@ class Workspace:
                 self._checked[dataset] = check_arrays(*arrays, images.train_labels)
         return self._checked.get(dataset, ())
 
-    def images(self, dataset: Dataset) -> Images:
+    def images(self, dataset: Dataset, fitting: Fitting | None = None) -> Images:
+        """fitting: to another size than the data set's own."""
         self.check(dataset)
-        return self._read(dataset)
+        return self._read(dataset, fitting)
 
-    def _read(self, dataset: Dataset) -> Images:
-        if dataset not in self._images:
-            self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline, workers=self.workers, tell=self.tell)
-        return self._images[dataset]
+    def _read(self, dataset: Dataset, fitting: Fitting | None = None) -> Images:
+        key = (dataset, fitting)
+        if key not in self._images:
+            self._images[key] = read_images(
+                dataset, self.data_dir, fitting=fitting, offline=self.offline, workers=self.workers, tell=self.tell
+            )
+        return self._images[key]
 
-    def training_images(self, dataset: Dataset, manifest: Manifest) -> Images:
-        """The images that a manifest is trained on: the data set's, with those of another set in the place of some."""
-        own = self.images(dataset)
+    def plan(self, wish: Wish, dataset: Dataset, manifest: Manifest) -> Run:
+        """A run with nothing left open, on the images that lie here. Raises NoisebenchError."""
+        if dataset.mixed and wish.init and wish.init.text == PRETRAINED and "size" not in wish.changes:
+            from .pretrained import input_side
+
+            wish = replace(wish, changes={**wish.changes, "size": input_side(wish.model or dataset.model)})
+        source = self.source_of(manifest)
+        run = plan_run(wish, dataset, manifest, "", source.fingerprint if source else "")
+        fitting = fitting_of(run.recipe, dataset)
+        if fitting is not None and "images_sha256" in manifest.meta:  # the noise looked at them in the data set's own size
+            own = self.images(dataset)
+            manifest.verify(own.train_labels, own.ids, images_fingerprint(own.train_images))
+        return replace(run, data_sha256=self.images(dataset, fitting).fingerprint)
+
+    def training_images(self, dataset: Dataset, manifest: Manifest, recipe: Recipe | None = None) -> Images:
+        """The images that a manifest is trained on, in the recipe's size: the data set's, with those of another set in the place of
+        some."""
+        own = self.images(dataset, None if recipe is None else fitting_of(recipe, dataset))
         source = self.source_of(manifest)
         if source is None or manifest.source is None:
             return own
@@ -129,8 +153,12 @@ class Workspace:
         replaced = manifest.source >= 0
         train_images = own.train_images.copy()
         others = np.asarray(source.train_images[manifest.source[replaced]])
-        train_images[replaced] = fit_images(others, own.train_images.shape[1:])
-        return replace(own, train_images=train_images)
+        height, width, channels = train_images.shape[1:]
+        fitting = Fitting(height, width, "squash")
+        train_images[replaced] = fit_images(others, fitting, channels)
+        said = said_of_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
+        changed = (*own.changed, f"{int(replaced.sum())} images of {source.dataset.name} put in {said}") if said else own.changed
+        return replace(own, train_images=train_images, changed=changed)
 
     def source_of(self, manifest: Manifest) -> Images | None:
         """The other set whose images a manifest puts in, if any."""

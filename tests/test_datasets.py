@@ -130,7 +130,7 @@ def test_a_folder_of_images_is_read_by_name_and_resized(tmp_path: Path) -> None:
     entry = find_dataset(str(tmp_path))
     images = read_images(entry, tmp_path)
     assert entry.classes == ("cat", "dog") and images.ids == ("train/cat/one, #1.png", "train/dog/one, #1.png")
-    assert images.train_images.shape == (2, 16, 16, 3) and images.test_labels.tolist() == [1]
+    assert images.train_images.shape == (2, 18, 18, 3) and images.test_labels.tolist() == [1]
 
 
 def test_a_folder_without_test_images_can_be_corrupted_but_not_trained_on(tmp_path: Path) -> None:

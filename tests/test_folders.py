@@ -16,17 +16,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 import noisebench.arrays
 from noisebench.cli import main
-from noisebench.datasets import DATASETS, Images, find_dataset, fit_images, image_rows, read_images, read_labels
+from noisebench.datasets import DATASETS, FITS, Fitting, Images, find_dataset, fit_images, image_rows, read_images, read_labels
 from noisebench.datasets.foreign import describe_foreign
 from noisebench.datasets.opening import opener
 from noisebench.datasets.pictures import decoded
 from noisebench.errors import DataError
 from noisebench.manifest import Manifest, read_manifest
+from noisebench.reproduce import reproduction
+from noisebench.runfolder import RunFolder
 from noisebench.training.opening import timm_opener
+from noisebench.training.sources import Look, normalisation_of, source_of
 from noisebench.workspace import Workspace
 
 
@@ -407,6 +411,117 @@ def test_the_test_set_beside_a_label_file(tmp_path, monkeypatch, capsys):
         assert main(["train", "--model", "mlp", "--epochs", "1", "--batch-size", "8", "--json"]) == 0
 
 
+# One size for all images of a set
+
+
+def striped(width: int, height: int) -> Image.Image:
+    """Black on the left, white on the right."""
+    return Image.fromarray(np.tile(np.where(np.arange(width) < width / 2, 0, 255).astype(np.uint8), (height, 1)))
+
+
+def test_crop_pad_and_squash_bring_an_image_to_these_pixels():
+    wide = striped(16, 8)
+    crop, pad, squash = (np.asarray(Fitting(8, 8, fit)(wide)) for fit in FITS)
+    np.testing.assert_array_equal(crop, np.tile([0] * 4 + [255] * 4, (8, 1)))  # the middle, with no pixel resampled
+    assert (pad[:2] == 0).all() and (pad[6:] == 0).all() and (pad[2:6, :2] == 0).all() and (pad[2:6, 6:] == 255).all()
+    assert (squash[:, :2] == 0).all() and (squash[:, 6:] == 255).all() and (squash == squash[0]).all()
+    for fit in FITS:
+        assert Fitting(8, 16, fit)(wide) is wide and Fitting(5, 7, fit)(wide).size == (7, 5)
+    np.testing.assert_array_equal(np.asarray(Fitting(4, 4, centre=0.5)(striped(8, 8))), np.tile([0, 0, 255, 255], (4, 1)))
+
+
+def mixed(place: Path) -> Path:
+    """Ten images of 20 to 29 pixels and an icon of 9 x 7 in each class; those of the test are inverted, so that none is in both parts."""
+
+    def drawn(width: int, height: int, part: str) -> Image.Image:
+        image = striped(width, height)
+        return image if part == "train" else ImageOps.invert(image)
+
+    for part in ("train", "test"):
+        for k, name in enumerate(("cat", "dog")):
+            (place / part / name).mkdir(parents=True)
+            for number in range(10):
+                drawn(30 + number, 20 + number, part).rotate(90 * k, expand=True).save(place / part / name / f"{number}.png")
+            drawn(9, 7, part).save(place / part / name / "icon.png")
+    return place
+
+
+def test_images_of_different_sizes_take_the_median_and_no_icon_decides(tmp_path, monkeypatch, capsys):
+    place = mixed(tmp_path / "pets")
+    dataset = find_dataset(str(place))
+    assert dataset.shape == (24, 24, 3)  # the shorter sides are 7, 20, 21, ... 29
+    images = read_images(dataset, tmp_path)
+    assert images.train_images.shape == (22, 24, 24, 3) and images.test_images.shape == (22, 24, 24, 3)
+    said = "22 of 22 training images: resized to 24x24 pixels (crop)"
+    small = "2 of 22 are less than half as large and are enlarged: train/cat/icon.png (7x9), train/dog/icon.png (7x9)"
+    assert said in images.changed and f"training images: {small}" in images.changed
+    monkeypatch.chdir(tmp_path)
+    assert main(["corrupt", "pets", "--sym", "0.2"]) == 0
+    err = capsys.readouterr().err
+    assert "the shorter side 7 to 29 pixels, median 24; used at 24x24 pixels (crop)" in err and small in err
+    assert read_manifest(next(Path("manifests").glob("*.csv"))).meta["images"] == "used at 24x24 pixels (crop)"
+    assert main(["train", "--epochs", "1", "--batch-size", "8"]) == 0
+    captured = capsys.readouterr()
+    assert said in captured.err and small in captured.err
+    record = RunFolder(next(Path("runs").glob("*"))).record()
+    assert record["data"]["shape"] == [24, 24, 3] and record["recipe"]["size"] == 24 and said in record["data"]["preprocessing"]
+
+
+def test_every_fit_makes_the_same_pixels_in_memory_and_streamed(tmp_path):
+    place = mixed(tmp_path)
+    for fit in FITS:
+        fitting = Fitting(16, 16, fit)
+        whole = read_images(find_dataset(str(place)), tmp_path, fitting=fitting).train_images
+        streamed = read_images(find_dataset(f"folder:{place}"), tmp_path, fitting=fitting, workers=0).train_images
+        np.testing.assert_array_equal(whole, np.asarray(streamed))
+        normalise = normalisation_of(streamed)
+        (plain,) = source_of(streamed, normalise, torch.device("cpu"), Look(16, 1.0, fit=fit)).plain()
+        assert torch.equal(plain, normalise(torch.from_numpy(whole)))
+
+
+def test_images_of_one_size_stay_as_they_are_square_or_not(tmp_path):
+    for size in ((8, 8), (12, 7)):
+        place = folder(tmp_path / str(size), "train", "test", size=size)
+        dataset, images = find_dataset(str(place)), read_images(find_dataset(str(place)), tmp_path)
+        assert dataset.shape == (*size[::-1], 3) and images.changed == () and "size" not in dataset.augmentation
+        assert images.train_images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 40, 41, 42, 43, 44, 45]
+
+
+def test_the_key_moves_with_size_and_fit_and_only_then(tmp_path, monkeypatch, capsys):
+    folder(tmp_path / "same", "train", "test")
+    mixed(tmp_path / "mixed")
+    monkeypatch.chdir(tmp_path)
+
+    def key(name: str, *words: str) -> str:
+        assert main(["-q", "train", name, "--sym", "0.2", "--epochs", "1", "--dry-run", "--json", *words]) == 0
+        return str(json.loads(capsys.readouterr().out)["key"])
+
+    sizes = [[], ["--img-size", "16"], ["--img-size", "16", "--fit", "pad"], ["--img-size", "16", "--fit", "squash"], ["--img-size", "32"]]
+    for name in ("same", "mixed", "folder:mixed", "digits"):
+        assert len({key(name, *words) for words in sizes}) == len(sizes), name
+    assert key("same") == key("same", "--img-size", "8") and key("mixed") == key("mixed", "--img-size", "24", "--fit", "crop")
+    assert key("mixed", "--size", "16") == key("mixed", "--img-size", "16")
+    for words in (["same", "--fit", "pad"], ["digits", "--img-size", "8", "--fit", "pad"]):
+        assert main(["train", *words, "--sym", "0.2", "--dry-run"]) == 2
+        assert "fit has no effect on" in capsys.readouterr().err
+
+
+def test_a_run_at_another_size_is_reproduced_and_rechecked(tmp_path, monkeypatch, capsys):
+    """Of noise that looked at the images too, in the data set's own size."""
+    mixed(tmp_path / "pets")
+    monkeypatch.chdir(tmp_path)
+    words = ["pets", "--idn", "0.2", "--img-size", "12", "--fit", "pad", "--epochs", "1", "--batch-size", "8", "--precision", "fp32"]
+    assert main(["-q", "train", *words]) == 0
+    run = RunFolder(next(Path("runs").glob("*")))
+    assert run.record()["data"]["shape"] == [12, 12, 3]
+    assert main(["-q", "evaluate", str(run.path), "--recheck"]) == 0
+    command = reproduction(run.about()).words
+    assert command[(at := command.index("--img-size")) : at + 2] == ("--img-size", "12") and "pad" in command
+    capsys.readouterr()
+    assert main([*command[1:], "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["key"] == run.record()["key"]
+
+
 # What else lies beside the data sets
 
 
@@ -432,7 +547,7 @@ def test_cifar20_is_cifar100_by_superclass():
 @pytest.mark.parametrize("shape", [(8, 8, 1), (16, 12, 3), (5, 9, 1)])
 def test_images_of_another_set_take_the_shape_of_this_one(shape):
     images = np.full((3, 10, 10, 3), 77, np.uint8)
-    fitted = fit_images(images, shape)
+    fitted = fit_images(images, Fitting(*shape[:2], "squash"), shape[2])
     assert fitted.shape == (3, *shape) and (fitted == 77).all()
 
 

@@ -358,7 +358,7 @@ def test_a_run_is_trained_resumed_and_asked_again(lab, capsys):
     assert record["data"]["shape"] == [16, 16, 3] and record["recipe"]["size"] == 16 and record["recipe"]["centre"] == 0.875
     np.testing.assert_allclose(record["data"]["normalisation"]["mean"], [123.675, 116.28, 103.53], rtol=1e-6)
     assert main(["--data-dir", "data", "evaluate", str(run), "--recheck", "--workers", "0"]) == 0
-    assert main(["--data-dir", "data", "evaluate", str(run), "--on", "folder:pets", "--json"]) == 0
+    assert main(["--data-dir", "data", "evaluate", str(run), "--eval-on", "folder:pets", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))[0]["on"]["folder:pets"]["n"] == 12
     assert main(["--data-dir", "data", "evaluate", str(run), "--suspects", "doubts.csv"]) == 0
     assert Path("doubts.csv").read_text().splitlines()[0].startswith("rank,index,path,recorded,suggested")
@@ -439,11 +439,13 @@ def test_weights_are_tried_on_pictures_of_the_size_that_a_run_has(lab):
     assert [any("enlarged 4 times" in sentence for sentence in each) for each in said] == [True, False]
 
 
-def test_a_network_of_images_in_memory_is_not_asked_about_streamed_ones(lab):
-    images = read_images(find_dataset("folder:pets"), lab, workers=0)
-    networks = StoredNetworks([], build_strategy("standard"), (224, 224, 3), normalisation_of(images.test_images), "fp32")
-    with pytest.raises(DataError, match=r"are streamed, of any size, those of mine 224x224x3: no image is resized unasked"):
-        evaluate_on({"data": {"name": "mine"}}, networks, images)
+def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones(lab):
+    workspace = Workspace(".", "data", workers=0)
+    normalise = normalisation_of(workspace.images(workspace.dataset("folder:pets")).test_images)
+    for shape, why in (((28, 28, 1), "is streamed, in colour, and mine is grey"), ((20, 28, 3), "which is for squares, not for 20x28")):
+        networks = StoredNetworks([], build_strategy("standard"), shape, normalise, "fp32")
+        with pytest.raises(DataError, match=why):
+            evaluate_on({"data": {"name": "mine"}}, networks, workspace, workspace.dataset("folder:pets"))
 
 
 def run_of(workspace: Workspace, model: str = "cnn4", size: int = 16, init: Initial | None = None):
@@ -531,7 +533,9 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
     ("words", "what"),
     [
         (["--crop", "4"], "crop pads images in memory, and pets-.* is streamed: its random crop is area"),
-        (["--size", "2000"], "size is the side of a picture in pixels, 8 to 1024, got 2000"),
+        (["--img-size", "2000"], "Invalid value for '--img-size'"),
+        (["--fit", "stretch"], "fit is one of crop, pad, squash, got 'stretch'"),
+        (["--fit", "pad", "--centre", "0.9"], "centre has an effect with fit crop only, got 0.9 with pad"),
         (["--area", "1.5"], r"area is a share in \(0, 1\], got 1.5"),
         (["--centre", "0"], "centre must be above 0 on pets-"),
     ],
@@ -557,7 +561,7 @@ def test_a_table_that_cannot_be_fetched_says_why(monkeypatch, tmp_path):
             find_dataset("hfds:somebody/nothing", tmp_path, offline=offline)
 
 
-@pytest.mark.parametrize("words", [["--size", "32"], ["--area", "0.5"], ["--centre", "0.9"]])
+@pytest.mark.parametrize("words", [["--area", "0.5"], ["--centre", "0.9"]])
 def test_what_only_streamed_pictures_have_is_refused_elsewhere(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits", "--sym", "0.4", *words, "--dry-run"]) == 2
@@ -591,7 +595,9 @@ def test_what_is_no_set_of_pictures_is_said(name, what, lab):
 
 
 def test_a_folder_that_does_not_fit_into_memory_says_how_to_stream_it(tmp_path):
-    with pytest.raises(DataError, match=r"1000000 images of 224x224 are 150.5 GB in memory, .*: stream them as folder:pets$"):
+    with pytest.raises(
+        DataError, match=r"1000000 images of 224x224 are 150.5 GB in memory, .*: give a smaller --img-size, or stream them as folder:pets$"
+    ):
         check_memory(Path("pets"), 1_000_000, 224, 224)
     check_memory(Path("pets"), 100, 32, 32)
 

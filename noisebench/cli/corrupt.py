@@ -101,6 +101,7 @@ def corrupt(
     from dataclasses import replace
 
     from ..errors import ConfigError
+    from ..labelling import size_sentences
     from .labels import LabelChoice, recorded
     from .review import ReviewChoice
 
@@ -123,6 +124,8 @@ def corrupt(
         found, reviewed = workspace.dataset(str(dataset), test, chosen.label_file), {}
         chosen = chosen if chosen.any else replace(chosen, labels="own")
         made, named = workspace.make(found, chosen.wish(found.name))
+        for sentence in size_sentences(found):
+            say(sentence, quiet=options.quiet)
     for note in reviewed.get("notes", ()):
         say(f"{suspects}: {note}", quiet=options.quiet)
     if "label_file" in made.meta and not review.any:

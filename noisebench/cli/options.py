@@ -67,6 +67,18 @@ Init = Annotated[
     str | None,
     typer.Option("--init", metavar="RUN|FILE|pretrained|none", help="The weights to begin from: a run's, a file's, or timm's own."),
 ]
+ImgSize = Annotated[
+    int | None,
+    typer.Option(
+        "--img-size",
+        metavar="N",
+        min=8,
+        max=1024,
+        help="Side of the square images in pixels; default: as they are, of different sizes the median shorter side, at most 224.",
+    ),
+]
+OldSize = Annotated[int | None, typer.Option("--size", min=8, max=1024, hidden=True)]
+Fit = Annotated[str | None, typer.Option("--fit", metavar="crop|pad|squash", help="How images are made square; default: crop.")]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", metavar="N", min=0, help="Processes that read a streamed set's pictures ahead; default: one a core."),

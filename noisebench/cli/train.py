@@ -16,9 +16,11 @@ from .options import (
     Bernoulli,
     Budget,
     ConventionName,
+    Fit,
     Globals,
     Human,
     Idn,
+    ImgSize,
     Inclusive,
     Init,
     Json,
@@ -29,6 +31,7 @@ from .options import (
     Noise,
     NoiseOptions,
     NoiseSeed,
+    OldSize,
     Openset,
     Pair,
     Predictions,
@@ -119,7 +122,9 @@ def train(
     layer_decay: Annotated[
         float | None, typer.Option(metavar="SHARE", help="A layer group's learning rate, as a share of the next one's; 1: all alike.")
     ] = None,
-    size: Annotated[int | None, typer.Option(metavar="N", help="Of streamed pictures: the side they are brought to, in pixels.")] = None,
+    img_size: ImgSize = None,
+    old_size: OldSize = None,
+    fit: Fit = None,
     area: Annotated[float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: the least that a random crop takes.")] = None,
     centre: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: how much of the shorter side is looked at in tests.")
@@ -146,6 +151,7 @@ def train(
     """
     from ..plan import Wish, with_parameters
     from ..processes import Spread, check_spread, seat_here
+    from ..record import preprocessing
     from ..runfolder import RunFolder
     from ..runner import make_trainer
     from ..trackers import known_trackers
@@ -162,7 +168,8 @@ def train(
     choice = LabelChoice(dataset, manifest, chosen, test)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip, "freeze": freeze,
-             "layer_decay": layer_decay, "size": size, "area": area, "centre": centre}  # fmt: skip
+             "layer_decay": layer_decay, "size": old_size if img_size is None else img_size, "fit": fit, "area": area,
+             "centre": centre}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     with _ranks(seat, device, dry_run=dry_run) as ranks:
 
@@ -191,15 +198,24 @@ def train(
                 say(f"{folder.path} was finished or failed, but its record is damaged: it is run again", quiet=options.quiet)
             _check_alike(ranks, run)
             logbook = open_logbook(options, trackers if seat.first else [])
-            images = workspace.training_images(run.dataset, run.manifest)
+            images = workspace.training_images(run.dataset, run.manifest, run.recipe)
             trainer = make_trainer(run, images, ranks.device or device, spread=spread)
             ranks.by_first(lambda: workspace.keep(found.manifest, found.path))
-            decisions = found.manifest.meta.get("decisions", ()) if chosen.any else ()
-            for said in (found.sentence, *decisions, *(f"--init {init}: {sentence}" for sentence in trainer.adapted)):
+            for said in (
+                found.sentence,
+                *_decisions(found, chosen),
+                *preprocessing(run, images),
+                *(f"--init {init}: {each}" for each in trainer.adapted),
+            ):
                 say(said, quiet=options.quiet)
             record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
         if seat.first:
             _show_record(record, json=json)
+
+
+def _decisions(found: ChosenLabels, chosen: NoiseOptions) -> list[str]:
+    """What was passed over and chosen of a data set that is named here; what is changed of its images is said of the run."""
+    return [line for line in found.manifest.meta.get("decisions", ()) if chosen.any and not line.startswith("images: ")]
 
 
 def _otherwise(record: dict[str, Any], spread: Spread) -> str:
@@ -230,13 +246,9 @@ def _check_alike(ranks: Ranks, run: Run) -> None:
 
 
 def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
-    from ..plan import plan_run
-
     clean = workspace.labels(labels.dataset)
     labels.manifest.verify(clean.labels, clean.ids, classes=labels.dataset.num_classes)
-    source = workspace.source_of(labels.manifest)
-    data_sha256 = workspace.images(labels.dataset).fingerprint
-    return plan_run(wish, labels.dataset, labels.manifest, data_sha256, source.fingerprint if source else "")
+    return workspace.plan(wish, labels.dataset, labels.manifest)
 
 
 def _execute(

@@ -40,8 +40,9 @@ def check_files(listed: Listed, cache: Path, tell: Tell = silent) -> tuple[str, 
     kept = cache / f"{stamp}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         return tuple(json.loads(kept.read_text(encoding="utf-8"))["decisions"])
-    train, test = (_digests(part, tell) for part, _ in sides)
-    lines = repeated(train, test, listed.train_labels, listed.train.names, listed.test.names)
+    (train, train_changes), (test, test_changes) = (_read_all(part, tell) for part, _ in sides)
+    lines = _changed((listed.train.names, train_changes), (listed.test.names, test_changes))
+    lines += repeated(train, test, listed.train_labels, listed.train.names, listed.test.names)
     if len(train) + len(test) >= _SEVERAL:
         with suppress(DataError, OSError):  # where one cannot write they are read again
             write_text(kept, json.dumps({"decisions": lines}))
@@ -57,8 +58,12 @@ def _stamp(listing: Listing, labels: np.ndarray) -> str:
     return listing.fingerprint(labels)
 
 
-def _digests(listing: Listing, tell: Tell) -> list[bytes]:
-    """A digest of each file, once it is read as an image. Raises DataError, naming those that cannot be."""
+Looked = tuple[bytes, tuple[str, ...]]
+"""A file's digest, and what is changed of its image before a network sees it."""
+
+
+def _read_all(listing: Listing, tell: Tell) -> tuple[list[bytes], list[tuple[str, ...]]]:
+    """Digests of the files, and changes of their images. Raises DataError, naming those that cannot be read."""
     if len(listing) >= _MANY:
         tell(f"reading each of {len(listing):,} images once", 0, 0)
     look = partial(_look, opener(listing), listing)
@@ -74,27 +79,35 @@ def _digests(listing: Listing, tell: Tell) -> list[bytes]:
     if broken:
         more = f", and {len(broken) - _MOST_BROKEN} more" if len(broken) > _MOST_BROKEN else ""
         raise DataError(f"{len(broken)} images cannot be read: " + "; ".join(map(str, broken[:_MOST_BROKEN])) + more)
-    return [result for result in results if isinstance(result, bytes)]
+    looked = [result for result in results if not isinstance(result, DataError)]
+    return [digest for digest, _ in looked], [changes for _, changes in looked]
 
 
-def _look(opened: Opener, listing: Listing, place: int) -> bytes | DataError:
+def _changed(*parts: tuple[Sequence[str], list[tuple[str, ...]]]) -> tuple[str, ...]:
+    """`images: turned upright by the EXIF orientation: 2 images (a.jpg, b.jpg)`, a line for each change."""
+    names: dict[str, list[str]] = {}
+    for paths, changes in parts:
+        for place, each in enumerate(changes):
+            for change in each:
+                names.setdefault(change, []).append(paths[place])
+    return tuple(f"images: {change}: {counted('image{s}', found, len(found))}" for change, found in names.items())
+
+
+def _look(opened: Opener, listing: Listing, place: int) -> Looked | DataError:
     try:
-        read_picture(lambda: opened(place), _load, lambda: listing.where(place))
+        changes = read_picture(lambda: opened(place), _changes, lambda: listing.where(place))
         with opened(place) as file:
-            return hashlib.file_digest(file, "sha256").digest()[:16]
+            return hashlib.file_digest(file, "sha256").digest()[:16], changes
     except DataError as error:
         return error
     except OSError as error:
         return DataError(f"{listing.where(place)} cannot be read: {error.strerror or error}")
 
 
-def _load(picture: Any) -> None:
-    """All of its data, as a training decodes it; of a JPEG, whose mode is never refused, at an eighth of its size. Raises ValueError."""
-    if picture.format == "JPEG":
-        picture.draft(None, (1, 1))
-        picture.load()
-    else:
-        as_rgb(picture)
+def _changes(picture: Any) -> tuple[str, ...]:
+    """What is changed of an image, all of whose data are decoded for it, of a JPEG at an eighth of its size. Raises ValueError."""
+    picture.draft(None, (1, 1))
+    return as_rgb(picture)[1]
 
 
 def check_arrays(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:

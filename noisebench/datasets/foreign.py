@@ -17,12 +17,13 @@ from .catalogue import Dataset
 from .folders import list_folder
 from .listing import Listed, Names
 from .opening import open_regular
-from .pictures import as_rgb, read_picture
+from .pictures import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
 
 T = TypeVar("T")
 
 _SHARE = 0.45  # of the free memory, for images that are copied once on their way to the device
-_LARGEST_SIDE = 224  # pixels; pictures of different sizes are brought to one square no larger than this
+_SMALLEST_SIDE = 8  # pixels
+_QUARTER_TURNS = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange width and height
 
 
 def describe_foreign(path: Path, test: Path | None = None, labels: str | None = None) -> Dataset:
@@ -31,12 +32,13 @@ def describe_foreign(path: Path, test: Path | None = None, labels: str | None = 
     Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one name stay apart, and one
     set has one name wherever it lies.
     """
-    listed = None
+    listed, file_sizes = None, None
     if path.is_dir():
         listed = by_path(list_folder(path, test, labels))
         train_labels, classes = listed.train_labels, listed.classes
         sizes = len(listed.train), len(listed.test)
-        shape = read_pictures(path, [listed.train.names[0]]).shape[1:]
+        file_sizes = picture_sizes(path, list(listed.train.names))
+        shape = default_shape(file_sizes)
     elif test is not None:
         raise DataError(f"--test is for a folder of images: {path} has its own test arrays")
     elif path.suffix == ".npz":
@@ -50,7 +52,8 @@ def describe_foreign(path: Path, test: Path | None = None, labels: str | None = 
     stem = re.sub(r"[^\w.-]+", "_", path.resolve().stem)
     name = f"{stem}-{fingerprint(train_labels)[:6]}"
     return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path, test=test, labels=labels,
-                   listed=listed, decisions=listed.decisions if listed else ())  # fmt: skip
+                   mixed=file_sizes is not None and not file_sizes.equal, sizes=file_sizes, listed=listed,
+                   decisions=listed.decisions if listed else ())  # fmt: skip
 
 
 def _default_model(shape: tuple[int, ...]) -> str:
@@ -69,31 +72,44 @@ def by_path(listed: Listed) -> Listed:
     return replace(listed, train=train, test=test, train_labels=listed.train_labels[orders[0]], test_labels=listed.test_labels[orders[1]])
 
 
-def common_side(path: Path, files: list[str]) -> int | None:
-    """The side of the square to which pictures of different sizes are brought, in pixels; None where all are of one size."""
-    sizes = {size for file in files for size in [_open(path / file, lambda picture: picture.size)]}
-    return min(_LARGEST_SIDE, *(min(size) for size in sizes)) if len(sizes) > 1 else None
+def picture_sizes(path: Path, files: list[str]) -> Sizes:
+    """Width and height of each picture, from its first bytes. Raises DataError."""
+
+    def upright(picture: Any) -> tuple[int, int]:
+        turned = "exif" in picture.info and orientation(picture) in _QUARTER_TURNS
+        return picture.size[::-1] if turned else picture.size
+
+    return Sizes(files, np.array([_open(path / file, upright) for file in files]))
 
 
-def check_memory(path: Path, n: int, height: int, width: int) -> None:
-    """Raises DataError where n images would not fit into what is free of the memory; says how to stream them."""
-    needed, free = n * height * width * 3, free_memory()
+def default_shape(sizes: Sizes) -> tuple[int, int, int]:
+    """Images that are all of one size, square or not, keep it; others become squares of the median shorter side, of at most 224."""
+    if sizes.equal:
+        return int(sizes.pixels[0, 1]), int(sizes.pixels[0, 0]), 3
+    side = min(max(sizes.median, _SMALLEST_SIDE), SIDE)
+    return side, side, 3
+
+
+def check_memory(path: Path | str, n: int, height: int, width: int, channels: int = 3) -> None:
+    """Raises DataError where n images would not fit into what is free of the memory; says what to do."""
+    needed, free = n * height * width * channels, free_memory()
     if free is not None and needed > _SHARE * free:
+        stream = f", or stream them as folder:{path}" if isinstance(path, Path) else ""
         raise DataError(
             f"{path}: {n} images of {height}x{width} are {needed / 1e9:.1f} GB in memory, of which {free / 1e9:.1f} GB are free: "
-            f"stream them as folder:{path}"
+            f"give a smaller --img-size{stream}"
         )
 
 
-def read_pictures(path: Path, files: list[str], side: int | None = None) -> np.ndarray:
-    """Images (N, height, width, 3), uint8. With a side: the shorter side resized to it, the centre cut to a square."""
-    from PIL import ImageOps
-
-    def read(picture: Any) -> np.ndarray:
-        picture, _ = as_rgb(picture)
-        return np.asarray(ImageOps.fit(picture, (side, side)) if side else picture)
-
-    return np.stack([_open(path / file, read) for file in files])
+def read_pictures(path: Path, files: list[str], fitting: Fitting) -> tuple[np.ndarray, list[Changed]]:
+    """Images (N, height, width, 3), uint8, and what was changed of each (without its pixels). Raises DataError."""
+    images = np.empty((len(files), fitting.height, fitting.width, 3), np.uint8)
+    changed = []
+    for i, file in enumerate(files):
+        each = _open(path / file, lambda picture: read_changed(picture, fitting))
+        images[i] = np.asarray(each.image)
+        changed.append(replace(each, image=None))
+    return images, changed
 
 
 def _open(file: Path, read: Callable[[Any], T]) -> T:
