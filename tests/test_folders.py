@@ -207,11 +207,14 @@ def test_a_folder_as_people_have_them_goes_all_the_way(flat, prefix, digits, tmp
     )
     passed = {"hidden": 4, "unread": 1, "other": 1}
     assert counts(manifest) == {**passed, **({"unlabelled": 1} if flat else {"empty": 1})}
+    changed = {line.split(": ")[1]: line.split(": ")[2].split()[0] for line in manifest.meta["decisions"] if line.startswith("images: ")}
+    assert changed == {"turned upright by the EXIF orientation": "6", "more than 8 bits a channel reduced to the highest 8": "3"}
     assert main(["corrupt", *words, "--force"]) == 0
     assert re.search(r"passed over +4 hidden .*\.DS_Store", capsys.readouterr().out)
     network = ["--model", "mlp", "--epochs", "2", "--batch-size", "12", *(["--size", "16", "--workers", "0"] if prefix else [])]
     assert main(["train", *words, *network, "--json"]) == 0
     out, err = capsys.readouterr()
+    assert ("icon.png (7x9)" in err) == (not flat)
     assert "passed over: 1 image of a format that is not read" in err and "holiday.heic" in err
     assert main(["evaluate", json.loads(out)["run"], "--suspects", "list.csv"]) == 0
     with Path("list.csv").open(newline="") as file:

@@ -505,7 +505,7 @@ def test_a_run_that_estimates_its_noise_streams_its_folds(lab, capsys):
 def test_a_page_asks_no_network_for_pictures_and_says_which_folder_is_missing(lab, monkeypatch):
     asked = []
 
-    def describe(*words, offline):
+    def describe(*words, labels, offline):
         asked.append(offline)
         raise DataError("not in its cache")
 
