@@ -1,6 +1,8 @@
 """How each paper's experiments made their noise, as a table: `--convention sl2019 --asym 0.4` is what "asym 0.4" meant there.
 
-The texts say what the published code does, or where there is none the paper. `{rate}` is the paper's own number.
+The texts say what the published code does, or where there is none the paper. `{rate}` is the paper's
+own number. Where a note says "the same labels in every run", their runs differ by the training alone:
+keep one noise seed.
 """
 
 from __future__ import annotations
@@ -40,22 +42,28 @@ def _alone(text: str) -> dict[str, str]:
 
 
 _EXCLUSIVE = _alone("symmetric(rate={rate})")
+# MNIST's classes differ in size.
+_EXCLUSIVE_OR_EQUAL = {**_EXCLUSIVE, "mnist": "symmetric(rate={rate}, exact_over='equal')"}
 _EXCLUSIVE_BY_CHANCE = _alone("symmetric(rate={rate}, exact=False)")
+_EXCLUSIVE_OF_A_SUBSET = _alone("symmetric(rate={rate}, exact_over='set')")
 _INCLUSIVE_OF_A_SUBSET = _alone("symmetric(rate={rate}, inclusive=True, exact_over='set')")
+_BY_PAIR = _alone("symmetric(rate={rate}, exact_over='pair')")
+_PAIR_BY_CHANCE = _alone("pairflip(rate={rate}, exact=False)")
+_DEPENDENT = dict.fromkeys(("cifar10", "cifar100"), "dependent(rate={rate})")
+
 _BLOCK5_BY_CHANCE = "asymmetric(rate={rate}, map='block5-next', exact=False)"
 _BY_CHANCE = {
     "mnist": "asymmetric(rate={rate}, map='digits', exact=False)",
     "cifar10": "asymmetric(rate={rate}, map='cifar10', exact=False)",
     "cifar100": _BLOCK5_BY_CHANCE,
 }
-_CHANGED_IN_PLACE = {
-    "mnist": "asymmetric(rate={rate}, map='digits', flip_back=True)",
+_CIFAR_IN_PLACE = {
     "cifar10": "asymmetric(rate={rate}, map='cifar10', flip_back=True)",
     "cifar100": _BLOCK5_BY_CHANCE,
 }
-
+_IN_PLACE = {**_BY_CHANCE, **_CIFAR_IN_PLACE}
 _SL = {
-    "mnist": "asymmetric(rate={rate}, map='digits')",
+    "mnist": "asymmetric(rate={rate}, map='digits', exact_over='pair')",
     "cifar10": "asymmetric(rate={rate}, map='cifar10')",
     "cifar100": "asymmetric(rate={rate}, map='block5-pair', exact=False)",
 }
@@ -65,6 +73,11 @@ _ANL = {
     "cifar100": "asymmetric(rate={rate}, map='block5-next', exact_over='pair')",
 }
 _EL = {"cifar10": "asymmetric(rate={rate}, map='cifar10-two-way')", "cifar100": "asymmetric(rate={rate}, map='superclass-pair')"}
+_OF_A_SUBSET = "asymmetric(rate={rate}, map='cifar10', exact_over='set')"
+
+_SAME = "the same labels in every run"
+_EQUAL = "MNIST's symmetric changes the same number of every class"
+_DEPENDENT_NOTE = f"instance-dependent is not that of pdn2020: exactly rate of all images, {_SAME}"
 
 CONVENTIONS = {
     row.name: row
@@ -72,60 +85,104 @@ CONVENTIONS = {
         Convention(
             "patrini2017",
             "Patrini et al. 2017, Loss Correction",
-            "each label by chance; CIFAR-100 in blocks of five consecutive ids",
+            "each label by chance; CIFAR-100 in blocks of five consecutive ids; then a tenth is held out",
             {"sym": _EXCLUSIVE_BY_CHANCE, "asym": _BY_CHANCE},
+            0.1,
         ),
         Convention(
             "coteaching2018",
             "Han et al. 2018, Co-teaching",
-            "each label by chance; their code draws the same labels in every run",
-            {"sym": _EXCLUSIVE_BY_CHANCE, "pair": _alone("pairflip(rate={rate}, exact=False)")},
+            f"each label by chance; {_SAME}",
+            {"sym": _EXCLUSIVE_BY_CHANCE, "pair": _PAIR_BY_CHANCE},
+        ),
+        Convention(
+            "d2l2018",
+            "Ma et al. 2018, Dimensionality-Driven Learning",
+            f"exactly rate of all examples, whatever their class; {_SAME}",
+            {"sym": _EXCLUSIVE_OF_A_SUBSET},
         ),
         Convention(
             "sl2019",
             "Wang et al. 2019, Symmetric Cross Entropy",
-            "CIFAR-100: in each block of five one random pair exchanges labels, so 0.4 is 16 % wrong; the same labels in every run",
-            {"sym": _EXCLUSIVE, "asym": _SL},
+            f"CIFAR-100: in each block of five one random pair exchanges labels, so 0.4 is 16 % wrong; {_EQUAL}; {_SAME}",
+            {"sym": _EXCLUSIVE_OR_EQUAL, "asym": _SL},
         ),
         Convention(
             "apl2020",
             "Ma et al. 2020, Normalized Loss Functions (APL)",
-            "picks from labels already changed: at 0.4 only 24 % of the cats become dogs (how many flip back is exact here, chance there)",
-            {"sym": _EXCLUSIVE, "asym": _CHANGED_IN_PLACE},
+            "CIFAR-10's asymmetric picks from labels already changed: at 0.4 only 24 % of the cats become "
+            "dogs (how many flip back is exact here, chance there), MNIST and CIFAR-100 each label by "
+            f"chance; {_EQUAL}",
+            {"sym": _EXCLUSIVE_OR_EQUAL, "asym": _IN_PLACE},
         ),
-        Convention("jocor2020", "Wei et al. 2020, JoCoR", "each label by chance", {"sym": _EXCLUSIVE_BY_CHANCE, "asym": _BY_CHANCE}),
+        Convention(
+            "jocor2020",
+            "Wei et al. 2020, JoCoR",
+            f"each label by chance; {_SAME}",
+            {"sym": _EXCLUSIVE_BY_CHANCE, "asym": _BY_CHANCE, "pair": _PAIR_BY_CHANCE},
+        ),
         Convention(
             "dividemix2020",
             "Li et al. 2020, DivideMix",
-            "symmetric includes the true class, so 0.5 is 45 % wrong on ten classes; exactly rate of all examples is drawn anew",
-            {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": {"cifar10": "asymmetric(rate={rate}, map='cifar10', exact_over='set')"}},
+            f"symmetric includes the true class, so 0.5 is 45 % wrong on ten classes; exactly rate of all examples is drawn anew; {_SAME}",
+            {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": {"cifar10": _OF_A_SUBSET}},
         ),
         Convention(
             "elr2020",
             "Liu et al. 2020, Early-Learning Regularization",
-            "symmetric includes the true class; asymmetric picks from labels already changed; a tenth is held out first, and corrupted too",
-            {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": {key: _CHANGED_IN_PLACE[key] for key in ("cifar10", "cifar100")}},
+            "symmetric includes the true class; CIFAR-10's asymmetric picks from labels already changed, "
+            "CIFAR-100's each label by chance; a tenth is held out first, and corrupted too",
+            {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": _CIFAR_IN_PLACE},
             0.1,
             "before",
         ),
         Convention(
             "pdn2020",
             "Xia et al. 2020, Part-dependent Label Noise",
-            "each image's own rate is from a normal around the rate, truncated to [0, 1]",
-            {"idn": _alone("pdn(rate={rate})")},
+            "each image's own rate is from a normal around the rate, truncated to [0, 1]; its likely "
+            "mistakes come from raw bytes, so most images of a class share one; then a tenth is held out",
+            {"idn": _alone("pdn(rate={rate}, pixels='bytes')")},
+            0.1,
         ),
-        Convention("alf2021", "Zhou et al. 2021, Asymmetric Loss Functions", "as apl2020", {"sym": _EXCLUSIVE, "asym": _CHANGED_IN_PLACE}),
+        Convention(
+            "alf2021",
+            "Zhou et al. 2021, Asymmetric Loss Functions",
+            f"as apl2020, but MNIST's symmetric each label by chance; {_SAME}",
+            {
+                "sym": {**_EXCLUSIVE, "mnist": "symmetric(rate={rate}, exact=False)"},
+                "asym": _IN_PLACE,
+            },
+        ),
+        Convention(
+            "cleanlab2021",
+            "Northcutt et al. 2021, cleanlab's benchmarking",
+            "the count of each pair of classes is rounded down; for a matrix of your own "
+            "--noise \"matrix(file='T.csv', exact_over='pair')\"",
+            {
+                "sym": _BY_PAIR,
+                "asym": _ANL,
+                "pair": _alone("pairflip(rate={rate}, exact_over='pair')"),
+            },
+        ),
         Convention(
             "gjs2021",
             "Englesson & Azizpour 2021, Generalized Jensen-Shannon",
-            "true superclasses, circular; exactly rate of all examples is changed",
-            {"asym": {"cifar100": "asymmetric(rate={rate}, map='superclass-next', exact_over='set')"}},
+            "symmetric includes the true class, so 0.4 is 36 % wrong on ten classes; CIFAR-10's asymmetric "
+            "picks from labels already changed, as in apl2020; CIFAR-100's is circular in the true "
+            "superclasses and changes exactly rate of all examples",
+            {
+                "sym": _INCLUSIVE_OF_A_SUBSET,
+                "asym": {
+                    "cifar10": _CIFAR_IN_PLACE["cifar10"],
+                    "cifar100": "asymmetric(rate={rate}, map='superclass-next', exact_over='set')",
+                },
+            },
         ),
         Convention(
             "anl2023",
             "Ye et al. 2023, Active Negative Loss",
             "the count of each pair of classes is rounded down: symmetric 0.1 on CIFAR-100 is no noise at all",
-            {"sym": _alone("symmetric(rate={rate}, exact_over='pair')"), "asym": _ANL},
+            {"sym": _BY_PAIR, "asym": _ANL},
         ),
         Convention(
             "el2023",
@@ -133,6 +190,43 @@ CONVENTIONS = {
             "by the paper's text: four pairs of CIFAR-10 exchange labels (0.4 is 32 % wrong), two random classes of each true superclass "
             "of CIFAR-100 (16 %); its baselines were copied from sl2019",
             {"sym": _EXCLUSIVE, "asym": _EL},
+        ),
+        Convention(
+            "logitclip2023",
+            "Wei et al. 2023, LogitClip",
+            "exactly rate of all examples is drawn anew; CIFAR-100's asymmetric goes to the next of all "
+            f"classes; {_DEPENDENT_NOTE}; for its open-set noise "
+            "--noise \"openset(rate=0.4, source='cifar100', exact_over='set')\"",
+            {
+                "sym": _EXCLUSIVE_OF_A_SUBSET,
+                "asym": {
+                    "cifar10": _OF_A_SUBSET,
+                    "cifar100": "asymmetric(rate={rate}, map='next', exact_over='set')",
+                },
+                "idn": _DEPENDENT,
+            },
+        ),
+        Convention(
+            "epssoftmax2024",
+            "Wang et al. 2024, Epsilon-Softmax",
+            f"symmetric and asymmetric as apl2020; {_DEPENDENT_NOTE}",
+            {"sym": _EXCLUSIVE, "asym": _CIFAR_IN_PLACE, "idn": _DEPENDENT},
+        ),
+        Convention(
+            "jal2025",
+            "Wang et al. 2025, Joint Asymmetric Loss (JAL)",
+            f"symmetric and asymmetric as anl2023 (the code's default, method2); {_DEPENDENT_NOTE}",
+            {
+                "sym": _BY_PAIR,
+                "asym": {name: _ANL[name] for name in ("cifar10", "cifar100")},
+                "idn": _DEPENDENT,
+            },
+        ),
+        Convention(
+            "lnltoolbox",
+            "LNL-toolbox",
+            "symmetric is its default 'global': exactly rate of all examples, whatever their class; pair flips each label by chance",
+            {"sym": _EXCLUSIVE_OF_A_SUBSET, "pair": _PAIR_BY_CHANCE},
         ),
     )
 }

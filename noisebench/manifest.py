@@ -75,6 +75,19 @@ class Manifest:
         return self.meta["realised_rate"] if self.meta["nominal_rate"] is None else self.meta["nominal_rate"]
 
     @property
+    def expected_share(self) -> float | None:
+        """The expected share of incorrect labels: 1 - sum_k pi_k T_kk, with pi the class shares of
+        the correct labels. Without a transition matrix the realised share, else the nominal rate;
+        None where neither is known."""
+        known = self.clean_labels[self.kept & (self.clean_labels >= 0)]
+        T = self.transition if self.source is None and len(known) else None
+        if T is not None:
+            counts = np.bincount(known, minlength=self.num_classes)
+            return round(float(1 - counts @ np.diag(T) / len(known)), 6)
+        realised = self.meta["realised_rate"]
+        return self.meta["nominal_rate"] if realised is None else realised
+
+    @property
     def truth(self) -> np.ndarray:
         """Clean labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label, it is wrong."""
         return self.clean_labels if self.source is None else np.where(self.source >= 0, OPEN, self.clean_labels)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeAlias
 
 from .errors import LanguageError
-from .spec import AUTO, ESTIMATED, Call, Sum, Value, word
+from .spec import AUTO, ESTIMATED, OVERALL, Call, Sum, Value, word
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,11 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Auto:
-    """`auto` is allowed and stands for this fact of the manifest, `estimated` for what the run finds: "rate" or "transition"."""
+    """`auto` is allowed and stands for this fact of the manifest, `estimated` for the run's own estimate of it.
+
+    "rate": the noise rate as its author writes it (0.4 of "asym 0.4"); "share": the expected share
+    of incorrect labels (there about 0.2), which `overall` means for either; "transition": T.
+    """
 
     fact: str
 
@@ -58,7 +62,7 @@ class Inner:
 Rate: TypeAlias = Annotated[float, Interval("[0, 1)")]
 Share: TypeAlias = Annotated[float, Interval("[0, 1]")]
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
-TrueRate: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("rate")]
+WrongShare: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("share")]
 TransitionText: TypeAlias = Annotated[Matrix | str, OneOf(("true", "empirical")), Auto("transition")]
 
 _EXACT = 2.0**53  # below it every whole float is that very integer
@@ -86,13 +90,18 @@ class Parameter:
         """Whether the parameter is itself an expression."""
         return self.type is Call
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words that stand for a fact of the manifest or for the run's estimate."""
+        return {"transition": (AUTO, ESTIMATED), None: ()}.get(self.auto, (AUTO, OVERALL, ESTIMATED))
+
     def unset(self, value: Value) -> bool:
         """Whether the value goes without saying: nothing, or a switch as it stands by default."""
         return value is None or (isinstance(value, bool) and value is self.default)
 
     def describe(self) -> str:
         kind = _KINDS.get(self.type, self.noun or "matrix")
-        parts = [kind, *([str(self.allowed)] if self.allowed else []), *(["or auto or estimated"] if self.auto else [])]
+        parts = [kind, *([str(self.allowed)] if self.allowed else []), *(f"or {word}" for word in self.words)]
         return " ".join(parts) + (", required" if self.required else f", default {self.default}")
 
     def accept(self, value: Value, owner: str) -> Value:
@@ -102,7 +111,7 @@ class Parameter:
                 return value
             raise LanguageError(f"{owner}: {self.name} is a {self.noun}, got {value}")
         value = word(value)
-        if (self.auto and value in (AUTO, ESTIMATED)) or (value is None and self.default is None):
+        if value in self.words or (value is None and self.default is None):
             return value
         coerced = _coerce(value, self.type)
         if coerced is None or not self._allows(coerced):
@@ -149,11 +158,21 @@ def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[P
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}
     parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]
-    return tuple(_parameter(p.name, p.default, hints.get(p.name, _type_of(p.default))) for p in parameters)
+    return tuple(_parameter(p.name, p.default, _hint(p, hints)) for p in parameters)
 
 
-def _type_of(default: Any) -> Any:
-    """The type of a parameter that is not annotated."""
+def _hint(parameter: inspect.Parameter, hints: dict[str, Any]) -> Any:
+    """The annotation of a parameter, or what its name and default say where it has none.
+
+    A required parameter called `loss` is a loss, unless it is annotated as a number or a word.
+    """
+    default = parameter.default
+    hint = hints.get(parameter.name)
+    is_loss = parameter.name == "loss" and default is _REQUIRED
+    if is_loss and hint not in _KINDS and typing.get_origin(hint) is not Annotated:
+        return Annotated[Any, Inner()]
+    if hint is not None:
+        return hint
     return type(default) if type(default) in (bool, str) else float
 
 

@@ -53,8 +53,11 @@ _LACKING = {
 
 @dataclass(frozen=True)
 class Published:
-    """One published cell. kind: symmetric, asymmetric, pairflip, pdn, human, clean or as-is; rate: as the paper states it, of human labels
-    as their authors do; selection: a metric's name."""
+    """One published cell.
+
+    kind: symmetric, asymmetric, pairflip, dependent, human, clean or as-is; rate: as the paper states
+    it, of human labels as their authors do; selection: a metric's name.
+    """
 
     paper: str
     dataset: str

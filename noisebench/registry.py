@@ -121,6 +121,10 @@ class Registry:
         self._of_text.cache_clear()
         self._short[name] = call
 
+    def short_names(self, entry: Entry) -> list[str]:
+        """The short names of calls of an entry."""
+        return [name for name, call in self._short.items() if call.name == entry.name]
+
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 

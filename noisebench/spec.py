@@ -20,7 +20,9 @@ from typing import Any, TypeAlias
 from .errors import LanguageError
 
 AUTO = "auto"  # a value to be resolved from the manifest before the run's key is made
-ESTIMATED = "estimated"  # a value that the run itself finds out, where nobody knows the noise
+OVERALL = "overall"  # likewise, of a rate: the expected share of incorrect labels
+ESTIMATED = "estimated"  # a value that the run itself estimates, where the noise is unknown
+WORDS = (AUTO, OVERALL, ESTIMATED)
 
 Value: TypeAlias = "int | float | bool | str | tuple[Value, ...] | Call | Sum | None"
 
@@ -192,6 +194,6 @@ def _text(value: Value) -> str:
         return "[" + ", ".join(_text(item) for item in value) + "]"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    if isinstance(value, str) and value not in (AUTO, ESTIMATED):
+    if isinstance(value, str) and value not in WORDS:
         return repr(value)
     return str(value)

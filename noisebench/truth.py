@@ -1,9 +1,11 @@
-"""`auto` and `estimated` -> a value: what a manifest knows of its noise or a run found out, and who used the truth (an oracle)."""
+"""`auto`, `overall` and `estimated` -> a value; which runs used the true noise (oracles)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -13,63 +15,82 @@ from .estimates import Estimates
 from .losses import LOSSES
 from .manifest import Manifest
 from .registry import Registry
-from .spec import AUTO, ESTIMATED, Call, Expression, Value
+from .spec import AUTO, ESTIMATED, OVERALL, Call, Expression, Value
 
 TRUE, EMPIRICAL = "true", "empirical"
-_PRINTED = 1e-4  # half of the last digit of a rate in percent with two digits, and its rounding
 
 
 def resolve(registry: Registry, text: str | Expression, manifest: Manifest) -> Expression:
-    """The normal expression with every `auto` replaced: a rate by its number, T by 'true' (the model's) or 'empirical'.
+    """The normal expression with every `auto` and `overall` replaced: a rate by its number, T by 'true' (the model's) or 'empirical'.
 
     Raises LanguageError where the manifest does not know.
     """
 
     def fill(call: Call) -> Call:
         known = {p.name: p for p in registry[call.name].parameters}
-        kwargs = tuple((key, _fact(known[key].auto, call.name, manifest) if value == AUTO else value) for key, value in call.kwargs)
+        kwargs = tuple(
+            (key, _fact(value, known[key].auto, call.name, manifest) if value in (AUTO, OVERALL) else value) for key, value in call.kwargs
+        )
         return replace(call, kwargs=kwargs)
 
     return registry.normal(registry.substitute(registry.normal(text), fill))
 
 
-def _fact(fact: str | None, owner: str, manifest: Manifest) -> Value:
-    if fact == "rate" and manifest.rate is not None:
-        return manifest.rate
+def _fact(word: Value, fact: str | None, owner: str, manifest: Manifest) -> Value:
     if fact == "transition" and (tables := _tables(manifest)):
         return next(iter(tables))
-    raise LanguageError(f"{owner}: auto needs the noise {fact}, which this manifest does not know: give a value")
+    rate = manifest.rate if fact == "rate" and word == AUTO else manifest.expected_share
+    if fact != "transition" and rate is not None:
+        return rate
+    missing = "transition matrix" if fact == "transition" else "rate"
+    raise LanguageError(f"{owner}: {word} needs the noise {missing}, which this manifest does not know: write {ESTIMATED}, or give a value")
 
 
 def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) -> bool:
-    """Whether a resolved expression holds the true rate or T, asked for by `auto` or typed."""
-    for call in registry.calls(expression):
-        facts = {p.name: p.auto for p in registry[call.name].parameters}
-        if any(_is_true(facts[key], value, manifest) for key, value in call.kwargs):
-            return True
-    return False
+    """Whether a resolved expression holds the true rate or T, by a word or typed."""
+    pairs = (pair for call in registry.calls(expression) for pair in _facts_and_values(registry, call))
+    return any(_is_true(fact, value, manifest) for fact, value in pairs)
 
 
 def with_auto(registry: Registry, expression: Expression, manifest: Manifest) -> str:
-    """The expression's text with `auto` wherever a value is the truth: one name for one run, however it was asked for."""
+    """The expression's text with `auto` or `overall` wherever a value is what that word stands for: one name for one run, however
+    it was written."""
 
     def unfill(call: Call) -> Call:
         facts = {p.name: p.auto for p in registry[call.name].parameters}
-        return replace(call, kwargs=tuple((key, AUTO if _is_true(facts[key], value, manifest) else value) for key, value in call.kwargs))
+        return replace(call, kwargs=tuple((key, _word(facts[key], value, manifest)) for key, value in call.kwargs))
 
     return registry.canonical(registry.substitute(expression, unfill))
 
 
+def _word(fact: str | None, value: Value, manifest: Manifest) -> Value:
+    if fact == "transition":
+        return AUTO if _is_true(fact, value, manifest) else value
+    if fact is None or not isinstance(value, int | float):
+        return value
+    shares = (manifest.expected_share, manifest.meta["realised_rate"])
+    words = {AUTO: (manifest.rate,) if fact == "rate" else shares, OVERALL: shares}
+    equal = (word for word, rates in words.items() if any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in rates))
+    return next(equal, value)
+
+
 def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
-    if fact == "rate" and isinstance(value, int | float):
-        exact = (manifest.meta["nominal_rate"], manifest.meta["realised_rate"], *manifest.meta.get("rates", ()))
-        as_printed = manifest.meta["realised_rate"] if manifest.noise_seed is None else None  # the published rate of people's labels
-        return any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in exact) or (
-            as_printed is not None and math.isclose(value, as_printed, abs_tol=_PRINTED)
-        )
+    if fact in ("rate", "share") and isinstance(value, int | float):
+        meta = manifest.meta
+        return is_rate(value, (meta["nominal_rate"], meta["realised_rate"], manifest.expected_share, *meta.get("rates", ())))
     if fact == "transition":
         return value in (TRUE, EMPIRICAL) or any(_close(value, T) for T in _tables(manifest).values())
     return False
+
+
+def is_rate(value: float, rates: Iterable[float | None]) -> bool:
+    """Whether a value is one of these rates, or one rounded to the digits that the value is written with, at least two: 0.2 is
+    0.20200462, 0.25 is not."""
+    if not math.isfinite(value):
+        return False
+    digits = max(2, -int(Decimal(repr(value)).as_tuple().exponent))
+    known = [rate for rate in rates if rate is not None]
+    return any(math.isclose(value, rate, abs_tol=1e-9) or (value > 0 and math.isclose(value, round(rate, digits))) for rate in known)
 
 
 def _close(value: Any, T: np.ndarray) -> bool:
@@ -90,19 +111,26 @@ def transitions(manifest: Manifest, loss: Expression, estimates: Estimates | Non
 
 
 def estimated_facts(registry: Registry, expression: Expression) -> set[str]:
-    """The facts, "rate" or "transition", that a run with this expression has to find out."""
-    facts = {(call.name, p.name): p.auto for call in registry.calls(expression) for p in registry[call.name].parameters}
-    return {str(facts[call.name, key]) for call in registry.calls(expression) for key, value in call.kwargs if value == ESTIMATED}
+    """What a run with this expression has to estimate: "rate" (the share of incorrect labels), "transition"."""
+    return {
+        "transition" if fact == "transition" else "rate"
+        for call in registry.calls(expression)
+        for fact, value in _facts_and_values(registry, call)
+        if value == ESTIMATED
+    }
 
 
 def with_estimates(registry: Registry, expression: Expression, estimates: Estimates | None) -> Expression:
-    """The expression with the rate that a run found in place of `estimated`; T stays a word, which `transitions` explains."""
+    """The expression with the estimated rate in place of `estimated`; T stays a word, which `transitions` explains."""
 
     def fill(call: Call) -> Call:
         facts = {p.name: p.auto for p in registry[call.name].parameters}
-        found = tuple(
-            (key, estimates.rate if estimates and value == ESTIMATED and facts[key] == "rate" else value) for key, value in call.kwargs
-        )
-        return replace(call, kwargs=found)
+        rates = {key for key, value in call.kwargs if value == ESTIMATED and facts[key] != "transition"}
+        return replace(call, kwargs=tuple((key, estimates.rate if estimates and key in rates else value) for key, value in call.kwargs))
 
     return registry.normal(registry.substitute(expression, fill))
+
+
+def _facts_and_values(registry: Registry, call: Call) -> list[tuple[str | None, Value]]:
+    facts = {p.name: p.auto for p in registry[call.name].parameters}
+    return [(facts[key], value) for key, value in call.kwargs]

@@ -161,6 +161,9 @@ _TEACHER: tuple[str, Read] = ("t.npz", lambda path: read_teacher(path, 20, 10, "
 _LABELS: tuple[str, Read] = ("l.csv", lambda path: read_annotations(str(path), SHAPE))
 _LINES: tuple[str, Read] = ("l.txt", lambda path: read_annotations(str(path), SHAPE))
 _OBJECTS: tuple[str, Read] = ("l.npy", lambda path: read_annotations(str(path), SHAPE))
+_JSON: tuple[str, Read] = ("l.json", lambda path: read_annotations(str(path), SHAPE))
+_NPZ: tuple[str, Read] = ("l.npz", lambda path: read_annotations(str(path), SHAPE))
+_ISSUES: tuple[str, Read] = ("r.json", lambda path: read_review(path, SHAPE, np.zeros(20, np.int64)))
 _REVIEW: tuple[str, Read] = ("r.csv", lambda path: read_review(path, SHAPE, np.zeros(20, np.int64)))
 _MATRIX: tuple[str, Read] = ("t.csv", lambda path: read_matrix(str(path), CLASSES))
 _TABLE: tuple[str, Read] = ("t.yaml", lambda path: read_matrix(str(path), CLASSES))
@@ -288,6 +291,12 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "labels: 6 MB of rows for 20 examples": (_LABELS, lambda: b"label\n" + b"1\n" * 3_000_000),
     "labels: a word of 100,000 letters": (_LABELS, lambda: b"index,label\n" + b"".join(b"%d,%s\n" % (at,
     b"x" * 100_000) for at in range(20))),
+    "labels: JSON nested 100,000 deep": (_JSON, lambda: b"[" * _DEEP + b"]" * _DEEP),
+    "labels: 6 MB of JSON for 20 examples": (_JSON, lambda: b"[" + b"1," * 3_000_000 + b"1]"),
+    "labels: JSON of lists of no width": (_JSON, lambda: b"[[], []]"),
+    "labels: 40 GB in an npz": (_NPZ, lambda: npz({"label": npy((5 * 10**9,), content=b"")})),
+    "labels: an npz of nothing": (_NPZ, lambda: npz({"label": npy((0,))})),
+    "labels: a path of a million folders": (_LABELS, lambda: b"path,label\n" + b"/" * 60_000 + b"a,1\n" + b"/" * 60_000 + b"b,2\n"),
     "labels: not UTF-8": (_LABELS, lambda: b"label\n\xff\xfe\n"),
     "labels: 2 million lines": (_LINES, lambda: b"1\n" * 2_000_000),
     "labels: a pickle that takes 32 GB": (_OBJECTS, memo_bomb),
@@ -295,6 +304,8 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "labels: a function": (_OBJECTS, lambda: npy((), "|O", pickle.dumps({"label": os.system}))),
     "review: a million columns": (_REVIEW, lambda: b"index,recorded,suggested" + b",c" * 1_000_000 + b"\n"),
     "review: 2 million lines": (_REVIEW, lambda: b"index,recorded,suggested\n" + b"1,0,1\n" * 2_000_000),
+    "review: JSON of everything": (_ISSUES, lambda: b'[1, [2], {"a": null}, "x", 1e308]'),
+    "review: 6 MB of indices": (_ISSUES, lambda: b"[" + b"1," * 3_000_000 + b"1]"),
     "review: zeros": (_REVIEW, lambda: b"\0" * 100),
     "matrix: 10 MB": (_MATRIX, lambda: b"1,0\n" * 2_500_000),
     "matrix: a million columns": (_MATRIX, lambda: b"1" + b",0" * 400_000),

@@ -250,6 +250,12 @@ def test_whatever_the_key_is_called_and_however_it_is_written_each_image_gets_it
         assert corrupt(pets, given[["label"]], index=True)[:2] == (0, expected)
     with subtests.test("pandas' own index that only counts the rows, beside a path"):
         assert corrupt(pets, given.reset_index(drop=True), index=True)[:2] == (0, expected)
+    with subtests.test("a number of its author's beside a path"):
+        numbered = given.assign(index=np.random.default_rng(2).permutation(24))
+        assert corrupt(pets, numbered)[:2] == (0, expected) and "not used: index" in capsys.readouterr().err
+    with subtests.test("pandas' own index alone, where the rows are in the images' order"):
+        assert corrupt(pets, given.sort_index()[["label"]], index=True)[:2] == (0, expected)
+        assert "by row order; not used: ''" in capsys.readouterr().err
     with subtests.test("in UTF-16"):
         assert corrupt(pets, given, encoding="utf-16")[:2] == (0, expected)
 

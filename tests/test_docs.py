@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -35,6 +36,18 @@ def make_photos(place: Path, images: Images) -> None:
             path = place / part / f"digit{(labels[i] + (part == 'train' and i % 6 == 0)) % 10}" / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pictures[i, ..., 0]).save(path)
+
+
+def write_tables(place: Path) -> None:
+    """Label files for the photos, and what cleanlab says of the digits' labels."""
+    paths = sorted((place / "photos" / "train").rglob("*.png"))
+    table = pd.DataFrame({"image_id": [path.name for path in paths], "label": [path.parent.name for path in paths]})
+    table.to_csv(place / "train.csv", index=False)
+    table.assign(label_noisy=table["label"].shift(1, fill_value="digit0")).to_csv(place / "both.csv", index=False)
+    manifest = nb.read_manifest(place / "manifests" / "digits-sym0.4-s0.csv")
+    given, predicted = manifest.labels, manifest.clean_labels
+    issues = {"is_label_issue": given != predicted, "label_quality": 0.5, "given_label": given, "predicted_label": predicted}
+    pd.DataFrame(issues).to_csv(place / "issues.csv")
 
 
 def as_a_shell(word: str) -> list[str]:
@@ -80,6 +93,7 @@ def workspace(
         make_photos(place / "photos", digits)
         (place / "my_loss.py").write_text(plugin())
         run(README, capsys)
+        write_tables(place)
         left_by_readme.append(place)
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(left_by_readme[0], tmp_path, dirs_exist_ok=True)

@@ -60,9 +60,10 @@ def workspace(place: Path, name: str) -> Workspace:
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(name: str, tmp_path: Path) -> None:
-    """By its key, a hash of all that changes a result: the command that is said of the file makes these very runs."""
-    planned = {item.run.key for item in make_agenda(workspace(tmp_path, name), suite(name))}
-    assert finished_runs(RESULTS / f"{name}.csv").keys() <= planned
+    """By its key, a hash of all that changes a result, under the same name and with the same oracle mark."""
+    planned = {item.run.key: (item.run.method, item.run.oracle) for item in make_agenda(workspace(tmp_path, name), suite(name))}
+    written = finished_runs(RESULTS / f"{name}.csv")
+    assert {key: (run.about()["method"], run.about()["oracle"]) for key, run in written.items()}.items() <= planned.items()
 
 
 @pytest.mark.parametrize("name", WRITTEN)

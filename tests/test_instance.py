@@ -193,6 +193,75 @@ def test_images_without_any_difference_spread_their_mistakes_evenly():
     np.testing.assert_allclose(likely, (1 - np.eye(K)[CLEAN]) / (K - 1), atol=1e-12)
 
 
+def softmax_of(x, k, seed, num_classes):
+    """P(recorded | wrong) (num_classes,) of an image of class k as numbers, by the definition."""
+    W = instance._normals((seed, instance._PROJECTION, k), slice(0, x.size), num_classes)
+    scores = x.reshape(-1) @ W
+    scores[k] = -np.inf
+    return np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+
+
+def test_of_raw_bytes_the_likely_mistakes_are_those_of_the_definition():
+    likely = mistakes(rows_of("pdn(0.4, pixels='bytes')", CLEAN, Given(COLOUR // 64), seed=5), CLEAN)
+    expected = [softmax_of((COLOUR[i] // 64).astype(float), CLEAN[i], 5, K) for i in range(90)]
+    np.testing.assert_allclose(likely, expected, atol=1e-9)
+
+
+def test_normalised_pixels_go_without_saying():
+    assert normal_noise("pdn(0.4, pixels='normalised')") == normal_noise("pdn(0.4)")
+    assert str(normal_noise("pdn(0.4, pixels=bytes)")) == "pdn(rate=0.4, std=0.1, pixels='bytes')"
+
+
+# dependent
+
+
+@LIGHT
+@given(st.floats(0, 0.999), st.integers(0, 2**32))
+def test_of_dependent_noise_exactly_the_rate_is_wrong(rate, seed):
+    labels = made(f"dependent({rate})", CLEAN, Given(COLOUR), seed).labels
+    assert (labels != CLEAN).sum() == int(90 * rate + 0.5)
+
+
+def test_dependent_noise_is_exact_in_each_part():
+    parts = np.arange(90) // 80
+    labels = NOISES["dependent"].build(Examples(CLEAN, K, 0, Given(COLOUR), parts=parts), rate=0.4).labels
+    assert np.bincount(parts[labels != CLEAN]).tolist() == [32, 4]
+
+
+def test_a_dependent_label_is_drawn_by_a_flipped_or_shifted_view_of_its_image_whatever_the_rate():
+    low, high = (rows_of(f"dependent({rate})", CLEAN, Given(COLOUR), seed=3) for rate in (0.3, 0.9))
+    wrong = (low[np.arange(90), CLEAN] == 0).nonzero()[0]
+    np.testing.assert_array_equal(low[wrong], high[wrong])
+    mean, std = COLOUR.mean((0, 1, 2)), COLOUR.std((0, 1, 2))
+    padded = np.pad(COLOUR, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    found = set()
+    for i in wrong[:8]:
+        corners = [(down, across, step) for down in range(9) for across in range(9) for step in (1, -1)]
+        views = (padded[i, a : a + 5, b : b + 4][:, ::step] for a, b, step in corners)
+        rows = np.array([softmax_of((view - mean) / std, CLEAN[i], 3, K) for view in views])
+        nearest = np.abs(rows - low[i]).max(1)
+        assert nearest.min() < 1e-9
+        found.add(corners[int(nearest.argmin())])
+    assert len(found) > 4
+
+
+def test_on_cifar10_raw_bytes_share_one_mistake_and_dependent_noise_does_not(real_data):
+    """The share of a class's wrong labels that its commonest mistake takes.
+
+    The authors' generator of pdn: 0.58 to 0.77 (seeds 1 to 5); the same method restated on normalised
+    pixels: 0.21 to 0.27 (3 seeds); dependent: 0.27 to 0.28 in the published labels, which are of one
+    W, and 0.28 to 0.32 restated with three others.
+    """
+    real = read_images(DATASETS["cifar10"], real_data)
+    images, clean = real.train_images, real.train_labels
+    for text, low, high in (("pdn(0.4, pixels='bytes')", 0.55, 0.85), ("pdn(0.4)", 0.18, 0.32), ("dependent(0.4)", 0.24, 0.36)):
+        recorded = nb.corrupt(clean, text, num_classes=10, images=images)
+        counts = np.bincount(10 * clean + recorded, minlength=100).reshape(10, 10)
+        np.fill_diagonal(counts, 0)
+        assert low < counts.max(1).sum() / counts.sum() < high, text
+        assert counts.sum() == pytest.approx(0.4 * len(clean), abs=0 if text.startswith("dependent") else 500)
+
+
 # pdn: the draw
 
 

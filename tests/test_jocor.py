@@ -64,7 +64,7 @@ def test_a_mean_over_the_batch_by_these_weights_is_one_over_the_chosen() -> None
 
 def test_the_rate_of_jocor_is_known_to_the_manifest() -> None:
     entry: Entry = STRATEGIES["jocor"]
-    assert [(p.name, p.auto) for p in entry.parameters] == [("rate", "rate"), ("ramp", None), ("power", None), ("lam", None)]
+    assert [(p.name, p.auto) for p in entry.parameters] == [("rate", "share"), ("ramp", None), ("power", None), ("lam", None)]
 
 
 def test_by_default_the_left_out_grow_over_the_papers_ten_epochs() -> None:

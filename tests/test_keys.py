@@ -184,6 +184,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {  # where a value has a meaning
     ("matrix", "sha256"): ("matrix(file='a', sha256='0')", "matrix(file='a', sha256='1')"),
     ("matrix", "file"): ("matrix(file='a')", "matrix(file='b')"),
     ("matrix", "exact"): ("matrix(file='a')", "matrix(file='a', exact=False)"),
+    ("matrix", "exact_over"): ("matrix(file='a')", "matrix(file='a', exact_over='pair')"),
     ("plc", "predictions"): ("plc(predictions='a', rate=0.2)", "plc(predictions='b', rate=0.2)"),
     ("plc", "kind"): ("plc(predictions='a', rate=0.2)", "plc(predictions='a', kind='II', rate=0.2)"),
     ("plc", "rate"): ("plc(predictions='a', rate=0.2)", "plc(predictions='a', rate=0.3)"),
@@ -198,6 +199,7 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {  # where a value has a meaning
     ("openset", "rate"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.2, source='cifar10')"),
     ("openset", "source"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, source='cifar100')"),
     ("openset", "exact"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, source='cifar10', exact=False)"),
+    ("openset", "exact_over"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, source='cifar10', exact_over='set')"),
     ("reviewed", "action"): (
         "reviewed(symmetric(rate=0.1), action='drop', suspects='a')", "reviewed(symmetric(rate=0.1), action='relabel', suspects='a')"),
     ("reviewed", "suspects"): (

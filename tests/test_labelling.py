@@ -201,6 +201,13 @@ def test_each_image_is_replaced_by_itself_where_that_is_asked_for(openly):
     assert len(set(np.bincount(data.labels[replaced]).tolist())) > 1
 
 
+def test_over_the_set_exactly_the_rate_of_all_images_is_replaced(openly):
+    data = packaged("cifar10")
+    replaced = openly(data=data, extra=", exact_over='set'").source >= 0
+    assert replaced.sum() == 15_000
+    assert len(set(np.bincount(data.labels[replaced]).tolist())) > 1
+
+
 @pytest.mark.parametrize("held_out", [True, False])
 def test_split_before_corruption_each_part_has_its_exact_number_of_replaced_images(held_out, openly):
     manifest = openly(val_fraction=0.25, val_split="before")
@@ -361,6 +368,12 @@ OVERALL = [
     ("elr2020", "asym", 0.4, "cifar10", 0.184), ("patrini2017", "asym", 0.4, "cifar10", 0.2), ("jocor2020", "asym", 0.4, "cifar10", 0.2),
     ("dividemix2020", "sym", 0.5, "cifar10", 0.45), ("dividemix2020", "sym", 0.5, "cifar100", 0.495),
     ("dividemix2020", "asym", 0.4, "cifar10", 0.2), ("gjs2021", "asym", 0.4, "cifar100", 0.4),
+    ("gjs2021", "sym", 0.4, "cifar10", 0.36), ("gjs2021", "asym", 0.4, "cifar10", 0.184), ("gjs2021", "sym", 0.4, "cifar100", 0.396),
+    ("jal2025", "asym", 0.4, "cifar10", 0.2), ("jal2025", "asym", 0.4, "cifar100", 0.4),
+    ("epssoftmax2024", "asym", 0.4, "cifar10", 0.184), ("epssoftmax2024", "sym", 0.4, "cifar10", 0.4),
+    ("logitclip2023", "asym", 0.4, "cifar10", 0.2), ("logitclip2023", "asym", 0.4, "cifar100", 0.4),
+    ("cleanlab2021", "pair", 0.4, "cifar10", 0.4), ("d2l2018", "sym", 0.4, "cifar100", 0.4),
+    ("lnltoolbox", "sym", 0.4, "cifar10", 0.4),
     ("coteaching2018", "pair", 0.45, "cifar10", 0.45),
 ]  # fmt: skip
 
@@ -375,9 +388,52 @@ def test_the_overall_rate_is_what_the_paper_meant(name, kind, rate, dataset, ove
 
 
 @pytest.mark.parametrize(("dataset", "rate", "realised"), [("cifar100", 0.1, 0.0), ("cifar10", 0.2, 0.1998), ("cifar100", 0.2, 0.198)])
-def test_counts_rounded_down_by_pair_lose_what_the_paper_lost(dataset, rate, realised):
-    text = find_convention("anl2023").text("sym", rate, dataset)
+@pytest.mark.parametrize("name", ["anl2023", "jal2025", "cleanlab2021"])
+def test_counts_rounded_down_by_pair_lose_what_the_paper_lost(name, dataset, rate, realised):
+    text = find_convention(name).text("sym", rate, dataset)
     assert make(text, packaged(dataset)).meta["realised_rate"] == pytest.approx(realised, abs=1e-12)
+
+
+def test_over_the_set_exactly_the_rate_is_wrong_and_the_classes_differ():
+    for name in ("lnltoolbox", "d2l2018", "logitclip2023"):
+        manifest = make(find_convention(name).text("sym", 0.4, "cifar10"), packaged("cifar10"))
+        assert manifest.meta["realised_rate"] == 0.4 and len(set(manifest.meta["per_class_rate"])) > 1
+
+
+# MNIST's classes differ in size, which shows what counts are exact over.
+MNIST_SIZES = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "counts"),
+    [
+        ("sl2019", "sym", np.full(10, 2400)),
+        ("apl2020", "sym", np.full(10, 2400)),
+        ("sl2019", "asym", [0, 0, 2383, 2452, 0, 2168, 2367, 2506, 0, 0]),
+        ("cleanlab2021", "sym", 9 * (MNIST_SIZES * 0.4 / 9).astype(int)),
+        ("apl2020", "asym", None),
+        ("alf2021", "sym", None),
+    ],
+)
+def test_counts_on_classes_of_unequal_sizes_are_those_of_the_papers_code(name, kind, counts):
+    clean = np.repeat(np.arange(10), MNIST_SIZES)
+    model = build_noise(find_convention(name).text(kind, 0.4, "mnist"), 10)
+    wrong = np.bincount(clean[model.draw(clean, 0) != clean], minlength=10)
+    if counts is None:  # each label by chance
+        share = 1 - np.diag(model.transition)
+        off = np.abs(wrong - MNIST_SIZES * share)
+        assert (off <= 4 * np.sqrt(MNIST_SIZES * share * (1 - share))).all() and off.max() > 1
+    else:
+        assert wrong.tolist() == list(counts)
+
+
+def test_equal_counts_are_equal_in_each_part_and_refused_where_a_class_is_too_small():
+    clean, parts = np.repeat([0, 1, 2], [30, 40, 50]), np.arange(120) % 4 // 3
+    model = build_noise("symmetric(rate=0.5, exact_over='equal')", 3)
+    wrong = model.draw(clean, 0, parts) != clean
+    assert np.bincount(3 * parts[wrong] + clean[wrong]).tolist() == [15, 15, 15, 5, 5, 5]
+    with pytest.raises(LanguageError, match="makes 36 labels of each class wrong, but class 0 has 30"):
+        build_noise("symmetric(rate=0.9, exact_over='equal')", 3).draw(clean, 0)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("dividemix2020", 0.5), ("gjs2021", 0.4)])
@@ -409,13 +465,17 @@ def wish(dataset="cifar10", **options):
 
 def test_a_convention_says_all_of_the_noise_but_its_rate():
     assert wish(asym=0.4, convention="sl2019", dataset="cifar100").noise == "asymmetric(rate=0.4, map='block5-pair', exact=False)"
-    assert wish(idn=0.2, convention="pdn2020").noise == "pdn(rate=0.2)"
+    assert wish(idn=0.2, convention="pdn2020").noise == "pdn(rate=0.2, pixels='bytes')"
+    assert wish(idn=0.2).noise == "pdn(rate=0.2)"
+    assert wish(idn=0.2, convention="jal2025").noise == "dependent(rate=0.2)"
 
 
 def test_a_convention_holds_out_what_its_paper_did_unless_told_otherwise():
     told, silent = wish(sym=0.4, convention="elr2020", val_fraction=0.0), wish(sym=0.4, convention="elr2020")
     assert (silent.val_fraction, silent.val_split, silent.convention) == (0.1, "before", "elr2020")
     assert told.val_fraction == 0 and wish(sym=0.4, convention="sl2019").val_fraction == 0
+    for later in (wish(sym=0.4, convention="patrini2017"), wish(idn=0.4, convention="pdn2020")):
+        assert (later.val_fraction, later.val_split) == (0.1, "after")
 
 
 @pytest.mark.parametrize(
@@ -471,7 +531,11 @@ KINDS = {
     "over the set": "symmetric(0.4, inclusive=True, exact_over='set')",
     "over pairs": "symmetric(0.4, exact_over='pair')",
     "matrix": "matrix(file='T.csv')",
+    "equal counts": "symmetric(0.4, exact_over='equal')",
+    "matrix by pairs": "matrix(file='T.csv', exact_over='pair')",
     "pdn": "pdn(0.4)",
+    "pdn of bytes": "pdn(0.4, pixels='bytes')",
+    "dependent": "dependent(0.4)",
     "plc": "plc(predictions='teacher.npy', kind='III', rate=0.35)",
     "plc by factor": "plc(predictions='teacher.npy', factor=1.3)",
     "human": "human(worse)",
@@ -550,6 +614,7 @@ def names_of(folder, wishes):
 SAME_BUT = {
     "kind": [(f"plc('t.npy', kind='{kind}', rate=0.35)", {}) for kind in ("I", "II", "III")],
     "deviation": [(f"pdn(0.4, std={std})", {}) for std in (0.1, 0.2)],
+    "pixels": [(text, {}) for text in ("pdn(0.4)", "pdn(0.4, pixels='bytes')", "dependent(0.4)")],
     "column": [(f"imported('l.npy:{column}')", {}) for column in ("one", "two")],
     "source": [(f"openset(rate=0.3, source='{source}')", {}) for source in ("mnist", "fashionmnist", "cifar10")],
     "source under a convention": [
@@ -558,7 +623,9 @@ SAME_BUT = {
     "rate under a convention": [(f"openset(symmetric({rate}), rate=0.3, source='mnist')", {"convention": "sl2019"}) for rate in (0.2, 0.4)],
     "noise within": [(f"openset({within}rate=0.3, source='mnist')", {}) for within in ("", "symmetric(0.2), ", "pairflip(0.2), ")],
     "rate within": [(f"openset(symmetric({rate}), rate=0.3, source='mnist')", {}) for rate in (0.1, 0.2)],
-    "over what": [(f"symmetric(0.4{over})", {}) for over in ("", ", exact_over='set'", ", exact_over='pair'", ", exact=False")],
+    "over what": [
+        (f"symmetric(0.4{over})", {}) for over in ("", ", exact_over='set'", ", exact_over='pair'", ", exact_over='equal'", ", exact=False")
+    ],
     "flip back": [(f"asymmetric(0.4{back})", {}) for back in ("", ", flip_back=True")],
     "convention": [("symmetric(0.4)", wish) for wish in ({}, {"convention": "sl2019"}, {"convention": "apl2020"})],
     "split": [("symmetric(0.4)", wish) for wish in ({}, {"val_fraction": 0.1}, {"val_fraction": 0.2})]

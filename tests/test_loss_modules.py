@@ -92,11 +92,16 @@ def test_the_module_leaves_its_inputs_alone():
     assert torch.equal(logits, before[0]) and torch.equal(target, before[1])
 
 
-@pytest.mark.parametrize("text", ["el(eps=0.4)", "agce", "taylor", "nce + rce"])
-def test_the_gradient_of_the_gradient_is_right(text):
-    logits = a_batch(3, 4, spread=1).double().requires_grad_()
-    module, target = nb.loss(text), torch.arange(3)
-    assert torch.autograd.gradgradcheck(lambda z: module(z, target).double(), logits, eps=1e-2, atol=1e-2, rtol=1e-2)
+def test_a_module_of_float64_is_float64_and_so_are_both_its_gradients():
+    logits, target = a_batch(3, 4, spread=1).double().requires_grad_(), torch.tensor([0, 2, -100])
+    soft, weight = a_batch(3, 4, seed=1).double().softmax(1), torch.linspace(0.5, 2, 4)
+    for text in ("ce", "el(eps=0.4)", "agce", "taylor", "nce + rce", "ldr_kl(lam=10)", "eps_softmax(ce, m=3)", "bitempered"):
+        for module, goal in ((nb.loss(text), target), (nb.loss(text, "none"), target), (nb.loss(text, weight=weight.double()), soft)):
+            assert module(logits, goal).dtype == torch.float64
+            assert torch.autograd.gradcheck(lambda z, module=module, goal=goal: module(z, goal), logits)
+        assert torch.autograd.gradgradcheck(lambda z, text=text: nb.loss(text)(z, target), logits)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nb.loss("logitclip(ce)")(logits, target).dtype == torch.float64
 
 
 def test_a_loss_by_class_is_the_loss_by_text():
@@ -254,6 +259,8 @@ def hunted_text(random, depth=2):
 def hunted_value(random, parameter):
     if parameter.auto == "transition":
         return "'true'"
+    if parameter.type is bool:
+        return str(random.random() < 0.5)
     low, high = (float(end) for end in parameter.allowed.text[1:-1].split(","))
     low, high = max(low, -10), min(high, 1e3)
     if parameter.type is int:

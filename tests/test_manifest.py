@@ -20,7 +20,8 @@ from noisebench.labelling import make_manifest
 from noisebench.losses import LOSSES
 from noisebench.manifest import Manifest, file_name, read_manifest
 from noisebench.noise import transition
-from noisebench.truth import is_oracle, resolve, transitions
+from noisebench.strategies import STRATEGIES
+from noisebench.truth import is_oracle, resolve, transitions, with_auto
 
 LIGHT = settings(max_examples=60, deadline=None)
 DATA = os.environ.get("NOISEBENCH_DATA")
@@ -38,10 +39,15 @@ def real(name, noise, seed=0):
     return make_manifest(read_labels(DATASETS[name], Path(), offline=True), noise, seed)
 
 
+def digits_asymmetric():
+    return real("digits", "asymmetric(0.4)")
+
+
 def without_model():
     """As an imported labelling would be: recorded and clean labels, but no nominal rate and no T."""
-    made = toy()
-    return Manifest({**made.meta, "nominal_rate": None}, made.labels, made.clean_labels)
+    made = toy("symmetric(0.4, exact=False)")
+    about = {"nominal_rate": None, "transition": None, "noise": "imported(file='own')"}
+    return Manifest({**made.meta, **about}, made.labels, made.clean_labels)
 
 
 def written(manifest, folder, name="m.csv"):
@@ -520,10 +526,44 @@ def test_a_loss_that_holds_the_truth_is_an_oracle(text, oracle):
     assert is_oracle(LOSSES, resolve(LOSSES, text, manifest), manifest) is oracle
 
 
-def test_the_overall_rate_is_the_truth_too():
-    manifest = real("cifar10", "asymmetric(0.4)")
-    assert is_oracle(LOSSES, LOSSES.normal("el(eps=0.2)"), manifest)
-    assert not is_oracle(LOSSES, LOSSES.normal("el(eps=0.3)"), manifest)
+@pytest.mark.parametrize(("eps", "oracle"), [(0.2, True), (0.202, True), (0.2020, True), (0.21, False), (0.19, False), (0.3, False)])
+def test_the_share_of_incorrect_labels_as_people_type_it_is_the_truth_too(eps, oracle):
+    manifest = digits_asymmetric()
+    assert manifest.meta["realised_rate"] == pytest.approx(0.20200463)
+    assert is_oracle(LOSSES, LOSSES.normal(f"el(eps={eps})"), manifest) is oracle
+    assert is_oracle(STRATEGIES, STRATEGIES.normal(f"coteaching(rate={eps})"), manifest) is oracle
+    assert not is_oracle(LOSSES, LOSSES.normal("el(eps=inf)"), manifest)
+
+
+def test_auto_is_the_rate_for_el_and_the_share_of_incorrect_labels_for_strategies_that_keep_a_share():
+    manifest, expected = digits_asymmetric(), {}
+    clean = np.bincount(manifest.clean_labels, minlength=10)
+    share = round(1 - clean @ np.diag(manifest.transition) / clean.sum(), 6)
+    assert share == pytest.approx(0.2, abs=0.01) and manifest.expected_share == share
+    for registry, text, key in [
+        (LOSSES, "el", "eps"),
+        (LOSSES, "el(eps=overall)", "eps"),
+        *((STRATEGIES, name, "rate") for name in ("coteaching", "coteaching_plus", "jocor", "curriculum")),
+        (STRATEGIES, "jocor(rate=overall)", "rate"),
+    ]:
+        resolved = resolve(registry, text, manifest)
+        expected[text] = dict(resolved.kwargs)[key]
+        assert is_oracle(registry, resolved, manifest)
+        assert with_auto(registry, resolved, manifest) == registry.canonical(text).replace("rate=overall", "rate=auto")
+    assert expected.pop("el") == 0.4 and set(expected.values()) == {share}
+
+
+@pytest.mark.parametrize(
+    ("noise", "share"),
+    [("symmetric(0.4)", 0.4), ("symmetric(0.4, inclusive=True)", 0.4 * 2 / 3), ("pairflip(0.45)", 0.45), ("symmetric(0)", 0)],
+)
+def test_the_expected_share_is_that_of_the_transition_matrix(noise, share):
+    assert toy(noise).expected_share == pytest.approx(share, abs=1e-6)
+
+
+def test_a_share_without_a_transition_matrix_is_the_realised_one():
+    manifest = without_model()
+    assert manifest.transition is None and manifest.expected_share == manifest.meta["realised_rate"]
 
 
 def test_a_typed_empirical_transition_is_the_truth_too():

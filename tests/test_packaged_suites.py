@@ -46,6 +46,13 @@ def test_a_suite_that_names_a_paper_has_its_cells(name: str, cells: int, publish
     assert (len(found), sum(beside is not None for beside in found)) == (cells, published)
 
 
+@pytest.mark.parametrize("name", ["apl-cifar10", "apl-cifar100"])
+def test_what_stands_beside_a_row_of_the_apl_suites_is_of_the_same_loss(name: str) -> None:
+    """No remark says that the loss is another one; of one of them the code leaves open which it was."""
+    remarks = {beside.cell.remark for beside in _cells(name) if beside is not None}
+    assert remarks <= {"", "alpha 0.00125 in its code, perhaps 0.0125"}
+
+
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_says_what_it_takes(name: str) -> None:
     assert SUITES[name].takes and SUITES[name].summary

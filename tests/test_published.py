@@ -24,7 +24,7 @@ from noisebench.report import METRICS
 from .test_report import add
 
 ROWS = read_published()
-KINDS = {"symmetric", "asymmetric", "pairflip", "pdn", "human", "clean", "as-is"}
+KINDS = {"symmetric", "asymmetric", "pairflip", "dependent", "human", "clean", "as-is"}
 
 
 def test_no_row_is_lost_or_stands_twice() -> None:
@@ -72,7 +72,7 @@ def test_noises_can_be_made_of_the_data_of_their_row() -> None:
 
 
 def test_a_convention_that_is_named_makes_the_noise_that_stands_there() -> None:
-    words = {"symmetric": "sym", "asymmetric": "asym", "pairflip": "pair", "pdn": "idn"}
+    words = {"symmetric": "sym", "asymmetric": "asym", "pairflip": "pair", "dependent": "idn"}
     named = [row for row in ROWS if row.convention in CONVENTIONS]
     assert len(named) > 450
     for row in named:
@@ -166,10 +166,11 @@ def test_where_all_is_alike_nothing_is_named() -> None:
         ("elr", {"method": "forward", "backbone": "resnet34"}, "true or estimated T not known"),
         ("equal-loss", {"method": "bootstrap"}, "soft or hard not known"),
         ("sl", {"method": "lsr", "dataset": "cifar100"}, "targets of the authors' code sum to 1.89"),
-        ("eps-softmax", {"method": "gce", "dataset": "cifar100", "noise": "symmetric(rate=0.8)"}, "q 0.9"),
+        ("eps-softmax", {"method": "eps_ce_mae", "dataset": "cifar100", "noise": "symmetric(rate=0.6)"},
+         "alpha 0.00125 in its code, perhaps 0.0125"),
         ("sce-reproduce", {"method": "sl", "dataset": "cifar100"}, "beta 1"),
         ("coteaching", {"method": "coteaching", "noise": "symmetric(rate=0.5)"}, "tested on 9984 of 10000 images"),
-        ("jal", {"method": "anl_ce"}, "weight decay 0"),
+        ("jal", {"method": "anl_ce"}, "weight decay 0, pmin 1e-8"),
         ("equal-loss", {"method": "el", "dataset": "cifar100", "noise": "asymmetric(rate=0.4, map='superclass-pair', pairs_seed=0)"},
          "which pairs not known"),
     ],

@@ -379,7 +379,7 @@ def test_a_strategy_that_inherits_from_another_module_keeps_its_types() -> None:
 
     module = dataclass(type("Heir", (Coteaching,), {"__module__": "somewhere.else"}))
     assert read_signature(module, ()) == read_signature(Coteaching, ())
-    assert read_signature(module, ())[0].auto == "rate"
+    assert read_signature(module, ())[0].auto == "share"
 
 
 _HUGE = "9" * 300

@@ -151,6 +151,18 @@ def test_every_reader_has_the_same_pictures_and_labels_as_the_folder(write, pets
     assert len(set(other.ids)) == 48 and other.train_images.listing.sized().sizes.tolist() == whole.train_images.listing.sizes.tolist()
 
 
+def test_a_table_says_which_columns_it_takes_and_which_it_does_not_use(pets, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "data").mkdir()
+    name = as_table(pets, tmp_path / "data")
+    for path in (tmp_path / "data").glob("*.parquet"):
+        table = parquet.read_table(path)
+        parquet.write_table(table.append_column("noisy_label", table["label"]), path)
+    assert main(["-C", str(tmp_path), "corrupt", name, "--sym", "0.2"]) == 0
+    assert f"{name}: images from 'image', labels from 'label'; not used: noisy_label\n" in capsys.readouterr().err
+
+
 def test_names_are_paths_members_keys_and_rows(pets, tmp_path, monkeypatch):
     pytest.importorskip("webdataset", reason="needs pip install 'noisebench[stream]'")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))

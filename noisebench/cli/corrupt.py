@@ -102,7 +102,7 @@ def corrupt(
 
     from ..errors import ConfigError
     from ..labelling import size_sentences
-    from .labels import LabelChoice, recorded
+    from .labels import LabelChoice, notes_of, recorded
     from .review import ReviewChoice
 
     options: Globals = context.obj
@@ -126,10 +126,9 @@ def corrupt(
         made, named = workspace.make(found, chosen.wish(found.name))
         for sentence in size_sentences(found):
             say(sentence, quiet=options.quiet)
-    for note in reviewed.get("notes", ()):
-        say(f"{suspects}: {note}", quiet=options.quiet)
-    if "label_file" in made.meta and not review.any:
-        say(made.meta["label_file"], quiet=options.quiet)
+    read_as = [f"{suspects}: {note}" for note in reviewed.get("notes", ())] if review.any else notes_of(found, made)
+    for note in read_as:
+        say(note, quiet=options.quiet)
     path = out or named
     fresh = workspace.keep(made, path, force=force)
     workspace.make_current(path)

@@ -45,13 +45,13 @@ def recorded(dataset: str | None) -> bool:
 
 @dataclass(frozen=True)
 class ChosenLabels:
-    """A manifest, its place, its data set, a sentence that says which it is, and how its label file was read."""
+    """A manifest, its place, its data set, a sentence that says which it is, and how its files were read."""
 
     manifest: Manifest
     path: Path
     dataset: Dataset
     why: str = ""
-    label_file: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -89,7 +89,13 @@ def dataset_of(workspace: Workspace, choice: LabelChoice, manifest: Manifest) ->
 def _made(workspace: Workspace, named: str, options: NoiseOptions, test: Path | None) -> ChosenLabels:
     dataset = workspace.dataset(named, test, options.label_file)
     manifest, path = workspace.make(dataset, options.wish(dataset.name))
-    return ChosenLabels(manifest, path, dataset, label_file=manifest.meta.get("label_file", ""))
+    return ChosenLabels(manifest, path, dataset, notes=notes_of(dataset, manifest))
+
+
+def notes_of(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
+    """How the tables of a data set and of its labels were read: which columns are what, and what is not used."""
+    of_labels = [manifest.meta["label_file"]] if "label_file" in manifest.meta else []
+    return (*(dataset.listed.notes if dataset.listed else ()), *of_labels)
 
 
 def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLabels:

@@ -144,7 +144,10 @@ def _losses(options: Globals) -> Rows:
     for method in METHODS.values():
         if isinstance(call := parse(method.loss), Call):  # a row of this loss alone
             presets.setdefault(call.name, {}).update(_presets(method))
-    return [_entry(entry, presets=presets.get(entry.name, {})) for entry in sorted(LOSSES, key=takes_loss)]
+    return [
+        _entry(entry, presets=presets.get(entry.name, {}), aliases=[*entry.aliases, *LOSSES.short_names(entry)])
+        for entry in sorted(LOSSES, key=takes_loss)
+    ]
 
 
 def _presets(method: Method) -> dict[str, str]:

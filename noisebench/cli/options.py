@@ -21,7 +21,11 @@ Asym = Annotated[float | None, typer.Option("--asym", metavar="RATE", help="Asym
 Pair = Annotated[float | None, typer.Option("--pair", metavar="RATE", help="Pair-flip, class i to i + 1.")]
 Idn = Annotated[
     float | None,
-    typer.Option("--idn", metavar="RATE", help="Instance-dependent: part-dependent (pdn), or with --predictions by a teacher (plc)."),
+    typer.Option(
+        "--idn",
+        metavar="RATE",
+        help="Instance-dependent noise: part-dependent (pdn), a paper's own with --convention, or a teacher's with --predictions (plc).",
+    ),
 ]
 Human = Annotated[str | None, typer.Option("--human", metavar="COLUMN", help="Labels by people: CIFAR-N's worse, aggre, random1 ...")]
 Matrix = Annotated[str | None, typer.Option("--matrix", metavar="FILE", help="Any transition matrix: .csv, .npy or .yaml.")]
@@ -30,7 +34,8 @@ LabelFile = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="Label file (.csv, .tsv, .txt, .json, .npy, .npz, .pt), or FILE:COLUMN; or 'own', the data set's labels unchanged.",
+        help="Label file (.csv, .tsv, .txt, .json, .npy, .npz, .pt), or FILE:COLUMN for the column of labels; the column "
+        "of indices, paths or file names is the key. Or 'own': the data set's labels unchanged.",
     ),
 ]
 Openset = Annotated[float | None, typer.Option("--openset", metavar="RATE", help="This share of images comes from --source.")]

@@ -88,6 +88,7 @@ def run(
     from ..runner import check_networks
     from ..suite import find_suite
     from ..trackers import known_trackers
+    from .labels import notes_of
     from .tracking import open_logbook
 
     limit = _limit(minutes, rerun, detach=detach)
@@ -104,8 +105,8 @@ def run(
     todo = select(chosen, rerun, shard)
     check_listing(found, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
-    label_files = {item.run.manifest.meta.get("label_file", ""): None for item in todo}
-    for said in (*filter(None, label_files), *check_networks(workspace, [item.run for item in todo])):
+    notes = dict.fromkeys(note for item in todo for note in notes_of(item.run.dataset, item.run.manifest))
+    for said in (*notes, *check_networks(workspace, [item.run for item in todo])):
         say(said, quiet=options.quiet)
     if dry_run:
         _show_agenda(name, partial(_forecast, workspace, options), chosen, loads(items, todo), pool, json=json)

@@ -181,8 +181,8 @@ def train(
             return found, _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
 
         found, run = ranks.in_turn(plan)
-        if found.label_file:
-            say(found.label_file, quiet=options.quiet)
+        for note in found.notes:
+            say(note, quiet=options.quiet)
         spread = Spread(ranks, accumulate, sync_bn)
         check_spread(min(run.recipe.batch_size, smallest_set(run)), spread)
         folder = RunFolder(workspace.runs / run.folder_name)

@@ -27,7 +27,7 @@ ROOM, WIDEST = 1 << 24, 4096  # bytes that any label file may have, and an examp
 _LONGEST = 256  # letters of a label, or of the longest class
 _MOST_ROWS = 1 << 16  # rows of images that are no training examples
 MOST_COLUMNS = 1000
-_SHOWN = 12  # columns or classes that a sentence names
+_SHOWN, _LONGEST_SHOWN = 12, 100  # columns or classes that a sentence names, letters of a cell
 _MARKS = ",;\t"
 
 # Columns are recognised by the words of their names: `label_noisy` is a label, `image_id` a key.
@@ -225,7 +225,10 @@ def sniff(lines: Sequence[str]) -> str:
     """The delimiter of a table's first lines: a comma, semicolon or tab that makes rows of one width."""
 
     def width(mark: str) -> int:
-        widths = {len(row) for row in csv.reader(lines, delimiter=mark) if row}
+        try:
+            widths = {len(row) for row in csv.reader(lines, delimiter=mark) if row}
+        except csv.Error:  # a whole line as one field may be too long
+            return 1
         return widths.pop() if len(widths) == 1 else 1
 
     return max(_MARKS, key=lambda mark: (width(mark) > 1, mark in lines[0], width(mark))) if lines else ","
@@ -562,7 +565,7 @@ def _arranged(table: LabelTable, shape: Shape) -> Annotations:
     key = find_key(table, shape, for_training)
     if key is None and len(table.labels) != shape.n:
         raise ValueError(f"it has {len(table.labels)} labels, the data have {shape.n} examples, and no column names the examples")
-    name, match = key or ("", Match("row order", np.arange(shape.n)))
+    name, match = key or (None, Match("row order", np.arange(shape.n)))
     rows = np.flatnonzero(for_training & (match.examples >= 0))
     if not len(rows):
         raise ValueError("none of its rows is for a training example")
@@ -583,7 +586,7 @@ def _at(cells: Sequence[Any], rows: np.ndarray) -> Sequence[Any]:
     return cells[rows] if isinstance(cells, np.ndarray) else [cells[row] for row in rows.tolist()]
 
 
-def _read_as(table: LabelTable, key: str, match: Match) -> str:
+def _read_as(table: LabelTable, key: str | None, match: Match) -> str:
     """Which column is the label, which the key."""
     parts = [f"labels from {table.label!r}" if len(table.columns) > 1 else "labels"]
     if table.clean is not None:
@@ -592,7 +595,7 @@ def _read_as(table: LabelTable, key: str, match: Match) -> str:
     return ", ".join([*parts, by])
 
 
-def _passed_over(table: LabelTable, key: str, match: Match, for_training: np.ndarray) -> Iterator[str]:
+def _passed_over(table: LabelTable, key: str | None, match: Match, for_training: np.ndarray) -> Iterator[str]:
     """Columns and rows that are not used."""
     if unused := [name for name in table.columns if name not in (table.label, table.clean, table.split, key)]:
         yield f"not used: {_listed(unused)}"
@@ -621,8 +624,8 @@ def find_key(table: LabelTable, shape: Shape, needed: np.ndarray) -> tuple[str, 
     keys = table.keys
     found = [(name, match) for name, cells in keys.items() for match in match_keys(cells, shape, needed, name)]
     whole = [(name, match) for name, match in found if match.complete(needed) and _is_sure(name, keys[name], match, shape)]
-    if any(match.how != "index" for _, match in whole):
-        whole = [(name, match) for name, match in whole if match.how != "index" or not _counts_rows(keys[name])]
+    by_name = [(name, match) for name, match in whole if match.how != "index" and not all(map(str.isdigit, keys[name]))]
+    whole = by_name or whole  # beside names of files a number is whatever its author counted
     for name, match in whole[1:]:
         if not np.array_equal(match.examples, whole[0][1].examples):
             if name == whole[0][0]:
@@ -673,13 +676,13 @@ def _why_no_key(names: list[str], keys: dict[str, list[str]], found: dict[str, M
         row = int(strange.argmax())
         hint = f"; indices go from 0 to {shape.n - 1}" if match.how == "index" else ""
         return (
-            f"row {row} has the {what} {cells[row]!r}, which no training example has "
+            f"row {row} has the {what} {cells[row][:_LONGEST_SHOWN]!r}, which no training example has "
             f"({match.number} of {len(cells)} rows name an example{hint})"
         )
     counts = np.bincount(match.examples[match.examples >= 0], minlength=shape.n)
     if (counts > 1).any():
         row = int((match.examples == counts.argmax()).argmax())
-        return f"{cells[row]!r} has more than one row in {name!r}"
+        return f"{cells[row][:_LONGEST_SHOWN]!r} has more than one row in {name!r}"
     return f"its column {name!r} could be indices of {len(cells)} of the {shape.n} examples: call it index if it is, else leave it out"
 
 

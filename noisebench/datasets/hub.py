@@ -27,10 +27,12 @@ def list_table(name: str, *, offline: bool = False) -> Listed:
     if found[0] is None or found[1] is None:
         raise DataError(f"hfds:{name} has the splits {', '.join(splits)}: expected train, and test or validation")
     sides = [_listing(name, split) for split in found if split]
-    (train, train_labels, classes), (test, test_labels, _) = sides
+    (train, train_labels, classes, unused), (test, test_labels, _, _) = sides
     if not classes:
         classes = tuple(map(str, range(class_count(train_labels, test_labels, f"hfds:{name}"))))
-    return _occurring(Listed(train, train_labels, test, test_labels, classes), name)
+    image, label = train.columns
+    read_as = f"hfds:{name}: images from {image!r}, labels from {label!r}" + (f"; not used: {', '.join(unused)}" if unused else "")
+    return _occurring(Listed(train, train_labels, test, test_labels, classes, notes=(read_as,)), name)
 
 
 def _occurring(listed: Listed, name: str) -> Listed:
@@ -81,7 +83,8 @@ def _splits(name: str, *, offline: bool) -> list[str]:
         raise _unreadable(name, error) from None
 
 
-def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...]]:
+def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...], list[str]]:
+    """The pictures of a split, their labels, the classes, and the columns that are neither."""
     import pyarrow.compute as pc
 
     table = load_table(name, split)
@@ -95,7 +98,8 @@ def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...
     sizes = _lengths(raw, pc)
     names = Names.of(f"{split}/{row}" for row in range(len(table)))
     classes = tuple(getattr(table.features[label], "names", None) or ())
-    return Listing("hfds", name, names, sizes, columns=(image, label)), labels, classes
+    unused = [column for column in table.column_names if column not in (image, label)]
+    return Listing("hfds", name, names, sizes, columns=(image, label)), labels, classes, unused
 
 
 def _lengths(images: Any, compute: Any) -> np.ndarray:

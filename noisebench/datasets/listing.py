@@ -95,7 +95,7 @@ class Listed:
 
     clean (N,): the labels that somebody has verified, -1 for the others; None where nobody has. whole: whether what was verified is a
     fair sample, wrong labels and all, so that its share of wrong ones is a rate. decisions: what was passed over, and what was chosen, a
-    line each.
+    line each; notes: sentences on how a table was read.
     """
 
     train: Listing
@@ -106,6 +106,7 @@ class Listed:
     clean: np.ndarray | None = field(default=None)
     whole: bool = True
     decisions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ids(self) -> tuple[str, ...]:

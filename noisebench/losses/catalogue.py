@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
 from ..errors import LanguageError
-from ..registry import Registry
-from ..spec import AUTO, ESTIMATED, Call, Expression, Sum, terms
+from ..registry import Entry, Registry
+from ..spec import WORDS, Call, Expression, Sum, terms
 from .scores import Loss, Penalty, Scores, Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,6 +24,9 @@ def register_loss(function: F) -> F: ...
 def register_loss(function: None = None, **facts: Any) -> Callable[[F], F]: ...
 def register_loss(function: Any = None, **facts: Any) -> Any:
     """Register `log_p (N, K) -> cost (N, K)`, or a combinator, whose first parameter is `loss`, by its name.
+
+    A combinator takes a loss and returns one, a function from `Scores` to a cost; the parameter `loss` needs no annotation:
+    `def twice(loss): return lambda scores: 2 * loss(scores)`.
 
     Keywords: `paper`, `version`, `aliases`, `laws`; `pointwise`, that the cost of a class asks for that class's log_p alone (of a
     combinator: for that class's inner cost), which makes it cheaper; `penalty`, that it is given the network's parameters instead and
@@ -79,14 +82,32 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
     if expression.args:
         inner = [_build(argument, num_classes, transitions) for argument in expression.args]  # type: ignore[arg-type]
         _check_inner(expression, entry.facts.get("needs"))
-        loss = build(*inner, **values)
+        loss = _combined(entry, inner, values)
         return loss if pointwise else lambda scores: scores.choose(loss(scores.whole))
     if pointwise:
         return lambda scores: build(scores.asked, **values)
     if link:  # a way of its own from logits to log_p, made of some of the parameters
-        own = link(**{name: values[name] for name in inspect.signature(link).parameters})
+        own = link(**{name: values[name] for name in inspect.signature(link).parameters if name in values})
         return lambda scores: scores.choose(build(scores.with_link(own).log_p, **values))
     return lambda scores: scores.choose(build(scores.log_p, **values))
+
+
+def _combined(entry: Entry, inner: list[Loss], values: Mapping[str, Any]) -> Loss:
+    """The loss that a combinator makes. Raises LanguageError where a plugin's makes none."""
+    made: Any = None
+    failed = ""
+    try:
+        made = entry.build(*inner, **values)
+    except TypeError as error:
+        if not entry.code:
+            raise
+        failed = f" ({error})"
+    if callable(made):
+        return made
+    raise LanguageError(
+        f"{entry.name} returns no loss{failed}: return a function of scores, as in"
+        f" `def {entry.name}(loss): return lambda scores: 2 * loss(scores)`"
+    )
 
 
 def _check_inner(outer: Call, law: str | None) -> None:
@@ -98,7 +119,7 @@ def _check_inner(outer: Call, law: str | None) -> None:
 
 
 def _value(call: Call, key: str, value: Any, transitions: Mapping[str, Any]) -> Any:
-    word = value in (AUTO, ESTIMATED) or (key == "T" and isinstance(value, str))
+    word = value in WORDS or (key == "T" and isinstance(value, str))
     if word and value not in transitions:
         raise LanguageError(f"{call.name}: {key}={value} is known only with a manifest; give a value, e.g. el(eps=0.4)")
     return transitions[value] if key == "T" and isinstance(value, str) else value

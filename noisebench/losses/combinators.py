@@ -43,7 +43,7 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     def corrected(log_p: Tensor) -> Tensor:
         _same_classes("forward", table, log_p)
         p = log_p.double().exp()  # down to e^-745, and no autocast touches float64
-        return log_through(p, on(p)).float()
+        return log_through(p, on(p)).to(log_p.dtype)
 
     return lambda scores: loss(scores.with_log_p(corrected))
 
@@ -55,16 +55,20 @@ def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     on = _held(inverse)
 
     def corrected(scores: Scores) -> Tensor:
-        cost = loss(scores).double()
+        cost = loss(scores)
         _same_classes("backward", inverse, cost)
-        return (cost @ on(cost).T).float()
+        return (cost.double() @ on(cost.double()).T).to(cost.dtype)
 
     return corrected
 
 
 @register_loss(paper="Ma et al. 2020", laws=("falls", "equivariant", "nonnegative", "constant_sum"), needs="nonnegative")
 def normalized(loss: Loss) -> Loss:
-    """Normalised loss, cost_k / sum_j cost_j: its rows sum to 1."""
+    """Normalised loss, cost_k / sum_j cost_j: its rows sum to 1.
+
+    nce is short for normalized(ce), nfl for normalized(focal(gamma=0.5)). In the authors' code and in
+    all that follow it the factor of the focal loss is a constant, nfl(detach=True), as in the presets.
+    """
 
     def rows_to_one(scores: Scores) -> Tensor:
         cost = loss(scores)

@@ -7,33 +7,52 @@ from typing import Annotated
 
 from ..parameters import Interval
 from .catalogue import register_loss
-from .scores import Loss, Tensor, TensorMap, log_softmax
+from .scores import Loss, Tensor, TensorMap, at_loss_precision, log_softmax
 
 _NEWTON = 30  # steps to the normaliser: from the left, where the sum is convex, it only approaches
+_SOFTPLUS_IS_EXP = -40.0  # below it log softplus(z) is z to float64's last digit
 
 
 @register_loss(pointwise=True, paper="Wei et al. 2023", laws=("equivariant", "nonnegative"))
-def logitclip(loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0) -> Loss:
-    """LogitClip, the loss of z min(1, tau / |z|): logits no longer than tau."""
-    # The paper clips at tau; the authors' code rescales longer logits to 1/tau, which is equal only at tau = 1.
+def logitclip(loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0, rescale: bool = False) -> Loss:
+    """LogitClip, the loss of z min(1, tau / |z|): logits of at most length tau, as in the paper.
+
+    rescale: as in the authors' code, logits longer than 1 / tau are set to length tau, so that for
+    tau above 1 those between 1 / tau and tau become longer. The two are equal at tau = 1 alone. The
+    published numbers were made by the code, and so are the presets: tau is 1 / temp of its option
+    --temp, and delta of Wang et al. 2024. Predictions are the softmax of the logits as they are.
+    """
 
     def clip(logits: Tensor) -> Tensor:
         length = logits.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        if rescale:
+            return (logits * (tau / length)).where(length > 1 / tau, logits)
         return logits * (tau / length).clamp_max(1)
 
     return lambda scores: loss(scores.with_logits(clip))
 
 
-@register_loss(pointwise=True, paper="Wang et al. 2024", laws=("equivariant", "nonnegative"))
-def eps_softmax(loss: Loss, m: Annotated[float, Interval("[0, 1e8]")] = 1e5) -> Loss:
-    """Epsilon-softmax, the loss of probabilities with m added to the largest and divided by 1 + m: nearly one-hot for a large m."""
+@register_loss(pointwise=True, paper="Wang et al. 2024", version=2, laws=("equivariant", "nonnegative"))
+def eps_softmax(
+    loss: Loss,
+    m: Annotated[float, Interval("[0, 1e8]")] = 1e5,
+    floor: Annotated[float, Interval("[0, 1e-3]")] = 1e-8,
+) -> Loss:
+    """Epsilon-softmax, the loss of probabilities with m added to the largest, divided by 1 + m.
+
+    floor: the probabilities after that are at least so much. The paper has none (floor=0); the
+    default is that of the authors' code, which made the published numbers: a label that is not the
+    likeliest class and has p < floor (1 + m) teaches nothing, with the defaults p < 0.001.
+    Predictions are the plain softmax.
+    """
 
     def raised(log_p: Tensor) -> Tensor:
         likeliest = log_p == log_p.gather(1, log_p.argmax(1, keepdim=True))
         likeliest = likeliest & (likeliest.cumsum(1) == 1)  # of equal ones the first
         largest = log_p.where(likeliest, log_p.new_zeros(()))
         top = (largest.expm1() / (1 + m)).log1p()  # log((p + m) / (1 + m)), without cancellation
-        return top.where(likeliest, log_p - math.log1p(m))
+        changed = top.where(likeliest, log_p - math.log1p(m))
+        return changed.clamp_min(math.log(floor)) if floor else changed
 
     return lambda scores: loss(scores.with_log_p(raised))
 
@@ -56,30 +75,57 @@ def tempered(t2: float) -> TensorMap:
         for _ in range(_NEWTON):
             normaliser = step(normaliser).detach()
         normaliser = step(step(normaliser))  # at the solution these change nothing but the gradient and its gradient, to the right ones
-        return (-(heavy * (normaliser - below)).log1p() / heavy).to(logits.float().dtype)
+        return at_loss_precision(-(heavy * (normaliser - below)).log1p() / heavy, logits)
 
     return log_tempered
 
 
-def sharpened(lam: float) -> TensorMap:
-    """logits (N, K) -> log p of softmax(z / lam)."""
-    return lambda logits: log_softmax(logits.float() / lam)
+def softplus_share(logits: Tensor) -> Tensor:
+    """softplus(z) over its mean in the row (N, K), float64: positive, of mean 1."""
+    z = logits.double()
+    softplus = z.clamp_min(_SOFTPLUS_IS_EXP).logaddexp(z.new_zeros(()))
+    log_softplus = softplus.log().where(z > _SOFTPLUS_IS_EXP, z)
+    return log_softplus.softmax(1) * z.shape[1]
 
 
-@register_loss(paper="Zhu et al. 2023", laws=("falls", "equivariant"), link=sharpened)
-def ldr_kl(log_p: Tensor, lam: Annotated[float, Interval("[0.5, 1e3]")] = 1.0) -> Tensor:
-    """Label-distributionally robust loss with KL divergence, lam log mean_j exp((z_j - z_k) / lam): CE - log K at lam = 1.
+def log_softmax_of_scores(lam: float, normalize: bool = True) -> TensorMap:
+    """logits (N, K) -> log p of softmax(s / lam), s the logits or their `softplus_share`."""
 
-    The paper's margin is 0 here. Negative, down to -lam log K, where p is large.
+    def link(logits: Tensor) -> Tensor:
+        scores = softplus_share(logits) if normalize else logits.double()
+        return at_loss_precision((scores / lam).log_softmax(1), logits)
+
+    return link
+
+
+@register_loss(paper="Zhu et al. 2023", version=2, laws=("equivariant",), link=log_softmax_of_scores)
+def ldr_kl(
+    log_p: Tensor,
+    lam: Annotated[float, Interval("[0.1, 1e3]")] = 1.0,
+    margin: Annotated[float, Interval("[0, 5]")] = 0.1,
+    normalize: bool = True,
+) -> Tensor:
+    """LDR-KL, lam log mean_j exp((s_j - s_k + margin [j != k]) / lam), s = softplus(z) / mean(softplus(z)).
+
+    These scores and the margin 0.1 are those of the authors' code, which the default follows. The
+    paper writes the loss for any scores: normalize=False takes the logits, s = z, and with margin 0
+    it is lam times the CE of softmax(z / lam), less lam log K; CE - log K at lam = 1.
+    Negative, down to -lam log K, where s_k is large. With normalize a constant added to all logits
+    changes the loss. Predictions are softmax(z): softplus keeps the order, so that the likeliest
+    class is that of the scores, but p, NLL and calibration are not what this loss fits.
     """
-    return -lam * (log_p + math.log(log_p.shape[1]))
+    # With p = softmax(s / lam): lam (log(p_k + exp(margin / lam) (1 - p_k)) - log p_k - log K).
+    apart = (-math.expm1(margin / lam) * log_p.expm1()).log1p()
+    return lam * (apart - log_p - math.log(log_p.shape[1]))
 
 
 @register_loss(paper="Amid et al. 2019", link=tempered)
 def bitempered(log_p: Tensor, t1: Annotated[float, Interval("[0, 1]")] = 0.8, t2: Annotated[float, Interval("[1, 4]")] = 1.2) -> Tensor:
     """Bi-tempered logistic loss: bounded by t1 < 1, heavy-tailed by t2 > 1; CE at 1, 1.
 
-    -log_t1 p_k - (1 - sum_j p_j^(2 - t1)) / (2 - t1), p the tempered softmax of t2.
+    -log_t1 p_k - (1 - sum_j p_j^(2 - t1)) / (2 - t1), p the tempered softmax of t2. The authors' code
+    stops after five steps towards its normaliser; here it is exact, as in the paper. Predictions are
+    softmax(z), of the same order.
     """
     near = -log_p if t1 == 1 else -((1 - t1) * log_p).expm1() / (1 - t1)
     return near - (1 - ((2 - t1) * log_p).exp().sum(1, keepdim=True)) / (2 - t1)

@@ -99,9 +99,16 @@ def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] 
 
 
 @register_loss(pointwise=True, paper="Lin et al. 2017")
-def focal(log_p: Tensor, gamma: Annotated[float, Interval("[0, 10]")] = 2.0) -> Tensor:
-    """Focal loss, -(1 - p)^gamma log p: CE at gamma = 0."""
-    return (-log_p.expm1()).clamp_min(_TINY).pow(gamma) * -log_p
+def focal(log_p: Tensor, gamma: Annotated[float, Interval("[0, 10]")] = 2.0, detach: bool = False) -> Tensor:
+    """Focal loss, -(1 - p)^gamma log p: CE at gamma = 0.
+
+    Its gradient is that of the formula, as in the paper. detach: the factor (1 - p)^gamma is a
+    constant, of the same value and another gradient, CE's times (1 - p)^gamma. So have the codes of
+    APL (its normalised nfl too), ANL, ALFs, JAL and epsilon-softmax, and the presets that follow
+    them: focal(gamma=0.5, detach=True), nfl(detach=True).
+    """
+    factor = (-log_p.expm1()).clamp_min(_TINY).pow(gamma)
+    return (factor.detach() if detach else factor) * -log_p
 
 
 def _one_minus_p(log_p: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 else:
     Tensor = Any
 
-__all__ = ["Loss", "Penalty", "Scores", "Tensor", "TensorMap", "log_softmax", "log_through"]
+__all__ = ["Loss", "Penalty", "Scores", "Tensor", "TensorMap", "at_loss_precision", "log_softmax", "log_through"]
 
 TensorMap: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -22,10 +22,17 @@ _TINY = 1e-300  # floor before the logarithm; float64
 _LEAST = 1e-37  # float32's smallest sum whose inverse is finite
 
 
+def at_loss_precision(values: Tensor, logits: Tensor) -> Tensor:
+    """The values in the precision in which a loss of these logits is computed: float64 for float64 logits, else float32."""
+    from torch import float64
+
+    return values.double() if logits.dtype == float64 else values.float()
+
+
 def log_softmax(logits: Tensor) -> Tensor:
-    """The default link: float32 whatever the autocast dtype, and never softmax then log."""
+    """The default link: float32 whatever the autocast dtype (float64 for float64 logits), and never softmax then log."""
     # In float64 inside: float32's own is off by 6e-8 where a class is nearly sure, and rce multiplies that by -A = 9.21.
-    return logits.double().log_softmax(1).float()
+    return at_loss_precision(logits.double().log_softmax(1), logits)
 
 
 def log_through(p: Tensor, T: Tensor) -> Tensor:
@@ -35,13 +42,15 @@ def log_through(p: Tensor, T: Tensor) -> Tensor:
 
 def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
     """log_p (N, 1) of one class each, to float32's full relative accuracy where p is nearly 1 too."""
-    from torch import arange
+    from torch import arange, float64
     from torch.compiler import is_compiling
     from torch.nn.functional import cross_entropy, softplus
 
     compiled = is_compiling()
-    if logits.numel() < _FEW and not compiled:  # here calls cost more than numbers: one in float64 instead of seven
-        return -cross_entropy(logits.double(), classes.squeeze(1), reduction="none").float().unsqueeze(1)
+    if logits.dtype == float64 or (logits.numel() < _FEW and not compiled):
+        # A small batch takes less time in one call in float64 than in seven in float32.
+        log_p = -cross_entropy(logits.double(), classes.squeeze(1), reduction="none").unsqueeze(1)
+        return at_loss_precision(log_p, logits)
     logits = logits.float()  # by the odds of all the others, which cancel nothing
     largest = logits.detach().amax(1, keepdim=True)
     odds = (logits - largest).exp()
@@ -91,7 +100,7 @@ class Scores:
 
     def with_logits(self, change: TensorMap) -> Scores:
         """The same on changed logits: a link of one's own."""
-        return replace(self, logits=change(self.logits.float()))
+        return replace(self, logits=change(at_loss_precision(self.logits, self.logits)))
 
     def with_link(self, link: TensorMap) -> Scores:
         """The same with another way from logits to log_p."""

@@ -15,6 +15,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from ..errors import LanguageError
+from ..spec import Value
 
 Rows: TypeAlias = Iterable[tuple[slice | np.ndarray, np.ndarray]]
 """Pieces (which examples (n,), their rows of probabilities (n, K)), in any order, every example once; a row sums to 1."""
@@ -23,9 +24,19 @@ Seed: TypeAlias = int | tuple[int, ...]
 T = TypeVar("T")
 
 OVER = ("class", "set", "pair")  # what exact counts are exact over
+EQUAL = "equal"  # the same count in every class, of symmetric noise
 _CHUNK = 1 << 20  # examples handled at a time
 _THREADS = 8  # at most: each holds a chunk
 _CELLS = 1 << 10  # of the grid that spares a search
+
+
+def complete_counts(values: dict[str, Value]) -> dict[str, Value]:
+    """Counts are exact in each class, which goes without saying; refuse to say over what they are exact when they are not."""
+    if values["exact_over"] == OVER[0]:
+        return {**values, "exact_over": None}
+    if values["exact_over"] is not None and values["exact"] is False:
+        raise LanguageError("exact_over has no effect with exact=False")
+    return values
 
 
 def draw(
@@ -43,7 +54,8 @@ def draw(
     exact (T only): the number of wrong labels is the expected one, rounded; which examples and which wrong labels is random.
     Otherwise each example is drawn by itself, so that adding examples changes none before.
     over (exact only): in each "class"; in the "set": exactly `rate` of all examples are drawn anew, what falls on each class
-    is chance; for each "pair" of clean and recorded class, rounded down. Exact in each of the `parts` (N,), if given.
+    is chance; for each "pair" of clean and recorded class, rounded down; "equal", the same count in
+    every class whatever its size, rounded down. Exact in each of the `parts` (N,), if given.
     """
     labels = np.asarray(labels)
     if not isinstance(probabilities, np.ndarray):
@@ -59,7 +71,14 @@ def draw(
         table = probabilities.copy()
         np.fill_diagonal(table, 0)
         groups, shares = labels, [math.fsum(row[row > 0].tolist()) for row in table]
-    return _redraw(labels, table, grouped(groups, len(shares), parts), shares, seed)
+    chosen = choose(grouped(groups, len(shares), parts), shares, seed, equal=over == EQUAL)
+    recorded = labels.copy()
+
+    def redraw(part: slice) -> None:
+        _pick_each(recorded[part], chosen[part].nonzero()[0], table, _words(seed, part)[:, 1])
+
+    _each_chunk(len(labels), redraw)
+    return recorded
 
 
 def uniforms(seed: Seed, n: int, stream: int = 1) -> np.ndarray:
@@ -135,13 +154,6 @@ def _draw_alone(labels: np.ndarray, transition: np.ndarray, seed: Seed) -> np.nd
     return recorded
 
 
-def _redraw(labels: np.ndarray, table: np.ndarray, grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed) -> np.ndarray:
-    """In each group draw the expected number of examples anew, from their class's row of the table."""
-    recorded, chosen = labels.copy(), _chosen(grouped, shares, seed)
-    _each_chunk(len(labels), lambda part: _pick_each(recorded[part], chosen[part].nonzero()[0], table, _words(seed, part)[:, 1]))
-    return recorded
-
-
 def _pick_each(recorded: np.ndarray, chosen: np.ndarray | slice, table: np.ndarray, words: np.ndarray) -> None:
     """Draw the chosen examples anew, class by class, in place."""
     own, uniform = recorded[chosen], _uniform(words[chosen])
@@ -152,11 +164,24 @@ def _pick_each(recorded: np.ndarray, chosen: np.ndarray | slice, table: np.ndarr
     recorded[chosen] = drawn
 
 
-def _chosen(grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed) -> np.ndarray:
-    """Who is chosen (N,): the expected number of each group, those of the smallest first words."""
+def choose(grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed, *, equal: bool = False) -> np.ndarray:
+    """Which examples (N,) are drawn anew: the expected number of each group.
+
+    Those of the smallest first words are chosen. equal: the same number of every class, rounded down.
+    Raises LanguageError where a class has fewer.
+    """
     groups, num_groups = grouped
-    sizes = _sizes(groups, num_groups)
-    counts = np.array([expected(shares[g % len(shares)], size) for g, size in enumerate(sizes.tolist())])
+    sizes, K = _sizes(groups, num_groups), len(shares)
+    counts = np.array([expected(shares[g % K], size) for g, size in enumerate(sizes.tolist())])
+    if equal:
+        in_part = sizes.reshape(-1, K).sum(1)
+        counts = np.repeat(np.floor(in_part * shares[0] + 1e-9).astype(np.int64) // K, K)
+    if (short := (counts > sizes).nonzero()[0]).size:
+        k = short[0]
+        raise LanguageError(
+            f"exact_over='equal' makes {counts[k]} labels of each class wrong, but class {k % K} "
+            f"has {sizes[k]}: lower the rate, or leave exact_over out"
+        )
     return smallest(groups, counts, sizes, seed)
 
 

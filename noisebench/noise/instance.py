@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from statistics import NormalDist
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
 
@@ -12,33 +12,84 @@ from ..errors import LanguageError
 from ..parameters import Interval, OneOf, Rate
 from ..spec import Value
 from .catalogue import Examples, Labelling, Teacher, register_noise
-from .draw import Rows, chunks, draw, members, uniforms
+from .draw import Rows, choose, chunks, draw, grouped, members, uniforms
 
 _PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
 _ENDLESS = 1e12  # a factor at which nobody keeps a label
-_RATES, _PROJECTION = 11, 12  # what a derived seed is for
+_RATES, _PROJECTION, _WRONG, _VIEWS = 11, 12, 13, 14  # what a derived seed is for
+_BORDER = 4  # pixels around an image that a training view is cut from
+
+ImageRows: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Which examples (n,) -> their images (n, H, W, C), uint8."""
 
 
-@register_noise(short="pdn", overall="about rate", paper="Xia et al. 2020")
-def pdn(examples: Examples, rate: Rate, std: Annotated[float, Interval("(0, inf)")] = 0.1) -> Labelling:
+PIXELS = ("normalised", "bytes")  # what pdn reads of an image
+
+
+def _complete_pdn(values: dict[str, Value]) -> dict[str, Value]:
+    """Normalised pixels go without saying."""
+    return {**values, "pixels": None} if values["pixels"] == PIXELS[0] else values
+
+
+@register_noise(short="pdn", overall="about rate", paper="Xia et al. 2020", complete=_complete_pdn)
+def pdn(
+    examples: Examples,
+    rate: Rate,
+    std: Annotated[float, Interval("(0, inf)")] = 0.1,
+    pixels: Annotated[str | None, OneOf(PIXELS)] = None,
+) -> Labelling:
     """Part-dependent noise: each image has its own rate and its own likely mistakes.
 
     An image's rate q is drawn from a normal of mean `rate` and deviation `std`, truncated to [0, 1], so that the overall rate
     lies a little above a small `rate`; 0 is no noise. Its mistakes have q * softmax(x W) over the other classes, x the
-    flattened image standardised by channel over the set, W (pixels, K) standard normal, one for each clean class.
+    flattened image, W (pixels, K) standard normal, one for each clean class.
+    pixels: normalised (the default), x has mean 0 and deviation 1 in each channel over the set, as in
+    the code of Co-learning; bytes, x is 0 to 255, as in the authors' own generator (--convention
+    pdn2020). The mean of bytes is far from 0, so most images of a class share one mistake: on
+    CIFAR-10 it takes 58 to 77 % of a class's wrong labels, by the seed, with normalised pixels
+    about a quarter.
+    The instance-dependent noise of LogitClip, epsilon-softmax and JAL is another one: `dependent`.
     """
-    recorded = draw(examples.labels, _part_dependent(examples, rate, std), examples.seed)
+    images, n = examples.sources.images(), len(examples.labels)
+    own_rate = truncated_normal(rate, std, uniforms((examples.seed, _RATES), n)) if rate else np.zeros(n)
+    statistics = (np.zeros(1), np.ones(1)) if pixels == "bytes" else _channel_statistics(images, n)
+    return _by_image(examples, rate, _part_dependent(examples, own_rate, images, statistics))
+
+
+@register_noise(overall="rate", paper="Wei et al. 2023, LogitClip, code")
+def dependent(examples: Examples, rate: Rate) -> Labelling:
+    """Exactly rate of all images are wrong; a random linear map of an image decides its wrong label.
+
+    The "dependent" noise of LogitClip, epsilon-softmax and JAL (--convention logitclip2023,
+    epssoftmax2024, jal2025), by their code. Unlike `pdn`, no image has a rate of its own. The label of a
+    wrong image is drawn from softmax(x W) over the other classes, x the flattened image, W (pixels, K)
+    standard normal, one for each clean class and the same for every rate. As in their code, x is a
+    training view: flipped by chance, cut at random from the image with 4 black pixels around it, and
+    normalised by channel over the set (checked against their labels of CIFAR-10; CIFAR-100's
+    were not, and Epsilon-Softmax's code would rotate those images too).
+    They store one file of labels for each rate and use it for every seed: keep one --noise-seed.
+    """
+    seed, n = examples.seed, len(examples.labels)
+    images = examples.sources.images()
+    group = grouped(np.zeros_like(examples.labels), 1, examples.parts)
+    wrong = choose(group, [rate], (seed, _WRONG)).astype(np.float64)
+    views = _training_views(images, n, seed)
+    rows = _part_dependent(examples, wrong, views, _channel_statistics(images, n))
+    return _by_image(examples, rate, rows)
+
+
+def _by_image(examples: Examples, rate: float, rows: Rows) -> Labelling:
+    recorded = draw(examples.labels, rows, examples.seed)
     return Labelling(recorded, nominal_rate=rate, facts={"images_sha256": examples.sources.images_sha256()})
 
 
-def _part_dependent(examples: Examples, rate: float, std: float) -> Rows:
+def _part_dependent(examples: Examples, wrong: np.ndarray, images: ImageRows, statistics: tuple[np.ndarray, np.ndarray]) -> Rows:
+    """Rows of probabilities: an image is wrong with probability `wrong` (N,), then by softmax(x W)."""
     labels, K = examples.labels, examples.num_classes
     if K < 2:
         raise LanguageError(f"part-dependent noise needs two classes, the data have {K}")
-    images = examples.sources.images()
     size = _images_at_a_time(images)
-    own_rate = truncated_normal(rate, std, uniforms((examples.seed, _RATES), len(labels))) if rate else np.zeros(len(labels))
-    mean, deviation = _channel_statistics(images, len(labels))
+    mean, deviation = statistics
     for k, places in enumerate(members(labels, K)):
         for part in chunks(len(places), size):
             which = places[part]
@@ -47,9 +98,27 @@ def _part_dependent(examples: Examples, rate: float, std: float) -> Rows:
                              np.tile(deviation, pixels[0].size // len(mean)), (examples.seed, _PROJECTION, k), K)  # fmt: skip
             scores[:, k] = -np.inf
             rows = np.exp(scores - scores.max(1, keepdims=True))
-            rows *= (own_rate[which] / rows.sum(1))[:, None]
-            rows[:, k] = 1 - own_rate[which]
+            rows *= (wrong[which] / rows.sum(1))[:, None]
+            rows[:, k] = 1 - wrong[which]
             yield which, rows
+
+
+def _training_views(images: ImageRows, n: int, seed: int) -> ImageRows:
+    """The images, each flipped by chance and cut at random from itself with a black border."""
+    places = 2 * _BORDER + 1
+    down, across = ((uniforms((seed, _VIEWS, axis), n) * places).astype(int) for axis in (0, 1))
+    flipped = uniforms((seed, _VIEWS, 2), n) < 0.5
+
+    def views(which: np.ndarray) -> np.ndarray:
+        pixels = images(which)
+        height, width = pixels.shape[1:3]
+        padded = np.pad(pixels, ((0, 0), (_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0)))
+        rows = down[which][:, None] + np.arange(height)
+        columns = np.where(flipped[which][:, None], np.arange(width)[::-1], np.arange(width))
+        columns += across[which][:, None]
+        return padded[np.arange(len(which))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+    return views
 
 
 def truncated_normal(mean: float, std: float, uniform: np.ndarray) -> np.ndarray:
@@ -61,7 +130,7 @@ def truncated_normal(mean: float, std: float, uniform: np.ndarray) -> np.ndarray
     return np.fromiter(inverse, np.float64, len(uniform)).clip(0, 1)
 
 
-def _channel_statistics(images: Callable[[np.ndarray], np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
+def _channel_statistics(images: ImageRows, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of each channel over all images, in bytes, from exact counts of every byte value."""
     counts = np.zeros((images(np.arange(1)).shape[3], 256), np.int64)
     for part in chunks(n, _images_at_a_time(images)):
@@ -72,7 +141,7 @@ def _channel_statistics(images: Callable[[np.ndarray], np.ndarray], n: int) -> t
     return mean, np.sqrt(np.maximum(counts @ values**2 / count - mean**2, 1.0))  # an even image stays finite
 
 
-def _images_at_a_time(images: Callable[[np.ndarray], np.ndarray]) -> int:
+def _images_at_a_time(images: ImageRows) -> int:
     return max(1, _PIXELS // images(np.arange(1)).size)
 
 

@@ -11,36 +11,32 @@ from ..errors import LanguageError
 from ..parameters import Interval, OneOf, Rate
 from ..spec import Value
 from .catalogue import register_noise
-from .draw import OVER
+from .draw import EQUAL, OVER, complete_counts
 from .maps import MAPS, class_map
 from .matrices import read_matrix
 
 _SEED = Interval("[0, inf)")
 _Over: TypeAlias = Annotated[str | None, OneOf(OVER)]
-
-
-def _complete_counts(values: dict[str, Value]) -> dict[str, Value]:
-    """Counts are exact in each class, which goes without saying; refuse to say over what they are exact when they are not."""
-    if values["exact_over"] == OVER[0]:
-        return {**values, "exact_over": None}
-    if values["exact_over"] is not None and values["exact"] is False:
-        raise LanguageError("exact_over has no effect with exact=False")
-    return values
+_OverOrEqual: TypeAlias = Annotated[str | None, OneOf((*OVER, EQUAL))]
+_OverPair: TypeAlias = Annotated[str | None, OneOf((OVER[0], OVER[2]))]
 
 
 @register_noise(
     short="sym",
     overall="rate; inclusive: rate x (K - 1) / K",
     paper="Angluin & Laird 1988; van Rooyen et al. 2015",
-    complete=_complete_counts,
+    complete=complete_counts,
 )
-def symmetric(num_classes: int, rate: Rate, inclusive: bool = False, exact: bool = True, exact_over: _Over = None) -> np.ndarray:
+def symmetric(num_classes: int, rate: Rate, inclusive: bool = False, exact: bool = True, exact_over: _OverOrEqual = None) -> np.ndarray:
     """Every label is wrong with probability rate, uniformly among the other classes.
 
-    inclusive: among all classes, the true one too, so only rate (K - 1) / K are wrong (DivideMix, ELR, SOP).
+    inclusive: among all classes, the true one too, so only rate (K - 1) / K are wrong (DivideMix,
+    ELR, SOP, GJS).
     exact: the number of wrong labels per class is the expected one, rounded; else each label flips by itself.
-    exact_over: class (the default); set: exactly rate of all examples are drawn anew, what falls on each class is chance
-    (DivideMix, ELR); pair: for each clean and recorded class, rounded down (the code of ANL).
+    exact_over: class (the default); set: exactly rate of all examples are drawn anew, what falls on
+    each class is chance (DivideMix, ELR, GJS, D2L, LNL-toolbox's "global"); pair: for each clean and
+    recorded class, rounded down (ANL, JAL, cleanlab); equal: the same count in every class whatever
+    its size, rounded down (SL and APL on MNIST).
     """
     if num_classes < 2:
         raise LanguageError(f"symmetric noise needs two classes, the data have {num_classes}")
@@ -53,7 +49,7 @@ def symmetric(num_classes: int, rate: Rate, inclusive: bool = False, exact: bool
 
 def _complete_asymmetric(values: dict[str, Value]) -> dict[str, Value]:
     """Write the seed of a random map out; refuse one that has no effect."""
-    values = _complete_counts(values)
+    values = complete_counts(values)
     name, seed = values["map"], values["pairs_seed"]
     if name in MAPS and MAPS[str(name)].random:
         return {**values, "pairs_seed": 0 if seed is None else seed}
@@ -76,9 +72,10 @@ def asymmetric(
     """Some classes are recorded as a similar one with probability rate, by a named map; the others stay clean.
 
     The overall rate is smaller than `rate` wherever the map leaves classes alone. pairs_seed: of a random map.
-    flip_back: of two classes that exchange labels the lower goes first, and its wrong labels flip back with probability
-    rate, as in code that picks from labels it has already changed (APL, ALFs, ELR): 0.4 makes 24 % of the cats dogs.
-    exact, exact_over: as for symmetric.
+    flip_back: of two classes that exchange labels the lower goes first, and its wrong labels flip
+    back with probability rate, as in code that picks from labels it has already changed (APL, ALFs,
+    ELR, GJS): 0.4 makes 24 % of the cats dogs.
+    exact, exact_over (class, set, pair): as for symmetric.
     """
     if map is None:
         raise LanguageError("asymmetric noise on these data needs a map: name one with --map (noisebench list noises asymmetric)")
@@ -92,21 +89,31 @@ def asymmetric(
     return table
 
 
-@register_noise(short="pair", overall="rate", paper="Han et al. 2018", complete=_complete_counts)
+@register_noise(short="pair", overall="rate", paper="Han et al. 2018", complete=complete_counts)
 def pairflip(num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over = None) -> np.ndarray:
     """Class i is recorded as i + 1 (mod K) with probability rate.
 
-    exact, exact_over: as for symmetric.
+    exact, exact_over (class, set, pair): as for symmetric.
     """
     return _flip(num_classes, class_map("next", num_classes).flips(num_classes, 0), rate)
 
 
-@register_noise(overall="as given", paper="anyone's own T")
-def matrix(num_classes: int, classes: tuple[str, ...], file: str, sha256: str | None = None, exact: bool = True) -> np.ndarray:
+@register_noise(overall="as given", paper="anyone's own T", complete=complete_counts)
+def matrix(
+    num_classes: int,
+    classes: tuple[str, ...],
+    file: str,
+    sha256: str | None = None,
+    exact: bool = True,
+    *,
+    exact_over: _OverPair = None,
+) -> np.ndarray:
     """Any transition matrix, rows = clean class, from a .csv, .npy or .yaml, by class names or numbers.
 
     Each row must be a distribution. sha256: how the file's checksum must begin; a manifest says it.
     exact: the number of wrong labels per class is the expected one, rounded; else each label is drawn by itself.
+    exact_over: class (the default); pair: for each clean and recorded class, rounded down, as in
+    cleanlab's generate_noisy_labels (whose matrix is the transpose of this one).
     """
     return read_matrix(file, classes, sha256)
 

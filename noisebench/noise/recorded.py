@@ -11,7 +11,7 @@ from ..errors import DataError, LanguageError
 from ..parameters import Inner, OneOf, Rate
 from ..spec import Call, Value, parse
 from .catalogue import Examples, Labelling, Review, build_noise, by_class, record, register_noise
-from .draw import expected, grouped, members, uniforms
+from .draw import OVER, complete_counts, expected, grouped, members, uniforms
 
 OWN = "own"  # in the place of a file: the data set's labels as they are
 DROP, RELABEL = ACTIONS = ("drop", "relabel")
@@ -68,19 +68,29 @@ def label_file_of(noise: str) -> str | None:
     return None if file == OWN else file
 
 
-@register_noise(short="open", overall="rate", paper="Wang et al. 2018")
+@register_noise(short="open", overall="rate", paper="Wang et al. 2018", complete=complete_counts)
 def openset(
-    examples: Examples, closed: Annotated[Call | None, Inner("noise")] = None, *, rate: Rate, source: str, exact: bool = True
+    examples: Examples,
+    closed: Annotated[Call | None, Inner("noise")] = None,
+    *,
+    rate: Rate,
+    source: str,
+    exact: bool = True,
+    exact_over: Annotated[str | None, OneOf(OVER[:2])] = None,
 ) -> Labelling:
     """A share of the images is replaced by images of another data set; their labels stay, and none could be right.
 
     source: another data set, by name or path, whose training images are taken, none twice while they last.
     closed: class-conditional noise on the labels of the images that stay, such as symmetric(rate=0.2).
     exact: the number of replaced images per class is the expected one, rounded; else each is replaced by itself.
+    exact_over: class (the default); set: exactly rate of all images, whatever their class (LogitClip).
     """
     labels, seed = examples.labels, examples.seed
     order = uniforms((seed, _CHOICE), len(labels))
-    groups, num_groups = grouped(labels, examples.num_classes, examples.parts)
+    if exact_over == "set":
+        groups, num_groups = grouped(np.zeros_like(labels), 1, examples.parts)
+    else:
+        groups, num_groups = grouped(labels, examples.num_classes, examples.parts)
     if exact:
         chosen = np.zeros(len(labels), bool)
         for places in members(groups, num_groups):

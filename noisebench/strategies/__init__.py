@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import LanguageError
-from ..spec import AUTO, ESTIMATED, Call, Expression
+from ..spec import WORDS, Call, Expression
 from . import (
     complementary,
     correction,
@@ -39,7 +39,7 @@ def build_strategy(text: str | Expression) -> Strategy:
     """A new strategy of a text, without state yet. Raises LanguageError for an `auto` that nobody resolved."""
     call = normal_strategy(text)
     for key, value in call.kwargs:
-        if value in (AUTO, ESTIMATED):
+        if value in WORDS:
             raise LanguageError(f"{call.name}: {key}={value} is known only with a manifest; give a value")
     strategy: Strategy = STRATEGIES[call.name].build(**dict(call.kwargs))
     return strategy

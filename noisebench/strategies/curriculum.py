@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..parameters import Share, TrueRate
+from ..parameters import Share, WrongShare
 from ..spec import AUTO
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy
 
@@ -38,7 +38,7 @@ def cheapest_within(cost: Tensor, threshold: Tensor | float) -> Tensor:
     return cost.new_zeros(cost.shape).scatter_(0, places, within)
 
 
-@register_strategy(name="curriculum", paper="Lyu & Tsang 2020", off="curriculum(rate=0, burn_in=1)", cost=Passes(1, 1))
+@register_strategy(name="curriculum", version=2, paper="Lyu & Tsang 2020", off="curriculum(rate=0, burn_in=1)", cost=Passes(1, 1))
 @dataclass
 class CurriculumLoss(Strategy):
     """Noise pruned curriculum loss (NPCL): min over v of max(sum_i v_i l_i, C - sum_i v_i), v in {0, 1}^n, for each batch of n.
@@ -49,7 +49,7 @@ class CurriculumLoss(Strategy):
     batch, also where the other side of the maximum is the larger one. Built from others' accounts of the paper, which agree.
     """
 
-    rate: TrueRate = AUTO  # type: ignore[assignment]
+    rate: WrongShare = AUTO  # type: ignore[assignment]
     burn_in: Share = 0.05
 
     def start(self, facts: Facts) -> None:

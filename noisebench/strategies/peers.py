@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from ..parameters import Interval, Share, TrueRate
+from ..parameters import Interval, Share, WrongShare
 from ..spec import AUTO
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy, whole_epochs
 from .parts import averaged, linear_ramp, recorded_cost
@@ -42,16 +42,17 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1)
 
 
-@register_strategy(name="coteaching", paper="Han et al. 2018", off="coteaching(rate=0)", cost=Passes(2, 2))
+@register_strategy(name="coteaching", version=2, paper="Han et al. 2018", off="coteaching(rate=0)", cost=Passes(2, 2))
 @dataclass
 class Coteaching(Strategy):
     """Co-teaching: each of two networks learns from the examples that cost the other least, all but `rate` of a batch.
 
-    ramp: the share of the run over which the left out grow from none, by `power`. The paper: 10 of 200 epochs, power 1.
+    rate: the share of incorrect labels; `auto` is its expected value, 1 - sum_k pi_k T_kk, which under asymmetric noise is less than
+    the nominal rate. ramp: the share of the run over which the left out grow from none, by `power`. The paper: 10 of 200 epochs, power 1.
     """
 
     networks: ClassVar[int] = 2
-    rate: TrueRate = AUTO  # type: ignore[assignment]
+    rate: WrongShare = AUTO  # type: ignore[assignment]
     ramp: Share = 0.05
     power: Annotated[float, Interval("(0, 10]")] = 1.0
 
@@ -67,7 +68,7 @@ class Coteaching(Strategy):
         return [Belief(batch.targets, smallest(recorded_cost(other[0], batch), count)) for other in reversed(outputs)]
 
 
-@register_strategy(name="coteaching_plus", version=2, paper="Yu et al. 2019", cost=Passes(2, 2))
+@register_strategy(name="coteaching_plus", version=3, paper="Yu et al. 2019", cost=Passes(2, 2))
 @dataclass
 class CoteachingPlus(Coteaching):
     """Co-teaching+: co-teaching, after a warm-up on the examples alone on which the two networks disagree.
@@ -88,16 +89,17 @@ class CoteachingPlus(Coteaching):
         ]
 
 
-@register_strategy(name="jocor", paper="Wei et al. 2020", off="jocor(rate=0, lam=0)", cost=Passes(2, 2))
+@register_strategy(name="jocor", version=2, paper="Wei et al. 2020", off="jocor(rate=0, lam=0)", cost=Passes(2, 2))
 @dataclass
 class JoCoR(Coteaching):
     """Joint training with co-regularisation: both networks learn the examples of smallest joint loss, all but `rate` of a batch.
 
     The joint loss is (1 - lam) (cost of the one + cost of the other) + lam (KL(p | q) + KL(q | p)), and is averaged over the chosen.
-    rate: that of all labels, which under asymmetric noise is half of the nominal one, as in the paper. ramp as in co-teaching: 10 of 200
-    epochs. lam 0.9 on CIFAR-10, 0.65 at a rate of 0.8, 0.85 on CIFAR-100. The factor 1 - lam stands as in the paper, whose Adam does
-    not see it: under SGD labels are learned the slower for it, but divided out it would leave agreement a weight of lam / (1 - lam), up
-    to 9, with which runs at the learning rates of plain training diverge.
+    rate: the share of incorrect labels as in co-teaching, and as in the paper, which halves the
+    rate of asymmetric noise. ramp as in co-teaching: 10 of 200 epochs. lam 0.9 on CIFAR-10, 0.65 at
+    a rate of 0.8, 0.85 on CIFAR-100. The factor 1 - lam is the paper's, whose optimizer, Adam, is
+    invariant to it. Under SGD it slows learning, but dividing by it would give the agreement term a
+    weight of lam / (1 - lam), up to 9, which diverges at the learning rates of plain training.
     """
 
     lam: Annotated[float, Interval("[0, 1]")] = 0.9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +13,12 @@ from ...manifest import of_which
 from ...registry import Registry
 from ...spec import Call, parse
 from ...strategies import STRATEGIES
-from ...truth import EMPIRICAL, TRUE
+from ...truth import EMPIRICAL, TRUE, is_rate
 
 _DIGITS = 12  # of a checksum
 _SOFTWARE = ("noisebench", "torch", "torchvision", "timm", "numpy", "python", "platform")
 _UNSAID = "chosen by its source for this noise, or told the truth by its settings"
-_FACTS = {"rate": "the true noise rate", "transition": "the true transition matrix"}
+_FACTS = {"rate": "the true noise rate", "share": "the true share of incorrect labels", "transition": "the true transition matrix"}
 
 
 @dataclass(frozen=True)
@@ -143,6 +142,6 @@ def _told(registry: Registry, text: str, rates: list[float]) -> Iterator[str]:
 def _told_by(registry: Registry, call: Call, rates: list[float]) -> Iterator[str]:
     facts = {p.name: p.auto for p in registry[call.name].parameters if p.auto}
     for name, value in call.kwargs:
-        is_rate = isinstance(value, int | float) and any(math.isclose(value, rate, abs_tol=1e-4) for rate in rates)
-        if name in facts and (is_rate if facts[name] == "rate" else value in (TRUE, EMPIRICAL)):
+        told = isinstance(value, int | float) and is_rate(value, rates)
+        if name in facts and (value in (TRUE, EMPIRICAL) if facts[name] == "transition" else told):
             yield f"{name} of {call.name} is {_FACTS[str(facts[name])]}"
