@@ -14,6 +14,7 @@ from .bounded import hash_of
 from .datasets import (
     DATASETS,
     Dataset,
+    Fitting,
     Labels,
     Shape,
     Tell,
@@ -151,14 +152,17 @@ class Outside:
         return {"source": found.name, **({"source_path": self.whereabouts(found)} if found.path else {})}, found.n_train
 
 
-def size_sentences(dataset: Dataset) -> list[str]:
-    """How the images of a folder or a streamed set are brought to one size where training names no other, and which are enlarged."""
-    if dataset.reader:
-        return [f"images: streamed; used at {dataset.fitting} (train --img-size, --fit)"]
-    if dataset.sizes is None:
+def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str]:
+    """How the images of a folder or a streamed set are brought to one size, and which are enlarged. fitting: to another size than the
+    data set's own."""
+    if dataset.sizes is None and not dataset.reader:
         return []
-    used = f"used at {dataset.fitting} (train --img-size, --fit)" if dataset.mixed else "used as they are"
-    small = dataset.sizes.too_small(dataset.fitting)
+    as_they_are = fitting is None and not dataset.mixed and not dataset.reader
+    fitting = fitting or dataset.fitting
+    used = "used as they are" if as_they_are else f"used at {fitting}; --img-size and --fit change that"
+    if dataset.sizes is None:
+        return [f"images: streamed; {used}"]
+    small = dataset.sizes.too_small(fitting)
     return [f"images: {dataset.sizes}; {used}", *([f"warning: training images: {small}"] if small else [])]
 
 
