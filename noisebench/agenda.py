@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from .conditions import kept
+from .datasets import Dataset, Fitting
 from .errors import ConfigError, DataError
 from .initial import label_of
-from .labelling import VAL_SPLITS, LabelWish
+from .labelling import VAL_SPLITS, LabelWish, size_sentences
 from .losses import LOSSES
 from .manifest import short_noise
 from .noise import label_file_of
 from .plan import Run, Wish, checked_seed
+from .recipes import fitting_of
 from .runfolder import RunFolder, run_folders
 from .strategies import STRATEGIES
 from .suite import AXES, Suite, SuiteRun, expand
@@ -110,6 +112,16 @@ def _outdated(run: Run, other: RunFolder) -> str:
 def done_elsewhere(items: Iterable[Item], keys: Container[str], place: str) -> list[Item]:
     """The items, those of them done whose key is among these; place: what has their results."""
     return [replace(item, status="done", reason=f"finished, in {place}") if item.run.key in keys else item for item in items]
+
+
+def image_sentences(items: Iterable[Item]) -> list[str]:
+    """How the images of folders and streamed sets are brought to the size of the runs, and which are enlarged."""
+    kinds: dict[tuple[Dataset, Fitting | None], None] = {}
+    for item in items:
+        recipe, dataset = item.run.recipe, item.run.dataset
+        streamed = Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre) if dataset.reader else None
+        kinds[dataset, streamed or fitting_of(recipe, dataset)] = None
+    return [sentence for dataset, fitting in kinds for sentence in size_sentences(dataset, fitting)]
 
 
 _CALLED: dict[str, Callable[[Run], tuple[str, ...]]] = {  # as it is listed, then by its other names

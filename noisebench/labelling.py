@@ -15,6 +15,7 @@ from .datasets import (
     DATASETS,
     Annotations,
     Dataset,
+    Fitting,
     Labels,
     Shape,
     Tell,
@@ -173,14 +174,17 @@ def _of_manifest(manifest: Manifest, path: str) -> Annotations:
     return Annotations(manifest.labels, manifest.clean_labels, manifest.dropped, ("labels of a manifest", *notes))
 
 
-def size_sentences(dataset: Dataset) -> list[str]:
-    """How the images of a folder or a streamed set are brought to one size where training names no other, and which are enlarged."""
-    if dataset.reader:
-        return [f"images: streamed; used at {dataset.fitting} (train --img-size, --fit)"]
-    if dataset.sizes is None:
+def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str]:
+    """How the images of a folder or a streamed set are brought to one size, and which are enlarged. fitting: to another size than the
+    data set's own."""
+    if dataset.sizes is None and not dataset.reader:
         return []
-    used = f"used at {dataset.fitting} (train --img-size, --fit)" if dataset.mixed else "used as they are"
-    small = dataset.sizes.too_small(dataset.fitting)
+    as_they_are = fitting is None and not dataset.mixed and not dataset.reader
+    fitting = fitting or dataset.fitting
+    used = "used as they are" if as_they_are else f"used at {fitting}; --img-size and --fit change that"
+    if dataset.sizes is None:
+        return [f"images: streamed; {used}"]
+    small = dataset.sizes.too_small(fitting)
     return [f"images: {dataset.sizes}; {used}", *([f"warning: training images: {small}"] if small else [])]
 
 

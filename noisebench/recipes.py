@@ -65,8 +65,7 @@ class Recipe:
     def _check_pictures(self) -> None:
         if self.size and not 8 <= self.size <= 1024:
             raise ConfigError(f"img_size is the side of an image in pixels, 8 to 1024, got {self.size}")
-        if self.fit not in FITS:
-            raise ConfigError(f"fit is one of {', '.join(FITS)}, got {self.fit!r}")
+        check_fit(self.fit)
         for name in ("area", "centre"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share in (0, 1], got {getattr(self, name)}")
@@ -77,6 +76,12 @@ class Recipe:
 
 
 _LATER = {field.name: field.default for field in fields(Recipe) if field.name in _ADDED}
+
+
+def check_fit(fit: str) -> None:
+    """Raises ConfigError."""
+    if fit not in FITS:
+        raise ConfigError(f"fit is one of {', '.join(FITS)}, got {fit!r}")
 
 
 def all_settings(written: dict[str, Any]) -> dict[str, Any]:

@@ -194,18 +194,22 @@ def check_networks(workspace: Workspace, runs: Iterable[Run]) -> list[str]:
         layers = run.recipe.freeze, run.recipe.layer_decay
         if run.init or layers != (0, 1):
             kinds.setdefault((run.dataset, run.model, run.init, *layers, run.recipe.size, str(run.strategy)), run)
-    said = [sentence for run in kinds.values() for sentence in _check_network(run, workspace.images(run.dataset))]
+    said = [sentence for run in kinds.values() for sentence in _check_network(run, _shape(run, workspace))]
     return list(dict.fromkeys(said))
 
 
-def _check_network(run: Run, images: Images) -> list[str]:
+def _shape(run: Run, workspace: Workspace) -> tuple[int, int, int]:
+    """Of a run's images: height, width, channels; in a recipe's size they are squares."""
+    height, width, channels = workspace.images(run.dataset, fitting_of(run.recipe, run.dataset)).train_images.shape[1:]
+    side = run.recipe.size
+    return side or height, side or width, channels
+
+
+def _check_network(run: Run, shape: tuple[int, int, int]) -> list[str]:
     from .training.beginning import Beginning, weights_of
     from .training.networks.groups import freeze, parameter_groups
 
     count = _strategy(run, Estimates(0.5, np.eye(run.dataset.num_classes))).networks
-    height, width, channels = images.train_images.shape[1:]
-    side = run.recipe.size  # of pictures that are streamed; 0 of others
-    shape = (side or height, side or width, channels)
     beginning = Beginning(run.model, run.dataset.num_classes, shape, weights_of(run.init), count)
     made = [beginning.network(number, 0) for number in range(count)]
     freeze(made[0][0], run.recipe.freeze)

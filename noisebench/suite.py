@@ -27,7 +27,7 @@ from .places import Place, compose, construct, mark_of
 from .plan import checked_seed
 from .precision import checked_precision
 from .published import find_paper
-from .recipes import RECIPE_FIELDS, RECIPES, find_recipe, make_recipe, read_schedule, settled
+from .recipes import RECIPE_FIELDS, RECIPES, check_fit, find_recipe, make_recipe, read_schedule, settled
 from .settings import Defaults, Override, ReportShape, Scalar, Settings, Strict
 from .strategies import normal_strategy
 from .subset import check_subset
@@ -215,6 +215,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "recipe": find_recipe,
     "init": check_init,
     "schedule": read_schedule,
+    "fit": check_fit,
     "val_fraction": lambda fraction: LabelWish("", val_fraction=fraction),
     "val_split": lambda when: LabelWish("", val_split=when),
     "trusted": lambda share: LabelWish("", trusted=share),

@@ -461,7 +461,9 @@ def test_images_of_different_sizes_take_the_median_and_no_icon_decides(tmp_path,
     monkeypatch.chdir(tmp_path)
     assert main(["corrupt", "pets", "--sym", "0.2"]) == 0
     err = capsys.readouterr().err
-    assert "the shorter side 7 to 29 pixels, median 24; used at 24x24 pixels (crop)" in err and small in err
+    assert (
+        "the shorter side 7 to 29 pixels, median 24; used at 24x24 pixels (crop); --img-size and --fit change that" in err and small in err
+    )
     assert read_manifest(next(Path("manifests").glob("*.csv"))).meta["images"] == "used at 24x24 pixels (crop)"
     assert main(["train", "--epochs", "1", "--batch-size", "8"]) == 0
     captured = capsys.readouterr()

@@ -81,7 +81,7 @@ def run(
 
     noisebench run quick
     """
-    from ..agenda import done_elsewhere, make_agenda, manifest_paths, select, where
+    from ..agenda import done_elsewhere, image_sentences, make_agenda, manifest_paths, select, where
     from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
     from ..packing import loads
@@ -106,7 +106,7 @@ def run(
     check_listing(found, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
     notes = dict.fromkeys(note for item in todo for note in notes_of(item.run.dataset, item.run.manifest))
-    for said in (*notes, *check_networks(workspace, [item.run for item in todo])):
+    for said in (*notes, *image_sentences(todo), *check_networks(workspace, [item.run for item in todo])):
         say(said, quiet=options.quiet)
     if dry_run:
         _show_agenda(name, partial(_forecast, workspace, options), chosen, loads(items, todo), pool, json=json)

@@ -149,6 +149,7 @@ def train(
 
     noisebench train --loss el --eps 0.4
     """
+    from ..errors import ConfigError
     from ..plan import Wish, with_parameters
     from ..processes import Spread, check_spread, seat_here
     from ..record import preprocessing
@@ -165,10 +166,12 @@ def train(
     workspace, trackers = options.open(workers), known_trackers(log_to or ())  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
     chosen = NoiseOptions.of(context)
+    if img_size and old_size:
+        raise ConfigError("--size is the old name of --img-size: give one of them")
     choice = LabelChoice(dataset, manifest, chosen, test)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip, "freeze": freeze,
-             "layer_decay": layer_decay, "size": old_size if img_size is None else img_size, "fit": fit, "area": area,
+             "layer_decay": layer_decay, "size": img_size or old_size, "fit": fit, "area": area,
              "centre": centre}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     with _ranks(seat, device, dry_run=dry_run) as ranks:
