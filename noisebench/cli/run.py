@@ -88,7 +88,7 @@ def run(
     from ..runner import check_networks
     from ..suite import find_suite
     from ..trackers import known_trackers
-    from .labels import notes_of
+    from .labels import decisions_of, notes_of
     from .tracking import open_logbook
 
     limit = _limit(minutes, rerun, detach=detach)
@@ -105,8 +105,9 @@ def run(
     todo = select(chosen, rerun, shard)
     check_listing(found, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
-    notes = dict.fromkeys(note for item in todo for note in notes_of(item.run.dataset, item.run.manifest))
-    for said in (*notes, *image_sentences(todo), *check_networks(workspace, [item.run for item in todo])):
+    runs = [item.run for item in todo]
+    notes = dict.fromkeys(note for each in runs for note in (*notes_of(each.dataset, each.manifest), *decisions_of(each.manifest)))
+    for said in (*notes, *image_sentences(todo), *check_networks(workspace, runs)):
         say(said, quiet=options.quiet)
     if dry_run:
         _show_agenda(name, partial(_forecast, workspace, options), chosen, loads(items, todo), pool, json=json)

@@ -179,8 +179,8 @@ def train(
         def plan() -> tuple[ChosenLabels, Run]:
             found = choose_labels(workspace, choice)
             check_workers(workers, [found.dataset])
-            begin = workspace.initial(init, model or found.dataset.model)
-            wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs", begin)
+            wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs",
+                        workspace.initial(init, model or found.dataset.model))  # fmt: skip
             return found, _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
 
         found, run = ranks.in_turn(plan)
@@ -204,21 +204,11 @@ def train(
             images = workspace.training_images(run.dataset, run.manifest, run.recipe)
             trainer = make_trainer(run, images, ranks.device or device, spread=spread)
             ranks.by_first(lambda: workspace.keep(found.manifest, found.path))
-            for said in (
-                found.sentence,
-                *_decisions(found, chosen),
-                *preprocessing(run, images),
-                *(f"--init {init}: {each}" for each in trainer.adapted),
-            ):
+            for said in (found.sentence, *preprocessing(run, images), *(f"--init {init}: {each}" for each in trainer.adapted)):
                 say(said, quiet=options.quiet)
             record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
         if seat.first:
             _show_record(record, json=json)
-
-
-def _decisions(found: ChosenLabels, chosen: NoiseOptions) -> list[str]:
-    """What was passed over and chosen of a data set that is named here; what is changed of its images is said of the run."""
-    return [line for line in found.manifest.meta.get("decisions", ()) if chosen.any and not line.startswith("images: ")]
 
 
 def _otherwise(record: dict[str, Any], spread: Spread) -> str:
