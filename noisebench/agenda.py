@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from .conditions import kept
+from .datasets import Dataset, Fitting
 from .errors import ConfigError, DataError
 from .initial import label_of
-from .labelling import VAL_SPLITS, LabelWish
+from .labelling import VAL_SPLITS, LabelWish, size_sentences
 from .losses import LOSSES
 from .manifest import short_noise
-from .plan import Run, Wish, checked_seed, plan_run
+from .noise import label_file_of
+from .plan import Run, Wish, checked_seed
+from .recipes import fitting_of
 from .runfolder import RunFolder, run_folders
 from .strategies import STRATEGIES
 from .suite import AXES, Suite, SuiteRun, expand
@@ -57,12 +60,11 @@ def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Ru
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
         more = ", or give --dataset NAME, FILE.npz or DIR" if missing[0] == "dataset" else ""
         raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix{more}")
-    dataset = workspace.dataset(settings["dataset"], Path(settings["test"]) if settings.get("test") else None)
+    test = Path(settings["test"]) if settings.get("test") else None
+    dataset = workspace.dataset(settings["dataset"], test, label_file_of(settings["noise"]))
     manifest, _ = workspace.make(dataset, labels_of(wanted))
-    source = workspace.source_of(manifest)
     init = workspace.initial(settings.get("init"), settings.get("model") or dataset.model)
-    wish, data_sha256 = replace(wish_of(wanted, device), init=init), workspace.images(dataset).fingerprint
-    return plan_run(wish, dataset, manifest, data_sha256, source.fingerprint if source else "")
+    return workspace.plan(replace(wish_of(wanted, device), init=init), dataset, manifest)
 
 
 def make_agenda(workspace: Workspace, suite: Suite, device: str = "auto") -> list[Item]:
@@ -118,6 +120,16 @@ def _outdated(run: Run, other: RunFolder) -> str:
 def done_elsewhere(items: Iterable[Item], keys: Container[str], place: str) -> list[Item]:
     """The items, those of them done whose key is among these; place: what has their results."""
     return [replace(item, status="done", reason=f"finished, in {place}") if item.run.key in keys else item for item in items]
+
+
+def image_sentences(items: Iterable[Item]) -> list[str]:
+    """How the images of folders and streamed sets are brought to the size of the runs, and which are enlarged."""
+    kinds: dict[tuple[Dataset, Fitting | None], None] = {}
+    for item in items:
+        recipe, dataset = item.run.recipe, item.run.dataset
+        streamed = Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre) if dataset.reader else None
+        kinds[dataset, streamed or fitting_of(recipe, dataset)] = None
+    return [sentence for dataset, fitting in kinds for sentence in size_sentences(dataset, fitting)]
 
 
 _CALLED: dict[str, Callable[[Run], tuple[str, ...]]] = {  # as it is listed, then by its other names

@@ -95,7 +95,7 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
     """Seconds of an epoch of these runs together, after one step or epoch that only warms up."""
     trainers: list[Trainer] = []
     for run in runs:
-        images = workspace.training_images(run.dataset, run.manifest)
+        images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         trainers.append(make_trainer(run, images, device, beside=trainers[0] if trainers else None))
     way: Trainer | Pack = trainers[0]
     if width > 1:

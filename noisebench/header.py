@@ -20,8 +20,10 @@ _FORM: Form = {
     "per_class_rate": [Maybe(SHARE)],
     "transition?": Maybe([[NUMBER]]),
     "images_sha256?": TEXT,
+    "images?": TEXT,
     "path?": TEXT,
     "test_path?": TEXT,
+    "labels_path?": TEXT,
     "source?": TEXT,
     "source_path?": TEXT,
     "convention?": TEXT,
@@ -31,6 +33,7 @@ _FORM: Form = {
     "subset?": COUNT,
     "label_file?": TEXT,
     "rates?": [Maybe(SHARE)],
+    "decisions?": [TEXT],
 }
 
 

@@ -15,6 +15,7 @@ from .datasets import (
     DATASETS,
     Annotations,
     Dataset,
+    Fitting,
     Labels,
     Shape,
     Tell,
@@ -94,6 +95,11 @@ class Outside:
         absolute, root = path.resolve(), self.root.resolve()
         return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
+    def label_file(self, text: str) -> str:
+        """FILE or FILE:COLUMN as a manifest says it."""
+        path, column = split_column(text)
+        return self.place(path) + (f":{column}" if column else "")
+
     def whereabouts(self, dataset: Dataset) -> str:
         """A foreign set's path as one names it, with how it is streamed; a hub's table by its name."""
         assert dataset.path is not None
@@ -143,7 +149,7 @@ class Outside:
             return read_annotations(path, Shape(len(own), self.data.dataset.classes, ids, self.data.test_ids), sha256)
         read_checked(file, sha256)
         manifest = read_manifest(path)
-        manifest.verify(own, ids)
+        manifest.verify(own, ids, classes=self.data.dataset.num_classes)
         return _of_manifest(manifest, path)
 
     def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
@@ -166,6 +172,20 @@ def _of_manifest(manifest: Manifest, path: str) -> Annotations:
     if manifest.dropped is not None:
         notes.append(f"{int(manifest.dropped.sum())} training images that it drops are left out of training")
     return Annotations(manifest.labels, manifest.clean_labels, manifest.dropped, ("labels of a manifest", *notes))
+
+
+def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str]:
+    """How the images of a folder or a streamed set are brought to one size, and which are enlarged. fitting: to another size than the
+    data set's own."""
+    if dataset.sizes is None and not dataset.reader:
+        return []
+    as_they_are = fitting is None and not dataset.mixed and not dataset.reader
+    fitting = fitting or dataset.fitting
+    used = "used as they are" if as_they_are else f"used at {fitting}; --img-size and --fit change that"
+    if dataset.sizes is None:
+        return [f"images: streamed; {used}"]
+    small = dataset.sizes.too_small(fitting)
+    return [f"images: {dataset.sizes}; {used}", *([f"warning: training images: {small}"] if small else [])]
 
 
 def _root(dataset: Dataset) -> str:
@@ -310,6 +330,8 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
         "dataset": dataset.name,
         **({"path": outside.whereabouts(dataset)} if dataset.path else {}),
         **({"test_path": outside.place(dataset.test)} if dataset.test else {}),
+        **({"labels_path": outside.label_file(dataset.labels)} if dataset.labels else {}),
+        **({"images": f"used at {dataset.fitting}"} if dataset.mixed else {}),
         "split": "train",
         "n": len(made.labels),
         "num_classes": dataset.num_classes,
@@ -317,6 +339,7 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
         "noise": str(as_recorded(call, made)),
         "noise_version": NOISES[call.name].fingerprint,
         "nominal_rate": made.nominal_rate,
+        **({"decisions": list(dataset.decisions)} if dataset.decisions else {}),
     }
 
 

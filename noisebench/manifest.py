@@ -41,7 +41,8 @@ _COMPRESSION = 6
 _LARGEST = 1 << 36  # bytes: of a hundred million paths
 _LARGEST_HEADER = 1 << 23  # bytes: of 65,536 classes with their rates it has half of that
 _DEPTH = 3  # of the header: T is rows in a list under a name
-_INFORMATION = ("path", "test_path", "source_path", "convention", "label_file")  # header keys that say where or why, not what
+# Header keys that say where or why, not what:
+_INFORMATION = ("path", "test_path", "labels_path", "source_path", "convention", "label_file", "decisions", "images")
 _FILE_NAME = re.compile(rf"(?:{'|'.join(FILES)})='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
 
@@ -171,13 +172,18 @@ class Manifest:
             counts += np.bincount(clean[known] * K + recorded[known], minlength=K * K)
         return counts.reshape(K, K)
 
-    def verify(self, clean_labels: np.ndarray, ids: tuple[str, ...] = (), images_sha256: str | None = None) -> None:
+    def verify(self, clean_labels: np.ndarray, ids: tuple[str, ...] = (), images_sha256: str | None = None, *, classes: int = 0) -> None:
         """Assert that this manifest belongs to data with these labels (N,), and, where its noise looked at the images, to
-        these images. Raises ManifestError."""
+        these images; `classes`: how many the data have, 0 for unknown. Raises ManifestError."""
         if fingerprint(np.asarray(clean_labels)) != self.meta["labels_sha256"] or (self.ids and ids != self.ids):
             raise ManifestError(
                 f"the manifest is for other data: it was made for {self.meta['dataset']} with {len(self.labels)} examples, "
                 f"these {len(clean_labels)} differ in number, order or labels; run noisebench corrupt on these data"
+            )
+        if classes not in (0, self.num_classes):
+            raise ManifestError(
+                f"the manifest has {self.num_classes} classes ({', '.join(self.meta['classes'][:5])} ...), {self.meta['dataset']} has "
+                f"{classes}: run noisebench corrupt on these data"
             )
         if images_sha256 is not None and self.meta.get("images_sha256", images_sha256) != images_sha256:
             raise ManifestError(f"the manifest is for other images: its noise was drawn looking at another copy of {self.meta['dataset']}")

@@ -17,6 +17,7 @@ import numpy as np
 from .backbones import backbone_fingerprint, canonical_backbone
 from .budget import at_budget
 from .datasets import Dataset
+from .datasets.pictures import DECODING_VERSION
 from .errors import ConfigError, LanguageError
 from .estimates import VERSION as ESTIMATES_VERSION
 from .estimates import Estimates
@@ -26,7 +27,7 @@ from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
 from .precision import resolve_precision
-from .recipes import Recipe, check_augmentation, make_recipe
+from .recipes import Recipe, make_recipe, settled
 from .runfolder import WHERE
 from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
@@ -102,6 +103,7 @@ class Run:
                 **({"pictures": str(PICTURES_VERSION)} if self.manifest.val is not None or self.manifest.source is not None else {}),
                 **({"estimates": str(ESTIMATES_VERSION)} if self.estimated else {}),
                 **({"init": str(INITIAL_VERSION)} if self.init else {}),
+                **({"decoding": str(DECODING_VERSION)} if self.dataset.reader else {}),
             },
         }
 
@@ -180,7 +182,7 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
     build_loss(filled, transitions(manifest, loss, any_), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
     recipe_name = wish.recipe or dataset.recipe
     recipe = make_recipe(recipe_name, dataset.name, augment=dataset.augmentation, changes=wish.changes)
-    check_augmentation(recipe, dataset.name, streamed=bool(dataset.reader))
+    recipe = settled(recipe, dataset)
     _check_tables(strategy, int(manifest.in_training.sum()), dataset.num_classes, estimated_facts(LOSSES, loss))
     row, tuned = _row(loss, strategy, dataset, manifest)
     return Run(

@@ -9,6 +9,7 @@ from typing import Any
 from .backbones import TIMM
 from .bounded import hash_of
 from .datasets.hub import unreachable
+from .datasets.pictures import SIDE
 from .errors import ConfigError, DataError, UnknownName
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
@@ -24,6 +25,14 @@ def find_pretrained(model: str, *, offline: bool) -> tuple[str, Path]:
     tag, repository = _tag(model.removeprefix(TIMM))
     found = cached(repository)
     return tag, found or _download(tag, repository, offline=offline)
+
+
+def input_side(model: str) -> int:
+    """The side in pixels of the images that timm's own weights of a network were trained on."""
+    import timm
+
+    about = timm.get_pretrained_cfg(model.removeprefix(TIMM))
+    return int(about.input_size[-1]) if about else SIDE
 
 
 def _tag(name: str) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import DataError, ManifestError
 from .manifest import Manifest, read_manifest
-from .plan import Run, Wish, plan_run
+from .plan import Run, Wish
 from .recipes import all_settings
 from .runfolder import RunFolder
 from .workspace import Workspace
@@ -24,8 +24,7 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     record = folder.record()
     labels = manifest_of(folder, workspace, manifest)
     dataset = workspace.dataset_of(labels)
-    source = workspace.source_of(labels)
-    run = plan_run(_wish(record, workspace), dataset, labels, workspace.images(dataset).fingerprint, source.fingerprint if source else "")
+    run = workspace.plan(_wish(record, workspace), dataset, labels)
     if run.key != record["key"]:
         raise DataError(f"{folder.path} is no longer the run that its settings make here: {_difference(run, record)}")
     return run

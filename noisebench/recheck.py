@@ -69,7 +69,7 @@ def recheck(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
         return [Check("record", UNDECIDED, f"{folder.result} is damaged ({type(error).__name__}: {error})")]
     try:
         run = rebuild(folder, workspace, manifest)
-        images = workspace.training_images(run.dataset, run.manifest)
+        images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         checks += [_noise(record, run), _labels(run, images, said)]
         if checks[-1].status == SAME:
             checks += _asked_again(folder, run, images, said, device)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from .datasets import FITS, Dataset, Fitting
 from .errors import ConfigError, UnknownName
 from .spec import Call, parse
 
 _OF_PICTURES = ("size", "area", "centre")
+_STREAMED = ("area", "centre")
+OPTIONS = {"size": "img_size"}  # settings that are called otherwise where people write them
 _MOST = 1 << 31  # epochs, and examples a step
-_ADDED = ("freeze", "layer_decay", *_OF_PICTURES)  # once there were runs already
+_ADDED = ("freeze", "layer_decay", *_OF_PICTURES, "fit")  # once there were runs already
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,9 @@ class Recipe:
     schedule: `constant`, `cosine` (to 0, by step) or `step(40, 80)` (a tenth after each of these epochs);
     crop (pixels of padding) and flip: augmentation; freeze: so many of the network's layer groups, from its stem on, are not trained;
     layer_decay: the learning rate of a group as a multiple of the next one's, 1 for all alike (Clark et al. 2020).
-    Of pictures that are streamed, all 0 elsewhere: size, the side in pixels to which they are brought; area, the smallest share of a
-    picture that a training's random crop takes; centre, the share of the shorter side that is looked at when networks are asked."""
+    size: the side of the square in pixels to which images are brought, 0 for those in memory that are used as they are; fit: how,
+    crop, pad or squash (see Fitting). Of pictures that are streamed, both 0 elsewhere: area, the smallest share of a picture that a
+    training's random crop takes; centre, the share of the shorter side that is looked at when networks are asked."""
 
     epochs: int
     batch_size: int = 128
@@ -37,6 +41,7 @@ class Recipe:
     size: int = 0
     area: float = 0.0
     centre: float = 0.0
+    fit: str = "crop"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "clip", "crop", "freeze"):
@@ -59,7 +64,8 @@ class Recipe:
 
     def _check_pictures(self) -> None:
         if self.size and not 8 <= self.size <= 1024:
-            raise ConfigError(f"size is the side of a picture in pixels, 8 to 1024, got {self.size}")
+            raise ConfigError(f"img_size is the side of an image in pixels, 8 to 1024, got {self.size}")
+        check_fit(self.fit)
         for name in ("area", "centre"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share in (0, 1], got {getattr(self, name)}")
@@ -70,6 +76,12 @@ class Recipe:
 
 
 _LATER = {field.name: field.default for field in fields(Recipe) if field.name in _ADDED}
+
+
+def check_fit(fit: str) -> None:
+    """Raises ConfigError."""
+    if fit not in FITS:
+        raise ConfigError(f"fit is one of {', '.join(FITS)}, got {fit!r}")
 
 
 def all_settings(written: dict[str, Any]) -> dict[str, Any]:
@@ -163,20 +175,40 @@ def make_recipe(name: str, dataset: str, *, augment: dict[str, Any], changes: di
     """The recipe on a data set: its own augmentation, then the recipe, then `changes`. Raises UnknownName or ConfigError."""
     published = find_recipe(name)
     recipe = Recipe(**{**augment, **published.settings, **published.on.get(dataset, {})})
+    if augment.get("centre") and changes.get("fit", "crop") != "crop":
+        changes = {"centre": 1.0, **changes}  # all of a padded or squashed picture is looked at
     if unknown := set(changes) - set(RECIPE_FIELDS):
         raise ConfigError(f"a recipe has no setting {sorted(unknown)[0]!r}; it has {', '.join(RECIPE_FIELDS)}")
     return replace(recipe, **changes)
 
 
-def check_augmentation(recipe: Recipe, dataset: str, *, streamed: bool) -> None:
-    """Raises ConfigError for a setting that has no effect on these data, or that they need and lack."""
+def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe on these data, one for each meaning. Raises ConfigError for a setting that has no effect, or that they need and lack."""
+    streamed, height, width = bool(dataset.reader), *dataset.shape[:2]
     if streamed and recipe.crop:
-        raise ConfigError(f"crop pads images in memory, and {dataset} is streamed: its random crop is area, a share of the picture")
-    for name in _OF_PICTURES:
+        raise ConfigError(f"crop pads images in memory, and {dataset.name} is streamed: its random crop is area, a share of the picture")
+    for name in _OF_PICTURES if streamed else _STREAMED:
         if bool(getattr(recipe, name)) != streamed:
             what = "must be above 0" if streamed else "has no effect"
             which = "which is streamed" if streamed else "which is in memory: it is of pictures that are streamed"
-            raise ConfigError(f"{name} {what} on {dataset}, {which}")
+            raise ConfigError(f"{OPTIONS.get(name, name)} {what} on {dataset.name}, {which}")
+    if streamed and recipe.fit != "crop" and recipe.centre != 1:
+        raise ConfigError(f"centre has an effect with fit crop only, got {recipe.centre} with {recipe.fit}: give 1, or leave it out")
+    if streamed:
+        return recipe
+    if dataset.mixed:
+        return recipe if recipe.size else replace(recipe, size=height)
+    if not recipe.size or recipe.size == height == width:
+        if recipe.fit != "crop":
+            raise ConfigError(f"fit has no effect on {dataset.name}, whose images are all {height}x{width}: give another img_size with it")
+        return replace(recipe, size=0)  # which they have
+    return recipe
+
+
+def fitting_of(recipe: Recipe, dataset: Dataset) -> Fitting | None:
+    """How images in memory are brought to the recipe's size; None for how the data set brings them to its own."""
+    fitting = Fitting(recipe.size, recipe.size, recipe.fit)
+    return None if dataset.reader or not recipe.size or (dataset.mixed and fitting == dataset.fitting) else fitting
 
 
 def read_schedule(text: str) -> tuple[str, tuple[float, ...]]:

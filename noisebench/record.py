@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import metrics
-from .datasets import Images
+from .datasets import Fitting, Images, Pictures
 from .environment import environment
 from .errors import RunFailed
 from .estimates import Estimates
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .training.trainer import EpochEnd, Trainer
 
 _MEAN_OF_LAST = 10  # epochs
+_PARTS = ("train_images", "test_images")
 
 
 def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, cour
     folder.write_history(course.history)
     evaluated = metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.parts)
     record = _record(run, trainer, course, _seen(run, train, end), evaluated)
+    record["data"]["preprocessing"] = preprocessing(run, images)
     if course.found is not None:
         record["estimates"] = _beside_truth(run, course.found)
     record["files"] = folder.checksums()
@@ -167,6 +170,22 @@ def _parts(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) 
         yield manifest.val, [end.val_log_p[trainer.ranks.share(len(end.val_log_p))]]
     if not manifest.kept.all():
         yield ~manifest.kept, of(trainer.pixels(images.train_images[~manifest.kept]))
+
+
+def preprocessing(run: Run, images: Images) -> list[str]:
+    """What is done with images before networks see them, in sentences; the augmentation of those in memory stands in the recipe."""
+    recipe, shape = run.recipe, images.train_images.shape[1:]
+    if not isinstance(images.train_images, Pictures):
+        return [f"images are {'x'.join(map(str, shape))}" + ("" if images.changed else ", used as they are"), *images.changed]
+    fitting = Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre)
+    square = "" if recipe.fit == "crop" else f" of the image made square ({recipe.fit})"
+    pictures = replace(images, **{name: getattr(images, name).sized(recipe.size, recipe.centre, recipe.fit) for name in _PARTS})
+    return [
+        f"images are evaluated at {fitting}",
+        f"images are trained on at {recipe.size}x{recipe.size} pixels, a random crop of {recipe.area:g} to 1{square}, aspect 3/4 to 4/3",
+        "normalised by the mean and standard deviation of ImageNet",
+        *pictures.changes,
+    ]
 
 
 def _record(run: Run, trainer: Trainer, course: Course, seen: dict[str, int], evaluated: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import metrics
 from .classes import have_names, same_classes
-from .datasets import ImageArray, Images, Pictures
+from .datasets import Dataset, Fitting, ImageArray, Images, Pictures, fit_set
 from .errors import DataError
 from .estimates import Estimates
 from .predictions import Predictions
@@ -18,6 +18,7 @@ from .runner import find_device
 from .spec import parse
 from .strategies import STRATEGIES, build_strategy
 from .truth import with_estimates
+from .workspace import Workspace
 
 if TYPE_CHECKING:
     from .training.stored import StoredNetworks
@@ -51,37 +52,38 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     )
     networks = [on_device(network, place) for network in made]
     load_weights(folder.weights, networks)
-    return StoredNetworks(networks, strategy, shape, normalise, record["precision"], record["recipe"].get("centre", 0.0))
+    recipe = record["recipe"]
+    return StoredNetworks(networks, strategy, shape, normalise, record["precision"], recipe.get("centre", 0.0), recipe.get("fit", "crop"))
 
 
-def evaluate_on(record: dict[str, Any], networks: StoredNetworks, images: Images) -> dict[str, Any]:
-    """All numbers of another data set's test images, as of the run's own. Raises DataError where shape or classes do not fit."""
-    own, other = record["data"], images.dataset
-    shape, streamed = images.test_images.shape[1:], isinstance(images.test_images, Pictures)
-    as_asked = bool(networks.centre) if streamed else shape == networks.shape  # a streamed run says how pictures are brought to its size
-    if not as_asked:
-        theirs = "streamed, of any size" if streamed else _size(shape)
-        raise DataError(
-            f"the images of {other.name} are {theirs}, those of {own['name']} {_size(networks.shape)}: "
-            "no image is resized unasked, so write them in that size into a .npz or a folder"
-        )
+def evaluate_on(record: dict[str, Any], networks: StoredNetworks, workspace: Workspace, dataset: Dataset) -> dict[str, Any]:
+    """All numbers of another data set's test images, which are brought to the run's size as the run did with its own.
+
+    `images` says what was done with them. Raises DataError where the classes do not fit.
+    """
+    own, other, channels = record["data"], dataset, networks.shape[2]
+    if dataset.reader and channels == 1:
+        raise DataError(f"{other.name} is streamed, in colour, and {own['name']} is grey: name it without its reader, in memory")
+    images = workspace.images(dataset, networks.fitting)
+    if not dataset.reader and images.test_images.shape[3] != channels:
+        images = fit_set(images, Fitting(networks.shape[0], networks.shape[1]), channels)
+    tests = images.test_images
+    said = [sentence for sentence in images.changed if "training images" not in sentence]
+    said = [f"evaluated at {networks.fitting}", *tests.changes("test")] if isinstance(tests, Pictures) else said
     labels = _labels(own, images)
     log_p = networks.predict(images.test_images)
     if not np.isfinite(log_p).all() or len(log_p) != len(labels):
         finite = int(np.isfinite(log_p).all(1).sum())
         raise DataError(f"of the {len(labels)} images of {other.name} {finite} have a prediction that is finite: no number comes of these")
-    said = Predictions.of(log_p, labels, labels)
+    predictions = Predictions.of(log_p, labels, labels)
     return {
         "dataset": other.name,
         "expected": len(labels),
         "classes_by": "name" if have_names(own["classes"]) and have_names(other.classes) else "number",
-        **metrics.of_test(said, labels, own["num_classes"]),
-        "confusion": metrics.confusion(said.predicted, labels, own["num_classes"]).tolist(),
+        **metrics.of_test(predictions, labels, own["num_classes"]),
+        "confusion": metrics.confusion(predictions.predicted, labels, own["num_classes"]).tolist(),
+        "images": said or ["used as they are"],
     }
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _labels(own: dict[str, Any], images: Images) -> np.ndarray:

@@ -12,7 +12,7 @@ from .datasets import DATASETS, split_column
 from .losses import LOSSES
 from .noise import FILES, NOISES
 from .noise.recorded import OWN
-from .recipes import RECIPE_FIELDS, RECIPES, all_settings, make_recipe
+from .recipes import OPTIONS, RECIPE_FIELDS, RECIPES, all_settings, make_recipe
 from .registry import Registry
 from .spec import Call, parse
 from .strategies import STRATEGIES
@@ -81,7 +81,7 @@ def _word(path: str) -> str:
 
 def _options(values: dict[str, Any]) -> Iterator[str]:
     for name, value in values.items():
-        option = name.replace("_", "-")
+        option = OPTIONS.get(name, name).replace("_", "-")
         if isinstance(value, bool):
             yield f"--{option}" if value else f"--no-{option}"
         elif value is not None:

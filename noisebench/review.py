@@ -47,7 +47,7 @@ def review_manifest(data: Labels, before: Manifest, suspects: Path, action: str,
 
     What is held out for validation stays so; a verified label is right whatever a list says.
     """
-    before.verify(data.labels, data.ids)
+    before.verify(data.labels, data.ids, classes=data.dataset.num_classes)
     call = normal_noise(Call("reviewed", (normal_noise(before.meta["noise"]),), (("action", action), ("suspects", str(suspects)))))
     review = outside.review(str(suspects), None, before.labels)
     _check_verified(before, review.examples, suspects)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-WHERE = ("path", "test_path")  # where a foreign set lay, from the workspace; information, in no key
+WHERE = ("path", "test_path", "labels_path")  # where a foreign set lay, from the workspace; information, in no key
 _READABLE = (1,)  # every schema that was ever written; tests keep a record of each
 _DEPTH = 10  # of config.yaml
 _LARGEST_HISTORY = 1 << 24  # bytes of metrics.csv: of 100,000 epochs

@@ -17,6 +17,7 @@ from .losses import LOSSES, build_loss, build_penalty
 from .nesting import yaml_dumper
 from .plan import Run
 from .processes import Ranks, Spread
+from .recipes import fitting_of
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
 from .sitting import Conduct, Course, Progress, Sitting, course_of, is_out_of_memory, read, reason
@@ -152,8 +153,9 @@ def make_trainer(
     from .training.trainer import Task, Trainer
 
     manifest = run.manifest
-    seen = images_fingerprint(images.train_images) if "images_sha256" in manifest.meta else None
-    manifest.verify(images.train_labels, images.ids, seen)
+    own_size = fitting_of(run.recipe, run.dataset) is None  # else the workspace has compared them, in the size that the noise looked at
+    seen = images_fingerprint(images.train_images) if "images_sha256" in manifest.meta and own_size else None
+    manifest.verify(images.train_labels, images.ids, seen, classes=images.dataset.num_classes)
     training = slice(None) if manifest.in_training.all() else manifest.in_training
     if run.estimated and estimates is None:
         estimates = Estimates(0.5, np.eye(run.dataset.num_classes))
@@ -193,18 +195,22 @@ def check_networks(workspace: Workspace, runs: Iterable[Run]) -> list[str]:
         layers = run.recipe.freeze, run.recipe.layer_decay
         if run.init or layers != (0, 1):
             kinds.setdefault((run.dataset, run.model, run.init, *layers, run.recipe.size, str(run.strategy)), run)
-    said = [sentence for run in kinds.values() for sentence in _check_network(run, workspace.images(run.dataset))]
+    said = [sentence for run in kinds.values() for sentence in _check_network(run, _shape(run, workspace))]
     return list(dict.fromkeys(said))
 
 
-def _check_network(run: Run, images: Images) -> list[str]:
+def _shape(run: Run, workspace: Workspace) -> tuple[int, int, int]:
+    """Of a run's images: height, width, channels; in a recipe's size they are squares."""
+    height, width, channels = workspace.images(run.dataset, fitting_of(run.recipe, run.dataset)).train_images.shape[1:]
+    side = run.recipe.size
+    return side or height, side or width, channels
+
+
+def _check_network(run: Run, shape: tuple[int, int, int]) -> list[str]:
     from .training.beginning import Beginning, weights_of
     from .training.networks.groups import freeze, parameter_groups
 
     count = _strategy(run, Estimates(0.5, np.eye(run.dataset.num_classes))).networks
-    height, width, channels = images.train_images.shape[1:]
-    side = run.recipe.size  # of pictures that are streamed; 0 of others
-    shape = (side or height, side or width, channels)
     beginning = Beginning(run.model, run.dataset.num_classes, shape, weights_of(run.init), count)
     made = [beginning.network(number, 0) for number in range(count)]
     freeze(made[0][0], run.recipe.freeze)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 Scalar = bool | int | float | str | None
 Selector = dict[str, Scalar | list[Scalar]]
@@ -46,7 +46,8 @@ class Settings(Strict):
     flip: bool | None = None
     freeze: int | None = None
     layer_decay: float | None = None
-    size: int | None = None
+    size: int | None = Field(default=None, validation_alias=AliasChoices("img_size", "size"))
+    fit: str | None = None
     area: float | None = None
     centre: float | None = None
 

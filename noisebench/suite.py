@@ -30,7 +30,7 @@ from .places import Place, compose, construct, mark_of
 from .plan import checked_seed
 from .precision import checked_precision
 from .published import find_paper
-from .recipes import RECIPE_FIELDS, RECIPES, check_augmentation, find_recipe, make_recipe, read_schedule
+from .recipes import RECIPE_FIELDS, RECIPES, check_fit, find_recipe, make_recipe, read_schedule, settled
 from .settings import Defaults, Override, ReportShape, Scalar, Selector, Settings, Strict
 from .strategies import normal_strategy
 from .subset import check_subset
@@ -226,6 +226,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "recipe": find_recipe,
     "init": check_init,
     "schedule": read_schedule,
+    "fit": check_fit,
     "val_fraction": lambda fraction: LabelWish("", val_fraction=fraction),
     "val_split": lambda when: LabelWish("", val_split=when),
     "trusted": lambda share: LabelWish("", trusted=share),
@@ -321,7 +322,7 @@ def _check_cell(cell: dict[str, Any], budget: str) -> None:
     changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
     if cell.get("recipe", dataset.recipe) in RECIPES:
         recipe = make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment=dataset.augmentation, changes=changes)
-        check_augmentation(recipe, dataset.name, streamed=bool(dataset.reader))
+        settled(recipe, dataset)
         if budget == "compute":
             check_schedule(recipe)
     check_noise(dataset, cell["noise"])

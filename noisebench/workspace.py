@@ -11,11 +11,30 @@ from typing import Any
 import numpy as np
 
 from .bounded import read_text
-from .datasets import Dataset, Images, Labels, Pictures, Tell, find_dataset, fit_images, read_images, read_labels, silent
+from .datasets import (
+    Dataset,
+    Fitting,
+    Images,
+    Labels,
+    Pictures,
+    Tell,
+    check_arrays,
+    check_files,
+    find_dataset,
+    fit_images,
+    images_fingerprint,
+    read_images,
+    read_labels,
+    said_of_fitting,
+    silent,
+    split_column,
+)
 from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
 from .labelling import LabelWish, Outside, make_manifest, noise_for
 from .manifest import Manifest, file_name, read_manifest
+from .plan import Run, Wish, plan_run
+from .recipes import Recipe, fitting_of
 from .storing import write_text
 
 
@@ -42,8 +61,9 @@ class Workspace:
         download is."""
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self._data_dir = data_dir
-        self._datasets: dict[tuple[str, Path | None], Dataset] = {}
-        self._images: dict[Dataset, Images] = {}
+        self._datasets: dict[tuple[str, Path | None, str | None], Dataset] = {}
+        self._images: dict[tuple[Dataset, Fitting | None], Images] = {}
+        self._checked: dict[Dataset, tuple[str, ...]] = {}
         self._labels: dict[Dataset, Labels] = {}
         self._manifests: dict[tuple[Dataset, LabelWish], tuple[Manifest, Path]] = {}
         self._initials: dict[tuple[str, str], Initial] = {}
@@ -60,31 +80,71 @@ class Workspace:
     def runs(self) -> Path:
         return self.root / "runs"
 
-    def dataset(self, name: str, test: Path | None = None) -> Dataset:
-        """A data set by name or path, here, in the workspace or in the data directory; `test`: a folder of test images."""
-        if (name, test) not in self._datasets:
-            self._datasets[name, test] = find_dataset(name, self.root, self.data_dir, test=test, offline=self.offline)
-        return self._datasets[name, test]
+    def dataset(self, name: str, test: Path | None = None, labels: str | None = None) -> Dataset:
+        """A data set by name or path, here, in the workspace or in the data directory; `test`: a folder of test images; `labels`: the
+        label file of a folder, here or in the workspace."""
+        if labels is not None and not split_column(labels)[0].exists():
+            labels = str(self.root / labels)
+        if (name, test, labels) not in self._datasets:
+            self._datasets[name, test, labels] = find_dataset(
+                name, self.root, self.data_dir, test=test, labels=labels, offline=self.offline
+            )
+        return self._datasets[name, test, labels]
 
     def dataset_of(self, manifest: Manifest) -> Dataset:
         """The data set that a manifest was made for."""
         test = manifest.meta.get("test_path")
         where = None if test is None else Path(test) if Path(test).is_dir() else self.root / test
-        return self.dataset(manifest.meta.get("path") or manifest.meta["dataset"], where)
+        return self.dataset(manifest.meta.get("path") or manifest.meta["dataset"], where, manifest.meta.get("labels_path"))
 
     def labels(self, dataset: Dataset) -> Labels:
         if dataset not in self._labels:
             self._labels[dataset] = read_labels(dataset, self.data_dir, offline=self.offline, tell=self.tell)
         return self._labels[dataset]
 
-    def images(self, dataset: Dataset) -> Images:
-        if dataset not in self._images:
-            self._images[dataset] = read_images(dataset, self.data_dir, offline=self.offline, workers=self.workers, tell=self.tell)
-        return self._images[dataset]
+    def check(self, dataset: Dataset) -> tuple[str, ...]:
+        """Read the images of a set by path: a line for each thing to know of them. Raises DataError for images that cannot be read, and
+        for a test set of training images."""
+        if dataset.path and dataset not in self._checked:
+            if dataset.listed:
+                self._checked[dataset] = check_files(dataset.listed, self.data_dir / "listings", self.tell)
+            else:
+                images = self._read(dataset)
+                arrays = np.asarray(images.train_images), np.asarray(images.test_images)
+                self._checked[dataset] = check_arrays(*arrays, images.train_labels)
+        return self._checked.get(dataset, ())
 
-    def training_images(self, dataset: Dataset, manifest: Manifest) -> Images:
-        """The images that a manifest is trained on: the data set's, with those of another set in the place of some."""
-        own = self.images(dataset)
+    def images(self, dataset: Dataset, fitting: Fitting | None = None) -> Images:
+        """fitting: to another size than the data set's own."""
+        self.check(dataset)
+        return self._read(dataset, fitting)
+
+    def _read(self, dataset: Dataset, fitting: Fitting | None = None) -> Images:
+        key = (dataset, fitting)
+        if key not in self._images:
+            self._images[key] = read_images(
+                dataset, self.data_dir, fitting=fitting, offline=self.offline, workers=self.workers, tell=self.tell
+            )
+        return self._images[key]
+
+    def plan(self, wish: Wish, dataset: Dataset, manifest: Manifest) -> Run:
+        """A run with nothing left open, on the images that lie here. Raises NoisebenchError."""
+        if dataset.mixed and wish.init and wish.init.text == PRETRAINED and "size" not in wish.changes:
+            from .pretrained import input_side
+
+            wish = replace(wish, changes={**wish.changes, "size": input_side(wish.model or dataset.model)})
+        source = self.source_of(manifest)
+        run = plan_run(wish, dataset, manifest, "", source.fingerprint if source else "")
+        fitting = fitting_of(run.recipe, dataset)
+        if fitting is not None and "images_sha256" in manifest.meta:  # the noise looked at them in the data set's own size
+            own = self.images(dataset)
+            manifest.verify(own.train_labels, own.ids, images_fingerprint(own.train_images))
+        return replace(run, data_sha256=self.images(dataset, fitting).fingerprint)
+
+    def training_images(self, dataset: Dataset, manifest: Manifest, recipe: Recipe | None = None) -> Images:
+        """The images that a manifest is trained on, in the recipe's size: the data set's, with those of another set in the place of
+        some."""
+        own = self.images(dataset, None if recipe is None else fitting_of(recipe, dataset))
         source = self.source_of(manifest)
         if source is None or manifest.source is None:
             return own
@@ -93,8 +153,12 @@ class Workspace:
         replaced = manifest.source >= 0
         train_images = own.train_images.copy()
         others = np.asarray(source.train_images[manifest.source[replaced]])
-        train_images[replaced] = fit_images(others, own.train_images.shape[1:])
-        return replace(own, train_images=train_images)
+        height, width, channels = train_images.shape[1:]
+        fitting = Fitting(height, width, "squash")
+        train_images[replaced] = fit_images(others, fitting, channels)
+        said = said_of_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
+        changed = (*own.changed, f"{int(replaced.sum())} images of {source.dataset.name} put in {said}") if said else own.changed
+        return replace(own, train_images=train_images, changed=changed)
 
     def source_of(self, manifest: Manifest) -> Images | None:
         """The other set whose images a manifest puts in, if any."""
@@ -146,6 +210,7 @@ class Workspace:
         key = (dataset, replace(wish, noise=str(noise_for(dataset, wish.noise))))
         if key not in self._manifests:
             labels = self.labels(dataset)
+            labels = replace(labels, dataset=replace(dataset, decisions=(*dataset.decisions, *self.check(dataset))))
             manifest = make_manifest(
                 labels, key[1], outside=Outside(labels, self.data_dir, self.offline, self.dataset, self.root, self.tell)
             )
@@ -153,7 +218,8 @@ class Workspace:
         return self._manifests[key]
 
     def keep(self, manifest: Manifest, path: Path, *, force: bool = False) -> bool:
-        """Write a manifest; True if it was not there, or named no test set or another. Raises ManifestError where other labels lie
+        """Write a manifest; True if it was not there, or said another test set or other
+        decisions. Raises ManifestError where other labels lie
         under that name."""
         if force:
             manifest.write(path)
@@ -161,8 +227,10 @@ class Workspace:
         if not path.exists() and manifest.write_new(path):  # of several processes of one suite one writes it
             return True
         if manifest.lies_at(path):
-            test = manifest.meta.get("test_path")
-            if stale := test is not None and read_manifest(path).meta.get("test_path") != test:
+            kept, test = read_manifest(path).meta, manifest.meta.get("test_path")
+            if test is None and "test_path" in kept:
+                return False
+            if stale := any(kept.get(name) != manifest.meta.get(name) for name in ("test_path", "decisions")):
                 manifest.write(path)
             return stale
         raise ManifestError(f"{path} exists and holds other labels: noisebench corrupt takes another --out, or --force to replace it")

@@ -107,7 +107,7 @@ def test_a_finished_run_whose_file_was_copied_in_part_keeps_its_numbers_and_give
         "metrics.csv": folder.read_history,
         "dynamics.npz": folder.read_dynamics,
         "predictions.npz": folder.read_arrays,
-        "model.safetensors": lambda: main(["-C", str(copied.workspace.root), "evaluate", folder.path.name, "--on", "digits"]),
+        "model.safetensors": lambda: main(["-C", str(copied.workspace.root), "evaluate", folder.path.name, "--eval-on", "digits"]),
     }
     if name == "model.safetensors":
         assert readers[name]() == 2

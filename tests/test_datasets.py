@@ -92,7 +92,7 @@ def test_a_relative_path_is_found_in_the_workspace(tmp_path: Path) -> None:
         ({"train_labels": np.zeros((12, 2), np.uint8)}, "labels must be one class number"),
         ({"train_labels": np.full(12, -1)}, "labels must be one class number"),
         ({"train_labels": np.full(12, 0.5)}, "labels must be one class number"),
-        ({"train_labels": np.zeros(11, np.uint8)}, "12 train images but 11 train labels"),
+        ({"train_labels": np.arange(11) % 3}, "12 train images but 11 train labels"),
         ({"train_images": np.zeros((12, 8, 8), np.float32)}, "images must be uint8"),
         ({"train_images": np.zeros((12, 8, 8, 4), np.uint8)}, "images must be uint8"),
         ({"test_images": np.zeros((6, 9, 8), np.uint8)}, "test images"),
@@ -146,7 +146,7 @@ def test_a_folder_of_images_is_read_by_name_and_resized(tmp_path: Path) -> None:
     entry = find_dataset(str(tmp_path))
     images = read_images(entry, tmp_path)
     assert entry.classes == ("cat", "dog") and images.ids == ("train/cat/one, #1.png", "train/dog/one, #1.png")
-    assert images.train_images.shape == (2, 16, 16, 3) and images.test_labels.tolist() == [1]
+    assert images.train_images.shape == (2, 18, 18, 3) and images.test_labels.tolist() == [1]
 
 
 def test_a_folder_without_test_images_can_be_corrupted_but_not_trained_on(tmp_path: Path) -> None:

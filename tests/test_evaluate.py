@@ -46,9 +46,10 @@ def as_npz(path: Path, digits: Images, **arrays: np.ndarray) -> str:
 
 
 def test_on_its_own_data_set_a_run_says_what_it_said_of_its_test_set(trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    found = answer(capsys, trained, "--on", "digits")
+    found = answer(capsys, trained, "--eval-on", "digits")
     assert found["on"]["digits"] == {
         "dataset": "digits", "classes_by": "number", "expected": 500, **found["test"], "confusion": found["confusion"],
+        "images": ["used as they are"],
     }  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def test_on_other_images_it_says_what_these_are_like(
 ) -> None:
     turned = as_npz(tmp_path / "turned.npz", digits, test_images=digits.test_images[:200, ::-1], test_labels=digits.test_labels[:200])
     cut = as_npz(tmp_path / "cut.npz", digits, test_images=digits.test_images[:200], test_labels=digits.test_labels[:200])
-    found = answer(capsys, trained, "--on", turned, "--on", cut)
+    found = answer(capsys, trained, "--eval-on", turned, "--eval-on", cut)
     predicted = trained.read_arrays()["test_classes"][:200, 0]
     assert list(found["on"]) == [turned, cut] and {each["n"] for each in found["on"].values()} == {200}
     assert found["on"][cut]["top1"] == (predicted == digits.test_labels[:200]).mean() > found["on"][turned]["top1"]
@@ -68,7 +69,7 @@ def test_the_normalisation_is_that_of_the_training_set(
     trained: RunFolder, digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dark = as_npz(tmp_path / "dark.npz", digits, train_images=digits.train_images // 4)
-    found = answer(capsys, trained, "--on", dark)
+    found = answer(capsys, trained, "--eval-on", dark)
     assert found["on"][dark]["top1"] == found["test"]["top1"]
     written = trained.record()["data"]["normalisation"]
     pixels = digits.train_images.astype(np.float64)
@@ -80,7 +81,7 @@ def test_weights_and_record_are_enough(trained: RunFolder, tmp_path: Path, capsy
     alone.path.mkdir(parents=True)
     for path in (trained.result, trained.weights, trained.predictions):
         (alone.path / path.name).write_bytes(path.read_bytes())
-    found = answer(capsys, alone, "--on", "digits")
+    found = answer(capsys, alone, "--eval-on", "digits")
     assert found["on"]["digits"]["nll"] == found["test"]["nll"]
 
 
@@ -96,18 +97,19 @@ def test_an_older_run_needs_the_images_that_it_was_trained_on(
     del record["data"]["normalisation"], record["data"]["shape"]
     old.result.write_text(json.dumps(record))
     (manifest,) = (root / "manifests").glob("*.csv")
-    assert "give its --manifest FILE" in refusal(capsys, old, "--on", "digits")
-    found = answer(capsys, old, "--on", "digits", "--manifest", str(manifest))
+    assert "give its --manifest FILE" in refusal(capsys, old, "--eval-on", "digits")
+    found = answer(capsys, old, "--eval-on", "digits", "--manifest", str(manifest))
     assert found["on"]["digits"]["nll"] == found["test"]["nll"]
 
 
 def pictures(root: Path, digits: Images, names: list[str], parts: tuple[str, ...]) -> None:
-    """A folder of colour images: ten of each class."""
+    """A folder of colour images: ten of each class, in train/ of the training images."""
     for part in parts:
+        images, labels = (digits.train_images, digits.train_labels) if part == "train" else (digits.test_images, digits.test_labels)
         for number, name in enumerate(names):
             (root / part / name).mkdir(parents=True)
-            for i in np.flatnonzero(digits.test_labels == number)[:10]:
-                Image.fromarray(np.repeat(digits.test_images[i], 3, 2)).save(root / part / name / f"{i}.png")
+            for i in np.flatnonzero(labels == number)[:10]:
+                Image.fromarray(np.repeat(images[i], 3, 2)).save(root / part / name / f"{i}.png")
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +125,9 @@ def test_classes_are_matched_by_name(of_pictures: RunFolder, digits: Images, tmp
     pictures(tmp_path / "set", digits, names, ("train", "test"))
     (tmp_path / "set" / "train" / "one").rename(tmp_path / "set" / "train" / "x")
     (tmp_path / "set" / "test" / "one").rename(tmp_path / "set" / "test" / "x")
-    assert "only one of them has one; x" in refusal(capsys, of_pictures, "--on", str(tmp_path / "set"))
+    assert "only one of them has one; x" in refusal(capsys, of_pictures, "--eval-on", str(tmp_path / "set"))
     pictures(tmp_path / "same", digits, names, ("train", "test"))
-    found = answer(capsys, of_pictures, "--on", str(tmp_path / "same"))
+    found = answer(capsys, of_pictures, "--eval-on", str(tmp_path / "same"))
     assert found["on"][str(tmp_path / "same")] == {
         **found["on"][str(tmp_path / "same")], **found["test"], "classes_by": "name", "confusion": found["confusion"],
     }  # fmt: skip
@@ -136,9 +138,9 @@ def test_the_test_images_of_a_folder_may_lie_elsewhere(
 ) -> None:
     pictures(tmp_path / "set", digits, ["nil", "one", "two"], ("train", "elsewhere"))
     place = str(tmp_path / "set")
-    found = answer(capsys, of_pictures, "--on", place, "--test", str(tmp_path / "set" / "elsewhere"))
+    found = answer(capsys, of_pictures, "--eval-on", place, "--test", str(tmp_path / "set" / "elsewhere"))
     assert found["on"][place]["nll"] == found["test"]["nll"]
-    assert "has no test images" in refusal(capsys, of_pictures, "--on", place)
+    assert "has no test images" in refusal(capsys, of_pictures, "--eval-on", place)
 
 
 @pytest.mark.parametrize(
@@ -162,27 +164,43 @@ def test_classes_that_do_not_match_are_named(own: str, others: str, why: str) ->
         same_classes(list(own), list(others))
 
 
-def test_images_of_another_size_or_number_of_classes_are_refused(
+def test_images_of_another_size_are_brought_to_the_runs_as_its_own_would_be(
+    trained: RunFolder, of_pictures: RunFolder, digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each pixel four times, so that a bilinear reduction to half gives back the digit but for its edges; grey for a run in colour."""
+    large = {f"{part}_images": getattr(digits, f"{part}_images").repeat(4, 1).repeat(4, 2) for part in ("train", "test")}
+    larger, coloured = as_npz(tmp_path / "larger.npz", digits, **large), tmp_path / "set"
+    found = answer(capsys, trained, "--eval-on", larger)["on"][larger]
+    assert found["images"] == ["all images of 32x32: resized to 8x8 pixels (crop)"] and found["n"] == 500
+    assert found["top1"] > 0.9 * answer(capsys, trained)["test"]["top1"]
+    pictures(coloured, digits, ["nil", "one", "two"], ("train", "test"))
+    for path in coloured.rglob("*.png"):
+        Image.open(path).resize((34, 34), Image.Resampling.NEAREST).save(path)
+    for reader, said in (("", "30 of 30 test images: resized to 8x8 pixels (crop)"), ("folder:", "evaluated at 8x8 pixels (crop)")):
+        name = f"{reader}{coloured}"
+        found = answer(capsys, of_pictures, "--eval-on", name)
+        assert found["on"][name]["images"] == [said] and found["on"][name]["top1"] > 0.9 * found["test"]["top1"]
+
+
+def test_images_of_another_number_of_classes_are_refused(
     trained: RunFolder, digits: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = ("train", "test")
-    wide = as_npz(tmp_path / "wide.npz", digits, **{f"{part}_images": getattr(digits, f"{part}_images").repeat(2, 2) for part in parts})
     few = as_npz(tmp_path / "few.npz", digits, **{f"{part}_labels": getattr(digits, f"{part}_labels") // 2 for part in parts})
-    assert "8x16x1, those of digits 8x8x1: no image is resized unasked" in refusal(capsys, trained, "--on", wide)
-    assert "10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) are not 5" in refusal(capsys, trained, "--on", few)
-    assert "unknown dataset 'digit': did you mean 'digits'?" in refusal(capsys, trained, "--on", "digit")
+    assert "10 classes (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) are not 5" in refusal(capsys, trained, "--eval-on", few)
+    assert "unknown dataset 'digit': did you mean 'digits'?" in refusal(capsys, trained, "--eval-on", "digit")
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--test", "somewhere"], "give it with one --on"),
-        (["--device", "cpu"], "--device has an effect with --on, --recheck and --folds only"),
-        (["--manifest", "m.csv"], "--manifest has an effect with --on, --recheck, --folds and --suspects only"),
-        (["--recheck", "--on", "digits"], "--recheck stands alone"),
+        (["--test", "somewhere"], "give it with one --eval-on"),
+        (["--device", "cpu"], "--device has an effect with --eval-on, --recheck and --folds only"),
+        (["--manifest", "m.csv"], "--manifest has an effect with --eval-on, --recheck, --folds and --suspects only"),
+        (["--recheck", "--eval-on", "digits"], "--recheck stands alone"),
         (["--recheck", "--folds", "2"], "--recheck stands alone"),
         (["--recheck", "--suspects", "s.csv"], "--recheck stands alone"),
-        (["--on", "digits", "--device", "abacus"], "no such device here: 'abacus'"),
+        (["--eval-on", "digits", "--device", "abacus"], "no such device here: 'abacus'"),
         (["--recheck", "--device", "abacus"], "no such device here: 'abacus'"),
     ],
 )
@@ -195,7 +213,7 @@ def test_missing_weights_are_said(trained: RunFolder, tmp_path: Path, capsys: py
     bare.path.mkdir()
     for path in (trained.result, trained.predictions):
         (bare.path / path.name).write_bytes(path.read_bytes())
-    assert "without the weights no network can be asked" in refusal(capsys, bare, "--on", "digits")
+    assert "without the weights no network can be asked" in refusal(capsys, bare, "--eval-on", "digits")
 
 
 def test_without_a_question_to_the_networks_torch_is_not_loaded(trained: RunFolder) -> None:
@@ -206,7 +224,7 @@ def test_without_a_question_to_the_networks_torch_is_not_loaded(trained: RunFold
 
 def test_the_text_says_each_number_in_a_line_of_its_own(trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, trained)
-    assert main(["evaluate", str(trained.path), "--on", "digits"]) == 0
+    assert main(["evaluate", str(trained.path), "--eval-on", "digits"]) == 0
     text = capsys.readouterr().out
     test, detection = found["test"], found["train"]["detection"]
     assert f"NLL {test['nll']:.4f} nats, Brier {test['brier']:.4f} of 2, ECE {100 * test['ece']:.2f} %" in text

@@ -415,7 +415,7 @@ def test_a_record_says_what_a_run_began_from(tuned: RunFolder, tmp_path: Path) -
 def test_a_finished_run_needs_its_initial_weights_no_more(tuned: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rebuild(tuned, Workspace(tmp_path)).key == tuned.record()["key"]
     assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--recheck"]) == 0
-    assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--on", "digits"]) == 0
+    assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--eval-on", "digits"]) == 0
     capsys.readouterr()
     assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--folds", "2"]) == 2
     said = capsys.readouterr().err

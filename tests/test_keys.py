@@ -88,6 +88,7 @@ def differ(one: Run, other: Run) -> bool:
 RECIPE: dict[str, Any] = {
     "epochs": 41, "batch_size": 65, "lr": 0.11, "momentum": 0.91, "nesterov": False, "weight_decay": 6e-4, "schedule": "constant",
     "clip": 5.0, "crop": 1, "flip": True, "freeze": 1, "layer_decay": 0.5, "size": 64, "area": 0.5, "centre": 0.9,
+    "fit": "pad",
 }  # fmt: skip
 
 
@@ -442,14 +443,15 @@ RESULT: dict[str, tuple[str, ...]] = {  # options that change a result, and an e
     "schedule": (*PLAIN, "--schedule", "constant"),
     "clip": (*PLAIN, "--clip", "1"), "crop": (*PLAIN, "--crop", "1"), "flip": (*PLAIN, "--flip"), "freeze": (*PLAIN, "--freeze", "1"),
     "layer_decay": (*PLAIN, "--layer-decay", "0.5"), "seed": (*PLAIN, "--seed", "1"),
-    "precision": ("digits", "--sym", "0.4", "--precision", "bf16"),
+    "precision": ("digits", "--sym", "0.4", "--precision", "bf16"), "img_size": (*PLAIN, "--img-size", "16"),
+    "old_size": (*PLAIN, "--size", "12"),
 }  # fmt: skip
 NO_RESULT: dict[str, tuple[str, ...]] = {  # that change none
     "device": ("--device", "cpu"), "no_resume": ("--no-resume",), "force": ("--force",), "accumulate": ("--accumulate", "2"),
     "log_to": ("--log-to", "tensorboard"),
 }  # fmt: skip
 ELSEWHERE = {  # options that are tried on other data in this file or another, or say no more than what is shown
-    "manifest", "human", "matrix", "openset", "source", "map", "convention", "predictions", "test", "init", "size", "area", "centre",
+    "manifest", "human", "matrix", "openset", "source", "map", "convention", "predictions", "test", "init", "fit", "area", "centre",
     "sync_bn", "dry_run", "workers", "json",
 }  # fmt: skip
 GLOBAL = {"workspace", "data_dir", "offline", "plugin", "quiet", "verbose", "version"}

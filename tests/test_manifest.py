@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisebench.datasets import DATASETS, Dataset, Labels, read_labels
-from noisebench.datasets.foreign import picture_files
+from noisebench.datasets.folders import list_folder
 from noisebench.errors import DataError, LanguageError, ManifestError
 from noisebench.labelling import make_manifest
 from noisebench.losses import LOSSES
@@ -153,7 +153,7 @@ def test_a_file_whose_name_is_not_unicode_is_refused(tmp_path):
         (tmp_path / folder).mkdir()
         Path(os.fsdecode(os.fsencode(tmp_path / folder) + b"/caf\xe9.png")).touch()
     with pytest.raises(DataError, match="name is not UTF-8"):
-        picture_files(tmp_path)
+        list_folder(tmp_path)
 
 
 def test_ids_with_special_characters_are_one_field_for_pandas(tmp_path):

@@ -415,7 +415,7 @@ def test_a_record_and_evaluate_say_what_was_expected_and_seen(finished: RunFolde
     record, place = finished.record(), finished.path.parent.parent
     training = 1297 - round(0.1 * 1297)
     assert record["expected"] == record["seen"] == {"train": training, "test": 500}
-    assert main(["-q", "-C", str(place), "evaluate", str(finished.path), "--on", "digits", "--json"]) == 0
+    assert main(["-q", "-C", str(place), "evaluate", str(finished.path), "--eval-on", "digits", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["expected"] == found["seen"] == record["expected"]
     assert found["on"]["digits"]["expected"] == found["on"]["digits"]["n"] == 500
@@ -474,7 +474,7 @@ def test_networks_whose_weights_are_not_finite_say_nothing_of_other_images(
     tensors["network0.head.bias"][3] = NAN
     save_file(tensors, folder.weights)
     reseal(folder)
-    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--on", "digits"]) == 2
+    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--eval-on", "digits"]) == 2
     assert "of the 500 images of digits 0 have a prediction that is finite" in capsys.readouterr().err
 
 

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from noisebench import plan
 from noisebench.cli import main
 from noisebench.datasets import Images, Pictures, find_dataset, image_rows, read_images, read_labels
 from noisebench.datasets.foreign import check_memory
@@ -369,7 +370,7 @@ def test_a_run_is_trained_resumed_and_asked_again(lab, capsys):
     assert record["data"]["shape"] == [16, 16, 3] and record["recipe"]["size"] == 16 and record["recipe"]["centre"] == 0.875
     np.testing.assert_allclose(record["data"]["normalisation"]["mean"], [123.675, 116.28, 103.53], rtol=1e-6)
     assert main(["--data-dir", "data", "evaluate", str(run), "--recheck", "--workers", "0"]) == 0
-    assert main(["--data-dir", "data", "evaluate", str(run), "--on", "folder:pets", "--json"]) == 0
+    assert main(["--data-dir", "data", "evaluate", str(run), "--eval-on", "folder:pets", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))[0]["on"]["folder:pets"]["n"] == 12
     assert main(["--data-dir", "data", "evaluate", str(run), "--suspects", "doubts.csv"]) == 0
     assert Path("doubts.csv").read_text().splitlines()[0].startswith("rank,index,path,recorded,suggested")
@@ -450,11 +451,13 @@ def test_weights_are_tried_on_pictures_of_the_size_that_a_run_has(lab):
     assert [any("enlarged 4 times" in sentence for sentence in each) for each in said] == [True, False]
 
 
-def test_a_network_of_images_in_memory_is_not_asked_about_streamed_ones(lab):
-    images = read_images(find_dataset("folder:pets"), lab, workers=0)
-    networks = StoredNetworks([], build_strategy("standard"), (224, 224, 3), normalisation_of(images.test_images), "fp32")
-    with pytest.raises(DataError, match=r"are streamed, of any size, those of mine 224x224x3: no image is resized unasked"):
-        evaluate_on({"data": {"name": "mine"}}, networks, images)
+def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones(lab):
+    workspace = Workspace(".", "data", workers=0)
+    normalise = normalisation_of(workspace.images(workspace.dataset("folder:pets")).test_images)
+    for shape, why in (((28, 28, 1), "is streamed, in colour, and mine is grey"), ((20, 28, 3), "which is for squares, not for 20x28")):
+        networks = StoredNetworks([], build_strategy("standard"), shape, normalise, "fp32")
+        with pytest.raises(DataError, match=why):
+            evaluate_on({"data": {"name": "mine"}}, networks, workspace, workspace.dataset("folder:pets"))
 
 
 def run_of(workspace: Workspace, model: str = "cnn4", size: int = 16, init: Initial | None = None):
@@ -477,6 +480,13 @@ def test_the_key_is_the_same_wherever_the_folder_lies(lab):
     os.chdir("deep")
     _, there = trainer_of(Workspace(".", "data"))
     assert here.key == there.key and here.folder_name == there.folder_name
+
+
+def test_how_pictures_are_decoded_is_in_the_key_where_their_pixels_are_not(lab, monkeypatch):
+    before = run_of(Workspace(".", "data"))
+    assert before.key and before.config["versions"]["decoding"]
+    monkeypatch.setattr(plan, "DECODING_VERSION", 99)
+    assert run_of(Workspace(".", "data")).key != before.key
 
 
 def test_a_folder_in_memory_and_streamed_are_two_sets_with_a_manifest_each(lab, capsys):
@@ -507,7 +517,7 @@ def test_a_run_that_estimates_its_noise_streams_its_folds(lab, capsys):
 def test_a_page_asks_no_network_for_pictures_and_says_which_folder_is_missing(lab, monkeypatch):
     asked = []
 
-    def describe(*words, offline):
+    def describe(*words, labels, offline):
         asked.append(offline)
         raise DataError("not in its cache")
 
@@ -535,7 +545,9 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
     ("words", "what"),
     [
         (["--crop", "4"], "crop pads images in memory, and pets-.* is streamed: its random crop is area"),
-        (["--size", "2000"], "size is the side of a picture in pixels, 8 to 1024, got 2000"),
+        (["--img-size", "2000"], "Invalid value for '--img-size'"),
+        (["--fit", "stretch"], "fit is one of crop, pad, squash, got 'stretch'"),
+        (["--fit", "pad", "--centre", "0.9"], "centre has an effect with fit crop only, got 0.9 with pad"),
         (["--area", "1.5"], r"area is a share in \(0, 1\], got 1.5"),
         (["--centre", "0"], "centre must be above 0 on pets-"),
     ],
@@ -561,7 +573,7 @@ def test_a_table_that_cannot_be_fetched_says_why(monkeypatch, tmp_path):
             find_dataset("hfds:somebody/nothing", tmp_path, offline=offline)
 
 
-@pytest.mark.parametrize("words", [["--size", "32"], ["--area", "0.5"], ["--centre", "0.9"]])
+@pytest.mark.parametrize("words", [["--area", "0.5"], ["--centre", "0.9"]])
 def test_what_only_streamed_pictures_have_is_refused_elsewhere(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits", "--sym", "0.4", *words, "--dry-run"]) == 2
@@ -580,8 +592,9 @@ def test_what_only_streamed_pictures_have_is_refused_elsewhere(words, tmp_path, 
     ],
 )
 def test_what_is_no_set_of_pictures_is_said(name, what, lab):
-    (lab / "bare" / "cat").mkdir(parents=True)
-    (lab / "bare" / "dog").mkdir()
+    for name_of_class in ("cat", "dog"):
+        (lab / "bare" / name_of_class).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(lab / "bare" / name_of_class / "0.png")
     (lab / "broken.tar").write_bytes(b"no tar at all" * 100)
     for place, members in (("unlabelled", ("a.png",)), ("half", ("a.png", "a.cls"))):
         (lab / place).mkdir()
@@ -594,7 +607,9 @@ def test_what_is_no_set_of_pictures_is_said(name, what, lab):
 
 
 def test_a_folder_that_does_not_fit_into_memory_says_how_to_stream_it(tmp_path):
-    with pytest.raises(DataError, match=r"1000000 images of 224x224 are 150.5 GB in memory, .*: stream them as folder:pets$"):
+    with pytest.raises(
+        DataError, match=r"1000000 images of 224x224 are 150.5 GB in memory, .*: give a smaller --img-size, or stream them as folder:pets$"
+    ):
         check_memory(Path("pets"), 1_000_000, 224, 224)
     check_memory(Path("pets"), 100, 32, 32)
 

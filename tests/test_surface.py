@@ -27,10 +27,10 @@ NOISE = (
 )
 OPTIONS = {
     "corrupt": f"{NOISE} --drop --force --help --json --manifest --out --relabel --suspects",
-    "train": f"{NOISE} --accumulate --area --batch-size --budget --centre --clip --crop --device --dry-run --epochs --flip --force "
-    "--freeze --help --init --json --layer-decay --log-to --loss --lr --manifest --method --model --momentum --nesterov --no-flip "
-    "--no-nesterov --no-resume --precision --recipe --schedule --seed --size --strategy --sync-bn --weight-decay --workers",
-    "evaluate": "--device --folds --help --json --manifest --on --predictions --recheck --score --suspects --test --workers",
+    "train": f"{NOISE} --accumulate --area --batch-size --budget --centre --clip --crop --device --dry-run --epochs --fit --flip "
+    "--force --freeze --help --img-size --init --json --layer-decay --log-to --loss --lr --manifest --method --model --momentum --nesterov "
+    "--no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --size --strategy --sync-bn --weight-decay --workers",
+    "evaluate": "--device --eval-on --folds --help --json --manifest --on --predictions --recheck --score --suspects --test --workers",
     "report": "--against --allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss "
     "--metric --out --published --ranks --rows --save-baseline --tolerance --where",
     "run": "--address --batch-size --budget --clip --cpus-per-run --crop --dataset --detach --device --dry-run --epochs --executor "

@@ -1,4 +1,4 @@
-"""`noisebench corrupt`: a manifest of noisy labels on disk. Needs labels only: no image, no torch, no network."""
+"""`noisebench corrupt`: a manifest of noisy labels on disk. No torch and no network; images are read of sets by path alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def corrupt(
         str | None,
         typer.Argument(
             metavar="DATASET",
-            help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images.",
+            help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images, with class folders or --labels.",
             show_default=False,
         ),
     ] = None,
@@ -101,6 +101,7 @@ def corrupt(
     from dataclasses import replace
 
     from ..errors import ConfigError
+    from ..labelling import size_sentences
     from .labels import LabelChoice, notes_of, recorded
     from .review import ReviewChoice
 
@@ -120,9 +121,11 @@ def corrupt(
     if review.any:
         made, named, reviewed = review.make(workspace, dataset, test)
     else:
-        found, reviewed = workspace.dataset(str(dataset), test), {}
+        found, reviewed = workspace.dataset(str(dataset), test, chosen.label_file), {}
         chosen = chosen if chosen.any else replace(chosen, labels="own")
         made, named = workspace.make(found, chosen.wish(found.name))
+        for sentence in size_sentences(found):
+            say(sentence, quiet=options.quiet)
     read_as = [f"{suspects}: {note}" for note in reviewed.get("notes", ())] if review.any else notes_of(found, made)
     for note in read_as:
         say(note, quiet=options.quiet)
@@ -151,7 +154,7 @@ def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
     names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
     extras = [
         name
-        for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor", "label_file")
+        for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor", "label_file", "decisions")
         if name in manifest.meta
     ]
     return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}
@@ -176,6 +179,7 @@ def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
         *reviewed_facts(reviewed),
         *([("nominal rate", percent(meta["nominal_rate"]))] if meta["nominal_rate"] is not None else []),
         ("wrong labels", _wrong(manifest)),
+        *(tuple(decision.split(": ", 1)) for decision in meta.get("decisions", ())),
     ):
         facts.add_row(Text(name, style="dim"), Text(value))
     if meta["realised_rate"] is None:

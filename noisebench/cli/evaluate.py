@@ -1,4 +1,4 @@
-"""`noisebench evaluate`: what finished runs predict, from their own files; networks, and torch, are asked for --on and --recheck alone."""
+"""`noisebench evaluate`: what finished runs predict, from their own files; only --eval-on, --recheck and --folds load torch."""
 
 from __future__ import annotations
 
@@ -40,9 +40,14 @@ def evaluate(
     ] = None,
     on: Annotated[
         list[str] | None,
-        typer.Option("--on", metavar="DATASET", help="Ask the networks about this data set's test images too; repeatable."),
+        typer.Option(
+            "--eval-on",
+            metavar="DATASET",
+            help="Evaluate the networks on this data set's test images too, resized as the run resized its own; repeatable.",
+        ),
     ] = None,
-    test: Annotated[Path | None, typer.Option("--test", metavar="DIR", help="Test images of the folder set that --on names.")] = None,
+    old_on: Annotated[list[str] | None, typer.Option("--on", hidden=True)] = None,
+    test: Annotated[Path | None, typer.Option("--test", metavar="DIR", help="Test images of the folder set that --eval-on names.")] = None,
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Whether files and networks still say what the record says: exit 0, 4 or 5.")
     ] = False,
@@ -74,7 +79,8 @@ def evaluate(
     """
     options: Globals = context.obj
     folders = [_folder(name, options.workspace / "runs") for name in runs]
-    _check_effects(context.params)
+    on = [*(on or []), *(old_on or [])]
+    _check_effects({**context.params, "on": on})
     asking = Asking(options.open(workers), manifest, device, test, options.quiet)
     if recheck:
         _recheck(folders, asking, json=json)
@@ -97,15 +103,15 @@ def _check_effects(given: dict[str, Any]) -> None:
 
     on, recheck, folds = given["on"] or [], given["recheck"], given["folds"] is not None
     if given["test"] is not None and len(on) != 1:
-        raise ConfigError("--test names the test images of one folder of images: give it with one --on")
+        raise ConfigError("--test names the test images of one folder of images: give it with one --eval-on")
     if recheck and (on or folds or given["suspects"] or given["predictions"] or given["score"]):
         raise ConfigError("--recheck stands alone: it writes no file and looks at the run's own data")
     if given["device"] != "auto" and not (on or recheck or folds):
-        raise ConfigError("--device has an effect with --on, --recheck and --folds only: nothing else asks a network")
+        raise ConfigError("--device has an effect with --eval-on, --recheck and --folds only: nothing else asks a network")
     if given["workers"] is not None and not (on or recheck or folds):
-        raise ConfigError("--workers has an effect with --on, --recheck and --folds only: nothing else reads pictures")
+        raise ConfigError("--workers has an effect with --eval-on, --recheck and --folds only: nothing else reads pictures")
     if given["manifest"] is not None and not (on or recheck or folds or given["suspects"]):
-        raise ConfigError("--manifest has an effect with --on, --recheck, --folds and --suspects only")
+        raise ConfigError("--manifest has an effect with --eval-on, --recheck, --folds and --suspects only")
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
@@ -145,11 +151,12 @@ def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
 
     def training_images() -> ImageArray:
         run = rebuild(folder, workspace, asking.manifest)
-        return workspace.training_images(run.dataset, run.manifest).train_images[run.manifest.in_training]
+        return workspace.training_images(run.dataset, run.manifest, run.recipe).train_images[run.manifest.in_training]
 
     workspace = asking.workspace
     networks = stored_networks(folder, asking.device, training_images)
-    return {name: evaluate_on(folder.full_record(), networks, workspace.images(workspace.dataset(name, asking.test))) for name in names}
+    record = folder.full_record()
+    return {name: evaluate_on(record, networks, workspace, workspace.dataset(name, asking.test)) for name in names}
 
 
 def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:

@@ -130,5 +130,5 @@ def _on(name: str, found: dict[str, Any], classes: list[str]) -> Iterator[Any]:
     from ..screen import Text
 
     yield Text(f"on {name}, classes by {found['classes_by']}", style="bold")
-    yield _facts(_tested(found, "accuracy"))
+    yield _facts(iter([*_tested(found, "accuracy"), *(("images", sentence) for sentence in found["images"])]))
     yield _classes(found, found["confusion"], classes)

@@ -82,19 +82,25 @@ def dataset_of(workspace: Workspace, choice: LabelChoice, manifest: Manifest) ->
     """The data set that is named, else the manifest's own."""
     if choice.dataset is None and choice.test is None:
         return workspace.dataset_of(manifest)
-    return workspace.dataset(choice.dataset or manifest.meta.get("path") or manifest.meta["dataset"], choice.test)
+    named = choice.dataset or manifest.meta.get("path") or manifest.meta["dataset"]
+    return workspace.dataset(named, choice.test, manifest.meta.get("labels_path"))
 
 
 def _made(workspace: Workspace, named: str, options: NoiseOptions, test: Path | None) -> ChosenLabels:
-    dataset = workspace.dataset(named, test)
+    dataset = workspace.dataset(named, test, options.label_file)
     manifest, path = workspace.make(dataset, options.wish(dataset.name))
-    return ChosenLabels(manifest, path, dataset, notes=notes_of(dataset, manifest))
+    return ChosenLabels(manifest, path, dataset, notes=(*notes_of(dataset, manifest), *decisions_of(manifest)))
 
 
 def notes_of(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
     """How the tables of a data set and of its labels were read: which columns are what, and what is not used."""
     of_labels = [manifest.meta["label_file"]] if "label_file" in manifest.meta else []
     return (*(dataset.listed.notes if dataset.listed else ()), *of_labels)
+
+
+def decisions_of(manifest: Manifest) -> list[str]:
+    """What was passed over and chosen of a data set; what is changed of its images is said of each run."""
+    return [line for line in manifest.meta.get("decisions", ()) if not line.startswith("images: ")]
 
 
 def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLabels:

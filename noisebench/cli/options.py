@@ -61,7 +61,8 @@ Subset = Annotated[
     int | None, typer.Option("--subset", metavar="N", help="Only N of the training images, the same for every noise, method and seed.")
 ]
 TestFolder = Annotated[
-    Path | None, typer.Option("--test", metavar="DIR", help="Test images of a folder set, DIR/class/picture; default: its test/ or val/.")
+    Path | None,
+    typer.Option("--test", metavar="DIR", help="Test images of a folder, DIR/class/image; default: its test/, validation/ or val/."),
 ]
 NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed of the draw.")]
 Budget = Annotated[
@@ -86,6 +87,18 @@ LayerDecay = Annotated[
     float | None,
     typer.Option("--layer-decay", metavar="SHARE", help="A layer group's learning rate, as a share of the next one's; 1: all alike."),
 ]
+ImgSize = Annotated[
+    int | None,
+    typer.Option(
+        "--img-size",
+        metavar="N",
+        min=8,
+        max=1024,
+        help="Side of the square images in pixels; default: as they are, of different sizes the median shorter side, at most 224.",
+    ),
+]
+OldSize = Annotated[int | None, typer.Option("--size", min=8, max=1024, hidden=True)]
+Fit = Annotated[str | None, typer.Option("--fit", metavar="crop|pad|squash", help="How images are made square; default: crop.")]
 Workers = Annotated[
     int | None,
     typer.Option("--workers", metavar="N", min=0, help="Processes that read a streamed set's pictures ahead; default: one a core."),
@@ -171,6 +184,15 @@ class NoiseOptions:
         """The options that name a noise; --openset goes with another or alone."""
         others = {"human": self.human, "matrix": self.matrix, "labels": self.labels, "noise": self.noise}
         return [*self.rates, *(name for name, value in others.items() if value is not None)]
+
+    @property
+    def label_file(self) -> str | None:
+        """The label file of the noise, if any: the classes of a folder without class folders are its labels."""
+        from ..noise import label_file_of
+
+        if self.labels is not None:
+            return None if self.labels == "own" else self.labels
+        return label_file_of(self.noise) if self.noise else None
 
     @property
     def any(self) -> bool:

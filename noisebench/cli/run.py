@@ -17,9 +17,11 @@ from .options import (
     Clip,
     Crop,
     Epochs,
+    Fit,
     Flip,
     Freeze,
     Globals,
+    ImgSize,
     Init,
     Json,
     LayerDecay,
@@ -64,7 +66,9 @@ def run(
     test: TestFolder = None,
     init: Init = None,
     recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="Another training recipe than the suite's.")] = None,
-    epochs: Epochs = None,  # these and what follows, to layer_decay, are read by name
+    img_size: ImgSize = None,  # these and what follows, to layer_decay, are read by name
+    fit: Fit = None,
+    epochs: Epochs = None,
     batch_size: BatchSize = None,
     lr: LearningRate = None,
     momentum: Momentum = None,
@@ -116,15 +120,14 @@ def run(
 
     noisebench run quick
     """
-    from ..agenda import done_elsewhere, make_agenda, manifest_paths, select, where
+    from ..agenda import done_elsewhere, image_sentences, make_agenda, manifest_paths, select, where
     from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
     from ..packing import loads
-    from ..recipes import RECIPE_FIELDS
     from ..runner import check_networks
     from ..suite import find_suite
     from ..trackers import known_trackers
-    from .labels import notes_of
+    from .labels import decisions_of, notes_of
     from .tracking import open_logbook
 
     limit = _limit(minutes, rerun, detach=detach)
@@ -133,8 +136,7 @@ def run(
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
     name, found = find_suite(suite, options.workspace)
-    names = context.params.keys() & {*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget"}
-    found = found.told(seeds, test=None if test is None else str(test), **{name: context.params[name] for name in names})
+    found = found.told(seeds, test=None if test is None else str(test), **_settings(context.params))
     _report(found, [], workspace)  # a wrong shape is said before the first run
     lines = _lines(known)
     items = done_elsewhere(make_agenda(workspace, found, device), lines, str(known))
@@ -142,8 +144,9 @@ def run(
     todo = select(chosen, rerun, shard)
     check_listing(found, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
-    notes = dict.fromkeys(note for item in todo for note in notes_of(item.run.dataset, item.run.manifest))
-    for said in (*notes, *check_networks(workspace, [item.run for item in todo])):
+    runs = [item.run for item in todo]
+    notes = dict.fromkeys(note for each in runs for note in (*notes_of(each.dataset, each.manifest), *decisions_of(each.manifest)))
+    for said in (*notes, *image_sentences(todo), *check_networks(workspace, runs)):
         say(said, quiet=options.quiet)
     if dry_run:
         _show_agenda(name, partial(_forecast, workspace, options), chosen, loads(items, todo), pool, json=json)
@@ -169,6 +172,14 @@ def run(
     list_suspects(found, items, workspace, options)
     if failed := ended["failed"] + (0 if cut else ended["left"]):
         raise typer.Exit(_failed_code(failed, options))
+
+
+def _settings(params: dict[str, Any]) -> dict[str, Any]:
+    """The options that replace a suite's settings, by the names that suites have for them."""
+    from ..recipes import OPTIONS, RECIPE_FIELDS
+
+    options = {OPTIONS.get(name, name): name for name in (*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget")}
+    return {options[name]: value for name, value in params.items() if name in options}
 
 
 def _limit(minutes: float | None, rerun: str | None, *, detach: bool) -> TimeLimit:

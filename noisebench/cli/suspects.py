@@ -122,7 +122,7 @@ def _train(folds: list[Fold], asking: Asking) -> None:
     from .progress import RunProgress
 
     run = folds[0].run
-    images = asking.workspace.training_images(run.dataset, run.manifest)
+    images = asking.workspace.training_images(run.dataset, run.manifest, run.recipe)
     keep_memory()
     with StopSignals() as signals, RunProgress(quiet=asking.quiet) as lines:
 

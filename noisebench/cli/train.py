@@ -20,11 +20,13 @@ from .options import (
     ConventionName,
     Crop,
     Epochs,
+    Fit,
     Flip,
     Freeze,
     Globals,
     Human,
     Idn,
+    ImgSize,
     Inclusive,
     Init,
     Json,
@@ -38,6 +40,7 @@ from .options import (
     Noise,
     NoiseOptions,
     NoiseSeed,
+    OldSize,
     Openset,
     Pair,
     Predictions,
@@ -130,7 +133,9 @@ def train(
     layer_decay: Annotated[
         float | None, typer.Option(metavar="SHARE", help="A layer group's learning rate, as a share of the next one's; 1: all alike.")
     ] = None,
-    size: Annotated[int | None, typer.Option(metavar="N", help="Of streamed pictures: the side they are brought to, in pixels.")] = None,
+    img_size: ImgSize = None,
+    old_size: OldSize = None,
+    fit: Fit = None,
     area: Annotated[float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: the least that a random crop takes.")] = None,
     centre: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: how much of the shorter side is looked at in tests.")
@@ -155,8 +160,10 @@ def train(
 
     noisebench train --loss el --eps 0.4
     """
+    from ..errors import ConfigError
     from ..plan import Wish, with_parameters
     from ..processes import Spread, check_spread, seat_here
+    from ..record import preprocessing
     from ..runfolder import RunFolder
     from ..runner import make_trainer
     from ..trackers import known_trackers
@@ -170,18 +177,21 @@ def train(
     workspace, trackers = options.open(workers), known_trackers(log_to or ())  # with plugins, whose parameters are options too
     dataset, parameters = split_words(context, words or [])
     chosen = NoiseOptions.of(context)
+    if img_size and old_size:
+        raise ConfigError("--size is the old name of --img-size: give one of them")
     choice = LabelChoice(dataset, manifest, chosen, test)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
              "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip, "freeze": freeze,
-             "layer_decay": layer_decay, "size": size, "area": area, "centre": centre}  # fmt: skip
+             "layer_decay": layer_decay, "size": img_size or old_size, "fit": fit, "area": area,
+             "centre": centre}  # fmt: skip
     changes = {key: value for key, value in given.items() if value is not None}
     with _ranks(seat, device, dry_run=dry_run) as ranks:
 
         def plan() -> tuple[ChosenLabels, Run]:
             found = choose_labels(workspace, choice)
             check_workers(workers, [found.dataset])
-            begin = workspace.initial(init, model or found.dataset.model)
-            wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs", begin)
+            wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs",
+                        workspace.initial(init, model or found.dataset.model))  # fmt: skip
             return found, _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
 
         found, run = ranks.in_turn(plan)
@@ -202,10 +212,10 @@ def train(
                 say(f"{folder.path} was finished or failed, but its record is damaged: it is run again", quiet=options.quiet)
             _check_alike(ranks, run)
             logbook = open_logbook(options, trackers if seat.first else [])
-            images = workspace.training_images(run.dataset, run.manifest)
+            images = workspace.training_images(run.dataset, run.manifest, run.recipe)
             trainer = make_trainer(run, images, ranks.device or device, spread=spread)
             ranks.by_first(lambda: workspace.keep(found.manifest, found.path))
-            for said in (found.sentence, *(f"--init {init}: {sentence}" for sentence in trainer.adapted)):
+            for said in (found.sentence, *preprocessing(run, images), *(f"--init {init}: {each}" for each in trainer.adapted)):
                 say(said, quiet=options.quiet)
             record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
         if seat.first:
@@ -242,13 +252,9 @@ def _check_alike(ranks: Ranks, run: Run) -> None:
 
 
 def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
-    from ..plan import plan_run
-
     clean = workspace.labels(labels.dataset)
-    labels.manifest.verify(clean.labels, clean.ids)
-    source = workspace.source_of(labels.manifest)
-    data_sha256 = workspace.images(labels.dataset).fingerprint
-    return plan_run(wish, labels.dataset, labels.manifest, data_sha256, source.fingerprint if source else "")
+    labels.manifest.verify(clean.labels, clean.ids, classes=labels.dataset.num_classes)
+    return workspace.plan(wish, labels.dataset, labels.manifest)
 
 
 def _execute(

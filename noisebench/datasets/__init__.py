@@ -3,9 +3,10 @@
 from .annotations import Annotations, LabelTable, Shape, read_annotations, read_label_table, split_column
 from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
+from .checking import check_arrays, check_files
 from .fetching import Tell, silent
 from .human import HUMAN, check_column, read_human
-from .pictures import Pictures
+from .pictures import FITS, Fitting, Pictures
 from .reading import (
     ImageArray,
     Images,
@@ -13,19 +14,23 @@ from .reading import (
     at_hand,
     find_dataset,
     fit_images,
+    fit_set,
     image_rows,
     images_fingerprint,
     read_images,
     read_labels,
+    said_of_fitting,
 )
 from .reviews import read_review
 from .streams import split_reader
 
 __all__ = [
     "DATASETS",
+    "FITS",
     "HUMAN",
     "Annotations",
     "Dataset",
+    "Fitting",
     "ImageArray",
     "Images",
     "LabelTable",
@@ -34,10 +39,13 @@ __all__ = [
     "Shape",
     "Tell",
     "at_hand",
+    "check_arrays",
     "check_column",
+    "check_files",
     "find_dataset",
     "fingerprint",
     "fit_images",
+    "fit_set",
     "image_rows",
     "images_fingerprint",
     "read_annotations",
@@ -46,6 +54,7 @@ __all__ = [
     "read_label_table",
     "read_labels",
     "read_review",
+    "said_of_fitting",
     "silent",
     "split_column",
     "split_reader",

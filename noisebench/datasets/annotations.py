@@ -140,6 +140,56 @@ def read_annotations(text: str, shape: Shape, sha256: str | None = None) -> Anno
         raise DataError(f"{path}: {' '.join(str(error).split())}") from None
 
 
+@dataclass(frozen=True)
+class ImageLabels:
+    """Labels of images (N,) by path, -1 where the file has none, and their classes. in_test (N,): marked as not for training, None
+    where no column says so. note: a sentence on how the file was read."""
+
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    in_test: np.ndarray | None
+    note: str
+
+
+def read_image_labels(text: str, images: Sequence[str], others: Sequence[str] = ()) -> ImageLabels:
+    """The labels of a FILE or FILE:COLUMN for images by path or file name; the classes are the labels that occur, in order.
+
+    others: images that rows may name too, and that are passed over. Raises DataError.
+    """
+    path, column = split_column(text)
+    table = read_label_table(path, column)
+    names = [_class_name(cell) for cell in _as_list(table.labels)]
+    if "" in names:
+        raise DataError(f"{path}: the label of row {names.index('')} is empty: delete the row, or write a label")
+    numbers = all(name.isdecimal() for name in names)
+    classes = tuple(sorted(set(names), key=lambda name: (int(name) if numbers else 0, name)))
+    if len(classes) == 1 or (len(classes) == len(names) and len(names) > 2):
+        what = f"every row has the label {classes[0]!r}" if len(classes) == 1 else "no two rows have the same label"
+        raise DataError(f"{path}: {what} in its column {table.label!r}: name the column of labels as FILE:COLUMN")
+    try:
+        key = find_key(table, Shape(len(images), classes, images, others), np.ones(len(names), bool))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    if key is None:
+        raise DataError(f"{path} has no column of paths or file names, so that no label is known to be an image's")
+    name, match = key
+    rows = np.flatnonzero(match.examples >= 0)
+    number = {name: at for at, name in enumerate(classes)}
+    labels = np.full(len(images), -1, np.int64)
+    labels[match.examples[rows]] = [number[names[row]] for row in rows.tolist()]
+    in_test = None
+    if table.split is not None:
+        in_test = np.zeros(len(images), bool)
+        in_test[match.examples[rows]] = ~table.for_training[rows]
+    return ImageLabels(classes, labels, in_test, f"{_read_as(table, name, match)} of {path.name}")
+
+
+def _class_name(cell: Any) -> str:
+    """A label as written; a whole number without its `.0`, which pandas adds."""
+    text = str(cell).strip()
+    return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
+
+
 # From a file to columns
 
 

@@ -67,6 +67,23 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def class_count(labels: np.ndarray, test_labels: np.ndarray, where: str) -> int:
+    """How many classes there are, by number from 0. Raises DataError for a class without a training example."""
+    counts = np.bincount(labels)
+    if len(missing := np.flatnonzero(counts == 0)):
+        raise DataError(f"{where}: no training label is {_first(missing)}, but the largest is {labels.max()}: number the classes from 0 on")
+    if len(beyond := np.unique(test_labels[test_labels >= len(counts)])):
+        count = int((test_labels >= len(counts)).sum())
+        raise DataError(
+            f"{where}: {count} test labels are {_first(beyond)}, and no training label is: the classes are 0 to {len(counts) - 1}"
+        )
+    return len(counts)
+
+
+def _first(numbers: np.ndarray) -> str:
+    return ", ".join(map(str, numbers[:3])) + (", ..." if len(numbers) > 3 else "")
+
+
 def _all_whole(values: np.ndarray) -> bool:
     return np.issubdtype(values.dtype, np.floating) and bool((values == np.floor(values)).all())
 

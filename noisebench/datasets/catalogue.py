@@ -8,6 +8,7 @@ from pathlib import Path
 from ..classes import SUPERCLASS, SUPERCLASS_NAMES
 from .listing import Listed
 from .names import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET
+from .pictures import Fitting, Sizes
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Dataset:
     reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its pictures are brought to `shape`, a training's random crop
     takes a share of the picture from `area` on, and `centre` is the share of the shorter side that is looked at when networks are asked.
     recorded: whether it is trained on as it is unless a noise is named, since nobody knows which of its labels are wrong.
+    mixed: whether the images, of different sizes, are brought to `shape`; sizes: those in the files, of a folder in memory.
     mislabelled: whether some of its own labels are known to be wrong, so that none are drawn on top of them.
     """
 
@@ -34,13 +36,17 @@ class Dataset:
     source: str = ""
     path: Path | None = None  # of a foreign set
     test: Path | None = None  # of a foreign set: where its test images lie, if elsewhere
+    labels: str | None = None  # of a folder: the label file that was named for it, FILE or FILE:COLUMN
     merged: tuple[str, tuple[int, ...]] | None = None  # another set's images, and its class -> this one's
     reader: str = ""
     area: float = 0.0
     centre: float = 0.0
     recorded: bool = False
     mislabelled: bool = False
+    mixed: bool = False
+    sizes: Sizes | None = field(default=None, compare=False, repr=False)
     listed: Listed | None = field(default=None, compare=False, repr=False)  # what was found of it where it lies
+    decisions: tuple[str, ...] = field(default=(), compare=False)  # what was passed over, and what was chosen
 
     @property
     def num_classes(self) -> int:
@@ -51,7 +57,12 @@ class Dataset:
         """The recipe's settings that are the data set's own unless somebody sets them."""
         if self.reader:
             return {"size": self.shape[0], "area": self.area, "centre": self.centre, "flip": self.flip}
-        return {"crop": self.crop, "flip": self.flip}
+        return {"crop": self.crop, "flip": self.flip, **({"size": self.shape[0]} if self.mixed else {})}
+
+    @property
+    def fitting(self) -> Fitting:
+        """How its images are brought to `shape`, unless somebody asks for another size."""
+        return Fitting(*self.shape[:2], centre=self.centre or 1.0)
 
 
 _DIGITS = tuple("0123456789")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from ..errors import DataError
 from ..form import MOST_CLASSES
+from .archive import class_count
+from .folders import counted
 from .listing import Listed, Listing, Names
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
@@ -26,10 +29,25 @@ def list_table(name: str, *, offline: bool = False) -> Listed:
     sides = [_listing(name, split) for split in found if split]
     (train, train_labels, classes, unused), (test, test_labels, _, _) = sides
     if not classes:
-        classes = tuple(map(str, range(int(max(train_labels.max(), test_labels.max())) + 1)))
+        classes = tuple(map(str, range(class_count(train_labels, test_labels, f"hfds:{name}"))))
     image, label = train.columns
     read_as = f"hfds:{name}: images from {image!r}, labels from {label!r}" + (f"; not used: {', '.join(unused)}" if unused else "")
-    return Listed(train, train_labels, test, test_labels, classes, notes=(read_as,))
+    return _occurring(Listed(train, train_labels, test, test_labels, classes, notes=(read_as,)), name)
+
+
+def _occurring(listed: Listed, name: str) -> Listed:
+    """Without the classes that have no training image. Raises DataError where one of them has test images."""
+    if listed.train_labels.max(initial=0) >= len(listed.classes):
+        raise DataError(f"hfds:{name}: a label is {listed.train_labels.max()}, the classes go from 0 to {len(listed.classes) - 1}")
+    occurs = np.bincount(listed.train_labels, minlength=len(listed.classes)) > 0
+    if occurs.all():
+        return listed
+    if len(beyond := listed.test_labels[~occurs[listed.test_labels]]):
+        raise DataError(f"hfds:{name}: {len(beyond)} test images are of {listed.classes[beyond[0]]!r}, of which there is no training image")
+    number, without = np.cumsum(occurs) - 1, [listed.classes[k] for k in np.flatnonzero(~occurs)]
+    note = f"passed over: {counted('class{es} without training images', without, len(without))}"
+    return replace(listed, train_labels=number[listed.train_labels], test_labels=number[listed.test_labels],
+                   classes=tuple(listed.classes[k] for k in np.flatnonzero(occurs)), decisions=(note,))  # fmt: skip
 
 
 def load_table(name: str, split: str, column: str | None = None) -> Any:

@@ -8,24 +8,20 @@ Food-101, meta/test.txt; Tiny ImageNet, wnids.txt and val_annotations.txt; ILSVR
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError
-from ..storing import is_text
-from .listing import Listed, Listing, Names
+from .folders import PassedOver, Rows, as_listing, images_below, images_by_class, numbered
+from .listing import Listed
 from .names import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
-from .tarred import PICTURES
-
-Rows = list[tuple[str, int]]
-"""Paths and class numbers."""
 
 
 def imagenet(root: Path) -> Listed:
     """train/WNID/picture and val/WNID/picture; or under ILSVRC/Data/CLS-LOC, where val/ is flat and LOC_val_solution.csv has its labels."""
+    passed = PassedOver()
     below = next((part for part in ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/") if (root / part / "train").is_dir()), None)
     if below is None:
         raise DataError(f"{root} has no train/ with a folder for each of ImageNet's classes")
@@ -34,8 +30,8 @@ def imagenet(root: Path) -> Listed:
         rows = [line.split(",", 1) for line in _lines(solution)[1:]]
         test = [(f"{below}val/{name}.JPEG", _number(WNIDS, label.split()[0], solution)) for name, label in rows]
     else:
-        test = by_folder(root, f"{below}val", WNIDS)
-    return _listed(root, by_folder(root, f"{below}train", WNIDS), test, IMAGENET)
+        test = by_folder(root, f"{below}val", WNIDS, passed)
+    return _listed(root, by_folder(root, f"{below}train", WNIDS, passed), test, IMAGENET, passed=passed)
 
 
 def clothing1m(root: Path) -> Listed:
@@ -59,8 +55,9 @@ def webvision(root: Path) -> Listed:
 
 def animal10n(root: Path) -> Listed:
     """training/ and testing/, flat; a name begins with the class number."""
-    train, test = ([(name, _digit(root, name)) for name in pictures_below(root, part)] for part in ("training", "testing"))
-    return _listed(root, train, test, ANIMAL10N)
+    passed = PassedOver()
+    train, test = ([(name, _digit(root, name)) for name in images_below(root, part, passed)] for part in ("training", "testing"))
+    return _listed(root, train, test, ANIMAL10N, passed=passed)
 
 
 def food101n(root: Path) -> Listed:
@@ -84,14 +81,15 @@ def tinyimagenet(root: Path) -> Listed:
     """train/WNID/images/picture; val/images/ with val_annotations.txt, or sorted into val/WNID/. Classes in the order of wnids.txt."""
     root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
     wnids = [wnid for wnid in _lines(root / "wnids.txt") if wnid]
-    train = by_folder(root, "train", wnids)
+    passed = PassedOver()
+    train = by_folder(root, "train", wnids, passed)
     annotations = root / "val" / "val_annotations.txt"
     if (root / "val" / "images").is_dir():
         rows = [line.split("\t") for line in _lines(annotations) if line]
         test = [(f"val/images/{row[0]}", _number(wnids, row[1], annotations)) for row in rows]
     else:
-        test = by_folder(root, "val", wnids)
-    return _listed(root, train, test, tuple(_words(root / "words.txt", wnids)))
+        test = by_folder(root, "val", wnids, passed)
+    return _listed(root, train, test, tuple(_words(root / "words.txt", wnids)), passed=passed)
 
 
 LAYOUTS: dict[str, Callable[[Path], Listed]] = {
@@ -104,29 +102,15 @@ LAYOUTS: dict[str, Callable[[Path], Listed]] = {
 }
 
 
-def by_folder(root: Path, part: str, classes: Sequence[str]) -> Rows:
-    """Pictures of `part/CLASS/`, at any depth below, by class and name. Raises DataError for a folder that is no class."""
+def by_folder(root: Path, part: str, classes: Sequence[str], passed: PassedOver) -> Rows:
+    """Images of `part/CLASS/`, at any depth below, by class and name. Raises DataError for a folder that is no class."""
     where = root / part
     if not where.is_dir():
         raise DataError(f"{where} is not there: expected a folder for each class in it")
-    number = {name: k for k, name in enumerate(classes)}
-    folders = {entry.name for entry in os.scandir(where) if entry.is_dir() and not entry.name.startswith(".")}
-    if strange := sorted(folders - set(classes)):
+    images = images_by_class(root, part, passed)
+    if strange := sorted(set(images) - set(classes)):
         raise DataError(f"{where / strange[0]} is no class of this set")
-    there = [folder for folder in classes if folder in folders]
-    return [(name, number[folder]) for folder in there for name in pictures_below(root, f"{part}/{folder}" if part else folder)]
-
-
-def pictures_below(root: Path, part: str) -> list[str]:
-    """Pictures at any depth below `part`, sorted, as paths from the root. Raises DataError for a name that is no text."""
-    found = []
-    for place, _, names in os.walk(root / part):
-        below = Path(place).relative_to(root).as_posix()
-        found += [f"{below}/{name}" for name in names if os.path.splitext(name)[1].lower() in PICTURES]  # noqa: PTH122 a million of them
-    for name in found:
-        if not is_text(name):
-            raise DataError(f"{root} holds a file whose name is not UTF-8, {name!a}: rename it")
-    return sorted(found)
+    return numbered(images, classes)
 
 
 def _listed(
@@ -138,6 +122,7 @@ def _listed(
     *,
     whole: bool = True,
     test_root: Path | None = None,
+    passed: PassedOver | None = None,
 ) -> Listed:
     """Raises DataError where a part is empty, or a list names what lies elsewhere."""
     for rows, what in ((train, "training"), (test, "test")):
@@ -145,9 +130,8 @@ def _listed(
             raise DataError(f"{root} holds no {what} pictures")
         if strange := next((name for name, _ in rows if name.startswith("/") or ".." in name.split("/")), None):
             raise DataError(f"{root} lists {strange!r}, which lies outside it")
-    sides = [(Listing("folder", str(place), Names.of(name for name, _ in rows)), np.array([k for _, k in rows], np.int64))
-             for place, rows in ((root, train), (test_root or root, test))]  # fmt: skip
-    return Listed(*sides[0], *sides[1], classes, clean, whole)
+    sides = as_listing(root, train), as_listing(test_root or root, test)
+    return Listed(*sides[0], *sides[1], classes, clean, whole, passed.lines() if passed else ())
 
 
 def _lines(path: Path) -> list[str]:

@@ -94,7 +94,8 @@ class Listed:
     """A streamed set: pictures and labels (N,) of training, pictures and labels (M,) of the test, classes in order.
 
     clean (N,): the labels that somebody has verified, -1 for the others; None where nobody has. whole: whether what was verified is a
-    fair sample, wrong labels and all, so that its share of wrong ones is a rate. notes: sentences on how it was read.
+    fair sample, wrong labels and all, so that its share of wrong ones is a rate. decisions: what was passed over, and what was chosen, a
+    line each; notes: sentences on how a table was read.
     """
 
     train: Listing
@@ -104,6 +105,7 @@ class Listed:
     classes: tuple[str, ...]
     clean: np.ndarray | None = field(default=None)
     whole: bool = True
+    decisions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

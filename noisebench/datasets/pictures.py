@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,8 +17,12 @@ T = TypeVar("T")
 
 CENTRE = 0.875  # the share of the shorter side that is looked at when networks are asked: 224 of 256
 SIDE = 224  # pixels
+FITS = ("crop", "pad", "squash")
+_SAMPLE = 64  # pictures of a streamed set whose sizes and modes are told
+_NAMED = 3  # pictures that a sentence names
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # and no other: EPS is a program, which PIL would have run
+DECODING_VERSION = 2  # of pictures that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
 LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
 
 Opener = Callable[[int], Any]
@@ -25,11 +30,120 @@ Opener = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """How an image is brought to height x width pixels, bilinear and antialiased; one of that size stays as it is.
+
+    crop: scaled until it covers them, the middle is kept; pad: scaled until it fits in, black around it; squash: each side by itself.
+    centre: of crop, the share of the covering side that the middle is.
+    """
+
+    height: int
+    width: int
+    fit: str = "crop"
+    centre: float = 1.0
+
+    def __str__(self) -> str:
+        share = "" if self.centre == 1 else f" of {math.floor(self.height / self.centre)}x{math.floor(self.width / self.centre)}"
+        return f"{self.height}x{self.width} pixels{share} ({self.fit})"
+
+    def __call__(self, picture: Any) -> Any:
+        """An image of PIL's at this size."""
+        from PIL import Image
+
+        width, height = picture.size
+        if (height, width) == (self.height, self.width) and self.centre == 1:
+            return picture
+        if self.fit == "squash":
+            return picture.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        if self.fit == "pad":
+            scale = min(self.height / height, self.width / width)
+            whole = Image.new(picture.mode, (self.width, self.height))
+            scaled = max(1, round(width * scale)), max(1, round(height * scale))
+            small = picture.resize(scaled, Image.Resampling.BILINEAR)
+            whole.paste(small, ((self.width - small.width) // 2, (self.height - small.height) // 2))
+            return whole
+        return self._cropped(picture)
+
+    def _cropped(self, picture: Any) -> Any:
+        """As timm's and torchvision's transforms of a test crop."""
+        from PIL import Image
+
+        width, height = picture.size
+        tall, wide = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
+        if width * tall <= height * wide:
+            scaled = wide, max(tall, int(wide * height / width))
+        else:
+            scaled = max(wide, int(tall * width / height)), tall
+        if scaled != (width, height):
+            picture = picture.resize(scaled, Image.Resampling.BILINEAR)
+        left, top = round((scaled[0] - self.width) / 2), round((scaled[1] - self.height) / 2)
+        return picture.crop((left, top, left + self.width, top + self.height))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Width and height of images (N, 2), in pixels, upright, and their names."""
+
+    names: Sequence[str]
+    pixels: np.ndarray
+
+    @property
+    def equal(self) -> bool:
+        return bool((self.pixels == self.pixels[0]).all())
+
+    @property
+    def median(self) -> int:
+        """Of the shorter sides, rounded."""
+        return int(np.median(self.pixels.min(1)) + 0.5)
+
+    def __str__(self) -> str:
+        if self.equal:
+            return f"{len(self.names)} of {self.pixels[0, 1]}x{self.pixels[0, 0]} pixels"
+        short = self.pixels.min(1)
+        return f"{len(self.names)} of different sizes, the shorter side {short.min()} to {short.max()} pixels, median {self.median}"
+
+    def too_small(self, fitting: Fitting) -> str:
+        """A sentence that names those of less than half that size; empty where there are none."""
+        factor = self.pixels / np.array([fitting.width, fitting.height])
+        small = np.flatnonzero((factor.max(1) if fitting.fit == "pad" else factor.min(1)) < 0.5)
+        if not len(small):
+            return ""
+        named = [f"{self.names[i]} ({self.pixels[i, 1]}x{self.pixels[i, 0]})" for i in small[:_NAMED].tolist()]
+        more = ", ..." if len(small) > len(named) else ""
+        return f"{len(small)} of {len(self.names)} are less than half as large and are enlarged: {', '.join(named)}{more}"
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A decoded image at its size, the size that it had in the file, upright, and what was changed, in words."""
+
+    image: Any
+    size: tuple[int, int]
+    changes: tuple[str, ...]
+
+
+def read_changed(picture: Any, fitting: Fitting) -> Changed:
+    """An opened image of PIL's, decoded and fitted."""
+    image, changes = as_rgb(picture)
+    fitted = fitting(image)
+    return Changed(fitted, image.size, changes if fitted is image else (*changes, f"resized to {fitting}"))
+
+
+def sentences(part: str, names: Sequence[str], read: Iterable[Changed], fitting: Fitting) -> tuple[str, ...]:
+    """What was changed of how many images of a part, and which were enlarged."""
+    read = list(read)
+    counts = Counter(change for each in read for change in each.changes)
+    small = Sizes(names, np.array([each.size for each in read]).reshape(-1, 2)).too_small(fitting) if read else ""
+    said = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
+    return (*said, *([f"{part} images: {small}"] if small else []))
+
+
+@dataclass(frozen=True)
 class Pictures:
     """Images (n, side, side, 3), uint8, in the manner of an array: a slice, a mask or an index array of it has read nothing.
 
-    places (n,): in the listing; centre: the share of the shorter side that lies within the middle square; fingerprint: of the whole
-    listing and its labels; workers: processes that read ahead of a training, None for one a core, which changes no result.
+    places (n,): in the listing; centre and fit: as Fitting has them; fingerprint: of the whole listing and its labels; workers:
+    processes that read ahead of a training, None for one a core, which changes no result.
     """
 
     listing: Listing
@@ -38,6 +152,11 @@ class Pictures:
     side: int = SIDE
     centre: float = CENTRE
     workers: int | None = None
+    fit: str = "crop"
+
+    @property
+    def fitting(self) -> Fitting:
+        return Fitting(self.side, self.side, self.fit, self.centre)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -51,9 +170,23 @@ class Pictures:
     def __getitem__(self, which: slice | np.ndarray) -> Pictures:
         return replace(self, places=self.places[which])
 
-    def sized(self, side: int, centre: float) -> Pictures:
+    def sized(self, side: int, centre: float, fit: str = "crop") -> Pictures:
         """The same pictures at another side, in pixels."""
-        return replace(self, side=side, centre=centre)
+        return replace(self, side=side, centre=centre, fit=fit)
+
+    def changes(self, part: str) -> tuple[str, ...]:
+        """What is changed of some of them, evenly spread; these are read here and now. Raises DataError."""
+        from .opening import opener
+
+        opened, last = opener(self.listing), len(self) - 1
+        places = self.places[np.linspace(0, last, min(_SAMPLE, len(self))).astype(int)].tolist()
+        read = [self._changed(opened, place) for place in places]
+        return sentences(f"sampled {part}", [self.listing.names[place] for place in places], read, self.fitting)
+
+    def _changed(self, opened: Opener, place: int) -> Changed:
+        """Without its pixels, and that it is resized, as all are."""
+        each = read_picture(lambda: opened(place), lambda picture: read_changed(picture, self.fitting), lambda: self.listing.where(place))
+        return replace(each, image=None, changes=tuple(change for change in each.changes if not change.startswith("resized")))
 
     def ids(self) -> tuple[str, ...]:
         """Each picture's name."""
@@ -64,14 +197,95 @@ class Pictures:
         from .opening import opener
 
         opened = opener(self.listing)
-        images = [middle(decoded(opened, self.listing, place), self.side, self.centre) for place in self.places.tolist()]
+        images = [self.fitting(decoded(opened, self.listing, place)) for place in self.places.tolist()]
         whole = np.stack([np.asarray(image) for image in images]) if images else np.empty(self.shape, np.uint8)
         return whole if dtype is None else whole.astype(dtype)
 
 
 def decoded(opened: Opener, listing: Listing, place: int) -> Any:
     """A picture of PIL's in RGB. Raises DataError, naming it."""
-    return read_picture(lambda: opened(place), lambda picture: picture.convert("RGB"), lambda: listing.where(place))
+    return read_picture(lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place))
+
+
+def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
+    """An opened image of PIL's as 8-bit RGB, upright; and what was changed for that, in words, other than grey to RGB.
+
+    Raises ValueError for pixels whose range is unknown: floats, and integers of more than 16 bits.
+    """
+    changes = ["only the first of several frames used"] if getattr(picture, "is_animated", False) else []
+    deep = any(";16" in str(tile[3]) for tile in picture.tile)  # of colour PIL itself keeps the high byte; a PPM it scales
+    deep |= picture.format == "PPM" and any(isinstance(arg, int) and arg > 255 for arg in picture.tile[0][3])
+    picture.load()
+    mode, transparent = picture.mode, picture.info.get("transparency")
+    if mode == "F" or (mode == "I" and picture.format not in ("PNG", "PPM")):
+        raise ValueError(f"mode {mode}, whose range is unknown: write it with 8 or 16 bits a channel")
+    if deep and mode == "RGB" and transparent is not None:
+        raise ValueError("a transparent colour of 16 bits: write it with 8 bits a channel")
+    if deep or mode.startswith("I"):
+        changes.append("more than 8 bits a channel reduced to the highest 8")
+    if mode.startswith("I"):
+        image = _high_byte(picture)
+        if image.getextrema()[1] < _DARK:
+            changes.append("16-bit grey without a value above 4,095, so nearly black")
+        if transparent is not None:
+            image.putalpha(_mask(np.asarray(picture) != transparent))
+    else:
+        image = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode))
+    if transparent is not None or image.mode in ("LA", "PA", "RGBA"):
+        image, is_opaque = _on_white(image)
+        changes += [] if is_opaque else ["transparent pixels put on white"]
+    if mode in ("CMYK", "LAB", "YCbCr", "HSV"):
+        changes.append(f"{mode} converted to RGB")
+    turn = orientation(picture)
+    if turn in _TURNS:
+        image = image.transpose(_TURNS[turn])
+        changes.append("turned upright by the EXIF orientation")
+    elif turn is None:
+        changes.append("damaged EXIF data ignored")
+    return image.convert("RGB"), tuple(changes)
+
+
+_DARK = 16  # of 256: 12 bits in the place of 16
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> PIL's Transpose; 6 is a quarter to the right
+
+
+def orientation(picture: Any) -> int | None:
+    """As EXIF has it, 1 for upright, None where it is damaged; PIL turns a TIFF by itself, and says 1 then."""
+    try:
+        return int(picture.getexif().get(0x0112, 1))
+    except Exception:  # PIL documents no exceptions; the pixels are whole, and viewers show them as they are stored
+        return None
+
+
+def _high_byte(picture: Any) -> Any:
+    """Grey of more than 8 bits as 8: of 16 bits the high byte, which gives back v of v * 256 as of v * 257."""
+    from PIL import Image
+
+    tags = getattr(picture, "tag_v2", {})  # a TIFF's: bits of a sample, and whether 0 is white
+    bits = (tags.get(258) or (16,))[0]
+    values = np.asarray(picture)
+    if not 8 < bits <= 16 or values.min() < 0 or values.max() >= 1 << bits:
+        raise ValueError(f"grey of {bits} bits from {values.min()} to {values.max()}: write it with 8 or 16 bits")
+    grey = (values >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
+
+
+def _mask(opaque: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
+
+
+def _on_white(image: Any) -> tuple[Any, bool]:
+    """An image with transparency in front of white, and whether all of it is opaque."""
+    from PIL import Image
+
+    image = image.convert("RGBA")
+    if image.getextrema()[3][0] == 255:
+        return image, True
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image.getchannel("A"))
+    return white, False
 
 
 def read_picture(open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]) -> T:
@@ -94,16 +308,3 @@ def _check_size(picture: Any) -> None:
     width, height = picture.size
     if width * height > LARGEST:
         raise ValueError(f"it has {width} x {height} pixels, more than {LARGEST:,}")
-
-
-def middle(picture: Any, side: int, centre: float) -> Any:
-    """The shorter side brought to side / centre pixels, and the middle square of it: as timm's and torchvision's transforms do it."""
-    from PIL import Image
-
-    short = math.floor(side / centre)
-    width, height = picture.size
-    scaled = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-    if scaled != (width, height):
-        picture = picture.resize(scaled, Image.Resampling.BILINEAR)
-    left, top = round((scaled[0] - side) / 2), round((scaled[1] - side) / 2)
-    return picture.crop((left, top, left + side, top + side))

@@ -17,11 +17,11 @@ from ..storing import write_whole
 from .archive import as_images, as_labels, fingerprint, read_arrays
 from .catalogue import DATASETS, Dataset
 from .fetching import DOWNLOADS, NoHost, Tell, fetch, silent, turn
-from .foreign import check_memory, common_side, describe_foreign, picture_files, picture_labels, read_pictures
+from .foreign import check_memory, describe_foreign, read_pictures
 from .hosts import FILES
 from .listing import Listed
 from .originals import find_original, original_place, read_original
-from .pictures import Pictures
+from .pictures import Fitting, Pictures, sentences
 from .streams import READERS, describe_stream, found_of, split_reader
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
@@ -53,7 +53,9 @@ class Labels:
 
 @dataclass(frozen=True)
 class Images:
-    """A set in memory, or, streamed, in files: images (N, height, width, channels) uint8, labels (N,) int64."""
+    """A set in memory, or, streamed, in files: images (N, height, width, channels) uint8, labels (N,) int64.
+
+    changed: of a set in memory, what was changed of how many images, in sentences."""
 
     dataset: Dataset
     train_images: ImageArray
@@ -61,6 +63,14 @@ class Images:
     test_images: ImageArray
     test_labels: np.ndarray
     ids: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    @cached_property
+    def changes(self) -> tuple[str, ...]:
+        """What was changed of how many images, in sentences; of a streamed set of some, which are read for it. Raises DataError."""
+        streamed = [(part, images) for part, images in (("training", self.train_images), ("test", self.test_images))
+                    if isinstance(images, Pictures)]  # fmt: skip
+        return (*self.changed, *(sentence for part, images in streamed for sentence in images.changes(part)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -72,12 +82,12 @@ class Images:
         return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
 
 
-def find_dataset(name: str, *roots: Path, test: Path | None = None, offline: bool = False) -> Dataset:
+def find_dataset(name: str, *roots: Path, test: Path | None = None, labels: str | None = None, offline: bool = False) -> Dataset:
     """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout, a folder of images, or one to be streamed
     (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
 
     A relative path is looked for here and under `roots`, in the last of which what tars hold is kept; `test` is where a folder's test
-    images lie, if not in its test/ or val/. Raises UnknownName or DataError.
+    images lie, if not in its test/ or val/; `labels` the label file of a folder, FILE or FILE:COLUMN. Raises UnknownName or DataError.
     """
     if name in DATASETS:
         if test is not None:
@@ -86,13 +96,13 @@ def find_dataset(name: str, *roots: Path, test: Path | None = None, offline: boo
     reader, rest = split_reader(name)
     if reader:
         place = next((root / rest for root in (Path(), *roots) if _is_there(reader, root / rest)), Path(rest))
-        return describe_stream(reader, place, (roots or (Path(),))[-1] / "listings", test, offline=offline)
+        return describe_stream(reader, place, (roots or (Path(),))[-1] / "listings", test, labels=labels, offline=offline)
     found = next((root / name for root in (Path(), *roots) if (root / name).exists()), None)
     if found is None and ("/" in name or "\\" in name or name.endswith(".npz")):
         raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz, a folder of images, or {_WAYS})")
     if found is None:
         raise UnknownName("dataset", name, DATASETS, "datasets")
-    return describe_foreign(found, test)
+    return describe_foreign(found, test, labels)
 
 
 _WAYS = f"{', '.join(f'{reader}:...' for reader in READERS)} to stream"
@@ -111,13 +121,10 @@ def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
         return Labels(dataset, number[read_labels(parent, data_dir, offline=offline, tell=tell).labels])
-    if dataset.reader:
+    if dataset.reader or dataset.listed:
         listed = _listed(dataset, data_dir)
-        return Labels(dataset, listed.train_labels, listed.ids, listed.clean, listed.whole, listed.test.names)
-    if dataset.path and dataset.path.is_dir():
-        train, test = picture_files(dataset.path, dataset.test)
-        test_ids = [f"{dataset.test.name}/{name}" for name in test] if dataset.test else test
-        return Labels(dataset, picture_labels(dataset.path, train), tuple(train), test_ids=test_ids)
+        test_ids = [f"{dataset.test.name}/{name}" for name in listed.test.names] if dataset.test else listed.test.names
+        return Labels(dataset, listed.train_labels, listed.ids, listed.clean, listed.whole, test_ids)
     packaged = _packaged_labels(dataset.name)
     if packaged is not None:
         return Labels(dataset, packaged)
@@ -126,19 +133,32 @@ def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell
     return Labels(dataset, _published(dataset, data_dir, offline=offline, tell=tell).train_labels)
 
 
-def read_images(dataset: Dataset, data_dir: Path, *, offline: bool = False, workers: int | None = None, tell: Tell = silent) -> Images:
+def read_images(
+    dataset: Dataset,
+    data_dir: Path,
+    *,
+    fitting: Fitting | None = None,
+    offline: bool = False,
+    workers: int | None = None,
+    tell: Tell = silent,
+) -> Images:
     """Images and clean labels, checked against what is known of the set; of a streamed set no image is read yet. Raises DataError.
 
-    workers: processes that will read ahead; tell: is told how far a download is.
+    fitting: to another size than the data set's own; workers: processes that will read ahead; tell: is told how far a download is.
     """
     if dataset.reader:
-        return _streamed(dataset, _listed(dataset, data_dir), workers)
+        return _streamed(dataset, _listed(dataset, data_dir), workers, fitting or dataset.fitting)
+    if dataset.path and dataset.listed:
+        return _from_folder(dataset, dataset.path, dataset.listed, fitting or dataset.fitting)
+    images = _read_arrays(dataset, data_dir, offline=offline, tell=tell)
+    return images if fitting is None else fit_set(images, fitting)
+
+
+def _read_arrays(dataset: Dataset, data_dir: Path, *, offline: bool, tell: Tell) -> Images:
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        found = read_images(parent, data_dir, offline=offline, tell=tell)
+        found = _read_arrays(parent, data_dir, offline=offline, tell=tell)
         return replace(found, dataset=dataset, train_labels=number[found.train_labels], test_labels=number[found.test_labels])
-    if dataset.path and dataset.path.is_dir():
-        return _from_folder(dataset, dataset.path)
     if archive := _archive(dataset, data_dir):
         return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
     return _published(dataset, data_dir, offline=offline, tell=tell)
@@ -157,17 +177,38 @@ def _whole(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Image
     return images
 
 
-def fit_images(images: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Images (n, h, w, c), uint8, of another set brought to (height, width, channels): resized, grey to colour or back."""
-    if images.shape[1:] == shape:
+def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarray:
+    """Images (n, h, w, c), uint8, at another size, grey as colour or back (channels: 1 or 3)."""
+    shape = (fitting.height, fitting.width, channels)
+    if images.shape[1:] == shape and fitting.centre == 1:
         return images
     from PIL import Image
 
-    def fit(image: np.ndarray) -> np.ndarray:
-        picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L" if shape[2] == 1 else "RGB")
-        return np.asarray(picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)).reshape(shape)
+    fitted = np.empty((len(images), *shape), np.uint8)
+    for i, image in enumerate(images):
+        picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L" if channels == 1 else "RGB")
+        fitted[i] = np.asarray(fitting(picture)).reshape(shape)
+    return fitted
 
-    return np.stack([fit(image) for image in images]) if len(images) else np.empty((0, *shape), np.uint8)
+
+def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Images:
+    """A set in memory with all its images at another size, grey as colour or back. Raises DataError where they do not fit into memory."""
+    assert isinstance(images.train_images, np.ndarray) and isinstance(images.test_images, np.ndarray)
+    before = images.train_images.shape[1:]
+    channels = channels or before[2]
+    parts = images.train_images, images.test_images
+    check_memory(images.dataset.name, sum(map(len, parts)), fitting.height, fitting.width, channels)
+    train_images, test_images = (fit_images(part, fitting, channels) for part in parts)
+    sentence = said_of_fitting(before, fitting, channels)
+    return replace(images, train_images=train_images, test_images=test_images, changed=(*images.changed, *([sentence] if sentence else [])))
+
+
+def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> str:
+    """What is done with images of a shape (height, width, channels) for it, in words; empty for nothing."""
+    size, turned = "x".join(map(str, shape[:2])), {(1, 3): "grey copied to three channels", (3, 1): "colour turned grey"}
+    resized = f"resized to {fitting}" if shape[:2] != (fitting.height, fitting.width) or fitting.centre != 1 else ""
+    what = ", ".join(filter(None, [resized, turned.get((shape[2], channels), "")]))
+    return f"all images of {size}: {what}" if what else ""
 
 
 def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent) -> Callable[[np.ndarray], np.ndarray]:
@@ -175,12 +216,11 @@ def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell:
     if dataset.reader:
         streamed = read_images(dataset, data_dir, offline=offline).train_images
         return lambda which: np.asarray(streamed[np.asarray(which, np.int64)])
-    if not (dataset.path and dataset.path.is_dir()):
+    if not (dataset.path and dataset.listed):
         images = np.asarray(read_images(dataset, data_dir, offline=offline, tell=tell).train_images)
         return lambda which: images[which]
-    root, (files, _) = dataset.path, picture_files(dataset.path, dataset.test)
-    side = common_side(root, files)
-    return lambda which: read_pictures(root, [files[i] for i in which], side)
+    root, files = dataset.path, dataset.listed.train.names
+    return lambda which: read_pictures(root, [files[i] for i in which], dataset.fitting)[0]
 
 
 def at_hand(dataset: Dataset, data_dir: Path) -> bool:
@@ -203,10 +243,14 @@ def _listed(dataset: Dataset, data_dir: Path) -> Listed:
     return dataset.listed
 
 
-def _streamed(dataset: Dataset, listed: Listed, workers: int | None) -> Images:
+def _streamed(dataset: Dataset, listed: Listed, workers: int | None, fitting: Fitting) -> Images:
+    if fitting.height != fitting.width:
+        raise DataError(f"{dataset.name} is streamed, which is for squares, not for {fitting}: name it without its reader, in memory")
+
     def pictures(part: str) -> Pictures:
         listing, labels = getattr(listed, part).sized(), getattr(listed, f"{part}_labels")
-        return Pictures(listing, np.arange(len(listing)), listing.fingerprint(labels), dataset.shape[0], dataset.centre, workers)
+        where = np.arange(len(listing))
+        return Pictures(listing, where, listing.fingerprint(labels), fitting.height, fitting.centre, workers, fitting.fit)
 
     return Images(dataset, pictures("train"), listed.train_labels, pictures("test"), listed.test_labels, listed.ids)
 
@@ -228,17 +272,15 @@ def _packaged_labels(name: str) -> np.ndarray | None:
         return archive[name].astype(np.int64) if name in archive else None
 
 
-def _from_folder(dataset: Dataset, path: Path) -> Images:
-    train, test = picture_files(path, dataset.test)
+def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting) -> Images:
+    train, test = list(listed.train.names), list(listed.test.names)
     if not test:
         raise DataError(f"{path} has no test images: put them into {path / 'test'}/class/ beside {path / 'train'}/class/, or name --test")
-    side = common_side(path, train)
-    check_memory(path, len(train) + len(test), side or dataset.shape[0], side or dataset.shape[1])
-    train_images = read_pictures(path, train, side)
-    same = train_images.shape[1] == train_images.shape[2]
-    test_images = read_pictures(dataset.test or path, test, train_images.shape[1] if same else None)
-    test_labels = picture_labels(path, test, depth=0 if dataset.test else 1)
-    images = Images(dataset, train_images, picture_labels(path, train), test_images, test_labels, tuple(train))
+    check_memory(path, len(train) + len(test), fitting.height, fitting.width)
+    train_images, train_changes = read_pictures(path, train, fitting)
+    test_images, test_changes = read_pictures(Path(listed.test.root), test, fitting)
+    changed = *sentences("training", train, train_changes, fitting), *sentences("test", test, test_changes, fitting)
+    images = Images(dataset, train_images, listed.train_labels, test_images, listed.test_labels, listed.ids, changed)
     _check(images, str(path))
     return images
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .archive import fingerprint
+from .archive import class_count, fingerprint
 from .catalogue import AREA, CENTRE, Dataset
+from .folders import OUTSIDE, TEST_PARTS, TRAIN_PARTS, PassedOver, list_folder
 from .hub import list_table
-from .layouts import LAYOUTS, by_folder
+from .layouts import LAYOUTS
 from .listing import Listed, Listing, Names
 from .pictures import SIDE
 from .tarred import Index, index_tars
 
 READERS = ("folder", "tar", "wds", "hfds")
-_TEST_PARTS = ("test", "validation", "val", "valid")  # the first that is there
-_WORD = re.compile(rf"(?<![a-z])(train|{'|'.join(_TEST_PARTS)})(?![a-z])", re.IGNORECASE)
+_WORD = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN_PARTS, *TEST_PARTS))})(?![a-z])", re.IGNORECASE)
 
 
 def split_reader(name: str) -> tuple[str, str]:
@@ -32,12 +32,14 @@ def split_reader(name: str) -> tuple[str, str]:
     return (reader, rest) if colon and reader in READERS and rest else ("", name)
 
 
-def describe_stream(reader: str, where: Path, cache: Path, test: Path | None = None, *, offline: bool = False) -> Dataset:
+def describe_stream(
+    reader: str, where: Path, cache: Path, test: Path | None = None, *, labels: str | None = None, offline: bool = False
+) -> Dataset:
     """What is known of a streamed set without a picture being read. cache: where what tars hold is kept. Raises DataError."""
     if test is not None and reader != "folder":
         raise DataError(f"--test is for a folder of images: {reader}:{where} has its own test part")
     if reader == "folder":
-        listed = _folder(where, test)
+        listed = _folder(where, test, labels)
     elif reader == "tar":
         listed = _tar(where, cache)
     elif reader == "wds":
@@ -50,7 +52,7 @@ def describe_stream(reader: str, where: Path, cache: Path, test: Path | None = N
     name = f"{stem}-{reader}-{fingerprint(listed.train_labels)[:6]}"  # the same labels in memory are another set: of other pixels
     sizes = len(listed.train), len(listed.test)
     return Dataset(name, "by path", listed.classes, (SIDE, SIDE, 3), *sizes, "timm:resnet18", "apl", flip=True, path=where, test=test,
-                   reader=reader, area=AREA, centre=CENTRE, listed=listed)  # fmt: skip
+                   labels=labels, reader=reader, area=AREA, centre=CENTRE, listed=listed, decisions=listed.decisions)  # fmt: skip
 
 
 def found_of(entry: Dataset, *roots: Path) -> Dataset:
@@ -60,7 +62,8 @@ def found_of(entry: Dataset, *roots: Path) -> Dataset:
         return entry
     listed = LAYOUTS[entry.name](where)
     _check(listed, str(where))
-    return replace(entry, classes=listed.classes, n_train=len(listed.train), n_test=len(listed.test), listed=listed)
+    return replace(entry, classes=listed.classes, n_train=len(listed.train), n_test=len(listed.test), listed=listed,
+                   decisions=listed.decisions)  # fmt: skip
 
 
 def _check(listed: Listed, where: str) -> None:
@@ -71,24 +74,14 @@ def _check(listed: Listed, where: str) -> None:
             raise DataError(f"{where}: two {part} pictures have one name")
 
 
-def _folder(where: Path, test: Path | None) -> Listed:
+def _folder(where: Path, test: Path | None, labels: str | None) -> Listed:
     """train/class/picture, and test/ or val/ beside it, or elsewhere."""
-    from .foreign import class_names
-
     if not where.is_dir():
         raise DataError(f"folder:{where} is no folder: expected train/class/picture and test/ or val/ in it")
-    classes = class_names(where)
-    own = "train" if (where / "train").is_dir() else ""
-    part = next((part for part in _TEST_PARTS if own and (where / part).is_dir()), None)
-    if test is None and part is None:
+    listed = list_folder(where, test, labels)
+    if not len(listed.test):
         raise DataError(f"folder:{where} has no test pictures: put them into {where / 'test'}/class/ beside train/, or name --test")
-    rows = [(where, by_folder(where, own, classes)), (test or where, by_folder(test or where, "" if test else str(part), classes))]
-    for place, found in rows:
-        if not found:
-            raise DataError(f"{place}: no pictures in its class folders")
-    sides = [(Listing("folder", str(place), Names.of(name for name, _ in found)), np.array([k for _, k in found], np.int64))
-             for place, found in rows]  # fmt: skip
-    return Listed(*sides[0], *sides[1], classes)
+    return listed
 
 
 def _tar(where: Path, cache: Path) -> Listed:
@@ -99,15 +92,25 @@ def _tar(where: Path, cache: Path) -> Listed:
     index = index_tars(root, tars, cache, keyed=False)
     paths = [name.split("/") for name in index.names]
     at = [next((i for i, word in enumerate(path[:-2]) if _WORD.match(word)), None) for path in paths]
-    parts = np.array(["" if i is None else _WORD.match(path[i])[1].lower() for path, i in zip(paths, at, strict=True)])  # type: ignore[index]
-    labels = np.array([path[-2] if len(path) > 1 else "" for path in paths])
+    parts = np.array(["" if i is None else _part(path[i]) for path, i in zip(paths, at, strict=True)])
+    labels = np.array(["" if i is None else path[i + 1] for path, i in zip(paths, at, strict=True)])
     train, test = _two_parts(parts, f"tar:{where}", "members such as train/class/picture.jpg, or tars named train.tar and val.tar")
+    passed, used = PassedOver(), {parts[train[0]], parts[test[0]]}
+    for place in np.flatnonzero(~np.isin(parts, list(used))).tolist():
+        passed.add(OUTSIDE, index.names[place])
     classes = sorted(set(labels[train].tolist()))
     if strange := sorted(set(labels[test].tolist()) - set(classes)):
         raise DataError(f"tar:{where}: its test part has the class {strange[0]!r}, the training part has not")
     number = np.searchsorted(np.array(classes), labels)
     sides = [(_of_tars(root, tars, index, places), number[places].astype(np.int64)) for places in (train, test)]
-    return Listed(*sides[0], *sides[1], tuple(classes))
+    return Listed(*sides[0], *sides[1], tuple(classes), decisions=(*index.passed, *passed.lines()))
+
+
+def _part(word: str) -> str:
+    """The part that a name is of, as one writes it: `Training` is train, `set-val` val; "" for another name."""
+    found = _WORD.search(word)
+    part = found[1].lower() if found else ""
+    return TRAIN_PARTS[0] if part in TRAIN_PARTS else part
 
 
 def _tars_in(where: Path) -> list[str]:
@@ -117,12 +120,12 @@ def _tars_in(where: Path) -> list[str]:
 def _shards(where: Path, cache: Path) -> Listed:
     """A folder of shards, or a pattern such as `DIR/set-{train,val}-{000..099}.tar`, whose names say the part."""
     root, tars = (where, _tars_in(where)) if where.is_dir() else _expanded(where)
-    words = [_WORD.search(name.rpartition("/")[2]) or _WORD.search(name) for name in tars]
-    parts = np.array([word[1].lower() if word else "" for word in words])
+    parts = np.array([_part(name.rpartition("/")[2]) or _part(name) for name in tars])
     expected = "shards whose names have train, and test, validation or val in them"
     sides = [_part_of_shards(root, [tars[i] for i in places], cache) for places in _two_parts(parts, f"wds:{where}", expected)]
-    largest = max(int(labels.max()) for _, labels in sides)
-    return Listed(*sides[0], *sides[1], tuple(map(str, range(largest + 1))))
+    (train, labels, passed), (test, test_labels, more) = sides
+    count = class_count(labels, test_labels, f"wds:{where}")
+    return Listed(train, labels, test, test_labels, tuple(map(str, range(count))), decisions=tuple(dict.fromkeys((*passed, *more))))
 
 
 def _expanded(pattern: Path) -> tuple[Path, list[str]]:
@@ -139,7 +142,7 @@ def _expanded(pattern: Path) -> tuple[Path, list[str]]:
     return plain, [name for files in found for name in files]
 
 
-def _part_of_shards(root: Path, tars: list[str], cache: Path) -> tuple[Listing, np.ndarray]:
+def _part_of_shards(root: Path, tars: list[str], cache: Path) -> tuple[Listing, np.ndarray, tuple[str, ...]]:
     index = index_tars(root, tars, cache, keyed=True)
     if not len(index.names):
         raise DataError(f"wds:{root}: no pictures in {tars[0]}: expected key.jpg, .png or .webp beside key.cls")
@@ -147,12 +150,12 @@ def _part_of_shards(root: Path, tars: list[str], cache: Path) -> tuple[Listing, 
     if len(set(index.names)) < len(index.names):  # keys that begin anew in each shard
         shards = [tars[shard].rpartition("/")[2].removesuffix(".tar") for shard in index.shard.tolist()]
         listing = replace(listing, names=Names.of(f"{shard}/{key}" for shard, key in zip(shards, index.names, strict=True)))
-    return listing, index.labels
+    return listing, index.labels, index.passed
 
 
 def _two_parts(parts: np.ndarray, where: str, expected: str) -> list[np.ndarray]:
-    """The places of the training and of the test part. Raises DataError where one is missing."""
-    test = next((part for part in _TEST_PARTS if (parts == part).any()), None)
+    """The places of the training part and of the first of the test parts. Raises DataError where one is missing."""
+    test = next((part for part in TEST_PARTS if (parts == part).any()), None)
     if test is None or not (parts == "train").any():
         raise DataError(f"{where} has no {'test' if (parts == 'train').any() else 'training'} part: expected {expected}")
     return [np.flatnonzero(parts == part) for part in ("train", test)]

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -21,27 +21,29 @@ from ..arrays import packed_npz, read_npz
 from ..errors import DataError
 from ..form import MOST_CLASSES
 from ..storing import is_text, write_whole
+from .folders import HIDDEN, LINK, SUFFIXES, PassedOver, is_hidden, is_image
 from .listing import Names
 
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-_COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels")
+_COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
+_LINK = -1  # the offset of what is no regular file
 _DEEPEST = 8  # tars within tars
 _LARGEST_HEAD = 1 << 20  # bytes of a long name
 _LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 _LARGEST_INDEX = 1 << 33  # bytes of a column
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Index:
     """What some tars hold, in order: names (N,), where each picture begins and its size (N,), in which tar (N,), and of shards its
-    label (N,), -1 elsewhere."""
+    label (N,), -1 elsewhere; and a line for each reason for which something was passed over."""
 
     names: Names
     offsets: np.ndarray
     sizes: np.ndarray
     shard: np.ndarray
     labels: np.ndarray
+    passed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,18 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
     kept = cache / f"{_stamp(root, tars, keyed=keyed)}.npz"
     if (found := _kept(kept)) is not None:
         return found
-    look = _keyed if keyed else _named
-    members = [(number, member) for number, name in enumerate(tars) for member in look(root / name, "" if keyed else _stem(name, tars))]
+    look, passed = _keyed if keyed else _named, PassedOver()
+    members = [
+        (number, member) for number, name in enumerate(tars) for member in look(root / name, "" if keyed else _stem(name, tars), passed)
+    ]
     columns = [[getattr(member, column) for _, member in members] for column in ("offset", "size", "label")]
     offsets, sizes, labels = (np.array(column, np.int64) for column in columns)
     shard = np.array([number for number, _ in members], np.int64)
-    index = Index(Names.of(member.name for _, member in members), offsets, sizes, shard, labels)
-    arrays = dict(zip(_COLUMNS, (index.names.letters, index.names.ends, offsets, sizes, shard, labels), strict=True))
+    index = Index(Names.of(member.name for _, member in members), offsets, sizes, shard, labels, passed.lines())
+    text = np.frombuffer("\n".join(index.passed).encode(), np.uint8)
+    arrays: dict[str, np.ndarray] = dict(
+        zip(_COLUMNS, (index.names.letters, index.names.ends, offsets, sizes, shard, labels, text), strict=True)
+    )
     with suppress(DataError):  # where one cannot write it is looked for again
         write_whole(kept, lambda file: file.write(packed_npz(arrays)))
     return index
@@ -75,10 +82,11 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
 def _kept(path: Path) -> Index | None:
     """What an earlier look found; None where there was none, or it is damaged."""
     try:
-        letters, ends, *others = read_npz(path.read_bytes(), _COLUMNS, _LARGEST_INDEX).values()
+        letters, ends, offsets, sizes, shard, labels, text = read_npz(path.read_bytes(), _COLUMNS, _LARGEST_INDEX).values()
+        passed = tuple(bytes(text).decode().splitlines())
     except (OSError, ValueError):
         return None
-    return Index(Names(letters, ends), *others)
+    return Index(Names(letters, ends), offsets, sizes, shard, labels, passed)
 
 
 def _stamp(root: Path, tars: Sequence[str], *, keyed: bool) -> str:
@@ -106,7 +114,7 @@ def _members(path: Path, place: range | None = None, depth: int = 0) -> Iterator
         raise DataError(f"{path} cannot be read as a tar that is not compressed ({error})") from None
     for name, offset, size in found:
         plain = name.removeprefix("./")
-        if not plain.endswith(".tar"):
+        if offset == _LINK or not plain.endswith(".tar"):
             yield plain, offset, size
         elif depth == _DEEPEST:
             raise DataError(f"{path}: {plain} is a tar within {_DEEPEST} others: unpack it first")
@@ -116,7 +124,7 @@ def _members(path: Path, place: range | None = None, depth: int = 0) -> Iterator
 
 
 def _in_turn(file: IO[bytes], place: range) -> Iterator[tuple[str, int, int]]:
-    """Each file that lies whole in its place, behind the one before. Raises ValueError, tarfile's errors."""
+    """Each file that lies whole in its place, behind the one before; links and devices at _LINK. Raises ValueError, tarfile's errors."""
     file.seek(place.start)
     heads: Any = _Heads(file)
     with tarfile.open(fileobj=heads, mode="r:") as tar:
@@ -131,6 +139,8 @@ def _in_turn(file: IO[bytes], place: range) -> Iterator[tuple[str, int, int]]:
             if member.isreg():
                 _check_name(member.name)
                 yield member.name, member.offset_data, member.size
+            elif not member.isdir() and "\0" not in member.name and is_text(member.name):
+                yield member.name, _LINK, 0
             before = member.offset
         _check_end(file, tar.offset, place.stop)
 
@@ -161,25 +171,38 @@ class _Heads:
         return self._file.read(count)
 
 
-def _named(path: Path, stem: str) -> Iterator[_Member]:
-    """Pictures by their paths."""
+def _visible(path: Path, passed: PassedOver) -> Iterator[tuple[str, int, int]]:
+    """The members that are neither hidden nor below a hidden folder."""
     for name, offset, size in _members(path):
-        if PurePosixPath(name).suffix.lower() in PICTURES and not PurePosixPath(name).name.startswith("."):
+        if any(map(is_hidden, name.split("/"))):
+            passed.add(HIDDEN, name)
+        elif offset == _LINK:
+            passed.add(LINK, name)
+        else:
+            yield name, offset, size
+
+
+def _named(path: Path, stem: str, passed: PassedOver) -> Iterator[_Member]:
+    """Pictures by their paths."""
+    for name, offset, size in _visible(path, passed):
+        if is_image(stem + name, passed):
             yield _Member(stem + name, offset, size)
 
 
-def _keyed(path: Path, _: str) -> Iterator[_Member]:
+def _keyed(path: Path, _: str, passed: PassedOver) -> Iterator[_Member]:
     """Pictures of a shard by their keys, each with the label beside it. Raises DataError, naming a key without one."""
     pictures: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     with path.open("rb") as file:
-        for name, offset, size in _members(path):
+        for name, offset, size in _visible(path, passed):
             head, _, tail = name.rpartition("/")
             base, _, suffix = tail.partition(".")
             key, suffix = f"{head}/{base}" if head else base, suffix.lower()
-            if f".{suffix}" in PICTURES:
+            if f".{suffix}" in SUFFIXES:
                 pictures[key] = (offset, size)
-            elif suffix in ("cls", "json") and size <= _LARGEST_LABEL and (suffix == "cls" or key not in labels):
+            elif suffix not in ("cls", "json"):
+                is_image(name, passed)
+            elif size <= _LARGEST_LABEL and (suffix == "cls" or key not in labels):
                 file.seek(offset)
                 labels.update(_label(key, suffix, file.read(size), path))
     if missing := [key for key in pictures if key not in labels]:

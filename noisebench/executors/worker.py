@@ -119,7 +119,7 @@ class _Server:
             run = plan_one(self._workspace, job.wanted, self._place.device)
             if run.key != job.key:
                 raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
-            images = self._workspace.training_images(run.dataset, run.manifest)
+            images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
             resume = begun or (self._place.resume and not job.anew)
             conduct = Conduct(resume, job.anew, listen, self._stop)
             return Wanted(job.number, run, images, RunFolder(Path(job.folder)), conduct)

@@ -23,6 +23,7 @@ from .catalogue import (
 )
 from .draw import Rows, draw, members
 from .maps import MAPS, ClassMap, class_map
+from .recorded import label_file_of
 
 __all__ = [
     "FILES",
@@ -41,6 +42,7 @@ __all__ = [
     "draw",
     "instance",
     "is_drawn",
+    "label_file_of",
     "members",
     "models",
     "normal_noise",

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import DataError, LanguageError
 from ..parameters import Inner, OneOf, Rate
-from ..spec import Call, Value
+from ..spec import Call, Value, parse
 from .catalogue import Examples, Labelling, Review, build_noise, by_class, record, register_noise
 from .draw import OVER, complete_counts, expected, grouped, members, uniforms
 
@@ -59,6 +59,13 @@ def imported(examples: Examples, file: str, sha256: str | None = None) -> Labell
     sha256: how the file's checksum must begin; a manifest says it.
     """
     return examples.sources.imported(file, sha256)
+
+
+def label_file_of(noise: str) -> str | None:
+    """The FILE or FILE:COLUMN of imported labels; None for other noise, and for the data set's own labels."""
+    call = parse(noise)
+    file = str(dict(call.kwargs).get("file", OWN)) if isinstance(call, Call) and call.name == "imported" else OWN
+    return None if file == OWN else file
 
 
 @register_noise(short="open", overall="rate", paper="Wang et al. 2018", complete=complete_counts)

@@ -19,17 +19,18 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixe
 
 @dataclass(frozen=True)
 class Look:
-    """How a picture is brought to a square of `side` pixels: the middle of it, of which `centre` is the share of the shorter side; in
-    training a crop of at least a share `area` of it, mirrored at random where `flip`."""
+    """How a picture is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting); in training a crop of at least a
+    share `area` of it, mirrored at random where `flip`."""
 
     side: int
     centre: float
     area: float = 1.0
     flip: bool = False
+    fit: str = "crop"
 
     @classmethod
     def of(cls, recipe: Recipe) -> Look:
-        return cls(recipe.size, recipe.centre, recipe.area, recipe.flip)
+        return cls(recipe.size, recipe.centre, recipe.area, recipe.flip, recipe.fit)
 
 
 class Source(Protocol):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from ..datasets import ImageArray
+from ..datasets import Fitting, ImageArray
 from ..errors import DataError
 from ..strategies import Strategy
 from .pixels import Normalisation
@@ -21,8 +21,8 @@ from .sources import Look, source_of
 
 @dataclass(frozen=True)
 class StoredNetworks:
-    """Networks with a run's weights, and what they know of images: their `shape` (H, W, C), how they are normalised, the precision,
-    and of pictures in files the share of the shorter side that is looked at. The strategy says what the networks say together."""
+    """Networks with a run's weights, and what they know of images: their `shape` (H, W, C), how they are brought to it (see Fitting;
+    centre is 0 where it was in memory) and normalised, and the precision. The strategy says what the networks say together."""
 
     networks: Sequence[nn.Module]
     strategy: Strategy
@@ -30,6 +30,12 @@ class StoredNetworks:
     normalise: Normalisation
     precision: str
     centre: float = 0.0
+    fit: str = "crop"
+
+    @property
+    def fitting(self) -> Fitting:
+        """How the networks' run brought images to their size."""
+        return Fitting(self.shape[0], self.shape[1], self.fit, self.centre or 1.0)
 
     def predict(self, images: ImageArray) -> np.ndarray:
         """log_p (n, K), float32, of images (n, H, W, C)."""
@@ -38,7 +44,7 @@ class StoredNetworks:
     def parts(self, images: ImageArray) -> Iterator[np.ndarray]:
         """The same, one part of the images after the other."""
         device = next(self.networks[0].parameters()).device
-        pixels = source_of(images, self.normalise, device, Look(self.shape[0], self.centre))
+        pixels = source_of(images, self.normalise, device, Look(self.shape[0], self.fitting.centre, fit=self.fit))
         for log_ps in log_p_parts(self.networks, pixels, self.precision):
             yield self.strategy.predict(log_ps).cpu().numpy()
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..datasets import Pictures
 from ..datasets.listing import Listing, Names
-from ..datasets.pictures import Opener, decoded
+from ..datasets.pictures import Fitting, Opener, decoded
 from ..environment import cores
 from ..errors import DataError
 from ..processes import seat_here
@@ -167,6 +167,7 @@ class _Reader(Dataset[Any]):
         flip = 0.5 if look.flip else 0.0
         self._train = create_transform(shape, is_training=True, scale=(look.area, 1.0), hflip=flip, **common)
         self._test = create_transform(shape, crop_pct=look.centre, **common)
+        self._look = look
         self._opened: tuple[int, Opener] | None = None
 
     def __len__(self) -> int:
@@ -182,8 +183,16 @@ class _Reader(Dataset[Any]):
         except DataError as error:
             return error
         if seed < 0:
-            return _bytes(self._test(picture))[None]
+            return self._evaluated(picture)[None]
+        if self._look.fit != "crop":  # the random crop is of a square
+            side = max(picture.size) if self._look.fit == "pad" else min(picture.size)
+            picture = Fitting(side, side, self._look.fit)(picture)
         return torch.stack([self._augmented(picture, derived_seed(seed, place, view)) for view in range(views)])
+
+    def _evaluated(self, picture: Any) -> Tensor:
+        if self._look.fit == "crop":
+            return _bytes(self._test(picture))
+        return torch.from_numpy(np.array(Fitting(self._look.side, self._look.side, self._look.fit)(picture)))
 
     def _augmented(self, picture: Any, seed: int) -> Tensor:
         random.seed(seed)

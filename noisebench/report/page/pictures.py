@@ -30,15 +30,16 @@ class Pictures:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = Workspace(workspace.root, workspace.data_dir, offline=True)  # for pictures nobody asks the hub
-        self._sources: dict[tuple[str, str], _Source | str] = {}
-        self._names: dict[tuple[str, str, int], str] = {}
+        self._sources: dict[tuple[str, str, str], _Source | str] = {}
+        self._names: dict[tuple[str, str, str, int], str] = {}
         self.encoded: dict[str, str] = {}
 
     def names(self, record: dict[str, Any], which: np.ndarray) -> list[str]:
         """The pictures of a run's training examples (n,), by name. Raises DataError where they are not to be had."""
         if "source" in record["noise"]:
             raise DataError(f"no pictures: images of {record['noise']['source']} stood in the place of some")
-        owner = (str(record["data"].get("path") or record["data"]["name"]), str(record["noise"].get("labels_sha256")))
+        data = record["data"]
+        owner = (str(data.get("path") or data["name"]), str(data.get("labels_path") or ""), str(record["noise"].get("labels_sha256")))
         source = self._source(owner)
         if len(which) and which.max() >= source.n:
             raise DataError(f"no pictures: the run saw more examples than the {source.n} that lie here")
@@ -48,7 +49,7 @@ class Pictures:
             self.encoded[name] = data_uri(image)
         return [self._names[*owner, index] for index in which.tolist()]
 
-    def _source(self, owner: tuple[str, str]) -> _Source:
+    def _source(self, owner: tuple[str, str, str]) -> _Source:
         if owner not in self._sources:
             self._sources[owner] = self._open(*owner)
         found = self._sources[owner]
@@ -56,17 +57,17 @@ class Pictures:
             raise DataError(f"no pictures: {found}")
         return found
 
-    def _open(self, name: str, labels_sha256: str) -> _Source | str:
+    def _open(self, name: str, labels: str, labels_sha256: str) -> _Source | str:
         """Where images are read, or why they cannot be."""
         place = self._workspace
         try:
-            dataset = place.dataset(name)
+            dataset = place.dataset(name, labels=labels or None)
             if not at_hand(dataset, place.data_dir):
                 return f"{name}{'/' if dataset.reader else '.npz'} is not in the data directory"
-            labels = place.labels(dataset)
-            if labels.fingerprint != labels_sha256:
+            own = place.labels(dataset)
+            if own.fingerprint != labels_sha256:
                 return f"the {name} that lies here has other labels than the run's"
-            return _Source(image_rows(dataset, place.data_dir, offline=True), len(labels.labels))
+            return _Source(image_rows(dataset, place.data_dir, offline=True), len(own.labels))
         except NoisebenchError as error:
             return str(error)
 

@@ -1,0 +1,148 @@
+"""What only the images of a set by path tell: which cannot be read, which are there twice, and whether test images are training images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..storing import write_text
+from .fetching import Tell, silent
+from .folders import counted
+from .listing import Listed, Listing
+from .opening import opener
+from .pictures import Opener, as_rgb, read_picture
+
+_FORMAT = 1
+_LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images
+_SEVERAL = 100  # images from which on what was found is kept
+_MANY = 10_000  # images from which on it is said that they are read
+_THREADS = 8  # that read: each may hold an image of 270 MB
+_MOST_BROKEN = 20  # names of files that cannot be read
+
+
+def check_files(listed: Listed, cache: Path, tell: Tell = silent) -> tuple[str, ...]:
+    """Read every image once: a line for what is there twice.
+
+    What was found of many is kept in the folder `cache` for as long as the files have the same names, sizes, times and labels. Raises
+    DataError for images that cannot be read, and where more than 1 % of the test images are training images, byte for byte.
+    """
+    sides = (listed.train, listed.train_labels), (listed.test, listed.test_labels)
+    stamp = hashlib.sha256("\n".join([str(_FORMAT), *(_stamp(part, labels) for part, labels in sides)]).encode()).hexdigest()[:32]
+    kept = cache / f"{stamp}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return tuple(json.loads(kept.read_text(encoding="utf-8"))["decisions"])
+    (train, train_changes), (test, test_changes) = (_read_all(part, tell) for part, _ in sides)
+    lines = _changed((listed.train.names, train_changes), (listed.test.names, test_changes))
+    lines += repeated(train, test, listed.train_labels, listed.train.names, listed.test.names)
+    if len(train) + len(test) >= _SEVERAL:
+        with suppress(DataError, OSError):  # where one cannot write they are read again
+            write_text(kept, json.dumps({"decisions": lines}))
+    return lines
+
+
+def _stamp(listing: Listing, labels: np.ndarray) -> str:
+    """Of the files as they lie there now."""
+    paths = listing.names if listing.kind == "folder" else listing.shards
+    with suppress(OSError):
+        times = [(Path(listing.root) / path).stat().st_mtime_ns for path in paths]
+        return f"{listing.fingerprint(labels)} {hashlib.sha256(np.array(times, '<i8').tobytes()).hexdigest()}"
+    return listing.fingerprint(labels)
+
+
+Looked = tuple[bytes, tuple[str, ...]]
+"""A file's digest, and what is changed of its image before a network sees it."""
+
+
+def _read_all(listing: Listing, tell: Tell) -> tuple[list[bytes], list[tuple[str, ...]]]:
+    """Digests of the files, and changes of their images. Raises DataError, naming those that cannot be read."""
+    if len(listing) >= _MANY:
+        tell(f"reading each of {len(listing):,} images once", 0, 0)
+    look = partial(_look, opener(listing), listing)
+    if listing.kind == "hfds":  # its tables are opened where they are first asked for
+        results = [look(place) for place in range(len(listing))]
+    else:
+        with ThreadPoolExecutor(_THREADS) as threads:
+            results = list(threads.map(look, range(len(listing))))
+    tell("", 0, 0)
+    broken = [result for result in results if isinstance(result, DataError)]
+    if len(broken) == 1:
+        raise broken[0]
+    if broken:
+        more = f", and {len(broken) - _MOST_BROKEN} more" if len(broken) > _MOST_BROKEN else ""
+        raise DataError(f"{len(broken)} images cannot be read: " + "; ".join(map(str, broken[:_MOST_BROKEN])) + more)
+    looked = [result for result in results if not isinstance(result, DataError)]
+    return [digest for digest, _ in looked], [changes for _, changes in looked]
+
+
+def _changed(*parts: tuple[Sequence[str], list[tuple[str, ...]]]) -> tuple[str, ...]:
+    """`images: turned upright by the EXIF orientation: 2 images (a.jpg, b.jpg)`, a line for each change."""
+    names: dict[str, list[str]] = {}
+    for paths, changes in parts:
+        for place, each in enumerate(changes):
+            for change in each:
+                names.setdefault(change, []).append(paths[place])
+    return tuple(f"images: {change}: {counted('image{s}', found, len(found))}" for change, found in names.items())
+
+
+def _look(opened: Opener, listing: Listing, place: int) -> Looked | DataError:
+    try:
+        changes = read_picture(lambda: opened(place), _changes, lambda: listing.where(place))
+        with opened(place) as file:
+            return hashlib.file_digest(file, "sha256").digest()[:16], changes
+    except DataError as error:
+        return error
+    except OSError as error:
+        return DataError(f"{listing.where(place)} cannot be read: {error.strerror or error}")
+
+
+def _changes(picture: Any) -> tuple[str, ...]:
+    """What is changed of an image, all of whose data are decoded for it, of a JPEG at an eighth of its size. Raises ValueError."""
+    picture.draft(None, (1, 1))
+    return as_rgb(picture)[1]
+
+
+def check_arrays(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
+    """As `check_files`, for images (N, H, W, C) of training, (M, H, W, C) of the test, and training labels (N,)."""
+    names = [[f"{part} {at}" for at in range(len(images))] for part, images in (("train", train), ("test", test))]
+    return repeated(_of_rows(train), _of_rows(test), labels, names[0], names[1])
+
+
+def _of_rows(images: np.ndarray) -> list[bytes]:
+    return [hashlib.sha256(np.ascontiguousarray(image).data).digest()[:16] for image in images]
+
+
+def repeated(
+    train: Sequence[bytes], test: Sequence[bytes], labels: np.ndarray, train_names: Sequence[str], test_names: Sequence[str]
+) -> tuple[str, ...]:
+    """Lines for images that are there twice, by their digests. Raises DataError where too many test images are training images."""
+    first: dict[bytes, int] = {}
+    copies: list[tuple[int, int]] = []  # where an image is, and where it was before
+    for place, digest in enumerate(train):
+        if (before := first.setdefault(digest, place)) != place:
+            copies.append((place, before))
+    lines = []
+    if copies:
+        pairs = [f"{train_names[place]} = {train_names[before]}" for place, before in copies]
+        lines.append(f"duplicates: {counted('training image{s} with an earlier copy in the training set', pairs, len(pairs))}")
+    if apart := [(place, before) for place, before in copies if labels[place] != labels[before]]:
+        pairs = [f"{train_names[place]} = {train_names[before]}" for place, before in apart]
+        lines.append(
+            f"duplicates: {counted('of them with another label than the earlier one: one of the two is incorrect', pairs, len(pairs))}"
+        )
+    both = [(place, first[digest]) for place, digest in enumerate(test) if digest in first]
+    if both:
+        pairs = [f"{test_names[place]} = {train_names[before]}" for place, before in both]
+        what = counted(f"of {len(test)} test images in the training set too", pairs, len(pairs))
+        if len(both) > _LARGEST_OVERLAP * len(test):
+            raise DataError(f"{what}: accuracy on them is no test accuracy; remove them from one of the two, or name another test set")
+        lines.append(f"duplicates: {what}")
+    return tuple(lines)
