@@ -162,7 +162,7 @@ def test_a_picture_at_the_limit_is_read_within_a_gigabyte(tmp_path: Path) -> Non
             else:
                 frames[0].save(place.with_suffix(".tiff"), save_all=True, append_images=frames[1:])
     code = 'print(read_images(find_dataset("./set"), Path()).train_images.shape)'
-    assert "(2, 64, 64, 3)" in bounded(code, tmp_path, imports="from noisebench.datasets import find_dataset, read_images")
+    assert "(2, 224, 224, 3)" in bounded(code, tmp_path, imports="from noisebench.datasets import find_dataset, read_images")
 
 
 def test_no_program_is_started_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
