@@ -119,6 +119,14 @@ def test_an_npz_with_keras_names_is_the_same_set(tmp_path: Path) -> None:
         find_dataset(str(path))
 
 
+def test_arrays_beside_those_of_a_data_set_are_named(tmp_path: Path) -> None:
+    arrays = dict(np.load(save(tmp_path / "mine.npz")))
+    np.savez(tmp_path / "toy.npz", **arrays, val_images=arrays["test_images"], val_labels=arrays["test_labels"])
+    assert find_dataset(str(tmp_path / "toy.npz")).decisions == ("passed over: arrays that are not read: val_images, val_labels",)
+    np.savez(tmp_path / "four.npz", **arrays)
+    assert find_dataset(str(tmp_path / "four.npz")).decisions == ()
+
+
 @pytest.mark.parametrize("keep", [0, 100, 1500])
 def test_a_truncated_npz_is_refused(keep: int, tmp_path: Path) -> None:
     path = save(tmp_path / "mine.npz")

@@ -32,6 +32,13 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
         return {name: found[own] for name, own in called.items()}
 
 
+def unused_arrays(path: Path, names: tuple[str, ...]) -> list[str]:
+    """The names of the arrays beside these, by either layout. Raises DataError."""
+    with _opened(path) as file:
+        used = _called(file, names, path).values()
+        return [name for name in npz_names(file) if name not in used]
+
+
 def _called(file: IO[bytes], names: tuple[str, ...], path: Path) -> dict[str, str]:
     """What a file calls these arrays. Raises DataError where it lacks one."""
     there = npz_names(file)
@@ -99,7 +106,7 @@ def image_shape(found: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tup
     shape, dtype = found
     full = (*shape, 1) if len(shape) == 3 else shape
     if len(full) != 4 or dtype != np.uint8 or full[3] not in (1, 3):
-        raise DataError(f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), got {shape} {dtype}")
+        raise DataError(f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), 0 to 255, got {shape} {dtype}")
     return full[1], full[2], full[3]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..bounded import free_memory
 from ..errors import DataError
-from .archive import as_labels, class_count, fingerprint, image_shape, read_arrays, read_shape
+from .archive import KERAS, as_labels, class_count, fingerprint, image_shape, read_arrays, read_shape, unused_arrays
 from .catalogue import Dataset
 from .folders import list_folder
 from .listing import Listed, Names
@@ -33,8 +33,10 @@ def describe_foreign(path: Path, test: Path | None = None, labels: str | None = 
     set has one name wherever it lies.
     """
     listed, file_sizes = None, None
+    decisions: tuple[str, ...] = ()
     if path.is_dir():
         listed = by_path(list_folder(path, test, labels))
+        decisions = listed.decisions
         train_labels, classes = listed.train_labels, listed.classes
         sizes = len(listed.train), len(listed.test)
         file_sizes = picture_sizes(path, list(listed.train.names))
@@ -47,13 +49,15 @@ def describe_foreign(path: Path, test: Path | None = None, labels: str | None = 
         sizes = len(train_labels), len(test_labels)
         classes = tuple(map(str, range(class_count(train_labels, test_labels, str(path)))))
         shape = image_shape(read_shape(path, "train_images"), str(path))
+        if unused := unused_arrays(path, tuple(KERAS)):
+            decisions = (f"passed over: arrays that are not read: {', '.join(unused)}",)
     else:
         raise DataError(f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or a folder of images")
     stem = re.sub(r"[^\w.-]+", "_", path.resolve().stem)
     name = f"{stem}-{fingerprint(train_labels)[:6]}"
     return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path, test=test, labels=labels,
                    mixed=file_sizes is not None and not file_sizes.equal, sizes=file_sizes, listed=listed,
-                   decisions=listed.decisions if listed else ())  # fmt: skip
+                   decisions=decisions)  # fmt: skip
 
 
 def _default_model(shape: tuple[int, ...]) -> str:
