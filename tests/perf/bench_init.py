@@ -35,15 +35,15 @@ suites:
   tune:
     defaults: {{{COMMON}, recipe: apl}}
     matrix:
-      init: [none, warm-cb22a2]
+      init: [none, warm-cb22a2-imported-own_timm-test_resnet_ce]
       method: [ce]
       recipe: [apl, finetune, finetune_frozen]
     override:
       - {{match: {{init: none, recipe: apl}}, set: {{lr: 0.05}}}}
-      - {{match: {{init: warm-cb22a2, recipe: apl}}, set: {{lr: 0.02}}}}
+      - {{match: {{init: warm-cb22a2-imported-own_timm-test_resnet_ce, recipe: apl}}, set: {{lr: 0.02}}}}
     report: {{rows: "init,recipe", cols: method}}
   doubts:
-    defaults: {{{COMMON}, recipe: finetune, init: warm-cb22a2}}
+    defaults: {{{COMMON}, recipe: finetune, init: warm-cb22a2-imported-own_timm-test_resnet_ce}}
     matrix:
       loss: [ce, gce, el(eps=estimated)]
 """
