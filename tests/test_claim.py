@@ -321,7 +321,7 @@ def test_a_failure_is_not_noted_where_another_is_at_the_run_or_has_finished_it(s
     folder.note_failure({}, "WorkerDied", "out of memory?")
     assert not folder.error.exists()
     other.die()
-    folder.result.write_text("{}")
+    folder.result.write_text('{"schema": 99}')
     folder.note_failure({}, "WorkerDied", "out of memory?")
     assert not folder.error.exists()
     folder.result.unlink()
