@@ -77,13 +77,15 @@ class Manifest:
     @property
     def expected_share(self) -> float | None:
         """The expected share of incorrect labels: 1 - sum_k pi_k T_kk, with pi the class shares of
-        the correct labels. Without a transition matrix the realised share, else the nominal rate;
-        None where neither is known."""
-        known = self.clean_labels[self.kept & (self.clean_labels >= 0)]
-        T = self.transition if self.source is None and len(known) else None
+        the correct labels; trusted labels are correct. Where counts are rounded down, and without a
+        transition matrix, the realised share, else the nominal rate; None where neither is known."""
+        known = self.kept & (self.clean_labels >= 0)
+        rounded_down = "exact_over='pair'" in self.meta["noise"]
+        T = self.transition if self.source is None and known.any() and not rounded_down else None
         if T is not None:
-            counts = np.bincount(known, minlength=self.num_classes)
-            return round(float(1 - counts @ np.diag(T) / len(known)), 6)
+            drawn = self.clean_labels[known if self.trusted is None else known & ~self.trusted]
+            counts = np.bincount(drawn, minlength=self.num_classes)
+            return round(float(counts @ (1 - np.diag(T)) / known.sum()), 6)
         realised = self.meta["realised_rate"]
         return self.meta["nominal_rate"] if realised is None else realised
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeAlias
 from .errors import LanguageError
 from .spec import AUTO, ESTIMATED, OVERALL, Call, Sum, Value, word
 
+FACTS = ("rate", "share", "transition")
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -50,6 +52,10 @@ class Auto:
     """
 
     fact: str
+
+    def __post_init__(self) -> None:
+        if self.fact not in FACTS:
+            raise LanguageError(f"Auto({self.fact!r}): the facts are {', '.join(map(repr, FACTS))}")
 
 
 @dataclass(frozen=True)

@@ -124,14 +124,17 @@ def _early(manifest: Manifest, last: np.ndarray, course: Course) -> Predictions:
 
 
 def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
-    """The estimates that the run used, with what they rest on, and what is true where that is known."""
-    empirical = run.manifest.empirical_transition.round(6).tolist() if run.manifest.known else None
+    """The estimated rate, and T where the run used it, with what they rest on, and what is true
+    where that is known of every example."""
+    known = run.manifest.known == 1
+    empirical = run.manifest.empirical_transition.round(6).tolist() if known else None
+    share = run.manifest.meta["realised_rate"] if known else None
     few = run.dataset.num_classes <= LARGEST_T
     values = {
-        "rate": {"estimate": found.rate, "interval": list(found.interval), "truth": run.manifest.meta["realised_rate"]},
+        "rate": {"estimate": found.rate, "interval": list(found.interval), "truth": share},
         "transition": {"estimate": found.transition.round(6).tolist(), "truth": empirical} if few else {},
     }
-    return {**{fact: values[fact] for fact in run.estimated}, "accuracy": found.accuracy}
+    return {**{fact: values[fact] for fact in values if fact == "rate" or fact in run.estimated}, "accuracy": found.accuracy}
 
 
 def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Predictions:
@@ -225,6 +228,7 @@ def noise_facts(run: Run) -> dict[str, Any]:
         "version": str(meta.get("noise_version", "1")),
         "seed": run.manifest.noise_seed,
         "nominal_rate": meta["nominal_rate"],
+        "expected_share": run.manifest.expected_share,
         "realised_rate": meta["realised_rate"],
         "labels_sha256": meta["labels_sha256"],
         "manifest_sha256": run.manifest.identity,

@@ -47,6 +47,7 @@ RECORD: Form = {
         "version?": NAME,
         "seed": Maybe(WHOLE),
         "nominal_rate?": Maybe(SHARE),
+        "expected_share?": Maybe(SHARE),
         "realised_rate": Maybe(SHARE),
         "labels_sha256?": NAME,
         "manifest_sha256?": NAME,

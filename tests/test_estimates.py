@@ -179,7 +179,9 @@ def test_a_run_finds_the_noise_rate_and_says_the_truth_beside_it(noise: str, des
 
 def test_a_run_finds_the_transition(desk: Desk) -> None:
     run = desk.plan("asymmetric(rate=0.4, map='digits')", loss="forward(ce, T=estimated)", changes={"epochs": 20})
-    found = desk.execute(run)["estimates"]["transition"]
+    estimates = desk.execute(run)["estimates"]
+    found, (low, high) = estimates["transition"], estimates["rate"]["interval"]
+    assert low < estimates["rate"]["estimate"] < high
     T = np.array(found["estimate"])
     np.testing.assert_allclose(T.sum(1), 1, atol=1e-4)
     np.testing.assert_allclose(found["truth"], run.manifest.empirical_transition, atol=1e-6)

@@ -243,12 +243,22 @@ def redo(place: Path, **more: object) -> None:
     suite(place / "runs", **more)  # type: ignore[arg-type]
 
 
+def test_what_is_said_of_a_cell_names_its_metric_and_regressions_come_first(tmp_path: Path) -> None:
+    then, now = (content(suite(tmp_path / name, points=points), "best,last") for name, points in (("a", 0), ("b", 3)))
+    for cell in now["cells"]:
+        if cell["method"] == "ce":
+            cell["values"] = {"0": cell["values"]["0"]}
+    lines = check(now, then, Rules()).troubles
+    assert [line.split(" on ")[0] for line in lines[:2]] == ["regressed: best of el", "regressed: last of el"]
+    assert len(lines) == len(set(lines)) == 6 and all(line.startswith("not comparable") for line in lines[2:])
+
+
 def test_the_exit_codes_of_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(GATE) == 0 and "check: 6 ok" in capsys.readouterr().err
     redo(place, points=3)
     assert main(GATE) == 4
     err = capsys.readouterr().err
-    assert "regressed: el on digits" in err and "error: check: 1 cell regressed; 5 of 6 ok" in err
+    assert "regressed: last of el on digits" in err and "error: check: 1 cell regressed; 5 of 6 ok" in err
 
 
 def test_json_has_the_verdict_of_every_cell(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,7 +340,7 @@ def test_github_is_told_in_nine_lines_and_a_summary(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "summary.md"))
     redo(place, points=3)
     assert main(GATE) == 4
-    assert "::error title=noisebench::regressed: el on digits" in capsys.readouterr().err
+    assert "::error title=noisebench::regressed: last of el on digits" in capsys.readouterr().err
     assert "* check: 5 ok, 1 regressed" in (place / "summary.md").read_text() and "| el |" in (place / "summary.md").read_text()
     lines = error_lines([f"100 %\n{n}" for n in range(12)])
     assert len(lines) == 10 and lines[0] == "::error title=noisebench::100 %25%0A0" and lines[-1] == "and 3 more"

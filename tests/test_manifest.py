@@ -5,6 +5,7 @@ import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from noisebench.datasets import DATASETS, Dataset, Labels, read_labels
 from noisebench.datasets.folders import list_folder
 from noisebench.errors import DataError, LanguageError, ManifestError
-from noisebench.labelling import make_manifest
+from noisebench.labelling import LabelWish, make_manifest
 from noisebench.losses import LOSSES
 from noisebench.manifest import Manifest, file_name, read_manifest
 from noisebench.noise import transition
+from noisebench.parameters import Auto, WrongShare
+from noisebench.registry import Registry
 from noisebench.strategies import STRATEGIES
 from noisebench.truth import is_oracle, resolve, transitions, with_auto
 
@@ -564,6 +567,41 @@ def test_the_expected_share_is_that_of_the_transition_matrix(noise, share):
 def test_a_share_without_a_transition_matrix_is_the_realised_one():
     manifest = without_model()
     assert manifest.transition is None and manifest.expected_share == manifest.meta["realised_rate"]
+
+
+def test_the_expected_share_counts_verified_labels_as_correct_and_rounded_down_counts_as_they_are():
+    data = read_labels(DATASETS["digits"], Path(), offline=True)
+    verified = make_manifest(data, LabelWish("asymmetric(0.4)", trusted=0.5))
+    assert verified.expected_share == pytest.approx(verified.meta["realised_rate"], abs=0.01)
+    assert verified.expected_share < 0.6 * digits_asymmetric().expected_share
+    rounded = make_manifest(data, "symmetric(0.4, exact_over='pair')")
+    assert rounded.expected_share == rounded.meta["realised_rate"] == pytest.approx(0.361, abs=0.001)
+    hundred = toy("symmetric(0.1, exact_over='pair')", labels=np.arange(5000) % 100, classes=tuple(map(str, range(100))))
+    assert hundred.expected_share == 0 and hundred.meta["nominal_rate"] == 0.1
+
+
+def test_a_transition_typed_to_some_digits_is_the_truth_too():
+    ten, typed = real("digits", "symmetric(0.4)"), {}
+    for digits in (2, 3, 4):
+        off = round(0.4 / 9, digits)
+        rows = [[round(1 - 9 * off, digits) if i == j else off for j in range(10)] for i in range(10)]
+        typed[digits] = is_oracle(LOSSES, LOSSES.normal(f"forward(ce, T={rows})"), ten)
+    assert typed == {2: False, 3: True, 4: True}  # 0.04 and 0.64 are the matrix of another rate
+    little = toy("symmetric(0.008)", labels=np.arange(6000) % 3)
+    assert not is_oracle(LOSSES, LOSSES.normal(f"forward(ce, T={np.eye(3).tolist()})"), little)
+
+
+def test_what_a_plugin_declares_of_its_rate_is_filled_in_and_known_to_be_the_truth():
+    registry = Registry("strategy", "strategies")
+
+    def keep(rate: WrongShare = "auto", eps: Annotated[float, Auto("rate")] = 0.1): ...
+
+    registry.register(keep)
+    resolved = resolve(registry, "keep(eps=auto)", digits_asymmetric())
+    assert dict(resolved.kwargs) == {"rate": digits_asymmetric().expected_share, "eps": 0.4}
+    assert is_oracle(registry, resolved, digits_asymmetric())
+    with pytest.raises(LanguageError, match="'rate', 'share', 'transition'"):
+        Auto("overall")
 
 
 def test_a_typed_empirical_transition_is_the_truth_too():

@@ -114,6 +114,14 @@ def test_runs_of_different_code_stand_in_a_row_each(tmp_path: Path) -> None:
     assert {cell.n for cell in tables(tmp_path / "noise")[0].cells.values()} == {1}
 
 
+def test_cells_of_different_code_are_said_to_be_so(tmp_path: Path) -> None:
+    """Also where no cell mixes them: one noise before an update of the package, one after it."""
+    for noise, version in ((SYM, "1"), (ASYM, "2")):
+        add(tmp_path, noise=noise, versions={"protocol": version, "loss:ce": "1"})
+    (table,) = tables(tmp_path)
+    assert table.rows == ("ce",) and "not all runs are of the same code: protocol 1, 2." in table.caption().lower()
+
+
 def test_what_seeds_of_a_cell_differ_in_is_said(tmp_path: Path) -> None:
     for seed, eps in enumerate((0.4, 0.41)):
         add(tmp_path, "el", seed=seed, loss=f"el(eps={eps})")

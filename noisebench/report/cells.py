@@ -269,10 +269,15 @@ def by_version(members: Iterable[list[Row]], row_axes: Sequence[str]) -> list[Ro
     return split
 
 
+def version_text(version: str) -> str:
+    """`1:0a1b2c3d`: of a plugin's code the first eight digits of its hash."""
+    number, colon, code = version.partition(":")
+    return f"{number}{colon}{code[:8]}"
+
+
 def _version_text(versions: dict[str, str], parts: Iterable[str]) -> str:
-    """`loss:mine 1:0a1b2c3d`: of a plugin's code the first eight digits of its hash."""
-    found = {part: versions.get(part, "not recorded").partition(":") for part in sorted(parts)}
-    return ", ".join(f"{part} {version}{colon}{code[:8]}" for part, (version, colon, code) in found.items())
+    """`loss:mine 1:0a1b2c3d`."""
+    return ", ".join(f"{part} {version_text(versions.get(part, 'not recorded'))}" for part in sorted(parts))
 
 
 def paired_by_seed(rows: Iterable[Row]) -> bool:

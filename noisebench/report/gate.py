@@ -82,7 +82,7 @@ class Finding:
         row = ", ".join(str(names[name]) for name in (*_ROWS, "versions") if name in names)
         init = f" from {names['init']}" if "init" in names else ""
         epochs = f", {names['epochs']} epochs" if "epochs" in names else ""
-        return f"{row} on {data}, {names['noise']}, {names['model']}{init}{epochs}"
+        return f"{names['metric']} of {row} on {data}, {names['noise']}, {names['model']}{init}{epochs}"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class Check:
 
     @property
     def troubles(self) -> list[str]:
-        """One line for each cell or file that is not ok."""
-        bad = [finding for finding in self.findings if finding.status not in ("ok", "allowed")]
+        """One line for each cell or file that is not ok: failed runs first, then what is regressed."""
+        bad = [finding for status in ("failed", "regressed", "missing", "not comparable") for finding in self.of(status)]
         return [f"{finding.status}: {finding.title}: {finding.said}" for finding in bad] + self.damaged
 
     @property

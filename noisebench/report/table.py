@@ -21,7 +21,7 @@ from ..published import Beside
 from ..registry import Entry, Registry
 from ..spec import Call
 from ..strategies import STRATEGIES
-from .cells import ALL, AXES, VERSIONS, Cell, Row, apart, by_version, make_cell, paired_by_seed
+from .cells import ALL, AXES, VERSIONS, Cell, Row, apart, by_version, make_cell, paired_by_seed, version_text
 from .compute import by_compute, by_epochs
 from .measures import METRICS, Metric
 from .significance import Difference, beats
@@ -195,10 +195,22 @@ class Table:
                 texts = dict.fromkeys(str(inputs[part]) for inputs in cell.inputs.values() if inputs.get(part))
                 if len(texts) > 1:
                     yield f"{row}: the seeds of a cell differ in their {part}: {'; '.join(texts)}."
+        if several := self._several_versions():
+            yield f"Not all runs are of the same code: {several}."
         if VERSIONS in self.row_axis.split(","):
             yield "versions: runs of different code are never averaged, and stand in a row each."
         if repeated := sum(cell.repeated for cell in self.cells.values()):
             yield f"Left out: {repeated} run{'' if repeated == 1 else 's'}, in whose place a later one of the same seeds stands."
+
+    def _several_versions(self) -> str:
+        """`protocol 1, 2; loss:root 1:d6608e37, 1:70f2bcaf`: the parts whose versions differ between
+        cells, but those that the rows name."""
+        found: dict[str, set[str]] = {}
+        for (row, _), cell in self.cells.items():
+            for part, version in (pair for each in cell.inputs.values() for pair in (each.get("versions") or {}).items()):
+                if f"{part} " not in self.axes(row, _).get(VERSIONS, ""):
+                    found.setdefault(part, set()).add(version_text(version))
+        return "; ".join(f"{part} {', '.join(sorted(versions))}" for part, versions in sorted(found.items()) if len(versions) > 1)
 
 
 def make_tables(rows: Iterable[Row], row_axis: str = "method", col_axis: str = "noise", budget: str = "epochs") -> list[Table]:

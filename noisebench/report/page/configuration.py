@@ -124,7 +124,8 @@ def oracle_reason(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -
     """What the runs were told of the noise; empty where they are no oracle."""
     if not any(about.get("oracle") for about in abouts):
         return ""
-    rates = [rate for record in records for rate in (record["noise"].get("nominal_rate"), record["noise"].get("realised_rate")) if rate]
+    names = ("nominal_rate", "realised_rate", "expected_share")
+    rates = [rate for record in records for name in names if (rate := record["noise"].get(name))]
     pairs = [(registry, about[part]) for about in abouts for registry, part in ((LOSSES, "loss"), (STRATEGIES, "strategy"))]
     told = dict.fromkeys(said for registry, text in pairs for said in _told(registry, text, rates))
     return "; ".join(told) or _UNSAID
