@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import normalize
 
 from .bounded import free_memory
 from .errors import DataError
@@ -34,8 +35,8 @@ def check_table(num_classes: int) -> None:
 def class_numbers(words: Sequence[Any], classes: Sequence[str], *, names_win: bool = False) -> list[int]:
     """The class of each word: names all, or numbers all. Raises ValueError for what is neither, or, unless names win, for what
     could be both and means two things."""
-    texts = [str(word).strip() for word in words]
-    stripped = [name.strip() for name in classes]
+    texts = [normalize("NFC", str(word).strip()) for word in words]
+    stripped = [normalize("NFC", name.strip()) for name in classes]
     of = {name: number for number, name in enumerate(stripped if len(set(stripped)) == len(classes) else classes)}
     named, numbered = [of.get(text) for text in texts], [_whole(text, len(classes)) for text in texts]
     if any(_whole(name, len(classes)) is not None for name in classes):  # names that look like numbers never mix with numbers

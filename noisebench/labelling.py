@@ -242,6 +242,11 @@ def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, o
     outside = outside or Outside(data, Path(), True, find_dataset)
     call = _located(noise_for(data.dataset, wish.noise), outside)
     _refuse_on_top(data.dataset, call)
+    if data.dataset.path and data.clean is not None and is_drawn(call):
+        raise ConfigError(
+            f"{data.dataset.path}: its label file has given and true labels, and {call.name} is drawn on labels that are all right: "
+            "train on the given ones (--labels own), or leave only the true ones in the file"
+        )
     places = subset_of(data, wish.subset)
     if places is None:
         return _made(data, call, wish, outside, outside)

@@ -9,8 +9,8 @@ import numpy as np
 
 from . import metrics
 from .classes import have_names, same_classes
-from .datasets import Dataset, Fitting, ImageArray, Images, Pictures, fit_set
-from .errors import DataError
+from .datasets import Dataset, Fitting, ImageArray, Images, Pictures, at_hand, fit_set, number_in
+from .errors import DataError, NoisebenchError
 from .estimates import Estimates
 from .predictions import Predictions
 from .runfolder import RunFolder
@@ -21,6 +21,7 @@ from .truth import with_estimates
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from .manifest import Manifest
     from .training.stored import StoredNetworks
 
 
@@ -56,10 +57,17 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     return StoredNetworks(networks, strategy, shape, normalise, record["precision"], recipe.get("centre", 0.0), recipe.get("fit", "crop"))
 
 
-def evaluate_on(record: dict[str, Any], networks: StoredNetworks, workspace: Workspace, dataset: Dataset) -> dict[str, Any]:
+def evaluate_on(
+    record: dict[str, Any],
+    networks: StoredNetworks,
+    workspace: Workspace,
+    dataset: Dataset,
+    manifest_of_run: Callable[[], Manifest] | None = None,
+) -> dict[str, Any]:
     """All numbers of another data set's test images, which are brought to the run's size as the run did with its own.
 
-    `images` says what was done with them. Raises DataError where the classes do not fit.
+    `images` says what was done with them, `trained_on` how many of them the run was trained on, by the manifest of the run; None
+    where that cannot be told. Raises DataError where the classes do not fit.
     """
     own, other, channels = record["data"], dataset, networks.shape[2]
     if dataset.reader and channels == 1:
@@ -83,7 +91,21 @@ def evaluate_on(record: dict[str, Any], networks: StoredNetworks, workspace: Wor
         **metrics.of_test(predictions, labels, own["num_classes"]),
         "confusion": metrics.confusion(predictions.predicted, labels, own["num_classes"]).tolist(),
         "images": said or ["used as they are"],
+        "trained_on": None if manifest_of_run is None else _trained_on(tests, networks, workspace, manifest_of_run),
     }
+
+
+def _trained_on(tests: ImageArray, networks: StoredNetworks, workspace: Workspace, manifest_of_run: Callable[[], Manifest]) -> int | None:
+    """How many test images (M, H, W, C) are, at the run's size, among its training images; None where these are streamed or not here."""
+    try:
+        manifest = manifest_of_run()
+        own = workspace.dataset_of(manifest)
+        if isinstance(tests, Pictures) or own.reader or not at_hand(own, workspace.data_dir):
+            return None
+        trained = workspace.images(own, networks.fitting).train_images[manifest.in_training]
+    except NoisebenchError:
+        return None
+    return number_in(tests, np.asarray(trained))
 
 
 def _labels(own: dict[str, Any], images: Images) -> np.ndarray:

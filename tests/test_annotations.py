@@ -545,7 +545,7 @@ REFUSED = {
     "a cut pt": ("l.pt", pt(LABELS)[:-50], "is refused: it is damaged"),
     "a header that promises too much": ("l.npy", bomb(), "is refused: it is damaged"),
     "an endless field": ("l.csv", b'"' + b"1" * 200_000, r"l\.csv: field larger"),
-    "another suffix": ("l.xlsx", b"", "labels are a .csv, .tsv, .txt, .json, .npy, .npz, .pt, .pth"),
+    "another suffix": ("l.xlsx", b"", "labels are a .csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt, .pth"),
 }
 
 
@@ -589,6 +589,27 @@ def test_paths_for_data_without_paths_are_refused(content, tmp_path):
 def test_a_column_that_is_not_there_is_named(name, content, said, tmp_path):
     with pytest.raises(DataError, match=said):
         read(tmp_path, name, content, column=":foo")
+
+
+def test_lines_that_hold_no_label_are_said_or_refused(tmp_path):
+    lines = ["# by hand", *map(str, LABELS)]
+    for name in ("l.txt", "l.csv"):
+        assert read(tmp_path, name, "\n".join(lines).encode())[0].tolist() == LABELS.tolist()
+        assert "1 line beginning with # passed over" in read_annotations(str(tmp_path / name), SHAPE).notes
+        with pytest.raises(DataError, match="line 4 is empty"):  # the labels behind it would be other images'
+            read(tmp_path, name, "\n".join([*lines[1:4], "", *lines[4:]]).encode())
+        with pytest.raises(DataError, match="UTF-16 without its mark"):
+            read(tmp_path, name, "\n".join(lines).encode("utf-16-le"))
+
+
+def test_tables_of_spreadsheets_macs_and_hubs(tmp_path):
+    table = csv("file,label", [IDS[k] for k in BACKWARDS], LABELS[BACKWARDS]).decode()
+    records = "".join(json.dumps({"file_name": IDS[k], "label": int(LABELS[k])}) + "\n" for k in BACKWARDS)
+    for name, content in (("l.csv", "sep=;\r\n" + table.replace(",", ";")), ("l.jsonl", records)):
+        np.testing.assert_array_equal(read(tmp_path, name, content.encode(), FILES)[0], LABELS)
+    shape = Shape(2, ("u\u0308ber", "dog"), ("train/u\u0308ber/o\u0308.png", "train/dog/1.png"))
+    labels, _ = read(tmp_path, "l.csv", "file,label\n1.png,dog\n\u00f6.png,\u00fcber\n".encode(), shape)
+    assert labels.tolist() == [0, 1]
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -326,6 +326,12 @@ def test_images_that_cannot_be_read_are_named_by_corrupt(tmp_path, monkeypatch, 
     for name in ("pets", "folder:pets", "tar:pets.tar"):
         error = refused(capsys, "corrupt", name, "--sym", "0.5")
         assert "train/cat/cut.jpg" in error
+    (place / "train" / "cat" / "empty.png").touch()
+    (place / "train" / "dog" / "gone.png").symlink_to("nowhere.png")
+    error = refused(capsys, "corrupt", "pets", "--sym", "0.5")
+    assert all(name in error for name in ("cat/cut.jpg", "cat/empty.png", "dog/gone.png"))
+    (place / "train" / "cat" / "empty.png").unlink()
+    (place / "train" / "dog" / "gone.png").unlink()
     (place / "train" / "cat" / "cut.jpg").unlink()
     assert "test/dog/page.png" in refused(capsys, "corrupt", "pets", "--sym", "0.5")
     (place / "test" / "dog" / "page.png").unlink()
@@ -343,6 +349,25 @@ def test_test_images_that_are_training_images_are_refused(tmp_path, monkeypatch,
             assert ("1 of 13 test images" if "other" in words else "12 of 12 test images") in error and "cat/0.png" in error
     corrupted(capsys, "pets", "--sym", "0.5")
     assert "12 of 12 test images" in refused(capsys, "train", "pets", "--test", "copy")
+    for file in list(Path("copy").rglob("*.png")):  # the same pixels in other files
+        Image.open(file).save(file.with_name(f"renamed_{file.stem}.bmp"))
+        file.unlink()
+    assert "12 of 12 test images" in refused(capsys, "train", "pets", "--test", "copy")
+
+
+def test_evaluate_says_how_many_images_the_run_was_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    place, other = folder(tmp_path / "pets", "train", "test"), folder(tmp_path / "other", "train")
+    shutil.copytree(place / "train", other / "test")
+    shutil.copy(other / "train" / "dog" / "3.png", other / "test" / "dog" / "new.png")
+    for file in list((other / "train").rglob("3.png")):
+        file.unlink()
+    assert main(["train", "pets", "--sym", "0", "--model", "mlp", "--epochs", "1", "--batch-size", "8", "--json"]) == 0
+    (run,) = Path("runs").iterdir()
+    capsys.readouterr()
+    assert main(["evaluate", run.name, "--eval-on", "pets", "--eval-on", "other", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)[0]["on"]
+    assert [(found[name]["trained_on"], found[name]["expected"]) for name in ("pets", "other")] == [(0, 12), (12, 13)]
 
 
 def test_few_test_images_in_the_training_set_are_named_and_so_are_copies_under_another_class(tmp_path, capsys):
@@ -412,6 +437,33 @@ def test_the_test_set_beside_a_label_file(tmp_path, monkeypatch, capsys):
         assert [name in path for path, k in zip(dataset.listed.test.names, dataset.listed.test_labels, strict=True)
                 for name in [dataset.classes[k]]] == [True] * sizes[1]  # fmt: skip
         assert main(["train", "--model", "mlp", "--epochs", "1", "--batch-size", "8", "--json"]) == 0
+
+
+def test_a_label_file_in_the_folder_may_hold_true_labels_and_names_what_it_does_not_use(tmp_path, monkeypatch, capsys):
+    """Test images take the true label; noise is never drawn on top of given labels; classes by case are named."""
+    monkeypatch.chdir(tmp_path)
+    place = folder(tmp_path / "photos", "")
+    files = sorted(place.rglob("*.png"))
+    rows = []
+    for at, file in enumerate(files):
+        true = file.parent.name
+        file.rename(place / f"{true}{file.name}")
+        given = {"cat": "dog", "dog": "cat"}[true] if at % 4 == 0 else true
+        rows.append(f"{true}{file.name},{given},{true},0.9,{at % 2 == 1}")
+    for name in ("cat", "dog"):
+        (place / name).rmdir()
+    table = "\n".join(["# by hand", "file,label,clean_label,confidence,is_valid", *rows])
+    (place / "labels.csv").write_text(table)
+    for prefix in ("", "folder:"):
+        manifest = corrupted(capsys, f"{prefix}photos", "--labels", "own")
+        assert manifest.meta["realised_rate"] == 0.5 and "not used: confidence" in manifest.meta["decisions"][0]
+        assert [manifest.meta["classes"][k] for k in manifest.clean_labels] == [name[:3] for name in manifest.ids]
+        listed = Workspace(".").dataset_of(manifest).listed
+        assert [listed.classes[k] for k in listed.test_labels] == [name[:3] for name in listed.test.names]
+        assert "given and true labels" in refused(capsys, "corrupt", f"{prefix}photos", "--sym", "0.5")
+    (place / "labels.csv").write_text(table.replace("cat2.png,cat", "cat2.png,Cat"))
+    decisions = corrupted(capsys, "photos", "--labels", "own").meta["decisions"]
+    assert "classes: 2 names that differ in upper and lower case only (Cat, cat)" in decisions
 
 
 # One size for all images of a set

@@ -426,7 +426,9 @@ def test_a_folder_of_images_goes_round_by_path(tmp_path: Path, monkeypatch: pyte
         for name, shade in (("=black", 0), ("white", 255)):
             (Path("set") / part / name).mkdir(parents=True)
             for at in range(count):
-                Image.fromarray(np.full((8, 8, 3), abs(shade - at), np.uint8)).save(Path("set") / part / name / f"{at}.png")
+                Image.fromarray(np.full((8, 8, 3), abs(shade - at - 20 * (part == "test")), np.uint8)).save(
+                    Path("set") / part / name / f"{at}.png"
+                )
     assert main(["-q", "train", "set", "--sym", "0.25", "--model", "mlp", "--epochs", "15", "--batch-size", "4", "--lr", "0.05"]) == 0
     assert main(["-q", "evaluate", str(next(Path("runs").iterdir())), "--suspects", "s.csv", "--folds", "2"]) == 0
     frame = pd.read_csv("s.csv")

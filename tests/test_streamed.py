@@ -163,6 +163,45 @@ def test_a_table_says_which_columns_it_takes_and_which_it_does_not_use(pets, tmp
     assert f"{name}: images from 'image', labels from 'label'; not used: noisy_label\n" in capsys.readouterr().err
 
 
+def test_a_table_may_have_names_or_whole_numbers_as_labels_and_nothing_else(pets, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
+
+    def described(label):
+        place = tmp_path / f"t{len(list(tmp_path.iterdir()))}"
+        place.mkdir()
+        for part, split in (("train", "train"), ("val", "test"), ("val", "extra")):
+            rows = [{"image": {"bytes": raw, "path": None}, "label": label(k)} for _, k, raw in files_of(pets, part)]
+            datasets.Dataset.from_list(rows).to_parquet(str(place / f"{split}.parquet"))
+        return find_dataset(f"hfds:{place}", tmp_path)
+
+    number = read_labels(find_dataset(f"folder:{pets}"), tmp_path).labels
+    for label, classes in ((lambda k: CLASSES[k], CLASSES), (float, tuple(map(str, range(len(CLASSES)))))):
+        dataset = described(label)
+        assert dataset.classes == classes and read_labels(dataset, tmp_path).labels.tolist() == number.tolist()
+    for label in (lambda k: k + 0.5, lambda k: None if k == 0 else k, lambda k: None if k == 0 else str(k), lambda k: [k]):
+        with pytest.raises(DataError, match="label"):
+            described(label)
+
+
+def test_of_a_shard_nothing_is_dropped_silently_and_no_key_has_two_labels(tmp_path):
+    def described(*beside):
+        place = tmp_path / f"s{len(list(tmp_path.iterdir()))}"
+        place.mkdir()
+        for part in ("train", "test"):
+            with tarfile.open(place / f"{part}-0.tar", "w") as tar:
+                for k in range(2):
+                    for name, raw in ((f"{k}.png", b"x"), (f"{k}.cls", str(k).encode()), *beside):
+                        add(tar, name, raw)
+        return find_dataset(f"wds:{place}", tmp_path)
+
+    assert described(("0.json", b'{"label": "cat"}')).decisions == ()
+    assert any("0.mask.png" in line for line in described(("0.mask.png", b"x")).decisions)
+    for beside, what in ((("0.jpg", b"x"), "two pictures have the key '0'"), (("1.json", b'{"label": 0}'), "is 1 in its .cls and 0")):
+        with pytest.raises(DataError, match=what):
+            described(beside)
+
+
 def test_names_are_paths_members_keys_and_rows(pets, tmp_path, monkeypatch):
     pytest.importorskip("webdataset", reason="needs pip install 'noisebench[stream]'")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))

@@ -15,6 +15,7 @@ from .suspects import doubts, of_the_same_labels
 
 if TYPE_CHECKING:
     from ..datasets import ImageArray
+    from ..manifest import Manifest
     from ..runfolder import RunFolder
 
 
@@ -146,7 +147,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
 
 def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
     """What the run's networks say of other data sets' test images."""
-    from ..rebuild import rebuild
+    from ..rebuild import manifest_of, rebuild
     from ..reevaluate import evaluate_on, stored_networks
 
     def training_images() -> ImageArray:
@@ -156,7 +157,11 @@ def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
     workspace = asking.workspace
     networks = stored_networks(folder, asking.device, training_images)
     record = folder.full_record()
-    return {name: evaluate_on(record, networks, workspace, workspace.dataset(name, asking.test)) for name in names}
+
+    def manifest_of_run() -> Manifest:
+        return manifest_of(folder, workspace, asking.manifest)
+
+    return {name: evaluate_on(record, networks, workspace, workspace.dataset(name, asking.test), manifest_of_run) for name in names}
 
 
 def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:

@@ -130,5 +130,15 @@ def _on(name: str, found: dict[str, Any], classes: list[str]) -> Iterator[Any]:
     from ..screen import Text
 
     yield Text(f"on {name}, classes by {found['classes_by']}", style="bold")
-    yield _facts(iter([*_tested(found, "accuracy"), *(("images", sentence) for sentence in found["images"])]))
+    images = [("images", sentence) for sentence in found["images"]]
+    yield _facts(iter([*_tested(found, "accuracy"), *images, *_trained_on(found)]))
     yield _classes(found, found["confusion"], classes)
+
+
+def _trained_on(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Whether the run was trained on these images, so that its accuracy on them is no test accuracy."""
+    number = found["trained_on"]
+    if number is None:
+        yield "trained on", "unknown: images are streamed, or the run's training images are not here"
+    elif number:
+        yield "trained on", f"{number} of these {found['expected']} images: accuracy on them is no test accuracy"

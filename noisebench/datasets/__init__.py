@@ -3,7 +3,7 @@
 from .annotations import Annotations, LabelTable, Shape, read_annotations, read_label_table, split_column
 from .archive import fingerprint
 from .catalogue import DATASETS, Dataset
-from .checking import check_arrays, check_files
+from .checking import check_arrays, check_files, number_in
 from .fetching import Tell, silent
 from .human import HUMAN, check_column, read_human
 from .pictures import FITS, Fitting, Pictures
@@ -48,6 +48,7 @@ __all__ = [
     "fit_set",
     "image_rows",
     "images_fingerprint",
+    "number_in",
     "read_annotations",
     "read_human",
     "read_images",

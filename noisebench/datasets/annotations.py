@@ -13,6 +13,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -142,13 +143,16 @@ def read_annotations(text: str, shape: Shape, sha256: str | None = None) -> Anno
 
 @dataclass(frozen=True)
 class ImageLabels:
-    """Labels of images (N,) by path, -1 where the file has none, and their classes. in_test (N,): marked as not for training, None
-    where no column says so. note: a sentence on how the file was read."""
+    """Given labels of images (N,) by path, -1 where the file has none, and their classes. clean (N,): true labels, -1 where unknown,
+    None without a column of them, whose name is `clean_column`. in_test (N,): marked as not for training, None where no column says
+    so. note: how the file was read, and what of it is not used."""
 
     classes: tuple[str, ...]
     labels: np.ndarray
     in_test: np.ndarray | None
     note: str
+    clean: np.ndarray | None = None
+    clean_column: str | None = None
 
 
 def read_image_labels(text: str, images: Sequence[str], others: Sequence[str] = ()) -> ImageLabels:
@@ -177,11 +181,28 @@ def read_image_labels(text: str, images: Sequence[str], others: Sequence[str] = 
     number = {name: at for at, name in enumerate(classes)}
     labels = np.full(len(images), -1, np.int64)
     labels[match.examples[rows]] = [number[names[row]] for row in rows.tolist()]
+    clean = None
+    if table.clean is not None:
+        clean = np.full(len(images), -1, np.int64)
+        clean[match.examples[rows]] = _clean_numbers(table, rows, classes, path)
     in_test = None
     if table.split is not None:
         in_test = np.zeros(len(images), bool)
         in_test[match.examples[rows]] = ~table.for_training[rows]
-    return ImageLabels(classes, labels, in_test, f"{_read_as(table, name, match)} of {path.name}")
+    notes = [*table.notes, *_unused_columns(table, name), *_rows_of_tests(match)]
+    note = "; ".join([f"{_read_as(table, name, match)} of {path.name}", *notes])
+    return ImageLabels(classes, labels, in_test, note, clean, table.clean)
+
+
+def _clean_numbers(table: LabelTable, rows: np.ndarray, classes: tuple[str, ...], path: Path) -> list[int]:
+    """True labels of some rows as numbers of the classes, -1 for an empty one. Raises DataError for another class."""
+    number, numbers = {name: at for at, name in enumerate(classes)}, []
+    for row in rows.tolist():
+        cell = _class_name(_as_list(table.columns[str(table.clean)])[row])
+        if not _is_empty(cell) and cell not in number:
+            raise DataError(f"{path}: the true label of row {row} is {cell!r}, and no given label is; the classes are {_listed(classes)}")
+        numbers.append(number.get(cell, -1))
+    return numbers
 
 
 def _class_name(cell: Any) -> str:
@@ -216,9 +237,12 @@ class _Content:
 
 
 def decode(raw: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 where it begins with its mark. Raises UnicodeDecodeError."""
+    """Text in UTF-8, or in UTF-16 where it begins with its mark. Raises UnicodeDecodeError, or ValueError for zero bytes."""
     utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return raw.decode("utf-16" if utf_16 else "utf-8-sig")
+    text = raw.decode("utf-16" if utf_16 else "utf-8-sig")
+    if "\0" in text:
+        raise ValueError("it holds zero bytes, as UTF-16 without its mark does: save it as CSV UTF-8")
+    return text
 
 
 def sniff(lines: Sequence[str]) -> str:
@@ -235,12 +259,18 @@ def sniff(lines: Sequence[str]) -> str:
 
 
 def _from_csv(raw: bytes, path: Path, expected: _Expected) -> _Content:
-    lines = io.StringIO(decode(raw), newline="").readlines()
-    comments = sum(line.startswith("#") for line in lines)
-    notes = (f"{_count(comments, 'line')} beginning with # passed over",) if comments else ()
-    lines = [line for line in lines if not line.startswith("#")]
+    lines, notes = _without_comments(io.StringIO(decode(raw), newline="").readlines())
     mark = "\t" if path.suffix.lower() == ".tsv" else sniff(lines[:20])
+    if lines and re.fullmatch(r"sep=[,;\t]\s*", lines[0]):  # as Excel writes and reads it
+        mark = lines.pop(0)[4]
     return _named(_even(csv.reader(lines, delimiter=mark), expected.most_rows), expected, notes)
+
+
+def _without_comments(lines: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The lines that do not begin with #, and a sentence on the others."""
+    kept = [line for line in lines if not line.startswith("#")]
+    comments = len(lines) - len(kept)
+    return kept, (f"{_count(comments, 'line')} beginning with # passed over",) if comments else ()
 
 
 def _named(rows: list[list[str]], expected: _Expected, notes: tuple[str, ...] = ()) -> _Content:
@@ -266,9 +296,18 @@ def _is_cell(cell: str, classes: Sequence[str]) -> bool:
 
 
 def _even(lines: Iterator[list[str]], most: int | None) -> list[list[str]]:
-    """The rows of a table, empty ones left out. Raises ValueError for none, too many, or rows of different widths."""
+    """The rows of a table, empty ones left out, but not between the labels of a single column, where one would move all that follow.
+
+    Raises ValueError for none, too many, or rows of different widths.
+    """
     rows: list[list[str]] = []
-    for row in filter(any, lines):
+    empty = False
+    for row in lines:
+        if not any(row):
+            empty |= bool(rows)
+            continue
+        if empty and len(row) == 1:
+            raise ValueError(f"line {len(rows) + 1} is empty, and others follow: write its label, or add a column of file names or indices")
         rows.append(row)
         if len(row) != len(rows[0]):
             raise ValueError(f"row {len(rows) - 1} has {len(row)} fields, the first has {len(rows[0])}")
@@ -283,16 +322,16 @@ def _even(lines: Iterator[list[str]], most: int | None) -> list[list[str]]:
 
 def _from_txt(raw: bytes, path: Path, expected: _Expected) -> _Content:
     """A label a line; or a key and a label, separated by blanks or as in a CSV."""
-    lines = [line for line in map(str.strip, decode(raw).splitlines()) if line]
+    all_lines, notes = _without_comments([line.strip() for line in decode(raw).splitlines()])
+    lines = [line for line in all_lines if line]
     if set(lines) <= set(expected.classes) or not any(re.search(r"[\s,;]", line) for line in lines):
-        rows = [[line] for line in lines if not line.startswith("#")]
-        return _named(_even(iter(rows), expected.most_rows), expected)
+        return _named(_even(iter([[line] for line in all_lines]), expected.most_rows), expected, notes)
     if any(mark in line for mark in _MARKS for line in lines[:1]):
         return _from_csv(raw, path, expected)
-    pairs = [line.rsplit(maxsplit=1) for line in lines if not line.startswith("#")]
+    pairs = [line.rsplit(maxsplit=1) for line in lines]
     if (short := next((at for at, pair in enumerate(pairs) if len(pair) < 2), None)) is not None:
         raise ValueError(f"line {short} has no label")
-    return _named(_even(iter(pairs), expected.most_rows), expected)
+    return _named(_even(iter(pairs), expected.most_rows), expected, notes)
 
 
 def _from_npy(raw: bytes, path: Path, expected: _Expected) -> _Content:
@@ -309,8 +348,11 @@ def _from_pt(raw: bytes, path: Path, expected: _Expected) -> _Content:
 
 
 def _from_json(raw: bytes, path: Path, expected: _Expected) -> _Content:
-    """A list of labels, of rows or of records; or a mapping from keys to labels, or from names to columns."""
-    content = parse_json(raw)
+    """A list of labels, of rows or of records, in .jsonl one a line; or a mapping from keys to labels, or from names to columns."""
+    if path.suffix.lower() == ".jsonl":
+        content: Any = [parse_json(line) for line in raw.splitlines() if line.strip()]
+    else:
+        content = parse_json(raw)
     if isinstance(content, dict) and content and all(not isinstance(value, dict | list) for value in content.values()):
         return _Content({"key": list(content), "label": list(content.values())})
     if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):  # as pandas writes one
@@ -336,6 +378,7 @@ _READERS: dict[str, Callable[[bytes, Path, _Expected], _Content]] = {
     ".tsv": _from_csv,
     ".txt": _from_txt,
     ".json": _from_json,
+    ".jsonl": _from_json,
     ".npy": _from_npy,
     ".npz": _from_npz,
     ".pt": _from_pt,
@@ -362,9 +405,10 @@ def _recognised(content: _Content, column: str | None, classes: Sequence[str]) -
     if column is not None and label is None:
         raise ValueError(f"it has no column {column!r}; it has {_listed(names)}")
     clean = _clean_column([name for name in names if name != label])
-    split = next((name for name in names if name not in (label, clean) and _rows_for_training(name, columns[name]) is not None), None)
+    splits = [name for name in names if name not in (label, clean) and _rows_for_training(name, columns[name]) is not None]
+    split = next(iter(splits), None)
     if label is None:
-        others = [name for name in names if name not in (clean, split)]
+        others = [name for name in names if name != clean and name not in splits]
         label = _label_column(columns, others, classes, named=content.named)
     if odd:
         notes.append(f"not used, since of another length: {_listed(odd)}")
@@ -504,7 +548,7 @@ def _by_path(keys: Sequence[str], shape: Shape, needed: np.ndarray) -> list[Matc
     """Paths, whole or less their first folder, file names, each with suffix or without; behind folders
     that all keys share. Ends at the first complete one."""
     found = []
-    keys = [key.replace("\\", "/").removeprefix("./") for key in keys]
+    keys = [normalize("NFC", key).replace("\\", "/").removeprefix("./") for key in keys]
     number_of = cache(lambda view: _numbered(shape, view))
     for prefix, rest in _behind_prefixes(keys):
         sample = rest[:: max(1, len(rest) // _SAMPLE)]
@@ -536,8 +580,9 @@ _VIEWS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 def _numbered(shape: Shape, view: Callable[[str], str]) -> dict[str, int]:
     """The example of each name, none of a name that two training examples share."""
-    number = dict.fromkeys(map(view, shape.test_ids), TEST)
-    names = [view(path) for path in shape.ids]
+    test_ids, ids = ([normalize("NFC", path) for path in paths] for paths in (shape.test_ids, shape.ids))  # Macs write NFD
+    number = dict.fromkeys(map(view, test_ids), TEST)
+    names = [view(path) for path in ids]
     number |= {name: at for at, name in enumerate(names)}
     if len(set(names)) < len(names):
         for name, count in Counter(names).items():
@@ -597,13 +642,20 @@ def _read_as(table: LabelTable, key: str | None, match: Match) -> str:
 
 def _passed_over(table: LabelTable, key: str | None, match: Match, for_training: np.ndarray) -> Iterator[str]:
     """Columns and rows that are not used."""
+    yield from _unused_columns(table, key)
+    yield from _rows_of_tests(match)
+    if marked := int((~for_training & (match.examples != TEST)).sum()):
+        yield f"{_count(marked, 'row')} passed over that {table.split!r} marks as not for training"
+
+
+def _unused_columns(table: LabelTable, key: str | None) -> Iterator[str]:
     if unused := [name for name in table.columns if name not in (table.label, table.clean, table.split, key)]:
         yield f"not used: {_listed(unused)}"
-    test = match.examples == TEST
-    if test.any():
-        yield f"{_count(int(test.sum()), 'row')} of test images passed over"
-    if marked := int((~for_training & ~test).sum()):
-        yield f"{_count(marked, 'row')} passed over that {table.split!r} marks as not for training"
+
+
+def _rows_of_tests(match: Match) -> Iterator[str]:
+    if count := int((match.examples == TEST).sum()):
+        yield f"{_count(count, 'row')} of test images passed over"
 
 
 def _missing(labels: np.ndarray, shape: Shape) -> Iterator[str]:

@@ -46,6 +46,7 @@ EMPTY = "folder{s} without images: no class"
 UNUSED = "folder{s} beside the training and the test part"
 LOOP = "link{s} to a folder that is read already"
 LINK = "link{s} or device{s} in a tar"
+BESIDE = "image{s} of a shard beside those of their keys, such as masks"
 OUTSIDE = "image{s} outside the training and the test part"
 UNLABELLED = "image{s} without a row in the label file"
 LABEL_FILE = "labels.csv"  # that of a folder without class folders, where none is named
@@ -202,7 +203,7 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
         return _list_labelled(root, test, labels, classes if by_folder else ())
     if not by_folder:
         raise _too_few(root, parts, images, passed)
-    notes = _nested(images, parts.train)
+    notes = [*_nested(images, parts.train), *alike(classes)]
     if test is None and parts.test is None:
         train, none = as_listing(root, numbered(images, classes)), as_listing(root, [])
         return Listed(*train, *none, classes, decisions=(*passed.lines(), *notes, "test set: none"))
@@ -220,7 +221,7 @@ def _folders_are_labels(labels: str, classes: Sequence[str]) -> bool:
     """Whether a label file labels by the class folders: where any of its cells is one, or the number of one; what is no table of text
     never names an image."""
     path, column = split_column(labels)
-    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".json"):
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".json", ".jsonl"):
         return True
     cells = {str(cell).strip().lower() for cell in read_label_table(path, column, classes=classes).labels}
     return not cells.isdisjoint((*(name.strip().lower() for name in classes), *map(str, range(len(classes)))))
@@ -252,8 +253,10 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
     chosen = [np.flatnonzero(part & (read.labels >= 0)) for part in (train, held_out)]
     if not len(chosen[0]):
         raise DataError(f"{root}: {labels} labels no training image")
-    sides = [(root, [(images[at], int(read.labels[at])) for at in part.tolist()]) for part in chosen]
-    notes = [f"labels: {read.note}"]
+    test_labels = read.labels if read.clean is None else np.where(read.clean >= 0, read.clean, read.labels)
+    sides = [(root, [(images[at], int(numbers[at])) for at in part.tolist()])
+             for part, numbers in zip(chosen, (read.labels, test_labels), strict=True)]  # fmt: skip
+    notes = [f"labels: {read.note}", *alike(read.classes)]
     if folders_of:
         notes.append(f"classes: the labels, none of which is one of its {counted('folder{s}', folders_of, len(folders_of))}")
     if test is not None:
@@ -269,9 +272,25 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
             raise DataError(f"{root}: there are test images and no training image of {counted('class{es}', absent, len(absent))}")
         sides = [(place, [(name, int(number[k])) for name, k in part]) for place, part in sides]
     else:
-        classes = list(read.classes)
+        number, classes = np.arange(len(read.classes)), list(read.classes)
+    clean = None if read.clean is None else _true_labels(root, read.clean[chosen[0]], np.where(occurring, number, -1), read.classes)
     lines = (*passed.lines(), *(test_passed.lines() if test else ()), *notes)
-    return Listed(*as_listing(*sides[0]), *as_listing(*sides[1]), tuple(classes), decisions=lines)
+    return Listed(*as_listing(*sides[0]), *as_listing(*sides[1]), tuple(classes), clean, decisions=lines)
+
+
+def _true_labels(root: Path, clean: np.ndarray, number: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """True labels (N,) by the new number of each class, -1 where unknown. Raises DataError for a class without a given label."""
+    known = clean >= 0
+    if len(beyond := clean[known][number[clean[known]] < 0]):
+        raise DataError(f"{root}: the true label of {len(beyond)} training images is {classes[beyond[0]]!r}, and no given label is")
+    return np.where(known, number[clean], -1)
+
+
+def alike(classes: Sequence[str]) -> list[str]:
+    """A line where names of classes differ in nothing but upper and lower case."""
+    folded = Counter(name.casefold() for name in classes)
+    twice = [name for name in classes if folded[name.casefold()] > 1]
+    return [f"classes: {counted('name{s} that differ in upper and lower case only', twice, len(twice))}"] if twice else []
 
 
 def _within(root: Path, labels: str) -> frozenset[str]:
@@ -285,11 +304,12 @@ def _labelled_test(test: Path, images: list[str], classes: tuple[str, ...], pass
     if not (test / LABEL_FILE).is_file():
         return numbered(_test_images(test, "", classes, passed), classes)
     read = read_image_labels(str(test / LABEL_FILE), images)
+    labels = read.labels if read.clean is None else np.where(read.clean >= 0, read.clean, read.labels)
     if unknown := sorted(set(read.classes) - set(classes)):
         raise DataError(f"{test / LABEL_FILE}: no training image is labelled {unknown[0]!r}; the classes are {_some(classes)}")
     for at in np.flatnonzero(read.labels < 0).tolist():
         passed.add(UNLABELLED, images[at])
-    return [(name, classes.index(read.classes[k])) for name, k in zip(images, read.labels.tolist(), strict=True) if k >= 0]
+    return [(name, classes.index(read.classes[k])) for name, k in zip(images, labels.tolist(), strict=True) if k >= 0]
 
 
 def _test_images(root: Path, part: str, classes: tuple[str, ...], passed: PassedOver) -> dict[str, list[str]]:

@@ -73,17 +73,31 @@ def by_path(listed: Listed) -> Listed:
     orders = [np.array(sorted(range(len(part)), key=list(part.names).__getitem__), np.int64) for part in (listed.train, listed.test)]
     train, test = (replace(part, names=Names.of(part.names[at] for at in order.tolist()))
                    for part, order in zip((listed.train, listed.test), orders, strict=True))  # fmt: skip
-    return replace(listed, train=train, test=test, train_labels=listed.train_labels[orders[0]], test_labels=listed.test_labels[orders[1]])
+    clean = None if listed.clean is None else listed.clean[orders[0]]
+    labels = listed.train_labels[orders[0]], listed.test_labels[orders[1]]
+    return replace(listed, train=train, test=test, train_labels=labels[0], test_labels=labels[1], clean=clean)
 
 
 def picture_sizes(path: Path, files: list[str]) -> Sizes:
-    """Width and height of each picture, from its first bytes. Raises DataError."""
+    """Width and height of each picture, from its first bytes; without those that cannot be read, which `check_files` names all at once.
+
+    Raises DataError where none can be read.
+    """
 
     def upright(picture: Any) -> tuple[int, int]:
         turned = "exif" in picture.info and orientation(picture) in _QUARTER_TURNS
         return picture.size[::-1] if turned else picture.size
 
-    return Sizes(files, np.array([_open(path / file, upright) for file in files]))
+    names, pixels, error = [], [], None
+    for file in files:
+        try:
+            pixels.append(_open(path / file, upright))
+            names.append(file)
+        except DataError as broken:
+            error = broken
+    if error is not None and not names:
+        raise error
+    return Sizes(names, np.array(pixels))
 
 
 def default_shape(sizes: Sizes) -> tuple[int, int, int]:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..form import MOST_CLASSES
-from .archive import class_count
+from .archive import as_labels, class_count
 from .folders import counted
 from .listing import Listed, Listing, Names
 
@@ -27,12 +26,32 @@ def list_table(name: str, *, offline: bool = False) -> Listed:
     if found[0] is None or found[1] is None:
         raise DataError(f"hfds:{name} has the splits {', '.join(splits)}: expected train, and test or validation")
     sides = [_listing(name, split) for split in found if split]
-    (train, train_labels, classes, unused), (test, test_labels, _, _) = sides
-    if not classes:
-        classes = tuple(map(str, range(class_count(train_labels, test_labels, f"hfds:{name}"))))
+    (train, train_values, classes, unused), (test, test_values, _, _) = sides
+    train_labels, test_labels, classes = _numbered(name, train_values, test_values, classes)
     image, label = train.columns
     read_as = f"hfds:{name}: images from {image!r}, labels from {label!r}" + (f"; not used: {', '.join(unused)}" if unused else "")
-    return _occurring(Listed(train, train_labels, test, test_labels, classes, notes=(read_as,)), name)
+    rest = [split for split in splits if split not in found]
+    decisions = (f"passed over: {counted('split{s} that are neither the training nor the test part', rest, len(rest))}",) if rest else ()
+    return _occurring(Listed(train, train_labels, test, test_labels, classes, decisions=decisions, notes=(read_as,)), name)
+
+
+def _numbered(name: str, train: np.ndarray, test: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Labels of both parts as class numbers, and the classes, which of a column of texts are those of the training part."""
+    where = f"hfds:{name}"
+    if train.dtype == object and all(isinstance(label, str) for label in (*train, *test)):
+        classes = tuple(sorted(set(train)))
+        number = {label: at for at, label in enumerate(classes)}
+        if strange := sorted(set(test) - set(classes)):
+            raise DataError(f"{where}: its test part has the class {strange[0]!r}, the training part has not")
+        train, test = (np.array([number[label] for label in part], np.int64) for part in (train, test))
+        return train, test, classes
+    for part, values in (("training", train), ("test", test)):
+        if values.dtype != object and values.size and values.min() < 0:
+            raise DataError(f"{where}: the labels of its {part} part are not published: name a table with labels")
+        if values.dtype == object or (values.dtype.kind == "f" and np.isnan(values).any()):
+            raise DataError(f"{where}: a label of its {part} part is missing, or neither a number nor a text")
+    train, test = (as_labels(part.astype(np.int64) if part.dtype == bool else part, where) for part in (train, test))
+    return train, test, classes or tuple(map(str, range(class_count(train, test, where))))
 
 
 def _occurring(listed: Listed, name: str) -> Listed:
@@ -47,7 +66,7 @@ def _occurring(listed: Listed, name: str) -> Listed:
     number, without = np.cumsum(occurs) - 1, [listed.classes[k] for k in np.flatnonzero(~occurs)]
     note = f"passed over: {counted('class{es} without training images', without, len(without))}"
     return replace(listed, train_labels=number[listed.train_labels], test_labels=number[listed.test_labels],
-                   classes=tuple(listed.classes[k] for k in np.flatnonzero(occurs)), decisions=(note,))  # fmt: skip
+                   classes=tuple(listed.classes[k] for k in np.flatnonzero(occurs)), decisions=(*listed.decisions, note))  # fmt: skip
 
 
 def load_table(name: str, split: str, column: str | None = None) -> Any:
@@ -84,16 +103,13 @@ def _splits(name: str, *, offline: bool) -> list[str]:
 
 
 def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...], list[str]]:
-    """The pictures of a split, their labels, the classes, and the columns that are neither."""
+    """The pictures of a split, their labels as they stand there, the classes where the table names them, and the columns that are
+    neither."""
     import pyarrow.compute as pc
 
     table = load_table(name, split)
     image, label = (_column(name, table, names) for names in (_IMAGES, _LABELS))
-    labels = np.asarray(table.data.column(label).to_numpy(), np.int64)
-    if labels.size and labels.min() < 0:
-        raise DataError(f"hfds:{name}: the labels of its split {split} are not published: name a table with labels")
-    if labels.size and labels.max() >= MOST_CLASSES:
-        raise DataError(f"hfds:{name}: a label is {labels.max()}; there are at most {MOST_CLASSES} classes")
+    labels = table.data.column(label).to_numpy()
     raw = load_table(name, split, image).data.column(image)
     sizes = _lengths(raw, pc)
     names = Names.of(f"{split}/{row}" for row in range(len(table)))

@@ -51,11 +51,13 @@ def read_review(
     try:
         if suffix in _ARRAYS:
             return _listed(_array(raw, suffix), shape), None, ("it does not say for which labels it was made",)
-        table, notes = _read(decode(raw), shape.n)
-        examples = _examples(table, shape)
+        table = _read(decode(raw), shape.n)
+        examples, key = _examples(table, shape)
         _check_recorded(table, shape, recorded[examples])
         listed = _issues(table)
-        return examples[listed], _classes(table, "suggested", shape, listed), tuple(notes)
+        unused = [name or "''" for name in table.columns if name not in {*_NEEDED, *_KEYS, *_KNOWN, _ISSUE, key}]
+        notes = (f"not used: {', '.join(unused)}",) if unused else ()
+        return examples[listed], _classes(table, "suggested", shape, listed), notes
     except UnicodeDecodeError:
         raise DataError(f"{path} is not UTF-8: save it as CSV UTF-8") from None
     except (ValueError, TypeError, csv.Error) as error:
@@ -94,7 +96,7 @@ def _listed(values: np.ndarray, shape: Shape) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _read(text: str, n: int) -> tuple[_Table, list[str]]:
+def _read(text: str, n: int) -> _Table:
     """The columns, cleanlab's under our names. Between them stand commas; or semicolons, or tabs, as spreadsheets of some countries
     write."""
     mark = sniff(text.splitlines()[:1])
@@ -114,8 +116,7 @@ def _read(text: str, n: int) -> tuple[_Table, list[str]]:
             table.columns[name].append(cell.strip())
     if not table.lines:
         raise ValueError("it lists no example: there is nothing to do")
-    unused = [name for name in names if name and name not in {*_NEEDED, *_KEYS, *_KNOWN, _ISSUE}]
-    return table, [f"not used: {', '.join(unused)}"] if unused else []
+    return table
 
 
 def _full(rows: Iterator[list[str]], width: int) -> Iterator[list[str]]:
@@ -140,8 +141,9 @@ def _check_names(names: list[str]) -> None:
         )
 
 
-def _examples(table: _Table, shape: Shape) -> np.ndarray:
-    """Which example each row is: by path where there is one, and an index beside it must mean the same."""
+def _examples(table: _Table, shape: Shape) -> tuple[np.ndarray, str | None]:
+    """Which example each row is: by path where there is one, and an index beside it must mean the same; and another column that says
+    so."""
     found = [_found(table, name, shape) for name in _KEYS if name in table.columns and (name == "index" or shape.ids)]
     if not found and "path" in table.columns:
         raise ValueError("it goes by path, but the examples of these data have none")
@@ -155,19 +157,19 @@ def _examples(table: _Table, shape: Shape) -> np.ndarray:
         if example in first:
             raise ValueError(f"line {line}: example {example} stands in line {first[example]} already")
         first[example] = line
-    return found[0]
+    return found[0], None
 
 
-def _by_any_key(table: _Table, shape: Shape) -> np.ndarray:
+def _by_any_key(table: _Table, shape: Shape) -> tuple[np.ndarray, str | None]:
     """By a table's own index, which has no name, or another column that names the examples; a row for every
     example needs none."""
     columns = {name: cells for name, cells in table.columns.items() if name not in {"suggested", *_KNOWN, _ISSUE}}
     key = find_key(LabelTable(columns, "recorded"), shape, np.ones(len(table.lines), bool))
     if key is not None and (key[1].examples >= 0).all():
-        return key[1].examples
+        return key[1].examples, key[0]
     if key is not None or len(table.lines) != shape.n:
         raise ValueError(f"no column names the examples of its {len(table.lines)} rows: add a column index or path")
-    return np.arange(shape.n)
+    return np.arange(shape.n), None
 
 
 def _found(table: _Table, name: str, shape: Shape) -> np.ndarray:

@@ -21,7 +21,7 @@ from ..arrays import packed_npz, read_npz
 from ..errors import DataError
 from ..form import MOST_CLASSES
 from ..storing import is_text, write_whole
-from .folders import HIDDEN, LINK, SUFFIXES, PassedOver, is_hidden, is_image
+from .folders import BESIDE, HIDDEN, LINK, SUFFIXES, PassedOver, is_hidden, is_image
 from .listing import Names
 
 _COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
@@ -30,7 +30,7 @@ _DEEPEST = 8  # tars within tars
 _LARGEST_HEAD = 1 << 20  # bytes of a long name
 _LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 _LARGEST_INDEX = 1 << 33  # bytes of a column
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ def _named(path: Path, stem: str, passed: PassedOver) -> Iterator[_Member]:
 def _keyed(path: Path, _: str, passed: PassedOver) -> Iterator[_Member]:
     """Pictures of a shard by their keys, each with the label beside it. Raises DataError, naming a key without one."""
     pictures: dict[str, tuple[int, int]] = {}
+    texts: dict[str, dict[str, tuple[int, int]]] = {"cls": {}, "json": {}}
     labels: dict[str, int] = {}
     with path.open("rb") as file:
         for name, offset, size in _visible(path, passed):
@@ -199,26 +200,36 @@ def _keyed(path: Path, _: str, passed: PassedOver) -> Iterator[_Member]:
             base, _, suffix = tail.partition(".")
             key, suffix = f"{head}/{base}" if head else base, suffix.lower()
             if f".{suffix}" in SUFFIXES:
+                if key in pictures:
+                    raise DataError(f"{path}: two pictures have the key {key!r}, the second is {name}: keep one of them")
                 pictures[key] = (offset, size)
             elif suffix not in ("cls", "json"):
-                is_image(name, passed)
-            elif size <= _LARGEST_LABEL and (suffix == "cls" or key not in labels):
+                if is_image(name, passed):
+                    passed.add(BESIDE, name)
+            elif size <= _LARGEST_LABEL:
+                texts[suffix][key] = (offset, size)
+        for suffix, places in texts.items():
+            for key, (offset, size) in places.items():
                 file.seek(offset)
-                labels.update(_label(key, suffix, file.read(size), path))
+                label = _label(key, suffix, file.read(size), path, needed=key not in labels)
+                if label is not None and labels.setdefault(key, label) != label:
+                    raise DataError(f"{path}: the label of {key!r} is {labels[key]} in its .cls and {label} in its .json: correct one")
     if missing := [key for key in pictures if key not in labels]:
         raise DataError(f"{path}: the picture {missing[0]!r} has no label: expected {missing[0]}.cls, or .json with a label")
     for key, (offset, size) in pictures.items():
         yield _Member(key, offset, size, labels[key])
 
 
-def _label(key: str, suffix: str, raw: bytes, path: Path) -> dict[str, int]:
-    """The label of a key, if it is said here."""
+def _label(key: str, suffix: str, raw: bytes, path: Path, *, needed: bool) -> int | None:
+    """The class number in a .cls or .json, None where there is none. Raises DataError for another label, if one is `needed`."""
     try:
         found = int(raw) if suffix == "cls" else json.loads(raw).get("label")
         if found is None:
-            return {}
+            return None
         if not 0 <= int(found) < MOST_CLASSES:
             raise ValueError
-        return {key: int(found)}
+        return int(found)
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+        if not needed:
+            return None
         raise DataError(f"{path}: {key}.{suffix} holds no class number from 0 to {MOST_CLASSES - 1}") from None
