@@ -100,7 +100,11 @@ class Lab:
         np.savetxt(root / "T.csv", 0.8 * np.eye(10) + 0.02, "%.17g", ",")
         images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
         np.savez(
-            root / "few.npz", train_images=images, train_labels=np.arange(300) % 3, test_images=images[:60], test_labels=np.arange(60) % 3
+            root / "few.npz",
+            train_images=images,
+            train_labels=np.arange(300) % 3,
+            test_images=255 - images[:60],
+            test_labels=np.arange(60) % 3,
         )
         (root / "few.csv").write_text("".join(f"{k // 2 % 3}\n" for k in range(300)))
         lines = [f"{i},{(i + (i % 4 == 0)) % 3},{i % 3 if i % 5 else ''}" for i in range(300)]
@@ -317,7 +321,9 @@ def test_the_data_sets_own_images_are_left_alone(lab):
 
 def test_larger_images_in_colour_are_brought_to_the_shape_of_the_data(lab, tmp_path):
     images = np.full((400, 20, 12, 3), 90, np.uint8)
-    np.savez(tmp_path / "few.npz", train_images=images, train_labels=np.arange(400) % 3, test_images=images[:3], test_labels=np.arange(3))
+    np.savez(
+        tmp_path / "few.npz", train_images=images, train_labels=np.arange(400) % 3, test_images=images[:3] + 1, test_labels=np.arange(3)
+    )
     space = Workspace(tmp_path)
     manifest, _ = space.make(DATASETS["digits"], LabelWish("openset(rate=0.3, source='few.npz')"))
     seen = space.training_images(DATASETS["digits"], manifest).train_images
@@ -348,7 +354,7 @@ def test_the_key_of_an_open_set_run_depends_on_the_other_images_and_not_on_where
     monkeypatch.chdir(tmp_path)
     assert planned(copied(lab, tmp_path), lab) == lab.of("openset").answer["key"]
     with np.load(lab.root / "few.npz") as archive:
-        images = 255 - archive["train_images"]
+        images = archive["train_images"] ^ 1
     assert planned(copied(lab, tmp_path, train_images=images), lab) != lab.of("openset").answer["key"]
 
 
@@ -418,7 +424,7 @@ def small_set(path, seed, n=60):
     images = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), np.uint8)
     labels = np.random.default_rng(seed).integers(0, 3, n)
     labels[:3] = range(3)
-    np.savez(path, train_images=images, train_labels=labels, test_images=images[:30], test_labels=labels[:30])
+    np.savez(path, train_images=images, train_labels=labels, test_images=255 - images[:30], test_labels=labels[:30])
 
 
 def test_other_images_at_the_sources_place_are_refused(tmp_path, monkeypatch):

@@ -66,7 +66,7 @@ def save(path, n=50, value=200, labels=None):
     images = np.full((n, 8, 8), value, np.uint8)
     images[:, 0, 0] = np.arange(n) % 256
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, train_images=images, train_labels=labels, test_images=images[:8], test_labels=np.arange(8) % 4)
+    np.savez(path, train_images=images, train_labels=labels, test_images=images[:8], test_labels=labels[:8])
     return path
 
 
@@ -335,7 +335,7 @@ def test_a_source_of_fewer_images_than_then_is_refused(openly, tmp_path):
     manifest = openly(size=40)
     labels = np.load(tmp_path / "other" / "few.npz")["train_labels"]
     np.savez(tmp_path / "other" / "few.npz", train_images=np.zeros((20, 8, 8), np.uint8), train_labels=labels[:20],
-             test_images=np.zeros((4, 8, 8), np.uint8), test_labels=np.arange(4))  # fmt: skip
+             test_images=np.ones((4, 8, 8), np.uint8), test_labels=np.arange(4))  # fmt: skip
     with pytest.raises(ManifestError):
         Workspace(tmp_path).source_of(manifest)
 
