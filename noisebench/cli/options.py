@@ -94,7 +94,7 @@ ImgSize = Annotated[
         metavar="N",
         min=8,
         max=1024,
-        help="Side of the square images in pixels; default: as they are, of different sizes the median shorter side, at most 224.",
+        help="Side of the square images in pixels; default: unchanged, or of different sizes the median shorter side, at most 224.",
     ),
 ]
 OldSize = Annotated[int | None, typer.Option("--size", min=8, max=1024, hidden=True)]
