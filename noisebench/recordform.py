@@ -69,7 +69,7 @@ RECORD: Form = {
     "oracle": FLAG,
     "versions?": Each(NAME),
     "metrics": {"test_acc": {"last": Maybe(NUMBER)}, "test?": {"n?": COUNT}},
-    "expected?": Each(WHOLE),
+    "expected?": {"train": WHOLE, "test": WHOLE},
     "seconds": NUMBER,
     "images_per_second?": NUMBER,
     "environment?": _ENVIRONMENT,

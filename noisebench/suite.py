@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 
 from .backbones import canonical_backbone
 from .bounded import read_text
@@ -211,9 +212,14 @@ def _wrong_types(suite: Suite) -> Iterator[tuple[Place, str]]:
                 yield ("matrix", axis, number), f"matrix.{axis}.{number}: Input should be a valid {kind}"
 
 
+_KEYS = [str(field.validation_alias.choices[0] if isinstance(field.validation_alias, AliasChoices) else name)
+         for model in (Suite, Defaults, Override, ReportShape) for name, field in model.model_fields.items()]  # fmt: skip
+
+
 def _plainly(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
-        return "unknown key"
+        near = get_close_matches(str(problem["loc"][-1]).replace("-", "_"), _KEYS, n=1)
+        return f"unknown key{f': did you mean {near[0]!r}?' if near else ''}"
     return str(problem["msg"]).removeprefix("Value error, ")
 
 

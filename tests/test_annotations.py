@@ -545,7 +545,7 @@ REFUSED = {
     "a cut pt": ("l.pt", pt(LABELS)[:-50], "is refused: it is damaged"),
     "a header that promises too much": ("l.npy", bomb(), "is refused: it is damaged"),
     "an endless field": ("l.csv", b'"' + b"1" * 200_000, r"l\.csv: field larger"),
-    "another suffix": ("l.xlsx", b"", "labels are a .csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt, .pth"),
+    "another suffix": ("l.xlsx", b"", "a label file is a .csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt, .pth"),
 }
 
 

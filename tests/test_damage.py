@@ -141,8 +141,8 @@ def test_a_suite_runs_again_whatever_has_no_valid_record(tmp_path: Path) -> None
     record = json.loads(folder.result.read_text())
     failure = {"schema": 1, "about": items[1].run.about, "type": "kind", "message": "it failed", "traceback": ""}
     damaged = ["", "{}", "[]", "null", "3", '"text"', "\x00", json.dumps(record)[:600], json.dumps({**record, "seed": "0"}),
-               json.dumps({**record, "schema": 0}), json.dumps({**record, "metrics": []}), json.dumps({**failure, "about": []}),
-               json.dumps({**failure, "message": None}), json.dumps({**failure, "schema": "1"})]  # fmt: skip
+               json.dumps({**record, "schema": 0}), json.dumps({**record, "metrics": []}), json.dumps({**record, "expected": {}}),
+               *(json.dumps({**failure, **wrong}) for wrong in ({"about": []}, {"message": None}, {"schema": "1"}))]  # fmt: skip
     for name in ("result.json", "error.json"):
         for content in damaged:
             folder.result.unlink(missing_ok=True)

@@ -222,7 +222,7 @@ def test_no_image_is_put_in_twice_while_they_last(size, openly):
     assert len(np.unique(put_in[put_in >= 0])) == 90
 
 
-@pytest.mark.parametrize("size", [89, 50, 45, 7, 1])
+@pytest.mark.parametrize("size", [89, 50, 45, 7, 4])
 def test_too_few_images_are_put_in_as_evenly_as_possible(size, openly):
     put_in = openly(size=size).source
     counts = np.bincount(put_in[put_in >= 0], minlength=size)
@@ -512,6 +512,8 @@ def test_options_that_contradict_or_have_no_effect_are_refused(options, said):
         ({"labels": "own"}, "imported(file='own')"),
         ({"idn": 0.3, "predictions": "t.npz"}, "plc(predictions='t.npz', rate=0.3)"),
         ({"openset": 0.3, "source": "mnist"}, "openset(rate=0.3, source='mnist')"),
+        ({"noise": "sym 0.1", "openset": 0.3, "source": "mnist"}, "openset(symmetric(rate=0.1), rate=0.3, source='mnist')"),
+        ({"noise": "plc 0.2", "predictions": "p.npy"}, "plc(rate=0.2, predictions='p.npy')"),
         ({"openset": 0.3, "source": "mnist", "bernoulli": True}, "openset(rate=0.3, source='mnist', exact=False)"),
         ({"openset": 0.3, "source": "mnist", "pair": 0.2}, "openset(pairflip(rate=0.2), rate=0.3, source='mnist')"),
         ({"noise": "plc(kind='II', rate=0.2)", "predictions": "t.npy"}, "plc(kind='II', rate=0.2, predictions='t.npy')"),

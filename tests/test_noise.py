@@ -13,7 +13,7 @@ from noisebench.classes import SUPERCLASS
 from noisebench.datasets import DATASETS
 from noisebench.errors import DataError, LanguageError, NoisebenchError, UnknownName
 from noisebench.manifest import short_noise
-from noisebench.noise import MAPS, NOISES, build_noise, class_map, draw, normal_noise, takes, transition
+from noisebench.noise import MAPS, NOISES, build_noise, class_map, draw, label_file_of, normal_noise, takes, transition
 
 RATES = (0.0, 0.1, 0.37, 0.8, 0.999)
 LIGHT = settings(max_examples=40, deadline=None)
@@ -436,6 +436,8 @@ def test_the_short_notation_of_tables_is_read_back() -> None:
     for text in texts:
         assert normal_noise(short_noise(text)) == normal_noise(text), short_noise(text)
     assert normal_noise("idn 0.2") == normal_noise("pdn(rate=0.2)")
+    files = {"sym 0.4": None, "imported own": None, "imported('a.csv')": "a.csv", "imported a.csv:y": "a.csv:y"}
+    assert {text: label_file_of(text) for text in files} == files
     for wrong in ("symm 0.4", "sym 0.4 inclusiv", "sym 0.4 0.5", "sym half", "sym 1.5", "asym cifar10"):
         with pytest.raises(NoisebenchError):
             normal_noise(wrong)

@@ -275,7 +275,9 @@ def test_runs_of_different_data_or_recipes_do_not_go_together(tmp_path: Path) ->
 def test_runs_that_go_together_train_on_the_same_images(tmp_path: Path) -> None:
     """Held-out images are others for each seed, and so are the places that another set's take."""
     images = np.full((400, 8, 8, 1), 90, np.uint8)
-    np.savez(tmp_path / "few.npz", train_images=images, train_labels=np.arange(400) % 3, test_images=images[:3], test_labels=np.arange(3))
+    np.savez(
+        tmp_path / "few.npz", train_images=images, train_labels=np.arange(400) % 3, test_images=images[:3] + 1, test_labels=np.arange(3)
+    )
     noises = ["symmetric(rate=0.4)", "asymmetric(rate=0.4)", "openset(rate=0.3, source='few.npz')"]
     whole = find_suite("smoke", tmp_path)[1]
     suite = whole.model_copy(update={

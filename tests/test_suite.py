@@ -132,7 +132,7 @@ def test_what_is_said_beside_a_suite_changes_its_recipe(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("epochs: 1", "epochs: 1, epohcs: 2", "4:44: defaults.epohcs: unknown key"),
+        ("epochs: 1", "epochs: 1, epohcs: 2", "4:44: defaults.epohcs: unknown key: did you mean 'epochs'?"),
         ("epochs: 1", "epochs: 1, epochs: 2", "4:44: the key 'epochs' stands twice"),
         ("epochs: 1", "lr: 1e-3", "4:37: YAML reads 1e-3 as text: write 1.0e-3"),
         ("epochs: 1", "epochs: two", "defaults.epochs: Input should be a valid integer"),

@@ -268,7 +268,7 @@ def test_a_list_by_several_runs_is_of_the_labels_that_were_trained_on_last(tmp_p
     runs = sorted(map(str, (tmp_path / "runs").iterdir()))
     assert main([*place, "evaluate", *runs, "--suspects", str(second), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert f"by {cleaned.name}; of other labels, left out: {run.name}" in err
+    assert f"trained on: {cleaned.name}; left out, on other labels: {run.name}" in err
     entries = {entry["run"]: entry for entry in json.loads(out)}
     assert "suspects" in entries[str(cleaned)] and "suspects" not in entries[str(run)]
     assert not set(pd.read_csv(second)["index"]) & set(pd.read_csv(first)["index"]), "what was dropped is not listed again"

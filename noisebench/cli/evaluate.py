@@ -35,8 +35,8 @@ def evaluate(
         typer.Option(
             "--suspects",
             metavar="FILE",
-            help="Write the suspected label errors of these runs together, most likely first, as .csv; of several sets of labels, the "
-            "set that the last run was trained on.",
+            help="Write the suspected label errors of these runs together, most likely first, as .csv; of runs on several sets of "
+            "labels, those on the labels of the run that finished last.",
         ),
     ] = None,
     on: Annotated[
@@ -108,9 +108,9 @@ def _check_effects(given: dict[str, Any]) -> None:
     if recheck and (on or folds or given["suspects"] or given["predictions"] or given["score"]):
         raise ConfigError("--recheck stands alone: it writes no file and looks at the run's own data")
     if given["device"] != "auto" and not (on or recheck or folds):
-        raise ConfigError("--device has an effect with --eval-on, --recheck and --folds only: nothing else asks a network")
+        raise ConfigError("--device has an effect with --eval-on, --recheck and --folds only: nothing else uses a network")
     if given["workers"] is not None and not (on or recheck or folds):
-        raise ConfigError("--workers has an effect with --eval-on, --recheck and --folds only: nothing else reads pictures")
+        raise ConfigError("--workers has an effect with --eval-on, --recheck and --folds only: nothing else reads images")
     if given["manifest"] is not None and not (on or recheck or folds or given["suspects"]):
         raise ConfigError("--manifest has an effect with --eval-on, --recheck, --folds and --suspects only")
 

@@ -94,7 +94,7 @@ ImgSize = Annotated[
         metavar="N",
         min=8,
         max=1024,
-        help="Side of the square images in pixels; default: as they are, of different sizes the median shorter side, at most 224.",
+        help="Side of the square images in pixels; default: unchanged, or of different sizes the median shorter side, at most 224.",
     ),
 ]
 OldSize = Annotated[int | None, typer.Option("--size", min=8, max=1024, hidden=True)]
@@ -202,13 +202,14 @@ class NoiseOptions:
         """The labels that the options ask for on a data set. Raises ConfigError for two noises, or an option without effect."""
         from ..conventions import find_convention
         from ..labelling import VAL_SPLITS, LabelWish
+        from ..noise import parse_noise
         from ..plan import checked_seed
 
         self._check()
         paper = find_convention(self.convention) if self.convention else None
         text = self._text(dataset)
         if self.openset is not None:
-            inner = f"{text}, " if text else ""
+            inner = f"{parse_noise(text)}, " if text else ""
             alone = ", exact=False" if self.bernoulli and not text else ""
             text = f"openset({inner}rate={self.openset!r}, source={self.source!r}{alone})"
         fraction = self.val_fraction if self.val_fraction is not None else paper.val_fraction if paper else 0.0
@@ -266,11 +267,12 @@ class NoiseOptions:
     def _with_predictions(self, text: str) -> str:
         from dataclasses import replace
 
-        from ..spec import Call, parse
+        from ..noise import parse_noise
+        from ..spec import Call
 
         if not self.predictions:
             return text
-        call = parse(text)
+        call = parse_noise(text)
         if not isinstance(call, Call) or call.name != "plc":
             raise ConfigError("--predictions has an effect with --idn, and with --noise 'plc(...)' only")
         return str(replace(call, kwargs=(*call.kwargs, ("predictions", self.predictions))))

@@ -61,7 +61,7 @@ def report(
         typer.Option(
             "--tolerance",
             metavar="SIZE",
-            help="A smaller drop is none, in the metric's unit: points of a percentage (default 0.5), nats of nll (0.005); of one metric: "
+            help="Ignore smaller drops. In the metric's unit: points of a percentage (default 0.5), nats of nll (0.005); of one metric: "
             "nll=0.02; 0: exact, without statistics.",
         ),
     ] = None,

@@ -137,7 +137,7 @@ def run(
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
     name, found = find_suite(suite, options.workspace)
     found = found.told(seeds, test=None if test is None else str(test), **_settings(context.params))
-    _report(found, [], workspace)  # a wrong shape is said before the first run
+    _report(found, [], workspace)  # a wrong layout is refused before the first run
     lines = _lines(known)
     items = done_elsewhere(make_agenda(workspace, found, device), lines, str(known))
     chosen = where(items, conditions or [])
@@ -267,9 +267,14 @@ def _kept(item: Item, lines: dict[str, RunLine]) -> KeptRun:
 
 
 def _report(suite: Suite, runs: Sequence[KeptRun], workspace: Workspace) -> Report:
+    from ..errors import ConfigError, NoisebenchError
+
     shape = suite.report
-    made = shape_of(shape.rows, shape.cols, shape.metric, published=shape.published, budget=suite.defaults.budget)
-    return make(runs, made, [], workspace)
+    try:
+        made = shape_of(shape.rows, shape.cols, shape.metric, published=shape.published, budget=suite.defaults.budget)
+        return make(runs, made, [], workspace)
+    except NoisebenchError as error:
+        raise ConfigError(f"the suite's report: {error}") from None
 
 
 def _show_agenda(name: str, forecast: Forecast, items: list[Item], work: list[Load], pool: Executor, *, json: bool) -> None:

@@ -52,7 +52,8 @@ def of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFold
     others = ", ".join(folder.name for folder in folders if folder not in chosen)
     if others:
         names = ", ".join(folder.name for folder in chosen)
-        say(f"--suspects lists the labels of the run that finished last: by {names}; of other labels, left out: {others}", quiet=quiet)
+        lists = f"--suspects lists the labels that the run which finished last was trained on: {names}"
+        say(f"{lists}; left out, on other labels: {others}", quiet=quiet)
     return chosen
 
 

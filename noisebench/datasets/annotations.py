@@ -118,7 +118,7 @@ def read_label_table(
     """
     suffix = path.suffix.lower()
     if suffix not in _READERS:
-        raise DataError(f"{path}: labels are a {', '.join(_READERS)}")
+        raise DataError(f"{path}: a label file is a {', '.join(_READERS)}")
     raw = read_checked(path, sha256, LARGEST if n is None else ROOM + n * WIDEST)
     try:
         content = _READERS[suffix](raw, path, _Expected(n, classes, column))

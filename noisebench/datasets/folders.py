@@ -258,7 +258,7 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
              for part, numbers in zip(chosen, (read.labels, test_labels), strict=True)]  # fmt: skip
     notes = [f"labels: {read.note}", *alike(read.classes)]
     if folders_of:
-        notes.append(f"classes: the labels, none of which is one of its {counted('folder{s}', folders_of, len(folders_of))}")
+        notes.append(f"classes: the labels; none is the name of one of its {counted('folder{s}', folders_of, len(folders_of))}")
     if test is not None:
         sides[1] = test, _labelled_test(test, others, read.classes, test_passed)
         where = f"in {test}" + (f", in the place of those {where}" if len(chosen[1]) else "")

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import LanguageError, UnknownName
 from ..parameters import OneOf
 from ..registry import Entry, Registry
-from ..spec import Call, Expression, Value
+from ..spec import Call, Expression, Value, parse
 from .draw import Seed, draw
 
 FILES = ("file", "predictions", "suspects")  # parameters that name a file
@@ -119,18 +119,22 @@ class ClassNoise:
 
 def normal_noise(text: str | Expression) -> Call:
     """The one form of a noise text, in the language or in the short notation of tables; raises LanguageError for a sum."""
-    short = _call_of_words(text.split()) if isinstance(text, str) and not set(text) & set("()=,*+'\"") else None
-    call = NOISES.normal(text if short is None else short)
+    call = NOISES.normal(parse_noise(text) if isinstance(text, str) else text)
     if not isinstance(call, Call):
         raise LanguageError(f"noise is one model, not a sum: {call}")
     return call
 
 
-def _call_of_words(words: list[str]) -> Call | None:
+def parse_noise(text: str) -> Expression:
+    """A noise text as it is written, in the language or in the short notation; its values are not checked. Raises LanguageError, and
+    UnknownName for an unknown word of the short notation."""
+    words = [] if set(text) & set("()=,*+'\"") else text.split()
+    return _call_of_words(words) if words else parse(text)
+
+
+def _call_of_words(words: list[str]) -> Call:
     """`sym 0.4`, `asym 0.3 cifar10-two-way`, `open 0.2 cifar100 sym 0.1`: the noise's short name, then a word for each value, as tables
-    name a noise; None for a single word. Raises UnknownName, and LanguageError for a word that means nothing there."""
-    if len(words) < 2:
-        return None
+    name a noise. Raises UnknownName, and LanguageError for a word that means nothing there."""
     known = {name: entry for entry in NOISES for name in (entry.name, entry.facts.get("short", entry.name))}
     if "pdn" in known:
         known["idn"] = known["pdn"]  # as the option --idn
@@ -140,7 +144,7 @@ def _call_of_words(words: list[str]) -> Call | None:
     values: dict[str, Value] = {}
     for number, word in enumerate(words[1:], 1):
         if word in known and any(p.is_expression for p in entry.parameters):
-            return Call(entry.name, (_call_of_words(words[number:]) or Call(word),), tuple(values.items()))
+            return Call(entry.name, (_call_of_words(words[number:]),), tuple(values.items()))
         values.update([_value_of_word(entry, word, values)])
     return Call(entry.name, kwargs=tuple(values.items()))
 

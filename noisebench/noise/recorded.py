@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import DataError, LanguageError
 from ..parameters import Inner, OneOf, Rate
 from ..spec import Call, Value
-from .catalogue import Examples, Labelling, Review, build_noise, by_class, normal_noise, record, register_noise
+from .catalogue import Examples, Labelling, Review, build_noise, by_class, parse_noise, record, register_noise
 from .draw import OVER, complete_counts, expected, grouped, members, uniforms
 
 OWN = "own"  # in the place of a file: the data set's labels as they are
@@ -63,8 +63,10 @@ def imported(examples: Examples, file: str, sha256: str | None = None) -> Labell
 
 def label_file_of(noise: str) -> str | None:
     """The FILE or FILE:COLUMN of imported labels; None for other noise, and for the data set's own labels."""
-    call = normal_noise(noise) if "imported" in noise else None
-    file = str(dict(call.kwargs)["file"]) if call is not None and call.name == "imported" else OWN
+    call = parse_noise(noise)
+    if not isinstance(call, Call) or call.name != "imported":
+        return None
+    file = str(dict(call.kwargs).get("file", call.args[0] if call.args else OWN))
     return None if file == OWN else file
 
 
