@@ -34,7 +34,7 @@ OPTIONS = {
     "report": "--against --allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss "
     "--metric --out --published --ranks --rows --save-baseline --tolerance --where",
     "run": "--address --batch-size --budget --clip --cpus-per-run --crop --dataset --detach --device --dry-run --epochs --executor "
-    "--fail-fast --flip --freeze --gpus-per-run --help --init --jobs --json --known --layer-decay --log-to --lr --minutes "
+    "--fail-fast --fit --flip --freeze --gpus-per-run --help --img-size --init --jobs --json --known --layer-decay --log-to --lr --minutes "
     "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --recipe --rerun --schedule --seeds --shard --slurm "
     "--test --weight-decay --where --workers",
     "list": "--help --json",
