@@ -308,7 +308,7 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_had_lived(t
 
 def test_a_stopped_run_is_saved_and_goes_on_in_one_process(tmp_path: Path, straight: list[list[float]]) -> None:
     stopped = under_torchrun(tmp_path, RUN, victims="0", mishap="stop")
-    assert stopped.code != 0 and stopped.files == {"config.yaml", "resume.pt"}
+    assert stopped.code != 0 and stopped.files == {"config.yaml", "metrics.csv", "resume.pt"}
     assert stopped.errors == ["error: stopped in epoch 2 of 4; the same command resumes it"]
     assert main(["-q", "-C", str(tmp_path), *RUN]) == 0
     assert stopped.files == FINISHED
@@ -326,7 +326,7 @@ def test_a_stopped_run_goes_on_in_more_processes(tmp_path: Path, straight: list[
 @pytest.mark.parametrize(("victim", "where"), [pytest.param("0", "", marks=pytest.mark.soak), ("1", "in process 1: ")])
 def test_what_one_process_dies_of_is_written_once_and_ends_all(victim: str, where: str, tmp_path: Path) -> None:
     failed = under_torchrun(tmp_path, RUN, victims=victim, mishap="out of memory")
-    assert failed.codes == [3, 3] and failed.files == {"config.yaml", "error.json"}
+    assert failed.codes == [3, 3] and failed.files == {"config.yaml", "metrics.csv", "error.json"}
     assert len(failed.errors) == 1 and f"failed: {where}MemoryError: no more of it" in failed.errors[0]
     written = json.loads((failed.folder / "error.json").read_text())
     assert written["type"] == "MemoryError" and "step_with_mishap" in written["traceback"]
@@ -344,7 +344,7 @@ def test_what_one_process_dies_of_is_written_once_and_ends_all(victim: str, wher
 )
 def test_all_processes_fail_alike(mishap: str, victims: str, code: int, message: str, left: str, tmp_path: Path) -> None:
     failed = under_torchrun(tmp_path, RUN, victims=victims, mishap=mishap)
-    assert set(failed.codes) - {-9} == {code} and failed.files == {"config.yaml", left}
+    assert set(failed.codes) - {-9} == {code} and failed.files == {"config.yaml", "metrics.csv", left}
     assert len(failed.errors) == 1 and message in failed.errors[0]
 
 
