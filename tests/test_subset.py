@@ -414,7 +414,7 @@ def test_the_gate_compares_a_size_with_itself(sizes: Path, tmp_path: Path, capsy
     assert "baseline" not in (tmp_path / "r.xml").read_text()
     capsys.readouterr()
     assert main([*check, "--where", "subset=600"]) == 5
-    assert "missing: ce on digits, of which 300, symmetric" in capsys.readouterr().err
+    assert "missing: last of ce on digits, of which 300, symmetric" in capsys.readouterr().err
 
 
 def test_the_page_and_the_published_numbers_say_it(sizes: Path, tmp_path: Path) -> None:

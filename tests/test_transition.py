@@ -128,7 +128,7 @@ def test_every_convention_is_listed_with_its_paper(capsys):
 def test_what_is_unknown_is_not_drawn_as_right(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images = np.zeros((6, 8, 8), np.uint8)
-    np.savez("few.npz", train_images=images, train_labels=np.arange(6) % 3, test_images=images[:3], test_labels=np.arange(3))
+    np.savez("few.npz", train_images=images, train_labels=np.arange(6) % 3, test_images=images[:3] + 1, test_labels=np.arange(3))
     (tmp_path / "l.csv").write_text("label,clean_label\n1,0\n1,1\n2,\n0,0\n1,\n2,\n")
     assert main(["corrupt", "few.npz", "--labels", "l.csv"]) == 0
     capsys.readouterr()
