@@ -31,6 +31,7 @@ from .options import (
     Init,
     Json,
     LabelFile,
+    LayerDecay,
     LearningRate,
     LogTo,
     Map,
@@ -130,9 +131,7 @@ def train(
     crop: Crop = None,
     flip: Flip = None,
     freeze: Freeze = None,
-    layer_decay: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="A layer group's learning rate, as a share of the next one's; 1: all alike.")
-    ] = None,
+    layer_decay: LayerDecay = None,
     img_size: ImgSize = None,
     old_size: OldSize = None,
     fit: Fit = None,
