@@ -34,7 +34,7 @@ LabelFile = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE",
-        help="Label file (.csv, .tsv, .txt, .json, .npy, .npz, .pt), or FILE:COLUMN for the column of labels; the column "
+        help="Label file (.csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt), or FILE:COLUMN for the column of labels; the column "
         "of indices, paths or file names is the key. Or 'own': the data set's labels unchanged.",
     ),
 ]
