@@ -28,7 +28,7 @@ perf: $(VENV)/.installed-test
 
 # The tests, one case of each, with the oldest and the newest versions that pyproject.toml allows; 5 GB at a time. A Python that is not here is said.
 matrix: $(VENV)/.installed-test
-	$(BIN)/python tests/versions.py $(PYTHONS)
+	$(BIN)/python tests/support/versions.py $(PYTHONS)
 
 # torch and torchvision are asked for together and plainly: the newest pair that matches.
 $(VENV)/.installed: pyproject.toml

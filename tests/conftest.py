@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -44,21 +44,17 @@ def spread_cases(items: list[pytest.Item], most: int) -> list[pytest.Item]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """The machine is shared with the worker processes that some tests start."""
+def environment() -> Iterator[None]:
+    """One thread a process, since tests run side by side, and no settings of the person who runs them."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NOISEBENCH_WORKSPACE", raising=False)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    monkeypatch.delenv("NOISEBENCH_MIRROR", raising=False)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")  # where tests have hosts of their own
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in (name for kind in TRACKERS.values() for name in kind.settings):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("WANDB_MODE", "offline")  # no test logs to anybody's account
+    with pytest.MonkeyPatch.context() as patch:
+        trackers = (name for kind in TRACKERS.values() for name in kind.settings)
+        for name in ("NOISEBENCH_WORKSPACE", "NOISEBENCH_MIRROR", "GITHUB_STEP_SUMMARY", *trackers):
+            patch.delenv(name, raising=False)
+        patch.setenv("no_proxy", "127.0.0.1")  # where tests have servers of their own
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("WANDB_MODE", "offline")  # no test logs to anybody's account
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,207 @@
+"""A command that is killed, stopped or refused at any touch of the file system: nothing finished is lost, nothing half-done looks finished,
+and the same command ends as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisebench.manifest import read_manifest
+from noisebench.runfolder import RunFolder
+from tests.support import kills
+from tests.support.faults import CHANGES, Commands, Ended, commands
+from tests.support.suites import left
+
+TRAIN = ("train", "digits", "--sym", "0.4", "--epochs", "2", "--batch-size", "512", "--precision", "fp32")
+WRITERS = {  # what else writes files, of a workspace with a finished run
+    "corrupt": ("corrupt", "digits", "--pair", "0.3"),
+    "gzip": ("corrupt", "digits", "--sym", "0.2", "--out", "{place}/labels.csv.gz"),
+    "suspects": ("evaluate", "{run}", "--suspects", "{place}/doubted.csv"),
+    "predictions": ("evaluate", "{run}", "--predictions", "{place}/said.npz"),
+    "page": ("report", "{place}", "-o", "{place}/report.html"),
+    "latex": ("report", "{place}", "-o", "{place}/report.tex"),
+    "baseline": ("report", "{place}", "--save-baseline", "{place}/baseline.json"),
+    "figure": ("report", "{place}", "--figure", "curves", "-o", "{place}/curves.svg"),
+}
+TWO_NETWORKS = "elr_plus"  # and a memory of every example
+_HEX = re.compile(r"\.[0-9a-f]{16,32}(?=\.|$)")
+
+
+@pytest.fixture(scope="module")
+def noisebench() -> Iterator[Commands]:
+    with commands() as found:
+        yield found
+
+
+@dataclass
+class Undisturbed:
+    """What a command leaves that nothing happens to, and what it touches on the way."""
+
+    noisebench: Commands
+    place: Path
+    known: dict[tuple[str, ...], tuple[dict[str, Any], list[str]]] = field(default_factory=dict)
+
+    def __call__(self, *arguments: str) -> tuple[dict[str, Any], list[str]]:
+        if arguments not in self.known:
+            place = self.place / str(len(self.known))
+            ended = self.noisebench.run(place, *arguments)
+            assert ended.code == 0, ended.said
+            self.known[arguments] = left(place), ended.touches
+        return self.known[arguments]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(noisebench: Commands, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(noisebench, tmp_path_factory.mktemp("undisturbed"))
+
+
+def check_whole(place: Path) -> None:
+    """Whatever looks finished is."""
+    for path in (place / "manifests").glob("*.csv"):
+        read_manifest(path)
+    for folder in map(RunFolder, (place / "runs").glob("*")):
+        if folder.result.exists():
+            assert folder.checksums() == folder.record()["files"] and len(folder.record()["files"]) == 4
+            assert folder.about()["metrics"]["train"]["n"] == 1297
+
+
+def check_goes_on(noisebench: Commands, place: Path, arguments: tuple[str, ...], expected: dict[str, Any]) -> None:
+    """The same command again ends as if nothing had happened."""
+    ended = noisebench.run(place, *arguments)
+    assert ended.code == 0, ended.said
+    manifests = place / "manifests"
+    halves = list(manifests.glob(".*.part"))  # they are swept after a day, since others may be writing
+    for path in halves:
+        path.unlink()
+    assert len(halves) <= 1 and left(place) == expected
+
+
+def kind(touch: str) -> str:
+    """What is touched, whichever process touches it."""
+    return _HEX.sub("", touch)
+
+
+def moments(touches: list[str], count: int | None) -> list[int]:
+    """All of them, or so many spread over those that differ in what is done to which file."""
+    if count is None:
+        return list(range(len(touches)))
+    first = list({kind(touch): number for number, touch in reversed(list(enumerate(touches)))}.values())
+    first.sort()
+    return sorted({first[round(at * (len(first) - 1) / (count - 1))] for at in range(count)})
+
+
+HOW_MANY = [pytest.param(6), pytest.param(None, marks=pytest.mark.soak)]
+STRATEGIES = ["standard", TWO_NETWORKS]
+
+
+@cache
+def words(strategy: str) -> tuple[str, ...]:
+    return (*TRAIN, "--strategy", strategy)
+
+
+@pytest.mark.parametrize("count", HOW_MANY)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_killed_at_any_moment(strategy: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    """What is being written at that moment is written by half."""
+    expected, touches = undisturbed(*words(strategy))
+    assert {kind(touch).split()[0] for touch in touches} >= {"write", "fsync", "os.rename", "os.link", "os.remove", "os.mkdir"}
+    for at in moments(touches, count):
+        place = tmp_path / str(at)
+        ended = noisebench.run(place, *words(strategy), fault="kill", at=at)
+        assert ended.code == -9
+        check_whole(place)
+        check_goes_on(noisebench, place, words(strategy), expected)
+
+
+@pytest.mark.parametrize("count", HOW_MANY)
+@pytest.mark.parametrize("fault", ["terminate", "interrupt"])
+def test_stopped_at_any_moment(fault: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    expected, touches = undisturbed(*words(TWO_NETWORKS))
+    for at in moments(touches, count):
+        place = tmp_path / str(at)
+        ended = noisebench.run(place, *words(TWO_NETWORKS), fault=fault, at=at)
+        assert "Traceback" not in ended.said
+        if ended.code == 0:  # it came too late to matter
+            assert left(place) == expected
+        else:
+            assert ended.code in (130, -15) and (
+                "the same command resumes it" in ended.said or "interrupted" in ended.said or ended.code < 0
+            )
+        check_whole(place)
+        check_goes_on(noisebench, place, words(TWO_NETWORKS), expected)
+
+
+def refused(ended: Ended) -> bool:
+    """One line that says what could not be written and why."""
+    last = ended.said.strip().splitlines()[-1]
+    return ended.code in (2, 3) and last.startswith("error: ") and "Traceback" not in ended.said
+
+
+@pytest.mark.parametrize("count", HOW_MANY)
+@pytest.mark.parametrize(("fault", "why"), [("full", "No space left on device"), ("read-only", "Read-only file system"),
+                                            ("error", "Input/output error")])  # fmt: skip
+def test_refused_at_any_moment(
+    fault: str, why: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """By a disk that is full, or read-only from then on; by a file server that fails once."""
+    expected, touches = undisturbed(*words(TWO_NETWORKS))
+    changes = [number for number, touch in enumerate(touches) if fault == "error" or touch.split()[0] in CHANGES]
+    for at in [changes[n] for n in moments([touches[at] for at in changes], count)]:
+        place = tmp_path / str(at)
+        ended = noisebench.run(place, *words(TWO_NETWORKS), fault=fault, at=at)
+        if ended.code:
+            assert refused(ended) and why in ended.said, (touches[at], ended.said)
+        check_whole(place)
+        check_goes_on(noisebench, place, words(TWO_NETWORKS), expected)
+
+
+@pytest.fixture(scope="module")
+def finished(undisturbed: Undisturbed) -> Path:
+    """A workspace with a finished run."""
+    undisturbed(*words("standard"))
+    return undisturbed.place / str(list(undisturbed.known).index(words("standard")))
+
+
+@pytest.mark.parametrize("count", [pytest.param(2), pytest.param(None, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("fault", ["kill", "full"])
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_other_file_is_whole_or_not_there(
+    writer: str, fault: str, count: int | None, noisebench: Commands, finished: Path, tmp_path: Path
+) -> None:
+    def run(place: Path, **case: Any) -> tuple[Ended, dict[str, Any]]:
+        if not place.exists():
+            shutil.copytree(finished, place)
+        (folder,) = (place / "runs").iterdir()
+        ended = noisebench.run(place, *(word.format(place=place, run=folder) for word in WRITERS[writer]), **case)
+        return ended, {name: _without_place(content, place) for name, content in left(place).items() if not name.endswith(".part")}
+
+    whole, expected = run(tmp_path / "whole")
+    assert whole.code == 0, whole.said
+    before = left(finished)
+    assert expected.keys() > before.keys()
+    numbers = [number for number, touch in enumerate(whole.touches) if fault == "kill" or touch.split()[0] in CHANGES]
+    for at in [numbers[n] for n in moments([whole.touches[at] for at in numbers], count)]:
+        place = tmp_path / str(at)
+        ended, now = run(place, fault=fault, at=at)
+        assert ended.code == (-9 if fault == "kill" else 2), (whole.touches[at], ended.said)
+        assert fault == "kill" or (refused(ended) and "No space left on device" in ended.said)
+        assert all(content in (expected[name], before.get(name)) for name, content in now.items())
+        again, now = run(place)
+        assert again.code == 0 and now == expected, again.said
+
+
+def _without_place(content: Any, place: Path) -> Any:
+    return content.replace(str(place).encode(), b"PLACE") if isinstance(content, bytes) else content
+
+
+@pytest.mark.soak
+def test_two_hundred_kills_at_random_change_no_cell() -> None:
+    said: list[str] = []
+    assert kills.soak(200, 0, said.append), said

@@ -1,0 +1,382 @@
+"""Several processes are one run: what they learn is what one process learns, they stop together, and none is left waiting."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from noisebench.cli import main
+from noisebench.datasets import Images
+from noisebench.errors import ConfigError
+from noisebench.forecast import _per_epoch
+from noisebench.plan import Run
+from noisebench.processes import Ranks, Seat, Spread, check_spread, cut, seat_here
+from noisebench.report.cells import _clock
+from noisebench.runfolder import RunFolder
+from noisebench.runner import begin
+from noisebench.sitting import Conduct, Course, save
+from noisebench.training.ranks import device_of
+from noisebench.training.sharing import has_batch_norm, synchronised
+from noisebench.training.trainer import Trainer
+from tests.contracts.test_strategies import TEXTS
+from tests.support.pages import is_said
+from tests.support.ranks_worker import trained
+
+ROOT = Path(__file__).parents[2]
+# float32 sums of other parts in another order: measured 1e-8 to 6e-5 after 2 to 4 epochs; a wrong gradient is off by more than 1e-2.
+CLOSE = {"rtol": 1e-3, "atol": 2e-4}
+CHAOTIC = "mentornet(kind='data_driven')"  # a lesson is 300 steps of Adam, after which a rounding is a different mentor
+
+Case = dict[str, Any]
+PAIR: dict[str, Case] = {
+    "plain": {},
+    "two-networks": {"strategy": "coteaching(rate=0.33)"},
+    "memory": {"strategy": "elr(lam=1, beta=0.9)"},
+    "own-parameters": {"strategy": "sop"},
+    "mixed-images": {"strategy": "mixup"},
+    "asked-and-stacked": {"strategy": "dividemix(warmup=0.34)"},
+    "stacked-views": {"strategy": "gjs", "crop": 1, "flip": True},
+    "penalty": {"loss": "ce + l1(1e-4)"},
+    "few-left": {"batch_size": 23, "clip": 0.1},  # the last batch is of three
+    "unused-layer": {"change": "spare"},
+    "layers": {"freeze": 1, "layer_decay": 0.5, "strategy": "sop"},
+    "in-parts": {"accumulate": 3, "loss": "ce + l1(1e-4)"},
+    "in-parts-mixed": {"accumulate": 2, "strategy": "mixup", "loss": "ce + l1(1e-4)"},
+    "in-parts-two-networks": {"accumulate": 3, "strategy": "coteaching(rate=0.33)", "batch_size": 23},
+}
+APART: dict[str, Case] = {
+    "batch-norm": {"model": "cnn4", "batch_size": 64},
+    "dropout": {"change": "dropout", "batch_size": 23, "strategy": "elr"},  # the last batch is everybody's, with different masks
+}
+SOAK: dict[str, Case] = {
+    **{f"strategy{number}": {"strategy": text, "epochs": 4} for number, text in enumerate(TEXTS) if text != CHAOTIC},
+    "mentor": {"strategy": CHAOTIC, "epochs": 1},
+    "in-parts-asked": {"accumulate": 2, "strategy": "dividemix(warmup=0.34)", "loss": "ce + l1(1e-4)"},
+    "few-left-asked": {"batch_size": 23, "strategy": "dividemix(warmup=0.34)"},
+}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    known = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
+    return {**known, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **more}
+
+
+def as_seats(size: int) -> list[dict[str, str]]:
+    """What torchrun would say to each of so many processes on this machine."""
+    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(size)]
+
+
+def trained_by(size: int, cases: Mapping[str, Case], out: Path) -> list[dict[str, dict[str, np.ndarray]]]:
+    """Of each process what each case left."""
+    command = [sys.executable, "-m", "tests.support.ranks_worker", str(out)]
+    made = [subprocess.Popen(command, cwd=ROOT, env=seat, stdin=subprocess.PIPE, text=True) for seat in as_seats(size)]
+    for process in made:
+        assert process.stdin
+        process.stdin.write(json.dumps(cases))
+        process.stdin.close()
+    assert [process.wait(600) for process in made] == [0] * size
+    return [{name: dict(np.load(out / f"{name}-{rank}.npz")) for name in cases} for rank in range(size)]
+
+
+def assert_close(several: dict[str, np.ndarray], one: dict[str, np.ndarray]) -> None:
+    assert several.keys() == one.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(several[name], value, **CLOSE, err_msg=name)
+
+
+def in_one(digits: Images, case: Case) -> dict[str, np.ndarray]:
+    """The case in one process and one part."""
+    return trained(digits, Ranks(), {**case, "accumulate": 1})
+
+
+def assert_alike(found: list[dict[str, dict[str, np.ndarray]]]) -> None:
+    """The same weights, memories and momenta in all processes, bit for bit."""
+    for name, first in found[0].items():
+        assert all(np.array_equal(other[name][key], value, equal_nan=True) for other in found for key, value in first.items()), name
+
+
+def test_two_processes_learn_what_one_learns_unless_there_is_batch_norm(tmp_path: Path, digits: Images) -> None:
+    """All in one test, since a process takes seconds to start."""
+    found = trained_by(2, {**PAIR, **APART}, tmp_path)
+    assert_alike(found)
+    for name, case in PAIR.items():
+        assert_close(found[0][name], in_one(digits, case))
+    assert abs(found[0]["batch-norm"]["loss"] - in_one(digits, APART["batch-norm"])["loss"]).max() > 1e-3
+    assert is_said("Batch norm is the exception")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_strategy_learns_in_several_processes_what_it_learns_in_one(size: int, tmp_path: Path, digits: Images) -> None:
+    found = trained_by(size, SOAK, tmp_path)
+    for name, case in SOAK.items():
+        assert_close(found[0][name], in_one(digits, case))
+    assert_alike(found)
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "standard with a penalty"])
+def test_a_batch_in_parts_teaches_what_it_teaches_at_once(text: str, digits: Images) -> None:
+    case = {"loss": "ce + l1(1e-4)"} if "penalty" in text else {"strategy": text, "epochs": 1 if text == CHAOTIC else 3}
+    assert_close(trained(digits, Ranks(), {**case, "accumulate": 3}), trained(digits, Ranks(), case))
+
+
+def test_the_parts_of_a_strategy_that_looks_at_all_forget_their_first_pass(make_trainer: Callable[..., Trainer]) -> None:
+    """Two passes, of which batch norm's statistics and dropout's masks know one."""
+    at_once, in_parts = (make_trainer(strategy="elr", model="cnn4", spread=Spread(accumulate=k)) for k in (1, 2))
+    for trainer in (at_once, in_parts):
+        trainer.make_step()
+    counts = [trainer.networks[0].state_dict()["body.1.num_batches_tracked"].item() for trainer in (at_once, in_parts)]
+    assert counts == [1, 2]
+
+
+@pytest.mark.parametrize(("n", "count"), [(10, 3), (2, 2), (7, 1), (64, 5)])
+def test_rows_are_cut_evenly_and_none_is_left_out(n: int, count: int) -> None:
+    parts = cut(n, count)
+    sizes = [part.stop - part.start for part in parts]
+    assert [place for part in parts for place in range(n)[part]] == list(range(n)) and max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "spread", "message"),
+    [
+        (4, 8, {}, "8 processes cannot share batches of 4, each needs 2 examples: at most 2 processes, or a larger --batch-size"),
+        (3, 2, {}, "2 processes cannot share batches of 3, each needs 2 examples: take a larger --batch-size"),
+        (32, 1, {"accumulate": 33}, "--accumulate 33 leaves parts of a batch of 32 no example: at most 32"),
+        (32, 4, {"accumulate": 5}, "--accumulate 5 leaves parts of a batch of 32 fewer than 2 examples in each of 4 processes: at most 4"),
+        (32, 1, {"sync_bn": True}, "--sync-bn has an effect with several processes only: torchrun --nproc-per-node=2"),
+    ],
+)
+def test_a_spread_that_a_batch_does_not_allow_is_refused(batch: int, size: int, spread: Case, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_spread(batch, Spread(Ranks(0, size), **spread))
+    assert str(refused.value).startswith(message)
+
+
+def test_parts_of_one_example_are_refused_where_there_is_batch_norm(make_trainer: Callable[..., Trainer]) -> None:
+    assert make_trainer(model="mlp", spread=Spread(accumulate=32)).spread.parts(32) == cut(32, 32)
+    with pytest.raises(ConfigError, match="leaves parts of a batch of 32 fewer than 2 examples: at most 16"):
+        make_trainer(model="cnn4", spread=Spread(accumulate=17))
+
+
+def test_batch_norm_is_synchronised_on_gpus_and_where_there_is_some(make_trainer: Callable[..., Trainer]) -> None:
+    plain, normed = (make_trainer(model=model).networks[0] for model in ("mlp", "cnn4"))
+    assert [has_batch_norm(network) for network in (plain, normed)] == [False, True]
+    with pytest.raises(ConfigError, match="--sync-bn has no effect on mlp, which has no batch norm"):
+        synchronised(plain, "mlp", torch.device("cuda"))
+    with pytest.raises(ConfigError, match="--sync-bn needs GPUs"):
+        synchronised(normed, "cnn4", torch.device("cpu"))
+    names = list(normed.state_dict())
+    assert list(synchronised(normed, "cnn4", torch.device("cuda")).state_dict()) == names
+
+
+@pytest.mark.parametrize(("name", "seat"), [("cuda:1", Seat(1, 2, 1, 2)), ("mps", Seat(0, 2, 0, 2)), ("cuda", Seat(0, 99, 0, 99))])
+def test_a_device_that_is_not_there_for_each_is_refused(name: str, seat: Seat) -> None:
+    with pytest.raises(ConfigError, match=r"each takes a GPU of its own|99 processes on this machine and \d+ GPU"):
+        device_of(name, seat)
+
+
+@pytest.fixture
+def seated(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """This process as one of two."""
+
+    def sit(rank: int) -> None:
+        for name, value in as_seats(2)[rank].items():
+            monkeypatch.setenv(name, value)
+
+    return sit
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "quick"], ["evaluate", "runs"], ["report"], ["corrupt", "digits", "--sym", "0.4"], ["list", "losses"]]
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_commands_of_one_process_are_refused_once(
+    command: list[str], rank: int, seated: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seated(rank)
+    assert main(command) == 2
+    said = f"error: torchrun started 2 processes, and only train is of several: noisebench {command[0]} ...\n"
+    assert capsys.readouterr().err == (said if rank == 0 else "")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_would_be_run_is_said_once(
+    rank: int, seated: Callable[[int], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seated(rank)
+    assert main(["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--dry-run"]) == 0
+    assert bool(capsys.readouterr().out) == (rank == 0) and not any(tmp_path.iterdir())
+    assert main(["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--dry-run", "--batch-size", "3"]) == 2
+    assert capsys.readouterr().err.startswith("error: 2 processes cannot share") == (rank == 0)
+
+
+def test_one_process_of_torchrun_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in as_seats(1)[0].items():
+        monkeypatch.setenv(name, value)
+    assert seat_here() == Seat() and not seat_here().several
+
+
+def test_a_table_says_of_how_many_processes_its_times_are() -> None:
+    clock = _clock({"environment": {"device": "cpu", "threads": 1, "processes": 4, "accumulate": 2}})
+    assert clock is not None and clock.machine == "cpu, 1 thread, 4 processes, batches in 2 parts"
+
+
+def test_a_suite_is_not_forecast_by_runs_of_several_processes() -> None:
+    record = {"recipe": {"batch_size": 1, "epochs": 2}, "model": {"name": "mlp"}, "strategy": "standard", "precision": "fp32",
+              "data": {"name": "digits"}, "noise": {}, "seconds": 4.0}  # fmt: skip
+    assert list(_per_epoch([record]).values()) == [2.0]
+    assert not _per_epoch([{**record, "environment": {"processes": 4}}])
+
+
+def test_a_run_that_began_in_a_pack_is_not_spread(tmp_path: Path, make_trainer: Callable[..., Trainer]) -> None:
+    trainer, folder, none = make_trainer(spread=Spread(accumulate=2)), RunFolder(tmp_path), cast(Run, None)
+    save(folder, trainer, Course(packed=16))
+    with pytest.raises(ConfigError, match="began beside other runs, as one network: go on in one process, or anew with --no-resume"):
+        begin(none, folder, Conduct(), trainer)
+
+
+# Whole runs, as torchrun starts them.
+RUN = ["train", "digits", "--sym", "0.4", "--epochs", "4", "--device", "cpu", "--precision", "fp32"]
+
+
+class Outcome:
+    """Of a command under torchrun: what it said and left."""
+
+    def __init__(self, place: Path, done: subprocess.CompletedProcess[str]) -> None:
+        self.code, self.out = done.returncode, done.stdout
+        self.errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        self.codes = [int(line.split()[2]) for line in done.stderr.splitlines() if line.strip().startswith("exitcode  :")]
+        self.said = done.stderr
+        (self.folder,) = (place / "runs").iterdir()
+
+    @property
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+    @property
+    def curve(self) -> list[list[float]]:
+        with (self.folder / "metrics.csv").open() as file:
+            return [[float(line[name]) for name in ("loss", "train_recorded", "test_acc")] for line in csv.DictReader(file)]
+
+
+def under_torchrun(place: Path, arguments: list[str], *more: str, victims: str = "", mishap: str = "", size: int = 2) -> Outcome:
+    torchrun = ["torch.distributed.run", f"--nproc-per-node={size}", "--master-addr=127.0.0.1", f"--master-port={free_port()}", *more]
+    plugin = ["--plugin", str(ROOT / "tests" / "mishap.py"), "-C", str(place)]
+    command = [sys.executable, "-m", *torchrun, "-m", "noisebench", *plugin, *arguments]
+    env = environment(VICTIMS=victims, MISHAP=mishap)
+    return Outcome(place, subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=300, check=False))
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
+    """The curve of one process."""
+    place = tmp_path_factory.mktemp("straight")
+    assert main(["-q", "-C", str(place), *RUN]) == 0
+    return Outcome(place, subprocess.CompletedProcess([], 0, "", "")).curve
+
+
+FINISHED = {"config.yaml", "metrics.csv", "dynamics.npz", "predictions.npz", "model.safetensors", "result.json"}
+
+
+def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_had_lived(tmp_path: Path, straight: list[list[float]]) -> None:
+    ended = under_torchrun(tmp_path, RUN, "--max-restarts=3", victims="0", mishap="kill")
+    assert ended.code == 0 and ended.files == FINISHED
+    np.testing.assert_allclose(ended.curve, straight, **CLOSE)
+    assert "resuming where it was interrupted" in ended.said and ended.out.count("test accuracy") == 1
+    facts = json.loads((ended.folder / "result.json").read_text())["environment"]
+    assert facts["processes"] == 2 and not {"accumulate", "sync_bn"} & set(facts)
+
+
+def test_a_stopped_run_is_saved_and_goes_on_in_one_process(tmp_path: Path, straight: list[list[float]]) -> None:
+    stopped = under_torchrun(tmp_path, RUN, victims="0", mishap="stop")
+    assert stopped.code != 0 and stopped.files == {"config.yaml", "metrics.csv", "resume.pt"}
+    assert stopped.errors == ["error: stopped in epoch 2 of 4; the same command resumes it"]
+    assert main(["-q", "-C", str(tmp_path), *RUN]) == 0
+    assert stopped.files == FINISHED
+    np.testing.assert_allclose(stopped.curve, straight, **CLOSE)
+
+
+@pytest.mark.soak
+def test_a_stopped_run_goes_on_in_more_processes(tmp_path: Path, straight: list[list[float]]) -> None:
+    under_torchrun(tmp_path, RUN, victims="0", mishap="stop")
+    resumed = under_torchrun(tmp_path, RUN, size=3)
+    assert resumed.code == 0 and resumed.files == FINISHED
+    np.testing.assert_allclose(resumed.curve, straight, **CLOSE)
+
+
+@pytest.mark.parametrize(("victim", "where"), [pytest.param("0", "", marks=pytest.mark.soak), ("1", "in process 1: ")])
+def test_what_one_process_dies_of_is_written_once_and_ends_all(victim: str, where: str, tmp_path: Path) -> None:
+    failed = under_torchrun(tmp_path, RUN, victims=victim, mishap="out of memory")
+    assert failed.codes == [3, 3] and failed.files == {"config.yaml", "metrics.csv", "error.json"}
+    assert len(failed.errors) == 1 and f"failed: {where}MemoryError: no more of it" in failed.errors[0]
+    written = json.loads((failed.folder / "error.json").read_text())
+    assert written["type"] == "MemoryError" and "step_with_mishap" in written["traceback"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("mishap", "victims", "code", "message", "left"),
+    [
+        ("nan", "01", 3, "the cost became nan at epoch 2, step 4, on examples ", "error.json"),
+        ("infinite gradient", "1", 3, " became inf at epoch 2, step 4, on examples ", "error.json"),
+        ("damaged picture", "1", 2, "in process 1: picture 7 is damaged", "resume.pt"),
+        ("kill", "1", 3, "another process of this run is gone", "resume.pt"),
+    ],
+)
+def test_all_processes_fail_alike(mishap: str, victims: str, code: int, message: str, left: str, tmp_path: Path) -> None:
+    failed = under_torchrun(tmp_path, RUN, victims=victims, mishap=mishap)
+    assert set(failed.codes) - {-9} == {code} and failed.files == {"config.yaml", "metrics.csv", left}
+    assert len(failed.errors) == 1 and message in failed.errors[0]
+
+
+@pytest.mark.soak
+def test_a_run_that_is_taken_or_finished_is_so_for_all(tmp_path: Path) -> None:
+    done = under_torchrun(tmp_path, RUN)
+    again = under_torchrun(tmp_path, ["train", *RUN[4:]])  # of the current manifest there is none, so the digits
+    assert done.code == again.code == 0 and "is finished already" in again.said and again.out.count("test accuracy") == 1
+    (done.folder / "claim").write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    taken = under_torchrun(tmp_path, [*RUN, "--force"])
+    assert taken.codes == [2, 2] and len(taken.errors) == 1 and "is being run by process 1 on elsewhere" in taken.errors[0]
+
+
+@pytest.mark.soak
+def test_a_run_that_estimates_its_noise_does_so_in_several_processes(tmp_path: Path) -> None:
+    arguments = [*RUN, "--loss", "el(eps=estimated)"]
+    assert main(["-q", "-C", str(tmp_path / "one"), *arguments]) == 0
+    one = Outcome(tmp_path / "one", subprocess.CompletedProcess([], 0, "", ""))
+    (tmp_path / "two").mkdir()
+    two = under_torchrun(tmp_path / "two", arguments)
+    np.testing.assert_allclose(two.curve, one.curve, **CLOSE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_synchronised_batch_norm_makes_two_processes_on_one_gpu_one(tmp_path: Path, digits: Images) -> None:
+    cases: dict[str, Case] = {
+        "plain": {"model": "cnn4", "device": "cuda:0"},
+        "memory": {"model": "cnn4", "device": "cuda:0", "strategy": "elr(lam=1, beta=0.9)"},
+        "asked": {"model": "cnn4", "device": "cuda:0", "strategy": "dividemix(warmup=0.34)"},
+        "few-left": {"model": "cnn4", "device": "cuda:0", "batch_size": 23},
+    }
+    found = trained_by(2, {name: {**case, "sync_bn": True} for name, case in cases.items()}, tmp_path)
+    for name, case in cases.items():
+        one = in_one(digits, case)
+        np.testing.assert_allclose(found[0][name]["loss"], one["loss"], rtol=5e-3)
+        np.testing.assert_allclose(found[0][name]["loss"], found[1][name]["loss"], rtol=1e-6)

@@ -1,0 +1,143 @@
+"""What lies in results/: each line is a run of its suite as it is planned today, each page shows its file, and one is run again."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noisebench.agenda import make_agenda, where
+from noisebench.cli import main
+from noisebench.datasets import find_dataset, read_images
+from noisebench.environment import environment
+from noisebench.report import finished_runs
+from noisebench.suite import Suite, packaged_suites, read_suites
+from noisebench.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
+SUITES = read_suites(packaged_suites())
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"results_{name}", RESULTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+evidence, photos = _script("evidence"), _script("photos")
+NAMES = list(evidence.EVIDENCE)
+WRITTEN = [name for name in NAMES if (RESULTS / f"{name}.csv").exists()]
+
+
+def suite(name: str) -> Suite:
+    """With as many seeds as its table has."""
+    return SUITES[name].told(seeds=evidence.EVIDENCE[name].seeds)
+
+
+def workspace(place: Path, name: str) -> Workspace:
+    """One with the suite's images; skips where they are not at hand."""
+    dataset = str(SUITES[name].defaults.dataset)
+    data = Path(os.environ.get("NOISEBENCH_DATA", "."))
+    if dataset != "digits" and not (data / f"{dataset}.npz").exists():
+        pytest.skip(f"needs {dataset}.npz in NOISEBENCH_DATA")
+    if any("human" in str(noise) for noise in SUITES[name].matrix["noise"]) and not (data / "CIFAR-10_human.pt").exists():
+        pytest.skip("needs CIFAR-10_human.pt in NOISEBENCH_DATA")
+    return Workspace(place, data, offline=True)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(name: str, tmp_path: Path) -> None:
+    """By its key, a hash of all that changes a result, under the same name and with the same oracle mark."""
+    planned = {item.run.key: (item.run.method, item.run.oracle) for item in make_agenda(workspace(tmp_path, name), suite(name))}
+    written = finished_runs(RESULTS / f"{name}.csv")
+    assert {key: (run.about()["method"], run.about()["oracle"]) for key, run in written.items()}.items() <= planned.items()
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_page_shows_its_file(name: str) -> None:
+    assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == evidence.page(name)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_a_page_says_to_add_is_one_of_its_runs(name: str, tmp_path: Path) -> None:
+    said = (RESULTS / f"{name}.md").read_text(encoding="utf-8").partition(": add `")[2].partition("`, say")[0]
+    items = where(make_agenda(workspace(tmp_path, name), suite(name)), shlex.split(said.replace("--where", ""))) if said else []
+    (one,) = (item.run.key for item in items)
+    assert one in finished_runs(RESULTS / f"{name}.csv")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pieces_are_the_whole_suite_each_run_once(name: str, tmp_path: Path) -> None:
+    items = make_agenda(workspace(tmp_path, name), suite(name))
+    pieces = [where(items, piece) for piece in evidence.EVIDENCE[name].pieces]
+    assert sorted(item.run.key for piece in pieces for item in piece) == sorted(item.run.key for item in items)
+
+
+def test_the_most_telling_cells_come_first() -> None:
+    """Symmetric 0.4 and 0.8, then asymmetric, then the rest; seed 0 before seed 1."""
+    pieces = evidence.EVIDENCE["el-cifar10"].pieces
+    assert [piece[0] for piece in pieces] == [f"seed={seed}" for seed in range(4) for _ in range(3)]
+    kinds = [[noise.partition("(")[0] for noise in piece[1].removeprefix("noise=").split("|")] for piece in pieces[:3]]
+    assert kinds == [["symmetric"] * 2, ["asymmetric"] * 3, ["symmetric"] * 2]
+    assert pieces[0][1] == "noise=symmetric(rate=0.4)|symmetric(rate=0.8)"
+
+
+def test_readmes_table_is_that_of_the_page() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\u00a0", " ")
+    table = evidence.page("quick").split("**\n\n", 1)[1].partition("\n\n")[0]
+    assert table in readme
+
+
+def test_readmes_column_beside_the_papers_is_that_of_the_page() -> None:
+    """Ours, the paper's, the difference."""
+    rows = r"^\| (\w+) †? ?\| ([\d.]+) \| ([\d.]+) ± [^|]*\| ([+-][\d.]+) \|"
+    readme = re.findall(rows, (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    page = evidence.page("el-cifar10").split("**\n\n", 1)[1].partition("\n\n")[0]
+    assert readme == re.findall(r"^\| (\w+) \| ([\d.]+)†? \[([\d.]+), ([+-][\d.]+) \w\]", page, re.M) and len(readme) == 7
+
+
+def test_readmes_photos_are_those_that_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """5,000 of which 41.9 % are wrong; each picture is the one of its number, in the folder of the label that people gave."""
+    data = workspace(tmp_path, "cifar10n-short").data_dir
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOISEBENCH_DATA", str(data))
+    assert photos.main() == 0
+    dataset = find_dataset("cifar10")
+    images, given = read_images(dataset, data), {}
+    for path in Path("photos/train").glob("*/*.png"):
+        assert (np.asarray(Image.open(path)) == images.train_images[int(path.stem)]).all()
+        given[int(path.stem)] = dataset.classes.index(path.parent.name)
+    assert sorted(given) == list(range(5000)) and sum(given[i] != images.train_labels[i] for i in given) == 2093
+    right = {int(path.stem): dataset.classes.index(path.parent.name) for path in Path("photos/test").glob("*/*.png")}
+    assert [right[i] for i in range(2000)] == images.test_labels[:2000].tolist()
+
+
+def test_one_line_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit where versions, processor and threads are those of the line, else within the spread over seeds."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    asked = ["--seeds", "10", "--where", "noise=symmetric(rate=0.4)", "--where", "method=el", "--where", "seed=0"]
+    assert main(["-q", "-C", str(tmp_path), "run", "quick", *asked, "--jobs", "1", "--json"]) == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    with (RESULTS / "quick.csv").open(encoding="utf-8", newline="") as lines:
+        column = [row for row in csv.DictReader(lines) if row["method"] == "el" and row["noise"] == "symmetric(rate=0.4)"]
+    (line,) = (row for row in column if row["seed"] == "0")
+    known = finished_runs(RESULTS / "quick.csv")[line["key"]].about()["environment"]
+    alike = all(known[name] == value for name, value in environment().items() if name in ("processor", "torch", "numpy"))
+    if alike and cell["precision"] == line["precision"]:
+        assert cell["values"]["0"] == float(line["last"])
+    else:
+        values = [float(row["last"]) for row in column]
+        assert min(values) - 0.03 <= cell["values"]["0"] <= max(values) + 0.03

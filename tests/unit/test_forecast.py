@@ -1,0 +1,51 @@
+"""How long a suite will take: from finished runs by arithmetic, else by a few steps that leave nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from noisebench import forecast
+from noisebench.forecast import makespan, seconds_of_suite
+from noisebench.packing import loads
+from noisebench.workspace import Workspace
+from tests.unit.test_pack import agenda
+
+
+@pytest.mark.parametrize(
+    ("seconds", "jobs", "end"),
+    [([5, 1, 1, 1], 2, 5), ([1, 1, 1, 5], 2, 6), ([2, 2, 2], 1, 6), ([3], 4, 3), ([], 2, 0)],
+)
+def test_each_worker_takes_the_next_as_soon_as_it_is_free(seconds: list[float], jobs: int, end: float) -> None:
+    assert makespan(seconds, jobs) == end
+
+
+def a_record(strategy: str, seconds: float, **changes: Any) -> dict[str, Any]:
+    record = {"data": {"name": "digits"}, "model": {"name": "mlp"}, "recipe": {"batch_size": 64, "epochs": 10}, "precision": "bf16",
+              "strategy": strategy, "seconds": seconds, "noise": {}, "environment": {"packed": 16}}  # fmt: skip
+    return {**record, **changes}
+
+
+def test_a_run_of_small_pictures_is_no_measure_of_large_ones() -> None:
+    sizes = [{"batch_size": 64, "epochs": 10, **size} for size in ({}, {"size": 64}, {"size": 224})]
+    assert len(forecast._per_epoch(a_record("standard", 1.0, recipe=recipe) for recipe in sizes)) == 3
+
+
+def test_finished_runs_of_the_same_sort_are_taken_at_their_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "_measured", lambda *anything: pytest.fail("measured what a record knows"))
+    items = agenda(tmp_path, "smoke")  # 8 runs of 2 epochs
+    records = [a_record("standard", 20.0), a_record("standard", 40.0), a_record("d2l(wait=0.3)", 1.0),
+               a_record("standard", 1.0, environment={"packed": 1}), a_record("standard", 1.0, noise={"subset": 300})]  # fmt: skip
+    expected = len(items) * (2 * 3.0 + forecast._WRITING)
+    assert seconds_of_suite(Workspace(tmp_path), loads(items, items), records, 1, "cpu") == pytest.approx(expected, abs=0.5)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn4"])
+def test_what_nobody_has_run_is_measured_and_leaves_nothing(model: str, tmp_path: Path) -> None:
+    items, threads = agenda(tmp_path, "smoke", model=model), torch.get_num_threads()
+    one, two = (seconds_of_suite(Workspace(tmp_path), loads(items, items[:count]), [], 1, "cpu") for count in (4, 8))
+    assert one > 0 and 0 < two < 600
+    assert torch.get_num_threads() == threads and not (tmp_path / "runs").exists()
