@@ -135,6 +135,8 @@ def run(
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
     request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
     pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
+    if not dry_run:
+        pool.prepare()
     name, found = find_suite(suite, options.workspace)
     found = found.told(seeds, test=None if test is None else str(test), **_settings(context.params))
     _report(found, [], workspace)  # a wrong layout is refused before the first run

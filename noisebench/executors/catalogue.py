@@ -20,6 +20,10 @@ class Executor(Protocol):
         """How many of so many bundles go at a time. Raises ConfigError where a cluster cannot be reached."""
         ...
 
+    def prepare(self) -> None:
+        """Start what takes a moment, while the runs are planned."""
+        ...
+
     def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true all is stopped, what runs is saved first."""
         ...

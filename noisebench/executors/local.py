@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from ..environment import cores
+from . import warm
 from .attempt import Attempt, Fate
 from .catalogue import Request
 from .job import Bundle, Event, Place
@@ -35,8 +36,14 @@ class LocalPool:
         """As many as wanted; else one a core, no more than there are, and not too many for the memory."""
         return self.jobs or max(1, min(cores(), count, _MOST_BY_DEFAULT))
 
+    def prepare(self) -> None:
+        """Start the process that workers are forked from, which imports torch meanwhile."""
+        if warm.AVAILABLE:
+            warm.server()
+
     def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true the workers save and stop."""
+        self.prepare()
         for bundle in bundles:
             self._todo.put(bundle)
         jobs = self.at_once(len(bundles))
@@ -72,7 +79,7 @@ class LocalPool:
         """Feed one worker, replacing it when it dies."""
         try:
             while not self._stopping.is_set() and not self._todo.empty():
-                worker = WorkerProcess(self.place, threads)
+                worker = WorkerProcess(self.place, threads, forked=True)
                 self._workers.add(worker)
                 try:
                     self._feed(worker)

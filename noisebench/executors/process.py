@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from . import memory
+from . import memory, warm
 from .job import Bundle, Event, Place
 
 WORKER = ("-m", "noisebench.executors.worker")
@@ -23,19 +23,11 @@ def environment(threads: int | str, name: str = "") -> dict[str, str]:
 
 
 class WorkerProcess:
-    """Starts at once; `close()` is due. folder: where it stands, so that relative paths mean the same."""
+    """A worker that has started; `close()` is due. folder: its working directory; forked: from a process that has imported torch."""
 
-    def __init__(self, place: Place, threads: int | str, name: str = "", folder: Path | None = None) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, *WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **environment(threads, name)},
-            encoding="utf-8",
-            errors="replace",
-            cwd=folder,
-            start_new_session=True,  # Ctrl-C reaches the parent, which asks once
-        )
+    def __init__(self, place: Place, threads: int | str, name: str = "", folder: Path | None = None, *, forked: bool = False) -> None:
+        settings = {**os.environ, **environment(threads, name)}
+        self._process = (_forked(settings, folder) if forked else None) or _started(settings, folder)
         self._tell(place.line())
 
     def serve(self, bundle: Bundle) -> Iterator[Event]:
@@ -76,6 +68,26 @@ class WorkerProcess:
         except BrokenPipeError:
             return False
         return True
+
+
+def _forked(environment: dict[str, str], folder: Path | None) -> ForkedProcess | None:
+    """None where that is not possible, or the process that forks was killed."""
+    with suppress(OSError):
+        return warm.server().fork(environment, folder) if warm.AVAILABLE else None
+    return None
+
+
+def _started(environment: dict[str, str], folder: Path | None) -> subprocess.Popen[str]:
+    return subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, *WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        encoding="utf-8",
+        errors="replace",
+        cwd=folder,
+        start_new_session=True,  # Ctrl-C reaches the parent, which asks once
+    )
 
 
 def how(code: int) -> str:

@@ -61,6 +61,9 @@ class RayPool:
         wanted = self.request.gpus
         return float(wanted) if wanted is not None else float(self.place.device != "cpu" and _total("GPU") > 0)
 
+    def prepare(self) -> None:
+        """Nothing: workers are the cluster's."""
+
     def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true the workers save and stop."""
         submission = uuid.uuid4().hex[:12]

@@ -75,6 +75,9 @@ class SlurmPool:
         """As many as wanted; Slurm says how many of them have room."""
         return max(1, min(self.request.jobs or _AT_ONCE, count))
 
+    def prepare(self) -> None:
+        """Nothing: workers are the cluster's."""
+
     def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true the cluster jobs are cancelled, what runs is saved first."""
         self.submit(bundles)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,7 @@ from ..workspace import Workspace
 from .attempt import Attempt
 from .events import EventFile
 from .job import INTERRUPTED, STOP, Bundle, Event, Job, Place
-from .signals import PatientSignals, StopSignals
+from .signals import PatientSignals
 
 
 def work() -> None:
@@ -44,7 +45,9 @@ def work() -> None:
             except BrokenPipeError:  # whoever asked is gone: save and stop
                 signals.stopped = True
 
-        server = _Server(place, answer, _wish_to_stop(signals))
+        gone = select.poll()
+        gone.register(0, 0)  # reports that the other end of stdin was closed
+        server = _Server(place, answer, lambda: signals.stopped or bool(gone.poll(0)))
         while not signals.stopped and (line := _line()):
             server.serve(Bundle.read(line))
     with suppress(BrokenPipeError):
@@ -70,8 +73,9 @@ def work_on(bundle_file: Path, events_file: Path) -> int:
         list(attempt.hear(event))
         events.append(event)
 
+    parent = os.getppid()
     with PatientSignals() as signals:
-        _Server(Place.read(place_line), answer, _wish_to_stop(signals)).serve(bundle)
+        _Server(Place.read(place_line), answer, lambda: signals.stopped or os.getppid() != parent).serve(bundle)
     return 0 if attempt.complete or (bundle_file.parent / STOP).exists() else INTERRUPTED
 
 
@@ -79,12 +83,6 @@ def _threads() -> int:
     """What this worker was given of the machine."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdecimal() else cores()
-
-
-def _wish_to_stop(signals: StopSignals) -> Callable[[], bool]:
-    """Whether a signal came, or the parent died: nobody would hear what is answered, and another may be given the same runs."""
-    parent = os.getppid()
-    return lambda: signals.stopped or os.getppid() != parent
 
 
 class _Server:

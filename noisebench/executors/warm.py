@@ -1,0 +1,152 @@
+"""Workers that start in milliseconds: one process has imported torch, and forks each of them.
+
+multiprocessing's forkserver is not used: it imports the caller's `__main__` into every worker, belongs to the terminal's process group,
+and is given no environment of its own, though glibc reads its settings only as a process starts.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from . import memory
+
+AVAILABLE = sys.platform == "linux"  # elsewhere system libraries may have threads, which do not survive a fork
+_PRELOADED = ("torch", "numpy.random", "noisebench.training.pack", "noisebench.training.networks.mlp", "noisebench.executors.worker")
+_NUMBER = struct.Struct("i")
+
+
+@cache
+def server() -> Server:
+    """The one of this process, started by the first call; it ends with this process."""
+    return Server()
+
+
+class Server:
+    """A process that forks workers on request."""
+
+    def __init__(self) -> None:
+        self._requests, theirs = socket.socketpair()
+        single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # a thread would not survive a fork
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **memory.ENVIRONMENT, **single},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the parent
+            )
+        atexit.register(self.close)
+
+    def fork(self, environment: Mapping[str, str], folder: Path | None = None) -> ForkedProcess:
+        """A worker in this environment and folder. Raises OSError where the server has died."""
+        stdin, to_worker = os.pipe()
+        from_worker, stdout = os.pipe()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                socket.send_fds(self._requests, [b"."], [stdin, stdout, 2, theirs.fileno()])
+        finally:
+            os.close(stdin)
+            os.close(stdout)
+        return ForkedProcess(ours, to_worker, from_worker, json.dumps([dict(environment), str(folder or Path.cwd())]))
+
+    def close(self) -> None:
+        """End it; workers go on."""
+        self._requests.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class ForkedProcess:
+    """A worker, with the part of subprocess.Popen's interface that is needed."""
+
+    def __init__(self, status: socket.socket, stdin: int, stdout: int, settings: str) -> None:
+        self.stdin = os.fdopen(stdin, "w", encoding="utf-8")
+        self.stdout = os.fdopen(stdout, encoding="utf-8", errors="replace")
+        self._status = status
+        self.stdin.write(settings + "\n")
+        self.stdin.flush()
+        self.pid = self._receive()
+        self._returncode: int | None = None
+
+    def send_signal(self, number: int) -> None:
+        """Raises ProcessLookupError where it has ended."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Its exit code; minus the signal that killed it."""
+        if self._returncode is None:
+            self._returncode = self._receive()
+            self._status.close()
+        return self._returncode
+
+    def _receive(self) -> int:
+        if not (number := self._status.recv(_NUMBER.size)):
+            raise ConnectionError("the process that forks workers has died")
+        return int(_NUMBER.unpack(number)[0])
+
+
+def _serve(requests: socket.socket) -> None:
+    """Fork a worker for each request, until whoever sends them is gone."""
+    for name in _PRELOADED:
+        import_module(name)
+    gc.freeze()  # no collection touches, and so copies, the pages that workers share
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while files := socket.recv_fds(requests, 1, 4)[1]:
+        if os.fork() == 0:
+            requests.close()
+            _wait_for_worker(*files)
+        for each in files:
+            os.close(each)
+
+
+def _wait_for_worker(stdin: int, stdout: int, stderr: int, status: int) -> NoReturn:
+    """Fork the worker, tell its pid and in the end its exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if (pid := os.fork()) == 0:
+        os.close(status)
+        _work(stdin, stdout, stderr)
+    for each in (stdin, stdout, stderr):
+        os.close(each)
+    with suppress(BrokenPipeError):  # nobody is left to be told
+        os.write(status, _NUMBER.pack(pid))
+        os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+    os._exit(0)
+
+
+def _work(*files: int) -> NoReturn:
+    """Be the worker."""
+    import torch
+
+    from .worker import work
+
+    os.setsid()
+    for number, each in enumerate(files):
+        os.dup2(each, number)
+        os.close(each)
+    environment, folder = json.loads(sys.stdin.readline())
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        torch.set_num_threads(int(threads))
+    work()
+    sys.exit()
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
