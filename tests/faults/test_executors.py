@@ -13,7 +13,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.errors import DataError
-from noisebench.executors import process
+from noisebench.executors import process, warm
 from noisebench.executors.attempt import MOST_LOST, Attempt
 from noisebench.executors.events import EventFile
 from noisebench.executors.job import INTERRUPTED, STOP, Bundle, Event, Job, Place, bundles
@@ -189,6 +189,7 @@ while line := sys.stdin.readline():
 @pytest.mark.parametrize("cut", [1, 14, 40])
 def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", str(cut))))
+    monkeypatch.setattr(warm, "AVAILABLE", False)
     place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
     events = list(LocalPool(place, 1).run([bundle(tmp_path, 3)]))
     assert sorted((event.number, event.kind) for event in events) == [(0, "done"), (1, "done"), (2, "done")]
