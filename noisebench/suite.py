@@ -122,8 +122,8 @@ class SuiteRun:
 
 def packaged_suites() -> Path:
     """benchmarks.yaml inside the wheel, or beside the package in a checkout."""
-    inside = Path(str(files(__package__) / _FILE))
-    return inside if inside.exists() else Path(__file__).parent.parent / _FILE
+    inside = Path(str(files("noisebench") / _FILE))
+    return inside if inside.exists() else inside.parents[1] / _FILE
 
 
 def suite_files(root: Path) -> list[Path]:
