@@ -62,7 +62,7 @@ class Entry:
 
 
 def _is_ours(build: Callable[..., Any]) -> bool:
-    return build.__module__.partition(".")[0] == __package__
+    return build.__module__.partition(".")[0] == "noisebench"
 
 
 def _file_of(build: Callable[..., Any]) -> str | None:

@@ -122,4 +122,4 @@ def _calls(registry: Registry, text: str) -> Iterable[Call]:
 
 def _is_ours(registry: Registry, name: str) -> bool:
     """Whether a name comes with the package."""
-    return name in registry and registry[name].build.__module__.partition(".")[0] == __package__
+    return name in registry and registry[name].build.__module__.partition(".")[0] == "noisebench"

@@ -122,8 +122,8 @@ class SuiteRun:
 
 def packaged_suites() -> Path:
     """benchmarks.yaml inside the wheel, or beside the package in a checkout."""
-    inside = Path(str(files(__package__) / _FILE))
-    return inside if inside.exists() else Path(__file__).parent.parent / _FILE
+    inside = Path(str(files("noisebench") / _FILE))
+    return inside if inside.exists() else inside.parents[1] / _FILE
 
 
 def suite_files(root: Path) -> list[Path]:
@@ -293,9 +293,10 @@ def _stays_within(name: str) -> bool:
 def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[Place, str]]:
     """What is right by itself but not together: a noise on these data, a recipe with these settings, two kinds of method."""
     said = set()
+    noises: set[tuple[str, str]] = set()  # (data set, noise) that were checked
     for cell in cells:
         try:
-            _check_cell(cell, suite.defaults.budget)
+            _check_cell(cell, suite.defaults.budget, noises)
         except (UnknownName, LanguageError, DataError) as error:  # names are checked, with their own place, before
             at: Place = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
             if "noise" in cell and str(error) not in said and _valid_noise(cell["noise"]):
@@ -314,7 +315,7 @@ def _valid_noise(text: str) -> bool:
         return False
 
 
-def _check_cell(cell: dict[str, Any], budget: str) -> None:
+def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]]) -> None:
     if not cell.get("noise"):
         raise ConfigError("the runs name no noise: put it into defaults or the matrix")
     if "method" in cell and ("loss" in cell or "strategy" in cell):
@@ -331,7 +332,9 @@ def _check_cell(cell: dict[str, Any], budget: str) -> None:
         settled(recipe, dataset)
         if budget == "compute":
             check_schedule(recipe)
-    check_noise(dataset, cell["noise"])
+    if (pair := (dataset.name, cell["noise"])) not in noises:
+        noises.add(pair)
+        check_noise(dataset, cell["noise"])
 
 
 def _cells(suite: Suite) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,7 @@ from importlib.resources import files
 
 # ILSVRC 2012's identifiers in their order, each with WordNet's first word for it; two words stand for two classes each, which
 # have their identifiers behind them.
-_SYNSETS = files(__package__).joinpath("data", "imagenet_synsets.txt").read_text(encoding="utf-8").splitlines()
+_SYNSETS = files("noisebench.datasets").joinpath("data", "imagenet_synsets.txt").read_text(encoding="utf-8").splitlines()
 WNIDS = tuple(line.partition(" ")[0] for line in _SYNSETS)
 IMAGENET = tuple(line.partition(" ")[2] for line in _SYNSETS)
 

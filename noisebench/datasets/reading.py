@@ -259,7 +259,7 @@ def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
     if dataset.path:
         return dataset.path
     if dataset.name == "digits":
-        with as_file(files(__package__) / "data" / "digits.npz") as path:
+        with as_file(files("noisebench.datasets") / "data" / "digits.npz") as path:
             return path
     path = data_dir / f"{dataset.name}.npz"
     return path if path.exists() else None
@@ -268,7 +268,7 @@ def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
 def _packaged_labels(name: str) -> np.ndarray | None:
     if name == "digits":
         return None  # its images are in the package too
-    with as_file(files(__package__) / "data" / "train_labels.npz") as path, np.load(path, allow_pickle=False) as archive:
+    with as_file(files("noisebench.datasets") / "data" / "train_labels.npz") as path, np.load(path, allow_pickle=False) as archive:
         return archive[name].astype(np.int64) if name in archive else None
 
 
