@@ -18,7 +18,7 @@ def believed_cost(cost: Tensor, belief: Belief, runs: int = 1) -> Tensor:
     cost (B, K), targets (B,) or (B, K), weights (B,) or None.
     """
     by_class = belief.targets.dim() == 1
-    each = cost.gather(1, belief.targets[:, None])[:, 0] if by_class else (belief.targets * cost).sum(1)
+    each = cost.gather(1, belief.targets[:, None]).squeeze(1) if by_class else (belief.targets * cost).sum(1)
     each = each.view(runs, -1)
     if belief.weights is None:
         return each.mean(1)

@@ -7,6 +7,7 @@ that all computations have the shape they always have and no training depends on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import groupby
@@ -130,8 +131,9 @@ class Pack:
         self._passing.watch(logits)
         objectives = torch.cat([self._objective(pool, batch, logits) for pool, batch in zip(pools, batches, strict=True)])
         objectives.sum().backward()
-        self._costs[self._going, step], self._sound[:, step] = objectives.detach(), self._clipped(logits)
-        if self.first.device.type == "cpu" and not (objectives.sum() + self._sound[:, step].sum()).isfinite():
+        costs, sound = objectives.detach(), self._clipped(logits)
+        self._costs[self._going, step], self._sound[:, step] = costs, sound
+        if self.first.device.type == "cpu" and not math.isfinite((costs.sum() + sound.sum()).item()):
             self._look_back(step)
         self.optimizer.step(self.first.lr_factor(step))
         self._passing.note(index, logits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 _EVALUATION_BATCH = 1024
 _HISTOGRAM_CHUNK = 4096  # images whose bytes are counted at a time
+_FEW = 2**22  # numbers: so small a set is normalised once and kept as float32, 16 MB; a larger one stays bytes
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Plan:
 
 
 class Pixels:
-    """A set of images (N, H, W, C), uint8, on the device; padded once for random crops."""
+    """A set of images (N, H, W, C), uint8, on the device; padded once for random crops, and a small set normalised once."""
 
     def __init__(self, images: np.ndarray, normalise: Normalisation, device: torch.device, crop: int = 0) -> None:
         self.normalise, self.crop = normalise.to(device), crop
@@ -90,12 +91,13 @@ class Pixels:
         self.shape: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
         self.height, self.width = images.shape[1:3]
         data = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-        self.data = torch.nn.functional.pad(data, (0, 0, crop, crop, crop, crop)) if crop else data
+        padded = torch.nn.functional.pad(data, (0, 0, crop, crop, crop, crop)) if crop else data
+        self._data = self.normalise(padded).permute(0, 2, 3, 1) if padded.numel() <= _FEW else padded
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self._data)
 
-    def begin(self, plan: Plan, ats: Sequence[slice]) -> None:
+    def begin(self, plan: Plan, ats: Iterable[slice]) -> None:
         """Which places of the plan will be asked for: here all is at hand."""
 
     def close(self) -> None:
@@ -108,18 +110,22 @@ class Pixels:
     def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor | None) -> Tensor:
         """Images (B, C, H, W) of index (B,), shifted by shifts (B, 2) and mirrored where flips (B,), in one gather."""
         if not self.crop and flips is None:
-            return self.normalise(self.data[index])
+            return self._normalised(self._data.index_select(0, index))
         rows = torch.arange(self.height, device=index.device) + shifts[:, :1]
         columns = torch.arange(self.width, device=index.device).expand(len(index), -1)
         if flips is not None:
             columns = torch.where(flips[:, None], columns.flip(1), columns)
         columns = columns + shifts[:, 1:]
-        return self.normalise(self.data[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+        return self._normalised(self._data[index[:, None, None], rows[:, :, None], columns[:, None, :]])
 
     def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:
         """The images as they are, in large batches."""
-        index = torch.arange(len(self), device=self.data.device) if index is None else index
+        index = torch.arange(len(self), device=self.device) if index is None else index
         for part in index.split(_EVALUATION_BATCH):
-            images = self.data[part]
+            images = self._data.index_select(0, part)
             c = self.crop
-            yield self.normalise(images[:, c : c + self.height, c : c + self.width])
+            yield self._normalised(images[:, c : c + self.height, c : c + self.width])
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """(B, H, W, C) of the set -> (B, C, H, W) float32."""
+        return images.contiguous().permute(0, 3, 1, 2) if images.is_floating_point() else self.normalise(images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,7 +42,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def begin(self, plan: Plan, ats: Sequence[slice]) -> None:
+    def begin(self, plan: Plan, ats: Iterable[slice]) -> None:
         """Said once an epoch, and after a resume: which places of the plan will be asked for, in order."""
 
     def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ import random
 import signal
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -58,7 +58,7 @@ class Streamed:
     def __len__(self) -> int:
         return len(self._reader)
 
-    def begin(self, plan: Plan, ats: Sequence[slice]) -> None:
+    def begin(self, plan: Plan, ats: Iterable[slice]) -> None:
         """Which places of the plan will be asked for, in order. Nothing is read before the first is."""
         self._plan, self._ahead = plan, None
         order = plan.order.cpu()

@@ -240,7 +240,7 @@ class Trainer:
         plan = Plan.draw(len(self.train), self.strategy.views, recipe.crop, recipe.flip, torch.Generator().manual_seed(seed))
         self.plan = plan.to(self.device)
         self.batches = self.plan.batches(recipe.batch_size)
-        self.train.begin(self.plan, [at for step in range(self.step, len(self.batches)) for at in places(self, step)])
+        self.train.begin(self.plan, (at for step in range(self.step, len(self.batches)) for at in places(self, step)))
         self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
         self.sound = torch.zeros_like(self.costs)  # finite where a step's gradients are; those before a checkpoint were looked at
         early = self.epoch < early_epochs(recipe.epochs)

@@ -159,7 +159,7 @@ def test_a_mixed_batch_has_mixed_images_and_mixed_targets(make_trainer: Callable
     trainer = make_trainer(strategy="test_mixing(share=0.25)")
     batch, _ = next(watch_beliefs(trainer))
     assert set(batch.targets.unique().tolist()) == {0.0, 0.25, 0.75, 1.0}
-    plain = trainer.train.normalise(trainer.train.data[batch.index])
+    (plain,) = trainer.train.plain(batch.index)
     moved = (batch.views[0] - plain).abs().flatten(1).sum(1) > 0
     assert moved.float().mean() > 0.8
 

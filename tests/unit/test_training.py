@@ -124,6 +124,21 @@ def test_flips_mirror_each_image_alone(crop: int, digits: Images) -> None:
     assert torch.equal(mirrored[flips], plain[flips].flip(3)) and torch.equal(mirrored[~flips], plain[~flips])
 
 
+@pytest.mark.parametrize("crop", [0, 2])
+def test_a_small_set_gives_the_same_images_as_one_kept_as_bytes(crop: int, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    normalise = Normalisation.of(digits.train_images)
+    small = Pixels(digits.train_images, normalise, CPU, crop)
+    monkeypatch.setattr("noisebench.training.pixels._FEW", 0)
+    large = Pixels(digits.train_images, normalise, CPU, crop)
+    plan = Plan.draw(len(small), 2, crop, crop > 0, torch.Generator().manual_seed(1))
+    pairs = [
+        *zip(small.views(plan, slice(0, 9)), large.views(plan, slice(0, 9)), strict=True),
+        *zip(small.plain(), large.plain(), strict=True),
+    ]
+    for one, other in pairs:
+        assert torch.equal(one, other) and one.stride() == other.stride()
+
+
 def test_a_shift_moves_the_image_and_fills_with_black() -> None:
     images = np.arange(1, 10, dtype=np.uint8).reshape(1, 3, 3, 1)
     pixels = Pixels(images, Normalisation(torch.zeros(1), torch.ones(1)), CPU, crop=1)
