@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields
@@ -167,3 +169,28 @@ def test_bf16_trains_with_the_loss_in_float32(digits: Images, make_trainer: Call
     object.__setattr__(trainer.task, "loss", lambda scores: seen.append(scores.log_p.dtype) or inner(scores))
     assert np.isfinite(trainer.run_epoch().loss)
     assert set(seen) == {torch.float32}
+
+
+_PREDICT = """
+import re, numpy as np, torch
+from noisebench.training.networks import make_network
+from noisebench.training.pixels import Normalisation, Pixels
+from noisebench.training.predicting import network_log_p
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
+
+images = np.zeros((1024, 32, 32, 3), np.uint8)
+network, pixels = make_network("cnn4", 10, (32, 32, 3), 0), Pixels(images, Normalisation.of(images), torch.device("cpu"))
+network_log_p(network, pixels, "fp32", torch.arange(4))
+before = peak()
+network_log_p(network, pixels, "fp32")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_the_memory_of_predictions_is_bounded() -> None:
+    """In MB, beyond that of the process; all 1,024 images at once take 270."""
+    done = subprocess.run([sys.executable, "-c", _PREDICT], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 180
