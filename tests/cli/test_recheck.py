@@ -84,6 +84,14 @@ def repredict(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object]
         change(folder, lambda record: record.update(files=folder.checksums()))
 
 
+def edit_both(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Edit the predictions, and the numbers that follow from them, so that inference with the networks alone can tell."""
+    repredict(folder, edit, sealed=True)
+    K = folder.record()["data"]["num_classes"]
+    made = read_said(folder, K).metrics(K)
+    change(folder, lambda record: record["metrics"].update(made, memorised=made["train"]["memorised"]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_every_kind_is_reproduced(kind: str, tmp_path: Path) -> None:
     found = checks(train(tmp_path, KINDS[kind]))
@@ -111,6 +119,9 @@ def test_a_run_of_more_than_a_hundred_classes_is_reproduced_its_brier_score_too(
     assert main(["-q", "-C", str(tmp_path), "train", str(tmp_path / "many.npz"), "--sym", "0.3", *EPOCHS]) == 0
     (folder,) = run_folders([tmp_path])
     assert set(outcomes(folder).values()) == {SAME} and 0 < folder.record()["metrics"]["test"]["brier"] < 2
+    other = RunFolder(shutil.copytree(folder.path, tmp_path / "runs" / f"other__{folder.path.name[-8:]}"))
+    edit_both(other, lower)
+    assert outcomes(other)["networks on test"] == DIFFERS
     repredict(folder, lambda arrays: arrays.update(test_squared=arrays["test_squared"] / 2), sealed=True)
     assert outcomes(folder)["numbers"] == DIFFERS
     capsys.readouterr()
@@ -171,6 +182,11 @@ def relabel(arrays: dict[str, np.ndarray]) -> None:
     arrays["recorded_labels"][0] = (arrays["recorded_labels"][0] + 1) % 10
 
 
+def lower(arrays: dict[str, np.ndarray]) -> None:
+    """The likeliest five classes of one test image become less likely; that leaves more to the others, which are not stored."""
+    arrays["test_log_p"][7] -= 1
+
+
 def blur(arrays: dict[str, np.ndarray]) -> None:
     arrays["test_log_p"][0] = np.nan
 
@@ -186,9 +202,7 @@ def test_one_prediction_or_label_changed_differs(fresh_copy: Callable[[], RunFol
 
 
 def test_predictions_and_numbers_changed_together_are_found_by_the_networks(copy: RunFolder) -> None:
-    repredict(copy, shift, sealed=True)
-    made = read_said(copy, 10).metrics(10)
-    change(copy, lambda record: record["metrics"].update(made, memorised=made["train"]["memorised"]))
+    edit_both(copy, shift)
     assert {name for name, status in outcomes(copy).items() if status != SAME} in ({"networks on training"}, {"networks on the others"})
 
 
@@ -285,22 +299,31 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert main(["-C", str(tmp_path), "evaluate", str(tmp_path), "--recheck"]) == 2
 
 
-def edit_both(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
-    """Edit the predictions, and the numbers that follow from them, so that inference with the networks alone can tell."""
-    repredict(folder, edit, sealed=True)
-    made = read_said(folder, folder.record()["data"]["num_classes"]).metrics(10)
-    change(folder, lambda record: record["metrics"].update(made, memorised=made["train"]["memorised"]))
-
-
 @pytest.mark.parametrize(("off", "status"), [(0.5, SAME), (3.0, DIFFERS)])
 def test_networks_may_be_off_by_the_tolerance_and_no_more(off: float, status: str, copy: RunFolder) -> None:
-    step = off * TOLERANCE[copy.record()["precision"]]
+    factor = 1 + off * TOLERANCE[copy.record()["precision"]]
 
-    def move(arrays: dict[str, np.ndarray]) -> None:
-        """The log p of the likeliest class of one test image."""
-        log_p = arrays["test_log_p"]
-        at = np.unravel_index(np.argmax(log_p), log_p.shape)
-        log_p[at] -= step
+    def sharpen(arrays: dict[str, np.ndarray]) -> None:
+        """The logits of one test image times a factor: log p, relative to the smallest, is off by about as much; no rank changes."""
+        logits = arrays["test_log_p"][0].astype(np.float64) * factor
+        arrays["test_log_p"][0] = logits - np.log(np.exp(logits).sum())
 
-    edit_both(copy, move)
-    assert {name: status for name, status in outcomes(copy).items() if name.startswith("networks")}["networks on test"] == status
+    edit_both(copy, sharpen)
+    found = outcomes(copy)
+    differing = {name for name, result in found.items() if result != SAME}
+    assert found["networks on test"] == status and differing <= {"networks on test"}
+
+
+@pytest.mark.parametrize(("choose", "status"), [(np.argmin, SAME), (np.argmax, DIFFERS)], ids=["near", "far"])
+def test_another_class_is_predicted_only_where_two_are_as_near(choose: Callable[..., Any], status: str, copy: RunFolder) -> None:
+    def exchange(arrays: dict[str, np.ndarray]) -> None:
+        """The two likeliest classes of one test image."""
+        log_p, classes = arrays["test_log_p"], arrays["test_classes"]
+        ranked = -np.sort(-log_p, axis=1)
+        at = int(choose(ranked[:, 0] - ranked[:, 1]))
+        first, second = classes[at, :2]
+        log_p[at, [first, second]] = log_p[at, [second, first]]
+        classes[at, :2] = second, first
+
+    edit_both(copy, exchange)
+    assert outcomes(copy)["networks on test"] == status
