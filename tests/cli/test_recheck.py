@@ -184,7 +184,7 @@ def relabel(arrays: dict[str, np.ndarray]) -> None:
 
 def lower(arrays: dict[str, np.ndarray]) -> None:
     """The likeliest five classes of one test image become less likely; that leaves more to the others, which are not stored."""
-    arrays["test_log_p"][7] -= 1
+    arrays["test_top_log_p"][7] -= 1
 
 
 def blur(arrays: dict[str, np.ndarray]) -> None:
