@@ -14,7 +14,6 @@ from PIL import Image
 
 from noisebench.classes import same_classes
 from noisebench.cli import main
-from noisebench.cli.evaluated import _tested
 from noisebench.datasets import Images
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.strategies import STRATEGIES, Strategy, build_strategy
@@ -143,25 +142,22 @@ def test_the_test_images_of_a_folder_may_lie_elsewhere(
     assert "has no test images" in refusal(capsys, of_pictures, "--eval-on", place)
 
 
-@pytest.mark.parametrize(
-    ("own", "others", "numbers"),
-    [("abc", "abc", [0, 1, 2]), ("abc", "cab", [2, 0, 1]), ("abc", "012", [0, 1, 2]), ("012", "abc", [0, 1, 2]), ("012", "012", [0, 1, 2])],
-)
-def test_classes_are_matched_by_name_where_both_have_names(own: str, others: str, numbers: list[int]) -> None:
-    assert same_classes(list(own), list(others)) == numbers
+def test_classes_are_matched_by_name_where_both_have_names() -> None:
+    for own, others, numbers in (
+        ("abc", "abc", [0, 1, 2]), ("abc", "cab", [2, 0, 1]), ("abc", "012", [0, 1, 2]), ("012", "abc", [0, 1, 2]),
+        ("012", "012", [0, 1, 2]),
+    ):  # fmt: skip
+        assert same_classes(list(own), list(others)) == numbers, (own, others)
 
 
-@pytest.mark.parametrize(
-    ("own", "others", "why"),
-    [
+def test_classes_that_do_not_match_are_named() -> None:
+    for own, others, why in (
         ("abc", "abd", "only one of them has c; d"),
         ("abc", "ab", "only one of them has c"),
         ("abc", "01", r"3 classes \(a, b, c\) are"),
-    ],
-)
-def test_classes_that_do_not_match_are_named(own: str, others: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
-        same_classes(list(own), list(others))
+    ):
+        with pytest.raises(ValueError, match=why):
+            same_classes(list(own), list(others))
 
 
 def test_images_of_another_size_are_brought_to_the_runs_as_its_own_would_be(
@@ -191,21 +187,22 @@ def test_images_of_another_number_of_classes_are_refused(
     assert "unknown dataset 'digit': did you mean 'digits'?" in refusal(capsys, trained, "--eval-on", "digit")
 
 
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["--test", "somewhere"], "give it with one --eval-on"),
-        (["--device", "cpu"], "--device has an effect with --eval-on, --recheck and --folds only"),
-        (["--manifest", "m.csv"], "--manifest has an effect with --eval-on, --recheck, --folds and --suspects only"),
-        (["--recheck", "--eval-on", "digits"], "--recheck stands alone"),
-        (["--recheck", "--folds", "2"], "--recheck stands alone"),
-        (["--recheck", "--suspects", "s.csv"], "--recheck stands alone"),
-        (["--eval-on", "digits", "--device", "abacus"], "no such device here: 'abacus'"),
-        (["--recheck", "--device", "abacus"], "no such device here: 'abacus'"),
-    ],
-)
-def test_an_option_without_effect_is_refused(words: list[str], why: str, trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert why in refusal(capsys, trained, *words)
+WITHOUT_EFFECT = [
+    (["--test", "somewhere"], "give it with one --eval-on"),
+    (["--device", "cpu"], "--device has an effect with --eval-on, --recheck and --folds only"),
+    (["--manifest", "m.csv"], "--manifest has an effect with --eval-on, --recheck, --folds and --suspects only"),
+    (["--recheck", "--eval-on", "digits"], "--recheck stands alone"),
+    (["--recheck", "--folds", "2"], "--recheck stands alone"),
+    (["--recheck", "--suspects", "s.csv"], "--recheck stands alone"),
+    (["--eval-on", "digits", "--device", "abacus"], "no such device here: 'abacus'"),
+    (["--recheck", "--device", "abacus"], "no such device here: 'abacus'"),
+]
+
+
+def test_an_option_without_effect_is_refused(trained: RunFolder, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:
+    for words, why in WITHOUT_EFFECT:
+        with subtests.test(" ".join(words)):
+            assert why in refusal(capsys, trained, *words)
 
 
 def test_missing_weights_are_said(trained: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,20 +230,14 @@ def test_the_text_says_each_number_in_a_line_of_its_own(trained: RunFolder, caps
     assert text.count("most often taken for") == 2 and "on digits, classes by number" in text
 
 
-def test_of_an_older_run_of_many_classes_the_brier_score_is_not_recorded() -> None:
-    said = dict(_tested({"top1": 0.5, "n": 10, "top5": None, "nll": 1.0, "brier": None, "ece": 0.1}, "test accuracy"))
-    assert said["calibration"] == "NLL 1.0000 nats, Brier not recorded, ECE 10.00 %"
-
-
-@pytest.mark.parametrize(
-    "name", ["brier", "p_true", "average_precision", "f1", "precision_at_100", "precision_at_1000", "precision_at_wrong"]
-)
-def test_report_shows_what_evaluate_says(name: str, trained: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    found = answer(capsys, trained)
-    detection = found["train"]["detection"]
-    known = {**found["test"], **detection, **{f"precision_at_{n}": share for n, share in detection["precision_at"].items()}}
-    assert main(["-C", str(trained.path.parent.parent), "report", "--metric", name, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["cells"][0]["mean"] == known[name]
+def test_report_shows_what_evaluate_prints(trained: RunFolder, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:
+    evaluated = answer(capsys, trained)
+    detection = evaluated["train"]["detection"]
+    known = {**evaluated["test"], **detection, **{f"precision_at_{n}": share for n, share in detection["precision_at"].items()}}
+    for name in ("brier", "p_true", "average_precision", "f1", "precision_at_100", "precision_at_1000", "precision_at_wrong"):
+        with subtests.test(name):
+            assert main(["-C", str(trained.path.parent.parent), "report", "--metric", name, "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["cells"][0]["mean"] == known[name]
 
 
 def test_what_networks_say_together_depends_on_no_state_of_their_strategy() -> None:

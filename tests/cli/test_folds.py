@@ -40,13 +40,15 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, RunFolder, 
     return (*trained(place, *HELD_OUT.split()), place)
 
 
-@pytest.mark.parametrize("count", [2, 3, 7, 1297])
-def test_folds_are_even_and_hold_their_share_of_each_recorded_class(plain: tuple[Run, RunFolder, Path], count: int) -> None:
-    run, which = plain[0], fold_of(plain[0], count)
-    assert np.ptp(np.bincount(which, minlength=count)) <= 1
-    for k in range(10):
-        assert np.ptp(np.bincount(which[run.manifest.labels == k], minlength=count)) <= 1
-    np.testing.assert_array_equal(which, fold_of(run, count))
+def test_folds_are_even_and_hold_their_share_of_each_given_class(plain: tuple[Run, RunFolder, Path], subtests: pytest.Subtests) -> None:
+    run = plain[0]
+    for count in (2, 3, 7, 1297):
+        with subtests.test(count=count):
+            which = fold_of(run, count)
+            assert np.ptp(np.bincount(which, minlength=count)) <= 1
+            for k in range(10):
+                assert np.ptp(np.bincount(which[run.manifest.labels == k], minlength=count)) <= 1
+            np.testing.assert_array_equal(which, fold_of(run, count))
 
 
 def test_every_example_is_judged_once_and_never_trained_on_by_who_judges_it(held_out: tuple[Run, RunFolder, Path]) -> None:

@@ -41,6 +41,7 @@ def test_the_suite_needs_no_noise_known_and_names_no_data_of_its_own(capsys: pyt
     assert "names no dataset: put it into defaults or the matrix, or give --dataset NAME, FILE.npz or DIR" in capsys.readouterr().err
 
 
+@pytest.mark.soak
 def test_without_weights_it_fails_at_once_and_says_what_to_do(
     capsys: pytest.CaptureFixture[str], desk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -13,8 +14,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.evaluation import read_said
-from noisebench.predictions import Predictions
-from noisebench.recheck import DIFFERS, SAME, TOLERANCE, UNDECIDED, Check, _same_again, recheck, verdict
+from noisebench.recheck import DIFFERS, SAME, TOLERANCE, UNDECIDED, Check, recheck, verdict
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.workspace import Workspace
 
@@ -27,7 +27,7 @@ KINDS = {
     "estimated": "--sym 0.4 --loss el --eps estimated",
     "T found": "--asym 0.3 --map digits --strategy forward_estimated(first=0.5)",
     "nobody knows": "--labels own",
-    "batch norm": "--sym 0.4 --model timm:resnet10t",
+    "batch norm": "--sym 0.4 --model cnn8 --subset 300",
 }
 
 
@@ -44,8 +44,20 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture
 def copy(original: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy of the run, in a workspace of its own."""
     shutil.copytree(original.path.parent.parent, tmp_path, dirs_exist_ok=True)
     return run_folders([tmp_path])[0]
+
+
+@pytest.fixture
+def fresh_copy(original: RunFolder, tmp_path: Path) -> Callable[[], RunFolder]:
+    """Makes a copy of the workspace for each case of a test."""
+
+    def make() -> RunFolder:
+        place = shutil.copytree(original.path.parent.parent, tmp_path / str(len(list(tmp_path.iterdir()))))
+        return run_folders([place])[0]
+
+    return make
 
 
 def outcomes(folder: RunFolder) -> dict[str, str]:
@@ -72,6 +84,14 @@ def repredict(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object]
         change(folder, lambda record: record.update(files=folder.checksums()))
 
 
+def edit_both(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
+    """Edit the predictions, and the numbers that follow from them, so that inference with the networks alone can tell."""
+    repredict(folder, edit, sealed=True)
+    K = folder.record()["data"]["num_classes"]
+    made = read_said(folder, K).metrics(K)
+    change(folder, lambda record: record["metrics"].update(made, memorised=made["train"]["memorised"]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_every_kind_is_reproduced(kind: str, tmp_path: Path) -> None:
     found = checks(train(tmp_path, KINDS[kind]))
@@ -90,55 +110,62 @@ def test_a_run_out_of_a_pack_is_reproduced(tmp_path: Path) -> None:
     assert {verdict(checks(folder)) for folder in folders} == {SAME}
 
 
-def test_a_run_of_more_than_a_hundred_classes_is_reproduced_its_brier_score_too(tmp_path: Path) -> None:
+def test_a_run_of_more_than_a_hundred_classes_is_reproduced_its_brier_score_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng, labels = np.random.default_rng(0), np.arange(480) % 120
     images = np.clip(rng.integers(0, 255, (120, 8, 8))[labels] + rng.normal(0, 40, (480, 8, 8)), 0, 255).astype(np.uint8)
     parts = {"train": slice(0, 360), "test": slice(360, 480)}
     arrays = {f"{part}_{what}": values[at] for part, at in parts.items() for what, values in (("images", images), ("labels", labels))}
     np.savez(tmp_path / "many.npz", **arrays)
-    assert main(["-q", "-C", str(tmp_path), "train", str(tmp_path / "many.npz"), "--sym", "0.3", *EPOCHS]) == 0
+    assert main(["-q", "-C", str(tmp_path), "train", str(tmp_path / "many.npz"), "--sym", "0.3", "--precision", "fp32", *EPOCHS]) == 0
     (folder,) = run_folders([tmp_path])
     assert set(outcomes(folder).values()) == {SAME} and 0 < folder.record()["metrics"]["test"]["brier"] < 2
+    for edit in (lower, forget_the_likeliest):
+        other = RunFolder(shutil.copytree(folder.path, tmp_path / "runs" / f"{edit.__name__}__{folder.path.name[-8:]}"))
+        edit_both(other, edit)
+        assert outcomes(other)["networks on test"] == DIFFERS, edit.__name__
     repredict(folder, lambda arrays: arrays.update(test_squared=arrays["test_squared"] / 2), sealed=True)
     assert outcomes(folder)["numbers"] == DIFFERS
+    capsys.readouterr()
+    repredict(folder, lambda arrays: arrays.pop("test_squared"), sealed=True)  # as an older version wrote it
+    assert main(["-C", str(tmp_path), "evaluate", str(folder.path)]) == 0 and "nats, Brier not recorded, ECE" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "path", ["test.nll", "test.p_true", "test.brier", "train.detection.precision_at.wrong", "val.recorded", "memorised", "test.per_class.3"]
-)
-def test_one_number_edited_differs_and_is_named(path: str, copy: RunFolder) -> None:
-    def edit(record: dict[str, Any]) -> None:
-        at: Any = record["metrics"]
-        *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
-        for key in way:
-            at = at[key]
-        at[last] += 1e-9
-
-    change(copy, edit)
-    assert [(check.name, check.said.split()[0]) for check in checks(copy) if check.status != SAME] == [("numbers", path)]
+NUMBERS = (
+    "test.nll", "test.p_true", "test.brier", "train.detection.precision_at.wrong", "val.recorded", "memorised", "test.per_class.3",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", ["last", "mean_last10", "at_noisy_val", "best"])
-def test_an_edited_test_accuracy_differs(rule: str, copy: RunFolder) -> None:
-    change(copy, lambda record: record["metrics"]["test_acc"].update({rule: 0.999}))
-    assert outcomes(copy)["epochs"] == DIFFERS
+def test_one_number_edited_differs_and_is_named(fresh_copy: Callable[[], RunFolder], subtests: pytest.Subtests) -> None:
+    for path in NUMBERS:
+        with subtests.test(path):
+            copy = fresh_copy()
+            record = json.loads(copy.result.read_text())
+            at: Any = record["metrics"]
+            *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+            for key in way:
+                at = at[key]
+            at[last] += 1e-9
+            copy.result.write_text(json.dumps(record))
+            assert [(check.name, check.said.split()[0]) for check in checks(copy) if check.status != SAME] == [("numbers", path)]
 
 
-@pytest.mark.parametrize(("key", "value"), [("seed", 7), ("loss", "mae"), ("precision", "other"), ("key", "0" * 64)])
-def test_an_edited_setting_differs(key: str, value: object, copy: RunFolder) -> None:
-    change(copy, lambda record: record.update({key: value}))
-    assert outcomes(copy)["settings"] == DIFFERS
+EDITED = [
+    *(("epochs", lambda record, rule=rule: record["metrics"]["test_acc"].update({rule: 0.999}))
+      for rule in ("last", "mean_last10", "at_noisy_val", "best")),
+    *(("settings", lambda record, key=key, value=value: record.update({key: value}))
+      for key, value in (("seed", 7), ("loss", "mae"), ("precision", "other"), ("key", "0" * 64))),
+    *(("noise", lambda record, key=key, value=value: record["noise"].update({key: value}))
+      for key, value in (("realised_rate", 0.1), ("seed", 3), ("known", 0.5), ("labels_sha256", "0"))),
+    ("examples", lambda record: record["expected"].update(test=499)),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("key", "value"), [("realised_rate", 0.1), ("seed", 3), ("known", 0.5), ("labels_sha256", "0")])
-def test_an_edited_fact_of_the_noise_differs(key: str, value: object, copy: RunFolder) -> None:
-    change(copy, lambda record: record["noise"].update({key: value}))
-    assert outcomes(copy)["noise"] == DIFFERS
-
-
-def test_another_number_of_examples_differs(copy: RunFolder) -> None:
-    change(copy, lambda record: record["expected"].update(test=499))
-    assert outcomes(copy)["examples"] == DIFFERS
+def test_an_edited_fact_differs_in_the_check_that_is_for_it(fresh_copy: Callable[[], RunFolder], subtests: pytest.Subtests) -> None:
+    for number, (name, edit) in enumerate(EDITED):
+        with subtests.test(name, number=number):
+            copy = fresh_copy()
+            change(copy, edit)
+            assert outcomes(copy)[name] == DIFFERS
 
 
 def swap(arrays: dict[str, np.ndarray]) -> None:
@@ -156,23 +183,36 @@ def relabel(arrays: dict[str, np.ndarray]) -> None:
     arrays["recorded_labels"][0] = (arrays["recorded_labels"][0] + 1) % 10
 
 
+def lower(arrays: dict[str, np.ndarray]) -> None:
+    """The likeliest five classes of one test image become less likely; that leaves more to the others, which are not stored."""
+    arrays["test_top_log_p"][7] -= 1
+
+
+def forget_the_likeliest(arrays: dict[str, np.ndarray]) -> None:
+    """The likeliest class of one test image is not stored, and the true class is in its place as the fifth; each log p is right."""
+    classes, log_p = arrays["test_classes"], arrays["test_top_log_p"]
+    outside = (classes != arrays["test_labels"][:, None]).all(1)
+    at = int(np.where(outside, log_p[:, 0].astype(float) - log_p[:, 1], -1).argmax())
+    classes[at] = *classes[at, 1:], arrays["test_labels"][at]
+    log_p[at] = *log_p[at, 1:], arrays["test_clean_log_p"][at]
+
+
 def blur(arrays: dict[str, np.ndarray]) -> None:
     arrays["test_log_p"][0] = np.nan
 
 
-@pytest.mark.parametrize("edit", [swap, shift, relabel, blur])
-@pytest.mark.parametrize("sealed", [False, True])
-def test_one_prediction_or_label_changed_differs(edit: Callable[[dict[str, np.ndarray]], object], sealed: bool, copy: RunFolder) -> None:
-    repredict(copy, edit, sealed=sealed)
-    found = outcomes(copy)
-    assert found["files"] == (SAME if sealed else DIFFERS)
-    assert DIFFERS in {status for name, status in found.items() if name != "files"}
+def test_one_prediction_or_label_changed_differs(fresh_copy: Callable[[], RunFolder], subtests: pytest.Subtests) -> None:
+    for edit, sealed in itertools.product((swap, shift, relabel, blur), (False, True)):
+        with subtests.test(edit.__name__, sealed=sealed):
+            copy = fresh_copy()
+            repredict(copy, edit, sealed=sealed)
+            found = outcomes(copy)
+            assert found["files"] == (SAME if sealed else DIFFERS)
+            assert DIFFERS in {status for name, status in found.items() if name != "files"}
 
 
 def test_predictions_and_numbers_changed_together_are_found_by_the_networks(copy: RunFolder) -> None:
-    repredict(copy, shift, sealed=True)
-    made = read_said(copy, 10).metrics(10)
-    change(copy, lambda record: record["metrics"].update(made, memorised=made["train"]["memorised"]))
+    edit_both(copy, shift)
     assert {name for name, status in outcomes(copy).items() if status != SAME} in ({"networks on training"}, {"networks on the others"})
 
 
@@ -187,23 +227,31 @@ def test_another_runs_weights_differ(sealed: bool, copy: RunFolder, tmp_path: Pa
     assert found["files"] == (SAME if sealed else DIFFERS)
 
 
-@pytest.mark.parametrize("name", ["predictions.npz", "model.safetensors", "metrics.csv", "config.yaml", "result.json"])
-@pytest.mark.parametrize("known", [True, False])
-def test_a_truncated_file_does_not_pass(name: str, known: bool, copy: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    if not known:
-        change(copy, lambda record: record.pop("files"))
-    path = copy.path / name
-    path.write_bytes(path.read_bytes()[:-200])
-    code = main(["-q", "-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--recheck"])
-    assert code in (4, 5) and "error: " in capsys.readouterr().err
-    assert verdict(checks(copy)) == (DIFFERS if code == 4 else UNDECIDED)
+FILES = ("predictions.npz", "model.safetensors", "metrics.csv", "config.yaml", "result.json")
 
 
-@pytest.mark.parametrize("name", ["predictions.npz", "model.safetensors", "metrics.csv", "config.yaml"])
-def test_a_missing_file_cannot_be_decided(name: str, copy: RunFolder) -> None:
-    (copy.path / name).unlink()
-    found = checks(copy)
-    assert verdict(found) == UNDECIDED and any(name in check.said for check in found if check.status == UNDECIDED)
+def test_a_truncated_file_does_not_pass(
+    fresh_copy: Callable[[], RunFolder], capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
+) -> None:
+    for name, with_checksums in itertools.product(FILES, (True, False)):
+        with subtests.test(name, with_checksums=with_checksums):
+            copy = fresh_copy()
+            if not with_checksums:
+                change(copy, lambda record: record.pop("files"))
+            path = copy.path / name
+            path.write_bytes(path.read_bytes()[:-200])
+            code = main(["-q", "-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--recheck"])
+            assert code in (4, 5) and "error: " in capsys.readouterr().err
+            assert verdict(checks(copy)) == (DIFFERS if code == 4 else UNDECIDED)
+
+
+def test_a_missing_file_cannot_be_decided(fresh_copy: Callable[[], RunFolder], subtests: pytest.Subtests) -> None:
+    for name in FILES[:-1]:
+        with subtests.test(name):
+            copy = fresh_copy()
+            (copy.path / name).unlink()
+            found = checks(copy)
+            assert verdict(found) == UNDECIDED and any(name in check.said for check in found if check.status == UNDECIDED)
 
 
 def test_without_its_manifest_a_run_cannot_be_decided_and_says_what_to_give(copy: RunFolder, tmp_path: Path) -> None:
@@ -261,34 +309,31 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert main(["-C", str(tmp_path), "evaluate", str(tmp_path), "--recheck"]) == 2
 
 
-P = np.log(np.array([[0.70, 0.20, 0.10], [0.46, 0.44, 0.10]], np.float32))
+@pytest.mark.parametrize(("off", "status"), [(0.5, SAME), (3.0, DIFFERS)])
+def test_networks_may_be_off_by_the_tolerance_and_no_more(off: float, status: str, copy: RunFolder) -> None:
+    factor = 1 + off * TOLERANCE[copy.record()["precision"]]
+
+    def sharpen(arrays: dict[str, np.ndarray]) -> None:
+        """The logits of one test image times a factor: log p, relative to the smallest, is off by about as much; no rank changes."""
+        logits = arrays["test_log_p"][0].astype(np.float64) * factor
+        arrays["test_log_p"][0] = logits - np.log(np.exp(logits).sum())
+
+    edit_both(copy, sharpen)
+    found = outcomes(copy)
+    differing = {name for name, result in found.items() if result != SAME}
+    assert found["networks on test"] == status and differing <= {"networks on test"}
 
 
-@pytest.mark.parametrize(("off", "status"), [(0.0, SAME), (0.4, SAME), (3.0, DIFFERS), (np.nan, DIFFERS)])
-@pytest.mark.parametrize("precision", TOLERANCE)
-def test_networks_may_be_off_by_the_tolerance_and_no_more(off: float, status: str, precision: str) -> None:
-    tolerance = TOLERANCE[precision]
-    before = Predictions.of(P, np.array([0, 0]), np.array([0, 0]))
-    again = P + np.array([[0, off * tolerance, 0]], np.float32)
-    assert _same_again("networks", [again], before, tolerance).status == status
+@pytest.mark.parametrize(("choose", "status"), [(np.argmin, SAME), (np.argmax, DIFFERS)], ids=["near", "far"])
+def test_another_class_is_predicted_only_where_two_are_as_near(choose: Callable[..., Any], status: str, copy: RunFolder) -> None:
+    def exchange(arrays: dict[str, np.ndarray]) -> None:
+        """The two likeliest classes of one test image."""
+        log_p, classes = arrays["test_log_p"], arrays["test_classes"]
+        ranked = -np.sort(-log_p, axis=1)
+        at = int(choose(ranked[:, 0] - ranked[:, 1]))
+        first, second = classes[at, :2]
+        log_p[at, [first, second]] = log_p[at, [second, first]]
+        classes[at, :2] = second, first
 
-
-def test_another_class_is_predicted_only_where_two_are_as_near() -> None:
-    before = Predictions.of(P, np.array([0, 0]), np.array([0, 0]))
-    near, far = P.copy(), P.copy()
-    near[1, :2] = P[1, 1::-1]
-    far[0, :2] = P[0, 1::-1]
-    assert _same_again("networks", [near], before, TOLERANCE["bf16"]).status == SAME
-    assert _same_again("networks", [far], before, TOLERANCE["bf16"]).status == DIFFERS
-    assert _same_again("networks", [near], before, TOLERANCE["fp32"]).status == DIFFERS
-
-
-def test_of_many_classes_the_top_five_are_held_against_the_networks() -> None:
-    log_p = np.random.default_rng(0).standard_normal((40, 150)).astype(np.float32)
-    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
-    labels = np.zeros(40, int)
-    before = Predictions.of(log_p, labels, labels)
-    assert before.dense is None and _same_again("networks", [log_p], before, TOLERANCE["fp32"]).status == SAME
-    other = log_p.copy()
-    other[7, log_p[7].argmin()] = 0.0  # a class that was not among them is now the likeliest
-    assert _same_again("networks", [other], before, TOLERANCE["fp32"]).said.startswith("1 examples beyond it; 1 of 40")
+    edit_both(copy, exchange)
+    assert outcomes(copy)["networks on test"] == status

@@ -1,4 +1,4 @@
-"""`run --where` and `--minutes`: a part of a suite, as far as the time goes; and what a suite costs, before it is run."""
+"""`run --where` and `--minutes`: a part of a suite, within a time limit; and what a suite costs, before it is run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ suites:
       strategy: [standard, bootstrap]
       loss: [ce, el, gce(q=0.50)]
   long:
-    defaults: {dataset: digits, subset: 600, epochs: 12, seeds: [0], precision: fp32}
+    defaults: {dataset: digits, subset: 300, epochs: 8, seeds: [0], precision: fp32}
     matrix: {noise: [symmetric(rate=0.4), asymmetric(rate=0.4)], method: [ce, el]}
   broken:
     defaults: {dataset: digits, epochs: 40, noise: symmetric(rate=0.4), precision: fp32}
@@ -68,15 +68,13 @@ def keys(items: list[Item]) -> list[str]:
     return [item.run.key for item in items]
 
 
-@pytest.mark.parametrize("axis", VALUES)
-def test_the_values_of_an_axis_part_the_suite(axis: str, items: list[Item]) -> None:
-    parts = [where(items, [f"{axis}={value}"]) for value in VALUES[axis]]
-    assert all(parts) and sorted(key for part in parts for key in keys(part)) == sorted(keys(items))
-    assert where(items, [f"{axis}={'|'.join(VALUES[axis])}"]) == items
-
-
-def test_every_axis_of_a_suite_can_be_named() -> None:
+def test_the_values_of_each_axis_partition_the_suite(items: list[Item], subtests: pytest.Subtests) -> None:
     assert set(VALUES) == {*AXES, "seed", "noise_seed"}
+    for axis, values in VALUES.items():
+        with subtests.test(axis):
+            parts = [where(items, [f"{axis}={value}"]) for value in values]
+            assert all(parts) and sorted(key for part in parts for key in keys(part)) == sorted(keys(items))
+            assert where(items, [f"{axis}={'|'.join(values)}"]) == items
 
 
 def test_several_conditions_leave_what_meets_them_all_in_the_suites_order(items: list[Item]) -> None:
@@ -99,10 +97,13 @@ SPELLINGS = [
 ]
 
 
-@pytest.mark.parametrize(("axis", "texts"), SPELLINGS, ids=lambda value: value if isinstance(value, str) else value[0])
-def test_a_value_is_what_it_means_however_it_is_spelled(axis: str, texts: list[str], items: list[Item]) -> None:
-    found = [keys(where(items, [f"{axis}={text}"])) for text in texts]
-    assert 0 < len(found[0]) < len(items) and all(each == found[0] for each in found)
+def test_every_spelling_of_a_value_selects_the_same_runs(items: list[Item], subtests: pytest.Subtests) -> None:
+    for axis, texts in SPELLINGS:
+        first = keys(where(items, [f"{axis}={texts[0]}"]))
+        assert 0 < len(first) < len(items)
+        for text in texts[1:]:
+            with subtests.test(f"{axis}={text}"):
+                assert keys(where(items, [f"{axis}={text}"])) == first
 
 
 REFUSED = [
@@ -119,14 +120,14 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("condition", "said"), REFUSED)
-def test_what_leaves_no_run_is_refused_with_what_there_is(condition: str, said: str, items: list[Item]) -> None:
-    with pytest.raises(ConfigError, match=said):
-        where(items, [condition])
+def test_a_condition_that_leaves_no_run_is_refused_with_the_values_of_its_axis(items: list[Item], subtests: pytest.Subtests) -> None:
+    for condition, message in REFUSED:
+        with subtests.test(condition), pytest.raises(ConfigError, match=message):
+            where(items, [condition])
 
 
 @pytest.mark.parametrize("conditions", [["seed=1"], ["seed=1", "noise=sym 0.4", "loss=el", "subset=300", "strategy=standard"]])
-def test_who_is_packed_is_decided_by_the_whole_suite(conditions: list[str], items: list[Item]) -> None:
+def test_which_runs_are_packed_is_decided_by_the_whole_suite(conditions: list[str], items: list[Item]) -> None:
     width = {item.run.key: load.width for load in loads(items, items) for item in load.items}
     chosen = where(items, conditions)
     assert {item.run.key: load.width for load in loads(items, chosen) for item in load.items} == {key: width[key] for key in keys(chosen)}
@@ -134,12 +135,12 @@ def test_who_is_packed_is_decided_by_the_whole_suite(conditions: list[str], item
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with the suites above in s.yaml; a worker has one thread."""
-    monkeypatch.chdir(tmp_path)
+def place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with the suites above in s.yaml; a dry run trains nothing to estimate the time."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "s.yaml").write_text(SUITE)
-    return tmp_path
+    monkeypatch.setattr("noisebench.forecast.seconds_of_suite", lambda *_: 0.0)
+    (place / "s.yaml").write_text(SUITE)
+    return place
 
 
 Call = Callable[..., tuple[int, str, str]]
@@ -198,19 +199,21 @@ def test_what_a_file_of_runs_has_is_not_run_again(whole: Path, place: Path, call
     assert set(finished_runs(place / "begun.csv")) == {json.loads(path.read_text())["key"] for path in whole.glob("runs/*/result.json")}
 
 
-def test_more_seeds_are_the_first_so_many(place: Path, call: Call) -> None:
-    planned = json.loads(call("run", "smoke", "--seeds", "3", "--where", "noise=sym 0.4", "--dry-run", "--json")[1])
-    kept = json.loads(call("run", "smoke", "--where", "noise=sym 0.4", "--dry-run", "--json")[1])
+def test_seeds_n_are_the_seeds_below_n(place: Path, call: Call) -> None:
+    planned = json.loads(call("run", "s.yaml:long", "--seeds", "3", "--where", "noise=sym 0.4", "--dry-run", "--json")[1])
+    kept = json.loads(call("run", "s.yaml:long", "--where", "noise=sym 0.4", "--dry-run", "--json")[1])
     assert [run["title"].rpartition(" ")[2] for run in planned["runs"]] == ["0", "1", "2"] * 2
     assert {run["key"] for run in kept["runs"]} < {run["key"] for run in planned["runs"]}
 
 
 def test_shards_and_reruns_are_of_what_is_selected(place: Path, call: Call) -> None:
-    command = ["run", "smoke", "--where", "seed=1", "--dry-run", "--json", "--rerun", "all", "--shard"]
+    command = ["run", "s.yaml:long", "--where", "seed=0", "--dry-run", "--json", "--rerun", "all", "--shard"]
     shards = [json.loads(call(*command, f"{number}/3")[1])["runs"] for number in (1, 2, 3)]
     selected = [run["key"] for shard in shards for run in shard if run["selected"]]
     assert [len(shard) for shard in shards] == [4, 4, 4] and sorted(selected) == sorted(run["key"] for run in shards[0])
-    assert call("run", "smoke", "--where", "seed=1", "--rerun", "failed", "--dry-run")[1].endswith("; 0 to run; estimated time: none\n")
+    assert call("run", "s.yaml:long", "--where", "seed=0", "--rerun", "failed", "--dry-run")[1].endswith(
+        "; 0 to run; estimated time: none\n"
+    )
 
 
 def stop_after(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,26 +253,27 @@ def test_a_run_that_failed_before_the_time_was_up_is_exit_3(place: Path, call: C
     assert "time is up: 0 of 2 runs are finished; the same command goes on\n" in err and "error: 1 run failed" in err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--minutes", "0"], "--minutes is a number above 0, got 0"),
-        (["--minutes", "-1"], "--minutes is a number above 0, got -1"),
-        (["--minutes", "nan"], "--minutes is a number above 0, got nan"),
-        (["--minutes", "inf"], "--minutes is a number above 0, got inf"),
-        (["--minutes", "1", "--rerun", "all"], "--rerun all begins again each time"),
-        (["--minutes", "1", "--executor", "slurm", "--detach"], "--minutes has no effect with --detach"),
-        (["--known", "s.yaml"], "s.yaml"),
-        (["--seeds", "25001"], "--seeds 25001: the suite is too large: 100004 runs, and may have 100000"),
-        (["--seeds", "9" * 30], "the suite is too large"),
-        (["--known", "none.csv"], "none.csv"),
-        (["--where", "seed=9"], "--where seed=9: no run is left; seed is one of 0, 1"),
-    ],
-)
-def test_what_cannot_be_is_one_line_and_exit_2(arguments: list[str], said: str, place: Path, call: Call) -> None:
-    code, out, err = call("run", "smoke", *arguments)
-    assert code == 2 and out == "" and said in err and err.startswith("error: ") and err.count("\n") == 1
-    assert [path.name for path in place.iterdir()] == ["s.yaml"]
+IMPOSSIBLE = [
+    (["--minutes", "0"], "--minutes is a number above 0, got 0"),
+    (["--minutes", "-1"], "--minutes is a number above 0, got -1"),
+    (["--minutes", "nan"], "--minutes is a number above 0, got nan"),
+    (["--minutes", "inf"], "--minutes is a number above 0, got inf"),
+    (["--minutes", "1", "--rerun", "all"], "--rerun all begins again each time"),
+    (["--minutes", "1", "--executor", "slurm", "--detach"], "--minutes has no effect with --detach"),
+    (["--known", "s.yaml"], "s.yaml"),
+    (["--seeds", "25001"], "--seeds 25001: the suite is too large: 100004 runs, and may have 100000"),
+    (["--seeds", "9" * 30], "the suite is too large"),
+    (["--known", "none.csv"], "none.csv"),
+    (["--where", "seed=9"], "--where seed=9: no run is left; seed is one of 0"),
+]
+
+
+def test_an_option_that_is_wrong_is_one_line_and_exit_2(place: Path, call: Call, subtests: pytest.Subtests) -> None:
+    for arguments, message in IMPOSSIBLE:
+        with subtests.test(" ".join(arguments)):
+            code, out, err = call("run", "s.yaml:long", *arguments)
+            assert code == 2 and out == "" and message in err and err.startswith("error: ") and err.count("\n") == 1
+            assert [path.name for path in place.iterdir()] == ["s.yaml"]
 
 
 COSTS = """\
@@ -308,16 +312,16 @@ def test_list_suites_says_runs_cost_and_what_it_takes(place: Path, call: Call) -
 
 
 @pytest.mark.parametrize("field", ["summary", "takes"])
-@pytest.mark.parametrize("text", ['"two\\nlines"', "x" * 301])
-def test_what_a_suite_says_of_itself_is_one_line(field: str, text: str, tmp_path: Path) -> None:
+def test_a_suites_summary_and_runtime_are_one_line_each(field: str, tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text(SUITE.replace("  long:\n", f"  long:\n    {field}: {text}\n"))
-    with pytest.raises(ConfigError, match=rf"s.yaml:12:5: {field}: is one line of at most 300 characters$"):
-        read_suites(path)
+    for text in ('"two\\nlines"', "x" * 301):
+        path.write_text(SUITE.replace("  long:\n", f"  long:\n    {field}: {text}\n"))
+        with pytest.raises(ConfigError, match=rf"s.yaml:12:5: {field}: is one line of at most 300 characters$"):
+            read_suites(path)
     path.write_text(SUITE.replace("  long:\n", f"  long:\n    {field}: >\n      one\n      line\n"))
     assert getattr(read_suites(path)["long"], field) == "one line"
 
 
-def test_counts_are_said_with_two_digits() -> None:
-    said = {None: "–", 0: "0 images", 999: "1 k images", 51_880: "52 k images", 999_600: "1 M images", 4_099_734_400: "4.1 G images"}
-    assert {count: images(count) for count in said} == said
+def test_counts_are_shown_with_two_digits() -> None:
+    shown = {None: "–", 0: "0 images", 999: "1 k images", 51_880: "52 k images", 999_600: "1 M images", 4_099_734_400: "4.1 G images"}
+    assert {count: images(count) for count in shown} == shown

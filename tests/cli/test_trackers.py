@@ -1,4 +1,6 @@
-"""Trackers: what was logged reads back offline, a resumed run goes on, a tracker that fails costs no run, and none changes one."""
+"""Trackers: what was logged reads back offline, a resumed run goes on, a tracker that fails costs no run, and none changes one.
+
+TensorBoard and a tracker of our own are tested by `make test`; wandb, mlflow and trackio, whose imports take seconds, by `make soak`."""
 
 from __future__ import annotations
 
@@ -26,7 +28,6 @@ from noisebench.runfolder import RunFolder, run_folders
 from noisebench.trackers import TRACKERS, Facts, Kind, Logbook, Place, connect
 from noisebench.trackers.content import epoch_numbers, final_numbers
 from noisebench.training.trainer import Trainer
-from tests.repo.test_layers import RUN, loaded
 from tests.unit.test_runner import Desk
 
 TRAIN = ("--offline", "train", "digits", "--sym", "0.4", "--precision", "fp32", "--loss", "el", "--val-fraction", "0.1")
@@ -168,7 +169,11 @@ def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "mlflow.db"
 
 
-@pytest.fixture(params=TRACKERS)
+def or_soak(name: str) -> Any:
+    return name if name == "tensorboard" else pytest.param(name, marks=pytest.mark.soak)
+
+
+@pytest.fixture(params=map(or_soak, TRACKERS))
 def tracker(request: pytest.FixtureRequest, place: Path) -> str:
     """Each tracker whose extra is installed."""
     pytest.importorskip(request.param, reason=f"needs pip install 'noisebench[{request.param}]'")
@@ -216,6 +221,7 @@ def test_every_tracker_has_a_reader_here_and_an_extra() -> None:
 
 
 def test_what_was_logged_reads_back(tracker: str, place: Path) -> None:
+    """The numbers of every epoch, the final ones, and the settings."""
     assert main([*TRAIN, "--epochs", "3", "--log-to", tracker]) == 0
     (logged,), (folder,) = READERS[tracker](place), run_folders([place])
     assert logged.name == folder.path.name and list(logged.epochs) == [1, 2, 3]
@@ -223,16 +229,11 @@ def test_what_was_logged_reads_back(tracker: str, place: Path) -> None:
         assert logged.epochs[epoch] == close(numbers, tracker)
     assert set(logged.epochs[1]) == {"lr", "loss", "train_recorded", "train_clean", "memorised", "val_recorded", "test_acc"}
     assert logged.final == close(final_numbers(folder.record()), tracker)
-
-
-def test_the_settings_of_a_run_read_back(tracker: str, place: Path) -> None:
-    assert main([*TRAIN, "--epochs", "1", "--log-to", tracker]) == 0
-    (logged,), (folder,) = READERS[tracker](place), run_folders([place])
     stored, record = AS_STORED.get(tracker, lambda value: value), folder.record()
     expected = {
         "key": record["key"], "loss": "el(eps=0.4)", "strategy": "standard", "method": "el", "model": "mlp", "dataset": "digits",
         "noise": "symmetric(rate=0.4)", "nominal_rate": 0.4, "realised_rate": record["noise"]["realised_rate"], "noise_seed": 0,
-        "recipe_name": "digits", "recipe.epochs": 1, "recipe.lr": 0.1, "recipe.schedule": "cosine", "recipe.nesterov": True,
+        "recipe_name": "digits", "recipe.epochs": 3, "recipe.lr": 0.1, "recipe.schedule": "cosine", "recipe.nesterov": True,
         "seed": 0, "precision": "fp32", "oracle": True,
     }  # fmt: skip
     assert {key: logged.config[key] for key in expected} == {key: stored(value) for key, value in expected.items()}
@@ -276,8 +277,9 @@ def test_numbers_that_are_none_are_taken(tracker: str, place: Path) -> None:
     assert READERS[tracker](place)[0].epochs[1]["test_acc"] == 0.5
 
 
-def test_no_tracker_changes_a_run(place: Path) -> None:
-    names = [name for name in TRACKERS if find_spec(name)]
+@pytest.mark.parametrize("names", [["tensorboard"], pytest.param(list(TRACKERS), marks=pytest.mark.soak)], ids=["tensorboard", "all"])
+def test_no_tracker_changes_a_run(names: list[str], place: Path) -> None:
+    names = [name for name in names if find_spec(name)]
     logging = [word for name in names for word in ("--log-to", name)]
     assert main(["-C", "plain", *TRAIN, "--epochs", "2"]) == 0 and main(["-C", "logged", *TRAIN, "--epochs", "2", *logging]) == 0
     (plain,), (logged,) = run_folders([place / "plain"]), run_folders([place / "logged"])
@@ -308,6 +310,7 @@ def test_a_suite_logs_every_run_once(tracker: str, place: Path) -> None:
         assert logged[folder.path.name].final == close(final_numbers(folder.record()), tracker)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("tracker", ["mlflow"], indirect=True)
 def test_a_suite_that_was_stopped_goes_on_in_its_pages(tracker: str, place: Path) -> None:
     Path("tiny.yaml").write_text(SUITE.replace("epochs: 2", "epochs: 60").replace(", coteaching", ""))
@@ -323,6 +326,7 @@ def test_a_suite_that_was_stopped_goes_on_in_its_pages(tracker: str, place: Path
     assert len(logged) == 2 and all(list(each.epochs) == list(range(1, 61)) for each in logged)
 
 
+@pytest.mark.soak
 def test_several_trackers_stay_in_the_workspace_and_off_stdout(place: Path) -> None:
     for name in TRACKERS:
         pytest.importorskip(name)
@@ -417,6 +421,7 @@ def test_a_missing_package_is_said_before_training(
     assert not list(place.iterdir())
 
 
+@pytest.mark.soak
 def test_a_server_that_is_not_there_is_said_before_training(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,6 +441,7 @@ def test_offline_no_tracker_heeds_a_server(tracker: str, place: Path, monkeypatc
     assert READERS[tracker](place)[0].final
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("uri", "own"), [("databricks", True), ("https://example.org", True), ("sqlite:///mlflow.db", False)])
 @pytest.mark.parametrize("tracker", ["mlflow"], indirect=True)
 def test_offline_mlflow_heeds_what_is_on_this_machine(
@@ -446,6 +452,7 @@ def test_offline_mlflow_heeds_what_is_on_this_machine(
     assert connect(tracker, Place(place, offline=True)).where == expected
 
 
+@pytest.mark.soak
 def test_wandb_without_a_key_asks_for_none(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("wandb").teardown()  # it remembers the key that another test had
     monkeypatch.setenv("NETRC", str(place / "none"))
@@ -454,6 +461,9 @@ def test_wandb_without_a_key_asks_for_none(place: Path, monkeypatch: pytest.Monk
     assert "logging to wandb: offline in wandb: wandb sync wandb/offline-run-*\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["list", "trackers"]])
-def test_help_loads_no_tracker(arguments: list[str], place: Path) -> None:
-    assert not loaded(RUN.format(place=str(place), arguments=arguments)) & {*TRACKERS, "torch"}
+def test_help_and_lists_load_no_tracker(place: Path) -> None:
+    """Nor torch."""
+    calls = "assert main(['--help']) == main(['train', '--help']) == main(['list', 'trackers']) == 0"
+    script = f"import sys\nfrom noisebench.cli import main\n{calls}\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not set(done.stdout.splitlines()[-1].split()) & {*TRACKERS, "torch"}
