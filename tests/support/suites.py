@@ -32,9 +32,7 @@ def workspace(path: Path, epochs: int, seeds: Sequence[int] = (0,), methods: str
     return path
 
 
-def start(
-    root: Path, *options: str, before: Sequence[str] = (), kilobytes: int | None = None, **popen: Any
-) -> subprocess.Popen[str]:
+def start(root: Path, *options: str, before: Sequence[str] = (), kilobytes: int | None = None, **popen: Any) -> subprocess.Popen[str]:
     """`noisebench BEFORE run tiny OPTIONS`. kilobytes: of address space (`ulimit -v`) for each process."""
     command = [sys.executable, "-m", "noisebench", *before, "run", "tiny", *options]
     limited = ["sh", "-c", f'ulimit -v {kilobytes} && exec "$@"', "sh", *command] if kilobytes else command
