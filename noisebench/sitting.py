@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
 _CHECKPOINT_COST = 20.0  # times as long as the last checkpoint took: at most a twentieth of the time goes into them
 _RESUMES = "the same command resumes it"
-_NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory"  # as torch says it
+_NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory", "memoryerror"  # as torch says it, and another process
 _NEEDS_MEMORY = "out of memory: the same command goes on from the last checkpoint; train --accumulate N needs less, for the same curve"
 _MOST_PACKED = 256  # places; more than any pack has
 _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated

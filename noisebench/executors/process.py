@@ -70,7 +70,7 @@ class WorkerProcess:
         return True
 
 
-def _forked(environment: dict[str, str], folder: Path | None) -> ForkedProcess | None:
+def _forked(environment: dict[str, str], folder: Path | None) -> warm.ForkedProcess | None:
     """None where that is not possible, or the process that forks was killed."""
     with suppress(OSError):
         return warm.server().fork(environment, folder) if warm.AVAILABLE else None

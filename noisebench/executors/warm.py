@@ -45,24 +45,35 @@ class Server:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # a pipe that reads the parent's output ends with the parent
                 env={**os.environ, **memory.ENVIRONMENT, **single},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the parent
             )
+        self.pid = self._process.pid
         atexit.register(self.close)
 
     def fork(self, environment: Mapping[str, str], folder: Path | None = None) -> ForkedProcess:
         """A worker in this environment and folder. Raises OSError where the server has died."""
+        settings = json.dumps([dict(environment), str(folder or Path.cwd())]) + "\n"
         stdin, to_worker = os.pipe()
         from_worker, stdout = os.pipe()
         ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                socket.send_fds(self._requests, [b"."], [stdin, stdout, 2, theirs.fileno()])
-        finally:
-            os.close(stdin)
-            os.close(stdout)
-        return ForkedProcess(ours, to_worker, from_worker, json.dumps([dict(environment), str(folder or Path.cwd())]))
+            try:
+                with theirs:
+                    socket.send_fds(self._requests, [b"."], [stdin, stdout, 2, theirs.fileno()])
+            finally:
+                os.close(stdin)
+                os.close(stdout)
+            with os.fdopen(to_worker, "w", encoding="ascii", closefd=False) as file:
+                file.write(settings)
+            return ForkedProcess(_receive(ours), ours, to_worker, from_worker)
+        except OSError:
+            ours.close()
+            os.close(to_worker)
+            os.close(from_worker)
+            raise
 
     def close(self) -> None:
         """End it; workers go on."""
@@ -74,30 +85,36 @@ class Server:
 class ForkedProcess:
     """A worker, with the part of subprocess.Popen's interface that is needed."""
 
-    def __init__(self, status: socket.socket, stdin: int, stdout: int, settings: str) -> None:
+    def __init__(self, pid: int, status: socket.socket, stdin: int, stdout: int) -> None:
+        self.pid, self._status = pid, status
         self.stdin = os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout = os.fdopen(stdout, encoding="utf-8", errors="replace")
-        self._status = status
-        self.stdin.write(settings + "\n")
-        self.stdin.flush()
-        self.pid = self._receive()
         self._returncode: int | None = None
 
     def send_signal(self, number: int) -> None:
-        """Raises ProcessLookupError where it has ended."""
-        os.kill(self.pid, number)
+        """Nothing happens where it has ended: its pid may be another process's by now."""
+        try:
+            self._status.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:  # no exit code yet
+            os.kill(self.pid, number)
+        except OSError:  # closed by `wait`
+            return
 
     def wait(self) -> int:
         """Its exit code; minus the signal that killed it."""
         if self._returncode is None:
-            self._returncode = self._receive()
+            try:
+                self._returncode = _receive(self._status)
+            except ConnectionError:  # the process that would tell was killed, as by `pkill -f`, and so was the worker
+                self._returncode = -signal.SIGKILL
             self._status.close()
         return self._returncode
 
-    def _receive(self) -> int:
-        if not (number := self._status.recv(_NUMBER.size)):
-            raise ConnectionError("the process that forks workers has died")
-        return int(_NUMBER.unpack(number)[0])
+
+def _receive(status: socket.socket) -> int:
+    if not (number := status.recv(_NUMBER.size)):
+        raise ConnectionError("the process that forks workers has died")
+    return int(_NUMBER.unpack(number)[0])
 
 
 def _serve(requests: socket.socket) -> None:
@@ -130,6 +147,7 @@ def _wait_for_worker(stdin: int, stdout: int, stderr: int, status: int) -> NoRet
 
 def _work(*files: int) -> NoReturn:
     """Be the worker."""
+    import numpy
     import torch
 
     from .worker import work
@@ -138,12 +156,16 @@ def _work(*files: int) -> NoReturn:
     for number, each in enumerate(files):
         os.dup2(each, number)
         os.close(each)
-    environment, folder = json.loads(sys.stdin.readline())
+    if not (settings := sys.stdin.readline()).endswith("\n"):
+        sys.exit()  # the parent was killed meanwhile
+    environment, folder = json.loads(settings)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is for nested regions
+    if threads.isdecimal() and int(threads):
         torch.set_num_threads(int(threads))
+    numpy.random.seed()  # not what every other worker draws
     work()
     sys.exit()
 

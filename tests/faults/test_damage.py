@@ -28,7 +28,7 @@ from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder
 from noisebench.sitting import Conduct
 from noisebench.training.trainer import Trainer
-from tests.support.suites import left, start, workspace
+from tests.support.suites import left, workspace
 from tests.unit.test_pack import agenda, carried_out
 from tests.unit.test_runner import Desk
 
@@ -136,24 +136,31 @@ def test_a_record_that_was_copied_in_part_makes_the_run_unfinished(name: str, co
 def test_a_suite_runs_again_whatever_has_no_valid_record(tmp_path: Path) -> None:
     items = agenda(tmp_path, "smoke", epochs=1)
     carried_out(tmp_path, items)
-    folder, others = items[1].folder, ["done"] * (len(items) - 2)
-    record = json.loads(folder.result.read_text())
-    failure = {"schema": 1, "about": items[1].run.about, "type": "kind", "message": "it failed", "traceback": ""}
+    records = [json.loads(item.folder.result.read_text()) for item in items]
+    record, about = records[0], items[0].run.about
+    failure = {"schema": 1, "about": about, "type": "kind", "message": "it failed", "traceback": ""}
     damaged = ["", "{}", "[]", "null", "3", '"text"', "\x00", json.dumps(record)[:600], json.dumps({**record, "seed": "0"}),
                json.dumps({**record, "schema": 0}), json.dumps({**record, "metrics": []}), json.dumps({**record, "expected": {}}),
                *(json.dumps({**failure, **wrong}) for wrong in ({"about": []}, {"message": None}, {"schema": "1"}))]  # fmt: skip
     for name in ("result.json", "error.json"):
+        folder = items[0].folder
         for content in damaged:
             folder.result.unlink(missing_ok=True)
             (folder.path / name).write_text(content)
-            assert [item.status for item in agenda(tmp_path, "smoke", epochs=1)] == ["done", "damaged", *others], content
+            assert folder.status() == "damaged", (name, content)
             folder.error.unlink(missing_ok=True)
-    for about in (failure["about"], {}):
-        folder.error.write_text(json.dumps({**failure, "about": about}))
-        item = agenda(tmp_path, "smoke", epochs=1)[1]
-        assert (item.status, item.reason) == ("failed: retry", "it failed")
-    folder.result.write_text(json.dumps({**record, "schema": 2}))
-    assert agenda(tmp_path, "smoke", epochs=1)[1].status == "done", "a newer version's record is not replaced"
+    for item, content in zip(items, damaged[7:], strict=False):
+        item.folder.result.write_text(content)
+    assert [item.status for item in agenda(tmp_path, "smoke", epochs=1)] == ["damaged"] * len(items)
+    for item, content in zip(items, records, strict=True):
+        item.folder.result.write_text(json.dumps(content))
+    for item, content in zip(items[:2], (about, {}), strict=True):
+        item.folder.result.unlink()
+        item.folder.error.write_text(json.dumps({**failure, "about": content}))
+    items[2].folder.result.write_text(json.dumps({**records[2], "schema": 2}))
+    found = [(item.status, item.reason) for item in agenda(tmp_path, "smoke", epochs=1)]
+    assert found[:2] == [("failed: retry", "it failed")] * 2
+    assert {status for status, _ in found[2:]} == {"done"}, "a newer version's record is not replaced"
 
 
 def test_of_a_finished_run_whose_record_says_little_train_says_what_it_can(copied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,21 +174,24 @@ def test_of_a_finished_run_whose_record_says_little_train_says_what_it_can(copie
     assert "test accuracy 50.00 %" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("missing", range(1, 16))
-def test_a_folder_without_its_record_is_no_finished_run(missing: int, copied: Desk) -> None:
+def test_a_folder_without_its_record_is_no_finished_run(finished: Desk, tmp_path: Path, subtests: pytest.Subtests) -> None:
     """However many of its files were copied before."""
-    run = copied.plan()
-    folder, before = copied.folder(run), left(copied.workspace.root)
-    folder.result.unlink()
-    for number, name in enumerate(FILES):
-        if missing >> number & 1:
-            (folder.path / name).unlink()
-        else:
-            halve(folder.path / name)
-    assert folder.status() == "run" and main(["-C", str(copied.workspace.root), "evaluate", folder.path.name]) == 2
-    if missing in (1, 15):
-        copied.execute(run)
-        assert left(copied.workspace.root) == before
+    for missing in range(1, 16):
+        with subtests.test(missing=missing):
+            shutil.copytree(finished.workspace.root, tmp_path / str(missing))
+            copied = Desk(tmp_path / str(missing))
+            run = copied.plan()
+            folder, before = copied.folder(run), left(copied.workspace.root)
+            folder.result.unlink()
+            for number, name in enumerate(FILES):
+                if missing >> number & 1:
+                    (folder.path / name).unlink()
+                else:
+                    halve(folder.path / name)
+            assert folder.status() == "run" and main(["-C", str(copied.workspace.root), "evaluate", folder.path.name]) == 2
+            if missing in (1, 15):
+                copied.execute(run)
+                assert left(copied.workspace.root) == before
 
 
 def test_a_claim_that_was_copied_along_is_nobodys_after_a_while(copied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,10 +308,11 @@ def test_one_can_watch_the_epochs_in_a_file_that_grows(tmp_path: Path) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_run_without_memory_fails_says_so_and_goes_on(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    straight, desk = Desk(tmp_path / "straight"), Desk(tmp_path / "desk")
+def test_a_run_without_memory_fails_says_so_and_goes_on(
+    error: Exception, finished: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path)
     run = desk.plan()
-    straight.execute(run)
     make, steps = Trainer.make_step, iter(range(10**6))
 
     def step(self: Trainer) -> None:
@@ -316,7 +327,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(error: Exception, tmp_pa
     assert desk.folder(run).status() == "failed" and desk.folder(run).resume.exists()
     desk.execute(run)
     assert next(steps) < 50 + 3 * run.recipe.epochs * 41, "it began anew"
-    assert desk.folder(run).weights.read_bytes() == straight.folder(run).weights.read_bytes()
+    assert desk.folder(run).weights.read_bytes() == finished.folder(run).weights.read_bytes()
 
 
 def test_another_failure_is_not_resumed(desk_of: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,28 +368,27 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite on a disk with room."""
-    place = workspace(tmp_path_factory.mktemp("suite") / "place", epochs=2, methods="[ce, elr_plus]")
-    assert ended(start(place, "--jobs", "2"))[0] == 0
+    place = workspace(tmp_path_factory.mktemp("suite") / "place", epochs=1, methods="[ce, elr_plus]")
+    assert run_tiny(place) == 0
     return place
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, said = process.communicate(timeout=200)
-    return process.returncode, said
+def run_tiny(place: Path) -> int:
+    return main(["-q", "-C", str(place), "run", "tiny", "--jobs", "2"])
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
 @pytest.mark.parametrize("kilobytes", [400, *(pytest.param(size, marks=pytest.mark.soak) for size in (20, 60, 900, 1500))])
 def test_a_suite_on_a_full_disk_ends_with_a_line_and_goes_on_with_room(
-    kilobytes: int, suite: Path, small_disk: Callable[[str], Path]
+    kilobytes: int, suite: Path, small_disk: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = small_disk(f"size={kilobytes}k")
     shutil.copy(suite / "benchmarks.yaml", place)
-    code, said = ended(start(place, "--jobs", "2"))
-    assert code in (2, 3) and "Traceback" not in said and "No space left on device" in said, said
+    code, (_, err) = run_tiny(place), capfd.readouterr()
+    assert code in (2, 3) and "Traceback" not in err and "No space left on device" in err, err
     assert {RunFolder(path).status() for path in place.glob("runs/*")} <= {"done", "failed", "resume", "run"}
     subprocess.run(["mount", "-o", "remount,size=100m", str(place)], check=True)
-    assert ended(start(place, "--jobs", "2"))[0] == 0
+    assert run_tiny(place) == 0
     assert left(place) == left(suite)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,10 +15,11 @@ from noisebench.errors import DataError
 from noisebench.executors import process, warm
 from noisebench.executors.attempt import MOST_LOST, Attempt
 from noisebench.executors.events import EventFile
-from noisebench.executors.job import INTERRUPTED, STOP, Bundle, Event, Job, Place, bundles
+from noisebench.executors.job import Bundle, Event, Job, Place, bundles
 from noisebench.executors.local import LocalPool
 from noisebench.executors.signals import PatientSignals, StopSignals
 from noisebench.executors.submission import Submission
+from noisebench.executors.worker import work_on
 from noisebench.suite import SuiteRun
 from tests.unit.test_pack import agenda
 
@@ -53,14 +53,6 @@ def test_a_worker_is_patient_however_often_it_is_told(number: int) -> None:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
         assert signals.stopped
-
-
-@pytest.mark.parametrize("said", ["", '{"workspace": "/work', None])
-def test_a_worker_whose_command_died_while_it_began_ends_without_a_word(said: str | None, tmp_path: Path) -> None:
-    place = Place(str(tmp_path), str(tmp_path), True, (), "cpu", True, None).line()
-    command = [sys.executable, "-m", "noisebench.executors.worker"]
-    done = subprocess.run(command, input=place + '{"jobs": [' if said is None else said, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def bundle(tmp_path: Path, count: int) -> Bundle:
@@ -126,17 +118,14 @@ def test_events_come_whole_and_once_and_a_torn_one_costs_no_other(tmp_path: Path
 
 
 def test_a_worker_goes_on_where_the_events_of_its_bundle_end(tmp_path: Path) -> None:
-    items = agenda(tmp_path, "smoke", epochs=1)
+    items = agenda(tmp_path, "smoke", epochs=1, seeds=[0])
     (whole,) = bundles(items, items)
-    place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
-    (tmp_path / "0.bundle").write_text(place.line() + whole.line())
-    events = EventFile(tmp_path / "0.events")
+    bundle_file, events = tmp_path / "0.bundle", EventFile(tmp_path / "0.events")
+    bundle_file.write_text(Place(str(tmp_path), str(tmp_path), True, device="cpu").line() + whole.line())
     for job in whole.jobs[1:]:
         events.append(Event(job.number, "done", {}))
-    files = ("--bundle", str(tmp_path / "0.bundle"), "--events", str(tmp_path / "0.events"))
-    worker = subprocess.run([sys.executable, "-m", "noisebench.executors.worker", *files], check=False)
-    assert worker.returncode == 0 and len(list(tmp_path.glob("runs/*/result.json"))) == 1
-    assert {INTERRUPTED, STOP} == {130, "stop"}
+    assert work_on(bundle_file, tmp_path / "0.events") == 0
+    assert [path.parent.name for path in tmp_path.glob("runs/*/result.json")] == [Path(whole.jobs[0].folder).name]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ WRITERS = {  # what else writes files, of a workspace with a finished run
     "baseline": ("report", "{place}", "--save-baseline", "{place}/baseline.json"),
     "figure": ("report", "{place}", "--figure", "curves", "-o", "{place}/curves.svg"),
 }
+OF_A_KIND = ("corrupt", "predictions", "latex")  # written by a csv writer, as an archive, and as text
 TWO_NETWORKS = "elr_plus"  # and a memory of every example
 _HEX = re.compile(r"\.[0-9a-f]{16,32}(?=\.|$)")
 
@@ -90,15 +91,26 @@ def kind(touch: str) -> str:
 
 def moments(touches: list[str], count: int | None) -> list[int]:
     """All of them, or so many spread over those that differ in what is done to which file."""
-    if count is None:
-        return list(range(len(touches)))
-    first = list({kind(touch): number for number, touch in reversed(list(enumerate(touches)))}.values())
-    first.sort()
-    return sorted({first[round(at * (len(first) - 1) / (count - 1))] for at in range(count)})
+    return list(range(len(touches))) if count is None else spread({kind(touch): at for at, touch in enumerate(touches)}, count)
 
 
-HOW_MANY = [pytest.param(6), pytest.param(None, marks=pytest.mark.soak)]
+def half_written(touches: list[str], count: int | None) -> list[int]:
+    """All of them, or so many spread over the last times that each file is flushed, when a fault leaves half of it."""
+    last = {kind(touch): at for at, touch in enumerate(touches) if touch.startswith("fsync ")}
+    return list(range(len(touches))) if count is None else spread(last, count)
+
+
+def spread(places: dict[str, int], count: int) -> list[int]:
+    found = sorted(places.values())
+    return [found[round(at * (len(found) - 1) / max(count - 1, 1))] for at in range(count)]
+
+
 STRATEGIES = ["standard", TWO_NETWORKS]
+
+
+def some_or(some: int) -> list[Any]:
+    """How many moments: some, and under `make soak` all."""
+    return [pytest.param(some), pytest.param(None, marks=pytest.mark.soak)]
 
 
 @cache
@@ -106,13 +118,13 @@ def words(strategy: str) -> tuple[str, ...]:
     return (*TRAIN, "--strategy", strategy)
 
 
-@pytest.mark.parametrize("count", HOW_MANY)
+@pytest.mark.parametrize("count", some_or(3))
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_killed_at_any_moment(strategy: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path) -> None:
     """What is being written at that moment is written by half."""
     expected, touches = undisturbed(*words(strategy))
     assert {kind(touch).split()[0] for touch in touches} >= {"write", "fsync", "os.rename", "os.link", "os.remove", "os.mkdir"}
-    for at in moments(touches, count):
+    for at in half_written(touches, count):
         place = tmp_path / str(at)
         ended = noisebench.run(place, *words(strategy), fault="kill", at=at)
         assert ended.code == -9
@@ -120,7 +132,7 @@ def test_killed_at_any_moment(strategy: str, count: int | None, noisebench: Comm
         check_goes_on(noisebench, place, words(strategy), expected)
 
 
-@pytest.mark.parametrize("count", HOW_MANY)
+@pytest.mark.parametrize("count", some_or(2))
 @pytest.mark.parametrize("fault", ["terminate", "interrupt"])
 def test_stopped_at_any_moment(fault: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path) -> None:
     expected, touches = undisturbed(*words(TWO_NETWORKS))
@@ -144,7 +156,7 @@ def refused(ended: Ended) -> bool:
     return ended.code in (2, 3) and last.startswith("error: ") and "Traceback" not in ended.said
 
 
-@pytest.mark.parametrize("count", HOW_MANY)
+@pytest.mark.parametrize("count", some_or(2))
 @pytest.mark.parametrize(("fault", "why"), [("full", "No space left on device"), ("read-only", "Read-only file system"),
                                             ("error", "Input/output error")])  # fmt: skip
 def test_refused_at_any_moment(
@@ -169,12 +181,7 @@ def finished(undisturbed: Undisturbed) -> Path:
     return undisturbed.place / str(list(undisturbed.known).index(words("standard")))
 
 
-@pytest.mark.parametrize("count", [pytest.param(2), pytest.param(None, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("fault", ["kill", "full"])
-@pytest.mark.parametrize("writer", WRITERS)
-def test_every_other_file_is_whole_or_not_there(
-    writer: str, fault: str, count: int | None, noisebench: Commands, finished: Path, tmp_path: Path
-) -> None:
+def check_writer(writer: str, faults: tuple[str, ...], count: int | None, noisebench: Commands, finished: Path, tmp_path: Path) -> None:
     def run(place: Path, **case: Any) -> tuple[Ended, dict[str, Any]]:
         if not place.exists():
             shutil.copytree(finished, place)
@@ -186,15 +193,29 @@ def test_every_other_file_is_whole_or_not_there(
     assert whole.code == 0, whole.said
     before = left(finished)
     assert expected.keys() > before.keys()
-    numbers = [number for number, touch in enumerate(whole.touches) if fault == "kill" or touch.split()[0] in CHANGES]
-    for at in [numbers[n] for n in moments([whole.touches[at] for at in numbers], count)]:
-        place = tmp_path / str(at)
-        ended, now = run(place, fault=fault, at=at)
-        assert ended.code == (-9 if fault == "kill" else 2), (whole.touches[at], ended.said)
-        assert fault == "kill" or (refused(ended) and "No space left on device" in ended.said)
-        assert all(content in (expected[name], before.get(name)) for name, content in now.items())
-        again, now = run(place)
-        assert again.code == 0 and now == expected, again.said
+    for fault in faults:
+        numbers = [number for number, touch in enumerate(whole.touches) if fault == "kill" or touch.split()[0] in CHANGES]
+        for at in [numbers[n] for n in half_written([whole.touches[at] for at in numbers], count)]:
+            place = tmp_path / f"{fault}-{at}"
+            ended, now = run(place, fault=fault, at=at)
+            assert ended.code == (-9 if fault == "kill" else 2), (whole.touches[at], ended.said)
+            assert fault == "kill" or (refused(ended) and "No space left on device" in ended.said)
+            assert all(content in (expected[name], before.get(name)) for name, content in now.items())
+            again, now = run(place)
+            assert again.code == 0 and now == expected, again.said
+
+
+def test_every_other_file_is_whole_or_not_there(noisebench: Commands, finished: Path, tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for writer in WRITERS:
+        (tmp_path / writer).mkdir()
+        with subtests.test(writer=writer):
+            check_writer(writer, ("kill", "full") if writer in OF_A_KIND else ("kill",), 1, noisebench, finished, tmp_path / writer)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("writer", WRITERS)
+def test_every_other_file_is_whole_or_not_there_at_any_moment(writer: str, noisebench: Commands, finished: Path, tmp_path: Path) -> None:
+    check_writer(writer, ("kill", "full"), None, noisebench, finished, tmp_path)
 
 
 def _without_place(content: Any, place: Path) -> Any:

@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +19,8 @@ import torch
 from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.errors import ConfigError
-from noisebench.forecast import _per_epoch
 from noisebench.plan import Run
 from noisebench.processes import Ranks, Seat, Spread, check_spread, cut, seat_here
-from noisebench.report.cells import _clock
 from noisebench.runfolder import RunFolder
 from noisebench.runner import begin
 from noisebench.sitting import Conduct, Course, save
@@ -30,7 +28,6 @@ from noisebench.training.ranks import device_of
 from noisebench.training.sharing import has_batch_norm, synchronised
 from noisebench.training.trainer import Trainer
 from tests.contracts.test_strategies import TEXTS
-from tests.support.pages import is_said
 from tests.support.ranks_worker import trained
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +52,7 @@ PAIR: dict[str, Case] = {
     "in-parts-mixed": {"accumulate": 2, "strategy": "mixup", "loss": "ce + l1(1e-4)"},
     "in-parts-two-networks": {"accumulate": 3, "strategy": "coteaching(rate=0.33)", "batch_size": 23},
 }
+IN_TEST = ("memory", "asked-and-stacked", "few-left", "unused-layer", "layers", "in-parts-two-networks")
 APART: dict[str, Case] = {
     "batch-norm": {"model": "cnn4", "batch_size": 64},
     "dropout": {"change": "dropout", "batch_size": 23, "strategy": "elr"},  # the last batch is everybody's, with different masks
@@ -78,22 +76,43 @@ def environment(**more: str) -> dict[str, str]:
     return {**known, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **more}
 
 
-def as_seats(size: int) -> list[dict[str, str]]:
-    """What torchrun would say to each of so many processes on this machine."""
-    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(size)]
+def seat_of(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun would say to one of so many processes on this machine."""
+    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), **shared}
 
 
-def trained_by(size: int, cases: Mapping[str, Case], out: Path) -> list[dict[str, dict[str, np.ndarray]]]:
-    """Of each process what each case left."""
-    command = [sys.executable, "-m", "tests.support.ranks_worker", str(out)]
-    made = [subprocess.Popen(command, cwd=ROOT, env=seat, stdin=subprocess.PIPE, text=True) for seat in as_seats(size)]
-    for process in made:
-        assert process.stdin
-        process.stdin.write(json.dumps(cases))
-        process.stdin.close()
-    assert [process.wait(600) for process in made] == [0] * size
-    return [{name: dict(np.load(out / f"{name}-{rank}.npz")) for name in cases} for rank in range(size)]
+class Processes:
+    """Groups of processes, forked from one that has imported torch."""
+
+    def __init__(self, server: subprocess.Popen[str]) -> None:
+        self._server = server
+
+    def codes(self, size: int, environment: Mapping[str, str], **group: Any) -> list[int]:
+        """Exit codes of a group, once all have ended. group: as ranks_worker takes it."""
+        assert self._server.stdin and self._server.stdout
+        seats = [{**seat_of(rank, size, port), **environment} for port in [free_port()] for rank in range(size)]
+        self._server.stdin.write(json.dumps({"seats": seats, **group}) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def trained(self, size: int, cases: Mapping[str, Case], out: Path) -> list[dict[str, dict[str, np.ndarray]]]:
+        """Of each process what each case left."""
+        assert self.codes(size, {}, cases=cases, out=str(out)) == [0] * size
+        return [{name: dict(np.load(out / f"{name}-{rank}.npz")) for name in cases} for rank in range(size)]
+
+    def command(self, place: Path, arguments: list[str], victims: str, mishap: str) -> Outcome:
+        """What a command of two left that something happened to."""
+        words, output = [*PLUGIN, "-C", str(place), *arguments], place / "output"
+        codes = self.codes(2, {"VICTIMS": victims, "MISHAP": mishap}, arguments=words, output=str(output))
+        return Outcome(place, max(codes), "", output.read_text(), codes)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    command = [sys.executable, "-m", "tests.support.ranks_worker"]
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield Processes(server)
 
 
 def assert_close(several: dict[str, np.ndarray], one: dict[str, np.ndarray]) -> None:
@@ -113,29 +132,37 @@ def assert_alike(found: list[dict[str, dict[str, np.ndarray]]]) -> None:
         assert all(np.array_equal(other[name][key], value, equal_nan=True) for other in found for key, value in first.items()), name
 
 
-def test_two_processes_learn_what_one_learns_unless_there_is_batch_norm(tmp_path: Path, digits: Images) -> None:
-    """All in one test, since a process takes seconds to start."""
-    found = trained_by(2, {**PAIR, **APART}, tmp_path)
+@pytest.mark.parametrize("names", [pytest.param(IN_TEST, id="some"), pytest.param(tuple(PAIR), id="all", marks=pytest.mark.soak)])
+def test_two_processes_learn_what_one_learns_unless_there_is_batch_norm(
+    names: tuple[str, ...], processes: Processes, tmp_path: Path, digits: Images, subtests: pytest.Subtests
+) -> None:
+    cases = {name: PAIR[name] for name in names}
+    found = processes.trained(2, {**cases, **APART}, tmp_path)
     assert_alike(found)
-    for name, case in PAIR.items():
-        assert_close(found[0][name], in_one(digits, case))
+    for name, case in cases.items():
+        with subtests.test(case=name):
+            assert_close(found[0][name], in_one(digits, case))
     assert abs(found[0]["batch-norm"]["loss"] - in_one(digits, APART["batch-norm"])["loss"]).max() > 1e-3
-    assert is_said("Batch norm is the exception")
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("size", [2, 3])
-def test_every_strategy_learns_in_several_processes_what_it_learns_in_one(size: int, tmp_path: Path, digits: Images) -> None:
-    found = trained_by(size, SOAK, tmp_path)
+def test_every_strategy_learns_in_several_processes_what_it_learns_in_one(
+    size: int, processes: Processes, tmp_path: Path, digits: Images, subtests: pytest.Subtests
+) -> None:
+    found = processes.trained(size, SOAK, tmp_path)
     for name, case in SOAK.items():
-        assert_close(found[0][name], in_one(digits, case))
+        with subtests.test(case=case["strategy"]):
+            assert_close(found[0][name], in_one(digits, case))
     assert_alike(found)
 
 
-@pytest.mark.parametrize("text", [*TEXTS, "standard with a penalty"])
-def test_a_batch_in_parts_teaches_what_it_teaches_at_once(text: str, digits: Images) -> None:
-    case = {"loss": "ce + l1(1e-4)"} if "penalty" in text else {"strategy": text, "epochs": 1 if text == CHAOTIC else 3}
-    assert_close(trained(digits, Ranks(), {**case, "accumulate": 3}), trained(digits, Ranks(), case))
+def test_a_batch_in_parts_teaches_what_it_teaches_at_once(digits: Images, subtests: pytest.Subtests) -> None:
+    strategies = [{"strategy": text, "epochs": 1 if text == CHAOTIC else 2} for text in TEXTS]
+    for case in ({"loss": "ce + l1(1e-4)"}, *strategies):
+        with subtests.test(**case):
+            whole, parts = (trained(digits, Ranks(), {**case, "batch_size": 60, "accumulate": count}) for count in (1, 3))
+            assert_close(parts, whole)
 
 
 def test_the_parts_of_a_strategy_that_looks_at_all_forget_their_first_pass(make_trainer: Callable[..., Trainer]) -> None:
@@ -183,8 +210,13 @@ def test_batch_norm_is_synchronised_on_gpus_and_where_there_is_some(make_trainer
         synchronised(plain, "mlp", torch.device("cuda"))
     with pytest.raises(ConfigError, match="--sync-bn needs GPUs"):
         synchronised(normed, "cnn4", torch.device("cpu"))
-    names = list(normed.state_dict())
-    assert list(synchronised(normed, "cnn4", torch.device("cuda")).state_dict()) == names
+
+
+@pytest.mark.soak  # what torch imports to do it takes seconds
+def test_synchronised_batch_norm_has_the_parameters_of_its_own(make_trainer: Callable[..., Trainer]) -> None:
+    network = make_trainer(model="cnn4").networks[0]
+    names = list(network.state_dict())
+    assert list(synchronised(network, "cnn4", torch.device("cuda")).state_dict()) == names
 
 
 @pytest.mark.parametrize(("name", "seat"), [("cuda:1", Seat(1, 2, 1, 2)), ("mps", Seat(0, 2, 0, 2)), ("cuda", Seat(0, 99, 0, 99))])
@@ -198,7 +230,7 @@ def seated(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """This process as one of two."""
 
     def sit(rank: int) -> None:
-        for name, value in as_seats(2)[rank].items():
+        for name, value in seat_of(rank, 2, free_port()).items():
             monkeypatch.setenv(name, value)
 
     return sit
@@ -229,21 +261,9 @@ def test_what_would_be_run_is_said_once(
 
 
 def test_one_process_of_torchrun_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in as_seats(1)[0].items():
+    for name, value in seat_of(0, 1, free_port()).items():
         monkeypatch.setenv(name, value)
     assert seat_here() == Seat() and not seat_here().several
-
-
-def test_a_table_says_of_how_many_processes_its_times_are() -> None:
-    clock = _clock({"environment": {"device": "cpu", "threads": 1, "processes": 4, "accumulate": 2}})
-    assert clock is not None and clock.machine == "cpu, 1 thread, 4 processes, batches in 2 parts"
-
-
-def test_a_suite_is_not_forecast_by_runs_of_several_processes() -> None:
-    record = {"recipe": {"batch_size": 1, "epochs": 2}, "model": {"name": "mlp"}, "strategy": "standard", "precision": "fp32",
-              "data": {"name": "digits"}, "noise": {}, "seconds": 4.0}  # fmt: skip
-    assert list(_per_epoch([record]).values()) == [2.0]
-    assert not _per_epoch([{**record, "environment": {"processes": 4}}])
 
 
 def test_a_run_that_began_in_a_pack_is_not_spread(tmp_path: Path, make_trainer: Callable[..., Trainer]) -> None:
@@ -257,14 +277,17 @@ def test_a_run_that_began_in_a_pack_is_not_spread(tmp_path: Path, make_trainer: 
 RUN = ["train", "digits", "--sym", "0.4", "--epochs", "4", "--device", "cpu", "--precision", "fp32"]
 
 
-class Outcome:
-    """Of a command under torchrun: what it said and left."""
+PLUGIN = ("--plugin", str(ROOT / "tests" / "support" / "mishap.py"))
 
-    def __init__(self, place: Path, done: subprocess.CompletedProcess[str]) -> None:
-        self.code, self.out = done.returncode, done.stdout
-        self.errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        self.codes = [int(line.split()[2]) for line in done.stderr.splitlines() if line.strip().startswith("exitcode  :")]
-        self.said = done.stderr
+
+class Outcome:
+    """Of a command of several processes: what it said and left."""
+
+    def __init__(self, place: Path, code: int, out: str, said: str, codes: list[int] | None = None) -> None:
+        self.code, self.out, self.said = code, out, said
+        self.errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        in_said = [int(line.split()[2]) for line in said.splitlines() if line.strip().startswith("exitcode  :")]
+        self.codes = in_said if codes is None else codes
         (self.folder,) = (place / "runs").iterdir()
 
     @property
@@ -279,23 +302,28 @@ class Outcome:
 
 def under_torchrun(place: Path, arguments: list[str], *more: str, victims: str = "", mishap: str = "", size: int = 2) -> Outcome:
     torchrun = ["torch.distributed.run", f"--nproc-per-node={size}", "--master-addr=127.0.0.1", f"--master-port={free_port()}", *more]
-    plugin = ["--plugin", str(ROOT / "tests" / "mishap.py"), "-C", str(place)]
-    command = [sys.executable, "-m", *torchrun, "-m", "noisebench", *plugin, *arguments]
+    command = [sys.executable, "-m", *torchrun, "-m", "noisebench", *PLUGIN, "-C", str(place), *arguments]
     env = environment(VICTIMS=victims, MISHAP=mishap)
-    return Outcome(place, subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=300, check=False))
+    done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return Outcome(place, done.returncode, done.stdout, done.stderr)
+
+
+def in_one_process(place: Path, *arguments: str) -> Outcome:
+    return Outcome(place, main(["-q", "-C", str(place), *RUN, *arguments]), "", "")
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
     """The curve of one process."""
-    place = tmp_path_factory.mktemp("straight")
-    assert main(["-q", "-C", str(place), *RUN]) == 0
-    return Outcome(place, subprocess.CompletedProcess([], 0, "", "")).curve
+    done = in_one_process(tmp_path_factory.mktemp("straight"))
+    assert done.code == 0
+    return done.curve
 
 
 FINISHED = {"config.yaml", "metrics.csv", "dynamics.npz", "predictions.npz", "model.safetensors", "result.json"}
 
 
+@pytest.mark.soak
 def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_had_lived(tmp_path: Path, straight: list[list[float]]) -> None:
     ended = under_torchrun(tmp_path, RUN, "--max-restarts=3", victims="0", mishap="kill")
     assert ended.code == 0 and ended.files == FINISHED
@@ -305,11 +333,11 @@ def test_a_killed_process_is_started_again_and_the_run_ends_as_if_it_had_lived(t
     assert facts["processes"] == 2 and not {"accumulate", "sync_bn"} & set(facts)
 
 
-def test_a_stopped_run_is_saved_and_goes_on_in_one_process(tmp_path: Path, straight: list[list[float]]) -> None:
-    stopped = under_torchrun(tmp_path, RUN, victims="0", mishap="stop")
-    assert stopped.code != 0 and stopped.files == {"config.yaml", "metrics.csv", "resume.pt"}
+def test_a_stopped_run_is_saved_and_goes_on_in_one_process(processes: Processes, tmp_path: Path, straight: list[list[float]]) -> None:
+    stopped = processes.command(tmp_path, RUN, victims="0", mishap="stop")
+    assert 0 not in stopped.codes and stopped.files == {"config.yaml", "metrics.csv", "resume.pt"}
     assert stopped.errors == ["error: stopped in epoch 2 of 4; the same command resumes it"]
-    assert main(["-q", "-C", str(tmp_path), *RUN]) == 0
+    assert in_one_process(tmp_path).code == 0
     assert stopped.files == FINISHED
     np.testing.assert_allclose(stopped.curve, straight, **CLOSE)
 
@@ -322,11 +350,13 @@ def test_a_stopped_run_goes_on_in_more_processes(tmp_path: Path, straight: list[
     np.testing.assert_allclose(resumed.curve, straight, **CLOSE)
 
 
-@pytest.mark.parametrize(("victim", "where"), [pytest.param("0", "", marks=pytest.mark.soak), ("1", "in process 1: ")])
-def test_what_one_process_dies_of_is_written_once_and_ends_all(victim: str, where: str, tmp_path: Path) -> None:
-    failed = under_torchrun(tmp_path, RUN, victims=victim, mishap="out of memory")
-    assert failed.codes == [3, 3] and failed.files == {"config.yaml", "metrics.csv", "error.json"}
-    assert len(failed.errors) == 1 and f"failed: {where}MemoryError: no more of it" in failed.errors[0]
+@pytest.mark.parametrize(("victim", "where"), [("0", ""), ("1", "in process 1: ")])
+def test_what_one_process_dies_of_is_written_once_and_ends_all(victim: str, where: str, processes: Processes, tmp_path: Path) -> None:
+    """Here of too little memory, wherever, which leaves the checkpoint as it was."""
+    failed = processes.command(tmp_path, RUN, victim, "out of memory")
+    assert failed.codes == [3, 3] and failed.files == {"config.yaml", "metrics.csv", "error.json", "resume.pt"}
+    assert len(failed.errors) == 1 and "failed: out of memory: the same command goes on from the last checkpoint" in failed.errors[0]
+    assert f"[{where}MemoryError: no more of it]" in failed.errors[0]
     written = json.loads((failed.folder / "error.json").read_text())
     assert written["type"] == "MemoryError" and "step_with_mishap" in written["traceback"]
 
@@ -360,22 +390,21 @@ def test_a_run_that_is_taken_or_finished_is_so_for_all(tmp_path: Path) -> None:
 @pytest.mark.soak
 def test_a_run_that_estimates_its_noise_does_so_in_several_processes(tmp_path: Path) -> None:
     arguments = [*RUN, "--loss", "el(eps=estimated)"]
-    assert main(["-q", "-C", str(tmp_path / "one"), *arguments]) == 0
-    one = Outcome(tmp_path / "one", subprocess.CompletedProcess([], 0, "", ""))
+    one = in_one_process(tmp_path / "one", *arguments[len(RUN) :])
     (tmp_path / "two").mkdir()
     two = under_torchrun(tmp_path / "two", arguments)
     np.testing.assert_allclose(two.curve, one.curve, **CLOSE)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_synchronised_batch_norm_makes_two_processes_on_one_gpu_one(tmp_path: Path, digits: Images) -> None:
+def test_synchronised_batch_norm_makes_two_processes_on_one_gpu_one(processes: Processes, tmp_path: Path, digits: Images) -> None:
     cases: dict[str, Case] = {
         "plain": {"model": "cnn4", "device": "cuda:0"},
         "memory": {"model": "cnn4", "device": "cuda:0", "strategy": "elr(lam=1, beta=0.9)"},
         "asked": {"model": "cnn4", "device": "cuda:0", "strategy": "dividemix(warmup=0.34)"},
         "few-left": {"model": "cnn4", "device": "cuda:0", "batch_size": 23},
     }
-    found = trained_by(2, {name: {**case, "sync_bn": True} for name, case in cases.items()}, tmp_path)
+    found = processes.trained(2, {name: {**case, "sync_bn": True} for name, case in cases.items()}, tmp_path)
     for name, case in cases.items():
         one = in_one(digits, case)
         np.testing.assert_allclose(found[0][name]["loss"], one["loss"], rtol=5e-3)

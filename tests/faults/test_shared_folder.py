@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from noisebench import claim, sitting
-from noisebench.agenda import select
+from noisebench.agenda import Item, select
+from noisebench.cli import main
 from noisebench.errors import RunTaken
 from noisebench.manifest import read_manifest
 from noisebench.packing import loads
@@ -51,17 +52,33 @@ Dynamics.add, Manifest.write_new = counted_epoch, counted_manifest
 RUNS, EPOCHS, MANIFESTS = 8, 5, 4  # of the suite smoke
 
 
+# So many commands at once, forked from a process that has imported what they need.
+SEVERAL = """
+import json, os, sys
+from noisebench.cli import main
+from noisebench.executors import warm
+
+warm.server()
+pids = []
+for words in json.loads(sys.argv[1]):
+    if not (pid := os.fork()):
+        code = main(words)
+        sys.stdout.flush()
+        os._exit(code)
+    pids.append(pid)
+sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids))
+"""
+
+
 def run_smoke(place: Path, *commands: list[str]) -> str:
-    """The suite by so many processes at once; the letters of what they did."""
+    """The suite by so many commands at once; the letters of what they did."""
     place.mkdir(exist_ok=True)
     (place / "counting.py").write_text(COUNTING)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NOTES": str(place / "notes")}
-    start = [sys.executable, "-m", "noisebench", "-C", str(place), "--plugin", str(place / "counting.py"), "run", "smoke", "--jobs", "1"]
-    processes = [
-        subprocess.Popen([*start, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) for more in commands
-    ]
-    errs = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(commands), errs
+    words = ["-C", str(place), "--plugin", str(place / "counting.py"), "run", "smoke", "--jobs", "1"]
+    script = [sys.executable, "-c", SEVERAL, json.dumps([[*words, *more] for more in commands])]
+    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
     return (place / "notes").read_text()
 
 
@@ -75,13 +92,21 @@ def results_of(place: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one command leaves."""
     place = tmp_path_factory.mktemp("straight")
-    run_smoke(place, [])
+    assert main(["-q", "-C", str(place), "run", "smoke", "--jobs", "1"]) == 0
     return results_of(place)
 
 
-@pytest.mark.parametrize("commands", [[["--shard", f"{i}/4"] for i in range(1, 5)], [[]] * 4], ids=["four shards", "four of the whole"])
-def test_four_at_once_do_every_run_once_as_one_does(commands: list[list[str]], straight: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param([[]] * 2, id="two of the whole"),
+        pytest.param([[]] * 4, id="four of the whole", marks=pytest.mark.soak),
+        pytest.param([["--shard", f"{i}/4"] for i in range(1, 5)], id="four shards", marks=pytest.mark.soak),
+    ],
+)
+def test_several_at_once_do_every_run_once_as_one_does(commands: list[list[str]], straight: dict[str, Any], tmp_path: Path) -> None:
     notes = run_smoke(tmp_path, *commands)
     assert (notes.count("e"), notes.count("m")) == (RUNS * EPOCHS, MANIFESTS)
     assert results_of(tmp_path) == straight
@@ -107,10 +132,10 @@ def test_eight_with_kills_at_random_do_every_run_with_the_numbers_of_one(straigh
 
 
 def test_a_shard_is_the_same_runs_whatever_is_finished(tmp_path: Path) -> None:
-    items = agenda(tmp_path, "smoke")
+    items = agenda(tmp_path, "smoke", epochs=1)
     before = select(items, None, "2/4")
     carried_out(tmp_path, items[:3])
-    now = agenda(tmp_path, "smoke")
+    now = agenda(tmp_path, "smoke", epochs=1)
     keys = {item.run.key for item in select(now, None, "2/4")}
     assert [item.run.key for item in before] == [items[1].run.key, items[5].run.key] and keys == {items[5].run.key}
     shards = [item.run.key for number in range(1, 5) for item in select(now, "all", f"{number}/4")]
@@ -172,10 +197,20 @@ def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alo
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in desk.folder(run).path.iterdir()} == before
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+    """Four runs of a pack of eight places."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    items = agenda(place, "smoke", seeds=[0])
+    carried_out(place, items)
+    return items
+
+
 @pytest.mark.parametrize("anew", [False, True])
-def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(anew: bool, tmp_path: Path, monkeypatch) -> None:
-    straight, shared = agenda(tmp_path / "straight", "smoke"), agenda(tmp_path / "shared", "smoke")
-    carried_out(tmp_path / "straight", straight)
+def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(
+    anew: bool, undisturbed: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = agenda(tmp_path / "shared", "smoke", seeds=[0])
     if anew:
         carried_out(tmp_path / "shared", shared[1:2])
     monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
@@ -193,7 +228,7 @@ def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(anew: bool,
     told = carried_out(tmp_path / "shared", shared, conduct=Conduct(anew=anew, stop=stop, listen=listen))
     assert isinstance(told[1], RunTaken) and "taken over by process 7 on elsewhere" in str(told[1])
     assert epochs == 2 * len(shared) - 1 and lost.result.exists() is anew and lost.claim.exists() and not lost.error.exists()
-    for number, (one, other) in enumerate(zip(straight, shared, strict=True)):
+    for number, (one, other) in enumerate(zip(undisturbed, shared, strict=True)):
         if number != 1:
             assert left(one.folder) == left(other.folder) and not other.folder.claim.exists()
 

@@ -79,6 +79,7 @@ def detach(root: Path) -> str:
         return suite.stderr.readline()
 
 
+@pytest.mark.soak
 def test_detached_jobs_are_watched_and_not_submitted_twice(tmp_path: Path) -> None:
     root = workspace(tmp_path / "there", 30, methods="[el]")
     assert detach(root).startswith("1 run submitted;")
@@ -128,12 +129,37 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def test_an_array_job_asks_for_what_was_wished_and_its_runs_are_done(slurm: Path, tmp_path: Path) -> None:
+WISHES = ("--slurm", "partition=gpu", "--slurm", "time=1-2", "--slurm", "mem=8G", "--slurm", "reservation=lab")
+
+
+@pytest.mark.soak
+def test_the_runs_of_an_array_job_are_done(slurm: Path, tmp_path: Path) -> None:
     root = workspace(tmp_path / "there", 1)
-    wishes = ("--slurm", "partition=gpu", "--slurm", "time=1-2", "--slurm", "mem=8G", "--slurm", "reservation=lab")
-    suite = start(root, "--executor", "slurm", *wishes, "--jobs", "2", "--cpus-per-run", "1")
+    suite = start(root, "--executor", "slurm", *WISHES, "--jobs", "2", "--cpus-per-run", "1")
     _, err = finish(suite, 120)
     assert suite.returncode == 0, err
+    assert len(numbers(root)) == 2
+
+
+@pytest.mark.soak
+def test_what_slurm_cancelled_is_not_begun_again(slurm: Path, tmp_path: Path) -> None:
+    (slurm / "sbatch").write_text("#!/bin/bash\necho 'Submitted batch job 100'\n")
+    (slurm / "state").write_text("CANCELLED by 1000")
+    suite = start(workspace(tmp_path / "there", 1), "--executor", "slurm")
+    _, err = finish(suite, 120)
+    assert suite.returncode == 3 and "2 runs" in err
+
+
+def test_what_sbatch_is_asked_for_and_what_it_refuses_is_said_in_a_line(
+    slurm: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refusal = "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1"
+    (slurm / "sbatch").write_text(f'#!/bin/bash\ncp "$1" "$SLURM_FAKE/script.sh"\n{refusal}\n')
+    root = workspace(tmp_path / "there", 1)
+    assert main(["-C", str(root), "run", "tiny", "--executor", "slurm", *WISHES, "--jobs", "2", "--cpus-per-run", "1"]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and "invalid partition specified: gpu" in err.splitlines()[-1]
+    assert not list(root.glob("runs/.jobs/*"))
     asked = [line.removeprefix("#SBATCH --") for line in (slurm / "script.sh").read_text().splitlines() if line.startswith("#SBATCH")]
     assert {
         "array=0-1%2",
@@ -145,24 +171,6 @@ def test_an_array_job_asks_for_what_was_wished_and_its_runs_are_done(slurm: Path
         "requeue",
         "signal=USR2@90",
     } <= set(asked)
-    assert len(numbers(root)) == 2
-
-
-def test_what_slurm_cancelled_is_not_begun_again(slurm: Path, tmp_path: Path) -> None:
-    (slurm / "sbatch").write_text("#!/bin/bash\necho 'Submitted batch job 100'\n")
-    (slurm / "state").write_text("CANCELLED by 1000")
-    suite = start(workspace(tmp_path / "there", 1), "--executor", "slurm")
-    _, err = finish(suite, 120)
-    assert suite.returncode == 3 and "2 runs" in err
-
-
-def test_what_sbatch_refuses_is_said_in_a_line(slurm: Path, tmp_path: Path) -> None:
-    (slurm / "sbatch").write_text("#!/bin/bash\necho 'sbatch: error: invalid partition specified: gpuu' >&2\nexit 1\n")
-    root = workspace(tmp_path / "there", 1)
-    suite = start(root, "--executor", "slurm", "--slurm", "partition=gpuu")
-    out, err = finish(suite, 60)
-    assert suite.returncode == 2 and out == "" and "invalid partition specified: gpuu" in err.splitlines()[-1]
-    assert not list(root.glob("runs/.jobs/*"))
 
 
 @pytest.mark.parametrize(
@@ -199,12 +207,8 @@ def test_what_is_submitted_holds_words_alone() -> None:
     assert command.checkpoint().function.words == command.words
 
 
-def test_a_worker_that_is_told_before_it_can_listen_is_begun_again() -> None:
+def test_a_worker_that_is_told_before_it_can_listen_is_begun_again(tmp_path: Path) -> None:
     from noisebench.executors.command import Command
 
     script = 'test -e "$0" && exit 0; touch "$0"; kill -USR2 $$'
-    place = Path(os.environ.get("TMPDIR", "/tmp")) / f"told-{os.getpid()}"
-    try:
-        assert Command(("sh", "-c", script, str(place)))() == 0
-    finally:
-        place.unlink()
+    assert Command(("sh", "-c", script, str(tmp_path / "told")))() == 0

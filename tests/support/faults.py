@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,13 @@ FAULTS: dict[str, Callable[[str], None]] = {
     "read-only": _refuse(errno.EROFS),
     "error": _fail,
 }
+SLOW = (  # what commands import: a second and more where each does that itself
+    "torch", "numpy.ctypeslib", "pandas", "pyarrow.pandas_compat", "safetensors.torch", "rich.table", "jinja2", "PIL.Image",
+    "pydantic.type_adapter", "matplotlib.backends.backend_svg", "matplotlib.figure", "platformdirs.unix", "typer.main", "typer.rich_utils",
+    "noisebench.api", "noisebench.lockstep", "noisebench.cli.app", "noisebench.conventions", "noisebench.evaluation", "noisebench.rebuild",
+    "noisebench.report.figures.curves", "noisebench.report.page", "noisebench.reproduce", "noisebench.screen", "noisebench.suspects",
+    "noisebench.trackers", "noisebench.training.trainer",
+)  # fmt: skip
 SINCE = ("full", "read-only")  # what goes on, once it has begun
 
 
@@ -164,15 +172,9 @@ def _serve(case: dict[str, Any]) -> Ended:
 
 
 def main() -> None:
-    import numpy  # noqa: F401
-    import pandas  # noqa: F401
-    import rich.table  # noqa: F401
-    import safetensors.torch  # noqa: F401
+    for name in SLOW:
+        import_module(name)
     import torch
-
-    import noisebench.api
-    import noisebench.lockstep
-    import noisebench.training.trainer  # noqa: F401
 
     torch.set_num_threads(1)
     out = os.fdopen(os.dup(1), "w")

@@ -1,10 +1,18 @@
-"""One of several processes for tests/faults/test_ranks.py, `python -m tests.support.ranks_worker`: trains and writes the result."""
+"""Several processes of one training for tests/faults/test_ranks.py: `python -m tests.support.ranks_worker`.
+
+Imports torch once, then reads a line of JSON for each group of processes, {seats, out, cases} or {seats, arguments, output}, and forks
+them: they train the cases and write what is left, or are the command. Answered by a line of JSON: their exit codes.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images, read_images
 from noisebench.plugins import load_plugins
 from noisebench.processes import Ranks, Spread, seat_here
@@ -22,6 +31,7 @@ from noisebench.training.trainer import Trainer
 from tests.conftest import small_trainer, weights
 
 EPOCHS = 2
+SLOW = ("torch._dynamo", "sklearn.mixture", "noisebench.cli.app", "pydantic.type_adapter", "rich.table")  # what each would import itself
 
 
 def small_digits() -> Images:
@@ -76,15 +86,51 @@ class _ChangedNetworks:
         return network
 
 
-def main(out: Path) -> None:
-    torch.set_num_threads(1)
+def _be(seat: dict[str, str], group: dict[str, Any]) -> int:
+    """One process of a group; its exit code."""
+    os.environ.update(seat)
+    if "arguments" in group:
+        output = os.open(group["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        return main(group["arguments"])
     load_plugins([str(Path(__file__).parent / "strategies_of_five_powers.py")])
-    cases = json.loads(sys.stdin.read())
-    seat, digits = seat_here(), small_digits()
-    with several_ranks(seat, "cpu") as ranks:  # gloo, which lets two processes share a GPU, too
-        for name, case in cases.items():
-            np.savez(out / f"{name}-{seat.rank}.npz", **trained(digits, ranks, case))
+    here, digits = seat_here(), small_digits()
+    with several_ranks(here, "cpu") as ranks:  # gloo, which lets two processes share a GPU, too
+        for name, case in group["cases"].items():
+            np.savez(f"{group['out']}/{name}-{here.rank}.npz", **trained(digits, ranks, case))
+    return 0
+
+
+def _forked(seat: dict[str, str], group: dict[str, Any]) -> int:
+    if pid := os.fork():
+        return pid
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    code = 1
+    try:
+        code = _be(seat, group)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def serve() -> None:
+    for name in SLOW:
+        import_module(name)
+    torch.set_num_threads(1)
+    pids: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *arguments: [os.kill(pid, signal.SIGTERM) for pid in pids])  # as torchrun does
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        group = json.loads(line)
+        pids[:] = [_forked(seat, group) for seat in group["seats"]]
+        out.write(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]) + "\n")
+        out.flush()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    serve()

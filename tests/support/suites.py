@@ -32,10 +32,12 @@ def workspace(path: Path, epochs: int, seeds: Sequence[int] = (0,), methods: str
     return path
 
 
-def start(root: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "noisebench", "run", "tiny", *options]
+def start(root: Path, *options: str, before: Sequence[str] = (), kilobytes: int | None = None, **popen: Any) -> subprocess.Popen[str]:
+    """`noisebench BEFORE run tiny OPTIONS`. kilobytes: of address space (`ulimit -v`) for each process."""
+    command = [sys.executable, "-m", "noisebench", *before, "run", "tiny", *options]
+    limited = ["sh", "-c", f'ulimit -v {kilobytes} && exec "$@"', "sh", *command] if kilobytes else command
     environment = {**os.environ, **LOOPBACK, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(limited, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
 
 
 def wait_until(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:

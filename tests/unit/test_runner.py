@@ -19,7 +19,7 @@ from noisebench.manifest import Manifest
 from noisebench.plan import Run, Wish, plan_run
 from noisebench.runfolder import RunFolder, results
 from noisebench.runner import execute, make_trainer
-from noisebench.sitting import Conduct
+from noisebench.sitting import Conduct, Progress
 from noisebench.workspace import Workspace
 
 SHORT = {"epochs": 3}
@@ -49,9 +49,16 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-def test_a_finished_run_leaves_its_six_files_and_nothing_else(desk: Desk) -> None:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Run, dict]:
+    """A run, for tests that only read it."""
+    desk = Desk(tmp_path_factory.mktemp("finished"))
     run = desk.plan()
-    desk.execute(run)
+    return desk, run, desk.execute(run)
+
+
+def test_a_finished_run_leaves_its_six_files_and_nothing_else(finished: tuple[Desk, Run, dict]) -> None:
+    desk, run, _ = finished
     assert {path.name for path in desk.folder(run).path.iterdir()} == {
         "config.yaml", "metrics.csv", "dynamics.npz", "predictions.npz", "model.safetensors", "result.json",
     }  # fmt: skip
@@ -67,9 +74,9 @@ def test_the_record_says_all_that_was_decided(desk: Desk) -> None:
     assert record["environment"]["threads"] == 1 and record["environment"]["torch"]
 
 
-def test_the_record_agrees_with_the_predictions_and_the_curve(desk: Desk) -> None:
-    run = desk.plan()
-    record, folder = desk.execute(run), desk.folder(run)
+def test_the_record_agrees_with_the_predictions_and_the_curve(finished: tuple[Desk, Run, dict]) -> None:
+    desk, run, record = finished
+    folder = desk.folder(run)
     arrays = folder.read_arrays()
     accuracy = (arrays["test_classes"][:, 0] == desk.images.test_labels).mean()
     curve = np.genfromtxt(folder.path / "metrics.csv", delimiter=",", names=True)
@@ -88,34 +95,38 @@ def test_memorised_is_the_share_of_wrong_labels_that_are_predicted(desk: Desk) -
     assert record["metrics"]["memorised"] > 0.3
 
 
-def test_the_same_run_twice_has_the_same_weights_and_predictions(tmp_path: Path) -> None:
-    contents = []
-    for place in ("a", "b"):
-        desk = Desk(tmp_path / place)
-        run = desk.plan()
-        desk.execute(run)
-        contents.append((desk.folder(run).weights.read_bytes(), desk.folder(run).predictions.read_bytes()))
+def test_the_same_run_twice_has_the_same_weights_and_predictions(finished: tuple[Desk, Run, dict], desk: Desk) -> None:
+    desk.execute(desk.plan())
+    contents = [(each.folder(run).weights.read_bytes(), each.folder(run).predictions.read_bytes()) for each, run, _ in
+                (finished, (desk, desk.plan(), {}))]  # fmt: skip
     assert contents[0] == contents[1]
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    straight, stopped = Desk(tmp_path / "straight"), Desk(tmp_path / "stopped")
-    run, steps = straight.plan(), iter(range(1000))
-    straight.execute(run)
+def test_an_interrupted_run_ends_as_if_it_had_not_been(finished: tuple[Desk, Run, dict], desk: Desk) -> None:
+    straight, run, _ = finished
+    steps = iter(range(1000))
     with pytest.raises(Interrupted, match="the same command resumes it"):
-        stopped.execute(run, Conduct(stop=lambda: next(steps) >= 30))
-    folder = stopped.folder(run)
+        desk.execute(run, Conduct(stop=lambda: next(steps) >= 30))
+    folder = desk.folder(run)
     assert folder.status() == "resume" and not folder.claim.exists()
-    stopped.execute(run)
+    desk.execute(run)
     assert folder.weights.read_bytes() == straight.folder(run).weights.read_bytes()
     assert [line.rpartition(",")[0] for line in (folder.path / "metrics.csv").read_text().splitlines()] == [
         line.rpartition(",")[0] for line in (straight.folder(run).path / "metrics.csv").read_text().splitlines()
     ]
 
 
-def test_the_seconds_of_a_run_are_not_those_of_who_listens(desk: Desk) -> None:
-    record = desk.execute(desk.plan(changes={"epochs": 2}), Conduct(listen=lambda progress: time.sleep(1.5)))
-    assert record["seconds"] < 1.5
+def test_the_seconds_of_a_run_are_not_those_of_who_listens(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour after each epoch, by a clock that is told so."""
+    hours, clock = 0, time.monotonic
+
+    def listen(progress: Progress) -> None:
+        nonlocal hours
+        hours += 1
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600 * hours)
+    record = desk.execute(desk.plan(changes={"epochs": 2}), Conduct(listen=listen))
+    assert hours == 2 and record["seconds"] < 3600
 
 
 def test_no_resume_starts_anew(desk: Desk) -> None:
@@ -270,9 +281,8 @@ def test_the_key_of_a_plain_run_does_not_move(desk: Desk) -> None:
     assert desk.plan(method="el", changes={}).key[:16] == "90a3be45153553e5"
 
 
-def test_the_config_is_plain_yaml_with_the_key(desk: Desk) -> None:
-    run = desk.plan()
-    desk.execute(run)
+def test_the_config_is_plain_yaml_with_the_key(finished: tuple[Desk, Run, dict]) -> None:
+    desk, run, _ = finished
     config = yaml.safe_load((desk.folder(run).path / "config.yaml").read_text())
     assert config["key"] == run.key and config["recipe"]["epochs"] == 3 and config["title"] == run.title
 
