@@ -63,7 +63,10 @@ Case = Callable[..., AbstractContextManager[None]]
 
 @pytest.fixture
 def case(subtests: pytest.Subtests) -> Case:
-    """`with case(loss=text):` in a loop reports a failure as a subtest and goes on. A case that passes is not reported: that costs a test."""
+    """`with case(loss=text):` in a loop reports a failure as a subtest and goes on.
+
+    A case that passes is not reported, since a subtest takes as long as a test: thousands of them are seconds.
+    """
 
     @contextmanager
     def named(msg: str | None = None, **values: object) -> Iterator[None]:
