@@ -320,7 +320,7 @@ def test_a_cost_and_its_gradient_are_those_of_float64(case: Case) -> None:
 def test_no_strategy_computes_in_half_precision_where_networks_do(make_trainer: Made, case: Case) -> None:
     for text in [text for text in TEXTS if "data_driven" not in text]:
         with case(strategy=text):
-            trainer = make_trainer(strategy=text, epochs=3, batch_size=64)
+            trainer = make_trainer(strategy=text, epochs=3, batch_size=128)
             object.__setattr__(trainer.task, "precision", "bf16")
             half, seen = watch_precision(trainer)
             for _ in range(3):

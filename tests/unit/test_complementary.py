@@ -7,6 +7,7 @@ import torch
 
 from noisebench.strategies.complementary import negative_cost, other_labels
 from noisebench.training.objective import believed_cost
+from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started
 
 P = [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.4, 0.35, 0.25]]
@@ -43,15 +44,16 @@ def test_the_negative_cost_of_a_sure_class_is_finite() -> None:
     assert cost.item() == pytest.approx(11.5129, rel=1e-4) and logits.grad is not None and logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("epoch", "chosen"), [(1, [0, 1, 2]), (10, [0, 1, 2]), (11, [0, 2]), (20, [0, 2])])
-def test_negative_stages_learn_from_all_and_then_where_the_label_is_likelier_than_chance(epoch: int, chosen: list[int]) -> None:
-    output, batch = said(P), a_batch(LABELS, epoch)
-    strategy, again = (started("nlnl(draws=2)", LABELS, 3, epochs=30) for _ in range(2))
-    assert believed_cost(output.cost, strategy.believe(batch, [[output]])[0]).item() == 0
-    others = other_labels(batch.labels, 3, 2, torch.Generator().manual_seed(7))
-    batch.generator.manual_seed(7)
-    expected = negative_cost(output.log_p, others)[chosen].mean()
-    torch.testing.assert_close(again.penalty(batch, [[output]]), expected)
+def test_negative_stages_learn_from_all_and_then_where_the_label_is_likelier_than_chance(case: Case) -> None:
+    for epoch, chosen in [(1, [0, 1, 2]), (10, [0, 1, 2]), (11, [0, 2]), (20, [0, 2])]:
+        with case(epoch=epoch, chosen=chosen):
+            output, batch = said(P), a_batch(LABELS, epoch)
+            strategy, again = (started("nlnl(draws=2)", LABELS, 3, epochs=30) for _ in range(2))
+            assert believed_cost(output.cost, strategy.believe(batch, [[output]])[0]).item() == 0
+            others = other_labels(batch.labels, 3, 2, torch.Generator().manual_seed(7))
+            batch.generator.manual_seed(7)
+            expected = negative_cost(output.log_p, others)[chosen].mean()
+            torch.testing.assert_close(again.penalty(batch, [[output]]), expected)
 
 
 def test_the_positive_stage_learns_the_labels_that_are_sure() -> None:
@@ -68,7 +70,8 @@ def test_the_stages_are_thirds_of_a_run_of_the_paper() -> None:
     assert (strategy._first, strategy._last) == (720, 1440)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("epochs", "stages"), [(2160, (720, 1440)), (40, (13, 26)), (2, (1, 1)), (1, (1, 1))])
-def test_the_stages_are_thirds_and_the_first_is_never_left_out(epochs: int, stages: tuple[int, int]) -> None:
-    strategy = started("nlnl", [0, 1], epochs=epochs)
-    assert (strategy._first, strategy._last) == stages  # type: ignore[attr-defined]
+def test_the_stages_are_thirds_and_the_first_is_never_left_out(case: Case) -> None:
+    for epochs, stages in [(2160, (720, 1440)), (40, (13, 26)), (2, (1, 1)), (1, (1, 1))]:
+        with case(epochs=epochs, stages=stages):
+            strategy = started("nlnl", [0, 1], epochs=epochs)
+            assert (strategy._first, strategy._last) == stages  # type: ignore[attr-defined]
