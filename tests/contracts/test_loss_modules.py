@@ -181,7 +181,7 @@ def assert_compiles(text, backend):
 def test_a_compiled_module_returns_the_same(case):
     for text in COMPILED:
         with case(loss=text):
-            assert_compiles(text, "aot_eager")
+            assert_compiles(text, "eager")
 
 
 @pytest.mark.soak
