@@ -223,7 +223,7 @@ def test_the_costs_of_all_classes_sum_to_a_constant(K, case):
 
 
 def test_a_loss_has_a_summary_and_declares_laws_that_exist(case):
-    for entry in LOSSES:
+    for entry in [*POINTWISE, *COMBINATORS]:
         with case(loss=entry.name):
             assert entry.summary.rstrip(".") and entry.laws <= {"falls", "equivariant", "nonnegative", "constant_sum"}
 
