@@ -389,8 +389,8 @@ def test_a_family_reaches_its_limit_where_p_is_not_small(case):
             torch.testing.assert_close(cost(text, logits), cost(limit, logits), rtol=far, atol=far)
 
 
-def test_epsilon_softmax_adds_m_to_the_likeliest_class():
-    logits = a_batch(20, 5)
+def test_epsilon_softmax_adds_m_to_the_likeliest_class_and_of_equal_ones_to_the_first():
+    logits = torch.cat([a_batch(20, 5), torch.zeros(1, 5), torch.tensor([[0.0, 3, 1, 3, 3]])])
     p = logits.double().softmax(1)
     expected = (p + 3 * torch.eye(5)[p.argmax(1)]) / 4
     torch.testing.assert_close(cost("eps_softmax(ce, m=3)", logits).double(), -expected.log(), rtol=1e-5, atol=1e-6)

@@ -303,8 +303,16 @@ def test_the_penalty_of_joint_is_that_of_its_formula() -> None:
 
 
 def test_the_shares_of_joint_are_the_papers_epochs() -> None:
-    strategy = started("joint", [0], epochs=320)
-    assert (strategy._from, strategy._until, strategy._window) == (70, 200, 10)  # type: ignore[attr-defined]
+    """Of 320: from 70 to 200 a label is the mean of ten predictions, and then another network learns it."""
+    p = np.linspace(0.1, 0.9, 320)
+    seen = [
+        (strategy.state["targets"][0, 0].item(), restarts)
+        for strategy, restarts in after_epochs([[[q, 1 - q]] for q in p.tolist()], "joint")
+    ]
+    targets, restarts = zip(*seen, strict=True)
+    last = [min(epoch, 200) for epoch in range(1, 321)]
+    np.testing.assert_allclose(targets, [1 if at < 70 else p[at - 10 : at].mean() for at in last], rtol=1e-5)
+    assert restarts == tuple(int(epoch >= 200) for epoch in range(1, 321))
 
 
 def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_trainer: Callable[..., Trainer]) -> None:

@@ -110,5 +110,6 @@ def test_after_the_warm_up_the_determinant_is_all_that_counts() -> None:
 
 def test_the_warm_up_is_the_papers_and_at_least_an_epoch() -> None:
     for epochs, warm in ((220, 120), (1, 1)):
-        strategy = started("dmi", [0, 1], epochs=epochs)
-        assert strategy._warm == warm  # type: ignore[attr-defined]
+        strategy, output = started("dmi", [0, 1], epochs=epochs), said([[0.9, 0.1], [0.2, 0.8]])
+        assert strategy.penalty(a_batch([0, 1], warm), [[output]]) is None
+        assert strategy.penalty(a_batch([0, 1], warm + 1), [[output]]) is not None

@@ -230,11 +230,21 @@ def test_the_networks_weights_survive_the_first_stage(make_trainer: Callable[...
 
 
 def test_the_stages_of_t_revision_are_the_papers(case: Case) -> None:
-    for preset, stages in [
-        ("forward_revision", (420, 20, 220)),
-        ("forward_revision(first=0.0625, second=0.3125)", (320, 20, 120)),
-        ("forward_revision(first=0.036, second=0.482)", (415, 15, 215)),
-    ]:
-        with case(preset=preset, stages=stages):
-            strategy = started(preset, [0, 1], epochs=stages[0])
-            assert (strategy._until, strategy._revised_after) == stages[1:]  # type: ignore[attr-defined]
+    """T is estimated after the first stage, and moves with its slack after the second."""
+    network = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
+    whole = SimpleNamespace(log_p=T.repeat(50, 1).log, restart=lambda: None, networks=[network])
+    for text, epochs, first, second in (
+        ("forward_revision", 420, 20, 220),
+        ("forward_revision(first=0.0625, second=0.3125)", 320, 20, 120),
+        ("forward_revision(first=0.036, second=0.482)", 415, 15, 215),
+    ):
+        with case(strategy=text):
+            strategy = started(text, [0] * 100, epochs=epochs)
+            known = []
+            for epoch in (first - 1, first):
+                strategy.between(epoch, whole)  # type: ignore[arg-type]
+                known.append(bool(strategy.state["known"]))
+            assert known == [False, True]
+            strategy.state["slack"].data[0, 0] = 1.0
+            moved = [not torch.equal(strategy.transition(epoch), strategy.state["T"]) for epoch in (second, second + 1)]  # type: ignore[attr-defined]
+            assert moved == [False, True]

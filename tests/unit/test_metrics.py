@@ -203,6 +203,7 @@ def test_a_confidence_at_an_edge_counts_to_the_bin_below_it():
     below[:, 0] = edges - 1e-7
     theirs = multiclass_calibration_error(torch.tensor(below), torch.tensor(np.where(right, 0, 1)), 16, n_bins=metrics.ECE_BINS)
     assert metrics.ece(np.log(edges), right) == pytest.approx(float(theirs), abs=1e-6)
+    assert metrics.calibration(edges, right)[0].tolist() == [3] * metrics.ECE_BINS
 
 
 @pytest.mark.skipif("labels" not in signature(reference.brier_score_loss).parameters, reason="scikit-learn knows no classes here yet")
