@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +56,27 @@ def environment() -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("WANDB_MODE", "offline")  # no test logs to anybody's account
         yield
+
+
+Case = Callable[..., AbstractContextManager[None]]
+
+
+@pytest.fixture
+def case(subtests: pytest.Subtests) -> Case:
+    """`with case(loss=text):` in a loop reports a failure as a subtest and goes on.
+
+    A case that passes is not reported, since a subtest takes as long as a test: thousands of them are seconds.
+    """
+
+    @contextmanager
+    def named(msg: str | None = None, **values: object) -> Iterator[None]:
+        try:
+            yield
+        except (Exception, pytest.fail.Exception):
+            with subtests.test(msg, **values):
+                raise
+
+    return named
 
 
 @pytest.fixture(scope="session")

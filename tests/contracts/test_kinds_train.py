@@ -44,7 +44,6 @@ KINDS = {**{kind: ("digits", *options) for kind, options in DIGITS_KINDS.items()
          "partly known": ("few.npz", "--labels", "partly.csv")}  # fmt: skip
 UNKNOWN, SPLIT = ("own", "by path"), ("split after", "split before", "openset and split")
 OPEN_SETS = ("openset", "openset with noise", "openset and split")
-of_every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def answer(*arguments):
@@ -138,58 +137,54 @@ def lab(tmp_path_factory, digits):
 # Every kind
 
 
-@of_every_kind
-def test_every_kind_trains(kind, lab):
-    run = lab.of(kind)
-    assert run.folder.status() == "done" and len(run.history) == 2
-    assert run.record["noise"]["text"] == run.manifest.meta["noise"]
-    assert run.record["noise"]["manifest_sha256"] == run.manifest.identity
-    assert run.record["expected"]["train"] == run.manifest.in_training.sum()
+def test_every_kind_trains_and_its_record_is_a_recount(lab, case):
+    for kind in KINDS:
+        with case(kind):
+            run = lab.of(kind)
+            record, manifest, arrays = run.record, run.manifest, run.folder.read_arrays()
+            assert run.folder.status() == "done" and len(run.history) == 2
+            assert record["noise"]["text"] == manifest.meta["noise"]
+            assert record["noise"]["manifest_sha256"] == manifest.identity
+            assert record["expected"]["train"] == manifest.in_training.sum()
+            np.testing.assert_array_equal(arrays["recorded_labels"], manifest.labels)
+            np.testing.assert_array_equal(arrays["clean_labels"], manifest.truth)
+            np.testing.assert_array_equal(arrays["in_training"], manifest.in_training)
+            assert len(arrays["train_classes"]) == len(manifest.labels)
+            assert_recounted(record["metrics"]["train"], manifest, arrays["train_classes"][:, 0])
 
 
-@of_every_kind
-def test_the_arrays_of_every_kind_are_the_manifests(kind, lab):
-    run = lab.of(kind)
-    arrays = run.folder.read_arrays()
-    np.testing.assert_array_equal(arrays["recorded_labels"], run.manifest.labels)
-    np.testing.assert_array_equal(arrays["clean_labels"], run.manifest.truth)
-    np.testing.assert_array_equal(arrays["in_training"], run.manifest.in_training)
-    assert len(arrays["train_classes"]) == len(run.manifest.labels)
+def assert_recounted(metrics, manifest, predicted):
+    """Metrics of training are those of the predicted classes (N,)."""
+    part = manifest.in_training
+    predicted, labels, truth = predicted[part], manifest.labels[part], manifest.truth[part]
+    wrong = (labels != truth) & (truth != -1)
+    assert metrics["n"] == part.sum() and metrics["recorded"] == pytest.approx((predicted == labels).mean())
+    assert metrics["wrong_labels"] == (wrong.sum() if (truth != -1).any() else None)
+    assert metrics["memorised"] == (pytest.approx((predicted == labels)[wrong].mean()) if wrong.any() else None)
 
 
-@of_every_kind
-def test_what_is_said_of_training_is_a_recount(kind, lab):
-    run = lab.of(kind)
-    said, manifest, part = run.record["metrics"]["train"], run.manifest, run.manifest.in_training
-    predicted = run.folder.read_arrays()["train_classes"][:, 0][part]
-    recorded, truth = manifest.labels[part], manifest.truth[part]
-    wrong = (recorded != truth) & (truth != -1)
-    assert said["n"] == part.sum() and said["recorded"] == pytest.approx((predicted == recorded).mean())
-    assert said["wrong_labels"] == (wrong.sum() if (truth != -1).any() else None)
-    assert said["memorised"] == (pytest.approx((predicted == recorded)[wrong].mean()) if wrong.any() else None)
+def test_evaluate_shows_of_every_kind_what_its_record_holds(lab, case):
+    for kind in KINDS:
+        with case(kind):
+            run = lab.of(kind)
+            evaluated = json.loads(lab.call("evaluate", run.answer["run"], "--json"))[0]
+            for part in ("train", "test"):
+                assert evaluated[part] == run.record["metrics"][part]
+            assert evaluated["test"]["top1"] == run.answer["test_acc"]["last"]
+            shown = lab.call("evaluate", run.answer["run"])
+            assert ("wrong labels       unknown" in shown) == (kind in UNKNOWN)
+            assert ("held out" in shown) == (kind in SPLIT)
 
 
-@of_every_kind
-def test_evaluate_says_of_every_kind_what_the_record_says(kind, lab):
-    run = lab.of(kind)
-    said = json.loads(lab.call("evaluate", run.answer["run"], "--json"))[0]
-    assert {part: said[part] for part in ("train", "test")} == {part: run.record["metrics"][part] for part in ("train", "test")}
-    assert said["test"]["top1"] == run.answer["test_acc"]["last"]
-
-
-@of_every_kind
-def test_evaluate_draws_every_kind(kind, lab):
-    said = lab.call("evaluate", lab.of(kind).answer["run"])
-    assert ("wrong labels       unknown" in said) == (kind in UNKNOWN)
-    assert ("held out" in said) == (kind in SPLIT)
-
-
-@of_every_kind
-def test_the_manifest_alone_leads_to_the_same_run(kind, lab, tmp_path, monkeypatch):
+def test_the_manifest_alone_leads_to_the_same_run(lab, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
-    run = lab.of(kind)
-    plan = json.loads(answer(*lab.before, "train", "--manifest", run.manifest_path, "--model", "mlp", *EPOCHS, "--dry-run", "--json"))
-    assert (plan["key"], plan["status"]) == (run.answer["key"], "done")
+    for kind in KINDS:
+        with case(kind):
+            run = lab.of(kind)
+            plan = json.loads(
+                answer(*lab.before, "train", "--manifest", run.manifest_path, "--model", "mlp", *EPOCHS, "--dry-run", "--json")
+            )
+            assert (plan["key"], plan["status"]) == (run.answer["key"], "done")
 
 
 def test_runs_of_all_kinds_stand_in_one_report(lab):
@@ -209,13 +204,14 @@ def test_runs_and_manifests_of_all_kinds_stand_in_their_lists(lab):
 # Unknown clean labels
 
 
-@pytest.mark.parametrize("kind", UNKNOWN)
-def test_without_clean_labels_nothing_is_said_to_be_memorised(kind, lab):
-    run = lab.of(kind)
-    assert run.answer["memorised"] is None and run.record["metrics"]["train"]["clean"] is None
-    found = run.record["metrics"]["train"]["detection"]
-    assert set(found.pop("precision_at").values()) == set(found.values()) == {None}
-    assert [line["memorised"] for line in run.history] == ["", ""]
+def test_without_clean_labels_nothing_is_said_to_be_memorised(lab, case):
+    for kind in UNKNOWN:
+        with case(kind=kind):
+            run = lab.of(kind)
+            assert run.answer["memorised"] is None and run.record["metrics"]["train"]["clean"] is None
+            found = run.record["metrics"]["train"]["detection"]
+            assert set(found.pop("precision_at").values()) == set(found.values()) == {None}
+            assert [line["memorised"] for line in run.history] == ["", ""]
 
 
 def test_partly_known_clean_labels_are_counted_where_they_are_known(lab):
@@ -232,31 +228,34 @@ def test_a_loss_that_needs_the_rate_is_refused_where_nobody_knows_it(lab):
 # Held out
 
 
-@pytest.mark.parametrize("kind", SPLIT)
-def test_the_accuracy_at_the_best_validation_is_that_of_its_epoch(kind, lab):
-    run = lab.of(kind)
-    longer = json.loads(lab.call("train", *KINDS[kind], "--model", "mlp", "--epochs", "7", "--lr", "0.2", "--json"))
-    folder = RunFolder(lab.root / longer["run"])
-    lines = epochs_of(folder)
-    best = max(range(7), key=lambda epoch: float(lines[epoch]["val_recorded"]))
-    assert folder.record()["metrics"]["test_acc"]["at_noisy_val"] == float(lines[best]["test_acc"])
-    assert run.record["metrics"]["val"]["n"] == run.manifest.val.sum()
+def test_the_accuracy_at_the_best_validation_is_that_of_its_epoch(lab, case):
+    for kind in SPLIT:
+        with case(kind=kind):
+            run = lab.of(kind)
+            longer = json.loads(lab.call("train", *KINDS[kind], "--model", "mlp", "--epochs", "7", "--lr", "0.2", "--json"))
+            folder = RunFolder(lab.root / longer["run"])
+            lines = epochs_of(folder)
+            best = max(range(7), key=lambda epoch: float(lines[epoch]["val_recorded"]))
+            assert folder.record()["metrics"]["test_acc"]["at_noisy_val"] == float(lines[best]["test_acc"])
+            assert run.record["metrics"]["val"]["n"] == run.manifest.val.sum()
 
 
-@pytest.mark.parametrize("kind", SPLIT)
-def test_the_validation_accuracy_is_on_recorded_labels(kind, lab):
-    run = lab.of(kind)
-    predicted = run.folder.read_arrays()["train_classes"][:, 0]
-    share = (predicted == run.manifest.labels)[run.manifest.val].mean()
-    assert run.record["metrics"]["val"]["recorded"] == pytest.approx(share)
-    assert float(run.history[-1]["val_recorded"]) == pytest.approx(share)
+def test_the_validation_accuracy_is_on_recorded_labels(lab, case):
+    for kind in SPLIT:
+        with case(kind=kind):
+            run = lab.of(kind)
+            predicted = run.folder.read_arrays()["train_classes"][:, 0]
+            share = (predicted == run.manifest.labels)[run.manifest.val].mean()
+            assert run.record["metrics"]["val"]["recorded"] == pytest.approx(share)
+            assert float(run.history[-1]["val_recorded"]) == pytest.approx(share)
 
 
-@pytest.mark.parametrize("kind", ["symmetric", "openset", "own"])
-def test_without_held_out_examples_there_is_no_accuracy_at_the_best_validation(kind, lab):
-    run = lab.of(kind)
-    assert run.record["metrics"]["test_acc"]["at_noisy_val"] is None
-    assert "val" not in run.record["metrics"] and "val_recorded" not in run.history[0]
+def test_without_held_out_examples_there_is_no_accuracy_at_the_best_validation(lab, case):
+    for kind in ["symmetric", "openset", "own"]:
+        with case(kind=kind):
+            run = lab.of(kind)
+            assert run.record["metrics"]["test_acc"]["at_noisy_val"] is None
+            assert "val" not in run.record["metrics"] and "val_recorded" not in run.history[0]
 
 
 def trainer_of(lab, wish, change=lambda manifest, images: (manifest, images)):
@@ -304,12 +303,13 @@ def by_hand(lab, manifest):
     return np.stack([images[i] if at < 0 else others[at] for i, at in enumerate(manifest.source)])
 
 
-@pytest.mark.parametrize("kind", OPEN_SETS)
-def test_training_sees_the_other_images(kind, lab):
-    manifest = lab.of(kind).manifest
-    seen = Workspace(lab.root, lab.root, offline=True).training_images(DATASETS["digits"], manifest)
-    np.testing.assert_array_equal(seen.train_images, by_hand(lab, manifest))
-    np.testing.assert_array_equal(seen.train_labels, lab.clean)
+def test_training_sees_the_other_images(lab, case):
+    for kind in OPEN_SETS:
+        with case(kind=kind):
+            manifest = lab.of(kind).manifest
+            seen = Workspace(lab.root, lab.root, offline=True).training_images(DATASETS["digits"], manifest)
+            np.testing.assert_array_equal(seen.train_images, by_hand(lab, manifest))
+            np.testing.assert_array_equal(seen.train_labels, lab.clean)
 
 
 def test_the_data_sets_own_images_are_left_alone(lab):
@@ -330,13 +330,14 @@ def test_larger_images_in_colour_are_brought_to_the_shape_of_the_data(lab, tmp_p
     assert seen.shape == (1297, 8, 8, 1) and (seen[manifest.source >= 0] == 90).all()
 
 
-@pytest.mark.parametrize("kind", ["openset", "openset with noise"])
-def test_the_labels_of_other_images_are_all_wrong(kind, lab):
-    run = lab.of(kind)
-    stays = run.manifest.source < 0
-    wrong = (~stays).sum() + (run.manifest.labels != lab.clean)[stays].sum()
-    assert run.record["metrics"]["train"]["wrong_labels"] == wrong
-    assert run.record["noise"]["realised_rate"] == pytest.approx(wrong / 1297)
+def test_the_labels_of_other_images_are_all_wrong(lab, case):
+    for kind in ["openset", "openset with noise"]:
+        with case(kind=kind):
+            run = lab.of(kind)
+            stays = run.manifest.source < 0
+            wrong = (~stays).sum() + (run.manifest.labels != lab.clean)[stays].sum()
+            assert run.record["metrics"]["train"]["wrong_labels"] == wrong
+            assert run.record["noise"]["realised_rate"] == pytest.approx(wrong / 1297)
 
 
 def copied(lab, folder, **changes):
@@ -388,23 +389,25 @@ def test_a_teacher_of_other_data_is_refused(lab):
     assert "it is of a network that was trained on other data" in said
 
 
-@pytest.mark.parametrize(
-    ("runs", "file", "said"),
-    [(("symmetric",), "t.csv", "--predictions writes a .npz"), (("symmetric", "pair"), "t.npz", "--predictions is of one run, got 2")],
-)
-def test_a_teacher_that_cannot_be_written_is_refused(runs, file, said, lab, tmp_path):
-    folders = [lab.of(kind).answer["run"] for kind in runs]
-    assert said in refusal(*lab.before, "evaluate", *folders, "--predictions", str(tmp_path / file))
-    assert list(tmp_path.iterdir()) == []
+def test_a_teacher_that_cannot_be_written_is_refused(lab, tmp_path, case):
+    for runs, file, said in [
+        (("symmetric",), "t.csv", "--predictions writes a .npz"),
+        (("symmetric", "pair"), "t.npz", "--predictions is of one run, got 2"),
+    ]:
+        with case(runs=runs, file=file, said=said):
+            folders = [lab.of(kind).answer["run"] for kind in runs]
+            assert said in refusal(*lab.before, "evaluate", *folders, "--predictions", str(tmp_path / file))
+            assert list(tmp_path.iterdir()) == []
 
 
 # Other data
 
 
-@pytest.mark.parametrize("kind", ["pdn", "plc", "openset", "split after"])
-def test_a_manifest_of_any_kind_is_refused_on_other_data(kind, lab):
-    path = lab.of(kind).manifest_path
-    assert "the manifest is for other data" in refusal(*lab.before, "train", str(lab.root / "few.npz"), "--manifest", path)
+def test_a_manifest_of_any_kind_is_refused_on_other_data(lab, case):
+    for kind in ["pdn", "plc", "openset", "split after"]:
+        with case(kind=kind):
+            path = lab.of(kind).manifest_path
+            assert "the manifest is for other data" in refusal(*lab.before, "train", str(lab.root / "few.npz"), "--manifest", path)
 
 
 def test_part_dependent_labels_are_refused_on_other_images_with_the_same_labels(lab):

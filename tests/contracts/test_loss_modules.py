@@ -28,10 +28,11 @@ def test_the_module_stands_in_the_place_of_cross_entropy():
     torch.testing.assert_close(nb.loss("ce")(logits, target), torch.nn.CrossEntropyLoss()(logits, target))
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_probabilities_are_targets_too(reduction):
-    logits, target = a_batch(7, 10), a_batch(7, 10, seed=1).softmax(1)
-    torch.testing.assert_close(nb.loss("ce", reduction)(logits, target), cross_entropy(logits, target, reduction=reduction))
+def test_probabilities_are_targets_too(case):
+    for reduction in ["mean", "sum", "none"]:
+        with case(reduction=reduction):
+            logits, target = a_batch(7, 10), a_batch(7, 10, seed=1).softmax(1)
+            torch.testing.assert_close(nb.loss("ce", reduction)(logits, target), cross_entropy(logits, target, reduction=reduction))
 
 
 def test_a_one_hot_target_is_its_class():
@@ -50,38 +51,45 @@ def test_the_reductions_are_mean_sum_and_none_of_one_cost():
 SHAPES = [(10,), (7, 10), (4, 10, 3), (2, 10, 3, 5), (0, 10)]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_module_takes_every_shape_that_torchs_own_takes(shape, reduction, weighted):
-    generator = torch.Generator().manual_seed(0)
-    logits, weight = torch.randn(shape, generator=generator), torch.rand(10, generator=generator) + 0.5 if weighted else None
-    target = torch.randint(0, 10, shape[:1] + shape[2:] if len(shape) > 1 else (), generator=generator)
-    soft = logits.flip(0).softmax(1 if len(shape) > 1 else 0)
-    for goal in (target, soft):
-        expected = cross_entropy(logits, goal, weight, reduction=reduction)
-        torch.testing.assert_close(nb.loss("ce", reduction, weight=weight)(logits, goal), expected, equal_nan=True)
+def test_the_module_takes_every_shape_that_torchs_own_takes(case):
+    for weighted in [False, True]:
+        for reduction in ["mean", "sum", "none"]:
+            for shape in SHAPES:
+                with case(shape=shape, reduction=reduction, weighted=weighted):
+                    generator = torch.Generator().manual_seed(0)
+                    logits, weight = (
+                        torch.randn(shape, generator=generator),
+                        torch.rand(10, generator=generator) + 0.5 if weighted else None,
+                    )
+                    target = torch.randint(0, 10, shape[:1] + shape[2:] if len(shape) > 1 else (), generator=generator)
+                    soft = logits.flip(0).softmax(1 if len(shape) > 1 else 0)
+                    for goal in (target, soft):
+                        expected = cross_entropy(logits, goal, weight, reduction=reduction)
+                        torch.testing.assert_close(nb.loss("ce", reduction, weight=weight)(logits, goal), expected, equal_nan=True)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_examples_of_the_ignored_class_cost_nothing(reduction, weighted):
-    logits, target = a_batch(8, 10), torch.tensor([1, -100, 3, 7, -100, 0, 2, 2])
-    weight = torch.linspace(0.5, 2, 10) if weighted else None
-    torch.testing.assert_close(
-        nb.loss("ce", reduction, weight=weight)(logits, target), cross_entropy(logits, target, weight, reduction=reduction)
-    )
-    torch.testing.assert_close(
-        nb.loss("ce", ignore_index=2)(logits.abs(), target.abs() % 100), cross_entropy(logits.abs(), target.abs() % 100, ignore_index=2)
-    )
+def test_examples_of_the_ignored_class_cost_nothing(case):
+    for weighted in [False, True]:
+        for reduction in ["mean", "sum", "none"]:
+            with case(reduction=reduction, weighted=weighted):
+                logits, target = a_batch(8, 10), torch.tensor([1, -100, 3, 7, -100, 0, 2, 2])
+                weight = torch.linspace(0.5, 2, 10) if weighted else None
+                torch.testing.assert_close(
+                    nb.loss("ce", reduction, weight=weight)(logits, target), cross_entropy(logits, target, weight, reduction=reduction)
+                )
+                torch.testing.assert_close(
+                    nb.loss("ce", ignore_index=2)(logits.abs(), target.abs() % 100),
+                    cross_entropy(logits.abs(), target.abs() % 100, ignore_index=2),
+                )
 
 
-@pytest.mark.parametrize("text", ["el(eps=0.4)", "10*nce + 0.1*agce(a=1.8, q=3)", "forward(ce, T=[[0.9, 0.1], [0.2, 0.8]])"])
-def test_a_module_is_pickled_by_what_it_was_made_of(text):
-    module = nb.loss(text, "sum", ignore_index=1, weight=torch.tensor([1.0, 3.0]))
-    again, logits, target = pickle.loads(pickle.dumps(module)), a_batch(6, 2), torch.arange(6) % 2
-    torch.testing.assert_close(again(logits, target), module(logits, target))
-    assert repr(again) == repr(module)
+def test_a_module_is_pickled_by_what_it_was_made_of(case):
+    for text in ["el(eps=0.4)", "10*nce + 0.1*agce(a=1.8, q=3)", "forward(ce, T=[[0.9, 0.1], [0.2, 0.8]])"]:
+        with case(text=text):
+            module = nb.loss(text, "sum", ignore_index=1, weight=torch.tensor([1.0, 3.0]))
+            again, logits, target = pickle.loads(pickle.dumps(module)), a_batch(6, 2), torch.arange(6) % 2
+            torch.testing.assert_close(again(logits, target), module(logits, target))
+            assert repr(again) == repr(module)
 
 
 def test_the_module_leaves_its_inputs_alone():
@@ -138,10 +146,10 @@ def test_another_reduction_is_refused():
         nb.loss("ce", "median")
 
 
-@pytest.mark.parametrize("text", ["el", "lsr(el)", "forward(ce)"])
-def test_the_module_refuses_auto(text):
-    with pytest.raises(LanguageError, match="give a value"):
-        nb.loss(text)
+def test_the_module_refuses_auto(case):
+    for text in ["el", "lsr(el)", "forward(ce)"]:
+        with case(text=text), pytest.raises(LanguageError, match="give a value"):
+            nb.loss(text)
 
 
 def test_the_module_shows_its_canonical_text():
@@ -157,13 +165,12 @@ def test_the_module_keeps_the_gradient():
 COMPILED = ["el(eps=0.4)", "agce", "js", "nce + rce", "logitclip(ce)", "forward(ce, T=[[0.9, 0.1], [0.2, 0.8]])"]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: g++ is not here")
-@pytest.mark.parametrize("text", COMPILED)
-def test_a_compiled_module_says_the_same(text):
+def assert_compiles(text, backend):
+    """As one graph, with the same cost and gradient."""
     torch._dynamo.reset()
     module, target = nb.loss(text), torch.arange(40) % 2
     found = []
-    for each in (module, torch.compile(module, fullgraph=True)):
+    for each in (module, torch.compile(module, fullgraph=True, backend=backend)):
         logits = a_batch(40, 2, spread=8).requires_grad_()
         value = each(logits, target)
         value.backward()
@@ -171,26 +178,42 @@ def test_a_compiled_module_says_the_same(text):
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
+def test_a_compiled_module_returns_the_same(case):
+    for text in COMPILED:
+        with case(loss=text):
+            assert_compiles(text, "eager")
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++, torch.compile's C++ compiler")
+def test_a_module_compiled_to_machine_code_returns_the_same(case):
+    for text in COMPILED:
+        with case(loss=text):
+            assert_compiles(text, "inductor")
+
+
 ALONE = [str(LOSSES.normal("el(eps=0.4)" if entry.name == "el" else entry.name)) for entry in POINTWISE]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("text", ALONE)
-def test_autocast_and_half_precision_leave_a_module_finite(text, dtype):
-    logits = torch.tensor([[100.0, -100, 0], [0, 0, 0], [-100, 100, 100]], dtype=dtype, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16):
-        value = nb.loss(text, "sum")(logits, torch.tensor([0, 1, 2])) + nb.loss(text, "sum")(logits, torch.tensor([1, 2, 0]))
-    value.backward()
-    assert value.dtype == torch.float32 and value.isfinite() and logits.grad.isfinite().all() and logits.grad.dtype == dtype
+def test_autocast_and_half_precision_leave_a_module_finite(case):
+    for text in ALONE:
+        for dtype in [torch.bfloat16, torch.float16]:
+            with case(dtype=dtype, text=text):
+                logits = torch.tensor([[100.0, -100, 0], [0, 0, 0], [-100, 100, 100]], dtype=dtype, requires_grad=True)
+                with torch.autocast("cpu", torch.bfloat16):
+                    value = nb.loss(text, "sum")(logits, torch.tensor([0, 1, 2])) + nb.loss(text, "sum")(logits, torch.tensor([1, 2, 0]))
+                value.backward()
+                assert value.dtype == torch.float32 and value.isfinite() and logits.grad.isfinite().all() and logits.grad.dtype == dtype
 
 
-@pytest.mark.parametrize("text", ALONE)
-def test_every_module_has_a_finite_gradient_of_its_gradient(text):
-    logits = torch.cat([a_batch(4, 5), 30 * torch.eye(5)[:2]]).requires_grad_()
-    value = nb.loss(text)(logits, torch.tensor([0, 1, 2, 3, 0, 3]))
-    (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
-    gradient.square().sum().backward()
-    assert logits.grad.isfinite().all() and logits.grad.abs().sum() > 0
+def test_every_module_has_a_finite_gradient_of_its_gradient(case):
+    for text in ALONE:
+        with case(text=text):
+            logits = torch.cat([a_batch(4, 5), 30 * torch.eye(5)[:2]]).requires_grad_()
+            value = nb.loss(text)(logits, torch.tensor([0, 1, 2, 3, 0, 3]))
+            (gradient,) = torch.autograd.grad(value, logits, create_graph=True)
+            gradient.square().sum().backward()
+            assert logits.grad.isfinite().all() and logits.grad.abs().sum() > 0
 
 
 # Torch's and torchvision's own
@@ -211,22 +234,24 @@ def test_mae_and_the_brier_score_are_those_of_torch():
     torch.testing.assert_close(nb.loss("amse(a=1)")(logits, target), torch.nn.functional.mse_loss(p, one_hot))
 
 
-@pytest.mark.parametrize("pi", [0.1, 0.5, 0.9])
-def test_js_is_made_of_torchs_divergences(pi):
-    logits, target = a_batch(30, 10), torch.arange(30) % 10
-    p, one_hot = logits.double().softmax(1), torch.nn.functional.one_hot(target, 10).double()
-    mixture = (pi * one_hot + (1 - pi) * p).log()
-    parts = [torch.nn.functional.kl_div(mixture, q, reduction="none").sum(1) for q in (one_hot, p)]
-    expected = (pi * parts[0] + (1 - pi) * parts[1]) / (-(1 - pi) * math.log(1 - pi))
-    torch.testing.assert_close(nb.loss(f"js(pi={pi})", "none")(logits, target).double(), expected, rtol=1e-5, atol=1e-6)
+def test_js_is_made_of_torchs_divergences(case):
+    for pi in [0.1, 0.5, 0.9]:
+        with case(pi=pi):
+            logits, target = a_batch(30, 10), torch.arange(30) % 10
+            p, one_hot = logits.double().softmax(1), torch.nn.functional.one_hot(target, 10).double()
+            mixture = (pi * one_hot + (1 - pi) * p).log()
+            parts = [torch.nn.functional.kl_div(mixture, q, reduction="none").sum(1) for q in (one_hot, p)]
+            expected = (pi * parts[0] + (1 - pi) * parts[1]) / (-(1 - pi) * math.log(1 - pi))
+            torch.testing.assert_close(nb.loss(f"js(pi={pi})", "none")(logits, target).double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_weights_and_smoothing_together_are_those_of_torch(smoothing):
-    logits, target, weight = a_batch(30, 10), torch.arange(30) % 10, torch.linspace(0.5, 2, 10)
-    soft = (1 - smoothing) * torch.nn.functional.one_hot(target, 10) + smoothing / 10
-    ours = nb.loss("ce", weight=weight)(logits, soft)
-    torch.testing.assert_close(ours, cross_entropy(logits, soft, weight))
+def test_weights_and_smoothing_together_are_those_of_torch(case):
+    for smoothing in [0.0, 0.1]:
+        with case(smoothing=smoothing):
+            logits, target, weight = a_batch(30, 10), torch.arange(30) % 10, torch.linspace(0.5, 2, 10)
+            soft = (1 - smoothing) * torch.nn.functional.one_hot(target, 10) + smoothing / 10
+            ours = nb.loss("ce", weight=weight)(logits, soft)
+            torch.testing.assert_close(ours, cross_entropy(logits, soft, weight))
 
 
 # A hunt for what is not finite: NOISEBENCH_HUNT=600 makes it ten minutes long

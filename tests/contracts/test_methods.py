@@ -12,6 +12,7 @@ from noisebench.methods import METHODS, Method, Preset
 from noisebench.strategies import build_strategy, normal_strategy
 from noisebench.strategies.base import whole_epochs
 from noisebench.strategies.dividemix import DivideMix
+from tests.conftest import Case
 from tests.contracts.test_losses import a_batch
 from tests.unit.test_runner import Desk
 
@@ -215,24 +216,28 @@ def test_every_preset_has_its_source_here() -> None:
     assert {preset.loss for name in ("el", "lsr_el") for preset in METHODS[name].presets} == {"el(eps=0.1)", "lsr(el(eps=0.1))"}
 
 
-@pytest.mark.parametrize("where", sorted(WRITTEN, key=str), ids=str)
-def test_a_preset_is_what_its_source_writes(where: tuple) -> None:
-    logits = a_batch(40, 10, spread=2)
-    z = logits.double().numpy()
-    expected = SOURCES[where](Source(softmax(z)), z)
-    said = cost_of(build_loss(WRITTEN[where]), logits)
-    rounded = 2e-5 if "ce(" in WRITTEN[where] and "A=" in LOSSES.canonical(WRITTEN[where]) else 0  # -9.21 for log 1e-4 = -9.2103
-    torch.testing.assert_close(said.double(), torch.from_numpy(expected), rtol=1e-4 + 5 * rounded, atol=1e-5)
+def test_a_preset_is_what_its_source_writes(case: Case) -> None:
+    for where in sorted(WRITTEN, key=str):
+        with case(where=where):
+            logits = a_batch(40, 10, spread=2)
+            z = logits.double().numpy()
+            expected = SOURCES[where](Source(softmax(z)), z)
+            said = cost_of(build_loss(WRITTEN[where]), logits)
+            rounded = 2e-5 if "ce(" in WRITTEN[where] and "A=" in LOSSES.canonical(WRITTEN[where]) else 0  # -9.21 for log 1e-4 = -9.2103
+            torch.testing.assert_close(said.double(), torch.from_numpy(expected), rtol=1e-4 + 5 * rounded, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "dataset", "weight"),
-    [("anl_ce", "cifar10", 5e-5), ("anl_ce", "cifar100", 5e-7), ("jal_nce", "cifar10", 5e-5), ("jal_nfl", "cifar100", 5e-6)],
-)
-def test_the_penalty_of_a_preset_is_its_sources(name: str, dataset: str, weight: float) -> None:
-    penalty = build_penalty(METHODS[name].preset(dataset).loss)
-    assert penalty is not None
-    assert penalty([torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])]).item() == pytest.approx(6 * weight)
+def test_the_penalty_of_a_preset_is_its_sources(case: Case) -> None:
+    for name, dataset, weight in [
+        ("anl_ce", "cifar10", 5e-5),
+        ("anl_ce", "cifar100", 5e-7),
+        ("jal_nce", "cifar10", 5e-5),
+        ("jal_nfl", "cifar100", 5e-6),
+    ]:
+        with case(name=name, dataset=dataset, weight=weight):
+            penalty = build_penalty(METHODS[name].preset(dataset).loss)
+            assert penalty is not None
+            assert penalty([torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])]).item() == pytest.approx(6 * weight)
 
 
 def test_the_two_scales_of_reverse_cross_entropy_differ_by_their_ratio() -> None:
@@ -255,21 +260,27 @@ def test_every_method_is_written_in_the_language() -> None:
             assert LOSSES.canonical(preset.loss) and normal_strategy(preset.strategy or method.strategy) and preset.source
 
 
-@pytest.mark.parametrize(
-    ("dataset", "noise", "rate", "lambda_u", "threshold", "warmup", "confidence"),
-    [
-        ("cifar10", SYM, 0.2, 0, 0.5, 10, 0), ("cifar10", SYM, 0.5, 25, 0.5, 10, 0), ("cifar10", SYM, 0.8, 25, 0.5, 10, 0),
-        ("cifar10", SYM, 0.9, 50, 0.6, 10, 0), ("cifar10", ASYM, 0.4, 0, 0.5, 10, 1), ("cifar10", SYM, 0.4, 25, 0.5, 10, 0),
-        ("cifar100", SYM, 0.2, 25, 0.5, 30, 0), ("cifar100", SYM, 0.5, 150, 0.5, 30, 0), ("cifar100", SYM, 0.8, 150, 0.5, 30, 0),
-        ("cifar100", SYM, 0.9, 150, 0.6, 30, 0), ("cifar100", ASYM, 0.4, 150, 0.5, 30, 1), ("clothing1m", "", None, 25, 0.5, 10, 0),
-    ],
-)  # fmt: skip
-def test_dividemix_is_set_as_its_table_says(dataset, noise, rate, lambda_u, threshold, warmup, confidence) -> None:
-    strategy = build_strategy(METHODS["dividemix"].preset(dataset, noise, rate).strategy)
-    assert isinstance(strategy, DivideMix)
-    assert (strategy.lambda_u, strategy.threshold, strategy.confidence) == (lambda_u, threshold, confidence)
-    assert whole_epochs(strategy.warmup, 300) == warmup and round(strategy.ramp * 300) == 16
-    assert strategy.window == (5 if rate == 0.9 else 1) and (strategy.alpha, strategy.temperature) == (4, 0.5)
+def test_dividemix_is_set_as_its_table_says(case: Case) -> None:
+    for dataset, noise, rate, lambda_u, threshold, warmup, confidence in [
+        ("cifar10", SYM, 0.2, 0, 0.5, 10, 0),
+        ("cifar10", SYM, 0.5, 25, 0.5, 10, 0),
+        ("cifar10", SYM, 0.8, 25, 0.5, 10, 0),
+        ("cifar10", SYM, 0.9, 50, 0.6, 10, 0),
+        ("cifar10", ASYM, 0.4, 0, 0.5, 10, 1),
+        ("cifar10", SYM, 0.4, 25, 0.5, 10, 0),
+        ("cifar100", SYM, 0.2, 25, 0.5, 30, 0),
+        ("cifar100", SYM, 0.5, 150, 0.5, 30, 0),
+        ("cifar100", SYM, 0.8, 150, 0.5, 30, 0),
+        ("cifar100", SYM, 0.9, 150, 0.6, 30, 0),
+        ("cifar100", ASYM, 0.4, 150, 0.5, 30, 1),
+        ("clothing1m", "", None, 25, 0.5, 10, 0),
+    ]:
+        with case(dataset=dataset, noise=noise, rate=rate, lambda_u=lambda_u, threshold=threshold, warmup=warmup, confidence=confidence):
+            strategy = build_strategy(METHODS["dividemix"].preset(dataset, noise, rate).strategy)
+            assert isinstance(strategy, DivideMix)
+            assert (strategy.lambda_u, strategy.threshold, strategy.confidence) == (lambda_u, threshold, confidence)
+            assert whole_epochs(strategy.warmup, 300) == warmup and round(strategy.ramp * 300) == 16
+            assert strategy.window == (5 if rate == 0.9 else 1) and (strategy.alpha, strategy.temperature) == (4, 0.5)
 
 
 def test_a_preset_that_was_chosen_by_the_rate_makes_an_oracle_however_it_is_asked_for(tmp_path) -> None:
@@ -284,10 +295,10 @@ def test_a_preset_that_was_chosen_by_the_rate_makes_an_oracle_however_it_is_aske
     assert named.oracle and typed.oracle and not elsewhere.oracle
 
 
-@pytest.mark.parametrize("text", ["l1(1)", "lsr(ce + l1(1))", "normalized(l1(1))", "2*l1(0.1) + l1(3)"])
-def test_a_penalty_is_a_term_beside_a_loss(text: str) -> None:
-    with pytest.raises(LanguageError, match="penalty on the network's parameters"):
-        build_loss(text)
+def test_a_penalty_is_a_term_beside_a_loss(case: Case) -> None:
+    for text in ["l1(1)", "lsr(ce + l1(1))", "normalized(l1(1))", "2*l1(0.1) + l1(3)"]:
+        with case(text=text), pytest.raises(LanguageError, match="penalty on the network's parameters"):
+            build_loss(text)
 
 
 def test_a_penalty_is_no_part_of_the_cost() -> None:

@@ -17,7 +17,7 @@ from noisebench.strategies.correction import local_dimension, risen
 from noisebench.strategies.peers import forgotten, smallest
 from noisebench.training.objective import believed_cost
 from noisebench.training.trainer import Trainer
-from tests.conftest import same, weights
+from tests.conftest import Case, same, weights
 
 
 def a_batch(labels: list[int], epoch: int = 1) -> Batch:
@@ -65,10 +65,11 @@ def test_each_network_learns_what_costs_the_other_least() -> None:
     assert beliefs[1].weights.tolist() == [1, 1, 0, 0]
 
 
-@pytest.mark.parametrize(("rate", "size", "kept"), [(0.4, 128, 76), (0.2, 10, 8), (0.45, 128, 70), (0.0, 7, 7), (0.9, 5, 0)])
-def test_co_teaching_keeps_the_rest(rate: float, size: int, kept: int) -> None:
-    strategy = started(f"coteaching(rate={rate}, ramp=0)", [0] * size)
-    assert strategy.kept(size, 1) == kept == math.floor((1 - rate) * size + 1e-9)
+def test_co_teaching_keeps_the_rest(case: Case) -> None:
+    for rate, size, kept in [(0.4, 128, 76), (0.2, 10, 8), (0.45, 128, 70), (0.0, 7, 7), (0.9, 5, 0)]:
+        with case(rate=rate, size=size, kept=kept):
+            strategy = started(f"coteaching(rate={rate}, ramp=0)", [0] * size)
+            assert strategy.kept(size, 1) == kept == math.floor((1 - rate) * size + 1e-9)
 
 
 def test_co_teaching_plus_chooses_among_the_examples_of_disagreement() -> None:
@@ -100,12 +101,13 @@ def test_where_two_networks_agree_on_all_a_step_changes_nothing() -> None:
         assert believed_cost(outputs[0][0].cost, belief).item() == 0
 
 
-@pytest.mark.parametrize("text", ["decoupling(warmup=0.29)", "coteaching_plus(rate=0.5, ramp=0, warmup=0.29)"])
-def test_a_warm_up_of_a_share_is_that_many_epochs(text: str) -> None:
-    strategy = started(text, [0, 0], epochs=100)  # 0.29 * 100 is 28.999999999999996
-    outputs = [[said([[0.9, 0.1], [0.8, 0.2]])], [said([[0.6, 0.4], [0.7, 0.3]])]]  # which agree
-    warm, after = (strategy.believe(a_batch([0, 0], epoch), outputs)[0].weights for epoch in (29, 30))
-    assert (warm is None or warm.any()) and not after.any()
+def test_a_warm_up_of_a_share_is_that_many_epochs(case: Case) -> None:
+    for text in ["decoupling(warmup=0.29)", "coteaching_plus(rate=0.5, ramp=0, warmup=0.29)"]:
+        with case(text=text):
+            strategy = started(text, [0, 0], epochs=100)  # 0.29 * 100 is 28.999999999999996
+            outputs = [[said([[0.9, 0.1], [0.8, 0.2]])], [said([[0.6, 0.4], [0.7, 0.3]])]]  # which agree
+            warm, after = (strategy.believe(a_batch([0, 0], epoch), outputs)[0].weights for epoch in (29, 30))
+            assert (warm is None or warm.any()) and not after.any()
 
 
 # MentorNet
@@ -148,19 +150,21 @@ def brute_force_dimension(points: np.ndarray, k: int) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("k", [3, 10, 20])
-def test_the_local_dimension_is_that_of_its_formula(k: int) -> None:
-    points = np.random.default_rng(0).normal(size=(60, 5))
-    found = local_dimension(torch.from_numpy(points), k)
-    np.testing.assert_allclose(found, brute_force_dimension(points, k), rtol=1e-6)
+def test_the_local_dimension_is_that_of_its_formula(case: Case) -> None:
+    for k in [3, 10, 20]:
+        with case(k=k):
+            points = np.random.default_rng(0).normal(size=(60, 5))
+            found = local_dimension(torch.from_numpy(points), k)
+            np.testing.assert_allclose(found, brute_force_dimension(points, k), rtol=1e-6)
 
 
-@pytest.mark.parametrize("dimension", [1, 2, 4])
-def test_the_local_dimension_of_a_flat_manifold_is_known(dimension: int) -> None:
-    generator = np.random.default_rng(dimension)
-    flat = generator.uniform(size=(2000, dimension)) @ np.linalg.qr(generator.normal(size=(16, 16)))[0][:dimension]
-    unbiased = local_dimension(torch.from_numpy(flat), 20).mean().item()
-    assert unbiased == pytest.approx(dimension, rel=0.08)
+def test_the_local_dimension_of_a_flat_manifold_is_known(case: Case) -> None:
+    for dimension in [1, 2, 4]:
+        with case(dimension=dimension):
+            generator = np.random.default_rng(dimension)
+            flat = generator.uniform(size=(2000, dimension)) @ np.linalg.qr(generator.normal(size=(16, 16)))[0][:dimension]
+            unbiased = local_dimension(torch.from_numpy(flat), 20).mean().item()
+            assert unbiased == pytest.approx(dimension, rel=0.08)
 
 
 def test_the_local_dimension_of_a_curved_manifold_is_that_of_its_surface() -> None:
@@ -299,8 +303,16 @@ def test_the_penalty_of_joint_is_that_of_its_formula() -> None:
 
 
 def test_the_shares_of_joint_are_the_papers_epochs() -> None:
-    strategy = started("joint", [0], epochs=320)
-    assert (strategy._from, strategy._until, strategy._window) == (70, 200, 10)  # type: ignore[attr-defined]
+    """Of 320: from 70 to 200 a label is the mean of ten predictions, and then another network learns it."""
+    p = np.linspace(0.1, 0.9, 320)
+    seen = [
+        (strategy.state["targets"][0, 0].item(), restarts)
+        for strategy, restarts in after_epochs([[[q, 1 - q]] for q in p.tolist()], "joint")
+    ]
+    targets, restarts = zip(*seen, strict=True)
+    last = [min(epoch, 200) for epoch in range(1, 321)]
+    np.testing.assert_allclose(targets, [1 if at < 70 else p[at - 10 : at].mean() for at in last], rtol=1e-5)
+    assert restarts == tuple(int(epoch >= 200) for epoch in range(1, 321))
 
 
 def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_trainer: Callable[..., Trainer]) -> None:
@@ -317,9 +329,8 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_
     assert end.lr == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * (steps - 1) / steps / 3)))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(make_trainer: Callable[..., Trainer], case: Case) -> None:
+    for text in [
         "d2l(wait=0.1)",
         "joint(wait=0.3, first=0.6)",
         "coteaching_plus(rate=0.3)",
@@ -330,20 +341,19 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_
         "forward_estimated(first=0.4)",
         "forward_revision(first=0.4, second=0.2)",
         "forward_revision(kind='reweight', first=0.4, second=0.2)",
-    ],
-)
-def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(text: str, make_trainer: Callable[..., Trainer]) -> None:
-    straight = make_trainer(strategy=text, epochs=10)
-    saved = []
-    for _ in range(10):
-        saved.append(deepcopy(straight.state_dict()))
-        straight.run_epoch()
-    for epoch in (4, 5, 6, 8):
-        resumed = make_trainer(strategy=text, epochs=10)
-        resumed.load_state_dict(saved[epoch])
-        for _ in range(10 - epoch):
-            resumed.run_epoch()
-        assert same(weights(resumed), weights(straight))
+    ]:
+        with case(strategy=text):
+            straight = make_trainer(strategy=text, epochs=10, batch_size=64)
+            saved = []
+            for _ in range(10):
+                saved.append(deepcopy(straight.state_dict()))
+                straight.run_epoch()
+            for epoch in (4, 6, 8):
+                resumed = make_trainer(strategy=text, epochs=10, batch_size=64)
+                resumed.load_state_dict(saved[epoch])
+                for _ in range(10 - epoch):
+                    resumed.run_epoch()
+                assert same(weights(resumed), weights(straight))
 
 
 # Corrections with a T that is found out

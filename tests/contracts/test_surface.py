@@ -19,6 +19,7 @@ from noisebench.labelling import Outside, label
 from noisebench.losses import LOSSES, build_loss, cost_of
 from noisebench.noise import NOISES, build_noise, draw, normal_noise
 from noisebench.strategies import STRATEGIES
+from tests.conftest import Case
 
 GLOBAL = "--data-dir --help --offline --plugin --quiet --verbose --version --workspace"
 NOISE = (
@@ -144,12 +145,12 @@ GOLDEN_BY_EXAMPLE: dict[str, tuple[int, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", GOLDEN_LOSSES)
-def test_a_loss_has_the_values_of_its_version(name: str) -> None:
-    version, values = GOLDEN_LOSSES[name]
-    cost = cost_of(build_loss(LOSS_TEXTS.get(name, name)), torch.tensor([[2.0, 0.0, -1.0]]))[0]
-    assert LOSSES[name].version == version
-    torch.testing.assert_close(cost, torch.tensor(values), rtol=1e-5, atol=1e-6)
+def test_a_loss_has_the_values_of_its_version(case: Case) -> None:
+    for name, (version, values) in GOLDEN_LOSSES.items():
+        with case(loss=name):
+            cost = cost_of(build_loss(LOSS_TEXTS.get(name, name)), torch.tensor([[2.0, 0.0, -1.0]]))[0]
+            assert LOSSES[name].version == version
+            torch.testing.assert_close(cost, torch.tensor(values), rtol=1e-5, atol=1e-6)
 
 
 def hashed(*arrays: np.ndarray) -> str:
@@ -167,19 +168,21 @@ def noise_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save("teacher.npy", scores / scores.sum(1, keepdims=True))
 
 
-@pytest.mark.parametrize("text", GOLDEN_NOISES)
-def test_a_noise_has_the_labels_of_its_version(text: str, noise_files: None) -> None:
-    model = build_noise(text, 10)
-    recorded = draw(np.arange(1000) % 10, model.transition, 0, exact=model.exact, over=model.over, rate=model.rate or 0)
-    assert (int(model.version), hashed(recorded)) == GOLDEN_NOISES[text]
+def test_a_noise_has_the_labels_of_its_version(noise_files: None, case: Case) -> None:
+    for text, pinned in GOLDEN_NOISES.items():
+        with case(noise=text):
+            model = build_noise(text, 10)
+            recorded = draw(np.arange(1000) % 10, model.transition, 0, exact=model.exact, over=model.over, rate=model.rate or 0)
+            assert (int(model.version), hashed(recorded)) == pinned
 
 
-@pytest.mark.parametrize("text", GOLDEN_BY_EXAMPLE)
-def test_a_noise_by_example_has_the_labels_and_images_of_its_version(text: str, noise_files: None, tmp_path: Path) -> None:
-    data = Labels(DATASETS["digits"], np.arange(1297) % 10)
-    made = label(normal_noise(text), data, 0, Outside(data, tmp_path, True, DATASETS.__getitem__))
-    arrays = [made.labels] if made.source is None else [made.labels, made.source]
-    assert (NOISES[text.partition("(")[0]].version, hashed(*arrays)) == GOLDEN_BY_EXAMPLE[text]
+def test_a_noise_by_example_has_the_labels_and_images_of_its_version(noise_files: None, tmp_path: Path, case: Case) -> None:
+    for text, pinned in GOLDEN_BY_EXAMPLE.items():
+        with case(noise=text):
+            data = Labels(DATASETS["digits"], np.arange(1297) % 10)
+            made = label(normal_noise(text), data, 0, Outside(data, tmp_path, True, DATASETS.__getitem__))
+            arrays = [made.labels] if made.source is None else [made.labels, made.source]
+            assert (NOISES[text.partition("(")[0]].version, hashed(*arrays)) == pinned
 
 
 def test_every_component_is_pinned() -> None:

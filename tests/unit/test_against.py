@@ -26,6 +26,7 @@ from noisebench.report.terminal import draw_table
 from noisebench.runfolder import run_folders
 from noisebench.workspace import Workspace
 from tests.cli.test_page import Tags
+from tests.conftest import Case
 from tests.unit.test_budget import trained
 from tests.unit.test_report import ASYM, HARD, SYM, add
 
@@ -69,35 +70,44 @@ def test_quantiles_are_students() -> None:
     assert student_quantile(0.025, 1e9) == pytest.approx(1.959963985, rel=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_interval_of_pairs_is_students_and_else_it_is_welchs(seed: int) -> None:
-    own, other = random_cells(seed, ("l", "l"))
-    shared = sorted({*own.values} & {*other.values})
-    theirs = stats.ttest_rel([own.values[name] for name in shared], [other.values[name] for name in shared]).confidence_interval(0.95)
-    found = of(own, other)
-    assert (found.low, found.high, found.pairs) == (pytest.approx(theirs.low), pytest.approx(theirs.high), len(shared))
+def test_the_interval_of_pairs_is_students_and_else_it_is_welchs(case: Case) -> None:
+    for seed in range(5):
+        with case(seed=seed):
+            own, other = random_cells(seed, ("l", "l"))
+            shared = sorted({*own.values} & {*other.values})
+            theirs = stats.ttest_rel([own.values[name] for name in shared], [other.values[name] for name in shared]).confidence_interval(
+                0.95
+            )
+            found = of(own, other)
+            assert (found.low, found.high, found.pairs) == (pytest.approx(theirs.low), pytest.approx(theirs.high), len(shared))
 
-    own, other = random_cells(seed, ("l", "m"))
-    theirs = stats.ttest_ind(list(own.values.values()), list(other.values.values()), equal_var=False).confidence_interval(0.95)
-    found = of(own, other)
-    assert (found.low, found.high, found.pairs) == (pytest.approx(theirs.low), pytest.approx(theirs.high), 0)
-
-
-@BOTH
-@pytest.mark.parametrize("seed", range(5))
-def test_the_other_way_round_it_is_mirrored(seed: int, labels: tuple[str, str]) -> None:
-    own, other = random_cells(seed, labels)
-    there, back = of(own, other), of(other, own)
-    assert (back.mean, back.low, back.high, back.pairs) == mirrored(there)
+            own, other = random_cells(seed, ("l", "m"))
+            theirs = stats.ttest_ind(list(own.values.values()), list(other.values.values()), equal_var=False).confidence_interval(0.95)
+            found = of(own, other)
+            assert (found.low, found.high, found.pairs) == (pytest.approx(theirs.low), pytest.approx(theirs.high), 0)
 
 
-@BOTH
-@pytest.mark.parametrize("seed", range(5))
-def test_what_is_added_to_all_seeds_of_both_changes_nothing(seed: int, labels: tuple[str, str]) -> None:
-    plain = random_cells(seed, labels)
-    moved = [cell(*(value + 0.1 for value in one.values.values()), labels=name) for one, name in zip(plain, labels, strict=True)]
-    before, after = of(*plain), of(*moved)
-    assert (after.mean, after.low, after.high) == tuple(pytest.approx(value) for value in (before.mean, before.low, before.high))
+def test_the_other_way_round_it_is_mirrored(case: Case) -> None:
+    for seed in range(5):
+        for labels in [("l", "l"), ("l", "m")]:
+            with case(labels=labels, seed=seed):
+                own, other = random_cells(seed, labels)
+                there, back = of(own, other), of(other, own)
+                assert (back.mean, back.low, back.high, back.pairs) == mirrored(there)
+
+
+def test_what_is_added_to_all_seeds_of_both_changes_nothing(case: Case) -> None:
+    for seed in range(5):
+        for labels in [("l", "l"), ("l", "m")]:
+            with case(labels=labels, seed=seed):
+                plain = random_cells(seed, labels)
+                moved = [
+                    cell(*(value + 0.1 for value in one.values.values()), labels=name) for one, name in zip(plain, labels, strict=True)
+                ]
+                before, after = of(*plain), of(*moved)
+                assert (after.mean, after.low, after.high) == tuple(
+                    pytest.approx(value) for value in (before.mean, before.low, before.high)
+                )
 
 
 def test_what_a_seed_adds_to_both_widens_no_interval_of_pairs() -> None:
@@ -147,11 +157,12 @@ def test_few_seeds_that_agree_on_few_images_are_not_bold(tmp_path: Path) -> None
     assert f"| el | +0.20 [{0.2 - reach:+.2f}, {0.2 + reach:+.2f}] |" in below(report(tmp_path))
 
 
-@BOTH
-def test_without_the_number_of_images_no_interval_is_of_no_width_or_of_two_seeds(labels: tuple[str, str]) -> None:
-    own, other = (cell(value, value, value, labels=name) for value, name in zip((0.75, 0.5), labels, strict=True))
-    assert (of(own, other).mean, of(own, other).low) == (0.25, None) and not beats(own, other)
-    assert of(cell(0.75, 0.8, labels=labels[0]), cell(0.5, 0.6, labels=labels[1])).low is None
+def test_without_the_number_of_images_no_interval_is_of_no_width_or_of_two_seeds(case: Case) -> None:
+    for labels in [("l", "l"), ("l", "m")]:
+        with case(labels=labels):
+            own, other = (cell(value, value, value, labels=name) for value, name in zip((0.75, 0.5), labels, strict=True))
+            assert (of(own, other).mean, of(own, other).low) == (0.25, None) and not beats(own, other)
+            assert of(cell(0.75, 0.8, labels=labels[0]), cell(0.5, 0.6, labels=labels[1])).low is None
 
 
 def test_what_is_no_count_does_not_repeat_by_chance() -> None:
@@ -168,26 +179,28 @@ def test_one_pair_has_a_difference_and_no_interval() -> None:
     assert difference(cell(0.75), cell()) is None and difference(cell(), cell(0.75)) is None
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_cell_beats_another_where_the_interval_is_on_its_side(seed: int) -> None:
-    own, other = random_cells(seed, ("l", "l"))
-    found = of(own, other)
-    assert found.low is not None and found.high is not None
-    assert beats(own, other) == (found.low > 0) and beats(own, other, higher_is_better=False) == (found.high < 0)
-    for by, wins in ((-0.001, False), (0.001, True)):
-        assert beats(cell(*(value - found.low + by for value in own.values.values()), labels="l"), other) == wins
+def test_a_cell_beats_another_where_the_interval_is_on_its_side(case: Case) -> None:
+    for seed in range(20):
+        with case(seed=seed):
+            own, other = random_cells(seed, ("l", "l"))
+            found = of(own, other)
+            assert found.low is not None and found.high is not None
+            assert beats(own, other) == (found.low > 0) and beats(own, other, higher_is_better=False) == (found.high < 0)
+            for by, wins in ((-0.001, False), (0.001, True)):
+                assert beats(cell(*(value - found.low + by for value in own.values.values()), labels="l"), other) == wins
 
 
-@BOTH
-def test_nineteen_intervals_of_twenty_hold_the_true_difference(labels: tuple[str, str]) -> None:
-    chance, suites, n, truth, held = random.Random(0), 1000, 5, 0.03, 0
-    for _ in range(suites):
-        seeds = [chance.gauss(0, 0.02) if labels[0] == labels[1] else 0 for _ in range(n)]  # a hard draw is hard for both
-        own, other = ([level + seed + chance.gauss(0, 0.01) for seed in seeds] for level in (0.8 + truth, 0.8))
-        found = of(cell(*own, labels=labels[0]), cell(*other, labels=labels[1]))
-        held += found.low is not None and found.high is not None and found.low <= truth <= found.high
-    error = math.sqrt(0.95 * 0.05 / suites)
-    assert abs(held / suites - 0.95) < (3 if labels[0] == labels[1] else 4) * error, "Welch's t is an approximation"
+def test_nineteen_intervals_of_twenty_hold_the_true_difference(case: Case) -> None:
+    for labels in [("l", "l"), ("l", "m")]:
+        with case(labels=labels):
+            chance, suites, n, truth, held = random.Random(0), 1000, 5, 0.03, 0
+            for _ in range(suites):
+                seeds = [chance.gauss(0, 0.02) if labels[0] == labels[1] else 0 for _ in range(n)]  # a hard draw is hard for both
+                own, other = ([level + seed + chance.gauss(0, 0.01) for seed in seeds] for level in (0.8 + truth, 0.8))
+                found = of(cell(*own, labels=labels[0]), cell(*other, labels=labels[1]))
+                held += found.low is not None and found.high is not None and found.low <= truth <= found.high
+            error = math.sqrt(0.95 * 0.05 / suites)
+            assert abs(held / suites - 0.95) < (3 if labels[0] == labels[1] else 4) * error, "Welch's t is an approximation"
 
 
 def test_they_do_where_accuracies_are_counts_of_few_images_too() -> None:

@@ -17,7 +17,7 @@ import torch
 from noisebench.errors import RunFailed
 from noisebench.training.pack import Pack
 from noisebench.training.trainer import Trainer
-from tests.conftest import same, weights
+from tests.conftest import Case, same, weights
 from tests.contracts.test_losses import POINTWISE, texts_of
 from tests.contracts.test_strategies import TEXTS
 
@@ -32,33 +32,33 @@ def on(device: str, trainer: Trainer) -> Trainer:
     return Trainer(trainer.task, torch.device(device))
 
 
-@pytest.mark.parametrize("text", TEXTS)
-def test_every_strategy_trains_as_on_a_processor(text: str, make_trainer: Made) -> None:
-    def made() -> Trainer:
-        return make_trainer(strategy=text, lr=0.01, epochs=4)
-
-    here, there = on("cpu", made()), on("cuda", made())
-    ends = [(here.run_epoch(), there.run_epoch()) for _ in range(2)]
-    for mine, its in ends:
-        assert its.loss == pytest.approx(mine.loss, rel=2e-3, abs=1e-4)
-        np.testing.assert_allclose(its.test_log_p, mine.test_log_p, atol=2e-2)
+def test_every_strategy_trains_as_on_a_processor(make_trainer: Made, case: Case) -> None:
+    for text in TEXTS:
+        with case(strategy=text):
+            here, there = (on(device, make_trainer(strategy=text, lr=0.01, epochs=4)) for device in ("cpu", "cuda"))
+            for mine, its in [(here.run_epoch(), there.run_epoch()) for _ in range(2)]:
+                assert its.loss == pytest.approx(mine.loss, rel=2e-3, abs=1e-4)
+                np.testing.assert_allclose(its.test_log_p, mine.test_log_p, atol=2e-2)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_a_recorded_step_learns_as_one_that_is_not(loss: str, make_trainer: Made) -> None:
+def test_a_recorded_step_learns_as_one_that_is_not(make_trainer: Made, case: Case) -> None:
     """A batch of 30 leaves a last one of another size; two networks of the same bits before, to rounding the same after."""
-    plain, recorded = (on("cuda", make_trainer(loss, batch_size=30, crop=1, flip=True, clip=1.0, weight_decay=1e-3)) for _ in range(2))
-    assert recorded._recorded is not None
-    plain._recorded = None
-    for _ in range(2):
-        mine, its = plain.run_epoch(), recorded.run_epoch()
-        assert its.loss == pytest.approx(mine.loss, rel=1e-4, abs=1e-6)
-        np.testing.assert_allclose(its.train_p, mine.train_p, atol=1e-3)
-        np.testing.assert_allclose(its.train_gradient, mine.train_gradient, atol=1e-3)
+    for loss in LOSSES:
+        with case(loss=loss):
+            plain, recorded = (
+                on("cuda", make_trainer(loss, batch_size=30, crop=1, flip=True, clip=1.0, weight_decay=1e-3)) for _ in range(2)
+            )
+            assert recorded._recorded is not None
+            plain._recorded = None
+            for _ in range(2):
+                mine, its = plain.run_epoch(), recorded.run_epoch()
+                assert its.loss == pytest.approx(mine.loss, rel=1e-4, abs=1e-6)
+                np.testing.assert_allclose(its.train_p, mine.train_p, atol=1e-3)
+                np.testing.assert_allclose(its.train_gradient, mine.train_gradient, atol=1e-3)
 
 
 @pytest.mark.parametrize("network", ["mlp", "cnn8"])
-def test_a_recorded_step_says_whether_cost_and_gradient_are_finite(network: str, make_trainer: Made) -> None:
+def test_a_recorded_step_records_whether_cost_and_gradient_are_finite(network: str, make_trainer: Made) -> None:
     trainer = on("cuda", make_trainer(batch_size=16, model=network))
     for _ in range(12):
         trainer.make_step()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from noisebench.strategies import Output
 from noisebench.strategies.curriculum import cheapest_within, margin, soft_hinge
 from noisebench.training.objective import believed_cost
+from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, started
 
 COSTS = st.lists(st.one_of(st.just(0.0), st.floats(0, 8)), min_size=1, max_size=8)
@@ -47,12 +48,13 @@ def some_logits(scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     return scale * torch.randn(400, 6, generator=generator), torch.randint(6, (400,), generator=generator)
 
 
-@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
-def test_the_base_loss_is_nowhere_below_the_0_1_loss(scale: float) -> None:
-    logits, labels = some_logits(scale)
-    wrong = logits.argmax(1) != labels
-    assert torch.equal(margin(logits, labels) < 0, wrong)
-    assert (soft_hinge(logits, labels) >= wrong.float()).all()
+def test_the_base_loss_is_nowhere_below_the_0_1_loss(case: Case) -> None:
+    for scale in [0.01, 1.0, 30.0]:
+        with case(scale=scale):
+            logits, labels = some_logits(scale)
+            wrong = logits.argmax(1) != labels
+            assert torch.equal(margin(logits, labels) < 0, wrong)
+            assert (soft_hinge(logits, labels) >= wrong.float()).all()
 
 
 def test_the_base_loss_is_a_hinge_where_right_and_cross_entropy_where_wrong() -> None:
@@ -87,10 +89,11 @@ def test_after_the_burn_in_the_threshold_is_by_the_rate_and_the_errors() -> None
     assert believed_cost(output.cost, belief).item() == pytest.approx(cost.item())
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3, 0.6])
-def test_of_labels_that_are_known_the_share_that_is_pruned_is_the_rate(rate: float) -> None:
-    labels = [0] * 100
-    wrong = torch.arange(100) < 100 * rate
-    logits = torch.stack([torch.where(wrong, -60.0, 60.0), torch.zeros(100)], 1)
-    [belief] = started(f"curriculum(rate={rate}, burn_in=0)", labels).believe(a_batch(labels), [[an_output(logits)]])
-    assert torch.equal(belief.weights == 0, wrong)
+def test_of_labels_that_are_known_the_share_that_is_pruned_is_the_rate(case: Case) -> None:
+    for rate in [0.0, 0.3, 0.6]:
+        with case(rate=rate):
+            labels = [0] * 100
+            wrong = torch.arange(100) < 100 * rate
+            logits = torch.stack([torch.where(wrong, -60.0, 60.0), torch.zeros(100)], 1)
+            [belief] = started(f"curriculum(rate={rate}, burn_in=0)", labels).believe(a_batch(labels), [[an_output(logits)]])
+            assert torch.equal(belief.weights == 0, wrong)

@@ -14,6 +14,7 @@ from noisebench.dynamics import BINS, Dynamics
 from noisebench.errors import DataError, Interrupted
 from noisebench.sitting import Conduct
 from noisebench.training.trainer import Trainer
+from tests.conftest import Case
 from tests.unit.test_runner import Desk
 
 FORMS = {
@@ -24,11 +25,12 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("loss", FORMS)
-@pytest.mark.parametrize("batch_size", [32, 50])  # 256 = 5 * 50 + 6: a smaller last batch
-def test_the_gradients_norm_is_the_losses_own(loss: str, batch_size: int, make_trainer: Callable[..., Trainer]) -> None:
-    end = make_trainer(loss, batch_size=batch_size).run_epoch()
-    np.testing.assert_allclose(end.train_gradient, FORMS[loss](end.train_p.astype(np.float64)), rtol=1e-4, atol=1e-5)
+def test_the_gradients_norm_is_the_losses_own(make_trainer: Callable[..., Trainer], case: Case) -> None:
+    for batch_size in [32, 50]:
+        for loss, form in FORMS.items():
+            with case(loss=loss, batch_size=batch_size):
+                end = make_trainer(loss, batch_size=batch_size).run_epoch()
+                np.testing.assert_allclose(end.train_gradient, form(end.train_p.astype(np.float64)), rtol=1e-4, atol=1e-5)
 
 
 def test_p_is_of_the_recorded_label_and_the_class_the_likeliest(make_trainer: Callable[..., Trainer]) -> None:
@@ -103,17 +105,16 @@ def test_a_run_keeps_all_its_epochs_and_every_example(tmp_path: Path) -> None:
     assert np.exp(arrays["early_log_p"].astype(float)).sum(1) == pytest.approx(np.ones(1297), abs=5e-3)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"PK", {"counts": np.zeros((3, 3, 50))}, {"counts": np.zeros(3), "gradients": np.zeros(3)}], ids=str
-)
-def test_a_damaged_file_is_named(content: bytes | dict, tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    run = desk.plan(changes={"epochs": 1})
-    desk.execute(run)
-    path = desk.folder(run).dynamics
-    path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)
-    with pytest.raises(DataError, match=r"dynamics.npz is damaged .*run it again with --force"):
-        replace(desk.folder(run), checked=False).read_dynamics()
+def test_a_damaged_file_is_named(tmp_path: Path, case: Case) -> None:
+    for content in [b"", b"PK", {"counts": np.zeros((3, 3, 50))}, {"counts": np.zeros(3), "gradients": np.zeros(3)}]:
+        with case(content=content):
+            desk = Desk(tmp_path)
+            run = desk.plan(changes={"epochs": 1})
+            desk.execute(run)
+            path = desk.folder(run).dynamics
+            path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)
+            with pytest.raises(DataError, match=r"dynamics.npz is damaged .*run it again with --force"):
+                replace(desk.folder(run), checked=False).read_dynamics()
 
 
 def test_a_run_of_an_older_version_says_so(tmp_path: Path) -> None:

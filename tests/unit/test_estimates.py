@@ -19,10 +19,12 @@ from noisebench.estimates import (
     wilson_interval,
 )
 from noisebench.losses import LOSSES
+from noisebench.plan import Run
 from noisebench.runner import find_device, make_trainer
 from noisebench.sitting import Conduct
 from noisebench.truth import estimated_facts
 from noisebench.warmup import FOLDS, fold_trainer, folds, warmup_epochs
+from tests.conftest import Case
 from tests.unit.test_runner import Desk
 
 
@@ -60,17 +62,18 @@ def test_no_more_than_a_hundred_examples_of_a_class_are_counted() -> None:
     np.testing.assert_allclose(counts, [100, 0])  # nothing is predicted as 1
 
 
-@pytest.mark.parametrize("noise", ["symmetric(0)", "symmetric(0.2)", "symmetric(0.6)", "asymmetric(0.4, map='cifar10')", "pairflip(0.45)"])
-def test_of_a_perfect_classifier_the_noise_is_within_the_interval(noise: str) -> None:
+def test_of_a_perfect_classifier_the_noise_is_within_the_interval(case: Case) -> None:
     """At the very share of wrong labels among those counted, and never outside [0, 1)."""
-    clean = np.arange(5000) % 10
-    given = nb.corrupt(clean, noise, num_classes=10)
-    found = Estimates.of(told(clean, 10), given)
-    rate = np.mean(given != clean)
-    low, high = found.interval
-    assert 0 <= low <= rate <= high < 1 and low <= found.rate <= high and high - low < 0.1
-    assert found.accuracy == pytest.approx(1 - rate)
-    np.testing.assert_allclose(found.transition.sum(1), 1)
+    for noise in ["symmetric(0)", "symmetric(0.2)", "symmetric(0.6)", "asymmetric(0.4, map='cifar10')", "pairflip(0.45)"]:
+        with case(noise=noise):
+            clean = np.arange(5000) % 10
+            given = nb.corrupt(clean, noise, num_classes=10)
+            found = Estimates.of(told(clean, 10), given)
+            rate = np.mean(given != clean)
+            low, high = found.interval
+            assert 0 <= low <= rate <= high < 1 and low <= found.rate <= high and high - low < 0.1
+            assert found.accuracy == pytest.approx(1 - rate)
+            np.testing.assert_allclose(found.transition.sum(1), 1)
 
 
 def test_a_classifiers_own_errors_are_hardly_taken_for_noise() -> None:
@@ -89,16 +92,17 @@ def test_a_classifiers_own_errors_are_hardly_taken_for_noise() -> None:
         assert ours.interval[0] <= rate <= ours.interval[1]
 
 
-@pytest.mark.parametrize("noise", ["symmetric(0)", "symmetric(0.4)", "asymmetric(0.4, map='cifar10')"])
-def test_the_calibrated_transition_is_the_noise_where_predictions_are_of_the_true_class(noise: str) -> None:
+def test_the_calibrated_transition_is_the_noise_where_predictions_are_of_the_true_class(case: Case) -> None:
     """The uncertainty of a calibrated classifier is no noise, nor is that of one which is half as sure, or prefers a class."""
-    rng, T = np.random.default_rng(0), nb.transition(noise, 10)
-    p = rng.dirichlet(np.full(10, 0.1), 8000)
-    clean = (p.cumsum(1) > rng.random((8000, 1))).argmax(1)
-    given = (T[clean].cumsum(1) > rng.random((8000, 1))).argmax(1)
-    for log_p in (np.log(p), 0.5 * np.log(p) + np.eye(10)[3]):
-        found = calibrated_transition(log_p - np.logaddexp.reduce(log_p, axis=1, keepdims=True), given)
-        assert np.abs(found - T).sum(1).mean() / 2 < 0.05
+    for noise in ["symmetric(0)", "symmetric(0.4)", "asymmetric(0.4, map='cifar10')"]:
+        with case(noise=noise):
+            rng, T = np.random.default_rng(0), nb.transition(noise, 10)
+            p = rng.dirichlet(np.full(10, 0.1), 8000)
+            clean = (p.cumsum(1) > rng.random((8000, 1))).argmax(1)
+            given = (T[clean].cumsum(1) > rng.random((8000, 1))).argmax(1)
+            for log_p in (np.log(p), 0.5 * np.log(p) + np.eye(10)[3]):
+                found = calibrated_transition(log_p - np.logaddexp.reduce(log_p, axis=1, keepdims=True), given)
+                assert np.abs(found - T).sum(1).mean() / 2 < 0.05
 
 
 def test_class_shares_are_those_that_the_transition_turns_into_the_given_ones() -> None:
@@ -113,20 +117,22 @@ def test_the_interval_is_wilsons() -> None:
         np.testing.assert_allclose(wilson_interval(wrong / n, n), (theirs.low, theirs.high), atol=1e-6)
 
 
-@pytest.mark.parametrize("given", [[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 0, 1], [0, 1, 1, 1], [1, 0, 2, 2], [0, 1, 2, 2]])
-def test_estimates_of_a_handful_of_examples_are_numbers_and_say_how_little_they_know(given: list[int]) -> None:
-    found = Estimates.of(told(np.array([0, 1, 2, 2]), 3), np.array(given))
-    low, high = found.interval
-    assert 0 <= found.rate < 1 and 0 <= low <= found.rate <= high <= 1 and high - low > 0.4
-    np.testing.assert_allclose(found.transition.sum(1), 1)
-    if found.accuracy == 0:
-        assert found.interval == (0, 1)
+def test_estimates_of_a_handful_of_examples_are_numbers_and_say_how_little_they_know(case: Case) -> None:
+    for given in [[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 0, 1], [0, 1, 1, 1], [1, 0, 2, 2], [0, 1, 2, 2]]:
+        with case(given=given):
+            found = Estimates.of(told(np.array([0, 1, 2, 2]), 3), np.array(given))
+            low, high = found.interval
+            assert 0 <= found.rate < 1 and 0 <= low <= found.rate <= high <= 1 and high - low > 0.4
+            np.testing.assert_allclose(found.transition.sum(1), 1)
+            if found.accuracy == 0:
+                assert found.interval == (0, 1)
 
 
-@pytest.mark.parametrize("noise", ["symmetric(0.4)", "asymmetric(0.4, map='cifar10')"])
-def test_anchors_of_the_noisy_posterior_give_the_transition(noise: str) -> None:
-    clean, T = np.arange(5000) % 10, nb.transition(noise, 10)
-    np.testing.assert_allclose(anchored_transition(np.log(T[clean] + 1e-12)), T, atol=1e-9)
+def test_anchors_of_the_noisy_posterior_give_the_transition(case: Case) -> None:
+    for noise in ["symmetric(0.4)", "asymmetric(0.4, map='cifar10')"]:
+        with case(noise=noise):
+            clean, T = np.arange(5000) % 10, nb.transition(noise, 10)
+            np.testing.assert_allclose(anchored_transition(np.log(T[clean] + 1e-12)), T, atol=1e-9)
 
 
 def test_the_anchor_is_the_next_above_the_97th_percentile() -> None:
@@ -158,35 +164,38 @@ def test_no_two_seeds_and_folds_begin_from_equal_weights_or_read_in_the_same_ord
     assert len(set(weights)) == len(set(orders)) == 9
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 40, 120])
-def test_the_warm_up_takes_a_quarter_of_the_epochs(epochs: int, desk: Desk) -> None:
-    assert warmup_epochs(desk.plan(loss="el(eps=estimated)", changes={"epochs": epochs})) == max(1, round(epochs / 4))
-    assert warmup_epochs(desk.plan(loss="el(eps=0.4)", changes={"epochs": epochs})) == 0
+def test_the_warm_up_takes_a_quarter_of_the_epochs(desk: Desk, case: Case) -> None:
+    for epochs in [1, 2, 40, 120]:
+        with case(epochs=epochs):
+            assert warmup_epochs(desk.plan(loss="el(eps=estimated)", changes={"epochs": epochs})) == max(1, round(epochs / 4))
+            assert warmup_epochs(desk.plan(loss="el(eps=0.4)", changes={"epochs": epochs})) == 0
 
 
-@pytest.mark.parametrize("noise", ["symmetric(rate=0.2)", "symmetric(rate=0.4)", "asymmetric(rate=0.4, map='digits')"])
-def test_a_run_finds_the_noise_rate_and_says_the_truth_beside_it(noise: str, desk: Desk) -> None:
-    run = desk.plan(noise, loss="el(eps=estimated)", changes={"epochs": 20})
-    found = desk.execute(run)["estimates"]
+def assert_finds_the_rate(run: Run, found: dict) -> None:
     rate = found["rate"]
+    low, high = rate["interval"]
     assert rate["truth"] == run.manifest.meta["realised_rate"]
     assert rate["estimate"] == pytest.approx(rate["truth"], abs=0.05)
-    low, high = rate["interval"]
     assert low < rate["estimate"] < high < low + 0.15
     assert 1 - rate["truth"] - 0.1 < found["accuracy"] < 1 - rate["truth"]
-    assert not run.oracle and run.method == "el_estimated"
+    assert not run.oracle
+
+
+def test_a_run_finds_the_noise_rate_and_records_the_true_one(desk: Desk) -> None:
+    run = desk.plan("symmetric(rate=0.4)", loss="el(eps=estimated)", changes={"epochs": 20})
+    assert_finds_the_rate(run, desk.execute(run)["estimates"])
+    assert run.method == "el_estimated"
 
 
 def test_a_run_finds_the_transition(desk: Desk) -> None:
     run = desk.plan("asymmetric(rate=0.4, map='digits')", loss="forward(ce, T=estimated)", changes={"epochs": 20})
     estimates = desk.execute(run)["estimates"]
-    found, (low, high) = estimates["transition"], estimates["rate"]["interval"]
-    assert low < estimates["rate"]["estimate"] < high
+    assert_finds_the_rate(run, estimates)
+    found = estimates["transition"]
     T = np.array(found["estimate"])
     np.testing.assert_allclose(T.sum(1), 1, atol=1e-4)
     np.testing.assert_allclose(found["truth"], run.manifest.empirical_transition, atol=1e-6)
     assert np.abs(T - found["truth"]).sum(1).mean() < 0.15 < np.abs(np.eye(10) - found["truth"]).sum(1).mean() + 0.1
-    assert not run.oracle
 
 
 def test_a_run_trains_with_what_it_found(desk: Desk) -> None:
@@ -204,18 +213,20 @@ def test_where_the_truth_is_unknown_none_is_said(desk: Desk) -> None:
     assert record["estimates"]["rate"]["estimate"] < 0.01
 
 
-@pytest.mark.parametrize("stops", [(3,), (15,), (3, 7, 30), (21, 21)])
-def test_a_warm_up_that_is_interrupted_ends_as_if_it_had_not_been(stops: tuple[int, ...], tmp_path: Path) -> None:
-    straight, stopped = Desk(tmp_path / "straight"), Desk(tmp_path / "stopped")
+def test_a_warm_up_that_is_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, case: Case) -> None:
+    straight = Desk(tmp_path / "straight")
     run = straight.plan(loss="el(eps=estimated)", changes={"epochs": 4})  # 1 epoch of 11 steps a fold, then 4 of 21
     whole = straight.execute(run)
-    for steps in stops:
-        asked = count()
-        with pytest.raises(Interrupted):
-            stopped.execute(run, Conduct(stop=lambda n=steps, asked=asked: next(asked) >= n))  # type: ignore[misc]
-    record = stopped.execute(run)
-    assert record["estimates"] == whole["estimates"]
-    assert straight.folder(run).weights.read_bytes() == stopped.folder(run).weights.read_bytes()
+    for number, stops in enumerate([(3,), (15,), (3, 7, 30), (21, 21)]):
+        with case(stops=stops):
+            stopped = Desk(tmp_path / str(number))
+            for steps in stops:
+                asked = count()
+                with pytest.raises(Interrupted):
+                    stopped.execute(run, Conduct(stop=lambda n=steps, asked=asked: next(asked) >= n))  # type: ignore[misc]
+            record = stopped.execute(run)
+            assert record["estimates"] == whole["estimates"]
+            assert straight.folder(run).weights.read_bytes() == stopped.folder(run).weights.read_bytes()
 
 
 def test_an_interruption_says_that_it_was_in_the_warm_up(desk: Desk) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from noisebench.strategies.information import determinant_loss
 from noisebench.training.objective import believed_cost
+from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started
 
 TINY = 1e-7
@@ -22,12 +23,13 @@ def a_saying(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, tor
     return logits.log_softmax(1), targets
 
 
-@pytest.mark.parametrize(("count", "classes"), [(20, 2), (64, 10), (300, 50)])
-def test_without_its_floor_it_is_the_determinant(count: int, classes: int) -> None:
-    log_p, targets = a_saying(count, classes)
-    joint = log_p.exp().numpy().T @ targets.numpy() / count
-    expected = -np.linalg.slogdet(joint).logabsdet - classes * np.log(classes)
-    assert determinant_loss(log_p, targets, TINY).item() == pytest.approx(expected, rel=1e-6)
+def test_without_its_floor_it_is_the_determinant(case: Case) -> None:
+    for count, classes in [(20, 2), (64, 10), (300, 50)]:
+        with case(count=count, classes=classes):
+            log_p, targets = a_saying(count, classes)
+            joint = log_p.exp().numpy().T @ targets.numpy() / count
+            expected = -np.linalg.slogdet(joint).logabsdet - classes * np.log(classes)
+            assert determinant_loss(log_p, targets, TINY).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_two_classes_by_hand() -> None:
@@ -36,11 +38,12 @@ def test_two_classes_by_hand() -> None:
     assert determinant_loss(log_p, targets, TINY).item() == pytest.approx(-np.log(4 * 0.175))
 
 
-@pytest.mark.parametrize("delta", [0.01, 0.3])
-def test_the_floor_is_under_every_singular_value(delta: float) -> None:
-    log_p, targets = a_saying(64, 10)
-    values = np.linalg.svd(10 * log_p.exp().numpy().T @ targets.numpy() / 64, compute_uv=False)
-    assert determinant_loss(log_p, targets, delta).item() == pytest.approx(-np.log(values**2 + delta**2).sum() / 2)
+def test_the_floor_is_under_every_singular_value(case: Case) -> None:
+    for delta in [0.01, 0.3]:
+        with case(delta=delta):
+            log_p, targets = a_saying(64, 10)
+            values = np.linalg.svd(10 * log_p.exp().numpy().T @ targets.numpy() / 64, compute_uv=False)
+            assert determinant_loss(log_p, targets, delta).item() == pytest.approx(-np.log(values**2 + delta**2).sum() / 2)
 
 
 def test_a_perfect_prediction_of_classes_of_one_size_costs_nothing() -> None:
@@ -73,14 +76,15 @@ def test_no_permutation_of_the_classes_changes_it() -> None:
     torch.testing.assert_close(determinant_loss(log_p.roll(3, 1), targets, 0.01), determinant_loss(log_p, targets, 0.01))
 
 
-@pytest.mark.parametrize("classes", [2, 10, 100, 1000])
-@pytest.mark.parametrize("scale", [0.0, 1.0, 200.0])
-def test_with_classes_missing_and_saturated_logits_it_is_finite(classes: int, scale: float) -> None:
-    logits = (scale * torch.randn(32, classes, generator=torch.Generator().manual_seed(0))).requires_grad_()
-    targets = torch.nn.functional.one_hot(torch.arange(32) % (classes - 1), classes)
-    cost = determinant_loss(logits.log_softmax(1), targets, 0.01)
-    cost.backward()
-    assert cost.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+def test_with_classes_missing_and_saturated_logits_it_is_finite(case: Case) -> None:
+    for scale in [0.0, 1.0, 200.0]:
+        for classes in [2, 10, 100, 1000]:
+            with case(classes=classes, scale=scale):
+                logits = (scale * torch.randn(32, classes, generator=torch.Generator().manual_seed(0))).requires_grad_()
+                targets = torch.nn.functional.one_hot(torch.arange(32) % (classes - 1), classes)
+                cost = determinant_loss(logits.log_softmax(1), targets, 0.01)
+                cost.backward()
+                assert cost.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
 
 
 def test_a_class_that_is_missing_has_no_part_in_the_gradient() -> None:
@@ -106,5 +110,6 @@ def test_after_the_warm_up_the_determinant_is_all_that_counts() -> None:
 
 def test_the_warm_up_is_the_papers_and_at_least_an_epoch() -> None:
     for epochs, warm in ((220, 120), (1, 1)):
-        strategy = started("dmi", [0, 1], epochs=epochs)
-        assert strategy._warm == warm  # type: ignore[attr-defined]
+        strategy, output = started("dmi", [0, 1], epochs=epochs), said([[0.9, 0.1], [0.2, 0.8]])
+        assert strategy.penalty(a_batch([0, 1], warm), [[output]]) is None
+        assert strategy.penalty(a_batch([0, 1], warm + 1), [[output]]) is not None

@@ -92,12 +92,13 @@ def test_a_truncated_normal_lies_between_zero_and_one_in_the_order_of_its_unifor
     assert (np.diff(drawn) >= 0).all()
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.2, 0.4, 0.8])
-@pytest.mark.parametrize("std", [0.1, 0.3])
-def test_the_share_of_wrong_labels_is_the_mean_of_the_truncated_normal(rate, std, digits):
-    recorded = nb.corrupt(digits.train_labels, f"pdn({rate}, std={std})", num_classes=10, images=digits.train_images)
-    mean = truncnorm(-rate / std, (1 - rate) / std, rate, std).mean()
-    assert abs((recorded != digits.train_labels).mean() - mean) < 4 * np.sqrt(mean * (1 - mean) / len(recorded))
+def test_the_share_of_wrong_labels_is_the_mean_of_the_truncated_normal(digits, case):
+    for std in [0.1, 0.3]:
+        for rate in [0.05, 0.2, 0.4, 0.8]:
+            with case(rate=rate, std=std):
+                recorded = nb.corrupt(digits.train_labels, f"pdn({rate}, std={std})", num_classes=10, images=digits.train_images)
+                mean = truncnorm(-rate / std, (1 - rate) / std, rate, std).mean()
+                assert abs((recorded != digits.train_labels).mean() - mean) < 4 * np.sqrt(mean * (1 - mean) / len(recorded))
 
 
 def test_a_small_rate_has_more_wrong_labels_than_it_says():
@@ -105,9 +106,10 @@ def test_a_small_rate_has_more_wrong_labels_than_it_says():
     assert own_rates(0.05, 20_000).mean() == pytest.approx(0.1009, abs=0.002)
 
 
-@pytest.mark.parametrize("std", [0.01, 0.3])
-def test_rate_zero_leaves_every_label_whatever_the_deviation(std):
-    np.testing.assert_array_equal(nb.corrupt(CLEAN, f"pdn(rate=0, std={std})", num_classes=K, images=COLOUR), CLEAN)
+def test_rate_zero_leaves_every_label_whatever_the_deviation(case):
+    for std in [0.01, 0.3]:
+        with case(std=std):
+            np.testing.assert_array_equal(nb.corrupt(CLEAN, f"pdn(rate=0, std={std})", num_classes=K, images=COLOUR), CLEAN)
 
 
 def test_the_clean_class_keeps_what_the_images_own_rate_leaves():
@@ -145,12 +147,15 @@ def reference_row(i, labels, images, rate, seed, num_classes):
     return row
 
 
-@pytest.mark.parametrize("seed", [0, 7])
-@pytest.mark.parametrize("name", ["colour", "digits"])
-def test_the_rows_of_images_are_those_of_the_definition(name, seed, digits):
-    images, labels, classes = (COLOUR, CLEAN, K) if name == "colour" else (digits.train_images[:60], digits.train_labels[:60], 10)
-    expected = [reference_row(i, labels, images, 0.4, seed, classes) for i in range(len(labels))]
-    np.testing.assert_allclose(rows_of("pdn(0.4)", labels, Given(images), seed, classes), expected, atol=1e-9)
+def test_the_rows_of_images_are_those_of_the_definition(digits, case):
+    for name in ["colour", "digits"]:
+        for seed in [0, 7]:
+            with case(seed=seed, name=name):
+                images, labels, classes = (
+                    (COLOUR, CLEAN, K) if name == "colour" else (digits.train_images[:60], digits.train_labels[:60], 10)
+                )
+                expected = [reference_row(i, labels, images, 0.4, seed, classes) for i in range(len(labels))]
+                np.testing.assert_allclose(rows_of("pdn(0.4)", labels, Given(images), seed, classes), expected, atol=1e-9)
 
 
 def test_a_projection_is_standard_normal_and_another_for_each_class():
@@ -273,20 +278,22 @@ def test_the_same_seed_gives_the_same_labels_and_another_seed_others(digits):
     assert 0.3 < (one != other).mean() < 0.8
 
 
-@pytest.mark.parametrize("numbers", [1, 64, 500, 5000])
-def test_a_few_numbers_at_a_time_draw_what_all_at_once_draw(numbers, digits, monkeypatch):
-    few = (digits.train_labels[:300], "pdn(0.4)")
-    whole = nb.corrupt(*few, num_classes=10, images=digits.train_images[:300])
-    monkeypatch.setattr(instance, "_PIXELS", numbers)
-    np.testing.assert_array_equal(nb.corrupt(*few, num_classes=10, images=digits.train_images[:300]), whole)
+def test_a_few_numbers_at_a_time_draw_what_all_at_once_draw(digits, monkeypatch, case):
+    for numbers in [1, 500]:
+        with case(numbers=numbers):
+            few = (digits.train_labels[:60], "pdn(0.4)")
+            whole = nb.corrupt(*few, num_classes=10, images=digits.train_images[:60])
+            monkeypatch.setattr(instance, "_PIXELS", numbers)
+            np.testing.assert_array_equal(nb.corrupt(*few, num_classes=10, images=digits.train_images[:60]), whole)
 
 
-@pytest.mark.parametrize("side", [2, 16])
-def test_no_more_images_are_asked_for_at_a_time_than_have_so_many_pixels(side, monkeypatch):
-    monkeypatch.setattr(instance, "_PIXELS", 1000)
-    sources = Given(np.zeros((700, side, side, 1), np.uint8))
-    made("pdn(0.4)", np.zeros(700, int), sources, num_classes=2)
-    assert max(map(len, sources.asked)) == 1000 // side**2
+def test_no_more_images_are_asked_for_at_a_time_than_have_so_many_pixels(monkeypatch, case):
+    for side in [2, 16]:
+        with case(side=side):
+            monkeypatch.setattr(instance, "_PIXELS", 1000)
+            sources = Given(np.zeros((700, side, side, 1), np.uint8))
+            made("pdn(0.4)", np.zeros(700, int), sources, num_classes=2)
+            assert max(map(len, sources.asked)) == 1000 // side**2
 
 
 def test_every_image_is_asked_for_twice_and_the_first_to_know_their_size():
@@ -316,19 +323,16 @@ def test_pictures_in_a_folder_are_looked_at_as_they_are_trained_on(tmp_path):
     assert manifest.meta["images_sha256"] == fingerprint(read_images(dataset, tmp_path).train_images)
 
 
-@pytest.mark.parametrize(
-    ("text", "given", "said"),
-    [
+def test_part_dependent_noise_that_cannot_be_is_refused(case):
+    for text, images, said in [
         ("pdn(rate=1)", {"images": COLOUR}, "rate must be a number in"),
         ("pdn(rate=0.4, std=0)", {"images": COLOUR}, "std must be a number in"),
         ("pdn(rate=0.4)", {}, "give images="),
         ("pdn(rate=0.4)", {"images": COLOUR[1:]}, "89 images but 90 labels"),
         ("pdn(rate=0.4)", {"images": COLOUR / 255}, "images must be uint8"),
-    ],
-)
-def test_part_dependent_noise_that_cannot_be_is_refused(text, given, said):
-    with pytest.raises(NoisebenchError, match=said):
-        nb.corrupt(CLEAN, text, num_classes=K, **given)
+    ]:
+        with case(said, noise=text), pytest.raises(NoisebenchError, match=said):
+            nb.corrupt(CLEAN, text, num_classes=K, **images)
 
 
 def test_images_of_one_class_have_nothing_to_be_mistaken_for():
@@ -362,42 +366,58 @@ def with_gap(gap):
     return np.zeros(3, int), Teaching(np.tile([2, 0], (3, 1)), np.tile([(1 + gap) / 2, (1 - gap) / 2], (3, 1)))
 
 
-@pytest.mark.parametrize(
-    ("kind", "gap", "kept"),
-    [("I", 0, 0.5), ("II", 0, 0), ("III", 0, 0), ("I", 0.6, 0.68), ("II", 0.6, 0.216), ("III", 0.6, 0.392),
-     ("I", 0.25, 0.53125), ("II", 0.5, 0.125), ("III", 0.5, 0.875 / 3), ("I", 1, 1), ("II", 1, 1), ("III", 1, 1)],
-)  # fmt: skip
-def test_the_first_class_is_kept_as_the_paper_says(kind, gap, kept):
-    labels, teacher = with_gap(gap)
-    rows = rows_of(f"plc('t', kind='{kind}', factor=1)", labels, Given(teacher=teacher), num_classes=3)
-    np.testing.assert_allclose(rows, [[1 - kept, 0, kept]] * 3, atol=1e-12)
+def test_the_first_class_is_kept_as_the_paper_says(case):
+    for kind, gap, kept in [
+        ("I", 0, 0.5),
+        ("II", 0, 0),
+        ("III", 0, 0),
+        ("I", 0.6, 0.68),
+        ("II", 0.6, 0.216),
+        ("III", 0.6, 0.392),
+        ("I", 0.25, 0.53125),
+        ("II", 0.5, 0.125),
+        ("III", 0.5, 0.875 / 3),
+        ("I", 1, 1),
+        ("II", 1, 1),
+        ("III", 1, 1),
+    ]:
+        with case(kind=kind, gap=gap, kept=kept):
+            labels, teacher = with_gap(gap)
+            rows = rows_of(f"plc('t', kind='{kind}', factor=1)", labels, Given(teacher=teacher), num_classes=3)
+            np.testing.assert_allclose(rows, [[1 - kept, 0, kept]] * 3, atol=1e-12)
 
 
-@pytest.mark.parametrize(("factor", "kept"), [(2, 0.34), (0.5, 1), (1.43, 0.68 / 1.43)])
-def test_the_factor_divides_what_is_kept(factor, kept):
-    labels, teacher = with_gap(0.6)
-    rows = rows_of(f"plc('t', kind='I', factor={factor})", labels, Given(teacher=teacher), num_classes=3)
-    np.testing.assert_allclose(rows, [[1 - kept, 0, kept]] * 3, atol=1e-12)
+def test_the_factor_divides_what_is_kept(case):
+    for factor, kept in [(2, 0.34), (0.5, 1), (1.43, 0.68 / 1.43)]:
+        with case(factor=factor, kept=kept):
+            labels, teacher = with_gap(0.6)
+            rows = rows_of(f"plc('t', kind='I', factor={factor})", labels, Given(teacher=teacher), num_classes=3)
+            np.testing.assert_allclose(rows, [[1 - kept, 0, kept]] * 3, atol=1e-12)
 
 
-@of_every_kind
-def test_a_sure_teacher_is_always_followed(kind):
-    labels, teacher = with_gap(1)
-    assert made(f"plc('t', kind='{kind}', factor=1)", labels, Given(teacher=teacher), num_classes=3).labels.tolist() == [2, 2, 2]
+def test_a_sure_teacher_is_always_followed(case):
+    for kind in KINDS:
+        with case(kind=kind):
+            labels, teacher = with_gap(1)
+            assert made(f"plc('t', kind='{kind}', factor=1)", labels, Given(teacher=teacher), num_classes=3).labels.tolist() == [2, 2, 2]
 
 
-@of_every_kind
-def test_the_smaller_the_lead_the_likelier_the_second_class(kind):
-    p = np.linspace(0.5, 1, 50)
-    rows = rows_of(f"plc('t', kind='{kind}', factor=1)", np.zeros(50, int), Given(teacher=teacher_of(np.stack([p, 1 - p], 1))), 0, 2)
-    assert (np.diff(rows[:, 0]) > 0).all()
+def test_the_smaller_the_lead_the_likelier_the_second_class(case):
+    for kind in KINDS:
+        with case(kind=kind):
+            p = np.linspace(0.5, 1, 50)
+            rows = rows_of(
+                f"plc('t', kind='{kind}', factor=1)", np.zeros(50, int), Given(teacher=teacher_of(np.stack([p, 1 - p], 1))), 0, 2
+            )
+            assert (np.diff(rows[:, 0]) > 0).all()
 
 
-@of_every_kind
-def test_only_the_teachers_first_or_second_class_is_ever_recorded(kind):
-    labels, teacher = wavering()
-    recorded = made(f"plc('t', kind='{kind}', rate=0.35)", labels, Given(teacher=teacher)).labels
-    assert (recorded[:, None] == teacher.classes[:, :2]).any(1).all()
+def test_only_the_teachers_first_or_second_class_is_ever_recorded(case):
+    for kind in KINDS:
+        with case(kind=kind):
+            labels, teacher = wavering()
+            recorded = made(f"plc('t', kind='{kind}', rate=0.35)", labels, Given(teacher=teacher)).labels
+            assert (recorded[:, None] == teacher.classes[:, :2]).any(1).all()
 
 
 @LIGHT
@@ -410,29 +430,32 @@ def test_the_expected_share_of_wrong_labels_is_the_rate(kind, seed, part):
     assert 1 - rows[np.arange(400), labels].mean() == pytest.approx(rate, abs=1e-6)
 
 
-@of_every_kind
-@pytest.mark.parametrize("rate", [0.35, 0.7])
-def test_the_realised_share_of_wrong_labels_is_within_four_sigma(kind, rate):
-    labels, teacher = wavering()
-    recorded = made(f"plc('t', kind='{kind}', rate={rate})", labels, Given(teacher=teacher)).labels
-    assert abs((recorded != labels).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / len(labels))
+def test_the_realised_share_of_wrong_labels_is_within_four_sigma(case):
+    for rate in [0.35, 0.7]:
+        for kind in KINDS:
+            with case(kind=kind, rate=rate):
+                labels, teacher = wavering()
+                recorded = made(f"plc('t', kind='{kind}', rate={rate})", labels, Given(teacher=teacher)).labels
+                assert abs((recorded != labels).mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / len(labels))
 
 
-@of_every_kind
-def test_the_factor_that_was_found_gives_the_same_labels(kind):
-    labels, teacher = wavering()
-    found = made(f"plc('t', kind='{kind}', rate=0.35)", labels, Given(teacher=teacher))
-    again = made(f"plc('t', kind='{kind}', factor={found.facts['factor']!r})", labels, Given(teacher=teacher))
-    np.testing.assert_array_equal(found.labels, again.labels)
-    assert (found.nominal_rate, again.nominal_rate) == (0.35, None)
+def test_the_factor_that_was_found_gives_the_same_labels(case):
+    for kind in KINDS:
+        with case(kind=kind):
+            labels, teacher = wavering()
+            found = made(f"plc('t', kind='{kind}', rate=0.35)", labels, Given(teacher=teacher))
+            again = made(f"plc('t', kind='{kind}', factor={found.facts['factor']!r})", labels, Given(teacher=teacher))
+            np.testing.assert_array_equal(found.labels, again.labels)
+            assert (found.nominal_rate, again.nominal_rate) == (0.35, None)
 
 
-@pytest.mark.parametrize("text", ["plc('t', rate=0.35)", "plc('t', kind='II', factor=1.3)"])
-def test_the_same_seed_follows_the_teacher_alike_and_another_seed_differently(text):
-    labels, teacher = wavering()
-    one, again, other = (made(text, labels, Given(teacher=teacher), seed).labels for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, again)
-    assert (one != other).any()
+def test_the_same_seed_follows_the_teacher_alike_and_another_seed_differently(case):
+    for text in ["plc('t', rate=0.35)", "plc('t', kind='II', factor=1.3)"]:
+        with case(text=text):
+            labels, teacher = wavering()
+            one, again, other = (made(text, labels, Given(teacher=teacher), seed).labels for seed in (1, 1, 2))
+            np.testing.assert_array_equal(one, again)
+            assert (one != other).any()
 
 
 def test_a_share_out_of_reach_is_refused_saying_what_is_in_reach():
@@ -451,16 +474,16 @@ def test_a_share_that_only_a_factor_in_between_gives_is_found():
     assert 1 - rows[:, 0].mean() == pytest.approx(0.3, abs=1e-6)
 
 
-@pytest.mark.parametrize("text", ["plc('t')", "plc('t', rate=0.3, factor=1.2)"])
-def test_a_rate_or_a_factor_is_needed_and_not_both(text):
-    with pytest.raises(LanguageError, match=r"needs rate .* or factor .*, one of them"):
-        normal_noise(text)
+def test_a_rate_or_a_factor_is_needed_and_not_both(case):
+    for text in ["plc('t')", "plc('t', rate=0.3, factor=1.2)"]:
+        with case(text=text), pytest.raises(LanguageError, match=r"needs rate .* or factor .*, one of them"):
+            normal_noise(text)
 
 
-@pytest.mark.parametrize("text", ["plc('t', kind='IV', rate=0.3)", "plc('t', rate=1)", "plc('t', factor=0)", "plc(rate=0.3)"])
-def test_a_text_out_of_range_is_refused(text):
-    with pytest.raises(LanguageError):
-        normal_noise(text)
+def test_a_text_out_of_range_is_refused(case):
+    for text in ["plc('t', kind='IV', rate=0.3)", "plc('t', rate=1)", "plc('t', factor=0)", "plc(rate=0.3)"]:
+        with case(text=text), pytest.raises(LanguageError):
+            normal_noise(text)
 
 
 # plc: the teacher's file
@@ -533,13 +556,14 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("content", WRONG.values(), ids=WRONG)
-def test_a_teacher_that_does_not_fit_is_refused_in_one_line(content, tmp_path):
-    path = tmp_path / "teacher.npz"
-    path.write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        nb.corrupt(FEW, f"plc({str(path)!r}, factor=1)", num_classes=3)
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+def test_a_teacher_that_does_not_fit_is_refused_in_one_line(tmp_path, case):
+    for name, content in WRONG.items():
+        with case(name):
+            path = tmp_path / "teacher.npz"
+            path.write_bytes(content)
+            with pytest.raises(DataError) as caught:
+                nb.corrupt(FEW, f"plc({str(path)!r}, factor=1)", num_classes=3)
+            assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_teacher_that_is_not_there_is_refused(tmp_path):
@@ -547,21 +571,23 @@ def test_a_teacher_that_is_not_there_is_refused(tmp_path):
         nb.corrupt(FEW, f"plc({str(tmp_path / 'none.npy')!r}, factor=1)", num_classes=3)
 
 
-@pytest.mark.parametrize("content", [npy(probabilities()), npz()], ids=["npy", "npz"])
-def test_a_teacher_that_fits_is_read_likeliest_class_first(content, tmp_path):
-    (tmp_path / "t").write_bytes(content)
-    teacher = read_teacher(tmp_path / "t", 12, 3, OF_FEW)
-    np.testing.assert_array_equal(teacher.classes[:, 0], probabilities().argmax(1))
-    np.testing.assert_allclose(teacher.p, -np.sort(-probabilities(), axis=1), atol=1e-7)
+def test_a_teacher_that_fits_is_read_likeliest_class_first(tmp_path, case):
+    for content in [npy(probabilities()), npz()]:
+        with case(first_bytes=content[:6]):
+            (tmp_path / "t").write_bytes(content)
+            teacher = read_teacher(tmp_path / "t", 12, 3, OF_FEW)
+            np.testing.assert_array_equal(teacher.classes[:, 0], probabilities().argmax(1))
+            np.testing.assert_allclose(teacher.p, -np.sort(-probabilities(), axis=1), atol=1e-7)
 
 
-@pytest.mark.parametrize("classes", [3, 10, 101])
-def test_what_a_run_predicts_comes_back_as_its_teaching(classes, tmp_path):
-    log_p = np.log(np.random.default_rng(0).dirichlet(np.ones(classes), 12)).astype(np.float32)
-    write_teacher(tmp_path / "t.npz", Predictions.of(log_p, FEW, FEW), classes, OF_FEW, "a run")
-    teacher = read_teacher(tmp_path / "t.npz", 12, classes, OF_FEW)
-    np.testing.assert_array_equal(teacher.classes, np.argsort(-log_p, axis=1)[:, :5])
-    np.testing.assert_allclose(teacher.p, -np.sort(-np.exp(log_p), axis=1)[:, :5], rtol=0.01)
+def test_what_a_run_predicts_comes_back_as_its_teaching(tmp_path, case):
+    for classes in [3, 10, 101]:
+        with case(classes=classes):
+            log_p = np.log(np.random.default_rng(0).dirichlet(np.ones(classes), 12)).astype(np.float32)
+            write_teacher(tmp_path / "t.npz", Predictions.of(log_p, FEW, FEW), classes, OF_FEW, "a run")
+            teacher = read_teacher(tmp_path / "t.npz", 12, classes, OF_FEW)
+            np.testing.assert_array_equal(teacher.classes, np.argsort(-log_p, axis=1)[:, :5])
+            np.testing.assert_allclose(teacher.p, -np.sort(-np.exp(log_p), axis=1)[:, :5], rtol=0.01)
 
 
 def test_a_changed_teacher_is_noticed_by_its_checksum(tmp_path):

@@ -10,6 +10,7 @@ from noisebench.strategies import STRATEGIES
 from noisebench.strategies.parts import averaged
 from noisebench.strategies.peers import divergence
 from noisebench.training.objective import believed_cost
+from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started
 
 FIRST = [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]]
@@ -33,17 +34,18 @@ def test_networks_that_are_sure_of_opposite_classes_diverge_finitely() -> None:
     assert apart.isfinite().all() and logits.grad is not None and logits.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("lam", [0.3, 0.9])
-def test_the_objective_of_jocor_is_the_mean_joint_loss_of_the_chosen(lam: float) -> None:
-    labels = [0, 0, 0, 0]
-    strategy = started(f"jocor(rate=0.5, ramp=0, lam={lam})", labels)
-    outputs = [[said(FIRST)], [said(SECOND)]]
-    p, q = torch.tensor(FIRST), torch.tensor(SECOND)
-    joint = (1 - lam) * (-p[:, 0].log() - q[:, 0].log()) + lam * (kl(p, q) + kl(q, p))
-    beliefs = strategy.believe(a_batch(labels), outputs)
-    cost = sum(believed_cost(views[0].cost, belief)[0] for views, belief in zip(outputs, beliefs, strict=True))
-    penalty = strategy.penalty(a_batch(labels), outputs)
-    torch.testing.assert_close(cost + penalty, joint.sort().values[:2].mean())
+def test_the_objective_of_jocor_is_the_mean_joint_loss_of_the_chosen(case: Case) -> None:
+    for lam in [0.3, 0.9]:
+        with case(lam=lam):
+            labels = [0, 0, 0, 0]
+            strategy = started(f"jocor(rate=0.5, ramp=0, lam={lam})", labels)
+            outputs = [[said(FIRST)], [said(SECOND)]]
+            p, q = torch.tensor(FIRST), torch.tensor(SECOND)
+            joint = (1 - lam) * (-p[:, 0].log() - q[:, 0].log()) + lam * (kl(p, q) + kl(q, p))
+            beliefs = strategy.believe(a_batch(labels), outputs)
+            cost = sum(believed_cost(views[0].cost, belief)[0] for views, belief in zip(outputs, beliefs, strict=True))
+            penalty = strategy.penalty(a_batch(labels), outputs)
+            torch.testing.assert_close(cost + penalty, joint.sort().values[:2].mean())
 
 
 def test_agreement_decides_with_the_costs_which_examples_are_chosen() -> None:

@@ -16,7 +16,7 @@ from noisebench.strategies import Facts, Strategy, build_strategy
 from noisebench.strategies.learned import importance, log_volume, revised, with_unit_diagonal
 from noisebench.strategies.transition import through
 from noisebench.training.trainer import Task, Trainer
-from tests.conftest import DEVICE, same, weights
+from tests.conftest import DEVICE, Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said, started
 
 T = torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)
@@ -52,16 +52,18 @@ def test_free_parameters_give_the_papers_matrix() -> None:
     torch.testing.assert_close(with_unit_diagonal(w), torch.tensor([[2 / 3, 1 / 3], [1 / 5, 4 / 5]], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("spread", [0.1, 3.0, 100.0])
-def test_any_parameters_give_probabilities_whose_largest_is_on_the_diagonal(spread: float) -> None:
-    rows = with_unit_diagonal(drawn(10, spread))
-    assert is_stochastic(rows) and (rows.diagonal() >= rows.max(1).values).all()
+def test_any_parameters_give_probabilities_whose_largest_is_on_the_diagonal(case: Case) -> None:
+    for spread in [0.1, 3.0, 100.0]:
+        with case(spread=spread):
+            rows = with_unit_diagonal(drawn(10, spread))
+            assert is_stochastic(rows) and (rows.diagonal() >= rows.max(1).values).all()
 
 
-@pytest.mark.parametrize("size", [2, 10, 100, 1000])
-def test_the_volume_is_that_of_the_determinant(size: int) -> None:
-    rows = with_unit_diagonal(drawn(size) - 4.5)
-    assert log_volume(rows).item() == pytest.approx(np.linalg.slogdet(rows.numpy()).logabsdet, rel=1e-9)
+def test_the_volume_is_that_of_the_determinant(case: Case) -> None:
+    for size in [2, 10, 100, 1000]:
+        with case(size=size):
+            rows = with_unit_diagonal(drawn(size) - 4.5)
+            assert log_volume(rows).item() == pytest.approx(np.linalg.slogdet(rows.numpy()).logabsdet, rel=1e-9)
 
 
 def test_the_volume_of_symmetric_noise_is_known() -> None:
@@ -83,10 +85,11 @@ def test_volminnet_adds_lam_times_the_volume_and_learns_through_its_matrix() -> 
     torch.testing.assert_close(strategy.adapt(output.log_p, a_batch([0]), 0).exp(), torch.tensor([[1.9 / 3, 1.1 / 3]]))
 
 
-@pytest.mark.parametrize(("text", "lr"), [("volminnet", 0.05), ("volminnet(lr=0.3)", 0.3), ("forward_revision", 0.01)])
-def test_the_matrix_has_its_own_rate_and_no_weight_decay(text: str, lr: float, make_trainer: Callable[..., Trainer]) -> None:
-    group = make_trainer(strategy=text, weight_decay=0.1).optimizer.groups[-1]
-    assert (group.lr, group.weight_decay, len(group.params)) == (lr, 0.0, 1)
+def test_the_matrix_has_its_own_rate_and_no_weight_decay(make_trainer: Callable[..., Trainer], case: Case) -> None:
+    for text, lr in [("volminnet", 0.05), ("volminnet(lr=0.3)", 0.3), ("forward_revision", 0.01)]:
+        with case(text=text, lr=lr):
+            group = make_trainer(strategy=text, weight_decay=0.1).optimizer.groups[-1]
+            assert (group.lr, group.weight_decay, len(group.params)) == (lr, 0.0, 1)
 
 
 # T-Revision
@@ -136,11 +139,12 @@ def after_the_first_stage(text: str) -> tuple[Strategy, list[str]]:
     return strategy, asked
 
 
-@pytest.mark.parametrize("kind", ["forward", "reweight"])
-def test_the_network_goes_on_while_its_rate_begins_anew(kind: str) -> None:
-    strategy, asked = after_the_first_stage(f"forward_revision(kind={kind!r}, first=0.25, second=0.5)")
-    torch.testing.assert_close(strategy.state["T"], T, rtol=1e-6, atol=1e-7)
-    assert asked == ["restart", "kept"]
+def test_the_network_goes_on_while_its_rate_begins_anew(case: Case) -> None:
+    for kind in ["forward", "reweight"]:
+        with case(kind=kind):
+            strategy, asked = after_the_first_stage(f"forward_revision(kind={kind!r}, first=0.25, second=0.5)")
+            torch.testing.assert_close(strategy.state["T"], T, rtol=1e-6, atol=1e-7)
+            assert asked == ["restart", "kept"]
 
 
 def test_forward_revision_lets_the_slack_in_after_the_second_stage() -> None:
@@ -206,14 +210,15 @@ def test_the_revision_brings_the_matrix_nearer_to_the_true_one(digits: Images) -
     assert 0 < after < before
 
 
-@pytest.mark.parametrize("kind", ["forward", "reweight"])
-def test_the_slack_rests_until_the_revision_and_then_moves(kind: str, make_trainer: Callable[..., Trainer]) -> None:
-    trainer = make_trainer(strategy=f"forward_revision(kind={kind!r}, first=0.25, second=0.25)", epochs=4)
-    moved = []
-    for _ in range(4):
-        trainer.run_epoch()
-        moved.append(bool(trainer.strategy.state["slack"].any()))
-    assert moved == [False, False, True, True]
+def test_the_slack_rests_until_the_revision_and_then_moves(make_trainer: Callable[..., Trainer], case: Case) -> None:
+    for kind in ["forward", "reweight"]:
+        with case(kind=kind):
+            trainer = make_trainer(strategy=f"forward_revision(kind={kind!r}, first=0.25, second=0.25)", epochs=4)
+            moved = []
+            for _ in range(4):
+                trainer.run_epoch()
+                moved.append(bool(trainer.strategy.state["slack"].any()))
+            assert moved == [False, False, True, True]
 
 
 def test_the_networks_weights_survive_the_first_stage(make_trainer: Callable[..., Trainer]) -> None:
@@ -224,11 +229,22 @@ def test_the_networks_weights_survive_the_first_stage(make_trainer: Callable[...
     assert not any(velocity.any() for velocity in trainer.optimizer.velocities())
 
 
-@pytest.mark.parametrize(
-    ("preset", "stages"),
-    [("forward_revision", (420, 20, 220)), ("forward_revision(first=0.0625, second=0.3125)", (320, 20, 120)),
-     ("forward_revision(first=0.036, second=0.482)", (415, 15, 215))],
-)  # fmt: skip
-def test_the_stages_of_t_revision_are_the_papers(preset: str, stages: tuple[int, int, int]) -> None:
-    strategy = started(preset, [0, 1], epochs=stages[0])
-    assert (strategy._until, strategy._revised_after) == stages[1:]  # type: ignore[attr-defined]
+def test_the_stages_of_t_revision_are_the_papers(case: Case) -> None:
+    """T is estimated after the first stage, and moves with its slack after the second."""
+    network = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
+    whole = SimpleNamespace(log_p=T.repeat(50, 1).log, restart=lambda: None, networks=[network])
+    for text, epochs, first, second in (
+        ("forward_revision", 420, 20, 220),
+        ("forward_revision(first=0.0625, second=0.3125)", 320, 20, 120),
+        ("forward_revision(first=0.036, second=0.482)", 415, 15, 215),
+    ):
+        with case(strategy=text):
+            strategy = started(text, [0] * 100, epochs=epochs)
+            known = []
+            for epoch in (first - 1, first):
+                strategy.between(epoch, whole)  # type: ignore[arg-type]
+                known.append(bool(strategy.state["known"]))
+            assert known == [False, True]
+            strategy.state["slack"].data[0, 0] = 1.0
+            moved = [not torch.equal(strategy.transition(epoch), strategy.state["T"]) for epoch in (second, second + 1)]  # type: ignore[attr-defined]
+            assert moved == [False, True]

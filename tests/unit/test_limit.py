@@ -42,32 +42,40 @@ def test_which_losses_have_a_closed_form():
     assert {entry.name for entry in LOSSES if {"optimum", "target"} & set(entry.facts)} == {"ce", "mae", "rce", "gce", "el", "lsr"}
 
 
-@pytest.mark.parametrize("text", [*TEXTS, *(f"lsr({entry.name}, alpha=0.3)" for entry in CLOSED if entry.name != "el"),
-                                  "lsr(el(eps=0.4))", "lsr(lsr(el(eps=2), alpha=0.2), alpha=0.5)", "3*lsr(0.5*gce(q=0.3))"])  # fmt: skip
-@pytest.mark.parametrize("K", [2, 10])
-def test_no_other_probabilities_cost_less_and_no_logit_is_pulled(text, K):
-    for seed in range(5):
-        w = simplex(seed, K)
-        p = optimum_of(text, w)
-        assert (p >= 0).all() and p.sum() == pytest.approx(1)
-        others = simplex(seed + 100, K, 200)
-        rivals = np.concatenate([others, *((1 - t) * p + t * others for t in (0.3, 0.05))])
-        (least,), costs = expected_cost(text, w, p[None]), expected_cost(text, w, rivals)
-        scale = max(1, abs(costs).max())
-        assert least <= costs.min() + 1e-6 * scale and abs(pull(text, w, p)).max() <= 1e-5 * scale
+def test_no_other_probabilities_cost_less_and_no_logit_is_pulled(case):
+    for K in [2, 10]:
+        for text in [
+            *TEXTS,
+            *(f"lsr({entry.name}, alpha=0.3)" for entry in CLOSED if entry.name != "el"),
+            "lsr(el(eps=0.4))",
+            "lsr(lsr(el(eps=2), alpha=0.2), alpha=0.5)",
+            "3*lsr(0.5*gce(q=0.3))",
+        ]:
+            with case(text=text, K=K):
+                for seed in range(5):
+                    w = simplex(seed, K)
+                    p = optimum_of(text, w)
+                    assert (p >= 0).all() and p.sum() == pytest.approx(1)
+                    others = simplex(seed + 100, K, 200)
+                    rivals = np.concatenate([others, *((1 - t) * p + t * others for t in (0.3, 0.05))])
+                    (least,), costs = expected_cost(text, w, p[None]), expected_cost(text, w, rivals)
+                    scale = max(1, abs(costs).max())
+                    assert least <= costs.min() + 1e-6 * scale and abs(pull(text, w, p)).max() <= 1e-5 * scale
 
 
-@pytest.mark.parametrize("noise", NOISES)
-def test_ce_learns_the_transition_itself(noise):
-    np.testing.assert_allclose(predicted(noise, "ce", 10), nb.transition(noise, 10))
+def test_ce_learns_the_transition_itself(case):
+    for noise in NOISES:
+        with case(noise=noise):
+            np.testing.assert_allclose(predicted(noise, "ce", 10), nb.transition(noise, 10))
 
 
-@pytest.mark.parametrize("noise", NOISES)
-@pytest.mark.parametrize("loss", [*TEXTS, "el", "lsr(el)"])
-def test_rows_are_probabilities(noise, loss):
-    p = predicted(noise, loss, 10)
-    assert p.shape == (10, 10) and (p >= 0).all()
-    np.testing.assert_allclose(p.sum(1), 1)
+def test_rows_are_probabilities(case):
+    for loss in [*TEXTS, "el", "lsr(el)"]:
+        for noise in NOISES:
+            with case(noise=noise, loss=loss):
+                p = predicted(noise, loss, 10)
+                assert p.shape == (10, 10) and (p >= 0).all()
+                np.testing.assert_allclose(p.sum(1), 1)
 
 
 @settings(max_examples=200, deadline=None)
@@ -79,12 +87,13 @@ def test_el_is_one_hot_exactly_where_the_largest_exceeds_the_others_by_one_plus_
         assert (optimum_of(f"el(eps={eps})", w)[0] >= 1 - 1e-12) == (ratio > border)
 
 
-@pytest.mark.parametrize(("K", "border"), [(10, 0.8), (100, 0.98)])
-def test_symmetric_noise_up_to_one_minus_two_in_k_leaves_el_one_hot(K, border):
-    np.testing.assert_allclose(predicted(f"symmetric(rate={border})", "el", K), np.eye(K), atol=1e-9)
-    np.testing.assert_allclose(predicted(f"symmetric(rate={border / 2})", "el", K), np.eye(K), atol=1e-12)
-    beyond = predicted(f"symmetric(rate={border + 1e-4})", "el", K)
-    assert (np.diag(beyond) < 1 - 1e-5).all() and (np.diag(beyond) > 1 - border).all()
+def test_symmetric_noise_up_to_one_minus_two_in_k_leaves_el_one_hot(case):
+    for K, border in [(10, 0.8), (100, 0.98)]:
+        with case(K=K, border=border):
+            np.testing.assert_allclose(predicted(f"symmetric(rate={border})", "el", K), np.eye(K), atol=1e-9)
+            np.testing.assert_allclose(predicted(f"symmetric(rate={border / 2})", "el", K), np.eye(K), atol=1e-12)
+            beyond = predicted(f"symmetric(rate={border + 1e-4})", "el", K)
+            assert (np.diag(beyond) < 1 - 1e-5).all() and (np.diag(beyond) > 1 - border).all()
 
 
 def test_pair_flips_of_two_fifths_need_an_eps_of_two():
@@ -94,36 +103,57 @@ def test_pair_flips_of_two_fifths_need_an_eps_of_two():
     np.testing.assert_allclose(predicted("pairflip(rate=0.4)", "el", 10)[3], rows[0.4])
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.2, 0.4, 0.49])
-def test_an_eps_of_the_rate_is_never_enough_for_pair_flips(rate):
-    p = predicted(f"pairflip(rate={rate})", "el", 10)
-    np.testing.assert_allclose(p, (1 - 2 * rate**2) * np.eye(10) + 2 * rate**2 * np.roll(np.eye(10), 1, axis=1), atol=1e-12)
+def test_an_eps_of_the_rate_is_never_enough_for_pair_flips(case):
+    for rate in [0.05, 0.2, 0.4, 0.49]:
+        with case(rate=rate):
+            p = predicted(f"pairflip(rate={rate})", "el", 10)
+            np.testing.assert_allclose(p, (1 - 2 * rate**2) * np.eye(10) + 2 * rate**2 * np.roll(np.eye(10), 1, axis=1), atol=1e-12)
 
 
-@pytest.mark.parametrize("noise", NOISES)
-def test_the_likeliest_class_gains_as_eps_grows(noise):
-    p = np.array([predicted(noise, f"el(eps={eps})", 10).diagonal() for eps in (0, 0.01, 0.1, 0.4, 1, 2, 10, math.inf)])
-    flips = p[0] < 1
-    assert (np.diff(p, axis=0) >= -1e-12).all() and (p[0] < p[3])[flips].all() and (p[-1] == 1).all()
-
-
-@pytest.mark.parametrize(("text", "as_much"), [("gce(q=1)", "mae"), ("rce", "mae"), ("el(eps=inf)", "mae"), ("el(eps=0)", "ce"),
-                                               ("lsr(el, alpha=0)", "el"), ("7*el", "el"), ("gce(q=1e-13)", "ce")])  # fmt: skip
-def test_losses_that_are_another_learn_the_same(text, as_much):
+def test_the_likeliest_class_gains_as_eps_grows(case):
     for noise in NOISES:
-        np.testing.assert_allclose(predicted(noise, text, 10), predicted(noise, as_much, 10), atol=1e-9)
+        with case(noise=noise):
+            p = np.array([predicted(noise, f"el(eps={eps})", 10).diagonal() for eps in (0, 0.01, 0.1, 0.4, 1, 2, 10, math.inf)])
+            flips = p[0] < 1
+            assert (np.diff(p, axis=0) >= -1e-12).all() and (p[0] < p[3])[flips].all() and (p[-1] == 1).all()
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["js", "gce(k=0.5)", "ce + mae", "-1*ce", "forward(ce)", "lsr(js)", "ce + l1(weight=0.1)", "el(eps=estimated)", "normalized(ce)"],
-)
-def test_without_a_closed_form_nothing_is_predicted(text):
-    assert predicted("symmetric(rate=0.4)", text, 10) is None
+def test_losses_that_are_another_learn_the_same(case):
+    for text, as_much in [
+        ("gce(q=1)", "mae"),
+        ("rce", "mae"),
+        ("el(eps=inf)", "mae"),
+        ("el(eps=0)", "ce"),
+        ("lsr(el, alpha=0)", "el"),
+        ("7*el", "el"),
+        ("gce(q=1e-13)", "ce"),
+    ]:
+        with case(text=text, as_much=as_much):
+            for noise in NOISES:
+                np.testing.assert_allclose(predicted(noise, text, 10), predicted(noise, as_much, 10), atol=1e-9)
 
 
-@pytest.mark.parametrize(("noise", "loss", "error"), [("pdn(rate=0.4)", "ce", LanguageError), ("symetric(rate=0.4)", "ce", UnknownName),
-                                                      ("symmetric(rate=0.4)", "cee", UnknownName)])  # fmt: skip
-def test_what_is_no_noise_by_class_or_no_loss_is_refused(noise, loss, error):
-    with pytest.raises(error):
-        predicted(noise, loss, 10)
+def test_without_a_closed_form_nothing_is_predicted(case):
+    for text in [
+        "js",
+        "gce(k=0.5)",
+        "ce + mae",
+        "-1*ce",
+        "forward(ce)",
+        "lsr(js)",
+        "ce + l1(weight=0.1)",
+        "el(eps=estimated)",
+        "normalized(ce)",
+    ]:
+        with case(text=text):
+            assert predicted("symmetric(rate=0.4)", text, 10) is None
+
+
+def test_what_is_no_noise_by_class_or_no_loss_is_refused(case):
+    for noise, loss, error in [
+        ("pdn(rate=0.4)", "ce", LanguageError),
+        ("symetric(rate=0.4)", "ce", UnknownName),
+        ("symmetric(rate=0.4)", "cee", UnknownName),
+    ]:
+        with case(noise=noise, loss=loss, error=error), pytest.raises(error):
+            predicted(noise, loss, 10)

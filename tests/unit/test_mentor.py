@@ -13,7 +13,7 @@ from noisebench.errors import LanguageError
 from noisebench.strategies import Facts, Strategy, build_strategy, normal_strategy
 from noisebench.strategies.mentor import Seen, judged, new_mentor, planted, taught
 from noisebench.training.trainer import Trainer
-from tests.conftest import same, weights
+from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said
 
 DATA_DRIVEN = "mentornet(kind='data_driven')"
@@ -37,14 +37,15 @@ def wrong_places(strategy: Strategy, labels: list[int]) -> list[int]:
 # The wrong labels
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 10])
-def test_half_of_the_verified_labels_are_wrong_and_no_other(num_classes: int) -> None:
-    labels, trusted = torch.randint(num_classes, (400,), generator=generator()), torch.arange(400) % 5 == 0
-    strategy = build_strategy(DATA_DRIVEN)
-    strategy.start(Facts(labels, num_classes, 10, generator(), trusted))
-    wrong = strategy.state["labels"] != labels
-    assert int(wrong.sum()) == 40 and not (wrong & ~trusted).any()
-    assert strategy.state["labels"].min() >= 0 and strategy.state["labels"].max() < num_classes
+def test_half_of_the_verified_labels_are_wrong_and_no_other(case: Case) -> None:
+    for num_classes in [2, 3, 10]:
+        with case(num_classes=num_classes):
+            labels, trusted = torch.randint(num_classes, (400,), generator=generator()), torch.arange(400) % 5 == 0
+            strategy = build_strategy(DATA_DRIVEN)
+            strategy.start(Facts(labels, num_classes, 10, generator(), trusted))
+            wrong = strategy.state["labels"] != labels
+            assert int(wrong.sum()) == 40 and not (wrong & ~trusted).any()
+            assert strategy.state["labels"].min() >= 0 and strategy.state["labels"].max() < num_classes
 
 
 def test_wrong_labels_are_drawn_by_what_a_class_is_mistaken_for() -> None:
@@ -141,13 +142,14 @@ def test_the_student_learns_the_wrong_labels_as_it_learns_the_others() -> None:
     assert torch.equal(belief.targets, batch.labels) and belief.weights is None
 
 
-@pytest.mark.parametrize("text", ["mentornet(kind='data_driven', burn_in=1)", DATA_DRIVEN])
-def test_a_run_that_ends_with_the_first_lesson_is_plain_training(text: str, make_trainer: Callable[..., Trainer]) -> None:
-    epochs = 2 if "burn_in" in text else 1
-    trainer, plain = make_trainer(strategy=text, epochs=epochs), make_trainer(epochs=epochs)
-    for _ in range(epochs):
-        trainer.run_epoch(), plain.run_epoch()
-    assert same(weights(trainer), weights(plain))
+def test_a_run_that_ends_with_the_first_lesson_is_plain_training(make_trainer: Callable[..., Trainer], case: Case) -> None:
+    for text in ["mentornet(kind='data_driven', burn_in=1)", DATA_DRIVEN]:
+        with case(text=text):
+            epochs = 2 if "burn_in" in text else 1
+            trainer, plain = make_trainer(strategy=text, epochs=epochs), make_trainer(epochs=epochs)
+            for _ in range(epochs):
+                trainer.run_epoch(), plain.run_epoch()
+            assert same(weights(trainer), weights(plain))
 
 
 def test_an_example_that_was_never_looked_at_teaches_nothing() -> None:
@@ -157,14 +159,15 @@ def test_an_example_that_was_never_looked_at_teaches_nothing() -> None:
     assert seen[0] is None and all(torch.isfinite(torch.tensor(during)).all() for during in seen[1:])
 
 
-@pytest.mark.parametrize("epochs", [2, 3, 4])
-def test_a_short_run_ends_on_labels_that_are_right(epochs: int, make_trainer: Callable[..., Trainer]) -> None:
-    trainer = make_trainer(strategy=DATA_DRIVEN, epochs=epochs)
-    assert not torch.equal(trainer.strategy.state["labels"], trainer.labels)
-    for _ in range(epochs - 1):
-        trainer.run_epoch()
-    assert torch.equal(trainer.strategy.state["labels"], trainer.labels)
-    assert torch.isfinite(torch.tensor(trainer.run_epoch().loss))
+def test_a_short_run_ends_on_labels_that_are_right(make_trainer: Callable[..., Trainer], case: Case) -> None:
+    for epochs in [2, 3, 4]:
+        with case(epochs=epochs):
+            trainer = make_trainer(strategy=DATA_DRIVEN, epochs=epochs)
+            assert not torch.equal(trainer.strategy.state["labels"], trainer.labels)
+            for _ in range(epochs - 1):
+                trainer.run_epoch()
+            assert torch.equal(trainer.strategy.state["labels"], trainer.labels)
+            assert torch.isfinite(torch.tensor(trainer.run_epoch().loss))
 
 
 def test_a_single_verified_label_teaches_nothing_and_breaks_nothing() -> None:

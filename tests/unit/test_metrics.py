@@ -59,13 +59,14 @@ def test_nothing_is_memorised_where_no_label_is_wrong():
     assert metrics.memorised(np.array([1, 0]), np.array([1, 1]), np.array([1, 1])) is None
 
 
-@pytest.mark.parametrize("K", [2, 10, 200])
-def test_ece_is_that_of_torchmetrics(K):
-    log_p, labels = a_table(2000, K)
-    predicted = log_p.argmax(1)
-    ours = metrics.ece(log_p.max(1), predicted == labels)
-    theirs = multiclass_calibration_error(torch.tensor(np.exp(log_p)), torch.tensor(labels), K, n_bins=metrics.ECE_BINS, norm="l1")
-    assert ours == pytest.approx(float(theirs), abs=1e-5)
+def test_ece_is_that_of_torchmetrics(case):
+    for K in [2, 10, 200]:
+        with case(K=K):
+            log_p, labels = a_table(2000, K)
+            predicted = log_p.argmax(1)
+            ours = metrics.ece(log_p.max(1), predicted == labels)
+            theirs = multiclass_calibration_error(torch.tensor(np.exp(log_p)), torch.tensor(labels), K, n_bins=metrics.ECE_BINS, norm="l1")
+            assert ours == pytest.approx(float(theirs), abs=1e-5)
 
 
 def test_ece_of_certain_and_right_is_zero_and_of_certain_and_wrong_is_one():
@@ -85,57 +86,66 @@ def test_ece_keeps_neighbouring_bins_apart():
     assert metrics.ece(np.log(confidence), right) == pytest.approx(np.abs(right - confidence).mean())
 
 
-@pytest.mark.parametrize("values", [3, 15, 100_000])
-def test_auroc_is_that_of_scikit_learn_ties_included(values):
-    score, positive = scores_with_ties(values=values)
-    assert metrics.auroc(score, positive) == pytest.approx(reference.roc_auc_score(positive, score), abs=1e-12)
+def test_auroc_is_that_of_scikit_learn_ties_included(case):
+    for values in [3, 15, 100_000]:
+        with case(values=values):
+            score, positive = scores_with_ties(values=values)
+            assert metrics.auroc(score, positive) == pytest.approx(reference.roc_auc_score(positive, score), abs=1e-12)
 
 
-@pytest.mark.parametrize("values", [3, 15, 100_000])
-def test_average_precision_is_that_of_scikit_learn_ties_included(values):
-    score, positive = scores_with_ties(values=values)
-    assert metrics.average_precision(score, positive) == pytest.approx(reference.average_precision_score(positive, score), abs=1e-12)
+def test_average_precision_is_that_of_scikit_learn_ties_included(case):
+    for values in [3, 15, 100_000]:
+        with case(values=values):
+            score, positive = scores_with_ties(values=values)
+            assert metrics.average_precision(score, positive) == pytest.approx(
+                reference.average_precision_score(positive, score), abs=1e-12
+            )
 
 
-@pytest.mark.parametrize("values", [3, 15, 100_000])
-def test_best_f1_is_the_best_of_scikit_learn_over_thresholds(values):
-    score, positive = scores_with_ties(values=values)
-    best = max(reference.f1_score(positive, score >= threshold) for threshold in np.unique(score))
-    assert metrics.best_f1(score, positive) == pytest.approx(best, abs=1e-12)
+def test_best_f1_is_the_best_of_scikit_learn_over_thresholds(case):
+    for values in [3, 15, 100_000]:
+        with case(values=values):
+            score, positive = scores_with_ties(values=values)
+            best = max(reference.f1_score(positive, score >= threshold) for threshold in np.unique(score))
+            assert metrics.best_f1(score, positive) == pytest.approx(best, abs=1e-12)
 
 
-@pytest.mark.parametrize("measure", [metrics.auroc, metrics.average_precision, metrics.best_f1])
-def test_ties_make_the_order_of_examples_irrelevant(measure):
-    score, positive = scores_with_ties(values=4)
-    order = np.random.default_rng(1).permutation(len(score))
-    assert measure(score[order], positive[order]) == pytest.approx(measure(score, positive), abs=1e-12)
+def test_ties_make_the_order_of_examples_irrelevant(case):
+    for measure in [metrics.auroc, metrics.average_precision, metrics.best_f1]:
+        with case(measure=measure):
+            score, positive = scores_with_ties(values=4)
+            order = np.random.default_rng(1).permutation(len(score))
+            assert measure(score[order], positive[order]) == pytest.approx(measure(score, positive), abs=1e-12)
 
 
-@pytest.mark.parametrize("measure", [metrics.auroc, metrics.average_precision, metrics.best_f1])
-@pytest.mark.parametrize("n", [0, 4])
-def test_without_a_positive_there_is_nothing_to_detect(measure, n):
-    assert measure(np.linspace(0, 1, n), np.zeros(n, bool)) is None
+def test_without_a_positive_there_is_nothing_to_detect(case):
+    for n in [0, 4]:
+        for measure in [metrics.auroc, metrics.average_precision, metrics.best_f1]:
+            with case(measure=measure, n=n):
+                assert measure(np.linspace(0, 1, n), np.zeros(n, bool)) is None
 
 
 def test_without_a_negative_there_is_no_auroc():
     assert metrics.auroc(np.arange(3.0), np.ones(3, bool)) is None
 
 
-@pytest.mark.parametrize("values", [3, 15, 100_000])
-def test_average_precision_and_f1_are_those_of_scikit_learns_whole_curve(values):
-    score, positive = scores_with_ties(values=values)
-    precision, recall, _ = reference.precision_recall_curve(positive, score)
-    assert metrics.average_precision(score, positive) == pytest.approx(-np.sum(np.diff(recall) * precision[:-1]), abs=1e-12)
-    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    assert metrics.best_f1(score, positive) == pytest.approx(f1.max(), abs=1e-12)
+def test_average_precision_and_f1_are_those_of_scikit_learns_whole_curve(case):
+    for values in [3, 15, 100_000]:
+        with case(values=values):
+            score, positive = scores_with_ties(values=values)
+            precision, recall, _ = reference.precision_recall_curve(positive, score)
+            assert metrics.average_precision(score, positive) == pytest.approx(-np.sum(np.diff(recall) * precision[:-1]), abs=1e-12)
+            f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+            assert metrics.best_f1(score, positive) == pytest.approx(f1.max(), abs=1e-12)
 
 
-@pytest.mark.parametrize("n", [1, 100, 122, 400])
-def test_precision_at_n_is_scikit_learns_precision_of_the_first_n_without_ties(n):
-    score, positive = scores_with_ties(values=10**12)
-    assert len(np.unique(score)) == len(score)
-    expected = reference.precision_score(positive, score >= np.sort(score)[-n])
-    assert metrics.precision_at(n, score, positive) == pytest.approx(expected, abs=1e-12)
+def test_precision_at_n_is_scikit_learns_precision_of_the_first_n_without_ties(case):
+    for n in [1, 100, 122, 400]:
+        with case(n=n):
+            score, positive = scores_with_ties(values=10**12)
+            assert len(np.unique(score)) == len(score)
+            expected = reference.precision_score(positive, score >= np.sort(score)[-n])
+            assert metrics.precision_at(n, score, positive) == pytest.approx(expected, abs=1e-12)
 
 
 def test_of_equal_scores_the_first_examples_count():
@@ -193,6 +203,7 @@ def test_a_confidence_at_an_edge_counts_to_the_bin_below_it():
     below[:, 0] = edges - 1e-7
     theirs = multiclass_calibration_error(torch.tensor(below), torch.tensor(np.where(right, 0, 1)), 16, n_bins=metrics.ECE_BINS)
     assert metrics.ece(np.log(edges), right) == pytest.approx(float(theirs), abs=1e-6)
+    assert metrics.calibration(edges, right)[0].tolist() == [3] * metrics.ECE_BINS
 
 
 @pytest.mark.skipif("labels" not in signature(reference.brier_score_loss).parameters, reason="scikit-learn knows no classes here yet")
@@ -206,19 +217,21 @@ def test_the_brier_score_is_that_of_scikit_learn(K):
     assert said["brier"] == pytest.approx(theirs, abs=2e-4)  # float16 on disk
 
 
-@pytest.mark.parametrize(("p", "score"), [((0, 1, 0), 0), ((1, 0, 0), 2), ((1 / 3, 1 / 3, 1 / 3), 2 / 3)])
-def test_brier_is_0_for_certain_and_right_and_2_for_certain_and_wrong(p, score):
-    with np.errstate(divide="ignore"):
-        log_p, labels = np.log(np.array([p], np.float32)), np.array([1])
-    assert metrics.of_test(Predictions.of(log_p, labels, labels), labels, 3)["brier"] == pytest.approx(score, abs=1e-3)
+def test_brier_is_0_for_certain_and_right_and_2_for_certain_and_wrong(case):
+    for p, score in [((0, 1, 0), 0), ((1, 0, 0), 2), ((1 / 3, 1 / 3, 1 / 3), 2 / 3)]:
+        with case(p=p, score=score):
+            with np.errstate(divide="ignore"):
+                log_p, labels = np.log(np.array([p], np.float32)), np.array([1])
+            assert metrics.of_test(Predictions.of(log_p, labels, labels), labels, 3)["brier"] == pytest.approx(score, abs=1e-3)
 
 
-@pytest.mark.parametrize("K", [3, 200])
-def test_the_probability_of_the_right_class_is_a_mean_over_images(K):
-    log_p, labels = a_table(400, K)
-    said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
-    assert said["p_true"] == pytest.approx(np.exp(log_p)[np.arange(400), labels].mean(), rel=2e-3)  # float16 on disk
-    assert abs(said["p_true"] - said["top1"]) > 0.01 and said["p_true"] >= np.exp(-said["nll"])
+def test_the_probability_of_the_right_class_is_a_mean_over_images(case):
+    for K in [3, 200]:
+        with case(K=K):
+            log_p, labels = a_table(400, K)
+            said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
+            assert said["p_true"] == pytest.approx(np.exp(log_p)[np.arange(400), labels].mean(), rel=2e-3)  # float16 on disk
+            assert abs(said["p_true"] - said["top1"]) > 0.01 and said["p_true"] >= np.exp(-said["nll"])
 
 
 def test_of_an_older_file_of_many_classes_there_is_no_brier_score():
@@ -246,26 +259,29 @@ def test_a_class_without_examples_has_no_accuracy():
     assert metrics.per_class(np.array([0, 2, 2]), np.array([0, 0, 2]), 3) == [0.5, None, 1.0]
 
 
-@pytest.mark.parametrize("K", [10, 200])
-def test_top5_is_that_of_scikit_learn(K):
-    log_p, labels = a_table(600, K)
-    said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
-    assert said["top5"] == pytest.approx(reference.top_k_accuracy_score(labels, log_p, k=5, labels=range(K)))
+def test_top5_is_that_of_scikit_learn(case):
+    for K in [10, 200]:
+        with case(K=K):
+            log_p, labels = a_table(600, K)
+            said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
+            assert said["top5"] == pytest.approx(reference.top_k_accuracy_score(labels, log_p, k=5, labels=range(K)))
 
 
-@pytest.mark.parametrize("K", [2, 5])
-def test_there_is_no_top5_among_five_classes_or_fewer(K):
-    log_p, labels = a_table(50, K)
-    assert metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)["top5"] is None
+def test_there_is_no_top5_among_five_classes_or_fewer(case):
+    for K in [2, 5]:
+        with case(K=K):
+            log_p, labels = a_table(50, K)
+            assert metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)["top5"] is None
 
 
-@pytest.mark.parametrize("K", [2, 10, 200])
-def test_top1_and_nll_of_a_test_set_are_those_of_torch(K):
-    log_p, labels = a_table(600, K)
-    said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
-    nll = torch.nn.functional.nll_loss(torch.tensor(log_p), torch.tensor(labels))
-    assert said["top1"] == pytest.approx(float(np.mean(log_p.argmax(1) == labels)))
-    assert said["nll"] == pytest.approx(float(nll), rel=1e-3)  # float16 on disk
+def test_top1_and_nll_of_a_test_set_are_those_of_torch(case):
+    for K in [2, 10, 200]:
+        with case(K=K):
+            log_p, labels = a_table(600, K)
+            said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
+            nll = torch.nn.functional.nll_loss(torch.tensor(log_p), torch.tensor(labels))
+            assert said["top1"] == pytest.approx(float(np.mean(log_p.argmax(1) == labels)))
+            assert said["nll"] == pytest.approx(float(nll), rel=1e-3)  # float16 on disk
 
 
 def test_a_test_set_says_how_many_examples_were_counted():
@@ -326,36 +342,40 @@ def stored(log_p, recorded, clean):
     return before, Predictions.load(before.arrays("train"), "train", recorded, clean)
 
 
-@pytest.mark.parametrize("K", [2, 10, 100, 101, 200])
-def test_predictions_come_back_from_disk_unchanged(K):
-    log_p, recorded = a_table(60, K)
-    clean = np.where(np.arange(60) % 3 == 0, -1, (recorded + 1) % K)
-    before, after = stored(log_p, recorded, clean)
-    for name in ("classes", "log_p", "recorded_log_p", "clean_log_p", "squared"):
-        np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
+def test_predictions_come_back_from_disk_unchanged(case):
+    for K in [2, 10, 100, 101, 200]:
+        with case(K=K):
+            log_p, recorded = a_table(60, K)
+            clean = np.where(np.arange(60) % 3 == 0, -1, (recorded + 1) % K)
+            before, after = stored(log_p, recorded, clean)
+            for name in ("classes", "log_p", "recorded_log_p", "clean_log_p", "squared"):
+                np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
 
 
-@pytest.mark.parametrize(("K", "dense"), [(10, True), (100, True), (101, False), (200, False)])
-def test_every_class_is_kept_up_to_a_hundred(K, dense):
-    log_p, labels = a_table(20, K)
-    before, after = stored(log_p, labels, labels)
-    assert [p.dense is not None for p in (before, after)] == [dense, dense]
+def test_every_class_is_kept_up_to_a_hundred(case):
+    for K, dense in [(10, True), (100, True), (101, False), (200, False)]:
+        with case(K=K, dense=dense):
+            log_p, labels = a_table(20, K)
+            before, after = stored(log_p, labels, labels)
+            assert [p.dense is not None for p in (before, after)] == [dense, dense]
 
 
-@pytest.mark.parametrize("K", [10, 200])
-def test_metrics_from_disk_are_those_from_memory(K):
-    log_p, recorded = a_table(200, K)
-    clean = np.where(np.arange(200) % 4 == 0, (recorded + 1) % K, recorded)
-    before, after = stored(log_p, recorded, clean)
-    assert metrics.of_training(after, recorded, clean) == metrics.of_training(before, recorded, clean)
-    assert metrics.of_test(after, clean, K) == metrics.of_test(before, clean, K)
+def test_metrics_from_disk_are_those_from_memory(case):
+    for K in [10, 200]:
+        with case(K=K):
+            log_p, recorded = a_table(200, K)
+            clean = np.where(np.arange(200) % 4 == 0, (recorded + 1) % K, recorded)
+            before, after = stored(log_p, recorded, clean)
+            assert metrics.of_training(after, recorded, clean) == metrics.of_training(before, recorded, clean)
+            assert metrics.of_test(after, clean, K) == metrics.of_test(before, clean, K)
 
 
-@pytest.mark.parametrize("K", [10, 200])
-def test_the_arrays_on_disk_are_half_precision(K):
-    log_p, labels = a_table(20, K)
-    kinds = {array.dtype for array in Predictions.of(log_p, labels, labels).arrays("test").values()}
-    assert kinds == {np.dtype(np.uint16), np.dtype(np.float16)}
+def test_the_arrays_on_disk_are_half_precision(case):
+    for K in [10, 200]:
+        with case(K=K):
+            log_p, labels = a_table(20, K)
+            kinds = {array.dtype for array in Predictions.of(log_p, labels, labels).arrays("test").values()}
+            assert kinds == {np.dtype(np.uint16), np.dtype(np.float16)}
 
 
 def test_an_unknown_clean_label_has_no_log_p():

@@ -10,6 +10,7 @@ import torch
 from noisebench import precision
 from noisebench.errors import ConfigError
 from noisebench.plan import Wish, plan_run
+from tests.conftest import Case
 from tests.unit.test_runner import Desk
 
 
@@ -22,23 +23,29 @@ def machine(monkeypatch: pytest.MonkeyPatch):
     return has
 
 
-@pytest.mark.parametrize(
-    ("flags", "capability", "device", "expected"),
-    [
-        ({"avx2", "avx512f"}, None, "auto", "fp32"), ({"avx512_bf16"}, None, "auto", "bf16"), ({"amx_bf16"}, None, "cpu", "bf16"),
-        ({"bf16"}, None, "cpu", "bf16"), (set(), 9, "auto", "bf16"), (set(), 8, "cuda:1", "bf16"), ({"avx512_bf16"}, 7, "auto", "fp32"),
-        ({"avx512_bf16"}, 7, "cpu", "bf16"), (set(), 9, "cpu", "fp32"), ({"avx512_bf16"}, None, "mps", "fp32"),
-    ],
-)  # fmt: skip
-def test_auto_is_what_the_device_multiplies(flags: set[str], capability: int | None, device: str, expected: str, machine) -> None:
-    machine(flags, capability)
-    assert precision.resolve_precision("auto", device) == expected
+def test_auto_is_what_the_device_multiplies(machine, case: Case) -> None:
+    for flags, capability, device, expected in [
+        ({"avx2", "avx512f"}, None, "auto", "fp32"),
+        ({"avx512_bf16"}, None, "auto", "bf16"),
+        ({"amx_bf16"}, None, "cpu", "bf16"),
+        ({"bf16"}, None, "cpu", "bf16"),
+        (set(), 9, "auto", "bf16"),
+        (set(), 8, "cuda:1", "bf16"),
+        ({"avx512_bf16"}, 7, "auto", "fp32"),
+        ({"avx512_bf16"}, 7, "cpu", "bf16"),
+        (set(), 9, "cpu", "fp32"),
+        ({"avx512_bf16"}, None, "mps", "fp32"),
+    ]:
+        with case(flags=flags, capability=capability, device=device, expected=expected):
+            machine(flags, capability)
+            assert precision.resolve_precision("auto", device) == expected
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_what_is_asked_for_is_taken(name: str, machine) -> None:
-    machine({"avx512_bf16"}, 9)
-    assert precision.resolve_precision(name, "auto") == name
+def test_what_is_asked_for_is_taken(machine, case: Case) -> None:
+    for name in ["fp32", "bf16"]:
+        with case(name=name):
+            machine({"avx512_bf16"}, 9)
+            assert precision.resolve_precision(name, "auto") == name
 
 
 def test_another_word_is_refused() -> None:

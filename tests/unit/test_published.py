@@ -20,6 +20,7 @@ from noisebench.noise import normal_noise
 from noisebench.published import PAPERS, SELECTIONS, Ours, cells_of, find_beside, read_published
 from noisebench.recipes import RECIPES
 from noisebench.report import METRICS
+from tests.conftest import Case
 from tests.unit.test_report import add
 
 ROWS = read_published()
@@ -79,36 +80,40 @@ def test_a_convention_that_is_named_makes_the_noise_that_stands_there() -> None:
         assert str(normal_noise(text)) == row.noise, row
 
 
-@pytest.mark.parametrize(
-    ("dataset", "kind", "rate", "name", "percent"),
-    [
-        ("cifar10", "symmetric", 0.2, "EL", 88.59), ("cifar10", "symmetric", 0.4, "EL", 82.42),
-        ("cifar10", "symmetric", 0.6, "EL", 81.50), ("cifar10", "symmetric", 0.8, "EL", 54.89),
-        ("cifar10", "asymmetric", 0.2, "EL", 89.37), ("cifar10", "asymmetric", 0.3, "EL", 86.89),
-        ("cifar10", "asymmetric", 0.4, "EL", 82.36), ("cifar10", "symmetric", 0.2, "CE", 82.96),
-        ("cifar10", "asymmetric", 0.4, "Forward", 85.73), ("cifar10", "symmetric", 0.8, "D2L", 19.83),
-        ("cifar100", "symmetric", 0.4, "EL", 55.33), ("cifar100", "symmetric", 0.8, "EL", 19.06),
-        ("cifar100", "asymmetric", 0.3, "EL", 66.23), ("cifar100", "symmetric", 0.8, "Bootstrap", 1.00),
-        ("cifar100", "asymmetric", 0.4, "GCE", 61.69), ("cifar100", "symmetric", 0.2, "SL", 60.01),
-    ],
-)  # fmt: skip
-def test_the_equal_loss_paper_says_so(dataset: str, kind: str, rate: float, name: str, percent: float) -> None:
+def test_the_equal_loss_paper_says_so(case: Case) -> None:
     """Its Table 1."""
-    (row,) = [r for r in cells_of("equal-loss") if (r.dataset, r.kind, r.rate, r.name) == (dataset, kind, rate, name)]
-    assert row.mean == pytest.approx(percent / 100)
+    for dataset, kind, rate, name, percent in [
+        ("cifar10", "symmetric", 0.2, "EL", 88.59),
+        ("cifar10", "symmetric", 0.4, "EL", 82.42),
+        ("cifar10", "symmetric", 0.6, "EL", 81.50),
+        ("cifar10", "symmetric", 0.8, "EL", 54.89),
+        ("cifar10", "asymmetric", 0.2, "EL", 89.37),
+        ("cifar10", "asymmetric", 0.3, "EL", 86.89),
+        ("cifar10", "asymmetric", 0.4, "EL", 82.36),
+        ("cifar10", "symmetric", 0.2, "CE", 82.96),
+        ("cifar10", "asymmetric", 0.4, "Forward", 85.73),
+        ("cifar10", "symmetric", 0.8, "D2L", 19.83),
+        ("cifar100", "symmetric", 0.4, "EL", 55.33),
+        ("cifar100", "symmetric", 0.8, "EL", 19.06),
+        ("cifar100", "asymmetric", 0.3, "EL", 66.23),
+        ("cifar100", "symmetric", 0.8, "Bootstrap", 1.00),
+        ("cifar100", "asymmetric", 0.4, "GCE", 61.69),
+        ("cifar100", "symmetric", 0.2, "SL", 60.01),
+    ]:
+        with case(dataset=dataset, kind=kind, rate=rate, name=name, percent=percent):
+            (row,) = [r for r in cells_of("equal-loss") if (r.dataset, r.kind, r.rate, r.name) == (dataset, kind, rate, name)]
+            assert row.mean == pytest.approx(percent / 100)
 
 
-@pytest.mark.parametrize(
-    ("backbone", "numbers"),
-    [
+def test_the_equal_loss_paper_says_so_of_imagenet(case: Case) -> None:
+    """Its Table 2, mean and deviation."""
+    for backbone, numbers in [
         ("timm:resnet50", {"CE": (76.80, 0.09), "EL": (77.65, 0.09), "LSR": (77.06, 0.11), "LSR+EL": (77.74, 0.15)}),
         ("timm:resnet101", {"CE": (77.98, 0.09), "EL": (78.72, 0.08), "LSR": (78.15, 0.10), "LSR+EL": (78.82, 0.11)}),
-    ],
-)
-def test_the_equal_loss_paper_says_so_of_imagenet(backbone: str, numbers: dict) -> None:
-    """Its Table 2, mean and deviation."""
-    found = {r.name: (100 * r.mean, 100 * r.std) for r in cells_of("equal-loss") if r.backbone == backbone and r.std is not None}
-    assert found == {name: pytest.approx(pair) for name, pair in numbers.items()}
+    ]:
+        with case(backbone=backbone, numbers=numbers):
+            found = {r.name: (100 * r.mean, 100 * r.std) for r in cells_of("equal-loss") if r.backbone == backbone and r.std is not None}
+            assert found == {name: pytest.approx(pair) for name, pair in numbers.items()}
 
 
 def test_the_means_over_rates_are_those_that_equal_loss_prints() -> None:
@@ -135,23 +140,27 @@ def ours(**changes: object) -> Ours:
     return Ours(**facts)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
+def test_each_difference_of_protocol_is_named(case: Case) -> None:
+    for changes, expected in [
         ({}, ("epochs there unstated", "selection there unstated")),
         ({"recipe": "apl"}, ("recipe there el", "epochs there unstated", "selection there unstated")),
-        ({"method": "gce", "recipe": "sl", "noise": "symmetric(rate=0.2)"},
-         ("copied from sl (not verified)", "learning rate there falls with each step too, images shifted by a fifth",
-          "number of runs there unstated")),
+        (
+            {"method": "gce", "recipe": "sl", "noise": "symmetric(rate=0.2)"},
+            (
+                "copied from sl (not verified)",
+                "learning rate there falls with each step too, images shifted by a fifth",
+                "number of runs there unstated",
+            ),
+        ),
         ({"backbone": "resnet18"}, ("network there cnn8", "epochs there unstated", "selection there unstated")),
-        ({"noise": "asymmetric(rate=0.4, map='cifar10')"},
-         ("noise there asymmetric(rate=0.4, map='cifar10-two-way')", "epochs there unstated", "selection there unstated")),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_each_difference_of_protocol_is_named(changes: dict, expected: tuple[str, ...]) -> None:
-    beside = find_beside("equal-loss", ours(**changes))
-    assert beside is not None and beside.mismatches == expected
+        (
+            {"noise": "asymmetric(rate=0.4, map='cifar10')"},
+            ("noise there asymmetric(rate=0.4, map='cifar10-two-way')", "epochs there unstated", "selection there unstated"),
+        ),
+    ]:
+        with case(changes=changes, expected=expected):
+            beside = find_beside("equal-loss", ours(**changes))
+            assert beside is not None and beside.mismatches == expected
 
 
 def test_where_all_is_alike_nothing_is_named() -> None:
@@ -159,25 +168,28 @@ def test_where_all_is_alike_nothing_is_named() -> None:
     assert beside is not None and beside.mismatches == () and beside.cell.mean == pytest.approx(0.5846, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("paper", "changes", "remark"),
-    [
+def test_a_method_that_is_the_same_by_name_only_says_so(case: Case) -> None:
+    for paper, changes, remark in [
         ("elr", {"method": "forward", "backbone": "resnet34"}, "true or estimated T not known"),
         ("equal-loss", {"method": "bootstrap"}, "soft or hard not known"),
         ("sl", {"method": "lsr", "dataset": "cifar100"}, "targets of the authors' code sum to 1.89"),
-        ("eps-softmax", {"method": "eps_ce_mae", "dataset": "cifar100", "noise": "symmetric(rate=0.6)"},
-         "alpha 0.00125 in its code, perhaps 0.0125"),
+        (
+            "eps-softmax",
+            {"method": "eps_ce_mae", "dataset": "cifar100", "noise": "symmetric(rate=0.6)"},
+            "alpha 0.00125 in its code, perhaps 0.0125",
+        ),
         ("sce-reproduce", {"method": "sl", "dataset": "cifar100"}, "beta 1"),
         ("coteaching", {"method": "coteaching", "noise": "symmetric(rate=0.5)"}, "tested on 9984 of 10000 images"),
         ("jal", {"method": "anl_ce"}, "weight decay 0, pmin 1e-8"),
-        ("equal-loss", {"method": "el", "dataset": "cifar100", "noise": "asymmetric(rate=0.4, map='superclass-pair', pairs_seed=0)"},
-         "which pairs not known"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_a_method_that_is_the_same_by_name_only_says_so(paper: str, changes: dict, remark: str) -> None:
-    beside = find_beside(paper, ours(**changes))
-    assert beside is not None and beside.mismatches[-1] == f"{remark} there"
+        (
+            "equal-loss",
+            {"method": "el", "dataset": "cifar100", "noise": "asymmetric(rate=0.4, map='superclass-pair', pairs_seed=0)"},
+            "which pairs not known",
+        ),
+    ]:
+        with case(paper=paper, changes=changes, remark=remark):
+            beside = find_beside(paper, ours(**changes))
+            assert beside is not None and beside.mismatches[-1] == f"{remark} there"
 
 
 def test_a_recipe_that_lacks_a_part_of_its_papers_says_so() -> None:
@@ -191,9 +203,10 @@ def test_human_noise_is_joined_by_its_column() -> None:
         assert beside is not None and beside.cell.noise == f"human(column='{column}')"
 
 
-@pytest.mark.parametrize("changes", [{"dataset": "digits"}, {"method": "agce"}, {"noise": "symmetric(rate=0.41)"}, {"noise": "not ours("}])
-def test_what_the_paper_did_not_do_has_nothing_beside_it(changes: dict) -> None:
-    assert find_beside("equal-loss", ours(**changes)) is None
+def test_what_the_paper_did_not_do_has_nothing_beside_it(case: Case) -> None:
+    for changes in [{"dataset": "digits"}, {"method": "agce"}, {"noise": "symmetric(rate=0.41)"}, {"noise": "not ours("}]:
+        with case(changes=changes):
+            assert find_beside("equal-loss", ours(**changes)) is None
 
 
 def test_another_paper_says_what_is_near() -> None:
@@ -221,24 +234,22 @@ APL = {"epochs": 120, "batch_size": 128, "lr": 0.01, "momentum": 0.9, "nesterov"
        "clip": 5.0, "crop": 4, "flip": True}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("changes", "held_out", "expected"),
-    [
+def test_what_a_run_changed_of_its_recipe_is_a_difference(tmp_path: Path, case: Case) -> None:
+    cases = [
         ({}, "", []),
         ({"epochs": 10}, "", ["epochs there 120"]),
         ({"lr": 1.0, "weight_decay": 0.0}, "", ["ours with lr 1, weight decay 0"]),
         ({"flip": False, "nesterov": True, "schedule": "constant"}, "", ["ours with nesterov, schedule constant, no flip"]),
         ({}, "0.1 held out after corruption", ["ours with 0.1 held out after corruption"]),
-    ],
-    ids=str,
-)
-def test_what_a_run_changed_of_its_recipe_is_a_difference(changes: dict, held_out: str, expected: list, tmp_path: Path) -> None:
-    noise = {"text": "symmetric(rate=0.4)", "seed": 0, "realised_rate": 0.4, "held_out": held_out}
-    recipe = {"name": "apl", **APL, **changes}
-    folder = add(tmp_path / "runs", data={"name": "cifar10", "sha256": "d"}, model={"name": "cnn8"}, recipe=recipe)
-    folder.write_json(folder.result, {**json.loads(folder.result.read_text()), "noise": noise})
-    (cell,) = nb.report(tmp_path / "runs", published="eps-softmax").document()["cells"]
-    assert cell["published"]["mismatches"] == expected
+    ]
+    for number, (changes, held_out, expected) in enumerate(cases):
+        with case(changes=changes, held_out=held_out):
+            noise = {"text": "symmetric(rate=0.4)", "seed": 0, "realised_rate": 0.4, "held_out": held_out}
+            recipe = {"name": "apl", **APL, **changes}
+            folder = add(tmp_path / str(number), data={"name": "cifar10", "sha256": "d"}, model={"name": "cnn8"}, recipe=recipe)
+            folder.write_json(folder.result, {**json.loads(folder.result.read_text()), "noise": noise})
+            (cell,) = nb.report(tmp_path / str(number), published="eps-softmax").document()["cells"]
+            assert cell["published"]["mismatches"] == expected
 
 
 def test_a_document_says_it_in_numbers(two_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,8 +281,9 @@ def test_a_paper_in_full_is_its_own_table(capsys: pytest.CaptureFixture[str]) ->
     assert "EL 61.56 ± 0.12 55.33 ± 0.07 44.65 ± 0.10 19.06 ± 0.44 66.69 ± 0.13 66.23 ± 0.18 64.29 ± 0.27" in lines
 
 
-@pytest.mark.parametrize("paper", PAPERS)
-def test_every_paper_shows_every_number(paper: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "published", paper]) == 0
-    words = Counter(capsys.readouterr().out.split())
-    assert not Counter(f"{100 * cell.mean:.2f}" for cell in cells_of(paper)) - words
+def test_every_paper_shows_every_number(capsys: pytest.CaptureFixture[str], case: Case) -> None:
+    for paper in PAPERS:
+        with case(paper=paper):
+            assert main(["list", "published", paper]) == 0
+            words = Counter(capsys.readouterr().out.split())
+            assert not Counter(f"{100 * cell.mean:.2f}" for cell in cells_of(paper)) - words

@@ -14,7 +14,7 @@ from noisebench.strategies import Output
 from noisebench.strategies.sieve import at, cost_of_any, held_cost
 from noisebench.training.objective import believed_cost
 from noisebench.training.trainer import Trainer
-from tests.conftest import same, weights
+from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said, started
 
 P = [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.3, 0.4, 0.3], [0.5, 0.25, 0.25]]
@@ -27,20 +27,18 @@ def test_a_schedule_is_linear_between_its_knots_and_jumps_where_two_meet() -> No
     assert [at(knots, share) for share in (0, 0.2, 0.3, 0.4, 0.7, 1)] == pytest.approx([0, 0, 0.5, 3, 4.5, 6])
 
 
-@pytest.mark.parametrize(
-    ("kind", "epochs", "alphas"),
-    [
+def test_the_weight_of_the_peer_term_is_that_of_the_authors_epochs(case: Case) -> None:
+    for kind, epochs, alphas in [
         ("uniform", 300, {1: 0, 21: 0, 31: 0.5, 41: 1, 91: 2, 141: 2.5, 241: 3.3}),
         ("sparse", 300, {20: 0, 41: 1, 91: 2, 141: 5, 241: 10}),
         ("late_uniform", 250, {1: 0, 100: 0, 101: 0.95, 250: 0.95}),
         ("late_sparse", 250, {110: 0, 111: 0, 131: 2, 201: 10}),
-    ],
-)
-def test_the_weight_of_the_peer_term_is_that_of_the_authors_epochs(kind: str, epochs: int, alphas: dict[int, float]) -> None:
-    strategy = started(f"peer(kind='{kind}')", LABELS, 3, epochs=epochs)
-    assert {epoch: strategy.alpha(epoch) for epoch in alphas} == pytest.approx(alphas)  # type: ignore[attr-defined]
-    half = started(f"peer(kind='{kind}', weight=0.5)", LABELS, 3, epochs=epochs)
-    assert half.alpha(epochs) == strategy.alpha(epochs) / 2  # type: ignore[attr-defined]
+    ]:
+        with case(kind=kind, epochs=epochs, alphas=alphas):
+            strategy = started(f"peer(kind='{kind}')", LABELS, 3, epochs=epochs)
+            assert {epoch: strategy.alpha(epoch) for epoch in alphas} == pytest.approx(alphas)  # type: ignore[attr-defined]
+            half = started(f"peer(kind='{kind}', weight=0.5)", LABELS, 3, epochs=epochs)
+            assert half.alpha(epochs) == strategy.alpha(epochs) / 2  # type: ignore[attr-defined]
 
 
 def objective(text: str, epoch: int, output: Output, recorded: list[int] = LABELS, epochs: int = 100) -> float:
@@ -77,14 +75,15 @@ def test_a_class_that_is_out_of_the_question_is_not_pushed_further() -> None:
     assert not torch.autograd.grad(cost.sum() - cost[0, :2].sum(), logits)[0].any()
 
 
-@pytest.mark.parametrize("text", ["peer(kind='sparse')", "cores2"])
-def test_at_logits_without_doubt_the_gradient_is_finite(text: str) -> None:
-    logits = (torch.eye(3)[[0, 1, 2, 0]] * 200 - 100).requires_grad_()
-    log_p = logits.log_softmax(1)
-    output, strategy, batch = Output(logits, log_p, -log_p), started(text, LABELS, 3), a_batch(LABELS, 10)
-    cost = believed_cost(output.cost, strategy.believe(batch, [[output]])[0])[0] + strategy.penalty(batch, [[output]])
-    cost.backward()
-    assert cost.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
+def test_at_logits_without_doubt_the_gradient_is_finite(case: Case) -> None:
+    for text in ["peer(kind='sparse')", "cores2"]:
+        with case(text=text):
+            logits = (torch.eye(3)[[0, 1, 2, 0]] * 200 - 100).requires_grad_()
+            log_p = logits.log_softmax(1)
+            output, strategy, batch = Output(logits, log_p, -log_p), started(text, LABELS, 3), a_batch(LABELS, 10)
+            cost = believed_cost(output.cost, strategy.believe(batch, [[output]])[0])[0] + strategy.penalty(batch, [[output]])
+            cost.backward()
+            assert cost.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
 
 
 def test_beta_waits_for_the_warm_up_and_grows_as_in_the_paper() -> None:
@@ -152,19 +151,21 @@ def test_a_sieve_resumes_with_its_prior_and_what_it_has_left_out_so_far(make_tra
     assert same(weights(resumed), weights(straight))
 
 
-@pytest.mark.parametrize(("logit", "pushed"), [(-15.0, True), (-25.0, False)])  # p of 3e-7 and 1e-11; the least is 1e-8
-def test_cores_pushes_what_is_unlikely_and_not_what_is_impossible(logit: float, pushed: bool) -> None:
-    logits = torch.tensor([[0.0, logit, -1.0]], requires_grad=True)
-    log_p = logits.log_softmax(1)
-    strategy = started("cores2(warmup=0, ramp=0, wait=1)", [0, 1, 2], 3)
-    strategy.penalty(a_batch([0], 10), [[Output(logits, log_p, -log_p)]]).backward()  # type: ignore[union-attr]
-    assert logits.grad is not None and (logits.grad[0, 1].abs() > 0.1) == pushed
+def test_cores_pushes_what_is_unlikely_and_not_what_is_impossible(case: Case) -> None:
+    for logit, pushed in [(-15.0, True), (-25.0, False)]:
+        with case(logit=logit, pushed=pushed):
+            logits = torch.tensor([[0.0, logit, -1.0]], requires_grad=True)
+            log_p = logits.log_softmax(1)
+            strategy = started("cores2(warmup=0, ramp=0, wait=1)", [0, 1, 2], 3)
+            strategy.penalty(a_batch([0], 10), [[Output(logits, log_p, -log_p)]]).backward()  # type: ignore[union-attr]
+            assert logits.grad is not None and (logits.grad[0, 1].abs() > 0.1) == pushed
 
 
-@pytest.mark.parametrize(("epochs", "kept"), [(100, 30), (10, 3), (2, 1), (1, 1)])
-def test_all_pass_the_sieve_for_its_share_of_the_run_and_at_least_an_epoch(epochs: int, kept: int) -> None:
-    def sieved(epoch: int) -> bool:
+def test_all_pass_the_sieve_for_its_share_of_the_run_and_at_least_an_epoch(case: Case) -> None:
+    def sieved(epochs: int, epoch: int) -> bool:
         strategy, output = started("cores2", [0], 2, epochs=epochs), said([[0.1, 0.9]])
         return not strategy.believe(a_batch([0], epoch), [[output]])[0].weights.any()  # type: ignore[union-attr]
 
-    assert not sieved(kept) and sieved(kept + 1)
+    for epochs, kept in ((100, 30), (10, 3), (2, 1), (1, 1)):
+        with case(epochs=epochs, kept=kept):
+            assert not sieved(epochs, kept) and sieved(epochs, kept + 1)

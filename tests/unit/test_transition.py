@@ -58,17 +58,18 @@ def test_of_many_classes_it_shows_the_worst_and_their_mistakes(place, capsys):
     assert out[2].split() == ["apple", "60.0", "mushroom", "40.0"]
 
 
-@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
-def test_a_picture_is_written_and_is_one(suffix, place, capsys):
-    assert main(["report", "--figure", "transition", "-o", f"f.{suffix}"]) == 0
-    raw = (place / f"f.{suffix}").read_bytes()
-    if suffix == "svg":
-        texts = "".join(ET.fromstring(raw).itertext())
-        assert "automobile" in texts and "recorded class" in texts and "30.0" in texts
-    elif suffix == "png":
-        assert min(Image.open(io.BytesIO(raw)).size) > 500
-    else:
-        assert raw.startswith(b"%PDF")
+def test_a_picture_is_written_and_is_one(place, capsys, case):
+    for suffix in ["svg", "png", "pdf"]:
+        with case(suffix=suffix):
+            assert main(["report", "--figure", "transition", "-o", f"f.{suffix}"]) == 0
+            raw = (place / f"f.{suffix}").read_bytes()
+            if suffix == "svg":
+                texts = "".join(ET.fromstring(raw).itertext())
+                assert "automobile" in texts and "recorded class" in texts and "30.0" in texts
+            elif suffix == "png":
+                assert min(Image.open(io.BytesIO(raw)).size) > 500
+            else:
+                assert raw.startswith(b"%PDF")
 
 
 def test_the_same_picture_is_the_same_bytes(place):
@@ -84,14 +85,15 @@ def test_the_csv_has_a_line_for_each_pair_that_occurs(place):
     assert {row["recorded"]: float(row["share"]) for row in rows if row["clean"] == "cat"} == {"cat": 0.7, "dog": 0.3}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [(["--figure", "transitions"], "unknown figure 'transitions'"), (["--figure", "transition", "-o", "f.gif"], "a figure is a .svg"),
-     (["--figure", "transition", "none.csv"], "no such manifest")],
-)  # fmt: skip
-def test_what_cannot_be_drawn_is_said(arguments, what, place, capsys):
-    assert main(["report", *arguments]) == 2
-    assert what in capsys.readouterr().err
+def test_what_cannot_be_drawn_is_said(place, capsys, case):
+    for arguments, what in [
+        (["--figure", "transitions"], "unknown figure 'transitions'"),
+        (["--figure", "transition", "-o", "f.gif"], "a figure is a .svg"),
+        (["--figure", "transition", "none.csv"], "no such manifest"),
+    ]:
+        with case(arguments=arguments, what=what):
+            assert main(["report", *arguments]) == 2
+            assert what in capsys.readouterr().err
 
 
 def test_without_clean_labels_there_is_nothing_to_draw(place, capsys):
@@ -145,7 +147,8 @@ def test_replaced_images_are_said_to_be_left_out(place, capsys):
     assert "15000 images of cifar100 left out, all wrong" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("option", [["--rows", "loss"], ["--where", "seed=0"], ["--format", "md"], ["--json", "-o", "f.svg"]])
-def test_options_without_effect_on_a_figure_are_refused(option, place, capsys):
-    assert main(["report", "--figure", "transition", *option]) == 2
-    assert capsys.readouterr().err.startswith("error: --")
+def test_options_without_effect_on_a_figure_are_refused(place, capsys, case):
+    for option in [["--rows", "loss"], ["--where", "seed=0"], ["--format", "md"], ["--json", "-o", "f.svg"]]:
+        with case(option=option):
+            assert main(["report", "--figure", "transition", *option]) == 2
+            assert capsys.readouterr().err.startswith("error: --")

@@ -17,6 +17,7 @@ from noisebench.labelling import LabelWish, make_manifest
 from noisebench.manifest import file_name, read_manifest
 from noisebench.strategies import Facts, build_strategy
 from noisebench.strategies.verified import cosine_to_prototypes
+from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said
 
 DIGITS = DATASETS["digits"]
@@ -44,17 +45,18 @@ def test_who_is_trusted_depends_on_the_seed_alone() -> None:
     assert (one.trusted != other.trusted).any()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
-def test_trust_is_read_back_as_it_was_written(suffix: str, tmp_path: Path) -> None:
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow", reason="a .parquet manifest needs pyarrow")
-    manifest = made(0.1, val_fraction=0.2)
-    manifest.write(tmp_path / f"m{suffix}")
-    again = read_manifest(tmp_path / f"m{suffix}")
-    np.testing.assert_array_equal(again.trusted, manifest.trusted)
-    assert again.meta == manifest.meta and again.sha256 == manifest.sha256
-    assert manifest.held_out == "0.2 held out after corruption, 0.1 trusted"
-    assert file_name(manifest, DIGITS) == "digits-sym0.4-val0.2-trusted0.1-s0.csv"
+def test_trust_is_read_back_as_it_was_written(tmp_path: Path, case: Case) -> None:
+    for suffix in [".csv", ".csv.gz", ".parquet"]:
+        with case(suffix=suffix):
+            if suffix == ".parquet":
+                pytest.importorskip("pyarrow", reason="a .parquet manifest needs pyarrow")
+            manifest = made(0.1, val_fraction=0.2)
+            manifest.write(tmp_path / f"m{suffix}")
+            again = read_manifest(tmp_path / f"m{suffix}")
+            np.testing.assert_array_equal(again.trusted, manifest.trusted)
+            assert again.meta == manifest.meta and again.sha256 == manifest.sha256
+            assert manifest.held_out == "0.2 held out after corruption, 0.1 trusted"
+            assert file_name(manifest, DIGITS) == "digits-sym0.4-val0.2-trusted0.1-s0.csv"
 
 
 def test_no_example_is_both_trusted_and_held_out() -> None:
@@ -68,10 +70,10 @@ def test_without_trust_a_manifest_is_what_it_was() -> None:
     assert manifest.trusted is None and "trusted" not in manifest.meta and b"trusted" not in manifest.content
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(ConfigError, match=r"--trusted is a share"):
-        LabelWish("symmetric(rate=0.4)", trusted=share)
+def test_a_share_that_is_none_is_refused(case: Case) -> None:
+    for share in [-0.1, 1.0, 1.5]:
+        with case(share=share), pytest.raises(ConfigError, match=r"--trusted is a share"):
+            LabelWish("symmetric(rate=0.4)", trusted=share)
 
 
 def test_too_small_a_share_is_refused() -> None:
@@ -88,17 +90,18 @@ def test_a_trusted_label_that_is_not_the_clean_one_is_refused(tmp_path: Path) ->
         read_manifest(tmp_path / "m.csv")
 
 
-@pytest.mark.parametrize("name", ["cleannet", "distill", "mentornet(kind='data_driven')"])
-def test_without_verified_labels_these_strategies_say_what_they_need(name: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(name) + " needs verified labels"):
-        build_strategy(name).start(Facts(torch.tensor([0, 1]), 2, 10, torch.Generator()))
+def test_without_verified_labels_these_strategies_say_what_they_need(case: Case) -> None:
+    for name in ["cleannet", "distill", "mentornet(kind='data_driven')"]:
+        with case(name=name), pytest.raises(ConfigError, match=re.escape(name) + " needs verified labels"):
+            build_strategy(name).start(Facts(torch.tensor([0, 1]), 2, 10, torch.Generator()))
 
 
-@pytest.mark.parametrize("name", ["cleannet", "distill", "mentornet(kind='data_driven')"])
-def test_on_the_command_line_that_is_one_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1", "--strategy", name]) == 2
-    said_by_it = capsys.readouterr()
-    assert not said_by_it.out and said_by_it.err.count("\n") == 1 and "--trusted 0.1" in said_by_it.err
+def test_on_the_command_line_that_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: Case) -> None:
+    for name in ["cleannet", "distill", "mentornet(kind='data_driven')"]:
+        with case(name=name):
+            assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1", "--strategy", name]) == 2
+            said_by_it = capsys.readouterr()
+            assert not said_by_it.out and said_by_it.err.count("\n") == 1 and "--trusted 0.1" in said_by_it.err
 
 
 # CleanNet
