@@ -21,7 +21,7 @@ def guard(event, words):
     if not event.startswith("socket.") or event == "socket.gethostname":
         return
     family = words[1] if event == "socket.__new__" else getattr(words[0], "family", None)
-    if family == socket.AF_UNIX:
+    if family == socket.AF_UNIX or (event == "socket.__new__" and family == -1):  # -1: of a descriptor that is open already
         return
     if os.environ.get("LISTENERS") and (event == "socket.__new__" or (event == "socket.bind" and words[1][0] in ("127.0.0.1", "::1"))):
         return

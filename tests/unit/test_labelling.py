@@ -149,9 +149,9 @@ def test_a_share_of_nothing_is_no_split(when):
 
 def test_a_share_that_is_none_is_refused(subtests):
     for fraction in (1, 1.5, -0.1, float("nan"), float("inf")):
-        with subtests.test(fraction=fraction):
-            with pytest.raises(ConfigError, match=r"--val-fraction is a share of the training set in \[0, 1\)"):
-                LabelWish("symmetric(0.4)", val_fraction=fraction)
+        refused = pytest.raises(ConfigError, match=r"--val-fraction is a share of the training set in \[0, 1\)")
+        with subtests.test(fraction=fraction), refused:
+            LabelWish("symmetric(0.4)", val_fraction=fraction)
 
 
 def test_a_share_that_leaves_one_side_empty_is_refused(subtests):
