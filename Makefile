@@ -1,34 +1,39 @@
-# Two commands do everything on a fresh machine: `make quick` and `make test`. Both need Python 3.11 or newer, nothing else.
+# `make quick` and `make test` need Python 3.11 or newer and nothing else: they install what they need into .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTHONS ?= python3.11 python3.14
+WHICH ?= oldest newest
 
 .PHONY: quick test soak lint perf matrix clean
 
 quick: $(VENV)/.installed
 	$(BIN)/noisebench run quick
 
-test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest -n auto --dist worksteal
+# What is promised to users, in five minutes on two cores.
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/unit tests/contracts tests/cli tests/faults tests/security
 
-# What takes minutes or more, one at a time since each takes the machine for itself: the tests marked `soak`.
+# The exhaustive forms, which take minutes or more: the tests marked `soak`, one at a time since each takes the machine for itself.
 soak: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m soak --durations=0
+	$(BIN)/python -m pytest -m soak --durations=0 tests
 
+# The repository itself: formatting, types, the order of the layers, version bounds, and results/ as planned today.
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/repo
 
 # Half an hour of tables: what things cost, each beside its reference. tests/perf/README.md shows them.
 perf: $(VENV)/.installed-test
 	for script in startup training streaming dynamics suite agreement growth strategies losses manifest report; do $(BIN)/python tests/perf/bench_$$script.py; done
 	$(BIN)/python tests/perf/simulate_gate.py
 
-# The tests, one case of each, with the oldest and the newest versions that pyproject.toml allows; 5 GB at a time. A Python that is not here is said.
+# The tests of `make test`, one case of each, with the oldest and the newest versions that pyproject.toml allows; 5 GB of disk at a time.
+# The newest that pip installs alone: make matrix WHICH=newest PYTHONS=python3.11
 matrix: $(VENV)/.installed-test
-	$(BIN)/python tests/support/versions.py $(PYTHONS)
+	$(BIN)/python tests/support/versions.py $(PYTHONS) --which $(WHICH)
 
 # torch and torchvision are asked for together and plainly: the newest pair that matches.
 $(VENV)/.installed: pyproject.toml

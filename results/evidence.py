@@ -17,13 +17,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import noisebench as nb
 from noisebench.cli import main as command
 from noisebench.errors import Interrupted
-from noisebench.suite import expand, packaged_suites, read_suites
+from noisebench.suite import Suite, expand, packaged_suites, read_suites
 
 HERE = Path(__file__).parent
 _LEAST = 0.01  # minutes: less begins nothing
@@ -105,6 +106,12 @@ def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
     return failed
 
 
+@cache
+def suites() -> dict[str, Suite]:
+    """The packaged ones, read once for all pages."""
+    return read_suites(packaged_suites())
+
+
 def page(name: str) -> str:
     """What a table's file of runs shows, as markdown, each table once."""
     found, file = EVIDENCE[name], HERE / f"{name}.csv"
@@ -117,7 +124,7 @@ def _made(name: str, file: Path) -> Iterator[str]:
     """Of which runs it is, how many are still to come, and what made them."""
     with file.open(encoding="utf-8", newline="") as lines:
         runs = [run for run in csv.DictReader(lines) if not run["failed"]]
-    seeds, suite = EVIDENCE[name].seeds, read_suites(packaged_suites())[name]
+    seeds, suite = EVIDENCE[name].seeds, suites()[name]
     whole = len(expand(suite.told(seeds=seeds)))
     some = "all" if len(runs) == whole else f"{len(runs)} of"
     one = " ".join(f'--where "{axis}={runs[-1][axis]}"' for axis in (*suite.matrix, "seed"))

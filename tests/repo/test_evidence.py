@@ -1,4 +1,4 @@
-"""What lies in results/: each line is a run of its suite as it is planned today, each page shows its file, and one is run again."""
+"""results/: each line is a run of its suite as it is planned today, each page shows its file, and one run is made again."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -16,17 +18,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisebench.agenda import make_agenda, where
+from noisebench.agenda import Item, make_agenda, where
 from noisebench.cli import main
 from noisebench.datasets import find_dataset, read_images
 from noisebench.environment import environment
 from noisebench.report import finished_runs
-from noisebench.suite import Suite, packaged_suites, read_suites
+from noisebench.suite import Suite
 from noisebench.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"
-SUITES = read_suites(packaged_suites())
 
 
 def _script(name: str) -> ModuleType:
@@ -38,13 +39,25 @@ def _script(name: str) -> ModuleType:
 
 
 evidence, photos = _script("evidence"), _script("photos")
-NAMES = list(evidence.EVIDENCE)
-WRITTEN = [name for name in NAMES if (RESULTS / f"{name}.csv").exists()]
+SUITES = evidence.suites()
+WRITTEN = [name for name in evidence.EVIDENCE if (RESULTS / f"{name}.csv").exists()]
 
 
 def suite(name: str) -> Suite:
     """With as many seeds as its table has."""
     return SUITES[name].told(seeds=evidence.EVIDENCE[name].seeds)
+
+
+@pytest.fixture(scope="module")
+def agenda(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Item]]:
+    """A suite's runs as they are planned today; skips the subtest whose images are not at hand."""
+    place = tmp_path_factory.mktemp("evidence")
+
+    @cache
+    def planned(name: str) -> list[Item]:
+        return make_agenda(workspace(place, name), suite(name))
+
+    return planned
 
 
 def workspace(place: Path, name: str) -> Workspace:
@@ -58,41 +71,35 @@ def workspace(place: Path, name: str) -> Workspace:
     return Workspace(place, data, offline=True)
 
 
-@pytest.mark.parametrize("name", WRITTEN)
-def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(name: str, tmp_path: Path) -> None:
+def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(agenda: Callable[[str], list[Item]], subtests: pytest.Subtests) -> None:
     """By its key, a hash of all that changes a result, under the same name and with the same oracle mark."""
-    planned = {item.run.key: (item.run.method, item.run.oracle) for item in make_agenda(workspace(tmp_path, name), suite(name))}
-    written = finished_runs(RESULTS / f"{name}.csv")
-    assert {key: (run.about()["method"], run.about()["oracle"]) for key, run in written.items()}.items() <= planned.items()
+    for name in WRITTEN:
+        with subtests.test(suite=name):
+            planned = {item.run.key: (item.run.method, item.run.oracle) for item in agenda(name)}
+            written = finished_runs(RESULTS / f"{name}.csv")
+            assert {key: (run.about()["method"], run.about()["oracle"]) for key, run in written.items()}.items() <= planned.items()
 
 
-@pytest.mark.parametrize("name", WRITTEN)
-def test_every_page_shows_its_file(name: str) -> None:
-    assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == evidence.page(name)
+def test_every_page_shows_its_file(subtests: pytest.Subtests) -> None:
+    for name in WRITTEN:
+        with subtests.test(suite=name):
+            assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == evidence.page(name)
 
 
-@pytest.mark.parametrize("name", WRITTEN)
-def test_what_a_page_says_to_add_is_one_of_its_runs(name: str, tmp_path: Path) -> None:
-    said = (RESULTS / f"{name}.md").read_text(encoding="utf-8").partition(": add `")[2].partition("`, say")[0]
-    items = where(make_agenda(workspace(tmp_path, name), suite(name)), shlex.split(said.replace("--where", ""))) if said else []
-    (one,) = (item.run.key for item in items)
-    assert one in finished_runs(RESULTS / f"{name}.csv")
+def test_what_a_page_says_to_add_is_one_of_its_runs(agenda: Callable[[str], list[Item]], subtests: pytest.Subtests) -> None:
+    for name in WRITTEN:
+        with subtests.test(suite=name):
+            page = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
+            words = page.partition(": add `")[2].partition("`, say")[0]
+            (item,) = where(agenda(name), shlex.split(words.replace("--where", "")))
+            assert item.run.key in finished_runs(RESULTS / f"{name}.csv")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_pieces_are_the_whole_suite_each_run_once(name: str, tmp_path: Path) -> None:
-    items = make_agenda(workspace(tmp_path, name), suite(name))
-    pieces = [where(items, piece) for piece in evidence.EVIDENCE[name].pieces]
-    assert sorted(item.run.key for piece in pieces for item in piece) == sorted(item.run.key for item in items)
-
-
-def test_the_most_telling_cells_come_first() -> None:
-    """Symmetric 0.4 and 0.8, then asymmetric, then the rest; seed 0 before seed 1."""
-    pieces = evidence.EVIDENCE["el-cifar10"].pieces
-    assert [piece[0] for piece in pieces] == [f"seed={seed}" for seed in range(4) for _ in range(3)]
-    kinds = [[noise.partition("(")[0] for noise in piece[1].removeprefix("noise=").split("|")] for piece in pieces[:3]]
-    assert kinds == [["symmetric"] * 2, ["asymmetric"] * 3, ["symmetric"] * 2]
-    assert pieces[0][1] == "noise=symmetric(rate=0.4)|symmetric(rate=0.8)"
+def test_pieces_are_the_whole_suite_each_run_once(agenda: Callable[[str], list[Item]], subtests: pytest.Subtests) -> None:
+    for name, table in evidence.EVIDENCE.items():
+        with subtests.test(suite=name):
+            pieces = [where(agenda(name), piece) for piece in table.pieces]
+            assert sorted(item.run.key for piece in pieces for item in piece) == sorted(item.run.key for item in agenda(name))
 
 
 def test_readmes_table_is_that_of_the_page() -> None:
@@ -109,6 +116,7 @@ def test_readmes_column_beside_the_papers_is_that_of_the_page() -> None:
     assert readme == re.findall(r"^\| (\w+) \| ([\d.]+)†? \[([\d.]+), ([+-][\d.]+) \w\]", page, re.M) and len(readme) == 7
 
 
+@pytest.mark.soak  # writes 7,000 images
 def test_readmes_photos_are_those_that_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5,000 of which 41.9 % are wrong; each picture is the one of its number, in the folder of the label that people gave."""
     data = workspace(tmp_path, "cifar10n-short").data_dir

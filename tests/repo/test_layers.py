@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,31 +42,36 @@ def row(name: str) -> int:
     return next(number for number, names in enumerate(ROWS) if name in names)
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """The parts of noisebench that a file imports at run time, wherever in the file."""
     package = ["noisebench", *path.relative_to(ROOT).parts[:-1]]
     found = set()
-    for node in ast.walk(_without_type_checking(ast.parse(path.read_text(encoding="utf-8")))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
-            targets = [base] if len(base) > 1 else [[*base, alias.name] for alias in node.names]
-            found |= {target[1] for target in targets}
+    for top in tree_of(path).body:
+        if isinstance(top, ast.If) and isinstance(top.test, ast.Name) and top.test.id == "TYPE_CHECKING":
+            continue
+        for node in ast.walk(top):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+                targets = [base] if len(base) > 1 else [[*base, alias.name] for alias in node.names]
+                found |= {target[1] for target in targets}
     return found
-
-
-def _without_type_checking(tree: ast.Module) -> ast.Module:
-    tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and isinstance(n.test, ast.Name) and n.test.id == "TYPE_CHECKING")]
-    return tree
 
 
 FILES = [path for path in sorted(ROOT.rglob("*.py")) if part(path) not in SHELL]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_upwards(path: Path) -> None:
-    own = part(path)
-    below = {name for name in imported(path) - {own} - SHELL if row(name) > row(own)}
-    assert not below, f"{own} imports from below: {below}"
+def test_imports_point_upwards(subtests: pytest.Subtests) -> None:
+    for path in FILES:
+        with subtests.test(file=str(path.relative_to(ROOT))):
+            own = part(path)
+            below = {name for name in imported(path) - {own} - SHELL if row(name) > row(own)}
+            assert not below, f"{own} imports from below: {below}"
 
 
 def test_noise_knows_no_dataset_and_datasets_know_no_noise() -> None:
@@ -76,46 +84,42 @@ def test_every_part_has_its_row() -> None:
     assert {part(path) for path in FILES} == set().union(*ROWS)
 
 
-def loaded(code: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded after `code`."""
-    script = f"import sys\n{code}\nprint('\\n'.join(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    return {line.partition(".")[0] for line in out.splitlines()}
-
-
-RUN = "from noisebench.cli import main\nimport os\nos.chdir({place!r})\ncode = main({arguments!r})\nassert code == 0, code"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--help"],
-        ["list", "losses"],
-        ["list", "strategies"],
-        ["list", "models"],
-        ["list", "suites"],
-        ["corrupt", "cifar10", "--asym", "0.3"],
-    ],
+LIGHT = (
+    ("import noisebench", {"torch", "numpy", "pandas"}),
+    ('main(["--help"])', {"torch", "pandas", "numpy", "pydantic", "yaml"}),
+    ('main(["list", "losses"])', {"torch", "timm", "torchvision"}),
+    ('main(["list", "strategies"])', {"torch", "timm", "torchvision"}),
+    ('main(["list", "models"])', {"torch", "timm", "torchvision"}),
+    ('main(["list", "suites"])', {"torch", "timm", "torchvision"}),
+    ('main(["corrupt", "cifar10", "--asym", "0.3"])', {"torch", "timm", "torchvision"}),
+    ("import noisebench.losses, noisebench.strategies, noisebench.noise, noisebench.plan, noisebench.report", {"torch"}),
 )
-def test_light_commands_load_no_torch(arguments: list[str], tmp_path: Path) -> None:
-    assert not loaded(RUN.format(place=str(tmp_path), arguments=arguments)) & {"torch", "timm", "torchvision"}
+EACH = """
+import json, sys
+loaded = {}
+def main(words):
+    from noisebench.cli import main
+    assert main(words) == 0
+for code in json.loads(sys.argv[1]):
+    exec(code)
+    loaded[code] = sorted({name.partition(".")[0] for name in sys.modules})
+print("\\n" + json.dumps(loaded))
+"""
 
 
-def test_help_loads_neither_pandas_nor_numpy(tmp_path: Path) -> None:
-    assert not loaded(RUN.format(place=str(tmp_path), arguments=["--help"])) & {"pandas", "numpy", "pydantic", "yaml"}
-
-
-def test_importing_noisebench_loads_nothing_heavy() -> None:
-    assert not loaded("import noisebench") & {"torch", "numpy", "pandas"}
-
-
-def test_losses_strategies_and_noise_load_no_torch() -> None:
-    assert "torch" not in loaded("import noisebench.losses, noisebench.strategies, noisebench.noise, noisebench.plan, noisebench.report")
+def test_light_commands_load_nothing_heavy(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """One after the other in one interpreter: what a later one may load, an earlier one must not."""
+    command = [sys.executable, "-c", EACH, json.dumps([code for code, _ in LIGHT])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    for code, heavy in LIGHT:
+        with subtests.test(code=code):
+            assert not heavy & set(loaded[code])
 
 
 def test_only_the_command_line_prints() -> None:
     for path in FILES:
-        names = {
-            node.func.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        }
+        calls = [node.func for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+        names = {function.id for function in calls if isinstance(function, ast.Name)}
         assert part(path) == "cli" or "print" not in names, path

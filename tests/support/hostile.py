@@ -1,5 +1,5 @@
-"""Files that strangers may send, each with the reader that meets it; `python -m tests.support.hostile FOLDER` tries them all
-within a memory bound and prints what became of each, as JSON."""
+"""Hostile files, each with the reader that meets it; `python -m tests.support.hostile FOLDER` tries them all within a memory
+bound and prints the outcome of each as JSON."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def npy(shape: object, dtype: str = "<f8", content: bytes = b"", order: object =
 def npz(members: dict[str, bytes], twice: int = 0, packing: int = zipfile.ZIP_DEFLATED) -> bytes:
     """As .npz; `twice`: so many more names for the first member's bytes, which overlap."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", packing) as archive:
+    with zipfile.ZipFile(file, "w", packing, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(f"{name}.npy", content)
         first = archive.filelist[0]
@@ -174,7 +174,6 @@ _YAML_BOMB = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c, *%c]\n" % (c, c, 
 _DEEP = 100_000
 
 FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
-    "manifest: 4 GB in 4 MB of gzip": (_PACKED, bomb),
     "manifest: 4 GB of gzip behind an honest header": (_PACKED, lambda: bomb(sealed(header()))),
     "manifest: half a gzip": (_PACKED, lambda: gzip.compress(sealed(header()))[:-20]),
     "manifest: 30 GB in a parquet": (_COLUMNS, lambda: parquet_bomb("id")),
@@ -260,7 +259,7 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "configuration: aliases of aliases": (_CONFIG, lambda: _YAML_BOMB),
     "configuration: nested 100,000 deep": (_CONFIG, lambda: b"[" * _DEEP),
     "configuration: an object": (_CONFIG, lambda: b"a: !!python/object/apply:os.system ['x']"),
-    "npz: 300 MB of zeros in 300 KB": (_ARRAYS, lambda: npz({"a": npy((37_500_000,), content=bytes(300_000_000))})),
+    "npz: 270 MB of zeros in 1 MB": (_ARRAYS, lambda: npz({"a": npy((33_750_000,), content=bytes(270_000_000))})),
     "npz: a thousand names for 20 MB": (_ALL, lambda: npz({"a": npy((2_500_000,), content=bytes(20_000_000))}, twice=1000)),
     "npz: a member that says 4 GB": (_ARRAYS, lambda: lying(npz({"a": npy((10,), content=bytes(80))}), (1 << 32) - 2)),
     "npz: a member that says 200 MB": (_ARRAYS, lambda: lying(npz({"a": npy((10,), content=bytes(80))}), 200_000_000)),
@@ -288,24 +287,24 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
         "classes", "p", "labels_sha256")})),
     "labels: a million columns": (_LABELS, lambda: b"index,label" + b",c" * 1_000_000 + b"\n"),
     "labels: one line of 20 MB": (_LABELS, lambda: b"label\n" + b"1" * 20_000_000),
-    "labels: 6 MB of rows for 20 examples": (_LABELS, lambda: b"label\n" + b"1\n" * 3_000_000),
+    "labels: 1 MB of rows for 20 examples": (_LABELS, lambda: b"label\n" + b"1\n" * 600_000),
     "labels: a word of 100,000 letters": (_LABELS, lambda: b"index,label\n" + b"".join(b"%d,%s\n" % (at,
     b"x" * 100_000) for at in range(20))),
     "labels: JSON nested 100,000 deep": (_JSON, lambda: b"[" * _DEEP + b"]" * _DEEP),
-    "labels: 6 MB of JSON for 20 examples": (_JSON, lambda: b"[" + b"1," * 3_000_000 + b"1]"),
+    "labels: 1 MB of JSON for 20 examples": (_JSON, lambda: b"[" + b"1," * 600_000 + b"1]"),
     "labels: JSON of lists of no width": (_JSON, lambda: b"[[], []]"),
     "labels: 40 GB in an npz": (_NPZ, lambda: npz({"label": npy((5 * 10**9,), content=b"")})),
     "labels: an npz of nothing": (_NPZ, lambda: npz({"label": npy((0,))})),
     "labels: a path of a million folders": (_LABELS, lambda: b"path,label\n" + b"/" * 60_000 + b"a,1\n" + b"/" * 60_000 + b"b,2\n"),
     "labels: not UTF-8": (_LABELS, lambda: b"label\n\xff\xfe\n"),
-    "labels: 2 million lines": (_LINES, lambda: b"1\n" * 2_000_000),
+    "labels: 300,000 lines": (_LINES, lambda: b"1\n" * 300_000),
     "labels: a pickle that takes 32 GB": (_OBJECTS, memo_bomb),
     "labels: lists of lists of lists": (_OBJECTS, list_bomb),
     "labels: a function": (_OBJECTS, lambda: npy((), "|O", pickle.dumps({"label": os.system}))),
     "review: a million columns": (_REVIEW, lambda: b"index,recorded,suggested" + b",c" * 1_000_000 + b"\n"),
     "review: 2 million lines": (_REVIEW, lambda: b"index,recorded,suggested\n" + b"1,0,1\n" * 2_000_000),
     "review: JSON of everything": (_ISSUES, lambda: b'[1, [2], {"a": null}, "x", 1e308]'),
-    "review: 6 MB of indices": (_ISSUES, lambda: b"[" + b"1," * 3_000_000 + b"1]"),
+    "review: 1 MB of indices": (_ISSUES, lambda: b"[" + b"1," * 600_000 + b"1]"),
     "review: zeros": (_REVIEW, lambda: b"\0" * 100),
     "matrix: 10 MB": (_MATRIX, lambda: b"1,0\n" * 2_500_000),
     "matrix: a million columns": (_MATRIX, lambda: b"1" + b",0" * 400_000),
@@ -425,10 +424,10 @@ def _all_commands(root: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    prepared = {"commands": _all_commands, "files": _all_files, "special": _all_special}
     import pandas
     import yaml  # noqa: F401
 
     del pandas
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    print(json.dumps(prepared[sys.argv[2]](Path(sys.argv[1]).absolute())))
+    place = Path(sys.argv[1]).absolute()
+    print(json.dumps({"files": _all_files(place), "special": _all_special(place), "commands": _all_commands(place)}))

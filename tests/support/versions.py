@@ -1,9 +1,11 @@
-"""`make matrix`: the tests, one case of each, with the oldest and the newest versions that pyproject.toml allows, on each Python given.
+"""`make matrix`: the tests of `make test`, one case of each, with the oldest and the newest versions that pyproject.toml allows.
 
-Oldest: of every library that pyproject.toml names, extras and test tools too, the lowest release that its bound allows and that has a wheel
-for that Python; uv reads the bounds where they are written. What those libraries need themselves is the newest that they take.
+Oldest: for every library in pyproject.toml, extras and test tools too, the lowest release that its bound allows and that has a wheel for
+that Python; uv reads the bounds from there. What those libraries need in turn is the newest that they accept. Newest: what pip would
+install today. Each combination has a virtual environment in .matrix/, removed after its tests.
 
-    python tests/support/versions.py python3.11 python3.14     # a virtual environment each in .matrix/, removed after its tests
+    python tests/support/versions.py python3.11 python3.14               # both, on two Pythons
+    python tests/support/versions.py python3.11 --which newest           # does a release of today break anything? For CI, once a week
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".matrix"
+FOLDERS = ("unit", "contracts", "cli", "faults", "security")  # what `make test` runs
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
 SHOWN = ("torch", "timm", "pandas", "typer")
 COUNTS = ("passed", "failed", "error", "skipped")
@@ -120,7 +123,8 @@ def tested(python: str, which: str, asked: argparse.Namespace) -> Outcome:
         own = install(python, which, place)
     except subprocess.CalledProcessError as error:
         return Outcome(full, which, said=f"not installed: {Path(error.cmd[0]).name} ended with {error.returncode}")
-    command = [own, "-m", "pytest", "tests", "--cases", str(asked.cases), "-n", str(asked.workers), "--dist", "worksteal", *asked.pytest]
+    folders = [f"tests/{name}" for name in FOLDERS]
+    command = [own, "-m", "pytest", *folders, "--cases", str(asked.cases), "-n", str(asked.workers), "--dist", "worksteal", *asked.pytest]
     start = time.monotonic()
     with beside(place, "log").open("w+") as log:
         subprocess.run(command, cwd=ROOT, check=False, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": str(ROOT)})

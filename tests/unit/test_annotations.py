@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,12 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize(("name", "content", "column"), PLAIN.values(), ids=PLAIN)
-def test_every_way_of_writing_labels_means_the_same(name, content, column, tmp_path):
-    recorded, clean = read(tmp_path, name, content, column=column)
-    np.testing.assert_array_equal(recorded, LABELS)
-    assert clean is None and recorded.dtype == np.int64
+def test_every_way_of_writing_labels_means_the_same(tmp_path, subtests):
+    for way, (name, content, column) in PLAIN.items():
+        with subtests.test(way=way):
+            recorded, clean = read(tmp_path, name, content, column=column)
+            np.testing.assert_array_equal(recorded, LABELS)
+            assert clean is None and recorded.dtype == np.int64
 
 
 WITH_CLEAN = {
@@ -114,11 +116,12 @@ WITH_CLEAN = {
 }
 
 
-@pytest.mark.parametrize(("name", "content"), WITH_CLEAN.values(), ids=WITH_CLEAN)
-def test_every_way_of_writing_clean_labels_means_the_same(name, content, tmp_path):
-    recorded, clean = read(tmp_path, name, content)
-    np.testing.assert_array_equal(recorded, LABELS)
-    np.testing.assert_array_equal(clean, CLEAN)
+def test_every_way_of_writing_clean_labels_means_the_same(tmp_path, subtests):
+    for way, (name, content) in WITH_CLEAN.items():
+        with subtests.test(way=way):
+            recorded, clean = read(tmp_path, name, content)
+            np.testing.assert_array_equal(recorded, LABELS)
+            np.testing.assert_array_equal(clean, CLEAN)
 
 
 BY_PATH = {
@@ -137,11 +140,12 @@ BY_PATH = {
 }
 
 
-@pytest.mark.parametrize(("name", "content"), BY_PATH.values(), ids=BY_PATH)
-def test_every_way_of_naming_files_means_the_same(name, content, tmp_path):
-    recorded, clean = read(tmp_path, name, content, FILES)
-    np.testing.assert_array_equal(recorded, LABELS)
-    assert clean is None
+def test_every_way_of_naming_files_means_the_same(tmp_path, subtests):
+    for way, (name, content) in BY_PATH.items():
+        with subtests.test(way=way):
+            recorded, clean = read(tmp_path, name, content, FILES)
+            np.testing.assert_array_equal(recorded, LABELS)
+            assert clean is None
 
 
 @LIGHT
@@ -549,11 +553,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("name", "content", "said"), REFUSED.values(), ids=REFUSED)
-def test_labels_that_do_not_fit_are_refused_in_one_line_that_names_the_file(name, content, said, tmp_path):
-    with pytest.raises(DataError, match=said) as caught:
-        read(tmp_path, name, content)
-    assert name in str(caught.value) and "\n" not in str(caught.value)
+def test_labels_that_do_not_fit_are_refused_in_one_line_that_names_the_file(tmp_path, subtests):
+    for what, (name, content, said) in REFUSED.items():
+        with subtests.test(what=what):
+            with pytest.raises(DataError, match=said) as caught:
+                read(tmp_path, name, content)
+            assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
 PATHS = {
@@ -563,11 +568,12 @@ PATHS = {
 }
 
 
-@pytest.mark.parametrize(("content", "said"), PATHS.values(), ids=PATHS)
-def test_paths_that_do_not_fit_are_refused(content, said, tmp_path):
-    with pytest.raises(DataError, match=said) as caught:
-        read(tmp_path, "l.csv", content, FILES)
-    assert "\n" not in str(caught.value)
+def test_paths_that_do_not_fit_are_refused(tmp_path, subtests):
+    for what, (content, said) in PATHS.items():
+        with subtests.test(what=what):
+            with pytest.raises(DataError, match=said) as caught:
+                read(tmp_path, "l.csv", content, FILES)
+            assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [csv("path,label", IDS, LABELS), csv("", IDS, LABELS)], ids=["with names", "without"])
@@ -576,19 +582,19 @@ def test_paths_for_data_without_paths_are_refused(content, tmp_path):
         read(tmp_path, "l.csv", content, SHAPE)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("l.csv", csv("index,label", KEYS, LABELS), "it has no column 'foo'"),
-        ("l.csv", csv("", LABELS), "its labels have no names: leave :foo out"),
-        ("l.pt", pt({"label": LABELS}), "it has no column 'foo'; it has label"),
-        ("l.npy", npy(LABELS), "its labels have no names: leave :foo out"),
-        ("l.txt", b"0\n" * 8, "its labels have no names: leave :foo out"),
-    ],
-)
-def test_a_column_that_is_not_there_is_named(name, content, said, tmp_path):
-    with pytest.raises(DataError, match=said):
-        read(tmp_path, name, content, column=":foo")
+NO_COLUMN = [
+    ("l.csv", csv("index,label", KEYS, LABELS), "it has no column 'foo'"),
+    ("l.csv", csv("", LABELS), "its labels have no names: leave :foo out"),
+    ("l.pt", pt({"label": LABELS}), "it has no column 'foo'; it has label"),
+    ("l.npy", npy(LABELS), "its labels have no names: leave :foo out"),
+    ("l.txt", b"0\n" * 8, "its labels have no names: leave :foo out"),
+]
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path, subtests):
+    for name, content, said in NO_COLUMN:
+        with subtests.test(name=name, said=said), pytest.raises(DataError, match=said):
+            read(tmp_path, name, content, column=":foo")
 
 
 def test_lines_that_hold_no_label_are_said_or_refused(tmp_path):
@@ -627,13 +633,13 @@ class Evil:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("name", ["l.pt", "l.npy", "l.pth"])
-@pytest.mark.parametrize("wrap", [lambda evil: evil, lambda evil: {"label": evil}, lambda evil: [evil]], ids=["alone", "dict", "list"])
-def test_code_in_a_file_is_refused_and_not_run(name, wrap, tmp_path):
-    evil = wrap(Evil(tmp_path / "ran"))
-    with pytest.raises(DataError, match=r"is refused: .*could run code"):
-        read(tmp_path, name, npy(np.array(evil, object)) if name == "l.npy" else pt(evil))
-    assert not (tmp_path / "ran").exists()
+def test_code_in_a_file_is_refused_and_not_run(tmp_path, subtests):
+    for name, wrap in product(("l.pt", "l.npy", "l.pth"), (lambda evil: evil, lambda evil: {"label": evil}, lambda evil: [evil])):
+        with subtests.test(name=name):
+            evil = wrap(Evil(tmp_path / "ran"))
+            with pytest.raises(DataError, match=r"is refused: .*could run code"):
+                read(tmp_path, name, npy(np.array(evil, object)) if name == "l.npy" else pt(evil))
+            assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("text", ["imported()", "imported(3)", "imported('l.csv', rate=0.4)"])
@@ -666,7 +672,8 @@ def test_bytes_are_never_taken_for_objects(name, write, tmp_path):
     assert "weights_only" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("dtype", ["i1", "u2", "<i4", ">i8", "f4", ">f8"])
-def test_arrays_of_every_kind_of_number_are_read(dtype, tmp_path):
-    for name, content in (("l.pt", pt({"label": LABELS.astype(dtype)})), ("l.npy", npy({"label": LABELS.astype(dtype)}))):
-        np.testing.assert_array_equal(read(tmp_path, name, content)[0], LABELS)
+def test_arrays_of_every_kind_of_number_are_read(tmp_path, subtests):
+    for dtype in ("i1", "u2", "<i4", ">i8", "f4", ">f8"):
+        with subtests.test(dtype=dtype):
+            for name, content in (("l.pt", pt({"label": LABELS.astype(dtype)})), ("l.npy", npy({"label": LABELS.astype(dtype)}))):
+                np.testing.assert_array_equal(read(tmp_path, name, content)[0], LABELS)

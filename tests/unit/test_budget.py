@@ -228,7 +228,7 @@ TINY = """\
 version: 1
 suites:
   tiny:
-    defaults: {dataset: digits, epochs: 4, seeds: [0, 1], precision: fp32, budget: compute}
+    defaults: {dataset: digits, subset: 200, epochs: 4, seeds: [0, 1], precision: fp32, budget: compute}
     matrix: {noise: [symmetric(rate=0.4)], method: [ce, coteaching]}
 """
 
@@ -245,7 +245,9 @@ def test_a_suite_at_the_same_compute_from_the_command_line(
     assert main(["run", "tiny", "--jobs", "1"]) == 0
     out = capsys.readouterr().out
     assert "same compute as 4 epochs of CE" in out and "coteaching, 2 epochs" in out and "ce, 4 epochs" in out
-    assert main(["train", "digits", "--sym", "0.4", "--method", "coteaching", "--epochs", "2", "--precision", "fp32"]) == 0
+    assert (
+        main(["train", "digits", "--subset", "200", "--sym", "0.4", "--method", "coteaching", "--epochs", "2", "--precision", "fp32"]) == 0
+    )
     assert "is finished already" in capsys.readouterr().err
     assert main(["run", "tiny", "--budget", "epochs", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -37,15 +37,16 @@ def test_no_digit_is_in_both_parts_of_the_split(digits: Images) -> None:
     assert not train & {image.tobytes() for image in digits.test_images}
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_an_entry_names_a_map_recipe_and_model_that_exist(name: str) -> None:
-    from noisebench.backbones import canonical_backbone
-    from noisebench.recipes import RECIPES
+def test_an_entry_names_a_map_recipe_and_model_that_exist(subtests: pytest.Subtests) -> None:
+    for name in DATASETS:
+        with subtests.test(dataset=name):
+            from noisebench.backbones import canonical_backbone
+            from noisebench.recipes import RECIPES
 
-    entry = DATASETS[name]
-    assert entry.map is None or MAPS[entry.map].num_classes == entry.num_classes
-    assert entry.recipe in RECIPES and canonical_backbone(entry.model) == entry.model
-    assert len(set(entry.classes)) == entry.num_classes
+            entry = DATASETS[name]
+            assert entry.map is None or MAPS[entry.map].num_classes == entry.num_classes
+            assert entry.recipe in RECIPES and canonical_backbone(entry.model) == entry.model
+            assert len(set(entry.classes)) == entry.num_classes
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashionmnist"])
@@ -82,28 +83,28 @@ def test_a_relative_path_is_found_in_the_workspace(tmp_path: Path) -> None:
     assert find_dataset("mine.npz", tmp_path).path == tmp_path / "mine.npz"
 
 
-@pytest.mark.parametrize(
-    ("changes", "what"),
-    [
-        (
-            {"test_labels": None},
-            "lacks test_labels; it has train_images, train_labels, test_images: a data set has train_images, .* or Keras' x_train",
-        ),
-        ({"train_labels": np.zeros((12, 2), np.uint8)}, "labels must be one class number"),
-        ({"train_labels": np.full(12, -1)}, "labels must be one class number"),
-        ({"train_labels": np.full(12, 0.5)}, "labels must be one class number"),
-        ({"train_labels": np.arange(11) % 3}, "12 train images but 11 train labels"),
-        ({"train_images": np.zeros((12, 8, 8), np.float32)}, "images must be uint8"),
-        ({"train_images": np.zeros((12, 8, 8, 4), np.uint8)}, "images must be uint8"),
-        ({"test_images": np.zeros((6, 9, 8), np.uint8)}, "test images"),
-        ({"train_labels": np.array([{}] * 12, dtype=object)}, "cannot be read as .npz"),
-    ],
-    ids=range(9),
-)
-def test_a_wrong_npz_is_refused_saying_what_is_wrong(changes: dict, what: str, tmp_path: Path) -> None:
-    path = save(tmp_path / "mine.npz", **changes)
-    with pytest.raises(DataError, match=what):
-        read_images(find_dataset(str(path)), tmp_path)
+WRONG_NPZ = [
+    (
+        {"test_labels": None},
+        "lacks test_labels; it has train_images, train_labels, test_images: a data set has train_images, .* or Keras' x_train",
+    ),
+    ({"train_labels": np.zeros((12, 2), np.uint8)}, "labels must be one class number"),
+    ({"train_labels": np.full(12, -1)}, "labels must be one class number"),
+    ({"train_labels": np.full(12, 0.5)}, "labels must be one class number"),
+    ({"train_labels": np.arange(11) % 3}, "12 train images but 11 train labels"),
+    ({"train_images": np.zeros((12, 8, 8), np.float32)}, "images must be uint8"),
+    ({"train_images": np.zeros((12, 8, 8, 4), np.uint8)}, "images must be uint8"),
+    ({"test_images": np.zeros((6, 9, 8), np.uint8)}, "test images"),
+    ({"train_labels": np.array([{}] * 12, dtype=object)}, "cannot be read as .npz"),
+]
+
+
+def test_a_wrong_npz_is_refused_saying_what_is_wrong(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for changes, what in WRONG_NPZ:
+        with subtests.test(what=what):
+            path = save(tmp_path / "mine.npz", **changes)
+            with pytest.raises(DataError, match=what):
+                read_images(find_dataset(str(path)), tmp_path)
 
 
 def test_an_npz_with_keras_names_is_the_same_set(tmp_path: Path) -> None:

@@ -36,15 +36,17 @@ def state(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("mlp", 3), ("cnn4", 4), ("cnn8", 8), ("resnet18", 10), ("resnet34", 18), ("resnet44", 23), ("preact_resnet18", 10)]
-)
-def test_a_group_of_ours_is_a_layer_or_block_with_its_norms(name: str, count: int) -> None:
-    network = make_network(name, 10, CIFAR, 0)
-    groups = layer_groups(network)
-    assert len(groups) == count and groups[-1] == ["head.weight", "head.bias"]
-    assert sorted(name for group in groups for name in group) == sorted(name for name, _ in network.named_parameters())
-    assert all(any(network.get_parameter(name).dim() > 1 for name in group) for group in groups)
+GROUPS = [("mlp", 3), ("cnn4", 4), ("cnn8", 8), ("resnet18", 10), ("resnet34", 18), ("resnet44", 23), ("preact_resnet18", 10)]
+
+
+def test_a_group_of_ours_is_a_layer_or_block_with_its_norms(subtests: pytest.Subtests) -> None:
+    for name, count in GROUPS:
+        with subtests.test(model=name):
+            network = make_network(name, 10, CIFAR, 0)
+            groups = layer_groups(network)
+            assert len(groups) == count and groups[-1] == ["head.weight", "head.bias"]
+            assert sorted(name for group in groups for name in group) == sorted(name for name, _ in network.named_parameters())
+            assert all(any(network.get_parameter(name).dim() > 1 for name in group) for group in groups)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "convnext_atto", "mobilenetv3_small_050"])
@@ -72,8 +74,7 @@ def test_without_decay_there_is_one_group_in_the_order_of_the_network() -> None:
 STRATEGIES = ["standard", "coteaching(rate=0.3)", "elr_plus", "mixup", "joint", "d2l", "forward_revision", "gjs"]
 
 
-@pytest.mark.parametrize("model", ["cnn4", TINY])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("model", "strategy"), [*(("cnn4", strategy) for strategy in STRATEGIES), (TINY, STRATEGIES[0])])
 def test_what_is_frozen_does_not_move_by_a_bit_and_the_rest_does(model: str, strategy: str, make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(strategy=strategy, model=model, freeze=2, batch_size=64, epochs=2, weight_decay=0.01)
     frozen = [prefix for group in layer_groups(trainer.networks[0])[:2] for name in group for prefix in [name.rpartition(".")[0]]]
@@ -135,24 +136,24 @@ class NoGroups(nn.Module):
         self.layer = nn.Linear(2, 2)
 
 
-@pytest.mark.parametrize(
-    ("act", "said"),
-    [
-        (
-            lambda: freeze(make_network("mlp", 10, CIFAR, 0), 3),
-            "freeze 3: the network has 3 layer groups, so that nothing would be trained",
-        ),
-        (lambda: freeze(NoGroups(), 1), "has no layer groups"),
-        (lambda: parameter_groups(NoGroups(), Recipe(1, layer_decay=0.5)), "layer_decay 0.5 has no effect"),
-        (lambda: Recipe(1, freeze=-1), "freeze must be at least 0"),
-        (lambda: Recipe(1, layer_decay=0.0), "layer_decay must be above 0 and at most 1"),
-        (lambda: Recipe(1, layer_decay=1.5), "layer_decay must be above 0 and at most 1"),
-        (lambda: Recipe(1, layer_decay=float("nan")), "layer_decay must be above 0 and at most 1"),
-    ],
-)
-def test_what_has_no_effect_or_no_meaning_is_refused(act: Callable[[], object], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        act()
+REFUSED = [
+    (
+        lambda: freeze(make_network("mlp", 10, CIFAR, 0), 3),
+        "freeze 3: the network has 3 layer groups, so that nothing would be trained",
+    ),
+    (lambda: freeze(NoGroups(), 1), "has no layer groups"),
+    (lambda: parameter_groups(NoGroups(), Recipe(1, layer_decay=0.5)), "layer_decay 0.5 has no effect"),
+    (lambda: Recipe(1, freeze=-1), "freeze must be at least 0"),
+    (lambda: Recipe(1, layer_decay=0.0), "layer_decay must be above 0 and at most 1"),
+    (lambda: Recipe(1, layer_decay=1.5), "layer_decay must be above 0 and at most 1"),
+    (lambda: Recipe(1, layer_decay=float("nan")), "layer_decay must be above 0 and at most 1"),
+]
+
+
+def test_what_has_no_effect_or_no_meaning_is_refused(subtests: pytest.Subtests) -> None:
+    for act, said in REFUSED:
+        with subtests.test(said=said), pytest.raises(ConfigError, match=said):
+            act()
 
 
 def test_decay_of_the_only_trained_group_is_refused(make_trainer: Callable[..., Trainer]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from noisebench.agenda import make_agenda
 from noisebench.cli.grid import GridProgress
@@ -23,24 +23,35 @@ def grid(tmp_path: Path) -> GridProgress:
     return GridProgress(make_agenda(Workspace(str(tmp_path)), suite), 1)
 
 
-def drawn(grid: GridProgress) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    console.print(grid._drawn())
-    return console.file.getvalue()  # type: ignore[attr-defined]
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
-def test_cells_fill_in_and_networks_stand_apart(grid: GridProgress) -> None:
-    assert "mlp, ce" in drawn(grid) and "cnn4, ce" in drawn(grid) and "0/2" in drawn(grid)
-    grid.update(Event(0, "progress", {"epoch": 1, "epochs": 2}))
-    assert "25% 0/2" in drawn(grid) and " images/s" in grid.status() and "left" in grid.status()
-    grid.update(Event(0, "done", {"test_acc": 0.5, "seconds": 1.0}))
-    assert "50.0 1/2" in drawn(grid) and "runs/min" in grid.status()
+def shown(grid: GridProgress, monkeypatch: pytest.MonkeyPatch, *events: Event) -> str:
+    """What a terminal was sent: the table after these events."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", terminal := Terminal())
+        patch.setenv("TERM", "xterm")
+        patch.setenv("COLUMNS", "200")
+        with grid:
+            for event in events:
+                grid.update(event)
+    return terminal.getvalue()
 
 
-def test_a_failure_is_said_counted_and_shown(grid: GridProgress, capsys: pytest.CaptureFixture[str]) -> None:
-    grid.update(Event(1, "failed", {"message": "a NaN in [red]step[/red] 3"}))
-    assert "error: a NaN in [red]step[/red] 3" in capsys.readouterr().err
-    assert "✗1" in drawn(grid) and "1 failed" in grid.status()
+def test_cells_fill_in_and_networks_stand_apart(grid: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(grid, monkeypatch)
+    assert "mlp, ce" in text and "cnn4, ce" in text and "0/2" in text
+    assert "25% 0/2" in shown(grid, monkeypatch, Event(0, "progress", {"epoch": 1, "epochs": 2}))
+    assert " images/s" in grid.status() and "left" in grid.status()
+    assert "50.0 1/2" in shown(grid, monkeypatch, Event(0, "done", {"test_acc": 0.5, "seconds": 1.0})) and "runs/min" in grid.status()
+
+
+def test_a_failure_is_said_counted_and_shown(grid: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(grid, monkeypatch, Event(1, "failed", {"message": "a NaN in [red]step[/red] 3"}))
+    assert "error: a NaN in [red]step[/red] 3" in text
+    assert "✗1" in text and "1 failed" in grid.status()
 
 
 def test_without_a_terminal_the_end_is_said_in_a_line(grid: GridProgress, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,26 +176,27 @@ def test_what_does_not_fit_names_the_first_tensors(tmp_path: Path) -> None:
         begun(saved(tmp_path / "w.pt", partial))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("w.pt", [1, 2], "holds no state dict"),
-        ("w.pt", {"state_dict": {"a": 1}}, "holds no state dict"),
-        ("w.pt", {}, "holds no state dict"),
-        ("w.safetensors", b"junk", "is damaged, or no .safetensors"),
-        ("w.safetensors", b"\x02\0\0\0\0\0\0\0{}", "holds no tensors"),
-        ("w.pt", b"junk", "is damaged, or holds more than tensors"),
-    ],
-)
-def test_files_that_hold_no_weights_are_refused_in_one_line(name: str, content: object, said: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        torch.save(content, path)
-    with pytest.raises(DataError, match=said) as caught:
-        initial_of(name, path)
-    assert "\n" not in str(caught.value)
+NO_WEIGHTS = [
+    ("w.pt", [1, 2], "holds no state dict"),
+    ("w.pt", {"state_dict": {"a": 1}}, "holds no state dict"),
+    ("w.pt", {}, "holds no state dict"),
+    ("w.safetensors", b"junk", "is damaged, or no .safetensors"),
+    ("w.safetensors", b"\x02\0\0\0\0\0\0\0{}", "holds no tensors"),
+    ("w.pt", b"junk", "is damaged, or holds more than tensors"),
+]
+
+
+def test_files_that_hold_no_weights_are_refused_in_one_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for name, content, said in NO_WEIGHTS:
+        with subtests.test(name=name, said=said):
+            path = tmp_path / name
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                torch.save(content, path)
+            with pytest.raises(DataError, match=said) as caught:
+                initial_of(name, path)
+            assert "\n" not in str(caught.value)
 
 
 def test_names_that_lead_to_no_weights_say_what_is_allowed(tmp_path: Path) -> None:
@@ -259,7 +258,10 @@ def cache(home: Path, repository: str, state: dict[str, Tensor]) -> None:
     save_file(state, place / "snapshots" / ("a" * 40) / "model.safetensors")
 
 
-def test_pretrained_is_found_in_the_cache_of_the_hub_and_is_the_run_of_its_file(tmp_path: Path) -> None:
+def test_pretrained_is_found_in_the_cache_of_the_hub_and_is_the_run_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     torch.manual_seed(5)
     state = timm.create_model("test_resnet").state_dict()
     cache(tmp_path / "home", "timm/test_resnet.r160_in1k", state)
@@ -267,11 +269,8 @@ def test_pretrained_is_found_in_the_cache_of_the_hub_and_is_the_run_of_its_file(
     planned = []
     for init in ("pretrained", str(tmp_path / "same.safetensors")):
         words = ["train", "digits", "--sym", "0.4", "--model", TINY, "--init", init, "--dry-run", "--json"]
-        done = subprocess.run(
-            [sys.executable, "-m", "noisebench", "--offline", "-C", str(tmp_path), *words],
-            env={**os.environ, "HF_HOME": str(tmp_path / "home")}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        planned.append(json.loads(done.stdout))
+        assert main(["--offline", "-C", str(tmp_path), *words]) == 0
+        planned.append(json.loads(capsys.readouterr().out))
     assert planned[0]["key"] == planned[1]["key"]
     assert planned[0]["init"] == initial_of("", tmp_path / "same.safetensors").sha256
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -73,24 +74,24 @@ def save(path, n=50, value=200, labels=None):
 # Held out
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_the_expected_number_is_held_out_of_all_and_of_each_class_but_for_one(when, fraction):
-    manifest = make("symmetric(0.4)", val_fraction=fraction, val_split=when)
-    seen = EVEN.labels if when == "before" else manifest.labels
-    held_out, counts = np.bincount(seen[manifest.val], minlength=3), np.bincount(seen, minlength=3)
-    assert held_out.sum() == rounded(fraction, 300)
-    assert (np.abs(held_out - fraction * counts) < 1).all()
+def test_the_expected_number_is_held_out_of_all_and_of_each_class_but_for_one(subtests):
+    for fraction, when in product((0.1, 0.25, 0.5), ("before", "after")):
+        with subtests.test(fraction=fraction, when=when):
+            manifest = make("symmetric(0.4)", val_fraction=fraction, val_split=when)
+            seen = EVEN.labels if when == "before" else manifest.labels
+            held_out, counts = np.bincount(seen[manifest.val], minlength=3), np.bincount(seen, minlength=3)
+            assert held_out.sum() == rounded(fraction, 300)
+            assert (np.abs(held_out - fraction * counts) < 1).all()
 
 
-@pytest.mark.parametrize("noise", ["symmetric(0.4)", "pairflip(0.3)", "symmetric(0.4, inclusive=True)"])
-@pytest.mark.parametrize("held_out", [True, False])
-def test_split_before_corruption_both_parts_have_exact_counts(noise, held_out):
-    manifest = make(noise, val_fraction=0.3, val_split="before")
-    part = manifest.val == held_out
-    wrong = np.bincount(EVEN.labels[part & (manifest.labels != EVEN.labels)], minlength=3)
-    counts = np.bincount(EVEN.labels[part], minlength=3)
-    np.testing.assert_array_equal(wrong, rounded(1 - np.diag(manifest.transition), counts))
+def test_split_before_corruption_both_parts_have_exact_counts(subtests):
+    for noise, held_out in product(("symmetric(0.4)", "pairflip(0.3)", "symmetric(0.4, inclusive=True)"), (True, False)):
+        with subtests.test(noise=noise, held_out=held_out):
+            manifest = make(noise, val_fraction=0.3, val_split="before")
+            part = manifest.val == held_out
+            wrong = np.bincount(EVEN.labels[part & (manifest.labels != EVEN.labels)], minlength=3)
+            counts = np.bincount(EVEN.labels[part], minlength=3)
+            np.testing.assert_array_equal(wrong, rounded(1 - np.diag(manifest.transition), counts))
 
 
 @pytest.mark.parametrize("over", ["set", "pair"])
@@ -146,17 +147,17 @@ def test_a_share_of_nothing_is_no_split(when):
     assert make("symmetric(0.4)").val is None and make("symmetric(0.4)").in_training.all()
 
 
-@pytest.mark.parametrize("fraction", [1, 1.5, -0.1, float("nan"), float("inf")])
-def test_a_share_that_is_none_is_refused(fraction):
-    with pytest.raises(ConfigError, match=r"--val-fraction is a share of the training set in \[0, 1\)"):
-        LabelWish("symmetric(0.4)", val_fraction=fraction)
+def test_a_share_that_is_none_is_refused(subtests):
+    for fraction in (1, 1.5, -0.1, float("nan"), float("inf")):
+        refused = pytest.raises(ConfigError, match=r"--val-fraction is a share of the training set in \[0, 1\)")
+        with subtests.test(fraction=fraction), refused:
+            LabelWish("symmetric(0.4)", val_fraction=fraction)
 
 
-@pytest.mark.parametrize(("fraction", "left"), [(1e-9, "all"), (0.001, "all"), (0.999, "no")])
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_a_share_that_leaves_one_side_empty_is_refused(fraction, left, when):
-    with pytest.raises(ConfigError, match=f"leaves {left} training examples"):
-        make("symmetric(0)", val_fraction=fraction, val_split=when)
+def test_a_share_that_leaves_one_side_empty_is_refused(subtests):
+    for (fraction, left), when in product(((1e-9, "all"), (0.001, "all"), (0.999, "no")), ("before", "after")):
+        with subtests.test(fraction=fraction, when=when), pytest.raises(ConfigError, match=f"leaves {left} training examples"):
+            make("symmetric(0)", val_fraction=fraction, val_split=when)
 
 
 def test_a_time_of_splitting_that_is_none_is_refused():
@@ -222,11 +223,12 @@ def test_no_image_is_put_in_twice_while_they_last(size, openly):
     assert len(np.unique(put_in[put_in >= 0])) == 90
 
 
-@pytest.mark.parametrize("size", [89, 50, 45, 7, 4])
-def test_too_few_images_are_put_in_as_evenly_as_possible(size, openly):
-    put_in = openly(size=size).source
-    counts = np.bincount(put_in[put_in >= 0], minlength=size)
-    assert counts.sum() == 90 and len(counts) == size and np.ptp(counts) <= 1
+def test_too_few_images_are_put_in_as_evenly_as_possible(openly, subtests):
+    for size in (89, 50, 45, 7, 4):
+        with subtests.test(size=size):
+            put_in = openly(size=size).source
+            counts = np.bincount(put_in[put_in >= 0], minlength=size)
+            assert counts.sum() == 90 and len(counts) == size and np.ptp(counts) <= 1
 
 
 def test_another_seed_replaces_others_by_others(openly):
@@ -351,14 +353,14 @@ def of_conventions():
                 yield name, kind, dataset
 
 
-@pytest.mark.parametrize(("name", "kind", "dataset"), list(of_conventions()))
-@pytest.mark.parametrize("rate", [0.1, 0.45])
-def test_every_text_of_a_convention_is_a_noise_on_its_data(name, kind, dataset, rate):
-    call = noise_for(DATASETS[dataset], find_convention(name).text(kind, rate, dataset))
-    assert dict(call.kwargs)["rate"] == rate
-    if by_class(call):
-        T = build_noise(call, DATASETS[dataset].num_classes).transition
-        np.testing.assert_allclose(T.sum(1), 1, atol=1e-12)
+def test_every_text_of_a_convention_is_a_noise_on_its_data(subtests):
+    for (name, kind, dataset), rate in product(of_conventions(), (0.1, 0.45)):
+        with subtests.test(convention=name, kind=kind, dataset=dataset, rate=rate):
+            call = noise_for(DATASETS[dataset], find_convention(name).text(kind, rate, dataset))
+            assert dict(call.kwargs)["rate"] == rate
+            if by_class(call):
+                T = build_noise(call, DATASETS[dataset].num_classes).transition
+                np.testing.assert_allclose(T.sum(1), 1, atol=1e-12)
 
 
 OVERALL = [
@@ -378,20 +380,23 @@ OVERALL = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "kind", "rate", "dataset", "overall"), OVERALL)
-def test_the_overall_rate_is_what_the_paper_meant(name, kind, rate, dataset, overall):
-    text = find_convention(name).text(kind, rate, dataset)
-    manifest = make(text, packaged(dataset))
-    by_chance = "exact=False" in text or "exact_over='set'" in text
-    assert 1 - np.diag(manifest.transition).mean() == pytest.approx(overall)
-    assert manifest.meta["realised_rate"] == pytest.approx(overall, abs=4 * np.sqrt(0.25 / 50_000) if by_chance else 1e-9)
+def test_the_overall_rate_is_what_the_paper_meant(subtests):
+    for name, kind, rate, dataset, overall in OVERALL:
+        with subtests.test(convention=name, kind=kind, dataset=dataset):
+            text = find_convention(name).text(kind, rate, dataset)
+            manifest = make(text, packaged(dataset))
+            by_chance = "exact=False" in text or "exact_over='set'" in text
+            assert 1 - np.diag(manifest.transition).mean() == pytest.approx(overall)
+            assert manifest.meta["realised_rate"] == pytest.approx(overall, abs=4 * np.sqrt(0.25 / 50_000) if by_chance else 1e-9)
 
 
-@pytest.mark.parametrize(("dataset", "rate", "realised"), [("cifar100", 0.1, 0.0), ("cifar10", 0.2, 0.1998), ("cifar100", 0.2, 0.198)])
-@pytest.mark.parametrize("name", ["anl2023", "jal2025", "cleanlab2021"])
-def test_counts_rounded_down_by_pair_lose_what_the_paper_lost(name, dataset, rate, realised):
-    text = find_convention(name).text("sym", rate, dataset)
-    assert make(text, packaged(dataset)).meta["realised_rate"] == pytest.approx(realised, abs=1e-12)
+def test_counts_rounded_down_by_pair_lose_what_the_paper_lost(subtests):
+    for name, (dataset, rate, realised) in product(
+        ("anl2023", "jal2025", "cleanlab2021"), (("cifar100", 0.1, 0.0), ("cifar10", 0.2, 0.1998), ("cifar100", 0.2, 0.198))
+    ):
+        with subtests.test(convention=name, dataset=dataset, rate=rate):
+            text = find_convention(name).text("sym", rate, dataset)
+            assert make(text, packaged(dataset)).meta["realised_rate"] == pytest.approx(realised, abs=1e-12)
 
 
 def test_over_the_set_exactly_the_rate_is_wrong_and_the_classes_differ():
@@ -404,27 +409,28 @@ def test_over_the_set_exactly_the_rate_is_wrong_and_the_classes_differ():
 MNIST_SIZES = np.array([5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "counts"),
-    [
-        ("sl2019", "sym", np.full(10, 2400)),
-        ("apl2020", "sym", np.full(10, 2400)),
-        ("sl2019", "asym", [0, 0, 2383, 2452, 0, 2168, 2367, 2506, 0, 0]),
-        ("cleanlab2021", "sym", 9 * (MNIST_SIZES * 0.4 / 9).astype(int)),
-        ("apl2020", "asym", None),
-        ("alf2021", "sym", None),
-    ],
-)
-def test_counts_on_classes_of_unequal_sizes_are_those_of_the_papers_code(name, kind, counts):
-    clean = np.repeat(np.arange(10), MNIST_SIZES)
-    model = build_noise(find_convention(name).text(kind, 0.4, "mnist"), 10)
-    wrong = np.bincount(clean[model.draw(clean, 0) != clean], minlength=10)
-    if counts is None:  # each label by chance
-        share = 1 - np.diag(model.transition)
-        off = np.abs(wrong - MNIST_SIZES * share)
-        assert (off <= 4 * np.sqrt(MNIST_SIZES * share * (1 - share))).all() and off.max() > 1
-    else:
-        assert wrong.tolist() == list(counts)
+UNEQUAL = [
+    ("sl2019", "sym", np.full(10, 2400)),
+    ("apl2020", "sym", np.full(10, 2400)),
+    ("sl2019", "asym", [0, 0, 2383, 2452, 0, 2168, 2367, 2506, 0, 0]),
+    ("cleanlab2021", "sym", 9 * (MNIST_SIZES * 0.4 / 9).astype(int)),
+    ("apl2020", "asym", None),
+    ("alf2021", "sym", None),
+]
+
+
+def test_counts_on_classes_of_unequal_sizes_are_those_of_the_papers_code(subtests):
+    for name, kind, counts in UNEQUAL:
+        with subtests.test(convention=name, kind=kind):
+            clean = np.repeat(np.arange(10), MNIST_SIZES)
+            model = build_noise(find_convention(name).text(kind, 0.4, "mnist"), 10)
+            wrong = np.bincount(clean[model.draw(clean, 0) != clean], minlength=10)
+            if counts is None:  # each label by chance
+                share = 1 - np.diag(model.transition)
+                off = np.abs(wrong - MNIST_SIZES * share)
+                assert (off <= 4 * np.sqrt(MNIST_SIZES * share * (1 - share))).all() and off.max() > 1
+            else:
+                assert wrong.tolist() == list(counts)
 
 
 def test_equal_counts_are_equal_in_each_part_and_refused_where_a_class_is_too_small():
@@ -444,12 +450,13 @@ def test_over_the_set_exactly_the_rate_is_drawn_anew(name, rate):
     assert wrong == 20_000 if name == "gjs2021" else abs(wrong - 22_500) < 4 * np.sqrt(25_000 * 0.09)
 
 
-@pytest.mark.parametrize(("rate", "cats", "overall"), [(0.1, 0.09, 0.049), (0.2, 0.16, 0.096), (0.3, 0.21, 0.141), (0.4, 0.24, 0.184)])
-def test_cats_that_became_dogs_flip_back(rate, cats, overall):
-    manifest = make(f"asymmetric({rate}, map='cifar10', flip_back=True)", packaged("cifar10"))
-    assert manifest.transition[CAT, DOG] == pytest.approx(cats) and manifest.transition[DOG, CAT] == pytest.approx(rate)
-    assert manifest.meta["per_class_rate"][CAT] == pytest.approx(cats, abs=1e-9)
-    assert manifest.meta["realised_rate"] == pytest.approx(overall, abs=1e-9)
+def test_cats_that_became_dogs_flip_back(subtests):
+    for rate, cats, overall in ((0.1, 0.09, 0.049), (0.2, 0.16, 0.096), (0.3, 0.21, 0.141), (0.4, 0.24, 0.184)):
+        with subtests.test(rate=rate):
+            manifest = make(f"asymmetric({rate}, map='cifar10', flip_back=True)", packaged("cifar10"))
+            assert manifest.transition[CAT, DOG] == pytest.approx(cats) and manifest.transition[DOG, CAT] == pytest.approx(rate)
+            assert manifest.meta["per_class_rate"][CAT] == pytest.approx(cats, abs=1e-9)
+            assert manifest.meta["realised_rate"] == pytest.approx(overall, abs=1e-9)
 
 
 def test_the_header_says_whose_noise_it_is_and_the_identity_does_not_depend_on_it(tmp_path):
@@ -478,49 +485,50 @@ def test_a_convention_holds_out_what_its_paper_did_unless_told_otherwise():
         assert (later.val_fraction, later.val_split) == (0.1, "after")
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"pair": 0.4, "convention": "sl2019"}, "sl2019 has no --pair noise; it has --sym, --asym"),
-        (
-            {"asym": 0.4, "convention": "sl2019", "dataset": "fashionmnist"},
-            "sl2019 has no --asym noise on fashionmnist; it has it on mnist",
-        ),
-        ({"sym": 0.4, "convention": "sl2018"}, "unknown convention 'sl2018': did you mean 'sl2019'"),
-        ({"asym": 0.4, "convention": "sl2019", "map": "cifar10"}, "says all of the noise but its rate"),
-        ({"sym": 0.4, "convention": "sl2019", "bernoulli": True}, "says all of the noise but its rate"),
-        ({"human": "worse", "convention": "sl2019"}, "--convention has an effect with --sym, --asym, --pair and --idn only"),
-        ({"human": "worse", "noise_seed": 3}, "--noise-seed has no effect: the labels of --human are not drawn"),
-        ({"labels": "l.csv", "noise_seed": 3}, "--noise-seed has no effect: the labels of --labels are not drawn"),
-        ({"sym": 0.4, "val_split": "before"}, "--val-split has an effect with --val-fraction only"),
-        ({"openset": 0.4}, "--openset needs a --source"),
-        ({"sym": 0.4, "source": "mnist"}, "--source has an effect with --openset only"),
-        ({"matrix": "T.csv", "human": "worse"}, "name one noise only, got --human and --matrix"),
-    ],
-)
-def test_options_that_contradict_or_have_no_effect_are_refused(options, said):
-    with pytest.raises(NoisebenchError, match=said):
-        wish(**options)
+CONTRADICTING = [
+    ({"pair": 0.4, "convention": "sl2019"}, "sl2019 has no --pair noise; it has --sym, --asym"),
+    (
+        {"asym": 0.4, "convention": "sl2019", "dataset": "fashionmnist"},
+        "sl2019 has no --asym noise on fashionmnist; it has it on mnist",
+    ),
+    ({"sym": 0.4, "convention": "sl2018"}, "unknown convention 'sl2018': did you mean 'sl2019'"),
+    ({"asym": 0.4, "convention": "sl2019", "map": "cifar10"}, "says all of the noise but its rate"),
+    ({"sym": 0.4, "convention": "sl2019", "bernoulli": True}, "says all of the noise but its rate"),
+    ({"human": "worse", "convention": "sl2019"}, "--convention has an effect with --sym, --asym, --pair and --idn only"),
+    ({"human": "worse", "noise_seed": 3}, "--noise-seed has no effect: the labels of --human are not drawn"),
+    ({"labels": "l.csv", "noise_seed": 3}, "--noise-seed has no effect: the labels of --labels are not drawn"),
+    ({"sym": 0.4, "val_split": "before"}, "--val-split has an effect with --val-fraction only"),
+    ({"openset": 0.4}, "--openset needs a --source"),
+    ({"sym": 0.4, "source": "mnist"}, "--source has an effect with --openset only"),
+    ({"matrix": "T.csv", "human": "worse"}, "name one noise only, got --human and --matrix"),
+]
 
 
-@pytest.mark.parametrize(
-    ("options", "noise"),
-    [
-        ({"human": "worse"}, "human(column='worse')"),
-        ({"human": "worse", "noise_seed": 3, "val_fraction": 0.1}, "human(column='worse')"),
-        ({"matrix": "my T.csv", "bernoulli": True}, "matrix(file='my T.csv', exact=False)"),
-        ({"labels": "own"}, "imported(file='own')"),
-        ({"idn": 0.3, "predictions": "t.npz"}, "plc(predictions='t.npz', rate=0.3)"),
-        ({"openset": 0.3, "source": "mnist"}, "openset(rate=0.3, source='mnist')"),
-        ({"noise": "sym 0.1", "openset": 0.3, "source": "mnist"}, "openset(symmetric(rate=0.1), rate=0.3, source='mnist')"),
-        ({"noise": "plc 0.2", "predictions": "p.npy"}, "plc(rate=0.2, predictions='p.npy')"),
-        ({"openset": 0.3, "source": "mnist", "bernoulli": True}, "openset(rate=0.3, source='mnist', exact=False)"),
-        ({"openset": 0.3, "source": "mnist", "pair": 0.2}, "openset(pairflip(rate=0.2), rate=0.3, source='mnist')"),
-        ({"noise": "plc(kind='II', rate=0.2)", "predictions": "t.npy"}, "plc(kind='II', rate=0.2, predictions='t.npy')"),
-    ],
-)
-def test_options_are_a_noise_in_the_language(options, noise):
-    assert wish(**options).noise == noise
+def test_options_that_contradict_or_have_no_effect_are_refused(subtests):
+    for options, said in CONTRADICTING:
+        with subtests.test(options=options), pytest.raises(NoisebenchError, match=said):
+            wish(**options)
+
+
+OPTIONS = [
+    ({"human": "worse"}, "human(column='worse')"),
+    ({"human": "worse", "noise_seed": 3, "val_fraction": 0.1}, "human(column='worse')"),
+    ({"matrix": "my T.csv", "bernoulli": True}, "matrix(file='my T.csv', exact=False)"),
+    ({"labels": "own"}, "imported(file='own')"),
+    ({"idn": 0.3, "predictions": "t.npz"}, "plc(predictions='t.npz', rate=0.3)"),
+    ({"openset": 0.3, "source": "mnist"}, "openset(rate=0.3, source='mnist')"),
+    ({"noise": "sym 0.1", "openset": 0.3, "source": "mnist"}, "openset(symmetric(rate=0.1), rate=0.3, source='mnist')"),
+    ({"noise": "plc 0.2", "predictions": "p.npy"}, "plc(rate=0.2, predictions='p.npy')"),
+    ({"openset": 0.3, "source": "mnist", "bernoulli": True}, "openset(rate=0.3, source='mnist', exact=False)"),
+    ({"openset": 0.3, "source": "mnist", "pair": 0.2}, "openset(pairflip(rate=0.2), rate=0.3, source='mnist')"),
+    ({"noise": "plc(kind='II', rate=0.2)", "predictions": "t.npy"}, "plc(kind='II', rate=0.2, predictions='t.npy')"),
+]
+
+
+def test_options_are_a_noise_in_the_language(subtests):
+    for options, noise in OPTIONS:
+        with subtests.test(options=options):
+            assert wish(**options).noise == noise
 
 
 # Every kind there and back
@@ -574,37 +582,39 @@ def of_kind(tmp_path_factory, digits):
     return make
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("fraction", [0, 0.1])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_manifest_of_every_kind_comes_back_as_it_was_written(kind, fraction, name, of_kind, tmp_path):
-    manifest = of_kind(kind, fraction)
-    back = read_manifest(written(manifest, tmp_path, name))
-    assert_same(back, manifest)
-    assert back.content == manifest.content and manifest.lies_at(tmp_path / name)
+def test_a_manifest_of_every_kind_comes_back_as_it_was_written(of_kind, tmp_path, subtests):
+    for kind, fraction, name in product(KINDS, (0, 0.1), FILES):
+        with subtests.test(kind=kind, fraction=fraction, name=name):
+            manifest = of_kind(kind, fraction)
+            back = read_manifest(written(manifest, tmp_path, name))
+            assert_same(back, manifest)
+            assert back.content == manifest.content and manifest.lies_at(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_rates_of_every_kind_are_those_of_a_recount(kind, of_kind, digits):
-    manifest = of_kind(kind)
-    known = manifest.truth != -1
-    wrong = (manifest.labels != manifest.truth)[known]
-    rates = [wrong[digits.train_labels[known] == k].mean() for k in range(10)] if known.any() else [None] * 10
-    assert manifest.meta["realised_rate"] == (pytest.approx(wrong.mean()) if known.any() else None)
-    assert manifest.meta["per_class_rate"] == (pytest.approx(rates) if known.any() else rates)
+def test_the_rates_of_every_kind_are_those_of_a_recount(of_kind, digits, subtests):
+    for kind in KINDS:
+        with subtests.test(kind=kind):
+            manifest = of_kind(kind)
+            known = manifest.truth != -1
+            wrong = (manifest.labels != manifest.truth)[known]
+            rates = [wrong[digits.train_labels[known] == k].mean() for k in range(10)] if known.any() else [None] * 10
+            assert manifest.meta["realised_rate"] == (pytest.approx(wrong.mean()) if known.any() else None)
+            assert manifest.meta["per_class_rate"] == (pytest.approx(rates) if known.any() else rates)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_text_in_the_header_of_every_kind_is_in_its_one_form(kind, of_kind):
-    text = of_kind(kind).meta["noise"]
-    assert str(noise_for(DATASETS["digits"], text)) == text
+def test_the_text_in_the_header_of_every_kind_is_in_its_one_form(of_kind, subtests):
+    for kind in KINDS:
+        with subtests.test(kind=kind):
+            text = of_kind(kind).meta["noise"]
+            assert str(noise_for(DATASETS["digits"], text)) == text
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_belongs_to_its_data(kind, of_kind, digits):
-    of_kind(kind).verify(digits.train_labels, images_sha256=fingerprint(digits.train_images))
-    with pytest.raises(ManifestError, match="for other data"):
-        of_kind(kind).verify(digits.train_labels[::-1])
+def test_every_kind_belongs_to_its_data(of_kind, digits, subtests):
+    for kind in KINDS:
+        with subtests.test(kind=kind):
+            of_kind(kind).verify(digits.train_labels, images_sha256=fingerprint(digits.train_images))
+            with pytest.raises(ManifestError, match="for other data"):
+                of_kind(kind).verify(digits.train_labels[::-1])
 
 
 def names_of(folder, wishes):
@@ -636,12 +646,13 @@ SAME_BUT = {
 }
 
 
-@pytest.mark.parametrize("wishes", SAME_BUT.values(), ids=SAME_BUT)
-def test_manifests_that_differ_have_names_that_differ(wishes, tmp_path, monkeypatch, digits):
-    monkeypatch.chdir(tmp_path)
-    np.save("t.npy", np.eye(10)[digits.train_labels])
-    np.save("l.npy", {"one": digits.train_labels, "two": digits.train_labels[::-1]}, allow_pickle=True)
-    assert len(set(names_of(tmp_path, wishes))) == len(wishes)
+def test_manifests_that_differ_have_names_that_differ(tmp_path, monkeypatch, digits, subtests):
+    for what, wishes in SAME_BUT.items():
+        with subtests.test(what=what):
+            monkeypatch.chdir(tmp_path)
+            np.save("t.npy", np.eye(10)[digits.train_labels])
+            np.save("l.npy", {"one": digits.train_labels, "two": digits.train_labels[::-1]}, allow_pickle=True)
+            assert len(set(names_of(tmp_path, wishes))) == len(wishes)
 
 
 def test_a_changed_file_gives_another_name(tmp_path, monkeypatch):
@@ -675,26 +686,27 @@ def test_any_changed_byte_of_any_column_is_noticed(tmp_path_factory, data):
         read_manifest(path)
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        (b",val,", b",both,"),
-        (b",fashionmnist:", b",mnist:"),
-        (b",fashionmnist:", b",fashionmnist:-"),
-        (b",fashionmnist:", b",fashionmnist:9999999999999999999999"),
-        (b",fashionmnist:", "fashionmnist:²".encode()),
-        (b"id,split,source\n", b"id,source,split\n"),
-        (b"id,split,source\n", b"id,split,weight\n"),
-        (b"# source: ", b"# sauce: "),
-    ],
-)
-def test_nonsense_in_the_columns_under_a_fitting_checksum_is_refused(old, new, tmp_path):
-    head, rest = full().content.replace(old, new, 1).split(b"# sha256: ")
-    body = rest.partition(b"\n")[2]
-    (tmp_path / "m.csv").write_bytes(head + b"# sha256: " + hashlib.sha256(head + body).hexdigest().encode() + b"\n" + body)
-    with pytest.raises(ManifestError, match=r"m\.csv") as caught:
-        read_manifest(tmp_path / "m.csv")
-    assert "\n" not in str(caught.value)
+NONSENSE = [
+    (b",val,", b",both,"),
+    (b",fashionmnist:", b",mnist:"),
+    (b",fashionmnist:", b",fashionmnist:-"),
+    (b",fashionmnist:", b",fashionmnist:9999999999999999999999"),
+    (b",fashionmnist:", "fashionmnist:²".encode()),
+    (b"id,split,source\n", b"id,source,split\n"),
+    (b"id,split,source\n", b"id,split,weight\n"),
+    (b"# source: ", b"# sauce: "),
+]
+
+
+def test_nonsense_in_the_columns_under_a_fitting_checksum_is_refused(tmp_path, subtests):
+    for old, new in NONSENSE:
+        with subtests.test(new=new):
+            head, rest = full().content.replace(old, new, 1).split(b"# sha256: ")
+            body = rest.partition(b"\n")[2]
+            (tmp_path / "m.csv").write_bytes(head + b"# sha256: " + hashlib.sha256(head + body).hexdigest().encode() + b"\n" + body)
+            with pytest.raises(ManifestError, match=r"m\.csv") as caught:
+                read_manifest(tmp_path / "m.csv")
+            assert "\n" not in str(caught.value)
 
 
 def test_a_header_that_nests_endlessly_is_refused_and_does_not_take_the_process_down(tmp_path):
@@ -754,12 +766,12 @@ def test_the_text_made_in_chunks_is_that_of_row_after_row(n, num_classes, chunk,
         assert b"".join(rows.text_of(table, num_classes, "mnist")) == naive(table, "mnist")
 
 
-@pytest.mark.parametrize("num_classes", [3, 10, 11, 101, 1000])
-@pytest.mark.parametrize("chunk", [1 << 20, 9_999, 50_001])
-def test_a_large_text_is_that_of_row_after_row(num_classes, chunk, monkeypatch):
-    table = random_rows(100_020, num_classes, 0)
-    monkeypatch.setattr(rows, "_CHUNK", chunk)
-    assert b"".join(rows.text_of(table, num_classes)) == naive(table, "")
+def test_a_large_text_is_that_of_row_after_row(monkeypatch, subtests):
+    for num_classes, chunk in ((3, 1 << 20), (10, 9_999), (11, 50_001), (101, 9_999), (1000, 1 << 20)):
+        with subtests.test(num_classes=num_classes, chunk=chunk):
+            table = random_rows(100_020, num_classes, 0)
+            monkeypatch.setattr(rows, "_CHUNK", chunk)
+            assert b"".join(rows.text_of(table, num_classes)) == naive(table, "")
 
 
 @LIGHT

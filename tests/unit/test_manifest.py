@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from noisebench.strategies import STRATEGIES
 from noisebench.truth import is_oracle, resolve, transitions, with_auto
 
 LIGHT = settings(max_examples=60, deadline=None)
+FORMATS = ("m.csv", "m.csv.gz", "m.parquet")
 DATA = os.environ.get("NOISEBENCH_DATA")
 with_data = pytest.mark.skipif(not DATA, reason="NOISEBENCH_DATA names no folder with cifar10.npz and fashionmnist.npz")
 TOY = Dataset("toy", "three classes", ("cat", "dog", "a, \"b\": 'c' #d"), (8, 8, 1), 60, 10, "mlp", "digits")
@@ -77,20 +79,23 @@ def assert_refused(path, content):
 # There and back
 
 
-@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.parquet"])
-@pytest.mark.parametrize("noise", ["symmetric(0.4)", "pairflip(1e-05)", "symmetric(0)", "symmetric(0.3, inclusive=True, exact=False)"])
-def test_a_manifest_comes_back_as_it_was_written(noise, name, tmp_path):
-    manifest = toy(noise)
-    assert_same(read_manifest(written(manifest, tmp_path, name)), manifest)
+def test_a_manifest_comes_back_as_it_was_written(tmp_path, subtests):
+    for noise, name in product(
+        ("symmetric(0.4)", "pairflip(1e-05)", "symmetric(0)", "symmetric(0.3, inclusive=True, exact=False)"), FORMATS
+    ):
+        with subtests.test(noise=noise, name=name):
+            manifest = toy(noise)
+            assert_same(read_manifest(written(manifest, tmp_path, name)), manifest)
 
 
-@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.parquet"])
-def test_anyone_reads_the_table_with_pandas(name, tmp_path):
-    manifest = toy()
-    path = written(manifest, tmp_path, name)
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, comment="#")
-    assert table.columns.tolist() == ["index", "label", "clean_label"]
-    np.testing.assert_array_equal(table.to_numpy().T, [np.arange(60), manifest.labels, CLEAN])
+def test_anyone_reads_the_table_with_pandas(tmp_path, subtests):
+    for name in FORMATS:
+        with subtests.test(name=name):
+            manifest = toy()
+            path = written(manifest, tmp_path, name)
+            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, comment="#")
+            assert table.columns.tolist() == ["index", "label", "clean_label"]
+            np.testing.assert_array_equal(table.to_numpy().T, [np.arange(60), manifest.labels, CLEAN])
 
 
 def test_anyone_reads_the_header_as_yaml(tmp_path):
@@ -99,9 +104,10 @@ def test_anyone_reads_the_header_as_yaml(tmp_path):
     assert yaml.safe_load("\n".join(lines)) == {**manifest.meta, "sha256": manifest.sha256}
 
 
-@pytest.mark.parametrize("rate", ["1e-05", "1.5e-07", "0.1", "1e-10"])
-def test_a_small_rate_comes_back_as_a_number(rate, tmp_path):
-    assert read_manifest(written(toy(f"symmetric({rate})"), tmp_path)).meta["nominal_rate"] == float(rate)
+def test_a_small_rate_comes_back_as_a_number(tmp_path, subtests):
+    for rate in ("1e-05", "1.5e-07", "0.1", "1e-10"):
+        with subtests.test(rate=rate):
+            assert read_manifest(written(toy(f"symmetric({rate})"), tmp_path)).meta["nominal_rate"] == float(rate)
 
 
 def test_compressed_or_not_the_content_is_the_same(tmp_path):
@@ -137,10 +143,11 @@ def test_an_unknown_clean_label_is_an_empty_field(tmp_path):
 IDS = ["a#b", "a,b", 'a"b', "50%", "%23", "a\nb", "a\rb", "a\r\nb", "NA", "", " a ", "7", "é", "日本", "it's", "a\tb", "\u2028", "\x85"]
 
 
-@pytest.mark.parametrize("name", IDS)
-def test_an_id_survives(name, tmp_path):
-    manifest = toy(labels=[0, 1, 2], ids=("first", name, "last"))
-    assert read_manifest(written(manifest, tmp_path)).ids == ("first", name, "last")
+def test_an_id_survives(tmp_path, subtests):
+    for name in IDS:
+        with subtests.test(id=name):
+            manifest = toy(labels=[0, 1, 2], ids=("first", name, "last"))
+            assert read_manifest(written(manifest, tmp_path)).ids == ("first", name, "last")
 
 
 @LIGHT
@@ -167,20 +174,22 @@ def test_ids_with_special_characters_are_one_field_for_pandas(tmp_path):
 CLASSES = ["a: b", "# sha256: x", "a\nb", "'", '"', "yes", "1", "~", "é", "\u2028", "\x85", "\x7f", "\\", "{a}", "😀"]
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_the_name_of_a_class_survives(name, tmp_path):
-    manifest = toy(classes=("cat", name, "dog"))
-    assert_same(read_manifest(written(manifest, tmp_path)), manifest)
+def test_the_name_of_a_class_survives(tmp_path, subtests):
+    for name in CLASSES:
+        with subtests.test(name=name):
+            manifest = toy(classes=("cat", name, "dog"))
+            assert_same(read_manifest(written(manifest, tmp_path)), manifest)
 
 
 # Damage
 
 
-@pytest.mark.parametrize("flip", [1, 0x20, 0x80])
-def test_one_changed_byte_anywhere_is_noticed(flip, tmp_path):
-    content, path = toy().content, tmp_path / "m.csv"
-    for position in range(len(content)):
-        assert_refused(path, content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
+def test_one_changed_byte_anywhere_is_noticed(tmp_path, subtests):
+    for flip in (1, 0x20, 0x80):
+        with subtests.test(flip=flip):
+            content, path = toy().content, tmp_path / "m.csv"
+            for position in range(len(content)):
+                assert_refused(path, content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
 
 
 @LIGHT
@@ -204,11 +213,12 @@ def test_a_missing_byte_anywhere_is_noticed(tmp_path):
         assert_refused(tmp_path / "m.csv", content[:position] + content[position + 1 :])
 
 
-@pytest.mark.parametrize("more", [b"\n", b" ", b"60,0,0\n", b"# note: x\n", b"\0"])
-def test_anything_added_is_noticed(more, tmp_path):
-    content = toy().content
-    assert_refused(tmp_path / "m.csv", content + more)
-    assert_refused(tmp_path / "m.csv", more + content)
+def test_anything_added_is_noticed(tmp_path, subtests):
+    for more in (b"\n", b" ", b"60,0,0\n", b"# note: x\n", b"\0"):
+        with subtests.test(more=more):
+            content = toy().content
+            assert_refused(tmp_path / "m.csv", content + more)
+            assert_refused(tmp_path / "m.csv", more + content)
 
 
 def test_windows_line_ends_are_noticed(tmp_path):
@@ -226,14 +236,15 @@ def test_a_changed_byte_in_a_compressed_file_never_gives_other_labels(tmp_path):
             continue
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\n", b"\0" * 100, bytes(range(256)), b"index,label\n0,1\n", b"# noisebench_manifest: 1\n", b"\x89PNG\r\n\x1a\n"],
-    ids=["empty", "a line end", "zeros", "binary", "a table", "a first line", "a picture"],
-)
-@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz", "m.parquet"])
-def test_what_is_no_manifest_is_refused(content, name, tmp_path):
-    assert_refused(tmp_path / name, content)
+NO_MANIFESTS = (
+    b"", b"\n", b"\0" * 100, bytes(range(256)), b"index,label\n0,1\n", b"# noisebench_manifest: 1\n", b"\x89PNG\r\n\x1a\n",
+)  # fmt: skip
+
+
+def test_what_is_no_manifest_is_refused(tmp_path, subtests):
+    for content, name in product(NO_MANIFESTS, FORMATS):
+        with subtests.test(content=content[:20], name=name):
+            assert_refused(tmp_path / name, content)
 
 
 def test_a_truncated_archive_is_refused(tmp_path):
@@ -274,15 +285,12 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize(("old", "new"), EDITS.values(), ids=EDITS)
-def test_nonsense_under_a_fitting_checksum_is_refused(old, new, tmp_path):
-    content = toy().content
-    assert content.count(old) >= 1
-    assert_refused(tmp_path / "m.csv", sealed(content.replace(old, new, 1)))
-
-
-def test_sealing_the_content_again_changes_nothing():
-    assert sealed(toy().content) == toy().content
+def test_nonsense_under_a_fitting_checksum_is_refused(tmp_path, subtests):
+    for name, (old, new) in EDITS.items():
+        with subtests.test(edit=name):
+            content = toy().content
+            assert content.count(old) >= 1
+            assert_refused(tmp_path / "m.csv", sealed(content.replace(old, new, 1)))
 
 
 # Whose data
@@ -292,10 +300,10 @@ def test_a_manifest_belongs_to_the_data_it_was_made_for(tmp_path):
     assert read_manifest(written(toy(), tmp_path)).verify(CLEAN) is None
 
 
-@pytest.mark.parametrize("other", [CLEAN[::-1], CLEAN[:-1], np.append(CLEAN, 0), np.where(np.arange(60) == 30, (CLEAN + 1) % 3, CLEAN)])
-def test_other_data_are_refused(other):
-    with pytest.raises(ManifestError, match="other data"):
-        toy().verify(other)
+def test_other_data_are_refused(subtests):
+    for other in (CLEAN[::-1], CLEAN[:-1], np.append(CLEAN, 0), np.where(np.arange(60) == 30, (CLEAN + 1) % 3, CLEAN)):
+        with subtests.test(n=len(other)), pytest.raises(ManifestError, match="other data"):
+            toy().verify(other)
 
 
 def test_other_files_with_the_same_labels_are_refused():
@@ -315,12 +323,13 @@ def test_a_manifest_lies_where_it_was_written_and_nowhere_else(tmp_path):
 # What it says
 
 
-@pytest.mark.parametrize("noise", ["symmetric(0.4)", "symmetric(0.4, exact=False)", "pairflip(0.2)", "symmetric(0.3, inclusive=True)"])
-def test_the_realised_rates_are_those_of_a_recount(noise):
-    manifest = toy(noise)
-    wrong = manifest.labels != CLEAN
-    assert manifest.meta["realised_rate"] == pytest.approx(wrong.mean())
-    assert manifest.meta["per_class_rate"] == pytest.approx([wrong[k == CLEAN].mean() for k in range(3)])
+def test_the_realised_rates_are_those_of_a_recount(subtests):
+    for noise in ("symmetric(0.4)", "symmetric(0.4, exact=False)", "pairflip(0.2)", "symmetric(0.3, inclusive=True)"):
+        with subtests.test(noise=noise):
+            manifest = toy(noise)
+            wrong = manifest.labels != CLEAN
+            assert manifest.meta["realised_rate"] == pytest.approx(wrong.mean())
+            assert manifest.meta["per_class_rate"] == pytest.approx([wrong[k == CLEAN].mean() for k in range(3)])
 
 
 def test_a_class_without_examples_has_no_rate():
@@ -397,34 +406,36 @@ def name_of(dataset, noise, seed=0):
     return file_name(real(dataset, noise, seed), DATASETS[dataset])
 
 
-@pytest.mark.parametrize(
-    ("dataset", "noise", "seed", "name"),
-    [
-        ("digits", "symmetric(0.4)", 0, "digits-sym0.4-s0.csv"),
-        ("digits", "symmetric(0.40)", 3, "digits-sym0.4-s3.csv"),
-        ("digits", "asymmetric(0.3)", 0, "digits-asym0.3-s0.csv"),
-        ("digits", "asymmetric(0.3, map='digits')", 0, "digits-asym0.3-s0.csv"),
-        ("cifar10", "asymmetric(0.3)", 0, "cifar10-asym0.3-s0.csv"),
-        ("cifar100", "pairflip(0.45)", 0, "cifar100-pair0.45-s0.csv"),
-        ("digits", "symmetric(0)", 0, "digits-sym0-s0.csv"),
-    ],
-)
-def test_a_file_is_named_by_data_noise_and_seed(dataset, noise, seed, name):
-    assert name_of(dataset, noise, seed) == name
+NAMED = [
+    ("digits", "symmetric(0.4)", 0, "digits-sym0.4-s0.csv"),
+    ("digits", "symmetric(0.40)", 3, "digits-sym0.4-s3.csv"),
+    ("digits", "asymmetric(0.3)", 0, "digits-asym0.3-s0.csv"),
+    ("digits", "asymmetric(0.3, map='digits')", 0, "digits-asym0.3-s0.csv"),
+    ("cifar10", "asymmetric(0.3)", 0, "cifar10-asym0.3-s0.csv"),
+    ("cifar100", "pairflip(0.45)", 0, "cifar100-pair0.45-s0.csv"),
+    ("digits", "symmetric(0)", 0, "digits-sym0-s0.csv"),
+]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "noise", "word"),
-    [
-        ("digits", "symmetric(0.4, inclusive=True)", "inclusive"),
-        ("digits", "symmetric(0.4, exact=False)", "bernoulli"),
-        ("cifar10", "asymmetric(0.3, map='cifar10-two-way')", "cifar10-two-way"),
-        ("cifar100", "asymmetric(0.3, map='block5-pair')", "block5-pair"),
-        ("cifar100", "asymmetric(0.3, map='block5-pair', pairs_seed=2)", "pairs_seed2"),
-    ],
-)
-def test_what_is_not_the_default_stands_in_the_name(dataset, noise, word):
-    assert f"-{word}-" in name_of(dataset, noise)
+def test_a_file_is_named_by_data_noise_and_seed(subtests):
+    for dataset, noise, seed, name in NAMED:
+        with subtests.test(name=name, noise=noise):
+            assert name_of(dataset, noise, seed) == name
+
+
+NOT_DEFAULT = [
+    ("digits", "symmetric(0.4, inclusive=True)", "inclusive"),
+    ("digits", "symmetric(0.4, exact=False)", "bernoulli"),
+    ("cifar10", "asymmetric(0.3, map='cifar10-two-way')", "cifar10-two-way"),
+    ("cifar100", "asymmetric(0.3, map='block5-pair')", "block5-pair"),
+    ("cifar100", "asymmetric(0.3, map='block5-pair', pairs_seed=2)", "pairs_seed2"),
+]
+
+
+def test_what_is_not_the_default_stands_in_the_name(subtests):
+    for dataset, noise, word in NOT_DEFAULT:
+        with subtests.test(noise=noise):
+            assert f"-{word}-" in name_of(dataset, noise)
 
 
 def test_manifests_that_differ_have_names_that_differ():
@@ -454,32 +465,34 @@ def test_the_packaged_labels_are_those_of_the_real_data(name):
         np.testing.assert_array_equal(read_labels(DATASETS[name], Path(), offline=True).labels, archive["train_labels"])
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashionmnist"])
-def test_the_packaged_labels_have_every_class_and_every_example(name):
-    labels = read_labels(DATASETS[name], Path(), offline=True).labels
-    assert len(labels) == DATASETS[name].n_train
-    assert len(set(labels.tolist())) == DATASETS[name].num_classes
+def test_the_packaged_labels_have_every_class_and_every_example(subtests):
+    for name in ("cifar10", "cifar100", "fashionmnist"):
+        with subtests.test(name=name):
+            labels = read_labels(DATASETS[name], Path(), offline=True).labels
+            assert len(labels) == DATASETS[name].n_train
+            assert len(set(labels.tolist())) == DATASETS[name].num_classes
 
 
 # auto
 
 
-@pytest.mark.parametrize(
-    ("text", "resolved"),
-    [
-        ("el", "el(eps=0.4)"),
-        ("lsr(el)", "lsr(el(eps=0.4), alpha=0.1)"),
-        ("ce + 2*normalized(el)", "2*normalized(el(eps=0.4)) + ce"),
-        ("el + el(eps=0.4)", "2*el(eps=0.4)"),
-        ("forward(ce)", "forward(ce, T='true')"),
-        ("forward(el)", "forward(el(eps=0.4), T='true')"),
-        ("forward(ce, T=empirical)", "forward(ce, T='empirical')"),
-        ("el(eps=0.2)", "el(eps=0.2)"),
-        ("gce", "gce(q=0.7)"),
-    ],
-)
-def test_auto_becomes_what_the_manifest_knows(text, resolved):
-    assert str(resolve(LOSSES, text, toy())) == resolved
+AUTO = [
+    ("el", "el(eps=0.4)"),
+    ("lsr(el)", "lsr(el(eps=0.4), alpha=0.1)"),
+    ("ce + 2*normalized(el)", "2*normalized(el(eps=0.4)) + ce"),
+    ("el + el(eps=0.4)", "2*el(eps=0.4)"),
+    ("forward(ce)", "forward(ce, T='true')"),
+    ("forward(el)", "forward(el(eps=0.4), T='true')"),
+    ("forward(ce, T=empirical)", "forward(ce, T='empirical')"),
+    ("el(eps=0.2)", "el(eps=0.2)"),
+    ("gce", "gce(q=0.7)"),
+]
+
+
+def test_auto_becomes_what_the_manifest_knows(subtests):
+    for text, resolved in AUTO:
+        with subtests.test(text=text):
+            assert str(resolve(LOSSES, text, toy())) == resolved
 
 
 def test_resolving_twice_is_resolving_once():
@@ -503,39 +516,41 @@ def test_a_rate_that_nobody_knows_is_refused():
         resolve(LOSSES, "el", manifest)
 
 
-@pytest.mark.parametrize(
-    ("text", "oracle"),
-    [
-        ("el", True),
-        ("el(eps=0.4)", True),
-        ("el(eps=0.3)", False),
-        ("lsr(el)", True),
-        ("lsr(normalized(el(eps=0.4)))", True),
-        ("lsr(el(eps=0.1))", False),
-        ("10*ce + 0.1*el", True),
-        ("10*ce + 0.1*el(eps=0.9)", False),
-        ("forward(ce)", True),
-        ("forward(ce, T='true')", True),
-        ("forward(ce, T='empirical')", True),
-        ("backward(ce, T=[[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]])", True),
-        ("lsr(forward(ce, T=[[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]]))", True),
-        ("forward(ce, T=[[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])", False),
-        ("lsr(gce(q=0.4), alpha=0.4)", False),
-        ("gce", False),
-    ],
-)
-def test_a_loss_that_holds_the_truth_is_an_oracle(text, oracle):
-    manifest = toy()
-    assert is_oracle(LOSSES, resolve(LOSSES, text, manifest), manifest) is oracle
+ORACLES = [
+    ("el", True),
+    ("el(eps=0.4)", True),
+    ("el(eps=0.3)", False),
+    ("lsr(el)", True),
+    ("lsr(normalized(el(eps=0.4)))", True),
+    ("lsr(el(eps=0.1))", False),
+    ("10*ce + 0.1*el", True),
+    ("10*ce + 0.1*el(eps=0.9)", False),
+    ("forward(ce)", True),
+    ("forward(ce, T='true')", True),
+    ("forward(ce, T='empirical')", True),
+    ("backward(ce, T=[[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]])", True),
+    ("lsr(forward(ce, T=[[0.6, 0.2, 0.2], [0.2, 0.6, 0.2], [0.2, 0.2, 0.6]]))", True),
+    ("forward(ce, T=[[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])", False),
+    ("lsr(gce(q=0.4), alpha=0.4)", False),
+    ("gce", False),
+]
 
 
-@pytest.mark.parametrize(("eps", "oracle"), [(0.2, True), (0.202, True), (0.2020, True), (0.21, False), (0.19, False), (0.3, False)])
-def test_the_share_of_incorrect_labels_as_people_type_it_is_the_truth_too(eps, oracle):
-    manifest = digits_asymmetric()
-    assert manifest.meta["realised_rate"] == pytest.approx(0.20200463)
-    assert is_oracle(LOSSES, LOSSES.normal(f"el(eps={eps})"), manifest) is oracle
-    assert is_oracle(STRATEGIES, STRATEGIES.normal(f"coteaching(rate={eps})"), manifest) is oracle
-    assert not is_oracle(LOSSES, LOSSES.normal("el(eps=inf)"), manifest)
+def test_a_loss_that_holds_the_truth_is_an_oracle(subtests):
+    for text, oracle in ORACLES:
+        with subtests.test(text=text):
+            manifest = toy()
+            assert is_oracle(LOSSES, resolve(LOSSES, text, manifest), manifest) is oracle
+
+
+def test_the_share_of_incorrect_labels_as_people_type_it_is_the_truth_too(subtests):
+    for eps, oracle in ((0.2, True), (0.202, True), (0.2020, True), (0.21, False), (0.19, False), (0.3, False)):
+        with subtests.test(eps=eps):
+            manifest = digits_asymmetric()
+            assert manifest.meta["realised_rate"] == pytest.approx(0.20200463)
+            assert is_oracle(LOSSES, LOSSES.normal(f"el(eps={eps})"), manifest) is oracle
+            assert is_oracle(STRATEGIES, STRATEGIES.normal(f"coteaching(rate={eps})"), manifest) is oracle
+            assert not is_oracle(LOSSES, LOSSES.normal("el(eps=inf)"), manifest)
 
 
 def test_auto_is_the_rate_for_el_and_the_share_of_incorrect_labels_for_strategies_that_keep_a_share():

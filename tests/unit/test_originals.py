@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from noisebench.cli import main
-from noisebench.datasets import DATASETS, fetching, hosts, originals, read_images, read_labels
+from noisebench.datasets import DATASETS, fetching, hosts, read_images, read_labels
 from noisebench.datasets.fetching import MIRROR
 from noisebench.datasets.hosts import FILES
 from noisebench.datasets.originals import BATCHES, find_original, read_original
@@ -27,6 +27,8 @@ from tests.support.hosting import Host, breaks_off, hosting, idx, lay_out, publi
 
 IDX = {"train_images": "train-images-idx3-ubyte", "train_labels": "train-labels-idx1-ubyte",
        "test_images": "t10k-images-idx3-ubyte", "test_labels": "t10k-labels-idx1-ubyte"}  # fmt: skip
+
+RAW = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}  # torchvision's folders
 
 
 def arrays_of(name: str) -> dict[str, np.ndarray]:
@@ -66,8 +68,8 @@ def mirror(zipped: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch)
 # Had from a mirror
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashionmnist"])
-def test_a_set_is_downloaded_once_and_kept_as_npz(name: str, mirror: Host, tmp_path: Path) -> None:
+def test_a_set_is_downloaded_once_and_kept_as_npz(mirror: Host, tmp_path: Path) -> None:
+    name = "fashionmnist"
     first = read_images(DATASETS[name], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.npz"]
     assert mirror.asked == [(f"/{name}/{file}.gz", "") for file in IDX.values()]
@@ -172,12 +174,11 @@ def test_of_two_processes_that_want_a_set_one_downloads_it(mirror: Host, tmp_pat
 # torchvision's copies
 
 
-@pytest.mark.parametrize("unpacked", [True, False])
-@pytest.mark.parametrize("name", ["mnist", "fashionmnist"])
+@pytest.mark.parametrize(("name", "unpacked"), [("mnist", True), ("fashionmnist", False)])
 def test_torchvisions_copy_of_mnist_is_used_offline(
     name: str, unpacked: bool, mirror: Host, zipped: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
-    lay_out(tmp_path / originals._RAW[name], {
+    lay_out(tmp_path / RAW[name], {
         file.removesuffix(".gz") if unpacked else file: gzip.decompress(raw) if unpacked else raw for file, raw in zipped[name].items()
     })  # fmt: skip
     images = read_images(DATASETS[name], tmp_path, offline=True)
@@ -312,31 +313,31 @@ def test_an_archive_without_a_batch_names_it(tmp_path: Path, monkeypatch: pytest
         read_original("cifar10", tmp_path / "cifar-10-python.tar.gz")
 
 
-@pytest.mark.parametrize(
-    ("raw", "said"),
-    [
-        (b"cos\nsystem\n(S'touch ran'\ntR.", "it would call os.system"),
-        (b"\x80\2}(U\4datacbuiltins\neval\n(U\1rtRu.", "it would call builtins.eval"),
-        (b"", "is refused: it is damaged"),
-        (b"\x80\2]", "is refused: it is damaged"),
-        (b"\x80\2].", "a batch has no data"),
-        (b"\x80\2}.", "a batch has no data"),
-        (python_2_batch(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2), "label"), "a batch has no data"),
-        (python_2_batch(np.zeros((2, 16, 16, 3), np.uint8), np.zeros(2), "labels"), "a batch has no data"),
-        (python_2_batch(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(3), "labels"), "are not one class number an image"),
-    ],
-    ids=["system", "eval", "empty", "cut", "list", "nothing", "other key", "other size", "other number"],
-)
+NO_BATCHES = {
+    "system": (b"cos\nsystem\n(S'touch ran'\ntR.", "it would call os.system"),
+    "eval": (b"\x80\2}(U\4datacbuiltins\neval\n(U\1rtRu.", "it would call builtins.eval"),
+    "empty": (b"", "is refused: it is damaged"),
+    "cut": (b"\x80\2]", "is refused: it is damaged"),
+    "list": (b"\x80\2].", "a batch has no data"),
+    "nothing": (b"\x80\2}.", "a batch has no data"),
+    "other key": (python_2_batch(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2), "label"), "a batch has no data"),
+    "other size": (python_2_batch(np.zeros((2, 16, 16, 3), np.uint8), np.zeros(2), "labels"), "a batch has no data"),
+    "other number": (python_2_batch(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(3), "labels"), "are not one class number an image"),
+}
+
+
 def test_a_batch_that_is_none_is_refused_and_nothing_of_it_is_run(
-    raw: bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    batches = small_batches("cifar10") | {"data_batch_3": raw}
-    trust_batches(monkeypatch, "cifar10", batches, b"")
-    lay_out(tmp_path / "cifar-10-batches-py", batches)
-    with pytest.raises(DataError, match=said):
-        read_original("cifar10", tmp_path / "cifar-10-batches-py")
-    assert not Path("ran").exists()
+    for name, (raw, message) in NO_BATCHES.items():
+        with subtests.test(batch=name), monkeypatch.context() as patch:
+            batches = small_batches("cifar10") | {"data_batch_3": raw}
+            trust_batches(patch, "cifar10", batches, b"")
+            lay_out(tmp_path / "cifar-10-batches-py", batches)
+            with pytest.raises(DataError, match=message):
+                read_original("cifar10", tmp_path / "cifar-10-batches-py")
+            assert not Path("ran").exists()
 
 
 def test_a_batch_that_says_more_than_it_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +351,7 @@ def test_a_batch_that_says_more_than_it_holds_is_refused(tmp_path: Path, monkeyp
         read_original("cifar10", tmp_path / "cifar-10-batches-py")
 
 
+@pytest.mark.soak  # the small batches above are read by the same code
 def test_the_real_cifar10_comes_out_of_its_published_layout_bit_for_bit(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,13 +373,13 @@ def test_the_real_fashionmnist_comes_out_of_its_published_layout_bit_for_bit(rea
     assert read_images(DATASETS["fashionmnist"], tmp_path, offline=True).fingerprint == images.fingerprint
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashionmnist"])
-def test_every_file_has_a_checksum_a_size_and_a_second_https_host(name: str) -> None:
-    for file in FILES[name]:
-        algorithm, _, digest = file.checksum.partition(":")
-        assert algorithm == "sha256" and len(bytes.fromhex(digest)) == 32 and file.size > 0 and file.shelf == name
-        assert len({host.split("/")[2] for host in file.hosts}) >= 2
-        assert all(host.startswith("https://") and host.endswith("/") for host in file.hosts)
+def test_every_file_has_a_checksum_a_size_and_a_second_https_host() -> None:
+    for shelf in (*RAW, *BATCHES):
+        for file in FILES[shelf]:
+            algorithm, _, digest = file.checksum.partition(":")
+            assert algorithm == "sha256" and len(bytes.fromhex(digest)) == 32 and file.size > 0 and file.shelf == shelf
+            assert len({host.split("/")[2] for host in file.hosts}) >= 2
+            assert all(host.startswith("https://") and host.endswith("/") for host in file.hosts)
 
 
 def test_the_table_says_what_torchvision_says_of_the_same_files() -> None:
@@ -390,4 +392,4 @@ def test_the_table_says_what_torchvision_says_of_the_same_files() -> None:
         assert list(BATCHES[name].test.items()) == [tuple(row) for row in theirs.test_list]
     for name, other in (("mnist", datasets.MNIST), ("fashionmnist", datasets.FashionMNIST)):
         assert [file.name for file in FILES[name]] == [file for file, _ in other.resources]
-        assert f"{other.__name__}/raw" == originals._RAW[name]
+        assert f"{other.__name__}/raw" == RAW[name]

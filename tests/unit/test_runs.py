@@ -219,7 +219,7 @@ def test_the_format_is_given_by_name_and_what_lays_out_tables_is_refused(tmp_pat
     assert capsys.readouterr().out == (tmp_path / "runs.csv").read_text()
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.text().filter(NAME.fits))
 def test_every_word_comes_back_and_is_no_formula(word: str) -> None:
     if word.isprintable() or word.isascii():
@@ -264,46 +264,50 @@ def test_a_key_that_was_filled_down_is_no_second_run(simple: Path) -> None:
         read_runs(changed(simple, filled))
 
 
-@pytest.mark.parametrize(
-    ("column", "cell", "said"),
-    [
-        ("last", "much", "last: "), ("last", "NaN", "last: it must be a number"), ("last", "1e999", "finite number"),
-        ("last", "[1]", "last: it must be a number"), ("seed", "", "seed must be a whole number"),
-        ("method", "", "method: it is empty"),
-        ("seed", "0.5", "seed must be a whole number"), ("oracle", "maybe", "oracle: "), ("epochs", "41", "epochs: it is 41 here, and 40"),
-        ("settings", "{", "settings: "), ("settings", "[]", "settings: it must be a mapping"), ("run", "\x01", "control"),
-        ("data", '{"home": 1}', "data: it has 'home'"), ("data", "", "lacks data_sha256"), ("realised_rate", "40", "a share from 0 to 1"),
-        ("finished", "yesterday", "finished must be a time"), ("finished", "2026-01-01 00:00", "of which zone"),
-        ("method", "e\x1bl", "control"), ("failed", "RunFailed", "a failed run has no such number"),
-        ("threads", "0", "environment.threads must be"), ("data", "[" * 90_000, "nested"), ("versions", '{"a": 1}', "versions.a must be"),
-        ("method", '"\\ud800"', "method: "), ("last", "3.5", "last: it is a share between 0 and 1, not 3.5"),
-    ],
+WRONG_CELLS = (
+    ("last", "much", "last: "), ("last", "NaN", "last: it must be a number"), ("last", "1e999", "finite number"),
+    ("last", "[1]", "last: it must be a number"), ("seed", "", "seed must be a whole number"),
+    ("method", "", "method: it is empty"),
+    ("seed", "0.5", "seed must be a whole number"), ("oracle", "maybe", "oracle: "), ("epochs", "41", "epochs: it is 41 here, and 40"),
+    ("settings", "{", "settings: "), ("settings", "[]", "settings: it must be a mapping"), ("run", "\x01", "control"),
+    ("data", '{"home": 1}', "data: it has 'home'"), ("data", "", "lacks data_sha256"), ("realised_rate", "40", "a share from 0 to 1"),
+    ("finished", "yesterday", "finished must be a time"), ("finished", "2026-01-01 00:00", "of which zone"),
+    ("method", "e\x1bl", "control"), ("failed", "RunFailed", "a failed run has no such number"),
+    ("threads", "0", "environment.threads must be"), ("data", "[" * 90_000, "nested"), ("versions", '{"a": 1}', "versions.a must be"),
+    ("method", '"\\ud800"', "method: "), ("last", "3.5", "last: it is a share between 0 and 1, not 3.5"),
 )  # fmt: skip
-def test_a_cell_that_cannot_be_read_is_named_with_its_line(column: str, cell: str, said: str, simple: Path) -> None:
-    changed(simple, lambda rows: rows[1].update({column: cell}))
-    with pytest.raises(DataError) as error:
-        read_runs(simple)
-    assert f"{simple}, line 3: " in str(error.value) and said in str(error.value), str(error.value)
-    assert "\n" not in str(error.value) and "--format runs" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "it is empty"), (b"\xff\xfe", "utf-8"), (b"# noisebench_manifest: 1\n", "it is a manifest"),
-        (b"index,label,clean_label\n0,1,1\n", "a manifest's rows"), (b'{"schema": 2}', "names no column of one"),
-        (b"dataset;subset;model\n", "commas"),
-        (b"dataset,model,recipe,noise,method,precision,metric\n", "the cells of tables"), (b'"', "no file of runs"),
-        (b"\0\n", "names no column"),
-        (b"dataset,subset\n", "it lacks the columns model"),
-    ],
+def test_a_cell_that_cannot_be_read_is_named_with_its_line(simple: Path, subtests: pytest.Subtests) -> None:
+    honest = simple.read_bytes()
+    for column, cell, message in WRONG_CELLS:
+        with subtests.test(column=column, cell=cell[:30]):
+            simple.write_bytes(honest)
+            changed(simple, lambda rows, change={column: cell}: rows[1].update(change))
+            with pytest.raises(DataError) as error:
+                read_runs(simple)
+            assert f"{simple}, line 3: " in str(error.value) and message in str(error.value), str(error.value)
+            assert "\n" not in str(error.value) and "--format runs" in str(error.value)
+
+
+OTHER_FILES = (
+    (b"", "it is empty"), (b"\xff\xfe", "utf-8"), (b"# noisebench_manifest: 1\n", "it is a manifest"),
+    (b"index,label,clean_label\n0,1,1\n", "a manifest's rows"), (b'{"schema": 2}', "names no column of one"),
+    (b"dataset;subset;model\n", "commas"),
+    (b"dataset,model,recipe,noise,method,precision,metric\n", "the cells of tables"), (b'"', "no file of runs"),
+    (b"\0\n", "names no column"),
+    (b"dataset,subset\n", "it lacks the columns model"),
 )  # fmt: skip
-def test_another_file_is_refused_by_what_it_is(content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+
+
+def test_another_file_is_refused_by_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:
     path = tmp_path / "x.csv"
-    path.write_bytes(content)
-    assert main(["-q", "report", str(path)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "is no file of runs" in line and said in line and "--format runs -o FILE.csv writes one" in line
+    for content, message in OTHER_FILES:
+        with subtests.test(content=content[:30]):
+            path.write_bytes(content)
+            assert main(["-q", "report", str(path)]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "is no file of runs" in line and message in line and "--format runs -o FILE.csv writes one" in line
 
 
 def test_columns_that_are_missing_twice_or_unknown_are_refused_but_a_younger_number_may_be_missing(simple: Path) -> None:

@@ -30,6 +30,7 @@ from noisebench.runfolder import RunFolder, run_folders
 from noisebench.subset import Within, subset_of
 from noisebench.suspects import better_score
 from noisebench.workspace import Workspace
+from tests.unit.test_report import add
 
 DIGITS = Workspace().labels(DATASETS["digits"])
 UNEVEN = Labels(Dataset("uneven", "", tuple("abc"), (8, 8, 1), 100, 0, "mlp", "digits"), np.repeat([0, 1, 2], [50, 33, 17]))
@@ -423,10 +424,16 @@ def test_the_page_and_the_published_numbers_say_it(sizes: Path, tmp_path: Path) 
     assert "of which 300" in page and "--subset 300" in page and re.search(r"of 300 labels doubted", page)
 
 
-def test_another_number_of_images_is_another_experiment_than_the_published_one() -> None:
-    from noisebench.report.beside import _changes
-
-    assert list(_changes("apl", "elsewhere", {"subset": 10000, "held_out": ""})) == ["10,000 of the training images"]
+def test_another_number_of_images_is_another_experiment_than_the_published_one(tmp_path: Path) -> None:
+    about = {"data": {"name": "cifar10", "sha256": "d"}, "model": {"name": "cnn8"}, "recipe": {"name": "apl", "epochs": 120}}
+    mismatches = []
+    for subset in ({}, {"subset": 10_000}):
+        folder = add(tmp_path / f"runs{len(subset)}", **about)
+        noise = {"text": "symmetric(rate=0.4)", "seed": 0, "realised_rate": 0.4, **subset}
+        folder.write_json(folder.result, {**json.loads(folder.result.read_text()), "noise": noise})
+        (cell,) = nb.report(folder.path.parent, published="eps-softmax").document()["cells"]
+        mismatches.append([text for text in cell["published"]["mismatches"] if "training images" in text])
+    assert mismatches == [[], ["ours with 10,000 of the training images"]]
 
 
 @pytest.mark.parametrize(

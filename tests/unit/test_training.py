@@ -93,14 +93,16 @@ def test_gradients_are_clipped(make_trainer: Callable[..., Trainer]) -> None:
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
-@pytest.mark.parametrize(("done", "factor"), [(0, 1.0), (5, 0.5), (10, 0.0), (2.5, 0.5 + 0.5**1.5)])
-def test_cosine_falls_from_one_to_zero(done: float, factor: float) -> None:
-    assert learning_rate_factor(("cosine", ()), done, 10) == pytest.approx(factor)
+def test_cosine_falls_from_one_to_zero(subtests: pytest.Subtests) -> None:
+    for done, factor in ((0, 1.0), (5, 0.5), (10, 0.0), (2.5, 0.5 + 0.5**1.5)):
+        with subtests.test(done=done):
+            assert learning_rate_factor(("cosine", ()), done, 10) == pytest.approx(factor)
 
 
-@pytest.mark.parametrize(("done", "factor"), [(0, 1.0), (39.9, 1.0), (40, 0.1), (79, 0.1), (80, 0.01)])
-def test_steps_divide_by_ten_after_their_epochs(done: float, factor: float) -> None:
-    assert learning_rate_factor(("step", (40, 80)), done, 120) == pytest.approx(factor)
+def test_steps_divide_by_ten_after_their_epochs(subtests: pytest.Subtests) -> None:
+    for done, factor in ((0, 1.0), (39.9, 1.0), (40, 0.1), (79, 0.1), (80, 0.01)):
+        with subtests.test(done=done):
+            assert learning_rate_factor(("step", (40, 80)), done, 120) == pytest.approx(factor)
 
 
 def test_images_are_normalised_by_the_training_sets_own_mean_and_deviation(digits: Images) -> None:
