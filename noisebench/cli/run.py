@@ -133,8 +133,8 @@ def run(
     limit = _limit(minutes, rerun, detach=detach)
     options: Globals = context.obj
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
-    request = Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach)
-    pool = open_executor(executor, _place(options, workspace, device, resume=not no_resume, workers=workers), request)
+    place = _place(options, workspace, device, resume=not no_resume, workers=workers)
+    pool = open_executor(executor, place, Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach))
     if not dry_run:
         pool.prepare()
     name, found = find_suite(suite, options.workspace)
@@ -160,10 +160,8 @@ def run(
         ended = _detach(pool, work, options)
     else:
         ended = _execute(options, pool, work, todo, logbook, limit=limit, fail_fast=fail_fast) if todo else Counter()
-    for item in chosen:
-        item.folder.tidy()
+    _tidy(pool, chosen, todo)
     if not todo:
-        pool.tidy()
         say(f"{name}: nothing to do, all {len(chosen)} runs are finished", quiet=options.quiet)
     if cut := ended["left"] > 0 and limit.up:
         done = sum(item.status == "done" or item.folder.status() == "done" for item in chosen)
@@ -174,6 +172,14 @@ def run(
     list_suspects(found, items, workspace, options)
     if failed := ended["failed"] + (0 if cut else ended["left"]):
         raise typer.Exit(_failed_code(failed, options))
+
+
+def _tidy(pool: Executor, chosen: list[Item], todo: list[Item]) -> None:
+    """Remove what interrupted commands have left behind."""
+    for item in chosen:
+        item.folder.tidy()
+    if not todo:
+        pool.tidy()
 
 
 def _settings(params: dict[str, Any]) -> dict[str, Any]:
