@@ -5,9 +5,10 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
+from .errors import RunFailed
 from .packing import Load
 from .plan import Run
 from .runner import make_trainer
@@ -31,7 +32,7 @@ def seconds_of_suite(workspace: Workspace, loads: Sequence[Load], records: Itera
     begun = time.perf_counter()
     import torch
 
-    start = time.perf_counter() - begun  # which each worker has to wait for once, all at the same time
+    start = time.perf_counter() - begun  # workers are forked from a process that imports it once
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // jobs))
     try:
@@ -108,7 +109,7 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
         if step < _LONG and more:
             step = _timed(lambda: [way.make_step() for _ in range(more)]) / more
         if step * first.steps_per_epoch <= _SHORT and first.steps_per_epoch > _STEPS + 1:
-            way.run_epoch()
+            _timed(way.run_epoch)
             return _timed(way.run_epoch)
         between = _timed(lambda: first.strategy.between(1, first))
         return step * first.steps_per_epoch + len(runs) * (_test_seconds(first) + between)
@@ -127,5 +128,6 @@ def _test_seconds(trainer: Trainer) -> float:
 
 def _timed(act: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    act()
+    with suppress(RunFailed):  # a run that diverges ends there when it is executed, too
+        act()
     return time.perf_counter() - begun

@@ -44,3 +44,8 @@ def test_what_nobody_has_run_is_measured_and_leaves_nothing(model: str, tmp_path
     one, two = (seconds_of_suite(Workspace(tmp_path), loads(items, items[:count]), [], 1, "cpu") for count in (4, 8))
     assert one > 0 and 0 < two < 600
     assert torch.get_num_threads() == threads and not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_diverges_is_planned_all_the_same(tmp_path: Path) -> None:
+    items = agenda(tmp_path, "smoke", model="cnn4", lr=1e30)
+    assert 0 < seconds_of_suite(Workspace(tmp_path), loads(items, items[:1]), [], 1, "cpu") < 600
