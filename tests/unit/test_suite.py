@@ -108,7 +108,7 @@ def test_a_suite_in_short_makes_the_same_runs(tmp_path: Path) -> None:
 
 
 def test_what_is_said_beside_a_suite_changes_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path)
+    write(tmp_path, GOOD.replace("dataset: digits,", "dataset: digits, subset: 100,"))  # what it takes is measured
     plan = ["-q", "-C", str(tmp_path), "run", "tiny", "--dry-run", "--json"]
 
     def planned(*options: str) -> list[dict]:
