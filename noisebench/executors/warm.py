@@ -10,6 +10,7 @@ import atexit
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -83,31 +84,33 @@ class Server:
 
 
 class ForkedProcess:
-    """A worker, with the part of subprocess.Popen's interface that is needed."""
+    """A worker, with the part of subprocess.Popen's interface that is needed. Raises OSError where Linux is older than 5.3."""
 
     def __init__(self, pid: int, status: socket.socket, stdin: int, stdout: int) -> None:
         self.pid, self._status = pid, status
+        self._handle = os.pidfd_open(pid)  # means this process even when it has ended and another one has its pid
         self.stdin = os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout = os.fdopen(stdout, encoding="utf-8", errors="replace")
         self._returncode: int | None = None
 
     def send_signal(self, number: int) -> None:
-        """Nothing happens where it has ended: its pid may be another process's by now."""
-        try:
-            self._status.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:  # no exit code yet
-            os.kill(self.pid, number)
-        except OSError:  # closed by `wait`
-            return
+        """Raises ProcessLookupError where it has ended."""
+        if self._returncode is not None:
+            raise ProcessLookupError
+        signal.pidfd_send_signal(self._handle, number)
 
     def wait(self) -> int:
         """Its exit code; minus the signal that killed it."""
         if self._returncode is None:
+            ended = select.poll()
+            ended.register(self._handle, select.POLLIN)
+            ended.poll()
             try:
                 self._returncode = _receive(self._status)
-            except ConnectionError:  # the process that would tell was killed, as by `pkill -f`, and so was the worker
+            except ConnectionError:  # the process that would tell was killed too, as by `pkill -f`
                 self._returncode = -signal.SIGKILL
             self._status.close()
+            os.close(self._handle)
         return self._returncode
 
 

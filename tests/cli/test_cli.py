@@ -477,7 +477,7 @@ def test_a_mistake_is_one_line_exit_2_and_leaves_no_file(
 ) -> None:
     before = files(wrong_files)
     for arguments, message in MISTAKES:
-        with subtests.test(" ".join(arguments)):
+        with subtests.test(ascii(" ".join(arguments))):  # xdist sends no surrogates
             code, out, err = call(capsys, *arguments)
             assert code == 2 and out == ""
             assert message in err and err.startswith("error: ") and err.count("\n") == 1
