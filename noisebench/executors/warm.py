@@ -10,6 +10,7 @@ import atexit
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -106,9 +107,18 @@ class ForkedProcess:
             try:
                 self._returncode = _receive(self._status)
             except ConnectionError:  # the process that would tell was killed, as by `pkill -f`, and so was the worker
+                _wait_for_end(self.pid)
                 self._returncode = -signal.SIGKILL
             self._status.close()
         return self._returncode
+
+
+def _wait_for_end(pid: int) -> None:
+    """Of a process that is not a child."""
+    with suppress(OSError):  # it has ended
+        process = os.pidfd_open(pid)
+        select.select([process], [], [])
+        os.close(process)
 
 
 def _receive(status: socket.socket) -> int:

@@ -368,7 +368,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite on a disk with room."""
-    place = workspace(tmp_path_factory.mktemp("suite") / "place", epochs=1, methods="[ce, elr_plus]")
+    place = workspace(tmp_path_factory.mktemp("suite") / "place", epochs=2, methods="[ce, elr_plus]")
     assert run_tiny(place) == 0
     return place
 
