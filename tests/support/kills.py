@@ -1,7 +1,8 @@
 """A small suite whose processes are killed at random, again and again: `python -m tests.support.kills --kills 200 -o FILE.md`.
 
-Half of the kills hit a worker, or a process that forks or waits for one, a third the command itself, the rest are Ctrl-C and SIGTERM. The same command is given again until all runs
-are finished; then every file of every run is held against that of the suite that nobody disturbed, but for what the clock says.
+Half of the kills hit a worker, or a process that forks or waits for one, a third the command itself, the rest are Ctrl-C and SIGTERM. The
+same command is given again until all runs are finished; then every file of every run is held against that of the suite that nobody
+disturbed, but for what the clock says.
 """
 
 from __future__ import annotations
