@@ -116,8 +116,9 @@ class ForkedProcess:
 def _wait_for_end(pid: int) -> None:
     """Of a process that is not a child."""
     with suppress(OSError):  # it has ended
-        process = os.pidfd_open(pid)
-        select.select([process], [], [])
+        process, ended = os.pidfd_open(pid), select.poll()
+        ended.register(process, select.POLLIN)
+        ended.poll()
         os.close(process)
 
 
