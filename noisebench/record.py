@@ -95,7 +95,6 @@ def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, cour
         record["estimates"] = _beside_truth(run, course.found)
     record["files"] = folder.checksums()
     folder.write_result(record)
-    folder.resume.unlink(missing_ok=True)
     return {**record, "path": str(folder.path)}
 
 

@@ -173,9 +173,16 @@ class RunFolder:
         self.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def write_result(self, record: dict[str, Any]) -> None:
-        """result.json, the last of the files: from here on the run is finished, whatever happens to the machine."""
+        """result.json, the last of the files: from here on the run is finished, whatever happens to the machine. Its checkpoint goes.
+
+        Raises DataError where one cannot write: the run has not failed for that.
+        """
         self.write_json(self.result, record)
-        settle(self.path)
+        try:
+            settle(self.path)
+            self.resume.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {error.strerror or error}") from None
 
     def write_error(self, about: dict[str, Any], kind: str, message: str, trace: str = "", batch: Sequence[int] = ()) -> None:
         """error.json: the run is failed, not unfinished; `about` is what a table must know of it; batch: the examples of the step."""

@@ -165,7 +165,8 @@ def test_refused_at_any_moment(
     """By a disk that is full, or read-only from then on; by a file server that fails once."""
     expected, touches = undisturbed(*words(TWO_NETWORKS))
     changes = [number for number, touch in enumerate(touches) if fault == "error" or touch.split()[0] in CHANGES]
-    for at in [changes[n] for n in moments([touches[at] for at in changes], count)]:
+    choose = half_written if fault == "error" else moments
+    for at in [changes[n] for n in choose([touches[at] for at in changes], count)]:
         place = tmp_path / str(at)
         ended = noisebench.run(place, *words(TWO_NETWORKS), fault=fault, at=at)
         if ended.code:

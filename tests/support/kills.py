@@ -1,7 +1,8 @@
 """A small suite whose processes are killed at random, again and again: `python -m tests.support.kills --kills 200 -o FILE.md`.
 
-Half of the kills hit a worker, a third the command itself, the rest are Ctrl-C and SIGTERM. The same command is given again until all runs
-are finished; then every file of every run is held against that of the suite that nobody disturbed, but for what the clock says.
+Half of the kills hit a worker, or a process that forks or waits for one, a third the command itself, the rest are Ctrl-C and SIGTERM. The
+same command is given again until all runs are finished; then every file of every run is held against that of the suite that nobody
+disturbed, but for what the clock says.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Disturbed:
     def _disturb(self, process: subprocess.Popen[bytes]) -> None:
         whom = self.random.choices(list(SHARES), list(SHARES.values()))[0]
         if whom == "worker":
-            if not (workers := children(process.pid)):
+            if not (workers := descendants(process.pid)):
                 return
             with suppress(ProcessLookupError):
                 os.kill(self.random.choice(workers), signal.SIGKILL)
@@ -115,6 +116,11 @@ def children(pid: int) -> list[int]:
             if int(stat.read_bytes().rpartition(b")")[2].split()[1]) == pid:
                 found.append(int(stat.parent.name))
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process and its descendants started."""
+    return [each for child in children(pid) for each in (child, *descendants(child))]
 
 
 def workspace(place: Path) -> Path:
