@@ -514,6 +514,7 @@ REFUSED = {
     "an endless index": ("l.csv", csv("index,label", changed(KEYS, 3, "1" * 5000), LABELS), "row 3 has the index '111"),
     "no index and no names": ("l.csv", csv("", changed(KEYS, 3, "9"), LABELS), "row 3 has the index '9', which no training"),
     "a class out of range": ("l.csv", csv("label", changed(LABELS, 3, 4)), "label of row 3 is wrong: '4' is no class: classes are cat"),
+    "a number out of range": ("l.npy", npy(np.array(changed(LABELS, 3, 4))), "label of row 3 is wrong: '4' is no class"),
     "a negative class": ("l.npy", npy(np.array(changed(LABELS, 3, -1))), "label of row 3 is wrong: '-1' is no class"),
     "an unknown name": ("l.csv", csv("label", changed(NAMES, 3, "cow")), "label of row 3 is wrong: 'cow' is no class"),
     "a NaN": ("l.npy", npy(np.array(changed(LABELS / 1, 3, np.nan))), "label of row 3 is wrong: 'nan' is no class"),
