@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -9,6 +10,11 @@ from importlib import import_module
 
 def entry() -> None:
     """One command. Until it begins there is nothing to save, and Ctrl-C ends it at once, without the traceback of some import."""
+    for number in range(3):  # a closed stdin, stdout or stderr: the next file that is opened would take its number
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     at_ctrl_c = signal.getsignal(signal.SIGINT)
     if at_ctrl_c is signal.default_int_handler:  # and not ignored, as under nohup
         signal.signal(signal.SIGINT, signal.SIG_DFL)

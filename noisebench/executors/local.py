@@ -6,6 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from ..environment import cores
 from . import warm
@@ -38,8 +39,9 @@ class LocalPool:
 
     def prepare(self) -> None:
         """Start the process that workers are forked from, which imports torch meanwhile."""
-        if warm.AVAILABLE:
-            warm.server()
+        with suppress(OSError):  # no process can be started now; the workers say so, if it stays so
+            if warm.AVAILABLE:
+                warm.server()
 
     def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true the workers save and stop."""

@@ -16,6 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -25,7 +26,8 @@ from typing import NoReturn
 
 from . import memory
 
-AVAILABLE = sys.platform == "linux"  # elsewhere system libraries may have threads, which do not survive a fork
+# Elsewhere system libraries may have threads, which do not survive a fork. Some builds of Python for Linux know no pidfd.
+AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
 _PRELOADED = ("torch", "numpy.random", "noisebench.training.pack", "noisebench.training.networks.mlp", "noisebench.executors.worker")
 _NUMBER = struct.Struct("i")
 
@@ -92,12 +94,14 @@ class ForkedProcess:
         self.stdin = os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout = os.fdopen(stdout, encoding="utf-8", errors="replace")
         self._returncode: int | None = None
+        self._lock = threading.Lock()  # signals come from another thread than the one that waits
 
     def send_signal(self, number: int) -> None:
         """Raises ProcessLookupError where it has ended."""
-        if self._returncode is not None:
-            raise ProcessLookupError
-        signal.pidfd_send_signal(self._handle, number)
+        with self._lock:
+            if self._returncode is not None:
+                raise ProcessLookupError
+            signal.pidfd_send_signal(self._handle, number)
 
     def wait(self) -> int:
         """Its exit code; minus the signal that killed it."""
@@ -106,11 +110,13 @@ class ForkedProcess:
             ended.register(self._handle, select.POLLIN)
             ended.poll()
             try:
-                self._returncode = _receive(self._status)
+                code = _receive(self._status)
             except ConnectionError:  # the process that would tell was killed too, as by `pkill -f`
-                self._returncode = -signal.SIGKILL
+                code = -signal.SIGKILL
+            with self._lock:
+                self._returncode = code
+                os.close(self._handle)
             self._status.close()
-            os.close(self._handle)
         return self._returncode
 
 
@@ -121,7 +127,7 @@ def _receive(status: socket.socket) -> int:
 
 
 def _serve(requests: socket.socket) -> None:
-    """Fork a worker for each request, until whoever sends them is gone."""
+    """Fork a worker for each request, until the parent's end of the socket is closed."""
     for name in _PRELOADED:
         import_module(name)
     gc.freeze()  # no collection touches, and so copies, the pages that workers share
@@ -142,14 +148,14 @@ def _wait_for_worker(stdin: int, stdout: int, stderr: int, status: int) -> NoRet
         _work(stdin, stdout, stderr)
     for each in (stdin, stdout, stderr):
         os.close(each)
-    with suppress(BrokenPipeError):  # nobody is left to be told
+    with suppress(BrokenPipeError):  # the parent has died
         os.write(status, _NUMBER.pack(pid))
         os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
     os._exit(0)
 
 
 def _work(*files: int) -> NoReturn:
-    """Be the worker."""
+    """Turn this process into the worker."""
     import numpy
     import torch
 
@@ -169,7 +175,9 @@ def _work(*files: int) -> NoReturn:
     if threads.isdecimal() and int(threads):
         torch.set_num_threads(int(threads))
     numpy.random.seed()  # not what every other worker draws
-    work()
+    requests = select.poll()
+    requests.register(0, select.POLLHUP)  # the other end of stdin was closed: the command has ended
+    work(lambda: bool(requests.poll(0)))
     sys.exit()
 
 

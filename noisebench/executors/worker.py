@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import select
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,8 +29,9 @@ from .job import INTERRUPTED, STOP, Bundle, Event, Job, Place
 from .signals import PatientSignals
 
 
-def work() -> None:
-    """Serve bundles until stdin ends, a signal comes or the parent is gone."""
+def work(is_orphan: Callable[[], bool] | None = None) -> None:
+    """Serve bundles until stdin ends, a signal comes or the command has ended, which is asked of `is_orphan` between two steps."""
+    is_orphan = is_orphan or _is_orphan()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not stand among the answers
     if not (first := _line()):
@@ -45,9 +45,7 @@ def work() -> None:
             except BrokenPipeError:  # whoever asked is gone: save and stop
                 signals.stopped = True
 
-        gone = select.poll()
-        gone.register(0, 0)  # reports that the other end of stdin was closed
-        server = _Server(place, answer, lambda: signals.stopped or bool(gone.poll(0)))
+        server = _Server(place, answer, lambda: signals.stopped or is_orphan())
         while not signals.stopped and (line := _line()):
             server.serve(Bundle.read(line))
     with suppress(BrokenPipeError):
@@ -73,10 +71,16 @@ def work_on(bundle_file: Path, events_file: Path) -> int:
         list(attempt.hear(event))
         events.append(event)
 
-    parent = os.getppid()
+    is_orphan = _is_orphan()
     with PatientSignals() as signals:
-        _Server(Place.read(place_line), answer, lambda: signals.stopped or os.getppid() != parent).serve(bundle)
+        _Server(Place.read(place_line), answer, lambda: signals.stopped or is_orphan()).serve(bundle)
     return 0 if attempt.complete or (bundle_file.parent / STOP).exists() else INTERRUPTED
+
+
+def _is_orphan() -> Callable[[], bool]:
+    """Whether the parent has died since."""
+    parent = os.getppid()
+    return lambda: os.getppid() != parent
 
 
 def _threads() -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,8 @@ from .sources import Look
 _PIECE = 128  # pictures that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill the memory
 _EVALUATION_BATCH = 256
 _MOST_WORKERS = 16  # by default
+# A fork server, the default from Python 3.14 on, outlives a training that is killed, and with it the workers, which watch their parent.
+_START = "fork" if sys.platform == "linux" else None
 _GRACE = 30  # seconds a worker lives after it was told to end, so that whoever trains can save first
 _Item = tuple[int, int, int, int]  # example, place in the order, the epoch's seed, views; -1 for the seed: as it is asked about
 
@@ -116,10 +119,11 @@ class Streamed:
 
     def _make_loader(self, order: _Order, *, persistent: bool) -> DataLoader[Any]:
         """persistent: its workers live on for orders to come, which may be longer: the first may be the rest of an epoch."""
+        workers = self.workers if persistent else min(self.workers, len(order))
         with _as_many_as_asked_for():
             return DataLoader(
-                self._reader, batch_sampler=order, num_workers=self.workers if persistent else min(self.workers, len(order)),
-                collate_fn=_collate,
+                self._reader, batch_sampler=order, num_workers=workers, collate_fn=_collate,
+                multiprocessing_context=_START if workers else None,
                 pin_memory=self.device.type == "cuda", persistent_workers=persistent, worker_init_fn=_begin_worker,
             )  # fmt: skip
 

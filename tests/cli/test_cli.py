@@ -42,7 +42,8 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict:
 
 
 def files(place: Path) -> set[str]:
-    return {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+    """All but the bytecode of plugins."""
+    return {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
 def test_noisebench_alone_prints_its_help_and_every_command_has_one(capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:

@@ -22,7 +22,7 @@ from tests.support.pages import PAGES, README, ROOT, commands_of, plugin, read
 
 WITH_COMMANDS = [page for page in PAGES[1:] if commands_of(page)]
 COSTLY = ("--folds", "--figure", "report.html", "jal2025", "timm:")  # trainings, drawings, features of 50,000 images, timm's import
-NOT_AT_HAND = ("is not in", "cannot be read", "no such")  # images of a large data set
+NOT_AT_HAND = ("is not in", "cannot be read", "no such", "pip install 'noisebench[")  # images of a large data set; an extra
 
 
 def make_photos(place: Path, images: Images) -> None:

@@ -434,7 +434,7 @@ def key_of(capsys: pytest.CaptureFixture[str], root: Path, *words: str, before: 
 
 PLAIN = ("digits", "--sym", "0.4", "--precision", "fp32")
 RESULT: dict[str, tuple[str, ...]] = {  # options that change a result, and an example of each in place of PLAIN
-    "words": ("cifar10", "--sym", "0.4", "--precision", "fp32"),
+    "words": ("other.npz", "--sym", "0.4", "--precision", "fp32"),
     "sym": ("digits", "--sym", "0.3", "--precision", "fp32"), "asym": ("digits", "--asym", "0.4", "--map", "digits", "--precision", "fp32"),
     "pair": ("digits", "--pair", "0.4", "--precision", "fp32"), "idn": ("digits", "--idn", "0.4", "--precision", "fp32"),
     "labels": ("digits", "--labels", "own", "--precision", "fp32"), "noise": ("digits", "--noise", "pairflip(rate=0.1)"),
@@ -476,7 +476,13 @@ def test_every_option_stands_on_one_side() -> None:
     assert options_of(None) == GLOBAL, "say what a new global option does to a key"
 
 
-def test_an_option_that_changes_the_result_changes_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: Case) -> None:
+def test_an_option_that_changes_the_result_changes_the_key(
+    tmp_path: Path, digits: Images, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez(
+        "other.npz", **{f"{part}_{what}": getattr(digits, f"{part}_{what}") for part in ("train", "test") for what in ("images", "labels")}
+    )
     extra = {"budget": ("--strategy", "jocor"), "val_split": ("--val-fraction", "0.1")}
     plain = {words: key_of(capsys, tmp_path, *PLAIN, *words) for words in ((), *extra.values())}
     for option, words in RESULT.items():

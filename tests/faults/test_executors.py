@@ -182,9 +182,14 @@ def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(cut: int, tmp_path:
     place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
     events = list(LocalPool(place, 1).run([bundle(tmp_path, 3)]))
     assert sorted((event.number, event.kind) for event in events) == [(0, "done"), (1, "done"), (2, "done")]
+
+
+def test_a_worker_on_ray_that_is_killed_in_the_midst_of_a_line_says_how_it_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="needs ray: pip install 'noisebench[ray]'")
     from noisebench.executors.ray_pool import serve
 
+    monkeypatch.setattr(process, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", "14")))
+    place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
     heard = [json.loads(line) for line in serve(place.line(), bundle(tmp_path, 3).line(), str(tmp_path), 1)]
     assert [(event["number"], event["kind"]) for event in heard] == [(0, "done"), (-1, "died")]
     assert "SIGKILL" in heard[-1]["content"]["message"]

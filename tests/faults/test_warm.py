@@ -68,7 +68,7 @@ def test_a_killed_worker_fails_its_run_alone_whatever_it_printed_before(
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
     monkeypatch.setenv("SET_LATER", "äöü \udcff")  # not UTF-8
     root = workspace(tmp_path / "suite", 1, range(4), "[ce]")
-    report = "print(repr((os.environ['SET_LATER'], torch.get_num_threads(), os.getcwd())))"
+    report = "print(repr((os.environ['SET_LATER'], torch.get_num_threads(), os.getcwd())), flush=True)"
     noise = """os.write(1, b'{"number": 0, "kind": "done", "content": {}}\\n')"""
     kills = "[os.kill(pid, 9) for pid in {1: [worker], 2: [waiting, worker]}.get(self.task.seed, [])]"
     words = plugin(tmp_path, f"{report}; {noise}; {kills}")
@@ -161,3 +161,15 @@ def test_a_worker_whose_command_was_killed_as_it_began_ends_without_a_word(
 
 def _killed(*arguments: object, **options: object) -> None:
     raise OSError("killed")
+
+
+def test_where_a_forked_worker_cannot_be_watched_one_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under Linux before 5.3."""
+
+    def refused(pid: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    root = workspace(tmp_path / "suite", 1, [0], "[ce]")
+    assert main(["-q", "-C", str(root), "run", "tiny", "--jobs", "2"]) == 0
+    assert outcomes(root) == {0: "done"}
