@@ -88,6 +88,7 @@ def _copy(answer: HTTPResponse, part: Path, there: int, most: int, tell: Callabl
                 file.truncate(start)
                 raise Failed(f"sends more than the {most:,} bytes of the file")
             file.write(chunk)
+            file.flush()  # from Python 3.14 on 128 KiB would wait, and be lost with this process
             tell(done, size)
         file.flush()
         os.fsync(file.fileno())
