@@ -135,11 +135,11 @@ def run(
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
     place = _place(options, workspace, device, resume=not no_resume, workers=workers)
     pool = open_executor(executor, place, Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach))
+    if not dry_run:
+        pool.prepare()
     name, found = find_suite(suite, options.workspace)
     found = found.told(seeds, test=None if test is None else str(test), **_settings(context.params))
     _report(found, [], workspace)  # a wrong layout is refused before the first run
-    if not dry_run:
-        pool.prepare()
     lines = _lines(known)
     items = done_elsewhere(make_agenda(workspace, found, device), lines, str(known))
     chosen = where(items, conditions or [])
