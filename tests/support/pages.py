@@ -15,11 +15,6 @@ def read(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
-def is_said(sentence: str) -> bool:
-    """Whether a page says it, wherever its lines break."""
-    return any(sentence in " ".join(read(page).split()) for page in PAGES)
-
-
 def commands_of(page: Path) -> list[list[str]]:
     """Every noisebench command in its sh blocks, in order."""
     blocks = re.findall(r"```sh\n(.*?)```", read(page), re.S)
