@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .core.expressions import Expression
 from .errors import ConfigError
 from .losses import LOSSES
 from .recipes import Recipe, read_schedule
-from .spec import Expression
 from .strategies import STRATEGIES, Passes, normal_strategy
 from .truth import estimated_facts
 

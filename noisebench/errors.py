@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from .harmless import harmless
+from .core.sanitize import harmless
 
 _LONGEST_LINE = 2000  # letters; whoever wrote what it tells of may have written a million
 

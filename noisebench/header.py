@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .core.files.schema import CLASSES, COUNT, NUMBER, SHARE, TEXT, WHOLE, Form, Maybe, check_form, check_plain
 from .errors import ManifestError
-from .form import CLASSES, COUNT, NUMBER, SHARE, TEXT, WHOLE, Form, Maybe, check_form, check_plain
 
 _FORM: Form = {
     "dataset": TEXT,

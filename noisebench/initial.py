@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .bounded import read_text
+from .core.files.atomic import read_checked
+from .core.files.torch_files import load_saved
+from .core.files.untrusted import read_text
 from .errors import ConfigError, DataError
-from .saved import load_saved
-from .storing import read_checked
 
 NONE, PRETRAINED = "none", "pretrained"
 VERSION = 1  # of how weights are fitted to a network; raised where a fitted one would be another

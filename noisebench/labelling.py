@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .bounded import hash_of
+from .core.expressions import Call, Expression, Value
+from .core.files.atomic import read_checked
+from .core.files.untrusted import hash_of
 from .datasets import (
     DATASETS,
     Annotations,
@@ -37,8 +39,6 @@ from .noise.catalogue import Sources, Teacher
 from .noise.draw import chunks
 from .noise.recorded import OWN
 from .predictions import read_teacher
-from .spec import Call, Expression, Value
-from .storing import read_checked
 from .subset import Within, share_of_each, spread, subset_of
 
 VAL_SPLITS = ("after", "before")

@@ -22,17 +22,16 @@ from typing import IO, Any
 
 import numpy as np
 
-from .bounded import opened, read_bytes, read_gzip
-from .classes import check_table
+from .core.classes import check_table
+from .core.expressions import Call
+from .core.files.atomic import write_new, write_whole
+from .core.files.untrusted import opened, read_bytes, read_gzip, read_yaml
 from .datasets import DATASETS, Dataset, fingerprint
 from .errors import LanguageError, ManifestError, NoisebenchError
 from .header import check_header
-from .nesting import read_yaml
 from .noise import FILES, NOISES, build_noise, is_drawn, normal_noise
 from .parquet import from_parquet, to_parquet
 from .rows import Rows, read_rows, text_of
-from .spec import Call
-from .storing import write_new, write_whole
 
 FORMAT = 1
 OPEN = -2  # the "clean label" of an image that is of no class

@@ -6,7 +6,7 @@ import io
 from types import ModuleType
 from typing import Any
 
-from .bounded import check_room
+from .core.files.untrusted import check_room
 from .errors import ManifestError
 from .rows import check_columns, read_table
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from .nesting import check_nesting
+from .core.files.untrusted import check_nesting
 
 Place = tuple[str | int, ...]
 """The keys and numbers that lead to a value."""

@@ -16,6 +16,8 @@ import numpy as np
 
 from .backbones import backbone_fingerprint, canonical_backbone
 from .budget import at_budget
+from .core.expressions import Call, Expression, parse, parse_value
+from .core.hardware import resolve_precision
 from .datasets import Dataset
 from .datasets.pictures import DECODING_VERSION
 from .errors import ConfigError, LanguageError
@@ -26,10 +28,8 @@ from .initial import Initial
 from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
-from .precision import resolve_precision
 from .recipes import Recipe, make_recipe, settled
 from .runfolder import WHERE
-from .spec import Call, Expression, parse, parse_value
 from .strategies import STRATEGIES, normal_strategy
 from .truth import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
 

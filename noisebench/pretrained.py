@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .backbones import TIMM
-from .bounded import hash_of
+from .core.files.untrusted import hash_of
 from .datasets.hub import unreachable
 from .datasets.pictures import SIDE
 from .errors import ConfigError, DataError, UnknownName

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import metrics
+from .core.hardware import environment, resolve_precision
 from .datasets import Fitting, Images, Pictures
-from .environment import environment
 from .errors import RunFailed
 from .estimates import Estimates
 from .manifest import LARGEST_T, Manifest
 from .plan import PROTOCOL, Run
-from .precision import resolve_precision
 from .predictions import Predictions
 from .processes import Ranks
 from .runfolder import SCHEMA, WHERE, RunFolder

@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from .form import CLASSES, COUNT, FLAG, NAME, NUMBER, SCALAR, SHARE, TEXT, WHOLE, Each, Form, Kind, Maybe, check_form, check_plain
+from .core.files.schema import (
+    CLASSES,
+    COUNT,
+    FLAG,
+    NAME,
+    NUMBER,
+    SCALAR,
+    SHARE,
+    TEXT,
+    WHOLE,
+    Each,
+    Form,
+    Kind,
+    Maybe,
+    check_form,
+    check_plain,
+)
 
 
 def _numbers(value: Any) -> bool:

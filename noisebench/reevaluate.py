@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import metrics
-from .classes import have_names, same_classes
+from .core.classes import have_names, same_classes
+from .core.expressions import parse
 from .datasets import Dataset, Fitting, ImageArray, Images, Pictures, at_hand, fit_set, number_in
 from .errors import DataError, NoisebenchError
 from .estimates import Estimates
 from .predictions import Predictions
 from .runfolder import RunFolder
 from .runner import find_device
-from .spec import parse
 from .strategies import STRATEGIES, build_strategy
 from .truth import with_estimates
 from .workspace import Workspace

@@ -20,16 +20,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arrays import packed_npz
-from .bounded import hash_of, read_json, read_text
-from .claim import Claim, claimed, find_claim
+from .core.files.arrays import packed_npz
+from .core.files.atomic import settle, write_whole
+from .core.files.lock import Claim, claimed, find_claim
+from .core.files.schema import COUNT, check_form, check_plain
+from .core.files.untrusted import hash_of, read_json, read_text, read_yaml
 from .datasets.archive import read_arrays
 from .dynamics import Dynamics
 from .errors import DataError
-from .form import COUNT, check_form, check_plain
-from .nesting import read_yaml
 from .recordform import check_about, check_failure, check_record
-from .storing import settle, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

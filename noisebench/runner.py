@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from .core.files.untrusted import yaml_dumper
 from .datasets import Images, images_fingerprint
 from .errors import ConfigError, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .losses import LOSSES, build_loss, build_penalty
-from .nesting import yaml_dumper
 from .plan import Run
 from .processes import Ranks, Spread
 from .recipes import fitting_of

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .bounded import opened
+from .core.files.torch_files import load_saved
+from .core.files.untrusted import opened
 from .dynamics import Dynamics
 from .errors import DataError, Interrupted, NoisebenchError, RunFailed
 from .estimates import Estimates
 from .plan import Run
 from .runfolder import RunFolder
-from .saved import load_saved
 from .warmup import FOLDS
 
 if TYPE_CHECKING:

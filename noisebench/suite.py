@@ -17,9 +17,10 @@ import yaml
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 
 from .backbones import canonical_backbone
-from .bounded import read_text
 from .budget import check_schedule, checked_budget
 from .conditions import normal_value
+from .core.files.untrusted import read_text
+from .core.hardware import checked_precision
 from .datasets import DATASETS, split_reader
 from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
 from .initial import check_init
@@ -29,7 +30,6 @@ from .methods import find_method
 from .noise import normal_noise
 from .places import Place, compose, construct, mark_of
 from .plan import checked_seed
-from .precision import checked_precision
 from .published import find_paper
 from .recipes import RECIPE_FIELDS, RECIPES, check_fit, find_recipe, make_recipe, read_schedule, settled
 from .settings import Defaults, Override, ReportShape, Scalar, Selector, Settings, Strict

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from .core.expressions import AUTO, ESTIMATED, OVERALL, Call, Expression, Value
+from .core.registry import Registry
 from .errors import LanguageError
 from .estimates import Estimates
 from .losses import LOSSES
 from .manifest import Manifest
-from .registry import Registry
-from .spec import AUTO, ESTIMATED, OVERALL, Call, Expression, Value
 
 TRUE, EMPIRICAL = "true", "empirical"
 

@@ -52,8 +52,8 @@ def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spre
 
     It begins from the run's --init, if any; what that leaves open, and the order of the examples, no other fold or seed shares.
     """
+    from .core.seeds import derived_seed
     from .training.beginning import weights_of
-    from .training.seeds import derived_seed
     from .training.trainer import Task, Trainer
 
     training, held = run.manifest.in_training, folds(run) == fold

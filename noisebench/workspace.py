@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .bounded import read_text
+from .core.files.atomic import write_text
+from .core.files.untrusted import read_text
 from .datasets import (
     Dataset,
     Fitting,
@@ -35,7 +36,6 @@ from .labelling import LabelWish, Outside, make_manifest, noise_for
 from .manifest import Manifest, file_name, read_manifest
 from .plan import Run, Wish, plan_run
 from .recipes import Recipe, fitting_of
-from .storing import write_text
 
 
 def default_data_dir() -> Path:

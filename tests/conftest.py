@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from noisebench.core.expressions import parse
 from noisebench.datasets import DATASETS, Images, read_images
 from noisebench.losses import build_loss, build_penalty
 from noisebench.processes import Spread
 from noisebench.recipes import Recipe
-from noisebench.spec import parse
 from noisebench.strategies import build_strategy
 from noisebench.trackers import TRACKERS
 from noisebench.training.trainer import Task, Trainer

@@ -10,8 +10,8 @@ from typing import Any
 
 import typer
 
+from ..core.sanitize import harmless_line
 from ..errors import NoisebenchError, RunFailed
-from ..harmless import harmless_line
 from ..processes import seat_here
 
 _BUG, _INTERRUPTED = 1, 130

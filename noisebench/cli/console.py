@@ -6,10 +6,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..harmless import harmless_json, harmless_line
+from ..core.sanitize import harmless_json, harmless_line
 
 if TYPE_CHECKING:
-    from ..screen import Screen
+    from ..core.console import Screen
 
 
 _SIZES = ((10**12, "T "), (10**9, "G "), (10**6, "M "), (10**3, "k "))
@@ -17,14 +17,14 @@ _SIZES = ((10**12, "T "), (10**9, "G "), (10**6, "M "), (10**3, "k "))
 
 def console(stream: TextIO) -> Screen:
     """A Rich console on a stream. NO_COLOR is honoured by Rich."""
-    from ..screen import ENDLESS, Screen
+    from ..core.console import ENDLESS, Screen
 
     return Screen(file=stream, width=None if stream.isatty() else ENDLESS, soft_wrap=False)
 
 
 def show(*things: Any) -> None:
     """Print data on stdout: text as it is, Rich's things drawn, lines without trailing blanks."""
-    from ..screen import drawn
+    from ..core.console import drawn
 
     if sys.stdout.isatty():
         console(sys.stdout).print(*things, sep="\n")

@@ -141,8 +141,8 @@ def corrupt(
 
 def _check_out(out: Path) -> None:
     """Raises ConfigError for a path that no manifest can have."""
+    from ..core.files.atomic import is_text
     from ..errors import ConfigError
-    from ..storing import is_text
 
     if not out.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise ConfigError(f"--out is a .csv, .csv.gz or .parquet, got {out}")
@@ -165,7 +165,7 @@ def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
     from rich.console import Group
     from rich.table import Table
 
-    from ..screen import Text
+    from ..core.console import Text
     from .review import reviewed_facts
 
     meta = manifest.meta

@@ -18,7 +18,7 @@ def draw_run(entry: dict[str, Any]) -> Group:
     """All that is said of a run."""
     from rich.console import Group
 
-    from ..screen import Text
+    from ..core.console import Text
 
     title = Text(entry["title"] + (" (oracle)" if entry["oracle"] else ""), style="bold")
     others = [thing for name, found in entry.get("on", {}).items() for thing in _on(name, found, entry["classes"])]
@@ -29,7 +29,7 @@ def draw_checks(entry: dict[str, Any]) -> Group:
     """A line for each check of a run."""
     from rich.console import Group
 
-    from ..screen import Text
+    from ..core.console import Text
 
     style = {"same": "green", "differs": "bold red", "undecided": "yellow"}
     lines = _grid()
@@ -45,7 +45,7 @@ def _grid() -> Table:
 
 
 def _facts(rows: Iterator[tuple[str, str]]) -> Table:
-    from ..screen import Text
+    from ..core.console import Text
 
     facts = _grid()
     for name, value in rows:
@@ -108,7 +108,7 @@ def _classes(test: dict[str, Any], confusion: list[list[int]], names: list[str])
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from ..screen import Text
+    from ..core.console import Text
 
     classes = Table(box=SIMPLE_HEAD, pad_edge=False)
     for head in ("class", "accuracy", "most often taken for"):
@@ -127,7 +127,7 @@ def _worst(rates: list[float | None], confusion: list[list[int]], names: list[st
 
 
 def _on(name: str, found: dict[str, Any], classes: list[str]) -> Iterator[Any]:
-    from ..screen import Text
+    from ..core.console import Text
 
     yield Text(f"on {name}, classes by {found['classes_by']}", style="bold")
     images = [("images", sentence) for sentence in found["images"]]

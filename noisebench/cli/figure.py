@@ -101,7 +101,7 @@ def _manifests(paths: list[Path], options: Globals) -> list[Manifest]:
 
 
 def _save(drawing: Drawing, path: Path, form: str) -> None:
-    from ..storing import write_bytes, write_text
+    from ..core.files.atomic import write_bytes, write_text
 
     if form == "csv":
         write_text(path, drawing.as_csv())

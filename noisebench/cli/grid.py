@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from ..agenda import Item
+    from ..core.console import Text
     from ..executors.job import Event
-    from ..screen import Text
 
 _EVERY = 10.0  # seconds between plain lines
 
@@ -105,8 +105,8 @@ class GridProgress:
         from rich.console import Group
         from rich.table import Table
 
+        from ..core.console import Text
         from ..manifest import short_noise
-        from ..screen import Text
 
         grid = Table(box=SIMPLE_HEAD, pad_edge=False)
         grid.add_column(", ".join([*self._several, "method"]))
@@ -118,7 +118,7 @@ class GridProgress:
 
     def _cell(self, row: str, col: str) -> Text:
         """Mean so far, how many of how many seeds are done; where none is, how far the runs under way are."""
-        from ..screen import Text
+        from ..core.console import Text
 
         numbers = self._cells.get((row, col), [])
         if not numbers:

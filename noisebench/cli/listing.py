@@ -13,8 +13,8 @@ from .options import Globals, Json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ..core.registry import Entry
     from ..methods import Method, Preset
-    from ..registry import Entry
     from ..runfolder import RunFolder
 
 Rows = list[dict[str, Any]]
@@ -63,7 +63,7 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
         return
     from rich.table import Table
 
-    from ..screen import Text
+    from ..core.console import Text
     from .papers import paper_tables
 
     facts = Table.grid(padding=(0, 2))
@@ -86,7 +86,7 @@ def _show_table(rows: Rows) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from ..screen import Text
+    from ..core.console import Text
 
     if not rows:
         show("none")
@@ -133,9 +133,9 @@ def _entry(entry: Entry, **more: Any) -> dict[str, Any]:
 
 
 def _losses(options: Globals) -> Rows:
+    from ..core.expressions import Call, parse
     from ..losses import LOSSES
     from ..methods import METHODS
-    from ..spec import Call, parse
 
     def takes_loss(entry: Entry) -> bool:
         return any(p.is_expression for p in entry.parameters)
@@ -340,7 +340,7 @@ def _run(run: RunFolder) -> dict[str, Any]:
 
 
 def _env(options: Globals) -> Rows:
-    from ..environment import environment
+    from ..core.hardware import environment
 
     return [{"name": key, "value": value} for key, value in environment().items()]
 

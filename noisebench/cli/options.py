@@ -127,7 +127,7 @@ class Globals:
 
     def open(self, workers: int | None = None) -> Workspace:
         """The workspace, with plugins loaded; workers: processes that read pictures ahead."""
-        from ..plugins import load_plugins
+        from ..core.plugins import load_plugins
         from ..workspace import Workspace
         from .progress import DownloadProgress
 
@@ -267,8 +267,8 @@ class NoiseOptions:
     def _with_predictions(self, text: str) -> str:
         from dataclasses import replace
 
+        from ..core.expressions import Call
         from ..noise import parse_noise
-        from ..spec import Call
 
         if not self.predictions:
             return text

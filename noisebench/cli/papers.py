@@ -50,7 +50,7 @@ def _table(title: str, cells: list[Published]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from ..screen import Text
+    from ..core.console import Text
 
     numbers = {(cell.name, _noise(cell)): _number(cell) for cell in cells}
     names, noises = (list(dict.fromkeys(places)) for places in zip(*numbers, strict=True))

@@ -199,7 +199,7 @@ def _passed_over(error: DataError) -> None:
 
 
 def _save(made: Report, path: Path) -> None:
-    from ..storing import write_text
+    from ..core.files.atomic import write_text
 
     write_text(path, made.render("json"))
     failed = sum(cell["failed"] for cell in made.document()["cells"])
@@ -231,8 +231,8 @@ def _format(form: str | None, out: Path | None, *, json: bool) -> str:
 
 def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None = None) -> None:
     """Print or write the report; in a GitHub job append it to the step's summary too, and say what is wrong as error lines."""
+    from ..core.files.atomic import write_text
     from ..report.terminal import draw_table
-    from ..storing import write_text
 
     if out is not None:
         write_text(out, made.render(form, verdict))

@@ -41,9 +41,9 @@ from .together import check_listing, list_suspects
 
 if TYPE_CHECKING:
     from ..agenda import Item
+    from ..core.signals import TimeLimit
     from ..executors.catalogue import Executor
     from ..executors.job import Bundle, Event, Place
-    from ..executors.signals import TimeLimit
     from ..packing import Load
     from ..report import KeptRun, Report, RunLine
     from ..suite import Suite
@@ -192,8 +192,8 @@ def _settings(params: dict[str, Any]) -> dict[str, Any]:
 
 def _limit(minutes: float | None, rerun: str | None, *, detach: bool) -> TimeLimit:
     """Raises ConfigError where the clock would stop nothing, or the same command would not go on."""
+    from ..core.signals import TimeLimit
     from ..errors import ConfigError
-    from ..executors.signals import TimeLimit
 
     if minutes is not None and detach:
         raise ConfigError("--minutes has no effect with --detach, which does not wait: --slurm time=0:30:00 is Slurm's own limit")
@@ -230,8 +230,8 @@ def _execute(
     options: Globals, pool: Executor, work: list[Bundle], todo: list[Item], logbook: Logbook, *, limit: TimeLimit, fail_fast: bool
 ) -> Counter[str]:
     """Run all items until the time is up; how many ended in which way, and how many are `left`. Raises Interrupted when stopped."""
+    from ..core.signals import StopSignals
     from ..errors import Interrupted
-    from ..executors.signals import StopSignals
     from .grid import GridProgress
 
     count = pool.at_once(len(work))

@@ -116,8 +116,8 @@ def _out_of_fold(run: Run, folder: RunFolder, count: int, asking: Asking) -> Pre
 
 
 def _train(folds: list[Fold], asking: Asking) -> None:
-    from ..executors.memory import keep_memory
-    from ..executors.signals import StopSignals
+    from ..core.hardware import keep_memory
+    from ..core.signals import StopSignals
     from ..folds import train_folds
     from ..sitting import Conduct
     from .progress import RunProgress

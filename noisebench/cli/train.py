@@ -259,8 +259,8 @@ def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
 def _execute(
     images: Images, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, logbook: Logbook, *, resume: bool, anew: bool
 ) -> dict[str, Any]:
-    from ..executors.memory import keep_memory
-    from ..executors.signals import StopSignals
+    from ..core.hardware import keep_memory
+    from ..core.signals import StopSignals
     from ..runner import execute
     from ..sitting import Conduct
     from .progress import RunProgress

@@ -17,11 +17,11 @@ from unicodedata import normalize
 
 import numpy as np
 
-from ..arrays import npz_arrays
-from ..bounded import LARGEST, parse_json
-from ..classes import NoClass, class_numbers
+from ..core.classes import NoClass, class_numbers
+from ..core.files.arrays import npz_arrays
+from ..core.files.atomic import read_checked
+from ..core.files.untrusted import LARGEST, parse_json
 from ..errors import DataError
-from ..storing import read_checked
 from .pickled import read_object_npy, read_pt
 
 ROOM, WIDEST = 1 << 24, 4096  # bytes that any label file may have, and an example's row: two paths

@@ -11,10 +11,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..arrays import npz_arrays, npz_header, npz_names
-from ..bounded import opened
+from ..core.files.arrays import npz_arrays, npz_header, npz_names
+from ..core.files.schema import MOST_CLASSES
+from ..core.files.untrusted import opened
 from ..errors import DataError
-from ..form import MOST_CLASSES
 
 KERAS = {"train_images": "x_train", "train_labels": "y_train", "test_images": "x_test", "test_labels": "y_test"}
 _CHUNK = 1 << 20  # examples hashed at a time

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..classes import SUPERCLASS, SUPERCLASS_NAMES
+from ..core.classes import SUPERCLASS, SUPERCLASS_NAMES
 from .listing import Listed
 from .names import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET
 from .pictures import Fitting, Sizes

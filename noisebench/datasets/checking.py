@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.files.atomic import write_text
 from ..errors import DataError
-from ..storing import write_text
 from .fetching import Tell, silent
 from .folders import counted
 from .listing import Listed, Listing

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..claim import claimed, find_claim
+from ..core.files.lock import Holder, claimed, find_claim
 from ..errors import ConfigError, DataError, RunTaken
-from ..holder import Holder
 from .transfer import Failed, is_safe, receive
 
 MIRROR = "NOISEBENCH_MIRROR"

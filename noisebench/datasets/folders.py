@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.files.atomic import is_text
 from ..errors import DataError
-from ..storing import is_text
 from .annotations import read_image_labels, read_label_table, split_column
 from .listing import Listed, Listing, Names
 

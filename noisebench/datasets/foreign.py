@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..bounded import free_memory
+from ..core.files.untrusted import free_memory
 from ..errors import DataError
 from .archive import KERAS, as_labels, class_count, fingerprint, image_shape, read_arrays, read_shape, unused_arrays
 from .catalogue import Dataset

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.files.atomic import read_checked
 from ..errors import DataError
-from ..storing import read_checked
 from .archive import as_labels
 from .fetching import DOWNLOADS, NoHost, Tell, fetch, silent, turn
 from .hosts import HUMAN_HOSTS, human_file

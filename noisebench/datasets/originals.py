@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.files.atomic import read_checked
 from ..errors import DataError
-from ..storing import read_checked
 from .archive import as_labels
 from .fetching import Published
 from .hosts import FILES

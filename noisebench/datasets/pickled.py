@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import npy_header, read_npy
+from ..core.files.arrays import npy_header, read_npy
+from ..core.files.torch_files import load_saved
 from ..errors import DataError
-from ..saved import load_saved
 
 _NUMBERS = re.compile(r"[<>|=]?[biuf][1248]")
 _LONGEST_NAME = 200  # letters of a word

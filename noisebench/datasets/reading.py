@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.files.atomic import write_whole
 from ..errors import DataError, UnknownName
-from ..storing import write_whole
 from .archive import as_images, as_labels, fingerprint, read_arrays
 from .catalogue import DATASETS, Dataset
 from .fetching import DOWNLOADS, NoHost, Tell, fetch, silent, turn

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arrays import read_npy
-from ..bounded import parse_json
-from ..classes import NoClass, class_numbers
+from ..core.classes import NoClass, class_numbers
+from ..core.files.arrays import read_npy
+from ..core.files.atomic import read_checked
+from ..core.files.untrusted import parse_json
+from ..core.sanitize import from_cell
 from ..errors import DataError
-from ..spreadsheet import from_cell
-from ..storing import read_checked
 from .annotations import MOST_COLUMNS, NONE, ROOM, WIDEST, LabelTable, Shape, decode, find_key, match_keys, sniff
 
 _NEEDED = {"recorded": ("recorded", "given_label"), "suggested": ("suggested", "predicted_label")}  # ours, cleanlab's

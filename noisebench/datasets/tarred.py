@@ -17,10 +17,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..arrays import packed_npz, read_npz
+from ..core.files.arrays import packed_npz, read_npz
+from ..core.files.atomic import is_text, write_whole
+from ..core.files.schema import MOST_CLASSES
 from ..errors import DataError
-from ..form import MOST_CLASSES
-from ..storing import is_text, write_whole
 from .folders import BESIDE, HIDDEN, LINK, SUFFIXES, PassedOver, is_hidden, is_image
 from .listing import Names
 

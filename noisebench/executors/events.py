@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ..bounded import opened
+from ..core.files.untrusted import opened
 from .job import Event
 
 _AT_ONCE = 1 << 24  # bytes; what is beyond is read the next time

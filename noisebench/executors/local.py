@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from ..environment import cores
+from ..core.hardware import cores
 from . import warm
 from .attempt import Attempt, Fate
 from .catalogue import Request

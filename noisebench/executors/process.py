@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from . import memory, warm
+from ..core import hardware as memory
+from . import warm
 from .job import Bundle, Event, Place
 
 WORKER = ("-m", "noisebench.executors.worker")

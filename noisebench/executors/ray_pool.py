@@ -24,7 +24,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from ..environment import cores
+from ..core.hardware import cores
 from ..errors import ConfigError
 from .attempt import Attempt, Fate
 from .catalogue import Request

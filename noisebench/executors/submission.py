@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..bounded import LARGEST, read_json, read_text
+from ..core.files.atomic import write_text
+from ..core.files.schema import TEXT, check_form
+from ..core.files.untrusted import LARGEST, read_json, read_text
 from ..errors import DataError
-from ..form import TEXT, check_form
-from ..storing import write_text
 from .events import EventFile
 from .job import STOP, Bundle, Place
 

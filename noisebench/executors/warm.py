@@ -24,7 +24,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from . import memory
+from ..core import hardware as memory
 
 # Elsewhere system libraries may have threads, which do not survive a fork. Some builds of Python for Linux know no pidfd.
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")

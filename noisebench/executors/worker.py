@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..agenda import plan_one
-from ..environment import cores
+from ..core.hardware import cores
+from ..core.plugins import load_plugins
+from ..core.signals import PatientSignals
 from ..errors import Interrupted, NoisebenchError, RunFailed, RunTaken
 from ..lockstep import Wanted, execute_together
-from ..plugins import load_plugins
 from ..runfolder import RunFolder
 from ..runner import execute, make_trainer
 from ..sitting import Conduct, Progress
@@ -26,7 +27,6 @@ from ..workspace import Workspace
 from .attempt import Attempt
 from .events import EventFile
 from .job import INTERRUPTED, STOP, Bundle, Event, Job, Place
-from .signals import PatientSignals
 
 
 def work(is_orphan: Callable[[], bool] | None = None) -> None:

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, overload
 
+from ..core.expressions import WORDS, Call, Expression, Sum, terms
+from ..core.registry import Entry, Registry
 from ..errors import LanguageError
-from ..registry import Entry, Registry
-from ..spec import WORDS, Call, Expression, Sum, terms
 from .scores import Loss, Penalty, Scores, Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])

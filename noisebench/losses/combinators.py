@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from ..core.expressions import AUTO
+from ..core.parameters import Interval, Matrix, TransitionText
 from ..errors import LanguageError
-from ..parameters import Interval, Matrix, TransitionText
-from ..spec import AUTO
 from .catalogue import LOSSES, register_loss
 from .scores import Loss, Scores, Tensor, log_through
 

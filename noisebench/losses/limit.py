@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..core.expressions import AUTO, Call, Expression, terms
 from ..noise import build_noise
-from ..spec import AUTO, Call, Expression, terms
 from .catalogue import LOSSES
 
 

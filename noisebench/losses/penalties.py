@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from ..parameters import Interval
+from ..core.parameters import Interval
 from .catalogue import register_loss
 from .scores import Tensor
 

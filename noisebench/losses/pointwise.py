@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
+from ..core.expressions import AUTO, Value
+from ..core.parameters import Auto, Interval
 from ..errors import LanguageError
-from ..parameters import Auto, Interval
-from ..spec import AUTO, Value
 from .catalogue import register_loss
 from .optimum import equal_loss_optimum, power_optimum
 from .scores import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from ..parameters import Inner
+from ..core.parameters import Inner
 
 if TYPE_CHECKING:
     from torch import Tensor

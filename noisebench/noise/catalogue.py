@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..core.expressions import Call, Expression, Value, parse
+from ..core.parameters import OneOf
+from ..core.registry import Entry, Registry
 from ..errors import LanguageError, UnknownName
-from ..parameters import OneOf
-from ..registry import Entry, Registry
-from ..spec import Call, Expression, Value, parse
 from .draw import Seed, draw
 
 FILES = ("file", "predictions", "suspects")  # parameters that name a file

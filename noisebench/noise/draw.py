@@ -13,9 +13,9 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from ..environment import cores
+from ..core.expressions import Value
+from ..core.hardware import cores
 from ..errors import LanguageError
-from ..spec import Value
 
 Rows: TypeAlias = Iterable[tuple[slice | np.ndarray, np.ndarray]]
 """Pieces (which examples (n,), their rows of probabilities (n, K)), in any order, every example once; a row sums to 1."""

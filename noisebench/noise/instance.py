@@ -8,9 +8,9 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 
+from ..core.expressions import Value
+from ..core.parameters import Interval, OneOf, Rate
 from ..errors import LanguageError
-from ..parameters import Interval, OneOf, Rate
-from ..spec import Value
 from .catalogue import Examples, Labelling, Teacher, register_noise
 from .draw import Rows, choose, chunks, draw, grouped, members, uniforms
 

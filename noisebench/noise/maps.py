@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..classes import SUPERCLASS
+from ..core.classes import SUPERCLASS
 from ..errors import LanguageError, UnknownName
 
 _BLOCK5 = tuple(k // 5 for k in range(100))

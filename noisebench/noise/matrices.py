@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import read_npy
-from ..classes import check_table, class_numbers
+from ..core.classes import check_table, class_numbers
+from ..core.files.arrays import read_npy
+from ..core.files.atomic import read_checked
+from ..core.files.untrusted import check_nesting, yaml_loader
 from ..errors import DataError
-from ..nesting import check_nesting, yaml_loader
-from ..storing import read_checked
 
 _SHOWN = 12  # names in an error
 _ROOM, _WIDEST = 1 << 20, 64  # bytes that any matrix may have, and each of its numbers and names

@@ -6,10 +6,10 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 
-from ..classes import check_table
+from ..core.classes import check_table
+from ..core.expressions import Value
+from ..core.parameters import Interval, OneOf, Rate
 from ..errors import LanguageError
-from ..parameters import Interval, OneOf, Rate
-from ..spec import Value
 from .catalogue import register_noise
 from .draw import EQUAL, OVER, complete_counts
 from .maps import MAPS, class_map

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import numpy as np
 
+from ..core.expressions import Call, Value
+from ..core.parameters import Inner, OneOf, Rate
 from ..errors import DataError, LanguageError
-from ..parameters import Inner, OneOf, Rate
-from ..spec import Call, Value
 from .catalogue import Examples, Labelling, Review, build_noise, by_class, parse_noise, record, register_noise
 from .draw import OVER, complete_counts, expected, grouped, members, uniforms
 

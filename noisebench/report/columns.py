@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..bounded import parse_json
+from ..core.files.schema import FLAG, NUMBER, check_form, check_plain, shown
+from ..core.files.untrusted import parse_json
+from ..core.sanitize import as_cell, from_cell, harmless, harmless_json, word_as_cell
 from ..datasets import DATASETS
 from ..errors import NoisebenchError
-from ..form import FLAG, NUMBER, check_form, check_plain, shown
-from ..harmless import harmless, harmless_json
 from ..recordform import ABOUT, check_known
 from ..reproduce import reproduction
-from ..spreadsheet import as_cell, from_cell, word_as_cell
 from .measures import METRICS, RECORDED, Known
 
 _NUMERAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")

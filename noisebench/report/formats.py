@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ..harmless import harmless, harmless_json
+from ..core.sanitize import harmless, harmless_json, word_as_cell
 from ..initial import NONE
 from ..manifest import of_which, short_noise
-from ..spreadsheet import word_as_cell
 from .against import less, without_differences
 from .beside import beside_caption, beside_text
 from .cells import ALL, Cell

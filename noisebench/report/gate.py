@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..bounded import read_json
+from ..core.files.schema import COUNT, NAME, NUMBER, SCALAR, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain, shown
+from ..core.files.untrusted import read_json
 from ..errors import ConfigError, NoisebenchError, Regressed, RunFailed, Undecided
-from ..form import COUNT, NAME, NUMBER, SCALAR, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain, shown
 from ..manifest import of_which
 from .formats import SCHEMA
 from .measures import METRICS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..harmless import harmless_lines
+from ..core.sanitize import harmless_lines
 from .formats import as_list, markdown
 from .table import Table
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ..harmless import harmless
+from ..core.sanitize import harmless
 from .against import Less, less
 from .beside import beside_text
 from .formats import caption, cell_parts, head, rank_text, row_head

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from ..harmless import harmless
+from ..core.sanitize import harmless
 from .formats import cell_document, cell_text, col_head, row_head
 from .gate import Check, Finding, place_of
 from .measures import METRICS

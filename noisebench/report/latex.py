@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate, groupby, pairwise
 
-from ..harmless import harmless
+from ..core.sanitize import harmless
 from .against import Less, less
 from .beside import beside_text
 from .formats import caption, cell_parts, col_head, rank_text, rate_text, row_head

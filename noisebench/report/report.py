@@ -91,7 +91,7 @@ class Report:
         return page(self.tables, self.workspace, ranks=self.shape.ranks, verdict=verdict, damaged=self.damaged, figures=figures)
 
     def __str__(self) -> str:
-        from ..screen import drawn
+        from ..core.console import drawn
         from .terminal import draw_table
 
         return drawn(*(draw_table(table, ranks=self.shape.ranks) for table in self.tables))

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..bounded import read_text
+from ..core.files.schema import NAME, check_form, shown
+from ..core.files.untrusted import read_text
+from ..core.sanitize import as_csv
 from ..errors import ConfigError, DataError
-from ..form import NAME, check_form, shown
 from ..runfolder import RunFolder, run_folders
-from ..spreadsheet import as_csv
 from .columns import COLUMNS, FAILED, FINISHED, NEEDED, RUN, cells_of, known_of, read_word, word_of
 from .measures import Known
 

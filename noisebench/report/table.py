@@ -11,6 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from ..budget import checked_budget
+from ..core.expressions import Call
+from ..core.registry import Entry, Registry
 from ..errors import ConfigError, NoisebenchError
 from ..initial import NONE
 from ..losses import LOSSES
@@ -18,8 +20,6 @@ from ..manifest import of_which
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from ..published import Beside
-from ..registry import Entry, Registry
-from ..spec import Call
 from ..strategies import STRATEGIES
 from .cells import ALL, AXES, VERSIONS, Cell, Row, apart, by_version, make_cell, paired_by_seed, version_text
 from .compute import by_compute, by_epochs

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table as RichTable
 
-from ..screen import ENDLESS, Screen, Text
+from ..core.console import ENDLESS, Screen, Text
 from .against import Less, less
 from .formats import caption, cell_text, head, rank_text, row_head
 from .table import Table

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..core.expressions import WORDS, Call, Expression
 from ..errors import LanguageError
-from ..spec import WORDS, Call, Expression
 from . import (
     complementary,
     correction,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from ..core.parameters import Interval, OneOf, Share
 from ..errors import ConfigError
-from ..parameters import Interval, OneOf, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
 from .parts import balance, entropy, one_hot
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..parameters import Share, WrongShare
-from ..spec import AUTO
+from ..core.expressions import AUTO
+from ..core.parameters import Share, WrongShare
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy
 
 if TYPE_CHECKING:

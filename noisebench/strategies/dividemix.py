@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from ..parameters import Interval, Share
+from ..core.parameters import Interval, Share
 from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
 from .division import chance_clean, scaled_cost
 from .mixing import Mixture

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..parameters import Interval
+from ..core.parameters import Interval
 from .base import Batch, Facts, Output, Passes, Strategy, register_strategy
 
 if TYPE_CHECKING:

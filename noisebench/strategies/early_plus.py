@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from ..parameters import Interval, Share
+from ..core.parameters import Interval, Share
 from .averaging import follow
 from .base import Batch, Facts, Networks, Output, Passes, Strategy, register_strategy
 from .early import early_term, remembered

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from ..parameters import Interval
+from ..core.parameters import Interval
 from .base import Batch, Networks, Output, Passes, Strategy, register_strategy
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+from ..core.expressions import Value
+from ..core.parameters import Interval, OneOf, Share
 from ..errors import LanguageError
-from ..parameters import Interval, OneOf, Share
-from ..spec import Value
 from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
 from .mentor import Seen, judged, new_mentor, planted, taught
 from .parts import one_hot, recorded_cost

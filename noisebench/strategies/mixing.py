@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..parameters import Interval
+from ..core.parameters import Interval
 from .base import Batch, Facts, Networks, Passes, Strategy, register_strategy
 from .parts import one_hot
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from ..parameters import Interval
+from ..core.parameters import Interval
 from .base import Batch, Facts, Output, Passes, Strategy, register_strategy
 from .parts import balance, consistency, one_hot
 

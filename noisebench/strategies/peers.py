@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from ..parameters import Interval, Share, WrongShare
-from ..spec import AUTO
+from ..core.expressions import AUTO
+from ..core.parameters import Interval, Share, WrongShare
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy, whole_epochs
 from .parts import averaged, linear_ramp, recorded_cost
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from ..parameters import Interval, OneOf
-from ..spec import Value
+from ..core.expressions import Value
+from ..core.parameters import Interval, OneOf
 from .base import Batch, Belief, Output, Passes, Strategy, register_strategy
 from .parts import one_hot
 

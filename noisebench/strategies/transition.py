@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ..core.parameters import Share
 from ..errors import RunFailed
 from ..estimates import anchored_transition
 from ..losses.scores import log_through
-from ..parameters import Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
 
 if TYPE_CHECKING:

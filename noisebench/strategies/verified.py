@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+from ..core.parameters import Interval, Share
 from ..errors import ConfigError
-from ..parameters import Interval, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
 from .parts import one_hot
 

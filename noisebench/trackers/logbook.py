@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..bounded import read_json
+from ..core.files.atomic import write_text
+from ..core.files.schema import TEXT, Each, check_form
+from ..core.files.untrusted import read_json
 from ..errors import DataError, RunFailed
-from ..form import TEXT, Each, check_form
 from ..plan import Run
 from ..runfolder import RunFolder
-from ..storing import write_text
 from .base import Ending, Epochs, Numbers, Page, Tracker
 from .content import epoch_numbers, facts_of, final_numbers
 

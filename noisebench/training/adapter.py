@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.expressions import Call
+from ..core.registry import Entry
 from ..errors import ConfigError, LanguageError
 from ..losses import LOSSES, build_loss, build_penalty, cost_of
-from ..registry import Entry
-from ..spec import Call
 
 _REDUCTIONS = ("mean", "sum", "none")
 

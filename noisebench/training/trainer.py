@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..core.seeds import derived_seed
 from ..datasets import ImageArray
 from ..dynamics import early_epochs
 from ..errors import RunFailed
@@ -34,7 +35,6 @@ from .passing import Passed, Passing
 from .pixels import Pixels, Plan
 from .predicting import autocast, log_p_parts, network_log_p, repeatable
 from .recorded import Given, Made, RecordedStep
-from .seeds import derived_seed
 from .sharing import batch_of, fitted, given, kept_by_each, make_batch, places
 from .sources import Look, Source, normalisation_of, same_images, source_of
 from .stepping import backward, descend, of_batch, training_forwards

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisebench.classes import same_classes
 from noisebench.cli import main
+from noisebench.core.classes import same_classes
 from noisebench.datasets import Images
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.strategies import STRATEGIES, Strategy, build_strategy

@@ -13,8 +13,8 @@ import pytest
 from cleanlab.classification import CleanLearning
 from cleanlab.filter import find_label_issues
 
-from noisebench.classes import NoClass, class_numbers
 from noisebench.cli import main
+from noisebench.core.classes import NoClass, class_numbers
 from noisebench.datasets import DATASETS, Labels, Shape, read_review
 from noisebench.errors import DataError, LanguageError
 from noisebench.labelling import LabelWish, Outside, make_manifest

@@ -12,8 +12,8 @@ from noisebench.agenda import Item, make_agenda, where
 from noisebench.cli import main
 from noisebench.cli.console import images
 from noisebench.cli.grid import GridProgress
+from noisebench.core.signals import TimeLimit
 from noisebench.errors import ConfigError
-from noisebench.executors.signals import TimeLimit
 from noisebench.packing import loads
 from noisebench.report import finished_runs
 from noisebench.suite import AXES, read_suites

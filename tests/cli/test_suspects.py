@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from noisebench import metrics
 from noisebench.cli import main
+from noisebench.core.sanitize import as_cell, from_cell, path_as_cell
 from noisebench.datasets import DATASETS, Labels
 from noisebench.dynamics import Dynamics
 from noisebench.labelling import make_manifest
 from noisebench.manifest import Manifest
 from noisebench.predictions import Predictions
 from noisebench.runfolder import run_folders
-from noisebench.spreadsheet import as_cell, from_cell, path_as_cell
 from noisebench.suspects import better_score, beyond_doubt, doubted, how_good, write_suspects
 from noisebench.training.trainer import Trainer
 from tests.support.suites import reseal

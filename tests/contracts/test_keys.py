@@ -25,11 +25,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from noisebench import plan, plugins
+from noisebench import plan
 from noisebench.agenda import make_agenda
 from noisebench.backbones import BACKBONES
 from noisebench.cli import main
 from noisebench.cli.app import app
+from noisebench.core import plugins
+from noisebench.core.expressions import Call, parse
+from noisebench.core.parameters import Interval, OneOf, Parameter
+from noisebench.core.plugins import code_of, load_plugins
+from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Images, find_dataset, fingerprint, read_images
 from noisebench.errors import ConfigError, DataError, LanguageError
 from noisebench.executors.events import EventFile
@@ -40,12 +45,8 @@ from noisebench.labelling import LabelWish
 from noisebench.losses import LOSSES
 from noisebench.manifest import Manifest
 from noisebench.noise import FILES, NOISES
-from noisebench.parameters import Interval, OneOf, Parameter
 from noisebench.plan import Run, Wish, plan_run
-from noisebench.plugins import code_of, load_plugins
 from noisebench.recipes import Recipe
-from noisebench.registry import Registry
-from noisebench.spec import Call, parse
 from noisebench.strategies import STRATEGIES, normal_strategy
 from noisebench.suite import find_suite
 from noisebench.workspace import Workspace

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 import noisebench as nb
+from noisebench.core.expressions import Call, parse
+from noisebench.core.parameters import Interval
 from noisebench.errors import LanguageError, NoisebenchError
 from noisebench.losses import LOSSES, build_loss, cost_of
-from noisebench.parameters import Interval
-from noisebench.spec import Call, parse
 
 torch.set_num_threads(1)
 

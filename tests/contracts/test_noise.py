@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import noisebench as nb
-from noisebench.classes import SUPERCLASS
+from noisebench.core.classes import SUPERCLASS
 from noisebench.datasets import DATASETS
 from noisebench.errors import DataError, LanguageError, NoisebenchError, UnknownName
 from noisebench.manifest import short_noise

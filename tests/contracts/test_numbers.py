@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from noisebench import precision
 from noisebench.cli import main
+from noisebench.core import hardware as precision
 from noisebench.errors import DataError, RunFailed
 from noisebench.labelling import LabelWish
 from noisebench.plan import Run, Wish, plan_run

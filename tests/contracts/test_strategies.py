@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.plugins import load_plugins
+from noisebench.core.plugins import load_plugins
 from noisebench.strategies import STRATEGIES, Batch, Output, build_strategy, normal_strategy
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights

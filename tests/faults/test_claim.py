@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from noisebench import claim as claims
-from noisebench import holder
-from noisebench.claim import claimed, find_claim
+from noisebench.core.files import lock as claims
+from noisebench.core.files import lock as holder
+from noisebench.core.files.lock import Holder, claimed, find_claim
 from noisebench.errors import DataError, NoisebenchError, RunTaken
-from noisebench.holder import Holder
 from noisebench.runfolder import RunFolder
 
 # A process that claims what a line names, says what came of it, and lets go of it at the next line. Its heart beats fast.

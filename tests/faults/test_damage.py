@@ -19,8 +19,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from noisebench import claim, sitting
+from noisebench import sitting
 from noisebench.cli import main
+from noisebench.core.files import lock as claim
 from noisebench.errors import DataError, Interrupted, NoisebenchError, RunFailed
 from noisebench.labelling import LabelWish
 from noisebench.plan import Run
@@ -242,7 +243,7 @@ def test_a_claim_from_the_future_is_kept_from_others_and_taken_from_the_dead(cop
     run = copied.plan()
     folder = copied.folder(run)
     folder.result.unlink()
-    dead = subprocess.run([sys.executable, "-c", "from noisebench.holder import Holder; print(Holder.here().content().decode())"],
+    dead = subprocess.run([sys.executable, "-c", "from noisebench.core.files.lock import Holder; print(Holder.here().content().decode())"],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
     for holder in ('{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1}', dead):
         folder.claim.write_text(holder + "\n")

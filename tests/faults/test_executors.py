@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from noisebench.cli import main
+from noisebench.core.signals import PatientSignals, StopSignals
 from noisebench.errors import DataError
 from noisebench.executors import process, warm
 from noisebench.executors.attempt import MOST_LOST, Attempt
 from noisebench.executors.events import EventFile
 from noisebench.executors.job import Bundle, Event, Job, Place, bundles
 from noisebench.executors.local import LocalPool
-from noisebench.executors.signals import PatientSignals, StopSignals
 from noisebench.executors.submission import Submission
 from noisebench.executors.worker import work_on
 from noisebench.suite import SuiteRun

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from noisebench import claim, sitting
+from noisebench import sitting
 from noisebench.agenda import Item, select
 from noisebench.cli import main
+from noisebench.core.files import lock as claim
 from noisebench.errors import RunTaken
 from noisebench.manifest import read_manifest
 from noisebench.packing import loads

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from noisebench.core.hardware import resolve_precision
 from noisebench.datasets import DATASETS, read_images
 from noisebench.dynamics import Dynamics
 from noisebench.losses import build_loss
 from noisebench.noise import build_noise, draw
-from noisebench.precision import resolve_precision
 from noisebench.recipes import make_recipe
 from noisebench.strategies import build_strategy
 from noisebench.training import pack as pack_module

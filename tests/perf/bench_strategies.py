@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from noisebench.core.registry import Entry
 from noisebench.errors import RunFailed
 from noisebench.losses import build_loss
 from noisebench.recipes import Recipe
-from noisebench.registry import Entry
 from noisebench.strategies import STRATEGIES, Passes, build_strategy, normal_strategy
 from noisebench.training.trainer import Task, Trainer
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from noisebench.agenda import Item, make_agenda
-from noisebench.environment import cores
+from noisebench.core.hardware import cores
 from noisebench.runner import execute, make_trainer
 from noisebench.sitting import Conduct
 from noisebench.suite import find_suite

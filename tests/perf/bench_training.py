@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
+from noisebench.core.hardware import resolve_precision
 from noisebench.losses import build_loss
-from noisebench.precision import resolve_precision
 from noisebench.recipes import make_recipe
 from noisebench.strategies import build_strategy
 from noisebench.training.networks import make_network

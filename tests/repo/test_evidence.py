@@ -20,8 +20,8 @@ from PIL import Image
 
 from noisebench.agenda import Item, make_agenda, where
 from noisebench.cli import main
+from noisebench.core.hardware import environment
 from noisebench.datasets import find_dataset, read_images
-from noisebench.environment import environment
 from noisebench.report import finished_runs
 from noisebench.suite import Suite
 from noisebench.workspace import Workspace

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noisebench.bounded import free_memory, opened, parse_json, read_bytes, room
-from noisebench.classes import check_table
+from noisebench.core.classes import check_table
+from noisebench.core.files.schema import NUMBER, TEXT, Each, Maybe, check_form, check_plain
+from noisebench.core.files.untrusted import free_memory, opened, parse_json, read_bytes, room
+from noisebench.core.hardware import cores
 from noisebench.datasets.annotations import read_annotations
 from noisebench.datasets.archive import read_arrays
-from noisebench.environment import cores
 from noisebench.errors import ConfigError, DataError
 from noisebench.evaluation import checked_arrays
-from noisebench.form import NUMBER, TEXT, Each, Maybe, check_form, check_plain
 from noisebench.manifest import read_manifest
 from noisebench.runfolder import RunFolder
 from noisebench.suite import expand, read_suites

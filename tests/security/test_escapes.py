@@ -26,9 +26,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from noisebench.cli import main
+from noisebench.core.sanitize import as_cell, from_cell, harmless
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import NoisebenchError
-from noisebench.harmless import harmless
 from noisebench.labelling import LabelWish, make_manifest
 from noisebench.manifest import read_manifest
 from noisebench.report import FORMATS, Shape, report_of
@@ -38,7 +38,6 @@ from noisebench.report.html import fragment
 from noisebench.report.page.inline import inline_svg
 from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder, run_folders
-from noisebench.spreadsheet import as_cell, from_cell
 from noisebench.workspace import Workspace
 from tests.unit.test_report import SYM, add
 
@@ -114,7 +113,7 @@ def readers_that_let_controls_in() -> Iterator[None]:
     """Records with control or half characters are refused as they are read: what shows them is tried all the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("noisebench.runfolder.read_json", lambda path: json.loads(path.read_bytes()))
-        patch.setattr("noisebench.form._CONTROL", re.compile("(?!)"))
+        patch.setattr("noisebench.core.files.schema._CONTROL", re.compile("(?!)"))
         yield
 
 

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from noisebench.cli import main
+from noisebench.core.files.torch_files import load_saved
 from noisebench.datasets import find_dataset, read_images
 from noisebench.datasets.listing import Listing, Names
 from noisebench.datasets.opening import opener
@@ -33,7 +34,6 @@ from noisebench.initial import initial_of
 from noisebench.losses import LOSSES, register_loss
 from noisebench.manifest import read_manifest
 from noisebench.runfolder import RunFolder
-from noisebench.saved import load_saved
 from noisebench.sitting import Conduct, Course, course_of, read, save
 from noisebench.suite import read_suites
 from noisebench.training.stored import load_weights
@@ -601,7 +601,7 @@ def test_no_suite_and_no_manifest_loads_a_plugin(tmp_path: Path, capsys: pytest.
         assert main(["-C", str(tmp_path), "run", "tiny"]) == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        for text in ("evil", "evil()", "evil.py", "__import__('evil')", "noisebench.plugins.load_plugins(['evil.py'])"):
+        for text in ("evil", "evil()", "evil.py", "__import__('evil')", "noisebench.core.plugins.load_plugins(['evil.py'])"):
             assert main(["train", "digits", "--loss", text]) == 2 and main(["corrupt", "digits", "--noise", text]) == 2
     assert not (tmp_path / "ran").exists() and "error: " in capsys.readouterr().err
     assert main(["--plugin", str(tmp_path / "evil.py"), "list", "env"]) == 0

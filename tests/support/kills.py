@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
-from noisebench.environment import environment
+from noisebench.core.hardware import environment
 from noisebench.runfolder import RunFolder
 from tests.support.suites import left
 

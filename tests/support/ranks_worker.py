@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from noisebench.cli import main
+from noisebench.core.plugins import load_plugins
 from noisebench.datasets import DATASETS, Images, read_images
-from noisebench.plugins import load_plugins
 from noisebench.processes import Ranks, Spread, seat_here
 from noisebench.training import beginning
 from noisebench.training.ranks import several_ranks

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.classes import SUPERCLASS
+from noisebench.core.classes import SUPERCLASS
 from noisebench.datasets import DATASETS, HUMAN, hosts, read_human, read_labels
 from noisebench.errors import DataError
 from noisebench.labelling import LabelWish, Outside, make_manifest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from noisebench.registry import Entry
+from noisebench.core.registry import Entry
 from noisebench.strategies import STRATEGIES
 from noisebench.strategies.parts import averaged
 from noisebench.strategies.peers import divergence

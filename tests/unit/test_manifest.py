@@ -15,6 +15,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from noisebench.core.parameters import Auto, WrongShare
+from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Dataset, Labels, read_labels
 from noisebench.datasets.folders import list_folder
 from noisebench.errors import DataError, LanguageError, ManifestError
@@ -22,8 +24,6 @@ from noisebench.labelling import LabelWish, make_manifest
 from noisebench.losses import LOSSES
 from noisebench.manifest import Manifest, file_name, read_manifest
 from noisebench.noise import transition
-from noisebench.parameters import Auto, WrongShare
-from noisebench.registry import Registry
 from noisebench.strategies import STRATEGIES
 from noisebench.truth import is_oracle, resolve, transitions, with_auto
 

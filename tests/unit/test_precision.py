@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from noisebench import precision
+from noisebench.core import hardware as precision
 from noisebench.errors import ConfigError
 from noisebench.plan import Wish, plan_run
 from tests.conftest import Case

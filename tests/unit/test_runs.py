@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import noisebench as nb
 from noisebench.cli import main
+from noisebench.core.files.schema import NAME
 from noisebench.errors import DataError
-from noisebench.form import NAME
 from noisebench.report import FORMATS, METRICS, Shape, finished_runs, read_runs, report_of, runs_at
 from noisebench.report.columns import COLUMNS, read_word, word_of
 from noisebench.report.measures import RECORDED

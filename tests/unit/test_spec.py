@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from noisebench.core.expressions import Call, Sum, parse, parse_value
+from noisebench.core.parameters import Interval, OneOf
 from noisebench.errors import LanguageError, NoisebenchError, UnknownName
 from noisebench.losses import LOSSES
 from noisebench.noise import NOISES, normal_noise
-from noisebench.parameters import Interval, OneOf
-from noisebench.spec import Call, Sum, parse, parse_value
 from noisebench.strategies import STRATEGIES
 from tests.conftest import Case
 
@@ -372,7 +372,7 @@ def assert_one_line(action, text, error):
 def test_a_strategy_that_inherits_from_another_module_keeps_its_types() -> None:
     from dataclasses import dataclass
 
-    from noisebench.parameters import read_signature
+    from noisebench.core.parameters import read_signature
     from noisebench.strategies.peers import Coteaching
 
     module = dataclass(type("Heir", (Coteaching,), {"__module__": "somewhere.else"}))

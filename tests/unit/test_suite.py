@@ -265,8 +265,8 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
         "import os\nimport noisebench as nb\n@nb.register_loss\ndef deadly(log_p):\n    'Kills its process.'\n    os.abort()\n"
     )
     text = GOOD.replace("method: [ce, el]", "loss: [ce, deadly]").replace("method: el", "loss: deadly")
+    from noisebench.core.plugins import load_plugins
     from noisebench.losses import LOSSES
-    from noisebench.plugins import load_plugins
 
     if "deadly" not in LOSSES:
         load_plugins([str(plugin)])

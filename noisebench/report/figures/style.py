@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.sanitize import as_csv as rows_as_csv
+from ...core.sanitize import harmless_lines, word_as_cell
 from ...errors import ConfigError
-from ...harmless import harmless_lines
-from ...spreadsheet import as_csv as rows_as_csv
-from ...spreadsheet import word_as_cell
 
 PICTURES = (".svg", ".png", ".pdf")
 _DOTS = 200  # an inch, of a .png

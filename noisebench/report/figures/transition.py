@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...core.sanitize import harmless
 from ...errors import ConfigError
-from ...harmless import harmless
 from ...manifest import Manifest
 from .style import as_csv, drawn
 
@@ -61,7 +61,7 @@ def draw(manifest: Manifest, width: int | None = None) -> Group:
     from rich.console import Group
     from rich.table import Table
 
-    from ...screen import Text
+    from ...core.console import Text
 
     shares, names = table(manifest), manifest.meta["classes"]
     grid, below = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim"), f"percent of each clean class{_left_out(manifest)}"

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ...core.expressions import Call, parse
+from ...core.registry import Registry
 from ...errors import NoisebenchError
 from ...initial import label_of
 from ...losses import LOSSES
 from ...manifest import of_which
-from ...registry import Registry
-from ...spec import Call, parse
 from ...strategies import STRATEGIES
 from ...truth import EMPIRICAL, TRUE, is_rate
 

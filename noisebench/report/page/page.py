@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from ...harmless import harmless
+from ...core.sanitize import harmless
 from ...workspace import Workspace
 from ..table import Table
 from .detail import NUMBERS

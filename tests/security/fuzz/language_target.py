@@ -10,13 +10,13 @@ from typing import Any
 
 from noisebench.backbones import canonical_backbone
 from noisebench.budget import price_of
+from noisebench.core.expressions import parse, parse_value
+from noisebench.core.registry import Registry
 from noisebench.errors import NoisebenchError
 from noisebench.losses import LOSSES, build_loss, build_penalty
 from noisebench.methods import METHODS
 from noisebench.noise import NOISES, build_noise, is_drawn, normal_noise
 from noisebench.recipes import read_schedule
-from noisebench.registry import Registry
-from noisebench.spec import parse, parse_value
 from noisebench.strategies import STRATEGIES, build_strategy, normal_strategy
 
 from .choices import Choices, mutated

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from noisebench.arrays import read_npy, read_npz
+from noisebench.core.files.arrays import read_npy, read_npz
 from noisebench.datasets import find_dataset, read_images, read_labels
 from noisebench.datasets.archive import read_arrays, read_shape
 from noisebench.dynamics import Dynamics

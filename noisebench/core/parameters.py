@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeAlias
 
-from .errors import LanguageError
-from .spec import AUTO, ESTIMATED, OVERALL, Call, Sum, Value, word
+from ..errors import LanguageError
+from .expressions import AUTO, ESTIMATED, OVERALL, Call, Sum, Value, word
 
 FACTS = ("rate", "share", "transition")
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from .bounded import LARGEST, read_bytes
-from .errors import DataError
+from ...errors import DataError
+from .untrusted import LARGEST, read_bytes
 
 _ABANDONED = 86_400.0  # seconds for which nobody has written to a file that is half there
 

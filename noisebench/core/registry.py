@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar, overload
 
-from .errors import LanguageError, UnknownName
+from ..errors import LanguageError, UnknownName
+from .expressions import Call, Expression, Sum, Value, parse, terms
 from .parameters import Parameter, read_signature
 from .plugins import code_of
-from .spec import Call, Expression, Sum, Value, parse, terms
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")

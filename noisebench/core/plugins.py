@@ -15,7 +15,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
-from .errors import ConfigError, NoisebenchError
+from ..errors import ConfigError, NoisebenchError
 
 _LOADED = "noisebench_code"  # of a module: the hash of its code as it was loaded
 

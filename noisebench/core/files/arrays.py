@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .bounded import LARGEST, check_room
+from .untrusted import LARGEST, check_room
 
 _CHUNK = 1 << 20  # bytes read at a time
 _KINDS = "biufSU"  # of dtypes: numbers and texts

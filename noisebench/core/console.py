@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text as RichText
 
-from .harmless import harmless, harmless_line, harmless_lines
+from .sanitize import harmless, harmless_line, harmless_lines
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 from unicodedata import normalize
 
-from .bounded import free_memory
-from .errors import DataError
+from ..errors import DataError
+from .files.untrusted import free_memory
 
 _FEW = 2048  # classes up to which a table always fits
 _COPIES = 3 * 8  # bytes a cell while a table is worked on

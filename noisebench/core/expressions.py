@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-from .errors import LanguageError
+from ..errors import LanguageError
 
 AUTO = "auto"  # a value to be resolved from the manifest before the run's key is made
 OVERALL = "overall"  # likewise, of a rate: the expected share of incorrect labels
