@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .datasets import Dataset, Labels, find_dataset
-from .datasets.archive import as_images, as_labels
+from .datasets.npz import as_images, as_labels
 from .errors import DataError, LanguageError
 from .labelling import LabelWish, Outside, label
 from .noise import Labelling, normal_noise

@@ -19,7 +19,7 @@ from .budget import at_budget
 from .core.expressions import Call, Expression, parse, parse_value
 from .core.hardware import resolve_precision
 from .datasets import Dataset
-from .datasets.pictures import DECODING_VERSION
+from .datasets.streaming.images import DECODING_VERSION
 from .errors import ConfigError, LanguageError
 from .estimates import VERSION as ESTIMATES_VERSION
 from .estimates import Estimates

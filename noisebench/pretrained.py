@@ -8,8 +8,8 @@ from typing import Any
 
 from .backbones import TIMM
 from .core.files.untrusted import hash_of
-from .datasets.hub import unreachable
-from .datasets.pictures import SIDE
+from .datasets.streaming.hub import unreachable
+from .datasets.streaming.images import SIDE
 from .errors import ConfigError, DataError, UnknownName
 
 _FILES = ("model.safetensors", "pytorch_model.bin")

@@ -25,7 +25,7 @@ from .core.files.atomic import settle, write_whole
 from .core.files.lock import Claim, claimed, find_claim
 from .core.files.schema import COUNT, check_form, check_plain
 from .core.files.untrusted import hash_of, read_json, read_text, read_yaml
-from .datasets.archive import read_arrays
+from .datasets.npz import read_arrays
 from .dynamics import Dynamics
 from .errors import DataError
 from .recordform import check_about, check_failure, check_record

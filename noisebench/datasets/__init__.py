@@ -1,13 +1,10 @@
 """Which images and labels exist, how they are had, and how they are checked. Knows no noise."""
 
-from .annotations import Annotations, LabelTable, Shape, read_annotations, read_label_table, split_column
-from .archive import fingerprint
-from .catalogue import DATASETS, Dataset
-from .checking import check_arrays, check_files, number_in
-from .fetching import Tell, silent
-from .human import HUMAN, check_column, read_human
-from .pictures import FITS, Fitting, Pictures
-from .reading import (
+from .checks import check_arrays, check_files, number_in
+from .cifar_n import HUMAN, check_column, read_human
+from .download import Tell, silent
+from .label_files import Annotations, LabelTable, Shape, read_annotations, read_label_table, read_review, split_column
+from .load import (
     ImageArray,
     Images,
     Labels,
@@ -21,8 +18,10 @@ from .reading import (
     read_labels,
     said_of_fitting,
 )
-from .reviews import read_review
-from .streams import split_reader
+from .npz import fingerprint
+from .registry import DATASETS, Dataset
+from .streaming.images import FITS, Fitting, Pictures
+from .streaming.registry import split_reader
 
 __all__ = [
     "DATASETS",

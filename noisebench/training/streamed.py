@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..core.hardware import cores
 from ..core.seeds import derived_seed
 from ..datasets import Pictures
-from ..datasets.listing import Listing, Names
-from ..datasets.pictures import Fitting, Opener, decoded
+from ..datasets.streaming.images import Fitting, Opener, decoded
+from ..datasets.streaming.index import Listing, Names
 from ..errors import DataError
 from ..processes import seat_here
 from .opening import timm_opener

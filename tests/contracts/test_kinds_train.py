@@ -14,7 +14,7 @@ import torch
 
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, HUMAN
-from noisebench.datasets.human import HumanColumn, HumanFile
+from noisebench.datasets.cifar_n import HumanColumn, HumanFile
 from noisebench.errors import ManifestError
 from noisebench.labelling import LabelWish
 from noisebench.manifest import Manifest, read_manifest

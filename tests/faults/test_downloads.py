@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from noisebench.cli.progress import DownloadProgress
-from noisebench.datasets import fetching, transfer
-from noisebench.datasets.fetching import MIRROR, NoHost, Published, fetch, turn
+from noisebench.datasets import download as fetching
+from noisebench.datasets import download as transfer
+from noisebench.datasets.download import MIRROR, NoHost, Published, fetch, turn
 from noisebench.errors import ConfigError, DataError
 from tests.support.hosting import (
     Host,
@@ -318,7 +319,7 @@ def test_off_a_terminal_a_download_is_a_line_and_not_one_a_chunk(capsys: pytest.
 FETCH = """
 import sys
 from pathlib import Path
-from noisebench.datasets.fetching import Published, fetch, turn
+from noisebench.datasets.download import Published, fetch, turn
 def tell(*words): print(*words, flush=True)
 with turn(Path(sys.argv[1]), tell):
     fetch(Published("set", "file.bin", {size}, {checksum!r}, ({host!r},)), Path(sys.argv[1]), tell)

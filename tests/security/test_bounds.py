@@ -16,8 +16,8 @@ from noisebench.core.classes import check_table
 from noisebench.core.files.schema import NUMBER, TEXT, Each, Maybe, check_form, check_plain
 from noisebench.core.files.untrusted import free_memory, opened, parse_json, read_bytes, room
 from noisebench.core.hardware import cores
-from noisebench.datasets.annotations import read_annotations
-from noisebench.datasets.archive import read_arrays
+from noisebench.datasets.label_files import read_annotations
+from noisebench.datasets.npz import read_arrays
 from noisebench.errors import ConfigError, DataError
 from noisebench.evaluation import checked_arrays
 from noisebench.manifest import read_manifest

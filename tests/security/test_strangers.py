@@ -25,10 +25,10 @@ from PIL import Image
 from noisebench.cli import main
 from noisebench.core.files.torch_files import load_saved
 from noisebench.datasets import find_dataset, read_images
-from noisebench.datasets.listing import Listing, Names
-from noisebench.datasets.opening import opener
-from noisebench.datasets.pictures import LARGEST, decoded
-from noisebench.datasets.tarred import index_tars
+from noisebench.datasets.streaming.images import LARGEST, decoded
+from noisebench.datasets.streaming.index import Listing, Names
+from noisebench.datasets.streaming.opening import opener
+from noisebench.datasets.streaming.tars import index_tars
 from noisebench.errors import ConfigError, DataError, Interrupted, LanguageError, NoisebenchError
 from noisebench.initial import initial_of
 from noisebench.losses import LOSSES, register_loss

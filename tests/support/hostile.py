@@ -24,9 +24,8 @@ import numpy as np
 
 from noisebench.cli import main
 from noisebench.datasets import find_dataset
-from noisebench.datasets.annotations import Shape, read_annotations
-from noisebench.datasets.archive import read_arrays
-from noisebench.datasets.reviews import read_review
+from noisebench.datasets.label_files import Shape, read_annotations, read_review
+from noisebench.datasets.npz import read_arrays
 from noisebench.errors import NoisebenchError
 from noisebench.evaluation import checked_arrays
 from noisebench.manifest import read_manifest

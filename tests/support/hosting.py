@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from noisebench.datasets.fetching import Published
+from noisebench.datasets.download import Published
 
 Answer = Callable[["Request", bytes], None]
 

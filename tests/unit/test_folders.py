@@ -21,9 +21,9 @@ from PIL import Image, ImageOps
 
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, FITS, Fitting, Images, find_dataset, fit_images, image_rows, read_images, read_labels
-from noisebench.datasets.foreign import describe_foreign
-from noisebench.datasets.opening import opener
-from noisebench.datasets.pictures import decoded
+from noisebench.datasets.streaming.images import decoded
+from noisebench.datasets.streaming.opening import opener
+from noisebench.datasets.user_data import describe_foreign
 from noisebench.errors import DataError
 from noisebench.manifest import Manifest, read_manifest
 from noisebench.reproduce import reproduction

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from noisebench.core.classes import SUPERCLASS
-from noisebench.datasets import DATASETS, HUMAN, hosts, read_human, read_labels
+from noisebench.datasets import DATASETS, HUMAN, read_human, read_labels
+from noisebench.datasets import download as hosts
 from noisebench.errors import DataError
 from noisebench.labelling import LabelWish, Outside, make_manifest
 from noisebench.noise import normal_noise

@@ -20,7 +20,7 @@ from noisebench import rows
 from noisebench.cli.options import NoiseOptions
 from noisebench.conventions import CONVENTIONS, find_convention
 from noisebench.datasets import DATASETS, HUMAN, Dataset, Labels, fingerprint, read_labels
-from noisebench.datasets.human import HumanColumn, HumanFile
+from noisebench.datasets.cifar_n import HumanColumn, HumanFile
 from noisebench.errors import ConfigError, LanguageError, ManifestError, NoisebenchError, UnknownName
 from noisebench.labelling import LabelWish, Outside, make_manifest, noise_for
 from noisebench.losses import LOSSES

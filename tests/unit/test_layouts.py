@@ -12,8 +12,8 @@ from PIL import Image
 
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images, find_dataset, read_images, read_labels
-from noisebench.datasets.layouts import LAYOUTS
-from noisebench.datasets.names import IMAGENET, WNIDS
+from noisebench.datasets.published import LAYOUTS
+from noisebench.datasets.registry import IMAGENET, WNIDS
 from noisebench.errors import DataError
 from noisebench.manifest import read_manifest
 from noisebench.workspace import Workspace

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from noisebench.core.parameters import Auto, WrongShare
 from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Dataset, Labels, read_labels
-from noisebench.datasets.folders import list_folder
+from noisebench.datasets.image_folder import list_folder
 from noisebench.errors import DataError, LanguageError, ManifestError
 from noisebench.labelling import LabelWish, make_manifest
 from noisebench.losses import LOSSES

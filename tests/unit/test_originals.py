@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from noisebench.cli import main
-from noisebench.datasets import DATASETS, fetching, hosts, read_images, read_labels
-from noisebench.datasets.fetching import MIRROR
-from noisebench.datasets.hosts import FILES
-from noisebench.datasets.originals import BATCHES, find_original, read_original
+from noisebench.datasets import DATASETS, read_images, read_labels
+from noisebench.datasets import download as fetching
+from noisebench.datasets import download as hosts
+from noisebench.datasets.download import FILES, MIRROR
+from noisebench.datasets.raw import BATCHES, find_original, read_original
 from noisebench.errors import DataError
 from tests.support.hosting import Host, breaks_off, hosting, idx, lay_out, published, python_2_batch, status
 
@@ -106,7 +107,7 @@ def test_a_download_that_was_whole_before_its_npz_was_is_not_repeated(
     mirror: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("noisebench.datasets.reading.write_whole", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("noisebench.datasets.load.write_whole", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
         read_images(DATASETS["mnist"], tmp_path)
     read_images(DATASETS["mnist"], tmp_path)
     assert len(mirror.asked) == 4 and (tmp_path / "mnist.npz").exists()
@@ -116,7 +117,7 @@ def test_a_process_killed_while_it_keeps_a_set_leaves_nothing_half_written(mirro
     script = "\n".join([
         "import os, signal, sys; from pathlib import Path; import numpy as np",
         "from noisebench.datasets import DATASETS, hosts, read_images",
-        "from noisebench.datasets.fetching import Published",
+        "from noisebench.datasets.download import Published",
         f"hosts.FILES['mnist'] = {FILES['mnist']!r}",
         "np.savez = lambda file, **arrays: (file.write(b'half'), file.flush(), os.kill(os.getpid(), signal.SIGKILL))",
         "read_images(DATASETS['mnist'], Path(sys.argv[1]))",
@@ -161,7 +162,7 @@ def test_the_labels_of_packaged_sets_need_no_host(mirror: Host, tmp_path: Path) 
 def test_of_two_processes_that_want_a_set_one_downloads_it(mirror: Host, tmp_path: Path) -> None:
     script = "\n".join([
         "import sys; from pathlib import Path; from noisebench.datasets import DATASETS, fetching, hosts, read_images",
-        "from noisebench.datasets.fetching import Published",
+        "from noisebench.datasets.download import Published",
         f"hosts.FILES['mnist'] = {FILES['mnist']!r}",
         "assert read_images(DATASETS['mnist'], Path(sys.argv[1])).train_images.shape == (60000, 28, 28, 1)",
         "assert not {'torch', 'torchvision'} & set(sys.modules)",

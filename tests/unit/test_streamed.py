@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 from noisebench import plan
 from noisebench.cli import main
 from noisebench.datasets import Images, Pictures, find_dataset, image_rows, read_images, read_labels
-from noisebench.datasets.foreign import check_memory
-from noisebench.datasets.listing import Names
+from noisebench.datasets.streaming.index import Names
+from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.initial import Initial
 from noisebench.labelling import LabelWish
@@ -546,7 +546,7 @@ def test_a_page_asks_no_network_for_pictures_and_says_which_folder_is_missing(la
         asked.append(offline)
         raise DataError("not in its cache")
 
-    monkeypatch.setattr("noisebench.datasets.reading.describe_stream", describe)
+    monkeypatch.setattr("noisebench.datasets.load.describe_stream", describe)
     pictures = PagePictures(Workspace(".", "data"))
     for where, said in (
         ("hfds:somebody/table", "no pictures: not in its cache"),

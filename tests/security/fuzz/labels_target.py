@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from noisebench.datasets.annotations import Shape, read_annotations
-from noisebench.datasets.reviews import read_review
+from noisebench.datasets.label_files import Shape, read_annotations, read_review
 from noisebench.noise.matrices import read_matrix
 
 from .choices import Choices, changed, mutated

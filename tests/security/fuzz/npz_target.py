@@ -14,7 +14,7 @@ import numpy as np
 
 from noisebench.core.files.arrays import read_npy, read_npz
 from noisebench.datasets import find_dataset, read_images, read_labels
-from noisebench.datasets.archive import read_arrays, read_shape
+from noisebench.datasets.npz import read_arrays, read_shape
 from noisebench.dynamics import Dynamics
 from noisebench.errors import NoisebenchError
 from noisebench.predictions import read_teacher

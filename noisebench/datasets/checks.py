@@ -15,11 +15,11 @@ import numpy as np
 
 from ..core.files.atomic import write_text
 from ..errors import DataError
-from .fetching import Tell, silent
-from .folders import counted
-from .listing import Listed, Listing
-from .opening import opener
-from .pictures import Opener, as_rgb, read_picture
+from .download import Tell, silent
+from .image_folder import counted
+from .streaming.images import Opener, as_rgb, read_picture
+from .streaming.index import Listed, Listing
+from .streaming.opening import opener
 
 _FORMAT = 2
 _LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images

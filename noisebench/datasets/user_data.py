@@ -12,12 +12,12 @@ import numpy as np
 
 from ..core.files.untrusted import free_memory
 from ..errors import DataError
-from .archive import KERAS, as_labels, class_count, fingerprint, image_shape, read_arrays, read_shape, unused_arrays
-from .catalogue import Dataset
-from .folders import list_folder
-from .listing import Listed, Names
-from .opening import open_regular
-from .pictures import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
+from .image_folder import list_folder
+from .npz import KERAS, as_labels, class_count, fingerprint, image_shape, read_arrays, read_shape, unused_arrays
+from .registry import Dataset
+from .streaming.images import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
+from .streaming.index import Listed, Names
+from .streaming.opening import open_regular
 
 T = TypeVar("T")
 

@@ -11,9 +11,8 @@ import numpy as np
 
 from ..core.files.atomic import read_checked
 from ..errors import DataError
-from .archive import as_labels
-from .fetching import DOWNLOADS, NoHost, Tell, fetch, silent, turn
-from .hosts import HUMAN_HOSTS, human_file
+from .download import DOWNLOADS, HUMAN_HOSTS, NoHost, Tell, fetch, human_file, silent, turn
+from .npz import as_labels
 from .pickled import read_object_npy, read_pt
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .folders import PassedOver, Rows, as_listing, images_below, images_by_class, numbered
-from .listing import Listed
-from .names import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
+from .image_folder import PassedOver, Rows, as_listing, images_below, images_by_class, numbered
+from .registry import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
+from .streaming.index import Listed
 
 
 def imagenet(root: Path) -> Listed:

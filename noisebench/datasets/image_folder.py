@@ -22,8 +22,8 @@ import numpy as np
 
 from ..core.files.atomic import is_text
 from ..errors import DataError
-from .annotations import read_image_labels, read_label_table, split_column
-from .listing import Listed, Listing, Names
+from .label_files import read_image_labels, read_label_table, split_column
+from .streaming.index import Listed, Listing, Names
 
 Rows = list[tuple[str, int]]
 """Paths and class numbers."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from .archive import as_labels, class_count
-from .folders import counted
-from .listing import Listed, Listing, Names
+from ...errors import DataError
+from ..image_folder import counted
+from ..npz import as_labels, class_count
+from .index import Listed, Listing, Names
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
 _IMAGES = ("image", "img", "jpg", "png", "webp")

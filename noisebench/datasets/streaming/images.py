@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import DataError
-from .listing import Listing
+from ...errors import DataError
+from .index import Listing
 
 T = TypeVar("T")
 

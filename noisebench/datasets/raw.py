@@ -16,9 +16,8 @@ import numpy as np
 
 from ..core.files.atomic import read_checked
 from ..errors import DataError
-from .archive import as_labels
-from .fetching import Published
-from .hosts import FILES
+from .download import FILES, Published
+from .npz import as_labels
 from .pickled import read_batch
 
 _BATCH = 3 * 32 * 32  # bytes of an image

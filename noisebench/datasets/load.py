@@ -14,15 +14,14 @@ import numpy as np
 
 from ..core.files.atomic import write_whole
 from ..errors import DataError, UnknownName
-from .archive import as_images, as_labels, fingerprint, read_arrays
-from .catalogue import DATASETS, Dataset
-from .fetching import DOWNLOADS, NoHost, Tell, fetch, silent, turn
-from .foreign import check_memory, describe_foreign, read_pictures
-from .hosts import FILES
-from .listing import Listed
-from .originals import find_original, original_place, read_original
-from .pictures import Fitting, Pictures, sentences
-from .streams import READERS, describe_stream, found_of, split_reader
+from .download import DOWNLOADS, FILES, NoHost, Tell, fetch, silent, turn
+from .npz import as_images, as_labels, fingerprint, read_arrays
+from .raw import find_original, original_place, read_original
+from .registry import DATASETS, Dataset
+from .streaming.images import Fitting, Pictures, sentences
+from .streaming.index import Listed
+from .streaming.registry import READERS, describe_stream, found_of, split_reader
+from .user_data import check_memory, describe_foreign, read_pictures
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 ImageArray = np.ndarray | Pictures

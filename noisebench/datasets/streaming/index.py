@@ -10,7 +10,7 @@ from stat import S_ISREG
 
 import numpy as np
 
-from ..errors import DataError
+from ...errors import DataError
 
 _CHUNK = 1 << 16  # names made into bytes at a time
 

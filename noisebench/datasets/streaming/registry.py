@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
-from .archive import class_count, fingerprint
-from .catalogue import AREA, CENTRE, Dataset
-from .folders import OUTSIDE, TEST_PARTS, TRAIN_PARTS, PassedOver, list_folder
+from ...errors import DataError
+from ..image_folder import OUTSIDE, TEST_PARTS, TRAIN_PARTS, PassedOver, list_folder
+from ..npz import class_count, fingerprint
+from ..published import LAYOUTS
+from ..registry import AREA, CENTRE, Dataset
 from .hub import list_table
-from .layouts import LAYOUTS
-from .listing import Listed, Listing, Names
-from .pictures import SIDE
-from .tarred import Index, index_tars
+from .images import SIDE
+from .index import Listed, Listing, Names
+from .tars import Index, index_tars
 
 READERS = ("folder", "tar", "wds", "hfds")
 _WORD = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN_PARTS, *TEST_PARTS))})(?![a-z])", re.IGNORECASE)

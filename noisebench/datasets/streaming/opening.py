@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .hub import load_table
-from .listing import Listing
-from .pictures import Opener
+from .images import Opener
+from .index import Listing
 
 
 def opener(listing: Listing) -> Opener:

@@ -17,12 +17,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..core.files.arrays import packed_npz, read_npz
-from ..core.files.atomic import is_text, write_whole
-from ..core.files.schema import MOST_CLASSES
-from ..errors import DataError
-from .folders import BESIDE, HIDDEN, LINK, SUFFIXES, PassedOver, is_hidden, is_image
-from .listing import Names
+from ...core.files.arrays import packed_npz, read_npz
+from ...core.files.atomic import is_text, write_whole
+from ...core.files.schema import MOST_CLASSES
+from ...errors import DataError
+from ..image_folder import BESIDE, HIDDEN, LINK, SUFFIXES, PassedOver, is_hidden, is_image
+from .index import Names
 
 _COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
 _LINK = -1  # the offset of what is no regular file

@@ -1,0 +1,1 @@
+"""Streamed data sets: images in folders, tars and tables that are read during training."""
