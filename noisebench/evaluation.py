@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from . import metrics
 from .errors import DataError
-from .predictions import Predictions
+from .metrics import scores as metrics
+from .metrics.predictions import Predictions
 from .runfolder import RunFolder
 
 _ABOVE = 0.01  # by which rounding may lift a logarithm above that of 1

@@ -11,8 +11,8 @@ from .datasets import Images
 from .errors import ConfigError, DataError
 from .evaluation import read_said
 from .manifest import Manifest
+from .metrics.predictions import Predictions
 from .plan import Run
-from .predictions import Predictions
 from .runfolder import RunFolder
 from .runner import execute, make_trainer
 from .sitting import Conduct

@@ -21,13 +21,13 @@ from .core.hardware import resolve_precision
 from .datasets import Dataset
 from .datasets.streaming.images import DECODING_VERSION
 from .errors import ConfigError, LanguageError
-from .estimates import VERSION as ESTIMATES_VERSION
-from .estimates import Estimates
 from .initial import VERSION as INITIAL_VERSION
 from .initial import Initial
 from .losses import LOSSES, build_loss
 from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
+from .metrics.confident_learning import VERSION as ESTIMATES_VERSION
+from .metrics.confident_learning import Estimates
 from .recipes import Recipe, make_recipe, settled
 from .runfolder import WHERE
 from .strategies import STRATEGIES, normal_strategy

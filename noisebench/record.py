@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import metrics
 from .core.hardware import environment, resolve_precision
 from .datasets import Fitting, Images, Pictures
 from .errors import RunFailed
-from .estimates import Estimates
 from .manifest import LARGEST_T, Manifest
+from .metrics import scores as metrics
+from .metrics.confident_learning import Estimates
+from .metrics.predictions import Predictions
 from .plan import PROTOCOL, Run
-from .predictions import Predictions
 from .processes import Ranks
 from .runfolder import SCHEMA, WHERE, RunFolder
 from .sitting import Course, Progress

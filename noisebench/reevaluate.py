@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import metrics
 from .core.classes import have_names, same_classes
 from .core.expressions import parse
 from .datasets import Dataset, Fitting, ImageArray, Images, Pictures, at_hand, fit_set, number_in
 from .errors import DataError, NoisebenchError
-from .estimates import Estimates
-from .predictions import Predictions
+from .metrics import scores as metrics
+from .metrics.confident_learning import Estimates
+from .metrics.predictions import Predictions
 from .runfolder import RunFolder
 from .runner import find_device
 from .strategies import STRATEGIES, build_strategy

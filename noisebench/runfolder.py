@@ -26,8 +26,8 @@ from .core.files.lock import Claim, claimed, find_claim
 from .core.files.schema import COUNT, check_form, check_plain
 from .core.files.untrusted import hash_of, read_json, read_text, read_yaml
 from .datasets.npz import read_arrays
-from .dynamics import Dynamics
 from .errors import DataError
+from .metrics.dynamics import Dynamics
 from .recordform import check_about, check_failure, check_record
 
 if TYPE_CHECKING:

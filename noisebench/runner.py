@@ -13,8 +13,8 @@ import yaml
 from .core.files.untrusted import yaml_dumper
 from .datasets import Images, images_fingerprint
 from .errors import ConfigError, NoisebenchError, RunFailed
-from .estimates import Estimates
 from .losses import LOSSES, build_loss, build_penalty
+from .metrics.confident_learning import Estimates
 from .plan import Run
 from .processes import Ranks, Spread
 from .recipes import fitting_of

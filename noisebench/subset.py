@@ -11,10 +11,10 @@ import numpy as np
 from .datasets import Labels
 from .errors import ConfigError, DataError
 from .manifest import Manifest
+from .metrics.predictions import Teaching
 from .noise import Labelling, Review
 from .noise.catalogue import Sources, Teacher
 from .noise.draw import expected, smallest
-from .predictions import Teaching
 
 _SEED = (0, 47)  # of every subset; the second is what a derived seed is for
 

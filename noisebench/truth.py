@@ -13,9 +13,9 @@ import numpy as np
 from .core.expressions import AUTO, ESTIMATED, OVERALL, Call, Expression, Value
 from .core.registry import Registry
 from .errors import LanguageError
-from .estimates import Estimates
 from .losses import LOSSES
 from .manifest import Manifest
+from .metrics.confident_learning import Estimates
 
 TRUE, EMPIRICAL = "true", "empirical"
 

@@ -12,8 +12,8 @@ import numpy as np
 from .budget import epochs_of_estimates
 from .datasets import Images
 from .errors import RunFailed
-from .estimates import Estimates
 from .losses import build_loss
+from .metrics.confident_learning import Estimates
 from .plan import Run
 from .processes import Spread
 from .strategies import build_strategy

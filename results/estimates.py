@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from cleanlab import count
+from noisebench.metrics.scores.confident_learning import Estimates
 
 from noisebench import warmup
 from noisebench.agenda import plan_one
-from noisebench.estimates import Estimates
 from noisebench.runner import find_device
 from noisebench.suite import SuiteRun
 from noisebench.training.trainer import Trainer

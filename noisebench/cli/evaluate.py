@@ -127,8 +127,8 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
-    from .. import metrics
     from ..evaluation import check_counts, read_said
+    from ..metrics import scores as metrics
 
     record = folder.full_record()
     num_classes = record["data"]["num_classes"]

@@ -10,8 +10,8 @@ from .console import duration, say
 if TYPE_CHECKING:
     from ..folds import Fold
     from ..manifest import Manifest
+    from ..metrics.predictions import Predictions
     from ..plan import Run
-    from ..predictions import Predictions
     from ..runfolder import RunFolder
     from .asking import Asking
     from .progress import RunProgress
@@ -153,7 +153,7 @@ def _listed(path: Path | None, said: Predictions, manifest: Manifest, by: str, a
 def _write_predictions(path: Path, folder: RunFolder, said: Predictions, by: str, asking: Asking) -> dict[str, str]:
     """What is said of every training image; of a teacher also whose labels these images have. The file, and by which score."""
     from ..errors import DataError
-    from ..predictions import write_probabilities, write_teacher
+    from ..metrics.predictions import write_probabilities, write_teacher
 
     record = folder.full_record()
     if path.suffix == ".npy":

@@ -10,8 +10,8 @@ import numpy as np
 
 from ..core.parameters import Share
 from ..errors import RunFailed
-from ..estimates import anchored_transition
 from ..losses.scores import log_through
+from ..metrics.confident_learning import anchored_transition
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..predictions import DENSE
+from ..metrics.predictions import DENSE
 
 _MOST = 1 << 23  # numbers that wait to be worked off, 32 MB
 

@@ -19,9 +19,9 @@ from torch.func import functional_call
 
 from ..core.seeds import derived_seed
 from ..datasets import ImageArray
-from ..dynamics import early_epochs
 from ..errors import RunFailed
 from ..losses import Loss, Penalty, Scores
+from ..metrics.dynamics import early_epochs
 from ..processes import Spread
 from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noisebench.metrics.scores.predictions import DENSE, TOP, Predictions
 
 from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.manifest import read_manifest
-from noisebench.predictions import DENSE, TOP, Predictions
 from noisebench.suite import packaged_suites, read_suites
 from noisebench.suspects import together
 from noisebench.training.networks import make_network

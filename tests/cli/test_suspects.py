@@ -16,15 +16,15 @@ import pytest
 from cleanlab.rank import get_self_confidence_for_each_label
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisebench.metrics.scores.dynamics import Dynamics
+from noisebench.metrics.scores.predictions import Predictions
 
-from noisebench import metrics
 from noisebench.cli import main
 from noisebench.core.sanitize import as_cell, from_cell, path_as_cell
 from noisebench.datasets import DATASETS, Labels
-from noisebench.dynamics import Dynamics
 from noisebench.labelling import make_manifest
 from noisebench.manifest import Manifest
-from noisebench.predictions import Predictions
+from noisebench.metrics.scores import scores as metrics
 from noisebench.runfolder import run_folders
 from noisebench.suspects import better_score, beyond_doubt, doubted, how_good, write_suspects
 from noisebench.training.trainer import Trainer

@@ -30,7 +30,7 @@ from tests.unit.test_runner import Desk
 # Writes down what is done, one letter each, from any process: an epoch of a run, a manifest.
 COUNTING = """
 import os
-from noisebench.dynamics import Dynamics
+from noisebench.metrics.scores.dynamics import Dynamics
 from noisebench.manifest import Manifest
 
 def note(letter):

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from noisebench.metrics.scores.dynamics import Dynamics
 from torch import Tensor
 
 from noisebench.core.hardware import resolve_precision
 from noisebench.datasets import DATASETS, read_images
-from noisebench.dynamics import Dynamics
 from noisebench.losses import build_loss
 from noisebench.noise import build_noise, draw
 from noisebench.recipes import make_recipe

@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from noisebench.metrics.scores.predictions import Predictions
+from noisebench.metrics.scores.scores import auroc, average_precision
 
 from noisebench.agenda import make_agenda
 from noisebench.cli import main
 from noisebench.datasets import read_human
-from noisebench.metrics import auroc, average_precision
-from noisebench.predictions import Predictions
 from noisebench.suite import find_suite
 from noisebench.suspects import better_score, doubted, judge, together
 from noisebench.workspace import Workspace

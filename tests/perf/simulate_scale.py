@@ -24,7 +24,7 @@ EPOCHS = 10
 STUB = '''
 """Epochs that take no time."""
 import numpy as np
-from noisebench.dynamics import early_epochs
+from noisebench.metrics.scores.dynamics import early_epochs
 from noisebench.training.pack import Pack
 from noisebench.training.trainer import EpochEnd, Trainer
 

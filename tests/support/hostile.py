@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from noisebench.metrics.scores.predictions import read_teacher
 
 from noisebench.cli import main
 from noisebench.datasets import find_dataset
@@ -30,7 +31,6 @@ from noisebench.errors import NoisebenchError
 from noisebench.evaluation import checked_arrays
 from noisebench.manifest import read_manifest
 from noisebench.noise.matrices import read_matrix
-from noisebench.predictions import read_teacher
 from noisebench.report import read_baseline, read_runs
 from noisebench.report.runs import runs_as_text
 from noisebench.runfolder import RunFolder

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisebench.metrics.scores.scores import memorised
 from PIL import Image
 
 from noisebench.cli import main
@@ -21,7 +22,6 @@ from noisebench.datasets import DATASETS, Dataset, Labels, Shape, read_annotatio
 from noisebench.errors import DataError, LanguageError
 from noisebench.labelling import LabelWish, make_manifest
 from noisebench.manifest import read_manifest
-from noisebench.metrics import memorised
 
 LIGHT = settings(max_examples=30, deadline=None)
 CLASSES = ("cat", "dog", "sea, deep", "3")

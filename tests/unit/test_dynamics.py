@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noisebench.metrics.scores.dynamics import BINS, Dynamics
 
-from noisebench.dynamics import BINS, Dynamics
 from noisebench.errors import DataError, Interrupted
 from noisebench.sitting import Conduct
 from noisebench.training.trainer import Trainer

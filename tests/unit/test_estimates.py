@@ -7,10 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import noisebench as nb
-from noisebench.errors import Interrupted, LanguageError
-from noisebench.estimates import (
+from noisebench.metrics.scores.confident_learning import (
     Estimates,
     anchored_transition,
     calibrated_transition,
@@ -18,6 +15,9 @@ from noisebench.estimates import (
     confident_transition,
     wilson_interval,
 )
+
+import noisebench as nb
+from noisebench.errors import Interrupted, LanguageError
 from noisebench.losses import LOSSES
 from noisebench.plan import Run
 from noisebench.runner import find_device, make_trainer

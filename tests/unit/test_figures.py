@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noisebench.metrics.scores.dynamics import BINS
+from noisebench.metrics.scores.predictions import Predictions
+from noisebench.metrics.scores.scores import ece
 from PIL import Image
 from scipy.stats import studentized_range as reference
 
 from noisebench.cli import main
-from noisebench.dynamics import BINS
 from noisebench.errors import ConfigError
-from noisebench.metrics import ece
 from noisebench.noise import transition
-from noisebench.predictions import Predictions
 from noisebench.report import Shape, report_of
 from noisebench.report.figures import FIGURES
 from noisebench.report.figures.losses import respond

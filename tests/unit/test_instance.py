@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisebench.metrics.scores.predictions import Predictions, Teaching, read_teacher, write_teacher
 from PIL import Image
 from scipy.stats import kstest, truncnorm
 
@@ -17,7 +18,6 @@ from noisebench.errors import DataError, LanguageError, ManifestError, Noisebenc
 from noisebench.labelling import Outside, make_manifest
 from noisebench.noise import NOISES, Examples, instance, normal_noise
 from noisebench.noise.draw import uniforms
-from noisebench.predictions import Predictions, Teaching, read_teacher, write_teacher
 
 LIGHT = settings(max_examples=25, deadline=None)
 COLOUR = np.random.default_rng(0).integers(0, 256, (90, 5, 4, 3), np.uint8)

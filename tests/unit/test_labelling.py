@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisebench.metrics.scores.scores import memorised
 
 import noisebench as nb
 from noisebench import rows
@@ -25,7 +26,6 @@ from noisebench.errors import ConfigError, LanguageError, ManifestError, Noisebe
 from noisebench.labelling import LabelWish, Outside, make_manifest, noise_for
 from noisebench.losses import LOSSES
 from noisebench.manifest import OPEN, Manifest, read_manifest
-from noisebench.metrics import memorised
 from noisebench.noise import build_noise, by_class
 from noisebench.truth import is_oracle
 from noisebench.workspace import Workspace

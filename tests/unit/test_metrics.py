@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noisebench.metrics.scores.predictions import TOP, Predictions
 from sklearn import metrics as reference
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from noisebench import metrics
-from noisebench.predictions import TOP, Predictions
+from noisebench.metrics.scores import scores as metrics
 
 torch.set_num_threads(1)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...dynamics import BINS, EDGES, GROUPS, Dynamics
 from ...errors import ConfigError
+from ...metrics.dynamics import BINS, EDGES, GROUPS, Dynamics
 from ..cells import Cell
 from ..formats import row_head
 from ..table import Table

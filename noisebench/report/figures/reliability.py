@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import DataError
 from ...evaluation import read_said
-from ...metrics import ECE_BINS, calibration
+from ...metrics.scores import ECE_BINS, calibration
 from ...runfolder import RunFolder
 from ..cells import Cell
 from ..formats import row_head

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import DataError
 from ...evaluation import checked_arrays
 from ...manifest import OPEN
-from ...predictions import Predictions
+from ...metrics.predictions import Predictions
 from ...runfolder import RunFolder
 from ...suspects import better_score, doubted, judge
 from .pictures import Pictures

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .core.files.arrays import packed_npz, read_npy, read_npz
-from .core.files.atomic import read_checked, write_whole
-from .errors import DataError
+from ..core.files.arrays import packed_npz, read_npy, read_npz
+from ..core.files.atomic import read_checked, write_whole
+from ..errors import DataError
 
 TOP = 5
 DENSE = 100  # classes up to which what is said of every class is kept

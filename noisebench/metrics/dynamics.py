@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .metrics import UNKNOWN
+from ..errors import DataError
+from .scores import UNKNOWN
 
 GROUPS = ("right", "wrong", "unknown")
 BINS = 50  # equal ones, of p_y in [0, 1]

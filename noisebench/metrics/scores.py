@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .core.classes import check_table
+from ..core.classes import check_table
 from .predictions import Predictions
 
 ECE_BINS = 15
