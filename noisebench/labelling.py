@@ -36,9 +36,9 @@ from .errors import ConfigError, DataError, LanguageError
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
 from .metrics.predictions import read_teacher
 from .noise import FILES, NOISES, Examples, Labelling, Review, build_noise, by_class, is_drawn, normal_noise, record
-from .noise.catalogue import Sources, Teacher
-from .noise.draw import chunks
-from .noise.recorded import OWN
+from .noise.given import OWN
+from .noise.registry import Sources, Teacher
+from .noise.sampling import chunks
 from .subset import Within, share_of_each, spread, subset_of
 
 VAL_SPLITS = ("after", "before")

@@ -13,7 +13,7 @@ from .core.registry import Registry
 from .datasets import DATASETS, split_column
 from .losses import LOSSES
 from .noise import FILES, NOISES
-from .noise.recorded import OWN
+from .noise.given import OWN
 from .recipes import OPTIONS, RECIPE_FIELDS, RECIPES, all_settings, make_recipe
 from .strategies import STRATEGIES
 

@@ -14,7 +14,7 @@ from .errors import DataError
 from .labelling import Outside, as_recorded, rates
 from .manifest import Manifest
 from .noise import NOISES, Labelling, normal_noise
-from .noise.recorded import DROP, after_review
+from .noise.given import DROP, after_review
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from .errors import ConfigError, DataError
 from .manifest import Manifest
 from .metrics.predictions import Teaching
 from .noise import Labelling, Review
-from .noise.catalogue import Sources, Teacher
-from .noise.draw import expected, smallest
+from .noise.registry import Sources, Teacher
+from .noise.sampling import expected, smallest
 
 _SEED = (0, 47)  # of every subset; the second is what a derived seed is for
 

@@ -230,8 +230,8 @@ def _extras(manifest: Manifest) -> list[tuple[str, str]]:
 
 def _convention(meta: dict[str, Any]) -> list[tuple[str, str]]:
     """Whose noise it is, since "0.4" means another overall rate in each paper."""
-    from ..conventions import CONVENTIONS
     from ..noise import MAPS, normal_noise
+    from ..noise.conventions import CONVENTIONS
 
     rows = []
     if (paper := meta.get("convention")) in CONVENTIONS:

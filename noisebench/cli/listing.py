@@ -186,7 +186,7 @@ def _noises(options: Globals) -> Rows:
 
 
 def _conventions(options: Globals) -> Rows:
-    from ..conventions import CONVENTIONS
+    from ..noise.conventions import CONVENTIONS
 
     return [
         {

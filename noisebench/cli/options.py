@@ -200,9 +200,9 @@ class NoiseOptions:
 
     def wish(self, dataset: str) -> LabelWish:
         """The labels that the options ask for on a data set. Raises ConfigError for two noises, or an option without effect."""
-        from ..conventions import find_convention
         from ..labelling import VAL_SPLITS, LabelWish
         from ..noise import parse_noise
+        from ..noise.conventions import find_convention
         from ..plan import checked_seed
 
         self._check()
@@ -245,7 +245,7 @@ class NoiseOptions:
 
     def _text(self, dataset: str) -> str | None:
         """The noise without open-set; None where none is named."""
-        from ..conventions import KINDS, find_convention
+        from ..noise.conventions import KINDS, find_convention
 
         if not self.named:
             return None

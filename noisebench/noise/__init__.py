@@ -1,10 +1,13 @@
 """Label noise: clean labels -> probabilities -> one draw. Knows no dataset."""
 
-from . import models  # the first in every list
+from . import class_conditional as models  # the first in every list
 
 # isort: split
-from . import instance, recorded
-from .catalogue import (
+from . import given as recorded
+from . import instance_dependent as instance
+from .given import label_file_of
+from .maps import MAPS, ClassMap, class_map
+from .registry import (
     FILES,
     NOISES,
     ClassNoise,
@@ -22,9 +25,7 @@ from .catalogue import (
     takes,
     transition,
 )
-from .draw import Rows, draw, members
-from .maps import MAPS, ClassMap, class_map
-from .recorded import label_file_of
+from .sampling import Rows, draw, members
 
 __all__ = [
     "FILES",

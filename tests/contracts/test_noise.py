@@ -13,7 +13,8 @@ from noisebench.core.classes import SUPERCLASS
 from noisebench.datasets import DATASETS
 from noisebench.errors import DataError, LanguageError, NoisebenchError, UnknownName
 from noisebench.manifest import short_noise
-from noisebench.noise import MAPS, NOISES, build_noise, class_map, draw, label_file_of, normal_noise, takes, transition
+from noisebench.noise import MAPS, NOISES, build_noise, class_map, label_file_of, normal_noise, takes, transition
+from noisebench.noise import sampling as draw
 
 RATES = (0.0, 0.1, 0.37, 0.8, 0.999)
 LIGHT = settings(max_examples=40, deadline=None)

@@ -17,7 +17,8 @@ from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import DataError
 from noisebench.labelling import Outside, label
 from noisebench.losses import LOSSES, build_loss, cost_of
-from noisebench.noise import NOISES, build_noise, draw, normal_noise
+from noisebench.noise import NOISES, build_noise, normal_noise
+from noisebench.noise import sampling as draw
 from noisebench.strategies import STRATEGIES
 from tests.conftest import Case
 

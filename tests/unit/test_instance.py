@@ -16,8 +16,9 @@ import noisebench as nb
 from noisebench.datasets import DATASETS, Labels, find_dataset, fingerprint, read_images, read_labels
 from noisebench.errors import DataError, LanguageError, ManifestError, NoisebenchError
 from noisebench.labelling import Outside, make_manifest
-from noisebench.noise import NOISES, Examples, instance, normal_noise
-from noisebench.noise.draw import uniforms
+from noisebench.noise import NOISES, Examples, normal_noise
+from noisebench.noise import instance_dependent as instance
+from noisebench.noise.sampling import uniforms
 
 LIGHT = settings(max_examples=25, deadline=None)
 COLOUR = np.random.default_rng(0).integers(0, 256, (90, 5, 4, 3), np.uint8)

@@ -19,7 +19,6 @@ from noisebench.metrics.scores.scores import memorised
 import noisebench as nb
 from noisebench import rows
 from noisebench.cli.options import NoiseOptions
-from noisebench.conventions import CONVENTIONS, find_convention
 from noisebench.datasets import DATASETS, HUMAN, Dataset, Labels, fingerprint, read_labels
 from noisebench.datasets.cifar_n import HumanColumn, HumanFile
 from noisebench.errors import ConfigError, LanguageError, ManifestError, NoisebenchError, UnknownName
@@ -27,6 +26,7 @@ from noisebench.labelling import LabelWish, Outside, make_manifest, noise_for
 from noisebench.losses import LOSSES
 from noisebench.manifest import OPEN, Manifest, read_manifest
 from noisebench.noise import build_noise, by_class
+from noisebench.noise.conventions import CONVENTIONS, find_convention
 from noisebench.truth import is_oracle
 from noisebench.workspace import Workspace
 

@@ -11,12 +11,12 @@ import pytest
 import noisebench as nb
 from noisebench.backbones import BACKBONES
 from noisebench.cli import main
-from noisebench.conventions import CONVENTIONS
 from noisebench.datasets import DATASETS
 from noisebench.errors import UnknownName
 from noisebench.labelling import check_noise
 from noisebench.methods import METHODS
 from noisebench.noise import normal_noise
+from noisebench.noise.conventions import CONVENTIONS
 from noisebench.published import PAPERS, SELECTIONS, Ours, cells_of, find_beside, read_published
 from noisebench.recipes import RECIPES
 from noisebench.report import METRICS

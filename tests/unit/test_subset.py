@@ -21,7 +21,7 @@ from noisebench.labelling import LabelWish, Outside, make_manifest
 from noisebench.manifest import Manifest, file_name, read_manifest
 from noisebench.methods import find_method
 from noisebench.noise import transition
-from noisebench.noise.draw import expected
+from noisebench.noise.sampling import expected
 from noisebench.plan import Wish, key_of, plan_run
 from noisebench.rebuild import rebuild
 from noisebench.reproduce import reproduction

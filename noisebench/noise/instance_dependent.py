@@ -11,8 +11,8 @@ import numpy as np
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Rate
 from ..errors import LanguageError
-from .catalogue import Examples, Labelling, Teacher, register_noise
-from .draw import Rows, choose, chunks, draw, grouped, members, uniforms
+from .registry import Examples, Labelling, Teacher, register_noise
+from .sampling import Rows, choose, chunks, draw, grouped, members, uniforms
 
 _PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
 _ENDLESS = 1e12  # a factor at which nobody keeps a label

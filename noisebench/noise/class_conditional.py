@@ -10,10 +10,10 @@ from ..core.classes import check_table
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Rate
 from ..errors import LanguageError
-from .catalogue import register_noise
-from .draw import EQUAL, OVER, complete_counts
 from .maps import MAPS, class_map
 from .matrices import read_matrix
+from .registry import register_noise
+from .sampling import EQUAL, OVER, complete_counts
 
 _SEED = Interval("[0, inf)")
 _Over: TypeAlias = Annotated[str | None, OneOf(OVER)]

@@ -10,8 +10,8 @@ import numpy as np
 from ..core.expressions import Call, Value
 from ..core.parameters import Inner, OneOf, Rate
 from ..errors import DataError, LanguageError
-from .catalogue import Examples, Labelling, Review, build_noise, by_class, parse_noise, record, register_noise
-from .draw import OVER, complete_counts, expected, grouped, members, uniforms
+from .registry import Examples, Labelling, Review, build_noise, by_class, parse_noise, record, register_noise
+from .sampling import OVER, complete_counts, expected, grouped, members, uniforms
 
 OWN = "own"  # in the place of a file: the data set's labels as they are
 DROP, RELABEL = ACTIONS = ("drop", "relabel")

@@ -17,7 +17,7 @@ from ..core.expressions import Call, Expression, Value, parse
 from ..core.parameters import OneOf
 from ..core.registry import Entry, Registry
 from ..errors import LanguageError, UnknownName
-from .draw import Seed, draw
+from .sampling import Seed, draw
 
 FILES = ("file", "predictions", "suspects")  # parameters that name a file
 NOISES = Registry("noise", "noises", given=("num_classes", "classes", "examples"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .errors import ConfigError, UnknownName
+from ..errors import ConfigError, UnknownName
 
 KINDS = {"sym": "symmetric", "asym": "asymmetric", "pair": "pairflip", "idn": "pdn"}
 _EVERY = ""  # a data set that the table does not name
