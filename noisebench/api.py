@@ -19,7 +19,7 @@ from .subset import Within, among, subset_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .training.adapter import LossModule
+    from .losses.modules import LossModule
 
 
 def corrupt(
@@ -72,6 +72,6 @@ def loss(text: str, reduction: str = "mean", ignore_index: int = -100, weight: T
     logits (N, K), or any shape that CrossEntropyLoss takes; target: class indices (N,) or probabilities (N, K). reduction: mean, sum
     or none; ignore_index and weight (K,) as CrossEntropyLoss has them.
     """
-    from .training.adapter import LossModule
+    from .losses.modules import LossModule
 
     return LossModule(text, reduction, ignore_index, weight)

@@ -12,7 +12,7 @@ from .agenda import Item
 from .backbones import pack_width
 from .datasets import fingerprint
 from .losses import LOSSES
-from .losses.catalogue import is_penalty
+from .losses.registry import is_penalty
 from .manifest import Manifest
 from .plan import Run
 from .strategies import STRATEGIES

@@ -4,10 +4,11 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from . import combinators, links, penalties, pointwise, rowwise
-from .catalogue import LOSSES, build_loss, build_penalty, cost_of, register_loss
-from .limit import optimum_of, predicted
-from .optimum import equal_loss_optimum
+from . import combinators, links, pointwise
+from . import pointwise as penalties
+from . import pointwise as rowwise
+from .optimum import equal_loss_optimum, optimum_of, predicted
+from .registry import LOSSES, build_loss, build_penalty, cost_of, register_loss
 from .scores import Loss, Penalty, Scores, log_softmax
 
 __all__ = [
@@ -44,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
 @cache
 def _class(name: str) -> Any:
-    return import_module("noisebench.training.adapter").module_class(_classes()[name], name)
+    return import_module("noisebench.losses.modules").module_class(_classes()[name], name)
 
 
 def _classes() -> dict[str, Any]:

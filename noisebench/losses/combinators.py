@@ -10,7 +10,7 @@ import numpy as np
 from ..core.expressions import AUTO
 from ..core.parameters import Interval, Matrix, TransitionText
 from ..errors import LanguageError
-from .catalogue import LOSSES, register_loss
+from .registry import LOSSES, register_loss
 from .scores import Loss, Scores, Tensor, log_through
 
 _WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplying with the inverse

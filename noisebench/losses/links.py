@@ -6,7 +6,7 @@ import math
 from typing import Annotated
 
 from ..core.parameters import Interval
-from .catalogue import register_loss
+from .registry import register_loss
 from .scores import Loss, Tensor, TensorMap, at_loss_precision, log_softmax
 
 _NEWTON = 30  # steps to the normaliser: from the left, where the sum is convex, it only approaches

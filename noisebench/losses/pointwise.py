@@ -1,15 +1,21 @@
-"""Costs by one probability each: log_p (N, K) -> cost (N, K). Pure tensor methods; p is exp(log_p), 1 - p is -expm1."""
+"""Costs by one probability each: log_p (N, K) -> cost (N, K). Pure tensor methods; p is exp(log_p), 1 - p is -expm1.
+
+Costs that look at all probabilities of an example: log_p (N, K) -> cost (N, K).
+
+Penalties on the network's parameters: terms of a loss that no example has a share in.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Annotated
 
 from ..core.expressions import AUTO, Value
 from ..core.parameters import Auto, Interval
 from ..errors import LanguageError
-from .catalogue import register_loss
 from .optimum import equal_loss_optimum, power_optimum
+from .registry import register_loss
 from .scores import Tensor
 
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
@@ -164,3 +170,23 @@ def js(log_p: Tensor, pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5) 
     dtype, log_p, lost = log_p.dtype, log_p.double(), math.log1p(-pi)  # divides by about pi, which float32 would not survive
     p, missing = log_p.exp(), (1 - pi) * log_p.expm1()  # 1 + missing: the mixture at the label; elsewhere it is (1 - pi) p
     return (((1 - pi) * p * log_p - (1 + missing) * missing.log1p() + missing * lost) / (-(1 - pi) * lost)).to(dtype)
+
+
+@register_loss(paper="Ye et al. 2023", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
+def nnce(log_p: Tensor, pmin: Annotated[float, Interval("[1e-30, 1e-4]")] = 1e-7) -> Tensor:
+    """Normalised negative cross entropy, 1 - (A + log p_k) / sum_j (A + log p_j) with A = -log pmin, p at least pmin."""
+    above = log_p.clamp_min(math.log(pmin)) - math.log(pmin)
+    return 1 - above / above.sum(1, keepdim=True)
+
+
+@register_loss(paper="JAL, ICCV 2025")
+def amse(log_p: Tensor, a: Annotated[float, Interval("[1, 1e3]")] = 30.0) -> Tensor:
+    """Asymmetric mean squared error, the mean over the classes of (a e_k - p)^2: the Brier score over K at a = 1."""
+    p = log_p.exp()
+    return (p.square().sum(1, keepdim=True) - 2 * a * p + a * a) / log_p.shape[1]
+
+
+@register_loss(paper="Ye et al. 2023", laws=(), penalty=True)
+def l1(parameters: Iterable[Tensor], weight: Annotated[float, Interval("(0, 1e3]")]) -> Tensor:
+    """L1 penalty on the network's parameters, weight sum |theta| over all of them, those of normalisation layers too: `ce + l1(5e-5)`."""
+    return weight * sum(parameter.abs().sum() for parameter in parameters)  # type: ignore[return-value]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.expressions import Call
 from ..core.registry import Entry
 from ..errors import ConfigError, LanguageError
-from ..losses import LOSSES, build_loss, build_penalty, cost_of
+from . import LOSSES, build_loss, build_penalty, cost_of
 
 _REDUCTIONS = ("mean", "sum", "none")
 
