@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from ..core.expressions import WORDS, Call, Expression
 from ..errors import LanguageError
-from . import (
-    complementary,
-    correction,
-    curriculum,
-    dividemix,
-    division,
-    early,
-    early_plus,
-    information,
-    jensen_shannon,
-    learned,
-    mentornet,
-    mixing,
-    overparameterised,
-    peers,
-    plain,
-    sieve,
-    transition,
-    verified,
-)
+from . import correction, curriculum, dividemix, learned, mentornet, plain, sieve, transition, verified
+from . import coteaching as peers
+from . import dmi as information
+from . import elr as early
+from . import elr_plus as early_plus
+from . import gjs as jensen_shannon
+from . import gmm_split as division
+from . import mixup as mixing
+from . import nlnl as complementary
+from . import sop as overparameterised
 from .base import STRATEGIES, Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy
 
 

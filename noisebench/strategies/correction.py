@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..core.parameters import Interval, OneOf, Share
 from ..errors import ConfigError
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
-from .parts import balance, entropy, one_hot
+from .components import balance, entropy, one_hot
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval, Share
 from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
-from .division import chance_clean, scaled_cost
-from .mixing import Mixture
-from .parts import balance, entropy, linear_ramp, one_hot, sharpened
+from .components import balance, entropy, linear_ramp, one_hot, sharpened
+from .gmm_split import chance_clean, scaled_cost
+from .mixup import Mixture
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf
 from .base import Batch, Belief, Output, Passes, Strategy, register_strategy
-from .parts import one_hot
+from .components import one_hot
 
 _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 

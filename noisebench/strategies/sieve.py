@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.parameters import Interval, OneOf, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
-from .parts import averaged, one_hot, recorded_cost
+from .components import averaged, one_hot, recorded_cost
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..core.parameters import Interval, Share
 from ..errors import ConfigError
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
-from .parts import one_hot
+from .components import one_hot
 
 if TYPE_CHECKING:
     from torch import Tensor

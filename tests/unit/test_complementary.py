@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noisebench.strategies import Strategy
-from noisebench.strategies.complementary import negative_cost, other_labels
+from noisebench.strategies.nlnl import negative_cost, other_labels
 from noisebench.training.objective import believed_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started

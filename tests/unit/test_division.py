@@ -13,10 +13,10 @@ from sklearn.mixture import GaussianMixture
 from noisebench.errors import RunFailed
 from noisebench.strategies import build_strategy
 from noisebench.strategies.base import Batch, Facts, Output
+from noisebench.strategies.components import balance, entropy, linear_ramp, sharpened, sigmoid_ramp
 from noisebench.strategies.dividemix import DivideMix, co_guessed, co_refined
-from noisebench.strategies.division import chance_clean, scaled_cost
-from noisebench.strategies.mixing import Mixture
-from noisebench.strategies.parts import balance, entropy, linear_ramp, sharpened, sigmoid_ramp
+from noisebench.strategies.gmm_split import chance_clean, scaled_cost
+from noisebench.strategies.mixup import Mixture
 from noisebench.training.objective import believed_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case

@@ -8,7 +8,7 @@ import torch
 
 from noisebench.methods import METHODS
 from noisebench.strategies import Output
-from noisebench.strategies.early import early_term, remembered
+from noisebench.strategies.elr import early_term, remembered
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started

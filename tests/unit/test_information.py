@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.strategies.information import determinant_loss
+from noisebench.strategies.dmi import determinant_loss
 from noisebench.training.objective import believed_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started

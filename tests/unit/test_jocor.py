@@ -7,8 +7,8 @@ import torch
 
 from noisebench.core.registry import Entry
 from noisebench.strategies import STRATEGIES
-from noisebench.strategies.parts import averaged
-from noisebench.strategies.peers import divergence
+from noisebench.strategies.components import averaged
+from noisebench.strategies.coteaching import divergence
 from noisebench.training.objective import believed_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started

@@ -11,7 +11,7 @@ import torch
 
 from noisebench.errors import LanguageError
 from noisebench.strategies import Facts, Strategy, build_strategy, normal_strategy
-from noisebench.strategies.mentor import Seen, judged, new_mentor, planted, taught
+from noisebench.strategies.mentornet import Seen, judged, new_mentor, planted, taught
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said

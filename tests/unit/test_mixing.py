@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.strategies.averaging import Average, follow
-from noisebench.strategies.early import early_term
-from noisebench.strategies.mixing import Mixture
-from noisebench.strategies.parts import sigmoid_ramp
+from noisebench.strategies.components import Average, follow, sigmoid_ramp
+from noisebench.strategies.elr import early_term
+from noisebench.strategies.mixup import Mixture
 from noisebench.training.trainer import Trainer
 from tests.conftest import same, weights
 

@@ -11,7 +11,7 @@ import torch
 from noisebench.losses import Scores, build_loss
 from noisebench.methods import METHODS
 from noisebench.strategies import Batch, Output, Strategy
-from noisebench.strategies.overparameterised import explained
+from noisebench.strategies.sop import explained
 from noisebench.training.pack import Pack
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval, Share
-from .averaging import follow
 from .base import Batch, Facts, Networks, Output, Passes, Strategy, register_strategy
-from .early import early_term, remembered
-from .mixing import Mixture
-from .parts import one_hot, sigmoid_ramp
+from .components import follow, one_hot, sigmoid_ramp
+from .elr import early_term, remembered
+from .mixup import Mixture
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,9 +1,12 @@
-"""What several strategies are made of: costs and weights, schedules, sharpening, and how far predictions are from where they should be."""
+"""What several strategies are made of: costs and weights, schedules, sharpening, and how far predictions are from where they should be.
+
+A network's weights averaged over its steps, to be asked in its place. Tarvainen & Valpola 2017.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .base import Batch, Output
 
@@ -57,3 +60,26 @@ def consistency(first: Tensor, second: Tensor) -> Tensor:
     """Mean KL of what is said of a second view from what is said of the first, both log_p (B, K); the second moves, the first does not."""
     first = first.detach()
     return (first.exp() * (first - second)).sum(1).mean()
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+else:
+    Module = Tensor = Any
+
+Average: TypeAlias = dict[str, Tensor]
+
+
+def follow(average: Average, network: Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * network, in place: parameters and, where they are no counts, what batch norm keeps.
+    An average that is empty becomes the network."""
+    now = {name: value.detach() for name, value in network.state_dict().items()}
+    if not average:
+        average.update({name: value.clone() for name, value in now.items()})
+        return
+    for name, value in now.items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.parameters import Interval
 from .base import Batch, Facts, Networks, Passes, Strategy, register_strategy
-from .parts import one_hot
+from .components import one_hot
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

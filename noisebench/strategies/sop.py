@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval
 from .base import Batch, Facts, Output, Passes, Strategy, register_strategy
-from .parts import balance, consistency, one_hot
+from .components import balance, consistency, one_hot
 
 if TYPE_CHECKING:
     from torch import Tensor

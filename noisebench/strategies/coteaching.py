@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..core.expressions import AUTO
 from ..core.parameters import Interval, Share, WrongShare
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy, whole_epochs
-from .parts import averaged, linear_ramp, recorded_cost
+from .components import averaged, linear_ramp, recorded_cost
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.parameters import Interval, Share
 from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy
-from .parts import one_hot
+from .components import one_hot
 
 if TYPE_CHECKING:
     from torch import Tensor
