@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import losses
     from .api import corrupt, loss
+    from .labels.manifest import Manifest, read_manifest
     from .losses import register_loss
-    from .manifest import Manifest, read_manifest
     from .noise import register_noise, transition
     from .report import make_report as report
     from .runfolder import results

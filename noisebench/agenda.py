@@ -12,9 +12,9 @@ from .conditions import kept
 from .datasets import Dataset, Fitting
 from .errors import ConfigError, DataError
 from .initial import label_of
-from .labelling import VAL_SPLITS, LabelWish, size_sentences
+from .labels.build import VAL_SPLITS, LabelWish, size_sentences
+from .labels.manifest import short_noise
 from .losses import LOSSES
-from .manifest import short_noise
 from .noise import label_file_of
 from .plan import Run, Wish, checked_seed
 from .recipes import fitting_of

@@ -12,9 +12,9 @@ import numpy as np
 from .datasets import Dataset, Labels, find_dataset
 from .datasets.npz import as_images, as_labels
 from .errors import DataError, LanguageError
-from .labelling import LabelWish, Outside, label
+from .labels.build import LabelWish, Outside, label
+from .labels.subset import Within, among, subset_of
 from .noise import Labelling, normal_noise
-from .subset import Within, among, subset_of
 
 if TYPE_CHECKING:
     from torch import Tensor

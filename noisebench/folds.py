@@ -10,7 +10,7 @@ import numpy as np
 from .datasets import Images
 from .errors import ConfigError, DataError
 from .evaluation import read_said
-from .manifest import Manifest
+from .labels.manifest import Manifest
 from .metrics.predictions import Predictions
 from .plan import Run
 from .runfolder import RunFolder

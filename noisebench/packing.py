@@ -11,9 +11,9 @@ from itertools import pairwise
 from .agenda import Item
 from .backbones import pack_width
 from .datasets import fingerprint
+from .labels.manifest import Manifest
 from .losses import LOSSES
 from .losses.registry import is_penalty
-from .manifest import Manifest
 from .plan import Run
 from .strategies import STRATEGIES
 

@@ -23,8 +23,8 @@ from .datasets.streaming.images import DECODING_VERSION
 from .errors import ConfigError, LanguageError
 from .initial import VERSION as INITIAL_VERSION
 from .initial import Initial
+from .labels.manifest import Manifest, file_name
 from .losses import LOSSES, build_loss
-from .manifest import Manifest, file_name
 from .methods import METHODS, Method, Preset, find_method
 from .metrics.confident_learning import VERSION as ESTIMATES_VERSION
 from .metrics.confident_learning import Estimates

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, ManifestError
-from .manifest import Manifest, read_manifest
+from .labels.manifest import Manifest, read_manifest
 from .plan import Run, Wish
 from .recipes import all_settings
 from .runfolder import RunFolder

@@ -12,7 +12,7 @@ import numpy as np
 from .core.hardware import environment, resolve_precision
 from .datasets import Fitting, Images, Pictures
 from .errors import RunFailed
-from .manifest import LARGEST_T, Manifest
+from .labels.manifest import LARGEST_T, Manifest
 from .metrics import scores as metrics
 from .metrics.confident_learning import Estimates
 from .metrics.predictions import Predictions

@@ -21,7 +21,7 @@ from .truth import with_estimates
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from .manifest import Manifest
+    from .labels.manifest import Manifest
     from .training.stored import StoredNetworks
 
 

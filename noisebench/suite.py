@@ -24,7 +24,8 @@ from .core.hardware import checked_precision
 from .datasets import DATASETS, split_reader
 from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
 from .initial import check_init
-from .labelling import LabelWish, check_noise, noise_for
+from .labels.build import LabelWish, check_noise, noise_for
+from .labels.subset import check_subset
 from .losses import LOSSES
 from .methods import find_method
 from .noise import normal_noise
@@ -34,7 +35,6 @@ from .published import find_paper
 from .recipes import RECIPE_FIELDS, RECIPES, check_fit, find_recipe, make_recipe, read_schedule, settled
 from .settings import Defaults, Override, ReportShape, Scalar, Selector, Settings, Strict
 from .strategies import normal_strategy
-from .subset import check_subset
 
 AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
 _NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are texts

@@ -32,8 +32,8 @@ from .datasets import (
 )
 from .errors import ConfigError, DataError, ManifestError, NoisebenchError
 from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
-from .labelling import LabelWish, Outside, make_manifest, noise_for
-from .manifest import Manifest, file_name, read_manifest
+from .labels.build import LabelWish, Outside, make_manifest, noise_for
+from .labels.manifest import Manifest, file_name, read_manifest
 from .plan import Run, Wish, plan_run
 from .recipes import Recipe, fitting_of
 

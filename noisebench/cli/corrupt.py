@@ -40,7 +40,7 @@ from .options import (
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from ..manifest import Manifest
+    from ..labels.manifest import Manifest
 
 
 def corrupt(
@@ -101,7 +101,7 @@ def corrupt(
     from dataclasses import replace
 
     from ..errors import ConfigError
-    from ..labelling import size_sentences
+    from ..labels.build import size_sentences
     from .labels import LabelChoice, notes_of, recorded
     from .review import ReviewChoice
 

@@ -15,7 +15,7 @@ from .suspects import doubts, of_the_same_labels
 
 if TYPE_CHECKING:
     from ..datasets import ImageArray
-    from ..manifest import Manifest
+    from ..labels.manifest import Manifest
     from ..runfolder import RunFolder
 
 

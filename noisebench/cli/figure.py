@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .console import say, show, write, write_json
 
 if TYPE_CHECKING:
-    from ..manifest import Manifest
+    from ..labels.manifest import Manifest
     from ..report import Table
     from ..report.figures import Drawing, Kind
     from .options import Globals
@@ -92,7 +92,7 @@ def _tables(asked: Asked, options: Globals) -> list[Table]:
 
 def _manifests(paths: list[Path], options: Globals) -> list[Manifest]:
     from ..errors import ConfigError
-    from ..manifest import read_manifest
+    from ..labels.manifest import read_manifest
 
     chosen = paths or [path for path in [options.open().current] if path]
     if not chosen:

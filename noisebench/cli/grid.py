@@ -106,7 +106,7 @@ class GridProgress:
         from rich.table import Table
 
         from ..core.console import Text
-        from ..manifest import short_noise
+        from ..labels.manifest import short_noise
 
         grid = Table(box=SIMPLE_HEAD, pad_edge=False)
         grid.add_column(", ".join([*self._several, "method"]))

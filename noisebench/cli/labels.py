@@ -11,7 +11,7 @@ from .options import NoiseOptions
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
-    from ..manifest import Manifest
+    from ..labels.manifest import Manifest
     from ..workspace import Workspace
 
 _DEFAULT = ("digits", NoiseOptions(sym=0.4))
@@ -60,7 +60,7 @@ class ChosenLabels:
 
 def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
     """What to train on; nothing is written. Raises NoisebenchError."""
-    from ..manifest import read_manifest
+    from ..labels.manifest import read_manifest
 
     if choice.options.any:
         return _made(workspace, str(choice.dataset), choice.options, choice.test)
@@ -104,7 +104,7 @@ def decisions_of(manifest: Manifest) -> list[str]:
 
 
 def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLabels:
-    from ..manifest import read_manifest
+    from ..labels.manifest import read_manifest
 
     manifest = read_manifest(path)
     dataset, own = dataset_of(workspace, choice, manifest), manifest.meta["dataset"]

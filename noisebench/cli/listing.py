@@ -302,7 +302,7 @@ def _manifests(options: Globals) -> Rows:
 def _manifest(path: Path) -> dict[str, Any]:
     """One row; a damaged file does not hide the others."""
     from ..errors import ManifestError
-    from ..manifest import read_manifest
+    from ..labels.manifest import read_manifest
 
     shown = ("dataset", "noise", "convention", "n", "subset", "nominal_rate", "realised_rate", "worst_class", "worst_rate", "held_out",
              "noise_seed")  # fmt: skip

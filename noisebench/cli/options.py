@@ -13,7 +13,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
-    from ..labelling import LabelWish
+    from ..labels.build import LabelWish
     from ..workspace import Workspace
 
 Sym = Annotated[float | None, typer.Option("--sym", metavar="RATE", help="Symmetric noise, exclusive of the true class.")]
@@ -200,7 +200,7 @@ class NoiseOptions:
 
     def wish(self, dataset: str) -> LabelWish:
         """The labels that the options ask for on a data set. Raises ConfigError for two noises, or an option without effect."""
-        from ..labelling import VAL_SPLITS, LabelWish
+        from ..labels.build import VAL_SPLITS, LabelWish
         from ..noise import parse_noise
         from ..noise.conventions import find_convention
         from ..plan import checked_seed

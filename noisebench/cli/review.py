@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..manifest import Manifest
+    from ..labels.manifest import Manifest
     from ..workspace import Workspace
 
 
@@ -34,9 +34,9 @@ class ReviewChoice:
 
     def make(self, workspace: Workspace, dataset: str | None, test: Path | None) -> tuple[Manifest, Path, dict[str, Any]]:
         """The new manifest, its place by name, and what the review did. The data are the manifest's own, or lie where `dataset` says."""
-        from ..labelling import Outside
-        from ..manifest import file_name, read_manifest
-        from ..review import review_manifest
+        from ..labels.build import Outside
+        from ..labels.manifest import file_name, read_manifest
+        from ..labels.review import review_manifest
         from .labels import LabelChoice, dataset_of
         from .options import NoiseOptions
 

@@ -9,7 +9,7 @@ from .console import duration, say
 
 if TYPE_CHECKING:
     from ..folds import Fold
-    from ..manifest import Manifest
+    from ..labels.manifest import Manifest
     from ..metrics.predictions import Predictions
     from ..plan import Run
     from ..runfolder import RunFolder
@@ -59,8 +59,8 @@ def of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFold
 
 def _together(folders: list[RunFolder], score: str | None, asking: Asking) -> tuple[Predictions, Manifest, str]:
     """What several runs on the same labels say of them together, the mean over the runs."""
+    from ..labels.issues import together
     from ..rebuild import manifest_of
-    from ..suspects import together
 
     manifest, judged = manifest_of(folders[0], asking.workspace, asking.manifest), [_of_training(folder, score) for folder in folders]
     by = " and ".join(sorted({name for _, name in judged}))
@@ -69,7 +69,7 @@ def _together(folders: list[RunFolder], score: str | None, asking: Asking) -> tu
 
 def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
     from ..errors import ConfigError
-    from ..suspects import SCORES
+    from ..labels.issues import SCORES
 
     score = given.pop("--score")
     if score is not None and score not in SCORES:
@@ -89,7 +89,7 @@ def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
 def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str]:
     """What the run says of every training image, and by which score; of no clean label."""
     from ..evaluation import checked_arrays
-    from ..suspects import better_score, judge
+    from ..labels.issues import better_score, judge
 
     arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
     chosen = score or better_score(arrays)
@@ -141,7 +141,7 @@ def _say_time(lines: RunProgress, seconds: float) -> None:
 
 def _listed(path: Path | None, said: Predictions, manifest: Manifest, by: str, asking: Asking) -> dict[str, Any]:
     """The list written, and what can be said of it."""
-    from ..suspects import how_good, write_suspects
+    from ..labels.issues import how_good, write_suspects
 
     found = how_good(said, manifest)
     if path is not None:

@@ -41,7 +41,7 @@ def _write(items: list[Item], suite: Suite, workspace: Workspace) -> str:
     """What is said of the list, with the next command."""
     from ..agenda import labels_of
     from ..evaluation import checked_arrays
-    from ..suspects import better_score, how_good, judge, together, write_suspects
+    from ..labels.issues import better_score, how_good, judge, together, write_suspects
 
     run, arrays = items[0].run, [checked_arrays(item.folder, item.run.dataset.num_classes) for item in items]
     said = together([judge(each, better_score(each)) for each in arrays], run.manifest.labels)

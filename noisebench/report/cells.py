@@ -12,7 +12,7 @@ from typing import Any
 from ..conditions import kept
 from ..errors import ConfigError, DataError
 from ..initial import label_of
-from ..manifest import short_noise
+from ..labels.manifest import short_noise
 from ..runfolder import RunFolder
 from .measures import Metric, find_metric
 from .runs import KeptRun

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.sanitize import harmless, harmless_json, word_as_cell
 from ..initial import NONE
-from ..manifest import of_which, short_noise
+from ..labels.manifest import of_which, short_noise
 from .against import less, without_differences
 from .beside import beside_caption, beside_text
 from .cells import ALL, Cell

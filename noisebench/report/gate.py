@@ -19,7 +19,7 @@ from typing import Any
 from ..core.files.schema import COUNT, NAME, NUMBER, SCALAR, TEXT, WHOLE, Each, Form, Maybe, check_form, check_plain, shown
 from ..core.files.untrusted import read_json
 from ..errors import ConfigError, NoisebenchError, Regressed, RunFailed, Undecided
-from ..manifest import of_which
+from ..labels.manifest import of_which
 from .formats import SCHEMA
 from .measures import METRICS
 from .significance import FEWEST_SEEDS, holm, least_variance, moderated, tail_of_gap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import NoisebenchError
-from ..manifest import short_noise
+from ..labels.manifest import short_noise
 from ..noise import normal_noise
 from .table import Table
 

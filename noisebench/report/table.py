@@ -15,8 +15,8 @@ from ..core.expressions import Call
 from ..core.registry import Entry, Registry
 from ..errors import ConfigError, NoisebenchError
 from ..initial import NONE
+from ..labels.manifest import of_which
 from ..losses import LOSSES
-from ..manifest import of_which
 from ..methods import METHODS
 from ..noise import NOISES, normal_noise
 from ..published import Beside

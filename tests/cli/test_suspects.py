@@ -22,11 +22,11 @@ from noisebench.metrics.scores.predictions import Predictions
 from noisebench.cli import main
 from noisebench.core.sanitize import as_cell, from_cell, path_as_cell
 from noisebench.datasets import DATASETS, Labels
-from noisebench.labelling import make_manifest
-from noisebench.manifest import Manifest
+from noisebench.labels.build import make_manifest
+from noisebench.labels.issues import better_score, beyond_doubt, doubted, how_good, write_suspects
+from noisebench.labels.manifest import Manifest
 from noisebench.metrics.scores import scores as metrics
 from noisebench.runfolder import run_folders
-from noisebench.suspects import better_score, beyond_doubt, doubted, how_good, write_suspects
 from noisebench.training.trainer import Trainer
 from tests.support.suites import reseal
 

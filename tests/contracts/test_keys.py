@@ -41,9 +41,9 @@ from noisebench.executors.events import EventFile
 from noisebench.executors.job import Bundle, Job, Place
 from noisebench.executors.worker import work_on
 from noisebench.initial import Initial, initial_of
-from noisebench.labelling import LabelWish
+from noisebench.labels.build import LabelWish
+from noisebench.labels.manifest import Manifest
 from noisebench.losses import LOSSES
-from noisebench.manifest import Manifest
 from noisebench.noise import FILES, NOISES
 from noisebench.plan import Run, Wish, plan_run
 from noisebench.recipes import Recipe

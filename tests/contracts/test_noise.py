@@ -12,7 +12,7 @@ import noisebench as nb
 from noisebench.core.classes import SUPERCLASS
 from noisebench.datasets import DATASETS
 from noisebench.errors import DataError, LanguageError, NoisebenchError, UnknownName
-from noisebench.manifest import short_noise
+from noisebench.labels.manifest import short_noise
 from noisebench.noise import MAPS, NOISES, build_noise, class_map, label_file_of, normal_noise, takes, transition
 from noisebench.noise import sampling as draw
 

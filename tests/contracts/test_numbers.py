@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from noisebench.cli import main
 from noisebench.core import hardware as precision
 from noisebench.errors import DataError, RunFailed
-from noisebench.labelling import LabelWish
+from noisebench.labels.build import LabelWish
 from noisebench.plan import Run, Wish, plan_run
 from noisebench.processes import Spread, cut
 from noisebench.runfolder import RunFolder, run_folders

@@ -15,7 +15,7 @@ from noisebench.backbones import BACKBONES
 from noisebench.cli.app import app
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import DataError
-from noisebench.labelling import Outside, label
+from noisebench.labels.build import Outside, label
 from noisebench.losses import LOSSES, build_loss, cost_of
 from noisebench.noise import NOISES, build_noise, normal_noise
 from noisebench.noise import sampling as draw

@@ -23,7 +23,7 @@ from noisebench import sitting
 from noisebench.cli import main
 from noisebench.core.files import lock as claim
 from noisebench.errors import DataError, Interrupted, NoisebenchError, RunFailed
-from noisebench.labelling import LabelWish
+from noisebench.labels.build import LabelWish
 from noisebench.plan import Run
 from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from noisebench.manifest import read_manifest
+from noisebench.labels.manifest import read_manifest
 from noisebench.runfolder import RunFolder
 from tests.support import kills
 from tests.support.faults import CHANGES, Commands, Ended, commands

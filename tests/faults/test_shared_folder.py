@@ -19,7 +19,7 @@ from noisebench.agenda import Item, select
 from noisebench.cli import main
 from noisebench.core.files import lock as claim
 from noisebench.errors import RunTaken
-from noisebench.manifest import read_manifest
+from noisebench.labels.manifest import read_manifest
 from noisebench.packing import loads
 from noisebench.runfolder import RunFolder
 from noisebench.sitting import Conduct
@@ -31,7 +31,7 @@ from tests.unit.test_runner import Desk
 COUNTING = """
 import os
 from noisebench.metrics.scores.dynamics import Dynamics
-from noisebench.manifest import Manifest
+from noisebench.labels.manifest import Manifest
 
 def note(letter):
     with open(os.environ["NOTES"], "ab", buffering=0) as file:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from noisebench.labelling import LabelWish
+from noisebench.labels.build import LabelWish
 from noisebench.lockstep import Wanted, execute_together
 from noisebench.plan import Run, Wish, plan_run
 from noisebench.runfolder import RunFolder

@@ -55,7 +55,7 @@ def in_own_process(*case: Any) -> dict[str, float]:
 def measure(n: int, num_classes: int, noise: str, suffix: str) -> dict[str, float]:
     """Seconds to draw, to make the manifest and to write it, the peak of memory, and the plain loop's seconds."""
     from noisebench.datasets import Dataset, Labels
-    from noisebench.labelling import make_manifest
+    from noisebench.labels.build import make_manifest
     from noisebench.noise import build_noise
 
     labels = np.resize(np.arange(num_classes, dtype=np.uint8 if num_classes <= 256 else np.int64), n)

@@ -27,7 +27,7 @@ from noisebench.metrics.scores.scores import auroc, average_precision
 
 from noisebench.cli import main
 from noisebench.datasets import read_human
-from noisebench.manifest import Manifest, read_manifest
+from noisebench.labels.manifest import Manifest, read_manifest
 
 SEEDS = range(4)
 LAST, EARLY, FOLDS = "last epoch", "early epochs", "out of fold"

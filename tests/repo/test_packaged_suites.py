@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from noisebench.datasets import DATASETS
-from noisebench.labelling import noise_for
+from noisebench.labels.build import noise_for
 from noisebench.published import Beside, Ours, cells_of, find_beside
 from noisebench.recipes import make_recipe
 from noisebench.suite import Suite, SuiteRun, expand, packaged_suites, read_suites

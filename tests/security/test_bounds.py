@@ -20,7 +20,7 @@ from noisebench.datasets.label_files import read_annotations
 from noisebench.datasets.npz import read_arrays
 from noisebench.errors import ConfigError, DataError
 from noisebench.evaluation import checked_arrays
-from noisebench.manifest import read_manifest
+from noisebench.labels.manifest import read_manifest
 from noisebench.runfolder import RunFolder
 from noisebench.suite import expand, read_suites
 from tests.support.hostile import COMMANDS, FILES, READERS, SHAPE, header, predictions, record, sealed

@@ -29,8 +29,8 @@ from noisebench.cli import main
 from noisebench.core.sanitize import as_cell, from_cell, harmless
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import NoisebenchError
-from noisebench.labelling import LabelWish, make_manifest
-from noisebench.manifest import read_manifest
+from noisebench.labels.build import LabelWish, make_manifest
+from noisebench.labels.manifest import read_manifest
 from noisebench.report import FORMATS, Shape, report_of
 from noisebench.report.figures.panels import Figure, Panel, Series
 from noisebench.report.github import error_lines, step_summary

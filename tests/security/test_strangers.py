@@ -31,8 +31,8 @@ from noisebench.datasets.streaming.opening import opener
 from noisebench.datasets.streaming.tars import index_tars
 from noisebench.errors import ConfigError, DataError, Interrupted, LanguageError, NoisebenchError
 from noisebench.initial import initial_of
+from noisebench.labels.manifest import read_manifest
 from noisebench.losses import LOSSES, register_loss
-from noisebench.manifest import read_manifest
 from noisebench.runfolder import RunFolder
 from noisebench.sitting import Conduct, Course, course_of, read, save
 from noisebench.suite import read_suites

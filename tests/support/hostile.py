@@ -29,7 +29,7 @@ from noisebench.datasets.label_files import Shape, read_annotations, read_review
 from noisebench.datasets.npz import read_arrays
 from noisebench.errors import NoisebenchError
 from noisebench.evaluation import checked_arrays
-from noisebench.manifest import read_manifest
+from noisebench.labels.manifest import read_manifest
 from noisebench.noise.matrices import read_matrix
 from noisebench.report import read_baseline, read_runs
 from noisebench.report.runs import runs_as_text

@@ -20,8 +20,8 @@ from PIL import Image
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Dataset, Labels, Shape, read_annotations
 from noisebench.errors import DataError, LanguageError
-from noisebench.labelling import LabelWish, make_manifest
-from noisebench.manifest import read_manifest
+from noisebench.labels.build import LabelWish, make_manifest
+from noisebench.labels.manifest import read_manifest
 
 LIGHT = settings(max_examples=30, deadline=None)
 CLASSES = ("cat", "dog", "sea, deep", "3")

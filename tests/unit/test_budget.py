@@ -85,7 +85,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory):
     """A run of a wish on digits."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     dataset = workspace.dataset("digits")
-    from noisebench.labelling import LabelWish
+    from noisebench.labels.build import LabelWish
 
     manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)"))
     return lambda **wish: plan_run(Wish(**wish), dataset, manifest, "sha")

@@ -14,7 +14,7 @@ from noisebench.core.classes import SUPERCLASS
 from noisebench.datasets import DATASETS, HUMAN, read_human, read_labels
 from noisebench.datasets import download as hosts
 from noisebench.errors import DataError
-from noisebench.labelling import LabelWish, Outside, make_manifest
+from noisebench.labels.build import LabelWish, Outside, make_manifest
 from noisebench.noise import normal_noise
 from tests.support.hosting import hosting
 

@@ -23,7 +23,7 @@ from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images
 from noisebench.errors import ConfigError, DataError
 from noisebench.initial import find_file, initial_of
-from noisebench.labelling import LabelWish
+from noisebench.labels.build import LabelWish
 from noisebench.plan import Wish, plan_run
 from noisebench.pretrained import find_pretrained
 from noisebench.rebuild import rebuild

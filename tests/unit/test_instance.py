@@ -15,7 +15,7 @@ from scipy.stats import kstest, truncnorm
 import noisebench as nb
 from noisebench.datasets import DATASETS, Labels, find_dataset, fingerprint, read_images, read_labels
 from noisebench.errors import DataError, LanguageError, ManifestError, NoisebenchError
-from noisebench.labelling import Outside, make_manifest
+from noisebench.labels.build import Outside, make_manifest
 from noisebench.noise import NOISES, Examples, normal_noise
 from noisebench.noise import instance_dependent as instance
 from noisebench.noise.sampling import uniforms

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from noisebench.metrics.scores.scores import memorised
 
 import noisebench as nb
-from noisebench import rows
 from noisebench.cli.options import NoiseOptions
 from noisebench.datasets import DATASETS, HUMAN, Dataset, Labels, fingerprint, read_labels
 from noisebench.datasets.cifar_n import HumanColumn, HumanFile
 from noisebench.errors import ConfigError, LanguageError, ManifestError, NoisebenchError, UnknownName
-from noisebench.labelling import LabelWish, Outside, make_manifest, noise_for
+from noisebench.labels import csv as rows
+from noisebench.labels.build import LabelWish, Outside, make_manifest, noise_for
+from noisebench.labels.manifest import OPEN, Manifest, read_manifest
 from noisebench.losses import LOSSES
-from noisebench.manifest import OPEN, Manifest, read_manifest
 from noisebench.noise import build_noise, by_class
 from noisebench.noise.conventions import CONVENTIONS, find_convention
 from noisebench.truth import is_oracle
@@ -714,7 +714,7 @@ def test_a_header_that_nests_endlessly_is_refused_and_does_not_take_the_process_
     head, rest = content.split(b"# sha256: ")
     body = rest.partition(b"\n")[2]
     (tmp_path / "m.csv").write_bytes(head + b"# sha256: " + hashlib.sha256(head + body).hexdigest().encode() + b"\n" + body)
-    program = "from noisebench.manifest import *\ntry: read_manifest('m.csv')\nexcept ManifestError: print('refused')"
+    program = "from noisebench.labels.manifest import *\ntry: read_manifest('m.csv')\nexcept ManifestError: print('refused')"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr[-300:]
 

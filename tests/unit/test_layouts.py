@@ -15,7 +15,7 @@ from noisebench.datasets import DATASETS, Images, find_dataset, read_images, rea
 from noisebench.datasets.published import LAYOUTS
 from noisebench.datasets.registry import IMAGENET, WNIDS
 from noisebench.errors import DataError
-from noisebench.manifest import read_manifest
+from noisebench.labels.manifest import read_manifest
 from noisebench.workspace import Workspace
 
 
@@ -166,7 +166,7 @@ def test_imagenets_classes_are_a_thousand_and_in_their_order():
 
 
 def test_the_papers_methods_have_the_papers_eps_on_imagenet(tmp_path, digits):
-    from noisebench.labelling import LabelWish
+    from noisebench.labels.build import LabelWish
     from noisebench.plan import Wish, plan_run
 
     write_imagenet(tmp_path / "imagenet", digits.train_images * 16)

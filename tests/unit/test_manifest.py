@@ -20,9 +20,9 @@ from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Dataset, Labels, read_labels
 from noisebench.datasets.image_folder import list_folder
 from noisebench.errors import DataError, LanguageError, ManifestError
-from noisebench.labelling import LabelWish, make_manifest
+from noisebench.labels.build import LabelWish, make_manifest
+from noisebench.labels.manifest import Manifest, file_name, read_manifest
 from noisebench.losses import LOSSES
-from noisebench.manifest import Manifest, file_name, read_manifest
 from noisebench.noise import transition
 from noisebench.strategies import STRATEGIES
 from noisebench.truth import is_oracle, resolve, transitions, with_auto

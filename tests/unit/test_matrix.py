@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Dataset, Labels
 from noisebench.errors import DataError, LanguageError
-from noisebench.labelling import make_manifest
-from noisebench.manifest import read_manifest
+from noisebench.labels.build import make_manifest
+from noisebench.labels.manifest import read_manifest
 from noisebench.noise import build_noise
 from noisebench.noise.matrices import read_matrix
 

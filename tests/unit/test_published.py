@@ -13,7 +13,7 @@ from noisebench.backbones import BACKBONES
 from noisebench.cli import main
 from noisebench.datasets import DATASETS
 from noisebench.errors import UnknownName
-from noisebench.labelling import check_noise
+from noisebench.labels.build import check_noise
 from noisebench.methods import METHODS
 from noisebench.noise import normal_noise
 from noisebench.noise.conventions import CONVENTIONS

@@ -14,8 +14,8 @@ import yaml
 from noisebench import runner
 from noisebench.datasets import fingerprint
 from noisebench.errors import DataError, Interrupted, LanguageError, ManifestError, NoisebenchError, RunFailed
-from noisebench.labelling import LabelWish
-from noisebench.manifest import Manifest
+from noisebench.labels.build import LabelWish
+from noisebench.labels.manifest import Manifest
 from noisebench.plan import Run, Wish, plan_run
 from noisebench.runfolder import RunFolder, results
 from noisebench.runner import execute, make_trainer

@@ -30,8 +30,8 @@ from noisebench.datasets.streaming.index import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.initial import Initial
-from noisebench.labelling import LabelWish
-from noisebench.manifest import read_manifest
+from noisebench.labels.build import LabelWish
+from noisebench.labels.manifest import read_manifest
 from noisebench.plan import Wish, plan_run
 from noisebench.recipes import RECIPES
 from noisebench.reevaluate import evaluate_on

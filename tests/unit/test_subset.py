@@ -17,18 +17,18 @@ from noisebench.cli import main
 from noisebench.datasets import DATASETS, Dataset, Images, Labels
 from noisebench.errors import ConfigError, DataError, ManifestError
 from noisebench.folds import make_folds
-from noisebench.labelling import LabelWish, Outside, make_manifest
-from noisebench.manifest import Manifest, file_name, read_manifest
+from noisebench.labels.build import LabelWish, Outside, make_manifest
+from noisebench.labels.issues import better_score
+from noisebench.labels.manifest import Manifest, file_name, read_manifest
+from noisebench.labels.review import review_manifest
+from noisebench.labels.subset import Within, subset_of
 from noisebench.methods import find_method
 from noisebench.noise import transition
 from noisebench.noise.sampling import expected
 from noisebench.plan import Wish, key_of, plan_run
 from noisebench.rebuild import rebuild
 from noisebench.reproduce import reproduction
-from noisebench.review import review_manifest
 from noisebench.runfolder import RunFolder, run_folders
-from noisebench.subset import Within, subset_of
-from noisebench.suspects import better_score
 from noisebench.workspace import Workspace
 from tests.unit.test_report import add
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from noisebench.cli import main
-from noisebench.manifest import read_manifest
+from noisebench.labels.manifest import read_manifest
 
 K100 = ["corrupt", "cifar100", "--asym", "0.4"]
 K10 = ["corrupt", "cifar10", "--asym", "0.3"]

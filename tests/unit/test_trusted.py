@@ -13,8 +13,8 @@ import torch
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import ConfigError, ManifestError
-from noisebench.labelling import LabelWish, make_manifest
-from noisebench.manifest import file_name, read_manifest
+from noisebench.labels.build import LabelWish, make_manifest
+from noisebench.labels.manifest import file_name, read_manifest
 from noisebench.strategies import Facts, build_strategy
 from noisebench.strategies.verified import cosine_to_prototypes
 from tests.conftest import Case

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...core.sanitize import harmless
 from ...errors import ConfigError
-from ...manifest import Manifest
+from ...labels.manifest import Manifest
 from .style import as_csv, drawn
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from ...core.expressions import Call, parse
 from ...core.registry import Registry
 from ...errors import NoisebenchError
 from ...initial import label_of
+from ...labels.manifest import of_which
 from ...losses import LOSSES
-from ...manifest import of_which
 from ...strategies import STRATEGIES
 from ...truth import EMPIRICAL, TRUE, is_rate
 

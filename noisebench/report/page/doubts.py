@@ -9,10 +9,10 @@ import numpy as np
 
 from ...errors import DataError
 from ...evaluation import checked_arrays
-from ...manifest import OPEN
+from ...labels.issues import better_score, doubted, judge
+from ...labels.manifest import OPEN
 from ...metrics.predictions import Predictions
 from ...runfolder import RunFolder
-from ...suspects import better_score, doubted, judge
 from .pictures import Pictures
 
 _SHOWN = 12

@@ -16,9 +16,9 @@ import yaml
 from noisebench.cli.listing import _manifest
 from noisebench.datasets import DATASETS, read_labels
 from noisebench.errors import ManifestError, NoisebenchError
-from noisebench.labelling import LabelWish, Outside, make_manifest
-from noisebench.manifest import Manifest, file_name, read_manifest
-from noisebench.parquet import to_parquet
+from noisebench.labels.build import LabelWish, Outside, make_manifest
+from noisebench.labels.manifest import Manifest, file_name, read_manifest
+from noisebench.labels.parquet import to_parquet
 from noisebench.workspace import Workspace
 
 from .choices import Choices, changed, mutated

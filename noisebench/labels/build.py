@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .core.expressions import Call, Expression, Value
-from .core.files.atomic import read_checked
-from .core.files.untrusted import hash_of
-from .datasets import (
+from ..core.expressions import Call, Expression, Value
+from ..core.files.atomic import read_checked
+from ..core.files.untrusted import hash_of
+from ..datasets import (
     DATASETS,
     Annotations,
     Dataset,
@@ -32,13 +32,13 @@ from .datasets import (
     silent,
     split_column,
 )
-from .errors import ConfigError, DataError, LanguageError
+from ..errors import ConfigError, DataError, LanguageError
+from ..metrics.predictions import read_teacher
+from ..noise import FILES, NOISES, Examples, Labelling, Review, build_noise, by_class, is_drawn, normal_noise, record
+from ..noise.given import OWN
+from ..noise.registry import Sources, Teacher
+from ..noise.sampling import chunks
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
-from .metrics.predictions import read_teacher
-from .noise import FILES, NOISES, Examples, Labelling, Review, build_noise, by_class, is_drawn, normal_noise, record
-from .noise.given import OWN
-from .noise.registry import Sources, Teacher
-from .noise.sampling import chunks
 from .subset import Within, share_of_each, spread, subset_of
 
 VAL_SPLITS = ("after", "before")

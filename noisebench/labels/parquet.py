@@ -6,9 +6,9 @@ import io
 from types import ModuleType
 from typing import Any
 
-from .core.files.untrusted import check_room
-from .errors import ManifestError
-from .rows import check_columns, read_table
+from ..core.files.untrusted import check_room
+from ..errors import ManifestError
+from .csv import check_columns, read_table
 
 _HEADER = b"noisebench"
 _ROWS = 1 << 20  # made into text at a time

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from .datasets import Labels
-from .errors import ConfigError, DataError
+from ..datasets import Labels
+from ..errors import ConfigError, DataError
+from ..metrics.predictions import Teaching
+from ..noise import Labelling, Review
+from ..noise.registry import Sources, Teacher
+from ..noise.sampling import expected, smallest
 from .manifest import Manifest
-from .metrics.predictions import Teaching
-from .noise import Labelling, Review
-from .noise.registry import Sources, Teacher
-from .noise.sampling import expected, smallest
 
 _SEED = (0, 47)  # of every subset; the second is what a derived seed is for
 

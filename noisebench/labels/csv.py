@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ManifestError
+from ..errors import ManifestError
 
 if TYPE_CHECKING:
     import pandas as pd

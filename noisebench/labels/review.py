@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from .core.expressions import Call
-from .datasets import Labels
-from .errors import DataError
-from .labelling import Outside, as_recorded, rates
+from ..core.expressions import Call
+from ..datasets import Labels
+from ..errors import DataError
+from ..noise import NOISES, Labelling, normal_noise
+from ..noise.given import DROP, after_review
+from .build import Outside, as_recorded, rates
 from .manifest import Manifest
-from .noise import NOISES, Labelling, normal_noise
-from .noise.given import DROP, after_review
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .core.files.atomic import write_text
-from .core.sanitize import as_cell, as_csv, path_as_cell
-from .errors import DataError
+from ..core.files.atomic import write_text
+from ..core.sanitize import as_cell, as_csv, path_as_cell
+from ..errors import DataError
+from ..metrics import scores as metrics
+from ..metrics.predictions import Predictions
 from .manifest import Manifest
-from .metrics import scores as metrics
-from .metrics.predictions import Predictions
 
 SCORES = ("early", "last")
 _FORGOTTEN = 2 / 3  # of its early doubts, below which a network has learned the others by heart

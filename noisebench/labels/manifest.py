@@ -1,8 +1,11 @@
-"""A frozen noisy labelling on disk: the file, not the generator, is the truth.
+"""What the header of a manifest says, checked: of nothing that is read there another type is taken.
+
+A frozen noisy labelling on disk: the file, not the generator, is the truth.
 
 `#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an example,
 `index,label,clean_label[,id][,split][,source][,trusted]`. Anyone reads it with `pandas.read_csv(path, comment="#")`. Empty
 clean_label: unknown, or, where there is a source, none. The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
+
 """
 
 from __future__ import annotations
@@ -22,16 +25,63 @@ from typing import IO, Any
 
 import numpy as np
 
-from .core.classes import check_table
-from .core.expressions import Call
-from .core.files.atomic import write_new, write_whole
-from .core.files.untrusted import opened, read_bytes, read_gzip, read_yaml
-from .datasets import DATASETS, Dataset, fingerprint
-from .errors import LanguageError, ManifestError, NoisebenchError
-from .header import check_header
-from .noise import FILES, NOISES, build_noise, is_drawn, normal_noise
+from ..core.classes import check_table
+from ..core.expressions import Call
+from ..core.files.atomic import write_new, write_whole
+from ..core.files.schema import CLASSES, COUNT, NUMBER, SHARE, TEXT, WHOLE, Form, Maybe, check_form, check_plain
+from ..core.files.untrusted import opened, read_bytes, read_gzip, read_yaml
+from ..datasets import DATASETS, Dataset, fingerprint
+from ..errors import LanguageError, ManifestError, NoisebenchError
+from ..noise import FILES, NOISES, build_noise, is_drawn, normal_noise
+from .csv import Rows, read_rows, text_of
 from .parquet import from_parquet, to_parquet
-from .rows import Rows, read_rows, text_of
+
+_FORM: Form = {
+    "dataset": TEXT,
+    "n": COUNT,
+    "num_classes": CLASSES,
+    "classes": [TEXT],
+    "noise": TEXT,
+    "nominal_rate": Maybe(SHARE),
+    "realised_rate": Maybe(SHARE),
+    "noise_seed": WHOLE,
+    "labels_sha256": TEXT,
+    "per_class_rate": [Maybe(SHARE)],
+    "transition?": Maybe([[NUMBER]]),
+    "images_sha256?": TEXT,
+    "images?": TEXT,
+    "path?": TEXT,
+    "test_path?": TEXT,
+    "labels_path?": TEXT,
+    "source?": TEXT,
+    "source_path?": TEXT,
+    "convention?": TEXT,
+    "val_fraction?": SHARE,
+    "val_split?": TEXT,
+    "trusted?": SHARE,
+    "subset?": COUNT,
+    "label_file?": TEXT,
+    "rates?": [Maybe(SHARE)],
+    "decisions?": [TEXT],
+}
+
+
+def check_header(meta: Any) -> dict[str, Any]:
+    """The header itself. Raises ManifestError."""
+    try:
+        check_plain(meta)
+        check_form(meta, _FORM, "its header")
+        K = meta["num_classes"]
+        for name in ("classes", "per_class_rate"):
+            if len(meta[name]) != K:
+                raise ValueError(f"its header's {name} are {len(meta[name])}, its classes {K}")
+        T = meta.get("transition")
+        if T is not None and (len(T) != K or any(len(row) != K for row in T)):
+            raise ValueError(f"its header has a transition that is not {K} by {K}")
+    except ValueError as error:
+        raise ManifestError(str(error)) from None
+    return dict(meta)
+
 
 FORMAT = 1
 OPEN = -2  # the "clean label" of an image that is of no class

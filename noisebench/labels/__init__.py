@@ -1,0 +1,1 @@
+"""A data set and a noise give a manifest: noisy labels on disk."""
