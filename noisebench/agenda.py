@@ -12,15 +12,15 @@ from .conditions import kept
 from .datasets import Dataset, Fitting
 from .errors import ConfigError, DataError
 from .initial import label_of
-from .labels.build import VAL_SPLITS, LabelWish, size_sentences
+from .labels.build import size_sentences
 from .labels.manifest import short_noise
 from .losses import LOSSES
 from .noise import label_file_of
-from .plan import Run, Wish, checked_seed
+from .plan import Run
 from .recipes import fitting_of
 from .runfolder import RunFolder, run_folders
 from .strategies import STRATEGIES
-from .suite import AXES, Suite, SuiteRun, expand
+from .suite import AXES, Suite, SuiteRun, expand, labels_of, wish_of
 from .truth import with_auto
 from .workspace import Workspace
 
@@ -37,21 +37,6 @@ class Item:
     folder: RunFolder
     status: str  # run, resume, done, failed: retry, damaged, stale
     reason: str
-
-
-def wish_of(wanted: SuiteRun, device: str = "auto") -> Wish:
-    """The suite's settings as a wish."""
-    named = {key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")}
-    precision = wanted.settings.get("precision") or "auto"
-    return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=precision, device=device, budget=wanted.budget)
-
-
-def labels_of(wanted: SuiteRun) -> LabelWish:
-    """The suite's settings as a wish for labels."""
-    settings = wanted.settings
-    seed, fraction = checked_seed(wanted.noise_seed), float(settings.get("val_fraction") or 0.0)
-    when, trusted = settings.get("val_split") or VAL_SPLITS[0], settings.get("trusted") or 0.0
-    return LabelWish(settings["noise"], seed, fraction, when, None, trusted, settings.get("subset"))
 
 
 def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Run:

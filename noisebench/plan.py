@@ -29,11 +29,11 @@ from .methods import METHODS, Method, Preset, find_method
 from .metrics.confident_learning import VERSION as ESTIMATES_VERSION
 from .metrics.confident_learning import Estimates
 from .recipes import Recipe, make_recipe, settled
-from .runfolder import WHERE
 from .strategies import STRATEGIES, normal_strategy
 from .truth import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
 
 PICTURES_VERSION = 2  # of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
+WHERE = ("path", "test_path", "labels_path")  # where a foreign set lay, from the workspace; information, in no key
 PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 _LARGEST_SEED = 2**32
 _LARGEST_TABLE = 1 << 29  # numbers, 2 GB

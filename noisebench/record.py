@@ -16,9 +16,9 @@ from .labels.manifest import LARGEST_T, Manifest
 from .metrics import scores as metrics
 from .metrics.confident_learning import Estimates
 from .metrics.predictions import Predictions
-from .plan import PROTOCOL, Run
+from .plan import PROTOCOL, WHERE, Run
 from .processes import Ranks
-from .runfolder import SCHEMA, WHERE, RunFolder
+from .runfolder import SCHEMA, RunFolder
 from .sitting import Course, Progress
 from .warmup import warmup_epochs
 

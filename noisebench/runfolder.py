@@ -28,13 +28,13 @@ from .core.files.untrusted import hash_of, read_json, read_text, read_yaml
 from .datasets.npz import read_arrays
 from .errors import DataError
 from .metrics.dynamics import Dynamics
+from .plan import WHERE
 from .recordform import check_about, check_failure, check_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-WHERE = ("path", "test_path", "labels_path")  # where a foreign set lay, from the workspace; information, in no key
 _READABLE = (1,)  # every schema that was ever written; tests keep a record of each
 _DEPTH = 10  # of config.yaml
 _LARGEST_HISTORY = 1 << 24  # bytes of metrics.csv: of 100,000 epochs

@@ -24,13 +24,13 @@ from .core.hardware import checked_precision
 from .datasets import DATASETS, split_reader
 from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
 from .initial import check_init
-from .labels.build import LabelWish, check_noise, noise_for
+from .labels.build import VAL_SPLITS, LabelWish, check_noise, noise_for
 from .labels.subset import check_subset
 from .losses import LOSSES
 from .methods import find_method
 from .noise import normal_noise
 from .places import Place, compose, construct, mark_of
-from .plan import checked_seed
+from .plan import Wish, checked_seed
 from .published import find_paper
 from .recipes import RECIPE_FIELDS, RECIPES, check_fit, find_recipe, make_recipe, read_schedule, settled
 from .settings import Defaults, Override, ReportShape, Scalar, Selector, Settings, Strict
@@ -387,3 +387,18 @@ def expand(suite: Suite) -> list[SuiteRun]:
             seed, noise_seed = run.pop("seed"), run.pop("noise_seed")
             runs.append(SuiteRun(run, seed, noise_seed, suite.defaults.budget))
     return runs
+
+
+def wish_of(wanted: SuiteRun, device: str = "auto") -> Wish:
+    """The suite's settings as a wish."""
+    named = {key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")}
+    precision = wanted.settings.get("precision") or "auto"
+    return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=precision, device=device, budget=wanted.budget)
+
+
+def labels_of(wanted: SuiteRun) -> LabelWish:
+    """The suite's settings as a wish for labels."""
+    settings = wanted.settings
+    seed, fraction = checked_seed(wanted.noise_seed), float(settings.get("val_fraction") or 0.0)
+    when, trusted = settings.get("val_split") or VAL_SPLITS[0], settings.get("trusted") or 0.0
+    return LabelWish(settings["noise"], seed, fraction, when, None, trusted, settings.get("subset"))

@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable
 from functools import cache
 
-from .agenda import wish_of
 from .budget import Price, price_of
 from .datasets import DATASETS
 from .errors import ConfigError
 from .noise import normal_noise
 from .plan import texts_of
 from .recipes import make_recipe
-from .suite import Suite, SuiteRun, expand
+from .suite import Suite, SuiteRun, expand, wish_of
 
 
 def images_of(suite: Suite) -> int | None:

@@ -39,9 +39,9 @@ def list_suspects(suite: Suite, items: list[Item], workspace: Workspace, options
 
 def _write(items: list[Item], suite: Suite, workspace: Workspace) -> str:
     """What is said of the list, with the next command."""
-    from ..agenda import labels_of
     from ..evaluation import checked_arrays
     from ..labels.issues import better_score, how_good, judge, together, write_suspects
+    from ..suite import labels_of
 
     run, arrays = items[0].run, [checked_arrays(item.folder, item.run.dataset.num_classes) for item in items]
     said = together([judge(each, better_score(each)) for each in arrays], run.manifest.labels)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from noisebench.agenda import labels_of, wish_of
-from noisebench.suite import expand, find_suite, packaged_suites, read_suites
+from noisebench.suite import expand, find_suite, labels_of, packaged_suites, read_suites, wish_of
 
 from .choices import VALUES, Choices, changed, mutated
 
