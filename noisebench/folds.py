@@ -10,9 +10,9 @@ import numpy as np
 from .datasets import Images
 from .errors import ConfigError, DataError
 from .evaluation import read_said
+from .experiments.resolve import Run
 from .labels.manifest import Manifest
 from .metrics.predictions import Predictions
-from .plan import Run
 from .runfolder import RunFolder
 from .runner import execute, make_trainer
 from .sitting import Conduct

@@ -9,8 +9,8 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from .errors import RunFailed
+from .experiments.resolve import Run
 from .packing import Load
-from .plan import Run
 from .runner import make_trainer
 from .warmup import warmup_epochs
 from .workspace import Workspace

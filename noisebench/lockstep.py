@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from .datasets import Images
 from .errors import DataError, NoisebenchError, RunFailed, RunTaken
+from .experiments.oracle import transitions
+from .experiments.resolve import Run
 from .losses import LOSSES
-from .plan import Run
 from .record import finish
 from .runfolder import RunFolder
 from .runner import begin, failed, make_trainer, note
 from .sitting import Clock, Conduct, Course, Sitting, interrupted, save
-from .truth import transitions
 
 if TYPE_CHECKING:
     from .training.pack import Pack

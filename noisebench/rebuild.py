@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError, ManifestError
+from .experiments.recipes import all_settings
+from .experiments.resolve import Run, Wish
 from .labels.manifest import Manifest, read_manifest
-from .plan import Run, Wish
-from .recipes import all_settings
 from .runfolder import RunFolder
 from .workspace import Workspace
 

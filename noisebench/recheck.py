@@ -16,8 +16,8 @@ import numpy as np
 from .datasets import Images
 from .errors import DataError, ManifestError, NoisebenchError
 from .evaluation import Said, read_said
+from .experiments.resolve import Run, key_of
 from .metrics.predictions import Predictions, rounded
-from .plan import Run, key_of
 from .rebuild import rebuild
 from .record import noise_facts, test_accuracies
 from .reevaluate import stored_networks

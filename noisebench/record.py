@@ -12,11 +12,11 @@ import numpy as np
 from .core.hardware import environment, resolve_precision
 from .datasets import Fitting, Images, Pictures
 from .errors import RunFailed
+from .experiments.resolve import PROTOCOL, WHERE, Run
 from .labels.manifest import LARGEST_T, Manifest
 from .metrics import scores as metrics
 from .metrics.confident_learning import Estimates
 from .metrics.predictions import Predictions
-from .plan import PROTOCOL, WHERE, Run
 from .processes import Ranks
 from .runfolder import SCHEMA, RunFolder
 from .sitting import Course, Progress

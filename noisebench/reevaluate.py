@@ -11,13 +11,13 @@ from .core.classes import have_names, same_classes
 from .core.expressions import parse
 from .datasets import Dataset, Fitting, ImageArray, Images, Pictures, at_hand, fit_set, number_in
 from .errors import DataError, NoisebenchError
+from .experiments.oracle import with_estimates
 from .metrics import scores as metrics
 from .metrics.confident_learning import Estimates
 from .metrics.predictions import Predictions
 from .runfolder import RunFolder
 from .runner import find_device
 from .strategies import STRATEGIES, build_strategy
-from .truth import with_estimates
 from .workspace import Workspace
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from .core.files.schema import COUNT, check_form, check_plain
 from .core.files.untrusted import hash_of, read_json, read_text, read_yaml
 from .datasets.npz import read_arrays
 from .errors import DataError
+from .experiments.resolve import WHERE
 from .metrics.dynamics import Dynamics
-from .plan import WHERE
 from .recordform import check_about, check_failure, check_record
 
 if TYPE_CHECKING:

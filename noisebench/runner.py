@@ -13,16 +13,16 @@ import yaml
 from .core.files.untrusted import yaml_dumper
 from .datasets import Images, images_fingerprint
 from .errors import ConfigError, NoisebenchError, RunFailed
+from .experiments.oracle import transitions, with_estimates
+from .experiments.recipes import fitting_of
+from .experiments.resolve import Run
 from .losses import LOSSES, build_loss, build_penalty
 from .metrics.confident_learning import Estimates
-from .plan import Run
 from .processes import Ranks, Spread
-from .recipes import fitting_of
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
 from .sitting import Conduct, Course, Progress, Sitting, course_of, is_out_of_memory, read, reason
 from .strategies import STRATEGIES, Strategy, build_strategy
-from .truth import transitions, with_estimates
 from .warmup import judge_folds
 from .workspace import Workspace
 

@@ -15,9 +15,9 @@ import numpy as np
 from .core.files.torch_files import load_saved
 from .core.files.untrusted import opened
 from .errors import DataError, Interrupted, NoisebenchError, RunFailed
+from .experiments.resolve import Run
 from .metrics.confident_learning import Estimates
 from .metrics.dynamics import Dynamics
-from .plan import Run
 from .runfolder import RunFolder
 from .warmup import FOLDS
 

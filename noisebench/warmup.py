@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .budget import epochs_of_estimates
 from .datasets import Images
 from .errors import RunFailed
+from .experiments.compute import epochs_of_estimates
+from .experiments.resolve import Run
 from .losses import build_loss
 from .metrics.confident_learning import Estimates
-from .plan import Run
 from .processes import Spread
 from .strategies import build_strategy
 

@@ -31,11 +31,11 @@ from .datasets import (
     split_column,
 )
 from .errors import ConfigError, DataError, ManifestError, NoisebenchError
-from .initial import NONE, PRETRAINED, Initial, find_file, initial_of
+from .experiments.recipes import Recipe, fitting_of
+from .experiments.resolve import Run, Wish, plan_run
+from .experiments.weights import NONE, PRETRAINED, Initial, find_file, initial_of
 from .labels.build import LabelWish, Outside, make_manifest, noise_for
 from .labels.manifest import Manifest, file_name, read_manifest
-from .plan import Run, Wish, plan_run
-from .recipes import Recipe, fitting_of
 
 
 def default_data_dir() -> Path:
@@ -130,7 +130,7 @@ class Workspace:
     def plan(self, wish: Wish, dataset: Dataset, manifest: Manifest) -> Run:
         """A run with nothing left open, on the images that lie here. Raises NoisebenchError."""
         if dataset.mixed and wish.init and wish.init.text == PRETRAINED and "size" not in wish.changes:
-            from .pretrained import input_side
+            from .experiments.weights import input_side
 
             wish = replace(wish, changes={**wish.changes, "size": input_side(wish.model or dataset.model)})
         source = self.source_of(manifest)
@@ -188,7 +188,7 @@ class Workspace:
     def _find_initial(self, text: str, model: str) -> Initial:
         if text != PRETRAINED:
             return initial_of(text, find_file(text, self.root))
-        from .pretrained import find_pretrained
+        from .experiments.weights import find_pretrained
 
         tag, place = find_pretrained(model, offline=self.offline)
         return initial_of(text, place, tag)
@@ -198,7 +198,7 @@ class Workspace:
         text, tag, place = facts["text"], facts.get("tag", ""), None
         with suppress(NoisebenchError):
             if text == PRETRAINED:
-                from .pretrained import cached_pretrained
+                from .experiments.weights import cached_pretrained
 
                 place = cached_pretrained(model)
             else:

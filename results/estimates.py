@@ -20,8 +20,8 @@ from noisebench.metrics.scores.confident_learning import Estimates
 
 from noisebench import warmup
 from noisebench.agenda import plan_one
+from noisebench.experiments.suite import SuiteRun
 from noisebench.runner import find_device
-from noisebench.suite import SuiteRun
 from noisebench.training.trainer import Trainer
 from noisebench.workspace import Workspace
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import noisebench as nb
 from noisebench.cli import main as command
 from noisebench.errors import Interrupted
-from noisebench.suite import Suite, expand, packaged_suites, read_suites
+from noisebench.experiments.suite import Suite, expand, packaged_suites, read_suites
 
 HERE = Path(__file__).parent
 _LEAST = 0.01  # minutes: less begins nothing

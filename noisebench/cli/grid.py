@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from ..initial import NONE
+from ..experiments.weights import NONE
 from .console import console, duration, say
 
 if TYPE_CHECKING:

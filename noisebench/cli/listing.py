@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..core.registry import Entry
-    from ..methods import Method, Preset
+    from ..experiments.methods import Method, Preset
     from ..runfolder import RunFolder
 
 Rows = list[dict[str, Any]]
@@ -134,8 +134,8 @@ def _entry(entry: Entry, **more: Any) -> dict[str, Any]:
 
 def _losses(options: Globals) -> Rows:
     from ..core.expressions import Call, parse
+    from ..experiments.methods import METHODS
     from ..losses import LOSSES
-    from ..methods import METHODS
 
     def takes_loss(entry: Entry) -> bool:
         return any(p.is_expression for p in entry.parameters)
@@ -219,7 +219,7 @@ def _strategies(options: Globals) -> Rows:
 
 
 def _methods(options: Globals) -> Rows:
-    from ..methods import METHODS
+    from ..experiments.methods import METHODS
 
     return [
         {
@@ -244,7 +244,7 @@ def _datasets(options: Globals) -> Rows:
 
 
 def _models(options: Globals) -> Rows:
-    from ..backbones import BACKBONES
+    from ..experiments.backbones import BACKBONES
 
     rows = [{"name": b.name, "summary": b.summary} for b in BACKBONES.values()]
     return [*rows, {"name": "timm:NAME", "summary": "any of timm's models (noisebench list models timm)"}]
@@ -257,15 +257,15 @@ def _timm() -> Rows:
 
 
 def _recipes(options: Globals) -> Rows:
-    from ..recipes import RECIPES
+    from ..experiments.recipes import RECIPES
 
     return [{"name": name, "summary": r.summary, "source": r.source, "settings": r.settings, "on": r.on} for name, r in RECIPES.items()]
 
 
 def _suites(options: Globals) -> Rows:
     """images: how many trainings see, in epochs of CE; takes: how long that was, and on what."""
-    from ..suite import expand, read_suites, suite_files
-    from ..workload import images_of
+    from ..experiments.suite import expand, read_suites, suite_files
+    from ..experiments.workload import images_of
 
     found = {name: (suite, path) for path in reversed(suite_files(options.workspace)) for name, suite in read_suites(path).items()}
     return [

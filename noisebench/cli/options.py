@@ -200,10 +200,10 @@ class NoiseOptions:
 
     def wish(self, dataset: str) -> LabelWish:
         """The labels that the options ask for on a data set. Raises ConfigError for two noises, or an option without effect."""
+        from ..experiments.resolve import checked_seed
         from ..labels.build import VAL_SPLITS, LabelWish
         from ..noise import parse_noise
         from ..noise.conventions import find_convention
-        from ..plan import checked_seed
 
         self._check()
         paper = find_convention(self.convention) if self.convention else None

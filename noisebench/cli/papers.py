@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..published import Published
+    from ..experiments.published import Published
 
 
 def paper_rows() -> list[dict[str, Any]]:
     """One row a paper, with all its cells."""
-    from ..published import PAPERS, cells_of
+    from ..experiments.published import PAPERS, cells_of
 
     return [
         {
@@ -38,7 +38,7 @@ def _distinct(cells: list[Published], name: str, nothing: str = "") -> list[str]
 
 def paper_tables(name: str) -> list[Table]:
     """A paper's numbers in percent, one table for each data set and network. Raises UnknownName."""
-    from ..published import cells_of
+    from ..experiments.published import cells_of
 
     groups: dict[tuple[str, str], list[Published]] = {}
     for cell in cells_of(name):

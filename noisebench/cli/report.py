@@ -162,7 +162,7 @@ def shape_of(
     against: str | None = None,
 ) -> Shape:
     """How the tables are laid out. Raises UnknownName for a metric, ConfigError for a budget."""
-    from ..budget import checked_budget
+    from ..experiments.compute import checked_budget
     from ..report import Shape, find_metric
 
     shape = Shape(rows, cols, metric, ranks, published, checked_budget(budget), against)

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from ..core.signals import TimeLimit
     from ..executors.catalogue import Executor
     from ..executors.job import Bundle, Event, Place
+    from ..experiments.suite import Suite
     from ..packing import Load
     from ..report import KeptRun, Report, RunLine
-    from ..suite import Suite
     from ..trackers import Logbook
     from ..workspace import Workspace
 
@@ -123,9 +123,9 @@ def run(
     from ..agenda import done_elsewhere, image_sentences, make_agenda, manifest_paths, select, where
     from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
+    from ..experiments.suite import find_suite
     from ..packing import loads
     from ..runner import check_networks
-    from ..suite import find_suite
     from ..trackers import known_trackers
     from .labels import decisions_of, notes_of
     from .tracking import open_logbook
@@ -184,7 +184,7 @@ def _tidy(pool: Executor, chosen: list[Item], todo: list[Item]) -> None:
 
 def _settings(params: dict[str, Any]) -> dict[str, Any]:
     """The options that replace a suite's settings, by the names that suites have for them."""
-    from ..recipes import OPTIONS, RECIPE_FIELDS
+    from ..experiments.recipes import OPTIONS, RECIPE_FIELDS
 
     options = {OPTIONS.get(name, name): name for name in (*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget")}
     return {options[name]: value for name, value in params.items() if name in options}

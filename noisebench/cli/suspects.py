@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from .console import duration, say
 
 if TYPE_CHECKING:
+    from ..experiments.resolve import Run
     from ..folds import Fold
     from ..labels.manifest import Manifest
     from ..metrics.predictions import Predictions
-    from ..plan import Run
     from ..runfolder import RunFolder
     from .asking import Asking
     from .progress import RunProgress

@@ -60,7 +60,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..datasets import Images
-    from ..plan import Run, Wish
+    from ..experiments.resolve import Run, Wish
     from ..processes import Ranks, Seat, Spread
     from ..runfolder import RunFolder
     from ..sitting import Progress
@@ -160,7 +160,7 @@ def train(
     noisebench train --loss el --eps 0.4
     """
     from ..errors import ConfigError
-    from ..plan import Wish, with_parameters
+    from ..experiments.resolve import Wish, with_parameters
     from ..processes import Spread, check_spread, seat_here
     from ..record import preprocessing
     from ..runfolder import RunFolder

@@ -8,9 +8,9 @@ from string import ascii_lowercase
 from typing import Any
 
 from ..datasets import DATASETS
-from ..published import PAPERS, Beside, Ours, find_beside, find_paper
-from ..recipes import RECIPE_FIELDS, RECIPES
-from ..reproduce import recipe_changes
+from ..experiments.command import recipe_changes
+from ..experiments.published import PAPERS, Beside, Ours, find_beside, find_paper
+from ..experiments.recipes import RECIPE_FIELDS, RECIPES
 from .cells import Cell
 from .measures import METRICS
 from .table import Table

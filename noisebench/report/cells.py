@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..conditions import kept
 from ..errors import ConfigError, DataError
-from ..initial import label_of
+from ..experiments.selection import kept
+from ..experiments.weights import label_of
 from ..labels.manifest import short_noise
 from ..runfolder import RunFolder
 from .measures import Metric, find_metric

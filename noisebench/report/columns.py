@@ -14,8 +14,8 @@ from ..core.files.untrusted import parse_json
 from ..core.sanitize import as_cell, from_cell, harmless, harmless_json, word_as_cell
 from ..datasets import DATASETS
 from ..errors import NoisebenchError
+from ..experiments.command import reproduction
 from ..recordform import ABOUT, check_known
-from ..reproduce import reproduction
 from .measures import METRICS, RECORDED, Known
 
 _NUMERAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")

@@ -9,8 +9,8 @@ from functools import cached_property
 from math import ceil, floor
 from typing import Any
 
-from ..budget import Price, price_of
 from ..errors import ConfigError, NoisebenchError
+from ..experiments.compute import Price, price_of
 from .cells import Compute, Row, apart, recipe_text
 
 

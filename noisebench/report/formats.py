@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..core.sanitize import harmless, harmless_json, word_as_cell
-from ..initial import NONE
+from ..experiments.weights import NONE
 from ..labels.manifest import of_which, short_noise
 from .against import less, without_differences
 from .beside import beside_caption, beside_text

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from ..budget import price_of
 from ..errors import NoisebenchError, UnknownName
+from ..experiments.compute import price_of
 
 Known = dict[str, Any]
 """What `RunFolder.about` says of a run."""

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ..budget import checked_budget
 from ..core.expressions import Call
 from ..core.registry import Entry, Registry
 from ..errors import ConfigError, NoisebenchError
-from ..initial import NONE
+from ..experiments.compute import checked_budget
+from ..experiments.methods import METHODS
+from ..experiments.published import Beside
+from ..experiments.weights import NONE
 from ..labels.manifest import of_which
 from ..losses import LOSSES
-from ..methods import METHODS
 from ..noise import NOISES, normal_noise
-from ..published import Beside
 from ..strategies import STRATEGIES
 from .cells import ALL, AXES, VERSIONS, Cell, Row, apart, by_version, make_cell, paired_by_seed, version_text
 from .compute import by_compute, by_epochs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..plan import Run
+from ..experiments.resolve import Run
 from ..runfolder import RunFolder
 from .base import Facts, Numbers
 

@@ -9,9 +9,9 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from ..backbones import TIMM
 from ..errors import DataError
-from ..initial import Initial, is_ours, plain_names, read_initial
+from ..experiments.backbones import TIMM
+from ..experiments.weights import Initial, is_ours, plain_names, read_initial
 from .networks import make_network
 from .networks.fitting import Fitted, classifier_names, fit
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from ..recipes import Recipe
+from ..experiments.recipes import Recipe
 
 
 @dataclass

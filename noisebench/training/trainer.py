@@ -20,10 +20,10 @@ from torch.func import functional_call
 from ..core.seeds import derived_seed
 from ..datasets import ImageArray
 from ..errors import RunFailed
+from ..experiments.recipes import Recipe, read_schedule
 from ..losses import Loss, Penalty, Scores
 from ..metrics.dynamics import early_epochs
 from ..processes import Spread
-from ..recipes import Recipe, read_schedule
 from ..strategies import Batch, Facts, Output, Strategy
 from .beginning import Beginning, Weights
 from .finite import check_state, check_steps

@@ -11,8 +11,8 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.errors import Interrupted
+from noisebench.experiments.resolve import Run
 from noisebench.folds import Fold, fold_of, judged, make_folds, train_folds
-from noisebench.plan import Run
 from noisebench.rebuild import rebuild
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.runner import make_trainer

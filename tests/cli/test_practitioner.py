@@ -11,9 +11,9 @@ from noisebench.metrics.scores.predictions import DENSE, TOP, Predictions
 
 from noisebench.cli import main
 from noisebench.datasets import Images
+from noisebench.experiments.suite import packaged_suites, read_suites
 from noisebench.labels.issues import together
 from noisebench.labels.manifest import read_manifest
-from noisebench.suite import packaged_suites, read_suites
 from noisebench.training.networks import make_network
 
 SIDE = "--dataset mine.npz --model mlp --init warm.pt --jobs 1"

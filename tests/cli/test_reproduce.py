@@ -12,7 +12,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.datasets import Images
-from noisebench.reproduce import reproduction
+from noisebench.experiments.command import reproduction
 from noisebench.runfolder import RunFolder, run_folders
 
 SUITE = """

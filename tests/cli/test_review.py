@@ -17,13 +17,13 @@ from noisebench.cli import main
 from noisebench.core.classes import NoClass, class_numbers
 from noisebench.datasets import DATASETS, Labels, Shape, read_review
 from noisebench.errors import DataError, LanguageError
+from noisebench.experiments.oracle import resolve
+from noisebench.experiments.resolve import Wish, plan_run
 from noisebench.labels.build import LabelWish, Outside, make_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest, short_noise
 from noisebench.labels.review import Reviewed, review_manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import is_drawn
-from noisebench.plan import Wish, plan_run
-from noisebench.truth import resolve
 from noisebench.workspace import Workspace
 
 DIGITS = Workspace().labels(DATASETS["digits"])

@@ -14,10 +14,10 @@ from noisebench.cli.console import images
 from noisebench.cli.grid import GridProgress
 from noisebench.core.signals import TimeLimit
 from noisebench.errors import ConfigError
+from noisebench.experiments.suite import AXES, read_suites
+from noisebench.experiments.workload import images_of
 from noisebench.packing import loads
 from noisebench.report import finished_runs
-from noisebench.suite import AXES, read_suites
-from noisebench.workload import images_of
 from noisebench.workspace import Workspace
 
 SUITE = """\

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from noisebench.backbones import BACKBONES, canonical_backbone
 from noisebench.errors import DataError, LanguageError, UnknownName
+from noisebench.experiments.backbones import BACKBONES, canonical_backbone
 from noisebench.training.networks import classifier, make_network
 from tests.conftest import Case
 
@@ -95,5 +95,5 @@ def test_a_model_is_a_name_alone(case: Case) -> None:
 
 
 def test_the_list_of_backbones_needs_no_torch() -> None:
-    code = "import sys, noisebench.backbones; sys.exit('torch' in sys.modules)"
+    code = "import sys, noisebench.experiments.backbones; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

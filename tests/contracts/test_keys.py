@@ -25,9 +25,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from noisebench import plan
 from noisebench.agenda import make_agenda
-from noisebench.backbones import BACKBONES
 from noisebench.cli import main
 from noisebench.cli.app import app
 from noisebench.core import plugins
@@ -40,15 +38,17 @@ from noisebench.errors import ConfigError, DataError, LanguageError
 from noisebench.executors.events import EventFile
 from noisebench.executors.job import Bundle, Job, Place
 from noisebench.executors.worker import work_on
-from noisebench.initial import Initial, initial_of
+from noisebench.experiments import resolve as plan
+from noisebench.experiments.backbones import BACKBONES
+from noisebench.experiments.recipes import Recipe
+from noisebench.experiments.resolve import Run, Wish, plan_run
+from noisebench.experiments.suite import find_suite
+from noisebench.experiments.weights import Initial, initial_of
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import Manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import FILES, NOISES
-from noisebench.plan import Run, Wish, plan_run
-from noisebench.recipes import Recipe
 from noisebench.strategies import STRATEGIES, normal_strategy
-from noisebench.suite import find_suite
 from noisebench.workspace import Workspace
 from tests.conftest import Case
 
@@ -715,7 +715,7 @@ def test_our_own_code_is_told_by_its_versions_alone(base: Run) -> None:
 
 
 def test_weights_that_changed_where_they_lay_are_not_begun_from(tmp_path: Path) -> None:
-    from noisebench.initial import read_initial
+    from noisebench.experiments.weights import read_initial
 
     save_file({"a": torch.zeros(3)}, tmp_path / "w.safetensors")
     workspace = Workspace(tmp_path)

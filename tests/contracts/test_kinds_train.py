@@ -16,9 +16,9 @@ from noisebench.cli import main
 from noisebench.datasets import DATASETS, HUMAN
 from noisebench.datasets.cifar_n import HumanColumn, HumanFile
 from noisebench.errors import ManifestError
+from noisebench.experiments.resolve import Wish, plan_run
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import Manifest, read_manifest
-from noisebench.plan import Wish, plan_run
 from noisebench.runfolder import RunFolder
 from noisebench.runner import make_trainer
 from noisebench.workspace import Workspace

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from noisebench.errors import LanguageError
+from noisebench.experiments.methods import METHODS, Method, Preset
 from noisebench.losses import LOSSES, build_loss, build_penalty, cost_of
-from noisebench.methods import METHODS, Method, Preset
 from noisebench.strategies import build_strategy, normal_strategy
 from noisebench.strategies.base import whole_epochs
 from noisebench.strategies.dividemix import DivideMix

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from noisebench.cli import main
 from noisebench.core import hardware as precision
 from noisebench.errors import DataError, RunFailed
+from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
-from noisebench.plan import Run, Wish, plan_run
 from noisebench.processes import Spread, cut
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.runner import execute, make_trainer

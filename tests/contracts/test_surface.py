@@ -11,10 +11,10 @@ import torch
 import typer
 
 import noisebench as nb
-from noisebench.backbones import BACKBONES
 from noisebench.cli.app import app
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import DataError
+from noisebench.experiments.backbones import BACKBONES
 from noisebench.labels.build import Outside, label
 from noisebench.losses import LOSSES, build_loss, cost_of
 from noisebench.noise import NOISES, build_noise, normal_noise

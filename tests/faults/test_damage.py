@@ -23,9 +23,9 @@ from noisebench import sitting
 from noisebench.cli import main
 from noisebench.core.files import lock as claim
 from noisebench.errors import DataError, Interrupted, NoisebenchError, RunFailed
+from noisebench.experiments.command import reproduction
+from noisebench.experiments.resolve import Run
 from noisebench.labels.build import LabelWish
-from noisebench.plan import Run
-from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder
 from noisebench.sitting import Conduct
 from noisebench.training.trainer import Trainer

@@ -20,7 +20,7 @@ from noisebench.executors.job import Bundle, Event, Job, Place, bundles
 from noisebench.executors.local import LocalPool
 from noisebench.executors.submission import Submission
 from noisebench.executors.worker import work_on
-from noisebench.suite import SuiteRun
+from noisebench.experiments.suite import SuiteRun
 from tests.unit.test_pack import agenda
 
 

@@ -19,7 +19,7 @@ import torch
 from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.errors import ConfigError
-from noisebench.plan import Run
+from noisebench.experiments.resolve import Run
 from noisebench.processes import Ranks, Seat, Spread, check_spread, cut, seat_here
 from noisebench.runfolder import RunFolder
 from noisebench.runner import begin

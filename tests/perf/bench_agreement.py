@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
 from noisebench.lockstep import Wanted, execute_together
-from noisebench.plan import Run, Wish, plan_run
 from noisebench.runfolder import RunFolder
 from noisebench.runner import execute, make_trainer
 from noisebench.sitting import Conduct

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from noisebench.core.hardware import resolve_precision
 from noisebench.datasets import DATASETS, read_images
+from noisebench.experiments.recipes import make_recipe
 from noisebench.losses import build_loss
 from noisebench.noise import build_noise
 from noisebench.noise import sampling as draw
-from noisebench.recipes import make_recipe
 from noisebench.strategies import build_strategy
 from noisebench.training import pack as pack_module
 from noisebench.training import trainer as trainer_module

@@ -27,8 +27,8 @@ def train(epochs: int, n: int, k: int) -> tuple[float, float]:
     import numpy as np
     import torch
 
+    from noisebench.experiments.resolve import Wish, plan_run
     from noisebench.labels.build import LabelWish
-    from noisebench.plan import Wish, plan_run
     from noisebench.runfolder import RunFolder
     from noisebench.runner import execute, make_trainer
     from noisebench.sitting import Conduct

@@ -19,8 +19,8 @@ from noisebench.metrics.scores.scores import auroc, average_precision
 from noisebench.agenda import make_agenda
 from noisebench.cli import main
 from noisebench.datasets import read_human
+from noisebench.experiments.suite import find_suite
 from noisebench.labels.issues import better_score, doubted, judge, together
-from noisebench.suite import find_suite
 from noisebench.workspace import Workspace
 
 PRETRAINED, LABELLED = 15_000, 2_000  # images

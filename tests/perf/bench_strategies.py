@@ -20,8 +20,8 @@ from torch import nn
 
 from noisebench.core.registry import Entry
 from noisebench.errors import RunFailed
+from noisebench.experiments.recipes import Recipe
 from noisebench.losses import build_loss
-from noisebench.recipes import Recipe
 from noisebench.strategies import STRATEGIES, Passes, build_strategy, normal_strategy
 from noisebench.training.trainer import Task, Trainer
 

@@ -17,9 +17,9 @@ import torch
 
 from noisebench.agenda import Item, make_agenda
 from noisebench.core.hardware import cores
+from noisebench.experiments.suite import find_suite
 from noisebench.runner import execute, make_trainer
 from noisebench.sitting import Conduct
-from noisebench.suite import find_suite
 from noisebench.workspace import Workspace
 
 SAMPLE = 8

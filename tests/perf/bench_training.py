@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from noisebench.core.hardware import resolve_precision
+from noisebench.experiments.recipes import make_recipe
 from noisebench.losses import build_loss
-from noisebench.recipes import make_recipe
 from noisebench.strategies import build_strategy
 from noisebench.training.networks import make_network
 from noisebench.training.trainer import Task, Trainer

@@ -22,8 +22,8 @@ from noisebench.agenda import Item, make_agenda, where
 from noisebench.cli import main
 from noisebench.core.hardware import environment
 from noisebench.datasets import find_dataset, read_images
+from noisebench.experiments.suite import Suite
 from noisebench.report import finished_runs
-from noisebench.suite import Suite
 from noisebench.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]

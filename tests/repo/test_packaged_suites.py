@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from noisebench.datasets import DATASETS
+from noisebench.experiments.published import Beside, Ours, cells_of, find_beside
+from noisebench.experiments.recipes import make_recipe
+from noisebench.experiments.suite import Suite, SuiteRun, expand, packaged_suites, read_suites
 from noisebench.labels.build import noise_for
-from noisebench.published import Beside, Ours, cells_of, find_beside
-from noisebench.recipes import make_recipe
-from noisebench.suite import Suite, SuiteRun, expand, packaged_suites, read_suites
 
 SUITES = read_suites(packaged_suites())
 

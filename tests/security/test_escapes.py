@@ -29,6 +29,7 @@ from noisebench.cli import main
 from noisebench.core.sanitize import as_cell, from_cell, harmless
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import NoisebenchError
+from noisebench.experiments.command import reproduction
 from noisebench.labels.build import LabelWish, make_manifest
 from noisebench.labels.manifest import read_manifest
 from noisebench.report import FORMATS, Shape, report_of
@@ -36,7 +37,6 @@ from noisebench.report.figures.panels import Figure, Panel, Series
 from noisebench.report.github import error_lines, step_summary
 from noisebench.report.html import fragment
 from noisebench.report.page.inline import inline_svg
-from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.workspace import Workspace
 from tests.unit.test_report import SYM, add

@@ -30,12 +30,12 @@ from noisebench.datasets.streaming.index import Listing, Names
 from noisebench.datasets.streaming.opening import opener
 from noisebench.datasets.streaming.tars import index_tars
 from noisebench.errors import ConfigError, DataError, Interrupted, LanguageError, NoisebenchError
-from noisebench.initial import initial_of
+from noisebench.experiments.suite import read_suites
+from noisebench.experiments.weights import initial_of
 from noisebench.labels.manifest import read_manifest
 from noisebench.losses import LOSSES, register_loss
 from noisebench.runfolder import RunFolder
 from noisebench.sitting import Conduct, Course, course_of, read, save
-from noisebench.suite import read_suites
 from noisebench.training.stored import load_weights
 from noisebench.training.trainer import Trainer
 from tests.unit.test_runner import Desk
@@ -412,7 +412,7 @@ def sealed(content: bytes) -> bytes:
 def test_an_inflated_checkpoint_is_refused_within_its_own_size(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(compressed(torch_file({"a": torch.zeros(1 << 26)})))
     assert (tmp_path / "x.pt").stat().st_size < 1 << 20
-    code = 'from noisebench.initial import initial_of; initial_of("x.pt", Path("x.pt"))'
+    code = 'from noisebench.experiments.weights import initial_of; initial_of("x.pt", Path("x.pt"))'
     assert "refused" in bounded(code, tmp_path, imports="import torch, safetensors.torch", memory=1 << 27)
 
 

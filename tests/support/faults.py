@@ -130,7 +130,7 @@ SLOW = (  # what commands import: a second and more where each does that itself
     "torch", "numpy.ctypeslib", "pandas", "pyarrow.pandas_compat", "safetensors.torch", "rich.table", "jinja2", "PIL.Image",
     "pydantic.type_adapter", "matplotlib.backends.backend_svg", "matplotlib.figure", "platformdirs.unix", "typer.main", "typer.rich_utils",
     "noisebench.api", "noisebench.lockstep", "noisebench.cli.app", "noisebench.noise.conventions", "noisebench.evaluation", "noisebench.rebuild",
-    "noisebench.report.figures.curves", "noisebench.report.page", "noisebench.reproduce", "noisebench.core.console", "noisebench.labels.issues",
+    "noisebench.report.figures.curves", "noisebench.report.page", "noisebench.experiments.command", "noisebench.core.console", "noisebench.labels.issues",
     "noisebench.trackers", "noisebench.training.trainer",
 )  # fmt: skip
 SINCE = ("full", "read-only")  # what goes on, once it has begun

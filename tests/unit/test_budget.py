@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisebench.agenda import make_agenda
-from noisebench.budget import Price, at_budget, price_of
 from noisebench.cli import main
 from noisebench.errors import ConfigError
+from noisebench.experiments.compute import Price, at_budget, price_of
+from noisebench.experiments.methods import METHODS
+from noisebench.experiments.recipes import Recipe
+from noisebench.experiments.resolve import Run, Wish, plan_run
+from noisebench.experiments.suite import find_suite, read_suites
 from noisebench.losses import LOSSES
-from noisebench.methods import METHODS
-from noisebench.plan import Run, Wish, plan_run
-from noisebench.recipes import Recipe
 from noisebench.report import Report, Shape, make_tables, read_rows, report_of
 from noisebench.report.compute import by_compute
 from noisebench.runfolder import run_folders
 from noisebench.strategies import STRATEGIES, Strategy, normal_strategy, register_strategy
-from noisebench.suite import find_suite, read_suites
 from noisebench.workspace import Workspace
 from tests.unit.test_report import ASYM, SYM, add
 from tests.unit.test_suite import GOOD, mistakes, write

@@ -40,8 +40,8 @@ def test_no_digit_is_in_both_parts_of_the_split(digits: Images) -> None:
 def test_an_entry_names_a_map_recipe_and_model_that_exist(subtests: pytest.Subtests) -> None:
     for name in DATASETS:
         with subtests.test(dataset=name):
-            from noisebench.backbones import canonical_backbone
-            from noisebench.recipes import RECIPES
+            from noisebench.experiments.backbones import canonical_backbone
+            from noisebench.experiments.recipes import RECIPES
 
             entry = DATASETS[name]
             assert entry.map is None or MAPS[entry.map].num_classes == entry.num_classes

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from noisebench.methods import METHODS
+from noisebench.experiments.methods import METHODS
 from noisebench.strategies import Output
 from noisebench.strategies.elr import early_term, remembered
 from noisebench.training.trainer import Trainer

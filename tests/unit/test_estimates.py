@@ -18,11 +18,11 @@ from noisebench.metrics.scores.confident_learning import (
 
 import noisebench as nb
 from noisebench.errors import Interrupted, LanguageError
+from noisebench.experiments.oracle import estimated_facts
+from noisebench.experiments.resolve import Run
 from noisebench.losses import LOSSES
-from noisebench.plan import Run
 from noisebench.runner import find_device, make_trainer
 from noisebench.sitting import Conduct
-from noisebench.truth import estimated_facts
 from noisebench.warmup import FOLDS, fold_trainer, folds, warmup_epochs
 from tests.conftest import Case
 from tests.unit.test_runner import Desk

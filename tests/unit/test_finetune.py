@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
+from noisebench.experiments.command import reproduction
+from noisebench.experiments.recipes import RECIPES, Recipe, all_settings, make_recipe
 from noisebench.packing import kind_of
 from noisebench.rebuild import rebuild
-from noisebench.recipes import RECIPES, Recipe, all_settings, make_recipe
-from noisebench.reproduce import reproduction
 from noisebench.runfolder import run_folders
 from noisebench.training.networks import make_network
 from noisebench.training.networks.groups import freeze, layer_groups, parameter_groups

@@ -25,8 +25,8 @@ from noisebench.datasets.streaming.images import decoded
 from noisebench.datasets.streaming.opening import opener
 from noisebench.datasets.user_data import describe_foreign
 from noisebench.errors import DataError
+from noisebench.experiments.command import reproduction
 from noisebench.labels.manifest import Manifest, read_manifest
-from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder
 from noisebench.training.opening import timm_opener
 from noisebench.training.sources import Look, normalisation_of, source_of

@@ -11,7 +11,7 @@ import pytest
 from noisebench.agenda import make_agenda
 from noisebench.cli.grid import GridProgress
 from noisebench.executors.job import Event
-from noisebench.suite import Suite
+from noisebench.experiments.suite import Suite
 from noisebench.workspace import Workspace
 
 

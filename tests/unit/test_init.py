@@ -22,14 +22,13 @@ from noisebench.agenda import make_agenda
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images
 from noisebench.errors import ConfigError, DataError
-from noisebench.initial import find_file, initial_of
+from noisebench.experiments.resolve import Wish, plan_run
+from noisebench.experiments.suite import read_suites
+from noisebench.experiments.weights import find_file, find_pretrained, initial_of
 from noisebench.labels.build import LabelWish
-from noisebench.plan import Wish, plan_run
-from noisebench.pretrained import find_pretrained
 from noisebench.rebuild import rebuild
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.runner import make_trainer as trainer_of
-from noisebench.suite import read_suites
 from noisebench.training.beginning import Beginning, Weights, weights_of
 from noisebench.training.networks import make_network
 from noisebench.training.networks.fitting import adapted
@@ -294,7 +293,7 @@ def test_a_download_that_breaks_off_is_not_a_hub_without_the_file(tmp_path: Path
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr("noisebench.pretrained.unreachable", lambda endpoint: "")
+    monkeypatch.setattr("noisebench.experiments.weights.unreachable", lambda endpoint: "")
     with pytest.raises(DataError, match=r"could not be fetched \(An error happened while trying to locate"):
         find_pretrained(TINY, offline=False)
 
@@ -312,7 +311,7 @@ def test_weights_from_the_hub_are_those_it_names_by_their_sha256(right: bool, tm
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    monkeypatch.setattr("noisebench.pretrained.unreachable", lambda endpoint: "")
+    monkeypatch.setattr("noisebench.experiments.weights.unreachable", lambda endpoint: "")
     if right:
         assert find_pretrained(TINY, offline=False)[1].read_bytes() == content
     else:

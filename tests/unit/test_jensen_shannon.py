@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from noisebench.experiments.methods import METHODS
 from noisebench.losses import Scores, build_loss
-from noisebench.methods import METHODS
 from noisebench.strategies import Batch, Output, build_strategy
 from noisebench.training.objective import believed_cost
 from noisebench.training.trainer import Trainer

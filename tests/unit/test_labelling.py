@@ -21,13 +21,13 @@ from noisebench.cli.options import NoiseOptions
 from noisebench.datasets import DATASETS, HUMAN, Dataset, Labels, fingerprint, read_labels
 from noisebench.datasets.cifar_n import HumanColumn, HumanFile
 from noisebench.errors import ConfigError, LanguageError, ManifestError, NoisebenchError, UnknownName
+from noisebench.experiments.oracle import is_oracle
 from noisebench.labels import csv as rows
 from noisebench.labels.build import LabelWish, Outside, make_manifest, noise_for
 from noisebench.labels.manifest import OPEN, Manifest, read_manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import build_noise, by_class
 from noisebench.noise.conventions import CONVENTIONS, find_convention
-from noisebench.truth import is_oracle
 from noisebench.workspace import Workspace
 
 LIGHT = settings(max_examples=60, deadline=None)

@@ -166,8 +166,8 @@ def test_imagenets_classes_are_a_thousand_and_in_their_order():
 
 
 def test_the_papers_methods_have_the_papers_eps_on_imagenet(tmp_path, digits):
+    from noisebench.experiments.resolve import Wish, plan_run
     from noisebench.labels.build import LabelWish
-    from noisebench.plan import Wish, plan_run
 
     write_imagenet(tmp_path / "imagenet", digits.train_images * 16)
     workspace = Workspace(tmp_path / "w", tmp_path)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from noisebench.datasets import Images
+from noisebench.experiments.recipes import Recipe
 from noisebench.losses import build_loss
-from noisebench.recipes import Recipe
 from noisebench.strategies import Facts, Strategy, build_strategy
 from noisebench.strategies.learned import importance, log_volume, revised, with_unit_diagonal
 from noisebench.strategies.transition import through

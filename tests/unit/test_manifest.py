@@ -20,12 +20,12 @@ from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Dataset, Labels, read_labels
 from noisebench.datasets.image_folder import list_folder
 from noisebench.errors import DataError, LanguageError, ManifestError
+from noisebench.experiments.oracle import is_oracle, resolve, transitions, with_auto
 from noisebench.labels.build import LabelWish, make_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import transition
 from noisebench.strategies import STRATEGIES
-from noisebench.truth import is_oracle, resolve, transitions, with_auto
 
 LIGHT = settings(max_examples=60, deadline=None)
 FORMATS = ("m.csv", "m.csv.gz", "m.parquet")

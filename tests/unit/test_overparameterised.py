@@ -8,8 +8,8 @@ from copy import deepcopy
 import pytest
 import torch
 
+from noisebench.experiments.methods import METHODS
 from noisebench.losses import Scores, build_loss
-from noisebench.methods import METHODS
 from noisebench.strategies import Batch, Output, Strategy
 from noisebench.strategies.sop import explained
 from noisebench.training.pack import Pack

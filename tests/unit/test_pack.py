@@ -13,16 +13,16 @@ import torch
 
 from noisebench.agenda import Item, make_agenda
 from noisebench.errors import Interrupted, NoisebenchError, RunFailed
+from noisebench.experiments.recipes import Recipe
+from noisebench.experiments.resolve import Run
+from noisebench.experiments.suite import find_suite
 from noisebench.lockstep import Wanted, execute_together
 from noisebench.losses import LOSSES, Scores
 from noisebench.packing import kind_of, loads
-from noisebench.plan import Run
-from noisebench.recipes import Recipe
 from noisebench.runfolder import RunFolder
 from noisebench.runner import execute, make_trainer
 from noisebench.sitting import Conduct
 from noisebench.strategies import STRATEGIES, build_strategy
-from noisebench.suite import find_suite
 from noisebench.training.networks import make_network
 from noisebench.training.networks.packed import pack_networks
 from noisebench.training.pack import Pack

@@ -9,7 +9,7 @@ import torch
 
 from noisebench.core import hardware as precision
 from noisebench.errors import ConfigError
-from noisebench.plan import Wish, plan_run
+from noisebench.experiments.resolve import Wish, plan_run
 from tests.conftest import Case
 from tests.unit.test_runner import Desk
 

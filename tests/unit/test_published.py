@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 import noisebench as nb
-from noisebench.backbones import BACKBONES
 from noisebench.cli import main
 from noisebench.datasets import DATASETS
 from noisebench.errors import UnknownName
+from noisebench.experiments.backbones import BACKBONES
+from noisebench.experiments.methods import METHODS
+from noisebench.experiments.published import PAPERS, SELECTIONS, Ours, cells_of, find_beside, read_published
+from noisebench.experiments.recipes import RECIPES
 from noisebench.labels.build import check_noise
-from noisebench.methods import METHODS
 from noisebench.noise import normal_noise
 from noisebench.noise.conventions import CONVENTIONS
-from noisebench.published import PAPERS, SELECTIONS, Ours, cells_of, find_beside, read_published
-from noisebench.recipes import RECIPES
 from noisebench.report import METRICS
 from tests.conftest import Case
 from tests.unit.test_report import add

@@ -14,9 +14,9 @@ import yaml
 from noisebench import runner
 from noisebench.datasets import fingerprint
 from noisebench.errors import DataError, Interrupted, LanguageError, ManifestError, NoisebenchError, RunFailed
+from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import Manifest
-from noisebench.plan import Run, Wish, plan_run
 from noisebench.runfolder import RunFolder, results
 from noisebench.runner import execute, make_trainer
 from noisebench.sitting import Conduct, Progress

@@ -23,23 +23,23 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from noisebench import plan
 from noisebench.cli import main
 from noisebench.datasets import Images, Pictures, find_dataset, image_rows, read_images, read_labels
 from noisebench.datasets.streaming.index import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
-from noisebench.initial import Initial
+from noisebench.experiments import resolve as plan
+from noisebench.experiments.recipes import RECIPES
+from noisebench.experiments.resolve import Wish, plan_run
+from noisebench.experiments.suite import find_suite
+from noisebench.experiments.weights import Initial
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import read_manifest
-from noisebench.plan import Wish, plan_run
-from noisebench.recipes import RECIPES
 from noisebench.reevaluate import evaluate_on
 from noisebench.report.page.pictures import Pictures as PagePictures
 from noisebench.runfolder import RunFolder
 from noisebench.runner import check_networks, make_trainer
 from noisebench.strategies import build_strategy
-from noisebench.suite import find_suite
 from noisebench.training.pixels import Plan
 from noisebench.training.sources import Look, normalisation_of, source_of
 from noisebench.training.stored import StoredNetworks

@@ -16,18 +16,18 @@ import noisebench as nb
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Dataset, Images, Labels
 from noisebench.errors import ConfigError, DataError, ManifestError
+from noisebench.experiments.command import reproduction
+from noisebench.experiments.methods import find_method
+from noisebench.experiments.resolve import Wish, key_of, plan_run
 from noisebench.folds import make_folds
 from noisebench.labels.build import LabelWish, Outside, make_manifest
 from noisebench.labels.issues import better_score
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
 from noisebench.labels.review import review_manifest
 from noisebench.labels.subset import Within, subset_of
-from noisebench.methods import find_method
 from noisebench.noise import transition
 from noisebench.noise.sampling import expected
-from noisebench.plan import Wish, key_of, plan_run
 from noisebench.rebuild import rebuild
-from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.workspace import Workspace
 from tests.unit.test_report import add
@@ -447,7 +447,7 @@ def test_another_number_of_images_is_another_experiment_than_the_published_one(t
     ],
 )
 def test_a_wrong_size_in_a_suite_is_said(old: str, new: str, said: str, tmp_path: Path) -> None:
-    from noisebench.suite import read_suites
+    from noisebench.experiments.suite import read_suites
 
     path = tmp_path / "s.yaml"
     path.write_text(SUITE.replace(old, new))

@@ -14,8 +14,8 @@ from noisebench.cli import main
 from noisebench.errors import ConfigError, UnknownName
 from noisebench.executors.job import Place, bundles
 from noisebench.executors.local import LocalPool
+from noisebench.experiments.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.noise import normal_noise
-from noisebench.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.workspace import Workspace
 
 GOOD = """\

@@ -9,11 +9,11 @@ from typing import Any
 from ...core.expressions import Call, parse
 from ...core.registry import Registry
 from ...errors import NoisebenchError
-from ...initial import label_of
+from ...experiments.oracle import EMPIRICAL, TRUE, is_rate
+from ...experiments.weights import label_of
 from ...labels.manifest import of_which
 from ...losses import LOSSES
 from ...strategies import STRATEGIES
-from ...truth import EMPIRICAL, TRUE, is_rate
 
 _DIGITS = 12  # of a checksum
 _SOFTWARE = ("noisebench", "torch", "torchvision", "timm", "numpy", "python", "platform")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, NoisebenchError
-from ...reproduce import Reproduction, reproduction
+from ...experiments.command import Reproduction, reproduction
 from ...runfolder import RunFolder
 from .chart import Chart, Line, Point, round_ticks, thin
 from .configuration import Group, configuration, oracle_reason

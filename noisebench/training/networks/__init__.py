@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones import BACKBONES, TIMM, canonical_backbone
+from ...experiments.backbones import BACKBONES, TIMM, canonical_backbone
 
 
 def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed: int, *, enlarged: bool = False) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ...errors import ConfigError
-from ...recipes import Recipe
+from ...experiments.recipes import Recipe
 
 
 def layer_groups(network: nn.Module) -> list[list[str]]:

@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from noisebench.backbones import canonical_backbone
-from noisebench.budget import price_of
 from noisebench.core.expressions import parse, parse_value
 from noisebench.core.registry import Registry
 from noisebench.errors import NoisebenchError
+from noisebench.experiments.backbones import canonical_backbone
+from noisebench.experiments.compute import price_of
+from noisebench.experiments.methods import METHODS
+from noisebench.experiments.recipes import read_schedule
 from noisebench.losses import LOSSES, build_loss, build_penalty
-from noisebench.methods import METHODS
 from noisebench.noise import NOISES, build_noise, is_drawn, normal_noise
-from noisebench.recipes import read_schedule
 from noisebench.strategies import STRATEGIES, build_strategy, normal_strategy
 
 from .choices import Choices, mutated

@@ -20,9 +20,9 @@ from noisebench.cli.listing import _runs
 from noisebench.cli.options import Globals
 from noisebench.errors import NoisebenchError
 from noisebench.evaluation import checked_arrays
+from noisebench.experiments.command import reproduction
 from noisebench.labels.issues import better_score, judge
 from noisebench.report import Rules, Shape, check, read_baseline, report_of
-from noisebench.reproduce import reproduction
 from noisebench.runfolder import RunFolder
 from noisebench.trackers.logbook import _known
 from noisebench.workspace import Workspace

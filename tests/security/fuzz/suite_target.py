@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from noisebench.suite import expand, find_suite, labels_of, packaged_suites, read_suites, wish_of
+from noisebench.experiments.suite import expand, find_suite, labels_of, packaged_suites, read_suites, wish_of
 
 from .choices import VALUES, Choices, changed, mutated
 

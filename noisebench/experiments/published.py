@@ -15,8 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from .errors import NoisebenchError, UnknownName
-from .noise import normal_noise
+from ..errors import NoisebenchError, UnknownName
+from ..noise import normal_noise
 
 PAPERS = {
     "equal-loss": "Cui et al., Equal Loss, Tables 1 and 2",

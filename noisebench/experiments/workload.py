@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from functools import cache
 
-from .budget import Price, price_of
-from .datasets import DATASETS
-from .errors import ConfigError
-from .noise import normal_noise
-from .plan import texts_of
+from ..datasets import DATASETS
+from ..errors import ConfigError
+from ..noise import normal_noise
+from .compute import Price, price_of
 from .recipes import make_recipe
+from .resolve import texts_of
 from .suite import Suite, SuiteRun, expand, wish_of
 
 

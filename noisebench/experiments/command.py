@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .core.expressions import Call, parse
-from .core.registry import Registry
-from .datasets import DATASETS, split_column
-from .losses import LOSSES
-from .noise import FILES, NOISES
-from .noise.given import OWN
+from ..core.expressions import Call, parse
+from ..core.registry import Registry
+from ..datasets import DATASETS, split_column
+from ..losses import LOSSES
+from ..noise import FILES, NOISES
+from ..noise.given import OWN
+from ..strategies import STRATEGIES
 from .recipes import OPTIONS, RECIPE_FIELDS, RECIPES, all_settings, make_recipe
-from .strategies import STRATEGIES
 
 _HELD_OUT = re.compile(r"(\S+) held out (after|before) corruption")
 _TRUSTED = re.compile(r"(\S+) trusted")

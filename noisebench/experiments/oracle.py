@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from .core.expressions import AUTO, ESTIMATED, OVERALL, Call, Expression, Value
-from .core.registry import Registry
-from .errors import LanguageError
-from .labels.manifest import Manifest
-from .losses import LOSSES
-from .metrics.confident_learning import Estimates
+from ..core.expressions import AUTO, ESTIMATED, OVERALL, Call, Expression, Value
+from ..core.registry import Registry
+from ..errors import LanguageError
+from ..labels.manifest import Manifest
+from ..losses import LOSSES
+from ..metrics.confident_learning import Estimates
 
 TRUE, EMPIRICAL = "true", "empirical"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from .core.expressions import Call, parse
-from .datasets import FITS, Dataset, Fitting
-from .errors import ConfigError, UnknownName
+from ..core.expressions import Call, parse
+from ..datasets import FITS, Dataset, Fitting
+from ..errors import ConfigError, UnknownName
 
 _OF_PICTURES = ("size", "area", "centre")
 _STREAMED = ("area", "centre")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .core.expressions import Call, parse
-from .errors import LanguageError, UnknownName
+from ..core.expressions import Call, parse
+from ..errors import LanguageError, UnknownName
 
 TIMM = "timm:"
 

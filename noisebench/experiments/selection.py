@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from ..errors import ConfigError, NoisebenchError
+from ..losses import LOSSES
+from ..noise import normal_noise
+from ..strategies import normal_strategy
 from .backbones import canonical_backbone
-from .errors import ConfigError, NoisebenchError
-from .losses import LOSSES
-from .noise import normal_noise
-from .strategies import normal_strategy
 
 _OR = "|"  # between several values of one condition; none holds it
 

@@ -16,25 +16,24 @@ from typing import Any
 import yaml
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
 
+from ..core.files.untrusted import read_text
+from ..core.hardware import checked_precision
+from ..datasets import DATASETS, split_reader
+from ..errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
+from ..labels.build import VAL_SPLITS, LabelWish, check_noise, noise_for
+from ..labels.subset import check_subset
+from ..losses import LOSSES
+from ..noise import normal_noise
+from ..strategies import normal_strategy
 from .backbones import canonical_backbone
-from .budget import check_schedule, checked_budget
-from .conditions import normal_value
-from .core.files.untrusted import read_text
-from .core.hardware import checked_precision
-from .datasets import DATASETS, split_reader
-from .errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
-from .initial import check_init
-from .labels.build import VAL_SPLITS, LabelWish, check_noise, noise_for
-from .labels.subset import check_subset
-from .losses import LOSSES
+from .compute import check_schedule, checked_budget
 from .methods import find_method
-from .noise import normal_noise
-from .places import Place, compose, construct, mark_of
-from .plan import Wish, checked_seed
 from .published import find_paper
 from .recipes import RECIPE_FIELDS, RECIPES, check_fit, find_recipe, make_recipe, read_schedule, settled
-from .settings import Defaults, Override, ReportShape, Scalar, Selector, Settings, Strict
-from .strategies import normal_strategy
+from .resolve import Wish, checked_seed
+from .selection import normal_value
+from .suite_file import Defaults, Override, Place, ReportShape, Scalar, Selector, Settings, Strict, compose, construct, mark_of
+from .weights import check_init
 
 AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
 _NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are texts

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .core.expressions import Expression
-from .errors import ConfigError
-from .losses import LOSSES
+from ..core.expressions import Expression
+from ..errors import ConfigError
+from ..losses import LOSSES
+from ..strategies import STRATEGIES, Passes, normal_strategy
+from .oracle import estimated_facts
 from .recipes import Recipe, read_schedule
-from .strategies import STRATEGIES, Passes, normal_strategy
-from .truth import estimated_facts
 
 BUDGETS = ("epochs", "compute")
 _WARMUP = 4  # of its epochs, a run that estimates its noise takes one in four for that: later, networks learn wrong labels by heart

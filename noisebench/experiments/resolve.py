@@ -14,23 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from ..core.expressions import Call, Expression, parse, parse_value
+from ..core.hardware import resolve_precision
+from ..datasets import Dataset
+from ..datasets.streaming.images import DECODING_VERSION
+from ..errors import ConfigError, LanguageError
+from ..labels.manifest import Manifest, file_name
+from ..losses import LOSSES, build_loss
+from ..metrics.confident_learning import VERSION as ESTIMATES_VERSION
+from ..metrics.confident_learning import Estimates
+from ..strategies import STRATEGIES, normal_strategy
 from .backbones import backbone_fingerprint, canonical_backbone
-from .budget import at_budget
-from .core.expressions import Call, Expression, parse, parse_value
-from .core.hardware import resolve_precision
-from .datasets import Dataset
-from .datasets.streaming.images import DECODING_VERSION
-from .errors import ConfigError, LanguageError
-from .initial import VERSION as INITIAL_VERSION
-from .initial import Initial
-from .labels.manifest import Manifest, file_name
-from .losses import LOSSES, build_loss
+from .compute import at_budget
 from .methods import METHODS, Method, Preset, find_method
-from .metrics.confident_learning import VERSION as ESTIMATES_VERSION
-from .metrics.confident_learning import Estimates
+from .oracle import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
 from .recipes import Recipe, make_recipe, settled
-from .strategies import STRATEGIES, normal_strategy
-from .truth import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
+from .weights import VERSION as INITIAL_VERSION
+from .weights import Initial
 
 PICTURES_VERSION = 2  # of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
 WHERE = ("path", "test_path", "labels_path")  # where a foreign set lay, from the workspace; information, in no key

@@ -1,0 +1,1 @@
+"""What to run, resolved: methods, recipes, suites, keys. No torch, no run folders."""

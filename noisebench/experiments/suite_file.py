@@ -1,0 +1,141 @@
+"""What a suite of benchmarks.yaml may say of its runs and its table: names and types. What the values mean is suite.py's to check.
+
+YAML -> plain values, remembering line and column of each, so that every mistake of a file can be said at its place.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from ..core.files.untrusted import check_nesting
+
+Scalar = bool | int | float | str | None
+Selector = dict[str, Scalar | list[Scalar]]
+"""Which runs of a suite: those that have one of the values of each key."""
+
+
+class Strict(BaseModel):
+    """Nothing unknown, nothing of another type, nothing changed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Settings(Strict):
+    """What one run may be told; every field may stand in `defaults`, the axes in `matrix` too."""
+
+    dataset: str | None = None
+    test: str | None = None  # where the test images of a folder lie, if not in it
+    model: str | None = None
+    init: str | None = None
+    recipe: str | None = None
+    noise: str | None = None
+    method: str | None = None
+    loss: str | None = None
+    strategy: str | None = None
+    val_fraction: float | None = None
+    val_split: str | None = None
+    trusted: float | None = None
+    subset: int | None = None
+    precision: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    momentum: float | None = None
+    nesterov: bool | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    clip: float | None = None
+    crop: int | None = None
+    flip: bool | None = None
+    freeze: int | None = None
+    layer_decay: float | None = None
+    size: int | None = Field(default=None, validation_alias=AliasChoices("img_size", "size"))
+    fit: str | None = None
+    area: float | None = None
+    centre: float | None = None
+
+    def given(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True, exclude_none=True)
+
+
+class Defaults(Settings):
+    """The settings all runs of a suite share, and the seeds. noise_seed: the same as the seed unless fixed; budget: what all methods
+    have alike, the epochs, or with `compute` the work of so many epochs of CE."""
+
+    seeds: list[int] = Field(default=[0], min_length=1)
+    noise_seed: int | None = None
+    budget: str = "epochs"
+
+
+class Override(Strict):
+    """`set` these settings in the runs that `match`."""
+
+    match: Selector
+    set: Settings
+
+
+class ReportShape(Strict):
+    """How the suite's table is laid out; suspects: a .csv of the workspace, for the labels that its runs together doubt."""
+
+    rows: str = "method"
+    cols: str = "noise"
+    metric: str = "last"
+    published: str | None = None
+    suspects: str | None = None
+
+
+Place = tuple[str | int, ...]
+"""The keys and numbers that lead to a value."""
+
+_DEPTH = 8  # a selector's value in an override in a suite
+_MOST = 50_000  # values
+_LIKE_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?[0-9]*\.?[0-9]+[eE][0-9]+")
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The document as nodes. Raises ConfigError for an alias, ValueError for too deep or too large a one, yaml.YAMLError for no YAML."""
+    check_nesting(text, _DEPTH, _MOST)
+    return yaml.compose(text, yaml.SafeLoader)
+
+
+def mark_of(error: yaml.YAMLError) -> str:
+    """`:line:column`, where the error says them."""
+    mark = getattr(error, "problem_mark", None)
+    return f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+
+
+def construct(node: yaml.Node, at: Place, places: dict[Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]) -> Any:
+    """Plain values, remembering where each stood; duplicate keys, aliases and `1e-3` are mistakes."""
+    here = (node.start_mark.line + 1, node.start_mark.column + 1)
+    places.setdefault(at, here)
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            spot = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            if key in mapping:
+                mistakes.append((*spot, f"the key {key!r} stands twice"))
+            places[(*at, key)] = spot
+            mapping[key] = construct(value_node, (*at, key), places, mistakes)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [construct(item, (*at, number), places, mistakes) for number, item in enumerate(node.value)]
+    plain = isinstance(node, yaml.ScalarNode) and node.style is None
+    if node.tag == "tag:yaml.org,2002:str" and plain and _LIKE_A_NUMBER.fullmatch(node.value):
+        mistakes.append((*here, f"YAML reads {node.value} as text: write {_with_point(node.value)}"))
+        return float(node.value)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError):
+        mistakes.append((*here, f"cannot read {getattr(node, 'value', node.tag)!r} as {node.tag.rpartition(':')[2]}: write it in quotes"))
+        return None
+
+
+def _with_point(text: str) -> str:
+    mantissa, exponent = re.split("[eE]", text)
+    sign = "" if exponent[0] in "+-" else "+"
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}{exponent}"
