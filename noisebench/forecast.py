@@ -16,7 +16,7 @@ from .warmup import warmup_epochs
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from .training.pack import Pack
+    from .training.packed import Pack
     from .training.trainer import Trainer
 
 _SHORT = 1.0  # seconds: an epoch that takes no longer is made whole, of a longer one two steps
@@ -100,7 +100,7 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
         trainers.append(make_trainer(run, images, device, beside=trainers[0] if trainers else None))
     way: Trainer | Pack = trainers[0]
     if width > 1:
-        from .training.pack import Pack
+        from .training.packed import Pack
 
         way = Pack(trainers, width)
     with closing(trainers[0]) as first:

@@ -20,7 +20,7 @@ from .runner import begin, failed, make_trainer, note
 from .sitting import Clock, Conduct, Course, Sitting, interrupted, save
 
 if TYPE_CHECKING:
-    from .training.pack import Pack
+    from .training.packed import Pack
     from .training.trainer import EpochEnd, Trainer
 
 Tell = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
@@ -104,7 +104,7 @@ def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None) -> _L
 
 def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
     """Lanes at the same step, to their ends. Where something throws, they go on in halves, until who threw it is alone and fails."""
-    from .training.pack import Pack
+    from .training.packed import Pack
 
     try:
         pack = Pack([lane.trainer for lane in lanes], lanes[0].course.packed, [kind_of_step(lane.wanted.run) for lane in lanes])

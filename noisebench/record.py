@@ -17,15 +17,15 @@ from .labels.manifest import LARGEST_T, Manifest
 from .metrics import scores as metrics
 from .metrics.confident_learning import Estimates
 from .metrics.predictions import Predictions
-from .processes import Ranks
 from .runfolder import SCHEMA, RunFolder
 from .sitting import Course, Progress
+from .training.distributed.processes import Ranks
 from .warmup import warmup_epochs
 
 if TYPE_CHECKING:
     import torch
 
-    from .training.sources import Source
+    from .training.images.source import Source
     from .training.trainer import EpochEnd, Trainer
 
 _MEAN_OF_LAST = 10  # epochs

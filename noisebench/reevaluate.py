@@ -31,9 +31,9 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     training_images: asked for the (N, H, W, C) of a run of an older version, which did not note how its images were normalised.
     Raises DataError where the weights are not there or not the run's, NoisebenchError for a device that is not.
     """
+    from .training.images.pixels import Normalisation
+    from .training.images.source import normalisation_of
     from .training.networks import make_network, on_device
-    from .training.pixels import Normalisation
-    from .training.sources import normalisation_of
     from .training.stored import StoredNetworks, enlarges, load_weights
 
     folder.check_written(folder.weights)

@@ -18,11 +18,11 @@ from .experiments.recipes import fitting_of
 from .experiments.resolve import Run
 from .losses import LOSSES, build_loss, build_penalty
 from .metrics.confident_learning import Estimates
-from .processes import Ranks, Spread
 from .record import epoch_line, finish, progress
 from .runfolder import RunFolder
 from .sitting import Conduct, Course, Progress, Sitting, course_of, is_out_of_memory, read, reason
 from .strategies import STRATEGIES, Strategy, build_strategy
+from .training.distributed.processes import Ranks, Spread
 from .warmup import judge_folds
 from .workspace import Workspace
 
@@ -149,7 +149,7 @@ def make_trainer(
 
     A run with something to find out first gets a stand-in for it until there are `estimates`. beside: one to share images with.
     """
-    from .training.beginning import weights_of
+    from .training.networks.factory import weights_of
     from .training.trainer import Task, Trainer
 
     manifest = run.manifest
@@ -207,7 +207,7 @@ def _shape(run: Run, workspace: Workspace) -> tuple[int, int, int]:
 
 
 def _check_network(run: Run, shape: tuple[int, int, int]) -> list[str]:
-    from .training.beginning import Beginning, weights_of
+    from .training.networks.factory import Beginning, weights_of
     from .training.networks.groups import freeze, parameter_groups
 
     count = _strategy(run, Estimates(0.5, np.eye(run.dataset.num_classes))).networks

@@ -133,7 +133,7 @@ class Sitting:
 
 def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]], EpochEnd]:
     """The epochs of a run that began in a pack and goes on by itself: in a pack still, whose other places are filled."""
-    from .training.pack import Pack
+    from .training.packed import Pack
 
     pack = Pack([trainer], width)
 

@@ -15,8 +15,8 @@ from .experiments.compute import epochs_of_estimates
 from .experiments.resolve import Run
 from .losses import build_loss
 from .metrics.confident_learning import Estimates
-from .processes import Spread
 from .strategies import build_strategy
+from .training.distributed.processes import Spread
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spre
     It begins from the run's --init, if any; what that leaves open, and the order of the examples, no other fold or seed shares.
     """
     from .core.seeds import derived_seed
-    from .training.beginning import weights_of
+    from .training.networks.factory import weights_of
     from .training.trainer import Task, Trainer
 
     training, held = run.manifest.in_training, folds(run) == fold

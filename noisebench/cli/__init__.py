@@ -12,7 +12,7 @@ import typer
 
 from ..core.sanitize import harmless_line
 from ..errors import NoisebenchError, RunFailed
-from ..processes import seat_here
+from ..training.distributed.processes import seat_here
 
 _BUG, _INTERRUPTED = 1, 130
 _USAGE_ERROR = typer.BadParameter.__mro__[1]  # typer brings a click of its own, or the installed one, by its version

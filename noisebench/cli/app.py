@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from ..processes import seat_here
+from ..training.distributed.processes import seat_here
 from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_

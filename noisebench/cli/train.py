@@ -61,10 +61,10 @@ from .options import (
 if TYPE_CHECKING:
     from ..datasets import Images
     from ..experiments.resolve import Run, Wish
-    from ..processes import Ranks, Seat, Spread
     from ..runfolder import RunFolder
     from ..sitting import Progress
     from ..trackers import Logbook
+    from ..training.distributed.processes import Ranks, Seat, Spread
     from ..training.trainer import Trainer
     from ..workspace import Workspace
     from .labels import ChosenLabels
@@ -161,11 +161,11 @@ def train(
     """
     from ..errors import ConfigError
     from ..experiments.resolve import Wish, with_parameters
-    from ..processes import Spread, check_spread, seat_here
     from ..record import preprocessing
     from ..runfolder import RunFolder
     from ..runner import make_trainer
     from ..trackers import known_trackers
+    from ..training.distributed.processes import Spread, check_spread, seat_here
     from ..warmup import smallest_set
     from .labels import LabelChoice, choose_labels
     from .tracking import open_logbook
@@ -232,11 +232,11 @@ def _otherwise(record: dict[str, Any], spread: Spread) -> str:
 
 def _ranks(seat: Seat, device: str, *, dry_run: bool) -> AbstractContextManager[Ranks]:
     """This process by itself, or all that torchrun started, joined."""
-    from ..processes import Ranks
+    from ..training.distributed.processes import Ranks
 
     if not seat.several or dry_run:  # to say what would be run each plans by itself
         return nullcontext(Ranks(seat.rank, seat.size))
-    from ..training.ranks import several_ranks
+    from ..training.distributed.ranks import several_ranks
 
     return several_ranks(seat, device)
 

@@ -28,7 +28,7 @@ from ..core import hardware as memory
 
 # Elsewhere system libraries may have threads, which do not survive a fork. Some builds of Python for Linux know no pidfd.
 AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
-_PRELOADED = ("torch", "numpy.random", "noisebench.training.pack", "noisebench.training.networks.mlp", "noisebench.executors.worker")
+_PRELOADED = ("torch", "numpy.random", "noisebench.training.packed", "noisebench.training.networks.mlp", "noisebench.executors.worker")
 _NUMBER = struct.Struct("i")
 
 

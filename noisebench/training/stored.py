@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ..datasets import Fitting, ImageArray
 from ..errors import DataError
 from ..strategies import Strategy
-from .pixels import Normalisation
-from .predicting import log_p_parts
-from .sources import Look, source_of
+from .images.pixels import Normalisation
+from .images.source import Look, source_of
+from .inference import log_p_parts
 
 
 @dataclass(frozen=True)

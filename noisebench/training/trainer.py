@@ -23,21 +23,21 @@ from ..errors import RunFailed
 from ..experiments.recipes import Recipe, read_schedule
 from ..losses import Loss, Penalty, Scores
 from ..metrics.dynamics import early_epochs
-from ..processes import Spread
 from ..strategies import Batch, Facts, Output, Strategy
-from .beginning import Beginning, Weights
-from .finite import check_state, check_steps
+from .cuda_graph import Given, Made, RecordedStep
+from .distributed.processes import Spread
+from .distributed.sharing import batch_of, fitted, given, kept_by_each, make_batch, places
+from .epoch_stats import Passed, Passing
+from .images.pixels import Pixels, Plan
+from .images.source import Look, Source, normalisation_of, same_images, source_of
+from .inference import autocast, log_p_parts, network_log_p, repeatable
 from .networks import classifier, on_device
+from .networks.factory import Beginning, Weights
 from .networks.groups import freeze, parameter_groups
+from .numerics import check_state, check_steps
 from .objective import believed_cost, learning_rate_factor
 from .optimizer import SGD
-from .passing import Passed, Passing
-from .pixels import Pixels, Plan
-from .predicting import autocast, log_p_parts, network_log_p, repeatable
-from .recorded import Given, Made, RecordedStep
-from .sharing import batch_of, fitted, given, kept_by_each, make_batch, places
-from .sources import Look, Source, normalisation_of, same_images, source_of
-from .stepping import backward, descend, of_batch, training_forwards
+from .step import backward, descend, of_batch, training_forwards
 
 _NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
 _LOOK_EVERY = 64  # steps: to look at what a GPU has found is to wait for it

@@ -19,13 +19,13 @@ from noisebench.core import hardware as precision
 from noisebench.errors import DataError, RunFailed
 from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
-from noisebench.processes import Spread, cut
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.runner import execute, make_trainer
 from noisebench.sitting import Conduct, Course, save
-from noisebench.training.pack import Pack
-from noisebench.training.pixels import Pixels
-from noisebench.training.predicting import every
+from noisebench.training.distributed.processes import Spread, cut
+from noisebench.training.images.pixels import Pixels
+from noisebench.training.inference import every
+from noisebench.training.packed import Pack
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_losses import COMBINATORS, POINTWISE, a_batch, combined, cost, extreme, texts_of, variants_of

@@ -20,12 +20,12 @@ from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.errors import ConfigError
 from noisebench.experiments.resolve import Run
-from noisebench.processes import Ranks, Seat, Spread, check_spread, cut, seat_here
 from noisebench.runfolder import RunFolder
 from noisebench.runner import begin
 from noisebench.sitting import Conduct, Course, save
-from noisebench.training.ranks import device_of
-from noisebench.training.sharing import has_batch_norm, synchronised
+from noisebench.training.distributed.processes import Ranks, Seat, Spread, check_spread, cut, seat_here
+from noisebench.training.distributed.ranks import device_of
+from noisebench.training.distributed.sharing import has_batch_norm, synchronised
 from noisebench.training.trainer import Trainer
 from tests.contracts.test_strategies import TEXTS
 from tests.support.ranks_worker import trained

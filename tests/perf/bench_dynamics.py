@@ -23,10 +23,10 @@ from noisebench.losses import build_loss
 from noisebench.noise import build_noise
 from noisebench.noise import sampling as draw
 from noisebench.strategies import build_strategy
-from noisebench.training import pack as pack_module
+from noisebench.training import packed as pack_module
 from noisebench.training import trainer as trainer_module
-from noisebench.training.pack import Pack
-from noisebench.training.passing import Passing
+from noisebench.training.epoch_stats import Passing
+from noisebench.training.packed import Pack
 from noisebench.training.trainer import Task, Trainer
 
 ROUNDS, WIDTH = 41, 16

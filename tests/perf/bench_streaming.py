@@ -21,8 +21,8 @@ from sklearn.datasets import load_sample_images
 from timm.data import ImageDataset, create_loader
 
 from noisebench.datasets import find_dataset, read_images
-from noisebench.training.pixels import Plan
-from noisebench.training.sources import Look, normalisation_of, source_of
+from noisebench.training.images.pixels import Plan
+from noisebench.training.images.source import Look, normalisation_of, source_of
 
 PICTURES, SIZE = 768, (500, 375)
 

@@ -25,7 +25,7 @@ STUB = '''
 """Epochs that take no time."""
 import numpy as np
 from noisebench.metrics.scores.dynamics import early_epochs
-from noisebench.training.pack import Pack
+from noisebench.training.packed import Pack
 from noisebench.training.trainer import EpochEnd, Trainer
 
 

@@ -23,10 +23,10 @@ from torch import nn
 from noisebench.cli import main
 from noisebench.core.plugins import load_plugins
 from noisebench.datasets import DATASETS, Images, read_images
-from noisebench.processes import Ranks, Spread, seat_here
-from noisebench.training import beginning
-from noisebench.training.ranks import several_ranks
-from noisebench.training.sharing import kept_by_each
+from noisebench.training.distributed.processes import Ranks, Spread, seat_here
+from noisebench.training.distributed.ranks import several_ranks
+from noisebench.training.distributed.sharing import kept_by_each
+from noisebench.training.networks import factory as beginning
 from noisebench.training.trainer import Trainer
 from tests.conftest import small_trainer, weights
 

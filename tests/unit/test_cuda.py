@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from noisebench.errors import RunFailed
-from noisebench.training.pack import Pack
+from noisebench.training.packed import Pack
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_losses import POINTWISE, texts_of

@@ -28,8 +28,8 @@ from noisebench.errors import DataError
 from noisebench.experiments.command import reproduction
 from noisebench.labels.manifest import Manifest, read_manifest
 from noisebench.runfolder import RunFolder
-from noisebench.training.opening import timm_opener
-from noisebench.training.sources import Look, normalisation_of, source_of
+from noisebench.training.images.opening import timm_opener
+from noisebench.training.images.source import Look, normalisation_of, source_of
 from noisebench.workspace import Workspace
 
 

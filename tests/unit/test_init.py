@@ -29,10 +29,10 @@ from noisebench.labels.build import LabelWish
 from noisebench.rebuild import rebuild
 from noisebench.runfolder import RunFolder, run_folders
 from noisebench.runner import make_trainer as trainer_of
-from noisebench.training.beginning import Beginning, Weights, weights_of
 from noisebench.training.networks import make_network
+from noisebench.training.networks.factory import Beginning, Weights, weights_of
 from noisebench.training.networks.fitting import adapted
-from noisebench.training.pack import Pack
+from noisebench.training.packed import Pack
 from noisebench.training.trainer import Trainer
 from noisebench.warmup import fold_trainer
 from noisebench.workspace import Workspace

@@ -12,7 +12,7 @@ from noisebench.experiments.methods import METHODS
 from noisebench.losses import Scores, build_loss
 from noisebench.strategies import Batch, Output, Strategy
 from noisebench.strategies.sop import explained
-from noisebench.training.pack import Pack
+from noisebench.training.packed import Pack
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, started

@@ -25,7 +25,7 @@ from noisebench.sitting import Conduct
 from noisebench.strategies import STRATEGIES, build_strategy
 from noisebench.training.networks import make_network
 from noisebench.training.networks.packed import pack_networks
-from noisebench.training.pack import Pack
+from noisebench.training.packed import Pack
 from noisebench.training.trainer import Trainer
 from noisebench.workspace import Workspace
 from tests.conftest import same, weights

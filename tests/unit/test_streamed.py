@@ -40,8 +40,8 @@ from noisebench.report.page.pictures import Pictures as PagePictures
 from noisebench.runfolder import RunFolder
 from noisebench.runner import check_networks, make_trainer
 from noisebench.strategies import build_strategy
-from noisebench.training.pixels import Plan
-from noisebench.training.sources import Look, normalisation_of, source_of
+from noisebench.training.images.pixels import Plan
+from noisebench.training.images.source import Look, normalisation_of, source_of
 from noisebench.training.stored import StoredNetworks
 from noisebench.workspace import Workspace
 from tests.support import kills
@@ -346,7 +346,7 @@ def test_workers_begun_for_the_rest_of_an_epoch_are_as_many_as_for_a_whole_one(p
 
 
 def test_the_processes_of_a_run_on_one_machine_share_its_cores(pets, monkeypatch):
-    monkeypatch.setattr("noisebench.training.streamed.cores", lambda: 8)
+    monkeypatch.setattr("noisebench.training.images.streamed.cores", lambda: 8)
     assert streamed(pets, None)[0].workers == 8
     for name, value in {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}.items():
         monkeypatch.setenv(name, str(value))

@@ -15,8 +15,8 @@ import torch
 from noisebench.datasets import Images
 from noisebench.errors import RunFailed
 from noisebench.losses import register_loss
+from noisebench.training.images.pixels import Normalisation, Pixels, Plan
 from noisebench.training.objective import learning_rate_factor
-from noisebench.training.pixels import Normalisation, Pixels, Plan
 from noisebench.training.trainer import Task, Trainer
 from tests.conftest import CPU, same, weights
 
@@ -132,7 +132,7 @@ def test_flips_mirror_each_image_alone(crop: int, digits: Images) -> None:
 def test_a_small_set_gives_the_same_images_as_one_kept_as_bytes(crop: int, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     normalise = Normalisation.of(digits.train_images)
     small = Pixels(digits.train_images, normalise, CPU, crop)
-    monkeypatch.setattr("noisebench.training.pixels._FEW", 0)
+    monkeypatch.setattr("noisebench.training.images.pixels._FEW", 0)
     large = Pixels(digits.train_images, normalise, CPU, crop)
     plan = Plan.draw(len(small), 2, crop, crop > 0, torch.Generator().manual_seed(1))
     pairs = [
@@ -176,8 +176,8 @@ def test_bf16_trains_with_the_loss_in_float32(digits: Images, make_trainer: Call
 _PREDICT = """
 import re, numpy as np, torch
 from noisebench.training.networks import make_network
-from noisebench.training.pixels import Normalisation, Pixels
-from noisebench.training.predicting import network_log_p
+from noisebench.training.images.pixels import Normalisation, Pixels
+from noisebench.training.inference import network_log_p
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from .sources import Source
+from .images.source import Source
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from ..errors import RunFailed
 from ..strategies import Batch
-from .finite import sound_of, wrong_weights
+from .epoch_stats import Passing
+from .images.pixels import Pixels
+from .images.source import Source
+from .inference import every, repeatable
 from .networks.packed import pack_networks
+from .numerics import sound_of, wrong_weights
 from .optimizer import SGD
-from .passing import Passing
-from .pixels import Pixels
-from .predicting import every, repeatable
-from .sources import Source
 from .trainer import EpochEnd, Trainer
 
 _VECTOR = 64  # numbers: a tensor of a multiple of these is worked off in full vectors, without a rest that rounds otherwise

@@ -16,9 +16,9 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import ConfigError, NoisebenchError
-from ..processes import LEAST, Ranks, Seat, cut
+from ...errors import ConfigError, NoisebenchError
 from .alarm import Alarm
+from .processes import LEAST, Ranks, Seat, cut
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets import ImageArray, Pictures
-from ..experiments.recipes import Recipe
+from ...datasets import ImageArray, Pictures
+from ...experiments.recipes import Recipe
 from .pixels import Normalisation, Pixels, Plan
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1], as everybody takes them

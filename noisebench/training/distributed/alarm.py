@@ -16,7 +16,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from ..errors import Interrupted, NoisebenchError, ProcessLost, RunFailed
+from ...errors import Interrupted, NoisebenchError, ProcessLost, RunFailed
 
 _FAILED, _LEFT = "failed", "left"
 _EVERY = 0.5  # seconds between two looks at the store

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..processes import LEAST, Spread, check_parts
-from ..strategies import Batch
-from .pixels import Pixels
-from .recorded import Given
+from ...errors import ConfigError
+from ...strategies import Batch
+from ..cuda_graph import Given
+from ..images.pixels import Pixels
+from .processes import LEAST, Spread, check_parts
 
 if TYPE_CHECKING:
-    from .trainer import Trainer
+    from ..trainer import Trainer
 
 
 def fitted(trainer: Trainer, spread: Spread) -> Spread:

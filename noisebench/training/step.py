@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_
 
-from .finite import check_step, norm_of, sound_of_step
-from .recorded import Made
+from .cuda_graph import Made
+from .numerics import check_step, norm_of, sound_of_step
 
 if TYPE_CHECKING:
     from ..strategies import Batch

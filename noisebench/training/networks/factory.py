@@ -9,11 +9,11 @@ from typing import Any
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from ..errors import DataError
-from ..experiments.backbones import TIMM
-from ..experiments.weights import Initial, is_ours, plain_names, read_initial
-from .networks import make_network
-from .networks.fitting import Fitted, classifier_names, fit
+from ...errors import DataError
+from ...experiments.backbones import TIMM
+from ...experiments.weights import Initial, is_ours, plain_names, read_initial
+from . import make_network
+from .fitting import Fitted, classifier_names, fit
 
 _NUMBER = "network{}."
 _SIZE = "enlarge."  # of a network that enlarges its images, which it does for small ones alone
@@ -96,7 +96,7 @@ class Beginning:
         return fit(network, {**size, **others}, twins=self.networks > 1 and len(self.weights.states) == 1)
 
     def _translated(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        from .networks.timm_models import timm_translated
+        from .timm_models import timm_translated
 
         heads = (state.get(f"{name}.weight") for name in classifier_names(network))
         about: Any = network.pretrained_cfg

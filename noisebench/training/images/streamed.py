@@ -23,16 +23,16 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..core.hardware import cores
-from ..core.seeds import derived_seed
-from ..datasets import Pictures
-from ..datasets.streaming.images import Fitting, Opener, decoded
-from ..datasets.streaming.index import Listing, Names
-from ..errors import DataError
-from ..processes import seat_here
+from ...core.hardware import cores
+from ...core.seeds import derived_seed
+from ...datasets import Pictures
+from ...datasets.streaming.images import Fitting, Opener, decoded
+from ...datasets.streaming.index import Listing, Names
+from ...errors import DataError
+from ..distributed.processes import seat_here
 from .opening import timm_opener
 from .pixels import Normalisation, Plan
-from .sources import Look
+from .source import Look
 
 _PIECE = 128  # pictures that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill the memory
 _EVALUATION_BATCH = 256

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import ConfigError
+from ...errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,8 @@ from timm.data.readers.reader_factory import create_reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar, TarState
 
-from ..datasets.streaming.images import Opener
-from ..datasets.streaming.index import Listing
+from ...datasets.streaming.images import Opener
+from ...datasets.streaming.index import Listing
 
 _MOST_OPEN = 64  # tars a process keeps open: a set of a thousand shards would take all the files that one may have
 
