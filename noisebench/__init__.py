@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .losses import register_loss
     from .noise import register_noise, transition
     from .report import make_report as report
-    from .runfolder import results
+    from .runs.folder import results
     from .strategies import register_strategy
 
 _HOMES = {

@@ -18,12 +18,12 @@ import numpy as np
 from cleanlab import count
 from noisebench.metrics.scores.confident_learning import Estimates
 
-from noisebench import warmup
-from noisebench.agenda import plan_one
 from noisebench.experiments.suite import SuiteRun
-from noisebench.runner import find_device
+from noisebench.runs import noise_estimation as warmup
+from noisebench.runs.queue import plan_one
+from noisebench.runs.session import find_device
+from noisebench.runs.workspace import Workspace
 from noisebench.training.trainer import Trainer
-from noisebench.workspace import Workspace
 
 TABLE = Path(__file__).with_suffix(".csv")
 COLUMNS = (

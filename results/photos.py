@@ -15,7 +15,7 @@ from PIL import Image
 import noisebench as nb
 from noisebench.cli import main as command
 from noisebench.datasets import find_dataset, read_images
-from noisebench.workspace import Workspace
+from noisebench.runs.workspace import Workspace
 
 MANIFEST = Path("manifests/cifar10-worse.csv")
 TRAIN, TEST = 5000, 2000

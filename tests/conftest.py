@@ -16,8 +16,8 @@ from noisebench.core.expressions import parse
 from noisebench.datasets import DATASETS, Images, read_images
 from noisebench.experiments.recipes import Recipe
 from noisebench.losses import build_loss, build_penalty
+from noisebench.runs.trackers import TRACKERS
 from noisebench.strategies import build_strategy
-from noisebench.trackers import TRACKERS
 from noisebench.training.distributed.processes import Spread
 from noisebench.training.trainer import Task, Trainer
 

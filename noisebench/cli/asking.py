@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..workspace import Workspace
+    from ..runs.workspace import Workspace
 
 
 @dataclass(frozen=True)

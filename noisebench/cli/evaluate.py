@@ -16,7 +16,7 @@ from .suspects import doubts, of_the_same_labels
 if TYPE_CHECKING:
     from ..datasets import ImageArray
     from ..labels.manifest import Manifest
-    from ..runfolder import RunFolder
+    from ..runs.folder import RunFolder
 
 
 def evaluate(
@@ -118,7 +118,7 @@ def _check_effects(given: dict[str, Any]) -> None:
 def _folder(name: str, runs: Path) -> RunFolder:
     """The run of a path, or of a name or key."""
     from ..experiments.weights import find_run
-    from ..runfolder import RunFolder
+    from ..runs.folder import RunFolder
 
     for path in (Path(name), runs / name):
         if path.is_dir():
@@ -127,8 +127,8 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
-    from ..evaluation import check_counts, read_said
     from ..metrics import scores as metrics
+    from ..runs.predictions import check_counts, read_said
 
     record = folder.full_record()
     num_classes = record["data"]["num_classes"]
@@ -147,8 +147,8 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
 
 def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
     """What the run's networks say of other data sets' test images."""
-    from ..rebuild import manifest_of, rebuild
-    from ..reevaluate import evaluate_on, stored_networks
+    from ..runs.inference import evaluate_on, stored_networks
+    from ..runs.rebuild import manifest_of, rebuild
 
     def training_images() -> ImageArray:
         run = rebuild(folder, workspace, asking.manifest)
@@ -167,8 +167,8 @@ def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
 def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:
     """Show every check of each run. Raises Regressed where something differs, Undecided where something could not be decided."""
     from ..errors import Regressed, Undecided
-    from ..recheck import DIFFERS, UNDECIDED, recheck, verdict
-    from ..runner import find_device
+    from ..runs.session import find_device
+    from ..runs.verify import DIFFERS, UNDECIDED, recheck, verdict
 
     find_device(asking.device)  # a wrong name is no outcome of a check
     found: list[dict[str, Any]] = []

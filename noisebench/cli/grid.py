@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
 
-    from ..agenda import Item
     from ..core.console import Text
     from ..executors.job import Event
+    from ..runs.queue import Item
 
 _EVERY = 10.0  # seconds between plain lines
 

@@ -12,7 +12,7 @@ from .options import NoiseOptions
 if TYPE_CHECKING:
     from ..datasets import Dataset
     from ..labels.manifest import Manifest
-    from ..workspace import Workspace
+    from ..runs.workspace import Workspace
 
 _DEFAULT = ("digits", NoiseOptions(sym=0.4))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..core.registry import Entry
     from ..experiments.methods import Method, Preset
-    from ..runfolder import RunFolder
+    from ..runs.folder import RunFolder
 
 Rows = list[dict[str, Any]]
 
@@ -288,7 +288,7 @@ def _figures(options: Globals) -> Rows:
 
 
 def _trackers(options: Globals) -> Rows:
-    from ..trackers import TRACKERS
+    from ..runs.trackers import TRACKERS
 
     return [{"name": k.name, "summary": k.summary, "extra": f"noisebench[{k.name}]", "heeds": list(k.settings)} for k in TRACKERS.values()]
 
@@ -320,7 +320,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _runs(options: Globals) -> Rows:
-    from ..runfolder import run_folders
+    from ..runs.folder import run_folders
 
     folder = options.workspace / "runs"
     return [_run(run) for run in (run_folders([folder]) if folder.is_dir() else [])]

@@ -14,7 +14,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..datasets import Dataset
     from ..labels.build import LabelWish
-    from ..workspace import Workspace
+    from ..runs.workspace import Workspace
 
 Sym = Annotated[float | None, typer.Option("--sym", metavar="RATE", help="Symmetric noise, exclusive of the true class.")]
 Asym = Annotated[float | None, typer.Option("--asym", metavar="RATE", help="Asymmetric noise by a named --map.")]
@@ -128,7 +128,7 @@ class Globals:
     def open(self, workers: int | None = None) -> Workspace:
         """The workspace, with plugins loaded; workers: processes that read pictures ahead."""
         from ..core.plugins import load_plugins
-        from ..workspace import Workspace
+        from ..runs.workspace import Workspace
         from .progress import DownloadProgress
 
         load_plugins(self.plugins)

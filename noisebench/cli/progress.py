@@ -11,7 +11,7 @@ from .console import console, duration, percent, say
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from ..sitting import Progress
+    from ..runs.checkpoint import Progress
 
 _EVERY = 10.0  # seconds between plain lines
 

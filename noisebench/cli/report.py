@@ -18,7 +18,7 @@ from .options import Globals, Json, Where
 if TYPE_CHECKING:
     from ..errors import DataError
     from ..report import Check, KeptRun, Report, Rules, Shape
-    from ..workspace import Workspace
+    from ..runs.workspace import Workspace
 _OF_TABLES = ("rows", "cols", "metric", "budget", "published", "against")
 _OF_CHECK = {"baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha", "allow_missing": "--allow-missing"}
 

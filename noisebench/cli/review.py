@@ -10,7 +10,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..labels.manifest import Manifest
-    from ..workspace import Workspace
+    from ..runs.workspace import Workspace
 
 
 @dataclass(frozen=True)

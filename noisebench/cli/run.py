@@ -40,15 +40,15 @@ from .report import emit, make, shape_of
 from .together import check_listing, list_suspects
 
 if TYPE_CHECKING:
-    from ..agenda import Item
     from ..core.signals import TimeLimit
     from ..executors.catalogue import Executor
     from ..executors.job import Bundle, Event, Place
     from ..experiments.suite import Suite
-    from ..packing import Load
     from ..report import KeptRun, Report, RunLine
-    from ..trackers import Logbook
-    from ..workspace import Workspace
+    from ..runs.packing import Load
+    from ..runs.queue import Item
+    from ..runs.trackers import Logbook
+    from ..runs.workspace import Workspace
 
     Forecast = Callable[[list[Load], int, str], float]
 
@@ -120,13 +120,13 @@ def run(
 
     noisebench run quick
     """
-    from ..agenda import done_elsewhere, image_sentences, make_agenda, manifest_paths, select, where
     from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
     from ..experiments.suite import find_suite
-    from ..packing import loads
-    from ..runner import check_networks
-    from ..trackers import known_trackers
+    from ..runs.packing import loads
+    from ..runs.queue import done_elsewhere, image_sentences, make_agenda, manifest_paths, select, where
+    from ..runs.session import check_networks
+    from ..runs.trackers import known_trackers
     from .labels import decisions_of, notes_of
     from .tracking import open_logbook
 
@@ -316,8 +316,8 @@ def _packs(work: list[Load]) -> int:
 
 
 def _forecast(workspace: Workspace, options: Globals, work: list[Load], at_once: int, device: str) -> float:
-    from ..forecast import seconds_of_suite
-    from ..runfolder import read_records, run_folders
+    from ..runs.folder import read_records, run_folders
+    from ..runs.time_estimate import seconds_of_suite
 
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     records = read_records(folders, lambda error: say(f"warning: {error}", quiet=options.quiet))

@@ -9,10 +9,10 @@ from .console import duration, say
 
 if TYPE_CHECKING:
     from ..experiments.resolve import Run
-    from ..folds import Fold
     from ..labels.manifest import Manifest
     from ..metrics.predictions import Predictions
-    from ..runfolder import RunFolder
+    from ..runs.cross_validation import Fold
+    from ..runs.folder import RunFolder
     from .asking import Asking
     from .progress import RunProgress
 
@@ -60,7 +60,7 @@ def of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFold
 def _together(folders: list[RunFolder], score: str | None, asking: Asking) -> tuple[Predictions, Manifest, str]:
     """What several runs on the same labels say of them together, the mean over the runs."""
     from ..labels.issues import together
-    from ..rebuild import manifest_of
+    from ..runs.rebuild import manifest_of
 
     manifest, judged = manifest_of(folders[0], asking.workspace, asking.manifest), [_of_training(folder, score) for folder in folders]
     by = " and ".join(sorted({name for _, name in judged}))
@@ -88,8 +88,8 @@ def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
 
 def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str]:
     """What the run says of every training image, and by which score; of no clean label."""
-    from ..evaluation import checked_arrays
     from ..labels.issues import better_score, judge
+    from ..runs.predictions import checked_arrays
 
     arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
     chosen = score or better_score(arrays)
@@ -98,7 +98,7 @@ def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str
 
 def _judged(folder: RunFolder, folds: int | None, score: str | None, asking: Asking) -> tuple[Manifest, Predictions, str]:
     """The labels that the run was trained on, what it or its folds say of them, and who says it."""
-    from ..rebuild import manifest_of, rebuild
+    from ..runs.rebuild import manifest_of, rebuild
 
     if folds is None:
         return manifest_of(folder, asking.workspace, asking.manifest), *_of_training(folder, score)
@@ -107,7 +107,7 @@ def _judged(folder: RunFolder, folds: int | None, score: str | None, asking: Ask
 
 
 def _out_of_fold(run: Run, folder: RunFolder, count: int, asking: Asking) -> Predictions:
-    from ..folds import judged, make_folds
+    from ..runs.cross_validation import judged, make_folds
 
     folds = make_folds(run, folder, count)
     if not all(fold.done for fold in folds):
@@ -118,8 +118,8 @@ def _out_of_fold(run: Run, folder: RunFolder, count: int, asking: Asking) -> Pre
 def _train(folds: list[Fold], asking: Asking) -> None:
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
-    from ..folds import train_folds
-    from ..sitting import Conduct
+    from ..runs.checkpoint import Conduct
+    from ..runs.cross_validation import train_folds
     from .progress import RunProgress
 
     run = folds[0].run

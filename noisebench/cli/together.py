@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from .console import say
 
 if TYPE_CHECKING:
-    from ..agenda import Item
     from ..experiments.suite import Suite
-    from ..workspace import Workspace
+    from ..runs.queue import Item
+    from ..runs.workspace import Workspace
     from .options import Globals
 
 
@@ -39,9 +39,9 @@ def list_suspects(suite: Suite, items: list[Item], workspace: Workspace, options
 
 def _write(items: list[Item], suite: Suite, workspace: Workspace) -> str:
     """What is said of the list, with the next command."""
-    from ..evaluation import checked_arrays
     from ..experiments.suite import labels_of
     from ..labels.issues import better_score, how_good, judge, together, write_suspects
+    from ..runs.predictions import checked_arrays
 
     run, arrays = items[0].run, [checked_arrays(item.folder, item.run.dataset.num_classes) for item in items]
     said = together([judge(each, better_score(each)) for each in arrays], run.manifest.labels)

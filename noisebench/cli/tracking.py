@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from .console import say
 
 if TYPE_CHECKING:
-    from ..trackers import Logbook
+    from ..runs.trackers import Logbook
     from .options import Globals
 
 
 def open_logbook(options: Globals, names: list[str]) -> Logbook:
     """A logbook for these trackers. Raises ConfigError where one cannot begin."""
-    from ..trackers import Logbook, Place, connect
+    from ..runs.trackers import Logbook, Place, connect
 
     place = Place(options.workspace, options.offline)
     trackers = {name: connect(name, place) for name in names}

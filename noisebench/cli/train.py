@@ -61,12 +61,12 @@ from .options import (
 if TYPE_CHECKING:
     from ..datasets import Images
     from ..experiments.resolve import Run, Wish
-    from ..runfolder import RunFolder
-    from ..sitting import Progress
-    from ..trackers import Logbook
+    from ..runs.checkpoint import Progress
+    from ..runs.folder import RunFolder
+    from ..runs.trackers import Logbook
+    from ..runs.workspace import Workspace
     from ..training.distributed.processes import Ranks, Seat, Spread
     from ..training.trainer import Trainer
-    from ..workspace import Workspace
     from .labels import ChosenLabels
 
 TRAIN_SETTINGS = {"ignore_unknown_options": True}  # a loss's own parameters are options
@@ -161,12 +161,12 @@ def train(
     """
     from ..errors import ConfigError
     from ..experiments.resolve import Wish, with_parameters
-    from ..record import preprocessing
-    from ..runfolder import RunFolder
-    from ..runner import make_trainer
-    from ..trackers import known_trackers
+    from ..runs.folder import RunFolder
+    from ..runs.noise_estimation import smallest_set
+    from ..runs.result import preprocessing
+    from ..runs.session import make_trainer
+    from ..runs.trackers import known_trackers
     from ..training.distributed.processes import Spread, check_spread, seat_here
-    from ..warmup import smallest_set
     from .labels import LabelChoice, choose_labels
     from .tracking import open_logbook
     from .words import split_words
@@ -261,8 +261,8 @@ def _execute(
 ) -> dict[str, Any]:
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
-    from ..runner import execute
-    from ..sitting import Conduct
+    from ..runs.checkpoint import Conduct
+    from ..runs.session import execute
     from .progress import RunProgress
 
     say(f"{run.title}{' (oracle)' if run.oracle else ''} -> {folder.path}", quiet=options.quiet)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..runfolder import RunFolder
+from ..runs.folder import RunFolder
 from .job import Bundle, Event, Job
 
 MOST_LOST = 3  # machines that may go silent over a bundle; the next one fails its runs, which may be what they go silent of

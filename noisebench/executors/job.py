@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..agenda import Item
 from ..experiments.suite import SuiteRun
-from ..packing import loads
+from ..runs.packing import loads
+from ..runs.queue import Item
 
 INTERRUPTED = 130  # the exit code of a worker that was told to stop before its bundle's end
 STOP = "stop"  # the file beside a bundle's that says: stopping is for good

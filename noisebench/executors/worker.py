@@ -14,16 +14,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..agenda import plan_one
 from ..core.hardware import cores
 from ..core.plugins import load_plugins
 from ..core.signals import PatientSignals
 from ..errors import Interrupted, NoisebenchError, RunFailed, RunTaken
-from ..lockstep import Wanted, execute_together
-from ..runfolder import RunFolder
-from ..runner import execute, make_trainer
-from ..sitting import Conduct, Progress
-from ..workspace import Workspace
+from ..runs.checkpoint import Conduct, Progress
+from ..runs.folder import RunFolder
+from ..runs.packed_session import Wanted, execute_together
+from ..runs.queue import plan_one
+from ..runs.session import execute, make_trainer
+from ..runs.workspace import Workspace
 from .attempt import Attempt
 from .events import EventFile
 from .job import INTERRUPTED, STOP, Bundle, Event, Job, Place

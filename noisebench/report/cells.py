@@ -13,7 +13,7 @@ from ..errors import ConfigError, DataError
 from ..experiments.selection import kept
 from ..experiments.weights import label_of
 from ..labels.manifest import short_noise
-from ..runfolder import RunFolder
+from ..runs.folder import RunFolder
 from .measures import Metric, find_metric
 from .runs import KeptRun
 

@@ -15,7 +15,7 @@ from ..core.sanitize import as_cell, from_cell, harmless, harmless_json, word_as
 from ..datasets import DATASETS
 from ..errors import NoisebenchError
 from ..experiments.command import reproduction
-from ..recordform import ABOUT, check_known
+from ..runs.schema import ABOUT, check_known
 from .measures import METRICS, RECORDED, Known
 
 _NUMERAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..workspace import Workspace
+from ..runs.workspace import Workspace
 from .against import put_against
 from .beside import put_beside
 from .cells import read_rows, where

@@ -15,7 +15,7 @@ from ..core.files.schema import NAME, check_form, shown
 from ..core.files.untrusted import read_text
 from ..core.sanitize import as_csv
 from ..errors import ConfigError, DataError
-from ..runfolder import RunFolder, run_folders
+from ..runs.folder import RunFolder, run_folders
 from .columns import COLUMNS, FAILED, FINISHED, NEEDED, RUN, cells_of, known_of, read_word, word_of
 from .measures import Known
 

@@ -497,7 +497,7 @@ def test_a_manifest_of_other_data_is_refused(place: Path, capsys: pytest.Capture
 def test_a_bug_is_exit_1_with_the_traceback_behind_v(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("noisebench.workspace.Workspace.make", lambda *anything: 1 / 0)
+    monkeypatch.setattr("noisebench.runs.workspace.Workspace.make", lambda *anything: 1 / 0)
     code, _, err = call(capsys, "corrupt", "digits", "--sym", "0.4")
     assert code == 1 and err == "error: a bug in noisebench: ZeroDivisionError: division by zero (run again with -v for the traceback)\n"
     assert "Traceback" in call(capsys, "-v", "corrupt", "digits", "--sym", "0.4")[2]

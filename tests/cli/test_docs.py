@@ -137,7 +137,7 @@ def test_every_command_of_the_pages_is_accepted(
 ) -> None:
     """After the README's: each is parsed; suites and long trainings are planned, the rest is run where it is cheap."""
     monkeypatch.setenv("NOISEBENCH_DATA", str(tmp_path_factory.mktemp("empty")))
-    monkeypatch.setattr("noisebench.forecast.seconds_of_suite", lambda *_: 0.0)  # it would train a few steps
+    monkeypatch.setattr("noisebench.runs.time_estimate.seconds_of_suite", lambda *_: 0.0)  # it would train a few steps
     for page in WITH_COMMANDS:
         place = shutil.copytree(left_by_readme, tmp_path_factory.mktemp(page.stem), dirs_exist_ok=True)
         monkeypatch.chdir(place)

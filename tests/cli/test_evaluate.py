@@ -15,7 +15,7 @@ from PIL import Image
 from noisebench.cli import main
 from noisebench.core.classes import same_classes
 from noisebench.datasets import Images
-from noisebench.runfolder import RunFolder, run_folders
+from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.strategies import STRATEGIES, Strategy, build_strategy
 
 

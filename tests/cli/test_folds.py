@@ -12,12 +12,12 @@ import pytest
 from noisebench.cli import main
 from noisebench.errors import Interrupted
 from noisebench.experiments.resolve import Run
-from noisebench.folds import Fold, fold_of, judged, make_folds, train_folds
-from noisebench.rebuild import rebuild
-from noisebench.runfolder import RunFolder, run_folders
-from noisebench.runner import make_trainer
-from noisebench.sitting import Conduct
-from noisebench.workspace import Workspace
+from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.cross_validation import Fold, fold_of, judged, make_folds, train_folds
+from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.rebuild import rebuild
+from noisebench.runs.session import make_trainer
+from noisebench.runs.workspace import Workspace
 
 HELD_OUT = "--pair 0.3 --trusted 0.2 --val-fraction 0.1 --loss forward(ce) --strategy cleannet"
 

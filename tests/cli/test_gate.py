@@ -12,7 +12,7 @@ from noisebench.cli import main
 from noisebench.report import Check, Rules, Shape, check, report_of
 from noisebench.report.github import SUMMARY_LIMIT, error_lines, step_summary
 from noisebench.report.significance import holm, moderated, student_tail
-from noisebench.runfolder import RunFolder, run_folders
+from noisebench.runs.folder import RunFolder, run_folders
 from tests.unit.test_report import ASYM, SYM, add
 
 METHODS, SEEDS = ("ce", "gce", "el"), 4

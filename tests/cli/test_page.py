@@ -23,8 +23,8 @@ from noisebench.report import Report, Shape, report_of
 from noisebench.report.page.chart import round_ticks, thin
 from noisebench.report.page.inline import inline_svg
 from noisebench.report.page.model import view_of
-from noisebench.runfolder import RunFolder, run_folders
-from noisebench.workspace import Workspace
+from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.workspace import Workspace
 from tests.support.browser import Browser, find_chromium
 from tests.unit.test_report import ASYM, SYM, add
 

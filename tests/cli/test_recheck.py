@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from noisebench.cli import main
-from noisebench.evaluation import read_said
-from noisebench.recheck import DIFFERS, SAME, TOLERANCE, UNDECIDED, Check, recheck, verdict
-from noisebench.runfolder import RunFolder, run_folders
-from noisebench.workspace import Workspace
+from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.predictions import read_said
+from noisebench.runs.verify import DIFFERS, SAME, TOLERANCE, UNDECIDED, Check, recheck, verdict
+from noisebench.runs.workspace import Workspace
 
 EPOCHS = ("--epochs", "2")
 KINDS = {

@@ -13,7 +13,7 @@ import pytest
 from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.experiments.command import reproduction
-from noisebench.runfolder import RunFolder, run_folders
+from noisebench.runs.folder import RunFolder, run_folders
 
 SUITE = """
 version: 1

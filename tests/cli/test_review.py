@@ -24,7 +24,7 @@ from noisebench.labels.manifest import Manifest, file_name, read_manifest, short
 from noisebench.labels.review import Reviewed, review_manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import is_drawn
-from noisebench.workspace import Workspace
+from noisebench.runs.workspace import Workspace
 
 DIGITS = Workspace().labels(DATASETS["digits"])
 SHA = "sha256='[0-9a-f]{16}'"

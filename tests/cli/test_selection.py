@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from noisebench.agenda import Item, make_agenda, where
 from noisebench.cli import main
 from noisebench.cli.console import images
 from noisebench.cli.grid import GridProgress
@@ -16,9 +15,10 @@ from noisebench.core.signals import TimeLimit
 from noisebench.errors import ConfigError
 from noisebench.experiments.suite import AXES, read_suites
 from noisebench.experiments.workload import images_of
-from noisebench.packing import loads
 from noisebench.report import finished_runs
-from noisebench.workspace import Workspace
+from noisebench.runs.packing import loads
+from noisebench.runs.queue import Item, make_agenda, where
+from noisebench.runs.workspace import Workspace
 
 SUITE = """\
 version: 1
@@ -138,7 +138,7 @@ def test_which_runs_are_packed_is_decided_by_the_whole_suite(conditions: list[st
 def place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with the suites above in s.yaml; a dry run trains nothing to estimate the time."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("noisebench.forecast.seconds_of_suite", lambda *_: 0.0)
+    monkeypatch.setattr("noisebench.runs.time_estimate.seconds_of_suite", lambda *_: 0.0)
     (place / "s.yaml").write_text(SUITE)
     return place
 

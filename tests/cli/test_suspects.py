@@ -26,7 +26,7 @@ from noisebench.labels.build import make_manifest
 from noisebench.labels.issues import better_score, beyond_doubt, doubted, how_good, write_suspects
 from noisebench.labels.manifest import Manifest
 from noisebench.metrics.scores import scores as metrics
-from noisebench.runfolder import run_folders
+from noisebench.runs.folder import run_folders
 from noisebench.training.trainer import Trainer
 from tests.support.suites import reseal
 

@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from noisebench.cli import main
-from noisebench.runfolder import RunFolder, run_folders
-from noisebench.trackers import TRACKERS, Facts, Kind, Logbook, Place, connect
-from noisebench.trackers.content import epoch_numbers, final_numbers
+from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.trackers import TRACKERS, Facts, Kind, Logbook, Place, connect
+from noisebench.runs.trackers.content import epoch_numbers, final_numbers
 from noisebench.training.trainer import Trainer
 from tests.unit.test_runner import Desk
 
@@ -369,8 +369,8 @@ def broken(place: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
     """`--log-to broken`, told every epoch at once."""
     made = Broken()
     monkeypatch.setitem(TRACKERS, "broken", Kind("broken", ""))
-    monkeypatch.setitem(sys.modules, "noisebench.trackers.broken", SimpleNamespace(connect=lambda place: made))
-    monkeypatch.setattr("noisebench.trackers.logbook._EVERY", 0.0)
+    monkeypatch.setitem(sys.modules, "noisebench.runs.trackers.broken", SimpleNamespace(connect=lambda place: made))
+    monkeypatch.setattr("noisebench.runs.trackers.logbook._EVERY", 0.0)
     return made
 
 

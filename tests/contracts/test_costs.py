@@ -9,7 +9,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.report import METRICS, Rules, Shape, Table, check, report_of
-from noisebench.runfolder import run_folders
+from noisebench.runs.folder import run_folders
 from noisebench.strategies import STRATEGIES, Passes
 from tests.unit.test_report import SYM, add, report, tables
 

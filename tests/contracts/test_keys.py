@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from noisebench.agenda import make_agenda
 from noisebench.cli import main
 from noisebench.cli.app import app
 from noisebench.core import plugins
@@ -48,8 +47,9 @@ from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import Manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import FILES, NOISES
+from noisebench.runs.queue import make_agenda
+from noisebench.runs.workspace import Workspace
 from noisebench.strategies import STRATEGIES, normal_strategy
-from noisebench.workspace import Workspace
 from tests.conftest import Case
 
 ROOT = Path(__file__).parents[2]

@@ -19,9 +19,9 @@ from noisebench.errors import ManifestError
 from noisebench.experiments.resolve import Wish, plan_run
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import Manifest, read_manifest
-from noisebench.runfolder import RunFolder
-from noisebench.runner import make_trainer
-from noisebench.workspace import Workspace
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.session import make_trainer
+from noisebench.runs.workspace import Workspace
 
 EPOCHS = ("--epochs", "2")
 DIGITS_KINDS = {

@@ -19,9 +19,9 @@ from noisebench.core import hardware as precision
 from noisebench.errors import DataError, RunFailed
 from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
-from noisebench.runfolder import RunFolder, run_folders
-from noisebench.runner import execute, make_trainer
-from noisebench.sitting import Conduct, Course, save
+from noisebench.runs.checkpoint import Conduct, Course, save
+from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.session import execute, make_trainer
 from noisebench.training.distributed.processes import Spread, cut
 from noisebench.training.images.pixels import Pixels
 from noisebench.training.inference import every
@@ -176,7 +176,7 @@ def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None
 
 
 def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from noisebench import warmup
+    from noisebench.runs import noise_estimation as warmup
 
     desk, seen = Desk(tmp_path), []
     run = held_out(desk, loss="el(eps=estimated)")

@@ -20,7 +20,7 @@ from noisebench.core.files import lock as claims
 from noisebench.core.files import lock as holder
 from noisebench.core.files.lock import Holder, claimed, find_claim
 from noisebench.errors import DataError, NoisebenchError, RunTaken
-from noisebench.runfolder import RunFolder
+from noisebench.runs.folder import RunFolder
 
 # A process that claims what a line names, says what came of it, and lets go of it at the next line. Its heart beats fast.
 HOLDER = """

@@ -19,15 +19,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from noisebench import sitting
 from noisebench.cli import main
 from noisebench.core.files import lock as claim
 from noisebench.errors import DataError, Interrupted, NoisebenchError, RunFailed
 from noisebench.experiments.command import reproduction
 from noisebench.experiments.resolve import Run
 from noisebench.labels.build import LabelWish
-from noisebench.runfolder import RunFolder
-from noisebench.sitting import Conduct
+from noisebench.runs import checkpoint as sitting
+from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.folder import RunFolder
 from noisebench.training.trainer import Trainer
 from tests.support.suites import left, workspace
 from tests.unit.test_pack import agenda, carried_out

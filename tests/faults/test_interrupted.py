@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from noisebench.labels.manifest import read_manifest
-from noisebench.runfolder import RunFolder
+from noisebench.runs.folder import RunFolder
 from tests.support import kills
 from tests.support.faults import CHANGES, Commands, Ended, commands
 from tests.support.suites import left

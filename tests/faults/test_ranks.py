@@ -20,9 +20,9 @@ from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.errors import ConfigError
 from noisebench.experiments.resolve import Run
-from noisebench.runfolder import RunFolder
-from noisebench.runner import begin
-from noisebench.sitting import Conduct, Course, save
+from noisebench.runs.checkpoint import Conduct, Course, save
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.session import begin
 from noisebench.training.distributed.processes import Ranks, Seat, Spread, check_spread, cut, seat_here
 from noisebench.training.distributed.ranks import device_of
 from noisebench.training.distributed.sharing import has_batch_norm, synchronised

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from noisebench import sitting
-from noisebench.agenda import Item, select
 from noisebench.cli import main
 from noisebench.core.files import lock as claim
 from noisebench.errors import RunTaken
 from noisebench.labels.manifest import read_manifest
-from noisebench.packing import loads
-from noisebench.runfolder import RunFolder
-from noisebench.sitting import Conduct
-from noisebench.workspace import Workspace
+from noisebench.runs import checkpoint as sitting
+from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.packing import loads
+from noisebench.runs.queue import Item, select
+from noisebench.runs.workspace import Workspace
 from tests.unit.test_pack import agenda, carried_out, left
 from tests.unit.test_runner import Desk
 

@@ -16,7 +16,7 @@ import pytest
 from noisebench.cli import main
 from noisebench.executors import warm
 from noisebench.executors.job import Place
-from noisebench.runfolder import RunFolder
+from noisebench.runs.folder import RunFolder
 from tests.support.kills import children
 from tests.support.suites import finish, numbers, start, under_way, wait_until, workspace
 

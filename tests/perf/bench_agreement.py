@@ -13,11 +13,11 @@ from pathlib import Path
 
 from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
-from noisebench.lockstep import Wanted, execute_together
-from noisebench.runfolder import RunFolder
-from noisebench.runner import execute, make_trainer
-from noisebench.sitting import Conduct
-from noisebench.workspace import Workspace
+from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.packed_session import Wanted, execute_together
+from noisebench.runs.session import execute, make_trainer
+from noisebench.runs.workspace import Workspace
 
 LOSSES = ("ce", "el", "gce")
 T95 = {2: 4.303, 9: 2.262}  # two-sided 5 % points of Student's t

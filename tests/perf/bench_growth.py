@@ -29,10 +29,10 @@ def train(epochs: int, n: int, k: int) -> tuple[float, float]:
 
     from noisebench.experiments.resolve import Wish, plan_run
     from noisebench.labels.build import LabelWish
-    from noisebench.runfolder import RunFolder
-    from noisebench.runner import execute, make_trainer
-    from noisebench.sitting import Conduct
-    from noisebench.workspace import Workspace
+    from noisebench.runs.checkpoint import Conduct
+    from noisebench.runs.folder import RunFolder
+    from noisebench.runs.session import execute, make_trainer
+    from noisebench.runs.workspace import Workspace
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

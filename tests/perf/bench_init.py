@@ -16,12 +16,12 @@ import numpy as np
 from noisebench.metrics.scores.predictions import Predictions
 from noisebench.metrics.scores.scores import auroc, average_precision
 
-from noisebench.agenda import make_agenda
 from noisebench.cli import main
 from noisebench.datasets import read_human
 from noisebench.experiments.suite import find_suite
 from noisebench.labels.issues import better_score, doubted, judge, together
-from noisebench.workspace import Workspace
+from noisebench.runs.queue import make_agenda
+from noisebench.runs.workspace import Workspace
 
 PRETRAINED, LABELLED = 15_000, 2_000  # images
 WARM = "--labels own --model timm:test_resnet --recipe apl --epochs 8 --lr 0.05 --batch-size 64 --crop 4 --flip"

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from noisebench.agenda import Item, make_agenda
 from noisebench.core.hardware import cores
 from noisebench.experiments.suite import find_suite
-from noisebench.runner import execute, make_trainer
-from noisebench.sitting import Conduct
-from noisebench.workspace import Workspace
+from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.queue import Item, make_agenda
+from noisebench.runs.session import execute, make_trainer
+from noisebench.runs.workspace import Workspace
 
 SAMPLE = 8
 

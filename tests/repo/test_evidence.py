@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from noisebench.agenda import Item, make_agenda, where
 from noisebench.cli import main
 from noisebench.core.hardware import environment
 from noisebench.datasets import find_dataset, read_images
 from noisebench.experiments.suite import Suite
 from noisebench.report import finished_runs
-from noisebench.workspace import Workspace
+from noisebench.runs.queue import Item, make_agenda, where
+from noisebench.runs.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"

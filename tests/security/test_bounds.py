@@ -19,10 +19,10 @@ from noisebench.core.hardware import cores
 from noisebench.datasets.label_files import read_annotations
 from noisebench.datasets.npz import read_arrays
 from noisebench.errors import ConfigError, DataError
-from noisebench.evaluation import checked_arrays
 from noisebench.experiments.suite import expand, read_suites
 from noisebench.labels.manifest import read_manifest
-from noisebench.runfolder import RunFolder
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.predictions import checked_arrays
 from tests.support.hostile import COMMANDS, FILES, READERS, SHAPE, header, predictions, record, sealed
 
 _SECONDS = 30  # where it would be minutes and gigabytes; a machine may be busy

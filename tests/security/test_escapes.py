@@ -37,8 +37,8 @@ from noisebench.report.figures.panels import Figure, Panel, Series
 from noisebench.report.github import error_lines, step_summary
 from noisebench.report.html import fragment
 from noisebench.report.page.inline import inline_svg
-from noisebench.runfolder import RunFolder, run_folders
-from noisebench.workspace import Workspace
+from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.workspace import Workspace
 from tests.unit.test_report import SYM, add
 
 HOSTILE = (
@@ -112,7 +112,7 @@ def make_runs(root: Path, names: Iterable[str]) -> Path:
 def readers_that_let_controls_in() -> Iterator[None]:
     """Records with control or half characters are refused as they are read: what shows them is tried all the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("noisebench.runfolder.read_json", lambda path: json.loads(path.read_bytes()))
+        patch.setattr("noisebench.runs.folder.read_json", lambda path: json.loads(path.read_bytes()))
         patch.setattr("noisebench.core.files.schema._CONTROL", re.compile("(?!)"))
         yield
 

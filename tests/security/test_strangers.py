@@ -34,9 +34,9 @@ from noisebench.experiments.suite import read_suites
 from noisebench.experiments.weights import initial_of
 from noisebench.labels.manifest import read_manifest
 from noisebench.losses import LOSSES, register_loss
-from noisebench.runfolder import RunFolder
-from noisebench.sitting import Conduct, Course, course_of, read, save
-from noisebench.training.stored import load_weights
+from noisebench.runs.checkpoint import Conduct, Course, course_of, read, save
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.inference import load_weights
 from noisebench.training.trainer import Trainer
 from tests.unit.test_runner import Desk
 

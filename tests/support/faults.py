@@ -129,17 +129,17 @@ FAULTS: dict[str, Callable[[str], None]] = {
 SLOW = (  # what commands import: a second and more where each does that itself
     "torch", "numpy.ctypeslib", "pandas", "pyarrow.pandas_compat", "safetensors.torch", "rich.table", "jinja2", "PIL.Image",
     "pydantic.type_adapter", "matplotlib.backends.backend_svg", "matplotlib.figure", "platformdirs.unix", "typer.main", "typer.rich_utils",
-    "noisebench.api", "noisebench.lockstep", "noisebench.cli.app", "noisebench.noise.conventions", "noisebench.evaluation", "noisebench.rebuild",
+    "noisebench.api", "noisebench.runs.packed_session", "noisebench.cli.app", "noisebench.noise.conventions", "noisebench.runs.predictions", "noisebench.runs.rebuild",
     "noisebench.report.figures.curves", "noisebench.report.page", "noisebench.experiments.command", "noisebench.core.console", "noisebench.labels.issues",
-    "noisebench.trackers", "noisebench.training.trainer",
+    "noisebench.runs.trackers", "noisebench.training.trainer",
 )  # fmt: skip
 SINCE = ("full", "read-only")  # what goes on, once it has begun
 
 
 def _child(case: dict[str, Any], answer: int) -> None:
     """The command, in a process of its own."""
-    from noisebench import sitting
     from noisebench.cli import main
+    from noisebench.runs import checkpoint as sitting
 
     sitting.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -28,13 +28,13 @@ from noisebench.datasets import find_dataset
 from noisebench.datasets.label_files import Shape, read_annotations, read_review
 from noisebench.datasets.npz import read_arrays
 from noisebench.errors import NoisebenchError
-from noisebench.evaluation import checked_arrays
 from noisebench.experiments.suite import read_suites
 from noisebench.labels.manifest import read_manifest
 from noisebench.noise.matrices import read_matrix
 from noisebench.report import read_baseline, read_runs
 from noisebench.report.runs import runs_as_text
-from noisebench.runfolder import RunFolder
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.predictions import checked_arrays
 
 MEMORY = 3 << 30  # bytes of address space, of which what is imported takes a good part
 CLASSES = tuple(map(str, range(10)))

@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 
 from noisebench.core.hardware import environment
-from noisebench.runfolder import RunFolder
+from noisebench.runs.folder import RunFolder
 from tests.support.suites import left
 
 SUITE = """\

@@ -5,8 +5,8 @@ import signal
 
 import torch
 
-from noisebench import sitting
 from noisebench.errors import DataError
+from noisebench.runs import checkpoint as sitting
 from noisebench.training.trainer import Trainer
 
 sitting.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]

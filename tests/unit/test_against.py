@@ -23,8 +23,8 @@ from noisebench.report.cells import Cell
 from noisebench.report.page.page import page
 from noisebench.report.significance import Difference, beats, difference, student_quantile
 from noisebench.report.terminal import draw_table
-from noisebench.runfolder import run_folders
-from noisebench.workspace import Workspace
+from noisebench.runs.folder import run_folders
+from noisebench.runs.workspace import Workspace
 from tests.cli.test_page import Tags
 from tests.conftest import Case
 from tests.unit.test_budget import trained

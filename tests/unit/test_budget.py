@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisebench.agenda import make_agenda
 from noisebench.cli import main
 from noisebench.errors import ConfigError
 from noisebench.experiments.compute import Price, at_budget, price_of
@@ -21,9 +20,10 @@ from noisebench.experiments.suite import find_suite, read_suites
 from noisebench.losses import LOSSES
 from noisebench.report import Report, Shape, make_tables, read_rows, report_of
 from noisebench.report.compute import by_compute
-from noisebench.runfolder import run_folders
+from noisebench.runs.folder import run_folders
+from noisebench.runs.queue import make_agenda
+from noisebench.runs.workspace import Workspace
 from noisebench.strategies import STRATEGIES, Strategy, normal_strategy, register_strategy
-from noisebench.workspace import Workspace
 from tests.unit.test_report import ASYM, SYM, add
 from tests.unit.test_suite import GOOD, mistakes, write
 

@@ -12,7 +12,7 @@ import torch
 from noisebench.metrics.scores.dynamics import BINS, Dynamics
 
 from noisebench.errors import DataError, Interrupted
-from noisebench.sitting import Conduct
+from noisebench.runs.checkpoint import Conduct
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
 from tests.unit.test_runner import Desk

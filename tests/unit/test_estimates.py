@@ -21,9 +21,9 @@ from noisebench.errors import Interrupted, LanguageError
 from noisebench.experiments.oracle import estimated_facts
 from noisebench.experiments.resolve import Run
 from noisebench.losses import LOSSES
-from noisebench.runner import find_device, make_trainer
-from noisebench.sitting import Conduct
-from noisebench.warmup import FOLDS, fold_trainer, folds, warmup_epochs
+from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.noise_estimation import FOLDS, fold_trainer, folds, warmup_epochs
+from noisebench.runs.session import find_device, make_trainer
 from tests.conftest import Case
 from tests.unit.test_runner import Desk
 

@@ -29,7 +29,7 @@ from noisebench.report.figures.optimum import likeliest_wrong, optimum
 from noisebench.report.figures.panels import Figure, Panel, Series
 from noisebench.report.figures.ranks import Ranking, critical_difference, studentized_range
 from noisebench.report.figures.style import looks
-from noisebench.runfolder import RunFolder, run_folders
+from noisebench.runs.folder import RunFolder, run_folders
 from tests.support.suites import reseal
 
 SUITE = """

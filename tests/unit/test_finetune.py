@@ -18,13 +18,13 @@ from noisebench.cli import main
 from noisebench.errors import ConfigError
 from noisebench.experiments.command import reproduction
 from noisebench.experiments.recipes import RECIPES, Recipe, all_settings, make_recipe
-from noisebench.packing import kind_of
-from noisebench.rebuild import rebuild
-from noisebench.runfolder import run_folders
+from noisebench.runs.folder import run_folders
+from noisebench.runs.packing import kind_of
+from noisebench.runs.rebuild import rebuild
+from noisebench.runs.workspace import Workspace
 from noisebench.training.networks import make_network
 from noisebench.training.networks.groups import freeze, layer_groups, parameter_groups
 from noisebench.training.trainer import Trainer
-from noisebench.workspace import Workspace
 from tests.conftest import same, weights
 from tests.unit.test_init import planned
 

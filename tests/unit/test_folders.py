@@ -27,10 +27,10 @@ from noisebench.datasets.user_data import describe_foreign
 from noisebench.errors import DataError
 from noisebench.experiments.command import reproduction
 from noisebench.labels.manifest import Manifest, read_manifest
-from noisebench.runfolder import RunFolder
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.workspace import Workspace
 from noisebench.training.images.opening import timm_opener
 from noisebench.training.images.source import Look, normalisation_of, source_of
-from noisebench.workspace import Workspace
 
 
 def folder(place: Path, *parts: str, each: int = 6, size: tuple[int, int] = (8, 8)) -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from noisebench.forecast import makespan, seconds_of_suite
-from noisebench.packing import loads
-from noisebench.workspace import Workspace
+from noisebench.runs.packing import loads
+from noisebench.runs.time_estimate import makespan, seconds_of_suite
+from noisebench.runs.workspace import Workspace
 from tests.unit.test_pack import agenda
 
 

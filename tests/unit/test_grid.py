@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from noisebench.agenda import make_agenda
 from noisebench.cli.grid import GridProgress
 from noisebench.executors.job import Event
 from noisebench.experiments.suite import Suite
-from noisebench.workspace import Workspace
+from noisebench.runs.queue import make_agenda
+from noisebench.runs.workspace import Workspace
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from noisebench.agenda import make_agenda
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images
 from noisebench.errors import ConfigError, DataError
@@ -26,16 +25,17 @@ from noisebench.experiments.resolve import Wish, plan_run
 from noisebench.experiments.suite import read_suites
 from noisebench.experiments.weights import find_file, find_pretrained, initial_of
 from noisebench.labels.build import LabelWish
-from noisebench.rebuild import rebuild
-from noisebench.runfolder import RunFolder, run_folders
-from noisebench.runner import make_trainer as trainer_of
+from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.noise_estimation import fold_trainer
+from noisebench.runs.queue import make_agenda
+from noisebench.runs.rebuild import rebuild
+from noisebench.runs.session import make_trainer as trainer_of
+from noisebench.runs.workspace import Workspace
 from noisebench.training.networks import make_network
 from noisebench.training.networks.factory import Beginning, Weights, weights_of
 from noisebench.training.networks.fitting import adapted
 from noisebench.training.packed import Pack
 from noisebench.training.trainer import Trainer
-from noisebench.warmup import fold_trainer
-from noisebench.workspace import Workspace
 from tests.conftest import CPU
 
 DIGITS = (8, 8, 1)

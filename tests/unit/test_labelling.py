@@ -28,7 +28,7 @@ from noisebench.labels.manifest import OPEN, Manifest, read_manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import build_noise, by_class
 from noisebench.noise.conventions import CONVENTIONS, find_convention
-from noisebench.workspace import Workspace
+from noisebench.runs.workspace import Workspace
 
 LIGHT = settings(max_examples=60, deadline=None)
 CAT, DOG = 3, 5

@@ -16,7 +16,7 @@ from noisebench.datasets.published import LAYOUTS
 from noisebench.datasets.registry import IMAGENET, WNIDS
 from noisebench.errors import DataError
 from noisebench.labels.manifest import read_manifest
-from noisebench.workspace import Workspace
+from noisebench.runs.workspace import Workspace
 
 
 def picture(path: Path, image: np.ndarray) -> None:

@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.agenda import Item, make_agenda
 from noisebench.errors import Interrupted, NoisebenchError, RunFailed
 from noisebench.experiments.recipes import Recipe
 from noisebench.experiments.resolve import Run
 from noisebench.experiments.suite import find_suite
-from noisebench.lockstep import Wanted, execute_together
 from noisebench.losses import LOSSES, Scores
-from noisebench.packing import kind_of, loads
-from noisebench.runfolder import RunFolder
-from noisebench.runner import execute, make_trainer
-from noisebench.sitting import Conduct
+from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.packed_session import Wanted, execute_together
+from noisebench.runs.packing import kind_of, loads
+from noisebench.runs.queue import Item, make_agenda
+from noisebench.runs.session import execute, make_trainer
+from noisebench.runs.workspace import Workspace
 from noisebench.strategies import STRATEGIES, build_strategy
 from noisebench.training.networks import make_network
 from noisebench.training.networks.packed import pack_networks
 from noisebench.training.packed import Pack
 from noisebench.training.trainer import Trainer
-from noisebench.workspace import Workspace
 from tests.conftest import same, weights
 from tests.unit.test_runner import Desk
 
@@ -193,7 +193,7 @@ def test_a_pack_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -
 def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
     asked: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from noisebench import sitting
+    from noisebench.runs import checkpoint as sitting
     from noisebench.strategies import Strategy
 
     items = agenda(tmp_path, "smoke")

@@ -18,7 +18,7 @@ from noisebench.errors import ConfigError, DataError, UnknownName
 from noisebench.report import Report, Shape, find_metric, read_rows, report_of, where
 from noisebench.report.cells import Cell
 from noisebench.report.significance import beats
-from noisebench.runfolder import RunFolder, run_folders
+from noisebench.runs.folder import RunFolder, run_folders
 
 SYM, ASYM = "symmetric(rate=0.4)", "asymmetric(rate=0.4, map='digits')"
 
@@ -355,7 +355,7 @@ def test_a_record_of_every_schema_is_read(path: Path, tmp_path: Path) -> None:
 
 
 def test_the_schema_that_is_written_has_a_record_here() -> None:
-    from noisebench.runfolder import SCHEMA
+    from noisebench.runs.folder import SCHEMA
 
     assert (RECORDS / f"v{SCHEMA}.json").exists()
 

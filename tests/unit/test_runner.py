@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import yaml
 
-from noisebench import runner
 from noisebench.datasets import fingerprint
 from noisebench.errors import DataError, Interrupted, LanguageError, ManifestError, NoisebenchError, RunFailed
 from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import Manifest
-from noisebench.runfolder import RunFolder, results
-from noisebench.runner import execute, make_trainer
-from noisebench.sitting import Conduct, Progress
-from noisebench.workspace import Workspace
+from noisebench.runs import session as runner
+from noisebench.runs.checkpoint import Conduct, Progress
+from noisebench.runs.folder import RunFolder, results
+from noisebench.runs.session import execute, make_trainer
+from noisebench.runs.workspace import Workspace
 
 SHORT = {"epochs": 3}
 

@@ -22,7 +22,7 @@ from noisebench.errors import DataError
 from noisebench.report import FORMATS, METRICS, Shape, finished_runs, read_runs, report_of, runs_at
 from noisebench.report.columns import COLUMNS, read_word, word_of
 from noisebench.report.measures import RECORDED
-from noisebench.runfolder import RunFolder, run_folders
+from noisebench.runs.folder import RunFolder, run_folders
 from tests.unit.test_report import ASYM, SYM, add
 
 SAME = ("table", "md", "csv", "json", "latex", "junit", "runs")  # formats that need no more of a run than a line says

@@ -35,15 +35,14 @@ from noisebench.experiments.suite import find_suite
 from noisebench.experiments.weights import Initial
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import read_manifest
-from noisebench.reevaluate import evaluate_on
 from noisebench.report.page.pictures import Pictures as PagePictures
-from noisebench.runfolder import RunFolder
-from noisebench.runner import check_networks, make_trainer
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.inference import StoredNetworks, evaluate_on
+from noisebench.runs.session import check_networks, make_trainer
+from noisebench.runs.workspace import Workspace
 from noisebench.strategies import build_strategy
 from noisebench.training.images.pixels import Plan
 from noisebench.training.images.source import Look, normalisation_of, source_of
-from noisebench.training.stored import StoredNetworks
-from noisebench.workspace import Workspace
 from tests.support import kills
 
 CPU = torch.device("cpu")

@@ -19,7 +19,6 @@ from noisebench.errors import ConfigError, DataError, ManifestError
 from noisebench.experiments.command import reproduction
 from noisebench.experiments.methods import find_method
 from noisebench.experiments.resolve import Wish, key_of, plan_run
-from noisebench.folds import make_folds
 from noisebench.labels.build import LabelWish, Outside, make_manifest
 from noisebench.labels.issues import better_score
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
@@ -27,9 +26,10 @@ from noisebench.labels.review import review_manifest
 from noisebench.labels.subset import Within, subset_of
 from noisebench.noise import transition
 from noisebench.noise.sampling import expected
-from noisebench.rebuild import rebuild
-from noisebench.runfolder import RunFolder, run_folders
-from noisebench.workspace import Workspace
+from noisebench.runs.cross_validation import make_folds
+from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.rebuild import rebuild
+from noisebench.runs.workspace import Workspace
 from tests.unit.test_report import add
 
 DIGITS = Workspace().labels(DATASETS["digits"])
@@ -320,8 +320,8 @@ def test_folds_are_of_the_subset(trained: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(trained: Path, tmp_path: Path) -> None:
     from noisebench.errors import Interrupted
-    from noisebench.runner import execute, make_trainer
-    from noisebench.sitting import Conduct
+    from noisebench.runs.checkpoint import Conduct
+    from noisebench.runs.session import execute, make_trainer
 
     run = rebuild(only(trained)[0], Workspace(trained))
     images, folder = Workspace(trained).training_images(run.dataset, run.manifest), RunFolder(tmp_path / "again")

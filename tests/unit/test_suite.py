@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from noisebench.agenda import make_agenda, select
 from noisebench.cli import main
 from noisebench.errors import ConfigError, UnknownName
 from noisebench.executors.job import Place, bundles
 from noisebench.executors.local import LocalPool
 from noisebench.experiments.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.noise import normal_noise
-from noisebench.workspace import Workspace
+from noisebench.runs.queue import make_agenda, select
+from noisebench.runs.workspace import Workspace
 
 GOOD = """\
 version: 1

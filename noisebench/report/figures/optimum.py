@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError, NoisebenchError
-from ...evaluation import Said, read_said
 from ...losses import predicted
 from ...noise import FILES, normal_noise, transition
+from ...runs.predictions import Said, read_said
 from ..cells import Cell
 from ..formats import col_head, row_head
 from ..table import Table

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import DataError
-from ...evaluation import read_said
 from ...metrics.scores import ECE_BINS, calibration
-from ...runfolder import RunFolder
+from ...runs.folder import RunFolder
+from ...runs.predictions import read_said
 from ..cells import Cell
 from ..formats import row_head
 from ..table import Table

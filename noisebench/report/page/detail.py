@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import DataError, NoisebenchError
 from ...experiments.command import Reproduction, reproduction
-from ...runfolder import RunFolder
+from ...runs.folder import RunFolder
 from .chart import Chart, Line, Point, round_ticks, thin
 from .configuration import Group, configuration, oracle_reason
 from .doubts import Doubts, doubts_of

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ...evaluation import checked_arrays
 from ...labels.issues import better_score, doubted, judge
 from ...labels.manifest import OPEN
 from ...metrics.predictions import Predictions
-from ...runfolder import RunFolder
+from ...runs.folder import RunFolder
+from ...runs.predictions import checked_arrays
 from .pictures import Pictures
 
 _SHOWN = 12

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...workspace import Workspace
+from ...runs.workspace import Workspace
 from ..against import Less, less
 from ..beside import beside_text
 from ..cells import Cell

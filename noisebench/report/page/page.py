@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ...core.sanitize import harmless
-from ...workspace import Workspace
+from ...runs.workspace import Workspace
 from ..table import Table
 from .detail import NUMBERS
 from .inline import inline_svg

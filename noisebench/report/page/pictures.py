@@ -12,7 +12,7 @@ import numpy as np
 
 from ...datasets import at_hand, image_rows
 from ...errors import DataError, NoisebenchError
-from ...workspace import Workspace
+from ...runs.workspace import Workspace
 
 _SIDE = 96  # pixels; larger pictures are reduced
 

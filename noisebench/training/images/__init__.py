@@ -1,1 +1,1 @@
-"""Several processes of one run."""
+"""Images as batches: sets in memory, and sets that are read during training."""

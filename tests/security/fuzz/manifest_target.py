@@ -19,7 +19,7 @@ from noisebench.errors import ManifestError, NoisebenchError
 from noisebench.labels.build import LabelWish, Outside, make_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
 from noisebench.labels.parquet import to_parquet
-from noisebench.workspace import Workspace
+from noisebench.runs.workspace import Workspace
 
 from .choices import Choices, changed, mutated
 

@@ -19,13 +19,13 @@ from noisebench.cli.evaluated import draw_run
 from noisebench.cli.listing import _runs
 from noisebench.cli.options import Globals
 from noisebench.errors import NoisebenchError
-from noisebench.evaluation import checked_arrays
 from noisebench.experiments.command import reproduction
 from noisebench.labels.issues import better_score, judge
 from noisebench.report import Rules, Shape, check, read_baseline, report_of
-from noisebench.runfolder import RunFolder
-from noisebench.trackers.logbook import _known
-from noisebench.workspace import Workspace
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.predictions import checked_arrays
+from noisebench.runs.trackers.logbook import _known
+from noisebench.runs.workspace import Workspace
 
 from .choices import Choices, changed, mutated
 from .npz_target import npz_changed

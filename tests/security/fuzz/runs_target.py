@@ -11,8 +11,8 @@ from typing import Any
 
 from noisebench.report import METRICS, Shape, read_runs, report_of
 from noisebench.report.columns import COLUMNS
-from noisebench.runfolder import RunFolder
-from noisebench.workspace import Workspace
+from noisebench.runs.folder import RunFolder
+from noisebench.runs.workspace import Workspace
 
 from .choices import VALUES, Choices, changed, mutated
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .metrics import scores as metrics
-from .metrics.predictions import Predictions
-from .runfolder import RunFolder
+from ..errors import DataError
+from ..metrics import scores as metrics
+from ..metrics.predictions import Predictions
+from .folder import RunFolder
 
 _ABOVE = 0.01  # by which rounding may lift a logarithm above that of 1
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .core.files.atomic import write_text
-from .core.files.untrusted import read_text
-from .datasets import (
+from ..core.files.atomic import write_text
+from ..core.files.untrusted import read_text
+from ..datasets import (
     Dataset,
     Fitting,
     Images,
@@ -30,12 +30,12 @@ from .datasets import (
     silent,
     split_column,
 )
-from .errors import ConfigError, DataError, ManifestError, NoisebenchError
-from .experiments.recipes import Recipe, fitting_of
-from .experiments.resolve import Run, Wish, plan_run
-from .experiments.weights import NONE, PRETRAINED, Initial, find_file, initial_of
-from .labels.build import LabelWish, Outside, make_manifest, noise_for
-from .labels.manifest import Manifest, file_name, read_manifest
+from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
+from ..experiments.recipes import Recipe, fitting_of
+from ..experiments.resolve import Run, Wish, plan_run
+from ..experiments.weights import NONE, PRETRAINED, Initial, find_file, initial_of
+from ..labels.build import LabelWish, Outside, make_manifest, noise_for
+from ..labels.manifest import Manifest, file_name, read_manifest
 
 
 def default_data_dir() -> Path:
@@ -130,7 +130,7 @@ class Workspace:
     def plan(self, wish: Wish, dataset: Dataset, manifest: Manifest) -> Run:
         """A run with nothing left open, on the images that lie here. Raises NoisebenchError."""
         if dataset.mixed and wish.init and wish.init.text == PRETRAINED and "size" not in wish.changes:
-            from .experiments.weights import input_side
+            from ..experiments.weights import input_side
 
             wish = replace(wish, changes={**wish.changes, "size": input_side(wish.model or dataset.model)})
         source = self.source_of(manifest)
@@ -188,7 +188,7 @@ class Workspace:
     def _find_initial(self, text: str, model: str) -> Initial:
         if text != PRETRAINED:
             return initial_of(text, find_file(text, self.root))
-        from .experiments.weights import find_pretrained
+        from ..experiments.weights import find_pretrained
 
         tag, place = find_pretrained(model, offline=self.offline)
         return initial_of(text, place, tag)
@@ -198,7 +198,7 @@ class Workspace:
         text, tag, place = facts["text"], facts.get("tag", ""), None
         with suppress(NoisebenchError):
             if text == PRETRAINED:
-                from .experiments.weights import cached_pretrained
+                from ..experiments.weights import cached_pretrained
 
                 place = cached_pretrained(model)
             else:

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .datasets import Dataset, Fitting
-from .errors import ConfigError, DataError
-from .experiments.oracle import with_auto
-from .experiments.recipes import fitting_of
-from .experiments.resolve import Run
-from .experiments.selection import kept
-from .experiments.suite import AXES, Suite, SuiteRun, expand, labels_of, wish_of
-from .experiments.weights import label_of
-from .labels.build import size_sentences
-from .labels.manifest import short_noise
-from .losses import LOSSES
-from .noise import label_file_of
-from .runfolder import RunFolder, run_folders
-from .strategies import STRATEGIES
+from ..datasets import Dataset, Fitting
+from ..errors import ConfigError, DataError
+from ..experiments.oracle import with_auto
+from ..experiments.recipes import fitting_of
+from ..experiments.resolve import Run
+from ..experiments.selection import kept
+from ..experiments.suite import AXES, Suite, SuiteRun, expand, labels_of, wish_of
+from ..experiments.weights import label_of
+from ..labels.build import size_sentences
+from ..labels.manifest import short_noise
+from ..losses import LOSSES
+from ..noise import label_file_of
+from ..strategies import STRATEGIES
+from .folder import RunFolder, run_folders
 from .workspace import Workspace
 
 RERUN = ("failed", "stale", "all")

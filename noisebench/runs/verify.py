@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from .datasets import Images
-from .errors import DataError, ManifestError, NoisebenchError
-from .evaluation import Said, read_said
-from .experiments.resolve import Run, key_of
-from .metrics.predictions import Predictions, rounded
+from ..datasets import Images
+from ..errors import DataError, ManifestError, NoisebenchError
+from ..experiments.resolve import Run, key_of
+from ..metrics.predictions import Predictions, rounded
+from .folder import RunFolder
+from .inference import stored_networks
+from .predictions import Said, read_said
 from .rebuild import rebuild
-from .record import noise_facts, test_accuracies
-from .reevaluate import stored_networks
-from .runfolder import RunFolder
+from .result import noise_facts, test_accuracies
 from .workspace import Workspace
 
 SAME, DIFFERS, UNDECIDED = "same", "differs", "undecided"

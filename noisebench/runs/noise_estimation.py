@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .datasets import Images
-from .errors import RunFailed
-from .experiments.compute import epochs_of_estimates
-from .experiments.resolve import Run
-from .losses import build_loss
-from .metrics.confident_learning import Estimates
-from .strategies import build_strategy
-from .training.distributed.processes import Spread
+from ..datasets import Images
+from ..errors import RunFailed
+from ..experiments.compute import epochs_of_estimates
+from ..experiments.resolve import Run
+from ..losses import build_loss
+from ..metrics.confident_learning import Estimates
+from ..strategies import build_strategy
+from ..training.distributed.processes import Spread
 
 if TYPE_CHECKING:
     import torch
 
-    from .training.trainer import Trainer
+    from ..training.trainer import Trainer
 
 FOLDS = 2
 _FOLD = 37  # what a derived seed is for
@@ -52,9 +52,9 @@ def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spre
 
     It begins from the run's --init, if any; what that leaves open, and the order of the examples, no other fold or seed shares.
     """
-    from .core.seeds import derived_seed
-    from .training.networks.factory import weights_of
-    from .training.trainer import Task, Trainer
+    from ..core.seeds import derived_seed
+    from ..training.networks.factory import weights_of
+    from ..training.trainer import Task, Trainer
 
     training, held = run.manifest.in_training, folds(run) == fold
     pixels, labels = images.train_images[training], run.manifest.labels[training]

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .datasets import Images
-from .errors import ConfigError, DataError
-from .evaluation import read_said
-from .experiments.resolve import Run
-from .labels.manifest import Manifest
-from .metrics.predictions import Predictions
-from .runfolder import RunFolder
-from .runner import execute, make_trainer
-from .sitting import Conduct
+from ..datasets import Images
+from ..errors import ConfigError, DataError
+from ..experiments.resolve import Run
+from ..labels.manifest import Manifest
+from ..metrics.predictions import Predictions
+from .checkpoint import Conduct
+from .folder import RunFolder
+from .predictions import read_said
+from .session import execute, make_trainer
 
 _FOLD = 41  # what a derived seed is for
 

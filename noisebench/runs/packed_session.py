@@ -9,19 +9,19 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from .datasets import Images
-from .errors import DataError, NoisebenchError, RunFailed, RunTaken
-from .experiments.oracle import transitions
-from .experiments.resolve import Run
-from .losses import LOSSES
-from .record import finish
-from .runfolder import RunFolder
-from .runner import begin, failed, make_trainer, note
-from .sitting import Clock, Conduct, Course, Sitting, interrupted, save
+from ..datasets import Images
+from ..errors import DataError, NoisebenchError, RunFailed, RunTaken
+from ..experiments.oracle import transitions
+from ..experiments.resolve import Run
+from ..losses import LOSSES
+from .checkpoint import Clock, Conduct, Course, Sitting, interrupted, save
+from .folder import RunFolder
+from .result import finish
+from .session import begin, failed, make_trainer, note
 
 if TYPE_CHECKING:
-    from .training.packed import Pack
-    from .training.trainer import EpochEnd, Trainer
+    from ..training.packed import Pack
+    from ..training.trainer import EpochEnd, Trainer
 
 Tell = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
 """Told once of each run, by its number: its record, or the error that it ended in."""
@@ -104,7 +104,7 @@ def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None) -> _L
 
 def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
     """Lanes at the same step, to their ends. Where something throws, they go on in halves, until who threw it is alone and fails."""
-    from .training.packed import Pack
+    from ..training.packed import Pack
 
     try:
         pack = Pack([lane.trainer for lane in lanes], lanes[0].course.packed, [kind_of_step(lane.wanted.run) for lane in lanes])

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core.files.torch_files import load_saved
-from .core.files.untrusted import opened
-from .errors import DataError, Interrupted, NoisebenchError, RunFailed
-from .experiments.resolve import Run
-from .metrics.confident_learning import Estimates
-from .metrics.dynamics import Dynamics
-from .runfolder import RunFolder
-from .warmup import FOLDS
+from ..core.files.torch_files import load_saved
+from ..core.files.untrusted import opened
+from ..errors import DataError, Interrupted, NoisebenchError, RunFailed
+from ..experiments.resolve import Run
+from ..metrics.confident_learning import Estimates
+from ..metrics.dynamics import Dynamics
+from .folder import RunFolder
+from .noise_estimation import FOLDS
 
 if TYPE_CHECKING:
     import torch
 
-    from .training.trainer import EpochEnd, Trainer
+    from ..training.trainer import EpochEnd, Trainer
 
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
 _CHECKPOINT_COST = 20.0  # times as long as the last checkpoint took: at most a twentieth of the time goes into them
@@ -133,7 +133,7 @@ class Sitting:
 
 def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]], EpochEnd]:
     """The epochs of a run that began in a pack and goes on by itself: in a pack still, whose other places are filled."""
-    from .training.packed import Pack
+    from ..training.packed import Pack
 
     pack = Pack([trainer], width)
 

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from .core.files.untrusted import yaml_dumper
-from .datasets import Images, images_fingerprint
-from .errors import ConfigError, NoisebenchError, RunFailed
-from .experiments.oracle import transitions, with_estimates
-from .experiments.recipes import fitting_of
-from .experiments.resolve import Run
-from .losses import LOSSES, build_loss, build_penalty
-from .metrics.confident_learning import Estimates
-from .record import epoch_line, finish, progress
-from .runfolder import RunFolder
-from .sitting import Conduct, Course, Progress, Sitting, course_of, is_out_of_memory, read, reason
-from .strategies import STRATEGIES, Strategy, build_strategy
-from .training.distributed.processes import Ranks, Spread
-from .warmup import judge_folds
+from ..core.files.untrusted import yaml_dumper
+from ..datasets import Images, images_fingerprint
+from ..errors import ConfigError, NoisebenchError, RunFailed
+from ..experiments.oracle import transitions, with_estimates
+from ..experiments.recipes import fitting_of
+from ..experiments.resolve import Run
+from ..losses import LOSSES, build_loss, build_penalty
+from ..metrics.confident_learning import Estimates
+from ..strategies import STRATEGIES, Strategy, build_strategy
+from ..training.distributed.processes import Ranks, Spread
+from .checkpoint import Conduct, Course, Progress, Sitting, course_of, is_out_of_memory, read, reason
+from .folder import RunFolder
+from .noise_estimation import judge_folds
+from .result import epoch_line, finish, progress
 from .workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
 
-    from .training.trainer import Trainer
+    from ..training.trainer import Trainer
 
 
 def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct) -> dict[str, Any]:
@@ -149,8 +149,8 @@ def make_trainer(
 
     A run with something to find out first gets a stand-in for it until there are `estimates`. beside: one to share images with.
     """
-    from .training.networks.factory import weights_of
-    from .training.trainer import Task, Trainer
+    from ..training.networks.factory import weights_of
+    from ..training.trainer import Task, Trainer
 
     manifest = run.manifest
     own_size = fitting_of(run.recipe, run.dataset) is None  # else the workspace has compared them, in the size that the noise looked at
@@ -207,8 +207,8 @@ def _shape(run: Run, workspace: Workspace) -> tuple[int, int, int]:
 
 
 def _check_network(run: Run, shape: tuple[int, int, int]) -> list[str]:
-    from .training.networks.factory import Beginning, weights_of
-    from .training.networks.groups import freeze, parameter_groups
+    from ..training.networks.factory import Beginning, weights_of
+    from ..training.networks.groups import freeze, parameter_groups
 
     count = _strategy(run, Estimates(0.5, np.eye(run.dataset.num_classes))).networks
     beginning = Beginning(run.model, run.dataset.num_classes, shape, weights_of(run.init), count)

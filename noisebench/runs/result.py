@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core.hardware import environment, resolve_precision
-from .datasets import Fitting, Images, Pictures
-from .errors import RunFailed
-from .experiments.resolve import PROTOCOL, WHERE, Run
-from .labels.manifest import LARGEST_T, Manifest
-from .metrics import scores as metrics
-from .metrics.confident_learning import Estimates
-from .metrics.predictions import Predictions
-from .runfolder import SCHEMA, RunFolder
-from .sitting import Course, Progress
-from .training.distributed.processes import Ranks
-from .warmup import warmup_epochs
+from ..core.hardware import environment, resolve_precision
+from ..datasets import Fitting, Images, Pictures
+from ..errors import RunFailed
+from ..experiments.resolve import PROTOCOL, WHERE, Run
+from ..labels.manifest import LARGEST_T, Manifest
+from ..metrics import scores as metrics
+from ..metrics.confident_learning import Estimates
+from ..metrics.predictions import Predictions
+from ..training.distributed.processes import Ranks
+from .checkpoint import Course, Progress
+from .folder import SCHEMA, RunFolder
+from .noise_estimation import warmup_epochs
 
 if TYPE_CHECKING:
     import torch
 
-    from .training.images.source import Source
-    from .training.trainer import EpochEnd, Trainer
+    from ..training.images.source import Source
+    from ..training.trainer import EpochEnd, Trainer
 
 _MEAN_OF_LAST = 10  # epochs
 _PARTS = ("train_images", "test_images")

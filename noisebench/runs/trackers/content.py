@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..experiments.resolve import Run
-from ..runfolder import RunFolder
+from ...experiments.resolve import Run
+from ..folder import RunFolder
 from .base import Facts, Numbers
 
 _NO_NUMBERS = ("epoch", "seconds")  # of a line: the step, and what is the machine's

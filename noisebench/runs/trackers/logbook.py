@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.files.atomic import write_text
-from ..core.files.schema import TEXT, Each, check_form
-from ..core.files.untrusted import read_json
-from ..errors import DataError, RunFailed
-from ..experiments.resolve import Run
-from ..runfolder import RunFolder
+from ...core.files.atomic import write_text
+from ...core.files.schema import TEXT, Each, check_form
+from ...core.files.untrusted import read_json
+from ...errors import DataError, RunFailed
+from ...experiments.resolve import Run
+from ..folder import RunFolder
 from .base import Ending, Epochs, Numbers, Page, Tracker
 from .content import epoch_numbers, facts_of, final_numbers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .core.files.schema import (
+from ..core.files.schema import (
     CLASSES,
     COUNT,
     FLAG,

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
-from .errors import RunFailed
-from .experiments.resolve import Run
+from ..errors import RunFailed
+from ..experiments.resolve import Run
+from .noise_estimation import warmup_epochs
 from .packing import Load
-from .runner import make_trainer
-from .warmup import warmup_epochs
+from .session import make_trainer
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from .training.packed import Pack
-    from .training.trainer import Trainer
+    from ..training.packed import Pack
+    from ..training.trainer import Trainer
 
 _SHORT = 1.0  # seconds: an epoch that takes no longer is made whole, of a longer one two steps
 _STEPS = 2
@@ -100,7 +100,7 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
         trainers.append(make_trainer(run, images, device, beside=trainers[0] if trainers else None))
     way: Trainer | Pack = trainers[0]
     if width > 1:
-        from .training.packed import Pack
+        from ..training.packed import Pack
 
         way = Pack(trainers, width)
     with closing(trainers[0]) as first:

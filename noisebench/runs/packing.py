@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from .agenda import Item
-from .datasets import fingerprint
-from .experiments.backbones import pack_width
-from .experiments.resolve import Run
-from .labels.manifest import Manifest
-from .losses import LOSSES
-from .losses.registry import is_penalty
-from .strategies import STRATEGIES
+from ..datasets import fingerprint
+from ..experiments.backbones import pack_width
+from ..experiments.resolve import Run
+from ..labels.manifest import Manifest
+from ..losses import LOSSES
+from ..losses.registry import is_penalty
+from ..strategies import STRATEGIES
+from .queue import Item
 
 _FEWEST = 4  # runs of one kind in a suite, from which on they are packed: the places of a pack cost, taken or not
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError, ManifestError
-from .experiments.recipes import all_settings
-from .experiments.resolve import Run, Wish
-from .labels.manifest import Manifest, read_manifest
-from .runfolder import RunFolder
+from ..errors import DataError, ManifestError
+from ..experiments.recipes import all_settings
+from ..experiments.resolve import Run, Wish
+from ..labels.manifest import Manifest, read_manifest
+from .folder import RunFolder
 from .workspace import Workspace
 
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")

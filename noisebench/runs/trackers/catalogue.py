@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 
-from ..errors import ConfigError, UnknownName
+from ...errors import ConfigError, UnknownName
 from .base import Place, Tracker
 
 

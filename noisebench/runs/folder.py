@@ -20,16 +20,16 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from .core.files.arrays import packed_npz
-from .core.files.atomic import settle, write_whole
-from .core.files.lock import Claim, claimed, find_claim
-from .core.files.schema import COUNT, check_form, check_plain
-from .core.files.untrusted import hash_of, read_json, read_text, read_yaml
-from .datasets.npz import read_arrays
-from .errors import DataError
-from .experiments.resolve import WHERE
-from .metrics.dynamics import Dynamics
-from .recordform import check_about, check_failure, check_record
+from ..core.files.arrays import packed_npz
+from ..core.files.atomic import settle, write_whole
+from ..core.files.lock import Claim, claimed, find_claim
+from ..core.files.schema import COUNT, check_form, check_plain
+from ..core.files.untrusted import hash_of, read_json, read_text, read_yaml
+from ..datasets.npz import read_arrays
+from ..errors import DataError
+from ..experiments.resolve import WHERE
+from ..metrics.dynamics import Dynamics
+from .schema import check_about, check_failure, check_record
 
 if TYPE_CHECKING:
     import pandas as pd

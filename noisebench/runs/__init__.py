@@ -1,0 +1,1 @@
+"""One run on disk and in time, and the queue of a suite."""
