@@ -41,8 +41,8 @@ from .together import check_listing, list_suspects
 
 if TYPE_CHECKING:
     from ..core.signals import TimeLimit
-    from ..executors.catalogue import Executor
     from ..executors.job import Bundle, Event, Place
+    from ..executors.registry import Executor
     from ..experiments.suite import Suite
     from ..report import KeptRun, Report, RunLine
     from ..runs.packing import Load
@@ -120,8 +120,8 @@ def run(
 
     noisebench run quick
     """
-    from ..executors.catalogue import Request, open_executor
     from ..executors.job import bundles
+    from ..executors.registry import Request, open_executor
     from ..experiments.suite import find_suite
     from ..runs.packing import loads
     from ..runs.queue import done_elsewhere, image_sentences, make_agenda, manifest_paths, select, where

@@ -7,8 +7,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .catalogue import Request
 from .job import Place
+from .registry import Request
 
 if TYPE_CHECKING:
     from .ray_pool import RayPool

@@ -27,10 +27,10 @@ from ray.exceptions import RayError
 from ..core.hardware import cores
 from ..errors import ConfigError
 from .attempt import Attempt, Fate
-from .catalogue import Request
 from .job import Bundle, Event, Place
-from .process import WorkerProcess
+from .local import WorkerProcess
 from .ray import OWN
+from .registry import Request
 
 _DIED = "died"  # the kind of the last event of a worker that did: not of a job
 _PAUSE = 2.0  # seconds before a bundle is tried again, times how often it was lost

@@ -1,26 +1,229 @@
-"""Runs on Slurm, by submitit: an array job over the bundles, each a worker's command; what it says comes by files on the shared folder."""
+"""`--slurm KEY=VALUE`: sbatch's own options, by their long names.
+
+What is submitted to Slurm: a command, that is a tuple of words, and nothing else; and the exit code that it leaves.
+
+Runs on Slurm, by submitit: an array job over the bundles, each a worker's command; what it says comes by files on the shared folder.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import re
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import submitit
+from submitit.helpers import DelayedSubmission
 
 from ..errors import ConfigError
 from .attempt import Attempt, Fate
-from .catalogue import Request
-from .command import Command, exit_code
-from .events import EventFile
 from .job import INTERRUPTED, Bundle, Event, Job, Place
-from .process import WORKER, environment, how
-from .settings import SlurmSettings
-from .submission import Submission
+from .local import WORKER, environment, how
+from .registry import Request
+from .submission import EventFile, Submission
+
+_CLUSTERS = ("slurm", "local")  # local: submitit's own, processes on this machine; for tests
+_OURS = {
+    "cpus_per_task": "--cpus-per-run", "gpus_per_node": "--gpus-per-run", "gpus_per_task": "--gpus-per-run", "gpus": "--gpus-per-run",
+    "array": "--jobs", "array_parallelism": "--jobs", "requeue": "nothing, it is on",
+    "nodes": "nothing, a run is one process", "ntasks": "nothing, a run is one process", "ntasks_per_node": "nothing, a run is one process",
+}  # fmt: skip
+_SUBMITIT = {
+    "partition", "qos", "account", "constraint", "exclude", "nodelist", "gres", "mem", "mem_per_gpu", "mem_per_cpu", "comment",
+    "mail_type", "mail_user", "dependency", "exclusive", "wckey", "job_name",
+}  # fmt: skip
+_LISTS = {"setup", "teardown", "srun_args"}  # lines of the script, may be repeated
+_MINUTES = 60  # of a job, unless --slurm time says: it is queued again until it is done
+_REQUEUES = 1000  # times that a job may run out of its time
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """What is asked of Slurm for each job. cpus, gpus: whole; minutes: its time; own: submitit's parameters; more: sbatch's others."""
+
+    cluster: str = "slurm"
+    cpus: int = 1
+    gpus: int = 0
+    minutes: int = _MINUTES
+    own: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    requeues: int = _REQUEUES
+
+    @classmethod
+    def read(cls, request: Request) -> SlurmSettings:
+        """Raises ConfigError for what is no KEY=VALUE, said twice, or another option's to say."""
+        if request.gpus is not None and request.gpus != int(request.gpus):
+            raise ConfigError(f"--executor slurm gives whole GPUs: --gpus-per-run 1, got {request.gpus:g}")
+        given = _pairs(request.slurm)
+        cluster = given.pop("cluster", "slurm")
+        if cluster not in _CLUSTERS:
+            raise ConfigError(
+                f"--slurm cluster is one of {', '.join(_CLUSTERS)}, got {cluster!r}; of several clusters: --slurm clusters=NAME"
+            )
+        minutes = _minutes(given.pop("time")) if "time" in given else _MINUTES
+        own: dict[str, Any] = {key: _value(value) for key, value in given.items() if key in _SUBMITIT}
+        own |= {key: value.split("\n") for key, value in given.items() if key in _LISTS}
+        own |= {"signal_delay_s": _number("signal_delay_s", given["signal_delay_s"])} if "signal_delay_s" in given else {}
+        own |= {"use_srun": _value(given["use_srun"])} if "use_srun" in given else {}
+        more = {key.replace("_", "-"): _value(value) for key, value in given.items() if key not in own}
+        return cls(cluster, request.cpus or 1, int(request.gpus or 0), minutes, own, more)
+
+    def parameters(self, at_once: int) -> dict[str, Any]:
+        """As submitit's AutoExecutor takes them."""
+        gpus = {"gpus_per_node": self.gpus} if self.gpus else {}
+        named = {"slurm_job_name": "noisebench", **{f"slurm_{key}": value for key, value in self.own.items()}}
+        more = {"slurm_additional_parameters": {"requeue": True, **self.more}}
+        return {"timeout_min": self.minutes, "cpus_per_task": self.cpus, **gpus, "slurm_array_parallelism": at_once, **named, **more}
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().lstrip("-").replace("-", "_")
+        if not equals or not key or not value:
+            raise ConfigError(f"--slurm is KEY=VALUE, an option of sbatch by its long name, such as partition=gpu; got {text!r}")
+        if key in _OURS:
+            raise ConfigError(f"--slurm {key} is said by {_OURS[key]}")
+        if key in found and key not in _LISTS:
+            raise ConfigError(f"--slurm {key} is given twice: {found[key]} and {value}")
+        found[key] = f"{found[key]}\n{value}" if key in found else value
+    return found
+
+
+def _value(text: str) -> str | bool:
+    return {"true": True, "false": False}.get(text, text)
+
+
+def _number(key: str, text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise ConfigError(f"--slurm {key} is a whole number of seconds, got {text!r}")
+    return int(text)
+
+
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
+
+
+def _minutes(text: str) -> int:
+    """Slurm's ways to write a time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]; rounded up."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise ConfigError(f"--slurm time is minutes, hours:minutes:seconds or days-hours, as Slurm writes them; got {text!r}")
+    days, a, b, c = (int(found[name] or 0) for name in ("days", "a", "b", "c"))
+    if found["days"] is not None:
+        hours, minutes, seconds = 24 * days + a, b, c
+    elif found["c"] is not None:
+        hours, minutes, seconds = a, b, c
+    else:
+        hours, minutes, seconds = 0, a, b
+    total = 60 * hours + minutes + (seconds + 59) // 60
+    if not total:
+        raise ConfigError(f"--slurm time must be longer than nothing, got {text!r}")
+    return total
+
+
+_UNTIL_THE_END = 600.0  # seconds in which Slurm does what it announced by SIGTERM: take the node away, or end the job
+_WISHES = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2}  # told before it could listen
+
+
+class Command:
+    """Called, it runs its words to their end and returns their exit code. Preempted or out of time, it lets them save, and is queued
+    again by submitit as it is."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+        self._child = 0
+        self._told = False
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"words": self.words}
+
+    def __setstate__(self, state: dict[str, tuple[str, ...]]) -> None:
+        self.__init__(state["words"])  # type: ignore[misc]
+
+    def __call__(self) -> int:
+        with self._heeding_slurm():
+            while (code := self._run()) == INTERRUPTED and not self._told:
+                pass  # somebody stopped the worker alone
+            begun = time.monotonic()
+            while code == INTERRUPTED and time.monotonic() - begun < _UNTIL_THE_END:
+                time.sleep(0.2)  # the end, or submitit's signal
+            return code
+
+    def checkpoint(self) -> DelayedSubmission:
+        """submitit's wish: what is to be queued again, once all is saved."""
+        self._stop()
+        return DelayedSubmission(Command(self.words))
+
+    def _run(self) -> int:
+        process = subprocess.Popen(self.words, start_new_session=True)  # noqa: S603 - whoever submitted wrote them
+        self._child = process.pid
+        _await(process.pid)
+        self._child = 0
+        code = process.wait()
+        return INTERRUPTED if code in _WISHES else code
+
+    def _stop(self) -> None:
+        """Let the worker save, and wait for that. From a signal's handler: Popen, which may be in the midst of something, is not asked."""
+        if child := self._child:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+            _await(child)
+
+    @contextmanager
+    def _heeding_slurm(self) -> Iterator[None]:
+        """SIGTERM, which submitit passes over, goes on to the worker: Slurm does not tell it where it tells the batch script alone."""
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            self._told = True
+            if self._child:
+                with suppress(ProcessLookupError):
+                    os.kill(self._child, signal.SIGTERM)
+
+        before = signal.signal(signal.SIGTERM, receive)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _await(child: int) -> None:
+    """Until it has ended; it stays to be asked for its exit code."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+
+
+class _Plain(pickle.Unpickler):
+    """Reads words and numbers, and nothing that could be called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it would call {module}.{name}")
+
+
+def exit_code(left: Path) -> int:
+    """Out of the pickle that submitit leaves, of which no code is run: anybody may have put it there.
+
+    Raises RuntimeError with what was thrown in the job, or where it is damaged.
+    """
+    try:
+        with left.open("rb") as file:
+            how, result = _Plain(file).load()
+    except Exception as error:  # a broken pickle may throw anything
+        raise RuntimeError(f"{left} is refused: {error}") from None
+    if how != "success" or not isinstance(result, int):
+        raise RuntimeError(str(result))
+    return result
+
 
 _ARRAY = 1000  # bundles of one array; Slurm's MaxArraySize is 1001 unless somebody changed it
 _AT_ONCE = 256  # tasks of an array at a time, where --jobs does not say

@@ -25,8 +25,8 @@ from ..runs.queue import plan_one
 from ..runs.session import execute, make_trainer
 from ..runs.workspace import Workspace
 from .attempt import Attempt
-from .events import EventFile
 from .job import INTERRUPTED, STOP, Bundle, Event, Job, Place
+from .submission import EventFile
 
 
 def work(is_orphan: Callable[[], bool] | None = None) -> None:

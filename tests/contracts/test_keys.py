@@ -34,8 +34,8 @@ from noisebench.core.plugins import code_of, load_plugins
 from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Images, find_dataset, fingerprint, read_images
 from noisebench.errors import ConfigError, DataError, LanguageError
-from noisebench.executors.events import EventFile
 from noisebench.executors.job import Bundle, Job, Place
+from noisebench.executors.submission import EventFile
 from noisebench.executors.worker import work_on
 from noisebench.experiments import resolve as plan
 from noisebench.experiments.backbones import BACKBONES

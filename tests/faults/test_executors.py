@@ -13,12 +13,12 @@ import pytest
 from noisebench.cli import main
 from noisebench.core.signals import PatientSignals, StopSignals
 from noisebench.errors import DataError
-from noisebench.executors import process, warm
+from noisebench.executors import local as process
+from noisebench.executors import warm
 from noisebench.executors.attempt import MOST_LOST, Attempt
-from noisebench.executors.events import EventFile
 from noisebench.executors.job import Bundle, Event, Job, Place, bundles
 from noisebench.executors.local import LocalPool
-from noisebench.executors.submission import Submission
+from noisebench.executors.submission import EventFile, Submission
 from noisebench.executors.worker import work_on
 from noisebench.experiments.suite import SuiteRun
 from tests.unit.test_pack import agenda
@@ -155,7 +155,7 @@ def test_a_missing_package_is_said_with_what_installs_it(
     name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for module in [*sys.modules]:
-        if module.startswith(("noisebench.executors.ray", "noisebench.executors.slurm", "noisebench.executors.command")):
+        if module.startswith(("noisebench.executors.ray", "noisebench.executors.slurm", "noisebench.executors.slurm")):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["-C", str(tmp_path), "run", "smoke", "--executor", name]) == 2

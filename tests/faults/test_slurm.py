@@ -14,8 +14,8 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
-from noisebench.executors.catalogue import Request
-from noisebench.executors.settings import SlurmSettings
+from noisebench.executors.registry import Request
+from noisebench.executors.slurm import SlurmSettings
 from tests.support.suites import ancestors, finish, numbers, start, under_way, wait_until, workspace
 
 pytest.importorskip("submitit", reason="needs submitit: pip install 'noisebench[slurm]'")
@@ -200,7 +200,7 @@ def test_half_a_gpu_is_not_slurms_to_give() -> None:
 
 
 def test_what_is_submitted_holds_words_alone() -> None:
-    from noisebench.executors.command import Command
+    from noisebench.executors.slurm import Command
 
     command = pickle.loads(pickle.dumps(Command(("sh", "-c", "exit 7"))))
     assert command.__getstate__() == {"words": ("sh", "-c", "exit 7")} and command() == 7
@@ -208,7 +208,7 @@ def test_what_is_submitted_holds_words_alone() -> None:
 
 
 def test_a_worker_that_is_told_before_it_can_listen_is_begun_again(tmp_path: Path) -> None:
-    from noisebench.executors.command import Command
+    from noisebench.executors.slurm import Command
 
     script = 'test -e "$0" && exit 0; touch "$0"; kill -USR2 $$'
     assert Command(("sh", "-c", script, str(tmp_path / "told")))() == 0

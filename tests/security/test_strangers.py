@@ -499,7 +499,7 @@ def test_lying_safetensors_are_refused_in_one_line(tmp_path: Path, subtests: pyt
 
 def test_what_a_cluster_job_left_runs_nothing(tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="needs submitit: pip install 'noisebench[slurm]'")
-    from noisebench.executors.command import exit_code
+    from noisebench.executors.slurm import exit_code
 
     left = tmp_path / "result.pkl"
     for content, expected in ((("success", 0), 0), (("success", 137), 137)):
