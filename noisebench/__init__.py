@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .labels.manifest import Manifest, read_manifest
     from .losses import register_loss
     from .noise import register_noise, transition
-    from .report import make_report as report
+    from .reporting import make_report as report
     from .runs.folder import results
     from .strategies import register_strategy
 

@@ -12,8 +12,8 @@ from .console import say, show, write, write_json
 
 if TYPE_CHECKING:
     from ..labels.manifest import Manifest
-    from ..report import Table
-    from ..report.figures import Drawing, Kind
+    from ..reporting import Table
+    from ..reporting.figures import Drawing, Kind
     from .options import Globals
 
 _METRIC = ("rates", "ranks")  # which are of any metric and budget; the others are of what a run has one of
@@ -42,8 +42,8 @@ class Asked:
 def draw_figure(asked: Asked, options: Globals) -> None:
     """Draw a named figure of runs, of losses, or of manifests."""
     from ..errors import ConfigError
-    from ..report.figures import find_figure
-    from ..report.figures.style import form_of
+    from ..reporting.figures import find_figure
+    from ..reporting.figures.style import form_of
 
     kind = find_figure(asked.name)
     if asked.json and asked.out:
@@ -62,7 +62,7 @@ def draw_figure(asked: Asked, options: Globals) -> None:
 
 def without_effect(name: str) -> dict[str, str]:
     """The options, by parameter, that have no effect on a figure. Raises UnknownName."""
-    from ..report.figures import find_figure
+    from ..reporting.figures import find_figure
 
     kind = find_figure(name)
     others = {"conditions": "--where"} if kind.of != "runs" else {}
@@ -111,7 +111,7 @@ def _save(drawing: Drawing, path: Path, form: str) -> None:
 
 
 def _show_transition(drawing: Any) -> None:
-    from ..report.figures.transition import draw
+    from ..reporting.figures.transition import draw
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     show(*(draw(manifest, width) for manifest in drawing.manifests))

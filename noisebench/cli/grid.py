@@ -25,7 +25,7 @@ class GridProgress:
     """Inside `with`, `update` takes every event of the pool."""
 
     def __init__(self, items: list[Item], jobs: int, *, quiet: bool = False) -> None:
-        from ..report.table import noise_order
+        from ..reporting.table import noise_order
 
         self._items, self._quiet = items, quiet
         self._several = [axis for axis in ("dataset", "subset", "model", "init") if len({_axes(item)[axis] for item in items}) > 1]

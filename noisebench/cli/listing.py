@@ -276,13 +276,13 @@ def _suites(options: Globals) -> Rows:
 
 
 def _metrics(options: Globals) -> Rows:
-    from ..report import METRICS
+    from ..reporting import METRICS
 
     return [{"name": name, "title": m.title, "selection": m.selection, "doc": m.doc} for name, m in METRICS.items()]
 
 
 def _figures(options: Globals) -> Rows:
-    from ..report.figures import FIGURES
+    from ..reporting.figures import FIGURES
 
     return [{"name": name, "summary": kind.summary, "of": kind.of} for name, kind in FIGURES.items()]
 

@@ -17,7 +17,7 @@ from .options import Globals, Json, Where
 
 if TYPE_CHECKING:
     from ..errors import DataError
-    from ..report import Check, KeptRun, Report, Rules, Shape
+    from ..reporting import Check, KeptRun, Report, Rules, Shape
     from ..runs.workspace import Workspace
 _OF_TABLES = ("rows", "cols", "metric", "budget", "published", "against")
 _OF_CHECK = {"baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha", "allow_missing": "--allow-missing"}
@@ -86,7 +86,7 @@ def report(
     if figure is not None:
         draw_figure(Asked(figure, paths or [], conditions or [], metric, budget, epoch, losses or [], out, json), options)
         return
-    from ..report import read_tolerance
+    from ..reporting import read_tolerance
 
     form = _format(form, out, json=json)
     _check_options(context, form)
@@ -122,7 +122,7 @@ def _check_figure(context: typer.Context) -> None:
 def _check_options(context: typer.Context, form: str) -> None:
     """Nothing is given that has no effect."""
     from ..errors import ConfigError
-    from ..report import RANKED
+    from ..reporting import RANKED
 
     check = context.params["check"]
     if check and context.params["baseline"] is None:
@@ -145,7 +145,7 @@ def _check_options(context: typer.Context, form: str) -> None:
 def _check_judged(shape: Shape) -> None:
     """A gate judges what came of a run, not what it took."""
     from ..errors import ConfigError
-    from ..report import find_metric
+    from ..reporting import find_metric
 
     if all(find_metric(name).spent for name in shape.metrics):
         raise ConfigError(f"--check judges results, and {shape.metric} is what a run took: give another --metric, alone or beside it")
@@ -163,7 +163,7 @@ def shape_of(
 ) -> Shape:
     """How the tables are laid out. Raises UnknownName for a metric, ConfigError for a budget."""
     from ..experiments.compute import checked_budget
-    from ..report import Shape, find_metric
+    from ..reporting import Shape, find_metric
 
     shape = Shape(rows, cols, metric, ranks, published, checked_budget(budget), against)
     for name in shape.metrics:
@@ -174,7 +174,7 @@ def shape_of(
 def runs_of(options: Globals, paths: list[Path] | None, *, check: bool = False) -> list[KeptRun]:
     """The runs at these paths, or the workspace's. Raises DataError where there are none, but under a check."""
     from ..errors import DataError
-    from ..report import runs_at
+    from ..reporting import runs_at
 
     if paths or (options.workspace / "runs").is_dir():
         return runs_at(paths or [options.workspace])
@@ -186,7 +186,7 @@ def runs_of(options: Globals, paths: list[Path] | None, *, check: bool = False) 
 def make(runs: Sequence[KeptRun], shape: Shape, conditions: list[str], workspace: Workspace, *, needed: bool = False) -> Report:
     """The report of these runs; damaged results are said and passed over. Raises DataError where runs are `needed` and there are none."""
     from ..errors import DataError
-    from ..report import report_of
+    from ..reporting import report_of
 
     made = report_of(runs, shape, conditions, _passed_over, workspace)
     if needed and not made.tables:
@@ -207,7 +207,7 @@ def _save(made: Report, path: Path) -> None:
 
 
 def _verdict(made: Report, baseline: Path, tolerance: str | None, alpha: float, allow_missing: bool) -> Check:
-    from ..report import Rules, check, read_baseline, read_tolerance
+    from ..reporting import Rules, check, read_baseline, read_tolerance
 
     rules: Rules = Rules(read_tolerance(tolerance, made.shape.metrics), alpha, allow_missing)
     return check(made.document(), read_baseline(baseline, made.metric), rules, made.damaged)
@@ -215,7 +215,7 @@ def _verdict(made: Report, baseline: Path, tolerance: str | None, alpha: float, 
 
 def _format(form: str | None, out: Path | None, *, json: bool) -> str:
     from ..errors import ConfigError
-    from ..report import FORMATS, SUFFIXES
+    from ..reporting import FORMATS, SUFFIXES
 
     if json and form not in (None, "json"):
         raise ConfigError(f"--json and --format {form} contradict each other")
@@ -232,7 +232,7 @@ def _format(form: str | None, out: Path | None, *, json: bool) -> str:
 def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None = None) -> None:
     """Print or write the report; in a GitHub job append it to the step's summary too, and say what is wrong as error lines."""
     from ..core.files.atomic import write_text
-    from ..report.terminal import draw_table
+    from ..reporting.render.terminal import draw_table
 
     if out is not None:
         write_text(out, made.render(form, verdict))
@@ -250,7 +250,7 @@ def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None
 
 def _say_verdict(verdict: Check, *, quiet: bool) -> None:
     """On stderr; `quiet`: the text on stdout has it already, and error lines are all that is left."""
-    from ..report.github import error_lines
+    from ..reporting.ci.github import error_lines
 
     if "GITHUB_STEP_SUMMARY" in os.environ:
         for line in error_lines(verdict.troubles):
@@ -262,7 +262,7 @@ def _say_verdict(verdict: Check, *, quiet: bool) -> None:
 
 
 def _append_summary(path: Path, made: Report, verdict: Check | None) -> None:
-    from ..report.github import step_summary
+    from ..reporting.ci.github import step_summary
 
     lines = [verdict.summary, *verdict.troubles] if verdict else []
     try:

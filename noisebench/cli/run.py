@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ..executors.job import Bundle, Event, Place
     from ..executors.registry import Executor
     from ..experiments.suite import Suite
-    from ..report import KeptRun, Report, RunLine
+    from ..reporting import KeptRun, Report, RunLine
     from ..runs.packing import Load
     from ..runs.queue import Item
     from ..runs.trackers import Logbook
@@ -264,7 +264,7 @@ def _log(logbook: Logbook, item: Item, event: Event) -> None:
 
 def _lines(known: Path | None) -> dict[str, RunLine]:
     """The finished runs of a file of runs, by key. Raises DataError."""
-    from ..report import finished_runs
+    from ..reporting import finished_runs
 
     return {} if known is None else finished_runs(known)
 

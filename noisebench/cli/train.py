@@ -314,7 +314,7 @@ def _show_record(record: dict[str, Any], *, json: bool) -> None:
         write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics.get("memorised"), "epochs": epochs,
                     **{name: record.get(name) for name in names}})  # fmt: skip
         return
-    from ..report import METRICS
+    from ..reporting import METRICS
 
     epochs = record["recipe"]["epochs"]
     test, speed, memorised = metrics["test_acc"], record.get("images_per_second"), metrics.get("memorised")

@@ -111,7 +111,7 @@ class Beside:
 @cache
 def read_published() -> tuple[Published, ...]:
     """All rows, in the order of the file."""
-    text = files("noisebench").joinpath("published.csv").read_text(encoding="utf-8")
+    text = files("noisebench.experiments").joinpath("published.csv").read_text(encoding="utf-8")
     return tuple(_row(line) for line in csv.DictReader(text.splitlines()))
 
 

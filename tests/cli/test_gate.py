@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from noisebench.cli import main
-from noisebench.report import Check, Rules, Shape, check, report_of
-from noisebench.report.github import SUMMARY_LIMIT, error_lines, step_summary
-from noisebench.report.significance import holm, moderated, student_tail
+from noisebench.reporting import Check, Rules, Shape, check, report_of
+from noisebench.reporting.ci.github import SUMMARY_LIMIT, error_lines, step_summary
+from noisebench.reporting.stats import holm, moderated, student_tail
 from noisebench.runs.folder import RunFolder, run_folders
 from tests.unit.test_report import ASYM, SYM, add
 
@@ -347,7 +347,7 @@ def test_github_is_told_in_nine_lines_and_a_summary(
 
 def test_a_summary_stays_below_the_limit_and_says_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SUMMARY_LIMIT <= 2**20, "GitHub's own limit"
-    monkeypatch.setattr("noisebench.report.github.SUMMARY_LIMIT", 20_000)
+    monkeypatch.setattr("noisebench.reporting.ci.github.SUMMARY_LIMIT", 20_000)
     add(tmp_path)
     table = report_of(run_folders([tmp_path]), Shape()).tables[0]
     text = step_summary([table] * 100, ["one"])

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from noisebench.cli import main
-from noisebench.report import Report, Shape, report_of
-from noisebench.report.page.chart import round_ticks, thin
-from noisebench.report.page.inline import inline_svg
-from noisebench.report.page.model import view_of
+from noisebench.reporting import Report, Shape, report_of
+from noisebench.reporting.page.chart import round_ticks, thin
+from noisebench.reporting.page.inline import inline_svg
+from noisebench.reporting.page.model import view_of
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.workspace import Workspace
 from tests.support.browser import Browser, find_chromium
@@ -191,7 +191,7 @@ def test_a_reader_of_the_screen_finds_language_landmarks_and_heads(text: str) ->
 
 
 def test_the_verdict_of_a_check_stands_on_the_page(trained: Path) -> None:
-    from noisebench.report import Rules, check
+    from noisebench.reporting import Rules, check
 
     made = report(trained)
     better = json.loads(json.dumps(made.document()))
@@ -399,7 +399,7 @@ def test_a_browser_would_have_said_so(chromium: Browser, page: Path, tmp_path: P
 
 
 def test_a_figure_of_matplotlib_keeps_its_look_under_the_policy(browser: Browser, trained: Path, tmp_path: Path) -> None:
-    from noisebench.report.page import page as make_page
+    from noisebench.reporting.page import page as make_page
 
     svg = '<svg xmlns="http://www.w3.org/2000/svg" width="72pt" height="36pt"><path id="p" style="fill: #ff0000"/></svg>'
     made = make_page(report(trained).tables, Workspace(trained), figures=[("One", "of it", svg), ("Two", "of it", svg)])

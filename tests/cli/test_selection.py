@@ -15,7 +15,7 @@ from noisebench.core.signals import TimeLimit
 from noisebench.errors import ConfigError
 from noisebench.experiments.suite import AXES, read_suites
 from noisebench.experiments.workload import images_of
-from noisebench.report import finished_runs
+from noisebench.reporting import finished_runs
 from noisebench.runs.packing import loads
 from noisebench.runs.queue import Item, make_agenda, where
 from noisebench.runs.workspace import Workspace

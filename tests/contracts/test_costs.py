@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from noisebench.cli import main
-from noisebench.report import METRICS, Rules, Shape, Table, check, report_of
+from noisebench.reporting import METRICS, Rules, Shape, Table, check, report_of
 from noisebench.runs.folder import run_folders
 from noisebench.strategies import STRATEGIES, Passes
 from tests.unit.test_report import SYM, add, report, tables

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from noisebench.report import Rules, check
+from noisebench.reporting import Rules, check
 
 SPREADS = [
     [float(text) for text in re.findall(r"±\s(\d+\.\d+)", line)]

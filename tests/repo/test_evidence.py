@@ -22,7 +22,7 @@ from noisebench.cli import main
 from noisebench.core.hardware import environment
 from noisebench.datasets import find_dataset, read_images
 from noisebench.experiments.suite import Suite
-from noisebench.report import finished_runs
+from noisebench.reporting import finished_runs
 from noisebench.runs.queue import Item, make_agenda, where
 from noisebench.runs.workspace import Workspace
 

@@ -92,7 +92,7 @@ LIGHT = (
     ('main(["list", "models"])', {"torch", "timm", "torchvision"}),
     ('main(["list", "suites"])', {"torch", "timm", "torchvision"}),
     ('main(["corrupt", "cifar10", "--asym", "0.3"])', {"torch", "timm", "torchvision"}),
-    ("import noisebench.losses, noisebench.strategies, noisebench.noise, noisebench.experiments.resolve, noisebench.report", {"torch"}),
+    ("import noisebench.losses, noisebench.strategies, noisebench.noise, noisebench.experiments.resolve, noisebench.reporting", {"torch"}),
 )
 EACH = """
 import json, sys

@@ -32,11 +32,11 @@ from noisebench.errors import NoisebenchError
 from noisebench.experiments.command import reproduction
 from noisebench.labels.build import LabelWish, make_manifest
 from noisebench.labels.manifest import read_manifest
-from noisebench.report import FORMATS, Shape, report_of
-from noisebench.report.figures.panels import Figure, Panel, Series
-from noisebench.report.github import error_lines, step_summary
-from noisebench.report.html import fragment
-from noisebench.report.page.inline import inline_svg
+from noisebench.reporting import FORMATS, Shape, report_of
+from noisebench.reporting.ci.github import error_lines, step_summary
+from noisebench.reporting.figures.panels import Figure, Panel, Series
+from noisebench.reporting.page.inline import inline_svg
+from noisebench.reporting.render.html import fragment
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.workspace import Workspace
 from tests.unit.test_report import SYM, add

@@ -127,10 +127,13 @@ FAULTS: dict[str, Callable[[str], None]] = {
     "error": _fail,
 }
 SLOW = (  # what commands import: a second and more where each does that itself
-    "torch", "numpy.ctypeslib", "pandas", "pyarrow.pandas_compat", "safetensors.torch", "rich.table", "jinja2", "PIL.Image",
-    "pydantic.type_adapter", "matplotlib.backends.backend_svg", "matplotlib.figure", "platformdirs.unix", "typer.main", "typer.rich_utils",
-    "noisebench.api", "noisebench.runs.packed_session", "noisebench.cli.app", "noisebench.noise.conventions", "noisebench.runs.predictions", "noisebench.runs.rebuild",
-    "noisebench.report.figures.curves", "noisebench.report.page", "noisebench.experiments.command", "noisebench.core.console", "noisebench.labels.issues",
+    "torch", "numpy.ctypeslib", "pandas", "pyarrow.pandas_compat", "safetensors.torch",
+    "rich.table", "jinja2", "PIL.Image", "pydantic.type_adapter",
+    "matplotlib.backends.backend_svg", "matplotlib.figure", "platformdirs.unix", "typer.main",
+    "typer.rich_utils", "noisebench.api", "noisebench.runs.packed_session", "noisebench.cli.app",
+    "noisebench.noise.conventions", "noisebench.runs.predictions", "noisebench.runs.rebuild",
+    "noisebench.reporting.figures.curves", "noisebench.reporting.page",
+    "noisebench.experiments.command", "noisebench.core.console", "noisebench.labels.issues",
     "noisebench.runs.trackers", "noisebench.training.trainer",
 )  # fmt: skip
 SINCE = ("full", "read-only")  # what goes on, once it has begun

@@ -31,8 +31,8 @@ from noisebench.errors import NoisebenchError
 from noisebench.experiments.suite import read_suites
 from noisebench.labels.manifest import read_manifest
 from noisebench.noise.matrices import read_matrix
-from noisebench.report import read_baseline, read_runs
-from noisebench.report.runs import runs_as_text
+from noisebench.reporting import read_baseline, read_runs
+from noisebench.reporting.runs_csv import runs_as_text
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.predictions import checked_arrays
 

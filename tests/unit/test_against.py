@@ -17,12 +17,12 @@ from scipy import stats
 import noisebench as nb
 from noisebench.cli import main
 from noisebench.errors import ConfigError
-from noisebench.report import Report, Shape, report_of
-from noisebench.report.against import less
-from noisebench.report.cells import Cell
-from noisebench.report.page.page import page
-from noisebench.report.significance import Difference, beats, difference, student_quantile
-from noisebench.report.terminal import draw_table
+from noisebench.reporting import Report, Shape, report_of
+from noisebench.reporting.aggregate import Cell
+from noisebench.reporting.comparison import less
+from noisebench.reporting.page.page import page
+from noisebench.reporting.render.terminal import draw_table
+from noisebench.reporting.stats import Difference, beats, difference, student_quantile
 from noisebench.runs.folder import run_folders
 from noisebench.runs.workspace import Workspace
 from tests.cli.test_page import Tags

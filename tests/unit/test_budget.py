@@ -18,8 +18,8 @@ from noisebench.experiments.recipes import Recipe
 from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.experiments.suite import find_suite, read_suites
 from noisebench.losses import LOSSES
-from noisebench.report import Report, Shape, make_tables, read_rows, report_of
-from noisebench.report.compute import by_compute
+from noisebench.reporting import Report, Shape, make_tables, read_rows, report_of
+from noisebench.reporting.compute import by_compute
 from noisebench.runs.folder import run_folders
 from noisebench.runs.queue import make_agenda
 from noisebench.runs.workspace import Workspace

@@ -22,13 +22,13 @@ from scipy.stats import studentized_range as reference
 from noisebench.cli import main
 from noisebench.errors import ConfigError
 from noisebench.noise import transition
-from noisebench.report import Shape, report_of
-from noisebench.report.figures import FIGURES
-from noisebench.report.figures.losses import respond
-from noisebench.report.figures.optimum import likeliest_wrong, optimum
-from noisebench.report.figures.panels import Figure, Panel, Series
-from noisebench.report.figures.ranks import Ranking, critical_difference, studentized_range
-from noisebench.report.figures.style import looks
+from noisebench.reporting import Shape, report_of
+from noisebench.reporting.figures import FIGURES
+from noisebench.reporting.figures.losses import respond
+from noisebench.reporting.figures.optimum import likeliest_wrong, optimum
+from noisebench.reporting.figures.panels import Figure, Panel, Series
+from noisebench.reporting.figures.ranks import Ranking, critical_difference, studentized_range
+from noisebench.reporting.figures.style import looks
 from noisebench.runs.folder import RunFolder, run_folders
 from tests.support.suites import reseal
 

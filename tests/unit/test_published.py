@@ -19,7 +19,7 @@ from noisebench.experiments.recipes import RECIPES
 from noisebench.labels.build import check_noise
 from noisebench.noise import normal_noise
 from noisebench.noise.conventions import CONVENTIONS
-from noisebench.report import METRICS
+from noisebench.reporting import METRICS
 from tests.conftest import Case
 from tests.unit.test_report import add
 

@@ -15,9 +15,9 @@ import pytest
 
 import noisebench as nb
 from noisebench.errors import ConfigError, DataError, UnknownName
-from noisebench.report import Report, Shape, find_metric, read_rows, report_of, where
-from noisebench.report.cells import Cell
-from noisebench.report.significance import beats
+from noisebench.reporting import Report, Shape, find_metric, read_rows, report_of, where
+from noisebench.reporting.aggregate import Cell
+from noisebench.reporting.stats import beats
 from noisebench.runs.folder import RunFolder, run_folders
 
 SYM, ASYM = "symmetric(rate=0.4)", "asymmetric(rate=0.4, map='digits')"
@@ -334,7 +334,7 @@ def test_wrong_names_and_places_are_refused(tmp_path: Path) -> None:
 def test_text_of_users_does_not_become_markup(tmp_path: Path) -> None:
     from rich.console import Console
 
-    from noisebench.report.terminal import draw_table
+    from noisebench.reporting.render.terminal import draw_table
 
     add(tmp_path, "[red]evil[/red] | method")
     console = Console(file=io.StringIO(), width=200)

@@ -19,9 +19,9 @@ import noisebench as nb
 from noisebench.cli import main
 from noisebench.core.files.schema import NAME
 from noisebench.errors import DataError
-from noisebench.report import FORMATS, METRICS, Shape, finished_runs, read_runs, report_of, runs_at
-from noisebench.report.columns import COLUMNS, read_word, word_of
-from noisebench.report.measures import RECORDED
+from noisebench.reporting import FORMATS, METRICS, Shape, finished_runs, read_runs, report_of, runs_at
+from noisebench.reporting.metrics import RECORDED
+from noisebench.reporting.runs_csv import COLUMNS, read_word, word_of
 from noisebench.runs.folder import RunFolder, run_folders
 from tests.unit.test_report import ASYM, SYM, add
 

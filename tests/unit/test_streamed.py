@@ -35,7 +35,7 @@ from noisebench.experiments.suite import find_suite
 from noisebench.experiments.weights import Initial
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import read_manifest
-from noisebench.report.page.pictures import Pictures as PagePictures
+from noisebench.reporting.page.pictures import Pictures as PagePictures
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.inference import StoredNetworks, evaluate_on
 from noisebench.runs.session import check_networks, make_trainer

@@ -21,7 +21,7 @@ from noisebench.cli.options import Globals
 from noisebench.errors import NoisebenchError
 from noisebench.experiments.command import reproduction
 from noisebench.labels.issues import better_score, judge
-from noisebench.report import Rules, Shape, check, read_baseline, report_of
+from noisebench.reporting import Rules, Shape, check, read_baseline, report_of
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.predictions import checked_arrays
 from noisebench.runs.trackers.logbook import _known

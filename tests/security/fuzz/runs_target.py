@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noisebench.report import METRICS, Shape, read_runs, report_of
-from noisebench.report.columns import COLUMNS
+from noisebench.reporting import METRICS, Shape, read_runs, report_of
+from noisebench.reporting.runs_csv import COLUMNS
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.workspace import Workspace
 

@@ -1,0 +1,32 @@
+"""Records -> tables in every form that people paste or machines read, and a verdict for CI."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from .aggregate import AXES, read_rows, where
+from .ci.gate import Check, Rules, check, read_baseline, read_tolerance
+from .metrics import METRICS, find_metric
+from .published import put_beside
+from .render.text import document
+from .report import FORMATS, RANKED, SUFFIXES, Report, Shape, make_report, report_of
+from .runs_csv import KeptRun, RunLine, finished_runs, read_runs, runs_at
+from .table import Table, make_tables
+
+__all__ = [
+    "AXES", "FORMATS", "METRICS", "RANKED", "SUFFIXES", "Check", "KeptRun", "Report", "Rules", "RunLine", "Shape", "Table", "check",
+    "document", "find_metric", "finished_runs", "make_report", "make_tables", "put_beside", "read_baseline", "read_rows", "read_runs",
+    "read_tolerance", "report_of", "runs_at", "where",
+]  # fmt: skip
+
+
+class _Callable(ModuleType):
+    """`nb.report(...)` is promised, and importing this package puts it under that very name."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Report:
+        return make_report(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

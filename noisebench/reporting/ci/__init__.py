@@ -1,0 +1,1 @@
+"""Checks of a report for CI: a baseline, GitHub annotations, JUnit."""

@@ -1,0 +1,149 @@
+"""The tables of some runs as one thing: text in every format, a document, a notebook's view."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError
+from ..runs.workspace import Workspace
+from .aggregate import read_rows, where
+from .ci.gate import Check
+from .ci.junit import junit
+from .comparison import put_against
+from .published import put_beside
+from .render.html import fragment
+from .render.latex import latex
+from .render.text import as_csv, as_json, as_list, document, markdown
+from .runs_csv import KeptRun, runs_as_text, runs_at
+from .table import Table, make_tables
+
+SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".tex": "latex", ".xml": "junit"}
+FORMATS = ("table", *SUFFIXES.values(), "runs")
+RANKED = ("table", "md", "html", "latex")  # where --ranks adds a column; elsewhere every cell has its rank anyway
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the rows and columns are, and which numbers the cells hold; each may be several, joined by commas."""
+
+    rows: str = "method"
+    cols: str = "noise"
+    metric: str = "last"
+    ranks: bool = False
+    published: str | None = None  # a paper whose numbers stand beside ours
+    budget: str = "epochs"  # what the methods of a table have alike; or compute
+    against: str | None = None  # the method, loss or strategy of the row that every other is compared with
+
+    @property
+    def metrics(self) -> list[str]:
+        """Raises ConfigError where one stands twice."""
+        names = [name.strip() for name in self.metric.split(",")]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"a metric stands twice in {self.metric!r}")
+        return names
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables of finished runs. `str()` is what a pipe gets; a notebook shows HTML; `render(form)` is any format's text."""
+
+    tables: list[Table]
+    shape: Shape = Shape()
+    damaged: list[str] = field(default_factory=list)  # result files passed over
+    workspace: Workspace = field(default_factory=Workspace)  # where its runs lie, and their data
+    runs: tuple[KeptRun, ...] = ()  # all that are in its tables
+
+    @property
+    def metric(self) -> str:
+        return ",".join(self.shape.metrics)
+
+    def document(self, verdict: Check | None = None) -> dict[str, Any]:
+        """The JSON document, which is a baseline too."""
+        content = document(self.tables, self.metric)
+        return content if verdict is None else {**content, "check": verdict.document()}
+
+    def render(self, form: str, verdict: Check | None = None) -> str:
+        """Raises ConfigError for an unknown format."""
+        ranks = self.shape.ranks
+        texts: dict[str, Callable[[], str]] = {
+            "table": lambda: str(self),
+            "md": lambda: markdown(self.tables, ranks=ranks) + ("\n" + as_list([verdict.summary, *verdict.troubles]) if verdict else ""),
+            "csv": lambda: as_csv(self.document()),
+            "json": lambda: as_json(self.document(verdict)),
+            "html": lambda: self._page(verdict),
+            "latex": lambda: latex(self.tables, ranks=ranks),
+            "junit": lambda: junit(self.tables, verdict),
+            "runs": lambda: runs_as_text(self.runs),
+        }
+        if form not in texts:
+            raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {form!r}")
+        return texts[form]()
+
+    def _page(self, verdict: Check | None) -> str:
+        from .figures.chosen import page_figures  # what these stand on is asked for by no other format
+        from .page import page
+
+        figures = page_figures(self.tables)
+        return page(self.tables, self.workspace, ranks=self.shape.ranks, verdict=verdict, damaged=self.damaged, figures=figures)
+
+    def __str__(self) -> str:
+        from ..core.console import drawn
+        from .render.terminal import draw_table
+
+        return drawn(*(draw_table(table, ranks=self.shape.ranks) for table in self.tables))
+
+    def _repr_html_(self) -> str:
+        return fragment(self.tables, ranks=self.shape.ranks)
+
+
+def report_of(
+    runs: Sequence[KeptRun],
+    shape: Shape,
+    conditions: Sequence[str] = (),
+    pass_over: Callable[[DataError], None] | None = None,
+    workspace: Workspace | None = None,
+) -> Report:
+    """The report of some runs; each damaged result is told to `pass_over` and left out. Raises ConfigError, UnknownName."""
+    damaged: list[str] = []
+
+    def note(error: DataError) -> None:
+        damaged.append(str(error))
+        if pass_over is not None:
+            pass_over(error)
+
+    rows = where(read_rows(runs, shape.metrics, note), conditions)
+    tables = make_tables(rows, shape.rows, shape.cols, shape.budget)
+    if shape.published is not None:
+        tables = put_beside(tables, shape.published)
+    if shape.against is not None:
+        tables = put_against(tables, shape.against)
+    return Report(tables, shape, damaged, workspace or Workspace(), tuple(dict.fromkeys(row.run for row in rows if row.run)))
+
+
+def make_report(
+    path: str | Path = "runs",
+    *,
+    rows: str = "method",
+    cols: str = "noise",
+    metric: str = "last",
+    where: Sequence[str] = (),
+    published: str | None = None,
+    ranks: bool = False,
+    budget: str = "epochs",
+    against: str | None = None,
+) -> Report:
+    """The finished runs of a folder, or of a file of runs, as tables: `nb.report("runs", metric="last,best", where=["dataset=digits"])`.
+
+    A damaged result file is warned of and left out. Raises DataError where there is no such path, ConfigError, UnknownName.
+    """
+
+    def warn(error: DataError) -> None:
+        warnings.warn(str(error), stacklevel=4)
+
+    root = Path(path) if Path(path).is_dir() and Path(path).name != "runs" else Path(path).parent
+    shape = Shape(rows, cols, metric, ranks, published, budget, against)
+    return report_of(runs_at([Path(path)]), shape, where, warn, Workspace(root))
