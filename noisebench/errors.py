@@ -17,11 +17,27 @@ NoisebenchError              2   something given cannot be used: the message say
 from __future__ import annotations
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
 
-from .core.sanitize import harmless
+LOG_COMMAND = re.compile(r"##(?=[\w-]*\[)")  # ##[command] of GitHub, ##vso[ of Azure, ##teamcity[, anywhere in a line
+_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # categories: controls, marks without width, surrogates, line ends
+_JOINERS = frozenset("\u200c\u200d")  # needed to spell Persian and families of emoji
+_MAX_LINE = 2000  # characters of a line of a message, which may quote a file
 
-_LONGEST_LINE = 2000  # letters; whoever wrote what it tells of may have written a million
+
+def printable(text: str) -> str:
+    """Untrusted text as one line that commands neither a terminal nor a build log: control characters are escaped (`\\x1b`, `\\n`)."""
+    escaped = text if text.isprintable() else "".join(map(_escape, text))
+    return LOG_COMMAND.sub("# #", escaped)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    noncharacter = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF  # XML refuses some of these
+    hidden = unicodedata.category(character) in _ESCAPED and character not in _JOINERS
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii") if hidden or noncharacter else character
 
 
 class NoisebenchError(Exception):
@@ -30,11 +46,11 @@ class NoisebenchError(Exception):
     exit_code = 2
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(_cut(harmless(line)) for line in lines))
+        super().__init__("\n".join(_cut(printable(line)) for line in lines))
 
 
 def _cut(line: str) -> str:
-    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+    return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
 
 
 class LanguageError(NoisebenchError):

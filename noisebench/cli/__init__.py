@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..core.sanitize import harmless_line
+from ..core.sanitize import printable_line
 from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import seat_here
 
@@ -77,7 +77,7 @@ def _fail(message: str, code: int, error: BaseException | None = None) -> int:
 
 def _write(text: str) -> None:
     """On stderr, where a stranger's words stand in errors; of several lines each."""
-    sys.stderr.write("".join(harmless_line(line) + "\n" for line in text.split("\n")))
+    sys.stderr.write("".join(printable_line(line) + "\n" for line in text.split("\n")))
 
 
 def _usage(error: Any) -> str:

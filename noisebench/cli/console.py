@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..core.sanitize import harmless_json, harmless_line
+from ..core.sanitize import printable_json, printable_line
 
 if TYPE_CHECKING:
     from ..core.console import Screen
@@ -39,13 +39,13 @@ def write(text: str) -> None:
 
 def write_json(content: Any) -> None:
     """The one JSON document of a command."""
-    write(harmless_json(json.dumps(content, indent=1)) + "\n")
+    write(printable_json(json.dumps(content, indent=1)) + "\n")
 
 
 def say(text: str, *, quiet: bool = False) -> None:
     """A line of progress or a warning on stderr."""
     if not quiet:
-        order(harmless_line(text))
+        order(printable_line(text))
 
 
 def order(line: str) -> None:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text as RichText
 
-from .sanitize import harmless, harmless_line, harmless_lines
+from ..errors import printable
+from .sanitize import printable_line, printable_lines
 
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
@@ -22,7 +23,7 @@ class Text(RichText):
     """Anybody's words, a line for each argument, harmless before a table is measured by them."""
 
     def __init__(self, *lines: str, **how: Any) -> None:
-        super().__init__("\n".join(map(harmless, lines)), **how)
+        super().__init__("\n".join(map(printable, lines)), **how)
 
 
 class Screen(Console):
@@ -33,11 +34,11 @@ class Screen(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(harmless_lines(segment.text), segment.style)
+            yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
 
 
 def drawn(*things: Any) -> str:
     """As a pipe gets them: in full width, without colour, and no line that ends in blanks or is a command to a build's log."""
     text = io.StringIO()
     Screen(file=text, width=ENDLESS, no_color=True, force_terminal=False).print(*things, sep="\n")
-    return "".join(harmless_line(line.rstrip()) + "\n" for line in text.getvalue().splitlines())
+    return "".join(printable_line(line.rstrip()) + "\n" for line in text.getvalue().splitlines())

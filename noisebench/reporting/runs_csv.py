@@ -19,9 +19,9 @@ from typing import Any
 
 from ..core.files.schema import FLAG, NAME, NUMBER, check_form, check_plain, shown
 from ..core.files.untrusted import parse_json, read_text
-from ..core.sanitize import as_cell, as_csv, from_cell, harmless, harmless_json, word_as_cell
+from ..core.sanitize import as_cell, as_csv, from_cell, printable_json, word_as_cell
 from ..datasets import DATASETS
-from ..errors import ConfigError, DataError, NoisebenchError
+from ..errors import ConfigError, DataError, NoisebenchError, printable
 from ..experiments.command import reproduction
 from ..runs.folder import RunFolder, run_folders
 from ..runs.schema import ABOUT, check_known
@@ -192,7 +192,7 @@ _NUMERAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")
 
 def word_of(value: str) -> str:
     """A word as it is; as JSON has it where something in it cannot be seen, or commands a build's log."""
-    return as_cell(value if harmless(value) == value and value[:1] != '"' else _as_json(value))
+    return as_cell(value if printable(value) == value and value[:1] != '"' else _as_json(value))
 
 
 def read_word(cell: str) -> str:
@@ -206,7 +206,7 @@ def read_word(cell: str) -> str:
 
 def _as_json(value: Any) -> str:
     """Numbers as Python writes them, so that they come back as they were."""
-    return harmless_json(json.dumps(value, allow_nan=False))
+    return printable_json(json.dumps(value, allow_nan=False))
 
 
 def _json(cell: str) -> Any:

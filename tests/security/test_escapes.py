@@ -26,9 +26,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from noisebench.cli import main
-from noisebench.core.sanitize import as_cell, from_cell, harmless
+from noisebench.core.sanitize import as_cell, from_cell
 from noisebench.datasets import DATASETS, Labels
-from noisebench.errors import NoisebenchError
+from noisebench.errors import NoisebenchError, printable
 from noisebench.experiments.command import reproduction
 from noisebench.labels.build import LabelWish, make_manifest
 from noisebench.labels.manifest import read_manifest
@@ -77,13 +77,13 @@ def plain(text: str) -> None:
 
 def test_harmless_is_one_line_seen_whole_and_its_own_form() -> None:
     for name in HOSTILE:
-        assert harmless(harmless(name)) == harmless(name) and "\n" not in harmless(name)
-        plain("x" + harmless(name))
+        assert printable(printable(name)) == printable(name) and "\n" not in printable(name)
+        plain("x" + printable(name))
 
 
 def test_what_can_be_read_stays_as_it_is() -> None:
     for name in ("96.12 ± 0.30 † ✗1", "naïve", "可爱的猫", "می\u200cخواهم", "👩\u200d🔬", "a\u00a0b", "symmetric(rate=0.4)", "a#b [c]"):
-        assert harmless(name) == name
+        assert printable(name) == name
 
 
 def test_an_error_is_as_many_lines_as_there_are_mistakes() -> None:

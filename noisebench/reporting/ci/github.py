@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...core.sanitize import harmless_lines
+from ...core.sanitize import printable_lines
 from ..render.text import as_list, markdown
 from ..table import Table
 
@@ -37,4 +37,4 @@ def error_lines(troubles: Sequence[str]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return harmless_lines(text).replace("%", "%25").replace("\n", "%0A")
+    return printable_lines(text).replace("%", "%25").replace("\n", "%0A")

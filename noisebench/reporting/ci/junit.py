@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from ...core.sanitize import harmless
+from ...errors import printable
 from ..metrics import METRICS
 from ..render.text import cell_document, cell_text, col_head, row_head
 from ..table import Table
@@ -67,4 +67,4 @@ def _count(node: Element) -> None:
 
 
 def _clean(text: str) -> str:
-    return _UNPRINTABLE.sub("?", harmless(text))
+    return _UNPRINTABLE.sub("?", printable(text))

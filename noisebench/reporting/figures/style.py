@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.sanitize import as_csv as rows_as_csv
-from ...core.sanitize import harmless_lines, word_as_cell
+from ...core.sanitize import printable_lines, word_as_cell
 from ...errors import ConfigError
 
 PICTURES = (".svg", ".png", ".pdf")
@@ -80,7 +80,7 @@ def drawn(fill: Callable[[Any], object], size: tuple[float, float], form: str) -
         canvas = Canvas(figsize=size, layout="constrained")
         fill(canvas)
         for text in canvas.findobj(Words):
-            text.set_text(harmless_lines(text.get_text()))
+            text.set_text(printable_lines(text.get_text()))
         output = io.BytesIO()
         stamp = {"Date": None} if form == "svg" else {"CreationDate": None} if form == "pdf" else {}
         canvas.savefig(output, format=form, dpi=_DOTS, metadata=stamp, bbox_inches="tight")

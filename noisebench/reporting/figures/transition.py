@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core.sanitize import harmless
-from ...errors import ConfigError
+from ...errors import ConfigError, printable
 from ...labels.manifest import Manifest
 from .style import as_csv, drawn
 
@@ -158,7 +157,7 @@ def _panel(figure: Any, panel: Any, manifest: Manifest) -> None:
     every = max(1, -(-len(names) // 50))
     ticks = range(0, len(names), every)
     size = 9 if len(names) <= _NUMBERED else 5
-    shown = [harmless(names[k]) for k in ticks]
+    shown = [printable(names[k]) for k in ticks]
     panel.set_xticks(ticks, shown, rotation=90, fontsize=size)
     panel.set_yticks(ticks, shown, fontsize=size)
     panel.set_xlabel("recorded class" + _left_out(manifest))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from ...core.sanitize import harmless
+from ...errors import printable
 from ...runs.workspace import Workspace
 from ..table import Table
 from .detail import NUMBERS
@@ -66,4 +66,4 @@ def _environment() -> Environment:
 
 def _seen(value: Any) -> Any:
     """What the template is about to escape; what is markup already is the template's own."""
-    return harmless(value) if type(value) is str else value
+    return printable(value) if type(value) is str else value

@@ -6,7 +6,7 @@ import html
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ...core.sanitize import harmless
+from ...errors import printable
 from ..comparison import Less, less
 from ..published import beside_text
 from ..table import Table
@@ -30,7 +30,7 @@ def fragment(tables: list[Table], *, ranks: bool = False) -> str:
 
 def escape(text: str) -> str:
     """Anybody's words as HTML."""
-    return html.escape(harmless(text))
+    return html.escape(printable(text))
 
 
 def _tables(table: Table, *, ranks: bool) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate, groupby, pairwise
 
-from ...core.sanitize import harmless
+from ...errors import printable
 from ..comparison import Less, less
 from ..published import beside_text
 from ..table import Table
@@ -29,7 +29,7 @@ def latex(tables: list[Table], *, ranks: bool = False) -> str:
 
 def escaped(text: str) -> str:
     """Any text as LaTeX reads it; the apostrophe is straight, as it stands in the little language."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in harmless(text))
+    return "".join(_SPECIAL.get(letter, letter) for letter in printable(text))
 
 
 def _first(text: str) -> str:

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ...core.sanitize import harmless, harmless_json, word_as_cell
+from ...core.sanitize import printable_json, word_as_cell
+from ...errors import printable
 from ...experiments.weights import NONE
 from ...labels.manifest import of_which, short_noise
 from ..aggregate import ALL, Cell
@@ -136,7 +137,7 @@ def as_list(lines: Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Users' text that must not turn into markup: no element, link, picture, code or formula."""
-    return _MARKUP.sub(r"\\\1", harmless(text).replace("&", "&amp;").replace("<", "&lt;"))
+    return _MARKUP.sub(r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _documents(tables: list[Table]) -> list[dict[str, Any]]:
@@ -198,7 +199,7 @@ def document(tables: list[Table], metric: str) -> dict[str, Any]:
 
 def as_json(content: dict[str, Any]) -> str:
     """A document as text."""
-    return harmless_json(json.dumps(content, indent=1, allow_nan=False)) + "\n"
+    return printable_json(json.dumps(content, indent=1, allow_nan=False)) + "\n"
 
 
 def as_csv(content: dict[str, Any]) -> str:
