@@ -9,8 +9,11 @@ from importlib import import_module
 
 
 def entry() -> None:
-    """One command. Until it begins there is nothing to save, and Ctrl-C ends it at once, without the traceback of some import."""
-    for number in range(3):  # a closed stdin, stdout or stderr: the next file that is opened would take its number
+    """One command. Until it begins there is nothing to save, and Ctrl-C ends it at once, without
+    the traceback of some import.
+    """
+    # a closed stdin, stdout or stderr: the next file that is opened would take its number
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:

@@ -1,4 +1,6 @@
-"""The same as on the command line, from Python: numpy in, numpy out; a loss as an ordinary torch.nn.Module."""
+"""The same as on the command line, from Python: numpy in, numpy out; a loss as an ordinary
+torch.nn.Module.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,20 @@ if TYPE_CHECKING:
 
 
 def corrupt(
-    labels: np.ndarray, noise: str, *, num_classes: int, seed: int = 0, images: np.ndarray | None = None, subset: int | None = None
+    labels: np.ndarray,
+    noise: str,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    images: np.ndarray | None = None,
+    subset: int | None = None,
 ) -> np.ndarray:
     """Recorded labels (N,), int64, for clean labels (N,) under a noise text.
 
-    images (N, H, W) or (N, H, W, 1 or 3), uint8: for noise that looks at them, such as `pdn(rate=0.4)`. subset: only so many of the
-    examples, those of the command line's `--subset`; the labels of the others are -1.
-    Raises DataError for labels that are no classes, LanguageError for a noise that does not fit, ConfigError for such a subset.
+    images (N, H, W) or (N, H, W, 1 or 3), uint8: for noise that looks at them, such as
+    `pdn(rate=0.4)`. subset: only so many of the examples, those of the command line's `--subset`;
+    the labels of the others are -1. Raises DataError for labels that are no classes, LanguageError
+    for a noise that does not fit, ConfigError for such a subset.
     """
     clean = as_labels(np.asarray(labels), "labels")
     if clean.max() >= num_classes:
@@ -37,11 +46,25 @@ def corrupt(
     pixels = None if images is None else as_images(np.asarray(images), "images")
     if pixels is not None and len(pixels) != len(clean):
         raise DataError(f"{len(pixels)} images but {len(clean)} labels")
-    data = Labels(Dataset("labels", "", tuple(map(str, range(num_classes))), (0, 0, 0), len(clean), 0, "mlp", "apl"), clean)
+    data = Labels(
+        Dataset(
+            "labels",
+            "",
+            tuple(map(str, range(num_classes))),
+            (0, 0, 0),
+            len(clean),
+            0,
+            "mlp",
+            "apl",
+        ),
+        clean,
+    )
     given = _Given(data, Path(), True, find_dataset, pixels=pixels)
     made = _label(data, LabelWish(noise, seed, subset=subset), given)
     if made.source is not None:
-        raise LanguageError("openset changes images, not labels: make a manifest of it with noisebench corrupt")
+        raise LanguageError(
+            "openset changes images, not labels: make a manifest of it with noisebench corrupt"
+        )
     return made.labels
 
 
@@ -49,7 +72,9 @@ def _label(data: Labels, wish: LabelWish, given: _Given) -> Labelling:
     places = subset_of(data, wish.subset)
     if places is None:
         return label(normal_noise(wish.noise), data, wish.seed, given)
-    made = label(normal_noise(wish.noise), data.take(places), wish.seed, Within(given, data.labels, places))
+    made = label(
+        normal_noise(wish.noise), data.take(places), wish.seed, Within(given, data.labels, places)
+    )
     return replace(made, labels=among(made.labels, places, np.full(len(data.labels), -1)))
 
 
@@ -66,11 +91,15 @@ class _Given(Outside):
         return lambda which: pixels[which]
 
 
-def loss(text: str, reduction: str = "mean", ignore_index: int = -100, weight: Tensor | None = None) -> LossModule:
-    """A loss of the language in the place of nn.CrossEntropyLoss: `loss("el(eps=0.4)")(logits, target)`.
+def loss(
+    text: str, reduction: str = "mean", ignore_index: int = -100, weight: Tensor | None = None
+) -> LossModule:
+    """A loss of the language in the place of nn.CrossEntropyLoss: `loss("el(eps=0.4)")(logits,
+    target)`.
 
-    logits (N, K), or any shape that CrossEntropyLoss takes; target: class indices (N,) or probabilities (N, K). reduction: mean, sum
-    or none; ignore_index and weight (K,) as CrossEntropyLoss has them.
+    logits (N, K), or any shape that CrossEntropyLoss takes; target: class indices (N,) or
+    probabilities (N, K). reduction: mean, sum or none; ignore_index and weight (K,) as
+    CrossEntropyLoss has them.
     """
     from .losses.modules import LossModule
 

@@ -1,14 +1,17 @@
 """Every way a user can be told no, drawn as a tree; the exit code is part of the promise.
 
-NoisebenchError              2   something given cannot be used: the message says what, what is allowed, what next
-├── LanguageError            2   a text of the little language cannot be read or has wrong parameters
+NoisebenchError              2   something given cannot be used: the message says what, what is
+allowed, what next
+├── LanguageError            2   a text of the little language cannot be read or has wrong
+parameters
 ├── UnknownName              2   no such loss, noise, dataset ...; names what is near
 ├── ConfigError              2   a suite file or an option is wrong
 ├── DataError                2   images or labels are missing, damaged or not what they should be
 │   ├── ManifestError        2   a manifest is damaged, or belongs to other data
 │   └── RunTaken             2   another process is at this run
 ├── RunFailed                3   a run ended in failure: a NaN, out of memory, a dead worker
-├── ProcessLost              3   of several processes of a run one is gone; its last checkpoint is there
+├── ProcessLost              3   of several processes of a run one is gone; its last checkpoint
+is there
 ├── Regressed                4   a check found results worse than the baseline's
 ├── Undecided                5   a check cannot decide: something is missing, or not comparable
 └── Interrupted            130   the user or the system stopped a run; its state is saved
@@ -21,14 +24,18 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-LOG_COMMAND = re.compile(r"##(?=[\w-]*\[)")  # ##[command] of GitHub, ##vso[ of Azure, ##teamcity[, anywhere in a line
-_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # categories: controls, marks without width, surrogates, line ends
+# ##[command] of GitHub, ##vso[ of Azure, ##teamcity[, anywhere in a line
+LOG_COMMAND = re.compile(r"##(?=[\w-]*\[)")
+# categories: controls, marks without width, surrogates, line ends
+_ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")  # needed to spell Persian and families of emoji
 _MAX_LINE = 2000  # characters of a line of a message, which may quote a file
 
 
 def printable(text: str) -> str:
-    """Untrusted text as one line that commands neither a terminal nor a build log: control characters are escaped (`\\x1b`, `\\n`)."""
+    """Untrusted text as one line that commands neither a terminal nor a build log: control
+    characters are escaped (`\\x1b`, `\\n`).
+    """
     escaped = text if text.isprintable() else "".join(map(_escape, text))
     return LOG_COMMAND.sub("# #", escaped)
 
@@ -37,11 +44,17 @@ def _escape(character: str) -> str:
     code = ord(character)
     noncharacter = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF  # XML refuses some of these
     hidden = unicodedata.category(character) in _ESCAPED and character not in _JOINERS
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii") if hidden or noncharacter else character
+    return (
+        character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        if hidden or noncharacter
+        else character
+    )
 
 
 class NoisebenchError(Exception):
-    """A mistake that the user can mend; `str()` is one line that says how, or one for each mistake. Strangers' words in it are harmless."""
+    """A mistake that the user can mend; `str()` is one line that says how, or one for each mistake.
+    Strangers' words in it are harmless.
+    """
 
     exit_code = 2
 
@@ -83,7 +96,9 @@ class RunTaken(DataError):
 
 
 class RunFailed(NoisebenchError):
-    """A run ended in failure; batch: the examples of the step that it failed in, by their places in the manifest, where there was one."""
+    """A run ended in failure; batch: the examples of the step that it failed in, by their places in
+    the manifest, where there was one.
+    """
 
     exit_code = 3
 
@@ -99,7 +114,9 @@ class ProcessLost(NoisebenchError):
 
 
 class Regressed(NoisebenchError):
-    """A check found results worse than the baseline's by more than the tolerance and the noise of seeds."""
+    """A check found results worse than the baseline's by more than the tolerance and the noise of
+    seeds.
+    """
 
     exit_code = 4
 

@@ -1,8 +1,11 @@
-"""Estimates of the noise beside the truth: `python results/estimates.py` writes results/estimates.csv and prints its table.
+"""Estimates of the noise beside the truth: `python results/estimates.py` writes
+results/estimates.csv and prints its table.
 
-Needs the extra `check` (cleanlab), and in NOISEBENCH_DATA or the cache fashionmnist.npz, cifar10.npz and CIFAR-10_human.pt. Each case
-trains the two networks of a run with `eps=estimated`, no more; their predictions are kept in out-of-fold/ and used when it runs again.
-About an hour on one core. Case names as arguments (`digits photos`) make these alone, and keep the other lines of the file.
+Needs the extra `check` (cleanlab), and in NOISEBENCH_DATA or the cache fashionmnist.npz,
+cifar10.npz and CIFAR-10_human.pt. Each case trains the two networks of a run with `eps=estimated`,
+no more; their predictions are kept in out-of-fold/ and used when it runs again. About an hour on
+one core. Case names as arguments (`digits photos`) make these alone, and keep the other lines of
+the file.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ FASHION = {"dataset": "fashionmnist", "subset": 10000, "model": "cnn4", "recipe"
            "crop": 0, "flip": False}  # fmt: skip
 CIFAR = {**FASHION, "dataset": "cifar10", "epochs": 20, "crop": 4, "flip": True}
 SYM, ASYM = "symmetric(rate={})", "asymmetric(rate={})"
-CASES: dict[str, tuple[dict[str, Any], list[str], int]] = {  # settings as in benchmarks.yaml, noises, seeds
+# settings as in benchmarks.yaml, noises, seeds
+CASES: dict[str, tuple[dict[str, Any], list[str], int]] = {
     "digits": (
         {"dataset": "digits"},
         [*map(SYM.format, (0, 0.1, 0.15, 0.2, 0.4, 0.6, 0.8)), *map(ASYM.format, (0.2, 0.4)), "pairflip(rate=0.3)"],
@@ -62,18 +66,36 @@ CASES: dict[str, tuple[dict[str, Any], list[str], int]] = {  # settings as in be
 }  # fmt: skip
 
 
-def out_of_fold(workspace: Workspace, settings: dict[str, Any], seed: int, kept: Path) -> dict[str, np.ndarray]:
-    """log_p (n, K) of the networks that were not trained on an example, labels (n,) and clean ones, -1 where nobody knows."""
+def out_of_fold(
+    workspace: Workspace, settings: dict[str, Any], seed: int, kept: Path
+) -> dict[str, np.ndarray]:
+    """log_p (n, K) of the networks that were not trained on an example, labels (n,) and clean ones,
+    -1 where nobody knows.
+    """
     if not kept.exists():
-        run = plan_one(workspace, SuiteRun({**settings, "loss": "el(eps=estimated)", "precision": "fp32"}, seed, seed))
+        run = plan_one(
+            workspace,
+            SuiteRun({**settings, "loss": "el(eps=estimated)", "precision": "fp32"}, seed, seed),
+        )
         training, predicted = run.manifest.in_training, list[np.ndarray]()
-        warmup.judge_folds(run, workspace.training_images(run.dataset, run.manifest), find_device("cpu"), predicted, train)
+        warmup.judge_folds(
+            run,
+            workspace.training_images(run.dataset, run.manifest),
+            find_device("cpu"),
+            predicted,
+            train,
+        )
         which = warmup.folds(run)
         log_p = np.empty((len(which), run.dataset.num_classes), np.float32)
         for fold, rows in enumerate(predicted):
             log_p[which == fold] = rows
         kept.parent.mkdir(exist_ok=True)
-        np.savez(kept, log_p=log_p, labels=run.manifest.labels[training], clean=run.manifest.truth[training])
+        np.savez(
+            kept,
+            log_p=log_p,
+            labels=run.manifest.labels[training],
+            clean=run.manifest.truth[training],
+        )
     return dict(np.load(kept))
 
 
@@ -87,14 +109,20 @@ def true_labels_of_photos(workspace: Workspace) -> np.ndarray:
     """results/photos.py names each image by its number in CIFAR-10."""
     ids = workspace.labels(workspace.dataset("photos/")).ids
     assert ids is not None
-    true: np.ndarray = workspace.labels(workspace.dataset("cifar10")).labels[[int(Path(each).stem) for each in ids]]
+    true: np.ndarray = workspace.labels(workspace.dataset("cifar10")).labels[
+        [int(Path(each).stem) for each in ids]
+    ]
     return true
 
 
 def confident_joint_rate(p: np.ndarray, labels: np.ndarray) -> float:
-    """The share off the diagonal of the confident joint, rows scaled to the given labels (Northcutt et al. 2021)."""
+    """The share off the diagonal of the confident joint, rows scaled to the given labels (Northcutt
+    et al. 2021).
+    """
     num_classes = p.shape[1]
-    thresholds = np.array([p[labels == k, k].mean() if (labels == k).any() else np.inf for k in range(num_classes)])
+    thresholds = np.array(
+        [p[labels == k, k].mean() if (labels == k).any() else np.inf for k in range(num_classes)]
+    )
     confident = np.where(p >= thresholds, p, -1)
     sure = confident.max(1) > 0
     joint = np.zeros((num_classes, num_classes))
@@ -112,7 +140,13 @@ def line(name: str, noise: str, seed: int, found: dict[str, np.ndarray]) -> dict
     numbers = {"truth": np.mean(labels != clean), "estimate": ours.rate, "low": ours.interval[0], "high": ours.interval[1],
                "confident_joint": confident_joint_rate(p, labels), "cleanlab_joint": 1 - np.trace(count.estimate_joint(labels, p)),
                "cleanlab_issues": count.num_label_issues(labels, p) / len(labels), "accuracy": ours.accuracy}  # fmt: skip
-    return {"data": name, "noise": noise, "seed": seed, "n": len(labels), **{key: f"{value:.4f}" for key, value in numbers.items()}}
+    return {
+        "data": name,
+        "noise": noise,
+        "seed": seed,
+        "n": len(labels),
+        **{key: f"{value:.4f}" for key, value in numbers.items()},
+    }
 
 
 def lines(names: list[str]) -> Iterator[dict[str, Any]]:
@@ -122,7 +156,12 @@ def lines(names: list[str]) -> Iterator[dict[str, Any]]:
         settings, noises, seeds = CASES[name]
         for noise in noises:
             for seed in range(seeds):
-                found = out_of_fold(workspace, {**settings, "noise": noise}, seed, Path("out-of-fold", f"{name} {noise} {seed}.npz"))
+                found = out_of_fold(
+                    workspace,
+                    {**settings, "noise": noise},
+                    seed,
+                    Path("out-of-fold", f"{name} {noise} {seed}.npz"),
+                )
                 if name == "photos":
                     found["clean"] = true_labels_of_photos(workspace)
                 yield line(name, noise, seed, found)
@@ -130,21 +169,29 @@ def lines(names: list[str]) -> Iterator[dict[str, Any]]:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The table of the documentation, seed 0."""
-    text = ["| data | noise | n | truth | estimate [95 % interval] | confident joint | cleanlab: joint, issues | accuracy |",
+    text = [("| data | noise | n | truth | estimate [95 % interval] | confident joint | cleanlab: "
+            "joint, issues | accuracy |"),
             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
     for row in rows:
         if str(row["seed"]) == "0":
             share = {key: f"{100 * float(row[key]):.1f}" for key in COLUMNS[4:]}
             interval = f"{share['estimate']} [{share['low']}, {share['high']}]"
-            theirs = f"{share['confident_joint']} | {share['cleanlab_joint']}, {share['cleanlab_issues']}"
+            theirs = (
+                f"{share['confident_joint']} | {share['cleanlab_joint']}, "
+                f"{share['cleanlab_issues']}"
+            )
             case = f"{row['data']} | {row['noise']} | {int(row['n']):,} | {share['truth']}"
             text.append(f"| {case} | {interval} | {theirs} | {share['accuracy']} |")
     for name in dict.fromkeys(row["data"] for row in rows):
         of = [row for row in rows if row["data"] == name]
-        errors = [np.mean([abs(float(row[key]) - float(row["truth"])) for row in of]) for key in ("estimate", *COLUMNS[8:11])]
+        errors = [
+            np.mean([abs(float(row[key]) - float(row["truth"])) for row in of])
+            for key in ("estimate", *COLUMNS[8:11])
+        ]
         held = sum(float(row["low"]) <= float(row["truth"]) <= float(row["high"]) for row in of)
         text.append(
-            f"{name}: mean error {', '.join(f'{100 * error:.1f}' for error in errors)}; {held} of {len(of)} intervals hold the truth"
+            f"{name}: mean error {', '.join(f'{100 * error:.1f}' for error in errors)}; {held} of "
+            f"{len(of)} intervals hold the truth"
         )
     return "\n".join(text)
 

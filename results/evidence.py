@@ -1,8 +1,10 @@
-"""Makes a table of this folder, or goes on with it, a piece at a time: `python results/evidence.py el-cifar10 --minutes 25`.
+"""Makes a table of this folder, or goes on with it, a piece at a time: `python results/evidence.py
+el-cifar10 --minutes 25`.
 
-Of each table `NAME.csv` has every run, a line each, and `NAME.md` what it shows. What the file has is not run again, wherever it was run;
-what was stopped goes on in the workspace. Pieces come in the order of their value, so that the time there is is spent best. One process
-at a time may write a table.
+Of each table `NAME.csv` has every run, a line each, and `NAME.md` what it shows. What the file has
+is not run again, wherever it was run; what was stopped goes on in the workspace. Pieces come in the
+order of their value, so that the time there is is spent best. One process at a time may write a
+table.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How many of a suite's seeds, in which pieces (conditions of `run --where`), and what is shown of them."""
+    """How many of a suite's seeds, in which pieces (conditions of `run --where`), and what is shown
+    of them.
+    """
 
     seeds: int
     tables: tuple[Table, ...]
@@ -52,7 +56,10 @@ class Evidence:
 
 def _by_seed(seeds: int, *conditions: str) -> tuple[tuple[str, ...], ...]:
     """Each condition with seed 0, then with seed 1 ...; alone by seed where there is none."""
-    return tuple(tuple(filter(None, (f"seed={seed}", condition))) for seed, condition in product(range(seeds), conditions or ("",)))
+    return tuple(
+        tuple(filter(None, (f"seed={seed}", condition)))
+        for seed, condition in product(range(seeds), conditions or ("",))
+    )
 
 
 def _rates(text: str, *rates: float) -> str:
@@ -66,11 +73,15 @@ EVIDENCE = {
     "quick": Evidence(10, (_GAINS, _EPOCHS, Table(metric="best", against="el"))),
     "el-eps": Evidence(10, (Table("loss", against="ce"), Table("loss", against="gce(q=0.7)"))),
     "el-neighbours": Evidence(10, (Table("loss", against="el(eps=0.4)"),)),
-    "el-stopping": Evidence(10, tuple(Table(metric=metric, against="el") for metric in ("last", "at_noisy_val", "best"))),
+    "el-stopping": Evidence(
+        10, tuple(Table(metric=metric, against="el") for metric in ("last", "at_noisy_val", "best"))
+    ),
     "el-theory": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
     "el-theory-long": Evidence(5, (Table(metric="p_true"), Table(against="ce"))),
     "el-two-way": Evidence(10, (_GAINS, Table(metric="best", against="el"))),
-    "el-plugin": Evidence(10, (Table("loss", against="ce"), _GAINS, Table(against="elr"), Table(metric="memorised"))),
+    "el-plugin": Evidence(
+        10, (Table("loss", against="ce"), _GAINS, Table(against="elr"), Table(metric="memorised"))
+    ),
     "fashion-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
     "cifar10-short": Evidence(2, (_GAINS, _EPOCHS, Table(published="equal-loss")), _by_seed(2)),
     "cifar10-short-two-way": Evidence(2, (_EPOCHS, Table(published="equal-loss")), _by_seed(2)),
@@ -85,7 +96,9 @@ EVIDENCE = {
 
 
 def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
-    """Run what is left of a table until the clock is at `ends`, and add it to the file piece by piece; how many commands failed."""
+    """Run what is left of a table until the clock is at `ends`, and add it to the file piece by
+    piece; how many commands failed.
+    """
     found, file, failed = EVIDENCE[name], HERE / f"{name}.csv", 0
     at_once = [] if jobs is None else ["--jobs", str(jobs)]
     workspace.mkdir(parents=True, exist_ok=True)
@@ -100,7 +113,10 @@ def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
         code = command(["-C", str(workspace), "run", name, *asked])
         failed += code != 0
         if any(workspace.glob("runs/*/result.json")):
-            failed += command(["report", *there, str(workspace), "--format", "runs", "-o", str(file)]) != 0
+            failed += (
+                command(["report", *there, str(workspace), "--format", "runs", "-o", str(file)])
+                != 0
+            )
         if code == Interrupted.exit_code:
             sys.exit(code)
     return failed
@@ -129,12 +145,19 @@ def _made(name: str, file: Path) -> Iterator[str]:
     some = "all" if len(runs) == whole else f"{len(runs)} of"
     one = " ".join(f'--where "{axis}={runs[-1][axis]}"' for axis in (*suite.matrix, "seed"))
     yield (
-        f"`noisebench run {name} --seeds {seeds}`, {some} {whole} runs, a line each in [{file.name}]({file.name}). One of them again, "
+        f"`noisebench run {name} --seeds {seeds}`, {some} {whole} runs, a line each in "
+        f"[{file.name}]({file.name}). One of them again, "
         f"to the last bit with the same versions, processor and threads: add `{one}`, say."
     )
-    machines = Counter(tuple(f"{word} {run[key]}".strip() for key, word in _MACHINE.items() if run[key]) for run in runs)
+    machines = Counter(
+        tuple(f"{word} {run[key]}".strip() for key, word in _MACHINE.items() if run[key])
+        for run in runs
+    )
     yield "\n".join(f"* {count} runs: {', '.join(facts)}" for facts, count in machines.items())
-    yield f"Finished from {min(run['finished'] for run in runs)[:10]} to {max(run['finished'] for run in runs)[:10]}."
+    yield (
+        f"Finished from {min(run['finished'] for run in runs)[:10]} to "
+        f"{max(run['finished'] for run in runs)[:10]}."
+    )
 
 
 _MACHINE = dict.fromkeys(("processor", "device", "precision"), "") | {
@@ -153,14 +176,30 @@ def _minutes(text: str) -> float:
 
 def main() -> int:
     """The exit code: 3 where a run failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EVIDENCE)}; default: only write the pages again")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(EVIDENCE)}; default: only write the pages again",
+    )
     parser.add_argument("--minutes", type=_minutes, default=1e6, help="in all")
-    parser.add_argument("--jobs", type=int, help="runs at a time; default: one a core, or one a GPU")
-    parser.add_argument("--workspace", type=Path, default=Path("evidence"), help="where runs lie until they are finished")
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time; default: one a core, or one a GPU"
+    )
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        default=Path("evidence"),
+        help="where runs lie until they are finished",
+    )
     told = parser.parse_args()
     if unknown := set(told.names) - set(EVIDENCE):
-        parser.error(f"no such table: {', '.join(sorted(unknown))}; there are {', '.join(EVIDENCE)}")
+        parser.error(
+            f"no such table: {', '.join(sorted(unknown))}; there are {', '.join(EVIDENCE)}"
+        )
     ends = time.monotonic() + 60 * told.minutes
     failed = sum(gather(name, ends, told.jobs, told.workspace / name) for name in told.names)
     for name in EVIDENCE:

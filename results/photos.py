@@ -1,7 +1,9 @@
-"""Makes the `photos/` of README's second chapter here: `python results/photos.py`, then its commands.
+"""Makes the `photos/` of README's second chapter here: `python results/photos.py`, then its
+commands.
 
-The first 5,000 training pictures of CIFAR-10, in the folders of the labels that people gave them (CIFAR-N's `worse`), and its first 2,000
-test pictures, labelled right. Both are downloaded where they are not at hand.
+The first 5,000 training pictures of CIFAR-10, in the folders of the labels that people gave them
+(CIFAR-N's `worse`), and its first 2,000 test pictures, labelled right. Both are downloaded where
+they are not at hand.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What the tests share: the embedded digits, a small training, and real data where NOISEBENCH_DATA says they are."""
+"""What the tests share: the embedded digits, a small training, and real data where NOISEBENCH_DATA
+says they are.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,16 @@ from noisebench.training.distributed.processes import Spread
 from noisebench.training.trainer import Task, Trainer
 
 CPU = torch.device("cpu")
-DEVICE = torch.device(os.environ.get("NOISEBENCH_DEVICE", "cpu"))  # `cuda`: trainings are tested on a GPU
+# `cuda`: trainings are tested on a GPU
+DEVICE = torch.device(os.environ.get("NOISEBENCH_DEVICE", "cpu"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--cases", type=int, help="at most so many of each test's cases, spread over all of them; `make matrix`")
+    parser.addoption(
+        "--cases",
+        type=int,
+        help="at most so many of each test's cases, spread over all of them; `make matrix`",
+    )
 
 
 @pytest.hookimpl(trylast=True)  # what -m deselects is no case
@@ -46,7 +53,9 @@ def spread_cases(items: list[pytest.Item], most: int) -> list[pytest.Item]:
 
 @pytest.fixture(autouse=True, scope="session")
 def environment() -> Iterator[None]:
-    """One thread a process, since tests run side by side, and no settings of the person who runs them."""
+    """One thread a process, since tests run side by side, and no settings of the person who runs
+    them.
+    """
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         trackers = (name for kind in TRACKERS.values() for name in kind.settings)
@@ -65,7 +74,8 @@ Case = Callable[..., AbstractContextManager[None]]
 def case(subtests: pytest.Subtests) -> Case:
     """`with case(loss=text):` in a loop reports a failure as a subtest and goes on.
 
-    A case that passes is not reported, since a subtest takes as long as a test: thousands of them are seconds.
+    A case that passes is not reported, since a subtest takes as long as a test: thousands of them
+    are seconds.
     """
 
     @contextmanager
@@ -131,9 +141,15 @@ def small_trainer(
 
 def weights(trainer: Trainer) -> list[np.ndarray]:
     """Every parameter and buffer of every network."""
-    return [value.detach().cpu().numpy().copy() for network in trainer.networks for value in network.state_dict().values()]
+    return [
+        value.detach().cpu().numpy().copy()
+        for network in trainer.networks
+        for value in network.state_dict().values()
+    ]
 
 
 def same(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
     """Bit for bit."""
-    return len(a) == len(b) and all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b, strict=True)
+    )

@@ -1,4 +1,6 @@
-"""The command line: words -> calls -> printed answer and exit code. The only part that prints and exits."""
+"""The command line: words -> calls -> printed answer and exit code. The only part that prints and
+exits.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import seat_here
 
 _BUG, _INTERRUPTED = 1, 130
-_USAGE_ERROR = typer.BadParameter.__mro__[1]  # typer brings a click of its own, or the installed one, by its version
+# typer brings a click of its own, or the installed one, by its version
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
 _CLICK_EXCEPTION: type[Exception] = _USAGE_ERROR.__mro__[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code. An error that a user can mend is one line on stderr, by the first of several processes."""
+    """Run one command; the exit code. An error that a user can mend is one line on stderr, by the
+    first of several processes.
+    """
     from .app import app
 
     _open_streams()
@@ -40,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has left; nothing more can be said
+        # the reader has left; nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except MemoryError as error:
         said = "out of memory: what was finished stays, and the same command goes on"
@@ -50,15 +56,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(said, NoisebenchError.exit_code, error if verbose else None)
     except Exception as error:  # the last net: a bug of ours, said shortly
         message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
-        return _fail(f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None)
+        return _fail(
+            f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None
+        )
 
 
 def _open_streams() -> None:
-    """A stream that is closed leads nowhere, and no file takes its number; a letter that one cannot write is written out (`\\u2500`)."""
+    """A stream that is closed leads nowhere, and no file takes its number; a letter that one cannot
+    write is written out (`\\u2500`).
+    """
     for name, way in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
         stream = getattr(sys, name)
         if stream is None:
-            nowhere = os.open(os.devnull, way)  # the lowest number that is free, which is the closed one's
+            # the lowest number that is free, which is the closed one's
+            nowhere = os.open(os.devnull, way)
             os.set_inheritable(nowhere, True)  # as a worker's own
             setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w"))
         elif isinstance(stream, io.TextIOWrapper) and stream.writable():
@@ -87,5 +98,7 @@ def _usage(error: Any) -> str:
     if option and context and context.parent:
         before = {name for parameter in context.parent.command.params for name in parameter.opts}
         if option in before:
-            return f"{option} stands before the command: noisebench {option} ... {context.info_name}"
+            return (
+                f"{option} stands before the command: noisebench {option} ... {context.info_name}"
+            )
     return f"{message} ({context.command_path if context else 'noisebench'} --help)"

@@ -1,4 +1,6 @@
-"""The commands and what stands before them. Importing this loads typer alone; every command imports what it needs."""
+"""The commands and what stands before them. Importing this loads typer alone; every command imports
+what it needs.
+"""
 
 from __future__ import annotations
 
@@ -45,20 +47,42 @@ def _version(asked: bool) -> None:
 def before(
     context: typer.Context,
     workspace: Annotated[
-        Path, typer.Option("--workspace", "-C", metavar="DIR", envvar="NOISEBENCH_WORKSPACE", help="Holds manifests/ and runs/.")
+        Path,
+        typer.Option(
+            "--workspace",
+            "-C",
+            metavar="DIR",
+            envvar="NOISEBENCH_WORKSPACE",
+            help="Holds manifests/ and runs/.",
+        ),
     ] = Path(),
     data_dir: Annotated[
         Path | None,
-        typer.Option("--data-dir", metavar="DIR", envvar="NOISEBENCH_DATA", help="Holds the data sets; default: the user's cache."),
+        typer.Option(
+            "--data-dir",
+            metavar="DIR",
+            envvar="NOISEBENCH_DATA",
+            help="Holds the data sets; default: the user's cache.",
+        ),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     plugin: Annotated[
-        list[str] | None, typer.Option("--plugin", metavar="FILE|MODULE", help="Runs this code, which adds losses, strategies or noises.")
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="FILE|MODULE",
+            help="Runs this code, which adds losses, strategies or noises.",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     if context.invoked_subcommand != "train" and (size := seat_here().size) > 1:
-        raise ConfigError(f"torchrun started {size} processes, and only train is of several: noisebench {context.invoked_subcommand} ...")
+        raise ConfigError(
+            f"torchrun started {size} processes, and only train is of several: "
+            f"noisebench {context.invoked_subcommand} ..."
+        )
     context.obj = Globals(workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose)

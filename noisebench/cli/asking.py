@@ -1,4 +1,6 @@
-"""What it takes to ask a finished run's networks again, or to train them anew without some labels."""
+"""What it takes to ask a finished run's networks again, or to train them anew without some
+labels.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asking:
-    """manifest: what the run was trained on, where it is not the workspace's; test: the test images of another folder set."""
+    """manifest: what the run was trained on, where it is not the workspace's; test: the test images
+    of another folder set.
+    """
 
     workspace: Workspace
     manifest: Path | None

@@ -1,4 +1,6 @@
-"""stdout is data, stderr is progress and warnings. Not a terminal: full width, no colour, nothing cut. Strangers' words command neither."""
+"""stdout is data, stderr is progress and warnings. Not a terminal: full width, no colour, nothing
+cut. Strangers' words command neither.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return (
+        f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+        if seconds >= 10
+        else f"{seconds:.1f} s"
+    )
 
 
 def images(count: int | None) -> str:
@@ -76,7 +84,9 @@ def percent(share: float | None) -> str:
 
 
 def estimated(record: dict[str, Any]) -> str:
-    """The estimates of a run's noise, what they rest on, and the truth where that is known; empty for a run without estimates."""
+    """The estimates of a run's noise, what they rest on, and the truth where that is known; empty
+    for a run without estimates.
+    """
     found = record.get("estimates", {})
     parts = []
     if "rate" in found:
@@ -85,15 +95,36 @@ def estimated(record: dict[str, Any]) -> str:
         if "interval" in rate:
             low, high = rate["interval"]
             interval = f", 95 % interval {100 * low:.2f} to {percent(high)}"
-        parts.append(f"noise rate {percent(rate['estimate'])}{interval} (truth {percent(rate['truth'])})")
+        parts.append(
+            f"noise rate {percent(rate['estimate'])}{interval} (truth {percent(rate['truth'])})"
+        )
     if T := found.get("transition"):
         known = T["truth"] is not None
-        off = f", {percent(_mean_distance(T['estimate'], T['truth']))} of a class's labels in the wrong place" if known else ""
+        off = (
+            (
+                f", {percent(_mean_distance(T['estimate'], T['truth']))} of a class's labels "
+                "in the wrong place"
+            )
+            if known
+            else ""
+        )
         parts.append(f"T{off}")
-    rests = f"; out-of-fold accuracy on the given labels {percent(found['accuracy'])}" if "accuracy" in found else ""
+    rests = (
+        f"; out-of-fold accuracy on the given labels {percent(found['accuracy'])}"
+        if "accuracy" in found
+        else ""
+    )
     return f"estimated {', '.join(parts)}{rests}" if parts else ""
 
 
 def _mean_distance(rows: list[list[float]], others: list[list[float]]) -> float:
     """Total variation, the mean over the rows."""
-    return sum(abs(a - b) for row, other in zip(rows, others, strict=True) for a, b in zip(row, other, strict=True)) / 2 / len(rows)
+    return (
+        sum(
+            abs(a - b)
+            for row, other in zip(rows, others, strict=True)
+            for a, b in zip(row, other, strict=True)
+        )
+        / 2
+        / len(rows)
+    )

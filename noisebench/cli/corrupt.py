@@ -1,4 +1,6 @@
-"""`noisebench corrupt`: a manifest of noisy labels on disk. No torch and no network; images are read of sets by path alone."""
+"""`noisebench corrupt`: a manifest of noisy labels on disk. No torch and no network; images are
+read of sets by path alone.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ def corrupt(
         str | None,
         typer.Argument(
             metavar="DATASET",
-            help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of images, with class folders or --labels.",
+            help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of "
+            "images, with class folders or --labels.",
             show_default=False,
         ),
     ] = None,
@@ -75,26 +78,38 @@ def corrupt(
     test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", metavar="FILE", help="Review these labels, by a list of --suspects.")
+        Path | None,
+        typer.Option(
+            "--manifest", metavar="FILE", help="Review these labels, by a list of --suspects."
+        ),
     ] = None,
     suspects: Annotated[
         Path | None,
         typer.Option(
             "--suspects",
             metavar="FILE",
-            help="Label issues, by evaluate --suspects or from cleanlab: .csv, or indices or flags as .npy, .txt, .json.",
+            help="Label issues, by evaluate --suspects or from cleanlab: .csv, or indices or "
+            "flags as .npy, .txt, .json.",
         ),
     ] = None,
     drop: Drop = False,
     relabel: Relabel = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="A .csv, .csv.gz or .parquet; default: manifests/ by name."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="A .csv, .csv.gz or .parquet; default: manifests/ by name.",
+        ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace another manifest of the same name.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace another manifest of the same name.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Draw noisy labels for a data set and write them down; or drop or correct labels that were found wrong.
+    """Draw noisy labels for a data set and write them down; or drop or correct labels that were
+    found wrong.
 
     noisebench corrupt cifar10 --asym 0.3
     """
@@ -110,9 +125,15 @@ def corrupt(
     if review.any:
         LabelChoice(dataset, manifest, chosen, test)  # which refuses a noise beside a manifest
     elif not chosen.any and convention:
-        raise ConfigError(f"--convention {convention} says how, not how much: give --sym, --asym, --pair or --idn a rate")
+        raise ConfigError(
+            f"--convention {convention} says how, not how much: give --sym, --asym, "
+            "--pair or --idn a rate"
+        )
     elif not chosen.any and not recorded(dataset):
-        raise ConfigError("name a noise: --sym 0.4, --asym 0.3, --human worse, --labels FILE, --noise TEXT ... (noisebench list noises)")
+        raise ConfigError(
+            "name a noise: --sym 0.4, --asym 0.3, --human worse, --labels FILE, "
+            "--noise TEXT ... (noisebench list noises)"
+        )
     elif dataset is None:
         raise ConfigError("a noise needs a data set: noisebench corrupt cifar10 --sym 0.4")
     if out is not None:
@@ -126,13 +147,20 @@ def corrupt(
         made, named = workspace.make(found, chosen.wish(found.name))
         for sentence in size_sentences(found):
             say(sentence, quiet=options.quiet)
-    read_as = [f"{suspects}: {note}" for note in reviewed.get("notes", ())] if review.any else notes_of(found, made)
+    read_as = (
+        [f"{suspects}: {note}" for note in reviewed.get("notes", ())]
+        if review.any
+        else notes_of(found, made)
+    )
     for note in read_as:
         say(note, quiet=options.quiet)
     path = out or named
     fresh = workspace.keep(made, path, force=force)
     workspace.make_current(path)
-    say(f"{path} {'written' if fresh else 'is there already, unchanged'}", quiet=options.quiet or (not fresh and json))
+    say(
+        f"{path} {'written' if fresh else 'is there already, unchanged'}",
+        quiet=options.quiet or (not fresh and json),
+    )
     if json:
         write_json({**_summary(made, path), **({"review": reviewed} if reviewed else {})})
     else:
@@ -151,13 +179,36 @@ def _check_out(out: Path) -> None:
 
 
 def _summary(manifest: Manifest, path: Path) -> dict[str, Any]:
-    names = ("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate", "noise_seed")
+    names = (
+        "dataset",
+        "noise",
+        "n",
+        "num_classes",
+        "nominal_rate",
+        "realised_rate",
+        "per_class_rate",
+        "noise_seed",
+    )
     extras = [
         name
-        for name in ("convention", "source", "val_fraction", "val_split", "trusted", "subset", "factor", "label_file", "decisions")
+        for name in (
+            "convention",
+            "source",
+            "val_fraction",
+            "val_split",
+            "trusted",
+            "subset",
+            "factor",
+            "label_file",
+            "decisions",
+        )
         if name in manifest.meta
     ]
-    return {"manifest": str(path), **{name: manifest.meta[name] for name in [*names, *extras]}, "sha256": manifest.sha256}
+    return {
+        "manifest": str(path),
+        **{name: manifest.meta[name] for name in [*names, *extras]},
+        "sha256": manifest.sha256,
+    }
 
 
 def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
@@ -177,7 +228,11 @@ def _drawn(manifest: Manifest, path: Path, reviewed: dict[str, Any]) -> Group:
         ("examples", f"{_count(meta)} in {meta['num_classes']} classes{_seed(meta)}"),
         *_extras(manifest),
         *reviewed_facts(reviewed),
-        *([("nominal rate", percent(meta["nominal_rate"]))] if meta["nominal_rate"] is not None else []),
+        *(
+            [("nominal rate", percent(meta["nominal_rate"]))]
+            if meta["nominal_rate"] is not None
+            else []
+        ),
         ("wrong labels", _wrong(manifest)),
         *(tuple(decision.split(": ", 1)) for decision in meta.get("decisions", ())),
     ):
@@ -199,7 +254,11 @@ def _count(meta: dict[str, Any]) -> str:
 def _seed(meta: dict[str, Any]) -> str:
     from ..noise import is_drawn
 
-    return f", noise seed {meta['noise_seed']}" if is_drawn(meta["noise"]) or "val_fraction" in meta or "trusted" in meta else ""
+    return (
+        f", noise seed {meta['noise_seed']}"
+        if is_drawn(meta["noise"]) or "val_fraction" in meta or "trusted" in meta
+        else ""
+    )
 
 
 def _wrong(manifest: Manifest) -> str:
@@ -208,17 +267,38 @@ def _wrong(manifest: Manifest) -> str:
         return "unknown: no clean labels"
     unknown, kept = int(((manifest.truth == -1) & manifest.kept).sum()), int(manifest.kept.sum())
     share = percent(manifest.meta["realised_rate"])
-    of_all = f"the {kept} that are left" if kept < manifest.size else f"these {kept}" if "subset" in manifest.meta else "all"
-    return f"{share} of {of_all}" if not unknown else f"{share} of {kept - unknown}; of {unknown} nobody knows"
+    of_all = (
+        f"the {kept} that are left"
+        if kept < manifest.size
+        else f"these {kept}"
+        if "subset" in manifest.meta
+        else "all"
+    )
+    return (
+        f"{share} of {of_all}"
+        if not unknown
+        else (f"{share} of {kept - unknown}; of {unknown} nobody knows")
+    )
 
 
 def _extras(manifest: Manifest) -> list[tuple[str, str]]:
     """What only some noises have."""
     meta, rows = manifest.meta, []
     if manifest.source is not None:
-        rows.append(("put in", f"{int((manifest.source >= 0).sum())} images of {meta['source']}, whose labels are all wrong"))
+        rows.append(
+            (
+                "put in",
+                f"{int((manifest.source >= 0).sum())} images of {meta['source']}, "
+                "whose labels are all wrong",
+            )
+        )
     if manifest.val is not None:
-        rows.append(("held out", f"{int(manifest.val.sum())} for validation, drawn {meta['val_split']} corruption"))
+        rows.append(
+            (
+                "held out",
+                f"{int(manifest.val.sum())} for validation, drawn {meta['val_split']} corruption",
+            )
+        )
     if manifest.trusted is not None:
         rows.append(("trusted", f"{int(manifest.trusted.sum())} labels are verified, and right"))
     if dropped := manifest.size - int(manifest.kept.sum()):
@@ -235,7 +315,9 @@ def _convention(meta: dict[str, Any]) -> list[tuple[str, str]]:
 
     rows = []
     if (paper := meta.get("convention")) in CONVENTIONS:
-        rows.append(("convention", f"{paper}: {CONVENTIONS[paper].paper}; {CONVENTIONS[paper].note}"))
+        rows.append(
+            ("convention", f"{paper}: {CONVENTIONS[paper].paper}; {CONVENTIONS[paper].note}")
+        )
     name = dict(normal_noise(meta["noise"]).kwargs).get("map")
     if name in MAPS:
         rows.append(("map", f"{name}: {MAPS[str(name)].summary} ({MAPS[str(name)].paper})"))
@@ -247,8 +329,19 @@ def _class_rows(manifest: Manifest, most: int = 10) -> list[tuple[str, str, str]
     import numpy as np
 
     rates, names = manifest.meta["per_class_rate"], manifest.meta["classes"]
-    chosen = np.argsort([-(rate or 0) for rate in rates], kind="stable")[:most] if len(rates) > most else range(len(rates))
+    chosen = (
+        np.argsort([-(rate or 0) for rate in rates], kind="stable")[:most]
+        if len(rates) > most
+        else range(len(rates))
+    )
     counts = manifest.confusion
     np.fill_diagonal(counts, 0)
-    rows = [(names[k], percent(rates[k]), names[int(counts[k].argmax())] if counts[k].any() else "") for k in chosen]
-    return [*rows, (f"... and {len(rates) - most} classes with no higher rate", "", "")] if len(rates) > most else rows
+    rows = [
+        (names[k], percent(rates[k]), names[int(counts[k].argmax())] if counts[k].any() else "")
+        for k in chosen
+    ]
+    return (
+        [*rows, (f"... and {len(rates) - most} classes with no higher rate", "", "")]
+        if len(rates) > most
+        else rows
+    )

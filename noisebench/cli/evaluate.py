@@ -1,4 +1,6 @@
-"""`noisebench evaluate`: what finished runs predict, from their own files; only --eval-on, --recheck and --folds load torch."""
+"""`noisebench evaluate`: what finished runs predict, from their own files; only --eval-on,
+--recheck and --folds load torch.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,20 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, names of runs, or at least six characters of their keys.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Run folders, names of runs, or at least six characters of their keys.",
+        ),
+    ],
     predictions: Annotated[
         Path | None,
         typer.Option(
             "--predictions",
             metavar="FILE",
-            help="Write what one run says of every training image: .npz, to teach noise; or .npy, the probabilities (N, K).",
+            help="Write what one run says of every training image: .npz, to teach noise; or .npy, "
+            "the probabilities (N, K).",
         ),
     ] = None,
     suspects: Annotated[
@@ -35,7 +44,8 @@ def evaluate(
         typer.Option(
             "--suspects",
             metavar="FILE",
-            help="Write the suspected label errors of these runs together, most likely first, as .csv; of runs on several sets of "
+            help="Write the suspected label errors of these runs together, most likely first, as "
+            ".csv; of runs on several sets of "
             "labels, those on the labels of the run that finished last.",
         ),
     ] = None,
@@ -44,22 +54,45 @@ def evaluate(
         typer.Option(
             "--eval-on",
             metavar="DATASET",
-            help="Evaluate the networks on this data set's test images too, resized as the run resized its own; repeatable.",
+            help="Evaluate the networks on this data set's test images too, resized as the run "
+            "resized its own; repeatable.",
         ),
     ] = None,
     old_on: Annotated[list[str] | None, typer.Option("--on", hidden=True)] = None,
-    test: Annotated[Path | None, typer.Option("--test", metavar="DIR", help="Test images of the folder set that --eval-on names.")] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            "--test", metavar="DIR", help="Test images of the folder set that --eval-on names."
+        ),
+    ] = None,
     recheck: Annotated[
-        bool, typer.Option("--recheck", help="Whether files and networks still say what the record says: exit 0, 4 or 5.")
+        bool,
+        typer.Option(
+            "--recheck",
+            help="Whether files and networks still say what the record says: exit 0, 4 or 5.",
+        ),
     ] = False,
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", metavar="FILE", help="What the runs were trained on, if not in the workspace.")
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="FILE",
+            help="What the runs were trained on, if not in the workspace.",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="Where networks are asked: auto, cpu, cuda ...")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", metavar="NAME", help="Where networks are asked: auto, cpu, cuda ..."
+        ),
+    ] = "auto",
     folds: Annotated[
         int | None,
         typer.Option(
-            "--folds", metavar="K", help="Judge each label by a network that has not seen it: K are trained, each without one fold."
+            "--folds",
+            metavar="K",
+            help="Judge each label by a network that has not seen it: K "
+            "are trained, each without one fold.",
         ),
     ] = None,
     score: Annotated[
@@ -67,7 +100,8 @@ def evaluate(
         typer.Option(
             "--score",
             metavar="NAME",
-            help="Use the mean over the first half of training ('early') or the last epoch ('last') in every file of this command; "
+            help="Use the mean over the first half of training ('early') or the last epoch "
+            "('last') in every file of this command; "
             "default: with --suspects early if the network memorized noisy labels, else last.",
         ),
     ] = None,
@@ -87,8 +121,14 @@ def evaluate(
         _recheck(folders, asking, json=json)
         return
     found = [_evaluate(folder) for folder in folders]
-    judges = of_the_same_labels(folders, quiet=options.quiet) if suspects is not None and len(folders) > 1 else folders
-    found[folders.index(judges[0])].update(doubts(judges, asking, suspects=suspects, predictions=predictions, folds=folds, score=score))
+    judges = (
+        of_the_same_labels(folders, quiet=options.quiet)
+        if suspects is not None and len(folders) > 1
+        else folders
+    )
+    found[folders.index(judges[0])].update(
+        doubts(judges, asking, suspects=suspects, predictions=predictions, folds=folds, score=score)
+    )
     if on:
         for folder, entry in zip(folders, found, strict=True):
             entry["on"] = _on(folder, on, asking)
@@ -104,15 +144,27 @@ def _check_effects(given: dict[str, Any]) -> None:
 
     on, recheck, folds = given["on"] or [], given["recheck"], given["folds"] is not None
     if given["test"] is not None and len(on) != 1:
-        raise ConfigError("--test names the test images of one folder of images: give it with one --eval-on")
+        raise ConfigError(
+            "--test names the test images of one folder of images: give it with one --eval-on"
+        )
     if recheck and (on or folds or given["suspects"] or given["predictions"] or given["score"]):
-        raise ConfigError("--recheck stands alone: it writes no file and looks at the run's own data")
+        raise ConfigError(
+            "--recheck stands alone: it writes no file and looks at the run's own data"
+        )
     if given["device"] != "auto" and not (on or recheck or folds):
-        raise ConfigError("--device has an effect with --eval-on, --recheck and --folds only: nothing else uses a network")
+        raise ConfigError(
+            "--device has an effect with --eval-on, --recheck and --folds only: "
+            "nothing else uses a network"
+        )
     if given["workers"] is not None and not (on or recheck or folds):
-        raise ConfigError("--workers has an effect with --eval-on, --recheck and --folds only: nothing else reads images")
+        raise ConfigError(
+            "--workers has an effect with --eval-on, --recheck and --folds only: "
+            "nothing else reads images"
+        )
     if given["manifest"] is not None and not (on or recheck or folds or given["suspects"]):
-        raise ConfigError("--manifest has an effect with --eval-on, --recheck, --folds and --suspects only")
+        raise ConfigError(
+            "--manifest has an effect with --eval-on, --recheck, --folds and --suspects only"
+        )
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
@@ -141,7 +193,9 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         "classes": record["data"]["classes"],
         **check_counts(record, said),
         **said.metrics(num_classes),
-        "confusion": metrics.confusion(said.test.predicted, said.labels["test"], num_classes).tolist(),
+        "confusion": metrics.confusion(
+            said.test.predicted, said.labels["test"], num_classes
+        ).tolist(),
     }
 
 
@@ -152,7 +206,9 @@ def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
 
     def training_images() -> ImageArray:
         run = rebuild(folder, workspace, asking.manifest)
-        return workspace.training_images(run.dataset, run.manifest, run.recipe).train_images[run.manifest.in_training]
+        return workspace.training_images(run.dataset, run.manifest, run.recipe).train_images[
+            run.manifest.in_training
+        ]
 
     workspace = asking.workspace
     networks = stored_networks(folder, asking.device, training_images)
@@ -161,11 +217,18 @@ def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
     def manifest_of_run() -> Manifest:
         return manifest_of(folder, workspace, asking.manifest)
 
-    return {name: evaluate_on(record, networks, workspace, workspace.dataset(name, asking.test), manifest_of_run) for name in names}
+    return {
+        name: evaluate_on(
+            record, networks, workspace, workspace.dataset(name, asking.test), manifest_of_run
+        )
+        for name in names
+    }
 
 
 def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:
-    """Show every check of each run. Raises Regressed where something differs, Undecided where something could not be decided."""
+    """Show every check of each run. Raises Regressed where something differs, Undecided where
+    something could not be decided.
+    """
     from ..errors import Regressed, Undecided
     from ..runs.session import find_device
     from ..runs.verify import DIFFERS, UNDECIDED, recheck, verdict
@@ -180,8 +243,13 @@ def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:
         write_json(found)
     else:
         show(*(draw_checks(entry) for entry in found))
-    of = {status: [entry["title"] for entry in found if entry["recheck"]["verdict"] == status] for status in (DIFFERS, UNDECIDED)}
+    of = {
+        status: [entry["title"] for entry in found if entry["recheck"]["verdict"] == status]
+        for status in (DIFFERS, UNDECIDED)
+    }
     if of[DIFFERS]:
         raise Regressed(f"not reproduced: {', '.join(of[DIFFERS])}")
     if of[UNDECIDED]:
-        raise Undecided(f"it cannot be decided whether this is reproduced: {', '.join(of[UNDECIDED])}")
+        raise Undecided(
+            f"it cannot be decided whether this is reproduced: {', '.join(of[UNDECIDED])}"
+        )

@@ -1,4 +1,6 @@
-"""`noisebench report --figure`: a picture instead of a table; without a file its numbers, the transition matrix drawn in the terminal."""
+"""`noisebench report --figure`: a picture instead of a table; without a file its numbers, the
+transition matrix drawn in the terminal.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,22 @@ if TYPE_CHECKING:
     from ..reporting.figures import Drawing, Kind
     from .options import Globals
 
-_METRIC = ("rates", "ranks")  # which are of any metric and budget; the others are of what a run has one of
+# which are of any metric and budget; the others are of what a run has one of
+_METRIC = ("rates", "ranks")
 _NEVER = {
-    "rows": "--rows", "cols": "--cols", "form": "--format", "ranks": "--ranks", "published": "--published", "against": "--against",
-    "check": "--check", "save_baseline": "--save-baseline", "baseline": "--baseline", "tolerance": "--tolerance", "alpha": "--alpha",
+    "rows": "--rows",
+    "cols": "--cols",
+    "form": "--format",
+    "ranks": "--ranks",
+    "published": "--published",
+    "against": "--against",
+    "check": "--check",
+    "save_baseline": "--save-baseline",
+    "baseline": "--baseline",
+    "tolerance": "--tolerance",
+    "alpha": "--alpha",
     "allow_missing": "--allow-missing",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,9 @@ def _tables(asked: Asked, options: Globals) -> list[Table]:
     from .report import make, runs_of, shape_of
 
     shape = shape_of("method", "noise", asked.metric, budget=asked.budget)
-    return make(runs_of(options, asked.paths), shape, asked.conditions, options.open(), needed=True).tables
+    return make(
+        runs_of(options, asked.paths), shape, asked.conditions, options.open(), needed=True
+    ).tables
 
 
 def _manifests(paths: list[Path], options: Globals) -> list[Manifest]:
@@ -96,7 +110,9 @@ def _manifests(paths: list[Path], options: Globals) -> list[Manifest]:
 
     chosen = paths or [path for path in [options.open().current] if path]
     if not chosen:
-        raise ConfigError("name a manifest to draw: noisebench report --figure transition manifests/NAME.csv")
+        raise ConfigError(
+            "name a manifest to draw: noisebench report --figure transition manifests/NAME.csv"
+        )
     return [read_manifest(path) for path in chosen]
 
 

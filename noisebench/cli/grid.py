@@ -1,4 +1,6 @@
-"""How far a suite is: on a terminal a live table whose cells fill in, elsewhere a plain line now and then. On stderr."""
+"""How far a suite is: on a terminal a live table whose cells fill in, elsewhere a plain line now
+and then. On stderr.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,16 @@ class GridProgress:
         from ..reporting.table import noise_order
 
         self._items, self._quiet = items, quiet
-        self._several = [axis for axis in ("dataset", "subset", "model", "init") if len({_axes(item)[axis] for item in items}) > 1]
+        self._several = [
+            axis
+            for axis in ("dataset", "subset", "model", "init")
+            if len({_axes(item)[axis] for item in items}) > 1
+        ]
         self._cells: dict[tuple[str, str], list[int]] = {}
         for number, item in enumerate(items):
-            self._cells.setdefault((self._row(item), item.run.manifest.meta["noise"]), []).append(number)
+            self._cells.setdefault((self._row(item), item.run.manifest.meta["noise"]), []).append(
+                number
+            )
         self._dataset = "" if "dataset" in self._several else items[0].run.dataset.name
         self._cols = sorted({col for _, col in self._cells}, key=noise_order)
         self._rows = list(dict.fromkeys(row for row, _ in self._cells))
@@ -50,7 +58,9 @@ class GridProgress:
         if sys.stderr.isatty() and not self._quiet:
             from rich.live import Live
 
-            self._live = Live(self._drawn(), console=console(sys.stderr), transient=True, refresh_per_second=4)
+            self._live = Live(
+                self._drawn(), console=console(sys.stderr), transient=True, refresh_per_second=4
+            )
             self._live.start()
         return self
 
@@ -117,7 +127,9 @@ class GridProgress:
         return Group(Text(self.status()), grid)
 
     def _cell(self, row: str, col: str) -> Text:
-        """Mean so far, how many of how many seeds are done; where none is, how far the runs under way are."""
+        """Mean so far, how many of how many seeds are done; where none is, how far the runs under
+        way are.
+        """
         from ..core.console import Text
 
         numbers = self._cells.get((row, col), [])
@@ -126,7 +138,13 @@ class GridProgress:
         done = [self._accuracy[n] for n in numbers if n in self._accuracy]
         failed = sum(n in self._failed for n in numbers)
         begun = statistics.fmean(self._share.get(n, 0.0) for n in numbers)
-        mean = f"{100 * statistics.fmean(done):.1f} " if done else f"{begun:.0%} " if begun and not failed else ""
+        mean = (
+            f"{100 * statistics.fmean(done):.1f} "
+            if done
+            else f"{begun:.0%} "
+            if begun and not failed
+            else ""
+        )
         text = f"{mean}{len(done)}/{len(numbers)}" + (f" ✗{failed}" if failed else "")
         return Text(text, style="bold" if len(done) == len(numbers) else "red" if failed else "dim")
 
@@ -134,4 +152,9 @@ class GridProgress:
 def _axes(item: Item) -> dict[str, str]:
     run = item.run
     init = run.init.label if run.init else NONE
-    return {"dataset": run.dataset.name, "subset": str(run.manifest.size), "model": run.model, "init": init}
+    return {
+        "dataset": run.dataset.name,
+        "subset": str(run.manifest.size),
+        "model": run.model,
+        "init": init,
+    }

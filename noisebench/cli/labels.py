@@ -1,4 +1,6 @@
-"""Which labels `train` trains on: a manifest, a noise on a data set, what corrupt wrote last, or the embedded digits."""
+"""Which labels `train` trains on: a manifest, a noise on a data set, what corrupt wrote last, or
+the embedded digits.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _DEFAULT = ("digits", NoiseOptions(sym=0.4))
 
 @dataclass(frozen=True)
 class LabelChoice:
-    """What the command line says of the labels; all may be missing. `test`: where a folder's test images lie."""
+    """What the command line says of the labels; all may be missing. `test`: where a folder's test
+    images lie.
+    """
 
     dataset: str | None
     path: Path | None
@@ -28,8 +32,15 @@ class LabelChoice:
 
     def __post_init__(self) -> None:
         if not self.options.any and self.options != NoiseOptions() and not recorded(self.dataset):
-            given = next(name for name, value in vars(self.options).items() if value != getattr(NoiseOptions(), name))
-            raise ConfigError(f"--{given.replace('_', '-')} has an effect with a noise only: --sym, --asym, --human, --noise ...")
+            given = next(
+                name
+                for name, value in vars(self.options).items()
+                if value != getattr(NoiseOptions(), name)
+            )
+            raise ConfigError(
+                f"--{given.replace('_', '-')} has an effect with a noise only: "
+                "--sym, --asym, --human, --noise ..."
+            )
         if self.options.any and self.path is not None:
             raise ConfigError("give a noise or a --manifest, not both")
         if self.options.any and self.dataset is None:
@@ -45,7 +56,9 @@ def recorded(dataset: str | None) -> bool:
 
 @dataclass(frozen=True)
 class ChosenLabels:
-    """A manifest, its place, its data set, a sentence that says which it is, and how its files were read."""
+    """A manifest, its place, its data set, a sentence that says which it is, and how its files were
+    read.
+    """
 
     manifest: Manifest
     path: Path
@@ -55,7 +68,10 @@ class ChosenLabels:
 
     @property
     def sentence(self) -> str:
-        return f"{self.why}training on {self.path}: {self.manifest.data}, {self.manifest.meta['noise']}"
+        return (
+            f"{self.why}training on {self.path}: {self.manifest.data}, "
+            f"{self.manifest.meta['noise']}"
+        )
 
 
 def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
@@ -65,7 +81,9 @@ def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
     if choice.options.any:
         return _made(workspace, str(choice.dataset), choice.options, choice.test)
     if choice.path is None and recorded(choice.dataset):
-        return _made(workspace, str(choice.dataset), replace(choice.options, labels="own"), choice.test)
+        return _made(
+            workspace, str(choice.dataset), replace(choice.options, labels="own"), choice.test
+        )
     if choice.path is not None:
         manifest = read_manifest(choice.path)
         return ChosenLabels(manifest, choice.path, dataset_of(workspace, choice, manifest))
@@ -86,20 +104,28 @@ def dataset_of(workspace: Workspace, choice: LabelChoice, manifest: Manifest) ->
     return workspace.dataset(named, choice.test, manifest.meta.get("labels_path"))
 
 
-def _made(workspace: Workspace, named: str, options: NoiseOptions, test: Path | None) -> ChosenLabels:
+def _made(
+    workspace: Workspace, named: str, options: NoiseOptions, test: Path | None
+) -> ChosenLabels:
     dataset = workspace.dataset(named, test, options.label_file)
     manifest, path = workspace.make(dataset, options.wish(dataset.name))
-    return ChosenLabels(manifest, path, dataset, notes=(*notes_of(dataset, manifest), *decisions_of(manifest)))
+    return ChosenLabels(
+        manifest, path, dataset, notes=(*notes_of(dataset, manifest), *decisions_of(manifest))
+    )
 
 
 def notes_of(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
-    """How the tables of a data set and of its labels were read: which columns are what, and what is not used."""
+    """How the tables of a data set and of its labels were read: which columns are what, and what is
+    not used.
+    """
     of_labels = [manifest.meta["label_file"]] if "label_file" in manifest.meta else []
     return (*(dataset.listed.notes if dataset.listed else ()), *of_labels)
 
 
 def decisions_of(manifest: Manifest) -> list[str]:
-    """What was passed over and chosen of a data set; what is changed of its images is said of each run."""
+    """What was passed over and chosen of a data set; what is changed of its images is said of each
+    run.
+    """
     return [line for line in manifest.meta.get("decisions", ()) if not line.startswith("images: ")]
 
 
@@ -110,5 +136,7 @@ def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLab
     dataset, own = dataset_of(workspace, choice, manifest), manifest.meta["dataset"]
     if choice.dataset is not None and dataset.name != own:
         hint = f"noisebench train {choice.dataset} --sym 0.4"
-        raise ConfigError(f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. {hint}")
+        raise ConfigError(
+            f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. {hint}"
+        )
     return ChosenLabels(manifest, path, dataset, "what corrupt wrote last: ")

@@ -26,7 +26,8 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            help="losses noises conventions strategies methods datasets models recipes suites metrics figures published trackers "
+            help="losses noises conventions strategies methods datasets models recipes suites "
+            "metrics figures published trackers "
             "manifests runs env",
         ),
     ],
@@ -57,7 +58,9 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
 
     found = [row for row in rows if name in (row["name"], *row.get("aliases", ()))]
     if not found:
-        raise UnknownName(_SINGULAR.get(kind, kind.removesuffix("s")), name, [row["name"] for row in rows], kind)
+        raise UnknownName(
+            _SINGULAR.get(kind, kind.removesuffix("s")), name, [row["name"] for row in rows], kind
+        )
     if json:
         write_json(found[0])
         return
@@ -112,8 +115,8 @@ def _cell(key: str, value: Any) -> str:
 _SINGULAR = {"losses": "loss", "strategies": "strategy", "published": "published paper"}
 _SHARES = frozenset({"nominal_rate", "realised_rate", "worst_rate", "test_acc"})
 _ONLY_IN_FULL = frozenset(
-    """parameters aliases laws presets doc classes maps version settings on key path num_classes texts methods source cells passes
-    matrix defaults""".split()  # noqa: SIM905
+    """parameters aliases laws presets doc classes maps version settings on key path num_classes
+    texts methods source cells passes matrix defaults""".split()  # noqa: SIM905
 )
 
 
@@ -145,7 +148,11 @@ def _losses(options: Globals) -> Rows:
         if isinstance(call := parse(method.loss), Call):  # a row of this loss alone
             presets.setdefault(call.name, {}).update(_presets(method))
     return [
-        _entry(entry, presets=presets.get(entry.name, {}), aliases=[*entry.aliases, *LOSSES.short_names(entry)])
+        _entry(
+            entry,
+            presets=presets.get(entry.name, {}),
+            aliases=[*entry.aliases, *LOSSES.short_names(entry)],
+        )
         for entry in sorted(LOSSES, key=takes_loss)
     ]
 
@@ -153,7 +160,10 @@ def _losses(options: Globals) -> Rows:
 def _presets(method: Method) -> dict[str, str]:
     """`cifar100, symmetric 0.4` -> the loss there, and whose it is."""
     return {
-        " ".join([p.dataset, p.noise, "" if p.rate is None else f"{p.rate:g}"]).strip(): f"{_texts(p)} ({p.source})" for p in method.presets
+        " ".join([p.dataset, p.noise, "" if p.rate is None else f"{p.rate:g}"]).strip(): (
+            f"{_texts(p)} ({p.source})"
+        )
+        for p in method.presets
     }
 
 
@@ -162,7 +172,9 @@ def _texts(preset: Preset) -> str:
 
 
 def _noises(options: Globals) -> Rows:
-    """The models, and under asymmetric each named map with its paper and what it makes of a rate."""
+    """The models, and under asymmetric each named map with its paper and what it makes of a
+    rate.
+    """
     from ..noise import MAPS, NOISES
 
     maps: Rows = [
@@ -179,8 +191,22 @@ def _noises(options: Globals) -> Rows:
     rows: Rows = []
     for entry in NOISES:
         takes_map = any(p.name == "map" for p in entry.parameters)
-        known = _entry(entry, **({"maps": {row["name"]: f"{row['overall']}; {row['paper']}" for row in maps}} if takes_map else {}))
-        rows.append({"name": known.pop("name"), "text": known.pop("text"), "overall": entry.facts.get("overall", ""), **known})
+        known = _entry(
+            entry,
+            **(
+                {"maps": {row["name"]: f"{row['overall']}; {row['paper']}" for row in maps}}
+                if takes_map
+                else {}
+            ),
+        )
+        rows.append(
+            {
+                "name": known.pop("name"),
+                "text": known.pop("text"),
+                "overall": entry.facts.get("overall", ""),
+                **known,
+            }
+        )
         rows += maps if takes_map else []
     return rows
 
@@ -195,7 +221,11 @@ def _conventions(options: Globals) -> Rows:
             "noise": [f"--{kind}" for kind in c.texts],
             "note": c.note,
             "held out": f"{c.val_fraction:g} {c.val_split} corruption" if c.val_fraction else "",
-            "texts": {f"--{kind} on {dataset or 'any data'}": text for kind, on in c.texts.items() for dataset, text in on.items()},
+            "texts": {
+                f"--{kind} on {dataset or 'any data'}": text
+                for kind, on in c.texts.items()
+                for dataset, text in on.items()
+            },
         }
         for c in CONVENTIONS.values()
     ]
@@ -213,9 +243,16 @@ def _strategies(options: Globals) -> Rows:
 
     def costs(entry: Entry) -> dict[str, str]:
         passes = entry.facts.get("cost")
-        return {"cost": f"{passes.share:.3g} x CE", "passes": str(passes)} if isinstance(passes, Passes) else {"cost": "", "passes": ""}
+        return (
+            {"cost": f"{passes.share:.3g} x CE", "passes": str(passes)}
+            if isinstance(passes, Passes)
+            else {"cost": "", "passes": ""}
+        )
 
-    return [_entry(entry, **costs(entry)) for entry in sorted(STRATEGIES, key=lambda entry: entry.name != "standard")]
+    return [
+        _entry(entry, **costs(entry))
+        for entry in sorted(STRATEGIES, key=lambda entry: entry.name != "standard")
+    ]
 
 
 def _methods(options: Globals) -> Rows:
@@ -237,17 +274,29 @@ def _datasets(options: Globals) -> Rows:
     from ..datasets import DATASETS
 
     return [
-        {"name": d.name, "summary": d.summary, "train": d.n_train, "test": d.n_test, "model": d.model, "recipe": d.recipe,
-         "map": d.map or "", "source": d.source, "classes": list(d.classes)}
+        {
+            "name": d.name,
+            "summary": d.summary,
+            "train": d.n_train,
+            "test": d.n_test,
+            "model": d.model,
+            "recipe": d.recipe,
+            "map": d.map or "",
+            "source": d.source,
+            "classes": list(d.classes),
+        }
         for d in DATASETS.values()
-    ]  # fmt: skip
+    ]
 
 
 def _models(options: Globals) -> Rows:
     from ..experiments.backbones import BACKBONES
 
     rows = [{"name": b.name, "summary": b.summary} for b in BACKBONES.values()]
-    return [*rows, {"name": "timm:NAME", "summary": "any of timm's models (noisebench list models timm)"}]
+    return [
+        *rows,
+        {"name": "timm:NAME", "summary": ("any of timm's models (noisebench list models timm)")},
+    ]
 
 
 def _timm() -> Rows:
@@ -259,7 +308,10 @@ def _timm() -> Rows:
 def _recipes(options: Globals) -> Rows:
     from ..experiments.recipes import RECIPES
 
-    return [{"name": name, "summary": r.summary, "source": r.source, "settings": r.settings, "on": r.on} for name, r in RECIPES.items()]
+    return [
+        {"name": name, "summary": r.summary, "source": r.source, "settings": r.settings, "on": r.on}
+        for name, r in RECIPES.items()
+    ]
 
 
 def _suites(options: Globals) -> Rows:
@@ -267,35 +319,62 @@ def _suites(options: Globals) -> Rows:
     from ..experiments.suite import expand, read_suites, suite_files
     from ..experiments.workload import images_of
 
-    found = {name: (suite, path) for path in reversed(suite_files(options.workspace)) for name, suite in read_suites(path).items()}
+    found = {
+        name: (suite, path)
+        for path in reversed(suite_files(options.workspace))
+        for name, suite in read_suites(path).items()
+    }
     return [
-        {"name": name, "runs": len(expand(suite)), "images": images_of(suite), "takes": suite.takes, "summary": suite.summary,
-         "defaults": suite.defaults.model_dump(exclude_unset=True), "matrix": suite.matrix, "path": str(path)}
+        {
+            "name": name,
+            "runs": len(expand(suite)),
+            "images": images_of(suite),
+            "takes": suite.takes,
+            "summary": suite.summary,
+            "defaults": suite.defaults.model_dump(exclude_unset=True),
+            "matrix": suite.matrix,
+            "path": str(path),
+        }
         for name, (suite, path) in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def _metrics(options: Globals) -> Rows:
     from ..reporting import METRICS
 
-    return [{"name": name, "title": m.title, "selection": m.selection, "doc": m.doc} for name, m in METRICS.items()]
+    return [
+        {"name": name, "title": m.title, "selection": m.selection, "doc": m.doc}
+        for name, m in METRICS.items()
+    ]
 
 
 def _figures(options: Globals) -> Rows:
     from ..reporting.figures import FIGURES
 
-    return [{"name": name, "summary": kind.summary, "of": kind.of} for name, kind in FIGURES.items()]
+    return [
+        {"name": name, "summary": kind.summary, "of": kind.of} for name, kind in FIGURES.items()
+    ]
 
 
 def _trackers(options: Globals) -> Rows:
     from ..runs.trackers import TRACKERS
 
-    return [{"name": k.name, "summary": k.summary, "extra": f"noisebench[{k.name}]", "heeds": list(k.settings)} for k in TRACKERS.values()]
+    return [
+        {
+            "name": k.name,
+            "summary": k.summary,
+            "extra": f"noisebench[{k.name}]",
+            "heeds": list(k.settings),
+        }
+        for k in TRACKERS.values()
+    ]
 
 
 def _manifests(options: Globals) -> Rows:
     folder = options.workspace / "manifests"
-    paths = sorted(path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}"))
+    paths = sorted(
+        path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}")
+    )
     return [_manifest(path) for path in paths]
 
 
@@ -304,18 +383,42 @@ def _manifest(path: Path) -> dict[str, Any]:
     from ..errors import ManifestError
     from ..labels.manifest import read_manifest
 
-    shown = ("dataset", "noise", "convention", "n", "subset", "nominal_rate", "realised_rate", "worst_class", "worst_rate", "held_out",
-             "noise_seed")  # fmt: skip
-    row: dict[str, Any] = {"name": path.name, **dict.fromkeys(shown), "dataset": "damaged", "path": str(path)}
+    shown = (
+        "dataset",
+        "noise",
+        "convention",
+        "n",
+        "subset",
+        "nominal_rate",
+        "realised_rate",
+        "worst_class",
+        "worst_rate",
+        "held_out",
+        "noise_seed",
+    )
+    row: dict[str, Any] = {
+        "name": path.name,
+        **dict.fromkeys(shown),
+        "dataset": "damaged",
+        "path": str(path),
+    }
     try:
         manifest = read_manifest(path)
     except ManifestError:
         return row
     meta = manifest.meta
-    rates = {name: rate for name, rate in zip(meta["classes"], meta["per_class_rate"], strict=True) if rate}
+    rates = {
+        name: rate
+        for name, rate in zip(meta["classes"], meta["per_class_rate"], strict=True)
+        if rate
+    }
     worst = max(rates, key=rates.__getitem__, default=None)
     row.update({key: meta[key] for key in shown if key in meta})
-    row.update(worst_class=worst, worst_rate=rates.get(worst), held_out=None if manifest.val is None else int(manifest.val.sum()))
+    row.update(
+        worst_class=worst,
+        worst_rate=rates.get(worst),
+        held_out=None if manifest.val is None else int(manifest.val.sum()),
+    )
     return row
 
 
@@ -330,7 +433,13 @@ def _run(run: RunFolder) -> dict[str, Any]:
     """One row; a damaged folder does not hide the others."""
     from ..errors import DataError
 
-    row: dict[str, Any] = {"name": run.path.name, "status": run.status(), "test_acc": None, "path": str(run.path), "held_by": None}
+    row: dict[str, Any] = {
+        "name": run.path.name,
+        "status": run.status(),
+        "test_acc": None,
+        "path": str(run.path),
+        "held_by": None,
+    }
     if row["status"] != "done":
         return {**row, "held_by": run.holder() or None}
     try:

@@ -1,4 +1,6 @@
-"""`noisebench list published`: the papers whose numbers there are, and one paper's as it prints them."""
+"""`noisebench list published`: the papers whose numbers there are, and one paper's as it prints
+them.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def paper_rows() -> list[dict[str, Any]]:
 
 
 def _distinct(cells: list[Published], name: str, nothing: str = "") -> list[str]:
-    return list(dict.fromkeys(text for cell in cells if (text := str(getattr(cell, name)) or nothing)))
+    return list(
+        dict.fromkeys(text for cell in cells if (text := str(getattr(cell, name)) or nothing))
+    )
 
 
 def paper_tables(name: str) -> list[Table]:
@@ -43,7 +47,9 @@ def paper_tables(name: str) -> list[Table]:
     groups: dict[tuple[str, str], list[Published]] = {}
     for cell in cells_of(name):
         groups.setdefault((cell.dataset, cell.backbone), []).append(cell)
-    return [_table(f"{dataset}, {backbone}", cells) for (dataset, backbone), cells in groups.items()]
+    return [
+        _table(f"{dataset}, {backbone}", cells) for (dataset, backbone), cells in groups.items()
+    ]
 
 
 def _table(title: str, cells: list[Published]) -> Table:
@@ -54,12 +60,24 @@ def _table(title: str, cells: list[Published]) -> Table:
 
     numbers = {(cell.name, _noise(cell)): _number(cell) for cell in cells}
     names, noises = (list(dict.fromkeys(places)) for places in zip(*numbers, strict=True))
-    copied = {name: ", ".join(_distinct([cell for cell in cells if cell.name == name], "copied_from")) for name in names}
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    copied = {
+        name: ", ".join(_distinct([cell for cell in cells if cell.name == name], "copied_from"))
+        for name in names
+    }
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     for head in ("method", *noises, *(["copied from"] if any(copied.values()) else [])):
         table.add_column(head, justify="right" if head in noises else "left", overflow="fold")
     for name in names:
-        table.add_row(*map(Text, [name, *(numbers.get((name, noise), "–") for noise in noises), copied[name]][: len(table.columns)]))
+        table.add_row(
+            *map(
+                Text,
+                [name, *(numbers.get((name, noise), "–") for noise in noises), copied[name]][
+                    : len(table.columns)
+                ],
+            )
+        )
     return table
 
 

@@ -1,4 +1,6 @@
-"""`noisebench evaluate --suspects --predictions --folds`: what one run, or its folds, say of every training label, as files."""
+"""`noisebench evaluate --suspects --predictions --folds`: what one run, or its folds, say of every
+training label, as files.
+"""
 
 from __future__ import annotations
 
@@ -17,52 +19,86 @@ if TYPE_CHECKING:
     from .progress import RunProgress
 
 _WHY = {
-    "early": "mean of the first half of training, before the network memorizes noisy labels (--score early)",
+    "early": (
+        "mean of the first half of training, before the network memorizes noisy labels "
+        "(--score early)"
+    ),
     "last": "predictions of the last epoch (--score last)",
-    "early and last": "mean of the first half of training of some runs, the last epoch of others (--score)",
+    "early and last": (
+        "mean of the first half of training of some runs, the last epoch of others (--score)"
+    ),
 }
 _FOLDS = "predictions by networks that were not trained on the example (--folds)"
 _LONG = 600.0  # seconds from which what is left is said
 
 
 def doubts(
-    folders: list[RunFolder], asking: Asking, *, suspects: Path | None, predictions: Path | None, folds: int | None, score: str | None
+    folders: list[RunFolder],
+    asking: Asking,
+    *,
+    suspects: Path | None,
+    predictions: Path | None,
+    folds: int | None,
+    score: str | None,
 ) -> dict[str, Any]:
-    """Write what is asked for; under "suspects" what is said of the list. Raises NoisebenchError."""
-    _check(folders, {"--suspects": suspects, "--predictions": predictions, "--folds": folds, "--score": score})
+    """Write what is asked for; under "suspects" what is said of the list. Raises
+    NoisebenchError.
+    """
+    _check(
+        folders,
+        {"--suspects": suspects, "--predictions": predictions, "--folds": folds, "--score": score},
+    )
     folder = folders[0]
     if len(folders) > 1 and suspects is not None:
         names = [folder.name for folder in folders]
-        return {"suspects": {**_listed(suspects, *_together(folders, score, asking), asking), "runs": names}}
+        return {
+            "suspects": {
+                **_listed(suspects, *_together(folders, score, asking), asking),
+                "runs": names,
+            }
+        }
     if suspects is None and folds is None:
         if predictions is None:
             return {}
         said, by = _of_training(folder, score or "last")
         return {"predictions": _write_predictions(predictions, folder, said, by, asking)}
     manifest, said, by = _judged(folder, folds, score, asking)
-    written = {} if predictions is None else {"predictions": _write_predictions(predictions, folder, said, by, asking)}
+    written = (
+        {}
+        if predictions is None
+        else {"predictions": _write_predictions(predictions, folder, said, by, asking)}
+    )
     return {**written, "suspects": _listed(suspects, said, manifest, by, asking)}
 
 
 def of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFolder]:
-    """The runs on the labels that the run which finished last was trained on: what a list of several runs is of. Says what is left out."""
+    """The runs on the labels that the run which finished last was trained on: what a list of
+    several runs is of. Says what is left out.
+    """
     labels = [folder.full_record()["noise"].get("manifest_sha256") for folder in folders]
     latest = max(zip(folders, labels, strict=True), key=lambda pair: pair[0].ended or 0.0)[1]
     chosen = [folder for folder, own in zip(folders, labels, strict=True) if own == latest]
     others = ", ".join(folder.name for folder in folders if folder not in chosen)
     if others:
         names = ", ".join(folder.name for folder in chosen)
-        lists = f"--suspects lists the labels that the run which finished last was trained on: {names}"
+        lists = (
+            f"--suspects lists the labels that the run which finished last was trained on: {names}"
+        )
         say(f"{lists}; left out, on other labels: {others}", quiet=quiet)
     return chosen
 
 
-def _together(folders: list[RunFolder], score: str | None, asking: Asking) -> tuple[Predictions, Manifest, str]:
+def _together(
+    folders: list[RunFolder], score: str | None, asking: Asking
+) -> tuple[Predictions, Manifest, str]:
     """What several runs on the same labels say of them together, the mean over the runs."""
     from ..labels.issues import together
     from ..runs.rebuild import manifest_of
 
-    manifest, judged = manifest_of(folders[0], asking.workspace, asking.manifest), [_of_training(folder, score) for folder in folders]
+    manifest, judged = (
+        manifest_of(folders[0], asking.workspace, asking.manifest),
+        [_of_training(folder, score) for folder in folders],
+    )
     by = " and ".join(sorted({name for _, name in judged}))
     return together([said for said, _ in judged], manifest.labels), manifest, by
 
@@ -74,15 +110,22 @@ def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
     score = given.pop("--score")
     if score is not None and score not in SCORES:
         raise ConfigError(f"--score is {' or '.join(SCORES)}, got {score!r}")
-    if score is not None and (given["--folds"] or not (given["--suspects"] or given["--predictions"])):
-        raise ConfigError("--score is how the training run judges: it goes with --suspects or --predictions, and not with --folds")
+    if score is not None and (
+        given["--folds"] or not (given["--suspects"] or given["--predictions"])
+    ):
+        raise ConfigError(
+            "--score is how the training run judges: it goes with --suspects or "
+            "--predictions, and not with --folds"
+        )
     suffixes = {"--suspects": (".csv",), "--predictions": (".npz", ".npy")}
     for name, value in given.items():
         if value is None:
             continue
         if name in suffixes and value.suffix not in suffixes[name]:
             raise ConfigError(f"{name} writes a {' or '.join(suffixes[name])}, got {value}")
-        if len(folders) != 1 and not (name == "--suspects" and not given["--predictions"] and not given["--folds"]):
+        if len(folders) != 1 and not (
+            name == "--suspects" and not given["--predictions"] and not given["--folds"]
+        ):
             raise ConfigError(f"{name} is of one run, got {len(folders)}")
 
 
@@ -96,7 +139,9 @@ def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str
     return judge(arrays, chosen), chosen
 
 
-def _judged(folder: RunFolder, folds: int | None, score: str | None, asking: Asking) -> tuple[Manifest, Predictions, str]:
+def _judged(
+    folder: RunFolder, folds: int | None, score: str | None, asking: Asking
+) -> tuple[Manifest, Predictions, str]:
     """The labels that the run was trained on, what it or its folds say of them, and who says it."""
     from ..runs.rebuild import manifest_of, rebuild
 
@@ -129,29 +174,45 @@ def _train(folds: list[Fold], asking: Asking) -> None:
 
         def conduct(left: int) -> Conduct:
             lines.say(f"fold {len(folds) - left + 1} of {len(folds)}")
-            return Conduct(listen=lines.update, stop=lambda: signals.stopped, estimate=lambda seconds: _say_time(lines, seconds * left))
+            return Conduct(
+                listen=lines.update,
+                stop=lambda: signals.stopped,
+                estimate=lambda seconds: _say_time(lines, seconds * left),
+            )
 
         train_folds(folds, images, asking.device, conduct)
 
 
 def _say_time(lines: RunProgress, seconds: float) -> None:
     if seconds > _LONG:
-        lines.say(f"the folds will take about {duration(seconds)}; Ctrl-C saves, the same command resumes")
+        lines.say(
+            f"the folds will take about {duration(seconds)}; Ctrl-C saves, the same command resumes"
+        )
 
 
-def _listed(path: Path | None, said: Predictions, manifest: Manifest, by: str, asking: Asking) -> dict[str, Any]:
+def _listed(
+    path: Path | None, said: Predictions, manifest: Manifest, by: str, asking: Asking
+) -> dict[str, Any]:
     """The list written, and what can be said of it."""
     from ..labels.issues import how_good, write_suspects
 
     found = how_good(said, manifest)
     if path is not None:
         write_suspects(path, said, manifest)
-        say(f"{path} written: {found['listed']} of {found['of']} labels doubted; {_WHY.get(by, _FOLDS)}", quiet=asking.quiet)
+        say(
+            f"{path} written: {found['listed']} of {found['of']} labels doubted; "
+            f"{_WHY.get(by, _FOLDS)}",
+            quiet=asking.quiet,
+        )
     return {"file": None if path is None else str(path), "by": by, **found}
 
 
-def _write_predictions(path: Path, folder: RunFolder, said: Predictions, by: str, asking: Asking) -> dict[str, str]:
-    """What is said of every training image; of a teacher also whose labels these images have. The file, and by which score."""
+def _write_predictions(
+    path: Path, folder: RunFolder, said: Predictions, by: str, asking: Asking
+) -> dict[str, str]:
+    """What is said of every training image; of a teacher also whose labels these images have. The
+    file, and by which score.
+    """
     from ..errors import DataError
     from ..metrics.predictions import write_probabilities, write_teacher
 
@@ -159,10 +220,25 @@ def _write_predictions(path: Path, folder: RunFolder, said: Predictions, by: str
     if path.suffix == ".npy":
         write_probabilities(path, said)
     elif "labels_sha256" not in record["noise"]:
-        raise DataError(f"{folder.path} is of an older version, which did not note whose labels these are: run it again with --force")
+        raise DataError(
+            f"{folder.path} is of an older version, which did not note whose labels "
+            "these are: run it again with --force"
+        )
     elif "source" in record["noise"]:
-        raise DataError(f"{folder.path} saw images of {record['noise']['source']} in the place of some: it cannot teach for these examples")
+        raise DataError(
+            f"{folder.path} saw images of {record['noise']['source']} in the place of "
+            "some: it cannot teach for these examples"
+        )
     else:
-        write_teacher(path, said, record["data"]["num_classes"], record["noise"]["labels_sha256"], record["title"])
-    say(f"{path} written: {len(said.classes)} predictions; {_WHY.get(by, _FOLDS)}", quiet=asking.quiet)
+        write_teacher(
+            path,
+            said,
+            record["data"]["num_classes"],
+            record["noise"]["labels_sha256"],
+            record["title"],
+        )
+    say(
+        f"{path} written: {len(said.classes)} predictions; {_WHY.get(by, _FOLDS)}",
+        quiet=asking.quiet,
+    )
     return {"file": str(path), "by": by}

@@ -84,7 +84,12 @@ def train(
         ),
     ] = None,
     manifest: Annotated[
-        Path | None, typer.Option("--manifest", metavar="FILE", help="Train on these labels; default: what corrupt wrote last.")
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="FILE",
+            help="Train on these labels; default: what corrupt wrote last.",
+        ),
     ] = None,
     sym: Sym = None,  # these and what follows are read by NoiseOptions.of
     asym: Asym = None,
@@ -108,17 +113,40 @@ def train(
     test: TestFolder = None,
     noise_seed: NoiseSeed = 0,
     loss: Annotated[
-        str | None, typer.Option("--loss", metavar="TEXT", help="'gce(q=0.7)', 'lsr(el)', '10*normalized(ce) + mae' ...  [default: ce]")
+        str | None,
+        typer.Option(
+            "--loss",
+            metavar="TEXT",
+            help="'gce(q=0.7)', 'lsr(el)', '10*normalized(ce) + mae' ...  [default: ce]",
+        ),
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option("--strategy", metavar="TEXT", help="'bootstrap(kind=soft)' ...  [default: standard]")
+        str | None,
+        typer.Option(
+            "--strategy", metavar="TEXT", help="'bootstrap(kind=soft)' ...  [default: standard]"
+        ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", metavar="NAME", help="A row of the literature, instead of --loss and --strategy.")
+        str | None,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="A row of the literature, instead of --loss and --strategy.",
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="NAME|timm:NAME", help="The network; default: the data set's.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME|timm:NAME", help="The network; default: the data set's."
+        ),
+    ] = None,
     init: Init = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="How long and how hard; default: the data set's.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", metavar="NAME", help="How long and how hard; default: the data set's."
+        ),
+    ] = None,
     epochs: Epochs = None,
     budget: Budget = None,
     batch_size: BatchSize = None,
@@ -135,20 +163,48 @@ def train(
     img_size: ImgSize = None,
     old_size: OldSize = None,
     fit: Fit = None,
-    area: Annotated[float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: the least that a random crop takes.")] = None,
-    centre: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Of streamed pictures: how much of the shorter side is looked at in tests.")
+    area: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Of streamed pictures: the least that a random crop takes."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the weights, the order and the augmentation.")] = 0,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="auto, fp32 or bf16.")] = "auto",
-    no_resume: Annotated[bool, typer.Option("--no-resume", help="Start an interrupted run anew.")] = False,
+    centre: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Of streamed pictures: how much of the shorter side is looked at in tests.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", metavar="N", help="Of the weights, the order and the augmentation."),
+    ] = 0,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="NAME", help="auto, fp32 or bf16.")
+    ] = "auto",
+    no_resume: Annotated[
+        bool, typer.Option("--no-resume", help="Start an interrupted run anew.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run a finished run again.")] = False,
     accumulate: Annotated[
-        int, typer.Option("--accumulate", metavar="N", min=1, help="Each batch in N parts one after the other: the same step, less memory.")
+        int,
+        typer.Option(
+            "--accumulate",
+            metavar="N",
+            min=1,
+            help="Each batch in N parts one after the other: the same step, less memory.",
+        ),
     ] = 1,
     sync_bn: Annotated[
-        bool, typer.Option("--sync-bn", help="Under torchrun, on GPUs: batch norm by the statistics of all processes.")
+        bool,
+        typer.Option(
+            "--sync-bn",
+            help="Under torchrun, on GPUs: batch norm by the statistics of all processes.",
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run.")] = False,
     workers: Workers = None,
@@ -173,25 +229,53 @@ def train(
 
     seat = seat_here()
     options: Globals = context.obj if seat.first else replace(context.obj, quiet=True)
-    workspace, trackers = options.open(workers), known_trackers(log_to or ())  # with plugins, whose parameters are options too
+    # with plugins, whose parameters are options too
+    workspace, trackers = options.open(workers), known_trackers(log_to or ())
     dataset, parameters = split_words(context, words or [])
     chosen = NoiseOptions.of(context)
     if img_size and old_size:
         raise ConfigError("--size is the old name of --img-size: give one of them")
     choice = LabelChoice(dataset, manifest, chosen, test)
-    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "momentum": momentum, "nesterov": nesterov,
-             "weight_decay": weight_decay, "schedule": schedule, "clip": clip, "crop": crop, "flip": flip, "freeze": freeze,
-             "layer_decay": layer_decay, "size": img_size or old_size, "fit": fit, "area": area,
-             "centre": centre}  # fmt: skip
+    given = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "momentum": momentum,
+        "nesterov": nesterov,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "clip": clip,
+        "crop": crop,
+        "flip": flip,
+        "freeze": freeze,
+        "layer_decay": layer_decay,
+        "size": img_size or old_size,
+        "fit": fit,
+        "area": area,
+        "centre": centre,
+    }
     changes = {key: value for key, value in given.items() if value is not None}
     with _ranks(seat, device, dry_run=dry_run) as ranks:
 
         def plan() -> tuple[ChosenLabels, Run]:
             found = choose_labels(workspace, choice)
             check_workers(workers, [found.dataset])
-            wish = Wish(method, loss, strategy, model, recipe, changes, seed, precision, device, budget or "epochs",
-                        workspace.initial(init, model or found.dataset.model))  # fmt: skip
-            return found, _plan(workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found)
+            wish = Wish(
+                method,
+                loss,
+                strategy,
+                model,
+                recipe,
+                changes,
+                seed,
+                precision,
+                device,
+                budget or "epochs",
+                workspace.initial(init, model or found.dataset.model),
+            )
+            return found, _plan(
+                workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found
+            )
 
         found, run = ranks.in_turn(plan)
         for note in found.notes:
@@ -205,29 +289,49 @@ def train(
             return
         record = None if force else ranks.by_first(lambda: folder.finished(run.key))
         if record is not None:
-            say(f"{folder.path} is finished already{_otherwise(record, spread)}; --force runs it again", quiet=options.quiet)
+            say(
+                f"{folder.path} is finished already{_otherwise(record, spread)}; --force runs it "
+                "again",
+                quiet=options.quiet,
+            )
         else:
             if folder.status() == "damaged":
-                say(f"{folder.path} was finished or failed, but its record is damaged: it is run again", quiet=options.quiet)
+                say(
+                    f"{folder.path} was finished or failed, but its record is damaged: it is run "
+                    "again",
+                    quiet=options.quiet,
+                )
             _check_alike(ranks, run)
             logbook = open_logbook(options, trackers if seat.first else [])
             images = workspace.training_images(run.dataset, run.manifest, run.recipe)
             trainer = make_trainer(run, images, ranks.device or device, spread=spread)
             ranks.by_first(lambda: workspace.keep(found.manifest, found.path))
-            for said in (found.sentence, *preprocessing(run, images), *(f"--init {init}: {each}" for each in trainer.adapted)):
+            for said in (
+                found.sentence,
+                *preprocessing(run, images),
+                *(f"--init {init}: {each}" for each in trainer.adapted),
+            ):
                 say(said, quiet=options.quiet)
-            record = _execute(images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force)
+            record = _execute(
+                images, options, trainer, run, folder, logbook, resume=not no_resume, anew=force
+            )
         if seat.first:
             _show_record(record, json=json)
 
 
 def _otherwise(record: dict[str, Any], spread: Spread) -> str:
-    """How a finished run was spread, where that is not as asked: no key knows it, and with batch norm it changes the numbers."""
+    """How a finished run was spread, where that is not as asked: no key knows it, and with batch
+    norm it changes the numbers.
+    """
     plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
     was, asked = (
-        {name: facts.get(name, value) for name, value in plain.items()} for facts in (record.get("environment", {}), spread.facts())
+        {name: facts.get(name, value) for name, value in plain.items()}
+        for facts in (record.get("environment", {}), spread.facts())
     )
-    return "" if was == asked else f", with {', '.join(f'{name} {value}' for name, value in was.items() if value != asked[name])}"
+    if was == asked:
+        return ""
+    changed = (f"{name} {value}" for name, value in was.items() if value != asked[name])
+    return f", with {', '.join(changed)}"
 
 
 def _ranks(seat: Seat, device: str, *, dry_run: bool) -> AbstractContextManager[Ranks]:
@@ -246,8 +350,14 @@ def _check_alike(ranks: Ranks, run: Run) -> None:
     from ..errors import ConfigError
 
     if (key := ranks.by_first(lambda: run.key)) != run.key:
-        other = f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 ({key[:8]})"
-        raise ConfigError(f"{other}: their data, plugins or processors differ; --precision fp32 is the same everywhere")
+        other = (
+            f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 "
+            f"({key[:8]})"
+        )
+        raise ConfigError(
+            f"{other}: their data, plugins or processors differ; --precision fp32 "
+            "is the same everywhere"
+        )
 
 
 def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
@@ -257,7 +367,15 @@ def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
 
 
 def _execute(
-    images: Images, options: Globals, trainer: Trainer, run: Run, folder: RunFolder, logbook: Logbook, *, resume: bool, anew: bool
+    images: Images,
+    options: Globals,
+    trainer: Trainer,
+    run: Run,
+    folder: RunFolder,
+    logbook: Logbook,
+    *,
+    resume: bool,
+    anew: bool,
 ) -> dict[str, Any]:
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
@@ -273,7 +391,10 @@ def _execute(
 
         def estimate(seconds: float) -> None:
             if seconds > _LONG:
-                lines.say(f"this will take about {duration(seconds)}; Ctrl-C saves, the same command resumes")
+                lines.say(
+                    f"this will take about {duration(seconds)}; Ctrl-C saves, the same "
+                    "command resumes"
+                )
 
         def listen(progress: Progress) -> None:
             lines.update(progress)
@@ -287,9 +408,15 @@ def _execute(
 
 def _show_plan(run: Run, folder: RunFolder, *, json: bool) -> None:
     if json:
-        write_json({"run": str(folder.path), "status": folder.status(), "key": run.key, **run.config})
+        write_json(
+            {"run": str(folder.path), "status": folder.status(), "key": run.key, **run.config}
+        )
         return
-    lines = [f"{folder.status()}: {run.title}", f"folder: {folder.path}", f"oracle: {'yes' if run.oracle else 'no'}"]
+    lines = [
+        f"{folder.status()}: {run.title}",
+        f"folder: {folder.path}",
+        f"oracle: {'yes' if run.oracle else 'no'}",
+    ]
     settings = ", ".join(f"{key} {value}" for key, value in run.recipe.asdict().items())
     show(
         "\n".join(
@@ -309,21 +436,39 @@ def _show_record(record: dict[str, Any], *, json: bool) -> None:
     metrics, path = record["metrics"], record["path"]
     if json:
         test_acc = {key: metrics["test_acc"].get(key) for key in ("last", "mean_last10", "best")}
-        names = ("seconds", "images_per_second", "oracle", *(["estimates"] if "estimates" in record else []))
+        names = (
+            "seconds",
+            "images_per_second",
+            "oracle",
+            *(["estimates"] if "estimates" in record else []),
+        )
         epochs = record["recipe"]["epochs"]
-        write_json({"run": path, "key": record["key"], "test_acc": test_acc, "memorised": metrics.get("memorised"), "epochs": epochs,
-                    **{name: record.get(name) for name in names}})  # fmt: skip
+        write_json(
+            {
+                "run": path,
+                "key": record["key"],
+                "test_acc": test_acc,
+                "memorised": metrics.get("memorised"),
+                "epochs": epochs,
+                **{name: record.get(name) for name in names},
+            }
+        )
         return
     from ..reporting import METRICS
 
     epochs = record["recipe"]["epochs"]
-    test, speed, memorised = metrics["test_acc"], record.get("images_per_second"), metrics.get("memorised")
+    test, speed, memorised = (
+        metrics["test_acc"],
+        record.get("images_per_second"),
+        metrics.get("memorised"),
+    )
     of_wrong = "" if memorised is None else f"; wrong labels memorised {percent(memorised)}"
     by = "" if speed is None else f", {speed:.0f} images/s on {sys.platform}"
     if found := estimated(record):
         show(found)
     show(
         f"test accuracy {percent(test['last'])} (last), {percent(test.get('mean_last10'))} "
-        f"({METRICS['mean_last10'].selection_of([epochs])}), {percent(test.get('best'))} (best on test, optimistic){of_wrong}\n"
+        f"({METRICS['mean_last10'].selection_of([epochs])}), {percent(test.get('best'))} (best on "
+        f"test, optimistic){of_wrong}\n"
         f"{path}\n{epochs} epoch{'' if epochs == 1 else 's'} in {duration(record['seconds'])}{by}"
     )

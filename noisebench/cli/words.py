@@ -1,4 +1,6 @@
-"""What no option of `train` took: the data set, and the loss's own parameters such as `--eps 0.4`."""
+"""What no option of `train` took: the data set, and the loss's own parameters such as `--eps
+0.4`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from ..errors import ConfigError
 
 
 def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, dict[str, str]]:
-    """`cifar10 --eps 0.4 --q=0.7` -> the data set and `{"eps": "0.4", "q": "0.7"}`. Raises ConfigError."""
+    """`cifar10 --eps 0.4 --q=0.7` -> the data set and `{"eps": "0.4", "q": "0.7"}`. Raises
+    ConfigError.
+    """
     dataset, parameters, rest = None, dict[str, str](), list(words)
     while rest:
         word = rest.pop(0)
@@ -34,7 +38,9 @@ def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, d
 
 
 def _check_option(context: typer.Context, name: str) -> None:
-    """Refuse a misplaced or misspelt option, which would otherwise be taken for a loss's parameter."""
+    """Refuse a misplaced or misspelt option, which would otherwise be taken for a loss's
+    parameter.
+    """
     from ..losses import LOSSES
 
     if name.replace("-", "_") in {p.name for entry in LOSSES for p in entry.parameters}:
@@ -43,8 +49,12 @@ def _check_option(context: typer.Context, name: str) -> None:
     if option in _options(context.parent):
         raise ConfigError(f"{option} stands before the command: noisebench {option} ... train")
     if near := difflib.get_close_matches(option, _options(context), n=1, cutoff=0.75):
-        raise ConfigError(f"no such option: {option}; did you mean {near[0]}? (noisebench train --help)")
+        raise ConfigError(
+            f"no such option: {option}; did you mean {near[0]}? (noisebench train --help)"
+        )
 
 
 def _options(context: Any) -> list[str]:
-    return [name for parameter in context.command.params for name in parameter.opts] if context else []
+    return (
+        [name for parameter in context.command.params for name in parameter.opts] if context else []
+    )

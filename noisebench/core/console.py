@@ -27,18 +27,28 @@ class Text(RichText):
 
 
 class Screen(Console):
-    """Whatever is drawn on it, in a Text or not: only Rich's own control codes reach the terminal."""
+    """Whatever is drawn on it, in a Text or not: only Rich's own control codes reach the
+    terminal.
+    """
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how, markup=False, emoji=False, highlight=False)
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
+            yield (
+                segment
+                if segment.control
+                else Segment(printable_lines(segment.text), segment.style)
+            )
 
 
 def drawn(*things: Any) -> str:
-    """As a pipe gets them: in full width, without colour, and no line that ends in blanks or is a command to a build's log."""
+    """As a pipe gets them: in full width, without colour, and no line that ends in blanks or is a
+    command to a build's log.
+    """
     text = io.StringIO()
     Screen(file=text, width=ENDLESS, no_color=True, force_terminal=False).print(*things, sep="\n")
     return "".join(printable_line(line.rstrip()) + "\n" for line in text.getvalue().splitlines())

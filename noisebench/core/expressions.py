@@ -1,8 +1,11 @@
-"""The little language: names with arguments, `+` and `*`. Reads and writes text; knows no name's meaning.
+"""The little language: names with arguments, `+` and `*`. Reads and writes text; knows no name's
+meaning.
 
-    10*normalized(ce) + 0.1*mae      lsr(el(eps=auto), alpha=0.1)      asymmetric(rate=0.3, map='cifar10')
+10*normalized(ce) + 0.1*mae      lsr(el(eps=auto), alpha=0.1)      asymmetric(rate=0.3,
+map='cifar10')
 
-Read by `ast`, never by `eval`. A bare word as a parameter is a string (`kind=soft`); `inf` is a number.
+Read by `ast`, never by `eval`. A bare word as a parameter is a string (`kind=soft`); `inf` is a
+number.
 """
 
 from __future__ import annotations
@@ -35,14 +38,18 @@ _PREFIXED = re.compile(r"[a-z]+:[\w.\-/]+")  # timm:resnet50
 
 @dataclass(frozen=True)
 class Call:
-    """A name with its arguments, `gce(q=0.7)`; `args` are positional, `kwargs` named, both in written order."""
+    """A name with its arguments, `gce(q=0.7)`; `args` are positional, `kwargs` named, both in
+    written order.
+    """
 
     name: str
     args: tuple[Value, ...] = ()
     kwargs: tuple[tuple[str, Value], ...] = ()
 
     def __str__(self) -> str:
-        parts = [_text(value) for value in self.args] + [f"{key}={_text(value)}" for key, value in self.kwargs]
+        parts = [_text(value) for value in self.args] + [
+            f"{key}={_text(value)}" for key, value in self.kwargs
+        ]
         return f"{self.name}({', '.join(parts)})" if parts else self.name
 
 
@@ -54,16 +61,22 @@ class Sum:
 
     @classmethod
     def of(cls, terms: Iterable[tuple[float, Call]]) -> Expression:
-        """One form per meaning: equal calls merged, heaviest first; a single call of weight 1 is itself."""
+        """One form per meaning: equal calls merged, heaviest first; a single call of weight 1 is
+        itself.
+        """
         parts: dict[Call, list[float]] = {}
         for weight, call in terms:
             parts.setdefault(call, []).append(float(weight))
         weights = {call: _total(values) for call, values in parts.items()}
-        ordered = sorted(((w, c) for c, w in weights.items()), key=lambda term: (-term[0], str(term[1])))
+        ordered = sorted(
+            ((w, c) for c, w in weights.items()), key=lambda term: (-term[0], str(term[1]))
+        )
         return ordered[0][1] if len(ordered) == 1 and ordered[0][0] == 1 else cls(tuple(ordered))
 
     def __str__(self) -> str:
-        return " + ".join(str(call) if weight == 1 else f"{_text(weight)}*{call}" for weight, call in self.terms)
+        return " + ".join(
+            str(call) if weight == 1 else f"{_text(weight)}*{call}" for weight, call in self.terms
+        )
 
 
 Expression: TypeAlias = Call | Sum
@@ -76,7 +89,11 @@ def _total(weights: list[float]) -> float:
     except OverflowError:
         total = math.inf
     if not total or not math.isfinite(total):
-        raise LanguageError("a term of weight 0 has no effect: leave it out" if not total else "a weight must be finite")
+        raise LanguageError(
+            "a term of weight 0 has no effect: leave it out"
+            if not total
+            else "a weight must be finite"
+        )
     return total
 
 
@@ -95,11 +112,15 @@ def parse(text: str) -> Expression:
     if _PREFIXED.fullmatch(text):
         return Call(text)
     if not text or len(text) > _LONGEST:
-        raise LanguageError(f"expected a name such as 'gce(q=0.7)', got {'nothing' if not text else 'a huge text'}")
+        raise LanguageError(
+            f"expected a name such as 'gce(q=0.7)', got {'nothing' if not text else 'a huge text'}"
+        )
     try:
         value = _read(_tree(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise LanguageError(f"cannot read {_short(text)!r}: {getattr(error, 'msg', error)}") from None
+        raise LanguageError(
+            f"cannot read {_short(text)!r}: {getattr(error, 'msg', error)}"
+        ) from None
     if not isinstance(value, Call | Sum):
         raise LanguageError(f"expected a name such as 'gce(q=0.7)', got {_short(text)!r}")
     return value
@@ -110,7 +131,9 @@ def parse_value(text: str) -> Value:
     try:
         return word(_read(_tree(text.strip())))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise LanguageError(f"cannot read the value {_short(text)!r}: expected a number, a word or a list") from None
+        raise LanguageError(
+            f"cannot read the value {_short(text)!r}: expected a number, a word or a list"
+        ) from None
 
 
 def _tree(text: str) -> ast.expr:
@@ -140,7 +163,10 @@ def _read(node: ast.expr) -> Value:
         return _multiply(_read(node.left), _read(node.right))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _read_call(node.func.id, node)
-    raise ValueError(f"only names, numbers, strings, lists, + and * are understood, not {ast.unparse(node)[:40]!r}")
+    raise ValueError(
+        "only names, numbers, strings, lists, + and * are understood, not "
+        f"{ast.unparse(node)[:40]!r}"
+    )
 
 
 def _read_call(name: str, node: ast.Call) -> Call:

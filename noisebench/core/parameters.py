@@ -1,4 +1,6 @@
-"""What a parameter of the language may be: its type, its range, what `auto` stands for. Read off signatures."""
+"""What a parameter of the language may be: its type, its range, what `auto` stands for. Read off
+signatures.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Auto:
-    """`auto` is allowed and stands for this fact of the manifest, `estimated` for the run's own estimate of it.
+    """`auto` is allowed and stands for this fact of the manifest, `estimated` for the run's own
+    estimate of it.
 
     "rate": the noise rate as its author writes it (0.4 of "asym 0.4"); "share": the expected share
     of incorrect labels (there about 0.2), which `overall` means for either; "transition": T.
@@ -60,7 +63,9 @@ class Auto:
 
 @dataclass(frozen=True)
 class Inner:
-    """The parameter is itself an expression of the language: a combinator's loss, or the noise within another."""
+    """The parameter is itself an expression of the language: a combinator's loss, or the noise
+    within another.
+    """
 
     noun: str = "loss"
 
@@ -69,7 +74,9 @@ Rate: TypeAlias = Annotated[float, Interval("[0, 1)")]
 Share: TypeAlias = Annotated[float, Interval("[0, 1]")]
 Matrix: TypeAlias = tuple[tuple[float, ...], ...]
 WrongShare: TypeAlias = Annotated[float, Interval("[0, 1)"), Auto("share")]
-TransitionText: TypeAlias = Annotated[Matrix | str, OneOf(("true", "empirical")), Auto("transition")]
+TransitionText: TypeAlias = Annotated[
+    Matrix | str, OneOf(("true", "empirical")), Auto("transition")
+]
 
 _EXACT = 2.0**53  # below it every whole float is that very integer
 _REQUIRED = inspect.Parameter.empty
@@ -99,7 +106,9 @@ class Parameter:
     @property
     def words(self) -> tuple[str, ...]:
         """The words that stand for a fact of the manifest or for the run's estimate."""
-        return {"transition": (AUTO, ESTIMATED), None: ()}.get(self.auto, (AUTO, OVERALL, ESTIMATED))
+        return {"transition": (AUTO, ESTIMATED), None: ()}.get(
+            self.auto, (AUTO, OVERALL, ESTIMATED)
+        )
 
     def unset(self, value: Value) -> bool:
         """Whether the value goes without saying: nothing, or a switch as it stands by default."""
@@ -107,7 +116,11 @@ class Parameter:
 
     def describe(self) -> str:
         kind = _KINDS.get(self.type, self.noun or "matrix")
-        parts = [kind, *([str(self.allowed)] if self.allowed else []), *(f"or {word}" for word in self.words)]
+        parts = [
+            kind,
+            *([str(self.allowed)] if self.allowed else []),
+            *(f"or {word}" for word in self.words),
+        ]
         return " ".join(parts) + (", required" if self.required else f", default {self.default}")
 
     def accept(self, value: Value, owner: str) -> Value:
@@ -131,7 +144,9 @@ class Parameter:
 
 
 def _coerce(value: Value, kind: Any) -> Value:
-    """The value as `kind`, or None where it is not one; whole floats and ints are the same number."""
+    """The value as `kind`, or None where it is not one; whole floats and ints are the same
+    number.
+    """
     if kind is bool or isinstance(value, bool):
         return value if kind is bool and isinstance(value, bool) else None
     if kind is float:
@@ -148,7 +163,11 @@ def _plain(value: float) -> float:
 
 
 def _matrix(value: Value) -> Value:
-    if not isinstance(value, tuple) or not value or not all(isinstance(row, tuple) and len(row) == len(value) for row in value):
+    if (
+        not isinstance(value, tuple)
+        or not value
+        or not all(isinstance(row, tuple) and len(row) == len(value) for row in value)
+    ):
         return None
     rows = tuple(tuple(_coerce(cell, float) for cell in row) for row in value)  # type: ignore[union-attr]
     bad = any(cell is None or not math.isfinite(cell) for row in rows for cell in row)  # type: ignore[arg-type]
@@ -156,10 +175,13 @@ def _matrix(value: Value) -> Value:
 
 
 def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[Parameter, ...]:
-    """The language's parameters of a function or class: all but those `given`, which code supplies."""
+    """The language's parameters of a function or class: all but those `given`, which code
+    supplies.
+    """
     try:
         # A dataclass's own __init__ would look up what it inherits in the wrong module.
-        called: Any = build.__init__ if isinstance(build, type) and not is_dataclass(build) else build  # type: ignore[misc]
+        plain_class = isinstance(build, type) and not is_dataclass(build)
+        called: Any = build.__init__ if plain_class else build  # type: ignore[misc]
         hints = typing.get_type_hints(called, include_extras=True)
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}

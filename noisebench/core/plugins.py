@@ -1,6 +1,8 @@
-"""Losses, strategies and noises from outside: a Python file or an importable module, which registers what it has.
+"""Losses, strategies and noises from outside: a Python file or an importable module, which
+registers what it has.
 
-A run's key holds the hash of a plugin's source and of what that imports from its own folder or package, as it was when it was loaded.
+A run's key holds the hash of a plugin's source and of what that imports from its own folder or
+package, as it was when it was loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ _LOADED = "noisebench_code"  # of a module: the hash of its code as it was loade
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import each plugin once; what it prints goes to stderr. Raises ConfigError where it is missing, fails or ends the process."""
+    """Import each plugin once; what it prints goes to stderr. Raises ConfigError where it is
+    missing, fails or ends the process.
+    """
     for name in names:
         try:
             with redirect_stdout(sys.stderr):
@@ -29,11 +33,15 @@ def load_plugins(names: Iterable[str]) -> None:
         except NoisebenchError as error:
             raise ConfigError(f"plugin {name}: {error}") from error
         except (Exception, SystemExit) as error:  # a stranger's module may throw anything
-            raise ConfigError(f"plugin {name} cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]) from error
+            raise ConfigError(
+                f"plugin {name} cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]
+            ) from error
 
 
 def code_of(file: str | None) -> str:
-    """The hash of a plugin's file, and of what it imports from its own folder or package; empty where it is of no file."""
+    """The hash of a plugin's file, and of what it imports from its own folder or package; empty
+    where it is of no file.
+    """
     if not file or not Path(file).is_file():
         return ""
     own = Path(file).resolve()
@@ -50,9 +58,13 @@ def code_of(file: str | None) -> str:
 
 
 def _area(own: Path) -> Path:
-    """Where what a plugin imports is its own: its topmost package, or its folder; of a file beside others' packages, that file alone."""
+    """Where what a plugin imports is its own: its topmost package, or its folder; of a file beside
+    others' packages, that file alone.
+    """
     if (own.parent / "__init__.py").exists():
-        return next(folder for folder in own.parents if not (folder.parent / "__init__.py").exists())
+        return next(
+            folder for folder in own.parents if not (folder.parent / "__init__.py").exists()
+        )
     return own if "site-packages" in own.parts else own.parent
 
 
@@ -73,12 +85,17 @@ def _imported(file: Path, area: Path) -> Iterator[Path]:
 
 
 def _names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """What is imported: how many dots stand before it, and its name; of `from a import b`, b may be a module too."""
+    """What is imported: how many dots stand before it, and its name; of `from a import b`, b may be
+    a module too.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.level, ".".join(filter(None, (node.module, alias.name)))) for alias in node.names)
+            yield from (
+                (node.level, ".".join(filter(None, (node.module, alias.name))))
+                for alias in node.names
+            )
 
 
 def _load(name: str) -> None:
@@ -86,7 +103,8 @@ def _load(name: str) -> None:
     if path.suffix != ".py":
         _note_code(importlib.import_module(name))
         return
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # two files may have one name
+    # two files may have one name
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     module_name = f"noisebench_plugin_{path.stem}_{place}"
     if module_name in sys.modules:
         _note_code(sys.modules[module_name])
@@ -106,7 +124,9 @@ def _load(name: str) -> None:
 
 
 def _note_code(module: ModuleType) -> None:
-    """Raises ConfigError where a module that was loaded has another code by now: it would compute what is written there no longer."""
+    """Raises ConfigError where a module that was loaded has another code by now: it would compute
+    what is written there no longer.
+    """
     code = code_of(getattr(module, "__file__", None))
     if module.__dict__.setdefault(_LOADED, code) != code:
         raise ConfigError("its code has changed since it was loaded: begin a new session")

@@ -1,6 +1,8 @@
-"""Name -> entry: what a name of the language builds, with its parameters, paper, version and near names.
+"""Name -> entry: what a name of the language builds, with its parameters, paper, version and near
+names.
 
-`canonical` turns a text into its one form: aliases resolved, every value written out, switches only when on.
+`canonical` turns a text into its one form: aliases resolved, every value written out, switches only
+when on.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ from .plugins import code_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_REMEMBERED = 512  # texts in their one form: those of a suite's runs are few, and each is asked for in every run
+# texts in their one form: those of a suite's runs are few, and each is asked for in every run
+_REMEMBERED = 512
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name: `build(*given, **parameters)` makes the thing; the rest is what one may know about it."""
+    """One name: `build(*given, **parameters)` makes the thing; the rest is what one may know about
+    it.
+    """
 
     name: str
     build: Callable[..., Any]
@@ -47,11 +52,16 @@ class Entry:
 
     @property
     def fingerprint(self) -> str:
-        """What of the code decides a result: the version, and for a plugin its source. Raises LanguageError where that is not known."""
+        """What of the code decides a result: the version, and for a plugin its source. Raises
+        LanguageError where that is not known.
+        """
         if _is_ours(self.build):
             return str(self.version)
         if not self.code:
-            raise LanguageError(f"{self.name} is of no file, so that no run can be told by its code: write it into a plugin's .py")
+            raise LanguageError(
+                f"{self.name} is of no file, so that no run can be told by its "
+                "code: write it into a plugin's .py"
+            )
         return f"{self.version}:{self.code}"
 
     @property
@@ -75,16 +85,19 @@ def _file_of(build: Callable[..., Any]) -> str | None:
 class Registry:
     """The names of one kind of thing.
 
-    `listing` is the word after `noisebench list`; `given` are the parameters that code supplies, not the text;
-    `laws` are those that an entry obeys unless it says otherwise.
+    `listing` is the word after `noisebench list`; `given` are the parameters that code supplies,
+    not the text; `laws` are those that an entry obeys unless it says otherwise.
     """
 
-    def __init__(self, kind: str, listing: str, given: tuple[str, ...] = (), laws: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, kind: str, listing: str, given: tuple[str, ...] = (), laws: tuple[str, ...] = ()
+    ) -> None:
         self.kind, self.listing, self._given, self._laws = kind, listing, given, laws
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
         self._short: dict[str, Call] = {}
-        self._of_text = lru_cache(_REMEMBERED)(lambda text: self._normal(parse(text)))  # until a name is added
+        # until a name is added
+        self._of_text = lru_cache(_REMEMBERED)(lambda text: self._normal(parse(text)))
 
     @overload
     def register(self, build: F) -> F: ...
@@ -93,28 +106,51 @@ class Registry:
     @overload
     def register(self, build: F, *, name: str = "", **facts: Any) -> F: ...
     def register(self, build: Any = None, *, name: str = "", **facts: Any) -> Any:
-        """Decorator; keywords are Entry's `paper`, `version`, `aliases`, `laws`, `complete`, or land in `facts`."""
+        """Decorator; keywords are Entry's `paper`, `version`, `aliases`, `laws`, `complete`, or
+        land in `facts`.
+        """
         if build is None:
             return lambda function: self.register(function, name=name, **facts)
-        known = {key: facts.pop(key) for key in ("paper", "version", "aliases", "complete") if key in facts}
+        known = {
+            key: facts.pop(key)
+            for key in ("paper", "version", "aliases", "complete")
+            if key in facts
+        }
         laws = frozenset(facts.pop("laws", self._laws))
         parameters = read_signature(build, facts.pop("given", self._given))
         code = "" if _is_ours(build) else code_of(_file_of(build))
-        self.add(Entry(name or build.__name__, build, parameters, laws=laws, facts=facts, code=code, **known))
+        self.add(
+            Entry(
+                name or build.__name__,
+                build,
+                parameters,
+                laws=laws,
+                facts=facts,
+                code=code,
+                **known,
+            )
+        )
         return build
 
     def add(self, entry: Entry) -> None:
         for taken in (entry.name, *entry.aliases):
             if not _NAME.fullmatch(taken):
-                raise LanguageError(f"the {self.kind} {taken!r} cannot be written: a name is letters, digits and _, a letter first")
+                raise LanguageError(
+                    f"the {self.kind} {taken!r} cannot be written: a name is "
+                    "letters, digits and _, a letter first"
+                )
             if taken in self._entries or taken in self._aliases:
-                raise LanguageError(f"the {self.kind} {taken!r} exists already: choose another name")
+                raise LanguageError(
+                    f"the {self.kind} {taken!r} exists already: choose another name"
+                )
         self._of_text.cache_clear()
         self._entries[entry.name] = entry
         self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
 
     def abbreviate(self, name: str, text: str) -> None:
-        """A short name for a call around another: `nfl` is `normalized(focal(gamma=0.5))`, `nfl(gamma=2)` sets the inner one's."""
+        """A short name for a call around another: `nfl` is `normalized(focal(gamma=0.5))`,
+        `nfl(gamma=2)` sets the inner one's.
+        """
         call = parse(text)
         if not isinstance(call, Call) or name in self:
             raise LanguageError(f"{name!r} cannot be short for {text}")
@@ -133,8 +169,12 @@ class Registry:
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self:
-            raise UnknownName(self.kind, name, [*self._entries, *self._aliases, *self._short], self.listing)
-        return self._entries[self._short[name].name if name in self._short else self._aliases.get(name, name)]
+            raise UnknownName(
+                self.kind, name, [*self._entries, *self._aliases, *self._short], self.listing
+            )
+        return self._entries[
+            self._short[name].name if name in self._short else self._aliases.get(name, name)
+        ]
 
     def canonical(self, expression: str | Expression) -> str:
         """The one text of this meaning. Raises UnknownName or LanguageError."""
@@ -142,7 +182,9 @@ class Registry:
 
     def normal(self, expression: str | Expression) -> Expression:
         """The expression in its one form, every name known and every value checked."""
-        return self._of_text(expression) if isinstance(expression, str) else self._normal(expression)
+        return (
+            self._of_text(expression) if isinstance(expression, str) else self._normal(expression)
+        )
 
     def _normal(self, expression: Expression) -> Expression:
         return Sum.of((weight, self._normal_call(call)) for weight, call in terms(expression))
@@ -157,13 +199,18 @@ class Registry:
 
     def fingerprints(self, expression: Expression) -> dict[str, str]:
         """`{"loss:gce": "1"}`: the versions of every name in a normal expression."""
-        return {f"{self.kind}:{call.name}": self[call.name].fingerprint for call in self.calls(expression)}
+        return {
+            f"{self.kind}:{call.name}": self[call.name].fingerprint
+            for call in self.calls(expression)
+        }
 
     def substitute(self, expression: Expression, change: Callable[[Call], Call]) -> Expression:
         """The expression with `change` applied to every call, the inner ones first."""
 
         def visit(call: Call) -> Call:
-            args = tuple(self.substitute(a, change) if isinstance(a, Call | Sum) else a for a in call.args)
+            args = tuple(
+                self.substitute(a, change) if isinstance(a, Call | Sum) else a for a in call.args
+            )
             return change(replace(call, args=args))
 
         return Sum.of((weight, visit(call)) for weight, call in terms(expression))
@@ -173,7 +220,10 @@ class Registry:
         short = self._short[call.name]
         inner = short.args[0]
         if call.args or not isinstance(inner, Call):
-            raise LanguageError(f"{call.name} is short for {short}: name its parameters, as in {call.name}(name=value)")
+            raise LanguageError(
+                f"{call.name} is short for {short}: name its parameters, as in "
+                f"{call.name}(name=value)"
+            )
         kept = tuple(pair for pair in inner.kwargs if pair[0] not in dict(call.kwargs))
         return replace(short, args=(replace(inner, kwargs=(*kept, *call.kwargs)),))
 
@@ -183,14 +233,23 @@ class Registry:
         values = self._bind(entry, call)
         if entry.complete:
             values = entry.complete(values)
-        inner = tuple(self.normal(values[p.name]) for p in entry.parameters if p.is_expression and values[p.name] is not None)  # type: ignore[arg-type]
+        inner = tuple(
+            self.normal(values[p.name])  # type: ignore[arg-type]
+            for p in entry.parameters
+            if p.is_expression and values[p.name] is not None
+        )
         written = [(p, values[p.name]) for p in entry.parameters if not p.is_expression]
-        return Call(entry.name, inner, tuple((p.name, value) for p, value in written if not p.unset(value)))
+        return Call(
+            entry.name, inner, tuple((p.name, value) for p, value in written if not p.unset(value))
+        )
 
     def _bind(self, entry: Entry, call: Call) -> dict[str, Value]:
         known = {p.name: p for p in entry.parameters}
         if len(call.args) > len(known):
-            raise LanguageError(f"{entry.name} takes {len(known)} parameters, got {len(call.args)}: {entry.signature}")
+            raise LanguageError(
+                f"{entry.name} takes {len(known)} parameters, got "
+                f"{len(call.args)}: {entry.signature}"
+            )
         written = [*zip(known, call.args, strict=False), *call.kwargs]
         for key, _ in written:
             if key not in known:
@@ -200,5 +259,7 @@ class Registry:
         values = {p.name: p.default for p in entry.parameters if not p.required}
         values.update((key, known[key].accept(value, entry.name)) for key, value in written)
         if missing := [p for p in entry.parameters if p.name not in values]:
-            raise LanguageError(f"{entry.name} needs {missing[0].name} ({missing[0].describe()}): {entry.signature}")
+            raise LanguageError(
+                f"{entry.name} needs {missing[0].name} ({missing[0].describe()}): {entry.signature}"
+            )
         return values

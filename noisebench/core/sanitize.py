@@ -28,7 +28,8 @@ def printable_json(text: str) -> str:
     return LOG_COMMAND.sub(r"#\\u0023", text)
 
 
-# How a cell begins that a spreadsheet computes, or, as a line, a build's log obeys; and the mark, which must come back too.
+# How a cell begins that a spreadsheet computes, or, as a line, a build's log obeys; and the mark,
+# which must come back too.
 _RUN = re.compile(r"[=+\-@\t\r\n'＝＋－＠]|\s*::")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -39,7 +40,9 @@ def as_cell(word: str) -> str:
 
 
 def word_as_cell(value: Any) -> Any:
-    """A value of a table that nobody reads back: a word as what can be seen of it, a number as it is."""
+    """A value of a table that nobody reads back: a word as what can be seen of it, a number as it
+    is.
+    """
     return as_cell(printable(value)) if isinstance(value, str) else value
 
 
@@ -54,9 +57,12 @@ def path_as_cell(path: str) -> str:
 
 
 def as_csv(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows of cells as text, a line each; a cell that holds a line end of any kind is quoted, or what follows would be a row of its own."""
+    """Rows of cells as text, a line each; a cell that holds a line end of any kind is quoted, or
+    what follows would be a row of its own.
+    """
     lines = io.StringIO()
-    writer = csv.writer(_Lines(lines), lineterminator="\r\n")  # both of which are quoted only where they are its own
+    # both of which are quoted only where they are its own
+    writer = csv.writer(_Lines(lines), lineterminator="\r\n")
     writer.writerows(rows)
     return lines.getvalue()
 

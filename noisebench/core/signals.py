@@ -1,4 +1,6 @@
-"""Ctrl-C, SIGTERM, a closed terminal and a time that is up as a wish to stop between two steps, so that the state is saved."""
+"""Ctrl-C, SIGTERM, a closed terminal and a time that is up as a wish to stop between two steps, so
+that the state is saved.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class TimeLimit:
-    """So many minutes by the clock, from now; for ever without a number. Raises ConfigError for what is no time."""
+    """So many minutes by the clock, from now; for ever without a number. Raises ConfigError for
+    what is no time.
+    """
 
     def __init__(self, minutes: float | None = None) -> None:
         if minutes is not None and not 0 < minutes < math.inf:
@@ -26,16 +30,24 @@ class TimeLimit:
 
 
 class StopSignals:
-    """Inside `with`, the first SIGINT, SIGTERM or SIGHUP sets `stopped`; the second one raises KeyboardInterrupt at once."""
+    """Inside `with`, the first SIGINT, SIGTERM or SIGHUP sets `stopped`; the second one raises
+    KeyboardInterrupt at once.
+    """
 
-    _NUMBERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+    _NUMBERS = tuple(
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    )
 
     def __init__(self) -> None:
         self.stopped = False
 
     def __enter__(self) -> StopSignals:
         # Under nohup SIGHUP is ignored, and stays so.
-        wanted = [number for number in self._NUMBERS if not (number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN)]
+        wanted = [
+            number
+            for number in self._NUMBERS
+            if not (number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN)
+        ]
         self._before = {number: signal.signal(number, self._receive) for number in wanted}
         return self
 
@@ -50,9 +62,14 @@ class StopSignals:
 
 
 class PatientSignals(StopSignals):
-    """A worker's: however often it is told, and by Slurm in how many ways, the wish stays one; no second signal keeps it from saving."""
+    """A worker's: however often it is told, and by Slurm in how many ways, the wish stays one; no
+    second signal keeps it from saving.
+    """
 
-    _NUMBERS = (*StopSignals._NUMBERS, *(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)))
+    _NUMBERS = (
+        *StopSignals._NUMBERS,
+        *(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)),
+    )
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.stopped = True

@@ -1,4 +1,6 @@
-"""What only the images of a set by path tell: which cannot be read, which are there twice, and whether test images are training images."""
+"""What only the images of a set by path tell: which cannot be read, which are there twice, and
+whether test images are training images.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,22 @@ _LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be train
 _SEVERAL = 100  # images from which on what was found is kept
 _MANY = 10_000  # images from which on it is said that they are read
 _THREADS = 8  # that read: each may hold an image of 270 MB
-_SMALLEST_DRAFT = 256  # pixels of the shorter side from which on an eighth of them still tells two images apart
+# pixels of the shorter side from which on an eighth of them still tells two images apart
+_SMALLEST_DRAFT = 256
 _MOST_BROKEN = 20  # names of files that cannot be read
 
 
 def check_files(listed: Listed, cache: Path, tell: Tell = silent) -> tuple[str, ...]:
     """Read every image once: a line for what is there twice.
 
-    What was found of many is kept in the folder `cache` for as long as the files have the same names, sizes, times and labels. Raises
-    DataError for images that cannot be read, and where more than 1 % of the test images are training images, pixel for pixel.
+    What was found of many is kept in the folder `cache` for as long as the files have the same
+    names, sizes, times and labels. Raises DataError for images that cannot be read, and where more
+    than 1 % of the test images are training images, pixel for pixel.
     """
     sides = (listed.train, listed.train_labels), (listed.test, listed.test_labels)
-    stamp = hashlib.sha256("\n".join([str(_FORMAT), *(_stamp(part, labels) for part, labels in sides)]).encode()).hexdigest()[:32]
+    stamp = hashlib.sha256(
+        "\n".join([str(_FORMAT), *(_stamp(part, labels) for part, labels in sides)]).encode()
+    ).hexdigest()[:32]
     kept = cache / f"{stamp}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         return tuple(json.loads(kept.read_text(encoding="utf-8"))["decisions"])
@@ -51,11 +57,16 @@ def check_files(listed: Listed, cache: Path, tell: Tell = silent) -> tuple[str, 
 
 
 def _stamp(listing: Listing, labels: np.ndarray) -> str:
-    """Of the files as they lie there now; of some that are not there, which reading them names, any."""
+    """Of the files as they lie there now; of some that are not there, which reading them names,
+    any.
+    """
     paths = listing.names if listing.kind == "folder" else listing.shards
     with suppress(OSError):
         times = [(Path(listing.root) / path).stat().st_mtime_ns for path in paths]
-        return f"{listing.fingerprint(labels)} {hashlib.sha256(np.array(times, '<i8').tobytes()).hexdigest()}"
+        return (
+            f"{listing.fingerprint(labels)} "
+            f"{hashlib.sha256(np.array(times, '<i8').tobytes()).hexdigest()}"
+        )
     with suppress(DataError):
         return listing.fingerprint(labels)
     return "incomplete"
@@ -66,7 +77,9 @@ Looked = tuple[bytes, tuple[str, ...]]
 
 
 def _read_all(listing: Listing, tell: Tell) -> tuple[list[bytes], list[tuple[str, ...]]]:
-    """Digests of the images, and their changes. Raises DataError, naming those that cannot be read."""
+    """Digests of the images, and their changes. Raises DataError, naming those that cannot be
+    read.
+    """
     if len(listing) >= _MANY:
         tell(f"reading each of {len(listing):,} images once", 0, 0)
     look = partial(_look, opener(listing), listing)
@@ -81,19 +94,28 @@ def _read_all(listing: Listing, tell: Tell) -> tuple[list[bytes], list[tuple[str
         raise broken[0]
     if broken:
         more = f", and {len(broken) - _MOST_BROKEN} more" if len(broken) > _MOST_BROKEN else ""
-        raise DataError(f"{len(broken)} images cannot be read: " + "; ".join(map(str, broken[:_MOST_BROKEN])) + more)
+        raise DataError(
+            f"{len(broken)} images cannot be read: "
+            + "; ".join(map(str, broken[:_MOST_BROKEN]))
+            + more
+        )
     looked = [result for result in results if not isinstance(result, DataError)]
     return [digest for digest, _ in looked], [changes for _, changes in looked]
 
 
 def _changed(*parts: tuple[Sequence[str], list[tuple[str, ...]]]) -> tuple[str, ...]:
-    """`images: turned upright by the EXIF orientation: 2 images (a.jpg, b.jpg)`, a line for each change."""
+    """`images: turned upright by the EXIF orientation: 2 images (a.jpg, b.jpg)`, a line for each
+    change.
+    """
     names: dict[str, list[str]] = {}
     for paths, changes in parts:
         for place, each in enumerate(changes):
             for change in each:
                 names.setdefault(change, []).append(paths[place])
-    return tuple(f"images: {change}: {counted('image{s}', found, len(found))}" for change, found in names.items())
+    return tuple(
+        f"images: {change}: {counted('image{s}', found, len(found))}"
+        for change, found in names.items()
+    )
 
 
 def _look(opened: Opener, listing: Listing, place: int) -> Looked | DataError:
@@ -106,7 +128,9 @@ def _look(opened: Opener, listing: Listing, place: int) -> Looked | DataError:
 
 
 def _pixels(picture: Any) -> Looked:
-    """Of an image, all of whose data are decoded for it, of a large JPEG at an eighth of its size. Raises ValueError."""
+    """Of an image, all of whose data are decoded for it, of a large JPEG at an eighth of its size.
+    Raises ValueError.
+    """
     if min(picture.size) >= _SMALLEST_DRAFT:
         picture.draft(None, (1, 1))
     image, changes = as_rgb(picture)
@@ -114,8 +138,13 @@ def _pixels(picture: Any) -> Looked:
 
 
 def check_arrays(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
-    """As `check_files`, for images (N, H, W, C) of training, (M, H, W, C) of the test, and training labels (N,)."""
-    names = [[f"{part} {at}" for at in range(len(images))] for part, images in (("train", train), ("test", test))]
+    """As `check_files`, for images (N, H, W, C) of training, (M, H, W, C) of the test, and training
+    labels (N,).
+    """
+    names = [
+        [f"{part} {at}" for at in range(len(images))]
+        for part, images in (("train", train), ("test", test))
+    ]
     return repeated(_of_rows(train), _of_rows(test), labels, names[0], names[1])
 
 
@@ -130,9 +159,15 @@ def _of_rows(images: np.ndarray) -> list[bytes]:
 
 
 def repeated(
-    train: Sequence[bytes], test: Sequence[bytes], labels: np.ndarray, train_names: Sequence[str], test_names: Sequence[str]
+    train: Sequence[bytes],
+    test: Sequence[bytes],
+    labels: np.ndarray,
+    train_names: Sequence[str],
+    test_names: Sequence[str],
 ) -> tuple[str, ...]:
-    """Lines for images that are there twice, by their digests. Raises DataError where too many test images are training images."""
+    """Lines for images that are there twice, by their digests. Raises DataError where too many test
+    images are training images.
+    """
     first: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []  # where an image is, and where it was before
     for place, digest in enumerate(train):
@@ -141,17 +176,20 @@ def repeated(
     lines = []
     if copies:
         pairs = [f"{train_names[place]} = {train_names[before]}" for place, before in copies]
-        lines.append(f"duplicates: {counted('training image{s} with an earlier copy in the training set', pairs, len(pairs))}")
+        copied = "training image{s} with an earlier copy in the training set"
+        lines.append(f"duplicates: {counted(copied, pairs, len(pairs))}")
     if apart := [(place, before) for place, before in copies if labels[place] != labels[before]]:
         pairs = [f"{train_names[place]} = {train_names[before]}" for place, before in apart]
-        lines.append(
-            f"duplicates: {counted('of them with another label than the earlier one: one of the two is incorrect', pairs, len(pairs))}"
-        )
+        relabeled = "of them with another label than the earlier one: one of the two is incorrect"
+        lines.append(f"duplicates: {counted(relabeled, pairs, len(pairs))}")
     both = [(place, first[digest]) for place, digest in enumerate(test) if digest in first]
     if both:
         pairs = [f"{test_names[place]} = {train_names[before]}" for place, before in both]
         what = counted(f"of {len(test)} test images in the training set too", pairs, len(pairs))
         if len(both) > _LARGEST_OVERLAP * len(test):
-            raise DataError(f"{what}: accuracy on them is no test accuracy; remove them from one of the two, or name another test set")
+            raise DataError(
+                f"{what}: accuracy on them is no test accuracy; remove them from one "
+                "of the two, or name another test set"
+            )
         lines.append(f"duplicates: {what}")
     return tuple(lines)

@@ -1,4 +1,6 @@
-"""CIFAR-10N and CIFAR-100N: labels by people, read from the published files (CC BY-NC 4.0), checked, never shipped."""
+"""CIFAR-10N and CIFAR-100N: labels by people, read from the published files (CC BY-NC 4.0),
+checked, never shipped.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from .pickled import read_object_npy, read_pt
 
 @dataclass(frozen=True)
 class HumanFile:
-    """One published file, its checksum; and the same labels in TensorFlow's order, with the order."""
+    """One published file, its checksum; and the same labels in TensorFlow's order, with the
+    order.
+    """
 
     name: str
     md5: str
@@ -36,8 +40,18 @@ class HumanColumn:
     clean: tuple[str, ...] = ("clean_label",)
 
 
-_TEN = HumanFile("CIFAR-10_human.pt", "96644db5574813cae939af5f7f2a0aec", "CIFAR-10_human_ordered.npy", "image_order_c10.npy")
-_HUNDRED = HumanFile("CIFAR-100_human.pt", "a67b45c1d7992051865b5c755bd68bb1", "CIFAR-100_human_ordered.npy", "image_order_c100.npy")
+_TEN = HumanFile(
+    "CIFAR-10_human.pt",
+    "96644db5574813cae939af5f7f2a0aec",
+    "CIFAR-10_human_ordered.npy",
+    "image_order_c10.npy",
+)
+_HUNDRED = HumanFile(
+    "CIFAR-100_human.pt",
+    "a67b45c1d7992051865b5c755bd68bb1",
+    "CIFAR-100_human_ordered.npy",
+    "image_order_c100.npy",
+)
 
 _BY_TEN = ("aggre_label", "random_label1", "random_label2", "random_label3", "worse_label")
 
@@ -45,7 +59,10 @@ HUMAN = {
     **{name: HumanColumn("cifar10", _TEN, (name,)) for name in _BY_TEN},
     "noisy_label": HumanColumn("cifar100", _HUNDRED, ("noisy_label", "noise_label")),
     "noisy_coarse_label": HumanColumn(
-        "cifar20", _HUNDRED, ("noisy_coarse_label", "noise_coarse_label"), ("clean_coarse_label", "coarse_label")
+        "cifar20",
+        _HUNDRED,
+        ("noisy_coarse_label", "noise_coarse_label"),
+        ("clean_coarse_label", "coarse_label"),
     ),
 }
 
@@ -53,27 +70,50 @@ HUMAN = {
 def check_column(name: str, dataset: str) -> None:
     """Raises DataError for a column that is none, or of another data set."""
     if name not in HUMAN:
-        raise DataError(f"no column of human labels is called {name!r}: there are {', '.join(HUMAN)}")
+        raise DataError(
+            f"no column of human labels is called {name!r}: there are {', '.join(HUMAN)}"
+        )
     if HUMAN[name].dataset != dataset:
         fitting = ", ".join(key for key, other in HUMAN.items() if other.dataset == dataset)
         hint = f"; {dataset} has {fitting}" if fitting else ""
-        raise DataError(f"human labels {name!r} are for {HUMAN[name].dataset}, not for {dataset}{hint}")
+        raise DataError(
+            f"human labels {name!r} are for {HUMAN[name].dataset}, not for {dataset}{hint}"
+        )
 
 
-def read_human(name: str, dataset: str, clean: np.ndarray, data_dir: Path, *, offline: bool = False, tell: Tell = silent) -> np.ndarray:
-    """A column's recorded labels (N,), once the file's own clean labels are found to be these. Raises DataError."""
+def read_human(
+    name: str,
+    dataset: str,
+    clean: np.ndarray,
+    data_dir: Path,
+    *,
+    offline: bool = False,
+    tell: Tell = silent,
+) -> np.ndarray:
+    """A column's recorded labels (N,), once the file's own clean labels are found to be these.
+    Raises DataError.
+    """
     check_column(name, dataset)
     column = HUMAN[name]
     content, where = _content(column, clean, data_dir, offline=offline, tell=tell)
-    published, recorded = (_labels(content, names, where) for names in (column.clean, column.recorded))
+    published, recorded = (
+        _labels(content, names, where) for names in (column.clean, column.recorded)
+    )
     if not np.array_equal(published, clean):
-        raise DataError(f"{where}: its clean labels are not those of {dataset} in number, order or value: it is not used")
+        raise DataError(
+            f"{where}: its clean labels are not those of {dataset} in number, order "
+            "or value: it is not used"
+        )
     if len(recorded) != len(clean) or recorded.max() > clean.max():
-        raise DataError(f"{where}: its {name} are not {len(clean)} labels of {clean.max() + 1} classes")
+        raise DataError(
+            f"{where}: its {name} are not {len(clean)} labels of {clean.max() + 1} classes"
+        )
     return recorded
 
 
-def _content(column: HumanColumn, clean: np.ndarray, data_dir: Path, *, offline: bool, tell: Tell) -> tuple[dict[str, Any], Path]:
+def _content(
+    column: HumanColumn, clean: np.ndarray, data_dir: Path, *, offline: bool, tell: Tell
+) -> tuple[dict[str, Any], Path]:
     file = column.file
     path, ordered = data_dir / file.name, data_dir / file.ordered
     if not path.exists() and ordered.exists():
@@ -82,23 +122,35 @@ def _content(column: HumanColumn, clean: np.ndarray, data_dir: Path, *, offline:
         _download(file, path, offline=offline, tell=tell)
     raw = read_checked(path)
     if (md5 := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != file.md5:
-        raise DataError(f"{path} is not the published file: its md5 is {md5}, not {file.md5}; delete it to fetch it again")
+        raise DataError(
+            f"{path} is not the published file: its md5 is {md5}, not {file.md5}; "
+            "delete it to fetch it again"
+        )
     return _mapping(read_pt(raw, path), path), path
 
 
-def _in_order(path: Path, order_path: Path, names: tuple[str, ...], clean: np.ndarray) -> dict[str, Any]:
-    """TensorFlow's order brought into the usual one; which way the order points, the clean labels decide.
+def _in_order(
+    path: Path, order_path: Path, names: tuple[str, ...], clean: np.ndarray
+) -> dict[str, Any]:
+    """TensorFlow's order brought into the usual one; which way the order points, the clean labels
+    decide.
 
     The .npy has no published checksum: what is asserted of it is its clean labels.
     """
     content = _mapping(read_object_npy(read_checked(path), path), path)
     order = np.asarray(read_object_npy(read_checked(order_path), order_path))
-    if not np.issubdtype(order.dtype, np.integer) or not np.array_equal(np.sort(order), np.arange(len(order))):
+    if not np.issubdtype(order.dtype, np.integer) or not np.array_equal(
+        np.sort(order), np.arange(len(order))
+    ):
         raise DataError(f"{order_path} is no order: expected every index once")
     published = _labels(content, names, path)
     for places in (np.argsort(order), order):
         if len(published) == len(order) and np.array_equal(published[places], clean):
-            return {key: np.asarray(value)[places] for key, value in content.items() if np.shape(value)[:1] == order.shape}
+            return {
+                key: np.asarray(value)[places]
+                for key, value in content.items()
+                if np.shape(value)[:1] == order.shape
+            }
     return content
 
 
@@ -111,7 +163,9 @@ def _mapping(content: Any, where: Path) -> dict[str, Any]:
 def _labels(content: dict[str, Any], names: tuple[str, ...], where: Path) -> np.ndarray:
     found = next((content[name] for name in names if name in content), None)
     if found is None:
-        raise DataError(f"{where} has no column {names[0]!r}; it has {', '.join(map(str, content))}")
+        raise DataError(
+            f"{where} has no column {names[0]!r}; it has {', '.join(map(str, content))}"
+        )
     return as_labels(found, f"{where}, {names[0]}")
 
 

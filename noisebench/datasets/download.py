@@ -1,8 +1,11 @@
-"""Which published files there are, how one knows them, and where they lie: at their authors', and where a library keeps the same bytes.
+"""Which published files there are, how one knows them, and where they lie: at their authors', and
+where a library keeps the same bytes.
 
-One connection to one host: what is missing of a file, written behind what is there. https alone, and http to this machine.
+One connection to one host: what is missing of a file, written behind what is there. https alone,
+and http to this machine.
 
-A published file, downloaded: whole and right, or not there. What a broken connection left is gone on from, at the next host too.
+A published file, downloaded: whole and right, or not there. What a broken connection left is gone
+on from, at the next host too.
 """
 
 from __future__ import annotations
@@ -27,8 +30,10 @@ from ..errors import ConfigError, DataError, RunTaken
 
 @dataclass(frozen=True)
 class Published:
-    """A file as it was published. shelf: its folder on a mirror of one's own; size: its bytes, or the most that are taken where nobody
-    says them; checksum: `sha256:...`, or `md5:...` where no other is published; hosts: folders with it, in the order they are asked."""
+    """A file as it was published. shelf: its folder on a mirror of one's own; size: its bytes, or
+    the most that are taken where nobody says them; checksum: `sha256:...`, or `md5:...` where no
+    other is published; hosts: folders with it, in the order they are asked.
+    """
 
     shelf: str
     name: str
@@ -40,10 +45,16 @@ class Published:
         """Whether that is the file, to the last bit."""
         algorithm, _, published = self.checksum.partition(":")
         with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest() == published
+            return (
+                hashlib.file_digest(
+                    file, lambda: hashlib.new(algorithm, usedforsecurity=False)
+                ).hexdigest()
+                == published
+            )
 
 
-_TORONTO = ("https://www.cs.toronto.edu/~kriz/", "https://dataset.bj.bcebos.com/cifar/")  # then PaddlePaddle's
+# then PaddlePaddle's
+_TORONTO = ("https://www.cs.toronto.edu/~kriz/", "https://dataset.bj.bcebos.com/cifar/")
 _MNIST = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -57,7 +68,10 @@ _HUMAN_MOST = 1 << 24  # nobody published their sizes
 
 
 def _idx(shelf: str, hosts: tuple[str, ...], *files: tuple[str, int, str]) -> tuple[Published, ...]:
-    return tuple(Published(shelf, f"{name}-ubyte.gz", size, f"sha256:{sha256}", hosts) for name, size, sha256 in files)
+    return tuple(
+        Published(shelf, f"{name}-ubyte.gz", size, f"sha256:{sha256}", hosts)
+        for name, size, sha256 in files
+    )
 
 
 def human_file(name: str, md5: str) -> Published:
@@ -67,28 +81,72 @@ def human_file(name: str, md5: str) -> Published:
 
 FILES = {
     "cifar10": (
-        Published("cifar10", "cifar-10-python.tar.gz", 170_498_071,
-                  "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce", _TORONTO),
+        Published(
+            "cifar10",
+            "cifar-10-python.tar.gz",
+            170_498_071,
+            "sha256:6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+            _TORONTO,
+        ),
     ),
     "cifar100": (
-        Published("cifar100", "cifar-100-python.tar.gz", 169_001_437,
-                  "sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7", _TORONTO),
+        Published(
+            "cifar100",
+            "cifar-100-python.tar.gz",
+            169_001_437,
+            "sha256:85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+            _TORONTO,
+        ),
     ),
     "mnist": _idx(
-        "mnist", _MNIST,
-        ("train-images-idx3", 9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-        ("train-labels-idx1", 28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-        ("t10k-images-idx3", 1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-        ("t10k-labels-idx1", 4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        "mnist",
+        _MNIST,
+        (
+            "train-images-idx3",
+            9_912_422,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        ),
+        (
+            "train-labels-idx1",
+            28_881,
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        ),
+        (
+            "t10k-images-idx3",
+            1_648_877,
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        (
+            "t10k-labels-idx1",
+            4_542,
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
     ),
     "fashionmnist": _idx(
-        "fashionmnist", _FASHION,
-        ("train-images-idx3", 26_421_880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
-        ("train-labels-idx1", 29_515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
-        ("t10k-images-idx3", 4_422_102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
-        ("t10k-labels-idx1", 5_148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        "fashionmnist",
+        _FASHION,
+        (
+            "train-images-idx3",
+            26_421_880,
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        ),
+        (
+            "train-labels-idx1",
+            29_515,
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        ),
+        (
+            "t10k-images-idx3",
+            4_422_102,
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        ),
+        (
+            "t10k-labels-idx1",
+            5_148,
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
     ),
-}  # fmt: skip
+}
 
 
 SILENCE = 30.0  # seconds without a byte, after which a host counts as gone
@@ -107,7 +165,9 @@ class Failed(Exception):
 
 def is_safe(address: str) -> bool:
     """Whether it is https, or on this machine."""
-    return (address.startswith("https://") and bool(urlsplit(address).hostname)) or _is_here(address)
+    return (address.startswith("https://") and bool(urlsplit(address).hostname)) or _is_here(
+        address
+    )
 
 
 def _is_here(address: str) -> bool:
@@ -115,9 +175,11 @@ def _is_here(address: str) -> bool:
 
 
 def receive(address: str, part: Path, most: int, tell: Callable[[int, int], None]) -> int:
-    """Write into `part` what is missing of it; the byte from which on the host sent, 0 where it knows of no parts.
+    """Write into `part` what is missing of it; the byte from which on the host sent, 0 where it
+    knows of no parts.
 
-    most: bytes that the file has; tell: how many of how many are there. Raises Failed, and OSError where one cannot write.
+    most: bytes that the file has; tell: how many of how many are there. Raises Failed, and OSError
+    where one cannot write.
     """
     there = part.stat().st_size if part.exists() else 0
     answer = _open(address, there) if there < most else None
@@ -137,9 +199,13 @@ def _open(address: str, start: int) -> HTTPResponse | None:
         error.close()
         if error.code == 416:
             return None
-        raise Failed(f"HTTP {error.code} {error.reason}", again=error.code >= 500 or error.code in _PASSING) from None
+        raise Failed(
+            f"HTTP {error.code} {error.reason}", again=error.code >= 500 or error.code in _PASSING
+        ) from None
     except (OSError, HTTPException, ValueError) as error:
-        raise Failed(_reason(error), again=isinstance(error, HTTPException | ConnectionResetError)) from None
+        raise Failed(
+            _reason(error), again=isinstance(error, HTTPException | ConnectionResetError)
+        ) from None
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -151,7 +217,9 @@ class _Redirects(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _copy(answer: HTTPResponse, part: Path, there: int, most: int, tell: Callable[[int, int], None]) -> int:
+def _copy(
+    answer: HTTPResponse, part: Path, there: int, most: int, tell: Callable[[int, int], None]
+) -> int:
     start = done = _start(answer, there)
     length = answer.headers.get("Content-Length", "")
     size = start + int(length) if length.isdecimal() else most
@@ -208,7 +276,9 @@ _FURTHER = 1 << 20  # bytes that a try has to bring, or it counts
 _LOOK = 0.5  # seconds until one looks again whether another process has ended
 
 Tell = Callable[[str, int, int], None]
-"""Is told what goes on, and how many bytes of how many are there, 0 of 0 where nothing is counted. An empty text: nothing any more."""
+"""Is told what goes on, and how many bytes of how many are there, 0 of 0 where nothing is counted.
+An empty text: nothing any more.
+"""
 
 
 def silent(text: str, done: int, size: int) -> None:
@@ -221,8 +291,10 @@ class NoHost(DataError):
 
 @contextmanager
 def turn(folder: Path, tell: Tell) -> Iterator[None]:
-    """Be the only process that downloads into a folder; who comes meanwhile waits, and is told for whom. A dead process holds nobody up.
-    Afterwards the folder is gone, unless a broken connection left something in it. Raises DataError where one cannot write."""
+    """Be the only process that downloads into a folder; who comes meanwhile waits, and is told for
+    whom. A dead process holds nobody up. Afterwards the folder is gone, unless a broken connection
+    left something in it. Raises DataError where one cannot write.
+    """
     try:
         with ExitStack() as held:
             while not _has_turn(held, folder / "claim", tell):
@@ -241,7 +313,12 @@ def _has_turn(held: ExitStack, claim: Path, tell: Tell) -> bool:
         held.enter_context(claimed(claim, _this_process))
     except RunTaken:
         other = find_claim(claim)
-        tell(f"waiting for {other.holder if other else 'another process'}, which downloads {claim.parent.name}", 0, 0)
+        tell(
+            f"waiting for {other.holder if other else 'another process'}, which downloads "
+            f"{claim.parent.name}",
+            0,
+            0,
+        )
         return False
     return True
 
@@ -267,15 +344,23 @@ def fetch(file: Published, folder: Path, tell: Tell = silent) -> Path:
             except Failed as failed:
                 failures.append(f"{_host(address)}: {failed}")
     except OSError as error:
-        raise DataError(f"cannot write {part}: {error.strerror or error}; the file has {file.size:,} bytes") from None
+        raise DataError(
+            f"cannot write {part}: {error.strerror or error}; the file has {file.size:,} bytes"
+        ) from None
     raise NoHost(f"no host sent {file.name} ({'; '.join(failures)})")
 
 
 def _addresses(file: Published) -> list[str]:
     own = os.environ.get(MIRROR, "").rstrip("/")
     if own and not is_safe(own):
-        raise ConfigError(f"{MIRROR} is the https address of a folder that holds {file.shelf}/{file.name}, got {own!r}")
-    return [*([f"{own}/{file.shelf}/{file.name}"] if own else []), *(host + file.name for host in file.hosts)]
+        raise ConfigError(
+            f"{MIRROR} is the https address of a folder that holds "
+            f"{file.shelf}/{file.name}, got {own!r}"
+        )
+    return [
+        *([f"{own}/{file.shelf}/{file.name}"] if own else []),
+        *(host + file.name for host in file.hosts),
+    ]
 
 
 def _host(address: str) -> str:
@@ -283,7 +368,9 @@ def _host(address: str) -> str:
 
 
 def _ask(file: Published, address: str, part: Path, tell: Tell) -> None:
-    """Fill `part` from one host, in as many connections as it takes while they get further. Raises Failed."""
+    """Fill `part` from one host, in as many connections as it takes while they get further. Raises
+    Failed.
+    """
     furthest, tries = _length(part), 0
     while True:
         try:
@@ -298,8 +385,15 @@ def _ask(file: Published, address: str, part: Path, tell: Tell) -> None:
 
 
 def _fill(file: Published, address: str, part: Path, tell: Tell) -> None:
-    """By one connection. A whole that is not the file is removed; what lay there before may be to blame, and then it is asked for again."""
-    start = receive(address, part, file.size, lambda done, size: tell(f"downloading {file.name} from {_host(address)}", done, size))
+    """By one connection. A whole that is not the file is removed; what lay there before may be to
+    blame, and then it is asked for again.
+    """
+    start = receive(
+        address,
+        part,
+        file.size,
+        lambda done, size: tell(f"downloading {file.name} from {_host(address)}", done, size),
+    )
     if not file.is_at(part):
         part.unlink()
         raise Failed("sent another file than the published one", again=start > 0)

@@ -1,5 +1,7 @@
-"""A data set by name or path; its labels alone, or with its images: from the package, from `<data-dir>/<name>.npz`, from the files as
-they were published, downloaded where they are not there; or its images left where they are, to be streamed."""
+"""A data set by name or path; its labels alone, or with its images: from the package, from
+`<data-dir>/<name>.npz`, from the files as they were published, downloaded where they are not there;
+or its images left where they are, to be streamed.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,11 @@ ImageArray = np.ndarray | Pictures
 
 @dataclass(frozen=True)
 class Labels:
-    """The training labels of a set, (N,) int64, all clean unless the set is one of recorded labels; `ids` name the examples where they
-    are files, `test_ids` the test images. clean (N,): of recorded labels those that somebody verified, -1 for the others; fair: whether
-    these are a sample that knows wrong ones as well."""
+    """The training labels of a set, (N,) int64, all clean unless the set is one of recorded labels;
+    `ids` name the examples where they are files, `test_ids` the test images. clean (N,): of
+    recorded labels those that somebody verified, -1 for the others; fair: whether these are a
+    sample that knows wrong ones as well.
+    """
 
     dataset: Dataset
     labels: np.ndarray
@@ -47,14 +51,22 @@ class Labels:
     def take(self, places: np.ndarray) -> Labels:
         """Of some of the examples (n,)."""
         ids = tuple(self.ids[place] for place in places) if self.ids else ()
-        return Labels(self.dataset, self.labels[places], ids, None if self.clean is None else self.clean[places], self.fair)
+        return Labels(
+            self.dataset,
+            self.labels[places],
+            ids,
+            None if self.clean is None else self.clean[places],
+            self.fair,
+        )
 
 
 @dataclass(frozen=True)
 class Images:
-    """A set in memory, or, streamed, in files: images (N, height, width, channels) uint8, labels (N,) int64.
+    """A set in memory, or, streamed, in files: images (N, height, width, channels) uint8, labels
+    (N,) int64.
 
-    changed: of a set in memory, what was changed of how many images, in sentences."""
+    changed: of a set in memory, what was changed of how many images, in sentences.
+    """
 
     dataset: Dataset
     train_images: ImageArray
@@ -66,27 +78,47 @@ class Images:
 
     @cached_property
     def changes(self) -> tuple[str, ...]:
-        """What was changed of how many images, in sentences; of a streamed set of some, which are read for it. Raises DataError."""
-        streamed = [(part, images) for part, images in (("training", self.train_images), ("test", self.test_images))
-                    if isinstance(images, Pictures)]  # fmt: skip
-        return (*self.changed, *(sentence for part, images in streamed for sentence in images.changes(part)))
+        """What was changed of how many images, in sentences; of a streamed set of some, which are
+        read for it. Raises DataError.
+        """
+        streamed = [
+            (part, images)
+            for part, images in (("training", self.train_images), ("test", self.test_images))
+            if isinstance(images, Pictures)
+        ]
+        return (
+            *self.changed,
+            *(sentence for part, images in streamed for sentence in images.changes(part)),
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over every byte that a result depends on; of pictures in files over their names, sizes and labels. Where they lie does
-        not matter."""
+        """sha256 over every byte that a result depends on; of pictures in files over their names,
+        sizes and labels. Where they lie does not matter.
+        """
         if isinstance(self.train_images, Pictures) and isinstance(self.test_images, Pictures):
-            return hashlib.sha256(f"{self.train_images.fingerprint}\n{self.test_images.fingerprint}\n".encode()).hexdigest()
-        assert isinstance(self.train_images, np.ndarray) and isinstance(self.test_images, np.ndarray)
+            return hashlib.sha256(
+                f"{self.train_images.fingerprint}\n{self.test_images.fingerprint}\n".encode()
+            ).hexdigest()
+        assert isinstance(self.train_images, np.ndarray) and isinstance(
+            self.test_images, np.ndarray
+        )
         return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
 
 
-def find_dataset(name: str, *roots: Path, test: Path | None = None, labels: str | None = None, offline: bool = False) -> Dataset:
-    """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout, a folder of images, or one to be streamed
-    (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
+def find_dataset(
+    name: str,
+    *roots: Path,
+    test: Path | None = None,
+    labels: str | None = None,
+    offline: bool = False,
+) -> Dataset:
+    """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout, a folder of
+    images, or one to be streamed (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
 
-    A relative path is looked for here and under `roots`, in the last of which what tars hold is kept; `test` is where a folder's test
-    images lie, if not in its test/ or val/; `labels` the label file of a folder, FILE or FILE:COLUMN. Raises UnknownName or DataError.
+    A relative path is looked for here and under `roots`, in the last of which what tars hold is
+    kept; `test` is where a folder's test images lie, if not in its test/ or val/; `labels` the
+    label file of a folder, FILE or FILE:COLUMN. Raises UnknownName or DataError.
     """
     if name in DATASETS:
         if test is not None:
@@ -94,11 +126,23 @@ def find_dataset(name: str, *roots: Path, test: Path | None = None, labels: str 
         return found_of(DATASETS[name], *roots) if DATASETS[name].reader else DATASETS[name]
     reader, rest = split_reader(name)
     if reader:
-        place = next((root / rest for root in (Path(), *roots) if _is_there(reader, root / rest)), Path(rest))
-        return describe_stream(reader, place, (roots or (Path(),))[-1] / "listings", test, labels=labels, offline=offline)
+        place = next(
+            (root / rest for root in (Path(), *roots) if _is_there(reader, root / rest)), Path(rest)
+        )
+        return describe_stream(
+            reader,
+            place,
+            (roots or (Path(),))[-1] / "listings",
+            test,
+            labels=labels,
+            offline=offline,
+        )
     found = next((root / name for root in (Path(), *roots) if (root / name).exists()), None)
     if found is None and ("/" in name or "\\" in name or name.endswith(".npz")):
-        raise DataError(f"no such file or folder: {name} (a data set is a name, a .npz, a folder of images, or {_WAYS})")
+        raise DataError(
+            f"no such file or folder: {name} (a data set is a name, a .npz, a folder "
+            f"of images, or {_WAYS})"
+        )
     if found is None:
         raise UnknownName("dataset", name, DATASETS, "datasets")
     return describe_foreign(found, test, labels)
@@ -110,25 +154,40 @@ _WAYS = f"{', '.join(f'{reader}:...' for reader in READERS)} to stream"
 def _is_there(reader: str, place: Path) -> bool:
     """Whether a path exists; of a pattern of shards, the folder in which they are."""
     if reader == "wds" and any(mark in str(place) for mark in "{*"):
-        return next(parent for parent in place.parents if not any(mark in str(parent) for mark in "{*")).is_dir()
+        return next(
+            parent for parent in place.parents if not any(mark in str(parent) for mark in "{*")
+        ).is_dir()
     return place.exists()
 
 
-def read_labels(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent) -> Labels:
-    """The clean training labels: no image, no torch and no network for a set whose labels are in the package. `tell` is told how far a
-    download is."""
+def read_labels(
+    dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent
+) -> Labels:
+    """The clean training labels: no image, no torch and no network for a set whose labels are in
+    the package. `tell` is told how far a download is.
+    """
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        return Labels(dataset, number[read_labels(parent, data_dir, offline=offline, tell=tell).labels])
+        return Labels(
+            dataset, number[read_labels(parent, data_dir, offline=offline, tell=tell).labels]
+        )
     if dataset.reader or dataset.listed:
         listed = _listed(dataset, data_dir)
-        test_ids = [f"{dataset.test.name}/{name}" for name in listed.test.names] if dataset.test else listed.test.names
-        return Labels(dataset, listed.train_labels, listed.ids, listed.clean, listed.whole, test_ids)
+        test_ids = (
+            [f"{dataset.test.name}/{name}" for name in listed.test.names]
+            if dataset.test
+            else listed.test.names
+        )
+        return Labels(
+            dataset, listed.train_labels, listed.ids, listed.clean, listed.whole, test_ids
+        )
     packaged = _packaged_labels(dataset.name)
     if packaged is not None:
         return Labels(dataset, packaged)
     if archive := _archive(dataset, data_dir):
-        return Labels(dataset, as_labels(read_arrays(archive, ["train_labels"])["train_labels"], str(archive)))
+        return Labels(
+            dataset, as_labels(read_arrays(archive, ["train_labels"])["train_labels"], str(archive))
+        )
     return Labels(dataset, _published(dataset, data_dir, offline=offline, tell=tell).train_labels)
 
 
@@ -141,9 +200,11 @@ def read_images(
     workers: int | None = None,
     tell: Tell = silent,
 ) -> Images:
-    """Images and clean labels, checked against what is known of the set; of a streamed set no image is read yet. Raises DataError.
+    """Images and clean labels, checked against what is known of the set; of a streamed set no image
+    is read yet. Raises DataError.
 
-    fitting: to another size than the data set's own; workers: processes that will read ahead; tell: is told how far a download is.
+    fitting: to another size than the data set's own; workers: processes that will read ahead; tell:
+    is told how far a download is.
     """
     if dataset.reader:
         return _streamed(dataset, _listed(dataset, data_dir), workers, fitting or dataset.fitting)
@@ -157,7 +218,12 @@ def _read_arrays(dataset: Dataset, data_dir: Path, *, offline: bool, tell: Tell)
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
         found = _read_arrays(parent, data_dir, offline=offline, tell=tell)
-        return replace(found, dataset=dataset, train_labels=number[found.train_labels], test_labels=number[found.test_labels])
+        return replace(
+            found,
+            dataset=dataset,
+            train_labels=number[found.train_labels],
+            test_labels=number[found.test_labels],
+        )
     if archive := _archive(dataset, data_dir):
         return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
     return _published(dataset, data_dir, offline=offline, tell=tell)
@@ -185,33 +251,57 @@ def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarra
 
     fitted = np.empty((len(images), *shape), np.uint8)
     for i, image in enumerate(images):
-        picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert("L" if channels == 1 else "RGB")
+        picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert(
+            "L" if channels == 1 else "RGB"
+        )
         fitted[i] = np.asarray(fitting(picture)).reshape(shape)
     return fitted
 
 
 def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Images:
-    """A set in memory with all its images at another size, grey as colour or back. Raises DataError where they do not fit into memory."""
-    assert isinstance(images.train_images, np.ndarray) and isinstance(images.test_images, np.ndarray)
+    """A set in memory with all its images at another size, grey as colour or back. Raises DataError
+    where they do not fit into memory.
+    """
+    assert isinstance(images.train_images, np.ndarray) and isinstance(
+        images.test_images, np.ndarray
+    )
     before = images.train_images.shape[1:]
     channels = channels or before[2]
     parts = images.train_images, images.test_images
     check_memory(images.dataset.name, sum(map(len, parts)), fitting.height, fitting.width, channels)
     train_images, test_images = (fit_images(part, fitting, channels) for part in parts)
     sentence = said_of_fitting(before, fitting, channels)
-    return replace(images, train_images=train_images, test_images=test_images, changed=(*images.changed, *([sentence] if sentence else [])))
+    return replace(
+        images,
+        train_images=train_images,
+        test_images=test_images,
+        changed=(*images.changed, *([sentence] if sentence else [])),
+    )
 
 
 def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> str:
-    """What is done with images of a shape (height, width, channels) for it, in words; empty for nothing."""
-    size, turned = "x".join(map(str, shape[:2])), {(1, 3): "grey copied to three channels", (3, 1): "colour turned grey"}
-    resized = f"resized to {fitting}" if shape[:2] != (fitting.height, fitting.width) or fitting.centre != 1 else ""
+    """What is done with images of a shape (height, width, channels) for it, in words; empty for
+    nothing.
+    """
+    size, turned = (
+        "x".join(map(str, shape[:2])),
+        {(1, 3): "grey copied to three channels", (3, 1): "colour turned grey"},
+    )
+    resized = (
+        f"resized to {fitting}"
+        if shape[:2] != (fitting.height, fitting.width) or fitting.centre != 1
+        else ""
+    )
     what = ", ".join(filter(None, [resized, turned.get((shape[2], channels), "")]))
     return f"all images of {size}: {what}" if what else ""
 
 
-def image_rows(dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent) -> Callable[[np.ndarray], np.ndarray]:
-    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's pictures are read when they are asked for."""
+def image_rows(
+    dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's pictures are
+    read when they are asked for.
+    """
     if dataset.reader:
         streamed = read_images(dataset, data_dir, offline=offline).train_images
         return lambda which: np.asarray(streamed[np.asarray(which, np.int64)])
@@ -237,21 +327,40 @@ def images_fingerprint(images: ImageArray) -> str:
 
 def _listed(dataset: Dataset, data_dir: Path) -> Listed:
     if dataset.listed is None:
-        raise DataError(f"{dataset.name} is not in {data_dir}: put it into {data_dir / dataset.name}/ as its authors lay it out, "
+        raise DataError(f"{dataset.name} is not in {data_dir}: put it into "
+                        f"{data_dir / dataset.name}/ as its authors lay it out, "
                         "or name another --data-dir")  # fmt: skip
     return dataset.listed
 
 
 def _streamed(dataset: Dataset, listed: Listed, workers: int | None, fitting: Fitting) -> Images:
     if fitting.height != fitting.width:
-        raise DataError(f"{dataset.name} is streamed, which is for squares, not for {fitting}: name it without its reader, in memory")
+        raise DataError(
+            f"{dataset.name} is streamed, which is for squares, not for {fitting}: "
+            "name it without its reader, in memory"
+        )
 
     def pictures(part: str) -> Pictures:
         listing, labels = getattr(listed, part).sized(), getattr(listed, f"{part}_labels")
         where = np.arange(len(listing))
-        return Pictures(listing, where, listing.fingerprint(labels), fitting.height, fitting.centre, workers, fitting.fit)
+        return Pictures(
+            listing,
+            where,
+            listing.fingerprint(labels),
+            fitting.height,
+            fitting.centre,
+            workers,
+            fitting.fit,
+        )
 
-    return Images(dataset, pictures("train"), listed.train_labels, pictures("test"), listed.test_labels, listed.ids)
+    return Images(
+        dataset,
+        pictures("train"),
+        listed.train_labels,
+        pictures("test"),
+        listed.test_labels,
+        listed.ids,
+    )
 
 
 def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
@@ -267,19 +376,36 @@ def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
 def _packaged_labels(name: str) -> np.ndarray | None:
     if name == "digits":
         return None  # its images are in the package too
-    with as_file(files("noisebench.datasets") / "data" / "train_labels.npz") as path, np.load(path, allow_pickle=False) as archive:
+    with (
+        as_file(files("noisebench.datasets") / "data" / "train_labels.npz") as path,
+        np.load(path, allow_pickle=False) as archive,
+    ):
         return archive[name].astype(np.int64) if name in archive else None
 
 
 def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting) -> Images:
     train, test = list(listed.train.names), list(listed.test.names)
     if not test:
-        raise DataError(f"{path} has no test images: put them into {path / 'test'}/class/ beside {path / 'train'}/class/, or name --test")
+        raise DataError(
+            f"{path} has no test images: put them into {path / 'test'}/class/ beside "
+            f"{path / 'train'}/class/, or name --test"
+        )
     check_memory(path, len(train) + len(test), fitting.height, fitting.width)
     train_images, train_changes = read_pictures(path, train, fitting)
     test_images, test_changes = read_pictures(Path(listed.test.root), test, fitting)
-    changed = *sentences("training", train, train_changes, fitting), *sentences("test", test, test_changes, fitting)
-    images = Images(dataset, train_images, listed.train_labels, test_images, listed.test_labels, listed.ids, changed)
+    changed = (
+        *sentences("training", train, train_changes, fitting),
+        *sentences("test", test, test_changes, fitting),
+    )
+    images = Images(
+        dataset,
+        train_images,
+        listed.train_labels,
+        test_images,
+        listed.test_labels,
+        listed.ids,
+        changed,
+    )
     _check(images, str(path))
     return images
 
@@ -305,7 +431,8 @@ def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: Tell) -> Ima
     place = folder if len(fetched) > 1 else fetched[0]
     arrays = read_original(dataset.name, place)
     images = _whole(dataset, arrays, str(place))
-    kept = folder / f"{dataset.name}.npz"  # here, so that half of one is swept away by who has the turn after a kill
+    # here, so that half of one is swept away by who has the turn after a kill
+    kept = folder / f"{dataset.name}.npz"
     write_whole(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     kept.replace(data_dir / kept.name)
     for path in fetched:
@@ -315,25 +442,44 @@ def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: Tell) -> Ima
 
 def _missing(dataset: Dataset, data_dir: Path, why: str) -> DataError:
     return DataError(
-        f"{dataset.name} is not in {data_dir}, and {why}: put {dataset.name}.npz there ({', '.join(_NAMES)}), or "
+        f"{dataset.name} is not in {data_dir}, and {why}: put {dataset.name}.npz there "
+        f"({', '.join(_NAMES)}), or "
         f"{original_place(dataset.name)} as it was published, or name another --data-dir"
     )
 
 
 def _check(images: Images, where: str) -> None:
     dataset = images.dataset
-    pairs = ((images.train_images, images.train_labels, "train"), (images.test_images, images.test_labels, "test"))
+    pairs = (
+        (images.train_images, images.train_labels, "train"),
+        (images.test_images, images.test_labels, "test"),
+    )
     for pictures, labels, part in pairs:
         if len(pictures) != len(labels):
-            raise DataError(f"{where}: {len(pictures)} {part} images but {len(labels)} {part} labels")
+            raise DataError(
+                f"{where}: {len(pictures)} {part} images but {len(labels)} {part} labels"
+            )
         if labels.max() >= dataset.num_classes:
             raise DataError(
-                f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has classes 0 to {dataset.num_classes - 1}"
+                f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has "
+                f"classes 0 to {dataset.num_classes - 1}"
             )
     if images.train_images.shape[1:] != images.test_images.shape[1:]:
-        raise DataError(f"{where}: train images are {images.train_images.shape[1:]}, test images {images.test_images.shape[1:]}")
+        raise DataError(
+            f"{where}: train images are {images.train_images.shape[1:]}, test images "
+            f"{images.test_images.shape[1:]}"
+        )
     known = _packaged_labels(dataset.name)
     if known is not None and not np.array_equal(known, images.train_labels):
-        raise DataError(f"{where} is not {dataset.name}: its training labels differ from the published ones in number, order or value")
-    if dataset.path is None and (images.train_images.shape[1:], len(images.test_labels)) != (dataset.shape, dataset.n_test):
-        raise DataError(f"{where} is not {dataset.name}: expected images {dataset.shape} and {dataset.n_test} test examples")
+        raise DataError(
+            f"{where} is not {dataset.name}: its training labels differ from the "
+            "published ones in number, order or value"
+        )
+    if dataset.path is None and (images.train_images.shape[1:], len(images.test_labels)) != (
+        dataset.shape,
+        dataset.n_test,
+    ):
+        raise DataError(
+            f"{where} is not {dataset.name}: expected images {dataset.shape} and "
+            f"{dataset.n_test} test examples"
+        )

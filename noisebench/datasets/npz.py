@@ -1,5 +1,6 @@
-"""Arrays out of a .npz, never a pickle, in the layout of MedMNIST, {train,test}_{images,labels}, or of Keras; and their
-fingerprint."""
+"""Arrays out of a .npz, never a pickle, in the layout of MedMNIST, {train,test}_{images,labels}, or
+of Keras; and their fingerprint.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +17,20 @@ from ..core.files.schema import MOST_CLASSES
 from ..core.files.untrusted import opened
 from ..errors import DataError
 
-KERAS = {"train_images": "x_train", "train_labels": "y_train", "test_images": "x_test", "test_labels": "y_test"}
+KERAS = {
+    "train_images": "x_train",
+    "train_labels": "y_train",
+    "test_images": "x_test",
+    "test_labels": "y_test",
+}
 _CHUNK = 1 << 20  # examples hashed at a time
 _SHOWN = 10  # names that an error names
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The named arrays, those of a data set by Keras' names too, or all. Raises DataError where the file is missing, damaged or has no
-    such array."""
+    """The named arrays, those of a data set by Keras' names too, or all. Raises DataError where the
+    file is missing, damaged or has no such array.
+    """
     with _opened(path) as file:
         if names is None:
             return npz_arrays(file)
@@ -43,12 +50,19 @@ def _called(file: IO[bytes], names: tuple[str, ...], path: Path) -> dict[str, st
     """What a file calls these arrays. Raises DataError where it lacks one."""
     there = npz_names(file)
     layouts = {name: name for name in names}, {name: KERAS.get(name, name) for name in names}
-    called = max(layouts, key=lambda layout: len(set(layout.values()) & set(there)))  # MedMNIST's where neither is nearer
+    # MedMNIST's where neither is nearer
+    called = max(layouts, key=lambda layout: len(set(layout.values()) & set(there)))
     if set(called.values()) <= set(there):
         return called
     lacking = ", ".join(own for own in called.values() if own not in there)
-    layout = f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}" if set(names) <= set(KERAS) else ""
-    raise DataError(f"{path} lacks {lacking}; it has {', '.join(there[:_SHOWN]) or 'no array'}{layout}")
+    layout = (
+        f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
+        if set(names) <= set(KERAS)
+        else ""
+    )
+    raise DataError(
+        f"{path} lacks {lacking}; it has {', '.join(there[:_SHOWN]) or 'no array'}{layout}"
+    )
 
 
 @contextmanager
@@ -58,7 +72,9 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         with opened(path) as file:
             yield file
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again") from None
+        raise DataError(
+            f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again"
+        ) from None
 
 
 def as_labels(values: np.ndarray, where: str) -> np.ndarray:
@@ -66,23 +82,39 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    whole = values.ndim == 1 and values.size > 0 and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
+    whole = (
+        values.ndim == 1
+        and values.size > 0
+        and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
+    )
     if not whole or values.min() < 0:
-        raise DataError(f"{where}: labels must be one class number >= 0 an example, got shape {values.shape} of {values.dtype}")
+        raise DataError(
+            f"{where}: labels must be one class number >= 0 an example, got shape "
+            f"{values.shape} of {values.dtype}"
+        )
     if float(values.max()) >= MOST_CLASSES:
-        raise DataError(f"{where}: a label is {values.max()}; classes are numbered from 0, and there are at most {MOST_CLASSES}")
+        raise DataError(
+            f"{where}: a label is {values.max()}; classes are numbered from 0, and "
+            f"there are at most {MOST_CLASSES}"
+        )
     return values.astype(np.int64)
 
 
 def class_count(labels: np.ndarray, test_labels: np.ndarray, where: str) -> int:
-    """How many classes there are, by number from 0. Raises DataError for a class without a training example."""
+    """How many classes there are, by number from 0. Raises DataError for a class without a training
+    example.
+    """
     counts = np.bincount(labels)
     if len(missing := np.flatnonzero(counts == 0)):
-        raise DataError(f"{where}: no training label is {_first(missing)}, but the largest is {labels.max()}: number the classes from 0 on")
+        raise DataError(
+            f"{where}: no training label is {_first(missing)}, but the largest is "
+            f"{labels.max()}: number the classes from 0 on"
+        )
     if len(beyond := np.unique(test_labels[test_labels >= len(counts)])):
         count = int((test_labels >= len(counts)).sum())
         raise DataError(
-            f"{where}: {count} test labels are {_first(beyond)}, and no training label is: the classes are 0 to {len(counts) - 1}"
+            f"{where}: {count} test labels are {_first(beyond)}, and no training label is: the "
+            f"classes are 0 to {len(counts) - 1}"
         )
     return len(counts)
 
@@ -102,16 +134,23 @@ def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def image_shape(found: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tuple[int, int, int]:
-    """(height, width, channels) of images uint8 (N, height, width), or with 1 or 3 channels. Raises DataError."""
+    """(height, width, channels) of images uint8 (N, height, width), or with 1 or 3 channels. Raises
+    DataError.
+    """
     shape, dtype = found
     full = (*shape, 1) if len(shape) == 3 else shape
     if len(full) != 4 or dtype != np.uint8 or full[3] not in (1, 3):
-        raise DataError(f"{where}: images must be uint8 (N, height, width) or (N, height, width, 1 or 3), 0 to 255, got {shape} {dtype}")
+        raise DataError(
+            f"{where}: images must be uint8 (N, height, width) or (N, height, width, "
+            f"1 or 3), 0 to 255, got {shape} {dtype}"
+        )
     return full[1], full[2], full[3]
 
 
 def as_images(values: np.ndarray, where: str) -> np.ndarray:
-    """Images (N, height, width, channels), uint8, from (N, height, width) or with 1 or 3 channels. Raises DataError."""
+    """Images (N, height, width, channels), uint8, from (N, height, width) or with 1 or 3 channels.
+    Raises DataError.
+    """
     return values.reshape(len(values), *image_shape((values.shape, values.dtype), where))
 
 
@@ -122,5 +161,9 @@ def fingerprint(*arrays: np.ndarray) -> str:
         digest.update(repr(array.shape).encode())
         for start in range(0, len(array), _CHUNK):
             part = array[start : start + _CHUNK]
-            digest.update(np.ascontiguousarray(part if array.dtype == np.uint8 and array.ndim > 1 else part.astype("<i8")).data)
+            digest.update(
+                np.ascontiguousarray(
+                    part if array.dtype == np.uint8 and array.ndim > 1 else part.astype("<i8")
+                ).data
+            )
     return digest.hexdigest()

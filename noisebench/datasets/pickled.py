@@ -1,7 +1,9 @@
-"""Arrays out of other people's pickles (.pt, and .npy that hold a dict), without ever running what else may be in them.
+"""Arrays out of other people's pickles (.pt, and .npy that hold a dict), without ever running what
+else may be in them.
 
-A pickle builds an array by calling numpy's own functions, which trust their arguments and can be led to read any memory. So
-none of them is handed out: stand-ins take down what is said, and arrays are made of that once it was checked.
+A pickle builds an array by calling numpy's own functions, which trust their arguments and can be
+led to read any memory. So none of them is handed out: stand-ins take down what is said, and arrays
+are made of that once it was checked.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class _Dtype:
     def __init__(self, code: Any, *flags: Any) -> None:
         self.code, self.order = str(code), ""
         if not _NUMBERS.fullmatch(self.code) and self.code not in _OBJECTS:
-            raise pickle.UnpicklingError(f"it holds a dtype {self.code[:20]!r}, neither numbers nor a dict")
+            raise pickle.UnpicklingError(
+                f"it holds a dtype {self.code[:20]!r}, neither numbers nor a dict"
+            )
 
     def __setstate__(self, state: Any) -> None:
         self.order = state[1] if state[1] in ("<", ">") else ""
@@ -50,7 +54,11 @@ class _Array:
     def made(self, size: int) -> Any:
         _, shape, dtype, fortran, content = self._state
         if dtype.code in _OBJECTS:
-            if len(shape) == 1 and len(content) == shape[0] and all(isinstance(word, str) for word in content):
+            if (
+                len(shape) == 1
+                and len(content) == shape[0]
+                and all(isinstance(word, str) for word in content)
+            ):
                 return np.array(_short(content, size), str)
             if shape != () or not isinstance(content, list) or len(content) != 1:
                 raise pickle.UnpicklingError("it holds an array of objects")
@@ -58,7 +66,8 @@ class _Array:
         kind = np.dtype(dtype.order + dtype.code.lstrip("<>|="))
         if len(content) != kind.itemsize * math.prod(shape):
             raise pickle.UnpicklingError(f"it says {shape} of {kind}, its bytes are {len(content)}")
-        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)  # Python 2 called bytes text
+        # Python 2 called bytes text
+        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
         return np.frombuffer(raw, kind).reshape(shape, order="F" if fortran else "C").copy()
 
 
@@ -99,19 +108,24 @@ _ALLOWED: dict[str, Any] = {
 
 
 def read_pt(raw: bytes, where: Path) -> Any:
-    """What torch.save wrote, tensors and numpy arrays alone, as numpy. Raises DataError for anything else."""
+    """What torch.save wrote, tensors and numpy arrays alone, as numpy. Raises DataError for
+    anything else.
+    """
     import torch
 
     allowed = [(stand_in, name) for name, stand_in in _ALLOWED.items()]
     try:
         with torch.serialization.safe_globals([*allowed, _Array, _Dtype]):
             return _plain(load_saved(raw), len(raw))
-    except Exception as error:  # torch.load documents no exceptions; whatever it throws, the file is not used
+    except Exception as error:
+        # torch.load documents no exceptions; whatever it throws, the file is not used
         raise _refused(where, error) from None
 
 
 def read_object_npy(raw: bytes, where: Path) -> Any:
-    """A .npy that holds a dict of arrays, as numpy.save writes one. Raises DataError for anything else."""
+    """A .npy that holds a dict of arrays, as numpy.save writes one. Raises DataError for anything
+    else.
+    """
     file = io.BytesIO(raw)
     try:
         _, _, dtype = npy_header(file)
@@ -124,7 +138,9 @@ def read_object_npy(raw: bytes, where: Path) -> Any:
 
 
 def read_batch(raw: bytes, where: Path) -> Any:
-    """What Python 2 pickled, a dict of arrays, lists, numbers and text. Raises DataError for anything else."""
+    """What Python 2 pickled, a dict of arrays, lists, numbers and text. Raises DataError for
+    anything else.
+    """
     try:
         _check_memo(raw)
         return _plain(_Arrays(io.BytesIO(raw), encoding="latin1").load(), len(raw))
@@ -133,9 +149,13 @@ def read_batch(raw: bytes, where: Path) -> Any:
 
 
 def _check_memo(pickled: bytes) -> None:
-    """Raises UnpicklingError for a pickle that would remember something at a place that it cannot reach: memory up to there is taken."""
+    """Raises UnpicklingError for a pickle that would remember something at a place that it cannot
+    reach: memory up to there is taken.
+    """
     for code, place, _ in pickletools.genops(pickled):
-        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and not (isinstance(place, int) and 0 <= place <= len(pickled)):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and not (
+            isinstance(place, int) and 0 <= place <= len(pickled)
+        ):
             raise pickle.UnpicklingError("it would take memory without end")
 
 
@@ -149,27 +169,41 @@ class _Arrays(pickle.Unpickler):
 
 
 def _plain(found: Any, size: int, *, within: bool = False) -> Any:
-    """Stand-ins and tensors as numpy arrays, lists of numbers or words; a dict of them, by name, nothing of a dict therein. Out of so
-    many bytes.
+    """Stand-ins and tensors as numpy arrays, lists of numbers or words; a dict of them, by name,
+    nothing of a dict therein. Out of so many bytes.
 
-    Raises UnpicklingError for what is neither, and for what says the same again and again: lists of one list, a tensor of one number.
+    Raises UnpicklingError for what is neither, and for what says the same again and again: lists of
+    one list, a tensor of one number.
     """
     if isinstance(found, dict):
-        return {} if within else {str(key)[:_LONGEST_NAME]: _plain(value, size, within=True) for key, value in found.items()}
+        return (
+            {}
+            if within
+            else {
+                str(key)[:_LONGEST_NAME]: _plain(value, size, within=True)
+                for key, value in found.items()
+            }
+        )
     if isinstance(found, _Array):
         return _plain(found.made(size), size, within=within)
     if isinstance(found, int | float | str | None):
         return found
-    if isinstance(found, list | tuple) and all(isinstance(item, int | float | str) for item in found):
+    if isinstance(found, list | tuple) and all(
+        isinstance(item, int | float | str) for item in found
+    ):
         return _short(found, size)
     array = found.detach() if hasattr(found, "detach") else found
     if hasattr(array, "nbytes") and array.nbytes <= _ROOM + size * (4 * _LONGEST_NAME):
         return array.numpy() if hasattr(array, "numpy") else array
-    raise pickle.UnpicklingError(f"it holds a {type(found).__name__}, neither numbers nor a dict of them")
+    raise pickle.UnpicklingError(
+        f"it holds a {type(found).__name__}, neither numbers nor a dict of them"
+    )
 
 
 def _short(words: Any, size: int) -> list[Any]:
-    """Words or numbers. Raises UnpicklingError where one is so long that an array of them would be without bounds."""
+    """Words or numbers. Raises UnpicklingError where one is so long that an array of them would be
+    without bounds.
+    """
     longest = max((len(word) for word in words if isinstance(word, str)), default=0)
     if longest * len(words) > _ROOM + size * _LONGEST_NAME:
         raise pickle.UnpicklingError(f"it holds a word of {longest} letters")
@@ -178,5 +212,12 @@ def _short(words: Any, size: int) -> list[Any]:
 
 def _refused(where: Path, error: Exception) -> DataError:
     called = re.search(r"GLOBAL ([\w.]+)|would call ([\w.]+)", str(error))
-    reason = f"it would call {called[1] or called[2]}" if called else re.sub(r"[^\x20-\x7e]", " ", str(error)).split(". ")[0][:120]
-    return DataError(f"{where} is refused: it is damaged, or holds more than arrays, which could run code ({' '.join(reason.split())})")
+    reason = (
+        f"it would call {called[1] or called[2]}"
+        if called
+        else re.sub(r"[^\x20-\x7e]", " ", str(error)).split(". ")[0][:120]
+    )
+    return DataError(
+        f"{where} is refused: it is damaged, or holds more than arrays, which could "
+        f"run code ({' '.join(reason.split())})"
+    )

@@ -1,9 +1,11 @@
-"""Published sets of photographs as their authors lay them out, under `<data-dir>/<name>/`: which pictures, which labels, who has
-verified which. Only lists and folders are read, no picture.
+"""Published sets of photographs as their authors lay them out, under `<data-dir>/<name>/`: which
+pictures, which labels, who has verified which. Only lists and folders are read, no picture.
 
-Layouts: Clothing1M, its README (key lists and `*_label_kv.txt`, at its root or in annotations/); WebVision 1.0, info/*.txt, of which
-papers take Google's pictures of the first 50 classes; Animal-10N, the label as first character of the name; Food-101N, meta/*.tsv;
-Food-101, meta/test.txt; Tiny ImageNet, wnids.txt and val_annotations.txt; ILSVRC 2012, a folder a class, or Kaggle's copy of it.
+Layouts: Clothing1M, its README (key lists and `*_label_kv.txt`, at its root or in annotations/);
+WebVision 1.0, info/*.txt, of which papers take Google's pictures of the first 50 classes;
+Animal-10N, the label as first character of the name; Food-101N, meta/*.tsv; Food-101,
+meta/test.txt; Tiny ImageNet, wnids.txt and val_annotations.txt; ILSVRC 2012, a folder a class, or
+Kaggle's copy of it.
 """
 
 from __future__ import annotations
@@ -20,26 +22,45 @@ from .streaming.index import Listed
 
 
 def imagenet(root: Path) -> Listed:
-    """train/WNID/picture and val/WNID/picture; or under ILSVRC/Data/CLS-LOC, where val/ is flat and LOC_val_solution.csv has its labels."""
+    """train/WNID/picture and val/WNID/picture; or under ILSVRC/Data/CLS-LOC, where val/ is flat and
+    LOC_val_solution.csv has its labels.
+    """
     passed = PassedOver()
-    below = next((part for part in ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/") if (root / part / "train").is_dir()), None)
+    below = next(
+        (
+            part
+            for part in ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/")
+            if (root / part / "train").is_dir()
+        ),
+        None,
+    )
     if below is None:
         raise DataError(f"{root} has no train/ with a folder for each of ImageNet's classes")
     solution = root / "LOC_val_solution.csv"
     if solution.exists():
         rows = [line.split(",", 1) for line in _lines(solution)[1:]]
-        test = [(f"{below}val/{name}.JPEG", _number(WNIDS, label.split()[0], solution)) for name, label in rows]
+        test = [
+            (f"{below}val/{name}.JPEG", _number(WNIDS, label.split()[0], solution))
+            for name, label in rows
+        ]
     else:
         test = by_folder(root, f"{below}val", WNIDS, passed)
-    return _listed(root, by_folder(root, f"{below}train", WNIDS, passed), test, IMAGENET, passed=passed)
+    return _listed(
+        root, by_folder(root, f"{below}train", WNIDS, passed), test, IMAGENET, passed=passed
+    )
 
 
 def clothing1m(root: Path) -> Listed:
-    """The million noisy pictures and the clean test set; a training label that clean_label_kv.txt has too is known."""
+    """The million noisy pictures and the clean test set; a training label that clean_label_kv.txt
+    has too is known.
+    """
     lists = root / "annotations" if (root / "annotations").is_dir() else root
     noisy, clean = (dict(_pairs(lists / f"{kind}_label_kv.txt")) for kind in ("noisy", "clean"))
     parts = [_lines(lists / f"{name}_key_list.txt") for name in ("noisy_train", "clean_test")]
-    train, test = ([(key, _of(labels, key, lists)) for key in keys if key] for keys, labels in zip(parts, (noisy, clean), strict=True))
+    train, test = (
+        [(key, _of(labels, key, lists)) for key in keys if key]
+        for keys, labels in zip(parts, (noisy, clean), strict=True)
+    )
     verified = np.array([clean.get(key, -1) for key, _ in train], np.int64)
     return _listed(root, train, test, CLOTHING1M, verified)
 
@@ -47,38 +68,84 @@ def clothing1m(root: Path) -> Listed:
 def webvision(root: Path) -> Listed:
     """Google's pictures of the first 50 classes; the test is the validation set's part of these."""
     few = len(IMAGENET[:50])
-    train = [(name, label) for name, label in _pairs(root / "info" / "train_filelist_google.txt") if label < few]
-    folder = next((name for name in ("val_images_256", "val_images_resized", "val_images") if (root / name).is_dir()), "val_images_256")
-    test = [(f"{folder}/{name}", label) for name, label in _pairs(root / "info" / "val_filelist.txt") if label < few]
+    train = [
+        (name, label)
+        for name, label in _pairs(root / "info" / "train_filelist_google.txt")
+        if label < few
+    ]
+    folder = next(
+        (
+            name
+            for name in ("val_images_256", "val_images_resized", "val_images")
+            if (root / name).is_dir()
+        ),
+        "val_images_256",
+    )
+    test = [
+        (f"{folder}/{name}", label)
+        for name, label in _pairs(root / "info" / "val_filelist.txt")
+        if label < few
+    ]
     return _listed(root, train, test, IMAGENET[:few])
 
 
 def animal10n(root: Path) -> Listed:
     """training/ and testing/, flat; a name begins with the class number."""
     passed = PassedOver()
-    train, test = ([(name, _digit(root, name)) for name in images_below(root, part, passed)] for part in ("training", "testing"))
+    train, test = (
+        [(name, _digit(root, name)) for name in images_below(root, part, passed)]
+        for part in ("training", "testing")
+    )
     return _listed(root, train, test, ANIMAL10N, passed=passed)
 
 
 def food101n(root: Path) -> Listed:
-    """All listed pictures, by folder; the labels that were verified and are right are known. The test is Food-101's, which lies in
-    food-101/, here or beside."""
+    """All listed pictures, by folder; the labels that were verified and are right are known. The
+    test is Food-101's, which lies in food-101/, here or beside.
+    """
     root = root / "Food-101N_release" if (root / "Food-101N_release").is_dir() else root
-    keys = [key for key in _lines(root / "meta" / "imagelist.tsv") if key and not key.startswith("class_name")]
-    right = {key for part in ("train", "val") for key, label in _marks(root / "meta" / f"verified_{part}.tsv") if label == 1}
-    train = [(f"images/{key}", _number(FOOD101, key.partition("/")[0], root / "meta" / "imagelist.tsv")) for key in keys]
-    clean = np.array([label if key in right else -1 for key, (_, label) in zip(keys, train, strict=True)], np.int64)
-    places = [place / name for place in (root, root.parent, root.parent.parent) for name in ("food-101", "food101")]
+    keys = [
+        key
+        for key in _lines(root / "meta" / "imagelist.tsv")
+        if key and not key.startswith("class_name")
+    ]
+    right = {
+        key
+        for part in ("train", "val")
+        for key, label in _marks(root / "meta" / f"verified_{part}.tsv")
+        if label == 1
+    }
+    train = [
+        (f"images/{key}", _number(FOOD101, key.partition("/")[0], root / "meta" / "imagelist.tsv"))
+        for key in keys
+    ]
+    clean = np.array(
+        [label if key in right else -1 for key, (_, label) in zip(keys, train, strict=True)],
+        np.int64,
+    )
+    places = [
+        place / name
+        for place in (root, root.parent, root.parent.parent)
+        for name in ("food-101", "food101")
+    ]
     other = next((place for place in places if (place / "meta" / "test.txt").exists()), None)
     if other is None:
-        raise DataError(f"{root} has no test set: put Food-101 (images/, meta/test.txt) into {root / 'food-101'} or beside it")
-    test = [(f"images/{key}.jpg", _number(FOOD101, key.partition("/")[0], other / "meta" / "test.txt"))
-            for key in _lines(other / "meta" / "test.txt") if key]  # fmt: skip
+        raise DataError(
+            f"{root} has no test set: put Food-101 (images/, meta/test.txt) into "
+            f"{root / 'food-101'} or beside it"
+        )
+    test = [
+        (f"images/{key}.jpg", _number(FOOD101, key.partition("/")[0], other / "meta" / "test.txt"))
+        for key in _lines(other / "meta" / "test.txt")
+        if key
+    ]
     return _listed(root, train, test, FOOD101, clean, whole=False, test_root=other)
 
 
 def tinyimagenet(root: Path) -> Listed:
-    """train/WNID/images/picture; val/images/ with val_annotations.txt, or sorted into val/WNID/. Classes in the order of wnids.txt."""
+    """train/WNID/images/picture; val/images/ with val_annotations.txt, or sorted into val/WNID/.
+    Classes in the order of wnids.txt.
+    """
     root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
     wnids = [wnid for wnid in _lines(root / "wnids.txt") if wnid]
     passed = PassedOver()
@@ -103,7 +170,9 @@ LAYOUTS: dict[str, Callable[[Path], Listed]] = {
 
 
 def by_folder(root: Path, part: str, classes: Sequence[str], passed: PassedOver) -> Rows:
-    """Images of `part/CLASS/`, at any depth below, by class and name. Raises DataError for a folder that is no class."""
+    """Images of `part/CLASS/`, at any depth below, by class and name. Raises DataError for a folder
+    that is no class.
+    """
     where = root / part
     if not where.is_dir():
         raise DataError(f"{where} is not there: expected a folder for each class in it")
@@ -128,7 +197,9 @@ def _listed(
     for rows, what in ((train, "training"), (test, "test")):
         if not rows:
             raise DataError(f"{root} holds no {what} pictures")
-        if strange := next((name for name, _ in rows if name.startswith("/") or ".." in name.split("/")), None):
+        if strange := next(
+            (name for name, _ in rows if name.startswith("/") or ".." in name.split("/")), None
+        ):
             raise DataError(f"{root} lists {strange!r}, which lies outside it")
     sides = as_listing(root, train), as_listing(test_root or root, test)
     return Listed(*sides[0], *sides[1], classes, clean, whole, passed.lines() if passed else ())
@@ -139,7 +210,9 @@ def _lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def _pairs(path: Path) -> Rows:
@@ -185,4 +258,6 @@ def _words(path: Path, wnids: list[str]) -> list[str]:
         return wnids
     words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line)
     names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
-    return [wnid if names.count(name) > 1 else name for name, wnid in zip(names, wnids, strict=True)]
+    return [
+        wnid if names.count(name) > 1 else name for name, wnid in zip(names, wnids, strict=True)
+    ]

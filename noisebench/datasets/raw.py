@@ -1,4 +1,6 @@
-"""Data sets as they were published, and as torchvision leaves them: CIFAR's pickled batches, of which nothing is run, and MNIST's idx."""
+"""Data sets as they were published, and as torchvision leaves them: CIFAR's pickled batches, of
+which nothing is run, and MNIST's idx.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ _IDX = {
 
 @dataclass(frozen=True)
 class Batches:
-    """CIFAR's archive: its folder, which batches are training and test, with their md5, and what they call the labels."""
+    """CIFAR's archive: its folder, which batches are training and test, with their md5, and what
+    they call the labels.
+    """
 
     folder: str
     train: dict[str, str]
@@ -44,20 +48,29 @@ class Batches:
 BATCHES = {
     "cifar10": Batches(
         "cifar-10-batches-py",
-        {"data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-         "data_batch_3": "54ebc095f3ab1f0389bbae665268c751", "data_batch_4": "634d18415352ddfa80567beed471001a",
-         "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb"},
+        {
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        },
         {"test_batch": "40351d587109b95175f43aff81a1287e"},
         "labels",
     ),
     "cifar100": Batches(
-        "cifar-100-python", {"train": "16019d7e3df5f24257cddd939b257f8d"}, {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}, "fine_labels"
+        "cifar-100-python",
+        {"train": "16019d7e3df5f24257cddd939b257f8d"},
+        {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        "fine_labels",
     ),
-}  # fmt: skip
+}
 
 
 def find_original(name: str, data_dir: Path) -> Path | None:
-    """Where torchvision left a set, or somebody its archive; None where it is not, or in part: of a download that was broken off."""
+    """Where torchvision left a set, or somebody its archive; None where it is not, or in part: of a
+    download that was broken off.
+    """
     if name in BATCHES:
         folder, archive = data_dir / BATCHES[name].folder, data_dir / FILES[name][0].name
         if all((folder / batch).exists() for batch in BATCHES[name].train | BATCHES[name].test):
@@ -73,7 +86,8 @@ def original_place(name: str) -> str:
 
 
 def read_original(name: str, place: Path) -> dict[str, np.ndarray]:
-    """Its images and labels, {train,test}_{images,labels}, uint8. Raises DataError where a file is not what was published.
+    """Its images and labels, {train,test}_{images,labels}, uint8. Raises DataError where a file is
+    not what was published.
 
     place: of CIFAR the archive or its unpacked folder, of MNIST the folder of its four files.
     """
@@ -107,7 +121,11 @@ def _from_archive(name: str, archive: Path, batches: Batches) -> Iterator[tuple[
             raise _other(archive, f"its checksum is not {FILES[name][0].checksum}")
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
-                if member.name in wanted and member.size <= _LARGEST and (file := tar.extractfile(member)):
+                if (
+                    member.name in wanted
+                    and member.size <= _LARGEST
+                    and (file := tar.extractfile(member))
+                ):
                     yield wanted[member.name], file.read()
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} cannot be read: {error}") from None
@@ -116,8 +134,15 @@ def _from_archive(name: str, archive: Path, batches: Batches) -> Iterator[tuple[
 def _read_batch(raw: bytes, where: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (n, 32, 32, 3) and labels (n,)."""
     content = read_batch(raw, where)
-    data, found = (content.get(key) if isinstance(content, dict) else None for key in ("data", labels))
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (_BATCH,) or not isinstance(found, list):
+    data, found = (
+        content.get(key) if isinstance(content, dict) else None for key in ("data", labels)
+    )
+    if (
+        not isinstance(data, np.ndarray)
+        or data.dtype != np.uint8
+        or data.shape[1:] != (_BATCH,)
+        or not isinstance(found, list)
+    ):
         raise _other(where, f"a batch has no data (n, {_BATCH}) and {labels}")
     if not all(type(label) is int for label in found) or len(found) != len(data):
         raise _other(where, f"its {labels} are not one class number an image")
@@ -144,7 +169,9 @@ def _unpacked(name: str, path: Path, part: str) -> bytes:
     try:
         if not file.is_at(path):
             raise _other(path, f"its checksum is not {file.checksum}")
-        return gzip.GzipFile(fileobj=io.BytesIO(raw)).read(len(_header(_IDX[part][1])) + prod(_IDX[part][1]) + 1)
+        return gzip.GzipFile(fileobj=io.BytesIO(raw)).read(
+            len(_header(_IDX[part][1])) + prod(_IDX[part][1]) + 1
+        )
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 

@@ -1,6 +1,7 @@
 """The classes of published sets, in the published order.
 
-What is known of a data set before a byte of it is read: classes, sizes, and what one trains on it by default.
+What is known of a data set before a byte of it is read: classes, sizes, and what one trains on it
+by default.
 """
 
 from __future__ import annotations
@@ -13,39 +14,77 @@ from ..core.classes import SUPERCLASS, SUPERCLASS_NAMES
 from .streaming.images import Fitting, Sizes
 from .streaming.index import Listed
 
-# ILSVRC 2012's identifiers in their order, each with WordNet's first word for it; two words stand for two classes each, which
-# have their identifiers behind them.
-_SYNSETS = files("noisebench.datasets").joinpath("data", "imagenet_synsets.txt").read_text(encoding="utf-8").splitlines()
+# ILSVRC 2012's identifiers in their order, each with WordNet's first word for it; two words stand
+# for two classes each, which have their identifiers behind them.
+_SYNSETS = (
+    files("noisebench.datasets")
+    .joinpath("data", "imagenet_synsets.txt")
+    .read_text(encoding="utf-8")
+    .splitlines()
+)
 WNIDS = tuple(line.partition(" ")[0] for line in _SYNSETS)
 IMAGENET = tuple(line.partition(" ")[2] for line in _SYNSETS)
 
-CLOTHING1M = ("T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker", "Jacket", "Downcoat", "Suit", "Shawl",
-              "Dress", "Vest", "Underwear")  # fmt: skip
-# As its authors list them; some who looked at the pictures take 4 and 5 for each other. No number depends on it.
-ANIMAL10N = ("cat", "lynx", "wolf", "coyote", "cheetah", "jaguar", "chimpanzee", "orangutan", "hamster", "guinea pig")
+CLOTHING1M = (
+    "T-Shirt",
+    "Shirt",
+    "Knitwear",
+    "Chiffon",
+    "Sweater",
+    "Hoodie",
+    "Windbreaker",
+    "Jacket",
+    "Downcoat",
+    "Suit",
+    "Shawl",
+    "Dress",
+    "Vest",
+    "Underwear",
+)
+# As its authors list them; some who looked at the pictures take 4 and 5 for each other. No number
+# depends on it.
+ANIMAL10N = (
+    "cat",
+    "lynx",
+    "wolf",
+    "coyote",
+    "cheetah",
+    "jaguar",
+    "chimpanzee",
+    "orangutan",
+    "hamster",
+    "guinea pig",
+)
 FOOD101 = tuple(
-    """apple_pie baby_back_ribs baklava beef_carpaccio beef_tartare beet_salad beignets bibimbap bread_pudding breakfast_burrito
-    bruschetta caesar_salad cannoli caprese_salad carrot_cake ceviche cheese_plate cheesecake chicken_curry chicken_quesadilla
-    chicken_wings chocolate_cake chocolate_mousse churros clam_chowder club_sandwich crab_cakes creme_brulee croque_madame cup_cakes
-    deviled_eggs donuts dumplings edamame eggs_benedict escargots falafel filet_mignon fish_and_chips foie_gras french_fries
-    french_onion_soup french_toast fried_calamari fried_rice frozen_yogurt garlic_bread gnocchi greek_salad grilled_cheese_sandwich
-    grilled_salmon guacamole gyoza hamburger hot_and_sour_soup hot_dog huevos_rancheros hummus ice_cream lasagna lobster_bisque
-    lobster_roll_sandwich macaroni_and_cheese macarons miso_soup mussels nachos omelette onion_rings oysters pad_thai paella pancakes
-    panna_cotta peking_duck pho pizza pork_chop poutine prime_rib pulled_pork_sandwich ramen ravioli red_velvet_cake risotto samosa
-    sashimi scallops seaweed_salad shrimp_and_grits spaghetti_bolognese spaghetti_carbonara spring_rolls steak strawberry_shortcake
-    sushi tacos takoyaki tiramisu tuna_tartare waffles""".split()  # noqa: SIM905
+    """apple_pie baby_back_ribs baklava beef_carpaccio beef_tartare beet_salad beignets bibimbap
+    bread_pudding breakfast_burrito bruschetta caesar_salad cannoli caprese_salad carrot_cake
+    ceviche cheese_plate cheesecake chicken_curry chicken_quesadilla chicken_wings
+    chocolate_cake chocolate_mousse churros clam_chowder club_sandwich crab_cakes creme_brulee
+    croque_madame cup_cakes deviled_eggs donuts dumplings edamame eggs_benedict escargots
+    falafel filet_mignon fish_and_chips foie_gras french_fries french_onion_soup french_toast
+    fried_calamari fried_rice frozen_yogurt garlic_bread gnocchi greek_salad
+    grilled_cheese_sandwich grilled_salmon guacamole gyoza hamburger hot_and_sour_soup hot_dog
+    huevos_rancheros hummus ice_cream lasagna lobster_bisque lobster_roll_sandwich
+    macaroni_and_cheese macarons miso_soup mussels nachos omelette onion_rings oysters pad_thai
+    paella pancakes panna_cotta peking_duck pho pizza pork_chop poutine prime_rib
+    pulled_pork_sandwich ramen ravioli red_velvet_cake risotto samosa sashimi scallops
+    seaweed_salad shrimp_and_grits spaghetti_bolognese spaghetti_carbonara spring_rolls steak
+    strawberry_shortcake sushi tacos takoyaki tiramisu tuna_tartare waffles""".split()  # noqa: SIM905
 )
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set. `shape` is (height, width, channels); `crop` the padding of a random crop, in pixels.
+    """One data set. `shape` is (height, width, channels); `crop` the padding of a random crop, in
+    pixels.
 
-    reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its pictures are brought to `shape`, a training's random crop
-    takes a share of the picture from `area` on, and `centre` is the share of the shorter side that is looked at when networks are asked.
-    recorded: whether it is trained on as it is unless a noise is named, since nobody knows which of its labels are wrong.
-    mixed: whether the images, of different sizes, are brought to `shape`; sizes: those in the files, of a folder in memory.
-    mislabelled: whether some of its own labels are known to be wrong, so that none are drawn on top of them.
+    reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its pictures are brought to
+    `shape`, a training's random crop takes a share of the picture from `area` on, and `centre` is
+    the share of the shorter side that is looked at when networks are asked. recorded: whether it is
+    trained on as it is unless a noise is named, since nobody knows which of its labels are wrong.
+    mixed: whether the images, of different sizes, are brought to `shape`; sizes: those in the
+    files, of a folder in memory. mislabelled: whether some of its own labels are known to be wrong,
+    so that none are drawn on top of them.
     """
 
     name: str
@@ -62,8 +101,10 @@ class Dataset:
     source: str = ""
     path: Path | None = None  # of a foreign set
     test: Path | None = None  # of a foreign set: where its test images lie, if elsewhere
-    labels: str | None = None  # of a folder: the label file that was named for it, FILE or FILE:COLUMN
-    merged: tuple[str, tuple[int, ...]] | None = None  # another set's images, and its class -> this one's
+    # of a folder: the label file that was named for it, FILE or FILE:COLUMN
+    labels: str | None = None
+    # another set's images, and its class -> this one's
+    merged: tuple[str, tuple[int, ...]] | None = None
     reader: str = ""
     area: float = 0.0
     centre: float = 0.0
@@ -71,8 +112,10 @@ class Dataset:
     mislabelled: bool = False
     mixed: bool = False
     sizes: Sizes | None = field(default=None, compare=False, repr=False)
-    listed: Listed | None = field(default=None, compare=False, repr=False)  # what was found of it where it lies
-    decisions: tuple[str, ...] = field(default=(), compare=False)  # what was passed over, and what was chosen
+    # what was found of it where it lies
+    listed: Listed | None = field(default=None, compare=False, repr=False)
+    # what was passed over, and what was chosen
+    decisions: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def num_classes(self) -> int:
@@ -82,8 +125,17 @@ class Dataset:
     def augmentation(self) -> dict[str, int | float | bool]:
         """The recipe's settings that are the data set's own unless somebody sets them."""
         if self.reader:
-            return {"size": self.shape[0], "area": self.area, "centre": self.centre, "flip": self.flip}
-        return {"crop": self.crop, "flip": self.flip, **({"size": self.shape[0]} if self.mixed else {})}
+            return {
+                "size": self.shape[0],
+                "area": self.area,
+                "centre": self.centre,
+                "flip": self.flip,
+            }
+        return {
+            "crop": self.crop,
+            "flip": self.flip,
+            **({"size": self.shape[0]} if self.mixed else {}),
+        }
 
     @property
     def fitting(self) -> Fitting:
@@ -94,15 +146,28 @@ class Dataset:
 _DIGITS = tuple("0123456789")
 _CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
 _CIFAR100 = tuple(  # the official fine names, in the official order
-    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-    possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-    sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
-    willow_tree wolf woman worm""".split()  # noqa: SIM905
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
+    butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
+    crab crocodile cup dinosaur dolphin elephant flatfish forest fox girl hamster house kangaroo
+    keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
+    mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain
+    plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+    television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf
+    woman worm""".split()  # noqa: SIM905
 )
-_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 
 AREA, CENTRE = 0.08, 0.875  # the field's random crop of photographs, and its 224 of 256 pixels
 
@@ -119,39 +184,167 @@ def _streamed(
     side: int = 224,
     mislabelled: bool = False,
 ) -> Dataset:
-    """A set of photographs in a folder of its name; sizes: of training and test. Pictures of 64 pixels are looked at whole, and
-    cropped less."""
+    """A set of photographs in a folder of its name; sizes: of training and test. Pictures of 64
+    pixels are looked at whole, and cropped less.
+    """
     area, centre = (AREA, CENTRE) if side > 64 else (0.5, 1.0)
-    return Dataset(name, summary, classes, (side, side, 3), *sizes, model, recipe, flip=True, source=source, reader="folder",
-                   recorded=True, mislabelled=mislabelled, area=area, centre=centre)  # fmt: skip
+    return Dataset(
+        name,
+        summary,
+        classes,
+        (side, side, 3),
+        *sizes,
+        model,
+        recipe,
+        flip=True,
+        source=source,
+        reader="folder",
+        recorded=True,
+        mislabelled=mislabelled,
+        area=area,
+        centre=centre,
+    )
 
 
 DATASETS = {
     entry.name: entry
     for entry in (
-        Dataset("digits", "1,797 handwritten digits, 8x8, inside the package", _DIGITS, (8, 8, 1), 1297, 500, "mlp", "digits",
-                map="digits", source="UCI Optical Recognition of Handwritten Digits, Alpaydin & Kaynak 1998, CC BY 4.0"),
-        Dataset("cifar10", "60,000 small photographs of 10 things", _CIFAR10, (32, 32, 3), 50_000, 10_000, "cnn8", "apl",
-                map="cifar10", crop=4, flip=True, source="Krizhevsky 2009"),
-        Dataset("cifar100", "60,000 small photographs of 100 things", _CIFAR100, (32, 32, 3), 50_000, 10_000, "resnet34", "apl",
-                map="superclass-next", crop=4, flip=True, source="Krizhevsky 2009"),
-        Dataset("cifar20", "cifar100's photographs, 20 superclasses", SUPERCLASS_NAMES, (32, 32, 3), 50_000, 10_000, "resnet34", "apl",
-                crop=4, flip=True, source="Krizhevsky 2009", merged=("cifar100", SUPERCLASS)),
-        Dataset("mnist", "70,000 handwritten digits, 28x28", _DIGITS, (28, 28, 1), 60_000, 10_000, "cnn4", "apl",
-                map="digits", crop=2, source="LeCun et al. 1998"),
-        Dataset("fashionmnist", "70,000 pieces of clothing, 28x28", _FASHION, (28, 28, 1), 60_000, 10_000, "cnn4", "apl",
-                map="fashionmnist", crop=2, flip=True, source="Xiao et al. 2017, MIT"),
-        _streamed("imagenet", "1,281,167 photographs of 1,000 things, ILSVRC 2012", IMAGENET, (1_281_167, 50_000), "timm:resnet50",
-                  recipe="el-imagenet", source="Russakovsky et al. 2015; test: its validation set"),
-        _streamed("clothing1m", "1,000,000 pieces of clothing from shops, labels from the text beside them", CLOTHING1M,
-                  (1_000_000, 10_526), "timm:resnet50", source="Xiao et al. 2015; test: its clean test set", mislabelled=True),
-        _streamed("webvision", "65,944 pictures that Google found for ImageNet's first 50 classes, mini WebVision", IMAGENET[:50],
-                  (65_944, 2_500), "timm:resnet50", source="Li et al. 2017; test: its validation set", mislabelled=True),
-        _streamed("animal10n", "50,000 animals of five pairs that look alike, about 8 % mislabelled", ANIMAL10N, (50_000, 5_000),
-                  "timm:vgg19_bn", side=64, source="Song et al. 2019", mislabelled=True),
-        _streamed("food101n", "310,009 dishes from the web, about 20 % mislabelled", FOOD101, (310_009, 25_250), "timm:resnet50",
-                  source="Lee et al. 2018; test: Food-101's, Bossard et al. 2014", mislabelled=True),
-        _streamed("tinyimagenet", "100,000 photographs, 64x64, of 200 of ImageNet's classes", tuple(map(str, range(200))),
-                  (100_000, 10_000), "timm:resnet18", side=64, source="Le & Yang 2015; test: its validation set"),
+        Dataset(
+            "digits",
+            "1,797 handwritten digits, 8x8, inside the package",
+            _DIGITS,
+            (8, 8, 1),
+            1297,
+            500,
+            "mlp",
+            "digits",
+            map="digits",
+            source="UCI Optical Recognition of Handwritten Digits, Alpaydin & "
+            "Kaynak 1998, CC BY 4.0",
+        ),
+        Dataset(
+            "cifar10",
+            "60,000 small photographs of 10 things",
+            _CIFAR10,
+            (32, 32, 3),
+            50_000,
+            10_000,
+            "cnn8",
+            "apl",
+            map="cifar10",
+            crop=4,
+            flip=True,
+            source="Krizhevsky 2009",
+        ),
+        Dataset(
+            "cifar100",
+            "60,000 small photographs of 100 things",
+            _CIFAR100,
+            (32, 32, 3),
+            50_000,
+            10_000,
+            "resnet34",
+            "apl",
+            map="superclass-next",
+            crop=4,
+            flip=True,
+            source="Krizhevsky 2009",
+        ),
+        Dataset(
+            "cifar20",
+            "cifar100's photographs, 20 superclasses",
+            SUPERCLASS_NAMES,
+            (32, 32, 3),
+            50_000,
+            10_000,
+            "resnet34",
+            "apl",
+            crop=4,
+            flip=True,
+            source="Krizhevsky 2009",
+            merged=("cifar100", SUPERCLASS),
+        ),
+        Dataset(
+            "mnist",
+            "70,000 handwritten digits, 28x28",
+            _DIGITS,
+            (28, 28, 1),
+            60_000,
+            10_000,
+            "cnn4",
+            "apl",
+            map="digits",
+            crop=2,
+            source="LeCun et al. 1998",
+        ),
+        Dataset(
+            "fashionmnist",
+            "70,000 pieces of clothing, 28x28",
+            _FASHION,
+            (28, 28, 1),
+            60_000,
+            10_000,
+            "cnn4",
+            "apl",
+            map="fashionmnist",
+            crop=2,
+            flip=True,
+            source="Xiao et al. 2017, MIT",
+        ),
+        _streamed(
+            "imagenet",
+            "1,281,167 photographs of 1,000 things, ILSVRC 2012",
+            IMAGENET,
+            (1_281_167, 50_000),
+            "timm:resnet50",
+            recipe="el-imagenet",
+            source="Russakovsky et al. 2015; test: its validation set",
+        ),
+        _streamed(
+            "clothing1m",
+            "1,000,000 pieces of clothing from shops, labels from the text beside them",
+            CLOTHING1M,
+            (1_000_000, 10_526),
+            "timm:resnet50",
+            source="Xiao et al. 2015; test: its clean test set",
+            mislabelled=True,
+        ),
+        _streamed(
+            "webvision",
+            "65,944 pictures that Google found for ImageNet's first 50 classes, mini WebVision",
+            IMAGENET[:50],
+            (65_944, 2_500),
+            "timm:resnet50",
+            source="Li et al. 2017; test: its validation set",
+            mislabelled=True,
+        ),
+        _streamed(
+            "animal10n",
+            "50,000 animals of five pairs that look alike, about 8 % mislabelled",
+            ANIMAL10N,
+            (50_000, 5_000),
+            "timm:vgg19_bn",
+            side=64,
+            source="Song et al. 2019",
+            mislabelled=True,
+        ),
+        _streamed(
+            "food101n",
+            "310,009 dishes from the web, about 20 % mislabelled",
+            FOOD101,
+            (310_009, 25_250),
+            "timm:resnet50",
+            source="Lee et al. 2018; test: Food-101's, Bossard et al. 2014",
+            mislabelled=True,
+        ),
+        _streamed(
+            "tinyimagenet",
+            "100,000 photographs, 64x64, of 200 of ImageNet's classes",
+            tuple(map(str, range(200))),
+            (100_000, 10_000),
+            "timm:resnet18",
+            side=64,
+            source="Le & Yang 2015; test: its validation set",
+        ),
     )
-}  # fmt: skip
+}

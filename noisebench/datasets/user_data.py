@@ -1,4 +1,6 @@
-"""Sets that are not in the catalogue: any .npz in MedMNIST's layout, any folder of images `[train/]class/picture`."""
+"""Sets that are not in the catalogue: any .npz in MedMNIST's layout, any folder of images
+`[train/]class/picture`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ import numpy as np
 from ..core.files.untrusted import free_memory
 from ..errors import DataError
 from .image_folder import list_folder
-from .npz import KERAS, as_labels, class_count, fingerprint, image_shape, read_arrays, read_shape, unused_arrays
+from .npz import (
+    KERAS,
+    as_labels,
+    class_count,
+    fingerprint,
+    image_shape,
+    read_arrays,
+    read_shape,
+    unused_arrays,
+)
 from .registry import Dataset
 from .streaming.images import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
 from .streaming.index import Listed, Names
@@ -29,8 +40,8 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange wid
 def describe_foreign(path: Path, test: Path | None = None, labels: str | None = None) -> Dataset:
     """What can be known of a foreign set from its labels and one image. Raises DataError.
 
-    Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one name stay apart, and one
-    set has one name wherever it lies.
+    Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one
+    name stay apart, and one set has one name wherever it lies.
     """
     listed, file_sizes = None, None
     decisions: tuple[str, ...] = ()
@@ -45,19 +56,37 @@ def describe_foreign(path: Path, test: Path | None = None, labels: str | None = 
         raise DataError(f"--test is for a folder of images: {path} has its own test arrays")
     elif path.suffix == ".npz":
         arrays = read_arrays(path, ("train_labels", "test_labels"))
-        train_labels, test_labels = (as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test"))
+        train_labels, test_labels = (
+            as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test")
+        )
         sizes = len(train_labels), len(test_labels)
         classes = tuple(map(str, range(class_count(train_labels, test_labels, str(path)))))
         shape = image_shape(read_shape(path, "train_images"), str(path))
         if unused := unused_arrays(path, tuple(KERAS)):
             decisions = (f"passed over: arrays that are not read: {', '.join(unused)}",)
     else:
-        raise DataError(f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or a folder of images")
+        raise DataError(
+            f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or "
+            "a folder of images"
+        )
     stem = re.sub(r"[^\w.-]+", "_", path.resolve().stem)
     name = f"{stem}-{fingerprint(train_labels)[:6]}"
-    return Dataset(name, "by path", classes, shape, *sizes, _default_model(shape), "apl", path=path, test=test, labels=labels,
-                   mixed=file_sizes is not None and not file_sizes.equal, sizes=file_sizes, listed=listed,
-                   decisions=decisions)  # fmt: skip
+    return Dataset(
+        name,
+        "by path",
+        classes,
+        shape,
+        *sizes,
+        _default_model(shape),
+        "apl",
+        path=path,
+        test=test,
+        labels=labels,
+        mixed=file_sizes is not None and not file_sizes.equal,
+        sizes=file_sizes,
+        listed=listed,
+        decisions=decisions,
+    )
 
 
 def _default_model(shape: tuple[int, ...]) -> str:
@@ -69,17 +98,27 @@ def _default_model(shape: tuple[int, ...]) -> str:
 
 
 def by_path(listed: Listed) -> Listed:
-    """The images of both parts in the order of their paths, as sets in memory have them: `a-b/0.png` comes before `a/0.png`."""
-    orders = [np.array(sorted(range(len(part)), key=list(part.names).__getitem__), np.int64) for part in (listed.train, listed.test)]
-    train, test = (replace(part, names=Names.of(part.names[at] for at in order.tolist()))
-                   for part, order in zip((listed.train, listed.test), orders, strict=True))  # fmt: skip
+    """The images of both parts in the order of their paths, as sets in memory have them:
+    `a-b/0.png` comes before `a/0.png`.
+    """
+    orders = [
+        np.array(sorted(range(len(part)), key=list(part.names).__getitem__), np.int64)
+        for part in (listed.train, listed.test)
+    ]
+    train, test = (
+        replace(part, names=Names.of(part.names[at] for at in order.tolist()))
+        for part, order in zip((listed.train, listed.test), orders, strict=True)
+    )
     clean = None if listed.clean is None else listed.clean[orders[0]]
     labels = listed.train_labels[orders[0]], listed.test_labels[orders[1]]
-    return replace(listed, train=train, test=test, train_labels=labels[0], test_labels=labels[1], clean=clean)
+    return replace(
+        listed, train=train, test=test, train_labels=labels[0], test_labels=labels[1], clean=clean
+    )
 
 
 def picture_sizes(path: Path, files: list[str]) -> Sizes:
-    """Width and height of each picture, from its first bytes; without those that cannot be read, which `check_files` names all at once.
+    """Width and height of each picture, from its first bytes; without those that cannot be read,
+    which `check_files` names all at once.
 
     Raises DataError where none can be read.
     """
@@ -101,7 +140,9 @@ def picture_sizes(path: Path, files: list[str]) -> Sizes:
 
 
 def default_shape(sizes: Sizes) -> tuple[int, int, int]:
-    """Images that are all of one size, square or not, keep it; others become squares of the median shorter side, of at most 224."""
+    """Images that are all of one size, square or not, keep it; others become squares of the median
+    shorter side, of at most 224.
+    """
     if sizes.equal:
         return int(sizes.pixels[0, 1]), int(sizes.pixels[0, 0]), 3
     side = min(max(sizes.median, _SMALLEST_SIDE), SIDE)
@@ -109,18 +150,25 @@ def default_shape(sizes: Sizes) -> tuple[int, int, int]:
 
 
 def check_memory(path: Path | str, n: int, height: int, width: int, channels: int = 3) -> None:
-    """Raises DataError where n images would not fit into what is free of the memory; says what to do."""
+    """Raises DataError where n images would not fit into what is free of the memory; says what to
+    do.
+    """
     needed, free = n * height * width * channels, free_memory()
     if free is not None and needed > _SHARE * free:
         stream = f", or stream them as folder:{path}" if isinstance(path, Path) else ""
         raise DataError(
-            f"{path}: {n} images of {height}x{width} are {needed / 1e9:.1f} GB in memory, of which {free / 1e9:.1f} GB are free: "
+            f"{path}: {n} images of {height}x{width} are {needed / 1e9:.1f} GB in memory, of "
+            f"which {free / 1e9:.1f} GB are free: "
             f"give a smaller --img-size{stream}"
         )
 
 
-def read_pictures(path: Path, files: list[str], fitting: Fitting) -> tuple[np.ndarray, list[Changed]]:
-    """Images (N, height, width, 3), uint8, and what was changed of each (without its pixels). Raises DataError."""
+def read_pictures(
+    path: Path, files: list[str], fitting: Fitting
+) -> tuple[np.ndarray, list[Changed]]:
+    """Images (N, height, width, 3), uint8, and what was changed of each (without its pixels).
+    Raises DataError.
+    """
     images = np.empty((len(files), fitting.height, fitting.width, 3), np.uint8)
     changed = []
     for i, file in enumerate(files):

@@ -1,4 +1,6 @@
-"""One bundle at one worker: what was said of its jobs, and what becomes of those that it left without a word."""
+"""One bundle at one worker: what was said of its jobs, and what becomes of those that it left
+without a word.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from pathlib import Path
 from ..runs.folder import RunFolder
 from .job import Bundle, Event, Job
 
-MOST_LOST = 3  # machines that may go silent over a bundle; the next one fails its runs, which may be what they go silent of
+# machines that may go silent over a bundle; the next one fails its runs, which may be what they go
+# silent of
+MOST_LOST = 3
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,9 @@ class Fate:
 
 @dataclass
 class Attempt:
-    """`hear` every event, then ask for the fate of the rest once: `died` or `lost` where the worker ended badly, else `ended`."""
+    """`hear` every event, then ask for the fate of the rest once: `died` or `lost` where the worker
+    ended badly, else `ended`.
+    """
 
     bundle: Bundle
     ends: dict[int, Event] = field(default_factory=dict)
@@ -37,7 +43,9 @@ class Attempt:
             yield event
 
     def _open(self, event: Event) -> bool:
-        """Interrupted; or still claimed by the worker that was lost, which saves and leaves, or whose claim runs out."""
+        """Interrupted; or still claimed by the worker that was lost, which saves and leaves, or
+        whose claim runs out.
+        """
         return event.kind == "interrupted" or (event.kind == "taken" and self.bundle.lost > 0)
 
     @property
@@ -52,35 +60,62 @@ class Attempt:
 
     @property
     def unfinished(self) -> list[Job]:
-        return [job for job in self.bundle.jobs if job.number not in self.ends or self._open(self.ends[job.number])]
+        return [
+            job
+            for job in self.bundle.jobs
+            if job.number not in self.ends or self._open(self.ends[job.number])
+        ]
 
     @property
     def silent(self) -> list[Job]:
         return [job for job in self.bundle.jobs if job.number not in self.ends]
 
     def ended(self) -> Fate:
-        """The worker ended in peace, somebody stopped it alone: what it was at goes on in another."""
+        """The worker ended in peace, somebody stopped it alone: what it was at goes on in
+        another.
+        """
         return self._again(self.unfinished)
 
     def stopped(self) -> Fate:
         """All is being stopped."""
         unsaid = Event(-1, "interrupted", {"message": "stopped before it began"})
-        return Fate([], [replace(self.ends.get(job.number, unsaid), number=job.number) for job in self.unfinished])
+        return Fate(
+            [],
+            [
+                replace(self.ends.get(job.number, unsaid), number=job.number)
+                for job in self.unfinished
+            ],
+        )
 
     def died(self, message: str) -> Fate:
-        """The worker died over what it was silent about: several jobs are tried again in halves, until one by itself has failed."""
+        """The worker died over what it was silent about: several jobs are tried again in halves,
+        until one by itself has failed.
+        """
         open_ones = [job for job in self.unfinished if job.number in self.ends]
         halves = _halves(self.silent) if len(self.bundle.jobs) > 1 else []
         said = [] if halves else list(_failed(self.silent, "WorkerDied", message))
         return Fate([self.bundle.again(jobs) for jobs in (open_ones, *halves) if jobs], said)
 
     def lost(self, message: str) -> Fate:
-        """The machine went silent, which is seldom its runs' fault: they go on elsewhere from their checkpoints, so many times."""
+        """The machine went silent, which is seldom its runs' fault: they go on elsewhere from their
+        checkpoints, so many times.
+        """
         if self.bundle.lost < MOST_LOST:
-            said = [Event(job.number, "again", {"message": f"{job.title} goes on elsewhere: {message}"}) for job in self.unfinished]
+            said = [
+                Event(
+                    job.number, "again", {"message": (f"{job.title} goes on elsewhere: {message}")}
+                )
+                for job in self.unfinished
+            ]
             return Fate(self._again(self.unfinished, lost=self.bundle.lost + 1).again, said)
-        taken = [self.ends[job.number] for job in self.unfinished if job.number in self.ends and self.ends[job.number].kind == "taken"]
-        rest = [job for job in self.unfinished if job.number not in {event.number for event in taken}]
+        taken = [
+            self.ends[job.number]
+            for job in self.unfinished
+            if job.number in self.ends and self.ends[job.number].kind == "taken"
+        ]
+        rest = [
+            job for job in self.unfinished if job.number not in {event.number for event in taken}
+        ]
         return Fate([], [*taken, *_failed(rest, "WorkerLost", f"{message}, {MOST_LOST + 1} times")])
 
     def _again(self, jobs: list[Job], lost: int | None = None) -> Fate:

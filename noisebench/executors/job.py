@@ -17,7 +17,9 @@ STOP = "stop"  # the file beside a bundle's that says: stopping is for good
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker finds and puts things; workers: processes of its own that read pictures ahead; None for one a thread."""
+    """Where a worker finds and puts things; workers: processes of its own that read pictures ahead;
+    None for one a thread.
+    """
 
     workspace: str
     data_dir: str
@@ -38,7 +40,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a suite, with the key and the facts that whoever planned it computed. `anew`: though it is finished."""
+    """A run of a suite, with the key and the facts that whoever planned it computed. `anew`: though
+    it is finished.
+    """
 
     number: int
     wanted: SuiteRun
@@ -49,9 +53,20 @@ class Job:
 
     @classmethod
     def of(cls, number: int, item: Item) -> Job:
-        """The precision is settled here: `auto` may be another where the run is executed, and with it the key."""
-        wanted = replace(item.wanted, settings={**item.wanted.settings, "precision": item.run.precision})
-        return cls(number, wanted, item.run.key, str(item.folder.path), item.run.about, item.status == "done")
+        """The precision is settled here: `auto` may be another where the run is executed, and with
+        it the key.
+        """
+        wanted = replace(
+            item.wanted, settings={**item.wanted.settings, "precision": item.run.precision}
+        )
+        return cls(
+            number,
+            wanted,
+            item.run.key,
+            str(item.folder.path),
+            item.run.about,
+            item.status == "done",
+        )
 
     @property
     def title(self) -> str:
@@ -66,8 +81,9 @@ class Job:
 class Bundle:
     """What a worker does at once: one job, or several in the places of a pack of this width.
 
-    name: the same over all tries, another for each bundle of a submission; begun: a worker of this command was at it before, whose
-    checkpoints are taken up; lost: of how many machines one heard no more while they were at it.
+    name: the same over all tries, another for each bundle of a submission; begun: a worker of this
+    command was at it before, whose checkpoints are taken up; lost: of how many machines one heard
+    no more while they were at it.
     """
 
     jobs: tuple[Job, ...]
@@ -92,13 +108,17 @@ class Bundle:
 def bundles(items: Sequence[Item], todo: Sequence[Item]) -> list[Bundle]:
     """What is to be done of a suite, each job numbered by its place in `todo`."""
     numbers = {id(item): number for number, item in enumerate(todo)}
-    return [Bundle(tuple(Job.of(numbers[id(item)], item) for item in load.items), load.width) for load in loads(items, todo)]
+    return [
+        Bundle(tuple(Job.of(numbers[id(item)], item) for item in load.items), load.width)
+        for load in loads(items, todo)
+    ]
 
 
 @dataclass(frozen=True)
 class Event:
-    """`kind`: progress, done, failed, interrupted, taken by another process, or again, on another machine; `content` is Progress,
-    the record's accuracy, or the message."""
+    """`kind`: progress, done, failed, interrupted, taken by another process, or again, on another
+    machine; `content` is Progress, the record's accuracy, or the message.
+    """
 
     number: int
     kind: str
@@ -109,7 +129,9 @@ class Event:
 
     @classmethod
     def read(cls, line: str | bytes) -> Event | None:
-        """None for a line that is not an event: empty, or only half written by a worker that was killed."""
+        """None for a line that is not an event: empty, or only half written by a worker that was
+        killed.
+        """
         try:
             event = cls(**json.loads(line))
         except (ValueError, TypeError, RecursionError):

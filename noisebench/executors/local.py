@@ -1,6 +1,7 @@
 """A worker as a child process: told a Place and Bundles, line by line; it answers Events.
 
-Runs on this machine: worker processes, each with its share of the cores, fed one bundle of jobs at a time.
+Runs on this machine: worker processes, each with its share of the cores, fed one bundle of jobs at
+a time.
 """
 
 from __future__ import annotations
@@ -26,17 +27,36 @@ WORKER = ("-m", "noisebench.executors.worker")
 
 
 def environment(threads: int | str, name: str = "") -> dict[str, str]:
-    """What a worker finds in its environment beside what is there. name: by which it claims runs, the same over all tries."""
+    """What a worker finds in its environment beside what is there. name: by which it claims runs,
+    the same over all tries.
+    """
     named = {"NOISEBENCH_JOB": name} if name else {}
-    return {**memory.ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **named}
+    return {
+        **memory.ENVIRONMENT,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        **named,
+    }
 
 
 class WorkerProcess:
-    """A worker that has started; `close()` is due. folder: its working directory; forked: from a process that has imported torch."""
+    """A worker that has started; `close()` is due. folder: its working directory; forked: from a
+    process that has imported torch.
+    """
 
-    def __init__(self, place: Place, threads: int | str, name: str = "", folder: Path | None = None, *, forked: bool = False) -> None:
+    def __init__(
+        self,
+        place: Place,
+        threads: int | str,
+        name: str = "",
+        folder: Path | None = None,
+        *,
+        forked: bool = False,
+    ) -> None:
         settings = {**os.environ, **environment(threads, name)}
-        self._process = (_forked(settings, folder) if forked else None) or _started(settings, folder)
+        self._process = (_forked(settings, folder) if forked else None) or _started(
+            settings, folder
+        )
         self._tell(place.line())
 
     def serve(self, bundle: Bundle) -> Iterator[Event]:
@@ -104,7 +124,8 @@ def how(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-_MOST_BY_DEFAULT = 8  # a worker holds torch and a data set: memory, not cores, is the limit on large machines
+# a worker holds torch and a data set: memory, not cores, is the limit on large machines
+_MOST_BY_DEFAULT = 8
 
 
 def open_pool(place: Place, request: Request) -> LocalPool:
@@ -113,7 +134,9 @@ def open_pool(place: Place, request: Request) -> LocalPool:
 
 
 class LocalPool:
-    """`jobs` workers, by default one a core. A worker that dies is replaced, and fails the run alone that it died of."""
+    """`jobs` workers, by default one a core. A worker that dies is replaced, and fails the run
+    alone that it died of.
+    """
 
     def __init__(self, place: Place, jobs: int | None = None) -> None:
         self.place, self.jobs = place, jobs
@@ -123,7 +146,9 @@ class LocalPool:
         self._stopping = threading.Event()
 
     def at_once(self, count: int) -> int:
-        """As many as wanted; else one a core, no more than there are, and not too many for the memory."""
+        """As many as wanted; else one a core, no more than there are, and not too many for the
+        memory.
+        """
         return self.jobs or max(1, min(cores(), count, _MOST_BY_DEFAULT))
 
     def prepare(self) -> None:
@@ -132,14 +157,21 @@ class LocalPool:
             if warm.AVAILABLE:
                 warm.server()
 
-    def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Every job's events as they come. When `stopped()` turns true the workers save and stop."""
+    def run(
+        self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Event]:
+        """Every job's events as they come. When `stopped()` turns true the workers save and
+        stop.
+        """
         self.prepare()
         for bundle in bundles:
             self._todo.put(bundle)
         jobs = self.at_once(len(bundles))
         threads = os.environ.get("OMP_NUM_THREADS") or max(1, cores() // jobs)
-        keepers = [threading.Thread(target=self._keep_worker, args=(threads,), daemon=True) for _ in range(min(jobs, len(bundles)))]
+        keepers = [
+            threading.Thread(target=self._keep_worker, args=(threads,), daemon=True)
+            for _ in range(min(jobs, len(bundles)))
+        ]
         for keeper in keepers:
             keeper.start()
         busy = len(keepers)
@@ -199,7 +231,9 @@ class LocalPool:
             return attempt.stopped()
         if attempt.answered:
             return attempt.ended()
-        return attempt.died(f"its worker process died ({worker.death()}): out of memory? fewer --jobs may help")
+        return attempt.died(
+            f"its worker process died ({worker.death()}): out of memory? fewer --jobs may help"
+        )
 
     def _follow(self, fate: Fate) -> None:
         for bundle in fate.again:

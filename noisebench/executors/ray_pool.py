@@ -1,7 +1,9 @@
-"""Runs on Ray: a task for each bundle, which is a worker process on whatever node has room; what it says is streamed back.
+"""Runs on Ray: a task for each bundle, which is a worker process on whatever node has room; what it
+says is streamed back.
 
-What travels is JSON and the name of one function. A node that dies costs what its runs did since their last checkpoint: they go on
-elsewhere, under the same name, by which they may take their own claims over.
+What travels is JSON and the name of one function. A node that dies costs what its runs did since
+their last checkpoint: they go on elsewhere, under the same name, by which they may take their own
+claims over.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ _STORE = 100_000_000  # bytes of shared memory: no run lies in it
 
 
 class RayPool:
-    """A cluster's nodes. They need the same Python environment, and the workspace, the data and the plugins at the same paths."""
+    """A cluster's nodes. They need the same Python environment, and the workspace, the data and the
+    plugins at the same paths.
+    """
 
     def __init__(self, place: Place, request: Request, address: str) -> None:
         self.place, self.request = place, request
@@ -48,7 +52,9 @@ class RayPool:
         self._stopping = False
 
     def at_once(self, count: int) -> int:
-        """As many as wanted, no more than the cluster has room for now; one of our own is not begun for that."""
+        """As many as wanted, no more than the cluster has room for now; one of our own is not begun
+        for that.
+        """
         if self._address == OWN:
             return max(1, min(self.request.jobs or count, count, cores() // self._cpus))
         _connect(self._address)
@@ -59,16 +65,28 @@ class RayPool:
     def _gpus(self) -> float:
         """Of each run: where the cluster has GPUs and nothing was said, one."""
         wanted = self.request.gpus
-        return float(wanted) if wanted is not None else float(self.place.device != "cpu" and _total("GPU") > 0)
+        return (
+            float(wanted)
+            if wanted is not None
+            else float(self.place.device != "cpu" and _total("GPU") > 0)
+        )
 
     def prepare(self) -> None:
         """Nothing: workers are the cluster's."""
 
-    def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Every job's events as they come. When `stopped()` turns true the workers save and stop."""
+    def run(
+        self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Event]:
+        """Every job's events as they come. When `stopped()` turns true the workers save and
+        stop.
+        """
         submission = uuid.uuid4().hex[:12]
-        self._todo.extend(replace(bundle, name=f"ray-{submission}-{number}") for number, bundle in enumerate(bundles))
-        # What happens to nodes Ray's driver prints on stdout, whatever it is told of logs; and stdout is data.
+        self._todo.extend(
+            replace(bundle, name=f"ray-{submission}-{number}")
+            for number, bundle in enumerate(bundles)
+        )
+        # What happens to nodes Ray's driver prints on stdout, whatever it is told of logs; and
+        # stdout is data.
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
             _connect(self._address)
             try:
@@ -82,7 +100,11 @@ class RayPool:
             if stopped():
                 self.stop()
             self._submit()
-            ready, _ = ray.wait(list(self._attempts), num_returns=len(self._attempts), timeout=0.2) if self._attempts else ([], [])
+            ready, _ = (
+                ray.wait(list(self._attempts), num_returns=len(self._attempts), timeout=0.2)
+                if self._attempts
+                else ([], [])
+            )
             for stream in ready:
                 yield from self._take(stream)
 
@@ -102,9 +124,18 @@ class RayPool:
         most = self.request.jobs or len(self._todo) + len(self._attempts)
         while self._todo and len(self._attempts) < most and not self._stopping:
             bundle = self._todo.popleft()
-            options = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_retries": 0, "num_returns": "streaming"}
-            task = ray.remote(serve).options(name=bundle.name, scheduling_strategy="SPREAD", **options)
-            self._attempts[task.remote(self.place.line(), bundle.line(), str(Path.cwd()), self._cpus)] = Attempt(bundle)
+            options = {
+                "num_cpus": self._cpus,
+                "num_gpus": self._gpus,
+                "max_retries": 0,
+                "num_returns": "streaming",
+            }
+            task = ray.remote(serve).options(
+                name=bundle.name, scheduling_strategy="SPREAD", **options
+            )
+            self._attempts[
+                task.remote(self.place.line(), bundle.line(), str(Path.cwd()), self._cpus)
+            ] = Attempt(bundle)
 
     def _take(self, stream: Any) -> Iterator[Event]:
         """The next that a worker said; where that was its last, what follows of it."""
@@ -113,13 +144,19 @@ class RayPool:
             event = Event(**json.loads(ray.get(next(stream))))
         except StopIteration:
             yield from self._close(stream, attempt.stopped() if self._stopping else attempt.ended())
-        except RayError as error:  # the node, its raylet, the task's own process: whatever is not our worker
-            yield from self._close(stream, attempt.stopped() if self._stopping else attempt.lost(_reason(error)))
+        except RayError as error:
+            # the node, its raylet, the task's own process: whatever is not our worker
+            yield from self._close(
+                stream, attempt.stopped() if self._stopping else attempt.lost(_reason(error))
+            )
         else:
             if event.kind != _DIED:
                 yield from attempt.hear(event)
             else:
-                yield from self._close(stream, attempt.stopped() if self._stopping else attempt.died(event.content["message"]))
+                yield from self._close(
+                    stream,
+                    attempt.stopped() if self._stopping else attempt.died(event.content["message"]),
+                )
 
     def _close(self, stream: Any, fate: Fate) -> Iterator[Event]:
         del self._attempts[stream]
@@ -129,10 +166,16 @@ class RayPool:
     def _check_room(self) -> None:
         """Raises ConfigError where no node is large enough: Ray would wait for one for ever."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(node.get("CPU", 0) >= self._cpus and node.get("GPU", 0) >= self._gpus for node in nodes):
-            largest = max(node.get("CPU", 0) for node in nodes), max(node.get("GPU", 0) for node in nodes)
+        if not any(
+            node.get("CPU", 0) >= self._cpus and node.get("GPU", 0) >= self._gpus for node in nodes
+        ):
+            largest = (
+                max(node.get("CPU", 0) for node in nodes),
+                max(node.get("GPU", 0) for node in nodes),
+            )
             raise ConfigError(
-                f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} GPUs, which a run asks for by --cpus-per-run and "
+                f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} GPUs, which "
+                "a run asks for by --cpus-per-run and "
                 f"--gpus-per-run; the most there are on one: {largest[0]:g} and {largest[1]:g}"
             )
 
@@ -141,27 +184,41 @@ def _connect(address: str) -> None:
     """Once in this process. Raises ConfigError where there is no such cluster."""
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster of our own; who starts another has said so himself
+    # of a cluster of our own; who starts another has said so himself
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own = {"include_dashboard": False, "object_store_memory": _STORE} if address == OWN else {}
     before = signal.getsignal(signal.SIGTERM)  # Ray takes it for itself
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **own)
+        ray.init(
+            address,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            configure_logging=True,
+            **own,
+        )
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "cannot start here" if own else f"cannot be reached at {address}"
-        raise ConfigError(f"a Ray cluster {where} ({_first(error)}): ray start --head makes one") from None
+        raise ConfigError(
+            f"a Ray cluster {where} ({_first(error)}): ray start --head makes one"
+        ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def serve(place: str, bundle: str, folder: str, threads: int) -> Iterator[str]:
-    """The task, on its node: a worker process, told the bundle; its events as they come. Cancelled, it lets the worker save.
+    """The task, on its node: a worker process, told the bundle; its events as they come. Cancelled,
+    it lets the worker save.
 
     Raises RuntimeError where the folder that the command was given in is not there too.
     """
     wanted = Bundle.read(bundle)
     if not Path(folder).is_dir():
-        raise RuntimeError(f"{folder} is not on node {ray.util.get_node_ip_address()}: all nodes need the same folders")
-    time.sleep(_PAUSE * wanted.lost)  # who was at it before and only lost touch has saved and left by then
+        raise RuntimeError(
+            f"{folder} is not on node {ray.util.get_node_ip_address()}: all nodes "
+            "need the same folders"
+        )
+    # who was at it before and only lost touch has saved and left by then
+    time.sleep(_PAUSE * wanted.lost)
     worker = WorkerProcess(Place.read(place), threads, wanted.name, Path(folder))
     said = 0
     try:
@@ -177,7 +234,16 @@ def serve(place: str, bundle: str, folder: str, threads: int) -> Iterator[str]:
 
 
 def _death(cause: str) -> Event:
-    return Event(-1, _DIED, {"message": f"its worker process died ({cause}): out of memory? a larger --cpus-per-run leaves each more"})
+    return Event(
+        -1,
+        _DIED,
+        {
+            "message": (
+                f"its worker process died ({cause}): out of memory? a "
+                "larger --cpus-per-run leaves each more"
+            )
+        },
+    )
 
 
 def _awake(events: Iterator[Event]) -> Iterator[Event]:

@@ -1,4 +1,6 @@
-"""The names of executors and where their code is; knows none of their packages. An executor's extra has its name."""
+"""The names of executors and where their code is; knows none of their packages. An executor's extra
+has its name.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,16 @@ from .job import Bundle, Event, Place
 
 
 class Executor(Protocol):
-    """Where runs execute. Whatever a worker dies of, each job ends: done, failed, interrupted, or taken by another process."""
+    """Where runs execute. Whatever a worker dies of, each job ends: done, failed, interrupted, or
+    taken by another process.
+    """
 
     place: Place
 
     def at_once(self, count: int) -> int:
-        """How many of so many bundles go at a time. Raises ConfigError where a cluster cannot be reached."""
+        """How many of so many bundles go at a time. Raises ConfigError where a cluster cannot be
+        reached.
+        """
         ...
 
     def prepare(self) -> None:
@@ -25,7 +31,9 @@ class Executor(Protocol):
         ...
 
     def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
-        """Every job's events as they come. When `stopped()` turns true all is stopped, what runs is saved first."""
+        """Every job's events as they come. When `stopped()` turns true all is stopped, what runs is
+        saved first.
+        """
         ...
 
     def stop(self) -> None:
@@ -39,8 +47,9 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """How somebody wants runs to be executed. jobs: at a time; address: of a Ray cluster; cpus, gpus: of each run; slurm: KEY=VALUE;
-    detach: submit, and do not wait."""
+    """How somebody wants runs to be executed. jobs: at a time; address: of a Ray cluster; cpus,
+    gpus: of each run; slurm: KEY=VALUE; detach: submit, and do not wait.
+    """
 
     jobs: int | None = None
     address: str | None = None
@@ -50,12 +59,20 @@ class Request:
     detach: bool = False
 
 
-_OPTIONS = {"address": "--address", "cpus": "--cpus-per-run", "gpus": "--gpus-per-run", "slurm": "--slurm", "detach": "--detach"}
+_OPTIONS = {
+    "address": "--address",
+    "cpus": "--cpus-per-run",
+    "gpus": "--gpus-per-run",
+    "slurm": "--slurm",
+    "detach": "--detach",
+}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One executor: the module of its name has `open_pool`; `heeds`, the parts of a request that mean something to it alone."""
+    """One executor: the module of its name has `open_pool`; `heeds`, the parts of a request that
+    mean something to it alone.
+    """
 
     name: str
     summary: str
@@ -66,19 +83,26 @@ EXECUTORS = {
     kind.name: kind
     for kind in (
         Kind("local", "worker processes on this machine"),
-        Kind("ray", "a Ray cluster, or one of its own on this machine", ("address", "cpus", "gpus")),
+        Kind(
+            "ray", "a Ray cluster, or one of its own on this machine", ("address", "cpus", "gpus")
+        ),
         Kind("slurm", "array jobs on Slurm, by submitit", ("cpus", "gpus", "slurm", "detach")),
     )
 }
 
 
 def open_executor(name: str, place: Place, request: Request) -> Executor:
-    """An executor. Raises ConfigError for an unknown name, a setting without effect there, or a package that is missing."""
+    """An executor. Raises ConfigError for an unknown name, a setting without effect there, or a
+    package that is missing.
+    """
     check_request(name, place, request)
     try:
         executor: Executor = import_module(f"{__package__}.{name}").open_pool(place, request)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--executor {name} needs {(error.name or name).partition('.')[0]}: pip install 'noisebench[{name}]'") from None
+        raise ConfigError(
+            f"--executor {name} needs {(error.name or name).partition('.')[0]}: pip "
+            f"install 'noisebench[{name}]'"
+        ) from None
     return executor
 
 
@@ -89,16 +113,22 @@ def check_request(name: str, place: Place, request: Request) -> None:
     for key, option in _OPTIONS.items():
         if getattr(request, key) not in (None, (), False) and key not in EXECUTORS[name].heeds:
             heeding = [kind.name for kind in EXECUTORS.values() if key in kind.heeds]
-            raise ConfigError(f"{option} has an effect with --executor {' and '.join(heeding)} only")
+            raise ConfigError(
+                f"{option} has an effect with --executor {' and '.join(heeding)} only"
+            )
     _check_devices(name, place.device, request.gpus)
 
 
 def _check_devices(name: str, device: str, gpus: float | None) -> None:
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
-        raise ConfigError(f"--gpus-per-run is a share of one GPU, such as 0.25, or a whole number, got {gpus:g}")
+        raise ConfigError(
+            f"--gpus-per-run is a share of one GPU, such as 0.25, or a whole number, got {gpus:g}"
+        )
     if gpus and device == "cpu":
         raise ConfigError("--gpus-per-run has no effect with --device cpu")
     if name != "local" and device.startswith("cuda:"):
-        raise ConfigError(f"--executor {name} says itself which GPU is whose: --device cuda, got {device!r}")
+        raise ConfigError(
+            f"--executor {name} says itself which GPU is whose: --device cuda, got {device!r}"
+        )
     if name != "local" and device == "cuda" and not gpus:
         raise ConfigError("--device cuda needs --gpus-per-run 1, or a share of one")

@@ -1,8 +1,10 @@
 """`--slurm KEY=VALUE`: sbatch's own options, by their long names.
 
-What is submitted to Slurm: a command, that is a tuple of words, and nothing else; and the exit code that it leaves.
+What is submitted to Slurm: a command, that is a tuple of words, and nothing else; and the exit code
+that it leaves.
 
-Runs on Slurm, by submitit: an array job over the bundles, each a worker's command; what it says comes by files on the shared folder.
+Runs on Slurm, by submitit: an array job over the bundles, each a worker's command; what it says
+comes by files on the shared folder.
 """
 
 from __future__ import annotations
@@ -34,14 +36,36 @@ from .submission import EventFile, Submission
 
 _CLUSTERS = ("slurm", "local")  # local: submitit's own, processes on this machine; for tests
 _OURS = {
-    "cpus_per_task": "--cpus-per-run", "gpus_per_node": "--gpus-per-run", "gpus_per_task": "--gpus-per-run", "gpus": "--gpus-per-run",
-    "array": "--jobs", "array_parallelism": "--jobs", "requeue": "nothing, it is on",
-    "nodes": "nothing, a run is one process", "ntasks": "nothing, a run is one process", "ntasks_per_node": "nothing, a run is one process",
-}  # fmt: skip
+    "cpus_per_task": "--cpus-per-run",
+    "gpus_per_node": "--gpus-per-run",
+    "gpus_per_task": "--gpus-per-run",
+    "gpus": "--gpus-per-run",
+    "array": "--jobs",
+    "array_parallelism": "--jobs",
+    "requeue": "nothing, it is on",
+    "nodes": "nothing, a run is one process",
+    "ntasks": "nothing, a run is one process",
+    "ntasks_per_node": "nothing, a run is one process",
+}
 _SUBMITIT = {
-    "partition", "qos", "account", "constraint", "exclude", "nodelist", "gres", "mem", "mem_per_gpu", "mem_per_cpu", "comment",
-    "mail_type", "mail_user", "dependency", "exclusive", "wckey", "job_name",
-}  # fmt: skip
+    "partition",
+    "qos",
+    "account",
+    "constraint",
+    "exclude",
+    "nodelist",
+    "gres",
+    "mem",
+    "mem_per_gpu",
+    "mem_per_cpu",
+    "comment",
+    "mail_type",
+    "mail_user",
+    "dependency",
+    "exclusive",
+    "wckey",
+    "job_name",
+}
 _LISTS = {"setup", "teardown", "srun_args"}  # lines of the script, may be repeated
 _MINUTES = 60  # of a job, unless --slurm time says: it is queued again until it is done
 _REQUEUES = 1000  # times that a job may run out of its time
@@ -49,7 +73,9 @@ _REQUEUES = 1000  # times that a job may run out of its time
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What is asked of Slurm for each job. cpus, gpus: whole; minutes: its time; own: submitit's parameters; more: sbatch's others."""
+    """What is asked of Slurm for each job. cpus, gpus: whole; minutes: its time; own: submitit's
+    parameters; more: sbatch's others.
+    """
 
     cluster: str = "slurm"
     cpus: int = 1
@@ -63,27 +89,48 @@ class SlurmSettings:
     def read(cls, request: Request) -> SlurmSettings:
         """Raises ConfigError for what is no KEY=VALUE, said twice, or another option's to say."""
         if request.gpus is not None and request.gpus != int(request.gpus):
-            raise ConfigError(f"--executor slurm gives whole GPUs: --gpus-per-run 1, got {request.gpus:g}")
+            raise ConfigError(
+                f"--executor slurm gives whole GPUs: --gpus-per-run 1, got {request.gpus:g}"
+            )
         given = _pairs(request.slurm)
         cluster = given.pop("cluster", "slurm")
         if cluster not in _CLUSTERS:
             raise ConfigError(
-                f"--slurm cluster is one of {', '.join(_CLUSTERS)}, got {cluster!r}; of several clusters: --slurm clusters=NAME"
+                f"--slurm cluster is one of {', '.join(_CLUSTERS)}, got {cluster!r}; of several "
+                "clusters: --slurm clusters=NAME"
             )
         minutes = _minutes(given.pop("time")) if "time" in given else _MINUTES
-        own: dict[str, Any] = {key: _value(value) for key, value in given.items() if key in _SUBMITIT}
+        own: dict[str, Any] = {
+            key: _value(value) for key, value in given.items() if key in _SUBMITIT
+        }
         own |= {key: value.split("\n") for key, value in given.items() if key in _LISTS}
-        own |= {"signal_delay_s": _number("signal_delay_s", given["signal_delay_s"])} if "signal_delay_s" in given else {}
+        own |= (
+            {"signal_delay_s": _number("signal_delay_s", given["signal_delay_s"])}
+            if "signal_delay_s" in given
+            else {}
+        )
         own |= {"use_srun": _value(given["use_srun"])} if "use_srun" in given else {}
-        more = {key.replace("_", "-"): _value(value) for key, value in given.items() if key not in own}
+        more = {
+            key.replace("_", "-"): _value(value) for key, value in given.items() if key not in own
+        }
         return cls(cluster, request.cpus or 1, int(request.gpus or 0), minutes, own, more)
 
     def parameters(self, at_once: int) -> dict[str, Any]:
         """As submitit's AutoExecutor takes them."""
         gpus = {"gpus_per_node": self.gpus} if self.gpus else {}
-        named = {"slurm_job_name": "noisebench", **{f"slurm_{key}": value for key, value in self.own.items()}}
+        named = {
+            "slurm_job_name": "noisebench",
+            **{f"slurm_{key}": value for key, value in self.own.items()},
+        }
         more = {"slurm_additional_parameters": {"requeue": True, **self.more}}
-        return {"timeout_min": self.minutes, "cpus_per_task": self.cpus, **gpus, "slurm_array_parallelism": at_once, **named, **more}
+        return {
+            "timeout_min": self.minutes,
+            "cpus_per_task": self.cpus,
+            **gpus,
+            "slurm_array_parallelism": at_once,
+            **named,
+            **more,
+        }
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
@@ -92,7 +139,10 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         key = key.strip().lstrip("-").replace("-", "_")
         if not equals or not key or not value:
-            raise ConfigError(f"--slurm is KEY=VALUE, an option of sbatch by its long name, such as partition=gpu; got {text!r}")
+            raise ConfigError(
+                "--slurm is KEY=VALUE, an option of sbatch by its long name, such "
+                f"as partition=gpu; got {text!r}"
+            )
         if key in _OURS:
             raise ConfigError(f"--slurm {key} is said by {_OURS[key]}")
         if key in found and key not in _LISTS:
@@ -115,10 +165,15 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+)
 
 
 def _minutes(text: str) -> int:
-    """Slurm's ways to write a time: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]; rounded up."""
+    """Slurm's ways to write a time: minutes, minutes:seconds, hours:minutes:seconds,
+    days-hours[:minutes[:seconds]]; rounded up.
+    """
     found = _TIME.fullmatch(text)
     if not found:
-        raise ConfigError(f"--slurm time is minutes, hours:minutes:seconds or days-hours, as Slurm writes them; got {text!r}")
+        raise ConfigError(
+            "--slurm time is minutes, hours:minutes:seconds or days-hours, as "
+            f"Slurm writes them; got {text!r}"
+        )
     days, a, b, c = (int(found[name] or 0) for name in ("days", "a", "b", "c"))
     if found["days"] is not None:
         hours, minutes, seconds = 24 * days + a, b, c
@@ -132,13 +187,16 @@ def _minutes(text: str) -> int:
     return total
 
 
-_UNTIL_THE_END = 600.0  # seconds in which Slurm does what it announced by SIGTERM: take the node away, or end the job
-_WISHES = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2}  # told before it could listen
+# seconds in which Slurm does what it announced by SIGTERM: take the node away, or end the job
+_UNTIL_THE_END = 600.0
+# told before it could listen
+_WISHES = {-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2}
 
 
 class Command:
-    """Called, it runs its words to their end and returns their exit code. Preempted or out of time, it lets them save, and is queued
-    again by submitit as it is."""
+    """Called, it runs its words to their end and returns their exit code. Preempted or out of time,
+    it lets them save, and is queued again by submitit as it is.
+    """
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self.words = words
@@ -174,7 +232,9 @@ class Command:
         return INTERRUPTED if code in _WISHES else code
 
     def _stop(self) -> None:
-        """Let the worker save, and wait for that. From a signal's handler: Popen, which may be in the midst of something, is not asked."""
+        """Let the worker save, and wait for that. From a signal's handler: Popen, which may be in
+        the midst of something, is not asked.
+        """
         if child := self._child:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGTERM)
@@ -182,7 +242,9 @@ class Command:
 
     @contextmanager
     def _heeding_slurm(self) -> Iterator[None]:
-        """SIGTERM, which submitit passes over, goes on to the worker: Slurm does not tell it where it tells the batch script alone."""
+        """SIGTERM, which submitit passes over, goes on to the worker: Slurm does not tell it where
+        it tells the batch script alone.
+        """
 
         def receive(number: int, frame: FrameType | None) -> None:
             self._told = True
@@ -211,7 +273,8 @@ class _Plain(pickle.Unpickler):
 
 
 def exit_code(left: Path) -> int:
-    """Out of the pickle that submitit leaves, of which no code is run: anybody may have put it there.
+    """Out of the pickle that submitit leaves, of which no code is run: anybody may have put it
+    there.
 
     Raises RuntimeError with what was thrown in the job, or where it is damaged.
     """
@@ -230,7 +293,9 @@ _AT_ONCE = 256  # tasks of an array at a time, where --jobs does not say
 _LOOK = 1.0  # seconds between two looks at the files of up to 200 bundles
 _ASK = 10.0  # seconds between two questions about a bundle's cluster job
 _LAST = 5.0  # seconds in which a cluster job whose run is done has ended
-_SAVING = 60.0  # seconds in which whoever is stopped has saved: Slurm gives them KillWait, 30 unless somebody changed it
+# seconds in which whoever is stopped has saved: Slurm gives them KillWait, 30 unless somebody
+# changed it
+_SAVING = 60.0
 
 
 def open_pool(place: Place, request: Request) -> SlurmPool:
@@ -241,7 +306,9 @@ def open_pool(place: Place, request: Request) -> SlurmPool:
 
 @dataclass
 class _Watched:
-    """A bundle that a cluster job has, and where to look what it says. numbers: of jobs there -> here."""
+    """A bundle that a cluster job has, and where to look what it says. numbers: of jobs there ->
+    here.
+    """
 
     attempt: Attempt
     submission: Submission
@@ -264,7 +331,9 @@ class _Watched:
 
 
 class SlurmPool:
-    """Slurm's nodes. They need the same Python environment, and the workspace, the data and the plugins at the same paths."""
+    """Slurm's nodes. They need the same Python environment, and the workspace, the data and the
+    plugins at the same paths.
+    """
 
     def __init__(self, place: Place, request: Request) -> None:
         self.place, self.request = place, request
@@ -281,8 +350,12 @@ class SlurmPool:
     def prepare(self) -> None:
         """Nothing: workers are the cluster's."""
 
-    def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-        """Every job's events as they come. When `stopped()` turns true the cluster jobs are cancelled, what runs is saved first."""
+    def run(
+        self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Event]:
+        """Every job's events as they come. When `stopped()` turns true the cluster jobs are
+        cancelled, what runs is saved first.
+        """
         self.submit(bundles)
         while self._watched:
             if stopped():
@@ -297,11 +370,16 @@ class SlurmPool:
         self._forget_done()
 
     def submit(self, bundles: list[Bundle]) -> tuple[int, int]:
-        """Find what is under way by earlier commands, and submit the rest; the numbers of jobs of the one and of the other."""
+        """Find what is under way by earlier commands, and submit the rest; the numbers of jobs of
+        the one and of the other.
+        """
         wanted = {job.key: job for bundle in bundles for job in bundle.jobs}
         self._attach(wanted)
         found = {job.number for watched in self._watched for job in watched.attempt.bundle.jobs}
-        rest = [replace(bundle, jobs=tuple(job for job in bundle.jobs if job.number not in found)) for bundle in bundles]
+        rest = [
+            replace(bundle, jobs=tuple(job for job in bundle.jobs if job.number not in found))
+            for bundle in bundles
+        ]
         self._submit([bundle for bundle in rest if bundle.jobs])
         return len(found), len(wanted) - len(found)
 
@@ -329,7 +407,9 @@ class SlurmPool:
                 if jobs and not _ended(task):
                     numbers = {there: here.number for there, here in jobs.items()}
                     attempt = Attempt(replace(bundle, jobs=tuple(jobs.values())))
-                    self._watched.append(_Watched(attempt, submission, submission.events(number), task, numbers))
+                    self._watched.append(
+                        _Watched(attempt, submission, submission.events(number), task, numbers)
+                    )
 
     def _submit(self, bundles: list[Bundle]) -> None:
         for start in range(0, len(bundles) if self._stopping is None else 0, _ARRAY):
@@ -338,14 +418,28 @@ class SlurmPool:
     def _submit_array(self, bundles: list[Bundle]) -> None:
         submission = Submission.make(self._runs, self.place, bundles)
         try:
-            tasks = self._executor(submission.path).submit_array([self._command(submission, n) for n in range(len(bundles))])
-        except Exception as error:  # whatever sbatch, or submitit on its way to it, has against the settings
+            tasks = self._executor(submission.path).submit_array(
+                [self._command(submission, n) for n in range(len(bundles))]
+            )
+        except Exception as error:
+            # whatever sbatch, or submitit on its way to it, has against the settings
             submission.forget()
-            raise ConfigError(f"Slurm did not take the jobs: {_last(error)} (--slurm KEY=VALUE, noisebench run --help)") from None
+            raise ConfigError(
+                f"Slurm did not take the jobs: {_last(error)} (--slurm KEY=VALUE, "
+                "noisebench run --help)"
+            ) from None
         submission.accept(self.settings.cluster, [task.job_id for task in tasks])
         for number, (bundle, task) in enumerate(zip(bundles, tasks, strict=True)):
             numbers = {job.number: job.number for job in bundle.jobs}
-            self._watched.append(_Watched(Attempt(submission.bundle(number)), submission, submission.events(number), task, numbers))
+            self._watched.append(
+                _Watched(
+                    Attempt(submission.bundle(number)),
+                    submission,
+                    submission.events(number),
+                    task,
+                    numbers,
+                )
+            )
 
     def _executor(self, folder: Path) -> Any:
         timeouts = {f"{self.settings.cluster}_max_num_timeout": self.settings.requeues}
@@ -354,10 +448,25 @@ class SlurmPool:
         return executor
 
     def _command(self, submission: Submission, number: int) -> Command:
-        """The worker's, its environment among the words: a command that anybody can run again by hand."""
+        """The worker's, its environment among the words: a command that anybody can run again by
+        hand.
+        """
         named = environment(self.settings.cpus, submission.bundle(number).name)
-        files = ("--bundle", str(submission.bundle_file(number)), "--events", str(submission.event_file(number)))
-        return Command(("env", *(f"{key}={value}" for key, value in named.items()), sys.executable, *WORKER, *files))
+        files = (
+            "--bundle",
+            str(submission.bundle_file(number)),
+            "--events",
+            str(submission.event_file(number)),
+        )
+        return Command(
+            (
+                "env",
+                *(f"{key}={value}" for key, value in named.items()),
+                sys.executable,
+                *WORKER,
+                *files,
+            )
+        )
 
     def _fate(self, watched: _Watched) -> Fate | None:
         """What becomes of a bundle whose cluster job will say no more; None while it may."""
@@ -378,18 +487,30 @@ class SlurmPool:
         self._finished.add(watched.submission)
 
     def _forget_done(self) -> None:
-        """Keep nothing of submissions all of whose runs are done, once their cluster jobs have written their last."""
+        """Keep nothing of submissions all of whose runs are done, once their cluster jobs have
+        written their last.
+        """
         until = time.monotonic() + _LAST
         for submission in filter(_is_done, self._finished):
-            tasks = [_task(cluster, submission.path, task_id) for cluster, _, task_id in submission.accepted()]
-            while not (over := all(task.paths.result_pickle.exists() for task in tasks)) and time.monotonic() < until:
+            tasks = [
+                _task(cluster, submission.path, task_id)
+                for cluster, _, task_id in submission.accepted()
+            ]
+            while (
+                not (over := all(task.paths.result_pickle.exists() for task in tasks))
+                and time.monotonic() < until
+            ):
                 time.sleep(0.1)
             if over:
                 submission.forget()
 
     def _wait(self, stopped: Callable[[], bool]) -> None:
         until = time.monotonic() + _LOOK * max(1.0, len(self._watched) / 200)
-        while self._watched and time.monotonic() < until and not (stopped() and self._stopping is None):
+        while (
+            self._watched
+            and time.monotonic() < until
+            and not (stopped() and self._stopping is None)
+        ):
             time.sleep(0.1)
 
 
@@ -410,12 +531,18 @@ def _fate_of(attempt: Attempt, task: Any) -> Fate:
     if code in (0, INTERRUPTED):
         return attempt.ended()
     if code is not None:
-        return attempt.died(f"its worker process died ({how(code)}; {task.paths.stderr}): out of memory? --slurm mem=16G gives more")
+        return attempt.died(
+            f"its worker process died ({how(code)}; {task.paths.stderr}): out of "
+            "memory? --slurm mem=16G gives more"
+        )
     state = str(task.state).upper()
     if state.startswith("CANCELLED"):
         return attempt.stopped()
     if state.startswith(("OUT_OF_MEMORY", "FAILED")):
-        return attempt.died(f"its Slurm job {task.job_id} ended as {state} ({task.paths.stderr}): --slurm mem=16G gives more memory")
+        return attempt.died(
+            f"its Slurm job {task.job_id} ended as {state} ({task.paths.stderr}): "
+            "--slurm mem=16G gives more memory"
+        )
     return attempt.lost(f"its Slurm job {task.job_id} ended as {state}")
 
 
@@ -425,7 +552,9 @@ def _task(cluster: str, folder: Path, task_id: str) -> Any:
 
 
 def _ended(task: Any) -> bool:
-    """Whether a cluster job is over. One of submitit's local ones is a process, known to its parent or by its number."""
+    """Whether a cluster job is over. One of submitit's local ones is a process, known to its parent
+    or by its number.
+    """
     if task.paths.result_pickle.exists():
         return True
     if isinstance(task, submitit.LocalJob) and task._process is None:
@@ -435,6 +564,10 @@ def _ended(task: Any) -> bool:
 
 def _last(error: Exception) -> str:
     """The last line of what an error says that says something."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and set(line.strip()) != {"-"}]
+    lines = [
+        line.strip()
+        for line in str(error).splitlines()
+        if line.strip() and set(line.strip()) != {"-"}
+    ]
     trace = [line for line in lines if not line.startswith(("You can check full logs", "- /"))]
     return (trace or [type(error).__name__])[-1]

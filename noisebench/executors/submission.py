@@ -1,9 +1,10 @@
 """Events in a file that one process appends to and others read, on whatever machines.
 
-A submission on the shared folder, `runs/.jobs/NAME/`: for each bundle a file of it and one of its events, and which cluster job has it.
+A submission on the shared folder, `runs/.jobs/NAME/`: for each bundle a file of it and one of its
+events, and which cluster job has it.
 
-It outlives whoever submitted, so that the same command finds its runs under way: it watches them, and submits the rest.
-
+It outlives whoever submitted, so that the same command finds its runs under way: it watches them,
+and submits the rest.
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ class EventFile:
         self.path, self._at = path, 0
 
     def read(self) -> list[Event]:
-        """What was appended since it was last asked. A line that is not yet whole waits; one that never got whole is left out."""
+        """What was appended since it was last asked. A line that is not yet whole waits; one that
+        never got whole is left out.
+        """
         try:
-            with opened(self.path) as file:  # opened anew each time: that is when a network file system looks again
+            # opened anew each time: that is when a network file system looks again
+            with opened(self.path) as file:
                 file.seek(self._at)
                 whole, newline, _ = file.read(_AT_ONCE).rpartition(b"\n")
         except FileNotFoundError:
@@ -74,7 +78,9 @@ class Submission:
 
     @classmethod
     def make(cls, runs: Path, place: Place, bundles: Iterable[Bundle]) -> Submission:
-        """Write the bundles down, each under a name of its own. Raises DataError where one cannot write."""
+        """Write the bundles down, each under a name of its own. Raises DataError where one cannot
+        write.
+        """
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         made = cls(runs.absolute() / JOBS / name)
         for number, bundle in enumerate(bundles):
@@ -99,7 +105,9 @@ class Submission:
         try:
             return Bundle.read(read_text(path, LARGEST).splitlines()[1])
         except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-            raise DataError(f"{path} is damaged ({error}): delete {self.path} and run the suite again") from None
+            raise DataError(
+                f"{path} is damaged ({error}): delete {self.path} and run the suite again"
+            ) from None
 
     def events(self, number: int) -> EventFile:
         return EventFile(self.event_file(number))
@@ -109,7 +117,9 @@ class Submission:
         write_text(self.path / "jobs.json", json.dumps({"cluster": cluster, "jobs": jobs}) + "\n")
 
     def accepted(self) -> Iterator[tuple[str, int, str]]:
-        """Cluster, bundle number and cluster job, of each bundle; nothing where that cannot be read."""
+        """Cluster, bundle number and cluster job, of each bundle; nothing where that cannot be
+        read.
+        """
         try:
             content = read_json(self.path / "jobs.json")
             check_form(content, {"cluster": TEXT, "jobs": [TEXT]})

@@ -1,7 +1,8 @@
 """Workers that start in milliseconds: one process has imported torch, and forks each of them.
 
-multiprocessing's forkserver is not used: it imports the caller's `__main__` into every worker, belongs to the terminal's process group,
-and is given no environment of its own, though glibc reads its settings only as a process starts.
+multiprocessing's forkserver is not used: it imports the caller's `__main__` into every worker,
+belongs to the terminal's process group, and is given no environment of its own, though glibc reads
+its settings only as a process starts.
 """
 
 from __future__ import annotations
@@ -26,9 +27,18 @@ from typing import NoReturn
 
 from ..core import hardware as memory
 
-# Elsewhere system libraries may have threads, which do not survive a fork. Some builds of Python for Linux know no pidfd.
-AVAILABLE = sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
-_PRELOADED = ("torch", "numpy.random", "noisebench.training.packed", "noisebench.training.networks.mlp", "noisebench.executors.worker")
+# Elsewhere system libraries may have threads, which do not survive a fork. Some builds of Python
+# for Linux know no pidfd.
+AVAILABLE = (
+    sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
+)
+_PRELOADED = (
+    "torch",
+    "numpy.random",
+    "noisebench.training.packed",
+    "noisebench.training.networks.mlp",
+    "noisebench.executors.worker",
+)
 _NUMBER = struct.Struct("i")
 
 
@@ -43,12 +53,14 @@ class Server:
 
     def __init__(self) -> None:
         self._requests, theirs = socket.socketpair()
-        single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # a thread would not survive a fork
+        # a thread would not survive a fork
+        single = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # a pipe that reads the parent's output ends with the parent
+                # a pipe that reads the parent's output ends with the parent
+                stdout=subprocess.DEVNULL,
                 env={**os.environ, **memory.ENVIRONMENT, **single},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the parent
@@ -86,11 +98,14 @@ class Server:
 
 
 class ForkedProcess:
-    """A worker, with the part of subprocess.Popen's interface that is needed. Raises OSError where Linux is older than 5.3."""
+    """A worker, with the part of subprocess.Popen's interface that is needed. Raises OSError where
+    Linux is older than 5.3.
+    """
 
     def __init__(self, pid: int, status: socket.socket, stdin: int, stdout: int) -> None:
         self.pid, self._status = pid, status
-        self._handle = os.pidfd_open(pid)  # means this process even when it has ended and another one has its pid
+        # means this process even when it has ended and another one has its pid
+        self._handle = os.pidfd_open(pid)
         self.stdin = os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout = os.fdopen(stdout, encoding="utf-8", errors="replace")
         self._returncode: int | None = None
@@ -171,7 +186,8 @@ def _work(*files: int) -> NoReturn:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list is for nested regions
+    # a list is for nested regions
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if threads.isdecimal() and int(threads):
         torch.set_num_threads(int(threads))
     numpy.random.seed()  # not what every other worker draws

@@ -1,6 +1,8 @@
-"""A worker process: reads a Place, then Bundles, from stdin; answers Events on stdout. Imports torch once for many runs.
+"""A worker process: reads a Place, then Bundles, from stdin; answers Events on stdout. Imports
+torch once for many runs.
 
-Where nobody can hold a pipe to it, a bundle is a file and so are its events: `--bundle FILE --events FILE`.
+Where nobody can hold a pipe to it, a bundle is a file and so are its events: `--bundle FILE
+--events FILE`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from .submission import EventFile
 
 
 def work(is_orphan: Callable[[], bool] | None = None) -> None:
-    """Serve bundles until stdin ends, a signal comes or the command has ended, which is asked of `is_orphan` between two steps."""
+    """Serve bundles until stdin ends, a signal comes or the command has ended, which is asked of
+    `is_orphan` between two steps.
+    """
     is_orphan = is_orphan or _is_orphan()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not stand among the answers
@@ -59,7 +63,9 @@ def _line() -> str:
 
 
 def work_on(bundle_file: Path, events_file: Path) -> int:
-    """Do the bundle of a file, after the place in its first line; append events to another, going on where that ends."""
+    """Do the bundle of a file, after the place in its first line; append events to another, going
+    on where that ends.
+    """
     place_line, bundle_line = bundle_file.read_text(encoding="utf-8").splitlines()
     events = EventFile(events_file)
     attempt = Attempt(Bundle.read(bundle_line))
@@ -73,7 +79,9 @@ def work_on(bundle_file: Path, events_file: Path) -> int:
 
     is_orphan = _is_orphan()
     with PatientSignals() as signals:
-        _Server(Place.read(place_line), answer, lambda: signals.stopped or is_orphan()).serve(bundle)
+        _Server(Place.read(place_line), answer, lambda: signals.stopped or is_orphan()).serve(
+            bundle
+        )
     return 0 if attempt.complete or (bundle_file.parent / STOP).exists() else INTERRUPTED
 
 
@@ -90,18 +98,28 @@ def _threads() -> int:
 
 
 class _Server:
-    """Does what it is told, one bundle after the other. Events go to `answer`; `stop()` is asked between steps."""
+    """Does what it is told, one bundle after the other. Events go to `answer`; `stop()` is asked
+    between steps.
+    """
 
-    def __init__(self, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]
+    ) -> None:
         load_plugins(place.plugins)
         workers = _threads() if place.workers is None else place.workers
-        self._workspace = Workspace(place.workspace, place.data_dir, offline=place.offline, workers=workers)
+        self._workspace = Workspace(
+            place.workspace, place.data_dir, offline=place.offline, workers=workers
+        )
         self._place, self._answer, self._stop = place, answer, stop
 
     def serve(self, bundle: Bundle) -> None:
         """One bundle; of each job how it ended."""
         jobs = {job.number: job for job in bundle.jobs}
-        wanted = [each for job in bundle.jobs if (each := self._wanted(job, begun=bundle.begun)) is not None]
+        wanted = [
+            each
+            for job in bundle.jobs
+            if (each := self._wanted(job, begun=bundle.begun)) is not None
+        ]
 
         def tell(number: int, outcome: dict[str, Any] | NoisebenchError) -> None:
             self._answer(_ended(jobs[number], outcome))
@@ -120,7 +138,10 @@ class _Server:
         try:
             run = plan_one(self._workspace, job.wanted, self._place.device)
             if run.key != job.key:
-                raise NoisebenchError(f"{job.title}: the data, a plugin or the code changed while the suite was running; run it again")
+                raise NoisebenchError(
+                    f"{job.title}: the data, a plugin or the code changed while "
+                    "the suite was running; run it again"
+                )
             images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
             resume = begun or (self._place.resume and not job.anew)
             conduct = Conduct(resume, job.anew, listen, self._stop)
@@ -140,8 +161,18 @@ class _Server:
 def _ended(job: Job, outcome: dict[str, Any] | NoisebenchError) -> Event:
     """How a job ended; of a failure that nobody has written down yet, error.json."""
     if isinstance(outcome, dict):
-        return Event(job.number, "done", {"test_acc": outcome["metrics"]["test_acc"]["last"], "seconds": outcome["seconds"]})
-    kind = "interrupted" if isinstance(outcome, Interrupted) else "taken" if isinstance(outcome, RunTaken) else "failed"
+        return Event(
+            job.number,
+            "done",
+            {"test_acc": outcome["metrics"]["test_acc"]["last"], "seconds": outcome["seconds"]},
+        )
+    kind = (
+        "interrupted"
+        if isinstance(outcome, Interrupted)
+        else "taken"
+        if isinstance(outcome, RunTaken)
+        else "failed"
+    )
     if kind == "failed" and not isinstance(outcome, RunFailed):
         RunFolder(Path(job.folder)).note_failure(job.about, type(outcome).__name__, str(outcome))
     return Event(job.number, kind, {"message": str(outcome)})
@@ -149,9 +180,18 @@ def _ended(job: Job, outcome: dict[str, Any] | NoisebenchError) -> Event:
 
 def main() -> None:
     """The command `python -m noisebench.executors.worker`."""
-    parser = argparse.ArgumentParser(prog="python -m noisebench.executors.worker", description=__doc__)
-    parser.add_argument("--bundle", type=Path, metavar="FILE", help="a place and a bundle, a line each, instead of stdin")
-    parser.add_argument("--events", type=Path, metavar="FILE", help="where to append what is said of that bundle")
+    parser = argparse.ArgumentParser(
+        prog="python -m noisebench.executors.worker", description=__doc__
+    )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="a place and a bundle, a line each, instead of stdin",
+    )
+    parser.add_argument(
+        "--events", type=Path, metavar="FILE", help="where to append what is said of that bundle"
+    )
     options = parser.parse_args()
     if (options.bundle is None) != (options.events is None):
         parser.error("--bundle and --events go together")

@@ -12,7 +12,9 @@ TIMM = "timm:"
 
 @dataclass(frozen=True)
 class Backbone:
-    """One network: `factory` is "module:function" of (num_classes, shape); parameters as counted at 32x32x3, K = 10."""
+    """One network: `factory` is "module:function" of (num_classes, shape); parameters as counted at
+    32x32x3, K = 10.
+    """
 
     name: str
     summary: str
@@ -26,22 +28,40 @@ BACKBONES = {
     for entry in (
         Backbone("mlp", "two hidden layers of 256, ReLU", "mlp:mlp", pack=16),
         Backbone("cnn4", "conv 32, conv 64, dense 128, dense K, for 28x28", "cnn:cnn4"),
-        Backbone("cnn8", "the 8-layer CNN of SL, D2L and APL: 6 conv, 2 dense; 1.6 M parameters", "cnn:cnn8"),
-        Backbone("resnet44", "pre-activation ResNet-44 of SL and D2L, widths 16-32-64; 0.67 M parameters", "resnet:resnet44"),
-        Backbone("resnet18", "ResNet-18 with a 3x3 stem for 32x32; 11.2 M parameters", "resnet:resnet18"),
-        Backbone("resnet34", "ResNet-34 with a 3x3 stem for 32x32; 21.3 M parameters", "resnet:resnet34"),
         Backbone(
-            "preact_resnet18", "pre-activation ResNet-18 for 32x32 (DivideMix, ELR+, SOP+); 11.2 M parameters", "resnet:preact_resnet18"
+            "cnn8",
+            "the 8-layer CNN of SL, D2L and APL: 6 conv, 2 dense; 1.6 M parameters",
+            "cnn:cnn8",
+        ),
+        Backbone(
+            "resnet44",
+            "pre-activation ResNet-44 of SL and D2L, widths 16-32-64; 0.67 M parameters",
+            "resnet:resnet44",
+        ),
+        Backbone(
+            "resnet18", "ResNet-18 with a 3x3 stem for 32x32; 11.2 M parameters", "resnet:resnet18"
+        ),
+        Backbone(
+            "resnet34", "ResNet-34 with a 3x3 stem for 32x32; 21.3 M parameters", "resnet:resnet34"
+        ),
+        Backbone(
+            "preact_resnet18",
+            "pre-activation ResNet-18 for 32x32 (DivideMix, ELR+, SOP+); 11.2 M parameters",
+            "resnet:preact_resnet18",
         ),
     )
 }
 
 
 def canonical_backbone(text: str) -> str:
-    """The one text of a backbone. Raises UnknownName; names behind `timm:` are checked when the network is made."""
+    """The one text of a backbone. Raises UnknownName; names behind `timm:` are checked when the
+    network is made.
+    """
     expression = parse(text)
     if not isinstance(expression, Call) or expression.args or expression.kwargs:
-        raise LanguageError(f"a model is a name without parameters, such as cnn8 or timm:resnet50; got {text!r}")
+        raise LanguageError(
+            f"a model is a name without parameters, such as cnn8 or timm:resnet50; got {text!r}"
+        )
     if not expression.name.startswith(TIMM) and expression.name not in BACKBONES:
         raise UnknownName("model", expression.name, BACKBONES, "models")
     return expression.name

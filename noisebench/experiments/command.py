@@ -1,4 +1,6 @@
-"""A finished or failed run -> the command line that makes it again, to the same key, and what must be at hand for it."""
+"""A finished or failed run -> the command line that makes it again, to the same key, and what must
+be at hand for it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ _SPECIAL_IN_QUOTES = re.compile(r'["$`\\!\n]')
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The words of a command, and what it needs besides the package, each in words a person can act on."""
+    """The words of a command, and what it needs besides the package, each in words a person can act
+    on.
+    """
 
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()
@@ -37,39 +41,66 @@ class Reproduction:
 
 
 def _quoted(word: str) -> str:
-    """A word as a shell reads it; noises hold single quotes, so double ones where they do no harm."""
+    """A word as a shell reads it; noises hold single quotes, so double ones where they do no
+    harm.
+    """
     if _PLAIN.fullmatch(word):
         return word
     return f'"{word}"' if "'" in word and not _SPECIAL_IN_QUOTES.search(word) else shlex.quote(word)
 
 
 def reproduction(about: dict[str, Any]) -> Reproduction:
-    """From what `RunFolder.about` says of a run. Resolved texts, not a method's name: rows of the literature may change.
+    """From what `RunFolder.about` says of a run. Resolved texts, not a method's name: rows of the
+    literature may change.
 
     Raises LanguageError for a text that is none of the language.
     """
-    words = ["noisebench", "train", _word(about.get("path") or about["dataset"]), *_options({"test": about.get("test_path")})]
+    words = [
+        "noisebench",
+        "train",
+        _word(about.get("path") or about["dataset"]),
+        *_options({"test": about.get("test_path")}),
+    ]
     held_out = about.get("held_out", "")
     val, trusted = _HELD_OUT.search(held_out), _TRUSTED.search(held_out)
     before = val is not None and val[2] == "before"
-    labels = {"noise": about["noise"], "subset": about.get("subset"), "noise_seed": about["noise_seed"], "val_fraction": val and val[1],
-              "val_split": "before" if before else None, "trusted": trusted and trusted[1]}  # fmt: skip
+    labels = {
+        "noise": about["noise"],
+        "subset": about.get("subset"),
+        "noise_seed": about["noise_seed"],
+        "val_fraction": val and val[1],
+        "val_split": "before" if before else None,
+        "trusted": trusted and trusted[1],
+    }
     belief = None if about["strategy"] == "standard" else about["strategy"]
     recipe = about["recipe_name"] if about["recipe_name"] in RECIPES else None
     init = about.get("init", {}).get("text")
-    training = {"loss": about["loss"], "strategy": belief, "model": about["model"], "init": init, "recipe": recipe,
-                "epochs": about["recipe"]["epochs"], **recipe_changes(about["recipe_name"], about["dataset"], about["recipe"]),
-                "seed": about["seed"], "precision": about["precision"]}  # fmt: skip
+    training = {
+        "loss": about["loss"],
+        "strategy": belief,
+        "model": about["model"],
+        "init": init,
+        "recipe": recipe,
+        "epochs": about["recipe"]["epochs"],
+        **recipe_changes(about["recipe_name"], about["dataset"], about["recipe"]),
+        "seed": about["seed"],
+        "precision": about["precision"],
+    }
     return Reproduction((*words, *_options(labels), *_options(training)), tuple(_needs(about)))
 
 
 def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings in which a run's recipe is not the one that it is named after; on foreign data its augmentation too."""
+    """The settings in which a run's recipe is not the one that it is named after; on foreign data
+    its augmentation too.
+    """
     if name not in RECIPES:
         return {key: value for key, value in settings.items() if key in RECIPE_FIELDS}
     known = DATASETS.get(dataset)
     augment = known.augmentation if known else {}
-    own, settings = all_settings(make_recipe(name, dataset, augment=augment, changes={}).asdict()), all_settings(settings)
+    own, settings = (
+        all_settings(make_recipe(name, dataset, augment=augment, changes={}).asdict()),
+        all_settings(settings),
+    )
     return {key: value for key, value in settings.items() if key in RECIPE_FIELDS
             and (value != own.get(key) or (known is None and key in ("crop", "flip")))}  # fmt: skip
 
@@ -90,15 +121,29 @@ def _options(values: dict[str, Any]) -> Iterator[str]:
 
 def _needs(about: dict[str, Any]) -> Iterator[str]:
     if about["dataset"] not in DATASETS:
-        yield f"the data set {about.get('path') or about['dataset']}{_checksum(about.get('data_sha256'))}"
+        yield (
+            "the data set "
+            f"{about.get('path') or about['dataset']}{_checksum(about.get('data_sha256'))}"
+        )
     if (init := about.get("init")) is not None:
-        yield f"the weights {init.get('tag') or init['text']} (the sha256 of their tensors begins {init['sha256'][:16]})"
+        yield (
+            f"the weights {init.get('tag') or init['text']} (the sha256 of their tensors "
+            "begins "
+            f"{init['sha256'][:16]})"
+        )
     for call in _calls(NOISES, about["noise"]):
         yield from _files(call)
-    for registry, text in ((NOISES, about["noise"]), (LOSSES, about["loss"]), (STRATEGIES, about["strategy"])):
+    for registry, text in (
+        (NOISES, about["noise"]),
+        (LOSSES, about["loss"]),
+        (STRATEGIES, about["strategy"]),
+    ):
         for call in _calls(registry, text):
             if not _is_ours(registry, call.name):
-                yield f"the file that defines the {registry.kind} {call.name}: noisebench --plugin FILE train ..."
+                yield (
+                    f"the file that defines the {registry.kind} {call.name}: noisebench "
+                    "--plugin FILE train ..."
+                )
 
 
 def _files(call: Call) -> Iterator[str]:
@@ -109,7 +154,10 @@ def _files(call: Call) -> Iterator[str]:
             path, _ = split_column(str(values[name]))
             yield f"the file {path}{_checksum(values.get('sha256'))}, here or in the workspace"
     if "source" in values and values["source"] not in DATASETS:
-        yield f"the data set {values['source']}, whose images are put in, by its path in the place of this name"
+        yield (
+            f"the data set {values['source']}, whose images are put in, by its path in the "
+            "place of this name"
+        )
 
 
 def _checksum(sha256: object) -> str:

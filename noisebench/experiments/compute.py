@@ -1,4 +1,6 @@
-"""What a run's training costs, in passes over its examples, and how many epochs a budget of them buys."""
+"""What a run's training costs, in passes over its examples, and how many epochs a budget of them
+buys.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,16 @@ from .oracle import estimated_facts
 from .recipes import Recipe, read_schedule
 
 BUDGETS = ("epochs", "compute")
-_WARMUP = 4  # of its epochs, a run that estimates its noise takes one in four for that: later, networks learn wrong labels by heart
+# of its epochs, a run that estimates its noise takes one in four for that: later, networks learn
+# wrong labels by heart
+_WARMUP = 4
 
 
 @dataclass(frozen=True)
 class Price:
-    """share: the work of an epoch as a multiple of CE's; estimates: whether the noise is found out first, by plain CE."""
+    """share: the work of an epoch as a multiple of CE's; estimates: whether the noise is found out
+    first, by plain CE.
+    """
 
     share: float
     estimates: bool = False
@@ -32,17 +38,26 @@ class Price:
 
 
 def epochs_of_estimates(epochs: int) -> int:
-    """How often a run of so many epochs sees every example before them, where it estimates its noise."""
+    """How often a run of so many epochs sees every example before them, where it estimates its
+    noise.
+    """
     return max(1, round(epochs / _WARMUP))
 
 
 def price_of(loss: str | Expression, strategy: str | Expression) -> Price:
-    """Raises ConfigError for a strategy that says no cost, UnknownName and LanguageError for what is none of the language."""
+    """Raises ConfigError for a strategy that says no cost, UnknownName and LanguageError for what
+    is none of the language.
+    """
     call, normal = normal_strategy(strategy), LOSSES.normal(loss)
     passes = STRATEGIES[call.name].facts.get("cost")
     if not isinstance(passes, Passes):
-        raise ConfigError(f"the strategy {call.name} does not say what it costs: register it with cost=Passes(forward, backward)")
-    return Price(passes.share, bool(estimated_facts(LOSSES, normal) | estimated_facts(STRATEGIES, call)))
+        raise ConfigError(
+            f"the strategy {call.name} does not say what it costs: register it with "
+            "cost=Passes(forward, backward)"
+        )
+    return Price(
+        passes.share, bool(estimated_facts(LOSSES, normal) | estimated_facts(STRATEGIES, call))
+    )
 
 
 def checked_budget(name: str) -> str:
@@ -53,7 +68,8 @@ def checked_budget(name: str) -> str:
 
 
 def at_budget(recipe: Recipe, budget: str, loss: Expression, strategy: Expression) -> Recipe:
-    """The recipe under a budget: by `compute` with as many epochs as do the work of its own epochs of CE.
+    """The recipe under a budget: by `compute` with as many epochs as do the work of its own epochs
+    of CE.
 
     Raises ConfigError where the schedule counts epochs of its own.
     """
@@ -66,4 +82,7 @@ def at_budget(recipe: Recipe, budget: str, loss: Expression, strategy: Expressio
 def check_schedule(recipe: Recipe) -> None:
     """Raises ConfigError where a budget of compute would change what a schedule means."""
     if read_schedule(recipe.schedule)[1]:
-        raise ConfigError(f"the schedule {recipe.schedule} counts epochs, and a budget of compute changes them: take cosine or constant")
+        raise ConfigError(
+            f"the schedule {recipe.schedule} counts epochs, and a budget of compute "
+            "changes them: take cosine or constant"
+        )

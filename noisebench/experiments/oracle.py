@@ -21,7 +21,8 @@ TRUE, EMPIRICAL = "true", "empirical"
 
 
 def resolve(registry: Registry, text: str | Expression, manifest: Manifest) -> Expression:
-    """The normal expression with every `auto` and `overall` replaced: a rate by its number, T by 'true' (the model's) or 'empirical'.
+    """The normal expression with every `auto` and `overall` replaced: a rate by its number, T by
+    'true' (the model's) or 'empirical'.
 
     Raises LanguageError where the manifest does not know.
     """
@@ -29,7 +30,13 @@ def resolve(registry: Registry, text: str | Expression, manifest: Manifest) -> E
     def fill(call: Call) -> Call:
         known = {p.name: p for p in registry[call.name].parameters}
         kwargs = tuple(
-            (key, _fact(value, known[key].auto, call.name, manifest) if value in (AUTO, OVERALL) else value) for key, value in call.kwargs
+            (
+                key,
+                _fact(value, known[key].auto, call.name, manifest)
+                if value in (AUTO, OVERALL)
+                else value,
+            )
+            for key, value in call.kwargs
         )
         return replace(call, kwargs=kwargs)
 
@@ -43,22 +50,31 @@ def _fact(word: Value, fact: str | None, owner: str, manifest: Manifest) -> Valu
     if fact != "transition" and rate is not None:
         return rate
     missing = "transition matrix" if fact == "transition" else "rate"
-    raise LanguageError(f"{owner}: {word} needs the noise {missing}, which this manifest does not know: write {ESTIMATED}, or give a value")
+    raise LanguageError(
+        f"{owner}: {word} needs the noise {missing}, which this manifest does not "
+        f"know: write {ESTIMATED}, or give a value"
+    )
 
 
 def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) -> bool:
     """Whether a resolved expression holds the true rate or T, by a word or typed."""
-    pairs = (pair for call in registry.calls(expression) for pair in _facts_and_values(registry, call))
+    pairs = (
+        pair for call in registry.calls(expression) for pair in _facts_and_values(registry, call)
+    )
     return any(_is_true(fact, value, manifest) for fact, value in pairs)
 
 
 def with_auto(registry: Registry, expression: Expression, manifest: Manifest) -> str:
-    """The expression's text with `auto` or `overall` wherever a value is what that word stands for: one name for one run, however
-    it was written."""
+    """The expression's text with `auto` or `overall` wherever a value is what that word stands for:
+    one name for one run, however it was written.
+    """
 
     def unfill(call: Call) -> Call:
         facts = {p.name: p.auto for p in registry[call.name].parameters}
-        return replace(call, kwargs=tuple((key, _word(facts[key], value, manifest)) for key, value in call.kwargs))
+        return replace(
+            call,
+            kwargs=tuple((key, _word(facts[key], value, manifest)) for key, value in call.kwargs),
+        )
 
     return registry.canonical(registry.substitute(expression, unfill))
 
@@ -70,27 +86,46 @@ def _word(fact: str | None, value: Value, manifest: Manifest) -> Value:
         return value
     shares = (manifest.expected_share, manifest.meta["realised_rate"])
     words = {AUTO: (manifest.rate,) if fact == "rate" else shares, OVERALL: shares}
-    equal = (word for word, rates in words.items() if any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in rates))
+    equal = (
+        word
+        for word, rates in words.items()
+        if any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in rates)
+    )
     return next(equal, value)
 
 
 def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
     if fact in ("rate", "share") and isinstance(value, int | float):
         meta = manifest.meta
-        return is_rate(value, (meta["nominal_rate"], meta["realised_rate"], manifest.expected_share, *meta.get("rates", ())))
+        return is_rate(
+            value,
+            (
+                meta["nominal_rate"],
+                meta["realised_rate"],
+                manifest.expected_share,
+                *meta.get("rates", ()),
+            ),
+        )
     if fact == "transition":
-        return value in (TRUE, EMPIRICAL) or any(_close(value, T) for T in _tables(manifest).values())
+        return value in (TRUE, EMPIRICAL) or any(
+            _close(value, T) for T in _tables(manifest).values()
+        )
     return False
 
 
 def is_rate(value: float, rates: Iterable[float | None]) -> bool:
-    """Whether a value is one of these rates, or one rounded to the digits that the value is written with, at least two: 0.2 is
-    0.20200462, 0.25 is not."""
+    """Whether a value is one of these rates, or one rounded to the digits that the value is written
+    with, at least two: 0.2 is 0.20200462, 0.25 is not.
+    """
     if not math.isfinite(value):
         return False
     digits = _digits(value)
     known = [rate for rate in rates if rate is not None]
-    return any(math.isclose(value, rate, abs_tol=1e-9) or (value > 0 and math.isclose(value, round(rate, digits))) for rate in known)
+    return any(
+        math.isclose(value, rate, abs_tol=1e-9)
+        or (value > 0 and math.isclose(value, round(rate, digits)))
+        for rate in known
+    )
 
 
 def _digits(value: float) -> int:
@@ -112,19 +147,28 @@ def _close(value: Any, T: np.ndarray) -> bool:
 
 def _tables(manifest: Manifest) -> dict[str, np.ndarray]:
     """Every T (K, K) that the manifest knows, the noise model's first."""
-    tables = {TRUE: manifest.transition, EMPIRICAL: manifest.empirical_transition if (manifest.clean_labels >= 0).any() else None}
+    tables = {
+        TRUE: manifest.transition,
+        EMPIRICAL: manifest.empirical_transition if (manifest.clean_labels >= 0).any() else None,
+    }
     return {name: table for name, table in tables.items() if table is not None}
 
 
-def transitions(manifest: Manifest, loss: Expression, estimates: Estimates | None = None) -> dict[str, np.ndarray]:
-    """What T='true', T='empirical' and T=estimated are under this manifest; nothing for a loss that has no T."""
+def transitions(
+    manifest: Manifest, loss: Expression, estimates: Estimates | None = None
+) -> dict[str, np.ndarray]:
+    """What T='true', T='empirical' and T=estimated are under this manifest; nothing for a loss that
+    has no T.
+    """
     has_T = any(key == "T" for call in LOSSES.calls(loss) for key, _ in call.kwargs)
     found = {} if estimates is None else {ESTIMATED: estimates.transition}
     return {**_tables(manifest), **found} if has_T else {}
 
 
 def estimated_facts(registry: Registry, expression: Expression) -> set[str]:
-    """What a run with this expression has to estimate: "rate" (the share of incorrect labels), "transition"."""
+    """What a run with this expression has to estimate: "rate" (the share of incorrect labels),
+    "transition".
+    """
     return {
         "transition" if fact == "transition" else "rate"
         for call in registry.calls(expression)
@@ -133,13 +177,25 @@ def estimated_facts(registry: Registry, expression: Expression) -> set[str]:
     }
 
 
-def with_estimates(registry: Registry, expression: Expression, estimates: Estimates | None) -> Expression:
-    """The expression with the estimated rate in place of `estimated`; T stays a word, which `transitions` explains."""
+def with_estimates(
+    registry: Registry, expression: Expression, estimates: Estimates | None
+) -> Expression:
+    """The expression with the estimated rate in place of `estimated`; T stays a word, which
+    `transitions` explains.
+    """
 
     def fill(call: Call) -> Call:
         facts = {p.name: p.auto for p in registry[call.name].parameters}
-        rates = {key for key, value in call.kwargs if value == ESTIMATED and facts[key] != "transition"}
-        return replace(call, kwargs=tuple((key, estimates.rate if estimates and key in rates else value) for key, value in call.kwargs))
+        rates = {
+            key for key, value in call.kwargs if value == ESTIMATED and facts[key] != "transition"
+        }
+        return replace(
+            call,
+            kwargs=tuple(
+                (key, estimates.rate if estimates and key in rates else value)
+                for key, value in call.kwargs
+            ),
+        )
 
     return registry.normal(registry.substitute(expression, fill))
 

@@ -1,8 +1,10 @@
-"""What papers published, cell by cell, and how it was measured: to stand beside our own numbers, each difference of protocol named.
+"""What papers published, cell by cell, and how it was measured: to stand beside our own numbers,
+each difference of protocol named.
 
-`published.csv` is the source: one published cell a row. mean and std are shares; `noise` is what the paper made, in our language, empty
-where nobody says; `method`, `backbone`, `dataset` are our names where it is the same thing, else the paper's word; `name` is
-always the paper's; `remark` is what else makes the method or the test another than ours, or leaves that open. Empty is not known.
+`published.csv` is the source: one published cell a row. mean and std are shares; `noise` is what
+the paper made, in our language, empty where nobody says; `method`, `backbone`, `dataset` are our
+names where it is the same thing, else the paper's word; `name` is always the paper's; `remark` is
+what else makes the method or the test another than ours, or leaves that open. Empty is not known.
 Loads no torch.
 """
 
@@ -25,7 +27,9 @@ PAPERS = {
     "eps-softmax": "Wang et al. 2024, Epsilon-Softmax, under the protocol of APL",
     "jal": "JAL, ICCV 2025, from a note, not the paper itself",
     "elr": "Liu et al. 2020, Early-Learning Regularization, Table 1",
-    "elr-dividemix": "Liu et al. 2020, Early-Learning Regularization, Table 2, as DivideMix compares",
+    "elr-dividemix": (
+        "Liu et al. 2020, Early-Learning Regularization, Table 2, as DivideMix compares"
+    ),
     "cifar-n": "Wei et al. 2022, CIFAR-N's leaderboard",
     "noisypy": "noisypy, ReScience C 2026, a reproduction",
     "mentornet": "Jiang et al. 2018, MentorNet, as its code's authors print it",
@@ -47,7 +51,9 @@ _LACKING = {
     ("apl", "cifar100"): "images there rotated too",
     ("el-imagenet", "imagenet"): "augmentation in training there unstated",
     ("sl", "cifar10"): "learning rate there falls with each step too, images shifted by a fifth",
-    ("sl", "cifar100"): "learning rate there falls with each step too, images shifted by a fifth and rotated",
+    ("sl", "cifar100"): (
+        "learning rate there falls with each step too, images shifted by a fifth and rotated"
+    ),
 }
 
 
@@ -55,8 +61,8 @@ _LACKING = {
 class Published:
     """One published cell.
 
-    kind: symmetric, asymmetric, pairflip, dependent, human, clean or as-is; rate: as the paper states
-    it, of human labels as their authors do; selection: a metric's name.
+    kind: symmetric, asymmetric, pairflip, dependent, human, clean or as-is; rate: as the paper
+    states it, of human labels as their authors do; selection: a metric's name.
     """
 
     paper: str
@@ -81,7 +87,9 @@ class Published:
 
 @dataclass(frozen=True)
 class Ours:
-    """What of a cell of ours decides whether a published one is the same experiment. changes: what it sets otherwise than its recipe."""
+    """What of a cell of ours decides whether a published one is the same experiment. changes: what
+    it sets otherwise than its recipe.
+    """
 
     dataset: str
     backbone: str
@@ -104,8 +112,16 @@ class Beside:
         """For a document; `mean` is ours."""
         found = self.cell
         difference = None if mean is None else mean - found.mean
-        return {"paper": found.paper, "name": found.name, "mean": found.mean, "std": found.std, "n": found.runs, "difference": difference,
-                "mismatches": list(self.mismatches), "source": found.source}  # fmt: skip
+        return {
+            "paper": found.paper,
+            "name": found.name,
+            "mean": found.mean,
+            "std": found.std,
+            "n": found.runs,
+            "difference": difference,
+            "mismatches": list(self.mismatches),
+            "source": found.source,
+        }
 
 
 @cache
@@ -116,7 +132,11 @@ def read_published() -> tuple[Published, ...]:
 
 
 def _row(line: dict[str, str]) -> Published:
-    numbers = {"rate": float(line["rate"]), "mean": float(line["mean"]), "std": float(line["std"]) if line["std"] else None}
+    numbers = {
+        "rate": float(line["rate"]),
+        "mean": float(line["mean"]),
+        "std": float(line["std"]) if line["std"] else None,
+    }
     counts = {name: int(line[name]) if line[name] else None for name in ("runs", "epochs")}
     return Published(**{**line, **numbers, **counts})  # type: ignore[arg-type]
 
@@ -135,7 +155,9 @@ def cells_of(paper: str) -> list[Published]:
 
 
 def find_beside(paper: str, ours: Ours) -> Beside | None:
-    """The paper's cell of the same data, kind and rate of noise, and method; of several the one most like ours. Raises UnknownName."""
+    """The paper's cell of the same data, kind and rate of noise, and method; of several the one
+    most like ours. Raises UnknownName.
+    """
     kind, rate = _kind(ours.noise)
     fitting = [
         row

@@ -1,4 +1,5 @@
-"""A wish for a run -> everything that decides its result, its key and its folder's name. Loads no torch.
+"""A wish for a run -> everything that decides its result, its key and its folder's name. Loads no
+torch.
 
 Precedence: the wish (command line or suite) > method preset > recipe > default.
 """
@@ -32,9 +33,12 @@ from .recipes import Recipe, make_recipe, settled
 from .weights import VERSION as INITIAL_VERSION
 from .weights import Initial
 
-PICTURES_VERSION = 2  # of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
-WHERE = ("path", "test_path", "labels_path")  # where a foreign set lay, from the workspace; information, in no key
-PROTOCOL = 1  # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
+# of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
+PICTURES_VERSION = 2
+# where a foreign set lay, from the workspace; information, in no key
+WHERE = ("path", "test_path", "labels_path")
+# raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
+PROTOCOL = 1
 _LARGEST_SEED = 2**32
 _LARGEST_TABLE = 1 << 29  # numbers, 2 GB
 _LONGEST_NAME = 150  # characters of a folder's readable part
@@ -42,7 +46,9 @@ _LONGEST_NAME = 150  # characters of a folder's readable part
 
 @dataclass(frozen=True)
 class Wish:
-    """What somebody asked for; None where a default is to decide. `changes` are settings of the recipe."""
+    """What somebody asked for; None where a default is to decide. `changes` are settings of the
+    recipe.
+    """
 
     method: str | None = None
     loss: str | None = None
@@ -53,13 +59,16 @@ class Wish:
     seed: int = 0
     precision: str = "auto"
     device: str = "auto"  # which decides no more than what the precision `auto` is
-    budget: str = "epochs"  # `compute`: the recipe's epochs are CE's, and as many are trained as do the same work
+    # `compute`: the recipe's epochs are CE's, and as many are trained as do the same work
+    budget: str = "epochs"
     init: Initial | None = None  # the weights to begin from; None: networks are freshly made
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run with nothing left open. `method` is its row in a table; `loss` and `strategy` hold no `auto`."""
+    """A run with nothing left open. `method` is its row in a table; `loss` and `strategy` hold no
+    `auto`.
+    """
 
     dataset: Dataset
     manifest: Manifest
@@ -79,7 +88,9 @@ class Run:
     @cached_property
     def estimated(self) -> list[str]:
         """What of the noise the run has to find out first: "rate", "transition"."""
-        return sorted(estimated_facts(LOSSES, self.loss) | estimated_facts(STRATEGIES, self.strategy))
+        return sorted(
+            estimated_facts(LOSSES, self.loss) | estimated_facts(STRATEGIES, self.strategy)
+        )
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -100,7 +111,11 @@ class Run:
                 **LOSSES.fingerprints(self.loss),
                 **STRATEGIES.fingerprints(self.strategy),
                 f"model:{self.model}": backbone_fingerprint(self.model),
-                **({"pictures": str(PICTURES_VERSION)} if self.manifest.val is not None or self.manifest.source is not None else {}),
+                **(
+                    {"pictures": str(PICTURES_VERSION)}
+                    if self.manifest.val is not None or self.manifest.source is not None
+                    else {}
+                ),
                 **({"estimates": str(ESTIMATES_VERSION)} if self.estimated else {}),
                 **({"init": str(INITIAL_VERSION)} if self.init else {}),
                 **({"decoding": str(DECODING_VERSION)} if self.dataset.reader else {}),
@@ -145,11 +160,17 @@ class Run:
         """Of all code that decides the result, the noise's too, which the manifest names."""
         noise = str(self.manifest.meta.get("noise_version", "1"))
         name = self.manifest.meta["noise"].partition("(")[0]
-        return {"protocol": str(PROTOCOL), **self.config["versions"], **({} if noise == "1" else {f"noise:{name}": noise})}
+        return {
+            "protocol": str(PROTOCOL),
+            **self.config["versions"],
+            **({} if noise == "1" else {f"noise:{name}": noise}),
+        }
 
     @cached_property
     def readable(self) -> str:
-        """What the run is, for people; what comes after `__` in the folder's name is for machines."""
+        """What the run is, for people; what comes after `__` in the folder's name is for
+        machines.
+        """
         labels = file_name(self.manifest, self.dataset).removesuffix(".csv")
         text = "_".join([labels, self.model, self.method, f"seed{self.seed}"])
         return re.sub(r"[^\w.+=-]+", "-", re.sub(r"[)\]'\"]", "", text)).strip("-.")[:_LONGEST_NAME]
@@ -160,11 +181,18 @@ class Run:
 
     @property
     def title(self) -> str:
-        meta, held_out = self.manifest.meta, f", {self.manifest.held_out}" if self.manifest.held_out else ""
-        seed = "" if self.manifest.noise_seed is None else f", noise seed {self.manifest.noise_seed}"
+        meta, held_out = (
+            self.manifest.meta,
+            f", {self.manifest.held_out}" if self.manifest.held_out else "",
+        )
+        seed = (
+            "" if self.manifest.noise_seed is None else (f", noise seed {self.manifest.noise_seed}")
+        )
         noise = f"{meta['noise']}{seed}{held_out}"
         init = f" from {self.init.label}" if self.init else ""
-        return f"{self.method} on {self.manifest.data}, {noise}, {self.model}{init}, seed {self.seed}"
+        return (
+            f"{self.method} on {self.manifest.data}, {noise}, {self.model}{init}, seed {self.seed}"
+        )
 
 
 def key_of(config: dict[str, Any]) -> str:
@@ -172,18 +200,28 @@ def key_of(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str, source_sha256: str = "") -> Run:
+def plan_run(
+    wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str, source_sha256: str = ""
+) -> Run:
     """Decide everything that the wish leaves open. Raises NoisebenchError for what cannot be."""
     loss_text, strategy_text = texts_of(wish, dataset, manifest.meta["noise"])
     loss = resolve(LOSSES, loss_text, manifest)
     strategy = resolve(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
     any_ = Estimates(0.5, np.eye(dataset.num_classes))  # stands for what is found out later
     filled = with_estimates(LOSSES, loss, any_)
-    build_loss(filled, transitions(manifest, loss, any_), num_classes=dataset.num_classes)  # whatever is wrong with it is said now
+    # whatever is wrong with it is said now
+    build_loss(filled, transitions(manifest, loss, any_), num_classes=dataset.num_classes)
     recipe_name = wish.recipe or dataset.recipe
-    recipe = make_recipe(recipe_name, dataset.name, augment=dataset.augmentation, changes=wish.changes)
+    recipe = make_recipe(
+        recipe_name, dataset.name, augment=dataset.augmentation, changes=wish.changes
+    )
     recipe = settled(recipe, dataset)
-    _check_tables(strategy, int(manifest.in_training.sum()), dataset.num_classes, estimated_facts(LOSSES, loss))
+    _check_tables(
+        strategy,
+        int(manifest.in_training.sum()),
+        dataset.num_classes,
+        estimated_facts(LOSSES, loss),
+    )
     row, tuned = _row(loss, strategy, dataset, manifest)
     return Run(
         dataset,
@@ -204,13 +242,20 @@ def plan_run(wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str,
 
 
 def _check_tables(strategy: Expression, n: int, num_classes: int, estimated: set[str]) -> None:
-    """Raises ConfigError where a run would hold a number for every class of every example, and these are too many."""
+    """Raises ConfigError where a run would hold a number for every class of every example, and
+    these are too many.
+    """
     call = normal_strategy(str(strategy))
-    keeps = STRATEGIES[call.name].facts.get("table") or estimated or estimated_facts(STRATEGIES, strategy)
+    keeps = (
+        STRATEGIES[call.name].facts.get("table")
+        or estimated
+        or estimated_facts(STRATEGIES, strategy)
+    )
     if keeps and n * num_classes > _LARGEST_TABLE:
         who = call.name if STRATEGIES[call.name].facts.get("table") else "to estimate the noise"
         raise ConfigError(
-            f"{who} takes a number for each class of each example, {n:,} x {num_classes:,} of them, {n * num_classes * 4 / 1e9:.1f} GB: "
+            f"{who} takes a number for each class of each example, {n:,} x {num_classes:,} of "
+            f"them, {n * num_classes * 4 / 1e9:.1f} GB: "
             "take a --subset, or another strategy"
         )
 
@@ -226,7 +271,11 @@ def _preset(method: Method, dataset: Dataset, noise: str) -> Preset:
     """What the method's sources used on these data and this noise."""
     call = parse(noise)
     rate = dict(call.kwargs).get("rate") if isinstance(call, Call) else None
-    return method.preset(dataset.name, call.name if isinstance(call, Call) else "", rate if isinstance(rate, int | float) else None)
+    return method.preset(
+        dataset.name,
+        call.name if isinstance(call, Call) else "",
+        rate if isinstance(rate, int | float) else None,
+    )
 
 
 def texts_of(wish: Wish, dataset: Dataset, noise: str) -> tuple[str, str]:
@@ -234,14 +283,19 @@ def texts_of(wish: Wish, dataset: Dataset, noise: str) -> tuple[str, str]:
     if wish.method is None:
         return wish.loss or "ce", wish.strategy or "standard"
     if wish.loss or wish.strategy:
-        raise ConfigError("a method is a loss and a strategy already: give --method, or --loss and --strategy")
+        raise ConfigError(
+            "a method is a loss and a strategy already: give --method, or --loss and --strategy"
+        )
     method = find_method(wish.method)
     preset = _preset(method, dataset, noise)
     return preset.loss, preset.strategy
 
 
-def _row(loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest) -> tuple[str, bool]:
-    """What the run is called in a table: the literature's name for it, else its texts. The same for the same key.
+def _row(
+    loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest
+) -> tuple[str, bool]:
+    """What the run is called in a table: the literature's name for it, else its texts. The same for
+    the same key.
 
     And whether that is a preset which was chosen by the true noise.
     """
@@ -269,17 +323,28 @@ def _means(strategy: Call, whole: Call) -> bool:
         return False
 
 
-def _row_of(loss: str, strategy: str, dataset: Dataset, manifest: Manifest) -> tuple[str, bool] | None:
-    """The literature's name of two canonical texts, and whether that preset was chosen by the true noise."""
+def _row_of(
+    loss: str, strategy: str, dataset: Dataset, manifest: Manifest
+) -> tuple[str, bool] | None:
+    """The literature's name of two canonical texts, and whether that preset was chosen by the true
+    noise.
+    """
     for method in METHODS.values():
         preset = _preset(method, dataset, manifest.meta["noise"])
-        if (loss, strategy) == (LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))):
+        if (loss, strategy) == (
+            LOSSES.canonical(preset.loss),
+            str(normal_strategy(preset.strategy)),
+        ):
             return method.name, preset.tuned
     return None
 
 
-def with_parameters(wish: Wish, dataset: Dataset, manifest: Manifest, values: dict[str, str]) -> Wish:
-    """The wish with parameters of its loss set by name. A method becomes its loss and strategy: it is no longer that row."""
+def with_parameters(
+    wish: Wish, dataset: Dataset, manifest: Manifest, values: dict[str, str]
+) -> Wish:
+    """The wish with parameters of its loss set by name. A method becomes its loss and strategy: it
+    is no longer that row.
+    """
     if not values:
         return wish
     loss, strategy = wish.loss or "ce", wish.strategy
@@ -292,14 +357,20 @@ def with_parameters(wish: Wish, dataset: Dataset, manifest: Manifest, values: di
 
 
 def loss_with(text: str, values: dict[str, str]) -> str:
-    """A loss with parameters set by name (`--eps 0.4`). Raises ConfigError where no term, or more than one, has it."""
+    """A loss with parameters set by name (`--eps 0.4`). Raises ConfigError where no term, or more
+    than one, has it.
+    """
     expression = LOSSES.normal(text)
     for name, value in values.items():
         owner = _owner(expression, name)
 
         def change(call: Call, name: str = name, value: str = value, owner: Call = owner) -> Call:
             others = tuple(pair for pair in call.kwargs if pair[0] != name)
-            return replace(call, kwargs=(*others, (name, parse_value(value)))) if call == owner else call
+            return (
+                replace(call, kwargs=(*others, (name, parse_value(value))))
+                if call == owner
+                else call
+            )
 
         expression = LOSSES.normal(LOSSES.substitute(expression, change))
     return str(expression)
@@ -310,9 +381,18 @@ def _owner(expression: Expression, name: str) -> Call:
     calls = list(LOSSES.calls(expression))
     owners = [call for call in calls if any(p.name == name for p in LOSSES[call.name].parameters)]
     if len(owners) > 1:
-        raise ConfigError(f"--{name}: {len(owners)} terms have it, so write it into --loss: {expression}")
+        raise ConfigError(
+            f"--{name}: {len(owners)} terms have it, so write it into --loss: {expression}"
+        )
     if not owners:
-        has = {call.name: ", ".join(p.name for p in LOSSES[call.name].parameters) or "none" for call in calls}
-        table = f"it has {has[calls[0].name]}" if len(has) == 1 else "; ".join(f"{call} has {names}" for call, names in has.items())
+        has = {
+            call.name: ", ".join(p.name for p in LOSSES[call.name].parameters) or "none"
+            for call in calls
+        }
+        table = (
+            f"it has {has[calls[0].name]}"
+            if len(has) == 1
+            else "; ".join(f"{call} has {names}" for call, names in has.items())
+        )
         raise ConfigError(f"--{name}: loss '{expression}' has no parameter '{name}' ({table})")
     return owners[0]

@@ -1,4 +1,6 @@
-"""`axis=value`: which runs somebody means, whether they lie there finished or are still to be done."""
+"""`axis=value`: which runs somebody means, whether they lie there finished or are still to be
+done.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,25 @@ _NORMAL: dict[str, Callable[[str], object]] = {
 }
 
 
-def kept(things: Iterable[T], conditions: Iterable[str], axes: Sequence[str], called: Callable[[T, str], Names]) -> list[T]:
-    """Those that meet every condition, in their order. A value is what it means, however it is spelled; `seed=0|1` are two.
+def kept(
+    things: Iterable[T],
+    conditions: Iterable[str],
+    axes: Sequence[str],
+    called: Callable[[T, str], Names],
+) -> list[T]:
+    """Those that meet every condition, in their order. A value is what it means, however it is
+    spelled; `seed=0|1` are two.
 
-    called: what a thing's place on an axis is called, first as it is listed. Raises ConfigError for another form, or a value that no
-    thing has.
+    called: what a thing's place on an axis is called, first as it is listed. Raises ConfigError for
+    another form, or a value that no thing has.
     """
     left = list(things)
     for condition in conditions:
         axis, equals, value = condition.partition("=")
         if not equals or axis not in axes:
-            raise ConfigError(f"--where is axis=value with axis one of {', '.join(axes)}; got {condition!r}")
+            raise ConfigError(
+                f"--where is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
+            )
         names = [called(thing, axis) for thing in left]
         met = _meeting(condition, axis, value, set(names))
         left = [thing for thing, own in zip(left, names, strict=True) if own in met]
@@ -49,7 +59,11 @@ def kept(things: Iterable[T], conditions: Iterable[str], axes: Sequence[str], ca
 
 def _meeting(condition: str, axis: str, value: str, known: set[Names]) -> set[Names]:
     """The places that one of the values means. Raises ConfigError where a value means none."""
-    values = [value] if any(value in own for own in known) else [part.strip() for part in value.split(_OR)]
+    values = (
+        [value]
+        if any(value in own for own in known)
+        else [part.strip() for part in value.split(_OR)]
+    )
     if "" in values and len(values) > 1:
         raise ConfigError(f"--where {condition}: a value beside {_OR} is empty")
     met: set[Names] = set()

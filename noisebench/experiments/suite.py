@@ -1,4 +1,6 @@
-"""`benchmarks.yaml` -> runs. All mistakes of a file are reported at once, each with line and column."""
+"""`benchmarks.yaml` -> runs. All mistakes of a file are reported at once, each with line and
+column.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,30 @@ from .backbones import canonical_backbone
 from .compute import check_schedule, checked_budget
 from .methods import find_method
 from .published import find_paper
-from .recipes import RECIPE_FIELDS, RECIPES, check_fit, find_recipe, make_recipe, read_schedule, settled
+from .recipes import (
+    RECIPE_FIELDS,
+    RECIPES,
+    check_fit,
+    find_recipe,
+    make_recipe,
+    read_schedule,
+    settled,
+)
 from .resolve import Wish, checked_seed
 from .selection import normal_value
-from .suite_file import Defaults, Override, Place, ReportShape, Scalar, Selector, Settings, Strict, compose, construct, mark_of
+from .suite_file import (
+    Defaults,
+    Override,
+    Place,
+    ReportShape,
+    Scalar,
+    Selector,
+    Settings,
+    Strict,
+    compose,
+    construct,
+    mark_of,
+)
 from .weights import check_init
 
 AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
@@ -45,7 +67,9 @@ _MOST_SELECTED = 10_000_000  # runs, each held against each selector
 
 
 class Suite(Strict):
-    """One suite of a file. takes: what it was seen to take, or is reckoned to, and on what: `40 s on two cores`."""
+    """One suite of a file. takes: what it was seen to take, or is reckoned to, and on what: `40 s
+    on two cores`.
+    """
 
     summary: str = ""
     takes: str = ""
@@ -60,7 +84,11 @@ class Suite(Strict):
     def _listed(cls, matrix: Any) -> Any:
         """A single choice is a list of one."""
         single = (str, int, float)
-        return {axis: [each] if isinstance(each, single) else each for axis, each in matrix.items()} if isinstance(matrix, dict) else matrix
+        return (
+            {axis: [each] if isinstance(each, single) else each for axis, each in matrix.items()}
+            if isinstance(matrix, dict)
+            else matrix
+        )
 
     @field_validator("summary", "takes")
     @classmethod
@@ -95,11 +123,20 @@ class Suite(Strict):
         if seeds is not None and (said := self._too_large(seeds)):
             raise ConfigError(f"--seeds {seeds}: {said}")
         numbers = None if seeds is None else list(range(seeds))
-        given = {name: value for name, value in {**settings, "seeds": numbers}.items() if value is not None}
+        given = {
+            name: value
+            for name, value in {**settings, "seeds": numbers}.items()
+            if value is not None
+        }
         for name, value in given.items():
-            if name in self.matrix or any(name in override.set.given() for override in self.override):
+            if name in self.matrix or any(
+                name in override.set.given() for override in self.override
+            ):
                 option = name.replace("_", "-")
-                raise ConfigError(f"--{option} {value}: the suite sets its {name} run by run: change it in the suite's file")
+                raise ConfigError(
+                    f"--{option} {value}: the suite sets its {name} run by run: "
+                    "change it in the suite's file"
+                )
             if name != "dataset":  # which may be any folder
                 _check_value(name, value)
         return self.model_copy(update={"defaults": self.defaults.model_copy(update=given)})
@@ -132,13 +169,17 @@ def suite_files(root: Path) -> list[Path]:
 
 def find_suite(name: str, root: Path) -> tuple[str, Suite]:
     """A suite by name, `FILE` with one suite, or `FILE:NAME`. Raises ConfigError or UnknownName."""
-    file, _, wanted = name.rpartition(":") if ":" in name and not Path(name).exists() else (name, "", "")
+    file, _, wanted = (
+        name.rpartition(":") if ":" in name and not Path(name).exists() else (name, "", "")
+    )
     if file.endswith((".yaml", ".yml")):
         suites = read_suites(Path(file))
         if not suites:
             raise ConfigError(f"{file} holds no suite")
         if not wanted and len(suites) > 1:
-            raise ConfigError(f"{file} holds {len(suites)} suites: write {file}:{next(iter(suites))}")
+            raise ConfigError(
+                f"{file} holds {len(suites)} suites: write {file}:{next(iter(suites))}"
+            )
         return _pick(suites, wanted or next(iter(suites)))
     known: dict[str, Suite] = {}
     for path in reversed(suite_files(root)):
@@ -153,15 +194,22 @@ def _pick(suites: dict[str, Suite], name: str) -> tuple[str, Suite]:
 
 
 def read_suites(path: Path) -> dict[str, Suite]:
-    """All suites of a file. Raises ConfigError with every mistake, one a line, as `file:line:column: what`."""
+    """All suites of a file. Raises ConfigError with every mistake, one a line, as
+    `file:line:column: what`.
+    """
     places: dict[tuple[str | int, ...], tuple[int, int]] = {}
     mistakes: list[tuple[int, int, str]] = []
     try:
         node = compose(read_text(path))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}{mark_of(error)}: not YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}") from None
+        raise ConfigError(
+            f"{path}{mark_of(error)}: not YAML: "
+            f"{getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise ConfigError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     data = construct(node, (), places, mistakes) if node is not None else None
     suites = _validate(data, places, mistakes)
     if mistakes:
@@ -171,7 +219,9 @@ def read_suites(path: Path) -> dict[str, Suite]:
     return suites
 
 
-def _validate(data: Any, places: dict[Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]) -> dict[str, Suite]:
+def _validate(
+    data: Any, places: dict[Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]
+) -> dict[str, Suite]:
     def blame(at: Place, what: str) -> None:
         while at and at not in places:
             at = at[:-1]
@@ -208,11 +258,21 @@ def _wrong_types(suite: Suite) -> Iterator[tuple[Place, str]]:
         for number, choice in enumerate(choices):
             if isinstance(choice, int) != (axis in _NUMBERS) and axis in AXES:
                 kind = "integer" if axis in _NUMBERS else "string"
-                yield ("matrix", axis, number), f"matrix.{axis}.{number}: Input should be a valid {kind}"
+                yield (
+                    ("matrix", axis, number),
+                    (f"matrix.{axis}.{number}: Input should be a valid {kind}"),
+                )
 
 
-_KEYS = [str(field.validation_alias.choices[0] if isinstance(field.validation_alias, AliasChoices) else name)
-         for model in (Suite, Defaults, Override, ReportShape) for name, field in model.model_fields.items()]  # fmt: skip
+_KEYS = [
+    str(
+        field.validation_alias.choices[0]
+        if isinstance(field.validation_alias, AliasChoices)
+        else name
+    )
+    for model in (Suite, Defaults, Override, ReportShape)
+    for name, field in model.model_fields.items()
+]
 
 
 def _plainly(problem: Any) -> str:
@@ -244,7 +304,9 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
 
 
 def _check_value(axis: str, value: Any) -> None:
-    by_path = axis == "dataset" and ("/" in value or value.endswith(".npz") or split_reader(value)[0] or Path(value).is_dir())
+    by_path = axis == "dataset" and (
+        "/" in value or value.endswith(".npz") or split_reader(value)[0] or Path(value).is_dir()
+    )
     if axis == "dataset" and value not in DATASETS and not by_path:
         raise UnknownName("dataset", value, DATASETS, "datasets")
     if axis in _CHECKS:
@@ -262,14 +324,20 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
             yield ("matrix", axis), f"the axis {axis} is empty"
         values += [(("matrix", axis, n), axis, choice) for n, choice in enumerate(choices)]  # type: ignore[misc]
     for number, override in enumerate(suite.override):
-        values += [(("override", number, "set", key), key, value) for key, value in override.set.given().items()]  # type: ignore[misc]
+        values += [
+            (("override", number, "set", key), key, value)  # type: ignore[misc]
+            for key, value in override.set.given().items()
+        ]
     for at, axis, value in values:
         try:
             _check_value(axis, value)
         except NoisebenchError as error:
             yield at, str(error)
     if suite.report.suspects is not None and not _stays_within(suite.report.suspects):
-        yield ("report", "suspects"), f"suspects are written to a .csv within the workspace, got {suite.report.suspects!r}"
+        yield (
+            ("report", "suspects"),
+            (f"suspects are written to a .csv within the workspace, got {suite.report.suspects!r}"),
+        )
     if suite.report.published is not None:
         try:
             find_paper(suite.report.published)
@@ -277,7 +345,10 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
             yield ("report", "published"), str(error)
     cells = list(_cells(suite))
     yield from _wrong_together(suite, cells)
-    for where, selectors in (("exclude", suite.exclude), ("override", [o.match for o in suite.override])):
+    for where, selectors in (
+        ("exclude", suite.exclude),
+        ("override", [o.match for o in suite.override]),
+    ):
         for number, selector in enumerate(selectors):
             if not any(_matches(run, selector) for cell in cells for run in _seeded(suite, cell)):
                 yield (where, number), f"{where} matches no run: {selector}"
@@ -286,17 +357,26 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
 def _stays_within(name: str) -> bool:
     """Whether a path, wherever it is taken from, names a .csv below there."""
     path = PurePath(name)
-    return path.suffix == ".csv" and not path.is_absolute() and not path.drive and ".." not in path.parts and "\\" not in name
+    return (
+        path.suffix == ".csv"
+        and not path.is_absolute()
+        and not path.drive
+        and ".." not in path.parts
+        and "\\" not in name
+    )
 
 
 def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[Place, str]]:
-    """What is right by itself but not together: a noise on these data, a recipe with these settings, two kinds of method."""
+    """What is right by itself but not together: a noise on these data, a recipe with these
+    settings, two kinds of method.
+    """
     said = set()
     noises: set[tuple[str, str]] = set()  # (data set, noise) that were checked
     for cell in cells:
         try:
             _check_cell(cell, suite.defaults.budget, noises)
-        except (UnknownName, LanguageError, DataError) as error:  # names are checked, with their own place, before
+        except (UnknownName, LanguageError, DataError) as error:
+            # names are checked, with their own place, before
             at: Place = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
             if "noise" in cell and str(error) not in said and _valid_noise(cell["noise"]):
                 yield at, str(error)
@@ -318,7 +398,9 @@ def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]])
     if not cell.get("noise"):
         raise ConfigError("the runs name no noise: put it into defaults or the matrix")
     if "method" in cell and ("loss" in cell or "strategy" in cell):
-        raise ConfigError("a method is a loss and a strategy already: name a method, or a loss and a strategy")
+        raise ConfigError(
+            "a method is a loss and a strategy already: name a method, or a loss and a strategy"
+        )
     dataset = DATASETS.get(cell.get("dataset", ""))
     if dataset is None:
         return  # a foreign set, a wrong name that has been said, or one that `run --dataset` names
@@ -327,7 +409,12 @@ def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]])
     check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)
     changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
     if cell.get("recipe", dataset.recipe) in RECIPES:
-        recipe = make_recipe(cell.get("recipe", dataset.recipe), dataset.name, augment=dataset.augmentation, changes=changes)
+        recipe = make_recipe(
+            cell.get("recipe", dataset.recipe),
+            dataset.name,
+            augment=dataset.augmentation,
+            changes=changes,
+        )
         settled(recipe, dataset)
         if budget == "compute":
             check_schedule(recipe)
@@ -338,7 +425,9 @@ def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]])
 
 def _cells(suite: Suite) -> Iterator[dict[str, Any]]:
     """The settings of every cell of the matrix, before `exclude` and `override`."""
-    shared = {key: value for key, value in suite.defaults.given().items() if key in Settings.model_fields}
+    shared = {
+        key: value for key, value in suite.defaults.given().items() if key in Settings.model_fields
+    }
     for choice in itertools.product(*suite.matrix.values()):
         yield {**shared, **dict(zip(suite.matrix, choice, strict=True))}
 
@@ -346,11 +435,16 @@ def _cells(suite: Suite) -> Iterator[dict[str, Any]]:
 def _seeded(suite: Suite, cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A cell's settings with each of the suite's seeds."""
     fixed = suite.defaults.noise_seed
-    return ({**cell, "seed": seed, "noise_seed": seed if fixed is None else fixed} for seed in suite.defaults.seeds)
+    return (
+        {**cell, "seed": seed, "noise_seed": seed if fixed is None else fixed}
+        for seed in suite.defaults.seeds
+    )
 
 
 def _matches(run: dict[str, Any], selector: Selector) -> bool:
-    """Whether a run has one of the values that the selector gives for each key, however they are spelled, as under --where."""
+    """Whether a run has one of the values that the selector gives for each key, however they are
+    spelled, as under --where.
+    """
     return all(_is_one_of(run, key, value) for key, value in selector.items())
 
 
@@ -358,14 +452,22 @@ def _is_one_of(run: dict[str, Any], key: str, value: Scalar | list[Scalar]) -> b
     own = run.get(key)
     if own is None or own == value:
         return own == value
-    choices = value if isinstance(value, list) else [part.strip() for part in value.split("|")] if isinstance(value, str) else []
+    choices = (
+        value
+        if isinstance(value, list)
+        else [part.strip() for part in value.split("|")]
+        if isinstance(value, str)
+        else []
+    )
     meant = _meaning(key, str(own), run.get("dataset"))
     return any(_meaning(key, str(choice), run.get("dataset")) == meant for choice in choices)
 
 
 @cache
 def _meaning(key: str, text: str, dataset: str | None) -> str:
-    """The one text of a setting's value; of a noise on a known data set with the map that goes without saying."""
+    """The one text of a setting's value; of a noise on a known data set with the map that goes
+    without saying.
+    """
     if key == "noise" and dataset in DATASETS:
         with suppress(NoisebenchError):
             return str(noise_for(DATASETS[dataset], text))
@@ -390,9 +492,18 @@ def expand(suite: Suite) -> list[SuiteRun]:
 
 def wish_of(wanted: SuiteRun, device: str = "auto") -> Wish:
     """The suite's settings as a wish."""
-    named = {key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")}
+    named = {
+        key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")
+    }
     precision = wanted.settings.get("precision") or "auto"
-    return Wish(**named, changes=wanted.changes, seed=wanted.seed, precision=precision, device=device, budget=wanted.budget)
+    return Wish(
+        **named,
+        changes=wanted.changes,
+        seed=wanted.seed,
+        precision=precision,
+        device=device,
+        budget=wanted.budget,
+    )
 
 
 def labels_of(wanted: SuiteRun) -> LabelWish:

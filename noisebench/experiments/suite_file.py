@@ -1,6 +1,8 @@
-"""What a suite of benchmarks.yaml may say of its runs and its table: names and types. What the values mean is suite.py's to check.
+"""What a suite of benchmarks.yaml may say of its runs and its table: names and types. What the
+values mean is suite.py's to check.
 
-YAML -> plain values, remembering line and column of each, so that every mistake of a file can be said at its place.
+YAML -> plain values, remembering line and column of each, so that every mistake of a file can be
+said at its place.
 """
 
 from __future__ import annotations
@@ -63,8 +65,10 @@ class Settings(Strict):
 
 
 class Defaults(Settings):
-    """The settings all runs of a suite share, and the seeds. noise_seed: the same as the seed unless fixed; budget: what all methods
-    have alike, the epochs, or with `compute` the work of so many epochs of CE."""
+    """The settings all runs of a suite share, and the seeds. noise_seed: the same as the seed
+    unless fixed; budget: what all methods have alike, the epochs, or with `compute` the work of so
+    many epochs of CE.
+    """
 
     seeds: list[int] = Field(default=[0], min_length=1)
     noise_seed: int | None = None
@@ -79,7 +83,9 @@ class Override(Strict):
 
 
 class ReportShape(Strict):
-    """How the suite's table is laid out; suspects: a .csv of the workspace, for the labels that its runs together doubt."""
+    """How the suite's table is laid out; suspects: a .csv of the workspace, for the labels that its
+    runs together doubt.
+    """
 
     rows: str = "method"
     cols: str = "noise"
@@ -97,7 +103,9 @@ _LIKE_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?[0-9]*\.?[0-
 
 
 def compose(text: str) -> yaml.Node | None:
-    """The document as nodes. Raises ConfigError for an alias, ValueError for too deep or too large a one, yaml.YAMLError for no YAML."""
+    """The document as nodes. Raises ConfigError for an alias, ValueError for too deep or too large
+    a one, yaml.YAMLError for no YAML.
+    """
     check_nesting(text, _DEPTH, _MOST)
     return yaml.compose(text, yaml.SafeLoader)
 
@@ -108,8 +116,15 @@ def mark_of(error: yaml.YAMLError) -> str:
     return f":{mark.line + 1}:{mark.column + 1}" if mark else ""
 
 
-def construct(node: yaml.Node, at: Place, places: dict[Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]) -> Any:
-    """Plain values, remembering where each stood; duplicate keys, aliases and `1e-3` are mistakes."""
+def construct(
+    node: yaml.Node,
+    at: Place,
+    places: dict[Place, tuple[int, int]],
+    mistakes: list[tuple[int, int, str]],
+) -> Any:
+    """Plain values, remembering where each stood; duplicate keys, aliases and `1e-3` are
+    mistakes.
+    """
     here = (node.start_mark.line + 1, node.start_mark.column + 1)
     places.setdefault(at, here)
     if isinstance(node, yaml.MappingNode):
@@ -123,15 +138,26 @@ def construct(node: yaml.Node, at: Place, places: dict[Place, tuple[int, int]], 
             mapping[key] = construct(value_node, (*at, key), places, mistakes)
         return mapping
     if isinstance(node, yaml.SequenceNode):
-        return [construct(item, (*at, number), places, mistakes) for number, item in enumerate(node.value)]
+        return [
+            construct(item, (*at, number), places, mistakes)
+            for number, item in enumerate(node.value)
+        ]
     plain = isinstance(node, yaml.ScalarNode) and node.style is None
     if node.tag == "tag:yaml.org,2002:str" and plain and _LIKE_A_NUMBER.fullmatch(node.value):
-        mistakes.append((*here, f"YAML reads {node.value} as text: write {_with_point(node.value)}"))
+        mistakes.append(
+            (*here, f"YAML reads {node.value} as text: write {_with_point(node.value)}")
+        )
         return float(node.value)
     try:
         return yaml.SafeLoader("").construct_object(node)
     except (yaml.YAMLError, ValueError):
-        mistakes.append((*here, f"cannot read {getattr(node, 'value', node.tag)!r} as {node.tag.rpartition(':')[2]}: write it in quotes"))
+        mistakes.append(
+            (
+                *here,
+                f"cannot read {getattr(node, 'value', node.tag)!r} as "
+                f"{node.tag.rpartition(':')[2]}: write it in quotes",
+            )
+        )
         return None
 
 

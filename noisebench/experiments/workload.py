@@ -16,9 +16,11 @@ from .suite import Suite, SuiteRun, expand, wish_of
 
 
 def images_of(suite: Suite) -> int | None:
-    """The training images that all runs of a suite see, in epochs of CE: where an epoch costs twice CE's, twice as many.
+    """The training images that all runs of a suite see, in epochs of CE: where an epoch costs twice
+    CE's, twice as many.
 
-    Those that a run holds out are counted too. None where a data set is not known before it is read, or a strategy says no cost.
+    Those that a run holds out are counted too. None where a data set is not known before it is
+    read, or a strategy says no cost.
     """
     price = cache(price_of)  # which runs share, but for their methods
     seen = [_images(run, price) for run in expand(suite.told(seeds=1))]  # as many for every seed
@@ -35,6 +37,11 @@ def _images(run: SuiteRun, price: Callable[[str, str], Price]) -> float | None:
         cost = price(*texts_of(wish_of(run), dataset, str(normal_noise(settings["noise"]))))
     except ConfigError:  # of a plugin's strategy
         return None
-    recipe = make_recipe(settings.get("recipe") or dataset.recipe, dataset.name, augment=dataset.augmentation, changes=run.changes)
+    recipe = make_recipe(
+        settings.get("recipe") or dataset.recipe,
+        dataset.name,
+        augment=dataset.augmentation,
+        changes=run.changes,
+    )
     epochs = cost.epochs(recipe.epochs) if run.budget == "compute" else recipe.epochs
     return (settings.get("subset") or dataset.n_train) * cost.work(epochs)

@@ -1,4 +1,6 @@
-"""A data set and a noise -> a frozen noisy labelling: what noise may look at is fetched here, what it made is counted here."""
+"""A data set and a noise -> a frozen noisy labelling: what noise may look at is fetched here, what
+it made is counted here.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,18 @@ from ..datasets import (
 )
 from ..errors import ConfigError, DataError, LanguageError
 from ..metrics.predictions import read_teacher
-from ..noise import FILES, NOISES, Examples, Labelling, Review, build_noise, by_class, is_drawn, normal_noise, record
+from ..noise import (
+    FILES,
+    NOISES,
+    Examples,
+    Labelling,
+    Review,
+    build_noise,
+    by_class,
+    is_drawn,
+    normal_noise,
+    record,
+)
 from ..noise.given import OWN
 from ..noise.registry import Sources, Teacher
 from ..noise.sampling import chunks
@@ -49,10 +62,12 @@ _CHUNK = 4096  # images hashed at a time
 
 @dataclass(frozen=True)
 class LabelWish:
-    """What labels somebody asked for. val_fraction: the share held out for validation, drawn `after` corruption, by recorded
-    class, or `before` it, by clean class, each part then corrupted by itself. convention: the paper whose noise it is. trusted: the
-    share of the training labels, by clean class, that somebody has verified: they are set right and marked. subset: how many of the
-    training images there are to be; None for all. Noise and shares are of these."""
+    """What labels somebody asked for. val_fraction: the share held out for validation, drawn
+    `after` corruption, by recorded class, or `before` it, by clean class, each part then corrupted
+    by itself. convention: the paper whose noise it is. trusted: the share of the training labels,
+    by clean class, that somebody has verified: they are set right and marked. subset: how many of
+    the training images there are to be; None for all. Noise and shares are of these.
+    """
 
     noise: str
     seed: int = 0
@@ -64,19 +79,29 @@ class LabelWish:
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_fraction < 1:
-            raise ConfigError(f"--val-fraction is a share of the training set in [0, 1), got {self.val_fraction}")
+            raise ConfigError(
+                f"--val-fraction is a share of the training set in [0, 1), got {self.val_fraction}"
+            )
         if not 0 <= self.trusted < 1:
-            raise ConfigError(f"--trusted is a share of the training set in [0, 1), got {self.trusted}")
+            raise ConfigError(
+                f"--trusted is a share of the training set in [0, 1), got {self.trusted}"
+            )
         if self.subset is not None and self.subset < 1:
-            raise ConfigError(f"--subset is a number of training images from 1 on, got {self.subset}")
+            raise ConfigError(
+                f"--subset is a number of training images from 1 on, got {self.subset}"
+            )
         if self.val_split not in VAL_SPLITS:
-            raise ConfigError(f"--val-split is one of {', '.join(VAL_SPLITS)}, got {self.val_split!r}")
+            raise ConfigError(
+                f"--val-split is one of {', '.join(VAL_SPLITS)}, got {self.val_split!r}"
+            )
 
 
 @dataclass(frozen=True)
 class Outside:
-    """What noise may ask for, fetched for one data set. `find`: another data set by name or path; `root`: the workspace, from
-    which relative paths are meant too; `tell`: is told how far a download is."""
+    """What noise may ask for, fetched for one data set. `find`: another data set by name or path;
+    `root`: the workspace, from which relative paths are meant too; `tell`: is told how far a
+    download is.
+    """
 
     data: Labels
     data_dir: Path
@@ -91,7 +116,9 @@ class Outside:
         return text if path.exists() or not (self.root / path).exists() else str(self.root / text)
 
     def place(self, path: Path) -> str:
-        """A path as a manifest says it: from the workspace where it lies within, so that both can move."""
+        """A path as a manifest says it: from the workspace where it lies within, so that both can
+        move.
+        """
         absolute, root = path.resolve(), self.root.resolve()
         return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
@@ -101,7 +128,9 @@ class Outside:
         return self.place(path) + (f":{column}" if column else "")
 
     def whereabouts(self, dataset: Dataset) -> str:
-        """A foreign set's path as one names it, with how it is streamed; a hub's table by its name."""
+        """A foreign set's path as one names it, with how it is streamed; a hub's table by its
+        name.
+        """
         assert dataset.path is not None
         away = dataset.reader == "hfds" and not dataset.path.exists()
         where = str(dataset.path) if away else self.place(dataset.path)
@@ -113,18 +142,34 @@ class Outside:
     def images_sha256(self) -> str:
         """As `images_fingerprint` of all training images, without holding them."""
         if self.data.dataset.reader:
-            return images_fingerprint(read_images(self.data.dataset, self.data_dir, offline=self.offline).train_images)
+            return images_fingerprint(
+                read_images(self.data.dataset, self.data_dir, offline=self.offline).train_images
+            )
         return rows_fingerprint(self.images(), len(self.data.labels))
 
     def teacher(self, path: str, sha256: str | None) -> Teacher:
-        return read_teacher(Path(path), len(self.data.labels), self.data.dataset.num_classes, self.data.fingerprint, sha256)
+        return read_teacher(
+            Path(path),
+            len(self.data.labels),
+            self.data.dataset.num_classes,
+            self.data.fingerprint,
+            sha256,
+        )
 
     def human(self, column: str) -> np.ndarray:
-        return read_human(column, self.data.dataset.name, self.data.labels, self.data_dir, offline=self.offline, tell=self.tell)
+        return read_human(
+            column,
+            self.data.dataset.name,
+            self.data.labels,
+            self.data_dir,
+            offline=self.offline,
+            tell=self.tell,
+        )
 
     def imported(self, path: str, sha256: str | None) -> Labelling:
-        """Clean are the file's own; else a catalogue's labels, which are taken for clean unless they are recorded ones; else those
-        that somebody verified."""
+        """Clean are the file's own; else a catalogue's labels, which are taken for clean unless
+        they are recorded ones; else those that somebody verified.
+        """
         dataset, own = self.data.dataset, self.data.labels
         verified = np.full_like(own, -1) if self.data.clean is None else self.data.clean
         if path == OWN:
@@ -134,11 +179,18 @@ class Outside:
         published = own if dataset.name in DATASETS and not dataset.recorded else None
         if clean is not None and published is not None and (clean != published)[clean >= 0].any():
             at = int(((clean != published) & (clean >= 0)).argmax())
-            raise DataError(f"{path}: its clean labels are not those of {dataset.name}: example {at} is {published[at]}, not {clean[at]}")
+            raise DataError(
+                f"{path}: its clean labels are not those of {dataset.name}: example "
+                f"{at} is {published[at]}, not {clean[at]}"
+            )
         truth = published if published is not None else verified if clean is None else clean
-        labels = found.labels if found.left_out is None else np.where(found.left_out, own, found.labels)
+        labels = (
+            found.labels if found.left_out is None else np.where(found.left_out, own, found.labels)
+        )
         said = {"label_file": f"{split_column(path)[0].name}: {'; '.join(found.notes)}"}
-        return Labelling(labels, clean=truth, dropped=found.left_out, left_out=found.left_out, facts=said)
+        return Labelling(
+            labels, clean=truth, dropped=found.left_out, left_out=found.left_out, facts=said
+        )
 
     def _annotations(self, path: str, sha256: str | None) -> Annotations:
         """From anyone's file; a manifest is one too."""
@@ -146,7 +198,9 @@ class Outside:
         file = split_column(path)[0]
         packed = file.name.lower().endswith((".csv.gz", ".parquet"))
         if not packed and not read_checked(file, sha256).startswith(b"# noisebench_manifest"):
-            return read_annotations(path, Shape(len(own), self.data.dataset.classes, ids, self.data.test_ids), sha256)
+            return read_annotations(
+                path, Shape(len(own), self.data.dataset.classes, ids, self.data.test_ids), sha256
+            )
         read_checked(file, sha256)
         manifest = read_manifest(path)
         manifest.verify(own, ids, classes=self.data.dataset.num_classes)
@@ -159,33 +213,55 @@ class Outside:
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         found = self.find(dataset)
         if _root(found) == _root(self.data.dataset):
-            raise LanguageError(f"openset: the source {dataset!r} is the data set itself: name another")
-        return {"source": found.name, **({"source_path": self.whereabouts(found)} if found.path else {})}, found.n_train
+            raise LanguageError(
+                f"openset: the source {dataset!r} is the data set itself: name another"
+            )
+        return {
+            "source": found.name,
+            **({"source_path": self.whereabouts(found)} if found.path else {}),
+        }, found.n_train
 
 
 def _of_manifest(manifest: Manifest, path: str) -> Annotations:
-    """The labels of a manifest, less what it drops. Raises DataError where its labels are of other images."""
+    """The labels of a manifest, less what it drops. Raises DataError where its labels are of other
+    images.
+    """
     if manifest.source is not None:
-        raise DataError(f"{path} puts in images of {manifest.meta['source']}, which labels alone cannot: train --manifest {path}")
+        raise DataError(
+            f"{path} puts in images of {manifest.meta['source']}, which labels alone "
+            f"cannot: train --manifest {path}"
+        )
     parts = {"validation split": manifest.val, "marks of verified labels": manifest.trusted}
     notes = [f"its {name} not used" for name, part in parts.items() if part is not None]
     if manifest.dropped is not None:
-        notes.append(f"{int(manifest.dropped.sum())} training images that it drops are left out of training")
-    return Annotations(manifest.labels, manifest.clean_labels, manifest.dropped, ("labels of a manifest", *notes))
+        notes.append(
+            f"{int(manifest.dropped.sum())} training images that it drops are left out of training"
+        )
+    return Annotations(
+        manifest.labels, manifest.clean_labels, manifest.dropped, ("labels of a manifest", *notes)
+    )
 
 
 def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str]:
-    """How the images of a folder or a streamed set are brought to one size, and which are enlarged. fitting: to another size than the
-    data set's own."""
+    """How the images of a folder or a streamed set are brought to one size, and which are enlarged.
+    fitting: to another size than the data set's own.
+    """
     if dataset.sizes is None and not dataset.reader:
         return []
     as_they_are = fitting is None and not dataset.mixed and not dataset.reader
     fitting = fitting or dataset.fitting
-    used = "used as they are" if as_they_are else f"used at {fitting}; --img-size and --fit change that"
+    used = (
+        "used as they are"
+        if as_they_are
+        else (f"used at {fitting}; --img-size and --fit change that")
+    )
     if dataset.sizes is None:
         return [f"images: streamed; {used}"]
     small = dataset.sizes.too_small(fitting)
-    return [f"images: {dataset.sizes}; {used}", *([f"warning: training images: {small}"] if small else [])]
+    return [
+        f"images: {dataset.sizes}; {used}",
+        *([f"warning: training images: {small}"] if small else []),
+    ]
 
 
 def _root(dataset: Dataset) -> str:
@@ -205,14 +281,23 @@ def rows_fingerprint(images: Callable[[np.ndarray], np.ndarray], n: int) -> str:
 def noise_for(dataset: Dataset, text: str | Expression) -> Call:
     """The noise's one form on these data: the data set's own map where none is named."""
     call = normal_noise(text)
-    wants_map = any(p.name == "map" for p in NOISES[call.name].parameters) and "map" not in dict(call.kwargs)
+    wants_map = any(p.name == "map" for p in NOISES[call.name].parameters) and "map" not in dict(
+        call.kwargs
+    )
     if wants_map and dataset.map:
         call = normal_noise(replace(call, kwargs=(*call.kwargs, ("map", dataset.map))))
-    return replace(call, args=tuple(noise_for(dataset, inner) if isinstance(inner, Call) else inner for inner in call.args))
+    return replace(
+        call,
+        args=tuple(
+            noise_for(dataset, inner) if isinstance(inner, Call) else inner for inner in call.args
+        ),
+    )
 
 
 def check_noise(dataset: Dataset, text: str) -> None:
-    """Whatever can be said against a noise on these data without drawing it. Raises NoisebenchError."""
+    """Whatever can be said against a noise on these data without drawing it. Raises
+    NoisebenchError.
+    """
     call = noise_for(dataset, text)
     values = dict(call.kwargs)
     _refuse_on_top(dataset, call)
@@ -220,7 +305,10 @@ def check_noise(dataset: Dataset, text: str) -> None:
         check_column(str(values["column"]), dataset.name)
     choosy = NOISES[call.name].facts.get("within") != "any"
     if choosy and any(isinstance(inner, Call) and not by_class(inner) for inner in call.args):
-        raise LanguageError(f"{call.name} takes class-conditional noise for the images that stay, got {call.args[0]}")
+        raise LanguageError(
+            f"{call.name} takes class-conditional noise for the images that stay, "
+            f"got {call.args[0]}"
+        )
     for inner in call.args:
         check_noise(dataset, str(inner))
     if by_class(call) and "file" not in values:  # a file is read when its labels are made
@@ -228,38 +316,53 @@ def check_noise(dataset: Dataset, text: str) -> None:
 
 
 def _refuse_on_top(dataset: Dataset, call: Call) -> None:
-    """Raises ConfigError for labels that would be drawn on top of such as are wrong already: nobody would know the rate."""
+    """Raises ConfigError for labels that would be drawn on top of such as are wrong already: nobody
+    would know the rate.
+    """
     if dataset.mislabelled and is_drawn(call):
         raise ConfigError(
-            f"some of {dataset.name}'s own labels are wrong, so that nobody would know the rate of {call.name} on top of them: "
+            f"some of {dataset.name}'s own labels are wrong, so that nobody would know the rate "
+            f"of {call.name} on top of them: "
             "take them as they are (--labels own), or --labels FILE"
         )
 
 
-def make_manifest(data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, outside: Outside | None = None) -> Manifest:
-    """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises NoisebenchError."""
+def make_manifest(
+    data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, outside: Outside | None = None
+) -> Manifest:
+    """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises
+    NoisebenchError.
+    """
     wish = LabelWish(wish, noise_seed) if isinstance(wish, str) else wish
     outside = outside or Outside(data, Path(), True, find_dataset)
     call = _located(noise_for(data.dataset, wish.noise), outside)
     _refuse_on_top(data.dataset, call)
     if data.dataset.path and data.clean is not None and is_drawn(call):
         raise ConfigError(
-            f"{data.dataset.path}: its label file has given and true labels, and {call.name} is drawn on labels that are all right: "
+            f"{data.dataset.path}: its label file has given and true labels, and {call.name} is "
+            "drawn on labels that are all right: "
             "train on the given ones (--labels own), or leave only the true ones in the file"
         )
     places = subset_of(data, wish.subset)
     if places is None:
         return _made(data, call, wish, outside, outside)
     part = _made(data.take(places), call, wish, outside, Within(outside, data.labels, places))
-    beyond = Labelling(data.labels) if is_drawn(call) else label(call, data, 0, outside)  # people's labels are there for all
+    # people's labels are there for all
+    beyond = Labelling(data.labels) if is_drawn(call) else label(call, data, 0, outside)
     return spread(part, data, places, beyond)
 
 
-def _made(data: Labels, call: Call, wish: LabelWish, outside: Outside, sources: Sources) -> Manifest:
+def _made(
+    data: Labels, call: Call, wish: LabelWish, outside: Outside, sources: Sources
+) -> Manifest:
     """The manifest of all examples of `data`; `sources`: what their noise may ask for."""
     dataset = data.dataset
     seed = wish.seed if is_drawn(call) or wish.val_fraction or wish.trusted else 0
-    val = held_out(data.labels, wish.val_fraction, seed, dataset.num_classes) if wish.val_split == "before" else None
+    val = (
+        held_out(data.labels, wish.val_fraction, seed, dataset.num_classes)
+        if wish.val_split == "before"
+        else None
+    )
     made = label(call, data, seed, sources, val)
     if wish.val_split == "after":
         val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes, made.left_out)
@@ -273,13 +376,23 @@ def _made(data: Labels, call: Call, wish: LabelWish, outside: Outside, sources: 
         made = replace(made, labels=np.where(trusted, clean, made.labels))
     meta = {
         **_about(data, call, made, outside),
-        **rates(made, clean if data.fair or made.clean is None else np.full_like(clean, -1), dataset.num_classes),
-        "transition": made.transition.tolist() if made.transition is not None and dataset.num_classes <= LARGEST_T else None,
+        **rates(
+            made,
+            clean if data.fair or made.clean is None else np.full_like(clean, -1),
+            dataset.num_classes,
+        ),
+        "transition": made.transition.tolist()
+        if made.transition is not None and dataset.num_classes <= LARGEST_T
+        else None,
         "noise_seed": seed,
         "labels_sha256": data.fingerprint,
         **made.facts,
         **({"convention": wish.convention} if wish.convention else {}),
-        **({"val_fraction": wish.val_fraction, "val_split": wish.val_split} if val is not None else {}),
+        **(
+            {"val_fraction": wish.val_fraction, "val_split": wish.val_split}
+            if val is not None
+            else {}
+        ),
         **({"trusted": wish.trusted} if trusted is not None else {}),
     }
     if made.source is not None:
@@ -287,16 +400,31 @@ def _made(data: Labels, call: Call, wish: LabelWish, outside: Outside, sources: 
     return Manifest(meta, made.labels, clean, data.ids, val, made.source, trusted, made.dropped)
 
 
-def label(call: Call, data: Labels, seed: int, sources: Sources, parts: np.ndarray | None = None) -> Labelling:
-    """What a noise makes of a data set's labels; exact counts are so in each of the `parts` (N,)."""
-    return record(call, Examples(data.labels, data.dataset.num_classes, seed, sources, data.dataset.classes, parts))
+def label(
+    call: Call, data: Labels, seed: int, sources: Sources, parts: np.ndarray | None = None
+) -> Labelling:
+    """What a noise makes of a data set's labels; exact counts are so in each of the `parts`
+    (N,).
+    """
+    return record(
+        call,
+        Examples(data.labels, data.dataset.num_classes, seed, sources, data.dataset.classes, parts),
+    )
 
 
-def _verified(made: Labelling, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int) -> np.ndarray | None:
-    """Whose labels (N,) are trusted: a share of each clean class, of the training examples whose clean label is known."""
+def _verified(
+    made: Labelling, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
+) -> np.ndarray | None:
+    """Whose labels (N,) are trusted: a share of each clean class, of the training examples whose
+    clean label is known.
+    """
     if not fraction:
         return None
-    can_be = (clean >= 0) & (True if made.source is None else made.source < 0) & (True if val is None else ~val)
+    can_be = (
+        (clean >= 0)
+        & (True if made.source is None else made.source < 0)
+        & (True if val is None else ~val)
+    )
     can_be &= True if made.dropped is None else ~made.dropped
     if not can_be.any():
         raise ConfigError("--trusted: nobody knows the clean label of any training example")
@@ -307,7 +435,13 @@ def _verified(made: Labelling, clean: np.ndarray, val: np.ndarray | None, fracti
     return trusted
 
 
-def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int, left_out: np.ndarray | None = None) -> np.ndarray | None:
+def held_out(
+    labels: np.ndarray,
+    fraction: float,
+    seed: int,
+    num_classes: int,
+    left_out: np.ndarray | None = None,
+) -> np.ndarray | None:
     """Which examples (N,) are held out, none of those `left_out` (N,). None for nothing at all."""
     if not fraction:
         return None
@@ -317,14 +451,22 @@ def held_out(labels: np.ndarray, fraction: float, seed: int, num_classes: int, l
         return chosen
     chosen = share_of_each(labels, fraction, (seed, _VALIDATION), num_classes)
     if not chosen.any() or chosen.all():
-        raise ConfigError(f"--val-fraction {fraction} of {len(labels)} examples leaves {'no' if chosen.all() else 'all'} training examples")
+        raise ConfigError(
+            f"--val-fraction {fraction} of {len(labels)} examples leaves "
+            f"{'no' if chosen.all() else 'all'} training examples"
+        )
     return chosen
 
 
 def _located(call: Call, outside: Outside) -> Call:
     """A noise with the files that it names found."""
-    values = {key: outside.file(str(value)) if key in FILES and value != OWN else value for key, value in call.kwargs}
-    within = tuple(_located(inner, outside) if isinstance(inner, Call) else inner for inner in call.args)
+    values = {
+        key: outside.file(str(value)) if key in FILES and value != OWN else value
+        for key, value in call.kwargs
+    }
+    within = tuple(
+        _located(inner, outside) if isinstance(inner, Call) else inner for inner in call.args
+    )
     return replace(call, args=within, kwargs=tuple(values.items()))
 
 
@@ -349,7 +491,9 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
 
 
 def rates(made: Labelling, clean: np.ndarray, K: int) -> dict[str, Any]:
-    """The realised shares of wrong labels, of those that are kept and known to be right or wrong; None where none is."""
+    """The realised shares of wrong labels, of those that are kept and known to be right or wrong;
+    None where none is.
+    """
     wrong, counts = np.zeros(K, np.int64), np.zeros(K, np.int64)
     for part in chunks(len(clean)):
         known = (clean[part] >= 0) & (True if made.dropped is None else ~made.dropped[part])
@@ -366,13 +510,22 @@ def rates(made: Labelling, clean: np.ndarray, K: int) -> dict[str, Any]:
 
 
 def as_recorded(call: Call, made: Labelling) -> Call:
-    """A noise that reads a file says its name and the beginning of its checksum, not where it lies; a source its name."""
-    values = {**dict(call.kwargs), **({"source": made.facts["source"]} if made.source is not None else {})}
+    """A noise that reads a file says its name and the beginning of its checksum, not where it lies;
+    a source its name.
+    """
+    values = {
+        **dict(call.kwargs),
+        **({"source": made.facts["source"]} if made.source is not None else {}),
+    }
     for name in FILES:
         if name in values and values[name] != OWN:
             path, column = split_column(str(values[name]))
             values[name] = path.name + (f":{column}" if column else "")
             values["sha256"] = hash_of(path)[:_DIGITS]
-    ordered: dict[str, Value] = {p.name: values[p.name] for p in NOISES[call.name].parameters if p.name in values}
-    within = tuple(as_recorded(inner, made) if isinstance(inner, Call) else inner for inner in call.args)
+    ordered: dict[str, Value] = {
+        p.name: values[p.name] for p in NOISES[call.name].parameters if p.name in values
+    }
+    within = tuple(
+        as_recorded(inner, made) if isinstance(inner, Call) else inner for inner in call.args
+    )
     return replace(call, args=within, kwargs=tuple(ordered.items()))

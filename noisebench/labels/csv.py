@@ -1,4 +1,6 @@
-"""A manifest's rows: arrays -> CSV text in chunks, and back. Text is made of whole arrays at a time, not row by row."""
+"""A manifest's rows: arrays -> CSV text in chunks, and back. Text is made of whole arrays at a
+time, not row by row.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,17 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20  # rows made into text at a time
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
-_FIRST = {**_ESCAPED, **{ord(c): f"%{ord(c):02X}" for c in "=+-@\t"}}  # of a cell, which a spreadsheet would compute
-_DTYPES: Any = {"index": "int64", "label": "int64", "clean_label": "Int64", "id": str, "split": str, "source": str, "trusted": str}
+# of a cell, which a spreadsheet would compute
+_FIRST = {**_ESCAPED, **{ord(c): f"%{ord(c):02X}" for c in "=+-@\t"}}
+_DTYPES: Any = {
+    "index": "int64",
+    "label": "int64",
+    "clean_label": "Int64",
+    "id": str,
+    "split": str,
+    "source": str,
+    "trusted": str,
+}
 _NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source", "trusted")
 _SHOWN, _LONGEST_SHOWN = 10, 200  # columns that an error names, and its letters
 SPLITS = ("train", "val", "dropped")
@@ -28,9 +39,11 @@ TRUSTED = ("", "yes")
 
 @dataclass(frozen=True)
 class Rows:
-    """One row an example (N): recorded and clean labels (-1 unknown); and where they mean something ids (paths), which
-    examples are held out for validation, which image of another set stands in an example's place (-1 its own), which labels
-    have been verified, and which examples are dropped: not in the subset, or by a review."""
+    """One row an example (N): recorded and clean labels (-1 unknown); and where they mean something
+    ids (paths), which examples are held out for validation, which image of another set stands in an
+    example's place (-1 its own), which labels have been verified, and which examples are dropped:
+    not in the subset, or by a review.
+    """
 
     labels: np.ndarray
     clean_labels: np.ndarray
@@ -54,10 +67,19 @@ class Rows:
 
 def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[bytes]:
     """The rows as CSV, the column names first."""
-    yield ",".join([*_NEEDED, *(name for name, there in zip(_OPTIONAL, _extras(rows), strict=True) if there)]).encode() + b"\n"
+    yield (
+        ",".join(
+            [
+                *_NEEDED,
+                *(name for name, there in zip(_OPTIONAL, _extras(rows), strict=True) if there),
+            ]
+        ).encode()
+        + b"\n"
+    )
     names = _table([*map(str, range(num_classes)), ""])  # the last, at -1, is the unknown label
     split, splits = rows.split, _table(SPLITS)
-    size = max(1, _CHUNK // 16) if rows.ids or rows.source is not None else _CHUNK  # whose words are made one by one
+    # whose words are made one by one
+    size = max(1, _CHUNK // 16) if rows.ids or rows.source is not None else _CHUNK
     for start in range(0, len(rows.labels), size):
         part = slice(start, min(start + size, len(rows.labels)))
         columns = [names[rows.labels[part]], names[rows.clean_labels[part]]]
@@ -66,7 +88,14 @@ def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[byt
         if split is not None:
             columns.append(splits[split[part]])
         if rows.source is not None:
-            columns.append(_table([f"{_written(source_name)}:{at}" if at >= 0 else "" for at in rows.source[part].tolist()]))
+            columns.append(
+                _table(
+                    [
+                        f"{_written(source_name)}:{at}" if at >= 0 else ""
+                        for at in rows.source[part].tolist()
+                    ]
+                )
+            )
         if rows.trusted is not None:
             columns.append(_table(TRUSTED)[rows.trusted[part].astype(np.int64)])
         yield from _lines(part, columns)
@@ -80,7 +109,9 @@ def _table(words: Any) -> np.ndarray:
     """Words (n,) as bytes (n, width), filled up with zeros."""
     raw = [word.encode() for word in words]
     width = max(1, *map(len, raw))
-    return np.frombuffer(b"".join(word.ljust(width, b"\0") for word in raw), np.uint8).reshape(len(raw), width)
+    return np.frombuffer(b"".join(word.ljust(width, b"\0") for word in raw), np.uint8).reshape(
+        len(raw), width
+    )
 
 
 _FOUR = _table([f"{number:04d}" for number in range(10_000)])
@@ -116,26 +147,37 @@ def _joined(columns: list[np.ndarray]) -> bytes:
 
 
 def read_table(body: bytes) -> pd.DataFrame:
-    """Rows of text as a table, an unknown clean label missing. Raises ValueError for what is no table of numbers."""
+    """Rows of text as a table, an unknown clean label missing. Raises ValueError for what is no
+    table of numbers.
+    """
     import pandas as pd
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            return pd.read_csv(io.BytesIO(body), dtype=_DTYPES, keep_default_na=False, na_values={"clean_label": [""]})
+            return pd.read_csv(
+                io.BytesIO(body),
+                dtype=_DTYPES,
+                keep_default_na=False,
+                na_values={"clean_label": [""]},
+            )
         except RuntimeWarning:
             raise ValueError("a label has more digits than a number can") from None
 
 
 def check_columns(names: Sequence[str]) -> None:
     """Raises ManifestError for other columns than a manifest has, or in another order."""
-    if tuple(names[:3]) != _NEEDED or list(names[3:]) != [name for name in _OPTIONAL if name in names]:
+    if tuple(names[:3]) != _NEEDED or list(names[3:]) != [
+        name for name in _OPTIONAL if name in names
+    ]:
         shown = ", ".join(names[:_SHOWN])[:_LONGEST_SHOWN]
         raise ManifestError(f"this version does not understand the columns {shown}")
 
 
 def read_rows(body: bytes, n: int, source_name: str = "") -> Rows:
-    """Rows back from their text. Raises ManifestError where they are not n, or ValueError for what is no table of numbers."""
+    """Rows back from their text. Raises ManifestError where they are not n, or ValueError for what
+    is no table of numbers.
+    """
     end = body.find(b"\n") + 1 or len(body)
     check_columns(body[:end].decode().rstrip("\r\n").split(","))
     if (count := body.count(b"\n", end) + (len(body) > end and not body.endswith(b"\n"))) != n:
@@ -173,7 +215,9 @@ def _unescape(name: str) -> str:
 def _read_words(name: str, column: pd.Series[str], words: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Where (N,) a column has each word but the first."""
     if not column.isin(words).all():
-        raise ManifestError(f"a {name} is neither {' nor '.join(word or 'empty' for word in words)}")
+        raise ManifestError(
+            f"a {name} is neither {' nor '.join(word or 'empty' for word in words)}"
+        )
     return {word: (column == word).to_numpy() for word in words[1:]}
 
 

@@ -2,10 +2,10 @@
 
 A frozen noisy labelling on disk: the file, not the generator, is the truth.
 
-`#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an example,
-`index,label,clean_label[,id][,split][,source][,trusted]`. Anyone reads it with `pandas.read_csv(path, comment="#")`. Empty
-clean_label: unknown, or, where there is a source, none. The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
-
+`#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an
+example, `index,label,clean_label[,id][,split][,source][,trusted]`. Anyone reads it with
+`pandas.read_csv(path, comment="#")`. Empty clean_label: unknown, or, where there is a source, none.
+The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,18 @@ import numpy as np
 from ..core.classes import check_table
 from ..core.expressions import Call
 from ..core.files.atomic import write_new, write_whole
-from ..core.files.schema import CLASSES, COUNT, NUMBER, SHARE, TEXT, WHOLE, Form, Maybe, check_form, check_plain
+from ..core.files.schema import (
+    CLASSES,
+    COUNT,
+    NUMBER,
+    SHARE,
+    TEXT,
+    WHOLE,
+    Form,
+    Maybe,
+    check_form,
+    check_plain,
+)
 from ..core.files.untrusted import opened, read_bytes, read_gzip, read_yaml
 from ..datasets import DATASETS, Dataset, fingerprint
 from ..errors import LanguageError, ManifestError, NoisebenchError
@@ -91,18 +102,31 @@ _LARGEST = 1 << 36  # bytes: of a hundred million paths
 _LARGEST_HEADER = 1 << 23  # bytes: of 65,536 classes with their rates it has half of that
 _DEPTH = 3  # of the header: T is rows in a list under a name
 # Header keys that say where or why, not what:
-_INFORMATION = ("path", "test_path", "labels_path", "source_path", "convention", "label_file", "decisions", "images")
-_FILE_NAME = re.compile(rf"(?:{'|'.join(FILES)})='(?:[^'\\]|\\.)*', ")  # beside a checksum it is information too
-_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")  # characters it wants escaped
+_INFORMATION = (
+    "path",
+    "test_path",
+    "labels_path",
+    "source_path",
+    "convention",
+    "label_file",
+    "decisions",
+    "images",
+)
+# beside a checksum it is information too
+_FILE_NAME = re.compile(rf"(?:{'|'.join(FILES)})='(?:[^'\\]|\\.)*', ")
+# characters it wants escaped
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the header says.
+    """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the
+    header says.
 
-    val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's place, -1 its own; trusted (N,):
-    whose label somebody has verified, so that it is the clean one; dropped (N,): what is not in the subset, or a review took out.
-    These are neither trained on nor counted, but keep their rows, so that an index means the same example.
+    val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's
+    place, -1 its own; trusted (N,): whose label somebody has verified, so that it is the clean one;
+    dropped (N,): what is not in the subset, or a review took out. These are neither trained on nor
+    counted, but keep their rows, so that an index means the same example.
     """
 
     meta: dict[str, Any]
@@ -121,13 +145,18 @@ class Manifest:
     @property
     def rate(self) -> float | None:
         """The nominal rate, else the realised overall one; None where neither is known."""
-        return self.meta["realised_rate"] if self.meta["nominal_rate"] is None else self.meta["nominal_rate"]
+        return (
+            self.meta["realised_rate"]
+            if self.meta["nominal_rate"] is None
+            else self.meta["nominal_rate"]
+        )
 
     @property
     def expected_share(self) -> float | None:
         """The expected share of incorrect labels: 1 - sum_k pi_k T_kk, with pi the class shares of
         the correct labels; trusted labels are correct. Where counts are rounded down, and without a
-        transition matrix, the realised share, else the nominal rate; None where neither is known."""
+        transition matrix, the realised share, else the nominal rate; None where neither is known.
+        """
         known = self.kept & (self.clean_labels >= 0)
         rounded_down = "exact_over='pair'" in self.meta["noise"]
         T = self.transition if self.source is None and known.any() and not rounded_down else None
@@ -140,8 +169,14 @@ class Manifest:
 
     @property
     def truth(self) -> np.ndarray:
-        """Clean labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label, it is wrong."""
-        return self.clean_labels if self.source is None else np.where(self.source >= 0, OPEN, self.clean_labels)
+        """Clean labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label,
+        it is wrong.
+        """
+        return (
+            self.clean_labels
+            if self.source is None
+            else np.where(self.source >= 0, OPEN, self.clean_labels)
+        )
 
     @property
     def in_training(self) -> np.ndarray:
@@ -168,7 +203,10 @@ class Manifest:
     def parts(self) -> dict[str, np.ndarray]:
         """Who is who: "train" (N,), and where there are some "val" and "dropped"."""
         others = {"val": self.val, "dropped": self.dropped}
-        return {"train": self.in_training, **{name: part for name, part in others.items() if part is not None}}
+        return {
+            "train": self.in_training,
+            **{name: part for name, part in others.items() if part is not None},
+        }
 
     @property
     def noise_seed(self) -> int | None:
@@ -183,61 +221,106 @@ class Manifest:
 
     @property
     def wrong(self) -> int | None:
-        """How many kept examples have a wrong label, as far as one knows; None where nothing is known."""
-        return int(((self.labels != self.truth) & (self.truth != -1) & self.kept).sum()) if self.known else None
+        """How many kept examples have a wrong label, as far as one knows; None where nothing is
+        known.
+        """
+        return (
+            int(((self.labels != self.truth) & (self.truth != -1) & self.kept).sum())
+            if self.known
+            else None
+        )
 
     @property
     def held_out(self) -> str:
-        """`0.1 held out after corruption`, `0.05 trusted`, or both; empty where nothing is set apart."""
-        parts = [] if self.val is None else [f"{self.meta['val_fraction']} held out {self.meta['val_split']} corruption"]
-        return ", ".join([*parts, *([] if self.trusted is None else [f"{self.meta['trusted']} trusted"])])
+        """`0.1 held out after corruption`, `0.05 trusted`, or both; empty where nothing is set
+        apart.
+        """
+        parts = (
+            []
+            if self.val is None
+            else [(f"{self.meta['val_fraction']} held out {self.meta['val_split']} corruption")]
+        )
+        return ", ".join(
+            [*parts, *([] if self.trusted is None else [(f"{self.meta['trusted']} trusted")])]
+        )
 
     @property
     def transition(self) -> np.ndarray | None:
-        """T (K, K) of the noise model; None for noise that has none, or whose model is not at hand."""
+        """T (K, K) of the noise model; None for noise that has none, or whose model is not at
+        hand.
+        """
         if self.meta.get("transition") is not None:
             return np.asarray(self.meta["transition"], np.float64)
-        if self.num_classes <= LARGEST_T or "file=" in self.meta["noise"]:  # a file may lie anywhere by now
+        # a file may lie anywhere by now
+        if self.num_classes <= LARGEST_T or "file=" in self.meta["noise"]:
             return None
-        with suppress(NoisebenchError):  # noise by example, or of a plugin that is not loaded: nobody knows T
-            return build_noise(self.meta["noise"], self.num_classes, tuple(self.meta["classes"])).transition
+        # noise by example, or of a plugin that is not loaded: nobody knows T
+        with suppress(NoisebenchError):
+            return build_noise(
+                self.meta["noise"], self.num_classes, tuple(self.meta["classes"])
+            ).transition
         return None
 
     @property
     def empirical_transition(self) -> np.ndarray:
-        """(K, K): the share of each clean class that is recorded as each class; a class without examples is clean."""
+        """(K, K): the share of each clean class that is recorded as each class; a class without
+        examples is clean.
+        """
         counts = self.confusion.astype(np.float64)
         counts += np.diag(counts.sum(1) == 0)
         return counts / counts.sum(1, keepdims=True)
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts (K, K) of the kept examples whose clean label is known, rows = clean class, columns = recorded class. Raises
-        DataError where that is too large."""
+        """Counts (K, K) of the kept examples whose clean label is known, rows = clean class,
+        columns = recorded class. Raises DataError where that is too large.
+        """
         check_table(self.num_classes)
         counts, K = np.zeros(self.num_classes**2, np.int64), self.num_classes
         for start in range(0, len(self.labels), 1 << 20):
             part = slice(start, start + (1 << 20))
-            clean, recorded = (column[part].astype(np.int64) for column in (self.clean_labels, self.labels))
+            clean, recorded = (
+                column[part].astype(np.int64) for column in (self.clean_labels, self.labels)
+            )
             known = clean >= 0 if self.dropped is None else (clean >= 0) & ~self.dropped[part]
             counts += np.bincount(clean[known] * K + recorded[known], minlength=K * K)
         return counts.reshape(K, K)
 
-    def verify(self, clean_labels: np.ndarray, ids: tuple[str, ...] = (), images_sha256: str | None = None, *, classes: int = 0) -> None:
-        """Assert that this manifest belongs to data with these labels (N,), and, where its noise looked at the images, to
-        these images; `classes`: how many the data have, 0 for unknown. Raises ManifestError."""
-        if fingerprint(np.asarray(clean_labels)) != self.meta["labels_sha256"] or (self.ids and ids != self.ids):
+    def verify(
+        self,
+        clean_labels: np.ndarray,
+        ids: tuple[str, ...] = (),
+        images_sha256: str | None = None,
+        *,
+        classes: int = 0,
+    ) -> None:
+        """Assert that this manifest belongs to data with these labels (N,), and, where its noise
+        looked at the images, to these images; `classes`: how many the data have, 0 for unknown.
+        Raises ManifestError.
+        """
+        if fingerprint(np.asarray(clean_labels)) != self.meta["labels_sha256"] or (
+            self.ids and ids != self.ids
+        ):
             raise ManifestError(
-                f"the manifest is for other data: it was made for {self.meta['dataset']} with {len(self.labels)} examples, "
-                f"these {len(clean_labels)} differ in number, order or labels; run noisebench corrupt on these data"
+                f"the manifest is for other data: it was made for {self.meta['dataset']} with "
+                f"{len(self.labels)} examples, "
+                f"these {len(clean_labels)} differ in number, order or labels; run noisebench "
+                "corrupt on these data"
             )
         if classes not in (0, self.num_classes):
             raise ManifestError(
-                f"the manifest has {self.num_classes} classes ({', '.join(self.meta['classes'][:5])} ...), {self.meta['dataset']} has "
+                f"the manifest has {self.num_classes} classes "
+                f"({', '.join(self.meta['classes'][:5])} ...), {self.meta['dataset']} has "
                 f"{classes}: run noisebench corrupt on these data"
             )
-        if images_sha256 is not None and self.meta.get("images_sha256", images_sha256) != images_sha256:
-            raise ManifestError(f"the manifest is for other images: its noise was drawn looking at another copy of {self.meta['dataset']}")
+        if (
+            images_sha256 is not None
+            and self.meta.get("images_sha256", images_sha256) != images_sha256
+        ):
+            raise ManifestError(
+                "the manifest is for other images: its noise was drawn looking "
+                f"at another copy of {self.meta['dataset']}"
+            )
 
     @cached_property
     def sha256(self) -> str:
@@ -246,9 +329,13 @@ class Manifest:
 
     @cached_property
     def identity(self) -> str:
-        """The checksum without what is information alone, such as the path of a foreign set: the same labels wherever."""
+        """The checksum without what is information alone, such as the path of a foreign set: the
+        same labels wherever.
+        """
         meta = {key: value for key, value in self.meta.items() if key not in _INFORMATION}
-        meta["noise"] = _FILE_NAME.sub("", meta["noise"]) if "sha256=" in meta["noise"] else meta["noise"]
+        meta["noise"] = (
+            _FILE_NAME.sub("", meta["noise"]) if "sha256=" in meta["noise"] else meta["noise"]
+        )
         return self.sha256 if meta == self.meta else _digest(_header(meta), self._body())
 
     @property
@@ -264,7 +351,9 @@ class Manifest:
         """Whether the file at `path` is this manifest."""
         try:
             lies_elsewhere = set(_INFORMATION) & set(self.meta) - {"convention"}
-            return self._is(path) or (bool(lies_elsewhere) and self._same_elsewhere(read_manifest(path)))
+            return self._is(path) or (
+                bool(lies_elsewhere) and self._same_elsewhere(read_manifest(path))
+            )
         except (ManifestError, OSError, EOFError, zlib.error):
             return False
 
@@ -273,7 +362,9 @@ class Manifest:
         write_whole(path, self._writer(path.suffix))
 
     def write_new(self, path: Path) -> bool:
-        """Write the file where there is none; False where there is one, be it since a moment ago."""
+        """Write the file where there is none; False where there is one, be it since a moment
+        ago.
+        """
         return write_new(path, self._writer(path.suffix))
 
     def _writer(self, suffix: str) -> Callable[[IO[bytes]], object]:
@@ -288,17 +379,32 @@ class Manifest:
                 packed.write(piece)
 
     def _body(self) -> Iterator[bytes]:
-        rows = Rows(self.labels, self.clean_labels, self.ids, self.val, self.source, self.trusted, self.dropped)
+        rows = Rows(
+            self.labels,
+            self.clean_labels,
+            self.ids,
+            self.val,
+            self.source,
+            self.trusted,
+            self.dropped,
+        )
         return text_of(rows, self.num_classes, self.meta.get("source", ""))
 
     def _is(self, path: Path) -> bool:
         if path.suffix == ".parquet":
             return _read_bytes(path) == self.content
-        with opened(path) as file, gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as content:
-            return all(content.read(len(piece)) == piece for piece in self.pieces()) and not content.read(1)
+        with (
+            opened(path) as file,
+            gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as content,
+        ):
+            return all(
+                content.read(len(piece)) == piece for piece in self.pieces()
+            ) and not content.read(1)
 
     def _same_elsewhere(self, other: Manifest) -> bool:
-        return other.identity == self.identity and other.meta.get("convention") == self.meta.get("convention")
+        return other.identity == self.identity and other.meta.get("convention") == self.meta.get(
+            "convention"
+        )
 
 
 def of_which(count: int) -> str:
@@ -307,15 +413,24 @@ def of_which(count: int) -> str:
 
 
 def file_name(manifest: Manifest, dataset: Dataset) -> str:
-    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, the seed of what is not drawn does not."""
+    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, the seed of what is not
+    drawn does not.
+    """
     meta, call = manifest.meta, normal_noise(manifest.meta["noise"])
     data = [dataset.name, str(meta["subset"])] if "subset" in meta else [dataset.name]
     if "convention" in meta and not call.args:  # which says all but the rate
         parts = [*data, "".join(noise_words(call, dataset.map)[0]), meta["convention"]]
     else:
-        parts = [*data, *("".join(words) for words in noise_words(call, dataset.map)), *filter(None, [meta.get("convention")])]
+        parts = [
+            *data,
+            *("".join(words) for words in noise_words(call, dataset.map)),
+            *filter(None, [meta.get("convention")]),
+        ]
     if "val_fraction" in meta:
-        parts.append(f"val{meta['val_fraction']}" + ("" if meta["val_split"] == "after" else meta["val_split"]))
+        parts.append(
+            f"val{meta['val_fraction']}"
+            + ("" if meta["val_split"] == "after" else meta["val_split"])
+        )
     if "trusted" in meta:
         parts.append(f"trusted{meta['trusted']}")
     if is_drawn(call) or "val_fraction" in meta or "trusted" in meta:
@@ -324,19 +439,32 @@ def file_name(manifest: Manifest, dataset: Dataset) -> str:
 
 
 def noise_words(call: Call, own_map: str | None = None) -> list[tuple[str, ...]]:
-    """A noise in short: `("sym", "0.4")`, then a word for each value that is not the default, `own_map` among these."""
+    """A noise in short: `("sym", "0.4")`, then a word for each value that is not the default,
+    `own_map` among these.
+    """
     values = dict(call.kwargs)
-    words: list[tuple[str, ...]] = [(str(NOISES[call.name].facts.get("short", call.name)), str(values.pop("rate", "")))]
+    words: list[tuple[str, ...]] = [
+        (str(NOISES[call.name].facts.get("short", call.name)), str(values.pop("rate", "")))
+    ]
     defaults = {p.name: p.default for p in NOISES[call.name].parameters}
     for key, value in values.items():
-        if (key, value) not in (("map", own_map), ("pairs_seed", 0)) and (value != defaults[key] or key == "kind"):
+        if (key, value) not in (("map", own_map), ("pairs_seed", 0)) and (
+            value != defaults[key] or key == "kind"
+        ):
             words.append((_word(key, value),))
-    within = [word for inner in call.args if isinstance(inner, Call) for word in noise_words(inner, own_map)]
+    within = [
+        word
+        for inner in call.args
+        if isinstance(inner, Call)
+        for word in noise_words(inner, own_map)
+    ]
     return [*within, *words] if NOISES[call.name].facts.get("afterwards") else [*words, *within]
 
 
 def short_noise(text: str, dataset: str = "") -> str:
-    """`sym 0.4`, `asym 0.3 cifar10-two-way`: a noise as a column's head; the data set's own map goes without saying."""
+    """`sym 0.4`, `asym 0.3 cifar10-two-way`: a noise as a column's head; the data set's own map
+    goes without saying.
+    """
     try:
         call = normal_noise(text)
     except NoisebenchError:
@@ -359,21 +487,37 @@ def _safe(word: str) -> str:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Read and check a manifest: every byte by its checksum, then every value. Raises ManifestError."""
+    """Read and check a manifest: every byte by its checksum, then every value. Raises
+    ManifestError.
+    """
     path = Path(path)
     head, seal, body = _split(_read_bytes(path), path)
     if seal != _seal(_digest(head, [body])):
-        raise ManifestError(f"{path} is damaged or was edited: its checksum does not match; write it again with noisebench corrupt")
+        raise ManifestError(
+            f"{path} is damaged or was edited: its checksum does not match; write "
+            "it again with noisebench corrupt"
+        )
     try:
         meta = _parse_header(head)
         rows = read_rows(body, meta["n"], str(meta.get("source", "")))
-        manifest = Manifest(meta, rows.labels, rows.clean_labels, rows.ids, rows.val, rows.source, rows.trusted, rows.dropped)
+        manifest = Manifest(
+            meta,
+            rows.labels,
+            rows.clean_labels,
+            rows.ids,
+            rows.val,
+            rows.source,
+            rows.trusted,
+            rows.dropped,
+        )
         _check(manifest)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, LanguageError) as error:
         reason = " ".join(str(error).split())
-        raise ManifestError(f"{path} is not a manifest of this version ({reason}); write it with noisebench corrupt") from None
+        raise ManifestError(
+            f"{path} is not a manifest of this version ({reason}); write it with noisebench corrupt"
+        ) from None
     return manifest
 
 
@@ -382,7 +526,11 @@ def _read_bytes(path: Path) -> bytes:
     try:
         if path.suffix == ".gz":
             return read_gzip(path)
-        return from_parquet(read_bytes(path)) if path.suffix == ".parquet" else read_bytes(path, _LARGEST)
+        return (
+            from_parquet(read_bytes(path))
+            if path.suffix == ".parquet"
+            else read_bytes(path, _LARGEST)
+        )
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
     except FileNotFoundError:
@@ -422,19 +570,27 @@ def _flow(value: Any) -> str:
         return "[" + ", ".join(_flow(item) for item in value) + "]"
     if isinstance(value, float):
         text = repr(value)
-        return text.replace("e", ".0e") if "e" in text and "." not in text else text  # YAML reads 1e-05 as text
-    return _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
+        # YAML reads 1e-05 as text
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    return _NOT_IN_YAML.sub(
+        lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False)
+    )
 
 
 def _parse_header(head: bytes) -> dict[str, Any]:
     if len(head) > _LARGEST_HEADER:
         raise ManifestError(f"its header has {len(head)} bytes, and may have {_LARGEST_HEADER}")
     try:
-        meta = read_yaml("\n".join(line.removeprefix("# ") for line in head.decode().split("\n")), _DEPTH)
+        meta = read_yaml(
+            "\n".join(line.removeprefix("# ") for line in head.decode().split("\n")), _DEPTH
+        )
     except ValueError as error:
         raise ManifestError(f"of its header: {error}") from None
     if meta["noisebench_manifest"] != FORMAT:
-        raise ManifestError(f"it has format {str(meta['noisebench_manifest'])[:20]}, this version reads {FORMAT}: update noisebench")
+        raise ManifestError(
+            f"it has format {str(meta['noisebench_manifest'])[:20]}, this version "
+            f"reads {FORMAT}: update noisebench"
+        )
     return check_header(meta)
 
 
@@ -445,10 +601,15 @@ def _check(manifest: Manifest) -> None:
     if (manifest.source is not None) != ("source" in meta):
         raise ManifestError("its header and its rows disagree about images of another data set")
     if manifest.val is not None and not {"val_fraction", "val_split"} <= set(meta):
-        raise ManifestError("its header and its rows disagree about what is held out for validation")
+        raise ManifestError(
+            "its header and its rows disagree about what is held out for validation"
+        )
     if (manifest.trusted is not None) != ("trusted" in meta):
         raise ManifestError("its header and its rows disagree about trusted labels")
-    if manifest.trusted is not None and (manifest.labels != manifest.clean_labels)[manifest.trusted].any():
+    if (
+        manifest.trusted is not None
+        and (manifest.labels != manifest.clean_labels)[manifest.trusted].any()
+    ):
         raise ManifestError("a trusted label is not the clean one")
     if "subset" in meta and not manifest.kept.sum() <= meta["subset"] < meta["n"]:
         raise ManifestError("its header and its rows disagree about a subset")

@@ -1,4 +1,6 @@
-"""A stated number of the training images: which they are, noise that sees these alone, and what is made of it among all rows."""
+"""A stated number of the training images: which they are, noise that sees these alone, and what is
+made of it among all rows.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,10 @@ def check_subset(count: int, name: str, n: int) -> None:
 def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
     """The examples (n,) of a subset of so many, in order; None for all of them.
 
-    By lot, each class with its share of the data set's own labels (largest remainder), with one seed: the same for every noise, method
-    and seed. A smaller subset lies within a larger one, but for at most one example a class where the shares are no whole numbers.
-    Raises ConfigError where there are not so many, or a class would have none.
+    By lot, each class with its share of the data set's own labels (largest remainder), with one
+    seed: the same for every noise, method and seed. A smaller subset lies within a larger one, but
+    for at most one example a class where the shares are no whole numbers. Raises ConfigError where
+    there are not so many, or a class would have none.
     """
     if count is None or count == len(data.labels):
         return None
@@ -38,14 +41,20 @@ def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
     sizes = np.bincount(data.labels, minlength=data.dataset.num_classes)
     chosen = share_of_each(data.labels, count / len(data.labels), _SEED, data.dataset.num_classes)
     if (lost := (sizes > 0) & (np.bincount(data.labels[chosen], minlength=len(sizes)) == 0)).any():
-        name, enough = data.dataset.classes[int(lost.argmax())], -(-len(data.labels) // int(sizes[sizes > 0].min()))
+        name, enough = (
+            data.dataset.classes[int(lost.argmax())],
+            -(-len(data.labels) // int(sizes[sizes > 0].min())),
+        )
         raise ConfigError(
-            f"--subset {count} of {len(data.labels)} leaves no image of the class {name}: from {enough} on each class has one"
+            f"--subset {count} of {len(data.labels)} leaves no image of the class {name}: from "
+            f"{enough} on each class has one"
         )
     return chosen.nonzero()[0]
 
 
-def share_of_each(labels: np.ndarray, fraction: float, seed: tuple[int, int], num_classes: int) -> np.ndarray:
+def share_of_each(
+    labels: np.ndarray, fraction: float, seed: tuple[int, int], num_classes: int
+) -> np.ndarray:
     """Examples (N,) by lot: the expected number of all, and of each class but for one."""
     sizes = np.bincount(labels, minlength=num_classes)
     shares = fraction * sizes
@@ -57,7 +66,9 @@ def share_of_each(labels: np.ndarray, fraction: float, seed: tuple[int, int], nu
 
 @dataclass(frozen=True)
 class Within:
-    """What noise on a subset may ask for: of what lies outside, the part of the examples at `places` (n,) among all labels (N,)."""
+    """What noise on a subset may ask for: of what lies outside, the part of the examples at
+    `places` (n,) among all labels (N,).
+    """
 
     outside: Sources
     labels: np.ndarray
@@ -82,7 +93,13 @@ class Within:
         found = self.outside.imported(path, sha256)
         left_out = None if found.left_out is None else found.left_out[self.places]
         clean = None if found.clean is None else found.clean[self.places]
-        return replace(found, labels=found.labels[self.places], clean=clean, dropped=left_out, left_out=left_out)
+        return replace(
+            found,
+            labels=found.labels[self.places],
+            clean=clean,
+            dropped=left_out,
+            left_out=left_out,
+        )
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         return self.outside.other(dataset)
@@ -90,7 +107,9 @@ class Within:
     def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
         found = self.outside.review(path, sha256, among(recorded, self.places, self.labels))
         if (beyond := ~np.isin(found.examples, self.places)).any():
-            raise DataError(f"{path}: example {found.examples[beyond][0]} is not in the subset: delete its line")
+            raise DataError(
+                f"{path}: example {found.examples[beyond][0]} is not in the subset: delete its line"
+            )
         return replace(found, examples=np.searchsorted(self.places, found.examples))
 
 
@@ -102,8 +121,9 @@ def among(values: np.ndarray, places: np.ndarray, others: np.ndarray) -> np.ndar
 
 
 def spread(part: Manifest, data: Labels, places: np.ndarray, beyond: Labelling) -> Manifest:
-    """The manifest of a subset with a row for every example, so that an index means the same image; the others are dropped, with the
-    labels `beyond` (N,)."""
+    """The manifest of a subset with a row for every example, so that an index means the same image;
+    the others are dropped, with the labels `beyond` (N,).
+    """
     n = len(data.labels)
 
     def whole(values: np.ndarray | None, other: int) -> np.ndarray | None:

@@ -1,4 +1,6 @@
-"""Losses: log_p (N, K) -> cost (N, K). One function each; a combination is a text, never a class."""
+"""Losses: log_p (N, K) -> cost (N, K). One function each; a combination is a text, never a
+class.
+"""
 
 from functools import cache
 from importlib import import_module
@@ -37,7 +39,9 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    """A loss as an nn.Module by class: `EqualLoss(eps=0.4)`, `GceLoss(q=0.5)`; torch is loaded when one is asked for."""
+    """A loss as an nn.Module by class: `EqualLoss(eps=0.4)`, `GceLoss(q=0.5)`; torch is loaded when
+    one is asked for.
+    """
     if name not in _classes():
         raise AttributeError(f"module 'noisebench.losses' has no attribute {name!r}")
     return _class(name)
@@ -50,5 +54,12 @@ def _class(name: str) -> Any:
 
 def _classes() -> dict[str, Any]:
     """Class name -> entry, of the losses that stand alone."""
-    alone = [entry for entry in LOSSES if not any(p.is_expression for p in entry.parameters) and not entry.facts.get("penalty")]
-    return {entry.facts.get("module") or f"{entry.name.title().replace('_', '')}Loss": entry for entry in alone}
+    alone = [
+        entry
+        for entry in LOSSES
+        if not any(p.is_expression for p in entry.parameters) and not entry.facts.get("penalty")
+    ]
+    return {
+        entry.facts.get("module") or f"{entry.name.title().replace('_', '')}Loss": entry
+        for entry in alone
+    }

@@ -1,4 +1,6 @@
-"""Losses made from a loss: a fixed linear change of the target or of log_p. `+` and `*` are in the language itself."""
+"""Losses made from a loss: a fixed linear change of the target or of log_p. `+` and `*` are in the
+language itself.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,14 @@ def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
 
 @register_loss(pointwise=True, paper="Patrini et al. 2017", laws=("nonnegative",))
 def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
-    """Forward correction, the loss of T' p: what the network says of the clean label, told through the noise."""
+    """Forward correction, the loss of T' p: what the network says of the clean label, told through
+    the noise.
+    """
     table = _table(T)
     if not (table.sum(0) > 0).all():
-        raise LanguageError(f"forward: under T nothing is ever recorded as class {int(table.sum(0).argmin())}")
+        raise LanguageError(
+            f"forward: under T nothing is ever recorded as class {int(table.sum(0).argmin())}"
+        )
 
     on = _held(table)
 
@@ -62,12 +68,17 @@ def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     return corrected
 
 
-@register_loss(paper="Ma et al. 2020", laws=("falls", "equivariant", "nonnegative", "constant_sum"), needs="nonnegative")
+@register_loss(
+    paper="Ma et al. 2020",
+    laws=("falls", "equivariant", "nonnegative", "constant_sum"),
+    needs="nonnegative",
+)
 def normalized(loss: Loss) -> Loss:
     """Normalised loss, cost_k / sum_j cost_j: its rows sum to 1.
 
-    nce is short for normalized(ce), nfl for normalized(focal(gamma=0.5)). In the authors' code and in
-    all that follow it the factor of the focal loss is a constant, nfl(detach=True), as in the presets.
+    nce is short for normalized(ce), nfl for normalized(focal(gamma=0.5)). In the authors' code and
+    in all that follow it the factor of the focal loss is a constant, nfl(detach=True), as in the
+    presets.
     """
 
     def rows_to_one(scores: Scores) -> Tensor:
@@ -85,7 +96,10 @@ def _table(T: Matrix | str) -> np.ndarray:
     table = np.asarray(T, np.float64)
     square = table.ndim == 2 and 0 < table.shape[0] == table.shape[1]
     if not square or not (table >= 0).all() or not np.allclose(table.sum(1), 1, atol=1e-6):
-        raise LanguageError("T: every row must be probabilities that sum to 1 (rows: clean class, columns: recorded)")
+        raise LanguageError(
+            "T: every row must be probabilities that sum to 1 (rows: clean class, "
+            "columns: recorded)"
+        )
     return table
 
 
@@ -108,5 +122,7 @@ def _same_classes(name: str, table: np.ndarray, values: Tensor) -> None:
 
 def _inverse(table: np.ndarray) -> np.ndarray:
     if np.linalg.cond(table) > _WORST_CONDITION:
-        raise LanguageError("backward: T has no usable inverse (symmetric noise at (K-1)/K has none)")
+        raise LanguageError(
+            "backward: T has no usable inverse (symmetric noise at (K-1)/K has none)"
+        )
     return np.linalg.inv(table)

@@ -14,7 +14,9 @@ _SOFTPLUS_IS_EXP = -40.0  # below it log softplus(z) is z to float64's last digi
 
 
 @register_loss(pointwise=True, paper="Wei et al. 2023", laws=("equivariant", "nonnegative"))
-def logitclip(loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0, rescale: bool = False) -> Loss:
+def logitclip(
+    loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0, rescale: bool = False
+) -> Loss:
     """LogitClip, the loss of z min(1, tau / |z|): logits of at most length tau, as in the paper.
 
     rescale: as in the authors' code, logits longer than 1 / tau are set to length tau, so that for
@@ -32,7 +34,9 @@ def logitclip(loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0, res
     return lambda scores: loss(scores.with_logits(clip))
 
 
-@register_loss(pointwise=True, paper="Wang et al. 2024", version=2, laws=("equivariant", "nonnegative"))
+@register_loss(
+    pointwise=True, paper="Wang et al. 2024", version=2, laws=("equivariant", "nonnegative")
+)
 def eps_softmax(
     loss: Loss,
     m: Annotated[float, Interval("[0, 1e8]")] = 1e5,
@@ -58,7 +62,9 @@ def eps_softmax(
 
 
 def tempered(t2: float) -> TensorMap:
-    """logits (N, K) -> log p of the tempered softmax, p = exp_t2(z - normaliser): heavier tails than softmax for t2 > 1."""
+    """logits (N, K) -> log p of the tempered softmax, p = exp_t2(z - normaliser): heavier tails
+    than softmax for t2 > 1.
+    """
     if t2 == 1:
         return log_softmax
     heavy = t2 - 1
@@ -69,12 +75,15 @@ def tempered(t2: float) -> TensorMap:
         def step(normaliser: Tensor) -> Tensor:
             """Newton's, towards probabilities that sum to 1."""
             log_p = -(heavy * (normaliser - below)).log1p() / heavy
-            return normaliser + (log_p.exp().sum(1, keepdim=True) - 1) / (t2 * log_p).exp().sum(1, keepdim=True)
+            return normaliser + (log_p.exp().sum(1, keepdim=True) - 1) / (t2 * log_p).exp().sum(
+                1, keepdim=True
+            )
 
         normaliser = below.detach().new_zeros(len(below), 1)
         for _ in range(_NEWTON):
             normaliser = step(normaliser).detach()
-        normaliser = step(step(normaliser))  # at the solution these change nothing but the gradient and its gradient, to the right ones
+        # at the solution these change nothing but the gradient and its gradient, to the right ones
+        normaliser = step(step(normaliser))
         return at_loss_precision(-(heavy * (normaliser - below)).log1p() / heavy, logits)
 
     return log_tempered
@@ -98,14 +107,17 @@ def log_softmax_of_scores(lam: float, normalize: bool = True) -> TensorMap:
     return link
 
 
-@register_loss(paper="Zhu et al. 2023", version=2, laws=("equivariant",), link=log_softmax_of_scores)
+@register_loss(
+    paper="Zhu et al. 2023", version=2, laws=("equivariant",), link=log_softmax_of_scores
+)
 def ldr_kl(
     log_p: Tensor,
     lam: Annotated[float, Interval("[0.1, 1e3]")] = 1.0,
     margin: Annotated[float, Interval("[0, 5]")] = 0.1,
     normalize: bool = True,
 ) -> Tensor:
-    """LDR-KL, lam log mean_j exp((s_j - s_k + margin [j != k]) / lam), s = softplus(z) / mean(softplus(z)).
+    """LDR-KL, lam log mean_j exp((s_j - s_k + margin [j != k]) / lam), s = softplus(z) /
+    mean(softplus(z)).
 
     These scores and the margin 0.1 are those of the authors' code, which the default follows. The
     paper writes the loss for any scores: normalize=False takes the logits, s = z, and with margin 0
@@ -120,12 +132,16 @@ def ldr_kl(
 
 
 @register_loss(paper="Amid et al. 2019", link=tempered)
-def bitempered(log_p: Tensor, t1: Annotated[float, Interval("[0, 1]")] = 0.8, t2: Annotated[float, Interval("[1, 4]")] = 1.2) -> Tensor:
+def bitempered(
+    log_p: Tensor,
+    t1: Annotated[float, Interval("[0, 1]")] = 0.8,
+    t2: Annotated[float, Interval("[1, 4]")] = 1.2,
+) -> Tensor:
     """Bi-tempered logistic loss: bounded by t1 < 1, heavy-tailed by t2 > 1; CE at 1, 1.
 
-    -log_t1 p_k - (1 - sum_j p_j^(2 - t1)) / (2 - t1), p the tempered softmax of t2. The authors' code
-    stops after five steps towards its normaliser; here it is exact, as in the paper. Predictions are
-    softmax(z), of the same order.
+    -log_t1 p_k - (1 - sum_j p_j^(2 - t1)) / (2 - t1), p the tempered softmax of t2. The authors'
+    code stops after five steps towards its normaliser; here it is exact, as in the paper.
+    Predictions are softmax(z), of the same order.
     """
     near = -log_p if t1 == 1 else -((1 - t1) * log_p).expm1() / (1 - t1)
     return near - (1 - ((2 - t1) * log_p).exp().sum(1, keepdim=True)) / (2 - t1)

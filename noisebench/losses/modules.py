@@ -17,28 +17,49 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 
 class LossModule(nn.Module):
-    """`LossModule("gce(q=0.7)")(logits, target)`, in the place of nn.CrossEntropyLoss and of all the shapes that it takes.
+    """`LossModule("gce(q=0.7)")(logits, target)`, in the place of nn.CrossEntropyLoss and of all
+    the shapes that it takes.
 
-    logits (K,), (N, K) or (N, K, d1, ...); target class numbers of that shape without K, or probabilities of that very shape.
-    weight (K,) scales each class, mean then divides by the weights of the targets; examples of class `ignore_index` cost
-    nothing. Raises LanguageError for an `auto`, since without a manifest nobody knows the noise, and for a penalty on parameters.
+    logits (K,), (N, K) or (N, K, d1, ...); target class numbers of that shape without K, or
+    probabilities of that very shape. weight (K,) scales each class, mean then divides by the
+    weights of the targets; examples of class `ignore_index` cost nothing. Raises LanguageError for
+    an `auto`, since without a manifest nobody knows the noise, and for a penalty on parameters.
     """
 
     weight: Tensor | None
 
-    def __init__(self, text: str, reduction: str = "mean", ignore_index: int = -100, weight: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        weight: Tensor | None = None,
+    ) -> None:
         super().__init__()
         if reduction not in _REDUCTIONS:
             raise ConfigError(f"reduction is one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-        self.text, self.reduction, self.ignore_index = LOSSES.canonical(text), reduction, ignore_index
+        self.text, self.reduction, self.ignore_index = (
+            LOSSES.canonical(text),
+            reduction,
+            ignore_index,
+        )
         self.register_buffer("weight", weight)
         self._loss = build_loss(self.text)
         if build_penalty(self.text):
-            raise LanguageError(f"{self.text}: a loss module does not see the network; add the penalty to what it returns")
+            raise LanguageError(
+                f"{self.text}: a loss module does not see the network; add the "
+                "penalty to what it returns"
+            )
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         by_class = logits.dim() == 1
-        rows = logits if logits.dim() == 2 else logits.unsqueeze(0) if by_class else logits.movedim(1, -1)
+        rows = (
+            logits
+            if logits.dim() == 2
+            else logits.unsqueeze(0)
+            if by_class
+            else logits.movedim(1, -1)
+        )
         flat = rows if rows.dim() == 2 else rows.reshape(-1, rows.shape[-1])
         if target.is_floating_point():
             goal = (target.unsqueeze(0) if by_class else target.movedim(1, -1)).reshape(flat.shape)
@@ -73,13 +94,27 @@ class LossModule(nn.Module):
 
 
 def module_class(entry: Entry, name: str) -> type[LossModule]:
-    """A loss by class: its own parameters, then LossModule's, all by name. `EqualLoss(eps=0.4, reduction="sum")`."""
-    own = [inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default) for p in entry.parameters]
-    shared = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in list(inspect.signature(LossModule).parameters.values())[1:]]
+    """A loss by class: its own parameters, then LossModule's, all by name. `EqualLoss(eps=0.4,
+    reduction="sum")`.
+    """
+    own = [
+        inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default)
+        for p in entry.parameters
+    ]
+    shared = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for p in list(inspect.signature(LossModule).parameters.values())[1:]
+    ]
 
     def construct(self: LossModule, **given: Any) -> None:
         module = {p.name: given.pop(p.name) for p in shared if p.name in given}
-        LossModule.__init__(self, str(LOSSES.normal(Call(entry.name, (), tuple(given.items())))), **module)
+        LossModule.__init__(
+            self, str(LOSSES.normal(Call(entry.name, (), tuple(given.items())))), **module
+        )
 
-    facts = {"__doc__": entry.doc, "__module__": "noisebench.losses", "__signature__": inspect.Signature([*own, *shared])}
+    facts = {
+        "__doc__": entry.doc,
+        "__module__": "noisebench.losses",
+        "__signature__": inspect.Signature([*own, *shared]),
+    }
     return type(name, (LossModule,), {"__init__": construct, **facts})

@@ -1,6 +1,8 @@
-"""What a network that can say anything learns, from the probabilities of the recorded labels, in closed form. numpy.
+"""What a network that can say anything learns, from the probabilities of the recorded labels, in
+closed form. numpy.
 
-What any loss learns in the limit, by its text: the optimum that it was registered with, where it has a closed form.
+What any loss learns in the limit, by its text: the optimum that it was registered with, where it
+has a closed form.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from .registry import LOSSES
 
 
 def equal_loss_optimum(w: np.ndarray, eps: float) -> np.ndarray:
-    """The probabilities (..., K) that minimise the expected Equal Loss under label probabilities w (..., K), by water-filling.
+    """The probabilities (..., K) that minimise the expected Equal Loss under label probabilities w
+    (..., K), by water-filling.
 
-    p_k = max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), the active ones being the largest; Eq. 8-12 of the
-    paper with their number solved for. w itself (what CE learns) at eps = 0; its largest class, ties in equal parts, at eps = inf.
-    Raises ValueError for rows that are no probabilities or a negative eps.
+    p_k = max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), the active ones
+    being the largest; Eq. 8-12 of the paper with their number solved for. w itself (what CE learns)
+    at eps = 0; its largest class, ties in equal parts, at eps = inf. Raises ValueError for rows
+    that are no probabilities or a negative eps.
     """
     w = np.asarray(w, np.float64)
     if not (w >= 0).all() or not np.allclose(w.sum(-1), 1) or not eps >= 0:
@@ -38,9 +42,11 @@ def equal_loss_optimum(w: np.ndarray, eps: float) -> np.ndarray:
 
 
 def power_optimum(w: np.ndarray, q: float, k: float | None = None) -> np.ndarray | None:
-    """The same of generalised cross entropy: p_k in proportion to w_k^(1 / (1 - q)), the largest class at q = 1.
+    """The same of generalised cross entropy: p_k in proportion to w_k^(1 / (1 - q)), the largest
+    class at q = 1.
 
-    None where it is truncated at k, below which nothing is learned, so that where one ends depends on where one begins.
+    None where it is truncated at k, below which nothing is learned, so that where one ends depends
+    on where one begins.
     """
     if k:
         return None
@@ -50,30 +56,46 @@ def power_optimum(w: np.ndarray, q: float, k: float | None = None) -> np.ndarray
     return share / share.sum(-1, keepdims=True)
 
 
-def predicted(noise: str | Expression, loss: str | Expression, num_classes: int) -> np.ndarray | None:
-    """p (K, K), rows = clean class, that a network learns which sees of an image its class alone, under noise by class.
+def predicted(
+    noise: str | Expression, loss: str | Expression, num_classes: int
+) -> np.ndarray | None:
+    """p (K, K), rows = clean class, that a network learns which sees of an image its class alone,
+    under noise by class.
 
-    None for a loss without a closed form, or with a value that only data decide; eps=auto is the noise's nominal rate. Raises
-    LanguageError or UnknownName for a text that is no noise by class, or no loss.
+    None for a loss without a closed form, or with a value that only data decide; eps=auto is the
+    noise's nominal rate. Raises LanguageError or UnknownName for a text that is no noise by class,
+    or no loss.
     """
     model = build_noise(noise, num_classes)
-    return optimum_of(LOSSES.substitute(LOSSES.normal(loss), lambda call: _told(call, model.rate)), model.transition)
+    return optimum_of(
+        LOSSES.substitute(LOSSES.normal(loss), lambda call: _told(call, model.rate)),
+        model.transition,
+    )
 
 
 def optimum_of(loss: str | Expression, w: np.ndarray) -> np.ndarray | None:
-    """The probabilities (..., K) at which the expected cost under label probabilities w (..., K) is least; None as above."""
+    """The probabilities (..., K) at which the expected cost under label probabilities w (..., K) is
+    least; None as above.
+    """
     ((weight, call), *others) = terms(LOSSES.normal(loss))
     facts, values = LOSSES[call.name].facts, dict(call.kwargs)
     if others or weight < 0 or any(isinstance(value, str) for value in values.values()):
         return None
     if call.args:
         inner = call.args[0]
-        return optimum_of(inner, facts["target"](w, **values)) if "target" in facts and isinstance(inner, Expression) else None
+        return (
+            optimum_of(inner, facts["target"](w, **values))
+            if "target" in facts and isinstance(inner, Expression)
+            else None
+        )
     return facts["optimum"](w, **values) if "optimum" in facts else None
 
 
 def _told(call: Call, rate: float | None) -> Call:
     """With each `auto` that means the noise rate replaced by it, where it is known."""
     rates = [p.name for p in LOSSES[call.name].parameters if p.auto == "rate"]
-    kwargs = ((name, rate if rate is not None and name in rates and value == AUTO else value) for name, value in call.kwargs)
+    kwargs = (
+        (name, rate if rate is not None and name in rates and value == AUTO else value)
+        for name, value in call.kwargs
+    )
     return replace(call, kwargs=tuple(kwargs))

@@ -1,4 +1,5 @@
-"""Costs by one probability each: log_p (N, K) -> cost (N, K). Pure tensor methods; p is exp(log_p), 1 - p is -expm1.
+"""Costs by one probability each: log_p (N, K) -> cost (N, K). Pure tensor methods; p is exp(log_p),
+1 - p is -expm1.
 
 Costs that look at all probabilities of an example: log_p (N, K) -> cost (N, K).
 
@@ -38,15 +39,22 @@ def ce(log_p: Tensor) -> Tensor:
     optimum=lambda w: equal_loss_optimum(w, math.inf),
 )
 def mae(log_p: Tensor) -> Tensor:
-    """Mean absolute error of the one-hot target, 2 (1 - p). Papers that write 1 - p have half of this."""
+    """Mean absolute error of the one-hot target, 2 (1 - p). Papers that write 1 - p have half of
+    this.
+    """
     return -2 * log_p.expm1()
 
 
 @register_loss(pointwise=True, paper="Zhang & Sabuncu 2018", optimum=power_optimum)
-def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7, k: Annotated[float | None, Interval("[0, 1)")] = None) -> Tensor:
+def gce(
+    log_p: Tensor,
+    q: Annotated[float, Interval("(0, 1]")] = 0.7,
+    k: Annotated[float | None, Interval("[0, 1)")] = None,
+) -> Tensor:
     """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1.
 
-    k: truncated, what it is at p = k wherever p <= k, so that labels as unlikely as that teach nothing. The paper's is 0.5.
+    k: truncated, what it is at p = k wherever p <= k, so that labels as unlikely as that teach
+    nothing. The paper's is 0.5.
     """
     if k:
         log_p = log_p.clamp_min(math.log(k))
@@ -61,7 +69,8 @@ def gce(log_p: Tensor, q: Annotated[float, Interval("(0, 1]")] = 0.7, k: Annotat
 )
 def rce(log_p: Tensor, A: Annotated[float, Interval("[-1e6, 0)")] = -9.21) -> Tensor:
     """Reverse cross entropy with log 0 := A, that is -A (1 - p)."""
-    # The paper says A = -4; the authors' code clips the one-hot label at 1e-4, A = log(1e-4) = -9.21. The default is the code.
+    # The paper says A = -4; the authors' code clips the one-hot label at 1e-4, A = log(1e-4) =
+    # -9.21. The default is the code.
     return A * log_p.expm1()
 
 
@@ -82,22 +91,28 @@ def sce(
     return alpha * ce(log_p) + beta * rce(log_p, A)
 
 
-@register_loss(pointwise=True, paper="Cui et al., Equal Loss", module="EqualLoss", optimum=equal_loss_optimum)
+@register_loss(
+    pointwise=True, paper="Cui et al., Equal Loss", module="EqualLoss", optimum=equal_loss_optimum
+)
 def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO) -> Tensor:  # type: ignore[assignment]
-    """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps -> inf. eps: the noise rate.
+    """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps ->
+    inf. eps: the noise rate.
 
-    Its gradient is CE's times (1 + eps) p / (p + eps), at most 1: a label that the network finds unlikely teaches little.
-    (1 + eps) AGCE as q -> 0, with a = eps. Where the recorded labels of an image have probabilities w it learns
-    max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), and the largest class alone, as a clean label would teach,
-    once (1 + eps) / eps times every other w_k is at most the largest: under symmetric noise of rate eps while eps <= 1 - 2 / K, under
-    pair flips of rate r only from eps = r / (1 - 2 r), which is above r.
+    Its gradient is CE's times (1 + eps) p / (p + eps), at most 1: a label that the network finds
+    unlikely teaches little. (1 + eps) AGCE as q -> 0, with a = eps. Where the recorded labels of an
+    image have probabilities w it learns max(0, (1 + m eps) w_k / (sum of w over the m active
+    classes) - eps), and the largest class alone, as a clean label would teach, once (1 + eps) / eps
+    times every other w_k is at most the largest: under symmetric noise of rate eps while eps <= 1 -
+    2 / K, under pair flips of rate r only from eps = r / (1 - 2 r), which is above r.
     """
     if eps == 0:
         return ce(log_p)
     if eps > 1 / _NEARLY_ZERO:
         return -log_p.expm1()
     if eps < _SMALL_EPS:  # 1 / (p + eps)^2 would overflow in the gradient
-        return (1 + eps) * (math.log1p(eps) - log_p.logaddexp(log_p.new_tensor(math.log(eps)))).clamp_min(0)
+        return (1 + eps) * (
+            math.log1p(eps) - log_p.logaddexp(log_p.new_tensor(math.log(eps)))
+        ).clamp_min(0)
     if eps > _NOT_SMALL:
         return -(1 + eps) * (log_p.expm1() / (1 + eps)).log1p()
     # log1p((1 - p) / (p + eps)) is the same logarithm without cancellation at either end.
@@ -105,7 +120,9 @@ def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] 
 
 
 @register_loss(pointwise=True, paper="Lin et al. 2017")
-def focal(log_p: Tensor, gamma: Annotated[float, Interval("[0, 10]")] = 2.0, detach: bool = False) -> Tensor:
+def focal(
+    log_p: Tensor, gamma: Annotated[float, Interval("[0, 10]")] = 2.0, detach: bool = False
+) -> Tensor:
     """Focal loss, -(1 - p)^gamma log p: CE at gamma = 0.
 
     Its gradient is that of the formula, as in the paper. detach: the factor (1 - p)^gamma is a
@@ -118,21 +135,38 @@ def focal(log_p: Tensor, gamma: Annotated[float, Interval("[0, 10]")] = 2.0, det
 
 
 def _one_minus_p(log_p: Tensor) -> Tensor:
-    """1 - p with the gradient of -p: expm1's own is 0 from p = 3e-8 down, which a large factor would show."""
+    """1 - p with the gradient of -p: expm1's own is 0 from p = 3e-8 down, which a large factor
+    would show.
+    """
     p = log_p.exp()
     return (p.detach() - p) - log_p.detach().expm1()
 
 
 @register_loss(pointwise=True, paper="Zhou et al. 2021")
-def agce(log_p: Tensor, a: Annotated[float, Interval("[1e-8, 1e3]")] = 0.6, q: Annotated[float, Interval("(0, 10]")] = 0.6) -> Tensor:
-    """Asymmetric generalised cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a), with eps = a, as q -> 0."""
-    # log((a + p) / (a + 1)), which 1 - p does not cancel near p = 1, nor p near p = 0 where a is small
-    shrunk = (_one_minus_p(log_p) / -(a + 1)).log1p() if a > _NOT_SMALL else (log_p.exp() + a).log() - math.log1p(a)
+def agce(
+    log_p: Tensor,
+    a: Annotated[float, Interval("[1e-8, 1e3]")] = 0.6,
+    q: Annotated[float, Interval("(0, 10]")] = 0.6,
+) -> Tensor:
+    """Asymmetric generalised cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a), with eps =
+    a, as q -> 0.
+    """
+    # log((a + p) / (a + 1)), which 1 - p does not cancel near p = 1, nor p near p = 0 where a is
+    # small
+    shrunk = (
+        (_one_minus_p(log_p) / -(a + 1)).log1p()
+        if a > _NOT_SMALL
+        else (log_p.exp() + a).log() - math.log1p(a)
+    )
     return -shrunk if q < _NEARLY_ZERO else (q * shrunk).expm1() * (-((a + 1) ** q) / q)
 
 
 @register_loss(pointwise=True, paper="Zhou et al. 2021")
-def aul(log_p: Tensor, a: Annotated[float, Interval("[1.000001, 1e3]")] = 5.5, q: Annotated[float, Interval("(0, 10]")] = 3.0) -> Tensor:
+def aul(
+    log_p: Tensor,
+    a: Annotated[float, Interval("[1.000001, 1e3]")] = 5.5,
+    q: Annotated[float, Interval("(0, 10]")] = 3.0,
+) -> Tensor:
     """Asymmetric unhinged loss, ((a - p)^q - (a - 1)^q) / q with a > 1: 1 - p at q = 1."""
     wrong = _one_minus_p(log_p)
     if q * -math.log(a - 1) > _LARGEST_POWER:  # a - 1 is so small that there is nothing to cancel
@@ -149,7 +183,9 @@ def ael(log_p: Tensor, a: Annotated[float, Interval("[1e-2, 1e3]")] = 2.5) -> Te
 
 @register_loss(pointwise=True, paper="Feng et al. 2020")
 def taylor(log_p: Tensor, t: Annotated[int, Interval("[1, 100]")] = 2) -> Tensor:
-    """Taylor cross entropy, the sum of (1 - p)^i / i for i = 1 to t: 1 - p (MAE / 2) at t = 1, CE as t -> inf."""
+    """Taylor cross entropy, the sum of (1 - p)^i / i for i = 1 to t: 1 - p (MAE / 2) at t = 1, CE
+    as t -> inf.
+    """
     wrong = _one_minus_p(log_p)
     total = wrong / t
     for i in range(t - 1, 0, -1):  # Horner's scheme
@@ -159,34 +195,50 @@ def taylor(log_p: Tensor, t: Annotated[int, Interval("[1, 100]")] = 2) -> Tensor
 
 @register_loss(pointwise=True, paper="Menon et al. 2020")
 def phuber(log_p: Tensor, tau: Annotated[float, Interval("(1, 1e6]")] = 10.0) -> Tensor:
-    """Partially Huberised cross entropy, -log p for p > 1 / tau, below that its tangent log tau + 1 - tau p."""
-    # The paper clips the gradient at tau. Sources: 2 on CIFAR-10, 10 (paper) or 50 (reproduction) on CIFAR-100.
+    """Partially Huberised cross entropy, -log p for p > 1 / tau, below that its tangent log tau + 1
+    - tau p.
+    """
+    # The paper clips the gradient at tau. Sources: 2 on CIFAR-10, 10 (paper) or 50 (reproduction)
+    # on CIFAR-100.
     return (-log_p).where(log_p > -math.log(tau), math.log(tau) + 1 - tau * log_p.exp())
 
 
 @register_loss(pointwise=True, paper="Englesson & Azizpour 2021")
 def js(log_p: Tensor, pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5) -> Tensor:
-    """Jensen-Shannon divergence of the one-hot label (weight pi) and p, over -(1 - pi) log(1 - pi): CE as pi -> 0, 1 - p as pi -> 1."""
-    dtype, log_p, lost = log_p.dtype, log_p.double(), math.log1p(-pi)  # divides by about pi, which float32 would not survive
-    p, missing = log_p.exp(), (1 - pi) * log_p.expm1()  # 1 + missing: the mixture at the label; elsewhere it is (1 - pi) p
-    return (((1 - pi) * p * log_p - (1 + missing) * missing.log1p() + missing * lost) / (-(1 - pi) * lost)).to(dtype)
+    """Jensen-Shannon divergence of the one-hot label (weight pi) and p, over -(1 - pi) log(1 - pi):
+    CE as pi -> 0, 1 - p as pi -> 1.
+    """
+    # divides by about pi, which float32 would not survive
+    dtype, log_p, lost = log_p.dtype, log_p.double(), math.log1p(-pi)
+    # 1 + missing: the mixture at the label; elsewhere it is (1 - pi) p
+    p, missing = log_p.exp(), (1 - pi) * log_p.expm1()
+    return (
+        ((1 - pi) * p * log_p - (1 + missing) * missing.log1p() + missing * lost)
+        / (-(1 - pi) * lost)
+    ).to(dtype)
 
 
 @register_loss(paper="Ye et al. 2023", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
 def nnce(log_p: Tensor, pmin: Annotated[float, Interval("[1e-30, 1e-4]")] = 1e-7) -> Tensor:
-    """Normalised negative cross entropy, 1 - (A + log p_k) / sum_j (A + log p_j) with A = -log pmin, p at least pmin."""
+    """Normalised negative cross entropy, 1 - (A + log p_k) / sum_j (A + log p_j) with A = -log
+    pmin, p at least pmin.
+    """
     above = log_p.clamp_min(math.log(pmin)) - math.log(pmin)
     return 1 - above / above.sum(1, keepdim=True)
 
 
 @register_loss(paper="JAL, ICCV 2025")
 def amse(log_p: Tensor, a: Annotated[float, Interval("[1, 1e3]")] = 30.0) -> Tensor:
-    """Asymmetric mean squared error, the mean over the classes of (a e_k - p)^2: the Brier score over K at a = 1."""
+    """Asymmetric mean squared error, the mean over the classes of (a e_k - p)^2: the Brier score
+    over K at a = 1.
+    """
     p = log_p.exp()
     return (p.square().sum(1, keepdim=True) - 2 * a * p + a * a) / log_p.shape[1]
 
 
 @register_loss(paper="Ye et al. 2023", laws=(), penalty=True)
 def l1(parameters: Iterable[Tensor], weight: Annotated[float, Interval("(0, 1e3]")]) -> Tensor:
-    """L1 penalty on the network's parameters, weight sum |theta| over all of them, those of normalisation layers too: `ce + l1(5e-5)`."""
+    """L1 penalty on the network's parameters, weight sum |theta| over all of them, those of
+    normalisation layers too: `ce + l1(5e-5)`.
+    """
     return weight * sum(parameter.abs().sum() for parameter in parameters)  # type: ignore[return-value]

@@ -1,4 +1,6 @@
-"""What a loss is given: logits on their way to log_p. Shapes: logits, log_p, cost (N, K); where one class each is asked for (N, 1)."""
+"""What a loss is given: logits on their way to log_p. Shapes: logits, log_p, cost (N, K); where one
+class each is asked for (N, 1).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ if TYPE_CHECKING:
 else:
     Tensor = Any
 
-__all__ = ["Loss", "Penalty", "Scores", "Tensor", "TensorMap", "at_loss_precision", "log_softmax", "log_through"]
+__all__ = [
+    "Loss",
+    "Penalty",
+    "Scores",
+    "Tensor",
+    "TensorMap",
+    "at_loss_precision",
+    "log_softmax",
+    "log_through",
+]
 
 TensorMap: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -23,25 +34,34 @@ _LEAST = 1e-37  # float32's smallest sum whose inverse is finite
 
 
 def at_loss_precision(values: Tensor, logits: Tensor) -> Tensor:
-    """The values in the precision in which a loss of these logits is computed: float64 for float64 logits, else float32."""
+    """The values in the precision in which a loss of these logits is computed: float64 for float64
+    logits, else float32.
+    """
     from torch import float64
 
     return values.double() if logits.dtype == float64 else values.float()
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """The default link: float32 whatever the autocast dtype (float64 for float64 logits), and never softmax then log."""
-    # In float64 inside: float32's own is off by 6e-8 where a class is nearly sure, and rce multiplies that by -A = 9.21.
+    """The default link: float32 whatever the autocast dtype (float64 for float64 logits), and never
+    softmax then log.
+    """
+    # In float64 inside: float32's own is off by 6e-8 where a class is nearly sure, and rce
+    # multiplies that by -A = 9.21.
     return at_loss_precision(logits.double().log_softmax(1), logits)
 
 
 def log_through(p: Tensor, T: Tensor) -> Tensor:
-    """log(p T) (N, K), of recorded labels where p (N, K) is of clean ones and T (K, K), both float64; never -inf."""
+    """log(p T) (N, K), of recorded labels where p (N, K) is of clean ones and T (K, K), both
+    float64; never -inf.
+    """
     return (p @ T).clamp_min(_TINY).log()
 
 
 def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
-    """log_p (N, 1) of one class each, to float32's full relative accuracy where p is nearly 1 too."""
+    """log_p (N, 1) of one class each, to float32's full relative accuracy where p is nearly 1
+    too.
+    """
     from torch import arange, float64
     from torch.compiler import is_compiling
     from torch.nn.functional import cross_entropy, softplus
@@ -55,8 +75,14 @@ def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
     largest = logits.detach().amax(1, keepdim=True)
     odds = (logits - largest).exp()
     # A compiler melts a mask into the sum, but not a scatter, which alone is the cheaper.
-    others = odds.masked_fill(classes == arange(odds.shape[1], device=odds.device), 0) if compiled else odds.scatter(1, classes, 0)
-    return -softplus(others.sum(1, keepdim=True).clamp_min(_LEAST).log() + (largest - logits.gather(1, classes)))
+    others = (
+        odds.masked_fill(classes == arange(odds.shape[1], device=odds.device), 0)
+        if compiled
+        else odds.scatter(1, classes, 0)
+    )
+    return -softplus(
+        others.sum(1, keepdim=True).clamp_min(_LEAST).log() + (largest - logits.gather(1, classes))
+    )
 
 
 def unchanged(log_p: Tensor) -> Tensor:
@@ -65,7 +91,8 @@ def unchanged(log_p: Tensor) -> Tensor:
 
 @dataclass
 class Scores:
-    """A batch's logits, the link to log_p, and a strategy's adaptation of log_p (a learned T, SOP's u and v).
+    """A batch's logits, the link to log_p, and a strategy's adaptation of log_p (a learned T, SOP's
+    u and v).
 
     classes (N, 1): those whose cost alone is asked for, which is cheaper; None for all.
     """
@@ -112,7 +139,9 @@ class Scores:
 
 
 Loss: TypeAlias = Annotated[Callable[[Scores], Tensor], Inner()]
-"""scores -> cost (N, K), or (N, 1) of the classes asked for: what would each label cost? Pure; knows no labels and no device."""
+"""scores -> cost (N, K), or (N, 1) of the classes asked for: what would each label cost? Pure;
+knows no labels and no device.
+"""
 
 Penalty: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
 """A network's parameters -> a scalar."""

@@ -1,4 +1,6 @@
-"""Estimates of noise from out-of-fold predictions: its rate and transition matrix. Loads no torch."""
+"""Estimates of noise from out-of-fold predictions: its rate and transition matrix. Loads no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ class Estimates:
 
     Rate and T are the mean of two accounts that out-of-fold predictions cannot tell apart: by
     `confident_transition` confident predictions are correct, by `calibrated_transition` their
-    uncertainty is the classifier's own wherever it can be. interval: 95 %, from the lower end of the
-    lower rate to the upper end of the higher one; accuracy: the share of the given labels predicted.
+    uncertainty is the classifier's own wherever it can be. interval: 95 %, from the lower end of
+    the lower rate to the upper end of the higher one; accuracy: the share of the given labels
+    predicted.
     """
 
     rate: float
@@ -52,10 +55,10 @@ def _rate(shares: np.ndarray, transition: np.ndarray) -> float:
 def confident_transition(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """T (K, K), P(given | true class), and the number of examples (K,) behind each row.
 
-    Row k is the distribution of the given labels of the 100 examples predicted as k with the highest
-    confidence. Their true class is taken to be k; of the others more are the classifier's own errors.
-    At most half of the examples both predicted and given as k are counted. Where there are none, the
-    row is that of the identity and its number 0.
+    Row k is the distribution of the given labels of the 100 examples predicted as k with the
+    highest confidence. Their true class is taken to be k; of the others more are the classifier's
+    own errors. At most half of the examples both predicted and given as k are counted. Where there
+    are none, the row is that of the identity and its number 0.
     """
     num_classes = log_p.shape[1]
     predicted, confidence = log_p.argmax(1), log_p.max(1)
@@ -72,7 +75,8 @@ def confident_transition(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
 
 
 def calibrated_transition(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """T (K, K), P(given | true class), by maximum likelihood where the predictions are calibrated with it.
+    """T (K, K), P(given | true class), by maximum likelihood where the predictions are calibrated
+    with it.
 
     P(true class k) = softmax(t log_p + b)_k and P(given j | true class k) = T_kj; t, b (K,) and T
     have the highest likelihood of the given labels. EM for T (Dempster et al. 1977), with a Newton
@@ -124,7 +128,8 @@ def wilson_interval(share: float, n: float) -> tuple[float, float]:
 
 
 def _interval(rate: float, shares: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """The rate's 95 % interval, from the shares (K,) of the true classes and the examples per row (K,).
+    """The rate's 95 % interval, from the shares (K,) of the true classes and the examples per row
+    (K,).
 
     The rate is a mean over classes; n is the number of examples that gives one share that variance.
     Classes whose row is counted from no example may have any rate.
@@ -139,13 +144,18 @@ def _interval(rate: float, shares: np.ndarray, counts: np.ndarray) -> tuple[floa
 
 
 def anchored_transition(log_p: np.ndarray) -> np.ndarray:
-    """T (K, K): each row is what the network predicts for the class's anchor, a likely example. Patrini et al. 2017.
+    """T (K, K): each row is what the network predicts for the class's anchor, a likely example.
+    Patrini et al. 2017.
 
-    The anchor is at the 97th percentile of p_k, the next above it, which an outlier does not decide; from 100 classes on the largest.
+    The anchor is at the 97th percentile of p_k, the next above it, which an outlier does not
+    decide; from 100 classes on the largest.
     """
     p = np.exp(log_p.astype(np.float64))
     num_classes = p.shape[1]
     share = _PERCENTILE if num_classes < _MANY_CLASSES else 100.0
-    anchors = [int((p[:, k] == np.percentile(p[:, k], share, method="higher")).argmax()) for k in range(num_classes)]
+    anchors = [
+        int((p[:, k] == np.percentile(p[:, k], share, method="higher")).argmax())
+        for k in range(num_classes)
+    ]
     rows: np.ndarray = p[anchors]
     return rows / rows.sum(1, keepdims=True)

@@ -1,7 +1,9 @@
-"""How a training treated right and wrong labels, epoch by epoch: what the figures of p_y and of the gradient are drawn from.
+"""How a training treated right and wrong labels, epoch by epoch: what the figures of p_y and of the
+gradient are drawn from.
 
-p_y is the probability that the network gives the recorded label in passing; the gradient is the L1 norm of what an example's share of the
-step's cost sends back to its logits. Known clean labels are asked for here, never by the training.
+p_y is the probability that the network gives the recorded label in passing; the gradient is the L1
+norm of what an example's share of the step's cost sends back to its logits. Known clean labels are
+asked for here, never by the training.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ def early_epochs(epochs: int) -> int:
 
 @dataclass
 class Dynamics:
-    """By epoch: how many examples of each group lie in each bin of p_y, and the sum of their gradients' norms, (3, BINS) each.
+    """By epoch: how many examples of each group lie in each bin of p_y, and the sum of their
+    gradients' norms, (3, BINS) each.
 
-    p_sum (N, K), seen (N,): of each example, p of every class summed over the early epochs in which it was seen, and how many these are;
-    K is 0 where there are too many classes.
+    p_sum (N, K), seen (N,): of each example, p of every class summed over the early epochs in which
+    it was seen, and how many these are; K is 0 where there are too many classes.
     """
 
     counts: list[np.ndarray] = field(default_factory=list)
@@ -37,8 +40,12 @@ class Dynamics:
     p_sum: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def add(self, p: np.ndarray, gradient: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> None:
-        """One epoch of n examples, all (n,); p and gradient NaN for one that was not seen, clean -1 where it is unknown."""
+    def add(
+        self, p: np.ndarray, gradient: np.ndarray, recorded: np.ndarray, clean: np.ndarray
+    ) -> None:
+        """One epoch of n examples, all (n,); p and gradient NaN for one that was not seen, clean -1
+        where it is unknown.
+        """
         passed = ~np.isnan(p)
         group = np.where(clean == UNKNOWN, 2, recorded != clean)[passed]
         place = group * BINS + np.minimum((p[passed] * BINS).astype(np.int64), BINS - 1)
@@ -55,18 +62,30 @@ class Dynamics:
 
     @property
     def early_p(self) -> np.ndarray:
-        """(N, K): mean p of every class over the early epochs, NaN for an example that none of them saw."""
+        """(N, K): mean p of every class over the early epochs, NaN for an example that none of them
+        saw.
+        """
         seen = self.seen[:, None]
-        return np.divide(self.p_sum, seen, out=np.full(self.p_sum.shape, np.nan, np.float32), where=seen > 0)
+        return np.divide(
+            self.p_sum, seen, out=np.full(self.p_sum.shape, np.nan, np.float32), where=seen > 0
+        )
 
     def density(self, epoch: int) -> np.ndarray:
-        """(3, BINS): the density of p_y at an epoch (from 1) in each group, integral 1; 0 for a group without examples."""
+        """(3, BINS): the density of p_y at an epoch (from 1) in each group, integral 1; 0 for a
+        group without examples.
+        """
         counts = self._of(self.counts, epoch)
         return counts * BINS / np.maximum(counts.sum(1, keepdims=True), 1)
 
     def gradient_density(self, epoch: int) -> np.ndarray:
-        """(BINS,): the density of p_y over all examples times their gradient's mean norm, at an epoch: its integral is that mean."""
-        return self._of(self.gradients, epoch).sum(0) * BINS / max(int(self._of(self.counts, epoch).sum()), 1)
+        """(BINS,): the density of p_y over all examples times their gradient's mean norm, at an
+        epoch: its integral is that mean.
+        """
+        return (
+            self._of(self.gradients, epoch).sum(0)
+            * BINS
+            / max(int(self._of(self.counts, epoch).sum()), 1)
+        )
 
     def _of(self, epochs: list[np.ndarray], epoch: int) -> np.ndarray:
         if not 1 <= epoch <= len(epochs):
@@ -81,11 +100,18 @@ class Dynamics:
 
     @classmethod
     def load(cls, arrays: dict[str, np.ndarray]) -> Dynamics:
-        """Back from `arrays`, without what is known of single examples. Raises DataError where they are not of this shape."""
+        """Back from `arrays`, without what is known of single examples. Raises DataError where they
+        are not of this shape.
+        """
         shapes = {arrays[name].shape for name in ("counts", "gradients")}
         if len(shapes) != 1 or {shape[1:] for shape in shapes} != {(len(GROUPS), BINS)}:
-            raise DataError(f"expected counts and gradients (epochs, {len(GROUPS)}, {BINS}), got {' and '.join(map(str, shapes))}")
-        return cls(list(arrays["counts"].astype(np.int64)), list(arrays["gradients"].astype(np.float64)))
+            raise DataError(
+                f"expected counts and gradients (epochs, {len(GROUPS)}, {BINS}), got "
+                f"{' and '.join(map(str, shapes))}"
+            )
+        return cls(
+            list(arrays["counts"].astype(np.int64)), list(arrays["gradients"].astype(np.float64))
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, for a checkpoint."""

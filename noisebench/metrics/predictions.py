@@ -1,6 +1,8 @@
-"""What a network says of N examples, as it lies in `predictions.npz`: every class for K <= 100, else the top five.
+"""What a network says of N examples, as it lies in `predictions.npz`: every class for K <= 100,
+else the top five.
 
-And what it teaches: the likeliest classes of every training example in a file of their own, from which noise is made.
+And what it teaches: the likeliest classes of every training example in a file of their own, from
+which noise is made.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ _CHUNK = 4096  # examples whose probabilities are in memory at a time
 
 @dataclass(frozen=True)
 class Predictions:
-    """`classes` (N, <= 5), likeliest first, with `log_p` (N, <= 5); log_p of the recorded and the clean label (N,)
-    (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to float16 as on disk.
+    """`classes` (N, <= 5), likeliest first, with `log_p` (N, <= 5); log_p of the recorded and the
+    clean label (N,) (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to
+    float16 as on disk.
 
-    squared (N,): the sum of p^2 over all classes, which Brier's score asks for, float64; None in an older file with K > 100.
+    squared (N,): the sum of p^2 over all classes, which Brier's score asks for, float64; None in an
+    older file with K > 100.
     """
 
     classes: np.ndarray
@@ -56,7 +60,14 @@ class Predictions:
 
     @property
     def _columns(self) -> tuple[np.ndarray | None, ...]:
-        return self.classes, self.log_p, self.recorded_log_p, self.clean_log_p, self.squared, self.dense
+        return (
+            self.classes,
+            self.log_p,
+            self.recorded_log_p,
+            self.clean_log_p,
+            self.squared,
+            self.dense,
+        )
 
     @classmethod
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
@@ -66,13 +77,28 @@ class Predictions:
         if log_p.shape[1] <= DENSE:
             return cls._of_all(classes, kept, recorded, clean)
         top = np.take_along_axis(kept, classes, 1)
-        return cls(classes, top, _of_label(kept, recorded), _of_label(kept, clean), rounded(_squared(log_p)))
+        return cls(
+            classes,
+            top,
+            _of_label(kept, recorded),
+            _of_label(kept, clean),
+            rounded(_squared(log_p)),
+        )
 
     @classmethod
-    def _of_all(cls, classes: np.ndarray, dense: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
+    def _of_all(
+        cls, classes: np.ndarray, dense: np.ndarray, recorded: np.ndarray, clean: np.ndarray
+    ) -> Predictions:
         """From log_p of every class (N, K), rounded."""
         top = np.take_along_axis(dense, classes, 1)
-        return cls(classes, top, _of_label(dense, recorded), _of_label(dense, clean), _squared(dense), dense)
+        return cls(
+            classes,
+            top,
+            _of_label(dense, recorded),
+            _of_label(dense, clean),
+            _squared(dense),
+            dense,
+        )
 
     def arrays(self, part: str) -> dict[str, np.ndarray]:
         """For `predictions.npz`, names starting with `part`."""
@@ -88,7 +114,9 @@ class Predictions:
         return {f"{part}_{name}": array for name, array in arrays.items()}
 
     @classmethod
-    def load(cls, arrays: dict[str, np.ndarray], part: str, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
+    def load(
+        cls, arrays: dict[str, np.ndarray], part: str, recorded: np.ndarray, clean: np.ndarray
+    ) -> Predictions:
         """Back from `arrays`. Raises KeyError where one is missing."""
         classes = arrays[f"{part}_classes"].astype(np.int64)
         if f"{part}_log_p" in arrays:
@@ -96,7 +124,13 @@ class Predictions:
         squared = arrays.get(f"{part}_squared")
         names = ("top_log_p", "recorded_log_p", "clean_log_p")
         top, of_recorded, of_clean = (arrays[f"{part}_{name}"].astype(np.float32) for name in names)
-        return cls(classes, top, of_recorded, of_clean, None if squared is None else squared.astype(np.float64))
+        return cls(
+            classes,
+            top,
+            of_recorded,
+            of_clean,
+            None if squared is None else squared.astype(np.float64),
+        )
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -117,14 +151,20 @@ def _of_label(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Teaching:
-    """The likeliest classes of each example: `classes` (N, >= 2), likeliest first, and their probabilities `p`."""
+    """The likeliest classes of each example: `classes` (N, >= 2), likeliest first, and their
+    probabilities `p`.
+    """
 
     classes: np.ndarray
     p: np.ndarray
 
 
-def write_teacher(path: Path, train: Predictions, num_classes: int, labels_sha256: str, run: str) -> None:
-    """`classes`, `p`; `num_classes`; `labels_sha256`, the fingerprint of the clean labels; `run`, who says so. As .npz."""
+def write_teacher(
+    path: Path, train: Predictions, num_classes: int, labels_sha256: str, run: str
+) -> None:
+    """`classes`, `p`; `num_classes`; `labels_sha256`, the fingerprint of the clean labels; `run`,
+    who says so. As .npz.
+    """
     arrays: dict[str, Any] = {
         "classes": train.classes.astype(np.uint16),
         "p": np.exp(train.log_p.astype(np.float64)).astype(np.float32),
@@ -136,27 +176,40 @@ def write_teacher(path: Path, train: Predictions, num_classes: int, labels_sha25
 
 
 def write_probabilities(path: Path, said: Predictions) -> None:
-    """p (N, K) of every class, float32, rows of sum 1, as .npy: what other tools take. Raises DataError where K is too large."""
+    """p (N, K) of every class, float32, rows of sum 1, as .npy: what other tools take. Raises
+    DataError where K is too large.
+    """
     if said.dense is None:
-        raise DataError(f"{path}: of more than {DENSE} classes a run keeps the {TOP} likeliest: name a .npz, which holds these")
+        raise DataError(
+            f"{path}: of more than {DENSE} classes a run keeps the {TOP} likeliest: "
+            "name a .npz, which holds these"
+        )
     p = np.exp(said.dense.astype(np.float64))
     p = (p / p.sum(1, keepdims=True)).astype(np.float32)
     write_whole(path, lambda file: np.save(file, p))
 
 
-def read_teacher(path: Path, n: int, num_classes: int, labels_sha256: str, sha256: str | None = None) -> Teaching:
-    """From `write_teacher`'s file, or from probabilities (N, K) as .npy. Raises DataError where it does not fit the data."""
+def read_teacher(
+    path: Path, n: int, num_classes: int, labels_sha256: str, sha256: str | None = None
+) -> Teaching:
+    """From `write_teacher`'s file, or from probabilities (N, K) as .npy. Raises DataError where it
+    does not fit the data.
+    """
     raw = read_checked(path, sha256)
     try:
         if raw.startswith(b"PK"):
-            found = read_npz(raw, ("classes", "p", "labels_sha256"), largest=1024 + 8 * max(n, 8) * num_classes)
+            found = read_npz(
+                raw, ("classes", "p", "labels_sha256"), largest=1024 + 8 * max(n, 8) * num_classes
+            )
             classes, p = found["classes"].astype(np.int64), found["p"].astype(np.float64)
             if found["labels_sha256"].tobytes().rstrip(b"\0").decode() != labels_sha256:
                 raise ValueError("it is of a network that was trained on other data")
         else:
             classes, p = _ranked(read_npy(raw), num_classes)
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is no file of predictions for these data ({' '.join(str(error).split())})") from None
+        raise DataError(
+            f"{path} is no file of predictions for these data ({' '.join(str(error).split())})"
+        ) from None
     _check_teaching(path, classes, p, (n, num_classes))
     return Teaching(classes, p)
 
@@ -164,19 +217,34 @@ def read_teacher(path: Path, n: int, num_classes: int, labels_sha256: str, sha25
 def _ranked(p: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     if p.ndim != 2 or p.shape[1] != num_classes or not np.issubdtype(p.dtype, np.floating):
         raise ValueError(f"expected probabilities (N, {num_classes}), got {p.shape} of {p.dtype}")
-    if not np.isfinite(p).all() or (p < 0).any() or (np.abs(p.sum(1, dtype=np.float64) - 1) > 1e-3).any():
+    if (
+        not np.isfinite(p).all()
+        or (p < 0).any()
+        or (np.abs(p.sum(1, dtype=np.float64) - 1) > 1e-3).any()
+    ):
         raise ValueError("its rows are no probabilities: finite, at least 0, and 1 in sum")
     classes = np.argsort(-p, axis=1, kind="stable")[:, :TOP]
     return classes, np.take_along_axis(p, classes, 1).astype(np.float64)
 
 
-def _check_teaching(path: Path, classes: np.ndarray, p: np.ndarray, expected: tuple[int, int]) -> None:
+def _check_teaching(
+    path: Path, classes: np.ndarray, p: np.ndarray, expected: tuple[int, int]
+) -> None:
     n, num_classes = expected
     if classes.ndim != 2 or classes.shape != p.shape or classes.shape[1] < 2:
-        raise DataError(f"{path}: expected at least two classes an example and their probabilities, got {classes.shape} and {p.shape}")
+        raise DataError(
+            f"{path}: expected at least two classes an example and their "
+            f"probabilities, got {classes.shape} and {p.shape}"
+        )
     if len(classes) != n:
         raise DataError(f"{path} has {len(classes)} predictions, the data have {n} examples")
-    if classes.min() < 0 or classes.max() >= num_classes or not np.isfinite(p).all() or (p < 0).any() or (p > 1 + 1e-3).any():
+    if (
+        classes.min() < 0
+        or classes.max() >= num_classes
+        or not np.isfinite(p).all()
+        or (p < 0).any()
+        or (p > 1 + 1e-3).any()
+    ):
         raise DataError(f"{path}: a class is out of range, or a probability not in [0, 1]")
     if (classes[:, 0] == classes[:, 1]).any():
         raise DataError(f"{path}: an example's first and second class are the same")

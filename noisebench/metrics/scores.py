@@ -1,7 +1,9 @@
-"""Predictions and labels -> named numbers. The only place where clean labels meet a network's output.
+"""Predictions and labels -> named numbers. The only place where clean labels meet a network's
+output.
 
-Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of nothing is None. A clean label of -1 is
-unknown; of -2, none: an image of no class at all, whose recorded label is wrong whatever it is.
+Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of nothing is
+None. A clean label of -1 is unknown; of -2, none: an image of no class at all, whose recorded label
+is wrong whatever it is.
 """
 
 from __future__ import annotations
@@ -24,39 +26,56 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def memorised(predicted: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> float | None:
-    """The share of wrong recorded labels that are predicted all the same; None without one that is known."""
+    """The share of wrong recorded labels that are predicted all the same; None without one that is
+    known.
+    """
     wrong = (recorded != clean) & (clean != UNKNOWN)
     return accuracy(predicted[wrong], recorded[wrong])
 
 
 def ece(log_p: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error over 15 equal bins, each with its upper edge and without its lower one: log_p (N,) of the
-    predicted class, right (N,). Guo et al. 2017."""
+    """Expected calibration error over 15 equal bins, each with its upper edge and without its lower
+    one: log_p (N,) of the predicted class, right (N,). Guo et al. 2017.
+    """
     _, sure, hits = calibration(np.exp(log_p.astype(np.float64)), right)
     return float(np.abs(hits - sure).sum() / len(right))
 
 
-def calibration(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """In 15 equal bins of confidence (N,): how many predictions, the sum of their confidence, how many were right (15,)."""
+def calibration(
+    confidence: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """In 15 equal bins of confidence (N,): how many predictions, the sum of their confidence, how
+    many were right (15,).
+    """
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    counts, sure, hits = (np.bincount(bins, weights, ECE_BINS) for weights in (None, confidence, right))
+    counts, sure, hits = (
+        np.bincount(bins, weights, ECE_BINS) for weights in (None, confidence, right)
+    )
     return counts, sure, hits
 
 
 def brier(squared: np.ndarray, log_p: np.ndarray) -> float:
-    """Mean over examples of the sum over classes of (p - one-hot)^2, in [0, 2]: sum of p^2 (N,), log_p (N,) of the label. Brier 1950."""
+    """Mean over examples of the sum over classes of (p - one-hot)^2, in [0, 2]: sum of p^2 (N,),
+    log_p (N,) of the label. Brier 1950.
+    """
     return float((squared - 2 * np.exp(log_p.astype(np.float64)) + 1).mean())
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts (K, K), rows = label, columns = prediction. Raises DataError where that is too large."""
+    """Counts (K, K), rows = label, columns = prediction. Raises DataError where that is too
+    large.
+    """
     check_table(num_classes)
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
 
 
 def per_class(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> list[float | None]:
     """Accuracy of each class; None for a class without examples."""
-    counts, hits = (np.bincount(which, minlength=num_classes) for which in (labels, labels[predicted == labels]))
+    counts, hits = (
+        np.bincount(which, minlength=num_classes) for which in (labels, labels[predicted == labels])
+    )
     return [float(hit / count) if count else None for hit, count in zip(hits, counts, strict=True)]
 
 
@@ -72,7 +91,9 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def average_precision(score: np.ndarray, positive: np.ndarray) -> float | None:
-    """Mean precision at each true positive, highest score first, ties as one step; None without a positive."""
+    """Mean precision at each true positive, highest score first, ties as one step; None without a
+    positive.
+    """
     hits, seen = _cumulated(score, positive)
     if not hits.size or not hits[-1]:
         return None
@@ -88,15 +109,18 @@ def best_f1(score: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def precision_at(n: int, score: np.ndarray, positive: np.ndarray) -> float | None:
-    """The share of positives among the n highest scores, of equal ones the first; None with fewer examples or without a positive."""
+    """The share of positives among the n highest scores, of equal ones the first; None with fewer
+    examples or without a positive.
+    """
     if not 0 < n <= len(score) or not positive.any():
         return None
     return float(positive[np.argsort(-score, kind="stable")[:n]].mean())
 
 
 def detection(score: np.ndarray, positive: np.ndarray) -> dict[str, Any]:
-    """How well a score (N,) finds the positives (N,). precision_at "wrong": among as many as there are positives; chance: their
-    share, which is what an order by chance would have."""
+    """How well a score (N,) finds the positives (N,). precision_at "wrong": among as many as there
+    are positives; chance: their share, which is what an order by chance would have.
+    """
     counts = {str(n): n for n in FIRST} | {"wrong": int(positive.sum())}
     return {
         "auroc": auroc(score, positive),
@@ -123,14 +147,20 @@ def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> d
         "top5": float(right.any(1).mean()) if num_classes > right.shape[1] else None,
         "p_true": float(np.exp(predictions.clean_log_p.astype(np.float64)).mean()),
         "nll": float(-predictions.clean_log_p.mean(dtype=np.float64)),
-        "brier": None if predictions.squared is None else brier(predictions.squared, predictions.clean_log_p),
+        "brier": None
+        if predictions.squared is None
+        else brier(predictions.squared, predictions.clean_log_p),
         "ece": ece(predictions.log_p[:, 0], right[:, 0]),
         "per_class": per_class(predictions.predicted, labels, num_classes),
     }
 
 
-def of_training(predictions: Predictions, recorded: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
-    """What is said of the training set, and how well -log p of the recorded label finds the wrong ones."""
+def of_training(
+    predictions: Predictions, recorded: np.ndarray, clean: np.ndarray
+) -> dict[str, Any]:
+    """What is said of the training set, and how well -log p of the recorded label finds the wrong
+    ones.
+    """
     known, has_class = clean != UNKNOWN, clean >= 0
     wrong, suspicion = (recorded != clean)[known], -predictions.recorded_log_p[known]
     return {
@@ -144,21 +174,31 @@ def of_training(predictions: Predictions, recorded: np.ndarray, clean: np.ndarra
 
 
 def of_run(
-    train: Predictions, test: Predictions, labels: dict[str, np.ndarray], num_classes: int, parts: dict[str, np.ndarray]
+    train: Predictions,
+    test: Predictions,
+    labels: dict[str, np.ndarray],
+    num_classes: int,
+    parts: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """All of a finished run's numbers, from what its predictions.npz holds: `labels` recorded, clean and test.
+    """All of a finished run's numbers, from what its predictions.npz holds: `labels` recorded,
+    clean and test.
 
-    parts: which examples (N,) were trained on, as "train", and which not, as "val" and "dropped"; the same is said of each part.
+    parts: which examples (N,) were trained on, as "train", and which not, as "val" and "dropped";
+    the same is said of each part.
     """
     found = {"test": of_test(test, labels["test"], num_classes)}
     for name, part in parts.items():
         if part.any():
-            found[name] = of_training(train.take(part), labels["recorded"][part], labels["clean"][part])
+            found[name] = of_training(
+                train.take(part), labels["recorded"][part], labels["clean"][part]
+            )
     return found
 
 
 def parts_of(arrays: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
-    """Which of n examples were trained on, held out or dropped, from what predictions.npz holds; older ones name the first alone."""
+    """Which of n examples were trained on, held out or dropped, from what predictions.npz holds;
+    older ones name the first alone.
+    """
     training = arrays.get("in_training", np.ones(n, bool))
     dropped = arrays.get("dropped", np.zeros(n, bool))
     return {"train": training, "val": ~training & ~dropped, "dropped": dropped}

@@ -1,4 +1,6 @@
-"""Class-conditional noise: (K, parameters) -> T (K, K), T[i, j] = P(recorded j | clean i). `exact` speaks to the draw."""
+"""Class-conditional noise: (K, parameters) -> T (K, K), T[i, j] = P(recorded j | clean i). `exact`
+speaks to the draw.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,21 @@ _OverPair: TypeAlias = Annotated[str | None, OneOf((OVER[0], OVER[2]))]
     paper="Angluin & Laird 1988; van Rooyen et al. 2015",
     complete=complete_counts,
 )
-def symmetric(num_classes: int, rate: Rate, inclusive: bool = False, exact: bool = True, exact_over: _OverOrEqual = None) -> np.ndarray:
+def symmetric(
+    num_classes: int,
+    rate: Rate,
+    inclusive: bool = False,
+    exact: bool = True,
+    exact_over: _OverOrEqual = None,
+) -> np.ndarray:
     """Every label is wrong with probability rate, uniformly among the other classes.
 
     inclusive: among all classes, the true one too, so only rate (K - 1) / K are wrong (DivideMix,
-    ELR, SOP, GJS).
-    exact: the number of wrong labels per class is the expected one, rounded; else each label flips by itself.
-    exact_over: class (the default); set: exactly rate of all examples are drawn anew, what falls on
-    each class is chance (DivideMix, ELR, GJS, D2L, LNL-toolbox's "global"); pair: for each clean and
-    recorded class, rounded down (ANL, JAL, cleanlab); equal: the same count in every class whatever
-    its size, rounded down (SL and APL on MNIST).
+    ELR, SOP, GJS). exact: the number of wrong labels per class is the expected one, rounded; else
+    each label flips by itself. exact_over: class (the default); set: exactly rate of all examples
+    are drawn anew, what falls on each class is chance (DivideMix, ELR, GJS, D2L, LNL-toolbox's
+    "global"); pair: for each clean and recorded class, rounded down (ANL, JAL, cleanlab); equal:
+    the same count in every class whatever its size, rounded down (SL and APL on MNIST).
     """
     if num_classes < 2:
         raise LanguageError(f"symmetric noise needs two classes, the data have {num_classes}")
@@ -58,7 +65,9 @@ def _complete_asymmetric(values: dict[str, Value]) -> dict[str, Value]:
     return values
 
 
-@register_noise(short="asym", overall="by map", paper="Patrini et al. 2017", complete=_complete_asymmetric)
+@register_noise(
+    short="asym", overall="by map", paper="Patrini et al. 2017", complete=_complete_asymmetric
+)
 def asymmetric(
     num_classes: int,
     rate: Rate,
@@ -69,20 +78,26 @@ def asymmetric(
     exact: bool = True,
     exact_over: _Over = None,
 ) -> np.ndarray:
-    """Some classes are recorded as a similar one with probability rate, by a named map; the others stay clean.
+    """Some classes are recorded as a similar one with probability rate, by a named map; the others
+    stay clean.
 
-    The overall rate is smaller than `rate` wherever the map leaves classes alone. pairs_seed: of a random map.
-    flip_back: of two classes that exchange labels the lower goes first, and its wrong labels flip
-    back with probability rate, as in code that picks from labels it has already changed (APL, ALFs,
-    ELR, GJS): 0.4 makes 24 % of the cats dogs.
-    exact, exact_over (class, set, pair): as for symmetric.
+    The overall rate is smaller than `rate` wherever the map leaves classes alone. pairs_seed: of a
+    random map. flip_back: of two classes that exchange labels the lower goes first, and its wrong
+    labels flip back with probability rate, as in code that picks from labels it has already changed
+    (APL, ALFs, ELR, GJS): 0.4 makes 24 % of the cats dogs. exact, exact_over (class, set, pair): as
+    for symmetric.
     """
     if map is None:
-        raise LanguageError("asymmetric noise on these data needs a map: name one with --map (noisebench list noises asymmetric)")
+        raise LanguageError(
+            "asymmetric noise on these data needs a map: name one with --map "
+            "(noisebench list noises asymmetric)"
+        )
     flips = class_map(map, num_classes).flips(num_classes, pairs_seed or 0)
     table = _flip(num_classes, flips, rate)
     if flip_back and not any(flips.get(high) == low for low, high in flips.items()):
-        raise LanguageError(f"flip_back has no effect: under the map {map!r} no two classes exchange labels")
+        raise LanguageError(
+            f"flip_back has no effect: under the map {map!r} no two classes exchange labels"
+        )
     for low, high in flips.items():
         if flip_back and low < high and flips.get(high) == low:
             table[low, low], table[low, high] = 1 - rate + rate * rate, rate * (1 - rate)
@@ -90,7 +105,9 @@ def asymmetric(
 
 
 @register_noise(short="pair", overall="rate", paper="Han et al. 2018", complete=complete_counts)
-def pairflip(num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over = None) -> np.ndarray:
+def pairflip(
+    num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over = None
+) -> np.ndarray:
     """Class i is recorded as i + 1 (mod K) with probability rate.
 
     exact, exact_over (class, set, pair): as for symmetric.
@@ -108,12 +125,14 @@ def matrix(
     *,
     exact_over: _OverPair = None,
 ) -> np.ndarray:
-    """Any transition matrix, rows = clean class, from a .csv, .npy or .yaml, by class names or numbers.
+    """Any transition matrix, rows = clean class, from a .csv, .npy or .yaml, by class names or
+    numbers.
 
     Each row must be a distribution. sha256: how the file's checksum must begin; a manifest says it.
-    exact: the number of wrong labels per class is the expected one, rounded; else each label is drawn by itself.
-    exact_over: class (the default); pair: for each clean and recorded class, rounded down, as in
-    cleanlab's generate_noisy_labels (whose matrix is the transpose of this one).
+    exact: the number of wrong labels per class is the expected one, rounded; else each label is
+    drawn by itself. exact_over: class (the default); pair: for each clean and recorded class,
+    rounded down, as in cleanlab's generate_noisy_labels (whose matrix is the transpose of this
+    one).
     """
     return read_matrix(file, classes, sha256)
 

@@ -1,8 +1,9 @@
-"""How each paper's experiments made their noise, as a table: `--convention sl2019 --asym 0.4` is what "asym 0.4" meant there.
+"""How each paper's experiments made their noise, as a table: `--convention sl2019 --asym 0.4` is
+what "asym 0.4" meant there.
 
-The texts say what the published code does, or where there is none the paper. `{rate}` is the paper's
-own number. Where a note says "the same labels in every run", their runs differ by the training alone:
-keep one noise seed.
+The texts say what the published code does, or where there is none the paper. `{rate}` is the
+paper's own number. Where a note says "the same labels in every run", their runs differ by the
+training alone: keep one noise seed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _EVERY = ""  # a data set that the table does not name
 
 @dataclass(frozen=True)
 class Convention:
-    """One paper: by kind of noise and data set, the noise text; and the noisy validation split that it holds out."""
+    """One paper: by kind of noise and data set, the noise text; and the noisy validation split that
+    it holds out.
+    """
 
     name: str
     paper: str
@@ -27,13 +30,17 @@ class Convention:
     val_split: str = "after"
 
     def text(self, kind: str, rate: float, dataset: str) -> str:
-        """The noise of this paper. Raises ConfigError where the paper has none of this kind on these data."""
+        """The noise of this paper. Raises ConfigError where the paper has none of this kind on
+        these data.
+        """
         if kind not in self.texts:
             has = ", ".join(f"--{name}" for name in self.texts)
             raise ConfigError(f"{self.name} has no --{kind} noise; it has {has}")
         on = self.texts[kind]
         if dataset not in on and _EVERY not in on:
-            raise ConfigError(f"{self.name} has no --{kind} noise on {dataset}; it has it on {', '.join(on)}")
+            raise ConfigError(
+                f"{self.name} has no --{kind} noise on {dataset}; it has it on {', '.join(on)}"
+            )
         return on.get(dataset, on.get(_EVERY, "")).format(rate=repr(rate))
 
 
@@ -72,7 +79,10 @@ _ANL = {
     "cifar10": "asymmetric(rate={rate}, map='cifar10', exact_over='pair')",
     "cifar100": "asymmetric(rate={rate}, map='block5-next', exact_over='pair')",
 }
-_EL = {"cifar10": "asymmetric(rate={rate}, map='cifar10-two-way')", "cifar100": "asymmetric(rate={rate}, map='superclass-pair')"}
+_EL = {
+    "cifar10": "asymmetric(rate={rate}, map='cifar10-two-way')",
+    "cifar100": "asymmetric(rate={rate}, map='superclass-pair')",
+}
 _OF_A_SUBSET = "asymmetric(rate={rate}, map='cifar10', exact_over='set')"
 
 _SAME = "the same labels in every run"
@@ -85,7 +95,8 @@ CONVENTIONS = {
         Convention(
             "patrini2017",
             "Patrini et al. 2017, Loss Correction",
-            "each label by chance; CIFAR-100 in blocks of five consecutive ids; then a tenth is held out",
+            "each label by chance; CIFAR-100 in blocks of five consecutive ids; then a tenth is "
+            "held out",
             {"sym": _EXCLUSIVE_BY_CHANCE, "asym": _BY_CHANCE},
             0.1,
         ),
@@ -104,14 +115,17 @@ CONVENTIONS = {
         Convention(
             "sl2019",
             "Wang et al. 2019, Symmetric Cross Entropy",
-            f"CIFAR-100: in each block of five one random pair exchanges labels, so 0.4 is 16 % wrong; {_EQUAL}; {_SAME}",
+            "CIFAR-100: in each block of five one random pair exchanges labels, so 0.4 is 16 % "
+            f"wrong; {_EQUAL}; {_SAME}",
             {"sym": _EXCLUSIVE_OR_EQUAL, "asym": _SL},
         ),
         Convention(
             "apl2020",
             "Ma et al. 2020, Normalized Loss Functions (APL)",
-            "CIFAR-10's asymmetric picks from labels already changed: at 0.4 only 24 % of the cats become "
-            "dogs (how many flip back is exact here, chance there), MNIST and CIFAR-100 each label by "
+            "CIFAR-10's asymmetric picks from labels already changed: at 0.4 only 24 % of the "
+            "cats become "
+            "dogs (how many flip back is exact here, chance there), MNIST and CIFAR-100 each "
+            "label by "
             f"chance; {_EQUAL}",
             {"sym": _EXCLUSIVE_OR_EQUAL, "asym": _IN_PLACE},
         ),
@@ -124,13 +138,15 @@ CONVENTIONS = {
         Convention(
             "dividemix2020",
             "Li et al. 2020, DivideMix",
-            f"symmetric includes the true class, so 0.5 is 45 % wrong on ten classes; exactly rate of all examples is drawn anew; {_SAME}",
+            "symmetric includes the true class, so 0.5 is 45 % wrong on ten classes; exactly "
+            f"rate of all examples is drawn anew; {_SAME}",
             {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": {"cifar10": _OF_A_SUBSET}},
         ),
         Convention(
             "elr2020",
             "Liu et al. 2020, Early-Learning Regularization",
-            "symmetric includes the true class; CIFAR-10's asymmetric picks from labels already changed, "
+            "symmetric includes the true class; CIFAR-10's asymmetric picks from labels already "
+            "changed, "
             "CIFAR-100's each label by chance; a tenth is held out first, and corrupted too",
             {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": _CIFAR_IN_PLACE},
             0.1,
@@ -139,8 +155,10 @@ CONVENTIONS = {
         Convention(
             "pdn2020",
             "Xia et al. 2020, Part-dependent Label Noise",
-            "each image's own rate is from a normal around the rate, truncated to [0, 1]; its likely "
-            "mistakes come from raw bytes, so most images of a class share one; then a tenth is held out",
+            "each image's own rate is from a normal around the rate, truncated to [0, 1]; its "
+            "likely "
+            "mistakes come from raw bytes, so most images of a class share one; then a tenth is "
+            "held out",
             {"idn": _alone("pdn(rate={rate}, pixels='bytes')")},
             0.1,
         ),
@@ -167,8 +185,10 @@ CONVENTIONS = {
         Convention(
             "gjs2021",
             "Englesson & Azizpour 2021, Generalized Jensen-Shannon",
-            "symmetric includes the true class, so 0.4 is 36 % wrong on ten classes; CIFAR-10's asymmetric "
-            "picks from labels already changed, as in apl2020; CIFAR-100's is circular in the true "
+            "symmetric includes the true class, so 0.4 is 36 % wrong on ten classes; CIFAR-10's "
+            "asymmetric "
+            "picks from labels already changed, as in apl2020; CIFAR-100's is circular in the "
+            "true "
             "superclasses and changes exactly rate of all examples",
             {
                 "sym": _INCLUSIVE_OF_A_SUBSET,
@@ -181,20 +201,23 @@ CONVENTIONS = {
         Convention(
             "anl2023",
             "Ye et al. 2023, Active Negative Loss",
-            "the count of each pair of classes is rounded down: symmetric 0.1 on CIFAR-100 is no noise at all",
+            "the count of each pair of classes is rounded down: symmetric 0.1 on CIFAR-100 is no "
+            "noise at all",
             {"sym": _BY_PAIR, "asym": _ANL},
         ),
         Convention(
             "el2023",
             "Cui et al., Equal Loss",
-            "by the paper's text: four pairs of CIFAR-10 exchange labels (0.4 is 32 % wrong), two random classes of each true superclass "
+            "by the paper's text: four pairs of CIFAR-10 exchange labels (0.4 is 32 % wrong), two "
+            "random classes of each true superclass "
             "of CIFAR-100 (16 %); its baselines were copied from sl2019",
             {"sym": _EXCLUSIVE, "asym": _EL},
         ),
         Convention(
             "logitclip2023",
             "Wei et al. 2023, LogitClip",
-            "exactly rate of all examples is drawn anew; CIFAR-100's asymmetric goes to the next of all "
+            "exactly rate of all examples is drawn anew; CIFAR-100's asymmetric goes to the next "
+            "of all "
             f"classes; {_DEPENDENT_NOTE}; for its open-set noise "
             "--noise \"openset(rate=0.4, source='cifar100', exact_over='set')\"",
             {
@@ -225,7 +248,8 @@ CONVENTIONS = {
         Convention(
             "lnltoolbox",
             "LNL-toolbox",
-            "symmetric is its default 'global': exactly rate of all examples, whatever their class; pair flips each label by chance",
+            "symmetric is its default 'global': exactly rate of all examples, whatever their "
+            "class; pair flips each label by chance",
             {"sym": _EXCLUSIVE_OF_A_SUBSET, "pair": _PAIR_BY_CHANCE},
         ),
     )

@@ -1,4 +1,6 @@
-"""Noise that nobody draws: labels that people recorded, and reviewed; and images that are of no class at all."""
+"""Noise that nobody draws: labels that people recorded, and reviewed; and images that are of no
+class at all.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ import numpy as np
 from ..core.expressions import Call, Value
 from ..core.parameters import Inner, OneOf, Rate
 from ..errors import DataError, LanguageError
-from .registry import Examples, Labelling, Review, build_noise, by_class, parse_noise, record, register_noise
+from .registry import (
+    Examples,
+    Labelling,
+    Review,
+    build_noise,
+    by_class,
+    parse_noise,
+    record,
+    register_noise,
+)
 from .sampling import OVER, complete_counts, expected, grouped, members, uniforms
 
 OWN = "own"  # in the place of a file: the data set's labels as they are
@@ -38,31 +49,40 @@ def _complete_human(values: dict[str, Value]) -> dict[str, Value]:
 
 
 @register_noise(
-    short="human", overall="9.01 % (aggre) to 40.21 % (worse)", paper="Wei et al. 2022, CIFAR-N", complete=_complete_human, drawn=False
+    short="human",
+    overall="9.01 % (aggre) to 40.21 % (worse)",
+    paper="Wei et al. 2022, CIFAR-N",
+    complete=_complete_human,
+    drawn=False,
 )
 def human(examples: Examples, column: str) -> Labelling:
     """Labels by people: CIFAR-10N's and CIFAR-100N's published columns.
 
-    column: on cifar10 aggre_label, random_label1, random_label2, random_label3 or worse_label; on cifar100 noisy_label; on
-    cifar20 noisy_coarse_label. The file is <data-dir>/CIFAR-10_human.pt or CIFAR-100_human.pt (CC BY-NC 4.0).
+    column: on cifar10 aggre_label, random_label1, random_label2, random_label3 or worse_label; on
+    cifar100 noisy_label; on cifar20 noisy_coarse_label. The file is <data-dir>/CIFAR-10_human.pt or
+    CIFAR-100_human.pt (CC BY-NC 4.0).
     """
     return Labelling(examples.sources.human(column))
 
 
 @register_noise(short="imported", overall="as recorded", paper="anyone's own labels", drawn=False)
 def imported(examples: Examples, file: str, sha256: str | None = None) -> Labelling:
-    """Labels of a file (.csv, .tsv, .txt, .json, .npy, .npz, .pt); or own, the data set's labels as they are.
+    """Labels of a file (.csv, .tsv, .txt, .json, .npy, .npz, .pt); or own, the data set's labels as
+    they are.
 
-    The column whose cells are the examples' indices, paths or file names is the key, whatever it is called; FILE:COLUMN names the
-    column of labels. Without a key the labels come in the order of the examples. What the file does not label is not trained on.
-    Clean labels are the file's if it has them, else those of a catalogue's data set; otherwise nobody knows them.
-    sha256: how the file's checksum must begin; a manifest says it.
+    The column whose cells are the examples' indices, paths or file names is the key, whatever it is
+    called; FILE:COLUMN names the column of labels. Without a key the labels come in the order of
+    the examples. What the file does not label is not trained on. Clean labels are the file's if it
+    has them, else those of a catalogue's data set; otherwise nobody knows them. sha256: how the
+    file's checksum must begin; a manifest says it.
     """
     return examples.sources.imported(file, sha256)
 
 
 def label_file_of(noise: str) -> str | None:
-    """The FILE or FILE:COLUMN of imported labels; None for other noise, and for the data set's own labels."""
+    """The FILE or FILE:COLUMN of imported labels; None for other noise, and for the data set's own
+    labels.
+    """
     call = parse_noise(noise)
     if not isinstance(call, Call) or call.name != "imported":
         return None
@@ -80,12 +100,14 @@ def openset(
     exact: bool = True,
     exact_over: Annotated[str | None, OneOf(OVER[:2])] = None,
 ) -> Labelling:
-    """A share of the images is replaced by images of another data set; their labels stay, and none could be right.
+    """A share of the images is replaced by images of another data set; their labels stay, and none
+    could be right.
 
-    source: another data set, by name or path, whose training images are taken, none twice while they last.
-    closed: class-conditional noise on the labels of the images that stay, such as symmetric(rate=0.2).
-    exact: the number of replaced images per class is the expected one, rounded; else each is replaced by itself.
-    exact_over: class (the default); set: exactly rate of all images, whatever their class (LogitClip).
+    source: another data set, by name or path, whose training images are taken, none twice while
+    they last. closed: class-conditional noise on the labels of the images that stay, such as
+    symmetric(rate=0.2). exact: the number of replaced images per class is the expected one,
+    rounded; else each is replaced by itself. exact_over: class (the default); set: exactly rate of
+    all images, whatever their class (LogitClip).
     """
     labels, seed = examples.labels, examples.seed
     order = uniforms((seed, _CHOICE), len(labels))
@@ -96,7 +118,9 @@ def openset(
     if exact:
         chosen = np.zeros(len(labels), bool)
         for places in members(groups, num_groups):
-            chosen[places[np.argsort(order[places], kind="stable")[: expected(rate, len(places))]]] = True
+            chosen[
+                places[np.argsort(order[places], kind="stable")[: expected(rate, len(places))]]
+            ] = True
     else:
         chosen = order < rate
     replaced = np.full(len(labels), -1, np.int64)
@@ -105,14 +129,23 @@ def openset(
     if closed is None:
         return Labelling(labels.copy(), nominal_rate=rate, source=replaced, facts=facts)
     if not by_class(closed):
-        raise LanguageError(f"openset takes class-conditional noise for the images that stay, got {closed}")
+        raise LanguageError(
+            f"openset takes class-conditional noise for the images that stay, got {closed}"
+        )
     model = build_noise(closed, examples.num_classes, examples.classes)
     parts, _ = grouped(chosen.astype(np.int64), 2, examples.parts)
     recorded = np.where(chosen, labels, model.draw(labels, seed, parts=parts))
-    return Labelling(recorded, source=replaced, transition=model.transition, facts={**facts, "rates": [rate, model.rate]})
+    return Labelling(
+        recorded,
+        source=replaced,
+        transition=model.transition,
+        facts={**facts, "rates": [rate, model.rate]},
+    )
 
 
-@register_noise(overall="what is left", paper="anyone's own review", drawn=False, afterwards=True, within="any")
+@register_noise(
+    overall="what is left", paper="anyone's own review", drawn=False, afterwards=True, within="any"
+)
 def reviewed(
     examples: Examples,
     noise: Annotated[Call, Inner("noise")],
@@ -120,11 +153,12 @@ def reviewed(
     suspects: str,
     sha256: str | None = None,
 ) -> Labelling:
-    """Labels that somebody has looked at again: a list of doubted ones, by evaluate --suspects, less the lines found right.
+    """Labels that somebody has looked at again: a list of doubted ones, by evaluate --suspects,
+    less the lines found right.
 
-    action: relabel, each example that is listed gets the label suggested there; drop, none of them is trained on.
-    suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt, .json).
-    sha256: how its checksum must begin; a manifest says it.
+    action: relabel, each example that is listed gets the label suggested there; drop, none of them
+    is trained on. suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt,
+    .json). sha256: how its checksum must begin; a manifest says it.
     """
     made = record(noise, examples)
     return after_review(made, action, examples.sources.review(suspects, sha256, made.labels))
@@ -136,7 +170,10 @@ def after_review(made: Labelling, action: str, review: Review) -> Labelling:
     left = replace(made, nominal_rate=None, transition=None, facts=facts)
     if action == RELABEL:
         if review.suggested is None:
-            raise DataError("the list suggests no labels: drop what it lists, or give a table with a column suggested")
+            raise DataError(
+                "the list suggests no labels: drop what it lists, or give a table "
+                "with a column suggested"
+            )
         labels = made.labels.copy()
         labels[review.examples] = review.suggested
         return replace(left, labels=labels)
@@ -147,5 +184,8 @@ def after_review(made: Labelling, action: str, review: Review) -> Labelling:
 
 def _images(count: int, size: int, seed: int) -> np.ndarray:
     """Random images of the other set (count,), none twice before every one was taken."""
-    turns = [np.argsort(uniforms((seed, _IMAGES, turn), size), kind="stable") for turn in range(-(-count // size))]
+    turns = [
+        np.argsort(uniforms((seed, _IMAGES, turn), size), kind="stable")
+        for turn in range(-(-count // size))
+    ]
     return np.concatenate([*turns, np.empty(0, np.int64)])[:count]

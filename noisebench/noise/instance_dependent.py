@@ -1,4 +1,6 @@
-"""Instance-dependent noise: who is mislabelled, and as what, depends on the example. Rows of probabilities in pieces."""
+"""Instance-dependent noise: who is mislabelled, and as what, depends on the example. Rows of
+probabilities in pieces.
+"""
 
 from __future__ import annotations
 
@@ -40,34 +42,37 @@ def pdn(
 ) -> Labelling:
     """Part-dependent noise: each image has its own rate and its own likely mistakes.
 
-    An image's rate q is drawn from a normal of mean `rate` and deviation `std`, truncated to [0, 1], so that the overall rate
-    lies a little above a small `rate`; 0 is no noise. Its mistakes have q * softmax(x W) over the other classes, x the
-    flattened image, W (pixels, K) standard normal, one for each clean class.
-    pixels: normalised (the default), x has mean 0 and deviation 1 in each channel over the set, as in
-    the code of Co-learning; bytes, x is 0 to 255, as in the authors' own generator (--convention
-    pdn2020). The mean of bytes is far from 0, so most images of a class share one mistake: on
-    CIFAR-10 it takes 58 to 77 % of a class's wrong labels, by the seed, with normalised pixels
-    about a quarter.
-    The instance-dependent noise of LogitClip, epsilon-softmax and JAL is another one: `dependent`.
+    An image's rate q is drawn from a normal of mean `rate` and deviation `std`, truncated to [0,
+    1], so that the overall rate lies a little above a small `rate`; 0 is no noise. Its mistakes
+    have q * softmax(x W) over the other classes, x the flattened image, W (pixels, K) standard
+    normal, one for each clean class. pixels: normalised (the default), x has mean 0 and deviation 1
+    in each channel over the set, as in the code of Co-learning; bytes, x is 0 to 255, as in the
+    authors' own generator (--convention pdn2020). The mean of bytes is far from 0, so most images
+    of a class share one mistake: on CIFAR-10 it takes 58 to 77 % of a class's wrong labels, by the
+    seed, with normalised pixels about a quarter. The instance-dependent noise of LogitClip,
+    epsilon-softmax and JAL is another one: `dependent`.
     """
     images, n = examples.sources.images(), len(examples.labels)
-    own_rate = truncated_normal(rate, std, uniforms((examples.seed, _RATES), n)) if rate else np.zeros(n)
+    own_rate = (
+        truncated_normal(rate, std, uniforms((examples.seed, _RATES), n)) if rate else np.zeros(n)
+    )
     statistics = (np.zeros(1), np.ones(1)) if pixels == "bytes" else _channel_statistics(images, n)
     return _by_image(examples, rate, _part_dependent(examples, own_rate, images, statistics))
 
 
 @register_noise(overall="rate", paper="Wei et al. 2023, LogitClip, code")
 def dependent(examples: Examples, rate: Rate) -> Labelling:
-    """Exactly rate of all images are wrong; a random linear map of an image decides its wrong label.
+    """Exactly rate of all images are wrong; a random linear map of an image decides its wrong
+    label.
 
     The "dependent" noise of LogitClip, epsilon-softmax and JAL (--convention logitclip2023,
-    epssoftmax2024, jal2025), by their code. Unlike `pdn`, no image has a rate of its own. The label of a
-    wrong image is drawn from softmax(x W) over the other classes, x the flattened image, W (pixels, K)
-    standard normal, one for each clean class and the same for every rate. As in their code, x is a
-    training view: flipped by chance, cut at random from the image with 4 black pixels around it, and
-    normalised by channel over the set (checked against their labels of CIFAR-10; CIFAR-100's
-    were not, and Epsilon-Softmax's code would rotate those images too).
-    They store one file of labels for each rate and use it for every seed: keep one --noise-seed.
+    epssoftmax2024, jal2025), by their code. Unlike `pdn`, no image has a rate of its own. The label
+    of a wrong image is drawn from softmax(x W) over the other classes, x the flattened image, W
+    (pixels, K) standard normal, one for each clean class and the same for every rate. As in their
+    code, x is a training view: flipped by chance, cut at random from the image with 4 black pixels
+    around it, and normalised by channel over the set (checked against their labels of CIFAR-10;
+    CIFAR-100's were not, and Epsilon-Softmax's code would rotate those images too). They store one
+    file of labels for each rate and use it for every seed: keep one --noise-seed.
     """
     seed, n = examples.seed, len(examples.labels)
     images = examples.sources.images()
@@ -80,11 +85,20 @@ def dependent(examples: Examples, rate: Rate) -> Labelling:
 
 def _by_image(examples: Examples, rate: float, rows: Rows) -> Labelling:
     recorded = draw(examples.labels, rows, examples.seed)
-    return Labelling(recorded, nominal_rate=rate, facts={"images_sha256": examples.sources.images_sha256()})
+    return Labelling(
+        recorded, nominal_rate=rate, facts={"images_sha256": examples.sources.images_sha256()}
+    )
 
 
-def _part_dependent(examples: Examples, wrong: np.ndarray, images: ImageRows, statistics: tuple[np.ndarray, np.ndarray]) -> Rows:
-    """Rows of probabilities: an image is wrong with probability `wrong` (N,), then by softmax(x W)."""
+def _part_dependent(
+    examples: Examples,
+    wrong: np.ndarray,
+    images: ImageRows,
+    statistics: tuple[np.ndarray, np.ndarray],
+) -> Rows:
+    """Rows of probabilities: an image is wrong with probability `wrong` (N,), then by softmax(x
+    W).
+    """
     labels, K = examples.labels, examples.num_classes
     if K < 2:
         raise LanguageError(f"part-dependent noise needs two classes, the data have {K}")
@@ -94,8 +108,13 @@ def _part_dependent(examples: Examples, wrong: np.ndarray, images: ImageRows, st
         for part in chunks(len(places), size):
             which = places[part]
             pixels = images(which)
-            scores = _scores(pixels.reshape(len(which), -1), np.tile(mean, pixels[0].size // len(mean)),
-                             np.tile(deviation, pixels[0].size // len(mean)), (examples.seed, _PROJECTION, k), K)  # fmt: skip
+            scores = _scores(
+                pixels.reshape(len(which), -1),
+                np.tile(mean, pixels[0].size // len(mean)),
+                np.tile(deviation, pixels[0].size // len(mean)),
+                (examples.seed, _PROJECTION, k),
+                K,
+            )
             scores[:, k] = -np.inf
             rows = np.exp(scores - scores.max(1, keepdims=True))
             rows *= (wrong[which] / rows.sum(1))[:, None]
@@ -126,26 +145,40 @@ def truncated_normal(mean: float, std: float, uniform: np.ndarray) -> np.ndarray
     normal = NormalDist(mean, std)
     low, high = normal.cdf(0), normal.cdf(1)
     tiny = np.finfo(float).tiny
-    inverse = (normal.inv_cdf(min(max(low + u * (high - low), tiny), 1 - 2**-53)) for u in uniform.tolist())
+    inverse = (
+        normal.inv_cdf(min(max(low + u * (high - low), tiny), 1 - 2**-53)) for u in uniform.tolist()
+    )
     return np.fromiter(inverse, np.float64, len(uniform)).clip(0, 1)
 
 
 def _channel_statistics(images: ImageRows, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel over all images, in bytes, from exact counts of every byte value."""
+    """Mean and deviation of each channel over all images, in bytes, from exact counts of every byte
+    value.
+    """
     counts = np.zeros((images(np.arange(1)).shape[3], 256), np.int64)
     for part in chunks(n, _images_at_a_time(images)):
         pixels = images(np.arange(part.start, part.stop))
-        counts += [np.bincount(pixels[..., channel].reshape(-1), minlength=256) for channel in range(len(counts))]
+        counts += [
+            np.bincount(pixels[..., channel].reshape(-1), minlength=256)
+            for channel in range(len(counts))
+        ]
     values, count = np.arange(256), counts[0].sum()
     mean = counts @ values / count
-    return mean, np.sqrt(np.maximum(counts @ values**2 / count - mean**2, 1.0))  # an even image stays finite
+    # an even image stays finite
+    return mean, np.sqrt(np.maximum(counts @ values**2 / count - mean**2, 1.0))
 
 
 def _images_at_a_time(images: ImageRows) -> int:
     return max(1, _PIXELS // images(np.arange(1)).size)
 
 
-def _scores(pixels: np.ndarray, mean: np.ndarray, deviation: np.ndarray, seed: tuple[int, ...], num_classes: int) -> np.ndarray:
+def _scores(
+    pixels: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    seed: tuple[int, ...],
+    num_classes: int,
+) -> np.ndarray:
     """x W (n, K) for images (n, D); W is made a few rows at a time, the same however many."""
     scores = np.zeros((len(pixels), num_classes))
     for part in chunks(pixels.shape[1], max(1, _PIXELS // max(num_classes, len(pixels)))):
@@ -155,8 +188,14 @@ def _scores(pixels: np.ndarray, mean: np.ndarray, deviation: np.ndarray, seed: t
 
 
 def _normals(seed: tuple[int, ...], rows: slice, columns: int) -> np.ndarray:
-    """Some rows of a standard normal table, by Box and Muller from raw bits: the same on every numpy."""
-    words = np.random.PCG64(seed).advance(2 * rows.start * columns).random_raw(((rows.stop - rows.start) * columns, 2))
+    """Some rows of a standard normal table, by Box and Muller from raw bits: the same on every
+    numpy.
+    """
+    words = (
+        np.random.PCG64(seed)
+        .advance(2 * rows.start * columns)
+        .random_raw(((rows.stop - rows.start) * columns, 2))
+    )
     u = ((words >> np.uint64(11)) + np.uint64(1)) * 2.0**-53  # in (0, 1]
     return (np.sqrt(-2 * np.log(u[:, 0])) * np.cos(2 * np.pi * u[:, 1])).reshape(-1, columns)
 
@@ -166,12 +205,16 @@ _KEPT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "II": lambda gap: gap**3,
     "III": lambda gap: (gap**3 + gap**2 + gap) / 3,
 }
-"""How likely the first class keeps the label, by its lead over the second: 1 minus the paper's tau."""
+"""How likely the first class keeps the label, by its lead over the second: 1 minus the paper's tau.
+"""
 
 
 def _complete_plc(values: dict[str, Value]) -> dict[str, Value]:
     if (values["rate"] is None) == (values["factor"] is None):
-        raise LanguageError("plc needs rate (the overall share of wrong labels) or factor (the authors' constant), one of them")
+        raise LanguageError(
+            "plc needs rate (the overall share of wrong labels) or factor (the "
+            "authors' constant), one of them"
+        )
     return values
 
 
@@ -185,19 +228,23 @@ def plc(
     factor: Annotated[float | None, Interval("(0, inf)")] = None,
     sha256: str | None = None,
 ) -> Labelling:
-    """Polynomial-margin-diminishing noise: labels flip where a teacher wavers between its first and second class.
+    """Polynomial-margin-diminishing noise: labels flip where a teacher wavers between its first and
+    second class.
 
-    The recorded label is the teacher's first class with probability (1 - tau) / factor, else its second, whatever the clean
-    label, as in the authors' code; so the teacher's own mistakes are wrong labels too. With the lead d of the first class,
-    tau is I: (1 - d^2) / 2, II: 1 - d^3, III: 1 - (d^3 + d^2 + d) / 3.
-    predictions: a file by `noisebench evaluate RUN --predictions FILE`, or probabilities (N, K) as .npy.
-    rate: the overall share of wrong labels that the factor is solved for; or give the factor (the paper's tables: 0.35 on
-    CIFAR-10 is 1.43, 1.32, 1.35). sha256: how the file's checksum must begin; a manifest says it.
+    The recorded label is the teacher's first class with probability (1 - tau) / factor, else its
+    second, whatever the clean label, as in the authors' code; so the teacher's own mistakes are
+    wrong labels too. With the lead d of the first class, tau is I: (1 - d^2) / 2, II: 1 - d^3, III:
+    1 - (d^3 + d^2 + d) / 3. predictions: a file by `noisebench evaluate RUN --predictions FILE`, or
+    probabilities (N, K) as .npy. rate: the overall share of wrong labels that the factor is solved
+    for; or give the factor (the paper's tables: 0.35 on CIFAR-10 is 1.43, 1.32, 1.35). sha256: how
+    the file's checksum must begin; a manifest says it.
     """
     teacher = examples.sources.teacher(predictions, sha256)
     if factor is None:
         factor = _solve(teacher, examples.labels, kind, rate or 0.0)
-    recorded = draw(examples.labels, _margin_rows(teacher, kind, factor, examples.num_classes), examples.seed)
+    recorded = draw(
+        examples.labels, _margin_rows(teacher, kind, factor, examples.num_classes), examples.seed
+    )
     return Labelling(recorded, nominal_rate=rate, facts={"factor": factor})
 
 
@@ -207,7 +254,9 @@ def _kept(teacher: Teacher, kind: str, factor: float, part: slice = slice(None))
     return np.clip(_KEPT[kind](np.clip(p[:, 0] - p[:, 1], 0, 1).astype(np.float64)) / factor, 0, 1)
 
 
-def _margin_rows(teacher: Teacher, kind: str, factor: float, num_classes: int) -> Iterator[tuple[slice, np.ndarray]]:
+def _margin_rows(
+    teacher: Teacher, kind: str, factor: float, num_classes: int
+) -> Iterator[tuple[slice, np.ndarray]]:
     for part in chunks(len(teacher.p), max(1, (1 << 22) // num_classes)):
         kept, each = _kept(teacher, kind, factor, part), np.arange(part.stop - part.start)
         rows = np.zeros((len(each), num_classes))
@@ -217,10 +266,12 @@ def _margin_rows(teacher: Teacher, kind: str, factor: float, num_classes: int) -
 
 
 def _solve(teacher: Teacher, labels: np.ndarray, kind: str, rate: float) -> float:
-    """The factor at which the expected share of wrong labels is `rate`; of several the largest. Raises LanguageError.
+    """The factor at which the expected share of wrong labels is `rate`; of several the largest.
+    Raises LanguageError.
 
-    Of the labels that turn out right, those of wavering examples number A + B / factor, where A and B change only at the
-    factors that some example's `kept` equals: between two of these the factor follows in closed form.
+    Of the labels that turn out right, those of wavering examples number A + B / factor, where A and
+    B change only at the factors that some example's `kept` equals: between two of these the factor
+    follows in closed form.
     """
     kept = _kept(teacher, kind, 1.0)
     first, second = teacher.classes[:, 0] == labels, teacher.classes[:, 1] == labels
@@ -228,12 +279,16 @@ def _solve(teacher: Teacher, labels: np.ndarray, kind: str, rate: float) -> floa
     factors, gain = kept[order], (first.astype(np.float64) - second)[order]
     below = np.concatenate([[0.0], np.cumsum(gain * factors)])
     above = np.concatenate([[0.0], np.cumsum(gain[::-1])])[::-1]
-    right = np.append(above[:-1] + below[:-1] / factors, 0.0)  # at each of the factors, and at infinity
+    # at each of the factors, and at infinity
+    right = np.append(above[:-1] + below[:-1] / factors, 0.0)
     wanted = len(labels) * (1 - rate) - second.sum()
     crossed = ((right[:-1] - wanted) * (right[1:] - wanted) <= 0).nonzero()[0]
     if not len(crossed):
         shares = 1 - (second.sum() + right) / len(labels)
-        raise LanguageError(f"plc: with this teacher the overall rate lies between {shares.min():.4f} and {shares.max():.4f}, got {rate}")
+        raise LanguageError(
+            "plc: with this teacher the overall rate lies between "
+            f"{shares.min():.4f} and {shares.max():.4f}, got {rate}"
+        )
     at = crossed[-1] + 1
     if wanted == above[at] or not below[at]:
         return float(factors[at]) if at < len(factors) else _ENDLESS

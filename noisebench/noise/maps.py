@@ -1,4 +1,6 @@
-"""Named maps of asymmetric noise: which class is recorded as which. `{clean: recorded}` by class number."""
+"""Named maps of asymmetric noise: which class is recorded as which. `{clean: recorded}` by class
+number.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ _BLOCK5 = tuple(k // 5 for k in range(100))
 
 @dataclass(frozen=True)
 class ClassMap:
-    """A map: its classes (None: any number), its paper, what flips, and `(K, seed) -> {clean: recorded}`.
+    """A map: its classes (None: any number), its paper, what flips, and `(K, seed) -> {clean:
+    recorded}`.
 
-    share: the overall rate of wrong labels over the rate, classes of one size."""
+    share: the overall rate of wrong labels over the rate, classes of one size.
+    """
 
     num_classes: int | None
     paper: str
@@ -94,7 +98,12 @@ MAPS: dict[str, ClassMap] = {
         lambda K, seed: _pair_in(_BLOCK5, seed),
         random=True,
     ),
-    "digits": _fixed(10, "Patrini et al. 2017", "handwritten 2->7, 3->8, 5<->6, 7->1", {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}),
+    "digits": _fixed(
+        10,
+        "Patrini et al. 2017",
+        "handwritten 2->7, 3->8, 5<->6, 7->1",
+        {2: 7, 3: 8, 5: 6, 6: 5, 7: 1},
+    ),
     "fashionmnist": _fixed(
         10,
         "our reading of Zhang & Sabuncu 2018",
@@ -112,11 +121,16 @@ MAPS: dict[str, ClassMap] = {
 
 
 def class_map(name: str, num_classes: int) -> ClassMap:
-    """The named map. Raises UnknownName, or LanguageError if it is for another number of classes."""
+    """The named map. Raises UnknownName, or LanguageError if it is for another number of
+    classes.
+    """
     if name not in MAPS:
         raise UnknownName("asymmetric map", name, MAPS, "noises asymmetric")
     if num_classes < 2:
         raise LanguageError(f"labels that flip need two classes, the data have {num_classes}")
     if MAPS[name].num_classes not in (None, num_classes):
-        raise LanguageError(f"map {name!r} is for {MAPS[name].num_classes} classes, the data have {num_classes}: name another --map")
+        raise LanguageError(
+            f"map {name!r} is for {MAPS[name].num_classes} classes, the data have "
+            f"{num_classes}: name another --map"
+        )
     return MAPS[name]

@@ -25,8 +25,9 @@ _TOLERANCE = 1e-6  # by which a row's sum may miss 1
 def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) -> np.ndarray:
     """T (K, K), rows = clean class, in the order of `classes`.
 
-    .npy: a table. .csv: a table, bare or with class names or numbers above and at the left. .yaml: a list of rows, or
-    `clean: {recorded: share}`, where a class without a row stays clean. Raises DataError, naming the row.
+    .npy: a table. .csv: a table, bare or with class names or numbers above and at the left. .yaml:
+    a list of rows, or `clean: {recorded: share}`, where a class without a row stays clean. Raises
+    DataError, naming the row.
     """
     path = Path(file)
     check_table(len(classes))
@@ -40,7 +41,9 @@ def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) ->
             raise ValueError(f"it holds {table.dtype}")
         table = table.astype(np.float64)
     except (ValueError, TypeError, OverflowError, csv.Error) as error:
-        raise DataError(f"{path} is no matrix of numbers ({' '.join(str(error).split())})") from None
+        raise DataError(
+            f"{path} is no matrix of numbers ({' '.join(str(error).split())})"
+        ) from None
     _check(table, classes, path)
     return table
 
@@ -50,24 +53,36 @@ def _from_npy(raw: bytes, classes: list[str]) -> np.ndarray:
 
 
 def _from_csv(raw: bytes, classes: list[str]) -> Any:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(raw.decode("utf-8-sig"))) if any(map(str.strip, row))]
+    rows = [
+        [cell.strip() for cell in row]
+        for row in csv.reader(io.StringIO(raw.decode("utf-8-sig")))
+        if any(map(str.strip, row))
+    ]
     if not rows:
         raise ValueError("it is empty")
     if len(rows) == len(classes) + 1:
         heads = rows[0][-len(classes) :]
         named = len(rows[1]) == len(classes) + 1
         names = [row[0] for row in rows[1:]] if named else heads
-        return _by_name(dict(zip(names, (row[1:] if named else row for row in rows[1:]), strict=True)), heads, classes)
+        return _by_name(
+            dict(zip(names, (row[1:] if named else row for row in rows[1:]), strict=True)),
+            heads,
+            classes,
+        )
     return [[float(cell) for cell in row] for row in rows]
 
 
 def _by_name(rows: dict[str, list[str]], heads: list[str], classes: list[str]) -> np.ndarray:
-    """A named table in the order of the classes. Raises ValueError for names that are not these classes, each once."""
+    """A named table in the order of the classes. Raises ValueError for names that are not these
+    classes, each once.
+    """
     table = np.zeros((len(classes), len(classes)))
     columns, places = _numbers(heads, classes), _numbers(list(rows), classes)
     for place, row in zip(places, rows.values(), strict=True):
         if len(row) != len(classes):
-            raise ValueError(f"row {classes[place]!r} has {len(row)} numbers for {len(classes)} classes")
+            raise ValueError(
+                f"row {classes[place]!r} has {len(row)} numbers for {len(classes)} classes"
+            )
         table[place, columns] = [float(cell) for cell in row]
     return table
 
@@ -95,7 +110,9 @@ def _from_yaml(raw: bytes, classes: list[str]) -> Any:
         if not isinstance(row, yaml.MappingNode):
             raise ValueError(f"row {name.value!r} must be a mapping from recorded class to share")
         table[place] = 0
-        table[place, _once([recorded.value for recorded, _ in row.value], classes)] = [_plain(share) for _, share in row.value]
+        table[place, _once([recorded.value for recorded, _ in row.value], classes)] = [
+            _plain(share) for _, share in row.value
+        ]
     return table
 
 
@@ -107,7 +124,9 @@ def _plain(node: Any) -> Any:
         raise ValueError("it is empty")
     if isinstance(node, yaml.MappingNode):
         raise ValueError("a mapping stands in a list")
-    return [_plain(item) for item in node.value] if isinstance(node.value, list) else float(node.value)
+    return (
+        [_plain(item) for item in node.value] if isinstance(node.value, list) else float(node.value)
+    )
 
 
 def _once(names: list[str], classes: list[str]) -> list[int]:
@@ -120,12 +139,19 @@ def _once(names: list[str], classes: list[str]) -> list[int]:
 def _check(table: np.ndarray, classes: Sequence[str], path: Path) -> None:
     K = len(classes)
     if table.shape != (K, K):
-        raise DataError(f"{path} holds a table of shape {table.shape}; the data have {K} classes, so T must be ({K}, {K})")
+        raise DataError(
+            f"{path} holds a table of shape {table.shape}; the data have {K} classes, "
+            f"so T must be ({K}, {K})"
+        )
     for name, row in zip(classes, table, strict=True):
         if not np.isfinite(row).all():
             raise DataError(f"{path}: row {name!r} holds a value that is not finite")
         if (row < 0).any():
             raise DataError(f"{path}: row {name!r} holds a negative probability, {row.min():g}")
         if abs(row.sum() - 1) > _TOLERANCE:
-            hint = "divide each row by its sum" if row.any() else "a class that never flips has 1 for itself"
+            hint = (
+                "divide each row by its sum"
+                if row.any()
+                else ("a class that never flips has 1 for itself")
+            )
             raise DataError(f"{path}: row {name!r} sums to {row.sum():.8g}, not to 1: {hint}")

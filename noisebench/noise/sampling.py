@@ -1,7 +1,9 @@
-"""The one draw: clean labels (N,) and P(recorded | example) -> recorded labels (N,). Nothing here is N x K large.
+"""The one draw: clean labels (N,) and P(recorded | example) -> recorded labels (N,). Nothing here
+is N x K large.
 
-Randomness is raw PCG64 bits, so that the labels are the same on every platform and numpy version. Every step goes over
-the examples in chunks, so that a hundred million of them need little more memory than their labels.
+Randomness is raw PCG64 bits, so that the labels are the same on every platform and numpy version.
+Every step goes over the examples in chunks, so that a hundred million of them need little more
+memory than their labels.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from ..core.hardware import cores
 from ..errors import LanguageError
 
 Rows: TypeAlias = Iterable[tuple[slice | np.ndarray, np.ndarray]]
-"""Pieces (which examples (n,), their rows of probabilities (n, K)), in any order, every example once; a row sums to 1."""
+"""Pieces (which examples (n,), their rows of probabilities (n, K)), in any order, every example
+once; a row sums to 1.
+"""
 
 Seed: TypeAlias = int | tuple[int, ...]
 T = TypeVar("T")
@@ -31,7 +35,9 @@ _CELLS = 1 << 10  # of the grid that spares a search
 
 
 def complete_counts(values: dict[str, Value]) -> dict[str, Value]:
-    """Counts are exact in each class, which goes without saying; refuse to say over what they are exact when they are not."""
+    """Counts are exact in each class, which goes without saying; refuse to say over what they are
+    exact when they are not.
+    """
     if values["exact_over"] == OVER[0]:
         return {**values, "exact_over": None}
     if values["exact_over"] is not None and values["exact"] is False:
@@ -49,13 +55,15 @@ def draw(
     rate: float = 0.0,
     parts: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Recorded labels (N,), in the dtype of `labels`. `probabilities`: T (K, K) by clean class, or `Rows` by example.
+    """Recorded labels (N,), in the dtype of `labels`. `probabilities`: T (K, K) by clean class, or
+    `Rows` by example.
 
-    exact (T only): the number of wrong labels is the expected one, rounded; which examples and which wrong labels is random.
-    Otherwise each example is drawn by itself, so that adding examples changes none before.
-    over (exact only): in each "class"; in the "set": exactly `rate` of all examples are drawn anew, what falls on each class
-    is chance; for each "pair" of clean and recorded class, rounded down; "equal", the same count in
-    every class whatever its size, rounded down. Exact in each of the `parts` (N,), if given.
+    exact (T only): the number of wrong labels is the expected one, rounded; which examples and
+    which wrong labels is random. Otherwise each example is drawn by itself, so that adding examples
+    changes none before. over (exact only): in each "class"; in the "set": exactly `rate` of all
+    examples are drawn anew, what falls on each class is chance; for each "pair" of clean and
+    recorded class, rounded down; "equal", the same count in every class whatever its size, rounded
+    down. Exact in each of the `parts` (N,), if given.
     """
     labels = np.asarray(labels)
     if not isinstance(probabilities, np.ndarray):
@@ -66,7 +74,11 @@ def draw(
     if over == "pair":
         return _draw_pairs(labels, probabilities, grouped(labels, K, parts), seed)
     if over == "set":
-        table, groups, shares = probabilities - (1 - rate) * np.eye(K), np.zeros_like(labels), [rate]
+        table, groups, shares = (
+            probabilities - (1 - rate) * np.eye(K),
+            np.zeros_like(labels),
+            [rate],
+        )
     else:
         table = probabilities.copy()
         np.fill_diagonal(table, 0)
@@ -82,8 +94,12 @@ def draw(
 
 
 def uniforms(seed: Seed, n: int, stream: int = 1) -> np.ndarray:
-    """(n,) numbers in [0, 1); example i has the same one whatever n is. Stream 0 chooses examples, 1 their labels."""
-    return np.concatenate([_uniform(_words(seed, part)[:, stream]) for part in chunks(n)] or [np.empty(0)])
+    """(n,) numbers in [0, 1); example i has the same one whatever n is. Stream 0 chooses examples,
+    1 their labels.
+    """
+    return np.concatenate(
+        [_uniform(_words(seed, part)[:, stream]) for part in chunks(n)] or [np.empty(0)]
+    )
 
 
 def chunks(n: int, size: int | None = None) -> Iterator[slice]:
@@ -94,7 +110,8 @@ def chunks(n: int, size: int | None = None) -> Iterator[slice]:
 
 def members(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """The examples of each class, in order."""
-    small = np.uint16 if num_classes <= 1 << 16 else labels.dtype  # which numpy sorts in linear time
+    # which numpy sorts in linear time
+    small = np.uint16 if num_classes <= 1 << 16 else labels.dtype
     order = np.argsort(labels.astype(small), kind="stable")
     return np.split(order, np.bincount(labels, minlength=num_classes).cumsum()[:-1])
 
@@ -117,11 +134,13 @@ def _uniform(words: np.ndarray) -> np.ndarray:
 def _pick(row: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     """The classes that the uniforms choose from one row of weights."""
     edges = row.cumsum()
-    last = row.nonzero()[0][-1]  # rounding may leave edges[-1] below the sum: never pick a class of weight 0
+    # rounding may leave edges[-1] below the sum: never pick a class of weight 0
+    last = row.nonzero()[0][-1]
     at = uniform * edges[-1]
     if len(at) < 8 * _CELLS:
         return np.minimum(np.searchsorted(edges, at, side="right"), last)
-    # Most cells of a fine grid lie within one class and need no search, which is slow for the processor's guesses are wrong.
+    # Most cells of a fine grid lie within one class and need no search, which is slow for the
+    # processor's guesses are wrong.
     cell = (uniform * _CELLS).astype(np.int64)
     borders = np.searchsorted(edges, np.arange(_CELLS + 1) / _CELLS * edges[-1], side="right")
     inside = np.where(borders[:-1] == borders[1:], borders[:-1], -1)
@@ -132,11 +151,17 @@ def _pick(row: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     return np.minimum(found, last)
 
 
-def grouped(labels: np.ndarray, num_groups: int, parts: np.ndarray | None) -> tuple[np.ndarray, int]:
-    """Which group of exact counts each example is in, and how many groups there are; the parts one after the other."""
+def grouped(
+    labels: np.ndarray, num_groups: int, parts: np.ndarray | None
+) -> tuple[np.ndarray, int]:
+    """Which group of exact counts each example is in, and how many groups there are; the parts one
+    after the other.
+    """
     if parts is None:
         return labels, num_groups
-    return parts.astype(np.int64) * num_groups + labels, num_groups * (int(parts.max(initial=0)) + 1)
+    return parts.astype(np.int64) * num_groups + labels, num_groups * (
+        int(parts.max(initial=0)) + 1
+    )
 
 
 def _each_chunk(n: int, work: Callable[[slice], T]) -> list[T]:
@@ -150,11 +175,16 @@ def _each_chunk(n: int, work: Callable[[slice], T]) -> list[T]:
 
 def _draw_alone(labels: np.ndarray, transition: np.ndarray, seed: Seed) -> np.ndarray:
     recorded = labels.copy()
-    _each_chunk(len(labels), lambda part: _pick_each(recorded[part], slice(None), transition, _words(seed, part)[:, 1]))
+    _each_chunk(
+        len(labels),
+        lambda part: _pick_each(recorded[part], slice(None), transition, _words(seed, part)[:, 1]),
+    )
     return recorded
 
 
-def _pick_each(recorded: np.ndarray, chosen: np.ndarray | slice, table: np.ndarray, words: np.ndarray) -> None:
+def _pick_each(
+    recorded: np.ndarray, chosen: np.ndarray | slice, table: np.ndarray, words: np.ndarray
+) -> None:
     """Draw the chosen examples anew, class by class, in place."""
     own, uniform = recorded[chosen], _uniform(words[chosen])
     drawn = own.copy()
@@ -164,11 +194,13 @@ def _pick_each(recorded: np.ndarray, chosen: np.ndarray | slice, table: np.ndarr
     recorded[chosen] = drawn
 
 
-def choose(grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed, *, equal: bool = False) -> np.ndarray:
+def choose(
+    grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed, *, equal: bool = False
+) -> np.ndarray:
     """Which examples (N,) are drawn anew: the expected number of each group.
 
-    Those of the smallest first words are chosen. equal: the same number of every class, rounded down.
-    Raises LanguageError where a class has fewer.
+    Those of the smallest first words are chosen. equal: the same number of every class, rounded
+    down. Raises LanguageError where a class has fewer.
     """
     groups, num_groups = grouped
     sizes, K = _sizes(groups, num_groups), len(shares)
@@ -190,14 +222,19 @@ def _sizes(groups: np.ndarray, num_groups: int) -> np.ndarray:
     return sum(parts, np.zeros(num_groups, np.int64))
 
 
-def smallest(groups: np.ndarray, counts: np.ndarray, sizes: np.ndarray, seed: Seed, sigmas: float = 5.0) -> np.ndarray:
-    """Which examples (N,) have the `counts` smallest first words of their group; of equal words the earlier example.
+def smallest(
+    groups: np.ndarray, counts: np.ndarray, sizes: np.ndarray, seed: Seed, sigmas: float = 5.0
+) -> np.ndarray:
+    """Which examples (N,) have the `counts` smallest first words of their group; of equal words the
+    earlier example.
 
-    Not by sorting, which would need every word at once: the largest word that is chosen must lie near the group's share of
-    all words, so only the few words around that are looked at closely.
+    Not by sorting, which would need every word at once: the largest word that is chosen must lie
+    near the group's share of all words, so only the few words around that are looked at closely.
     """
     share, chosen = counts / np.maximum(sizes, 1), np.zeros(len(groups), bool)
-    reach = sigmas * np.sqrt(share * (1 - share) / np.maximum(sizes, 1)) + sigmas / np.maximum(sizes, 1)
+    reach = sigmas * np.sqrt(share * (1 - share) / np.maximum(sizes, 1)) + sigmas / np.maximum(
+        sizes, 1
+    )
     low, high = _as_words(share - reach), _as_words(share + reach)
 
     def look(part: slice) -> tuple[np.ndarray, ...]:
@@ -205,14 +242,22 @@ def smallest(groups: np.ndarray, counts: np.ndarray, sizes: np.ndarray, seed: Se
         below = words < low[own]
         chosen[part] = below
         near = ((words <= high[own]) & ~below).nonzero()[0]
-        return near + part.start, words[near], own[near].astype(np.int64), np.bincount(own[below], minlength=len(counts))
+        return (
+            near + part.start,
+            words[near],
+            own[near].astype(np.int64),
+            np.bincount(own[below], minlength=len(counts)),
+        )
 
     found = _each_chunk(len(groups), look)
     if not found:
         return chosen
-    index, words, own = (np.concatenate([columns[place] for columns in found]) for place in range(3))
+    index, words, own = (
+        np.concatenate([columns[place] for columns in found]) for place in range(3)
+    )
     wanted = counts - sum(columns[3] for columns in found)
-    if (wanted < 0).any() or (wanted > np.bincount(own, minlength=len(counts))).any():  # one group in a million
+    # one group in a million
+    if (wanted < 0).any() or (wanted > np.bincount(own, minlength=len(counts))).any():
         return smallest(groups, counts, sizes, seed, 4 * sigmas)
     order = np.lexsort((words, own))  # stable, and `index` rises
     own = own[order]
@@ -227,7 +272,9 @@ def _as_words(share: np.ndarray) -> np.ndarray:
     return np.where(share >= 1, np.uint64(2**64 - 1), inside.astype(np.uint64) << np.uint64(11))
 
 
-def _draw_pairs(labels: np.ndarray, transition: np.ndarray, grouped: tuple[np.ndarray, int], seed: Seed) -> np.ndarray:
+def _draw_pairs(
+    labels: np.ndarray, transition: np.ndarray, grouped: tuple[np.ndarray, int], seed: Seed
+) -> np.ndarray:
     recorded = labels.copy()
     groups, num_groups = grouped
     sizes = _sizes(groups, num_groups)
@@ -235,10 +282,16 @@ def _draw_pairs(labels: np.ndarray, transition: np.ndarray, grouped: tuple[np.nd
     pairs = np.floor(sizes[:, None] * wrong + 1e-9).astype(np.int64)
     chosen = smallest(groups, pairs.sum(1), sizes, seed)
     found = [chosen[part].nonzero()[0] for part in chunks(len(labels))]
-    keys = [(_words(seed, part)[at, 0] >> np.uint64(32)).astype(np.uint32) for part, at in zip(chunks(len(labels)), found, strict=True)]
-    order = np.lexsort((np.concatenate([*keys, np.empty(0, np.uint32)]), groups[chosen]))  # group by group, the smallest words first
+    keys = [
+        (_words(seed, part)[at, 0] >> np.uint64(32)).astype(np.uint32)
+        for part, at in zip(chunks(len(labels)), found, strict=True)
+    ]
+    # group by group, the smallest words first
+    order = np.lexsort((np.concatenate([*keys, np.empty(0, np.uint32)]), groups[chosen]))
     drawn = np.empty(len(order), recorded.dtype)
-    drawn[order] = np.concatenate([np.repeat(np.arange(len(row), dtype=recorded.dtype), row) for row in pairs])
+    drawn[order] = np.concatenate(
+        [np.repeat(np.arange(len(row), dtype=recorded.dtype), row) for row in pairs]
+    )
     recorded[chosen] = drawn
     return recorded
 
@@ -251,5 +304,8 @@ def _draw_rows(labels: np.ndarray, rows: Rows, seed: Seed) -> np.ndarray:
         recorded[which] = (edges > (uniform[which] * edges[:, -1])[:, None]).argmax(1)
         seen[which] += 1
     if (seen != 1).any():
-        raise LanguageError(f"the noise gives {int((seen != 1).sum())} examples no row of probabilities, or more than one")
+        raise LanguageError(
+            f"the noise gives {int((seen != 1).sum())} examples no row of "
+            "probabilities, or more than one"
+        )
     return recorded

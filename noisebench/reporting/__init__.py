@@ -16,10 +16,33 @@ from .runs_csv import KeptRun, RunLine, finished_runs, read_runs, runs_at
 from .table import Table, make_tables
 
 __all__ = [
-    "AXES", "FORMATS", "METRICS", "RANKED", "SUFFIXES", "Check", "KeptRun", "Report", "Rules", "RunLine", "Shape", "Table", "check",
-    "document", "find_metric", "finished_runs", "make_report", "make_tables", "put_beside", "read_baseline", "read_rows", "read_runs",
-    "read_tolerance", "report_of", "runs_at", "where",
-]  # fmt: skip
+    "AXES",
+    "FORMATS",
+    "METRICS",
+    "RANKED",
+    "SUFFIXES",
+    "Check",
+    "KeptRun",
+    "Report",
+    "Rules",
+    "RunLine",
+    "Shape",
+    "Table",
+    "check",
+    "document",
+    "find_metric",
+    "finished_runs",
+    "make_report",
+    "make_tables",
+    "put_beside",
+    "read_baseline",
+    "read_rows",
+    "read_runs",
+    "read_tolerance",
+    "report_of",
+    "runs_at",
+    "where",
+]
 
 
 class _Callable(ModuleType):

@@ -1,4 +1,6 @@
-"""Run folders -> rows (one a run) -> cells (one a method and noise, over seeds). Nothing is averaged that is not alike."""
+"""Run folders -> rows (one a run) -> cells (one a method and noise, over seeds). Nothing is
+averaged that is not alike.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,29 @@ from ..runs.folder import RunFolder
 from .metrics import Metric, find_metric
 from .runs_csv import KeptRun
 
-AXES = ("dataset", "subset", "model", "init", "recipe", "epochs", "precision", "noise", "method", "loss", "strategy", "metric")
+AXES = (
+    "dataset",
+    "subset",
+    "model",
+    "init",
+    "recipe",
+    "epochs",
+    "precision",
+    "noise",
+    "method",
+    "loss",
+    "strategy",
+    "metric",
+)
 VERSIONS = "versions"  # the axis that a table has where its cells would hold runs of different code
 ALL = "all"  # the subset of a run that has none
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Of a run beside others of the same work: how many epochs of CE that is, and the run's own, in epochs of CE."""
+    """Of a run beside others of the same work: how many epochs of CE that is, and the run's own, in
+    epochs of CE.
+    """
 
     budget: int
     work: float
@@ -32,7 +49,9 @@ class Compute:
 
 @dataclass(frozen=True)
 class Clock:
-    """What a run's time is of: the machine, and whether the run was packed with others, which shares it out."""
+    """What a run's time is of: the machine, and whether the run was packed with others, which
+    shares it out.
+    """
 
     machine: str
     packed: bool
@@ -40,8 +59,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Row:
-    """One number of one run: its axes, every setting and the data's bytes, which of these must be alike, what its seed alone decides
-    (`inputs`: the labels' hash, the resolved loss and strategy, component versions), and its value (None: failed, or no such number)."""
+    """One number of one run: its axes, every setting and the data's bytes, which of these must be
+    alike, what its seed alone decides (`inputs`: the labels' hash, the resolved loss and strategy,
+    component versions), and its value (None: failed, or no such number).
+    """
 
     axes: dict[str, str]
     settings: dict[str, Any]
@@ -73,11 +94,12 @@ class Row:
 
 @dataclass
 class Cell:
-    """The runs of one cell: values by seed and what each came from, how many failed, whether they used the truth.
+    """The runs of one cell: values by seed and what each came from, how many failed, whether they
+    used the truth.
 
-    runs: of each seed, the failed ones too; clocks: what the times of its values are of; num_examples: of which each value is a share,
-    None where that is no count or not known; realised_rate: the mean of its runs'; repeated: runs left out for a later one of the same
-    seeds.
+    runs: of each seed, the failed ones too; clocks: what the times of its values are of;
+    num_examples: of which each value is a share, None where that is no count or not known;
+    realised_rate: the mean of its runs'; repeated: runs left out for a later one of the same seeds.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -100,14 +122,30 @@ class Cell:
 
     @property
     def finished(self) -> list[RunFolder]:
-        """Where the runs of its values lie. Raises ConfigError where one stands in a file of runs alone."""
-        if without := next((self.runs[name] for name in self.values if name in self.runs and name not in self.folders), None):
-            raise ConfigError(f"this needs run folders, and of {without.name} there is but a line in a file of runs: give its folder")
+        """Where the runs of its values lie. Raises ConfigError where one stands in a file of runs
+        alone.
+        """
+        if without := next(
+            (
+                self.runs[name]
+                for name in self.values
+                if name in self.runs and name not in self.folders
+            ),
+            None,
+        ):
+            raise ConfigError(
+                f"this needs run folders, and of {without.name} there is but a line "
+                "in a file of runs: give its folder"
+            )
         return [self.folders[name] for name in self.values if name in self.folders]
 
     def paired_with(self, other: Cell) -> list[str]:
         """The seeds that both have, on the same recorded labels."""
-        return [seed for seed in self.values if seed in other.values and self.labels(seed) == other.labels(seed)]
+        return [
+            seed
+            for seed in self.values
+            if seed in other.values and self.labels(seed) == other.labels(seed)
+        ]
 
     def labels(self, seed: str) -> str:
         return str(self.inputs.get(seed, {}).get("labels", ""))
@@ -123,7 +161,9 @@ class Cell:
 
     @property
     def standard_error(self) -> float | None:
-        """Of one value as a share of so many examples: sqrt(p (1 - p) / m), of a share of all or none as of half an example less."""
+        """Of one value as a share of so many examples: sqrt(p (1 - p) / m), of a share of all or
+        none as of half an example less.
+        """
         if self.mean is None or not self.num_examples:
             return None
         edge = 0.5 / self.num_examples
@@ -144,8 +184,13 @@ def _refuse(error: DataError) -> None:
     raise error
 
 
-def read_rows(runs: Iterable[KeptRun], metrics: Sequence[str], pass_over: Callable[[DataError], None] = _refuse) -> list[Row]:
-    """One row for each of these metrics of each finished or failed run; a damaged or foreign one goes to `pass_over`.
+def read_rows(
+    runs: Iterable[KeptRun],
+    metrics: Sequence[str],
+    pass_over: Callable[[DataError], None] = _refuse,
+) -> list[Row]:
+    """One row for each of these metrics of each finished or failed run; a damaged or foreign one
+    goes to `pass_over`.
 
     The same run from two places counts once. Raises UnknownName for a metric.
     """
@@ -167,11 +212,15 @@ def _rows(run: KeptRun, metrics: dict[str, Metric]) -> list[Row]:
         known = run.about()
         return [_row(run, known, name, metric, stamp) for name, metric in metrics.items()]
     except (KeyError, TypeError, AttributeError, OSError) as error:
-        raise DataError(f"the record of {run.name} lacks {error}: delete the folder and run it again") from None
+        raise DataError(
+            f"the record of {run.name} lacks {error}: delete the folder and run it again"
+        ) from None
 
 
 def _once(rows: Iterable[Row]) -> list[Row]:
-    """Of rows of the same run, by its key, a finished one before a failed one, and then the later; of two alike the one with a folder."""
+    """Of rows of the same run, by its key, a finished one before a failed one, and then the later;
+    of two alike the one with a folder.
+    """
 
     def worth(row: Row) -> tuple[bool, float, bool]:
         return not row.failed, row.finished, isinstance(row.run, RunFolder)
@@ -191,23 +240,50 @@ def recipe_text(name: str, length: str, held_out: str) -> str:
 def _row(run: KeptRun, known: dict[str, Any], name: str, metric: Metric, stamp: float) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
-    said = recipe_text(known["recipe_name"], f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}", held_out)
+    said = recipe_text(
+        known["recipe_name"],
+        f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}",
+        held_out,
+    )
     subset = {"subset": known["subset"]} if "subset" in known else {}
     init = known.get("init")
     began = {} if init is None else {"init": init["sha256"]}
     own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": name, "init": label_of(init)}
     own["subset"] = str(subset.get("subset", ALL))
     axes = {axis: own.get(axis) or str(known[axis]) for axis in AXES}
-    alike = {**recipe, "held_out": held_out, "data": f"{known['data_sha256']} {known.get('source_sha256', '')}".strip()}
-    inputs = {"labels": known.get("labels", ""), **{key: known.get(key) for key in ("loss", "strategy", "versions")}}
-    rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None  # of some labels it is not the rate of all
+    alike = {
+        **recipe,
+        "held_out": held_out,
+        "data": (f"{known['data_sha256']} {known.get('source_sha256', '')}").strip(),
+    }
+    inputs = {
+        "labels": known.get("labels", ""),
+        **{key: known.get(key) for key in ("loss", "strategy", "versions")},
+    }
+    # of some labels it is not the rate of all
+    rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None
     failed = known.get("metrics") is None
     seeds = known["seed"], known["noise_seed"]
     settings = {**alike, **subset, **began}
     key = known.get("key") or run.name
     examples = metric.examples and metric.examples(known)
     value, clock = metric.value(known), _clock(known)
-    return Row(axes, settings, alike, inputs, rate, *seeds, known["oracle"], failed, value, stamp, key, run, clock, num_examples=examples)
+    return Row(
+        axes,
+        settings,
+        alike,
+        inputs,
+        rate,
+        *seeds,
+        known["oracle"],
+        failed,
+        value,
+        stamp,
+        key,
+        run,
+        clock,
+        num_examples=examples,
+    )
 
 
 def _clock(known: dict[str, Any]) -> Clock | None:
@@ -224,48 +300,77 @@ def _clock(known: dict[str, Any]) -> Clock | None:
 
 
 def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
-    """The rows that meet every `axis=value`. Raises ConfigError for another form, or where nothing is left."""
+    """The rows that meet every `axis=value`. Raises ConfigError for another form, or where nothing
+    is left.
+    """
     return kept(rows, conditions, (*AXES, "seed", "noise_seed"), _called)
 
 
 def _called(row: Row, axis: str) -> tuple[str, ...]:
     """What a row's place on an axis is called: as it is listed, then in short."""
     own = str(row.axes.get(axis, getattr(row, axis, None)))
-    short = {"noise": lambda: short_noise(own, row.axes["dataset"]), "recipe": lambda: own.partition(", ")[0]}
+    short = {
+        "noise": lambda: short_noise(own, row.axes["dataset"]),
+        "recipe": lambda: own.partition(", ")[0],
+    }
     return (own, short[axis]()) if axis in short else (own,)
 
 
 def apart(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows grouped by these axes, in order of appearance; `recipe` and `dataset` compare all there is, not the name alone."""
+    """Rows grouped by these axes, in order of appearance; `recipe` and `dataset` compare all there
+    is, not the name alone.
+    """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         names = tuple(row.axes[axis] for axis in axes)
-        key = (*names, json.dumps({k: v for k, v in row.alike.items() if ("dataset" if k == "data" else "recipe") in axes}, sort_keys=True))
+        key = (
+            *names,
+            json.dumps(
+                {
+                    k: v
+                    for k, v in row.alike.items()
+                    if ("dataset" if k == "data" else "recipe") in axes
+                },
+                sort_keys=True,
+            ),
+        )
         groups.setdefault(key, []).append(row)
     return groups
 
 
 def by_version(members: Iterable[list[Row]], row_axes: Sequence[str]) -> list[Row] | None:
-    """The rows of a table's cells, with `versions` as one more axis, so that runs of different code share no cell; None where none do.
+    """The rows of a table's cells, with `versions` as one more axis, so that runs of different code
+    share no cell; None where none do.
 
-    It names the parts whose versions differ within a cell of the same row. A run that failed before its versions were recorded stands
-    with the latest one of its cell.
+    It names the parts whose versions differ within a cell of the same row. A run that failed before
+    its versions were recorded stands with the latest one of its cell.
     """
     cells = list(members)
     differing: dict[tuple[str, ...], set[str]] = {}
     for rows in cells:
         found = [row.versions for row in rows if row.versions is not None]
-        parts = {part for versions in found for part in versions if any(other.get(part) != versions[part] for other in found)}
+        parts = {
+            part
+            for versions in found
+            for part in versions
+            if any(other.get(part) != versions[part] for other in found)
+        }
         differing.setdefault(tuple(rows[0].axes[axis] for axis in row_axes), set()).update(parts)
     if not any(differing.values()):
         return None
     split = []
     for rows in cells:
         parts = differing[tuple(rows[0].axes[axis] for axis in row_axes)]
-        latest = max((row for row in rows if row.versions is not None), key=lambda row: row.finished, default=None)
+        latest = max(
+            (row for row in rows if row.versions is not None),
+            key=lambda row: row.finished,
+            default=None,
+        )
         for row in rows:
             versions = row.versions if row.versions is not None else latest and latest.versions
-            split.append(replace(row, axes={**row.axes, VERSIONS: _version_text(versions or {}, parts)}))
+            split.append(
+                replace(row, axes={**row.axes, VERSIONS: _version_text(versions or {}, parts)})
+            )
     return split
 
 
@@ -277,7 +382,9 @@ def version_text(version: str) -> str:
 
 def _version_text(versions: dict[str, str], parts: Iterable[str]) -> str:
     """`loss:mine 1:0a1b2c3d`."""
-    return ", ".join(f"{part} {version_text(versions.get(part, 'not recorded'))}" for part in sorted(parts))
+    return ", ".join(
+        f"{part} {version_text(versions.get(part, 'not recorded'))}" for part in sorted(parts)
+    )
 
 
 def paired_by_seed(rows: Iterable[Row]) -> bool:
@@ -299,7 +406,10 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
     Of two runs with the same seeds the later finished one counts.
     """
     rows = sorted(rows, key=lambda row: row.finished)
-    cell = Cell(metric=rows[0].axes["metric"], settings={**rows[0].settings, "precision": rows[0].axes["precision"]})
+    cell = Cell(
+        metric=rows[0].axes["metric"],
+        settings={**rows[0].settings, "precision": rows[0].axes["precision"]},
+    )
     cell.compute = rows[0].compute
     latest = {(row.seed, row.noise_seed): row for row in rows}
     cell.repeated = len(rows) - len(latest)

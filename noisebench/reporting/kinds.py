@@ -11,7 +11,9 @@ _FULL = {"sym": "symmetric", "asym": "asymmetric", "pair": "pair flip"}
 
 
 def kinds_of_noise(table: Table) -> dict[str, dict[float, str]]:
-    """For each kind its columns by nominal rate, in order. Of several metrics side by side the first."""
+    """For each kind its columns by nominal rate, in order. Of several metrics side by side the
+    first.
+    """
     found: dict[str, dict[float, str]] = {}
     for col in table.cols:
         if place := _place(table, col):
@@ -22,7 +24,11 @@ def kinds_of_noise(table: Table) -> dict[str, dict[float, str]]:
 def _place(table: Table, col: str) -> tuple[str, float] | None:
     """Kind and rate; None for noise without a rate, or a plugin's that is not loaded."""
     facts = dict(zip(table.col_axis.split(","), table.parts[col], strict=True))
-    if set(facts) - {"noise", "metric"} or "noise" not in facts or facts.get("metric", table.metrics[0]) != table.metrics[0]:
+    if (
+        set(facts) - {"noise", "metric"}
+        or "noise" not in facts
+        or facts.get("metric", table.metrics[0]) != table.metrics[0]
+    ):
         return None
     try:
         rate = dict(normal_noise(facts["noise"]).kwargs).get("rate")
@@ -30,5 +36,7 @@ def _place(table: Table, col: str) -> tuple[str, float] | None:
         return None
     if not isinstance(rate, int | float):
         return None
-    kind, _, more = short_noise(facts["noise"], table.fixed.get("dataset", "")).partition(f" {rate}")
+    kind, _, more = short_noise(facts["noise"], table.fixed.get("dataset", "")).partition(
+        f" {rate}"
+    )
     return f"{_FULL.get(kind, kind)}{more}", float(rate)

@@ -1,4 +1,6 @@
-"""The numbers of a run that a table may hold: where in its record each lies, or how it is made of what is known of the run."""
+"""The numbers of a run that a table may hold: where in its record each lies, or how it is made of
+what is known of the run.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ Known = dict[str, Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a run: what it is called, whether it is a share shown in percent, and what one must know of it.
+    """A number of a run: what it is called, whether it is a share shown in percent, and what one
+    must know of it.
 
-    finer: how many digits more than a percentage one that is no share needs; spent: what a run took, not what came of it, so that no
-    gate judges it; clocked: of a machine, and with no other's to be compared; unit: of its differences, and tolerance: which of these the
-    gate takes for none; examples: of how many a share
-    is, None where that is not kept; no function for what is no count; last_epochs: of how many it is the mean, 0 for no mean.
+    finer: how many digits more than a percentage one that is no share needs; spent: what a run
+    took, not what came of it, so that no gate judges it; clocked: of a machine, and with no other's
+    to be compared; unit: of its differences, and tolerance: which of these the gate takes for none;
+    examples: of how many a share is, None where that is not kept; no function for what is no count;
+    last_epochs: of how many it is the mean, 0 for no mean.
     """
 
     of: Callable[[Known], float | None]  # At where a record has it, and no function makes it
@@ -39,7 +43,9 @@ class Metric:
 
     @property
     def counted(self) -> bool:
-        """Whether it is a count of examples, as a share of them, so that it moves in steps and may be equal by chance."""
+        """Whether it is a count of examples, as a share of them, so that it moves in steps and may
+        be equal by chance.
+        """
         return self.examples is not None
 
     @property
@@ -52,7 +58,9 @@ class Metric:
         return f"{self.title}{' (%)' if self.percent else ''}, {self.selection_of(epochs)}"
 
     def selection_of(self, epochs: Collection[int]) -> str:
-        """Which epoch or epochs count, of runs of these lengths: the last ten are all that a shorter run has."""
+        """Which epoch or epochs count, of runs of these lengths: the last ten are all that a
+        shorter run has.
+        """
         short = sorted({length for length in epochs if length < self.last_epochs})
         if not short:
             return self.selection
@@ -110,53 +118,128 @@ def _not_kept(_known: Known) -> None:
 _LAST = At("test_acc", "last")
 _FOUND = ("train", "detection")
 _CLOCK = (
-    "The run's training by the clock: its epochs, the test predictions after each, and what it estimated of its noise before; not reading "
-    "the data or writing the results. It depends on the machine and on what else ran there. Of runs that train together as one network "
+    "The run's training by the clock: its epochs, the test predictions after each, and what it "
+    "estimated of its noise before; not reading "
+    "the data or writing the results. It depends on the machine and on what else ran there. Of "
+    "runs that train together as one network "
     "it is the run's share, which does not compare with the time of a run by itself."
 )
 METRICS = {
     "last": Metric(_LAST, "test accuracy", "last epoch", examples=_test_images),
     "mean_last10": Metric(
-        At("test_acc", "mean_last10"), "test accuracy", "mean of the last ten epochs", examples=_test_images, last_epochs=10
+        At("test_acc", "mean_last10"),
+        "test accuracy",
+        "mean of the last ten epochs",
+        examples=_test_images,
+        last_epochs=10,
     ),
-    "at_noisy_val": Metric(At("test_acc", "at_noisy_val"), "test accuracy", "epoch chosen on held-out noisy labels", examples=_test_images),
-    "best": Metric(At("test_acc", "best"), "test accuracy", "best epoch ON TEST, optimistic", examples=_test_images),
+    "at_noisy_val": Metric(
+        At("test_acc", "at_noisy_val"),
+        "test accuracy",
+        "epoch chosen on held-out noisy labels",
+        examples=_test_images,
+    ),
+    "best": Metric(
+        At("test_acc", "best"),
+        "test accuracy",
+        "best epoch ON TEST, optimistic",
+        examples=_test_images,
+    ),
     "top5": Metric(At("test", "top5"), "top-5 test accuracy", "last epoch", examples=_test_images),
     "p_true": Metric(
-        At("test", "p_true"), "probability of the right class", "last epoch",
-        doc="The mean over the test images of the probability that the network gives the right class.",
+        At("test", "p_true"),
+        "probability of the right class",
+        "last epoch",
+        doc="The mean over the test images of the probability that the network gives the right "
+        "class.",
     ),
-    "nll": Metric(At("test", "nll"), "test negative log-likelihood (nats)", "last epoch", False, False, unit="nats", tolerance=0.005),
+    "nll": Metric(
+        At("test", "nll"),
+        "test negative log-likelihood (nats)",
+        "last epoch",
+        False,
+        False,
+        unit="nats",
+        tolerance=0.005,
+    ),
     "ece": Metric(At("test", "ece"), "expected calibration error", "last epoch", True, False),
-    "brier": Metric(At("test", "brier"), "Brier score of the test set (0 to 2)", "last epoch", False, False, unit="", tolerance=0.005),
-    "memorised": Metric(At("memorised"), "wrong labels memorised", "last epoch", True, False, examples=_not_kept),
-    "train_clean": Metric(At("train", "clean"), "training accuracy on clean labels", "last epoch", examples=_not_kept),
+    "brier": Metric(
+        At("test", "brier"),
+        "Brier score of the test set (0 to 2)",
+        "last epoch",
+        False,
+        False,
+        unit="",
+        tolerance=0.005,
+    ),
+    "memorised": Metric(
+        At("memorised"), "wrong labels memorised", "last epoch", True, False, examples=_not_kept
+    ),
+    "train_clean": Metric(
+        At("train", "clean"), "training accuracy on clean labels", "last epoch", examples=_not_kept
+    ),
     "auroc": Metric(At(*_FOUND, "auroc"), "AUROC of finding wrong labels", "last epoch"),
-    "average_precision": Metric(At(*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"),
-    "f1": Metric(At(*_FOUND, "f1"), "F1 of finding wrong labels, best threshold", "last epoch", examples=_not_kept),
+    "average_precision": Metric(
+        At(*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"
+    ),
+    "f1": Metric(
+        At(*_FOUND, "f1"),
+        "F1 of finding wrong labels, best threshold",
+        "last epoch",
+        examples=_not_kept,
+    ),
     "precision_at_100": Metric(
-        At(*_FOUND, "precision_at", "100"), "wrong labels among the 100 most doubtful", "last epoch", examples=lambda _: 100
+        At(*_FOUND, "precision_at", "100"),
+        "wrong labels among the 100 most doubtful",
+        "last epoch",
+        examples=lambda _: 100,
     ),
     "precision_at_1000": Metric(
-        At(*_FOUND, "precision_at", "1000"), "wrong labels among the 1,000 most doubtful", "last epoch", examples=lambda _: 1000
+        At(*_FOUND, "precision_at", "1000"),
+        "wrong labels among the 1,000 most doubtful",
+        "last epoch",
+        examples=lambda _: 1000,
     ),
     "precision_at_wrong": Metric(
-        At(*_FOUND, "precision_at", "wrong"), "wrong labels among the n most doubtful, n are wrong", "last epoch", examples=_not_kept
+        At(*_FOUND, "precision_at", "wrong"),
+        "wrong labels among the n most doubtful, n are wrong",
+        "last epoch",
+        examples=_not_kept,
     ),
     "per_minute": Metric(
-        _per_minute, "test accuracy a minute of training", "last epoch, by the machine's clock", spent=True, clocked=True,
+        _per_minute,
+        "test accuracy a minute of training",
+        "last epoch, by the machine's clock",
+        spent=True,
+        clocked=True,
         unit="points a minute",
-        doc=f"Points of the last epoch's test accuracy, divided by the minutes of training. {_CLOCK}",
+        doc="Points of the last epoch's test accuracy, divided by the minutes of training. "
+        f"{_CLOCK}",
     ),
     "minutes": Metric(
-        _minutes, "training time (minutes)", "by the machine's clock", False, False, spent=True, clocked=True, unit="minutes",
+        _minutes,
+        "training time (minutes)",
+        "by the machine's clock",
+        False,
+        False,
+        spent=True,
+        clocked=True,
+        unit="minutes",
         doc=_CLOCK,
     ),
     "work": Metric(
-        _work, "work of training (epochs of CE)", "counted in passes", False, False, finer=0, spent=True, unit="epochs of CE",
-        doc="Epochs x the work of one beside CE's (noisebench list strategies), and the epochs of CE by which a run estimates its noise.",
+        _work,
+        "work of training (epochs of CE)",
+        "counted in passes",
+        False,
+        False,
+        finer=0,
+        spent=True,
+        unit="epochs of CE",
+        doc="Epochs x the work of one beside CE's (noisebench list strategies), and the epochs of "
+        "CE by which a run estimates its noise.",
     ),
-}  # fmt: skip
+}
 
 
 RECORDED = {name: metric.of.path for name, metric in METRICS.items() if isinstance(metric.of, At)}

@@ -1,4 +1,6 @@
-"""A paper's published numbers beside the cells of our tables, with every way in which theirs was another experiment."""
+"""A paper's published numbers beside the cells of our tables, with every way in which theirs was
+another experiment.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _NEEDED = ("dataset", "model", "noise", "method", "recipe")
 
 
 def put_beside(tables: Iterable[Table], paper: str) -> list[Table]:
-    """The tables with the paper's cells beside ours, where these are test accuracies. Raises UnknownName."""
+    """The tables with the paper's cells beside ours, where these are test accuracies. Raises
+    UnknownName.
+    """
     find_paper(paper)
     return [replace(table, paper=paper, published=_of(table, paper)) for table in tables]
 
@@ -28,7 +32,9 @@ def _of(table: Table, paper: str) -> dict[tuple[str, str], Beside]:
     found = {}
     for (row, col), cell in table.cells.items():
         labels = table.axes(row, col)
-        known = METRICS[cell.metric].title == "test accuracy" and all(axis in labels for axis in _NEEDED)
+        known = METRICS[cell.metric].title == "test accuracy" and all(
+            axis in labels for axis in _NEEDED
+        )
         if known and (beside := find_beside(paper, _ours(labels, cell))):
             found[row, col] = beside
     return found
@@ -36,15 +42,35 @@ def _of(table: Table, paper: str) -> dict[tuple[str, str], Beside]:
 
 def _ours(labels: dict[str, str], cell: Cell) -> Ours:
     recipe = labels["recipe"].partition(", ")[0]  # `apl, 120 epochs, 0.1 held out after corruption`
-    epochs, changes = cell.settings["epochs"], tuple(_changes(recipe, labels["dataset"], cell.settings))
-    return Ours(labels["dataset"], labels["model"], labels["noise"], labels["method"], recipe, epochs, cell.metric, changes)
+    epochs, changes = (
+        cell.settings["epochs"],
+        tuple(_changes(recipe, labels["dataset"], cell.settings)),
+    )
+    return Ours(
+        labels["dataset"],
+        labels["model"],
+        labels["noise"],
+        labels["method"],
+        recipe,
+        epochs,
+        cell.metric,
+        changes,
+    )
 
 
 def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[str]:
-    """What a run set otherwise than its recipe, but the epochs, and what it left out or set apart: `lr 1`, `no flip`."""
+    """What a run set otherwise than its recipe, but the epochs, and what it left out or set apart:
+    `lr 1`, `no flip`.
+    """
     if recipe in RECIPES and dataset in DATASETS:
-        own = {key: value for key, value in settings.items() if key in RECIPE_FIELDS and key != "epochs"}
-        yield from (_setting(name, value) for name, value in recipe_changes(recipe, dataset, own).items())
+        own = {
+            key: value
+            for key, value in settings.items()
+            if key in RECIPE_FIELDS and key != "epochs"
+        }
+        yield from (
+            _setting(name, value) for name, value in recipe_changes(recipe, dataset, own).items()
+        )
     if "init" in settings:
         yield "weights of another training to begin from"
     if "subset" in settings:
@@ -62,7 +88,9 @@ def _setting(name: str, value: object) -> str:
 
 def notes(table: Table) -> dict[tuple[str, ...], str]:
     """A letter for each different list of mismatches, in the order of the cells."""
-    lists = dict.fromkeys(beside.mismatches for beside in table.published.values() if beside.mismatches)
+    lists = dict.fromkeys(
+        beside.mismatches for beside in table.published.values() if beside.mismatches
+    )
     return {mismatches: _letter(number) for number, mismatches in enumerate(lists)}
 
 
@@ -72,7 +100,9 @@ def _letter(number: int) -> str:
 
 
 def beside_text(table: Table, row: str, col: str) -> str:
-    """` [58.40, -0.31 a]`: the published number, ours less it in points, and the letter of what differs; nothing without one."""
+    """` [58.40, -0.31 a]`: the published number, ours less it in points, and the letter of what
+    differs; nothing without one.
+    """
     beside, cell = table.published.get((row, col)), table.cells[row, col]
     if beside is None:
         return ""
@@ -87,5 +117,7 @@ def beside_caption(table: Table) -> str:
         return ""
     if not table.published:
         return f"{PAPERS[table.paper]}: no cell of these data, noises and methods."
-    told = " ".join(f"{letter}: {'; '.join(mismatches)}." for mismatches, letter in notes(table).items())
+    told = " ".join(
+        f"{letter}: {'; '.join(mismatches)}." for mismatches, letter in notes(table).items()
+    )
     return f"[published, ours less published in points]: {PAPERS[table.paper]}. {told}".strip()

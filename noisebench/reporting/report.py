@@ -21,14 +21,24 @@ from .render.text import as_csv, as_json, as_list, document, markdown
 from .runs_csv import KeptRun, runs_as_text, runs_at
 from .table import Table, make_tables
 
-SUFFIXES = {".md": "md", ".csv": "csv", ".json": "json", ".html": "html", ".tex": "latex", ".xml": "junit"}
+SUFFIXES = {
+    ".md": "md",
+    ".csv": "csv",
+    ".json": "json",
+    ".html": "html",
+    ".tex": "latex",
+    ".xml": "junit",
+}
 FORMATS = ("table", *SUFFIXES.values(), "runs")
-RANKED = ("table", "md", "html", "latex")  # where --ranks adds a column; elsewhere every cell has its rank anyway
+# where --ranks adds a column; elsewhere every cell has its rank anyway
+RANKED = ("table", "md", "html", "latex")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the rows and columns are, and which numbers the cells hold; each may be several, joined by commas."""
+    """What the rows and columns are, and which numbers the cells hold; each may be several, joined
+    by commas.
+    """
 
     rows: str = "method"
     cols: str = "noise"
@@ -36,7 +46,8 @@ class Shape:
     ranks: bool = False
     published: str | None = None  # a paper whose numbers stand beside ours
     budget: str = "epochs"  # what the methods of a table have alike; or compute
-    against: str | None = None  # the method, loss or strategy of the row that every other is compared with
+    # the method, loss or strategy of the row that every other is compared with
+    against: str | None = None
 
     @property
     def metrics(self) -> list[str]:
@@ -49,7 +60,9 @@ class Shape:
 
 @dataclass(frozen=True)
 class Report:
-    """Tables of finished runs. `str()` is what a pipe gets; a notebook shows HTML; `render(form)` is any format's text."""
+    """Tables of finished runs. `str()` is what a pipe gets; a notebook shows HTML; `render(form)`
+    is any format's text.
+    """
 
     tables: list[Table]
     shape: Shape = Shape()
@@ -71,7 +84,10 @@ class Report:
         ranks = self.shape.ranks
         texts: dict[str, Callable[[], str]] = {
             "table": lambda: str(self),
-            "md": lambda: markdown(self.tables, ranks=ranks) + ("\n" + as_list([verdict.summary, *verdict.troubles]) if verdict else ""),
+            "md": lambda: (
+                markdown(self.tables, ranks=ranks)
+                + ("\n" + as_list([verdict.summary, *verdict.troubles]) if verdict else "")
+            ),
             "csv": lambda: as_csv(self.document()),
             "json": lambda: as_json(self.document(verdict)),
             "html": lambda: self._page(verdict),
@@ -84,11 +100,19 @@ class Report:
         return texts[form]()
 
     def _page(self, verdict: Check | None) -> str:
-        from .figures.chosen import page_figures  # what these stand on is asked for by no other format
+        # what these stand on is asked for by no other format
+        from .figures.chosen import page_figures
         from .page import page
 
         figures = page_figures(self.tables)
-        return page(self.tables, self.workspace, ranks=self.shape.ranks, verdict=verdict, damaged=self.damaged, figures=figures)
+        return page(
+            self.tables,
+            self.workspace,
+            ranks=self.shape.ranks,
+            verdict=verdict,
+            damaged=self.damaged,
+            figures=figures,
+        )
 
     def __str__(self) -> str:
         from ..core.console import drawn
@@ -107,7 +131,9 @@ def report_of(
     pass_over: Callable[[DataError], None] | None = None,
     workspace: Workspace | None = None,
 ) -> Report:
-    """The report of some runs; each damaged result is told to `pass_over` and left out. Raises ConfigError, UnknownName."""
+    """The report of some runs; each damaged result is told to `pass_over` and left out. Raises
+    ConfigError, UnknownName.
+    """
     damaged: list[str] = []
 
     def note(error: DataError) -> None:
@@ -121,7 +147,13 @@ def report_of(
         tables = put_beside(tables, shape.published)
     if shape.against is not None:
         tables = put_against(tables, shape.against)
-    return Report(tables, shape, damaged, workspace or Workspace(), tuple(dict.fromkeys(row.run for row in rows if row.run)))
+    return Report(
+        tables,
+        shape,
+        damaged,
+        workspace or Workspace(),
+        tuple(dict.fromkeys(row.run for row in rows if row.run)),
+    )
 
 
 def make_report(
@@ -136,9 +168,11 @@ def make_report(
     budget: str = "epochs",
     against: str | None = None,
 ) -> Report:
-    """The finished runs of a folder, or of a file of runs, as tables: `nb.report("runs", metric="last,best", where=["dataset=digits"])`.
+    """The finished runs of a folder, or of a file of runs, as tables: `nb.report("runs",
+    metric="last,best", where=["dataset=digits"])`.
 
-    A damaged result file is warned of and left out. Raises DataError where there is no such path, ConfigError, UnknownName.
+    A damaged result file is warned of and left out. Raises DataError where there is no such path,
+    ConfigError, UnknownName.
     """
 
     def warn(error: DataError) -> None:

@@ -1,6 +1,8 @@
-"""A file of runs: a line a run, all that a table needs of it, to be kept beside a paper, added to and read in the place of run folders.
+"""A file of runs: a line a run, all that a table needs of it, to be kept beside a paper, added to
+and read in the place of run folders.
 
-The columns of a file of runs: where in what is known of a run each stands, how it is written, and how it is read again.
+The columns of a file of runs: where in what is known of a run each stands, how it is written, and
+how it is read again.
 """
 
 from __future__ import annotations
@@ -31,13 +33,21 @@ LARGEST = 1 << 26  # bytes: of some 40,000 runs
 _MAKE = "noisebench report --format runs -o FILE.csv writes one"
 _OTHERS = {  # how files begin that are taken for one
     ("index", "label", "clean_label"): "a manifest's rows",
-    ("dataset", "model", "recipe", "noise", "method"): "the cells of tables (--format csv), not runs",
+    (
+        "dataset",
+        "model",
+        "recipe",
+        "noise",
+        "method",
+    ): "the cells of tables (--format csv), not runs",
 }
 
 
 @dataclass(frozen=True, eq=False)
 class RunLine:
-    """A run as a file of runs says it. failed: the kind of its error, empty for a finished one; name: what its folder was called."""
+    """A run as a file of runs says it. failed: the kind of its error, empty for a finished one;
+    name: what its folder was called.
+    """
 
     known: Known
     ended: float
@@ -57,7 +67,8 @@ KeptRun = RunFolder | RunLine
 
 
 def runs_at(paths: Iterable[Path]) -> list[KeptRun]:
-    """The runs at some paths: files of runs, run folders, folders of them, workspaces; by the names of their folders, wherever they lie.
+    """The runs at some paths: files of runs, run folders, folders of them, workspaces; by the names
+    of their folders, wherever they lie.
 
     Raises DataError for a wrong path or file.
     """
@@ -69,7 +80,10 @@ def _runs_at(path: Path) -> list[KeptRun]:
     if path.is_dir():
         return [*run_folders([path])]
     if not path.exists() and not path.is_symlink():
-        raise DataError(f"no such folder: {path} (a run, a folder of runs, or a workspace), nor such a file of runs")
+        raise DataError(
+            f"no such folder: {path} (a run, a folder of runs, or a workspace), nor "
+            "such a file of runs"
+        )
     return [*read_runs(path)]
 
 
@@ -79,7 +93,9 @@ def finished_runs(path: Path) -> dict[str, RunLine]:
 
 
 def read_runs(path: Path) -> list[RunLine]:
-    """The runs in a file, in the order of its lines. Raises DataError for the first thing in it that cannot be read, and says where."""
+    """The runs in a file, in the order of its lines. Raises DataError for the first thing in it
+    that cannot be read, and says where.
+    """
     try:
         text = read_text(path, LARGEST).removeprefix("\ufeff")
         if text.startswith("# "):
@@ -119,13 +135,21 @@ def _check_names(names: list[str]) -> None:
         if tuple(names[: len(other)]) == other:
             raise ValueError(f"it holds {said}")
     if names and not set(names) & set(COLUMNS):
-        raise ValueError("its first line names no column of one; they stand with commas between them")
+        raise ValueError(
+            "its first line names no column of one; they stand with commas between them"
+        )
     if not names:
         raise ValueError("it is empty, or begins with an empty line")
     if lacking := [name for name in COLUMNS if name in NEEDED and name not in names]:
-        raise ValueError(f"it lacks the column{'' if len(lacking) == 1 else 's'} {', '.join(lacking)}")
-    if strange := next((name for name in names if name not in COLUMNS or names.count(name) > 1), None):
-        raise ValueError(f"the column {shown(strange)} stands twice, or this version does not know it")
+        raise ValueError(
+            f"it lacks the column{'' if len(lacking) == 1 else 's'} {', '.join(lacking)}"
+        )
+    if strange := next(
+        (name for name in names if name not in COLUMNS or names.count(name) > 1), None
+    ):
+        raise ValueError(
+            f"the column {shown(strange)} stands twice, or this version does not know it"
+        )
 
 
 def _line(names: list[str], row: list[str]) -> RunLine:
@@ -139,12 +163,16 @@ def _line(names: list[str], row: list[str]) -> RunLine:
 
 
 def runs_as_text(runs: Iterable[KeptRun]) -> str:
-    """The file: of each run a line, in an order that their names and settings decide. Raises DataError for a damaged run, ConfigError
-    where they are more than a file holds."""
+    """The file: of each run a line, in an order that their names and settings decide. Raises
+    DataError for a damaged run, ConfigError where they are more than a file holds.
+    """
     rows = sorted((_cells(run) for run in runs), key=_place)
     text = as_csv([COLUMNS, *([cells[name] for name in COLUMNS] for cells in rows)])
     if len(text.encode()) > LARGEST:
-        raise ConfigError(f"{len(rows)} runs are more than a file of {LARGEST} bytes holds: write several, each with its --where")
+        raise ConfigError(
+            f"{len(rows)} runs are more than a file of {LARGEST} bytes holds: write "
+            "several, each with its --where"
+        )
     return text
 
 
@@ -153,8 +181,15 @@ def _cells(run: KeptRun) -> dict[str, str]:
     try:
         facts = cells_of(line.known)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"the record of {line.name} lacks {error}: delete its folder and run it again") from None
-    return {**facts, FAILED: word_of(line.failed), FINISHED: _date(line.ended), RUN: word_of(line.name)}
+        raise DataError(
+            f"the record of {line.name} lacks {error}: delete its folder and run it again"
+        ) from None
+    return {
+        **facts,
+        FAILED: word_of(line.failed),
+        FINISHED: _date(line.ended),
+        RUN: word_of(line.name),
+    }
 
 
 def line_of(folder: RunFolder) -> RunLine:
@@ -167,13 +202,20 @@ def line_of(folder: RunFolder) -> RunLine:
 
 
 def _place(cells: dict[str, str]) -> tuple[Any, ...]:
-    subset, seeds = float(cells["subset"] or math.inf), [float(cells[name] or -1) for name in ("seed", "noise_seed")]
+    subset, seeds = (
+        float(cells["subset"] or math.inf),
+        [float(cells[name] or -1) for name in ("seed", "noise_seed")],
+    )
     words = [cells[name] for name in ("model", "recipe", "noise", "method")]
     return (cells["dataset"], subset, *words, *seeds, cells["key"], cells[RUN])
 
 
 def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="microseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def _seconds(cell: str) -> float:
@@ -181,7 +223,9 @@ def _seconds(cell: str) -> float:
         moment = datetime.fromisoformat(cell)
         _date(moment.timestamp())
     except (ValueError, OverflowError):
-        raise ValueError(f"{FINISHED} must be a time such as {_date(0)}, not {shown(cell)}") from None
+        raise ValueError(
+            f"{FINISHED} must be a time such as {_date(0)}, not {shown(cell)}"
+        ) from None
     if moment.tzinfo is None:
         raise ValueError(f"{FINISHED} must say of which zone it is: {cell}Z")
     return moment.timestamp()
@@ -191,7 +235,9 @@ _NUMERAL = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?")
 
 
 def word_of(value: str) -> str:
-    """A word as it is; as JSON has it where something in it cannot be seen, or commands a build's log."""
+    """A word as it is; as JSON has it where something in it cannot be seen, or commands a build's
+    log.
+    """
     return as_cell(value if printable(value) == value and value[:1] != '"' else _as_json(value))
 
 
@@ -273,7 +319,10 @@ _FACTS: dict[str, tuple[tuple[str, ...], _Way]] = {
     "seconds": (("seconds",), _NUMBER),
     "key": (("key",), _WORD),
     "precision": (("precision",), _WORD),
-    **{name: (("environment", name), _WORD) for name in ("device", "processor", "python", "torch", "noisebench")},
+    **{
+        name: (("environment", name), _WORD)
+        for name in ("device", "processor", "python", "torch", "noisebench")
+    },
     **{name: (("environment", name), _NUMBER) for name in ("threads", "packed")},
     "settings": (("recipe",), _JSON),
     "versions": (("versions",), _JSON),
@@ -284,26 +333,56 @@ _EMPTY: Known = {path[0]: "" if way is _WORD else None for path, way in _FACTS.v
                  if way in (_WORD, _NUMBER) and path[0] in ABOUT}  # fmt: skip
 FAILED, COMMAND, FINISHED, RUN = "failed", "command", "finished", "run"
 COLUMNS = (
-    *list(_FACTS)[: list(_FACTS).index("key")], FAILED, "key", COMMAND, "precision", "device", "threads", "packed", "processor", "python",
-    "torch", "noisebench", FINISHED, RUN, "settings", "versions", "environment", "data",
-)  # fmt: skip
+    *list(_FACTS)[: list(_FACTS).index("key")],
+    FAILED,
+    "key",
+    COMMAND,
+    "precision",
+    "device",
+    "threads",
+    "packed",
+    "processor",
+    "python",
+    "torch",
+    "noisebench",
+    FINISHED,
+    RUN,
+    "settings",
+    "versions",
+    "environment",
+    "data",
+)
 NEEDED = frozenset(COLUMNS) - {TEST_IMAGES, *RECORDED}  # a number may be younger than a file
 _NAMING = ("dataset", "model", "noise", "method")  # without which no table has a place for a run
-_REST = {name.removesuffix("?") for name in ABOUT} - {path[0] for path, _ in _FACTS.values() if path}
+_REST = {name.removesuffix("?") for name in ABOUT} - {
+    path[0] for path, _ in _FACTS.values() if path
+}
 
 
 def cells_of(known: Known) -> dict[str, str]:
-    """What is known of a run, in cells. Raises KeyError, TypeError or AttributeError for a record that is not as ours are."""
-    found = {name: METRICS[name].value(known) if name in RECORDED else _at(known, path) for name, (path, _) in _FACTS.items()}
+    """What is known of a run, in cells. Raises KeyError, TypeError or AttributeError for a record
+    that is not as ours are.
+    """
+    found = {
+        name: METRICS[name].value(known) if name in RECORDED else _at(known, path)
+        for name, (path, _) in _FACTS.items()
+    }
     found["environment"] = known.get("environment") and _without(known["environment"], found)
     found["data"] = {name: known[name] for name in known if name in _REST}
-    cells = {name: way.write(found[name]) if way.fits(found[name]) else "" for name, (_, way) in _FACTS.items()}
+    cells = {
+        name: way.write(found[name]) if way.fits(found[name]) else ""
+        for name, (_, way) in _FACTS.items()
+    }
     return {**cells, COMMAND: word_as_cell(_command(known))}
 
 
 def _without(environment: Known, found: Known) -> Known:
     """What of an environment has no column of its own, or does not fit into it."""
-    own = {path[1] for name, (path, way) in _FACTS.items() if path[:1] == ("environment",) and path[1:] and way.fits(found[name])}
+    own = {
+        path[1]
+        for name, (path, way) in _FACTS.items()
+        if path[:1] == ("environment",) and path[1:] and way.fits(found[name])
+    }
     return {name: value for name, value in environment.items() if name not in own}
 
 
@@ -329,7 +408,8 @@ def known_of(cells: dict[str, str]) -> Known:
     for name, path, value in sorted(_values(cells), key=lambda each: len(each[1])):
         _put(known, name, path, value)
     entry = None if {"path", "test_path"} & set(known) else DATASETS.get(known["dataset"])
-    if TEST_IMAGES not in cells and not cells[FAILED] and entry and not entry.reader:  # a file older than the column
+    # a file older than the column
+    if TEST_IMAGES not in cells and not cells[FAILED] and entry and not entry.reader:
         known["test_images"] = entry.n_test
     check_known(known)
     return known
@@ -354,12 +434,16 @@ def _values(cells: dict[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]
 def _put(known: Known, column: str, path: tuple[str, ...], value: Any) -> None:
     if not path:
         if strange := set(value) - _REST:
-            raise ValueError(f"{column}: it has {min(strange)!r}, which is none of {', '.join(sorted(_REST))}")
+            raise ValueError(
+                f"{column}: it has {min(strange)!r}, which is none of {', '.join(sorted(_REST))}"
+            )
         known.update(value)
         return
     place = known
     for name in path[:-1]:
         place = place.setdefault(name, {})
     if len(path) > 1 and path[0] != "metrics" and place.get(path[-1], value) != value:
-        raise ValueError(f"{column}: it is {value!r} here, and {place[path[-1]]!r} in the JSON of its line")
+        raise ValueError(
+            f"{column}: it is {value!r} here, and {place[path[-1]]!r} in the JSON of its line"
+        )
     place[path[-1]] = value

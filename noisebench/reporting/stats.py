@@ -1,4 +1,6 @@
-"""Gaps and the noise of their seeds: tests and intervals by Student's t, Holm's correction, and variances that learn from one another."""
+"""Gaps and the noise of their seeds: tests and intervals by Student's t, Holm's correction, and
+variances that learn from one another.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,11 @@ _MOST_FREEDOM = 1e6  # beyond it Student's t is the normal
 
 @dataclass(frozen=True)
 class Difference:
-    """A cell less another: the mean, its 95 % interval where there is one, and of how many pairs of seeds; 0: of all seeds, unpaired.
+    """A cell less another: the mean, its 95 % interval where there is one, and of how many pairs of
+    seeds; 0: of all seeds, unpaired.
 
-    floored: the seeds' own variance is below `least_variance`, which stands in its place; exact: it is the same in every seed and no
-    count, which is no chance: a time, a cost, a probability.
+    floored: the seeds' own variance is below `least_variance`, which stands in its place; exact: it
+    is the same in every seed and no count, which is no chance: a time, a cost, a probability.
     """
 
     mean: float
@@ -38,7 +41,9 @@ class Difference:
 
 
 class _Gap(NamedTuple):
-    """The gap of two means, its own variance, the freedom of that, and the number of seeds (of the side with fewer)."""
+    """The gap of two means, its own variance, the freedom of that, and the number of seeds (of the
+    side with fewer).
+    """
 
     mean: float
     variance: float
@@ -48,7 +53,9 @@ class _Gap(NamedTuple):
 
 
 def beats(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
-    """Whether the 95 % interval of their difference lies on the better side of 0, or the difference itself where it is exact."""
+    """Whether the 95 % interval of their difference lies on the better side of 0, or the difference
+    itself where it is exact.
+    """
     found = difference(best, other)
     if found is None:
         return False
@@ -57,21 +64,25 @@ def beats(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
 
 
 def least_variance(difference: float, seeds: int, num_examples: int) -> float:
-    """Below which the variance over seeds of a difference of two shares, each of the same m examples, is not believed.
+    """Below which the variance over seeds of a difference of two shares, each of the same m
+    examples, is not believed.
 
-    max(1 / m^2, |d| (1 - |d|) / (m (seeds - 1))). Shares move in steps of 1/m, and few seeds may agree by chance: a difference d takes
-    at least m |d| examples that only one of the two has right, whose number has the binomial variance |d| (1 - |d|) / m. That
-    counts as one of the seeds' squared deviations, so that many seeds outweigh it.
+    max(1 / m^2, |d| (1 - |d|) / (m (seeds - 1))). Shares move in steps of 1/m, and few seeds may
+    agree by chance: a difference d takes at least m |d| examples that only one of the two has
+    right, whose number has the binomial variance |d| (1 - |d|) / m. That counts as one of the
+    seeds' squared deviations, so that many seeds outweigh it.
     """
     size = min(abs(difference), 1.0)
     return max(1 / num_examples**2, size * (1 - size) / (num_examples * (seeds - 1)))
 
 
 def difference(own: Cell, other: Cell) -> Difference | None:
-    """`own` less `other`, by Student's t over the seeds that pair, by Welch's where none does; None where one has no value.
+    """`own` less `other`, by Student's t over the seeds that pair, by Welch's where none does; None
+    where one has no value.
 
-    The variance is at least `least_variance`. No interval where there is one pair, or where none pairs and one has a single value; nor,
-    where it is not known of how many examples a share is, from two seeds; nor of no width.
+    The variance is at least `least_variance`. No interval where there is one pair, or where none
+    pairs and one has a single value; nor, where it is not known of how many examples a share is,
+    from two seeds; nor of no width.
     """
     if own.mean is None or other.mean is None:
         return None
@@ -103,7 +114,11 @@ def _gaps(own: Cell, other: Cell) -> list[float]:
 def _paired(gaps: Sequence[float]) -> _Gap | None:
     """Student's; None below two pairs."""
     n = len(gaps)
-    return _Gap(statistics.fmean(gaps), statistics.variance(gaps) / n, n - 1, n, 1 / n) if n > 1 else None
+    return (
+        _Gap(statistics.fmean(gaps), statistics.variance(gaps) / n, n - 1, n, 1 / n)
+        if n > 1
+        else None
+    )
 
 
 def _unpaired(own: Cell, other: Cell) -> _Gap | None:
@@ -111,19 +126,27 @@ def _unpaired(own: Cell, other: Cell) -> _Gap | None:
     if own.std is None or other.std is None or own.mean is None or other.mean is None:
         return None
     a, b, fewest = own.std**2 / own.n, other.std**2 / other.n, min(own.n, other.n)
-    freedom = (a + b) ** 2 / (a**2 / (own.n - 1) + b**2 / (other.n - 1)) if a + b > ROUNDING else fewest - 1
+    freedom = (
+        (a + b) ** 2 / (a**2 / (own.n - 1) + b**2 / (other.n - 1))
+        if a + b > ROUNDING
+        else fewest - 1
+    )
     return _Gap(own.mean - other.mean, a + b, freedom, fewest, (1 / own.n + 1 / other.n) / 2)
 
 
 def tail_of_gap(gap: float, variance: float, freedom: float) -> float:
-    """The chance of a gap this large or larger where there is none; `variance` is that of the gap itself."""
+    """The chance of a gap this large or larger where there is none; `variance` is that of the gap
+    itself.
+    """
     if variance <= 0:
         return 0.0 if gap > 0 else 1.0
     return student_tail(gap / math.sqrt(variance), freedom)
 
 
 def student_tail(t: float, freedom: float) -> float:
-    """P(T > t) of Student's t, by the incomplete beta function: I_x(freedom / 2, 1/2) / 2 with x = freedom / (freedom + t^2)."""
+    """P(T > t) of Student's t, by the incomplete beta function: I_x(freedom / 2, 1/2) / 2 with x =
+    freedom / (freedom + t^2).
+    """
     if freedom >= _MOST_FREEDOM:
         return math.erfc(t / math.sqrt(2)) / 2
     half = _incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) / 2
@@ -143,10 +166,14 @@ def student_quantile(chance: float, freedom: float) -> float:
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised one, I_x(a, b), by its continued fraction; Press et al., Numerical Recipes, 6.4."""
+    """The regularised one, I_x(a, b), by its continued fraction; Press et al., Numerical Recipes,
+    6.4.
+    """
     if x <= 0 or x >= 1:
         return float(x >= 1)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    )
     if x > (a + 1) / (a + b + 2):  # there the fraction converges slowly, its mirror image fast
         return 1 - front * _fraction(b, a, 1 - x) / b
     return front * _fraction(a, b, x) / a
@@ -156,7 +183,10 @@ def _fraction(a: float, b: float, x: float) -> float:
     c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     value = d
     for m in range(1, 10_000):
-        for step in (m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)), -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))):
+        for step in (
+            m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+            -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+        ):
             d, c = 1 / ((1 + step * d) or _TINY), (1 + step / c) or _TINY
             value *= c * d
         if abs(c * d - 1) < 1e-15:
@@ -165,7 +195,9 @@ def _fraction(a: float, b: float, x: float) -> float:
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Adjusted p values: refusing those below a level keeps the chance of one false alarm or more below it. Holm 1979."""
+    """Adjusted p values: refusing those below a level keeps the chance of one false alarm or more
+    below it. Holm 1979.
+    """
     adjusted, worst = [0.0] * len(chances), 0.0
     for place, number in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
         worst = max(worst, min(1.0, (len(chances) - place) * chances[number]))
@@ -174,16 +206,23 @@ def holm(chances: Sequence[float]) -> list[float]:
 
 
 def moderated(groups: Sequence[Sequence[tuple[float, int]]]) -> list[list[tuple[float, float]]]:
-    """Sample variances with their degrees of freedom, by column -> each drawn towards its column's, with the freedom it gains.
+    """Sample variances with their degrees of freedom, by column -> each drawn towards its column's,
+    with the freedom it gains.
 
-    How far is decided by how much the variances of a column differ beyond chance, over all columns. Pooling alone would take
-    steady and shaky methods for equally noisy and call the shaky ones' chance a drop. The estimate of the prior's
-    freedom is lowered by a standard error, and the prior is half way between the geometric and the plain mean: by simulation
-    the false alarms of a suite stay below the level then. Smyth 2004.
+    How far is decided by how much the variances of a column differ beyond chance, over all columns.
+    Pooling alone would take steady and shaky methods for equally noisy and call the shaky ones'
+    chance a drop. The estimate of the prior's freedom is lowered by a standard error, and the prior
+    is half way between the geometric and the plain mean: by simulation the false alarms of a suite
+    stay below the level then. Smyth 2004.
     """
-    logs = [[(math.log(v) - _digamma(f / 2) + math.log(f / 2), f) for v, f in group if v > 0] for group in groups]
+    logs = [
+        [(math.log(v) - _digamma(f / 2) + math.log(f / 2), f) for v, f in group if v > 0]
+        for group in groups
+    ]
     centres = [statistics.fmean(e for e, _ in group) if group else None for group in logs]
-    known = [(group, centre) for group, centre in zip(logs, centres, strict=True) if centre is not None]
+    known = [
+        (group, centre) for group, centre in zip(logs, centres, strict=True) if centre is not None
+    ]
     free = sum(len(group) - 1 for group, _ in known)
     freedom = 0.0
     if free > 0:
@@ -193,7 +232,9 @@ def moderated(groups: Sequence[Sequence[tuple[float, int]]]) -> list[list[tuple[
     return [_drawn(group, centre, freedom) for group, centre in zip(groups, centres, strict=True)]
 
 
-def _drawn(group: Sequence[tuple[float, int]], centre: float | None, prior: float) -> list[tuple[float, float]]:
+def _drawn(
+    group: Sequence[tuple[float, int]], centre: float | None, prior: float
+) -> list[tuple[float, float]]:
     most = sum(f for _, f in group)
     if centre is None or prior == 0:
         return [(v, float(f)) for v, f in group]

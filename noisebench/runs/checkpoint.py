@@ -1,4 +1,6 @@
-"""A run from where it was left to its end or to where it is stopped: what is checkpointed, when, and how long it will take."""
+"""A run from where it was left to its end or to where it is stopped: what is checkpointed, when,
+and how long it will take.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +29,24 @@ if TYPE_CHECKING:
     from ..training.trainer import EpochEnd, Trainer
 
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
-_CHECKPOINT_COST = 20.0  # times as long as the last checkpoint took: at most a twentieth of the time goes into them
+# times as long as the last checkpoint took: at most a twentieth of the time goes into them
+_CHECKPOINT_COST = 20.0
 _RESUMES = "the same command resumes it"
-_NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory", "memoryerror"  # as torch says it, and another process
-_NEEDS_MEMORY = "out of memory: the same command goes on from the last checkpoint; train --accumulate N needs less, for the same curve"
+# as torch says it, and another process
+_NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory", "memoryerror"
+_NEEDS_MEMORY = (
+    "out of memory: the same command goes on from the last checkpoint; train "
+    "--accumulate N needs less, for the same curve"
+)
 _MOST_PACKED = 256  # places; more than any pack has
 _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Said after every epoch. lines: of metrics.csv, those that were not said yet in this sitting, the latest last; seconds spent on
-    this run, images a second in this epoch."""
+    """Said after every epoch. lines: of metrics.csv, those that were not said yet in this sitting,
+    the latest last; seconds spent on this run, images a second in this epoch.
+    """
 
     epoch: int
     epochs: int
@@ -49,8 +57,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a run is executed; nothing here changes its result. `anew`: though it is finished. `stop()` is asked between
-    steps; `estimate` is told once, after some seconds, how many seconds the whole run will take."""
+    """How a run is executed; nothing here changes its result. `anew`: though it is finished.
+    `stop()` is asked between steps; `estimate` is told once, after some seconds, how many seconds
+    the whole run will take.
+    """
 
     resume: bool = True
     anew: bool = False
@@ -61,9 +71,11 @@ class Conduct:
 
 @dataclass
 class Course:
-    """What accumulates over a run; travels with the checkpoint. folds: what the warm-up's networks said; state: of the training
-    that was interrupted, until it is taken up again; found: what it found out of the noise; packed: the places of the pack that
-    it trains in, 1 for a run by itself; end: what the last epoch left; said: lines of the history that were said in this sitting."""
+    """What accumulates over a run; travels with the checkpoint. folds: what the warm-up's networks
+    said; state: of the training that was interrupted, until it is taken up again; found: what it
+    found out of the noise; packed: the places of the pack that it trains in, 1 for a run by itself;
+    end: what the last epoch left; said: lines of the history that were said in this sitting.
+    """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -82,17 +94,26 @@ class Course:
 
 
 class Sitting:
-    """A run from where it was left to its end, or to where it is stopped: one training after another."""
+    """A run from where it was left to its end, or to where it is stopped: one training after
+    another.
+    """
 
     def __init__(self, run: Run, folder: RunFolder, conduct: Conduct, course: Course) -> None:
         self.run, self.folder, self.conduct, self.course = run, folder, conduct, course
         self.clock = Clock(course.seconds)
 
-    def follow(self, trainer: Trainer, note: Callable[[float], object] = lambda seconds: None) -> None:
-        """One training, taken up again where it was interrupted. `note` is told, after every epoch, its seconds for as many images
-        as an epoch has."""
+    def follow(
+        self, trainer: Trainer, note: Callable[[float], object] = lambda seconds: None
+    ) -> None:
+        """One training, taken up again where it was interrupted. `note` is told, after every epoch,
+        its seconds for as many images as an epoch has.
+        """
         self.take_up(trainer)
-        run_epoch = _in_its_pack(trainer, self.course.packed) if self.course.packed > 1 else trainer.run_epoch
+        run_epoch = (
+            _in_its_pack(trainer, self.course.packed)
+            if self.course.packed > 1
+            else trainer.run_epoch
+        )
         while trainer.epoch < trainer.task.recipe.epochs:
             begun, before = time.monotonic(), trainer.step
             end = run_epoch(lambda: self._on_step(trainer))
@@ -128,11 +149,15 @@ class Sitting:
         if not self._warming_up:
             return left
         after = FOLDS - 1 - len(self.course.folds)
-        return left + trainer.steps_per_epoch * (after * trainer.task.recipe.epochs + FOLDS / (FOLDS - 1) * self.run.recipe.epochs)
+        return left + trainer.steps_per_epoch * (
+            after * trainer.task.recipe.epochs + FOLDS / (FOLDS - 1) * self.run.recipe.epochs
+        )
 
 
 def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]], EpochEnd]:
-    """The epochs of a run that began in a pack and goes on by itself: in a pack still, whose other places are filled."""
+    """The epochs of a run that began in a pack and goes on by itself: in a pack still, whose other
+    places are filled.
+    """
     from ..training.packed import Pack
 
     pack = Pack([trainer], width)
@@ -148,8 +173,15 @@ def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]
 
 def interrupted(trainer: Trainer, conduct: Conduct, of_what: str = "") -> Interrupted:
     """The error of a run that was stopped after it was saved."""
-    next_time = "the same command begins anew, and without --force the result that there is stays" if conduct.anew else _RESUMES
-    return Interrupted(f"stopped in epoch {trainer.epoch + 1} of {trainer.task.recipe.epochs}{of_what}; {next_time}")
+    next_time = (
+        "the same command begins anew, and without --force the result that there is stays"
+        if conduct.anew
+        else _RESUMES
+    )
+    return Interrupted(
+        f"stopped in epoch {trainer.epoch + 1} of "
+        f"{trainer.task.recipe.epochs}{of_what}; {next_time}"
+    )
 
 
 class Clock:
@@ -168,11 +200,15 @@ class Clock:
         self._started += seconds
 
     def checkpoint_due(self) -> bool:
-        return time.monotonic() - self._saved > max(_CHECKPOINT_EVERY, _CHECKPOINT_COST * self._cost)
+        return time.monotonic() - self._saved > max(
+            _CHECKPOINT_EVERY, _CHECKPOINT_COST * self._cost
+        )
 
     @contextmanager
     def checkpoint(self) -> Iterator[None]:
-        """Inside `with` a checkpoint is written: the next one is due by its end and by how long it took."""
+        """Inside `with` a checkpoint is written: the next one is due by its end and by how long it
+        took.
+        """
         begun = time.monotonic()
         try:
             yield
@@ -181,7 +217,9 @@ class Clock:
             self._cost = self._saved - begun
 
     def count(self, left: Callable[[], float], conduct: Conduct) -> None:
-        """Called before every step; says the estimate once there are seconds to judge by, from the steps that are left."""
+        """Called before every step; says the estimate once there are seconds to judge by, from the
+        steps that are left.
+        """
         elapsed = time.monotonic() - self._started
         if not self._told and self._steps and elapsed > _JUDGE_AFTER:
             self._told = True
@@ -190,17 +228,30 @@ class Clock:
 
 
 def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
-    """Write the checkpoint, whole or not at all. Raises RunTaken where the run is another's meanwhile, RunFailed where what would be
-    saved is not finite."""
+    """Write the checkpoint, whole or not at all. Raises RunTaken where the run is another's
+    meanwhile, RunFailed where what would be saved is not finite.
+    """
     import torch
 
     trainer.check()
     buffer = io.BytesIO()
     folds = [torch.from_numpy(rows) for rows in course.folds]
-    dynamics = {name: torch.from_numpy(array) for name, array in course.dynamics.state_dict().items()}
-    so_far = {"history": course.history, "seconds": course.seconds, "folds": folds, "packed": course.packed, "dynamics": dynamics}
-    torch.save(_by_itself({"run": folder.path.name, "trainer": trainer.state_dict(), **so_far}), buffer)
-    folder.write(folder.resume, lambda file: file.writelines([_seal(buffer.getbuffer()), buffer.getbuffer()]))
+    dynamics = {
+        name: torch.from_numpy(array) for name, array in course.dynamics.state_dict().items()
+    }
+    so_far = {
+        "history": course.history,
+        "seconds": course.seconds,
+        "folds": folds,
+        "packed": course.packed,
+        "dynamics": dynamics,
+    }
+    torch.save(
+        _by_itself({"run": folder.path.name, "trainer": trainer.state_dict(), **so_far}), buffer
+    )
+    folder.write(
+        folder.resume, lambda file: file.writelines([_seal(buffer.getbuffer()), buffer.getbuffer()])
+    )
 
 
 def _seal(content: bytes | memoryview) -> bytes:
@@ -212,12 +263,16 @@ def _unsealed(saved: bytes) -> bytes:
     """What stands below the first line. Raises DataError where it is not what was written."""
     head, _, content = saved.partition(b"\n")
     if head + b"\n" != _seal(content):
-        raise DataError("it is damaged, cut short or of another version: its checksum does not match")
+        raise DataError(
+            "it is damaged, cut short or of another version: its checksum does not match"
+        )
     return content
 
 
 def _by_itself(value: Any) -> Any:
-    """The same without memory that is shared: of a tensor that is part of a larger one, torch would save the whole."""
+    """The same without memory that is shared: of a tensor that is part of a larger one, torch would
+    save the whole.
+    """
     if isinstance(value, dict):
         return {key: _by_itself(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -238,14 +293,26 @@ def read(folder: RunFolder) -> bytes | None:
 
 
 def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> Course:
-    """The course as its checkpoint has it. Raises NoisebenchError for one that is damaged, or another run's."""
+    """The course as its checkpoint has it. Raises NoisebenchError for one that is damaged, or
+    another run's.
+    """
     try:
         found = load_saved(_unsealed(saved), device)
         _check_run(found, folder)
         folds = [rows.cpu().numpy() for rows in found["folds"]]
-        dynamics = Dynamics.resume({name: array.cpu().numpy() for name, array in found["dynamics"].items()})
-        return Course(found["history"], found["seconds"], folds, found["trainer"], packed=found["packed"], dynamics=dynamics)
-    except Exception as error:  # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
+        dynamics = Dynamics.resume(
+            {name: array.cpu().numpy() for name, array in found["dynamics"].items()}
+        )
+        return Course(
+            found["history"],
+            found["seconds"],
+            folds,
+            found["trainer"],
+            packed=found["packed"],
+            dynamics=dynamics,
+        )
+    except Exception as error:
+        # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
         if is_out_of_memory(error):
             raise
         raise _not_resumable(folder, error) from None
@@ -257,7 +324,12 @@ def _check_run(found: dict[str, Any], folder: RunFolder) -> None:
         raise ValueError(f"it is of the run {found.get('run')}")
     history, seconds, packed = found["history"], found["seconds"], found["packed"]
     lines = isinstance(history, list) and all(isinstance(line, dict) for line in history)
-    if not lines or not isinstance(packed, int) or not 1 <= packed <= _MOST_PACKED or not 0 <= seconds < float("inf"):
+    if (
+        not lines
+        or not isinstance(packed, int)
+        or not 1 <= packed <= _MOST_PACKED
+        or not 0 <= seconds < float("inf")
+    ):
         raise ValueError("it holds no course of a run")
 
 
@@ -269,13 +341,20 @@ def _restore(folder: RunFolder, trainer: Trainer, state: dict[str, Any]) -> None
 
 
 def _not_resumable(folder: RunFolder, error: Exception) -> NoisebenchError:
-    return NoisebenchError(f"{folder.resume} cannot be resumed ({reason(error)}): delete it, or give --no-resume")
+    return NoisebenchError(
+        f"{folder.resume} cannot be resumed ({reason(error)}): delete it, or give --no-resume"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of Python, of a processor's or of a GPU's memory; the run is as well as it was, and what it saved of use."""
+    """Of Python, of a processor's or of a GPU's memory; the run is as well as it was, and what it
+    saved of use.
+    """
     text = str(error).lower()
-    said = isinstance(error, RuntimeError | RunFailed) and any(words in text for words in _NO_MEMORY)  # RunFailed: in another process
+    # RunFailed: in another process
+    said = isinstance(error, RuntimeError | RunFailed) and any(
+        words in text for words in _NO_MEMORY
+    )
     return said or isinstance(error, MemoryError)
 
 
@@ -283,4 +362,8 @@ def reason(error: Exception) -> str:
     """An error in one line."""
     text = str(error) if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}"
     line = " ".join(text.splitlines()[0].split()).rstrip(": ")
-    return f"{_NEEDS_MEMORY} [{line}]" if is_out_of_memory(error) and not line.startswith(_NEEDS_MEMORY) else line
+    return (
+        f"{_NEEDS_MEMORY} [{line}]"
+        if is_out_of_memory(error) and not line.startswith(_NEEDS_MEMORY)
+        else line
+    )

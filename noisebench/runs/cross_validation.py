@@ -1,4 +1,6 @@
-"""A run's labels judged out of fold: K networks by the run's own method, each trained without one fold, whose labels it judges."""
+"""A run's labels judged out of fold: K networks by the run's own method, each trained without one
+fold, whose labels it judges.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +36,24 @@ class Fold:
 
 
 def make_folds(run: Run, folder: RunFolder, count: int) -> list[Fold]:
-    """The folds of a finished run, as run folders of their own within its folder. Raises ConfigError for a count that cannot be."""
+    """The folds of a finished run, as run folders of their own within its folder. Raises
+    ConfigError for a count that cannot be.
+    """
     training = int(run.manifest.in_training.sum())
     if not 2 <= count <= training:
-        raise ConfigError(f"--folds is a number from 2 to the {training} training examples, got {count}")
+        raise ConfigError(
+            f"--folds is a number from 2 to the {training} training examples, got {count}"
+        )
     which = fold_of(run, count)
-    return [_fold(run, folder, which == number, f"{number + 1} of {count}") for number in range(count)]
+    return [
+        _fold(run, folder, which == number, f"{number + 1} of {count}") for number in range(count)
+    ]
 
 
 def fold_of(run: Run, count: int) -> np.ndarray:
-    """The fold (N,) of every example, by lot: of even size, each with its share of each recorded class and of who is trained on."""
+    """The fold (N,) of every example, by lot: of even size, each with its share of each recorded
+    class and of who is trained on.
+    """
     manifest = run.manifest
     lot = np.random.default_rng([run.seed, _FOLD]).permutation(len(manifest.labels))
     order = np.lexsort((lot, manifest.labels, manifest.in_training))
@@ -54,19 +64,30 @@ def fold_of(run: Run, count: int) -> np.ndarray:
 
 def _fold(run: Run, folder: RunFolder, judges: np.ndarray, name: str) -> Fold:
     without = replace(run, manifest=_held_out(run.manifest, judges, name))
-    place = folder.path / "folds" / name.rpartition(" ")[2] / f"{name.partition(' ')[0]}__{without.key[:8]}"
+    place = (
+        folder.path
+        / "folds"
+        / name.rpartition(" ")[2]
+        / f"{name.partition(' ')[0]}__{without.key[:8]}"
+    )
     return Fold(without, RunFolder(place), judges)
 
 
 def _held_out(manifest: Manifest, judged: np.ndarray, name: str) -> Manifest:
     """The same labels with a fold held out for validation, beside what is held out already."""
     val = (judged if manifest.val is None else judged | manifest.val) & manifest.kept
-    about = {"val_fraction": round(float(val.sum() / manifest.size), 6), "val_split": f"as fold {name}, after"}
+    about = {
+        "val_fraction": round(float(val.sum() / manifest.size), 6),
+        "val_split": f"as fold {name}, after",
+    }
     return replace(manifest, meta={**manifest.meta, **about}, val=val)
 
 
-def train_folds(folds: Sequence[Fold], images: Images, device: str, conduct: Callable[[int], Conduct]) -> None:
-    """Train what is not trained yet, one after the other. conduct: of a fold, told how many are left with it.
+def train_folds(
+    folds: Sequence[Fold], images: Images, device: str, conduct: Callable[[int], Conduct]
+) -> None:
+    """Train what is not trained yet, one after the other. conduct: of a fold, told how many are
+    left with it.
 
     Raises Interrupted (state saved) or RunFailed.
     """
@@ -77,10 +98,15 @@ def train_folds(folds: Sequence[Fold], images: Images, device: str, conduct: Cal
 
 
 def judged(folds: Sequence[Fold]) -> Predictions:
-    """What is said of every example by the network that was trained without it. Raises DataError where one is not judged once."""
+    """What is said of every example by the network that was trained without it. Raises DataError
+    where one is not judged once.
+    """
     manifest = folds[0].run.manifest
     said = [read_said(fold.folder, manifest.num_classes).train.take(fold.judges) for fold in folds]
     judges = np.concatenate([fold.judges.nonzero()[0] for fold in folds])
     if not np.array_equal(np.sort(judges), np.arange(len(manifest.labels))):
-        raise DataError(f"{len(judges)} of {len(manifest.labels)} examples were judged by a fold: run them again")
+        raise DataError(
+            f"{len(judges)} of {len(manifest.labels)} examples were judged by a fold: "
+            "run them again"
+        )
     return Predictions.joined(said).take(np.argsort(judges, kind="stable"))

@@ -1,4 +1,5 @@
-"""The networks of a finished run asked again: about another data set's test images, or about those of the run itself.
+"""The networks of a finished run asked again: about another data set's test images, or about those
+of the run itself.
 
 The networks of a finished run, asked again without the training that made them.
 """
@@ -35,11 +36,14 @@ if TYPE_CHECKING:
     from ..labels.manifest import Manifest
 
 
-def stored_networks(folder: RunFolder, device: str, training_images: Callable[[], ImageArray]) -> StoredNetworks:
+def stored_networks(
+    folder: RunFolder, device: str, training_images: Callable[[], ImageArray]
+) -> StoredNetworks:
     """The networks of a finished run, by its record and its weights alone.
 
-    training_images: asked for the (N, H, W, C) of a run of an older version, which did not note how its images were normalised.
-    Raises DataError where the weights are not there or not the run's, NoisebenchError for a device that is not.
+    training_images: asked for the (N, H, W, C) of a run of an older version, which did not note how
+    its images were normalised. Raises DataError where the weights are not there or not the run's,
+    NoisebenchError for a device that is not.
     """
     from ..training.images.pixels import Normalisation
     from ..training.images.source import normalisation_of
@@ -53,17 +57,32 @@ def stored_networks(folder: RunFolder, device: str, training_images: Callable[[]
     else:
         images = training_images()
         shape, normalise = images.shape[1:], normalisation_of(images)
-    any_ = Estimates(0.5, np.eye(data["num_classes"]))  # what a run found out plays no part in what its networks say
+    # what a run found out plays no part in what its networks say
+    any_ = Estimates(0.5, np.eye(data["num_classes"]))
     strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), any_))
     place = find_device(device)
     made = (
-        make_network(record["model"]["name"], data["num_classes"], shape, 0, enlarged=enlarges(folder.weights))
+        make_network(
+            record["model"]["name"],
+            data["num_classes"],
+            shape,
+            0,
+            enlarged=enlarges(folder.weights),
+        )
         for _ in range(strategy.networks)
     )
     networks = [on_device(network, place) for network in made]
     load_weights(folder.weights, networks)
     recipe = record["recipe"]
-    return StoredNetworks(networks, strategy, shape, normalise, record["precision"], recipe.get("centre", 0.0), recipe.get("fit", "crop"))
+    return StoredNetworks(
+        networks,
+        strategy,
+        shape,
+        normalise,
+        record["precision"],
+        recipe.get("centre", 0.0),
+        recipe.get("fit", "crop"),
+    )
 
 
 def evaluate_on(
@@ -73,39 +92,62 @@ def evaluate_on(
     dataset: Dataset,
     manifest_of_run: Callable[[], Manifest] | None = None,
 ) -> dict[str, Any]:
-    """All numbers of another data set's test images, which are brought to the run's size as the run did with its own.
+    """All numbers of another data set's test images, which are brought to the run's size as the run
+    did with its own.
 
-    `images` says what was done with them, `trained_on` how many of them the run was trained on, by the manifest of the run; None
-    where that cannot be told. Raises DataError where the classes do not fit.
+    `images` says what was done with them, `trained_on` how many of them the run was trained on, by
+    the manifest of the run; None where that cannot be told. Raises DataError where the classes do
+    not fit.
     """
     own, other, channels = record["data"], dataset, networks.shape[2]
     if dataset.reader and channels == 1:
-        raise DataError(f"{other.name} is streamed, in colour, and {own['name']} is grey: name it without its reader, in memory")
+        raise DataError(
+            f"{other.name} is streamed, in colour, and {own['name']} is grey: name it "
+            "without its reader, in memory"
+        )
     images = workspace.images(dataset, networks.fitting)
     if not dataset.reader and images.test_images.shape[3] != channels:
         images = fit_set(images, Fitting(networks.shape[0], networks.shape[1]), channels)
     tests = images.test_images
     said = [sentence for sentence in images.changed if "training images" not in sentence]
-    said = [f"evaluated at {networks.fitting}", *tests.changes("test")] if isinstance(tests, Pictures) else said
+    said = (
+        [f"evaluated at {networks.fitting}", *tests.changes("test")]
+        if isinstance(tests, Pictures)
+        else said
+    )
     labels = _labels(own, images)
     log_p = networks.predict(images.test_images)
     if not np.isfinite(log_p).all() or len(log_p) != len(labels):
         finite = int(np.isfinite(log_p).all(1).sum())
-        raise DataError(f"of the {len(labels)} images of {other.name} {finite} have a prediction that is finite: no number comes of these")
+        raise DataError(
+            f"of the {len(labels)} images of {other.name} {finite} have a prediction "
+            "that is finite: no number comes of these"
+        )
     predictions = Predictions.of(log_p, labels, labels)
     return {
         "dataset": other.name,
         "expected": len(labels),
-        "classes_by": "name" if have_names(own["classes"]) and have_names(other.classes) else "number",
+        "classes_by": "name"
+        if have_names(own["classes"]) and have_names(other.classes)
+        else "number",
         **metrics.of_test(predictions, labels, own["num_classes"]),
         "confusion": metrics.confusion(predictions.predicted, labels, own["num_classes"]).tolist(),
         "images": said or ["used as they are"],
-        "trained_on": None if manifest_of_run is None else _trained_on(tests, networks, workspace, manifest_of_run),
+        "trained_on": None
+        if manifest_of_run is None
+        else _trained_on(tests, networks, workspace, manifest_of_run),
     }
 
 
-def _trained_on(tests: ImageArray, networks: StoredNetworks, workspace: Workspace, manifest_of_run: Callable[[], Manifest]) -> int | None:
-    """How many test images (M, H, W, C) are, at the run's size, among its training images; None where these are streamed or not here."""
+def _trained_on(
+    tests: ImageArray,
+    networks: StoredNetworks,
+    workspace: Workspace,
+    manifest_of_run: Callable[[], Manifest],
+) -> int | None:
+    """How many test images (M, H, W, C) are, at the run's size, among its training images; None
+    where these are streamed or not here.
+    """
     try:
         manifest = manifest_of_run()
         own = workspace.dataset_of(manifest)
@@ -122,15 +164,19 @@ def _labels(own: dict[str, Any], images: Images) -> np.ndarray:
     try:
         number = np.asarray(same_classes(own["classes"], images.dataset.classes))
     except ValueError as error:
-        raise DataError(f"{images.dataset.name} has not the classes of {own['name']}: {error}") from None
+        raise DataError(
+            f"{images.dataset.name} has not the classes of {own['name']}: {error}"
+        ) from None
     labels: np.ndarray = number[images.test_labels]
     return labels
 
 
 @dataclass(frozen=True)
 class StoredNetworks:
-    """Networks with a run's weights, and what they know of images: their `shape` (H, W, C), how they are brought to it (see Fitting;
-    centre is 0 where it was in memory) and normalised, and the precision. The strategy says what the networks say together."""
+    """Networks with a run's weights, and what they know of images: their `shape` (H, W, C), how
+    they are brought to it (see Fitting; centre is 0 where it was in memory) and normalised, and the
+    precision. The strategy says what the networks say together.
+    """
 
     networks: Sequence[nn.Module]
     strategy: Strategy
@@ -152,27 +198,42 @@ class StoredNetworks:
     def parts(self, images: ImageArray) -> Iterator[np.ndarray]:
         """The same, one part of the images after the other."""
         device = next(self.networks[0].parameters()).device
-        pixels = source_of(images, self.normalise, device, Look(self.shape[0], self.fitting.centre, fit=self.fit))
+        pixels = source_of(
+            images, self.normalise, device, Look(self.shape[0], self.fitting.centre, fit=self.fit)
+        )
         for log_ps in log_p_parts(self.networks, pixels, self.precision):
             yield self.strategy.predict(log_ps).cpu().numpy()
 
 
 def load_weights(path: Path, networks: Sequence[nn.Module]) -> None:
-    """Give networks the weights of a run's model.safetensors. Raises DataError where these are missing, damaged or of others."""
+    """Give networks the weights of a run's model.safetensors. Raises DataError where these are
+    missing, damaged or of others.
+    """
     try:
         found = load(path.read_bytes())
         for number, network in enumerate(networks):
             network.load_state_dict(_state(found, f"network{number}."))
     except FileNotFoundError:
-        raise DataError(f"{path} is not there: without the weights no network can be asked again") from None
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:  # a type that torch does not know, a size that lies
-        raise DataError(f"{path} does not hold this run's networks ({str(error).splitlines()[0]})") from None
-    if strange := [name for name in found if not name.startswith(tuple(f"network{n}." for n in range(len(networks))))]:
+        raise DataError(
+            f"{path} is not there: without the weights no network can be asked again"
+        ) from None
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        # a type that torch does not know, a size that lies
+        raise DataError(
+            f"{path} does not hold this run's networks ({str(error).splitlines()[0]})"
+        ) from None
+    if strange := [
+        name
+        for name in found
+        if not name.startswith(tuple(f"network{n}." for n in range(len(networks))))
+    ]:
         raise DataError(f"{path} holds more than this run's networks: {strange[0]}")
 
 
 def enlarges(path: Path) -> bool:
-    """Whether the networks of a run's model.safetensors enlarge small images; not where the file is missing or damaged."""
+    """Whether the networks of a run's model.safetensors enlarge small images; not where the file is
+    missing or damaged.
+    """
     try:
         with safe_open(path, "pt") as found:
             return any(".enlarge." in name for name in found.keys())  # noqa: SIM118 it is no dict
@@ -181,4 +242,6 @@ def enlarges(path: Path) -> bool:
 
 
 def _state(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)
+    }

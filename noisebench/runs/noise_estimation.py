@@ -1,4 +1,6 @@
-"""What a run that knows no noise rate does first: networks trained by halves, each of which judges the other half's labels."""
+"""What a run that knows no noise rate does first: networks trained by halves, each of which judges
+the other half's labels.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def warmup_epochs(run: Run) -> int:
 
 
 def smallest_set(run: Run) -> int:
-    """The examples that the smallest of a run's trainings sees in an epoch: all, or all but the largest fold."""
+    """The examples that the smallest of a run's trainings sees in an epoch: all, or all but the
+    largest fold.
+    """
     n = int(run.manifest.in_training.sum())
     return n - -(-n // FOLDS) if run.estimated else n
 
@@ -47,10 +51,14 @@ def folds(run: Run) -> np.ndarray:
     return which
 
 
-def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spread: Spread = Spread()) -> Trainer:
-    """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test set.
+def fold_trainer(
+    run: Run, images: Images, fold: int, device: torch.device, spread: Spread = Spread()
+) -> Trainer:
+    """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test
+    set.
 
-    It begins from the run's --init, if any; what that leaves open, and the order of the examples, no other fold or seed shares.
+    It begins from the run's --init, if any; what that leaves open, and the order of the examples,
+    no other fold or seed shares.
     """
     from ..core.seeds import derived_seed
     from ..training.networks.factory import weights_of
@@ -62,9 +70,19 @@ def fold_trainer(run: Run, images: Images, fold: int, device: torch.device, spre
     loss, strategy = build_loss("ce"), build_strategy("standard")
     seed = derived_seed(run.seed, _FOLD, fold)
     task = Task(
-        pixels[~held], labels[~held], pixels[held], run.dataset.num_classes, run.model, loss, strategy, recipe, seed, run.precision,
-        init=weights_of(run.init), numbers=np.flatnonzero(training)[~held],
-    )  # fmt: skip
+        pixels[~held],
+        labels[~held],
+        pixels[held],
+        run.dataset.num_classes,
+        run.model,
+        loss,
+        strategy,
+        recipe,
+        seed,
+        run.precision,
+        init=weights_of(run.init),
+        numbers=np.flatnonzero(training)[~held],
+    )
     return Trainer(task, device, spread=spread)
 
 
@@ -86,13 +104,17 @@ def judge_folds(
     *,
     spread: Spread = Spread(),
 ) -> Estimates:
-    """Train the folds that `predicted` does not hold yet, adding to it. `follow` runs a trainer to its end."""
+    """Train the folds that `predicted` does not hold yet, adding to it. `follow` runs a trainer to
+    its end.
+    """
     while len(predicted) < FOLDS:
         trainer = fold_trainer(run, images, len(predicted), device, spread)
         with closing(trainer):
             try:
                 follow(trainer)
             except RunFailed as failure:
-                raise RunFailed(f"while the noise was estimated, {failure}", failure.batch) from failure
+                raise RunFailed(
+                    f"while the noise was estimated, {failure}", failure.batch
+                ) from failure
             predicted.append(trainer.predict(trainer.test).cpu().numpy())
     return estimates(run, predicted)

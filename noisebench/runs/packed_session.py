@@ -1,4 +1,6 @@
-"""Several runs at once, in the places of one pack; each ends as it would by itself: finished, stopped or failed."""
+"""Several runs at once, in the places of one pack; each ends as it would by itself: finished,
+stopped or failed.
+"""
 
 from __future__ import annotations
 
@@ -57,15 +59,20 @@ class _Lane:
 
 
 def execute_together(wanted: Sequence[Wanted], width: int, device: str, tell: Tell) -> None:
-    """Train all to the end. A run that was interrupted goes on as wide as it began, beside those that stand where it stands."""
+    """Train all to the end. A run that was interrupted goes on as wide as it began, beside those
+    that stand where it stands.
+    """
     with ExitStack() as claims:
-        claimed = list(_claimed(wanted, claims, tell))  # all at once: who comes a moment later finds the whole pack taken, not half
+        # all at once: who comes a moment later finds the whole pack taken, not half
+        claimed = list(_claimed(wanted, claims, tell))
         _train_all(list(_lanes([(each, width) for each in claimed], device, tell)), device, tell)
 
 
 def _train_all(lanes: list[_Lane], device: str, tell: Tell) -> None:
     """Those that stand at the same step together."""
-    for _, group in groupby(sorted(lanes, key=lambda lane: lane.place), key=lambda lane: lane.place):
+    for _, group in groupby(
+        sorted(lanes, key=lambda lane: lane.place), key=lambda lane: lane.place
+    ):
         _train(list(group), device, tell)
 
 
@@ -103,18 +110,25 @@ def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None) -> _L
 
 
 def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
-    """Lanes at the same step, to their ends. Where something throws, they go on in halves, until who threw it is alone and fails."""
+    """Lanes at the same step, to their ends. Where something throws, they go on in halves, until
+    who threw it is alone and fails.
+    """
     from ..training.packed import Pack
 
     try:
-        pack = Pack([lane.trainer for lane in lanes], lanes[0].course.packed, [kind_of_step(lane.wanted.run) for lane in lanes])
+        pack = Pack(
+            [lane.trainer for lane in lanes],
+            lanes[0].course.packed,
+            [kind_of_step(lane.wanted.run) for lane in lanes],
+        )
         for lane in _followed(pack, lanes, tell):
             lane.end(_finished(lane), tell)
     except _Stopped:
         return
     except _Lost:
         _go_on([lane for lane in lanes if not lane.ended], device, tell)
-    except DataError as error:  # of a disk that is full, say: it is no run's own, and what was saved of all stays
+    except DataError as error:
+        # of a disk that is full, say: it is no run's own, and what was saved of all stays
         for lane in lanes:
             if not lane.ended:
                 lane.end(error, tell)
@@ -128,15 +142,22 @@ def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
 
 
 def _go_on(lanes: list[_Lane], device: str, tell: Tell) -> None:
-    """Resume them from the checkpoints of this session, whatever was asked at first (such as --no-resume)."""
-    resumed = [replace(lane.wanted, conduct=replace(lane.wanted.conduct, resume=True, anew=False)) for lane in lanes]
+    """Resume them from the checkpoints of this session, whatever was asked at first (such as
+    --no-resume).
+    """
+    resumed = [
+        replace(lane.wanted, conduct=replace(lane.wanted.conduct, resume=True, anew=False))
+        for lane in lanes
+    ]
     widths = [lane.course.packed for lane in lanes]
     _train_all(list(_lanes(zip(resumed, widths, strict=True), device, tell)), device, tell)
 
 
 def _finished(lane: _Lane) -> dict[str, Any] | DataError:
     try:
-        return finish(lane.wanted.run, lane.wanted.images, lane.wanted.folder, lane.trainer, lane.course)
+        return finish(
+            lane.wanted.run, lane.wanted.images, lane.wanted.folder, lane.trainer, lane.course
+        )
     except DataError as error:  # taken over by another, or not to be written
         return error
 
@@ -149,9 +170,15 @@ def _failed(lane: _Lane, error: Exception) -> RunFailed | DataError:
 
 
 def kind_of_step(run: Run) -> str:
-    """What two runs have in common whose labels cost the same for the same logits: loss and strategy, and T where it has one."""
+    """What two runs have in common whose labels cost the same for the same logits: loss and
+    strategy, and T where it has one.
+    """
     words = {value for call in LOSSES.calls(run.loss) for key, value in call.kwargs if key == "T"}
-    tables = {word: table.tolist() for word, table in transitions(run.manifest, run.loss).items() if word in words}
+    tables = {
+        word: table.tolist()
+        for word, table in transitions(run.manifest, run.loss).items()
+        if word in words
+    }
     return f"{run.loss}, {run.strategy}, {tables}"
 
 
@@ -164,19 +191,29 @@ class _Lost(Exception):
 
 
 def _followed(pack: Pack, lanes: list[_Lane], tell: Tell) -> list[_Lane]:
-    """The pack epoch by epoch to its end; the runs that did not fail on the way. Raises _Stopped, _Lost."""
+    """The pack epoch by epoch to its end; the runs that did not fail on the way. Raises _Stopped,
+    _Lost.
+    """
     watch = _Watch(lanes, tell)
     while watch.lanes and pack.first.epoch < pack.first.task.recipe.epochs:
         begun, before = time.monotonic(), pack.first.step
         ends = pack.run_epoch(watch.on_step)
         seconds = (time.monotonic() - begun) / len(ends)
         share = 1 - before / pack.first.steps_per_epoch
-        watch.lanes = [lane for lane, end in zip(watch.lanes, ends, strict=True) if _noted(lane, end, seconds, share, tell)]
+        watch.lanes = [
+            lane
+            for lane, end in zip(watch.lanes, ends, strict=True)
+            if _noted(lane, end, seconds, share, tell)
+        ]
     return watch.lanes
 
 
-def _noted(lane: _Lane, end: EpochEnd | RunFailed, seconds: float, share: float, tell: Tell) -> bool:
-    """Write down an epoch, or that the run failed in it; whether it goes on. seconds: its part of them; share: of a whole epoch."""
+def _noted(
+    lane: _Lane, end: EpochEnd | RunFailed, seconds: float, share: float, tell: Tell
+) -> bool:
+    """Write down an epoch, or that the run failed in it; whether it goes on. seconds: its part of
+    them; share: of a whole epoch.
+    """
     wanted, course = lane.wanted, lane.course
     if isinstance(end, RunFailed):
         lane.end(_failed(lane, end), tell)

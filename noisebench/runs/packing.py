@@ -17,12 +17,16 @@ from ..losses.registry import is_penalty
 from ..strategies import STRATEGIES
 from .queue import Item
 
-_FEWEST = 4  # runs of one kind in a suite, from which on they are packed: the places of a pack cost, taken or not
+# runs of one kind in a suite, from which on they are packed: the places of a pack cost, taken or
+# not
+_FEWEST = 4
 
 
 @dataclass(frozen=True)
 class Load:
-    """Runs that a worker does at once, one network of `width` places; a width of 1 is a run by itself."""
+    """Runs that a worker does at once, one network of `width` places; a width of 1 is a run by
+    itself.
+    """
 
     items: tuple[Item, ...]
     width: int
@@ -31,13 +35,18 @@ class Load:
 def kind_of(run: Run) -> str | None:
     """What runs that may go together have in common; None for one that trains by itself.
 
-    They differ in seed, labels, loss and strategy alone, and so not in which images are held out or replaced. By themselves train:
-    networks that fill a processor alone; strategies of several networks or views, of parameters of their own, or that begin anew with
-    new networks; penalties on the parameters; a run that has to estimate its noise first; layers that are frozen, or learn at rates of
-    their own. What they begin from may differ.
+    They differ in seed, labels, loss and strategy alone, and so not in which images are held out or
+    replaced. By themselves train: networks that fill a processor alone; strategies of several
+    networks or views, of parameters of their own, or that begin anew with new networks; penalties
+    on the parameters; a run that has to estimate its noise first; layers that are frozen, or learn
+    at rates of their own. What they begin from may differ.
     """
     strategy = STRATEGIES[run.strategy.name].build  # type: ignore[union-attr]
-    alone = run.estimated or any(is_penalty(call) for call in LOSSES.calls(run.loss)) or not strategy.in_step()  # type: ignore[attr-defined]
+    alone = (
+        run.estimated
+        or any(is_penalty(call) for call in LOSSES.calls(run.loss))
+        or not strategy.in_step()  # type: ignore[attr-defined]
+    )
     by_layer = run.recipe.freeze > 0 or run.recipe.layer_decay != 1
     if pack_width(run.model) == 1 or alone or by_layer or run.dataset.reader:
         return None
@@ -46,13 +55,18 @@ def kind_of(run: Run) -> str | None:
 
 
 def _pictures(manifest: Manifest) -> str:
-    """Which pictures are trained on, and in whose place another set's are: a pack reads them once for all of its runs."""
-    return fingerprint(manifest.in_training, *([] if manifest.source is None else [manifest.source]))
+    """Which pictures are trained on, and in whose place another set's are: a pack reads them once
+    for all of its runs.
+    """
+    return fingerprint(
+        manifest.in_training, *([] if manifest.source is None else [manifest.source])
+    )
 
 
 def loads(items: Sequence[Item], todo: Sequence[Item]) -> list[Load]:
-    """What is to be done, those of one loss and strategy side by side. items: the whole suite, which alone decides who is packed, so
-    that a run that was interrupted goes on as it began."""
+    """What is to be done, those of one loss and strategy side by side. items: the whole suite,
+    which alone decides who is packed, so that a run that was interrupted goes on as it began.
+    """
     kinds = {id(item): kind_of(item.run) for item in items}
     counts = Counter(kinds.values())
     packed: dict[str, list[Item]] = {}
@@ -63,7 +77,14 @@ def loads(items: Sequence[Item], todo: Sequence[Item]) -> list[Load]:
             found.append(Load((item,), 1))
         else:
             packed.setdefault(kind, []).append(item)
-    return [*(load for group in packed.values() for load in _shared_out(group, pack_width(group[0].run.model))), *found]
+    return [
+        *(
+            load
+            for group in packed.values()
+            for load in _shared_out(group, pack_width(group[0].run.model))
+        ),
+        *found,
+    ]
 
 
 def _shared_out(items: list[Item], width: int) -> list[Load]:

@@ -1,4 +1,6 @@
-"""What is left to do of a suite, and why: each run planned, its key compared with what lies in the run folders."""
+"""What is left to do of a suite, and why: each run planned, its key compared with what lies in the
+run folders.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from .folder import RunFolder, run_folders
 from .workspace import Workspace
 
 RERUN = ("failed", "stale", "all")
-_ASKED = ("loss", "strategy", "model", "init", "recipe", "seed", "precision")  # differing there it is another run, not a stale one
+# differing there it is another run, not a stale one
+_ASKED = ("loss", "strategy", "model", "init", "recipe", "seed", "precision")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Ru
     settings = wanted.settings
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
         more = ", or give --dataset NAME, FILE.npz or DIR" if missing[0] == "dataset" else ""
-        raise ConfigError(f"a run of the suite names no {missing[0]}: put it into defaults or the matrix{more}")
+        raise ConfigError(
+            f"a run of the suite names no {missing[0]}: put it into defaults or the matrix{more}"
+        )
     test = Path(settings["test"]) if settings.get("test") else None
     dataset = workspace.dataset(settings["dataset"], test, label_file_of(settings["noise"]))
     manifest, _ = workspace.make(dataset, labels_of(wanted))
@@ -67,22 +72,34 @@ def make_agenda(workspace: Workspace, suite: Suite, device: str = "auto") -> lis
     return items
 
 
-def _item(workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolder]], device: str) -> Item:
+def _item(
+    workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolder]], device: str
+) -> Item:
     run = plan_one(workspace, wanted, device)
     folder = RunFolder(workspace.runs / run.folder_name)
     status = folder.status()
     if status == "failed":
         return Item(wanted, run, folder, "failed: retry", _failure(folder))
     if status == "damaged":
-        return Item(wanted, run, folder, status, "its result.json or error.json is no valid record: it is run again")
+        return Item(
+            wanted,
+            run,
+            folder,
+            status,
+            "its result.json or error.json is no valid record: it is run again",
+        )
     if status != "run":
         return Item(wanted, run, folder, status, "finished" if status == "done" else "interrupted")
     reasons = [reason for other in older.get(run.readable, []) if (reason := _outdated(run, other))]
-    return Item(wanted, run, folder, "stale" if reasons else "run", reasons[0] if reasons else "new")
+    return Item(
+        wanted, run, folder, "stale" if reasons else "run", reasons[0] if reasons else "new"
+    )
 
 
 def _failure(folder: RunFolder) -> str:
-    """Why a run failed, as far as its error.json can still be read: another process may just have begun the run again."""
+    """Why a run failed, as far as its error.json can still be read: another process may just have
+    begun the run again.
+    """
     try:
         return str(folder.failure()["message"])
     except DataError as error:
@@ -90,7 +107,9 @@ def _failure(folder: RunFolder) -> str:
 
 
 def _outdated(run: Run, other: RunFolder) -> str:
-    """Why an older folder of the same name is not this run's result; empty if it is simply another run."""
+    """Why an older folder of the same name is not this run's result; empty if it is simply another
+    run.
+    """
     config: dict[str, Any] = run.config
     try:
         old = other.configuration()
@@ -104,15 +123,24 @@ def _outdated(run: Run, other: RunFolder) -> str:
 
 def done_elsewhere(items: Iterable[Item], keys: Container[str], place: str) -> list[Item]:
     """The items, those of them done whose key is among these; place: what has their results."""
-    return [replace(item, status="done", reason=f"finished, in {place}") if item.run.key in keys else item for item in items]
+    return [
+        replace(item, status="done", reason=f"finished, in {place}")
+        if item.run.key in keys
+        else item
+        for item in items
+    ]
 
 
 def image_sentences(items: Iterable[Item]) -> list[str]:
-    """How the images of folders and streamed sets are brought to the size of the runs, and which are enlarged."""
+    """How the images of folders and streamed sets are brought to the size of the runs, and which
+    are enlarged.
+    """
     kinds: dict[tuple[Dataset, Fitting | None], None] = {}
     for item in items:
         recipe, dataset = item.run.recipe, item.run.dataset
-        streamed = Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre) if dataset.reader else None
+        streamed = (
+            Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre) if dataset.reader else None
+        )
         kinds[dataset, streamed or fitting_of(recipe, dataset)] = None
     return [sentence for dataset, fitting in kinds for sentence in size_sentences(dataset, fitting)]
 
@@ -123,7 +151,10 @@ _CALLED: dict[str, Callable[[Run], tuple[str, ...]]] = {  # as it is listed, the
     "model": lambda run: (run.model,),
     "init": lambda run: (label_of(run.init.facts if run.init else None),),
     "recipe": lambda run: (run.recipe_name,),
-    "noise": lambda run: (noise := run.manifest.meta["noise"], short_noise(noise, run.dataset.name)),
+    "noise": lambda run: (
+        noise := run.manifest.meta["noise"],
+        short_noise(noise, run.dataset.name),
+    ),
     "method": lambda run: (run.method,),
     "loss": lambda run: (str(run.loss), with_auto(LOSSES, run.loss, run.manifest)),
     "strategy": lambda run: (str(run.strategy), with_auto(STRATEGIES, run.strategy, run.manifest)),
@@ -133,8 +164,9 @@ _CALLED: dict[str, Callable[[Run], tuple[str, ...]]] = {  # as it is listed, the
 
 
 def where(items: Iterable[Item], conditions: Iterable[str]) -> list[Item]:
-    """The items that meet every `axis=value`, as a table names the value or as the suite asks for it. Raises ConfigError for another
-    form, or where nothing is left."""
+    """The items that meet every `axis=value`, as a table names the value or as the suite asks for
+    it. Raises ConfigError for another form, or where nothing is left.
+    """
     return kept(items, conditions, (*AXES, "seed", "noise_seed"), _called)
 
 
@@ -144,7 +176,9 @@ def _called(item: Item, axis: str) -> tuple[str, ...]:
 
 
 def select(items: Iterable[Item], rerun: str | None, shard: str | None = None) -> list[Item]:
-    """The items to run: all that are not done; with `rerun` only the failed or stale, or all again; of shard i/n each nth."""
+    """The items to run: all that are not done; with `rerun` only the failed or stale, or all again;
+    of shard i/n each nth.
+    """
     items = list(items)
     if shard is not None:
         items = items[slice(*_shard(shard))]
@@ -152,7 +186,11 @@ def select(items: Iterable[Item], rerun: str | None, shard: str | None = None) -
         return items
     if rerun is not None and rerun not in RERUN:
         raise ConfigError(f"--rerun is one of {', '.join(RERUN)}, got {rerun!r}")
-    return [item for item in items if (item.status.startswith(rerun) if rerun else item.status != "done")]
+    return [
+        item
+        for item in items
+        if (item.status.startswith(rerun) if rerun else item.status != "done")
+    ]
 
 
 def _shard(text: str) -> tuple[int, None, int]:

@@ -1,4 +1,6 @@
-"""What is written of a run: a line an epoch, and at the end its predictions, weights and record. Holds what the loop must not see."""
+"""What is written of a run: a line an epoch, and at the end its predictions, weights and record.
+Holds what the loop must not see.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,16 @@ _PARTS = ("train_images", "test_images")
 
 
 def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, Any]:
-    """One line of metrics.csv. The training columns are what the network said in passing, on augmented images."""
+    """One line of metrics.csv. The training columns are what the network said in passing, on
+    augmented images.
+    """
     manifest, training = run.manifest, run.manifest.in_training
     seen = end.train_predicted >= 0
-    predicted, recorded, clean = end.train_predicted[seen], manifest.labels[training][seen], manifest.truth[training][seen]
+    predicted, recorded, clean = (
+        end.train_predicted[seen],
+        manifest.labels[training][seen],
+        manifest.truth[training][seen],
+    )
     known = clean >= 0
     return {
         "epoch": end.epoch,
@@ -63,27 +71,46 @@ def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progres
     return Progress(end.epoch, run.recipe.epochs, course.news(), course.seconds, rate)
 
 
-def finish(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course) -> dict[str, Any]:
-    """Write all that a finished run leaves; its record. Raises RunTaken where the run is another's meanwhile, RunFailed where not every
-    example has a prediction that is finite."""
+def finish(
+    run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course
+) -> dict[str, Any]:
+    """Write all that a finished run leaves; its record. Raises RunTaken where the run is another's
+    meanwhile, RunFailed where not every example has a prediction that is finite.
+    """
     end = course.end
     assert end is not None, "a run that is finished has ended an epoch"
     said = _of_all(run.manifest, images, trainer, end)
     _check_seen(run, _seen(run, said, end))
-    return trainer.ranks.by_first(lambda: _written(run, images, folder, trainer, course, train=said))
+    return trainer.ranks.by_first(
+        lambda: _written(run, images, folder, trainer, course, train=said)
+    )
 
 
-def _written(run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course, *, train: Predictions) -> dict[str, Any]:
+def _written(
+    run: Run,
+    images: Images,
+    folder: RunFolder,
+    trainer: Trainer,
+    course: Course,
+    *,
+    train: Predictions,
+) -> dict[str, Any]:
     """train: what is said of every example of the manifest."""
     manifest, end = run.manifest, course.end
     assert end is not None, "as above"
     test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
     labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
-    masks = {"in_training": manifest.in_training, "dropped": manifest.dropped, "trusted": manifest.trusted}
+    masks = {
+        "in_training": manifest.in_training,
+        "dropped": manifest.dropped,
+        "trusted": manifest.trusted,
+    }
     known = {name: mask for name, mask in masks.items() if mask is not None}
     early = {} if train.dense is None else _early(manifest, train.dense, course).arrays("early")
-    folder.write_arrays({**train.arrays("train"), **test.arrays("test"), **early, **arrays, **known})
+    folder.write_arrays(
+        {**train.arrays("train"), **test.arrays("test"), **early, **arrays, **known}
+    )
     folder.write_dynamics(course.dynamics)
     _write_weights(folder, trainer)
     folder.write_history(course.history)
@@ -104,20 +131,33 @@ def _expected(run: Run) -> dict[str, int]:
 
 def _seen(run: Run, train: Predictions, end: EpochEnd) -> dict[str, int]:
     """How many were."""
-    return {"train": len(train.classes) - int((~run.manifest.in_training).sum()), "test": len(end.test_log_p)}
+    return {
+        "train": len(train.classes) - int((~run.manifest.in_training).sum()),
+        "test": len(end.test_log_p),
+    }
 
 
 def _check_seen(run: Run, seen: dict[str, int]) -> None:
     """Raises RunFailed where another number of examples was evaluated than there are."""
-    if unlike := [f"{seen[part]} of {n} {part} examples" for part, n in _expected(run).items() if seen[part] != n]:
-        raise RunFailed(f"evaluated were {' and '.join(unlike)}: the data changed under the run; run it again")
+    if unlike := [
+        f"{seen[part]} of {n} {part} examples"
+        for part, n in _expected(run).items()
+        if seen[part] != n
+    ]:
+        raise RunFailed(
+            f"evaluated were {' and '.join(unlike)}: the data changed under the run; run it again"
+        )
 
 
 def _early(manifest: Manifest, last: np.ndarray, course: Course) -> Predictions:
-    """By log of the mean p (N, K) over the first half of the epochs, of what was trained on; log_p at the end of the others."""
+    """By log of the mean p (N, K) over the first half of the epochs, of what was trained on; log_p
+    at the end of the others.
+    """
     log_p, mean = last.copy(), course.dynamics.early_p
     seen = ~np.isnan(mean).any(1)
-    log_p[np.flatnonzero(manifest.in_training)[seen]] = np.log(np.maximum(mean[seen], np.finfo(np.float32).tiny))
+    log_p[np.flatnonzero(manifest.in_training)[seen]] = np.log(
+        np.maximum(mean[seen], np.finfo(np.float32).tiny)
+    )
     return Predictions.of(log_p, manifest.labels, manifest.truth)
 
 
@@ -130,14 +170,20 @@ def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
     few = run.dataset.num_classes <= LARGEST_T
     values = {
         "rate": {"estimate": found.rate, "interval": list(found.interval), "truth": share},
-        "transition": {"estimate": found.transition.round(6).tolist(), "truth": empirical} if few else {},
+        "transition": {"estimate": found.transition.round(6).tolist(), "truth": empirical}
+        if few
+        else {},
     }
-    return {**{fact: values[fact] for fact in values if fact == "rate" or fact in run.estimated}, "accuracy": found.accuracy}
+    return {
+        **{fact: values[fact] for fact in values if fact == "rate" or fact in run.estimated},
+        "accuracy": found.accuracy,
+    }
 
 
 def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Predictions:
-    """What is said of every example of the manifest, those held out and dropped too, in its order. Worked off in parts: of a million
-    examples and a thousand classes, log_p (N, K) would be 5 GB."""
+    """What is said of every example of the manifest, those held out and dropped too, in its order.
+    Worked off in parts: of a million examples and a thousand classes, log_p (N, K) would be 5 GB.
+    """
     said, places = [], []
     for which, parts in _parts(manifest, images, trainer, end):
         rows = np.flatnonzero(which)
@@ -148,7 +194,11 @@ def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd)
         said.append(Predictions.joined(own).passed(partial(_gathered, trainer.ranks, len(rows))))
         places.append(rows)
         if len(said[-1].classes) != len(rows) or not np.isfinite(said[-1].log_p).all():
-            raise RunFailed(f"of {len(rows)} examples {int(np.isfinite(said[-1].log_p).all(1).sum())} have a prediction that is finite")
+            raise RunFailed(
+                f"of {len(rows)} examples "
+                f"{int(np.isfinite(said[-1].log_p).all(1).sum())} have a prediction "
+                "that is finite"
+            )
     return Predictions.joined(said).take(np.argsort(np.concatenate(places), kind="stable"))
 
 
@@ -160,8 +210,12 @@ def _gathered(ranks: Ranks, n: int, column: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _parts(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Iterator[tuple[np.ndarray, Iterable[np.ndarray]]]:
-    """Which examples (N,), and log_p (n, K) of one part after the other of this process's share of them."""
+def _parts(
+    manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd
+) -> Iterator[tuple[np.ndarray, Iterable[np.ndarray]]]:
+    """Which examples (N,), and log_p (n, K) of one part after the other of this process's share of
+    them.
+    """
 
     def of(source: Source) -> Iterator[np.ndarray]:
         return (log_p.cpu().numpy() for log_p in trainer.predict_parts(source))
@@ -174,48 +228,85 @@ def _parts(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) 
 
 
 def preprocessing(run: Run, images: Images) -> list[str]:
-    """What is done with images before networks see them, in sentences; the augmentation of those in memory stands in the recipe."""
+    """What is done with images before networks see them, in sentences; the augmentation of those in
+    memory stands in the recipe.
+    """
     recipe, shape = run.recipe, images.train_images.shape[1:]
     if not isinstance(images.train_images, Pictures):
-        return [f"images are {'x'.join(map(str, shape))}" + ("" if images.changed else ", used as they are"), *images.changed]
+        return [
+            f"images are {'x'.join(map(str, shape))}"
+            + ("" if images.changed else ", used as they are"),
+            *images.changed,
+        ]
     fitting = Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre)
     square = "" if recipe.fit == "crop" else f" of the image made square ({recipe.fit})"
-    pictures = replace(images, **{name: getattr(images, name).sized(recipe.size, recipe.centre, recipe.fit) for name in _PARTS})
+    pictures = replace(
+        images,
+        **{
+            name: getattr(images, name).sized(recipe.size, recipe.centre, recipe.fit)
+            for name in _PARTS
+        },
+    )
     return [
         f"images are evaluated at {fitting}",
-        f"images are trained on at {recipe.size}x{recipe.size} pixels, a random crop of {recipe.area:g} to 1{square}, aspect 3/4 to 4/3",
+        (
+            f"images are trained on at {recipe.size}x{recipe.size} pixels, a random crop of "
+            f"{recipe.area:g} to 1{square}, aspect 3/4 to 4/3"
+        ),
         "normalised by the mean and standard deviation of ImageNet",
         *pictures.changes,
     ]
 
 
-def _record(run: Run, trainer: Trainer, course: Course, seen: dict[str, int], evaluated: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    run: Run, trainer: Trainer, course: Course, seen: dict[str, int], evaluated: dict[str, Any]
+) -> dict[str, Any]:
     test_acc = test_accuracies(evaluated["test"]["top1"], course.history)
     return {
         "schema": SCHEMA,
         "key": run.key,
         "title": run.title,
-        "data": {"name": run.dataset.name, "sha256": run.data_sha256, "num_classes": run.dataset.num_classes,
-                 "classes": list(run.dataset.classes), **{key: run.manifest.meta[key] for key in WHERE if key in run.manifest.meta},
-                 "shape": list(trainer.train.shape), "normalisation": trainer.train.normalise.written},
+        "data": {
+            "name": run.dataset.name,
+            "sha256": run.data_sha256,
+            "num_classes": run.dataset.num_classes,
+            "classes": list(run.dataset.classes),
+            **{key: run.manifest.meta[key] for key in WHERE if key in run.manifest.meta},
+            "shape": list(trainer.train.shape),
+            "normalisation": trainer.train.normalise.written,
+        },
         "noise": noise_facts(run),
         "method": run.method,
         "loss": str(run.loss),
         "strategy": str(run.strategy),
-        "model": {"name": run.model, "parameters": sum(p.numel() for p in trainer.networks[0].parameters())},
+        "model": {
+            "name": run.model,
+            "parameters": sum(p.numel() for p in trainer.networks[0].parameters()),
+        },
         **({"init": {**run.init.facts, "adapted": trainer.adapted}} if run.init else {}),
         "recipe": {"name": run.recipe_name, **run.recipe.asdict()},
         "seed": run.seed,
         "precision": run.precision,
         "oracle": run.oracle,
         "versions": {"protocol": str(PROTOCOL), **run.config["versions"]},
-        "metrics": {"test_acc": test_acc, "memorised": evaluated["train"]["memorised"], **evaluated},
+        "metrics": {
+            "test_acc": test_acc,
+            "memorised": evaluated["train"]["memorised"],
+            **evaluated,
+        },
         "expected": _expected(run),
         "seen": seen,
         "seconds": course.seconds,
-        "images_per_second": (run.recipe.epochs + warmup_epochs(run)) * int(run.manifest.in_training.sum()) / max(course.seconds, 1e-9),
-        "environment": {**environment(), **_device_facts(trainer.device), "packed": course.packed, **trainer.spread.facts()},
-    }  # fmt: skip
+        "images_per_second": (run.recipe.epochs + warmup_epochs(run))
+        * int(run.manifest.in_training.sum())
+        / max(course.seconds, 1e-9),
+        "environment": {
+            **environment(),
+            **_device_facts(trainer.device),
+            "packed": course.packed,
+            **trainer.spread.facts(),
+        },
+    }
 
 
 def noise_facts(run: Run) -> dict[str, Any]:
@@ -241,11 +332,18 @@ def test_accuracies(last: float, history: list[dict[str, Any]]) -> dict[str, flo
     """A run's test accuracy by every rule that chooses an epoch."""
     curve = [line["test_acc"] for line in history]
     mean = float(np.mean(curve[-_MEAN_OF_LAST:]))
-    return {"last": last, "mean_last10": mean, "at_noisy_val": _at_best_val(history), "best": max(curve)}
+    return {
+        "last": last,
+        "mean_last10": mean,
+        "at_noisy_val": _at_best_val(history),
+        "best": max(curve),
+    }
 
 
 def _at_best_val(history: list[dict[str, Any]]) -> float | None:
-    """Test accuracy at the first epoch with the best accuracy on held-out recorded labels; None without these."""
+    """Test accuracy at the first epoch with the best accuracy on held-out recorded labels; None
+    without these.
+    """
     if "val_recorded" not in history[0]:
         return None
     return float(max(history, key=lambda line: line["val_recorded"])["test_acc"])
@@ -256,11 +354,19 @@ def _device_facts(device: torch.device) -> dict[str, Any]:
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "threads": torch.get_num_threads(), "auto_precision": resolve_precision("auto", str(device))}
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "auto_precision": resolve_precision("auto", str(device)),
+    }
 
 
 def _write_weights(folder: RunFolder, trainer: Trainer) -> None:
     from safetensors.torch import save
 
-    state = {f"network{i}.{k}": v.contiguous().cpu() for i, n in enumerate(trainer.networks) for k, v in n.state_dict().items()}
+    state = {
+        f"network{i}.{k}": v.contiguous().cpu()
+        for i, n in enumerate(trainer.networks)
+        for k, v in n.state_dict().items()
+    }
     folder.write(folder.weights, lambda file: file.write(save(state)))

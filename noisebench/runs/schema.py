@@ -1,4 +1,6 @@
-"""What a run's `result.json` and `error.json` must be like, and a baseline of results: checked before anything is read of them."""
+"""What a run's `result.json` and `error.json` must be like, and a baseline of results: checked
+before anything is read of them.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,16 @@ def _numbers(value: Any) -> bool:
 
 
 _METRIC = Kind("numbers", _numbers)
-_INTERVAL = Kind("two finite numbers", lambda value: isinstance(value, list) and len(value) == 2 and all(map(NUMBER.fits, value)))
+_INTERVAL = Kind(
+    "two finite numbers",
+    lambda value: isinstance(value, list) and len(value) == 2 and all(map(NUMBER.fits, value)),
+)
 _INIT: Form = {"text": NAME, "sha256": NAME, "tag?": NAME}
 _RECIPE: Form = Each(
-    Kind(f"a number, a flag or {NAME.said}", lambda value: NAME.fits(value) if isinstance(value, str) else SCALAR.fits(value))
+    Kind(
+        f"a number, a flag or {NAME.said}",
+        lambda value: NAME.fits(value) if isinstance(value, str) else SCALAR.fits(value),
+    )
 )
 _ENVIRONMENT: dict[str, Form] = {
     "device?": NAME,
@@ -136,7 +144,9 @@ def check_record(content: dict[str, Any]) -> None:
     check_form(content["metrics"], Each(_METRIC), "metrics")
     data = content["data"]
     if "num_classes" in data and len(data.get("classes", ())) != data["num_classes"]:
-        raise ValueError(f"it names {len(data.get('classes', ()))} classes of {data['num_classes']}")
+        raise ValueError(
+            f"it names {len(data.get('classes', ()))} classes of {data['num_classes']}"
+        )
 
 
 def check_failure(content: dict[str, Any]) -> None:

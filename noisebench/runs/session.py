@@ -20,7 +20,16 @@ from ..losses import LOSSES, build_loss, build_penalty
 from ..metrics.confident_learning import Estimates
 from ..strategies import STRATEGIES, Strategy, build_strategy
 from ..training.distributed.processes import Ranks, Spread
-from .checkpoint import Conduct, Course, Progress, Sitting, course_of, is_out_of_memory, read, reason
+from .checkpoint import (
+    Conduct,
+    Course,
+    Progress,
+    Sitting,
+    course_of,
+    is_out_of_memory,
+    read,
+    reason,
+)
 from .folder import RunFolder
 from .noise_estimation import judge_folds
 from .result import epoch_line, finish, progress
@@ -32,20 +41,27 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
 
-def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct) -> dict[str, Any]:
-    """Train to the end, write the run folder, return the record; of a run that is finished just the record.
+def execute(
+    run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct
+) -> dict[str, Any]:
+    """Train to the end, write the run folder, return the record; of a run that is finished just the
+    record.
 
-    Raises Interrupted (state saved), RunFailed (error.json written) or another NoisebenchError (nothing written): RunTaken too where
-    another process, which thought this one dead, took the run over.
+    Raises Interrupted (state saved), RunFailed (error.json written) or another NoisebenchError
+    (nothing written): RunTaken too where another process, which thought this one dead, took the run
+    over.
     """
     ranks = trainer.ranks
     with _claimed(folder, ranks) as ours:
-        if (record := None if conduct.anew else ranks.by_first(lambda: ours.finished(run.key))) is not None:
+        if (
+            record := None if conduct.anew else ranks.by_first(lambda: ours.finished(run.key))
+        ) is not None:
             return record
         ranks.in_emergency(lambda error: _put_down(run, ours, error))
         try:
             return _train(run, images, ours, trainer, conduct)
-        except Exception as error:  # whatever a loss, a strategy or a device throws fails this run alone
+        except Exception as error:
+            # whatever a loss, a strategy or a device throws fails this run alone
             if (ended := _ended(run, ours, error, ranks)) is error:
                 raise
             raise ended from error
@@ -53,7 +69,9 @@ def execute(run: Run, images: Images, trainer: Trainer, folder: RunFolder, condu
 
 @contextmanager
 def _claimed(folder: RunFolder, ranks: Ranks) -> Iterator[RunFolder]:
-    """Hold the run, by the first of its processes; the folder, for the others to read. Raises RunTaken in all of them."""
+    """Hold the run, by the first of its processes; the folder, for the others to read. Raises
+    RunTaken in all of them.
+    """
     with ExitStack() as claim:
         held: list[RunFolder] = []
         ranks.by_first(lambda: held.append(claim.enter_context(folder.claimed())))
@@ -69,25 +87,35 @@ def _ended(run: Run, folder: RunFolder, error: Exception, ranks: Ranks) -> Excep
 
 
 def _put_down(run: Run, folder: RunFolder, error: Exception) -> None:
-    """The same for another process, by one that cannot be reached any more: written down, and the claim given back."""
+    """The same for another process, by one that cannot be reached any more: written down, and the
+    claim given back.
+    """
     if isinstance(error, RunFailed):
         failed(run, folder, error)
     folder.give_back()
 
 
 def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
-    """Write error.json; the error to raise. Raises RunTaken where the run is another's meanwhile."""
+    """Write error.json; the error to raise. Raises RunTaken where the run is another's
+    meanwhile.
+    """
     folder.check()
     if not is_out_of_memory(error):
         folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
-    trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))  # of another process, as it came from there
+    # of another process, as it came from there
+    trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))
     batch = error.batch if isinstance(error, RunFailed) else ()
-    folder.write_error(run.about, getattr(error, "kind", type(error).__name__), reason(error), trace, batch)
+    folder.write_error(
+        run.about, getattr(error, "kind", type(error).__name__), reason(error), trace, batch
+    )
     return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")
 
 
-def begin(run: Run, folder: RunFolder, conduct: Conduct, trainer: Trainer, packed: int = 1) -> Course:
-    """What the folder says of where the run stands, and its config written anew; of several processes the first one reads and writes.
+def begin(
+    run: Run, folder: RunFolder, conduct: Conduct, trainer: Trainer, packed: int = 1
+) -> Course:
+    """What the folder says of where the run stands, and its config written anew; of several
+    processes the first one reads and writes.
 
     Raises ConfigError for a run that began in a pack and cannot go on in one.
     """
@@ -95,7 +123,10 @@ def begin(run: Run, folder: RunFolder, conduct: Conduct, trainer: Trainer, packe
     saved = ranks.by_first(lambda: _checkpoint(folder, conduct))
     course = Course(packed=packed) if saved is None else course_of(folder, saved, trainer.device)
     if course.packed > 1 and not trainer.spread.alone:
-        raise ConfigError(f"{folder.path} began beside other runs, as one network: go on in one process, or anew with --no-resume")
+        raise ConfigError(
+            f"{folder.path} began beside other runs, as one network: go on in one "
+            "process, or anew with --no-resume"
+        )
     ranks.by_first(lambda: _open(run, folder))
     return course
 
@@ -110,29 +141,43 @@ def _checkpoint(folder: RunFolder, conduct: Conduct) -> bytes | None:
 def _open(run: Run, folder: RunFolder) -> None:
     folder.error.unlink(missing_ok=True)
     config = {"key": run.key, "title": run.title, **run.config}
-    folder.write_text(folder.path / "config.yaml", yaml.dump(config, Dumper=yaml_dumper(), sort_keys=False))
+    folder.write_text(
+        folder.path / "config.yaml", yaml.dump(config, Dumper=yaml_dumper(), sort_keys=False)
+    )
 
 
 def note(run: Run, images: Images, folder: RunFolder, course: Course, seconds: float) -> Progress:
-    """Note the epoch that just ended, which took so many seconds, in the history and in metrics.csv; what is said of it."""
+    """Note the epoch that just ended, which took so many seconds, in the history and in
+    metrics.csv; what is said of it.
+    """
     assert course.end is not None
     training, end = run.manifest.in_training, course.end
     course.history.append(epoch_line(run, images, end, seconds))
     folder.show_history(course.history, begin=course.said == 0)
     if end.train_whole.size:
         course.dynamics.add_early(end.train_whole)
-    course.dynamics.add(end.train_p, end.train_gradient, run.manifest.labels[training], run.manifest.truth[training])
+    course.dynamics.add(
+        end.train_p, end.train_gradient, run.manifest.labels[training], run.manifest.truth[training]
+    )
     return progress(run, course, end, seconds)
 
 
-def _train(run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct) -> dict[str, Any]:
+def _train(
+    run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct
+) -> dict[str, Any]:
     course = begin(run, folder, conduct, trainer)
     sitting = Sitting(run, folder, conduct, course)
     if run.estimated:
-        course.found = judge_folds(run, images, trainer.device, course.folds, sitting.follow, spread=trainer.spread)
-        trainer = make_trainer(run, images, str(trainer.device), course.found, spread=trainer.spread)
+        course.found = judge_folds(
+            run, images, trainer.device, course.folds, sitting.follow, spread=trainer.spread
+        )
+        trainer = make_trainer(
+            run, images, str(trainer.device), course.found, spread=trainer.spread
+        )
     with closing(trainer):
-        sitting.follow(trainer, lambda seconds: conduct.listen(note(run, images, folder, course, seconds)))
+        sitting.follow(
+            trainer, lambda seconds: conduct.listen(note(run, images, folder, course, seconds))
+        )
         return finish(run, images, folder, trainer, course)
 
 
@@ -145,16 +190,23 @@ def make_trainer(
     *,
     spread: Spread = Spread(),
 ) -> Trainer:
-    """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot be trained.
+    """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot
+    be trained.
 
-    A run with something to find out first gets a stand-in for it until there are `estimates`. beside: one to share images with.
+    A run with something to find out first gets a stand-in for it until there are `estimates`.
+    beside: one to share images with.
     """
     from ..training.networks.factory import weights_of
     from ..training.trainer import Task, Trainer
 
     manifest = run.manifest
-    own_size = fitting_of(run.recipe, run.dataset) is None  # else the workspace has compared them, in the size that the noise looked at
-    seen = images_fingerprint(images.train_images) if "images_sha256" in manifest.meta and own_size else None
+    # else the workspace has compared them, in the size that the noise looked at
+    own_size = fitting_of(run.recipe, run.dataset) is None
+    seen = (
+        images_fingerprint(images.train_images)
+        if "images_sha256" in manifest.meta and own_size
+        else None
+    )
     manifest.verify(images.train_labels, images.ids, seen, classes=images.dataset.num_classes)
     training = slice(None) if manifest.in_training.all() else manifest.in_training
     if run.estimated and estimates is None:
@@ -166,13 +218,17 @@ def make_trainer(
         images.test_images,
         run.dataset.num_classes,
         run.model,
-        build_loss(loss, transitions(manifest, run.loss, estimates), num_classes=run.dataset.num_classes),
+        build_loss(
+            loss, transitions(manifest, run.loss, estimates), num_classes=run.dataset.num_classes
+        ),
         _strategy(run, estimates),
         run.recipe,
         run.seed,
         run.precision,
         build_penalty(run.loss),
-        None if manifest.val is None or not manifest.val.any() else images.train_images[manifest.val],
+        None
+        if manifest.val is None or not manifest.val.any()
+        else images.train_images[manifest.val],
         None if manifest.trusted is None else manifest.trusted[training],
         weights_of(run.init),
         np.flatnonzero(manifest.in_training),
@@ -185,8 +241,9 @@ def _strategy(run: Run, estimates: Estimates | None) -> Strategy:
 
 
 def check_networks(workspace: Workspace, runs: Iterable[Run]) -> list[str]:
-    """What is done so that initial weights fit the networks of these runs, each thing once, in sentences. Raises NoisebenchError, before
-    any of them is trained, where weights do not fit, or a recipe freezes or slows what a network has not.
+    """What is done so that initial weights fit the networks of these runs, each thing once, in
+    sentences. Raises NoisebenchError, before any of them is trained, where weights do not fit, or a
+    recipe freezes or slows what a network has not.
 
     Makes one network of each kind that does not just begin afresh.
     """
@@ -194,14 +251,22 @@ def check_networks(workspace: Workspace, runs: Iterable[Run]) -> list[str]:
     for run in runs:
         layers = run.recipe.freeze, run.recipe.layer_decay
         if run.init or layers != (0, 1):
-            kinds.setdefault((run.dataset, run.model, run.init, *layers, run.recipe.size, str(run.strategy)), run)
-    said = [sentence for run in kinds.values() for sentence in _check_network(run, _shape(run, workspace))]
+            kinds.setdefault(
+                (run.dataset, run.model, run.init, *layers, run.recipe.size, str(run.strategy)), run
+            )
+    said = [
+        sentence
+        for run in kinds.values()
+        for sentence in _check_network(run, _shape(run, workspace))
+    ]
     return list(dict.fromkeys(said))
 
 
 def _shape(run: Run, workspace: Workspace) -> tuple[int, int, int]:
     """Of a run's images: height, width, channels; in a recipe's size they are squares."""
-    height, width, channels = workspace.images(run.dataset, fitting_of(run.recipe, run.dataset)).train_images.shape[1:]
+    height, width, channels = workspace.images(
+        run.dataset, fitting_of(run.recipe, run.dataset)
+    ).train_images.shape[1:]
     side = run.recipe.size
     return side or height, side or width, channels
 
@@ -215,7 +280,12 @@ def _check_network(run: Run, shape: tuple[int, int, int]) -> list[str]:
     made = [beginning.network(number, 0) for number in range(count)]
     freeze(made[0][0], run.recipe.freeze)
     parameter_groups(made[0][0], run.recipe)
-    return [f"{run.model} from {run.init.label}: {sentence}" for _, said in made for sentence in said if run.init]
+    return [
+        f"{run.model} from {run.init.label}: {sentence}"
+        for _, said in made
+        for sentence in said
+        if run.init
+    ]
 
 
 def find_device(name: str) -> torch.device:
@@ -228,5 +298,8 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"no such device here: {name!r} ({str(error).splitlines()[0]}); --device auto takes what there is") from None
+        raise ConfigError(
+            f"no such device here: {name!r} ({str(error).splitlines()[0]}); "
+            "--device auto takes what there is"
+        ) from None
     return device

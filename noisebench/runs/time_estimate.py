@@ -1,4 +1,6 @@
-"""How long what is left of a suite will take: by finished runs of the same sort, else by a few steps of each sort, made here."""
+"""How long what is left of a suite will take: by finished runs of the same sort, else by a few
+steps of each sort, made here.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,16 @@ _SOME = 1024  # test images
 _WRITING = 0.02  # seconds for the files of a run
 
 
-def seconds_of_suite(workspace: Workspace, loads: Sequence[Load], records: Iterable[dict[str, Any]], jobs: int, device: str) -> float:
-    """Seconds until all are done, `jobs` at a time. Makes two epochs or three steps of each sort that no record knows."""
+def seconds_of_suite(
+    workspace: Workspace,
+    loads: Sequence[Load],
+    records: Iterable[dict[str, Any]],
+    jobs: int,
+    device: str,
+) -> float:
+    """Seconds until all are done, `jobs` at a time. Makes two epochs or three steps of each sort
+    that no record knows.
+    """
     known = _per_epoch(records)
     begun = time.perf_counter()
     import torch
@@ -39,7 +49,13 @@ def seconds_of_suite(workspace: Workspace, loads: Sequence[Load], records: Itera
         _learn(workspace, loads, known, device)
     finally:
         torch.set_num_threads(threads)
-    seconds = [sum(known[_sort(item.run, load.width)] * item.run.recipe.epochs + _WRITING for item in load.items) for load in loads]
+    seconds = [
+        sum(
+            known[_sort(item.run, load.width)] * item.run.recipe.epochs + _WRITING
+            for item in load.items
+        )
+        for load in loads
+    ]
     return start + makespan(seconds, jobs)
 
 
@@ -54,8 +70,19 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
 def _sort(run: Run, width: int) -> tuple[Any, ...]:
     """What decides how long an epoch takes, near enough."""
     data, strategy = (run.dataset.name, run.manifest.meta.get("subset")), run.strategy.name  # type: ignore[union-attr]
-    beginning = run.init is not None, run.recipe.freeze  # images may be enlarged for its weights; what is frozen asks for no gradient
-    return (*data, run.model, *beginning, run.recipe.size, run.recipe.batch_size, run.precision, strategy, width, bool(run.estimated))
+    # images may be enlarged for its weights; what is frozen asks for no gradient
+    beginning = run.init is not None, run.recipe.freeze
+    return (
+        *data,
+        run.model,
+        *beginning,
+        run.recipe.size,
+        run.recipe.batch_size,
+        run.precision,
+        strategy,
+        width,
+        bool(run.estimated),
+    )
 
 
 def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
@@ -70,12 +97,24 @@ def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float
         estimated = "estimates" in record
         data = record["data"]["name"], record["noise"].get("subset")
         beginning = "init" in record, recipe.get("freeze", 0)
-        key = (*data, model, *beginning, recipe.get("size", 0), recipe.get("batch_size"), record["precision"], strategy, width, estimated)
+        key = (
+            *data,
+            model,
+            *beginning,
+            recipe.get("size", 0),
+            recipe.get("batch_size"),
+            record["precision"],
+            strategy,
+            width,
+            estimated,
+        )
         found.setdefault(key, []).append(record["seconds"] / recipe["epochs"])
     return {key: sum(values) / len(values) for key, values in found.items()}
 
 
-def _learn(workspace: Workspace, loads: Sequence[Load], known: dict[tuple[Any, ...], float], device: str) -> None:
+def _learn(
+    workspace: Workspace, loads: Sequence[Load], known: dict[tuple[Any, ...], float], device: str
+) -> None:
     """Measure what is not known yet, of each sort as many runs together as go together."""
     for load in loads:
         for sort in dict.fromkeys(_sort(item.run, load.width) for item in load.items):
@@ -88,7 +127,9 @@ def _learn(workspace: Workspace, loads: Sequence[Load], known: dict[tuple[Any, .
 
 def _of_sort(loads: Sequence[Load], sort: tuple[Any, ...], width: int) -> list[Run]:
     """Runs of a sort, of one recipe, that fill a pack."""
-    runs = [item.run for load in loads for item in load.items if _sort(item.run, load.width) == sort]
+    runs = [
+        item.run for load in loads for item in load.items if _sort(item.run, load.width) == sort
+    ]
     return [run for run in runs if run.recipe == runs[0].recipe][:width]
 
 

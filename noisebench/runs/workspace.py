@@ -57,8 +57,9 @@ class Workspace:
         workers: int | None = None,
         tell: Tell = silent,
     ) -> None:
-        """workers: processes that read a streamed set's pictures ahead of its training, None for one a core; tell: is told how far a
-        download is."""
+        """workers: processes that read a streamed set's pictures ahead of its training, None for
+        one a core; tell: is told how far a download is.
+        """
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self._data_dir = data_dir
         self._datasets: dict[tuple[str, Path | None, str | None], Dataset] = {}
@@ -81,8 +82,9 @@ class Workspace:
         return self.root / "runs"
 
     def dataset(self, name: str, test: Path | None = None, labels: str | None = None) -> Dataset:
-        """A data set by name or path, here, in the workspace or in the data directory; `test`: a folder of test images; `labels`: the
-        label file of a folder, here or in the workspace."""
+        """A data set by name or path, here, in the workspace or in the data directory; `test`: a
+        folder of test images; `labels`: the label file of a folder, here or in the workspace.
+        """
         if labels is not None and not split_column(labels)[0].exists():
             labels = str(self.root / labels)
         if (name, test, labels) not in self._datasets:
@@ -95,19 +97,28 @@ class Workspace:
         """The data set that a manifest was made for."""
         test = manifest.meta.get("test_path")
         where = None if test is None else Path(test) if Path(test).is_dir() else self.root / test
-        return self.dataset(manifest.meta.get("path") or manifest.meta["dataset"], where, manifest.meta.get("labels_path"))
+        return self.dataset(
+            manifest.meta.get("path") or manifest.meta["dataset"],
+            where,
+            manifest.meta.get("labels_path"),
+        )
 
     def labels(self, dataset: Dataset) -> Labels:
         if dataset not in self._labels:
-            self._labels[dataset] = read_labels(dataset, self.data_dir, offline=self.offline, tell=self.tell)
+            self._labels[dataset] = read_labels(
+                dataset, self.data_dir, offline=self.offline, tell=self.tell
+            )
         return self._labels[dataset]
 
     def check(self, dataset: Dataset) -> tuple[str, ...]:
-        """Read the images of a set by path: a line for each thing to know of them. Raises DataError for images that cannot be read, and
-        for a test set of training images."""
+        """Read the images of a set by path: a line for each thing to know of them. Raises DataError
+        for images that cannot be read, and for a test set of training images.
+        """
         if dataset.path and dataset not in self._checked:
             if dataset.listed:
-                self._checked[dataset] = check_files(dataset.listed, self.data_dir / "listings", self.tell)
+                self._checked[dataset] = check_files(
+                    dataset.listed, self.data_dir / "listings", self.tell
+                )
             else:
                 images = self._read(dataset)
                 arrays = np.asarray(images.train_images), np.asarray(images.test_images)
@@ -123,33 +134,52 @@ class Workspace:
         key = (dataset, fitting)
         if key not in self._images:
             self._images[key] = read_images(
-                dataset, self.data_dir, fitting=fitting, offline=self.offline, workers=self.workers, tell=self.tell
+                dataset,
+                self.data_dir,
+                fitting=fitting,
+                offline=self.offline,
+                workers=self.workers,
+                tell=self.tell,
             )
         return self._images[key]
 
     def plan(self, wish: Wish, dataset: Dataset, manifest: Manifest) -> Run:
         """A run with nothing left open, on the images that lie here. Raises NoisebenchError."""
-        if dataset.mixed and wish.init and wish.init.text == PRETRAINED and "size" not in wish.changes:
+        if (
+            dataset.mixed
+            and wish.init
+            and wish.init.text == PRETRAINED
+            and "size" not in wish.changes
+        ):
             from ..experiments.weights import input_side
 
-            wish = replace(wish, changes={**wish.changes, "size": input_side(wish.model or dataset.model)})
+            wish = replace(
+                wish, changes={**wish.changes, "size": input_side(wish.model or dataset.model)}
+            )
         source = self.source_of(manifest)
         run = plan_run(wish, dataset, manifest, "", source.fingerprint if source else "")
         fitting = fitting_of(run.recipe, dataset)
-        if fitting is not None and "images_sha256" in manifest.meta:  # the noise looked at them in the data set's own size
+        # the noise looked at them in the data set's own size
+        if fitting is not None and "images_sha256" in manifest.meta:
             own = self.images(dataset)
             manifest.verify(own.train_labels, own.ids, images_fingerprint(own.train_images))
         return replace(run, data_sha256=self.images(dataset, fitting).fingerprint)
 
-    def training_images(self, dataset: Dataset, manifest: Manifest, recipe: Recipe | None = None) -> Images:
-        """The images that a manifest is trained on, in the recipe's size: the data set's, with those of another set in the place of
-        some."""
+    def training_images(
+        self, dataset: Dataset, manifest: Manifest, recipe: Recipe | None = None
+    ) -> Images:
+        """The images that a manifest is trained on, in the recipe's size: the data set's, with
+        those of another set in the place of some.
+        """
         own = self.images(dataset, None if recipe is None else fitting_of(recipe, dataset))
         source = self.source_of(manifest)
         if source is None or manifest.source is None:
             return own
         if isinstance(own.train_images, Pictures):
-            raise DataError(f"{dataset.name} is streamed, and its pictures cannot be replaced: open-set noise is for a set in memory")
+            raise DataError(
+                f"{dataset.name} is streamed, and its pictures cannot be replaced: "
+                "open-set noise is for a set in memory"
+            )
         replaced = manifest.source >= 0
         train_images = own.train_images.copy()
         others = np.asarray(source.train_images[manifest.source[replaced]])
@@ -157,24 +187,35 @@ class Workspace:
         fitting = Fitting(height, width, "squash")
         train_images[replaced] = fit_images(others, fitting, channels)
         said = said_of_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
-        changed = (*own.changed, f"{int(replaced.sum())} images of {source.dataset.name} put in {said}") if said else own.changed
+        changed = (
+            (*own.changed, f"{int(replaced.sum())} images of {source.dataset.name} put in {said}")
+            if said
+            else own.changed
+        )
         return replace(own, train_images=train_images, changed=changed)
 
     def source_of(self, manifest: Manifest) -> Images | None:
         """The other set whose images a manifest puts in, if any."""
         if manifest.source is None:
             return None
-        images = self.images(self.dataset(manifest.meta.get("source_path") or manifest.meta["source"]))
+        images = self.images(
+            self.dataset(manifest.meta.get("source_path") or manifest.meta["source"])
+        )
         if images.dataset.name != manifest.meta["source"]:
             raise ManifestError(
-                f"the manifest puts in images of {manifest.meta['source']}, not of {images.dataset.name}: other data lie there now"
+                f"the manifest puts in images of {manifest.meta['source']}, not of "
+                f"{images.dataset.name}: other data lie there now"
             )
         if len(images.train_images) <= manifest.source.max():
-            raise ManifestError(f"the manifest puts in image {manifest.source.max()} of {manifest.meta['source']}, which has fewer")
+            raise ManifestError(
+                f"the manifest puts in image {manifest.source.max()} of "
+                f"{manifest.meta['source']}, which has fewer"
+            )
         return images
 
     def initial(self, text: str | None, model: str) -> Initial | None:
-        """The weights that a text names for a network, each hashed once; None for networks that begin afresh.
+        """The weights that a text names for a network, each hashed once; None for networks that
+        begin afresh.
 
         Raises DataError or ConfigError where there are none, or they cannot be had.
         """
@@ -194,7 +235,9 @@ class Workspace:
         return initial_of(text, place, tag)
 
     def initial_again(self, facts: dict[str, Any], model: str) -> Initial:
-        """What a finished run began from, by its record; its place only where it is at hand without a download."""
+        """What a finished run began from, by its record; its place only where it is at hand without
+        a download.
+        """
         text, tag, place = facts["text"], facts.get("tag", ""), None
         with suppress(NoisebenchError):
             if text == PRETRAINED:
@@ -210,9 +253,16 @@ class Workspace:
         key = (dataset, replace(wish, noise=str(noise_for(dataset, wish.noise))))
         if key not in self._manifests:
             labels = self.labels(dataset)
-            labels = replace(labels, dataset=replace(dataset, decisions=(*dataset.decisions, *self.check(dataset))))
+            labels = replace(
+                labels,
+                dataset=replace(dataset, decisions=(*dataset.decisions, *self.check(dataset))),
+            )
             manifest = make_manifest(
-                labels, key[1], outside=Outside(labels, self.data_dir, self.offline, self.dataset, self.root, self.tell)
+                labels,
+                key[1],
+                outside=Outside(
+                    labels, self.data_dir, self.offline, self.dataset, self.root, self.tell
+                ),
             )
             self._manifests[key] = (manifest, self.manifests / file_name(manifest, dataset))
         return self._manifests[key]
@@ -224,16 +274,22 @@ class Workspace:
         if force:
             manifest.write(path)
             return True
-        if not path.exists() and manifest.write_new(path):  # of several processes of one suite one writes it
+        # of several processes of one suite one writes it
+        if not path.exists() and manifest.write_new(path):
             return True
         if manifest.lies_at(path):
             kept, test = read_manifest(path).meta, manifest.meta.get("test_path")
             if test is None and "test_path" in kept:
                 return False
-            if stale := any(kept.get(name) != manifest.meta.get(name) for name in ("test_path", "decisions")):
+            if stale := any(
+                kept.get(name) != manifest.meta.get(name) for name in ("test_path", "decisions")
+            ):
                 manifest.write(path)
             return stale
-        raise ManifestError(f"{path} exists and holds other labels: noisebench corrupt takes another --out, or --force to replace it")
+        raise ManifestError(
+            f"{path} exists and holds other labels: noisebench corrupt takes "
+            "another --out, or --force to replace it"
+        )
 
     @property
     def current(self) -> Path | None:
@@ -244,13 +300,20 @@ class Workspace:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{pointer} cannot be read ({error}): run noisebench corrupt again, or name a --manifest") from None
+            raise ConfigError(
+                f"{pointer} cannot be read ({error}): run noisebench corrupt again, "
+                "or name a --manifest"
+            ) from None
         if not name or "\0" in name:
-            raise ConfigError(f"{pointer} is empty: run noisebench corrupt again, or name a --manifest")
+            raise ConfigError(
+                f"{pointer} is empty: run noisebench corrupt again, or name a --manifest"
+            )
         return self.root / name
 
     def make_current(self, path: Path) -> None:
-        """Remember what `corrupt` wrote last, by its name from the workspace where it lies within."""
+        """Remember what `corrupt` wrote last, by its name from the workspace where it lies
+        within.
+        """
         absolute, root = path.resolve(), self.root.resolve()
         name = absolute.relative_to(root) if absolute.is_relative_to(root) else absolute
         write_text(self.manifests / "current", f"{name}\n")

@@ -1,10 +1,22 @@
-"""Strategies: history -> belief. One class each; it owns all state, the loop owns none of its names."""
+"""Strategies: history -> belief. One class each; it owns all state, the loop owns none of its
+names.
+"""
 
 from __future__ import annotations
 
 from ..core.expressions import WORDS, Call, Expression
 from ..errors import LanguageError
-from . import correction, curriculum, dividemix, learned, mentornet, plain, sieve, transition, verified
+from . import (
+    correction,
+    curriculum,
+    dividemix,
+    learned,
+    mentornet,
+    plain,
+    sieve,
+    transition,
+    verified,
+)
 from . import coteaching as peers
 from . import dmi as information
 from . import elr as early
@@ -14,7 +26,18 @@ from . import gmm_split as division
 from . import mixup as mixing
 from . import nlnl as complementary
 from . import sop as overparameterised
-from .base import STRATEGIES, Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, register_strategy
+from .base import (
+    STRATEGIES,
+    Batch,
+    Belief,
+    Facts,
+    Networks,
+    Output,
+    Passes,
+    Strategy,
+    WholeSet,
+    register_strategy,
+)
 
 
 def normal_strategy(text: str | Expression) -> Call:
@@ -26,11 +49,15 @@ def normal_strategy(text: str | Expression) -> Call:
 
 
 def build_strategy(text: str | Expression) -> Strategy:
-    """A new strategy of a text, without state yet. Raises LanguageError for an `auto` that nobody resolved."""
+    """A new strategy of a text, without state yet. Raises LanguageError for an `auto` that nobody
+    resolved.
+    """
     call = normal_strategy(text)
     for key, value in call.kwargs:
         if value in WORDS:
-            raise LanguageError(f"{call.name}: {key}={value} is known only with a manifest; give a value")
+            raise LanguageError(
+                f"{call.name}: {key}={value} is known only with a manifest; give a value"
+            )
     strategy: Strategy = STRATEGIES[call.name].build(**dict(call.kwargs))
     return strategy
 

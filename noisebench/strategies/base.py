@@ -1,8 +1,10 @@
-"""What a strategy is: it owns all that depends on the batch, on an example's history or on another network.
+"""What a strategy is: it owns all that depends on the batch, on an example's history or on another
+network.
 
-The loop calls the hooks in this order, a step: `prepare`, which may ask the networks -> forward passes, with `adapt` inside every
-log_p -> `believe` -> `penalty` -> one gradient step; between epochs: `between`; to predict: `predict`. It asks no names.
-Shapes: B = batch, N = training set, K classes; index (B,) counts into the training set.
+The loop calls the hooks in this order, a step: `prepare`, which may ask the networks -> forward
+passes, with `adapt` inside every log_p -> `believe` -> `penalty` -> one gradient step; between
+epochs: `between`; to predict: `predict`. It asks no names. Shapes: B = batch, N = training set, K
+classes; index (B,) counts into the training set.
 """
 
 from __future__ import annotations
@@ -20,16 +22,19 @@ else:
     Generator = Module = Tensor = Any
 
 STRATEGIES = Registry("strategy", "strategies", laws=("proper",))
-"""Law a strategy may declare: `proper`, its targets are probabilities and its weights are not negative.
-Facts: `off`, its text when switched off, which is plain training bit for bit; `cost`, its Passes."""
+"""Law a strategy may declare: `proper`, its targets are probabilities and its weights are not
+negative. Facts: `off`, its text when switched off, which is plain training bit for bit; `cost`, its
+Passes.
+"""
 
 register_strategy = STRATEGIES.register
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a strategy may know before the first step: recorded labels (N,), never clean ones, on the device; and which of them (N,)
-    somebody has verified, None where nobody has any."""
+    """What a strategy may know before the first step: recorded labels (N,), never clean ones, on
+    the device; and which of them (N,) somebody has verified, None where nobody has any.
+    """
 
     labels: Tensor
     num_classes: int
@@ -40,8 +45,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Passes:
-    """What a strategy costs, for each example an epoch. forward: those without gradient counted too; whole: of them, those over the
-    whole set between epochs; also: what this does not count. CE has one forward and one backward pass."""
+    """What a strategy costs, for each example an epoch. forward: those without gradient counted
+    too; whole: of them, those over the whole set between epochs; also: what this does not count. CE
+    has one forward and one backward pass.
+    """
 
     forward: float
     backward: float
@@ -50,19 +57,27 @@ class Passes:
 
     @property
     def share(self) -> float:
-        """The work of an epoch as a multiple of CE's, where a backward pass is two forward passes' work."""
+        """The work of an epoch as a multiple of CE's, where a backward pass is two forward passes'
+        work.
+        """
         return (self.forward + 2 * self.backward) / 3
 
     def __str__(self) -> str:
-        whole = f" ({self.whole:g} of them over the whole set after each epoch)" if self.whole else ""
-        return f"{self.forward:g} forward{whole}, {self.backward:g} backward" + (f"; {self.also}" if self.also else "")
+        whole = (
+            f" ({self.whole:g} of them over the whole set after each epoch)" if self.whole else ""
+        )
+        return f"{self.forward:g} forward{whole}, {self.backward:g} backward" + (
+            f"; {self.also}" if self.also else ""
+        )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's examples. `views`: augmented images, each (B, C, H, W); `targets`: classes (B,) or rows (B, K).
+    """One step's examples. `views`: augmented images, each (B, C, H, W); `targets`: classes (B,) or
+    rows (B, K).
 
-    A strategy of several views may stack them to one of more rows; those of the examples in their order come first.
+    A strategy of several views may stack them to one of more rows; those of the examples in their
+    order come first.
     """
 
     views: tuple[Tensor, ...]
@@ -93,10 +108,11 @@ class Output:
 
 
 class Belief(NamedTuple):
-    """Which labels a network is to learn, classes (B,) or rows (B, K), and how much each example is trusted (B,).
+    """Which labels a network is to learn, classes (B,) or rows (B, K), and how much each example is
+    trusted (B,).
 
-    whole_batch: the weighted costs are divided by the batch's size, not by the sum of the weights: few trusted examples then move the
-    network little.
+    whole_batch: the weighted costs are divided by the batch's size, not by the sum of the weights:
+    few trusted examples then move the network little.
     """
 
     targets: Tensor
@@ -105,12 +121,16 @@ class Belief(NamedTuple):
 
 
 def whole_epochs(share: float, epochs: int) -> int:
-    """The whole epochs in a share of so many; 0.29 of 100 are 29, though their product is below it."""
+    """The whole epochs in a share of so many; 0.29 of 100 are 29, though their product is below
+    it.
+    """
     return int(share * epochs + 1e-9)
 
 
 def first_epochs(share: float, epochs: int) -> int:
-    """The whole epochs in a share, at least one: a stage that is wanted takes place in a short run too. None for a share of 0."""
+    """The whole epochs in a share, at least one: a stage that is wanted takes place in a short run
+    too. None for a share of 0.
+    """
     return max(1, whole_epochs(share, epochs)) if share else 0
 
 
@@ -119,8 +139,12 @@ class Networks(Protocol):
 
     networks: Sequence[Module]
 
-    def ask(self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """log_p (B, K) of images (B, C, H, W), without gradient and without trace in batch norm; with `weights` in place of its own."""
+    def ask(
+        self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """log_p (B, K) of images (B, C, H, W), without gradient and without trace in batch norm;
+        with `weights` in place of its own.
+        """
 
 
 class WholeSet(Networks, Protocol):
@@ -132,42 +156,62 @@ class WholeSet(Networks, Protocol):
     def features(self, network: int = 0, index: Tensor | None = None) -> Tensor: ...
 
     def restart(self) -> None:
-        """New networks, an optimiser without memory, and the learning rate's schedule from its beginning over what is left."""
+        """New networks, an optimiser without memory, and the learning rate's schedule from its
+        beginning over what is left.
+        """
 
 
 @dataclass
 class Strategy:
-    """Plain training; a strategy overrides the hooks it needs. Everything in `state` is checkpointed."""
+    """Plain training; a strategy overrides the hooks it needs. Everything in `state` is
+    checkpointed.
+    """
 
     networks: ClassVar[int] = 1
     views: ClassVar[int] = 1
-    by_example: ClassVar[bool] = False  # keeps no state and looks at each example alone: several runs' examples may stand in one batch
+    # keeps no state and looks at each example alone: several runs' examples may stand in one batch
+    by_example: ClassVar[bool] = False
     restarts: ClassVar[bool] = False  # calls WholeSet.restart
-    moved: ClassVar[tuple[str, ...]] = ()  # tensors (N, ...) of `state` whose rows it moves along their gradients by itself
+    # tensors (N, ...) of `state` whose rows it moves along their gradients by itself
+    moved: ClassVar[tuple[str, ...]] = ()
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def in_step(cls) -> bool:
-        """Whether several runs of it can be trained in lockstep: one network and view, no parameters of its own, no restart."""
-        return cls.networks == cls.views == 1 and not cls.restarts and cls.parameter_groups is Strategy.parameter_groups
+        """Whether several runs of it can be trained in lockstep: one network and view, no
+        parameters of its own, no restart.
+        """
+        return (
+            cls.networks == cls.views == 1
+            and not cls.restarts
+            and cls.parameter_groups is Strategy.parameter_groups
+        )
 
     def start(self, facts: Facts) -> None:
         """Make the state. Called once, before the first step or before a checkpoint is loaded."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters of its own (leaves of `state`) with their optimiser settings, as torch.optim.SGD takes them."""
+        """Parameters of its own (leaves of `state`) with their optimiser settings, as
+        torch.optim.SGD takes them.
+        """
         return []
 
     def prepare(self, batch: Batch, networks: Networks) -> Batch:
-        """(a) Change the batch before the forward pass: mix inputs, stack views, replace the targets by what the networks say."""
+        """(a) Change the batch before the forward pass: mix inputs, stack views, replace the
+        targets by what the networks say.
+        """
         return batch
 
     def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
-        """(b) Change log_p (B, K), differentiably, by example or with parameters of its own. A loss may ask for it several times a step."""
+        """(b) Change log_p (B, K), differentiably, by example or with parameters of its own. A loss
+        may ask for it several times a step.
+        """
         return log_p
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
-        """(c) One belief a network from `outputs[network][view]`. The belief is about the first view."""
+        """(c) One belief a network from `outputs[network][view]`. The belief is about the first
+        view.
+        """
         return [Belief(batch.targets) for _ in outputs]
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
@@ -178,7 +222,9 @@ class Strategy:
         """(e) Look at the whole set after an epoch (counted from 1): refit, prune, roll back."""
 
     def predict(self, log_ps: Sequence[Tensor]) -> Tensor:
-        """log_p (n, K) of the networks together: their mean probability. It asks for no state: finished networks have none."""
+        """log_p (n, K) of the networks together: their mean probability. It asks for no state:
+        finished networks have none.
+        """
         if len(log_ps) == 1:
             return log_ps[0]
         total = log_ps[0]

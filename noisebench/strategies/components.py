@@ -1,4 +1,5 @@
-"""What several strategies are made of: costs and weights, schedules, sharpening, and how far predictions are from where they should be.
+"""What several strategies are made of: costs and weights, schedules, sharpening, and how far
+predictions are from where they should be.
 
 A network's weights averaged over its steps, to be asked in its place. Tarvainen & Valpola 2017.
 """
@@ -27,7 +28,9 @@ def recorded_cost(output: Output, batch: Batch) -> Tensor:
 
 
 def averaged(chosen: Tensor, scale: float = 1.0) -> Tensor:
-    """Weights (B,) by which a mean over the batch is `scale` times the mean over the chosen (B,), of weight 0 or 1."""
+    """Weights (B,) by which a mean over the batch is `scale` times the mean over the chosen (B,),
+    of weight 0 or 1.
+    """
     return chosen * (scale * len(chosen) / chosen.sum().clamp_min(1))
 
 
@@ -47,7 +50,9 @@ def sharpened(p: Tensor, temperature: float) -> Tensor:
 
 
 def balance(log_p: Tensor) -> Tensor:
-    """KL(uniform | mean p) of log_p (n, K). In logarithms: a class that nobody is said to be of must find back."""
+    """KL(uniform | mean p) of log_p (n, K). In logarithms: a class that nobody is said to be of
+    must find back.
+    """
     return math.log(len(log_p) / log_p.shape[1]) - log_p.logsumexp(0).mean()
 
 
@@ -57,7 +62,9 @@ def entropy(log_p: Tensor) -> Tensor:
 
 
 def consistency(first: Tensor, second: Tensor) -> Tensor:
-    """Mean KL of what is said of a second view from what is said of the first, both log_p (B, K); the second moves, the first does not."""
+    """Mean KL of what is said of a second view from what is said of the first, both log_p (B, K);
+    the second moves, the first does not.
+    """
     first = first.detach()
     return (first.exp() * (first - second)).sum(1).mean()
 
@@ -72,8 +79,9 @@ Average: TypeAlias = dict[str, Tensor]
 
 
 def follow(average: Average, network: Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * network, in place: parameters and, where they are no counts, what batch norm keeps.
-    An average that is empty becomes the network."""
+    """average <- decay * average + (1 - decay) * network, in place: parameters and, where they are
+    no counts, what batch norm keeps. An average that is empty becomes the network.
+    """
     now = {name: value.detach() for name, value in network.state_dict().items()}
     if not average:
         average.update({name: value.clone() for name, value in now.items()})

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval, OneOf, Share
 from ..errors import ConfigError
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+from .base import (
+    Batch,
+    Belief,
+    Facts,
+    Output,
+    Passes,
+    Strategy,
+    WholeSet,
+    register_strategy,
+    whole_epochs,
+)
 from .components import balance, entropy, one_hot
 
 if TYPE_CHECKING:
@@ -22,10 +32,12 @@ _WINDOW = 5  # epochs before the present one
 
 
 def local_dimension(features: Tensor, neighbours: int, *, authors: bool = False) -> Tensor:
-    """Local intrinsic dimensionality (..., n) of each of n points (..., n, D) among the others, by its nearest `neighbours`, k.
+    """Local intrinsic dimensionality (..., n) of each of n points (..., n, D) among the others, by
+    its nearest `neighbours`, k.
 
-    (k - 2) / sum_j log(r_k / r_j) over the k - 1 nearer ones, which is unbiased. authors: as D2L's code has it, with
-    1 added to every squared distance and k in place of k - 2. Points that coincide with another count as far as the nearest that does not.
+    (k - 2) / sum_j log(r_k / r_j) over the k - 1 nearer ones, which is unbiased. authors: as D2L's
+    code has it, with 1 added to every squared distance and k in place of k - 2. Points that
+    coincide with another count as far as the nearest that does not.
     """
     squared = _squared_distances(features.double())
     squared.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
@@ -44,15 +56,22 @@ def _squared_distances(points: Tensor) -> Tensor:
 
 
 @register_strategy(
-    name="d2l", version=2, paper="Ma et al. 2018", off="d2l(wait=1)", cost=Passes(1, 1, also="a pass over 1,280 images an epoch")
+    name="d2l",
+    version=2,
+    paper="Ma et al. 2018",
+    off="d2l(wait=1)",
+    cost=Passes(1, 1, also="a pass over 1,280 images an epoch"),
 )
 @dataclass
 class D2L(Strategy):
-    """Dimensionality-driven learning: from the epoch on where the features' local dimension rises, targets lean to the prediction.
+    """Dimensionality-driven learning: from the epoch on where the features' local dimension rises,
+    targets lean to the prediction.
 
-    The turning point is where it exceeds the mean of the five epochs before by two of their standard deviations; the network goes
-    back one epoch, and the targets become a y + (1 - a) (the predicted class), a = exp(-(e / E) LID_e / min LID). neighbours: k of the
-    estimate. wait: the share of the run without looking. The paper: k 20; 40 of 120 epochs on CIFAR-10, 60 of 200 on CIFAR-100.
+    The turning point is where it exceeds the mean of the five epochs before by two of their
+    standard deviations; the network goes back one epoch, and the targets become a y + (1 - a) (the
+    predicted class), a = exp(-(e / E) LID_e / min LID). neighbours: k of the estimate. wait: the
+    share of the run without looking. The paper: k 20; 40 of 120 epochs on CIFAR-10, 60 of 200 on
+    CIFAR-100.
     """
 
     neighbours: Annotated[int, Interval("[3, 127]")] = 20
@@ -62,7 +81,9 @@ class D2L(Strategy):
     def start(self, facts: Facts) -> None:
         self._epochs, self._generator, self._size = facts.epochs, facts.generator, len(facts.labels)
         if self._size <= self.neighbours:
-            raise ConfigError(f"d2l needs more examples than its {self.neighbours} neighbours, got {self._size}")
+            raise ConfigError(
+                f"d2l needs more examples than its {self.neighbours} neighbours, got {self._size}"
+            )
         self.state.update(dimensions=[], trust=1.0, turned=0, before=None)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
@@ -70,14 +91,23 @@ class D2L(Strategy):
         if trust == 1:
             return super().believe(batch, outputs)
         log_p = outputs[0][0].log_p.detach()
-        return [Belief(trust * one_hot(batch.labels, log_p) + (1 - trust) * one_hot(log_p.argmax(1), log_p))]
+        return [
+            Belief(
+                trust * one_hot(batch.labels, log_p) + (1 - trust) * one_hot(log_p.argmax(1), log_p)
+            )
+        ]
 
     def between(self, epoch: int, whole: WholeSet) -> None:
-        if self.wait == 1 or epoch == self._epochs:  # going back at the end would only lose the last epoch
+        # going back at the end would only lose the last epoch
+        if self.wait == 1 or epoch == self._epochs:
             return
         dimensions: list[float] = self.state["dimensions"]
         now = self._dimension(whole)
-        if not self.state["turned"] and epoch > whole_epochs(self.wait, self._epochs) and risen(dimensions, now):
+        if (
+            not self.state["turned"]
+            and epoch > whole_epochs(self.wait, self._epochs)
+            and risen(dimensions, now)
+        ):
             self.state["turned"] = epoch
             whole.networks[0].load_state_dict(self.state["before"])
             now = self._dimension(whole)
@@ -85,7 +115,9 @@ class D2L(Strategy):
         if self.state["turned"]:
             self.state["trust"] = math.exp(-(epoch / self._epochs) * now / min(dimensions))
         else:
-            self.state["before"] = {key: value.detach().clone() for key, value in whole.networks[0].state_dict().items()}
+            self.state["before"] = {
+                key: value.detach().clone() for key, value in whole.networks[0].state_dict().items()
+            }
 
     def _dimension(self, whole: WholeSet) -> float:
         """Of the features of some images, in batches of which each is a world of its own."""
@@ -93,15 +125,23 @@ class D2L(Strategy):
 
         chosen = randperm(self._size, generator=self._generator)[: _LID_BATCH * _LID_BATCHES]
         features = whole.features(index=chosen)
-        full = len(features) // _LID_BATCH * _LID_BATCH  # of one shape, and so at once; then the rest
+        # of one shape, and so at once; then the rest
+        full = len(features) // _LID_BATCH * _LID_BATCH
         parts = [features[:full].unflatten(0, (-1, _LID_BATCH))] if full else []
         parts += [features[full:][None]] if len(features) - full > self.neighbours else []
-        found = cat([local_dimension(part, self.neighbours, authors=self.estimator == "authors").mean(1) for part in parts])
+        found = cat(
+            [
+                local_dimension(part, self.neighbours, authors=self.estimator == "authors").mean(1)
+                for part in parts
+            ]
+        )
         return found.mean().item()
 
 
 def risen(before: Sequence[float], now: float) -> bool:
-    """Whether a dimension exceeds the last five by two standard deviations of these; never without five."""
+    """Whether a dimension exceeds the last five by two standard deviations of these; never without
+    five.
+    """
     last = before[-_WINDOW:]
     if len(last) < _WINDOW:
         return False
@@ -111,16 +151,22 @@ def risen(before: Sequence[float], now: float) -> bool:
 
 
 @register_strategy(
-    name="joint", table=True, version=2, paper="Tanaka et al. 2018", off="joint(first=1, wait=1, alpha=0, beta=0)", cost=Passes(1, 1)
+    name="joint",
+    table=True,
+    version=2,
+    paper="Tanaka et al. 2018",
+    off="joint(first=1, wait=1, alpha=0, beta=0)",
+    cost=Passes(1, 1),
 )
 @dataclass
 class Joint(Strategy):
     """Joint optimisation of network and labels, then a new network on the labels found.
 
-    First: cost + alpha KL(uniform | mean p) + beta mean entropy of p; from `wait` on (a share of the run) every label is the mean of the
-    example's last predictions over `window` of the run (kind soft), or that mean's largest class (hard). After `first` of the run the
-    network starts anew and learns these labels. The paper: 200 + 120 epochs, labels from epoch 70, means of 10; alpha 1.2, beta 0.8
-    (asymmetric 0.8, 0.4). The uniform prior supposes classes of one size.
+    First: cost + alpha KL(uniform | mean p) + beta mean entropy of p; from `wait` on (a share of
+    the run) every label is the mean of the example's last predictions over `window` of the run
+    (kind soft), or that mean's largest class (hard). After `first` of the run the network starts
+    anew and learns these labels. The paper: 200 + 120 epochs, labels from epoch 70, means of 10;
+    alpha 1.2, beta 0.8 (asymmetric 0.8, 0.4). The uniform prior supposes classes of one size.
     """
 
     restarts: ClassVar[bool] = True
@@ -142,7 +188,9 @@ class Joint(Strategy):
         self.state["recent"] = self.state["targets"].repeat(self._window, 1, 1)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
-        self.state["recent"][batch.epoch % self._window, batch.index] = outputs[0][0].log_p.detach().exp()
+        self.state["recent"][batch.epoch % self._window, batch.index] = (
+            outputs[0][0].log_p.detach().exp()
+        )
         if batch.epoch <= self._from:
             return super().believe(batch, outputs)
         return [Belief(self.state["targets"][batch.index])]
@@ -156,13 +204,17 @@ class Joint(Strategy):
     def between(self, epoch: int, whole: WholeSet) -> None:
         if self._from <= epoch <= self._until and self.wait < 1:
             mean = self.state["recent"].mean(0)
-            self.state["targets"].copy_(mean if self.kind == "soft" else one_hot(mean.argmax(1), mean))
+            self.state["targets"].copy_(
+                mean if self.kind == "soft" else one_hot(mean.argmax(1), mean)
+            )
         if epoch == self._until and epoch < self._epochs:
             whole.restart()
 
     @property
     def _from(self) -> int:
-        """The last epoch on recorded labels; the labels have been predicted for a window by then."""
+        """The last epoch on recorded labels; the labels have been predicted for a window by
+        then.
+        """
         return max(self._window, round(self.wait * self._epochs))
 
     @property

@@ -1,4 +1,6 @@
-"""Two networks that choose examples for each other or together: decoupling, co-teaching, co-teaching+ and JoCoR."""
+"""Two networks that choose examples for each other or together: decoupling, co-teaching,
+co-teaching+ and JoCoR.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ else:
 
 
 def smallest(cost: Tensor, count: int, among: Tensor | None = None) -> Tensor:
-    """Weights (B,) in {0, 1}: the `count` smallest costs, ties by place; of those in the mask `among` only."""
+    """Weights (B,) in {0, 1}: the `count` smallest costs, ties by place; of those in the mask
+    `among` only.
+    """
     if among is not None:
         cost = cost.masked_fill(~among, math.inf)
     chosen = cost.argsort(stable=True)[:count]
@@ -27,7 +31,9 @@ def smallest(cost: Tensor, count: int, among: Tensor | None = None) -> Tensor:
 
 
 def forgotten(rate: float, epoch: int, ramp: float, epochs: int, power: float) -> float:
-    """The share of examples left out in an epoch (counted from 1): rate min(1, (e / T_k)^power), e epochs done, T_k = ramp x epochs."""
+    """The share of examples left out in an epoch (counted from 1): rate min(1, (e / T_k)^power), e
+    epochs done, T_k = ramp x epochs.
+    """
     return rate * linear_ramp(epoch - 1, ramp * epochs) ** power
 
 
@@ -38,17 +44,27 @@ def disagreement(outputs: Sequence[Sequence[Output]]) -> Tensor:
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p | q) + KL(q | p) of each row (B,) of two networks' log_p (B, K): sum_k (p_k - q_k) (log p_k - log q_k)."""
+    """KL(p | q) + KL(q | p) of each row (B,) of two networks' log_p (B, K): sum_k (p_k - q_k) (log
+    p_k - log q_k).
+    """
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1)
 
 
-@register_strategy(name="coteaching", version=2, paper="Han et al. 2018", off="coteaching(rate=0)", cost=Passes(2, 2))
+@register_strategy(
+    name="coteaching",
+    version=2,
+    paper="Han et al. 2018",
+    off="coteaching(rate=0)",
+    cost=Passes(2, 2),
+)
 @dataclass
 class Coteaching(Strategy):
-    """Co-teaching: each of two networks learns from the examples that cost the other least, all but `rate` of a batch.
+    """Co-teaching: each of two networks learns from the examples that cost the other least, all but
+    `rate` of a batch.
 
-    rate: the share of incorrect labels; `auto` is its expected value, 1 - sum_k pi_k T_kk, which under asymmetric noise is less than
-    the nominal rate. ramp: the share of the run over which the left out grow from none, by `power`. The paper: 10 of 200 epochs, power 1.
+    rate: the share of incorrect labels; `auto` is its expected value, 1 - sum_k pi_k T_kk, which
+    under asymmetric noise is less than the nominal rate. ramp: the share of the run over which the
+    left out grow from none, by `power`. The paper: 10 of 200 epochs, power 1.
     """
 
     networks: ClassVar[int] = 2
@@ -61,20 +77,27 @@ class Coteaching(Strategy):
 
     def kept(self, size: int, epoch: int) -> int:
         """How many of `size` examples are learned."""
-        return int((1 - forgotten(self.rate, epoch, self.ramp, self._epochs, self.power)) * size + 1e-9)
+        return int(
+            (1 - forgotten(self.rate, epoch, self.ramp, self._epochs, self.power)) * size + 1e-9
+        )
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         count = self.kept(len(batch.index), batch.epoch)
-        return [Belief(batch.targets, smallest(recorded_cost(other[0], batch), count)) for other in reversed(outputs)]
+        return [
+            Belief(batch.targets, smallest(recorded_cost(other[0], batch), count))
+            for other in reversed(outputs)
+        ]
 
 
 @register_strategy(name="coteaching_plus", version=3, paper="Yu et al. 2019", cost=Passes(2, 2))
 @dataclass
 class CoteachingPlus(Coteaching):
-    """Co-teaching+: co-teaching, after a warm-up on the examples alone on which the two networks disagree.
+    """Co-teaching+: co-teaching, after a warm-up on the examples alone on which the two networks
+    disagree.
 
-    warmup: its share of the run; the paper: 20 of 200 epochs on CIFAR-10, 5 on CIFAR-100. A step counts as large as the batch, so
-    that few examples move little and none nothing; the authors divide by the chosen.
+    warmup: its share of the run; the paper: 20 of 200 epochs on CIFAR-10, 5 on CIFAR-100. A step
+    counts as large as the batch, so that few examples move little and none nothing; the authors
+    divide by the chosen.
     """
 
     warmup: Share = 0.1
@@ -85,21 +108,30 @@ class CoteachingPlus(Coteaching):
         among = disagreement(outputs)
         count = self.kept(int(among.sum()), batch.epoch)
         return [
-            Belief(batch.targets, smallest(recorded_cost(other[0], batch), count, among), whole_batch=True) for other in reversed(outputs)
+            Belief(
+                batch.targets,
+                smallest(recorded_cost(other[0], batch), count, among),
+                whole_batch=True,
+            )
+            for other in reversed(outputs)
         ]
 
 
-@register_strategy(name="jocor", version=2, paper="Wei et al. 2020", off="jocor(rate=0, lam=0)", cost=Passes(2, 2))
+@register_strategy(
+    name="jocor", version=2, paper="Wei et al. 2020", off="jocor(rate=0, lam=0)", cost=Passes(2, 2)
+)
 @dataclass
 class JoCoR(Coteaching):
-    """Joint training with co-regularisation: both networks learn the examples of smallest joint loss, all but `rate` of a batch.
+    """Joint training with co-regularisation: both networks learn the examples of smallest joint
+    loss, all but `rate` of a batch.
 
-    The joint loss is (1 - lam) (cost of the one + cost of the other) + lam (KL(p | q) + KL(q | p)), and is averaged over the chosen.
-    rate: the share of incorrect labels as in co-teaching, and as in the paper, which halves the
-    rate of asymmetric noise. ramp as in co-teaching: 10 of 200 epochs. lam 0.9 on CIFAR-10, 0.65 at
-    a rate of 0.8, 0.85 on CIFAR-100. The factor 1 - lam is the paper's, whose optimizer, Adam, is
-    invariant to it. Under SGD it slows learning, but dividing by it would give the agreement term a
-    weight of lam / (1 - lam), up to 9, which diverges at the learning rates of plain training.
+    The joint loss is (1 - lam) (cost of the one + cost of the other) + lam (KL(p | q) + KL(q | p)),
+    and is averaged over the chosen. rate: the share of incorrect labels as in co-teaching, and as
+    in the paper, which halves the rate of asymmetric noise. ramp as in co-teaching: 10 of 200
+    epochs. lam 0.9 on CIFAR-10, 0.65 at a rate of 0.8, 0.85 on CIFAR-100. The factor 1 - lam is the
+    paper's, whose optimizer, Adam, is invariant to it. Under SGD it slows learning, but dividing by
+    it would give the agreement term a weight of lam / (1 - lam), up to 9, which diverges at the
+    learning rates of plain training.
     """
 
     lam: Annotated[float, Interval("[0, 1]")] = 0.9
@@ -118,17 +150,26 @@ class JoCoR(Coteaching):
         """The examples of smallest joint loss, weights (B,) in {0, 1}."""
         first, second = (views[0] for views in outputs)
         apart = divergence(first.log_p.detach(), second.log_p.detach())
-        joint = (1 - self.lam) * (recorded_cost(first, batch) + recorded_cost(second, batch)) + self.lam * apart
+        joint = (1 - self.lam) * (
+            recorded_cost(first, batch) + recorded_cost(second, batch)
+        ) + self.lam * apart
         return smallest(joint, self.kept(len(batch.index), batch.epoch))
 
 
-@register_strategy(name="decoupling", version=2, paper="Malach & Shalev-Shwartz 2017", off="decoupling(warmup=1)", cost=Passes(2, 2))
+@register_strategy(
+    name="decoupling",
+    version=2,
+    paper="Malach & Shalev-Shwartz 2017",
+    off="decoupling(warmup=1)",
+    cost=Passes(2, 2),
+)
 @dataclass
 class Decoupling(Strategy):
-    """Decoupling: two networks learn from the examples on which they disagree, "when to update" from "how to update".
+    """Decoupling: two networks learn from the examples on which they disagree, "when to update"
+    from "how to update".
 
-    warmup: the share of the run in which both learn from all. A step counts as large as the batch, so that few examples move little
-    and none nothing.
+    warmup: the share of the run in which both learn from all. A step counts as large as the batch,
+    so that few examples move little and none nothing.
     """
 
     networks: ClassVar[int] = 2

@@ -1,4 +1,6 @@
-"""DivideMix: two networks divide the training set for each other, and learn what is likely wrong without its labels, by MixMatch."""
+"""DivideMix: two networks divide the training set for each other, and learn what is likely wrong
+without its labels, by MixMatch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval, Share
-from .base import Batch, Belief, Facts, Networks, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
+from .base import (
+    Batch,
+    Belief,
+    Facts,
+    Networks,
+    Output,
+    Passes,
+    Strategy,
+    WholeSet,
+    first_epochs,
+    register_strategy,
+)
 from .components import balance, entropy, linear_ramp, one_hot, sharpened
 from .gmm_split import chance_clean, scaled_cost
 from .mixup import Mixture
@@ -19,7 +32,8 @@ else:
 
 
 def co_refined(recorded: Tensor, said: Tensor, clean: Tensor, temperature: float) -> Tensor:
-    """Targets (B, K) of labels (B, K) that are likely right: mixed with what the network says of them, the more the less so; sharpened.
+    """Targets (B, K) of labels (B, K) that are likely right: mixed with what the network says of
+    them, the more the less so; sharpened.
 
     said (B, K): its mean prediction over the views; clean (B,): the chance that the label is right.
     """
@@ -27,25 +41,37 @@ def co_refined(recorded: Tensor, said: Tensor, clean: Tensor, temperature: float
 
 
 def co_guessed(said: Sequence[Tensor], temperature: float) -> Tensor:
-    """Targets (B, K) where the label is likely wrong: the mean prediction of both networks, each (B, K) over the views; sharpened."""
+    """Targets (B, K) where the label is likely wrong: the mean prediction of both networks, each
+    (B, K) over the views; sharpened.
+    """
     return sharpened(sum(said) / len(said), temperature)  # type: ignore[arg-type]
 
 
-@register_strategy(name="dividemix", table=True, paper="Li et al. 2020", off="dividemix(warmup=1)", cost=Passes(10, 4, whole=2))
+@register_strategy(
+    name="dividemix",
+    table=True,
+    paper="Li et al. 2020",
+    off="dividemix(warmup=1)",
+    cost=Passes(10, 4, whole=2),
+)
 @dataclass
 class DivideMix(Strategy):
-    """DivideMix. After a warm-up on all labels, each network learns from a division that the other one's costs make, anew after each epoch.
+    """DivideMix. After a warm-up on all labels, each network learns from a division that the other
+    one's costs make, anew after each epoch.
 
-    Labels that are likely right (chance above `threshold`) are refined by the network's own predictions, the others guessed by both
-    networks; both are sharpened (`temperature`) and mixed over two views (Beta(alpha, alpha)). The loss is paid on the mixtures of the
-    first kind, on those of the second lambda_u times the squared error of p, ramped up linearly, by epoch; and KL(uniform | mean p).
-    warmup, ramp: shares of the run, at least an epoch; the paper: 10 (CIFAR-100: 30) and 16 of 300 epochs. lambda_u: by cell in its
-    appendix B, 25 where that has none. confidence: of the warm-up's negative entropy, 1 under asymmetric noise. window: the epochs over
-    which costs are averaged, 5 at rate 0.9.
+    Labels that are likely right (chance above `threshold`) are refined by the network's own
+    predictions, the others guessed by both networks; both are sharpened (`temperature`) and mixed
+    over two views (Beta(alpha, alpha)). The loss is paid on the mixtures of the first kind, on
+    those of the second lambda_u times the squared error of p, ramped up linearly, by epoch; and
+    KL(uniform | mean p). warmup, ramp: shares of the run, at least an epoch; the paper: 10
+    (CIFAR-100: 30) and 16 of 300 epochs. lambda_u: by cell in its appendix B, 25 where that has
+    none. confidence: of the warm-up's negative entropy, 1 under asymmetric noise. window: the
+    epochs over which costs are averaged, 5 at rate 0.9.
 
-    An epoch is one pass over all examples, likely right or wrong as they come, in the same order and mixture for both networks, and
-    targets are guessed without dropout by batch norm's running statistics; the authors draw as many of the wrong as of the right, and their
-    epoch is as long as there are right ones. To predict, probabilities are averaged, the authors add logits.
+    An epoch is one pass over all examples, likely right or wrong as they come, in the same order
+    and mixture for both networks, and targets are guessed without dropout by batch norm's running
+    statistics; the authors draw as many of the wrong as of the right, and their epoch is as long as
+    there are right ones. To predict, probabilities are averaged, the authors add logits.
     """
 
     networks: ClassVar[int] = 2
@@ -72,10 +98,19 @@ class DivideMix(Strategy):
 
         if batch.epoch <= self._warm:
             return replace(batch, views=batch.views[:1])
-        said = [sum(networks.ask(view, number).exp() for view in batch.views) / self.views for number in range(self.networks)]
+        said = [
+            sum(networks.ask(view, number).exp() for view in batch.views) / self.views
+            for number in range(self.networks)
+        ]
         self._clean = self.state["clean"][:, batch.index]
         targets = stack([self._targets(batch, said, number) for number in range(self.networks)])
-        mixture = Mixture.draw(self.views * len(batch.index), self.alpha, batch.generator, own=True, device=batch.index.device)
+        mixture = Mixture.draw(
+            self.views * len(batch.index),
+            self.alpha,
+            batch.generator,
+            own=True,
+            device=batch.index.device,
+        )
         self._mixed = mixture(cat([targets] * self.views, 1).transpose(0, 1)).transpose(0, 1)
         stacked = batch.stacked()
         return replace(stacked, views=(mixture(stacked.views[0]),))
@@ -83,7 +118,9 @@ class DivideMix(Strategy):
     def _targets(self, batch: Batch, said: list[Any], number: int) -> Tensor:
         """What a network is to learn (B, K), before it is mixed."""
         clean = self._clean[number]
-        refined = co_refined(one_hot(batch.labels, said[number]), said[number], clean, self.temperature)
+        refined = co_refined(
+            one_hot(batch.labels, said[number]), said[number], clean, self.temperature
+        )
         return refined.where((clean > self.threshold)[:, None], co_guessed(said, self.temperature))
 
     def _labelled(self, number: int) -> Tensor:
@@ -94,14 +131,17 @@ class DivideMix(Strategy):
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         if batch.epoch <= self._warm:
             return super().believe(batch, outputs)
-        return [Belief(self._mixed[number], self._labelled(number)) for number in range(self.networks)]
+        return [
+            Belief(self._mixed[number], self._labelled(number)) for number in range(self.networks)
+        ]
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
         log_ps = [views[0].log_p for views in outputs]
         if batch.epoch <= self._warm:
             negative: Any = -sum(map(entropy, log_ps))
             return self.confidence * negative if self.confidence else None
-        half_done = batch.epoch - self._warm - 0.5  # epochs since the warm-up, in the middle of this one
+        # epochs since the warm-up, in the middle of this one
+        half_done = batch.epoch - self._warm - 0.5
         weight = self.lambda_u * linear_ramp(half_done, self.ramp * self._epochs)
         total: Any = sum(balance(log_p) for log_p in log_ps)
         for number, log_p in enumerate(log_ps):
@@ -115,9 +155,13 @@ class DivideMix(Strategy):
 
         if not self._warm <= epoch < self._epochs:
             return
-        costs = stack([scaled_cost(whole.log_p(number), self._labels) for number in range(self.networks)])
+        costs = stack(
+            [scaled_cost(whole.log_p(number), self._labels) for number in range(self.networks)]
+        )
         self.state["costs"][epoch % self.window] = costs
         self.state["seen"] = min(self.window, self.state["seen"] + 1)
         mean = self.state["costs"].sum(0) / self.state["seen"]
         # Each network learns from what the other one's costs say.
-        self.state["clean"].copy_(stack([chance_clean(mean[number]) for number in reversed(range(self.networks))]))
+        self.state["clean"].copy_(
+            stack([chance_clean(mean[number]) for number in reversed(range(self.networks))])
+        )

@@ -1,4 +1,6 @@
-"""Early-learning regularisation: what the network said of an example so far holds its prediction in place."""
+"""Early-learning regularisation: what the network said of an example so far holds its prediction in
+place.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def _held(p: Tensor) -> Tensor:
 
 
 def remembered(memory: Tensor, index: Tensor, p: Tensor, beta: float) -> Tensor:
-    """t (B, K) of the examples index (B,): beta t + (1 - beta) p, p (B, K) scaled to sum to 1, written into memory (N, K). No gradient."""
+    """t (B, K) of the examples index (B,): beta t + (1 - beta) p, p (B, K) scaled to sum to 1,
+    written into memory (N, K). No gradient.
+    """
     said = _held(p.detach())
     t = beta * memory[index] + (1 - beta) * said / said.sum(1, keepdim=True)
     memory[index] = t
@@ -35,14 +39,18 @@ def early_term(t: Tensor, p: Tensor) -> Tensor:
     return (1 - (t * _held(p)).sum(1)).log().mean()
 
 
-@register_strategy(name="elr", table=True, paper="Liu et al. 2020", off="elr(lam=0)", cost=Passes(1, 1))
+@register_strategy(
+    name="elr", table=True, paper="Liu et al. 2020", off="elr(lam=0)", cost=Passes(1, 1)
+)
 @dataclass
 class ELR(Strategy):
-    """Early-learning regularisation: cost + lam * mean log(1 - <t, p>), t (N, K) a memory beta t + (1 - beta) p of what was said before.
+    """Early-learning regularisation: cost + lam * mean log(1 - <t, p>), t (N, K) a memory beta t +
+    (1 - beta) p of what was said before.
 
-    The memory starts at 0 and is brought up to date before the term. The authors, beside CE: lam 3, beta 0.7; 1 and 0.9 under asymmetric
-    noise, 7 and 0.9 on CIFAR-100. A bounded loss, as GCE or EL, teaches the less the less likely the label, and lam=3 may outweigh it until
-    one class is left, as on digits; lam=1, beta=0.9 does not.
+    The memory starts at 0 and is brought up to date before the term. The authors, beside CE: lam 3,
+    beta 0.7; 1 and 0.9 under asymmetric noise, 7 and 0.9 on CIFAR-100. A bounded loss, as GCE or
+    EL, teaches the less the less likely the label, and lam=3 may outweigh it until one class is
+    left, as on digits; lam=1, beta=0.9 does not.
     """
 
     lam: Annotated[float, Interval("[0, 100]")] = 3.0
@@ -51,7 +59,9 @@ class ELR(Strategy):
     def start(self, facts: Facts) -> None:
         from torch import float32
 
-        self.state["memory"] = facts.labels.new_zeros(len(facts.labels), facts.num_classes, dtype=float32)
+        self.state["memory"] = facts.labels.new_zeros(
+            len(facts.labels), facts.num_classes, dtype=float32
+        )
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
         if not self.lam:

@@ -1,4 +1,6 @@
-"""ELR+: early-learning regularisation of two networks, each with the other one's averaged weights for a memory, and mixup."""
+"""ELR+: early-learning regularisation of two networks, each with the other one's averaged weights
+for a memory, and mixup.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,19 @@ else:
 @register_strategy(name="elr_plus", table=True, paper="Liu et al. 2020", cost=Passes(4, 2))
 @dataclass
 class ElrPlus(Strategy):
-    """ELR+: two networks on mixed images. Each is pulled towards a memory of what the other one's averaged weights said of an example.
+    """ELR+: two networks on mixed images. Each is pulled towards a memory of what the other one's
+    averaged weights said of an example.
 
-    cost + lam * mean log(1 - <t, p>), with t the memory beta t + (1 - beta) p, mixed as the images are (Beta(alpha, alpha), the larger
-    share for the example itself). lam 3, beta 0.7; 1 and 0.9 under asymmetric noise, 7 and 0.9 on CIFAR-100. decay: of the averaged
-    weights, ramped up over average_ramp of the run (40,000 steps, half of 200 epochs); ramp: the same for lam, on CIFAR-100 only. Both by
-    exp(-5 (1 - t)^2), by epoch.
+    cost + lam * mean log(1 - <t, p>), with t the memory beta t + (1 - beta) p, mixed as the images
+    are (Beta(alpha, alpha), the larger share for the example itself). lam 3, beta 0.7; 1 and 0.9
+    under asymmetric noise, 7 and 0.9 on CIFAR-100. decay: of the averaged weights, ramped up over
+    average_ramp of the run (40,000 steps, half of 200 epochs); ramp: the same for lam, on CIFAR-100
+    only. Both by exp(-5 (1 - t)^2), by epoch.
 
-    The averaged network is asked by the average of its batch norm's statistics, the authors' by those of the batch. On CIFAR-100 they
-    weigh the mixed labels by the memory, which is not done here. Both networks see the same batches; to predict,
-    their probabilities are averaged, where the authors average logits.
+    The averaged network is asked by the average of its batch norm's statistics, the authors' by
+    those of the batch. On CIFAR-100 they weigh the mixed labels by the memory, which is not done
+    here. Both networks see the same batches; to predict, their probabilities are averaged, where
+    the authors average logits.
     """
 
     networks: ClassVar[int] = 2
@@ -45,11 +50,15 @@ class ElrPlus(Strategy):
         from torch import float32
 
         self._epochs = facts.epochs
-        memory = facts.labels.new_zeros(self.networks, len(facts.labels), facts.num_classes, dtype=float32)
+        memory = facts.labels.new_zeros(
+            self.networks, len(facts.labels), facts.num_classes, dtype=float32
+        )
         self.state.update(memory=memory, averages=[{} for _ in range(self.networks)])
 
     def prepare(self, batch: Batch, networks: Networks) -> Batch:
-        mixture = Mixture.draw(len(batch.index), self.alpha, batch.generator, own=True, device=batch.index.device)
+        mixture = Mixture.draw(
+            len(batch.index), self.alpha, batch.generator, own=True, device=batch.index.device
+        )
         decay = self.decay * sigmoid_ramp(batch.epoch - 1, self.average_ramp * self._epochs)
         self._early = []
         for number, average in enumerate(self.state["averages"]):
@@ -63,5 +72,8 @@ class ElrPlus(Strategy):
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
         weight = self.lam * sigmoid_ramp(batch.epoch - 1, self.ramp * self._epochs)
-        terms: Any = [early_term(t, views[0].log_p.exp()) for t, views in zip(self._early, outputs, strict=True)]
+        terms: Any = [
+            early_term(t, views[0].log_p.exp())
+            for t, views in zip(self._early, outputs, strict=True)
+        ]
         return weight * sum(terms)

@@ -1,4 +1,6 @@
-"""The generalised Jensen-Shannon loss beyond one view: what two views are said to be is to be one thing."""
+"""The generalised Jensen-Shannon loss beyond one view: what two views are said to be is to be one
+thing.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def mean_p(first: Tensor, second: Tensor) -> Tensor:
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Jensen-Shannon divergence (B,) of two predictions log_p (B, K), half the sum of both KL from their mean: 0 to log 2."""
+    """Jensen-Shannon divergence (B,) of two predictions log_p (B, K), half the sum of both KL from
+    their mean: 0 to log 2.
+    """
     mean = mean_p(first, second)
     return ((first.exp() * (first - mean) + second.exp() * (second - mean)) / 2).sum(1)
 
@@ -30,11 +34,13 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 @register_strategy(name="gjs", paper="Englesson & Azizpour 2021", cost=Passes(2, 2))
 @dataclass
 class GJS(Strategy):
-    """The loss of the mean prediction of two views, and their Jensen-Shannon divergence over -log(1 - pi).
+    """The loss of the mean prediction of two views, and their Jensen-Shannon divergence over -log(1
+    - pi).
 
-    Under the loss js(pi) it is the generalised Jensen-Shannon divergence of the label (weight pi) and both predictions ((1 - pi) / 2 each),
-    over -(1 - pi) log(1 - pi). Both views are drawn by the recipe's augmentation and go through the network as one batch; the authors'
-    have RandAugment and cutout, and go one by one.
+    Under the loss js(pi) it is the generalised Jensen-Shannon divergence of the label (weight pi)
+    and both predictions ((1 - pi) / 2 each), over -(1 - pi) log(1 - pi). Both views are drawn by
+    the recipe's augmentation and go through the network as one batch; the authors' have RandAugment
+    and cutout, and go one by one.
     """
 
     views: ClassVar[int] = 2
@@ -48,4 +54,6 @@ class GJS(Strategy):
         return mean.repeat(2, 1)
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
-        return divergence(*outputs[0][0].logits.log_softmax(1).chunk(2)).mean() / -math.log1p(-self.pi)
+        return divergence(*outputs[0][0].logits.log_softmax(1).chunk(2)).mean() / -math.log1p(
+            -self.pi
+        )

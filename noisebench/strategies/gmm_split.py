@@ -1,4 +1,6 @@
-"""The training set divided by a mixture fitted to its costs: who costs little has a right label. By itself, and as a part of DivideMix."""
+"""The training set divided by a mixture fitted to its costs: who costs little has a right label. By
+itself, and as a part of DivideMix.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.parameters import Interval, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
+from .base import (
+    Batch,
+    Belief,
+    Facts,
+    Output,
+    Passes,
+    Strategy,
+    WholeSet,
+    first_epochs,
+    register_strategy,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 else:
     Tensor = Any
 
-# To the end; the authors of DivideMix stop after 10 steps, or below 0.01, where the beginning still shows. The variance is theirs.
+# To the end; the authors of DivideMix stop after 10 steps, or below 0.01, where the beginning still
+# shows. The variance is theirs.
 _ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 500, 1e-4, 5e-4
 
 
@@ -25,9 +38,11 @@ def scaled_cost(log_p: Tensor, labels: Tensor) -> Tensor:
 
 
 def chance_clean(cost: Tensor) -> Tensor:
-    """The chance (N,) that a cost (N,) in [0, 1] is of the lower of two normal distributions that make up all of them.
+    """The chance (N,) that a cost (N,) in [0, 1] is of the lower of two normal distributions that
+    make up all of them.
 
-    By EM from the means of the costs below and above their mean, with equal weights and all costs' variance; 1 where all cost the same.
+    By EM from the means of the costs below and above their mean, with equal weights and all costs'
+    variance; 1 where all cost the same.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -37,23 +52,31 @@ def chance_clean(cost: Tensor) -> Tensor:
         return cost.new_ones(cost.shape)
     means = [[values[lower].mean()], [values[~lower].mean()]]
     mixture = GaussianMixture(
-        2, max_iter=_ITERATIONS, tol=_TOLERANCE, reg_covar=_LEAST_VARIANCE, weights_init=[0.5, 0.5], means_init=means,
+        2,
+        max_iter=_ITERATIONS,
+        tol=_TOLERANCE,
+        reg_covar=_LEAST_VARIANCE,
+        weights_init=[0.5, 0.5],
+        means_init=means,
         precisions_init=[[[1 / max(values.var(), _LEAST_VARIANCE)]]] * 2,
-    )  # fmt: skip
+    )
     columns = values[:, None]
     mixture.fit(columns)
     return cost.new_tensor(mixture.predict_proba(columns)[:, mixture.means_.argmin()])
 
 
-@register_strategy(name="gmm_split", table=True, paper="Arazo et al. 2019, Li et al. 2020: their first step alone",
+@register_strategy(name="gmm_split", table=True, paper="Arazo et al. 2019, Li et al. 2020: their "
+                                                       "first step alone",
                    off="gmm_split(warmup=1)", cost=Passes(2, 1, whole=1))  # fmt: skip
 @dataclass
 class GmmSplit(Strategy):
-    """Small costs and a mixture fit, nothing else: after a warm-up on all labels the network learns those that are likely right.
+    """Small costs and a mixture fit, nothing else: after a warm-up on all labels the network learns
+    those that are likely right.
 
-    After each epoch two normal distributions are fitted to the cross entropies of the whole set; an example is learned in the next if
-    the chance that its cost is of the lower one exceeds `threshold`. warmup: a share of the run, at least an epoch; DivideMix has 10 of
-    300 epochs. It is told no rate.
+    After each epoch two normal distributions are fitted to the cross entropies of the whole set; an
+    example is learned in the next if the chance that its cost is of the lower one exceeds
+    `threshold`. warmup: a share of the run, at least an epoch; DivideMix has 10 of 300 epochs. It
+    is told no rate.
     """
 
     threshold: Annotated[float, Interval("[0, 1)")] = 0.5

@@ -1,4 +1,6 @@
-"""A transition matrix that is learned beside the network: VolMinNet from the first step on, T-Revision from a T by anchors."""
+"""A transition matrix that is learned beside the network: VolMinNet from the first step on,
+T-Revision from a T by anchors.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from ..core.parameters import Interval, OneOf, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy, whole_epochs
+from .base import (
+    Batch,
+    Belief,
+    Facts,
+    Output,
+    Passes,
+    Strategy,
+    WholeSet,
+    register_strategy,
+    whole_epochs,
+)
 from .transition import TwoStages, through
 
 if TYPE_CHECKING:
@@ -21,7 +33,9 @@ _LEAST = 1e-12  # of a T to be revised: a logarithm is to be had of it, and 1 / 
 
 
 def with_unit_diagonal(w: Tensor) -> Tensor:
-    """T (K, K) of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over their sums. T_ii is its row's largest."""
+    """T (K, K) of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over
+    their sums. T_ii is its row's largest.
+    """
     from torch import eye
 
     rows = w.sigmoid().masked_fill(eye(len(w), device=w.device) > 0, 1.0)
@@ -38,11 +52,14 @@ def log_volume(T: Tensor) -> Tensor:
 @register_strategy(name="volminnet", paper="Li et al. 2021", cost=Passes(1, 1))
 @dataclass
 class VolMinNet(Strategy):
-    """VolMinNet: a T (K, K) that is learned beside the network, which learns through it; of least volume, by lam log |det T| in the cost.
+    """VolMinNet: a T (K, K) that is learned beside the network, which learns through it; of least
+    volume, by lam log |det T| in the cost.
 
-    T is of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over their sums. init: all of w at first. lr: of w,
-    by the recipe's schedule and without weight decay; where none is given the recipe's own, as in the paper on CIFAR-10 (SGD, 0.01 for
-    both). The authors' w has Adam on MNIST and CIFAR-100, and is SGD's here. They keep the best epoch by noisy validation, we the last.
+    T is of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over their
+    sums. init: all of w at first. lr: of w, by the recipe's schedule and without weight decay;
+    where none is given the recipe's own, as in the paper on CIFAR-10 (SGD, 0.01 for both). The
+    authors' w has Adam on MNIST and CIFAR-100, and is SGD's here. They keep the best epoch by noisy
+    validation, we the last.
     """
 
     lam: Annotated[float, Interval("[0, 1]")] = 1e-4
@@ -63,38 +80,54 @@ class VolMinNet(Strategy):
         return through(log_p, with_unit_diagonal(self.state["w"]))
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
-        return self.lam * log_volume(with_unit_diagonal(self.state["w"])).to(outputs[0][0].cost.dtype)
+        return self.lam * log_volume(with_unit_diagonal(self.state["w"])).to(
+            outputs[0][0].cost.dtype
+        )
 
 
 def revised(T: Tensor, slack: Tensor) -> Tensor:
-    """T (K, K) with a slack (K, K) on its logarithms: rows are probabilities whatever the slack, and T where it is 0."""
+    """T (K, K) with a slack (K, K) on its logarithms: rows are probabilities whatever the slack,
+    and T where it is 0.
+    """
     return (T.log() + slack).softmax(1)
 
 
 def importance(log_p: Tensor, labels: Tensor, T: Tensor) -> Tensor:
-    """p_y / (p T)_y (B,), the chance of labels (B,) as clean ones over that as recorded ones. The gradient reaches T alone.
+    """p_y / (p T)_y (B,), the chance of labels (B,) as clean ones over that as recorded ones. The
+    gradient reaches T alone.
 
-    At most K, which it exceeds for no T whose diagonal is its rows' largest: a class that T has lost would take all the weight.
+    At most K, which it exceeds for no T whose diagonal is its rows' largest: a class that T has
+    lost would take all the weight.
     """
     log_p = log_p.detach()
     ratio = (log_p - through(log_p, T)).gather(1, labels[:, None])[:, 0].exp()
     return ratio.clamp_max(log_p.shape[1])
 
 
-@register_strategy(name="forward_revision", table=True, paper="Xia et al. 2019", off="forward_revision(first=1)", cost=Passes(1, 1))
+@register_strategy(
+    name="forward_revision",
+    table=True,
+    paper="Xia et al. 2019",
+    off="forward_revision(first=1)",
+    cost=Passes(1, 1),
+)
 @dataclass
 class ForwardRevision(TwoStages):
-    """T-Revision: T by anchors after `first` of the run, a `second` share of it under this T, and then T is revised as well.
+    """T-Revision: T by anchors after `first` of the run, a `second` share of it under this T, and
+    then T is revised as well.
 
-    kind: `forward`, the network learns through T (Forward-R); `reweight`, a label costs p_y / (p T)_y times as much, at most K times
-    (Reweight-R), whose gradient reaches T in the revision and never the network (in the authors' code first both, later neither). The
-    paper: 20 + 200 + 200 epochs; CIFAR-100 15 for the first, MNIST 100 for the second. As in the authors' code the network goes on from
-    stage to stage, and the learning rate begins anew after the first.
+    kind: `forward`, the network learns through T (Forward-R); `reweight`, a label costs p_y / (p
+    T)_y times as much, at most K times (Reweight-R), whose gradient reaches T in the revision and
+    never the network (in the authors' code first both, later neither). The paper: 20 + 200 + 200
+    epochs; CIFAR-100 15 for the first, MNIST 100 for the second. As in the authors' code the
+    network goes on from stage to stage, and the learning rate begins anew after the first.
 
-    Here the paper's T + delta is softmax(log T + slack) by rows: probabilities, where the sum is none, and a gradient that is bounded,
-    where delta's grows as 1 / T_ij, which Adam hid at lr 5e-7. lr: of the slack, under SGD by the recipe's schedule and without weight
-    decay. On the digits 0.01 brings T nearer to the truth; from 0.1 on it goes with a network that learns by heart towards the identity.
-    The authors keep each stage's best epoch by noisy validation, and the network's learning rate is 5e-7 in the revision; we keep the last.
+    Here the paper's T + delta is softmax(log T + slack) by rows: probabilities, where the sum is
+    none, and a gradient that is bounded, where delta's grows as 1 / T_ij, which Adam hid at lr
+    5e-7. lr: of the slack, under SGD by the recipe's schedule and without weight decay. On the
+    digits 0.01 brings T nearer to the truth; from 0.1 on it goes with a network that learns by
+    heart towards the identity. The authors keep each stage's best epoch by noisy validation, and
+    the network's learning rate is 5e-7 in the revision; we keep the last.
     """
 
     kind: Annotated[str, OneOf(("forward", "reweight"))] = "forward"
@@ -121,7 +154,11 @@ class ForwardRevision(TwoStages):
 
     def transition(self, epoch: int) -> Tensor:
         """T (K, K) as it stands in an epoch; from the revision on a function of the slack."""
-        return revised(self.state["T"], self.state["slack"]) if epoch > self._revised_after else self.state["T"]
+        return (
+            revised(self.state["T"], self.state["slack"])
+            if epoch > self._revised_after
+            else self.state["T"]
+        )
 
     def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if self.kind == "reweight" or not self.state["known"]:

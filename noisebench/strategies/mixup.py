@@ -23,14 +23,20 @@ class Mixture:
     share: float
 
     @classmethod
-    def draw(cls, n: int, alpha: float, generator: Generator, *, own: bool = False, device: Any = None) -> Mixture:
-        """share from Beta(alpha, alpha), one for the batch; own: the larger of it and its rest, so that each row stays mostly itself."""
+    def draw(
+        cls, n: int, alpha: float, generator: Generator, *, own: bool = False, device: Any = None
+    ) -> Mixture:
+        """share from Beta(alpha, alpha), one for the batch; own: the larger of it and its rest, so
+        that each row stays mostly itself.
+        """
         import numpy as np
         from torch import randint, randperm
 
         seed = int(randint(2**62, (), generator=generator))
         share = float(np.random.default_rng(seed).beta(alpha, alpha))
-        return cls(randperm(n, generator=generator).to(device), max(share, 1 - share) if own else share)
+        return cls(
+            randperm(n, generator=generator).to(device), max(share, 1 - share) if own else share
+        )
 
     def __call__(self, rows: Tensor) -> Tensor:
         """rows (n, ...), mixed."""
@@ -40,9 +46,11 @@ class Mixture:
 @register_strategy(name="mixup", paper="Zhang et al. 2018", off="mixup(alpha=0)", cost=Passes(1, 1))
 @dataclass
 class Mixup(Strategy):
-    """Mixup: each image is a mixture of two of its batch, and so is its target; their shares are drawn from Beta(alpha, alpha).
+    """Mixup: each image is a mixture of two of its batch, and so is its target; their shares are
+    drawn from Beta(alpha, alpha).
 
-    alpha: 1 in the paper for CIFAR-10; 0 mixes nothing. What the network says in passing it says of mixed images.
+    alpha: 1 in the paper for CIFAR-10; 0 mixes nothing. What the network says in passing it says of
+    mixed images.
     """
 
     alpha: Annotated[float, Interval("[0, 100]")] = 1.0
@@ -53,6 +61,12 @@ class Mixup(Strategy):
     def prepare(self, batch: Batch, networks: Networks) -> Batch:
         if not self.alpha:
             return batch
-        mixture = Mixture.draw(len(batch.index), self.alpha, batch.generator, device=batch.index.device)
+        mixture = Mixture.draw(
+            len(batch.index), self.alpha, batch.generator, device=batch.index.device
+        )
         rows = batch.views[0].new_zeros(len(batch.labels), self._classes)
-        return replace(batch, views=tuple(map(mixture, batch.views)), targets=mixture(one_hot(batch.labels, rows)))
+        return replace(
+            batch,
+            views=tuple(map(mixture, batch.views)),
+            targets=mixture(one_hot(batch.labels, rows)),
+        )

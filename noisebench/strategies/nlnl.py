@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.parameters import Interval, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy, whole_epochs
+from .base import (
+    Batch,
+    Belief,
+    Facts,
+    Output,
+    Passes,
+    Strategy,
+    first_epochs,
+    register_strategy,
+    whole_epochs,
+)
 from .components import averaged
 
 if TYPE_CHECKING:
@@ -19,7 +29,9 @@ _LEAST = 1e-5  # the authors keep 1 - p above it; where that takes hold it has n
 
 
 def other_labels(labels: Tensor, num_classes: int, draws: int, generator: Generator) -> Tensor:
-    """So many complementary labels (B, draws) of each label (B,): of the other classes alike, and with repetition."""
+    """So many complementary labels (B, draws) of each label (B,): of the other classes alike, and
+    with repetition.
+    """
     from torch import randint
 
     ahead = randint(1, num_classes, (len(labels), draws), generator=generator).to(labels.device)
@@ -31,16 +43,24 @@ def negative_cost(log_p: Tensor, others: Tensor) -> Tensor:
     return -(1 - log_p.exp()).clamp_min(_LEAST).log().gather(1, others).sum(1)
 
 
-@register_strategy(name="nlnl", paper="Kim et al. 2019", off="nlnl(negative=0, selective=0, cut=0)", cost=Passes(1, 1))
+@register_strategy(
+    name="nlnl",
+    paper="Kim et al. 2019",
+    off="nlnl(negative=0, selective=0, cut=0)",
+    cost=Passes(1, 1),
+)
 @dataclass
 class NLNL(Strategy):
-    """Negative learning: that an image is not of a class drawn from the others, which is seldom wrong; then positive, of the sure ones.
+    """Negative learning: that an image is not of a class drawn from the others, which is seldom
+    wrong; then positive, of the sure ones.
 
-    For `negative` of the run every example costs - log(1 - p) of its complementary labels (NL), `draws` of them, summed; for `selective`
-    only those whose label has p above 1 / K (SelNL); then the run's own loss is learned where p is above `cut` (SelPL). The paper: 720
-    epochs each; 1 draw, on CIFAR-100 110; the authors' learning rate is 0.02, and so many draws want a small one. Their code asks p of
-    the mean of the last ten epochs, here it is that of the step, and weighs rare classes more, here all count alike. The last stage, two
-    times 480 epochs on pseudo-labels, is left out.
+    For `negative` of the run every example costs - log(1 - p) of its complementary labels (NL),
+    `draws` of them, summed; for `selective` only those whose label has p above 1 / K (SelNL); then
+    the run's own loss is learned where p is above `cut` (SelPL). The paper: 720 epochs each; 1
+    draw, on CIFAR-100 110; the authors' learning rate is 0.02, and so many draws want a small one.
+    Their code asks p of the mean of the last ten epochs, here it is that of the step, and weighs
+    rare classes more, here all count alike. The last stage, two times 480 epochs on pseudo-labels,
+    is left out.
     """
 
     draws: Annotated[int, Interval("[1, 1000]")] = 1
@@ -54,7 +74,8 @@ class NLNL(Strategy):
         self._last = self._first + whole_epochs(self.selective, facts.epochs)
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
-        least = self.cut if batch.epoch > self._last else 2  # in the negative stages no label is learned
+        # in the negative stages no label is learned
+        least = self.cut if batch.epoch > self._last else 2
         return [Belief(batch.targets, _sure(batch, outputs[0][0], least))]
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:

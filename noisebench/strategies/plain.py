@@ -1,4 +1,6 @@
-"""Strategies on recorded labels and the network's own prediction: standard training and bootstrapping."""
+"""Strategies on recorded labels and the network's own prediction: standard training and
+bootstrapping.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,18 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
     return values if values["beta"] is not None else {**values, "beta": _BETA[str(values["kind"])]}
 
 
-@register_strategy(name="bootstrap", paper="Reed et al. 2015", complete=_complete, off="bootstrap(beta=1)", cost=Passes(1, 1))
+@register_strategy(
+    name="bootstrap",
+    paper="Reed et al. 2015",
+    complete=_complete,
+    off="bootstrap(beta=1)",
+    cost=Passes(1, 1),
+)
 @dataclass
 class Bootstrap(Strategy):
-    """Bootstrapping, the target beta y + (1 - beta) q: q the predicted class (hard, beta 0.8) or p itself (soft, beta 0.95)."""
+    """Bootstrapping, the target beta y + (1 - beta) q: q the predicted class (hard, beta 0.8) or p
+    itself (soft, beta 0.95).
+    """
 
     by_example: ClassVar[bool] = True
     kind: Annotated[str, OneOf(("hard", "soft"))] = "hard"
@@ -39,6 +49,7 @@ class Bootstrap(Strategy):
         assert self.beta is not None, "the language writes beta out"
         log_p = outputs[0][0].log_p
         recorded = one_hot(batch.labels, log_p)
-        # Soft is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a minimum-entropy term.
+        # Soft is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a
+        # minimum-entropy term.
         own = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
         return [Belief(self.beta * recorded + (1 - self.beta) * own)]

@@ -1,4 +1,6 @@
-"""Learn the label and unlearn what any label would teach: peer loss, and CORES^2, which sieves the examples too."""
+"""Learn the label and unlearn what any label would teach: peer loss, and CORES^2, which sieves the
+examples too.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from ..core.parameters import Interval, OneOf, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, first_epochs, register_strategy
+from .base import (
+    Batch,
+    Belief,
+    Facts,
+    Output,
+    Passes,
+    Strategy,
+    WholeSet,
+    first_epochs,
+    register_strategy,
+)
 from .components import averaged, one_hot, recorded_cost
 
 if TYPE_CHECKING:
@@ -19,24 +31,43 @@ else:
 
 _LEAST_PEER, _LEAST_CORES = 1e-5, 1e-8  # what the authors add to p before the logarithm
 
-# The weight of the peer term as the authors' code has it: shares of the run, and alpha there; linear between them. CIFAR-10 in 300
-# epochs; late, CIFAR-100 in 250. Where the code for uniform noise rises to 0.1 and goes on at 1, the 0.1 is taken for a slip.
+# The weight of the peer term as the authors' code has it: shares of the run, and alpha there;
+# linear between them. CIFAR-10 in 300 epochs; late, CIFAR-100 in 250. Where the code for uniform
+# noise rises to 0.1 and goes on at 1, the 0.1 is taken for a slip.
 _ALPHAS: dict[str, tuple[tuple[float, float], ...]] = {
-    "uniform": ((20 / 300, 0), (40 / 300, 1), (90 / 300, 2), (140 / 300, 2.5), (240 / 300, 3.3), (1, 4.3)),
-    "sparse": ((20 / 300, 0), (40 / 300, 1), (90 / 300, 2), (140 / 300, 5), (240 / 300, 10), (1, 16)),
+    "uniform": (
+        (20 / 300, 0),
+        (40 / 300, 1),
+        (90 / 300, 2),
+        (140 / 300, 2.5),
+        (240 / 300, 3.3),
+        (1, 4.3),
+    ),
+    "sparse": (
+        (20 / 300, 0),
+        (40 / 300, 1),
+        (90 / 300, 2),
+        (140 / 300, 5),
+        (240 / 300, 10),
+        (1, 16),
+    ),
     "late_uniform": ((0.4, 0), (0.4, 0.95), (1, 0.95)),
     "late_sparse": ((110 / 250, 0), (130 / 250, 2), (200 / 250, 10), (1, 20)),
 }
 
 
 def at(knots: Sequence[tuple[float, float]], share: float) -> float:
-    """The value at a share of the run by (share, value) in order, linear between; where two stand at one share, the later one."""
+    """The value at a share of the run by (share, value) in order, linear between; where two stand
+    at one share, the later one.
+    """
     shares, values = np.array(knots).T
     return float(np.interp(share, shares, values))
 
 
 def held_cost(output: Output, least: float) -> Tensor:
-    """The cost (B, K), without gradient for a class of p below `least`: to raise it further would never end."""
+    """The cost (B, K), without gradient for a class of p below `least`: to raise it further would
+    never end.
+    """
     return output.cost.where(output.log_p.detach().exp() >= least, output.cost.detach())
 
 
@@ -48,14 +79,17 @@ def cost_of_any(cost: Tensor, prior: Tensor) -> Tensor:
 @register_strategy(name="peer", paper="Liu & Guo 2020", off="peer(weight=0)", cost=Passes(1, 1))
 @dataclass
 class Peer(Strategy):
-    """Peer loss: cost(x_i, y_i) - alpha cost(x_j, y_k), the peer's image and label drawn independently of each other.
+    """Peer loss: cost(x_i, y_i) - alpha cost(x_j, y_k), the peer's image and label drawn
+    independently of each other.
 
-    kind: how alpha grows, by the authors' code: `uniform`, 0 for 20 of 300 epochs, then in steps to 4.3; `sparse`, for noise that knows
-    few wrong classes, to 16; both `late` as on CIFAR-100, from 0.4 of the run on, 0.95 throughout or up to 20. weight: times that.
-    Both costs are divided by 1 + alpha; the authors divide the learning rate, and with it weight decay's step, which here stays. The peers'
-    images are those of the batch, of the same mean, where the authors load others; the label is drawn from all recorded ones. A class of p
-    below 1e-5 has no gradient in the term, which is otherwise unbounded (the authors: log(p + 1e-5)). On CIFAR-100 they go back to their
-    best network before alpha sets in; not here.
+    kind: how alpha grows, by the authors' code: `uniform`, 0 for 20 of 300 epochs, then in steps to
+    4.3; `sparse`, for noise that knows few wrong classes, to 16; both `late` as on CIFAR-100, from
+    0.4 of the run on, 0.95 throughout or up to 20. weight: times that. Both costs are divided by 1
+    + alpha; the authors divide the learning rate, and with it weight decay's step, which here
+    stays. The peers' images are those of the batch, of the same mean, where the authors load
+    others; the label is drawn from all recorded ones. A class of p below 1e-5 has no gradient in
+    the term, which is otherwise unbounded (the authors: log(p + 1e-5)). On CIFAR-100 they go back
+    to their best network before alpha sets in; not here.
     """
 
     kind: Annotated[str, OneOf(tuple(_ALPHAS))] = "uniform"
@@ -78,21 +112,27 @@ class Peer(Strategy):
         alpha = self.alpha(batch.epoch)
         if not alpha:
             return None
-        drawn = randint(len(self._labels), batch.index.shape, generator=batch.generator).to(self._labels.device)
+        drawn = randint(len(self._labels), batch.index.shape, generator=batch.generator).to(
+            self._labels.device
+        )
         cost = held_cost(outputs[0][0], _LEAST_PEER).gather(1, self._labels[drawn][:, None])
         return -alpha / (1 + alpha) * cost.mean()
 
 
-@register_strategy(name="cores2", paper="Cheng et al. 2021", off="cores2(beta=0, wait=1)", cost=Passes(1, 1))
+@register_strategy(
+    name="cores2", paper="Cheng et al. 2021", off="cores2(beta=0, wait=1)", cost=Passes(1, 1)
+)
 @dataclass
 class Cores2(Strategy):
-    """CORES^2, the sieve: cost_y - beta sum_k prior_k cost_k, over the examples whose label costs no more than the mean of all classes.
+    """CORES^2, the sieve: cost_y - beta sum_k prior_k cost_k, over the examples whose label costs
+    no more than the mean of all classes.
 
-    beta: 0 in a warm-up, then growing to its value over `ramp`; prior: how often the labels not sieved out in the epoch before were
-    recorded. wait: the share of the run in which all examples are kept. The paper: beta 2; 10 epochs to warm up, 30 to grow, the sieve
-    after 30, of 100. The costs are divided by 1 + beta; the authors divide the learning rate, and with it weight decay's step, which here
-    stays. A class of p below 1e-8 has no gradient in the second term (they: log(p + 1e-8)). Their second phase, consistency training on
-    what was sieved out, is left out.
+    beta: 0 in a warm-up, then growing to its value over `ramp`; prior: how often the labels not
+    sieved out in the epoch before were recorded. wait: the share of the run in which all examples
+    are kept. The paper: beta 2; 10 epochs to warm up, 30 to grow, the sieve after 30, of 100. The
+    costs are divided by 1 + beta; the authors divide the learning rate, and with it weight decay's
+    step, which here stays. A class of p below 1e-8 has no gradient in the second term (they: log(p
+    + 1e-8)). Their second phase, consistency training on what was sieved out, is left out.
     """
 
     beta: Annotated[float, Interval("[0, 100]")] = 2.0
@@ -105,16 +145,25 @@ class Cores2(Strategy):
 
         self._epochs = facts.epochs
         self._recorded = facts.labels.bincount(minlength=facts.num_classes).to(float32)
-        self.state.update(prior=self._recorded / self._recorded.sum(), left_out=self._recorded.new_zeros(facts.num_classes))
+        self.state.update(
+            prior=self._recorded / self._recorded.sum(),
+            left_out=self._recorded.new_zeros(facts.num_classes),
+        )
 
     def beta_in(self, epoch: int) -> float:
         """The weight of the second term in an epoch (counted from 1)."""
-        return self.beta * at(((self.warmup, 0), (self.warmup + self.ramp, 1)), (epoch - 1) / self._epochs)
+        return self.beta * at(
+            ((self.warmup, 0), (self.warmup + self.ramp, 1)), (epoch - 1) / self._epochs
+        )
 
     def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
         kept = self._kept(batch, outputs[0][0])
         self.state["left_out"] += (1 - kept) @ one_hot(batch.labels, outputs[0][0].cost)
-        return [Belief(batch.targets, averaged(kept, 1 / (1 + self.beta_in(batch.epoch))), whole_batch=True)]
+        return [
+            Belief(
+                batch.targets, averaged(kept, 1 / (1 + self.beta_in(batch.epoch))), whole_batch=True
+            )
+        ]
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
         beta, output = self.beta_in(batch.epoch), outputs[0][0]
@@ -131,6 +180,7 @@ class Cores2(Strategy):
     def _kept(self, batch: Batch, output: Output) -> Tensor:
         """The examples that fall not through the sieve, weights (B,) in {0, 1}."""
         cost = recorded_cost(output, batch)
-        if batch.epoch <= first_epochs(self.wait, self._epochs):  # the authors' code sieves an epoch later
+        # the authors' code sieves an epoch later
+        if batch.epoch <= first_epochs(self.wait, self._epochs):
             return cost.new_ones(cost.shape)
         return (cost <= output.cost.detach().mean(1)).to(cost.dtype)

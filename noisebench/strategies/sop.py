@@ -1,4 +1,6 @@
-"""Sparse over-parameterisation: what each label has wrong is learned beside the network, and taken from it."""
+"""Sparse over-parameterisation: what each label has wrong is learned beside the network, and taken
+from it.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +23,29 @@ _FLOOR = 1e-4  # of a probability
 
 
 def explained(log_p: Tensor, noise: Tensor) -> Tensor:
-    """log_p (B, K) of p + noise (B, K), at least 1e-4 and scaled to sum to 1. What the floor holds has no gradient, as in the source."""
+    """log_p (B, K) of p + noise (B, K), at least 1e-4 and scaled to sum to 1. What the floor holds
+    has no gradient, as in the source.
+    """
     q = (log_p.exp() + noise).clamp_min(_FLOOR)
     return (q / q.sum(1, keepdim=True)).clamp_min(_FLOOR).log()
 
 
-@register_strategy(name="sop", table=True, paper="Liu et al. 2022", off="sop(lr_u=0, lr_v=0)", cost=Passes(1, 1))
+@register_strategy(
+    name="sop", table=True, paper="Liu et al. 2022", off="sop(lr_u=0, lr_v=0)", cost=Passes(1, 1)
+)
 @dataclass
 class SOP(Strategy):
-    """Sparse over-parameterisation: the loss is paid on p + s, s = u^2 y - v^2 (1 - y), so that the network need not learn a wrong label.
+    """Sparse over-parameterisation: the loss is paid on p + s, s = u^2 y - v^2 (1 - y), so that the
+    network need not learn a wrong label.
 
-    u (N, 1) moves by the loss, v (N, K) by the squared error |(predicted class) + s - y|^2 alone. Both start at random within about 1e-8
-    and grow in proportion to themselves, so that s stays sparse, and 0 for the first tens of epochs. lr_u, lr_v: 10 and 10 on CIFAR-10,
-    1 and 10 on CIFAR-100 (asymmetric noise: 1 and 100), 300 epochs in batches of 128.
+    u (N, 1) moves by the loss, v (N, K) by the squared error |(predicted class) + s - y|^2 alone.
+    Both start at random within about 1e-8 and grow in proportion to themselves, so that s stays
+    sparse, and 0 for the first tens of epochs. lr_u, lr_v: 10 and 10 on CIFAR-10, 1 and 10 on
+    CIFAR-100 (asymmetric noise: 1 and 100), 300 epochs in batches of 128.
 
-    Their steps are plain gradient descent without momentum, weight decay or schedule, as the authors', taken for the batch's rows alone:
-    a step costs B x K numbers, and the memory N x K. The authors' later code lets the squared error move u too (then 0.1 and 100).
+    Their steps are plain gradient descent without momentum, weight decay or schedule, as the
+    authors', taken for the batch's rows alone: a step costs B x K numbers, and the memory N x K.
+    The authors' later code lets the squared error move u too (then 0.1 and 100).
     """
 
     moved: ClassVar[tuple[str, ...]] = ("u", "v")
@@ -53,16 +62,25 @@ class SOP(Strategy):
     def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if not (self.lr_u or self.lr_v):
             return log_p
-        return explained(log_p, self._noise(log_p, batch, u=self._moving("u", batch.index, self.lr_u)))
+        return explained(
+            log_p, self._noise(log_p, batch, u=self._moving("u", batch.index, self.lr_u))
+        )
 
     def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
         if not (self.lr_u or self.lr_v):
             return None
         logits = outputs[0][0].logits.detach()
         noise = self._noise(logits, batch, v=self._moving("v", batch.index, self.lr_v))
-        return (one_hot(logits.argmax(1), logits) + noise - one_hot(batch.labels, logits)).square().sum(1).mean()
+        return (
+            (one_hot(logits.argmax(1), logits) + noise - one_hot(batch.labels, logits))
+            .square()
+            .sum(1)
+            .mean()
+        )
 
-    def _noise(self, like: Tensor, batch: Batch, u: Tensor | None = None, v: Tensor | None = None) -> Tensor:
+    def _noise(
+        self, like: Tensor, batch: Batch, u: Tensor | None = None, v: Tensor | None = None
+    ) -> Tensor:
         """s (B, K), with a gradient for the one of u (B, 1) and v (B, K) that is given."""
         u = self.state["u"][batch.index] if u is None else u
         v = self.state["v"][batch.index] if v is None else v
@@ -70,7 +88,9 @@ class SOP(Strategy):
         return u.square().clamp_max(1) * y - v.square().clamp_max(1) * (1 - y)
 
     def _moving(self, name: str, index: Tensor, lr: float) -> Tensor:
-        """Rows of u or v that take their step as soon as they have their gradient; a loss of several links asks for them several times."""
+        """Rows of u or v that take their step as soon as they have their gradient; a loss of
+        several links asks for them several times.
+        """
         rows: Tensor = self.state[name][index].requires_grad_()
         rows.register_post_accumulate_grad_hook(partial(self._move, name=name, index=index, lr=lr))
         return rows
@@ -85,8 +105,9 @@ class SOP(Strategy):
 class SOPPlus(SOP):
     """SOP+: SOP, and two views of an image are to be said the same, and all classes equally often.
 
-    cost of the first view + consistency * KL(p of the first | p of the second) + balance * KL(uniform | mean p + s). Both views are drawn
-    by the recipe's augmentation; the authors' second is AutoAugment's with cutout. The uniform prior supposes classes of one size.
+    cost of the first view + consistency * KL(p of the first | p of the second) + balance *
+    KL(uniform | mean p + s). Both views are drawn by the recipe's augmentation; the authors' second
+    is AutoAugment's with cutout. The uniform prior supposes classes of one size.
     """
 
     views: ClassVar[int] = 2

@@ -1,4 +1,6 @@
-"""Loss correction in two stages: a first network shows the transition matrix, a second one is corrected by it."""
+"""Loss correction in two stages: a first network shows the transition matrix, a second one is
+corrected by it.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,16 @@ _WORST_CONDITION = 1e6
 
 
 def through(log_p: Tensor, T: Tensor) -> Tensor:
-    """log_p (B, K) of the recorded labels, log(p T), where that of the clean ones is log_p (B, K); in float64 inside, and never -inf."""
+    """log_p (B, K) of the recorded labels, log(p T), where that of the clean ones is log_p (B, K);
+    in float64 inside, and never -inf.
+    """
     return log_through(log_p.double().exp(), T).to(log_p.dtype)
 
 
 class TwoStages(Strategy):
-    """A network on recorded labels for `first` of the run, T by its anchors, and a new network under T."""
+    """A network on recorded labels for `first` of the run, T by its anchors, and a new network
+    under T.
+    """
 
     restarts: ClassVar[bool] = True
     first: float
@@ -38,7 +44,9 @@ class TwoStages(Strategy):
 
         self._until = max(1, round(self.first * facts.epochs))
         self._epochs = facts.epochs
-        self.state.update(T=eye(facts.num_classes, dtype=float64, device=facts.labels.device), known=False)
+        self.state.update(
+            T=eye(facts.num_classes, dtype=float64, device=facts.labels.device), known=False
+        )
 
     def between(self, epoch: int, whole: WholeSet) -> None:
         if epoch != self._until or epoch == self._epochs:
@@ -57,11 +65,18 @@ class TwoStages(Strategy):
         return T
 
 
-@register_strategy(name="forward_estimated", table=True, paper="Patrini et al. 2017", off="forward_estimated(first=1)", cost=Passes(1, 1))
+@register_strategy(
+    name="forward_estimated",
+    table=True,
+    paper="Patrini et al. 2017",
+    off="forward_estimated(first=1)",
+    cost=Passes(1, 1),
+)
 @dataclass
 class ForwardEstimated(TwoStages):
-    """Forward correction without knowing T: a first network for `first` of the run shows it at its anchors (the 97th percentile of each
-    class's probability; the largest from 100 classes on), then a new one learns through it.
+    """Forward correction without knowing T: a first network for `first` of the run shows it at its
+    anchors (the 97th percentile of each class's probability; the largest from 100 classes on), then
+    a new one learns through it.
     """
 
     first: Share = 0.25
@@ -73,11 +88,17 @@ class ForwardEstimated(TwoStages):
 
 
 @register_strategy(
-    name="backward_estimated", table=True, paper="Patrini et al. 2017", laws=(), off="backward_estimated(first=1)", cost=Passes(1, 1)
+    name="backward_estimated",
+    table=True,
+    paper="Patrini et al. 2017",
+    laws=(),
+    off="backward_estimated(first=1)",
+    cost=Passes(1, 1),
 )
 @dataclass
 class BackwardEstimated(TwoStages):
-    """Backward correction without knowing T: as forward_estimated, then a label costs its row of T^-1 times all costs, signed.
+    """Backward correction without knowing T: as forward_estimated, then a label costs its row of
+    T^-1 times all costs, signed.
 
     Without a bound below where the loss has none above, as CE: such a run may diverge.
     """

@@ -1,4 +1,6 @@
-"""Strategies for data of which somebody has verified some labels (`corrupt --trusted 0.1`): CleanNet's weights and distillation."""
+"""Strategies for data of which somebody has verified some labels (`corrupt --trusted 0.1`):
+CleanNet's weights and distillation.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,23 @@ else:
 def verified(name: str, facts: Facts) -> Tensor:
     """Which examples (N,) have a verified label. Raises ConfigError where none has."""
     if facts.trusted is None:
-        raise ConfigError(f"{name} needs verified labels, which these data have not: noisebench corrupt ... --trusted 0.1")
+        raise ConfigError(
+            f"{name} needs verified labels, which these data have not: noisebench "
+            "corrupt ... --trusted 0.1"
+        )
     return facts.trusted
 
 
-def cosine_to_prototypes(features: Tensor, labels: Tensor, trusted: Tensor, num_classes: int) -> Tensor:
-    """The cosine (N,) of each example's features (N, D) with the prototype of its label's class: the mean direction of the trusted ones."""
+def cosine_to_prototypes(
+    features: Tensor, labels: Tensor, trusted: Tensor, num_classes: int
+) -> Tensor:
+    """The cosine (N,) of each example's features (N, D) with the prototype of its label's class:
+    the mean direction of the trusted ones.
+    """
     directions = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    sums = directions.new_zeros(num_classes, features.shape[1]).index_add_(0, labels[trusted], directions[trusted])
+    sums = directions.new_zeros(num_classes, features.shape[1]).index_add_(
+        0, labels[trusted], directions[trusted]
+    )
     prototypes = sums / sums.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return (directions * prototypes[labels]).sum(1)
 
@@ -42,10 +53,12 @@ def cosine_to_prototypes(features: Tensor, labels: Tensor, trusted: Tensor, num_
 )
 @dataclass
 class CleanNet(Strategy):
-    """CleanNet's weights: how alike an example is to the verified ones of its recorded class, by the cosine of their features.
+    """CleanNet's weights: how alike an example is to the verified ones of its recorded class, by
+    the cosine of their features.
 
-    After `wait` of the run every example weighs max(0, cosine with the class's prototype, less `threshold`), scaled to 1 at cosine 1;
-    verified ones weigh 1. The prototypes are mean directions of this network's own features; the paper learns an embedding for them.
+    After `wait` of the run every example weighs max(0, cosine with the class's prototype, less
+    `threshold`), scaled to 1 at cosine 1; verified ones weigh 1. The prototypes are mean directions
+    of this network's own features; the paper learns an embedding for them.
     """
 
     threshold: Annotated[float, Interval("[-1, 1)")] = 0.1
@@ -68,7 +81,8 @@ class CleanNet(Strategy):
         return [Belief(batch.targets, self.state["weights"][batch.index], whole_batch=True)]
 
     def between(self, epoch: int, whole: WholeSet) -> None:
-        if epoch < self.wait * self._epochs - 1e-9 or self.wait == 1:  # 0.07 of 100 is 7, though their product is above it
+        # 0.07 of 100 is 7, though their product is above it
+        if epoch < self.wait * self._epochs - 1e-9 or self.wait == 1:
             return
         cosine = cosine_to_prototypes(whole.features(), self._labels, self._trusted, self._classes)
         weights = ((cosine - self.threshold) / (1 - self.threshold)).clamp(0, 1)
@@ -79,9 +93,11 @@ class CleanNet(Strategy):
 @register_strategy(name="distill", table=True, paper="Li et al. 2017", cost=Passes(1, 1))
 @dataclass
 class Distill(Strategy):
-    """Distillation: a teacher learns the verified labels alone, then a new network the mixture of labels and what the teacher says.
+    """Distillation: a teacher learns the verified labels alone, then a new network the mixture of
+    labels and what the teacher says.
 
-    Targets share y + (1 - share) p of the teacher, at this temperature; verified ones stay y. first: the teacher's part of the run.
+    Targets share y + (1 - share) p of the teacher, at this temperature; verified ones stay y.
+    first: the teacher's part of the run.
     """
 
     restarts: ClassVar[bool] = True

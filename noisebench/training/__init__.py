@@ -1,1 +1,3 @@
-"""Networks, batches, the only training loop, and losses as torch modules. Knows no suite and prints nothing."""
+"""Networks, batches, the only training loop, and losses as torch modules. Knows no suite and prints
+nothing.
+"""

@@ -1,4 +1,6 @@
-"""A whole step on a GPU as one recorded graph: launched one by one, the kernels of a small network wait for Python."""
+"""A whole step on a GPU as one recorded graph: launched one by one, the kernels of a small network
+wait for Python.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ _FIRST = 3  # steps that are made one by one, in which libraries make what they 
 
 @dataclass(frozen=True)
 class Given:
-    """What changes from step to step: index (B,), of each view and example shift (views, B, 2) and flip (views, B), and the share of the
-    learning rate."""
+    """What changes from step to step: index (B,), of each view and example shift (views, B, 2) and
+    flip (views, B), and the share of the learning rate.
+    """
 
     index: Tensor
     shifts: Tensor
@@ -25,7 +28,12 @@ class Given:
     def copied(self) -> Given:
         """The same in memory of its own, the number too."""
         flips = None if self.flips is None else self.flips.clone()
-        return Given(self.index.clone(), self.shifts.clone(), flips, torch.tensor(self.lr_factor, device=self.index.device))
+        return Given(
+            self.index.clone(),
+            self.shifts.clone(),
+            flips,
+            torch.tensor(self.lr_factor, device=self.index.device),
+        )
 
     def take(self, new: Given) -> None:
         """Write another step's over it."""
@@ -38,8 +46,9 @@ class Given:
 
 
 class Made(NamedTuple):
-    """What a step leaves: its cost (), the logits (B, K) of the first network and view, with their gradient, and, once it is made, a
-    number () that is finite where all gradients are."""
+    """What a step leaves: its cost (), the logits (B, K) of the first network and view, with their
+    gradient, and, once it is made, a number () that is finite where all gradients are.
+    """
 
     cost: Tensor
     logits: Tensor
@@ -47,14 +56,18 @@ class Made(NamedTuple):
 
 
 class RecordedStep:
-    """A step that is made a few times, recorded, and from then on played; every batch has the shapes of the first.
+    """A step that is made a few times, recorded, and from then on played; every batch has the
+    shapes of the first.
 
-    It must be the same computation each time, on the same memory: what it decides in Python is decided once. Recorded are the
-    kernels as they are launched, without a compiler: the losses of a step are those of one that is not recorded.
+    It must be the same computation each time, on the same memory: what it decides in Python is
+    decided once. Recorded are the kernels as they are launched, without a compiler: the losses of a
+    step are those of one that is not recorded.
     """
 
     def __init__(self, step: Callable[[Given], Made], device: torch.device) -> None:
-        """device: the GPU that the step computes on, which need not be torch's current one: there a recording would be of nothing."""
+        """device: the GPU that the step computes on, which need not be torch's current one: there a
+        recording would be of nothing.
+        """
         self._step, self._made = step, 0
         self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         self._recorded: tuple[Given, Made] | None = None
@@ -87,7 +100,9 @@ class RecordedStep:
 
 
 def _freed(made: Made) -> Made:
-    """Without the way back to the weights, which would tie them to the stream that it was made on."""
+    """Without the way back to the weights, which would tie them to the stream that it was made
+    on.
+    """
     logits = made.logits.detach()
     logits.grad = made.logits.grad
     return made._replace(logits=logits)

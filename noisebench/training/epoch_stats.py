@@ -1,4 +1,6 @@
-"""What networks say of their training examples in passing: on augmented images, in the step that learns from them."""
+"""What networks say of their training examples in passing: on augmented images, in the step that
+learns from them.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ _MOST = 1 << 23  # numbers that wait to be worked off, 32 MB
 
 @dataclass(frozen=True)
 class Passed:
-    """Of each example since the epoch began: the class predicted (N,) (-1: not seen yet), p of its recorded label (N,), the L1 norm of
-    the gradient of its share of the step's cost by its logits (N,), at most 2 under plain CE, and p of every class (N, K) where asked for,
-    else (N, 0) (NaN: not seen yet)."""
+    """Of each example since the epoch began: the class predicted (N,) (-1: not seen yet), p of its
+    recorded label (N,), the L1 norm of the gradient of its share of the step's cost by its logits
+    (N,), at most 2 under plain CE, and p of every class (N, K) where asked for, else (N, 0) (NaN:
+    not seen yet).
+    """
 
     predicted: Tensor
     p: Tensor
@@ -24,7 +28,12 @@ class Passed:
     whole: Tensor
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"predicted": self.predicted, "p": self.p, "gradient": self.gradient, "whole": self.whole}
+        return {
+            "predicted": self.predicted,
+            "p": self.p,
+            "gradient": self.gradient,
+            "whole": self.whole,
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for name, own in self.state_dict().items():
@@ -32,10 +41,14 @@ class Passed:
 
 
 class Passing:
-    """Collects it for R runs in lockstep. A step only lays its logits by: to work them off one by one would slow small networks down."""
+    """Collects it for R runs in lockstep. A step only lays its logits by: to work them off one by
+    one would slow small networks down.
+    """
 
     def __init__(self, labels: Tensor, num_classes: int) -> None:
-        """labels (R, N), as recorded. num_classes: of which p is kept, for up to 100; 0 for none."""
+        """labels (R, N), as recorded. num_classes: of which p is kept, for up to 100; 0 for
+        none.
+        """
         self._labels = labels
         self._predicted = torch.full_like(labels, -1)
         self._p = torch.full(labels.shape, torch.nan, device=labels.device)
@@ -73,11 +86,15 @@ class Passing:
         runs, K = len(self._labels), self._waiting[0][1].shape[-1]
         index = torch.cat([index.view(runs, -1) for index, _, _ in self._waiting], 1)
         logits = torch.cat([logits.view(runs, -1, K) for _, logits, _ in self._waiting], 1)
-        grads = [torch.zeros_like(logits) if grad is None else grad for _, logits, grad in self._waiting]
+        grads = [
+            torch.zeros_like(logits) if grad is None else grad for _, logits, grad in self._waiting
+        ]
         norms = torch.cat([grad.view(runs, -1, K) for grad in grads], 1).abs().sum(2)
-        sizes = torch.tensor([grad.shape[-2] for grad in grads], device=norms.device)  # a step's cost is a mean
+        # a step's cost is a mean
+        sizes = torch.tensor([grad.shape[-2] for grad in grads], device=norms.device)
         largest, predicted = logits.max(2)
-        p = (logits - largest[..., None]).exp_()  # softmax along so few classes would take three times as long
+        # softmax along so few classes would take three times as long
+        p = (logits - largest[..., None]).exp_()
         p /= p.sum(2, keepdim=True)
         self._predicted.scatter_(1, index, predicted)
         self._p.scatter_(1, index, p.gather(2, self._labels.gather(1, index)[..., None])[..., 0])

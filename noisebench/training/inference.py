@@ -19,7 +19,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Inside, a GPU's convolutions add in the same order each time, and float32 is float32: no TF32."""
+    """Inside, a GPU's convolutions add in the same order each time, and float32 is float32: no
+    TF32.
+    """
     cudnn, cuda = torch.backends.cudnn, device.type == "cuda"
     before = cudnn.deterministic, cudnn.allow_tf32
     cudnn.deterministic, cudnn.allow_tf32 = before[0] or cuda, before[1] and not cuda
@@ -30,7 +32,9 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 def every(pixels: Source, index: Tensor | None = None) -> Iterator[Tensor]:
-    """Some images or all, one part after the other. Raises DataError where fewer or more came than were asked for."""
+    """Some images or all, one part after the other. Raises DataError where fewer or more came than
+    were asked for.
+    """
     expected, seen = len(pixels) if index is None else len(index), 0
     for images in pixels.plain(index):
         seen += len(images)
@@ -39,12 +43,17 @@ def every(pixels: Source, index: Tensor | None = None) -> Iterator[Tensor]:
         yield images
     if seen != expected:
         came = f"{seen} or more" if seen > expected else str(seen)
-        raise DataError(f"{expected} images were asked for, and {came} came: the data changed under the run")
+        raise DataError(
+            f"{expected} images were asked for, and {came} came: the data changed under the run"
+        )
 
 
-def log_p_parts(networks: Sequence[nn.Module], pixels: Source, precision: str, index: Tensor | None = None) -> Iterator[list[Tensor]]:
-    """log_p (n, K) of each network on some images or all, one part of them after the other: each image is read once, and a table of
-    all is never made. Leaves the networks in evaluation mode."""
+def log_p_parts(
+    networks: Sequence[nn.Module], pixels: Source, precision: str, index: Tensor | None = None
+) -> Iterator[list[Tensor]]:
+    """log_p (n, K) of each network on some images or all, one part of them after the other: each
+    image is read once, and a table of all is never made. Leaves the networks in evaluation mode.
+    """
     for network in networks:
         network.eval()
     for images in every(pixels, index):
@@ -53,6 +62,8 @@ def log_p_parts(networks: Sequence[nn.Module], pixels: Source, precision: str, i
         yield [each.log_softmax(1) for each in logits]
 
 
-def network_log_p(network: nn.Module, pixels: Source, precision: str, index: Tensor | None = None) -> Tensor:
+def network_log_p(
+    network: nn.Module, pixels: Source, precision: str, index: Tensor | None = None
+) -> Tensor:
     """log_p (n, K), of some images or all. Leaves the network in evaluation mode."""
     return torch.cat([log_p for (log_p,) in log_p_parts([network], pixels, precision, index)])

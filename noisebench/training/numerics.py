@@ -1,4 +1,6 @@
-"""What a step leaves that is not finite: found without waiting for a device, and named by what it is, epoch, step and examples."""
+"""What a step leaves that is not finite: found without waiting for a device, and named by what it
+is, epoch, step and examples.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +26,33 @@ def norm_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def sound_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """A number () that is not finite where one of theirs is not: on a processor their sum, elsewhere, in fewer calls, their norm."""
+    """A number () that is not finite where one of theirs is not: on a processor their sum,
+    elsewhere, in fewer calls, their norm.
+    """
     if device.type != "cpu" or not tensors:
         return norm_of(tensors, device)
     return torch.stack([tensor.sum() for tensor in tensors]).sum()
 
 
 def sound_of_step(trainer: Trainer, norms: Sequence[Tensor], index: Tensor) -> Tensor:
-    """The same of a step's gradients, and of what the strategy moves by itself. norms: of each network's, where they are known
-    already; index (B,): the step's examples."""
+    """The same of a step's gradients, and of what the strategy moves by itself. norms: of each
+    network's, where they are known already; index (B,): the step's examples.
+    """
     groups = trainer.optimizer.groups[trainer.groups_of_networks if norms else 0 :]
-    gradients = [parameter.grad for group in groups for parameter in group.params if parameter.grad is not None]
+    gradients = [
+        parameter.grad
+        for group in groups
+        for parameter in group.params
+        if parameter.grad is not None
+    ]
     moved = [trainer.strategy.state[name][index] for name in trainer.strategy.moved]
     return sound_of([*norms, *gradients, *moved], trainer.device)
 
 
 def check_step(trainer: Trainer, cost: Tensor, sound: Tensor) -> None:
-    """Raises RunFailed where the cost or a gradient of the step that is being made is not finite, naming the parameter."""
+    """Raises RunFailed where the cost or a gradient of the step that is being made is not finite,
+    naming the parameter.
+    """
     if not math.isfinite(cost.item()):
         raise _failure(trainer, trainer.step, f"the cost became {cost.item()}")
     if math.isfinite(sound.item()):
@@ -58,7 +70,11 @@ def check_steps(trainer: Trainer) -> None:
         return
     step = int((~sound).nonzero()[0])
     cost = trainer.costs[step].item()
-    raise _failure(trainer, step, "a gradient became infinite or nan" if math.isfinite(cost) else f"the cost became {cost}")
+    raise _failure(
+        trainer,
+        step,
+        "a gradient became infinite or nan" if math.isfinite(cost) else f"the cost became {cost}",
+    )
 
 
 def check_state(trainer: Trainer) -> None:
@@ -68,14 +84,25 @@ def check_state(trainer: Trainer) -> None:
 
 
 def wrong_weights(trainer: Trainer) -> str:
-    """`head.weight became inf`: the first of what is trained, or of what networks remember, that is not finite; empty where all is."""
-    state = {**_named(trainer), **_of_networks([dict(network.named_buffers()) for network in trainer.networks])}
-    numbers = {name: tensor.detach() for name, tensor in state.items() if tensor.is_floating_point()}
-    return "" if sound_of(list(numbers.values()), trainer.device).isfinite() else first_wrong(numbers)
+    """`head.weight became inf`: the first of what is trained, or of what networks remember, that is
+    not finite; empty where all is.
+    """
+    state = {
+        **_named(trainer),
+        **_of_networks([dict(network.named_buffers()) for network in trainer.networks]),
+    }
+    numbers = {
+        name: tensor.detach() for name, tensor in state.items() if tensor.is_floating_point()
+    }
+    return (
+        "" if sound_of(list(numbers.values()), trainer.device).isfinite() else first_wrong(numbers)
+    )
 
 
 def first_wrong(tensors: Mapping[str, Tensor]) -> str:
-    """`head.weight became inf`: the first of them that holds a number which is not finite; empty where none does."""
+    """`head.weight became inf`: the first of them that holds a number which is not finite; empty
+    where none does.
+    """
     found = ((name, tensor[~tensor.isfinite()]) for name, tensor in tensors.items())
     return next((f"{name} became {wrong[0].item()}" for name, wrong in found if len(wrong)), "")
 
@@ -83,29 +110,51 @@ def first_wrong(tensors: Mapping[str, Tensor]) -> str:
 def _failure(trainer: Trainer, step: int, what: str) -> RunFailed:
     index = trainer.batches[step].cpu().numpy()
     examples = index if trainer.task.numbers is None else trainer.task.numbers[index]
-    shown = ", ".join(map(str, examples[:_SHOWN])) + (f" and {len(examples) - _SHOWN} more" if len(examples) > _SHOWN else "")
-    return RunFailed(f"{what} at epoch {trainer.epoch + 1}, step {step + 1}, on examples {shown}", batch=examples.tolist())
+    shown = ", ".join(map(str, examples[:_SHOWN])) + (
+        f" and {len(examples) - _SHOWN} more" if len(examples) > _SHOWN else ""
+    )
+    return RunFailed(
+        f"{what} at epoch {trainer.epoch + 1}, step {step + 1}, on examples {shown}",
+        batch=examples.tolist(),
+    )
 
 
 def _gradients(trainer: Trainer) -> dict[str, Tensor]:
     """By name; of numbers that a strategy moves by itself, these."""
-    found = {name: each if name in _moved(trainer) else each.grad for name, each in _named(trainer).items()}
+    found = {
+        name: each if name in _moved(trainer) else each.grad
+        for name, each in _named(trainer).items()
+    }
     return {name: each for name, each in found.items() if each is not None}
 
 
 def _named(trainer: Trainer) -> dict[str, Tensor]:
     """All that is trained."""
     state = trainer.strategy.state.items()
-    own = {f"the strategy's {name}": each for name, each in state if isinstance(each, Tensor) and each.requires_grad}
-    return {**_of_networks([dict(network.named_parameters()) for network in trainer.networks]), **own, **_moved(trainer)}
+    own = {
+        f"the strategy's {name}": each
+        for name, each in state
+        if isinstance(each, Tensor) and each.requires_grad
+    }
+    return {
+        **_of_networks([dict(network.named_parameters()) for network in trainer.networks]),
+        **own,
+        **_moved(trainer),
+    }
 
 
 def _moved(trainer: Trainer) -> dict[str, Tensor]:
-    return {f"the strategy's {name}": trainer.strategy.state[name] for name in trainer.strategy.moved}
+    return {
+        f"the strategy's {name}": trainer.strategy.state[name] for name in trainer.strategy.moved
+    }
 
 
 def _of_networks(named: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """`head.weight`, of several networks `head.weight of network 2`."""
     if len(named) == 1:
         return dict(named[0])
-    return {f"{name} of network {number}": each for number, tensors in enumerate(named, 1) for name, each in tensors.items()}
+    return {
+        f"{name} of network {number}": each
+        for number, tensors in enumerate(named, 1)
+        for name, each in tensors.items()
+    }

@@ -1,4 +1,6 @@
-"""The one formula of a step: sum_n w_n (sum_k targets_nk cost_nk) / sum_n w_n (or N), for each network; and the rate's schedule."""
+"""The one formula of a step: sum_n w_n (sum_k targets_nk cost_nk) / sum_n w_n (or N), for each
+network; and the rate's schedule.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,17 @@ _NOBODY = 1e-30  # where nobody is trusted the step costs nothing instead of 0 /
 
 
 def believed_cost(cost: Tensor, belief: Belief, runs: int = 1) -> Tensor:
-    """The mean cost (runs,) of what is believed in each of so many runs, whose examples stand one run after the other.
+    """The mean cost (runs,) of what is believed in each of so many runs, whose examples stand one
+    run after the other.
 
     cost (B, K), targets (B,) or (B, K), weights (B,) or None.
     """
     by_class = belief.targets.dim() == 1
-    each = cost.gather(1, belief.targets[:, None]).squeeze(1) if by_class else (belief.targets * cost).sum(1)
+    each = (
+        cost.gather(1, belief.targets[:, None]).squeeze(1)
+        if by_class
+        else (belief.targets * cost).sum(1)
+    )
     each = each.view(runs, -1)
     if belief.weights is None:
         return each.mean(1)
@@ -29,8 +36,12 @@ def believed_cost(cost: Tensor, belief: Belief, runs: int = 1) -> Tensor:
     return (weights * trusted).sum(1) / total
 
 
-def learning_rate_factor(schedule: tuple[str, tuple[float, ...]], epochs_done: float, epochs: int) -> float:
-    """The share of the initial learning rate after `epochs_done` (a fraction within an epoch) of `epochs`."""
+def learning_rate_factor(
+    schedule: tuple[str, tuple[float, ...]], epochs_done: float, epochs: int
+) -> float:
+    """The share of the initial learning rate after `epochs_done` (a fraction within an epoch) of
+    `epochs`.
+    """
     name, ends = schedule
     if name == "cosine":
         return 0.5 * (1 + math.cos(math.pi * epochs_done / epochs))

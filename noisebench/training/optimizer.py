@@ -1,4 +1,6 @@
-"""Stochastic gradient descent with momentum: torch's own arithmetic, all parameters of a group in one pass."""
+"""Stochastic gradient descent with momentum: torch's own arithmetic, all parameters of a group in
+one pass.
+"""
 
 from __future__ import annotations
 
@@ -29,23 +31,43 @@ class SGD:
     """torch.optim.SGD without its class, whose first use loads a compiler for a second."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], recipe: Recipe) -> None:
-        """Each group is `{"params": [...]}` with settings in place of the recipe's lr, momentum, weight_decay and nesterov."""
-        shared = {name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay", "nesterov")}
-        self.groups = [Group(**{**shared, **group}, velocities=[torch.zeros_like(p) for p in group["params"]]) for group in groups]
+        """Each group is `{"params": [...]}` with settings in place of the recipe's lr, momentum,
+        weight_decay and nesterov.
+        """
+        shared = {
+            name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay", "nesterov")
+        }
+        self.groups = [
+            Group(**{**shared, **group}, velocities=[torch.zeros_like(p) for p in group["params"]])
+            for group in groups
+        ]
 
     @torch.no_grad()
     def step(self, lr_factor: float | Tensor) -> None:
-        """One step along the gradients, which are forgotten. lr_factor: the share of each group's own learning rate."""
+        """One step along the gradients, which are forgotten. lr_factor: the share of each group's
+        own learning rate.
+        """
         for group in self.groups:
-            moved = [(p, p.grad, v) for p, v in zip(group.params, group.velocities, strict=True) if p.grad is not None]
+            moved = [
+                (p, p.grad, v)
+                for p, v in zip(group.params, group.velocities, strict=True)
+                if p.grad is not None
+            ]
             if not moved:
                 continue
             params, grads, velocities = (list(column) for column in zip(*moved, strict=True))
             sgd(
-                params, grads, velocities if group.momentum else [None] * len(params), fused=True,
-                lr=group.lr * lr_factor, momentum=group.momentum, weight_decay=group.weight_decay, nesterov=group.nesterov,
-                dampening=0.0, maximize=False,
-            )  # fmt: skip
+                params,
+                grads,
+                velocities if group.momentum else [None] * len(params),
+                fused=True,
+                lr=group.lr * lr_factor,
+                momentum=group.momentum,
+                weight_decay=group.weight_decay,
+                nesterov=group.nesterov,
+                dampening=0.0,
+                maximize=False,
+            )
             for param in params:
                 param.grad = None
 

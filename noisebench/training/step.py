@@ -1,8 +1,8 @@
-"""A step along the gradient, and its passes, forward and backward: of this process's share of its rows, at once or, to save memory, part
-after part.
+"""A step along the gradient, and its passes, forward and backward: of this process's share of its
+rows, at once or, to save memory, part after part.
 
-What stands after the networks, strategy, loss and penalty, is of all rows in every process: it is the same in all of them, and so is
-what a strategy remembers of each example.
+What stands after the networks, strategy, loss and penalty, is of all rows in every process: it is
+the same in all of them, and so is what a strategy remembers of each example.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def training_forwards(trainer: Trainer) -> list[Forward]:
     """Each network as it is trained."""
     if trainer.spread.alone:
         return list(trainer.networks)
-    images = next(iter(trainer.train.plain(torch.arange(min(2, len(trainer.train)), device=trainer.device))))
+    images = next(
+        iter(trainer.train.plain(torch.arange(min(2, len(trainer.train)), device=trainer.device)))
+    )
     return [trainer.ranks.wrapped(network, images) for network in trainer.networks]
 
 
@@ -44,21 +46,28 @@ def backward(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
 
 
 def descend(trainer: Trainer, made: Made, index: Tensor, lr_factor: float | Tensor) -> Made:
-    """One step along the gradients. Raises RunFailed where they are not finite and a look takes no time: on a processor. index (B,): the
-    step's examples."""
+    """One step along the gradients. Raises RunFailed where they are not finite and a look takes no
+    time: on a processor. index (B,): the step's examples.
+    """
     clip = trainer.task.recipe.clip
     networks = [list(network.parameters()) for network in trainer.networks] if clip else []
-    norms = [norm_of([p.grad for p in parameters if p.grad is not None], trainer.device) for parameters in networks]
+    norms = [
+        norm_of([p.grad for p in parameters if p.grad is not None], trainer.device)
+        for parameters in networks
+    ]
     sound = sound_of_step(trainer, norms, index)
     if trainer.device.type == "cpu":
         check_step(trainer, made.cost, sound)
-    for parameters, norm in zip(networks, norms, strict=True):  # each by itself: two networks must not brake each other
+    # each by itself: two networks must not brake each other
+    for parameters, norm in zip(networks, norms, strict=True):
         clip_grads_with_norm_(parameters, clip, norm)
     trainer.optimizer.step(lr_factor)
     return made._replace(sound=sound)
 
 
-def of_batch(trainer: Trainer, forwards: Sequence[Forward], batch: Batch, part: int = 0, share: float = 1.0) -> Made:
+def of_batch(
+    trainer: Trainer, forwards: Sequence[Forward], batch: Batch, part: int = 0, share: float = 1.0
+) -> Made:
     """All rows, or one part of them that is such a share of the cost, in one pass."""
     rows = len(batch.views[0]) if trainer.changes_images else len(batch.index)
     (views,) = _own_views(trainer, batch, [slice(0, rows)])
@@ -70,7 +79,9 @@ def of_batch(trainer: Trainer, forwards: Sequence[Forward], batch: Batch, part: 
 
 
 def _of_each_part(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
-    """One part after the other, where a cost is a mean over examples that do not look at each other."""
+    """One part after the other, where a cost is a mean over examples that do not look at each
+    other.
+    """
     n = len(trainer.batches[trainer.step])
     shares = [(part.stop - part.start) / n for part in trainer.spread.parts(n)]
     found = []
@@ -82,15 +93,22 @@ def _of_each_part(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
 
 
 def _in_two_passes(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
-    """First the logits of all parts, without gradient, and what the cost is of them; then, by its gradient, part after part again."""
+    """First the logits of all parts, without gradient, and what the cost is of them; then, by its
+    gradient, part after part again.
+    """
     batch = trainer.batch()
     rows = len(batch.views[0]) if trainer.changes_images else len(batch.index)
     parts = trainer.spread.parts(rows)
     own = _own_views(trainer, batch, parts)
     with _without_trace(trainer):
-        said = [_logits(trainer, trainer.networks, views, number) for number, views in enumerate(own)]
+        said = [
+            _logits(trainer, trainer.networks, views, number) for number, views in enumerate(own)
+        ]
         said = [_gathered(trainer, logits, part) for logits, part in zip(said, parts, strict=True)]
-    logits = [[torch.cat(pieces).requires_grad_() for pieces in zip(*views, strict=True)] for views in zip(*said, strict=True)]
+    logits = [
+        [torch.cat(pieces).requires_grad_() for pieces in zip(*views, strict=True)]
+        for views in zip(*said, strict=True)
+    ]
     objective = trainer.objective(batch, logits).sum()
     objective.backward()
     for number, (views, part) in enumerate(zip(own, parts, strict=True)):
@@ -100,18 +118,27 @@ def _in_two_passes(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
 
 
 def _own_views(trainer: Trainer, batch: Batch, parts: Sequence[slice]) -> list[list[Tensor]]:
-    """The views of this process's share of each part of the rows; a strategy that changes images has those of all rows."""
+    """The views of this process's share of each part of the rows; a strategy that changes images
+    has those of all rows.
+    """
     if trainer.spread.alone:
         return [list(batch.views)]
     shares = [trainer.ranks.share(part.stop - part.start) for part in parts]
     if not trainer.changes_images:
         sizes = [share.stop - share.start for share in shares]
-        return [list(views) for views in zip(*(view.split(sizes) for view in batch.views), strict=True)]
-    places = [slice(part.start + share.start, part.start + share.stop) for part, share in zip(parts, shares, strict=True)]
+        return [
+            list(views) for views in zip(*(view.split(sizes) for view in batch.views), strict=True)
+        ]
+    places = [
+        slice(part.start + share.start, part.start + share.stop)
+        for part, share in zip(parts, shares, strict=True)
+    ]
     return [[view[place] for view in batch.views] for place in places]
 
 
-def _logits(trainer: Trainer, forwards: Sequence[Forward], views: Sequence[Tensor], part: int) -> list[list[Tensor]]:
+def _logits(
+    trainer: Trainer, forwards: Sequence[Forward], views: Sequence[Tensor], part: int
+) -> list[list[Tensor]]:
     """Of each network and view, float32."""
     with trainer.own_draws(part), trainer.autocast():
         return [[forward(view).float() for view in views] for forward in forwards]
@@ -126,21 +153,37 @@ def _joined(trainer: Trainer, logits: list[list[Tensor]], rows: int) -> list[lis
 
 def _gathered(trainer: Trainer, logits: list[list[Tensor]], part: slice) -> list[list[Tensor]]:
     """A part's of all processes, without one."""
-    return [[trainer.ranks.gather(each, part.stop - part.start) for each in views] for views in logits]
+    return [
+        [trainer.ranks.gather(each, part.stop - part.start) for each in views] for views in logits
+    ]
 
 
-def _hand_back(trainer: Trainer, own: list[list[Tensor]], logits: list[list[Tensor]], part: slice) -> None:
+def _hand_back(
+    trainer: Trainer, own: list[list[Tensor]], logits: list[list[Tensor]], part: slice
+) -> None:
     """The gradient of a part of the logits, through this process's share of it."""
-    pairs = [pair for views, all_rows in zip(own, logits, strict=True) for pair in zip(views, all_rows, strict=True)]
-    moved = [(mine, whole) for mine, whole in pairs if whole.grad is not None or trainer.ranks.size > 1]  # others wait for a gradient
-    gradients = [torch.zeros_like(whole[part]) if whole.grad is None else whole.grad[part] for _, whole in moved]
+    pairs = [
+        pair
+        for views, all_rows in zip(own, logits, strict=True)
+        for pair in zip(views, all_rows, strict=True)
+    ]
+    # others wait for a gradient
+    moved = [
+        (mine, whole) for mine, whole in pairs if whole.grad is not None or trainer.ranks.size > 1
+    ]
+    gradients = [
+        torch.zeros_like(whole[part]) if whole.grad is None else whole.grad[part]
+        for _, whole in moved
+    ]
     torch.autograd.backward([mine for mine, _ in moved], list(map(trainer.ranks.own, gradients)))
 
 
 def _with_gradient(pieces: Sequence[Tensor]) -> Tensor:
     """Logits of the parts as those of a whole batch."""
     whole = torch.cat([piece.detach() for piece in pieces])
-    whole.grad = torch.cat([torch.zeros_like(piece) if piece.grad is None else piece.grad for piece in pieces])
+    whole.grad = torch.cat(
+        [torch.zeros_like(piece) if piece.grad is None else piece.grad for piece in pieces]
+    )
     return whole
 
 

@@ -1,7 +1,9 @@
-"""The only training loop. It knows recorded labels, never clean ones, nor the test labels; it prints nothing.
+"""The only training loop. It knows recorded labels, never clean ones, nor the test labels; it
+prints nothing.
 
-An epoch: draw its plan -> for each batch: prepare, forward, believe, penalty, one SGD step -> the strategy looks at
-the whole set -> predictions for whoever holds the labels. Between any two steps the state is whole and can be saved.
+An epoch: draw its plan -> for each batch: prepare, forward, believe, penalty, one SGD step -> the
+strategy looks at the whole set -> predictions for whoever holds the labels. Between any two steps
+the state is whole and can be saved.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ _LOOK_EVERY = 64  # steps: to look at what a GPU has found is to wait for it
 
 @dataclass(frozen=True)
 class Task:
-    """All that decides a training. Images (N, H, W, C) uint8, of pictures in files in the recipe's size; labels (N,) as recorded."""
+    """All that decides a training. Images (N, H, W, C) uint8, of pictures in files in the recipe's
+    size; labels (N,) as recorded.
+    """
 
     images: ImageArray
     labels: np.ndarray
@@ -61,18 +65,25 @@ class Task:
     val_images: ImageArray | None = None  # held out: predicted after each epoch, never trained on
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
     init: Weights | None = None  # what the networks begin from; None: they are freshly made
-    numbers: np.ndarray | None = None  # what a failure calls the examples (N,); None: as they stand here
+    # what a failure calls the examples (N,); None: as they stand here
+    numbers: np.ndarray | None = None
 
     def sees_as(self, other: Task) -> bool:
-        """Whether both train and are tested on the same images, which then need to lie there once."""
-        return same_images(self.images, other.images) and same_images(self.test_images, other.test_images)
+        """Whether both train and are tested on the same images, which then need to lie there
+        once.
+        """
+        return same_images(self.images, other.images) and same_images(
+            self.test_images, other.test_images
+        )
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What an epoch leaves: mean cost; of the training set, in passing, the classes predicted (N,) (-1: not seen), p of the recorded
-    label, the gradient's norm, and p of every class (N, K) (NaN: not seen), (N, 0) late and for more than 100; and log_p of the test
-    images (M, K) and of those held out for validation."""
+    """What an epoch leaves: mean cost; of the training set, in passing, the classes predicted (N,)
+    (-1: not seen), p of the recorded label, the gradient's norm, and p of every class (N, K) (NaN:
+    not seen), (N, 0) late and for more than 100; and log_p of the test images (M, K) and of those
+    held out for validation.
+    """
 
     epoch: int
     lr: float
@@ -88,31 +99,51 @@ class EpochEnd:
 class Trainer:
     """A training in progress: networks, optimiser, strategy, and where it stands."""
 
-    def __init__(self, task: Task, device: torch.device, beside: Trainer | None = None, *, spread: Spread = Spread()) -> None:
-        """beside: one on the same device, whose images are shared where they are the same ones. Raises ConfigError for a spread that
-        the network does not allow."""
+    def __init__(
+        self,
+        task: Task,
+        device: torch.device,
+        beside: Trainer | None = None,
+        *,
+        spread: Spread = Spread(),
+    ) -> None:
+        """beside: one on the same device, whose images are shared where they are the same ones.
+        Raises ConfigError for a spread that the network does not allow.
+        """
         self.task, self.device, self.strategy = task, device, task.strategy
-        self.changes_images = type(task.strategy).prepare is not Strategy.prepare  # and so has to see those of the whole batch
+        # and so has to see those of the whole batch
+        self.changes_images = type(task.strategy).prepare is not Strategy.prepare
         if beside and task.sees_as(beside.task):
             train, test = beside.train, beside.test
         else:
             look = Look.of(task.recipe)
-            train = source_of(task.images, normalisation_of(task.images), device, look, task.recipe.crop)
+            train = source_of(
+                task.images, normalisation_of(task.images), device, look, task.recipe.crop
+            )
             test = source_of(task.test_images, train.normalise, device, look)
         self.train: Source = train
         self.test: Source = test
         self.val = None if task.val_images is None else self.pixels(task.val_images)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
-        self.beginning = Beginning(task.model, task.num_classes, train.shape, task.init, self.strategy.networks)
-        self.adapted: list[str] = []  # what was done so that the weights fit that the networks began from
-        self.networks: Sequence[nn.Module] = [self._network(number) for number in range(self.strategy.networks)]
+        self.beginning = Beginning(
+            task.model, task.num_classes, train.shape, task.init, self.strategy.networks
+        )
+        # what was done so that the weights fit that the networks began from
+        self.adapted: list[str] = []
+        self.networks: Sequence[nn.Module] = [
+            self._network(number) for number in range(self.strategy.networks)
+        ]
         self.spread, self.ranks = fitted(self, spread), spread.ranks
         self._still = [freeze(network, task.recipe.freeze) for network in self.networks]
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
         trusted = None if task.trusted is None else torch.from_numpy(task.trusted).to(device)
-        self.strategy.start(Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted))
+        self.strategy.start(
+            Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted)
+        )
         own = [dict(group) for group in self.strategy.parameter_groups()]
-        groups = [group for network in self.networks for group in parameter_groups(network, task.recipe)]
+        groups = [
+            group for network in self.networks for group in parameter_groups(network, task.recipe)
+        ]
         self.groups_of_networks = len(groups)  # the others are the strategy's
         self.optimizer = SGD([*groups, *own], task.recipe)
         self.schedule = read_schedule(task.recipe.schedule)
@@ -121,8 +152,14 @@ class Trainer:
         self._running = False
         self._begin_epoch()
         self._forwards = training_forwards(self)
-        # What looks at each example alone, and at nothing else, is one computation that can be played again.
-        alike = device.type == "cuda" and self.spread.alone and self.strategy.by_example and isinstance(self.train, Pixels)
+        # What looks at each example alone, and at nothing else, is one computation that can be
+        # played again.
+        alike = (
+            device.type == "cuda"
+            and self.spread.alone
+            and self.strategy.by_example
+            and isinstance(self.train, Pixels)
+        )
         self._recorded = RecordedStep(self._learn_given, device) if alike else None
 
     @property
@@ -130,7 +167,8 @@ class Trainer:
         return len(self.batches)
 
     def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochEnd:
-        """The rest of the current epoch. `on_step` is called between steps; what it raises leaves a whole state.
+        """The rest of the current epoch. `on_step` is called between steps; what it raises leaves a
+        whole state.
 
         Raises RunFailed at a cost or a gradient that is not finite, naming step and examples.
         """
@@ -143,27 +181,39 @@ class Trainer:
         return self.end_epoch(self.predict(self.test))
 
     @torch.no_grad()
-    def ask(self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """log_p (B, K) of images as they are given, with the network's weights or others (strategies' Networks)."""
+    def ask(
+        self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """log_p (B, K) of images as they are given, with the network's weights or others
+        (strategies' Networks).
+        """
         asked = self.networks[network]
         training = asked.training
         asked.eval()
         own = images if self.spread.alone else images[self.ranks.share(len(images))]
         with self.autocast():
-            logits = asked(own) if weights is None else functional_call(asked, dict(weights), (own,))
+            logits = (
+                asked(own) if weights is None else functional_call(asked, dict(weights), (own,))
+            )
         if training:
             self._train_mode(network)
         return self.ranks.gather(logits.float().log_softmax(1), len(images))
 
     def log_p(self, network: int = 0) -> Tensor:
-        """log_p (N, K) of one network on the training set, without augmentation (strategies' WholeSet). Raises RunFailed."""
+        """log_p (N, K) of one network on the training set, without augmentation (strategies'
+        WholeSet). Raises RunFailed.
+        """
         return self._finite(self._log_p(self.networks[network], self.train))
 
     def features(self, network: int = 0, index: Tensor | None = None) -> Tensor:
-        """The input (n, D) of the classifier on training images, without augmentation (strategies' WholeSet)."""
+        """The input (n, D) of the classifier on training images, without augmentation (strategies'
+        WholeSet).
+        """
         seen: list[Tensor] = []
         head = classifier(self.networks[network])
-        hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1).float()))
+        hook = head.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].flatten(1).float())
+        )
         try:
             self._log_p(self.networks[network], self.train, index)
         finally:
@@ -171,14 +221,18 @@ class Trainer:
         return self.ranks.gather(torch.cat(seen), len(self.train) if index is None else len(index))
 
     def restart(self) -> None:
-        """New networks, an optimiser without memory, and the schedule from its beginning over what is left (strategies' WholeSet)."""
+        """New networks, an optimiser without memory, and the schedule from its beginning over what
+        is left (strategies' WholeSet).
+        """
         self.since = self.epoch
         for number, network in enumerate(self.networks):
             network.load_state_dict(self._network(number, self.epoch).state_dict())
         self.optimizer.forget()
 
     def pixels(self, images: ImageArray) -> Source:
-        """Images (n, H, W, C), uint8, that are not trained on, as the networks are asked about them."""
+        """Images (n, H, W, C), uint8, that are not trained on, as the networks are asked about
+        them.
+        """
         return source_of(images, self.train.normalise, self.device, Look.of(self.task.recipe))
 
     def predict(self, pixels: Source) -> Tensor:
@@ -187,7 +241,10 @@ class Trainer:
 
     def predict_parts(self, pixels: Source) -> Iterator[Tensor]:
         """The same of this process's share, one part of the images after the other."""
-        return map(self.strategy.predict, log_p_parts(self.networks, pixels, self.task.precision, self._share(len(pixels))))
+        return map(
+            self.strategy.predict,
+            log_p_parts(self.networks, pixels, self.task.precision, self._share(len(pixels))),
+        )
 
     def close(self) -> None:
         """Nothing more is asked for: end what reads images ahead."""
@@ -223,29 +280,51 @@ class Trainer:
 
     def _network(self, number: int, *since: int) -> nn.Module:
         """A network as it begins; after a restart another one."""
-        network, said = self.beginning.network(number, derived_seed(self.task.seed, _NETWORK, number, *since))
+        network, said = self.beginning.network(
+            number, derived_seed(self.task.seed, _NETWORK, number, *since)
+        )
         self.adapted = list(dict.fromkeys([*self.adapted, *said]))
         return on_device(network, self.device)
 
     def _train_mode(self, number: int) -> None:
-        """Ready to learn; what is frozen stays in evaluation mode, so that its batch norm learns nothing either."""
+        """Ready to learn; what is frozen stays in evaluation mode, so that its batch norm learns
+        nothing either.
+        """
         self.networks[number].train()
         for part in self._still[number]:
             part.eval()
 
     def _begin_epoch(self) -> None:
-        """The epoch's order and augmentation depend on (seed, epoch) alone, so that a resumed epoch is the same one."""
+        """The epoch's order and augmentation depend on (seed, epoch) alone, so that a resumed epoch
+        is the same one.
+        """
         recipe = self.task.recipe
         seed = derived_seed(self.task.seed, _EPOCH, self.epoch)
-        plan = Plan.draw(len(self.train), self.strategy.views, recipe.crop, recipe.flip, torch.Generator().manual_seed(seed))
+        plan = Plan.draw(
+            len(self.train),
+            self.strategy.views,
+            recipe.crop,
+            recipe.flip,
+            torch.Generator().manual_seed(seed),
+        )
         self.plan = plan.to(self.device)
         self.batches = self.plan.batches(recipe.batch_size)
-        self.train.begin(self.plan, (at for step in range(self.step, len(self.batches)) for at in places(self, step)))
+        self.train.begin(
+            self.plan,
+            (at for step in range(self.step, len(self.batches)) for at in places(self, step)),
+        )
         self.costs: Tensor = torch.zeros(len(self.batches), device=self.device)
-        self.sound = torch.zeros_like(self.costs)  # finite where a step's gradients are; those before a checkpoint were looked at
+        # finite where a step's gradients are; those before a checkpoint were looked at
+        self.sound = torch.zeros_like(self.costs)
         early = self.epoch < early_epochs(recipe.epochs)
-        self.passing, self.place = Passing(self.labels[None], self.task.num_classes if early else 0), 0
-        self._randomness = [torch.Generator(device).manual_seed(seed).get_state() for device in (torch.device("cpu"), *self._cuda)]
+        self.passing, self.place = (
+            Passing(self.labels[None], self.task.num_classes if early else 0),
+            0,
+        )
+        self._randomness = [
+            torch.Generator(device).manual_seed(seed).get_state()
+            for device in (torch.device("cpu"), *self._cuda)
+        ]
 
     @property
     def passed(self) -> Passed:
@@ -261,7 +340,9 @@ class Trainer:
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
-        """torch's global randomness (dropout needs it) is the trainer's inside and the caller's again outside."""
+        """torch's global randomness (dropout needs it) is the trainer's inside and the caller's
+        again outside.
+        """
         with torch.random.fork_rng(self._cuda):
             torch.set_rng_state(self._randomness[0])
             for device, state in zip(self._cuda, self._randomness[1:], strict=True):
@@ -275,35 +356,45 @@ class Trainer:
 
     @contextmanager
     def own_draws(self, part: int) -> Iterator[None]:
-        """Where there are several processes, dropout in this one, in a part of a step: a matter of (seed, epoch, step, process, part)
-        alone, so that a checkpoint need not know of it."""
+        """Where there are several processes, dropout in this one, in a part of a step: a matter of
+        (seed, epoch, step, process, part) alone, so that a checkpoint need not know of it.
+        """
         if self.ranks.size == 1:
             yield
             return
         with torch.random.fork_rng(self._cuda):
-            torch.manual_seed(derived_seed(self.task.seed, _RANK, self.epoch, self.step, self.ranks.rank, part))
+            torch.manual_seed(
+                derived_seed(self.task.seed, _RANK, self.epoch, self.step, self.ranks.rank, part)
+            )
             yield
 
     def end_training(self) -> None:
-        """After an epoch's last step: the strategy looks at the whole set, before the test set is looked at, since it may roll
-        the networks back."""
+        """After an epoch's last step: the strategy looks at the whole set, before the test set is
+        looked at, since it may roll the networks back.
+        """
         self._lr_factor = self.lr_factor(self.step - 1)
         self.epoch, self.step = self.epoch + 1, 0
         self.ranks.agree(kept_by_each(self))
         self.strategy.between(self.epoch, self)
 
     def end_epoch(self, test: Tensor) -> EpochEnd:
-        """What the epoch leaves, with log_p (M, K) of the test set, and the next one begun. Raises RunFailed."""
+        """What the epoch leaves, with log_p (M, K) of the test set, and the next one begun. Raises
+        RunFailed.
+        """
         self._finite(test)
         val = None if self.val is None else self._finite(self.predict(self.val)).cpu().numpy()
         lr, cost = self._lr_factor * self.task.recipe.lr, self.costs.mean().item()
-        predicted, p, gradient, whole = (part.cpu().numpy() for part in self.passed.state_dict().values())
+        predicted, p, gradient, whole = (
+            part.cpu().numpy() for part in self.passed.state_dict().values()
+        )
         end = EpochEnd(self.epoch, lr, cost, predicted, p, gradient, whole, test.cpu().numpy(), val)
         self._begin_epoch()
         return end
 
     def check(self) -> None:
-        """Raises RunFailed where a step of this epoch had a cost or a gradient that is not finite, or the networks are not."""
+        """Raises RunFailed where a step of this epoch had a cost or a gradient that is not finite,
+        or the networks are not.
+        """
         check_steps(self)
         check_state(self)
 
@@ -318,13 +409,20 @@ class Trainer:
         return make_batch(self, part)
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
-        """What each of so many runs (runs,) is to lower, whose examples stand one run after the other in the batch.
+        """What each of so many runs (runs,) is to lower, whose examples stand one run after the
+        other in the batch.
 
         logits: of each network and view, (B, K), float32.
         """
-        outputs = [[self._output(number, rows, batch) for rows in views] for number, views in enumerate(logits)]
+        outputs = [
+            [self._output(number, rows, batch) for rows in views]
+            for number, views in enumerate(logits)
+        ]
         beliefs = self.strategy.believe(batch, outputs)
-        cost: Any = sum(believed_cost(views[0].cost, belief, runs) for views, belief in zip(outputs, beliefs, strict=True))
+        cost: Any = sum(
+            believed_cost(views[0].cost, belief, runs)
+            for views, belief in zip(outputs, beliefs, strict=True)
+        )
         objective: Tensor = cost
         for penalty in (self.strategy.penalty(batch, outputs), self._penalty()):
             objective = objective if penalty is None else objective + penalty
@@ -362,7 +460,14 @@ class Trainer:
         """The loss's own, of all that is trained of all networks."""
         if self.task.penalty is None:
             return None
-        return self.task.penalty([weight for network in self.networks for weight in network.parameters() if weight.requires_grad])
+        return self.task.penalty(
+            [
+                weight
+                for network in self.networks
+                for weight in network.parameters()
+                if weight.requires_grad
+            ]
+        )
 
     def _output(self, number: int, logits: Tensor, batch: Batch) -> Output:
         scores = Scores(logits, adapt=partial(self.strategy.adapt, batch=batch, network=number))
@@ -374,13 +479,17 @@ class Trainer:
 
     def _log_p(self, network: nn.Module, pixels: Source, index: Tensor | None = None) -> Tensor:
         n = len(pixels) if index is None else len(index)
-        return self.ranks.gather(network_log_p(network, pixels, self.task.precision, self._share(n, index)), n)
+        return self.ranks.gather(
+            network_log_p(network, pixels, self.task.precision, self._share(n, index)), n
+        )
 
     def _share(self, n: int, index: Tensor | None = None) -> Tensor | None:
         """Which of n images this process looks at; None for all."""
         if self.ranks.size == 1:
             return index
-        return (torch.arange(n, device=self.device) if index is None else index)[self.ranks.share(n)]
+        return (torch.arange(n, device=self.device) if index is None else index)[
+            self.ranks.share(n)
+        ]
 
 
 def _restore(state: dict[str, Any], saved: dict[str, Any]) -> None:

@@ -22,7 +22,24 @@ def two_finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with finished runs of CE and MAE on one manifest, to read from."""
     root = tmp_path_factory.mktemp("two_finished_runs")
     for loss in ("ce", "mae"):
-        assert main(["-q", "-C", str(root), "train", "digits", "--sym", "0.4", "--loss", loss, "--epochs", "2"]) == 0
+        assert (
+            main(
+                [
+                    "-q",
+                    "-C",
+                    str(root),
+                    "train",
+                    "digits",
+                    "--sym",
+                    "0.4",
+                    "--loss",
+                    loss,
+                    "--epochs",
+                    "2",
+                ]
+            )
+            == 0
+        )
     return root
 
 

@@ -1,4 +1,6 @@
-"""The README's commands are run; those of docs/ are parsed and, where that is cheap, run or planned."""
+"""The README's commands are run; those of docs/ are parsed and, where that is cheap, run or
+planned.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,10 @@ from tests.contracts.test_surface import OPTIONS
 from tests.support.pages import PAGES, README, ROOT, commands_of, plugin, read
 
 WITH_COMMANDS = [page for page in PAGES[1:] if commands_of(page)]
-COSTLY = ("--folds", "--figure", "report.html", "jal2025", "timm:")  # trainings, drawings, features of 50,000 images, timm's import
-NOT_AT_HAND = ("is not in", "cannot be read", "no such", "pip install 'noisebench[")  # images of a large data set; an extra
+# trainings, drawings, features of 50,000 images, timm's import
+COSTLY = ("--folds", "--figure", "report.html", "jal2025", "timm:")
+# images of a large data set; an extra
+NOT_AT_HAND = ("is not in", "cannot be read", "no such", "pip install 'noisebench[")
 
 
 def make_photos(place: Path, images: Images) -> None:
@@ -30,7 +34,12 @@ def make_photos(place: Path, images: Images) -> None:
     for part, count in (("train", 240), ("test", 60)):
         pixels, labels = getattr(images, f"{part}_images"), getattr(images, f"{part}_labels")
         for i in range(count):
-            path = place / part / f"digit{(labels[i] + (part == 'train' and i % 6 == 0)) % 10}" / f"{i}.png"
+            path = (
+                place
+                / part
+                / f"digit{(labels[i] + (part == 'train' and i % 6 == 0)) % 10}"
+                / f"{i}.png"
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[i, ..., 0]).save(path)
 
@@ -38,12 +47,21 @@ def make_photos(place: Path, images: Images) -> None:
 def write_tables(place: Path) -> None:
     """Label files for the photos, and cleanlab's result for the digits' labels."""
     paths = sorted((place / "photos" / "train").rglob("*.png"))
-    table = pd.DataFrame({"image_id": [path.name for path in paths], "label": [path.parent.name for path in paths]})
+    table = pd.DataFrame(
+        {"image_id": [path.name for path in paths], "label": [path.parent.name for path in paths]}
+    )
     table.to_csv(place / "train.csv", index=False)
-    table.assign(label_noisy=table["label"].shift(1, fill_value="digit0")).to_csv(place / "both.csv", index=False)
+    table.assign(label_noisy=table["label"].shift(1, fill_value="digit0")).to_csv(
+        place / "both.csv", index=False
+    )
     manifest = nb.read_manifest(place / "manifests" / "digits-sym0.4-s0.csv")
     given, predicted = manifest.labels, manifest.clean_labels
-    issues = {"is_label_issue": given != predicted, "label_quality": 0.5, "given_label": given, "predicted_label": predicted}
+    issues = {
+        "is_label_issue": given != predicted,
+        "label_quality": 0.5,
+        "given_label": given,
+        "predicted_label": predicted,
+    }
     pd.DataFrame(issues).to_csv(place / "issues.csv")
 
 
@@ -51,7 +69,11 @@ def as_a_shell(words: list[str]) -> list[str]:
     """Each pattern of paths replaced by the paths; `10*normalized(ce)` is no such pattern."""
 
     def paths(word: str) -> list[str]:
-        return [str(path) for path in sorted(Path().glob(word))] if re.fullmatch(r"[\w/]+\*", word) else [word]
+        return (
+            [str(path) for path in sorted(Path().glob(word))]
+            if re.fullmatch(r"[\w/]+\*", word)
+            else [word]
+        )
 
     return [name for word in words for name in paths(word)]
 
@@ -60,7 +82,9 @@ def is_long(words: list[str]) -> bool:
     """Suites, and trainings of other data than digits or photos."""
     current = Path("manifests/current").read_text() if Path("manifests/current").exists() else ""
     trained = next((word for word in words[1:2] if not word.startswith("-")), current)
-    return words[0] == "run" or (words[0] == "train" and not any(small in trained for small in ("digits", "photos")))
+    return words[0] == "run" or (
+        words[0] == "train" and not any(small in trained for small in ("digits", "photos"))
+    )
 
 
 def as_dry_run(words: list[str]) -> list[str]:
@@ -75,7 +99,10 @@ def run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         if "--plugin" in words and "root" in LOSSES:
             continue
         code = main(["-q", *as_dry_run(words)] if is_long(words) else words)
-        assert code == 0 or (is_long(words) and is_not_at_hand(capsys)), (words, capsys.readouterr().err)
+        assert code == 0 or (is_long(words) and is_not_at_hand(capsys)), (
+            words,
+            capsys.readouterr().err,
+        )
 
 
 def write_suite_of(page: Path) -> None:
@@ -135,11 +162,16 @@ def test_every_command_of_the_pages_is_accepted(
     capsys: pytest.CaptureFixture[str],
     subtests: pytest.Subtests,
 ) -> None:
-    """After the README's: each is parsed; suites and long trainings are planned, the rest is run where it is cheap."""
+    """After the README's: each is parsed; suites and long trainings are planned, the rest is run
+    where it is cheap.
+    """
     monkeypatch.setenv("NOISEBENCH_DATA", str(tmp_path_factory.mktemp("empty")))
-    monkeypatch.setattr("noisebench.runs.time_estimate.seconds_of_suite", lambda *_: 0.0)  # it would train a few steps
+    # it would train a few steps
+    monkeypatch.setattr("noisebench.runs.time_estimate.seconds_of_suite", lambda *_: 0.0)
     for page in WITH_COMMANDS:
-        place = shutil.copytree(left_by_readme, tmp_path_factory.mktemp(page.stem), dirs_exist_ok=True)
+        place = shutil.copytree(
+            left_by_readme, tmp_path_factory.mktemp(page.stem), dirs_exist_ok=True
+        )
         monkeypatch.chdir(place)
         write_suite_of(page)
         for words in commands_of(page):
@@ -155,9 +187,14 @@ def test_every_command_of_the_pages_is_accepted(
 
 @pytest.mark.soak
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
-def test_a_pages_commands_run_after_the_readmes(page: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pages_commands_run_after_the_readmes(
+    page: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if page.stem == "trackers":
-        pytest.importorskip("tensorboard", reason="needs pip install 'noisebench[tensorboard]', which the page logs to")
+        pytest.importorskip(
+            "tensorboard",
+            reason="needs pip install 'noisebench[tensorboard]', which the page logs to",
+        )
     run(page, capsys)
 
 

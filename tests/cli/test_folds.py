@@ -1,4 +1,6 @@
-"""Out of fold: every label is judged by a network of the run's own method that was trained without it."""
+"""Out of fold: every label is judged by a network of the run's own method that was trained without
+it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,23 @@ HELD_OUT = "--pair 0.3 --trusted 0.2 --val-fraction 0.1 --loss forward(ce) --str
 
 
 def trained(place: Path, *asked: str, epochs: int = 1) -> tuple[Run, RunFolder]:
-    assert main(["-q", "-C", str(place), "train", "digits", *asked, "--epochs", str(epochs), "--precision", "fp32"]) == 0
+    assert (
+        main(
+            [
+                "-q",
+                "-C",
+                str(place),
+                "train",
+                "digits",
+                *asked,
+                "--epochs",
+                str(epochs),
+                "--precision",
+                "fp32",
+            ]
+        )
+        == 0
+    )
     (folder,) = run_folders([place])
     return rebuild(folder, Workspace(place)), folder
 
@@ -40,7 +58,9 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, RunFolder, 
     return (*trained(place, *HELD_OUT.split()), place)
 
 
-def test_folds_are_even_and_hold_their_share_of_each_given_class(plain: tuple[Run, RunFolder, Path], subtests: pytest.Subtests) -> None:
+def test_folds_are_even_and_hold_their_share_of_each_given_class(
+    plain: tuple[Run, RunFolder, Path], subtests: pytest.Subtests
+) -> None:
     run = plain[0]
     for count in (2, 3, 7, 1297):
         with subtests.test(count=count):
@@ -51,7 +71,9 @@ def test_folds_are_even_and_hold_their_share_of_each_given_class(plain: tuple[Ru
             np.testing.assert_array_equal(which, fold_of(run, count))
 
 
-def test_every_example_is_judged_once_and_never_trained_on_by_who_judges_it(held_out: tuple[Run, RunFolder, Path]) -> None:
+def test_every_example_is_judged_once_and_never_trained_on_by_who_judges_it(
+    held_out: tuple[Run, RunFolder, Path],
+) -> None:
     run, folder, _ = held_out
     folds = make_folds(run, folder, 4)
     assert (np.sum([fold.judges for fold in folds], axis=0) == 1).all()
@@ -60,7 +82,9 @@ def test_every_example_is_judged_once_and_never_trained_on_by_who_judges_it(held
         assert (fold.run.manifest.in_training | fold.judges | ~run.manifest.in_training).all()
 
 
-def test_what_is_trained_on_are_the_other_folds_and_the_verified_labels_go_with_them(held_out: tuple[Run, RunFolder, Path]) -> None:
+def test_what_is_trained_on_are_the_other_folds_and_the_verified_labels_go_with_them(
+    held_out: tuple[Run, RunFolder, Path],
+) -> None:
     run, folder, place = held_out
     (fold, *_), images = make_folds(run, folder, 4), Workspace(place).images(run.dataset)
     task = make_trainer(fold.run, images, "cpu").task
@@ -80,13 +104,17 @@ def test_a_fold_is_the_run_but_for_its_labels(held_out: tuple[Run, RunFolder, Pa
         assert fold.folder.path.parent == folder.path / "folds" / "3"
 
 
-def test_what_is_said_of_a_label_is_what_its_own_fold_said(plain: tuple[Run, RunFolder, Path]) -> None:
+def test_what_is_said_of_a_label_is_what_its_own_fold_said(
+    plain: tuple[Run, RunFolder, Path],
+) -> None:
     run, folder, place = plain
     folds = make_folds(run, folder, 2)
     train_folds(folds, Workspace(place).images(run.dataset), "cpu", lambda left: Conduct())
     said = judged(folds)
     for fold in folds:
-        np.testing.assert_array_equal(said.take(fold.judges).dense, fold.folder.read_arrays()["train_log_p"][fold.judges])
+        np.testing.assert_array_equal(
+            said.take(fold.judges).dense, fold.folder.read_arrays()["train_log_p"][fold.judges]
+        )
     assert said.dense is not None and said.dense.shape == (1297, 10)
 
 
@@ -95,18 +123,34 @@ def test_the_list_out_of_fold_finds_more_than_a_network_that_learned_the_labels(
 ) -> None:
     _, folder, place = plain
     capsys.readouterr()
-    arguments = ["-C", str(place), "evaluate", str(folder.path), "--folds", "3", "--suspects", str(tmp_path / "s.csv"), "--json"]
+    arguments = [
+        "-C",
+        str(place),
+        "evaluate",
+        str(folder.path),
+        "--folds",
+        "3",
+        "--suspects",
+        str(tmp_path / "s.csv"),
+        "--json",
+    ]
     assert main([*arguments, "--predictions", str(tmp_path / "p.npy")]) == 0
     out, err = capsys.readouterr()
     (entry,) = json.loads(out)
-    found, listed, p = entry["suspects"], pd.read_csv(tmp_path / "s.csv"), np.load(tmp_path / "p.npy")
+    found, listed, p = (
+        entry["suspects"],
+        pd.read_csv(tmp_path / "s.csv"),
+        np.load(tmp_path / "p.npy"),
+    )
     assert found["auroc"] > entry["train"]["detection"]["auroc"] and found["by"] == "3 folds"
     assert "fold 3 of 3" in err and "not trained on the example" in err
     recorded = folder.read_arrays()["recorded_labels"][listed["index"]]
     np.testing.assert_allclose(1 - p[listed["index"], recorded], listed["score"], atol=2e-3)
 
 
-def test_folds_are_never_done_twice_and_no_table_sees_them(plain: tuple[Run, RunFolder, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_folds_are_never_done_twice_and_no_table_sees_them(
+    plain: tuple[Run, RunFolder, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     run, folder, place = plain
     before = [fold.folder.result.stat().st_mtime_ns for fold in _done(run, folder, place, 2)]
     capsys.readouterr()
@@ -131,12 +175,19 @@ def test_an_interrupted_fold_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
         train_folds([first, second], images, "cpu", lambda left: Conduct(stop=lambda: next(stop)))
     assert (first.folder.status(), second.folder.status()) == ("done", "resume")
     assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--folds", "2"]) == 0
-    for resumed, straight in zip((first, second), _done(run, RunFolder(tmp_path / "straight"), tmp_path, 2), strict=True):
-        np.testing.assert_array_equal(*(fold.folder.read_arrays()["train_log_p"] for fold in (resumed, straight)))
+    for resumed, straight in zip(
+        (first, second), _done(run, RunFolder(tmp_path / "straight"), tmp_path, 2), strict=True
+    ):
+        np.testing.assert_array_equal(
+            *(fold.folder.read_arrays()["train_log_p"] for fold in (resumed, straight))
+        )
 
 
 def test_folds_of_a_run_that_estimates_its_noise_estimate_it_each_by_itself(tmp_path: Path) -> None:
     _, folder = trained(tmp_path, "--sym", "0.4", "--loss", "el(eps=estimated)", epochs=4)
     assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--folds", "2"]) == 0
-    rates = [json.loads(path.read_text())["estimates"]["rate"]["estimate"] for path in folder.path.glob("folds/2/*/result.json")]
+    rates = [
+        json.loads(path.read_text())["estimates"]["rate"]["estimate"]
+        for path in folder.path.glob("folds/2/*/result.json")
+    ]
     assert len(set(rates)) == 2

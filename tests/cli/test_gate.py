@@ -1,4 +1,6 @@
-"""The gate: what is a regression, what cannot be decided, and what is neither; by the exit code and by cell."""
+"""The gate: what is a regression, what cannot be decided, and what is neither; by the exit code and
+by cell.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,21 @@ METHODS, SEEDS = ("ce", "gce", "el"), 4
 VERSIONS = {"loss:ce": "1"}
 
 
-def suite(root: Path, *, seeds: range = range(SEEDS), points: float = 0.0, chance: int = 0, **more: object) -> Path:
-    """Runs of three methods and two noises, standard deviation one point; EL at SYM is worse by `points`."""
+def suite(
+    root: Path, *, seeds: range = range(SEEDS), points: float = 0.0, chance: int = 0, **more: object
+) -> Path:
+    """Runs of three methods and two noises, standard deviation one point; EL at SYM is worse by
+    `points`.
+    """
     for noise in (SYM, ASYM):
         for method in METHODS:
             for seed in seeds:
                 dice = random.Random(f"{noise} {method} {seed} {chance}")
-                value = 0.8 + dice.gauss(0, 0.01) - (points / 100 if (method, noise) == ("el", SYM) else 0)
+                value = (
+                    0.8
+                    + dice.gauss(0, 0.01)
+                    - (points / 100 if (method, noise) == ("el", SYM) else 0)
+                )
                 add(root, method, noise, seed, value, **{"versions": VERSIONS, **more})
     return root
 
@@ -51,7 +61,11 @@ def code(found: Check) -> int:
 
 
 def folder_of(root: Path, method: str, seed: int = 0) -> RunFolder:
-    return next(f for f in run_folders([root]) if f.record()["method"] == method and f.record()["seed"] == seed)
+    return next(
+        f
+        for f in run_folders([root])
+        if f.record()["method"] == method and f.record()["seed"] == seed
+    )
 
 
 def test_the_same_results_pass(tmp_path: Path) -> None:
@@ -61,7 +75,9 @@ def test_the_same_results_pass(tmp_path: Path) -> None:
 
 def test_a_planted_drop_is_found_and_it_alone(tmp_path: Path) -> None:
     found = judged(suite(tmp_path / "a"), suite(tmp_path / "b", points=2))
-    assert code(found) == 4 and [finding.names["method"] for finding in found.of("regressed")] == ["el"]
+    assert code(found) == 4 and [finding.names["method"] for finding in found.of("regressed")] == [
+        "el"
+    ]
     assert found.of("regressed")[0].drop == pytest.approx(2)
 
 
@@ -84,7 +100,9 @@ def test_a_drop_within_the_tolerance_is_none(tmp_path: Path) -> None:
 
 
 def test_tolerance_0_compares_exactly_even_one_seed(tmp_path: Path) -> None:
-    then, now, same = (suite(tmp_path / n, seeds=range(1), points=p) for n, p in (("a", 0), ("b", 0.01), ("c", 0)))
+    then, now, same = (
+        suite(tmp_path / n, seeds=range(1), points=p) for n, p in (("a", 0), ("b", 0.01), ("c", 0))
+    )
     assert (code(judged(then, now, tolerance=0)), code(judged(then, same, tolerance=0))) == (4, 0)
 
 
@@ -128,7 +146,9 @@ def test_other_settings_are_not_compared(other: dict, said: str, tmp_path: Path)
     assert code(found) == 5 and said in found.findings[0].said
 
 
-def test_a_missing_cell_is_5_unless_allowed_and_nothing_at_all_is_5_even_then(tmp_path: Path) -> None:
+def test_a_missing_cell_is_5_unless_allowed_and_nothing_at_all_is_5_even_then(
+    tmp_path: Path,
+) -> None:
     then, now = suite(tmp_path / "a"), suite(tmp_path / "b")
     for seed in range(SEEDS):
         folder_of(now, "gce", seed).result.unlink()
@@ -150,7 +170,11 @@ def test_a_failed_run_is_3_even_beside_a_regression(tmp_path: Path) -> None:
     then, now = suite(tmp_path / "a"), suite(tmp_path / "b", points=2)
     fail(folder_of(now, "gce"))
     found = judged(then, now)
-    assert code(found) == 3 and found.of("regressed") and "1 cell with failed runs, 1 cell regressed" in str(found.error)
+    assert (
+        code(found) == 3
+        and found.of("regressed")
+        and ("1 cell with failed runs, 1 cell regressed") in str(found.error)
+    )
 
 
 def test_worse_means_higher_where_lower_is_better(tmp_path: Path) -> None:
@@ -177,24 +201,42 @@ def test_two_seeds_that_agree_on_one_image_are_no_regression(tmp_path: Path) -> 
 
     for place, last in (("a", 0.902), ("b", 0.9)):
         for seed in range(2):
-            add(tmp_path / place, "ce", SYM, seed, metrics={"test_acc": {"last": last}, "test": {"n": 500}})
+            add(
+                tmp_path / place,
+                "ce",
+                SYM,
+                seed,
+                metrics={"test_acc": {"last": last}, "test": {"n": 500}},
+            )
     (found,) = judged(tmp_path / "a", tmp_path / "b", tolerance=0.1).findings
-    assert found.status == "ok" and found.chance == pytest.approx(stats.t.sf(1 / (1 / 2**0.5), 1)), "a step of 1 image, by hand"
+    assert found.status == "ok" and found.chance == pytest.approx(
+        stats.t.sf(1 / (1 / 2**0.5), 1)
+    ), "a step of 1 image, by hand"
     assert "0.20 points worse" in found.said
     for place, last in (("c", 0.902), ("d", 0.9)):
         for seed in range(2):
             add(tmp_path / place, "ce", SYM, seed, last)
-    assert code(judged(tmp_path / "c", tmp_path / "d", tolerance=0.1)) == 5, "nobody knows of how many images"
+    assert code(judged(tmp_path / "c", tmp_path / "d", tolerance=0.1)) == 5, (
+        "nobody knows of how many images"
+    )
 
 
 def test_drops_and_tolerances_are_in_the_metrics_own_unit(tmp_path: Path) -> None:
     for place, nll in (("a", 1.0), ("b", 1.5)):
         for seed in range(3):
-            more = {"metrics": {"test_acc": {"last": 0.5}, "test": {"nll": nll + 0.01 * seed * (place == "b"), "n": 500}}}
+            more = {
+                "metrics": {
+                    "test_acc": {"last": 0.5},
+                    "test": {"nll": nll + 0.01 * seed * (place == "b"), "n": 500},
+                }
+            }
             add(tmp_path / place, "ce", SYM, seed, **more)
     then, now = content(tmp_path / "a", "nll"), content(tmp_path / "b", "nll")
     (found,) = check(now, then, Rules()).findings
-    assert (found.status, found.drop) == ("regressed", pytest.approx(0.51)) and "0.5100 nats worse" in found.said
+    assert (found.status, found.drop) == (
+        "regressed",
+        pytest.approx(0.51),
+    ) and "0.5100 nats worse" in found.said
     assert check(now, then, Rules()).document()["cells"][0]["unit"] == "nats"
     assert [code(check(now, then, Rules(size))) for size in (0.52, 0.5, {"nll": 0.6})] == [0, 4, 0]
     assert "by up to 0.5200 nats" in check(now, then, Rules(0)).findings[0].said
@@ -243,13 +285,21 @@ def redo(place: Path, **more: object) -> None:
 
 
 def test_what_is_said_of_a_cell_names_its_metric_and_regressions_come_first(tmp_path: Path) -> None:
-    then, now = (content(suite(tmp_path / name, points=points), "best,last") for name, points in (("a", 0), ("b", 3)))
+    then, now = (
+        content(suite(tmp_path / name, points=points), "best,last")
+        for name, points in (("a", 0), ("b", 3))
+    )
     for cell in now["cells"]:
         if cell["method"] == "ce":
             cell["values"] = {"0": cell["values"]["0"]}
     lines = check(now, then, Rules()).troubles
-    assert [line.split(" on ")[0] for line in lines[:2]] == ["regressed: best of el", "regressed: last of el"]
-    assert len(lines) == len(set(lines)) == 6 and all(line.startswith("not comparable") for line in lines[2:])
+    assert [line.split(" on ")[0] for line in lines[:2]] == [
+        "regressed: best of el",
+        "regressed: last of el",
+    ]
+    assert len(lines) == len(set(lines)) == 6 and all(
+        line.startswith("not comparable") for line in lines[2:]
+    )
 
 
 def test_the_exit_codes_of_the_command(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -257,15 +307,22 @@ def test_the_exit_codes_of_the_command(place: Path, capsys: pytest.CaptureFixtur
     redo(place, points=3)
     assert main(GATE) == 4
     err = capsys.readouterr().err
-    assert "regressed: last of el on digits" in err and "error: check: 1 cell regressed; 5 of 6 ok" in err
+    assert (
+        "regressed: last of el on digits" in err
+        and "error: check: 1 cell regressed; 5 of 6 ok" in err
+    )
 
 
-def test_json_has_the_verdict_of_every_cell(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_verdict_of_every_cell(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     redo(place, points=3)
     assert main([*GATE, "--json"]) == 4
     verdict = json.loads(capsys.readouterr().out)["check"]
-    assert verdict["exit_code"] == 4 and sorted(cell["status"] for cell in verdict["cells"]) == ["ok"] * 5 + ["regressed"]
+    assert verdict["exit_code"] == 4 and sorted(cell["status"] for cell in verdict["cells"]) == [
+        "ok"
+    ] * 5 + ["regressed"]
 
 
 @pytest.mark.parametrize("text", ["{", '{"schema": 99}', "[]", '{"schema": 1, "key": "x"}'])
@@ -283,15 +340,26 @@ def test_a_damaged_or_foreign_result_is_named_and_never_counted_and_the_check_is
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "no baseline file"), ("{", "cannot be read"), ("{}", "no baseline of schema"), ("[]", "no baseline of schema")],
+    [
+        (None, "no baseline file"),
+        ("{", "cannot be read"),
+        ("{}", "no baseline of schema"),
+        ("[]", "no baseline of schema"),
+    ],
 )
-def test_without_a_baseline_nothing_can_be_decided(text: str | None, said: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_baseline_nothing_can_be_decided(
+    text: str | None, said: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("base.json").unlink() if text is None else Path("base.json").write_text(text)
     assert main(GATE) == 5 and said in capsys.readouterr().err
 
 
-def test_a_baseline_of_another_metric_is_not_compared(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*GATE, "--metric", "best"]) == 5 and "holds --metric last" in capsys.readouterr().err
+def test_a_baseline_of_another_metric_is_not_compared(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main([*GATE, "--metric", "best"]) == 5 and "holds --metric last" in capsys.readouterr().err
+    )
 
 
 def test_a_check_without_runs_is_5(place: Path) -> None:
@@ -311,11 +379,15 @@ def test_a_check_without_runs_is_5(place: Path) -> None:
     ],
     ids=str,
 )
-def test_options_without_effect_are_refused(arguments: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_without_effect_are_refused(
+    arguments: list[str], said: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", *arguments]) == 2 and said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("rows", ["loss", "strategy", "loss,strategy", "method,epochs", "noise,method"])
+@pytest.mark.parametrize(
+    "rows", ["loss", "strategy", "loss,strategy", "method,epochs", "noise,method"]
+)
 def test_a_baseline_of_any_rows_is_one(rows: str, place: Path) -> None:
     shape = ["--rows", rows, *(["--cols", "model"] if rows.startswith("noise") else [])]
     assert main(["report", *shape, "--save-baseline", "rows.json"]) == 0
@@ -324,10 +396,16 @@ def test_a_baseline_of_any_rows_is_one(rows: str, place: Path) -> None:
     assert main(["report", *shape, "--check", "--baseline", "rows.json"]) == 4
 
 
-def test_a_tolerance_is_one_number_or_one_of_each_metric(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tolerance_is_one_number_or_one_of_each_metric(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     two = ["--metric", "last,nll", "--check", "--baseline", "two.json", "--tolerance"]
     assert main(["report", "--metric", "last,nll", "--save-baseline", "two.json"]) == 0
-    assert [main(["report", *two, text]) for text in ("0", "last=1,nll=0.1", "nll=0.1")] == [0, 0, 0]
+    assert [main(["report", *two, text]) for text in ("0", "last=1,nll=0.1", "nll=0.1")] == [
+        0,
+        0,
+        0,
+    ]
     for text in ("0.5", "-1", "nan", "inf", "much", "best=1", "last=1,last=2", "last=", "=1", ""):
         capsys.readouterr()
         assert main(["report", *two, text]) == 2 and "--tolerance" in capsys.readouterr().err
@@ -340,12 +418,21 @@ def test_github_is_told_in_nine_lines_and_a_summary(
     redo(place, points=3)
     assert main(GATE) == 4
     assert "::error title=noisebench::regressed: last of el on digits" in capsys.readouterr().err
-    assert "* check: 5 ok, 1 regressed" in (place / "summary.md").read_text() and "| el |" in (place / "summary.md").read_text()
+    assert (
+        "* check: 5 ok, 1 regressed" in (place / "summary.md").read_text()
+        and "| el |" in (place / "summary.md").read_text()
+    )
     lines = error_lines([f"100 %\n{n}" for n in range(12)])
-    assert len(lines) == 10 and lines[0] == "::error title=noisebench::100 %25%0A0" and lines[-1] == "and 3 more"
+    assert (
+        len(lines) == 10
+        and lines[0] == "::error title=noisebench::100 %25%0A0"
+        and lines[-1] == "and 3 more"
+    )
 
 
-def test_a_summary_stays_below_the_limit_and_says_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_stays_below_the_limit_and_says_what_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert SUMMARY_LIMIT <= 2**20, "GitHub's own limit"
     monkeypatch.setattr("noisebench.reporting.ci.github.SUMMARY_LIMIT", 20_000)
     add(tmp_path)

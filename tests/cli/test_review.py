@@ -1,4 +1,6 @@
-"""From noisy to clean: a list of doubted labels, worked on by somebody, makes a new manifest; and round again."""
+"""From noisy to clean: a list of doubted labels, worked on by somebody, makes a new manifest; and
+round again.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def labels_of(text: str = "symmetric(rate=0.4)", data: Labels = DIGITS, **wish: 
 
 
 def listing(path: Path, manifest: Manifest, which: Any, suggested: Any = None) -> Path:
-    """A list of these examples as `evaluate --suspects` writes it; suggested are the clean labels unless others are given."""
+    """A list of these examples as `evaluate --suspects` writes it; suggested are the clean labels
+    unless others are given.
+    """
     names = np.array(manifest.meta["classes"])
     table = {"rank": range(1, len(which) + 1), "index": which, "recorded": names[manifest.labels[which]],
              "suggested": names[manifest.clean_labels[which] if suggested is None else suggested], "score": 0.5}  # fmt: skip
@@ -44,7 +48,9 @@ def listing(path: Path, manifest: Manifest, which: Any, suggested: Any = None) -
 
 
 def review(manifest: Manifest, path: Path, action: str, data: Labels = DIGITS) -> Reviewed:
-    return review_manifest(data, manifest, path, action, Outside(data, Path(), True, DATASETS.__getitem__))
+    return review_manifest(
+        data, manifest, path, action, Outside(data, Path(), True, DATASETS.__getitem__)
+    )
 
 
 def wrong(manifest: Manifest) -> np.ndarray:
@@ -71,20 +77,26 @@ def test_relabelled_examples_have_the_suggested_labels_and_no_others_change(tmp_
     }
 
 
-def test_dropped_examples_keep_their_rows_and_are_neither_trained_on_nor_counted(tmp_path: Path) -> None:
+def test_dropped_examples_keep_their_rows_and_are_neither_trained_on_nor_counted(
+    tmp_path: Path,
+) -> None:
     noisy, right = labels_of(), np.arange(3)
     listed = [*wrong(noisy)[:100], *(at for at in right if at not in wrong(noisy))]
     after = review(noisy, listing(tmp_path / "s.csv", noisy, listed), "drop").after
     np.testing.assert_array_equal(np.flatnonzero(~after.in_training), np.sort(listed))
     np.testing.assert_array_equal(after.labels, noisy.labels)
-    assert after.meta["realised_rate"] == 418 / (1297 - len(listed)) and after.confusion.sum() == 1297 - len(listed)
+    assert after.meta["realised_rate"] == 418 / (
+        1297 - len(listed)
+    ) and after.confusion.sum() == 1297 - len(listed)
     after.verify(DIGITS.labels)
 
 
 def test_a_reviewed_manifest_comes_back_from_its_file(tmp_path: Path) -> None:
     noisy = labels_of(val_fraction=0.1)
     for action in ("drop", "relabel"):
-        after = review(noisy, listing(tmp_path / "s.csv", noisy, np.arange(0, 1297, 3)), action).after
+        after = review(
+            noisy, listing(tmp_path / "s.csv", noisy, np.arange(0, 1297, 3)), action
+        ).after
         for suffix in (".csv", ".csv.gz", ".parquet"):
             after.write(tmp_path / f"m{suffix}")
             back = read_manifest(tmp_path / f"m{suffix}")
@@ -93,12 +105,16 @@ def test_a_reviewed_manifest_comes_back_from_its_file(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(getattr(back, name), getattr(after, name))
 
 
-def test_the_header_says_what_was_done_and_the_noise_within_can_be_made_again(tmp_path: Path) -> None:
+def test_the_header_says_what_was_done_and_the_noise_within_can_be_made_again(
+    tmp_path: Path,
+) -> None:
     noisy = labels_of()
     path = listing(tmp_path / "s.csv", noisy, wrong(noisy)[::2])
     for action in ("drop", "relabel"):
         after = review(noisy, path, action).after
-        again = labels_of(f"reviewed(symmetric(rate=0.4), action='{action}', suspects={str(path)!r})")
+        again = labels_of(
+            f"reviewed(symmetric(rate=0.4), action='{action}', suspects={str(path)!r})"
+        )
         assert again.sha256 == after.sha256
         assert after.meta["nominal_rate"] is None and after.meta["transition"] is None
         pattern = rf"reviewed\(symmetric\(rate=0.4\), action='{action}', suspects='s.csv', {SHA}\)"
@@ -139,16 +155,25 @@ def test_a_verified_label_is_right_whatever_a_list_says(tmp_path: Path) -> None:
     at = int(np.flatnonzero(noisy.trusted)[0])
     path = listing(tmp_path / "s.csv", noisy, [at], [(noisy.labels[at] + 1) % 10])
     for action in ("drop", "relabel"):
-        with pytest.raises(DataError, match=f"the label of example {at} has been verified: delete its line"):
+        with pytest.raises(
+            DataError, match=f"the label of example {at} has been verified: delete its line"
+        ):
             review(noisy, path, action)
 
 
 def test_where_nobody_knows_the_clean_labels_nothing_is_said_of_wrong_ones(tmp_path: Path) -> None:
     own = labels_of("imported('own')")
     done = review(own, listing(tmp_path / "s.csv", own, [4, 7], [1, 2]), "relabel")
-    assert (done.summary["changed_wrong"], done.summary["wrong_before"], done.summary["wrong_after"]) == (None, None, None)
+    assert (
+        done.summary["changed_wrong"],
+        done.summary["wrong_before"],
+        done.summary["wrong_after"],
+    ) == (None, None, None)
     assert done.after.rate is None and done.after.noise_seed is None
-    with pytest.raises(LanguageError, match="auto needs the noise rate, which this manifest does not know: write estimated"):
+    with pytest.raises(
+        LanguageError,
+        match="auto needs the noise rate, which this manifest does not know: write estimated",
+    ):
         resolve(LOSSES, "el(eps=auto)", done.after)
     assert str(resolve(LOSSES, "el(eps=estimated)", done.after)) == "el(eps=estimated)"
 
@@ -157,7 +182,12 @@ def test_images_of_another_set_are_dropped_like_others(tmp_path: Path) -> None:
     data = Labels(DATASETS["cifar10"], np.arange(400) % 10)
     open_set = labels_of("openset(symmetric(rate=0.2), rate=0.3, source='cifar100')", data)
     assert open_set.source is not None
-    path = listing(tmp_path / "s.csv", open_set, np.flatnonzero(open_set.source >= 0), open_set.labels[open_set.source >= 0])
+    path = listing(
+        tmp_path / "s.csv",
+        open_set,
+        np.flatnonzero(open_set.source >= 0),
+        open_set.labels[open_set.source >= 0],
+    )
     done = review(open_set, path, "drop", data)
     assert done.summary["changed_wrong"] == 120 and "rates" not in done.after.meta
     assert done.summary["wrong_after"] == done.summary["wrong_before"] - 120
@@ -177,11 +207,17 @@ def test_auto_is_the_realised_rate_of_what_is_left_and_an_oracle(tmp_path: Path)
 def test_a_noise_is_drawn_if_the_noise_within_is() -> None:
     assert is_drawn("reviewed(symmetric(rate=0.4), action='drop', suspects='s.csv')")
     assert not is_drawn("reviewed(human('worse'), action='drop', suspects='s.csv')")
-    assert not is_drawn("reviewed(reviewed(imported('own'), action='drop', suspects='a.csv'), action='drop', suspects='s.csv')")
+    assert not is_drawn(
+        "reviewed(reviewed(imported('own'), action='drop', suspects='a.csv'), "
+        "action='drop', suspects='s.csv')"
+    )
 
 
 def test_a_table_says_it_in_a_few_words() -> None:
-    text = "reviewed(asymmetric(rate=0.3, map='digits'), action='drop', suspects='out/doubted.csv', sha256='0123456789abcdef')"
+    text = (
+        "reviewed(asymmetric(rate=0.3, map='digits'), action='drop', "
+        "suspects='out/doubted.csv', sha256='0123456789abcdef')"
+    )
     assert short_noise(text, "digits") == "asym 0.3 reviewed drop doubted 012345"
 
 
@@ -192,9 +228,13 @@ IDS = ("train/cat/1.png", "train/cat/2 b.png", "train/dog/1.png", "=owl/1.png")
 LABELS = np.array([0, 1, 1, 2])
 
 
-def read(path: Path, content: str | bytes, ids: tuple[str, ...] = ()) -> tuple[list[int], list[int]]:
+def read(
+    path: Path, content: str | bytes, ids: tuple[str, ...] = ()
+) -> tuple[list[int], list[int]]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return tuple(column.tolist() for column in read_review(path, Shape(4, CLASSES, ids), LABELS)[:2])  # type: ignore[return-value]
+    return tuple(
+        column.tolist() for column in read_review(path, Shape(4, CLASSES, ids), LABELS)[:2]
+    )  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +251,9 @@ def test_a_list_is_read_however_a_spreadsheet_saved_it(tmp_path: Path, content: 
     assert read(tmp_path / "s.csv", content) == ([3, 1], [0, 0])
 
 
-def test_a_class_with_blanks_about_it_is_found_and_two_that_differ_in_them_alone_are_not_mixed_up() -> None:
+def test_a_class_with_blanks_about_it_is_found_and_two_that_differ_in_them_alone_are_not_mixed_up() -> (
+    None
+):
     assert class_numbers([" a ", "a", "b"], [" a ", "b"]) == [0, 0, 1]
     with pytest.raises(NoClass):
         class_numbers([" a"], ["b", " a", "a "])
@@ -220,33 +262,53 @@ def test_a_class_with_blanks_about_it_is_found_and_two_that_differ_in_them_alone
 @pytest.mark.parametrize("head", ["path,recorded,suggested", "index,path,recorded,suggested"])
 def test_examples_that_are_files_go_by_path(tmp_path: Path, head: str) -> None:
     rows = [("1,", "train\\cat\\2 b.png", "dog"), ("3,", "./=owl/1.png", "'=owl")]
-    lines = [f"{index if 'index' in head else ''}{path},{recorded},cat" for index, path, recorded in rows]
+    lines = [
+        f"{index if 'index' in head else ''}{path},{recorded},cat" for index, path, recorded in rows
+    ]
     assert read(tmp_path / "s.csv", "\n".join([head, *lines]), IDS) == ([1, 3], [0, 0])
 
 
 HEAD = "index,recorded,suggested\n"
 MISTAKES = [
     ("", "it has no column index or path, recorded, suggested"),
-    ("rank,index,score\n1,2,0.5\n", "it has no column recorded, suggested: a list is what noisebench evaluate RUN --suspects FILE writes"),
+    (
+        "rank,index,score\n1,2,0.5\n",
+        "it has no column recorded, suggested: a list is what "
+        "noisebench evaluate RUN --suspects FILE writes",
+    ),
     ("index,recorded,suggested,recorded\n1,dog,cat,dog\n", "the column 'recorded' twice"),
     (HEAD, "it lists no example"),
-    (HEAD + "1,dog,cat\n4,dog,cat\n", "line 3: no training example has the index '4': they go from 0 to 3"),
+    (
+        HEAD + "1,dog,cat\n4,dog,cat\n",
+        "line 3: no training example has the index '4': they go from 0 to 3",
+    ),
     (HEAD + "-1,dog,cat\n", "line 2: no training example has the index '-1'"),
     (HEAD + "1.5,dog,cat\n", "line 2: no training example has the index '1.5'"),
     (HEAD + "1,dog,cat\n\n1,dog,cat\n", "line 4: example 1 stands in line 2 already"),
-    (HEAD + "1,dog,mouse\n", "line 2: suggested is wrong: 'mouse' is no class: classes are cat, dog, =owl"),
+    (
+        HEAD + "1,dog,mouse\n",
+        "line 2: suggested is wrong: 'mouse' is no class: classes are cat, dog, =owl",
+    ),
     (HEAD + "1,dog,\n", "line 2: suggested is empty: delete the line, or name a class"),
     (HEAD + "1,dog\n", "line 2 has 2 fields, the first has 3"),
-    (HEAD + "0,cat,dog\n2,cat,dog\n3,cat,dog\n", "line 3: the label is dog in this manifest, not cat: the list was made for other labels"),
+    (
+        HEAD + "0,cat,dog\n2,cat,dog\n3,cat,dog\n",
+        "line 3: the label is dog in this manifest, not cat: the list was made for other labels",
+    ),
     (HEAD + "1,dog,cat\n" * 5, "it has more lines than the data have examples, which are 4"),
     (HEAD + '1,"dog,cat\n', "unexpected end of data"),
     (HEAD + "1," + "d" * 200_000 + ",cat\n", "field larger than field limit"),
     ("index,recorded,suggested\n1,dög,cat\n".encode("latin-1"), "is not UTF-8"),
-    ("path,recorded,suggested\na.png,dog,cat\n", "it goes by path, but the examples of these data have none"),
+    (
+        "path,recorded,suggested\na.png,dog,cat\n",
+        "it goes by path, but the examples of these data have none",
+    ),
 ]
 
 
-def test_a_list_with_a_mistake_is_refused_in_one_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_list_with_a_mistake_is_refused_in_one_line(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     for content, why in MISTAKES:
         with subtests.test(why):
             with pytest.raises(DataError) as error:
@@ -271,7 +333,9 @@ def test_a_list_of_every_example_leaves_nothing(tmp_path: Path) -> None:
 # What cleanlab gives
 
 
-def test_cleanlabs_results_name_the_examples_that_it_named(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_cleanlabs_results_name_the_examples_that_it_named(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     noisy = labels_of()
     p = np.full((1297, 10), 0.02)
     p[np.arange(1297), np.where(np.arange(1297) % 5, noisy.clean_labels, noisy.labels)] = 0.82
@@ -291,7 +355,9 @@ def test_cleanlabs_results_name_the_examples_that_it_named(tmp_path: Path, subte
         "table.csv": table.to_csv,
         "its issues alone.csv": issues.to_csv,
         "without its index.csv": lambda path: table.to_csv(path, index=False),
-        "with names of classes.tsv": lambda path: table.astype({"given_label": str}).to_csv(path, sep="\t"),
+        "with names of classes.tsv": lambda path: table.astype({"given_label": str}).to_csv(
+            path, sep="\t"
+        ),
     }
     for name, write in writers.items():
         with subtests.test(name):
@@ -300,19 +366,26 @@ def test_cleanlabs_results_name_the_examples_that_it_named(tmp_path: Path, subte
             np.testing.assert_array_equal(np.flatnonzero(~dropped.kept), np.flatnonzero(flags))
             if name.endswith(("csv", "tsv")):
                 relabelled = review(noisy, tmp_path / name, "relabel").after
-                np.testing.assert_array_equal(relabelled.labels, np.where(flags, table["predicted_label"], noisy.labels))
+                np.testing.assert_array_equal(
+                    relabelled.labels, np.where(flags, table["predicted_label"], noisy.labels)
+                )
             else:
                 with pytest.raises(DataError, match="suggests no labels"):
                     review(noisy, tmp_path / name, "relabel")
 
 
-def test_a_list_that_cannot_be_of_these_examples_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_list_that_cannot_be_of_these_examples_is_refused(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     noisy = labels_of()
     head = "given_label,predicted_label\n"
     other = f",{head}" + "".join(f"{at},{(noisy.labels[at] + 1) % 10},3\n" for at in (5, 3))
     cases: dict[str, tuple[object, str]] = {
         "a.npy": (np.ones(1296, bool), "1296 flags, the data have 1297 examples"),
-        "b.npy": (np.array([5, 1297]), "no training example has the index 1297: they go from 0 to 1296"),
+        "b.npy": (
+            np.array([5, 1297]),
+            "no training example has the index 1297: they go from 0 to 1296",
+        ),
         "c.npy": (np.array([5, 5]), "twice"),
         "d.npy": (np.array([0.5]), "not whole"),
         "e.npy": (np.zeros(1297, bool), "lists no example"),
@@ -348,14 +421,25 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 REVIEW = "corrupt --manifest manifests/noisy.csv --suspects s.csv"
 
 
-def test_the_command_writes_the_manifest_by_name_and_makes_it_current(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_the_manifest_by_name_and_makes_it_current(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*REVIEW.split(), "--drop", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["manifest"].startswith("manifests/digits-sym0.4-reviewed-drop-s-") and said["manifest"].endswith("-s0.csv")
+    assert said["manifest"].startswith("manifests/digits-sym0.4-reviewed-drop-s-") and said[
+        "manifest"
+    ].endswith("-s0.csv")
     assert Path("manifests/current").read_text().strip() == said["manifest"]
-    assert said["review"]["wrong_before"] == 518 and said["review"]["wrong_after"] == 418 and said["nominal_rate"] is None
+    assert (
+        said["review"]["wrong_before"] == 518
+        and said["review"]["wrong_after"] == 418
+        and said["nominal_rate"] is None
+    )
     assert main([*REVIEW.split(), "--drop"]) == 0
-    assert "100 listed, 100 changed, 100 of them wrong; 518 wrong labels before, 418 after" in capsys.readouterr().out
+    assert (
+        "100 listed, 100 changed, 100 of them wrong; 518 wrong labels before, 418 after"
+        in capsys.readouterr().out
+    )
 
 
 WRONG_COMMANDS = [
@@ -366,8 +450,14 @@ WRONG_COMMANDS = [
     (f"{REVIEW} --drop --sym 0.4", "give a noise or a --manifest, not both"),
     (f"{REVIEW} --drop --val-fraction 0.1", "--val-fraction has an effect with a noise only"),
     (f"{REVIEW} --drop --noise-seed 1", "--noise-seed has an effect with a noise only"),
-    ("corrupt cifar10 --manifest manifests/noisy.csv --suspects s.csv --drop", "the manifest is for other data"),
-    ("corrupt --manifest manifests/noisy.csv --suspects none.csv --drop", "none.csv cannot be read"),
+    (
+        "corrupt cifar10 --manifest manifests/noisy.csv --suspects s.csv --drop",
+        "the manifest is for other data",
+    ),
+    (
+        "corrupt --manifest manifests/noisy.csv --suspects none.csv --drop",
+        "none.csv cannot be read",
+    ),
     ("corrupt --manifest none.csv --suspects s.csv --drop", "no such manifest"),
     (f"{REVIEW} --drop -o m.txt", "--out is a .csv"),
     ("corrupt --sym 0.4", "a noise needs a data set"),
@@ -382,32 +472,61 @@ def test_a_mistake_is_one_line_exit_2_and_leaves_no_file(
         with subtests.test(arguments):
             assert main(arguments.split()) == 2
             out, err = capsys.readouterr()
-            assert why in err and err.count("\n") == 1 and not out and sorted(path for path in Path().rglob("*")) == before
+            assert (
+                why in err
+                and err.count("\n") == 1
+                and not out
+                and sorted(path for path in Path().rglob("*")) == before
+            )
 
 
 def test_the_data_set_may_be_named_where_it_is_the_manifests(place: Path) -> None:
-    assert main(["corrupt", "digits", *REVIEW.split()[1:], "--relabel", "-o", "relabelled.csv"]) == 0
+    assert (
+        main(["corrupt", "digits", *REVIEW.split()[1:], "--relabel", "-o", "relabelled.csv"]) == 0
+    )
     assert read_manifest("relabelled.csv").wrong == 418
 
 
-def test_the_loop_is_closed_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_loop_is_closed_on_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     train = ["train", "--loss", "ce", "--epochs", "20", "--precision", "fp32", "--json"]
     assert main(["-q", *train[:1], "digits", "--sym", "0.4", *train[1:]]) == 0
-    assert main(["-q", "evaluate", "digits-sym0.4-s0_mlp_ce", "--suspects", "s.csv", "--folds", "2"]) == 0
-    assert main(["-q", "corrupt", "--manifest", "manifests/digits-sym0.4-s0.csv", "--suspects", "s.csv", "--drop"]) == 0
+    assert (
+        main(["-q", "evaluate", "digits-sym0.4-s0_mlp_ce", "--suspects", "s.csv", "--folds", "2"])
+        == 0
+    )
+    assert (
+        main(
+            [
+                "-q",
+                "corrupt",
+                "--manifest",
+                "manifests/digits-sym0.4-s0.csv",
+                "--suspects",
+                "s.csv",
+                "--drop",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["-q", *train]) == 0
     (after, before) = sorted(Path("runs").iterdir(), key=lambda path: "reviewed" not in path.name)
     records = [json.loads((path / "result.json").read_text()) for path in (before, after)]
-    assert records[1]["metrics"]["test_acc"]["last"] > records[0]["metrics"]["test_acc"]["last"] + 0.05
+    assert (
+        records[1]["metrics"]["test_acc"]["last"] > records[0]["metrics"]["test_acc"]["last"] + 0.05
+    )
     assert records[1]["metrics"]["dropped"]["n"] + records[1]["expected"]["train"] == 1297
     assert main(["report"]) == 0 and main(["evaluate", after.name, "--suspects", "2.csv"]) == 0
     dropped = np.load(after / "predictions.npz")["dropped"]
     assert not dropped[pd.read_csv("2.csv")["index"]].any()
 
 
-def test_dropped_examples_are_held_out_of_training_beside_a_validation_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropped_examples_are_held_out_of_training_beside_a_validation_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     noisy = labels_of(val_fraction=0.2)
     after = review(noisy, listing(Path("s.csv"), noisy, wrong(noisy)[:200]), "drop").after
@@ -422,7 +541,9 @@ def test_dropped_examples_are_held_out_of_training_beside_a_validation_split(tmp
     assert last == pytest.approx(judged.mean())
 
 
-def test_a_folder_of_images_goes_round_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_images_goes_round_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from PIL import Image
 
     monkeypatch.chdir(tmp_path)
@@ -430,14 +551,61 @@ def test_a_folder_of_images_goes_round_by_path(tmp_path: Path, monkeypatch: pyte
         for name, shade in (("=black", 0), ("white", 255)):
             (Path("set") / part / name).mkdir(parents=True)
             for at in range(count):
-                Image.fromarray(np.full((8, 8, 3), abs(shade - at - 20 * (part == "test")), np.uint8)).save(
-                    Path("set") / part / name / f"{at}.png"
-                )
-    assert main(["-q", "train", "set", "--sym", "0.25", "--model", "mlp", "--epochs", "15", "--batch-size", "4", "--lr", "0.05"]) == 0
-    assert main(["-q", "evaluate", str(next(Path("runs").iterdir())), "--suspects", "s.csv", "--folds", "2"]) == 0
+                Image.fromarray(
+                    np.full((8, 8, 3), abs(shade - at - 20 * (part == "test")), np.uint8)
+                ).save(Path("set") / part / name / f"{at}.png")
+    assert (
+        main(
+            [
+                "-q",
+                "train",
+                "set",
+                "--sym",
+                "0.25",
+                "--model",
+                "mlp",
+                "--epochs",
+                "15",
+                "--batch-size",
+                "4",
+                "--lr",
+                "0.05",
+            ]
+        )
+        == 0
+    )
+    assert (
+        main(
+            [
+                "-q",
+                "evaluate",
+                str(next(Path("runs").iterdir())),
+                "--suspects",
+                "s.csv",
+                "--folds",
+                "2",
+            ]
+        )
+        == 0
+    )
     frame = pd.read_csv("s.csv")
     assert frame["path"].str.fullmatch(r"train/(=black|white)/\d+\.png").all()
     (manifest,) = Path("manifests").glob("set*.csv")
-    assert main(["-q", "corrupt", "--manifest", str(manifest), "--suspects", "s.csv", "--relabel", "-o", "m.csv"]) == 0
+    assert (
+        main(
+            [
+                "-q",
+                "corrupt",
+                "--manifest",
+                str(manifest),
+                "--suspects",
+                "s.csv",
+                "--relabel",
+                "-o",
+                "m.csv",
+            ]
+        )
+        == 0
+    )
     after, number = read_manifest("m.csv"), {"'=black": 0, "white": 1}
     assert [number[name] for name in frame["suggested"]] == after.labels[frame["index"]].tolist()

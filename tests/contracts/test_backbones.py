@@ -38,7 +38,9 @@ def test_every_backbone_takes_any_image(case: Case) -> None:
         for shape in [CIFAR, (28, 28, 1), (64, 48, 3)]:
             with case(shape=shape, name=name):
                 network, features = make_network(name, 7, shape, 0).eval(), []
-                classifier(network).register_forward_pre_hook(lambda _, inputs, features=features: features.append(inputs[0]))
+                classifier(network).register_forward_pre_hook(
+                    lambda _, inputs, features=features: features.append(inputs[0])
+                )
                 with torch.no_grad():
                     logits = network(torch.randn(2, shape[2], *shape[:2]))
                 assert logits.shape == (2, 7) and features[0].dim() == 2
@@ -47,7 +49,12 @@ def test_every_backbone_takes_any_image(case: Case) -> None:
 
 def test_timms_models_take_small_images_and_any_classes(case: Case) -> None:
     for shape in [CIFAR, (28, 28, 1)]:
-        for name in ["timm:resnet10t", "timm:test_vit", "timm:test_convnext", "timm:test_efficientnet"]:
+        for name in [
+            "timm:resnet10t",
+            "timm:test_vit",
+            "timm:test_convnext",
+            "timm:test_efficientnet",
+        ]:
             with case(name=name, shape=shape):
                 network = make_network(name, 5, shape, 0)
                 assert network.training
@@ -72,7 +79,9 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_touched() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    first, again, other = (make_network("cnn4", 10, (28, 28, 1), seed).head.weight for seed in (1, 1, 2))
+    first, again, other = (
+        make_network("cnn4", 10, (28, 28, 1), seed).head.weight for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(torch.rand(2), expected)
 

@@ -1,6 +1,8 @@
-"""No wrong answer from a cache: whatever changes a result is in the key, nothing else is, and changed data are read again.
+"""No wrong answer from a cache: whatever changes a result is in the key, nothing else is, and
+changed data are read again.
 
-Fields, parameters and options are enumerated, so that a new one fails here until its side is declared.
+Fields, parameters and options are enumerated, so that a new one fails here until its side is
+declared.
 """
 
 from __future__ import annotations
@@ -68,10 +70,14 @@ def images() -> Images:
     return small(read_images(DATASETS["digits"], Path("unused")))
 
 
-def planned(images: Images, wish: LabelWish = LabelWish("symmetric(rate=0.4)"), **wishes: Any) -> Run:
+def planned(
+    images: Images, wish: LabelWish = LabelWish("symmetric(rate=0.4)"), **wishes: Any
+) -> Run:
     workspace = Workspace(".")
     manifest, _ = workspace.make(images.dataset, wish)
-    return plan_run(Wish(**{"precision": "fp32", **wishes}), images.dataset, manifest, images.fingerprint)
+    return plan_run(
+        Wish(**{"precision": "fp32", **wishes}), images.dataset, manifest, images.fingerprint
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +102,10 @@ RECIPE: dict[str, Any] = {
 def test_every_value_of_a_recipe_is_in_the_key(base: Run, case: Case) -> None:
     for field in dataclasses.fields(Recipe):
         with case(field=field.name):
-            assert field.name in RECIPE, f"Recipe.{field.name} is new: give RECIPE another value of it, and see that it changes the key"
+            assert field.name in RECIPE, (
+                f"Recipe.{field.name} is new: give RECIPE another value "
+                "of it, and see that it changes the key"
+            )
             changed = replace(base.recipe, **{field.name: RECIPE[field.name]})
             assert getattr(changed, field.name) != getattr(base.recipe, field.name)
             assert differ(base, replace(base, recipe=changed))
@@ -115,7 +124,14 @@ RUN: dict[str, Callable[[Run], Any]] = {  # what decides the result
     "init": lambda run: Initial("some.safetensors", "0" * 64),
 }
 NAMES: dict[str, Any] = {  # what only says how it is called, or is read off the rest
-    "dataset": replace(DATASETS["digits"], name="other", path=Path("elsewhere"), summary="", recipe="apl", model="cnn4"),
+    "dataset": replace(
+        DATASETS["digits"],
+        name="other",
+        path=Path("elsewhere"),
+        summary="",
+        recipe="apl",
+        model="cnn4",
+    ),
     "method": "another name",
     "recipe_name": "another",
     "oracle": True,
@@ -144,7 +160,9 @@ def test_every_wish_is_in_the_key_but_the_device(images: Images, case: Case) -> 
     for field in (field for field in dataclasses.fields(Wish) if field.name != "device"):
         with case(field=field.name):
             assert field.name in WISH, f"Wish.{field.name} is new: give WISH an example of it"
-            without = {name: value for name, value in WISH[field.name].items() if name != field.name}
+            without = {
+                name: value for name, value in WISH[field.name].items() if name != field.name
+            }
             assert differ(planned(images, **without), planned(images, **WISH[field.name]))
 
 
@@ -154,16 +172,27 @@ LABELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def test_every_wish_for_labels_is_in_the_key_but_whose_convention_it_is(images: Images, case: Case) -> None:
+def test_every_wish_for_labels_is_in_the_key_but_whose_convention_it_is(
+    images: Images, case: Case
+) -> None:
     run = planned(images)
     told = replace(run.manifest, meta={**run.manifest.meta, "convention": "some paper's"})
-    assert not differ(run, replace(run, manifest=told))  # it changes the noise's text, which is in the key, or nothing
+    # it changes the noise's text, which is in the key, or nothing
+    assert not differ(run, replace(run, manifest=told))
     for field in (field for field in dataclasses.fields(LabelWish) if field.name != "convention"):
         with case(field=field.name):
-            assert field.name in LABELS, f"LabelWish.{field.name} is new: give LABELS an example of it"
-            without = {name: value for name, value in LABELS[field.name].items() if name != field.name}
-            plain, changed = ({"noise": "symmetric(rate=0.4)", **wish} for wish in (without, LABELS[field.name]))
-            assert differ(planned(images, LabelWish(**plain)), planned(images, LabelWish(**changed)))
+            assert field.name in LABELS, (
+                f"LabelWish.{field.name} is new: give LABELS an example of it"
+            )
+            without = {
+                name: value for name, value in LABELS[field.name].items() if name != field.name
+            }
+            plain, changed = (
+                {"noise": "symmetric(rate=0.4)", **wish} for wish in (without, LABELS[field.name])
+            )
+            assert differ(
+                planned(images, LabelWish(**plain)), planned(images, LabelWish(**changed))
+            )
 
 
 # The language
@@ -175,8 +204,16 @@ def others(parameter: Parameter, value: Any) -> Iterator[Any]:
         yield from parameter.allowed.words
     if isinstance(value, bool):
         yield not value
-    low, high = (float(end) for end in parameter.allowed.text[1:-1].split(",")) if isinstance(parameter.allowed, Interval) else (0.0, 10.0)
-    yield from (each for each in (low, (low + min(high, low + 1)) / 2, low + 1, low + 2, high) if np.isfinite(each))
+    low, high = (
+        (float(end) for end in parameter.allowed.text[1:-1].split(","))
+        if isinstance(parameter.allowed, Interval)
+        else (0.0, 10.0)
+    )
+    yield from (
+        each
+        for each in (low, (low + min(high, low + 1)) / 2, low + 1, low + 2, high)
+        if np.isfinite(each)
+    )
 
 
 TEXTS: dict[tuple[str, str], tuple[str, str]] = {  # where a value has a meaning only beside another
@@ -192,17 +229,25 @@ TEXTS: dict[tuple[str, str], tuple[str, str]] = {  # where a value has a meaning
     ("plc", "kind"): ("plc(predictions='a', rate=0.2)", "plc(predictions='a', kind='II', rate=0.2)"),
     ("plc", "rate"): ("plc(predictions='a', rate=0.2)", "plc(predictions='a', rate=0.3)"),
     ("plc", "factor"): ("plc(predictions='a', factor=0.2)", "plc(predictions='a', factor=0.3)"),
-    ("plc", "sha256"): ("plc(predictions='a', rate=0.2, sha256='0')", "plc(predictions='a', rate=0.2, sha256='1')"),
+    ("plc", "sha256"): ("plc(predictions='a', rate=0.2, sha256='0')", "plc(predictions='a', "
+                                                                      "rate=0.2, sha256='1')"),
     ("human", "column"): ("human(column='worse')", "human(column='aggre')"),
     ("imported", "file"): ("imported(file='a')", "imported(file='b')"),
     ("imported", "sha256"): ("imported(file='a', sha256='0')", "imported(file='a', sha256='1')"),
-    ("asymmetric", "map"): ("asymmetric(rate=0.2, map='cifar10')", "asymmetric(rate=0.2, map='digits')"),
+    ("asymmetric", "map"): ("asymmetric(rate=0.2, map='cifar10')", "asymmetric(rate=0.2, "
+                                                                   "map='digits')"),
     ("asymmetric", "pairs_seed"): (
-        "asymmetric(rate=0.2, map='pairs_in_superclass', pairs_seed=0)", "asymmetric(rate=0.2, map='pairs_in_superclass', pairs_seed=1)"),
-    ("openset", "rate"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.2, source='cifar10')"),
-    ("openset", "source"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, source='cifar100')"),
-    ("openset", "exact"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, source='cifar10', exact=False)"),
-    ("openset", "exact_over"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, source='cifar10', exact_over='set')"),
+        "asymmetric(rate=0.2, map='pairs_in_superclass', pairs_seed=0)", "asymmetric(rate=0.2, "
+                                                                         "map='pairs_in_superclass', pairs_seed=1)"),
+    ("openset", "rate"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.2, "
+                                                                 "source='cifar10')"),
+    ("openset", "source"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, "
+                                                                   "source='cifar100')"),
+    ("openset", "exact"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, "
+                                                                  "source='cifar10', exact=False)"),
+    ("openset", "exact_over"): ("openset(rate=0.1, source='cifar10')", "openset(rate=0.1, "
+                                                                       "source='cifar10', "
+                                                                       "exact_over='set')"),
     ("reviewed", "action"): (
         "reviewed(symmetric(rate=0.1), action='drop', suspects='a')", "reviewed(symmetric(rate=0.1), action='relabel', suspects='a')"),
     ("reviewed", "suspects"): (
@@ -229,7 +274,9 @@ def two_texts(registry: Registry, name: str, parameter: Parameter) -> tuple[str,
                 return first, second
         except LanguageError:
             continue
-    raise AssertionError(f"{name} has a parameter {parameter.name} without an example: give TEXTS two texts")
+    raise AssertionError(
+        f"{name} has a parameter {parameter.name} without an example: give TEXTS two texts"
+    )
 
 
 def parameters_of(registry: Registry) -> list[tuple[str, Parameter]]:
@@ -240,20 +287,31 @@ def parameters_of(registry: Registry) -> list[tuple[str, Parameter]]:
 def test_every_parameter_of_a_loss_is_in_the_key(base: Run, case: Case) -> None:
     for name, parameter in parameters_of(LOSSES):
         with case(f"{name}, {parameter.name}"):
-            one, other = (replace(base, loss=LOSSES.normal(text)) for text in two_texts(LOSSES, name, parameter))
+            one, other = (
+                replace(base, loss=LOSSES.normal(text))
+                for text in two_texts(LOSSES, name, parameter)
+            )
             assert differ(one, other)
 
 
 def test_every_parameter_of_a_strategy_is_in_the_key(base: Run, case: Case) -> None:
     for name, parameter in parameters_of(STRATEGIES):
         with case(f"{name}, {parameter.name}"):
-            one, other = (replace(base, strategy=normal_strategy(text)) for text in two_texts(STRATEGIES, name, parameter))
+            one, other = (
+                replace(base, strategy=normal_strategy(text))
+                for text in two_texts(STRATEGIES, name, parameter)
+            )
             assert differ(one, other)
 
 
 def test_every_parameter_of_a_noise_is_in_the_key(base: Run, case: Case) -> None:
     def noisy(text: str) -> Run:
-        return replace(base, manifest=replace(base.manifest, meta={**base.manifest.meta, "noise": NOISES.canonical(text)}))
+        return replace(
+            base,
+            manifest=replace(
+                base.manifest, meta={**base.manifest.meta, "noise": NOISES.canonical(text)}
+            ),
+        )
 
     for name, parameter in parameters_of(NOISES):
         with case(f"{name}, {parameter.name}"):
@@ -264,9 +322,18 @@ def test_where_a_file_lies_is_in_no_key_once_its_bytes_are(base: Run) -> None:
     for entry in NOISES:
         for p in entry.parameters:
             if p.name in FILES and entry.name != "plc":
-                one, other = (text.replace("suspects=", "suspects=") for text in two_texts(NOISES, entry.name, p))
+                one, other = (
+                    text.replace("suspects=", "suspects=")
+                    for text in two_texts(NOISES, entry.name, p)
+                )
                 sealed = [NOISES.canonical(text[:-1] + ", sha256='0')") for text in (one, other)]
-                keys = {replace(base, manifest=replace(base.manifest, meta={**base.manifest.meta, "noise": text})).key for text in sealed}
+                keys = {
+                    replace(
+                        base,
+                        manifest=replace(base.manifest, meta={**base.manifest.meta, "noise": text}),
+                    ).key
+                    for text in sealed
+                }
                 assert len(keys) == 1, sealed
 
 
@@ -284,7 +351,11 @@ def test_two_spellings_of_one_meaning_are_one_key(images: Images, case: Case) ->
 
 def test_a_method_is_its_loss_and_strategy_and_auto_what_it_stands_for(images: Images) -> None:
     assert planned(images, method="sl").key == planned(images, loss="sl").key
-    assert planned(images, loss="el").key == planned(images, loss="el(eps=0.4)").key == planned(images, method="el").key
+    assert (
+        planned(images, loss="el").key
+        == planned(images, loss="el(eps=0.4)").key
+        == planned(images, method="el").key
+    )
 
 
 # Versions
@@ -296,11 +367,15 @@ def newer(registry: Registry, name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("registry", [LOSSES, STRATEGIES], ids=["losses", "strategies"])
-def test_the_version_of_every_part_is_in_the_key(registry: Registry, base: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_of_every_part_is_in_the_key(
+    registry: Registry, base: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for entry in [entry for entry in registry if entry.build.__module__.startswith("noisebench.")]:
         required = [p for p in entry.parameters if p.required]
         args = tuple(parse("ce") for p in required if p.is_expression)
-        text = str(Call(entry.name, args, tuple((p.name, 0.2) for p in required if not p.is_expression)))
+        text = str(
+            Call(entry.name, args, tuple((p.name, 0.2) for p in required if not p.is_expression))
+        )
         run = replace(base, **{registry.kind: registry.normal(text)})
         before = run.key
         newer(registry, entry.name, monkeypatch)
@@ -327,7 +402,11 @@ def test_the_versions_of_noises_networks_estimates_weights_and_the_protocol_are_
         assert before.key
         monkeypatch.setitem(BACKBONES, name, replace(entry, version=entry.version + 1))
         assert differ(before, planned(images, model=name)), name
-    for constant, wish in (("PROTOCOL", {}), ("ESTIMATES_VERSION", {"loss": "el(eps=estimated)"}), ("INITIAL_VERSION", WISH["init"])):
+    for constant, wish in (
+        ("PROTOCOL", {}),
+        ("ESTIMATES_VERSION", {"loss": "el(eps=estimated)"}),
+        ("INITIAL_VERSION", WISH["init"]),
+    ):
         before = planned(images, **wish)
         assert before.key
         monkeypatch.setattr(plan, constant, 99)
@@ -338,7 +417,11 @@ def test_the_versions_of_noises_networks_estimates_weights_and_the_protocol_are_
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["train_images", "train_labels", "test_images", "test_labels"]), st.integers(0, FEW * 64 - 1), st.integers(1, 255))
+@given(
+    st.sampled_from(["train_images", "train_labels", "test_images", "test_labels"]),
+    st.integers(0, FEW * 64 - 1),
+    st.integers(1, 255),
+)
 def test_every_byte_of_the_data_is_in_the_key(name: str, place: int, by: int) -> None:
     before = small(read_images(DATASETS["digits"], Path("unused")))
     changed = getattr(before, name).copy()
@@ -352,9 +435,17 @@ def test_the_shape_and_the_order_of_data_are_in_the_key(images: Images) -> None:
         replace(images, train_labels=images.train_labels[::-1].copy()),
     ]
     flat = replace(images, train_images=images.train_images.reshape(FEW, 4, 16, 1))
-    moved = replace(images, train_images=np.concatenate([images.train_images, images.test_images[:1]]), test_images=images.test_images[1:])
+    moved = replace(
+        images,
+        train_images=np.concatenate([images.train_images, images.test_images[:1]]),
+        test_images=images.test_images[1:],
+    )
     assert len({images.fingerprint, *(each.fingerprint for each in (*turned, flat, moved))}) == 5
-    again = replace(images, train_images=np.asfortranarray(images.train_images), train_labels=images.train_labels.astype(np.int64))
+    again = replace(
+        images,
+        train_images=np.asfortranarray(images.train_images),
+        train_labels=images.train_labels.astype(np.int64),
+    )
     assert again.fingerprint == images.fingerprint
 
 
@@ -387,33 +478,60 @@ def test_what_is_set_apart_or_replaced_is_in_the_key(place: int, name: str) -> N
 def test_a_fact_of_the_labels_is_in_the_key(base: Run, case: Case) -> None:
     for name in ["num_classes", "classes", "labels_sha256", "noise_version", "images_sha256"]:
         with case(name=name):
-            value = 11 if name == "num_classes" else [*map(str, range(9)), "ten"] if name == "classes" else "changed"
-            assert differ(base, replace(base, manifest=replace(base.manifest, meta={**base.manifest.meta, name: value})))
+            value = (
+                11
+                if name == "num_classes"
+                else [*map(str, range(9)), "ten"]
+                if name == "classes"
+                else "changed"
+            )
+            assert differ(
+                base,
+                replace(
+                    base, manifest=replace(base.manifest, meta={**base.manifest.meta, name: value})
+                ),
+            )
 
 
 def test_where_data_lay_is_in_no_key(base: Run, case: Case) -> None:
     for name in ["path", "test_path", "source_path", "convention"]:
         with case(name=name):
-            assert not differ(base, replace(base, manifest=replace(base.manifest, meta={**base.manifest.meta, name: "elsewhere"})))
+            assert not differ(
+                base,
+                replace(
+                    base,
+                    manifest=replace(base.manifest, meta={**base.manifest.meta, name: "elsewhere"}),
+                ),
+            )
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(["a", "b"]), st.integers(0, 5))
-def test_every_element_of_initial_weights_is_in_the_key(tmp_path_factory: pytest.TempPathFactory, name: str, place: int) -> None:
+def test_every_element_of_initial_weights_is_in_the_key(
+    tmp_path_factory: pytest.TempPathFactory, name: str, place: int
+) -> None:
     place_of = tmp_path_factory.mktemp("weights")
     tensors = {"a": torch.arange(6.0), "b": torch.ones(2, 3)}
     save_file(tensors, place_of / "one.safetensors")
     other = {key: value.clone() for key, value in tensors.items()}
     other[name].view(-1)[place] = torch.nextafter(other[name].view(-1)[place], torch.tensor(1e9))
     save_file(other, place_of / "other.safetensors")
-    one, changed = (initial_of(str(path), path) for path in (place_of / "one.safetensors", place_of / "other.safetensors"))
+    one, changed = (
+        initial_of(str(path), path)
+        for path in (place_of / "one.safetensors", place_of / "other.safetensors")
+    )
     assert one.sha256 != changed.sha256
 
 
-def test_where_and_how_weights_lie_is_in_no_key_but_their_names_shapes_and_types_are(tmp_path: Path) -> None:
+def test_where_and_how_weights_lie_is_in_no_key_but_their_names_shapes_and_types_are(
+    tmp_path: Path,
+) -> None:
     tensors = {"a": torch.arange(6.0), "b": torch.ones(2, 3)}
     save_file(tensors, tmp_path / "one.safetensors")
-    torch.save({"state_dict": {f"module.{name}": value for name, value in tensors.items()}}, tmp_path / "two.pt")
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in tensors.items()}},
+        tmp_path / "two.pt",
+    )
     same = {initial_of(name, tmp_path / name).sha256 for name in ("one.safetensors", "two.pt")}
     assert len(same) == 1
     for number, change in enumerate(({"c": tensors["a"], "b": tensors["b"]}, {**tensors, "a": tensors["a"].view(2, 3)},
@@ -425,7 +543,9 @@ def test_where_and_how_weights_lie_is_in_no_key_but_their_names_shapes_and_types
 # The command line
 
 
-def key_of(capsys: pytest.CaptureFixture[str], root: Path, *words: str, before: tuple[str, ...] = ()) -> str:
+def key_of(
+    capsys: pytest.CaptureFixture[str], root: Path, *words: str, before: tuple[str, ...] = ()
+) -> str:
     capsys.readouterr()
     code = main(["-q", "-C", str(root), *before, "train", *words, "--dry-run", "--json"])
     said = capsys.readouterr()
@@ -434,7 +554,8 @@ def key_of(capsys: pytest.CaptureFixture[str], root: Path, *words: str, before: 
 
 
 PLAIN = ("digits", "--sym", "0.4", "--precision", "fp32")
-RESULT: dict[str, tuple[str, ...]] = {  # options that change a result, and an example of each in place of PLAIN
+# options that change a result, and an example of each in place of PLAIN
+RESULT: dict[str, tuple[str, ...]] = {
     "words": ("other.npz", "--sym", "0.4", "--precision", "fp32"),
     "sym": ("digits", "--sym", "0.3", "--precision", "fp32"), "asym": ("digits", "--asym", "0.4", "--map", "digits", "--precision", "fp32"),
     "pair": ("digits", "--pair", "0.4", "--precision", "fp32"), "idn": ("digits", "--idn", "0.4", "--precision", "fp32"),
@@ -457,7 +578,8 @@ NO_RESULT: dict[str, tuple[str, ...]] = {  # that change none
     "device": ("--device", "cpu"), "no_resume": ("--no-resume",), "force": ("--force",), "accumulate": ("--accumulate", "2"),
     "log_to": ("--log-to", "tensorboard"),
 }  # fmt: skip
-ELSEWHERE = {  # options that are tried on other data in this file or another, or say no more than what is shown
+# options that are tried on other data in this file or another, or say no more than what is shown
+ELSEWHERE = {
     "manifest", "human", "matrix", "openset", "source", "map", "convention", "predictions", "test", "init", "fit", "area", "centre",
     "sync_bn", "dry_run", "workers", "json",
 }  # fmt: skip
@@ -473,16 +595,27 @@ def test_every_option_stands_on_one_side() -> None:
     sides = (set(RESULT), set(NO_RESULT), ELSEWHERE)
     known = set().union(*sides)
     new = options_of("train") ^ known
-    assert not new and sum(map(len, sides)) == len(known), f"say in RESULT, NO_RESULT or ELSEWHERE whether {sorted(new)} change a result"
+    assert not new and sum(map(len, sides)) == len(known), (
+        f"say in RESULT, NO_RESULT or ELSEWHERE whether {sorted(new)} change a result"
+    )
     assert options_of(None) == GLOBAL, "say what a new global option does to a key"
 
 
 def test_an_option_that_changes_the_result_changes_the_key(
-    tmp_path: Path, digits: Images, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, case: Case
+    tmp_path: Path,
+    digits: Images,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    case: Case,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez(
-        "other.npz", **{f"{part}_{what}": getattr(digits, f"{part}_{what}") for part in ("train", "test") for what in ("images", "labels")}
+        "other.npz",
+        **{
+            f"{part}_{what}": getattr(digits, f"{part}_{what}")
+            for part in ("train", "test")
+            for what in ("images", "labels")
+        },
     )
     extra = {"budget": ("--strategy", "jocor"), "val_split": ("--val-fraction", "0.1")}
     plain = {words: key_of(capsys, tmp_path, *PLAIN, *words) for words in ((), *extra.values())}
@@ -491,7 +624,9 @@ def test_an_option_that_changes_the_result_changes_the_key(
             assert key_of(capsys, tmp_path, *words) != plain[extra.get(option, ())]
 
 
-def test_an_option_that_changes_no_result_changes_no_key(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: Case) -> None:
+def test_an_option_that_changes_no_result_changes_no_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: Case
+) -> None:
     plain = key_of(capsys, tmp_path, *PLAIN)
     for option, words in NO_RESULT.items():
         with case(option=option):
@@ -503,31 +638,68 @@ def test_places_order_threads_and_loudness_change_no_key(
 ) -> None:
     keys = {key_of(capsys, tmp_path / place, *PLAIN) for place in ("a", "b")}
     keys.add(key_of(capsys, tmp_path, "--precision", "fp32", "--sym", "0.40", "digits"))
-    keys.add(key_of(capsys, tmp_path, *PLAIN, before=("--data-dir", str(tmp_path / "data"), "--offline", "-v")))
+    keys.add(
+        key_of(
+            capsys,
+            tmp_path,
+            *PLAIN,
+            before=("--data-dir", str(tmp_path / "data"), "--offline", "-v"),
+        )
+    )
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     keys.add(key_of(capsys, tmp_path, *PLAIN))
     assert len(keys) == 1
 
 
-def test_executors_jobs_and_devices_change_no_key_of_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_executors_jobs_and_devices_change_no_key_of_a_suite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "own.yaml").write_text(
-        "version: 1\nsuites: {own: {defaults: {dataset: digits, precision: fp32, epochs: 2, seeds: [0, 1]}, "
+        "version: 1\nsuites: {own: {defaults: {dataset: digits, precision: fp32, epochs: 2, "
+        "seeds: [0, 1]}, "
         "matrix: {noise: ['symmetric(rate=0.4)'], method: [ce, el]}}}\n"
     )
 
     def keys(*words: str) -> list[str]:
         capsys.readouterr()
-        assert main(["-q", "-C", str(tmp_path), "run", str(tmp_path / "own.yaml"), *words, "--dry-run", "--json"]) == 0
+        assert (
+            main(
+                [
+                    "-q",
+                    "-C",
+                    str(tmp_path),
+                    "run",
+                    str(tmp_path / "own.yaml"),
+                    *words,
+                    "--dry-run",
+                    "--json",
+                ]
+            )
+            == 0
+        )
         return [run["key"] for run in json.loads(capsys.readouterr().out)["runs"]]
 
     plain = keys()
     assert len(set(plain)) == 4
-    together = ("--jobs", "2", "--device", "cpu", "--fail-fast", "--no-resume", "--log-to", "tensorboard", "--rerun", "all")
+    together = (
+        "--jobs",
+        "2",
+        "--device",
+        "cpu",
+        "--fail-fast",
+        "--no-resume",
+        "--log-to",
+        "tensorboard",
+        "--rerun",
+        "all",
+    )
     assert keys(*together) == plain
     suite = find_suite(str(tmp_path / "own.yaml"), tmp_path)[1]
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
-        assert [item.run.key for item in make_agenda(Workspace(tmp_path / place, workers=3), suite)] == plain
+        assert [
+            item.run.key for item in make_agenda(Workspace(tmp_path / place, workers=3), suite)
+        ] == plain
 
 
 # Data that change between two commands
@@ -539,7 +711,9 @@ def as_npz(path: Path, images: Images) -> Path:
     return path
 
 
-def test_one_pixel_that_changed_on_disk_is_another_run(tmp_path: Path, images: Images, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_pixel_that_changed_on_disk_is_another_run(
+    tmp_path: Path, images: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = (str(as_npz(tmp_path / "own.npz", images)), "--sym", "0.4", "--epochs", "1")
     assert main(["-q", "-C", str(tmp_path), "train", *words]) == 0
     before = key_of(capsys, tmp_path, *words)
@@ -560,7 +734,9 @@ def folder_of(place: Path, images: Images) -> Path:
     return place
 
 
-def test_an_image_in_memory_is_in_the_key_bit_by_bit_and_a_streamed_one_by_name_and_size(tmp_path: Path, images: Images) -> None:
+def test_an_image_in_memory_is_in_the_key_bit_by_bit_and_a_streamed_one_by_name_and_size(
+    tmp_path: Path, images: Images
+) -> None:
     """A million images are not read to name a run."""
     place, prints = folder_of(tmp_path / "set", images), {}
     for state in ("before", "same size", "another size", "another name", "another class"):
@@ -581,10 +757,20 @@ def test_an_image_in_memory_is_in_the_key_bit_by_bit_and_a_streamed_one_by_name_
             Image.fromarray(images.train_images[2, ..., 0]).save(path)
     assert len({prints["", state] for state in ("before", "same size", "another class")}) == 3
     assert prints["folder:", "same size"] == prints["folder:", "before"]
-    assert len({prints["folder:", state] for state in ("before", "another size", "another name", "another class")}) == 4
+    assert (
+        len(
+            {
+                prints["folder:", state]
+                for state in ("before", "another size", "another name", "another class")
+            }
+        )
+        == 4
+    )
 
 
-def test_what_a_tar_holds_is_looked_for_again_where_the_tar_changed(tmp_path: Path, images: Images) -> None:
+def test_what_a_tar_holds_is_looked_for_again_where_the_tar_changed(
+    tmp_path: Path, images: Images
+) -> None:
     """The listing that is kept is of a tar's size and time."""
     place = folder_of(tmp_path / "set", images)
 
@@ -605,13 +791,19 @@ def test_a_worker_whose_data_have_changed_trains_nothing(tmp_path: Path, images:
     """It reads for itself, and compares the key that follows with the one that was planned."""
     as_npz(tmp_path / "own.npz", images)
     (tmp_path / "own.yaml").write_text(
-        "version: 1\nsuites: {own: {defaults: {dataset: own.npz, recipe: digits, model: mlp, precision: fp32, epochs: 1, seeds: [0]}, "
+        "version: 1\nsuites: {own: {defaults: {dataset: own.npz, recipe: digits, model: mlp, "
+        "precision: fp32, epochs: 1, seeds: [0]}, "
         "matrix: {noise: ['symmetric(rate=0.4)'], method: [ce]}}}\n"
     )
     (item,) = make_agenda(Workspace(tmp_path), find_suite(str(tmp_path / "own.yaml"), tmp_path)[1])
-    (tmp_path / "bundle").write_text(Place(str(tmp_path), str(tmp_path), True).line() + Bundle((Job.of(0, item),)).line())
+    (tmp_path / "bundle").write_text(
+        Place(str(tmp_path), str(tmp_path), True).line() + Bundle((Job.of(0, item),)).line()
+    )
     for changed, kind in ((True, "failed"), (False, "done")):
-        as_npz(tmp_path / "own.npz", replace(images, test_images=images.test_images // (2 if changed else 1)))
+        as_npz(
+            tmp_path / "own.npz",
+            replace(images, test_images=images.test_images // (2 if changed else 1)),
+        )
         events = EventFile(tmp_path / f"events of {kind}")
         work_on(tmp_path / "bundle", events.path)
         last = list(events.read())[-1]
@@ -619,11 +811,30 @@ def test_a_worker_whose_data_have_changed_trains_nothing(tmp_path: Path, images:
         assert not changed or "changed while the suite was running" in last.content["message"]
 
 
-def test_a_folder_that_holds_another_run_answers_for_none(tmp_path: Path, images: Images, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_holds_another_run_answers_for_none(
+    tmp_path: Path, images: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["-q", "-C", str(tmp_path), "train", *PLAIN, "--epochs", "1"]) == 0
     (done,) = (tmp_path / "runs").iterdir()
     capsys.readouterr()
-    assert main(["-q", "-C", str(tmp_path), "train", *PLAIN, "--epochs", "1", "--lr", "0.3", "--dry-run", "--json"]) == 0
+    assert (
+        main(
+            [
+                "-q",
+                "-C",
+                str(tmp_path),
+                "train",
+                *PLAIN,
+                "--epochs",
+                "1",
+                "--lr",
+                "0.3",
+                "--dry-run",
+                "--json",
+            ]
+        )
+        == 0
+    )
     done.rename(Path(json.loads(capsys.readouterr().out)["run"]))
     assert main(["-q", "-C", str(tmp_path), "train", *PLAIN, "--epochs", "1", "--lr", "0.3"]) == 2
     assert "holds the run" in capsys.readouterr().err
@@ -632,7 +843,10 @@ def test_a_folder_that_holds_another_run_answers_for_none(tmp_path: Path, images
 # Plugins
 
 
-LOSS = "import noisebench as nb\n{more}\n\n@nb.register_loss\ndef {name}(log_p, power=0.5):\n    return -({factor} * log_p)\n"
+LOSS = (
+    "import noisebench as nb\n{more}\n\n@nb.register_loss\ndef {name}(log_p, power=0.5):\n    "
+    "return -({factor} * log_p)\n"
+)
 
 
 def test_a_plugins_code_and_what_it_imports_of_its_own_is_its_hash(tmp_path: Path) -> None:
@@ -644,7 +858,11 @@ def test_a_plugins_code_and_what_it_imports_of_its_own_is_its_hash(tmp_path: Pat
         return code_of(str(tmp_path / "mine.py"))
 
     hashes = [
-        written(mine="import helper\n\ndef later():\n    from deep import inner\n", helper="X = 1\n", unrelated="Y = 1\n"),
+        written(
+            mine="import helper\n\ndef later():\n    from deep import inner\n",
+            helper="X = 1\n",
+            unrelated="Y = 1\n",
+        ),
         written(helper="X = 2\n"),
         written(**{"deep/inner": "Z = 1\n"}),
         written(**{"deep/inner": "from ..helper import X\nZ = 2\n"}),
@@ -657,7 +875,8 @@ def test_a_plugins_code_and_what_it_imports_of_its_own_is_its_hash(tmp_path: Pat
 def test_a_packages_own_modules_are_its_code_and_no_others(tmp_path: Path) -> None:
     package = tmp_path / "site-packages" / "theirs"
     (package / "sub").mkdir(parents=True)
-    for name, text in {"__init__": "", "losses": "import numpy\nfrom .sub import tools\nfrom theirs import more\n", "more": "A = 1\n",
+    for name, text in {"__init__": "", "losses": ("import numpy\nfrom .sub import tools\nfrom "
+                                                 "theirs import more\n"), "more": "A = 1\n",
                        "sub/__init__": "", "sub/tools": "B = 1\n", "unasked": "C = 1\n"}.items():  # fmt: skip
         (package / f"{name}.py").write_text(text)
     (tmp_path / "site-packages" / "numpy.py").write_text("others = 1\n")
@@ -666,16 +885,41 @@ def test_a_packages_own_modules_are_its_code_and_no_others(tmp_path: Path) -> No
         return code_of(str(package / "losses.py"))
 
     first = code()
-    for name, own in (("more", True), ("sub/tools", True), ("sub/__init__", True), ("unasked", False), ("../numpy", False)):
+    for name, own in (
+        ("more", True),
+        ("sub/tools", True),
+        ("sub/__init__", True),
+        ("unasked", False),
+        ("../numpy", False),
+    ):
         (package / f"{name}.py").write_text("changed = 1\n")
         assert (code() != first) == own, name
         first = code()
 
 
 def key_under(tmp_path: Path, plugin: Path, loss: str) -> str:
-    command = [sys.executable, "-m", "noisebench", "-q", "-C", str(tmp_path), "--plugin", str(plugin), "train", *PLAIN, "--loss", loss]
+    command = [
+        sys.executable,
+        "-m",
+        "noisebench",
+        "-q",
+        "-C",
+        str(tmp_path),
+        "--plugin",
+        str(plugin),
+        "train",
+        *PLAIN,
+        "--loss",
+        loss,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, "--dry-run", "--json"], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [*command, "--dry-run", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     return str(json.loads(done.stdout)["key"])
 
 
@@ -687,7 +931,9 @@ def test_a_plugin_that_was_edited_is_another_run(tmp_path: Path) -> None:
     assert keys[0] != keys[1]
 
 
-def test_a_plugin_that_was_edited_in_a_session_is_refused_and_its_key_stays_that_of_what_is_computed(tmp_path: Path, base: Run) -> None:
+def test_a_plugin_that_was_edited_in_a_session_is_refused_and_its_key_stays_that_of_what_is_computed(
+    tmp_path: Path, base: Run
+) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(LOSS.format(name="test_in_session", factor="1.0", more=""))
     load_plugins([str(plugin)])
@@ -695,15 +941,23 @@ def test_a_plugin_that_was_edited_in_a_session_is_refused_and_its_key_stays_that
     assert before.key and code_of(str(plugin)) in str(before.config["versions"])
     load_plugins([str(plugin)])
     plugin.write_text(LOSS.format(name="test_in_session", factor="2.0", more=""))
-    with pytest.raises(ConfigError, match="its code has changed since it was loaded: begin a new session"):
+    with pytest.raises(
+        ConfigError, match="its code has changed since it was loaded: begin a new session"
+    ):
         load_plugins([str(plugin)])
     assert not differ(before, replace(before))
 
 
 def test_a_loss_that_was_typed_in_has_no_key(base: Run) -> None:
     scope: dict[str, Any] = {"__name__": "typed_in"}
-    exec("import noisebench as nb\n@nb.register_loss\ndef test_typed_in(log_p):\n    return -log_p\n", scope)
-    with pytest.raises(LanguageError, match="test_typed_in is of no file, so that no run can be told by its code"):
+    exec(
+        "import noisebench as nb\n@nb.register_loss\ndef test_typed_in(log_p):\n    return "
+        "-log_p\n",
+        scope,
+    )
+    with pytest.raises(
+        LanguageError, match="test_typed_in is of no file, so that no run can be told by its code"
+    ):
         assert replace(base, loss=LOSSES.normal("test_typed_in")).key
 
 
@@ -721,7 +975,8 @@ def test_weights_that_changed_where_they_lay_are_not_begun_from(tmp_path: Path) 
     workspace = Workspace(tmp_path)
     first = workspace.initial("w.safetensors", "mlp")
     save_file({"a": torch.ones(3)}, tmp_path / "w.safetensors")
-    assert first is not None and workspace.initial("w.safetensors", "mlp") == first  # of this process: and then
+    # of this process: and then
+    assert first is not None and workspace.initial("w.safetensors", "mlp") == first
     with pytest.raises(DataError, match="are others now"):
         read_initial(first)
     assert Workspace(tmp_path).initial("w.safetensors", "mlp") != first

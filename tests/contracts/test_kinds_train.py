@@ -1,4 +1,6 @@
-"""Labels of every kind train through the command line, and what comes after training knows what kind they are of."""
+"""Labels of every kind train through the command line, and what comes after training knows what
+kind they are of.
+"""
 
 import contextlib
 import csv
@@ -94,7 +96,11 @@ class Lab:
     """A workspace with the files that the kinds read, and a run of each kind."""
 
     def __init__(self, root, digits):
-        self.root, self.before, self.trained = root, ("-C", str(root), "--data-dir", str(root), "--offline", "-q"), {}
+        self.root, self.before, self.trained = (
+            root,
+            ("-C", str(root), "--data-dir", str(root), "--offline", "-q"),
+            {},
+        )
         self.clean = digits.train_labels
         np.savetxt(root / "T.csv", 0.8 * np.eye(10) + 0.02, "%.17g", ",")
         images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
@@ -108,24 +114,42 @@ class Lab:
         (root / "few.csv").write_text("".join(f"{k // 2 % 3}\n" for k in range(300)))
         lines = [f"{i},{(i + (i % 4 == 0)) % 3},{i % 3 if i % 5 else ''}" for i in range(300)]
         (root / "partly.csv").write_text("\n".join(["index,label,clean_label", *lines]))
-        torch.save({"clean_label": self.clean, "worse_label": (self.clean + (np.arange(1297) % 3 == 0)) % 10}, root / "h.pt")
+        torch.save(
+            {
+                "clean_label": self.clean,
+                "worse_label": (self.clean + (np.arange(1297) % 3 == 0)) % 10,
+            },
+            root / "h.pt",
+        )
 
     def call(self, *arguments):
         """A command's answer, given within the workspace."""
         md5 = hashlib.md5((self.root / "h.pt").read_bytes(), usedforsecurity=False).hexdigest()
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.root)
-            patch.setitem(HUMAN, "worse_label", HumanColumn("digits", HumanFile("h.pt", md5, "", ""), ("worse_label",)))
+            patch.setitem(
+                HUMAN,
+                "worse_label",
+                HumanColumn("digits", HumanFile("h.pt", md5, "", ""), ("worse_label",)),
+            )
             return answer(*self.before, *arguments)
 
     def of(self, kind):
         if kind == "plc" and not (self.root / "teacher.npz").exists():
-            self.call("evaluate", self.of("symmetric").answer["run"], "--predictions", "teacher.npz")
+            self.call(
+                "evaluate", self.of("symmetric").answer["run"], "--predictions", "teacher.npz"
+            )
         if kind not in self.trained:
             made = json.loads(self.call("corrupt", *KINDS[kind], "--json"))
-            trained = json.loads(self.call("train", *KINDS[kind], "--model", "mlp", *EPOCHS, "--json"))
+            trained = json.loads(
+                self.call("train", *KINDS[kind], "--model", "mlp", *EPOCHS, "--json")
+            )
             trained["run"] = str(self.root / trained["run"])
-            self.trained[kind] = Trained(trained, read_manifest(self.root / made["manifest"]), str(self.root / made["manifest"]))
+            self.trained[kind] = Trained(
+                trained,
+                read_manifest(self.root / made["manifest"]),
+                str(self.root / made["manifest"]),
+            )
         return self.trained[kind]
 
 
@@ -158,9 +182,13 @@ def assert_recounted(metrics, manifest, predicted):
     part = manifest.in_training
     predicted, labels, truth = predicted[part], manifest.labels[part], manifest.truth[part]
     wrong = (labels != truth) & (truth != -1)
-    assert metrics["n"] == part.sum() and metrics["recorded"] == pytest.approx((predicted == labels).mean())
+    assert metrics["n"] == part.sum() and metrics["recorded"] == pytest.approx(
+        (predicted == labels).mean()
+    )
     assert metrics["wrong_labels"] == (wrong.sum() if (truth != -1).any() else None)
-    assert metrics["memorised"] == (pytest.approx((predicted == labels)[wrong].mean()) if wrong.any() else None)
+    assert metrics["memorised"] == (
+        pytest.approx((predicted == labels)[wrong].mean()) if wrong.any() else None
+    )
 
 
 def test_evaluate_shows_of_every_kind_what_its_record_holds(lab, case):
@@ -182,7 +210,17 @@ def test_the_manifest_alone_leads_to_the_same_run(lab, tmp_path, monkeypatch, ca
         with case(kind):
             run = lab.of(kind)
             plan = json.loads(
-                answer(*lab.before, "train", "--manifest", run.manifest_path, "--model", "mlp", *EPOCHS, "--dry-run", "--json")
+                answer(
+                    *lab.before,
+                    "train",
+                    "--manifest",
+                    run.manifest_path,
+                    "--model",
+                    "mlp",
+                    *EPOCHS,
+                    "--dry-run",
+                    "--json",
+                )
             )
             assert (plan["key"], plan["status"]) == (run.answer["key"], "done")
 
@@ -198,7 +236,9 @@ def test_runs_of_all_kinds_stand_in_one_report(lab):
 def test_runs_and_manifests_of_all_kinds_stand_in_their_lists(lab):
     paths = {Path(lab.of(kind).manifest_path).name for kind in KINDS}
     assert {row["status"] for row in json.loads(lab.call("list", "runs", "--json"))} == {"done"}
-    assert {Path(row["name"]).name for row in json.loads(lab.call("list", "manifests", "--json"))} >= paths
+    assert {
+        Path(row["name"]).name for row in json.loads(lab.call("list", "manifests", "--json"))
+    } >= paths
 
 
 # Unknown clean labels
@@ -208,7 +248,9 @@ def test_without_clean_labels_nothing_is_said_to_be_memorised(lab, case):
     for kind in UNKNOWN:
         with case(kind=kind):
             run = lab.of(kind)
-            assert run.answer["memorised"] is None and run.record["metrics"]["train"]["clean"] is None
+            assert (
+                run.answer["memorised"] is None and run.record["metrics"]["train"]["clean"] is None
+            )
             found = run.record["metrics"]["train"]["detection"]
             assert set(found.pop("precision_at").values()) == set(found.values()) == {None}
             assert [line["memorised"] for line in run.history] == ["", ""]
@@ -222,7 +264,9 @@ def test_partly_known_clean_labels_are_counted_where_they_are_known(lab):
 
 def test_a_loss_that_needs_the_rate_is_refused_where_nobody_knows_it(lab):
     lab.of("own")
-    assert "which this manifest does not know" in refusal(*lab.before, "train", "digits", "--labels", "own", "--loss", "el")
+    assert "which this manifest does not know" in refusal(
+        *lab.before, "train", "digits", "--labels", "own", "--loss", "el"
+    )
 
 
 # Held out
@@ -232,11 +276,25 @@ def test_the_accuracy_at_the_best_validation_is_that_of_its_epoch(lab, case):
     for kind in SPLIT:
         with case(kind=kind):
             run = lab.of(kind)
-            longer = json.loads(lab.call("train", *KINDS[kind], "--model", "mlp", "--epochs", "7", "--lr", "0.2", "--json"))
+            longer = json.loads(
+                lab.call(
+                    "train",
+                    *KINDS[kind],
+                    "--model",
+                    "mlp",
+                    "--epochs",
+                    "7",
+                    "--lr",
+                    "0.2",
+                    "--json",
+                )
+            )
             folder = RunFolder(lab.root / longer["run"])
             lines = epochs_of(folder)
             best = max(range(7), key=lambda epoch: float(lines[epoch]["val_recorded"]))
-            assert folder.record()["metrics"]["test_acc"]["at_noisy_val"] == float(lines[best]["test_acc"])
+            assert folder.record()["metrics"]["test_acc"]["at_noisy_val"] == float(
+                lines[best]["test_acc"]
+            )
             assert run.record["metrics"]["val"]["n"] == run.manifest.val.sum()
 
 
@@ -259,7 +317,9 @@ def test_without_held_out_examples_there_is_no_accuracy_at_the_best_validation(l
 
 
 def trainer_of(lab, wish, change=lambda manifest, images: (manifest, images)):
-    """The training of a wish on the digits, not yet begun, with something changed; and its manifest and images."""
+    """The training of a wish on the digits, not yet begun, with something changed; and its manifest
+    and images.
+    """
     space = Workspace(lab.root, lab.root, offline=True)
     dataset = space.dataset("digits")
     manifest, images = change(space.make(dataset, wish)[0], space.images(dataset))
@@ -280,15 +340,22 @@ def test_the_task_is_the_training_part_alone(lab):
 def otherwise_held_out(manifest, images):
     """Other recorded labels and other images where examples are held out."""
     labels = np.where(manifest.val, (manifest.labels + 3) % 10, manifest.labels)
-    pictures = np.where(manifest.val[:, None, None, None], 255 - images.train_images, images.train_images)
+    pictures = np.where(
+        manifest.val[:, None, None, None], 255 - images.train_images, images.train_images
+    )
     return replace(manifest, labels=labels), replace(images, train_images=pictures)
 
 
 def test_what_is_held_out_has_no_influence_on_the_network(lab):
-    (one, _, _), (other, _, _) = trainer_of(lab, HELD_OUT), trainer_of(lab, HELD_OUT, otherwise_held_out)
+    (one, _, _), (other, _, _) = (
+        trainer_of(lab, HELD_OUT),
+        trainer_of(lab, HELD_OUT, otherwise_held_out),
+    )
     for trainer in (one, other):
         trainer.run_epoch()
-    for a, b in zip(one.networks[0].state_dict().values(), other.networks[0].state_dict().values(), strict=True):
+    for a, b in zip(
+        one.networks[0].state_dict().values(), other.networks[0].state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -307,7 +374,9 @@ def test_training_sees_the_other_images(lab, case):
     for kind in OPEN_SETS:
         with case(kind=kind):
             manifest = lab.of(kind).manifest
-            seen = Workspace(lab.root, lab.root, offline=True).training_images(DATASETS["digits"], manifest)
+            seen = Workspace(lab.root, lab.root, offline=True).training_images(
+                DATASETS["digits"], manifest
+            )
             np.testing.assert_array_equal(seen.train_images, by_hand(lab, manifest))
             np.testing.assert_array_equal(seen.train_labels, lab.clean)
 
@@ -322,7 +391,11 @@ def test_the_data_sets_own_images_are_left_alone(lab):
 def test_larger_images_in_colour_are_brought_to_the_shape_of_the_data(lab, tmp_path):
     images = np.full((400, 20, 12, 3), 90, np.uint8)
     np.savez(
-        tmp_path / "few.npz", train_images=images, train_labels=np.arange(400) % 3, test_images=images[:3] + 1, test_labels=np.arange(3)
+        tmp_path / "few.npz",
+        train_images=images,
+        train_labels=np.arange(400) % 3,
+        test_images=images[:3] + 1,
+        test_labels=np.arange(3),
     )
     space = Workspace(tmp_path)
     manifest, _ = space.make(DATASETS["digits"], LabelWish("openset(rate=0.3, source='few.npz')"))
@@ -348,15 +421,23 @@ def copied(lab, folder, **changes):
 
 
 def planned(before, lab):
-    return json.loads(answer(*before, "train", *KINDS["openset"], "--model", "mlp", *EPOCHS, "--dry-run", "--json"))["key"]
+    return json.loads(
+        answer(
+            *before, "train", *KINDS["openset"], "--model", "mlp", *EPOCHS, "--dry-run", "--json"
+        )
+    )["key"]
 
 
-def test_the_key_of_an_open_set_run_depends_on_the_other_images_and_not_on_where_they_lie(lab, tmp_path, monkeypatch):
+def test_the_key_of_an_open_set_run_depends_on_the_other_images_and_not_on_where_they_lie(
+    lab, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert planned(copied(lab, tmp_path), lab) == lab.of("openset").answer["key"]
     with np.load(lab.root / "few.npz") as archive:
         images = archive["train_images"] ^ 1
-    assert planned(copied(lab, tmp_path, train_images=images), lab) != lab.of("openset").answer["key"]
+    assert (
+        planned(copied(lab, tmp_path, train_images=images), lab) != lab.of("openset").answer["key"]
+    )
 
 
 # Teachers
@@ -373,7 +454,9 @@ def test_a_teacher_is_what_the_run_says_of_every_training_image(lab):
 def test_a_run_with_held_out_examples_teaches_about_these_too(lab):
     run = lab.of("split after")
     lab.call("evaluate", run.answer["run"], "--predictions", "of-all.npz")
-    made = json.loads(lab.call("corrupt", "digits", "--idn", "0.3", "--predictions", "of-all.npz", "--json"))
+    made = json.loads(
+        lab.call("corrupt", "digits", "--idn", "0.3", "--predictions", "of-all.npz", "--json")
+    )
     assert made["n"] == 1297 and made["nominal_rate"] == 0.3
 
 
@@ -385,7 +468,15 @@ def test_labels_by_a_teacher_are_its_first_or_second_class(lab):
 
 def test_a_teacher_of_other_data_is_refused(lab):
     lab.call("evaluate", lab.of("by path").answer["run"], "--predictions", "of-few.npz")
-    said = refusal(*lab.before, "corrupt", "digits", "--idn", "0.3", "--predictions", str(lab.root / "of-few.npz"))
+    said = refusal(
+        *lab.before,
+        "corrupt",
+        "digits",
+        "--idn",
+        "0.3",
+        "--predictions",
+        str(lab.root / "of-few.npz"),
+    )
     assert "it is of a network that was trained on other data" in said
 
 
@@ -396,7 +487,9 @@ def test_a_teacher_that_cannot_be_written_is_refused(lab, tmp_path, case):
     ]:
         with case(runs=runs, file=file, said=said):
             folders = [lab.of(kind).answer["run"] for kind in runs]
-            assert said in refusal(*lab.before, "evaluate", *folders, "--predictions", str(tmp_path / file))
+            assert said in refusal(
+                *lab.before, "evaluate", *folders, "--predictions", str(tmp_path / file)
+            )
             assert list(tmp_path.iterdir()) == []
 
 
@@ -407,7 +500,9 @@ def test_a_manifest_of_any_kind_is_refused_on_other_data(lab, case):
     for kind in ["pdn", "plc", "openset", "split after"]:
         with case(kind=kind):
             path = lab.of(kind).manifest_path
-            assert "the manifest is for other data" in refusal(*lab.before, "train", str(lab.root / "few.npz"), "--manifest", path)
+            assert "the manifest is for other data" in refusal(
+                *lab.before, "train", str(lab.root / "few.npz"), "--manifest", path
+            )
 
 
 def test_part_dependent_labels_are_refused_on_other_images_with_the_same_labels(lab):
@@ -415,7 +510,9 @@ def test_part_dependent_labels_are_refused_on_other_images_with_the_same_labels(
         return manifest, replace(images, train_images=255 - images.train_images)
 
     trainer_of(lab, LabelWish("pdn(rate=0.4)"))
-    with pytest.raises(ManifestError, match="its noise was drawn looking at another copy of digits"):
+    with pytest.raises(
+        ManifestError, match="its noise was drawn looking at another copy of digits"
+    ):
         trainer_of(lab, LabelWish("pdn(rate=0.4)"), inverted)
 
 
@@ -427,7 +524,13 @@ def small_set(path, seed, n=60):
     images = np.random.default_rng(seed).integers(0, 256, (n, 8, 8), np.uint8)
     labels = np.random.default_rng(seed).integers(0, 3, n)
     labels[:3] = range(3)
-    np.savez(path, train_images=images, train_labels=labels, test_images=255 - images[:30], test_labels=labels[:30])
+    np.savez(
+        path,
+        train_images=images,
+        train_labels=labels,
+        test_images=255 - images[:30],
+        test_labels=labels[:30],
+    )
 
 
 def test_other_images_at_the_sources_place_are_refused(tmp_path, monkeypatch):
@@ -440,7 +543,9 @@ def test_other_images_at_the_sources_place_are_refused(tmp_path, monkeypatch):
 
 def test_a_run_on_other_images_cannot_teach(lab):
     run = lab.of("openset").answer["run"]
-    assert "cannot teach" in refusal(*lab.before, "evaluate", str(lab.root / run), "--predictions", str(lab.root / "x.npz"))
+    assert "cannot teach" in refusal(
+        *lab.before, "evaluate", str(lab.root / run), "--predictions", str(lab.root / "x.npz")
+    )
 
 
 def test_labels_that_are_all_wrong_can_be_evaluated(tmp_path, monkeypatch, capsys):

@@ -21,13 +21,19 @@ from noisebench.losses import LOSSES, build_loss, cost_of
 
 torch.set_num_threads(1)
 
-POINTWISE = [entry for entry in LOSSES if not any(p.is_expression for p in entry.parameters) and not entry.facts.get("penalty")]
+POINTWISE = [
+    entry
+    for entry in LOSSES
+    if not any(p.is_expression for p in entry.parameters) and not entry.facts.get("penalty")
+]
 COMBINATORS = [entry for entry in LOSSES if any(p.is_expression for p in entry.parameters)]
 EXAMPLE = {"rate": 0.4, "transition": "true"}  # what stands for auto
 
 
 def values_of(parameter):
-    """Values worth trying: the default first, then the closed ends of the range, or the other way of a switch."""
+    """Values worth trying: the default first, then the closed ends of the range, or the other way
+    of a switch.
+    """
     if parameter.type is bool:
         return [parameter.default, not parameter.default]
     if parameter.auto:
@@ -44,22 +50,38 @@ def values_of(parameter):
 
 
 def texts_of(entry, *losses):
-    """The entry's texts with one parameter at a time at each of its values, around the given losses."""
+    """The entry's texts with one parameter at a time at each of its values, around the given
+    losses.
+    """
     own = [p for p in entry.parameters if not p.is_expression]
     plain = {p.name: values_of(p)[0] for p in own}
     variants = [plain, *({**plain, p.name: value} for p in own for value in values_of(p)[1:])]
-    return [str(Call(entry.name, tuple(map(parse, losses)), tuple(values.items()))) for values in variants]
+    return [
+        str(Call(entry.name, tuple(map(parse, losses)), tuple(values.items())))
+        for values in variants
+    ]
 
 
 def variants_of(entries, law=None):
     """The texts of every pointwise loss that declares the law."""
-    return [text for entry in entries if law is None or law in entry.laws for text in texts_of(entry)]
+    return [
+        text for entry in entries if law is None or law in entry.laws for text in texts_of(entry)
+    ]
 
 
 def combined(law=None):
     """The texts of every combinator around every pointwise loss, where both declare the law."""
-    pairs = [(outer, inner) for outer in COMBINATORS for inner in POINTWISE if law is None or (law in outer.laws and law in inner.laws)]
-    pairs = [(outer, inner) for outer, inner in pairs if outer.name != "normalized" or "nonnegative" in inner.laws]
+    pairs = [
+        (outer, inner)
+        for outer in COMBINATORS
+        for inner in POINTWISE
+        if law is None or (law in outer.laws and law in inner.laws)
+    ]
+    pairs = [
+        (outer, inner)
+        for outer, inner in pairs
+        if outer.name != "normalized" or "nonnegative" in inner.laws
+    ]
     return [text for outer, inner in pairs for text in texts_of(outer, texts_of(inner)[0])]
 
 
@@ -128,7 +150,9 @@ def raised(log_p, y, amount):
 
 
 def every_target(logits):
-    """The logits three times, with the likeliest class, the least likely one and one in the middle as targets."""
+    """The logits three times, with the likeliest class, the least likely one and one in the middle
+    as targets.
+    """
     middle = torch.full((len(logits),), logits.shape[1] // 2)
     return logits.repeat(3, 1), torch.cat([logits.argmax(1), logits.argmin(1), middle])
 
@@ -141,11 +165,16 @@ def test_value_and_gradient_are_finite_at_extreme_logits(K, case):
     small, large = every_target(extreme(K)), every_target(many(extreme(K), 2**14 // 3))
     for text in variants_of(POINTWISE):
         with case(loss=text):
-            for found in (learned(text, *small), learned_alone(text, *small), learned_alone(text, *large)):
+            for found in (
+                learned(text, *small),
+                learned_alone(text, *small),
+                learned_alone(text, *large),
+            ):
                 assert all(values.isfinite().all() for values in found)
     for text in combined() if K < 1000 else [texts_of(entry, "ce")[0] for entry in COMBINATORS]:
         with case(loss=text):
-            logits = small if K < 1000 or "backward" not in text else every_target(extreme(200))  # the inverse of T takes K^3
+            # the inverse of T takes K^3
+            logits = small if K < 1000 or "backward" not in text else every_target(extreme(200))
             assert all(values.isfinite().all() for values in learned(text, *logits))
 
 
@@ -161,7 +190,9 @@ def test_a_loss_is_a_float32_cost_of_every_class_and_rows_are_independent(K, cas
 
 def test_the_cost_of_one_class_is_its_cost_among_all(case):
     small = torch.cat([a_batch(6, 10), a_batch(6, 10, spread=20)])
-    large = variants_of(POINTWISE) + texts_of(LOSSES["forward"], "ce") + texts_of(LOSSES["lsr"], "ce")
+    large = (
+        variants_of(POINTWISE) + texts_of(LOSSES["forward"], "ce") + texts_of(LOSSES["lsr"], "ce")
+    )
     for logits, texts in ((small, variants_of(POINTWISE) + combined()), (many(small), large)):
         target = torch.arange(len(logits)) % 10
         for text in texts:
@@ -178,7 +209,9 @@ def test_a_pointwise_cost_depends_on_the_probability_of_its_class_alone(case):
     shared[:, 1:] = p[:, 1:].sum(1, keepdim=True) / 9
     for text in variants_of([entry for entry in POINTWISE if entry.facts.get("pointwise")]):
         with case(loss=text):
-            torch.testing.assert_close(cost(text, shared.log())[:, 0], cost(text, p.log())[:, 0], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                cost(text, shared.log())[:, 0], cost(text, p.log())[:, 0], rtol=1e-5, atol=1e-6
+            )
 
 
 def test_the_pointwise_losses():
@@ -202,7 +235,9 @@ def test_permuting_the_classes_permutes_the_costs(case):
     logits, order = a_batch(6, 10), torch.randperm(10, generator=torch.Generator().manual_seed(1))
     for text in variants_of(POINTWISE, "equivariant") + combined("equivariant"):
         with case(loss=text):
-            torch.testing.assert_close(cost(text, logits[:, order]), cost(text, logits)[:, order], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                cost(text, logits[:, order]), cost(text, logits)[:, order], rtol=1e-5, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("K", [2, 10])
@@ -225,7 +260,12 @@ def test_the_costs_of_all_classes_sum_to_a_constant(K, case):
 def test_a_loss_has_a_summary_and_declares_laws_that_exist(case):
     for entry in [*POINTWISE, *COMBINATORS]:
         with case(loss=entry.name):
-            assert entry.summary.rstrip(".") and entry.laws <= {"falls", "equivariant", "nonnegative", "constant_sum"}
+            assert entry.summary.rstrip(".") and entry.laws <= {
+                "falls",
+                "equivariant",
+                "nonnegative",
+                "constant_sum",
+            }
 
 
 # Identities
@@ -273,7 +313,9 @@ def test_two_texts_are_the_same_cost(case):
 def test_rows_of_a_normalized_loss_sum_to_one(case):
     for text in variants_of(POINTWISE, "nonnegative"):
         with case(loss=text):
-            torch.testing.assert_close(cost(f"normalized({text})", a_batch(20, 10)).sum(1), torch.ones(20))
+            torch.testing.assert_close(
+                cost(f"normalized({text})", a_batch(20, 10)).sum(1), torch.ones(20)
+            )
 
 
 def test_backward_and_then_the_noise_is_the_loss_itself(case):
@@ -289,21 +331,33 @@ def test_correcting_for_no_noise_changes_nothing(case):
         for name in ("forward", "backward"):
             with case(loss=f"{name}({text})"):
                 loss = build_loss(f"{name}({text}, T='true')", {"true": np.eye(10)})
-                torch.testing.assert_close(cost_of(loss, a_batch()), cost(text, a_batch()), rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(
+                    cost_of(loss, a_batch()), cost(text, a_batch()), rtol=1e-5, atol=1e-6
+                )
 
 
 def test_forward_is_ce_of_the_probability_of_the_noisy_label():
     T = np.array([[0.7, 0.2, 0.1], [0.0, 0.9, 0.1], [0.3, 0.3, 0.4]])
     logits = a_batch(20, 3)
     expected = -(logits.softmax(1).double() @ torch.tensor(T)).log()
-    torch.testing.assert_close(cost_of(build_loss(f"forward(ce, T={T.tolist()})"), logits).double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        cost_of(build_loss(f"forward(ce, T={T.tolist()})"), logits).double(),
+        expected,
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_backward_is_the_inverse_of_the_noise_times_the_costs():
     T = np.array([[0.7, 0.2, 0.1], [0.0, 0.9, 0.1], [0.3, 0.3, 0.4]])
     logits = a_batch(20, 3)
     expected = -logits.log_softmax(1).double() @ torch.tensor(np.linalg.inv(T)).T
-    torch.testing.assert_close(cost_of(build_loss(f"backward(ce, T={T.tolist()})"), logits).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        cost_of(build_loss(f"backward(ce, T={T.tolist()})"), logits).double(),
+        expected,
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_backward_is_unbiased_for_the_clean_cost():
@@ -317,21 +371,31 @@ def test_backward_is_unbiased_for_the_clean_cost():
 def test_cross_entropy_and_label_smoothing_are_those_of_torch(case):
     for K in (2, 10, 1000):
         logits, target = a_batch(30, K), torch.arange(30) % K
-        for text, alpha in (("ce", 0.0), *((f"lsr(ce, alpha={alpha})", alpha) for alpha in (0.0, 0.1, 0.5, 1.0))):
+        for text, alpha in (
+            ("ce", 0.0),
+            *((f"lsr(ce, alpha={alpha})", alpha) for alpha in (0.0, 0.1, 0.5, 1.0)),
+        ):
             with case(loss=text, K=K):
                 expected = cross_entropy(logits, target, reduction="none", label_smoothing=alpha)
-                torch.testing.assert_close(learned(text, logits, target)[0], expected, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(
+                    learned(text, logits, target)[0], expected, rtol=1e-5, atol=1e-5
+                )
 
 
 def test_logitclip_shortens_long_logits_and_leaves_short_ones():
     logits = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
-    torch.testing.assert_close(cost("logitclip(ce, tau=1)", logits), cost("ce", torch.tensor([[0.6, 0.8], [0.3, 0.4]])))
+    torch.testing.assert_close(
+        cost("logitclip(ce, tau=1)", logits), cost("ce", torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
+    )
 
 
 def test_logitclip_as_in_the_code_sets_what_is_longer_than_one_over_tau_to_length_tau():
-    logits = torch.tensor([[3.0, 4.0], [0.6, 0.8], [0.3, 0.4]])  # of length 5, 1 and 0.5; 1 / tau is 2 / 3
+    # of length 5, 1 and 0.5; 1 / tau is 2 / 3
+    logits = torch.tensor([[3.0, 4.0], [0.6, 0.8], [0.3, 0.4]])
     clipped = torch.tensor([[0.9, 1.2], [0.9, 1.2], [0.3, 0.4]])
-    torch.testing.assert_close(cost("logitclip(ce, tau=1.5, rescale=True)", logits), cost("ce", clipped))
+    torch.testing.assert_close(
+        cost("logitclip(ce, tau=1.5, rescale=True)", logits), cost("ce", clipped)
+    )
 
 
 def test_a_sum_evaluates_each_term_through_its_own_link():
@@ -344,7 +408,12 @@ def test_a_sum_evaluates_each_term_through_its_own_link():
 @given(st.lists(st.floats(-50, 50), min_size=3, max_size=6), st.floats(-100, 100))
 def test_a_constant_added_to_the_logits_changes_no_cost(row, shift):
     logits = torch.tensor([row])
-    torch.testing.assert_close(cost("el(eps=0.3) + gce", logits + shift), cost("el(eps=0.3) + gce", logits), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        cost("el(eps=0.3) + gce", logits + shift),
+        cost("el(eps=0.3) + gce", logits),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def direct(name, p, **values):
@@ -354,7 +423,9 @@ def direct(name, p, **values):
         scores = -math.log(values["pmin"]) + p.clamp_min(values["pmin"]).log()
         return 1 - scores / scores.sum(1, keepdim=True)
     if name == "amse":
-        return torch.stack([((values["a"] * torch.eye(K, dtype=p.dtype)[k] - p) ** 2).mean(1) for k in range(K)], 1)
+        return torch.stack(
+            [((values["a"] * torch.eye(K, dtype=p.dtype)[k] - p) ** 2).mean(1) for k in range(K)], 1
+        )
     raise AssertionError(name)
 
 
@@ -364,7 +435,9 @@ def test_a_cost_over_the_row_is_that_of_its_formula(case):
             with case(loss=text, K=K):
                 logits, call = a_batch(30, K), LOSSES.normal(text)
                 expected = direct(call.name, logits.double().softmax(1), **dict(call.kwargs))
-                torch.testing.assert_close(cost(text, logits).double(), expected, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(
+                    cost(text, logits).double(), expected, rtol=1e-5, atol=1e-6
+                )
 
 
 def test_truncated_gce_has_no_gradient_below_its_threshold():
@@ -376,7 +449,8 @@ def test_truncated_gce_has_no_gradient_below_its_threshold():
 
 
 def test_below_its_threshold_phuber_is_the_tangent_of_ce():
-    edge = torch.tensor([[0.0, math.log(9)], [1e-4, math.log(9)], [-1e-4, math.log(9)]])  # p = 0.1 and just beside it
+    # p = 0.1 and just beside it
+    edge = torch.tensor([[0.0, math.log(9)], [1e-4, math.log(9)], [-1e-4, math.log(9)]])
     value, gradient = learned("phuber(tau=10)", edge, torch.zeros(3, dtype=int))
     torch.testing.assert_close(value, cost("ce", edge)[:, 0])
     torch.testing.assert_close(gradient[1], gradient[2], rtol=1e-3, atol=1e-5)
@@ -384,7 +458,11 @@ def test_below_its_threshold_phuber_is_the_tangent_of_ce():
 
 def test_a_family_reaches_its_limit_where_p_is_not_small(case):
     logits = a_batch(30, 3, spread=0.5)
-    for text, limit, far in (("phuber(tau=1e6)", "ce", 1e-5), ("js(pi=1e-6)", "ce", 1e-4), ("taylor(t=100)", "ce", 1e-2)):
+    for text, limit, far in (
+        ("phuber(tau=1e6)", "ce", 1e-5),
+        ("js(pi=1e-6)", "ce", 1e-4),
+        ("taylor(t=100)", "ce", 1e-2),
+    ):
         with case(loss=text):
             torch.testing.assert_close(cost(text, logits), cost(limit, logits), rtol=far, atol=far)
 
@@ -393,7 +471,9 @@ def test_epsilon_softmax_adds_m_to_the_likeliest_class_and_of_equal_ones_to_the_
     logits = torch.cat([a_batch(20, 5), torch.zeros(1, 5), torch.tensor([[0.0, 3, 1, 3, 3]])])
     p = logits.double().softmax(1)
     expected = (p + 3 * torch.eye(5)[p.argmax(1)]) / 4
-    torch.testing.assert_close(cost("eps_softmax(ce, m=3)", logits).double(), -expected.log(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        cost("eps_softmax(ce, m=3)", logits).double(), -expected.log(), rtol=1e-5, atol=1e-6
+    )
 
 
 def bisected(z, t2):
@@ -414,10 +494,16 @@ def test_bitempered_is_its_formula_at_a_normalizer_found_by_bisection(case):
                 p = bisected(logits.double(), t2)
                 log_t1 = p.log() if t1 == 1 else (p ** (1 - t1) - 1) / (1 - t1)
                 expected = -log_t1 - (1 - p.pow(2 - t1).sum(1, keepdim=True)) / (2 - t1)
-                torch.testing.assert_close(cost(f"bitempered(t1={t1}, t2={t2})", logits).double(), expected, rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(
+                    cost(f"bitempered(t1={t1}, t2={t2})", logits).double(),
+                    expected,
+                    rtol=1e-5,
+                    atol=1e-6,
+                )
 
 
-UNCHECKED = ("detach=True", "js(pi=1e-06)")  # another gradient on purpose; six digits of the value lost to the division by pi
+# another gradient on purpose; six digits of the value lost to the division by pi
+UNCHECKED = ("detach=True", "js(pi=1e-06)")
 SMOOTH = [
     *(text for entry in POINTWISE for text in texts_of(entry) if not any(part in text for part in UNCHECKED)),
     *(text for entry in COMBINATORS for inner in ("ce", "gce") for text in texts_of(entry, inner)[:1]),
@@ -441,18 +527,33 @@ def test_the_detached_factor_of_the_focal_loss_scales_the_gradient_of_ce():
     logits, target = a_batch(20, 10).double(), torch.arange(20) % 10
     p = logits.softmax(1).gather(1, target[:, None])
     by_ce = learned("ce", logits, target)[1]
-    torch.testing.assert_close(learned("focal(gamma=0.5, detach=True)", logits, target)[1], (1 - p).sqrt() * by_ce)
-    weights = (1 - logits.softmax(1)).sqrt()  # and of its normalised form, by the rule for a quotient
+    torch.testing.assert_close(
+        learned("focal(gamma=0.5, detach=True)", logits, target)[1], (1 - p).sqrt() * by_ce
+    )
+    # and of its normalised form, by the rule for a quotient
+    weights = (1 - logits.softmax(1)).sqrt()
     whole = -(weights * logits.log_softmax(1)).sum(1, keepdim=True)
     slope = weights.gather(1, target[:, None]) * by_ce / whole
     share = -weights.gather(1, target[:, None]) * p.log() / whole
-    of_whole = torch.stack([weights[:, k, None] * learned("ce", logits, torch.full_like(target, k))[1] for k in range(10)]).sum(0)
-    torch.testing.assert_close(learned("nfl(detach=True)", logits, target)[1], slope - share * of_whole / whole)
+    of_whole = torch.stack(
+        [
+            weights[:, k, None] * learned("ce", logits, torch.full_like(target, k))[1]
+            for k in range(10)
+        ]
+    ).sum(0)
+    torch.testing.assert_close(
+        learned("nfl(detach=True)", logits, target)[1], slope - share * of_whole / whole
+    )
 
 
 def test_a_floor_under_epsilon_softmax_removes_the_gradient_of_unlikely_labels():
-    logits = torch.tensor([[0.998, 0.9e-3, 1.1e-3]]).double().log()  # p below and above 1e-8 (1 + m)
-    for name, label, teaches in (("eps_softmax(ce)", 1, False), ("eps_softmax(ce)", 2, True), ("eps_softmax(ce, floor=0)", 1, True)):
+    # p below and above 1e-8 (1 + m)
+    logits = torch.tensor([[0.998, 0.9e-3, 1.1e-3]]).double().log()
+    for name, label, teaches in (
+        ("eps_softmax(ce)", 1, False),
+        ("eps_softmax(ce)", 2, True),
+        ("eps_softmax(ce, floor=0)", 1, True),
+    ):
         value, gradient = learned(f"{name[:-1]}, m=1e5)", logits, torch.tensor([label]))
         assert bool(gradient.abs().sum() > 0) == teaches
         assert teaches or value.item() == pytest.approx(-math.log(1e-8))
@@ -463,7 +564,9 @@ def test_ldr_kl_of_the_logits_is_ce_at_a_temperature():
         logits = a_batch(30, K).double()
         for lam in (0.5, 1, 10):
             expected = lam * (cost("ce", logits / lam) - math.log(K))
-            torch.testing.assert_close(cost(f"ldr_kl(lam={lam}, margin=0, normalize=False)", logits), expected)
+            torch.testing.assert_close(
+                cost(f"ldr_kl(lam={lam}, margin=0, normalize=False)", logits), expected
+            )
 
 
 def test_the_likeliest_class_is_that_of_the_scores_of_ldr_kl():
@@ -484,7 +587,9 @@ def mp_el(p, eps):
 
 
 def mp_js(p, pi):
-    """The definition: entropies of the mixture and of p, the other classes as one mass that the mixture scales by 1 - pi."""
+    """The definition: entropies of the mixture and of p, the other classes as one mass that the
+    mixture scales by 1 - pi.
+    """
     at, rest = pi + (1 - pi) * p, 1 - p
     label = -pi * mpmath.log(at)
     own = (1 - pi) * (p * mpmath.log(p / at) - rest * mpmath.log(1 - pi))
@@ -533,7 +638,9 @@ def row_with_gap(K, gap, y):
 
 @cache
 def reference_rows(K):
-    """Logits (n, K) and labels (n,): gaps both ways, and some random rows up to 100 apart; of 10 classes all, else every third."""
+    """Logits (n, K) and labels (n,): gaps both ways, and some random rows up to 100 apart; of 10
+    classes all, else every third.
+    """
     gaps = [gap for size in GAPS for gap in (size, -size)]
     rows = [row_with_gap(K, gap, i % K) for i, gap in enumerate(gaps)]
     rows += list(a_batch(4, K, spread=100 / 8).clamp(-50, 50))
@@ -543,7 +650,9 @@ def reference_rows(K):
 
 @cache
 def exact_rows(K):
-    """log p_y of each reference row to far more than fifty digits, and its gradient (n, K) by the logits."""
+    """log p_y of each reference row to far more than fifty digits, and its gradient (n, K) by the
+    logits.
+    """
     logits, target = reference_rows(K)
     slopes = torch.empty(logits.shape, dtype=torch.float64)
     log_p = []
@@ -557,7 +666,9 @@ def exact_rows(K):
 
 
 def reference(text, K):
-    """Value (n,) and gradient (n, K) by the formula in p, differentiated numerically to fifty digits."""
+    """Value (n,) and gradient (n, K) by the formula in p, differentiated numerically to fifty
+    digits.
+    """
     call = LOSSES.normal(text)
     values = {key: mpmath.mpf(value) for key, value in call.kwargs}
     log_p, slopes = exact_rows(K)
@@ -568,7 +679,9 @@ def reference(text, K):
     with mpmath.workdps(110):
         value = [float(cost_at(each)) for each in log_p]
         by_log_p = [float(mpmath.diff(cost_at, each)) for each in log_p]
-    return torch.tensor(value, dtype=torch.float64), torch.tensor(by_log_p, dtype=torch.float64)[:, None] * slopes
+    return torch.tensor(value, dtype=torch.float64), torch.tensor(by_log_p, dtype=torch.float64)[
+        :, None
+    ] * slopes
 
 
 @pytest.mark.parametrize("K", [2, 10, 1000])
@@ -580,11 +693,16 @@ def test_value_and_gradient_agree_with_fifty_digits(K, case):
         for way, found in (
             ("among all", learned(text, logits, target)),
             ("alone", learned_alone(text, logits, target)),
-            ("alone in a large batch", learned_alone(text, large, target.repeat(len(large) // len(target)))),
+            (
+                "alone in a large batch",
+                learned_alone(text, large, target.repeat(len(large) // len(target))),
+            ),
         ):
             with case(way, loss=text):
                 for values, expected in zip(found, exact, strict=True):
-                    torch.testing.assert_close(values[: len(expected)].double(), expected, rtol=1e-5, atol=1e-6)
+                    torch.testing.assert_close(
+                        values[: len(expected)].double(), expected, rtol=1e-5, atol=1e-6
+                    )
 
 
 def mp_row_cost(text, row, y):
@@ -594,8 +712,15 @@ def mp_row_cost(text, row, y):
         values = dict(LOSSES.normal(text).kwargs)
         lam, margin = mpmath.mpf(values["lam"]), mpmath.mpf(values["margin"])
         softplus = [mpmath.log(1 + mpmath.exp(z)) for z in row]
-        s = [K * each / mpmath.fsum(softplus) for each in softplus] if values.get("normalize", True) else row
-        return lam * mpmath.log(mpmath.fsum(mpmath.exp((z - s[y] + margin * (k != y)) / lam) for k, z in enumerate(s)) / K)
+        s = (
+            [K * each / mpmath.fsum(softplus) for each in softplus]
+            if values.get("normalize", True)
+            else row
+        )
+        return lam * mpmath.log(
+            mpmath.fsum(mpmath.exp((z - s[y] + margin * (k != y)) / lam) for k, z in enumerate(s))
+            / K
+        )
     if text == "nnce":
         above = [mpmath.log(max(q, mpmath.mpf("1e-7"))) + mpmath.log(1e7) for q in p]
         return 1 - above[y] / mpmath.fsum(above)
@@ -607,9 +732,15 @@ def mp_row_cost(text, row, y):
         each = [-mpmath.sqrt(1 - q) * mpmath.log(q) for q in p]
         return each[y] / mpmath.fsum(each)
     if text == "lsr(ce)":
-        return -(0.9 * mpmath.log(p[y]) + mpmath.mpf("0.1") / K * mpmath.fsum(mpmath.log(q) for q in p))
+        return -(
+            0.9 * mpmath.log(p[y]) + mpmath.mpf("0.1") / K * mpmath.fsum(mpmath.log(q) for q in p)
+        )
     if text == "forward(ce, T='true')":
-        return -mpmath.log(mpmath.fsum(q * mpmath.mpf(float(t)) for q, t in zip(p, symmetric(K)[:, y], strict=True)))
+        return -mpmath.log(
+            mpmath.fsum(
+                q * mpmath.mpf(float(t)) for q, t in zip(p, symmetric(K)[:, y], strict=True)
+            )
+        )
     if text.startswith("eps_softmax(ce"):
         m, floor = (mpmath.mpf(dict(LOSSES.normal(text).kwargs)[name]) for name in ("m", "floor"))
         return -mpmath.log(max((p[y] + m * (y == p.index(max(p)))) / (1 + m), floor))
@@ -624,23 +755,36 @@ OVER_ROWS = [
     "ldr_kl(lam=1)", "ldr_kl(lam=10)", "ldr_kl(lam=0.5)", "ldr_kl(lam=0.1)", "ldr_kl(lam=2, margin=2)",
     "ldr_kl(lam=1, margin=0, normalize=False)", "nnce", "amse", "nce", "nfl", "lsr(ce)", "forward(ce, T='true')",
     "eps_softmax(ce, m=3)", "eps_softmax(ce, m=1e5)", "eps_softmax(ce, m=1e5, floor=0)", "logitclip(ce, tau=1)",
-    "logitclip(ce, tau=2.2)", "logitclip(ce, tau=2.2, rescale=True)", "logitclip(ce, tau=0.5, rescale=True)",
+    "logitclip(ce, tau=2.2)", "logitclip(ce, tau=2.2, rescale=True)", ("logitclip(ce, tau=0.5, "
+                                                                      "rescale=True)"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("K", [2, 10])
 def test_a_cost_over_the_row_agrees_with_fifty_digits(K, case):
     logits, target = reference_rows(K)
-    logits = logits + torch.linspace(0, 0.4, K)  # no two logits are the same: of equal ones none is the largest
+    # no two logits are the same: of equal ones none is the largest
+    logits = logits + torch.linspace(0, 0.4, K)
     for text in OVER_ROWS:
         value, gradient = learned(text, logits, target)
         with case(loss=text), mpmath.workdps(50):
-            for row, y, found, slope in zip(logits.double().tolist(), target.tolist(), value.tolist(), gradient.tolist(), strict=True):
+            for row, y, found, slope in zip(
+                logits.double().tolist(),
+                target.tolist(),
+                value.tolist(),
+                gradient.tolist(),
+                strict=True,
+            ):
                 exact = [mpmath.mpf(z) for z in row]
-                assert found == pytest.approx(float(mp_row_cost(text, exact, y)), rel=1e-5, abs=1e-6)
+                assert found == pytest.approx(
+                    float(mp_row_cost(text, exact, y)), rel=1e-5, abs=1e-6
+                )
                 for j in {y, (y + 1) % K}:
                     step = mpmath.mpf("1e-15")
-                    up, down = ([z + sign * step * (k == j) for k, z in enumerate(exact)] for sign in (1, -1))
+                    up, down = (
+                        [z + sign * step * (k == j) for k, z in enumerate(exact)]
+                        for sign in (1, -1)
+                    )
                     expected = (mp_row_cost(text, up, y) - mp_row_cost(text, down, y)) / (2 * step)
                     assert slope[j] == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
 
@@ -668,13 +812,27 @@ def test_forward_refuses_a_class_that_is_never_recorded():
 
 
 def test_what_only_a_manifest_knows_is_refused_without_one(case):
-    for text in ("el", "el(eps=auto)", "forward(ce)", "lsr(el)", "ce + 2*backward(ce)", "forward(ce, T='true')"):
+    for text in (
+        "el",
+        "el(eps=auto)",
+        "forward(ce)",
+        "lsr(el)",
+        "ce + 2*backward(ce)",
+        "forward(ce, T='true')",
+    ):
         with case(loss=text), pytest.raises(LanguageError, match="known only with a manifest"):
             build_loss(text)
 
 
 def test_a_parameter_at_the_edge_of_its_range_is_finite_or_refused(case):
-    for text in ("el(eps=1e30)", "el(eps=1e300)", "focal(gamma=1e20)", "gce(q=1e-41)", "gce(q=1e-46)", "logitclip(ce, tau=1e39)"):
+    for text in (
+        "el(eps=1e30)",
+        "el(eps=1e300)",
+        "focal(gamma=1e20)",
+        "gce(q=1e-41)",
+        "gce(q=1e-46)",
+        "logitclip(ce, tau=1e39)",
+    ):
         with case(loss=text):
             try:
                 costs = cost(text, a_batch())
@@ -694,7 +852,10 @@ def test_equal_loss_with_a_huge_eps_is_half_of_mae():
 
 
 def test_importing_the_losses_loads_no_torch():
-    code = "import sys, noisebench.losses as l; l.build_loss('forward(ce, T=[[1, 0], [0, 1]])'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, noisebench.losses as l; l.build_loss('forward(ce, T=[[1, 0], [0, 1]])'); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -709,7 +870,9 @@ def test_a_combinator_needs_no_annotation():
 
     logits = a_batch()
     torch.testing.assert_close(cost("test_twice(gce)", logits), cost("2*gce", logits))
-    torch.testing.assert_close(cost("lsr(test_twice(ce + mae, by=3))", logits), cost("3*lsr(ce) + 3*lsr(mae)", logits))
+    torch.testing.assert_close(
+        cost("lsr(test_twice(ce + mae, by=3))", logits), cost("3*lsr(ce) + 3*lsr(mae)", logits)
+    )
     with pytest.raises(LanguageError, match="test_twice: loss is a loss, got 3"):
         LOSSES.canonical("test_twice(3)")
 
@@ -726,5 +889,9 @@ def test_a_combinator_that_returns_no_loss_is_told_what_to_return():
         return 3.0
 
     for name in ("test_product", "test_constant"):
-        with pytest.raises(LanguageError, match=rf"{name} returns no loss.*return lambda scores: 2 \* loss\(scores\)"):
+        with pytest.raises(
+            LanguageError,
+            match=rf"{name} returns no loss.*return lambda scores: "
+            r"2 \* loss\(scores\)",
+        ):
             build_loss(f"{name}(ce)")

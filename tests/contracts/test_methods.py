@@ -1,4 +1,6 @@
-"""The literature as a table: every preset against the formula of its source, in its source's notation."""
+"""The literature as a table: every preset against the formula of its source, in its source's
+notation.
+"""
 
 import math
 
@@ -65,18 +67,25 @@ class Source:
         return (1 - self.p**q) / q
 
     def js(self, pi):
-        """JS of the one-hot label (weight pi) and p, over -(1 - pi) log(1 - pi), by its definition as entropies."""
+        """JS of the one-hot label (weight pi) and p, over -(1 - pi) log(1 - pi), by its definition
+        as entropies.
+        """
 
         def entropy(rows):
             return -(rows * np.log(np.maximum(rows, 1e-300))).sum(1)
 
         eye = np.eye(self.K)
-        each = [entropy(pi * eye[k] + (1 - pi) * self.p) - (1 - pi) * entropy(self.p) for k in range(self.K)]
+        each = [
+            entropy(pi * eye[k] + (1 - pi) * self.p) - (1 - pi) * entropy(self.p)
+            for k in range(self.K)
+        ]
         return np.stack(each, 1) / (-(1 - pi) * math.log(1 - pi))
 
     def at_eps(self, m):
         """Epsilon-softmax: m more for the largest, normalised, and at least 1e-8."""
-        return Source(np.maximum((self.p + m * (self.p == self.p.max(1, keepdims=True))) / (1 + m), 1e-8))
+        return Source(
+            np.maximum((self.p + m * (self.p == self.p.max(1, keepdims=True))) / (1 + m), 1e-8)
+        )
 
     def phuber(self, tau):
         return np.where(self.p > 1 / tau, -self.log_p, -tau * self.p + math.log(tau) + 1)
@@ -97,12 +106,20 @@ def ldr(z, lam):
     """Scores softplus(z) over their mean, margin 0.1."""
     softplus = np.log1p(np.exp(z))
     s, K = softplus / softplus.mean(1, keepdims=True), z.shape[1]
-    return np.stack([lam * np.log(np.exp((s - s[:, [k]] + 0.1 * (np.arange(K) != k)) / lam).mean(1)) for k in range(K)], 1)
+    return np.stack(
+        [
+            lam * np.log(np.exp((s - s[:, [k]] + 0.1 * (np.arange(K) != k)) / lam).mean(1))
+            for k in range(K)
+        ],
+        1,
+    )
 
 
 def eps_plus_mae(alpha, beta, m, inner):
     """MAE is 2 (1 - p) here."""
-    return lambda s, z: alpha * (s.at_eps(m).ce() if inner == "ce" else s.at_eps(m).fl(0.1)) + beta * 2 * s.mae()
+    return lambda s, z: (
+        alpha * (s.at_eps(m).ce() if inner == "ce" else s.at_eps(m).fl(0.1)) + beta * 2 * s.mae()
+    )
 
 
 SYM, ASYM = "symmetric", "asymmetric"
@@ -166,15 +183,26 @@ SOURCES = {
     ("logitclip_ce", "cifar100", "human"): lambda s, z: clipped(z, 0.5).ce(),
     ("logitclip_ce", "webvision"): lambda s, z: clipped(z, 1.2).ce(),
 }  # fmt: skip
-for active in ("nce", "nfl"):  # their factor of the focal loss is a constant: tested with its gradient in test_losses.py
+# their factor of the focal loss is a constant: tested with its gradient in test_losses.py
+for active in ("nce", "nfl"):
     for passive, c100 in (("rce", 0.1), ("mae", 1.0)):
-        for dataset, (alpha, beta) in {"": (1, 1), "mnist": (1, 10), "cifar100": (10, c100), "webvision": (50, c100)}.items():
-            SOURCES[f"{active}_{passive}", dataset] = lambda s, z, a=active, b=passive, alpha=alpha, beta=beta: (
-                alpha * getattr(s, a)() + beta * getattr(s, b)()
+        for dataset, (alpha, beta) in {
+            "": (1, 1),
+            "mnist": (1, 10),
+            "cifar100": (10, c100),
+            "webvision": (50, c100),
+        }.items():
+            SOURCES[f"{active}_{passive}", dataset] = (
+                lambda s, z, a=active, b=passive, alpha=alpha, beta=beta: (
+                    alpha * getattr(s, a)() + beta * getattr(s, b)()
+                )
             )
 for rate, q in {0.0: 0.5, 0.2: 0.5, 0.4: 0.7, 0.6: 0.7, 0.8: 0.9}.items():
     SOURCES["gce_tuned", "cifar100", SYM, rate] = lambda s, z, q=q: s.gce(q)
-for dataset, pis in {"cifar10": (0.1, 0.7, 0.7, 0.9, 0.9), "cifar100": (0.1, 0.1, 0.3, 0.5, 0.3)}.items():
+for dataset, pis in {
+    "cifar10": (0.1, 0.7, 0.7, 0.9, 0.9),
+    "cifar100": (0.1, 0.1, 0.3, 0.5, 0.3),
+}.items():
     for rate, pi in zip((0.0, 0.2, 0.4, 0.6, 0.8), pis, strict=True):
         SOURCES["js", dataset, SYM, rate] = lambda s, z, pi=pi: s.js(pi)
 SOURCES["js", "cifar10", ASYM] = lambda s, z: s.js(0.3)
@@ -199,7 +227,9 @@ PLAIN = {
 
 
 def place(preset: Preset) -> tuple:
-    return tuple(part for part in (preset.dataset, preset.noise or None, preset.rate) if part is not None)
+    return tuple(
+        part for part in (preset.dataset, preset.noise or None, preset.rate) if part is not None
+    )
 
 
 WRITTEN = {
@@ -213,7 +243,10 @@ WRITTEN = {
 def test_every_preset_has_its_source_here() -> None:
     assert set(WRITTEN) == set(SOURCES)
     assert {name for name in PLAIN if METHODS[name].presets} == {"el", "lsr_el"}
-    assert {preset.loss for name in ("el", "lsr_el") for preset in METHODS[name].presets} == {"el(eps=0.1)", "lsr(el(eps=0.1))"}
+    assert {preset.loss for name in ("el", "lsr_el") for preset in METHODS[name].presets} == {
+        "el(eps=0.1)",
+        "lsr(el(eps=0.1))",
+    }
 
 
 def test_a_preset_is_what_its_source_writes(case: Case) -> None:
@@ -223,8 +256,13 @@ def test_a_preset_is_what_its_source_writes(case: Case) -> None:
             z = logits.double().numpy()
             expected = SOURCES[where](Source(softmax(z)), z)
             said = cost_of(build_loss(WRITTEN[where]), logits)
-            rounded = 2e-5 if "ce(" in WRITTEN[where] and "A=" in LOSSES.canonical(WRITTEN[where]) else 0  # -9.21 for log 1e-4 = -9.2103
-            torch.testing.assert_close(said.double(), torch.from_numpy(expected), rtol=1e-4 + 5 * rounded, atol=1e-5)
+            # -9.21 for log 1e-4 = -9.2103
+            rounded = (
+                2e-5 if "ce(" in WRITTEN[where] and "A=" in LOSSES.canonical(WRITTEN[where]) else 0
+            )
+            torch.testing.assert_close(
+                said.double(), torch.from_numpy(expected), rtol=1e-4 + 5 * rounded, atol=1e-5
+            )
 
 
 def test_the_penalty_of_a_preset_is_its_sources(case: Case) -> None:
@@ -237,7 +275,9 @@ def test_the_penalty_of_a_preset_is_its_sources(case: Case) -> None:
         with case(name=name, dataset=dataset, weight=weight):
             penalty = build_penalty(METHODS[name].preset(dataset).loss)
             assert penalty is not None
-            assert penalty([torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])]).item() == pytest.approx(6 * weight)
+            assert penalty(
+                [torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])]
+            ).item() == pytest.approx(6 * weight)
 
 
 def test_the_two_scales_of_reverse_cross_entropy_differ_by_their_ratio() -> None:
@@ -257,7 +297,11 @@ def test_the_most_particular_preset_is_taken() -> None:
 def test_every_method_is_written_in_the_language() -> None:
     for method in METHODS.values():
         for preset in (*method.presets, Preset("", method.loss, "the method's own")):
-            assert LOSSES.canonical(preset.loss) and normal_strategy(preset.strategy or method.strategy) and preset.source
+            assert (
+                LOSSES.canonical(preset.loss)
+                and normal_strategy(preset.strategy or method.strategy)
+                and preset.source
+            )
 
 
 def test_dividemix_is_set_as_its_table_says(case: Case) -> None:
@@ -275,16 +319,36 @@ def test_dividemix_is_set_as_its_table_says(case: Case) -> None:
         ("cifar100", ASYM, 0.4, 150, 0.5, 30, 1),
         ("clothing1m", "", None, 25, 0.5, 10, 0),
     ]:
-        with case(dataset=dataset, noise=noise, rate=rate, lambda_u=lambda_u, threshold=threshold, warmup=warmup, confidence=confidence):
+        with case(
+            dataset=dataset,
+            noise=noise,
+            rate=rate,
+            lambda_u=lambda_u,
+            threshold=threshold,
+            warmup=warmup,
+            confidence=confidence,
+        ):
             strategy = build_strategy(METHODS["dividemix"].preset(dataset, noise, rate).strategy)
             assert isinstance(strategy, DivideMix)
-            assert (strategy.lambda_u, strategy.threshold, strategy.confidence) == (lambda_u, threshold, confidence)
+            assert (strategy.lambda_u, strategy.threshold, strategy.confidence) == (
+                lambda_u,
+                threshold,
+                confidence,
+            )
             assert whole_epochs(strategy.warmup, 300) == warmup and round(strategy.ramp * 300) == 16
-            assert strategy.window == (5 if rate == 0.9 else 1) and (strategy.alpha, strategy.temperature) == (4, 0.5)
+            assert strategy.window == (5 if rate == 0.9 else 1) and (
+                strategy.alpha,
+                strategy.temperature,
+            ) == (4, 0.5)
 
 
-def test_a_preset_that_was_chosen_by_the_rate_makes_an_oracle_however_it_is_asked_for(tmp_path) -> None:
-    desk, tuned = Desk(tmp_path), Method("tuned", "", "ce", presets=(Preset("digits", "gce(q=0.31)", "s", SYM, 0.4),))
+def test_a_preset_that_was_chosen_by_the_rate_makes_an_oracle_however_it_is_asked_for(
+    tmp_path,
+) -> None:
+    desk, tuned = (
+        Desk(tmp_path),
+        Method("tuned", "", "ce", presets=(Preset("digits", "gce(q=0.31)", "s", SYM, 0.4),)),
+    )
     METHODS["tuned"] = tuned
     try:
         named, typed = desk.plan(method="tuned"), desk.plan(loss="gce(q=0.31)")
@@ -297,12 +361,17 @@ def test_a_preset_that_was_chosen_by_the_rate_makes_an_oracle_however_it_is_aske
 
 def test_a_penalty_is_a_term_beside_a_loss(case: Case) -> None:
     for text in ["l1(1)", "lsr(ce + l1(1))", "normalized(l1(1))", "2*l1(0.1) + l1(3)"]:
-        with case(text=text), pytest.raises(LanguageError, match="penalty on the network's parameters"):
+        with (
+            case(text=text),
+            pytest.raises(LanguageError, match="penalty on the network's parameters"),
+        ):
             build_loss(text)
 
 
 def test_a_penalty_is_no_part_of_the_cost() -> None:
-    torch.testing.assert_close(cost_of(build_loss("ce + 2*l1(0.5)"), a_batch()), cost_of(build_loss("ce"), a_batch()))
+    torch.testing.assert_close(
+        cost_of(build_loss("ce + 2*l1(0.5)"), a_batch()), cost_of(build_loss("ce"), a_batch())
+    )
     assert build_penalty("ce + nce") is None
     penalty = build_penalty("ce + 2*l1(0.5) + 3*mae + l1(1)")
     assert penalty is not None
@@ -310,11 +379,17 @@ def test_a_penalty_is_no_part_of_the_cost() -> None:
 
 
 def test_a_penalty_pulls_every_parameter(make_trainer) -> None:
-    plain, pulled = (make_trainer(lr=1e-3, momentum=0.0, nesterov=False, weight_decay=0.0) for _ in range(2))
+    plain, pulled = (
+        make_trainer(lr=1e-3, momentum=0.0, nesterov=False, weight_decay=0.0) for _ in range(2)
+    )
     object.__setattr__(pulled.task, "penalty", build_penalty("ce + l1(0.25)"))
     before = [parameter.detach().clone() for parameter in plain.networks[0].parameters()]
     for trainer in (plain, pulled):
         trainer.make_step()
     lr = 1e-3
-    for start, one, other in zip(before, plain.networks[0].parameters(), pulled.networks[0].parameters(), strict=True):
-        torch.testing.assert_close(other.detach(), one.detach() - lr * 0.25 * start.sign(), rtol=0, atol=1e-6)
+    for start, one, other in zip(
+        before, plain.networks[0].parameters(), pulled.networks[0].parameters(), strict=True
+    ):
+        torch.testing.assert_close(
+            other.detach(), one.detach() - lr * 0.25 * start.sign(), rtol=0, atol=1e-6
+        )

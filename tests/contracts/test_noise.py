@@ -13,7 +13,16 @@ from noisebench.core.classes import SUPERCLASS
 from noisebench.datasets import DATASETS
 from noisebench.errors import DataError, LanguageError, NoisebenchError, UnknownName
 from noisebench.labels.manifest import short_noise
-from noisebench.noise import MAPS, NOISES, build_noise, class_map, label_file_of, normal_noise, takes, transition
+from noisebench.noise import (
+    MAPS,
+    NOISES,
+    build_noise,
+    class_map,
+    label_file_of,
+    normal_noise,
+    takes,
+    transition,
+)
 from noisebench.noise import sampling as draw
 
 RATES = (0.0, 0.1, 0.37, 0.8, 0.999)
@@ -29,12 +38,25 @@ def exchanges(name):
 
 
 def cases():
-    """(text with {rate}, K) of every class-conditional model with a rate, every map and every switch but `exact`."""
+    """(text with {rate}, K) of every class-conditional model with a rate, every map and every
+    switch but `exact`.
+    """
     for entry in NOISES:
         if takes(entry, "examples") or "rate" not in {p.name for p in entry.parameters}:
             continue
-        switches = ["", *(f", {p.name}=True" for p in entry.parameters if p.type is bool and p.default is False)]
-        maps = [(f", map='{name}'", MAPS[name].num_classes or 7) for name in MAPS] if entry.name in MAP_OF else [("", 10), ("", 100)]
+        switches = [
+            "",
+            *(
+                f", {p.name}=True"
+                for p in entry.parameters
+                if p.type is bool and p.default is False
+            ),
+        ]
+        maps = (
+            [(f", map='{name}'", MAPS[name].num_classes or 7) for name in MAPS]
+            if entry.name in MAP_OF
+            else [("", 10), ("", 100)]
+        )
         for switch in switches:
             for which, K in maps:
                 if "flip_back" in switch and not exchanges(which.split("'")[1]):
@@ -43,7 +65,9 @@ def cases():
 
 
 CASES = list(cases())
-of_every_noise = pytest.mark.parametrize(("text", "K"), CASES, ids=[f"{text.replace('rate={rate}', '')} {K}" for text, K in CASES])
+of_every_noise = pytest.mark.parametrize(
+    ("text", "K"), CASES, ids=[f"{text.replace('rate={rate}', '')} {K}" for text, K in CASES]
+)
 
 
 def T_of(text, K, rate):
@@ -83,7 +107,9 @@ def test_rate_zero_is_the_identity_and_leaves_every_label(case):
             labels = clean(K)
             np.testing.assert_array_equal(T_of(text, K, 0), np.eye(K))
             for exact in (True, False):
-                np.testing.assert_array_equal(draw(labels, T_of(text, K, 0), 0, exact=exact), labels)
+                np.testing.assert_array_equal(
+                    draw(labels, T_of(text, K, 0), 0, exact=exact), labels
+                )
 
 
 def test_the_share_of_wrong_labels_grows_with_the_rate(case):
@@ -123,7 +149,10 @@ def test_labels_go_only_where_the_transition_allows(case):
 def test_wrong_labels_spread_as_the_transition_says(case):
     for exact in [True, False]:
         with case(exact=exact):
-            T, labels = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]]), np.zeros(20_000, int)
+            T, labels = (
+                np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]]),
+                np.zeros(20_000, int),
+            )
             shares = np.bincount(draw(labels, T, 0, exact=exact), minlength=3) / 20_000
             assert (np.abs(shares - T[0]) < 4 * np.sqrt(0.25 / 20_000)).all()
 
@@ -143,7 +172,9 @@ def test_adding_examples_changes_none_before(case):
         with case(text=text, K=K):
             T, labels = T_of(text, K, 0.4), clean(K)
             longer = np.concatenate([labels, labels[::-1]])
-            np.testing.assert_array_equal(draw(longer, T, 1, exact=False)[: len(labels)], draw(labels, T, 1, exact=False))
+            np.testing.assert_array_equal(
+                draw(longer, T, 1, exact=False)[: len(labels)], draw(labels, T, 1, exact=False)
+            )
 
 
 def test_rows_by_example_draw_what_the_transition_draws(case):
@@ -151,7 +182,9 @@ def test_rows_by_example_draw_what_the_transition_draws(case):
         for text, K in CASES:
             with case(text=text, K=K, rate=rate):
                 T, labels = T_of(text, K, rate), clean(K, 5000 // K + 50)
-                np.testing.assert_array_equal(draw(labels, pieces(T, labels), 2), draw(labels, T, 2, exact=False))
+                np.testing.assert_array_equal(
+                    draw(labels, pieces(T, labels), 2), draw(labels, T, 2, exact=False)
+                )
 
 
 def test_pieces_of_any_size_and_order_draw_the_same(case):
@@ -176,7 +209,10 @@ def test_chunks_draw_what_the_whole_draws(monkeypatch, case):
 
 def test_every_example_needs_one_row(case):
     for which in [np.arange(99), np.r_[np.arange(100), 5]]:
-        with case(n=len(which)), pytest.raises(LanguageError, match="no row of probabilities, or more than one"):
+        with (
+            case(n=len(which)),
+            pytest.raises(LanguageError, match="no row of probabilities, or more than one"),
+        ):
             draw(np.zeros(100, int), [(np.array([at]), np.eye(2)[[0]]) for at in which], 0)
 
 
@@ -196,7 +232,9 @@ def test_the_draw_leaves_its_input_alone():
 def test_no_examples_give_no_labels(case):
     for exact in [True, False]:
         with case(exact=exact):
-            assert draw(np.array([], int), transition("symmetric(0.5)", 10), 0, exact=exact).shape == (0,)
+            assert draw(
+                np.array([], int), transition("symmetric(0.5)", 10), 0, exact=exact
+            ).shape == (0,)
 
 
 def test_classes_without_examples_are_no_obstacle(case):
@@ -217,12 +255,20 @@ def test_classes_without_examples_are_no_obstacle(case):
 )
 def test_exact_counts_hold_for_any_labels_rate_and_seed(labels, rate, seed, text):
     labels, T = np.array(labels), transition(text.format(rate), 5)
-    wrong, counts = wrong_per_class(draw(labels, T, seed), labels, 5), np.bincount(labels, minlength=5)
+    wrong, counts = (
+        wrong_per_class(draw(labels, T, seed), labels, 5),
+        np.bincount(labels, minlength=5),
+    )
     assert (np.abs(wrong - counts * (1 - np.diag(T))) <= 0.5 + 1e-6).all()
 
 
 @LIGHT
-@given(st.lists(st.integers(0, 4), min_size=2, max_size=60), st.floats(0, 0.99), st.integers(0, 2**32), st.data())
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=60),
+    st.floats(0, 0.99),
+    st.integers(0, 2**32),
+    st.data(),
+)
 def test_a_prefix_is_drawn_as_in_the_whole(labels, rate, seed, data):
     n, T = data.draw(st.integers(1, len(labels))), transition(f"symmetric({rate})", 5)
     whole = draw(np.array(labels), T, seed, exact=False)
@@ -240,7 +286,13 @@ def test_symmetric_noise_spreads_over_the_other_classes(case):
 
 
 def test_inclusive_noise_has_fewer_wrong_labels_than_it_says(case):
-    for K, rate, real in [(10, 0.2, 0.18), (10, 0.5, 0.45), (10, 0.8, 0.72), (10, 0.9, 0.81), (100, 0.5, 0.495)]:
+    for K, rate, real in [
+        (10, 0.2, 0.18),
+        (10, 0.5, 0.45),
+        (10, 0.8, 0.72),
+        (10, 0.9, 0.81),
+        (100, 0.5, 0.495),
+    ]:
         with case(K=K, rate=rate, real=real):
             T = transition(f"symmetric({rate}, inclusive=True)", K)
             np.testing.assert_allclose(1 - np.diag(T), real)
@@ -325,11 +377,17 @@ def test_the_overall_rate_of_a_map_is_the_known_share_of_the_rate(case):
 def test_the_cifar10_maps_are_those_of_their_papers(case):
     for name, words in [
         ("cifar10", "truck>automobile bird>airplane deer>horse cat>dog dog>cat"),
-        ("cifar10-two-way", "truck>automobile automobile>truck bird>airplane airplane>bird deer>horse horse>deer cat>dog dog>cat"),
+        (
+            "cifar10-two-way",
+            "truck>automobile automobile>truck bird>airplane airplane>bird "
+            "deer>horse horse>deer cat>dog dog>cat",
+        ),
     ]:
         with case(name=name):
             classes = DATASETS["cifar10"].classes
-            assert {f"{classes[a]}>{classes[b]}" for a, b in flips(name).items()} == set(words.split())
+            assert {f"{classes[a]}>{classes[b]}" for a, b in flips(name).items()} == set(
+                words.split()
+            )
 
 
 def test_the_digits_map_is_that_of_its_paper():
@@ -396,14 +454,19 @@ def test_a_fixed_map_does_not_depend_on_the_seed(case):
 
 
 def test_the_text_holds_the_seed_of_the_pairs():
-    one, other = (transition(f"asymmetric(0.4, map='superclass-pair', pairs_seed={seed})", 100) for seed in (1, 2))
+    one, other = (
+        transition(f"asymmetric(0.4, map='superclass-pair', pairs_seed={seed})", 100)
+        for seed in (1, 2)
+    )
     assert (one != other).any()
 
 
 def test_flipping_back_is_refused_where_no_classes_exchange_labels(case):
     for name in [name for name in MAPS if not exchanges(name)]:
         with case(name=name), pytest.raises(LanguageError, match="flip_back has no effect"):
-            transition(f"asymmetric(0.3, map='{name}', flip_back=True)", MAPS[name].num_classes or 7)
+            transition(
+                f"asymmetric(0.3, map='{name}', flip_back=True)", MAPS[name].num_classes or 7
+            )
 
 
 def test_a_map_for_other_classes_is_refused():
@@ -427,13 +490,17 @@ def test_asymmetric_noise_asks_for_a_map():
 def test_corrupt_draws_as_its_parts_do():
     labels = clean(10)
     expected = draw(labels, transition("symmetric(0.4)", 10), 3)
-    np.testing.assert_array_equal(nb.corrupt(labels, "symmetric(0.4)", num_classes=10, seed=3), expected)
+    np.testing.assert_array_equal(
+        nb.corrupt(labels, "symmetric(0.4)", num_classes=10, seed=3), expected
+    )
 
 
 def test_corrupt_heeds_the_switch_in_the_text():
     labels = clean(10)
     expected = draw(labels, transition("symmetric(0.4)", 10), 3, exact=False)
-    np.testing.assert_array_equal(nb.corrupt(labels, "symmetric(0.4, exact=False)", num_classes=10, seed=3), expected)
+    np.testing.assert_array_equal(
+        nb.corrupt(labels, "symmetric(0.4, exact=False)", num_classes=10, seed=3), expected
+    )
 
 
 def test_corrupt_refuses_what_are_no_classes(case):
@@ -457,8 +524,20 @@ def test_the_short_notation_of_tables_is_read_back() -> None:
     for text in texts:
         assert normal_noise(short_noise(text)) == normal_noise(text), short_noise(text)
     assert normal_noise("idn 0.2") == normal_noise("pdn(rate=0.2)")
-    files = {"sym 0.4": None, "imported own": None, "imported('a.csv')": "a.csv", "imported a.csv:y": "a.csv:y"}
+    files = {
+        "sym 0.4": None,
+        "imported own": None,
+        "imported('a.csv')": "a.csv",
+        "imported a.csv:y": "a.csv:y",
+    }
     assert {text: label_file_of(text) for text in files} == files
-    for wrong in ("symm 0.4", "sym 0.4 inclusiv", "sym 0.4 0.5", "sym half", "sym 1.5", "asym cifar10"):
+    for wrong in (
+        "symm 0.4",
+        "sym 0.4 inclusiv",
+        "sym 0.4 0.5",
+        "sym half",
+        "sym 1.5",
+        "asym cifar10",
+    ):
         with pytest.raises(NoisebenchError):
             normal_noise(wrong)

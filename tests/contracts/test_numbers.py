@@ -1,4 +1,6 @@
-"""What is not finite ends a run with its step and examples, losses compute in float32, and every example is counted."""
+"""What is not finite ends a run with its step and examples, losses compute in float32, and every
+example is counted.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,16 @@ from noisebench.training.inference import every
 from noisebench.training.packed import Pack
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
-from tests.contracts.test_losses import COMBINATORS, POINTWISE, a_batch, combined, cost, extreme, texts_of, variants_of
+from tests.contracts.test_losses import (
+    COMBINATORS,
+    POINTWISE,
+    a_batch,
+    combined,
+    cost,
+    extreme,
+    texts_of,
+    variants_of,
+)
 from tests.contracts.test_strategies import TEXTS
 from tests.support.suites import reseal
 from tests.unit.test_pack import WIDTH, agenda, carried_out, made, packed
@@ -44,7 +55,11 @@ def spoil(trainer: Trainer, step: int, values: torch.Tensor, becomes: float = IN
 
     def spoiled() -> None:
         if (trainer.epoch, trainer.step) == (0, step):
-            values.register_hook(lambda gradient: gradient.flatten().index_fill(0, torch.tensor([0]), becomes).view_as(gradient))
+            values.register_hook(
+                lambda gradient: (
+                    gradient.flatten().index_fill(0, torch.tensor([0]), becomes).view_as(gradient)
+                )
+            )
         inner()
 
     trainer.make_step = spoiled  # type: ignore[method-assign]
@@ -65,33 +80,57 @@ WHERE: dict[str, tuple[dict[str, Any], Callable[[Trainer], torch.Tensor], str]] 
     "a weight": ({}, lambda t: t.networks[0].head.weight, "head.weight"),
     "clipped": ({"clip": 1.0}, lambda t: t.networks[0].head.bias, "head.bias"),
     "in parts": ({"accumulate": 3}, lambda t: t.networks[0].head.weight, "head.weight"),
-    "in parts, twice": ({"accumulate": 3, "strategy": "mixup"}, lambda t: t.networks[0].head.weight, "head.weight"),
-    "two networks": ({"strategy": "coteaching(rate=0.3)"}, lambda t: t.networks[1].head.bias, "head.bias of network 2"),
-    "by layers": ({"layer_decay": 0.5, "freeze": 1}, lambda t: t.networks[0].head.bias, "head.bias"),
+    "in parts, twice": (
+        {"accumulate": 3, "strategy": "mixup"},
+        lambda t: t.networks[0].head.weight,
+        "head.weight",
+    ),
+    "two networks": (
+        {"strategy": "coteaching(rate=0.3)"},
+        lambda t: t.networks[1].head.bias,
+        "head.bias of network 2",
+    ),
+    "by layers": (
+        {"layer_decay": 0.5, "freeze": 1},
+        lambda t: t.networks[0].head.bias,
+        "head.bias",
+    ),
     "of the strategy": ({"strategy": "volminnet"}, own, "the strategy's w"),
     "both": ({"strategy": "volminnet", "clip": 1.0}, own, "the strategy's w"),
 }
 
 
 @pytest.mark.parametrize("becomes", [INF, NAN])
-def test_a_gradient_that_is_not_finite_fails_in_its_step_and_moves_nothing(becomes: float, make_trainer: Made, case: Case) -> None:
+def test_a_gradient_that_is_not_finite_fails_in_its_step_and_moves_nothing(
+    becomes: float, make_trainer: Made, case: Case
+) -> None:
     for where, (changes, values, name) in WHERE.items():
         with case(where):
             spread = Spread(accumulate=changes.get("accumulate", 1))
-            trainer = make_trainer(spread=spread, **{key: value for key, value in changes.items() if key != "accumulate"})
+            trainer = make_trainer(
+                spread=spread,
+                **{key: value for key, value in changes.items() if key != "accumulate"},
+            )
             spoil(trainer, 2, values(trainer), becomes)
             failed = failure(trainer.run_epoch)
             batch = trainer.batches[2].tolist()
             shown = ", ".join(map(str, batch[:3]))
-            assert str(failed) == f"the gradient of {name} became {becomes} at epoch 1, step 3, on examples {shown} and 29 more"
+            assert str(failed) == (
+                f"the gradient of {name} became {becomes} at epoch 1, step 3, "
+                f"on examples {shown} and 29 more"
+            )
             assert failed.batch == batch and trainer.step == 2
             assert all(np.isfinite(value).all() for value in weights(trainer))
 
 
-def test_a_gradient_that_is_finite_and_its_norm_is_not_fails_instead_of_standing_still(make_trainer: Made) -> None:
+def test_a_gradient_that_is_finite_and_its_norm_is_not_fails_instead_of_standing_still(
+    make_trainer: Made,
+) -> None:
     trainer = make_trainer(clip=1.0)
     spoil(trainer, 1, trainer.networks[0].head.weight, becomes=1e30)
-    assert str(failure(trainer.run_epoch)).startswith("the gradient's norm became inf at epoch 1, step 2, on examples")
+    assert str(failure(trainer.run_epoch)).startswith(
+        "the gradient's norm became inf at epoch 1, step 2, on examples"
+    )
     unclipped = make_trainer(clip=0.0, lr=1e-35)
     spoil(unclipped, 1, unclipped.networks[0].head.weight, becomes=1e30)
     unclipped.run_epoch()
@@ -110,21 +149,32 @@ def test_what_a_strategy_updates_by_itself_is_checked(make_trainer: Made) -> Non
 
     trainer.strategy.penalty = spoiled  # type: ignore[method-assign]
     failed = failure(trainer.run_epoch)
-    assert "the gradient of the strategy's v became nan at epoch 1, step 4" in str(failed) and failed.batch == index.tolist()
+    assert (
+        "the gradient of the strategy's v became nan at epoch 1, step 4" in str(failed)
+        and failed.batch == index.tolist()
+    )
 
 
 def test_a_last_step_that_is_too_large_leaves_no_result(make_trainer: Made, case: Case) -> None:
     for lr in (1e30, 3e38):
         with case(lr=lr):
             trainer = make_trainer(epochs=1, batch_size=256, lr=lr, schedule="constant")
-            assert "at epoch 1, step 1, on examples" in str(failed := failure(trainer.run_epoch)) or "output is not finite" in str(failed)
+            assert "at epoch 1, step 1, on examples" in str(
+                failed := failure(trainer.run_epoch)
+            ) or "output is not finite" in str(failed)
 
 
-def test_a_buffer_of_a_network_that_is_not_finite_fails_at_the_end_of_the_epoch(make_trainer: Made, case: Case) -> None:
+def test_a_buffer_of_a_network_that_is_not_finite_fails_at_the_end_of_the_epoch(
+    make_trainer: Made, case: Case
+) -> None:
     for becomes in (INF, -INF, NAN):
         with case(becomes=becomes):
             trainer = make_trainer(model="cnn4", batch_size=128)
-            variance = next(value for name, value in trainer.networks[0].named_buffers() if name.endswith("running_var"))
+            variance = next(
+                value
+                for name, value in trainer.networks[0].named_buffers()
+                if name.endswith("running_var")
+            )
             with torch.no_grad():
                 variance[0] = becomes
             assert f"running_var became {becomes}" in str(failure(trainer.run_epoch))
@@ -136,7 +186,9 @@ def test_what_a_gpu_computed_is_named_when_it_is_checked(make_trainer: Made) -> 
     for _ in range(4):
         trainer.make_step()
     trainer.sound[2] = INF
-    assert str(failed := failure(trainer.check)).startswith("a gradient became infinite or nan at epoch 1, step 3")
+    assert str(failed := failure(trainer.check)).startswith(
+        "a gradient became infinite or nan at epoch 1, step 3"
+    )
     trainer.costs[1] = NAN
     assert str(failure(trainer.check)).startswith("the cost became nan at epoch 1, step 2")
     assert failed.batch == trainer.batches[2].tolist()
@@ -149,7 +201,9 @@ def test_predictions_that_are_not_finite_are_no_result(said: str, tmp_path: Path
     trainer = make_trainer(run, desk.images, "cpu")
     bad = {"val": trainer.val, "test": trainer.test, "train": trainer.train}[said]
     inner = trainer.predict_parts
-    trainer.predict_parts = lambda pixels: (rows * (NAN if pixels is bad else 1) for rows in inner(pixels))  # type: ignore[method-assign]
+    trainer.predict_parts = lambda pixels: (
+        rows * (NAN if pixels is bad else 1) for rows in inner(pixels)
+    )  # type: ignore[method-assign]
     with pytest.raises(RunFailed, match=r"not finite|that is finite"):
         execute(run, desk.images, trainer, desk.folder(run), Conduct())
     assert desk.folder(run).status() == "failed"
@@ -157,9 +211,16 @@ def test_predictions_that_are_not_finite_are_no_result(said: str, tmp_path: Path
 
 def held_out(desk: Desk, epochs: int = 2, **wish: Any) -> Run:
     """A run on nine tenths of the digits: its examples stand elsewhere in the manifest."""
-    manifest, _ = desk.workspace.make(desk.dataset, LabelWish("symmetric(rate=0.4)", val_fraction=0.1))
+    manifest, _ = desk.workspace.make(
+        desk.dataset, LabelWish("symmetric(rate=0.4)", val_fraction=0.1)
+    )
     changes = {"epochs": epochs, **wish.pop("changes", {})}
-    return plan_run(Wish(changes=changes, precision="fp32", **wish), desk.dataset, manifest, desk.images.fingerprint)
+    return plan_run(
+        Wish(changes=changes, precision="fp32", **wish),
+        desk.dataset,
+        manifest,
+        desk.images.fingerprint,
+    )
 
 
 def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None:
@@ -168,14 +229,23 @@ def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None
     trainer = make_trainer(run, desk.images, "cpu")
     expected = np.flatnonzero(run.manifest.in_training)[trainer.batches[4].numpy()]
     spoil(trainer, 4, trainer.networks[0].head.weight)
-    with pytest.raises(RunFailed, match=r"^ce on digits, .*seed 0 failed: the gradient of head.weight became inf at epoch 1, step 5, on"):
+    with pytest.raises(
+        RunFailed,
+        match=r"^ce on digits, .*seed 0 failed: the gradient of "
+        r"head.weight became inf at epoch 1, step 5, on",
+    ):
         execute(run, desk.images, trainer, desk.folder(run), Conduct())
     error = json.loads(desk.folder(run).error.read_text())
     assert error["batch"] == expected.tolist() and not np.array_equal(expected, trainer.batches[4])
-    assert error["about"]["method"] == "ce" and f"on examples {expected[0]}, {expected[1]}, " in error["message"]
+    assert (
+        error["about"]["method"] == "ce"
+        and f"on examples {expected[0]}, {expected[1]}, " in error["message"]
+    )
 
 
-def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from noisebench.runs import noise_estimation as warmup
 
     desk, seen = Desk(tmp_path), []
@@ -189,10 +259,17 @@ def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_to
         return trainer
 
     monkeypatch.setattr(warmup, "fold_trainer", spoiled)
-    with pytest.raises(RunFailed, match=r"failed: while the noise was estimated, the gradient of head.bias became inf at epoch 1, step 2"):
+    with pytest.raises(
+        RunFailed,
+        match=r"failed: while the noise was estimated, the gradient of "
+        r"head.bias became inf at epoch 1, step 2",
+    ):
         desk.execute(run)
     within = np.flatnonzero(run.manifest.in_training)[warmup.folds(run) != 0]
-    assert json.loads(desk.folder(run).error.read_text())["batch"] == within[seen[0].batches[1].numpy()].tolist()
+    assert (
+        json.loads(desk.folder(run).error.read_text())["batch"]
+        == within[seen[0].batches[1].numpy()].tolist()
+    )
 
 
 def test_nothing_that_is_not_finite_is_saved(make_trainer: Made, tmp_path: Path) -> None:
@@ -201,7 +278,11 @@ def test_nothing_that_is_not_finite_is_saved(make_trainer: Made, tmp_path: Path)
         trainer = make_trainer()
         trainer.make_step()
         with torch.no_grad():
-            (next(trainer.networks[0].parameters()).flatten() if spoiled == "weights" else getattr(trainer, spoiled))[0] = NAN
+            (
+                next(trainer.networks[0].parameters()).flatten()
+                if spoiled == "weights"
+                else getattr(trainer, spoiled)
+            )[0] = NAN
         failure(lambda trainer=trainer: save(folder, trainer, Course()))
         assert not folder.resume.exists()
 
@@ -221,23 +302,35 @@ def spoil_packed(pack: Pack, place: int, step: int, becomes: float) -> None:
     list(pack.network.parameters())[2].register_hook(spoiled)
 
 
-@pytest.mark.parametrize(("step", "becomes", "clip"), [(2, INF, 0.0), (7, INF, 5.0), (7, NAN, 0.0), (2, NAN, 5.0)])
-def test_a_gradient_of_one_run_of_a_pack_fails_it_alone_in_its_step(step: int, becomes: float, clip: float, make_trainer: Made) -> None:
+@pytest.mark.parametrize(
+    ("step", "becomes", "clip"), [(2, INF, 0.0), (7, INF, 5.0), (7, NAN, 0.0), (2, NAN, 5.0)]
+)
+def test_a_gradient_of_one_run_of_a_pack_fails_it_alone_in_its_step(
+    step: int, becomes: float, clip: float, make_trainer: Made
+) -> None:
     settings = {"clip": clip}
     fine = [made(make_trainer, 0, **settings), made(make_trainer, 2, **settings)]
     packed(fine, 2)
-    beside = [made(make_trainer, 0, **settings), made(make_trainer, 1, **settings), made(make_trainer, 2, **settings)]
+    beside = [
+        made(make_trainer, 0, **settings),
+        made(make_trainer, 1, **settings),
+        made(make_trainer, 2, **settings),
+    ]
     batch = beside[1].batches[step].tolist()
     pack = Pack(beside, WIDTH)
     spoil_packed(pack, 1, step, becomes)
     ends = pack.run_epoch()
-    assert isinstance(ends[1], RunFailed) and f"at epoch 1, step {step + 1}, on examples {batch[0]}, {batch[1]}, " in str(ends[1])
+    assert isinstance(ends[1], RunFailed) and (
+        f"at epoch 1, step {step + 1}, on examples {batch[0]}, {batch[1]}, "
+    ) in str(ends[1])
     assert ends[1].batch == batch and len(pack.run_epoch()) == 2
     assert all(param.isfinite().all() for param in pack.network.parameters())
     assert same(weights(beside[0]), weights(fine[0])) and same(weights(beside[2]), weights(fine[1]))
 
 
-def test_a_pack_that_is_stopped_saves_those_that_are_finite_and_fails_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_that_is_stopped_saves_those_that_are_finite_and_fails_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items = agenda(tmp_path, "smoke")[:3]
     inner, steps = Pack.make_step, iter(range(1000))
 
@@ -249,7 +342,10 @@ def test_a_pack_that_is_stopped_saves_those_that_are_finite_and_fails_the_other(
     monkeypatch.setattr(Pack, "make_step", spoiled)
     carried_out(tmp_path, items, conduct=Conduct(stop=lambda: next(steps) >= 4 * len(items)))
     assert [item.folder.status() for item in items] == ["resume", "failed", "resume"]
-    assert "the cost became nan at epoch 1, step 2" in json.loads(items[1].folder.error.read_text())["message"]
+    assert (
+        "the cost became nan at epoch 1, step 2"
+        in json.loads(items[1].folder.error.read_text())["message"]
+    )
 
 
 # Precision
@@ -262,7 +358,9 @@ class NoHalf(TorchDispatchMode):
         super().__init__()
         self.found: set[str] = set()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         for each in out if isinstance(out, tuple | list) else [out]:
             if isinstance(each, torch.Tensor) and each.dtype in (torch.bfloat16, torch.float16):
@@ -280,11 +378,19 @@ def learned(text: str, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def test_no_loss_computes_in_half_precision_under_autocast(case: Case) -> None:
-    """Bit for bit what it is without autocast, which is float32, and so is its gradient; logits of half precision are taken as float32."""
-    first = [texts_of(entry)[0] for entry in POINTWISE] + [texts_of(entry, "ce")[0] for entry in COMBINATORS]
+    """Bit for bit what it is without autocast, which is float32, and so is its gradient; logits of
+    half precision are taken as float32.
+    """
+    first = [texts_of(entry)[0] for entry in POINTWISE] + [
+        texts_of(entry, "ce")[0] for entry in COMBINATORS
+    ]
     with_T = [entry.name for entry in COMBINATORS if any(p.name == "T" for p in entry.parameters)]
     tenfold = torch.cat([a_batch(8, 10), extreme(10)])
-    for logits, texts in ((tenfold, variants_of(POINTWISE) + combined()), (a_batch(3, 100), first), (a_batch(3, 1000), first)):
+    for logits, texts in (
+        (tenfold, variants_of(POINTWISE) + combined()),
+        (a_batch(3, 100), first),
+        (a_batch(3, 1000), first),
+    ):
         for text in texts:
             if logits.shape[1] == 1000 and any(name in text for name in with_T):
                 continue
@@ -314,10 +420,14 @@ def test_a_cost_and_its_gradient_are_those_of_float64(case: Case) -> None:
             near = 1e-3 if "lam=1000" in text else 1e-5  # a logarithm of float32, times 1000
             torch.testing.assert_close(found.double(), reference, rtol=1e-4, atol=near)
             scale = max(1.0, expected.abs().max().item())
-            torch.testing.assert_close(gradient.double() / scale, expected / scale, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(
+                gradient.double() / scale, expected / scale, rtol=1e-4, atol=2e-5
+            )
 
 
-def test_no_strategy_computes_in_half_precision_where_networks_do(make_trainer: Made, case: Case) -> None:
+def test_no_strategy_computes_in_half_precision_where_networks_do(
+    make_trainer: Made, case: Case
+) -> None:
     for text in [text for text in TEXTS if "data_driven" not in text]:
         with case(strategy=text):
             trainer = make_trainer(strategy=text, epochs=3, batch_size=128)
@@ -326,19 +436,30 @@ def test_no_strategy_computes_in_half_precision_where_networks_do(make_trainer: 
             for _ in range(3):
                 trainer.run_epoch()
             assert not half.found and seen == {torch.float32}
-            floating = [value for value in trainer.strategy.state.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+            floating = [
+                value
+                for value in trainer.strategy.state.values()
+                if isinstance(value, torch.Tensor) and value.is_floating_point()
+            ]
             assert {value.dtype for value in floating} <= {torch.float32, torch.float64}
 
 
 def watch_precision(trainer: Trainer) -> tuple[NoHalf, set[torch.dtype]]:
-    """What computes in half precision within the objective and its gradient, and the precisions of the logits that it gets."""
+    """What computes in half precision within the objective and its gradient, and the precisions of
+    the logits that it gets.
+    """
     inner, half, seen = trainer.objective, NoHalf(), set()
 
     def watched(batch: Any, logits: Any, runs: int = 1) -> torch.Tensor:
         seen.update(each.dtype for views in logits for each in views)
         with half:
             objective: torch.Tensor = inner(batch, logits, runs)
-            torch.autograd.grad(objective.sum(), [each for views in logits for each in views], allow_unused=True, retain_graph=True)
+            torch.autograd.grad(
+                objective.sum(),
+                [each for views in logits for each in views],
+                allow_unused=True,
+                retain_graph=True,
+            )
         return objective
 
     trainer.objective = watched  # type: ignore[method-assign]
@@ -351,12 +472,16 @@ def test_networks_compute_in_the_precision_that_the_record_names(tmp_path: Path)
     for name, dtypes in (("bf16", {torch.bfloat16}), ("fp32", {torch.float32})):
         run = desk.plan(precision=name, changes={"epochs": 1})
         trainer, seen = make_trainer(run, desk.images, "cpu"), set()
-        trainer.networks[0].head.register_forward_hook(lambda _, __, out, seen=seen: seen.add(out.dtype))
+        trainer.networks[0].head.register_forward_hook(
+            lambda _, __, out, seen=seen: seen.add(out.dtype)
+        )
         record = execute(run, desk.images, trainer, desk.folder(run), Conduct())
         assert record["precision"] == name and seen == dtypes
 
 
-def test_a_machine_without_bf16_takes_float32_where_that_is_left_to_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_bf16_takes_float32_where_that_is_left_to_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(precision, "_cpu_flags", set)
     monkeypatch.setattr(precision, "_capability", lambda number: None)
     desk = Desk(tmp_path)
@@ -365,10 +490,15 @@ def test_a_machine_without_bf16_takes_float32_where_that_is_left_to_it_alone(tmp
     assert left.key != asked.key
 
 
-def test_a_precision_without_a_test_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: Case) -> None:
+def test_a_precision_without_a_test_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: Case
+) -> None:
     for name in ("fp16", "float16", "half", "mixed"):
         with case(precision=name):
-            assert main(["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--precision", name]) == 2
+            assert (
+                main(["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--precision", name])
+                == 2
+            )
             assert f"precision is one of auto, fp32, bf16, got '{name}'" in capsys.readouterr().err
 
 
@@ -382,7 +512,9 @@ class Unreliable(Pixels):
 
     def plain(self, index: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
         index = torch.arange(len(self)) if index is None else index
-        yield from super().plain(index[: self.change] if self.change < 0 else torch.cat([index, index[: self.change]]))
+        yield from super().plain(
+            index[: self.change] if self.change < 0 else torch.cat([index, index[: self.change]])
+        )
 
 
 def unreliable(pixels: Any, change: int) -> Any:
@@ -390,7 +522,9 @@ def unreliable(pixels: Any, change: int) -> Any:
     return pixels
 
 
-def test_a_source_that_loses_or_repeats_an_image_gives_no_prediction(make_trainer: Made, case: Case) -> None:
+def test_a_source_that_loses_or_repeats_an_image_gives_no_prediction(
+    make_trainer: Made, case: Case
+) -> None:
     trainer = make_trainer()
     for change in (-1, 1, -100, 1000):
         with case(change=change), pytest.raises(DataError, match="100 images were asked for, and"):
@@ -399,7 +533,9 @@ def test_a_source_that_loses_or_repeats_an_image_gives_no_prediction(make_traine
 
 
 @pytest.mark.parametrize(("part", "change"), [("train", -1), ("test", 1), ("val", -1)])
-def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(part: str, change: int, tmp_path: Path) -> None:
+def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
+    part: str, change: int, tmp_path: Path
+) -> None:
     desk = Desk(tmp_path)
     run = held_out(desk, epochs=1)
     trainer = make_trainer(run, desk.images, "cpu")
@@ -419,21 +555,56 @@ def test_a_pack_that_cannot_evaluate_every_image_once_has_no_result(make_trainer
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     place = tmp_path_factory.mktemp("finished")
-    assert main(["-q", "-C", str(place), "train", "digits", "--sym", "0.4", "--epochs", "1", "--val-fraction", "0.1"]) == 0
+    assert (
+        main(
+            [
+                "-q",
+                "-C",
+                str(place),
+                "train",
+                "digits",
+                "--sym",
+                "0.4",
+                "--epochs",
+                "1",
+                "--val-fraction",
+                "0.1",
+            ]
+        )
+        == 0
+    )
     return run_folders([place])[0]
 
 
-def test_a_record_and_evaluate_say_what_was_expected_and_seen(finished: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_and_evaluate_say_what_was_expected_and_seen(
+    finished: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     record, place = finished.record(), finished.path.parent.parent
     training = 1297 - round(0.1 * 1297)
     assert record["expected"] == record["seen"] == {"train": training, "test": 500}
-    assert main(["-q", "-C", str(place), "evaluate", str(finished.path), "--eval-on", "digits", "--json"]) == 0
+    assert (
+        main(
+            [
+                "-q",
+                "-C",
+                str(place),
+                "evaluate",
+                str(finished.path),
+                "--eval-on",
+                "digits",
+                "--json",
+            ]
+        )
+        == 0
+    )
     (found,) = json.loads(capsys.readouterr().out)
     assert found["expected"] == found["seen"] == record["expected"]
     assert found["on"]["digits"]["expected"] == found["on"]["digits"]["n"] == 500
 
 
-def tampered(finished: RunFolder, place: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> RunFolder:
+def tampered(
+    finished: RunFolder, place: Path, edit: Callable[[dict[str, np.ndarray]], object]
+) -> RunFolder:
     shutil.copytree(finished.path, place / "run")
     folder = RunFolder(place / "run")
     arrays = folder.read_arrays()
@@ -444,16 +615,27 @@ def tampered(finished: RunFolder, place: Path, edit: Callable[[dict[str, np.ndar
 
 
 def shorter(*parts: str) -> Callable[[dict[str, np.ndarray]], object]:
-    return lambda arrays: arrays.update({name: rows[:-1] for name, rows in arrays.items() if name.startswith(parts)})
+    return lambda arrays: arrays.update(
+        {name: rows[:-1] for name, rows in arrays.items() if name.startswith(parts)}
+    )
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
     "a row of the test less": (shorter("test_classes", "test_log_p"), "damaged"),
     "a test image less": (shorter("test_"), "499 of 500 test examples"),
     "a row of training less": (shorter("train_log_p"), "damaged"),
-    "one more is trained on": (lambda arrays: arrays["in_training"].fill(True), "1297 of 1167 train examples"),
-    "not a number": (lambda arrays: arrays["test_log_p"].__setitem__((3, 2), NAN), "of the test examples 1 have a prediction that is not"),
-    "infinite": (lambda arrays: arrays["train_log_p"].__setitem__((3, 2), -INF), "of the training examples 1 have a prediction"),
+    "one more is trained on": (
+        lambda arrays: arrays["in_training"].fill(True),
+        "1297 of 1167 train examples",
+    ),
+    "not a number": (
+        lambda arrays: arrays["test_log_p"].__setitem__((3, 2), NAN),
+        "of the test examples 1 have a prediction that is not",
+    ),
+    "infinite": (
+        lambda arrays: arrays["train_log_p"].__setitem__((3, 2), -INF),
+        "of the training examples 1 have a prediction",
+    ),
 }
 
 
@@ -465,16 +647,34 @@ def test_no_number_is_given_of_predictions_that_are_incomplete(
             folder = tampered(finished, tmp_path / str(number), change)
             assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--json"]) == 2
             captured = capsys.readouterr()
-            assert message.replace("1167", str(finished.record()["expected"]["train"])) in captured.err and not captured.out
-            assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--recheck"]) in (4, 5)
+            assert (
+                message.replace("1167", str(finished.record()["expected"]["train"])) in captured.err
+                and not captured.out
+            )
+            assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--recheck"]) in (
+                4,
+                5,
+            )
             capsys.readouterr()
 
 
-def test_suspects_need_a_score_of_every_label(finished: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suspects_need_a_score_of_every_label(
+    finished: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tampered(finished, tmp_path, shorter("early_"))
-    asked = ["evaluate", str(folder.path), "--suspects", str(tmp_path / "suspects.csv"), "--score", "early"]
+    asked = [
+        "evaluate",
+        str(folder.path),
+        "--suspects",
+        str(tmp_path / "suspects.csv"),
+        "--score",
+        "early",
+    ]
     assert main(["-q", "-C", str(finished.path.parent.parent), *asked]) == 2
-    assert "predictions.npz is damaged" in capsys.readouterr().err and not (tmp_path / "suspects.csv").exists()
+    assert (
+        "predictions.npz is damaged" in capsys.readouterr().err
+        and not (tmp_path / "suspects.csv").exists()
+    )
 
 
 def test_networks_whose_weights_are_not_finite_predict_no_other_images(
@@ -487,8 +687,12 @@ def test_networks_whose_weights_are_not_finite_predict_no_other_images(
     tensors["network0.head.bias"][3] = NAN
     save_file(tensors, folder.weights)
     reseal(folder)
-    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--eval-on", "digits"]) == 2
-    assert "of the 500 images of digits 0 have a prediction that is finite" in capsys.readouterr().err
+    assert (
+        main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--eval-on", "digits"]) == 2
+    )
+    assert (
+        "of the 500 images of digits 0 have a prediction that is finite" in capsys.readouterr().err
+    )
 
 
 def test_a_run_on_a_data_set_that_declares_another_size_has_no_result(tmp_path: Path) -> None:
@@ -502,4 +706,6 @@ def test_a_run_on_a_data_set_that_declares_another_size_has_no_result(tmp_path: 
 def test_parts_and_processes_share_rows_without_losing_one() -> None:
     for n in (1, 2, 499, 500, 10_000):
         for size in (1, 2, 3, 7):
-            assert np.concatenate([np.arange(n)[part] for part in cut(n, size)]).tolist() == list(range(n))
+            assert np.concatenate([np.arange(n)[part] for part in cut(n, size)]).tolist() == list(
+                range(n)
+            )

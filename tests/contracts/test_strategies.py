@@ -1,4 +1,6 @@
-"""Contracts over the registry of strategies, and the five powers of the interface, each proved by a small strategy."""
+"""Contracts over the registry of strategies, and the five powers of the interface, each proved by a
+small strategy.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,27 @@ NAMES = [entry.name for entry in STRATEGIES]
 
 
 def text_of(name: str) -> str:
-    """The strategy by default; a rate that only a manifest knows is that of the labels of `make_trainer`, of which 28 are trusted."""
+    """The strategy by default; a rate that only a manifest knows is that of the labels of
+    `make_trainer`, of which 28 are trusted.
+    """
     told = f"{name}(rate=0.33)" if any(p.auto for p in STRATEGIES[name].parameters) else name
     return _OTHERS.get(name, told)
 
 
 _OTHERS = {
     "distill": "distill(share=0.8)",  # by default it needs more trusted labels
-    "backward_estimated": "backward_estimated(first=0.9)",  # T^-1 of so few examples has costs that fall without end
+    # T^-1 of so few examples has costs that fall without end
+    "backward_estimated": "backward_estimated(first=0.9)",
     # An epoch has eight steps here: a warm-up of one epoch leaves nothing to divide by.
     "gmm_split": "gmm_split(warmup=0.34)",
     "dividemix": "dividemix(warmup=0.34)",
     "forward_revision": "forward_revision(first=0.25)",  # nor to see T by
-    # The gradient of a bounded loss falls with p, and the larger weight leaves nothing of it: as for asymmetric noise, then.
+    # The gradient of a bounded loss falls with p, and the larger weight leaves nothing of it: as
+    # for asymmetric noise, then.
     "elr": "elr(lam=1, beta=0.9)",
     "elr_plus": "elr_plus(lam=1, beta=0.9)",
-    # The paper's ten epochs of 15, and its lam for much noise: agreement at 0.9 leaves a bounded loss too little.
+    # The paper's ten epochs of 15, and its lam for much noise: agreement at 0.9 leaves a bounded
+    # loss too little.
     "jocor": "jocor(rate=0.33, ramp=0.67, lam=0.65)",
     "curriculum": "curriculum(rate=0.33, burn_in=0.34)",  # the paper's five epochs on MNIST, of 15
     "nlnl": "nlnl(draws=10)",  # one complementary label a step teaches little in so few epochs
@@ -43,7 +50,8 @@ _OTHERS = {
 
 
 POWERS = [name for name in NAMES if name.startswith("test_")]
-KINDS = ["mentornet(kind='data_driven')", "forward_revision(kind='reweight', first=0.5)"]  # those that are another strategy
+# those that are another strategy
+KINDS = ["mentornet(kind='data_driven')", "forward_revision(kind='reweight', first=0.5)"]
 TEXTS = [*map(text_of, NAMES), *KINDS]
 LOSSES = ["ce", "el(eps=0.3)", "lsr(gce)"]
 
@@ -68,7 +76,9 @@ def watch_beliefs(trainer: Trainer) -> Iterator[tuple[Batch, list]]:
     return iter(seen)
 
 
-def test_beliefs_are_probabilities_and_weights_are_not_negative(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_beliefs_are_probabilities_and_weights_are_not_negative(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for text in (text for text in TEXTS if "proper" in STRATEGIES[normal_strategy(text).name].laws):
         trainer = run(make_trainer(strategy=text, batch_size=64), 1)
         for _, beliefs in watch_beliefs(trainer):
@@ -79,7 +89,9 @@ def test_beliefs_are_probabilities_and_weights_are_not_negative(make_trainer: Ca
                     assert targets.dim() == 1 or (targets.sum(1) - 1).abs().max() < 1e-5
 
 
-def test_a_strategy_switched_off_is_plain_training_bit_for_bit(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_a_strategy_switched_off_is_plain_training_bit_for_bit(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     plain = weights(run(make_trainer(batch_size=64), 2))
     for entry in (entry for entry in STRATEGIES if "off" in entry.facts):
         with case(strategy=entry.name):
@@ -97,14 +109,20 @@ def learns(trainer: Trainer) -> bool:
 
 
 def stable(text: str) -> bool:
-    """The cost of `backward_estimated`, with the inverse of a T from so few examples, has no lower bound."""
+    """The cost of `backward_estimated`, with the inverse of a T from so few examples, has no lower
+    bound.
+    """
     return not text.startswith("backward_estimated")
 
 
 @pytest.mark.parametrize("number", range(len(LOSSES)))
-def test_every_strategy_learns_under_one_of_the_losses(number: int, make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_every_strategy_learns_under_one_of_the_losses(
+    number: int, make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     """Of the package's own; under each of them: `make soak`."""
-    for place, text in enumerate(text for text in TEXTS if stable(text) and not text.startswith(tuple(POWERS))):
+    for place, text in enumerate(
+        text for text in TEXTS if stable(text) and not text.startswith(tuple(POWERS))
+    ):
         if place % len(LOSSES) == number:
             loss = LOSSES[(place // len(LOSSES) + number) % len(LOSSES)]
             with case(strategy=text, loss=loss):
@@ -113,13 +131,17 @@ def test_every_strategy_learns_under_one_of_the_losses(number: int, make_trainer
 
 @pytest.mark.soak
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_strategy_learns_under_any_loss(loss: str, make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_every_strategy_learns_under_any_loss(
+    loss: str, make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for text in filter(stable, TEXTS):
         with case(strategy=text):
             assert learns(make_trainer(loss, text, lr=0.1, epochs=15))
 
 
-def test_a_checkpoint_in_mid_epoch_resumes_bit_for_bit(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_a_checkpoint_in_mid_epoch_resumes_bit_for_bit(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for text in TEXTS:
         with case(strategy=text):
             straight, saved = make_trainer(strategy=text, batch_size=64), {}
@@ -139,9 +161,18 @@ def test_a_checkpoint_in_mid_epoch_resumes_bit_for_bit(make_trainer: Callable[..
 
 
 def test_strategies_train_any_backbone(make_trainer: Callable[..., Trainer], case: Case) -> None:
-    """All a convolutional network with batch norm; those that read its features, and two others, a transformer as well."""
-    reading = [text for text in TEXTS if text.startswith(("standard", "d2l", "cleannet", "test_refit", "coteaching("))]
-    for model, text in [*(("timm:test_resnet", text) for text in TEXTS), *(("timm:test_vit", text) for text in reading)]:
+    """All a convolutional network with batch norm; those that read its features, and two others, a
+    transformer as well.
+    """
+    reading = [
+        text
+        for text in TEXTS
+        if text.startswith(("standard", "d2l", "cleannet", "test_refit", "coteaching("))
+    ]
+    for model, text in [
+        *(("timm:test_resnet", text) for text in TEXTS),
+        *(("timm:test_vit", text) for text in reading),
+    ]:
         with case(model=model, strategy=text):
             trainer = make_trainer(strategy=text, model=model, batch_size=128, epochs=1)
             before = weights(trainer)
@@ -150,14 +181,19 @@ def test_strategies_train_any_backbone(make_trainer: Callable[..., Trainer], cas
 
 
 def test_strategies_survive_a_short_run(make_trainer: Callable[..., Trainer], case: Case) -> None:
-    for epochs, batch_size in ((1, 85), (2, 85), (2, 512)):  # a last batch of one, which is left out; one batch
+    # a last batch of one, which is left out; one batch
+    for epochs, batch_size in ((1, 85), (2, 85), (2, 512)):
         for text in TEXTS:
             with case(strategy=text, epochs=epochs, batch_size=batch_size):
-                trainer = run(make_trainer(strategy=text, epochs=epochs, batch_size=batch_size), epochs)
+                trainer = run(
+                    make_trainer(strategy=text, epochs=epochs, batch_size=batch_size), epochs
+                )
                 assert all(np.isfinite(value).all() for value in weights(trainer))
 
 
-def test_hard_bootstrap_mixes_the_label_with_the_predicted_class(make_trainer: Callable[..., Trainer]) -> None:
+def test_hard_bootstrap_mixes_the_label_with_the_predicted_class(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     strategy = build_strategy("bootstrap(kind='hard', beta=0.8)")
     log_p = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]).log()
     labels = torch.tensor([0, 0])
@@ -171,7 +207,9 @@ def test_soft_bootstrap_has_the_gradient_of_its_formula() -> None:
     logits = torch.tensor([[0.3, -1.0, 2.0]], requires_grad=True)
     log_p, labels = logits.log_softmax(1), torch.tensor([1])
     batch = Batch((), labels, torch.arange(1), labels, 1, torch.Generator())
-    belief = build_strategy("bootstrap(kind='soft')").believe(batch, [[Output(logits, log_p, -log_p)]])[0]
+    belief = build_strategy("bootstrap(kind='soft')").believe(
+        batch, [[Output(logits, log_p, -log_p)]]
+    )[0]
     (belief.targets * -log_p).sum().backward()
     again = logits.detach().clone().requires_grad_()
     q = again.softmax(1)
@@ -179,7 +217,9 @@ def test_soft_bootstrap_has_the_gradient_of_its_formula() -> None:
     torch.testing.assert_close(logits.grad, again.grad)
 
 
-def test_a_mixed_batch_has_mixed_images_and_mixed_targets(make_trainer: Callable[..., Trainer]) -> None:
+def test_a_mixed_batch_has_mixed_images_and_mixed_targets(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     trainer = make_trainer(strategy="test_mixing(share=0.25)")
     batch, _ = next(watch_beliefs(trainer))
     assert set(batch.targets.unique().tolist()) == {0.0, 0.25, 0.75, 1.0}
@@ -188,17 +228,23 @@ def test_a_mixed_batch_has_mixed_images_and_mixed_targets(make_trainer: Callable
     assert moved.float().mean() > 0.8
 
 
-def test_a_learned_transition_moves_and_lets_the_gradient_through(make_trainer: Callable[..., Trainer]) -> None:
+def test_a_learned_transition_moves_and_lets_the_gradient_through(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     trainer = make_trainer(strategy="test_learned_transition")
     before = trainer.strategy.state["logits_T"].detach().clone()
     run(trainer, 2)
     moved = trainer.strategy.state["logits_T"].detach() - before
     assert moved.abs().max() > 1e-3
-    group = next(g for g in trainer.optimizer.groups if g.params[0] is trainer.strategy.state["logits_T"])
+    group = next(
+        g for g in trainer.optimizer.groups if g.params[0] is trainer.strategy.state["logits_T"]
+    )
     assert (group.lr, group.weight_decay) == (0.1, 0.0)
 
 
-def test_two_networks_start_apart_and_the_penalty_brings_them_together(make_trainer: Callable[..., Trainer]) -> None:
+def test_two_networks_start_apart_and_the_penalty_brings_them_together(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     def gap(weight: float) -> float:
         trainer = run(make_trainer(strategy=f"test_agreement(weight={weight})", epochs=4), 4)
         first, second = (trainer.log_p(number).exp() for number in range(2))
@@ -213,13 +259,17 @@ def test_each_of_two_networks_gets_its_own_belief(make_trainer: Callable[..., Tr
     assert not torch.equal(beliefs[0].weights, beliefs[1].weights)
 
 
-def test_two_networks_predict_by_their_mean_probability(make_trainer: Callable[..., Trainer]) -> None:
+def test_two_networks_predict_by_their_mean_probability(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     trainer = make_trainer(strategy="test_agreement")
     mean = torch.stack([trainer.log_p(number).exp() for number in range(2)]).mean(0)
     torch.testing.assert_close(trainer.predict(trainer.train).exp(), mean)
 
 
-def test_two_networks_without_exchange_are_two_plain_trainings(make_trainer: Callable[..., Trainer]) -> None:
+def test_two_networks_without_exchange_are_two_plain_trainings(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     both = run(make_trainer(strategy="test_agreement(keep=1, weight=0)", clip=0.5), 1)
     alone = run(make_trainer(clip=0.5), 1)
     assert same(weights(both)[: len(weights(alone))], weights(alone))
@@ -252,7 +302,9 @@ def test_weights_make_a_weighted_mean() -> None:
 
     cost = torch.tensor([[1.0, 9.0], [9.0, 3.0]])
     targets = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
-    assert believed_cost(cost, Belief(targets, torch.tensor([3.0, 1.0]))).item() == pytest.approx((3 * 5 + 3) / 4)
+    assert believed_cost(cost, Belief(targets, torch.tensor([3.0, 1.0]))).item() == pytest.approx(
+        (3 * 5 + 3) / 4
+    )
 
 
 def test_a_strategy_declares_what_it_costs() -> None:
@@ -269,15 +321,26 @@ def test_asking_a_network_leaves_no_trace(make_trainer: Callable[..., Trainer]) 
     trainer.networks[0].train()
     before, images = weights(trainer), next(trainer.train.plain(torch.arange(20)))
     said = trainer.ask(images)
-    assert trainer.networks[0].training and same(before, weights(trainer)) and not said.requires_grad
+    assert (
+        trainer.networks[0].training and same(before, weights(trainer)) and not said.requires_grad
+    )
     torch.testing.assert_close(said, trainer.log_p()[:20])
     others = make_trainer(model="timm:test_resnet", seed=1)
-    torch.testing.assert_close(trainer.ask(images, weights=others.networks[0].state_dict()), others.ask(images))
+    torch.testing.assert_close(
+        trainer.ask(images, weights=others.networks[0].state_dict()), others.ask(images)
+    )
     assert same(before, weights(trainer))
 
 
-def test_the_recorded_predictions_are_those_of_the_first_of_several_views(make_trainer: Callable[..., Trainer]) -> None:
-    stacked, plain = (make_trainer(strategy=f"test_stacking(copies={copies})", epochs=1).run_epoch() for copies in (3, 1))
+def test_the_recorded_predictions_are_those_of_the_first_of_several_views(
+    make_trainer: Callable[..., Trainer],
+) -> None:
+    stacked, plain = (
+        make_trainer(strategy=f"test_stacking(copies={copies})", epochs=1).run_epoch()
+        for copies in (3, 1)
+    )
     assert (stacked.train_predicted >= 0).all()
     for name in ("train_predicted", "train_p", "train_gradient", "train_whole"):
-        assert np.allclose(getattr(stacked, name), getattr(plain, name), atol=1e-4, equal_nan=True), name
+        assert np.allclose(
+            getattr(stacked, name), getattr(plain, name), atol=1e-4, equal_nan=True
+        ), name

@@ -27,7 +27,9 @@ def a_batch(labels: list[int], epoch: int = 1) -> Batch:
 
 def started(text: str, labels: list[int], num_classes: int = 2, epochs: int = 10) -> Strategy:
     strategy = build_strategy(text)
-    strategy.start(Facts(torch.tensor(labels), num_classes, epochs, torch.Generator().manual_seed(0)))
+    strategy.start(
+        Facts(torch.tensor(labels), num_classes, epochs, torch.Generator().manual_seed(0))
+    )
     return strategy
 
 
@@ -44,7 +46,10 @@ def test_the_share_that_is_forgotten_grows_to_the_rate() -> None:
     shares = [forgotten(0.4, epoch, 0.05, 200, 1.0) for epoch in (1, 2, 6, 11, 12, 200)]
     np.testing.assert_allclose(shares, [0, 0.04, 0.2, 0.4, 0.4, 0.4])  # T_k = 10 of 200 epochs
     assert forgotten(0.4, 6, 0.05, 200, 2.0) == pytest.approx(0.4 * 0.25)
-    assert [forgotten(0.4, epoch, 0.05, 40, 1.0) for epoch in (1, 2, 3)] == pytest.approx([0, 0.2, 0.4])  # a short run reaches it
+    # a short run reaches it
+    assert [forgotten(0.4, epoch, 0.05, 40, 1.0) for epoch in (1, 2, 3)] == pytest.approx(
+        [0, 0.2, 0.4]
+    )
     assert forgotten(0.4, 1, 0.0, 40, 1.0) == 0.4
 
 
@@ -52,7 +57,13 @@ def test_the_smallest_costs_are_chosen_ties_by_place() -> None:
     cost = torch.tensor([2.0, 1.0, 1.0, 3.0, 1.0])
     assert smallest(cost, 2).tolist() == [0, 1, 1, 0, 0]
     assert smallest(cost, 0).tolist() == [0] * 5
-    assert smallest(cost, 1, torch.tensor([True, False, False, True, False])).tolist() == [1, 0, 0, 0, 0]
+    assert smallest(cost, 1, torch.tensor([True, False, False, True, False])).tolist() == [
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_each_network_learns_what_costs_the_other_least() -> None:
@@ -66,7 +77,13 @@ def test_each_network_learns_what_costs_the_other_least() -> None:
 
 
 def test_co_teaching_keeps_the_rest(case: Case) -> None:
-    for rate, size, kept in [(0.4, 128, 76), (0.2, 10, 8), (0.45, 128, 70), (0.0, 7, 7), (0.9, 5, 0)]:
+    for rate, size, kept in [
+        (0.4, 128, 76),
+        (0.2, 10, 8),
+        (0.45, 128, 70),
+        (0.0, 7, 7),
+        (0.9, 5, 0),
+    ]:
         with case(rate=rate, size=size, kept=kept):
             strategy = started(f"coteaching(rate={rate}, ramp=0)", [0] * size)
             assert strategy.kept(size, 1) == kept == math.floor((1 - rate) * size + 1e-9)
@@ -76,7 +93,8 @@ def test_co_teaching_plus_chooses_among_the_examples_of_disagreement() -> None:
     labels = [0, 0, 0, 0]
     strategy = started("coteaching_plus(rate=0.5, ramp=0, warmup=0.1)", labels)
     first = said([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
-    second = said([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.1, 0.9]])  # they differ on the second and third
+    # they differ on the second and third
+    second = said([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.1, 0.9]])
     after = strategy.believe(a_batch(labels, epoch=2), [[first], [second]])
     assert [belief.weights.tolist() for belief in after] == [[0, 0, 1, 0], [0, 1, 0, 0]]
     before = strategy.believe(a_batch(labels, epoch=1), [[first], [second]])
@@ -85,10 +103,15 @@ def test_co_teaching_plus_chooses_among_the_examples_of_disagreement() -> None:
 
 def test_decoupling_learns_where_the_networks_disagree() -> None:
     strategy = started("decoupling(warmup=0.1)", [0, 0, 1])
-    outputs = [[said([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])], [said([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])]]
+    outputs = [
+        [said([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])],
+        [said([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])],
+    ]
     after = strategy.believe(a_batch([0, 0, 1], epoch=2), outputs)
     assert [belief.weights.tolist() for belief in after] == [[0, 1, 1], [0, 1, 1]]
-    assert [belief.weights for belief in strategy.believe(a_batch([0, 0, 1], epoch=1), outputs)] == [None, None]
+    assert [
+        belief.weights for belief in strategy.believe(a_batch([0, 0, 1], epoch=1), outputs)
+    ] == [None, None]
     # Two of three examples count, divided by the three of the batch.
     cost = -(math.log(0.8) + math.log(0.7)) / 3
     assert believed_cost(outputs[0][0].cost, after[0]).item() == pytest.approx(cost)
@@ -105,8 +128,11 @@ def test_a_warm_up_of_a_share_is_that_many_epochs(case: Case) -> None:
     for text in ["decoupling(warmup=0.29)", "coteaching_plus(rate=0.5, ramp=0, warmup=0.29)"]:
         with case(text=text):
             strategy = started(text, [0, 0], epochs=100)  # 0.29 * 100 is 28.999999999999996
-            outputs = [[said([[0.9, 0.1], [0.8, 0.2]])], [said([[0.6, 0.4], [0.7, 0.3]])]]  # which agree
-            warm, after = (strategy.believe(a_batch([0, 0], epoch), outputs)[0].weights for epoch in (29, 30))
+            # which agree
+            outputs = [[said([[0.9, 0.1], [0.8, 0.2]])], [said([[0.6, 0.4], [0.7, 0.3]])]]
+            warm, after = (
+                strategy.believe(a_batch([0, 0], epoch), outputs)[0].weights for epoch in (29, 30)
+            )
             assert (warm is None or warm.any()) and not after.any()
 
 
@@ -125,7 +151,9 @@ def test_the_predefined_curriculum_falls_linearly_beyond_the_threshold() -> None
     labels = [0, 0, 0, 0, 0]
     strategy = started("mentornet(kind='predefined', percentile=0.5, burn_in=0, width=1)", labels)
     cost = torch.tensor([0.5, 1.0, 2.0, 3.0, 5.0])
-    output = Output(cost[:, None].repeat(1, 2), -cost[:, None].repeat(1, 2), cost[:, None].repeat(1, 2))
+    output = Output(
+        cost[:, None].repeat(1, 2), -cost[:, None].repeat(1, 2), cost[:, None].repeat(1, 2)
+    )
     [belief] = strategy.believe(a_batch(labels), [[output]])
     torch.testing.assert_close(belief.weights, torch.tensor([1.0, 1.0, 1.0, 0.5, 0.0]))
 
@@ -162,7 +190,10 @@ def test_the_local_dimension_of_a_flat_manifold_is_known(case: Case) -> None:
     for dimension in [1, 2, 4]:
         with case(dimension=dimension):
             generator = np.random.default_rng(dimension)
-            flat = generator.uniform(size=(2000, dimension)) @ np.linalg.qr(generator.normal(size=(16, 16)))[0][:dimension]
+            flat = (
+                generator.uniform(size=(2000, dimension))
+                @ np.linalg.qr(generator.normal(size=(16, 16)))[0][:dimension]
+            )
             unbiased = local_dimension(torch.from_numpy(flat), 20).mean().item()
             assert unbiased == pytest.approx(dimension, rel=0.08)
 
@@ -179,7 +210,9 @@ def test_the_authors_estimator_adds_one_and_divides_otherwise() -> None:
     np.fill_diagonal(distances, np.inf)
     nearest = np.sort(distances, 1)[:, :10]
     expected = 10 / np.log(nearest[:, -1:] / nearest[:, :-1]).sum(1)
-    np.testing.assert_allclose(local_dimension(torch.from_numpy(points), 10, authors=True), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        local_dimension(torch.from_numpy(points), 10, authors=True), expected, rtol=1e-6
+    )
 
 
 def test_points_that_coincide_have_a_finite_dimension() -> None:
@@ -197,8 +230,15 @@ def test_a_dimension_has_risen_two_deviations_above_the_last_five() -> None:
 
 def turned(dimensions: list[float], epochs: int = 10) -> tuple[Strategy, list[str]]:
     """D2L after epochs with these dimensions, and what happened to the network."""
-    strategy, log, found = started("d2l(wait=0, neighbours=3)", [0, 1] * 2, epochs=epochs), [], iter(dimensions)
-    network = SimpleNamespace(state_dict=lambda: {"w": torch.tensor(0.0)}, load_state_dict=lambda state: log.append("back"))
+    strategy, log, found = (
+        started("d2l(wait=0, neighbours=3)", [0, 1] * 2, epochs=epochs),
+        [],
+        iter(dimensions),
+    )
+    network = SimpleNamespace(
+        state_dict=lambda: {"w": torch.tensor(0.0)},
+        load_state_dict=lambda state: log.append("back"),
+    )
     strategy._dimension = lambda whole: next(found)  # type: ignore[method-assign, attr-defined]
     for epoch in range(1, epochs + 1):
         try:
@@ -209,7 +249,8 @@ def turned(dimensions: list[float], epochs: int = 10) -> tuple[Strategy, list[st
 
 
 def test_d2l_turns_once_goes_back_and_trusts_by_its_formula() -> None:
-    strategy, log = turned([3.0, 2.0, 2.0, 3.0, 2.0, 9.0, 2.5, 5.0])  # at the sixth epoch; 2.5 after going back, 5 at the seventh
+    # at the sixth epoch; 2.5 after going back, 5 at the seventh
+    strategy, log = turned([3.0, 2.0, 2.0, 3.0, 2.0, 9.0, 2.5, 5.0])
     assert log == ["back"] and strategy.state["turned"] == 6
     assert strategy.state["dimensions"] == [3, 2, 2, 3, 2, 2.5, 5]
     assert strategy.state["trust"] == pytest.approx(math.exp(-0.7 * 5 / 2))
@@ -241,7 +282,9 @@ def test_d2l_mixes_the_label_with_the_predicted_class() -> None:
     torch.testing.assert_close(belief.targets, torch.tensor([[1.0, 0.0], [0.7, 0.3]]))
 
 
-def test_d2l_goes_back_to_the_weights_of_the_epoch_before(make_trainer: Callable[..., Trainer]) -> None:
+def test_d2l_goes_back_to_the_weights_of_the_epoch_before(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     trainer = make_trainer(strategy="d2l(wait=0)", epochs=8)
     measured = iter([3.0, 2.0, 3.0, 2.0, 3.0, 50.0, 2.0])
     trainer.strategy._dimension = lambda whole: next(measured)  # type: ignore[method-assign, attr-defined]
@@ -256,7 +299,9 @@ def test_d2l_goes_back_to_the_weights_of_the_epoch_before(make_trainer: Callable
 
 
 def after_epochs(p: list[list[list[float]]], text: str) -> Iterator[tuple[Strategy, int]]:
-    """The strategy after each epoch in which the network said p[epoch]; the second number counts its restarts."""
+    """The strategy after each epoch in which the network said p[epoch]; the second number counts
+    its restarts.
+    """
     labels = [0] * len(p[0])
     strategy, restarts = started(text, labels, epochs=len(p)), []
     whole = SimpleNamespace(restart=lambda: restarts.append(1))
@@ -267,15 +312,27 @@ def after_epochs(p: list[list[list[float]]], text: str) -> Iterator[tuple[Strate
 
 
 def test_joint_labels_are_the_mean_of_the_last_predictions() -> None:
-    p = [[[0.9, 0.1]], [[0.8, 0.2]], [[0.6, 0.4]], [[0.2, 0.8]], [[0.1, 0.9]], [[0.1, 0.9]], [[0.5, 0.5]], [[0.5, 0.5]]]
+    p = [
+        [[0.9, 0.1]],
+        [[0.8, 0.2]],
+        [[0.6, 0.4]],
+        [[0.2, 0.8]],
+        [[0.1, 0.9]],
+        [[0.1, 0.9]],
+        [[0.5, 0.5]],
+        [[0.5, 0.5]],
+    ]
     seen = [
         (strategy.state["targets"].tolist()[0], restarts)
         for strategy, restarts in after_epochs(p, "joint(wait=0.5, first=0.75, window=0.25)")
     ]
     targets, restarts = zip(*seen, strict=True)
-    np.testing.assert_allclose(targets[:3], [[1, 0]] * 3)  # as recorded until half of the eight epochs
-    np.testing.assert_allclose(targets[3:6], [[0.4, 0.6], [0.15, 0.85], [0.1, 0.9]], rtol=1e-5)  # means of two
-    np.testing.assert_allclose(targets[6:], [[0.1, 0.9]] * 2, rtol=1e-5)  # the second network does not change them
+    # as recorded until half of the eight epochs
+    np.testing.assert_allclose(targets[:3], [[1, 0]] * 3)
+    # means of two
+    np.testing.assert_allclose(targets[3:6], [[0.4, 0.6], [0.15, 0.85], [0.1, 0.9]], rtol=1e-5)
+    # the second network does not change them
+    np.testing.assert_allclose(targets[6:], [[0.1, 0.9]] * 2, rtol=1e-5)
     assert restarts == (0, 0, 0, 0, 0, 1, 1, 1)
 
 
@@ -287,7 +344,8 @@ def test_hard_joint_labels_are_the_largest_class_of_the_mean() -> None:
 
 def test_an_example_that_joint_has_not_looked_at_keeps_its_label() -> None:
     strategy = started("joint(wait=0, first=0.8, window=0.1)", [0, 1], epochs=10)
-    strategy.believe(a_batch([0]), [[said([[0.3, 0.7]])]])  # the second stands in a last batch of one, which is left out
+    # the second stands in a last batch of one, which is left out
+    strategy.believe(a_batch([0]), [[said([[0.3, 0.7]])]])
     strategy.between(1, SimpleNamespace())  # type: ignore[arg-type]
     torch.testing.assert_close(strategy.state["targets"], torch.tensor([[0.3, 0.7], [0.0, 1.0]]))
 
@@ -299,11 +357,14 @@ def test_the_penalty_of_joint_is_that_of_its_formula() -> None:
     uneven = (torch.full((3,), 1 / 3) * ((1 / 3) / mean).log()).sum()
     expected = 1.2 * uneven - 0.8 * (p * p.log()).sum(1).mean()
     torch.testing.assert_close(strategy.penalty(a_batch([0, 1]), [[said(p.tolist())]]), expected)
-    assert strategy.penalty(a_batch([0, 1], epoch=8), [[said(p.tolist())]]) is None  # the second network learns labels alone
+    # the second network learns labels alone
+    assert strategy.penalty(a_batch([0, 1], epoch=8), [[said(p.tolist())]]) is None
 
 
 def test_the_shares_of_joint_are_the_papers_epochs() -> None:
-    """Of 320: from 70 to 200 a label is the mean of ten predictions, and then another network learns it."""
+    """Of 320: from 70 to 200 a label is the mean of ten predictions, and then another network
+    learns it.
+    """
     p = np.linspace(0.1, 0.9, 320)
     seen = [
         (strategy.state["targets"][0, 0].item(), restarts)
@@ -311,11 +372,15 @@ def test_the_shares_of_joint_are_the_papers_epochs() -> None:
     ]
     targets, restarts = zip(*seen, strict=True)
     last = [min(epoch, 200) for epoch in range(1, 321)]
-    np.testing.assert_allclose(targets, [1 if at < 70 else p[at - 10 : at].mean() for at in last], rtol=1e-5)
+    np.testing.assert_allclose(
+        targets, [1 if at < 70 else p[at - 10 : at].mean() for at in last], rtol=1e-5
+    )
     assert restarts == tuple(int(epoch >= 200) for epoch in range(1, 321))
 
 
-def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_trainer: Callable[..., Trainer]) -> None:
+def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     trainer = make_trainer(epochs=6)
     first = weights(trainer)
     for _ in range(3):
@@ -329,7 +394,9 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(make_
     assert end.lr == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * (steps - 1) / steps / 3)))
 
 
-def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_a_checkpoint_of_any_epoch_resumes_bit_for_bit(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for text in [
         "d2l(wait=0.1)",
         "joint(wait=0.3, first=0.6)",
@@ -375,7 +442,9 @@ T = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
 def test_forward_estimated_learns_through_the_transition_at_the_anchors() -> None:
     strategy, restarts = after_the_first_stage("forward_estimated", T.repeat(50, 1))
     log_p = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
-    torch.testing.assert_close(strategy.adapt(log_p, a_batch([0, 0]), 0).exp(), torch.tensor([[0.75, 0.25], [0.55, 0.45]]))
+    torch.testing.assert_close(
+        strategy.adapt(log_p, a_batch([0, 0]), 0).exp(), torch.tensor([[0.75, 0.25], [0.55, 0.45]])
+    )
     assert restarts == [1]
 
 

@@ -24,27 +24,44 @@ from tests.conftest import Case
 
 GLOBAL = "--data-dir --help --offline --plugin --quiet --verbose --version --workspace"
 NOISE = (
-    "--asym --bernoulli --convention --human --idn --inclusive --labels --map --matrix --noise --noise-seed --openset --pair --predictions "
+    "--asym --bernoulli --convention --human --idn --inclusive --labels --map --matrix --noise "
+    "--noise-seed --openset --pair --predictions "
     "--source --subset --sym --test --trusted --val-fraction --val-split"
 )
 OPTIONS = {
     "corrupt": f"{NOISE} --drop --force --help --json --manifest --out --relabel --suspects",
-    "train": f"{NOISE} --accumulate --area --batch-size --budget --centre --clip --crop --device --dry-run --epochs --fit --flip "
-    "--force --freeze --help --img-size --init --json --layer-decay --log-to --loss --lr --manifest --method --model --momentum --nesterov "
-    "--no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --size --strategy --sync-bn --weight-decay --workers",
-    "evaluate": "--device --eval-on --folds --help --json --manifest --on --predictions --recheck --score --suspects --test --workers",
-    "report": "--against --allow-missing --alpha --baseline --budget --check --cols --epoch --figure --format --help --json --loss "
+    "train": f"{NOISE} --accumulate --area --batch-size --budget --centre --clip --crop --device "
+    "--dry-run --epochs --fit --flip "
+    "--force --freeze --help --img-size --init --json --layer-decay --log-to --loss --lr "
+    "--manifest --method --model --momentum --nesterov "
+    "--no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --size --strategy "
+    "--sync-bn --weight-decay --workers",
+    "evaluate": (
+        "--device --eval-on --folds --help --json --manifest --on --predictions "
+        "--recheck "
+        "--score --suspects --test --workers"
+    ),
+    "report": "--against --allow-missing --alpha --baseline --budget --check --cols --epoch "
+    "--figure --format --help --json --loss "
     "--metric --out --published --ranks --rows --save-baseline --tolerance --where",
-    "run": "--address --batch-size --budget --clip --cpus-per-run --crop --dataset --detach --device --dry-run --epochs --executor "
-    "--fail-fast --fit --flip --freeze --gpus-per-run --help --img-size --init --jobs --json --known --layer-decay --log-to --lr --minutes "
-    "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --recipe --rerun --schedule --seeds --shard --slurm "
+    "run": "--address --batch-size --budget --clip --cpus-per-run --crop --dataset --detach "
+    "--device --dry-run --epochs --executor "
+    "--fail-fast --fit --flip --freeze --gpus-per-run --help --img-size --init --jobs --json "
+    "--known --layer-decay --log-to --lr --minutes "
+    "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --recipe --rerun "
+    "--schedule --seeds --shard --slurm "
     "--test --weight-decay --where --workers",
     "list": "--help --json",
 }
 
 
 def long_options(command: object) -> set[str]:
-    names = {name for p in command.params for name in [*p.opts, *p.secondary_opts] if name.startswith("--")}  # type: ignore[attr-defined]
+    names = {
+        name
+        for p in command.params
+        for name in [*p.opts, *p.secondary_opts]
+        if name.startswith("--")
+    }  # type: ignore[attr-defined]
     return names | {"--help"}
 
 
@@ -62,7 +79,8 @@ def test_the_names_of_the_language_are_the_promised_ones() -> None:
         "ce", "mae", "rce(A=-9.21)", "sce(alpha=0.1, beta=1.0, A=-9.21)", "gce(q=0.7, k=None)", "el(eps=auto)",
         "focal(gamma=2.0, detach=False)",
         "agce(a=0.6, q=0.6)", "aul(a=5.5, q=3.0)", "ael(a=2.5)", "taylor(t=2)", "phuber(tau=10.0)", "js(pi=0.5)", "nnce(pmin=1e-07)",
-        "amse(a=30.0)", "ldr_kl(lam=1.0, margin=0.1, normalize=True)", "logitclip(loss, tau=1.0, rescale=False)",
+        "amse(a=30.0)", "ldr_kl(lam=1.0, margin=0.1, normalize=True)", ("logitclip(loss, tau=1.0, "
+                                                                       "rescale=False)"),
         "bitempered(t1=0.8, t2=1.2)", "eps_softmax(loss, m=100000.0, floor=1e-08)",
         "lsr(loss, alpha=0.1)", "forward(loss, T=auto)", "backward(loss, T=auto)", "normalized(loss)", "l1(weight)",
     }  # fmt: skip
@@ -73,17 +91,31 @@ def test_the_names_of_the_language_are_the_promised_ones() -> None:
         "forward_estimated", "backward_estimated", "elr", "mixup", "gmm_split", "dividemix", "elr_plus", "sop", "sop_plus", "gjs",
         "volminnet", "forward_revision", "dmi", "jocor", "peer", "cores2", "nlnl", "curriculum",
     }  # fmt: skip
-    assert set(BACKBONES) == {"mlp", "cnn4", "cnn8", "resnet44", "resnet18", "resnet34", "preact_resnet18"}
+    assert set(BACKBONES) == {
+        "mlp",
+        "cnn4",
+        "cnn8",
+        "resnet44",
+        "resnet18",
+        "resnet34",
+        "preact_resnet18",
+    }
 
 
 def test_the_library_answers_as_promised() -> None:
     labels = np.arange(1000) % 10
     noisy = nb.corrupt(labels, "symmetric(rate=0.4)", num_classes=10, seed=0)
     assert (noisy != labels).mean() == 0.4
-    assert nb.transition("asymmetric(rate=0.3, map='cifar10')", num_classes=10)[9, 1] == pytest.approx(0.3)
+    assert nb.transition("asymmetric(rate=0.3, map='cifar10')", num_classes=10)[
+        9, 1
+    ] == pytest.approx(0.3)
     loss, logits = nb.loss("el(eps=0.4)"), torch.randn(8, 10, requires_grad=True)
     loss(logits, torch.arange(8)).backward()
-    assert isinstance(loss, torch.nn.Module) and logits.grad is not None and logits.grad.isfinite().all()
+    assert (
+        isinstance(loss, torch.nn.Module)
+        and logits.grad is not None
+        and logits.grad.isfinite().all()
+    )
     assert callable(nb.results) and callable(nb.report), "a submodule must not take a promised name"
     assert {"losses", "read_manifest", "report", "results", "register_loss"} <= set(dir(nb))
 
@@ -93,7 +125,8 @@ def test_corrupt_refuses_labels_out_of_range() -> None:
         nb.corrupt(np.array([0, 10]), "symmetric(rate=0.4)", num_classes=10)
 
 
-# Checksums of what each component does at its version. A change of values is a new version: finished runs must not pass for new ones.
+# Checksums of what each component does at its version. A change of values is a new version:
+# finished runs must not pass for new ones.
 T = "[[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]]"
 LOSS_TEXTS = {"el": "el(eps=0.4)", "forward": f"forward(ce, T={T})", "backward": f"backward(ce, T={T})", "lsr": "lsr(ce)",
               "normalized": "normalized(ce)", "logitclip": "logitclip(ce)", "eps_softmax": "eps_softmax(ce, m=3)"}  # fmt: skip
@@ -149,18 +182,24 @@ GOLDEN_BY_EXAMPLE: dict[str, tuple[int, str]] = {
 def test_a_loss_has_the_values_of_its_version(case: Case) -> None:
     for name, (version, values) in GOLDEN_LOSSES.items():
         with case(loss=name):
-            cost = cost_of(build_loss(LOSS_TEXTS.get(name, name)), torch.tensor([[2.0, 0.0, -1.0]]))[0]
+            cost = cost_of(
+                build_loss(LOSS_TEXTS.get(name, name)), torch.tensor([[2.0, 0.0, -1.0]])
+            )[0]
             assert LOSSES[name].version == version
             torch.testing.assert_close(cost, torch.tensor(values), rtol=1e-5, atol=1e-6)
 
 
 def hashed(*arrays: np.ndarray) -> str:
-    return hashlib.sha256(b"".join(array.astype("<i8").tobytes() for array in arrays)).hexdigest()[:16]
+    return hashlib.sha256(b"".join(array.astype("<i8").tobytes() for array in arrays)).hexdigest()[
+        :16
+    ]
 
 
 @pytest.fixture
 def noise_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the pinned noises read, here: a matrix, and a teacher that is right about seven times in ten."""
+    """What the pinned noises read, here: a matrix, and a teacher that is right about seven times in
+    ten.
+    """
     monkeypatch.chdir(tmp_path)
     counts = 1 + np.arange(100).reshape(10, 10) * 7 % 11 + 40 * np.eye(10)
     np.savetxt("T.csv", counts / counts.sum(1, keepdims=True), "%.18e", ",")
@@ -173,15 +212,26 @@ def test_a_noise_has_the_labels_of_its_version(noise_files: None, case: Case) ->
     for text, pinned in GOLDEN_NOISES.items():
         with case(noise=text):
             model = build_noise(text, 10)
-            recorded = draw(np.arange(1000) % 10, model.transition, 0, exact=model.exact, over=model.over, rate=model.rate or 0)
+            recorded = draw(
+                np.arange(1000) % 10,
+                model.transition,
+                0,
+                exact=model.exact,
+                over=model.over,
+                rate=model.rate or 0,
+            )
             assert (int(model.version), hashed(recorded)) == pinned
 
 
-def test_a_noise_by_example_has_the_labels_and_images_of_its_version(noise_files: None, tmp_path: Path, case: Case) -> None:
+def test_a_noise_by_example_has_the_labels_and_images_of_its_version(
+    noise_files: None, tmp_path: Path, case: Case
+) -> None:
     for text, pinned in GOLDEN_BY_EXAMPLE.items():
         with case(noise=text):
             data = Labels(DATASETS["digits"], np.arange(1297) % 10)
-            made = label(normal_noise(text), data, 0, Outside(data, tmp_path, True, DATASETS.__getitem__))
+            made = label(
+                normal_noise(text), data, 0, Outside(data, tmp_path, True, DATASETS.__getitem__)
+            )
             arrays = [made.labels] if made.source is None else [made.labels, made.source]
             assert (NOISES[text.partition("(")[0]].version, hashed(*arrays)) == pinned
 
@@ -189,5 +239,9 @@ def test_a_noise_by_example_has_the_labels_and_images_of_its_version(noise_files
 def test_every_component_is_pinned() -> None:
     ours = {entry.name for entry in LOSSES if entry.build.__module__.startswith("noisebench.")}
     assert {*GOLDEN_LOSSES, "l1"} == ours
-    drawn = {entry.name for entry in NOISES if entry.facts.get("drawn", True) and entry.build.__module__.startswith("noisebench.")}
+    drawn = {
+        entry.name
+        for entry in NOISES
+        if entry.facts.get("drawn", True) and entry.build.__module__.startswith("noisebench.")
+    }
     assert {text.partition("(")[0] for text in (*GOLDEN_NOISES, *GOLDEN_BY_EXAMPLE)} == drawn

@@ -1,4 +1,6 @@
-"""Claims, with real processes: one holder at a time, in a race too; the dead are succeeded, the living are not; who lost writes no more."""
+"""Claims, with real processes: one holder at a time, in a race too; the dead are succeeded, the
+living are not; who lost writes no more.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from noisebench.core.files.lock import Holder, claimed, find_claim
 from noisebench.errors import DataError, NoisebenchError, RunTaken
 from noisebench.runs.folder import RunFolder
 
-# A process that claims what a line names, says what came of it, and lets go of it at the next line. Its heart beats fast.
+# A process that claims what a line names, says what came of it, and lets go of it at the next line.
+# Its heart beats fast.
 HOLDER = """
 import sys
 from pathlib import Path
@@ -111,7 +114,9 @@ def write(path: Path, **said: object) -> None:
 
 
 @pytest.mark.parametrize("before", ["", LINKLESS], ids=["links", "no links"])
-def test_of_eight_at_once_one_holds_it(before: str, start: Callable[..., Other], tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_of_eight_at_once_one_holds_it(
+    before: str, start: Callable[..., Other], tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     others = [start(before) for _ in range(8)]
     gone = start()
     gone.die()
@@ -133,16 +138,26 @@ def test_of_eight_at_once_one_holds_it(before: str, start: Callable[..., Other],
 
 
 def dead_holder(gone: Other) -> dict[str, object]:
-    return {"host": socket.gethostname(), "pid": gone.process.pid, "machine": holder.machine(), "began": 7}
+    return {
+        "host": socket.gethostname(),
+        "pid": gone.process.pid,
+        "machine": holder.machine(),
+        "began": 7,
+    }
 
 
-def test_a_claim_says_who_since_when_and_what_to_do(start: Callable[..., Other], tmp_path: Path) -> None:
+def test_a_claim_says_who_since_when_and_what_to_do(
+    start: Callable[..., Other], tmp_path: Path
+) -> None:
     other, path = start("", NOISEBENCH_JOB="job-7"), tmp_path / "run" / "claim"
     other.ask(path)
     with pytest.raises(RunTaken) as taken, claimed(path):
         pass
     message = str(taken.value)
-    assert f"is being run by process {other.process.pid} on {socket.gethostname()} (job job-7) since 20" in message
+    assert (
+        f"is being run by process {other.process.pid} on {socket.gethostname()} (job job-7) "
+        "since 20"
+    ) in message
     assert f"delete {path}" in message and "\n" not in message
     assert RunFolder(path.parent).holder().startswith(f"process {other.process.pid} on ")
 
@@ -156,7 +171,9 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
 # Whose holder is dead
 
 
-def test_the_claim_of_a_killed_process_is_succeeded_at_once(start: Callable[..., Other], tmp_path: Path) -> None:
+def test_the_claim_of_a_killed_process_is_succeeded_at_once(
+    start: Callable[..., Other], tmp_path: Path
+) -> None:
     other, path = start(), tmp_path / "claim"
     other.ask(path)
     (tmp_path / ".resume.pt.x1.part").write_text("half")
@@ -167,7 +184,9 @@ def test_the_claim_of_a_killed_process_is_succeeded_at_once(start: Callable[...,
     assert left(path) == []
 
 
-def test_a_dead_process_that_nobody_buried_is_dead(start: Callable[..., Other], tmp_path: Path) -> None:
+def test_a_dead_process_that_nobody_buried_is_dead(
+    start: Callable[..., Other], tmp_path: Path
+) -> None:
     other, path = start(), tmp_path / "claim"
     other.ask(path)
     other.process.send_signal(signal.SIGKILL)
@@ -175,8 +194,12 @@ def test_a_dead_process_that_nobody_buried_is_dead(start: Callable[..., Other], 
     assert not is_taken(path)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc, which says when a process started")
-def test_another_process_that_got_the_pid_of_a_dead_one_is_not_its_holder(start: Callable[..., Other], tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="needs /proc, which says when a process started"
+)
+def test_another_process_that_got_the_pid_of_a_dead_one_is_not_its_holder(
+    start: Callable[..., Other], tmp_path: Path
+) -> None:
     other, path = start(), tmp_path / "claim"
     other.ask(tmp_path / "other")
     said = json.loads((tmp_path / "other").read_text())
@@ -186,7 +209,9 @@ def test_another_process_that_got_the_pid_of_a_dead_one_is_not_its_holder(start:
     assert not is_taken(path)
 
 
-def test_a_suspended_process_of_this_machine_keeps_its_claim(start: Callable[..., Other], tmp_path: Path, monkeypatch) -> None:
+def test_a_suspended_process_of_this_machine_keeps_its_claim(
+    start: Callable[..., Other], tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(claims, "SILENT", 0.2)
     other, path = start(), tmp_path / "claim"
     other.ask(path)
@@ -197,8 +222,14 @@ def test_a_suspended_process_of_this_machine_keeps_its_claim(start: Callable[...
     assert other.ask() == "released"
 
 
-@pytest.mark.parametrize("text", [b"", b"[", b"[" * 5000, b"[1]", b'{"pid": -1}', b'{"pid": "x", "host": 3}', b"\xff\x00"], ids=repr)
-def test_a_claim_that_cannot_be_read_is_somebodys_until_it_is_old(text: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[", b"[" * 5000, b"[1]", b'{"pid": -1}', b'{"pid": "x", "host": 3}', b"\xff\x00"],
+    ids=repr,
+)
+def test_a_claim_that_cannot_be_read_is_somebodys_until_it_is_old(
+    text: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / "claim"
     path.write_bytes(text)
     assert is_taken(path)
@@ -210,7 +241,9 @@ def test_a_claim_that_cannot_be_read_is_somebodys_until_it_is_old(text: bytes, t
 # On another machine, or in another container
 
 
-def test_a_heart_that_beats_keeps_a_claim_on_another_machine(start: Callable[..., Other], tmp_path: Path, monkeypatch) -> None:
+def test_a_heart_that_beats_keeps_a_claim_on_another_machine(
+    start: Callable[..., Other], tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(claims, "SILENT", 0.5)
     other, path = start(ELSEWHERE), tmp_path / "claim"
     other.ask(path)
@@ -220,7 +253,9 @@ def test_a_heart_that_beats_keeps_a_claim_on_another_machine(start: Callable[...
     assert other.ask() == "released"
 
 
-def test_a_heart_that_stopped_is_succeeded_and_who_wakes_has_lost(start: Callable[..., Other], tmp_path: Path, monkeypatch) -> None:
+def test_a_heart_that_stopped_is_succeeded_and_who_wakes_has_lost(
+    start: Callable[..., Other], tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(claims, "SILENT", 0.5)
     other, path = start(ELSEWHERE), tmp_path / "claim"
     other.ask(path)
@@ -229,12 +264,16 @@ def test_a_heart_that_stopped_is_succeeded_and_who_wakes_has_lost(start: Callabl
     time.sleep(0.7)
     with claimed(path) as mine:
         other.process.send_signal(signal.SIGCONT)
-        assert other.ask().startswith(f"lost: {tmp_path} was taken over by process {os.getpid()} on ")
+        assert other.ask().startswith(
+            f"lost: {tmp_path} was taken over by process {os.getpid()} on "
+        )
         mine.check()  # which did not remove what is not its own
     assert left(path) == []
 
 
-def test_the_clock_is_the_file_systems(start: Callable[..., Other], tmp_path: Path, monkeypatch) -> None:
+def test_the_clock_is_the_file_systems(
+    start: Callable[..., Other], tmp_path: Path, monkeypatch
+) -> None:
     path = tmp_path / "claim"
     write(path, host="elsewhere", pid=7, machine="another", began=7)
     monkeypatch.setattr(time, "time", lambda: 9e9)
@@ -265,29 +304,38 @@ def container() -> tuple[str, ...]:
     return command
 
 
-def test_two_containers_of_one_host_name_may_have_the_same_pid(container, start: Callable[..., Other], tmp_path: Path) -> None:
+def test_two_containers_of_one_host_name_may_have_the_same_pid(
+    container, start: Callable[..., Other], tmp_path: Path
+) -> None:
     one, two = start("", command=container), start("", command=container)
     path = tmp_path / "claim"
     assert one.ask(path) == "held"
     said = json.loads(path.read_text())
     assert (said["pid"], said["host"]) == (1, socket.gethostname())
-    assert two.ask(path) == "taken" and is_taken(path)  # though there is no such process among its own, or it is itself
+    # though there is no such process among its own, or it is itself
+    assert two.ask(path) == "taken" and is_taken(path)
     assert one.ask() == "released" and two.ask(path) == "held"
 
 
 # The same job
 
 
-def test_a_later_attempt_of_the_same_job_succeeds_the_one_before(start: Callable[..., Other], tmp_path: Path) -> None:
+def test_a_later_attempt_of_the_same_job_succeeds_the_one_before(
+    start: Callable[..., Other], tmp_path: Path
+) -> None:
     path = tmp_path / "claim"
     before, other = start(NOISEBENCH_JOB="a"), start(NOISEBENCH_JOB="b")
     after, nameless = start(NOISEBENCH_JOB="a"), start(NOISEBENCH_JOB="")
     assert before.ask(path) == "held"
     assert (other.ask(path), nameless.ask(path)) == ("taken", "taken")
-    assert after.ask(path) == "held" and before.ask().startswith("lost") and after.ask() == "released"
+    assert (
+        after.ask(path) == "held" and before.ask().startswith("lost") and after.ask() == "released"
+    )
 
 
-def test_two_attempts_without_a_name_are_not_the_same_job(start: Callable[..., Other], tmp_path: Path) -> None:
+def test_two_attempts_without_a_name_are_not_the_same_job(
+    start: Callable[..., Other], tmp_path: Path
+) -> None:
     one, two = start(NOISEBENCH_JOB=""), start(NOISEBENCH_JOB="")
     assert (one.ask(tmp_path / "claim"), two.ask(tmp_path / "claim")) == ("held", "taken")
 
@@ -313,10 +361,15 @@ def test_who_lost_a_run_writes_no_more_into_it(tmp_path: Path) -> None:
         ):
             with pytest.raises(RunTaken, match="taken over by process 7 on elsewhere"):
                 act()
-    assert left(folder.claim) == ["claim", "config.yaml"] and (tmp_path / "config.yaml").read_text() == "mine"
+    assert (
+        left(folder.claim) == ["claim", "config.yaml"]
+        and (tmp_path / "config.yaml").read_text() == "mine"
+    )
 
 
-def test_a_failure_is_not_noted_where_another_is_at_the_run_or_has_finished_it(start: Callable[..., Other], tmp_path: Path) -> None:
+def test_a_failure_is_not_noted_where_another_is_at_the_run_or_has_finished_it(
+    start: Callable[..., Other], tmp_path: Path
+) -> None:
     folder, other = RunFolder(tmp_path / "run"), start()
     other.ask(folder.claim)
     folder.note_failure({}, "WorkerDied", "out of memory?")
@@ -331,7 +384,9 @@ def test_a_failure_is_not_noted_where_another_is_at_the_run_or_has_finished_it(s
 
 
 def test_a_server_whose_answer_was_lost_has_given_the_claim(tmp_path: Path, monkeypatch) -> None:
-    """NFS asks again where no answer came, and is told that the name exists: by its own first question."""
+    """NFS asks again where no answer came, and is told that the name exists: by its own first
+    question.
+    """
     link = Path.hardlink_to
 
     def linked_but_unheard(self: Path, target: Path) -> None:
@@ -350,7 +405,8 @@ def test_a_holder_reads_what_it_wrote() -> None:
     assert here.pid == os.getpid() and (here.began > 0 or not sys.platform.startswith("linux"))
 
 
-# A process that claims and lets go without pause. The lock is the oracle: the kernel frees it when its process dies, and not before.
+# A process that claims and lets go without pause. The lock is the oracle: the kernel frees it when
+# its process dies, and not before.
 RUNNER = """
 import fcntl, sys
 from pathlib import Path
@@ -373,7 +429,9 @@ while True:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs flock, which is let go when its process dies")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="needs flock, which is let go when its process dies"
+)
 @pytest.mark.parametrize("kills", [15, pytest.param(1000, marks=pytest.mark.soak)])
 def test_whoever_is_killed_whenever_never_do_two_hold_a_claim(kills: int, tmp_path: Path) -> None:
     from random import Random

@@ -1,4 +1,6 @@
-"""What was copied in part, changed on the disk, or made under a clock that runs backwards: named, mended or made again, never believed."""
+"""What was copied in part, changed on the disk, or made under a clock that runs backwards: named,
+mended or made again, never believed.
+"""
 
 from __future__ import annotations
 
@@ -68,8 +70,14 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Run, by
     return desk, run, desk.folder(run).resume.read_bytes()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(at=st.floats(0, 1, exclude_max=True), what=st.sampled_from(["cut", "changed", "more"]), bit=st.integers(0, 7))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    at=st.floats(0, 1, exclude_max=True),
+    what=st.sampled_from(["cut", "changed", "more"]),
+    bit=st.integers(0, 7),
+)
 def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed(
     at: float, what: str, bit: int, interrupted: tuple[Desk, Run, bytes]
 ) -> None:
@@ -77,12 +85,20 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed(
     desk, run, saved = interrupted
     place, damaged = int(at * len(saved)), bytearray(saved)
     damaged[place] ^= 1 << bit
-    content = {"cut": saved[:place], "changed": bytes(damaged), "more": saved + saved[: place + 1]}[what]
-    with pytest.raises(NoisebenchError, match=r"resume.pt cannot be resumed \(it is damaged.*: delete it, or give --no-resume"):
+    content = {"cut": saved[:place], "changed": bytes(damaged), "more": saved + saved[: place + 1]}[
+        what
+    ]
+    with pytest.raises(
+        NoisebenchError,
+        match=r"resume.pt cannot be resumed \(it is damaged.*: "
+        r"delete it, or give --no-resume",
+    ):
         sitting.course_of(desk.folder(run), content, torch.device("cpu"))
 
 
-def test_a_damaged_checkpoint_is_the_users_to_delete(interrupted: tuple[Desk, Run, bytes], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_the_users_to_delete(
+    interrupted: tuple[Desk, Run, bytes], tmp_path: Path
+) -> None:
     desk, run, saved = interrupted
     straight = Desk(tmp_path / "straight")
     straight.execute(run)
@@ -100,27 +116,39 @@ def test_a_damaged_checkpoint_is_the_users_to_delete(interrupted: tuple[Desk, Ru
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_finished_run_whose_file_was_copied_in_part_keeps_its_numbers_and_gives_no_others(name: str, copied: Desk) -> None:
+def test_a_finished_run_whose_file_was_copied_in_part_keeps_its_numbers_and_gives_no_others(
+    name: str, copied: Desk
+) -> None:
     folder = copied.folder(copied.plan())
     halve(folder.path / name)
     readers: dict[str, Callable[[], object]] = {
         "metrics.csv": folder.read_history,
         "dynamics.npz": folder.read_dynamics,
         "predictions.npz": folder.read_arrays,
-        "model.safetensors": lambda: main(["-C", str(copied.workspace.root), "evaluate", folder.path.name, "--eval-on", "digits"]),
+        "model.safetensors": lambda: main(
+            ["-C", str(copied.workspace.root), "evaluate", folder.path.name, "--eval-on", "digits"]
+        ),
     }
     if name == "model.safetensors":
         assert readers[name]() == 2
     else:
-        with pytest.raises(DataError, match=f"{name} is not the file that belongs to result.json, or only a part of it"):
+        with pytest.raises(
+            DataError,
+            match=f"{name} is not the file that belongs to result.json, or only a part of it",
+        ):
             readers[name]()
-    assert main(["-C", str(copied.workspace.root), "report"]) == 0 and folder.record()["metrics"]["train"]["n"] == 1297
+    assert (
+        main(["-C", str(copied.workspace.root), "report"]) == 0
+        and folder.record()["metrics"]["train"]["n"] == 1297
+    )
     for other in set(readers) - {name, "model.safetensors"}:
         readers[other]()
 
 
 @pytest.mark.parametrize("name", ["result.json", "error.json"])
-def test_a_record_that_was_copied_in_part_makes_the_run_unfinished(name: str, copied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_that_was_copied_in_part_makes_the_run_unfinished(
+    name: str, copied: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = copied.plan()
     folder, before = copied.folder(run), left(copied.workspace.root)
     if name == "error.json":
@@ -161,21 +189,36 @@ def test_a_suite_runs_again_whatever_has_no_valid_record(tmp_path: Path) -> None
     items[2].folder.result.write_text(json.dumps({**records[2], "schema": 2}))
     found = [(item.status, item.reason) for item in agenda(tmp_path, "smoke", epochs=1)]
     assert found[:2] == [("failed: retry", "it failed")] * 2
-    assert {status for status, _ in found[2:]} == {"done"}, "a newer version's record is not replaced"
+    assert {status for status, _ in found[2:]} == {"done"}, (
+        "a newer version's record is not replaced"
+    )
 
 
-def test_of_a_finished_run_whose_record_says_little_train_says_what_it_can(copied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_finished_run_whose_record_says_little_train_says_what_it_can(
+    copied: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = copied.folder(copied.plan())
     record = json.loads(folder.result.read_text())
     for name in ("environment", "images_per_second", "files"):
         del record[name]
     record["metrics"] = {"test_acc": {"last": 0.5}}
     folder.result.write_text(json.dumps(record))
-    assert main(["-C", str(copied.workspace.root), *shlex.split(reproduction(folder.about()).command)[1:]]) == 0
+    assert (
+        main(
+            [
+                "-C",
+                str(copied.workspace.root),
+                *shlex.split(reproduction(folder.about()).command)[1:],
+            ]
+        )
+        == 0
+    )
     assert "test accuracy 50.00 %" in capsys.readouterr().out
 
 
-def test_a_folder_without_its_record_is_no_finished_run(finished: Desk, tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_folder_without_its_record_is_no_finished_run(
+    finished: Desk, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     """However many of its files were copied before."""
     for missing in range(1, 16):
         with subtests.test(missing=missing):
@@ -189,45 +232,67 @@ def test_a_folder_without_its_record_is_no_finished_run(finished: Desk, tmp_path
                     (folder.path / name).unlink()
                 else:
                     halve(folder.path / name)
-            assert folder.status() == "run" and main(["-C", str(copied.workspace.root), "evaluate", folder.path.name]) == 2
+            assert (
+                folder.status() == "run"
+                and main(["-C", str(copied.workspace.root), "evaluate", folder.path.name]) == 2
+            )
             if missing in (1, 15):
                 copied.execute(run)
                 assert left(copied.workspace.root) == before
 
 
-def test_a_claim_that_was_copied_along_is_nobodys_after_a_while(copied: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever wrote it runs on another machine, in another folder: what it says there is heard of here no more."""
+def test_a_claim_that_was_copied_along_is_nobodys_after_a_while(
+    copied: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever wrote it runs on another machine, in another folder: what it says there is heard of
+    here no more.
+    """
     run = copied.plan()
     folder = copied.folder(run)
     folder.result.unlink()
-    folder.claim.write_text('{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1, "job": "", "since": "", "once": "x"}\n')
-    with pytest.raises(DataError, match=r"process 7 on elsewhere, last heard of 0 s ago; .*; if you know it to be gone, delete"):
+    folder.claim.write_text(
+        '{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1, '
+        '"job": "", "since": "", "once": "x"}\n'
+    )
+    with pytest.raises(
+        DataError,
+        match=r"process 7 on elsewhere, last heard of 0 s ago; .*; if "
+        r"you know it to be gone, delete",
+    ):
         copied.execute(run)
     os.utime(folder.claim, (time.time() - claim.SILENT - 1,) * 2)
     copied.execute(run)
     assert folder.status() == "done" and not folder.claim.exists()
 
 
-def test_what_the_dead_left_of_finished_runs_is_tidied_away_and_what_the_living_have_is_not(tmp_path: Path) -> None:
+def test_what_the_dead_left_of_finished_runs_is_tidied_away_and_what_the_living_have_is_not(
+    tmp_path: Path,
+) -> None:
     place = workspace(tmp_path / "place", epochs=1, methods="[ce, el, gce]")
     assert main(["-q", "-C", str(place), "run", "tiny"]) == 0
     before = set(place.rglob("*"))
     finished, at_work, unfinished = sorted(place.glob("runs/*"))
     for folder in (finished, at_work, unfinished):
-        (folder / "claim").write_text('{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1}')
+        (folder / "claim").write_text(
+            '{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1}'
+        )
         (folder / "resume.pt").write_bytes(b"half of one")
     for folder in (finished, unfinished):
         os.utime(folder / "claim", (time.time() - claim.SILENT - 1,) * 2)
     halve(unfinished / "result.json")
     for folder in map(RunFolder, (finished, at_work, unfinished)):
         folder.tidy()
-    assert set(place.rglob("*")) - before == {folder / name for folder in (at_work, unfinished) for name in ("claim", "resume.pt")}
+    assert set(place.rglob("*")) - before == {
+        folder / name for folder in (at_work, unfinished) for name in ("claim", "resume.pt")
+    }
 
 
 # The clock
 
 
-def test_a_clock_set_back_changes_nothing_but_dates(finished: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_set_back_changes_nothing_but_dates(
+    finished: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each time that it is asked it says an hour less."""
     hours = iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(hours))
@@ -235,15 +300,21 @@ def test_a_clock_set_back_changes_nothing_but_dates(finished: Desk, tmp_path: Pa
     desk = Desk(tmp_path)
     record = desk.execute(desk.plan())
     assert 0 < record["seconds"] < 60 and record["images_per_second"] > 0
-    assert desk.folder(desk.plan()).weights.read_bytes() == finished.folder(finished.plan()).weights.read_bytes()
+    assert (
+        desk.folder(desk.plan()).weights.read_bytes()
+        == finished.folder(finished.plan()).weights.read_bytes()
+    )
 
 
 def test_a_claim_from_the_future_is_kept_from_others_and_taken_from_the_dead(copied: Desk) -> None:
-    """The clock was set back after it was written: nobody knows how long it has been silent, but of this machine's processes who lives."""
+    """The clock was set back after it was written: nobody knows how long it has been silent, but of
+    this machine's processes who lives.
+    """
     run = copied.plan()
     folder = copied.folder(run)
     folder.result.unlink()
-    dead = subprocess.run([sys.executable, "-c", "from noisebench.core.files.lock import Holder; print(Holder.here().content().decode())"],
+    dead = subprocess.run([sys.executable, "-c", ("from noisebench.core.files.lock import Holder; "
+                                                 "print(Holder.here().content().decode())")],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
     for holder in ('{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1}', dead):
         folder.claim.write_text(holder + "\n")
@@ -256,7 +327,9 @@ def test_a_claim_from_the_future_is_kept_from_others_and_taken_from_the_dead(cop
     assert folder.status() == "done" and not folder.claim.exists()
 
 
-def test_the_next_checkpoint_is_due_by_what_the_last_one_took(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_checkpoint_is_due_by_what_the_last_one_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     clock = sitting.Clock(0.0)
@@ -285,16 +358,25 @@ def test_one_can_watch_the_epochs_in_a_file_that_grows(tmp_path: Path) -> None:
 
         with pytest.raises(Interrupted):
             desk.execute(run, Conduct(listen=listen, stop=lambda: len(seen) == 2))
-        assert [text.count("\n") for text in seen] == [2, 1], "the header with the first epoch, then a line an epoch"
+        assert [text.count("\n") for text in seen] == [2, 1], (
+            "the header with the first epoch, then a line an epoch"
+        )
         assert history.read_text() == "".join(seen)
         with history.open("a") as file:
             file.write("2,of an epoch that is in no checkp")
         files.clear()
         desk.execute(run, Conduct(listen=listen))
-    assert "".join(seen[2:]) == history.read_text() and [row["epoch"] for row in desk.folder(run).read_history()] == [1, 2, 3, 4]
+    assert "".join(seen[2:]) == history.read_text() and [
+        row["epoch"] for row in desk.folder(run).read_history()
+    ] == [1, 2, 3, 4]
     finished, during = history.read_bytes(), set[bytes]()
-    desk.execute(run, Conduct(anew=True, resume=False, listen=lambda progress: during.add(history.read_bytes())))
-    assert during == {finished} and desk.folder(run).read_history(), "a finished run's stays until there is a new one"
+    desk.execute(
+        run,
+        Conduct(anew=True, resume=False, listen=lambda progress: during.add(history.read_bytes())),
+    )
+    assert during == {finished} and desk.folder(run).read_history(), (
+        "a finished run's stays until there is a new one"
+    )
 
 
 # Memory
@@ -304,7 +386,10 @@ def test_one_can_watch_the_epochs_in_a_file_that_grows(tmp_path: Path) -> None:
     "error",
     [
         MemoryError("no more of it"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 4 bytes."
+        ),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     ],
     ids=lambda error: type(error).__name__,
@@ -323,7 +408,11 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(
 
     monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "make_step", step)
-    with pytest.raises(RunFailed, match=r"failed: out of memory: the same command goes on from the last checkpoint; train --accumulate N"):
+    with pytest.raises(
+        RunFailed,
+        match=r"failed: out of memory: the same command goes on from "
+        r"the last checkpoint; train --accumulate N",
+    ):
         desk.execute(run)
     assert desk.folder(run).status() == "failed" and desk.folder(run).resume.exists()
     desk.execute(run)
@@ -355,7 +444,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     place.mkdir()
 
     def mount(options: str) -> Path:
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, text=True, check=False)
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if made.returncode:
             pytest.skip(f"needs to mount a tmpfs, which is not allowed here: {made.stderr.strip()}")
         return place
@@ -369,7 +463,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite on a disk with room."""
-    place = workspace(tmp_path_factory.mktemp("suite") / "place", epochs=2, methods="[ce, elr_plus]")
+    place = workspace(
+        tmp_path_factory.mktemp("suite") / "place", epochs=2, methods="[ce, elr_plus]"
+    )
     assert run_tiny(place) == 0
     return place
 
@@ -379,15 +475,25 @@ def run_tiny(place: Path) -> int:
 
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
-@pytest.mark.parametrize("kilobytes", [400, *(pytest.param(size, marks=pytest.mark.soak) for size in (20, 60, 200, 800))])
+@pytest.mark.parametrize(
+    "kilobytes", [400, *(pytest.param(size, marks=pytest.mark.soak) for size in (20, 60, 200, 800))]
+)
 def test_a_suite_on_a_full_disk_ends_with_a_line_and_goes_on_with_room(
-    kilobytes: int, suite: Path, small_disk: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+    kilobytes: int,
+    suite: Path,
+    small_disk: Callable[[str], Path],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     place = small_disk(f"size={kilobytes}k")
     shutil.copy(suite / "benchmarks.yaml", place)
     code, (_, err) = run_tiny(place), capfd.readouterr()
     assert code in (2, 3) and "Traceback" not in err and "No space left on device" in err, err
-    assert {RunFolder(path).status() for path in place.glob("runs/*")} <= {"done", "failed", "resume", "run"}
+    assert {RunFolder(path).status() for path in place.glob("runs/*")} <= {
+        "done",
+        "failed",
+        "resume",
+        "run",
+    }
     subprocess.run(["mount", "-o", "remount,size=100m", str(place)], check=True)
     assert run_tiny(place) == 0
     assert left(place) == left(suite)
@@ -397,16 +503,35 @@ def test_a_suite_on_a_full_disk_ends_with_a_line_and_goes_on_with_room(
 def test_a_read_only_folder_is_read_and_never_written(
     finished: Desk, small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Someone's results on a medium that cannot be written: all that reads works, all that writes says so in a line."""
+    """Someone's results on a medium that cannot be written: all that reads works, all that writes
+    says so in a line.
+    """
     place = small_disk("size=100m")
     shutil.copytree(finished.workspace.root, place, dirs_exist_ok=True)
     manifest = "digits-sym0.4-s0.csv"
-    finished.workspace.make(finished.dataset, LabelWish("symmetric(rate=0.4)"))[0].write(place / "manifests" / manifest)
+    finished.workspace.make(finished.dataset, LabelWish("symmetric(rate=0.4)"))[0].write(
+        place / "manifests" / manifest
+    )
     before = left(place)
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     run = next((place / "runs").iterdir()).name
-    train = ["train", "--manifest", str(place / "manifests" / manifest), "--epochs", "3", "--precision", "fp32"]
-    for command in (["report"], ["list", "runs"], ["list", "manifests"], ["evaluate", run], ["evaluate", run, "--recheck"], train):
+    train = [
+        "train",
+        "--manifest",
+        str(place / "manifests" / manifest),
+        "--epochs",
+        "3",
+        "--precision",
+        "fp32",
+    ]
+    for command in (
+        ["report"],
+        ["list", "runs"],
+        ["list", "manifests"],
+        ["evaluate", run],
+        ["evaluate", run, "--recheck"],
+        train,
+    ):
         assert main(["-C", str(place), *command]) == 0, (command, capsys.readouterr().err)
     capsys.readouterr()
     for command in (

@@ -1,4 +1,6 @@
-"""What executors share: signals as a wish to stop, what becomes of jobs whose worker ended badly, events in files, names."""
+"""What executors share: signals as a wish to stop, what becomes of jobs whose worker ended badly,
+events in files, names.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,14 @@ def test_a_worker_is_patient_however_often_it_is_told(number: int) -> None:
 
 def bundle(tmp_path: Path, count: int) -> Bundle:
     jobs = (
-        Job(number, SuiteRun({}, 0, 0), str(number), str(tmp_path / str(number)), {"title": f"run {number}"}) for number in range(count)
+        Job(
+            number,
+            SuiteRun({}, 0, 0),
+            str(number),
+            str(tmp_path / str(number)),
+            {"title": f"run {number}"},
+        )
+        for number in range(count)
     )
     return Bundle(tuple(jobs), 16, "name")
 
@@ -70,14 +79,18 @@ def numbers(found: list[Bundle]) -> list[list[int]]:
     return [[job.number for job in each.jobs] for each in found]
 
 
-def test_what_a_worker_died_over_is_tried_in_halves_until_one_by_itself_has_failed(tmp_path: Path) -> None:
+def test_what_a_worker_died_over_is_tried_in_halves_until_one_by_itself_has_failed(
+    tmp_path: Path,
+) -> None:
     attempt = Attempt(bundle(tmp_path, 4))
     assert heard(attempt, 1, "done") == ["done"]
     fate = attempt.died("it died")
     assert numbers(fate.again) == [[0, 2], [3]] and fate.said == []
     assert all(each.begun and each.name == "name" and each.width == 16 for each in fate.again)
     alone = Attempt(fate.again[1]).died("it died")
-    assert [(event.number, event.kind) for event in alone.said] == [(3, "failed")] and alone.again == []
+    assert [(event.number, event.kind) for event in alone.said] == [
+        (3, "failed")
+    ] and alone.again == []
     assert json.loads((tmp_path / "3" / "error.json").read_text())["message"] == "it died"
 
 
@@ -93,7 +106,10 @@ def test_what_was_on_a_lost_machine_goes_on_elsewhere_so_many_times(tmp_path: Pa
 
 
 def test_a_run_that_its_lost_worker_still_holds_is_asked_for_again(tmp_path: Path) -> None:
-    first, second = Attempt(bundle(tmp_path, 1)), Attempt(Attempt(bundle(tmp_path, 1)).lost("").again[0])
+    first, second = (
+        Attempt(bundle(tmp_path, 1)),
+        Attempt(Attempt(bundle(tmp_path, 1)).lost("").again[0]),
+    )
     assert heard(first, 0, "taken") == ["taken"] and first.complete
     assert heard(second, 0, "taken") == [] and numbers(second.ended().again) == [[0]]
 
@@ -101,7 +117,10 @@ def test_a_run_that_its_lost_worker_still_holds_is_asked_for_again(tmp_path: Pat
 def test_interruptions_are_said_only_when_all_is_stopped(tmp_path: Path) -> None:
     attempt = Attempt(bundle(tmp_path, 2))
     assert heard(attempt, 0, "interrupted") == [] and not attempt.answered
-    assert [(event.number, event.kind) for event in attempt.stopped().said] == [(0, "interrupted"), (1, "interrupted")]
+    assert [(event.number, event.kind) for event in attempt.stopped().said] == [
+        (0, "interrupted"),
+        (1, "interrupted"),
+    ]
     assert heard(attempt, 1, "done") == ["done"] and numbers(attempt.ended().again) == [[0]]
 
 
@@ -121,11 +140,15 @@ def test_a_worker_goes_on_where_the_events_of_its_bundle_end(tmp_path: Path) -> 
     items = agenda(tmp_path, "smoke", epochs=1, seeds=[0])
     (whole,) = bundles(items, items)
     bundle_file, events = tmp_path / "0.bundle", EventFile(tmp_path / "0.events")
-    bundle_file.write_text(Place(str(tmp_path), str(tmp_path), True, device="cpu").line() + whole.line())
+    bundle_file.write_text(
+        Place(str(tmp_path), str(tmp_path), True, device="cpu").line() + whole.line()
+    )
     for job in whole.jobs[1:]:
         events.append(Event(job.number, "done", {}))
     assert work_on(bundle_file, tmp_path / "0.events") == 0
-    assert [path.parent.name for path in tmp_path.glob("runs/*/result.json")] == [Path(whole.jobs[0].folder).name]
+    assert [path.parent.name for path in tmp_path.glob("runs/*/result.json")] == [
+        Path(whole.jobs[0].folder).name
+    ]
 
 
 @pytest.mark.parametrize(
@@ -136,15 +159,23 @@ def test_a_worker_goes_on_where_the_events_of_its_bundle_end(tmp_path: Path) -> 
         ("--cpus-per-run 2", "--cpus-per-run has an effect with --executor ray and slurm only"),
         ("--detach", "--detach has an effect with --executor slurm only"),
         ("--executor ray --slurm qos=a", "--slurm has an effect with --executor slurm only"),
-        ("--executor ray --gpus-per-run 1.5", "a share of one GPU, such as 0.25, or a whole number"),
-        ("--executor ray --gpus-per-run 1 --device cpu", "--gpus-per-run has no effect with --device cpu"),
+        (
+            "--executor ray --gpus-per-run 1.5",
+            "a share of one GPU, such as 0.25, or a whole number",
+        ),
+        (
+            "--executor ray --gpus-per-run 1 --device cpu",
+            "--gpus-per-run has no effect with --device cpu",
+        ),
         ("--executor ray --device cuda:1", "says itself which GPU is whose"),
         ("--executor slurm --device cuda", "--device cuda needs --gpus-per-run 1"),
         ("--executor ray --address 127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"),
         ("--executor ray --address ray://head:10001", "--address is auto or HOST:PORT"),
     ],
 )
-def test_what_an_executor_cannot_do_is_said_in_a_line(words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_executor_cannot_do_is_said_in_a_line(
+    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["-C", str(tmp_path), "run", "smoke", *words.split()]) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1 and not (tmp_path / "runs").exists()
@@ -152,14 +183,23 @@ def test_what_an_executor_cannot_do_is_said_in_a_line(words: str, said: str, tmp
 
 @pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_a_missing_package_is_said_with_what_installs_it(
-    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for module in [*sys.modules]:
-        if module.startswith(("noisebench.executors.ray", "noisebench.executors.slurm", "noisebench.executors.slurm")):
+        if module.startswith(
+            ("noisebench.executors.ray", "noisebench.executors.slurm", "noisebench.executors.slurm")
+        ):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["-C", str(tmp_path), "run", "smoke", "--executor", name]) == 2
-    assert f"--executor {name} needs {package}: pip install 'noisebench[{name}]'" in capsys.readouterr().err
+    assert (
+        f"--executor {name} needs {package}: pip install 'noisebench[{name}]'"
+        in capsys.readouterr().err
+    )
 
 
 DIES_IN_A_LINE = """
@@ -176,27 +216,40 @@ while line := sys.stdin.readline():
 
 
 @pytest.mark.parametrize("cut", [1, 14, 40])
-def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(
+    cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(process, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", str(cut))))
     monkeypatch.setattr(warm, "AVAILABLE", False)
     place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
     events = list(LocalPool(place, 1).run([bundle(tmp_path, 3)]))
-    assert sorted((event.number, event.kind) for event in events) == [(0, "done"), (1, "done"), (2, "done")]
+    assert sorted((event.number, event.kind) for event in events) == [
+        (0, "done"),
+        (1, "done"),
+        (2, "done"),
+    ]
 
 
-def test_a_worker_on_ray_that_is_killed_in_the_midst_of_a_line_says_how_it_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_on_ray_that_is_killed_in_the_midst_of_a_line_says_how_it_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray", reason="needs ray: pip install 'noisebench[ray]'")
     from noisebench.executors.ray_pool import serve
 
     monkeypatch.setattr(process, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", "14")))
     place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
-    heard = [json.loads(line) for line in serve(place.line(), bundle(tmp_path, 3).line(), str(tmp_path), 1)]
+    heard = [
+        json.loads(line)
+        for line in serve(place.line(), bundle(tmp_path, 3).line(), str(tmp_path), 1)
+    ]
     assert [(event["number"], event["kind"]) for event in heard] == [(0, "done"), (-1, "died")]
     assert "SIGKILL" in heard[-1]["content"]["message"]
 
 
 def test_a_submission_that_is_damaged_is_refused_or_passed_over(tmp_path: Path) -> None:
-    for number, content in enumerate(["", "{}", "[]", "null", "{}\n{}", "{}\n[]", '{}\n{"jobs": 3}', '{}\n{"jobs": [']):
+    for number, content in enumerate(
+        ["", "{}", "[]", "null", "{}\n{}", "{}\n[]", '{}\n{"jobs": 3}', '{}\n{"jobs": [']
+    ):
         submission = Submission(tmp_path / str(number))
         submission.path.mkdir()
         submission.bundle_file(0).write_text(content)

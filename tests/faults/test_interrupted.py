@@ -1,5 +1,7 @@
-"""A command that is killed, stopped or refused at any touch of the file system: nothing finished is lost, nothing half-done looks finished,
-and the same command ends as if nothing had happened, bit for bit."""
+"""A command that is killed, stopped or refused at any touch of the file system: nothing finished is
+lost, nothing half-done looks finished, and the same command ends as if nothing had happened, bit
+for bit.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,18 @@ from tests.support import kills
 from tests.support.faults import CHANGES, Commands, Ended, commands
 from tests.support.suites import left
 
-TRAIN = ("train", "digits", "--sym", "0.4", "--epochs", "2", "--batch-size", "512", "--precision", "fp32")
+TRAIN = (
+    "train",
+    "digits",
+    "--sym",
+    "0.4",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "512",
+    "--precision",
+    "fp32",
+)
 WRITERS = {  # what else writes files, of a workspace with a finished run
     "corrupt": ("corrupt", "digits", "--pair", "0.3"),
     "gzip": ("corrupt", "digits", "--sym", "0.2", "--out", "{place}/labels.csv.gz"),
@@ -30,7 +43,8 @@ WRITERS = {  # what else writes files, of a workspace with a finished run
     "baseline": ("report", "{place}", "--save-baseline", "{place}/baseline.json"),
     "figure": ("report", "{place}", "--figure", "curves", "-o", "{place}/curves.svg"),
 }
-OF_A_KIND = ("corrupt", "predictions", "latex")  # written by a csv writer, as an archive, and as text
+# written by a csv writer, as an archive, and as text
+OF_A_KIND = ("corrupt", "predictions", "latex")
 TWO_NETWORKS = "elr_plus"  # and a memory of every example
 _HEX = re.compile(r"\.[0-9a-f]{16,32}(?=\.|$)")
 
@@ -69,16 +83,22 @@ def check_whole(place: Path) -> None:
         read_manifest(path)
     for folder in map(RunFolder, (place / "runs").glob("*")):
         if folder.result.exists():
-            assert folder.checksums() == folder.record()["files"] and len(folder.record()["files"]) == 4
+            assert (
+                folder.checksums() == folder.record()["files"]
+                and len(folder.record()["files"]) == 4
+            )
             assert folder.about()["metrics"]["train"]["n"] == 1297
 
 
-def check_goes_on(noisebench: Commands, place: Path, arguments: tuple[str, ...], expected: dict[str, Any]) -> None:
+def check_goes_on(
+    noisebench: Commands, place: Path, arguments: tuple[str, ...], expected: dict[str, Any]
+) -> None:
     """The same command again ends as if nothing had happened."""
     ended = noisebench.run(place, *arguments)
     assert ended.code == 0, ended.said
     manifests = place / "manifests"
-    halves = list(manifests.glob(".*.part"))  # they are swept after a day, since others may be writing
+    # they are swept after a day, since others may be writing
+    halves = list(manifests.glob(".*.part"))
     for path in halves:
         path.unlink()
     assert len(halves) <= 1 and left(place) == expected
@@ -91,11 +111,17 @@ def kind(touch: str) -> str:
 
 def moments(touches: list[str], count: int | None) -> list[int]:
     """All of them, or so many spread over those that differ in what is done to which file."""
-    return list(range(len(touches))) if count is None else spread({kind(touch): at for at, touch in enumerate(touches)}, count)
+    return (
+        list(range(len(touches)))
+        if count is None
+        else spread({kind(touch): at for at, touch in enumerate(touches)}, count)
+    )
 
 
 def half_written(touches: list[str], count: int | None) -> list[int]:
-    """All of them, or so many spread over the last times that each file is flushed, when a fault leaves half of it."""
+    """All of them, or so many spread over the last times that each file is flushed, when a fault
+    leaves half of it.
+    """
     last = {kind(touch): at for at, touch in enumerate(touches) if touch.startswith("fsync ")}
     return list(range(len(touches))) if count is None else spread(last, count)
 
@@ -120,10 +146,19 @@ def words(strategy: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("count", some_or(3))
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_killed_at_any_moment(strategy: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path) -> None:
+def test_killed_at_any_moment(
+    strategy: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
     """What is being written at that moment is written by half."""
     expected, touches = undisturbed(*words(strategy))
-    assert {kind(touch).split()[0] for touch in touches} >= {"write", "fsync", "os.rename", "os.link", "os.remove", "os.mkdir"}
+    assert {kind(touch).split()[0] for touch in touches} >= {
+        "write",
+        "fsync",
+        "os.rename",
+        "os.link",
+        "os.remove",
+        "os.mkdir",
+    }
     for at in half_written(touches, count):
         place = tmp_path / str(at)
         ended = noisebench.run(place, *words(strategy), fault="kill", at=at)
@@ -134,7 +169,9 @@ def test_killed_at_any_moment(strategy: str, count: int | None, noisebench: Comm
 
 @pytest.mark.parametrize("count", some_or(2))
 @pytest.mark.parametrize("fault", ["terminate", "interrupt"])
-def test_stopped_at_any_moment(fault: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path) -> None:
+def test_stopped_at_any_moment(
+    fault: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
     expected, touches = undisturbed(*words(TWO_NETWORKS))
     for at in moments(touches, count):
         place = tmp_path / str(at)
@@ -144,7 +181,9 @@ def test_stopped_at_any_moment(fault: str, count: int | None, noisebench: Comman
             assert left(place) == expected
         else:
             assert ended.code in (130, -15) and (
-                "the same command resumes it" in ended.said or "interrupted" in ended.said or ended.code < 0
+                "the same command resumes it" in ended.said
+                or "interrupted" in ended.said
+                or ended.code < 0
             )
         check_whole(place)
         check_goes_on(noisebench, place, words(TWO_NETWORKS), expected)
@@ -160,11 +199,20 @@ def refused(ended: Ended) -> bool:
 @pytest.mark.parametrize(("fault", "why"), [("full", "No space left on device"), ("read-only", "Read-only file system"),
                                             ("error", "Input/output error")])  # fmt: skip
 def test_refused_at_any_moment(
-    fault: str, why: str, count: int | None, noisebench: Commands, undisturbed: Undisturbed, tmp_path: Path
+    fault: str,
+    why: str,
+    count: int | None,
+    noisebench: Commands,
+    undisturbed: Undisturbed,
+    tmp_path: Path,
 ) -> None:
     """By a disk that is full, or read-only from then on; by a file server that fails once."""
     expected, touches = undisturbed(*words(TWO_NETWORKS))
-    changes = [number for number, touch in enumerate(touches) if fault == "error" or touch.split()[0] in CHANGES]
+    changes = [
+        number
+        for number, touch in enumerate(touches)
+        if fault == "error" or touch.split()[0] in CHANGES
+    ]
     choose = half_written if fault == "error" else moments
     for at in [changes[n] for n in choose([touches[at] for at in changes], count)]:
         place = tmp_path / str(at)
@@ -182,40 +230,70 @@ def finished(undisturbed: Undisturbed) -> Path:
     return undisturbed.place / str(list(undisturbed.known).index(words("standard")))
 
 
-def check_writer(writer: str, faults: tuple[str, ...], count: int | None, noisebench: Commands, finished: Path, tmp_path: Path) -> None:
+def check_writer(
+    writer: str,
+    faults: tuple[str, ...],
+    count: int | None,
+    noisebench: Commands,
+    finished: Path,
+    tmp_path: Path,
+) -> None:
     def run(place: Path, **case: Any) -> tuple[Ended, dict[str, Any]]:
         if not place.exists():
             shutil.copytree(finished, place)
         (folder,) = (place / "runs").iterdir()
-        ended = noisebench.run(place, *(word.format(place=place, run=folder) for word in WRITERS[writer]), **case)
-        return ended, {name: _without_place(content, place) for name, content in left(place).items() if not name.endswith(".part")}
+        ended = noisebench.run(
+            place, *(word.format(place=place, run=folder) for word in WRITERS[writer]), **case
+        )
+        return ended, {
+            name: _without_place(content, place)
+            for name, content in left(place).items()
+            if not name.endswith(".part")
+        }
 
     whole, expected = run(tmp_path / "whole")
     assert whole.code == 0, whole.said
     before = left(finished)
     assert expected.keys() > before.keys()
     for fault in faults:
-        numbers = [number for number, touch in enumerate(whole.touches) if fault == "kill" or touch.split()[0] in CHANGES]
+        numbers = [
+            number
+            for number, touch in enumerate(whole.touches)
+            if fault == "kill" or touch.split()[0] in CHANGES
+        ]
         for at in [numbers[n] for n in half_written([whole.touches[at] for at in numbers], count)]:
             place = tmp_path / f"{fault}-{at}"
             ended, now = run(place, fault=fault, at=at)
             assert ended.code == (-9 if fault == "kill" else 2), (whole.touches[at], ended.said)
             assert fault == "kill" or (refused(ended) and "No space left on device" in ended.said)
-            assert all(content in (expected[name], before.get(name)) for name, content in now.items())
+            assert all(
+                content in (expected[name], before.get(name)) for name, content in now.items()
+            )
             again, now = run(place)
             assert again.code == 0 and now == expected, again.said
 
 
-def test_every_other_file_is_whole_or_not_there(noisebench: Commands, finished: Path, tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_every_other_file_is_whole_or_not_there(
+    noisebench: Commands, finished: Path, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     for writer in WRITERS:
         (tmp_path / writer).mkdir()
         with subtests.test(writer=writer):
-            check_writer(writer, ("kill", "full") if writer in OF_A_KIND else ("kill",), 1, noisebench, finished, tmp_path / writer)
+            check_writer(
+                writer,
+                ("kill", "full") if writer in OF_A_KIND else ("kill",),
+                1,
+                noisebench,
+                finished,
+                tmp_path / writer,
+            )
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("writer", WRITERS)
-def test_every_other_file_is_whole_or_not_there_at_any_moment(writer: str, noisebench: Commands, finished: Path, tmp_path: Path) -> None:
+def test_every_other_file_is_whole_or_not_there_at_any_moment(
+    writer: str, noisebench: Commands, finished: Path, tmp_path: Path
+) -> None:
     check_writer(writer, ("kill", "full"), None, noisebench, finished, tmp_path)
 
 

@@ -1,4 +1,6 @@
-"""Runs on a real Ray cluster of nodes on loopback: one dies in mid-suite, and nothing is lost or wrong for it."""
+"""Runs on a real Ray cluster of nodes on loopback: one dies in mid-suite, and nothing is lost or
+wrong for it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from typing import Any
 import pytest
 
 from noisebench.cli import main
-from tests.support.suites import LOOPBACK, ancestors, finish, numbers, start, under_way, wait_until, workspace
+from tests.support.suites import (
+    LOOPBACK,
+    ancestors,
+    finish,
+    numbers,
+    start,
+    under_way,
+    wait_until,
+    workspace,
+)
 
 
 def at_work(root: Path, nodes: list[Any]) -> list[Any]:
@@ -22,7 +33,9 @@ def at_work(root: Path, nodes: list[Any]) -> list[Any]:
     return [node for node in nodes if node.all_processes["raylet"][0].process.pid in busy]
 
 
-@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.soak)], ids=lambda count: f"{count + 1} nodes")
+@pytest.fixture(
+    params=[1, pytest.param(2, marks=pytest.mark.soak)], ids=lambda count: f"{count + 1} nodes"
+)
 def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Nodes of one CPU each: a head and so many others."""
     for name, value in LOOPBACK.items():
@@ -34,7 +47,9 @@ def cluster(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     size = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args={**size, "node_ip_address": "127.0.0.1"})
     try:
-        made.others = [made.add_node(node_ip_address="127.0.0.1", **size) for _ in range(request.param)]
+        made.others = [
+            made.add_node(node_ip_address="127.0.0.1", **size) for _ in range(request.param)
+        ]
         yield made
     finally:
         made.shutdown()
@@ -65,5 +80,8 @@ def test_interrupted_workers_save_and_the_same_command_goes_on(tmp_path: Path) -
     suite.send_signal(signal.SIGINT)
     out, err = finish(suite, 120)
     assert (suite.returncode, out) == (130, ""), err
-    assert err.splitlines()[-1] == "error: interrupted; the same command goes on from here" and "ray" not in err.lower()
+    assert (
+        err.splitlines()[-1] == "error: interrupted; the same command goes on from here"
+        and "ray" not in err.lower()
+    )
     assert len(list(root.glob("runs/*/resume.pt"))) == 1 and not under_way(root)

@@ -1,4 +1,6 @@
-"""One folder, many processes: every run once, the same numbers as one process's; who loses a run to another leaves it alone."""
+"""One folder, many processes: every run once, the same numbers as one process's; who loses a run to
+another leaves it alone.
+"""
 
 from __future__ import annotations
 
@@ -76,9 +78,20 @@ def run_smoke(place: Path, *commands: list[str]) -> str:
     place.mkdir(exist_ok=True)
     (place / "counting.py").write_text(COUNTING)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NOTES": str(place / "notes")}
-    words = ["-C", str(place), "--plugin", str(place / "counting.py"), "run", "smoke", "--jobs", "1"]
+    words = [
+        "-C",
+        str(place),
+        "--plugin",
+        str(place / "counting.py"),
+        "run",
+        "smoke",
+        "--jobs",
+        "1",
+    ]
     script = [sys.executable, "-c", SEVERAL, json.dumps([[*words, *more] for more in commands])]
-    done = subprocess.run(script, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    done = subprocess.run(
+        script, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     return (place / "notes").read_text()
 
@@ -104,29 +117,59 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [
         pytest.param([[]] * 2, id="two of the whole"),
         pytest.param([[]] * 4, id="four of the whole", marks=pytest.mark.soak),
-        pytest.param([["--shard", f"{i}/4"] for i in range(1, 5)], id="four shards", marks=pytest.mark.soak),
+        pytest.param(
+            [["--shard", f"{i}/4"] for i in range(1, 5)], id="four shards", marks=pytest.mark.soak
+        ),
     ],
 )
-def test_several_at_once_do_every_run_once_as_one_does(commands: list[list[str]], straight: dict[str, Any], tmp_path: Path) -> None:
+def test_several_at_once_do_every_run_once_as_one_does(
+    commands: list[list[str]], straight: dict[str, Any], tmp_path: Path
+) -> None:
     notes = run_smoke(tmp_path, *commands)
     assert (notes.count("e"), notes.count("m")) == (RUNS * EPOCHS, MANIFESTS)
     assert results_of(tmp_path) == straight
-    assert not [path for path in tmp_path.rglob("*") if "claim" in path.name or path.suffix == ".part" or path.name == "error.json"]
+    assert not [
+        path
+        for path in tmp_path.rglob("*")
+        if "claim" in path.name or path.suffix == ".part" or path.name == "error.json"
+    ]
 
 
 @pytest.mark.soak
-def test_eight_with_kills_at_random_do_every_run_with_the_numbers_of_one(straight: dict[str, Any], tmp_path: Path) -> None:
-    """Whoever is killed, the same command goes on; what it did since its last checkpoint is done again, and nothing else differs."""
+def test_eight_with_kills_at_random_do_every_run_with_the_numbers_of_one(
+    straight: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whoever is killed, the same command goes on; what it did since its last checkpoint is done
+    again, and nothing else differs.
+    """
     from random import Random
 
     random = Random(0)
-    command = [sys.executable, "-m", "noisebench", "-C", str(tmp_path), "-q", "run", "smoke", "--jobs", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "noisebench",
+        "-C",
+        str(tmp_path),
+        "-q",
+        "run",
+        "smoke",
+        "--jobs",
+        "1",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     while len(list(tmp_path.glob("runs/*/result.json"))) < RUNS:
-        processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment, start_new_session=True) for _ in range(8)]
+        processes = [
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, env=environment, start_new_session=True
+            )
+            for _ in range(8)
+        ]
         time.sleep(random.uniform(2, 12))
         for process in processes:
-            os.killpg(process.pid, signal.SIGKILL) if process.poll() is None and random.random() < 0.7 else None
+            os.killpg(
+                process.pid, signal.SIGKILL
+            ) if process.poll() is None and random.random() < 0.7 else None
             process.wait(timeout=300)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     assert results_of(tmp_path) == straight
@@ -138,7 +181,9 @@ def test_a_shard_is_the_same_runs_whatever_is_finished(tmp_path: Path) -> None:
     carried_out(tmp_path, items[:3])
     now = agenda(tmp_path, "smoke", epochs=1)
     keys = {item.run.key for item in select(now, None, "2/4")}
-    assert [item.run.key for item in before] == [items[1].run.key, items[5].run.key] and keys == {items[5].run.key}
+    assert [item.run.key for item in before] == [items[1].run.key, items[5].run.key] and keys == {
+        items[5].run.key
+    }
     shards = [item.run.key for number in range(1, 5) for item in select(now, "all", f"{number}/4")]
     assert sorted(shards) == sorted(item.run.key for item in items)
 
@@ -148,7 +193,9 @@ def test_a_shard_packs_as_the_whole_suite_does(tmp_path: Path) -> None:
     widths = {id(item): load.width for load in loads(items, items) for item in load.items}
     for number in (1, 50):
         shard = select(items, None, f"{number}/100")
-        assert {id(item): load.width for load in loads(items, shard) for item in load.items} == {id(i): widths[id(i)] for i in shard}
+        assert {id(item): load.width for load in loads(items, shard) for item in load.items} == {
+            id(i): widths[id(i)] for i in shard
+        }
 
 
 # A process that trains elsewhere, and says its epochs.
@@ -171,7 +218,9 @@ except RunTaken as taken:
 
 
 @pytest.mark.soak
-def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alone(tmp_path: Path, monkeypatch) -> None:
+def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alone(
+    tmp_path: Path, monkeypatch
+) -> None:
     straight, desk = Desk(tmp_path / "straight"), Desk(tmp_path / "shared")
     run = desk.plan(changes={"epochs": 60})
     straight.execute(run)
@@ -190,12 +239,18 @@ def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alo
         time.sleep(0.6)
         epochs: list[int] = []
         desk.execute(run, Conduct(listen=lambda progress: epochs.append(progress.epoch)))
-        before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in desk.folder(run).path.iterdir()}
+        before = {
+            path.name: (path.stat().st_mtime_ns, path.read_bytes())
+            for path in desk.folder(run).path.iterdir()
+        }
         other.send_signal(signal.SIGCONT)
         *_, last = other.stdout
     assert "was taken away while this process gave no sign of life; it writes no more there" in last
     assert 1 < epochs[0] <= 12 and left(desk.folder(run)) == left(straight.folder(run))
-    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in desk.folder(run).path.iterdir()} == before
+    assert {
+        path.name: (path.stat().st_mtime_ns, path.read_bytes())
+        for path in desk.folder(run).path.iterdir()
+    } == before
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +281,16 @@ def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(
         nonlocal epochs
         epochs += 1
 
-    told = carried_out(tmp_path / "shared", shared, conduct=Conduct(anew=anew, stop=stop, listen=listen))
+    told = carried_out(
+        tmp_path / "shared", shared, conduct=Conduct(anew=anew, stop=stop, listen=listen)
+    )
     assert isinstance(told[1], RunTaken) and "taken over by process 7 on elsewhere" in str(told[1])
-    assert epochs == 2 * len(shared) - 1 and lost.result.exists() is anew and lost.claim.exists() and not lost.error.exists()
+    assert (
+        epochs == 2 * len(shared) - 1
+        and lost.result.exists() is anew
+        and lost.claim.exists()
+        and not lost.error.exists()
+    )
     for number, (one, other) in enumerate(zip(undisturbed, shared, strict=True)):
         if number != 1:
             assert left(one.folder) == left(other.folder) and not other.folder.claim.exists()
@@ -236,7 +298,12 @@ def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(
 
 def test_of_many_that_write_one_manifest_one_does_and_all_see_it_whole(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    manifest, path, ready, written = desk.plan().manifest, tmp_path / "manifests" / "m.csv", threading.Barrier(8), []
+    manifest, path, ready, written = (
+        desk.plan().manifest,
+        tmp_path / "manifests" / "m.csv",
+        threading.Barrier(8),
+        [],
+    )
 
     def keep() -> None:
         ready.wait()
@@ -248,7 +315,9 @@ def test_of_many_that_write_one_manifest_one_does_and_all_see_it_whole(tmp_path:
     for thread in threads:
         thread.join()
     assert sorted(written) == [False] * 7 + [True]
-    assert read_manifest(path).sha256 == manifest.sha256 and [each.name for each in path.parent.iterdir()] == ["m.csv"]
+    assert read_manifest(path).sha256 == manifest.sha256 and [
+        each.name for each in path.parent.iterdir()
+    ] == ["m.csv"]
 
 
 @pytest.mark.soak
@@ -259,4 +328,7 @@ def test_two_processes_bring_two_thousand_runs_to_their_end(tmp_path: Path) -> N
     two_at_once(tmp_path, 2000)
     folders = list((tmp_path / "runs").iterdir())
     assert len(folders) == 2000 and len(list((tmp_path / "manifests").iterdir())) == 200
-    assert all(len(list(folder.iterdir())) == 6 and RunFolder(folder).status() == "done" for folder in folders)
+    assert all(
+        len(list(folder.iterdir())) == 6 and RunFolder(folder).status() == "done"
+        for folder in folders
+    )

@@ -1,4 +1,6 @@
-"""Runs on Slurm by submitit: its local cluster with real signals, and Slurm's commands played by scripts that start real jobs."""
+"""Runs on Slurm by submitit: its local cluster with real signals, and Slurm's commands played by
+scripts that start real jobs.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,12 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on_bit_for_bit(tmp_path:
     task = list(ancestors(worker))[1]
     for pid in (worker, task):  # Slurm warns every process of a job's step, first of them or not
         os.kill(pid, signal.SIGUSR2)
-    wait_until(lambda: any("\n\n" in text and len(epochs(text.rpartition("\n\n")[2])) for text in events_of(there)), suite)
+    wait_until(
+        lambda: any(
+            "\n\n" in text and len(epochs(text.rpartition("\n\n")[2])) for text in events_of(there)
+        ),
+        suite,
+    )
     again = next(text for text in events_of(there) if "\n\n" in text)
     out, err = finish(suite, 120)
     assert suite.returncode == 0, err
@@ -62,7 +69,9 @@ def test_a_preempted_job_saves_is_queued_again_and_goes_on_bit_for_bit(tmp_path:
 def test_interrupted_jobs_save_and_stay_ended(tmp_path: Path) -> None:
     root = workspace(tmp_path / "there", 2000)
     suite = start(root, *LOCAL)
-    wait_until(lambda: len(under_way(root)) == 2 and all(epochs(text) for text in events_of(root)), suite)
+    wait_until(
+        lambda: len(under_way(root)) == 2 and all(epochs(text) for text in events_of(root)), suite
+    )
     suite.send_signal(signal.SIGINT)
     out, err = finish(suite, 60)
     assert (suite.returncode, out) == (130, ""), err
@@ -112,15 +121,25 @@ SRUN = """\
 while [[ "$1" == -* ]]; do case "$1" in --output|--error) shift 2;; *) shift;; esac; done
 exec "$@"
 """
-SACCT = "#!/bin/bash\necho 'JobID|State|NodeList'\nfor task in 0 1; do echo \"100_$task|$(cat $SLURM_FAKE/state)|node1\"; done\n"
+SACCT = (
+    "#!/bin/bash\necho 'JobID|State|NodeList'\nfor task in 0 1; do echo \"100_$task|$(cat "
+    '$SLURM_FAKE/state)|node1"; done\n'
+)
 
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Slurm's commands, played; the folder of the script that was submitted last, and of what sacct says."""
+    """Slurm's commands, played; the folder of the script that was submitted last, and of what sacct
+    says.
+    """
     place = tmp_path / "slurm"
     place.mkdir()
-    for name, text in {"sbatch": SBATCH, "srun": SRUN, "sacct": SACCT, "scancel": "#!/bin/bash\n"}.items():
+    for name, text in {
+        "sbatch": SBATCH,
+        "srun": SRUN,
+        "sacct": SACCT,
+        "scancel": "#!/bin/bash\n",
+    }.items():
         (place / name).write_text(text)
         (place / name).chmod(stat.S_IRWXU)
     (place / "state").write_text("RUNNING")
@@ -129,7 +148,16 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-WISHES = ("--slurm", "partition=gpu", "--slurm", "time=1-2", "--slurm", "mem=8G", "--slurm", "reservation=lab")
+WISHES = (
+    "--slurm",
+    "partition=gpu",
+    "--slurm",
+    "time=1-2",
+    "--slurm",
+    "mem=8G",
+    "--slurm",
+    "reservation=lab",
+)
 
 
 @pytest.mark.soak
@@ -156,11 +184,32 @@ def test_what_sbatch_is_asked_for_and_what_it_refuses_is_said_in_a_line(
     refusal = "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1"
     (slurm / "sbatch").write_text(f'#!/bin/bash\ncp "$1" "$SLURM_FAKE/script.sh"\n{refusal}\n')
     root = workspace(tmp_path / "there", 1)
-    assert main(["-C", str(root), "run", "tiny", "--executor", "slurm", *WISHES, "--jobs", "2", "--cpus-per-run", "1"]) == 2
+    assert (
+        main(
+            [
+                "-C",
+                str(root),
+                "run",
+                "tiny",
+                "--executor",
+                "slurm",
+                *WISHES,
+                "--jobs",
+                "2",
+                "--cpus-per-run",
+                "1",
+            ]
+        )
+        == 2
+    )
     out, err = capfd.readouterr()
     assert out == "" and "invalid partition specified: gpu" in err.splitlines()[-1]
     assert not list(root.glob("runs/.jobs/*"))
-    asked = [line.removeprefix("#SBATCH --") for line in (slurm / "script.sh").read_text().splitlines() if line.startswith("#SBATCH")]
+    asked = [
+        line.removeprefix("#SBATCH --")
+        for line in (slurm / "script.sh").read_text().splitlines()
+        if line.startswith("#SBATCH")
+    ]
     assert {
         "array=0-1%2",
         "partition=gpu",
@@ -175,7 +224,14 @@ def test_what_sbatch_is_asked_for_and_what_it_refuses_is_said_in_a_line(
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [("90", 90), ("90:01", 91), ("2:00:00", 120), ("1-0", 1440), ("1-2:30", 1590), ("1-00:00:01", 1441)],
+    [
+        ("90", 90),
+        ("90:01", 91),
+        ("2:00:00", 120),
+        ("1-0", 1440),
+        ("1-2:30", 1590),
+        ("1-00:00:01", 1441),
+    ],
 )
 def test_times_are_read_as_slurm_reads_them(text: str, minutes: int) -> None:
     assert SlurmSettings.read(Request(slurm=(f"time={text}",))).minutes == minutes

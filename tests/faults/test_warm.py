@@ -1,4 +1,6 @@
-"""Workers that are forked from one process: isolated as if each had been started by itself, and none outlives its command."""
+"""Workers that are forked from one process: isolated as if each had been started by itself, and
+none outlives its command.
+"""
 
 from __future__ import annotations
 
@@ -68,28 +70,53 @@ def test_a_killed_worker_fails_its_run_alone_whatever_it_printed_before(
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
     monkeypatch.setenv("SET_LATER", "äöü \udcff")  # not UTF-8
     root = workspace(tmp_path / "suite", 1, range(4), "[ce]")
-    report = "print(repr((os.environ['SET_LATER'], torch.get_num_threads(), os.getcwd())), flush=True)"
+    report = (
+        "print(repr((os.environ['SET_LATER'], torch.get_num_threads(), os.getcwd())), flush=True)"
+    )
     noise = """os.write(1, b'{"number": 0, "kind": "done", "content": {}}\\n')"""
-    kills = "[os.kill(pid, 9) for pid in {1: [worker], 2: [waiting, worker]}.get(self.task.seed, [])]"
+    kills = (
+        "[os.kill(pid, 9) for pid in {1: [worker], 2: [waiting, worker]}.get(self.task.seed, [])]"
+    )
     words = plugin(tmp_path, f"{report}; {noise}; {kills}")
     monkeypatch.chdir(tmp_path)
     assert main(["-q", "-C", str(root), *words, "run", "tiny", "--jobs", "1"]) == 3
     out, err = capfd.readouterr()
     assert outcomes(root) == {0: "done", 1: "failed", 2: "failed", 3: "done"}
-    assert all("its worker process died (SIGKILL)" in message for message in failures(root)) and len(failures(root)) == 2
-    assert err.count(repr(("äöü \udcff", 2, str(tmp_path)))) >= 2 and "SET_LATER" not in out and '"kind"' not in out
+    assert (
+        all("its worker process died (SIGKILL)" in message for message in failures(root))
+        and len(failures(root)) == 2
+    )
+    assert (
+        err.count(repr(("äöü \udcff", 2, str(tmp_path)))) >= 2
+        and "SET_LATER" not in out
+        and '"kind"' not in out
+    )
 
 
 def test_memory_limits_hold_and_a_killed_server_is_done_without_bit_for_bit(tmp_path: Path) -> None:
-    """Seed 0 asks for more than `ulimit -v` leaves it, seed 1 kills the process that forks workers: seed 2 has one that was started."""
-    root, straight = (workspace(tmp_path / name, 2, seeds, "[el]") for name, seeds in (("suite", range(3)), ("straight", [2])))
+    """Seed 0 asks for more than `ulimit -v` leaves it, seed 1 kills the process that forks workers:
+    seed 2 has one that was started.
+    """
+    root, straight = (
+        workspace(tmp_path / name, 2, seeds, "[el]")
+        for name, seeds in (("suite", range(3)), ("straight", [2]))
+    )
     mishaps = "[[torch.empty, 8 << 30], [os.kill, server, 9], []][self.task.seed]"
-    words = plugin(tmp_path, f"call = {mishaps}; call and call[0](*call[1:]); self.task.seed == 1 and os.kill(worker, 9)")
-    limit = int(Path("/proc/self/statm").read_text().split()[0]) * 4 + (3 << 20)  # this process has torch too
+    words = plugin(
+        tmp_path,
+        f"call = {mishaps}; call and call[0](*call[1:]); self.task.seed == 1 "
+        "and os.kill(worker, 9)",
+    )
+    # this process has torch too
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * 4 + (3 << 20)
     suite = start(root, "--jobs", "1", before=words, kilobytes=limit)
     _, err = finish(suite)
     assert suite.returncode == 3 and outcomes(root) == {0: "failed", 1: "failed", 2: "done"}, err
-    assert "out of memory" in err and "its worker process died (SIGKILL)" in err and "Traceback" not in err
+    assert (
+        "out of memory" in err
+        and "its worker process died (SIGKILL)" in err
+        and "Traceback" not in err
+    )
     assert main(["-q", "-C", str(straight), "run", "tiny", "--jobs", "1"]) == 0
     (run,) = numbers(straight)
     assert numbers(root) == {run: numbers(straight)[run]}
@@ -107,11 +134,17 @@ def left_behind(mark: str) -> list[int]:
 
 @pytest.mark.parametrize(
     ("kill", "code"),
-    [(lambda process: os.killpg(process.pid, signal.SIGINT), 130), (lambda process: process.kill(), -signal.SIGKILL)],
+    [
+        (lambda process: os.killpg(process.pid, signal.SIGINT), 130),
+        (lambda process: process.kill(), -signal.SIGKILL),
+    ],
     ids=["Ctrl-C in a terminal", "SIGKILL"],
 )
 def test_a_command_that_ends_leaves_checkpoints_and_no_process(
-    kill: Callable[[subprocess.Popen[str]], Any], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kill: Callable[[subprocess.Popen[str]], Any],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mark = f"NOISEBENCH_TEST_MARK={tmp_path}"
     monkeypatch.setenv(*mark.split("="))
@@ -124,8 +157,14 @@ def test_a_command_that_ends_leaves_checkpoints_and_no_process(
     while left_behind(mark) and time.monotonic() < until:
         time.sleep(0.05)
     assert left_behind(mark) == [] and (suite.returncode, out) == (code, "")
-    assert [len(list(root.glob(f"runs/*/{name}"))) for name in ("resume.pt", "result.json")] == [1, 0] and not under_way(root)
-    assert "Traceback" not in err and (code < 0 or err.splitlines()[-1] == "error: interrupted; the same command goes on from here")
+    assert [len(list(root.glob(f"runs/*/{name}"))) for name in ("resume.pt", "result.json")] == [
+        1,
+        0,
+    ] and not under_way(root)
+    assert "Traceback" not in err and (
+        code < 0
+        or err.splitlines()[-1] == ("error: interrupted; the same command goes on from here")
+    )
 
 
 def test_a_server_that_was_killed_says_so_and_leaves_no_file_open() -> None:
@@ -163,7 +202,9 @@ def _killed(*arguments: object, **options: object) -> None:
     raise OSError("killed")
 
 
-def test_where_a_forked_worker_cannot_be_watched_one_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_a_forked_worker_cannot_be_watched_one_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As under Linux before 5.3."""
 
     def refused(pid: int) -> int:

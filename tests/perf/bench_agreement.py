@@ -1,7 +1,9 @@
-"""Whether a faster way gives the same accuracy: `python tests/perf/bench_agreement.py [DATASET.npz MODEL EPOCHS]`.
+"""Whether a faster way gives the same accuracy: `python tests/perf/bench_agreement.py [DATASET.npz
+MODEL EPOCHS]`.
 
-Without arguments: digits and the MLP, in float32 and in bf16, alone and packed, 10 seeds, and the paired differences. With a data set
-(such as a part of CIFAR-10 as .npz), a network and a number of epochs: float32 beside bf16, alone, 3 seeds.
+Without arguments: digits and the MLP, in float32 and in bf16, alone and packed, 10 seeds, and the
+paired differences. With a data set (such as a part of CIFAR-10 as .npz), a network and a number of
+epochs: float32 beside bf16, alone, 3 seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ LOSSES = ("ce", "el", "gce")
 T95 = {2: 4.303, 9: 2.262}  # two-sided 5 % points of Student's t
 
 
-def plan(workspace: Workspace, name: str, loss: str, precision: str, seed: int, **wish: object) -> Run:
+def plan(
+    workspace: Workspace, name: str, loss: str, precision: str, seed: int, **wish: object
+) -> Run:
     """A run at symmetric 0.4 whose labels and order are the seed's."""
     dataset = workspace.dataset(name)
     manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)", seed))
@@ -36,7 +40,13 @@ def alone(workspace: Workspace, runs: list[Run]) -> list[float]:
     found = []
     for run in runs:
         images = workspace.training_images(run.dataset, run.manifest)
-        record = execute(run, images, make_trainer(run, images, "cpu"), RunFolder(workspace.root / "alone" / run.folder_name), Conduct())
+        record = execute(
+            run,
+            images,
+            make_trainer(run, images, "cpu"),
+            RunFolder(workspace.root / "alone" / run.folder_name),
+            Conduct(),
+        )
         found.append(100 * record["metrics"]["test_acc"]["last"])
     return found
 
@@ -65,21 +75,37 @@ def gap(values: list[float], reference: list[float]) -> str:
 
 def main() -> None:
     """Print a line a loss: each way's accuracy, and its difference from float32 alone."""
-    name, model, epochs = (sys.argv[1], sys.argv[2], int(sys.argv[3])) if len(sys.argv) > 1 else ("digits", None, None)
+    name, model, epochs = (
+        (sys.argv[1], sys.argv[2], int(sys.argv[3]))
+        if len(sys.argv) > 1
+        else ("digits", None, None)
+    )
     seeds = range(3 if model else 10)
     wish = {"model": model, "changes": {"epochs": epochs}} if model else {}
-    ways = {"fp32": alone, "bf16": alone} if model else {"fp32": alone, "bf16": alone, "fp32 packed": packed, "bf16 packed": packed}
+    ways = (
+        {"fp32": alone, "bf16": alone}
+        if model
+        else {"fp32": alone, "bf16": alone, "fp32 packed": packed, "bf16 packed": packed}
+    )
     print(
-        f"| loss | {' | '.join(ways)} | {' | '.join(f'{way} - fp32' for way in list(ways)[1:])} |\n| --- |{' ---: |' * (2 * len(ways) - 1)}"
+        f"| loss | {' | '.join(ways)} | {' | '.join(f'{way} - fp32' for way in list(ways)[1:])} "
+        f"|\n| --- |{' ---: |' * (2 * len(ways) - 1)}"
     )
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(folder)
         path = str(Path(name).resolve()) if model else name
         for loss in LOSSES[: 2 if model else 3]:
-            runs = {way: [plan(workspace, path, loss, way.split()[0], seed, **wish) for seed in seeds] for way in ways}
+            runs = {
+                way: [plan(workspace, path, loss, way.split()[0], seed, **wish) for seed in seeds]
+                for way in ways
+            }
             found = {way: act(workspace, runs[way]) for way, act in ways.items()}
             differences = [gap(found[way], found["fp32"]) for way in list(ways)[1:]]
-            print(f"| {loss} | {' | '.join(said(values) for values in found.values())} | {' | '.join(differences)} |", flush=True)
+            print(
+                f"| {loss} | {' | '.join(said(values) for values in found.values())} | "
+                f"{' | '.join(differences)} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

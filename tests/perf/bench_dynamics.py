@@ -1,7 +1,9 @@
-"""What it costs to keep p_y and the gradient's norm of every example: `python tests/perf/bench_dynamics.py`.
+"""What it costs to keep p_y and the gradient's norm of every example: `python
+tests/perf/bench_dynamics.py`.
 
-Epochs of two trainings in turn, one that keeps them and one that keeps the predicted class alone; medians of the rounds and of
-their ratio. The histograms of an epoch and their file are part of the first.
+Epochs of two trainings in turn, one that keeps them and one that keeps the predicted class alone;
+medians of the rounds and of their ratio. The histograms of an epoch and their file are part of the
+first.
 """
 
 from __future__ import annotations
@@ -52,7 +54,11 @@ def training(model: str, runs: int, kind: type[Passing]) -> Callable[[], float]:
     tasks = [Task(data.train_images, recorded, data.test_images, 10, model, build_loss("ce"), build_strategy("standard"), recipe, seed,
                   resolve_precision("auto", "cpu")) for seed in range(runs)]  # fmt: skip
     trainers = [Trainer(task, torch.device("cpu")) for task in tasks]
-    step = Pack(trainers, WIDTH, ["same"] * runs).run_epoch if runs > 1 else lambda: [trainers[0].run_epoch()]
+    step = (
+        Pack(trainers, WIDTH, ["same"] * runs).run_epoch
+        if runs > 1
+        else lambda: [trainers[0].run_epoch()]
+    )
 
     def epoch() -> float:
         trainer_module.Passing = pack_module.Passing = kind  # type: ignore[misc]
@@ -69,7 +75,10 @@ def training(model: str, runs: int, kind: type[Passing]) -> Callable[[], float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    print("| training | epoch, class alone (ms) | with p_y and gradient | ratio |\n| --- | ---: | ---: | ---: |")
+    print(
+        "| training | epoch, class alone (ms) | with p_y and gradient | ratio |\n| --- | ---: | "
+        "---: | ---: |"
+    )
     for model, runs in (("mlp", 1), ("mlp", WIDTH), ("cnn4", 1)):
         before, after = training(model, runs, ClassAlone), training(model, runs, Passing)
         pairs = [(before(), after()) for _ in range(ROUNDS)][1:]

@@ -1,7 +1,8 @@
-"""How cost grows: `python tests/perf/bench_growth.py`. Each line in a process of its own: seconds, and the peak of its memory.
+"""How cost grows: `python tests/perf/bench_growth.py`. Each line in a process of its own: seconds,
+and the peak of its memory.
 
-Training is the MLP on random 8 x 8 images, by itself, one thread; its cost an epoch, an example, a class. Reports read folders
-that hold the record of a real short run under other seeds and noises.
+Training is the MLP on random 8 x 8 images, by itself, one thread; its cost an epoch, an example, a
+class. Reports read folders that hold the record of a real short run under other seeds and noises.
 """
 
 from __future__ import annotations
@@ -44,29 +45,65 @@ def train(epochs: int, n: int, k: int) -> tuple[float, float]:
         dataset = workspace.dataset("some.npz")
         manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)"))
         whole = workspace.images(dataset)
-        run = plan_run(Wish(model="mlp", recipe="digits", changes={"epochs": epochs}), dataset, manifest, whole.fingerprint)
+        run = plan_run(
+            Wish(model="mlp", recipe="digits", changes={"epochs": epochs}),
+            dataset,
+            manifest,
+            whole.fingerprint,
+        )
         begun = time.perf_counter()
-        execute(run, whole, make_trainer(run, whole, "cpu"), RunFolder(workspace.runs / run.folder_name), Conduct())
-        return time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        execute(
+            run,
+            whole,
+            make_trainer(run, whole, "cpu"),
+            RunFolder(workspace.runs / run.folder_name),
+            Conduct(),
+        )
+        return time.perf_counter() - begun, resource.getrusage(
+            resource.RUSAGE_SELF
+        ).ru_maxrss / 1024
 
 
 def report(folders: int) -> tuple[float, float]:
     """Seconds of `noisebench report` over so many run folders, as a process, and its peak in MB."""
     with tempfile.TemporaryDirectory() as place:
-        words = ["-m", "noisebench", "-q", "-C", place, "train", "digits", "--sym", "0.4", "--epochs", "1"]
+        words = [
+            "-m",
+            "noisebench",
+            "-q",
+            "-C",
+            place,
+            "train",
+            "digits",
+            "--sym",
+            "0.4",
+            "--epochs",
+            "1",
+        ]
         subprocess.run([sys.executable, *words], check=True, capture_output=True)
         (real,) = Path(place, "runs").iterdir()
-        record, config = json.loads((real / "result.json").read_text()), (real / "config.yaml").read_text()
+        record, config = (
+            json.loads((real / "result.json").read_text()),
+            (real / "config.yaml").read_text(),
+        )
         for number in range(folders):
             copy = real.parent / f"copy__{number:08x}"
             copy.mkdir()
             seed, method = number % 5, f"m{number // 5 % 20}"
             text = f"symmetric(rate={(1 + number // 100) / 1000:.3f})"
-            changed = {**record, "key": f"{number:064x}", "seed": seed, "method": method, "noise": {**record["noise"], "text": text}}
+            changed = {
+                **record,
+                "key": f"{number:064x}",
+                "seed": seed,
+                "method": method,
+                "noise": {**record["noise"], "text": text},
+            }
             (copy / "result.json").write_text(json.dumps(changed))
             (copy / "config.yaml").write_text(config)
         begun = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "noisebench", "-C", place, "report"], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "noisebench", "-C", place, "report"], stdout=subprocess.DEVNULL
+        )
         _, _, usage = os.wait4(process.pid, 0)
         return time.perf_counter() - begun, usage.ru_maxrss / 1024
 
@@ -77,12 +114,22 @@ def main() -> None:
         line = json.loads(sys.argv[1])
         print(json.dumps(report(**line) if "folders" in line else train(**line)))
         return
-    print("| epochs | examples | classes | run folders | seconds | peak (MB) |\n| ---: | ---: | ---: | ---: | ---: | ---: |")
+    print(
+        "| epochs | examples | classes | run folders | seconds | peak (MB) |\n| ---: | ---: | "
+        "---: | ---: | ---: | ---: |"
+    )
     for line in LINES:
-        done = subprocess.run([sys.executable, __file__, json.dumps(line)], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, __file__, json.dumps(line)], check=True, capture_output=True, text=True
+        )
         seconds, peak = json.loads(done.stdout)
         cells = [line.get(name, "") for name in ("epochs", "n", "k", "folders")]
-        print("| " + " | ".join(f"{cell:,}" if cell else "" for cell in cells) + f" | {seconds:.2f} | {peak:.0f} |", flush=True)
+        print(
+            "| "
+            + " | ".join(f"{cell:,}" if cell else "" for cell in cells)
+            + f" | {seconds:.2f} | {peak:.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What it helps to begin from trained weights where labels are few and by people: CIFAR-10's second five classes from a network that was
-trained on its first five; by recipe; and how well the suite's runs together find the wrong labels.
+"""What it helps to begin from trained weights where labels are few and by people: CIFAR-10's second
+five classes from a network that was trained on its first five; by recipe; and how well the suite's
+runs together find the wrong labels.
 
-    python tests/perf/bench_init.py [WORKSPACE]     # cifar10.npz and CIFAR-10_human.pt in NOISEBENCH_DATA
+python tests/perf/bench_init.py [WORKSPACE]     # cifar10.npz and CIFAR-10_human.pt in
+NOISEBENCH_DATA
 
 Half an hour on one core. What is in the workspace already is not trained again.
 """
@@ -24,9 +26,13 @@ from noisebench.runs.queue import make_agenda
 from noisebench.runs.workspace import Workspace
 
 PRETRAINED, LABELLED = 15_000, 2_000  # images
-WARM = "--labels own --model timm:test_resnet --recipe apl --epochs 8 --lr 0.05 --batch-size 64 --crop 4 --flip"
+WARM = (
+    "--labels own --model timm:test_resnet --recipe apl --epochs 8 --lr 0.05 --batch-size 64 "
+    "--crop 4 --flip"
+)
 COMMON = (
-    "dataset: mine.npz, noise: imported(file='own'), model: timm:test_resnet, seeds: [0, 1], epochs: 8, batch_size: 64, clip: 0, "
+    "dataset: mine.npz, noise: imported(file='own'), model: timm:test_resnet, seeds: [0, 1], "
+    "epochs: 8, batch_size: 64, clip: 0, "
     "crop: 4, flip: true"
 )
 SUITES = f"""
@@ -53,10 +59,21 @@ def make_data(place: Path, data: Path) -> np.ndarray:
     """warm.npz and mine.npz; the clean labels (N,) of the second."""
     arrays = np.load(data / "cifar10.npz")
     images, test = arrays["train_images"], arrays["test_images"]
-    labels, of_test = (arrays[f"{part}_labels"].reshape(-1).astype(np.int64) for part in ("train", "test"))
-    worse, rng = read_human("worse_label", "cifar10", labels, data, offline=True), np.random.default_rng(0)
-    first, seen = rng.permutation(np.flatnonzero(labels < 5))[:PRETRAINED], np.flatnonzero(of_test < 5)[:2000]
-    mine, held = rng.permutation(np.flatnonzero((labels >= 5) & (worse >= 5)))[:LABELLED], np.flatnonzero(of_test >= 5)[:2500]
+    labels, of_test = (
+        arrays[f"{part}_labels"].reshape(-1).astype(np.int64) for part in ("train", "test")
+    )
+    worse, rng = (
+        read_human("worse_label", "cifar10", labels, data, offline=True),
+        np.random.default_rng(0),
+    )
+    first, seen = (
+        rng.permutation(np.flatnonzero(labels < 5))[:PRETRAINED],
+        np.flatnonzero(of_test < 5)[:2000],
+    )
+    mine, held = (
+        rng.permutation(np.flatnonzero((labels >= 5) & (worse >= 5)))[:LABELLED],
+        np.flatnonzero(of_test >= 5)[:2500],
+    )
     _save(place / "warm.npz", images[first], labels[first], test[seen], of_test[seen])
     _save(place / "mine.npz", images[mine], worse[mine] - 5, test[held], of_test[held] - 5)
     return labels[mine] - 5
@@ -71,19 +88,26 @@ def show(name: str, said: Predictions, recorded: np.ndarray, clean: np.ndarray) 
     """How well doubts find what is wrong."""
     score, wrong, found = -said.recorded_log_p, recorded != clean, doubted(said, recorded)
     share = (recorded[found] != clean[found]).mean()
-    print(f"{name}: AUROC {auroc(score, wrong):.3f}, average precision {average_precision(score, wrong):.3f}, "
+    print(f"{name}: AUROC {auroc(score, wrong):.3f}, average precision "
+          f"{average_precision(score, wrong):.3f}, "
           f"{len(found)} listed, {100 * share:.1f} % of them wrong")  # fmt: skip
 
 
 def run() -> None:
-    place, data = Path(sys.argv[1] if len(sys.argv) > 1 else "bench_init"), Path(os.environ["NOISEBENCH_DATA"])
+    place, data = (
+        Path(sys.argv[1] if len(sys.argv) > 1 else "bench_init"),
+        Path(os.environ["NOISEBENCH_DATA"]),
+    )
     place.mkdir(exist_ok=True)
     clean = make_data(place, data)
     (place / "suites.yaml").write_text(SUITES)
     recorded = np.load(place / "mine.npz")["train_labels"]
     print(f"{100 * (recorded != clean).mean():.1f} % of {len(clean)} labels are wrong")
     words = ["-q", "-C", str(place)]
-    for command in (["train", "warm.npz", *WARM.split()], *(["run", f"{place}/suites.yaml:{name}"] for name in ("tune", "doubts"))):
+    for command in (
+        ["train", "warm.npz", *WARM.split()],
+        *(["run", f"{place}/suites.yaml:{name}"] for name in ("tune", "doubts")),
+    ):
         if code := main([*words, *command]):
             raise SystemExit(code)
     items = make_agenda(Workspace(place), find_suite(f"{place}/suites.yaml:doubts", place)[1])

@@ -1,4 +1,6 @@
-"""A thousand finished runs as a table: `python tests/perf/bench_report.py [RUNS]`. The records are copies of a real one."""
+"""A thousand finished runs as a table: `python tests/perf/bench_report.py [RUNS]`. The records are
+copies of a real one.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,16 @@ def main() -> None:
             spent = []
             for _ in range(3):
                 begun = time.perf_counter()
-                command = [sys.executable, "-m", "noisebench", "-C", place, "report", "--format", form]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "noisebench",
+                    "-C",
+                    place,
+                    "report",
+                    "--format",
+                    form,
+                ]
                 subprocess.run(command, check=True, capture_output=True)
                 spent.append(time.perf_counter() - begun)
             print(f"| {form} | {statistics.median(spent):.2f} |", flush=True)

@@ -1,4 +1,6 @@
-"""How soon something happens: `python tests/perf/bench_startup.py`. Whole processes, medians, in turn with their references."""
+"""How soon something happens: `python tests/perf/bench_startup.py`. Whole processes, medians, in
+turn with their references.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,15 @@ COMMANDS = {
     "import typer, rich": ["-c", "import typer, rich"],
     "import torch": ["-c", "import torch"],
     "noisebench --help": ["-m", "noisebench", "--help"],
-    "noisebench corrupt cifar10 --asym 0.3": ["-m", "noisebench", "corrupt", "cifar10", "--asym", "0.3", "--force"],
+    "noisebench corrupt cifar10 --asym 0.3": [
+        "-m",
+        "noisebench",
+        "corrupt",
+        "cifar10",
+        "--asym",
+        "0.3",
+        "--force",
+    ],
     "train digits, from torch's import to its first epoch": ["-c", FIRST_EPOCH],
 }
 
@@ -32,7 +42,9 @@ COMMANDS = {
 def seconds(arguments: list[str], folder: str) -> float:
     """Of a process; of one that prints a number, that."""
     begun = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], check=True, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], check=True, cwd=folder, capture_output=True, text=True
+    )
     spent = time.perf_counter() - begun
     return float(done.stdout) if arguments[-1] is FIRST_EPOCH else spent
 

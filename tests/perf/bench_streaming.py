@@ -1,8 +1,10 @@
-"""Our way of reading pictures beside timm's bare loader: the same files, transforms, workers and batches, epochs in turn.
+"""Our way of reading pictures beside timm's bare loader: the same files, transforms, workers and
+batches, epochs in turn.
 
     python tests/perf/bench_streaming.py [WORKERS] [BATCH] [EPOCHS] [DEVICE]
 
-Real photographs of scikit-learn's, cut into 768 pictures of 500 x 375 pixels, JPEG at quality 90, as large as ImageNet's usual ones.
+Real photographs of scikit-learn's, cut into 768 pictures of 500 x 375 pixels, JPEG at quality 90,
+as large as ImageNet's usual ones.
 """
 
 from __future__ import annotations
@@ -30,15 +32,24 @@ PICTURES, SIZE = 768, (500, 375)
 def main(workers: int = 2, batch: int = 64, epochs: int = 7, device: str = "cpu") -> None:
     with tempfile.TemporaryDirectory() as place:
         _write(Path(place))
-        ways = {"timm's create_loader": _timm(Path(place), workers, batch, device), "ours": _ours(Path(place), workers, batch, device)}
+        ways = {
+            "timm's create_loader": _timm(Path(place), workers, batch, device),
+            "ours": _ours(Path(place), workers, batch, device),
+        }
         found: dict[str, list[float]] = {name: [] for name in ways}
         for epoch in range(epochs + 1):
             for name, run in sorted(ways.items(), reverse=bool(epoch % 2)):
                 seconds = _timed(run, device)
                 if epoch:  # the first starts the workers
                     found[name].append(PICTURES // batch * batch / seconds)
-    ratios = [ours / theirs for ours, theirs in zip(found["ours"], found["timm's create_loader"], strict=True)]
-    print(f"{workers} workers, batch {batch}, {epochs} epochs of {PICTURES} pictures in turn, to {device}")
+    ratios = [
+        ours / theirs
+        for ours, theirs in zip(found["ours"], found["timm's create_loader"], strict=True)
+    ]
+    print(
+        f"{workers} workers, batch {batch}, {epochs} epochs of {PICTURES} pictures in turn, to "
+        f"{device}"
+    )
     for name, rates in found.items():
         print(f"{name}: {median(rates):.1f} images/s, median; {min(rates):.1f} to {max(rates):.1f}")
     spread = f"{stdev(ratios):.3f} (sample standard deviation of {len(ratios)})"
@@ -51,9 +62,14 @@ def _write(place: Path) -> None:
     for part, n in (("train", PICTURES), ("val", 2)):
         for number in range(n):
             photograph, folder = photographs[number % 2], place / part / "ab"[number % 2]
-            left, top = (int(rng.integers(0, whole - side)) for whole, side in zip(photograph.size, SIZE, strict=True))
+            left, top = (
+                int(rng.integers(0, whole - side))
+                for whole, side in zip(photograph.size, SIZE, strict=True)
+            )
             folder.mkdir(parents=True, exist_ok=True)
-            photograph.crop((left, top, left + SIZE[0], top + SIZE[1])).save(folder / f"{number}.jpg", quality=90)
+            photograph.crop((left, top, left + SIZE[0], top + SIZE[1])).save(
+                folder / f"{number}.jpg", quality=90
+            )
 
 
 def _timm(place: Path, workers: int, batch: int, device: str) -> Callable[[], None]:
@@ -70,8 +86,15 @@ def _timm(place: Path, workers: int, batch: int, device: str) -> Callable[[], No
 
 
 def _ours(place: Path, workers: int, batch: int, device: str) -> Callable[[], None]:
-    pictures = read_images(find_dataset(f"folder:{place}", place), place, workers=workers).train_images
-    source = source_of(pictures, normalisation_of(pictures), torch.device(device), Look(224, 0.875, 0.08, flip=True))
+    pictures = read_images(
+        find_dataset(f"folder:{place}", place), place, workers=workers
+    ).train_images
+    source = source_of(
+        pictures,
+        normalisation_of(pictures),
+        torch.device(device),
+        Look(224, 0.875, 0.08, flip=True),
+    )
     epoch = iter(range(1_000_000))
 
     def run() -> None:

@@ -1,7 +1,8 @@
 """The whole grid: `python tests/perf/bench_suite.py [SUITE]`.
 
-`noisebench run` in a fresh folder, start-up and all, beside the same runs one at a time, each by itself in float32 on one thread (a
-sample of them, in the same minute), and the forecast of `--dry-run` made before.
+`noisebench run` in a fresh folder, start-up and all, beside the same runs one at a time, each by
+itself in float32 on one thread (a sample of them, in the same minute), and the forecast of
+`--dry-run` made before.
 """
 
 from __future__ import annotations
@@ -56,10 +57,19 @@ def main() -> None:
         command(folder, "run", name)
         seconds = time.perf_counter() - begun
         after = json.loads(command(folder, "run", name, "--dry-run", "--rerun", "all", "--json"))
-    print(f"torch {torch.__version__}, {cores()} cores, {name}: {count} runs, {forecast['packs']} packs")
+    print(
+        f"torch {torch.__version__}, {cores()} cores, {name}: {count} runs, {forecast['packs']} "
+        "packs"
+    )
     print("| way | seconds | a run | |\n| --- | ---: | ---: | ---: |")
-    print(f"| one at a time, float32, one thread (from {SAMPLE}) | {count * each:.0f} | {each:.2f} | 1.0 |")
-    print(f"| `noisebench run {name}` | {seconds:.1f} | {seconds / count:.3f} | {count * each / seconds:.1f} |")
+    print(
+        f"| one at a time, float32, one thread (from {SAMPLE}) | {count * each:.0f} | "
+        f"{each:.2f} | 1.0 |"
+    )
+    print(
+        f"| `noisebench run {name}` | {seconds:.1f} | {seconds / count:.3f} | "
+        f"{count * each / seconds:.1f} |"
+    )
     for what, said in (("before any run", forecast), ("from finished runs", after)):
         guess = said["estimated_seconds"]
         print(f"| forecast {what} | {guess:.1f} | | {100 * (guess / seconds - 1):+.0f} % |")

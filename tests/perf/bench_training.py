@@ -1,8 +1,10 @@
-"""Images a second of one training: `python tests/perf/bench_training.py [MODEL ...] [--device cuda]`.
+"""Images a second of one training: `python tests/perf/bench_training.py [MODEL ...] [--device
+cuda]`.
 
-On a processor beside the loop that the field's repositories have (DataLoader, torchvision's transforms, eager float32, NCHW), and beside
-the rate of a matrix product; on a GPU beside the floor that its matrix rate and its memory's bandwidth set. All in turn in the
-same minutes, medians of the rounds. Images and labels are drawn at random: only time counts.
+On a processor beside the loop that the field's repositories have (DataLoader, torchvision's
+transforms, eager float32, NCHW), and beside the rate of a matrix product; on a GPU beside the floor
+that its matrix rate and its memory's bandwidth set. All in turn in the same minutes, medians of the
+rounds. Images and labels are drawn at random: only time counts.
 """
 
 from __future__ import annotations
@@ -37,7 +39,11 @@ class Pictures(Dataset):
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         steps = [transforms.RandomCrop(SIDE, 4), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
                  transforms.Normalize((0.5,) * 3, (0.25,) * 3)]  # fmt: skip
-        self.images, self.labels, self.change = images, labels, transforms.Compose([transforms.ToPILImage(), *steps])
+        self.images, self.labels, self.change = (
+            images,
+            labels,
+            transforms.Compose([transforms.ToPILImage(), *steps]),
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,10 +73,25 @@ def peers_loop(model: str, images: np.ndarray, labels: np.ndarray) -> Callable[[
     return epoch
 
 
-def our_loop(model: str, images: np.ndarray, labels: np.ndarray, precision: str, device: torch.device) -> Callable[[], float]:
+def our_loop(
+    model: str, images: np.ndarray, labels: np.ndarray, precision: str, device: torch.device
+) -> Callable[[], float]:
     """Seconds of the steps of an epoch of ours, under the recipe `apl`."""
-    recipe = replace(make_recipe("apl", "cifar10", augment={"crop": 4, "flip": True}, changes={}), epochs=10_000)
-    task = Task(images, labels, images[:1], 10, model, build_loss("ce"), build_strategy("standard"), recipe, 0, precision)
+    recipe = replace(
+        make_recipe("apl", "cifar10", augment={"crop": 4, "flip": True}, changes={}), epochs=10_000
+    )
+    task = Task(
+        images,
+        labels,
+        images[:1],
+        10,
+        model,
+        build_loss("ce"),
+        build_strategy("standard"),
+        recipe,
+        0,
+        precision,
+    )
     trainer = Trainer(task, device)
 
     def epoch() -> float:
@@ -112,10 +133,18 @@ def _wait(device: torch.device) -> None:
 
 
 def work_of_an_image(model: str) -> tuple[float, float]:
-    """FLOP forward and backward, and bytes of activations in bf16: each written and read forward, read backward, its gradient likewise."""
-    network, images, seen = make_network(model, 10, (SIDE, SIDE, 3), 0), torch.randn(2, 3, SIDE, SIDE), []
+    """FLOP forward and backward, and bytes of activations in bf16: each written and read forward,
+    read backward, its gradient likewise.
+    """
+    network, images, seen = (
+        make_network(model, 10, (SIDE, SIDE, 3), 0),
+        torch.randn(2, 3, SIDE, SIDE),
+        [],
+    )
     leaves = [layer for layer in network.modules() if not [*layer.children()]]
-    hooks = [layer.register_forward_hook(lambda _, __, out: seen.append(out.numel())) for layer in leaves]
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: seen.append(out.numel())) for layer in leaves
+    ]
     with FlopCounterMode(display=False) as counter:
         network(images).sum().backward()
     for hook in hooks:
@@ -127,8 +156,14 @@ def on_processor(model: str, count: int) -> None:
     """Print a table of the loops, in turn."""
     cpu, auto = torch.device("cpu"), resolve_precision("auto", "cpu")
     generator = np.random.default_rng(0)
-    images, labels = generator.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8), generator.integers(0, 10, count)
-    loops = {"the usual loop": peers_loop(model, images, labels), "ours, fp32": our_loop(model, images, labels, "fp32", cpu)}
+    images, labels = (
+        generator.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8),
+        generator.integers(0, 10, count),
+    )
+    loops = {
+        "the usual loop": peers_loop(model, images, labels),
+        "ours, fp32": our_loop(model, images, labels, "fp32", cpu),
+    }
     if auto != "fp32":
         loops[f"ours, {auto} (auto)"] = our_loop(model, images, labels, auto, cpu)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
@@ -141,17 +176,29 @@ def on_processor(model: str, count: int) -> None:
     flop, _ = work_of_an_image(model)
     speed = {name: count / statistics.median(values[1:]) for name, values in seconds.items()}
     rate = {name: statistics.median(values[1:]) for name, values in rates.items()}
-    print(f"{model}: {flop / 1e9:.2f} GFLOP an image; matrix products " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in rate.items()))
-    print("| loop | images/s | x the usual loop | GFLOP/s | share of the matrix rate |\n| --- | ---: | ---: | ---: | ---: |")
+    print(
+        f"{model}: {flop / 1e9:.2f} GFLOP an image; matrix products "
+        + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in rate.items())
+    )
+    print(
+        "| loop | images/s | x the usual loop | GFLOP/s | share of the matrix rate |\n| --- | "
+        "---: | ---: | ---: | ---: |"
+    )
     for name, each in speed.items():
         share = each * flop / rate["bf16" if "bf16" in name else "fp32"]
-        print(f"| {name} | {each:.0f} | {each / speed['the usual loop']:.1f} | {each * flop / 1e9:.0f} | {100 * share:.0f} % |")
+        print(
+            f"| {name} | {each:.0f} | {each / speed['the usual loop']:.1f} | "
+            f"{each * flop / 1e9:.0f} | {100 * share:.0f} % |"
+        )
 
 
 def on_gpu(model: str, device: torch.device, count: int) -> None:
     """Print a line: images/s against the floor."""
     generator = np.random.default_rng(0)
-    images, labels = generator.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8), generator.integers(0, 10, count)
+    images, labels = (
+        generator.integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8),
+        generator.integers(0, 10, count),
+    )
     loop = our_loop(model, images, labels, "bf16", device)
     seconds = [loop() for _ in range(ROUNDS + 2)][2:]
     flop, traffic = work_of_an_image(model)
@@ -168,11 +215,17 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cpu":
-        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}, {SIDE} x {SIDE}, medians of {ROUNDS} epochs")
+        print(
+            f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}, "
+            f"{SIDE} x {SIDE}, medians of {ROUNDS} epochs"
+        )
         for model in arguments.models:
             on_processor(model, 10 * BATCH)
         return
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}, batch {BATCH}\n| model | images/s | floor | share |")
+    print(
+        f"torch {torch.__version__}, {torch.cuda.get_device_name(device)}, batch {BATCH}\n| "
+        "model | images/s | floor | share |"
+    )
     print("| --- | ---: | ---: | ---: |")
     for model in arguments.models:
         on_gpu(model, device, 50_000)

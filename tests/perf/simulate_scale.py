@@ -1,7 +1,9 @@
-"""What a large suite costs beside its training: `python tests/perf/simulate_scale.py [RUNS] [FOLDER]`.
+"""What a large suite costs beside its training: `python tests/perf/simulate_scale.py [RUNS]
+[FOLDER]`.
 
-Everything is real, by the command line and its worker processes, but the epochs: a plugin puts a stub in their place that says the same
-of every example. Planned, claimed, written, recorded, reported is as ever. With strace at hand the calls that a file server would see.
+Everything is real, by the command line and its worker processes, but the epochs: a plugin puts a
+stub in their place that says the same of every example. Planned, claimed, written, recorded,
+reported is as ever. With strace at hand the calls that a file server would see.
 """
 
 from __future__ import annotations
@@ -57,20 +59,35 @@ def make(place: Path, runs: int) -> None:
     place.mkdir(parents=True, exist_ok=True)
     (place / "stub.py").write_text(STUB)
     rates = [round(0.05 + 0.04 * number, 2) for number in range(10)]
-    noises = [*(f"symmetric(rate={rate})" for rate in rates), *(f"asymmetric(rate={rate})" for rate in rates)]
+    noises = [
+        *(f"symmetric(rate={rate})" for rate in rates),
+        *(f"asymmetric(rate={rate})" for rate in rates),
+    ]
     methods = ["ce", "lsr", "bootstrap", "forward", "sl", "d2l", "gce", "el", "mae", "js"]
-    defaults = {"dataset": "digits", "model": "mlp", "recipe": "digits", "epochs": EPOCHS, "seeds": list(range(runs // CELLS))}
+    defaults = {
+        "dataset": "digits",
+        "model": "mlp",
+        "recipe": "digits",
+        "epochs": EPOCHS,
+        "seeds": list(range(runs // CELLS)),
+    }
     suite = {"defaults": defaults, "matrix": {"noise": noises, "method": methods}}
     (place / "scale.yaml").write_text(json.dumps({"version": 1, "suites": {"scale": suite}}))
 
 
-def noisebench(place: Path, *arguments: str, before: tuple[str, ...] = ()) -> tuple[float, float, float]:
-    """Seconds, peak memory (MB) and seconds of processor of a command in the folder, its workers included but for the peak."""
+def noisebench(
+    place: Path, *arguments: str, before: tuple[str, ...] = ()
+) -> tuple[float, float, float]:
+    """Seconds, peak memory (MB) and seconds of processor of a command in the folder, its workers
+    included but for the peak.
+    """
     stub = ["--plugin", "stub.py"] if arguments[0] == "run" and "--dry-run" not in arguments else []
     command = [*before, sys.executable, "-m", "noisebench", "-C", ".", *stub, "-q", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     begun = time.perf_counter()
-    with subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, cwd=place, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout
         out = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
@@ -80,7 +97,9 @@ def noisebench(place: Path, *arguments: str, before: tuple[str, ...] = ()) -> tu
 
 
 def run_all(place: Path, runs: int, *arguments: str) -> tuple[float, float]:
-    """Seconds, and seconds of processor, for a suite of so many runs, in a new folder, start-up included."""
+    """Seconds, and seconds of processor, for a suite of so many runs, in a new folder, start-up
+    included.
+    """
     make(place, runs)
     seconds, _, busy = noisebench(place, "run", "scale.yaml", *arguments)
     return seconds, busy
@@ -95,15 +114,35 @@ def two_at_once(place: Path, runs: int) -> tuple[float, float]:
 
 
 def operations(root: Path) -> Counter[str]:
-    """The calls of a run that reach the workspace, by name: a suite of two runs a cell less one of one run a cell."""
+    """The calls of a run that reach the workspace, by name: a suite of two runs a cell less one of
+    one run a cell.
+    """
     counts = []
     for runs in (CELLS, 2 * CELLS):
         place, log = root / f"traced{runs}", root / f"trace{runs}"
         make(place, runs)
-        calls = "trace=%file,fsync,getdents64"  # what is read and written a client keeps and sends in large pieces
-        noisebench(place, "run", "scale.yaml", "--jobs", "1", before=("strace", "-f", "-y", "-qq", "-e", calls, "-o", str(log)))
-        inside = (line for line in log.open(errors="replace") if "runs/" in line and "AT_EMPTY_PATH" not in line)
-        counts.append(Counter(found[1] for line in inside if (found := re.match(r"\d+\s+(?:<\.\.\. )?(\w+)", line))))
+        # what is read and written a client keeps and sends in large pieces
+        calls = "trace=%file,fsync,getdents64"
+        noisebench(
+            place,
+            "run",
+            "scale.yaml",
+            "--jobs",
+            "1",
+            before=("strace", "-f", "-y", "-qq", "-e", calls, "-o", str(log)),
+        )
+        inside = (
+            line
+            for line in log.open(errors="replace")
+            if "runs/" in line and "AT_EMPTY_PATH" not in line
+        )
+        counts.append(
+            Counter(
+                found[1]
+                for line in inside
+                if (found := re.match(r"\d+\s+(?:<\.\.\. )?(\w+)", line))
+            )
+        )
         log.unlink()
     return Counter({name: (counts[1][name] - counts[0][name]) / CELLS for name in counts[1]})  # type: ignore[misc]
 
@@ -113,9 +152,14 @@ def sizes(place: Path) -> str:
     folders = list((place / "runs").iterdir())
     files = {path.name: path.stat() for path in sorted(folders[0].iterdir())}
     by_name = ", ".join(f"{name} {found.st_size / 1000:.1f}" for name, found in files.items())
-    blocks = sum(path.stat().st_blocks * 512 for folder in folders for path in folder.iterdir()) / len(folders)
+    blocks = sum(
+        path.stat().st_blocks * 512 for folder in folders for path in folder.iterdir()
+    ) / len(folders)
     total = sum(found.st_size for found in files.values())
-    return f"{len(files)} files, {total / 1000:.0f} kB, {blocks / 1000:.0f} kB in blocks, a run; in kB: {by_name}"
+    return (
+        f"{len(files)} files, {total / 1000:.0f} kB, {blocks / 1000:.0f} kB in blocks, a run; "
+        f"in kB: {by_name}"
+    )
 
 
 def show_reading(place: Path) -> None:
@@ -132,7 +176,9 @@ def show_reading(place: Path) -> None:
         print(f"| `{name}` | {seconds:.1f} | {busy:.1f} | {memory:.0f} |", flush=True)
 
 
-def show_a_run(name: str, runs: int, spent: tuple[float, float], start: tuple[float, float]) -> None:
+def show_a_run(
+    name: str, runs: int, spent: tuple[float, float], start: tuple[float, float]
+) -> None:
     """What a run takes beyond the start-up."""
     seconds, busy = (1000 * (all_ - once) / runs for all_, once in zip(spent, start, strict=True))
     print(f"{name}: {spent[0]:.1f} s; a run {seconds:.1f} ms, {busy:.1f} of processor", flush=True)
@@ -142,10 +188,16 @@ def main() -> None:
     """All of it, in a folder that is removed unless it was named."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     root = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp())
-    few, start = max(CELLS, runs // 10 // CELLS * CELLS), run_all(root / "start", CELLS, "--jobs", "1", "--shard", f"1/{CELLS}")
+    few, start = (
+        max(CELLS, runs // 10 // CELLS * CELLS),
+        run_all(root / "start", CELLS, "--jobs", "1", "--shard", f"1/{CELLS}"),
+    )
     make(root / "all", runs)
     seconds, memory, busy = noisebench(root / "all", "run", "scale.yaml", "--dry-run")
-    print(f"{runs} runs, none done: --dry-run in {seconds:.1f} s ({busy:.1f} of processor), {memory:.0f} MB; one run: {start[0]:.1f} s")
+    print(
+        f"{runs} runs, none done: --dry-run in {seconds:.1f} s ({busy:.1f} of processor), "
+        f"{memory:.0f} MB; one run: {start[0]:.1f} s"
+    )
     for name, spent in (
         ("one worker", run_all(root / "one", few, "--jobs", "1")),
         ("two workers of one process", run_all(root / "two", few, "--jobs", "2")),
@@ -157,11 +209,21 @@ def main() -> None:
     show_reading(root / "all")
     seconds, memory, busy = noisebench(root / "one", "report", "-o", "page.html")
     size = (root / "one" / "page.html").stat().st_size / 1e6
-    print(f"{few} runs, report -o page.html: {seconds:.1f} s ({busy:.1f} of processor), {memory:.0f} MB; the page has {size:.1f} MB")
+    print(
+        f"{few} runs, report -o page.html: {seconds:.1f} s ({busy:.1f} of processor), "
+        f"{memory:.0f} MB; the page has {size:.1f} MB"
+    )
     if shutil.which("strace"):
         found = operations(root)
-        print(f"calls a run: {', '.join(f'{name} {count:.1f}' for name, count in found.most_common())}; {sum(found.values()):.0f} in all")
-    print(f"peak of all children: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MB")
+        print(
+            "calls a run: "
+            f"{', '.join(f'{name} {count:.1f}' for name, count in found.most_common())}; "
+            f"{sum(found.values()):.0f} in all"
+        )
+    print(
+        "peak of all children: "
+        f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MB"
+    )
     if len(sys.argv) <= 2:
         shutil.rmtree(root)
 

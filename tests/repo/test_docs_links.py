@@ -1,4 +1,6 @@
-"""The pages for users: their links lead somewhere, the README lists each of them, and docs/code.md names each part of the package."""
+"""The pages for users: their links lead somewhere, the README lists each of them, and docs/code.md
+names each part of the package.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ import pytest
 import noisebench as nb
 from tests.support.pages import PAGES, README, ROOT, read
 
-LINKING = (*PAGES, *sorted((ROOT / "results").glob("*.md")), *sorted((ROOT / "tests" / "perf").glob("*.md")))
+LINKING = (
+    *PAGES,
+    *sorted((ROOT / "results").glob("*.md")),
+    *sorted((ROOT / "tests" / "perf").glob("*.md")),
+)
 
 
 def prose(page: Path) -> str:
@@ -24,7 +30,11 @@ def anchors(page: Path) -> set[str]:
     names: Counter[str] = Counter()
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.M):
         names[re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")] += 1
-    return {name if number == 0 else f"{name}-{number}" for name, times in names.items() for number in range(times)}
+    return {
+        name if number == 0 else f"{name}-{number}"
+        for name, times in names.items()
+        for number in range(times)
+    }
 
 
 def links_of(page: Path) -> list[str]:
@@ -68,4 +78,8 @@ def test_the_tree_names_every_file_and_directory_of_the_package(subtests: pytest
 def test_no_conflict_marker_is_left(subtests: pytest.Subtests) -> None:
     for page in LINKING:
         with subtests.test(page.name):
-            assert [line for line in read(page).splitlines() if line.startswith(("<<<<<<<", "=======", ">>>>>>>"))] == []
+            assert [
+                line
+                for line in read(page).splitlines()
+                if line.startswith(("<<<<<<<", "=======", ">>>>>>>"))
+            ] == []

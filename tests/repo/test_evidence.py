@@ -1,4 +1,6 @@
-"""results/: each line is a run of its suite as it is planned today, each page shows its file, and one run is made again."""
+"""results/: each line is a run of its suite as it is planned today, each page shows its file, and
+one run is made again.
+"""
 
 from __future__ import annotations
 
@@ -66,18 +68,27 @@ def workspace(place: Path, name: str) -> Workspace:
     data = Path(os.environ.get("NOISEBENCH_DATA", "."))
     if dataset != "digits" and not (data / f"{dataset}.npz").exists():
         pytest.skip(f"needs {dataset}.npz in NOISEBENCH_DATA")
-    if any("human" in str(noise) for noise in SUITES[name].matrix["noise"]) and not (data / "CIFAR-10_human.pt").exists():
+    if (
+        any("human" in str(noise) for noise in SUITES[name].matrix["noise"])
+        and not (data / "CIFAR-10_human.pt").exists()
+    ):
         pytest.skip("needs CIFAR-10_human.pt in NOISEBENCH_DATA")
     return Workspace(place, data, offline=True)
 
 
-def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(agenda: Callable[[str], list[Item]], subtests: pytest.Subtests) -> None:
-    """By its key, a hash of all that changes a result, under the same name and with the same oracle mark."""
+def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(
+    agenda: Callable[[str], list[Item]], subtests: pytest.Subtests
+) -> None:
+    """By its key, a hash of all that changes a result, under the same name and with the same oracle
+    mark.
+    """
     for name in WRITTEN:
         with subtests.test(suite=name):
             planned = {item.run.key: (item.run.method, item.run.oracle) for item in agenda(name)}
             written = finished_runs(RESULTS / f"{name}.csv")
-            assert {key: (run.about()["method"], run.about()["oracle"]) for key, run in written.items()}.items() <= planned.items()
+            assert {
+                key: (run.about()["method"], run.about()["oracle"]) for key, run in written.items()
+            }.items() <= planned.items()
 
 
 def test_every_page_shows_its_file(subtests: pytest.Subtests) -> None:
@@ -86,7 +97,9 @@ def test_every_page_shows_its_file(subtests: pytest.Subtests) -> None:
             assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == evidence.page(name)
 
 
-def test_what_a_page_says_to_add_is_one_of_its_runs(agenda: Callable[[str], list[Item]], subtests: pytest.Subtests) -> None:
+def test_what_a_page_says_to_add_is_one_of_its_runs(
+    agenda: Callable[[str], list[Item]], subtests: pytest.Subtests
+) -> None:
     for name in WRITTEN:
         with subtests.test(suite=name):
             page = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
@@ -95,11 +108,15 @@ def test_what_a_page_says_to_add_is_one_of_its_runs(agenda: Callable[[str], list
             assert item.run.key in finished_runs(RESULTS / f"{name}.csv")
 
 
-def test_pieces_are_the_whole_suite_each_run_once(agenda: Callable[[str], list[Item]], subtests: pytest.Subtests) -> None:
+def test_pieces_are_the_whole_suite_each_run_once(
+    agenda: Callable[[str], list[Item]], subtests: pytest.Subtests
+) -> None:
     for name, table in evidence.EVIDENCE.items():
         with subtests.test(suite=name):
             pieces = [where(agenda(name), piece) for piece in table.pieces]
-            assert sorted(item.run.key for piece in pieces for item in piece) == sorted(item.run.key for item in agenda(name))
+            assert sorted(item.run.key for piece in pieces for item in piece) == sorted(
+                item.run.key for item in agenda(name)
+            )
 
 
 def test_readmes_table_is_that_of_the_page() -> None:
@@ -113,12 +130,19 @@ def test_readmes_column_beside_the_papers_is_that_of_the_page() -> None:
     rows = r"^\| (\w+) †? ?\| ([\d.]+) \| ([\d.]+) ± [^|]*\| ([+-][\d.]+) \|"
     readme = re.findall(rows, (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
     page = evidence.page("el-cifar10").split("**\n\n", 1)[1].partition("\n\n")[0]
-    assert readme == re.findall(r"^\| (\w+) \| ([\d.]+)†? \[([\d.]+), ([+-][\d.]+) \w\]", page, re.M) and len(readme) == 7
+    assert (
+        readme == re.findall(r"^\| (\w+) \| ([\d.]+)†? \[([\d.]+), ([+-][\d.]+) \w\]", page, re.M)
+        and len(readme) == 7
+    )
 
 
 @pytest.mark.soak  # writes 7,000 images
-def test_readmes_photos_are_those_that_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """5,000 of which 41.9 % are wrong; each picture is the one of its number, in the folder of the label that people gave."""
+def test_readmes_photos_are_those_that_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5,000 of which 41.9 % are wrong; each picture is the one of its number, in the folder of the
+    label that people gave.
+    """
     data = workspace(tmp_path, "cifar10n-short").data_dir
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOISEBENCH_DATA", str(data))
@@ -128,22 +152,49 @@ def test_readmes_photos_are_those_that_it_says(tmp_path: Path, monkeypatch: pyte
     for path in Path("photos/train").glob("*/*.png"):
         assert (np.asarray(Image.open(path)) == images.train_images[int(path.stem)]).all()
         given[int(path.stem)] = dataset.classes.index(path.parent.name)
-    assert sorted(given) == list(range(5000)) and sum(given[i] != images.train_labels[i] for i in given) == 2093
-    right = {int(path.stem): dataset.classes.index(path.parent.name) for path in Path("photos/test").glob("*/*.png")}
+    assert (
+        sorted(given) == list(range(5000))
+        and sum(given[i] != images.train_labels[i] for i in given) == 2093
+    )
+    right = {
+        int(path.stem): dataset.classes.index(path.parent.name)
+        for path in Path("photos/test").glob("*/*.png")
+    }
     assert [right[i] for i in range(2000)] == images.test_labels[:2000].tolist()
 
 
-def test_one_line_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the last bit where versions, processor and threads are those of the line, else within the spread over seeds."""
+def test_one_line_is_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit where versions, processor and threads are those of the line, else within the
+    spread over seeds.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    asked = ["--seeds", "10", "--where", "noise=symmetric(rate=0.4)", "--where", "method=el", "--where", "seed=0"]
+    asked = [
+        "--seeds",
+        "10",
+        "--where",
+        "noise=symmetric(rate=0.4)",
+        "--where",
+        "method=el",
+        "--where",
+        "seed=0",
+    ]
     assert main(["-q", "-C", str(tmp_path), "run", "quick", *asked, "--jobs", "1", "--json"]) == 0
     (cell,) = json.loads(capsys.readouterr().out)["cells"]
     with (RESULTS / "quick.csv").open(encoding="utf-8", newline="") as lines:
-        column = [row for row in csv.DictReader(lines) if row["method"] == "el" and row["noise"] == "symmetric(rate=0.4)"]
+        column = [
+            row
+            for row in csv.DictReader(lines)
+            if row["method"] == "el" and row["noise"] == "symmetric(rate=0.4)"
+        ]
     (line,) = (row for row in column if row["seed"] == "0")
     known = finished_runs(RESULTS / "quick.csv")[line["key"]].about()["environment"]
-    alike = all(known[name] == value for name, value in environment().items() if name in ("processor", "torch", "numpy"))
+    alike = all(
+        known[name] == value
+        for name, value in environment().items()
+        if name in ("processor", "torch", "numpy")
+    )
     if alike and cell["precision"] == line["precision"]:
         assert cell["values"]["0"] == float(line["last"])
     else:

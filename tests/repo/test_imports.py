@@ -1,4 +1,6 @@
-"""Light commands load no torch, and only the command line prints. The layers are import-linter's, in pyproject.toml."""
+"""Light commands load no torch, and only the command line prints. The layers are import-linter's,
+in pyproject.toml.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ LIGHT = (
     ('main(["list", "models"])', {"torch", "timm", "torchvision"}),
     ('main(["list", "suites"])', {"torch", "timm", "torchvision"}),
     ('main(["corrupt", "cifar10", "--asym", "0.3"])', {"torch", "timm", "torchvision"}),
-    ("import noisebench.losses, noisebench.strategies, noisebench.noise, noisebench.experiments.resolve, noisebench.reporting", {"torch"}),
+    (
+        "import noisebench.losses, noisebench.strategies, noisebench.noise, "
+        "noisebench.experiments.resolve, noisebench.reporting",
+        {"torch"},
+    ),
 )
 EACH = """
 import json, sys
@@ -42,7 +48,9 @@ def test_light_commands_load_nothing_heavy(tmp_path: Path, subtests: pytest.Subt
     """One after the other in one interpreter: what a later one may load, an earlier one must not."""
     command = [sys.executable, "-c", EACH, json.dumps([code for code, _ in LIGHT])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     loaded = json.loads(done.stdout.splitlines()[-1])
     for code, heavy in LIGHT:
         with subtests.test(code=code):

@@ -1,4 +1,6 @@
-"""The suites that come with the package: how many of their cells the paper that they name has, and which of its cells they leave out."""
+"""The suites that come with the package: how many of their cells the paper that they name has, and
+which of its cells they leave out.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ def _beside(suite: Suite, run: SuiteRun) -> Beside | None:
     told = run.settings
     noise = str(noise_for(DATASETS[told["dataset"]], told["noise"]))
     epochs = make_recipe(told["recipe"], told["dataset"], augment={}, changes=run.changes).epochs
-    ours = Ours(told["dataset"], told["model"], noise, told["method"], told["recipe"], epochs, suite.report.metric)
+    ours = Ours(
+        told["dataset"],
+        told["model"],
+        noise,
+        told["method"],
+        told["recipe"],
+        epochs,
+        suite.report.metric,
+    )
     return find_beside(str(suite.report.published), ours)
 
 
@@ -49,8 +59,15 @@ def test_a_suite_that_names_a_paper_has_its_cells(subtests: pytest.Subtests) -> 
 
 
 def test_what_stands_beside_a_row_of_the_apl_suites_is_of_the_same_loss() -> None:
-    """No remark says that the loss is another one; of one of them the code leaves open which it was."""
-    remarks = {beside.cell.remark for name in ("apl-cifar10", "apl-cifar100") for beside in _cells(name) if beside is not None}
+    """No remark says that the loss is another one; of one of them the code leaves open which it
+    was.
+    """
+    remarks = {
+        beside.cell.remark
+        for name in ("apl-cifar10", "apl-cifar100")
+        for beside in _cells(name)
+        if beside is not None
+    }
     assert remarks <= {"", "alpha 0.00125 in its code, perhaps 0.0125"}
 
 
@@ -58,7 +75,10 @@ def test_every_suite_says_what_it_takes() -> None:
     assert [name for name, suite in SUITES.items() if not (suite.takes and suite.summary)] == []
 
 
-@pytest.mark.parametrize(("dataset", "name"), [("cifar10", "el-cifar10"), ("cifar100", "el-cifar100"), ("imagenet", "el-imagenet")])
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [("cifar10", "el-cifar10"), ("cifar100", "el-cifar100"), ("imagenet", "el-imagenet")],
+)
 def test_the_equal_loss_papers_tables_are_whole(dataset: str, name: str) -> None:
     """Each number that it prints of these data stands beside a cell of the suite."""
     there = {beside.cell for beside in _cells(name) if beside}
@@ -67,7 +87,9 @@ def test_the_equal_loss_papers_tables_are_whole(dataset: str, name: str) -> None
 
 @pytest.mark.parametrize("name", ["el-cifar10", "el-cifar100"])
 def test_the_papers_own_row_differs_in_nothing_that_it_states(name: str) -> None:
-    """But in the asymmetric noise of CIFAR-10, which its text makes both ways; the suite of that name does."""
+    """But in the asymmetric noise of CIFAR-10, which its text makes both ways; the suite of that
+    name does.
+    """
     silent = {"epochs there unstated", "selection there unstated", "which pairs not known there"}
     own = [beside for beside in _cells(name) if beside and beside.cell.method == "el"]
     for beside in own:
@@ -77,6 +99,8 @@ def test_the_papers_own_row_differs_in_nothing_that_it_states(name: str) -> None
 
 
 def test_both_ways_is_what_the_papers_text_says() -> None:
-    own = [beside for beside in _cells("el-cifar10-two-way") if beside and beside.cell.method == "el"]
+    own = [
+        beside for beside in _cells("el-cifar10-two-way") if beside and beside.cell.method == "el"
+    ]
     assert len(own) == 3
     assert not any(text.startswith("noise there") for beside in own for text in beside.mismatches)

@@ -1,4 +1,6 @@
-"""pyproject.toml: each library has one lower bound and no upper one, and what is installed keeps it."""
+"""pyproject.toml: each library has one lower bound and no upper one, and what is installed keeps
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,19 @@ from tests.support.pages import ROOT, read
 
 PROJECT = tomllib.loads(read(ROOT / "pyproject.toml"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NAMED = [Requirement(text) for text in [*PROJECT["dependencies"], *(text for texts in EXTRAS.values() for text in texts)]]
-LIBRARIES = [named for named in NAMED if named.name not in {"noisebench", "pandas-stubs", "types-PyYAML"}]  # types follow their library
+NAMED = [
+    Requirement(text)
+    for text in [*PROJECT["dependencies"], *(text for texts in EXTRAS.values() for text in texts)]
+]
+# types follow their library
+LIBRARIES = [
+    named for named in NAMED if named.name not in {"noisebench", "pandas-stubs", "types-PyYAML"}
+]
 
 
-def test_a_library_has_one_lower_bound_and_what_is_installed_keeps_it(subtests: pytest.Subtests) -> None:
+def test_a_library_has_one_lower_bound_and_what_is_installed_keeps_it(
+    subtests: pytest.Subtests,
+) -> None:
     names = [library.name.lower() for library in LIBRARIES]
     assert sorted(names) == sorted(set(names)), "a library has its bound in one place"
     for library in LIBRARIES:
@@ -31,5 +41,9 @@ def test_a_library_has_one_lower_bound_and_what_is_installed_keeps_it(subtests: 
 
 
 def test_the_pythons_named_are_from_the_oldest_allowed_on() -> None:
-    named = [text.rpartition(" ")[2] for text in PROJECT["classifiers"] if text.startswith("Programming Language :: Python :: 3.")]
+    named = [
+        text.rpartition(" ")[2]
+        for text in PROJECT["classifiers"]
+        if text.startswith("Programming Language :: Python :: 3.")
+    ]
     assert PROJECT["requires-python"] == f">={named[0]}"

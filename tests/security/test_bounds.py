@@ -1,4 +1,6 @@
-"""Files from strangers: whatever they hold, a reader says within seconds, within a memory bound and in one line why it refuses them."""
+"""Files from strangers: whatever they hold, a reader says within seconds, within a memory bound and
+in one line why it refuses them.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,41 @@ from noisebench.experiments.suite import expand, read_suites
 from noisebench.labels.manifest import read_manifest
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.predictions import checked_arrays
-from tests.support.hostile import COMMANDS, FILES, READERS, SHAPE, header, predictions, record, sealed
+from tests.support.hostile import (
+    COMMANDS,
+    FILES,
+    READERS,
+    SHAPE,
+    header,
+    predictions,
+    record,
+    sealed,
+)
 
 _SECONDS = 30  # where it would be minutes and gigabytes; a machine may be busy
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """How readers and commands ended in one process that has MEMORY bytes: `files`, `special` files and `commands`."""
+    """How readers and commands ended in one process that has MEMORY bytes: `files`, `special` files
+    and `commands`.
+    """
     folder = tmp_path_factory.mktemp("hostile")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     command = [sys.executable, "-m", "tests.support.hostile", str(folder)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -50,30 +75,46 @@ def why_not(outcome: dict[str, Any]) -> str:
     return "" if outcome["seconds"] < _SECONDS else f"{outcome['seconds']:.0f} s"
 
 
-def test_hostile_files_are_refused_in_one_line_within_the_bounds(outcomes: dict[str, dict[str, Any]]) -> None:
+def test_hostile_files_are_refused_in_one_line_within_the_bounds(
+    outcomes: dict[str, dict[str, Any]],
+) -> None:
     found = outcomes["files"]
     assert set(found) == set(FILES)
     assert not {name: wrong for name, outcome in found.items() if (wrong := why_not(outcome))}
 
 
-def test_what_is_no_file_is_refused_and_never_waited_for(outcomes: dict[str, dict[str, Any]]) -> None:
+def test_what_is_no_file_is_refused_and_never_waited_for(
+    outcomes: dict[str, dict[str, Any]],
+) -> None:
     found = outcomes["special"]
-    assert set(found) == {f"{name} is a {kind}" for name in READERS for kind in ("pipe", "device", "folder", "loop", "nothing")}
+    assert set(found) == {
+        f"{name} is a {kind}"
+        for name in READERS
+        for kind in ("pipe", "device", "folder", "loop", "nothing")
+    }
     assert not {name: wrong for name, outcome in found.items() if (wrong := why_not(outcome))}
 
 
-def test_commands_that_meet_hostile_files_end_by_their_code_and_say_one_line(outcomes: dict[str, dict[str, Any]]) -> None:
+def test_commands_that_meet_hostile_files_end_by_their_code_and_say_one_line(
+    outcomes: dict[str, dict[str, Any]],
+) -> None:
     found = outcomes["commands"]
-    assert {name: outcome["code"] for name, outcome in found.items()} == {name: code for name, (_, _, code) in COMMANDS.items()}
+    assert {name: outcome["code"] for name, outcome in found.items()} == {
+        name: code for name, (_, _, code) in COMMANDS.items()
+    }
     for outcome in found.values():
-        errors = [line[:7] for line in outcome["said"].splitlines() if not line.startswith("warning: ")]
+        errors = [
+            line[:7] for line in outcome["said"].splitlines() if not line.startswith("warning: ")
+        ]
         assert errors == (["error: "] if outcome["code"] else []), outcome["said"]
         assert "a bug in" not in outcome["said"] and outcome["seconds"] < _SECONDS
 
 
 def test_an_honest_manifest_that_packs_well_is_read(tmp_path: Path) -> None:
     n, long = 60_000, "train/" + "the_same_long_folder_for_all/" * 4
-    rows = b"index,label,clean_label,id\n" + b"".join(b"%d,0,0,%s%d.png\n" % (at, long.encode(), at) for at in range(n))
+    rows = b"index,label,clean_label,id\n" + b"".join(
+        b"%d,0,0,%s%d.png\n" % (at, long.encode(), at) for at in range(n)
+    )
     import gzip
 
     packed = gzip.compress(sealed(header(n=n), rows))
@@ -97,13 +138,25 @@ def test_a_file_that_grows_while_it_is_read_is_read_as_it_was(tmp_path: Path) ->
 
 
 def test_json_that_no_writer_of_ours_writes_is_refused(subtests: pytest.Subtests) -> None:
-    for raw in (b"NaN", b"[-Infinity]", b"1e400", b"9" * 400, b'"\\ud800"', b"[" * 100_000, b"{}x", b"\xff"):
+    for raw in (
+        b"NaN",
+        b"[-Infinity]",
+        b"1e400",
+        b"9" * 400,
+        b'"\\ud800"',
+        b"[" * 100_000,
+        b"{}x",
+        b"\xff",
+    ):
         with subtests.test(raw=raw[:20]), pytest.raises(ValueError):
             parse_json(raw)
 
 
 def test_json_with_a_mark_and_a_whole_character_in_halves_is_read() -> None:
-    assert parse_json('\ufeff{"a": "\\ud83d\\ude00", "b": 1e308}'.encode()) == {"a": "😀", "b": 1e308}
+    assert parse_json('\ufeff{"a": "\\ud83d\\ude00", "b": 1e308}'.encode()) == {
+        "a": "😀",
+        "b": 1e308,
+    }
 
 
 def test_a_form_names_the_first_value_that_is_wrong() -> None:
@@ -133,18 +186,31 @@ def test_plain_content_is_texts_numbers_lists_and_mappings_by_texts() -> None:
 
 def test_tables_of_classes_by_classes_are_refused_where_they_do_not_fit() -> None:
     check_table(2048)
-    with pytest.raises(DataError, match=r"a table of 10000000 x 10000000 classes takes 2400000.0 GB of memory, of which"):
+    with pytest.raises(
+        DataError,
+        match=r"a table of 10000000 x 10000000 classes takes 2400000.0 "
+        r"GB of memory, of which",
+    ):
         check_table(10_000_000)
 
 
 def test_a_suite_of_more_runs_than_anybody_has_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    few = {"defaults": {"dataset": "digits", "seeds": list(range(9))}, "matrix": {"noise": ["symmetric(rate=0.2)"], "method": ["ce"]}}
+    few = {
+        "defaults": {"dataset": "digits", "seeds": list(range(9))},
+        "matrix": {"noise": ["symmetric(rate=0.2)"], "method": ["ce"]},
+    }
     path.write_text(json.dumps({"version": 1, "suites": {"x": few}}))
     assert len(expand(read_suites(path)["x"])) == 9
-    many = {"noise": [f"symmetric(rate=0.{at:03d})" for at in range(1, 400)], "method": ["ce"] * 300}
+    many = {
+        "noise": [f"symmetric(rate=0.{at:03d})" for at in range(1, 400)],
+        "method": ["ce"] * 300,
+    }
     path.write_text(json.dumps({"version": 1, "suites": {"x": {"matrix": many}}}))
-    with pytest.raises(ConfigError, match="the suite is too large: 119700 runs, and may have 100000; make several of it"):
+    with pytest.raises(
+        ConfigError,
+        match="the suite is too large: 119700 runs, and may have 100000; make several of it",
+    ):
         read_suites(path)
 
 
@@ -200,7 +266,10 @@ def test_a_torch_file_that_is_packed_is_refused(tmp_path: Path) -> None:
     import torch
 
     torch.save({"label": torch.zeros(1_000_000, dtype=torch.int64)}, tmp_path / "plain.pt")
-    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "l.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "l.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
         for member in plain.namelist():
             packed.writestr(member, plain.read(member))
     with pytest.raises(DataError, match="it is compressed"):
@@ -211,7 +280,12 @@ def test_what_a_run_leaves_is_none_of_them(tmp_path: Path) -> None:
     """The honest twin of what is refused above."""
     (tmp_path / "predictions.npz").write_bytes(predictions())
     parts = {f"{part}_{what}" for part in ("train", "test") for what in ("classes", "log_p")}
-    assert set(checked_arrays(RunFolder(tmp_path), 10)) == {*parts, "recorded_labels", "clean_labels", "test_labels"}
+    assert set(checked_arrays(RunFolder(tmp_path), 10)) == {
+        *parts,
+        "recorded_labels",
+        "clean_labels",
+        "test_labels",
+    }
     (tmp_path / "result.json").write_bytes(record())
     assert RunFolder(tmp_path).about()["metrics"]["test_acc"]["last"] == 0.458
     (tmp_path / "m.csv").write_bytes(sealed(header()))
@@ -219,7 +293,9 @@ def test_what_a_run_leaves_is_none_of_them(tmp_path: Path) -> None:
 
 
 def test_containers_limit_processors_and_memory(tmp_path: Path) -> None:
-    """By quotas of version 1 and 2, of the process's own group or one around it, called as in the container or as outside of it."""
+    """By quotas of version 1 and 2, of the process's own group or one around it, called as in the
+    container or as outside of it.
+    """
     here, GB = cores(tmp_path), 1 << 30
     cases: list[tuple[str, dict[str, str], int, int]] = [
         ("0::/", {}, here, 8 * GB),
@@ -232,14 +308,17 @@ def test_containers_limit_processors_and_memory(tmp_path: Path) -> None:
         ("4:cpu,cpuacct:/a\n3:memory:/a\n0::/", {"cpu/a/cpu.cfs_quota_us": "20000", "cpu/a/cpu.cfs_period_us": "100000",
          "memory/a/memory.limit_in_bytes": f"{2 * GB}", "memory/a/memory.usage_in_bytes": f"{GB}",
          "memory/memory.limit_in_bytes": str(2**63 - 4096),
-         "memory/memory.usage_in_bytes": "0", "memory/a/memory.stat": f"total_inactive_file {GB // 2}\n"}, 1, 3 * GB // 2),
+         "memory/memory.usage_in_bytes": "0", "memory/a/memory.stat": ("total_inactive_file "
+                                                                      f"{GB // 2}\n")}, 1, 3 * GB // 2),
         ("4:cpu:/\n3:memory:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, here, 8 * GB),
         ("0::/../..", {"cpu.max": "100000 100000", "memory.max": "much", "memory.current": "1"}, 1, 8 * GB),
         ("no line of one", {"cpu.max": "100000 100000"}, here, 8 * GB),
     ]  # fmt: skip
     for number, (own, files, processors, memory) in enumerate(cases):
         root = tmp_path / str(number)
-        contents = {"proc/self/cgroup": own + "\n", "proc/meminfo": f"MemTotal: 1 kB\nMemAvailable: {8 * GB // 1024} kB\n",
+        contents = {"proc/self/cgroup": own + "\n", "proc/meminfo": ("MemTotal: 1 "
+                                                                    "kB\nMemAvailable: "
+                                                                    f"{8 * GB // 1024} kB\n"),
                     **{f"sys/fs/cgroup/{name}": text + "\n" for name, text in files.items()}}  # fmt: skip
         for name, text in contents.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)

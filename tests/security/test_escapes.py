@@ -1,4 +1,6 @@
-"""One table of hostile names through every output there is: each sink's law, where possible against the same output of harmless names."""
+"""One table of hostile names through every output there is: each sink's law, where possible against
+the same output of harmless names.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +55,23 @@ HOSTILE = (
     "nul\0byte", "nochar\ufffe\uffff", "; rm -rf ~", "$(touch x)", "`touch x`", "'; touch x; '", "--log-to", "-x", "!!", "%s%n",
 )  # fmt: skip
 HARMLESS = tuple(f"name{number}" for number in range(len(HOSTILE)))
-FEW = (HOSTILE[0], "\u202e\x9b\r\n::error::x##[y][/red]\udc80", "::set-output name=a::b", "--log-to")
+FEW = (
+    HOSTILE[0],
+    "\u202e\x9b\r\n::error::x##[y][/red]\udc80",
+    "::set-output name=a::b",
+    "--log-to",
+)
 ASCII = "\x1b]0;t\x07\r\n::error::x##[y]"  # a bit of everything
 
 
 def seen(text: str) -> None:
     """The law of what a terminal is sent, beside Rich's own colours."""
     text = re.sub(r"\x1b\[[\d;]*m", "", text)
-    bad = {letter for letter in text if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+    bad = {
+        letter
+        for letter in text
+        if letter != "\n" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+    }
     assert not bad, (bad, text)
 
 
@@ -82,7 +93,16 @@ def test_harmless_is_one_line_seen_whole_and_its_own_form() -> None:
 
 
 def test_what_can_be_read_stays_as_it_is() -> None:
-    for name in ("96.12 ± 0.30 † ✗1", "naïve", "可爱的猫", "می\u200cخواهم", "👩\u200d🔬", "a\u00a0b", "symmetric(rate=0.4)", "a#b [c]"):
+    for name in (
+        "96.12 ± 0.30 † ✗1",
+        "naïve",
+        "可爱的猫",
+        "می\u200cخواهم",
+        "👩\u200d🔬",
+        "a\u00a0b",
+        "symmetric(rate=0.4)",
+        "a#b [c]",
+    ):
         assert printable(name) == name
 
 
@@ -110,9 +130,13 @@ def make_runs(root: Path, names: Iterable[str]) -> Path:
 
 @pytest.fixture(autouse=True, scope="module")
 def readers_that_let_controls_in() -> Iterator[None]:
-    """Records with control or half characters are refused as they are read: what shows them is tried all the same."""
+    """Records with control or half characters are refused as they are read: what shows them is
+    tried all the same.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("noisebench.runs.folder.read_json", lambda path: json.loads(path.read_bytes()))
+        patch.setattr(
+            "noisebench.runs.folder.read_json", lambda path: json.loads(path.read_bytes())
+        )
         patch.setattr("noisebench.core.files.schema._CONTROL", re.compile("(?!)"))
         yield
 
@@ -149,7 +173,9 @@ def like(form: str) -> Callable[[Callable[[str], Any]], Callable[[Path, Path], N
 
 
 class Elements(HTMLParser):
-    """How often each element stands there with which attributes, comments and all; addresses and scripts in full."""
+    """How often each element stands there with which attributes, comments and all; addresses and
+    scripts in full.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -169,7 +195,9 @@ class Elements(HTMLParser):
         self.found["declaration"] += 1
 
 
-def test_no_format_holds_a_control_character_or_a_command_to_a_builds_log(evil: Path, subtests: pytest.Subtests) -> None:
+def test_no_format_holds_a_control_character_or_a_command_to_a_builds_log(
+    evil: Path, subtests: pytest.Subtests
+) -> None:
     for form in FORMATS:
         with subtests.test(form=form):
             plain(rendered(evil, form))
@@ -201,7 +229,9 @@ def test_markdown_has_the_tokens_of_harmless_names(text: str) -> Any:
 def tokens(text: str) -> Counter[str]:
     parsed = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).parse(text)
     found = Counter(token.type for block in parsed for token in [block, *(block.children or [])])
-    return Counter({kind: count for kind, count in found.items() if kind not in ("text", "softbreak")})
+    return Counter(
+        {kind: count for kind, count in found.items() if kind not in ("text", "softbreak")}
+    )
 
 
 @like("latex")
@@ -233,7 +263,12 @@ def test_a_file_of_runs_has_the_cells_of_harmless_names(text: str) -> Any:
 
 def no_formulas(rows: Iterable[Iterable[str]]) -> None:
     begins = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-    assert not [cell for row in rows for cell in row if cell.startswith(begins) and not re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", cell)]
+    assert not [
+        cell
+        for row in rows
+        for cell in row
+        if cell.startswith(begins) and not re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", cell)
+    ]
 
 
 def test_json_says_every_name_as_it_is_in_letters_that_command_nothing(evil: Path) -> None:
@@ -254,9 +289,12 @@ def test_a_word_comes_back_from_its_cell() -> None:
 def test_a_build_is_told_its_errors_and_nothing_else(evil: Path, good: Path) -> None:
     for name in HOSTILE:
         (line,) = error_lines([name])
-        assert re.fullmatch(r"::error title=noisebench::[^\n\r]*", line) and not re.search("%(?!25|0A)", line)
+        assert re.fullmatch(r"::error title=noisebench::[^\n\r]*", line) and not re.search(
+            "%(?!25|0A)", line
+        )
     summaries = [
-        step_summary(report_of(run_folders([place]), Shape()).tables, names) for place, names in ((evil, HOSTILE), (good, HARMLESS))
+        step_summary(report_of(run_folders([place]), Shape()).tables, names)
+        for place, names in ((evil, HOSTILE), (good, HARMLESS))
     ]
     assert tokens(summaries[0]) == tokens(summaries[1])
 
@@ -264,7 +302,9 @@ def test_a_build_is_told_its_errors_and_nothing_else(evil: Path, good: Path) -> 
 def test_a_figure_is_valid_whatever_its_lines_are_called() -> None:
     def svg(names: tuple[str, ...]) -> str:
         line = np.arange(3.0)
-        panel = Panel(names[0], names[1], names[2], tuple(Series(name, line, line) for name in names))
+        panel = Panel(
+            names[0], names[1], names[2], tuple(Series(name, line, line) for name in names)
+        )
         return Figure("rates", "", ((panel,),), (9.0, 9.0)).picture("svg").decode()
 
     expected = {node.tag for node in ElementTree.fromstring(svg(HARMLESS[:12])).iter()}
@@ -294,7 +334,9 @@ def said(*arguments: str, stream: Callable[[], io.StringIO] = io.StringIO) -> tu
 
 
 def lawful(*arguments: str) -> str:
-    """stdout of a command that ends well, both through a pipe and on a terminal, where Rich's own colours are."""
+    """stdout of a command that ends well, both through a pipe and on a terminal, where Rich's own
+    colours are.
+    """
     for stream in (Terminal, io.StringIO):
         code, out, err = said(*arguments, stream=stream)
         assert code == 0, err
@@ -315,7 +357,9 @@ def test_an_error_is_one_harmless_line(tmp_path: Path, subtests: pytest.Subtests
     for command in COMMANDS:
         with subtests.test(command=command):
             for name in FEW:
-                code, out, err = said("-C", str(tmp_path), *(word.replace("{}", name) for word in command.split()))
+                code, out, err = said(
+                    "-C", str(tmp_path), *(word.replace("{}", name) for word in command.split())
+                )
                 plain(err)
                 assert code in (2, 5) and err.count("\n") == 1 and not out, (name, err, out)
 
@@ -343,12 +387,21 @@ def test_lists_of_runs_and_a_damaged_one_are_harmless(tmp_path: Path) -> None:
 
 
 def test_suites_are_harmless(tmp_path: Path) -> None:
-    suite = {"defaults": {"dataset": "digits"}, "matrix": {"noise": ["symmetric(rate=0.4)"], "method": ["ce"]}}
+    suite = {
+        "defaults": {"dataset": "digits"},
+        "matrix": {"noise": ["symmetric(rate=0.4)"], "method": ["ce"]},
+    }
     names = [name for name in HOSTILE if name.isprintable()]  # of YAML
-    (tmp_path / "benchmarks.yaml").write_text(json.dumps({"version": 1, "suites": {n: {**suite, "summary": n} for n in names}}))
+    (tmp_path / "benchmarks.yaml").write_text(
+        json.dumps({"version": 1, "suites": {n: {**suite, "summary": n} for n in names}})
+    )
     assert lawful("-C", str(tmp_path), "list", "suites").count("\n") >= len(names)
     lawful("-C", str(tmp_path), "run", "--dry-run", names[0])
-    (tmp_path / "wrong.yaml").write_text(json.dumps({"version": 1, "suites": {n: {**suite, n: n, "exclude": [{n: n}]} for n in names}}))
+    (tmp_path / "wrong.yaml").write_text(
+        json.dumps(
+            {"version": 1, "suites": {n: {**suite, n: n, "exclude": [{n: n}]} for n in names}}
+        )
+    )
     code, _, err = said("run", str(tmp_path / "wrong.yaml"))
     plain(err)
     assert code == 2 and all("wrong.yaml:" in line for line in err.splitlines())
@@ -371,7 +424,9 @@ from noisebench.cli import main
 for command in (["list", "losses"], ["list", "losses", "strangers"]):
     assert main(["--plugin", {str(path)!r}, *command]) == 0
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     plain(done.stdout + done.stderr)
     assert done.stdout.count("strangers") > 1
 
@@ -383,25 +438,40 @@ def test_manifests_are_harmless(tmp_path: Path) -> None:
     path = tmp_path / "manifests" / "m.csv"
     names = [name for name in HOSTILE if "\udc80" not in name]  # which no manifest can hold
     for few in (names[::8], names):
-        labels = Labels(replace(DATASETS["digits"], classes=tuple(few)), np.arange(3 * len(few)) % len(few))
+        labels = Labels(
+            replace(DATASETS["digits"], classes=tuple(few)), np.arange(3 * len(few)) % len(few)
+        )
         made = make_manifest(labels, LabelWish("symmetric(rate=0.4)"))
-        replace(made, meta={**made.meta, "dataset": few[0], "convention": few[1], "path": few[2]}).write(path)
+        replace(
+            made, meta={**made.meta, "dataset": few[0], "convention": few[1], "path": few[2]}
+        ).write(path)
         assert read_manifest(path).meta["classes"] == few
         lawful("report", "--figure", "transition", str(path))
     lawful("report", "--figure", "transition", "--json", str(path))
     lawful("-C", str(tmp_path), "list", "manifests")
     for form in ("svg", "csv"):
-        assert said("report", "--figure", "transition", str(path), "-o", str(tmp_path / f"t.{form}"))[0] == 0
+        assert (
+            said("report", "--figure", "transition", str(path), "-o", str(tmp_path / f"t.{form}"))[
+                0
+            ]
+            == 0
+        )
     ElementTree.parse(tmp_path / "t.svg")
     no_formulas(csv.reader((tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()))
 
 
-CLASSES = [name for name in HOSTILE if "/" not in name and "\0" not in name and "\udc80" not in name and name not in ("*", ".")]
+CLASSES = [
+    name
+    for name in HOSTILE
+    if "/" not in name and "\0" not in name and "\udc80" not in name and name not in ("*", ".")
+]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a trained run on a folder whose classes and files a stranger named, wrong labels among them."""
+    """A workspace with a trained run on a folder whose classes and files a stranger named, wrong
+    labels among them.
+    """
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for part, count in (("train", 3), ("test", 1)):
@@ -409,7 +479,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = root / "set" / part / name
             folder.mkdir(parents=True)
             for copy in range(count):
-                pixels = np.full((8, 8, 3), number, np.uint8) + rng.integers(0, 9, (8, 8, 3), np.uint8)
+                pixels = np.full((8, 8, 3), number, np.uint8) + rng.integers(
+                    0, 9, (8, 8, 3), np.uint8
+                )
                 Image.fromarray(pixels).save(folder / f"{name[:40]}{copy}.png")
     command = [
         "-C",
@@ -440,13 +512,25 @@ def test_what_is_said_of_a_strangers_classes_is_harmless(pictures: Path) -> None
     lawful("-C", str(pictures), "evaluate", str(run.path), "--json")
     lawful("-C", str(pictures), "list", "manifests")
     lawful("-C", str(pictures), "report", "--figure", "transition", str(manifest))
-    lawful("-C", str(pictures), "train", str(pictures / "set"), "--manifest", str(manifest), "--dry-run")
+    lawful(
+        "-C",
+        str(pictures),
+        "train",
+        str(pictures / "set"),
+        "--manifest",
+        str(manifest),
+        "--dry-run",
+    )
     page = report_of(run_folders([pictures]), Shape(), workspace=Workspace(pictures)).render("html")
     plain(page)
-    assert Elements(page).found["img", ("alt", "data-picture")] == 12, "the doubted labels are shown with their classes"
+    assert Elements(page).found["img", ("alt", "data-picture")] == 12, (
+        "the doubted labels are shown with their classes"
+    )
 
 
-def test_a_list_of_doubted_labels_is_safe_to_open_and_can_be_reviewed(pictures: Path, tmp_path: Path) -> None:
+def test_a_list_of_doubted_labels_is_safe_to_open_and_can_be_reviewed(
+    pictures: Path, tmp_path: Path
+) -> None:
     (run,) = run_folders([pictures])
     (manifest,) = (pictures / "manifests").glob("*.csv")
     listed = tmp_path / "suspects.csv"
@@ -455,17 +539,33 @@ def test_a_list_of_doubted_labels_is_safe_to_open_and_can_be_reviewed(pictures: 
     no_formulas(rows)
     assert {from_cell(row[rows[0].index("recorded")]) for row in rows[1:]} <= set(CLASSES)
     known = [
-        row for row in rows if "\\" not in str(row) and all(from_cell(cell).strip() == from_cell(cell) for cell in row)
+        row
+        for row in rows
+        if "\\" not in str(row) and all(from_cell(cell).strip() == from_cell(cell) for cell in row)
     ]  # a backslash is Windows'
     with listed.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(known)
-    lawful("-C", str(tmp_path), "corrupt", str(pictures / "set"), "--manifest", str(manifest), "--suspects", str(listed), "--relabel")
+    lawful(
+        "-C",
+        str(tmp_path),
+        "corrupt",
+        str(pictures / "set"),
+        "--manifest",
+        str(manifest),
+        "--suspects",
+        str(listed),
+        "--relabel",
+    )
     assert len(known) > 20
 
 
 def test_a_manifests_rows_are_no_formulas_and_one_line_each(pictures: Path) -> None:
     (manifest,) = (pictures / "manifests").glob("*.csv")
-    body = [line for line in manifest.read_text(encoding="utf-8").split("\n") if line and not line.startswith("#")]
+    body = [
+        line
+        for line in manifest.read_text(encoding="utf-8").split("\n")
+        if line and not line.startswith("#")
+    ]
     no_formulas(csv.reader(body))
     assert len(body) == 1 + len(read_manifest(manifest).labels)
 
@@ -475,7 +575,11 @@ def test_ids_that_begin_as_formulas_come_back(tmp_path: Path) -> None:
     labels = Labels(DATASETS["digits"], np.arange(5), ids)
     made = make_manifest(labels, LabelWish("symmetric(rate=0.4, exact=False)"))
     made.write(tmp_path / "m.csv")
-    body = [line for line in (tmp_path / "m.csv").read_text(encoding="utf-8").split("\n") if line and not line.startswith("#")]
+    body = [
+        line
+        for line in (tmp_path / "m.csv").read_text(encoding="utf-8").split("\n")
+        if line and not line.startswith("#")
+    ]
     no_formulas(csv.reader(body))
     assert read_manifest(tmp_path / "m.csv").ids == ids
 
@@ -495,11 +599,25 @@ def test_a_shell_reads_each_word_of_a_command_as_it_is(tmp_path: Path) -> None:
     assert all(shlex.split(each.command) == list(each.words) for each in made)
     script = "\n".join(f"printf '%s\\0' {each.command}" for each in made)
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, check=True)
-    assert done.stdout.decode().split("\0")[:-1] == [word for each in made for word in each.words] and not list(tmp_path.iterdir())
+    assert done.stdout.decode().split("\0")[:-1] == [
+        word for each in made for word in each.words
+    ] and not list(tmp_path.iterdir())
 
 
 def test_a_record_adds_no_option_to_its_command() -> None:
-    known = {"--test", "--noise", "--noise-seed", "--trusted", "--loss", "--model", "--init", "--epochs", "--lr", "--seed", "--precision"}
+    known = {
+        "--test",
+        "--noise",
+        "--noise-seed",
+        "--trusted",
+        "--loss",
+        "--model",
+        "--init",
+        "--epochs",
+        "--lr",
+        "--seed",
+        "--precision",
+    }
     for name in HOSTILE:
         words = reproduction(about(name)).words
         options = [word for at, word in enumerate(words[3:]) if at % 2 == 0]

@@ -1,4 +1,6 @@
-"""Every reader of untrusted files with some random input; `make soak` tries each for minutes, by coverage where atheris is installed."""
+"""Every reader of untrusted files with some random input; `make soak` tries each for minutes, by
+coverage where atheris is installed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ import pytest
 from tests.security.fuzz.__main__ import TARGETS
 from tests.security.fuzz.engine import Engine, Tally
 
-_INPUTS = {"language": 300, "manifest": 100, "suite": 60, "record": 25, "npz": 300, "labels": 300, "runs": 150}
+_INPUTS = {
+    "language": 300,
+    "manifest": 100,
+    "suite": 60,
+    "record": 25,
+    "npz": 300,
+    "labels": 300,
+    "runs": 150,
+}
 _MINUTES = 600  # seconds of each in `make soak`
 
 
@@ -30,7 +40,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tally]
 
 @pytest.mark.filterwarnings("default::RuntimeWarning")
 @pytest.mark.parametrize("target", TARGETS)
-def test_random_input_is_taken_or_refused_by_an_error_of_ours(target: str, prepared: Callable[[str], Tally]) -> None:
+def test_random_input_is_taken_or_refused_by_an_error_of_ours(
+    target: str, prepared: Callable[[str], Tally]
+) -> None:
     tally = prepared(target)
     assert not tally.failed, "\n\n".join(f"{what}: {trace}" for what, trace in tally.failed.items())
     assert tally.inputs == _INPUTS[target]
@@ -40,8 +52,22 @@ def test_random_input_is_taken_or_refused_by_an_error_of_ours(target: str, prepa
 @pytest.mark.soak
 @pytest.mark.parametrize("target", TARGETS)
 def test_ten_minutes_of_input_find_no_other_error(target: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.security.fuzz", target, "--seconds", str(_MINUTES), "--folder", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.security.fuzz",
+        target,
+        "--seconds",
+        str(_MINUTES),
+        "--folder",
+        str(tmp_path),
+    ]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+        command,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]

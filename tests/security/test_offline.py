@@ -1,4 +1,6 @@
-"""`--offline` opens no socket, nor does a command that needs nothing from outside: an audit hook watches every process."""
+"""`--offline` opens no socket, nor does a command that needs nothing from outside: an audit hook
+watches every process.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,12 @@ NEEDS_NOTHING = (
     "list datasets", "list losses", "corrupt cifar10 --asym 0.3", "corrupt digits --sym 0.4", "list manifests",
     "train digits --sym 0.4 --epochs 1 --precision fp32", "report",
 )  # fmt: skip
-NOR_DO_THESE = ("list models timm", "evaluate digits-sym0.4-s0_mlp_ce", "run tiny --jobs 2", "report -o report.html")
+NOR_DO_THESE = (
+    "list models timm",
+    "evaluate digits-sym0.4-s0_mlp_ce",
+    "run tiny --jobs 2",
+    "report -o report.html",
+)
 CANNOT_BE_HAD = (
     "train cifar10 --sym 0.4", "train mnist --sym 0.4", "corrupt fashionmnist --idn 0.2", "corrupt cifar10 --human worse",
     "corrupt hfds:somebody/table --sym 0.4",
@@ -76,7 +83,12 @@ def run(place: Path, lines: tuple[str, ...], **environment: str) -> Done:
     if not (place / "space").exists():
         workspace(place / "space", epochs=1)
     paths = os.pathsep.join([str(place / "guard"), str(Path(__file__).parents[2])])
-    outside = {"PYTHONPATH": paths, "NOTES": str(place / "notes"), "HF_HOME": str(place / "hub"), "NOISEBENCH_DATA": str(place / "data")}
+    outside = {
+        "PYTHONPATH": paths,
+        "NOTES": str(place / "notes"),
+        "HF_HOME": str(place / "hub"),
+        "NOISEBENCH_DATA": str(place / "data"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(lines)],
         cwd=place / "space", env=os.environ | outside | environment, capture_output=True, text=True, check=True,
@@ -88,24 +100,30 @@ def offline(lines: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"--offline {line}" for line in lines)
 
 
-def test_commands_that_need_nothing_from_outside_open_no_socket_nor_do_any_offline(tmp_path: Path) -> None:
+def test_commands_that_need_nothing_from_outside_open_no_socket_nor_do_any_offline(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
     done = run(tmp_path, NEEDS_NOTHING + offline(NEEDS_NOTHING[-3:]) + offline(CANNOT_BE_HAD))
     assert done.opened == [], done.stderr
-    assert done.codes == dict.fromkeys(NEEDS_NOTHING + offline(NEEDS_NOTHING[-3:]), 0) | dict.fromkeys(offline(CANNOT_BE_HAD), 2), (
-        done.stderr
-    )
+    assert done.codes == dict.fromkeys(
+        NEEDS_NOTHING + offline(NEEDS_NOTHING[-3:]), 0
+    ) | dict.fromkeys(offline(CANNOT_BE_HAD), 2), done.stderr
 
 
 @pytest.mark.soak
 def test_commands_that_take_longer_open_no_socket_either(tmp_path: Path) -> None:
     lines, refused = NEEDS_NOTHING[3:6] + NOR_DO_THESE + offline(NOR_DO_THESE), offline(PRETRAINED)
     done = run(tmp_path, lines + refused)
-    assert (done.codes, done.opened) == (dict.fromkeys(lines, 0) | dict.fromkeys(refused, 2), []), done.stderr
+    assert (done.codes, done.opened) == (dict.fromkeys(lines, 0) | dict.fromkeys(refused, 2), []), (
+        done.stderr
+    )
 
 
 @pytest.mark.soak
-def test_offline_a_table_in_a_folder_or_in_the_hubs_cache_is_read_without_a_socket(tmp_path: Path) -> None:
+def test_offline_a_table_in_a_folder_or_in_the_hubs_cache_is_read_without_a_socket(
+    tmp_path: Path,
+) -> None:
     table(tmp_path)
     lines = (
         "--offline train hfds:table --sym 0.4 --epochs 1 --model mlp --workers 1 --size 8",
@@ -116,7 +134,9 @@ def test_offline_a_table_in_a_folder_or_in_the_hubs_cache_is_read_without_a_sock
 
 
 def table(place: Path) -> None:
-    """A folder of parquet files, and the same in the cache of Hugging Face's datasets under a hub's name."""
+    """A folder of parquet files, and the same in the cache of Hugging Face's datasets under a hub's
+    name.
+    """
     datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -134,12 +154,17 @@ def table(place: Path) -> None:
 
 
 def test_the_guard_sees_what_would_be_downloaded(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    tables = ("corrupt hfds:somebody/table --sym 0.4",) if importlib.util.find_spec("datasets") else ()  # an extra
+    # an extra
+    tables = (
+        ("corrupt hfds:somebody/table --sym 0.4",) if importlib.util.find_spec("datasets") else ()
+    )
     lines = ("train cifar10 --sym 0.4", "corrupt cifar10 --human worse", *tables)
     done = run(tmp_path, lines)
     for line in lines:
         with subtests.test(line=line):
-            assert done.codes[line] == 2 and any(note.startswith("socket.getaddrinfo") for note in done.sockets[line]), done.stderr
+            assert done.codes[line] == 2 and any(
+                note.startswith("socket.getaddrinfo") for note in done.sockets[line]
+            ), done.stderr
 
 
 @pytest.mark.soak

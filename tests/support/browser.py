@@ -1,4 +1,6 @@
-"""A headless Chromium driven over the DevTools protocol through two pipes: no driver, no port, no package."""
+"""A headless Chromium driven over the DevTools protocol through two pipes: no driver, no port, no
+package.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,13 @@ class Browser:
     def __init__(self, profile: Path) -> None:
         ends = [os.pipe(), os.pipe()]
         self._write, self._read = ends[0][1], ends[1][0]
-        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (ends[0][0], ends[1][1])]  # none is 3 or 4 itself
+        # none is 3 or 4 itself
+        theirs = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (ends[0][0], ends[1][1])]
         silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)]
-        pipes = [(os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(theirs, (3, 4), strict=True)]  # where the protocol has them
+        # where the protocol has them
+        pipes = [
+            (os.POSIX_SPAWN_DUP2, end, number) for end, number in zip(theirs, (3, 4), strict=True)
+        ]
         command = [str(find_chromium()), *FLAGS, f"--user-data-dir={profile}"]
         self._pid = os.posix_spawn(command[0], command, os.environ, file_actions=[*silent, *pipes])
         for end in (*theirs, ends[0][0], ends[1][1]):
@@ -40,14 +46,21 @@ class Browser:
         self.events: list[dict[str, Any]] = []
         self._buffer, self._last, self._session = b"", 0, ""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command's result. Raises AssertionError where the browser refuses."""
         self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters, **({"sessionId": self._session} if self._session else {})}
+        message = {
+            "id": self._last,
+            "method": method,
+            "params": parameters,
+            **({"sessionId": self._session} if self._session else {}),
+        }
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._receive()
@@ -75,7 +88,9 @@ class Browser:
         self.wait("location.protocol + document.readyState === 'file:complete'")
 
     def wait(self, script: str) -> None:
-        """Until an expression holds: some events come a moment later. Raises AssertionError where it never does."""
+        """Until an expression holds: some events come a moment later. Raises AssertionError where
+        it never does.
+        """
         deadline = time.monotonic() + PATIENCE
         while not self.run(script):
             assert time.monotonic() < deadline, script
@@ -83,7 +98,9 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """The value of an expression. Raises AssertionError where it throws."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -99,19 +116,35 @@ class Browser:
         """A person's click on the middle of the first such element."""
         found = f"document.querySelector({json.dumps(selector)})"
         self.run(f"{found}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        x, y = self.run(f"(r => [r.x + r.width / 2, r.y + r.height / 2])({found}.getBoundingClientRect())")
+        x, y = self.run(
+            f"(r => [r.x + r.width / 2, r.y + r.height / 2])({found}.getBoundingClientRect())"
+        )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def resize(self, width: int, height: int, scale: float = 1.0) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 500)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 500,
+        )
 
     def scheme(self, name: str, media: str = "") -> None:
         """Prefer `light` or `dark`; media `print` or none."""
-        self.call("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": name}])
+        self.call(
+            "Emulation.setEmulatedMedia",
+            media=media,
+            features=[{"name": "prefers-color-scheme", "value": name}],
+        )
 
     def shot(self, path: Path, *, whole: bool = False) -> None:
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]))
+        path.write_bytes(
+            base64.b64decode(
+                self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+            )
+        )
 
     def close(self) -> None:
         self._session = ""

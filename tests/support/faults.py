@@ -1,8 +1,9 @@
 """A command of ours to which something happens at its n-th touch of the file system.
 
-`python -m tests.support.faults` imports all that is slow once, then reads a line of JSON a case, {arguments, place, fault, at}, and forks:
-the child is the command. Touches are what Python's audit events tell of files below `place`, and every fsync. Answered by a line of JSON:
-the exit code (negative: the signal), what stood on stderr, the touches.
+`python -m tests.support.faults` imports all that is slow once, then reads a line of JSON a case,
+{arguments, place, fault, at}, and forks: the child is the command. Touches are what Python's audit
+events tell of files below `place`, and every fsync. Answered by a line of JSON: the exit code
+(negative: the signal), what stood on stderr, the touches.
 """
 
 # What looks on while paths are touched should touch none itself.
@@ -22,7 +23,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-CHANGES = ("write", "os.rename", "os.link", "os.utime", "os.mkdir", "os.truncate", "fsync")  # what a full disk refuses
+# what a full disk refuses
+CHANGES = ("write", "os.rename", "os.link", "os.utime", "os.mkdir", "os.truncate", "fsync")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,12 @@ class Commands:
     def run(self, place: Path, *arguments: str, fault: str = "", at: int = -1) -> Ended:
         """noisebench -C place ..., with a fault at touch number `at`."""
         assert self._process.stdin and self._process.stdout
-        case = {"arguments": ["-C", str(place), *arguments], "place": str(place), "fault": fault, "at": at}
+        case = {
+            "arguments": ["-C", str(place), *arguments],
+            "place": str(place),
+            "fault": fault,
+            "at": at,
+        }
         self._process.stdin.write(json.dumps(case) + "\n")
         self._process.stdin.flush()
         return Ended(**json.loads(self._process.stdout.readline()))
@@ -53,14 +60,18 @@ class Commands:
 def commands() -> Iterator[Commands]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     start = [sys.executable, "-m", "tests.support.faults"]
-    with subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         yield Commands(process)
         assert process.stdin
         process.stdin.close()
 
 
 class Touches:
-    """Counts what is done below a folder; `happen` at one of them. It ends with the process, since no audit hook can be removed."""
+    """Counts what is done below a folder; `happen` at one of them. It ends with the process, since
+    no audit hook can be removed.
+    """
 
     def __init__(self, place: Path, fault: str, at: int) -> None:
         self.place, self.at, self.seen = str(place), at, list[str]()
@@ -73,7 +84,10 @@ class Touches:
         fsync = os.fsync
 
         def watched_fsync(file: Any) -> None:
-            self._touch("fsync", os.readlink(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}"))
+            self._touch(
+                "fsync",
+                os.readlink(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}"),
+            )
             fsync(file)
 
         os.fsync = watched_fsync
@@ -82,14 +96,29 @@ class Touches:
         self._watched = False
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._watched or event not in ("open", "os.rename", "os.link", "os.remove", "os.utime", "os.mkdir", "os.truncate"):
+        if not self._watched or event not in (
+            "open",
+            "os.rename",
+            "os.link",
+            "os.remove",
+            "os.utime",
+            "os.mkdir",
+            "os.truncate",
+        ):
             return
         try:
             path = os.path.abspath(os.fsdecode(arguments[0]))
         except TypeError:
             return
         flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
-        self._touch("write" if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else "read" if event == "open" else event, path)
+        self._touch(
+            "write"
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            else "read"
+            if event == "open"
+            else event,
+            path,
+        )
 
     def _touch(self, what: str, path: str) -> None:
         if not path.startswith(self.place):

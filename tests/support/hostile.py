@@ -1,5 +1,6 @@
-"""Hostile files, each with the reader that meets it; `python -m tests.support.hostile FOLDER` tries them all within a memory
-bound and prints the outcome of each as JSON."""
+"""Hostile files, each with the reader that meets it; `python -m tests.support.hostile FOLDER` tries
+them all within a memory bound and prints the outcome of each as JSON.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,9 @@ from noisebench.runs.predictions import checked_arrays
 MEMORY = 3 << 30  # bytes of address space, of which what is imported takes a good part
 CLASSES = tuple(map(str, range(10)))
 SHAPE = Shape(20, CLASSES, tuple(f"train/{at % 10}/{at}.png" for at in range(20)))
-ROWS = b"index,label,clean_label\n" + b"".join(b"%d,%d,%d\n" % (at, at % 10, at % 10) for at in range(20))
+ROWS = b"index,label,clean_label\n" + b"".join(
+    b"%d,%d,%d\n" % (at, at % 10, at % 10) for at in range(20)
+)
 
 Read = Callable[[Path], object]
 
@@ -97,10 +100,16 @@ def parquet_bomb(column: str) -> bytes:
     import pyarrow.parquet as parquet
 
     n, out = 3_000_000, io.BytesIO()
-    words = arrow.DictionaryArray.from_arrays(arrow.array(np.zeros(n, np.int32)), arrow.array(["x" * 10_000]))
+    words = arrow.DictionaryArray.from_arrays(
+        arrow.array(np.zeros(n, np.int32)), arrow.array(["x" * 10_000])
+    )
     numbers = arrow.array(np.zeros(n, np.int64))
-    table = arrow.table({**dict.fromkeys(("index", "label", "clean_label"), numbers), column: words})
-    parquet.write_table(table.replace_schema_metadata({b"noisebench": sealed(header(n=n), b"")}), out)
+    table = arrow.table(
+        {**dict.fromkeys(("index", "label", "clean_label"), numbers), column: words}
+    )
+    parquet.write_table(
+        table.replace_schema_metadata({b"noisebench": sealed(header(n=n), b"")}), out
+    )
     return out.getvalue()
 
 
@@ -124,9 +133,17 @@ def record(**changes: Any) -> bytes:
 
 def predictions(**changes: Any) -> bytes:
     """What a run of four examples leaves, but for some arrays."""
-    file, classes, log_p = io.BytesIO(), np.tile(np.arange(5, dtype=np.uint16), (4, 1)), np.full((4, 10), -2.3, np.float16)
-    arrays = {f"{name}_labels": np.arange(4, dtype=np.int32) for name in ("recorded", "clean", "test")}
-    arrays |= {f"{part}_classes": classes for part in ("train", "test")} | {f"{part}_log_p": log_p for part in ("train", "test")}
+    file, classes, log_p = (
+        io.BytesIO(),
+        np.tile(np.arange(5, dtype=np.uint16), (4, 1)),
+        np.full((4, 10), -2.3, np.float16),
+    )
+    arrays = {
+        f"{name}_labels": np.arange(4, dtype=np.int32) for name in ("recorded", "clean", "test")
+    }
+    arrays |= {f"{part}_classes": classes for part in ("train", "test")} | {
+        f"{part}_log_p": log_p for part in ("train", "test")
+    }
     np.savez(file, **{**arrays, **changes})
     return file.getvalue()
 
@@ -162,14 +179,19 @@ _LINES: tuple[str, Read] = ("l.txt", lambda path: read_annotations(str(path), SH
 _OBJECTS: tuple[str, Read] = ("l.npy", lambda path: read_annotations(str(path), SHAPE))
 _JSON: tuple[str, Read] = ("l.json", lambda path: read_annotations(str(path), SHAPE))
 _NPZ: tuple[str, Read] = ("l.npz", lambda path: read_annotations(str(path), SHAPE))
-_ISSUES: tuple[str, Read] = ("r.json", lambda path: read_review(path, SHAPE, np.zeros(20, np.int64)))
+_ISSUES: tuple[str, Read] = (
+    "r.json",
+    lambda path: read_review(path, SHAPE, np.zeros(20, np.int64)),
+)
 _REVIEW: tuple[str, Read] = ("r.csv", lambda path: read_review(path, SHAPE, np.zeros(20, np.int64)))
 _MATRIX: tuple[str, Read] = ("t.csv", lambda path: read_matrix(str(path), CLASSES))
 _TABLE: tuple[str, Read] = ("t.yaml", lambda path: read_matrix(str(path), CLASSES))
 _NUMBERS: tuple[str, Read] = ("t.npy", lambda path: read_matrix(str(path), CLASSES))
 _RUNS: tuple[str, Read] = ("runs.csv", read_runs)
 _BASELINE: tuple[str, Read] = ("b.json", lambda path: read_baseline(path, "last"))
-_YAML_BOMB = b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c, *%c]\n" % (c, c, c - 1, c - 1, c - 1) for c in range(98, 122))
+_YAML_BOMB = b"a: &a [x, x]\n" + b"".join(
+    b"%c: &%c [*%c, *%c, *%c]\n" % (c, c, c - 1, c - 1, c - 1) for c in range(98, 122)
+)
 _DEEP = 100_000
 
 FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
@@ -241,7 +263,8 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "record: not UTF-8": (_RECORD, lambda: b"\xff\xfe"),
     "record: empty": (_RECORD, lambda: b""),
     "failure: says nothing": (_FAILURE, lambda: b'{"schema": 1, "about": {}, "message": "x"}'),
-    "failure: a number for what it is about": (_FAILURE, lambda: b'{"schema": 1, "about": 3, "message": "x"}'),
+    "failure: a number for what it is about": (_FAILURE, lambda: b'{"schema": 1, "about": 3, '
+                                                                 b'"message": "x"}'),
     "predictions: of other examples than their labels": (_PREDICTIONS, lambda: predictions(train_classes=np.zeros((8, 5), np.uint16))),
     "predictions: one number": (_PREDICTIONS, lambda: predictions(train_log_p=np.float16(0))),
     "predictions: without what is needed": (_PREDICTIONS, lambda: npz({"train_log_p": npy((1,), content=bytes(8))})),
@@ -329,12 +352,15 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "runs: zeros": (_RUNS, lambda: b"\0" * 100),
     "runs: empty": (_RUNS, lambda: b""),
     "baseline: nested 100,000 deep": (_BASELINE, lambda: b"[" * _DEEP),
-    "baseline: an infinite value": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", "cells": [{"values": {"0": Infinity}}]}'),
+    "baseline: an infinite value": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", "cells": '
+                                                       b'[{"values": {"0": Infinity}}]}'),
     "baseline: a list for a value": (_BASELINE, lambda: json.dumps({"schema": 1, "metric": "last", "cells": [{
         **dict.fromkeys(("dataset", "model", "recipe", "precision", "noise", "method"), "x"), "metric": "last", "values": {"0": [1]},
         "inputs": {}, "settings": {}, "failed": 0}]}).encode()),
-    "baseline: a number for a cell": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", "cells": [3]}'),
-    "baseline: a metric that is none": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", "cells": [{"metric": "x"}]}'),
+    "baseline: a number for a cell": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", '
+                                                         b'"cells": [3]}'),
+    "baseline: a metric that is none": (_BASELINE, lambda: b'{"schema": 1, "metric": "last", '
+                                                           b'"cells": [{"metric": "x"}]}'),
 }  # fmt: skip
 READERS: dict[str, tuple[str, Read]] = {
     name.partition(":")[0] + " " + reader[0]: reader for name, (reader, _) in FILES.items()
@@ -370,7 +396,11 @@ def tried(path: Path, reader: Read) -> dict[str, Any]:
         reader(path)
         outcome: dict[str, Any] = {"error": None, "said": ""}
     except Exception as error:  # every one is what a test looks at
-        outcome = {"error": type(error).__name__, "ours": isinstance(error, NoisebenchError), "said": str(error)[:3000]}
+        outcome = {
+            "error": type(error).__name__,
+            "ours": isinstance(error, NoisebenchError),
+            "said": str(error)[:3000],
+        }
     return {**outcome, "seconds": time.monotonic() - began}
 
 
@@ -418,7 +448,11 @@ def _all_commands(root: Path) -> dict[str, Any]:
         out, said, began = io.StringIO(), io.StringIO(), time.monotonic()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
             code = main(["-q", "--offline", *words])
-        found[name] = {"code": code, "said": said.getvalue()[:3000], "seconds": time.monotonic() - began}
+        found[name] = {
+            "code": code,
+            "said": said.getvalue()[:3000],
+            "seconds": time.monotonic() - began,
+        }
     return found
 
 
@@ -429,4 +463,12 @@ if __name__ == "__main__":
     del pandas
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     place = Path(sys.argv[1]).absolute()
-    print(json.dumps({"files": _all_files(place), "special": _all_special(place), "commands": _all_commands(place)}))
+    print(
+        json.dumps(
+            {
+                "files": _all_files(place),
+                "special": _all_special(place),
+                "commands": _all_commands(place),
+            }
+        )
+    )

@@ -1,4 +1,6 @@
-"""A host on this machine that answers as it is told, and notes what it was asked; and CIFAR's batches as Python 2 pickled them."""
+"""A host on this machine that answers as it is told, and notes what it was asked; and CIFAR's
+batches as Python 2 pickled them.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Request(BaseHTTPRequestHandler):
 
 
 class Host(ThreadingHTTPServer):
-    """`files` by path; `answers` to come; what was `asked`: path and range; a slow answer ends when the host is `done`."""
+    """`files` by path; `answers` to come; what was `asked`: path and range; a slow answer ends when
+    the host is `done`.
+    """
 
     daemon_threads = True
 
@@ -88,7 +92,11 @@ def whole(request: Request, content: bytes) -> None:
         return request.head(416, Content_Length=0)
     rest = content[request.start :]
     if request.start:
-        request.head(206, Content_Length=len(rest), Content_Range=f"bytes {request.start}-{len(content) - 1}/{len(content)}")
+        request.head(
+            206,
+            Content_Length=len(rest),
+            Content_Range=f"bytes {request.start}-{len(content) - 1}/{len(content)}",
+        )
     else:
         request.head(200, Content_Length=len(rest))
     request.wfile.write(rest)
@@ -112,7 +120,11 @@ def breaks_off(after: int) -> Answer:
 
     def answer(request: Request, content: bytes) -> None:
         rest = content[request.start :]
-        headers = {"Content_Range": f"bytes {request.start}-{len(content) - 1}/{len(content)}"} if request.start else {}
+        headers = (
+            {"Content_Range": f"bytes {request.start}-{len(content) - 1}/{len(content)}"}
+            if request.start
+            else {}
+        )
         request.head(206 if request.start else 200, Content_Length=len(rest), **headers)
         request.wfile.write(rest[:after])
 
@@ -144,34 +156,76 @@ def sends_on(address: str) -> Answer:
     return lambda request, content: request.head(302, Location=address, Content_Length=0)
 
 
-def published(content: bytes, *hosts: str, shelf: str = "set", name: str = "file.bin", size: int | None = None) -> Published:
+def published(
+    content: bytes, *hosts: str, shelf: str = "set", name: str = "file.bin", size: int | None = None
+) -> Published:
     """What a table would say of a file of this content."""
     sha256 = hashlib.sha256(content).hexdigest()
     return Published(shelf, name, len(content) if size is None else size, f"sha256:{sha256}", hosts)
 
 
-def python_2_batch(images: np.ndarray, labels: np.ndarray, key: str, *, name: str = "batch 1") -> bytes:
-    """A batch of CIFAR, images (n, 32, 32, 3), by the opcodes that Python 2's pickle wrote: text for bytes, numpy's old module."""
+def python_2_batch(
+    images: np.ndarray, labels: np.ndarray, key: str, *, name: str = "batch 1"
+) -> bytes:
+    """A batch of CIFAR, images (n, 32, 32, 3), by the opcodes that Python 2's pickle wrote: text
+    for bytes, numpy's old module.
+    """
 
     def text(value: bytes) -> bytes:
-        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+        return (
+            b"U" + bytes([len(value)]) + value
+            if len(value) < 256
+            else b"T" + struct.pack("<i", len(value)) + value
+        )
 
     def number(value: int) -> bytes:
         return b"K" + bytes([value]) if 0 <= value < 256 else b"J" + struct.pack("<i", value)
 
     flat = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), -1)
-    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\0K\1\x87R(" + number(3) + text(b"|") + b"NNN" + number(-1) * 2 + b"K\0tb"
+    dtype = (
+        b"cnumpy\ndtype\n"
+        + text(b"u1")
+        + b"K\0K\1\x87R("
+        + number(3)
+        + text(b"|")
+        + b"NNN"
+        + number(-1) * 2
+        + b"K\0tb"
+    )
     made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + text(b"b") + b"\x87R"
-    data = made + b"(K\1" + number(len(flat)) + number(flat.shape[1]) + b"\x86" + dtype + b"\x89" + text(flat.tobytes()) + b"tb"
+    data = (
+        made
+        + b"(K\1"
+        + number(len(flat))
+        + number(flat.shape[1])
+        + b"\x86"
+        + dtype
+        + b"\x89"
+        + text(flat.tobytes())
+        + b"tb"
+    )
     listed = b"](" + b"".join(number(int(label)) for label in labels) + b"e"
-    raw = b"\x80\2}(" + text(b"batch_label") + text(name.encode()) + text(key.encode()) + listed + text(b"data") + data + b"u."
-    assert np.array_equal(pickle.loads(raw, encoding="latin1")["data"], flat)  # numpy itself reads it so
+    raw = (
+        b"\x80\2}("
+        + text(b"batch_label")
+        + text(name.encode())
+        + text(key.encode())
+        + listed
+        + text(b"data")
+        + data
+        + b"u."
+    )
+    # numpy itself reads it so
+    assert np.array_equal(pickle.loads(raw, encoding="latin1")["data"], flat)
     return raw
 
 
 def idx(values: np.ndarray) -> bytes:
     """MNIST's own format."""
-    return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.astype(np.uint8).tobytes()
+    return (
+        struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+        + values.astype(np.uint8).tobytes()
+    )
 
 
 def lay_out(root: Path, files: dict[str, bytes]) -> Path:
@@ -186,5 +240,7 @@ def png(number: int) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)).save(file, "png")
+    Image.fromarray(np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)).save(
+        file, "png"
+    )
     return file.getvalue()

@@ -1,8 +1,10 @@
-"""A small suite whose processes are killed at random, again and again: `python -m tests.support.kills --kills 200 -o FILE.md`.
+"""A small suite whose processes are killed at random, again and again: `python -m
+tests.support.kills --kills 200 -o FILE.md`.
 
-Half of the kills hit a worker, or a process that forks or waits for one, a third the command itself, the rest are Ctrl-C and SIGTERM. The
-same command is given again until all runs are finished; then every file of every run is held against that of the suite that nobody
-disturbed, but for what the clock says.
+Half of the kills hit a worker, or a process that forks or waits for one, a third the command
+itself, the rest are Ctrl-C and SIGTERM. The same command is given again until all runs are
+finished; then every file of every run is held against that of the suite that nobody disturbed, but
+for what the clock says.
 """
 
 from __future__ import annotations
@@ -35,7 +37,11 @@ suites:
       noise: [symmetric(rate=0.4), asymmetric(rate=0.3)]
       method: [ce, el, elr_plus]
 """
-OFTEN = "from noisebench import sitting\n\nsitting._CHECKPOINT_EVERY = 0.2  # where a suite takes days it is half a minute\n"
+OFTEN = (
+    "from noisebench import sitting\n\nsitting._CHECKPOINT_EVERY = 0.2  # where a suite "
+    "takes "
+    "days it is half a minute\n"
+)
 PAGE = """\
 # Killed at random
 
@@ -69,7 +75,9 @@ class Disturbed:
         return self.hit["worker"] + self.hit["command"]
 
     def round(self, place: Path) -> None:
-        """Give the command until its suite is finished, disturbing it as long as there are kills left."""
+        """Give the command until its suite is finished, disturbing it as long as there are kills
+        left.
+        """
         while True:
             process = command(place)
             while process.poll() is None:
@@ -77,7 +85,9 @@ class Disturbed:
                 if process.poll() is None and self.kills < self.wanted:
                     self._disturb(process)
             self.codes[process.returncode] += 1
-            if process.returncode == 0 and all(RunFolder(path).status() == "done" for path in (place / "runs").iterdir()):
+            if process.returncode == 0 and all(
+                RunFolder(path).status() == "done" for path in (place / "runs").iterdir()
+            ):
                 return
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
@@ -96,13 +106,28 @@ class Disturbed:
                 os.kill(self.random.choice(workers), signal.SIGKILL)
                 self.hit[whom] += 1
             return
-        process.send_signal({"command": signal.SIGKILL, "Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}[whom])
+        process.send_signal(
+            {"command": signal.SIGKILL, "Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}[whom]
+        )
         self.hit[whom] += 1
         process.wait()
 
 
 def command(place: Path) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "noisebench", "-q", "-C", str(place), "--plugin", str(place / "often.py"), "run", "small", "--jobs", "2"]
+    words = [
+        sys.executable,
+        "-m",
+        "noisebench",
+        "-q",
+        "-C",
+        str(place),
+        "--plugin",
+        str(place / "often.py"),
+        "run",
+        "small",
+        "--jobs",
+        "2",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (place / "said").open("ab") as said:
         return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=said, env=environment)
@@ -132,7 +157,10 @@ def workspace(place: Path) -> Path:
 
 def unlike(place: Path, straight: Path) -> list[str]:
     """Files that differ between two workspaces."""
-    one, other = ({name: content for name, content in left(each).items() if name != "said"} for each in (place, straight))
+    one, other = (
+        {name: content for name, content in left(each).items() if name != "said"}
+        for each in (place, straight)
+    )
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
@@ -145,7 +173,10 @@ def soak(kills: int, seed: int, say: Callable[[str], object]) -> bool:
     with tempfile.TemporaryDirectory() as root:
         straight = workspace(Path(root) / "straight")
         assert command(straight).wait() == 0, (straight / "said").read_text()
-        say(f"undisturbed: {len(list((straight / 'runs').iterdir()))} runs in {time.monotonic() - began:.0f} s")
+        say(
+            f"undisturbed: {len(list((straight / 'runs').iterdir()))} runs in "
+            f"{time.monotonic() - began:.0f} s"
+        )
         number = 0
         while disturbed.kills < kills:
             number, before = number + 1, disturbed.kills

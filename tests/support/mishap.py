@@ -1,4 +1,6 @@
-"""A plugin: a checkpoint at every step; in the second epoch what MISHAP says happens to the processes VICTIMS, once."""
+"""A plugin: a checkpoint at every step; in the second epoch what MISHAP says happens to the
+processes VICTIMS, once.
+"""
 
 import os
 import signal
@@ -26,11 +28,16 @@ def happen(what: str, trainer: Trainer) -> None:
         with torch.no_grad():
             next(trainer.networks[0].parameters()).fill_(float("nan"))
     if what == "infinite gradient":
-        next(trainer.networks[0].parameters()).register_hook(lambda gradient: gradient.fill_(float("inf")))
+        next(trainer.networks[0].parameters()).register_hook(
+            lambda gradient: gradient.fill_(float("inf"))
+        )
 
 
 def step_with_mishap(self: Trainer) -> None:
-    meant = os.environ.get("RANK", "0") in os.environ.get("VICTIMS", "") and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    meant = (
+        os.environ.get("RANK", "0") in os.environ.get("VICTIMS", "")
+        and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+    )
     if meant and (self.epoch, self.step) == (1, 3):
         happen(os.environ["MISHAP"], self)
     make_step(self)

@@ -18,7 +18,11 @@ def read(page: Path) -> str:
 def commands_of(page: Path) -> list[list[str]]:
     """Every noisebench command in its sh blocks, in order."""
     blocks = re.findall(r"```sh\n(.*?)```", read(page), re.S)
-    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line.partition("  #")[0].strip()
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     return [shlex.split(line)[1:] for line in lines if line.startswith("noisebench ")]
 
 

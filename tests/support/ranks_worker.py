@@ -1,7 +1,9 @@
-"""Several processes of one training for tests/faults/test_ranks.py: `python -m tests.support.ranks_worker`.
+"""Several processes of one training for tests/faults/test_ranks.py: `python -m
+tests.support.ranks_worker`.
 
-Imports torch once, then reads a line of JSON for each group of processes, {seats, out, cases} or {seats, arguments, output}, and forks
-them: they train the cases and write what is left, or are the command. Answered by a line of JSON: their exit codes.
+Imports torch once, then reads a line of JSON for each group of processes, {seats, out, cases} or
+{seats, arguments, output}, and forks them: they train the cases and write what is left, or are the
+command. Answered by a line of JSON: their exit codes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,14 @@ from noisebench.training.trainer import Trainer
 from tests.conftest import small_trainer, weights
 
 EPOCHS = 2
-SLOW = ("torch._dynamo", "sklearn.mixture", "noisebench.cli.app", "pydantic.type_adapter", "rich.table")  # what each would import itself
+# what each would import itself
+SLOW = (
+    "torch._dynamo",
+    "sklearn.mixture",
+    "noisebench.cli.app",
+    "pydantic.type_adapter",
+    "rich.table",
+)
 
 
 def small_digits() -> Images:
@@ -39,7 +48,9 @@ def small_digits() -> Images:
 
 
 def trained(digits: Images, ranks: Ranks, case: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What a training leaves that several processes and one must agree on. case: as small_trainer takes it, and how to spread it."""
+    """What a training leaves that several processes and one must agree on. case: as small_trainer
+    takes it, and how to spread it.
+    """
     case = {"batch_size": 25, "epochs": EPOCHS, **case}
     spread = Spread(ranks, case.pop("accumulate", 1), case.pop("sync_bn", False))
     device = torch.device(case.pop("device", "cpu"))
@@ -53,7 +64,10 @@ def trained(digits: Images, ranks: Ranks, case: dict[str, Any]) -> dict[str, np.
         "p": last.train_p,
         "gradient": last.train_gradient,
         **{f"weights{number}": value for number, value in enumerate(weights(trainer))},
-        **{f"kept{number}": value.detach().cpu().numpy() for number, value in enumerate(_kept(trainer))},
+        **{
+            f"kept{number}": value.detach().cpu().numpy()
+            for number, value in enumerate(_kept(trainer))
+        },
     }
 
 
@@ -64,7 +78,9 @@ def _kept(trainer: Trainer) -> Iterator[torch.Tensor]:
 
 
 class _ChangedNetworks:
-    """Inside `with`, networks with `spare` parameters that no pass uses, or with dropout before the head."""
+    """Inside `with`, networks with `spare` parameters that no pass uses, or with dropout before the
+    head.
+    """
 
     def __init__(self, change: str) -> None:
         self._change, self._make = change, beginning.make_network
@@ -122,13 +138,16 @@ def serve() -> None:
         import_module(name)
     torch.set_num_threads(1)
     pids: list[int] = []
-    signal.signal(signal.SIGTERM, lambda *arguments: [os.kill(pid, signal.SIGTERM) for pid in pids])  # as torchrun does
+    # as torchrun does
+    signal.signal(signal.SIGTERM, lambda *arguments: [os.kill(pid, signal.SIGTERM) for pid in pids])
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         group = json.loads(line)
         pids[:] = [_forked(seat, group) for seat in group["seats"]]
-        out.write(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]) + "\n")
+        out.write(
+            json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]) + "\n"
+        )
         out.flush()
 
 

@@ -1,4 +1,6 @@
-"""Five small strategies, one for each power of the interface. A plugin file like anyone's: it registers what it has."""
+"""Five small strategies, one for each power of the interface. A plugin file like anyone's: it
+registers what it has.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Mixing(Strategy):
         order = torch.randperm(len(batch.index), generator=batch.generator)
         one_hot = torch.eye(self.num_classes, device=batch.labels.device)[batch.labels]
         mixed = [view + self.share * (view[order] - view) for view in batch.views]
-        return replace(batch, views=tuple(mixed), targets=one_hot + self.share * (one_hot[order] - one_hot))
+        return replace(
+            batch, views=tuple(mixed), targets=one_hot + self.share * (one_hot[order] - one_hot)
+        )
 
     def start(self, facts):
         self.num_classes = facts.num_classes
@@ -30,14 +34,18 @@ class Mixing(Strategy):
 @register_strategy(name="test_learned_transition")
 @dataclass
 class LearnedTransition(Strategy):
-    """(b) log_p of the recorded label through a T that is learned by the same optimiser, from the identity on."""
+    """(b) log_p of the recorded label through a T that is learned by the same optimiser, from the
+    identity on.
+    """
 
     lr: float = 0.1
 
     def start(self, facts):
         import torch
 
-        self.state["logits_T"] = (4 * torch.eye(facts.num_classes, device=facts.labels.device)).requires_grad_()
+        self.state["logits_T"] = (
+            4 * torch.eye(facts.num_classes, device=facts.labels.device)
+        ).requires_grad_()
 
     def parameter_groups(self):
         return [{"params": [self.state["logits_T"]], "lr": self.lr, "weight_decay": 0.0}]
@@ -49,7 +57,9 @@ class LearnedTransition(Strategy):
 @register_strategy(name="test_agreement")
 @dataclass
 class Agreement(Strategy):
-    """(c) and (d) Two networks on two views; each believes the label where the other finds it cheap; they shall agree."""
+    """(c) and (d) Two networks on two views; each believes the label where the other finds it
+    cheap; they shall agree.
+    """
 
     networks: ClassVar[int] = 2
     views: ClassVar[int] = 2
@@ -73,7 +83,9 @@ class Agreement(Strategy):
 @register_strategy(name="test_memory")
 @dataclass
 class Memory(Strategy):
-    """(d) with a state per example: early-learning regularisation against a running mean of the predictions."""
+    """(d) with a state per example: early-learning regularisation against a running mean of the
+    predictions.
+    """
 
     weight: float = 1.0
     momentum: float = 0.7
@@ -81,7 +93,9 @@ class Memory(Strategy):
     def start(self, facts):
         import torch
 
-        self.state["mean"] = torch.zeros(len(facts.labels), facts.num_classes, device=facts.labels.device)
+        self.state["mean"] = torch.zeros(
+            len(facts.labels), facts.num_classes, device=facts.labels.device
+        )
 
     def penalty(self, batch, outputs):
         p = outputs[0][0].log_p.exp()
@@ -93,14 +107,18 @@ class Memory(Strategy):
 @register_strategy(name="test_refit")
 @dataclass
 class Refit(Strategy):
-    """(e) After every epoch the labels are replaced by the whole set's own predictions, the least certain are not trusted."""
+    """(e) After every epoch the labels are replaced by the whole set's own predictions, the least
+    certain are not trusted.
+    """
 
     share: float = 0.02
 
     def start(self, facts):
         import torch
 
-        self.state["targets"] = torch.eye(facts.num_classes, device=facts.labels.device)[facts.labels]
+        self.state["targets"] = torch.eye(facts.num_classes, device=facts.labels.device)[
+            facts.labels
+        ]
         self.state["weights"] = torch.ones(len(facts.labels), device=facts.labels.device)
 
     def believe(self, batch, outputs):
@@ -124,7 +142,10 @@ class Stacking(Strategy):
     def prepare(self, batch, networks):
         import torch
 
-        rows = {name: torch.cat([getattr(batch, name)] * self.copies) for name in ("labels", "index", "targets")}
+        rows = {
+            name: torch.cat([getattr(batch, name)] * self.copies)
+            for name in ("labels", "index", "targets")
+        }
         return replace(batch, views=(torch.cat(batch.views * self.copies),), **rows)
 
     @classmethod

@@ -13,7 +13,11 @@ from typing import Any
 
 from noisebench.runs.folder import RunFolder
 
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
 SUITE = """\
 version: 1
 suites:
@@ -25,22 +29,55 @@ suites:
 """
 
 
-def workspace(path: Path, epochs: int, seeds: Sequence[int] = (0,), methods: str = "[ce, el]") -> Path:
-    """A folder with the suite `tiny`: digits and a small CNN, a run by itself for each seed and method."""
+def workspace(
+    path: Path, epochs: int, seeds: Sequence[int] = (0,), methods: str = "[ce, el]"
+) -> Path:
+    """A folder with the suite `tiny`: digits and a small CNN, a run by itself for each seed and
+    method.
+    """
     path.mkdir()
-    (path / "benchmarks.yaml").write_text(SUITE.format(epochs=epochs, seeds=list(seeds), methods=methods))
+    (path / "benchmarks.yaml").write_text(
+        SUITE.format(epochs=epochs, seeds=list(seeds), methods=methods)
+    )
     return path
 
 
-def start(root: Path, *options: str, before: Sequence[str] = (), kilobytes: int | None = None, **popen: Any) -> subprocess.Popen[str]:
-    """`noisebench BEFORE run tiny OPTIONS`. kilobytes: of address space (`ulimit -v`) for each process."""
+def start(
+    root: Path,
+    *options: str,
+    before: Sequence[str] = (),
+    kilobytes: int | None = None,
+    **popen: Any,
+) -> subprocess.Popen[str]:
+    """`noisebench BEFORE run tiny OPTIONS`. kilobytes: of address space (`ulimit -v`) for each
+    process.
+    """
     command = [sys.executable, "-m", "noisebench", *before, "run", "tiny", *options]
-    limited = ["sh", "-c", f'ulimit -v {kilobytes} && exec "$@"', "sh", *command] if kilobytes else command
-    environment = {**os.environ, **LOOPBACK, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen(limited, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
+    limited = (
+        ["sh", "-c", f'ulimit -v {kilobytes} && exec "$@"', "sh", *command]
+        if kilobytes
+        else command
+    )
+    environment = {
+        **os.environ,
+        **LOOPBACK,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return subprocess.Popen(
+        limited,
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **popen,
+    )
 
 
-def wait_until(what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_until(
+    what: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 120
+) -> None:
     until = time.monotonic() + seconds
     while not what():
         if process.poll() is not None or time.monotonic() > until:
@@ -74,7 +111,10 @@ def numbers(root: Path) -> dict[str, Any]:
     found = {}
     for path in root.glob("runs/*/result.json"):
         record = json.loads(path.read_text())
-        found[path.parent.name] = (record["metrics"], (path.parent / "model.safetensors").read_bytes())
+        found[path.parent.name] = (
+            record["metrics"],
+            (path.parent / "model.safetensors").read_bytes(),
+        )
     return found
 
 
@@ -87,7 +127,11 @@ def reseal(folder: RunFolder) -> None:
 
 def left(place: Path) -> dict[str, Any]:
     """Everything below a workspace, by its path: bytes, but for what the clock says."""
-    return {str(path.relative_to(place)): _content(path) for path in sorted(place.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(place)): _content(path)
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _content(path: Path) -> Any:

@@ -1,4 +1,6 @@
-"""By how much a row is better than another: the interval's laws and its coverage, and the same numbers in every format."""
+"""By how much a row is better than another: the interval's laws and its coverage, and the same
+numbers in every format.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ GAPS = [20.0, 21.0, 20.0]  # EL less CE, in points
 def cell(*values: float, labels: str = "l") -> Cell:
     """A cell of the seeds 0, 1 ..., all on labels of this name."""
     seeds = [str(seed) for seed in range(len(values))]
-    return Cell(dict(zip(seeds, values, strict=True)), inputs={seed: {"labels": labels} for seed in seeds})
+    return Cell(
+        dict(zip(seeds, values, strict=True)), inputs={seed: {"labels": labels} for seed in seeds}
+    )
 
 
 def of(own: Cell, other: Cell) -> Difference:
@@ -63,10 +67,14 @@ BOTH = pytest.mark.parametrize("labels", [("l", "l"), ("l", "m")], ids=["paired"
 
 def test_quantiles_are_students() -> None:
     assert student_quantile(0.025, 1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-9)
-    assert student_quantile(0.025, 2) == pytest.approx(0.95 * math.sqrt(2 / (4 * 0.025 * 0.975)), rel=1e-9)
+    assert student_quantile(0.025, 2) == pytest.approx(
+        0.95 * math.sqrt(2 / (4 * 0.025 * 0.975)), rel=1e-9
+    )
     for freedom in (1.3, 3, 4, 9, 29.5, 1000):
         for chance in (0.4, 0.05, 0.025, 1e-6):
-            assert student_quantile(chance, freedom) == pytest.approx(stats.t.isf(chance, freedom), rel=1e-8)
+            assert student_quantile(chance, freedom) == pytest.approx(
+                stats.t.isf(chance, freedom), rel=1e-8
+            )
     assert student_quantile(0.025, 1e9) == pytest.approx(1.959963985, rel=1e-9)
 
 
@@ -75,16 +83,26 @@ def test_the_interval_of_pairs_is_students_and_else_it_is_welchs(case: Case) -> 
         with case(seed=seed):
             own, other = random_cells(seed, ("l", "l"))
             shared = sorted({*own.values} & {*other.values})
-            theirs = stats.ttest_rel([own.values[name] for name in shared], [other.values[name] for name in shared]).confidence_interval(
-                0.95
-            )
+            theirs = stats.ttest_rel(
+                [own.values[name] for name in shared], [other.values[name] for name in shared]
+            ).confidence_interval(0.95)
             found = of(own, other)
-            assert (found.low, found.high, found.pairs) == (pytest.approx(theirs.low), pytest.approx(theirs.high), len(shared))
+            assert (found.low, found.high, found.pairs) == (
+                pytest.approx(theirs.low),
+                pytest.approx(theirs.high),
+                len(shared),
+            )
 
             own, other = random_cells(seed, ("l", "m"))
-            theirs = stats.ttest_ind(list(own.values.values()), list(other.values.values()), equal_var=False).confidence_interval(0.95)
+            theirs = stats.ttest_ind(
+                list(own.values.values()), list(other.values.values()), equal_var=False
+            ).confidence_interval(0.95)
             found = of(own, other)
-            assert (found.low, found.high, found.pairs) == (pytest.approx(theirs.low), pytest.approx(theirs.high), 0)
+            assert (found.low, found.high, found.pairs) == (
+                pytest.approx(theirs.low),
+                pytest.approx(theirs.high),
+                0,
+            )
 
 
 def test_the_other_way_round_it_is_mirrored(case: Case) -> None:
@@ -102,7 +120,8 @@ def test_what_is_added_to_all_seeds_of_both_changes_nothing(case: Case) -> None:
             with case(labels=labels, seed=seed):
                 plain = random_cells(seed, labels)
                 moved = [
-                    cell(*(value + 0.1 for value in one.values.values()), labels=name) for one, name in zip(plain, labels, strict=True)
+                    cell(*(value + 0.1 for value in one.values.values()), labels=name)
+                    for one, name in zip(plain, labels, strict=True)
                 ]
                 before, after = of(*plain), of(*moved)
                 assert (after.mean, after.low, after.high) == tuple(
@@ -124,7 +143,9 @@ def of_images(m: int, *differences: int, labels: str = "l") -> Difference:
 
 
 def test_seeds_that_agree_have_an_interval_as_wide_as_the_test_set_makes_it() -> None:
-    """One image is one step, more are a binomial number of examples: the standard deviation of seed differences, by hand."""
+    """One image is one step, more are a binomial number of examples: the standard deviation of seed
+    differences, by hand.
+    """
     cases = (
         (500, 1, 2, 1 / 500),
         (500, 0, 2, 1 / 500),
@@ -138,10 +159,16 @@ def test_seeds_that_agree_have_an_interval_as_wide_as_the_test_set_makes_it() ->
         for labels in "lm":  # paired, and not
             found = of_images(m, *[more] * n, labels=labels)
             assert found.floored and found.pairs == (n if labels == "l" else 0)
-            assert (found.low, found.high) == (pytest.approx(more / m - reach), pytest.approx(more / m + reach))
+            assert (found.low, found.high) == (
+                pytest.approx(more / m - reach),
+                pytest.approx(more / m + reach),
+            )
     spread = of_images(500, 3, -5, 9, 0)
     theirs = stats.ttest_1samp([0.006, -0.01, 0.018, 0], 0).confidence_interval(0.95)
-    assert not spread.floored and (spread.low, spread.high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
+    assert not spread.floored and (spread.low, spread.high) == (
+        pytest.approx(theirs.low),
+        pytest.approx(theirs.high),
+    )
 
 
 def test_few_seeds_that_agree_on_few_images_are_not_bold(tmp_path: Path) -> None:
@@ -150,32 +177,52 @@ def test_few_seeds_that_agree_on_few_images_are_not_bold(tmp_path: Path) -> None
             assert of_images(m, *[1] * n).low < 0 and of_images(m, *[1] * n, labels="m").low < 0  # type: ignore[operator]
     for seed in range(2):
         for method, value in (("ce", 0.9), ("el", 0.902)):
-            add(tmp_path, method, seed=seed, metrics={"test_acc": {"last": value}, "test": {"n": 500}})
+            add(
+                tmp_path,
+                method,
+                seed=seed,
+                metrics={"test_acc": {"last": value}, "test": {"n": 500}},
+            )
     (table,) = report(tmp_path).tables
     assert not table.leaders
     reach = 100 * stats.t.isf(0.025, 1) * 0.002 / math.sqrt(2)
     assert f"| el | +0.20 [{0.2 - reach:+.2f}, {0.2 + reach:+.2f}] |" in below(report(tmp_path))
 
 
-def test_without_the_number_of_images_no_interval_is_of_no_width_or_of_two_seeds(case: Case) -> None:
+def test_without_the_number_of_images_no_interval_is_of_no_width_or_of_two_seeds(
+    case: Case,
+) -> None:
     for labels in [("l", "l"), ("l", "m")]:
         with case(labels=labels):
-            own, other = (cell(value, value, value, labels=name) for value, name in zip((0.75, 0.5), labels, strict=True))
-            assert (of(own, other).mean, of(own, other).low) == (0.25, None) and not beats(own, other)
-            assert of(cell(0.75, 0.8, labels=labels[0]), cell(0.5, 0.6, labels=labels[1])).low is None
+            own, other = (
+                cell(value, value, value, labels=name)
+                for value, name in zip((0.75, 0.5), labels, strict=True)
+            )
+            assert (of(own, other).mean, of(own, other).low) == (0.25, None) and not beats(
+                own, other
+            )
+            assert (
+                of(cell(0.75, 0.8, labels=labels[0]), cell(0.5, 0.6, labels=labels[1])).low is None
+            )
 
 
 def test_what_is_no_count_does_not_repeat_by_chance() -> None:
     own, other = cell(1.0, 2.0), cell(1.5, 2.5)
     own.metric = other.metric = "nll"
-    assert of(own, other).low is None and beats(own, other, higher_is_better=False) and not beats(own, other)
+    assert (
+        of(own, other).low is None
+        and beats(own, other, higher_is_better=False)
+        and not beats(own, other)
+    )
     assert not beats(own, own) and not beats(own, own, higher_is_better=False)
 
 
 def test_one_pair_has_a_difference_and_no_interval() -> None:
     assert of(cell(0.75), cell(0.5)) == Difference(0.25, None, None, 1, False)
     assert of(cell(0.75, labels="m"), cell(0.5, 0.25)) == Difference(0.375, None, None, 0, False)
-    assert of(cell(0.75), cell(0.5, 0.1, 0.9)) == Difference(0.25, None, None, 1, False), "the seed that both have, alone"
+    assert of(cell(0.75), cell(0.5, 0.1, 0.9)) == Difference(0.25, None, None, 1, False), (
+        "the seed that both have, alone"
+    )
     assert difference(cell(0.75), cell()) is None and difference(cell(), cell(0.75)) is None
 
 
@@ -185,9 +232,19 @@ def test_a_cell_beats_another_where_the_interval_is_on_its_side(case: Case) -> N
             own, other = random_cells(seed, ("l", "l"))
             found = of(own, other)
             assert found.low is not None and found.high is not None
-            assert beats(own, other) == (found.low > 0) and beats(own, other, higher_is_better=False) == (found.high < 0)
+            assert beats(own, other) == (found.low > 0) and beats(
+                own, other, higher_is_better=False
+            ) == (found.high < 0)
             for by, wins in ((-0.001, False), (0.001, True)):
-                assert beats(cell(*(value - found.low + by for value in own.values.values()), labels="l"), other) == wins
+                assert (
+                    beats(
+                        cell(
+                            *(value - found.low + by for value in own.values.values()), labels="l"
+                        ),
+                        other,
+                    )
+                    == wins
+                )
 
 
 def test_nineteen_intervals_of_twenty_hold_the_true_difference(case: Case) -> None:
@@ -195,18 +252,36 @@ def test_nineteen_intervals_of_twenty_hold_the_true_difference(case: Case) -> No
         with case(labels=labels):
             chance, suites, n, truth, held = random.Random(0), 1000, 5, 0.03, 0
             for _ in range(suites):
-                seeds = [chance.gauss(0, 0.02) if labels[0] == labels[1] else 0 for _ in range(n)]  # a hard draw is hard for both
-                own, other = ([level + seed + chance.gauss(0, 0.01) for seed in seeds] for level in (0.8 + truth, 0.8))
+                # a hard draw is hard for both
+                seeds = [chance.gauss(0, 0.02) if labels[0] == labels[1] else 0 for _ in range(n)]
+                own, other = (
+                    [level + seed + chance.gauss(0, 0.01) for seed in seeds]
+                    for level in (0.8 + truth, 0.8)
+                )
                 found = of(cell(*own, labels=labels[0]), cell(*other, labels=labels[1]))
-                held += found.low is not None and found.high is not None and found.low <= truth <= found.high
+                held += (
+                    found.low is not None
+                    and found.high is not None
+                    and found.low <= truth <= found.high
+                )
             error = math.sqrt(0.95 * 0.05 / suites)
-            assert abs(held / suites - 0.95) < (3 if labels[0] == labels[1] else 4) * error, "Welch's t is an approximation"
+            assert abs(held / suites - 0.95) < (3 if labels[0] == labels[1] else 4) * error, (
+                "Welch's t is an approximation"
+            )
 
 
 def test_they_do_where_accuracies_are_counts_of_few_images_too() -> None:
-    """Networks that differ in few images, of which one is right alone in `b` and the other in `c`; without a floor 5 to 95 % hold it."""
+    """Networks that differ in few images, of which one is right alone in `b` and the other in `c`;
+    without a floor 5 to 95 % hold it.
+    """
     chance = np.random.default_rng(0)
-    for m, b, c in ((500, 0.05, 0.0), (500, 1.0, 1.0), (500, 2.0, 1.0), (500, 30.0, 20.0), (10_000, 6.0, 4.0)):
+    for m, b, c in (
+        (500, 0.05, 0.0),
+        (500, 1.0, 1.0),
+        (500, 2.0, 1.0),
+        (500, 30.0, 20.0),
+        (10_000, 6.0, 4.0),
+    ):
         for n in (2, 3, 5):
             counts = chance.poisson(b, (400, n)) - chance.poisson(c, (400, n))
             intervals = [of_images(m, *row) for row in counts.tolist()]
@@ -214,7 +289,14 @@ def test_they_do_where_accuracies_are_counts_of_few_images_too() -> None:
             assert held / 400 > 0.95 - 2.5 * math.sqrt(0.95 * 0.05 / 400), (m, b, c, n)
 
 
-def fill(root: Path, *, noise: str = SYM, ce: tuple[float, ...] = CE, el: tuple[float, ...] = EL, **more: object) -> Path:
+def fill(
+    root: Path,
+    *,
+    noise: str = SYM,
+    ce: tuple[float, ...] = CE,
+    el: tuple[float, ...] = EL,
+    **more: object,
+) -> Path:
     for method, values in (("ce", ce), ("el", el)):
         for seed, value in enumerate(values):
             add(root, method, noise, seed, value, **more)
@@ -235,8 +317,14 @@ def test_the_second_table_has_the_differences_alone(tmp_path: Path) -> None:
     theirs = stats.ttest_1samp(GAPS, 0).confidence_interval(0.95)
     shown = f"+{statistics.fmean(GAPS):.2f} [+{theirs.low:.2f}, +{theirs.high:.2f}]"
     text = report(tmp_path).render("md")
-    assert "**digits, mlp, digits, 40 epochs, less ce**" in text and f"| el | {shown} |" in text and shown == "+20.33 [+18.90, +21.77]"
-    assert "| ce |" not in below(report(tmp_path)) and "±" not in below(report(tmp_path)), "nothing differs from itself"
+    assert (
+        "**digits, mlp, digits, 40 epochs, less ce**" in text
+        and f"| el | {shown} |" in text
+        and shown == "+20.33 [+18.90, +21.77]"
+    )
+    assert "| ce |" not in below(report(tmp_path)) and "±" not in below(report(tmp_path)), (
+        "nothing differs from itself"
+    )
 
 
 def test_every_format_says_the_same(tmp_path: Path) -> None:
@@ -246,7 +334,10 @@ def test_every_format_says_the_same(tmp_path: Path) -> None:
     assert r"el & +20.33\,{\scriptsize [+18.90, +21.77]} \\" in made.render("latex")
     assert "<td>+20.33 <small>[+18.90, +21.77]</small></td>" in made._repr_html_()
     shown = page(made.tables, Workspace(tmp_path))
-    assert '">+20.33 <span class="spread">[+18.90, +21.77]</span></td>' in shown and "40 epochs, less ce</h3>" in shown
+    assert (
+        '">+20.33 <span class="spread">[+18.90, +21.77]</span></td>' in shown
+        and "40 epochs, less ce</h3>" in shown
+    )
     for text in (made.render("md"), made.render("latex"), made._repr_html_(), str(made), shown):
         assert text.count("Each row less ce, in points: mean difference") == 1
 
@@ -254,17 +345,27 @@ def test_every_format_says_the_same(tmp_path: Path) -> None:
 def test_a_document_has_the_numbers_and_without_being_asked_none(tmp_path: Path) -> None:
     fill(tmp_path)
     plain = report_of(run_folders([tmp_path]), Shape()).render("json")
-    found = {cell["method"]: cell["difference"] for cell in json.loads(report(tmp_path).render("json"))["cells"]}
+    found = {
+        cell["method"]: cell["difference"]
+        for cell in json.loads(report(tmp_path).render("json"))["cells"]
+    }
     assert "difference" not in plain and found["ce"] is None
-    assert set(found["el"]) == {"from", "mean", "low", "high", "pairs"} and (found["el"]["from"], found["el"]["pairs"]) == ("ce", 3)
+    assert set(found["el"]) == {"from", "mean", "low", "high", "pairs"} and (
+        found["el"]["from"],
+        found["el"]["pairs"],
+    ) == ("ce", 3)
     theirs = stats.ttest_rel(EL, CE).confidence_interval(0.95)
     numbers = [found["el"][name] for name in ("mean", "low", "high")]
-    assert numbers == [pytest.approx(value) for value in (statistics.fmean(GAPS) / 100, theirs.low, theirs.high)]
+    assert numbers == [
+        pytest.approx(value) for value in (statistics.fmean(GAPS) / 100, theirs.low, theirs.high)
+    ]
     row = list(csv.DictReader(io.StringIO(report(tmp_path).render("csv"))))[1]
     assert json.loads(row["difference"]) == found["el"]
 
 
-def test_from_python_and_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_python_and_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fill(tmp_path / "runs")
     assert "less ce" in str(nb.report(tmp_path / "runs", against="ce"))
     assert main(["-C", str(tmp_path), "report", "--against", "ce", "--format", "md"]) == 0
@@ -280,7 +381,9 @@ def test_from_python_and_the_command_line(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_name_that_is_no_row_is_refused_with_the_rows_there_are(tmp_path: Path) -> None:
     fill(tmp_path)
-    with pytest.raises(ConfigError, match=r"no row 'cee': did you mean 'ce'\? \(there are ce; el\)"):
+    with pytest.raises(
+        ConfigError, match=r"no row 'cee': did you mean 'ce'\? \(there are ce; el\)"
+    ):
         report(tmp_path, "cee")
     with pytest.raises(ConfigError, match="these are noise: give another --rows"):
         report(tmp_path, rows="noise", cols="method")
@@ -304,7 +407,13 @@ def of_500(last: float) -> dict:
 def test_a_loss_is_known_by_its_meaning(tmp_path: Path) -> None:
     for seed in range(2):
         add(tmp_path, "a", seed=seed, loss="gce(q=0.7)", metrics=of_500(0.5))
-        add(tmp_path, "b", seed=seed, loss="10*normalized(ce) + 0.1*mae", metrics=of_500(0.6 + 0.01 * seed))
+        add(
+            tmp_path,
+            "b",
+            seed=seed,
+            loss="10*normalized(ce) + 0.1*mae",
+            metrics=of_500(0.6 + 0.01 * seed),
+        )
     for name, mean in (
         ("gce( q = 0.70 )", "| 10\\*normalized(ce) + 0.1\\*mae | +10.50 ["),
         ("0.1*mae + 10*normalized(ce)", "| gce(q=0.7) | -10.50 ["),
@@ -323,9 +432,14 @@ def test_other_parts_of_a_row_are_the_same(tmp_path: Path) -> None:
                   for loss, name, last in (("ce", "standard", 0.5), ("ce", "cores2", 0.75), ("mae", "cores2", 0.5))]  # fmt: skip
     (table,) = report(tmp_path / "s", rows="loss,strategy").tables
     assert len(strategies) == 3
-    assert {row: found.mean for (row, _), found in table.differences.items() if found} == {"mae, cores2": -0.25}
+    assert {row: found.mean for (row, _), found in table.differences.items() if found} == {
+        "mae, cores2": -0.25
+    }
     (table,) = report(tmp_path / "s", "standard", rows="loss,strategy").tables
-    assert {row: found and found.mean for (row, _), found in table.differences.items()} == {"ce, cores2": 0.25, "mae, cores2": None}
+    assert {row: found and found.mean for (row, _), found in table.differences.items()} == {
+        "ce, cores2": 0.25,
+        "mae, cores2": None,
+    }
 
 
 def test_unlike_pairs_say_so(tmp_path: Path) -> None:
@@ -336,21 +450,33 @@ def test_unlike_pairs_say_so(tmp_path: Path) -> None:
     text = below(report(tmp_path))
     assert "(2) |" in text and "n = 3, else in brackets: Student's t." in text
     row = next(line for line in text.splitlines() if line.startswith("| gce"))
-    assert row.endswith("‡ | – |") and "‡ unpaired, as no seed of both has the same labels: Welch's t over all of each." in text
-    assert "–: one of the two has no number." in text and r"$^\ddagger$ & -- \\" in report(tmp_path).render("latex")
+    assert (
+        row.endswith("‡ | – |")
+        and ("‡ unpaired, as no seed of both has the same labels: Welch's t over all of each.")
+        in text
+    )
+    assert "–: one of the two has no number." in text and r"$^\ddagger$ & -- \\" in report(
+        tmp_path
+    ).render("latex")
 
 
 def test_one_seed_has_no_interval_and_the_caption_counts_none(tmp_path: Path) -> None:
     fill(tmp_path, ce=CE[:1], el=EL[:1])
     text = below(report(tmp_path))
-    assert "| el | +20.00 |" in text and "No interval: it takes two pairs, or two values of each." in text
+    assert (
+        "| el | +20.00 |" in text
+        and "No interval: it takes two pairs, or two values of each." in text
+    )
 
 
 def test_the_caption_counts_the_intervals_and_corrects_for_nothing(tmp_path: Path) -> None:
     fill(tmp_path)
     assert "One interval." in below(report(tmp_path))
     fill(tmp_path, noise=ASYM)
-    assert "2 intervals, not corrected for being so many: one in twenty is expected to miss." in below(report(tmp_path))
+    assert (
+        "2 intervals, not corrected for being so many: one in twenty is expected to miss."
+        in below(report(tmp_path))
+    )
 
 
 def test_an_oracle_is_marked_in_its_differences(tmp_path: Path) -> None:
@@ -361,42 +487,86 @@ def test_an_oracle_is_marked_in_its_differences(tmp_path: Path) -> None:
     assert "+21.77]† |" in text and "† oracle: one of the two was told" in text
 
 
-def test_each_metric_is_by_itself_with_its_own_sign_and_what_runs_took_is_left_out(tmp_path: Path) -> None:
-    values = {"ce": ((0.5, 2.0), (0.5, 2.0), (0.5, 2.0)), "el": ((0.75, 1.5), (0.8, 1.25), (0.75, 1.5))}
+def test_each_metric_is_by_itself_with_its_own_sign_and_what_runs_took_is_left_out(
+    tmp_path: Path,
+) -> None:
+    values = {
+        "ce": ((0.5, 2.0), (0.5, 2.0), (0.5, 2.0)),
+        "el": ((0.75, 1.5), (0.8, 1.25), (0.75, 1.5)),
+    }
     for method, runs in values.items():
         for seed, (last, nll) in enumerate(runs):
-            add(tmp_path, method, seed=seed, metrics={"test_acc": {"last": last}, "test": {"nll": nll}})
+            add(
+                tmp_path,
+                method,
+                seed=seed,
+                metrics={"test_acc": {"last": last}, "test": {"nll": nll}},
+            )
     text = below(report(tmp_path, metric="last,nll,work"))
     cells = []
     for gaps, scale, digits in (((0.25, 0.3, 0.25), 100, 2), ((-0.5, -0.75, -0.5), 1, 4)):
         ends = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
-        cells.append(f"{scale * statistics.fmean(gaps):+.{digits}f} [{scale * ends.low:+.{digits}f}, {scale * ends.high:+.{digits}f}]")
+        cells.append(
+            f"{scale * statistics.fmean(gaps):+.{digits}f} "
+            f"[{scale * ends.low:+.{digits}f}, {scale * ends.high:+.{digits}f}]"
+        )
     assert f"| el | {' | '.join(cells)} |\n" in text and "work" not in text
     (table,) = report(tmp_path, metric="last,work", rows="method,metric").tables
     assert {row for row, _ in table.differences} == {"el, last"}
-    assert "in points where it is a share" in text and "Lower is better in nll: there a gain is negative." in text
-    with pytest.raises(ConfigError, match="--against compares results, and work is what a run took"):
+    assert (
+        "in points where it is a share" in text
+        and ("Lower is better in nll: there a gain is negative.") in text
+    )
+    with pytest.raises(
+        ConfigError, match="--against compares results, and work is what a run took"
+    ):
         report(tmp_path, metric="work")
 
 
 def test_runs_of_the_same_compute_differ_in_their_epochs_too(tmp_path: Path) -> None:
     for seed, (ce, coteaching) in enumerate([(0.5, 0.6), (0.5, 0.7)]):
         trained(tmp_path, "ce", 40, seed=seed, last=ce)
-        trained(tmp_path, "coteaching", 20, "coteaching(rate=0.4, ramp=0.25, power=1)", seed=seed, last=coteaching)
-        trained(tmp_path, "coteaching", 40, "coteaching(rate=0.4, ramp=0.25, power=1)", seed=seed, last=coteaching)
+        trained(
+            tmp_path,
+            "coteaching",
+            20,
+            "coteaching(rate=0.4, ramp=0.25, power=1)",
+            seed=seed,
+            last=coteaching,
+        )
+        trained(
+            tmp_path,
+            "coteaching",
+            40,
+            "coteaching(rate=0.4, ramp=0.25, power=1)",
+            seed=seed,
+            last=coteaching,
+        )
     first, second = report(tmp_path, budget="compute").tables
     found = first.differences["coteaching, 20", SYM]
     assert found is not None and (found.mean, found.pairs) == (pytest.approx(0.15), 2)
-    assert less(second) is None and "No differences from ce:" in report(tmp_path, budget="compute").render("md")
+    assert less(second) is None and "No differences from ce:" in report(
+        tmp_path, budget="compute"
+    ).render("md")
     assert second.title.endswith("80 epochs of CE")
     (table,) = report(tmp_path, rows="method,epochs").tables
-    assert {row for (row, _), each in table.differences.items() if each} == {"coteaching, 40"}, "there the epochs are what one asked for"
+    assert {row for (row, _), each in table.differences.items() if each} == {"coteaching, 40"}, (
+        "there the epochs are what one asked for"
+    )
 
 
 def test_published_numbers_are_left_out(tmp_path: Path) -> None:
-    about = {"data": {"name": "cifar10", "sha256": "d"}, "model": {"name": "cnn8"}, "recipe": {"name": "el", "epochs": 10, "lr": 0.1}}
+    about = {
+        "data": {"name": "cifar10", "sha256": "d"},
+        "model": {"name": "cnn8"},
+        "recipe": {"name": "el", "epochs": 10, "lr": 0.1},
+    }
     made = report(fill(tmp_path, **about), published="equal-loss")
-    assert "[82.42, " in made.render("md") and "| el | +20.33 [+18.90, +21.77] |" in below(made) and "published" not in below(made)
+    assert (
+        "[82.42, " in made.render("md")
+        and "| el | +20.33 [+18.90, +21.77] |" in below(made)
+        and "published" not in below(made)
+    )
 
 
 def test_a_narrow_terminal_has_fewer_digits(tmp_path: Path) -> None:
@@ -415,13 +585,20 @@ def test_on_the_page_ids_are_unique_and_hostile_names_do_nothing(tmp_path: Path)
     tags = Tags(page(report(tmp_path, HARD).tables, Workspace(tmp_path)))
     ids = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
     assert len(ids) == len(set(ids)) and not tags.named("i")
-    assert {attributes.get("aria-describedby") for attributes in tags.named("table") if "aria-describedby" in attributes} <= set(ids)
+    assert {
+        attributes.get("aria-describedby")
+        for attributes in tags.named("table")
+        if "aria-describedby" in attributes
+    } <= set(ids)
     assert (
-        r"a\_b \& [c] 100\% \textless{}i\textgreater{} 10*x \textbar{} y" in report(tmp_path, HARD).render("latex").partition(", less ")[2]
+        r"a\_b \& [c] 100\% \textless{}i\textgreater{} 10*x \textbar{} y"
+        in report(tmp_path, HARD).render("latex").partition(", less ")[2]
     )
 
 
-def test_a_baseline_may_have_differences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_baseline_may_have_differences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     fill(tmp_path / "runs")
     options = ["-C", str(tmp_path), "report", "--against", "ce"]
     assert main([*options, "--save-baseline", str(tmp_path / "b.json")]) == 0

@@ -1,4 +1,6 @@
-"""The same compute instead of the same epochs: how many epochs that is, whose run it is, and the table that shows it."""
+"""The same compute instead of the same epochs: how many epochs that is, whose run it is, and the
+table that shows it.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,13 @@ TEN = {"budget": "compute", "changes": {"epochs": 10}}
 
 
 @given(PRICES, BUDGETS)
-def test_a_budget_buys_an_epoch_at_least_and_else_its_work_to_half_an_epoch(price: Price, budget: int) -> None:
+def test_a_budget_buys_an_epoch_at_least_and_else_its_work_to_half_an_epoch(
+    price: Price, budget: int
+) -> None:
     epochs = price.epochs(budget)
     assert epochs >= 1
-    half = (price.share + price.estimates / 4) / 2 + price.estimates / 2  # and the epochs of the estimate are whole ones too
+    # and the epochs of the estimate are whole ones too
+    half = (price.share + price.estimates / 4) / 2 + price.estimates / 2
     assert epochs == 1 or abs(price.work(epochs) - budget) <= half + 1e-9
 
 
@@ -47,8 +52,13 @@ def test_plain_training_keeps_its_epochs(budget: int) -> None:
 
 def test_every_method_and_strategy_that_comes_with_the_package_has_a_price() -> None:
     names = [entry.name for entry in STRATEGIES if entry.build.__module__.startswith("noisebench.")]
-    for loss, strategy in [*((m.loss, m.strategy) for m in METHODS.values()), *(("ce", name) for name in names)]:
-        assert price_of(loss, strategy).epochs(1) == 1 <= price_of(loss, strategy).epochs(120) <= 120
+    for loss, strategy in [
+        *((m.loss, m.strategy) for m in METHODS.values()),
+        *(("ce", name) for name in names),
+    ]:
+        assert (
+            price_of(loss, strategy).epochs(1) == 1 <= price_of(loss, strategy).epochs(120) <= 120
+        )
 
 
 def test_what_estimates_its_noise_pays_for_that() -> None:
@@ -96,7 +106,11 @@ def test_the_same_run_has_one_key_however_it_was_asked_for(method: str, plan) ->
     budgeted: Run = plan(method=method, **TEN)
     typed: Run = plan(method=method, changes={"epochs": budgeted.recipe.epochs})
     assert budgeted.recipe.epochs == {"coteaching": 5, "el_estimated": 8}.get(method, 10)
-    assert (budgeted.key, budgeted.config, budgeted.folder_name) == (typed.key, typed.config, typed.folder_name)
+    assert (budgeted.key, budgeted.config, budgeted.folder_name) == (
+        typed.key,
+        typed.config,
+        typed.folder_name,
+    )
     other: Run = plan(method=method, changes={"epochs": 10})
     assert (budgeted.key == other.key) == (budgeted.recipe.epochs == 10)
 
@@ -105,25 +119,41 @@ def test_the_same_run_has_one_key_however_it_was_asked_for(method: str, plan) ->
     ("old", "new", "said"),
     [
         ("epochs: 1", "budget: time", "4:33: budget is one of epochs, compute, got 'time'"),
-        ("epochs: 1", "budget: compute, schedule: 'step(2, 4)'", "4:5: the schedule step(2, 4) counts epochs"),
+        (
+            "epochs: 1",
+            "budget: compute, schedule: 'step(2, 4)'",
+            "4:5: the schedule step(2, 4) counts epochs",
+        ),
         ("lr: 0.05", "budget: compute", "override.0.set.budget: unknown key"),
     ],
 )
-def test_a_mistake_in_a_budget_is_said_with_its_place(old: str, new: str, said: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_budget_is_said_with_its_place(
+    old: str, new: str, said: str, tmp_path: Path
+) -> None:
     assert said in mistakes(tmp_path, GOOD.replace(old, new, 1))
 
 
 def test_a_suite_gives_all_its_runs_the_budget(tmp_path: Path) -> None:
     text = GOOD.replace("epochs: 1", "epochs: 4").replace("[ce, el]", "[el, coteaching]")
     plain = read_suites(write(tmp_path, text))["tiny"]
-    written = read_suites(write(tmp_path, text.replace("epochs: 4", "epochs: 4, budget: compute")))["tiny"]
-    assert plain.told(budget="compute") == written and written.told(budget="epochs").defaults.budget == "epochs"
-    epochs = {item.run.method: item.run.recipe.epochs for item in make_agenda(Workspace(tmp_path), written)}
+    written = read_suites(write(tmp_path, text.replace("epochs: 4", "epochs: 4, budget: compute")))[
+        "tiny"
+    ]
+    assert (
+        plain.told(budget="compute") == written
+        and written.told(budget="epochs").defaults.budget == "epochs"
+    )
+    epochs = {
+        item.run.method: item.run.recipe.epochs
+        for item in make_agenda(Workspace(tmp_path), written)
+    }
     assert epochs == {"el": 4, "coteaching": 2}
     assert {item.run.recipe.epochs for item in make_agenda(Workspace(tmp_path), plain)} == {4}
 
 
-def trained(root: Path, method: str, epochs: int, strategy: str = "standard", **more: object) -> None:
+def trained(
+    root: Path, method: str, epochs: int, strategy: str = "standard", **more: object
+) -> None:
     """A finished run of so many epochs."""
     recipe = {"name": "digits", "epochs": epochs, "lr": 0.1}
     add(root, method, strategy=strategy, recipe=recipe, **more)  # type: ignore[arg-type]
@@ -135,12 +165,30 @@ def compute_report(root: Path, **shape: str) -> Report:
 
 @pytest.fixture
 def unequal(tmp_path: Path) -> Path:
-    """CE for 40 epochs, co-teaching for as many and for as many as do that work, CleanNet for these, and estimates."""
+    """CE for 40 epochs, co-teaching for as many and for as many as do that work, CleanNet for
+    these, and estimates.
+    """
     for noise in (SYM, ASYM):
         trained(tmp_path, "ce", 40, noise=noise, last=0.5)
-        trained(tmp_path, "coteaching", 20, "coteaching(rate=0.4, ramp=0.25, power=1)", noise=noise, last=0.6)
-        trained(tmp_path, "coteaching", 40, "coteaching(rate=0.4, ramp=0.25, power=1)", noise=noise, last=0.9)
-        trained(tmp_path, "cleannet", 30, "cleannet(threshold=0.1, wait=0.1)", noise=noise, last=0.7)
+        trained(
+            tmp_path,
+            "coteaching",
+            20,
+            "coteaching(rate=0.4, ramp=0.25, power=1)",
+            noise=noise,
+            last=0.6,
+        )
+        trained(
+            tmp_path,
+            "coteaching",
+            40,
+            "coteaching(rate=0.4, ramp=0.25, power=1)",
+            noise=noise,
+            last=0.9,
+        )
+        trained(
+            tmp_path, "cleannet", 30, "cleannet(threshold=0.1, wait=0.1)", noise=noise, last=0.7
+        )
         trained(tmp_path, "el_estimated", 32, loss="el(eps=estimated)", noise=noise, last=0.8)
     return tmp_path
 
@@ -158,19 +206,30 @@ def test_methods_of_the_same_work_stand_in_one_table_with_their_epochs(unequal: 
 
 def test_without_a_budget_runs_of_other_epochs_stand_in_other_tables(unequal: Path) -> None:
     found = {table.title: table.rows for table in report_of(run_folders([unequal]), Shape()).tables}
-    assert found["digits, mlp, digits, 40 epochs"] == ("ce", "coteaching") and found["digits, mlp, digits, 20 epochs"] == ("coteaching",)
+    assert found["digits, mlp, digits, 40 epochs"] == ("ce", "coteaching") and found[
+        ("digits, mlp, digits, 20 epochs")
+    ] == ("coteaching",)
 
 
 def test_epochs_stand_beside_the_methods_wherever_these_are(unequal: Path) -> None:
     (table, _) = compute_report(unequal, rows="noise", cols="method").tables
-    assert table.cols == ("ce, 40", "coteaching, 20", "cleannet, 30", "el_estimated, 32") and table.rows == (SYM, ASYM)
+    assert table.cols == (
+        "ce, 40",
+        "coteaching, 20",
+        "cleannet, 30",
+        "el_estimated, 32",
+    ) and table.rows == (SYM, ASYM)
     (table, _) = compute_report(unequal, rows="epochs,method").tables
     assert table.rows == ("20, coteaching", "30, cleannet", "32, el_estimated", "40, ce")
 
 
 def test_epochs_are_an_axis_without_a_budget_too(unequal: Path) -> None:
     (table,) = report_of(run_folders([unequal]), Shape(rows="method,epochs")).tables
-    assert table.title == "digits, mlp, digits" and "coteaching, 20" in table.rows and "coteaching, 40" in table.rows
+    assert (
+        table.title == "digits, mlp, digits"
+        and "coteaching, 20" in table.rows
+        and "coteaching, 40" in table.rows
+    )
     assert [cell.compute for cell in table.cells.values()] == [None] * 10
 
 
@@ -185,35 +244,63 @@ def test_a_budget_that_epochs_cannot_meet_says_by_how_much(tmp_path: Path) -> No
     trained(tmp_path, "ce", 5)
     trained(tmp_path, "coteaching", 2, "coteaching(rate=0.4)")
     (table,) = compute_report(tmp_path).tables
-    assert "same compute as 5 epochs" in table.title and "counted in passes, within 20 %." in compute_report(tmp_path).render("md")
+    assert (
+        "same compute as 5 epochs" in table.title
+        and "counted in passes, within 20 %." in compute_report(tmp_path).render("md")
+    )
 
 
 def test_runs_that_differ_otherwise_do_not_share_a_budget(tmp_path: Path) -> None:
     trained(tmp_path, "ce", 40)
-    add(tmp_path, "coteaching", strategy="coteaching(rate=0.4)", recipe={"name": "digits", "epochs": 20, "lr": 0.2})
+    add(
+        tmp_path,
+        "coteaching",
+        strategy="coteaching(rate=0.4)",
+        recipe={"name": "digits", "epochs": 20, "lr": 0.2},
+    )
     assert [len(table.cells) for table in compute_report(tmp_path).tables] == [1, 1]
 
 
 def test_a_run_of_unknown_price_is_named(tmp_path: Path) -> None:
     trained(tmp_path, "mine", 40, "of_a_plugin")
-    with pytest.raises(ConfigError, match=r"'of_a_plugin'.*--plugin, or leave such runs out with --where"):
+    with pytest.raises(
+        ConfigError,
+        match=r"'of_a_plugin'.*--plugin, or leave such runs out with "
+        r"--where",
+    ):
         compute_report(tmp_path)
     with pytest.raises(ConfigError, match="budget is one of"):
         make_tables([], budget="money")
 
 
-STRATEGY_TEXTS = ["standard", "coteaching(rate=0.4)", "cleannet", "coteaching(rate=estimated)", "joint"]
+STRATEGY_TEXTS = [
+    "standard",
+    "coteaching(rate=0.4)",
+    "cleannet",
+    "coteaching(rate=estimated)",
+    "joint",
+]
 
 
 @given(budget=st.integers(1, 300), chosen=st.sets(st.sampled_from(STRATEGY_TEXTS), min_size=1))
-def test_whatever_a_budget_plans_its_table_finds_together(budget: int, chosen: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_whatever_a_budget_plans_its_table_finds_together(
+    budget: int, chosen: set[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (row,) = SOME.get("row") or SOME.setdefault("row", one_row(tmp_path_factory.mktemp("run")))
     rows = []
     for text in ("standard", *sorted(chosen)):
         epochs = price_of("ce", text).epochs(budget)
-        rows.append(replace(row, axes={**row.axes, "epochs": str(epochs)}, inputs={**row.inputs, "strategy": text}))
+        rows.append(
+            replace(
+                row,
+                axes={**row.axes, "epochs": str(epochs)},
+                inputs={**row.inputs, "strategy": text},
+            )
+        )
     found = by_compute(rows)
-    assert {each.alike["budget"] for each in found} == {budget} and [each.epochs for each in found] == [each.epochs for each in rows]
+    assert {each.alike["budget"] for each in found} == {budget} and [
+        each.epochs for each in found
+    ] == [each.epochs for each in rows]
 
 
 SOME: dict[str, list] = {}
@@ -244,16 +331,44 @@ def test_a_suite_at_the_same_compute_from_the_command_line(
     assert [run["epochs"] for run in json.loads(capsys.readouterr().out)["runs"]] == [4, 4, 2, 2]
     assert main(["run", "tiny", "--jobs", "1"]) == 0
     out = capsys.readouterr().out
-    assert "same compute as 4 epochs of CE" in out and "coteaching, 2 epochs" in out and "ce, 4 epochs" in out
     assert (
-        main(["train", "digits", "--subset", "200", "--sym", "0.4", "--method", "coteaching", "--epochs", "2", "--precision", "fp32"]) == 0
+        "same compute as 4 epochs of CE" in out
+        and "coteaching, 2 epochs" in out
+        and "ce, 4 epochs" in out
+    )
+    assert (
+        main(
+            [
+                "train",
+                "digits",
+                "--subset",
+                "200",
+                "--sym",
+                "0.4",
+                "--method",
+                "coteaching",
+                "--epochs",
+                "2",
+                "--precision",
+                "fp32",
+            ]
+        )
+        == 0
     )
     assert "is finished already" in capsys.readouterr().err
     assert main(["run", "tiny", "--budget", "epochs", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["done", "done", "run", "run"] and "epochs" not in lines[0]
+    assert [line.split()[0] for line in lines[:4]] == [
+        "done",
+        "done",
+        "run",
+        "run",
+    ] and "epochs" not in lines[0]
     assert main(["report", "--budget", "compute", "--metric", "last,work"]) == 0
     assert " 4.00 ± 0.00" in capsys.readouterr().out
-    assert main(["run", "tiny", "--budget", "money", "--dry-run"]) == 2 and main(["report", "--budget", "money"]) == 2
+    assert (
+        main(["run", "tiny", "--budget", "money", "--dry-run"]) == 2
+        and main(["report", "--budget", "money"]) == 2
+    )
     assert main(["report", "--figure", "curves", "--budget", "compute"]) == 2
     assert find_suite("tiny", tmp_path)[1].defaults.budget == "compute"

@@ -42,10 +42,16 @@ def test_the_negative_cost_of_a_sure_class_is_finite() -> None:
     logits = torch.tensor([[100.0, -100.0, -100.0]], requires_grad=True)
     cost = negative_cost(logits.log_softmax(1), torch.tensor([[0, 1]]))
     cost.sum().backward()
-    assert cost.item() == pytest.approx(11.5129, rel=1e-4) and logits.grad is not None and logits.grad.isfinite().all()
+    assert (
+        cost.item() == pytest.approx(11.5129, rel=1e-4)
+        and logits.grad is not None
+        and logits.grad.isfinite().all()
+    )
 
 
-def test_negative_stages_learn_from_all_and_then_where_the_label_is_likelier_than_chance(case: Case) -> None:
+def test_negative_stages_learn_from_all_and_then_where_the_label_is_likelier_than_chance(
+    case: Case,
+) -> None:
     for epoch, chosen in [(1, [0, 1, 2]), (10, [0, 1, 2]), (11, [0, 2]), (20, [0, 2])]:
         with case(epoch=epoch, chosen=chosen):
             output, batch = said(P), a_batch(LABELS, epoch)
@@ -77,4 +83,6 @@ def test_the_stages_are_thirds_and_the_first_is_never_left_out(case: Case) -> No
         with case(epochs=epochs):
             strategy = started("nlnl", [0, 1], epochs=epochs)
             assert stage(strategy, first) == "negative" and stage(strategy, last + 1) == "positive"
-            assert first == last or stage(strategy, first + 1) == stage(strategy, last) == "selective"
+            assert (
+                first == last or stage(strategy, first + 1) == stage(strategy, last) == "selective"
+            )

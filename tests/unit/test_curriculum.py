@@ -1,4 +1,6 @@
-"""Curriculum loss: its base loss bounds the 0-1 loss, its choice is the best of all, and it bounds the errors tighter than a sum."""
+"""Curriculum loss: its base loss bounds the 0-1 loss, its choice is the best of all, and it bounds
+the errors tighter than a sum.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_the_cheapest_are_chosen_as_long_as_they_fit() -> None:
 
 def some_logits(scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return scale * torch.randn(400, 6, generator=generator), torch.randint(6, (400,), generator=generator)
+    return scale * torch.randn(400, 6, generator=generator), torch.randint(
+        6, (400,), generator=generator
+    )
 
 
 def test_the_base_loss_is_nowhere_below_the_0_1_loss(case: Case) -> None:
@@ -58,18 +62,30 @@ def test_the_base_loss_is_nowhere_below_the_0_1_loss(case: Case) -> None:
 
 
 def test_the_base_loss_is_a_hinge_where_right_and_cross_entropy_where_wrong() -> None:
-    logits, labels = torch.tensor([[3.0, 1.0, 0.0], [1.5, 1.0, 0.0], [0.0, 2.0, 1.0]]), torch.tensor([0, 0, 0])
+    logits, labels = (
+        torch.tensor([[3.0, 1.0, 0.0], [1.5, 1.0, 0.0], [0.0, 2.0, 1.0]]),
+        torch.tensor([0, 0, 0]),
+    )
     ce = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    torch.testing.assert_close(soft_hinge(logits, labels), torch.stack([torch.tensor(0.0), torch.tensor(0.5), 1 + ce[2]]))
+    torch.testing.assert_close(
+        soft_hinge(logits, labels), torch.stack([torch.tensor(0.0), torch.tensor(0.5), 1 + ce[2]])
+    )
 
 
 def test_the_curriculum_loss_bounds_the_errors_tighter_than_the_sum() -> None:
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        logits, labels = 3 * torch.randn(12, 4, generator=generator), torch.randint(4, (12,), generator=generator)
+        logits, labels = (
+            3 * torch.randn(12, 4, generator=generator),
+            torch.randint(4, (12,), generator=generator),
+        )
         cost, errors = soft_hinge(logits, labels), int((margin(logits, labels) < 0).sum())
         threshold = 12.0 + errors
-        assert errors <= bound(cost, cheapest_within(cost, threshold), threshold) <= float(cost.sum()) + 1e-4
+        assert (
+            errors
+            <= bound(cost, cheapest_within(cost, threshold), threshold)
+            <= float(cost.sum()) + 1e-4
+        )
 
 
 def an_output(logits: torch.Tensor) -> Output:
@@ -95,5 +111,7 @@ def test_of_labels_that_are_known_the_share_that_is_pruned_is_the_rate(case: Cas
             labels = [0] * 100
             wrong = torch.arange(100) < 100 * rate
             logits = torch.stack([torch.where(wrong, -60.0, 60.0), torch.zeros(100)], 1)
-            [belief] = started(f"curriculum(rate={rate}, burn_in=0)", labels).believe(a_batch(labels), [[an_output(logits)]])
+            [belief] = started(f"curriculum(rate={rate}, burn_in=0)", labels).believe(
+                a_batch(labels), [[an_output(logits)]]
+            )
             assert torch.equal(belief.weights == 0, wrong)

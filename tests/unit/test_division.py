@@ -1,4 +1,6 @@
-"""DivideMix and what it is made of: the mixture fit, sharpening, co-refinement, co-guessing, ramps, the squared error, by hand."""
+"""DivideMix and what it is made of: the mixture fit, sharpening, co-refinement, co-guessing, ramps,
+the squared error, by hand.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,15 @@ def test_the_chance_is_that_of_the_mixture_the_costs_were_drawn_from() -> None:
 
 
 def test_the_chance_is_scikit_learns_from_its_own_beginning_too() -> None:
-    """Wherever it begins, EM ends at one maximum here: k-means' beginning and other seeds give the same division."""
+    """Wherever it begins, EM ends at one maximum here: k-means' beginning and other seeds give the
+    same division.
+    """
     costs, right = two_groups()
     found = chance_clean(torch.from_numpy(costs)).numpy()
     for seed in range(3):
-        theirs = GaussianMixture(2, reg_covar=5e-4, tol=1e-6, max_iter=500, random_state=seed).fit(costs[:, None])
+        theirs = GaussianMixture(2, reg_covar=5e-4, tol=1e-6, max_iter=500, random_state=seed).fit(
+            costs[:, None]
+        )
         chance = theirs.predict_proba(costs[:, None])[:, theirs.means_.argmin()]
         np.testing.assert_allclose(found, chance, atol=0.02)
     assert ((found > 0.5) == right).mean() > 0.995
@@ -67,12 +73,17 @@ def test_where_all_cost_the_same_all_are_clean() -> None:
 
 def test_costs_are_scaled_to_between_zero_and_one() -> None:
     log_p = torch.tensor([[0.5, 0.5], [0.25, 0.75], [0.125, 0.875]]).log()
-    torch.testing.assert_close(scaled_cost(log_p, torch.tensor([0, 0, 0])), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        scaled_cost(log_p, torch.tensor([0, 0, 0])),
+        torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64),
+    )
 
 
 def test_sharpening_is_the_power_and_keeps_certainty() -> None:
     p = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]])
-    torch.testing.assert_close(sharpened(p, 0.5), torch.tensor([[0.04, 0.09, 0.25], [0.38, 0.0, 0.0]]) / 0.38)
+    torch.testing.assert_close(
+        sharpened(p, 0.5), torch.tensor([[0.04, 0.09, 0.25], [0.38, 0.0, 0.0]]) / 0.38
+    )
     torch.testing.assert_close(sharpened(p, 1.0), p)
 
 
@@ -81,7 +92,9 @@ def test_a_label_is_refined_by_its_doubt() -> None:
     refined = co_refined(recorded, said, torch.tensor([1.0, 0.75]), 1.0)
     torch.testing.assert_close(refined, torch.tensor([[1.0, 0.0], [0.775, 0.225]]))
     squares = torch.tensor([0.775, 0.225]) ** 2
-    torch.testing.assert_close(co_refined(recorded, said, torch.tensor([1.0, 0.75]), 0.5)[1], squares / squares.sum())
+    torch.testing.assert_close(
+        co_refined(recorded, said, torch.tensor([1.0, 0.75]), 0.5)[1], squares / squares.sum()
+    )
 
 
 def test_a_guess_is_both_networks_mean() -> None:
@@ -92,7 +105,9 @@ def test_a_guess_is_both_networks_mean() -> None:
 def test_ramps() -> None:
     assert [linear_ramp(done, 16) for done in (-1, 0, 4, 16, 20)] == [0, 0, 0.25, 1, 1]
     assert linear_ramp(0, 0) == sigmoid_ramp(0, 0) == 1
-    assert [sigmoid_ramp(done, 10) for done in (0, 5, 10, 11)] == pytest.approx([np.exp(-5), np.exp(-1.25), 1, 1])
+    assert [sigmoid_ramp(done, 10) for done in (0, 5, 10, 11)] == pytest.approx(
+        [np.exp(-5), np.exp(-1.25), 1, 1]
+    )
 
 
 def test_balance_is_the_divergence_from_the_uniform_and_entropy_the_entropy() -> None:
@@ -114,26 +129,42 @@ class Told:
         return said if said.dim() == 2 else said[int(images.min() >= 100)]  # by view
 
 
-def prepared(strategy: DivideMix, labels: list[int], clean: list[list[float]], said: list, epoch: int = 200) -> Batch:
+def prepared(
+    strategy: DivideMix, labels: list[int], clean: list[list[float]], said: list, epoch: int = 200
+) -> Batch:
     recorded = torch.tensor(labels)
     strategy.start(Facts(recorded, 2, 300, torch.Generator()))
     strategy.state["clean"].copy_(torch.tensor(clean))
-    views = tuple(torch.arange(len(labels) * 4.0).view(-1, 1, 2, 2) + 100 * view for view in range(2))
-    batch = Batch(views, recorded, torch.arange(len(labels)), recorded, epoch, torch.Generator().manual_seed(3))
+    views = tuple(
+        torch.arange(len(labels) * 4.0).view(-1, 1, 2, 2) + 100 * view for view in range(2)
+    )
+    batch = Batch(
+        views,
+        recorded,
+        torch.arange(len(labels)),
+        recorded,
+        epoch,
+        torch.Generator().manual_seed(3),
+    )
     return strategy.prepare(batch, Told(said))  # type: ignore[arg-type]
 
 
 def test_each_network_learns_the_mixtures_of_its_own_division() -> None:
     strategy = build_strategy("dividemix(temperature=1, lambda_u=10)")
     assert isinstance(strategy, DivideMix)
-    batch = prepared(strategy, [0, 1, 0], [[1, 0.8, 0.1], [0.3, 1, 1]], [[[0.6, 0.4]] * 3, [[0.2, 0.8]] * 3])
+    batch = prepared(
+        strategy, [0, 1, 0], [[1, 0.8, 0.1], [0.3, 1, 1]], [[[0.6, 0.4]] * 3, [[0.2, 0.8]] * 3]
+    )
     targets = torch.tensor([  # refined where likely right, else both networks' mean, (0.4, 0.6)
         [[1.0, 0.0], [0.12, 0.88], [0.4, 0.6]],
         [[0.4, 0.6], [0.0, 1.0], [1.0, 0.0]],
     ])  # fmt: skip
     mixture = Mixture.draw(6, 4.0, torch.Generator().manual_seed(3), own=True)
     assert batch.index.tolist() == [0, 1, 2, 0, 1, 2]
-    torch.testing.assert_close(batch.views[0], mixture(torch.cat([torch.arange(12.0), torch.arange(12.0) + 100]).view(6, 1, 2, 2)))
+    torch.testing.assert_close(
+        batch.views[0],
+        mixture(torch.cat([torch.arange(12.0), torch.arange(12.0) + 100]).view(6, 1, 2, 2)),
+    )
     log_p = torch.tensor([[0.3, 0.7]] * 6).log()
     outputs = [[Output(log_p, log_p, -log_p)]] * 2
     beliefs = strategy.believe(batch, outputs)
@@ -142,10 +173,19 @@ def test_each_network_learns_the_mixtures_of_its_own_division() -> None:
     assert [belief.weights.tolist() for belief in beliefs] == [[1, 1, 0] * 2, [0, 1, 1] * 2]
 
     p = log_p.exp()
-    unlabelled = [(p - beliefs[n].targets).square()[[row, row + 3]].mean() for n, row in ((0, 2), (1, 0))]
-    torch.testing.assert_close(strategy.penalty(batch, outputs), 10 * sum(unlabelled) + 2 * balance(log_p), rtol=1e-4, atol=1e-5)
+    unlabelled = [
+        (p - beliefs[n].targets).square()[[row, row + 3]].mean() for n, row in ((0, 2), (1, 0))
+    ]
+    torch.testing.assert_close(
+        strategy.penalty(batch, outputs),
+        10 * sum(unlabelled) + 2 * balance(log_p),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     cost = believed_cost(-log_p, beliefs[0]).item()
-    assert cost == pytest.approx(float(-(beliefs[0].targets * log_p).sum(1)[[0, 1, 3, 4]].mean()), rel=1e-5)
+    assert cost == pytest.approx(
+        float(-(beliefs[0].targets * log_p).sum(1)[[0, 1, 3, 4]].mean()), rel=1e-5
+    )
 
 
 def test_the_warm_up_learns_one_view_and_punishes_confidence_if_asked_to() -> None:
@@ -154,7 +194,14 @@ def test_the_warm_up_learns_one_view_and_punishes_confidence_if_asked_to() -> No
     outputs, labels = [[Output(log_p, log_p, -log_p)]] * 2, torch.tensor([0, 1])
     for strategy in (plain, asymmetric):
         strategy.start(Facts(labels, 2, 300, torch.Generator()))
-    batch = Batch((torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)), labels, torch.arange(2), labels, 10, torch.Generator())
+    batch = Batch(
+        (torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)),
+        labels,
+        torch.arange(2),
+        labels,
+        10,
+        torch.Generator(),
+    )
     assert len(plain.prepare(batch, Told([])).views) == 1  # type: ignore[arg-type]
     assert plain.penalty(batch, outputs) is None
     torch.testing.assert_close(asymmetric.penalty(batch, outputs), -2 * entropy(log_p))
@@ -174,17 +221,23 @@ def test_costs_are_averaged_over_a_window(make_trainer: Callable[..., Trainer]) 
     for _ in range(3):
         trainer.run_epoch()
         costs.append(scaled_cost(trainer.log_p(0), trainer.labels).float())
-        torch.testing.assert_close(trainer.strategy.state["clean"][1], chance_clean(torch.stack(costs[-2:]).mean(0)))
+        torch.testing.assert_close(
+            trainer.strategy.state["clean"][1], chance_clean(torch.stack(costs[-2:]).mean(0))
+        )
 
 
 def test_a_split_alone_learns_what_is_likely_right(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(strategy="gmm_split(warmup=0.34, threshold=0.7)")
     trainer.run_epoch()
     chance = chance_clean(scaled_cost(trainer.log_p(), trainer.labels).float())
-    batch = Batch((), trainer.labels[:50], torch.arange(50), trainer.labels[:50], 2, torch.Generator())
+    batch = Batch(
+        (), trainer.labels[:50], torch.arange(50), trainer.labels[:50], 2, torch.Generator()
+    )
     log_p = trainer.log_p()[:50]
     [belief] = trainer.strategy.believe(batch, [[Output(log_p, log_p, -log_p)]])
-    assert torch.equal(belief.weights, (chance[:50] > 0.7).float()) and 0 < belief.weights.mean() < 1
+    assert (
+        torch.equal(belief.weights, (chance[:50] > 0.7).float()) and 0 < belief.weights.mean() < 1
+    )
 
 
 def test_the_squared_error_is_ramped_up_from_the_warm_up_on() -> None:
@@ -196,9 +249,15 @@ def test_the_squared_error_is_ramped_up_from_the_warm_up_on() -> None:
         batch = prepared(strategy, [0, 1], [[1, 0], [1, 0]], [[[0.6, 0.4]] * 2] * 2, epoch)
         log_p = torch.tensor([[0.3, 0.7]] * 4).log()
         outputs = [[Output(log_p, log_p, -log_p)]] * 2
-        squared = (log_p.exp() - strategy.believe(batch, outputs)[0].targets).square()[[1, 3]].mean()
-        weights.append(float((strategy.penalty(batch, outputs) - 2 * balance(log_p)) / (2 * squared)))
-    assert weights == pytest.approx([10 * 0.5 / 16, 10 * 7.5 / 16, 10 * 15.5 / 16, 10, 10], rel=2e-3)
+        squared = (
+            (log_p.exp() - strategy.believe(batch, outputs)[0].targets).square()[[1, 3]].mean()
+        )
+        weights.append(
+            float((strategy.penalty(batch, outputs) - 2 * balance(log_p)) / (2 * squared))
+        )
+    assert weights == pytest.approx(
+        [10 * 0.5 / 16, 10 * 7.5 / 16, 10 * 15.5 / 16, 10, 10], rel=2e-3
+    )
 
 
 def test_both_views_are_asked() -> None:
@@ -225,7 +284,9 @@ def weighed(trainer: Trainer, epochs: int) -> dict[int, bool]:
     return seen
 
 
-def test_the_division_begins_with_the_epoch_after_the_warm_up(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_the_division_begins_with_the_epoch_after_the_warm_up(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for text in ("gmm_split", "dividemix"):
         with case(strategy=text):
             trainer = make_trainer(strategy=f"{text}(warmup=0.5)", epochs=4)
@@ -244,10 +305,16 @@ def spoil_the_last_step(trainer: Trainer) -> None:
     trainer.optimizer.step = spoiled  # type: ignore[method-assign]
 
 
-def test_a_network_that_is_not_finite_before_the_division_fails_by_name(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_a_network_that_is_not_finite_before_the_division_fails_by_name(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for text in ("gmm_split", "dividemix"):
         with case(strategy=text):
             trainer = make_trainer(strategy=text)
             spoil_the_last_step(trainer)
-            with pytest.raises(RunFailed, match=r"body\.1\.weight.* became nan, since a step was too large, at epoch 1, step 8"):
+            with pytest.raises(
+                RunFailed,
+                match=r"body\.1\.weight.* became nan, since a step was "
+                r"too large, at epoch 1, step 8",
+            ):
                 trainer.run_epoch()

@@ -1,4 +1,6 @@
-"""What is kept of how a training treats right and wrong labels: the gradient's closed forms, the bins, resumption."""
+"""What is kept of how a training treats right and wrong labels: the gradient's closed forms, the
+bins, resumption.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,33 @@ FORMS = {
 }
 
 
-def test_the_gradients_norm_is_the_losses_own(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_the_gradients_norm_is_the_losses_own(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for batch_size in [32, 50]:
         for loss, form in FORMS.items():
             with case(loss=loss, batch_size=batch_size):
                 end = make_trainer(loss, batch_size=batch_size).run_epoch()
-                np.testing.assert_allclose(end.train_gradient, form(end.train_p.astype(np.float64)), rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(
+                    end.train_gradient, form(end.train_p.astype(np.float64)), rtol=1e-4, atol=1e-5
+                )
 
 
-def test_p_is_of_the_recorded_label_and_the_class_the_likeliest(make_trainer: Callable[..., Trainer]) -> None:
-    trainer = make_trainer(lr=0.0, batch_size=256, weight_decay=0.0)  # one step from where the network is
+def test_p_is_of_the_recorded_label_and_the_class_the_likeliest(
+    make_trainer: Callable[..., Trainer],
+) -> None:
+    # one step from where the network is
+    trainer = make_trainer(lr=0.0, batch_size=256, weight_decay=0.0)
     trainer.networks[0].eval()
-    expected = trainer.networks[0](next(trainer.train.plain(torch.arange(256, device=trainer.device)))).softmax(1)
+    expected = trainer.networks[0](
+        next(trainer.train.plain(torch.arange(256, device=trainer.device)))
+    ).softmax(1)
     end = trainer.run_epoch()
-    np.testing.assert_allclose(end.train_p, expected.detach().cpu().numpy()[np.arange(256), trainer.labels.cpu().numpy()], rtol=1e-4)
+    np.testing.assert_allclose(
+        end.train_p,
+        expected.detach().cpu().numpy()[np.arange(256), trainer.labels.cpu().numpy()],
+        rtol=1e-4,
+    )
     assert np.array_equal(end.train_predicted, expected.argmax(1).cpu().numpy())
 
 
@@ -46,7 +61,11 @@ def test_an_example_that_no_step_saw_has_none(make_trainer: Callable[..., Traine
     trainer = make_trainer()
     trainer.make_step()
     seen = trainer.passed.predicted >= 0
-    assert int(seen.sum()) == 32 and trainer.passed.p.isnan().equal(~seen) and trainer.passed.gradient.isnan().equal(~seen)
+    assert (
+        int(seen.sum()) == 32
+        and trainer.passed.p.isnan().equal(~seen)
+        and trainer.passed.gradient.isnan().equal(~seen)
+    )
 
 
 def test_one_that_is_not_trusted_pulls_at_nothing(make_trainer: Callable[..., Trainer]) -> None:
@@ -60,7 +79,14 @@ def test_examples_are_counted_by_group_and_bin() -> None:
     p, gradient = np.array([0.0, 0.019, 0.02, 1.0, np.nan]), np.array([1.0, 2.0, 4.0, 8.0, np.nan])
     dynamics.add(p, gradient, np.array([0, 1, 1, 1, 0]), np.array([0, 1, 0, -1, 0]))
     right, wrong, unknown = dynamics.counts[0]
-    assert (right[0], right.sum(), wrong[1], wrong.sum(), unknown[BINS - 1], unknown.sum()) == (2, 2, 1, 1, 1, 1)
+    assert (right[0], right.sum(), wrong[1], wrong.sum(), unknown[BINS - 1], unknown.sum()) == (
+        2,
+        2,
+        1,
+        1,
+        1,
+        1,
+    )
     assert [sums.sum() for sums in dynamics.gradients[0]] == [3.0, 4.0, 8.0]
 
 
@@ -102,18 +128,29 @@ def test_a_run_keeps_all_its_epochs_and_every_example(tmp_path: Path) -> None:
     wrong = int((arrays["recorded_labels"] != arrays["clean_labels"]).sum())
     assert [counts.sum(1).tolist() for counts in dynamics.counts] == [[1297 - wrong, wrong, 0]] * 3
     assert arrays["early_log_p"].shape == (1297, 10)
-    assert np.exp(arrays["early_log_p"].astype(float)).sum(1) == pytest.approx(np.ones(1297), abs=5e-3)
+    assert np.exp(arrays["early_log_p"].astype(float)).sum(1) == pytest.approx(
+        np.ones(1297), abs=5e-3
+    )
 
 
 def test_a_damaged_file_is_named(tmp_path: Path, case: Case) -> None:
-    for content in [b"", b"PK", {"counts": np.zeros((3, 3, 50))}, {"counts": np.zeros(3), "gradients": np.zeros(3)}]:
+    for content in [
+        b"",
+        b"PK",
+        {"counts": np.zeros((3, 3, 50))},
+        {"counts": np.zeros(3), "gradients": np.zeros(3)},
+    ]:
         with case(content=content):
             desk = Desk(tmp_path)
             run = desk.plan(changes={"epochs": 1})
             desk.execute(run)
             path = desk.folder(run).dynamics
             path.write_bytes(content) if isinstance(content, bytes) else np.savez(path, **content)
-            with pytest.raises(DataError, match=r"dynamics.npz is damaged .*run it again with --force"):
+            with pytest.raises(
+                DataError,
+                match=r"dynamics.npz is damaged .*run it again with "
+                r"--force",
+            ):
                 replace(desk.folder(run), checked=False).read_dynamics()
 
 

@@ -22,13 +22,19 @@ def test_after_n_sure_epochs_the_memory_is_all_but_beta_to_the_n_of_the_predicti
     memory, p = torch.zeros(3, 3), torch.eye(3)
     for _ in range(4):
         remembered(memory, torch.arange(3), p, 0.7)
-    torch.testing.assert_close(memory, (1 - 0.7**4) * p, rtol=0, atol=3e-4)  # p is kept 1e-4 off 0 and 1
+    # p is kept 1e-4 off 0 and 1
+    torch.testing.assert_close(memory, (1 - 0.7**4) * p, rtol=0, atol=3e-4)
     torch.testing.assert_close(memory.sum(1), torch.full((3,), 1 - 0.7**4))
 
 
 def test_the_memory_is_a_moving_average_of_the_asked_rows_alone() -> None:
     memory = torch.tensor([[0.5, 0.3], [0.1, 0.2], [0.0, 0.0]])
-    t = remembered(memory, torch.tensor([2, 0]), torch.tensor([[0.9, 0.1], [0.2, 0.8]], requires_grad=True), 0.9)
+    t = remembered(
+        memory,
+        torch.tensor([2, 0]),
+        torch.tensor([[0.9, 0.1], [0.2, 0.8]], requires_grad=True),
+        0.9,
+    )
     torch.testing.assert_close(t, torch.tensor([[0.09, 0.01], [0.47, 0.35]]))
     torch.testing.assert_close(memory, torch.tensor([[0.47, 0.35], [0.1, 0.2], [0.09, 0.01]]))
     assert not t.requires_grad and not memory.requires_grad
@@ -60,12 +66,16 @@ def test_the_penalty_is_finite_however_sure_the_network_is(case: Case) -> None:
             assert term.isfinite() and logits.grad.isfinite().all()  # type: ignore[union-attr]
 
 
-def test_elr_learns_less_of_the_wrong_labels_than_plain_training(make_trainer: Callable[..., Trainer]) -> None:
+def test_elr_learns_less_of_the_wrong_labels_than_plain_training(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     def fit(strategy: str) -> float:
         trainer = make_trainer(strategy=strategy, lr=0.1, epochs=15)
         for _ in range(15):
             trainer.run_epoch()
-        return (trainer.predict(trainer.train).argmax(1) == trainer.labels)[::3].float().mean().item()
+        return (
+            (trainer.predict(trainer.train).argmax(1) == trainer.labels)[::3].float().mean().item()
+        )
 
     assert fit("elr") < 0.5 < 0.7 < fit("standard")
 

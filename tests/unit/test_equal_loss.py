@@ -27,20 +27,27 @@ def test_the_loss_is_stable_from_nought_to_infinity(case):
             with mpmath.workdps(80):
                 p = [1 / (1 + mpmath.exp(gap)) for gap in logits[:, 1].tolist()]
                 exact = torch.tensor([float(mp_el(q, mpmath.mpf(eps))) for q in p])
-                slopes = [0 if math.isinf(eps) else float((1 + mpmath.mpf(eps)) * q / (q + eps) * (1 - q)) for q in p]
+                slopes = [
+                    0 if math.isinf(eps) else float((1 + mpmath.mpf(eps)) * q / (q + eps) * (1 - q))
+                    for q in p
+                ]
             torch.testing.assert_close(said, exact, rtol=1e-5, atol=1e-6)
             for way in (learned, learned_alone):
                 _, gradient = way(f"el(eps={eps})", logits, target)
                 if math.isinf(eps):
                     slopes = [float(q * (1 - q)) for q in p]
-                torch.testing.assert_close(gradient[:, 0], -torch.tensor(slopes), rtol=1e-5, atol=1e-6)
+                torch.testing.assert_close(
+                    gradient[:, 0], -torch.tensor(slopes), rtol=1e-5, atol=1e-6
+                )
 
 
 def test_between_ce_and_half_of_mae_it_falls_as_eps_grows(case):
     for K in [2, 10, 1000]:
         with case(K=K):
             logits = a_batch(20, K)
-            values = [cost(f"el(eps={eps})", logits) for eps in (0, 0.01, 0.1, 0.4, 1, 10, math.inf)]
+            values = [
+                cost(f"el(eps={eps})", logits) for eps in (0, 0.01, 0.1, 0.4, 1, 10, math.inf)
+            ]
             torch.testing.assert_close(values[0], cost("ce", logits))
             torch.testing.assert_close(2 * values[-1], cost("mae", logits))
             for greater, smaller in pairwise(values):
@@ -69,9 +76,14 @@ def test_it_is_the_limit_of_agce(case):
             logits = a_batch(30, 10)
             p, q = logits.double().softmax(1), 1e-6
             agce = ((eps + 1) ** q - (eps + p) ** q) / q
-            torch.testing.assert_close(cost(f"el(eps={eps})", logits).double(), (1 + eps) * agce, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(
-                cost(f"el(eps={eps})", logits), (1 + eps) * cost(f"agce(a={eps}, q=1e-8)", logits), rtol=1e-4, atol=1e-5
+                cost(f"el(eps={eps})", logits).double(), (1 + eps) * agce, rtol=1e-4, atol=1e-5
+            )
+            torch.testing.assert_close(
+                cost(f"el(eps={eps})", logits),
+                (1 + eps) * cost(f"agce(a={eps}, q=1e-8)", logits),
+                rtol=1e-4,
+                atol=1e-5,
             )
 
 
@@ -87,19 +99,35 @@ def test_the_gradient_of_each_logit_is_that_of_the_paper(case):
             factor = (1 + eps) * p_y / (p_y + eps)
             at_label, elsewhere = -factor * (1 - p), factor * p
             expected = at_label.where(torch.nn.functional.one_hot(target, 10).bool(), elsewhere)
-            torch.testing.assert_close(learned(f"el(eps={eps})", logits, target)[1].double(), expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                learned(f"el(eps={eps})", logits, target)[1].double(),
+                expected,
+                rtol=1e-5,
+                atol=1e-6,
+            )
 
 
 def test_its_gradient_is_that_of_ce_times_a_factor_that_grows_from_nought_to_one(case):
     for eps in [1e-12, 1e-9, 1e-3, 0.1, 0.4, 2.0, 100.0]:
         with case(eps=eps):
-            logits, target = torch.stack([torch.linspace(-30, 30, 61), torch.zeros(61)], 1), torch.zeros(61, dtype=int)
+            logits, target = (
+                torch.stack([torch.linspace(-30, 30, 61), torch.zeros(61)], 1),
+                torch.zeros(61, dtype=int),
+            )
             p = logits.double().softmax(1)[:, 0]
-            ours, ces = (learned(text, logits, target)[1].double() for text in (f"el(eps={eps})", "ce"))
+            ours, ces = (
+                learned(text, logits, target)[1].double() for text in (f"el(eps={eps})", "ce")
+            )
             factor = (1 + eps) * p / (p + eps)
             torch.testing.assert_close(ours, factor[:, None] * ces, rtol=1e-5, atol=1e-6)
-            torch.testing.assert_close(ours.abs().sum(1), factor * ces.abs().sum(1), rtol=1e-5, atol=1e-6)
-            assert (factor.diff() >= -1e-12).all() and factor[0] <= (1 + eps) * 1e-13 / eps + 1e-12 and 1 - factor[-1] < 1e-9
+            torch.testing.assert_close(
+                ours.abs().sum(1), factor * ces.abs().sum(1), rtol=1e-5, atol=1e-6
+            )
+            assert (
+                (factor.diff() >= -1e-12).all()
+                and factor[0] <= (1 + eps) * 1e-13 / eps + 1e-12
+                and 1 - factor[-1] < 1e-9
+            )
 
 
 # Eq. 8-13: what it learns
@@ -119,7 +147,9 @@ def by_bisection(w, eps):
 
 
 def minimised(w, eps, steps=20_000):
-    """p that minimises the expected cost under w, by exponentiated gradient, from the formula alone."""
+    """p that minimises the expected cost under w, by exponentiated gradient, from the formula
+    alone.
+    """
     p = np.full(len(w), 1 / len(w))
     for step in range(steps):
         p = p * np.exp((1 + eps) * w / (p + eps) / (10 + 0.01 * step))
@@ -133,7 +163,9 @@ def test_the_optimum_is_that_of_a_numeric_solver(case):
             with case(K=K, eps=eps):
                 for seed in range(10):
                     w = a_simplex(seed, K)
-                    np.testing.assert_allclose(equal_loss_optimum(w, eps), by_bisection(w, eps), atol=1e-9)
+                    np.testing.assert_allclose(
+                        equal_loss_optimum(w, eps), by_bisection(w, eps), atol=1e-9
+                    )
 
 
 def test_no_descent_finds_a_lower_cost(case):
@@ -145,7 +177,11 @@ def test_no_descent_finds_a_lower_cost(case):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 30), st.sampled_from([0, 1e-8, 1e-3, 0.1, 0.4, 1.0, 7.0, 1e3]))
+@given(
+    st.integers(0, 10**6),
+    st.integers(2, 30),
+    st.sampled_from([0, 1e-8, 1e-3, 0.1, 0.4, 1.0, 7.0, 1e3]),
+)
 def test_the_optimum_obeys_the_papers_conditions(seed, K, eps):
     w = a_simplex(seed, K, 0.5)
     p = equal_loss_optimum(w, eps)
@@ -156,18 +192,24 @@ def test_the_optimum_obeys_the_papers_conditions(seed, K, eps):
     closed = np.maximum(0, (1 + m * eps) * w / total - eps)
     np.testing.assert_allclose(p, closed, atol=1e-9 * (1 + K * eps))
     multiplier = level * (p + eps) - w  # Eq. 10: w = level (p + eps) - u eps
-    assert (multiplier >= -1e-9 * (1 + eps)).all() and (np.abs(multiplier[active]) <= 1e-9 * (1 + eps)).all()
+    assert (multiplier >= -1e-9 * (1 + eps)).all() and (
+        np.abs(multiplier[active]) <= 1e-9 * (1 + eps)
+    ).all()
     assert (np.diff(p[np.argsort(w)]) >= -1e-12).all()  # in the order of w
 
 
 def test_where_eps_is_huge_the_largest_class_takes_all(case):
     for eps in [1e8, 1e12, math.inf]:
         with case(eps=eps):
-            np.testing.assert_allclose(equal_loss_optimum(np.array([0.2, 0.5, 0.3]), eps), [0, 1, 0])
+            np.testing.assert_allclose(
+                equal_loss_optimum(np.array([0.2, 0.5, 0.3]), eps), [0, 1, 0]
+            )
 
 
 def test_ties_share_and_nought_is_cross_entropy():
-    np.testing.assert_allclose(equal_loss_optimum(np.array([0.4, 0.4, 0.2]), math.inf), [0.5, 0.5, 0])
+    np.testing.assert_allclose(
+        equal_loss_optimum(np.array([0.4, 0.4, 0.2]), math.inf), [0.5, 0.5, 0]
+    )
     np.testing.assert_allclose(equal_loss_optimum(np.array([0.4, 0.4, 0.2]), 1e6), [0.5, 0.5, 0])
     np.testing.assert_allclose(equal_loss_optimum(np.array([0.5, 0.3, 0.2]), 0), [0.5, 0.3, 0.2])
     rows = np.array([[0.6, 0.4], [0.5, 0.5]])
@@ -175,7 +217,12 @@ def test_ties_share_and_nought_is_cross_entropy():
 
 
 def test_what_is_no_probability_is_refused(case):
-    for w, eps in [([0.5, 0.6], 0.1), ([1.5, -0.5], 0.1), ([0.5, 0.5], -0.1), ([0.5, 0.5], math.nan)]:
+    for w, eps in [
+        ([0.5, 0.6], 0.1),
+        ([1.5, -0.5], 0.1),
+        ([0.5, 0.5], -0.1),
+        ([0.5, 0.5], math.nan),
+    ]:
         with case(w=w, eps=eps), pytest.raises(ValueError, match="w must be probabilities"):
             equal_loss_optimum(np.array(w), eps)
 
@@ -194,7 +241,11 @@ def test_under_pair_flips_it_is_one_hot_from_rate_over_one_minus_twice_the_rate(
     for rate in [0.1, 0.2, 0.4, 0.45]:
         with case(rate=rate):
             needed, w = rate / (1 - 2 * rate), np.array([1 - rate, rate, 0.0])
-            assert equal_loss_optimum(w, needed * (1 + 1e-6))[0] == 1 > equal_loss_optimum(w, needed * (1 - 1e-6))[0]
+            assert (
+                equal_loss_optimum(w, needed * (1 + 1e-6))[0]
+                == 1
+                > equal_loss_optimum(w, needed * (1 - 1e-6))[0]
+            )
             assert needed > rate  # so that eps = rate is never enough
 
 
@@ -209,12 +260,17 @@ def test_el_trusts_the_true_class_more_than_ce_where_it_is_the_likeliest_label(c
 
 
 def test_the_papers_claim_fails_where_the_true_class_is_not_the_likeliest_or_nothing_is_to_gain():
-    # "p_el > p_ce" of Eq. 13 supposes that the true class (here class 0) has at least the mean share of the active classes.
+    # "p_el > p_ce" of Eq. 13 supposes that the true class (here class 0) has at least the mean
+    # share of the active classes.
     beyond = np.array([0.04, *[0.96 / 9] * 9])  # symmetric noise beyond (K - 1) / K
     flipped = np.array([0.4, 0.6])  # pair flips of more than a half
     for w, eps in ((beyond, 0.4), (flipped, 0.4), (flipped, 0.01)):
         assert equal_loss_optimum(w, eps)[0] < w[0]
-    for w, eps in ((np.full(10, 0.1), 0.4), (np.array([1.0, 0, 0]), 0.4), (np.array([0.6, 0.4]), 0)):
+    for w, eps in (
+        (np.full(10, 0.1), 0.4),
+        (np.array([1.0, 0, 0]), 0.4),
+        (np.array([0.6, 0.4]), 0),
+    ):
         assert equal_loss_optimum(w, eps)[0] == pytest.approx(w[0])
 
 

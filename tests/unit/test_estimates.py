@@ -1,4 +1,6 @@
-"""Where nobody knows the noise: estimates by hand and by law, and the runs that find them out first."""
+"""Where nobody knows the noise: estimates by hand and by law, and the runs that find them out
+first.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def log(rows: list[list[float]]) -> np.ndarray:
 
 def told(classes: np.ndarray, num_classes: int, p: float | np.ndarray = 0.99) -> np.ndarray:
     """log_p (N, K) of a classifier that gives the class (N,) the probability p, or (N,)."""
-    rows = np.repeat((1 - np.broadcast_to(p, len(classes)))[:, None] / (num_classes - 1), num_classes, 1)
+    rows = np.repeat(
+        (1 - np.broadcast_to(p, len(classes)))[:, None] / (num_classes - 1), num_classes, 1
+    )
     rows[np.arange(len(classes)), classes] = p
     return np.log(rows)
 
@@ -47,8 +51,9 @@ def told(classes: np.ndarray, num_classes: int, p: float | np.ndarray = 0.99) ->
 def test_the_confident_transition_by_hand() -> None:
     p = log([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
     given = np.array([0, 1, 0, 0, 0, 1])
-    # Predicted 0, the most confident first, are given as 0, 1, 0, 0: half of the three that are given as 0 lies at the third.
-    # Predicted 1 are given as 0, 1: the only one that is given as 1 lies at the second.
+    # Predicted 0, the most confident first, are given as 0, 1, 0, 0: half of the three that are
+    # given as 0 lies at the third. Predicted 1 are given as 0, 1: the only one that is given as 1
+    # lies at the second.
     T, counts = confident_transition(p, given)
     np.testing.assert_allclose(T, [[2 / 3, 1 / 3], [1 / 2, 1 / 2]])
     np.testing.assert_allclose(counts, [3, 2])
@@ -57,14 +62,21 @@ def test_the_confident_transition_by_hand() -> None:
 
 def test_no_more_than_a_hundred_examples_of_a_class_are_counted() -> None:
     p = np.linspace(0.9, 0.6, 1000)
-    T, counts = confident_transition(np.log(np.stack([p, 1 - p], 1)), np.arange(1000) % 10 // 9)  # every tenth is given as 1
+    # every tenth is given as 1
+    T, counts = confident_transition(np.log(np.stack([p, 1 - p], 1)), np.arange(1000) % 10 // 9)
     np.testing.assert_allclose(T, [[0.9, 0.1], [0, 1]])
     np.testing.assert_allclose(counts, [100, 0])  # nothing is predicted as 1
 
 
 def test_of_a_perfect_classifier_the_noise_is_within_the_interval(case: Case) -> None:
     """At the very share of wrong labels among those counted, and never outside [0, 1)."""
-    for noise in ["symmetric(0)", "symmetric(0.2)", "symmetric(0.6)", "asymmetric(0.4, map='cifar10')", "pairflip(0.45)"]:
+    for noise in [
+        "symmetric(0)",
+        "symmetric(0.2)",
+        "symmetric(0.6)",
+        ("asymmetric(0.4, map='cifar10')"),
+        "pairflip(0.45)",
+    ]:
         with case(noise=noise):
             clean = np.arange(5000) % 10
             given = nb.corrupt(clean, noise, num_classes=10)
@@ -77,13 +89,17 @@ def test_of_a_perfect_classifier_the_noise_is_within_the_interval(case: Case) ->
 
 
 def test_a_classifiers_own_errors_are_hardly_taken_for_noise() -> None:
-    """A third of the predictions is a guess, most of them of less confidence; cleanlab, on the same probabilities, is further off."""
+    """A third of the predictions is a guess, most of them of less confidence; cleanlab, on the same
+    probabilities, is further off.
+    """
     count = pytest.importorskip("cleanlab.count")
     rng = np.random.default_rng(0)
     clean = np.arange(6000) % 10
     guessed = rng.random(6000) < 0.33
     predicted = np.where(guessed, rng.integers(10, size=6000), clean)
-    log_p = told(predicted, 10, np.where(guessed, rng.uniform(0.3, 0.8, 6000), rng.uniform(0.4, 1, 6000)))
+    log_p = told(
+        predicted, 10, np.where(guessed, rng.uniform(0.3, 0.8, 6000), rng.uniform(0.4, 1, 6000))
+    )
     for rate in (0, 0.1, 0.4):
         given = nb.corrupt(clean, f"symmetric({rate})", num_classes=10)
         theirs = 1 - np.trace(count.estimate_joint(given, np.exp(log_p)))
@@ -92,8 +108,12 @@ def test_a_classifiers_own_errors_are_hardly_taken_for_noise() -> None:
         assert ours.interval[0] <= rate <= ours.interval[1]
 
 
-def test_the_calibrated_transition_is_the_noise_where_predictions_are_of_the_true_class(case: Case) -> None:
-    """The uncertainty of a calibrated classifier is no noise, nor is that of one which is half as sure, or prefers a class."""
+def test_the_calibrated_transition_is_the_noise_where_predictions_are_of_the_true_class(
+    case: Case,
+) -> None:
+    """The uncertainty of a calibrated classifier is no noise, nor is that of one which is half as
+    sure, or prefers a class.
+    """
     for noise in ["symmetric(0)", "symmetric(0.4)", "asymmetric(0.4, map='cifar10')"]:
         with case(noise=noise):
             rng, T = np.random.default_rng(0), nb.transition(noise, 10)
@@ -101,7 +121,9 @@ def test_the_calibrated_transition_is_the_noise_where_predictions_are_of_the_tru
             clean = (p.cumsum(1) > rng.random((8000, 1))).argmax(1)
             given = (T[clean].cumsum(1) > rng.random((8000, 1))).argmax(1)
             for log_p in (np.log(p), 0.5 * np.log(p) + np.eye(10)[3]):
-                found = calibrated_transition(log_p - np.logaddexp.reduce(log_p, axis=1, keepdims=True), given)
+                found = calibrated_transition(
+                    log_p - np.logaddexp.reduce(log_p, axis=1, keepdims=True), given
+                )
                 assert np.abs(found - T).sum(1).mean() / 2 < 0.05
 
 
@@ -114,11 +136,22 @@ def test_the_interval_is_wilsons() -> None:
     stats = pytest.importorskip("scipy.stats")
     for wrong, n in ((0, 600), (3, 50), (45, 100), (50, 50)):
         theirs = stats.binomtest(wrong, n).proportion_ci(0.95, method="wilson")
-        np.testing.assert_allclose(wilson_interval(wrong / n, n), (theirs.low, theirs.high), atol=1e-6)
+        np.testing.assert_allclose(
+            wilson_interval(wrong / n, n), (theirs.low, theirs.high), atol=1e-6
+        )
 
 
-def test_estimates_of_a_handful_of_examples_are_numbers_and_say_how_little_they_know(case: Case) -> None:
-    for given in [[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 0, 1], [0, 1, 1, 1], [1, 0, 2, 2], [0, 1, 2, 2]]:
+def test_estimates_of_a_handful_of_examples_are_numbers_and_say_how_little_they_know(
+    case: Case,
+) -> None:
+    for given in [
+        [0, 0, 0, 0],
+        [1, 1, 1, 1],
+        [2, 2, 0, 1],
+        [0, 1, 1, 1],
+        [1, 0, 2, 2],
+        [0, 1, 2, 2],
+    ]:
         with case(given=given):
             found = Estimates.of(told(np.array([0, 1, 2, 2]), 3), np.array(given))
             low, high = found.interval
@@ -139,7 +172,9 @@ def test_the_anchor_is_the_next_above_the_97th_percentile() -> None:
     p = np.linspace(0.001, 0.999, 200)
     found = anchored_transition(np.log(np.stack([p, 1 - p], 1)))
     place = int(np.ceil(0.97 * 199))  # counted from the smallest
-    np.testing.assert_allclose(found, [[p[place], 1 - p[place]], [1 - (1 - p)[::-1][place], (1 - p)[::-1][place]]])
+    np.testing.assert_allclose(
+        found, [[p[place], 1 - p[place]], [1 - (1 - p)[::-1][place], (1 - p)[::-1][place]]]
+    )
 
 
 def test_among_a_hundred_classes_the_anchor_is_the_largest() -> None:
@@ -153,11 +188,15 @@ def test_the_folds_are_halves_of_the_training_examples(desk: Desk) -> None:
     assert sorted(np.bincount(which)) == [648, 649] and len(which) == 1297
 
 
-def test_no_two_seeds_and_folds_begin_from_equal_weights_or_read_in_the_same_order(desk: Desk) -> None:
+def test_no_two_seeds_and_folds_begin_from_equal_weights_or_read_in_the_same_order(
+    desk: Desk,
+) -> None:
     weights, orders = [], []
     for seed in (0, 1, 2):
         run = desk.plan(loss="el(eps=estimated)", seed=seed)
-        trainers = [fold_trainer(run, desk.images, fold, find_device("cpu")) for fold in range(FOLDS)]
+        trainers = [
+            fold_trainer(run, desk.images, fold, find_device("cpu")) for fold in range(FOLDS)
+        ]
         for trainer in [*trainers, make_trainer(run, desk.images, "cpu")]:
             weights.append(next(trainer.networks[0].parameters()).detach().numpy().tobytes())
             orders.append(trainer.task.seed)
@@ -167,7 +206,9 @@ def test_no_two_seeds_and_folds_begin_from_equal_weights_or_read_in_the_same_ord
 def test_the_warm_up_takes_a_quarter_of_the_epochs(desk: Desk, case: Case) -> None:
     for epochs in [1, 2, 40, 120]:
         with case(epochs=epochs):
-            assert warmup_epochs(desk.plan(loss="el(eps=estimated)", changes={"epochs": epochs})) == max(1, round(epochs / 4))
+            assert warmup_epochs(
+                desk.plan(loss="el(eps=estimated)", changes={"epochs": epochs})
+            ) == max(1, round(epochs / 4))
             assert warmup_epochs(desk.plan(loss="el(eps=0.4)", changes={"epochs": epochs})) == 0
 
 
@@ -188,14 +229,22 @@ def test_a_run_finds_the_noise_rate_and_records_the_true_one(desk: Desk) -> None
 
 
 def test_a_run_finds_the_transition(desk: Desk) -> None:
-    run = desk.plan("asymmetric(rate=0.4, map='digits')", loss="forward(ce, T=estimated)", changes={"epochs": 20})
+    run = desk.plan(
+        "asymmetric(rate=0.4, map='digits')",
+        loss="forward(ce, T=estimated)",
+        changes={"epochs": 20},
+    )
     estimates = desk.execute(run)["estimates"]
     assert_finds_the_rate(run, estimates)
     found = estimates["transition"]
     T = np.array(found["estimate"])
     np.testing.assert_allclose(T.sum(1), 1, atol=1e-4)
     np.testing.assert_allclose(found["truth"], run.manifest.empirical_transition, atol=1e-6)
-    assert np.abs(T - found["truth"]).sum(1).mean() < 0.15 < np.abs(np.eye(10) - found["truth"]).sum(1).mean() + 0.1
+    assert (
+        np.abs(T - found["truth"]).sum(1).mean()
+        < 0.15
+        < np.abs(np.eye(10) - found["truth"]).sum(1).mean() + 0.1
+    )
 
 
 def test_a_run_trains_with_what_it_found(desk: Desk) -> None:
@@ -208,14 +257,19 @@ def test_a_run_trains_with_what_it_found(desk: Desk) -> None:
 
 
 def test_where_the_truth_is_unknown_none_is_said(desk: Desk) -> None:
-    record = desk.execute(desk.plan("imported(file='own')", loss="el(eps=estimated)", changes={"epochs": 8}))
+    record = desk.execute(
+        desk.plan("imported(file='own')", loss="el(eps=estimated)", changes={"epochs": 8})
+    )
     assert record["estimates"]["rate"]["truth"] is None
     assert record["estimates"]["rate"]["estimate"] < 0.01
 
 
-def test_a_warm_up_that_is_interrupted_ends_as_if_it_had_not_been(tmp_path: Path, case: Case) -> None:
+def test_a_warm_up_that_is_interrupted_ends_as_if_it_had_not_been(
+    tmp_path: Path, case: Case
+) -> None:
     straight = Desk(tmp_path / "straight")
-    run = straight.plan(loss="el(eps=estimated)", changes={"epochs": 4})  # 1 epoch of 11 steps a fold, then 4 of 21
+    # 1 epoch of 11 steps a fold, then 4 of 21
+    run = straight.plan(loss="el(eps=estimated)", changes={"epochs": 4})
     whole = straight.execute(run)
     for number, stops in enumerate([(3,), (15,), (3, 7, 30), (21, 21)]):
         with case(stops=stops):
@@ -223,15 +277,22 @@ def test_a_warm_up_that_is_interrupted_ends_as_if_it_had_not_been(tmp_path: Path
             for steps in stops:
                 asked = count()
                 with pytest.raises(Interrupted):
-                    stopped.execute(run, Conduct(stop=lambda n=steps, asked=asked: next(asked) >= n))  # type: ignore[misc]
+                    stopped.execute(
+                        run, Conduct(stop=lambda n=steps, asked=asked: next(asked) >= n)
+                    )  # type: ignore[misc]
             record = stopped.execute(run)
             assert record["estimates"] == whole["estimates"]
-            assert straight.folder(run).weights.read_bytes() == stopped.folder(run).weights.read_bytes()
+            assert (
+                straight.folder(run).weights.read_bytes()
+                == stopped.folder(run).weights.read_bytes()
+            )
 
 
 def test_an_interruption_says_that_it_was_in_the_warm_up(desk: Desk) -> None:
     with pytest.raises(Interrupted, match=r"epoch 1 of 2 of the warm-up"):
-        desk.execute(desk.plan(loss="el(eps=estimated)", changes={"epochs": 8}), Conduct(stop=lambda: True))
+        desk.execute(
+            desk.plan(loss="el(eps=estimated)", changes={"epochs": 8}), Conduct(stop=lambda: True)
+        )
 
 
 def test_no_clean_or_test_label_has_a_part_in_an_estimate(desk: Desk) -> None:

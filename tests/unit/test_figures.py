@@ -1,4 +1,6 @@
-"""Figures: their numbers are the runs', in every form; closed forms and published values where there are some."""
+"""Figures: their numbers are the runs', in every form; closed forms and published values where
+there are some.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def drawn(place: Path, tmp_path: Path) -> Callable[..., Rows]:
 
 
 def of(rows: Rows, panel: str, series: str, column: str = "y") -> np.ndarray:
-    return np.array([float(row[column]) for row in rows if (row["panel"], row["series"]) == (panel, series)])
+    return np.array(
+        [float(row[column]) for row in rows if (row["panel"], row["series"]) == (panel, series)]
+    )
 
 
 def folders(place: Path, method: str, noise: str) -> list[RunFolder]:
@@ -74,7 +78,13 @@ def folders(place: Path, method: str, noise: str) -> list[RunFolder]:
     return [folder for folder in found if folder.record()["noise"]["text"] == noise]
 
 
-WORDS = {"transition": "clean class", "ranks": "mean rank", "rates": "%", "curves": "%", "reliability": "%"}
+WORDS = {
+    "transition": "clean class",
+    "ranks": "mean rank",
+    "rates": "%",
+    "curves": "%",
+    "reliability": "%",
+}
 
 
 def test_every_figure_is_a_picture_with_words_a_csv_and_a_document(
@@ -85,7 +95,9 @@ def test_every_figure_is_a_picture_with_words_a_csv_and_a_document(
             command = ["-C", str(place), "report", "--figure", name]
             for suffix in ("svg", "csv"):
                 assert main([*command, "-o", str(tmp_path / f"f.{suffix}")]) == 0
-            assert WORDS.get(name, "p") in "".join(ET.fromstring((tmp_path / "f.svg").read_bytes()).itertext())
+            assert WORDS.get(name, "p") in "".join(
+                ET.fromstring((tmp_path / "f.svg").read_bytes()).itertext()
+            )
             rows = list(csv.DictReader((tmp_path / "f.csv").read_text().splitlines()))
             assert len(rows) > 1
             capsys.readouterr()
@@ -98,14 +110,29 @@ def test_every_figure_is_a_picture_with_words_a_csv_and_a_document(
 
 def test_a_figure_is_a_png_or_pdf_too(place: Path, tmp_path: Path) -> None:
     for suffix in ("png", "pdf"):
-        assert main(["-C", str(place), "report", "--figure", "rates", "-o", str(tmp_path / f"f.{suffix}")]) == 0
+        assert (
+            main(
+                [
+                    "-C",
+                    str(place),
+                    "report",
+                    "--figure",
+                    "rates",
+                    "-o",
+                    str(tmp_path / f"f.{suffix}"),
+                ]
+            )
+            == 0
+        )
     assert min(Image.open(io.BytesIO((tmp_path / "f.png").read_bytes())).size) > 200
     assert (tmp_path / "f.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_same_picture_is_the_same_bytes(place: Path, tmp_path: Path) -> None:
     for name in ("a.svg", "b.svg"):
-        assert main(["-C", str(place), "report", "--figure", "rates", "-o", str(tmp_path / name)]) == 0
+        assert (
+            main(["-C", str(place), "report", "--figure", "rates", "-o", str(tmp_path / name)]) == 0
+        )
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
@@ -115,7 +142,9 @@ def test_rates_are_the_means_of_the_table(place: Path, drawn: Callable) -> None:
     rows = drawn("rates")
     assert of(rows, "digits, symmetric", "el", "x") == pytest.approx([20, 40])
     assert of(rows, "digits, symmetric", "el") == pytest.approx([100 * cell.mean for cell in cells])
-    assert of(rows, "digits, symmetric", "el", "high") == pytest.approx([100 * (cell.mean + cell.std) for cell in cells])
+    assert of(rows, "digits, symmetric", "el", "high") == pytest.approx(
+        [100 * (cell.mean + cell.std) for cell in cells]
+    )
     assert of(rows, "digits, asymmetric", "ce", "x") == pytest.approx([40])
 
 
@@ -130,30 +159,47 @@ def test_curves_are_the_means_of_the_runs_epochs(place: Path, drawn: Callable) -
     rows = drawn("curves")
     histories = [folder.read_history() for folder in folders(place, "ce", "symmetric(rate=0.4)")]
     for name, panel in (("test_acc", 0), ("memorised", 1)):
-        expected = [np.mean([100 * history[epoch][name] for history in histories]) for epoch in range(4)]
+        expected = [
+            np.mean([100 * history[epoch][name] for history in histories]) for epoch in range(4)
+        ]
         assert of(rows, "digits, sym 0.4", "ce").reshape(2, 4)[panel] == pytest.approx(expected)
 
 
-def test_a_damaged_history_is_named(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_history_is_named(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(place / "runs", tmp_path / "runs")
     folder = folders(tmp_path, "el", "symmetric(rate=0.2)")[0]
     folder.history.write_text("hello\n")
     reseal(folder)
-    assert main(["-C", str(tmp_path), "report", "--figure", "curves", "-o", str(tmp_path / "c.svg")]) == 2
-    assert f"{folder.history} cannot be read (it holds no epochs)" in capsys.readouterr().err and not (tmp_path / "c.svg").exists()
+    assert (
+        main(["-C", str(tmp_path), "report", "--figure", "curves", "-o", str(tmp_path / "c.svg")])
+        == 2
+    )
+    assert (
+        f"{folder.history} cannot be read (it holds no epochs)" in capsys.readouterr().err
+        and not (tmp_path / "c.svg").exists()
+    )
 
 
 def test_the_density_of_p_is_that_of_all_seeds_together(place: Path, drawn: Callable) -> None:
     rows = drawn("density", "--epoch", "3")
-    counts = sum(folder.read_dynamics().counts[2] for folder in folders(place, "el", "symmetric(rate=0.4)"))
+    counts = sum(
+        folder.read_dynamics().counts[2] for folder in folders(place, "el", "symmetric(rate=0.4)")
+    )
     for number, name in enumerate(("right labels", "wrong labels")):
-        assert of(rows, "el, digits, sym 0.4, epoch 3", name) == pytest.approx(BINS * counts[number] / counts[number].sum())
+        assert of(rows, "el, digits, sym 0.4, epoch 3", name) == pytest.approx(
+            BINS * counts[number] / counts[number].sum()
+        )
 
 
 def test_right_and_wrong_labels_lie_apart(drawn: Callable) -> None:
     rows = drawn("density", "--epoch", "4", "--where", "noise=symmetric(rate=0.4)")
     mean = {
-        name: (of(rows, "el, digits, sym 0.4, epoch 4", name) * of(rows, "el, digits, sym 0.4, epoch 4", name, "x")).mean()
+        name: (
+            of(rows, "el, digits, sym 0.4, epoch 4", name)
+            * of(rows, "el, digits, sym 0.4, epoch 4", name, "x")
+        ).mean()
         for name in ("right labels", "wrong labels")
     }
     assert mean["right labels"] > 0.7 and mean["wrong labels"] < 0.3
@@ -176,14 +222,20 @@ def test_reliability_holds_the_calibration_error(place: Path, drawn: Callable) -
     counts = np.array([(bins == bin_).sum() for bin_ in range(1, 16)])
     gap = np.abs(of(rows, name, "ce") - of(rows, name, "ce", "x")) / 100
     assert len(gap) == (counts >= 10).sum()
-    assert (counts[counts >= 10] * gap).sum() / len(labels) == pytest.approx(ece(test.log_p[:, 0], test.predicted == labels), abs=0.02)
+    assert (counts[counts >= 10] * gap).sum() / len(labels) == pytest.approx(
+        ece(test.log_p[:, 0], test.predicted == labels), abs=0.02
+    )
 
 
 def dots(rows: Rows, panel: str, row: str) -> dict[str, dict[str, str]]:
-    return {found["series"]: found for found in rows if (found["panel"], found["row"]) == (panel, row)}
+    return {
+        found["series"]: found for found in rows if (found["panel"], found["row"]) == (panel, row)
+    }
 
 
-def test_the_optimum_stands_beside_what_networks_say_of_images_of_classes_that_flip(place: Path, drawn: Callable) -> None:
+def test_the_optimum_stands_beside_what_networks_say_of_images_of_classes_that_flip(
+    place: Path, drawn: Callable
+) -> None:
     noise = "asymmetric(rate=0.4, map='digits')"
     flips = {int(a): int(b) for a, b in np.argwhere(np.isclose(transition(noise, 10), 0.4))}
     right, wrong = [], []
@@ -194,38 +246,93 @@ def test_the_optimum_stands_beside_what_networks_say_of_images_of_classes_that_f
         right.append(np.mean([p[n, label] for n, label in pairs]))
         wrong.append(np.mean([p[n, flips[label]] for n, label in pairs]))
     found = dots(drawn("optimum"), "asym 0.4", "el")
-    for series, values, limit in (("right class", right, 0.68), ("likeliest wrong (sym: all others)", wrong, 0.32)):
+    for series, values, limit in (
+        ("right class", right, 0.68),
+        ("likeliest wrong (sym: all others)", wrong, 0.32),
+    ):
         said = {name: float(found[series][name]) for name in ("mean", "std", "n", "expected")}
-        assert said == pytest.approx({"mean": np.mean(values), "std": np.std(values, ddof=1), "n": 2, "expected": limit})
+        assert said == pytest.approx(
+            {"mean": np.mean(values), "std": np.std(values, ddof=1), "n": 2, "expected": limit}
+        )
 
 
 def test_what_is_expected_is_known_in_closed_form(drawn: Callable) -> None:
     rows = drawn("optimum")
-    for noise, row, right in (("sym 0.2", "ce", 0.8), ("sym 0.4", "ce", 0.6), ("sym 0.4", "el", 1), ("asym 0.4", "ce", 0.6)):
+    for noise, row, right in (
+        ("sym 0.2", "ce", 0.8),
+        ("sym 0.4", "ce", 0.6),
+        ("sym 0.4", "el", 1),
+        ("asym 0.4", "ce", 0.6),
+    ):
         found = dots(rows, noise, row)
-        expected = [float(found[series]["expected"]) for series in ("right class", "likeliest wrong (sym: all others)")]
+        expected = [
+            float(found[series]["expected"])
+            for series in ("right class", "likeliest wrong (sym: all others)")
+        ]
         assert expected == pytest.approx([right, 1 - right]), (noise, row)
 
 
-def test_under_symmetric_noise_all_other_classes_together_are_the_wrong_one(drawn: Callable) -> None:
+def test_under_symmetric_noise_all_other_classes_together_are_the_wrong_one(
+    drawn: Callable,
+) -> None:
     found = dots(drawn("optimum"), "sym 0.2", "ce")
     assert sum(float(dot["mean"]) for dot in found.values()) == pytest.approx(1)
 
 
 def test_the_wrong_class_is_what_a_class_is_recorded_as_most_often() -> None:
     table = np.array([[0.6, 0.3, 0.1, 0], [0, 1, 0, 0], [0.1, 0.1, 0.7, 0.1], [0.9, 0.1, 0, 0]])
-    assert likeliest_wrong(table).astype(int).tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 0, 1], [1, 0, 0, 0]]
+    assert likeliest_wrong(table).astype(int).tolist() == [
+        [0, 1, 0, 0],
+        [0, 0, 0, 0],
+        [1, 1, 0, 1],
+        [1, 0, 0, 0],
+    ]
 
 
 def test_of_a_strategy_or_a_loss_without_a_closed_form_nothing_is_expected(tmp_path: Path) -> None:
     for options in (["--method", "mixup"], ["--loss", "js"], ["--loss", "gce"]):
-        assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1", *options]) == 0
+        assert (
+            main(
+                [
+                    "-q",
+                    "-C",
+                    str(tmp_path),
+                    "train",
+                    "digits",
+                    "--sym",
+                    "0.4",
+                    "--epochs",
+                    "1",
+                    *options,
+                ]
+            )
+            == 0
+        )
     (panel,) = optimum(report_of(run_folders([tmp_path]), Shape()).tables).places
-    assert {dot.row: dot.expected is not None for dot in panel.dots} == {"mixup": False, "js": False, "gce": True}
+    assert {dot.row: dot.expected is not None for dot in panel.dots} == {
+        "mixup": False,
+        "js": False,
+        "gce": True,
+    }
 
 
 def test_a_noise_whose_text_says_no_matrix_has_no_optimum(tmp_path: Path) -> None:
-    assert main(["-q", "-C", str(tmp_path), "train", "digits", "--noise", "pdn(rate=0.3)", "--epochs", "1"]) == 0
+    assert (
+        main(
+            [
+                "-q",
+                "-C",
+                str(tmp_path),
+                "train",
+                "digits",
+                "--noise",
+                "pdn(rate=0.3)",
+                "--epochs",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0", "--epochs", "1"]) == 0
     tables = report_of(run_folders([tmp_path]), Shape()).tables
     assert tables
@@ -256,8 +363,14 @@ def test_losses_have_their_closed_forms(text: str) -> None:
 
 
 def test_the_ratio_of_el_rises_from_nothing_to_one(drawn: Callable) -> None:
-    ratio = of(drawn("norm", "--loss", "el(eps=0.4)"), "gradient, as a share of CE's", "el(eps=0.4)")
-    assert ratio[0] < 0.01 and ratio[-1] == pytest.approx(1, abs=1e-2) and (np.diff(ratio) > -1e-4).all()
+    ratio = of(
+        drawn("norm", "--loss", "el(eps=0.4)"), "gradient, as a share of CE's", "el(eps=0.4)"
+    )
+    assert (
+        ratio[0] < 0.01
+        and ratio[-1] == pytest.approx(1, abs=1e-2)
+        and (np.diff(ratio) > -1e-4).all()
+    )
 
 
 def test_the_studentized_range_is_scipys() -> None:
@@ -266,8 +379,11 @@ def test_the_studentized_range_is_scipys() -> None:
 
 
 def test_the_critical_difference_is_the_published_one() -> None:
-    published = (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164)  # Demšar 2006, Table 5a
-    assert [studentized_range(k) / math.sqrt(2) for k in range(2, 11)] == pytest.approx(published, abs=1e-3)
+    # Demšar 2006, Table 5a
+    published = (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164)
+    assert [studentized_range(k) / math.sqrt(2) for k in range(2, 11)] == pytest.approx(
+        published, abs=1e-3
+    )
     assert critical_difference(4, 14) == pytest.approx(1.25, abs=5e-3)  # his example, section 3.2.2
 
 
@@ -278,12 +394,15 @@ def test_bars_join_what_is_not_told_apart_and_no_bar_lies_in_another() -> None:
 
 def test_ranks_are_the_tables(place: Path, drawn: Callable) -> None:
     (table,) = report_of(run_folders([place]), Shape()).tables
-    assert {row["method"]: float(row["mean_rank"]) for row in drawn("ranks")} == {row: table.mean_rank(row) for row in table.rows}
+    assert {row["method"]: float(row["mean_rank"]) for row in drawn("ranks")} == {
+        row: table.mean_rank(row) for row in table.rows
+    }
 
 
 def test_the_papers_figures_are_of_symmetric_noise_of_two_fifths(drawn: Callable) -> None:
     panels = {row["panel"] for row in drawn("paper", "--epoch", "2")}
-    assert panels == {"1a: CE, digits, sym 0.4, epoch 2", "EL, digits, sym 0.4, epoch 2", "1b: digits, sym 0.4, epoch 2", "2: loss",
+    assert panels == {"1a: CE, digits, sym 0.4, epoch 2", "EL, digits, sym 0.4, epoch 2", ("1b: digits, "
+                                                                                          "sym 0.4, epoch 2"), "2: loss",
                       "3a: gradient", "3b: gradient, ratio to CE's"}  # fmt: skip
 
 
@@ -304,14 +423,18 @@ NOT_DRAWN = (
 )
 
 
-def test_what_cannot_be_drawn_is_said(place: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:
+def test_what_cannot_be_drawn_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
+) -> None:
     for options, what in NOT_DRAWN:
         with subtests.test(options=" ".join(options)):
             assert main(["-C", str(place), "report", *options]) == 2
             assert what in capsys.readouterr().err
 
 
-def test_where_there_is_nothing_to_draw_it_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_there_is_nothing_to_draw_it_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     short = ["-q", "-C", str(tmp_path), "train", "digits", "--epochs", "1", "--batch-size", "512"]
     assert main([*short, "--sym", "0.2", "--lr", "1e9"]) == 3
     for name in ("rates", "curves", "reliability", "density", "gradient", "optimum"):
@@ -319,7 +442,20 @@ def test_where_there_is_nothing_to_draw_it_says_why(tmp_path: Path, capsys: pyte
         assert main(["-C", str(tmp_path), "report", "--figure", name]) == 2
         assert "none of these runs has finished" in capsys.readouterr().err, name
     assert main([*short, "--noise", "imported(file='own')"]) == 0
-    assert main(["-C", str(tmp_path), "report", "--figure", "rates", "--where", "noise=imported(file='own')"]) == 2
+    assert (
+        main(
+            [
+                "-C",
+                str(tmp_path),
+                "report",
+                "--figure",
+                "rates",
+                "--where",
+                "noise=imported(file='own')",
+            ]
+        )
+        == 2
+    )
     assert "it needs noise with a rate, and these runs have imported own" in capsys.readouterr().err
 
 

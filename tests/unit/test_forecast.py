@@ -1,4 +1,6 @@
-"""How long a suite will take: from finished runs by arithmetic, else by a few steps that leave nothing behind."""
+"""How long a suite will take: from finished runs by arithmetic, else by a few steps that leave
+nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tests.unit.test_pack import agenda
     ("seconds", "jobs", "end"),
     [([5, 1, 1, 1], 2, 5), ([1, 1, 1, 5], 2, 6), ([2, 2, 2], 1, 6), ([3], 4, 3), ([], 2, 0)],
 )
-def test_each_worker_takes_the_next_as_soon_as_it_is_free(seconds: list[float], jobs: int, end: float) -> None:
+def test_each_worker_takes_the_next_as_soon_as_it_is_free(
+    seconds: list[float], jobs: int, end: float
+) -> None:
     assert makespan(seconds, jobs) == end
 
 
@@ -29,7 +33,9 @@ def a_record(strategy: str, seconds: float, **changes: Any) -> dict[str, Any]:
 
 
 def test_finished_runs_of_the_same_sort_are_taken_at_their_word(tmp_path: Path) -> None:
-    """And runs of other widths, subsets or image sizes are not: each epoch of the two that count takes 3 s."""
+    """And runs of other widths, subsets or image sizes are not: each epoch of the two that count
+    takes 3 s.
+    """
     items = agenda(tmp_path, "smoke", subset=None)  # 8 runs of 2 epochs
     records = [a_record("standard", 20.0), a_record("standard", 40.0), a_record("d2l(wait=0.3)", 1.0),
                a_record("standard", 1.0, environment={"packed": 1}), a_record("standard", 1.0, noise={"subset": 300}),
@@ -41,7 +47,10 @@ def test_finished_runs_of_the_same_sort_are_taken_at_their_word(tmp_path: Path) 
 @pytest.mark.parametrize("model", ["mlp", "cnn4"])
 def test_what_nobody_has_run_is_measured_and_leaves_nothing(model: str, tmp_path: Path) -> None:
     items, threads = agenda(tmp_path, "smoke", model=model), torch.get_num_threads()
-    one, two = (seconds_of_suite(Workspace(tmp_path), loads(items, items[:count]), [], 1, "cpu") for count in (4, 8))
+    one, two = (
+        seconds_of_suite(Workspace(tmp_path), loads(items, items[:count]), [], 1, "cpu")
+        for count in (4, 8)
+    )
     assert one > 0 and 0 < two < 600
     assert torch.get_num_threads() == threads and not (tmp_path / "runs").exists()
 

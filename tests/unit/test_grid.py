@@ -19,7 +19,9 @@ from noisebench.runs.workspace import Workspace
 def grid(tmp_path: Path) -> GridProgress:
     """Two networks, one noise, one method, two seeds."""
     matrix = {"noise": ["symmetric(rate=0.4)"], "method": ["ce"], "model": ["mlp", "cnn4"]}
-    suite = Suite.model_validate({"defaults": {"dataset": "digits", "seeds": [0, 1], "precision": "fp32"}, "matrix": matrix})
+    suite = Suite.model_validate(
+        {"defaults": {"dataset": "digits", "seeds": [0, 1], "precision": "fp32"}, "matrix": matrix}
+    )
     return GridProgress(make_agenda(Workspace(str(tmp_path)), suite), 1)
 
 
@@ -40,21 +42,30 @@ def shown(grid: GridProgress, monkeypatch: pytest.MonkeyPatch, *events: Event) -
     return terminal.getvalue()
 
 
-def test_cells_fill_in_and_networks_stand_apart(grid: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_fill_in_and_networks_stand_apart(
+    grid: GridProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = shown(grid, monkeypatch)
     assert "mlp, ce" in text and "cnn4, ce" in text and "0/2" in text
     assert "25% 0/2" in shown(grid, monkeypatch, Event(0, "progress", {"epoch": 1, "epochs": 2}))
     assert " images/s" in grid.status() and "left" in grid.status()
-    assert "50.0 1/2" in shown(grid, monkeypatch, Event(0, "done", {"test_acc": 0.5, "seconds": 1.0})) and "runs/min" in grid.status()
+    assert (
+        "50.0 1/2" in shown(grid, monkeypatch, Event(0, "done", {"test_acc": 0.5, "seconds": 1.0}))
+        and "runs/min" in grid.status()
+    )
 
 
-def test_a_failure_is_said_counted_and_shown(grid: GridProgress, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_said_counted_and_shown(
+    grid: GridProgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = shown(grid, monkeypatch, Event(1, "failed", {"message": "a NaN in [red]step[/red] 3"}))
     assert "error: a NaN in [red]step[/red] 3" in text
     assert "✗1" in text and "1 failed" in grid.status()
 
 
-def test_without_a_terminal_the_end_is_said_in_a_line(grid: GridProgress, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_the_end_is_said_in_a_line(
+    grid: GridProgress, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(4):
         grid.update(Event(number, "done", {"test_acc": 0.5, "seconds": 1.0}))
     assert capsys.readouterr().err.splitlines()[-1].startswith("4/4 runs, ")

@@ -1,4 +1,6 @@
-"""Labels by people: the published layout read whichever way it lies, checked before use, and the published rates."""
+"""Labels by people: the published layout read whichever way it lies, checked before use, and the
+published rates.
+"""
 
 import hashlib
 import io
@@ -19,15 +21,26 @@ from noisebench.noise import normal_noise
 from tests.support.hosting import hosting
 
 TEN = ("aggre_label", "random_label1", "random_label2", "random_label3", "worse_label")
-COLUMNS = [*((name, "cifar10") for name in TEN), ("noisy_label", "cifar100"), ("noisy_coarse_label", "cifar20")]
+COLUMNS = [
+    *((name, "cifar10") for name in TEN),
+    ("noisy_label", "cifar100"),
+    ("noisy_coarse_label", "cifar20"),
+]
 FILE = {"cifar10": "CIFAR-10_human", "cifar100": "CIFAR-100_human", "cifar20": "CIFAR-100_human"}
-ORDER = {"cifar10": "image_order_c10.npy", "cifar100": "image_order_c100.npy", "cifar20": "image_order_c100.npy"}
+ORDER = {
+    "cifar10": "image_order_c10.npy",
+    "cifar100": "image_order_c100.npy",
+    "cifar20": "image_order_c100.npy",
+}
 
 
 @pytest.fixture(scope="session")
 def clean():
     """The packaged labels of each set."""
-    return {name: read_labels(DATASETS[name], Path(), offline=True) for name in ("cifar10", "cifar100", "cifar20")}
+    return {
+        name: read_labels(DATASETS[name], Path(), offline=True)
+        for name in ("cifar10", "cifar100", "cifar20")
+    }
 
 
 def wrong_by(labels, step, num_classes):
@@ -42,7 +55,11 @@ def published(clean):
     by_ten = {name: wrong_by(ten, step, 10) for step, name in enumerate(TEN, 3)}
     by_hundred = {"clean_label": hundred, "noisy_label": wrong_by(hundred, 3, 100), "clean_coarse_label": twenty,
                   "noisy_coarse_label": wrong_by(twenty, 4, 20)}  # fmt: skip
-    return {"cifar10": {"clean_label": ten, **by_ten}, "cifar100": by_hundred, "cifar20": by_hundred}
+    return {
+        "cifar10": {"clean_label": ten, **by_ten},
+        "cifar100": by_hundred,
+        "cifar20": by_hundred,
+    }
 
 
 def as_pt(content):
@@ -75,7 +92,9 @@ def trust(monkeypatch, content, dataset="cifar10"):
 def in_tensorflows_order(folder, published, dataset, dtype=np.int64, rename=lambda name: name):
     """Write the .npy and its order: its i-th row is of the image with the usual index order[i]."""
     order = np.random.default_rng(0).permutation(50_000)
-    content = {rename(name): values[order].astype(dtype) for name, values in published[dataset].items()}
+    content = {
+        rename(name): values[order].astype(dtype) for name, values in published[dataset].items()
+    }
     np.save(folder / f"{FILE[dataset]}_ordered.npy", content, allow_pickle=True)
     np.save(folder / ORDER[dataset], order)
 
@@ -102,24 +121,37 @@ def test_tensorflows_order_gives_the_same_labels(tmp_path, published, clean, sub
 def test_the_other_names_of_tensorflows_file_are_known(tmp_path, published, clean, subtests):
     for column, dataset in COLUMNS[-2:]:
         with subtests.test(column=column):
-            in_tensorflows_order(tmp_path, published, dataset, rename=lambda name: name.replace("noisy", "noise").replace("clean_co", "co"))
+            in_tensorflows_order(
+                tmp_path,
+                published,
+                dataset,
+                rename=lambda name: name.replace("noisy", "noise").replace("clean_co", "co"),
+            )
             recorded = read_human(column, dataset, clean[dataset].labels, tmp_path, offline=True)
             np.testing.assert_array_equal(recorded, published[dataset][column])
 
 
-def test_tensorflows_file_may_hold_lists_of_numpy_integers_as_cifar100ns_does(tmp_path, published, clean):
+def test_tensorflows_file_may_hold_lists_of_numpy_integers_as_cifar100ns_does(
+    tmp_path, published, clean
+):
     order = np.random.default_rng(0).permutation(50_000)
     content = {
-        name: list(published["cifar100"][old][order]) for name, old in (("clean_label", "clean_label"), ("noise_label", "noisy_label"))
+        name: list(published["cifar100"][old][order])
+        for name, old in (("clean_label", "clean_label"), ("noise_label", "noisy_label"))
     }
     np.save(tmp_path / "CIFAR-100_human_ordered.npy", content, allow_pickle=True)
     np.save(tmp_path / "image_order_c100.npy", order)
-    recorded = read_human("noisy_label", "cifar100", clean["cifar100"].labels, tmp_path, offline=True)
+    recorded = read_human(
+        "noisy_label", "cifar100", clean["cifar100"].labels, tmp_path, offline=True
+    )
     np.testing.assert_array_equal(recorded, published["cifar100"]["noisy_label"])
 
 
 def test_tensors_and_small_numbers_are_labels_too(place, published, clean):
-    content = {name: torch.from_numpy(values.astype(np.uint8)) for name, values in published["cifar10"].items()}
+    content = {
+        name: torch.from_numpy(values.astype(np.uint8))
+        for name, values in published["cifar10"].items()
+    }
     recorded = read_human("worse_label", "cifar10", clean["cifar10"].labels, place(content))
     np.testing.assert_array_equal(recorded, published["cifar10"]["worse_label"])
 
@@ -156,7 +188,11 @@ def test_a_manifest_of_human_labels_counts_their_mistakes(place, published, clea
     manifest = make_manifest(data, LabelWish("human(aggre)", 5), outside=outside)
     np.testing.assert_array_equal(manifest.clean_labels, data.labels)
     assert manifest.meta["realised_rate"] == pytest.approx(1 / 3, abs=1e-5)
-    assert (manifest.meta["nominal_rate"], manifest.meta["noise_seed"], manifest.transition) == (None, 0, None)
+    assert (manifest.meta["nominal_rate"], manifest.meta["noise_seed"], manifest.transition) == (
+        None,
+        0,
+        None,
+    )
 
 
 # What is refused
@@ -171,9 +207,15 @@ def test_another_file_than_the_published_one_is_refused(place, published, clean)
         read_ten(place(published["cifar10"], trusted=False), clean)
 
 
-@pytest.mark.parametrize("change", [lambda labels: labels[::-1], lambda labels: labels[:-1], lambda labels: (labels + 1) % 10])
+@pytest.mark.parametrize(
+    "change",
+    [lambda labels: labels[::-1], lambda labels: labels[:-1], lambda labels: (labels + 1) % 10],
+)
 def test_other_clean_labels_are_refused(change, place, published, clean):
-    content = {**published["cifar10"], "clean_label": change(published["cifar10"]["clean_label"]).copy()}
+    content = {
+        **published["cifar10"],
+        "clean_label": change(published["cifar10"]["clean_label"]).copy(),
+    }
     with pytest.raises(DataError, match="its clean labels are not those of cifar10"):
         read_ten(place(content), clean)
 
@@ -201,21 +243,35 @@ def test_recorded_labels_that_cannot_be_are_refused(place, published, clean, sub
             read_ten(place({**published["cifar10"], "worse_label": values}), clean)
 
 
-@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), "text"], ids=["list", "tensor", "text"])
+@pytest.mark.parametrize(
+    "content", [[1, 2], torch.zeros(3), "text"], ids=["list", "tensor", "text"]
+)
 def test_a_file_without_named_columns_is_refused(content, place, clean):
     with pytest.raises(DataError, match="is not a file of human labels"):
         read_ten(place(content), clean)
 
 
-@pytest.mark.parametrize("content", [b"", b"no pickle", as_pt({"a": 1})[:-40]], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no pickle", as_pt({"a": 1})[:-40]], ids=["empty", "text", "cut"]
+)
 def test_a_damaged_file_is_refused(content, place, clean):
     with pytest.raises(DataError, match="is refused: it is damaged"):
         read_ten(place(content), clean)
 
 
 OTHER_SETS = [
-    ("worse_label", "cifar100", r"'worse_label' are for cifar10, not for cifar100; cifar100 has noisy_label$"),
-    ("noisy_label", "cifar10", r"are for cifar100, not for cifar10; cifar10 has aggre_label, .*worse_label$"),
+    (
+        "worse_label",
+        "cifar100",
+        r"'worse_label' are for cifar10, not for cifar100; cifar100 has "
+        r"noisy_label$",
+    ),
+    (
+        "noisy_label",
+        "cifar10",
+        r"are for cifar100, not for cifar10; cifar10 has aggre_label, "
+        r".*worse_label$",
+    ),
     ("noisy_coarse_label", "digits", r"are for cifar20, not for digits$"),
 ]
 
@@ -264,7 +320,9 @@ def test_code_in_an_npy_is_refused_and_not_run(which, published, clean, tmp_path
 
 
 @pytest.mark.parametrize(
-    "order", [np.zeros(50_000, int), np.arange(50_000) / 1, np.arange(1, 50_001), np.arange(49_999)], ids=["0", "float", "from 1", "short"]
+    "order",
+    [np.zeros(50_000, int), np.arange(50_000) / 1, np.arange(1, 50_001), np.arange(49_999)],
+    ids=["0", "float", "from 1", "short"],
 )
 def test_an_order_that_is_none_is_refused(order, published, clean, tmp_path):
     in_tensorflows_order(tmp_path, published, "cifar10")
@@ -307,7 +365,11 @@ def host(monkeypatch):
 
 
 def test_offline_says_where_to_put_the_file(host, clean, tmp_path):
-    with pytest.raises(DataError, match=r"CIFAR-10_human\.pt is not there: put CIFAR-10_human\.pt from https://\S+ there .*--offline"):
+    with pytest.raises(
+        DataError,
+        match=r"CIFAR-10_human\.pt is not there: put CIFAR-10_human\.pt "
+        r"from https://\S+ there .*--offline",
+    ):
         read_ten(tmp_path, clean, offline=True)
     assert host.asked == []
 
@@ -317,26 +379,42 @@ def test_the_published_file_is_fetched_once_and_kept(host, published, clean, tmp
     trust(monkeypatch, content)
     host.files = {"/human/CIFAR-10_human.pt": content}
     for _ in range(2):
-        np.testing.assert_array_equal(read_ten(tmp_path, clean), published["cifar10"]["worse_label"])
+        np.testing.assert_array_equal(
+            read_ten(tmp_path, clean), published["cifar10"]["worse_label"]
+        )
     assert host.asked == [("/human/CIFAR-10_human.pt", "")]
-    assert {path.name: path.read_bytes() == content for path in tmp_path.iterdir()} == {"CIFAR-10_human.pt": True}
+    assert {path.name: path.read_bytes() == content for path in tmp_path.iterdir()} == {
+        "CIFAR-10_human.pt": True
+    }
 
 
 def test_the_published_file_lies_at_its_authors():
-    assert hosts.human_file("CIFAR-10_human.pt", "").hosts == ("https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/",)
+    assert hosts.human_file("CIFAR-10_human.pt", "").hosts == (
+        "https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/",
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>no such page</html>", as_pt({"worse_label": np.zeros(3)})], ids=["none", "page", "other"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>no such page</html>", as_pt({"worse_label": np.zeros(3)})],
+    ids=["none", "page", "other"],
+)
 def test_other_bytes_than_the_published_are_not_kept(content, host, clean, tmp_path):
     host.files = {"/human/CIFAR-10_human.pt": content}
-    with pytest.raises(DataError, match=r"sent another file than the published one.*: put CIFAR-10_human\.pt"):
+    with pytest.raises(
+        DataError,
+        match=r"sent another file than the published one.*: put "
+        r"CIFAR-10_human\.pt",
+    ):
         read_ten(tmp_path, clean)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_download_that_fails_says_where_to_put_the_file(host, clean, tmp_path):
     with pytest.raises(
-        DataError, match=r"no host sent CIFAR-10_human\.pt \(.*404 .*refused\): put CIFAR-10_human\.pt from https"
+        DataError,
+        match=r"no host sent CIFAR-10_human\.pt \(.*404 .*refused\): put "
+        r"CIFAR-10_human\.pt from https",
     ) as caught:
         read_ten(tmp_path, clean)
     assert "\n" not in str(caught.value)
@@ -351,8 +429,14 @@ def real_labels(clean):
     """Column -> recorded labels of the published files."""
     folder = Path(os.environ.get("NOISEBENCH_DATA") or "nowhere").expanduser()
     if not (folder / "CIFAR-10_human.pt").exists() or not (folder / "CIFAR-100_human.pt").exists():
-        pytest.skip("needs the published files: NOISEBENCH_DATA names no folder with CIFAR-10_human.pt and CIFAR-100_human.pt")
-    return {column: read_human(column, dataset, clean[dataset].labels, folder, offline=True) for column, dataset in COLUMNS}
+        pytest.skip(
+            "needs the published files: NOISEBENCH_DATA names no folder with "
+            "CIFAR-10_human.pt and CIFAR-100_human.pt"
+        )
+    return {
+        column: read_human(column, dataset, clean[dataset].labels, folder, offline=True)
+        for column, dataset in COLUMNS
+    }
 
 
 RATES = {"aggre_label": 9.01, "random_label1": 17.23, "random_label2": 18.12, "random_label3": 17.64, "worse_label": 40.21,
@@ -362,7 +446,10 @@ RATES = {"aggre_label": 9.01, "random_label1": 17.23, "random_label2": 18.12, "r
 def test_the_share_of_wrong_labels_is_the_published_one(real_labels, clean, subtests):
     for column, dataset in COLUMNS:
         with subtests.test(column=column):
-            assert round(100 * (real_labels[column] != clean[dataset].labels).mean(), 2) == RATES[column]
+            assert (
+                round(100 * (real_labels[column] != clean[dataset].labels).mean(), 2)
+                == RATES[column]
+            )
 
 
 def test_all_three_people_are_seldom_wrong_about_the_same_image(real_labels, clean):
@@ -372,10 +459,15 @@ def test_all_three_people_are_seldom_wrong_about_the_same_image(real_labels, cle
 
 def test_people_are_worst_at_cats_and_deer(real_labels, clean):
     wrong = real_labels["random_label1"] != clean["cifar10"].labels
-    rates = {name: round(wrong[clean["cifar10"].labels == k].mean(), 3) for k, name in enumerate(DATASETS["cifar10"].classes)}
+    rates = {
+        name: round(wrong[clean["cifar10"].labels == k].mean(), 3)
+        for k, name in enumerate(DATASETS["cifar10"].classes)
+    }
     assert sorted(rates.items(), key=lambda item: -item[1])[:2] == [("cat", 0.257), ("deer", 0.24)]
 
 
 def test_the_coarse_labels_are_of_the_superclasses(real_labels, clean):
-    np.testing.assert_array_equal(clean["cifar20"].labels, np.array(SUPERCLASS)[clean["cifar100"].labels])
+    np.testing.assert_array_equal(
+        clean["cifar20"].labels, np.array(SUPERCLASS)[clean["cifar100"].labels]
+    )
     assert len(np.unique(real_labels["noisy_coarse_label"])) == 20

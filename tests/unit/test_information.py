@@ -1,4 +1,6 @@
-"""L_DMI against determinants of known matrices, its law under noise by class, and that it stays finite."""
+"""L_DMI against determinants of known matrices, its law under noise by class, and that it stays
+finite.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,17 @@ def test_without_its_floor_it_is_the_determinant(case: Case) -> None:
             log_p, targets = a_saying(count, classes)
             joint = log_p.exp().numpy().T @ targets.numpy() / count
             expected = -np.linalg.slogdet(joint).logabsdet - classes * np.log(classes)
-            assert determinant_loss(log_p, targets, TINY).item() == pytest.approx(expected, rel=1e-6)
+            assert determinant_loss(log_p, targets, TINY).item() == pytest.approx(
+                expected, rel=1e-6
+            )
 
 
 def test_two_classes_by_hand() -> None:
-    log_p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]], dtype=torch.float64).log()
-    targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])  # U = [[0.45, 0.1], [0.05, 0.4]]
+    log_p = torch.tensor(
+        [[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]], dtype=torch.float64
+    ).log()
+    # U = [[0.45, 0.1], [0.05, 0.4]]
+    targets = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     assert determinant_loss(log_p, targets, TINY).item() == pytest.approx(-np.log(4 * 0.175))
 
 
@@ -42,13 +49,19 @@ def test_the_floor_is_under_every_singular_value(case: Case) -> None:
     for delta in [0.01, 0.3]:
         with case(delta=delta):
             log_p, targets = a_saying(64, 10)
-            values = np.linalg.svd(10 * log_p.exp().numpy().T @ targets.numpy() / 64, compute_uv=False)
-            assert determinant_loss(log_p, targets, delta).item() == pytest.approx(-np.log(values**2 + delta**2).sum() / 2)
+            values = np.linalg.svd(
+                10 * log_p.exp().numpy().T @ targets.numpy() / 64, compute_uv=False
+            )
+            assert determinant_loss(log_p, targets, delta).item() == pytest.approx(
+                -np.log(values**2 + delta**2).sum() / 2
+            )
 
 
 def test_a_perfect_prediction_of_classes_of_one_size_costs_nothing() -> None:
     targets = torch.eye(10).repeat(3, 1)
-    assert determinant_loss((targets + 1e-30).log(), targets, TINY).item() == pytest.approx(0, abs=1e-5)
+    assert determinant_loss((targets + 1e-30).log(), targets, TINY).item() == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_noise_by_class_shifts_it_by_the_logarithm_of_its_determinant() -> None:
@@ -56,7 +69,12 @@ def test_noise_by_class_shifts_it_by_the_logarithm_of_its_determinant() -> None:
     shifts = []
     for seed in range(3):
         log_p, targets = a_saying(64, 10, seed)
-        shifts.append((determinant_loss(log_p, targets @ transition, TINY) - determinant_loss(log_p, targets, TINY)).item())
+        shifts.append(
+            (
+                determinant_loss(log_p, targets @ transition, TINY)
+                - determinant_loss(log_p, targets, TINY)
+            ).item()
+        )
     assert shifts == pytest.approx([-np.linalg.slogdet(transition.numpy()).logabsdet] * 3, rel=1e-6)
 
 
@@ -73,14 +91,18 @@ def test_noise_by_class_leaves_its_gradient_alone() -> None:
 
 def test_no_permutation_of_the_classes_changes_it() -> None:
     log_p, targets = a_saying(64, 10)
-    torch.testing.assert_close(determinant_loss(log_p.roll(3, 1), targets, 0.01), determinant_loss(log_p, targets, 0.01))
+    torch.testing.assert_close(
+        determinant_loss(log_p.roll(3, 1), targets, 0.01), determinant_loss(log_p, targets, 0.01)
+    )
 
 
 def test_with_classes_missing_and_saturated_logits_it_is_finite(case: Case) -> None:
     for scale in [0.0, 1.0, 200.0]:
         for classes in [2, 10, 100, 1000]:
             with case(classes=classes, scale=scale):
-                logits = (scale * torch.randn(32, classes, generator=torch.Generator().manual_seed(0))).requires_grad_()
+                logits = (
+                    scale * torch.randn(32, classes, generator=torch.Generator().manual_seed(0))
+                ).requires_grad_()
                 targets = torch.nn.functional.one_hot(torch.arange(32) % (classes - 1), classes)
                 cost = determinant_loss(logits.log_softmax(1), targets, 0.01)
                 cost.backward()
@@ -101,7 +123,10 @@ def test_after_the_warm_up_the_determinant_is_all_that_counts() -> None:
     strategy = started("dmi(warmup=0.5, weight=2)", [0, 1])
     output = said([[0.9, 0.1], [0.2, 0.8]])
     early, late = a_batch([0, 1], 5), a_batch([0, 1], 6)
-    assert strategy.penalty(early, [[output]]) is None and strategy.believe(early, [[output]])[0].weights is None
+    assert (
+        strategy.penalty(early, [[output]]) is None
+        and strategy.believe(early, [[output]])[0].weights is None
+    )
     [belief] = strategy.believe(late, [[output]])
     assert believed_cost(output.cost, belief).item() == 0
     expected = 2 * determinant_loss(output.log_p, torch.eye(2), 0.01)

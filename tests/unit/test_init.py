@@ -1,4 +1,6 @@
-"""Training that begins from trained weights: whose they are, bit for bit, what does not fit, and what a run's key and record say."""
+"""Training that begins from trained weights: whose they are, bit for bit, what does not fit, and
+what a run's key and record say.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ DIGITS = (8, 8, 1)
 TINY = "timm:test_resnet"
 
 
-def state_of(model: str = "mlp", classes: int = 10, shape: tuple[int, int, int] = DIGITS, seed: int = 9) -> dict[str, Tensor]:
+def state_of(
+    model: str = "mlp", classes: int = 10, shape: tuple[int, int, int] = DIGITS, seed: int = 9
+) -> dict[str, Tensor]:
     """Weights that no test's own seed makes."""
     return make_network(model, classes, shape, seed).state_dict()
 
@@ -52,7 +56,13 @@ def saved(path: Path, content: object) -> Path:
     return path
 
 
-def begun(path: Path, model: str = "mlp", classes: int = 10, shape: tuple[int, int, int] = DIGITS, networks: int = 1) -> list:
+def begun(
+    path: Path,
+    model: str = "mlp",
+    classes: int = 10,
+    shape: tuple[int, int, int] = DIGITS,
+    networks: int = 1,
+) -> list:
     beginning = Beginning(model, classes, shape, weights_of(initial_of(path.name, path)), networks)
     return [beginning.network(number, number) for number in range(networks)]
 
@@ -66,19 +76,30 @@ def parts(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 KINDS: dict[str, Callable[[Path, dict[str, Tensor]], Path]] = {
-    "safetensors": lambda place, state: save_file(state, place / "w.safetensors") or place / "w.safetensors",
+    "safetensors": lambda place, state: (
+        save_file(state, place / "w.safetensors") or place / "w.safetensors"
+    ),
     "state dict": lambda place, state: saved(place / "w.pt", state),
-    "wrapped": lambda place, state: saved(place / "w.pth", {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}}),
-    "of data parallel": lambda place, state: saved(place / "w.pt", {"model": {f"module.{name}": value for name, value in state.items()}}),
-    "compiled": lambda place, state: saved(place / "w.pt", {f"_orig_mod.{name}": value for name, value in state.items()}),
+    "wrapped": lambda place, state: saved(
+        place / "w.pth", {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}}
+    ),
+    "of data parallel": lambda place, state: saved(
+        place / "w.pt", {"model": {f"module.{name}": value for name, value in state.items()}}
+    ),
+    "compiled": lambda place, state: saved(
+        place / "w.pt", {f"_orig_mod.{name}": value for name, value in state.items()}
+    ),
     "of a run": lambda place, state: (
-        save_file({f"network0.{n}": v for n, v in state.items()}, place / "model.safetensors") or find_file(str(place), place)
+        save_file({f"network0.{n}": v for n, v in state.items()}, place / "model.safetensors")
+        or find_file(str(place), place)
     ),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_gives_these_weights_bit_for_bit_under_one_hash(kind: str, tmp_path: Path) -> None:
+def test_every_kind_gives_these_weights_bit_for_bit_under_one_hash(
+    kind: str, tmp_path: Path
+) -> None:
     state = state_of("cnn4", shape=(28, 28, 1))
     path = KINDS[kind](tmp_path, state)
     ((network, said),) = begun(path, "cnn4", shape=(28, 28, 1))
@@ -123,24 +144,42 @@ def test_a_classifier_of_other_classes_is_left_as_freshly_made(tmp_path: Path) -
 def test_weights_without_a_classifier_are_welcome(tmp_path: Path) -> None:
     state = parts(state_of(), "body.")
     ((network, said),) = begun(saved(tmp_path / "w.pt", state))
-    assert equal(parts(network.state_dict(), "body."), state) and said[0].startswith("it has no classifier")
+    assert equal(parts(network.state_dict(), "body."), state) and said[0].startswith(
+        "it has no classifier"
+    )
 
 
 def test_two_networks_that_begin_from_one_have_classifiers_of_their_own(tmp_path: Path) -> None:
     state = state_of()
-    found = [network.state_dict() for network, _ in begun(saved(tmp_path / "w.pt", state), networks=2)]
+    found = [
+        network.state_dict() for network, _ in begun(saved(tmp_path / "w.pt", state), networks=2)
+    ]
     for number, own in enumerate(found):
         assert equal(parts(own, "body."), parts(state, "body."))
         assert equal(parts(own, "head."), parts(state_of(seed=number), "head."))
 
 
-def test_each_of_two_networks_gets_its_own_of_two_and_a_single_one_the_first(tmp_path: Path) -> None:
+def test_each_of_two_networks_gets_its_own_of_two_and_a_single_one_the_first(
+    tmp_path: Path,
+) -> None:
     states = state_of(seed=1), state_of(seed=2)
     path = tmp_path / "model.safetensors"
-    save_file({f"network{n}.{name}": value for n, state in enumerate(states) for name, value in state.items()}, path)
-    assert [equal(network.state_dict(), state) for (network, _), state in zip(begun(path, networks=2), states, strict=True)] == [True, True]
+    save_file(
+        {
+            f"network{n}.{name}": value
+            for n, state in enumerate(states)
+            for name, value in state.items()
+        },
+        path,
+    )
+    assert [
+        equal(network.state_dict(), state)
+        for (network, _), state in zip(begun(path, networks=2), states, strict=True)
+    ] == [True, True]
     ((network, said),) = begun(path)
-    assert equal(network.state_dict(), states[0]) and said == ("of its 2 networks the first is taken",)
+    assert equal(network.state_dict(), states[0]) and said == (
+        "of its 2 networks the first is taken",
+    )
     with pytest.raises(DataError, match="weights of 2 networks, this run trains more"):
         begun(path, networks=3)
 
@@ -156,7 +195,9 @@ def test_grey_weights_see_a_grey_picture_in_colour_as_they_did(tmp_path: Path) -
     ((network, said),) = begun(saved(tmp_path / "w.pt", state), "cnn4", shape=(32, 32, 3))
     before, grey = make_network("cnn4", 10, (32, 32, 1), 0), torch.randn(4, 1, 32, 32)
     before.load_state_dict(state)
-    torch.testing.assert_close(network.eval()(grey.expand(-1, 3, -1, -1)), before.eval()(grey), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        network.eval()(grey.expand(-1, 3, -1, -1)), before.eval()(grey), rtol=1e-4, atol=1e-5
+    )
     assert said == ("its body.0.weight sees 1 channels and is adapted to 3",)
 
 
@@ -164,14 +205,23 @@ def test_what_does_not_fit_names_the_first_tensors(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pt", state_of("cnn4", shape=(28, 28, 1)))
     with pytest.raises(DataError) as caught:
         begun(path)
-    assert "does not fit mlp here: missing body.3.weight, body.3.bias; unexpected body.0.bias, body.0.weight and 17 more" in str(
-        caught.value
-    )
-    with pytest.raises(DataError, match=r"cnn4 here: of another shape body.9.weight \(128, 3136\) for \(128, 4096\)"):
+    assert (
+        "does not fit mlp here: missing body.3.weight, body.3.bias; unexpected body.0.bias, "
+        "body.0.weight and 17 more"
+    ) in str(caught.value)
+    with pytest.raises(
+        DataError,
+        match=r"cnn4 here: of another shape body.9.weight \(128, 3136\) "
+        r"for \(128, 4096\)",
+    ):
         begun(path, "cnn4", shape=(32, 32, 1))
     partial = state_of()
     del partial["body.3.bias"], partial["head.bias"]
-    with pytest.raises(DataError, match=r"does not fit mlp here: missing body\.3\.bias, head\.bias$"):
+    with pytest.raises(
+        DataError,
+        match=r"does not fit mlp here: missing body\.3\.bias, "
+        r"head\.bias$",
+    ):
         begun(saved(tmp_path / "w.pt", partial))
 
 
@@ -185,7 +235,9 @@ NO_WEIGHTS = [
 ]
 
 
-def test_files_that_hold_no_weights_are_refused_in_one_line(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_files_that_hold_no_weights_are_refused_in_one_line(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     for name, content, said in NO_WEIGHTS:
         with subtests.test(name=name, said=said):
             path = tmp_path / name
@@ -203,7 +255,9 @@ def test_names_that_lead_to_no_weights_say_what_is_allowed(tmp_path: Path) -> No
     (tmp_path / "runs" / "a_seed0__12345678").mkdir(parents=True)
     (tmp_path / "runs" / "a_seed1__12999999").mkdir(parents=True)
     (tmp_path / "runs" / "a_seed1__34567890").mkdir(parents=True)
-    cases = {"nowhere": "no such file, and no run 'nowhere'", "12": "these begin so: a_seed0__12345678, a_seed1__12999999",
+    cases = {"nowhere": "no such file, and no run 'nowhere'", "12": ("these begin so: "
+                                                                    "a_seed0__12345678, "
+                                                                    "a_seed1__12999999"),
              "1": "no run", "12345": "no run", "a": "more than one run 'a'; 3 are called so", "a_se": "no run", "a_seed": "no run",
              "123456": "no finished run's folder", "a_seed0": "no finished run's folder", "a_seed1": "2 are called so",
              "1234567890": "no run",
@@ -231,18 +285,27 @@ def test_weights_of_timm_keep_its_stem_and_images_are_enlarged(tmp_path: Path) -
 def test_weights_of_a_run_keep_the_stem_of_the_run(tmp_path: Path) -> None:
     for enlarged in (False, True):
         own = make_network(TINY, 10, (16, 16, 3), 3, enlarged=enlarged).state_dict()
-        save_file({f"network0.{name}": value for name, value in own.items()}, tmp_path / "model.safetensors")
+        save_file(
+            {f"network0.{name}": value for name, value in own.items()},
+            tmp_path / "model.safetensors",
+        )
         ((network, said),) = begun(tmp_path / "model.safetensors", TINY, 10, (16, 16, 3))
         assert equal(network.state_dict(), own) and bool(said) == enlarged
-    ((network, _),) = begun(tmp_path / "model.safetensors", TINY, 10, (96, 96, 3))  # of large images nothing is enlarged
-    assert equal(network.state_dict(), {name: value for name, value in own.items() if name != "enlarge.times"})
+    # of large images nothing is enlarged
+    ((network, _),) = begun(tmp_path / "model.safetensors", TINY, 10, (96, 96, 3))
+    assert equal(
+        network.state_dict(),
+        {name: value for name, value in own.items() if name != "enlarge.times"},
+    )
 
 
 def test_positions_of_other_images_are_brought_here_as_timm_does(tmp_path: Path) -> None:
     torch.manual_seed(5)
     path = saved(tmp_path / "w.pt", timm.create_model("test_vit").state_dict())
     ((network, _),) = begun(path, "timm:test_vit", 1000, (24, 24, 3))
-    reference = timm.create_model("test_vit", pretrained=True, pretrained_cfg_overlay={"file": str(path)}, img_size=96)
+    reference = timm.create_model(
+        "test_vit", pretrained=True, pretrained_cfg_overlay={"file": str(path)}, img_size=96
+    )
     state = network.state_dict()
     del state["enlarge.times"]
     assert equal(state, reference.state_dict())
@@ -267,7 +330,18 @@ def test_pretrained_is_found_in_the_cache_of_the_hub_and_is_the_run_of_its_file(
     save_file(state, tmp_path / "same.safetensors")
     planned = []
     for init in ("pretrained", str(tmp_path / "same.safetensors")):
-        words = ["train", "digits", "--sym", "0.4", "--model", TINY, "--init", init, "--dry-run", "--json"]
+        words = [
+            "train",
+            "digits",
+            "--sym",
+            "0.4",
+            "--model",
+            TINY,
+            "--init",
+            init,
+            "--dry-run",
+            "--json",
+        ]
         assert main(["--offline", "-C", str(tmp_path), *words]) == 0
         planned.append(json.loads(capsys.readouterr().out))
     assert planned[0]["key"] == planned[1]["key"]
@@ -281,25 +355,38 @@ def test_pretrained_weights_that_cannot_be_had_are_said_in_one_line_with_what_to
     with pytest.raises(DataError) as caught:
         find_pretrained(TINY, offline=True)
     assert "--offline forbids" in str(caught.value) and "\n" not in str(caught.value)
-    assert "test_resnet.r160_in1k/resolve/main/model.safetensors elsewhere and give --init FILE, or --init none" in str(caught.value)
+    assert (
+        "test_resnet.r160_in1k/resolve/main/model.safetensors elsewhere and give --init FILE, "
+        "or --init none"
+    ) in str(caught.value)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="cannot be reached"):
         find_pretrained(TINY, offline=False)
 
 
-def test_a_download_that_breaks_off_is_not_a_hub_without_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_breaks_off_is_not_a_hub_without_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(repository: str, name: str) -> str:
-        raise LocalEntryNotFoundError("An error happened while trying to locate the file on the Hub")
+        raise LocalEntryNotFoundError(
+            "An error happened while trying to locate the file on the Hub"
+        )
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     monkeypatch.setattr("noisebench.experiments.weights.unreachable", lambda endpoint: "")
-    with pytest.raises(DataError, match=r"could not be fetched \(An error happened while trying to locate"):
+    with pytest.raises(
+        DataError,
+        match=r"could not be fetched \(An error happened while trying "
+        r"to locate",
+    ):
         find_pretrained(TINY, offline=False)
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_weights_from_the_hub_are_those_it_names_by_their_sha256(right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_from_the_hub_are_those_it_names_by_their_sha256(
+    right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = b"weights"
     blob = tmp_path / "blobs" / hashlib.sha256(content if right else b"others").hexdigest()
 
@@ -315,12 +402,19 @@ def test_weights_from_the_hub_are_those_it_names_by_their_sha256(right: bool, tm
     if right:
         assert find_pretrained(TINY, offline=False)[1].read_bytes() == content
     else:
-        with pytest.raises(DataError, match=r"could not be fetched \(what came is not what the hub names by that sha256\)"):
+        with pytest.raises(
+            DataError,
+            match=r"could not be fetched \(what came is not what the "
+            r"hub names by that sha256\)",
+        ):
             find_pretrained(TINY, offline=False)
     assert blob.exists() == right
 
 
-@pytest.mark.parametrize(("model", "said"), [("cnn8", "is for timm's networks"), ("timm:resnet50d.nobody", "unknown weights of timm")])
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("cnn8", "is for timm's networks"), ("timm:resnet50d.nobody", "unknown weights of timm")],
+)
 def test_pretrained_is_refused_where_there_are_no_such_weights(model: str, said: str) -> None:
     with pytest.raises(Exception, match=said):
         find_pretrained(model, offline=True)
@@ -336,29 +430,59 @@ def space(tmp_path: Path) -> Workspace:
 
 def planned(space: Workspace, **wish: object):
     manifest, _ = space.make(DATASETS["digits"], LabelWish("symmetric(rate=0.4)"))
-    return plan_run(Wish(**{"precision": "fp32", "changes": {"epochs": 4}, **wish}), DATASETS["digits"], manifest, "data")
+    return plan_run(
+        Wish(**{"precision": "fp32", "changes": {"epochs": 4}, **wish}),
+        DATASETS["digits"],
+        manifest,
+        "data",
+    )
 
 
-def test_keys_without_initial_weights_are_what_they_were(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_keys_without_initial_weights_are_what_they_were(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     golden = {
         "--sym 0.4 --method el": "90a3be45153553e5",
         "--asym 0.3 --map digits --method coteaching --recipe apl --epochs 3 --crop 1": "7f21e21222c4afc5",
         "--sym 0.4 --method el --init none --freeze 0 --layer-decay 1": "90a3be45153553e5",
     }
     for words, key in golden.items():
-        assert main(["-C", str(tmp_path), "train", "digits", *words.split(), "--precision", "fp32", "--dry-run", "--json"]) == 0
+        assert (
+            main(
+                [
+                    "-C",
+                    str(tmp_path),
+                    "train",
+                    "digits",
+                    *words.split(),
+                    "--precision",
+                    "fp32",
+                    "--dry-run",
+                    "--json",
+                ]
+            )
+            == 0
+        )
         assert json.loads(capsys.readouterr().out)["key"].startswith(key), words
 
 
 def test_the_key_holds_the_tensors_and_no_path(space: Workspace, tmp_path: Path) -> None:
     state = state_of()
-    first, second = saved(tmp_path / "a.pt", state), saved(tmp_path / "b.pth", {"state_dict": state})
+    first, second = (
+        saved(tmp_path / "a.pt", state),
+        saved(tmp_path / "b.pth", {"state_dict": state}),
+    )
     runs = [planned(space, init=space.initial(str(path), "mlp")) for path in (first, second)]
     assert runs[0].key == runs[1].key != planned(space).key
-    assert runs[0].config["init"] == initial_of("", first).sha256 and "init" not in planned(space).config
+    assert (
+        runs[0].config["init"] == initial_of("", first).sha256
+        and "init" not in planned(space).config
+    )
 
 
-def test_what_begins_anew_and_what_estimates_first_begin_from_the_same_weights(space: Workspace, digits: Images, tmp_path: Path) -> None:
+def test_what_begins_anew_and_what_estimates_first_begin_from_the_same_weights(
+    space: Workspace, digits: Images, tmp_path: Path
+) -> None:
     state = state_of(classes=3)
     init = space.initial(str(saved(tmp_path / "w.pt", state)), "mlp")
     run = planned(space, loss="el(eps=estimated)", init=init)
@@ -374,21 +498,43 @@ def test_what_begins_anew_and_what_estimates_first_begin_from_the_same_weights(s
 
 def test_runs_of_other_beginnings_train_in_one_pack(make_trainer: Callable[..., Trainer]) -> None:
     states = [state_of(seed=seed) for seed in (5, 6)]
-    tasks = [replace(make_trainer(seed=n).task, init=Weights((state,), False, "w")) for n, state in enumerate(states)]
+    tasks = [
+        replace(make_trainer(seed=n).task, init=Weights((state,), False, "w"))
+        for n, state in enumerate(states)
+    ]
     trainers = [Trainer(task, CPU) for task in tasks]
     pack, alone = Pack(trainers, 2), [Trainer(task, CPU) for task in tasks]
-    assert all(equal(t.networks[0].state_dict(), state) for t, state in zip(trainers, states, strict=True))
+    assert all(
+        equal(t.networks[0].state_dict(), state) for t, state in zip(trainers, states, strict=True)
+    )
     for _ in range(2):
         pack.run_epoch()
     for mine, reference in zip(trainers, alone, strict=True):
         for _ in range(2):
             reference.run_epoch()
         for name, value in mine.networks[0].state_dict().items():
-            torch.testing.assert_close(value, reference.networks[0].state_dict()[name], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(
+                value, reference.networks[0].state_dict()[name], rtol=1e-3, atol=1e-4
+            )
 
 
 def train(place: Path, *words: str) -> int:
-    return main(["-q", "-C", str(place), "train", "digits", "--sym", "0.4", "--epochs", "1", "--precision", "fp32", *words])
+    return main(
+        [
+            "-q",
+            "-C",
+            str(place),
+            "train",
+            "digits",
+            "--sym",
+            "0.4",
+            "--epochs",
+            "1",
+            "--precision",
+            "fp32",
+            *words,
+        ]
+    )
 
 
 @pytest.fixture
@@ -409,7 +555,9 @@ def test_a_record_says_what_a_run_began_from(tuned: RunFolder, tmp_path: Path) -
     assert f"mlp from warm {init['sha256'][:8]}, seed 0" in tuned.record()["title"]
 
 
-def test_a_finished_run_needs_its_initial_weights_no_more(tuned: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_needs_its_initial_weights_no_more(
+    tuned: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert rebuild(tuned, Workspace(tmp_path)).key == tuned.record()["key"]
     assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--recheck"]) == 0
     assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--eval-on", "digits"]) == 0
@@ -418,10 +566,15 @@ def test_a_finished_run_needs_its_initial_weights_no_more(tuned: RunFolder, tmp_
     said = capsys.readouterr().err
     assert "are not at hand: put them where they were" in said and said.count("\n") == 1
     (tmp_path / "elsewhere.pt").rename(tmp_path / "warm.pt")
-    assert main(["-q", "-C", str(tmp_path), "evaluate", str(tuned.path), "--folds", "2", "--json"]) == 0
+    assert (
+        main(["-q", "-C", str(tmp_path), "evaluate", str(tuned.path), "--folds", "2", "--json"])
+        == 0
+    )
 
 
-def test_other_weights_in_the_place_of_a_runs_are_noticed(tuned: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_weights_in_the_place_of_a_runs_are_noticed(
+    tuned: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     saved(tmp_path / "warm.pt", state_of(seed=4))
     assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--folds", "2"]) == 2
     assert "are others now" in capsys.readouterr().err
@@ -430,7 +583,12 @@ def test_other_weights_in_the_place_of_a_runs_are_noticed(tuned: RunFolder, tmp_
 def test_a_network_that_enlarges_is_asked_again_by_its_weights_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     path = saved(tmp_path / "w.pt", timm.create_model("test_resnet").state_dict())
-    assert train(tmp_path, "--subset", "100", "--model", TINY, "--init", str(path), "--batch-size", "50") == 0
+    assert (
+        train(
+            tmp_path, "--subset", "100", "--model", TINY, "--init", str(path), "--batch-size", "50"
+        )
+        == 0
+    )
     path.unlink()
     (folder,) = run_folders([tmp_path])
     assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--recheck"]) == 0
@@ -440,9 +598,26 @@ def test_a_run_begins_from_another_by_its_name(tmp_path: Path) -> None:
     assert train(tmp_path) == 0
     (first,) = run_folders([tmp_path])
     key = first.record()["key"]
-    for name in (first.path.name, first.path.name[:-10], key[:6], key[:8], key, key[:20], first.path.name[:-10].rpartition("_seed")[0]):
-        assert find_file(name, tmp_path) == first.weights and main(["-q", "-C", str(tmp_path), "evaluate", name]) == 0, name
-    for name in (key[0], key[:5], key[:20] + ("0" if key[20] != "0" else "1"), first.path.name[0], first.path.name[:-1]):
+    for name in (
+        first.path.name,
+        first.path.name[:-10],
+        key[:6],
+        key[:8],
+        key,
+        key[:20],
+        first.path.name[:-10].rpartition("_seed")[0],
+    ):
+        assert (
+            find_file(name, tmp_path) == first.weights
+            and main(["-q", "-C", str(tmp_path), "evaluate", name]) == 0
+        ), name
+    for name in (
+        key[0],
+        key[:5],
+        key[:20] + ("0" if key[20] != "0" else "1"),
+        first.path.name[0],
+        first.path.name[:-1],
+    ):
         assert main(["-q", "-C", str(tmp_path), "evaluate", name]) == 2, name
         assert train(tmp_path, "--init", name, "--lr", "0.01") == 2, name
     assert train(tmp_path, "--init", first.path.name[-8:], "--lr", "0.01") == 0
@@ -450,7 +625,9 @@ def test_a_run_begins_from_another_by_its_name(tmp_path: Path) -> None:
     assert second.record()["init"]["sha256"] == initial_of("", first.weights).sha256
 
 
-def test_no_cell_mixes_beginnings_and_an_axis_puts_them_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_cell_mixes_beginnings_and_an_axis_puts_them_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = saved(tmp_path / "warm.pt", state_of())
     for words in ((), ("--init", str(path))):
         assert train(tmp_path, *words) == 0
@@ -458,14 +635,35 @@ def test_no_cell_mixes_beginnings_and_an_axis_puts_them_side_by_side(tmp_path: P
     capsys.readouterr()
     assert main(["-C", str(tmp_path), "report", "--format", "json"]) == 0
     cells = json.loads(capsys.readouterr().out)["cells"]
-    assert [cell.get("init") for cell in cells] == [None, label] or [cell.get("init") for cell in cells] == [label, None]
+    assert [cell.get("init") for cell in cells] == [None, label] or [
+        cell.get("init") for cell in cells
+    ] == [label, None]
     assert main(["-C", str(tmp_path), "report", "--format", "md"]) == 0
     assert f"mlp, from {label}, digits" in capsys.readouterr().out
     assert main(["-C", str(tmp_path), "report", "--rows", "method,init", "--format", "md"]) == 0
     table = capsys.readouterr().out
-    assert "| ce, from scratch |" in table and f"| ce, from {label} |" in table and table.count("**digits") == 1
+    assert (
+        "| ce, from scratch |" in table
+        and f"| ce, from {label} |" in table
+        and table.count("**digits") == 1
+    )
     assert main(["-C", str(tmp_path), "report", "--save-baseline", str(tmp_path / "b.json")]) == 0
-    assert main(["-q", "-C", str(tmp_path), "report", "--check", "--baseline", str(tmp_path / "b.json"), "--tolerance", "0"]) == 0
+    assert (
+        main(
+            [
+                "-q",
+                "-C",
+                str(tmp_path),
+                "report",
+                "--check",
+                "--baseline",
+                str(tmp_path / "b.json"),
+                "--tolerance",
+                "0",
+            ]
+        )
+        == 0
+    )
 
 
 SUITE = """
@@ -488,7 +686,9 @@ def test_a_suite_has_an_axis_of_beginnings_whose_runs_are_no_stale_ones(tmp_path
     path = suite_in(tmp_path)
     assert main(["-q", "-C", str(tmp_path), "run", str(path), "--jobs", "1"]) == 0
     items = make_agenda(Workspace(tmp_path), read_suites(path)["tiny"])
-    assert [item.status for item in items] == ["done"] * 4 and [bool(item.run.init) for item in items] == [False, True] * 2
+    assert [item.status for item in items] == ["done"] * 4 and [
+        bool(item.run.init) for item in items
+    ] == [False, True] * 2
     yaml_of = [yaml.safe_load((item.folder.path / "config.yaml").read_text()) for item in items]
     assert ["init" in config for config in yaml_of] == [False, True] * 2
     for item in items[:1]:
@@ -497,7 +697,9 @@ def test_a_suite_has_an_axis_of_beginnings_whose_runs_are_no_stale_ones(tmp_path
     assert make_agenda(Workspace(tmp_path), read_suites(path)["tiny"])[0].status == "run"
 
 
-def test_weights_that_do_not_fit_a_suite_are_said_before_any_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_do_not_fit_a_suite_are_said_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = suite_in(tmp_path, SUITE.replace("epochs: 1", "epochs: 1, model: cnn4"))
     assert main(["-C", str(tmp_path), "run", str(path)]) == 2
     assert "does not fit cnn4 here: missing body.0.weight" in capsys.readouterr().err

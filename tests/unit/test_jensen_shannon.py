@@ -1,4 +1,6 @@
-"""The generalised Jensen-Shannon loss of a label and two views, against its definition by entropies in float64."""
+"""The generalised Jensen-Shannon loss of a label and two views, against its definition by entropies
+in float64.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,13 @@ def entropy(p: torch.Tensor) -> torch.Tensor:
 
 
 def by_definition(logits: torch.Tensor, pi: float) -> torch.Tensor:
-    """H(sum of w_i p_i) - sum of w_i H(p_i), w = (pi, (1 - pi) / 2, (1 - pi) / 2), over -(1 - pi) log(1 - pi)."""
-    parts = [torch.eye(K, dtype=torch.float64)[stacked_batch().labels[:B]], *logits.softmax(1).chunk(2)]
+    """H(sum of w_i p_i) - sum of w_i H(p_i), w = (pi, (1 - pi) / 2, (1 - pi) / 2), over -(1 - pi)
+    log(1 - pi).
+    """
+    parts = [
+        torch.eye(K, dtype=torch.float64)[stacked_batch().labels[:B]],
+        *logits.softmax(1).chunk(2),
+    ]
     shares = [pi, (1 - pi) / 2, (1 - pi) / 2]
     mixed = sum(w * p for w, p in zip(shares, parts, strict=True))
     divergence = entropy(mixed) - sum(w * entropy(p) for w, p in zip(shares, parts, strict=True))  # type: ignore[arg-type]
@@ -67,14 +74,18 @@ def test_under_another_loss_it_is_paid_on_the_mean_prediction() -> None:
     first, second = logits.softmax(1).chunk(2)
     mean = (first + second) / 2
     cost = -mean.gather(1, stacked_batch().labels[:B, None]).log().mean()
-    expected = cost + (entropy(mean) - entropy(first) / 2 - entropy(second) / 2).mean() / math.log(2)
+    expected = cost + (entropy(mean) - entropy(first) / 2 - entropy(second) / 2).mean() / math.log(
+        2
+    )
     torch.testing.assert_close(objective(logits, "ce", 0.5), expected)
 
 
 def test_views_that_are_said_the_same_have_the_loss_of_one() -> None:
     logits = two_views()[:B].repeat(2, 1)
     log_p, labels = logits[:B].log_softmax(1), stacked_batch().labels[:B]
-    torch.testing.assert_close(objective(logits, "ce", 0.3), -log_p.gather(1, labels[:, None]).mean())
+    torch.testing.assert_close(
+        objective(logits, "ce", 0.3), -log_p.gather(1, labels[:, None]).mean()
+    )
 
 
 def test_far_logits_have_a_finite_gradient() -> None:
@@ -108,4 +119,8 @@ def test_the_presets_are_the_authors(case: Case) -> None:
     ]:
         with case(dataset=dataset, noise=noise, rate=rate, pi=pi):
             preset = METHODS["gjs"].preset(dataset, noise, rate)
-            assert (preset.loss, preset.strategy, preset.tuned) == (f"js(pi={pi})", f"gjs(pi={pi})", True)
+            assert (preset.loss, preset.strategy, preset.tuned) == (
+                f"js(pi={pi})",
+                f"gjs(pi={pi})",
+                True,
+            )

@@ -43,16 +43,22 @@ def test_the_objective_of_jocor_is_the_mean_joint_loss_of_the_chosen(case: Case)
             p, q = torch.tensor(FIRST), torch.tensor(SECOND)
             joint = (1 - lam) * (-p[:, 0].log() - q[:, 0].log()) + lam * (kl(p, q) + kl(q, p))
             beliefs = strategy.believe(a_batch(labels), outputs)
-            cost = sum(believed_cost(views[0].cost, belief)[0] for views, belief in zip(outputs, beliefs, strict=True))
+            cost = sum(
+                believed_cost(views[0].cost, belief)[0]
+                for views, belief in zip(outputs, beliefs, strict=True)
+            )
             penalty = strategy.penalty(a_batch(labels), outputs)
             torch.testing.assert_close(cost + penalty, joint.sort().values[:2].mean())
 
 
 def test_agreement_decides_with_the_costs_which_examples_are_chosen() -> None:
     labels = [0, 0]
-    outputs = [[said([[0.6, 0.4], [0.98, 0.02]])], [said([[0.6, 0.4], [0.6, 0.4]])]]  # the second costs less, and is in dispute
+    # the second costs less, and is in dispute
+    outputs = [[said([[0.6, 0.4], [0.98, 0.02]])], [said([[0.6, 0.4], [0.6, 0.4]])]]
     for lam, chosen in ((0, [0, 1]), (0.9, [1, 0])):
-        beliefs = started(f"jocor(rate=0.5, ramp=0, lam={lam})", labels).believe(a_batch(labels), outputs)
+        beliefs = started(f"jocor(rate=0.5, ramp=0, lam={lam})", labels).believe(
+            a_batch(labels), outputs
+        )
         assert [(belief.weights > 0).int().tolist() for belief in beliefs] == [chosen, chosen]
 
 
@@ -65,7 +71,12 @@ def test_a_mean_over_the_batch_by_these_weights_is_one_over_the_chosen() -> None
 
 def test_the_rate_of_jocor_is_known_to_the_manifest() -> None:
     entry: Entry = STRATEGIES["jocor"]
-    assert [(p.name, p.auto) for p in entry.parameters] == [("rate", "share"), ("ramp", None), ("power", None), ("lam", None)]
+    assert [(p.name, p.auto) for p in entry.parameters] == [
+        ("rate", "share"),
+        ("ramp", None),
+        ("power", None),
+        ("lam", None),
+    ]
 
 
 def test_by_default_the_left_out_grow_over_the_papers_ten_epochs() -> None:

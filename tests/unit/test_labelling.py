@@ -1,4 +1,6 @@
-"""Making a manifest of any kind: held-out examples, images of another set, what papers meant, and there and back."""
+"""Making a manifest of any kind: held-out examples, images of another set, what papers meant, and
+there and back.
+"""
 
 import hashlib
 import subprocess
@@ -20,7 +22,13 @@ import noisebench as nb
 from noisebench.cli.options import NoiseOptions
 from noisebench.datasets import DATASETS, HUMAN, Dataset, Labels, fingerprint, read_labels
 from noisebench.datasets.cifar_n import HumanColumn, HumanFile
-from noisebench.errors import ConfigError, LanguageError, ManifestError, NoisebenchError, UnknownName
+from noisebench.errors import (
+    ConfigError,
+    LanguageError,
+    ManifestError,
+    NoisebenchError,
+    UnknownName,
+)
 from noisebench.experiments.oracle import is_oracle
 from noisebench.labels import csv as rows
 from noisebench.labels.build import LabelWish, Outside, make_manifest, noise_for
@@ -67,7 +75,13 @@ def save(path, n=50, value=200, labels=None):
     images = np.full((n, 8, 8), value, np.uint8)
     images[:, 0, 0] = np.arange(n) % 256
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, train_images=images, train_labels=labels, test_images=images[:8], test_labels=labels[:8])
+    np.savez(
+        path,
+        train_images=images,
+        train_labels=labels,
+        test_images=images[:8],
+        test_labels=labels[:8],
+    )
     return path
 
 
@@ -79,13 +93,18 @@ def test_the_expected_number_is_held_out_of_all_and_of_each_class_but_for_one(su
         with subtests.test(fraction=fraction, when=when):
             manifest = make("symmetric(0.4)", val_fraction=fraction, val_split=when)
             seen = EVEN.labels if when == "before" else manifest.labels
-            held_out, counts = np.bincount(seen[manifest.val], minlength=3), np.bincount(seen, minlength=3)
+            held_out, counts = (
+                np.bincount(seen[manifest.val], minlength=3),
+                np.bincount(seen, minlength=3),
+            )
             assert held_out.sum() == rounded(fraction, 300)
             assert (np.abs(held_out - fraction * counts) < 1).all()
 
 
 def test_split_before_corruption_both_parts_have_exact_counts(subtests):
-    for noise, held_out in product(("symmetric(0.4)", "pairflip(0.3)", "symmetric(0.4, inclusive=True)"), (True, False)):
+    for noise, held_out in product(
+        ("symmetric(0.4)", "pairflip(0.3)", "symmetric(0.4, inclusive=True)"), (True, False)
+    ):
         with subtests.test(noise=noise, held_out=held_out):
             manifest = make(noise, val_fraction=0.3, val_split="before")
             part = manifest.val == held_out
@@ -97,9 +116,15 @@ def test_split_before_corruption_both_parts_have_exact_counts(subtests):
 @pytest.mark.parametrize("over", ["set", "pair"])
 def test_split_before_corruption_each_part_is_exact_over_what_was_asked(over):
     data = packaged("cifar10")
-    manifest = make(f"symmetric(0.4, exact_over='{over}')", data, val_fraction=0.1, val_split="before")
-    shares = [(manifest.labels != data.labels)[manifest.val == part].mean() for part in (True, False)]
-    assert shares == pytest.approx([0.4, 0.4] if over == "set" else [10 * 9 * 22 / 5000, 10 * 9 * 200 / 45_000], abs=1e-12)
+    manifest = make(
+        f"symmetric(0.4, exact_over='{over}')", data, val_fraction=0.1, val_split="before"
+    )
+    shares = [
+        (manifest.labels != data.labels)[manifest.val == part].mean() for part in (True, False)
+    ]
+    assert shares == pytest.approx(
+        [0.4, 0.4] if over == "set" else [10 * 9 * 22 / 5000, 10 * 9 * 200 / 45_000], abs=1e-12
+    )
 
 
 def test_split_after_corruption_the_labels_are_those_without_a_split():
@@ -108,12 +133,18 @@ def test_split_after_corruption_the_labels_are_those_without_a_split():
 
 
 def test_split_before_corruption_the_split_does_not_depend_on_the_noise():
-    one, other = (make(noise, val_fraction=0.2, val_split="before").val for noise in ("symmetric(0.4)", "pairflip(0.1)"))
+    one, other = (
+        make(noise, val_fraction=0.2, val_split="before").val
+        for noise in ("symmetric(0.4)", "pairflip(0.1)")
+    )
     np.testing.assert_array_equal(one, other)
 
 
 def test_the_same_seed_holds_out_the_same_examples_and_another_seed_others():
-    one, again, other = (make("symmetric(0.4)", seed=seed, val_fraction=0.2, val_split="before").val for seed in (1, 1, 2))
+    one, again, other = (
+        make("symmetric(0.4)", seed=seed, val_fraction=0.2, val_split="before").val
+        for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
 
@@ -143,20 +174,32 @@ def test_anyone_reads_the_split_with_pandas(tmp_path):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_share_of_nothing_is_no_split(when):
-    assert make("symmetric(0.4)", val_fraction=0, val_split=when).content == make("symmetric(0.4)").content
+    assert (
+        make("symmetric(0.4)", val_fraction=0, val_split=when).content
+        == make("symmetric(0.4)").content
+    )
     assert make("symmetric(0.4)").val is None and make("symmetric(0.4)").in_training.all()
 
 
 def test_a_share_that_is_none_is_refused(subtests):
     for fraction in (1, 1.5, -0.1, float("nan"), float("inf")):
-        refused = pytest.raises(ConfigError, match=r"--val-fraction is a share of the training set in \[0, 1\)")
+        refused = pytest.raises(
+            ConfigError,
+            match=r"--val-fraction is a share of the training "
+            r"set in \[0, 1\)",
+        )
         with subtests.test(fraction=fraction), refused:
             LabelWish("symmetric(0.4)", val_fraction=fraction)
 
 
 def test_a_share_that_leaves_one_side_empty_is_refused(subtests):
-    for (fraction, left), when in product(((1e-9, "all"), (0.001, "all"), (0.999, "no")), ("before", "after")):
-        with subtests.test(fraction=fraction, when=when), pytest.raises(ConfigError, match=f"leaves {left} training examples"):
+    for (fraction, left), when in product(
+        ((1e-9, "all"), (0.001, "all"), (0.999, "no")), ("before", "after")
+    ):
+        with (
+            subtests.test(fraction=fraction, when=when),
+            pytest.raises(ConfigError, match=f"leaves {left} training examples"),
+        ):
             make("symmetric(0)", val_fraction=fraction, val_split=when)
 
 
@@ -183,7 +226,9 @@ def openly(tmp_path):
         source = str(save(tmp_path / place / "few.npz", size)) if size else "fashionmnist"
         text = f"openset({closed + ', ' if closed else ''}rate=0.3, source={source!r}{extra})"
         space = Workspace(tmp_path)
-        return make_manifest(data, LabelWish(text, **wish), outside=Outside(data, tmp_path, True, space.dataset))
+        return make_manifest(
+            data, LabelWish(text, **wish), outside=Outside(data, tmp_path, True, space.dataset)
+        )
 
     return made
 
@@ -192,7 +237,9 @@ def openly(tmp_path):
 def test_of_each_class_the_expected_number_of_images_is_replaced(n, openly):
     labels = np.arange(n) % 3
     replaced = openly(data=Labels(TOY, labels)).source >= 0
-    np.testing.assert_array_equal(np.bincount(labels[replaced], minlength=3), rounded(0.3, np.bincount(labels)))
+    np.testing.assert_array_equal(
+        np.bincount(labels[replaced], minlength=3), rounded(0.3, np.bincount(labels))
+    )
 
 
 def test_each_image_is_replaced_by_itself_where_that_is_asked_for(openly):
@@ -210,7 +257,9 @@ def test_over_the_set_exactly_the_rate_of_all_images_is_replaced(openly):
 
 
 @pytest.mark.parametrize("held_out", [True, False])
-def test_split_before_corruption_each_part_has_its_exact_number_of_replaced_images(held_out, openly):
+def test_split_before_corruption_each_part_has_its_exact_number_of_replaced_images(
+    held_out, openly
+):
     manifest = openly(val_fraction=0.25, val_split="before")
     part = manifest.val == held_out
     replaced = np.bincount(EVEN.labels[part & (manifest.source >= 0)], minlength=3)
@@ -234,7 +283,9 @@ def test_too_few_images_are_put_in_as_evenly_as_possible(openly, subtests):
 def test_another_seed_replaces_others_by_others(openly):
     one, again, other = (openly(seed=seed).source for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
-    assert ((one >= 0) != (other >= 0)).any() and (one[(one >= 0) & (other >= 0)] != other[(one >= 0) & (other >= 0)]).any()
+    assert ((one >= 0) != (other >= 0)).any() and (
+        one[(one >= 0) & (other >= 0)] != other[(one >= 0) & (other >= 0)]
+    ).any()
 
 
 @pytest.mark.parametrize("closed", ["", "symmetric(0.5)", "pairflip(0.9, exact=False)"])
@@ -249,10 +300,14 @@ def test_the_images_that_stay_have_exact_counts_of_wrong_labels(closed, openly):
     manifest = openly(closed)
     stays = manifest.source < 0
     wrong = np.bincount(EVEN.labels[stays & (manifest.labels != EVEN.labels)], minlength=3)
-    np.testing.assert_array_equal(wrong, rounded(1 - np.diag(manifest.transition), np.bincount(EVEN.labels[stays])))
+    np.testing.assert_array_equal(
+        wrong, rounded(1 - np.diag(manifest.transition), np.bincount(EVEN.labels[stays]))
+    )
 
 
-@pytest.mark.parametrize(("closed", "rate", "nominal"), [("", 0.3, 0.3), ("symmetric(0.2)", 0.3 + 0.7 * 0.2, None)])
+@pytest.mark.parametrize(
+    ("closed", "rate", "nominal"), [("", 0.3, 0.3), ("symmetric(0.2)", 0.3 + 0.7 * 0.2, None)]
+)
 def test_a_label_of_a_replaced_image_counts_as_wrong(closed, rate, nominal, openly):
     manifest = openly(closed)
     assert manifest.meta["realised_rate"] == pytest.approx(rate)
@@ -263,7 +318,9 @@ def test_a_label_of_a_replaced_image_counts_as_wrong(closed, rate, nominal, open
 def test_a_replaced_image_has_no_clean_label_and_its_recorded_one_is_memorised_or_not(openly):
     manifest = openly()
     replaced = manifest.source >= 0
-    assert (manifest.clean_labels[replaced] == -1).all() and (manifest.truth[replaced] == OPEN).all()
+    assert (manifest.clean_labels[replaced] == -1).all() and (
+        manifest.truth[replaced] == OPEN
+    ).all()
     np.testing.assert_array_equal(manifest.truth[~replaced], EVEN.labels[~replaced])
     assert memorised(manifest.labels, manifest.labels, manifest.truth) == 1
 
@@ -283,8 +340,14 @@ def test_which_images_are_put_in_comes_back(name, openly, tmp_path):
 def test_anyone_reads_with_pandas_which_images_are_put_in(openly, tmp_path):
     manifest = openly()
     table = pd.read_csv(written(manifest, tmp_path), comment="#")
-    assert table["source"].dropna().tolist() == [f"fashionmnist:{at}" for at in manifest.source[manifest.source >= 0]]
-    assert table["source"].notna().tolist() == table["clean_label"].isna().tolist() == (manifest.source >= 0).tolist()
+    assert table["source"].dropna().tolist() == [
+        f"fashionmnist:{at}" for at in manifest.source[manifest.source >= 0]
+    ]
+    assert (
+        table["source"].notna().tolist()
+        == table["clean_label"].isna().tolist()
+        == (manifest.source >= 0).tolist()
+    )
 
 
 def test_the_images_of_a_set_by_path_are_the_same_wherever_it_lies(openly):
@@ -297,18 +360,28 @@ def test_a_matrix_within_knows_the_classes_and_not_where_it_lies(openly, tmp_pat
     for place in ("here", "there"):
         (tmp_path / place).mkdir(exist_ok=True)
         (tmp_path / place / "T.yaml").write_text("cat: {dog: 0.25, cat: 0.75}\n")
-    here, there = (openly(f"matrix(file={str(tmp_path / place / 'T.yaml')!r})") for place in ("here", "there"))
+    here, there = (
+        openly(f"matrix(file={str(tmp_path / place / 'T.yaml')!r})") for place in ("here", "there")
+    )
     np.testing.assert_array_equal(here.transition, [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1]])
     assert here.content == there.content and str(tmp_path) not in here.content.decode()
 
 
 def test_noise_within_takes_the_map_of_the_data(openly):
-    assert openly("asymmetric(0.4)", packaged("cifar10")).meta["noise"].startswith("openset(asymmetric(rate=0.4, map='cifar10'), rate=0.3")
+    assert (
+        openly("asymmetric(0.4)", packaged("cifar10"))
+        .meta["noise"]
+        .startswith("openset(asymmetric(rate=0.4, map='cifar10'), rate=0.3")
+    )
 
 
-@pytest.mark.parametrize("closed", ["pdn(0.2)", "human(worse)", "imported(own)", "openset(rate=0.1, source='mnist')"])
+@pytest.mark.parametrize(
+    "closed", ["pdn(0.2)", "human(worse)", "imported(own)", "openset(rate=0.1, source='mnist')"]
+)
 def test_noise_by_example_does_not_stand_within(closed, openly):
-    with pytest.raises(LanguageError, match="takes class-conditional noise for the images that stay"):
+    with pytest.raises(
+        LanguageError, match="takes class-conditional noise for the images that stay"
+    ):
         openly(closed)
 
 
@@ -318,10 +391,22 @@ def test_images_of_the_data_set_itself_are_refused(by_path, tmp_path):
     name = str(save(tmp_path / "mine.npz")) if by_path else "digits"
     data = space.labels(space.dataset(name))
     with pytest.raises(LanguageError, match="is the data set itself: name another"):
-        make_manifest(data, f"openset(rate=0.3, source={name!r})", outside=Outside(data, tmp_path, True, space.dataset))
+        make_manifest(
+            data,
+            f"openset(rate=0.3, source={name!r})",
+            outside=Outside(data, tmp_path, True, space.dataset),
+        )
 
 
-@pytest.mark.parametrize("text", ["openset(rate=0.3)", "openset(source='mnist')", "openset(rate=1, source='mnist')", "openset(3)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "openset(rate=0.3)",
+        "openset(source='mnist')",
+        "openset(rate=1, source='mnist')",
+        "openset(3)",
+    ],
+)
 def test_an_open_set_without_rate_and_source_is_refused(text):
     with pytest.raises(LanguageError):
         make(text)
@@ -349,7 +434,11 @@ def of_conventions():
     """(paper, kind, data set) of every text in the table."""
     for name, paper in CONVENTIONS.items():
         for kind, texts in paper.texts.items():
-            for dataset in texts if "" not in texts else ("digits", "mnist", "cifar10", "cifar20", "cifar100", "fashionmnist"):
+            for dataset in (
+                texts
+                if "" not in texts
+                else ("digits", "mnist", "cifar10", "cifar20", "cifar100", "fashionmnist")
+            ):
                 yield name, kind, dataset
 
 
@@ -387,22 +476,29 @@ def test_the_overall_rate_is_what_the_paper_meant(subtests):
             manifest = make(text, packaged(dataset))
             by_chance = "exact=False" in text or "exact_over='set'" in text
             assert 1 - np.diag(manifest.transition).mean() == pytest.approx(overall)
-            assert manifest.meta["realised_rate"] == pytest.approx(overall, abs=4 * np.sqrt(0.25 / 50_000) if by_chance else 1e-9)
+            assert manifest.meta["realised_rate"] == pytest.approx(
+                overall, abs=4 * np.sqrt(0.25 / 50_000) if by_chance else 1e-9
+            )
 
 
 def test_counts_rounded_down_by_pair_lose_what_the_paper_lost(subtests):
     for name, (dataset, rate, realised) in product(
-        ("anl2023", "jal2025", "cleanlab2021"), (("cifar100", 0.1, 0.0), ("cifar10", 0.2, 0.1998), ("cifar100", 0.2, 0.198))
+        ("anl2023", "jal2025", "cleanlab2021"),
+        (("cifar100", 0.1, 0.0), ("cifar10", 0.2, 0.1998), ("cifar100", 0.2, 0.198)),
     ):
         with subtests.test(convention=name, dataset=dataset, rate=rate):
             text = find_convention(name).text("sym", rate, dataset)
-            assert make(text, packaged(dataset)).meta["realised_rate"] == pytest.approx(realised, abs=1e-12)
+            assert make(text, packaged(dataset)).meta["realised_rate"] == pytest.approx(
+                realised, abs=1e-12
+            )
 
 
 def test_over_the_set_exactly_the_rate_is_wrong_and_the_classes_differ():
     for name in ("lnltoolbox", "d2l2018", "logitclip2023"):
         manifest = make(find_convention(name).text("sym", 0.4, "cifar10"), packaged("cifar10"))
-        assert manifest.meta["realised_rate"] == 0.4 and len(set(manifest.meta["per_class_rate"])) > 1
+        assert (
+            manifest.meta["realised_rate"] == 0.4 and len(set(manifest.meta["per_class_rate"])) > 1
+        )
 
 
 # MNIST's classes differ in size, which shows what counts are exact over.
@@ -428,7 +524,9 @@ def test_counts_on_classes_of_unequal_sizes_are_those_of_the_papers_code(subtest
             if counts is None:  # each label by chance
                 share = 1 - np.diag(model.transition)
                 off = np.abs(wrong - MNIST_SIZES * share)
-                assert (off <= 4 * np.sqrt(MNIST_SIZES * share * (1 - share))).all() and off.max() > 1
+                assert (
+                    off <= 4 * np.sqrt(MNIST_SIZES * share * (1 - share))
+                ).all() and off.max() > 1
             else:
                 assert wrong.tolist() == list(counts)
 
@@ -438,23 +536,39 @@ def test_equal_counts_are_equal_in_each_part_and_refused_where_a_class_is_too_sm
     model = build_noise("symmetric(rate=0.5, exact_over='equal')", 3)
     wrong = model.draw(clean, 0, parts) != clean
     assert np.bincount(3 * parts[wrong] + clean[wrong]).tolist() == [15, 15, 15, 5, 5, 5]
-    with pytest.raises(LanguageError, match="makes 36 labels of each class wrong, but class 0 has 30"):
+    with pytest.raises(
+        LanguageError, match="makes 36 labels of each class wrong, but class 0 has 30"
+    ):
         build_noise("symmetric(rate=0.9, exact_over='equal')", 3).draw(clean, 0)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("dividemix2020", 0.5), ("gjs2021", 0.4)])
 def test_over_the_set_exactly_the_rate_is_drawn_anew(name, rate):
     kind, dataset = ("sym", "cifar10") if name == "dividemix2020" else ("asym", "cifar100")
-    manifest, data = make(find_convention(name).text(kind, rate, dataset), packaged(dataset)), packaged(dataset)
+    manifest, data = (
+        make(find_convention(name).text(kind, rate, dataset), packaged(dataset)),
+        packaged(dataset),
+    )
     wrong = (manifest.labels != data.labels).sum()
-    assert wrong == 20_000 if name == "gjs2021" else abs(wrong - 22_500) < 4 * np.sqrt(25_000 * 0.09)
+    assert (
+        wrong == 20_000 if name == "gjs2021" else abs(wrong - 22_500) < 4 * np.sqrt(25_000 * 0.09)
+    )
 
 
 def test_cats_that_became_dogs_flip_back(subtests):
-    for rate, cats, overall in ((0.1, 0.09, 0.049), (0.2, 0.16, 0.096), (0.3, 0.21, 0.141), (0.4, 0.24, 0.184)):
+    for rate, cats, overall in (
+        (0.1, 0.09, 0.049),
+        (0.2, 0.16, 0.096),
+        (0.3, 0.21, 0.141),
+        (0.4, 0.24, 0.184),
+    ):
         with subtests.test(rate=rate):
-            manifest = make(f"asymmetric({rate}, map='cifar10', flip_back=True)", packaged("cifar10"))
-            assert manifest.transition[CAT, DOG] == pytest.approx(cats) and manifest.transition[DOG, CAT] == pytest.approx(rate)
+            manifest = make(
+                f"asymmetric({rate}, map='cifar10', flip_back=True)", packaged("cifar10")
+            )
+            assert manifest.transition[CAT, DOG] == pytest.approx(cats) and manifest.transition[
+                DOG, CAT
+            ] == pytest.approx(rate)
             assert manifest.meta["per_class_rate"][CAT] == pytest.approx(cats, abs=1e-9)
             assert manifest.meta["realised_rate"] == pytest.approx(overall, abs=1e-9)
 
@@ -462,7 +576,10 @@ def test_cats_that_became_dogs_flip_back(subtests):
 def test_the_header_says_whose_noise_it_is_and_the_identity_does_not_depend_on_it(tmp_path):
     text = find_convention("sl2019").text("sym", 0.4, "toy")
     plain, named = make(text), make(text, convention="sl2019")
-    assert read_manifest(written(named, tmp_path)).meta["convention"] == "sl2019" and "convention" not in plain.meta
+    assert (
+        read_manifest(written(named, tmp_path)).meta["convention"] == "sl2019"
+        and "convention" not in plain.meta
+    )
     assert named.identity == plain.identity and named.sha256 != plain.sha256
 
 
@@ -471,14 +588,19 @@ def wish(dataset="cifar10", **options):
 
 
 def test_a_convention_says_all_of_the_noise_but_its_rate():
-    assert wish(asym=0.4, convention="sl2019", dataset="cifar100").noise == "asymmetric(rate=0.4, map='block5-pair', exact=False)"
+    assert wish(asym=0.4, convention="sl2019", dataset="cifar100").noise == (
+        "asymmetric(rate=0.4, map='block5-pair', exact=False)"
+    )
     assert wish(idn=0.2, convention="pdn2020").noise == "pdn(rate=0.2, pixels='bytes')"
     assert wish(idn=0.2).noise == "pdn(rate=0.2)"
     assert wish(idn=0.2, convention="jal2025").noise == "dependent(rate=0.2)"
 
 
 def test_a_convention_holds_out_what_its_paper_did_unless_told_otherwise():
-    told, silent = wish(sym=0.4, convention="elr2020", val_fraction=0.0), wish(sym=0.4, convention="elr2020")
+    told, silent = (
+        wish(sym=0.4, convention="elr2020", val_fraction=0.0),
+        wish(sym=0.4, convention="elr2020"),
+    )
     assert (silent.val_fraction, silent.val_split, silent.convention) == (0.1, "before", "elr2020")
     assert told.val_fraction == 0 and wish(sym=0.4, convention="sl2019").val_fraction == 0
     for later in (wish(sym=0.4, convention="patrini2017"), wish(idn=0.4, convention="pdn2020")):
@@ -494,9 +616,18 @@ CONTRADICTING = [
     ({"sym": 0.4, "convention": "sl2018"}, "unknown convention 'sl2018': did you mean 'sl2019'"),
     ({"asym": 0.4, "convention": "sl2019", "map": "cifar10"}, "says all of the noise but its rate"),
     ({"sym": 0.4, "convention": "sl2019", "bernoulli": True}, "says all of the noise but its rate"),
-    ({"human": "worse", "convention": "sl2019"}, "--convention has an effect with --sym, --asym, --pair and --idn only"),
-    ({"human": "worse", "noise_seed": 3}, "--noise-seed has no effect: the labels of --human are not drawn"),
-    ({"labels": "l.csv", "noise_seed": 3}, "--noise-seed has no effect: the labels of --labels are not drawn"),
+    (
+        {"human": "worse", "convention": "sl2019"},
+        "--convention has an effect with --sym, --asym, --pair and --idn only",
+    ),
+    (
+        {"human": "worse", "noise_seed": 3},
+        "--noise-seed has no effect: the labels of --human are not drawn",
+    ),
+    (
+        {"labels": "l.csv", "noise_seed": 3},
+        "--noise-seed has no effect: the labels of --labels are not drawn",
+    ),
     ({"sym": 0.4, "val_split": "before"}, "--val-split has an effect with --val-fraction only"),
     ({"openset": 0.4}, "--openset needs a --source"),
     ({"sym": 0.4, "source": "mnist"}, "--source has an effect with --openset only"),
@@ -517,11 +648,23 @@ OPTIONS = [
     ({"labels": "own"}, "imported(file='own')"),
     ({"idn": 0.3, "predictions": "t.npz"}, "plc(predictions='t.npz', rate=0.3)"),
     ({"openset": 0.3, "source": "mnist"}, "openset(rate=0.3, source='mnist')"),
-    ({"noise": "sym 0.1", "openset": 0.3, "source": "mnist"}, "openset(symmetric(rate=0.1), rate=0.3, source='mnist')"),
+    (
+        {"noise": "sym 0.1", "openset": 0.3, "source": "mnist"},
+        "openset(symmetric(rate=0.1), rate=0.3, source='mnist')",
+    ),
     ({"noise": "plc 0.2", "predictions": "p.npy"}, "plc(rate=0.2, predictions='p.npy')"),
-    ({"openset": 0.3, "source": "mnist", "bernoulli": True}, "openset(rate=0.3, source='mnist', exact=False)"),
-    ({"openset": 0.3, "source": "mnist", "pair": 0.2}, "openset(pairflip(rate=0.2), rate=0.3, source='mnist')"),
-    ({"noise": "plc(kind='II', rate=0.2)", "predictions": "t.npy"}, "plc(kind='II', rate=0.2, predictions='t.npy')"),
+    (
+        {"openset": 0.3, "source": "mnist", "bernoulli": True},
+        "openset(rate=0.3, source='mnist', exact=False)",
+    ),
+    (
+        {"openset": 0.3, "source": "mnist", "pair": 0.2},
+        "openset(pairflip(rate=0.2), rate=0.3, source='mnist')",
+    ),
+    (
+        {"noise": "plc(kind='II', rate=0.2)", "predictions": "t.npy"},
+        "plc(kind='II', rate=0.2, predictions='t.npy')",
+    ),
 ]
 
 
@@ -558,7 +701,9 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def of_kind(tmp_path_factory, digits):
-    """A function from a kind to its manifest on the digits, made once; held out before corruption where asked."""
+    """A function from a kind to its manifest on the digits, made once; held out before corruption
+    where asked.
+    """
     folder, clean = tmp_path_factory.mktemp("kinds"), digits.train_labels
     np.savetxt(folder / "T.csv", 0.9 * np.eye(10) + 0.01, "%.17g", ",")
     scores = np.random.default_rng(0).random((1297, 10)) + np.eye(10)[clean]
@@ -567,7 +712,10 @@ def of_kind(tmp_path_factory, digits):
     lines = [f"{i},{(k + (i % 4 == 0)) % 10},{known[i]}" for i, k in enumerate(clean)]
     (folder / "partly.csv").write_text("\n".join(["index,label,clean_label", *lines]))
     save(folder / "few.npz", 60)
-    torch.save({"clean_label": clean, "worse_label": (clean + (np.arange(1297) % 3 == 0)) % 10}, folder / "h.pt")
+    torch.save(
+        {"clean_label": clean, "worse_label": (clean + (np.arange(1297) % 3 == 0)) % 10},
+        folder / "h.pt",
+    )
     md5 = hashlib.md5((folder / "h.pt").read_bytes(), usedforsecurity=False).hexdigest()
     space, made = Workspace(folder, folder, offline=True), {}
 
@@ -575,8 +723,14 @@ def of_kind(tmp_path_factory, digits):
         if (kind, fraction) not in made:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                patch.setitem(HUMAN, "worse_label", HumanColumn("digits", HumanFile("h.pt", md5, "", ""), ("worse_label",)))
-                made[kind, fraction] = space.make(DATASETS["digits"], LabelWish(KINDS[kind], 3, fraction, "before"))[0]
+                patch.setitem(
+                    HUMAN,
+                    "worse_label",
+                    HumanColumn("digits", HumanFile("h.pt", md5, "", ""), ("worse_label",)),
+                )
+                made[kind, fraction] = space.make(
+                    DATASETS["digits"], LabelWish(KINDS[kind], 3, fraction, "before")
+                )[0]
         return made[kind, fraction]
 
     return make
@@ -597,9 +751,17 @@ def test_the_rates_of_every_kind_are_those_of_a_recount(of_kind, digits, subtest
             manifest = of_kind(kind)
             known = manifest.truth != -1
             wrong = (manifest.labels != manifest.truth)[known]
-            rates = [wrong[digits.train_labels[known] == k].mean() for k in range(10)] if known.any() else [None] * 10
-            assert manifest.meta["realised_rate"] == (pytest.approx(wrong.mean()) if known.any() else None)
-            assert manifest.meta["per_class_rate"] == (pytest.approx(rates) if known.any() else rates)
+            rates = (
+                [wrong[digits.train_labels[known] == k].mean() for k in range(10)]
+                if known.any()
+                else [None] * 10
+            )
+            assert manifest.meta["realised_rate"] == (
+                pytest.approx(wrong.mean()) if known.any() else None
+            )
+            assert manifest.meta["per_class_rate"] == (
+                pytest.approx(rates) if known.any() else rates
+            )
 
 
 def test_the_text_in_the_header_of_every_kind_is_in_its_one_form(of_kind, subtests):
@@ -612,7 +774,9 @@ def test_the_text_in_the_header_of_every_kind_is_in_its_one_form(of_kind, subtes
 def test_every_kind_belongs_to_its_data(of_kind, digits, subtests):
     for kind in KINDS:
         with subtests.test(kind=kind):
-            of_kind(kind).verify(digits.train_labels, images_sha256=fingerprint(digits.train_images))
+            of_kind(kind).verify(
+                digits.train_labels, images_sha256=fingerprint(digits.train_images)
+            )
             with pytest.raises(ManifestError, match="for other data"):
                 of_kind(kind).verify(digits.train_labels[::-1])
 
@@ -620,7 +784,9 @@ def test_every_kind_belongs_to_its_data(of_kind, digits, subtests):
 def names_of(folder, wishes):
     """The manifests' names of some wishes on the digits."""
     space = Workspace(folder, folder, offline=True)
-    return [space.make(DATASETS["digits"], LabelWish(text, **wish))[1].name for text, wish in wishes]
+    return [
+        space.make(DATASETS["digits"], LabelWish(text, **wish))[1].name for text, wish in wishes
+    ]
 
 
 SAME_BUT = {
@@ -628,19 +794,43 @@ SAME_BUT = {
     "deviation": [(f"pdn(0.4, std={std})", {}) for std in (0.1, 0.2)],
     "pixels": [(text, {}) for text in ("pdn(0.4)", "pdn(0.4, pixels='bytes')", "dependent(0.4)")],
     "column": [(f"imported('l.npy:{column}')", {}) for column in ("one", "two")],
-    "source": [(f"openset(rate=0.3, source='{source}')", {}) for source in ("mnist", "fashionmnist", "cifar10")],
-    "source under a convention": [
-        (f"openset(symmetric(0.2), rate=0.3, source='{source}')", {"convention": "sl2019"}) for source in ("mnist", "cifar10")
+    "source": [
+        (f"openset(rate=0.3, source='{source}')", {})
+        for source in ("mnist", "fashionmnist", "cifar10")
     ],
-    "rate under a convention": [(f"openset(symmetric({rate}), rate=0.3, source='mnist')", {"convention": "sl2019"}) for rate in (0.2, 0.4)],
-    "noise within": [(f"openset({within}rate=0.3, source='mnist')", {}) for within in ("", "symmetric(0.2), ", "pairflip(0.2), ")],
-    "rate within": [(f"openset(symmetric({rate}), rate=0.3, source='mnist')", {}) for rate in (0.1, 0.2)],
+    "source under a convention": [
+        (f"openset(symmetric(0.2), rate=0.3, source='{source}')", {"convention": "sl2019"})
+        for source in ("mnist", "cifar10")
+    ],
+    "rate under a convention": [
+        (f"openset(symmetric({rate}), rate=0.3, source='mnist')", {"convention": "sl2019"})
+        for rate in (0.2, 0.4)
+    ],
+    "noise within": [
+        (f"openset({within}rate=0.3, source='mnist')", {})
+        for within in ("", "symmetric(0.2), ", "pairflip(0.2), ")
+    ],
+    "rate within": [
+        (f"openset(symmetric({rate}), rate=0.3, source='mnist')", {}) for rate in (0.1, 0.2)
+    ],
     "over what": [
-        (f"symmetric(0.4{over})", {}) for over in ("", ", exact_over='set'", ", exact_over='pair'", ", exact_over='equal'", ", exact=False")
+        (f"symmetric(0.4{over})", {})
+        for over in (
+            "",
+            ", exact_over='set'",
+            ", exact_over='pair'",
+            ", exact_over='equal'",
+            ", exact=False",
+        )
     ],
     "flip back": [(f"asymmetric(0.4{back})", {}) for back in ("", ", flip_back=True")],
-    "convention": [("symmetric(0.4)", wish) for wish in ({}, {"convention": "sl2019"}, {"convention": "apl2020"})],
-    "split": [("symmetric(0.4)", wish) for wish in ({}, {"val_fraction": 0.1}, {"val_fraction": 0.2})]
+    "convention": [
+        ("symmetric(0.4)", wish)
+        for wish in ({}, {"convention": "sl2019"}, {"convention": "apl2020"})
+    ],
+    "split": [
+        ("symmetric(0.4)", wish) for wish in ({}, {"val_fraction": 0.1}, {"val_fraction": 0.2})
+    ]
     + [("symmetric(0.4)", {"val_fraction": 0.1, "val_split": "before"})],
     "seed of a split": [("imported(own)", {"val_fraction": 0.1, "seed": seed}) for seed in (0, 1)],
 }
@@ -651,7 +841,11 @@ def test_manifests_that_differ_have_names_that_differ(tmp_path, monkeypatch, dig
         with subtests.test(what=what):
             monkeypatch.chdir(tmp_path)
             np.save("t.npy", np.eye(10)[digits.train_labels])
-            np.save("l.npy", {"one": digits.train_labels, "two": digits.train_labels[::-1]}, allow_pickle=True)
+            np.save(
+                "l.npy",
+                {"one": digits.train_labels, "two": digits.train_labels[::-1]},
+                allow_pickle=True,
+            )
             assert len(set(names_of(tmp_path, wishes))) == len(wishes)
 
 
@@ -668,7 +862,10 @@ def full():
     """A small manifest with every column."""
     names = tuple(f"train/{'cat, dog'}/{i} #{i % 7}.png" for i in range(36))
     data = Labels(replace(TOY, n_train=36), np.arange(36) % 3, names)
-    return make_manifest(data, LabelWish("openset(symmetric(0.4), rate=0.3, source='fashionmnist')", 1, 0.25, "before"))
+    return make_manifest(
+        data,
+        LabelWish("openset(symmetric(0.4), rate=0.3, source='fashionmnist')", 1, 0.25, "before"),
+    )
 
 
 def test_the_small_manifest_has_every_column():
@@ -703,19 +900,34 @@ def test_nonsense_in_the_columns_under_a_fitting_checksum_is_refused(tmp_path, s
         with subtests.test(new=new):
             head, rest = full().content.replace(old, new, 1).split(b"# sha256: ")
             body = rest.partition(b"\n")[2]
-            (tmp_path / "m.csv").write_bytes(head + b"# sha256: " + hashlib.sha256(head + body).hexdigest().encode() + b"\n" + body)
+            (tmp_path / "m.csv").write_bytes(
+                head
+                + b"# sha256: "
+                + hashlib.sha256(head + body).hexdigest().encode()
+                + b"\n"
+                + body
+            )
             with pytest.raises(ManifestError, match=r"m\.csv") as caught:
                 read_manifest(tmp_path / "m.csv")
             assert "\n" not in str(caught.value)
 
 
 def test_a_header_that_nests_endlessly_is_refused_and_does_not_take_the_process_down(tmp_path):
-    content = make("symmetric(0.4)").content.replace(b"# classes: ", b"# depth: " + b"[" * 50_000 + b"]" * 50_000 + b"\n# classes: ")
+    content = make("symmetric(0.4)").content.replace(
+        b"# classes: ", b"# depth: " + b"[" * 50_000 + b"]" * 50_000 + b"\n# classes: "
+    )
     head, rest = content.split(b"# sha256: ")
     body = rest.partition(b"\n")[2]
-    (tmp_path / "m.csv").write_bytes(head + b"# sha256: " + hashlib.sha256(head + body).hexdigest().encode() + b"\n" + body)
-    program = "from noisebench.labels.manifest import *\ntry: read_manifest('m.csv')\nexcept ManifestError: print('refused')"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    (tmp_path / "m.csv").write_bytes(
+        head + b"# sha256: " + hashlib.sha256(head + body).hexdigest().encode() + b"\n" + body
+    )
+    program = (
+        "from noisebench.labels.manifest import *\ntry: read_manifest('m.csv')\nexcept "
+        "ManifestError: print('refused')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr[-300:]
 
 
@@ -732,13 +944,26 @@ def test_a_manifest_without_training_examples_is_refused(tmp_path):
 def naive(table, source):
     """The rows' text, one after the other."""
     escapes = {c: f"%{ord(c):02X}" for c in '%#,"\r\n'}
-    head = ["index", "label", "clean_label", *["id"] * bool(table.ids), *["split"] * (table.val is not None), "source"]
+    head = [
+        "index",
+        "label",
+        "clean_label",
+        *["id"] * bool(table.ids),
+        *["split"] * (table.val is not None),
+        "source",
+    ]
     lines = [",".join(head[: len(head) - (table.source is None)])]
-    for i, (label, clean) in enumerate(zip(table.labels.tolist(), table.clean_labels.tolist(), strict=True)):
+    for i, (label, clean) in enumerate(
+        zip(table.labels.tolist(), table.clean_labels.tolist(), strict=True)
+    ):
         cells = [str(i), str(label), str(clean) if clean >= 0 else ""]
         cells += ["".join(escapes.get(c, c) for c in table.ids[i])] if table.ids else []
         cells += [] if table.val is None else ["val" if table.val[i] else "train"]
-        cells += [] if table.source is None else [f"{source}:{table.source[i]}" if table.source[i] >= 0 else ""]
+        cells += (
+            []
+            if table.source is None
+            else [f"{source}:{table.source[i]}" if table.source[i] >= 0 else ""]
+        )
         lines.append(",".join(cells))
     return "".join(line + "\n" for line in lines).encode()
 
@@ -767,7 +992,13 @@ def test_the_text_made_in_chunks_is_that_of_row_after_row(n, num_classes, chunk,
 
 
 def test_a_large_text_is_that_of_row_after_row(monkeypatch, subtests):
-    for num_classes, chunk in ((3, 1 << 20), (10, 9_999), (11, 50_001), (101, 9_999), (1000, 1 << 20)):
+    for num_classes, chunk in (
+        (3, 1 << 20),
+        (10, 9_999),
+        (11, 50_001),
+        (101, 9_999),
+        (1000, 1 << 20),
+    ):
         with subtests.test(num_classes=num_classes, chunk=chunk):
             table = random_rows(100_020, num_classes, 0)
             monkeypatch.setattr(rows, "_CHUNK", chunk)
@@ -800,7 +1031,10 @@ def test_a_file_under_another_name_is_the_same_labels(tmp_path):
     for name in ("a.npy", "b.npy"):
         np.save(tmp_path / name, EVEN.labels)
         manifests.append(make_manifest(EVEN, f"imported({str(tmp_path / name)!r})"))
-    assert manifests[0].identity == manifests[1].identity and manifests[0].sha256 != manifests[1].sha256
+    assert (
+        manifests[0].identity == manifests[1].identity
+        and manifests[0].sha256 != manifests[1].sha256
+    )
 
 
 def test_the_same_images_under_another_name_are_no_other_set():
@@ -817,12 +1051,17 @@ def test_from_python_open_set_noise_says_that_it_changes_no_label():
 def test_a_matrix_that_is_symmetric_noise_is_the_truth_too(loss, oracle, tmp_path):
     np.save(tmp_path / "T.npy", nb.transition("symmetric(0.4)", 3))
     manifest = make_manifest(EVEN, f"matrix({str(tmp_path / 'T.npy')!r})")
-    assert manifest.meta["nominal_rate"] == pytest.approx(0.4) and is_oracle(LOSSES, LOSSES.normal(loss), manifest) is oracle
+    assert (
+        manifest.meta["nominal_rate"] == pytest.approx(0.4)
+        and is_oracle(LOSSES, LOSSES.normal(loss), manifest) is oracle
+    )
 
 
 @pytest.mark.parametrize(("eps", "oracle"), [(0.3, True), (0.2, True), (0.44, True), (0.25, False)])
 def test_both_rates_of_open_and_closed_noise_are_the_truth(eps, oracle):
-    manifest = make_manifest(packaged("cifar10"), "openset(symmetric(0.2), rate=0.3, source='cifar100')")
+    manifest = make_manifest(
+        packaged("cifar10"), "openset(symmetric(0.2), rate=0.3, source='cifar100')"
+    )
     assert is_oracle(LOSSES, LOSSES.normal(f"el(eps={eps})"), manifest) is oracle
 
 

@@ -1,4 +1,6 @@
-"""Published sets as their authors lay them out, in small: a few lines of each list, as they are published."""
+"""Published sets as their authors lay them out, in small: a few lines of each list, as they are
+published.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,18 @@ def write_webvision(root: Path, images: np.ndarray) -> None:
     for number in range(3):
         picture(root / "google" / "q0001" / f"{number}.jpg", images[number])
         picture(root / "val_images_256" / f"val00000{number}.jpg", images[number])
-    text(root / "info" / "train_filelist_google.txt", "google/q0001/0.jpg 0", "google/q0001/1.jpg 49", "google/q0001/2.jpg 50")
-    text(root / "info" / "val_filelist.txt", "val000000.jpg 3", "val000001.jpg 999", "val000002.jpg 49")
+    text(
+        root / "info" / "train_filelist_google.txt",
+        "google/q0001/0.jpg 0",
+        "google/q0001/1.jpg 49",
+        "google/q0001/2.jpg 50",
+    )
+    text(
+        root / "info" / "val_filelist.txt",
+        "val000000.jpg 3",
+        "val000001.jpg 999",
+        "val000002.jpg 49",
+    )
 
 
 def write_animal10n(root: Path, images: np.ndarray) -> None:
@@ -64,7 +76,12 @@ def write_food101n(root: Path, images: np.ndarray) -> None:
     for key, image in zip(keys, images, strict=False):
         picture(root / "images" / key, image)
     text(root / "meta" / "imagelist.tsv", "class_name/key", *keys)
-    text(root / "meta" / "verified_train.tsv", "class_name/key\tverification_label", "waffles/b.jpg\t1", "waffles/c.jpg\t0")
+    text(
+        root / "meta" / "verified_train.tsv",
+        "class_name/key\tverification_label",
+        "waffles/b.jpg\t1",
+        "waffles/c.jpg\t0",
+    )
     text(root / "meta" / "verified_val.tsv", "class_name/key\tverification_label")
     picture(root.parent / "food-101" / "images" / "sushi" / "1.jpg", images[0])
     text(root.parent / "food-101" / "meta" / "test.txt", "sushi/1")
@@ -76,7 +93,11 @@ def write_tinyimagenet(root: Path, images: np.ndarray) -> None:
         picture(root / "val" / "images" / f"val_{number}.JPEG", images[number])
     text(root / "wnids.txt", "n02", "n01")
     text(root / "words.txt", "n01\tgoldfish, Carassius auratus", "n02\tpop bottle, soda bottle")
-    text(root / "val" / "val_annotations.txt", "val_0.JPEG\tn01\t0\t32\t44\t62", "val_1.JPEG\tn02\t0\t32\t44\t62")
+    text(
+        root / "val" / "val_annotations.txt",
+        "val_0.JPEG\tn01\t0\t32\t44\t62",
+        "val_1.JPEG\tn02\t0\t32\t44\t62",
+    )
 
 
 WRITERS = {"imagenet": write_imagenet, "clothing1m": write_clothing1m, "webvision": write_webvision, "animal10n": write_animal10n,
@@ -100,9 +121,16 @@ def laid_out(request: pytest.FixtureRequest, tmp_path: Path, digits: Images) -> 
 
 def test_pictures_labels_and_what_is_verified_are_the_published_ones(laid_out, tmp_path):
     dataset = find_dataset(laid_out, tmp_path / "data")
-    labels, images = read_labels(dataset, tmp_path / "data"), read_images(dataset, tmp_path / "data", workers=0)
+    labels, images = (
+        read_labels(dataset, tmp_path / "data"),
+        read_images(dataset, tmp_path / "data", workers=0),
+    )
     train, clean, test, first = EXPECTED[laid_out]
-    assert labels.labels.tolist() == train and images.test_labels.tolist() == test and labels.ids[0] == first
+    assert (
+        labels.labels.tolist() == train
+        and images.test_labels.tolist() == test
+        and labels.ids[0] == first
+    )
     assert (None if labels.clean is None else labels.clean.tolist()) == clean
     assert np.asarray(images.train_images).shape == (len(train), *dataset.shape)
     assert np.asarray(images.test_images).shape == (len(test), *dataset.shape)
@@ -112,8 +140,12 @@ def test_without_a_noise_the_labels_are_taken_as_they_are(laid_out, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     assert main(["--data-dir", "data", "corrupt", laid_out, "--json"]) == 0
     manifest = read_manifest(json.loads(capsys.readouterr().out)["manifest"])
-    assert manifest.meta["noise"] == "imported(file='own')" and manifest.labels.tolist() == EXPECTED[laid_out][0]
-    known = {"clothing1m": 1.0}  # one is known, and wrong; Food-101N's known ones are right because one left the others out
+    assert (
+        manifest.meta["noise"] == "imported(file='own')"
+        and manifest.labels.tolist() == EXPECTED[laid_out][0]
+    )
+    # one is known, and wrong; Food-101N's known ones are right because one left the others out
+    known = {"clothing1m": 1.0}
     assert manifest.meta["realised_rate"] == known.get(laid_out) and "path" not in manifest.meta
     assert main(["--data-dir", "data", "train", laid_out, "--model", "mlp", "--size", "8", "--epochs", "1", "--loss", "mae", "--batch-size",
                  "2", "--workers", "0"]) == 0  # fmt: skip
@@ -136,8 +168,15 @@ def test_other_copies_of_the_published_layouts_are_read_too(tmp_path, digits):
     kaggle = tmp_path / "imagenet" / "ILSVRC" / "Data" / "CLS-LOC"
     picture(kaggle / "train" / WNIDS[3] / "a.JPEG", images[0])
     picture(kaggle / "val" / "ILSVRC2012_val_1.JPEG", images[0])
-    text(tmp_path / "imagenet" / "LOC_val_solution.csv", "ImageId,PredictionString", f"ILSVRC2012_val_1,{WNIDS[7]} 85 1 499 272")
-    found = {name: find_dataset(name, tmp_path).listed for name in ("tinyimagenet", "clothing1m", "imagenet")}
+    text(
+        tmp_path / "imagenet" / "LOC_val_solution.csv",
+        "ImageId,PredictionString",
+        f"ILSVRC2012_val_1,{WNIDS[7]} 85 1 499 272",
+    )
+    found = {
+        name: find_dataset(name, tmp_path).listed
+        for name in ("tinyimagenet", "clothing1m", "imagenet")
+    }
     assert [listed.test_labels.tolist() for listed in found.values()] == [[1, 0], [13, 0], [7]]
     assert found["tinyimagenet"].classes == ("pop bottle", "goldfish")
 
@@ -147,7 +186,8 @@ def test_a_set_that_is_not_at_hand_says_where_it_belongs(tmp_path, monkeypatch, 
     for name in LAYOUTS:
         assert main(["--data-dir", "data", "corrupt", name]) == 2
         assert capsys.readouterr().err.strip() == (
-            f"error: {name} is not in data: put it into data/{name}/ as its authors lay it out, or name another --data-dir"
+            f"error: {name} is not in data: put it into data/{name}/ as its authors lay it out, "
+            "or name another --data-dir"
         )
 
 
@@ -173,19 +213,38 @@ def test_the_papers_methods_have_the_papers_eps_on_imagenet(tmp_path, digits):
     workspace = Workspace(tmp_path / "w", tmp_path)
     dataset = workspace.dataset("imagenet")
     manifest, _ = workspace.make(dataset, LabelWish("imported(file='own')"))
-    runs = [plan_run(Wish(method=name), dataset, manifest, "") for name in ("ce", "el", "lsr", "lsr_el")]
-    assert [str(run.loss) for run in runs] == ["ce", "el(eps=0.1)", "lsr(ce, alpha=0.1)", "lsr(el(eps=0.1), alpha=0.1)"]
-    assert [run.method for run in runs] == ["ce", "el", "lsr", "lsr_el"] and not any(run.oracle for run in runs)
-    assert {(run.model, run.recipe_name, run.recipe.batch_size, run.recipe.size) for run in runs} == {
-        ("timm:resnet50", "el-imagenet", 2048, 224)
-    }
+    runs = [
+        plan_run(Wish(method=name), dataset, manifest, "") for name in ("ce", "el", "lsr", "lsr_el")
+    ]
+    assert [str(run.loss) for run in runs] == [
+        "ce",
+        "el(eps=0.1)",
+        "lsr(ce, alpha=0.1)",
+        "lsr(el(eps=0.1), alpha=0.1)",
+    ]
+    assert [run.method for run in runs] == ["ce", "el", "lsr", "lsr_el"] and not any(
+        run.oracle for run in runs
+    )
+    assert {
+        (run.model, run.recipe_name, run.recipe.batch_size, run.recipe.size) for run in runs
+    } == {("timm:resnet50", "el-imagenet", 2048, 224)}
 
 
-def test_no_noise_is_drawn_on_top_of_labels_that_are_wrong_already(laid_out, tmp_path, monkeypatch, capsys):
+def test_no_noise_is_drawn_on_top_of_labels_that_are_wrong_already(
+    laid_out, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     code = main(["--data-dir", "data", "corrupt", laid_out, "--sym", "0.4"])
     if laid_out in ("imagenet", "tinyimagenet"):
         assert code == 0
         return
-    said = f"error: some of {laid_out}'s own labels are wrong, so that nobody would know the rate of symmetric on top of them: "
-    assert code == 2 and capsys.readouterr().err.startswith(said) and not (tmp_path / "manifests").exists()
+    said = (
+        f"error: some of {laid_out}'s own labels are wrong, so that nobody would know the "
+        "rate "
+        "of symmetric on top of them: "
+    )
+    assert (
+        code == 2
+        and capsys.readouterr().err.startswith(said)
+        and not (tmp_path / "manifests").exists()
+    )

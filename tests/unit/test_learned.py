@@ -1,4 +1,6 @@
-"""VolMinNet and T-Revision: their matrices, volume, weights and gradients by hand, and that T comes nearer to the truth."""
+"""VolMinNet and T-Revision: their matrices, volume, weights and gradients by hand, and that T comes
+nearer to the truth.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,24 @@ T = torch.tensor([[0.8, 0.2], [0.3, 0.7]], dtype=torch.float64)
 
 
 def drawn(size: int, spread: float = 1.0, seed: int = 0) -> torch.Tensor:
-    return spread * torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return spread * torch.randn(
+        size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def is_stochastic(rows: torch.Tensor) -> bool:
-    return bool((rows >= 0).all()) and torch.allclose(rows.sum(1), torch.ones(len(rows), dtype=rows.dtype))
+    return bool((rows >= 0).all()) and torch.allclose(
+        rows.sum(1), torch.ones(len(rows), dtype=rows.dtype)
+    )
 
 
 # What a network learns through
 
 
 def test_what_is_recorded_is_a_mixture_of_rows() -> None:
-    torch.testing.assert_close(through(torch.tensor([[0.9, 0.1]]).log(), T).exp(), torch.tensor([[0.75, 0.25]]))
+    torch.testing.assert_close(
+        through(torch.tensor([[0.9, 0.1]]).log(), T).exp(), torch.tensor([[0.75, 0.25]])
+    )
 
 
 def test_through_a_transition_saturated_logits_stay_finite() -> None:
@@ -48,8 +56,11 @@ def test_through_a_transition_saturated_logits_stay_finite() -> None:
 
 
 def test_free_parameters_give_the_papers_matrix() -> None:
-    w = torch.tensor([[5.0, 0.0], [float(np.log(1 / 3)), -7.0]], dtype=torch.float64)  # sigmoids of 1/2 and 1/4; a diagonal of no effect
-    torch.testing.assert_close(with_unit_diagonal(w), torch.tensor([[2 / 3, 1 / 3], [1 / 5, 4 / 5]], dtype=torch.float64))
+    # sigmoids of 1/2 and 1/4; a diagonal of no effect
+    w = torch.tensor([[5.0, 0.0], [float(np.log(1 / 3)), -7.0]], dtype=torch.float64)
+    torch.testing.assert_close(
+        with_unit_diagonal(w), torch.tensor([[2 / 3, 1 / 3], [1 / 5, 4 / 5]], dtype=torch.float64)
+    )
 
 
 def test_any_parameters_give_probabilities_whose_largest_is_on_the_diagonal(case: Case) -> None:
@@ -63,7 +74,9 @@ def test_the_volume_is_that_of_the_determinant(case: Case) -> None:
     for size in [2, 10, 100, 1000]:
         with case(size=size):
             rows = with_unit_diagonal(drawn(size) - 4.5)
-            assert log_volume(rows).item() == pytest.approx(np.linalg.slogdet(rows.numpy()).logabsdet, rel=1e-9)
+            assert log_volume(rows).item() == pytest.approx(
+                np.linalg.slogdet(rows.numpy()).logabsdet, rel=1e-9
+            )
 
 
 def test_the_volume_of_symmetric_noise_is_known() -> None:
@@ -82,10 +95,14 @@ def test_volminnet_adds_lam_times_the_volume_and_learns_through_its_matrix() -> 
     strategy, output = started("volminnet(lam=0.01, init=0)", [0, 1]), said([[0.9, 0.1]])
     volume = np.log(np.linalg.det([[2 / 3, 1 / 3], [1 / 3, 2 / 3]]))
     assert strategy.penalty(a_batch([0]), [[output]]).item() == pytest.approx(0.01 * volume)  # type: ignore[union-attr]
-    torch.testing.assert_close(strategy.adapt(output.log_p, a_batch([0]), 0).exp(), torch.tensor([[1.9 / 3, 1.1 / 3]]))
+    torch.testing.assert_close(
+        strategy.adapt(output.log_p, a_batch([0]), 0).exp(), torch.tensor([[1.9 / 3, 1.1 / 3]])
+    )
 
 
-def test_the_matrix_has_its_own_rate_and_no_weight_decay(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_the_matrix_has_its_own_rate_and_no_weight_decay(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for text, lr in [("volminnet", 0.05), ("volminnet(lr=0.3)", 0.3), ("forward_revision", 0.01)]:
         with case(text=text, lr=lr):
             group = make_trainer(strategy=text, weight_decay=0.1).optimizer.groups[-1]
@@ -109,14 +126,18 @@ def test_a_small_slack_changes_a_row_by_its_share_less_the_rows_mean() -> None:
 
 def test_importance_is_the_clean_chance_over_the_recorded() -> None:
     log_p = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
-    torch.testing.assert_close(importance(log_p, torch.tensor([0, 1]), T), torch.tensor([0.9 / 0.75, 0.5 / 0.45]))
+    torch.testing.assert_close(
+        importance(log_p, torch.tensor([0, 1]), T), torch.tensor([0.9 / 0.75, 0.5 / 0.45])
+    )
 
 
 def test_the_gradient_of_the_importance_reaches_the_matrix_alone() -> None:
     log_p, rows = torch.tensor([[0.9, 0.1]]).log().requires_grad_(), T.clone().requires_grad_()
     importance(log_p, torch.tensor([0]), rows).sum().backward()
     assert log_p.grad is None
-    torch.testing.assert_close(rows.grad, torch.tensor([[0.9, 0], [0.1, 0]], dtype=torch.float64) * -0.9 / 0.75**2)
+    torch.testing.assert_close(
+        rows.grad, torch.tensor([[0.9, 0], [0.1, 0]], dtype=torch.float64) * -0.9 / 0.75**2
+    )
 
 
 def test_a_class_that_the_matrix_has_lost_weighs_no_more_than_the_number_of_classes() -> None:
@@ -125,7 +146,9 @@ def test_a_class_that_the_matrix_has_lost_weighs_no_more_than_the_number_of_clas
 
 
 def after_the_first_stage(text: str) -> tuple[Strategy, list[str]]:
-    """The strategy when its network says T's rows of the training set, and what was asked of the trainer."""
+    """The strategy when its network says T's rows of the training set, and what was asked of the
+    trainer.
+    """
     strategy, asked = started(text, [0] * 100, epochs=8), []
     network = torch.nn.Linear(1, 1)
     before = network.weight.item()
@@ -134,7 +157,9 @@ def after_the_first_stage(text: str) -> tuple[Strategy, list[str]]:
         asked.append("restart")
         torch.nn.init.zeros_(network.weight)
 
-    strategy.between(2, SimpleNamespace(log_p=T.float().repeat(50, 1).log, restart=restart, networks=[network]))  # type: ignore[arg-type]
+    strategy.between(
+        2, SimpleNamespace(log_p=T.float().repeat(50, 1).log, restart=restart, networks=[network])
+    )  # type: ignore[arg-type]
     asked += ["kept"] * (network.weight.item() == before)
     return strategy, asked
 
@@ -142,7 +167,9 @@ def after_the_first_stage(text: str) -> tuple[Strategy, list[str]]:
 def test_the_network_goes_on_while_its_rate_begins_anew(case: Case) -> None:
     for kind in ["forward", "reweight"]:
         with case(kind=kind):
-            strategy, asked = after_the_first_stage(f"forward_revision(kind={kind!r}, first=0.25, second=0.5)")
+            strategy, asked = after_the_first_stage(
+                f"forward_revision(kind={kind!r}, first=0.25, second=0.5)"
+            )
             torch.testing.assert_close(strategy.state["T"], T, rtol=1e-6, atol=1e-7)
             assert asked == ["restart", "kept"]
 
@@ -171,7 +198,10 @@ def test_an_anchor_that_excludes_its_class_leaves_finite_weights() -> None:
     strategy = build_strategy("forward_revision(kind='reweight')")
     strategy.start(Facts(torch.tensor([0, 1]), 2, 10, torch.Generator()))
     rows = torch.from_numpy(strategy.prepared(np.array([[0.0, 1.0], [0.0, 1.0]])))  # type: ignore[attr-defined]
-    assert is_stochastic(rows) and importance(torch.tensor([[0.0, -200.0]]), torch.tensor([0]), rows).isfinite().all()
+    assert (
+        is_stochastic(rows)
+        and importance(torch.tensor([[0.0, -200.0]]), torch.tensor([0]), rows).isfinite().all()
+    )
 
 
 # In training
@@ -186,7 +216,16 @@ def symmetric_trainer(digits: Images, text: str, epochs: int) -> tuple[Trainer, 
     truth = np.zeros((10, 10))
     np.add.at(truth, (clean, labels), 1)
     recipe = Recipe(epochs, batch_size=64, lr=0.1, nesterov=True)
-    task = Task(digits.train_images, labels, digits.test_images, 10, "mlp", build_loss("ce"), build_strategy(text), recipe)
+    task = Task(
+        digits.train_images,
+        labels,
+        digits.test_images,
+        10,
+        "mlp",
+        build_loss("ce"),
+        build_strategy(text),
+        recipe,
+    )
     return Trainer(task, DEVICE), torch.from_numpy(truth / truth.sum(1, keepdims=True))
 
 
@@ -206,14 +245,21 @@ def test_the_revision_brings_the_matrix_nearer_to_the_true_one(digits: Images) -
     for _ in range(10):
         trainer.run_epoch()
     state = trainer.strategy.state
-    before, after = ((rows - truth).abs().sum(1).mean() for rows in (state["T"], revised(state["T"], state["slack"].detach())))
+    before, after = (
+        (rows - truth).abs().sum(1).mean()
+        for rows in (state["T"], revised(state["T"], state["slack"].detach()))
+    )
     assert 0 < after < before
 
 
-def test_the_slack_rests_until_the_revision_and_then_moves(make_trainer: Callable[..., Trainer], case: Case) -> None:
+def test_the_slack_rests_until_the_revision_and_then_moves(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
     for kind in ["forward", "reweight"]:
         with case(kind=kind):
-            trainer = make_trainer(strategy=f"forward_revision(kind={kind!r}, first=0.25, second=0.25)", epochs=4)
+            trainer = make_trainer(
+                strategy=f"forward_revision(kind={kind!r}, first=0.25, second=0.25)", epochs=4
+            )
             moved = []
             for _ in range(4):
                 trainer.run_epoch()
@@ -222,7 +268,10 @@ def test_the_slack_rests_until_the_revision_and_then_moves(make_trainer: Callabl
 
 
 def test_the_networks_weights_survive_the_first_stage(make_trainer: Callable[..., Trainer]) -> None:
-    plain, trainer = make_trainer(epochs=4), make_trainer(strategy="forward_revision(first=0.25)", epochs=4)
+    plain, trainer = (
+        make_trainer(epochs=4),
+        make_trainer(strategy="forward_revision(first=0.25)", epochs=4),
+    )
     for each in (plain, trainer):
         each.run_epoch()
     assert same(weights(plain), weights(trainer)) and (trainer.since, plain.since) == (1, 0)
@@ -246,5 +295,8 @@ def test_the_stages_of_t_revision_are_the_papers(case: Case) -> None:
                 known.append(bool(strategy.state["known"]))
             assert known == [False, True]
             strategy.state["slack"].data[0, 0] = 1.0
-            moved = [not torch.equal(strategy.transition(epoch), strategy.state["T"]) for epoch in (second, second + 1)]  # type: ignore[attr-defined]
+            moved = [
+                not torch.equal(strategy.transition(epoch), strategy.state["T"])
+                for epoch in (second, second + 1)
+            ]  # type: ignore[attr-defined]
             assert moved == [False, True]

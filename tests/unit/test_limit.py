@@ -1,4 +1,6 @@
-"""What losses learn in the limit, by their texts and a noise's: laws over the registry, and the borders of Equal Loss."""
+"""What losses learn in the limit, by their texts and a noise's: laws over the registry, and the
+borders of Equal Loss.
+"""
 
 import math
 
@@ -13,9 +15,19 @@ from noisebench.errors import LanguageError, UnknownName
 from noisebench.losses import LOSSES, build_loss, cost_of, optimum_of, predicted
 from tests.contracts.test_losses import POINTWISE, texts_of
 
-NOISES = ["symmetric(rate=0.4)", "symmetric(rate=0.85)", "pairflip(rate=0.3)", "asymmetric(rate=0.4, map='cifar10')"]
+NOISES = [
+    "symmetric(rate=0.4)",
+    "symmetric(rate=0.85)",
+    "pairflip(rate=0.3)",
+    "asymmetric(rate=0.4, map='cifar10')",
+]
 CLOSED = [entry for entry in POINTWISE if "optimum" in entry.facts]
-TEXTS = [text for entry in CLOSED for text in texts_of(entry) if optimum_of(text, np.full(2, 0.5)) is not None]
+TEXTS = [
+    text
+    for entry in CLOSED
+    for text in texts_of(entry)
+    if optimum_of(text, np.full(2, 0.5)) is not None
+]
 
 
 def simplex(seed, K, n=()):
@@ -39,7 +51,14 @@ def pull(text, w, p):
 
 
 def test_which_losses_have_a_closed_form():
-    assert {entry.name for entry in LOSSES if {"optimum", "target"} & set(entry.facts)} == {"ce", "mae", "rce", "gce", "el", "lsr"}
+    assert {entry.name for entry in LOSSES if {"optimum", "target"} & set(entry.facts)} == {
+        "ce",
+        "mae",
+        "rce",
+        "gce",
+        "el",
+        "lsr",
+    }
 
 
 def test_no_other_probabilities_cost_less_and_no_logit_is_pulled(case):
@@ -57,10 +76,18 @@ def test_no_other_probabilities_cost_less_and_no_logit_is_pulled(case):
                     p = optimum_of(text, w)
                     assert (p >= 0).all() and p.sum() == pytest.approx(1)
                     others = simplex(seed + 100, K, 200)
-                    rivals = np.concatenate([others, *((1 - t) * p + t * others for t in (0.3, 0.05))])
-                    (least,), costs = expected_cost(text, w, p[None]), expected_cost(text, w, rivals)
+                    rivals = np.concatenate(
+                        [others, *((1 - t) * p + t * others for t in (0.3, 0.05))]
+                    )
+                    (least,), costs = (
+                        expected_cost(text, w, p[None]),
+                        expected_cost(text, w, rivals),
+                    )
                     scale = max(1, abs(costs).max())
-                    assert least <= costs.min() + 1e-6 * scale and abs(pull(text, w, p)).max() <= 1e-5 * scale
+                    assert (
+                        least <= costs.min() + 1e-6 * scale
+                        and abs(pull(text, w, p)).max() <= 1e-5 * scale
+                    )
 
 
 def test_ce_learns_the_transition_itself(case):
@@ -80,7 +107,9 @@ def test_rows_are_probabilities(case):
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 20), st.sampled_from([1e-3, 0.1, 0.4, 1.0, 7.0]))
-def test_el_is_one_hot_exactly_where_the_largest_exceeds_the_others_by_one_plus_eps_over_eps(seed, K, eps):
+def test_el_is_one_hot_exactly_where_the_largest_exceeds_the_others_by_one_plus_eps_over_eps(
+    seed, K, eps
+):
     w = np.sort(simplex(seed, K))[::-1]
     ratio, border = w[0] / w[1], (1 + eps) / eps
     if abs(ratio / border - 1) > 1e-9:
@@ -90,15 +119,24 @@ def test_el_is_one_hot_exactly_where_the_largest_exceeds_the_others_by_one_plus_
 def test_symmetric_noise_up_to_one_minus_two_in_k_leaves_el_one_hot(case):
     for K, border in [(10, 0.8), (100, 0.98)]:
         with case(K=K, border=border):
-            np.testing.assert_allclose(predicted(f"symmetric(rate={border})", "el", K), np.eye(K), atol=1e-9)
-            np.testing.assert_allclose(predicted(f"symmetric(rate={border / 2})", "el", K), np.eye(K), atol=1e-12)
+            np.testing.assert_allclose(
+                predicted(f"symmetric(rate={border})", "el", K), np.eye(K), atol=1e-9
+            )
+            np.testing.assert_allclose(
+                predicted(f"symmetric(rate={border / 2})", "el", K), np.eye(K), atol=1e-12
+            )
             beyond = predicted(f"symmetric(rate={border + 1e-4})", "el", K)
             assert (np.diag(beyond) < 1 - 1e-5).all() and (np.diag(beyond) > 1 - border).all()
 
 
 def test_pair_flips_of_two_fifths_need_an_eps_of_two():
-    rows = {eps: predicted("pairflip(rate=0.4)", f"el(eps={eps})", 10)[3] for eps in (0, 0.4, 1.99, 2)}
-    assert [rows[eps][3:5] for eps in (0, 0.4)] == [pytest.approx([0.6, 0.4]), pytest.approx([0.68, 0.32])]
+    rows = {
+        eps: predicted("pairflip(rate=0.4)", f"el(eps={eps})", 10)[3] for eps in (0, 0.4, 1.99, 2)
+    }
+    assert [rows[eps][3:5] for eps in (0, 0.4)] == [
+        pytest.approx([0.6, 0.4]),
+        pytest.approx([0.68, 0.32]),
+    ]
     assert rows[1.99][3] < 1 - 1e-3 and rows[2] == pytest.approx(np.eye(10)[3])
     np.testing.assert_allclose(predicted("pairflip(rate=0.4)", "el", 10)[3], rows[0.4])
 
@@ -107,15 +145,28 @@ def test_an_eps_of_the_rate_is_never_enough_for_pair_flips(case):
     for rate in [0.05, 0.2, 0.4, 0.49]:
         with case(rate=rate):
             p = predicted(f"pairflip(rate={rate})", "el", 10)
-            np.testing.assert_allclose(p, (1 - 2 * rate**2) * np.eye(10) + 2 * rate**2 * np.roll(np.eye(10), 1, axis=1), atol=1e-12)
+            np.testing.assert_allclose(
+                p,
+                (1 - 2 * rate**2) * np.eye(10) + 2 * rate**2 * np.roll(np.eye(10), 1, axis=1),
+                atol=1e-12,
+            )
 
 
 def test_the_likeliest_class_gains_as_eps_grows(case):
     for noise in NOISES:
         with case(noise=noise):
-            p = np.array([predicted(noise, f"el(eps={eps})", 10).diagonal() for eps in (0, 0.01, 0.1, 0.4, 1, 2, 10, math.inf)])
+            p = np.array(
+                [
+                    predicted(noise, f"el(eps={eps})", 10).diagonal()
+                    for eps in (0, 0.01, 0.1, 0.4, 1, 2, 10, math.inf)
+                ]
+            )
             flips = p[0] < 1
-            assert (np.diff(p, axis=0) >= -1e-12).all() and (p[0] < p[3])[flips].all() and (p[-1] == 1).all()
+            assert (
+                (np.diff(p, axis=0) >= -1e-12).all()
+                and (p[0] < p[3])[flips].all()
+                and (p[-1] == 1).all()
+            )
 
 
 def test_losses_that_are_another_learn_the_same(case):
@@ -130,7 +181,9 @@ def test_losses_that_are_another_learn_the_same(case):
     ]:
         with case(text=text, as_much=as_much):
             for noise in NOISES:
-                np.testing.assert_allclose(predicted(noise, text, 10), predicted(noise, as_much, 10), atol=1e-9)
+                np.testing.assert_allclose(
+                    predicted(noise, text, 10), predicted(noise, as_much, 10), atol=1e-9
+                )
 
 
 def test_without_a_closed_form_nothing_is_predicted(case):

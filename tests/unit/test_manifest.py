@@ -1,4 +1,6 @@
-"""Manifests: what is written comes back, one changed byte is noticed, and `auto` is what the manifest knows."""
+"""Manifests: what is written comes back, one changed byte is noticed, and `auto` is what the
+manifest knows.
+"""
 
 import gzip
 import hashlib
@@ -30,8 +32,12 @@ from noisebench.strategies import STRATEGIES
 LIGHT = settings(max_examples=60, deadline=None)
 FORMATS = ("m.csv", "m.csv.gz", "m.parquet")
 DATA = os.environ.get("NOISEBENCH_DATA")
-with_data = pytest.mark.skipif(not DATA, reason="NOISEBENCH_DATA names no folder with cifar10.npz and fashionmnist.npz")
-TOY = Dataset("toy", "three classes", ("cat", "dog", "a, \"b\": 'c' #d"), (8, 8, 1), 60, 10, "mlp", "digits")
+with_data = pytest.mark.skipif(
+    not DATA, reason="NOISEBENCH_DATA names no folder with cifar10.npz and fashionmnist.npz"
+)
+TOY = Dataset(
+    "toy", "three classes", ("cat", "dog", "a, \"b\": 'c' #d"), (8, 8, 1), 60, 10, "mlp", "digits"
+)
 CLEAN = np.arange(60) % 3
 
 
@@ -81,7 +87,13 @@ def assert_refused(path, content):
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path, subtests):
     for noise, name in product(
-        ("symmetric(0.4)", "pairflip(1e-05)", "symmetric(0)", "symmetric(0.3, inclusive=True, exact=False)"), FORMATS
+        (
+            "symmetric(0.4)",
+            "pairflip(1e-05)",
+            "symmetric(0)",
+            "symmetric(0.3, inclusive=True, exact=False)",
+        ),
+        FORMATS,
     ):
         with subtests.test(noise=noise, name=name):
             manifest = toy(noise)
@@ -93,21 +105,33 @@ def test_anyone_reads_the_table_with_pandas(tmp_path, subtests):
         with subtests.test(name=name):
             manifest = toy()
             path = written(manifest, tmp_path, name)
-            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, comment="#")
+            table = (
+                pd.read_parquet(path)
+                if path.suffix == ".parquet"
+                else pd.read_csv(path, comment="#")
+            )
             assert table.columns.tolist() == ["index", "label", "clean_label"]
-            np.testing.assert_array_equal(table.to_numpy().T, [np.arange(60), manifest.labels, CLEAN])
+            np.testing.assert_array_equal(
+                table.to_numpy().T, [np.arange(60), manifest.labels, CLEAN]
+            )
 
 
 def test_anyone_reads_the_header_as_yaml(tmp_path):
     manifest = toy("pairflip(1e-05)")
-    lines = [line[2:] for line in written(manifest, tmp_path).read_text().splitlines() if line.startswith("# ")]
+    lines = [
+        line[2:]
+        for line in written(manifest, tmp_path).read_text().splitlines()
+        if line.startswith("# ")
+    ]
     assert yaml.safe_load("\n".join(lines)) == {**manifest.meta, "sha256": manifest.sha256}
 
 
 def test_a_small_rate_comes_back_as_a_number(tmp_path, subtests):
     for rate in ("1e-05", "1.5e-07", "0.1", "1e-10"):
         with subtests.test(rate=rate):
-            assert read_manifest(written(toy(f"symmetric({rate})"), tmp_path)).meta["nominal_rate"] == float(rate)
+            assert read_manifest(written(toy(f"symmetric({rate})"), tmp_path)).meta[
+                "nominal_rate"
+            ] == float(rate)
 
 
 def test_compressed_or_not_the_content_is_the_same(tmp_path):
@@ -140,7 +164,26 @@ def test_an_unknown_clean_label_is_an_empty_field(tmp_path):
     np.testing.assert_array_equal(read_manifest(path).clean_labels == -1, CLEAN == 1)
 
 
-IDS = ["a#b", "a,b", 'a"b', "50%", "%23", "a\nb", "a\rb", "a\r\nb", "NA", "", " a ", "7", "é", "日本", "it's", "a\tb", "\u2028", "\x85"]
+IDS = [
+    "a#b",
+    "a,b",
+    'a"b',
+    "50%",
+    "%23",
+    "a\nb",
+    "a\rb",
+    "a\r\nb",
+    "NA",
+    "",
+    " a ",
+    "7",
+    "é",
+    "日本",
+    "it's",
+    "a\tb",
+    "\u2028",
+    "\x85",
+]
 
 
 def test_an_id_survives(tmp_path, subtests):
@@ -151,7 +194,13 @@ def test_an_id_survives(tmp_path, subtests):
 
 
 @LIGHT
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8), min_size=3, max_size=3))
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8),
+        min_size=3,
+        max_size=3,
+    )
+)
 def test_any_ids_survive(tmp_path_factory, ids):
     path = tmp_path_factory.mktemp("ids") / "m.csv"
     toy(labels=[0, 1, 2], ids=ids).write(path)
@@ -171,7 +220,23 @@ def test_ids_with_special_characters_are_one_field_for_pandas(tmp_path):
     assert pd.read_csv(path, comment="#")["id"].tolist() == ["a%23b", "a%2Cb", "a%22b%0A"]
 
 
-CLASSES = ["a: b", "# sha256: x", "a\nb", "'", '"', "yes", "1", "~", "é", "\u2028", "\x85", "\x7f", "\\", "{a}", "😀"]
+CLASSES = [
+    "a: b",
+    "# sha256: x",
+    "a\nb",
+    "'",
+    '"',
+    "yes",
+    "1",
+    "~",
+    "é",
+    "\u2028",
+    "\x85",
+    "\x7f",
+    "\\",
+    "{a}",
+    "😀",
+]
 
 
 def test_the_name_of_a_class_survives(tmp_path, subtests):
@@ -189,7 +254,12 @@ def test_one_changed_byte_anywhere_is_noticed(tmp_path, subtests):
         with subtests.test(flip=flip):
             content, path = toy().content, tmp_path / "m.csv"
             for position in range(len(content)):
-                assert_refused(path, content[:position] + bytes([content[position] ^ flip]) + content[position + 1 :])
+                assert_refused(
+                    path,
+                    content[:position]
+                    + bytes([content[position] ^ flip])
+                    + content[position + 1 :],
+                )
 
 
 @LIGHT
@@ -198,7 +268,10 @@ def test_any_byte_in_place_of_another_is_noticed(tmp_path_factory, data):
     content = toy().content
     position = data.draw(st.integers(0, len(content) - 1))
     byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[position]))
-    assert_refused(tmp_path_factory.mktemp("damage") / "m.csv", content[:position] + bytes([byte]) + content[position + 1 :])
+    assert_refused(
+        tmp_path_factory.mktemp("damage") / "m.csv",
+        content[:position] + bytes([byte]) + content[position + 1 :],
+    )
 
 
 def test_a_file_cut_anywhere_is_noticed(tmp_path):
@@ -229,9 +302,12 @@ def test_a_changed_byte_in_a_compressed_file_never_gives_other_labels(tmp_path):
     manifest, path = toy(), tmp_path / "m.csv.gz"
     content = written(manifest, tmp_path, path.name).read_bytes()
     for position in range(len(content)):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
+        )
         try:
-            assert_same(read_manifest(path), manifest)  # a byte of gzip's own header may mean nothing
+            # a byte of gzip's own header may mean nothing
+            assert_same(read_manifest(path), manifest)
         except ManifestError:
             continue
 
@@ -301,7 +377,12 @@ def test_a_manifest_belongs_to_the_data_it_was_made_for(tmp_path):
 
 
 def test_other_data_are_refused(subtests):
-    for other in (CLEAN[::-1], CLEAN[:-1], np.append(CLEAN, 0), np.where(np.arange(60) == 30, (CLEAN + 1) % 3, CLEAN)):
+    for other in (
+        CLEAN[::-1],
+        CLEAN[:-1],
+        np.append(CLEAN, 0),
+        np.where(np.arange(60) == 30, (CLEAN + 1) % 3, CLEAN),
+    ):
         with subtests.test(n=len(other)), pytest.raises(ManifestError, match="other data"):
             toy().verify(other)
 
@@ -324,12 +405,19 @@ def test_a_manifest_lies_where_it_was_written_and_nowhere_else(tmp_path):
 
 
 def test_the_realised_rates_are_those_of_a_recount(subtests):
-    for noise in ("symmetric(0.4)", "symmetric(0.4, exact=False)", "pairflip(0.2)", "symmetric(0.3, inclusive=True)"):
+    for noise in (
+        "symmetric(0.4)",
+        "symmetric(0.4, exact=False)",
+        "pairflip(0.2)",
+        "symmetric(0.3, inclusive=True)",
+    ):
         with subtests.test(noise=noise):
             manifest = toy(noise)
             wrong = manifest.labels != CLEAN
             assert manifest.meta["realised_rate"] == pytest.approx(wrong.mean())
-            assert manifest.meta["per_class_rate"] == pytest.approx([wrong[k == CLEAN].mean() for k in range(3)])
+            assert manifest.meta["per_class_rate"] == pytest.approx(
+                [wrong[k == CLEAN].mean() for k in range(3)]
+            )
 
 
 def test_a_class_without_examples_has_no_rate():
@@ -338,7 +426,9 @@ def test_a_class_without_examples_has_no_rate():
 
 @pytest.mark.parametrize("noise", ["symmetric(rate=0.4)", "pairflip(rate=0.3)"])
 def test_the_transition_is_that_of_the_noise(noise, tmp_path):
-    np.testing.assert_array_equal(read_manifest(written(toy(noise), tmp_path)).transition, transition(noise, 3))
+    np.testing.assert_array_equal(
+        read_manifest(written(toy(noise), tmp_path)).transition, transition(noise, 3)
+    )
 
 
 def test_the_empirical_transition_is_the_share_of_each_recorded_class():
@@ -348,25 +438,42 @@ def test_the_empirical_transition_is_the_share_of_each_recorded_class():
 
 
 def test_a_class_without_examples_counts_as_clean_in_the_empirical_transition():
-    np.testing.assert_array_equal(toy("pairflip(0.5)", labels=[0, 0, 2, 2]).empirical_transition[1], [0, 1, 0])
+    np.testing.assert_array_equal(
+        toy("pairflip(0.5)", labels=[0, 0, 2, 2]).empirical_transition[1], [0, 1, 0]
+    )
 
 
-@pytest.mark.parametrize(("noise", "seed"), [("symmetric(0.4)", 1), ("symmetric(0.41)", 0), ("symmetric(0.4, exact=False)", 0)])
+@pytest.mark.parametrize(
+    ("noise", "seed"),
+    [("symmetric(0.4)", 1), ("symmetric(0.41)", 0), ("symmetric(0.4, exact=False)", 0)],
+)
 def test_another_noise_or_seed_is_another_manifest(noise, seed):
     assert toy(noise, seed).sha256 != toy().sha256
 
 
-@pytest.mark.parametrize("other", ["symmetric(rate=0.40)", "symmetric(0.4, exact=True, inclusive=False)"])
+@pytest.mark.parametrize(
+    "other", ["symmetric(rate=0.40)", ("symmetric(0.4, exact=True, inclusive=False)")]
+)
 def test_one_meaning_is_one_manifest(other):
     assert toy(other).content == toy().content
 
 
-# A published manifest must be the same bytes on every platform and numpy, for good: whoever moves one of these checksums
-# makes everybody's manifests another data set. They were computed once, by this code, and are not meant to be recomputed.
+# A published manifest must be the same bytes on every platform and numpy, for good: whoever moves
+# one of these checksums makes everybody's manifests another data set. They were computed once, by
+# this code, and are not meant to be recomputed.
 GOLDEN = {
-    ("digits", "symmetric(0.4)"): "a25fee6aeeaa777c50b45b25b2141a89f583455b2113e064d36a5a40bb37b139",
-    ("cifar10", "asymmetric(0.3)"): "fed76c5431b02c4e6650b15260678d5ada785e7a5574ba4a974b63f244dc670e",
-    ("cifar100", "pairflip(0.45)"): "baf87a9ddc142f5bdb3b76d88f1fe029ffcf9c291ca42ff9e6acfa888f070c02",
+    (
+        "digits",
+        "symmetric(0.4)",
+    ): "a25fee6aeeaa777c50b45b25b2141a89f583455b2113e064d36a5a40bb37b139",
+    (
+        "cifar10",
+        "asymmetric(0.3)",
+    ): "fed76c5431b02c4e6650b15260678d5ada785e7a5574ba4a974b63f244dc670e",
+    (
+        "cifar100",
+        "pairflip(0.45)",
+    ): "baf87a9ddc142f5bdb3b76d88f1fe029ffcf9c291ca42ff9e6acfa888f070c02",
 }
 
 
@@ -384,14 +491,20 @@ def test_the_checksum_is_that_of_every_other_byte():
 
 @pytest.mark.parametrize(
     ("name", "noise", "rate"),
-    [("cifar10", "asymmetric(0.3)", 0.15), ("cifar100", "symmetric(0.1)", 0.1), ("cifar100", "asymmetric(0.4)", 0.4)],
+    [
+        ("cifar10", "asymmetric(0.3)", 0.15),
+        ("cifar100", "symmetric(0.1)", 0.1),
+        ("cifar100", "asymmetric(0.4)", 0.4),
+    ],
 )
 def test_the_realised_rate_on_real_labels_is_exact(name, noise, rate):
     assert real(name, noise).meta["realised_rate"] == pytest.approx(rate, abs=1e-12)
 
 
 def test_asymmetric_noise_takes_the_map_of_the_data_where_none_is_named():
-    assert real("cifar10", "asymmetric(0.3)").meta["noise"] == "asymmetric(rate=0.3, map='cifar10')"
+    assert real("cifar10", "asymmetric(0.3)").meta["noise"] == (
+        "asymmetric(rate=0.3, map='cifar10')"
+    )
 
 
 def test_asymmetric_noise_on_data_without_a_map_asks_for_one():
@@ -440,17 +553,27 @@ def test_what_is_not_the_default_stands_in_the_name(subtests):
 
 def test_manifests_that_differ_have_names_that_differ():
     switches = ["", ", inclusive=True", ", exact=False", ", inclusive=True, exact=False"]
-    names = {name_of("digits", f"symmetric({rate}{switch})", seed) for rate in (0.1, 1e-05) for switch in switches for seed in (0, 1)}
+    names = {
+        name_of("digits", f"symmetric({rate}{switch})", seed)
+        for rate in (0.1, 1e-05)
+        for switch in switches
+        for seed in (0, 1)
+    }
     assert len(names) == 16
 
 
 def test_a_manifest_is_named_after_its_data_set(tmp_path):
-    dataset = Dataset("x", "", TOY.classes, TOY.shape, 60, 10, "mlp", "digits", path=tmp_path / "my set (2).npz")
+    dataset = Dataset(
+        "x", "", TOY.classes, TOY.shape, 60, 10, "mlp", "digits", path=tmp_path / "my set (2).npz"
+    )
     assert file_name(toy(), dataset) == "x-sym0.4-s0.csv"
 
 
 def test_a_path_is_no_part_of_the_identity_of_a_manifest(tmp_path):
-    here, there = (Manifest({**toy().meta, "path": place}, toy().labels, toy().clean_labels) for place in ("a/x.npz", "b/x.npz"))
+    here, there = (
+        Manifest({**toy().meta, "path": place}, toy().labels, toy().clean_labels)
+        for place in ("a/x.npz", "b/x.npz")
+    )
     assert here.identity == there.identity == toy().identity and here.sha256 != there.sha256
     assert here.lies_at(written(there, tmp_path))
 
@@ -462,7 +585,9 @@ def test_a_path_is_no_part_of_the_identity_of_a_manifest(tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "fashionmnist"])
 def test_the_packaged_labels_are_those_of_the_real_data(name):
     with np.load(Path(DATA).expanduser() / f"{name}.npz") as archive:
-        np.testing.assert_array_equal(read_labels(DATASETS[name], Path(), offline=True).labels, archive["train_labels"])
+        np.testing.assert_array_equal(
+            read_labels(DATASETS[name], Path(), offline=True).labels, archive["train_labels"]
+        )
 
 
 def test_the_packaged_labels_have_every_class_and_every_example(subtests):
@@ -511,7 +636,9 @@ def test_without_a_nominal_rate_it_is_the_realised_one():
 
 def test_a_rate_that_nobody_knows_is_refused():
     made = toy()
-    manifest = Manifest({**made.meta, "nominal_rate": None, "realised_rate": None}, made.labels, np.full(60, -1))
+    manifest = Manifest(
+        {**made.meta, "nominal_rate": None, "realised_rate": None}, made.labels, np.full(60, -1)
+    )
     with pytest.raises(LanguageError, match="does not know"):
         resolve(LOSSES, "el", manifest)
 
@@ -544,12 +671,22 @@ def test_a_loss_that_holds_the_truth_is_an_oracle(subtests):
 
 
 def test_the_share_of_incorrect_labels_as_people_type_it_is_the_truth_too(subtests):
-    for eps, oracle in ((0.2, True), (0.202, True), (0.2020, True), (0.21, False), (0.19, False), (0.3, False)):
+    for eps, oracle in (
+        (0.2, True),
+        (0.202, True),
+        (0.2020, True),
+        (0.21, False),
+        (0.19, False),
+        (0.3, False),
+    ):
         with subtests.test(eps=eps):
             manifest = digits_asymmetric()
             assert manifest.meta["realised_rate"] == pytest.approx(0.20200463)
             assert is_oracle(LOSSES, LOSSES.normal(f"el(eps={eps})"), manifest) is oracle
-            assert is_oracle(STRATEGIES, STRATEGIES.normal(f"coteaching(rate={eps})"), manifest) is oracle
+            assert (
+                is_oracle(STRATEGIES, STRATEGIES.normal(f"coteaching(rate={eps})"), manifest)
+                is oracle
+            )
             assert not is_oracle(LOSSES, LOSSES.normal("el(eps=inf)"), manifest)
 
 
@@ -561,19 +698,29 @@ def test_auto_is_the_rate_for_el_and_the_share_of_incorrect_labels_for_strategie
     for registry, text, key in [
         (LOSSES, "el", "eps"),
         (LOSSES, "el(eps=overall)", "eps"),
-        *((STRATEGIES, name, "rate") for name in ("coteaching", "coteaching_plus", "jocor", "curriculum")),
+        *(
+            (STRATEGIES, name, "rate")
+            for name in ("coteaching", "coteaching_plus", "jocor", "curriculum")
+        ),
         (STRATEGIES, "jocor(rate=overall)", "rate"),
     ]:
         resolved = resolve(registry, text, manifest)
         expected[text] = dict(resolved.kwargs)[key]
         assert is_oracle(registry, resolved, manifest)
-        assert with_auto(registry, resolved, manifest) == registry.canonical(text).replace("rate=overall", "rate=auto")
+        assert with_auto(registry, resolved, manifest) == registry.canonical(text).replace(
+            "rate=overall", "rate=auto"
+        )
     assert expected.pop("el") == 0.4 and set(expected.values()) == {share}
 
 
 @pytest.mark.parametrize(
     ("noise", "share"),
-    [("symmetric(0.4)", 0.4), ("symmetric(0.4, inclusive=True)", 0.4 * 2 / 3), ("pairflip(0.45)", 0.45), ("symmetric(0)", 0)],
+    [
+        ("symmetric(0.4)", 0.4),
+        ("symmetric(0.4, inclusive=True)", 0.4 * 2 / 3),
+        ("pairflip(0.45)", 0.45),
+        ("symmetric(0)", 0),
+    ],
 )
 def test_the_expected_share_is_that_of_the_transition_matrix(noise, share):
     assert toy(noise).expected_share == pytest.approx(share, abs=1e-6)
@@ -590,8 +737,14 @@ def test_the_expected_share_counts_verified_labels_as_correct_and_rounded_down_c
     assert verified.expected_share == pytest.approx(verified.meta["realised_rate"], abs=0.01)
     assert verified.expected_share < 0.6 * digits_asymmetric().expected_share
     rounded = make_manifest(data, "symmetric(0.4, exact_over='pair')")
-    assert rounded.expected_share == rounded.meta["realised_rate"] == pytest.approx(0.361, abs=0.001)
-    hundred = toy("symmetric(0.1, exact_over='pair')", labels=np.arange(5000) % 100, classes=tuple(map(str, range(100))))
+    assert (
+        rounded.expected_share == rounded.meta["realised_rate"] == pytest.approx(0.361, abs=0.001)
+    )
+    hundred = toy(
+        "symmetric(0.1, exact_over='pair')",
+        labels=np.arange(5000) % 100,
+        classes=tuple(map(str, range(100))),
+    )
     assert hundred.expected_share == 0 and hundred.meta["nominal_rate"] == 0.1
 
 
@@ -599,7 +752,9 @@ def test_a_transition_typed_to_some_digits_is_the_truth_too():
     ten, typed = real("digits", "symmetric(0.4)"), {}
     for digits in (2, 3, 4):
         off = round(0.4 / 9, digits)
-        rows = [[round(1 - 9 * off, digits) if i == j else off for j in range(10)] for i in range(10)]
+        rows = [
+            [round(1 - 9 * off, digits) if i == j else off for j in range(10)] for i in range(10)
+        ]
         typed[digits] = is_oracle(LOSSES, LOSSES.normal(f"forward(ce, T={rows})"), ten)
     assert typed == {2: False, 3: True, 4: True}  # 0.04 and 0.64 are the matrix of another rate
     little = toy("symmetric(0.008)", labels=np.arange(6000) % 3)

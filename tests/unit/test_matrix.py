@@ -1,4 +1,6 @@
-"""Any transition matrix out of a file: every way of writing it means one T, and whatever is no T is refused by its row."""
+"""Any transition matrix out of a file: every way of writing it means one T, and whatever is no T is
+refused by its row.
+"""
 
 import hashlib
 import io
@@ -27,11 +29,16 @@ CLEAN = np.arange(300) % 3
 
 
 def csv(table, above=(), left=(), order=None):
-    """Rows of numbers, with names above and at the left where given, in another order of the classes where given."""
+    """Rows of numbers, with names above and at the left where given, in another order of the
+    classes where given.
+    """
     order = list(range(len(table)) if order is None else order)
     quoted = ['"' + str(name).replace('"', '""') + '"' for name in (*above, *left)]
     above, left = quoted[: len(above)], quoted[len(above) :]
-    lines = [",".join([*([left[k]] if left else []), *(repr(float(table[k, j])) for j in order)]) for k in order]
+    lines = [
+        ",".join([*([left[k]] if left else []), *(repr(float(table[k, j])) for j in order)])
+        for k in order
+    ]
     head = [",".join([*([""] if left else []), *(above[j] for j in order)])] if above else []
     return ("\n".join([*head, *lines]) + "\n").encode()
 
@@ -104,16 +111,23 @@ def test_every_way_of_writing_a_matrix_means_the_same(tmp_path, case):
 @given(st.integers(2, 5), st.data())
 def test_any_distributions_come_back_from_every_way_of_writing(tmp_path_factory, num_classes, data):
     cells = st.one_of(st.just(0.0), st.floats(0, 1, allow_subnormal=False))
-    rows = st.lists(cells, min_size=num_classes, max_size=num_classes).filter(lambda row: sum(row) > 1e-3)
+    rows = st.lists(cells, min_size=num_classes, max_size=num_classes).filter(
+        lambda row: sum(row) > 1e-3
+    )
     table = np.array(data.draw(st.lists(rows, min_size=num_classes, max_size=num_classes)))
     table, classes = table / table.sum(1, keepdims=True), tuple("abcde"[:num_classes])
     folder = tmp_path_factory.mktemp("T")
     for name, content in forms(table, classes).items():
-        np.testing.assert_allclose(read(folder, name, content, classes), table, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            read(folder, name, content, classes), table, atol=1e-12, err_msg=name
+        )
 
 
 def test_a_class_without_a_row_stays_clean(tmp_path):
-    np.testing.assert_array_equal(read(tmp_path, "T.yaml", b"cat: {dog: 0.25, cat: 0.75}"), [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(
+        read(tmp_path, "T.yaml", b"cat: {dog: 0.25, cat: 0.75}"),
+        [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1]],
+    )
 
 
 def test_an_empty_mapping_leaves_every_class_clean(tmp_path):
@@ -121,13 +135,18 @@ def test_an_empty_mapping_leaves_every_class_clean(tmp_path):
 
 
 def test_the_name_of_a_class_wins_over_its_number(tmp_path):
-    np.testing.assert_array_equal(read(tmp_path, "T.yaml", b"'1': {'0': 1}", ("1", "0")), [[0, 1], [0, 1]])
+    np.testing.assert_array_equal(
+        read(tmp_path, "T.yaml", b"'1': {'0': 1}", ("1", "0")), [[0, 1], [0, 1]]
+    )
 
 
 def test_a_row_may_miss_one_by_rounding(tmp_path, case):
     for last in [0.3 + 9e-7, 0.3 - 9e-7]:
         with case(last=last):
-            assert read(tmp_path, "T.csv", csv(np.array([[0.7, last], [0, 1]])), ("a", "b"))[0, 1] == last
+            assert (
+                read(tmp_path, "T.csv", csv(np.array([[0.7, last], [0, 1]])), ("a", "b"))[0, 1]
+                == last
+            )
 
 
 # What is no T
@@ -141,33 +160,81 @@ def changed(row, *values):
 
 DEEP = b"[" * 200 + b"]" * 200
 REFUSED = {
-    "a row that sums to 0.9": ("T.csv", csv(changed(1, 0.4, 0.5, 0)), "row 'dog' sums to 0.9, not to 1: divide each row by its sum"),
-    "an empty row": ("T.csv", csv(changed(1, 0, 0, 0)), "row 'dog' sums to 0, not to 1: a class that never flips has 1"),
-    "a negative share": ("T.npy", npy(changed(1, -0.1, 1.1, 0)), "row 'dog' holds a negative probability, -0.1"),
+    "a row that sums to 0.9": (
+        "T.csv",
+        csv(changed(1, 0.4, 0.5, 0)),
+        "row 'dog' sums to 0.9, not to 1: divide each row by its sum",
+    ),
+    "an empty row": (
+        "T.csv",
+        csv(changed(1, 0, 0, 0)),
+        "row 'dog' sums to 0, not to 1: a class that never flips has 1",
+    ),
+    "a negative share": (
+        "T.npy",
+        npy(changed(1, -0.1, 1.1, 0)),
+        "row 'dog' holds a negative probability, -0.1",
+    ),
     "a NaN": ("T.csv", csv(changed(0, np.nan, 1, 0)), "row 'cat' holds a value that is not finite"),
-    "an infinity": ("T.npy", npy(changed(0, np.inf, 0, 0)), "row 'cat' holds a value that is not finite"),
-    "counts": ("T.csv", csv(changed(1, 3, 40, 7)), "row 'dog' sums to 50, not to 1: divide each row by its sum"),
+    "an infinity": (
+        "T.npy",
+        npy(changed(0, np.inf, 0, 0)),
+        "row 'cat' holds a value that is not finite",
+    ),
+    "counts": (
+        "T.csv",
+        csv(changed(1, 3, 40, 7)),
+        "row 'dog' sums to 50, not to 1: divide each row by its sum",
+    ),
     "a row that sums to 0.9 in a mapping": ("T.yaml", b"dog: {dog: 0.9}", "row 'dog' sums to 0.9"),
     "too few rows": ("T.csv", csv(T[:2, :2]), r"shape \(2, 2\); the data have 3 classes"),
     "too many": ("T.npy", npy(np.eye(4)), r"shape \(4, 4\); the data have 3 classes"),
     "a vector": ("T.npy", npy(np.ones(3)), r"shape \(3,\)"),
     "a number": ("T.yaml", b"1", r"shape \(\)"),
     "rows of different lengths": ("T.csv", b"1,0,0\n0,1\n0,0,1\n", "is no matrix of numbers"),
-    "a short row under names": ("T.csv", b"cat,dog,2\n1,0,0\n0,1\n0,0,1\n", "row 'dog' has 2 numbers for 3 classes"),
-    "an unknown class": ("T.csv", csv(T, ("cat", "dog", "cow")), "'cow' is no class: classes are cat, dog"),
+    "a short row under names": (
+        "T.csv",
+        b"cat,dog,2\n1,0,0\n0,1\n0,0,1\n",
+        "row 'dog' has 2 numbers for 3 classes",
+    ),
+    "an unknown class": (
+        "T.csv",
+        csv(T, ("cat", "dog", "cow")),
+        "'cow' is no class: classes are cat, dog",
+    ),
     "an unknown class in a mapping": ("T.yaml", b"cow: {dog: 1}", "'cow' is no class"),
     "an unknown recorded class": ("T.yaml", b"dog: {cow: 1}", "'cow' is no class"),
     "a number that is no class": ("T.yaml", b"3: {dog: 1}", "'3' is no class"),
-    "a class twice above": ("T.csv", csv(T, ("cat", "dog", "cat"), CLASSES), "its 3 names are not the 3 classes, each once"),
-    "a class twice at the left": ("T.csv", csv(T, CLASSES, ("cat", "dog", "cat")), "names are not the 3 classes, each once"),
-    "a class by name and by number": ("T.csv", csv(T, CLASSES, ("cat", "dog", "0")), "names are not the 3 classes, each once"),
+    "a class twice above": (
+        "T.csv",
+        csv(T, ("cat", "dog", "cat"), CLASSES),
+        "its 3 names are not the 3 classes, each once",
+    ),
+    "a class twice at the left": (
+        "T.csv",
+        csv(T, CLASSES, ("cat", "dog", "cat")),
+        "names are not the 3 classes, each once",
+    ),
+    "a class by name and by number": (
+        "T.csv",
+        csv(T, CLASSES, ("cat", "dog", "0")),
+        "names are not the 3 classes, each once",
+    ),
     "a row twice in a mapping": ("T.yaml", b"cat: {dog: 1}\ncat: {cat: 1}\n", "twice|once"),
-    "a row by name and by number in a mapping": ("T.yaml", b"cat: {dog: 1}\n0: {cat: 1}\n", "twice|once"),
+    "a row by name and by number in a mapping": (
+        "T.yaml",
+        b"cat: {dog: 1}\n0: {cat: 1}\n",
+        "twice|once",
+    ),
     "a recorded class twice": ("T.yaml", b"cat: {dog: 0.5, cat: 0.5, 0: 0}\n", "twice|once"),
     "words": ("T.csv", b"a,b,c\nd,e,f\ng,h,i\n", "is no matrix of numbers"),
     "a row that is no mapping": ("T.yaml", b"cat: [1, 0, 0]", "row 'cat' must be a mapping"),
     "a list for a share": ("T.yaml", b"cat: {cat: [1]}", "is no matrix of numbers"),
-    "a number too large": ("T.yaml", b"cat: {cat: 1" + b"0" * 400 + b"}", "row 'cat' holds a value that is not finite"),
+    "a number too large": (
+        "T.yaml",
+        b"cat: {cat: 1" + b"0" * 400 + b"}",
+        "row 'cat' holds a value that is not finite",
+    ),
     "complex numbers": ("T.npy", npy(np.eye(3) * (1 + 1j)), "is no matrix of numbers"),
     "nothing": ("T.csv", b"", "it is empty"),
     "blank lines": ("T.csv", b"\n , \n\n", "it is empty"),
@@ -199,7 +266,10 @@ def test_what_is_no_matrix_is_refused_in_one_line_that_names_the_file(tmp_path, 
 
 
 def test_a_header_that_promises_too_much_is_refused(tmp_path):
-    head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 3), }".ljust(117) + b"\n"
+    head = (
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 3), }".ljust(117)
+        + b"\n"
+    )
     with pytest.raises(DataError, match="is no matrix of numbers"):
         read(tmp_path, "T.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
 
@@ -212,7 +282,9 @@ for text in ('[' * 100_000, '[' * 100_000 + ']' * 100_000, '{a: ' * 50_000 + '}'
     try: read_matrix('T.yaml', ('a', 'b'))
     except DataError: print('refused')
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "refused\n" * 3), done.stderr[-300:]
 
 
@@ -252,7 +324,12 @@ def test_exact_counts_are_the_default_and_each_label_by_itself_is_asked_for(file
 
 
 @LIGHT
-@given(st.integers(0, 2**31), st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3).filter(any), min_size=3, max_size=3))
+@given(
+    st.integers(0, 2**31),
+    st.lists(
+        st.lists(st.integers(0, 3), min_size=3, max_size=3).filter(any), min_size=3, max_size=3
+    ),
+)
 def test_labels_go_only_where_a_matrix_allows(tmp_path_factory, seed, counts):
     table = np.array(counts) / np.sum(counts, 1, keepdims=True)
     path = tmp_path_factory.mktemp("T") / "T.npy"
@@ -296,7 +373,9 @@ def test_a_text_without_a_file_is_refused(case):
 
 def test_the_command_line_takes_a_matrix_by_class_names(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cats.yaml").write_text("cat: {dog: 0.3, cat: 0.7}\ntruck: {automobile: 0.1, truck: 0.9}\n")
+    (tmp_path / "cats.yaml").write_text(
+        "cat: {dog: 0.3, cat: 0.7}\ntruck: {automobile: 0.1, truck: 0.9}\n"
+    )
     assert main(["corrupt", "cifar10", "--matrix", "cats.yaml", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert dict(zip(DATASETS["cifar10"].classes, made["per_class_rate"], strict=True)) == {

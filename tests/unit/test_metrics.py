@@ -1,4 +1,6 @@
-"""Metrics against torchmetrics, scikit-learn and numbers made by hand; predictions as they lie on disk."""
+"""Metrics against torchmetrics, scikit-learn and numbers made by hand; predictions as they lie on
+disk.
+"""
 
 from inspect import signature
 
@@ -65,7 +67,13 @@ def test_ece_is_that_of_torchmetrics(case):
             log_p, labels = a_table(2000, K)
             predicted = log_p.argmax(1)
             ours = metrics.ece(log_p.max(1), predicted == labels)
-            theirs = multiclass_calibration_error(torch.tensor(np.exp(log_p)), torch.tensor(labels), K, n_bins=metrics.ECE_BINS, norm="l1")
+            theirs = multiclass_calibration_error(
+                torch.tensor(np.exp(log_p)),
+                torch.tensor(labels),
+                K,
+                n_bins=metrics.ECE_BINS,
+                norm="l1",
+            )
             assert ours == pytest.approx(float(theirs), abs=1e-5)
 
 
@@ -83,14 +91,18 @@ def test_ece_of_two_bins_by_hand():
 def test_ece_keeps_neighbouring_bins_apart():
     confidence = (np.arange(metrics.ECE_BINS) + 0.5) / metrics.ECE_BINS
     right = np.arange(metrics.ECE_BINS) % 2 == 0
-    assert metrics.ece(np.log(confidence), right) == pytest.approx(np.abs(right - confidence).mean())
+    assert metrics.ece(np.log(confidence), right) == pytest.approx(
+        np.abs(right - confidence).mean()
+    )
 
 
 def test_auroc_is_that_of_scikit_learn_ties_included(case):
     for values in [3, 15, 100_000]:
         with case(values=values):
             score, positive = scores_with_ties(values=values)
-            assert metrics.auroc(score, positive) == pytest.approx(reference.roc_auc_score(positive, score), abs=1e-12)
+            assert metrics.auroc(score, positive) == pytest.approx(
+                reference.roc_auc_score(positive, score), abs=1e-12
+            )
 
 
 def test_average_precision_is_that_of_scikit_learn_ties_included(case):
@@ -106,7 +118,9 @@ def test_best_f1_is_the_best_of_scikit_learn_over_thresholds(case):
     for values in [3, 15, 100_000]:
         with case(values=values):
             score, positive = scores_with_ties(values=values)
-            best = max(reference.f1_score(positive, score >= threshold) for threshold in np.unique(score))
+            best = max(
+                reference.f1_score(positive, score >= threshold) for threshold in np.unique(score)
+            )
             assert metrics.best_f1(score, positive) == pytest.approx(best, abs=1e-12)
 
 
@@ -115,7 +129,9 @@ def test_ties_make_the_order_of_examples_irrelevant(case):
         with case(measure=measure):
             score, positive = scores_with_ties(values=4)
             order = np.random.default_rng(1).permutation(len(score))
-            assert measure(score[order], positive[order]) == pytest.approx(measure(score, positive), abs=1e-12)
+            assert measure(score[order], positive[order]) == pytest.approx(
+                measure(score, positive), abs=1e-12
+            )
 
 
 def test_without_a_positive_there_is_nothing_to_detect(case):
@@ -134,7 +150,9 @@ def test_average_precision_and_f1_are_those_of_scikit_learns_whole_curve(case):
         with case(values=values):
             score, positive = scores_with_ties(values=values)
             precision, recall, _ = reference.precision_recall_curve(positive, score)
-            assert metrics.average_precision(score, positive) == pytest.approx(-np.sum(np.diff(recall) * precision[:-1]), abs=1e-12)
+            assert metrics.average_precision(score, positive) == pytest.approx(
+                -np.sum(np.diff(recall) * precision[:-1]), abs=1e-12
+            )
             f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
             assert metrics.best_f1(score, positive) == pytest.approx(f1.max(), abs=1e-12)
 
@@ -149,22 +167,37 @@ def test_precision_at_n_is_scikit_learns_precision_of_the_first_n_without_ties(c
 
 
 def test_of_equal_scores_the_first_examples_count():
-    score, positive = np.array([1.0, 2.0, 1.0, 1.0, 1.0]), np.array([False, True, True, False, True])
-    assert [metrics.precision_at(n, score, positive) for n in range(7)] == [None, 1, 1 / 2, 2 / 3, 2 / 4, 3 / 5, None]
+    score, positive = (
+        np.array([1.0, 2.0, 1.0, 1.0, 1.0]),
+        np.array([False, True, True, False, True]),
+    )
+    assert [metrics.precision_at(n, score, positive) for n in range(7)] == [
+        None,
+        1,
+        1 / 2,
+        2 / 3,
+        2 / 4,
+        3 / 5,
+        None,
+    ]
 
 
 def test_precision_at_the_number_of_positives_is_where_precision_and_recall_meet():
     score, positive = scores_with_ties(values=10**12)
     precision, recall, _ = reference.precision_recall_curve(positive, score)
     meeting = precision[np.abs(precision - recall).argmin()]
-    assert metrics.detection(score, positive)["precision_at"]["wrong"] == pytest.approx(meeting, abs=1e-12)
+    assert metrics.detection(score, positive)["precision_at"]["wrong"] == pytest.approx(
+        meeting, abs=1e-12
+    )
 
 
 def test_chance_is_the_share_of_positives_and_every_precision_over_all_examples():
     score, positive = scores_with_ties(n=1000)
     said = metrics.detection(score, positive)
     assert said["chance"] == said["precision_at"]["1000"] == positive.mean()
-    assert metrics.detection(score[:999], positive[:999])["precision_at"]["1000"] is None, "there are fewer examples"
+    assert metrics.detection(score[:999], positive[:999])["precision_at"]["1000"] is None, (
+        "there are fewer examples"
+    )
 
 
 def test_where_every_label_is_wrong_each_first_one_is():
@@ -179,11 +212,16 @@ def test_without_a_wrong_label_nothing_is_found():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12), st.integers(1, 12))
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=12),
+    st.integers(1, 12),
+)
 def test_precision_at_n_counts_the_first_n_of_the_order_by_score_then_index(pairs, n):
     score, positive = np.array([s for s, _ in pairs], float), np.array([p for _, p in pairs])
     first = sorted(range(len(pairs)), key=lambda i: (-score[i], i))[:n]
-    expected = pytest.approx(np.mean(positive[first])) if len(pairs) >= n and positive.any() else None
+    expected = (
+        pytest.approx(np.mean(positive[first])) if len(pairs) >= n and positive.any() else None
+    )
     assert metrics.precision_at(n, score, positive) == expected
 
 
@@ -199,20 +237,30 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(pairs):
 def test_a_confidence_at_an_edge_counts_to_the_bin_below_it():
     edges = np.repeat(np.arange(1, metrics.ECE_BINS + 1) / metrics.ECE_BINS, 3)
     right = np.arange(len(edges)) % 7 < 4
-    below = np.repeat(((1 - edges + 1e-7) / 15)[:, None], 16, axis=1)  # of 16 classes the first is the likeliest, by a hair less
+    # of 16 classes the first is the likeliest, by a hair less
+    below = np.repeat(((1 - edges + 1e-7) / 15)[:, None], 16, axis=1)
     below[:, 0] = edges - 1e-7
-    theirs = multiclass_calibration_error(torch.tensor(below), torch.tensor(np.where(right, 0, 1)), 16, n_bins=metrics.ECE_BINS)
+    theirs = multiclass_calibration_error(
+        torch.tensor(below), torch.tensor(np.where(right, 0, 1)), 16, n_bins=metrics.ECE_BINS
+    )
     assert metrics.ece(np.log(edges), right) == pytest.approx(float(theirs), abs=1e-6)
     assert metrics.calibration(edges, right)[0].tolist() == [3] * metrics.ECE_BINS
 
 
-@pytest.mark.skipif("labels" not in signature(reference.brier_score_loss).parameters, reason="scikit-learn knows no classes here yet")
+@pytest.mark.skipif(
+    "labels" not in signature(reference.brier_score_loss).parameters,
+    reason="scikit-learn knows no classes here yet",
+)
 @pytest.mark.parametrize("K", [2, 10, 200])
 def test_the_brier_score_is_that_of_scikit_learn(K):
     log_p, labels = a_table(600, K)
     p = np.exp(log_p.astype(np.float64))
-    theirs = reference.brier_score_loss(labels, p / p.sum(1, keepdims=True), labels=range(K), scale_by_half=False)
-    assert metrics.brier((p**2).sum(1), log_p[np.arange(600), labels]) == pytest.approx(theirs, abs=1e-6)
+    theirs = reference.brier_score_loss(
+        labels, p / p.sum(1, keepdims=True), labels=range(K), scale_by_half=False
+    )
+    assert metrics.brier((p**2).sum(1), log_p[np.arange(600), labels]) == pytest.approx(
+        theirs, abs=1e-6
+    )
     said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
     assert said["brier"] == pytest.approx(theirs, abs=2e-4)  # float16 on disk
 
@@ -222,7 +270,9 @@ def test_brier_is_0_for_certain_and_right_and_2_for_certain_and_wrong(case):
         with case(p=p, score=score):
             with np.errstate(divide="ignore"):
                 log_p, labels = np.log(np.array([p], np.float32)), np.array([1])
-            assert metrics.of_test(Predictions.of(log_p, labels, labels), labels, 3)["brier"] == pytest.approx(score, abs=1e-3)
+            assert metrics.of_test(Predictions.of(log_p, labels, labels), labels, 3)[
+                "brier"
+            ] == pytest.approx(score, abs=1e-3)
 
 
 def test_the_probability_of_the_right_class_is_a_mean_over_images(case):
@@ -230,8 +280,13 @@ def test_the_probability_of_the_right_class_is_a_mean_over_images(case):
         with case(K=K):
             log_p, labels = a_table(400, K)
             said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
-            assert said["p_true"] == pytest.approx(np.exp(log_p)[np.arange(400), labels].mean(), rel=2e-3)  # float16 on disk
-            assert abs(said["p_true"] - said["top1"]) > 0.01 and said["p_true"] >= np.exp(-said["nll"])
+            # float16 on disk
+            assert said["p_true"] == pytest.approx(
+                np.exp(log_p)[np.arange(400), labels].mean(), rel=2e-3
+            )
+            assert abs(said["p_true"] - said["top1"]) > 0.01 and said["p_true"] >= np.exp(
+                -said["nll"]
+            )
 
 
 def test_of_an_older_file_of_many_classes_there_is_no_brier_score():
@@ -264,7 +319,9 @@ def test_top5_is_that_of_scikit_learn(case):
         with case(K=K):
             log_p, labels = a_table(600, K)
             said = metrics.of_test(Predictions.of(log_p, labels, labels), labels, K)
-            assert said["top5"] == pytest.approx(reference.top_k_accuracy_score(labels, log_p, k=5, labels=range(K)))
+            assert said["top5"] == pytest.approx(
+                reference.top_k_accuracy_score(labels, log_p, k=5, labels=range(K))
+            )
 
 
 def test_there_is_no_top5_among_five_classes_or_fewer(case):
@@ -300,7 +357,9 @@ def test_detection_ranks_by_minus_log_p_of_the_recorded_label():
     recorded = np.where(rng.random(300) < 0.4, rng.integers(0, 10, 300), clean)
     said = metrics.of_training(Predictions.of(log_p, recorded, clean), recorded, clean)
     suspicion = -log_p[np.arange(300), recorded].astype(np.float16)
-    assert said["detection"]["auroc"] == pytest.approx(reference.roc_auc_score(recorded != clean, suspicion))
+    assert said["detection"]["auroc"] == pytest.approx(
+        reference.roc_auc_score(recorded != clean, suspicion)
+    )
 
 
 def test_unknown_clean_labels_are_left_out_and_images_of_no_class_are_wrong():
@@ -312,8 +371,12 @@ def test_unknown_clean_labels_are_left_out_and_images_of_no_class_are_wrong():
     suspicion, wrong = -log_p[np.arange(300), labels].astype(np.float16)[known], clean[known] == -2
     assert found["chance"] == 40 / 210
     assert found["auroc"] == pytest.approx(reference.roc_auc_score(wrong, suspicion))
-    assert found["average_precision"] == pytest.approx(reference.average_precision_score(wrong, suspicion))
-    assert found["precision_at"]["wrong"] == wrong[np.argsort(-suspicion, kind="stable")[:40]].mean()
+    assert found["average_precision"] == pytest.approx(
+        reference.average_precision_score(wrong, suspicion)
+    )
+    assert (
+        found["precision_at"]["wrong"] == wrong[np.argsort(-suspicion, kind="stable")[:40]].mean()
+    )
 
 
 def test_training_accuracy_is_said_for_recorded_and_for_clean_labels():
@@ -333,7 +396,12 @@ def test_nothing_wrong_means_nothing_memorised_and_nothing_detected():
 def test_without_clean_labels_only_the_recorded_ones_count():
     said = of_training(np.arange(8), np.full(8, -1))
     assert said["recorded"] is not None
-    assert (said["clean"], said["memorised"], said["wrong_labels"], said["detection"]["auroc"]) == (None, None, None, None)
+    assert (said["clean"], said["memorised"], said["wrong_labels"], said["detection"]["auroc"]) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def stored(log_p, recorded, clean):
@@ -349,7 +417,9 @@ def test_predictions_come_back_from_disk_unchanged(case):
             clean = np.where(np.arange(60) % 3 == 0, -1, (recorded + 1) % K)
             before, after = stored(log_p, recorded, clean)
             for name in ("classes", "log_p", "recorded_log_p", "clean_log_p", "squared"):
-                np.testing.assert_array_equal(getattr(after, name), getattr(before, name), err_msg=name)
+                np.testing.assert_array_equal(
+                    getattr(after, name), getattr(before, name), err_msg=name
+                )
 
 
 def test_every_class_is_kept_up_to_a_hundred(case):
@@ -366,7 +436,9 @@ def test_metrics_from_disk_are_those_from_memory(case):
             log_p, recorded = a_table(200, K)
             clean = np.where(np.arange(200) % 4 == 0, (recorded + 1) % K, recorded)
             before, after = stored(log_p, recorded, clean)
-            assert metrics.of_training(after, recorded, clean) == metrics.of_training(before, recorded, clean)
+            assert metrics.of_training(after, recorded, clean) == metrics.of_training(
+                before, recorded, clean
+            )
             assert metrics.of_test(after, clean, K) == metrics.of_test(before, clean, K)
 
 
@@ -374,7 +446,10 @@ def test_the_arrays_on_disk_are_half_precision(case):
     for K in [10, 200]:
         with case(K=K):
             log_p, labels = a_table(20, K)
-            kinds = {array.dtype for array in Predictions.of(log_p, labels, labels).arrays("test").values()}
+            kinds = {
+                array.dtype
+                for array in Predictions.of(log_p, labels, labels).arrays("test").values()
+            }
             assert kinds == {np.dtype(np.uint16), np.dtype(np.float16)}
 
 
@@ -412,7 +487,13 @@ def test_the_numbers_of_a_run_are_those_of_its_parts():
     log_p, labels = a_table(50, 10)
     said = Predictions.of(log_p, labels, labels)
     first, rest = np.arange(50) < 40, np.arange(50) >= 40
-    run = metrics.of_run(said, said, {"recorded": labels, "clean": labels, "test": labels}, 10, {"train": first, "val": rest})
+    run = metrics.of_run(
+        said,
+        said,
+        {"recorded": labels, "clean": labels, "test": labels},
+        10,
+        {"train": first, "val": rest},
+    )
     assert run == {
         "test": metrics.of_test(said, labels, 10),
         "train": metrics.of_training(said.take(first), labels[first], labels[first]),

@@ -19,7 +19,10 @@ def test_shares_are_of_the_beta_distribution_and_orders_permute() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = [Mixture.draw(5, 4.0, generator) for _ in range(3000)]
     shares = np.array([each.share for each in drawn])
-    assert shares.mean() == pytest.approx(0.5, abs=0.01) and shares.var() == pytest.approx(1 / 36, abs=0.002)  # 1 / (4 (2 alpha + 1))
+    # 1 / (4 (2 alpha + 1))
+    assert shares.mean() == pytest.approx(0.5, abs=0.01) and shares.var() == pytest.approx(
+        1 / 36, abs=0.002
+    )
     assert all(sorted(each.order.tolist()) == list(range(5)) for each in drawn[:20])
     assert len({tuple(each.order.tolist()) for each in drawn}) == 120
     own = [Mixture.draw(5, 4.0, generator, own=True).share for _ in range(500)]
@@ -61,15 +64,20 @@ def test_an_average_follows_a_network() -> None:
     for _ in range(3):
         follow(average, network, 0.9)
     torch.testing.assert_close(average["0.weight"], first["0.weight"] + 1 - 0.9**3)
-    torch.testing.assert_close(average["1.running_mean"], first["1.running_mean"] + 2 * (1 - 0.9**3))
+    torch.testing.assert_close(
+        average["1.running_mean"], first["1.running_mean"] + 2 * (1 - 0.9**3)
+    )
     assert average["1.num_batches_tracked"] == 7
 
 
-def test_elr_plus_remembers_what_the_other_ones_average_says(make_trainer: Callable[..., Trainer]) -> None:
+def test_elr_plus_remembers_what_the_other_ones_average_says(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     trainer = make_trainer(strategy="elr_plus(beta=0.6, decay=0.5, average_ramp=0)")
     strategy, index = trainer.strategy, trainer.batches[0]
     images = next(iter(trainer.train.plain(index)))
-    says = [trainer.ask(images, number).exp().clamp(1e-4, 1 - 1e-4) for number in range(2)]  # at first the average is the network
+    # at first the average is the network
+    says = [trainer.ask(images, number).exp().clamp(1e-4, 1 - 1e-4) for number in range(2)]
     trainer.make_step()
     for number in range(2):
         other = says[1 - number] / says[1 - number].sum(1, keepdim=True)
@@ -79,7 +87,9 @@ def test_elr_plus_remembers_what_the_other_ones_average_says(make_trainer: Calla
     now = [network.state_dict()[name].clone() for network in trainer.networks]
     trainer.make_step()
     for number in range(2):
-        torch.testing.assert_close(strategy.state["averages"][number][name], (averages[number] + now[number]) / 2)
+        torch.testing.assert_close(
+            strategy.state["averages"][number][name], (averages[number] + now[number]) / 2
+        )
 
 
 def test_elr_plus_pulls_towards_the_mixed_memory(make_trainer: Callable[..., Trainer]) -> None:
@@ -107,7 +117,9 @@ def test_elr_plus_without_a_pull_is_two_mixups(make_trainer: Callable[..., Train
     assert same(trained(0, 0.7), trained(0, 0.1)) and not same(trained(0, 0.7), trained(3, 0.7))
 
 
-def test_elr_plus_lets_its_average_follow_closely_at_first(make_trainer: Callable[..., Trainer]) -> None:
+def test_elr_plus_lets_its_average_follow_closely_at_first(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     trainer = make_trainer(strategy="elr_plus(decay=0.9, average_ramp=1)", epochs=4)
     name = next(iter(trainer.networks[0].state_dict()))
     for epoch in (1, 2):
@@ -116,7 +128,9 @@ def test_elr_plus_lets_its_average_follow_closely_at_first(make_trainer: Callabl
         now = trainer.networks[0].state_dict()[name].clone()
         trainer.make_step()
         decay = 0.9 * np.exp(-5 * (1 - (epoch - 1) / 4) ** 2)
-        torch.testing.assert_close(trainer.strategy.state["averages"][0][name], decay * before + (1 - decay) * now)
+        torch.testing.assert_close(
+            trainer.strategy.state["averages"][0][name], decay * before + (1 - decay) * now
+        )
         while trainer.step < trainer.steps_per_epoch:
             trainer.make_step()
         trainer.end_training()

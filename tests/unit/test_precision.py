@@ -67,4 +67,7 @@ def test_the_key_holds_what_auto_was(tmp_path: Path, machine) -> None:
     manifest = desk.plan().manifest
     run = plan_run(Wish(), desk.dataset, manifest, desk.images.fingerprint)
     assert run.precision == run.config["precision"] == "bf16"
-    assert run.key == plan_run(Wish(precision="bf16"), desk.dataset, manifest, desk.images.fingerprint).key
+    assert (
+        run.key
+        == plan_run(Wish(precision="bf16"), desk.dataset, manifest, desk.images.fingerprint).key
+    )

@@ -24,14 +24,18 @@ ASKED = (
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_a_folder_leads_back_to_its_run(tmp_path: Path, asked: str) -> None:
-    assert main(["-q", "-C", str(tmp_path), "train", "digits", *asked.split(), "--epochs", "1"]) == 0
+    assert (
+        main(["-q", "-C", str(tmp_path), "train", "digits", *asked.split(), "--epochs", "1"]) == 0
+    )
     (folder,) = run_folders([tmp_path])
     assert rebuild(folder, Workspace(tmp_path)).key == folder.record()["key"]
 
 
 @pytest.fixture
 def trained(tmp_path: Path) -> RunFolder:
-    assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1"]) == 0
+    assert (
+        main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1"]) == 0
+    )
     return run_folders([tmp_path])[0]
 
 

@@ -23,8 +23,17 @@ from noisebench.runs.folder import RunFolder, run_folders
 SYM, ASYM = "symmetric(rate=0.4)", "asymmetric(rate=0.4, map='digits')"
 
 
-def add(root: Path, method: str = "ce", noise: str = SYM, seed: int = 0, last: float = 0.5, **more: object) -> RunFolder:
-    """A finished run's folder with the one number that matters; `more` replaces parts of the record."""
+def add(
+    root: Path,
+    method: str = "ce",
+    noise: str = SYM,
+    seed: int = 0,
+    last: float = 0.5,
+    **more: object,
+) -> RunFolder:
+    """A finished run's folder with the one number that matters; `more` replaces parts of the
+    record.
+    """
     number = len(list(root.glob("*__*")))
     folder = RunFolder(root / f"run__{number:08d}")
     folder.path.mkdir(parents=True)
@@ -60,7 +69,11 @@ def test_a_cell_is_mean_sample_deviation_and_n(tmp_path: Path) -> None:
     for seed, value in enumerate(values):
         add(tmp_path, seed=seed, last=value)
     cell = tables(tmp_path)[0].cells["ce", SYM]
-    assert (cell.mean, cell.std, cell.n) == (pytest.approx(statistics.mean(values)), pytest.approx(statistics.stdev(values)), 3)
+    assert (cell.mean, cell.std, cell.n) == (
+        pytest.approx(statistics.mean(values)),
+        pytest.approx(statistics.stdev(values)),
+        3,
+    )
     assert "63.33 ± 15.28" in report(tmp_path).render("md")
 
 
@@ -87,7 +100,9 @@ def test_runs_that_are_not_alike_are_never_averaged(other: dict, tmp_path: Path)
 
 
 def test_runs_of_different_code_stand_in_a_row_each(tmp_path: Path) -> None:
-    """An edited plugin, a new version of a part or of the noise; a run that failed stands with the latest."""
+    """An edited plugin, a new version of a part or of the noise; a run that failed stands with the
+    latest.
+    """
     old, new = "1:" + "a" * 64, "1:" + "b" * 64
     add(tmp_path, "mine", seed=0, last=0.7, versions={"loss:mine": old})
     for seed in (1, 2):
@@ -96,18 +111,32 @@ def test_runs_of_different_code_stand_in_a_row_each(tmp_path: Path) -> None:
         add(tmp_path, "ce", seed=seed, last=0.5 + 0.01 * seed, versions={"loss:ce": "1"})
     failed = add(tmp_path, "mine", seed=3)
     failed.result.unlink()
-    failed.write_error(ABOUT | {"method": "mine", "seed": 3, "noise_seed": 3}, "RuntimeError", "broken")
+    failed.write_error(
+        ABOUT | {"method": "mine", "seed": 3, "noise_seed": 3}, "RuntimeError", "broken"
+    )
     (table,) = tables(tmp_path)
     found = {row: table.cells[row, SYM] for row in table.rows}
-    assert {(cell.n, cell.mean, cell.failed) for cell in found.values()} == {(3, 0.51, 0), (1, 0.7, 0), (2, 0.9, 1)}
+    assert {(cell.n, cell.mean, cell.failed) for cell in found.values()} == {
+        (3, 0.51, 0),
+        (1, 0.7, 0),
+        (2, 0.9, 1),
+    }
     text = report(tmp_path).render("md")
-    assert "| mine, loss:mine 1:aaaaaaaa | 70.00" in text and "| mine, loss:mine 1:bbbbbbbb | 90.00" in text and "| ce | 51.00" in text
-    assert "runs of different code are never averaged" in text and "3.00" not in text, "no mean of 70 and 90"
+    assert (
+        "| mine, loss:mine 1:aaaaaaaa | 70.00" in text
+        and ("| mine, loss:mine 1:bbbbbbbb | 90.00") in text
+        and "| ce | 51.00" in text
+    )
+    assert "runs of different code are never averaged" in text and "3.00" not in text, (
+        "no mean of 70 and 90"
+    )
     path = tmp_path / "runs.csv"
     path.write_text(report(tmp_path).render("runs"))
     assert nb.report(path).render("md") == text
     (table,) = report_of(run_folders([tmp_path]), Shape(against="ce")).tables
-    assert sorted(row for (row, _), each in table.differences.items() if each) == sorted(row for row in table.rows if row[:4] == "mine")
+    assert sorted(row for (row, _), each in table.differences.items() if each) == sorted(
+        row for row in table.rows if row[:4] == "mine"
+    )
     noise = {"text": SYM, "realised_rate": 0.4}
     for seed, version in enumerate(("1", "2")):
         add_raw(tmp_path / "noise", seed, {"noise": {**noise, "seed": seed, "version": version}})
@@ -119,19 +148,28 @@ def test_cells_of_different_code_are_said_to_be_so(tmp_path: Path) -> None:
     for noise, version in ((SYM, "1"), (ASYM, "2")):
         add(tmp_path, noise=noise, versions={"protocol": version, "loss:ce": "1"})
     (table,) = tables(tmp_path)
-    assert table.rows == ("ce",) and "not all runs are of the same code: protocol 1, 2." in table.caption().lower()
+    assert (
+        table.rows == ("ce",)
+        and "not all runs are of the same code: protocol 1, 2." in table.caption().lower()
+    )
 
 
 def test_what_seeds_of_a_cell_differ_in_is_said(tmp_path: Path) -> None:
     for seed, eps in enumerate((0.4, 0.41)):
         add(tmp_path, "el", seed=seed, loss=f"el(eps={eps})")
-    assert "el: the seeds of a cell differ in their loss: el(eps=0.4); el(eps=0.41)." in tables(tmp_path)[0].caption()
+    assert (
+        "el: the seeds of a cell differ in their loss: el(eps=0.4); el(eps=0.41)."
+        in tables(tmp_path)[0].caption()
+    )
 
 
 def test_a_cells_rate_is_that_of_its_own_runs(tmp_path: Path) -> None:
     for data, rate in (("digits", 0.202), ("mnist", 0.167)):
         for seed in range(2):
-            more = {"data": {"name": data, "sha256": data}, "noise": {"text": SYM, "seed": seed, "realised_rate": rate + 0.001 * seed}}
+            more = {
+                "data": {"name": data, "sha256": data},
+                "noise": {"text": SYM, "seed": seed, "realised_rate": rate + 0.001 * seed},
+            }
             add_raw(tmp_path, seed, more)
     for rows, cols in (("dataset,method", "noise"), ("noise,method", "dataset")):
         made = report(tmp_path, rows=rows, cols=cols)
@@ -151,13 +189,25 @@ def add_raw(root: Path, seed: int, more: dict) -> None:
 
 def test_one_seed_has_the_standard_error_of_so_many_images(tmp_path: Path) -> None:
     for method, last in (("ce", 0.81), ("el", 0.5), ("gce", 1.0)):
-        add_raw(tmp_path, 0, {"method": method, "metrics": {"test_acc": {"last": last}, "test": {"n": 600, "nll": 1.0}}})
+        add_raw(
+            tmp_path,
+            0,
+            {
+                "method": method,
+                "metrics": {"test_acc": {"last": last}, "test": {"n": 600, "nll": 1.0}},
+            },
+        )
     error = [100 * math.sqrt(p * (1 - p) / 600) for p in (0.5 / 600, 0.81, 0.5)]
     text = report(tmp_path).render("md")
-    assert f"a share of 600 images has a standard error of {error[0]:.1f} to {error[2]:.1f} points (binomial)" in text
+    assert (
+        f"a share of 600 images has a standard error of {error[0]:.1f} to {error[2]:.1f} "
+        "points (binomial)"
+    ) in text
     assert "standard error" not in report(tmp_path, "nll").render("md")
     cells = tables(tmp_path)[0].cells
-    assert [cells[name, SYM].standard_error for name in ("gce", "ce", "el")] == [pytest.approx(each / 100) for each in error]
+    assert [cells[name, SYM].standard_error for name in ("gce", "ce", "el")] == [
+        pytest.approx(each / 100) for each in error
+    ]
 
 
 def test_the_mean_of_the_last_ten_of_a_shorter_run_says_of_how_many(tmp_path: Path) -> None:
@@ -169,15 +219,24 @@ def test_the_mean_of_the_last_ten_of_a_shorter_run_says_of_how_many(tmp_path: Pa
     ):
         add(tmp_path / place, recipe={"name": "digits", "epochs": epochs}, metrics=metrics)
         made = report(tmp_path / place, "mean_last10")
-        assert all(f"test accuracy (%), {said};" in made.render(form).replace(r"\%", "%") for form in ("md", "latex"))
-        assert made.document()["selection"] == said and said in made.render("junit") and said in made._repr_html_()
+        assert all(
+            f"test accuracy (%), {said};" in made.render(form).replace(r"\%", "%")
+            for form in ("md", "latex")
+        )
+        assert (
+            made.document()["selection"] == said
+            and said in made.render("junit")
+            and said in made._repr_html_()
+        )
 
 
 def test_several_precisions_are_all_named(tmp_path: Path) -> None:
     add(tmp_path)
     assert [table.title for table in tables(tmp_path)] == ["digits, mlp, digits, 40 epochs"]
     add(tmp_path, seed=1, precision="bf16")
-    assert sorted(table.title for table in tables(tmp_path)) == [f"digits, mlp, digits, 40 epochs, {name}" for name in ("bf16", "fp32")]
+    assert sorted(table.title for table in tables(tmp_path)) == [
+        (f"digits, mlp, digits, 40 epochs, {name}") for name in ("bf16", "fp32")
+    ]
 
 
 def test_seeds_are_listed_as_they_are(tmp_path: Path) -> None:
@@ -189,7 +248,12 @@ def test_seeds_are_listed_as_they_are(tmp_path: Path) -> None:
 def test_columns_stand_by_kind_of_noise_then_rate(tmp_path: Path) -> None:
     for noise in (ASYM, "symmetric(rate=0.8)", SYM, "asymmetric(rate=0.2, map='digits')"):
         add(tmp_path, noise=noise)
-    assert tables(tmp_path)[0].cols == (SYM, "symmetric(rate=0.8)", "asymmetric(rate=0.2, map='digits')", ASYM)
+    assert tables(tmp_path)[0].cols == (
+        SYM,
+        "symmetric(rate=0.8)",
+        "asymmetric(rate=0.2, map='digits')",
+        ASYM,
+    )
 
 
 def test_losses_and_strategies_stand_as_registered_and_then_by_number(tmp_path: Path) -> None:
@@ -208,7 +272,10 @@ def test_losses_and_strategies_stand_as_registered_and_then_by_number(tmp_path: 
     assert tables(tmp_path, rows="loss")[0].rows == tuple(wanted)
     add(tmp_path / "more", strategy="coteaching(ramp=0.25)")
     add(tmp_path / "more", strategy="standard")
-    assert tables(tmp_path / "more", rows="strategy")[0].rows == ("standard", "coteaching(ramp=0.25)")
+    assert tables(tmp_path / "more", rows="strategy")[0].rows == (
+        "standard",
+        "coteaching(ramp=0.25)",
+    )
 
 
 def test_a_failed_run_is_counted_and_left_out_of_the_mean(tmp_path: Path) -> None:
@@ -224,7 +291,9 @@ def test_oracles_and_missing_cells_are_marked_and_explained(tmp_path: Path) -> N
     add(tmp_path, "el", SYM, oracle=True)
     add(tmp_path, "ce", ASYM)
     text = report(tmp_path).render("md")
-    assert "50.00†" in text and "† oracle: was told the true noise rate or T, or chosen by it." in text
+    assert (
+        "50.00†" in text and "† oracle: was told the true noise rate or T, or chosen by it." in text
+    )
     assert "| – |" in text and "–: no run with this number." in text
 
 
@@ -232,7 +301,13 @@ def test_the_caption_states_metric_selection_spread_and_what_varied(tmp_path: Pa
     for seed in range(2):
         add(tmp_path, seed=seed)
     caption = tables(tmp_path)[0].caption()
-    for part in ("test accuracy (%)", "last epoch", "sample standard deviation", "n = 2;", "seeds 0, 1, each with its own noise"):
+    for part in (
+        "test accuracy (%)",
+        "last epoch",
+        "sample standard deviation",
+        "n = 2;",
+        "seeds 0, 1, each with its own noise",
+    ):
         assert part in caption
 
 
@@ -250,7 +325,9 @@ def test_bold_is_for_more_than_noise(tmp_path: Path) -> None:
         add(tmp_path, "ce", ASYM, seed, 0.7 - 0.1 * seed)
     table = tables(tmp_path)[0]
     assert table.leaders == {("el", SYM)}
-    assert "**60.00" not in report(tmp_path).render("md") and "**80.67 ± 2.08**" in report(tmp_path).render("md")
+    assert "**60.00" not in report(tmp_path).render("md") and "**80.67 ± 2.08**" in report(
+        tmp_path
+    ).render("md")
 
 
 def test_a_gap_that_seeds_explain_is_no_gap() -> None:
@@ -277,7 +354,10 @@ def test_the_same_seeds_twice_count_once_and_the_later_one(tmp_path: Path) -> No
     os.utime(old.result, (1, 1))
     os.utime(new.result, (2, 2))
     assert tables(tmp_path)[0].cells["ce", SYM].values == {"0": 0.9}
-    assert "Left out: 1 run, in whose place a later one of the same seeds stands." in tables(tmp_path)[0].caption()
+    assert (
+        "Left out: 1 run, in whose place a later one of the same seeds stands."
+        in tables(tmp_path)[0].caption()
+    )
 
 
 def test_json_has_the_promised_fields_at_full_precision(tmp_path: Path) -> None:
@@ -285,8 +365,25 @@ def test_json_has_the_promised_fields_at_full_precision(tmp_path: Path) -> None:
     content = json.loads(report(tmp_path).render("json"))
     assert set(content) == {"schema", "metric", "selection", "cells"}
     cell = content["cells"][0]
-    assert {"dataset", "model", "noise", "method", "n", "mean", "std", "values", "oracle", "failed", "published"} <= set(cell)
-    assert (cell["mean"], cell["values"], cell["noise"], cell["published"]) == (1 / 3, {"0": 1 / 3}, SYM, None)
+    assert {
+        "dataset",
+        "model",
+        "noise",
+        "method",
+        "n",
+        "mean",
+        "std",
+        "values",
+        "oracle",
+        "failed",
+        "published",
+    } <= set(cell)
+    assert (cell["mean"], cell["values"], cell["noise"], cell["published"]) == (
+        1 / 3,
+        {"0": 1 / 3},
+        SYM,
+        None,
+    )
 
 
 def test_csv_says_the_same_as_json(tmp_path: Path) -> None:
@@ -294,7 +391,10 @@ def test_csv_says_the_same_as_json(tmp_path: Path) -> None:
         add(tmp_path, seed=seed, last=seed / 7)
     row = next(csv.DictReader(io.StringIO(report(tmp_path).render("csv"))))
     cell = json.loads(report(tmp_path).render("json"))["cells"][0]
-    assert math.isclose(float(row["mean"]), cell["mean"]) and json.loads(row["values"]) == cell["values"]
+    assert (
+        math.isclose(float(row["mean"]), cell["mean"])
+        and json.loads(row["values"]) == cell["values"]
+    )
 
 
 def test_where_keeps_what_it_says_and_names_what_there_is(tmp_path: Path) -> None:
@@ -314,7 +414,9 @@ def test_any_two_axes_make_a_table(tmp_path: Path) -> None:
         for noise in (SYM, ASYM):
             add(tmp_path, noise=noise, model={"name": model})
     table = tables(tmp_path, rows="model", cols="noise")[0]
-    assert set(table.cells) == {(model, noise) for model in ("mlp", "cnn4") for noise in (SYM, ASYM)}
+    assert set(table.cells) == {
+        (model, noise) for model in ("mlp", "cnn4") for noise in (SYM, ASYM)
+    }
     assert tables(tmp_path, rows="noise", cols="model")[0].rows == (SYM, ASYM)
     with pytest.raises(ConfigError, match="choose two"):
         tables(tmp_path, rows="noise", cols="noise")
@@ -351,7 +453,9 @@ def test_a_record_of_every_schema_is_read(path: Path, tmp_path: Path) -> None:
     (tmp_path / "run__1").mkdir()
     (tmp_path / "run__1" / "result.json").write_text(path.read_text())
     cell = report(tmp_path).document()["cells"][0]
-    assert (cell["method"], cell["n"], cell["values"]["0"]) == ("el", 1, 0.458) and cell["inputs"]["0"]["versions"]
+    assert (cell["method"], cell["n"], cell["values"]["0"]) == ("el", 1, 0.458) and cell["inputs"][
+        "0"
+    ]["versions"]
 
 
 def test_the_schema_that_is_written_has_a_record_here() -> None:
@@ -365,7 +469,10 @@ def test_metrics_stand_side_by_side(tmp_path: Path) -> None:
     table = tables(tmp_path, "last,best,nll")[0]
     assert [col.rpartition(", ")[2] for col in table.cols] == ["last", "best", "nll"]
     text = report(tmp_path, "last,best").render("md")
-    assert "| ce | 50.00 | 60.00 |" in text and "best: test accuracy (%), best epoch ON TEST, optimistic" in text
+    assert (
+        "| ce | 50.00 | 60.00 |" in text
+        and ("best: test accuracy (%), best epoch ON TEST, optimistic") in text
+    )
     assert tables(tmp_path, "last,best", cols="metric")[0].cols == ("last", "best")
 
 
@@ -374,7 +481,9 @@ def test_an_axis_may_be_several(tmp_path: Path) -> None:
         for method in ("ce", "el"):
             add(tmp_path, method, data={"name": data, "sha256": data})
     (table,) = tables(tmp_path, rows="dataset,method")
-    assert [table.rank(row, SYM) for row in table.rows] == [1.5, 1.5, 1.5, 1.5], "no set is better than another"
+    assert [table.rank(row, SYM) for row in table.rows] == [1.5, 1.5, 1.5, 1.5], (
+        "no set is better than another"
+    )
     assert table.rows == ("digits, ce", "digits, el", "mnist, ce", "mnist, el")
     with pytest.raises(ConfigError, match="stands twice"):
         tables(tmp_path, rows="method,method")
@@ -416,7 +525,11 @@ def test_latex_escapes_and_marks(tmp_path: Path) -> None:
 def test_a_notebooks_view_escapes_and_needs_nothing_else(tmp_path: Path) -> None:
     add(tmp_path, HARD)
     text = report(tmp_path)._repr_html_()
-    assert "a_b &amp; [c] 100% &lt;i&gt; 10*x | y" in text and "http" not in text and "<script" not in text
+    assert (
+        "a_b &amp; [c] 100% &lt;i&gt; 10*x | y" in text
+        and "http" not in text
+        and "<script" not in text
+    )
 
 
 def test_junit_has_a_case_for_each_cell(tmp_path: Path) -> None:
@@ -425,7 +538,12 @@ def test_junit_has_a_case_for_each_cell(tmp_path: Path) -> None:
     add(tmp_path, HARD, SYM)
     add(tmp_path, "ce", ASYM)
     root = fromstring(report(tmp_path).render("junit"))
-    assert (root.get("tests"), root.get("skipped"), root.get("failures"), root.get("errors")) == ("4", "2", "0", "0")
+    assert (root.get("tests"), root.get("skipped"), root.get("failures"), root.get("errors")) == (
+        "4",
+        "2",
+        "0",
+        "0",
+    )
 
 
 def test_markdown_does_not_turn_products_into_italics(tmp_path: Path) -> None:
@@ -436,12 +554,23 @@ def test_markdown_does_not_turn_products_into_italics(tmp_path: Path) -> None:
 
 def test_latex_names_the_packages_of_its_commands(tmp_path: Path) -> None:
     """All that is not of LaTeX itself."""
-    packages = {"checkmark": "amssymb", "toprule": "booktabs", "cmidrule": "booktabs", "resizebox": "graphicx"}
+    packages = {
+        "checkmark": "amssymb",
+        "toprule": "booktabs",
+        "cmidrule": "booktabs",
+        "resizebox": "graphicx",
+    }
     add(tmp_path, "✓ → 'a' ‡ | ~ ^ < > # $ {}")
     text = report(tmp_path, "last,best").render("latex")
     needed = text.partition("\n")[0]
-    kernel = "begin end centering caption smallskip ifdim width linewidth else fi midrule bottomrule scriptsize pm times dagger ddagger to "
-    kernel += "textquotesingle textasciitilde textasciicircum textless textgreater textbar multicolumn rlap textbf"
+    kernel = (
+        "begin end centering caption smallskip ifdim width linewidth else fi midrule "
+        "bottomrule scriptsize pm times dagger ddagger to "
+    )
+    kernel += (
+        "textquotesingle textasciitilde textasciicircum textless textgreater textbar "
+        "multicolumn rlap textbf"
+    )
     for name in set(re.findall(r"\\([a-zA-Z]+)", text.partition("\n")[2])) - set(kernel.split()):
         assert packages[name] in needed, name
 
@@ -449,7 +578,11 @@ def test_latex_names_the_packages_of_its_commands(tmp_path: Path) -> None:
 def test_from_python_a_report_is_a_table_object(tmp_path: Path) -> None:
     folder = add(tmp_path)
     made = nb.report(tmp_path, metric="last,best", where=["method=ce"])
-    assert "<table>" in made._repr_html_() and "sym 0.4, best" in str(made) and made.render("json").startswith("{")
+    assert (
+        "<table>" in made._repr_html_()
+        and "sym 0.4, best" in str(made)
+        and made.render("json").startswith("{")
+    )
     assert "\x1b" not in str(made) and all(line == line.rstrip() for line in str(made).splitlines())
     folder.result.write_text("{")
     with pytest.warns(UserWarning, match="damaged"):

@@ -1,4 +1,6 @@
-"""A run -> a record: what is written, what is skipped, what resumes, what fails, and that no method can peek."""
+"""A run -> a record: what is written, what is skipped, what resumes, what fails, and that no method
+can peek.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,14 @@ import pytest
 import yaml
 
 from noisebench.datasets import fingerprint
-from noisebench.errors import DataError, Interrupted, LanguageError, ManifestError, NoisebenchError, RunFailed
+from noisebench.errors import (
+    DataError,
+    Interrupted,
+    LanguageError,
+    ManifestError,
+    NoisebenchError,
+    RunFailed,
+)
 from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import Manifest
@@ -35,13 +44,24 @@ class Desk:
 
     def plan(self, noise: str = "symmetric(rate=0.4)", **wish: object) -> Run:
         manifest, _ = self.workspace.make(self.dataset, LabelWish(noise))
-        return plan_run(Wish(**{"changes": SHORT, "precision": "fp32", **wish}), self.dataset, manifest, self.images.fingerprint)  # type: ignore[arg-type]
+        return plan_run(
+            Wish(**{"changes": SHORT, "precision": "fp32", **wish}),
+            self.dataset,
+            manifest,
+            self.images.fingerprint,
+        )  # type: ignore[arg-type]
 
     def folder(self, run: Run) -> RunFolder:
         return RunFolder(self.workspace.runs / run.folder_name)
 
     def execute(self, run: Run, conduct: Conduct | None = None) -> dict:
-        return execute(run, self.images, make_trainer(run, self.images, "cpu"), self.folder(run), conduct or Conduct())
+        return execute(
+            run,
+            self.images,
+            make_trainer(run, self.images, "cpu"),
+            self.folder(run),
+            conduct or Conduct(),
+        )
 
 
 @pytest.fixture
@@ -57,7 +77,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Run, dict]
     return desk, run, desk.execute(run)
 
 
-def test_a_finished_run_leaves_its_six_files_and_nothing_else(finished: tuple[Desk, Run, dict]) -> None:
+def test_a_finished_run_leaves_its_six_files_and_nothing_else(
+    finished: tuple[Desk, Run, dict],
+) -> None:
     desk, run, _ = finished
     assert {path.name for path in desk.folder(run).path.iterdir()} == {
         "config.yaml", "metrics.csv", "dynamics.npz", "predictions.npz", "model.safetensors", "result.json",
@@ -74,7 +96,9 @@ def test_the_record_says_all_that_was_decided(desk: Desk) -> None:
     assert record["environment"]["threads"] == 1 and record["environment"]["torch"]
 
 
-def test_the_record_agrees_with_the_predictions_and_the_curve(finished: tuple[Desk, Run, dict]) -> None:
+def test_the_record_agrees_with_the_predictions_and_the_curve(
+    finished: tuple[Desk, Run, dict],
+) -> None:
     desk, run, record = finished
     folder = desk.folder(run)
     arrays = folder.read_arrays()
@@ -82,7 +106,9 @@ def test_the_record_agrees_with_the_predictions_and_the_curve(finished: tuple[De
     curve = np.genfromtxt(folder.path / "metrics.csv", delimiter=",", names=True)
     test_acc = record["metrics"]["test_acc"]
     assert test_acc["last"] == accuracy == curve["test_acc"][-1]
-    assert test_acc["best"] == curve["test_acc"].max() and test_acc["mean_last10"] == pytest.approx(curve["test_acc"].mean())
+    assert test_acc["best"] == curve["test_acc"].max() and test_acc["mean_last10"] == pytest.approx(
+        curve["test_acc"].mean()
+    )
     assert list(curve["epoch"]) == [1, 2, 3]
 
 
@@ -91,18 +117,24 @@ def test_memorised_is_the_share_of_wrong_labels_that_are_predicted(desk: Desk) -
     record, arrays = desk.execute(run), desk.folder(run).read_arrays()
     wrong = arrays["recorded_labels"] != arrays["clean_labels"]
     predicted = arrays["train_classes"][:, 0]
-    assert record["metrics"]["memorised"] == pytest.approx((predicted == arrays["recorded_labels"])[wrong].mean())
+    assert record["metrics"]["memorised"] == pytest.approx(
+        (predicted == arrays["recorded_labels"])[wrong].mean()
+    )
     assert record["metrics"]["memorised"] > 0.3
 
 
-def test_the_same_run_twice_has_the_same_weights_and_predictions(finished: tuple[Desk, Run, dict], desk: Desk) -> None:
+def test_the_same_run_twice_has_the_same_weights_and_predictions(
+    finished: tuple[Desk, Run, dict], desk: Desk
+) -> None:
     desk.execute(desk.plan())
     contents = [(each.folder(run).weights.read_bytes(), each.folder(run).predictions.read_bytes()) for each, run, _ in
                 (finished, (desk, desk.plan(), {}))]  # fmt: skip
     assert contents[0] == contents[1]
 
 
-def test_an_interrupted_run_ends_as_if_it_had_not_been(finished: tuple[Desk, Run, dict], desk: Desk) -> None:
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    finished: tuple[Desk, Run, dict], desk: Desk
+) -> None:
     straight, run, _ = finished
     steps = iter(range(1000))
     with pytest.raises(Interrupted, match="the same command resumes it"):
@@ -111,12 +143,17 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(finished: tuple[Desk, Run
     assert folder.status() == "resume" and not folder.claim.exists()
     desk.execute(run)
     assert folder.weights.read_bytes() == straight.folder(run).weights.read_bytes()
-    assert [line.rpartition(",")[0] for line in (folder.path / "metrics.csv").read_text().splitlines()] == [
-        line.rpartition(",")[0] for line in (straight.folder(run).path / "metrics.csv").read_text().splitlines()
+    assert [
+        line.rpartition(",")[0] for line in (folder.path / "metrics.csv").read_text().splitlines()
+    ] == [
+        line.rpartition(",")[0]
+        for line in (straight.folder(run).path / "metrics.csv").read_text().splitlines()
     ]
 
 
-def test_the_seconds_of_a_run_are_not_those_of_who_listens(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seconds_of_a_run_are_not_those_of_who_listens(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An hour after each epoch, by a clock that is told so."""
     hours, clock = 0, time.monotonic
 
@@ -149,7 +186,11 @@ def test_a_checkpoint_that_cannot_be_read_is_named(desk: Desk) -> None:
 
 def test_a_nan_fails_the_run_naming_step_and_method(desk: Desk) -> None:
     run = desk.plan(changes={"epochs": 3, "lr": 1e30})
-    with pytest.raises(RunFailed, match=r"ce on digits.* failed: the cost became (nan|inf) at epoch 1, step \d+"):
+    with pytest.raises(
+        RunFailed,
+        match=r"ce on digits.* failed: the cost became (nan|inf) at "
+        r"epoch 1, step \d+",
+    ):
         desk.execute(run)
     error = json.loads(desk.folder(run).error.read_text())
     assert "epoch 1, step" in error["message"] and desk.folder(run).status() == "failed"
@@ -171,7 +212,9 @@ def test_no_method_can_peek_at_clean_or_test_labels(desk: Desk, tmp_path: Path) 
     manifest = run.manifest
     lying = np.roll(manifest.clean_labels, 1)
     meta = {**manifest.meta, "labels_sha256": fingerprint(lying)}
-    other.images = replace(other.images, train_labels=lying, test_labels=np.roll(other.images.test_labels, 1))
+    other.images = replace(
+        other.images, train_labels=lying, test_labels=np.roll(other.images.test_labels, 1)
+    )
     blind = replace(run, manifest=Manifest(meta, manifest.labels, lying))
     desk.execute(run)
     other.execute(blind)
@@ -222,9 +265,12 @@ def test_one_key_has_one_name_and_one_folder(wish: dict, row: str, desk: Desk) -
 
 
 @pytest.mark.parametrize(
-    ("strategy", "oracle"), [("coteaching", True), ("coteaching(rate=estimated)", False), ("coteaching(rate=0.3)", False)]
+    ("strategy", "oracle"),
+    [("coteaching", True), ("coteaching(rate=estimated)", False), ("coteaching(rate=0.3)", False)],
 )
-def test_who_was_told_the_rate_is_an_oracle_and_who_found_it_is_none(strategy: str, oracle: bool, desk: Desk) -> None:
+def test_who_was_told_the_rate_is_an_oracle_and_who_found_it_is_none(
+    strategy: str, oracle: bool, desk: Desk
+) -> None:
     assert desk.plan(strategy=strategy).oracle is oracle
 
 
@@ -245,11 +291,16 @@ def test_a_finished_run_is_just_read_unless_it_is_wanted_anew(desk: Desk) -> Non
     run = desk.plan()
     first = desk.execute(run)
     seen: list[int] = []
-    assert desk.execute(run, Conduct(listen=lambda progress: seen.append(progress.epoch)))["seconds"] == first["seconds"]
+    assert (
+        desk.execute(run, Conduct(listen=lambda progress: seen.append(progress.epoch)))["seconds"]
+        == first["seconds"]
+    )
     assert seen == [] and desk.execute(run, Conduct(anew=True))["seconds"] != first["seconds"]
 
 
-def test_the_last_look_between_epochs_comes_before_the_test_set(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_look_between_epochs_comes_before_the_test_set(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from noisebench.strategies import Strategy
 
     order: list[str] = []
@@ -277,14 +328,19 @@ def test_a_set_has_one_name_and_one_key_wherever_it_lies(desk: Desk, tmp_path: P
 
 
 def test_the_key_of_a_plain_run_does_not_move(desk: Desk) -> None:
-    # Pinned so that keys, and with them everybody's finished runs, change only on purpose: with PROTOCOL or a component's version.
+    # Pinned so that keys, and with them everybody's finished runs, change only on purpose: with
+    # PROTOCOL or a component's version.
     assert desk.plan(method="el", changes={}).key[:16] == "90a3be45153553e5"
 
 
 def test_the_config_is_plain_yaml_with_the_key(finished: tuple[Desk, Run, dict]) -> None:
     desk, run, _ = finished
     config = yaml.safe_load((desk.folder(run).path / "config.yaml").read_text())
-    assert config["key"] == run.key and config["recipe"]["epochs"] == 3 and config["title"] == run.title
+    assert (
+        config["key"] == run.key
+        and config["recipe"]["epochs"] == 3
+        and config["title"] == run.title
+    )
 
 
 def test_results_are_a_tidy_frame_with_one_row_a_run(desk: Desk) -> None:
@@ -337,7 +393,12 @@ def test_an_image_folder_and_a_foreign_npz_train(tmp_path: Path) -> None:
         dataset = desk.workspace.dataset(str(tmp_path / name))
         manifest, path = desk.workspace.make(dataset, LabelWish("symmetric(rate=0.2)"))
         desk.workspace.keep(manifest, path)
-        run = plan_run(Wish(changes={"epochs": 1}), dataset, manifest, desk.workspace.images(dataset).fingerprint)
+        run = plan_run(
+            Wish(changes={"epochs": 1}),
+            dataset,
+            manifest,
+            desk.workspace.images(dataset).fingerprint,
+        )
         trainer = make_trainer(run, desk.workspace.images(dataset), "cpu")
         record = execute(run, desk.workspace.images(dataset), trainer, desk.folder(run), Conduct())
         assert record["expected"]["train"] == n and path.exists()

@@ -1,4 +1,6 @@
-"""Peer loss and CORES^2: their schedules, what they subtract from the cost, and what the sieve leaves."""
+"""Peer loss and CORES^2: their schedules, what they subtract from the cost, and what the sieve
+leaves.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ WHOLE = SimpleNamespace()
 
 def test_a_schedule_is_linear_between_its_knots_and_jumps_where_two_meet() -> None:
     knots = ((0.2, 0), (0.4, 1), (0.4, 3), (1, 6))
-    assert [at(knots, share) for share in (0, 0.2, 0.3, 0.4, 0.7, 1)] == pytest.approx([0, 0, 0.5, 3, 4.5, 6])
+    assert [at(knots, share) for share in (0, 0.2, 0.3, 0.4, 0.7, 1)] == pytest.approx(
+        [0, 0, 0.5, 3, 4.5, 6]
+    )
 
 
 def test_the_weight_of_the_peer_term_is_that_of_the_authors_epochs(case: Case) -> None:
@@ -41,7 +45,9 @@ def test_the_weight_of_the_peer_term_is_that_of_the_authors_epochs(case: Case) -
             assert half.alpha(epochs) == strategy.alpha(epochs) / 2  # type: ignore[attr-defined]
 
 
-def objective(text: str, epoch: int, output: Output, recorded: list[int] = LABELS, epochs: int = 100) -> float:
+def objective(
+    text: str, epoch: int, output: Output, recorded: list[int] = LABELS, epochs: int = 100
+) -> float:
     strategy = started(text, recorded, 3, epochs=epochs)
     batch = a_batch(LABELS, epoch)
     cost = believed_cost(output.cost, strategy.believe(batch, [[output]])[0])[0]
@@ -54,16 +60,24 @@ def test_where_all_labels_are_one_class_the_peer_term_is_its_mean_cost() -> None
     own = output.cost[torch.arange(4), torch.tensor(LABELS)].mean()
     alpha = 0.95
     expected = (own - alpha * output.cost[:, 1].mean()) / (1 + alpha)
-    assert objective("peer(kind='late_uniform')", 41, output, recorded=[1] * 10) == pytest.approx(float(expected))
+    assert objective("peer(kind='late_uniform')", 41, output, recorded=[1] * 10) == pytest.approx(
+        float(expected)
+    )
     assert objective("peer(kind='late_uniform')", 40, output) == pytest.approx(float(own))
 
 
 def test_the_mean_peer_term_is_the_expected_cost_of_a_recorded_label() -> None:
     recorded = [0] * 5 + [1] * 3 + [2] * 2
-    strategy, output, batch = started("peer(kind='late_uniform')", recorded, 3), said(P), a_batch(LABELS, 10)
+    strategy, output, batch = (
+        started("peer(kind='late_uniform')", recorded, 3),
+        said(P),
+        a_batch(LABELS, 10),
+    )
     terms = [float(strategy.penalty(batch, [[output]])) for _ in range(4000)]
     expected = -0.95 / 1.95 * cost_of_any(output.cost, torch.tensor([0.5, 0.3, 0.2])).mean()
-    assert np.mean(terms) == pytest.approx(float(expected), abs=4 * np.std(terms) / np.sqrt(len(terms)))
+    assert np.mean(terms) == pytest.approx(
+        float(expected), abs=4 * np.std(terms) / np.sqrt(len(terms))
+    )
 
 
 def test_a_class_that_is_out_of_the_question_is_not_pushed_further() -> None:
@@ -80,8 +94,14 @@ def test_at_logits_without_doubt_the_gradient_is_finite(case: Case) -> None:
         with case(text=text):
             logits = (torch.eye(3)[[0, 1, 2, 0]] * 200 - 100).requires_grad_()
             log_p = logits.log_softmax(1)
-            output, strategy, batch = Output(logits, log_p, -log_p), started(text, LABELS, 3), a_batch(LABELS, 10)
-            cost = believed_cost(output.cost, strategy.believe(batch, [[output]])[0])[0] + strategy.penalty(batch, [[output]])
+            output, strategy, batch = (
+                Output(logits, log_p, -log_p),
+                started(text, LABELS, 3),
+                a_batch(LABELS, 10),
+            )
+            cost = believed_cost(output.cost, strategy.believe(batch, [[output]])[0])[
+                0
+            ] + strategy.penalty(batch, [[output]])
             cost.backward()
             assert cost.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
 
@@ -105,8 +125,12 @@ def test_the_sieve_leaves_out_labels_that_cost_more_than_the_mean_class() -> Non
     own = output.cost[torch.arange(4), torch.tensor(LABELS)]
     kept = own <= output.cost.mean(1)
     assert kept.tolist() == [True, False, True, False]
-    assert objective("cores2", 100, output) == pytest.approx(float((own - 2 * output.cost @ prior)[kept].mean() / 3))
-    assert objective("cores2(wait=1)", 100, output) == pytest.approx(float((own - 2 * output.cost @ prior).mean() / 3))
+    assert objective("cores2", 100, output) == pytest.approx(
+        float((own - 2 * output.cost @ prior)[kept].mean() / 3)
+    )
+    assert objective("cores2(wait=1)", 100, output) == pytest.approx(
+        float((own - 2 * output.cost @ prior).mean() / 3)
+    )
 
 
 def test_the_prior_is_that_of_the_labels_not_sieved_out_in_the_epoch_before() -> None:
@@ -129,12 +153,15 @@ def test_peer_loss_remembers_fewer_wrong_labels(make_trainer: Callable[..., Trai
         trainer = make_trainer(strategy=strategy, lr=0.1, epochs=30)
         for _ in range(30):
             trainer.run_epoch()
-        return float((trainer.log_p().argmax(1) == trainer.labels)[::3].float().mean())  # the wrong third
+        # the wrong third
+        return float((trainer.log_p().argmax(1) == trainer.labels)[::3].float().mean())
 
     assert fitted("peer(kind='sparse')") < 0.5 * fitted("standard")
 
 
-def test_a_sieve_resumes_with_its_prior_and_what_it_has_left_out_so_far(make_trainer: Callable[..., Trainer]) -> None:
+def test_a_sieve_resumes_with_its_prior_and_what_it_has_left_out_so_far(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     straight, saved = make_trainer(strategy="cores2(warmup=0, ramp=0.2, wait=0.2)", epochs=5), {}
 
     def save_at_step_three() -> None:

@@ -24,12 +24,18 @@ def value_texts(parameter):
         return st.sampled_from(["True", "False"])
     if isinstance(parameter.allowed, OneOf):
         choices = [repr(word) for word in parameter.allowed.words]
-        return st.sampled_from([*choices, "[[0.9, 0.1], [0.2, 0.8]]", "auto"] if parameter.auto else choices)
+        return st.sampled_from(
+            [*choices, "[[0.9, 0.1], [0.2, 0.8]]", "auto"] if parameter.auto else choices
+        )
     if isinstance(parameter.allowed, Interval):
         low, high = (float(end) for end in parameter.allowed.text[1:-1].split(","))
         if parameter.type is int:
             return st.integers(int(max(low, -50)), int(min(high, 50))).map(str)
-        numbers = st.floats(max(low, -50), min(high, 50)).filter(lambda x: x and x in parameter.allowed).map(repr)
+        numbers = (
+            st.floats(max(low, -50), min(high, 50))
+            .filter(lambda x: x and x in parameter.allowed)
+            .map(repr)
+        )
         return st.one_of(numbers, st.just("auto")) if parameter.auto else numbers
     written = {str: ["'a'", "'b c.csv'"], int: ["1", "2"]}
     return st.sampled_from(written.get(parameter.type, ["1", "2.5"]))
@@ -38,15 +44,23 @@ def value_texts(parameter):
 @st.composite
 def call_texts(draw, registry, depth):
     """A call of any entry: some parameters positional, some named, some left to their defaults."""
-    usable = [e for e in registry if depth or not any(p.is_expression and p.required for p in e.parameters)]
+    usable = [
+        e
+        for e in registry
+        if depth or not any(p.is_expression and p.required for p in e.parameters)
+    ]
     entry = draw(st.sampled_from(usable))
     written, positional = [], True
     for parameter in entry.parameters:
-        left_out = parameter.name in ("map", "pairs_seed") or (parameter.is_expression and not depth)
+        left_out = parameter.name in ("map", "pairs_seed") or (
+            parameter.is_expression and not depth
+        )
         if left_out or not (parameter.required or draw(st.booleans())):
             positional = False
             continue
-        value = draw(loss_texts(depth - 1)) if parameter.is_expression else draw(value_texts(parameter))
+        value = (
+            draw(loss_texts(depth - 1)) if parameter.is_expression else draw(value_texts(parameter))
+        )
         positional = positional and draw(st.booleans())
         written.append(value if positional else f"{parameter.name}={value}")
     return f"{draw(st.sampled_from([entry.name, *entry.aliases]))}({', '.join(written)})"
@@ -56,7 +70,9 @@ def call_texts(draw, registry, depth):
 def loss_texts(draw, depth=2):
     """A weighted sum of calls."""
     weights = st.sampled_from(["", "2*", "0.1*", "0.70 * ", "3*2*"])
-    return " + ".join(draw(weights) + draw(call_texts(LOSSES, depth)) for _ in range(draw(st.integers(1, 3))))
+    return " + ".join(
+        draw(weights) + draw(call_texts(LOSSES, depth)) for _ in range(draw(st.integers(1, 3)))
+    )
 
 
 @LIGHT
@@ -105,7 +121,9 @@ def test_the_order_of_terms_does_not_matter(calls, random):
 @LIGHT
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_a_weighted_sum_is_distributed(weight, inner):
-    assert LOSSES.canonical(f"{weight}*({inner}*ce + mae)") == LOSSES.canonical(f"{weight * inner}*ce + {weight}*mae")
+    assert LOSSES.canonical(f"{weight}*({inner}*ce + mae)") == LOSSES.canonical(
+        f"{weight * inner}*ce + {weight}*mae"
+    )
 
 
 def test_two_texts_of_one_meaning_have_one_canonical_text(case):
@@ -155,7 +173,9 @@ def test_the_canonical_text_writes_every_value_out(case):
 
 
 def test_a_noise_shows_a_switch_only_when_it_is_not_as_by_default():
-    assert str(normal_noise("symmetric(0.40, exact=True, inclusive=False)")) == "symmetric(rate=0.4)"
+    assert (
+        str(normal_noise("symmetric(0.40, exact=True, inclusive=False)")) == "symmetric(rate=0.4)"
+    )
     assert str(normal_noise("symmetric(0.4, exact=False)")) == "symmetric(rate=0.4, exact=False)"
 
 
@@ -169,7 +189,12 @@ def test_a_strategy_writes_the_papers_value_out():
 
 
 def test_different_meanings_have_different_canonical_texts(case):
-    for one, other in [("gce(q=0.5)", "gce(q=0.6)"), ("2*ce", "ce"), ("lsr(ce)", "ce"), ("ce + mae", "ce")]:
+    for one, other in [
+        ("gce(q=0.5)", "gce(q=0.6)"),
+        ("2*ce", "ce"),
+        ("lsr(ce)", "ce"),
+        ("ce + mae", "ce"),
+    ]:
         with case(one=one, other=other):
             assert LOSSES.canonical(one) != LOSSES.canonical(other)
 
@@ -179,11 +204,21 @@ def test_a_name_behind_a_prefix_is_one_call():
 
 
 def test_a_sum_is_read_into_weighted_calls():
-    assert parse("10*normalized(ce) + mae") == Sum(((10, Call("normalized", (Call("ce"),))), (1, Call("mae"))))
+    assert parse("10*normalized(ce) + mae") == Sum(
+        ((10, Call("normalized", (Call("ce"),))), (1, Call("mae")))
+    )
 
 
 def test_a_value_is_a_number_a_word_or_a_list(case):
-    for text, value in [("0.5", 0.5), ("-3", -3), ("inf", math.inf), ("soft", "soft"), ("'a b'", "a b"), ("[1, 2]", (1, 2)), ("2*3", 6)]:
+    for text, value in [
+        ("0.5", 0.5),
+        ("-3", -3),
+        ("inf", math.inf),
+        ("soft", "soft"),
+        ("'a b'", "a b"),
+        ("[1, 2]", (1, 2)),
+        ("2*3", 6),
+    ]:
         with case(text=text, value=value):
             assert parse_value(text) == value
 
@@ -317,7 +352,11 @@ def test_any_text_is_read_or_refused_in_one_line(text):
 
 
 def test_an_unknown_name_names_what_is_near(case):
-    for registry, text, near in [(LOSSES, "gcee", "gce"), (NOISES, "symetric", "symmetric"), (STRATEGIES, "bootstap", "bootstrap")]:
+    for registry, text, near in [
+        (LOSSES, "gcee", "gce"),
+        (NOISES, "symetric", "symmetric"),
+        (STRATEGIES, "bootstap", "bootstrap"),
+    ]:
         with case(registry=registry, text=text, near=near):
             with pytest.raises(UnknownName, match=f"did you mean.*'{near}'") as caught:
                 registry.canonical(text)
@@ -392,5 +431,12 @@ def test_numbers_do_not_grow_beyond_all_bounds(case: Case) -> None:
         f"gce(q={_HUGE}*9 + {'9' * 302})",
         "1e308*10*ce",
     ]:
-        with case(text=text[:20]), pytest.raises(LanguageError, match=r"a number is too large|a weight must be finite"):
+        with (
+            case(text=text[:20]),
+            pytest.raises(
+                LanguageError,
+                match=r"a number is too large|a "
+                r"weight must be finite",
+            ),
+        ):
             LOSSES.canonical(text)

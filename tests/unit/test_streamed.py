@@ -1,4 +1,6 @@
-"""Pictures that are streamed: the same ones through every reader, the same training however they are read, and what is refused."""
+"""Pictures that are streamed: the same ones through every reader, the same training however they
+are read, and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -47,31 +49,57 @@ from tests.support import kills
 
 CPU = torch.device("cpu")
 CLASSES = ("airplane", "automobile", "bird")
-TRAIN = ["--model", "cnn4", "--size", "16", "--batch-size", "16", "--lr", "0.05", "--precision", "fp32"]
+TRAIN = [
+    "--model",
+    "cnn4",
+    "--size",
+    "16",
+    "--batch-size",
+    "16",
+    "--lr",
+    "0.05",
+    "--precision",
+    "fp32",
+]
 
 
 def write_folder(place: Path, images: np.ndarray, labels: np.ndarray, part: str, each: int) -> None:
-    """Photographs of three things, of several sizes, as .png, so that no reader may differ by a decoder."""
+    """Photographs of three things, of several sizes, as .png, so that no reader may differ by a
+    decoder.
+    """
     for k, name in enumerate(CLASSES):
         (place / part / name).mkdir(parents=True)
         for number, at in enumerate(np.flatnonzero(labels == k)[:each]):
             size = (40 + number % 3, 32 + number % 5)
-            Image.fromarray(images[at]).resize(size, Image.Resampling.BICUBIC).save(place / part / name / f"{number:02d}.png")
+            Image.fromarray(images[at]).resize(size, Image.Resampling.BICUBIC).save(
+                place / part / name / f"{number:02d}.png"
+            )
 
 
 @pytest.fixture(scope="session")
 def pets(digits: Images, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of CIFAR-10's photographs where these are at hand, else of handwritten digits, so that nobody skips all of this."""
+    """Of CIFAR-10's photographs where these are at hand, else of handwritten digits, so that nobody
+    skips all of this.
+    """
     place = tmp_path_factory.mktemp("streamed") / "pets"
     archive = Path(os.environ.get("NOISEBENCH_DATA", "")) / "cifar10.npz"
     with np.load(archive) if archive.exists() else nullcontext(in_colour(digits)) as data:
         for part, source, each in (("train", "train", 16), ("val", "test", 4)):
-            write_folder(place, data[f"{source}_images"][:2000], data[f"{source}_labels"][:2000].reshape(-1), part, each)
+            write_folder(
+                place,
+                data[f"{source}_images"][:2000],
+                data[f"{source}_labels"][:2000].reshape(-1),
+                part,
+                each,
+            )
     return place
 
 
 def in_colour(digits: Images) -> dict[str, np.ndarray]:
-    images = {f"{part}_images": getattr(digits, f"{part}_images").repeat(3, -1) * 15 for part in ("train", "test")}
+    images = {
+        f"{part}_images": getattr(digits, f"{part}_images").repeat(3, -1) * 15
+        for part in ("train", "test")
+    }
     return {**images, "train_labels": digits.train_labels, "test_labels": digits.test_labels}
 
 
@@ -84,7 +112,14 @@ def add(tar: tarfile.TarFile, name: str, raw: bytes) -> None:
 def files_of(pets: Path, part: str) -> list[tuple[str, int, bytes]]:
     """Path below the part, class number and bytes."""
     paths = sorted((pets / part).rglob("*.png"))
-    return [(path.relative_to(pets / part).as_posix(), CLASSES.index(path.parent.name), path.read_bytes()) for path in paths]
+    return [
+        (
+            path.relative_to(pets / part).as_posix(),
+            CLASSES.index(path.parent.name),
+            path.read_bytes(),
+        )
+        for path in paths
+    ]
 
 
 def as_one_tar(pets: Path, place: Path) -> str:
@@ -100,11 +135,17 @@ def as_tars(pets: Path, place: Path) -> str:
     for part in ("train", "val"):
         with tarfile.open(place / f"{part}.tar", "w") as tar:
             for name in CLASSES:
-                files = [(path, raw) for path, _, raw in files_of(pets, part) if path.startswith(name)]
+                files = [
+                    (path, raw) for path, _, raw in files_of(pets, part) if path.startswith(name)
+                ]
                 inner = io.BytesIO()
                 with tarfile.open(fileobj=inner, mode="w") as class_tar:
                     for path, raw in files:
-                        add(class_tar if part == "train" else tar, path.partition("/")[2] if part == "train" else path, raw)
+                        add(
+                            class_tar if part == "train" else tar,
+                            path.partition("/")[2] if part == "train" else path,
+                            raw,
+                        )
                 if part == "train":
                     add(tar, f"{name}.tar", inner.getvalue())
     return f"tar:{place}"
@@ -115,41 +156,69 @@ def as_shards(pets: Path, place: Path) -> str:
         files = files_of(pets, part)
         for shard in range(2):
             with tarfile.open(place / f"pets-{part}-{shard:02d}.tar", "w") as tar:
-                for name, label, raw in files[shard * len(files) // 2 : (shard + 1) * len(files) // 2]:
+                for name, label, raw in files[
+                    shard * len(files) // 2 : (shard + 1) * len(files) // 2
+                ]:
                     key = name.removesuffix(".png").replace("/", "_")
                     add(tar, f"{key}.png", raw)
-                    add(tar, f"{key}.cls" if shard else f"{key}.json", (str(label) if shard else json.dumps({"label": label})).encode())
+                    add(
+                        tar,
+                        f"{key}.cls" if shard else f"{key}.json",
+                        (str(label) if shard else json.dumps({"label": label})).encode(),
+                    )
     return f"wds:{place / 'pets-{train,val}-{00..01}.tar'}"
 
 
 def as_table(pets: Path, place: Path) -> str:
     datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))}
+    )
     for part, split in (("train", "train"), ("val", "validation")):
-        rows = [{"image": {"bytes": raw, "path": None}, "label": label} for _, label, raw in files_of(pets, part)]
-        datasets.Dataset.from_list(rows, features=features).to_parquet(str(place / f"{split}.parquet"))
+        rows = [
+            {"image": {"bytes": raw, "path": None}, "label": label}
+            for _, label, raw in files_of(pets, part)
+        ]
+        datasets.Dataset.from_list(rows, features=features).to_parquet(
+            str(place / f"{split}.parquet")
+        )
     return f"hfds:{place}"
 
 
 @pytest.mark.parametrize("write", [as_one_tar, as_tars, as_shards, as_table])
-def test_every_reader_has_the_same_pictures_and_labels_as_the_folder(write, pets, tmp_path, monkeypatch):
+def test_every_reader_has_the_same_pictures_and_labels_as_the_folder(
+    write, pets, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     if write is as_shards:
         pytest.importorskip("braceexpand", reason="needs webdataset")
     (tmp_path / "data").mkdir()
-    ours, theirs = (find_dataset(name, tmp_path) for name in (f"folder:{pets}", write(pets, tmp_path / "data")))
+    ours, theirs = (
+        find_dataset(name, tmp_path) for name in (f"folder:{pets}", write(pets, tmp_path / "data"))
+    )
     whole, other = (read_images(dataset, tmp_path, workers=0) for dataset in (ours, theirs))
     for part in ("train", "test"):
         a, b = (getattr(images, f"{part}_images") for images in (whole, other))
-        np.testing.assert_array_equal(getattr(whole, f"{part}_labels"), getattr(other, f"{part}_labels"))
+        np.testing.assert_array_equal(
+            getattr(whole, f"{part}_labels"), getattr(other, f"{part}_labels")
+        )
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-        by_timm = [torch.cat(list(source_of(each, normalisation_of(each), CPU, Look(32, 0.875)).plain())) for each in (a, b)]
+        by_timm = [
+            torch.cat(list(source_of(each, normalisation_of(each), CPU, Look(32, 0.875)).plain()))
+            for each in (a, b)
+        ]
         assert torch.equal(*by_timm)
-    assert len(set(other.ids)) == 48 and other.train_images.listing.sized().sizes.tolist() == whole.train_images.listing.sizes.tolist()
+    assert (
+        len(set(other.ids)) == 48
+        and other.train_images.listing.sized().sizes.tolist()
+        == whole.train_images.listing.sizes.tolist()
+    )
 
 
-def test_a_table_says_which_columns_it_takes_and_which_it_does_not_use(pets, tmp_path, monkeypatch, capsys):
+def test_a_table_says_which_columns_it_takes_and_which_it_does_not_use(
+    pets, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     parquet = pytest.importorskip("pyarrow.parquet")
     (tmp_path / "data").mkdir()
@@ -158,10 +227,15 @@ def test_a_table_says_which_columns_it_takes_and_which_it_does_not_use(pets, tmp
         table = parquet.read_table(path)
         parquet.write_table(table.append_column("noisy_label", table["label"]), path)
     assert main(["-C", str(tmp_path), "corrupt", name, "--sym", "0.2"]) == 0
-    assert f"{name}: images from 'image', labels from 'label'; not used: noisy_label\n" in capsys.readouterr().err
+    assert (
+        f"{name}: images from 'image', labels from 'label'; not used: noisy_label\n"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_table_may_have_names_or_whole_numbers_as_labels_and_nothing_else(pets, tmp_path, monkeypatch):
+def test_a_table_may_have_names_or_whole_numbers_as_labels_and_nothing_else(
+    pets, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
     datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
 
@@ -169,15 +243,29 @@ def test_a_table_may_have_names_or_whole_numbers_as_labels_and_nothing_else(pets
         place = tmp_path / f"t{len(list(tmp_path.iterdir()))}"
         place.mkdir()
         for part, split in (("train", "train"), ("val", "test"), ("val", "extra")):
-            rows = [{"image": {"bytes": raw, "path": None}, "label": label(k)} for _, k, raw in files_of(pets, part)]
+            rows = [
+                {"image": {"bytes": raw, "path": None}, "label": label(k)}
+                for _, k, raw in files_of(pets, part)
+            ]
             datasets.Dataset.from_list(rows).to_parquet(str(place / f"{split}.parquet"))
         return find_dataset(f"hfds:{place}", tmp_path)
 
     number = read_labels(find_dataset(f"folder:{pets}"), tmp_path).labels
-    for label, classes in ((lambda k: CLASSES[k], CLASSES), (float, tuple(map(str, range(len(CLASSES)))))):
+    for label, classes in (
+        (lambda k: CLASSES[k], CLASSES),
+        (float, tuple(map(str, range(len(CLASSES))))),
+    ):
         dataset = described(label)
-        assert dataset.classes == classes and read_labels(dataset, tmp_path).labels.tolist() == number.tolist()
-    for label in (lambda k: k + 0.5, lambda k: None if k == 0 else k, lambda k: None if k == 0 else str(k), lambda k: [k]):
+        assert (
+            dataset.classes == classes
+            and read_labels(dataset, tmp_path).labels.tolist() == number.tolist()
+        )
+    for label in (
+        lambda k: k + 0.5,
+        lambda k: None if k == 0 else k,
+        lambda k: None if k == 0 else str(k),
+        lambda k: [k],
+    ):
         with pytest.raises(DataError, match="label"):
             described(label)
 
@@ -195,7 +283,10 @@ def test_of_a_shard_nothing_is_dropped_silently_and_no_key_has_two_labels(tmp_pa
 
     assert described(("0.json", b'{"label": "cat"}')).decisions == ()
     assert any("0.mask.png" in line for line in described(("0.mask.png", b"x")).decisions)
-    for beside, what in ((("0.jpg", b"x"), "two pictures have the key '0'"), (("1.json", b'{"label": 0}'), "is 1 in its .cls and 0")):
+    for beside, what in (
+        (("0.jpg", b"x"), "two pictures have the key '0'"),
+        (("1.json", b'{"label": 0}'), "is 1 in its .cls and 0"),
+    ):
         with pytest.raises(DataError, match=what):
             described(beside)
 
@@ -208,19 +299,29 @@ def test_names_are_paths_members_keys_and_rows(pets, tmp_path, monkeypatch):
         place = tmp_path / write.__name__
         place.mkdir()
         first[write] = read_labels(find_dataset(write(pets, place), tmp_path), tmp_path).ids[0]
-    assert list(first.values()) == ["train/airplane/00.png", "train/airplane/00.png", "airplane_00", "train/0"]
+    assert list(first.values()) == [
+        "train/airplane/00.png",
+        "train/airplane/00.png",
+        "airplane_00",
+        "train/0",
+    ]
     assert read_labels(find_dataset(f"folder:{pets}"), tmp_path).ids[0] == "train/airplane/00.png"
 
 
 def test_what_a_tar_holds_is_looked_for_once_and_again_when_it_changes(pets, tmp_path, monkeypatch):
     name = as_one_tar(pets, tmp_path)
     before = read_labels(find_dataset(name, tmp_path / "cache"), tmp_path)
-    monkeypatch.setattr(tarfile, "open", lambda *a, **k: pytest.fail("the tar was looked through again"))
+    monkeypatch.setattr(
+        tarfile, "open", lambda *a, **k: pytest.fail("the tar was looked through again")
+    )
     assert read_labels(find_dataset(name, tmp_path / "cache"), tmp_path).ids == before.ids
     monkeypatch.undo()
     with tarfile.open(tmp_path / "pets.tar", "a") as tar:
         add(tar, "train/bird/new.png", files_of(pets, "train")[0][2])
-    assert len(read_labels(find_dataset(name, tmp_path / "cache"), tmp_path).ids) == len(before.ids) + 1
+    assert (
+        len(read_labels(find_dataset(name, tmp_path / "cache"), tmp_path).ids)
+        == len(before.ids) + 1
+    )
 
 
 def pictures_of(pets: Path) -> Pictures:
@@ -254,7 +355,11 @@ def test_the_fingerprint_is_of_names_sizes_and_labels_and_not_of_the_place(pets,
 
 def test_a_million_names_are_one_object():
     names = Names.of(f"train/klasse/ü{number}.jpg" for number in range(1000))
-    assert (names[0], names[999], len(names)) == ("train/klasse/ü0.jpg", "train/klasse/ü999.jpg", 1000)
+    assert (names[0], names[999], len(names)) == (
+        "train/klasse/ü0.jpg",
+        "train/klasse/ü999.jpg",
+        1000,
+    )
 
 
 # The order of reading
@@ -262,7 +367,9 @@ def test_a_million_names_are_one_object():
 
 def streamed(pets: Path, workers: int | None, side: int = 24) -> tuple[object, Plan]:
     pictures = read_images(find_dataset(f"folder:{pets}"), pets, workers=workers).train_images
-    source = source_of(pictures, normalisation_of(pictures), CPU, Look(side, 0.875, 0.08, flip=True))
+    source = source_of(
+        pictures, normalisation_of(pictures), CPU, Look(side, 0.875, 0.08, flip=True)
+    )
     return source, Plan.draw(48, 2, 0, True, torch.Generator().manual_seed(3))
 
 
@@ -278,9 +385,13 @@ ATS = [slice(start, start + 20) for start in (0, 20)] + [slice(40, 48)]
 
 def test_pictures_are_the_same_with_any_number_of_workers_and_after_a_resume(pets):
     expected = read(*streamed(pets, 0), ATS)
-    assert expected[0][0].shape == (20, 3, 24, 24) and not torch.equal(expected[0][0], expected[0][1])
+    assert expected[0][0].shape == (20, 3, 24, 24) and not torch.equal(
+        expected[0][0], expected[0][1]
+    )
     for workers, first in ((1, 0), (3, 0), (2, 1), (0, 2)):
-        for got, wanted in zip(read(*streamed(pets, workers), ATS[first:]), expected[first:], strict=True):
+        for got, wanted in zip(
+            read(*streamed(pets, workers), ATS[first:]), expected[first:], strict=True
+        ):
             assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
@@ -288,14 +399,19 @@ def test_a_part_of_a_step_is_that_part_of_it(pets):
     """As processes that share a step ask for it."""
     source, plan = streamed(pets, 0)
     whole = source.views(plan, slice(0, 20))
-    assert torch.equal(torch.cat([source.views(plan, slice(0, 7))[1], source.views(plan, slice(7, 20))[1]]), whole[1])
+    assert torch.equal(
+        torch.cat([source.views(plan, slice(0, 7))[1], source.views(plan, slice(7, 20))[1]]),
+        whole[1],
+    )
 
 
 def test_another_epoch_crops_otherwise(pets):
     source, plan = streamed(pets, 0)
     again = Plan.draw(48, 2, 0, True, torch.Generator().manual_seed(4))
     same_places = Plan(plan.order, plan.shifts, plan.flips, again.seed)
-    assert not torch.equal(source.views(plan, slice(0, 8))[0], source.views(same_places, slice(0, 8))[0])
+    assert not torch.equal(
+        source.views(plan, slice(0, 8))[0], source.views(same_places, slice(0, 8))[0]
+    )
 
 
 def test_reading_here_leaves_randomness_as_it_was(pets):
@@ -326,7 +442,11 @@ def test_no_worker_is_left_at_the_end_or_after_an_error(pets, tmp_path):
     before = children()
     for workers in (0, 2):
         source, plan = streamed(tmp_path / "pets", workers)
-        with pytest.raises(DataError, match=r"train/bird/05\.png cannot be read as a picture .*: mend or remove it$"):
+        with pytest.raises(
+            DataError,
+            match=r"train/bird/05\.png cannot be read as a picture .*: "
+            r"mend or remove it$",
+        ):
             read(source, plan, ATS)
         source.close()
     assert children() == before
@@ -357,7 +477,11 @@ def test_the_processes_of_a_run_on_one_machine_share_its_cores(pets, monkeypatch
 def test_a_dead_worker_is_said_in_one_line(pets, monkeypatch):
     source, plan = streamed(pets, 1)
     monkeypatch.setattr(Image, "open", lambda *words, **options: os._exit(9))
-    with pytest.raises(DataError, match=r"a process that reads pictures ended .*fewer --workers may help"):
+    with pytest.raises(
+        DataError,
+        match=r"a process that reads pictures ended .*fewer --workers "
+        r"may help",
+    ):
         read(source, plan, ATS)
     source.close()
 
@@ -367,7 +491,11 @@ def test_a_dead_worker_is_said_in_one_line(pets, monkeypatch):
 def test_workers_may_be_started_in_any_way(start, pets, monkeypatch):
     expected = read(*streamed(pets, 0), ATS)
     original = DataLoader.__init__
-    monkeypatch.setattr(DataLoader, "__init__", lambda self, *a, **k: original(self, *a, **k, multiprocessing_context=start))
+    monkeypatch.setattr(
+        DataLoader,
+        "__init__",
+        lambda self, *a, **k: original(self, *a, **k, multiprocessing_context=start),
+    )
     for got, wanted in zip(read(*streamed(pets, 2), ATS), expected, strict=True):
         assert torch.equal(got[0], wanted[0])
 
@@ -390,16 +518,38 @@ def test_a_run_is_trained_resumed_and_asked_again(lab, capsys):
     assert main(["--data-dir", "data", "corrupt", "folder:pets", "--sym", "0.4", "--json"]) == 0
     manifest = read_manifest(last_json(capsys)["manifest"])
     assert manifest.meta["path"] == "folder:pets" and manifest.ids[17] == "train/automobile/01.png"
-    assert main(["--data-dir", "data", "train", *TRAIN, "--epochs", "2", "--workers", "1", "--json"]) == 0
+    assert (
+        main(["--data-dir", "data", "train", *TRAIN, "--epochs", "2", "--workers", "1", "--json"])
+        == 0
+    )
     run = Path(last_json(capsys)["run"])
     record = RunFolder(run).record()
-    assert record["data"]["shape"] == [16, 16, 3] and record["recipe"]["size"] == 16 and record["recipe"]["centre"] == 0.875
-    np.testing.assert_allclose(record["data"]["normalisation"]["mean"], [123.675, 116.28, 103.53], rtol=1e-6)
+    assert (
+        record["data"]["shape"] == [16, 16, 3]
+        and record["recipe"]["size"] == 16
+        and record["recipe"]["centre"] == 0.875
+    )
+    np.testing.assert_allclose(
+        record["data"]["normalisation"]["mean"], [123.675, 116.28, 103.53], rtol=1e-6
+    )
     assert main(["--data-dir", "data", "evaluate", str(run), "--recheck", "--workers", "0"]) == 0
-    assert main(["--data-dir", "data", "evaluate", str(run), "--eval-on", "folder:pets", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))[0]["on"]["folder:pets"]["n"] == 12
+    assert (
+        main(["--data-dir", "data", "evaluate", str(run), "--eval-on", "folder:pets", "--json"])
+        == 0
+    )
+    assert (
+        json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))[0]["on"][
+            "folder:pets"
+        ]["n"]
+        == 12
+    )
     assert main(["--data-dir", "data", "evaluate", str(run), "--suspects", "doubts.csv"]) == 0
-    assert Path("doubts.csv").read_text().splitlines()[0].startswith("rank,index,path,recorded,suggested")
+    assert (
+        Path("doubts.csv")
+        .read_text()
+        .splitlines()[0]
+        .startswith("rank,index,path,recorded,suggested")
+    )
     assert main(["--data-dir", "data", "report", "-o", "report.html"]) == 0
     assert "data:image/png;base64," in Path("report.html").read_text()
 
@@ -420,17 +570,36 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(lab):
                 trainer, run = trainer_of(Workspace("other", "data", workers=1))
                 trainer.load_state_dict(state)
         trainer.close()
-        keys.append((run.key, [value.clone() for value in trainer.networks[0].state_dict().values()]))
-    assert keys[0][0] == keys[1][0] and all(torch.equal(a, b) for a, b in zip(keys[0][1], keys[1][1], strict=True))
+        keys.append(
+            (run.key, [value.clone() for value in trainer.networks[0].state_dict().values()])
+        )
+    assert keys[0][0] == keys[1][0] and all(
+        torch.equal(a, b) for a, b in zip(keys[0][1], keys[1][1], strict=True)
+    )
 
 
 def test_a_run_that_is_killed_while_its_workers_read_leaves_none_of_them_and_goes_on(lab, capsys):
     """Bit for bit, too."""
     plugin = Path(__file__).parents[1] / "support" / "mishap.py"
-    train = ["train", f"folder:{lab / 'pets'}", *TRAIN, "--sym", "0.4", "--epochs", "2", "--batch-size", "8", "--workers", "2"]
+    train = [
+        "train",
+        f"folder:{lab / 'pets'}",
+        *TRAIN,
+        "--sym",
+        "0.4",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--workers",
+        "2",
+    ]
     command = ["--data-dir", str(lab / "data"), "-C", str(lab / "killed"), *train]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MISHAP": "kill", "VICTIMS": "0"}
-    with subprocess.Popen([sys.executable, "-m", "noisebench", "-q", "--plugin", str(plugin), *command], env=environment) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "noisebench", "-q", "--plugin", str(plugin), *command],
+        env=environment,
+    ) as process:
         code, workers = watched(process)
     assert code == -9 and len(workers) >= 2
     until = time.monotonic() + 30
@@ -439,7 +608,10 @@ def test_a_run_that_is_killed_while_its_workers_read_leaves_none_of_them_and_goe
     assert not left
     assert main(command) == 0 and "resuming where it was interrupted" in capsys.readouterr().err
     assert main(["--data-dir", str(lab / "data"), "-C", str(lab / "straight"), *train]) == 0
-    one, other = (next((lab / name / "runs").glob("*/model.safetensors")).read_bytes() for name in ("killed", "straight"))
+    one, other = (
+        next((lab / name / "runs").glob("*/model.safetensors")).read_bytes()
+        for name in ("killed", "straight")
+    )
     assert one == other
 
 
@@ -464,30 +636,52 @@ def stopping(trainer, at):
 
 
 def test_weights_are_tried_on_pictures_of_the_size_that_a_run_has(lab):
-    """Small ones are enlarged for timm's own stem, which those of the data set's usual size are not."""
+    """Small ones are enlarged for timm's own stem, which those of the data set's usual size are
+    not.
+    """
     torch.manual_seed(5)
     torch.save(timm.create_model("test_resnet").state_dict(), "w.pt")
     workspace, said = Workspace(".", "data", workers=0), []
     for size in (16, 96):
-        run = run_of(workspace, model="timm:test_resnet", size=size, init=workspace.initial("w.pt", "timm:test_resnet"))
+        run = run_of(
+            workspace,
+            model="timm:test_resnet",
+            size=size,
+            init=workspace.initial("w.pt", "timm:test_resnet"),
+        )
         said.append(check_networks(workspace, [run]))
-        assert [sentence.partition(": ")[2] for sentence in said[-1]] == make_trainer(run, workspace.images(run.dataset), "cpu").adapted
-    assert [any("enlarged 4 times" in sentence for sentence in each) for each in said] == [True, False]
+        assert [sentence.partition(": ")[2] for sentence in said[-1]] == make_trainer(
+            run, workspace.images(run.dataset), "cpu"
+        ).adapted
+    assert [any("enlarged 4 times" in sentence for sentence in each) for each in said] == [
+        True,
+        False,
+    ]
 
 
 def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones(lab):
     workspace = Workspace(".", "data", workers=0)
     normalise = normalisation_of(workspace.images(workspace.dataset("folder:pets")).test_images)
-    for shape, why in (((28, 28, 1), "is streamed, in colour, and mine is grey"), ((20, 28, 3), "which is for squares, not for 20x28")):
+    for shape, why in (
+        ((28, 28, 1), "is streamed, in colour, and mine is grey"),
+        ((20, 28, 3), "which is for squares, not for 20x28"),
+    ):
         networks = StoredNetworks([], build_strategy("standard"), shape, normalise, "fp32")
         with pytest.raises(DataError, match=why):
-            evaluate_on({"data": {"name": "mine"}}, networks, workspace, workspace.dataset("folder:pets"))
+            evaluate_on(
+                {"data": {"name": "mine"}}, networks, workspace, workspace.dataset("folder:pets")
+            )
 
 
 def run_of(workspace: Workspace, model: str = "cnn4", size: int = 16, init: Initial | None = None):
     dataset = workspace.dataset("folder:pets")
     manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)"))
-    wish = Wish(model=model, changes={"epochs": 2, "batch_size": 16, "size": size, "lr": 0.05}, precision="fp32", init=init)
+    wish = Wish(
+        model=model,
+        changes={"epochs": 2, "batch_size": 16, "size": size, "lr": 0.05},
+        precision="fp32",
+        init=init,
+    )
     return plan_run(wish, dataset, manifest, workspace.images(dataset).fingerprint)
 
 
@@ -518,7 +712,17 @@ def test_a_folder_in_memory_and_streamed_are_two_sets_with_a_manifest_each(lab, 
         assert main(["corrupt", name, "--sym", "0.4", "--json"]) == 0
         manifest = last_json(capsys)["manifest"]
         assert read_manifest(manifest).meta["path"] == name
-        words = ["--manifest", manifest, "--model", "mlp", "--epochs", "1", "--batch-size", "16", "--json"]
+        words = [
+            "--manifest",
+            manifest,
+            "--model",
+            "mlp",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "16",
+            "--json",
+        ]
         assert main(["train", *words, *(["--size", "16"] if ":" in name else [])]) == 0
         assert main(["-q", "evaluate", last_json(capsys)["run"], "--recheck", "--json"]) == 0
         capsys.readouterr()
@@ -534,7 +738,24 @@ def test_held_out_and_dropped_pictures_are_predicted_too(lab, capsys):
 
 def test_a_run_that_estimates_its_noise_streams_its_folds(lab, capsys):
     before = children()
-    assert main(["train", "folder:pets", "--sym", "0.4", "--loss", "el(eps=estimated)", *TRAIN, "--epochs", "2", "--workers", "1"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "folder:pets",
+                "--sym",
+                "0.4",
+                "--loss",
+                "el(eps=estimated)",
+                *TRAIN,
+                "--epochs",
+                "2",
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert children() == before
 
 
@@ -558,7 +779,8 @@ def test_a_page_asks_no_network_for_pictures_and_says_which_folder_is_missing(la
 
 def test_a_suite_trains_a_streamed_set(lab, capsys):
     Path("benchmarks.yaml").write_text(
-        "version: 1\nsuites:\n  mine:\n    defaults: {dataset: 'folder:pets', model: mlp, epochs: 1, size: 16, batch_size: 16}\n"
+        "version: 1\nsuites:\n  mine:\n    defaults: {dataset: 'folder:pets', model: mlp, epochs: "
+        "1, size: 16, batch_size: 16}\n"
         "    matrix: {noise: [symmetric(rate=0.4)], method: [ce, lsr, gce]}\n"
     )
     assert main(["run", "mine", "--jobs", "1", "--workers", "0", "--json"]) == 0
@@ -568,10 +790,16 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["--crop", "4"], "crop pads images in memory, and pets-.* is streamed: its random crop is area"),
+        (
+            ["--crop", "4"],
+            "crop pads images in memory, and pets-.* is streamed: its random crop is area",
+        ),
         (["--img-size", "2000"], "Invalid value for '--img-size'"),
         (["--fit", "stretch"], "fit is one of crop, pad, squash, got 'stretch'"),
-        (["--fit", "pad", "--centre", "0.9"], "centre has an effect with fit crop only, got 0.9 with pad"),
+        (
+            ["--fit", "pad", "--centre", "0.9"],
+            "centre has an effect with fit crop only, got 0.9 with pad",
+        ),
         (["--area", "1.5"], r"area is a share in \(0, 1\], got 1.5"),
         (["--centre", "0"], "centre must be above 0 on pets-"),
     ],
@@ -585,20 +813,32 @@ def test_what_cannot_be_done_with_streamed_pictures_is_refused(words, what, lab,
 def test_who_reads_nothing_ahead_has_no_use_for_workers(tmp_path, capsys):
     for words in (["train", "digits", "--sym", "0.4"], ["run", "smoke"]):
         assert main(["-C", str(tmp_path), *words, "--workers", "3", "--dry-run"]) == 2
-        assert capsys.readouterr().err == "error: --workers reads pictures ahead that are streamed (folder:DIR ...); digits is in memory\n"
+        assert capsys.readouterr().err == (
+            "error: --workers reads pictures ahead that are "
+            "streamed (folder:DIR ...); digits is in memory\n"
+        )
 
 
 def test_a_table_that_cannot_be_fetched_says_why(monkeypatch, tmp_path):
     datasets = pytest.importorskip("datasets", reason="needs Hugging Face's datasets")
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # and again afterwards
-    for offline, why in ((False, r"http://127\.0\.0\.1:9 cannot be reached"), (True, "--offline forbids to fetch it")):
-        with pytest.raises(DataError, match=rf"is not in the hub's cache and {why}.*: get it elsewhere and name a folder of parquet files"):
+    for offline, why in (
+        (False, r"http://127\.0\.0\.1:9 cannot be reached"),
+        (True, "--offline forbids to fetch it"),
+    ):
+        with pytest.raises(
+            DataError,
+            match=rf"is not in the hub's cache and {why}.*: get it "
+            r"elsewhere and name a folder of parquet files",
+        ):
             find_dataset("hfds:somebody/nothing", tmp_path, offline=offline)
 
 
 @pytest.mark.parametrize("words", [["--area", "0.5"], ["--centre", "0.9"]])
-def test_what_only_streamed_pictures_have_is_refused_elsewhere(words, tmp_path, monkeypatch, capsys):
+def test_what_only_streamed_pictures_have_is_refused_elsewhere(
+    words, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "digits", "--sym", "0.4", *words, "--dry-run"]) == 2
     assert "has no effect on digits, which is in memory" in capsys.readouterr().err
@@ -632,21 +872,43 @@ def test_what_is_no_set_of_pictures_is_said(name, what, lab):
 
 def test_a_folder_that_does_not_fit_into_memory_says_how_to_stream_it(tmp_path):
     with pytest.raises(
-        DataError, match=r"1000000 images of 224x224 are 150.5 GB in memory, .*: give a smaller --img-size, or stream them as folder:pets$"
+        DataError,
+        match=r"1000000 images of 224x224 are 150.5 GB in memory, .*: give a smaller "
+        r"--img-size, or stream them as folder:pets$",
     ):
         check_memory(Path("pets"), 1_000_000, 224, 224)
     check_memory(Path("pets"), 100, 32, 32)
 
 
 def test_open_set_noise_on_what_is_streamed_is_refused(lab, capsys):
-    assert main(["train", "folder:pets", "--openset", "0.2", "--source", "digits", "--epochs", "1", *TRAIN]) == 2
+    assert (
+        main(
+            [
+                "train",
+                "folder:pets",
+                "--openset",
+                "0.2",
+                "--source",
+                "digits",
+                "--epochs",
+                "1",
+                *TRAIN,
+            ]
+        )
+        == 2
+    )
     assert "is streamed, and its pictures cannot be replaced" in capsys.readouterr().err
 
 
 def test_noise_that_looks_at_images_looks_at_streamed_ones(lab, capsys):
     assert main(["corrupt", "folder:pets", "--idn", "0.3", "--json"]) == 0
     assert last_json(capsys)["realised_rate"] > 0.1
-    assert np.asarray(image_rows(find_dataset("folder:pets"), lab)(np.array([0, 5]))).shape == (2, 224, 224, 3)
+    assert np.asarray(image_rows(find_dataset("folder:pets"), lab)(np.array([0, 5]))).shape == (
+        2,
+        224,
+        224,
+        3,
+    )
 
 
 # ImageNet's half of the paper
@@ -655,7 +917,10 @@ def test_noise_that_looks_at_images_looks_at_streamed_ones(lab, capsys):
 def test_the_papers_suite_is_four_methods_two_networks_and_four_seeds(tmp_path):
     _, suite = find_suite("el-imagenet", tmp_path)
     recipe = RECIPES["el-imagenet"].settings
-    assert suite.matrix == {"model": ["timm:resnet50", "timm:resnet101"], "method": ["ce", "el", "lsr", "lsr_el"]}
+    assert suite.matrix == {
+        "model": ["timm:resnet50", "timm:resnet101"],
+        "method": ["ce", "el", "lsr", "lsr_el"],
+    }
     assert suite.defaults.seeds == [0, 1, 2, 3] and suite.report.published == "equal-loss"
     assert (recipe["batch_size"], recipe["lr"], recipe["weight_decay"]) == (2048, 0.8, 1e-4)
 

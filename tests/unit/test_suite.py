@@ -46,13 +46,19 @@ def mistakes(tmp_path: Path, text: str) -> str:
 def test_quick_is_eight_methods_by_seven_noises_by_four_seeds() -> None:
     runs = expand(read_suites(packaged_suites())["quick"])
     assert len(runs) == 8 * 7 * 4
-    assert len({run.settings["method"] for run in runs}) == 8 and len({run.settings["noise"] for run in runs}) == 7
+    assert (
+        len({run.settings["method"] for run in runs}) == 8
+        and len({run.settings["noise"] for run in runs}) == 7
+    )
     assert all(run.seed == run.noise_seed for run in runs)
 
 
 def test_a_suite_unfolds_with_exclusions_and_overrides(tmp_path: Path) -> None:
     runs = expand(read_suites(write(tmp_path))["tiny"])
-    cells = [(run.settings["noise"], run.settings["method"], run.settings.get("lr"), run.seed) for run in runs]
+    cells = [
+        (run.settings["noise"], run.settings["method"], run.settings.get("lr"), run.seed)
+        for run in runs
+    ]
     assert cells == [
         ("symmetric(rate=0.2)", "ce", None, 0), ("symmetric(rate=0.2)", "ce", None, 1),
         ("symmetric(rate=0.4)", "ce", None, 0), ("symmetric(rate=0.4)", "ce", None, 1),
@@ -83,7 +89,12 @@ suites:
 
 def test_a_suite_takes_noise_in_short_and_selects_as_where_does(tmp_path: Path) -> None:
     runs = [
-        (str(normal_noise(run.settings["noise"])), run.settings["loss"], run.seed, run.settings.get("lr"))
+        (
+            str(normal_noise(run.settings["noise"])),
+            run.settings["loss"],
+            run.seed,
+            run.settings.get("lr"),
+        )
         for run in expand(read_suites(write(tmp_path, SHORT))["tiny"])
     ]
     inclusive = "symmetric(rate=0.4, inclusive=True)"
@@ -92,23 +103,40 @@ def test_a_suite_takes_noise_in_short_and_selects_as_where_does(tmp_path: Path) 
         ("symmetric(rate=0.1)", "ce", 0, 0.05), ("symmetric(rate=0.1)", "gce", 0, 0.05),
         (inclusive, "ce", 0, None), (inclusive, "gce", 0, None),
     ]  # fmt: skip
-    assert "9:9: exclude matches no run" in mistakes(tmp_path, SHORT.replace("{noise: sym 0.2, loss", "{noise: sym 0.3, loss"))
-    assert "6:15: unknown noise 'symm'" in mistakes(tmp_path, SHORT.replace("[sym 0.2", "[symm 0.2"))
-    assert "rate must be a number in [0, 1)" in mistakes(tmp_path, SHORT.replace("pair 0.2", "pair 2"))
+    assert "9:9: exclude matches no run" in mistakes(
+        tmp_path, SHORT.replace("{noise: sym 0.2, loss", "{noise: sym 0.3, loss")
+    )
+    assert "6:15: unknown noise 'symm'" in mistakes(
+        tmp_path, SHORT.replace("[sym 0.2", "[symm 0.2")
+    )
+    assert "rate must be a number in [0, 1)" in mistakes(
+        tmp_path, SHORT.replace("pair 0.2", "pair 2")
+    )
 
 
 def test_a_suite_in_short_makes_the_same_runs(tmp_path: Path) -> None:
-    texts = {"short": "[sym 0.2, asym 0.3]", "long": "[symmetric(rate=0.2), \"asymmetric(rate=0.3, map='digits')\"]", "one": "asym 0.3"}
+    texts = {
+        "short": "[sym 0.2, asym 0.3]",
+        "long": ("[symmetric(rate=0.2), \"asymmetric(rate=0.3, map='digits')\"]"),
+        "one": "asym 0.3",
+    }
     keys = {}
     for name, noise in texts.items():
-        write(tmp_path, f"version: 1\nsuites:\n  tiny:\n    defaults: {{dataset: digits, epochs: 1}}\n"
+        write(tmp_path, "version: 1\nsuites:\n  tiny:\n    defaults: {dataset: digits, epochs: "
+                        "1}\n"
                         f"    matrix: {{noise: {noise}, method: ce}}\n")  # fmt: skip
-        keys[name] = [item.run.key for item in make_agenda(Workspace(tmp_path), find_suite("tiny", tmp_path)[1])]
+        keys[name] = [
+            item.run.key
+            for item in make_agenda(Workspace(tmp_path), find_suite("tiny", tmp_path)[1])
+        ]
     assert keys["short"] == keys["long"] and keys["one"] == keys["short"][1:]
 
 
-def test_what_is_said_beside_a_suite_changes_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(tmp_path, GOOD.replace("dataset: digits,", "dataset: digits, subset: 100,"))  # what it takes is measured
+def test_what_is_said_beside_a_suite_changes_its_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # what it takes is measured
+    write(tmp_path, GOOD.replace("dataset: digits,", "dataset: digits, subset: 100,"))
     plan = ["-q", "-C", str(tmp_path), "run", "tiny", "--dry-run", "--json"]
 
     def planned(*options: str) -> list[dict]:
@@ -116,11 +144,16 @@ def test_what_is_said_beside_a_suite_changes_its_recipe(tmp_path: Path, capsys: 
         return json.loads(capsys.readouterr().out)["runs"]
 
     assert [run["epochs"] for run in planned("--epochs", "3")] == [3] * 6
-    keys = {options: tuple(run["key"] for run in planned(*options)) for options in ((), ("--crop", "1"), ("--flip",))}
+    keys = {
+        options: tuple(run["key"] for run in planned(*options))
+        for options in ((), ("--crop", "1"), ("--flip",))
+    }
     assert len(set(keys.values())) == 3
     refused = {
-        ("--lr", "0.1"): "--lr 0.1: the suite sets its lr run by run", ("--epochs", "0"): "epochs must be at least 1",
-        ("--recipe", "appl"): "unknown recipe 'appl'", ("--weight-decay", "-1"): "weight_decay must be at least 0",
+        ("--lr", "0.1"): "--lr 0.1: the suite sets its lr run by run", ("--epochs", "0"): ("epochs must "
+                                                                                          "be at least 1"),
+        ("--recipe", "appl"): "unknown recipe 'appl'", ("--weight-decay", "-1"): ("weight_decay "
+                                                                                 "must be at least 0"),
     }  # fmt: skip
     for options, why in refused.items():
         assert main([*plan, *options]) == 2
@@ -128,7 +161,11 @@ def test_what_is_said_beside_a_suite_changes_its_recipe(tmp_path: Path, capsys: 
 
 
 MISTAKES = [
-    ("epochs: 1", "epochs: 1, epohcs: 2", "4:44: defaults.epohcs: unknown key: did you mean 'epochs'?"),
+    (
+        "epochs: 1",
+        "epochs: 1, epohcs: 2",
+        "4:44: defaults.epohcs: unknown key: did you mean 'epochs'?",
+    ),
     ("epochs: 1", "epochs: 1, epochs: 2", "4:44: the key 'epochs' stands twice"),
     ("epochs: 1", "lr: 1e-3", "4:37: YAML reads 1e-3 as text: write 1.0e-3"),
     ("epochs: 1", "epochs: two", "defaults.epochs: Input should be a valid integer"),
@@ -149,18 +186,32 @@ MISTAKES = [
     ("epochs: 1", "epochs: 0", "epochs must be at least 1, got 0"),
     ("dataset: digits", "dataset: digits, loss: ce", "a method is a loss and a strategy already"),
     ("symmetric(rate=0.4)]", "'asymmetric(rate=0.4, map=block5-next)']", "cannot read"),
-    ("symmetric(rate=0.4)]", "\"asymmetric(rate=0.4, map='block5-next')\"]", "6:7: map 'block5-next' is for 100 classes"),
+    (
+        "symmetric(rate=0.4)]",
+        "\"asymmetric(rate=0.4, map='block5-next')\"]",
+        "6:7: map 'block5-next' is for 100 classes",
+    ),
     ("epochs: 1", "summary: !foo x", "defaults.summary"),
-    ("epochs: 1", "recipe: 2024-99-99", "cannot read '2024-99-99' as timestamp: write it in quotes"),
+    (
+        "epochs: 1",
+        "recipe: 2024-99-99",
+        "cannot read '2024-99-99' as timestamp: write it in quotes",
+    ),
     ("version: 1", "version: 2", "starts with `version: 1`"),
     ("version: 1", "version: 1\nsuits: {}", "2:1: unknown key 'suits'"),
     ("suites:", "suites: &a", None),
     ("    exclude", "  exclude", "9:5: not YAML"),
-    ("    exclude", "    report: {published: equal-los}\n    exclude", "8:14: unknown published paper 'equal-los': did you mean"),
+    (
+        "    exclude",
+        "    report: {published: equal-los}\n    exclude",
+        "8:14: unknown published paper 'equal-los': did you mean",
+    ),
 ]
 
 
-def test_a_mistake_is_said_with_its_line_and_column(tmp_path: Path, subtests: pytest.Subtests) -> None:
+def test_a_mistake_is_said_with_its_line_and_column(
+    tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     for old, new, said in MISTAKES:
         with subtests.test(new=new):
             text = GOOD.replace(old, new, 1)
@@ -172,11 +223,17 @@ def test_a_mistake_is_said_with_its_line_and_column(tmp_path: Path, subtests: py
 
 
 def test_an_empty_matrix_is_a_mistake(tmp_path: Path) -> None:
-    assert "the matrix is empty" in mistakes(tmp_path, "version: 1\nsuites:\n  a:\n    matrix: {}\n")
+    assert "the matrix is empty" in mistakes(
+        tmp_path, "version: 1\nsuites:\n  a:\n    matrix: {}\n"
+    )
 
 
 def test_all_mistakes_are_said_at_once_in_order(tmp_path: Path) -> None:
-    text = GOOD.replace("epochs: 1", "epohcs: 1").replace("[ce, el]", "[ce, ell]").replace("lr: 0.05", "lr: 5e-2")
+    text = (
+        GOOD.replace("epochs: 1", "epohcs: 1")
+        .replace("[ce, el]", "[ce, ell]")
+        .replace("lr: 0.05", "lr: 5e-2")
+    )
     lines = mistakes(tmp_path, text).splitlines()
     assert [line.partition("benchmarks.yaml:")[2].split(":")[0] for line in lines] == sorted(
         line.partition("benchmarks.yaml:")[2].split(":")[0] for line in lines
@@ -185,7 +242,14 @@ def test_all_mistakes_are_said_at_once_in_order(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_suite_file_is_refused(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    for text in ("", "just text", "[1, 2]", "a: [", "version: 1\nsuites: {a: &x {matrix: {noise: []}}, b: *x}", "\x00"):
+    for text in (
+        "",
+        "just text",
+        "[1, 2]",
+        "a: [",
+        "version: 1\nsuites: {a: &x {matrix: {noise: []}}, b: *x}",
+        "\x00",
+    ):
         with subtests.test(text=text):
             assert mistakes(tmp_path, text)
 
@@ -232,7 +296,9 @@ def test_workers_finish_every_run_and_the_agenda_knows(finished: Workspace) -> N
     assert len(select(agenda(finished), "all")) == 6
 
 
-def test_an_unfinished_a_failed_and_a_stale_run_are_told_apart(finished: Workspace, tmp_path: Path) -> None:
+def test_an_unfinished_a_failed_and_a_stale_run_are_told_apart(
+    finished: Workspace, tmp_path: Path
+) -> None:
     copied = Workspace(shutil.copytree(finished.root, tmp_path / "copy"))
     items = agenda(copied)
     shutil.rmtree(items[0].folder.path)
@@ -248,13 +314,20 @@ def test_an_unfinished_a_failed_and_a_stale_run_are_told_apart(finished: Workspa
     found = [(item.status, item.reason) for item in agenda(copied)]
     assert found[:3] == [("run", "new"), ("failed: retry", "it broke"), ("resume", "interrupted")]
     assert found[3][0] == "stale" and found[3][1].startswith("versions changed since")
-    assert [len(select(agenda(copied), which)) for which in (None, "failed", "stale", "all")] == [4, 1, 1, 6]
+    assert [len(select(agenda(copied), which)) for which in (None, "failed", "stale", "all")] == [
+        4,
+        1,
+        1,
+        6,
+    ]
 
 
 def test_shards_split_the_runs_without_rest(finished: Workspace) -> None:
     items = agenda(finished)
     parts = [select(items, "all", f"{number}/4") for number in (1, 2, 3, 4)]
-    assert sorted(item.run.key for part in parts for item in part) == sorted(item.run.key for item in items)
+    assert sorted(item.run.key for part in parts for item in part) == sorted(
+        item.run.key for item in items
+    )
     with pytest.raises(ConfigError, match="--shard is i/n"):
         select(items, None, "5/4")
 
@@ -262,9 +335,12 @@ def test_shards_split_the_runs_without_rest(finished: Workspace) -> None:
 def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
     plugin = tmp_path / "deadly.py"
     plugin.write_text(
-        "import os\nimport noisebench as nb\n@nb.register_loss\ndef deadly(log_p):\n    'Kills its process.'\n    os.abort()\n"
+        "import os\nimport noisebench as nb\n@nb.register_loss\ndef deadly(log_p):\n    'Kills "
+        "its process.'\n    os.abort()\n"
     )
-    text = GOOD.replace("method: [ce, el]", "loss: [ce, deadly]").replace("method: el", "loss: deadly")
+    text = GOOD.replace("method: [ce, el]", "loss: [ce, deadly]").replace(
+        "method: el", "loss: deadly"
+    )
     from noisebench.core.plugins import load_plugins
     from noisebench.losses import LOSSES
 
@@ -274,6 +350,10 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     items = make_agenda(workspace, find_suite("tiny", tmp_path)[1])
     pool = LocalPool(Place(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"), 1)
-    kinds = {event.number: event.kind for event in pool.run(bundles(items, items)) if event.kind != "progress"}
+    kinds = {
+        event.number: event.kind
+        for event in pool.run(bundles(items, items))
+        if event.kind != "progress"
+    }
     assert kinds == {0: "done", 1: "done", 2: "done", 3: "done", 4: "failed", 5: "failed"}
     assert "died (SIGABRT)" in items[4].folder.error.read_text()

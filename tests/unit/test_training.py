@@ -1,4 +1,6 @@
-"""The one loop: it learns, repeats itself bit for bit, resumes, sees no clean label, and says where a cost went wrong."""
+"""The one loop: it learns, repeats itself bit for bit, resumes, sees no clean label, and says where
+a cost went wrong.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_another_seed_is_another_run(make_trainer: Callable[..., Trainer]) -> No
 def test_dropout_resumes_bit_for_bit_in_mid_epoch(make_trainer: Callable[..., Trainer]) -> None:
     straight, saved = make_trainer(model="timm:resnet10t", batch_size=64), {}
     straight.networks[0].drop_rate = 0.5
-    straight.run_epoch(lambda: saved.update(deepcopy(straight.state_dict())) if straight.step == 2 else None)
+    straight.run_epoch(
+        lambda: saved.update(deepcopy(straight.state_dict())) if straight.step == 2 else None
+    )
     resumed = make_trainer(model="timm:resnet10t", batch_size=64)
     resumed.networks[0].drop_rate = 0.5
     resumed.load_state_dict(saved)
@@ -78,7 +82,9 @@ def test_a_task_has_no_place_for_clean_or_test_labels() -> None:
     }  # fmt: skip
 
 
-def test_a_cost_that_is_not_finite_fails_naming_the_step(make_trainer: Callable[..., Trainer]) -> None:
+def test_a_cost_that_is_not_finite_fails_naming_the_step(
+    make_trainer: Callable[..., Trainer],
+) -> None:
     trainer = make_trainer("test_nan_when_sure", lr=0.5, epochs=20)
     with pytest.raises(RunFailed, match=r"the cost became nan at epoch \d+, step \d+"):
         for _ in range(20):
@@ -86,10 +92,14 @@ def test_a_cost_that_is_not_finite_fails_naming_the_step(make_trainer: Callable[
 
 
 def test_gradients_are_clipped(make_trainer: Callable[..., Trainer]) -> None:
-    trainer = make_trainer(clip=1e-3, lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant")
+    trainer = make_trainer(
+        clip=1e-3, lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant"
+    )
     before = weights(trainer)
     trainer.make_step()
-    moved = np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(weights(trainer), before, strict=True)))
+    moved = np.sqrt(
+        sum(((a - b) ** 2).sum() for a, b in zip(weights(trainer), before, strict=True))
+    )
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -125,11 +135,15 @@ def test_flips_mirror_each_image_alone(crop: int, digits: Images) -> None:
     index, flips = torch.arange(4), torch.tensor([True, False, True, False])
     plain = next(pixels.plain(index))
     mirrored = pixels.augmented(index, torch.full((4, 2), crop), flips)
-    assert torch.equal(mirrored[flips], plain[flips].flip(3)) and torch.equal(mirrored[~flips], plain[~flips])
+    assert torch.equal(mirrored[flips], plain[flips].flip(3)) and torch.equal(
+        mirrored[~flips], plain[~flips]
+    )
 
 
 @pytest.mark.parametrize("crop", [0, 2])
-def test_a_small_set_gives_the_same_images_as_one_kept_as_bytes(crop: int, digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_set_gives_the_same_images_as_one_kept_as_bytes(
+    crop: int, digits: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
     normalise = Normalisation.of(digits.train_images)
     small = Pixels(digits.train_images, normalise, CPU, crop)
     monkeypatch.setattr("noisebench.training.images.pixels._FEW", 0)
@@ -154,7 +168,9 @@ def test_an_epoch_visits_every_example_once_and_draws_all_shifts() -> None:
     plan = Plan.draw(1000, 2, 4, True, torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat(plan.batches(64)).sort().values, torch.arange(1000))
     assert set(plan.shifts.unique().tolist()) == set(range(9))
-    assert plan.flips is not None and plan.flips.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert plan.flips is not None and plan.flips.float().mean().item() == pytest.approx(
+        0.5, abs=0.05
+    )
 
 
 def test_a_last_batch_of_one_is_left_out_but_a_single_batch_is_kept() -> None:
@@ -163,12 +179,16 @@ def test_a_last_batch_of_one_is_left_out_but_a_single_batch_is_kept() -> None:
     assert [len(batch) for batch in plan.batches(65)] == [65]
 
 
-def test_bf16_trains_with_the_loss_in_float32(digits: Images, make_trainer: Callable[..., Trainer]) -> None:
+def test_bf16_trains_with_the_loss_in_float32(
+    digits: Images, make_trainer: Callable[..., Trainer]
+) -> None:
     trainer = make_trainer()
     object.__setattr__(trainer.task, "precision", "bf16")
     seen: list[torch.dtype] = []
     inner = trainer.task.loss
-    object.__setattr__(trainer.task, "loss", lambda scores: seen.append(scores.log_p.dtype) or inner(scores))
+    object.__setattr__(
+        trainer.task, "loss", lambda scores: seen.append(scores.log_p.dtype) or inner(scores)
+    )
     assert np.isfinite(trainer.run_epoch().loss)
     assert set(seen) == {torch.float32}
 
@@ -194,5 +214,7 @@ print(peak() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_the_memory_of_predictions_is_bounded() -> None:
     """In MB, beyond that of the process; all 1,024 images at once take 270."""
-    done = subprocess.run([sys.executable, "-c", _PREDICT], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", _PREDICT], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) < 180

@@ -36,7 +36,10 @@ def test_the_numbers_are_the_shares_of_each_clean_class(place, capsys):
     assert main(["report", "--figure", "transition", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)[0]
     manifest = read_manifest(next((place / "manifests").glob("*.csv")))
-    expected = [[np.mean(manifest.labels[manifest.clean_labels == i] == j) for j in range(10)] for i in range(10)]
+    expected = [
+        [np.mean(manifest.labels[manifest.clean_labels == i] == j) for j in range(10)]
+        for i in range(10)
+    ]
     np.testing.assert_allclose(said["transition"], expected, atol=1e-12)
     assert np.sum(said["counts"]) == 50_000 and said["counts"][9][1] == 1500
 
@@ -82,7 +85,10 @@ def test_the_csv_has_a_line_for_each_pair_that_occurs(place):
     assert main(["report", "--figure", "transition", "-o", "f.csv"]) == 0
     rows = list(csv.DictReader((place / "f.csv").read_text().splitlines()))
     assert len(rows) == 15
-    assert {row["recorded"]: float(row["share"]) for row in rows if row["clean"] == "cat"} == {"cat": 0.7, "dog": 0.3}
+    assert {row["recorded"]: float(row["share"]) for row in rows if row["clean"] == "cat"} == {
+        "cat": 0.7,
+        "dog": 0.3,
+    }
 
 
 def test_what_cannot_be_drawn_is_said(place, capsys, case):
@@ -111,31 +117,53 @@ def test_without_matplotlib_a_picture_says_what_to_install(place, monkeypatch, c
 def test_lists_compare_manifests_by_fractions(place, capsys):
     assert main(["list", "manifests", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)[0]
-    assert (row["nominal_rate"], row["realised_rate"], row["worst_class"], row["worst_rate"]) == (0.3, 0.15, "bird", 0.3)
+    assert (row["nominal_rate"], row["realised_rate"], row["worst_class"], row["worst_rate"]) == (
+        0.3,
+        0.15,
+        "bird",
+        0.3,
+    )
 
 
 def test_every_named_map_says_its_paper_and_what_it_makes_of_a_rate(capsys):
     assert main(["list", "noises", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["superclass-pair"]["overall"] == "0.4 x rate" and "Equal Loss" in rows["superclass-pair"]["paper"]
+    assert (
+        rows["superclass-pair"]["overall"] == "0.4 x rate"
+        and "Equal Loss" in rows["superclass-pair"]["paper"]
+    )
     assert rows["cifar10"]["overall"] == "0.5 x rate" and "Patrini" in rows["cifar10"]["paper"]
 
 
 def test_every_convention_is_listed_with_its_paper(capsys):
     assert main(["list", "conventions", "--json"]) == 0
-    names = {row["name"] for row in json.loads(capsys.readouterr().out) if row["paper"] and row["note"] and row["noise"]}
+    names = {
+        row["name"]
+        for row in json.loads(capsys.readouterr().out)
+        if row["paper"] and row["note"] and row["noise"]
+    }
     assert names >= {"sl2019", "el2023", "apl2020", "dividemix2020"}
 
 
 def test_what_is_unknown_is_not_drawn_as_right(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images = np.zeros((6, 8, 8), np.uint8)
-    np.savez("few.npz", train_images=images, train_labels=np.arange(6) % 3, test_images=images[:3] + 1, test_labels=np.arange(3))
+    np.savez(
+        "few.npz",
+        train_images=images,
+        train_labels=np.arange(6) % 3,
+        test_images=images[:3] + 1,
+        test_labels=np.arange(3),
+    )
     (tmp_path / "l.csv").write_text("label,clean_label\n1,0\n1,1\n2,\n0,0\n1,\n2,\n")
     assert main(["corrupt", "few.npz", "--labels", "l.csv"]) == 0
     capsys.readouterr()
     assert main(["report", "--figure", "transition", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["transition"] == [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [None, None, None]]
+    assert json.loads(capsys.readouterr().out)[0]["transition"] == [
+        [0.5, 0.5, 0.0],
+        [0.0, 1.0, 0.0],
+        [None, None, None],
+    ]
     assert main(["report", "--figure", "transition"]) == 0
     assert "33.33 % of 3 known wrong" in capsys.readouterr().out
 
@@ -148,7 +176,12 @@ def test_replaced_images_are_said_to_be_left_out(place, capsys):
 
 
 def test_options_without_effect_on_a_figure_are_refused(place, capsys, case):
-    for option in [["--rows", "loss"], ["--where", "seed=0"], ["--format", "md"], ["--json", "-o", "f.svg"]]:
+    for option in [
+        ["--rows", "loss"],
+        ["--where", "seed=0"],
+        ["--format", "md"],
+        ["--json", "-o", "f.svg"],
+    ]:
         with case(option=option):
             assert main(["report", "--figure", "transition", *option]) == 2
             assert capsys.readouterr().err.startswith("error: --")

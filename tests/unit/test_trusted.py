@@ -1,4 +1,6 @@
-"""Verified labels: a share of a manifest that is right and says so, and the strategies that live on it."""
+"""Verified labels: a share of a manifest that is right and says so, and the strategies that live on
+it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def test_a_share_of_each_class_is_set_right_and_the_rest_stays() -> None:
     counts = np.bincount(DATA.labels[manifest.trusted], minlength=10)
     assert counts.sum() == 130 and counts.min() >= 12 and counts.max() <= 13
     assert (manifest.labels[manifest.trusted] == DATA.labels[manifest.trusted]).all()
-    np.testing.assert_array_equal(manifest.labels[~manifest.trusted], plain.labels[~manifest.trusted])
+    np.testing.assert_array_equal(
+        manifest.labels[~manifest.trusted], plain.labels[~manifest.trusted]
+    )
     assert manifest.meta["nominal_rate"] == 0.4
     assert manifest.meta["realised_rate"] == pytest.approx((manifest.labels != DATA.labels).mean())
     assert 0.3 < manifest.meta["realised_rate"] < plain.meta["realised_rate"]
@@ -67,7 +71,11 @@ def test_no_example_is_both_trusted_and_held_out() -> None:
 
 def test_without_trust_a_manifest_is_what_it_was() -> None:
     manifest = made(0)
-    assert manifest.trusted is None and "trusted" not in manifest.meta and b"trusted" not in manifest.content
+    assert (
+        manifest.trusted is None
+        and "trusted" not in manifest.meta
+        and b"trusted" not in manifest.content
+    )
 
 
 def test_a_share_that_is_none_is_refused(case: Case) -> None:
@@ -92,16 +100,42 @@ def test_a_trusted_label_that_is_not_the_clean_one_is_refused(tmp_path: Path) ->
 
 def test_without_verified_labels_these_strategies_say_what_they_need(case: Case) -> None:
     for name in ["cleannet", "distill", "mentornet(kind='data_driven')"]:
-        with case(name=name), pytest.raises(ConfigError, match=re.escape(name) + " needs verified labels"):
+        with (
+            case(name=name),
+            pytest.raises(ConfigError, match=re.escape(name) + " needs verified labels"),
+        ):
             build_strategy(name).start(Facts(torch.tensor([0, 1]), 2, 10, torch.Generator()))
 
 
-def test_on_the_command_line_that_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: Case) -> None:
+def test_on_the_command_line_that_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: Case
+) -> None:
     for name in ["cleannet", "distill", "mentornet(kind='data_driven')"]:
         with case(name=name):
-            assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--epochs", "1", "--strategy", name]) == 2
+            assert (
+                main(
+                    [
+                        "-q",
+                        "-C",
+                        str(tmp_path),
+                        "train",
+                        "digits",
+                        "--sym",
+                        "0.4",
+                        "--epochs",
+                        "1",
+                        "--strategy",
+                        name,
+                    ]
+                )
+                == 2
+            )
             said_by_it = capsys.readouterr()
-            assert not said_by_it.out and said_by_it.err.count("\n") == 1 and "--trusted 0.1" in said_by_it.err
+            assert (
+                not said_by_it.out
+                and said_by_it.err.count("\n") == 1
+                and "--trusted 0.1" in said_by_it.err
+            )
 
 
 # CleanNet
@@ -110,17 +144,24 @@ def test_on_the_command_line_that_is_one_line(tmp_path: Path, capsys: pytest.Cap
 def test_an_example_is_weighed_by_its_cosine_with_the_verified_ones_of_its_class() -> None:
     features = torch.tensor([[2.0, 0], [0, 5], [0, 1], [3, 3], [-1, 0]])
     labels, trusted = torch.tensor([0, 1, 0, 0, 0]), torch.tensor([True, True, False, False, False])
-    torch.testing.assert_close(cosine_to_prototypes(features, labels, trusted, 3), torch.tensor([1.0, 1.0, 0.0, 0.5**0.5, -1.0]))
+    torch.testing.assert_close(
+        cosine_to_prototypes(features, labels, trusted, 3),
+        torch.tensor([1.0, 1.0, 0.0, 0.5**0.5, -1.0]),
+    )
 
 
 def test_a_prototype_is_a_mean_of_directions() -> None:
     features = torch.tensor([[100.0, 0], [0, 0.1], [1, 1]])
-    cosine = cosine_to_prototypes(features, torch.zeros(3, dtype=int), torch.tensor([True, True, False]), 1)
+    cosine = cosine_to_prototypes(
+        features, torch.zeros(3, dtype=int), torch.tensor([True, True, False]), 1
+    )
     torch.testing.assert_close(cosine[2], torch.tensor(1.0))
 
 
 def test_a_class_without_a_verified_label_has_no_prototype() -> None:
-    cosine = cosine_to_prototypes(torch.eye(2), torch.tensor([0, 1]), torch.tensor([True, False]), 2)
+    cosine = cosine_to_prototypes(
+        torch.eye(2), torch.tensor([0, 1]), torch.tensor([True, False]), 2
+    )
     assert cosine.tolist() == [1, 0]
 
 
@@ -133,12 +174,17 @@ def test_the_weights_of_cleannet_by_hand() -> None:
     strategy.between(1, whole)  # type: ignore[arg-type]
     assert strategy.believe(batch, [[output]])[0].weights is None  # half of the run is waited for
     strategy.between(2, whole)  # type: ignore[arg-type]
-    torch.testing.assert_close(strategy.believe(batch, [[output]])[0].weights, torch.tensor([1.0, 1.0, 0.5, 0.0]))
+    torch.testing.assert_close(
+        strategy.believe(batch, [[output]])[0].weights, torch.tensor([1.0, 1.0, 0.5, 0.0])
+    )
 
 
 def test_cleannet_waits_for_a_share_of_whole_epochs() -> None:
     strategy = build_strategy("cleannet(wait=0.07)")
-    strategy.start(Facts(torch.tensor([0, 1]), 2, 100, torch.Generator(), torch.tensor([True, True])))  # 0.07 * 100 is 7.000000000000001
+    # 0.07 * 100 is 7.000000000000001
+    strategy.start(
+        Facts(torch.tensor([0, 1]), 2, 100, torch.Generator(), torch.tensor([True, True]))
+    )
     weighing = []
     for epoch in (6, 7):
         strategy.between(epoch, SimpleNamespace(features=lambda: torch.eye(2)))  # type: ignore[arg-type]
@@ -171,4 +217,5 @@ def test_a_warm_temperature_softens_the_teacher() -> None:
     strategy.start(Facts(torch.tensor([0]), 2, 2, torch.Generator(), torch.tensor([False])))
     whole = SimpleNamespace(log_p=lambda: torch.tensor([[0.2, 0.8]]).log(), restart=lambda: None)
     strategy.between(1, whole)  # type: ignore[arg-type]
-    torch.testing.assert_close(strategy.state["targets"], torch.tensor([[1 / 3, 2 / 3]]))  # square roots of 1 : 4
+    # square roots of 1 : 4
+    torch.testing.assert_close(strategy.state["targets"], torch.tensor([[1 / 3, 2 / 3]]))

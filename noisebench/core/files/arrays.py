@@ -1,4 +1,6 @@
-"""Arrays out of somebody else's bytes: .npy and .npz, never a pickle, and never larger than the bytes that are there."""
+"""Arrays out of somebody else's bytes: .npy and .npz, never a pickle, and never larger than the
+bytes that are there.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,30 @@ from .untrusted import LARGEST, check_room
 _CHUNK = 1 << 20  # bytes read at a time
 _KINDS = "biufSU"  # of dtypes: numbers and texts
 _SHOWN = 10  # names that an error names
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, OSError, RuntimeError)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+)
 
 
 def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype, leaving the file where the numbers begin. Raises ValueError."""
+    """Shape, whether in Fortran's order, and dtype, leaving the file where the numbers begin.
+    Raises ValueError.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy's own, about headers of Python 2
             version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
             shape, fortran, dtype = read(file)
     except Exception as error:  # numpy reads a header as Python, and documents no exceptions
         raise ValueError(f"its header cannot be read ({str(error)[:100]})") from None
@@ -35,7 +51,9 @@ def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def read_npy(raw: bytes) -> np.ndarray:
-    """The array of a .npy. Raises ValueError for anything else, for objects, and for a header that does not fit the bytes."""
+    """The array of a .npy. Raises ValueError for anything else, for objects, and for a header that
+    does not fit the bytes.
+    """
     return _read_array(io.BytesIO(raw), len(raw))
 
 
@@ -46,11 +64,21 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     if dtype.kind not in _KINDS:  # of objects, too, which could run code
         raise ValueError(f"it holds {str(dtype)[:40]}, neither numbers nor texts")
     length = size - seen.count
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != length or math.prod(filter(None, shape)) > LARGEST:
-        raise ValueError(f"its header says {str(shape)[:80]} of {str(dtype)[:40]}, its bytes are {length}")
+    if (
+        min(shape, default=0) < 0
+        or math.prod(shape) * dtype.itemsize != length
+        or math.prod(filter(None, shape)) > LARGEST
+    ):
+        raise ValueError(
+            f"its header says {str(shape)[:80]} of {str(dtype)[:40]}, its bytes are {length}"
+        )
     content = np.empty(length, np.uint8)
     _fill(file, content.data)
-    return content.view(dtype).reshape(shape, order="F" if fortran else "C") if length else np.empty(shape, dtype)
+    return (
+        content.view(dtype).reshape(shape, order="F" if fortran else "C")
+        if length
+        else np.empty(shape, dtype)
+    )
 
 
 class _Counted:
@@ -76,17 +104,24 @@ def _fill(file: IO[bytes], content: memoryview) -> None:
             part = part[len(found) :]
 
 
-def npz_arrays(file: IO[bytes], names: Iterable[str] | None = None, largest: int | None = None) -> dict[str, np.ndarray]:
+def npz_arrays(
+    file: IO[bytes], names: Iterable[str] | None = None, largest: int | None = None
+) -> dict[str, np.ndarray]:
     """The named arrays of a .npz, or all; none of more than `largest` bytes. Raises ValueError."""
     try:
         with zipfile.ZipFile(file) as archive:
             there = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             names = tuple(there if names is None else names)
             if missing := [name for name in names if name not in there]:
-                raise ValueError(f"it has no array {missing[0]!r}; it has {', '.join(list(there)[:_SHOWN]) or 'none'}")
+                raise ValueError(
+                    f"it has no array {missing[0]!r}; it has "
+                    f"{', '.join(list(there)[:_SHOWN]) or 'none'}"
+                )
             wanted = {name: there[name] for name in names}
             _check_packing(wanted.values())
-            if largest is not None and (big := [name for name, member in wanted.items() if member.file_size > largest]):
+            if largest is not None and (
+                big := [name for name, member in wanted.items() if member.file_size > largest]
+            ):
                 raise ValueError(f"its {big[0]} is larger than it can be")
             check_room((member.file_size for member in wanted.values()), _size(file))
             return {name: _of_member(archive, member) for name, member in wanted.items()}
@@ -95,8 +130,12 @@ def npz_arrays(file: IO[bytes], names: Iterable[str] | None = None, largest: int
 
 
 def _check_packing(members: Iterable[zipfile.ZipInfo]) -> None:
-    """Raises ValueError for what numpy never writes: other libraries unpack it, each with errors of its own."""
-    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+    """Raises ValueError for what numpy never writes: other libraries unpack it, each with errors of
+    its own.
+    """
+    if any(
+        member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members
+    ):
         raise ValueError("it is packed in a way that is not numpy's")
 
 
@@ -112,7 +151,9 @@ def _of_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
 
 
 def packed_npz(arrays: Mapping[str, np.ndarray], *, deflated: bool = False) -> bytes:
-    """The .npz of some arrays. Made in memory, since numpy's, written to a disk that is full, leaves an archive open and a traceback."""
+    """The .npz of some arrays. Made in memory, since numpy's, written to a disk that is full,
+    leaves an archive open and a traceback.
+    """
     buffer = io.BytesIO()
     save = np.savez_compressed if deflated else np.savez
     save(buffer, **arrays)  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""Files appear whole or not at all: written beside their place, then renamed. And somebody's file, read whole."""
+"""Files appear whole or not at all: written beside their place, then renamed. And somebody's file,
+read whole.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +19,36 @@ _ABANDONED = 86_400.0  # seconds for which nobody has written to a file that is 
 
 
 def read_checked(path: Path, sha256: str | None = None, largest: int = LARGEST) -> bytes:
-    """A file's bytes. Raises DataError where it cannot be read, is larger than it can be (never beyond LARGEST), or is not the one
-    whose checksum begins with `sha256`."""
+    """A file's bytes. Raises DataError where it cannot be read, is larger than it can be (never
+    beyond LARGEST), or is not the one whose checksum begins with `sha256`.
+    """
     try:
         raw = read_bytes(path, min(largest, LARGEST))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise DataError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     digest = hashlib.sha256(raw).hexdigest()
     if sha256 and not digest.startswith(sha256):
-        raise DataError(f"{path} is another file than before: its sha256 begins with {digest[:16]}, not with {sha256}")
+        raise DataError(
+            f"{path} is another file than before: its sha256 begins with "
+            f"{digest[:16]}, not with {sha256}"
+        )
     return raw
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Fill `path` by `write(file)`; whatever goes wrong, no half file stays. Raises DataError where one cannot write."""
+    """Fill `path` by `write(file)`; whatever goes wrong, no half file stays. Raises DataError where
+    one cannot write.
+    """
     with _written(path, write) as part:
         part.replace(path)
 
 
 def write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
-    """As `write_whole`, of several at once only one; False for the others, whose file is not written. Raises DataError."""
+    """As `write_whole`, of several at once only one; False for the others, whose file is not
+    written. Raises DataError.
+    """
     with _written(path, write) as part:
         try:
             return place_new(part, path)
@@ -47,7 +59,9 @@ def write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
 
 @contextmanager
 def _written(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
-    """A file beside `path` that is whole and on the disk; inside `with` it gets its name. Raises DataError."""
+    """A file beside `path` that is whole and on the disk; inside `with` it gets its name. Raises
+    DataError.
+    """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with _created(part) as file:
@@ -75,8 +89,9 @@ def _created(part: Path) -> IO[bytes]:
 def place_new(part: Path, path: Path) -> bool:
     """Give a written file a second name, unless something has it; False if so.
 
-    A link and not an exclusive creation, since then whoever sees the name sees the whole file, and old NFS knows no exclusive creation.
-    Where a file system knows no links, such as exFAT, the file is created exclusively and filled.
+    A link and not an exclusive creation, since then whoever sees the name sees the whole file, and
+    old NFS knows no exclusive creation. Where a file system knows no links, such as exFAT, the file
+    is created exclusively and filled.
     """
     try:
         path.hardlink_to(part)
@@ -99,7 +114,9 @@ def _create(path: Path, content: bytes) -> bool:
 
 
 def settle(folder: Path) -> None:
-    """Have a folder's names on the disk too: a cut of power could take them, however whole the files are."""
+    """Have a folder's names on the disk too: a cut of power could take them, however whole the
+    files are.
+    """
     if os.name == "nt":
         return  # it opens no folders
     opened = os.open(folder, os.O_RDONLY)
@@ -116,7 +133,9 @@ def sweep(folder: Path) -> None:
 
 
 def _sweep_abandoned(part: Path) -> None:
-    """Remove what writers that were killed left beside a file written now, where others may be writing: by the clock of the file system."""
+    """Remove what writers that were killed left beside a file written now, where others may be
+    writing: by the clock of the file system.
+    """
     now = part.stat().st_mtime
     for other in part.parent.glob(".*.part"):
         with suppress(FileNotFoundError):  # who wrote it has ended

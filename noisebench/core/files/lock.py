@@ -1,12 +1,13 @@
 """Who holds a claim, and whether that process lives.
 
-Whose a run is: a small file that only one can create, kept young by its holder, and taken over from the dead.
+Whose a run is: a small file that only one can create, kept young by its holder, and taken over from
+the dead.
 
-`claim` says who holds it. Who takes over creates its successor, `claim.NAME`, named after the very claim that it succeeds, so that
-only one can; holder is who stands at the end of that row. Then the successor is renamed to `claim`. Thus no moment is without a claim,
-nobody ever moves the claim of one that lives, and two that try at once cannot both succeed. Nothing but creating and renaming has to
-be atomic: a shared folder needs no locks.
-
+`claim` says who holds it. Who takes over creates its successor, `claim.NAME`, named after the very
+claim that it succeeds, so that only one can; holder is who stands at the end of that row. Then the
+successor is renamed to `claim`. Thus no moment is without a claim, nobody ever moves the claim of
+one that lives, and two that try at once cannot both succeed. Nothing but creating and renaming has
+to be atomic: a shared folder needs no locks.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ from pathlib import Path
 from ...errors import DataError, RunTaken
 from .atomic import place_new, sweep
 
-JOB = "NOISEBENCH_JOB"  # what a scheduler calls this work, the same over all its attempts, of which one lives at a time
+# what a scheduler calls this work, the same over all its attempts, of which one lives at a time
+JOB = "NOISEBENCH_JOB"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What a claim says of its holder; empty where it says nothing, as one of an older version does.
+    """What a claim says of its holder; empty where it says nothing, as one of an older version
+    does.
 
-    machine: which processes the pid is one of, see `machine`. began: when the process started, in ticks since the machine did; 0 where
-    nobody knows. once: of this claim alone.
+    machine: which processes the pid is one of, see `machine`. began: when the process started, in
+    ticks since the machine did; 0 where nobody knows. once: of this claim alone.
     """
 
     host: str = ""
@@ -52,7 +55,9 @@ class Holder:
         """This process, now."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         pid, job = os.getpid(), os.environ.get(JOB, "")
-        return cls(socket.gethostname(), pid, machine(), _began(pid) or 0, job, now, uuid.uuid4().hex)
+        return cls(
+            socket.gethostname(), pid, machine(), _began(pid) or 0, job, now, uuid.uuid4().hex
+        )
 
     @classmethod
     def read(cls, content: bytes) -> Holder:
@@ -63,20 +68,37 @@ class Holder:
             return cls()
         if not isinstance(found, dict):
             return cls()
-        return cls(**{f.name: found[f.name] for f in fields(cls) if type(found.get(f.name)) is type(f.default)})
+        return cls(
+            **{
+                f.name: found[f.name]
+                for f in fields(cls)
+                if type(found.get(f.name)) is type(f.default)
+            }
+        )
 
     def content(self) -> bytes:
         return json.dumps(asdict(self)).encode() + b"\n"
 
     def __str__(self) -> str:
-        who = f"process {self.pid} on {self.host}" if self.pid else "somebody whose claim cannot be read"
-        said = f"{who}{f' (job {self.job})' if self.job else ''}{f' since {self.since}' if self.since else ''}"
-        return " ".join(said.split())
+        who = (
+            f"process {self.pid} on {self.host}"
+            if self.pid
+            else ("somebody whose claim cannot be read")
+        )
+        job = f" (job {self.job})" if self.job else ""
+        since = f" since {self.since}" if self.since else ""
+        return " ".join(f"{who}{job}{since}".split())
 
     def is_gone(self, silence: float, longest: float) -> bool:
-        """Whether a claim is nobody's any more, given the seconds since its last sign of life and how many may pass between two."""
+        """Whether a claim is nobody's any more, given the seconds since its last sign of life and
+        how many may pass between two.
+        """
         here = Holder.here()
-        if here.machine and (self.machine, self.pid, self.began) == (here.machine, here.pid, here.began):
+        if here.machine and (self.machine, self.pid, self.began) == (
+            here.machine,
+            here.pid,
+            here.began,
+        ):
             return False
         if self.job and self.job == here.job:
             return True  # an attempt before this one
@@ -88,8 +110,12 @@ class Holder:
         return self._lives(Holder.here()) is False
 
     def _lives(self, here: Holder) -> bool | None:
-        """None where one cannot know from here: on another machine, in another container, and where the system tells no start times."""
-        if self.pid < 1 or (self.machine or self.host) != (here.machine if self.machine else here.host):
+        """None where one cannot know from here: on another machine, in another container, and where
+        the system tells no start times.
+        """
+        if self.pid < 1 or (self.machine or self.host) != (
+            here.machine if self.machine else here.host
+        ):
             return None
         began = _began(self.pid)
         if not self.machine:  # of an older version, which gave no signs of life
@@ -100,8 +126,10 @@ class Holder:
 
 
 def machine() -> str:
-    """Names the processes among which a pid means one: on Linux this boot of a machine, and the container (its namespace of processes),
-    since two containers of one host name may both have a process 7; elsewhere the host. Empty where nobody can tell."""
+    """Names the processes among which a pid means one: on Linux this boot of a machine, and the
+    container (its namespace of processes), since two containers of one host name may both have a
+    process 7; elsewhere the host. Empty where nobody can tell.
+    """
     if not sys.platform.startswith("linux"):
         return socket.gethostname()
     try:
@@ -112,7 +140,9 @@ def machine() -> str:
 
 
 def _began(pid: int) -> int | None:
-    """When a process started, in ticks since the machine did; 0: there is none, or it is dead and not buried; None: one cannot see."""
+    """When a process started, in ticks since the machine did; 0: there is none, or it is dead and
+    not buried; None: one cannot see.
+    """
     if os.name == "nt":
         return None  # os.kill would end it
     try:
@@ -122,7 +152,8 @@ def _began(pid: int) -> int | None:
     except PermissionError:
         pass
     try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # a name may hold spaces and brackets
+        # a name may hold spaces and brackets
+        state, *rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         # A killed process whose first thread is gone holds its files until the last one is.
         return 0 if state in (b"Z", b"X") and int(rest[16]) <= 1 else int(rest[18])
     except (OSError, ValueError, IndexError):
@@ -137,7 +168,9 @@ _LARGEST = 4096  # bytes of a claim
 
 @dataclass(frozen=True)
 class Found:
-    """A claim as it lies there. changed: when its holder last gave a sign of life, by the clock of the file system."""
+    """A claim as it lies there. changed: when its holder last gave a sign of life, by the clock of
+    the file system.
+    """
 
     place: Path
     content: bytes
@@ -161,14 +194,19 @@ class Claim:
         return last is not None and last.content == self._content
 
     def check(self) -> None:
-        """Raises RunTaken where the claim is gone or another's, DataError where one cannot see it."""
+        """Raises RunTaken where the claim is gone or another's, DataError where one cannot see
+        it.
+        """
         try:
             last = find_claim(self.path)
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from None
         if last is None or last.content != self._content:
             who = f"taken over by {last.holder}" if last else "taken away"
-            raise RunTaken(f"{self.path.parent} was {who} while this process gave no sign of life; it writes no more there")
+            raise RunTaken(
+                f"{self.path.parent} was {who} while this process gave no sign of "
+                "life; it writes no more there"
+            )
 
     def beat(self) -> None:
         """Give signs of life until it is over, or another's."""
@@ -188,7 +226,9 @@ class Claim:
 
 @contextmanager
 def claimed(path: Path, holder: Callable[[], Holder] = Holder.here) -> Iterator[Claim]:
-    """Hold the claim at `path`, in the name of `holder`. Raises RunTaken where somebody has it, DataError where one cannot write."""
+    """Hold the claim at `path`, in the name of `holder`. Raises RunTaken where somebody has it,
+    DataError where one cannot write.
+    """
     try:
         claim = Claim(path, _take(path, holder))
     except OSError as error:
@@ -224,7 +264,8 @@ def _successor(path: Path, found: Found) -> Path:
 
 def _read(place: Path) -> Found | None:
     try:
-        with place.open("rb") as file:  # what an open file says is fresh, where a path's may be a minute old on NFS
+        # what an open file says is fresh, where a path's may be a minute old on NFS
+        with place.open("rb") as file:
             return Found(place, file.read(_LARGEST), os.fstat(file.fileno()).st_mtime)
     except FileNotFoundError:
         return None
@@ -239,7 +280,9 @@ def _name(content: bytes) -> str:
 
 
 def _take(path: Path, holder: Callable[[], Holder]) -> bytes:
-    """Create a claim, or the successor of one whose holder is gone; what it says. Raises RunTaken."""
+    """Create a claim, or the successor of one whose holder is gone; what it says. Raises
+    RunTaken.
+    """
     for _ in range(_TRIES):
         content = holder().content()
         part = path.with_name(f".{path.name}.{_name(content)}.part")
@@ -261,7 +304,8 @@ def _placed(path: Path, part: Path, content: bytes) -> bool:
     if row:
         _refuse_living(row[-1], part)
     place = _successor(path, row[-1]) if row else path
-    place_new(part, place)  # who says no may have said yes before: an answer gets lost, and the question is asked again
+    # who says no may have said yes before: an answer gets lost, and the question is asked again
+    place_new(part, place)
     now = _row(path)
     if all(found.content != content for found in now):
         _withdraw(place, content)
@@ -269,7 +313,8 @@ def _placed(path: Path, part: Path, content: bytes) -> bool:
         return False
     if row:
         _move_up(path, now)
-    sweep(path.parent)  # what the dead left half written; who has one there at this moment begins again
+    # what the dead left half written; who has one there at this moment begins again
+    sweep(path.parent)
     return True
 
 
@@ -281,19 +326,25 @@ def _move_up(path: Path, row: list[Found]) -> None:
 
 
 def _withdraw(place: Path, content: bytes) -> None:
-    """Remove a successor of ours that counts for nothing: the claim that it was to succeed is no longer there."""
+    """Remove a successor of ours that counts for nothing: the claim that it was to succeed is no
+    longer there.
+    """
     found = _read(place)
     if found is not None and found.content == content:
         place.unlink(missing_ok=True)
 
 
 def _refuse_living(last: Found, part: Path) -> None:
-    """Raises RunTaken where the holder of the last claim is at it still. part: a file of ours, to have the time of the file system."""
+    """Raises RunTaken where the holder of the last claim is at it still. part: a file of ours, to
+    have the time of the file system.
+    """
     os.utime(part)
     silence = part.stat().st_mtime - last.changed
     if last.holder.is_gone(silence, SILENT):
         return
     raise RunTaken(
-        f"{last.place.parent} is being run by {last.holder}, last heard of {max(0, round(silence))} s ago; it is taken over where that has "
-        f"ended, or was silent for {SILENT / 60:.0f} minutes; if you know it to be gone, delete {last.place}"
+        f"{last.place.parent} is being run by {last.holder}, last heard of "
+        f"{max(0, round(silence))} s ago; it is taken over where that has "
+        f"ended, or was silent for {SILENT / 60:.0f} minutes; if you know it to be gone, delete "
+        f"{last.place}"
     )

@@ -1,7 +1,9 @@
-"""What somebody's JSON or YAML must be like: the type of everything that is read of it, as a plain table, checked before it is read.
+"""What somebody's JSON or YAML must be like: the type of everything that is read of it, as a plain
+table, checked before it is read.
 
-A form is a Kind; `[form]`, a list of such; `{"name": form, "other?": form}`, these names, the second where there is one, and any others;
-`Maybe(form)`, or nothing; `Each(form)`, one under every name.
+A form is a Kind; `[form]`, a list of such; `{"name": form, "other?": form}`, these names, the
+second where there is one, and any others; `Maybe(form)`, or nothing; `Each(form)`, one under every
+name.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 _DEEPEST = 20
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")  # which no XML may hold, and a terminal may obey
+# which no XML may hold, and a terminal may obey
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 _SHOWN = 40  # letters of a wrong value
 MOST_CLASSES = 65_536  # predictions keep classes in 16 bits
 
@@ -52,14 +55,22 @@ def _number(value: Any) -> bool:
 
 
 TEXT = Kind("a text", lambda value: isinstance(value, str))
-NAME = Kind("a text without control characters", lambda value: isinstance(value, str) and not _CONTROL.search(value))
+NAME = Kind(
+    "a text without control characters",
+    lambda value: isinstance(value, str) and not _CONTROL.search(value),
+)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 WHOLE = Kind("a whole number", _whole)
 COUNT = Kind("a whole number from 1 on", lambda value: _whole(value) and value > 0)
-CLASSES = Kind(f"a number of classes from 1 to {MOST_CLASSES}", lambda value: _whole(value) and 0 < value <= MOST_CLASSES)
+CLASSES = Kind(
+    f"a number of classes from 1 to {MOST_CLASSES}",
+    lambda value: _whole(value) and 0 < value <= MOST_CLASSES,
+)
 NUMBER = Kind("a finite number", _number)
 SHARE = Kind("a share from 0 to 1", lambda value: _number(value) and 0 <= value <= 1)
-SCALAR = Kind("a single value", lambda value: value is None or type(value) in (str, bool) or _number(value))
+SCALAR = Kind(
+    "a single value", lambda value: value is None or type(value) in (str, bool) or _number(value)
+)
 
 
 def check_form(content: Any, form: Form, at: str = "it") -> None:
@@ -78,14 +89,19 @@ def _wrong(content: Any, form: Form) -> tuple[str, str] | None:
         return None if content is None else _wrong(content, form.form)
     if isinstance(form, list):
         inner: Any = enumerate(content) if isinstance(content, list) else None
-        return _first(((f"[{at}]", item, form[0]) for at, item in inner)) if inner else ("", f"must be a list, not {shown(content)}")
+        return (
+            _first(((f"[{at}]", item, form[0]) for at, item in inner))
+            if inner
+            else ("", f"must be a list, not {shown(content)}")
+        )
     if not isinstance(content, dict):
         return "", f"must be a mapping, not {shown(content)}"
     if isinstance(form, Each):
         return _first((name, item, form.form) for name, item in content.items())
     named = [(name.removesuffix("?"), inner) for name, inner in form.items()]
-    if not all(name.endswith("?") or name in content for name in form):
-        return "", f"lacks {', '.join(sorted(name for name in form if not name.endswith('?') and name not in content))}"
+    lacking = sorted(name for name in form if not name.endswith("?") and name not in content)
+    if lacking:
+        return "", f"lacks {', '.join(lacking)}"
     return _first((name, content[name], inner) for name, inner in named if name in content)
 
 
@@ -102,7 +118,9 @@ def _word(name: str) -> str:
 
 
 def check_plain(content: Any, depth: int = 0) -> None:
-    """Raises ValueError for what is not made of texts, finite numbers, lists and mappings by texts."""
+    """Raises ValueError for what is not made of texts, finite numbers, lists and mappings by
+    texts.
+    """
     kind = type(content)
     if kind is dict or kind is list:
         if depth > _DEEPEST:
@@ -120,5 +138,9 @@ def shown(value: Any) -> str:
     """A wrong value, in an error's line."""
     if isinstance(value, int) and abs(value) >= 1 << 63:
         return f"a number of {value.bit_length()} bits"
-    text = ascii(value) if not isinstance(value, dict | list) else f"a {'mapping' if isinstance(value, dict) else 'list'}"
+    text = (
+        ascii(value)
+        if not isinstance(value, dict | list)
+        else f"a {'mapping' if isinstance(value, dict) else 'list'}"
+    )
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

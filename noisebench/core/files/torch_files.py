@@ -1,4 +1,6 @@
-"""What torch.save wrote, by whomever: no code of it is run, and nothing of it is larger than the file."""
+"""What torch.save wrote, by whomever: no code of it is run, and nothing of it is larger than the
+file.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ _DEEPEST = 20  # of what holds what
 
 
 def load_saved(raw: bytes, device: Any = "cpu") -> Any:
-    """Tensors and plain values. Raises whatever a damaged or hostile file makes torch throw; nothing of it is used then."""
+    """Tensors and plain values. Raises whatever a damaged or hostile file makes torch throw;
+    nothing of it is used then.
+    """
     import torch
 
     if zipfile.is_zipfile(io.BytesIO(raw)):
@@ -19,7 +23,9 @@ def load_saved(raw: bytes, device: Any = "cpu") -> Any:
     found = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
     for value in _within(found):
         if isinstance(value, torch.Tensor) and not _is_whole(value, len(raw)):
-            raise ValueError("it holds a tensor that is larger than the file, or none of plain numbers")
+            raise ValueError(
+                "it holds a tensor that is larger than the file, or none of plain numbers"
+            )
     return found
 
 
@@ -27,7 +33,9 @@ def _check_members(raw: bytes) -> None:
     """torch writes them uncompressed; it would read others, however large they become."""
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
         members = archive.infolist()
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(member.file_size for member in members) > len(raw):
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members) or sum(
+        member.file_size for member in members
+    ) > len(raw):
         raise ValueError("it is compressed, or says that it is larger than it is")
 
 

@@ -1,9 +1,11 @@
-"""Somebody's file, read within bounds: a regular one, of no more bytes than it can mean, packed or not. Every reader begins here.
+"""Somebody's file, read within bounds: a regular one, of no more bytes than it can mean, packed or
+not. Every reader begins here.
 
-What is wrong is said by OSError, as `open` does, or by ValueError; each reader says in its own words what to do.
+What is wrong is said by OSError, as `open` does, or by ValueError; each reader says in its own
+words what to do.
 
-
-YAML in C where there is that; a stranger's refused where it is nested deeper or has more values than it can mean.
+ YAML in C where there is that; a stranger's refused where it is nested deeper or has more values
+than it can mean.
 """
 
 from __future__ import annotations
@@ -33,8 +35,13 @@ _DIGITS = 300  # of a whole number
 
 
 def opened(path: Path) -> IO[bytes]:
-    """A regular file, to be read; never a folder, a pipe or a device, which may have no end. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))  # a pipe does not wait
+    """A regular file, to be read; never a folder, a pipe or a device, which may have no end. Raises
+    OSError.
+    """
+    # a pipe does not wait
+    descriptor = os.open(
+        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("it is a folder, a pipe or a device, no file")
@@ -73,19 +80,25 @@ def room(packed: int) -> int:
 
 
 def check_room(sizes: Iterable[int], packed: int) -> None:
-    """Raises ValueError where what is packed in so many bytes says that it is larger than it can be."""
+    """Raises ValueError where what is packed in so many bytes says that it is larger than it can
+    be.
+    """
     if (size := sum(sizes)) > room(packed):
         raise ValueError(f"it unpacks to {size} bytes from {packed}, which no honest file does")
 
 
 def read_gzip(path: Path) -> bytes:
-    """What a file of gzip holds. Raises OSError, or ValueError where it is damaged or holds more than it can."""
+    """What a file of gzip holds. Raises OSError, or ValueError where it is damaged or holds more
+    than it can.
+    """
     with opened(path) as file:
         return unpacked(file, os.fstat(file.fileno()).st_size)
 
 
 def unpacked(file: IO[bytes], packed: int) -> bytes:
-    """A gzip stream's content. Raises ValueError where there is more of it than so many packed bytes can hold."""
+    """A gzip stream's content. Raises ValueError where there is more of it than so many packed
+    bytes can hold.
+    """
     content = io.BytesIO()
     try:
         with gzip.GzipFile(fileobj=file) as stream:
@@ -103,12 +116,15 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
 
 
 def parse_json(raw: bytes) -> Any:
-    """JSON as it is written, without NaN, infinity, half characters and numbers beyond all bounds. Raises ValueError."""
+    """JSON as it is written, without NaN, infinity, half characters and numbers beyond all bounds.
+    Raises ValueError.
+    """
     text = raw.decode("utf-8-sig")
     try:
         content = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
         if "\\u" in text:
-            json.dumps(content, ensure_ascii=False).encode()  # half of a character cannot be written
+            # half of a character cannot be written
+            json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return content
@@ -128,13 +144,16 @@ def _whole(text: str) -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes, no more than the process, its container or its job may still have; None where nobody says. root: where `proc` and `sys`
-    are."""
+    """Bytes, no more than the process, its container or its job may still have; None where nobody
+    says. root: where `proc` and `sys` are.
+    """
     try:
         import resource
 
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        free = next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")
+        )
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     except (OSError, ValueError, StopIteration, ImportError):  # somewhere else than on Linux
         return None
@@ -149,7 +168,9 @@ def _left(root: Path) -> Iterator[int]:
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
             with suppress(OSError, ValueError):  # no such file, or `max`: no limit
-                most, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, used))
+                most, now = (
+                    int((folder / name).read_text(encoding="ascii")) for name in (limit, used)
+                )
                 yield most - now + _of_stat(folder, kept)
 
 
@@ -164,12 +185,16 @@ _MOST = 400_000  # values of a document: of 65,536 classes a manifest's header h
 
 
 def check_nesting(text: str, depth: int, most: int = _MOST) -> None:
-    """Look at a document without building it. Raises ValueError for deeper nesting, more values or an alias; yaml.YAMLError for no YAML."""
+    """Look at a document without building it. Raises ValueError for deeper nesting, more values or
+    an alias; yaml.YAMLError for no YAML.
+    """
     import yaml
 
     reached = 0
     for count, event in enumerate(yaml.parse(text, yaml_loader())):
-        reached += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        reached += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if reached > depth or isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it is nested deeper than {depth}, or has aliases")
         if count > most:
@@ -185,7 +210,8 @@ def read_yaml(text: str, depth: int) -> Any:
         return yaml.load(text, yaml_loader())  # noqa: S506 the C twin of the safe loader
     except yaml.YAMLError as error:
         raise ValueError(f"it is not YAML ({str(error).splitlines()[0]})") from None
-    except (TypeError, AttributeError, OverflowError) as error:  # a key that is a list; a date that is none
+    except (TypeError, AttributeError, OverflowError) as error:
+        # a key that is a list; a date that is none
         raise ValueError(f"it is not plain YAML ({error})") from None
 
 

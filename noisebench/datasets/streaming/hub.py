@@ -1,4 +1,6 @@
-"""Tables of Hugging Face's `datasets`, by a hub's name or by a folder of parquet files: labels, names and sizes; no picture is decoded."""
+"""Tables of Hugging Face's `datasets`, by a hub's name or by a folder of parquet files: labels,
+names and sizes; no picture is decoded.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from .index import Listed, Listing, Names
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
 _IMAGES = ("image", "img", "jpg", "png", "webp")
-_WAIT = 5.0  # seconds in which the hub answers, or is not there: its own client tries for half a minute
+# seconds in which the hub answers, or is not there: its own client tries for half a minute
+_WAIT = 5.0
 _LABELS = ("label", "labels", "cls", "fine_label", "target")
 
 
@@ -24,49 +27,95 @@ def list_table(name: str, *, offline: bool = False) -> Listed:
     splits = _splits(name, offline=offline)
     found = [next((part for part in parts if part in splits), None) for parts in _PARTS]
     if found[0] is None or found[1] is None:
-        raise DataError(f"hfds:{name} has the splits {', '.join(splits)}: expected train, and test or validation")
+        raise DataError(
+            f"hfds:{name} has the splits {', '.join(splits)}: expected train, and "
+            "test or validation"
+        )
     sides = [_listing(name, split) for split in found if split]
     (train, train_values, classes, unused), (test, test_values, _, _) = sides
     train_labels, test_labels, classes = _numbered(name, train_values, test_values, classes)
     image, label = train.columns
-    read_as = f"hfds:{name}: images from {image!r}, labels from {label!r}" + (f"; not used: {', '.join(unused)}" if unused else "")
+    read_as = f"hfds:{name}: images from {image!r}, labels from {label!r}" + (
+        (f"; not used: {', '.join(unused)}") if unused else ""
+    )
     rest = [split for split in splits if split not in found]
-    decisions = (f"passed over: {counted('split{s} that are neither the training nor the test part', rest, len(rest))}",) if rest else ()
-    return _occurring(Listed(train, train_labels, test, test_labels, classes, decisions=decisions, notes=(read_as,)), name)
+    decisions = (
+        (
+            "passed over: "
+            + counted("split{s} that are neither the training nor the test part", rest, len(rest)),
+        )
+        if rest
+        else ()
+    )
+    return _occurring(
+        Listed(
+            train, train_labels, test, test_labels, classes, decisions=decisions, notes=(read_as,)
+        ),
+        name,
+    )
 
 
-def _numbered(name: str, train: np.ndarray, test: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Labels of both parts as class numbers, and the classes, which of a column of texts are those of the training part."""
+def _numbered(
+    name: str, train: np.ndarray, test: np.ndarray, classes: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Labels of both parts as class numbers, and the classes, which of a column of texts are those
+    of the training part.
+    """
     where = f"hfds:{name}"
     if train.dtype == object and all(isinstance(label, str) for label in (*train, *test)):
         classes = tuple(sorted(set(train)))
         number = {label: at for at, label in enumerate(classes)}
         if strange := sorted(set(test) - set(classes)):
-            raise DataError(f"{where}: its test part has the class {strange[0]!r}, the training part has not")
-        train, test = (np.array([number[label] for label in part], np.int64) for part in (train, test))
+            raise DataError(
+                f"{where}: its test part has the class {strange[0]!r}, the training part has not"
+            )
+        train, test = (
+            np.array([number[label] for label in part], np.int64) for part in (train, test)
+        )
         return train, test, classes
     for part, values in (("training", train), ("test", test)):
         if values.dtype != object and values.size and values.min() < 0:
-            raise DataError(f"{where}: the labels of its {part} part are not published: name a table with labels")
+            raise DataError(
+                f"{where}: the labels of its {part} part are not published: name a "
+                "table with labels"
+            )
         if values.dtype == object or (values.dtype.kind == "f" and np.isnan(values).any()):
-            raise DataError(f"{where}: a label of its {part} part is missing, or neither a number nor a text")
-    train, test = (as_labels(part.astype(np.int64) if part.dtype == bool else part, where) for part in (train, test))
+            raise DataError(
+                f"{where}: a label of its {part} part is missing, or neither a number nor a text"
+            )
+    train, test = (
+        as_labels(part.astype(np.int64) if part.dtype == bool else part, where)
+        for part in (train, test)
+    )
     return train, test, classes or tuple(map(str, range(class_count(train, test, where))))
 
 
 def _occurring(listed: Listed, name: str) -> Listed:
-    """Without the classes that have no training image. Raises DataError where one of them has test images."""
+    """Without the classes that have no training image. Raises DataError where one of them has test
+    images.
+    """
     if listed.train_labels.max(initial=0) >= len(listed.classes):
-        raise DataError(f"hfds:{name}: a label is {listed.train_labels.max()}, the classes go from 0 to {len(listed.classes) - 1}")
+        raise DataError(
+            f"hfds:{name}: a label is {listed.train_labels.max()}, the classes go "
+            f"from 0 to {len(listed.classes) - 1}"
+        )
     occurs = np.bincount(listed.train_labels, minlength=len(listed.classes)) > 0
     if occurs.all():
         return listed
     if len(beyond := listed.test_labels[~occurs[listed.test_labels]]):
-        raise DataError(f"hfds:{name}: {len(beyond)} test images are of {listed.classes[beyond[0]]!r}, of which there is no training image")
+        raise DataError(
+            f"hfds:{name}: {len(beyond)} test images are of "
+            f"{listed.classes[beyond[0]]!r}, of which there is no training image"
+        )
     number, without = np.cumsum(occurs) - 1, [listed.classes[k] for k in np.flatnonzero(~occurs)]
     note = f"passed over: {counted('class{es} without training images', without, len(without))}"
-    return replace(listed, train_labels=number[listed.train_labels], test_labels=number[listed.test_labels],
-                   classes=tuple(listed.classes[k] for k in np.flatnonzero(occurs)), decisions=(*listed.decisions, note))  # fmt: skip
+    return replace(
+        listed,
+        train_labels=number[listed.train_labels],
+        test_labels=number[listed.test_labels],
+        classes=tuple(listed.classes[k] for k in np.flatnonzero(occurs)),
+        decisions=(*listed.decisions, note),
+    )
 
 
 def load_table(name: str, split: str, column: str | None = None) -> Any:
@@ -83,28 +132,41 @@ def _library() -> Any:
     try:
         import datasets
     except ImportError:
-        raise DataError("hfds: needs Hugging Face's datasets: pip install 'noisebench[stream]'") from None
+        raise DataError(
+            "hfds: needs Hugging Face's datasets: pip install 'noisebench[stream]'"
+        ) from None
     datasets.disable_progress_bars()
-    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # versions below 4 would ask whether to run a table's own script
+    # versions below 4 would ask whether to run a table's own script
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
     return datasets
 
 
 def _splits(name: str, *, offline: bool) -> list[str]:
     datasets = _library()
-    away = "" if Path(name).exists() else "and --offline forbids to fetch it" if offline else unreachable(datasets.config.HF_ENDPOINT)
+    away = (
+        ""
+        if Path(name).exists()
+        else "and --offline forbids to fetch it"
+        if offline
+        else unreachable(datasets.config.HF_ENDPOINT)
+    )
     if away:
         datasets.config.HF_HUB_OFFLINE = True  # what is in its cache can still be read
     try:
         return list(datasets.get_dataset_split_names(name))
     except Exception as error:  # as above
         if away:
-            raise DataError(f"hfds:{name} is not in the hub's cache {away}: get it elsewhere and name a folder of parquet files") from None
+            raise DataError(
+                f"hfds:{name} is not in the hub's cache {away}: get it elsewhere and "
+                "name a folder of parquet files"
+            ) from None
         raise _unreadable(name, error) from None
 
 
 def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...], list[str]]:
-    """The pictures of a split, their labels as they stand there, the classes where the table names them, and the columns that are
-    neither."""
+    """The pictures of a split, their labels as they stand there, the classes where the table names
+    them, and the columns that are neither.
+    """
     import pyarrow.compute as pc
 
     table = load_table(name, split)
@@ -120,19 +182,28 @@ def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...
 
 def _lengths(images: Any, compute: Any) -> np.ndarray:
     """Bytes of each picture of a column (N,); 0 of one that lies outside the table."""
-    return compute.fill_null(compute.binary_length(compute.struct_field(images, "bytes")), 0).to_numpy().astype(np.int64)
+    return (
+        compute.fill_null(compute.binary_length(compute.struct_field(images, "bytes")), 0)
+        .to_numpy()
+        .astype(np.int64)
+    )
 
 
 def _column(name: str, table: Any, names: tuple[str, ...]) -> str:
     found = next((column for column in names if column in table.column_names), None)
     if found is None:
-        raise DataError(f"hfds:{name} has the columns {', '.join(table.column_names)}: expected one of {', '.join(names)}")
+        raise DataError(
+            f"hfds:{name} has the columns {', '.join(table.column_names)}: expected "
+            f"one of {', '.join(names)}"
+        )
     return found
 
 
 def _unreadable(name: str, error: Exception) -> DataError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return DataError(f"hfds:{name} cannot be read ({reason}): a name of the hub, or a folder of parquet files")
+    return DataError(
+        f"hfds:{name} cannot be read ({reason}): a name of the hub, or a folder of parquet files"
+    )
 
 
 def unreachable(endpoint: str) -> str:

@@ -1,4 +1,6 @@
-"""Images that lie in files and are read when they are asked for: in the place of an array that would not fit into memory."""
+"""Images that lie in files and are read when they are asked for: in the place of an array that
+would not fit into memory.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,17 @@ from .index import Listing
 
 T = TypeVar("T")
 
-CENTRE = 0.875  # the share of the shorter side that is looked at when networks are asked: 224 of 256
+# the share of the shorter side that is looked at when networks are asked: 224 of 256
+CENTRE = 0.875
 SIDE = 224  # pixels
 FITS = ("crop", "pad", "squash")
 _SAMPLE = 64  # pictures of a streamed set whose sizes and modes are told
 _NAMED = 3  # pictures that a sentence names
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # and no other: EPS is a program, which PIL would have run
-DECODING_VERSION = 2  # of pictures that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
+# and no other: EPS is a program, which PIL would have run
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# of pictures that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
+DECODING_VERSION = 2
 LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
 
 Opener = Callable[[int], Any]
@@ -31,10 +36,12 @@ Opener = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Fitting:
-    """How an image is brought to height x width pixels, bilinear and antialiased; one of that size stays as it is.
+    """How an image is brought to height x width pixels, bilinear and antialiased; one of that size
+    stays as it is.
 
-    crop: scaled until it covers them, the middle is kept; pad: scaled until it fits in, black around it; squash: each side by itself.
-    centre: of crop, the share of the covering side that the middle is.
+    crop: scaled until it covers them, the middle is kept; pad: scaled until it fits in, black
+    around it; squash: each side by itself. centre: of crop, the share of the covering side that the
+    middle is.
     """
 
     height: int
@@ -43,7 +50,10 @@ class Fitting:
     centre: float = 1.0
 
     def __str__(self) -> str:
-        share = "" if self.centre == 1 else f" of {math.floor(self.height / self.centre)}x{math.floor(self.width / self.centre)}"
+        share = ""
+        if self.centre != 1:
+            full = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
+            share = f" of {full[0]}x{full[1]}"
         return f"{self.height}x{self.width} pixels{share} ({self.fit})"
 
     def __call__(self, picture: Any) -> Any:
@@ -100,7 +110,10 @@ class Sizes:
         if self.equal:
             return f"{len(self.names)} of {self.pixels[0, 1]}x{self.pixels[0, 0]} pixels"
         short = self.pixels.min(1)
-        return f"{len(self.names)} of different sizes, the shorter side {short.min()} to {short.max()} pixels, median {self.median}"
+        return (
+            f"{len(self.names)} of different sizes, the shorter side {short.min()} to "
+            f"{short.max()} pixels, median {self.median}"
+        )
 
     def too_small(self, fitting: Fitting) -> str:
         """A sentence that names those of less than half that size; empty where there are none."""
@@ -108,14 +121,22 @@ class Sizes:
         small = np.flatnonzero((factor.max(1) if fitting.fit == "pad" else factor.min(1)) < 0.5)
         if not len(small):
             return ""
-        named = [f"{self.names[i]} ({self.pixels[i, 1]}x{self.pixels[i, 0]})" for i in small[:_NAMED].tolist()]
+        named = [
+            f"{self.names[i]} ({self.pixels[i, 1]}x{self.pixels[i, 0]})"
+            for i in small[:_NAMED].tolist()
+        ]
         more = ", ..." if len(small) > len(named) else ""
-        return f"{len(small)} of {len(self.names)} are less than half as large and are enlarged: {', '.join(named)}{more}"
+        return (
+            f"{len(small)} of {len(self.names)} are less than half as large and are enlarged: "
+            f"{', '.join(named)}{more}"
+        )
 
 
 @dataclass(frozen=True)
 class Changed:
-    """A decoded image at its size, the size that it had in the file, upright, and what was changed, in words."""
+    """A decoded image at its size, the size that it had in the file, upright, and what was changed,
+    in words.
+    """
 
     image: Any
     size: tuple[int, int]
@@ -126,24 +147,34 @@ def read_changed(picture: Any, fitting: Fitting) -> Changed:
     """An opened image of PIL's, decoded and fitted."""
     image, changes = as_rgb(picture)
     fitted = fitting(image)
-    return Changed(fitted, image.size, changes if fitted is image else (*changes, f"resized to {fitting}"))
+    return Changed(
+        fitted, image.size, changes if fitted is image else (*changes, f"resized to {fitting}")
+    )
 
 
-def sentences(part: str, names: Sequence[str], read: Iterable[Changed], fitting: Fitting) -> tuple[str, ...]:
+def sentences(
+    part: str, names: Sequence[str], read: Iterable[Changed], fitting: Fitting
+) -> tuple[str, ...]:
     """What was changed of how many images of a part, and which were enlarged."""
     read = list(read)
     counts = Counter(change for each in read for change in each.changes)
-    small = Sizes(names, np.array([each.size for each in read]).reshape(-1, 2)).too_small(fitting) if read else ""
+    small = (
+        Sizes(names, np.array([each.size for each in read]).reshape(-1, 2)).too_small(fitting)
+        if read
+        else ""
+    )
     said = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
     return (*said, *([f"{part} images: {small}"] if small else []))
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images (n, side, side, 3), uint8, in the manner of an array: a slice, a mask or an index array of it has read nothing.
+    """Images (n, side, side, 3), uint8, in the manner of an array: a slice, a mask or an index
+    array of it has read nothing.
 
-    places (n,): in the listing; centre and fit: as Fitting has them; fingerprint: of the whole listing and its labels; workers:
-    processes that read ahead of a training, None for one a core, which changes no result.
+    places (n,): in the listing; centre and fit: as Fitting has them; fingerprint: of the whole
+    listing and its labels; workers: processes that read ahead of a training, None for one a core,
+    which changes no result.
     """
 
     listing: Listing
@@ -175,50 +206,80 @@ class Pictures:
         return replace(self, side=side, centre=centre, fit=fit)
 
     def changes(self, part: str) -> tuple[str, ...]:
-        """What is changed of some of them, evenly spread; these are read here and now. Raises DataError."""
+        """What is changed of some of them, evenly spread; these are read here and now. Raises
+        DataError.
+        """
         from .opening import opener
 
         opened, last = opener(self.listing), len(self) - 1
         places = self.places[np.linspace(0, last, min(_SAMPLE, len(self))).astype(int)].tolist()
         read = [self._changed(opened, place) for place in places]
-        return sentences(f"sampled {part}", [self.listing.names[place] for place in places], read, self.fitting)
+        return sentences(
+            f"sampled {part}", [self.listing.names[place] for place in places], read, self.fitting
+        )
 
     def _changed(self, opened: Opener, place: int) -> Changed:
         """Without its pixels, and that it is resized, as all are."""
-        each = read_picture(lambda: opened(place), lambda picture: read_changed(picture, self.fitting), lambda: self.listing.where(place))
-        return replace(each, image=None, changes=tuple(change for change in each.changes if not change.startswith("resized")))
+        each = read_picture(
+            lambda: opened(place),
+            lambda picture: read_changed(picture, self.fitting),
+            lambda: self.listing.where(place),
+        )
+        return replace(
+            each,
+            image=None,
+            changes=tuple(change for change in each.changes if not change.startswith("resized")),
+        )
 
     def ids(self) -> tuple[str, ...]:
         """Each picture's name."""
         return tuple(self.listing.names[place] for place in self.places.tolist())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them, read here and now. Raises DataError, naming the picture that cannot be read."""
+        """All of them, read here and now. Raises DataError, naming the picture that cannot be
+        read.
+        """
         from .opening import opener
 
         opened = opener(self.listing)
-        images = [self.fitting(decoded(opened, self.listing, place)) for place in self.places.tolist()]
-        whole = np.stack([np.asarray(image) for image in images]) if images else np.empty(self.shape, np.uint8)
+        images = [
+            self.fitting(decoded(opened, self.listing, place)) for place in self.places.tolist()
+        ]
+        whole = (
+            np.stack([np.asarray(image) for image in images])
+            if images
+            else np.empty(self.shape, np.uint8)
+        )
         return whole if dtype is None else whole.astype(dtype)
 
 
 def decoded(opened: Opener, listing: Listing, place: int) -> Any:
     """A picture of PIL's in RGB. Raises DataError, naming it."""
-    return read_picture(lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place))
+    return read_picture(
+        lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place)
+    )
 
 
 def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
-    """An opened image of PIL's as 8-bit RGB, upright; and what was changed for that, in words, other than grey to RGB.
+    """An opened image of PIL's as 8-bit RGB, upright; and what was changed for that, in words,
+    other than grey to RGB.
 
     Raises ValueError for pixels whose range is unknown: floats, and integers of more than 16 bits.
     """
-    changes = ["only the first of several frames used"] if getattr(picture, "is_animated", False) else []
-    deep = any(";16" in str(tile[3]) for tile in picture.tile)  # of colour PIL itself keeps the high byte; a PPM it scales
-    deep |= picture.format == "PPM" and any(isinstance(arg, int) and arg > 255 for arg in picture.tile[0][3])
+    changes = (
+        ["only the first of several frames used"] if getattr(picture, "is_animated", False) else []
+    )
+    # of colour PIL itself keeps the high byte; a PPM it scales
+    deep = any(";16" in str(tile[3]) for tile in picture.tile)
+    deep |= picture.format == "PPM" and any(
+        isinstance(arg, int) and arg > 255 for arg in picture.tile[0][3]
+    )
     picture.load()
     mode, transparent = picture.mode, picture.info.get("transparency")
     if mode == "F" or (mode == "I" and picture.format not in ("PNG", "PPM")):
-        raise ValueError(f"mode {mode}, whose range is unknown: write it with 8 or 16 bits a channel")
+        raise ValueError(
+            f"mode {mode}, whose range is unknown: write it with 8 or 16 bits a channel"
+        )
     if deep and mode == "RGB" and transparent is not None:
         raise ValueError("a transparent colour of 16 bits: write it with 8 bits a channel")
     if deep or mode.startswith("I"):
@@ -246,26 +307,35 @@ def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
 
 
 _DARK = 16  # of 256: 12 bits in the place of 16
-_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF orientation -> PIL's Transpose; 6 is a quarter to the right
+# EXIF orientation -> PIL's Transpose; 6 is a quarter to the right
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
 def orientation(picture: Any) -> int | None:
-    """As EXIF has it, 1 for upright, None where it is damaged; PIL turns a TIFF by itself, and says 1 then."""
+    """As EXIF has it, 1 for upright, None where it is damaged; PIL turns a TIFF by itself, and says
+    1 then.
+    """
     try:
         return int(picture.getexif().get(0x0112, 1))
-    except Exception:  # PIL documents no exceptions; the pixels are whole, and viewers show them as they are stored
+    except Exception:
+        # PIL documents no exceptions; the pixels are whole, and viewers show them as they are
+        # stored
         return None
 
 
 def _high_byte(picture: Any) -> Any:
-    """Grey of more than 8 bits as 8: of 16 bits the high byte, which gives back v of v * 256 as of v * 257."""
+    """Grey of more than 8 bits as 8: of 16 bits the high byte, which gives back v of v * 256 as of
+    v * 257.
+    """
     from PIL import Image
 
     tags = getattr(picture, "tag_v2", {})  # a TIFF's: bits of a sample, and whether 0 is white
     bits = (tags.get(258) or (16,))[0]
     values = np.asarray(picture)
     if not 8 < bits <= 16 or values.min() < 0 or values.max() >= 1 << bits:
-        raise ValueError(f"grey of {bits} bits from {values.min()} to {values.max()}: write it with 8 or 16 bits")
+        raise ValueError(
+            f"grey of {bits} bits from {values.min()} to {values.max()}: write it with 8 or 16 bits"
+        )
     grey = (values >> (bits - 8)).astype(np.uint8)
     return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
@@ -288,8 +358,11 @@ def _on_white(image: Any) -> tuple[Any, bool]:
     return white, False
 
 
-def read_picture(open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]) -> T:
-    """What `read` makes of a file's first picture; of a gigantic one, or one of another format, nothing is read but its head.
+def read_picture(
+    open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]
+) -> T:
+    """What `read` makes of a file's first picture; of a gigantic one, or one of another format,
+    nothing is read but its head.
 
     Raises DataError.
     """
@@ -299,9 +372,12 @@ def read_picture(open_: Callable[[], Any], read: Callable[[Any], T], where: Call
         with open_() as file, Image.open(file, formats=FORMATS) as picture:
             _check_size(picture)
             return read(picture)
-    except Exception as error:  # PIL documents no exceptions; whatever a damaged file makes it throw
+    except Exception as error:
+        # PIL documents no exceptions; whatever a damaged file makes it throw
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{where()} cannot be read as a picture ({reason}): mend or remove it") from None
+        raise DataError(
+            f"{where()} cannot be read as a picture ({reason}): mend or remove it"
+        ) from None
 
 
 def _check_size(picture: Any) -> None:

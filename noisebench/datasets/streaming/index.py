@@ -1,4 +1,6 @@
-"""Where the pictures of a streamed set lie, one an example: files of a folder, members of tars, rows of a table. No picture is read."""
+"""Where the pictures of a streamed set lie, one an example: files of a folder, members of tars,
+rows of a table. No picture is read.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _CHUNK = 1 << 16  # names made into bytes at a time
 
 
 class Names(Sequence[str]):
-    """Many texts in two arrays: a million of them are one object, which worker processes share instead of copying."""
+    """Many texts in two arrays: a million of them are one object, which worker processes share
+    instead of copying.
+    """
 
     def __init__(self, letters: np.ndarray, ends: np.ndarray) -> None:
         """letters: UTF-8, uint8, one text after the other; ends (N,): where each ends."""
@@ -39,10 +43,12 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True)
 class Listing:
-    """N pictures. kind: `folder`, `tar` or `hfds`; root: of the files, the folder of the tars, or the table's name or folder.
+    """N pictures. kind: `folder`, `tar` or `hfds`; root: of the files, the folder of the tars, or
+    the table's name or folder.
 
-    names (N,): paths in the root, members of tars, or `split/row`; sizes (N,), bytes, None where nobody has asked yet; of tars also
-    `shards`, their paths in the root, which of them (N,), and where in it the picture begins (N,). columns: of a table, image and label.
+    names (N,): paths in the root, members of tars, or `split/row`; sizes (N,), bytes, None where
+    nobody has asked yet; of tars also `shards`, their paths in the root, which of them (N,), and
+    where in it the picture begins (N,). columns: of a table, image and label.
     """
 
     kind: str
@@ -73,14 +79,19 @@ class Listing:
             try:
                 found = (root / self.names[place]).stat()
             except (OSError, ValueError) as error:
-                raise DataError(f"{self.where(place)} is listed, and cannot be read: {getattr(error, 'strerror', None) or error}") from None
+                raise DataError(
+                    f"{self.where(place)} is listed, and cannot be read: "
+                    f"{getattr(error, 'strerror', None) or error}"
+                ) from None
             if not S_ISREG(found.st_mode):
                 raise DataError(f"{self.where(place)} is listed, and is no file")
             sizes[place] = found.st_size
         return replace(self, sizes=sizes)
 
     def fingerprint(self, labels: np.ndarray) -> str:
-        """sha256 over names, labels (N,) and sizes in their order; where the pictures lie does not matter."""
+        """sha256 over names, labels (N,) and sizes in their order; where the pictures lie does not
+        matter.
+        """
         sized = self.sized()
         digest = hashlib.sha256(f"{len(self)} pictures\n".encode())
         for array in (sized.names.ends, sized.sizes, labels):
@@ -91,11 +102,13 @@ class Listing:
 
 @dataclass(frozen=True)
 class Listed:
-    """A streamed set: pictures and labels (N,) of training, pictures and labels (M,) of the test, classes in order.
+    """A streamed set: pictures and labels (N,) of training, pictures and labels (M,) of the test,
+    classes in order.
 
-    clean (N,): the labels that somebody has verified, -1 for the others; None where nobody has. whole: whether what was verified is a
-    fair sample, wrong labels and all, so that its share of wrong ones is a rate. decisions: what was passed over, and what was chosen, a
-    line each; notes: sentences on how a table was read.
+    clean (N,): the labels that somebody has verified, -1 for the others; None where nobody has.
+    whole: whether what was verified is a fair sample, wrong labels and all, so that its share of
+    wrong ones is a rate. decisions: what was passed over, and what was chosen, a line each; notes:
+    sentences on how a table was read.
     """
 
     train: Listing

@@ -1,4 +1,6 @@
-"""The file of one picture of a listing, without torch: for thumbnails, and for noise that looks at images. A training reads by timm."""
+"""The file of one picture of a listing, without torch: for thumbnails, and for noise that looks at
+images. A training reads by timm.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def _from_folder(listing: Listing) -> Opener:
 
 
 def open_regular(path: Path) -> Any:
-    """A file's bytes. Raises OSError for a pipe or a device, which one could wait for without end."""
+    """A file's bytes. Raises OSError for a pipe or a device, which one could wait for without
+    end.
+    """
     if not path.is_file():
         raise OSError("it is no file")
     return path.open("rb")
@@ -48,6 +52,8 @@ def _from_table(listing: Listing) -> Opener:
         if split not in tables:
             tables[split] = load_table(listing.root, split, listing.columns[0])
         image = tables[split][int(row)][listing.columns[0]]
-        return io.BytesIO(image["bytes"]) if image.get("bytes") else open_regular(Path(image["path"]))
+        return (
+            io.BytesIO(image["bytes"]) if image.get("bytes") else open_regular(Path(image["path"]))
+        )
 
     return read

@@ -1,7 +1,9 @@
-"""Pictures in tars, and in webdataset's shards: each tar is looked through once, and what it holds is kept beside the data.
+"""Pictures in tars, and in webdataset's shards: each tar is looked through once, and what it holds
+is kept beside the data.
 
-A tar of tars needs nothing more: a member of an inner one lies at one place of the outer one. timm's reader of shards goes through them
-in a row and cannot fetch a picture by name, which a manifest asks for; so shards are read as tars are, by where their members lie.
+A tar of tars needs nothing more: a member of an inner one lies at one place of the outer one.
+timm's reader of shards goes through them in a row and cannot fetch a picture by name, which a
+manifest asks for; so shards are read as tars are, by where their members lie.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ _FORMAT = 3
 
 @dataclass(frozen=True)
 class Index:
-    """What some tars hold, in order: names (N,), where each picture begins and its size (N,), in which tar (N,), and of shards its
-    label (N,), -1 elsewhere; and a line for each reason for which something was passed over."""
+    """What some tars hold, in order: names (N,), where each picture begins and its size (N,), in
+    which tar (N,), and of shards its label (N,), -1 elsewhere; and a line for each reason for which
+    something was passed over.
+    """
 
     names: Names
     offsets: np.ndarray
@@ -55,24 +59,41 @@ class _Member:
 
 
 def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> Index:
-    """The pictures of tars at paths in the root. keyed: as webdataset has them, `key.jpg` beside `key.cls` or `key.json`.
+    """The pictures of tars at paths in the root. keyed: as webdataset has them, `key.jpg` beside
+    `key.cls` or `key.json`.
 
-    What was found is kept in the folder `cache` for as long as the tars are of the same size and time. Raises DataError.
+    What was found is kept in the folder `cache` for as long as the tars are of the same size and
+    time. Raises DataError.
     """
     kept = cache / f"{_stamp(root, tars, keyed=keyed)}.npz"
     if (found := _kept(kept)) is not None:
         return found
     look, passed = _keyed if keyed else _named, PassedOver()
     members = [
-        (number, member) for number, name in enumerate(tars) for member in look(root / name, "" if keyed else _stem(name, tars), passed)
+        (number, member)
+        for number, name in enumerate(tars)
+        for member in look(root / name, "" if keyed else _stem(name, tars), passed)
     ]
-    columns = [[getattr(member, column) for _, member in members] for column in ("offset", "size", "label")]
+    columns = [
+        [getattr(member, column) for _, member in members] for column in ("offset", "size", "label")
+    ]
     offsets, sizes, labels = (np.array(column, np.int64) for column in columns)
     shard = np.array([number for number, _ in members], np.int64)
-    index = Index(Names.of(member.name for _, member in members), offsets, sizes, shard, labels, passed.lines())
+    index = Index(
+        Names.of(member.name for _, member in members),
+        offsets,
+        sizes,
+        shard,
+        labels,
+        passed.lines(),
+    )
     text = np.frombuffer("\n".join(index.passed).encode(), np.uint8)
     arrays: dict[str, np.ndarray] = dict(
-        zip(_COLUMNS, (index.names.letters, index.names.ends, offsets, sizes, shard, labels, text), strict=True)
+        zip(
+            _COLUMNS,
+            (index.names.letters, index.names.ends, offsets, sizes, shard, labels, text),
+            strict=True,
+        )
     )
     with suppress(DataError):  # where one cannot write it is looked for again
         write_whole(kept, lambda file: file.write(packed_npz(arrays)))
@@ -82,7 +103,9 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
 def _kept(path: Path) -> Index | None:
     """What an earlier look found; None where there was none, or it is damaged."""
     try:
-        letters, ends, offsets, sizes, shard, labels, text = read_npz(path.read_bytes(), _COLUMNS, _LARGEST_INDEX).values()
+        letters, ends, offsets, sizes, shard, labels, text = read_npz(
+            path.read_bytes(), _COLUMNS, _LARGEST_INDEX
+        ).values()
         passed = tuple(bytes(text).decode().splitlines())
     except (OSError, ValueError):
         return None
@@ -92,10 +115,14 @@ def _kept(path: Path) -> Index | None:
 def _stamp(root: Path, tars: Sequence[str], *, keyed: bool) -> str:
     """Of the tars as they lie there now."""
     try:
-        facts = [(name, (root / name).stat().st_size, (root / name).stat().st_mtime_ns) for name in tars]
+        facts = [
+            (name, (root / name).stat().st_size, (root / name).stat().st_mtime_ns) for name in tars
+        ]
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from None
-    return hashlib.sha256(json.dumps([_FORMAT, str(root.resolve()), keyed, facts]).encode()).hexdigest()[:32]
+    return hashlib.sha256(
+        json.dumps([_FORMAT, str(root.resolve()), keyed, facts]).encode()
+    ).hexdigest()[:32]
 
 
 def _stem(name: str, tars: Sequence[str]) -> str:
@@ -103,15 +130,27 @@ def _stem(name: str, tars: Sequence[str]) -> str:
     return f"{name.removesuffix('.tar')}/" if len(tars) > 1 else ""
 
 
-def _members(path: Path, place: range | None = None, depth: int = 0) -> Iterator[tuple[str, int, int]]:
-    """Name, offset in the outermost tar and size of every file, of inner tars too, which are taken for folders. place: the inner one's
-    bytes. Raises DataError."""
+def _members(
+    path: Path, place: range | None = None, depth: int = 0
+) -> Iterator[tuple[str, int, int]]:
+    """Name, offset in the outermost tar and size of every file, of inner tars too, which are taken
+    for folders. place: the inner one's bytes. Raises DataError.
+    """
     try:
         place = range(path.stat().st_size) if place is None else place
         with path.open("rb") as file:
             found = list(_in_turn(file, place))
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as a tar that is not compressed ({error})") from None
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise DataError(
+            f"{path} cannot be read as a tar that is not compressed ({error})"
+        ) from None
     for name, offset, size in found:
         plain = name.removeprefix("./")
         if offset == _LINK or not plain.endswith(".tar"):
@@ -120,11 +159,15 @@ def _members(path: Path, place: range | None = None, depth: int = 0) -> Iterator
             raise DataError(f"{path}: {plain} is a tar within {_DEEPEST} others: unpack it first")
         else:
             inner = _members(path, range(offset, offset + size), depth + 1)
-            yield from ((f"{plain.removesuffix('.tar')}/{name}", at, length) for name, at, length in inner)
+            yield from (
+                (f"{plain.removesuffix('.tar')}/{name}", at, length) for name, at, length in inner
+            )
 
 
 def _in_turn(file: IO[bytes], place: range) -> Iterator[tuple[str, int, int]]:
-    """Each file that lies whole in its place, behind the one before; links and devices at _LINK. Raises ValueError, tarfile's errors."""
+    """Each file that lies whole in its place, behind the one before; links and devices at _LINK.
+    Raises ValueError, tarfile's errors.
+    """
     file.seek(place.start)
     heads: Any = _Heads(file)
     with tarfile.open(fileobj=heads, mode="r:") as tar:
@@ -152,7 +195,9 @@ def _check_name(name: str) -> None:
 
 
 def _check_end(file: IO[bytes], at: int, stop: int) -> None:
-    """Raises ValueError where something follows that is neither a member nor the end, at which the library stops silently."""
+    """Raises ValueError where something follows that is neither a member nor the end, at which the
+    library stops silently.
+    """
     file.seek(at)
     if any(file.read(min(tarfile.BLOCKSIZE, max(stop - at, 0)))):
         raise ValueError(f"it is damaged at byte {at}")
@@ -190,7 +235,9 @@ def _named(path: Path, stem: str, passed: PassedOver) -> Iterator[_Member]:
 
 
 def _keyed(path: Path, _: str, passed: PassedOver) -> Iterator[_Member]:
-    """Pictures of a shard by their keys, each with the label beside it. Raises DataError, naming a key without one."""
+    """Pictures of a shard by their keys, each with the label beside it. Raises DataError, naming a
+    key without one.
+    """
     pictures: dict[str, tuple[int, int]] = {}
     texts: dict[str, dict[str, tuple[int, int]]] = {"cls": {}, "json": {}}
     labels: dict[str, int] = {}
@@ -201,7 +248,10 @@ def _keyed(path: Path, _: str, passed: PassedOver) -> Iterator[_Member]:
             key, suffix = f"{head}/{base}" if head else base, suffix.lower()
             if f".{suffix}" in SUFFIXES:
                 if key in pictures:
-                    raise DataError(f"{path}: two pictures have the key {key!r}, the second is {name}: keep one of them")
+                    raise DataError(
+                        f"{path}: two pictures have the key {key!r}, the second is "
+                        f"{name}: keep one of them"
+                    )
                 pictures[key] = (offset, size)
             elif suffix not in ("cls", "json"):
                 if is_image(name, passed):
@@ -213,15 +263,23 @@ def _keyed(path: Path, _: str, passed: PassedOver) -> Iterator[_Member]:
                 file.seek(offset)
                 label = _label(key, suffix, file.read(size), path, needed=key not in labels)
                 if label is not None and labels.setdefault(key, label) != label:
-                    raise DataError(f"{path}: the label of {key!r} is {labels[key]} in its .cls and {label} in its .json: correct one")
+                    raise DataError(
+                        f"{path}: the label of {key!r} is {labels[key]} in its .cls "
+                        f"and {label} in its .json: correct one"
+                    )
     if missing := [key for key in pictures if key not in labels]:
-        raise DataError(f"{path}: the picture {missing[0]!r} has no label: expected {missing[0]}.cls, or .json with a label")
+        raise DataError(
+            f"{path}: the picture {missing[0]!r} has no label: expected "
+            f"{missing[0]}.cls, or .json with a label"
+        )
     for key, (offset, size) in pictures.items():
         yield _Member(key, offset, size, labels[key])
 
 
 def _label(key: str, suffix: str, raw: bytes, path: Path, *, needed: bool) -> int | None:
-    """The class number in a .cls or .json, None where there is none. Raises DataError for another label, if one is `needed`."""
+    """The class number in a .cls or .json, None where there is none. Raises DataError for another
+    label, if one is `needed`.
+    """
     try:
         found = int(raw) if suffix == "cls" else json.loads(raw).get("label")
         if found is None:
@@ -232,4 +290,6 @@ def _label(key: str, suffix: str, raw: bytes, path: Path, *, needed: bool) -> in
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         if not needed:
             return None
-        raise DataError(f"{path}: {key}.{suffix} holds no class number from 0 to {MOST_CLASSES - 1}") from None
+        raise DataError(
+            f"{path}: {key}.{suffix} holds no class number from 0 to {MOST_CLASSES - 1}"
+        ) from None

@@ -13,8 +13,12 @@ _MOST_ERRORS = 9  # a step shows ten annotations
 _NOTE = 200  # bytes kept for what is said of the rest
 
 
-def step_summary(tables: Sequence[Table], lines: Sequence[str] = (), *, used: int = 0, ranks: bool = False) -> str:
-    """The lines, then as many tables as fit beside the `used` bytes, and how many did not. Empty where nothing fits."""
+def step_summary(
+    tables: Sequence[Table], lines: Sequence[str] = (), *, used: int = 0, ranks: bool = False
+) -> str:
+    """The lines, then as many tables as fit beside the `used` bytes, and how many did not. Empty
+    where nothing fits.
+    """
     room = SUMMARY_LIMIT - used - _NOTE
     text, shown = "", 0
     for block in (as_list(lines), *(markdown([table], ranks=ranks) + "\n" for table in tables)):
@@ -24,7 +28,8 @@ def step_summary(tables: Sequence[Table], lines: Sequence[str] = (), *, used: in
     left = len(tables) + 1 - shown
     if left:
         text += (
-            f"\n{left} of {len(tables) + 1} parts are left out, the summary would be too long: noisebench report --format md shows all.\n"
+            f"\n{left} of {len(tables) + 1} parts are left out, the summary would be too long: "
+            "noisebench report --format md shows all.\n"
         )
     return text if len(text.encode()) + used < SUMMARY_LIMIT else ""
 

@@ -1,4 +1,6 @@
-"""Figures by name. Each is the same numbers as a picture (matplotlib, the extra `plot`), as CSV and as JSON."""
+"""Figures by name. Each is the same numbers as a picture (matplotlib, the extra `plot`), as CSV and
+as JSON.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Drawing(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """A figure that can be asked for. of: `runs`, `losses` or `manifests`, which `module:function` is called with; epoch: and with one."""
+    """A figure that can be asked for. of: `runs`, `losses` or `manifests`, which `module:function`
+    is called with; epoch: and with one.
+    """
 
     summary: str
     of: str
@@ -50,18 +54,50 @@ class Kind:
 
 
 FIGURES = {
-    "rates": Kind("accuracy (or another --metric) against the noise rate, with bands over seeds", "runs", "rates:rates"),
-    "curves": Kind("test accuracy and memorised wrong labels, epoch by epoch", "runs", "curves:curves"),
-    "density": Kind("p of the recorded label, right and wrong ones, at an epoch (Equal Loss, Figure 1a)", "runs", "dynamics:density", True),
-    "gradient": Kind("density of p times the gradient's norm at an epoch (Equal Loss, Figure 1b)", "runs", "dynamics:gradient", True),
+    "rates": Kind(
+        "accuracy (or another --metric) against the noise rate, with bands over seeds",
+        "runs",
+        "rates:rates",
+    ),
+    "curves": Kind(
+        "test accuracy and memorised wrong labels, epoch by epoch", "runs", "curves:curves"
+    ),
+    "density": Kind(
+        "p of the recorded label, right and wrong ones, at an epoch (Equal Loss, Figure 1a)",
+        "runs",
+        "dynamics:density",
+        True,
+    ),
+    "gradient": Kind(
+        "density of p times the gradient's norm at an epoch (Equal Loss, Figure 1b)",
+        "runs",
+        "dynamics:gradient",
+        True,
+    ),
     "reliability": Kind("test accuracy against confidence", "runs", "reliability:reliability"),
-    "optimum": Kind("mean p of the right and the wrong class beside what the loss teaches in the limit", "runs", "optimum:optimum"),
+    "optimum": Kind(
+        "mean p of the right and the wrong class beside what the loss teaches in the limit",
+        "runs",
+        "optimum:optimum",
+    ),
     "ranks": Kind("critical-difference diagram of mean ranks (Demšar 2006)", "runs", "ranks:ranks"),
-    "paper": Kind("all figures of the Equal Loss paper, from runs of ce and el", "runs", "paper:paper", True),
-    "loss": Kind("any --loss against the target's probability (Equal Loss, Figure 2)", "losses", "losses:loss"),
-    "norm": Kind("any --loss's gradient norm, and its ratio to CE's (Equal Loss, Figure 3)", "losses", "losses:norm"),
-    "transition": Kind("which clean class is recorded as which", "manifests", "transition:transition"),
-}  # fmt: skip
+    "paper": Kind(
+        "all figures of the Equal Loss paper, from runs of ce and el", "runs", "paper:paper", True
+    ),
+    "loss": Kind(
+        "any --loss against the target's probability (Equal Loss, Figure 2)",
+        "losses",
+        "losses:loss",
+    ),
+    "norm": Kind(
+        "any --loss's gradient norm, and its ratio to CE's (Equal Loss, Figure 3)",
+        "losses",
+        "losses:norm",
+    ),
+    "transition": Kind(
+        "which clean class is recorded as which", "manifests", "transition:transition"
+    ),
+}
 
 
 def find_figure(name: str) -> Kind:

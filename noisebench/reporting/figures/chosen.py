@@ -9,14 +9,20 @@ from ...errors import ConfigError, DataError
 from ..table import Table
 from . import FIGURES, Drawing
 
-_SHOWN = ("gradient", "reliability", "ranks")  # beside what the page draws itself: a number against the rate, and curves
+# beside what the page draws itself: a number against the rate, and curves
+_SHOWN = ("gradient", "reliability", "ranks")
 
 
 def page_figures(tables: Sequence[Table]) -> list[tuple[str, str, str]]:
-    """Title, caption and SVG of each; none without matplotlib. One of too many panels, or of runs that lack its numbers, is left out."""
+    """Title, caption and SVG of each; none without matplotlib. One of too many panels, or of runs
+    that lack its numbers, is left out.
+    """
     if find_spec("matplotlib") is None or not tables:
         return []
-    return [(_title(drawing.name), drawing.caption, drawing.picture("svg").decode()) for drawing in _drawings(tables)]
+    return [
+        (_title(drawing.name), drawing.caption, drawing.picture("svg").decode())
+        for drawing in _drawings(tables)
+    ]
 
 
 def _title(name: str) -> str:

@@ -1,4 +1,6 @@
-"""Rows of dots: of each name a few numbers with their spread over seeds, beside what was to be expected of them. Cleveland 1984."""
+"""Rows of dots: of each name a few numbers with their spread over seeds, beside what was to be
+expected of them. Cleveland 1984.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from .panels import check_count
 from .style import Look, add_legend, as_csv, drawn, looks
 
 _WIDTH = 4  # panels side by side
-_PANEL, _ROW, _LETTER = 1.75, 0.27, 0.06  # inches: a panel's width, a row's height, a letter of a row's name
+# inches: a panel's width, a row's height, a letter of a row's name
+_PANEL, _ROW, _LETTER = 1.75, 0.27, 0.06
 _LETTERS = 32  # of a line above a panel
 _APART = 0.17  # rows, between a row's middle and its dots
 COLUMNS = ("panel", "row", "series", "mean", "std", "n", "expected")
@@ -39,7 +42,9 @@ class Dot:
 
 @dataclass(frozen=True)
 class Place:
-    """A panel: its rows from above, those without a dot too, so that neighbours have them at the same height."""
+    """A panel: its rows from above, those without a dot too, so that neighbours have them at the
+    same height.
+    """
 
     title: str
     rows: tuple[str, ...]
@@ -86,13 +91,20 @@ class DotFigure:
 
     def as_csv(self) -> str:
         """A line a dot."""
-        rows = ([place.title, dot.row, dot.series, dot.mean, dot.std, len(dot.values), dot.expected] for place, dot in self._dots())
+        rows = (
+            [place.title, dot.row, dot.series, dot.mean, dot.std, len(dot.values), dot.expected]
+            for place, dot in self._dots()
+        )
         return as_csv(COLUMNS, rows)
 
     def as_dict(self) -> dict[str, Any]:
         """The same as one document, with each seed's value."""
         panels = [
-            {"title": place.title, "x": self.x_label, "points": [{**asdict(dot), "mean": dot.mean, "std": dot.std} for dot in place.dots]}
+            {
+                "title": place.title,
+                "x": self.x_label,
+                "points": [{**asdict(dot), "mean": dot.mean, "std": dot.std} for dot in place.dots],
+            }
             for place in self.places
         ]
         return {"figure": self.name, "caption": self.caption, "panels": panels}
@@ -125,15 +137,26 @@ def _paint(place: Place, axes: Any, look: dict[str, Look]) -> None:
     """On matplotlib's axes, the first row above."""
     series = list(look)
     for dot in place.dots:
-        own, level = look[dot.series], place.rows.index(dot.row) + _APART * (2 * series.index(dot.series) / max(len(series) - 1, 1) - 1)
+        own, level = (
+            look[dot.series],
+            place.rows.index(dot.row)
+            + _APART * (2 * series.index(dot.series) / max(len(series) - 1, 1) - 1),
+        )
         shown = {"color": own.color, "clip_on": False}
         axes.plot(dot.mean, level, own.mark, markersize=4, zorder=3, label=dot.series, **shown)
         if dot.std is not None:
-            axes.plot([dot.mean - dot.std, dot.mean + dot.std], [level, level], linewidth=1.2, **shown)
+            axes.plot(
+                [dot.mean - dot.std, dot.mean + dot.std], [level, level], linewidth=1.2, **shown
+            )
         if dot.expected is not None:
             wide = {"markersize": 9, "markeredgewidth": 3.5, "alpha": 0.45}
             axes.plot(dot.expected, level, "|", label=f"{dot.series}, expected", **wide, **shown)
-    axes.set(title=fill(place.title, _LETTERS), xlim=(0, 1), ylim=(len(place.rows) - 0.5, -0.5), xticks=(0, 0.25, 0.5, 0.75, 1))
+    axes.set(
+        title=fill(place.title, _LETTERS),
+        xlim=(0, 1),
+        ylim=(len(place.rows) - 0.5, -0.5),
+        xticks=(0, 0.25, 0.5, 0.75, 1),
+    )
     axes.set_xticklabels(("0", "", "0.5", "", "1"))
     axes.set_yticks(range(len(place.rows)), place.rows)
     axes.tick_params(axis="y", length=0)

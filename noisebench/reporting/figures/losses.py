@@ -1,4 +1,6 @@
-"""Losses as functions of the target's probability: their cost, and how hard they pull at the logits. Loads torch."""
+"""Losses as functions of the target's probability: their cost, and how hard they pull at the
+logits. Loads torch.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _X = "probability p of the target class"
 
 @dataclass(frozen=True)
 class Response:
-    """Of one loss over p: its cost in nats, and the L1 norm of its gradient by the logits, (n,) each."""
+    """Of one loss over p: its cost in nats, and the L1 norm of its gradient by the logits, (n,)
+    each.
+    """
 
     name: str
     cost: np.ndarray
@@ -28,7 +32,9 @@ class Response:
 
 
 def respond(text: str) -> Response:
-    """A loss of the language over a grid of p. Raises NoisebenchError for a text that is none, or has no value where nothing is known."""
+    """A loss of the language over a grid of p. Raises NoisebenchError for a text that is none, or
+    has no value where nothing is known.
+    """
     import torch
 
     others = np.log((1 - _P) / (_CLASSES - 1))
@@ -48,7 +54,9 @@ def loss_panel(responses: Sequence[Response], title: str = "loss") -> Panel:
     """Cost over p, cut where all but the steepest have ended."""
     top = max(float(np.median(response.cost[:8])) for response in responses)
     series = tuple(Series(response.name, _P, response.cost) for response in responses)
-    return Panel(title, _X, "cost (nats)", series, (0, 1), (None, min(top, 5.0)) if top > 0 else (None, None))
+    return Panel(
+        title, _X, "cost (nats)", series, (0, 1), (None, min(top, 5.0)) if top > 0 else (None, None)
+    )
 
 
 def norm_panel(responses: Sequence[Response], title: str = "gradient") -> Panel:
@@ -57,15 +65,21 @@ def norm_panel(responses: Sequence[Response], title: str = "gradient") -> Panel:
     return Panel(title, _X, "L1 norm of the logits' gradient", series, (0, 1), (0, None))
 
 
-def ratio_panel(responses: Sequence[Response], title: str = "gradient, as a share of CE's") -> Panel:
+def ratio_panel(
+    responses: Sequence[Response], title: str = "gradient, as a share of CE's"
+) -> Panel:
     """The norm as a share of CE's, which is 2 (1 - p)."""
-    series = tuple(Series(response.name, _P, response.norm / (2 * (1 - _P))) for response in responses)
+    series = tuple(
+        Series(response.name, _P, response.norm / (2 * (1 - _P))) for response in responses
+    )
     return Panel(title, _X, "ratio of the norm to CE's", series, (0, 1), (0, None))
 
 
 def _of(name: str, texts: Sequence[str], *panels: Callable[[Sequence[Response]], Panel]) -> Figure:
     responses = [respond(text) for text in texts or PAPER]
-    return Figure(name, f"{_CLASSES} classes; {_REST}.", (tuple(panel(responses) for panel in panels),))
+    return Figure(
+        name, f"{_CLASSES} classes; {_REST}.", (tuple(panel(responses) for panel in panels),)
+    )
 
 
 def loss(texts: Sequence[str]) -> Figure:

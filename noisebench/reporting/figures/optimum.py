@@ -1,4 +1,6 @@
-"""What networks say of test images beside what their loss teaches in the limit, under noise by class: Equal Loss, Eq. 8-13."""
+"""What networks say of test images beside what their loss teaches in the limit, under noise by
+class: Equal Loss, Eq. 8-13.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +22,42 @@ from .grid import column_title, columns, filled, shared
 _RIGHT, _WRONG = "right class", "likeliest wrong (sym: all others)"
 _PLAIN = "standard"  # the strategy that believes every label: of it alone the optimum is known
 _CAPTION = (
-    "Mean probability over the test images of the classes whose labels flip: of the right class, and of the one that it is recorded as "
-    "most often (of all others together under symmetric noise). Bar: ± sample standard deviation over seeds. Expected: what the loss "
-    "teaches a network that can say anything and sees of an image its class alone; not shown where no closed form is known."
+    "Mean probability over the test images of the classes whose labels flip: of the right class, "
+    "and of the one that it is recorded as "
+    "most often (of all others together under symmetric noise). Bar: ± sample standard deviation "
+    "over seeds. Expected: what the loss "
+    "teaches a network that can say anything and sees of an image its class alone; not shown "
+    "where no closed form is known."
 )
 
 
 def optimum(tables: Sequence[Table]) -> DotFigure:
-    """A panel a noise, a row a method. Raises ConfigError where no noise's text says its matrix, DataError without predictions."""
+    """A panel a noise, a row a method. Raises ConfigError where no noise's text says its matrix,
+    DataError without predictions.
+    """
     several, found = len({table.short_title for table in tables}) > 1, list(columns(tables))
     places = tuple(place for table, col in found if (place := _place(table, col, several=several)))
     if found and not places:
-        raise ConfigError("--figure optimum needs runs of noise whose text says its matrix: symmetric, asymmetric or pairflip")
+        raise ConfigError(
+            "--figure optimum needs runs of noise whose text says its matrix: "
+            "symmetric, asymmetric or pairflip"
+        )
     return DotFigure("optimum", f"{shared(tables)}. {_CAPTION}", "probability", places)
 
 
 def likeliest_wrong(table: np.ndarray) -> np.ndarray:
-    """Of each clean class the wrong ones that it is recorded as most often, (K, K); none of a class that never flips."""
+    """Of each clean class the wrong ones that it is recorded as most often, (K, K); none of a class
+    that never flips.
+    """
     others = table * (1 - np.eye(len(table)))
     most = others.max(1, keepdims=True)
     return np.isclose(others, most, rtol=1e-9, atol=0) & (most > 0)
 
 
 def _place(table: Table, col: str, *, several: bool) -> Place | None:
-    """None for noise that flips no class, or of which the text does not say how. several: whether other panels are of other data, else
-    the caption says it for all."""
+    """None for noise that flips no class, or of which the text does not say how. several: whether
+    other panels are of other data, else the caption says it for all.
+    """
     rows = filled(table, col)
     noise = table.axes(rows[0], col)["noise"]
     cells = {row_head(table, row): table.cells[row, col] for row in rows}
@@ -64,13 +77,19 @@ def _matrix(noise: str, num_classes: int) -> np.ndarray | None:
     """T (K, K), where the text alone says it."""
     try:
         call = normal_noise(noise)
-        return None if set(FILES) & {name for name, _ in call.kwargs} else transition(call, num_classes)
+        return (
+            None
+            if set(FILES) & {name for name, _ in call.kwargs}
+            else transition(call, num_classes)
+        )
     except NoisebenchError:  # no noise by class, or one of a plugin that is not loaded
         return None
 
 
 def _dots(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Dot]:
-    """Of the right class and of the wrong ones, the latter where they were kept; none without a test image of a class that flips."""
+    """Of the right class and of the wrong ones, the latter where they were kept; none without a
+    test image of a class that flips.
+    """
     said = [read_said(run, len(wrong)) for run in cell.finished]
     labels = said[0].labels["test"]
     flipping = labels[wrong.sum(1)[labels] > 0]
@@ -81,11 +100,17 @@ def _dots(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Dot]:
     known = [limit for limit in limits if limit is not None]
     expected = np.mean(known, axis=0).tolist() if len(known) == len(limits) else (None, None)
     named = zip((_RIGHT, _WRONG), found, expected, strict=True)
-    return [Dot(name, series, values, limit) for series, values, limit in named if np.isfinite(values).all()]
+    return [
+        Dot(name, series, values, limit)
+        for series, values, limit in named
+        if np.isfinite(values).all()
+    ]
 
 
 def _means(said: Said, wrong: np.ndarray) -> tuple[float, float]:
-    """Mean p of the right class and of the wrong ones over the test images of classes that flip; NaN where the file lacks it."""
+    """Mean p of the right class and of the wrong ones over the test images of classes that flip;
+    NaN where the file lacks it.
+    """
     said.check()
     test, labels = said.test, said.labels["test"]
     others = wrong.sum(1)[labels]
@@ -99,10 +124,16 @@ def _means(said: Said, wrong: np.ndarray) -> tuple[float, float]:
     return right, float((p * wrong[labels[flips]]).sum(1).mean())
 
 
-def _limit(inputs: Mapping[str, Any], noise: str, flipping: np.ndarray, wrong: np.ndarray) -> tuple[float, float] | None:
+def _limit(
+    inputs: Mapping[str, Any], noise: str, flipping: np.ndarray, wrong: np.ndarray
+) -> tuple[float, float] | None:
     """The same of the optimum, over images of these classes (n,); None without a closed form."""
     try:
         p = predicted(noise, inputs["loss"], len(wrong)) if inputs["strategy"] == _PLAIN else None
     except NoisebenchError:  # a loss of a plugin that is not loaded
         return None
-    return None if p is None else (float(np.diag(p)[flipping].mean()), float((p * wrong).sum(1)[flipping].mean()))
+    return (
+        None
+        if p is None
+        else (float(np.diag(p)[flipping].mean()), float((p * wrong).sum(1)[flipping].mean()))
+    )

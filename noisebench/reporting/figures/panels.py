@@ -1,4 +1,6 @@
-"""What a figure is, whatever it shows: panels of lines over numbers, which a picture, a CSV and a JSON document are made of alike."""
+"""What a figure is, whatever it shows: panels of lines over numbers, which a picture, a CSV and a
+JSON document are made of alike.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,22 @@ COLUMNS = ("panel", "series", "x", "y", "low", "high")
 def check_count(name: str, count: int) -> None:
     """Raises ConfigError for a figure without a panel, or of more than can be read."""
     if not count:
-        raise ConfigError(f"--figure {name}: there is nothing to draw: none of these runs has finished")
+        raise ConfigError(
+            f"--figure {name}: there is nothing to draw: none of these runs has finished"
+        )
     if count > _MOST:
-        raise ConfigError(f"--figure {name} would have {count} panels: keep some with --where, such as --where method=ce")
+        raise ConfigError(
+            f"--figure {name} would have {count} panels: keep some with --where, "
+            "such as --where method=ce"
+        )
 
 
 @dataclass(frozen=True)
 class Series:
     """A line y over x, both (n,), with a band from low to high where these are given.
 
-    form: `line`; `dots`, a line with a mark at each of few points; `steps` and `bins`, a density over equal bins, x their middles, the
-    latter filled.
+    form: `line`; `dots`, a line with a mark at each of few points; `steps` and `bins`, a density
+    over equal bins, x their middles, the latter filled.
     """
 
     name: str
@@ -40,16 +47,21 @@ class Series:
 
     def rows(self) -> Iterator[list[Any]]:
         """x, y, low and high of each point that has a value."""
-        low, high = (np.full(len(self.x), np.nan) if edge is None else edge for edge in (self.low, self.high))
-        for point in zip(self.x.tolist(), self.y.tolist(), low.tolist(), high.tolist(), strict=True):
+        low, high = (
+            np.full(len(self.x), np.nan) if edge is None else edge for edge in (self.low, self.high)
+        )
+        for point in zip(
+            self.x.tolist(), self.y.tolist(), low.tolist(), high.tolist(), strict=True
+        ):
             if not np.isnan(point[1]):
                 yield [None if np.isnan(value) else value for value in point]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over common axes, whose labels say the units. x_range, y_range: where they are to begin and end, None where the lines do;
-    within: what y cannot leave, though a band may."""
+    """Lines over common axes, whose labels say the units. x_range, y_range: where they are to begin
+    and end, None where the lines do; within: what y cannot leave, though a band may.
+    """
 
     title: str
     x_label: str
@@ -77,7 +89,13 @@ class Panel:
             _paint(series, axes, look[series.name])
         if self.diagonal:
             axes.axline((0, 0), slope=1, color="0.6", linewidth=0.8, dashes=(4, 3), zorder=0)
-        axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label, xlim=self.x_range, ylim=self.y_range)
+        axes.set(
+            title=self.title,
+            xlabel=self.x_label,
+            ylabel=self.y_label,
+            xlim=self.x_range,
+            ylim=self.y_range,
+        )
         if self.within:
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, self.within[0]), min(high, self.within[1]))
@@ -96,7 +114,9 @@ def _paint(series: Series, axes: Any, look: Look) -> None:
     marks = {"marker": look.mark, "markersize": 3.5} if series.form == "dots" else {}
     axes.plot(series.x, series.y, color=look.color, linestyle=look.dash, label=series.name, **marks)
     if series.low is not None and series.high is not None:
-        axes.fill_between(series.x, series.low, series.high, color=look.color, alpha=0.18, linewidth=0)
+        axes.fill_between(
+            series.x, series.low, series.high, color=look.color, alpha=0.18, linewidth=0
+        )
 
 
 @dataclass(frozen=True)
@@ -116,7 +136,11 @@ class Figure:
         """With rows of at most so many panels, as even as can be."""
         rows = -(-len(panels) // width) or 1
         each = -(-len(panels) // rows) or 1
-        return cls(name, caption, tuple(tuple(panels[start : start + each]) for start in range(0, len(panels), each)))
+        return cls(
+            name,
+            caption,
+            tuple(tuple(panels[start : start + each]) for start in range(0, len(panels), each)),
+        )
 
     @property
     def flat(self) -> list[Panel]:
@@ -132,7 +156,9 @@ class Figure:
         rows, width = self.panels, max(map(len, self.panels))
 
         def fill(canvas: Any) -> None:
-            for row, places in zip(rows, canvas.subplots(len(rows), width, squeeze=False), strict=True):
+            for row, places in zip(
+                rows, canvas.subplots(len(rows), width, squeeze=False), strict=True
+            ):
                 for number, axes in enumerate(places):
                     if number < len(row):
                         row[number].paint(axes, self.looks)

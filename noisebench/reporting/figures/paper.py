@@ -16,7 +16,8 @@ _PREFERRED = "symmetric(rate=0.4)"
 
 
 def paper(tables: Sequence[Table], epoch: int | None) -> Figure:
-    """Figures 1a and 1b (symmetric noise of 0.4 where there is one, else the first noise with both methods), 2, 3a and 3b.
+    """Figures 1a and 1b (symmetric noise of 0.4 where there is one, else the first noise with both
+    methods), 2, 3a and 3b.
 
     Raises ConfigError where no noise has a run of CE and one of EL.
     """
@@ -25,11 +26,24 @@ def paper(tables: Sequence[Table], epoch: int | None) -> Figure:
     runs = {"ce": read(table.cells[ce, col]), loss: read(table.cells[el, col])}
     chosen = epoch_of([run for found in runs.values() for run in found], epoch)
     where = column_title(table, col)
-    responses = [respond(text) for text in dict.fromkeys(["ce", *([loss] if loss.startswith("el(") else []), *PAPER])]
-    above = (density_panel(runs["ce"], chosen, f"1a: CE, {where}"), density_panel(runs[loss], chosen, f"EL, {where}"),
-             gradient_panel(runs, chosen, f"1b: {where}"))  # fmt: skip
-    below = (loss_panel(responses, "2: loss"), norm_panel(responses, "3a: gradient"), ratio_panel(responses, "3b: gradient, ratio to CE's"))
-    caption = f"Numbered as in Cui et al., Equal Loss; {table.title}, {table.varied}. Figure 1 in passing, all seeds together."
+    responses = [
+        respond(text)
+        for text in dict.fromkeys(["ce", *([loss] if loss.startswith("el(") else []), *PAPER])
+    ]
+    above = (
+        density_panel(runs["ce"], chosen, f"1a: CE, {where}"),
+        density_panel(runs[loss], chosen, f"EL, {where}"),
+        gradient_panel(runs, chosen, f"1b: {where}"),
+    )
+    below = (
+        loss_panel(responses, "2: loss"),
+        norm_panel(responses, "3a: gradient"),
+        ratio_panel(responses, "3b: gradient, ratio to CE's"),
+    )
+    caption = (
+        f"Numbered as in Cui et al., Equal Loss; {table.title}, {table.varied}. Figure 1 in "
+        "passing, all seeds together."
+    )
     return Figure("paper", caption, (above, below))
 
 
@@ -41,9 +55,15 @@ def _loss(cell: Cell) -> str:
 
 def _chosen(tables: Sequence[Table]) -> tuple[Table, str, str, str]:
     """Table, column, and the rows of CE and EL."""
-    places = sorted(_places(tables), key=lambda place: place[0].axes(place[2], place[1]).get("noise") != _PREFERRED)
+    places = sorted(
+        _places(tables),
+        key=lambda place: place[0].axes(place[2], place[1]).get("noise") != _PREFERRED,
+    )
     if not places:
-        raise ConfigError("--figure paper needs runs of ce and of el on the same noise: noisebench run quick makes them")
+        raise ConfigError(
+            "--figure paper needs runs of ce and of el on the same noise: "
+            "noisebench run quick makes them"
+        )
     return places[0]
 
 

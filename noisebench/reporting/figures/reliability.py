@@ -20,35 +20,53 @@ _LEAST = 10  # images of a bin
 
 
 def reliability(tables: Sequence[Table]) -> Figure:
-    """A panel a noise, a line a method: test accuracy over mean confidence in 15 equal bins, all seeds together."""
+    """A panel a noise, a line a method: test accuracy over mean confidence in 15 equal bins, all
+    seeds together.
+    """
     panels = [
-        Panel(column_title(table, col), "confidence (%)", "test accuracy (%)",
-              tuple(_line(row_head(table, row), table.cells[row, col]) for row in filled(table, col)), (0, 100), (0, 100), diagonal=True)
+        Panel(
+            column_title(table, col),
+            "confidence (%)",
+            "test accuracy (%)",
+            tuple(_line(row_head(table, row), table.cells[row, col]) for row in filled(table, col)),
+            (0, 100),
+            (0, 100),
+            diagonal=True,
+        )
         for table, col in columns(tables)
-    ]  # fmt: skip
+    ]
     caption = (
-        f"Test images in {ECE_BINS} equal bins of the likeliest class's probability, all seeds together; bins of fewer than {_LEAST} "
+        f"Test images in {ECE_BINS} equal bins of the likeliest class's probability, all seeds "
+        f"together; bins of fewer than {_LEAST} "
         "have no point. Below the diagonal a network is surer than it is right."
     )
     return Figure.in_rows("reliability", caption, panels)
 
 
 def _line(name: str, cell: Cell) -> Series:
-    confidence, right = (np.concatenate(parts) for parts in zip(*map(_answers, cell.finished), strict=True))
+    confidence, right = (
+        np.concatenate(parts) for parts in zip(*map(_answers, cell.finished), strict=True)
+    )
     counts, sure, hits = calibration(confidence, right)
     held = counts >= _LEAST
-    return Series(name, 100 * sure[held] / counts[held], 100 * hits[held] / counts[held], form="dots")
+    return Series(
+        name, 100 * sure[held] / counts[held], 100 * hits[held] / counts[held], form="dots"
+    )
 
 
 def _answers(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and whether it was right, of each test image (M,)."""
     said = read_said(run, _classes(run))
     said.check()
-    return np.exp(said.test.log_p[:, 0].astype(np.float64)), said.test.predicted == said.labels["test"]
+    return np.exp(said.test.log_p[:, 0].astype(np.float64)), said.test.predicted == said.labels[
+        "test"
+    ]
 
 
 def _classes(run: RunFolder) -> int:
     try:
         return int(run.full_record()["data"]["num_classes"])
     except (KeyError, TypeError, ValueError):
-        raise DataError(f"{run.result} does not say how many classes there are: run it again with --force") from None
+        raise DataError(
+            f"{run.result} does not say how many classes there are: run it again with --force"
+        ) from None

@@ -1,4 +1,6 @@
-"""How figures look: colours that colour-blind readers tell apart, marks and dashes for those who see none, and the file's bytes."""
+"""How figures look: colours that colour-blind readers tell apart, marks and dashes for those who
+see none, and the file's bytes.
+"""
 
 from __future__ import annotations
 
@@ -54,13 +56,19 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     for number, name in enumerate(names):
         place = _FIXED.get(name, number)
         dash = 0 if name in _FIXED else (place // len(_COLORS) + place) % len(_DASHES)
-        found[name] = Look(_COLORS[place % len(_COLORS)], _DASHES[dash], _MARKS[place % len(_MARKS)])
+        found[name] = Look(
+            _COLORS[place % len(_COLORS)], _DASHES[dash], _MARKS[place % len(_MARKS)]
+        )
     return found
 
 
 def add_legend(canvas: Any, inches: float) -> None:
     """One for all panels, below them; none for a single line."""
-    entries = {name: handle for axes in canvas.axes for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    entries = {
+        name: handle
+        for axes in canvas.axes
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     if len(entries) > 1:
         each = 0.45 + 0.065 * max(map(len, entries))
         columns = max(1, min(len(entries), int(inches / each)))
@@ -74,9 +82,12 @@ def drawn(fill: Callable[[Any], object], size: tuple[float, float], form: str) -
         from matplotlib.figure import Figure as Canvas
         from matplotlib.text import Text as Words
     except ImportError:
-        raise ConfigError("a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv") from None
+        raise ConfigError(
+            "a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv"
+        ) from None
     with rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # in a .svg text stays text, and the reader has fonts
+        # in a .svg text stays text, and the reader has fonts
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         canvas = Canvas(figsize=size, layout="constrained")
         fill(canvas)
         for text in canvas.findobj(Words):

@@ -1,4 +1,6 @@
-"""The figure of a manifest: which clean class is recorded as which, counted; in the terminal, as a picture, or as numbers."""
+"""The figure of a manifest: which clean class is recorded as which, counted; in the terminal, as a
+picture, or as numbers.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,16 @@ _LISTED = 5  # mistakes named of each class
 
 
 def table(manifest: Manifest) -> np.ndarray:
-    """(K, K): the share of each clean class that is recorded as each class; NaN for a class of which no clean label is known.
+    """(K, K): the share of each clean class that is recorded as each class; NaN for a class of
+    which no clean label is known.
 
     Raises ConfigError where none is known at all.
     """
     if not (manifest.clean_labels >= 0).any():
-        raise ConfigError(f"the manifest of {manifest.meta['dataset']} knows no clean labels to compare the recorded ones with")
+        raise ConfigError(
+            f"the manifest of {manifest.meta['dataset']} knows no clean labels to "
+            "compare the recorded ones with"
+        )
     counts = manifest.confusion.astype(np.float64)
     sizes = counts.sum(1, keepdims=True)
     return np.where(sizes > 0, counts / np.maximum(sizes, 1), np.nan)
@@ -36,8 +42,15 @@ def table(manifest: Manifest) -> np.ndarray:
 
 def title(manifest: Manifest) -> str:
     """Data, noise and realised rate, and of what it is the rate."""
-    meta, seed = manifest.meta, "" if manifest.noise_seed is None else f", seed {manifest.noise_seed}"
-    of = "" if manifest.known == 1 else f" of {int((manifest.truth != -1)[manifest.kept].sum())} known"
+    meta, seed = (
+        manifest.meta,
+        "" if manifest.noise_seed is None else f", seed {manifest.noise_seed}",
+    )
+    of = (
+        ""
+        if manifest.known == 1
+        else (f" of {int((manifest.truth != -1)[manifest.kept].sum())} known")
+    )
     return f"{manifest.data}, {meta['noise']}{seed}: {100 * meta['realised_rate']:.2f} %{of} wrong"
 
 
@@ -45,25 +58,41 @@ def _left_out(manifest: Manifest) -> str:
     """What the table cannot show."""
     if manifest.source is None:
         return ""
-    return f"; {int((manifest.source >= 0).sum())} images of {manifest.meta['source']} left out, all wrong"
+    return (
+        f"; {int((manifest.source >= 0).sum())} images of {manifest.meta['source']} left out, "
+        "all wrong"
+    )
 
 
 def as_dict(manifest: Manifest) -> dict[str, Any]:
     """The figure's numbers, rows = clean class; null where nothing is known."""
-    shares = [[None if np.isnan(share) else share for share in row] for row in table(manifest).tolist()]
-    return {"dataset": manifest.meta["dataset"], "noise": manifest.meta["noise"], "noise_seed": manifest.noise_seed,
-            "classes": manifest.meta["classes"], "transition": shares, "counts": manifest.confusion.tolist()}  # fmt: skip
+    shares = [
+        [None if np.isnan(share) else share for share in row] for row in table(manifest).tolist()
+    ]
+    return {
+        "dataset": manifest.meta["dataset"],
+        "noise": manifest.meta["noise"],
+        "noise_seed": manifest.noise_seed,
+        "classes": manifest.meta["classes"],
+        "transition": shares,
+        "counts": manifest.confusion.tolist(),
+    }
 
 
 def draw(manifest: Manifest, width: int | None = None) -> Group:
-    """For the terminal: a shaded table in percent; where it is too wide, the classes with most wrong labels, line by line."""
+    """For the terminal: a shaded table in percent; where it is too wide, the classes with most
+    wrong labels, line by line.
+    """
     from rich.console import Group
     from rich.table import Table
 
     from ...core.console import Text
 
     shares, names = table(manifest), manifest.meta["classes"]
-    grid, below = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim"), f"percent of each clean class{_left_out(manifest)}"
+    grid, below = (
+        Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim"),
+        (f"percent of each clean class{_left_out(manifest)}"),
+    )
     if len(names) <= (_MOST if width is None else (width - 18) // 8):
         grid.add_column("clean \\ recorded", style="dim")
         short = names if width is None else [name[:6] for name in names]
@@ -71,21 +100,33 @@ def draw(manifest: Manifest, width: int | None = None) -> Group:
         for number, name in enumerate(short):
             grid.add_column(Text(str(number) if numbered else name), justify="right", no_wrap=True)
         for number, (name, row) in enumerate(zip(names, shares, strict=True)):
-            grid.add_row(Text(f"{number} {name}" if numbered else name), *(Text(_percent(share), style=_shade(share)) for share in row))
+            grid.add_row(
+                Text(f"{number} {name}" if numbered else name),
+                *(Text(_percent(share), style=_shade(share)) for share in row),
+            )
     else:
         for head in ("clean", "right", "recorded as"):
             grid.add_column(head)
         worst = np.argsort(np.diag(shares), kind="stable")[:_MOST]
         for k in worst:
-            grid.add_row(Text(names[k]), Text(_percent(shares[k, k]), style=_shade(shares[k, k])), Text(_mistakes(shares[k], k, names)))
+            grid.add_row(
+                Text(names[k]),
+                Text(_percent(shares[k, k]), style=_shade(shares[k, k])),
+                Text(_mistakes(shares[k], k, names)),
+            )
         if len(worst) < len(names):
-            below += f"; the {len(worst)} of {len(names)} classes with most wrong labels, -o FILE.svg draws all"
+            below += (
+                f"; the {len(worst)} of {len(names)} classes with most wrong labels, -o "
+                "FILE.svg draws all"
+            )
     return Group(Text(title(manifest), style="bold"), grid, Text(below, style="dim"))
 
 
 def _mistakes(row: np.ndarray, own: int, names: list[str]) -> str:
     """The most frequent wrong classes."""
-    order = [k for k in np.argsort(-row, kind="stable").tolist() if k != own and row[k] > 0][:_LISTED]
+    order = [k for k in np.argsort(-row, kind="stable").tolist() if k != own and row[k] > 0][
+        :_LISTED
+    ]
     return ", ".join(f"{names[k]} {_percent(row[k])}" for k in order)
 
 
@@ -132,7 +173,12 @@ class TransitionFigure:
 def _rows(manifest: Manifest) -> Iterator[list[Any]]:
     names, shares, counts = manifest.meta["classes"], table(manifest), manifest.confusion
     for clean, recorded in zip(*counts.nonzero(), strict=True):
-        cell = [names[clean], names[recorded], repr(float(shares[clean, recorded])), int(counts[clean, recorded])]
+        cell = [
+            names[clean],
+            names[recorded],
+            repr(float(shares[clean, recorded])),
+            int(counts[clean, recorded]),
+        ]
         yield [manifest.meta["dataset"], manifest.meta["noise"], manifest.noise_seed, *cell]
 
 
@@ -168,5 +214,15 @@ def _panel(figure: Any, panel: Any, manifest: Manifest) -> None:
         for (clean, recorded), share in np.ndenumerate(shares):
             if share > 0:
                 dark = "white" if share > 0.3 else "black"
-                panel.text(recorded, clean, f"{100 * share:.1f}", ha="center", va="center", fontsize=7, color=dark)
-    figure.colorbar(image, ax=panel, shrink=0.6, label="share of the clean class", format=PercentFormatter(1))
+                panel.text(
+                    recorded,
+                    clean,
+                    f"{100 * share:.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color=dark,
+                )
+    figure.colorbar(
+        image, ax=panel, shrink=0.6, label="share of the clean class", format=PercentFormatter(1)
+    )

@@ -1,4 +1,6 @@
-"""Small line charts as geometry: where axes, ticks and lines lie in a box. A template draws them; no font and no colour is chosen here."""
+"""Small line charts as geometry: where axes, ticks and lines lie in a box. A template draws them;
+no font and no colour is chosen here.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Line:
     @property
     def look(self) -> str:
         """CSS classes: eight hues, and dashes from the ninth line on."""
-        return f"hue{self.order % _HUES}" + (f" dash{self.order // _HUES % 3}" if self.order >= _HUES else "")
+        return f"hue{self.order % _HUES}" + (
+            f" dash{self.order // _HUES % 3}" if self.order >= _HUES else ""
+        )
 
     @property
     def mark(self) -> int:
@@ -78,7 +82,9 @@ class Chart:
 
 def _labelled(ticks: Sequence[float]) -> list[tuple[float, str]]:
     """Each tick and its text, all with as many digits as one of them needs."""
-    digits = next((n for n in range(6) if all(abs(round(tick, n) - tick) < 1e-9 for tick in ticks)), 6)
+    digits = next(
+        (n for n in range(6) if all(abs(round(tick, n) - tick) < 1e-9 for tick in ticks)), 6
+    )
     return [(tick, f"{tick:.{digits}f}") for tick in ticks]
 
 

@@ -18,7 +18,11 @@ from ...strategies import STRATEGIES
 _DIGITS = 12  # of a checksum
 _SOFTWARE = ("noisebench", "torch", "torchvision", "timm", "numpy", "python", "platform")
 _UNSAID = "chosen by its source for this noise, or told the truth by its settings"
-_FACTS = {"rate": "the true noise rate", "share": "the true share of incorrect labels", "transition": "the true transition matrix"}
+_FACTS = {
+    "rate": "the true noise rate",
+    "share": "the true share of incorrect labels",
+    "transition": "the true transition matrix",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ def configuration(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -
         ("Components", _components(records)),
         ("Machine", _machine(abouts, records)),
     )
-    kept = ((title, tuple((name, value) for name, value in rows if value)) for title, rows in groups)
+    kept = (
+        (title, tuple((name, value) for name, value in rows if value)) for title, rows in groups
+    )
     return tuple(Group(title, rows) for title, rows in kept if rows)
 
 
@@ -63,7 +69,9 @@ def _method(abouts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     yield "strategy", _each(abouts, "strategy")
 
 
-def _labels(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _labels(
+    abouts: list[dict[str, Any]], records: list[dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
     yield "data set", _each(abouts, "dataset")
     yield "training images", _each(abouts, "subset", say=of_which)
     yield "noise", _each(abouts, "noise")
@@ -75,7 +83,9 @@ def _labels(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iter
     yield "images and labels", _each(abouts, "data_sha256", say=_short)
 
 
-def _recipe(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _recipe(
+    abouts: list[dict[str, Any]], records: list[dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
     parameters = _each(records, "model", "parameters", say=lambda count: f"{count:,} parameters")
     yield "network", ", ".join(filter(None, [_each(abouts, "model"), parameters]))
     yield "began from", _each(abouts, "init", say=label_of)
@@ -89,13 +99,20 @@ def _components(records: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
         yield name.replace(":", " "), _each(records, "versions", name, say=_version)
 
 
-def _machine(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+def _machine(
+    abouts: list[dict[str, Any]], records: list[dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
     yield "precision", _each(abouts, "precision")
     yield "device", _each(records, "environment", "device")
     yield "threads", _each(records, "environment", "threads")
     yield (
         "trained together",
-        _each(records, "environment", "packed", say=lambda width: "by itself" if width == 1 else f"{width} runs at a time"),
+        _each(
+            records,
+            "environment",
+            "packed",
+            say=lambda width: "by itself" if width == 1 else f"{width} runs at a time",
+        ),
     )
     for name in ("processes", "accumulate", "sync_bn"):
         if any(name in record.get("environment", {}) for record in records):
@@ -117,7 +134,15 @@ def _version(text: str) -> str:
 
 
 def _plainly(value: Any) -> str:
-    return "yes" if value is True else "no" if value is False else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        "yes"
+        if value is True
+        else "no"
+        if value is False
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def oracle_reason(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -> str:
@@ -126,7 +151,11 @@ def oracle_reason(abouts: list[dict[str, Any]], records: list[dict[str, Any]]) -
         return ""
     names = ("nominal_rate", "realised_rate", "expected_share")
     rates = [rate for record in records for name in names if (rate := record["noise"].get(name))]
-    pairs = [(registry, about[part]) for about in abouts for registry, part in ((LOSSES, "loss"), (STRATEGIES, "strategy"))]
+    pairs = [
+        (registry, about[part])
+        for about in abouts
+        for registry, part in ((LOSSES, "loss"), (STRATEGIES, "strategy"))
+    ]
     told = dict.fromkeys(said for registry, text in pairs for said in _told(registry, text, rates))
     return "; ".join(told) or _UNSAID
 

@@ -1,4 +1,6 @@
-"""What a cell opens to: the runs behind it, read from their folders. A damaged or foreign file is said, never fatal."""
+"""What a cell opens to: the runs behind it, read from their folders. A damaged or foreign file is
+said, never fatal.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ NUMBERS = (
     ("best", ("test_acc", "best"), "best epoch on test: optimistic"),
     ("memorised", ("memorised",), "share of the wrong labels that the network predicts"),
 )
-_CURVES = (("Test accuracy", "test_acc", "test accuracy (%)"), ("Wrong labels memorised", "memorised", "memorised (%)"))
+_CURVES = (
+    ("Test accuracy", "test_acc", "test accuracy (%)"),
+    ("Wrong labels memorised", "memorised", "memorised (%)"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,24 @@ class Known:
         if folder.status() != "failed":
             return cls(name, folder, folder.about(), folder.record())
         failure = folder.failure()
-        return cls(name, folder, folder.about(), None, f"{failure.get('type', 'error')}: {failure['message']}")
+        return cls(
+            name,
+            folder,
+            folder.about(),
+            None,
+            f"{failure.get('type', 'error')}: {failure['message']}",
+        )
 
 
 def runs_of(known: list[Known], number: int, root: Path, pictures: Pictures) -> Runs:
     """All that is shown of a cell's runs, lowest seed first."""
     finished = [one for one in known if one.record is not None]
     first = finished[0] if finished else None
-    doubts = doubts_of(first.folder, first.record or {}, pictures) if first else Doubts(lacking="no finished run")
+    doubts = (
+        doubts_of(first.folder, first.record or {}, pictures)
+        if first
+        else Doubts(lacking="no finished run")
+    )
     return Runs(
         f"runs{number}",
         tuple(_seed(one, order, root) for order, one in enumerate(known)),
@@ -115,7 +130,9 @@ def _made(about: dict[str, Any]) -> tuple[Reproduction | None, str]:
 
 
 def place(path: Path, root: Path) -> str:
-    """A run's folder from the workspace, or its name alone: nobody else has this machine's folders."""
+    """A run's folder from the workspace, or its name alone: nobody else has this machine's
+    folders.
+    """
     absolute, root = path.resolve(), root.resolve()
     return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else absolute.name
 
@@ -143,11 +160,17 @@ def _curves(known: list[Known]) -> tuple[Chart, ...]:
     charts = []
     for title, column, label in _CURVES:
         lines = tuple(
-            Line(f"seed {one.about['seed']}", order, points) for one, order, history in histories if (points := _points(history, column))
+            Line(f"seed {one.about['seed']}", order, points)
+            for one, order, history in histories
+            if (points := _points(history, column))
         )
-        xs, ys = ([getattr(point, axis) for line in lines for point in line.points] for axis in "xy")
+        xs, ys = (
+            [getattr(point, axis) for line in lines for point in line.points] for axis in "xy"
+        )
         if any(len(line.points) > 1 for line in lines):
-            charts.append(Chart(title, "epoch", label, lines, round_ticks([0, *xs]), round_ticks(ys)))
+            charts.append(
+                Chart(title, "epoch", label, lines, round_ticks([0, *xs]), round_ticks(ys))
+            )
     return tuple(charts)
 
 
@@ -160,4 +183,10 @@ def _history(folder: RunFolder) -> list[dict[str, float | None]]:
 
 def _points(history: list[dict[str, float | None]], column: str) -> tuple[Point, ...]:
     pairs = [(line.get("epoch"), line.get(column)) for line in history]
-    return thin([Point(x, 100 * y) for x, y in pairs if x is not None and y is not None and math.isfinite(y)])
+    return thin(
+        [
+            Point(x, 100 * y)
+            for x, y in pairs
+            if x is not None and y is not None and math.isfinite(y)
+        ]
+    )

@@ -21,7 +21,9 @@ _VERDICTS = {True: "wrong", False: "right", None: "unknown"}
 
 @dataclass(frozen=True)
 class Doubt:
-    """One doubted label; `p` is the recorded label's, `verdict` wrong, right or unknown; `picture` a name, empty without one."""
+    """One doubted label; `p` is the recorded label's, `verdict` wrong, right or unknown; `picture`
+    a name, empty without one.
+    """
 
     index: int
     recorded: str
@@ -33,8 +35,9 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Doubts:
-    """The first doubted labels of one run and a sentence on all of them; `when` they were doubted; `lacking`: why there is nothing, or
-    no picture."""
+    """The first doubted labels of one run and a sentence on all of them; `when` they were doubted;
+    `lacking`: why there is nothing, or no picture.
+    """
 
     said: str = ""
     when: str = ""
@@ -44,7 +47,9 @@ class Doubts:
 
 @dataclass(frozen=True)
 class _Labels:
-    """What a run predicts of the training examples, their labels (N,), which are kept (N,), and which it doubts (m,)."""
+    """What a run predicts of the training examples, their labels (N,), which are kept (N,), and
+    which it doubts (m,).
+    """
 
     train: Predictions
     recorded: np.ndarray
@@ -56,7 +61,9 @@ class _Labels:
     @classmethod
     def read(cls, folder: RunFolder, num_classes: int) -> _Labels:
         arrays = checked_arrays(folder, num_classes)
-        recorded, clean = (arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean"))
+        recorded, clean = (
+            arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean")
+        )
         score, nobody = better_score(arrays), np.zeros(len(recorded), bool)
         train = judge(arrays, score)
         dropped = arrays.get("dropped", nobody)
@@ -84,8 +91,22 @@ def _doubts(labels: _Labels, record: dict[str, Any], pictures: Pictures) -> Doub
     for index, name in zip(shown.tolist(), names, strict=True):
         recorded, likely = labels.recorded[index], float(np.exp(labels.train.recorded_log_p[index]))
         verdict = _verdict(recorded, labels.clean[index])
-        entries.append(Doubt(index, classes[recorded], classes[labels.train.predicted[index]], f"{likely:.1g}", verdict, name))
-    return Doubts(_said(labels), " in the first half of the epochs" if labels.early else "", tuple(entries), lacking)
+        entries.append(
+            Doubt(
+                index,
+                classes[recorded],
+                classes[labels.train.predicted[index]],
+                f"{likely:.1g}",
+                verdict,
+                name,
+            )
+        )
+    return Doubts(
+        _said(labels),
+        " in the first half of the epochs" if labels.early else "",
+        tuple(entries),
+        lacking,
+    )
 
 
 def _verdict(recorded: int, clean: int) -> str:
@@ -101,4 +122,7 @@ def _said(labels: _Labels) -> str:
     if not known.any():
         return f"{count}; nobody knows which are wrong."
     whole = "" if known[labels.kept].all() else " of those that are known"
-    return f"{count}; {int(wrong[found].sum())} of these are wrong, out of {int(wrong.sum())} wrong labels{whole}."
+    return (
+        f"{count}; {int(wrong[found].sum())} of these are wrong, out of {int(wrong.sum())} "
+        f"wrong labels{whole}."
+    )

@@ -1,4 +1,6 @@
-"""A figure's SVG as a part of a page: nothing in it runs, loads, styles or names anything outside itself."""
+"""A figure's SVG as a part of a page: nothing in it runs, loads, styles or names anything outside
+itself.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,12 @@ if TYPE_CHECKING:
 _DROPPED = {"metadata", "script", "foreignObject", "title", "style"}
 _NAMESPACE = re.compile(r"^\{.*\}")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
-_FONT = re.compile(r"(?:(?P<style>italic|oblique)\s+)?(?:(?P<weight>bold|\d{3})\s+)?(?P<size>[\d.]+px)\s+(?P<family>.+)")
+_FONT = re.compile(
+    r"(?:(?P<style>italic|oblique)\s+)?(?:(?P<weight>bold|\d{3})\s+)?(?P<size>[\d.]+px)\s+(?P<family>.+)"
+)
 _POINTS = 4 / 3  # CSS pixels a point
-_COLORS = {"#000000": "currentColor", "#ffffff": "none", "#ebebeb": "var(--line)"}  # ink, paper and grid, which follow light and dark
+# ink, paper and grid, which follow light and dark
+_COLORS = {"#000000": "currentColor", "#ffffff": "none", "#ebebeb": "var(--line)"}
 _ROOT = {
     "role": "img",
     "fill": "currentColor",
@@ -24,7 +29,9 @@ _ROOT = {
 
 
 def inline_svg(svg: str, title: str, prefix: str) -> Markup:
-    """The figure with its ids prefixed and each style as attributes, which a policy without inline styles lets pass."""
+    """The figure with its ids prefixed and each style as attributes, which a policy without inline
+    styles lets pass.
+    """
     from markupsafe import Markup
 
     root = ElementTree.fromstring(svg)  # noqa: S314 made by this program a moment ago
@@ -43,7 +50,9 @@ def _clean(element: ElementTree.Element, prefix: str) -> None:
     declared = _as_attributes(attributes.pop("style", ""))
     element.attrib.clear()
     for name, value in {**attributes, **declared}.items():
-        if not name.lower().startswith("on") and (name != "href" or value.startswith(("#", "data:image/png"))):
+        if not name.lower().startswith("on") and (
+            name != "href" or value.startswith(("#", "data:image/png"))
+        ):
             element.set(name, _prefixed(name, value, prefix))
     for child in list(element):
         if _NAMESPACE.sub("", child.tag) in _DROPPED:
@@ -57,7 +66,11 @@ def _prefixed(name: str, value: str, prefix: str) -> str:
         return prefix + value
     if name in ("fill", "stroke"):
         return _COLORS.get(value, value)
-    return f"#{prefix}{value[1:]}" if name == "href" and value.startswith("#") else _REFERENCE.sub(rf"url(#{prefix}\1)", value)
+    return (
+        f"#{prefix}{value[1:]}"
+        if name == "href" and value.startswith("#")
+        else _REFERENCE.sub(rf"url(#{prefix}\1)", value)
+    )
 
 
 def _as_attributes(style: str) -> dict[str, str]:

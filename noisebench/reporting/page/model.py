@@ -38,7 +38,9 @@ class Head:
 
 @dataclass(frozen=True)
 class CellView:
-    """A cell; empty texts where there is nothing. `value` is the mean at full precision, as JSON has it."""
+    """A cell; empty texts where there is nothing. `value` is the mean at full precision, as JSON
+    has it.
+    """
 
     id: str
     label: str
@@ -123,7 +125,8 @@ class _Reader:
     def __init__(self, workspace: Workspace) -> None:
         self.root = workspace.root
         self.pictures = Pictures(workspace)
-        self.records: list[dict[str, Any]] = []  # of finished runs; of one without a folder what a file of runs says
+        # of finished runs; of one without a folder what a file of runs says
+        self.records: list[dict[str, Any]] = []
         self.failed = 0
         self._lines: set[RunLine] = set()
         self._addresses: set[str] = set()
@@ -134,16 +137,26 @@ class _Reader:
         return tuple(self._runs.values())
 
     def address(self, *names: str) -> str:
-        """`el_sym-0.4`, which people can read and the next report has too; a number behind it where it is taken."""
+        """`el_sym-0.4`, which people can read and the next report has too; a number behind it where
+        it is taken.
+        """
         own = "_".join(re.sub(r"[^\w.+=]+", "-", name).strip("-") for name in names)
-        found = next(text for n in itertools.count(1) if (text := own if n == 1 else f"{own}_{n}") not in self._addresses)
+        found = next(
+            text
+            for n in itertools.count(1)
+            if (text := own if n == 1 else f"{own}_{n}") not in self._addresses
+        )
         self._addresses.add(found)
         return found
 
     def of(self, cell: Cell) -> str:
         """The id of the cell's runs; empty where no folder is known or readable."""
         self._count({run for run in cell.runs.values() if isinstance(run, RunLine)} - self._lines)
-        known = [one for one in (self._read(name, folder) for name, folder in cell.folders.items()) if one]
+        known = [
+            one
+            for one in (self._read(name, folder) for name, folder in cell.folders.items())
+            if one
+        ]
         key = tuple(one.folder.path for one in known)
         if known and key not in self._runs:
             self._runs[key] = runs_of(known, len(self._runs), Path(self.root), self.pictures)
@@ -164,15 +177,28 @@ class _Reader:
             return None
 
 
-def view_of(tables: list[Table], damaged: Iterable[str], workspace: Workspace, *, ranks: bool = False) -> View:
+def view_of(
+    tables: list[Table], damaged: Iterable[str], workspace: Workspace, *, ranks: bool = False
+) -> View:
     """All that the page shows. Reads the cells' run folders; pictures only where they lie here."""
     reader = _Reader(workspace)
-    views = tuple(_table(table, number, reader, ranks=ranks) for number, table in enumerate(tables, 1))
-    return View(_title(tables), _facts(tables, reader), views, reader.runs, reader.pictures.encoded, tuple(damaged))
+    views = tuple(
+        _table(table, number, reader, ranks=ranks) for number, table in enumerate(tables, 1)
+    )
+    return View(
+        _title(tables),
+        _facts(tables, reader),
+        views,
+        reader.runs,
+        reader.pictures.encoded,
+        tuple(damaged),
+    )
 
 
 def _title(tables: list[Table]) -> str:
-    names = alike(table.axes(*place).get("dataset", "") for table in tables for place in table.cells)
+    names = alike(
+        table.axes(*place).get("dataset", "") for table in tables for place in table.cells
+    )
     return f"Learning with noisy labels: {names}" if names else "Learning with noisy labels"
 
 
@@ -181,12 +207,34 @@ def _facts(tables: list[Table], reader: _Reader) -> tuple[tuple[str, str], ...]:
     names = dict.fromkeys(name for table in tables for name in table.metrics)
     usual = alike(table.usual_n for table in tables)
     facts = (
-        ("Metric", "; ".join(dict.fromkeys(table.metric_text(name) for name in names for table in tables if name in table.metrics))),
-        ("Runs", f"{len(reader.records)} finished" + (f", {reader.failed} failed" if reader.failed else "")),
+        (
+            "Metric",
+            "; ".join(
+                dict.fromkeys(
+                    table.metric_text(name)
+                    for name in names
+                    for table in tables
+                    if name in table.metrics
+                )
+            ),
+        ),
+        (
+            "Runs",
+            f"{len(reader.records)} finished"
+            + (f", {reader.failed} failed" if reader.failed else ""),
+        ),
         ("Seeds a cell", usual),
         ("Precision", alike(record["precision"] for record in reader.records)),
         ("Device", alike(environment.get("device") for environment in environments)),
-        ("Software", ", ".join(filter(None, (_version(environments, name) for name in ("noisebench", "torch", "python"))))),
+        (
+            "Software",
+            ", ".join(
+                filter(
+                    None,
+                    (_version(environments, name) for name in ("noisebench", "torch", "python")),
+                )
+            ),
+        ),
     )
     return tuple((name, value) for name, value in facts if value)
 
@@ -203,7 +251,15 @@ def _table(table: Table, number: int, reader: _Reader, *, ranks: bool) -> TableV
     rows = []
     for order, row in enumerate(table.rows):
         cells = tuple(_cell(table, row, col, shades[col].get(row), reader) for col in table.cols)
-        rows.append(RowView(row_head(table, row), order, order in drawn, rank_text(table, row) if ranks else "", cells))
+        rows.append(
+            RowView(
+                row_head(table, row),
+                order,
+                order in drawn,
+                rank_text(table, row) if ranks else "",
+                cells,
+            )
+        )
     return TableView(
         id=f"table{number}",
         title=table.title,
@@ -221,8 +277,13 @@ def _table(table: Table, number: int, reader: _Reader, *, ranks: bool) -> TableV
 
 def _less(below: Less) -> LessView:
     table = below.table
-    rows = tuple((row_head(table, row), tuple(_difference(below, row, col) for col in table.cols)) for row in table.rows)
-    return LessView(below.title, tuple(_head(table, col) for col in table.cols), rows, below.caption)
+    rows = tuple(
+        (row_head(table, row), tuple(_difference(below, row, col) for col in table.cols))
+        for row in table.rows
+    )
+    return LessView(
+        below.title, tuple(_head(table, col) for col in table.cols), rows, below.caption
+    )
 
 
 def _difference(below: Less, row: str, col: str) -> DifferenceView:
@@ -240,15 +301,23 @@ def _head(table: Table, col: str) -> Head:
 
 
 def _shades(table: Table, col: str) -> dict[str, int]:
-    """From 0, the column's worst mean, to the best; nothing where a column holds no two means of one metric."""
-    cells = {row: cell for row in table.rows if (cell := table.cells.get((row, col))) and cell.mean is not None}
+    """From 0, the column's worst mean, to the best; nothing where a column holds no two means of
+    one metric.
+    """
+    cells = {
+        row: cell
+        for row in table.rows
+        if (cell := table.cells.get((row, col))) and cell.mean is not None
+    }
     means = {row: cell.mean or 0.0 for row, cell in cells.items()}
     if len({cell.metric for cell in cells.values()}) != 1 or len(set(means.values())) < 2:
         return {}
     low, high = min(means.values()), max(means.values())
     up = METRICS[next(iter(cells.values())).metric].higher_is_better
     shares = {row: (mean - low) / (high - low) for row, mean in means.items()}
-    return {row: round((_SHADES - 1) * (share if up else 1 - share)) for row, share in shares.items()}
+    return {
+        row: round((_SHADES - 1) * (share if up else 1 - share)) for row, share in shares.items()
+    }
 
 
 def _cell(table: Table, row: str, col: str, shade: int | None, reader: _Reader) -> CellView | None:
@@ -282,13 +351,22 @@ def _published(table: Table, row: str, col: str) -> str:
     if beside is None:
         return ""
     cell = table.cells[row, col]
-    gap = "" if cell.mean is None else f", ours less it {100 * (cell.mean - beside.cell.mean):+.2f} points"
-    there = f". It was another experiment: {'; '.join(beside.mismatches)}" if beside.mismatches else ""
+    gap = (
+        ""
+        if cell.mean is None
+        else (f", ours less it {100 * (cell.mean - beside.cell.mean):+.2f} points")
+    )
+    there = (
+        f". It was another experiment: {'; '.join(beside.mismatches)}" if beside.mismatches else ""
+    )
     return f"{table.paper}: {100 * beside.cell.mean:.2f} %{gap}{there}."
 
 
 def _label(title: str, number: str, spread: str, cell: Cell) -> str:
     """What a screen reader says of a cell."""
     said = f"{number} ± {spread}" if spread else number or "no number"
-    marks = [*(["oracle"] if cell.oracle else []), *([f"{cell.failed} failed"] if cell.failed else [])]
+    marks = [
+        *(["oracle"] if cell.oracle else []),
+        *([f"{cell.failed} failed"] if cell.failed else []),
+    ]
     return ", ".join([f"{title}: {said}", *marks, f"n = {cell.n}"])

@@ -1,4 +1,6 @@
-"""A report as one HTML file: the model in a template, its style and script inlined and named by hash in its own security policy."""
+"""A report as one HTML file: the model in a template, its style and script inlined and named by
+hash in its own security policy.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,24 @@ def page(
     damaged: Sequence[str] = (),
     figures: Sequence[Figure] = (),
 ) -> str:
-    """The whole document. Whatever stands in it besides our own template is escaped; nothing in it may load anything."""
+    """The whole document. Whatever stands in it besides our own template is escaped; nothing in it
+    may load anything.
+    """
     view = view_of(tables, damaged, workspace, ranks=ranks)
     style, script = _part("page.css"), _part("page.js")
-    drawn = [(title, said, inline_svg(svg, title, f"figure{number}-")) for number, (title, said, svg) in enumerate(figures, 1)]
+    drawn = [
+        (title, said, inline_svg(svg, title, f"figure{number}-"))
+        for number, (title, said, svg) in enumerate(figures, 1)
+    ]
     template = _environment().get_template("page.html.j2")
     return template.render(
-        view=view, numbers=NUMBERS, verdict=verdict, figures=drawn, style=style, script=script, policy=_policy(style, script)
+        view=view,
+        numbers=NUMBERS,
+        verdict=verdict,
+        figures=drawn,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
     )
 
 
@@ -47,9 +60,12 @@ def _part(name: str) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """Nothing from anywhere but pictures within the file, and exactly this style and this script."""
+    """Nothing from anywhere but pictures within the file, and exactly this style and this
+    script.
+    """
     return (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
+        f"'{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -60,8 +76,14 @@ def _hash(text: str) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_part),
-                       finalize=_seen)  # fmt: skip
+    return Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(_part),
+        finalize=_seen,
+    )
 
 
 def _seen(value: Any) -> Any:

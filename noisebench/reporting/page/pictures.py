@@ -26,23 +26,36 @@ class _Source:
 
 
 class Pictures:
-    """Each picture once, by a short name: `encoded` is what the page holds. Reads each data set once."""
+    """Each picture once, by a short name: `encoded` is what the page holds. Reads each data set
+    once.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
-        self._workspace = Workspace(workspace.root, workspace.data_dir, offline=True)  # for pictures nobody asks the hub
+        # for pictures nobody asks the hub
+        self._workspace = Workspace(workspace.root, workspace.data_dir, offline=True)
         self._sources: dict[tuple[str, str, str], _Source | str] = {}
         self._names: dict[tuple[str, str, str, int], str] = {}
         self.encoded: dict[str, str] = {}
 
     def names(self, record: dict[str, Any], which: np.ndarray) -> list[str]:
-        """The pictures of a run's training examples (n,), by name. Raises DataError where they are not to be had."""
+        """The pictures of a run's training examples (n,), by name. Raises DataError where they are
+        not to be had.
+        """
         if "source" in record["noise"]:
-            raise DataError(f"no pictures: images of {record['noise']['source']} stood in the place of some")
+            raise DataError(
+                f"no pictures: images of {record['noise']['source']} stood in the place of some"
+            )
         data = record["data"]
-        owner = (str(data.get("path") or data["name"]), str(data.get("labels_path") or ""), str(record["noise"].get("labels_sha256")))
+        owner = (
+            str(data.get("path") or data["name"]),
+            str(data.get("labels_path") or ""),
+            str(record["noise"].get("labels_sha256")),
+        )
         source = self._source(owner)
         if len(which) and which.max() >= source.n:
-            raise DataError(f"no pictures: the run saw more examples than the {source.n} that lie here")
+            raise DataError(
+                f"no pictures: the run saw more examples than the {source.n} that lie here"
+            )
         missing = [index for index in which.tolist() if (*owner, index) not in self._names]
         for index, image in zip(missing, source.read(np.asarray(missing, np.int64)), strict=True):
             name = self._names[*owner, index] = f"p{len(self._names)}"

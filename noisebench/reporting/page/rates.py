@@ -1,4 +1,6 @@
-"""A table's means against the noise rate: one chart a kind of noise that the table has at several rates."""
+"""A table's means against the noise rate: one chart a kind of noise that the table has at several
+rates.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,14 @@ _FEW = 8  # rates that can all stand at the axis
 
 
 def rate_charts(table: Table) -> tuple[Chart, ...]:
-    """Nothing for a table without a kind of noise at three rates, or of more rows than lines can be told apart."""
-    several = {name: cols for name, cols in kinds_of_noise(table).items() if len(cols) >= _FEWEST and len(table.rows) <= _MOST}
+    """Nothing for a table without a kind of noise at three rates, or of more rows than lines can be
+    told apart.
+    """
+    several = {
+        name: cols
+        for name, cols in kinds_of_noise(table).items()
+        if len(cols) >= _FEWEST and len(table.rows) <= _MOST
+    }
     drawn = {name: _lines(table, cols) for name, cols in several.items()}
     points = [point for lines in drawn.values() for line in lines for point in line.points]
     if not points:
@@ -27,7 +35,9 @@ def rate_charts(table: Table) -> tuple[Chart, ...]:
     limits = (max(min(ends), 0.0), min(max(ends), 100.0)) if share else (min(ends), max(ends))
     y_ticks, y_label = round_ticks(limits), _first_upper(table.metric_text(table.metrics[0]))
     return tuple(
-        Chart(name, "noise rate (%)", y_label, lines, _rate_ticks(several[name]), y_ticks, marked=True)
+        Chart(
+            name, "noise rate (%)", y_label, lines, _rate_ticks(several[name]), y_ticks, marked=True
+        )
         for name, lines in drawn.items()
         if lines
     )
@@ -46,7 +56,9 @@ def _first_upper(text: str) -> str:
 def _lines(table: Table, cols: dict[float, str]) -> tuple[Line, ...]:
     found = []
     for order, row in enumerate(table.rows):
-        points = tuple(point for rate, col in cols.items() if (point := _point(table, row, col, rate)))
+        points = tuple(
+            point for rate, col in cols.items() if (point := _point(table, row, col, rate))
+        )
         if points:
             found.append(Line(row_head(table, row), order, points))
     return tuple(found)
@@ -59,4 +71,6 @@ def _point(table: Table, row: str, col: str, rate: float) -> Point | None:
     scale = 100 if METRICS[cell.metric].percent else 1
     mean, std = scale * cell.mean, scale * (cell.std or 0.0)
     spread = "" if cell.std is None else f" ± {std:.2f}"
-    return Point(100 * rate, mean, std, f"{row_head(table, row)} at {100 * rate:g} %: {mean:.2f}{spread}")
+    return Point(
+        100 * rate, mean, std, f"{row_head(table, row)} at {100 * rate:g} %: {mean:.2f}{spread}"
+    )

@@ -1,4 +1,6 @@
-"""What every format says of a cell; tables as markdown, CSV and JSON. The others have a file each."""
+"""What every format says of a cell; tables as markdown, CSV and JSON. The others have a file
+each.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def cell_text(table: Table, row: str, col: str, digits: int = 2) -> str:
     if cell is None:
         return "–"
     number, spread, marks = cell_parts(table, cell, digits)
-    return ((number + (f" ± {spread}" if spread else "") + marks).strip() or "–") + beside_text(table, row, col)
+    return ((number + (f" ± {spread}" if spread else "") + marks).strip() or "–") + beside_text(
+        table, row, col
+    )
 
 
 def cell_parts(table: Table, cell: Cell, digits: int = 2) -> tuple[str, str, str]:
@@ -42,7 +46,11 @@ def cell_parts(table: Table, cell: Cell, digits: int = 2) -> tuple[str, str, str
     metric = METRICS[cell.metric]
     scale, digits = (100, digits) if metric.percent else (1, digits + metric.finer)
     spread = "" if cell.std is None else f"{scale * cell.std:.{digits}f}"
-    return f"{scale * cell.mean:.{digits}f}", spread, marks + (f" ({cell.n})" if cell.n != table.usual_n else "")
+    return (
+        f"{scale * cell.mean:.{digits}f}",
+        spread,
+        marks + (f" ({cell.n})" if cell.n != table.usual_n else ""),
+    )
 
 
 def caption(table: Table, *, bold: bool = True, ranks: bool = False) -> str:
@@ -68,7 +76,9 @@ def col_head(table: Table, col: str) -> str:
 
 
 def rate_text(table: Table, col: str) -> str:
-    """`39.9 % wrong`, or `16.7 to 20.2 % wrong` where its cells differ; nothing where the columns are no noises or it is not known."""
+    """`39.9 % wrong`, or `16.7 to 20.2 % wrong` where its cells differ; nothing where the columns
+    are no noises or it is not known.
+    """
     ends = dict.fromkeys(f"{100 * rate:.1f}" for rate in table.rates.get(col, ()))
     return f"{' to '.join(ends)} % wrong" if ends else ""
 
@@ -81,7 +91,9 @@ def row_head(table: Table, row: str) -> str:
 def _named(table: Table, axis: str, label: str) -> str:
     """A label's values, one for each axis that it is made of, noises in short."""
     pairs = zip(axis.split(","), table.parts[label], strict=True)
-    return ", ".join(_said(name, part, table.fixed.get("dataset", "")) for name, part in pairs if part)
+    return ", ".join(
+        _said(name, part, table.fixed.get("dataset", "")) for name, part in pairs if part
+    )
 
 
 def _said(axis: str, part: str, dataset: str) -> str:
@@ -102,7 +114,10 @@ def rank_text(table: Table, row: str) -> str:
 
 def markdown(tables: list[Table], *, ranks: bool = False) -> str:
     """Pipe tables, as GitHub renders them."""
-    return "\n\n".join(grid for table in tables for grid in _markdown_tables(table, ranks=ranks)) + "\n"
+    return (
+        "\n\n".join(grid for table in tables for grid in _markdown_tables(table, ranks=ranks))
+        + "\n"
+    )
 
 
 def _markdown_tables(table: Table, *, ranks: bool) -> Iterator[str]:
@@ -119,11 +134,23 @@ def _markdown_table(table: Table, *, ranks: bool) -> str:
     return _pipes(table, cell, table.title, caption(table, ranks=ranks), ranks=ranks)
 
 
-def _pipes(table: Table, cell: Callable[[str, str], str], title: str, said: str, *, ranks: bool = False) -> str:
-    heads = [table.row_axis.replace(",", ", "), *(_plain(head(table, col)) for col in table.cols), *(["mean rank"] if ranks else [])]
+def _pipes(
+    table: Table, cell: Callable[[str, str], str], title: str, said: str, *, ranks: bool = False
+) -> str:
+    heads = [
+        table.row_axis.replace(",", ", "),
+        *(_plain(head(table, col)) for col in table.cols),
+        *(["mean rank"] if ranks else []),
+    ]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for row in table.rows:
-        lines.append([_plain(row_head(table, row)), *(cell(row, col) for col in table.cols), *([rank_text(table, row)] if ranks else [])])
+        lines.append(
+            [
+                _plain(row_head(table, row)),
+                *(cell(row, col) for col in table.cols),
+                *([rank_text(table, row)] if ranks else []),
+            ]
+        )
     grid = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     above = f"**{_plain(title.strip())}**\n\n" if title else ""
     return f"{above}{grid}\n\n{_plain(said)}"
@@ -144,7 +171,11 @@ def _documents(tables: list[Table]) -> list[dict[str, Any]]:
     found = []
     for table in tables:
         for row in table.rows:
-            found += [cell_document(table, row, col, cell) for col in table.cols if (cell := table.cells.get((row, col)))]
+            found += [
+                cell_document(table, row, col, cell)
+                for col in table.cols
+                if (cell := table.cells.get((row, col)))
+            ]
     return found
 
 
@@ -152,10 +183,14 @@ def cell_document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any
     """A cell of the JSON document."""
     labels = table.axes(row, col)
     beside = table.published.get((row, col))
-    axes: dict[str, Any] = {axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")}
+    axes: dict[str, Any] = {
+        axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")
+    }
     extra: dict[str, Any] = {axis: labels[axis] for axis in ("loss", "strategy") if axis in labels}
     extra |= {"init": labels["init"]} if labels.get("init", NONE) != NONE else {}
-    extra |= {axis: int(labels[axis]) for axis in ("epochs", "subset") if labels.get(axis, ALL) != ALL}
+    extra |= {
+        axis: int(labels[axis]) for axis in ("epochs", "subset") if labels.get(axis, ALL) != ALL
+    }
     extra |= {"versions": labels["versions"]} if labels.get("versions") else {}
     return {
         **axes,
@@ -180,19 +215,28 @@ def cell_document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any
 
 def _difference(table: Table, row: str, col: str) -> dict[str, Any] | None:
     found = table.differences.get((row, col))
-    ends = found and {"mean": found.mean, "low": found.low, "high": found.high, "pairs": found.pairs}
+    ends = found and {
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "pairs": found.pairs,
+    }
     return {"from": table.against, **ends} if ends else None
 
 
 def document(tables: list[Table], metric: str) -> dict[str, Any]:
     """The one JSON document of a report, and a baseline of the gate; accuracies are fractions.
 
-    `inputs` (by seed: the recorded labels' hash, loss, strategy, component versions) and `settings` (the recipe, the data's hash,
-    the precision) are what must be the same for two values to be comparable.
+    `inputs` (by seed: the recorded labels' hash, loss, strategy, component versions) and `settings`
+    (the recipe, the data's hash, the precision) are what must be the same for two values to be
+    comparable.
     """
     names = metric.split(",") if metric else []
     cells = [cell for table in tables for cell in table.cells.values()]
-    lengths = {name: [length for cell in cells if cell.metric == name for length in cell.epochs] for name in names}
+    lengths = {
+        name: [length for cell in cells if cell.metric == name for length in cell.epochs]
+        for name in names
+    }
     selection = "; ".join(METRICS[name].selection_of(lengths[name]) for name in names)
     return {"schema": SCHEMA, "metric": metric, "selection": selection, "cells": _documents(tables)}
 
@@ -204,12 +248,21 @@ def as_json(content: dict[str, Any]) -> str:
 
 def as_csv(content: dict[str, Any]) -> str:
     """One line a cell; what is nested, but `inputs` and `settings`, as JSON."""
-    rows = [{key: value for key, value in row.items() if key not in ("inputs", "settings")} for row in content["cells"]]
+    rows = [
+        {key: value for key, value in row.items() if key not in ("inputs", "settings")}
+        for row in content["cells"]
+    ]
     output = io.StringIO()
-    writer = csv.DictWriter(output, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(
+        output, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(
-        {key: word_as_cell(json.dumps(value) if isinstance(value, dict) else value) for key, value in row.items()} for row in rows
+        {
+            key: word_as_cell(json.dumps(value) if isinstance(value, dict) else value)
+            for key, value in row.items()
+        }
+        for row in rows
     )
     return output.getvalue()
 

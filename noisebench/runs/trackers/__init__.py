@@ -6,4 +6,14 @@ from .base import Facts, Page, Place, Tracker
 from .catalogue import TRACKERS, Kind, connect, known_trackers
 from .logbook import Logbook
 
-__all__ = ["TRACKERS", "Facts", "Kind", "Logbook", "Page", "Place", "Tracker", "connect", "known_trackers"]
+__all__ = [
+    "TRACKERS",
+    "Facts",
+    "Kind",
+    "Logbook",
+    "Page",
+    "Place",
+    "Tracker",
+    "connect",
+    "known_trackers",
+]

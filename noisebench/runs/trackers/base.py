@@ -1,6 +1,8 @@
-"""What a tracker is: a run's facts go in once, then its numbers by epoch, its final numbers at the end.
+"""What a tracker is: a run's facts go in once, then its numbers by epoch, its final numbers at the
+end.
 
-A tracker's module has `connect(place) -> Tracker`, which imports the tracker's package; importing the module does not.
+A tracker's module has `connect(place) -> Tracker`, which imports the tracker's package; importing
+the module does not.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-PROJECT = "noisebench"  # what the runs are filed under, unless a tracker's own settings name something else
+# what the runs are filed under, unless a tracker's own settings name something else
+PROJECT = "noisebench"
 Ending = Literal["finished", "failed", "interrupted"]
 Numbers = dict[str, float]
 Epochs = list[tuple[int, Numbers]]
@@ -25,7 +28,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a run before it begins. name: its folder's; config: flat, nothing in it is None."""
+    """What is known of a run before it begins. name: its folder's; config: flat, nothing in it is
+    None.
+    """
 
     name: str
     title: str
@@ -34,7 +39,9 @@ class Facts:
 
 
 class Page(Protocol):
-    """One run in one tracker. identity: by which the tracker finds it again; held: the epochs that it has already."""
+    """One run in one tracker. identity: by which the tracker finds it again; held: the epochs that
+    it has already.
+    """
 
     identity: str
     held: int

@@ -12,20 +12,36 @@ _NO_NUMBERS = ("epoch", "seconds")  # of a line: the step, and what is the machi
 
 
 def facts_of(run: Run, folder: RunFolder) -> Facts:
-    """The run's settings, flat: `loss`, `noise`, `recipe.lr`, `key` ... What it has not is left out."""
+    """The run's settings, flat: `loss`, `noise`, `recipe.lr`, `key` ... What it has not is left
+    out.
+    """
     about = {**run.about, "nominal_rate": run.manifest.meta["nominal_rate"]}
-    nested = {f"{part}.{name}": value for part in ("recipe", "init") for name, value in about.pop(part, {}).items()}
-    config = {name: value for name, value in {**about, **nested}.items() if value not in (None, "") and name != "versions"}
+    nested = {
+        f"{part}.{name}": value
+        for part in ("recipe", "init")
+        for name, value in about.pop(part, {}).items()
+    }
+    config = {
+        name: value
+        for name, value in {**about, **nested}.items()
+        if value not in (None, "") and name != "versions"
+    }
     return Facts(folder.path.name, config.pop("title"), folder.path, config)
 
 
 def epoch_numbers(line: dict[str, Any]) -> Numbers:
     """The numbers of a line of metrics.csv that it has."""
-    return {name: float(value) for name, value in line.items() if name not in _NO_NUMBERS and value is not None}
+    return {
+        name: float(value)
+        for name, value in line.items()
+        if name not in _NO_NUMBERS and value is not None
+    }
 
 
 def final_numbers(record: dict[str, Any]) -> Numbers:
-    """What a record says of the run as a whole, under `final/`; the best epoch on test is called what it is."""
+    """What a record says of the run as a whole, under `final/`; the best epoch on test is called
+    what it is.
+    """
     metrics = record["metrics"]
     test_acc, test = metrics["test_acc"], metrics["test"]
     named = {

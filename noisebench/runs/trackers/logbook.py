@@ -1,4 +1,6 @@
-"""Runs into trackers: when each is told what, and what becomes of a tracker that fails. Changes no run, and ends none."""
+"""Runs into trackers: when each is told what, and what becomes of a tracker that fails. Changes no
+run, and ends none.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +22,15 @@ from ..folder import RunFolder
 from .base import Ending, Epochs, Numbers, Page, Tracker
 from .content import epoch_numbers, facts_of, final_numbers
 
-_EVERY = 5.0  # seconds between what a run's pages are told: a write takes longer than an epoch of a small network
+# seconds between what a run's pages are told: a write takes longer than an epoch of a small network
+_EVERY = 5.0
 
 
 @dataclass
 class _Open:
-    """A run's pages by tracker; its last epoch; the epochs that the pages were not told yet, and when they were told some last."""
+    """A run's pages by tracker; its last epoch; the epochs that the pages were not told yet, and
+    when they were told some last.
+    """
 
     pages: dict[str, Page] = field(default_factory=dict)
     epoch: int = 0
@@ -36,8 +41,8 @@ class _Open:
 class Logbook:
     """A page for each run in every tracker, for as many runs at once as there are.
 
-    Inside `with`: what is open at its end was interrupted, or has failed where that ended it. A tracker that throws is said to `warn`,
-    once, and told nothing more.
+    Inside `with`: what is open at its end was interrupted, or has failed where that ended it. A
+    tracker that throws is said to `warn`, once, and told nothing more.
     """
 
     def __init__(self, trackers: dict[str, Tracker], warn: Callable[[str], object]) -> None:
@@ -49,10 +54,16 @@ class Logbook:
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for path in list(self._open):
-            self._close(path, "failed" if kind is not None and issubclass(kind, RunFailed) else "interrupted", {})
+            self._close(
+                path,
+                "failed" if kind is not None and issubclass(kind, RunFailed) else "interrupted",
+                {},
+            )
 
     def log(self, run: Run, folder: RunFolder, lines: list[dict[str, Any]]) -> None:
-        """Lines of metrics.csv, those that are new: an epoch that is trained again has the same numbers."""
+        """Lines of metrics.csv, those that are new: an epoch that is trained again has the same
+        numbers.
+        """
         if not self._trackers:
             return
         if folder.path not in self._open:
@@ -75,7 +86,9 @@ class Logbook:
             self._close(folder.path, "failed", {})
 
     def _begin(self, run: Run, folder: RunFolder, *, goes_on: bool) -> _Open:
-        """A run's pages: those that it had, where it goes on from an earlier sitting, else new ones."""
+        """A run's pages: those that it had, where it goes on from an earlier sitting, else new
+        ones.
+        """
         known, facts, book = _known(folder) if goes_on else {}, facts_of(run, folder), _Open()
         for name, tracker in list(self._trackers.items()):
             with self._guarded(name):
@@ -104,7 +117,9 @@ class Logbook:
 
     @contextmanager
     def _guarded(self, name: str) -> Iterator[None]:
-        """What a tracker prints goes to stderr; whatever a library, a server or a full disk throws costs the tracker, not the training."""
+        """What a tracker prints goes to stderr; whatever a library, a server or a full disk throws
+        costs the tracker, not the training.
+        """
         try:
             with redirect_stdout(sys.stderr):
                 yield
@@ -112,11 +127,18 @@ class Logbook:
             self._trackers.pop(name, None)
             for book in self._open.values():
                 book.pages.pop(name, None)
-            self._warn(f"{name} failed and logs no more, training goes on: {type(error).__name__}: {error}".splitlines()[0])
+            self._warn(
+                (
+                    f"{name} failed and logs no more, training goes on: "
+                    f"{type(error).__name__}: {error}"
+                ).splitlines()[0]
+            )
 
 
 def _known(folder: RunFolder) -> dict[str, str]:
-    """A run's identities in trackers; none where nobody wrote them down, or where they cannot be read."""
+    """A run's identities in trackers; none where nobody wrote them down, or where they cannot be
+    read.
+    """
     try:
         content = read_json(folder.trackers)
         check_form(content, Each(TEXT))

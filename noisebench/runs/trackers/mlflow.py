@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _STATUS: dict[Ending, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-_HERE = ("file:", "sqlite:", "/", ".")  # how the URIs of this machine begin; `databricks` is one too, elsewhere
+# how the URIs of this machine begin; `databricks` is one too, elsewhere
+_HERE = ("file:", "sqlite:", "/", ".")
 _MOST = 1000  # numbers that a server takes at once
 
 
@@ -53,11 +54,21 @@ class _Tracker:
         if known:
             try:
                 self._client.update_run(known, status="RUNNING")
-                return _Page(self._client, known, max((m.step for m in self._client.get_metric_history(known, "loss")), default=0))
+                return _Page(
+                    self._client,
+                    known,
+                    max(
+                        (m.step for m in self._client.get_metric_history(known, "loss")), default=0
+                    ),
+                )
             except MlflowException:
                 pass  # deleted, or of another server: the run gets another
-        run = self._client.create_run(self._experiment, run_name=facts.name, tags={"mlflow.note.content": facts.title}).info.run_id
-        self._client.log_batch(run, params=[Param(key, str(value)) for key, value in facts.config.items()])
+        run = self._client.create_run(
+            self._experiment, run_name=facts.name, tags={"mlflow.note.content": facts.title}
+        ).info.run_id
+        self._client.log_batch(
+            run, params=[Param(key, str(value)) for key, value in facts.config.items()]
+        )
         return _Page(self._client, run, 0)
 
 
@@ -69,7 +80,11 @@ class _Page:
         from mlflow.entities import Metric
 
         now = round(time.time() * 1000)
-        metrics = [Metric(name, number, now, epoch) for epoch, numbers in epochs for name, number in numbers.items()]
+        metrics = [
+            Metric(name, number, now, epoch)
+            for epoch, numbers in epochs
+            for name, number in numbers.items()
+        ]
         for begin in range(0, len(metrics), _MOST):
             self._client.log_batch(self.identity, metrics=metrics[begin : begin + _MOST])
 

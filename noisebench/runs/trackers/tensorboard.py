@@ -1,6 +1,8 @@
-"""TensorBoard: an event file in the run's folder, so that `tensorboard --logdir runs` shows every run by its name.
+"""TensorBoard: an event file in the run's folder, so that `tensorboard --logdir runs` shows every
+run by its name.
 
-Written record by record, since TensorBoard's own writer is a thread that would keep a full disk to itself. Numbers are float32 there.
+Written record by record, since TensorBoard's own writer is a thread that would keep a full disk to
+itself. Numbers are float32 there.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class _Tracker:
 
 
 class _Page:
-    """A file of its own for every sitting, which is told all epochs: that of the sitting before goes."""
+    """A file of its own for every sitting, which is told all epochs: that of the sitting before
+    goes.
+    """
 
     held = 0
 
@@ -49,7 +53,9 @@ class _Page:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for epoch, numbers in epochs:
-            values = [Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()]
+            values = [
+                Summary.Value(tag=name, simple_value=number) for name, number in numbers.items()
+            ]
             self._write(step=epoch, summary=Summary(value=values))
         self._records.flush()
 

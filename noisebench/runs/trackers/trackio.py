@@ -15,9 +15,11 @@ _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 def connect(place: Place) -> _Tracker:
     """One folder a process, since Trackio reads its environment once."""
-    os.environ.setdefault("TRACKIO_DIR", str(place.workspace.resolve() / "trackio"))  # read once, when trackio is imported
+    # read once, when trackio is imported
+    os.environ.setdefault("TRACKIO_DIR", str(place.workspace.resolve() / "trackio"))
     if place.offline:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # or it asks the Hub for the name of whoever is logged in
+        # or it asks the Hub for the name of whoever is logged in
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         for name in _REMOTE:
             os.environ.pop(name, None)
     from trackio.utils import TRACKIO_DIR
@@ -35,10 +37,13 @@ class _Tracker:
 
         def init() -> Any:
             resume = "allow" if known else "never"
-            return trackio.init(PROJECT, facts.name, config=facts.config, resume=resume, embed=False)
+            return trackio.init(
+                PROJECT, facts.name, config=facts.config, resume=resume, embed=False
+            )
 
         with redirect_stdout(io.StringIO()):  # several lines a run; what goes wrong is a warning
-            return _Page(contextvars.Context().run(init))  # in a context of its own, or it would end the run begun before
+            # in a context of its own, or it would end the run begun before
+            return _Page(contextvars.Context().run(init))
 
 
 class _Page:

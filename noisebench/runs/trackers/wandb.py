@@ -1,4 +1,6 @@
-"""Weights & Biases: online with a key, else offline in the workspace, from where `wandb sync` takes it."""
+"""Weights & Biases: online with a key, else offline in the workspace, from where `wandb sync` takes
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,19 @@ _EXIT_CODE: dict[Ending, int] = {"finished": 0, "failed": 1, "interrupted": 130}
 def connect(place: Place) -> _Tracker:
     """Asks nobody anything: neither a person for a key nor a server whether it is there."""
     if place.offline:
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it would report over the network, offline or not
+        # it would report over the network, offline or not
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb  # noqa: F401  reads its environment
 
-    return _Tracker(Path(os.environ.get("WANDB_DIR") or place.workspace), _mode(offline=place.offline))
+    return _Tracker(
+        Path(os.environ.get("WANDB_DIR") or place.workspace), _mode(offline=place.offline)
+    )
 
 
 def _mode(*, offline: bool) -> str:
-    """As WANDB_MODE says; offline where noisebench is, or where there is no key, so that nobody is asked for one."""
+    """As WANDB_MODE says; offline where noisebench is, or where there is no key, so that nobody is
+    asked for one.
+    """
     import wandb
 
     asked = os.environ.get("WANDB_MODE") or "online"
@@ -34,7 +41,11 @@ class _Tracker:
     def __init__(self, place: Path, mode: str) -> None:
         self._place, self._mode = place, mode
         folder = place / "wandb"
-        self.where = f"offline in {folder}: wandb sync {folder / 'offline-run-*'}" if mode == "offline" else mode
+        self.where = (
+            f"offline in {folder}: wandb sync {folder / 'offline-run-*'}"
+            if mode == "offline"
+            else mode
+        )
 
     def start(self, facts: Facts, known: str | None) -> _Page:
         import wandb

@@ -1,4 +1,6 @@
-"""What has failed in one process of a run, told to the others through torchrun's store: a broken connection says only that, and not why."""
+"""What has failed in one process of a run, told to the others through torchrun's store: a broken
+connection says only that, and not why.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,21 @@ from ...errors import Interrupted, NoisebenchError, ProcessLost, RunFailed
 
 _FAILED, _LEFT = "failed", "left"
 _EVERY = 0.5  # seconds between two looks at the store
-_PATIENCE = 3.0  # seconds for the first process to end first; after a failure it may wait for this one, which then has to go
+# seconds for the first process to end first; after a failure it may wait for this one, which then
+# has to go
+_PATIENCE = 3.0
 _LONG = 20.0  # the same where nothing failed: torchrun kills 30 s after it was told to stop
-_LOST = "another process of this run is gone (killed, out of memory?); the same command resumes the last checkpoint"
+_LOST = (
+    "another process of this run is gone (killed, out of memory?); the same command resumes "
+    "the last checkpoint"
+)
 _GRACE = 10.0  # seconds for a process to end by itself after another one has failed
 
 
 class Elsewhere(RunFailed):
-    """A failure of the run in another process; `kind` and `trace` are those of what happened there."""
+    """A failure of the run in another process; `kind` and `trace` are those of what happened
+    there.
+    """
 
     def __init__(self, message: str, kind: str, trace: str) -> None:
         super().__init__(message)
@@ -35,14 +44,17 @@ class Elsewhere(RunFailed):
 
 
 class Alarm:
-    """Inside `with`, a process that waits in vain for one that has failed is ended after some seconds of grace.
+    """Inside `with`, a process that waits in vain for one that has failed is ended after some
+    seconds of grace.
 
-    torchrun ends all processes as soon as one of them fails: SIGTERM is not heard any more once this one is ending by itself.
+    torchrun ends all processes as soon as one of them fails: SIGTERM is not heard any more once
+    this one is ending by itself.
     """
 
     def __init__(self, store: Store, rank: int) -> None:
         self._store, self._rank = PrefixStore("alarm", store), rank
-        self._watched = PrefixStore("alarm", store.clone())  # a connection of its own: the other one may be waiting
+        # a connection of its own: the other one may be waiting
+        self._watched = PrefixStore("alarm", store.clone())
         self._closed, self._leaving, self._patience = threading.Event(), False, _LONG
         self.in_emergency: Callable[[Exception], object] = lambda error: None
 
@@ -55,7 +67,9 @@ class Alarm:
         self._closed.set()
 
     def judged(self, error: BaseException) -> BaseException:
-        """What really happened: this process's own error, which the others are told, or that of another, which they were told."""
+        """What really happened: this process's own error, which the others are told, or that of
+        another, which they were told.
+        """
         self._leaving = True
         self._closed.set()  # it ends by itself
         self._patience = _LONG if isinstance(error, Interrupted) else _PATIENCE
@@ -69,7 +83,9 @@ class Alarm:
         return really
 
     def leave(self) -> None:
-        """The first process has files to write and a claim to give back; the others wait for it, if not for long."""
+        """The first process has files to write and a claim to give back; the others wait for it, if
+        not for long.
+        """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with suppress(RuntimeError):  # the store may be gone
             if self._rank == 0:
@@ -82,10 +98,16 @@ class Alarm:
             raise KeyboardInterrupt
 
     def _tell(self, error: BaseException) -> None:
-        said: dict[str, Any] = {"rank": self._rank, "message": str(error), "kind": type(error).__name__}
+        said: dict[str, Any] = {
+            "rank": self._rank,
+            "message": str(error),
+            "kind": type(error).__name__,
+        }
         said["trace"] = "".join(traceback.format_exception(error))
         if isinstance(error, NoisebenchError | KeyboardInterrupt):
-            said["code"] = error.exit_code if isinstance(error, NoisebenchError) else Interrupted.exit_code
+            said["code"] = (
+                error.exit_code if isinstance(error, NoisebenchError) else Interrupted.exit_code
+            )
         with suppress(RuntimeError):  # as above
             self._store.compare_set(_FAILED, "", json.dumps(said))
 
@@ -115,9 +137,16 @@ def _error(said: dict[str, Any]) -> NoisebenchError:
     """From what was told of it."""
     if said["kind"] == ProcessLost.__name__:
         return ProcessLost(said["message"])
-    code, message = said.get("code"), f"in process {said['rank']}: {said['message'] or said['kind']}"
+    code, message = (
+        said.get("code"),
+        (f"in process {said['rank']}: {said['message'] or said['kind']}"),
+    )
     if code is None:
-        return Elsewhere(f"in process {said['rank']}: {said['kind']}: {said['message']}", said["kind"], said["trace"])
+        return Elsewhere(
+            f"in process {said['rank']}: {said['kind']}: {said['message']}",
+            said["kind"],
+            said["trace"],
+        )
     if code == RunFailed.exit_code:
         return Elsewhere(message, said["kind"], said["trace"])
     error = NoisebenchError(message)
@@ -130,5 +159,7 @@ def _is_of_connection(error: BaseException | None) -> bool:
     if error is None or isinstance(error, NoisebenchError):
         return False
     text = str(error).lower()
-    known = isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text))
+    known = isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text)
+    )
     return known or _is_of_connection(error.__cause__)

@@ -1,4 +1,6 @@
-"""Several processes of one run: which of them this is, what they do together, and how the rows of a step are spread. Loads no torch."""
+"""Several processes of one run: which of them this is, what they do together, and how the rows of a
+step are spread. Loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def cut(n: int, count: int) -> list[slice]:
 
 
 class Ranks:
-    """A run's processes where there is one: what is done together it does by itself. training.ranks has those of several.
+    """A run's processes where there is one: what is done together it does by itself. training.ranks
+    has those of several.
 
     Where there are several, all of them call the same methods in the same order.
     """
@@ -68,7 +71,9 @@ class Ranks:
         self.rank, self.size = rank, size
 
     def share(self, n: int) -> slice:
-        """Which of n rows this process computes. Fewer than two for each are computed by all, and those of the first count."""
+        """Which of n rows this process computes. Fewer than two for each are computed by all, and
+        those of the first count.
+        """
         return slice(0, n)
 
     def gather(self, rows: Tensor, n: int) -> Tensor:
@@ -76,7 +81,9 @@ class Ranks:
         return rows
 
     def join(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        """Several tensors gathered, with a gradient: the mean over the processes of what each hands back is that of all rows."""
+        """Several tensors gathered, with a gradient: the mean over the processes of what each hands
+        back is that of all rows.
+        """
         return list(parts)
 
     def own(self, gradient: Tensor) -> Tensor:
@@ -91,30 +98,42 @@ class Ranks:
         return flag
 
     def by_first(self, act: Callable[[], T]) -> T:
-        """What the first process gets from `act`, which the others do not call; its NoisebenchError is everybody's."""
+        """What the first process gets from `act`, which the others do not call; its NoisebenchError
+        is everybody's.
+        """
         return act()
 
     def in_turn(self, act: Callable[[], T]) -> T:
-        """`act` in every process: in the first one, then in the others, which find the files it wrote."""
+        """`act` in every process: in the first one, then in the others, which find the files it
+        wrote.
+        """
         return act()
 
     def wrapped(self, network: Module, images: Tensor) -> Any:
-        """The network to train with, whose gradients are the means over all processes. images: some to try it on."""
+        """The network to train with, whose gradients are the means over all processes. images: some
+        to try it on.
+        """
         return network
 
     def judged(self, error: Exception) -> Exception:
-        """What really happened: where another process has failed, its error in place of the broken connection that this one sees."""
+        """What really happened: where another process has failed, its error in place of the broken
+        connection that this one sees.
+        """
         return error
 
     def in_emergency(self, act: Callable[[Exception], object]) -> None:
-        """What the first process still does if another one has failed and it cannot be reached itself."""
+        """What the first process still does if another one has failed and it cannot be reached
+        itself.
+        """
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How the work of a step is spread, which no run's key knows: over processes, and over parts one after the other to save memory.
+    """How the work of a step is spread, which no run's key knows: over processes, and over parts
+    one after the other to save memory.
 
-    sync_bn: batch norm's statistics are those of all processes, not each one's own. least: rows of a part in one process.
+    sync_bn: batch norm's statistics are those of all processes, not each one's own. least: rows of
+    a part in one process.
     """
 
     ranks: Ranks = field(default_factory=Ranks)
@@ -134,19 +153,34 @@ class Spread:
 
     def facts(self) -> dict[str, Any]:
         """For a record, what is not as in one process."""
-        found = {"processes": self.ranks.size, "accumulate": self.accumulate, "sync_bn": self.sync_bn}
+        found = {
+            "processes": self.ranks.size,
+            "accumulate": self.accumulate,
+            "sync_bn": self.sync_bn,
+        }
         return {name: value for name, value in found.items() if value != 1 and value is not False}
 
 
 def check_spread(batch: int, spread: Spread) -> None:
-    """Raises ConfigError where so many processes and parts cannot share a batch, or a setting would have no effect."""
+    """Raises ConfigError where so many processes and parts cannot share a batch, or a setting would
+    have no effect.
+    """
     size = spread.ranks.size
     if spread.sync_bn and size == 1:
-        raise ConfigError("--sync-bn has an effect with several processes only: torchrun --nproc-per-node=2 -m noisebench train ...")
+        raise ConfigError(
+            "--sync-bn has an effect with several processes only: torchrun "
+            "--nproc-per-node=2 -m noisebench train ..."
+        )
     if size > 1 and batch < LEAST * size:
         most = batch // LEAST
-        hint = f"at most {most} processes, or a larger --batch-size" if most > 1 else "take a larger --batch-size"
-        raise ConfigError(f"{size} processes cannot share batches of {batch}, each needs {LEAST} examples: {hint}")
+        hint = (
+            f"at most {most} processes, or a larger --batch-size"
+            if most > 1
+            else "take a larger --batch-size"
+        )
+        raise ConfigError(
+            f"{size} processes cannot share batches of {batch}, each needs {LEAST} examples: {hint}"
+        )
     check_parts(batch, spread, LEAST if size > 1 else 1)
 
 
@@ -157,4 +191,6 @@ def check_parts(batch: int, spread: Spread, least: int) -> None:
         whose = f" in each of {size} processes" if size > 1 else ""
         few = f"fewer than {least} examples{whose}" if least > 1 else "no example"
         hint = f"at most {most}" if most > 1 else "leave it out"
-        raise ConfigError(f"--accumulate {spread.accumulate} leaves parts of a batch of {batch} {few}: {hint}")
+        raise ConfigError(
+            f"--accumulate {spread.accumulate} leaves parts of a batch of {batch} {few}: {hint}"
+        )

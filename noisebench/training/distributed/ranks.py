@@ -1,4 +1,6 @@
-"""The processes of one run, as torchrun started them: what each brings to a step, and how all end where one of them fails."""
+"""The processes of one run, as torchrun started them: what each brings to a step, and how all end
+where one of them fails.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ _BETWEEN_LOOKS = 0.02  # seconds, at the store
 
 @contextmanager
 def several_ranks(seat: Seat, device: str) -> Iterator[SeveralRanks]:
-    """The processes joined; at the end they part. What fails in one of them ends all, within seconds, with the same exit code.
+    """The processes joined; at the end they part. What fails in one of them ends all, within
+    seconds, with the same exit code.
 
     Raises ConfigError for a device that is not there for each of them.
     """
@@ -50,7 +53,9 @@ def several_ranks(seat: Seat, device: str) -> Iterator[SeveralRanks]:
 
 
 def _word_of_this_meeting(store: Store, seat: Seat) -> str:
-    """What all processes of this start know, and none of an earlier one: after a restart torchrun's store still holds what that wrote."""
+    """What all processes of this start know, and none of an earlier one: after a restart torchrun's
+    store still holds what that wrote.
+    """
     own = uuid4().hex
     if seat.first:
         missing = set(range(1, seat.size))
@@ -82,11 +87,17 @@ def device_of(name: str, seat: Seat) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if name not in ("auto", "cuda"):
-        raise ConfigError(f"of several processes each takes a GPU of its own, or all the processor: --device cuda or cpu, got {name!r}")
+        raise ConfigError(
+            "of several processes each takes a GPU of its own, or all the "
+            f"processor: --device cuda or cpu, got {name!r}"
+        )
     count = torch.cuda.device_count()
     if seat.local_size > count:
         hint = f"--nproc-per-node={count}, or --device cpu" if count else "--device cpu"
-        raise ConfigError(f"{seat.local_size} processes on this machine and {count} GPU{'' if count == 1 else 's'}: {hint}")
+        raise ConfigError(
+            f"{seat.local_size} processes on this machine and {count} "
+            f"GPU{'' if count == 1 else 's'}: {hint}"
+        )
     return torch.device("cuda", seat.local_rank)
 
 
@@ -95,11 +106,15 @@ def _join(seat: Seat, device: torch.device, store: Store) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, store=PrefixStore("group", store), rank=seat.rank, world_size=seat.size)
+    dist.init_process_group(
+        backend, store=PrefixStore("group", store), rank=seat.rank, world_size=seat.size
+    )
 
 
 class SeveralRanks(Ranks):
-    """The processes of one run, of which this is one. What is gathered or agreed upon is the same in all of them, bit for bit."""
+    """The processes of one run, of which this is one. What is gathered or agreed upon is the same
+    in all of them, bit for bit.
+    """
 
     def __init__(self, rank: int, size: int, device: torch.device, alarm: Alarm) -> None:
         super().__init__(rank, size)
@@ -131,7 +146,9 @@ class SeveralRanks(Ranks):
         return list(joined)
 
     def own(self, gradient: Tensor) -> Tensor:
-        """Times the number of processes, over which the mean is taken. Of rows that all computed those of the first count."""
+        """Times the number of processes, over which the mean is taken. Of rows that all computed
+        those of the first count.
+        """
         if self.shared(len(gradient)):
             return self.size * gradient[self.share(len(gradient))]
         return self.size * gradient if self.rank == 0 else torch.zeros_like(gradient)
@@ -144,7 +161,9 @@ class SeveralRanks(Ranks):
         for group in alike.values():  # as one message
             flat = torch.cat([tensor.flatten() for tensor in group])
             dist.broadcast(flat.view(torch.uint8), 0)  # of any type: gloo knows few
-            for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+            for tensor, part in zip(
+                group, flat.split([tensor.numel() for tensor in group]), strict=True
+            ):
                 tensor.copy_(part.view(tensor.shape))
 
     def any(self, flag: bool) -> bool:
@@ -175,8 +194,12 @@ class SeveralRanks(Ranks):
 
     def wrapped(self, network: nn.Module, images: Tensor) -> Any:
         ids = [self._own.index] if self._own.type == "cuda" else None
-        wrapper = DistributedDataParallel(network, device_ids=ids, find_unused_parameters=_leaves_some_unused(network, images))
-        wrapper.broadcast_buffers = False  # they are given round where they are needed: between the passes of a step they must not change
+        wrapper = DistributedDataParallel(
+            network, device_ids=ids, find_unused_parameters=_leaves_some_unused(network, images)
+        )
+        # they are given round where they are needed: between the passes of a step they must not
+        # change
+        wrapper.broadcast_buffers = False
         return wrapper
 
     def judged(self, error: Exception) -> Exception:
@@ -190,10 +213,14 @@ class SeveralRanks(Ranks):
 
 
 class _Joined(torch.autograd.Function):
-    """Rows of all processes. One function for all networks and views, so that each of them has a gradient, if of nothing."""
+    """Rows of all processes. One function for all networks and views, so that each of them has a
+    gradient, if of nothing.
+    """
 
     @staticmethod
-    def forward(context: Any, ranks: SeveralRanks, sizes: tuple[int, ...], *parts: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        context: Any, ranks: SeveralRanks, sizes: tuple[int, ...], *parts: Tensor
+    ) -> tuple[Tensor, ...]:
         context.ranks = ranks
         return tuple(ranks.gather(part, size) for part, size in zip(parts, sizes, strict=True))
 
@@ -213,4 +240,6 @@ def _leaves_some_unused(network: nn.Module, images: Tensor) -> bool:
     """Whether a pass leaves parameters out, which the others would wait for; found on a copy."""
     trial = deepcopy(network).eval()
     moved = [parameter for parameter in trial.parameters() if parameter.requires_grad]
-    return any(grad is None for grad in torch.autograd.grad(trial(images).sum(), moved, allow_unused=True))
+    return any(
+        grad is None for grad in torch.autograd.grad(trial(images).sum(), moved, allow_unused=True)
+    )

@@ -1,7 +1,9 @@
-"""timm's readers, told what they would otherwise look for: a listing's pictures, each by its place, opened in this process alone.
+"""timm's readers, told what they would otherwise look for: a listing's pictures, each by its place,
+opened in this process alone.
 
-What is timm's: how a file, a member of a tar and a row of a table are opened. What is ours: which there are and in which order, since a
-manifest goes by names. Of timm's webdataset reader nothing is left: it goes through shards in a row, and cannot fetch one picture.
+What is timm's: how a file, a member of a tar and a row of a table are opened. What is ours: which
+there are and in which order, since a manifest goes by names. Of timm's webdataset reader nothing is
+left: it goes through shards in a row, and cannot fetch one picture.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar, TarState
 from ...datasets.streaming.images import Opener
 from ...datasets.streaming.index import Listing
 
-_MOST_OPEN = 64  # tars a process keeps open: a set of a thousand shards would take all the files that one may have
+# tars a process keeps open: a set of a thousand shards would take all the files that one may have
+_MOST_OPEN = 64
 
 
 def timm_opener(listing: Listing) -> Opener:
@@ -51,7 +54,9 @@ class _Paths(Sequence[Any]):
 
 
 class _ListedTars(ReaderImageInTar):
-    """timm's reader of tars without its look through all of them, and with few of them open at a time."""
+    """timm's reader of tars without its look through all of them, and with few of them open at a
+    time.
+    """
 
     def __init__(self, listing: Listing) -> None:
         self.root, self.root_is_tar, self.cache_tarfiles = listing.root, False, True
@@ -63,7 +68,9 @@ class _TarMembers(Sequence[Any]):
     """(member, tar, no inner tar) of each picture, made when it is asked for."""
 
     def __init__(self, listing: Listing) -> None:
-        assert listing.sizes is not None and listing.shard is not None and listing.offsets is not None
+        assert (
+            listing.sizes is not None and listing.shard is not None and listing.offsets is not None
+        )
         self._names, self._shards = listing.names, listing.shards
         self._sizes, self._shard, self._offsets = listing.sizes, listing.shard, listing.offsets
 
@@ -110,5 +117,7 @@ class _Tables:
         split, _, row = self._listing.names[place].partition("/")
         if split not in self._readers:
             image, label = self._listing.columns
-            self._readers[split] = create_reader(f"hfds/{self._listing.root}", split=split, input_key=image, target_key=label)
+            self._readers[split] = create_reader(
+                f"hfds/{self._listing.root}", split=split, input_key=image, target_key=label
+            )
         return self._readers[split][int(row)][0]

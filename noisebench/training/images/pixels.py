@@ -1,4 +1,6 @@
-"""Images as one tensor of bytes on the device, and batches of it: cropped, flipped and normalised all at once."""
+"""Images as one tensor of bytes on the device, and batches of it: cropped, flipped and normalised
+all at once.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from torch import Tensor
 _EVALUATION_BATCH = 1024
 _CPU_BATCH = 256  # as fast on a CPU as more, in about the memory that a training step of 128 takes
 _HISTOGRAM_CHUNK = 4096  # images whose bytes are counted at a time
-_FEW = 2**22  # numbers: so small a set is normalised once and kept as float32, 16 MB; a larger one stays bytes
+# numbers: so small a set is normalised once and kept as float32, 16 MB; a larger one stays bytes
+_FEW = 2**22
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,12 @@ class Normalisation:
         counts = torch.zeros(channels, 256, dtype=torch.float64)
         for start in range(0, len(images), _HISTOGRAM_CHUNK):
             part = torch.from_numpy(images[start : start + _HISTOGRAM_CHUNK])
-            counts += torch.stack([torch.bincount(part[..., c].flatten(), minlength=256) for c in range(channels)])
+            counts += torch.stack(
+                [torch.bincount(part[..., c].flatten(), minlength=256) for c in range(channels)]
+            )
         mean = counts @ values / counts.sum(1)
-        variance = (counts @ values.square() / counts.sum(1) - mean.square()).clamp_min(1.0)  # an even image stays finite
+        # an even image stays finite
+        variance = (counts @ values.square() / counts.sum(1) - mean.square()).clamp_min(1.0)
         return cls(mean.float(), variance.sqrt().float())
 
     @classmethod
@@ -50,13 +56,21 @@ class Normalisation:
     def __call__(self, images: Tensor) -> Tensor:
         """(B, H, W, C) bytes -> (B, C, H, W) float32, in memory still channels last."""
         width = images.shape[2]
-        rows = images.float().flatten(2)  # so long a last axis is worked off in vectors; one of C numbers takes three times as long
-        return rows.sub_(self.mean.repeat(width)).div_(self.std.repeat(width)).view(images.shape).permute(0, 3, 1, 2)
+        # so long a last axis is worked off in vectors; one of C numbers takes three times as long
+        rows = images.float().flatten(2)
+        return (
+            rows.sub_(self.mean.repeat(width))
+            .div_(self.std.repeat(width))
+            .view(images.shape)
+            .permute(0, 3, 1, 2)
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an epoch will do, all of it drawn beforehand: the order (N,), and per view and example shift and flip."""
+    """What an epoch will do, all of it drawn beforehand: the order (N,), and per view and example
+    shift and flip.
+    """
 
     order: Tensor
     shifts: Tensor  # (views, N, 2), 0 to 2 * crop
@@ -71,29 +85,44 @@ class Plan:
         return cls(order, shifts, flips, generator.initial_seed())
 
     def to(self, device: torch.device) -> Plan:
-        return Plan(self.order.to(device), self.shifts.to(device), None if self.flips is None else self.flips.to(device), self.seed)
+        return Plan(
+            self.order.to(device),
+            self.shifts.to(device),
+            None if self.flips is None else self.flips.to(device),
+            self.seed,
+        )
 
     def augmentation(self, view: int | slice, at: slice) -> tuple[Tensor, Tensor | None]:
-        """The shifts (B, 2) and flips (B,) of some places of the order, in one view or (views, ...) in several."""
+        """The shifts (B, 2) and flips (B,) of some places of the order, in one view or (views, ...)
+        in several.
+        """
         return self.shifts[view, at], None if self.flips is None else self.flips[view, at]
 
     def batches(self, size: int) -> list[Tensor]:
-        """Indices (B,) of each step. A last batch of one example is left out: batch norm cannot learn from it."""
+        """Indices (B,) of each step. A last batch of one example is left out: batch norm cannot
+        learn from it.
+        """
         parts = list(self.order.split(size))
         return parts[:-1] if size > 1 and len(parts) > 1 and len(parts[-1]) == 1 else parts
 
 
 class Pixels:
-    """A set of images (N, H, W, C), uint8, on the device; padded once for random crops, and a small set normalised once."""
+    """A set of images (N, H, W, C), uint8, on the device; padded once for random crops, and a small
+    set normalised once.
+    """
 
-    def __init__(self, images: np.ndarray, normalise: Normalisation, device: torch.device, crop: int = 0) -> None:
+    def __init__(
+        self, images: np.ndarray, normalise: Normalisation, device: torch.device, crop: int = 0
+    ) -> None:
         self.normalise, self.crop = normalise.to(device), crop
         self.device = device
         self.shape: tuple[int, int, int] = (images.shape[1], images.shape[2], images.shape[3])
         self.height, self.width = images.shape[1:3]
         data = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         padded = torch.nn.functional.pad(data, (0, 0, crop, crop, crop, crop)) if crop else data
-        self._data = self.normalise(padded).permute(0, 2, 3, 1) if padded.numel() <= _FEW else padded
+        self._data = (
+            self.normalise(padded).permute(0, 2, 3, 1) if padded.numel() <= _FEW else padded
+        )
 
     def __len__(self) -> int:
         return len(self._data)
@@ -106,10 +135,15 @@ class Pixels:
 
     def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:
         """All views (B, C, H, W) of some places of the plan's order."""
-        return tuple(self.augmented(plan.order[at], *plan.augmentation(view, at)) for view in range(len(plan.shifts)))
+        return tuple(
+            self.augmented(plan.order[at], *plan.augmentation(view, at))
+            for view in range(len(plan.shifts))
+        )
 
     def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor | None) -> Tensor:
-        """Images (B, C, H, W) of index (B,), shifted by shifts (B, 2) and mirrored where flips (B,), in one gather."""
+        """Images (B, C, H, W) of index (B,), shifted by shifts (B, 2) and mirrored where flips
+        (B,), in one gather.
+        """
         if not self.crop and flips is None:
             return self._normalised(self._data.index_select(0, index))
         rows = torch.arange(self.height, device=index.device) + shifts[:, :1]
@@ -117,18 +151,29 @@ class Pixels:
         if flips is not None:
             columns = torch.where(flips[:, None], columns.flip(1), columns)
         columns = columns + shifts[:, 1:]
-        return self._normalised(self._data[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+        return self._normalised(
+            self._data[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+        )
 
     def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:
-        """The images as they are, in large batches; on a CPU, each in equal parts of at most _CPU_BATCH images."""
+        """The images as they are, in large batches; on a CPU, each in equal parts of at most
+        _CPU_BATCH images.
+        """
         index = torch.arange(len(self), device=self.device) if index is None else index
         c = self.crop
         for batch in index.split(_EVALUATION_BATCH):
-            # Equal parts: matrix products of one to three rows may differ from those of more in the last bits.
+            # Equal parts: matrix products of one to three rows may differ from those of more in the
+            # last bits.
             parts = max(1, -(-len(batch) // _CPU_BATCH)) if self.device.type == "cpu" else 1
             for part in batch.tensor_split(parts):
-                yield self._normalised(self._data.index_select(0, part)[:, c : c + self.height, c : c + self.width])
+                yield self._normalised(
+                    self._data.index_select(0, part)[:, c : c + self.height, c : c + self.width]
+                )
 
     def _normalised(self, images: Tensor) -> Tensor:
         """(B, H, W, C) of the set -> (B, C, H, W) float32."""
-        return images.contiguous().permute(0, 3, 1, 2) if images.is_floating_point() else self.normalise(images)
+        return (
+            images.contiguous().permute(0, 3, 1, 2)
+            if images.is_floating_point()
+            else self.normalise(images)
+        )

@@ -1,4 +1,6 @@
-"""Where a training's images come from: memory, or files as they are needed. Both are asked in the same way."""
+"""Where a training's images come from: memory, or files as they are needed. Both are asked in the
+same way.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,15 @@ from ...datasets import ImageArray, Pictures
 from ...experiments.recipes import Recipe
 from .pixels import Normalisation, Pixels, Plan
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1], as everybody takes them
+# of ImageNet's pixels in [0, 1], as everybody takes them
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a picture is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting); in training a crop of at least a
-    share `area` of it, mirrored at random where `flip`."""
+    """How a picture is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting);
+    in training a crop of at least a share `area` of it, mirrored at random where `flip`.
+    """
 
     side: int
     centre: float
@@ -43,7 +47,9 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def begin(self, plan: Plan, ats: Iterable[slice]) -> None:
-        """Said once an epoch, and after a resume: which places of the plan will be asked for, in order."""
+        """Said once an epoch, and after a resume: which places of the plan will be asked for, in
+        order.
+        """
 
     def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:
         """All views (B, C, H, W) of some places of the plan."""
@@ -56,14 +62,18 @@ class Source(Protocol):
 
 
 def normalisation_of(images: ImageArray) -> Normalisation:
-    """Counted over images in memory; for pictures in files ImageNet's: to count a million would take hours."""
+    """Counted over images in memory; for pictures in files ImageNet's: to count a million would
+    take hours.
+    """
     if not isinstance(images, Pictures):
         return Normalisation.of(images)
     mean, std = (torch.tensor(values, dtype=torch.float64) * 255 for values in (_MEAN, _STD))
     return Normalisation(mean.float(), std.float())
 
 
-def source_of(images: ImageArray, normalise: Normalisation, device: torch.device, look: Look, crop: int = 0) -> Source:
+def source_of(
+    images: ImageArray, normalise: Normalisation, device: torch.device, look: Look, crop: int = 0
+) -> Source:
     """crop: padding of images in memory, in pixels; look: of pictures in files."""
     if isinstance(images, Pictures):
         from .streamed import Streamed  # timm takes a second to load
@@ -73,7 +83,13 @@ def source_of(images: ImageArray, normalise: Normalisation, device: torch.device
 
 
 def same_images(a: ImageArray, b: ImageArray) -> bool:
-    """Whether two trainings may share what they read of these; streamed ones may not, since each has its own readers."""
+    """Whether two trainings may share what they read of these; streamed ones may not, since each
+    has its own readers.
+    """
     if isinstance(a, Pictures) or isinstance(b, Pictures):
         return False
-    return (a.ctypes.data, a.shape, a.strides) == (b.ctypes.data, b.shape, b.strides) or np.array_equal(a, b)
+    return (a.ctypes.data, a.shape, a.strides) == (
+        b.ctypes.data,
+        b.shape,
+        b.strides,
+    ) or np.array_equal(a, b)

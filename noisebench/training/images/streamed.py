@@ -1,7 +1,9 @@
-"""Pictures that are read, decoded and cropped while a training goes on, by worker processes ahead of it; they become numbers on the device.
+"""Pictures that are read, decoded and cropped while a training goes on, by worker processes ahead
+of it; they become numbers on the device.
 
-What is made of a picture depends on (the epoch's seed, its place in the epoch's order, view) alone, not on who makes it or when: the
-same training with any number of workers, and a resumed epoch is the same one.
+What is made of a picture depends on (the epoch's seed, its place in the epoch's order, view) alone,
+not on who makes it or when: the same training with any number of workers, and a resumed epoch is
+the same one.
 """
 
 from __future__ import annotations
@@ -34,19 +36,28 @@ from .opening import timm_opener
 from .pixels import Normalisation, Plan
 from .source import Look
 
-_PIECE = 128  # pictures that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill the memory
+# pictures that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill
+# the memory
+_PIECE = 128
 _EVALUATION_BATCH = 256
 _MOST_WORKERS = 16  # by default
-# A fork server, the default from Python 3.14 on, outlives a training that is killed, and with it the workers, which watch their parent.
+# A fork server, the default from Python 3.14 on, outlives a training that is killed, and with it
+# the workers, which watch their parent.
 _START = "fork" if sys.platform == "linux" else None
-_GRACE = 30  # seconds a worker lives after it was told to end, so that whoever trains can save first
-_Item = tuple[int, int, int, int]  # example, place in the order, the epoch's seed, views; -1 for the seed: as it is asked about
+# seconds a worker lives after it was told to end, so that whoever trains can save first
+_GRACE = 30
+# example, place in the order, the epoch's seed, views; -1 for the seed: as it is asked about
+_Item = tuple[int, int, int, int]
 
 
 class Streamed:
-    """Images (n, side, side, 3) out of files, on the device as they are needed. Stands where Pixels stands."""
+    """Images (n, side, side, 3) out of files, on the device as they are needed. Stands where Pixels
+    stands.
+    """
 
-    def __init__(self, pictures: Pictures, normalise: Normalisation, device: torch.device, look: Look) -> None:
+    def __init__(
+        self, pictures: Pictures, normalise: Normalisation, device: torch.device, look: Look
+    ) -> None:
         self.normalise, self.device = normalise.to(device), device
         self.shape = (look.side, look.side, 3)
         self._reader = _Reader(pictures, look)
@@ -62,13 +73,17 @@ class Streamed:
         return len(self._reader)
 
     def begin(self, plan: Plan, ats: Iterable[slice]) -> None:
-        """Which places of the plan will be asked for, in order. Nothing is read before the first is."""
+        """Which places of the plan will be asked for, in order. Nothing is read before the first
+        is.
+        """
         self._plan, self._ahead = plan, None
         order = plan.order.cpu()
         self._expected = deque((at, _pieces(plan, order, at)) for at in ats)
 
     def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:
-        """All views (B, 3, H, W) of some places of the plan. Raises DataError, naming a picture that cannot be read."""
+        """All views (B, 3, H, W) of some places of the plan. Raises DataError, naming a picture
+        that cannot be read.
+        """
         if plan is self._plan and self._expected and self._expected[0][0] == at:
             parts = self._next()
         else:  # nobody said that these would be asked for
@@ -99,7 +114,10 @@ class Streamed:
             with _as_many_as_asked_for():
                 self._ahead = iter(self._loader)
         self._expected.popleft()
-        return [self._here(piece) if self._ahead is None else _whole(_following(self._ahead)) for piece in pieces]
+        return [
+            self._here(piece) if self._ahead is None else _whole(_following(self._ahead))
+            for piece in pieces
+        ]
 
     def _read(self, batches: list[list[_Item]]) -> Iterator[Tensor]:
         """Batches by workers of their own, which end with the last."""
@@ -118,14 +136,21 @@ class Streamed:
             ahead._shutdown_workers()  # type: ignore[attr-defined]
 
     def _make_loader(self, order: _Order, *, persistent: bool) -> DataLoader[Any]:
-        """persistent: its workers live on for orders to come, which may be longer: the first may be the rest of an epoch."""
+        """persistent: its workers live on for orders to come, which may be longer: the first may be
+        the rest of an epoch.
+        """
         workers = self.workers if persistent else min(self.workers, len(order))
         with _as_many_as_asked_for():
             return DataLoader(
-                self._reader, batch_sampler=order, num_workers=workers, collate_fn=_collate,
+                self._reader,
+                batch_sampler=order,
+                num_workers=workers,
+                collate_fn=_collate,
                 multiprocessing_context=_START if workers else None,
-                pin_memory=self.device.type == "cuda", persistent_workers=persistent, worker_init_fn=_begin_worker,
-            )  # fmt: skip
+                pin_memory=self.device.type == "cuda",
+                persistent_workers=persistent,
+                worker_init_fn=_begin_worker,
+            )
 
     def _here(self, items: list[_Item]) -> Tensor:
         """Read in this process, whose randomness stays as it was."""
@@ -162,14 +187,22 @@ class _Order:
 
 
 class _Reader(Dataset[Any]):
-    """An item -> its views (V, H, W, 3), uint8; or the DataError that it is. Goes to worker processes as a handle on shared memory."""
+    """An item -> its views (V, H, W, 3), uint8; or the DataError that it is. Goes to worker
+    processes as a handle on shared memory.
+    """
 
     def __init__(self, pictures: Pictures, look: Look) -> None:
         self._listing, self._places = _shared(pictures.listing), torch.from_numpy(pictures.places)
         shape = (3, look.side, look.side)
-        common: dict[str, Any] = {"use_prefetcher": True, "interpolation": "bilinear", "color_jitter": None}
+        common: dict[str, Any] = {
+            "use_prefetcher": True,
+            "interpolation": "bilinear",
+            "color_jitter": None,
+        }
         flip = 0.5 if look.flip else 0.0
-        self._train = create_transform(shape, is_training=True, scale=(look.area, 1.0), hflip=flip, **common)
+        self._train = create_transform(
+            shape, is_training=True, scale=(look.area, 1.0), hflip=flip, **common
+        )
         self._test = create_transform(shape, crop_pct=look.centre, **common)
         self._look = look
         self._opened: tuple[int, Opener] | None = None
@@ -191,12 +224,16 @@ class _Reader(Dataset[Any]):
         if self._look.fit != "crop":  # the random crop is of a square
             side = max(picture.size) if self._look.fit == "pad" else min(picture.size)
             picture = Fitting(side, side, self._look.fit)(picture)
-        return torch.stack([self._augmented(picture, derived_seed(seed, place, view)) for view in range(views)])
+        return torch.stack(
+            [self._augmented(picture, derived_seed(seed, place, view)) for view in range(views)]
+        )
 
     def _evaluated(self, picture: Any) -> Tensor:
         if self._look.fit == "crop":
             return _bytes(self._test(picture))
-        return torch.from_numpy(np.array(Fitting(self._look.side, self._look.side, self._look.fit)(picture)))
+        return torch.from_numpy(
+            np.array(Fitting(self._look.side, self._look.side, self._look.fit)(picture))
+        )
 
     def _augmented(self, picture: Any, seed: int) -> Tensor:
         random.seed(seed)
@@ -217,15 +254,33 @@ class _Reader(Dataset[Any]):
 
 def _shared(listing: Listing) -> dict[str, Any]:
     """A listing's arrays as tensors, which torch hands to a new process without copying them."""
-    arrays = {"letters": listing.names.letters, "ends": listing.names.ends, "sizes": listing.sizes, "shard": listing.shard,
-              "offsets": listing.offsets}  # fmt: skip
-    tensors = {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in arrays.items() if array is not None}
-    return {**tensors, "kind": listing.kind, "root": listing.root, "shards": listing.shards, "columns": listing.columns}
+    arrays = {
+        "letters": listing.names.letters,
+        "ends": listing.names.ends,
+        "sizes": listing.sizes,
+        "shard": listing.shard,
+        "offsets": listing.offsets,
+    }
+    tensors = {
+        name: torch.from_numpy(np.require(array, requirements="W"))
+        for name, array in arrays.items()
+        if array is not None
+    }
+    return {
+        **tensors,
+        "kind": listing.kind,
+        "root": listing.root,
+        "shards": listing.shards,
+        "columns": listing.columns,
+    }
 
 
 def _plain(shared: dict[str, Any]) -> Listing:
     """Back from `_shared`."""
-    of: dict[str, Any] = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in shared.items()}
+    of: dict[str, Any] = {
+        name: value.numpy() if isinstance(value, Tensor) else value
+        for name, value in shared.items()
+    }
     return Listing(names=Names(of.pop("letters"), of.pop("ends")), **of)
 
 
@@ -238,14 +293,19 @@ def _pieces(plan: Plan, order: Tensor, at: slice) -> list[list[_Item]]:
     """The items of some places, in pieces of even size."""
     start, stop, _ = at.indices(len(order))
     views = len(plan.shifts)
-    items = [(example, start + number, plan.seed, views) for number, example in enumerate(order[start:stop].tolist())]
+    items = [
+        (example, start + number, plan.seed, views)
+        for number, example in enumerate(order[start:stop].tolist())
+    ]
     count = -(-len(items) // _PIECE)
     cuts = [len(items) * number // count for number in range(count + 1)]
     return [items[cuts[n] : cuts[n + 1]] for n in range(count)]
 
 
 def _collate(found: list[Tensor | DataError]) -> Tensor | DataError:
-    """Items (B, V, H, W, 3), in a worker straight into shared memory; or the first that could not be read."""
+    """Items (B, V, H, W, 3), in a worker straight into shared memory; or the first that could not
+    be read.
+    """
     error = next((each for each in found if isinstance(each, DataError)), None)
     return error or default_collate(found)
 
@@ -262,12 +322,17 @@ def _following(ahead: Iterator[Any]) -> Any:
         return next(ahead)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"a process that reads pictures ended ({reason}): out of memory? fewer --workers may help") from None
+        raise DataError(
+            f"a process that reads pictures ended ({reason}): out of memory? fewer "
+            "--workers may help"
+        ) from None
 
 
 @contextmanager
 def _as_many_as_asked_for() -> Iterator[None]:
-    """torch warns of more workers than there are cores; where pictures lie far away these are what somebody wants."""
+    """torch warns of more workers than there are cores; where pictures lie far away these are what
+    somebody wants.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         yield
@@ -285,7 +350,9 @@ def _own_randomness() -> Iterator[None]:
 
 
 def _begin_worker(number: int) -> None:
-    """Ctrl-C, and a signal to all processes of a job, are for whoever trains, who saves first and then ends its workers."""
+    """Ctrl-C, and a signal to all processes of a job, are for whoever trains, who saves first and
+    then ends its workers.
+    """
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,4 +1,6 @@
-"""From a backbone's name to a network: `factory(num_classes, shape)` with shape (height, width, channels)."""
+"""From a backbone's name to a network: `factory(num_classes, shape)` with shape (height, width,
+channels).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,14 @@ from torch import nn
 from ...experiments.backbones import BACKBONES, TIMM, canonical_backbone
 
 
-def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed: int, *, enlarged: bool = False) -> nn.Module:
-    """A freshly initialised network (N, C, H, W) -> logits (N, K); torch's global randomness is left as it was.
+def make_network(
+    name: str, num_classes: int, shape: tuple[int, int, int], seed: int, *, enlarged: bool = False
+) -> nn.Module:
+    """A freshly initialised network (N, C, H, W) -> logits (N, K); torch's global randomness is
+    left as it was.
 
-    enlarged: one of timm's as it is, for which small images are enlarged; else its stem is opened for them.
+    enlarged: one of timm's as it is, for which small images are enlarged; else its stem is opened
+    for them.
 
     Raises UnknownName, or DataError where the network cannot take images of this shape.
     """
@@ -26,7 +32,9 @@ def make_network(name: str, num_classes: int, shape: tuple[int, int, int], seed:
 
             return timm_network(name.removeprefix(TIMM), num_classes, shape, enlarged=enlarged)
         module, _, function = BACKBONES[name].factory.partition(":")
-        network: nn.Module = getattr(import_module(f"{__name__}.{module}"), function)(num_classes, shape)
+        network: nn.Module = getattr(import_module(f"{__name__}.{module}"), function)(
+            num_classes, shape
+        )
         return network
 
 

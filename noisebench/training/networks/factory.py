@@ -21,7 +21,9 @@ _SIZE = "enlarge."  # of a network that enlarges its images, which it does for s
 
 @dataclass(frozen=True)
 class Weights:
-    """What networks begin from: the state dict of each, or one for all. ours: a run wrote it; label: what it is called."""
+    """What networks begin from: the state dict of each, or one for all. ours: a run wrote it;
+    label: what it is called.
+    """
 
     states: tuple[dict[str, Tensor], ...]
     ours: bool
@@ -30,14 +32,18 @@ class Weights:
     def of(self, number: int) -> dict[str, Tensor]:
         """Raises DataError where there are several, but none for this network."""
         if len(self.states) > 1 and number >= len(self.states):
-            raise DataError(f"--init: {self.label} are the weights of {len(self.states)} networks, this run trains more: give those of one")
+            raise DataError(
+                f"--init: {self.label} are the weights of {len(self.states)} "
+                "networks, this run trains more: give those of one"
+            )
         return self.states[number if len(self.states) > 1 else 0]
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Which networks, and how many: their name, classes, the images' shape (height, width, channels), and what they begin from, if not
-    afresh."""
+    """Which networks, and how many: their name, classes, the images' shape (height, width,
+    channels), and what they begin from, if not afresh.
+    """
 
     model: str
     num_classes: int
@@ -46,9 +52,11 @@ class Beginning:
     networks: int = 1
 
     def network(self, number: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-        """The network, and what was done so that the weights fit. What they do not hold is made by the seed.
+        """The network, and what was done so that the weights fit. What they do not hold is made by
+        the seed.
 
-        Raises UnknownName, or DataError where it cannot take such images, or names the first tensors that do not fit.
+        Raises UnknownName, or DataError where it cannot take such images, or names the first
+        tensors that do not fit.
         """
         if self.weights is None:
             return make_network(self.model, self.num_classes, self.shape, seed), ()
@@ -57,7 +65,9 @@ class Beginning:
     def _with(self, weights: Weights, number: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
         state, wrong = weights.of(number), ""
         for enlarged in self._designs(weights, state):
-            network = make_network(self.model, self.num_classes, self.shape, seed, enlarged=enlarged)
+            network = make_network(
+                self.model, self.num_classes, self.shape, seed, enlarged=enlarged
+            )
             fitted = self._fit(network, state, enlarged=enlarged)
             if not fitted.wrong:
                 network.load_state_dict(fitted.state, strict=False)
@@ -72,7 +82,9 @@ class Beginning:
             yield "its stem is timm's own, for which images are enlarged 4 times"
 
     def _designs(self, weights: Weights, state: dict[str, Tensor]) -> Iterator[bool]:
-        """Whether images are enlarged: as the weights say; else of a run's weights first as runs open a stem, of others as timm has it."""
+        """Whether images are enlarged: as the weights say; else of a run's weights first as runs
+        open a stem, of others as timm has it.
+        """
         if not self.model.startswith(TIMM):
             yield False
         elif _enlarges(state):
@@ -89,20 +101,30 @@ class Beginning:
         return fitted
 
     def _fitted(self, network: nn.Module, state: dict[str, Tensor]) -> Fitted:
-        """Networks that begin from the same weights get classifiers of their own: they would be one network for ever."""
+        """Networks that begin from the same weights get classifiers of their own: they would be one
+        network for ever.
+        """
         assert self.weights is not None
-        size = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(_SIZE)}
+        size = {
+            name: tensor for name, tensor in network.state_dict().items() if name.startswith(_SIZE)
+        }
         others = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
-        return fit(network, {**size, **others}, twins=self.networks > 1 and len(self.weights.states) == 1)
+        return fit(
+            network, {**size, **others}, twins=self.networks > 1 and len(self.weights.states) == 1
+        )
 
     def _translated(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
         from .timm_models import timm_translated
 
         heads = (state.get(f"{name}.weight") for name in classifier_names(network))
         about: Any = network.pretrained_cfg
-        classes = next((len(weight) for weight in heads if weight is not None), about["num_classes"])
+        classes = next(
+            (len(weight) for weight in heads if weight is not None), about["num_classes"]
+        )
         try:
-            return timm_translated(self.model.removeprefix(TIMM), classes, self.shape, dict(state)).state_dict()
+            return timm_translated(
+                self.model.removeprefix(TIMM), classes, self.shape, dict(state)
+            ).state_dict()
         except Exception:  # whatever timm raises: these are no weights of this network
             return None
 
@@ -112,12 +134,17 @@ def _enlarges(state: dict[str, Tensor]) -> bool:
 
 
 def weights_of(initial: Initial | None) -> Weights | None:
-    """The weights of a run that begins from some. Raises DataError where they are not at hand, or others now."""
+    """The weights of a run that begins from some. Raises DataError where they are not at hand, or
+    others now.
+    """
     if initial is None:
         return None
     found = load(read_initial(initial))
     plain = {short: found[name] for name, short in plain_names(found).items()}
     count = len({name.partition(".")[0] for name in plain}) if is_ours(plain) else 1
     parts = [_NUMBER.format(number) for number in range(count)] if is_ours(plain) else [""]
-    states = tuple({name.removeprefix(part): value for name, value in plain.items() if name.startswith(part)} for part in parts)
+    states = tuple(
+        {name.removeprefix(part): value for name, value in plain.items() if name.startswith(part)}
+        for part in parts
+    )
     return Weights(states, is_ours(found), initial.label)

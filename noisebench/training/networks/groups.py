@@ -1,4 +1,6 @@
-"""A network's layers in groups, from its stem to its classifier: which of them are trained, and how fast."""
+"""A network's layers in groups, from its stem to its classifier: which of them are trained, and how
+fast.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,19 @@ from ...experiments.recipes import Recipe
 
 
 def layer_groups(network: nn.Module) -> list[list[str]]:
-    """The names of the parameters of each group: timm's own groups of its networks; of ours a group a layer or block with weights, with
-    the norms that follow it, the last the classifier. One group for a network of which none are known."""
+    """The names of the parameters of each group: timm's own groups of its networks; of ours a group
+    a layer or block with weights, with the norms that follow it, the last the classifier. One group
+    for a network of which none are known.
+    """
     matcher: Any = getattr(network, "group_matcher", None)
     if matcher is not None:
         return _of_timm(network, matcher)
     body = getattr(network, "body", None)
-    return _of_body(body, network) if isinstance(body, nn.Sequential) else [[name for name, _ in network.named_parameters()]]
+    return (
+        _of_body(body, network)
+        if isinstance(body, nn.Sequential)
+        else [[name for name, _ in network.named_parameters()]]
+    )
 
 
 def _of_timm(network: nn.Module, matcher: Any) -> list[list[str]]:
@@ -39,11 +47,15 @@ def _of_body(body: nn.Sequential, network: nn.Module) -> list[list[str]]:
             groups.append(names)
         elif names:
             groups[-1] += names  # a norm, which follows its layer
-    return [*groups, [name for name, _ in network.named_parameters() if not name.startswith("body.")]]
+    return [
+        *groups,
+        [name for name, _ in network.named_parameters() if not name.startswith("body.")],
+    ]
 
 
 def freeze(network: nn.Module, count: int) -> list[nn.Module]:
-    """Train the first so many groups no more; the parts that stay in evaluation mode from now on, each the largest of its kind.
+    """Train the first so many groups no more; the parts that stay in evaluation mode from now on,
+    each the largest of its kind.
 
     Raises ConfigError where nothing would be left to train.
     """
@@ -52,7 +64,9 @@ def freeze(network: nn.Module, count: int) -> list[nn.Module]:
     groups = layer_groups(network)
     if count >= len(groups):
         has = f"{len(groups)} layer groups" if len(groups) > 1 else "no layer groups"
-        raise ConfigError(f"freeze {count}: the network has {has}, so that nothing would be trained: freeze fewer")
+        raise ConfigError(
+            f"freeze {count}: the network has {has}, so that nothing would be trained: freeze fewer"
+        )
     frozen = set(chain(*groups[:count]))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
@@ -68,17 +82,28 @@ def _still(part: nn.Module) -> list[nn.Module]:
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """For the optimiser: what is trained, each layer group with a learning rate of its own where the recipe says so.
+    """For the optimiser: what is trained, each layer group with a learning rate of its own where
+    the recipe says so.
 
     Raises ConfigError where that would be one group.
     """
-    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    trained = {
+        name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad
+    }
     if recipe.layer_decay == 1:
         return [{"params": list(trained.values())}]
     groups = layer_groups(network)
-    rates = [recipe.lr * recipe.layer_decay ** (len(groups) - 1 - number) for number in range(len(groups))]
+    rates = [
+        recipe.lr * recipe.layer_decay ** (len(groups) - 1 - number)
+        for number in range(len(groups))
+    ]
     params = [[trained[name] for name in names if name in trained] for names in groups]
-    found = [{"params": those, "lr": rate} for those, rate in zip(params, rates, strict=True) if those]
+    found = [
+        {"params": those, "lr": rate} for those, rate in zip(params, rates, strict=True) if those
+    ]
     if len(found) < 2:
-        raise ConfigError(f"layer_decay {recipe.layer_decay:g} has no effect: the network has one layer group that is trained")
+        raise ConfigError(
+            f"layer_decay {recipe.layer_decay:g} has no effect: the network has one "
+            "layer group that is trained"
+        )
     return found

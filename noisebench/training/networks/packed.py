@@ -1,7 +1,9 @@
-"""Networks of one shape as one: every layer computes for all of them at once, each with its own weights.
+"""Networks of one shape as one: every layer computes for all of them at once, each with its own
+weights.
 
-Images go through as (B, R * C, H, W), R networks beside each other in the channels; rows as (R, B, D). The weights of the
-single networks become views of the packed ones, so that each still is a network of its own: to save, to load, to predict with.
+Images go through as (B, R * C, H, W), R networks beside each other in the channels; rows as (R, B,
+D). The weights of the single networks become views of the packed ones, so that each still is a
+network of its own: to save, to load, to predict with.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from torch.nn import functional
 
 
 def pack_networks(networks: Sequence[nn.Module]) -> nn.Module:
-    """A module (B, R * C, H, W) -> logits (R, B, K), whose parameters the networks from now on are views of.
+    """A module (B, R * C, H, W) -> logits (R, B, K), whose parameters the networks from now on are
+    views of.
 
     Raises TypeError for a network with a layer that cannot be packed.
     """
@@ -73,7 +76,9 @@ class PackedLinear(nn.Module):
 
 
 class _Affine(torch.autograd.Function):
-    """x W' + b for stacks of each, in x's dtype. The gradient of W comes as W lies in memory, which torch's own does not."""
+    """x W' + b for stacks of each, in x's dtype. The gradient of W comes as W lies in memory, which
+    torch's own does not.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -97,16 +102,31 @@ class PackedConv2d(nn.Module):
         first = layers[0]
         self.weight = nn.Parameter(_stacked(layers, "weight"))
         self.bias = None if first.bias is None else nn.Parameter(_stacked(layers, "bias"))
-        self.stride, self.padding, self.dilation, self.groups = first.stride, first.padding, first.dilation, first.groups
+        self.stride, self.padding, self.dilation, self.groups = (
+            first.stride,
+            first.padding,
+            first.dilation,
+            first.groups,
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.flatten()
         groups = self.groups * len(self.weight)
-        return functional.conv2d(images, self.weight.flatten(0, 1), bias, self.stride, self.padding, self.dilation, groups)
+        return functional.conv2d(
+            images,
+            self.weight.flatten(0, 1),
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            groups,
+        )
 
 
 class PackedBatchNorm(nn.Module):
-    """Batch norm whose statistics are each network's own: over (B, R * C, H, W), or over (R, B, D)."""
+    """Batch norm whose statistics are each network's own: over (B, R * C, H, W), or over (R, B,
+    D).
+    """
 
     running_mean: Tensor
     running_var: Tensor
@@ -124,8 +144,12 @@ class PackedBatchNorm(nn.Module):
         if self.training:
             self.num_batches_tracked += 1
         beside = x if x.dim() == 4 else x.transpose(0, 1).flatten(1)
-        mean, var, weight, bias = (each.view(-1) for each in (self.running_mean, self.running_var, self.weight, self.bias))
-        out = functional.batch_norm(beside, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps)
+        mean, var, weight, bias = (
+            each.view(-1) for each in (self.running_mean, self.running_var, self.weight, self.bias)
+        )
+        out = functional.batch_norm(
+            beside, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps
+        )
         return out if x.dim() == 4 else out.unflatten(1, (len(x), -1)).transpose(0, 1)
 
 

@@ -15,7 +15,9 @@ def _conv3(inputs: int, outputs: int, stride: int = 1, *, bias: bool = False) ->
 
 
 class PostBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, plus the shortcut (1x1 conv and BN where the shape changes), ReLU. He et al. 2016a."""
+    """conv-BN-ReLU-conv-BN, plus the shortcut (1x1 conv and BN where the shape changes), ReLU. He
+    et al. 2016a.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -28,7 +30,11 @@ class PostBlock(nn.Module):
         )
         same = stride == 1 and inputs == outputs
         self.shortcut: nn.Module = (
-            nn.Identity() if same else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            nn.Identity()
+            if same
+            else nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
         )
         self.relu = nn.ReLU(inplace=True)
 
@@ -38,13 +44,24 @@ class PostBlock(nn.Module):
 
 
 class PreBlock(nn.Module):
-    """BN-ReLU-conv-BN-ReLU-conv, plus the shortcut of the activated input (1x1 conv where the shape changes). He et al. 2016b."""
+    """BN-ReLU-conv-BN-ReLU-conv, plus the shortcut of the activated input (1x1 conv where the shape
+    changes). He et al. 2016b.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.activate = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
-        self.body = nn.Sequential(_conv3(inputs, outputs, stride), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), _conv3(outputs, outputs))
-        self.project = None if stride == 1 and inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.body = nn.Sequential(
+            _conv3(inputs, outputs, stride),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            _conv3(outputs, outputs),
+        )
+        self.project = (
+            None
+            if stride == 1 and inputs == outputs
+            else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         active = self.activate(x)
@@ -54,12 +71,19 @@ class PreBlock(nn.Module):
 
 
 class KerasBlock(nn.Module):
-    """The baselines' pre-activation block: biases everywhere, projection of the input that is not activated."""
+    """The baselines' pre-activation block: biases everywhere, projection of the input that is not
+    activated.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, first: bool = False) -> None:
         super().__init__()
         lead: list[nn.Module] = [] if first else [nn.BatchNorm2d(inputs), nn.ReLU()]
-        rest = [_conv3(inputs, outputs, stride, bias=True), nn.BatchNorm2d(outputs), nn.ReLU(), _conv3(outputs, outputs, bias=True)]
+        rest = [
+            _conv3(inputs, outputs, stride, bias=True),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            _conv3(outputs, outputs, bias=True),
+        ]
         self.body = nn.Sequential(*lead, *rest)
         same = stride == 1 and inputs == outputs
         self.shortcut: nn.Module = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride)
@@ -72,16 +96,28 @@ class KerasBlock(nn.Module):
 class ResNet(nn.Module):
     """A 3x3 stem, four stages of blocks of widths 64 to 512, global average pooling, dense K."""
 
-    def __init__(self, block: Block, depths: tuple[int, ...], num_classes: int, channels: int, *, preactivated: bool) -> None:
+    def __init__(
+        self,
+        block: Block,
+        depths: tuple[int, ...],
+        num_classes: int,
+        channels: int,
+        *,
+        preactivated: bool,
+    ) -> None:
         super().__init__()
-        stem, top = (nn.Identity(), _norm_relu(512)) if preactivated else (_norm_relu(64), nn.Identity())
+        stem, top = (
+            (nn.Identity(), _norm_relu(512)) if preactivated else (_norm_relu(64), nn.Identity())
+        )
         stages, inputs = [], 64
         for stage, depth in enumerate(depths):
             outputs = 64 * 2**stage
             for place in range(depth):
                 stages.append(block(inputs, outputs, 2 if stage and not place else 1))
                 inputs = outputs
-        self.body = nn.Sequential(_conv3(channels, 64), stem, *stages, top, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            _conv3(channels, 64), stem, *stages, top, nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.head = nn.Linear(512, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -90,7 +126,9 @@ class ResNet(nn.Module):
 
 
 class ResNet44(nn.Module):
-    """Three stages of seven KerasBlocks of widths 16, 32, 64; final BN-ReLU; global average pooling; dense K."""
+    """Three stages of seven KerasBlocks of widths 16, 32, 64; final BN-ReLU; global average
+    pooling; dense K.
+    """
 
     def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
@@ -102,7 +140,9 @@ class ResNet44(nn.Module):
                 stages.append(KerasBlock(inputs, outputs, stride, first=not stage and not place))
                 inputs = outputs
         stem = [_conv3(channels, 16, bias=True), *_norm_relu(16)]
-        self.body = nn.Sequential(*stem, *stages, _norm_relu(64), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            *stem, *stages, _norm_relu(64), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.head = nn.Linear(64, num_classes)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):

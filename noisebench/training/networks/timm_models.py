@@ -1,5 +1,6 @@
-"""Any of timm's models on any image: channels and classes set, and on small images a stem that shrinks 4 times less, or images that
-are enlarged 4 times, for weights of timm's own stem."""
+"""Any of timm's models on any image: channels and classes set, and on small images a stem that
+shrinks 4 times less, or images that are enlarged 4 times, for weights of timm's own stem.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +16,15 @@ from torch.nn import functional
 from ...errors import DataError, UnknownName
 
 SMALL = 64  # pixels; up to here the stem of an ImageNet model would leave nothing to see
-_LESS = 4  # how much less the stem shrinks small images: ResNet's 7x7/2 and pool/2 vanish, patches of 16 become 4
+# how much less the stem shrinks small images: ResNet's 7x7/2 and pool/2 vanish, patches of 16
+# become 4
+_LESS = 4
 
 
 class Enlarge(nn.Module):
-    """Images 4 times as high and wide. What is kept of a network says so too, since its other tensors may fit either way."""
+    """Images 4 times as high and wide. What is kept of a network says so too, since its other
+    tensors may fit either way.
+    """
 
     times: Tensor
 
@@ -36,9 +41,11 @@ def _enlarged(network: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     return larger
 
 
-def timm_network(name: str, num_classes: int, shape: tuple[int, int, int], *, enlarged: bool = False) -> nn.Module:
-    """A timm model without pretrained weights for images of `shape` (height, width, channels); enlarged: as timm has it, with small
-    images enlarged for it.
+def timm_network(
+    name: str, num_classes: int, shape: tuple[int, int, int], *, enlarged: bool = False
+) -> nn.Module:
+    """A timm model without pretrained weights for images of `shape` (height, width, channels);
+    enlarged: as timm has it, with small images enlarged for it.
 
     Raises UnknownName, or DataError where the model cannot take such images.
     """
@@ -47,7 +54,13 @@ def timm_network(name: str, num_classes: int, shape: tuple[int, int, int], *, en
     height, width, channels = shape
     times = _LESS if enlarged and is_small(shape) else 1
     try:
-        network = _create(name, num_classes, channels, (times * height, times * width), open_stem=is_small(shape) and times == 1)
+        network = _create(
+            name,
+            num_classes,
+            channels,
+            (times * height, times * width),
+            open_stem=is_small(shape) and times == 1,
+        )
         if times > 1:
             network.enlarge = Enlarge()
             network.register_forward_pre_hook(_enlarged)
@@ -55,24 +68,37 @@ def timm_network(name: str, num_classes: int, shape: tuple[int, int, int], *, en
             logits = network.eval()(torch.zeros(2, channels, height, width))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"timm:{name} cannot take {height}x{width} images ({reason}): choose another model") from None
+        raise DataError(
+            f"timm:{name} cannot take {height}x{width} images ({reason}): choose another model"
+        ) from None
     if logits.shape != (2, num_classes):
-        raise DataError(f"timm:{name} is not a classifier of images: its output is {tuple(logits.shape)}")
+        raise DataError(
+            f"timm:{name} is not a classifier of images: its output is {tuple(logits.shape)}"
+        )
     return network.train()
 
 
 @contextmanager
 def _strides_without_effect_taken(network: nn.Module) -> Iterator[None]:
-    """In the passes inside, convolutions that see a single pixel lose their stride, which changes nothing there: the gradient that
-    oneDNN computes in bf16 with it reads memory that nobody wrote (torch 2.14, with AVX-512 bf16 or AMX)."""
+    """In the passes inside, convolutions that see a single pixel lose their stride, which changes
+    nothing there: the gradient that oneDNN computes in bf16 with it reads memory that nobody wrote
+    (torch 2.14, with AVX-512 bf16 or AMX).
+    """
 
     def watch(layer: nn.Conv2d, inputs: tuple[Tensor]) -> None:
         padding = (0, 0) if isinstance(layer.padding, str) else layer.padding
-        even = all(2 * p == d * (k - 1) for p, d, k in zip(padding, layer.dilation, layer.kernel_size, strict=True))
+        even = all(
+            2 * p == d * (k - 1)
+            for p, d, k in zip(padding, layer.dilation, layer.kernel_size, strict=True)
+        )
         if even and inputs[0].shape[2:] == (1, 1):
             layer.stride = (1, 1)
 
-    hooks = [layer.register_forward_pre_hook(watch) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    hooks = [
+        layer.register_forward_pre_hook(watch)
+        for layer in network.modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
     try:
         yield
     finally:
@@ -81,30 +107,60 @@ def _strides_without_effect_taken(network: nn.Module) -> Iterator[None]:
 
 
 def is_small(shape: tuple[int, ...]) -> bool:
-    """Whether the stem of an ImageNet model would leave nothing to see of images (height, width, channels)."""
+    """Whether the stem of an ImageNet model would leave nothing to see of images (height, width,
+    channels).
+    """
     return max(shape[:2]) <= SMALL
 
 
-def timm_translated(name: str, num_classes: int, shape: tuple[int, int, int], state: dict[str, Tensor]) -> nn.Module:
-    """timm's own network with weights as timm takes them: in the format of their authors, or with positions of other images. It raises
-    whatever timm raises where they are none of this network's."""
+def timm_translated(
+    name: str, num_classes: int, shape: tuple[int, int, int], state: dict[str, Tensor]
+) -> nn.Module:
+    """timm's own network with weights as timm takes them: in the format of their authors, or with
+    positions of other images. It raises whatever timm raises where they are none of this network's.
+    """
     times = _LESS if is_small(shape) else 1
-    source = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": state, "num_classes": num_classes, "label_offset": 0}}
+    source = {
+        "pretrained": True,
+        "pretrained_cfg_overlay": {
+            "state_dict": state,
+            "num_classes": num_classes,
+            "label_offset": 0,
+        },
+    }
     about: Any = timm.create_model(name).pretrained_cfg
     channels = about["input_size"][0]
-    return _create(name, num_classes, channels, (times * shape[0], times * shape[1]), open_stem=False, source=source)
+    return _create(
+        name,
+        num_classes,
+        channels,
+        (times * shape[0], times * shape[1]),
+        open_stem=False,
+        source=source,
+    )
 
 
 def _create(
-    name: str, num_classes: int, channels: int, size: tuple[int, int], *, open_stem: bool, source: dict[str, Any] | None = None
+    name: str,
+    num_classes: int,
+    channels: int,
+    size: tuple[int, int],
+    *,
+    open_stem: bool,
+    source: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """The model, told the image size where it must know it, with small patches or an open stem where asked for."""
+    """The model, told the image size where it must know it, with small patches or an open stem
+    where asked for.
+    """
     common: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(source or {})}
     side: Any = size[0] if size[0] == size[1] else size
     plain = timm.create_model(name, **common)
     patch = getattr(getattr(plain, "patch_embed", None), "patch_size", None)
     if patch and open_stem:
-        choices: list[dict[str, Any]] = [{"img_size": side, "patch_size": max(1, patch[0] // _LESS)}, {"img_size": side}]
+        choices: list[dict[str, Any]] = [
+            {"img_size": side, "patch_size": max(1, patch[0] // _LESS)},
+            {"img_size": side},
+        ]
     else:
         choices = [{"img_size": side}]
     for choice in choices:
@@ -118,7 +174,9 @@ def _create(
 
 
 def _open_stem(network: nn.Module, channels: int) -> None:
-    """Take a factor of up to 4 out of a convolutional stem: the first strided convolution, then a max pool."""
+    """Take a factor of up to 4 out of a convolutional stem: the first strided convolution, then a
+    max pool.
+    """
     left = _LESS
     for path, layer in list(network.named_modules()):
         if left == 1 or not isinstance(layer, nn.Conv2d | nn.MaxPool2d):
@@ -134,8 +192,12 @@ def _open_stem(network: nn.Module, channels: int) -> None:
 
 
 def _gentler(layer: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with its stride divided by up to 4; 3x3 if it overlapped, else patches as small as the stride."""
+    """The convolution with its stride divided by up to 4; 3x3 if it overlapped, else patches as
+    small as the stride.
+    """
     stride = max(1, layer.stride[0] // _LESS)
     overlapping = layer.kernel_size[0] > layer.stride[0]
     kernel, padding = (3, 1) if overlapping else (stride, 0)
-    return nn.Conv2d(layer.in_channels, layer.out_channels, kernel, stride, padding, bias=layer.bias is not None)
+    return nn.Conv2d(
+        layer.in_channels, layer.out_channels, kernel, stride, padding, bias=layer.bias is not None
+    )

@@ -1,4 +1,5 @@
-"""`python -m tests.security.fuzz TARGET [--seconds N] [--folder DIR] [--results FILE]`: runs a fuzz target.
+"""`python -m tests.security.fuzz TARGET [--seconds N] [--folder DIR] [--results FILE]`: runs a fuzz
+target.
 
 Prints what happened to its inputs; exit code 1 for a failure.
 """
@@ -19,8 +20,12 @@ def main() -> int:
     asked = argparse.ArgumentParser(prog="python -m tests.security.fuzz")
     asked.add_argument("target", choices=TARGETS)
     asked.add_argument("--seconds", type=float, default=600)
-    asked.add_argument("--folder", type=Path, default=None, help="keeps failing inputs; default: a new one")
-    asked.add_argument("--results", type=Path, default=None, help="a line is appended to this table")
+    asked.add_argument(
+        "--folder", type=Path, default=None, help="keeps failing inputs; default: a new one"
+    )
+    asked.add_argument(
+        "--results", type=Path, default=None, help="a line is appended to this table"
+    )
     asked.add_argument("--again", type=Path, default=None, help="try this input alone")
     options = asked.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"fuzz-{options.target}-"))
@@ -44,7 +49,10 @@ def main() -> int:
             refused = ", ".join(f"{count} {name}" for name, count in tally.refused.most_common())
             failed = "; ".join(tally.failed) or "none"
             with options.results.open("a") as file:
-                file.write(f"| {options.target} | {way} | {tally.seconds:.0f} | {tally.inputs} | {tally.taken} | {refused} | {failed} |\n")
+                file.write(
+                    f"| {options.target} | {way} | {tally.seconds:.0f} | {tally.inputs} | "
+                    f"{tally.taken} | {refused} | {failed} |\n"
+                )
 
     if atheris is not None:
         engine.by_coverage(options.seconds, done)

@@ -1,4 +1,6 @@
-"""Choices made of bytes, so that a fuzzer that mutates the bytes mutates what is chosen; and what is chosen: changes to bytes and trees."""
+"""Choices made of bytes, so that a fuzzer that mutates the bytes mutates what is chosen; and what
+is chosen: changes to bytes and trees.
+"""
 
 from __future__ import annotations
 
@@ -55,17 +57,25 @@ class Choices:
 
     def place(self, length: int) -> int:
         """In [0, length]."""
-        return min(int((self._byte() << 16 | self._byte() << 8 | self._byte()) / (1 << 24) * (length + 1)), length)
+        return min(
+            int((self._byte() << 16 | self._byte() << 8 | self._byte()) / (1 << 24) * (length + 1)),
+            length,
+        )
 
 
 def mutated(choices: Choices, data: bytes, tokens: Sequence[bytes] = TOKENS) -> bytes:
     """Bytes with some changes: tokens put in, parts deleted, doubled, moved, bits flipped."""
     for _ in range(1 + choices.below(4)):
         start = choices.place(len(data))
-        stop = min(len(data), start + (choices.below(8) if choices.chance(2) else choices.place(len(data) - start)))
+        stop = min(
+            len(data),
+            start + (choices.below(8) if choices.chance(2) else choices.place(len(data) - start)),
+        )
         way = choices.below(7)
         if way <= 2:
-            data = data[:start] + choices.of(tokens) + data[start if way else min(stop, start + 4) :]
+            data = (
+                data[:start] + choices.of(tokens) + data[start if way else min(stop, start + 4) :]
+            )
         elif way == 3:
             data = data[:start] + data[stop:]
         elif way == 4:
@@ -105,6 +115,13 @@ def _changed_once(choices: Choices, content: Any, values: Sequence[Any]) -> Any:
         return mutated(choices, content.encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
     if isinstance(content, int | float) and not isinstance(content, bool) and choices.chance(2):
         return choices.of(
-            (-content, content + 1, content * 1000, content / 3 if abs(content) < 1e300 else 0.1, str(content)[:400], [content])
+            (
+                -content,
+                content + 1,
+                content * 1000,
+                content / 3 if abs(content) < 1e300 else 0.1,
+                str(content)[:400],
+                [content],
+            )
         )
     return [content] if choices.chance(10) else choices.of(values)

@@ -1,4 +1,6 @@
-"""Inputs tried one after the other on a target, and what became of them. Led by coverage where atheris is there, else by chance."""
+"""Inputs tried one after the other on a target, and what became of them. Led by coverage where
+atheris is there, else by chance.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from pathlib import Path
 from noisebench.errors import NoisebenchError
 
 MEMORY = 6 << 30  # bytes that a target's process may have, libraries included
-SLOW, HANGS = 5.0, 60.0  # seconds of one input: of the processor, a failure; by the clock, the end of the process
+# seconds of one input: of the processor, a failure; by the clock, the end of the process
+SLOW, HANGS = 5.0, 60.0
 _LONGEST_LINE = 5000  # letters of an error
 _LONGEST_INPUT = 2048  # bytes of choices
 
@@ -41,11 +44,16 @@ class Tally:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {name}" for name, count in self.refused.most_common())
-        return f"{self.inputs} inputs in {self.seconds:.0f} s, {self.taken} taken, refused: {kinds or 'none'}; {len(self.failed)} failures"
+        return (
+            f"{self.inputs} inputs in {self.seconds:.0f} s, {self.taken} taken, refused: "
+            f"{kinds or 'none'}; {len(self.failed)} failures"
+        )
 
 
 class Engine:
-    """Feeds a target until time or number is up. Each failing input is kept in `folder`, one for each place in the code."""
+    """Feeds a target until time or number is up. Each failing input is kept in `folder`, one for
+    each place in the code.
+    """
 
     def __init__(self, attempt: Attempt, folder: Path) -> None:
         self.tally, self._attempt, self._folder = Tally(), attempt, folder
@@ -61,14 +69,23 @@ class Engine:
             self.tally.taken += 1
         except NoisebenchError as error:
             self.tally.refused[type(error).__name__] += 1
-            if type(error).__name__ != "ConfigError" and "\n" in str(error):  # a suite's mistakes are a line each
+            # a suite's mistakes are a line each
+            if type(error).__name__ != "ConfigError" and "\n" in str(error):
                 self._fail("more than one line", data, str(error))
             if max(map(len, str(error).split("\n"))) > _LONGEST_LINE:
                 self._fail("an endless line", data, str(error)[:200])
         except Exception as error:  # whatever it is, it is what is looked for
-            frames = [f for f in traceback.extract_tb(error.__traceback__) if "noisebench" in f.filename and "fuzz" not in f.filename]
+            frames = [
+                f
+                for f in traceback.extract_tb(error.__traceback__)
+                if "noisebench" in f.filename and "fuzz" not in f.filename
+            ]
             where = f"{Path(frames[-1].filename).name}:{frames[-1].name}" if frames else "outside"
-            self._fail(f"{type(error).__name__} in {where}", data, "".join(traceback.format_exception(error)))
+            self._fail(
+                f"{type(error).__name__} in {where}",
+                data,
+                "".join(traceback.format_exception(error)),
+            )
         finally:
             faulthandler.cancel_dump_traceback_later()
         if (took := time.process_time() - began) > SLOW:
@@ -80,7 +97,9 @@ class Engine:
             (self._folder / re.sub(r"\W+", "_", what)).write_bytes(data)
             print(f"FAILED {what}: {trace[-1500:]}", file=sys.stderr, flush=True)
 
-    def by_chance(self, seed: int, *, seconds: float = float("inf"), count: float = float("inf")) -> Tally:
+    def by_chance(
+        self, seed: int, *, seconds: float = float("inf"), count: float = float("inf")
+    ) -> Tally:
         """Random inputs from a seed."""
         began, number, generator = time.monotonic(), 0, random.Random(seed)
         while time.monotonic() - began < seconds and number < count:
@@ -108,7 +127,17 @@ class Engine:
         generator = random.Random(0)
         for number in range(64):
             (corpus / f"seed{number}").write_bytes(generator.randbytes(200))
-        atheris.Setup([sys.argv[0], f"-max_len={_LONGEST_INPUT}", "-rss_limit_mb=0", "-timeout=1000", "-verbosity=0", str(corpus)], one)
+        atheris.Setup(
+            [
+                sys.argv[0],
+                f"-max_len={_LONGEST_INPUT}",
+                "-rss_limit_mb=0",
+                "-timeout=1000",
+                "-verbosity=0",
+                str(corpus),
+            ],
+            one,
+        )
         atheris.Fuzz()
 
 

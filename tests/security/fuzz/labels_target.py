@@ -1,4 +1,6 @@
-"""Readers of labels, matrices and reviewed lists: .csv, .txt, .npy and .pt of objects, .yaml, with values or bytes changed."""
+"""Readers of labels, matrices and reviewed lists: .csv, .txt, .npy and .pt of objects, .yaml, with
+values or bytes changed.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,19 @@ def _pickled(content: object) -> bytes:
 
 
 def _seeds() -> list[tuple[str, bytes]]:
-    by_index = "index,label,clean_label\n" + "".join(f"{at},{label},{_CLASSES[label]}\n" for at, label in enumerate(_LABELS))
-    by_path = "path,label\n" + "".join(f"{name},{label}\n" for name, label in zip(_IDS, _LABELS, strict=True))
-    review = "rank,index,path,recorded,suggested,score\n" + "".join(f"1,{at},{_IDS[at]},{_CLASSES[at % 3]},dog,0.9\n" for at in (1, 4, 5))
+    by_index = "index,label,clean_label\n" + "".join(
+        f"{at},{label},{_CLASSES[label]}\n" for at, label in enumerate(_LABELS)
+    )
+    by_path = "path,label\n" + "".join(
+        f"{name},{label}\n" for name, label in zip(_IDS, _LABELS, strict=True)
+    )
+    review = "rank,index,path,recorded,suggested,score\n" + "".join(
+        f"1,{at},{_IDS[at]},{_CLASSES[at % 3]},dog,0.9\n" for at in (1, 4, 5)
+    )
     matrix = [[0.8, 0.1, 0.1], [0.0, 1.0, 0.0], [0.25, 0.25, 0.5]]
-    rows = "".join(f"{name},{','.join(map(str, row))}\n" for name, row in zip(_CLASSES, matrix, strict=True))
+    rows = "".join(
+        f"{name},{','.join(map(str, row))}\n" for name, row in zip(_CLASSES, matrix, strict=True)
+    )
     return [
         ("l.csv", by_index.encode()), ("l.csv", by_path.encode()), ("l.txt", "\n".join(map(str, _LABELS)).encode()),
         ("l.npy", _pickled({"label": np.array(_LABELS), "clean": np.array(_LABELS)})), ("r.csv", review.encode()),

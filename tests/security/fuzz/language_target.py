@@ -1,4 +1,6 @@
-"""The language: texts of every registry, cut up and put together again -> parsed, brought to their normal form, and built."""
+"""The language: texts of every registry, cut up and put together again -> parsed, brought to their
+normal form, and built.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,17 @@ _VALUES = ("0", "1", "-1", "0.4", "1e400", "1e-400", "nan", "inf", "-inf", "True
 def _words() -> list[str]:
     registries: tuple[Registry, ...] = (LOSSES, NOISES, STRATEGIES)
     texts = [
-        f"{entry.name}({p.name}={value})" for r in registries for entry in r for p in entry.parameters for value in ("0.5", "1", "auto")
+        f"{entry.name}({p.name}={value})"
+        for r in registries
+        for entry in r
+        for p in entry.parameters
+        for value in ("0.5", "1", "auto")
     ]
-    texts += [entry.name for r in registries for entry in r] + [m.loss for m in METHODS.values()] + [m.strategy for m in METHODS.values()]
+    texts += (
+        [entry.name for r in registries for entry in r]
+        + [m.loss for m in METHODS.values()]
+        + [m.strategy for m in METHODS.values()]
+    )
     return [*texts, "10*normalized(ce) + 0.1*mae", "lsr(el(eps=auto), alpha=0.1)", "asymmetric(rate=0.3, map='cifar10')", "timm:resnet50",
             "reviewed(symmetric(rate=0.2), action=drop, suspects='a.csv')", "openset(rate=0.2, source='digits')",
             "step(at=[1, 2], by=0.1)"]  # fmt: skip
@@ -51,7 +61,9 @@ def _text(choices: Choices, words: list[str]) -> str:
             text = re.sub(r"(?<==)[^,)]+", lambda _: choices.of(_VALUES), text)
         elif way == 3:
             text = (
-                f"{text[:-1]}, {choices.of(words).partition('(')[2] or 'x=1)'}" if text.endswith(")") else f"{text}({choices.of(_VALUES)})"
+                f"{text[:-1]}, {choices.of(words).partition('(')[2] or 'x=1)'}"
+                if text.endswith(")")
+                else f"{text}({choices.of(_VALUES)})"
             )
         else:
             text = mutated(choices, text.encode()).decode("utf-8", "replace")

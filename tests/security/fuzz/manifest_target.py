@@ -1,4 +1,6 @@
-"""The manifest reader: valid manifests of every kind with header, rows or bytes changed, and the checksum made right again."""
+"""The manifest reader: valid manifests of every kind with header, rows or bytes changed, and the
+checksum made right again.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ def _cut(manifest: Manifest) -> Manifest:
     cut = {name: getattr(manifest, name)[:_ROWS] for name in ("labels", "clean_labels", "val", "source", "trusted", "dropped")
            if getattr(manifest, name) is not None}  # fmt: skip
     meta = {**manifest.meta, "n": _ROWS}
-    return replace(manifest, meta={**meta, "subset": int((~cut["dropped"]).sum())} if "subset" in meta else meta, **cut)
+    return replace(
+        manifest,
+        meta={**meta, "subset": int((~cut["dropped"]).sum())} if "subset" in meta else meta,
+        **cut,
+    )
 
 
 def _seeds() -> list[bytes]:
@@ -42,10 +48,15 @@ def _seeds() -> list[bytes]:
               LabelWish("symmetric(rate=0.2)", subset=600)]  # fmt: skip
     made = [_cut(make_manifest(labels, wish, outside=outside)) for wish in wishes]
     ids = tuple(f"train/{label}/pict%ure,{at}.png" for at, label in enumerate(made[0].labels))
-    unknown = replace(made[0], ids=ids, clean_labels=np.where(np.arange(_ROWS) % 3, made[0].clean_labels, -1))
+    unknown = replace(
+        made[0], ids=ids, clean_labels=np.where(np.arange(_ROWS) % 3, made[0].clean_labels, -1)
+    )
     source = np.where(np.arange(_ROWS) % 4, -1, np.arange(_ROWS))
     opened = replace(
-        made[0], meta={**made[0].meta, "source": "mnist"}, source=source, clean_labels=np.where(source < 0, made[0].clean_labels, -1)
+        made[0],
+        meta={**made[0].meta, "source": "mnist"},
+        source=source,
+        clean_labels=np.where(source < 0, made[0].clean_labels, -1),
     )
     return [manifest.content for manifest in (*made, unknown, opened)]
 
@@ -56,7 +67,11 @@ def _again(head: bytes, body: bytes) -> bytes:
 
 def _header(content: Any) -> bytes:
     if not isinstance(content, dict):
-        return b"# noisebench_manifest: 1\n# " + yaml.dump(content, default_flow_style=True).encode("utf-8", "replace") + b"\n"
+        return (
+            b"# noisebench_manifest: 1\n# "
+            + yaml.dump(content, default_flow_style=True).encode("utf-8", "replace")
+            + b"\n"
+        )
     lines = (f"# {key}: {' '.join(yaml.dump(value, default_flow_style=True, width=1 << 20).splitlines()).removesuffix(' ...')}\n"
              for key, value in content.items())  # fmt: skip
     return "".join(lines).encode("utf-8", "replace")
@@ -78,7 +93,21 @@ def _made(choices: Choices, seed: bytes) -> bytes:
         rows = [line.split(b",") for line in body.splitlines()]
         at, column = choices.below(len(rows)), choices.below(len(rows[0]))
         rows[at][column : column + 1] = [
-            choices.of([b"", b"-1", b"10", b"9" * 25, b"1e3", b"0.5", b'"', b"nan", b"train", b"digits:7", b"1,2"])
+            choices.of(
+                [
+                    b"",
+                    b"-1",
+                    b"10",
+                    b"9" * 25,
+                    b"1e3",
+                    b"0.5",
+                    b'"',
+                    b"nan",
+                    b"train",
+                    b"digits:7",
+                    b"1,2",
+                ]
+            )
         ]
         body = b"\n".join(b",".join(row) for row in rows) + b"\n"
     else:
@@ -101,9 +130,24 @@ def _packed(choices: Choices, content: bytes) -> tuple[str, bytes]:
 def _use(manifest: Manifest, path: Path) -> None:
     """All that somebody asks of a manifest."""
     assert manifest.lies_at(path) or manifest.content
-    manifest.identity, manifest.known, manifest.wrong, manifest.parts, manifest.size, manifest.data, manifest.rate  # noqa: B018
-    manifest.held_out, manifest.confusion, manifest.empirical_transition  # noqa: B018
-    for ask in (lambda: manifest.noise_seed, lambda: manifest.transition, lambda: file_name(manifest, DATASETS["digits"])):
+    for name in (
+        "identity",
+        "known",
+        "wrong",
+        "parts",
+        "size",
+        "data",
+        "rate",
+        "held_out",
+        "confusion",
+        "empirical_transition",
+    ):
+        getattr(manifest, name)
+    for ask in (
+        lambda: manifest.noise_seed,
+        lambda: manifest.transition,
+        lambda: file_name(manifest, DATASETS["digits"]),
+    ):
         with suppress(NoisebenchError):
             ask()
     with suppress(NoisebenchError):

@@ -1,4 +1,6 @@
-"""The readers of .npz and .npy: valid files with arrays, headers, members or bytes changed -> data sets, teachers, predictions."""
+"""The readers of .npz and .npy: valid files with arrays, headers, members or bytes changed -> data
+sets, teachers, predictions.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,9 @@ def _array(choices: Choices, array: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             return (
-                array.astype(choices.of(("f8", "f2", "i8", "u1", "bool", "U5", "S5", "c16", "M8[s]")))
+                array.astype(
+                    choices.of(("f8", "f2", "i8", "u1", "bool", "U5", "S5", "c16", "M8[s]"))
+                )
                 if array.dtype.kind in "biuf"
                 else array
             )
@@ -86,7 +90,9 @@ def _array(choices: Choices, array: np.ndarray) -> np.ndarray:
         array = array.copy()
         highest = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else np.inf
         lowest = np.iinfo(array.dtype).min if array.dtype.kind in "iu" else np.nan
-        array.reshape(-1)[choices.place(array.size - 1)] = choices.of((0, 1, 9, 10, 100, highest, lowest))
+        array.reshape(-1)[choices.place(array.size - 1)] = choices.of(
+            (0, 1, 9, 10, 100, highest, lowest)
+        )
         return array
     return np.concatenate([array, array]) if way == 4 and array.ndim else array[None]
 
@@ -96,9 +102,19 @@ def _npy(choices: Choices, array: np.ndarray) -> bytes:
     np.save(file, array)
     raw = file.getvalue()
     if choices.chance(3):
-        said = {"descr": str(array.dtype.str), "fortran_order": choices.chance(2), "shape": array.shape}
-        said[choices.of(("shape", "descr", "fortran_order"))] = choices.of(choices.of((_SHAPES, _DTYPES)))  # type: ignore[assignment]
-        head = (repr(said) if choices.chance(2) else mutated(choices, repr(said).encode()).decode("latin1")).encode("latin1")
+        said = {
+            "descr": str(array.dtype.str),
+            "fortran_order": choices.chance(2),
+            "shape": array.shape,
+        }
+        said[choices.of(("shape", "descr", "fortran_order"))] = choices.of(
+            choices.of((_SHAPES, _DTYPES))
+        )  # type: ignore[assignment]
+        head = (
+            repr(said)
+            if choices.chance(2)
+            else mutated(choices, repr(said).encode()).decode("latin1")
+        ).encode("latin1")
         raw = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + array.tobytes()
     return mutated(choices, raw) if choices.chance(5) else raw
 
@@ -110,7 +126,11 @@ def npz_changed(choices: Choices, raw: bytes) -> bytes:
     with np.load(io.BytesIO(raw)) as archive:
         arrays = {name: archive[name] for name in archive.files}
     names = list(arrays)
-    wrong, way, packing = choices.of(names), choices.below(6), choices.of((0, 0, 0, 8, 8, 8, 12, 14))
+    wrong, way, packing = (
+        choices.of(names),
+        choices.below(6),
+        choices.of((0, 0, 0, 8, 8, 8, 12, 14)),
+    )
     file = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w", packing) as made:
         warnings.simplefilter("ignore")
@@ -118,7 +138,10 @@ def npz_changed(choices: Choices, raw: bytes) -> bytes:
             if name != wrong:
                 made.writestr(f"{name}.npy", _plain(array))
             elif way > 0:
-                made.writestr(f"{name}.npy" if way > 1 else f"{name}2.npy", _npy(choices, _array(choices, array)))
+                made.writestr(
+                    f"{name}.npy" if way > 1 else f"{name}2.npy",
+                    _npy(choices, _array(choices, array)),
+                )
                 if way == 2:
                     made.writestr(f"{name}.npy", _plain(array))
     return mutated(choices, file.getvalue(), _ZIP) if choices.chance(6) else file.getvalue()
@@ -138,11 +161,21 @@ def _saved(arrays: dict[str, Any]) -> bytes:
 
 def _seeds() -> dict[str, bytes]:
     generator = np.random.default_rng(0)
-    data = {f"{part}_images": generator.integers(0, 256, (n, 4, 4, 3), np.uint8) for part, n in (("train", 12), ("test", 6))}
-    data |= {f"{part}_labels": np.arange(n, dtype=np.int64)[:, None] % 3 for part, n in (("train", 12), ("test", 6))}
+    data = {
+        f"{part}_images": generator.integers(0, 256, (n, 4, 4, 3), np.uint8)
+        for part, n in (("train", 12), ("test", 6))
+    }
+    data |= {
+        f"{part}_labels": np.arange(n, dtype=np.int64)[:, None] % 3
+        for part, n in (("train", 12), ("test", 6))
+    }
     teacher = {"classes": np.tile(np.uint16([1, 0]), (12, 1)), "p": np.tile(np.float32([0.7, 0.3]), (12, 1)), "num_classes": np.int64(3),
                "labels_sha256": np.bytes_(b"a" * 64), "run": np.bytes_(b"x")}  # fmt: skip
-    return {"data": _saved(data), "teacher": _saved(teacher), "dynamics": _saved(Dynamics().arrays())}
+    return {
+        "data": _saved(data),
+        "teacher": _saved(teacher),
+        "dynamics": _saved(Dynamics().arrays()),
+    }
 
 
 def prepare(folder: Path) -> Callable[[bytes], None]:
@@ -153,7 +186,11 @@ def prepare(folder: Path) -> Callable[[bytes], None]:
     def attempt(data: bytes) -> None:
         choices = Choices(data)
         kind = choices.of([*seeds, "npy"])
-        raw = _npy(choices, _array(choices, table)) if kind == "npy" else npz_changed(choices, seeds[kind])
+        raw = (
+            _npy(choices, _array(choices, table))
+            if kind == "npy"
+            else npz_changed(choices, seeds[kind])
+        )
         path = folder / "file.npz"
         path.write_bytes(raw)
         if kind == "data":
@@ -173,6 +210,8 @@ def prepare(folder: Path) -> Callable[[bytes], None]:
             pass
         dataset = find_dataset(str(path))
         images = read_images(dataset, root)
-        assert images.fingerprint and len(read_labels(dataset, root).labels) == len(images.train_labels) == len(images.train_images)
+        assert images.fingerprint and len(read_labels(dataset, root).labels) == len(
+            images.train_labels
+        ) == len(images.train_images)
 
     return attempt

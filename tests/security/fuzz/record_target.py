@@ -1,4 +1,6 @@
-"""The record reader: a real run's folder with one file changed -> tables in every format, pages, history, predictions, a gate."""
+"""The record reader: a real run's folder with one file changed -> tables in every format, pages,
+history, predictions, a gate.
+"""
 
 from __future__ import annotations
 
@@ -35,26 +37,54 @@ _METRICS = ("last", "last,best,nll", "per_minute,minutes,work", "auroc,precision
 
 
 def train(root: Path) -> Path:
-    """A finished run's folder; made by another process where this one has not loaded torch, which takes much of the memory."""
-    words = ["train", "digits", "--subset", "120", "--sym", "0.4", "--model", "mlp", "--epochs", "2"]
+    """A finished run's folder; made by another process where this one has not loaded torch, which
+    takes much of the memory.
+    """
+    words = [
+        "train",
+        "digits",
+        "--subset",
+        "120",
+        "--sym",
+        "0.4",
+        "--model",
+        "mlp",
+        "--epochs",
+        "2",
+    ]
     command = ["-q", "-C", str(root), *words]
     if "torch" in sys.modules:
         assert main(command) == 0
     else:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, "-m", "noisebench", *command], check=True, stdout=subprocess.DEVNULL, env=environment)
+        subprocess.run(
+            [sys.executable, "-m", "noisebench", *command],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+        )
     return next((root / "runs").glob("*__*"))
 
 
 def _failure(run: RunFolder) -> dict[str, Any]:
     about = {**run.about(), "metrics": None}
-    return {"schema": 1, "about": about, "type": "RunFailed", "message": "the cost is NaN in epoch 2", "traceback": ""}
+    return {
+        "schema": 1,
+        "about": about,
+        "type": "RunFailed",
+        "message": ("the cost is NaN in epoch 2"),
+        "traceback": "",
+    }
 
 
 def prepare(folder: Path) -> Callable[[bytes], None]:
     """A copy of the run for each input, but for the file that is changed."""
     original = RunFolder(train(folder / "seed"))
-    files = {path.name: path.read_bytes() for path in original.path.iterdir() if path.suffix != ".safetensors"}
+    files = {
+        path.name: path.read_bytes()
+        for path in original.path.iterdir()
+        if path.suffix != ".safetensors"
+    }
     files["error.json"] = json.dumps(_failure(original)).encode()
     files["trackers.json"] = b'{"mlflow": "1", "wandb": "x"}'
     baseline = report_of([original], Shape()).render("json").encode()
@@ -77,7 +107,9 @@ def prepare(folder: Path) -> Callable[[bytes], None]:
             path = root / name
             path.write_bytes(_changed(choices, name, baseline))
             check(
-                report_of([RunFolder(place)], Shape()).document(), read_baseline(path, "last"), Rules(tolerance=choices.of((0, 0.5)))
+                report_of([RunFolder(place)], Shape()).document(),
+                read_baseline(path, "last"),
+                Rules(tolerance=choices.of((0, 0.5))),
             ).document()
             return
         (place / name).write_bytes(_changed(choices, name, files[name]))
@@ -99,10 +131,25 @@ def _changed(choices: Choices, name: str, content: bytes) -> bytes:
 def _use(run: RunFolder, name: str, choices: Choices, root: Path) -> None:
     """What commands ask of a run, each by itself; at last what they would refuse."""
     _runs(Globals(root, None, True, (), True, False))
-    form, metric, budget = choices.of(_FORMS), choices.of(_METRICS), choices.of(("epochs", "compute"))
-    shown = [lambda: report_of([run], Shape(metric=metric, budget=budget), workspace=Workspace(root)).render(form)]
-    paged = [lambda: report_of([run], Shape(), workspace=Workspace(root)).render("html")] if choices.chance(10) else []
-    said = [lambda: draw_run(_evaluate(run)), lambda: [judge(arrays, better_score(arrays)) for arrays in [checked_arrays(run, 10)]]]
+    form, metric, budget = (
+        choices.of(_FORMS),
+        choices.of(_METRICS),
+        choices.of(("epochs", "compute")),
+    )
+    shown = [
+        lambda: report_of(
+            [run], Shape(metric=metric, budget=budget), workspace=Workspace(root)
+        ).render(form)
+    ]
+    paged = (
+        [lambda: report_of([run], Shape(), workspace=Workspace(root)).render("html")]
+        if choices.chance(10)
+        else []
+    )
+    said = [
+        lambda: draw_run(_evaluate(run)),
+        lambda: [judge(arrays, better_score(arrays)) for arrays in [checked_arrays(run, 10)]],
+    ]
     uses: dict[str, list[Callable[[], object]]] = {
         "result.json": [*shown, *paged, lambda: reproduction(run.about()).command, said[0]],
         "error.json": [*shown, *paged, lambda: reproduction(run.about()).command, run.failure],

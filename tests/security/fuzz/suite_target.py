@@ -1,4 +1,6 @@
-"""The suite reader: the packaged suites, one at a time, with values, lines or bytes changed -> read, and every run listed."""
+"""The suite reader: the packaged suites, one at a time, with values, lines or bytes changed ->
+read, and every run listed.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ from pathlib import Path
 
 import yaml
 
-from noisebench.experiments.suite import expand, find_suite, labels_of, packaged_suites, read_suites, wish_of
+from noisebench.experiments.suite import (
+    expand,
+    find_suite,
+    labels_of,
+    packaged_suites,
+    read_suites,
+    wish_of,
+)
 
 from .choices import VALUES, Choices, changed, mutated
 
