@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from .runs.folder import results
     from .strategies import register_strategy
 
-_HOMES = {
-    "Manifest": "manifest",
-    "corrupt": "api",
-    "loss": "api",
-    "losses": "losses",
-    "read_manifest": "manifest",
-    "register_loss": "losses",
-    "register_noise": "noise",
-    "register_strategy": "strategies",
-    "report": "report",
-    "results": "runfolder",
-    "transition": "noise",
+_SOURCES = {  # name -> where it is defined, and its name there
+    "Manifest": ("labels.manifest", "Manifest"),
+    "corrupt": ("api", "corrupt"),
+    "loss": ("api", "loss"),
+    "losses": ("losses", ""),
+    "read_manifest": ("labels.manifest", "read_manifest"),
+    "register_loss": ("losses", "register_loss"),
+    "register_noise": ("noise", "register_noise"),
+    "register_strategy": ("strategies", "register_strategy"),
+    "report": ("reporting", "make_report"),
+    "results": ("runs.folder", "results"),
+    "transition": ("noise", "transition"),
 }
 
 __all__ = [
@@ -48,10 +48,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _SOURCES:
         raise AttributeError(f"module 'noisebench' has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_HOMES[name]}")
-    return module if _HOMES[name] == name else getattr(module, name)
+    module, attribute = _SOURCES[name]
+    imported = import_module(f"noisebench.{module}")
+    return getattr(imported, attribute) if attribute else imported
 
 
 def __dir__() -> list[str]:

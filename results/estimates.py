@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 from cleanlab import count
-from noisebench.metrics.scores.confident_learning import Estimates
 
 from noisebench.experiments.suite import SuiteRun
-from noisebench.runs import noise_estimation as warmup
+from noisebench.metrics.confident_learning import Estimates
+from noisebench.runs import noise_estimation
 from noisebench.runs.queue import plan_one
 from noisebench.runs.session import find_device
 from noisebench.runs.workspace import Workspace
@@ -78,14 +78,14 @@ def out_of_fold(
             SuiteRun({**settings, "loss": "el(eps=estimated)", "precision": "fp32"}, seed, seed),
         )
         training, predicted = run.manifest.in_training, list[np.ndarray]()
-        warmup.judge_folds(
+        noise_estimation.judge_folds(
             run,
             workspace.training_images(run.dataset, run.manifest),
             find_device("cpu"),
             predicted,
             train,
         )
-        which = warmup.folds(run)
+        which = noise_estimation.folds(run)
         log_p = np.empty((len(which), run.dataset.num_classes), np.float32)
         for fold, rows in enumerate(predicted):
             log_p[which == fold] = rows

@@ -179,7 +179,7 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
-    from ..metrics import scores as metrics
+    from ..metrics import scores
     from ..runs.predictions import check_counts, read_said
 
     record = folder.full_record()
@@ -193,7 +193,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         "classes": record["data"]["classes"],
         **check_counts(record, said),
         **said.metrics(num_classes),
-        "confusion": metrics.confusion(
+        "confusion": scores.confusion(
             said.test.predicted, said.labels["test"], num_classes
         ).tolist(),
     }

@@ -181,7 +181,7 @@ def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[P
     try:
         # A dataclass's own __init__ would look up what it inherits in the wrong module.
         plain_class = isinstance(build, type) and not is_dataclass(build)
-        called: Any = build.__init__ if plain_class else build  # type: ignore[misc]
+        called: Any = build.__init__ if plain_class else build
         hints = typing.get_type_hints(called, include_extras=True)
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}

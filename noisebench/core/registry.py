@@ -48,7 +48,7 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        return self.doc.partition("\n")[0]
+        return " ".join(self.doc.partition("\n\n")[0].split())
 
     @property
     def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ..core import hardware as memory
+from ..core import hardware
 from ..core.hardware import cores
 from . import warm
 from .attempt import Attempt, Fate
@@ -32,7 +32,7 @@ def environment(threads: int | str, name: str = "") -> dict[str, str]:
     """
     named = {"NOISEBENCH_JOB": name} if name else {}
     return {
-        **memory.ENVIRONMENT,
+        **hardware.ENVIRONMENT,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         **named,

@@ -25,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from ..core import hardware as memory
+from ..core import hardware
 
 # Elsewhere system libraries may have threads, which do not survive a fork. Some builds of Python
 # for Linux know no pidfd.
@@ -61,7 +61,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 # a pipe that reads the parent's output ends with the parent
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, **memory.ENVIRONMENT, **single},
+                env={**os.environ, **hardware.ENVIRONMENT, **single},
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the parent
             )

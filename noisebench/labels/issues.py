@@ -13,7 +13,7 @@ import numpy as np
 from ..core.files.atomic import write_text
 from ..core.sanitize import as_cell, as_csv, path_as_cell
 from ..errors import DataError
-from ..metrics import scores as metrics
+from ..metrics import scores
 from ..metrics.predictions import Predictions
 from .manifest import Manifest
 
@@ -167,10 +167,10 @@ def how_good(said: Predictions, manifest: Manifest) -> dict[str, Any]:
     open to doubt, and the share of the list that is wrong; None where nobody knows.
     """
     among, found = ~beyond_doubt(manifest), doubted(said, manifest.labels, beyond_doubt(manifest))
-    known = found[manifest.truth[found] != metrics.UNKNOWN]
-    detection = metrics.of_training(
-        said.take(among), manifest.labels[among], manifest.truth[among]
-    )["detection"]
+    known = found[manifest.truth[found] != scores.UNKNOWN]
+    detection = scores.of_training(said.take(among), manifest.labels[among], manifest.truth[among])[
+        "detection"
+    ]
     wrong = manifest.labels[known] != manifest.truth[known]
     return {
         "listed": len(found),

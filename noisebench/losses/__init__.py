@@ -7,8 +7,6 @@ from importlib import import_module
 from typing import Any
 
 from . import combinators, links, pointwise
-from . import pointwise as penalties
-from . import pointwise as rowwise
 from .optimum import equal_loss_optimum, optimum_of, predicted
 from .registry import LOSSES, build_loss, build_penalty, cost_of, register_loss
 from .scores import Loss, Penalty, Scores, log_softmax

@@ -1,10 +1,9 @@
 """Label noise: clean labels -> probabilities -> one draw. Knows no dataset."""
 
-from . import class_conditional as models  # the first in every list
+from . import class_conditional  # the first in every list
 
 # isort: split
-from . import given as recorded
-from . import instance_dependent as instance
+from . import given, instance_dependent
 from .given import label_file_of
 from .maps import MAPS, ClassMap, class_map
 from .registry import (
@@ -40,17 +39,17 @@ __all__ = [
     "Teacher",
     "build_noise",
     "by_class",
+    "class_conditional",
     "class_map",
     "draw",
-    "instance",
+    "given",
+    "instance_dependent",
     "is_drawn",
     "label_file_of",
     "members",
-    "models",
     "normal_noise",
     "parse_noise",
     "record",
-    "recorded",
     "register_noise",
     "takes",
     "transition",

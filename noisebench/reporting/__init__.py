@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import Any
-
 from .aggregate import AXES, read_rows, where
 from .ci.gate import Check, Rules, check, read_baseline, read_tolerance
 from .metrics import METRICS, find_metric
@@ -43,13 +39,3 @@ __all__ = [
     "runs_at",
     "where",
 ]
-
-
-class _Callable(ModuleType):
-    """`nb.report(...)` is promised, and importing this package puts it under that very name."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Report:
-        return make_report(*arguments, **options)
-
-
-sys.modules[__name__].__class__ = _Callable

@@ -21,7 +21,7 @@ from ..core.expressions import parse
 from ..datasets import Dataset, Fitting, ImageArray, Images, Pictures, at_hand, fit_set, number_in
 from ..errors import DataError, NoisebenchError
 from ..experiments.oracle import with_estimates
-from ..metrics import scores as metrics
+from ..metrics import scores
 from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, Strategy, build_strategy
@@ -130,8 +130,8 @@ def evaluate_on(
         "classes_by": "name"
         if have_names(own["classes"]) and have_names(other.classes)
         else "number",
-        **metrics.of_test(predictions, labels, own["num_classes"]),
-        "confusion": metrics.confusion(predictions.predicted, labels, own["num_classes"]).tolist(),
+        **scores.of_test(predictions, labels, own["num_classes"]),
+        "confusion": scores.confusion(predictions.predicted, labels, own["num_classes"]).tolist(),
         "images": said or ["used as they are"],
         "trained_on": None
         if manifest_of_run is None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..metrics import scores as metrics
+from ..metrics import scores
 from ..metrics.predictions import Predictions
 from .folder import RunFolder
 
@@ -32,7 +32,7 @@ class Said:
     def metrics(self, num_classes: int) -> dict[str, Any]:
         """As they stand in result.json. Raises DataError as `check` does."""
         self.check()
-        return metrics.of_run(self.train, self.test, self.labels, num_classes, self.parts)
+        return scores.of_run(self.train, self.test, self.labels, num_classes, self.parts)
 
     def check(self) -> None:
         """Raises DataError where a prediction is not finite: no number comes of it."""
@@ -80,7 +80,7 @@ def _said(folder: RunFolder, arrays: dict[str, np.ndarray], num_classes: int) ->
             part: arrays[f"{part}_labels"].astype(np.int64)
             for part in ("recorded", "clean", "test")
         }
-        parts = metrics.parts_of(arrays, len(labels["recorded"]))
+        parts = scores.parts_of(arrays, len(labels["recorded"]))
         _check_labels(labels, parts, num_classes)
         train = Predictions.load(arrays, "train", labels["recorded"], labels["clean"])
         test = Predictions.load(arrays, "test", labels["test"], labels["test"])

@@ -16,7 +16,7 @@ from ..datasets import Fitting, Images, Pictures
 from ..errors import RunFailed
 from ..experiments.resolve import PROTOCOL, WHERE, Run
 from ..labels.manifest import LARGEST_T, Manifest
-from ..metrics import scores as metrics
+from ..metrics import scores
 from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..training.distributed.processes import Ranks
@@ -35,7 +35,7 @@ _PARTS = ("train_images", "test_images")
 
 
 def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, Any]:
-    """One line of metrics.csv. The training columns are what the network said in passing, on
+    """One line of scores.csv. The training columns are what the network said in passing, on
     augmented images.
     """
     manifest, training = run.manifest, run.manifest.in_training
@@ -50,11 +50,11 @@ def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[
         "epoch": end.epoch,
         "lr": end.lr,
         "loss": end.loss,
-        "train_recorded": metrics.accuracy(predicted, recorded),
-        "train_clean": metrics.accuracy(predicted[known], clean[known]),
-        "memorised": metrics.memorised(predicted, recorded, clean),
+        "train_recorded": scores.accuracy(predicted, recorded),
+        "train_clean": scores.accuracy(predicted[known], clean[known]),
+        "memorised": scores.memorised(predicted, recorded, clean),
         **({} if manifest.val is None else {"val_recorded": _val_recorded(manifest, end)}),
-        "test_acc": metrics.accuracy(end.test_log_p.argmax(1), images.test_labels),
+        "test_acc": scores.accuracy(end.test_log_p.argmax(1), images.test_labels),
         "seconds": round(seconds, 4),
     }
 
@@ -62,7 +62,7 @@ def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[
 def _val_recorded(manifest: Manifest, end: EpochEnd) -> float | None:
     """The share of validation labels that are predicted."""
     assert manifest.val is not None and end.val_log_p is not None, "what is held out is predicted"
-    return metrics.accuracy(end.val_log_p.argmax(1), manifest.labels[manifest.val])
+    return scores.accuracy(end.val_log_p.argmax(1), manifest.labels[manifest.val])
 
 
 def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progress:
@@ -114,7 +114,7 @@ def _written(
     folder.write_dynamics(course.dynamics)
     _write_weights(folder, trainer)
     folder.write_history(course.history)
-    evaluated = metrics.of_run(train, test, labels, run.dataset.num_classes, manifest.parts)
+    evaluated = scores.of_run(train, test, labels, run.dataset.num_classes, manifest.parts)
     record = _record(run, trainer, course, _seen(run, train, end), evaluated)
     record["data"]["preprocessing"] = preprocessing(run, images)
     if course.found is not None:

@@ -4,28 +4,12 @@ names.
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from ..core.expressions import WORDS, Call, Expression
 from ..errors import LanguageError
-from . import (
-    correction,
-    curriculum,
-    dividemix,
-    learned,
-    mentornet,
-    plain,
-    sieve,
-    transition,
-    verified,
-)
-from . import coteaching as peers
-from . import dmi as information
-from . import elr as early
-from . import elr_plus as early_plus
-from . import gjs as jensen_shannon
-from . import gmm_split as division
-from . import mixup as mixing
-from . import nlnl as complementary
-from . import sop as overparameterised
+from . import plain  # the first in every list
 from .base import (
     STRATEGIES,
     Batch,
@@ -38,6 +22,25 @@ from .base import (
     WholeSet,
     register_strategy,
 )
+
+__all__ = [
+    "STRATEGIES",
+    "Batch",
+    "Belief",
+    "Facts",
+    "Networks",
+    "Output",
+    "Passes",
+    "Strategy",
+    "WholeSet",
+    "build_strategy",
+    "normal_strategy",
+    "plain",
+    "register_strategy",
+]
+
+for module in iter_modules(__path__):  # each registers its strategies
+    import_module(f"{__name__}.{module.name}")
 
 
 def normal_strategy(text: str | Expression) -> Call:
@@ -60,37 +63,3 @@ def build_strategy(text: str | Expression) -> Strategy:
             )
     strategy: Strategy = STRATEGIES[call.name].build(**dict(call.kwargs))
     return strategy
-
-
-__all__ = [
-    "STRATEGIES",
-    "Batch",
-    "Belief",
-    "Facts",
-    "Networks",
-    "Output",
-    "Passes",
-    "Strategy",
-    "WholeSet",
-    "build_strategy",
-    "complementary",
-    "correction",
-    "curriculum",
-    "dividemix",
-    "division",
-    "early",
-    "early_plus",
-    "information",
-    "jensen_shannon",
-    "learned",
-    "mentornet",
-    "mixing",
-    "normal_strategy",
-    "overparameterised",
-    "peers",
-    "plain",
-    "register_strategy",
-    "sieve",
-    "transition",
-    "verified",
-]

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from noisebench.metrics.scores.predictions import DENSE, TOP, Predictions
 
 from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.experiments.suite import packaged_suites, read_suites
 from noisebench.labels.issues import together
 from noisebench.labels.manifest import read_manifest
+from noisebench.metrics.predictions import DENSE, TOP, Predictions
 from noisebench.training.networks import make_network
 
 SIDE = "--dataset mine.npz --model mlp --init warm.pt --jobs 1"

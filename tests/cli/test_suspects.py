@@ -16,8 +16,6 @@ import pytest
 from cleanlab.rank import get_self_confidence_for_each_label
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisebench.metrics.scores.dynamics import Dynamics
-from noisebench.metrics.scores.predictions import Predictions
 
 from noisebench.cli import main
 from noisebench.core.sanitize import as_cell, from_cell, path_as_cell
@@ -25,7 +23,9 @@ from noisebench.datasets import DATASETS, Labels
 from noisebench.labels.build import make_manifest
 from noisebench.labels.issues import better_score, beyond_doubt, doubted, how_good, write_suspects
 from noisebench.labels.manifest import Manifest
-from noisebench.metrics.scores import scores as metrics
+from noisebench.metrics import scores
+from noisebench.metrics.dynamics import Dynamics
+from noisebench.metrics.predictions import Predictions
 from noisebench.runs.folder import run_folders
 from noisebench.training.trainer import Trainer
 from tests.support.suites import reseal
@@ -182,7 +182,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(
     assert wrong[frame["index"][: len(frame) // 2]].mean() > 0.95
     score = np.zeros(len(wrong))
     score[frame["index"]] = frame["score"]
-    assert (metrics.auroc(score, wrong) or 0) > 0.9
+    assert (scores.auroc(score, wrong) or 0) > 0.9
     right = frame["suggested"] == arrays["clean_labels"][frame["index"]]
     assert right[wrong[frame["index"]]].mean() > 0.8
     assert (

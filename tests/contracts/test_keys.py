@@ -39,7 +39,7 @@ from noisebench.errors import ConfigError, DataError, LanguageError
 from noisebench.executors.job import Bundle, Job, Place
 from noisebench.executors.submission import EventFile
 from noisebench.executors.worker import work_on
-from noisebench.experiments import resolve as plan
+from noisebench.experiments import resolve
 from noisebench.experiments.backbones import BACKBONES
 from noisebench.experiments.recipes import Recipe
 from noisebench.experiments.resolve import Run, Wish, plan_run
@@ -409,7 +409,7 @@ def test_the_versions_of_noises_networks_estimates_weights_and_the_protocol_are_
     ):
         before = planned(images, **wish)
         assert before.key
-        monkeypatch.setattr(plan, constant, 99)
+        monkeypatch.setattr(resolve, constant, 99)
         assert differ(before, planned(images, **wish)), constant
 
 

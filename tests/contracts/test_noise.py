@@ -18,12 +18,12 @@ from noisebench.noise import (
     NOISES,
     build_noise,
     class_map,
+    draw,
     label_file_of,
     normal_noise,
     takes,
     transition,
 )
-from noisebench.noise import sampling as draw
 
 RATES = (0.0, 0.1, 0.37, 0.8, 0.999)
 LIGHT = settings(max_examples=40, deadline=None)

@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from noisebench.cli import main
-from noisebench.core import hardware as precision
+from noisebench.core import hardware
 from noisebench.errors import DataError, RunFailed
 from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
@@ -246,11 +246,11 @@ def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None
 def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from noisebench.runs import noise_estimation as warmup
+    from noisebench.runs import noise_estimation
 
     desk, seen = Desk(tmp_path), []
     run = held_out(desk, loss="el(eps=estimated)")
-    inner = warmup.fold_trainer
+    inner = noise_estimation.fold_trainer
 
     def spoiled(*arguments: Any) -> Trainer:
         trainer = inner(*arguments)
@@ -258,14 +258,14 @@ def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_to
         seen.append(trainer)
         return trainer
 
-    monkeypatch.setattr(warmup, "fold_trainer", spoiled)
+    monkeypatch.setattr(noise_estimation, "fold_trainer", spoiled)
     with pytest.raises(
         RunFailed,
         match=r"failed: while the noise was estimated, the gradient of "
         r"head.bias became inf at epoch 1, step 2",
     ):
         desk.execute(run)
-    within = np.flatnonzero(run.manifest.in_training)[warmup.folds(run) != 0]
+    within = np.flatnonzero(run.manifest.in_training)[noise_estimation.folds(run) != 0]
     assert (
         json.loads(desk.folder(run).error.read_text())["batch"]
         == within[seen[0].batches[1].numpy()].tolist()
@@ -482,8 +482,8 @@ def test_networks_compute_in_the_precision_that_the_record_names(tmp_path: Path)
 def test_a_machine_without_bf16_takes_float32_where_that_is_left_to_it_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "_cpu_flags", set)
-    monkeypatch.setattr(precision, "_capability", lambda number: None)
+    monkeypatch.setattr(hardware, "_cpu_flags", set)
+    monkeypatch.setattr(hardware, "_capability", lambda number: None)
     desk = Desk(tmp_path)
     left, asked = (desk.plan(precision=name, changes={"epochs": 1}) for name in ("auto", "bf16"))
     assert desk.execute(left)["precision"] == "fp32" and desk.execute(asked)["precision"] == "bf16"

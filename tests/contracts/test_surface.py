@@ -17,8 +17,7 @@ from noisebench.errors import DataError
 from noisebench.experiments.backbones import BACKBONES
 from noisebench.labels.build import Outside, label
 from noisebench.losses import LOSSES, build_loss, cost_of
-from noisebench.noise import NOISES, build_noise, normal_noise
-from noisebench.noise import sampling as draw
+from noisebench.noise import NOISES, build_noise, draw, normal_noise
 from noisebench.strategies import STRATEGIES
 from tests.conftest import Case
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from noisebench.core.files import lock as claims
-from noisebench.core.files import lock as holder
+from noisebench.core.files import lock
 from noisebench.core.files.lock import Holder, claimed, find_claim
 from noisebench.errors import DataError, NoisebenchError, RunTaken
 from noisebench.runs.folder import RunFolder
@@ -29,13 +28,13 @@ from noisebench.runs.folder import RunFolder
 HOLDER = """
 import sys
 from pathlib import Path
-from noisebench import claim, holder, storing
+from noisebench.core.files import atomic as storing, lock
 from noisebench.errors import RunTaken
-claim.BEAT, claim.SILENT = 0.05, 1.0
+lock.BEAT, lock.SILENT = 0.05, 1.0
 {before}
 for line in sys.stdin:
     try:
-        with claim.claimed(Path(line.strip())) as mine:
+        with lock.claimed(Path(line.strip())) as mine:
             print("held", flush=True)
             sys.stdin.readline()
             mine.check()
@@ -43,7 +42,7 @@ for line in sys.stdin:
     except RunTaken as taken:
         print("taken" if "is being run by" in str(taken) else f"lost: {{taken}}", flush=True)
 """
-ELSEWHERE = "holder.machine = lambda: 'another'"
+ELSEWHERE = "lock.machine = lambda: 'another'"
 LINKLESS = """
 def refuse(self, target):
     raise OSError(1, "no links here")
@@ -141,7 +140,7 @@ def dead_holder(gone: Other) -> dict[str, object]:
     return {
         "host": socket.gethostname(),
         "pid": gone.process.pid,
-        "machine": holder.machine(),
+        "machine": lock.machine(),
         "began": 7,
     }
 
@@ -212,7 +211,7 @@ def test_another_process_that_got_the_pid_of_a_dead_one_is_not_its_holder(
 def test_a_suspended_process_of_this_machine_keeps_its_claim(
     start: Callable[..., Other], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(claims, "SILENT", 0.2)
+    monkeypatch.setattr(lock, "SILENT", 0.2)
     other, path = start(), tmp_path / "claim"
     other.ask(path)
     other.process.send_signal(signal.SIGSTOP)
@@ -233,7 +232,7 @@ def test_a_claim_that_cannot_be_read_is_somebodys_until_it_is_old(
     path = tmp_path / "claim"
     path.write_bytes(text)
     assert is_taken(path)
-    old = time.time() - claims.SILENT - 1
+    old = time.time() - lock.SILENT - 1
     os.utime(path, (old, old))
     assert not is_taken(path) and left(path) == []
 
@@ -244,7 +243,7 @@ def test_a_claim_that_cannot_be_read_is_somebodys_until_it_is_old(
 def test_a_heart_that_beats_keeps_a_claim_on_another_machine(
     start: Callable[..., Other], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(claims, "SILENT", 0.5)
+    monkeypatch.setattr(lock, "SILENT", 0.5)
     other, path = start(ELSEWHERE), tmp_path / "claim"
     other.ask(path)
     for _ in range(10):
@@ -256,7 +255,7 @@ def test_a_heart_that_beats_keeps_a_claim_on_another_machine(
 def test_a_heart_that_stopped_is_succeeded_and_who_wakes_has_lost(
     start: Callable[..., Other], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(claims, "SILENT", 0.5)
+    monkeypatch.setattr(lock, "SILENT", 0.5)
     other, path = start(ELSEWHERE), tmp_path / "claim"
     other.ask(path)
     other.process.send_signal(signal.SIGSTOP)
@@ -410,12 +409,12 @@ def test_a_holder_reads_what_it_wrote() -> None:
 RUNNER = """
 import fcntl, sys
 from pathlib import Path
-from noisebench import claim
+from noisebench.core.files import lock
 from noisebench.errors import RunTaken
 path, oracle = Path(sys.argv[1]), open(sys.argv[2], "a")
 while True:
     try:
-        with claim.claimed(path) as mine:
+        with lock.claimed(path) as mine:
             try:
                 fcntl.flock(oracle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -22,12 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from noisebench.cli import main
-from noisebench.core.files import lock as claim
+from noisebench.core.files import lock
 from noisebench.errors import DataError, Interrupted, NoisebenchError, RunFailed
 from noisebench.experiments.command import reproduction
 from noisebench.experiments.resolve import Run
 from noisebench.labels.build import LabelWish
-from noisebench.runs import checkpoint as sitting
+from noisebench.runs import checkpoint
 from noisebench.runs.checkpoint import Conduct
 from noisebench.runs.folder import RunFolder
 from noisebench.training.trainer import Trainer
@@ -93,7 +93,7 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed(
         match=r"resume.pt cannot be resumed \(it is damaged.*: "
         r"delete it, or give --no-resume",
     ):
-        sitting.course_of(desk.folder(run), content, torch.device("cpu"))
+        checkpoint.course_of(desk.folder(run), content, torch.device("cpu"))
 
 
 def test_a_damaged_checkpoint_is_the_users_to_delete(
@@ -260,7 +260,7 @@ def test_a_claim_that_was_copied_along_is_nobodys_after_a_while(
         r"you know it to be gone, delete",
     ):
         copied.execute(run)
-    os.utime(folder.claim, (time.time() - claim.SILENT - 1,) * 2)
+    os.utime(folder.claim, (time.time() - lock.SILENT - 1,) * 2)
     copied.execute(run)
     assert folder.status() == "done" and not folder.claim.exists()
 
@@ -278,7 +278,7 @@ def test_what_the_dead_left_of_finished_runs_is_tidied_away_and_what_the_living_
         )
         (folder / "resume.pt").write_bytes(b"half of one")
     for folder in (finished, unfinished):
-        os.utime(folder / "claim", (time.time() - claim.SILENT - 1,) * 2)
+        os.utime(folder / "claim", (time.time() - lock.SILENT - 1,) * 2)
     halve(unfinished / "result.json")
     for folder in map(RunFolder, (finished, at_work, unfinished)):
         folder.tidy()
@@ -296,7 +296,7 @@ def test_a_clock_set_back_changes_nothing_but_dates(
     """Each time that it is asked it says an hour less."""
     hours = iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(hours))
-    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
+    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda clock: True)
     desk = Desk(tmp_path)
     record = desk.execute(desk.plan())
     assert 0 < record["seconds"] < 60 and record["images_per_second"] > 0
@@ -332,7 +332,7 @@ def test_the_next_checkpoint_is_due_by_what_the_last_one_took(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    clock = sitting.Clock(0.0)
+    clock = checkpoint.Clock(0.0)
     for took, least in ((0.0, 30), (0.1, 30), (1.5, 30), (2.6, 52), (60.0, 1200), (0.5, 30)):
         with clock.checkpoint():
             now += took
@@ -352,7 +352,7 @@ def test_one_can_watch_the_epochs_in_a_file_that_grows(tmp_path: Path) -> None:
     with ExitStack() as watching:
         files: list[IO[str]] = []
 
-        def listen(progress: sitting.Progress) -> None:
+        def listen(progress: checkpoint.Progress) -> None:
             files.extend([watching.enter_context(history.open())] if not files else [])
             seen.append(files[0].read())
 
@@ -406,7 +406,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(
             raise error
         make(self)
 
-    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
+    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "make_step", step)
     with pytest.raises(
         RunFailed,
@@ -421,7 +421,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(
 
 
 def test_another_failure_is_not_resumed(desk_of: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
+    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "end_training", lambda self: 1 / 0)
     run = desk_of.plan()
     with pytest.raises(RunFailed, match="ZeroDivisionError: division by zero"):

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 
 from noisebench.cli.progress import DownloadProgress
-from noisebench.datasets import download as fetching
-from noisebench.datasets import download as transfer
+from noisebench.datasets import download
 from noisebench.datasets.download import MIRROR, NoHost, Published, fetch, turn
 from noisebench.errors import ConfigError, DataError
 from tests.support.hosting import (
@@ -42,7 +41,7 @@ DEAD = "http://127.0.0.1:9/"  # where nobody answers
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_PAUSE", 0.0)
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_a_file_arrives_whole_and_is_not_asked_for_again(host: Host, tmp_path: P
 def test_a_broken_connection_is_gone_on_from_at_the_very_byte(
     how: Callable[[int], Any], host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "SILENCE", 0.3)
+    monkeypatch.setattr(download, "SILENCE", 0.3)
     host.answers = [how(1_000_000), how(1_500_000)]
     fetch(file_of(host), tmp_path)
     assert_whole(tmp_path)
@@ -108,7 +107,7 @@ def test_a_host_that_gets_no_further_is_left_after_three_tries(
 def test_as_long_as_a_host_gets_further_it_is_asked_again(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_FURTHER", 100_000)
+    monkeypatch.setattr(download, "_FURTHER", 100_000)
     host.answers = [breaks_off(100_000)] * 20
     fetch(file_of(host), tmp_path)
     assert_whole(tmp_path)
@@ -171,7 +170,7 @@ def test_of_a_file_whose_size_nobody_published_no_more_is_taken_than_said(
 def test_a_host_is_not_waited_for_longer_than_it_may_be_silent(
     host: Host, mirror: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "SILENCE", 0.2)
+    monkeypatch.setattr(download, "SILENCE", 0.2)
     host.answers = [falls_silent(0)] * 9
     fetch(file_of(host, mirror), tmp_path)
     assert_whole(tmp_path)
@@ -272,7 +271,7 @@ def test_a_full_disk_is_said_and_asks_no_other_host(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(transfer.os, "fsync", full)
+    monkeypatch.setattr(download.os, "fsync", full)
     with pytest.raises(
         DataError,
         match=r"cannot write .*file\.bin\.part: No space left on "

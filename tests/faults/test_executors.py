@@ -15,8 +15,7 @@ import pytest
 from noisebench.cli import main
 from noisebench.core.signals import PatientSignals, StopSignals
 from noisebench.errors import DataError
-from noisebench.executors import local as process
-from noisebench.executors import warm
+from noisebench.executors import local, warm
 from noisebench.executors.attempt import MOST_LOST, Attempt
 from noisebench.executors.job import Bundle, Event, Job, Place, bundles
 from noisebench.executors.local import LocalPool
@@ -219,7 +218,7 @@ while line := sys.stdin.readline():
 def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(
     cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", str(cut))))
+    monkeypatch.setattr(local, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", str(cut))))
     monkeypatch.setattr(warm, "AVAILABLE", False)
     place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
     events = list(LocalPool(place, 1).run([bundle(tmp_path, 3)]))
@@ -236,7 +235,7 @@ def test_a_worker_on_ray_that_is_killed_in_the_midst_of_a_line_says_how_it_died(
     pytest.importorskip("ray", reason="needs ray: pip install 'noisebench[ray]'")
     from noisebench.executors.ray_pool import serve
 
-    monkeypatch.setattr(process, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", "14")))
+    monkeypatch.setattr(local, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", "14")))
     place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
     heard = [
         json.loads(line)

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from noisebench.cli import main
-from noisebench.core.files import lock as claim
+from noisebench.core.files import lock
 from noisebench.errors import RunTaken
 from noisebench.labels.manifest import read_manifest
-from noisebench.runs import checkpoint as sitting
+from noisebench.runs import checkpoint
 from noisebench.runs.checkpoint import Conduct
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.packing import loads
@@ -32,7 +32,7 @@ from tests.unit.test_runner import Desk
 # Writes down what is done, one letter each, from any process: an epoch of a run, a manifest.
 COUNTING = """
 import os
-from noisebench.metrics.scores.dynamics import Dynamics
+from noisebench.metrics.dynamics import Dynamics
 from noisebench.labels.manifest import Manifest
 
 def note(letter):
@@ -203,15 +203,16 @@ TRAINING = """
 import sys
 from pathlib import Path
 import torch
-from noisebench import claim, holder, sitting
+from noisebench.core.files import lock
+from noisebench.runs import checkpoint
 from noisebench.errors import RunTaken
 from tests.unit.test_runner import Desk
 torch.set_num_threads(1)
-claim.BEAT, claim.SILENT, sitting._CHECKPOINT_EVERY = 0.05, 1.0, 0.1
-holder.machine = lambda: "another"
+lock.BEAT, lock.SILENT, checkpoint._CHECKPOINT_EVERY = 0.05, 1.0, 0.1
+lock.machine = lambda: "another"
 desk = Desk(Path(sys.argv[1]))
 try:
-    desk.execute(desk.plan(changes={"epochs": 60}), sitting.Conduct(listen=lambda progress: print(progress.epoch, flush=True)))
+    desk.execute(desk.plan(changes={"epochs": 60}), checkpoint.Conduct(listen=lambda progress: print(progress.epoch, flush=True)))
 except RunTaken as taken:
     print(taken, flush=True)
 """
@@ -235,7 +236,7 @@ def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alo
         other.send_signal(signal.SIGSTOP)
         with pytest.raises(RunTaken, match="is being run by process"):
             desk.execute(run)
-        monkeypatch.setattr(claim, "SILENT", 0.3)
+        monkeypatch.setattr(lock, "SILENT", 0.3)
         time.sleep(0.6)
         epochs: list[int] = []
         desk.execute(run, Conduct(listen=lambda progress: epochs.append(progress.epoch)))
@@ -269,7 +270,7 @@ def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(
     shared = agenda(tmp_path / "shared", "smoke", seeds=[0])
     if anew:
         carried_out(tmp_path / "shared", shared[1:2])
-    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda clock: True)
+    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda clock: True)
     lost, steps, epochs = shared[1].folder, iter(range(1_000_000)), 0
 
     def stop() -> bool:
@@ -277,7 +278,7 @@ def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(
             lost.claim.write_text(json.dumps({"host": "elsewhere", "pid": 7}))
         return False
 
-    def listen(progress: sitting.Progress) -> None:
+    def listen(progress: checkpoint.Progress) -> None:
         nonlocal epochs
         epochs += 1
 

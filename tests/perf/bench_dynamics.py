@@ -15,18 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from noisebench.metrics.scores.dynamics import Dynamics
 from torch import Tensor
 
 from noisebench.core.hardware import resolve_precision
 from noisebench.datasets import DATASETS, read_images
 from noisebench.experiments.recipes import make_recipe
 from noisebench.losses import build_loss
-from noisebench.noise import build_noise
-from noisebench.noise import sampling as draw
+from noisebench.metrics.dynamics import Dynamics
+from noisebench.noise import build_noise, draw
 from noisebench.strategies import build_strategy
-from noisebench.training import packed as pack_module
-from noisebench.training import trainer as trainer_module
+from noisebench.training import packed, trainer
 from noisebench.training.epoch_stats import Passing
 from noisebench.training.packed import Pack
 from noisebench.training.trainer import Task, Trainer
@@ -47,7 +45,7 @@ class ClassAlone(Passing):
 
 def training(model: str, runs: int, kind: type[Passing]) -> Callable[[], float]:
     """Seconds of an epoch on digits, of one run or of a pack."""
-    trainer_module.Passing = pack_module.Passing = kind  # type: ignore[misc]
+    trainer.Passing = packed.Passing = kind  # type: ignore[misc]
     data = read_images(DATASETS["digits"], Path("unused"))
     recorded = draw(data.train_labels, build_noise("symmetric(rate=0.4)", 10).transition, 0)
     recipe = replace(make_recipe("digits", "digits", augment={}, changes={}), epochs=100_000)
@@ -61,7 +59,7 @@ def training(model: str, runs: int, kind: type[Passing]) -> Callable[[], float]:
     )
 
     def epoch() -> float:
-        trainer_module.Passing = pack_module.Passing = kind  # type: ignore[misc]
+        trainer.Passing = packed.Passing = kind  # type: ignore[misc]
         begun = time.perf_counter()
         for end in step():
             if kind is Passing:

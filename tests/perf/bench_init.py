@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from noisebench.metrics.scores.predictions import Predictions
-from noisebench.metrics.scores.scores import auroc, average_precision
 
 from noisebench.cli import main
 from noisebench.datasets import read_human
 from noisebench.experiments.suite import find_suite
 from noisebench.labels.issues import better_score, doubted, judge, together
+from noisebench.metrics.predictions import Predictions
+from noisebench.metrics.scores import auroc, average_precision
 from noisebench.runs.queue import make_agenda
 from noisebench.runs.workspace import Workspace
 

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 from cleanlab.rank import get_normalized_margin_for_each_label, get_self_confidence_for_each_label
-from noisebench.metrics.scores.scores import auroc, average_precision
 
 from noisebench.cli import main
 from noisebench.datasets import read_human
 from noisebench.labels.manifest import Manifest, read_manifest
+from noisebench.metrics.scores import auroc, average_precision
 
 SEEDS = range(4)
 LAST, EARLY, FOLDS = "last epoch", "early epochs", "out of fold"

@@ -26,7 +26,7 @@ EPOCHS = 10
 STUB = '''
 """Epochs that take no time."""
 import numpy as np
-from noisebench.metrics.scores.dynamics import early_epochs
+from noisebench.metrics.dynamics import early_epochs
 from noisebench.training.packed import Pack
 from noisebench.training.trainer import EpochEnd, Trainer
 

@@ -171,9 +171,9 @@ SINCE = ("full", "read-only")  # what goes on, once it has begun
 def _child(case: dict[str, Any], answer: int) -> None:
     """The command, in a process of its own."""
     from noisebench.cli import main
-    from noisebench.runs import checkpoint as sitting
+    from noisebench.runs import checkpoint
 
-    sitting.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
+    checkpoint.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 it ends with the process
     touches = Touches(Path(case["place"]), case["fault"], case["at"])

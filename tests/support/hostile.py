@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from noisebench.metrics.scores.predictions import read_teacher
 
 from noisebench.cli import main
 from noisebench.datasets import find_dataset
@@ -31,6 +30,7 @@ from noisebench.datasets.npz import read_arrays
 from noisebench.errors import NoisebenchError
 from noisebench.experiments.suite import read_suites
 from noisebench.labels.manifest import read_manifest
+from noisebench.metrics.predictions import read_teacher
 from noisebench.noise.matrices import read_matrix
 from noisebench.reporting import read_baseline, read_runs
 from noisebench.reporting.runs_csv import runs_as_text

@@ -8,10 +8,10 @@ import signal
 import torch
 
 from noisebench.errors import DataError
-from noisebench.runs import checkpoint as sitting
+from noisebench.runs import checkpoint
 from noisebench.training.trainer import Trainer
 
-sitting.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
+checkpoint.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
 make_step = Trainer.make_step
 
 

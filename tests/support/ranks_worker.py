@@ -28,7 +28,7 @@ from noisebench.datasets import DATASETS, Images, read_images
 from noisebench.training.distributed.processes import Ranks, Spread, seat_here
 from noisebench.training.distributed.ranks import several_ranks
 from noisebench.training.distributed.sharing import kept_by_each
-from noisebench.training.networks import factory as beginning
+from noisebench.training.networks import factory
 from noisebench.training.trainer import Trainer
 from tests.conftest import small_trainer, weights
 
@@ -83,14 +83,14 @@ class _ChangedNetworks:
     """
 
     def __init__(self, change: str) -> None:
-        self._change, self._make = change, beginning.make_network
+        self._change, self._make = change, factory.make_network
 
     def __enter__(self) -> None:
         if self._change:
-            beginning.make_network = self._changed  # type: ignore[assignment]
+            factory.make_network = self._changed  # type: ignore[assignment]
 
     def __exit__(self, *exception: object) -> None:
-        beginning.make_network = self._make
+        factory.make_network = self._make
 
     def _changed(self, *arguments: Any) -> nn.Module:
         network = self._make(*arguments)

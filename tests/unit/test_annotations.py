@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisebench.metrics.scores.scores import memorised
 from PIL import Image
 
 from noisebench.cli import main
@@ -24,6 +23,7 @@ from noisebench.datasets import DATASETS, Dataset, Labels, Shape, read_annotatio
 from noisebench.errors import DataError, LanguageError
 from noisebench.labels.build import LabelWish, make_manifest
 from noisebench.labels.manifest import read_manifest
+from noisebench.metrics.scores import memorised
 
 LIGHT = settings(max_examples=30, deadline=None)
 CLASSES = ("cat", "dog", "sea, deep", "3")

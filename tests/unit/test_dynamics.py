@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from noisebench.metrics.scores.dynamics import BINS, Dynamics
 
 from noisebench.errors import DataError, Interrupted
+from noisebench.metrics.dynamics import BINS, Dynamics
 from noisebench.runs.checkpoint import Conduct
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from noisebench.metrics.scores.confident_learning import (
+
+import noisebench as nb
+from noisebench.errors import Interrupted, LanguageError
+from noisebench.experiments.oracle import estimated_facts
+from noisebench.experiments.resolve import Run
+from noisebench.losses import LOSSES
+from noisebench.metrics.confident_learning import (
     Estimates,
     anchored_transition,
     calibrated_transition,
@@ -17,12 +23,6 @@ from noisebench.metrics.scores.confident_learning import (
     confident_transition,
     wilson_interval,
 )
-
-import noisebench as nb
-from noisebench.errors import Interrupted, LanguageError
-from noisebench.experiments.oracle import estimated_facts
-from noisebench.experiments.resolve import Run
-from noisebench.losses import LOSSES
 from noisebench.runs.checkpoint import Conduct
 from noisebench.runs.noise_estimation import FOLDS, fold_trainer, folds, warmup_epochs
 from noisebench.runs.session import find_device, make_trainer

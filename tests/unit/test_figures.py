@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from noisebench.metrics.scores.dynamics import BINS
-from noisebench.metrics.scores.predictions import Predictions
-from noisebench.metrics.scores.scores import ece
 from PIL import Image
 from scipy.stats import studentized_range as reference
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
+from noisebench.metrics.dynamics import BINS
+from noisebench.metrics.predictions import Predictions
+from noisebench.metrics.scores import ece
 from noisebench.noise import transition
 from noisebench.reporting import Shape, report_of
 from noisebench.reporting.figures import FIGURES

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from noisebench.core.classes import SUPERCLASS
-from noisebench.datasets import DATASETS, HUMAN, read_human, read_labels
-from noisebench.datasets import download as hosts
+from noisebench.datasets import DATASETS, HUMAN, download, read_human, read_labels
 from noisebench.errors import DataError
 from noisebench.labels.build import LabelWish, Outside, make_manifest
 from noisebench.noise import normal_noise
@@ -358,7 +357,7 @@ def test_an_order_that_is_not_there_is_named(published, clean, tmp_path):
 @pytest.fixture
 def host(monkeypatch):
     """A mirror of one's own, without the file so far; nobody else has it."""
-    monkeypatch.setattr(hosts, "HUMAN_HOSTS", ("http://127.0.0.1:9/",))
+    monkeypatch.setattr(download, "HUMAN_HOSTS", ("http://127.0.0.1:9/",))
     with hosting() as host:
         monkeypatch.setenv("NOISEBENCH_MIRROR", host.address)
         yield host
@@ -389,7 +388,7 @@ def test_the_published_file_is_fetched_once_and_kept(host, published, clean, tmp
 
 
 def test_the_published_file_lies_at_its_authors():
-    assert hosts.human_file("CIFAR-10_human.pt", "").hosts == (
+    assert download.human_file("CIFAR-10_human.pt", "").hosts == (
         "https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/",
     )
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisebench.metrics.scores.predictions import Predictions, Teaching, read_teacher, write_teacher
 from PIL import Image
 from scipy.stats import kstest, truncnorm
 
@@ -23,8 +22,8 @@ from noisebench.datasets import (
 )
 from noisebench.errors import DataError, LanguageError, ManifestError, NoisebenchError
 from noisebench.labels.build import Outside, make_manifest
-from noisebench.noise import NOISES, Examples, normal_noise
-from noisebench.noise import instance_dependent as instance
+from noisebench.metrics.predictions import Predictions, Teaching, read_teacher, write_teacher
+from noisebench.noise import NOISES, Examples, instance_dependent, normal_noise
 from noisebench.noise.sampling import uniforms
 
 LIGHT = settings(max_examples=25, deadline=None)
@@ -67,14 +66,16 @@ def rows_of(text, labels, sources, seed=0, num_classes=K):
         return labels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instance, "draw", keep)
+        patch.setattr(instance_dependent, "draw", keep)
         made(text, labels, sources, seed, num_classes)
     return table
 
 
 def own_rates(rate, n, seed=0, std=0.1):
     """Each image's rate q (n,)."""
-    return instance.truncated_normal(rate, std, uniforms((seed, instance._RATES), n))
+    return instance_dependent.truncated_normal(
+        rate, std, uniforms((seed, instance_dependent._RATES), n)
+    )
 
 
 def mistakes(rows, labels):
@@ -96,7 +97,7 @@ def mistakes(rows, labels):
 def test_the_truncated_normal_is_that_of_scipy(mean, std, uniform):
     reference = truncnorm((0 - mean) / std, (1 - mean) / std, mean, std).ppf(uniform)
     np.testing.assert_allclose(
-        instance.truncated_normal(mean, std, np.array(uniform)), reference, atol=1e-9
+        instance_dependent.truncated_normal(mean, std, np.array(uniform)), reference, atol=1e-9
     )
 
 
@@ -109,7 +110,7 @@ def test_the_truncated_normal_is_that_of_scipy(mean, std, uniform):
 def test_a_truncated_normal_lies_between_zero_and_one_in_the_order_of_its_uniforms(
     mean, std, uniform
 ):
-    drawn = instance.truncated_normal(mean, std, np.sort(uniform))
+    drawn = instance_dependent.truncated_normal(mean, std, np.sort(uniform))
     assert ((drawn >= 0) & (drawn <= 1)).all()
     assert (np.diff(drawn) >= 0).all()
 
@@ -173,8 +174,8 @@ def reference_row(i, labels, images, rate, seed, num_classes):
     """The definition, for one image, in plain steps."""
     pixels = images.astype(np.float64)
     x = ((pixels[i] - pixels.mean((0, 1, 2))) / pixels.std((0, 1, 2))).reshape(-1)
-    W = instance._normals(
-        (seed, instance._PROJECTION, int(labels[i])), slice(0, x.size), num_classes
+    W = instance_dependent._normals(
+        (seed, instance_dependent._PROJECTION, int(labels[i])), slice(0, x.size), num_classes
     )
     q, row = own_rates(rate, len(labels), seed)[i], np.zeros(num_classes)
     scores = {
@@ -206,7 +207,9 @@ def test_the_rows_of_images_are_those_of_the_definition(digits, case):
 
 def test_a_projection_is_standard_normal_and_another_for_each_class():
     first, second = (
-        instance._normals((0, instance._PROJECTION, k), slice(0, 3072), 10).reshape(-1)
+        instance_dependent._normals(
+            (0, instance_dependent._PROJECTION, k), slice(0, 3072), 10
+        ).reshape(-1)
         for k in (0, 1)
     )
     assert kstest(first, "norm").pvalue > 0.001
@@ -260,7 +263,9 @@ def test_images_without_any_difference_spread_their_mistakes_evenly():
 
 def softmax_of(x, k, seed, num_classes):
     """P(recorded | wrong) (num_classes,) of an image of class k as numbers, by the definition."""
-    W = instance._normals((seed, instance._PROJECTION, k), slice(0, x.size), num_classes)
+    W = instance_dependent._normals(
+        (seed, instance_dependent._PROJECTION, k), slice(0, x.size), num_classes
+    )
     scores = x.reshape(-1) @ W
     scores[k] = -np.inf
     return np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
@@ -360,7 +365,7 @@ def test_a_few_numbers_at_a_time_draw_what_all_at_once_draw(digits, monkeypatch,
         with case(numbers=numbers):
             few = (digits.train_labels[:60], "pdn(0.4)")
             whole = nb.corrupt(*few, num_classes=10, images=digits.train_images[:60])
-            monkeypatch.setattr(instance, "_PIXELS", numbers)
+            monkeypatch.setattr(instance_dependent, "_PIXELS", numbers)
             np.testing.assert_array_equal(
                 nb.corrupt(*few, num_classes=10, images=digits.train_images[:60]), whole
             )
@@ -369,7 +374,7 @@ def test_a_few_numbers_at_a_time_draw_what_all_at_once_draw(digits, monkeypatch,
 def test_no_more_images_are_asked_for_at_a_time_than_have_so_many_pixels(monkeypatch, case):
     for side in [2, 16]:
         with case(side=side):
-            monkeypatch.setattr(instance, "_PIXELS", 1000)
+            monkeypatch.setattr(instance_dependent, "_PIXELS", 1000)
             sources = Given(np.zeros((700, side, side, 1), np.uint8))
             made("pdn(0.4)", np.zeros(700, int), sources, num_classes=2)
             assert max(map(len, sources.asked)) == 1000 // side**2

@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from noisebench.metrics.scores.scores import memorised
 
 import noisebench as nb
 from noisebench.cli.options import NoiseOptions
@@ -30,10 +29,11 @@ from noisebench.errors import (
     UnknownName,
 )
 from noisebench.experiments.oracle import is_oracle
-from noisebench.labels import csv as rows
+from noisebench.labels import csv
 from noisebench.labels.build import LabelWish, Outside, make_manifest, noise_for
 from noisebench.labels.manifest import OPEN, Manifest, read_manifest
 from noisebench.losses import LOSSES
+from noisebench.metrics.scores import memorised
 from noisebench.noise import build_noise, by_class
 from noisebench.noise.conventions import CONVENTIONS, find_convention
 from noisebench.runs.workspace import Workspace
@@ -970,7 +970,7 @@ def naive(table, source):
 
 def random_rows(n, num_classes, seed, *, ids=False, val=False, source=False):
     random = np.random.default_rng(seed)
-    return rows.Rows(
+    return csv.Rows(
         random.integers(0, num_classes, n),
         random.integers(-1, num_classes, n),
         tuple(f"{'a%#é'[: i % 5]}{i}" for i in range(n)) if ids else (),
@@ -987,8 +987,8 @@ def random_rows(n, num_classes, seed, *, ids=False, val=False, source=False):
 def test_the_text_made_in_chunks_is_that_of_row_after_row(n, num_classes, chunk, seed, columns):
     table = random_rows(n, num_classes, seed, **columns)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "_CHUNK", chunk)
-        assert b"".join(rows.text_of(table, num_classes, "mnist")) == naive(table, "mnist")
+        patch.setattr(csv, "_CHUNK", chunk)
+        assert b"".join(csv.text_of(table, num_classes, "mnist")) == naive(table, "mnist")
 
 
 def test_a_large_text_is_that_of_row_after_row(monkeypatch, subtests):
@@ -1001,8 +1001,8 @@ def test_a_large_text_is_that_of_row_after_row(monkeypatch, subtests):
     ):
         with subtests.test(num_classes=num_classes, chunk=chunk):
             table = random_rows(100_020, num_classes, 0)
-            monkeypatch.setattr(rows, "_CHUNK", chunk)
-            assert b"".join(rows.text_of(table, num_classes)) == naive(table, "")
+            monkeypatch.setattr(csv, "_CHUNK", chunk)
+            assert b"".join(csv.text_of(table, num_classes)) == naive(table, "")
 
 
 @LIGHT
@@ -1012,7 +1012,7 @@ def test_a_large_text_is_that_of_row_after_row(monkeypatch, subtests):
 )  # fmt: skip
 def test_rows_come_back_from_their_text(n, num_classes, seed, columns):
     table = random_rows(n, num_classes, seed, **columns)
-    back = rows.read_rows(b"".join(rows.text_of(table, num_classes, "a, #set")), n, "a, #set")
+    back = csv.read_rows(b"".join(csv.text_of(table, num_classes, "a, #set")), n, "a, #set")
     assert back.ids == table.ids
     for name in ("labels", "clean_labels", "val", "source"):
         np.testing.assert_array_equal(getattr(back, name), getattr(table, name))

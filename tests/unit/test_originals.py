@@ -20,9 +20,7 @@ import numpy as np
 import pytest
 
 from noisebench.cli import main
-from noisebench.datasets import DATASETS, read_images, read_labels
-from noisebench.datasets import download as fetching
-from noisebench.datasets import download as hosts
+from noisebench.datasets import DATASETS, download, read_images, read_labels
 from noisebench.datasets.download import FILES, MIRROR
 from noisebench.datasets.raw import BATCHES, find_original, read_original
 from noisebench.errors import DataError
@@ -67,7 +65,7 @@ def trust(
     files = tuple(
         published(content, *where, shelf=name, name=file) for file, content in contents.items()
     )
-    monkeypatch.setitem(hosts.FILES, name, files)
+    monkeypatch.setitem(download.FILES, name, files)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +128,7 @@ def test_the_command_trains_on_what_it_downloads_saying_how_far_it_is(
 def test_half_a_data_set_is_gone_on_from(
     mirror: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "_PAUSE", 0.0)
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
     mirror.answers = [breaks_off(10), breaks_off(10), status(404)]
     with pytest.raises(DataError, match="no host sent train-images"):
         read_images(DATASETS["mnist"], tmp_path)
@@ -158,9 +156,9 @@ def test_a_process_killed_while_it_keeps_a_set_leaves_nothing_half_written(
 ) -> None:
     script = "\n".join([
         "import os, signal, sys; from pathlib import Path; import numpy as np",
-        "from noisebench.datasets import DATASETS, hosts, read_images",
+        "from noisebench.datasets import DATASETS, download, read_images",
         "from noisebench.datasets.download import Published",
-        f"hosts.FILES['mnist'] = {FILES['mnist']!r}",
+        f"download.FILES['mnist'] = {FILES['mnist']!r}",
         ("np.savez = lambda file, **arrays: (file.write(b'half'), file.flush(), "
         "os.kill(os.getpid(), signal.SIGKILL))"),
         "read_images(DATASETS['mnist'], Path(sys.argv[1]))",
@@ -233,9 +231,9 @@ def test_the_labels_of_packaged_sets_need_no_host(mirror: Host, tmp_path: Path) 
 def test_of_two_processes_that_want_a_set_one_downloads_it(mirror: Host, tmp_path: Path) -> None:
     script = "\n".join([
         ("import sys; from pathlib import Path; from noisebench.datasets import DATASETS, "
-        "fetching, hosts, read_images"),
+        "download, read_images"),
         "from noisebench.datasets.download import Published",
-        f"hosts.FILES['mnist'] = {FILES['mnist']!r}",
+        f"download.FILES['mnist'] = {FILES['mnist']!r}",
         ("assert read_images(DATASETS['mnist'], Path(sys.argv[1])).train_images.shape == (60000, "
         "28, 28, 1)"),
         "assert not {'torch', 'torchvision'} & set(sys.modules)",

@@ -261,13 +261,13 @@ def test_a_pack_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -
 def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
     asked: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from noisebench.runs import checkpoint as sitting
+    from noisebench.runs import checkpoint
     from noisebench.strategies import Strategy
 
     items = agenda(tmp_path, "smoke")
     if "anew" in asked:
         carried_out(tmp_path, items)
-    monkeypatch.setattr(sitting.Clock, "checkpoint_due", lambda self: True)
+    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda self: True)
     heard: list[int] = []
 
     def throwing(self: Strategy, epoch: int, whole: Trainer) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from noisebench.core import hardware as precision
+from noisebench.core import hardware
 from noisebench.errors import ConfigError
 from noisebench.experiments.resolve import Wish, plan_run
 from tests.conftest import Case
@@ -17,8 +17,8 @@ from tests.unit.test_runner import Desk
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
     def has(flags: set[str], capability: int | None = None) -> None:
-        monkeypatch.setattr(precision, "_cpu_flags", lambda: flags)
-        monkeypatch.setattr(precision, "_capability", lambda number: capability)
+        monkeypatch.setattr(hardware, "_cpu_flags", lambda: flags)
+        monkeypatch.setattr(hardware, "_capability", lambda number: capability)
 
     return has
 
@@ -38,19 +38,19 @@ def test_auto_is_what_the_device_multiplies(machine, case: Case) -> None:
     ]:
         with case(flags=flags, capability=capability, device=device, expected=expected):
             machine(flags, capability)
-            assert precision.resolve_precision("auto", device) == expected
+            assert hardware.resolve_precision("auto", device) == expected
 
 
 def test_what_is_asked_for_is_taken(machine, case: Case) -> None:
     for name in ["fp32", "bf16"]:
         with case(name=name):
             machine({"avx512_bf16"}, 9)
-            assert precision.resolve_precision(name, "auto") == name
+            assert hardware.resolve_precision(name, "auto") == name
 
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(ConfigError, match="precision is one of auto, fp32, bf16, got 'half'"):
-        precision.resolve_precision("half", "auto")
+        hardware.resolve_precision("half", "auto")
 
 
 def test_this_processor_is_read_as_torch_reads_it() -> None:
@@ -58,7 +58,7 @@ def test_this_processor_is_read_as_torch_reads_it() -> None:
         pytest.skip("no /proc/cpuinfo: auto is fp32 on the processor here")
     known: bool = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2", "AVX512"):
-        assert bool(precision._CPU_FLAGS & precision._cpu_flags()) == known
+        assert bool(hardware._CPU_FLAGS & hardware._cpu_flags()) == known
 
 
 def test_the_key_holds_what_auto_was(tmp_path: Path, machine) -> None:

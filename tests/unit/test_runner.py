@@ -25,7 +25,7 @@ from noisebench.errors import (
 from noisebench.experiments.resolve import Run, Wish, plan_run
 from noisebench.labels.build import LabelWish
 from noisebench.labels.manifest import Manifest
-from noisebench.runs import session as runner
+from noisebench.runs import session
 from noisebench.runs.checkpoint import Conduct, Progress
 from noisebench.runs.folder import RunFolder, results
 from noisebench.runs.session import execute, make_trainer
@@ -199,7 +199,7 @@ def test_a_nan_fails_the_run_naming_step_and_method(desk: Desk) -> None:
 
 def test_a_failed_run_is_tried_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     run = desk.plan()
-    monkeypatch.setattr(runner, "finish", lambda *anything: 1 / 0)
+    monkeypatch.setattr(session, "finish", lambda *anything: 1 / 0)
     with pytest.raises(RunFailed, match="ZeroDivisionError"):
         desk.execute(run)
     monkeypatch.undo()

@@ -30,7 +30,7 @@ from noisebench.datasets import Images, Pictures, find_dataset, image_rows, read
 from noisebench.datasets.streaming.index import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
-from noisebench.experiments import resolve as plan
+from noisebench.experiments import resolve
 from noisebench.experiments.recipes import RECIPES
 from noisebench.experiments.resolve import Wish, plan_run
 from noisebench.experiments.suite import find_suite
@@ -703,7 +703,7 @@ def test_the_key_is_the_same_wherever_the_folder_lies(lab):
 def test_how_pictures_are_decoded_is_in_the_key_where_their_pixels_are_not(lab, monkeypatch):
     before = run_of(Workspace(".", "data"))
     assert before.key and before.config["versions"]["decoding"]
-    monkeypatch.setattr(plan, "DECODING_VERSION", 99)
+    monkeypatch.setattr(resolve, "DECODING_VERSION", 99)
     assert run_of(Workspace(".", "data")).key != before.key
 
 
@@ -926,7 +926,7 @@ def test_the_papers_suite_is_four_methods_two_networks_and_four_seeds(tmp_path):
 
 
 def test_a_strategy_that_would_keep_too_large_a_table_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "_LARGEST_TABLE", 10_000)
+    monkeypatch.setattr(resolve, "_LARGEST_TABLE", 10_000)
     words = ["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--dry-run"]
     for keeps in (["--strategy", "elr"], ["--loss", "el(eps=estimated)"]):
         assert main([*words, *keeps]) == 2

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from noisebench.metrics.scores.dynamics import Dynamics
-from noisebench.metrics.scores.predictions import read_teacher
 
 from noisebench.core.files.arrays import read_npy, read_npz
 from noisebench.datasets import find_dataset, read_images, read_labels
 from noisebench.datasets.npz import read_arrays, read_shape
 from noisebench.errors import NoisebenchError
+from noisebench.metrics.dynamics import Dynamics
+from noisebench.metrics.predictions import read_teacher
 
 from .choices import Choices, mutated
 
