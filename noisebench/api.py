@@ -14,9 +14,9 @@ import numpy as np
 from .datasets import Dataset, Labels, find_dataset
 from .datasets.npz import as_images, as_labels
 from .errors import DataError, LanguageError
-from .labels.build import LabelWish, Outside, label
-from .labels.subset import Within, among, subset_of
-from .noise import Labelling, normal_noise
+from .labels.build import DatasetInputs, LabelRequest, apply_noise
+from .labels.subset import SubsetInputs, scatter, subset_of
+from .noise import NoisyLabels, normal_noise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +59,8 @@ def corrupt(
         ),
         clean,
     )
-    given = _Given(data, Path(), True, find_dataset, pixels=pixels)
-    made = _label(data, LabelWish(noise, seed, subset=subset), given)
+    given = _ArrayInputs(data, Path(), True, find_dataset, pixels=pixels)
+    made = _label(data, LabelRequest(noise, seed, subset=subset), given)
     if made.source is not None:
         raise LanguageError(
             "openset changes images, not labels: make a manifest of it with noisebench corrupt"
@@ -68,18 +68,21 @@ def corrupt(
     return made.labels
 
 
-def _label(data: Labels, wish: LabelWish, given: _Given) -> Labelling:
+def _label(data: Labels, wish: LabelRequest, given: _ArrayInputs) -> NoisyLabels:
     places = subset_of(data, wish.subset)
     if places is None:
-        return label(normal_noise(wish.noise), data, wish.seed, given)
-    made = label(
-        normal_noise(wish.noise), data.take(places), wish.seed, Within(given, data.labels, places)
+        return apply_noise(normal_noise(wish.noise), data, wish.seed, given)
+    made = apply_noise(
+        normal_noise(wish.noise),
+        data.take(places),
+        wish.seed,
+        SubsetInputs(given, data.labels, places),
     )
-    return replace(made, labels=among(made.labels, places, np.full(len(data.labels), -1)))
+    return replace(made, labels=scatter(made.labels, places, np.full(len(data.labels), -1)))
 
 
 @dataclass(frozen=True)
-class _Given(Outside):
+class _ArrayInputs(DatasetInputs):
     """Images from memory; whatever else noise may ask for, from files by path."""
 
     pixels: np.ndarray | None = None

@@ -23,7 +23,7 @@ from cleanlab import count
 from noisebench.experiments.suite import SuiteRun
 from noisebench.metrics.confident_learning import Estimates
 from noisebench.runs import noise_estimation
-from noisebench.runs.queue import plan_one
+from noisebench.runs.queue import resolve_suite_run
 from noisebench.runs.session import find_device
 from noisebench.runs.workspace import Workspace
 from noisebench.training.trainer import Trainer
@@ -73,12 +73,12 @@ def out_of_fold(
     -1 where nobody knows.
     """
     if not kept.exists():
-        run = plan_one(
+        run = resolve_suite_run(
             workspace,
             SuiteRun({**settings, "loss": "el(eps=estimated)", "precision": "fp32"}, seed, seed),
         )
         training, predicted = run.manifest.in_training, list[np.ndarray]()
-        noise_estimation.judge_folds(
+        noise_estimation.estimate_noise(
             run,
             workspace.training_images(run.dataset, run.manifest),
             find_device("cpu"),
@@ -94,7 +94,7 @@ def out_of_fold(
             kept,
             log_p=log_p,
             labels=run.manifest.labels[training],
-            clean=run.manifest.truth[training],
+            clean=run.manifest.true_labels[training],
         )
     return dict(np.load(kept))
 

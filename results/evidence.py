@@ -141,7 +141,7 @@ def _made(name: str, file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8", newline="") as lines:
         runs = [run for run in csv.DictReader(lines) if not run["failed"]]
     seeds, suite = EVIDENCE[name].seeds, suites()[name]
-    whole = len(expand(suite.told(seeds=seeds)))
+    whole = len(expand(suite.with_defaults(seeds=seeds)))
     some = "all" if len(runs) == whole else f"{len(runs)} of"
     one = " ".join(f'--where "{axis}={runs[-1][axis]}"' for axis in (*suite.matrix, "seed"))
     yield (

@@ -20,7 +20,7 @@ from noisebench.experiments.recipes import Recipe
 from noisebench.losses import build_loss, build_penalty
 from noisebench.runs.trackers import TRACKERS
 from noisebench.strategies import build_strategy
-from noisebench.training.distributed.processes import Spread
+from noisebench.training.distributed.processes import ParallelConfig
 from noisebench.training.trainer import Task, Trainer
 
 CPU = torch.device("cpu")
@@ -115,7 +115,7 @@ def small_trainer(
     strategy: str = "standard",
     model: str = "mlp",
     seed: int = 0,
-    spread: Spread | None = None,
+    spread: ParallelConfig | None = None,
     device: torch.device = DEVICE,
     **recipe: object,
 ) -> Trainer:
@@ -136,7 +136,7 @@ def small_trainer(
         penalty=build_penalty(written),
         trusted=np.arange(256) % 9 == 1,  # of the labels that are right
     )
-    return Trainer(task, device, spread=spread or Spread())
+    return Trainer(task, device, spread=spread or ParallelConfig())
 
 
 def weights(trainer: Trainer) -> list[np.ndarray]:

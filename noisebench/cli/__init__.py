@@ -14,7 +14,7 @@ import typer
 
 from ..core.sanitize import printable_line
 from ..errors import NoisebenchError, RunFailed
-from ..training.distributed.processes import seat_here
+from ..training.distributed.processes import rank_info
 
 _BUG, _INTERRUPTED = 1, 130
 # typer brings a click of its own, or the installed one, by its version
@@ -81,7 +81,7 @@ def _fail(message: str, code: int, error: BaseException | None = None) -> int:
         import traceback
 
         _write("".join(traceback.format_exception(error)).rstrip())
-    if message and (seat_here().first or code == _BUG):
+    if message and (rank_info().first or code == _BUG):
         _write(f"error: {message}")
     return code
 

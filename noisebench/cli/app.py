@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import ConfigError
-from ..training.distributed.processes import seat_here
+from ..training.distributed.processes import rank_info
 from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_
@@ -80,7 +80,7 @@ def before(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand != "train" and (size := seat_here().size) > 1:
+    if context.invoked_subcommand != "train" and (size := rank_info().size) > 1:
         raise ConfigError(
             f"torchrun started {size} processes, and only train is of several: "
             f"noisebench {context.invoked_subcommand} ..."

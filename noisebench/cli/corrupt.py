@@ -252,11 +252,11 @@ def _count(meta: dict[str, Any]) -> str:
 
 
 def _seed(meta: dict[str, Any]) -> str:
-    from ..noise import is_drawn
+    from ..noise import is_random
 
     return (
         f", noise seed {meta['noise_seed']}"
-        if is_drawn(meta["noise"]) or "val_fraction" in meta or "trusted" in meta
+        if is_random(meta["noise"]) or "val_fraction" in meta or "trusted" in meta
         else ""
     )
 
@@ -265,11 +265,14 @@ def _wrong(manifest: Manifest) -> str:
     """The realised rate, and what it is a share of."""
     if manifest.meta["realised_rate"] is None:
         return "unknown: no clean labels"
-    unknown, kept = int(((manifest.truth == -1) & manifest.kept).sum()), int(manifest.kept.sum())
+    unknown, kept = (
+        int(((manifest.true_labels == -1) & manifest.included).sum()),
+        int(manifest.included.sum()),
+    )
     share = percent(manifest.meta["realised_rate"])
     of_all = (
         f"the {kept} that are left"
-        if kept < manifest.size
+        if kept < manifest.num_examples
         else f"these {kept}"
         if "subset" in manifest.meta
         else "all"
@@ -301,7 +304,7 @@ def _extras(manifest: Manifest) -> list[tuple[str, str]]:
         )
     if manifest.trusted is not None:
         rows.append(("trusted", f"{int(manifest.trusted.sum())} labels are verified, and right"))
-    if dropped := manifest.size - int(manifest.kept.sum()):
+    if dropped := manifest.num_examples - int(manifest.included.sum()):
         rows.append(("dropped", f"{dropped} are not trained on"))
     if "factor" in meta:
         rows.append(("factor", f"{meta['factor']:.6g}"))

@@ -180,11 +180,11 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
     from ..metrics import scores
-    from ..runs.predictions import check_counts, read_said
+    from ..runs.predictions import check_counts, load_predictions
 
     record = folder.full_record()
     num_classes = record["data"]["num_classes"]
-    said = read_said(folder, num_classes)
+    said = load_predictions(folder, num_classes)
     return {
         "run": str(folder.path),
         "title": record["title"],
@@ -201,7 +201,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
 
 def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
     """What the run's networks say of other data sets' test images."""
-    from ..runs.inference import evaluate_on, stored_networks
+    from ..runs.inference import evaluate_on, load_ensemble
     from ..runs.rebuild import manifest_of, rebuild
 
     def training_images() -> ImageArray:
@@ -211,7 +211,7 @@ def _on(folder: RunFolder, names: list[str], asking: Asking) -> dict[str, Any]:
         ]
 
     workspace = asking.workspace
-    networks = stored_networks(folder, asking.device, training_images)
+    networks = load_ensemble(folder, asking.device, training_images)
     record = folder.full_record()
 
     def manifest_of_run() -> Manifest:
@@ -231,13 +231,13 @@ def _recheck(folders: list[RunFolder], asking: Asking, *, json: bool) -> None:
     """
     from ..errors import Regressed, Undecided
     from ..runs.session import find_device
-    from ..runs.verify import DIFFERS, UNDECIDED, recheck, verdict
+    from ..runs.verify import DIFFERS, UNDECIDED, verify_run, worst_status
 
     find_device(asking.device)  # a wrong name is no outcome of a check
     found: list[dict[str, Any]] = []
     for folder in folders:
-        checks = recheck(folder, asking.workspace, asking.manifest, asking.device)
-        outcome = {"verdict": verdict(checks), "checks": [vars(check) for check in checks]}
+        checks = verify_run(folder, asking.workspace, asking.manifest, asking.device)
+        outcome = {"verdict": worst_status(checks), "checks": [vars(check) for check in checks]}
         found.append({"run": str(folder.path), "title": folder.path.name, "recheck": outcome})
     if json:
         write_json(found)

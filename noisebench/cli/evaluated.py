@@ -48,7 +48,7 @@ def draw_checks(entry: dict[str, Any]) -> Group:
         lines.add_row(
             Text(check["name"], style="dim"),
             Text(check["status"], style=style[check["status"]]),
-            Text(check["said"]),
+            Text(check["detail"]),
         )
     return Group(Text(entry["title"], style="bold"), lines)
 

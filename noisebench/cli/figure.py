@@ -15,7 +15,7 @@ from .console import say, show, write, write_json
 if TYPE_CHECKING:
     from ..labels.manifest import Manifest
     from ..reporting import Table
-    from ..reporting.figures import Drawing, Kind
+    from ..reporting.figures import Figure, FigureSpec
     from .options import Globals
 
 # which are of any metric and budget; the others are of what a run has one of
@@ -87,7 +87,7 @@ def without_effect(name: str) -> dict[str, str]:
     return {**_NEVER, **others}
 
 
-def _made(asked: Asked, kind: Kind, options: Globals) -> Drawing:
+def _made(asked: Asked, kind: FigureSpec, options: Globals) -> Figure:
     if kind.of == "losses":
         return kind.make(asked.losses)
     if kind.of == "manifests":
@@ -116,7 +116,7 @@ def _manifests(paths: list[Path], options: Globals) -> list[Manifest]:
     return [read_manifest(path) for path in chosen]
 
 
-def _save(drawing: Drawing, path: Path, form: str) -> None:
+def _save(drawing: Figure, path: Path, form: str) -> None:
     from ..core.files.atomic import write_bytes, write_text
 
     if form == "csv":

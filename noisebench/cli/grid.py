@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ..core.console import Text
     from ..executors.job import Event
-    from ..runs.queue import Item
+    from ..runs.queue import QueuedRun
 
 _EVERY = 10.0  # seconds between plain lines
 
@@ -26,7 +26,7 @@ _EVERY = 10.0  # seconds between plain lines
 class GridProgress:
     """Inside `with`, `update` takes every event of the pool."""
 
-    def __init__(self, items: list[Item], jobs: int, *, quiet: bool = False) -> None:
+    def __init__(self, items: list[QueuedRun], jobs: int, *, quiet: bool = False) -> None:
         from ..reporting.table import noise_order
 
         self._items, self._quiet = items, quiet
@@ -51,7 +51,7 @@ class GridProgress:
         self._live: Live | None = None
         say(f"{len(items)} runs, {jobs} at a time", quiet=quiet)
 
-    def _row(self, item: Item) -> str:
+    def _row(self, item: QueuedRun) -> str:
         return ", ".join([*(_axes(item)[axis] for axis in self._several), item.run.method])
 
     def __enter__(self) -> GridProgress:
@@ -149,12 +149,12 @@ class GridProgress:
         return Text(text, style="bold" if len(done) == len(numbers) else "red" if failed else "dim")
 
 
-def _axes(item: Item) -> dict[str, str]:
+def _axes(item: QueuedRun) -> dict[str, str]:
     run = item.run
     init = run.init.label if run.init else NONE
     return {
         "dataset": run.dataset.name,
-        "subset": str(run.manifest.size),
+        "subset": str(run.manifest.num_examples),
         "model": run.model,
         "init": init,
     }

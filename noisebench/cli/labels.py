@@ -69,7 +69,7 @@ class ChosenLabels:
     @property
     def sentence(self) -> str:
         return (
-            f"{self.why}training on {self.path}: {self.manifest.data}, "
+            f"{self.why}training on {self.path}: {self.manifest.dataset_text}, "
             f"{self.manifest.meta['noise']}"
         )
 

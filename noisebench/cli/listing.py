@@ -128,7 +128,7 @@ def _entry(entry: Entry, **more: Any) -> dict[str, Any]:
         "paper": entry.paper,
         "parameters": {p.name: p.describe() for p in entry.parameters},
         "aliases": list(entry.aliases),
-        "laws": sorted(entry.laws),
+        "laws": sorted(entry.properties),
         "version": entry.version,
         "doc": entry.doc,
         **more,
@@ -239,13 +239,13 @@ def _published(options: Globals) -> Rows:
 
 def _strategies(options: Globals) -> Rows:
     """The cost is an epoch's work beside CE's, by the passes."""
-    from ..strategies import STRATEGIES, Passes
+    from ..strategies import STRATEGIES, ComputeCost
 
     def costs(entry: Entry) -> dict[str, str]:
         passes = entry.facts.get("cost")
         return (
             {"cost": f"{passes.share:.3g} x CE", "passes": str(passes)}
-            if isinstance(passes, Passes)
+            if isinstance(passes, ComputeCost)
             else {"cost": "", "passes": ""}
         )
 
@@ -329,7 +329,7 @@ def _suites(options: Globals) -> Rows:
             "name": name,
             "runs": len(expand(suite)),
             "images": images_of(suite),
-            "takes": suite.takes,
+            "takes": suite.runtime,
             "summary": suite.summary,
             "defaults": suite.defaults.model_dump(exclude_unset=True),
             "matrix": suite.matrix,

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
-    from ..labels.build import LabelWish
+    from ..labels.build import LabelRequest
     from ..runs.workspace import Workspace
 
 Sym = Annotated[
@@ -342,12 +342,12 @@ class NoiseOptions:
     def any(self) -> bool:
         return bool(self.named) or self.openset is not None
 
-    def wish(self, dataset: str) -> LabelWish:
+    def wish(self, dataset: str) -> LabelRequest:
         """The labels that the options ask for on a data set. Raises ConfigError for two noises, or
         an option without effect.
         """
         from ..experiments.resolve import checked_seed
-        from ..labels.build import VAL_SPLITS, LabelWish
+        from ..labels.build import VAL_SPLITS, LabelRequest
         from ..noise import parse_noise
         from ..noise.conventions import find_convention
 
@@ -368,7 +368,7 @@ class NoiseOptions:
         if self.val_split and not fraction:
             raise ConfigError("--val-split has an effect with --val-fraction only")
         when = self.val_split or (paper.val_split if paper else VAL_SPLITS[0])
-        return LabelWish(
+        return LabelRequest(
             text or "",
             checked_seed(self.noise_seed),
             fraction,

@@ -17,7 +17,7 @@ from .options import Globals, Json, Where
 
 if TYPE_CHECKING:
     from ..errors import DataError
-    from ..reporting import Check, KeptRun, Report, Rules, Shape
+    from ..reporting import Check, Report, Rules, RunLike, TableLayout
     from ..runs.workspace import Workspace
 _OF_TABLES = ("rows", "cols", "metric", "budget", "published", "against")
 _OF_CHECK = {
@@ -247,7 +247,7 @@ def _check_options(context: typer.Context, form: str) -> None:
         raise ConfigError("--against has no effect on junit: give another --format")
 
 
-def _check_judged(shape: Shape) -> None:
+def _check_judged(shape: TableLayout) -> None:
     """A gate judges what came of a run, not what it took."""
     from ..errors import ConfigError
     from ..reporting import find_metric
@@ -268,18 +268,18 @@ def shape_of(
     published: str | None = None,
     budget: str = "epochs",
     against: str | None = None,
-) -> Shape:
+) -> TableLayout:
     """How the tables are laid out. Raises UnknownName for a metric, ConfigError for a budget."""
     from ..experiments.compute import checked_budget
-    from ..reporting import Shape, find_metric
+    from ..reporting import TableLayout, find_metric
 
-    shape = Shape(rows, cols, metric, ranks, published, checked_budget(budget), against)
+    shape = TableLayout(rows, cols, metric, ranks, published, checked_budget(budget), against)
     for name in shape.metrics:
         find_metric(name)
     return shape
 
 
-def runs_of(options: Globals, paths: list[Path] | None, *, check: bool = False) -> list[KeptRun]:
+def runs_of(options: Globals, paths: list[Path] | None, *, check: bool = False) -> list[RunLike]:
     """The runs at these paths, or the workspace's. Raises DataError where there are none, but under
     a check.
     """
@@ -296,8 +296,8 @@ def runs_of(options: Globals, paths: list[Path] | None, *, check: bool = False) 
 
 
 def make(
-    runs: Sequence[KeptRun],
-    shape: Shape,
+    runs: Sequence[RunLike],
+    shape: TableLayout,
     conditions: list[str],
     workspace: Workspace,
     *,

@@ -43,7 +43,7 @@ class ReviewChoice:
         """The new manifest, its place by name, and what the review did. The data are the manifest's
         own, or lie where `dataset` says.
         """
-        from ..labels.build import Outside
+        from ..labels.build import DatasetInputs
         from ..labels.manifest import file_name, read_manifest
         from ..labels.review import review_manifest
         from .labels import LabelChoice, dataset_of
@@ -55,7 +55,7 @@ class ReviewChoice:
             workspace, LabelChoice(dataset, self.manifest, NoiseOptions(), test), before
         )
         labels = workspace.labels(found)
-        outside = Outside(
+        outside = DatasetInputs(
             labels,
             workspace.data_dir,
             workspace.offline,

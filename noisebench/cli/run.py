@@ -43,16 +43,16 @@ from .together import check_listing, list_suspects
 
 if TYPE_CHECKING:
     from ..core.signals import TimeLimit
-    from ..executors.job import Bundle, Event, Place
+    from ..executors.job import Event, JobBatch, WorkerConfig
     from ..executors.registry import Executor
     from ..experiments.suite import Suite
-    from ..reporting import KeptRun, Report, RunLine
-    from ..runs.packing import Load
-    from ..runs.queue import Item
-    from ..runs.trackers import Logbook
+    from ..reporting import Report, RunLike, RunRecord
+    from ..runs.packing import Pack
+    from ..runs.queue import QueuedRun
+    from ..runs.trackers import RunLogger
     from ..runs.workspace import Workspace
 
-    Forecast = Callable[[list[Load], int, str], float]
+    Forecast = Callable[[list[Pack], int, str], float]
 
 
 def run(
@@ -199,15 +199,15 @@ def run(
 
     noisebench run quick
     """
-    from ..executors.job import bundles
-    from ..executors.registry import Request, open_executor
+    from ..executors.job import make_batches
+    from ..executors.registry import ExecutorOptions, open_executor
     from ..experiments.suite import find_suite
-    from ..runs.packing import loads
+    from ..runs.packing import make_packs
     from ..runs.queue import (
-        done_elsewhere,
         image_sentences,
-        make_agenda,
         manifest_paths,
+        mark_done,
+        plan_suite,
         select,
         where,
     )
@@ -223,15 +223,17 @@ def run(
     pool = open_executor(
         executor,
         place,
-        Request(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach),
+        ExecutorOptions(jobs, address, cpus_per_run, gpus_per_run, tuple(slurm or ()), detach),
     )
     if not dry_run:
         pool.prepare()
     name, found = find_suite(suite, options.workspace)
-    found = found.told(seeds, test=None if test is None else str(test), **_settings(context.params))
+    found = found.with_defaults(
+        seeds, test=None if test is None else str(test), **_settings(context.params)
+    )
     _report(found, [], workspace)  # a wrong layout is refused before the first run
     lines = _lines(known)
-    items = done_elsewhere(make_agenda(workspace, found, device), lines, str(known))
+    items = mark_done(plan_suite(workspace, found, device), lines, str(known))
     chosen = where(items, conditions or [])
     todo = select(chosen, rerun, shard)
     check_listing(found, items, workspace)
@@ -249,14 +251,14 @@ def run(
             name,
             partial(_forecast, workspace, options),
             chosen,
-            loads(items, todo),
+            make_packs(items, todo),
             pool,
             json=json,
         )
         return
     logbook = open_logbook(options, trackers if todo else [])
     manifest_paths(workspace, todo)
-    work = bundles(items, todo)
+    work = make_batches(items, todo)
     if detach:
         ended = _detach(pool, work, options)
     else:
@@ -282,10 +284,10 @@ def run(
         raise typer.Exit(_failed_code(failed, options))
 
 
-def _tidy(pool: Executor, chosen: list[Item], todo: list[Item]) -> None:
+def _tidy(pool: Executor, chosen: list[QueuedRun], todo: list[QueuedRun]) -> None:
     """Remove what interrupted commands have left behind."""
     for item in chosen:
-        item.folder.tidy()
+        item.folder.clean_up()
     if not todo:
         pool.tidy()
 
@@ -323,10 +325,10 @@ def _limit(minutes: float | None, rerun: str | None, *, detach: bool) -> TimeLim
 
 def _place(
     options: Globals, workspace: Workspace, device: str, *, resume: bool, workers: int | None
-) -> Place:
-    from ..executors.job import Place
+) -> WorkerConfig:
+    from ..executors.job import WorkerConfig
 
-    return Place(
+    return WorkerConfig(
         str(workspace.root),
         str(workspace.data_dir),
         workspace.offline,
@@ -347,7 +349,7 @@ def _failed_code(failed: int, options: Globals) -> int:
     return RunFailed.exit_code
 
 
-def _detach(pool: Executor, work: list[Bundle], options: Globals) -> Counter[str]:
+def _detach(pool: Executor, work: list[JobBatch], options: Globals) -> Counter[str]:
     """Submit what is not submitted yet; none has ended."""
     found, submitted = pool.submit(work)  # type: ignore[attr-defined]  # only what can be left alone heeds --detach
     under_way = f", {found} {'was' if found == 1 else 'were'} already" if found else ""
@@ -362,9 +364,9 @@ def _detach(pool: Executor, work: list[Bundle], options: Globals) -> Counter[str
 def _execute(
     options: Globals,
     pool: Executor,
-    work: list[Bundle],
-    todo: list[Item],
-    logbook: Logbook,
+    work: list[JobBatch],
+    todo: list[QueuedRun],
+    logbook: RunLogger,
     *,
     limit: TimeLimit,
     fail_fast: bool,
@@ -376,7 +378,7 @@ def _execute(
     from ..errors import Interrupted
     from .grid import GridProgress
 
-    count = pool.at_once(len(work))
+    count = pool.max_parallel(len(work))
     kinds: Counter[str] = Counter()
     with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid, logbook:
         for event in () if limit.up else pool.run(work, lambda: signals.stopped or limit.up):
@@ -402,7 +404,7 @@ def _execute(
     return kinds
 
 
-def _log(logbook: Logbook, item: Item, event: Event) -> None:
+def _log(logbook: RunLogger, item: QueuedRun, event: Event) -> None:
     """What an event says of a run, on its pages. Interrupted ones are closed at the end, since
     another worker may go on with them.
     """
@@ -414,19 +416,19 @@ def _log(logbook: Logbook, item: Item, event: Event) -> None:
         logbook.fail(item.folder)
 
 
-def _lines(known: Path | None) -> dict[str, RunLine]:
+def _lines(known: Path | None) -> dict[str, RunRecord]:
     """The finished runs of a file of runs, by key. Raises DataError."""
     from ..reporting import finished_runs
 
     return {} if known is None else finished_runs(known)
 
 
-def _kept(item: Item, lines: dict[str, RunLine]) -> KeptRun:
+def _kept(item: QueuedRun, lines: dict[str, RunRecord]) -> RunLike:
     """Where the result is: its folder, which has more, before a line in a file of runs."""
     return item.folder if item.folder.result.exists() else lines.get(item.run.key, item.folder)
 
 
-def _report(suite: Suite, runs: Sequence[KeptRun], workspace: Workspace) -> Report:
+def _report(suite: Suite, runs: Sequence[RunLike], workspace: Workspace) -> Report:
     from ..errors import ConfigError, NoisebenchError
 
     shape = suite.report
@@ -446,14 +448,14 @@ def _report(suite: Suite, runs: Sequence[KeptRun], workspace: Workspace) -> Repo
 def _show_agenda(
     name: str,
     forecast: Forecast,
-    items: list[Item],
-    work: list[Load],
+    items: list[QueuedRun],
+    work: list[Pack],
     pool: Executor,
     *,
     json: bool,
 ) -> None:
     width = {id(item): load.width for load in work for item in load.items}
-    at_once = pool.at_once(len(work)) if work else 0
+    at_once = pool.max_parallel(len(work)) if work else 0
     total = forecast(work, at_once, pool.place.device) if work else 0.0
     if json:
         runs = [_summary(item, width.get(id(item))) for item in items]
@@ -489,11 +491,13 @@ def _show_agenda(
     )
 
 
-def _line(item: Item, *, selected: bool) -> str:
+def _line(item: QueuedRun, *, selected: bool) -> str:
     """What becomes of a run and why; where a budget decides its epochs, these too."""
     epochs = item.run.recipe.epochs
     said = (
-        f", {epochs} epoch{'' if epochs == 1 else 's'}" if item.wanted.budget == "compute" else ""
+        f", {epochs} epoch{'' if epochs == 1 else 's'}"
+        if item.suite_run.budget == "compute"
+        else ""
     )
     return (
         f"{item.status if selected else item.status + ' (left out)':14} "
@@ -501,22 +505,22 @@ def _line(item: Item, *, selected: bool) -> str:
     )
 
 
-def _packs(work: list[Load]) -> int:
+def _packs(work: list[Pack]) -> int:
     return sum(load.width > 1 for load in work)
 
 
 def _forecast(
-    workspace: Workspace, options: Globals, work: list[Load], at_once: int, device: str
+    workspace: Workspace, options: Globals, work: list[Pack], at_once: int, device: str
 ) -> float:
     from ..runs.folder import read_records, run_folders
-    from ..runs.time_estimate import seconds_of_suite
+    from ..runs.time_estimate import estimate_suite_seconds
 
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     records = read_records(folders, lambda error: say(f"warning: {error}", quiet=options.quiet))
-    return seconds_of_suite(workspace, work, records, at_once, device)
+    return estimate_suite_seconds(workspace, work, records, at_once, device)
 
 
-def _summary(item: Item, width: int | None) -> dict[str, Any]:
+def _summary(item: QueuedRun, width: int | None) -> dict[str, Any]:
     """width: of the pack, where it is to be run."""
     return {
         "title": item.run.title,

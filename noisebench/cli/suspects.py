@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .console import duration, say
 
 if TYPE_CHECKING:
-    from ..experiments.resolve import Run
+    from ..experiments.resolve import RunConfig
     from ..labels.manifest import Manifest
     from ..metrics.predictions import Predictions
     from ..runs.cross_validation import Fold
@@ -92,7 +92,7 @@ def _together(
     folders: list[RunFolder], score: str | None, asking: Asking
 ) -> tuple[Predictions, Manifest, str]:
     """What several runs on the same labels say of them together, the mean over the runs."""
-    from ..labels.issues import together
+    from ..labels.issues import combine
     from ..runs.rebuild import manifest_of
 
     manifest, judged = (
@@ -100,7 +100,7 @@ def _together(
         [_of_training(folder, score) for folder in folders],
     )
     by = " and ".join(sorted({name for _, name in judged}))
-    return together([said for said, _ in judged], manifest.labels), manifest, by
+    return combine([said for said, _ in judged], manifest.labels), manifest, by
 
 
 def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
@@ -131,12 +131,12 @@ def _check(folders: list[RunFolder], given: dict[str, Any]) -> None:
 
 def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str]:
     """What the run says of every training image, and by which score; of no clean label."""
-    from ..labels.issues import better_score, judge
+    from ..labels.issues import better_score, score_labels
     from ..runs.predictions import checked_arrays
 
     arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
     chosen = score or better_score(arrays)
-    return judge(arrays, chosen), chosen
+    return score_labels(arrays, chosen), chosen
 
 
 def _judged(
@@ -151,7 +151,7 @@ def _judged(
     return run.manifest, _out_of_fold(run, folder, folds, asking), f"{folds} folds"
 
 
-def _out_of_fold(run: Run, folder: RunFolder, count: int, asking: Asking) -> Predictions:
+def _out_of_fold(run: RunConfig, folder: RunFolder, count: int, asking: Asking) -> Predictions:
     from ..runs.cross_validation import judged, make_folds
 
     folds = make_folds(run, folder, count)
@@ -163,7 +163,7 @@ def _out_of_fold(run: Run, folder: RunFolder, count: int, asking: Asking) -> Pre
 def _train(folds: list[Fold], asking: Asking) -> None:
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
-    from ..runs.checkpoint import Conduct
+    from ..runs.checkpoint import RunOptions
     from ..runs.cross_validation import train_folds
     from .progress import RunProgress
 
@@ -172,12 +172,12 @@ def _train(folds: list[Fold], asking: Asking) -> None:
     keep_memory()
     with StopSignals() as signals, RunProgress(quiet=asking.quiet) as lines:
 
-        def conduct(left: int) -> Conduct:
+        def conduct(left: int) -> RunOptions:
             lines.say(f"fold {len(folds) - left + 1} of {len(folds)}")
-            return Conduct(
-                listen=lines.update,
-                stop=lambda: signals.stopped,
-                estimate=lambda seconds: _say_time(lines, seconds * left),
+            return RunOptions(
+                on_epoch_end=lines.update,
+                should_stop=lambda: signals.stopped,
+                on_time_estimate=lambda seconds: _say_time(lines, seconds * left),
             )
 
         train_folds(folds, images, asking.device, conduct)
@@ -194,9 +194,9 @@ def _listed(
     path: Path | None, said: Predictions, manifest: Manifest, by: str, asking: Asking
 ) -> dict[str, Any]:
     """The list written, and what can be said of it."""
-    from ..labels.issues import how_good, write_suspects
+    from ..labels.issues import precision_text, write_suspects
 
-    found = how_good(said, manifest)
+    found = precision_text(said, manifest)
     if path is not None:
         write_suspects(path, said, manifest)
         say(

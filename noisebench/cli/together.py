@@ -10,12 +10,12 @@ from .console import say
 
 if TYPE_CHECKING:
     from ..experiments.suite import Suite
-    from ..runs.queue import Item
+    from ..runs.queue import QueuedRun
     from ..runs.workspace import Workspace
     from .options import Globals
 
 
-def check_listing(suite: Suite, items: list[Item], workspace: Workspace) -> None:
+def check_listing(suite: Suite, items: list[QueuedRun], workspace: Workspace) -> None:
     """Raises ConfigError where there is no one list to write, or links lead it out of the
     workspace, before the first run.
     """
@@ -31,7 +31,7 @@ def check_listing(suite: Suite, items: list[Item], workspace: Workspace) -> None
 
     if (
         suite.report.suspects
-        and (several := len({item.run.manifest.identity for item in items})) > 1
+        and (several := len({item.run.manifest.content_hash for item in items})) > 1
     ):
         raise ConfigError(
             "report.suspects is a list of one labelling, the suite's runs see "
@@ -39,7 +39,9 @@ def check_listing(suite: Suite, items: list[Item], workspace: Workspace) -> None
         )
 
 
-def list_suspects(suite: Suite, items: list[Item], workspace: Workspace, options: Globals) -> None:
+def list_suspects(
+    suite: Suite, items: list[QueuedRun], workspace: Workspace, options: Globals
+) -> None:
     """Write it once all runs are finished; one that is there is left as it is, since somebody may
     be working on it.
     """
@@ -63,22 +65,22 @@ def list_suspects(suite: Suite, items: list[Item], workspace: Workspace, options
         say(f"{path} written: {_write(items, suite, workspace)}", quiet=options.quiet)
 
 
-def _write(items: list[Item], suite: Suite, workspace: Workspace) -> str:
+def _write(items: list[QueuedRun], suite: Suite, workspace: Workspace) -> str:
     """What is said of the list, with the next command."""
-    from ..experiments.suite import labels_of
-    from ..labels.issues import better_score, how_good, judge, together, write_suspects
+    from ..experiments.suite import label_request_of
+    from ..labels.issues import better_score, combine, precision_text, score_labels, write_suspects
     from ..runs.predictions import checked_arrays
 
     run, arrays = (
         items[0].run,
         [checked_arrays(item.folder, item.run.dataset.num_classes) for item in items],
     )
-    said = together([judge(each, better_score(each)) for each in arrays], run.manifest.labels)
+    said = combine([score_labels(each, better_score(each)) for each in arrays], run.manifest.labels)
     path = workspace.root / str(suite.report.suspects)
     write_suspects(path, said, run.manifest)
     found, (_, place) = (
-        how_good(said, run.manifest),
-        workspace.make(run.dataset, labels_of(items[0].wanted)),
+        precision_text(said, run.manifest),
+        workspace.make(run.dataset, label_request_of(items[0].suite_run)),
     )
     known = (
         "" if found["precision"] is None else (f", {100 * found['precision']:.1f} % of them wrong")

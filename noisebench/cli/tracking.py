@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from .console import say
 
 if TYPE_CHECKING:
-    from ..runs.trackers import Logbook
+    from ..runs.trackers import RunLogger
     from .options import Globals
 
 
-def open_logbook(options: Globals, names: list[str]) -> Logbook:
+def open_logbook(options: Globals, names: list[str]) -> RunLogger:
     """A logbook for these trackers. Raises ConfigError where one cannot begin."""
-    from ..runs.trackers import Logbook, Place, connect
+    from ..runs.trackers import RunLogger, TrackerConfig, connect
 
-    place = Place(options.workspace, options.offline)
+    place = TrackerConfig(options.workspace, options.offline)
     trackers = {name: connect(name, place) for name in names}
     for name, tracker in trackers.items():
         say(f"logging to {name}: {tracker.where}", quiet=options.quiet)
-    return Logbook(trackers, lambda text: say(f"warning: {text}"))
+    return RunLogger(trackers, lambda text: say(f"warning: {text}"))

@@ -60,12 +60,12 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..datasets import Images
-    from ..experiments.resolve import Run, Wish
+    from ..experiments.resolve import RunConfig, RunRequest
     from ..runs.checkpoint import Progress
     from ..runs.folder import RunFolder
-    from ..runs.trackers import Logbook
+    from ..runs.trackers import RunLogger
     from ..runs.workspace import Workspace
-    from ..training.distributed.processes import Ranks, Seat, Spread
+    from ..training.distributed.processes import ParallelConfig, RankInfo, SingleProcess
     from ..training.trainer import Trainer
     from .labels import ChosenLabels
 
@@ -216,18 +216,18 @@ def train(
     noisebench train --loss el --eps 0.4
     """
     from ..errors import ConfigError
-    from ..experiments.resolve import Wish, with_parameters
+    from ..experiments.resolve import RunRequest, with_loss_parameters
     from ..runs.folder import RunFolder
-    from ..runs.noise_estimation import smallest_set
+    from ..runs.noise_estimation import smallest_training_set
     from ..runs.result import preprocessing
     from ..runs.session import make_trainer
     from ..runs.trackers import known_trackers
-    from ..training.distributed.processes import Spread, check_spread, seat_here
+    from ..training.distributed.processes import ParallelConfig, check_spread, rank_info
     from .labels import LabelChoice, choose_labels
     from .tracking import open_logbook
     from .words import split_words
 
-    seat = seat_here()
+    seat = rank_info()
     options: Globals = context.obj if seat.first else replace(context.obj, quiet=True)
     # with plugins, whose parameters are options too
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
@@ -257,10 +257,10 @@ def train(
     changes = {key: value for key, value in given.items() if value is not None}
     with _ranks(seat, device, dry_run=dry_run) as ranks:
 
-        def plan() -> tuple[ChosenLabels, Run]:
+        def plan() -> tuple[ChosenLabels, RunConfig]:
             found = choose_labels(workspace, choice)
             check_workers(workers, [found.dataset])
-            wish = Wish(
+            wish = RunRequest(
                 method,
                 loss,
                 strategy,
@@ -274,20 +274,22 @@ def train(
                 workspace.initial(init, model or found.dataset.model),
             )
             return found, _plan(
-                workspace, with_parameters(wish, found.dataset, found.manifest, parameters), found
+                workspace,
+                with_loss_parameters(wish, found.dataset, found.manifest, parameters),
+                found,
             )
 
-        found, run = ranks.in_turn(plan)
+        found, run = ranks.rank_zero_first(plan)
         for note in found.notes:
             say(note, quiet=options.quiet)
-        spread = Spread(ranks, accumulate, sync_bn)
-        check_spread(min(run.recipe.batch_size, smallest_set(run)), spread)
+        spread = ParallelConfig(ranks, accumulate, sync_bn)
+        check_spread(min(run.recipe.batch_size, smallest_training_set(run)), spread)
         folder = RunFolder(workspace.runs / run.folder_name)
         if dry_run:
             if seat.first:
                 _show_plan(run, folder, json=json)
             return
-        record = None if force else ranks.by_first(lambda: folder.finished(run.key))
+        record = None if force else ranks.on_rank_zero(lambda: folder.finished(run.key))
         if record is not None:
             say(
                 f"{folder.path} is finished already{_otherwise(record, spread)}; --force runs it "
@@ -305,7 +307,7 @@ def train(
             logbook = open_logbook(options, trackers if seat.first else [])
             images = workspace.training_images(run.dataset, run.manifest, run.recipe)
             trainer = make_trainer(run, images, ranks.device or device, spread=spread)
-            ranks.by_first(lambda: workspace.keep(found.manifest, found.path))
+            ranks.on_rank_zero(lambda: workspace.keep(found.manifest, found.path))
             for said in (
                 found.sentence,
                 *preprocessing(run, images),
@@ -319,7 +321,7 @@ def train(
             _show_record(record, json=json)
 
 
-def _otherwise(record: dict[str, Any], spread: Spread) -> str:
+def _otherwise(record: dict[str, Any], spread: ParallelConfig) -> str:
     """How a finished run was spread, where that is not as asked: no key knows it, and with batch
     norm it changes the numbers.
     """
@@ -334,22 +336,22 @@ def _otherwise(record: dict[str, Any], spread: Spread) -> str:
     return f", with {', '.join(changed)}"
 
 
-def _ranks(seat: Seat, device: str, *, dry_run: bool) -> AbstractContextManager[Ranks]:
+def _ranks(seat: RankInfo, device: str, *, dry_run: bool) -> AbstractContextManager[SingleProcess]:
     """This process by itself, or all that torchrun started, joined."""
-    from ..training.distributed.processes import Ranks
+    from ..training.distributed.processes import SingleProcess
 
     if not seat.several or dry_run:  # to say what would be run each plans by itself
-        return nullcontext(Ranks(seat.rank, seat.size))
-    from ..training.distributed.ranks import several_ranks
+        return nullcontext(SingleProcess(seat.rank, seat.size))
+    from ..training.distributed.ranks import open_process_group
 
-    return several_ranks(seat, device)
+    return open_process_group(seat, device)
 
 
-def _check_alike(ranks: Ranks, run: Run) -> None:
+def _check_alike(ranks: SingleProcess, run: RunConfig) -> None:
     """Raises ConfigError where the machines of a run have different data, plugins or processors."""
     from ..errors import ConfigError
 
-    if (key := ranks.by_first(lambda: run.key)) != run.key:
+    if (key := ranks.on_rank_zero(lambda: run.key)) != run.key:
         other = (
             f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 "
             f"({key[:8]})"
@@ -360,7 +362,7 @@ def _check_alike(ranks: Ranks, run: Run) -> None:
         )
 
 
-def _plan(workspace: Workspace, wish: Wish, labels: ChosenLabels) -> Run:
+def _plan(workspace: Workspace, wish: RunRequest, labels: ChosenLabels) -> RunConfig:
     clean = workspace.labels(labels.dataset)
     labels.manifest.verify(clean.labels, clean.ids, classes=labels.dataset.num_classes)
     return workspace.plan(wish, labels.dataset, labels.manifest)
@@ -370,17 +372,17 @@ def _execute(
     images: Images,
     options: Globals,
     trainer: Trainer,
-    run: Run,
+    run: RunConfig,
     folder: RunFolder,
-    logbook: Logbook,
+    logbook: RunLogger,
     *,
     resume: bool,
     anew: bool,
 ) -> dict[str, Any]:
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
-    from ..runs.checkpoint import Conduct
-    from ..runs.session import execute
+    from ..runs.checkpoint import RunOptions
+    from ..runs.session import execute_run
     from .progress import RunProgress
 
     say(f"{run.title}{' (oracle)' if run.oracle else ''} -> {folder.path}", quiet=options.quiet)
@@ -400,13 +402,13 @@ def _execute(
             lines.update(progress)
             logbook.log(run, folder, progress.lines)
 
-        conduct = Conduct(resume and not anew, anew, listen, lambda: signals.stopped, estimate)
-        record = execute(run, images, trainer, folder, conduct)
+        conduct = RunOptions(resume and not anew, anew, listen, lambda: signals.stopped, estimate)
+        record = execute_run(run, images, trainer, folder, conduct)
         logbook.finish(folder)
     return record
 
 
-def _show_plan(run: Run, folder: RunFolder, *, json: bool) -> None:
+def _show_plan(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
     if json:
         write_json(
             {"run": str(folder.path), "status": folder.status(), "key": run.key, **run.config}

@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
     return {**found, **{name: _version(name) for name in _PACKAGES if _version(name)}}
 
 
-def cores(root: Path = Path("/")) -> int:
+def cpu_count(root: Path = Path("/")) -> int:
     """The processors that this process may use: by its affinity, and by the quota of its container
     or job, rounded up. root: where `proc` and `sys` are.
     """
@@ -86,7 +86,7 @@ def _processor() -> str:
     """`Intel(R) Xeon(R) Processor, 2 cores`: what the processor is called, and how many of its
     cores this process may use.
     """
-    return f"{_processor_name()}, {cores()} core{'' if cores() == 1 else 's'}"
+    return f"{_processor_name()}, {cpu_count()} core{'' if cpu_count() == 1 else 's'}"
 
 
 @cache

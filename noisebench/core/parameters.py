@@ -174,7 +174,7 @@ def _matrix(value: Value) -> Value:
     return None if bad else rows
 
 
-def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[Parameter, ...]:
+def read_signature(build: Callable[..., Any], injected: tuple[str, ...]) -> tuple[Parameter, ...]:
     """The language's parameters of a function or class: all but those `given`, which code
     supplies.
     """
@@ -185,7 +185,7 @@ def read_signature(build: Callable[..., Any], given: tuple[str, ...]) -> tuple[P
         hints = typing.get_type_hints(called, include_extras=True)
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}
-    parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in given]
+    parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in injected]
     return tuple(_parameter(p.name, p.default, _hint(p, hints)) for p in parameters)
 
 

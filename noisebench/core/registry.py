@@ -37,8 +37,8 @@ class Entry:
     paper: str = ""
     version: int = 1
     aliases: tuple[str, ...] = ()
-    laws: frozenset[str] = frozenset()
-    complete: Callable[[dict[str, Value]], dict[str, Value]] | None = None
+    properties: frozenset[str] = frozenset()
+    fill_defaults: Callable[[dict[str, Value]], dict[str, Value]] | None = None
     facts: dict[str, Any] = field(default_factory=dict, compare=False)
     code: str = ""  # of a plugin: the hash of its source as it was when it was loaded
 
@@ -85,14 +85,23 @@ def _file_of(build: Callable[..., Any]) -> str | None:
 class Registry:
     """The names of one kind of thing.
 
-    `listing` is the word after `noisebench list`; `given` are the parameters that code supplies,
-    not the text; `laws` are those that an entry obeys unless it says otherwise.
+    `listing` is the word after `noisebench list`; `injected` are the parameters that code
+    supplies, not the text; `properties` are those of an entry that says nothing else.
     """
 
     def __init__(
-        self, kind: str, listing: str, given: tuple[str, ...] = (), laws: tuple[str, ...] = ()
+        self,
+        kind: str,
+        listing: str,
+        injected: tuple[str, ...] = (),
+        properties: tuple[str, ...] = (),
     ) -> None:
-        self.kind, self.listing, self._given, self._laws = kind, listing, given, laws
+        self.kind, self.listing, self._injected, self._properties = (
+            kind,
+            listing,
+            injected,
+            properties,
+        )
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
         self._short: dict[str, Call] = {}
@@ -106,25 +115,25 @@ class Registry:
     @overload
     def register(self, build: F, *, name: str = "", **facts: Any) -> F: ...
     def register(self, build: Any = None, *, name: str = "", **facts: Any) -> Any:
-        """Decorator; keywords are Entry's `paper`, `version`, `aliases`, `laws`, `complete`, or
-        land in `facts`.
+        """Decorator; keywords are Entry's `paper`, `version`, `aliases`, `properties`,
+        `fill_defaults`, or land in `facts`.
         """
         if build is None:
             return lambda function: self.register(function, name=name, **facts)
         known = {
             key: facts.pop(key)
-            for key in ("paper", "version", "aliases", "complete")
+            for key in ("paper", "version", "aliases", "fill_defaults")
             if key in facts
         }
-        laws = frozenset(facts.pop("laws", self._laws))
-        parameters = read_signature(build, facts.pop("given", self._given))
+        properties = frozenset(facts.pop("properties", self._properties))
+        parameters = read_signature(build, facts.pop("injected", self._injected))
         code = "" if _is_ours(build) else code_of(_file_of(build))
         self.add(
             Entry(
                 name or build.__name__,
                 build,
                 parameters,
-                laws=laws,
+                properties=properties,
                 facts=facts,
                 code=code,
                 **known,
@@ -231,8 +240,8 @@ class Registry:
         call = self._expanded(call) if call.name in self._short else call
         entry = self[call.name]
         values = self._bind(entry, call)
-        if entry.complete:
-            values = entry.complete(values)
+        if entry.fill_defaults:
+            values = entry.fill_defaults(values)
         inner = tuple(
             self.normal(values[p.name])  # type: ignore[arg-type]
             for p in entry.parameters

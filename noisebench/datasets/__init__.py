@@ -2,7 +2,7 @@
 
 from .checks import check_arrays, check_files, number_in
 from .cifar_n import HUMAN, check_column, read_human
-from .download import Tell, silent
+from .download import ProgressCallback, silent
 from .label_files import (
     Annotations,
     LabelTable,
@@ -28,7 +28,7 @@ from .load import (
 )
 from .npz import fingerprint
 from .registry import DATASETS, Dataset
-from .streaming.images import FITS, Fitting, Pictures
+from .streaming.images import FITS, Fitting, LazyImages
 from .streaming.registry import split_reader
 
 __all__ = [
@@ -42,9 +42,9 @@ __all__ = [
     "Images",
     "LabelTable",
     "Labels",
-    "Pictures",
+    "LazyImages",
+    "ProgressCallback",
     "Shape",
-    "Tell",
     "at_hand",
     "check_arrays",
     "check_column",

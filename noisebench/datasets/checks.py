@@ -17,10 +17,10 @@ import numpy as np
 
 from ..core.files.atomic import write_text
 from ..errors import DataError
-from .download import Tell, silent
+from .download import ProgressCallback, silent
 from .image_folder import counted
 from .streaming.images import Opener, as_rgb, read_picture
-from .streaming.index import Listed, Listing
+from .streaming.index import ImageIndex, Listed
 from .streaming.opening import opener
 
 _FORMAT = 2
@@ -33,7 +33,7 @@ _SMALLEST_DRAFT = 256
 _MOST_BROKEN = 20  # names of files that cannot be read
 
 
-def check_files(listed: Listed, cache: Path, tell: Tell = silent) -> tuple[str, ...]:
+def check_files(listed: Listed, cache: Path, tell: ProgressCallback = silent) -> tuple[str, ...]:
     """Read every image once: a line for what is there twice.
 
     What was found of many is kept in the folder `cache` for as long as the files have the same
@@ -56,7 +56,7 @@ def check_files(listed: Listed, cache: Path, tell: Tell = silent) -> tuple[str, 
     return lines
 
 
-def _stamp(listing: Listing, labels: np.ndarray) -> str:
+def _stamp(listing: ImageIndex, labels: np.ndarray) -> str:
     """Of the files as they lie there now; of some that are not there, which reading them names,
     any.
     """
@@ -76,7 +76,9 @@ Looked = tuple[bytes, tuple[str, ...]]
 """The digest of an image's pixels, and what is changed of it before a network sees it."""
 
 
-def _read_all(listing: Listing, tell: Tell) -> tuple[list[bytes], list[tuple[str, ...]]]:
+def _read_all(
+    listing: ImageIndex, tell: ProgressCallback
+) -> tuple[list[bytes], list[tuple[str, ...]]]:
     """Digests of the images, and their changes. Raises DataError, naming those that cannot be
     read.
     """
@@ -118,7 +120,7 @@ def _changed(*parts: tuple[Sequence[str], list[tuple[str, ...]]]) -> tuple[str, 
     )
 
 
-def _look(opened: Opener, listing: Listing, place: int) -> Looked | DataError:
+def _look(opened: Opener, listing: ImageIndex, place: int) -> Looked | DataError:
     try:
         return read_picture(lambda: opened(place), _pixels, lambda: listing.where(place))
     except DataError as error:

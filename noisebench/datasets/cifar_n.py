@@ -13,7 +13,16 @@ import numpy as np
 
 from ..core.files.atomic import read_checked
 from ..errors import DataError
-from .download import DOWNLOADS, HUMAN_HOSTS, NoHost, Tell, fetch, human_file, silent, turn
+from .download import (
+    DOWNLOADS,
+    HUMAN_HOSTS,
+    NoHost,
+    ProgressCallback,
+    download_lock,
+    fetch,
+    human_file,
+    silent,
+)
 from .npz import as_labels
 from .pickled import read_object_npy, read_pt
 
@@ -88,7 +97,7 @@ def read_human(
     data_dir: Path,
     *,
     offline: bool = False,
-    tell: Tell = silent,
+    tell: ProgressCallback = silent,
 ) -> np.ndarray:
     """A column's recorded labels (N,), once the file's own clean labels are found to be these.
     Raises DataError.
@@ -112,7 +121,7 @@ def read_human(
 
 
 def _content(
-    column: HumanColumn, clean: np.ndarray, data_dir: Path, *, offline: bool, tell: Tell
+    column: HumanColumn, clean: np.ndarray, data_dir: Path, *, offline: bool, tell: ProgressCallback
 ) -> tuple[dict[str, Any], Path]:
     file = column.file
     path, ordered = data_dir / file.name, data_dir / file.ordered
@@ -169,13 +178,13 @@ def _labels(content: dict[str, Any], names: tuple[str, ...], where: Path) -> np.
     return as_labels(found, f"{where}, {names[0]}")
 
 
-def _download(file: HumanFile, path: Path, *, offline: bool, tell: Tell) -> None:
+def _download(file: HumanFile, path: Path, *, offline: bool, tell: ProgressCallback) -> None:
     """Fetch the published file, asked for by name."""
     place = f"put {file.name} from {HUMAN_HOSTS[0]}{file.name} there (CC BY-NC 4.0)"
     if offline:
         raise DataError(f"{path} is not there: {place}; without --offline it would be downloaded")
     folder = path.parent / DOWNLOADS / "human"
-    with turn(folder, tell):
+    with download_lock(folder, tell):
         if path.exists():  # who had the turn before
             return
         try:

@@ -24,7 +24,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from ..core.files.lock import Holder, claimed, find_claim
+from ..core.files.lock import LockOwner, acquire, find_lock
 from ..errors import ConfigError, DataError, RunTaken
 
 
@@ -275,7 +275,7 @@ _PAUSE = 1.0  # seconds before the second, twice as many before the third
 _FURTHER = 1 << 20  # bytes that a try has to bring, or it counts
 _LOOK = 0.5  # seconds until one looks again whether another process has ended
 
-Tell = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Is told what goes on, and how many bytes of how many are there, 0 of 0 where nothing is counted.
 An empty text: nothing any more.
 """
@@ -290,7 +290,7 @@ class NoHost(DataError):
 
 
 @contextmanager
-def turn(folder: Path, tell: Tell) -> Iterator[None]:
+def download_lock(folder: Path, tell: ProgressCallback) -> Iterator[None]:
     """Be the only process that downloads into a folder; who comes meanwhile waits, and is told for
     whom. A dead process holds nobody up. Afterwards the folder is gone, unless a broken connection
     left something in it. Raises DataError where one cannot write.
@@ -308,11 +308,11 @@ def turn(folder: Path, tell: Tell) -> Iterator[None]:
             folder.parent.rmdir()
 
 
-def _has_turn(held: ExitStack, claim: Path, tell: Tell) -> bool:
+def _has_turn(held: ExitStack, claim: Path, tell: ProgressCallback) -> bool:
     try:
-        held.enter_context(claimed(claim, _this_process))
+        held.enter_context(acquire(claim, _this_process))
     except RunTaken:
-        other = find_claim(claim)
+        other = find_lock(claim)
         tell(
             f"waiting for {other.holder if other else 'another process'}, which downloads "
             f"{claim.parent.name}",
@@ -323,12 +323,12 @@ def _has_turn(held: ExitStack, claim: Path, tell: Tell) -> bool:
     return True
 
 
-def _this_process() -> Holder:
+def _this_process() -> LockOwner:
     """Without its job, which may have several processes at once that want the same data."""
-    return replace(Holder.here(), job="")
+    return replace(LockOwner.here(), job="")
 
 
-def fetch(file: Published, folder: Path, tell: Tell = silent) -> Path:
+def fetch(file: Published, folder: Path, tell: ProgressCallback = silent) -> Path:
     """The file in `folder`, downloaded unless it is there. For who has the folder's `turn`.
 
     Raises NoHost, and DataError where one cannot write; what came so far stays, as `.part`.
@@ -367,7 +367,7 @@ def _host(address: str) -> str:
     return urlsplit(address).netloc.rpartition("@")[2]
 
 
-def _ask(file: Published, address: str, part: Path, tell: Tell) -> None:
+def _ask(file: Published, address: str, part: Path, tell: ProgressCallback) -> None:
     """Fill `part` from one host, in as many connections as it takes while they get further. Raises
     Failed.
     """
@@ -384,7 +384,7 @@ def _ask(file: Published, address: str, part: Path, tell: Tell) -> None:
             time.sleep(_PAUSE * 2 ** (tries - 1))
 
 
-def _fill(file: Published, address: str, part: Path, tell: Tell) -> None:
+def _fill(file: Published, address: str, part: Path, tell: ProgressCallback) -> None:
     """By one connection. A whole that is not the file is removed; what lay there before may be to
     blame, and then it is asked for again.
     """

@@ -29,7 +29,7 @@ import numpy as np
 from ..core.files.atomic import is_text
 from ..errors import DataError
 from .label_files import read_image_labels, read_label_table, split_column
-from .streaming.index import Listed, Listing, Names
+from .streaming.index import ImageIndex, Listed, Names
 
 Rows = list[tuple[str, int]]
 """Paths and class numbers."""
@@ -98,7 +98,7 @@ LABEL_FILE = "labels.csv"  # that of a folder without class folders, where none 
 
 
 @dataclass
-class PassedOver:
+class Skipped:
     """What a scan leaves out: how much for each reason, and the first names. used: names that are
     not left out, whatever they are.
     """
@@ -142,7 +142,7 @@ def is_hidden(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM
 
 
-def is_image(name: str, passed: PassedOver) -> bool:
+def is_image(name: str, passed: Skipped) -> bool:
     """Whether a path is an image's by its suffix; of one that is not it is noted that it is passed
     over.
     """
@@ -152,7 +152,7 @@ def is_image(name: str, passed: PassedOver) -> bool:
     return suffix in SUFFIXES
 
 
-def images_below(root: Path, part: str, passed: PassedOver) -> list[str]:
+def images_below(root: Path, part: str, passed: Skipped) -> list[str]:
     """Images at any depth below `part`, sorted, as paths from the root. Raises DataError for a name
     that is no text.
     """
@@ -175,7 +175,7 @@ def images_below(root: Path, part: str, passed: PassedOver) -> list[str]:
     return sorted(images)
 
 
-def _entries(root: Path, part: str, passed: PassedOver) -> tuple[list[str], list[str]]:
+def _entries(root: Path, part: str, passed: Skipped) -> tuple[list[str], list[str]]:
     """Folders and files directly in `part`, sorted, as paths from the root, without hidden ones.
     Raises DataError.
     """
@@ -207,11 +207,11 @@ class Parts:
     test: str | None
 
 
-def find_parts(root: Path, passed: PassedOver) -> Parts:
+def find_parts(root: Path, passed: Skipped) -> Parts:
     """The training and the test part by the usual names, which hold folders. Raises DataError where
     two folders have one of them.
     """
-    folders, files = _entries(root, "", PassedOver())
+    folders, files = _entries(root, "", Skipped())
     train = _named(root, folders, TRAIN_PARTS)
     tests = [part for name in TEST_PARTS if (part := _named(root, folders, (name,)))]
     if train is None:
@@ -246,11 +246,11 @@ def _named(root: Path, folders: Sequence[str], names: Sequence[str]) -> str | No
 
 
 def _folders_in(root: Path, part: str) -> set[str]:
-    folders, _ = _entries(root, part, PassedOver())
+    folders, _ = _entries(root, part, Skipped())
     return {folder.rpartition("/")[2] for folder in folders}
 
 
-def images_by_class(root: Path, part: str, passed: PassedOver) -> dict[str, list[str]]:
+def images_by_class(root: Path, part: str, passed: Skipped) -> dict[str, list[str]]:
     """Class -> its images, as paths from the root; classes by name. Folders without an image are no
     classes.
     """
@@ -274,7 +274,7 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
     not read, since the folders say the classes. Default: labels.csv in a folder without class
     folders.
     """
-    passed = PassedOver()
+    passed = Skipped()
     parts = find_parts(root, passed)
     images = images_by_class(root, parts.train, passed)
     classes = tuple(images)
@@ -326,9 +326,9 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
     """Images at any depth of a folder, by a label file. folders_of: its folders that could be
     classes, and are none.
     """
-    passed = PassedOver(_within(root, labels))
+    passed = Skipped(_within(root, labels))
     images = images_below(root, "", passed)
-    test_passed = PassedOver(frozenset({LABEL_FILE}))
+    test_passed = Skipped(frozenset({LABEL_FILE}))
     others = images_below(test, "", test_passed) if test is not None else []
     if not images:
         raise DataError(f"{root} holds no images{'; '.join(['', *passed.lines()])}")
@@ -428,7 +428,7 @@ def _within(root: Path, labels: str) -> frozenset[str]:
 
 
 def _labelled_test(
-    test: Path, images: list[str], classes: tuple[str, ...], passed: PassedOver
+    test: Path, images: list[str], classes: tuple[str, ...], passed: Skipped
 ) -> Rows:
     """Test images of a folder elsewhere: by class folders, else by its own labels.csv. Raises
     DataError.
@@ -454,7 +454,7 @@ def _labelled_test(
 
 
 def _test_images(
-    root: Path, part: str, classes: tuple[str, ...], passed: PassedOver
+    root: Path, part: str, classes: tuple[str, ...], passed: Skipped
 ) -> dict[str, list[str]]:
     """Test images by class. Raises DataError for a class that the training images do not have, and
     where there are none.
@@ -478,16 +478,14 @@ def _test_images(
     return images
 
 
-def _too_few(
-    root: Path, parts: Parts, images: dict[str, list[str]], passed: PassedOver
-) -> DataError:
+def _too_few(root: Path, parts: Parts, images: dict[str, list[str]], passed: Skipped) -> DataError:
     """What is there, and what is expected."""
     where = root / parts.train
     if len(images) == 1:
         (name,) = images
         if (
-            find_parts(where / name, PassedOver()).train
-            or len(images_by_class(where / name, "", PassedOver())) > 1
+            find_parts(where / name, Skipped()).train
+            or len(images_by_class(where / name, "", Skipped())) > 1
         ):
             return DataError(
                 f"{where} holds the one folder {name}, which has class folders: name {where / name}"
@@ -524,8 +522,8 @@ def numbered(images: dict[str, list[str]], classes: Sequence[str]) -> Rows:
     return [(path, number) for number, name in enumerate(classes) for path in images.get(name, ())]
 
 
-def as_listing(root: Path, rows: Rows) -> tuple[Listing, np.ndarray]:
+def as_listing(root: Path, rows: Rows) -> tuple[ImageIndex, np.ndarray]:
     """Rows as what is read of them: images, and class numbers (N,)."""
-    return Listing("folder", str(root), Names.of(name for name, _ in rows)), np.array(
+    return ImageIndex("folder", str(root), Names.of(name for name, _ in rows)), np.array(
         [number for _, number in rows], np.int64
     )

@@ -25,7 +25,7 @@ import numpy as np
 from ..core.classes import NoClass, class_numbers
 from ..core.files.arrays import npz_arrays, read_npy
 from ..core.files.atomic import read_checked
-from ..core.files.untrusted import LARGEST, parse_json
+from ..core.files.untrusted import MAX_BYTES, parse_json
 from ..core.sanitize import from_cell
 from ..errors import DataError
 from .pickled import read_object_npy, read_pt
@@ -153,7 +153,7 @@ def read_label_table(
     suffix = path.suffix.lower()
     if suffix not in _READERS:
         raise DataError(f"{path}: a label file is a {', '.join(_READERS)}")
-    raw = read_checked(path, sha256, LARGEST if n is None else ROOM + n * WIDEST)
+    raw = read_checked(path, sha256, MAX_BYTES if n is None else ROOM + n * WIDEST)
     try:
         content = _READERS[suffix](raw, path, _Expected(n, classes, column))
         return _recognised(content, column, classes)

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.files.atomic import write_whole
+from ..core.files.atomic import atomic_write
 from ..errors import DataError, UnknownName
-from .download import DOWNLOADS, FILES, NoHost, Tell, fetch, silent, turn
+from .download import DOWNLOADS, FILES, NoHost, ProgressCallback, download_lock, fetch, silent
 from .npz import as_images, as_labels, fingerprint, read_arrays
-from .raw import find_original, original_place, read_original
+from .raw import find_raw, raw_path, read_raw
 from .registry import DATASETS, Dataset
-from .streaming.images import Fitting, Pictures, sentences
+from .streaming.images import Fitting, LazyImages, sentences
 from .streaming.index import Listed
 from .streaming.registry import READERS, describe_stream, found_of, split_reader
-from .user_data import check_memory, describe_foreign, read_pictures
+from .user_data import check_memory, describe_user_data, read_pictures
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
-ImageArray = np.ndarray | Pictures
+ImageArray = np.ndarray | LazyImages
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Images:
         streamed = [
             (part, images)
             for part, images in (("training", self.train_images), ("test", self.test_images))
-            if isinstance(images, Pictures)
+            if isinstance(images, LazyImages)
         ]
         return (
             *self.changed,
@@ -96,7 +96,7 @@ class Images:
         """sha256 over every byte that a result depends on; of pictures in files over their names,
         sizes and labels. Where they lie does not matter.
         """
-        if isinstance(self.train_images, Pictures) and isinstance(self.test_images, Pictures):
+        if isinstance(self.train_images, LazyImages) and isinstance(self.test_images, LazyImages):
             return hashlib.sha256(
                 f"{self.train_images.fingerprint}\n{self.test_images.fingerprint}\n".encode()
             ).hexdigest()
@@ -145,7 +145,7 @@ def find_dataset(
         )
     if found is None:
         raise UnknownName("dataset", name, DATASETS, "datasets")
-    return describe_foreign(found, test, labels)
+    return describe_user_data(found, test, labels)
 
 
 _WAYS = f"{', '.join(f'{reader}:...' for reader in READERS)} to stream"
@@ -161,7 +161,7 @@ def _is_there(reader: str, place: Path) -> bool:
 
 
 def read_labels(
-    dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent
+    dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Labels:
     """The clean training labels: no image, no torch and no network for a set whose labels are in
     the package. `tell` is told how far a download is.
@@ -198,7 +198,7 @@ def read_images(
     fitting: Fitting | None = None,
     offline: bool = False,
     workers: int | None = None,
-    tell: Tell = silent,
+    tell: ProgressCallback = silent,
 ) -> Images:
     """Images and clean labels, checked against what is known of the set; of a streamed set no image
     is read yet. Raises DataError.
@@ -214,7 +214,9 @@ def read_images(
     return images if fitting is None else fit_set(images, fitting)
 
 
-def _read_arrays(dataset: Dataset, data_dir: Path, *, offline: bool, tell: Tell) -> Images:
+def _read_arrays(
+    dataset: Dataset, data_dir: Path, *, offline: bool, tell: ProgressCallback
+) -> Images:
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
         found = _read_arrays(parent, data_dir, offline=offline, tell=tell)
@@ -297,7 +299,7 @@ def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> 
 
 
 def image_rows(
-    dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: Tell = silent
+    dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's pictures are
     read when they are asked for.
@@ -317,12 +319,12 @@ def at_hand(dataset: Dataset, data_dir: Path) -> bool:
     if dataset.reader:
         return dataset.listed is not None
     known = DATASETS[dataset.merged[0]] if dataset.merged else dataset
-    return _archive(known, data_dir) is not None or find_original(known.name, data_dir) is not None
+    return _archive(known, data_dir) is not None or find_raw(known.name, data_dir) is not None
 
 
 def images_fingerprint(images: ImageArray) -> str:
     """Of images in memory every byte; of pictures in files their names, sizes and labels."""
-    return images.fingerprint if isinstance(images, Pictures) else fingerprint(images)
+    return images.fingerprint if isinstance(images, LazyImages) else fingerprint(images)
 
 
 def _listed(dataset: Dataset, data_dir: Path) -> Listed:
@@ -340,10 +342,10 @@ def _streamed(dataset: Dataset, listed: Listed, workers: int | None, fitting: Fi
             "name it without its reader, in memory"
         )
 
-    def pictures(part: str) -> Pictures:
+    def pictures(part: str) -> LazyImages:
         listing, labels = getattr(listed, part).sized(), getattr(listed, f"{part}_labels")
         where = np.arange(len(listing))
-        return Pictures(
+        return LazyImages(
             listing,
             where,
             listing.fingerprint(labels),
@@ -410,30 +412,32 @@ def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting)
     return images
 
 
-def _published(dataset: Dataset, data_dir: Path, *, offline: bool, tell: Tell) -> Images:
+def _published(
+    dataset: Dataset, data_dir: Path, *, offline: bool, tell: ProgressCallback
+) -> Images:
     """From the files as they were published; downloaded unless offline, and then kept as a .npz."""
-    if original := find_original(dataset.name, data_dir):
-        return _whole(dataset, read_original(dataset.name, original), str(original))
+    if original := find_raw(dataset.name, data_dir):
+        return _whole(dataset, read_raw(dataset.name, original), str(original))
     if offline:
         raise _missing(dataset, data_dir, "without --offline it would be downloaded")
     folder = data_dir / DOWNLOADS / dataset.name
-    with turn(folder, tell):
+    with download_lock(folder, tell):
         if archive := _archive(dataset, data_dir):  # of who had the turn before
             return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
         return _download(dataset, data_dir, folder, tell)
 
 
-def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: Tell) -> Images:
+def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: ProgressCallback) -> Images:
     try:
         fetched = [fetch(file, folder, tell) for file in FILES[dataset.name]]
     except NoHost as error:
         raise _missing(dataset, data_dir, str(error)) from None
     place = folder if len(fetched) > 1 else fetched[0]
-    arrays = read_original(dataset.name, place)
+    arrays = read_raw(dataset.name, place)
     images = _whole(dataset, arrays, str(place))
     # here, so that half of one is swept away by who has the turn after a kill
     kept = folder / f"{dataset.name}.npz"
-    write_whole(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    atomic_write(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     kept.replace(data_dir / kept.name)
     for path in fetched:
         path.unlink()
@@ -444,7 +448,7 @@ def _missing(dataset: Dataset, data_dir: Path, why: str) -> DataError:
     return DataError(
         f"{dataset.name} is not in {data_dir}, and {why}: put {dataset.name}.npz there "
         f"({', '.join(_NAMES)}), or "
-        f"{original_place(dataset.name)} as it was published, or name another --data-dir"
+        f"{raw_path(dataset.name)} as it was published, or name another --data-dir"
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.files.arrays import npz_arrays, npz_header, npz_names
 from ..core.files.schema import MOST_CLASSES
-from ..core.files.untrusted import opened
+from ..core.files.untrusted import open_regular
 from ..errors import DataError
 
 KERAS = {
@@ -69,7 +69,7 @@ def _called(file: IO[bytes], names: tuple[str, ...], path: Path) -> dict[str, st
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """A file, while it is read as .npz. Raises DataError for what is none."""
     try:
-        with opened(path) as file:
+        with open_regular(path) as file:
             yield file
     except (OSError, ValueError) as error:
         raise DataError(

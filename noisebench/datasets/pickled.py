@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..core.files.arrays import npy_header, read_npy
-from ..core.files.torch_files import load_saved
+from ..core.files.torch_files import load_torch
 from ..errors import DataError
 
 _NUMBERS = re.compile(r"[<>|=]?[biuf][1248]")
@@ -116,7 +116,7 @@ def read_pt(raw: bytes, where: Path) -> Any:
     allowed = [(stand_in, name) for name, stand_in in _ALLOWED.items()]
     try:
         with torch.serialization.safe_globals([*allowed, _Array, _Dtype]):
-            return _plain(load_saved(raw), len(raw))
+            return _plain(load_torch(raw), len(raw))
     except Exception as error:
         # torch.load documents no exceptions; whatever it throws, the file is not used
         raise _refused(where, error) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .image_folder import PassedOver, Rows, as_listing, images_below, images_by_class, numbered
+from .image_folder import Rows, Skipped, as_listing, images_below, images_by_class, numbered
 from .registry import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
 from .streaming.index import Listed
 
@@ -25,7 +25,7 @@ def imagenet(root: Path) -> Listed:
     """train/WNID/picture and val/WNID/picture; or under ILSVRC/Data/CLS-LOC, where val/ is flat and
     LOC_val_solution.csv has its labels.
     """
-    passed = PassedOver()
+    passed = Skipped()
     below = next(
         (
             part
@@ -91,7 +91,7 @@ def webvision(root: Path) -> Listed:
 
 def animal10n(root: Path) -> Listed:
     """training/ and testing/, flat; a name begins with the class number."""
-    passed = PassedOver()
+    passed = Skipped()
     train, test = (
         [(name, _digit(root, name)) for name in images_below(root, part, passed)]
         for part in ("training", "testing")
@@ -148,7 +148,7 @@ def tinyimagenet(root: Path) -> Listed:
     """
     root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
     wnids = [wnid for wnid in _lines(root / "wnids.txt") if wnid]
-    passed = PassedOver()
+    passed = Skipped()
     train = by_folder(root, "train", wnids, passed)
     annotations = root / "val" / "val_annotations.txt"
     if (root / "val" / "images").is_dir():
@@ -169,7 +169,7 @@ LAYOUTS: dict[str, Callable[[Path], Listed]] = {
 }
 
 
-def by_folder(root: Path, part: str, classes: Sequence[str], passed: PassedOver) -> Rows:
+def by_folder(root: Path, part: str, classes: Sequence[str], passed: Skipped) -> Rows:
     """Images of `part/CLASS/`, at any depth below, by class and name. Raises DataError for a folder
     that is no class.
     """
@@ -191,7 +191,7 @@ def _listed(
     *,
     whole: bool = True,
     test_root: Path | None = None,
-    passed: PassedOver | None = None,
+    passed: Skipped | None = None,
 ) -> Listed:
     """Raises DataError where a part is empty, or a list names what lies elsewhere."""
     for rows, what in ((train, "training"), (test, "test")):

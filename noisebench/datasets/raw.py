@@ -67,7 +67,7 @@ BATCHES = {
 }
 
 
-def find_original(name: str, data_dir: Path) -> Path | None:
+def find_raw(name: str, data_dir: Path) -> Path | None:
     """Where torchvision left a set, or somebody its archive; None where it is not, or in part: of a
     download that was broken off.
     """
@@ -80,12 +80,12 @@ def find_original(name: str, data_dir: Path) -> Path | None:
     return raw if raw and all(_idx_file(name, raw, part) for part in _IDX) else None
 
 
-def original_place(name: str) -> str:
+def raw_path(name: str) -> str:
     """Where in the data directory somebody may put it."""
     return f"{_RAW[name]}/" if name in _RAW else FILES[name][0].name
 
 
-def read_original(name: str, place: Path) -> dict[str, np.ndarray]:
+def read_raw(name: str, place: Path) -> dict[str, np.ndarray]:
     """Its images and labels, {train,test}_{images,labels}, uint8. Raises DataError where a file is
     not what was published.
 

@@ -37,7 +37,7 @@ _SMALLEST_SIDE = 8  # pixels
 _QUARTER_TURNS = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange width and height
 
 
-def describe_foreign(path: Path, test: Path | None = None, labels: str | None = None) -> Dataset:
+def describe_user_data(path: Path, test: Path | None = None, labels: str | None = None) -> Dataset:
     """What can be known of a foreign set from its labels and one image. Raises DataError.
 
     Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one

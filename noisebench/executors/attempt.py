@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..runs.folder import RunFolder
-from .job import Bundle, Event, Job
+from .job import Event, Job, JobBatch
 
 # machines that may go silent over a bundle; the next one fails its runs, which may be what they go
 # silent of
@@ -17,11 +17,11 @@ MOST_LOST = 3
 
 
 @dataclass(frozen=True)
-class Fate:
+class Outcome:
     """What is to be tried by another worker, and what is to be said now."""
 
-    again: list[Bundle]
-    said: list[Event]
+    retry: list[JobBatch]
+    events: list[Event]
 
 
 @dataclass
@@ -30,10 +30,10 @@ class Attempt:
     ended badly, else `ended`.
     """
 
-    bundle: Bundle
+    bundle: JobBatch
     ends: dict[int, Event] = field(default_factory=dict)
 
-    def hear(self, event: Event) -> Iterator[Event]:
+    def on_event(self, event: Event) -> Iterator[Event]:
         """Note an event; pass it on, but for ends that another worker may yet change."""
         if event.kind == "progress":
             self.ends.pop(event.number, None)  # it goes on
@@ -46,7 +46,9 @@ class Attempt:
         """Interrupted; or still claimed by the worker that was lost, which saves and leaves, or
         whose claim runs out.
         """
-        return event.kind == "interrupted" or (event.kind == "taken" and self.bundle.lost > 0)
+        return event.kind == "interrupted" or (
+            event.kind == "taken" and self.bundle.machines_lost > 0
+        )
 
     @property
     def answered(self) -> bool:
@@ -70,16 +72,16 @@ class Attempt:
     def silent(self) -> list[Job]:
         return [job for job in self.bundle.jobs if job.number not in self.ends]
 
-    def ended(self) -> Fate:
+    def ended(self) -> Outcome:
         """The worker ended in peace, somebody stopped it alone: what it was at goes on in
         another.
         """
         return self._again(self.unfinished)
 
-    def stopped(self) -> Fate:
+    def stopped(self) -> Outcome:
         """All is being stopped."""
         unsaid = Event(-1, "interrupted", {"message": "stopped before it began"})
-        return Fate(
+        return Outcome(
             [],
             [
                 replace(self.ends.get(job.number, unsaid), number=job.number)
@@ -87,27 +89,29 @@ class Attempt:
             ],
         )
 
-    def died(self, message: str) -> Fate:
+    def died(self, message: str) -> Outcome:
         """The worker died over what it was silent about: several jobs are tried again in halves,
         until one by itself has failed.
         """
         open_ones = [job for job in self.unfinished if job.number in self.ends]
         halves = _halves(self.silent) if len(self.bundle.jobs) > 1 else []
         said = [] if halves else list(_failed(self.silent, "WorkerDied", message))
-        return Fate([self.bundle.again(jobs) for jobs in (open_ones, *halves) if jobs], said)
+        return Outcome([self.bundle.retry(jobs) for jobs in (open_ones, *halves) if jobs], said)
 
-    def lost(self, message: str) -> Fate:
+    def lost(self, message: str) -> Outcome:
         """The machine went silent, which is seldom its runs' fault: they go on elsewhere from their
         checkpoints, so many times.
         """
-        if self.bundle.lost < MOST_LOST:
+        if self.bundle.machines_lost < MOST_LOST:
             said = [
                 Event(
                     job.number, "again", {"message": (f"{job.title} goes on elsewhere: {message}")}
                 )
                 for job in self.unfinished
             ]
-            return Fate(self._again(self.unfinished, lost=self.bundle.lost + 1).again, said)
+            return Outcome(
+                self._again(self.unfinished, lost=self.bundle.machines_lost + 1).retry, said
+            )
         taken = [
             self.ends[job.number]
             for job in self.unfinished
@@ -116,11 +120,15 @@ class Attempt:
         rest = [
             job for job in self.unfinished if job.number not in {event.number for event in taken}
         ]
-        return Fate([], [*taken, *_failed(rest, "WorkerLost", f"{message}, {MOST_LOST + 1} times")])
+        return Outcome(
+            [], [*taken, *_failed(rest, "WorkerLost", f"{message}, {MOST_LOST + 1} times")]
+        )
 
-    def _again(self, jobs: list[Job], lost: int | None = None) -> Fate:
-        bundle = replace(self.bundle, lost=self.bundle.lost if lost is None else lost)
-        return Fate([bundle.again(jobs)] if jobs else [], [])
+    def _again(self, jobs: list[Job], lost: int | None = None) -> Outcome:
+        bundle = replace(
+            self.bundle, machines_lost=self.bundle.machines_lost if lost is None else lost
+        )
+        return Outcome([bundle.retry(jobs)] if jobs else [], [])
 
 
 def _halves(jobs: list[Job]) -> list[list[Job]]:

@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..experiments.suite import SuiteRun
-from ..runs.packing import loads
-from ..runs.queue import Item
+from ..runs.packing import make_packs
+from ..runs.queue import QueuedRun
 
 INTERRUPTED = 130  # the exit code of a worker that was told to stop before its bundle's end
 STOP = "stop"  # the file beside a bundle's that says: stopping is for good
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerConfig:
     """Where a worker finds and puts things; workers: processes of its own that read pictures ahead;
     None for one a thread.
     """
@@ -33,7 +33,7 @@ class Place:
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def read(cls, line: str) -> Place:
+    def read(cls, line: str) -> WorkerConfig:
         content = json.loads(line)
         return cls(**{**content, "plugins": tuple(content["plugins"])})
 
@@ -52,19 +52,19 @@ class Job:
     anew: bool = False
 
     @classmethod
-    def of(cls, number: int, item: Item) -> Job:
+    def of(cls, number: int, item: QueuedRun) -> Job:
         """The precision is settled here: `auto` may be another where the run is executed, and with
         it the key.
         """
         wanted = replace(
-            item.wanted, settings={**item.wanted.settings, "precision": item.run.precision}
+            item.suite_run, settings={**item.suite_run.settings, "precision": item.run.precision}
         )
         return cls(
             number,
             wanted,
             item.run.key,
             str(item.folder.path),
-            item.run.about,
+            item.run.facts,
             item.status == "done",
         )
 
@@ -78,7 +78,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class JobBatch:
     """What a worker does at once: one job, or several in the places of a pack of this width.
 
     name: the same over all tries, another for each bundle of a submission; begun: a worker of this
@@ -89,28 +89,28 @@ class Bundle:
     jobs: tuple[Job, ...]
     width: int = 1
     name: str = ""
-    begun: bool = False
-    lost: int = 0
+    started_before: bool = False
+    machines_lost: int = 0
 
-    def again(self, jobs: Iterable[Job]) -> Bundle:
+    def retry(self, jobs: Iterable[Job]) -> JobBatch:
         """What is left of it, for another worker."""
-        return replace(self, jobs=tuple(jobs), begun=True)
+        return replace(self, jobs=tuple(jobs), started_before=True)
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def read(cls, line: str) -> Bundle:
+    def read(cls, line: str) -> JobBatch:
         content = json.loads(line)
         return cls(**{**content, "jobs": tuple(Job.of_content(job) for job in content["jobs"])})
 
 
-def bundles(items: Sequence[Item], todo: Sequence[Item]) -> list[Bundle]:
+def make_batches(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[JobBatch]:
     """What is to be done of a suite, each job numbered by its place in `todo`."""
     numbers = {id(item): number for number, item in enumerate(todo)}
     return [
-        Bundle(tuple(Job.of(numbers[id(item)], item) for item in load.items), load.width)
-        for load in loads(items, todo)
+        JobBatch(tuple(Job.of(numbers[id(item)], item) for item in load.items), load.width)
+        for load in make_packs(items, todo)
     ]
 
 

@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..core import hardware
-from ..core.hardware import cores
+from ..core.hardware import cpu_count
 from . import warm
-from .attempt import Attempt, Fate
-from .job import Bundle, Event, Place
-from .registry import Request
+from .attempt import Attempt, Outcome
+from .job import Event, JobBatch, WorkerConfig
+from .registry import ExecutorOptions
 
 WORKER = ("-m", "noisebench.executors.worker")
 
@@ -46,7 +46,7 @@ class WorkerProcess:
 
     def __init__(
         self,
-        place: Place,
+        place: WorkerConfig,
         threads: int | str,
         name: str = "",
         folder: Path | None = None,
@@ -59,7 +59,7 @@ class WorkerProcess:
         )
         self._tell(place.line())
 
-    def serve(self, bundle: Bundle) -> Iterator[Event]:
+    def serve(self, bundle: JobBatch) -> Iterator[Event]:
         """What it says, until each job has ended or its output has."""
         if not self._tell(bundle.line()):
             return
@@ -128,7 +128,7 @@ def how(code: int) -> str:
 _MOST_BY_DEFAULT = 8
 
 
-def open_pool(place: Place, request: Request) -> LocalPool:
+def open_pool(place: WorkerConfig, request: ExecutorOptions) -> LocalPool:
     """The executor `local`."""
     return LocalPool(place, request.jobs)
 
@@ -138,18 +138,18 @@ class LocalPool:
     alone that it died of.
     """
 
-    def __init__(self, place: Place, jobs: int | None = None) -> None:
+    def __init__(self, place: WorkerConfig, jobs: int | None = None) -> None:
         self.place, self.jobs = place, jobs
-        self._todo: queue.SimpleQueue[Bundle] = queue.SimpleQueue()
+        self._todo: queue.SimpleQueue[JobBatch] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._workers: set[WorkerProcess] = set()
         self._stopping = threading.Event()
 
-    def at_once(self, count: int) -> int:
+    def max_parallel(self, count: int) -> int:
         """As many as wanted; else one a core, no more than there are, and not too many for the
         memory.
         """
-        return self.jobs or max(1, min(cores(), count, _MOST_BY_DEFAULT))
+        return self.jobs or max(1, min(cpu_count(), count, _MOST_BY_DEFAULT))
 
     def prepare(self) -> None:
         """Start the process that workers are forked from, which imports torch meanwhile."""
@@ -158,7 +158,7 @@ class LocalPool:
                 warm.server()
 
     def run(
-        self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False
+        self, bundles: list[JobBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true the workers save and
         stop.
@@ -166,8 +166,8 @@ class LocalPool:
         self.prepare()
         for bundle in bundles:
             self._todo.put(bundle)
-        jobs = self.at_once(len(bundles))
-        threads = os.environ.get("OMP_NUM_THREADS") or max(1, cores() // jobs)
+        jobs = self.max_parallel(len(bundles))
+        threads = os.environ.get("OMP_NUM_THREADS") or max(1, cpu_count() // jobs)
         keepers = [
             threading.Thread(target=self._keep_worker, args=(threads,), daemon=True)
             for _ in range(min(jobs, len(bundles)))
@@ -220,13 +220,13 @@ class LocalPool:
             except queue.Empty:
                 return
             for event in worker.serve(attempt.bundle):
-                for passed_on in attempt.hear(event):
+                for passed_on in attempt.on_event(event):
                     self._events.put(passed_on)
             if not attempt.complete:
                 self._follow(self._fate(attempt, worker))
                 return
 
-    def _fate(self, attempt: Attempt, worker: WorkerProcess) -> Fate:
+    def _fate(self, attempt: Attempt, worker: WorkerProcess) -> Outcome:
         if self._stopping.is_set():
             return attempt.stopped()
         if attempt.answered:
@@ -235,8 +235,8 @@ class LocalPool:
             f"its worker process died ({worker.death()}): out of memory? fewer --jobs may help"
         )
 
-    def _follow(self, fate: Fate) -> None:
-        for bundle in fate.again:
+    def _follow(self, fate: Outcome) -> None:
+        for bundle in fate.retry:
             self._todo.put(bundle)
-        for event in fate.said:
+        for event in fate.events:
             self._events.put(event)

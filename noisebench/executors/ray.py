@@ -9,8 +9,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .job import Place
-from .registry import Request
+from .job import WorkerConfig
+from .registry import ExecutorOptions
 
 if TYPE_CHECKING:
     from .ray_pool import RayPool
@@ -20,7 +20,7 @@ OWN = "local"  # Ray's word for a cluster that begins and ends with us
 _REACHED = 5.0
 
 
-def open_pool(place: Place, request: Request) -> RayPool:
+def open_pool(place: WorkerConfig, request: ExecutorOptions) -> RayPool:
     """The executor `ray`. Raises ConfigError for an address that is none, or where nobody
     answers.
     """

@@ -26,13 +26,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from ..core.hardware import cores
+from ..core.hardware import cpu_count
 from ..errors import ConfigError
-from .attempt import Attempt, Fate
-from .job import Bundle, Event, Place
+from .attempt import Attempt, Outcome
+from .job import Event, JobBatch, WorkerConfig
 from .local import WorkerProcess
 from .ray import OWN
-from .registry import Request
+from .registry import ExecutorOptions
 
 _DIED = "died"  # the kind of the last event of a worker that did: not of a job
 _PAUSE = 2.0  # seconds before a bundle is tried again, times how often it was lost
@@ -44,19 +44,19 @@ class RayPool:
     plugins at the same paths.
     """
 
-    def __init__(self, place: Place, request: Request, address: str) -> None:
+    def __init__(self, place: WorkerConfig, request: ExecutorOptions, address: str) -> None:
         self.place, self.request = place, request
         self._cpus, self._address = request.cpus or 1, address
-        self._todo: deque[Bundle] = deque()
+        self._todo: deque[JobBatch] = deque()
         self._attempts: dict[Any, Attempt] = {}
         self._stopping = False
 
-    def at_once(self, count: int) -> int:
+    def max_parallel(self, count: int) -> int:
         """As many as wanted, no more than the cluster has room for now; one of our own is not begun
         for that.
         """
         if self._address == OWN:
-            return max(1, min(self.request.jobs or count, count, cores() // self._cpus))
+            return max(1, min(self.request.jobs or count, count, cpu_count() // self._cpus))
         _connect(self._address)
         free = min(_room(_total("CPU"), self._cpus), _room(_total("GPU"), self._gpus))
         return max(1, min(self.request.jobs or count, count, free))
@@ -75,7 +75,7 @@ class RayPool:
         """Nothing: workers are the cluster's."""
 
     def run(
-        self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False
+        self, bundles: list[JobBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true the workers save and
         stop.
@@ -151,17 +151,17 @@ class RayPool:
             )
         else:
             if event.kind != _DIED:
-                yield from attempt.hear(event)
+                yield from attempt.on_event(event)
             else:
                 yield from self._close(
                     stream,
                     attempt.stopped() if self._stopping else attempt.died(event.content["message"]),
                 )
 
-    def _close(self, stream: Any, fate: Fate) -> Iterator[Event]:
+    def _close(self, stream: Any, fate: Outcome) -> Iterator[Event]:
         del self._attempts[stream]
-        self._todo.extend(fate.again)
-        yield from fate.said
+        self._todo.extend(fate.retry)
+        yield from fate.events
 
     def _check_room(self) -> None:
         """Raises ConfigError where no node is large enough: Ray would wait for one for ever."""
@@ -211,15 +211,15 @@ def serve(place: str, bundle: str, folder: str, threads: int) -> Iterator[str]:
 
     Raises RuntimeError where the folder that the command was given in is not there too.
     """
-    wanted = Bundle.read(bundle)
+    wanted = JobBatch.read(bundle)
     if not Path(folder).is_dir():
         raise RuntimeError(
             f"{folder} is not on node {ray.util.get_node_ip_address()}: all nodes "
             "need the same folders"
         )
     # who was at it before and only lost touch has saved and left by then
-    time.sleep(_PAUSE * wanted.lost)
-    worker = WorkerProcess(Place.read(place), threads, wanted.name, Path(folder))
+    time.sleep(_PAUSE * wanted.machines_lost)
+    worker = WorkerProcess(WorkerConfig.read(place), threads, wanted.name, Path(folder))
     said = 0
     try:
         for event in _awake(worker.serve(wanted)):

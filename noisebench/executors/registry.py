@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Protocol
 
 from ..errors import ConfigError
-from .job import Bundle, Event, Place
+from .job import Event, JobBatch, WorkerConfig
 
 
 class Executor(Protocol):
@@ -18,9 +18,9 @@ class Executor(Protocol):
     taken by another process.
     """
 
-    place: Place
+    place: WorkerConfig
 
-    def at_once(self, count: int) -> int:
+    def max_parallel(self, count: int) -> int:
         """How many of so many bundles go at a time. Raises ConfigError where a cluster cannot be
         reached.
         """
@@ -30,7 +30,7 @@ class Executor(Protocol):
         """Start what takes a moment, while the runs are planned."""
         ...
 
-    def run(self, bundles: list[Bundle], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
+    def run(self, bundles: list[JobBatch], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true all is stopped, what runs is
         saved first.
         """
@@ -46,7 +46,7 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class ExecutorOptions:
     """How somebody wants runs to be executed. jobs: at a time; address: of a Ray cluster; cpus,
     gpus: of each run; slurm: KEY=VALUE; detach: submit, and do not wait.
     """
@@ -69,29 +69,31 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Kind:
+class ExecutorInfo:
     """One executor: the module of its name has `open_pool`; `heeds`, the parts of a request that
     mean something to it alone.
     """
 
     name: str
     summary: str
-    heeds: tuple[str, ...] = ()
+    supported: tuple[str, ...] = ()
 
 
 EXECUTORS = {
     kind.name: kind
     for kind in (
-        Kind("local", "worker processes on this machine"),
-        Kind(
+        ExecutorInfo("local", "worker processes on this machine"),
+        ExecutorInfo(
             "ray", "a Ray cluster, or one of its own on this machine", ("address", "cpus", "gpus")
         ),
-        Kind("slurm", "array jobs on Slurm, by submitit", ("cpus", "gpus", "slurm", "detach")),
+        ExecutorInfo(
+            "slurm", "array jobs on Slurm, by submitit", ("cpus", "gpus", "slurm", "detach")
+        ),
     )
 }
 
 
-def open_executor(name: str, place: Place, request: Request) -> Executor:
+def open_executor(name: str, place: WorkerConfig, request: ExecutorOptions) -> Executor:
     """An executor. Raises ConfigError for an unknown name, a setting without effect there, or a
     package that is missing.
     """
@@ -106,13 +108,13 @@ def open_executor(name: str, place: Place, request: Request) -> Executor:
     return executor
 
 
-def check_request(name: str, place: Place, request: Request) -> None:
+def check_request(name: str, place: WorkerConfig, request: ExecutorOptions) -> None:
     """Raises ConfigError for a request that no executor of this name can fulfil."""
     if name not in EXECUTORS:
         raise ConfigError(f"--executor is one of {', '.join(EXECUTORS)}, got {name!r}")
     for key, option in _OPTIONS.items():
-        if getattr(request, key) not in (None, (), False) and key not in EXECUTORS[name].heeds:
-            heeding = [kind.name for kind in EXECUTORS.values() if key in kind.heeds]
+        if getattr(request, key) not in (None, (), False) and key not in EXECUTORS[name].supported:
+            heeding = [kind.name for kind in EXECUTORS.values() if key in kind.supported]
             raise ConfigError(
                 f"{option} has an effect with --executor {' and '.join(heeding)} only"
             )

@@ -28,10 +28,10 @@ import submitit
 from submitit.helpers import DelayedSubmission
 
 from ..errors import ConfigError
-from .attempt import Attempt, Fate
-from .job import INTERRUPTED, Bundle, Event, Job, Place
+from .attempt import Attempt, Outcome
+from .job import INTERRUPTED, Event, Job, JobBatch, WorkerConfig
 from .local import WORKER, environment, how
-from .registry import Request
+from .registry import ExecutorOptions
 from .submission import EventFile, Submission
 
 _CLUSTERS = ("slurm", "local")  # local: submitit's own, processes on this machine; for tests
@@ -86,7 +86,7 @@ class SlurmSettings:
     requeues: int = _REQUEUES
 
     @classmethod
-    def read(cls, request: Request) -> SlurmSettings:
+    def read(cls, request: ExecutorOptions) -> SlurmSettings:
         """Raises ConfigError for what is no KEY=VALUE, said twice, or another option's to say."""
         if request.gpus is not None and request.gpus != int(request.gpus):
             raise ConfigError(
@@ -298,7 +298,7 @@ _LAST = 5.0  # seconds in which a cluster job whose run is done has ended
 _SAVING = 60.0
 
 
-def open_pool(place: Place, request: Request) -> SlurmPool:
+def open_pool(place: WorkerConfig, request: ExecutorOptions) -> SlurmPool:
     """The executor `slurm`."""
     logging.getLogger("submitit").setLevel(logging.CRITICAL)  # it writes to stdout, which is data
     return SlurmPool(place, request)
@@ -320,7 +320,7 @@ class _Watched:
     def news(self) -> Iterator[Event]:
         for event in self.events.read():
             if event.number in self.numbers:
-                yield from self.attempt.hear(replace(event, number=self.numbers[event.number]))
+                yield from self.attempt.on_event(replace(event, number=self.numbers[event.number]))
 
     def gone(self) -> bool:
         """Whether its cluster job has ended; asked now and then."""
@@ -335,7 +335,7 @@ class SlurmPool:
     plugins at the same paths.
     """
 
-    def __init__(self, place: Place, request: Request) -> None:
+    def __init__(self, place: WorkerConfig, request: ExecutorOptions) -> None:
         self.place, self.request = place, request
         self.settings = SlurmSettings.read(request)
         self._runs = Path(place.workspace) / "runs"
@@ -343,7 +343,7 @@ class SlurmPool:
         self._finished: set[Submission] = set()
         self._stopping: float | None = None  # since when
 
-    def at_once(self, count: int) -> int:
+    def max_parallel(self, count: int) -> int:
         """As many as wanted; Slurm says how many of them have room."""
         return max(1, min(self.request.jobs or _AT_ONCE, count))
 
@@ -351,7 +351,7 @@ class SlurmPool:
         """Nothing: workers are the cluster's."""
 
     def run(
-        self, bundles: list[Bundle], stopped: Callable[[], bool] = lambda: False
+        self, bundles: list[JobBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true the cluster jobs are
         cancelled, what runs is saved first.
@@ -364,12 +364,12 @@ class SlurmPool:
                 yield from watched.news()
                 if (fate := self._fate(watched)) is not None:
                     self._leave(watched)
-                    yield from fate.said
-                    self._submit(fate.again)
+                    yield from fate.events
+                    self._submit(fate.retry)
             self._wait(stopped)
         self._forget_done()
 
-    def submit(self, bundles: list[Bundle]) -> tuple[int, int]:
+    def submit(self, bundles: list[JobBatch]) -> tuple[int, int]:
         """Find what is under way by earlier commands, and submit the rest; the numbers of jobs of
         the one and of the other.
         """
@@ -411,11 +411,11 @@ class SlurmPool:
                         _Watched(attempt, submission, submission.events(number), task, numbers)
                     )
 
-    def _submit(self, bundles: list[Bundle]) -> None:
+    def _submit(self, bundles: list[JobBatch]) -> None:
         for start in range(0, len(bundles) if self._stopping is None else 0, _ARRAY):
             self._submit_array(bundles[start : start + _ARRAY])
 
-    def _submit_array(self, bundles: list[Bundle]) -> None:
+    def _submit_array(self, bundles: list[JobBatch]) -> None:
         submission = Submission.make(self._runs, self.place, bundles)
         try:
             tasks = self._executor(submission.path).submit_array(
@@ -444,7 +444,7 @@ class SlurmPool:
     def _executor(self, folder: Path) -> Any:
         timeouts = {f"{self.settings.cluster}_max_num_timeout": self.settings.requeues}
         executor = submitit.AutoExecutor(folder, self.settings.cluster, **timeouts)
-        executor.update_parameters(**self.settings.parameters(self.at_once(_ARRAY)))
+        executor.update_parameters(**self.settings.parameters(self.max_parallel(_ARRAY)))
         return executor
 
     def _command(self, submission: Submission, number: int) -> Command:
@@ -468,11 +468,11 @@ class SlurmPool:
             )
         )
 
-    def _fate(self, watched: _Watched) -> Fate | None:
+    def _fate(self, watched: _Watched) -> Outcome | None:
         """What becomes of a bundle whose cluster job will say no more; None while it may."""
         attempt = watched.attempt
         if attempt.complete:
-            return Fate([], [])
+            return Outcome([], [])
         if self._stopping is not None:
             asleep = not watched.events.begun or time.monotonic() - self._stopping > _SAVING
             return attempt.stopped() if attempt.answered or asleep or _ended(watched.task) else None
@@ -480,7 +480,7 @@ class SlurmPool:
             return None
         heard = list(watched.news())  # what it said between the last look and its end
         fate = attempt.ended() if attempt.complete else _fate_of(attempt, watched.task)
-        return replace(fate, said=[*heard, *fate.said])
+        return replace(fate, events=[*heard, *fate.events])
 
     def _leave(self, watched: _Watched) -> None:
         self._watched.remove(watched)
@@ -522,7 +522,7 @@ def _is_done(submission: Submission) -> bool:
     return True
 
 
-def _fate_of(attempt: Attempt, task: Any) -> Fate:
+def _fate_of(attempt: Attempt, task: Any) -> Outcome:
     """By what the cluster says of its job."""
     try:
         code = exit_code(task.paths.result_pickle) if task.paths.result_pickle.exists() else None

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from ..core.files.atomic import write_text
 from ..core.files.schema import TEXT, check_form
-from ..core.files.untrusted import LARGEST, opened, read_json, read_text
+from ..core.files.untrusted import MAX_BYTES, open_regular, read_json, read_text
 from ..errors import DataError
-from .job import STOP, Bundle, Event, Place
+from .job import STOP, Event, JobBatch, WorkerConfig
 
 _AT_ONCE = 1 << 24  # bytes; what is beyond is read the next time
 
@@ -39,7 +39,7 @@ class EventFile:
         """
         try:
             # opened anew each time: that is when a network file system looks again
-            with opened(self.path) as file:
+            with open_regular(self.path) as file:
                 file.seek(self._at)
                 whole, newline, _ = file.read(_AT_ONCE).rpartition(b"\n")
         except FileNotFoundError:
@@ -77,7 +77,7 @@ class Submission:
     path: Path
 
     @classmethod
-    def make(cls, runs: Path, place: Place, bundles: Iterable[Bundle]) -> Submission:
+    def make(cls, runs: Path, place: WorkerConfig, bundles: Iterable[JobBatch]) -> Submission:
         """Write the bundles down, each under a name of its own. Raises DataError where one cannot
         write.
         """
@@ -99,11 +99,11 @@ class Submission:
     def event_file(self, number: int) -> Path:
         return self.path / f"{number}.events"
 
-    def bundle(self, number: int) -> Bundle:
+    def bundle(self, number: int) -> JobBatch:
         """Raises DataError where its file is missing or damaged."""
         path = self.bundle_file(number)
         try:
-            return Bundle.read(read_text(path, LARGEST).splitlines()[1])
+            return JobBatch.read(read_text(path, MAX_BYTES).splitlines()[1])
         except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise DataError(
                 f"{path} is damaged ({error}): delete {self.path} and run the suite again"

@@ -16,18 +16,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..core.hardware import cores
+from ..core.hardware import cpu_count
 from ..core.plugins import load_plugins
 from ..core.signals import PatientSignals
 from ..errors import Interrupted, NoisebenchError, RunFailed, RunTaken
-from ..runs.checkpoint import Conduct, Progress
+from ..runs.checkpoint import Progress, RunOptions
 from ..runs.folder import RunFolder
-from ..runs.packed_session import Wanted, execute_together
-from ..runs.queue import plan_one
-from ..runs.session import execute, make_trainer
+from ..runs.packed_session import PackedRun, run_packed
+from ..runs.queue import resolve_suite_run
+from ..runs.session import execute_run, make_trainer
 from ..runs.workspace import Workspace
 from .attempt import Attempt
-from .job import INTERRUPTED, STOP, Bundle, Event, Job, Place
+from .job import INTERRUPTED, STOP, Event, Job, JobBatch, WorkerConfig
 from .submission import EventFile
 
 
@@ -40,7 +40,7 @@ def work(is_orphan: Callable[[], bool] | None = None) -> None:
     os.dup2(2, 1)  # whatever a library prints must not stand among the answers
     if not (first := _line()):
         return
-    place = Place.read(first)
+    place = WorkerConfig.read(first)
     with PatientSignals() as signals:
 
         def answer(event: Event) -> None:
@@ -51,7 +51,7 @@ def work(is_orphan: Callable[[], bool] | None = None) -> None:
 
         server = _Server(place, answer, lambda: signals.stopped or is_orphan())
         while not signals.stopped and (line := _line()):
-            server.serve(Bundle.read(line))
+            server.serve(JobBatch.read(line))
     with suppress(BrokenPipeError):
         answers.close()
 
@@ -68,20 +68,20 @@ def work_on(bundle_file: Path, events_file: Path) -> int:
     """
     place_line, bundle_line = bundle_file.read_text(encoding="utf-8").splitlines()
     events = EventFile(events_file)
-    attempt = Attempt(Bundle.read(bundle_line))
+    attempt = Attempt(JobBatch.read(bundle_line))
     for event in events.read():
-        list(attempt.hear(event))
-    bundle = attempt.bundle.again(attempt.unfinished) if events.begin() else attempt.bundle
+        list(attempt.on_event(event))
+    bundle = attempt.bundle.retry(attempt.unfinished) if events.begin() else attempt.bundle
 
     def answer(event: Event) -> None:
-        list(attempt.hear(event))
+        list(attempt.on_event(event))
         events.append(event)
 
     is_orphan = _is_orphan()
     with PatientSignals() as signals:
-        _Server(Place.read(place_line), answer, lambda: signals.stopped or is_orphan()).serve(
-            bundle
-        )
+        _Server(
+            WorkerConfig.read(place_line), answer, lambda: signals.stopped or is_orphan()
+        ).serve(bundle)
     return 0 if attempt.complete or (bundle_file.parent / STOP).exists() else INTERRUPTED
 
 
@@ -94,7 +94,7 @@ def _is_orphan() -> Callable[[], bool]:
 def _threads() -> int:
     """What this worker was given of the machine."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() else cores()
+    return int(given) if given.isdecimal() else cpu_count()
 
 
 class _Server:
@@ -103,7 +103,7 @@ class _Server:
     """
 
     def __init__(
-        self, place: Place, answer: Callable[[Event], None], stop: Callable[[], bool]
+        self, place: WorkerConfig, answer: Callable[[Event], None], stop: Callable[[], bool]
     ) -> None:
         load_plugins(place.plugins)
         workers = _threads() if place.workers is None else place.workers
@@ -112,31 +112,31 @@ class _Server:
         )
         self._place, self._answer, self._stop = place, answer, stop
 
-    def serve(self, bundle: Bundle) -> None:
+    def serve(self, bundle: JobBatch) -> None:
         """One bundle; of each job how it ended."""
         jobs = {job.number: job for job in bundle.jobs}
         wanted = [
             each
             for job in bundle.jobs
-            if (each := self._wanted(job, begun=bundle.begun)) is not None
+            if (each := self._wanted(job, begun=bundle.started_before)) is not None
         ]
 
         def tell(number: int, outcome: dict[str, Any] | NoisebenchError) -> None:
             self._answer(_ended(jobs[number], outcome))
 
         if bundle.width > 1:
-            execute_together(wanted, bundle.width, self._place.device, tell)
+            run_packed(wanted, bundle.width, self._place.device, tell)
         for each in wanted if bundle.width == 1 else ():
             tell(each.number, self._alone(each))
 
-    def _wanted(self, job: Job, *, begun: bool) -> Wanted | None:
+    def _wanted(self, job: Job, *, begun: bool) -> PackedRun | None:
         """The job as it is planned here; None, and told why, where it cannot be."""
 
         def listen(progress: Progress) -> None:
             self._answer(Event(job.number, "progress", asdict(progress)))
 
         try:
-            run = plan_one(self._workspace, job.wanted, self._place.device)
+            run = resolve_suite_run(self._workspace, job.wanted, self._place.device)
             if run.key != job.key:
                 raise NoisebenchError(
                     f"{job.title}: the data, a plugin or the code changed while "
@@ -144,16 +144,16 @@ class _Server:
                 )
             images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
             resume = begun or (self._place.resume and not job.anew)
-            conduct = Conduct(resume, job.anew, listen, self._stop)
-            return Wanted(job.number, run, images, RunFolder(Path(job.folder)), conduct)
+            conduct = RunOptions(resume, job.anew, listen, self._stop)
+            return PackedRun(job.number, run, images, RunFolder(Path(job.folder)), conduct)
         except NoisebenchError as error:
             self._answer(_ended(job, error))
             return None
 
-    def _alone(self, each: Wanted) -> dict[str, Any] | NoisebenchError:
+    def _alone(self, each: PackedRun) -> dict[str, Any] | NoisebenchError:
         try:
             trainer = make_trainer(each.run, each.images, self._place.device)
-            return execute(each.run, each.images, trainer, each.folder, each.conduct)
+            return execute_run(each.run, each.images, trainer, each.folder, each.conduct)
         except NoisebenchError as error:
             return error
 

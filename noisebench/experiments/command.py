@@ -26,7 +26,7 @@ _SPECIAL_IN_QUOTES = re.compile(r'["$`\\!\n]')
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class ReproCommand:
     """The words of a command, and what it needs besides the package, each in words a person can act
     on.
     """
@@ -49,7 +49,7 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if "'" in word and not _SPECIAL_IN_QUOTES.search(word) else shlex.quote(word)
 
 
-def reproduction(about: dict[str, Any]) -> Reproduction:
+def repro_command(about: dict[str, Any]) -> ReproCommand:
     """From what `RunFolder.about` says of a run. Resolved texts, not a method's name: rows of the
     literature may change.
 
@@ -86,7 +86,7 @@ def reproduction(about: dict[str, Any]) -> Reproduction:
         "seed": about["seed"],
         "precision": about["precision"],
     }
-    return Reproduction((*words, *_options(labels), *_options(training)), tuple(_needs(about)))
+    return ReproCommand((*words, *_options(labels), *_options(training)), tuple(_needs(about)))
 
 
 def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:

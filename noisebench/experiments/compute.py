@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..core.expressions import Expression
 from ..errors import ConfigError
 from ..losses import LOSSES
-from ..strategies import STRATEGIES, Passes, normal_strategy
+from ..strategies import STRATEGIES, ComputeCost, normal_strategy
 from .oracle import estimated_facts
 from .recipes import Recipe, read_schedule
 
@@ -20,7 +20,7 @@ _WARMUP = 4
 
 
 @dataclass(frozen=True)
-class Price:
+class RelativeCost:
     """share: the work of an epoch as a multiple of CE's; estimates: whether the noise is found out
     first, by plain CE.
     """
@@ -44,18 +44,18 @@ def epochs_of_estimates(epochs: int) -> int:
     return max(1, round(epochs / _WARMUP))
 
 
-def price_of(loss: str | Expression, strategy: str | Expression) -> Price:
+def price_of(loss: str | Expression, strategy: str | Expression) -> RelativeCost:
     """Raises ConfigError for a strategy that says no cost, UnknownName and LanguageError for what
     is none of the language.
     """
     call, normal = normal_strategy(strategy), LOSSES.normal(loss)
     passes = STRATEGIES[call.name].facts.get("cost")
-    if not isinstance(passes, Passes):
+    if not isinstance(passes, ComputeCost):
         raise ConfigError(
             f"the strategy {call.name} does not say what it costs: register it with "
             "cost=Passes(forward, backward)"
         )
-    return Price(
+    return RelativeCost(
         passes.share, bool(estimated_facts(LOSSES, normal) | estimated_facts(STRATEGIES, call))
     )
 

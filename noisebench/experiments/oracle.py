@@ -20,7 +20,7 @@ from ..metrics.confident_learning import Estimates
 TRUE, EMPIRICAL = "true", "empirical"
 
 
-def resolve(registry: Registry, text: str | Expression, manifest: Manifest) -> Expression:
+def resolve_auto(registry: Registry, text: str | Expression, manifest: Manifest) -> Expression:
     """The normal expression with every `auto` and `overall` replaced: a rate by its number, T by
     'true' (the model's) or 'empirical'.
 
@@ -64,7 +64,7 @@ def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) ->
     return any(_is_true(fact, value, manifest) for fact, value in pairs)
 
 
-def with_auto(registry: Registry, expression: Expression, manifest: Manifest) -> str:
+def mask_true_values(registry: Registry, expression: Expression, manifest: Manifest) -> str:
     """The expression's text with `auto` or `overall` wherever a value is what that word stands for:
     one name for one run, however it was written.
     """

@@ -86,7 +86,7 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Ours:
+class OurProtocol:
     """What of a cell of ours decides whether a published one is the same experiment. changes: what
     it sets otherwise than its recipe.
     """
@@ -102,7 +102,7 @@ class Ours:
 
 
 @dataclass(frozen=True)
-class Beside:
+class PublishedMatch:
     """A published cell for one of ours, and each way in which it is another experiment."""
 
     cell: Published
@@ -154,7 +154,7 @@ def cells_of(paper: str) -> list[Published]:
     return [row for row in read_published() if row.paper == paper]
 
 
-def find_beside(paper: str, ours: Ours) -> Beside | None:
+def find_published(paper: str, ours: OurProtocol) -> PublishedMatch | None:
     """The paper's cell of the same data, kind and rate of noise, and method; of several the one
     most like ours. Raises UnknownName.
     """
@@ -165,7 +165,7 @@ def find_beside(paper: str, ours: Ours) -> Beside | None:
         if (row.dataset, row.method, row.kind) == (ours.dataset, ours.method, kind)
         and (row.noise == ours.noise if kind == "human" else abs(row.rate - rate) < 1e-9)
     ]
-    found = [Beside(row, tuple(_mismatches(row, ours))) for row in fitting]
+    found = [PublishedMatch(row, tuple(_mismatches(row, ours))) for row in fitting]
     return min(found, key=lambda beside: len(beside.mismatches), default=None)
 
 
@@ -182,7 +182,7 @@ def _kind(noise: str) -> tuple[str, float]:
     return ("clean" if call.name == "symmetric" and not rate else call.name), rate
 
 
-def _mismatches(row: Published, ours: Ours) -> Iterable[str]:
+def _mismatches(row: Published, ours: OurProtocol) -> Iterable[str]:
     """In the order in which they matter; `there` is the paper."""
     if row.copied_from:
         yield f"copied from {row.copied_from}"

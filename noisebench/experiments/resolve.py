@@ -28,15 +28,22 @@ from ..strategies import STRATEGIES, normal_strategy
 from .backbones import backbone_fingerprint, canonical_backbone
 from .compute import at_budget
 from .methods import METHODS, Method, Preset, find_method
-from .oracle import estimated_facts, is_oracle, resolve, transitions, with_auto, with_estimates
+from .oracle import (
+    estimated_facts,
+    is_oracle,
+    mask_true_values,
+    resolve_auto,
+    transitions,
+    with_estimates,
+)
 from .recipes import Recipe, make_recipe, settled
 from .weights import VERSION as INITIAL_VERSION
-from .weights import Initial
+from .weights import InitialWeights
 
 # of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
 PICTURES_VERSION = 2
 # where a foreign set lay, from the workspace; information, in no key
-WHERE = ("path", "test_path", "labels_path")
+PATH_KEYS = ("path", "test_path", "labels_path")
 # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 PROTOCOL = 1
 _LARGEST_SEED = 2**32
@@ -45,7 +52,7 @@ _LONGEST_NAME = 150  # characters of a folder's readable part
 
 
 @dataclass(frozen=True)
-class Wish:
+class RunRequest:
     """What somebody asked for; None where a default is to decide. `changes` are settings of the
     recipe.
     """
@@ -61,11 +68,11 @@ class Wish:
     device: str = "auto"  # which decides no more than what the precision `auto` is
     # `compute`: the recipe's epochs are CE's, and as many are trained as do the same work
     budget: str = "epochs"
-    init: Initial | None = None  # the weights to begin from; None: networks are freshly made
+    init: InitialWeights | None = None  # the weights to begin from; None: networks are freshly made
 
 
 @dataclass(frozen=True)
-class Run:
+class RunConfig:
     """A run with nothing left open. `method` is its row in a table; `loss` and `strategy` hold no
     `auto`.
     """
@@ -83,10 +90,10 @@ class Run:
     seed: int
     precision: str
     oracle: bool
-    init: Initial | None = None
+    init: InitialWeights | None = None
 
     @cached_property
-    def estimated(self) -> list[str]:
+    def unknown_noise(self) -> list[str]:
         """What of the noise the run has to find out first: "rate", "transition"."""
         return sorted(
             estimated_facts(LOSSES, self.loss) | estimated_facts(STRATEGIES, self.strategy)
@@ -97,7 +104,7 @@ class Run:
         """All that changes the result, in plain values: the key is its hash."""
         return {
             "protocol": PROTOCOL,
-            "manifest_sha256": self.manifest.identity,
+            "manifest_sha256": self.manifest.content_hash,
             "data_sha256": self.data_sha256,
             **({"source_sha256": self.source_sha256} if self.source_sha256 else {}),
             "loss": str(self.loss),
@@ -116,7 +123,7 @@ class Run:
                     if self.manifest.val is not None or self.manifest.source is not None
                     else {}
                 ),
-                **({"estimates": str(ESTIMATES_VERSION)} if self.estimated else {}),
+                **({"estimates": str(ESTIMATES_VERSION)} if self.unknown_noise else {}),
                 **({"init": str(INITIAL_VERSION)} if self.init else {}),
                 **({"decoding": str(DECODING_VERSION)} if self.dataset.reader else {}),
             },
@@ -127,21 +134,21 @@ class Run:
         return key_of(self.config)
 
     @property
-    def about(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What a table must know of the run, whether it ends well or not."""
         meta = self.manifest.meta
         return {
             "key": self.key,
             "title": self.title,
             "dataset": self.dataset.name,
-            **{key: meta[key] for key in (*WHERE, "subset") if key in meta},
+            **{key: meta[key] for key in (*PATH_KEYS, "subset") if key in meta},
             "data_sha256": self.data_sha256,
             "noise": meta["noise"],
             "realised_rate": meta["realised_rate"],
-            "known": self.manifest.known,
+            "known": self.manifest.known_fraction,
             "noise_seed": self.manifest.noise_seed,
             "source_sha256": self.source_sha256,
-            "held_out": self.manifest.held_out,
+            "held_out": self.manifest.held_out_text,
             "method": self.method,
             "model": self.model,
             **({"init": self.init.facts} if self.init else {}),
@@ -167,7 +174,7 @@ class Run:
         }
 
     @cached_property
-    def readable(self) -> str:
+    def slug(self) -> str:
         """What the run is, for people; what comes after `__` in the folder's name is for
         machines.
         """
@@ -177,13 +184,13 @@ class Run:
 
     @property
     def folder_name(self) -> str:
-        return f"{self.readable}__{self.key[:8]}"
+        return f"{self.slug}__{self.key[:8]}"
 
     @property
     def title(self) -> str:
         meta, held_out = (
             self.manifest.meta,
-            f", {self.manifest.held_out}" if self.manifest.held_out else "",
+            f", {self.manifest.held_out_text}" if self.manifest.held_out_text else "",
         )
         seed = (
             "" if self.manifest.noise_seed is None else (f", noise seed {self.manifest.noise_seed}")
@@ -191,7 +198,8 @@ class Run:
         noise = f"{meta['noise']}{seed}{held_out}"
         init = f" from {self.init.label}" if self.init else ""
         return (
-            f"{self.method} on {self.manifest.data}, {noise}, {self.model}{init}, seed {self.seed}"
+            f"{self.method} on {self.manifest.dataset_text}, {noise}, {self.model}{init}, seed "
+            f"{self.seed}"
         )
 
 
@@ -200,13 +208,17 @@ def key_of(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def plan_run(
-    wish: Wish, dataset: Dataset, manifest: Manifest, data_sha256: str, source_sha256: str = ""
-) -> Run:
+def resolve_run(
+    wish: RunRequest,
+    dataset: Dataset,
+    manifest: Manifest,
+    data_sha256: str,
+    source_sha256: str = "",
+) -> RunConfig:
     """Decide everything that the wish leaves open. Raises NoisebenchError for what cannot be."""
-    loss_text, strategy_text = texts_of(wish, dataset, manifest.meta["noise"])
-    loss = resolve(LOSSES, loss_text, manifest)
-    strategy = resolve(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
+    loss_text, strategy_text = loss_and_strategy_of(wish, dataset, manifest.meta["noise"])
+    loss = resolve_auto(LOSSES, loss_text, manifest)
+    strategy = resolve_auto(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
     any_ = Estimates(0.5, np.eye(dataset.num_classes))  # stands for what is found out later
     filled = with_estimates(LOSSES, loss, any_)
     # whatever is wrong with it is said now
@@ -223,7 +235,7 @@ def plan_run(
         estimated_facts(LOSSES, loss),
     )
     row, tuned = _row(loss, strategy, dataset, manifest)
-    return Run(
+    return RunConfig(
         dataset,
         manifest,
         data_sha256,
@@ -247,12 +259,16 @@ def _check_tables(strategy: Expression, n: int, num_classes: int, estimated: set
     """
     call = normal_strategy(str(strategy))
     keeps = (
-        STRATEGIES[call.name].facts.get("table")
+        STRATEGIES[call.name].facts.get("per_class_memory")
         or estimated
         or estimated_facts(STRATEGIES, strategy)
     )
     if keeps and n * num_classes > _LARGEST_TABLE:
-        who = call.name if STRATEGIES[call.name].facts.get("table") else "to estimate the noise"
+        who = (
+            call.name
+            if STRATEGIES[call.name].facts.get("per_class_memory")
+            else "to estimate the noise"
+        )
         raise ConfigError(
             f"{who} takes a number for each class of each example, {n:,} x {num_classes:,} of "
             f"them, {n * num_classes * 4 / 1e9:.1f} GB: "
@@ -278,7 +294,7 @@ def _preset(method: Method, dataset: Dataset, noise: str) -> Preset:
     )
 
 
-def texts_of(wish: Wish, dataset: Dataset, noise: str) -> tuple[str, str]:
+def loss_and_strategy_of(wish: RunRequest, dataset: Dataset, noise: str) -> tuple[str, str]:
     """The loss and the strategy that are wished for, on noise of this canonical text."""
     if wish.method is None:
         return wish.loss or "ce", wish.strategy or "standard"
@@ -299,7 +315,10 @@ def _row(
 
     And whether that is a preset which was chosen by the true noise.
     """
-    texts = with_auto(LOSSES, loss, manifest), with_auto(STRATEGIES, strategy, manifest)
+    texts = (
+        mask_true_values(LOSSES, loss, manifest),
+        mask_true_values(STRATEGIES, strategy, manifest),
+    )
     if row := _row_of(*texts, dataset, manifest):
         return row
     alone = _row_of(texts[0], "standard", dataset, manifest) or (texts[0], False)
@@ -339,9 +358,9 @@ def _row_of(
     return None
 
 
-def with_parameters(
-    wish: Wish, dataset: Dataset, manifest: Manifest, values: dict[str, str]
-) -> Wish:
+def with_loss_parameters(
+    wish: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
+) -> RunRequest:
     """The wish with parameters of its loss set by name. A method becomes its loss and strategy: it
     is no longer that row.
     """

@@ -32,7 +32,7 @@ _NORMAL: dict[str, Callable[[str], object]] = {
 }
 
 
-def kept(
+def select_matching(
     things: Iterable[T],
     conditions: Iterable[str],
     axes: Sequence[str],

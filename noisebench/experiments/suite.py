@@ -22,7 +22,7 @@ from ..core.files.untrusted import read_text
 from ..core.hardware import checked_precision
 from ..datasets import DATASETS, split_reader
 from ..errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
-from ..labels.build import VAL_SPLITS, LabelWish, check_noise, noise_for
+from ..labels.build import VAL_SPLITS, LabelRequest, check_noise, noise_for
 from ..labels.subset import check_subset
 from ..losses import LOSSES
 from ..noise import normal_noise
@@ -40,17 +40,17 @@ from .recipes import (
     read_schedule,
     settled,
 )
-from .resolve import Wish, checked_seed
+from .resolve import RunRequest, checked_seed
 from .selection import normal_value
 from .suite_file import (
     Defaults,
     Override,
-    Place,
     ReportShape,
     Scalar,
     Selector,
     Settings,
-    Strict,
+    StrictModel,
+    YamlPath,
     compose,
     construct,
     mark_of,
@@ -66,7 +66,7 @@ _LONGEST_LINE = 300  # characters
 _MOST_SELECTED = 10_000_000  # runs, each held against each selector
 
 
-class Suite(Strict):
+class Suite(StrictModel):
     """One suite of a file. takes: what it was seen to take, or is reckoned to, and on what: `40 s
     on two cores`.
     """
@@ -115,7 +115,7 @@ class Suite(Strict):
             return ""
         return f"the suite is too large: {runs} runs, and may have {_MOST_RUNS}; make several of it"
 
-    def told(self, seeds: int | None = None, **settings: Any) -> Suite:
+    def with_defaults(self, seeds: int | None = None, **settings: Any) -> Suite:
         """The suite with so many seeds, from 0 on, and other defaults; of None nothing changes.
 
         Raises ConfigError where an axis or an override decides instead, or for too many seeds.
@@ -220,9 +220,9 @@ def read_suites(path: Path) -> dict[str, Suite]:
 
 
 def _validate(
-    data: Any, places: dict[Place, tuple[int, int]], mistakes: list[tuple[int, int, str]]
+    data: Any, places: dict[YamlPath, tuple[int, int]], mistakes: list[tuple[int, int, str]]
 ) -> dict[str, Suite]:
-    def blame(at: Place, what: str) -> None:
+    def blame(at: YamlPath, what: str) -> None:
         while at and at not in places:
             at = at[:-1]
         mistakes.append((*places.get(at, (1, 1)), what))
@@ -252,7 +252,7 @@ def _validate(
     return suites
 
 
-def _wrong_types(suite: Suite) -> Iterator[tuple[Place, str]]:
+def _wrong_types(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
     """Choices of an axis that are numbers where texts are wanted, or texts for numbers."""
     for axis, choices in suite.matrix.items():
         for number, choice in enumerate(choices):
@@ -292,10 +292,10 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "init": check_init,
     "schedule": read_schedule,
     "fit": check_fit,
-    "val_fraction": lambda fraction: LabelWish("", val_fraction=fraction),
-    "val_split": lambda when: LabelWish("", val_split=when),
-    "trusted": lambda share: LabelWish("", trusted=share),
-    "subset": lambda count: LabelWish("", subset=count),
+    "val_fraction": lambda fraction: LabelRequest("", val_fraction=fraction),
+    "val_split": lambda when: LabelRequest("", val_split=when),
+    "trusted": lambda share: LabelRequest("", trusted=share),
+    "subset": lambda count: LabelRequest("", subset=count),
     "precision": checked_precision,
     "budget": checked_budget,
     "seeds": lambda seeds: [checked_seed(seed) for seed in seeds],
@@ -313,7 +313,7 @@ def _check_value(axis: str, value: Any) -> None:
         _CHECKS[axis](value)
 
 
-def _wrong_names(suite: Suite) -> Iterator[tuple[Place, str]]:
+def _wrong_names(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
     """Names that no registry knows, axes that are none, selectors that select nothing."""
     values = [(("defaults", key), key, value) for key, value in suite.defaults.given().items()]
     for axis, choices in suite.matrix.items():
@@ -366,7 +366,7 @@ def _stays_within(name: str) -> bool:
     )
 
 
-def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[Place, str]]:
+def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[YamlPath, str]]:
     """What is right by itself but not together: a noise on these data, a recipe with these
     settings, two kinds of method.
     """
@@ -377,7 +377,7 @@ def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple
             _check_cell(cell, suite.defaults.budget, noises)
         except (UnknownName, LanguageError, DataError) as error:
             # names are checked, with their own place, before
-            at: Place = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
+            at: YamlPath = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
             if "noise" in cell and str(error) not in said and _valid_noise(cell["noise"]):
                 yield at, str(error)
             said.add(str(error))
@@ -490,13 +490,13 @@ def expand(suite: Suite) -> list[SuiteRun]:
     return runs
 
 
-def wish_of(wanted: SuiteRun, device: str = "auto") -> Wish:
+def request_of(wanted: SuiteRun, device: str = "auto") -> RunRequest:
     """The suite's settings as a wish."""
     named = {
         key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")
     }
     precision = wanted.settings.get("precision") or "auto"
-    return Wish(
+    return RunRequest(
         **named,
         changes=wanted.changes,
         seed=wanted.seed,
@@ -506,9 +506,11 @@ def wish_of(wanted: SuiteRun, device: str = "auto") -> Wish:
     )
 
 
-def labels_of(wanted: SuiteRun) -> LabelWish:
+def label_request_of(wanted: SuiteRun) -> LabelRequest:
     """The suite's settings as a wish for labels."""
     settings = wanted.settings
     seed, fraction = checked_seed(wanted.noise_seed), float(settings.get("val_fraction") or 0.0)
     when, trusted = settings.get("val_split") or VAL_SPLITS[0], settings.get("trusted") or 0.0
-    return LabelWish(settings["noise"], seed, fraction, when, None, trusted, settings.get("subset"))
+    return LabelRequest(
+        settings["noise"], seed, fraction, when, None, trusted, settings.get("subset")
+    )

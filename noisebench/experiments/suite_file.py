@@ -20,13 +20,13 @@ Selector = dict[str, Scalar | list[Scalar]]
 """Which runs of a suite: those that have one of the values of each key."""
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
     """Nothing unknown, nothing of another type, nothing changed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Settings(Strict):
+class Settings(StrictModel):
     """What one run may be told; every field may stand in `defaults`, the axes in `matrix` too."""
 
     dataset: str | None = None
@@ -75,14 +75,14 @@ class Defaults(Settings):
     budget: str = "epochs"
 
 
-class Override(Strict):
+class Override(StrictModel):
     """`set` these settings in the runs that `match`."""
 
     match: Selector
     set: Settings
 
 
-class ReportShape(Strict):
+class ReportShape(StrictModel):
     """How the suite's table is laid out; suspects: a .csv of the workspace, for the labels that its
     runs together doubt.
     """
@@ -94,7 +94,7 @@ class ReportShape(Strict):
     suspects: str | None = None
 
 
-Place = tuple[str | int, ...]
+YamlPath = tuple[str | int, ...]
 """The keys and numbers that lead to a value."""
 
 _DEPTH = 8  # a selector's value in an override in a suite
@@ -118,8 +118,8 @@ def mark_of(error: yaml.YAMLError) -> str:
 
 def construct(
     node: yaml.Node,
-    at: Place,
-    places: dict[Place, tuple[int, int]],
+    at: YamlPath,
+    places: dict[YamlPath, tuple[int, int]],
     mistakes: list[tuple[int, int, str]],
 ) -> Any:
     """Plain values, remembering where each stood; duplicate keys, aliases and `1e-3` are

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.files.atomic import read_checked
-from ..core.files.torch_files import load_saved
+from ..core.files.torch_files import load_torch
 from ..core.files.untrusted import hash_of, read_text
 from ..datasets.streaming.hub import unreachable
 from ..datasets.streaming.images import SIDE
@@ -39,7 +39,7 @@ _OWN = re.compile(r"network\d+\.")  # of every name in a run's model.safetensors
 
 
 @dataclass(frozen=True)
-class Initial:
+class InitialWeights:
     """text: as it was asked for; sha256: of names, types, shapes and bytes of the tensors, wherever
     they lie and in which format; tag: timm's name for its own; place: the file, None where it is
     not at hand.
@@ -48,7 +48,7 @@ class Initial:
     text: str
     sha256: str
     tag: str = ""
-    place: Path | None = field(default=None, compare=False)
+    path: Path | None = field(default=None, compare=False)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -158,24 +158,24 @@ def _has_key(path: Path, text: str) -> bool:
     return False
 
 
-def initial_of(text: str, place: Path, tag: str = "") -> Initial:
+def initial_of(text: str, place: Path, tag: str = "") -> InitialWeights:
     """Raises DataError where the file cannot be read or holds no tensors."""
-    return Initial(text, _sha256(read_tensors(place), place), tag, place)
+    return InitialWeights(text, _sha256(read_tensors(place), place), tag, place)
 
 
-def read_initial(initial: Initial) -> bytes:
+def read_initial(initial: InitialWeights) -> bytes:
     """The tensors, as the bytes of a .safetensors. Raises DataError where they are not at hand, or
     no longer those.
     """
     who = f"the weights {initial.tag or initial.text}, from which this run began"
-    if initial.place is None:
+    if initial.path is None:
         raise DataError(
             f"{who}, are not at hand: put them where they were (sha256 of their "
             f"tensors {initial.sha256[:16]}...)"
         )
-    content = read_tensors(initial.place)
-    if _sha256(content, initial.place) != initial.sha256:
-        raise DataError(f"{who}, are others now: {initial.place} has changed")
+    content = read_tensors(initial.path)
+    if _sha256(content, initial.path) != initial.sha256:
+        raise DataError(f"{who}, are others now: {initial.path} has changed")
     return content
 
 
@@ -192,7 +192,7 @@ def _from_torch(place: Path) -> bytes:
 
     raw = read_checked(place)
     try:
-        loaded = load_saved(raw)
+        loaded = load_torch(raw)
     except Exception:  # torch.load documents no exceptions
         raise DataError(
             f"{place} is damaged, or holds more than tensors, and nobody's code is "

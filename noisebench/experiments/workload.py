@@ -9,10 +9,10 @@ from functools import cache
 from ..datasets import DATASETS
 from ..errors import ConfigError
 from ..noise import normal_noise
-from .compute import Price, price_of
+from .compute import RelativeCost, price_of
 from .recipes import make_recipe
-from .resolve import texts_of
-from .suite import Suite, SuiteRun, expand, wish_of
+from .resolve import loss_and_strategy_of
+from .suite import Suite, SuiteRun, expand, request_of
 
 
 def images_of(suite: Suite) -> int | None:
@@ -23,18 +23,21 @@ def images_of(suite: Suite) -> int | None:
     read, or a strategy says no cost.
     """
     price = cache(price_of)  # which runs share, but for their methods
-    seen = [_images(run, price) for run in expand(suite.told(seeds=1))]  # as many for every seed
+    # as many for every seed
+    seen = [_images(run, price) for run in expand(suite.with_defaults(seeds=1))]
     known = [count for count in seen if count is not None]
     return round(len(suite.defaults.seeds) * math.fsum(known)) if len(known) == len(seen) else None
 
 
-def _images(run: SuiteRun, price: Callable[[str, str], Price]) -> float | None:
+def _images(run: SuiteRun, price: Callable[[str, str], RelativeCost]) -> float | None:
     settings = run.settings
     dataset = DATASETS.get(settings.get("dataset", ""))
     if dataset is None:
         return None
     try:
-        cost = price(*texts_of(wish_of(run), dataset, str(normal_noise(settings["noise"]))))
+        cost = price(
+            *loss_and_strategy_of(request_of(run), dataset, str(normal_noise(settings["noise"])))
+        )
     except ConfigError:  # of a plugin's strategy
         return None
     recipe = make_recipe(

@@ -21,8 +21,8 @@ from ..datasets import (
     Dataset,
     Fitting,
     Labels,
+    ProgressCallback,
     Shape,
-    Tell,
     check_column,
     find_dataset,
     image_rows,
@@ -40,19 +40,19 @@ from ..noise import (
     FILES,
     NOISES,
     Examples,
-    Labelling,
+    NoisyLabels,
     Review,
+    apply,
     build_noise,
-    by_class,
-    is_drawn,
+    is_class_conditional,
+    is_random,
     normal_noise,
-    record,
 )
 from ..noise.given import OWN
-from ..noise.registry import Sources, Teacher
+from ..noise.registry import NoiseInputs, Teacher
 from ..noise.sampling import chunks
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
-from .subset import Within, share_of_each, spread, subset_of
+from .subset import SubsetInputs, expand_to_full, share_of_each, subset_of
 
 VAL_SPLITS = ("after", "before")
 _VALIDATION, _TRUSTED = 31, 43  # what a derived seed is for
@@ -61,7 +61,7 @@ _CHUNK = 4096  # images hashed at a time
 
 
 @dataclass(frozen=True)
-class LabelWish:
+class LabelRequest:
     """What labels somebody asked for. val_fraction: the share held out for validation, drawn
     `after` corruption, by recorded class, or `before` it, by clean class, each part then corrupted
     by itself. convention: the paper whose noise it is. trusted: the share of the training labels,
@@ -97,7 +97,7 @@ class LabelWish:
 
 
 @dataclass(frozen=True)
-class Outside:
+class DatasetInputs:
     """What noise may ask for, fetched for one data set. `find`: another data set by name or path;
     `root`: the workspace, from which relative paths are meant too; `tell`: is told how far a
     download is.
@@ -108,7 +108,7 @@ class Outside:
     offline: bool
     find: Callable[[str], Dataset]
     root: Path = Path()
-    tell: Tell = silent
+    tell: ProgressCallback = silent
 
     def file(self, text: str) -> str:
         """A file, or FILE:COLUMN, by its path from here, else from the workspace."""
@@ -166,14 +166,14 @@ class Outside:
             tell=self.tell,
         )
 
-    def imported(self, path: str, sha256: str | None) -> Labelling:
+    def imported(self, path: str, sha256: str | None) -> NoisyLabels:
         """Clean are the file's own; else a catalogue's labels, which are taken for clean unless
         they are recorded ones; else those that somebody verified.
         """
         dataset, own = self.data.dataset, self.data.labels
         verified = np.full_like(own, -1) if self.data.clean is None else self.data.clean
         if path == OWN:
-            return Labelling(own, clean=verified)
+            return NoisyLabels(own, clean=verified)
         found = self._annotations(path, sha256)
         clean = found.clean
         published = own if dataset.name in DATASETS and not dataset.recorded else None
@@ -188,7 +188,7 @@ class Outside:
             found.labels if found.left_out is None else np.where(found.left_out, own, found.labels)
         )
         said = {"label_file": f"{split_column(path)[0].name}: {'; '.join(found.notes)}"}
-        return Labelling(
+        return NoisyLabels(
             labels, clean=truth, dropped=found.left_out, left_out=found.left_out, facts=said
         )
 
@@ -304,14 +304,17 @@ def check_noise(dataset: Dataset, text: str) -> None:
     if "column" in values:
         check_column(str(values["column"]), dataset.name)
     choosy = NOISES[call.name].facts.get("within") != "any"
-    if choosy and any(isinstance(inner, Call) and not by_class(inner) for inner in call.args):
+    if choosy and any(
+        isinstance(inner, Call) and not is_class_conditional(inner) for inner in call.args
+    ):
         raise LanguageError(
             f"{call.name} takes class-conditional noise for the images that stay, "
             f"got {call.args[0]}"
         )
     for inner in call.args:
         check_noise(dataset, str(inner))
-    if by_class(call) and "file" not in values:  # a file is read when its labels are made
+    # a file is read when its labels are made
+    if is_class_conditional(call) and "file" not in values:
         build_noise(call, dataset.num_classes, dataset.classes)
 
 
@@ -319,7 +322,7 @@ def _refuse_on_top(dataset: Dataset, call: Call) -> None:
     """Raises ConfigError for labels that would be drawn on top of such as are wrong already: nobody
     would know the rate.
     """
-    if dataset.mislabelled and is_drawn(call):
+    if dataset.mislabelled and is_random(call):
         raise ConfigError(
             f"some of {dataset.name}'s own labels are wrong, so that nobody would know the rate "
             f"of {call.name} on top of them: "
@@ -328,16 +331,20 @@ def _refuse_on_top(dataset: Dataset, call: Call) -> None:
 
 
 def make_manifest(
-    data: Labels, wish: LabelWish | str, noise_seed: int = 0, *, outside: Outside | None = None
+    data: Labels,
+    wish: LabelRequest | str,
+    noise_seed: int = 0,
+    *,
+    outside: DatasetInputs | None = None,
 ) -> Manifest:
     """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises
     NoisebenchError.
     """
-    wish = LabelWish(wish, noise_seed) if isinstance(wish, str) else wish
-    outside = outside or Outside(data, Path(), True, find_dataset)
+    wish = LabelRequest(wish, noise_seed) if isinstance(wish, str) else wish
+    outside = outside or DatasetInputs(data, Path(), True, find_dataset)
     call = _located(noise_for(data.dataset, wish.noise), outside)
     _refuse_on_top(data.dataset, call)
-    if data.dataset.path and data.clean is not None and is_drawn(call):
+    if data.dataset.path and data.clean is not None and is_random(call):
         raise ConfigError(
             f"{data.dataset.path}: its label file has given and true labels, and {call.name} is "
             "drawn on labels that are all right: "
@@ -346,24 +353,24 @@ def make_manifest(
     places = subset_of(data, wish.subset)
     if places is None:
         return _made(data, call, wish, outside, outside)
-    part = _made(data.take(places), call, wish, outside, Within(outside, data.labels, places))
+    part = _made(data.take(places), call, wish, outside, SubsetInputs(outside, data.labels, places))
     # people's labels are there for all
-    beyond = Labelling(data.labels) if is_drawn(call) else label(call, data, 0, outside)
-    return spread(part, data, places, beyond)
+    beyond = NoisyLabels(data.labels) if is_random(call) else apply_noise(call, data, 0, outside)
+    return expand_to_full(part, data, places, beyond)
 
 
 def _made(
-    data: Labels, call: Call, wish: LabelWish, outside: Outside, sources: Sources
+    data: Labels, call: Call, wish: LabelRequest, outside: DatasetInputs, sources: NoiseInputs
 ) -> Manifest:
     """The manifest of all examples of `data`; `sources`: what their noise may ask for."""
     dataset = data.dataset
-    seed = wish.seed if is_drawn(call) or wish.val_fraction or wish.trusted else 0
+    seed = wish.seed if is_random(call) or wish.val_fraction or wish.trusted else 0
     val = (
         held_out(data.labels, wish.val_fraction, seed, dataset.num_classes)
         if wish.val_split == "before"
         else None
     )
-    made = label(call, data, seed, sources, val)
+    made = apply_noise(call, data, seed, sources, val)
     if wish.val_split == "after":
         val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes, made.left_out)
     elif val is not None and made.left_out is not None:
@@ -400,20 +407,20 @@ def _made(
     return Manifest(meta, made.labels, clean, data.ids, val, made.source, trusted, made.dropped)
 
 
-def label(
-    call: Call, data: Labels, seed: int, sources: Sources, parts: np.ndarray | None = None
-) -> Labelling:
+def apply_noise(
+    call: Call, data: Labels, seed: int, sources: NoiseInputs, parts: np.ndarray | None = None
+) -> NoisyLabels:
     """What a noise makes of a data set's labels; exact counts are so in each of the `parts`
     (N,).
     """
-    return record(
+    return apply(
         call,
         Examples(data.labels, data.dataset.num_classes, seed, sources, data.dataset.classes, parts),
     )
 
 
 def _verified(
-    made: Labelling, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
+    made: NoisyLabels, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
 ) -> np.ndarray | None:
     """Whose labels (N,) are trusted: a share of each clean class, of the training examples whose
     clean label is known.
@@ -458,7 +465,7 @@ def held_out(
     return chosen
 
 
-def _located(call: Call, outside: Outside) -> Call:
+def _located(call: Call, outside: DatasetInputs) -> Call:
     """A noise with the files that it names found."""
     values = {
         key: outside.file(str(value)) if key in FILES and value != OWN else value
@@ -470,7 +477,7 @@ def _located(call: Call, outside: Outside) -> Call:
     return replace(call, args=within, kwargs=tuple(values.items()))
 
 
-def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[str, Any]:
+def _about(data: Labels, call: Call, made: NoisyLabels, outside: DatasetInputs) -> dict[str, Any]:
     dataset = data.dataset
     return {
         "noisebench_manifest": FORMAT,
@@ -490,7 +497,7 @@ def _about(data: Labels, call: Call, made: Labelling, outside: Outside) -> dict[
     }
 
 
-def rates(made: Labelling, clean: np.ndarray, K: int) -> dict[str, Any]:
+def rates(made: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
     """The realised shares of wrong labels, of those that are kept and known to be right or wrong;
     None where none is.
     """
@@ -509,7 +516,7 @@ def rates(made: Labelling, clean: np.ndarray, K: int) -> dict[str, Any]:
     }
 
 
-def as_recorded(call: Call, made: Labelling) -> Call:
+def as_recorded(call: Call, made: NoisyLabels) -> Call:
     """A noise that reads a file says its name and the beginning of its checksum, not where it lies;
     a source its name.
     """

@@ -21,7 +21,7 @@ SCORES = ("early", "last")
 _FORGOTTEN = 2 / 3  # of its early doubts, below which a network has learned the others by heart
 
 
-def judge(arrays: dict[str, np.ndarray], score: str) -> Predictions:
+def score_labels(arrays: dict[str, np.ndarray], score: str) -> Predictions:
     """What a training run says of its labels, from predictions.npz: `last`, at the end; `early`,
     mean p over the first half of the epochs, in passing, since networks learn right labels before
     they learn wrong ones by heart (Arpit et al. 2017).
@@ -51,7 +51,7 @@ def judge(arrays: dict[str, np.ndarray], score: str) -> Predictions:
     return said
 
 
-def together(said: Sequence[Predictions], recorded: np.ndarray) -> Predictions:
+def combine(said: Sequence[Predictions], recorded: np.ndarray) -> Predictions:
     """What several runs say of the same examples (N,): the mean of their p. Of more than 100
     classes these are the likeliest that each run kept; what a run did not keep counts as nothing.
     """
@@ -115,7 +115,7 @@ def knows_early(arrays: dict[str, np.ndarray]) -> bool:
     return "early_classes" in arrays
 
 
-def doubted(
+def label_issues(
     said: Predictions, recorded: np.ndarray, beyond_doubt: np.ndarray | None = None
 ) -> np.ndarray:
     """The examples (m,) whose recorded label (N,) is not the likeliest, the least likely label
@@ -130,7 +130,7 @@ def beyond_doubt(manifest: Manifest) -> np.ndarray:
     """Verified labels (N,), and what is dropped: nobody trains on it, and what a review dropped has
     been looked at.
     """
-    return ~manifest.kept if manifest.trusted is None else ~manifest.kept | manifest.trusted
+    return ~manifest.included if manifest.trusted is None else ~manifest.included | manifest.trusted
 
 
 def write_suspects(path: Path, said: Predictions, manifest: Manifest) -> int:
@@ -138,7 +138,7 @@ def write_suspects(path: Path, said: Predictions, manifest: Manifest) -> int:
     files, recorded and suggested class by name, score (1 - p of the recorded label, in [0, 1]),
     split where some are held out.
     """
-    found = doubted(said, manifest.labels, beyond_doubt(manifest))
+    found = label_issues(said, manifest.labels, beyond_doubt(manifest))
     columns = dict(_columns(said, manifest, found))
     write_text(path, as_csv([columns, *zip(*columns.values(), strict=True)]))
     return len(found)
@@ -162,16 +162,19 @@ def _columns(
         yield "split", ["val" if held_out else "train" for held_out in manifest.val[found]]
 
 
-def how_good(said: Predictions, manifest: Manifest) -> dict[str, Any]:
+def precision_text(said: Predictions, manifest: Manifest) -> dict[str, Any]:
     """How well the doubts find wrong labels, where clean ones are known: AUROC ... over all that is
     open to doubt, and the share of the list that is wrong; None where nobody knows.
     """
-    among, found = ~beyond_doubt(manifest), doubted(said, manifest.labels, beyond_doubt(manifest))
-    known = found[manifest.truth[found] != scores.UNKNOWN]
-    detection = scores.of_training(said.take(among), manifest.labels[among], manifest.truth[among])[
-        "detection"
-    ]
-    wrong = manifest.labels[known] != manifest.truth[known]
+    among, found = (
+        ~beyond_doubt(manifest),
+        label_issues(said, manifest.labels, beyond_doubt(manifest)),
+    )
+    known = found[manifest.true_labels[found] != scores.UNKNOWN]
+    detection = scores.of_training(
+        said.take(among), manifest.labels[among], manifest.true_labels[among]
+    )["detection"]
+    wrong = manifest.labels[known] != manifest.true_labels[known]
     return {
         "listed": len(found),
         "of": int(among.sum()),

@@ -27,7 +27,7 @@ import numpy as np
 
 from ..core.classes import check_table
 from ..core.expressions import Call
-from ..core.files.atomic import write_new, write_whole
+from ..core.files.atomic import atomic_create, atomic_write
 from ..core.files.schema import (
     CLASSES,
     COUNT,
@@ -40,10 +40,10 @@ from ..core.files.schema import (
     check_form,
     check_plain,
 )
-from ..core.files.untrusted import opened, read_bytes, read_gzip, read_yaml
+from ..core.files.untrusted import open_regular, read_bytes, read_gzip, read_yaml
 from ..datasets import DATASETS, Dataset, fingerprint
 from ..errors import LanguageError, ManifestError, NoisebenchError
-from ..noise import FILES, NOISES, build_noise, is_drawn, normal_noise
+from ..noise import FILES, NOISES, build_noise, is_random, normal_noise
 from .csv import Rows, read_rows, text_of
 from .parquet import from_parquet, to_parquet
 
@@ -157,7 +157,7 @@ class Manifest:
         the correct labels; trusted labels are correct. Where counts are rounded down, and without a
         transition matrix, the realised share, else the nominal rate; None where neither is known.
         """
-        known = self.kept & (self.clean_labels >= 0)
+        known = self.included & (self.clean_labels >= 0)
         rounded_down = "exact_over='pair'" in self.meta["noise"]
         T = self.transition if self.source is None and known.any() and not rounded_down else None
         if T is not None:
@@ -168,7 +168,7 @@ class Manifest:
         return self.meta["nominal_rate"] if realised is None else realised
 
     @property
-    def truth(self) -> np.ndarray:
+    def true_labels(self) -> np.ndarray:
         """Clean labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label,
         it is wrong.
         """
@@ -181,26 +181,26 @@ class Manifest:
     @property
     def in_training(self) -> np.ndarray:
         """Which examples (N,) are trained on."""
-        return self.kept if self.val is None else self.kept & ~self.val
+        return self.included if self.val is None else self.included & ~self.val
 
     @property
-    def kept(self) -> np.ndarray:
+    def included(self) -> np.ndarray:
         """Which examples (N,) are in the subset, and no review has dropped."""
         return np.ones(len(self.labels), bool) if self.dropped is None else ~self.dropped
 
     @property
-    def size(self) -> int:
+    def num_examples(self) -> int:
         """How many examples there were to label: the subset's, or all."""
         return int(self.meta.get("subset", len(self.labels)))
 
     @property
-    def data(self) -> str:
+    def dataset_text(self) -> str:
         """`fashionmnist`, or `fashionmnist, of which 10,000`."""
         name = str(self.meta["dataset"])
-        return f"{name}, {of_which(self.size)}" if "subset" in self.meta else name
+        return f"{name}, {of_which(self.num_examples)}" if "subset" in self.meta else name
 
     @property
-    def parts(self) -> dict[str, np.ndarray]:
+    def splits(self) -> dict[str, np.ndarray]:
         """Who is who: "train" (N,), and where there are some "val" and "dropped"."""
         others = {"val": self.val, "dropped": self.dropped}
         return {
@@ -211,27 +211,29 @@ class Manifest:
     @property
     def noise_seed(self) -> int | None:
         """The seed of what was drawn; None where people's labels were taken as they are."""
-        drawn = is_drawn(self.meta["noise"]) or self.val is not None or self.trusted is not None
+        drawn = is_random(self.meta["noise"]) or self.val is not None or self.trusted is not None
         return int(self.meta["noise_seed"]) if drawn else None
 
     @property
-    def known(self) -> float:
+    def known_fraction(self) -> float:
         """The share of the kept examples of which one knows whether their label is wrong."""
-        return float((self.truth != -1)[self.kept].mean())
+        return float((self.true_labels != -1)[self.included].mean())
 
     @property
-    def wrong(self) -> int | None:
+    def num_wrong(self) -> int | None:
         """How many kept examples have a wrong label, as far as one knows; None where nothing is
         known.
         """
         return (
-            int(((self.labels != self.truth) & (self.truth != -1) & self.kept).sum())
-            if self.known
+            int(
+                ((self.labels != self.true_labels) & (self.true_labels != -1) & self.included).sum()
+            )
+            if self.known_fraction
             else None
         )
 
     @property
-    def held_out(self) -> str:
+    def held_out_text(self) -> str:
         """`0.1 held out after corruption`, `0.05 trusted`, or both; empty where nothing is set
         apart.
         """
@@ -328,7 +330,7 @@ class Manifest:
         return _digest(_header(self.meta), self._body())
 
     @cached_property
-    def identity(self) -> str:
+    def content_hash(self) -> str:
         """The checksum without what is information alone, such as the path of a foreign set: the
         same labels wherever.
         """
@@ -347,7 +349,7 @@ class Manifest:
         """The file, byte for byte, a piece at a time."""
         return chain([_header(self.meta), _seal(self.sha256)], self._body())
 
-    def lies_at(self, path: Path) -> bool:
+    def matches_file(self, path: Path) -> bool:
         """Whether the file at `path` is this manifest."""
         try:
             lies_elsewhere = set(_INFORMATION) & set(self.meta) - {"convention"}
@@ -359,13 +361,13 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`."""
-        write_whole(path, self._writer(path.suffix))
+        atomic_write(path, self._writer(path.suffix))
 
     def write_new(self, path: Path) -> bool:
         """Write the file where there is none; False where there is one, be it since a moment
         ago.
         """
-        return write_new(path, self._writer(path.suffix))
+        return atomic_create(path, self._writer(path.suffix))
 
     def _writer(self, suffix: str) -> Callable[[IO[bytes]], object]:
         if suffix == ".parquet":
@@ -394,7 +396,7 @@ class Manifest:
         if path.suffix == ".parquet":
             return _read_bytes(path) == self.content
         with (
-            opened(path) as file,
+            open_regular(path) as file,
             gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as content,
         ):
             return all(
@@ -402,9 +404,9 @@ class Manifest:
             ) and not content.read(1)
 
     def _same_elsewhere(self, other: Manifest) -> bool:
-        return other.identity == self.identity and other.meta.get("convention") == self.meta.get(
+        return other.content_hash == self.content_hash and other.meta.get(
             "convention"
-        )
+        ) == self.meta.get("convention")
 
 
 def of_which(count: int) -> str:
@@ -433,7 +435,7 @@ def file_name(manifest: Manifest, dataset: Dataset) -> str:
         )
     if "trusted" in meta:
         parts.append(f"trusted{meta['trusted']}")
-    if is_drawn(call) or "val_fraction" in meta or "trusted" in meta:
+    if is_random(call) or "val_fraction" in meta or "trusted" in meta:
         parts.append(f"s{meta['noise_seed']}")
     return "-".join(map(_safe, parts)) + ".csv"
 
@@ -611,7 +613,7 @@ def _check(manifest: Manifest) -> None:
         and (manifest.labels != manifest.clean_labels)[manifest.trusted].any()
     ):
         raise ManifestError("a trusted label is not the clean one")
-    if "subset" in meta and not manifest.kept.sum() <= meta["subset"] < meta["n"]:
+    if "subset" in meta and not manifest.included.sum() <= meta["subset"] < meta["n"]:
         raise ManifestError("its header and its rows disagree about a subset")
     if not manifest.in_training.any():
         raise ManifestError("every example is held out for validation or dropped")

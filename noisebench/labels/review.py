@@ -13,9 +13,9 @@ import numpy as np
 from ..core.expressions import Call
 from ..datasets import Labels
 from ..errors import DataError
-from ..noise import NOISES, Labelling, normal_noise
+from ..noise import NOISES, NoisyLabels, normal_noise
 from ..noise.given import DROP, after_review
-from .build import Outside, as_recorded, rates
+from .build import DatasetInputs, as_recorded, rates
 from .manifest import Manifest
 
 
@@ -34,22 +34,22 @@ class Reviewed:
     @property
     def summary(self) -> dict[str, Any]:
         """In numbers. wrong: as far as one knows; None where nobody does."""
-        truth = self.before.truth[self.changed]
+        truth = self.before.true_labels[self.changed]
         were_wrong = (self.before.labels[self.changed] != truth)[truth != -1]
         return {
             "listed": self.listed,
             "changed": len(self.changed),
             "changed_wrong": int(were_wrong.sum())
-            if len(were_wrong) or self.before.known
+            if len(were_wrong) or self.before.known_fraction
             else None,
-            "wrong_before": self.before.wrong,
-            "wrong_after": self.after.wrong,
+            "wrong_before": self.before.num_wrong,
+            "wrong_after": self.after.num_wrong,
             "trained_on": int(self.after.in_training.sum()),
         }
 
 
 def review_manifest(
-    data: Labels, before: Manifest, suspects: Path, action: str, outside: Outside
+    data: Labels, before: Manifest, suspects: Path, action: str, outside: DatasetInputs
 ) -> Reviewed:
     """Drop or relabel what a list names. Raises DataError where the list does not fit the manifest,
     or nothing would be left.
@@ -67,7 +67,7 @@ def review_manifest(
     review = outside.review(str(suspects), None, before.labels)
     _check_verified(before, review.examples, suspects)
     made = after_review(
-        Labelling(before.labels, source=before.source, dropped=before.dropped), action, review
+        NoisyLabels(before.labels, source=before.source, dropped=before.dropped), action, review
     )
     if action == DROP and before.val is not None and made.dropped is not None:
         made = replace(made, dropped=made.dropped & ~before.val)
@@ -78,7 +78,7 @@ def review_manifest(
         raise DataError(
             f"{suspects} lists every training example: nothing would be left to train on"
         )
-    changed = np.flatnonzero((after.labels != before.labels) | (after.kept != before.kept))
+    changed = np.flatnonzero((after.labels != before.labels) | (after.included != before.included))
     return Reviewed(before, after, len(review.examples), changed, review.notes)
 
 
@@ -90,7 +90,7 @@ def _check_verified(manifest: Manifest, examples: np.ndarray, suspects: Path) ->
         )
 
 
-def _about(data: Labels, before: Manifest, call: Call, made: Labelling) -> dict[str, Any]:
+def _about(data: Labels, before: Manifest, call: Call, made: NoisyLabels) -> dict[str, Any]:
     """The header: what was true of the old labels alone is not said of the new."""
     clean = (
         before.clean_labels
@@ -108,9 +108,9 @@ def _about(data: Labels, before: Manifest, call: Call, made: Labelling) -> dict[
     }
 
 
-def _said(call: Call, made: Labelling, before: Manifest) -> Call:
+def _said(call: Call, made: NoisyLabels, before: Manifest) -> Call:
     """The new noise as a manifest says it; the old one is said already."""
     return replace(
-        as_recorded(replace(call, args=()), Labelling(made.labels)),
+        as_recorded(replace(call, args=()), NoisyLabels(made.labels)),
         args=(normal_noise(before.meta["noise"]),),
     )

@@ -13,9 +13,9 @@ import numpy as np
 from ..datasets import Labels
 from ..errors import ConfigError, DataError
 from ..metrics.predictions import Teaching
-from ..noise import Labelling, Review
-from ..noise.registry import Sources, Teacher
-from ..noise.sampling import expected, smallest
+from ..noise import NoisyLabels, Review
+from ..noise.registry import NoiseInputs, Teacher
+from ..noise.sampling import choose_smallest, expected
 from .manifest import Manifest
 
 _SEED = (0, 47)  # of every subset; the second is what a derived seed is for
@@ -61,16 +61,16 @@ def share_of_each(
     counts = np.floor(shares + 1e-9).astype(np.int64)
     left = expected(fraction, len(labels)) - counts.sum()
     counts[np.argsort(counts - shares, kind="stable")[:left]] += 1
-    return smallest(labels, counts, sizes, seed)
+    return choose_smallest(labels, counts, sizes, seed)
 
 
 @dataclass(frozen=True)
-class Within:
+class SubsetInputs:
     """What noise on a subset may ask for: of what lies outside, the part of the examples at
     `places` (n,) among all labels (N,).
     """
 
-    outside: Sources
+    outside: NoiseInputs
     labels: np.ndarray
     places: np.ndarray
 
@@ -89,7 +89,7 @@ class Within:
     def human(self, column: str) -> np.ndarray:
         return self.outside.human(column)[self.places]
 
-    def imported(self, path: str, sha256: str | None) -> Labelling:
+    def imported(self, path: str, sha256: str | None) -> NoisyLabels:
         found = self.outside.imported(path, sha256)
         left_out = None if found.left_out is None else found.left_out[self.places]
         clean = None if found.clean is None else found.clean[self.places]
@@ -105,7 +105,7 @@ class Within:
         return self.outside.other(dataset)
 
     def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
-        found = self.outside.review(path, sha256, among(recorded, self.places, self.labels))
+        found = self.outside.review(path, sha256, scatter(recorded, self.places, self.labels))
         if (beyond := ~np.isin(found.examples, self.places)).any():
             raise DataError(
                 f"{path}: example {found.examples[beyond][0]} is not in the subset: delete its line"
@@ -113,29 +113,31 @@ class Within:
         return replace(found, examples=np.searchsorted(self.places, found.examples))
 
 
-def among(values: np.ndarray, places: np.ndarray, others: np.ndarray) -> np.ndarray:
+def scatter(values: np.ndarray, places: np.ndarray, others: np.ndarray) -> np.ndarray:
     """All values (N,): those of the examples at `places` (n,), and the others' own."""
     whole = others.copy()
     whole[places] = values
     return whole
 
 
-def spread(part: Manifest, data: Labels, places: np.ndarray, beyond: Labelling) -> Manifest:
+def expand_to_full(
+    part: Manifest, data: Labels, places: np.ndarray, beyond: NoisyLabels
+) -> Manifest:
     """The manifest of a subset with a row for every example, so that an index means the same image;
     the others are dropped, with the labels `beyond` (N,).
     """
     n = len(data.labels)
 
     def whole(values: np.ndarray | None, other: int) -> np.ndarray | None:
-        return None if values is None else among(values, places, np.full(n, other, values.dtype))
+        return None if values is None else scatter(values, places, np.full(n, other, values.dtype))
 
     return Manifest(
         {**part.meta, "n": n, "labels_sha256": data.fingerprint, "subset": len(places)},
-        among(part.labels, places, beyond.labels),
-        among(part.clean_labels, places, data.labels if beyond.clean is None else beyond.clean),
+        scatter(part.labels, places, beyond.labels),
+        scatter(part.clean_labels, places, data.labels if beyond.clean is None else beyond.clean),
         data.ids,
         whole(part.val, False),
         whole(part.source, -1),
         whole(part.trusted, False),
-        whole(~part.kept, True),
+        whole(~part.included, True),
     )

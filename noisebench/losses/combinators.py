@@ -20,7 +20,7 @@ _WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplyi
 
 @register_loss(
     paper="Szegedy et al. 2016",
-    laws=("equivariant", "nonnegative"),
+    properties=("equivariant", "nonnegative"),
     target=lambda w, alpha: (1 - alpha) * w + alpha / w.shape[-1],
 )
 def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
@@ -33,7 +33,7 @@ def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
     return smoothed
 
 
-@register_loss(pointwise=True, paper="Patrini et al. 2017", laws=("nonnegative",))
+@register_loss(pointwise=True, paper="Patrini et al. 2017", properties=("nonnegative",))
 def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     """Forward correction, the loss of T' p: what the network says of the clean label, told through
     the noise.
@@ -54,7 +54,7 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     return lambda scores: loss(scores.with_log_p(corrected))
 
 
-@register_loss(paper="Patrini et al. 2017", laws=())
+@register_loss(paper="Patrini et al. 2017", properties=())
 def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     """Backward correction, T^-1 cost: unbiased for the clean cost, but signed and unbounded."""
     inverse = _inverse(_table(T))
@@ -70,7 +70,7 @@ def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
 
 @register_loss(
     paper="Ma et al. 2020",
-    laws=("falls", "equivariant", "nonnegative", "constant_sum"),
+    properties=("falls", "equivariant", "nonnegative", "constant_sum"),
     needs="nonnegative",
 )
 def normalized(loss: Loss) -> Loss:

@@ -13,7 +13,7 @@ _NEWTON = 30  # steps to the normaliser: from the left, where the sum is convex,
 _SOFTPLUS_IS_EXP = -40.0  # below it log softplus(z) is z to float64's last digit
 
 
-@register_loss(pointwise=True, paper="Wei et al. 2023", laws=("equivariant", "nonnegative"))
+@register_loss(pointwise=True, paper="Wei et al. 2023", properties=("equivariant", "nonnegative"))
 def logitclip(
     loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0, rescale: bool = False
 ) -> Loss:
@@ -35,7 +35,7 @@ def logitclip(
 
 
 @register_loss(
-    pointwise=True, paper="Wang et al. 2024", version=2, laws=("equivariant", "nonnegative")
+    pointwise=True, paper="Wang et al. 2024", version=2, properties=("equivariant", "nonnegative")
 )
 def eps_softmax(
     loss: Loss,
@@ -108,7 +108,7 @@ def log_softmax_of_scores(lam: float, normalize: bool = True) -> TensorMap:
 
 
 @register_loss(
-    paper="Zhu et al. 2023", version=2, laws=("equivariant",), link=log_softmax_of_scores
+    paper="Zhu et al. 2023", version=2, properties=("equivariant",), link=log_softmax_of_scores
 )
 def ldr_kl(
     log_p: Tensor,

@@ -35,7 +35,7 @@ def ce(log_p: Tensor) -> Tensor:
 @register_loss(
     pointwise=True,
     paper="Ghosh et al. 2017",
-    laws=("falls", "equivariant", "nonnegative", "constant_sum"),
+    properties=("falls", "equivariant", "nonnegative", "constant_sum"),
     optimum=lambda w: equal_loss_optimum(w, math.inf),
 )
 def mae(log_p: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def gce(
 @register_loss(
     pointwise=True,
     paper="Wang et al. 2019",
-    laws=("falls", "equivariant", "nonnegative", "constant_sum"),
+    properties=("falls", "equivariant", "nonnegative", "constant_sum"),
     optimum=lambda w, A: equal_loss_optimum(w, math.inf),
 )
 def rce(log_p: Tensor, A: Annotated[float, Interval("[-1e6, 0)")] = -9.21) -> Tensor:
@@ -80,7 +80,9 @@ def _some_weight(values: dict[str, Value]) -> dict[str, Value]:
     return values
 
 
-@register_loss(pointwise=True, paper="Wang et al. 2019", aliases=("sl",), complete=_some_weight)
+@register_loss(
+    pointwise=True, paper="Wang et al. 2019", aliases=("sl",), fill_defaults=_some_weight
+)
 def sce(
     log_p: Tensor,
     alpha: Annotated[float, Interval("[0, 1e6]")] = 0.1,
@@ -218,7 +220,9 @@ def js(log_p: Tensor, pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5) 
     ).to(dtype)
 
 
-@register_loss(paper="Ye et al. 2023", laws=("falls", "equivariant", "nonnegative", "constant_sum"))
+@register_loss(
+    paper="Ye et al. 2023", properties=("falls", "equivariant", "nonnegative", "constant_sum")
+)
 def nnce(log_p: Tensor, pmin: Annotated[float, Interval("[1e-30, 1e-4]")] = 1e-7) -> Tensor:
     """Normalised negative cross entropy, 1 - (A + log p_k) / sum_j (A + log p_j) with A = -log
     pmin, p at least pmin.
@@ -236,7 +240,7 @@ def amse(log_p: Tensor, a: Annotated[float, Interval("[1, 1e3]")] = 30.0) -> Ten
     return (p.square().sum(1, keepdim=True) - 2 * a * p + a * a) / log_p.shape[1]
 
 
-@register_loss(paper="Ye et al. 2023", laws=(), penalty=True)
+@register_loss(paper="Ye et al. 2023", properties=(), penalty=True)
 def l1(parameters: Iterable[Tensor], weight: Annotated[float, Interval("(0, 1e3]")]) -> Tensor:
     """L1 penalty on the network's parameters, weight sum |theta| over all of them, those of
     normalisation layers too: `ce + l1(5e-5)`.

@@ -13,7 +13,7 @@ from .scores import Loss, Penalty, Scores, Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LOSSES = Registry("loss", "losses", laws=("falls", "equivariant", "nonnegative"))
+LOSSES = Registry("loss", "losses", properties=("falls", "equivariant", "nonnegative"))
 """Laws a loss may declare: `falls` as p_y rises with the others in proportion; `equivariant` under
 a permutation of the classes; `nonnegative`; `constant_sum` over the classes (symmetric in the sense
 of Ghosh et al. 2017).
@@ -43,7 +43,7 @@ def register_loss(function: Any = None, **facts: Any) -> Any:
     if function is None:
         return lambda decorated: register_loss(decorated, **facts)
     first = next(iter(inspect.signature(function).parameters))
-    return LOSSES.register(function, given=() if first == "loss" else (first,), **facts)
+    return LOSSES.register(function, injected=() if first == "loss" else (first,), **facts)
 
 
 def build_loss(
@@ -103,15 +103,15 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
         inner = [_build(argument, num_classes, transitions) for argument in expression.args]  # type: ignore[arg-type]
         _check_inner(expression, entry.facts.get("needs"))
         loss = _combined(entry, inner, values)
-        return loss if pointwise else lambda scores: scores.choose(loss(scores.whole))
+        return loss if pointwise else lambda scores: scores.select(loss(scores.all_classes))
     if pointwise:
-        return lambda scores: build(scores.asked, **values)
+        return lambda scores: build(scores.log_p_of_requested, **values)
     if link:  # a way of its own from logits to log_p, made of some of the parameters
         own = link(
             **{name: values[name] for name in inspect.signature(link).parameters if name in values}
         )
-        return lambda scores: scores.choose(build(scores.with_link(own).log_p, **values))
-    return lambda scores: scores.choose(build(scores.log_p, **values))
+        return lambda scores: scores.select(build(scores.with_link(own).log_p, **values))
+    return lambda scores: scores.select(build(scores.log_p, **values))
 
 
 def _combined(entry: Entry, inner: list[Loss], values: Mapping[str, Any]) -> Loss:
@@ -136,7 +136,7 @@ def _check_inner(outer: Call, law: str | None) -> None:
     """Raises LanguageError where a loss within does not obey the law that the combinator needs."""
     for argument in outer.args:
         for call in LOSSES.calls(argument):  # type: ignore[arg-type]
-            if law and law not in LOSSES[call.name].laws:
+            if law and law not in LOSSES[call.name].properties:
                 raise LanguageError(f"{outer.name} needs a {law} loss, which {call.name} is not")
 
 

@@ -99,29 +99,29 @@ class Scores:
 
     logits: Tensor
     link: TensorMap = log_softmax
-    adapt: TensorMap = unchanged
+    transform: TensorMap = unchanged
     classes: Tensor | None = None
     _log_p: Tensor | None = field(default=None, init=False, repr=False)
 
     @property
     def log_p(self) -> Tensor:
         if self._log_p is None:  # a cached_property would break a compiled graph
-            self._log_p = self.adapt(self.link(self.logits))
+            self._log_p = self.transform(self.link(self.logits))
         return self._log_p
 
     @property
-    def asked(self) -> Tensor:
+    def log_p_of_requested(self) -> Tensor:
         """log_p of what is asked for: (N, K), or (N, 1)."""
-        if self.classes is not None and self.link is log_softmax and self.adapt is unchanged:
+        if self.classes is not None and self.link is log_softmax and self.transform is unchanged:
             return log_softmax_at(self.logits, self.classes)
-        return self.choose(self.log_p)
+        return self.select(self.log_p)
 
-    def choose(self, values: Tensor) -> Tensor:
+    def select(self, values: Tensor) -> Tensor:
         """Of (N, K) what is asked for."""
         return values if self.classes is None else values.gather(1, self.classes)
 
     @property
-    def whole(self) -> Scores:
+    def all_classes(self) -> Scores:
         """The same with all classes asked for."""
         return self if self.classes is None else replace(self, classes=None)
 
@@ -135,7 +135,7 @@ class Scores:
 
     def with_log_p(self, change: TensorMap) -> Scores:
         """The same with a further change of log_p."""
-        return replace(self, adapt=lambda log_p: change(self.adapt(log_p)))
+        return replace(self, transform=lambda log_p: change(self.transform(log_p)))
 
 
 Loss: TypeAlias = Annotated[Callable[[Scores], Tensor], Inner()]

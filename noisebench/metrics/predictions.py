@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..core.files.arrays import packed_npz, read_npy, read_npz
-from ..core.files.atomic import read_checked, write_whole
+from ..core.files.atomic import atomic_write, read_checked
 from ..errors import DataError
 
 TOP = 5
@@ -172,7 +172,7 @@ def write_teacher(
         "labels_sha256": np.bytes_(labels_sha256.encode()),
         "run": np.bytes_(run.encode()),
     }
-    write_whole(path, lambda file: file.write(packed_npz(arrays)))
+    atomic_write(path, lambda file: file.write(packed_npz(arrays)))
 
 
 def write_probabilities(path: Path, said: Predictions) -> None:
@@ -186,7 +186,7 @@ def write_probabilities(path: Path, said: Predictions) -> None:
         )
     p = np.exp(said.dense.astype(np.float64))
     p = (p / p.sum(1, keepdims=True)).astype(np.float32)
-    write_whole(path, lambda file: np.save(file, p))
+    atomic_write(path, lambda file: np.save(file, p))
 
 
 def read_teacher(

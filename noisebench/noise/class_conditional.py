@@ -27,7 +27,7 @@ _OverPair: TypeAlias = Annotated[str | None, OneOf((OVER[0], OVER[2]))]
     short="sym",
     overall="rate; inclusive: rate x (K - 1) / K",
     paper="Angluin & Laird 1988; van Rooyen et al. 2015",
-    complete=complete_counts,
+    fill_defaults=complete_counts,
 )
 def symmetric(
     num_classes: int,
@@ -66,7 +66,7 @@ def _complete_asymmetric(values: dict[str, Value]) -> dict[str, Value]:
 
 
 @register_noise(
-    short="asym", overall="by map", paper="Patrini et al. 2017", complete=_complete_asymmetric
+    short="asym", overall="by map", paper="Patrini et al. 2017", fill_defaults=_complete_asymmetric
 )
 def asymmetric(
     num_classes: int,
@@ -104,7 +104,9 @@ def asymmetric(
     return table
 
 
-@register_noise(short="pair", overall="rate", paper="Han et al. 2018", complete=complete_counts)
+@register_noise(
+    short="pair", overall="rate", paper="Han et al. 2018", fill_defaults=complete_counts
+)
 def pairflip(
     num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over = None
 ) -> np.ndarray:
@@ -115,7 +117,7 @@ def pairflip(
     return _flip(num_classes, class_map("next", num_classes).flips(num_classes, 0), rate)
 
 
-@register_noise(overall="as given", paper="anyone's own T", complete=complete_counts)
+@register_noise(overall="as given", paper="anyone's own T", fill_defaults=complete_counts)
 def matrix(
     num_classes: int,
     classes: tuple[str, ...],

@@ -14,12 +14,12 @@ from ..core.parameters import Inner, OneOf, Rate
 from ..errors import DataError, LanguageError
 from .registry import (
     Examples,
-    Labelling,
+    NoisyLabels,
     Review,
+    apply,
     build_noise,
-    by_class,
+    is_class_conditional,
     parse_noise,
-    record,
     register_noise,
 )
 from .sampling import OVER, complete_counts, expected, grouped, members, uniforms
@@ -52,21 +52,21 @@ def _complete_human(values: dict[str, Value]) -> dict[str, Value]:
     short="human",
     overall="9.01 % (aggre) to 40.21 % (worse)",
     paper="Wei et al. 2022, CIFAR-N",
-    complete=_complete_human,
+    fill_defaults=_complete_human,
     drawn=False,
 )
-def human(examples: Examples, column: str) -> Labelling:
+def human(examples: Examples, column: str) -> NoisyLabels:
     """Labels by people: CIFAR-10N's and CIFAR-100N's published columns.
 
     column: on cifar10 aggre_label, random_label1, random_label2, random_label3 or worse_label; on
     cifar100 noisy_label; on cifar20 noisy_coarse_label. The file is <data-dir>/CIFAR-10_human.pt or
     CIFAR-100_human.pt (CC BY-NC 4.0).
     """
-    return Labelling(examples.sources.human(column))
+    return NoisyLabels(examples.sources.human(column))
 
 
 @register_noise(short="imported", overall="as recorded", paper="anyone's own labels", drawn=False)
-def imported(examples: Examples, file: str, sha256: str | None = None) -> Labelling:
+def imported(examples: Examples, file: str, sha256: str | None = None) -> NoisyLabels:
     """Labels of a file (.csv, .tsv, .txt, .json, .npy, .npz, .pt); or own, the data set's labels as
     they are.
 
@@ -90,7 +90,9 @@ def label_file_of(noise: str) -> str | None:
     return None if file == OWN else file
 
 
-@register_noise(short="open", overall="rate", paper="Wang et al. 2018", complete=complete_counts)
+@register_noise(
+    short="open", overall="rate", paper="Wang et al. 2018", fill_defaults=complete_counts
+)
 def openset(
     examples: Examples,
     closed: Annotated[Call | None, Inner("noise")] = None,
@@ -99,7 +101,7 @@ def openset(
     source: str,
     exact: bool = True,
     exact_over: Annotated[str | None, OneOf(OVER[:2])] = None,
-) -> Labelling:
+) -> NoisyLabels:
     """A share of the images is replaced by images of another data set; their labels stay, and none
     could be right.
 
@@ -127,15 +129,15 @@ def openset(
     facts, size = examples.sources.other(source)
     replaced[chosen] = _images(int(chosen.sum()), size, seed)
     if closed is None:
-        return Labelling(labels.copy(), nominal_rate=rate, source=replaced, facts=facts)
-    if not by_class(closed):
+        return NoisyLabels(labels.copy(), nominal_rate=rate, source=replaced, facts=facts)
+    if not is_class_conditional(closed):
         raise LanguageError(
             f"openset takes class-conditional noise for the images that stay, got {closed}"
         )
     model = build_noise(closed, examples.num_classes, examples.classes)
     parts, _ = grouped(chosen.astype(np.int64), 2, examples.parts)
     recorded = np.where(chosen, labels, model.draw(labels, seed, parts=parts))
-    return Labelling(
+    return NoisyLabels(
         recorded,
         source=replaced,
         transition=model.transition,
@@ -152,7 +154,7 @@ def reviewed(
     action: Annotated[str, OneOf(ACTIONS)],
     suspects: str,
     sha256: str | None = None,
-) -> Labelling:
+) -> NoisyLabels:
     """Labels that somebody has looked at again: a list of doubted ones, by evaluate --suspects,
     less the lines found right.
 
@@ -160,11 +162,11 @@ def reviewed(
     is trained on. suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt,
     .json). sha256: how its checksum must begin; a manifest says it.
     """
-    made = record(noise, examples)
+    made = apply(noise, examples)
     return after_review(made, action, examples.sources.review(suspects, sha256, made.labels))
 
 
-def after_review(made: Labelling, action: str, review: Review) -> Labelling:
+def after_review(made: NoisyLabels, action: str, review: Review) -> NoisyLabels:
     """A labelling once its list is worked off. Nobody knows a model of what is left."""
     facts = {key: value for key, value in made.facts.items() if key != "rates"}
     left = replace(made, nominal_rate=None, transition=None, facts=facts)

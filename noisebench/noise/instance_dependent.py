@@ -13,8 +13,8 @@ import numpy as np
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Rate
 from ..errors import LanguageError
-from .registry import Examples, Labelling, Teacher, register_noise
-from .sampling import Rows, choose, chunks, draw, grouped, members, uniforms
+from .registry import Examples, NoisyLabels, Teacher, register_noise
+from .sampling import Rows, choose, chunks, grouped, members, sample, uniforms
 
 _PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
 _ENDLESS = 1e12  # a factor at which nobody keeps a label
@@ -33,13 +33,15 @@ def _complete_pdn(values: dict[str, Value]) -> dict[str, Value]:
     return {**values, "pixels": None} if values["pixels"] == PIXELS[0] else values
 
 
-@register_noise(short="pdn", overall="about rate", paper="Xia et al. 2020", complete=_complete_pdn)
+@register_noise(
+    short="pdn", overall="about rate", paper="Xia et al. 2020", fill_defaults=_complete_pdn
+)
 def pdn(
     examples: Examples,
     rate: Rate,
     std: Annotated[float, Interval("(0, inf)")] = 0.1,
     pixels: Annotated[str | None, OneOf(PIXELS)] = None,
-) -> Labelling:
+) -> NoisyLabels:
     """Part-dependent noise: each image has its own rate and its own likely mistakes.
 
     An image's rate q is drawn from a normal of mean `rate` and deviation `std`, truncated to [0,
@@ -61,7 +63,7 @@ def pdn(
 
 
 @register_noise(overall="rate", paper="Wei et al. 2023, LogitClip, code")
-def dependent(examples: Examples, rate: Rate) -> Labelling:
+def dependent(examples: Examples, rate: Rate) -> NoisyLabels:
     """Exactly rate of all images are wrong; a random linear map of an image decides its wrong
     label.
 
@@ -83,9 +85,9 @@ def dependent(examples: Examples, rate: Rate) -> Labelling:
     return _by_image(examples, rate, rows)
 
 
-def _by_image(examples: Examples, rate: float, rows: Rows) -> Labelling:
-    recorded = draw(examples.labels, rows, examples.seed)
-    return Labelling(
+def _by_image(examples: Examples, rate: float, rows: Rows) -> NoisyLabels:
+    recorded = sample(examples.labels, rows, examples.seed)
+    return NoisyLabels(
         recorded, nominal_rate=rate, facts={"images_sha256": examples.sources.images_sha256()}
     )
 
@@ -218,7 +220,7 @@ def _complete_plc(values: dict[str, Value]) -> dict[str, Value]:
     return values
 
 
-@register_noise(short="plc", overall="rate", paper="Zhang et al. 2021", complete=_complete_plc)
+@register_noise(short="plc", overall="rate", paper="Zhang et al. 2021", fill_defaults=_complete_plc)
 def plc(
     examples: Examples,
     predictions: str,
@@ -227,7 +229,7 @@ def plc(
     rate: Annotated[float | None, Interval("[0, 1)")] = None,
     factor: Annotated[float | None, Interval("(0, inf)")] = None,
     sha256: str | None = None,
-) -> Labelling:
+) -> NoisyLabels:
     """Polynomial-margin-diminishing noise: labels flip where a teacher wavers between its first and
     second class.
 
@@ -242,10 +244,10 @@ def plc(
     teacher = examples.sources.teacher(predictions, sha256)
     if factor is None:
         factor = _solve(teacher, examples.labels, kind, rate or 0.0)
-    recorded = draw(
+    recorded = sample(
         examples.labels, _margin_rows(teacher, kind, factor, examples.num_classes), examples.seed
     )
-    return Labelling(recorded, nominal_rate=rate, facts={"factor": factor})
+    return NoisyLabels(recorded, nominal_rate=rate, facts={"factor": factor})
 
 
 def _kept(teacher: Teacher, kind: str, factor: float, part: slice = slice(None)) -> np.ndarray:

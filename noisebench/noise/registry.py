@@ -18,10 +18,10 @@ from ..core.expressions import Call, Expression, Value, parse
 from ..core.parameters import OneOf
 from ..core.registry import Entry, Registry
 from ..errors import LanguageError, UnknownName
-from .sampling import Seed, draw
+from .sampling import Seed, sample
 
 FILES = ("file", "predictions", "suspects")  # parameters that name a file
-NOISES = Registry("noise", "noises", given=("num_classes", "classes", "examples"))
+NOISES = Registry("noise", "noises", injected=("num_classes", "classes", "examples"))
 register_noise = NOISES.register
 
 _COUNTING = ("exact", "exact_over")  # parameters that speak to the draw, not to the model
@@ -39,7 +39,7 @@ class Teacher(Protocol):
     def p(self) -> np.ndarray: ...
 
 
-class Sources(Protocol):
+class NoiseInputs(Protocol):
     """What lies outside and may be asked for: the images, a teacher, and labels that somebody
     recorded.
     """
@@ -55,7 +55,7 @@ class Sources(Protocol):
     def human(self, column: str) -> np.ndarray:
         """A published column of recorded labels (N,)."""
 
-    def imported(self, path: str, sha256: str | None) -> Labelling:
+    def imported(self, path: str, sha256: str | None) -> NoisyLabels:
         """The labels of a file, with clean ones (N,), -1 where unknown; what the file does not
         label is left out.
         """
@@ -78,13 +78,13 @@ class Examples:
     labels: np.ndarray
     num_classes: int
     seed: int
-    sources: Sources
+    sources: NoiseInputs
     classes: tuple[str, ...] = ()
     parts: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
-class Labelling:
+class NoisyLabels:
     """Recorded labels (N,) and what is known of them; `clean` where they come with their own, -1
     unknown.
 
@@ -125,17 +125,17 @@ class ClassNoise:
     # as its author writes it; the overall share of wrong labels is another number
     rate: float | None
     exact: bool
-    over: str
+    exact_over: str
     version: str
 
     def draw(self, labels: np.ndarray, seed: Seed, parts: np.ndarray | None = None) -> np.ndarray:
         """Recorded labels (N,) for clean ones (N,)."""
-        return draw(
+        return sample(
             labels,
             self.transition,
             seed,
             exact=self.exact,
-            over=self.over,
+            exact_over=self.exact_over,
             rate=self.rate or 0.0,
             parts=parts,
         )
@@ -220,7 +220,7 @@ def takes(entry: Entry, given: str) -> bool:
     return given in inspect.signature(entry.build).parameters
 
 
-def is_drawn(noise: str | Expression) -> bool:
+def is_random(noise: str | Expression) -> bool:
     """Whether a seed has an effect, also on noise within; people's labels are what they are. Of a
     stranger's noise one assumes so.
     """
@@ -229,11 +229,11 @@ def is_drawn(noise: str | Expression) -> bool:
     except (LanguageError, UnknownName):
         return True
     return bool(NOISES[call.name].facts.get("drawn", True)) or any(
-        is_drawn(inner) for inner in call.args if isinstance(inner, Call)
+        is_random(inner) for inner in call.args if isinstance(inner, Call)
     )
 
 
-def by_class(call: Call) -> bool:
+def is_class_conditional(call: Call) -> bool:
     """Whether a noise knows the clean class alone."""
     return not takes(NOISES[call.name], "examples")
 
@@ -246,7 +246,7 @@ def build_noise(
     """
     call = normal_noise(text)
     entry, values = NOISES[call.name], dict[str, Any](call.kwargs)
-    if not by_class(call):
+    if not is_class_conditional(call):
         raise LanguageError(
             f"{call.name} is no noise by class: it needs a data set (noisebench "
             "corrupt DATASET --noise ...)"
@@ -269,13 +269,13 @@ def build_noise(
     )
 
 
-def record(noise: Call, examples: Examples) -> Labelling:
+def apply(noise: Call, examples: Examples) -> NoisyLabels:
     """What a noise makes of the examples' labels; exact counts are so in each of their parts."""
-    if not by_class(noise):
+    if not is_class_conditional(noise):
         return NOISES[noise.name].build(examples, *noise.args, **dict(noise.kwargs))
     model = build_noise(noise, examples.num_classes, examples.classes)
     recorded = model.draw(examples.labels, examples.seed, examples.parts)
-    return Labelling(
+    return NoisyLabels(
         recorded,
         _expected_rate(examples.labels, model) if model.rate is None else model.rate,
         model.transition,

@@ -16,7 +16,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from ..core.expressions import Value
-from ..core.hardware import cores
+from ..core.hardware import cpu_count
 from ..errors import LanguageError
 
 Rows: TypeAlias = Iterable[tuple[slice | np.ndarray, np.ndarray]]
@@ -45,13 +45,13 @@ def complete_counts(values: dict[str, Value]) -> dict[str, Value]:
     return values
 
 
-def draw(
+def sample(
     labels: np.ndarray,
     probabilities: np.ndarray | Rows,
     seed: Seed,
     *,
     exact: bool = True,
-    over: str = "class",
+    exact_over: str = "class",
     rate: float = 0.0,
     parts: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -71,9 +71,9 @@ def draw(
     if not exact:
         return _draw_alone(labels, probabilities, seed)
     K = len(probabilities)
-    if over == "pair":
+    if exact_over == "pair":
         return _draw_pairs(labels, probabilities, grouped(labels, K, parts), seed)
-    if over == "set":
+    if exact_over == "set":
         table, groups, shares = (
             probabilities - (1 - rate) * np.eye(K),
             np.zeros_like(labels),
@@ -83,7 +83,7 @@ def draw(
         table = probabilities.copy()
         np.fill_diagonal(table, 0)
         groups, shares = labels, [math.fsum(row[row > 0].tolist()) for row in table]
-    chosen = choose(grouped(groups, len(shares), parts), shares, seed, equal=over == EQUAL)
+    chosen = choose(grouped(groups, len(shares), parts), shares, seed, equal=exact_over == EQUAL)
     recorded = labels.copy()
 
     def redraw(part: slice) -> None:
@@ -169,7 +169,7 @@ def _each_chunk(n: int, work: Callable[[slice], T]) -> list[T]:
     parts = list(chunks(n))
     if len(parts) < 2:
         return [work(part) for part in parts]
-    with ThreadPoolExecutor(min(len(parts), cores(), _THREADS)) as pool:
+    with ThreadPoolExecutor(min(len(parts), cpu_count(), _THREADS)) as pool:
         return list(pool.map(work, parts))
 
 
@@ -214,7 +214,7 @@ def choose(
             f"exact_over='equal' makes {counts[k]} labels of each class wrong, but class {k % K} "
             f"has {sizes[k]}: lower the rate, or leave exact_over out"
         )
-    return smallest(groups, counts, sizes, seed)
+    return choose_smallest(groups, counts, sizes, seed)
 
 
 def _sizes(groups: np.ndarray, num_groups: int) -> np.ndarray:
@@ -222,7 +222,7 @@ def _sizes(groups: np.ndarray, num_groups: int) -> np.ndarray:
     return sum(parts, np.zeros(num_groups, np.int64))
 
 
-def smallest(
+def choose_smallest(
     groups: np.ndarray, counts: np.ndarray, sizes: np.ndarray, seed: Seed, sigmas: float = 5.0
 ) -> np.ndarray:
     """Which examples (N,) have the `counts` smallest first words of their group; of equal words the
@@ -258,7 +258,7 @@ def smallest(
     wanted = counts - sum(columns[3] for columns in found)
     # one group in a million
     if (wanted < 0).any() or (wanted > np.bincount(own, minlength=len(counts))).any():
-        return smallest(groups, counts, sizes, seed, 4 * sigmas)
+        return choose_smallest(groups, counts, sizes, seed, 4 * sigmas)
     order = np.lexsort((words, own))  # stable, and `index` rises
     own = own[order]
     rank = np.arange(len(own)) - np.searchsorted(own, own)
@@ -280,7 +280,7 @@ def _draw_pairs(
     sizes = _sizes(groups, num_groups)
     wrong = np.tile(transition * (1 - np.eye(len(transition))), (num_groups // len(transition), 1))
     pairs = np.floor(sizes[:, None] * wrong + 1e-9).astype(np.int64)
-    chosen = smallest(groups, pairs.sum(1), sizes, seed)
+    chosen = choose_smallest(groups, pairs.sum(1), sizes, seed)
     found = [chosen[part].nonzero()[0] for part in chunks(len(labels))]
     keys = [
         (_words(seed, part)[at, 0] >> np.uint64(32)).astype(np.uint32)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from .aggregate import AXES, read_rows, where
 from .ci.gate import Check, Rules, check, read_baseline, read_tolerance
 from .metrics import METRICS, find_metric
-from .published import put_beside
+from .published import add_published
 from .render.text import document
-from .report import FORMATS, RANKED, SUFFIXES, Report, Shape, make_report, report_of
-from .runs_csv import KeptRun, RunLine, finished_runs, read_runs, runs_at
+from .report import FORMATS, RANKED, SUFFIXES, Report, TableLayout, make_report, report_of
+from .runs_csv import RunLike, RunRecord, finished_runs, read_runs, runs_at
 from .table import Table, make_tables
 
 __all__ = [
@@ -18,19 +18,19 @@ __all__ = [
     "RANKED",
     "SUFFIXES",
     "Check",
-    "KeptRun",
     "Report",
     "Rules",
-    "RunLine",
-    "Shape",
+    "RunLike",
+    "RunRecord",
     "Table",
+    "TableLayout",
+    "add_published",
     "check",
     "document",
     "find_metric",
     "finished_runs",
     "make_report",
     "make_tables",
-    "put_beside",
     "read_baseline",
     "read_rows",
     "read_runs",

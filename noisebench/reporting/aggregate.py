@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..experiments.selection import kept
+from ..experiments.selection import select_matching
 from ..experiments.weights import label_of
 from ..labels.manifest import short_noise
 from ..runs.folder import RunFolder
 from .metrics import Metric, find_metric
-from .runs_csv import KeptRun
+from .runs_csv import RunLike
 
 AXES = (
     "dataset",
@@ -66,7 +66,7 @@ class Row:
 
     axes: dict[str, str]
     settings: dict[str, Any]
-    alike: dict[str, Any]
+    comparable: dict[str, Any]
     inputs: dict[str, Any]
     realised_rate: float | None
     seed: int
@@ -76,7 +76,7 @@ class Row:
     value: float | None
     finished: float = 0.0
     key: str = ""
-    run: KeptRun | None = None
+    run: RunLike | None = None
     clock: Clock | None = None
     compute: Compute | None = None
     num_examples: int | None = None  # of which the value is a share
@@ -108,7 +108,7 @@ class Cell:
     metric: str = "last"
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
-    runs: dict[str, KeptRun] = field(default_factory=dict)
+    runs: dict[str, RunLike] = field(default_factory=dict)
     clocks: set[Clock] = field(default_factory=set)
     compute: Compute | None = None
     num_examples: int | None = None
@@ -185,7 +185,7 @@ def _refuse(error: DataError) -> None:
 
 
 def read_rows(
-    runs: Iterable[KeptRun],
+    runs: Iterable[RunLike],
     metrics: Sequence[str],
     pass_over: Callable[[DataError], None] = _refuse,
 ) -> list[Row]:
@@ -204,7 +204,7 @@ def read_rows(
     return _once(rows)
 
 
-def _rows(run: KeptRun, metrics: dict[str, Metric]) -> list[Row]:
+def _rows(run: RunLike, metrics: dict[str, Metric]) -> list[Row]:
     try:
         stamp = run.ended
         if stamp is None:
@@ -237,7 +237,7 @@ def recipe_text(name: str, length: str, held_out: str) -> str:
     return ", ".join(part for part in (name, length, held_out) if part)
 
 
-def _row(run: KeptRun, known: dict[str, Any], name: str, metric: Metric, stamp: float) -> Row:
+def _row(run: RunLike, known: dict[str, Any], name: str, metric: Metric, stamp: float) -> Row:
     recipe = known["recipe"]
     held_out = known.get("held_out", "")
     said = recipe_text(
@@ -303,7 +303,7 @@ def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
     """The rows that meet every `axis=value`. Raises ConfigError for another form, or where nothing
     is left.
     """
-    return kept(rows, conditions, (*AXES, "seed", "noise_seed"), _called)
+    return select_matching(rows, conditions, (*AXES, "seed", "noise_seed"), _called)
 
 
 def _called(row: Row, axis: str) -> tuple[str, ...]:
@@ -316,7 +316,7 @@ def _called(row: Row, axis: str) -> tuple[str, ...]:
     return (own, short[axis]()) if axis in short else (own,)
 
 
-def apart(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], list[Row]]:
+def group_rows(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], list[Row]]:
     """Rows grouped by these axes, in order of appearance; `recipe` and `dataset` compare all there
     is, not the name alone.
     """
@@ -328,7 +328,7 @@ def apart(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], lis
             json.dumps(
                 {
                     k: v
-                    for k, v in row.alike.items()
+                    for k, v in row.comparable.items()
                     if ("dataset" if k == "data" else "recipe") in axes
                 },
                 sort_keys=True,

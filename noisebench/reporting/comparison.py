@@ -23,7 +23,7 @@ _LANGUAGES = {"method": LOSSES, "loss": LOSSES, "strategy": STRATEGIES}
 
 
 @dataclass(frozen=True)
-class Less:
+class DifferenceTable:
     """A table's differences, as a table below it: `table` has all rows but those they are from, and
     all columns but of what runs took.
     """
@@ -140,7 +140,7 @@ def _counted(intervals: int) -> str:
     )
 
 
-def less(table: Table) -> Less | None:
+def difference_table(table: Table) -> DifferenceTable | None:
     """The differences of a table; None where it has none."""
     if not any(table.differences.values()):
         return None
@@ -150,7 +150,7 @@ def less(table: Table) -> Less | None:
         rows=tuple(row for row in table.rows if row in rows),
         cols=tuple(col for col in table.cols if col in cols),
     )
-    return Less(kept)
+    return DifferenceTable(kept)
 
 
 def without_differences(table: Table) -> str:
@@ -166,7 +166,7 @@ def without_differences(table: Table) -> str:
     )
 
 
-def put_against(tables: Iterable[Table], name: str) -> list[Table]:
+def add_differences(tables: Iterable[Table], name: str) -> list[Table]:
     """The tables with each result's difference from the row of this name, all else in the rows'
     labels equal.
 

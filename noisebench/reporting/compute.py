@@ -12,8 +12,8 @@ from math import ceil, floor
 from typing import Any
 
 from ..errors import ConfigError, NoisebenchError
-from ..experiments.compute import Price, price_of
-from .aggregate import Compute, Row, apart, recipe_text
+from ..experiments.compute import RelativeCost, price_of
+from .aggregate import Compute, Row, group_rows, recipe_text
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class _Length:
     """How long a run was trained, and at what price an epoch."""
 
     epochs: int
-    price: Price
+    price: RelativeCost
 
     @property
     def work(self) -> float:
@@ -54,7 +54,7 @@ def by_compute(rows: Iterable[Row]) -> list[Row]:
     Rounding lets a run fit several of those: it goes where most of its data and recipe are. Raises
     ConfigError for an unknown price.
     """
-    groups = apart(by_epochs(rows), ("dataset", "subset", "recipe")).values()
+    groups = group_rows(by_epochs(rows), ("dataset", "subset", "recipe")).values()
     return [row for group in groups for row in _at_budgets(group)]
 
 
@@ -70,7 +70,7 @@ def _at_budgets(group: Sequence[Row]) -> Iterator[Row]:
         )
 
 
-def _price(row: Row) -> Price:
+def _price(row: Row) -> RelativeCost:
     try:
         return price_of(row.inputs["loss"], row.inputs["strategy"])
     except NoisebenchError as error:
@@ -116,6 +116,6 @@ def _lasting(row: Row, length: str, **instead: Any) -> Row:
     its epochs.
     """
     name = row.axes["recipe"].partition(", ")[0]
-    recipe = recipe_text(name, length, row.alike["held_out"])
-    others = {key: value for key, value in row.alike.items() if key != "epochs"}
-    return replace(row, axes={**row.axes, "recipe": recipe}, alike={**others, **instead})
+    recipe = recipe_text(name, length, row.comparable["held_out"])
+    others = {key: value for key, value in row.comparable.items() if key != "epochs"}
+    return replace(row, axes={**row.axes, "recipe": recipe}, comparable={**others, **instead})

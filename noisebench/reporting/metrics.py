@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import NoisebenchError, UnknownName
 from ..experiments.compute import price_of
 
-Known = dict[str, Any]
+RunValues = dict[str, Any]
 """What `RunFolder.about` says of a run."""
 
 
@@ -27,7 +27,7 @@ class Metric:
     last_epochs: of how many it is the mean, 0 for no mean.
     """
 
-    of: Callable[[Known], float | None]  # At where a record has it, and no function makes it
+    of: Callable[[RunValues], float | None]  # At where a record has it, and no function makes it
     title: str
     selection: str
     percent: bool = True
@@ -38,7 +38,7 @@ class Metric:
     doc: str = ""
     unit: str = "points"
     tolerance: float = 0.5
-    examples: Callable[[Known], int | None] | None = None
+    examples: Callable[[RunValues], int | None] | None = None
     last_epochs: int = 0
 
     @property
@@ -72,7 +72,7 @@ class Metric:
             return f"mean of all {counts} epoch{several}"
         return f"{self.selection}, of a run of {counts} epoch{several} of all"
 
-    def value(self, known: Known) -> float | None:
+    def value(self, known: RunValues) -> float | None:
         """None for a failed run, and for a number that was not yet recorded when the run ended."""
         found = None if known.get("metrics") is None else self.of(known)
         return None if found is None else float(found)
@@ -84,34 +84,34 @@ class At:
     def __init__(self, *path: str) -> None:
         self.path = path
 
-    def __call__(self, known: Known) -> float | None:
+    def __call__(self, known: RunValues) -> float | None:
         found: Any = known["metrics"]
         for key in self.path:
             found = None if found is None else found.get(key)
         return found
 
 
-def _minutes(known: Known) -> float | None:
+def _minutes(known: RunValues) -> float | None:
     return known["seconds"] / 60 if known.get("seconds") else None
 
 
-def _per_minute(known: Known) -> float | None:
+def _per_minute(known: RunValues) -> float | None:
     last, minutes = _LAST(known), _minutes(known)
     return None if last is None or minutes is None else last / minutes
 
 
-def _work(known: Known) -> float | None:
+def _work(known: RunValues) -> float | None:
     try:
         return price_of(known["loss"], known["strategy"]).work(known["recipe"]["epochs"])
     except NoisebenchError:  # a strategy that says no cost, or of a plugin that is not loaded
         return None
 
 
-def _test_images(known: Known) -> int | None:
+def _test_images(known: RunValues) -> int | None:
     return known.get("test_images")
 
 
-def _not_kept(_known: Known) -> None:
+def _not_kept(_known: RunValues) -> None:
     """Of examples whose number no line of a file of runs has."""
 
 

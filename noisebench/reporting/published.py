@@ -11,7 +11,7 @@ from typing import Any
 
 from ..datasets import DATASETS
 from ..experiments.command import recipe_changes
-from ..experiments.published import PAPERS, Beside, Ours, find_beside, find_paper
+from ..experiments.published import PAPERS, OurProtocol, PublishedMatch, find_paper, find_published
 from ..experiments.recipes import RECIPE_FIELDS, RECIPES
 from .aggregate import Cell
 from .metrics import METRICS
@@ -20,7 +20,7 @@ from .table import Table
 _NEEDED = ("dataset", "model", "noise", "method", "recipe")
 
 
-def put_beside(tables: Iterable[Table], paper: str) -> list[Table]:
+def add_published(tables: Iterable[Table], paper: str) -> list[Table]:
     """The tables with the paper's cells beside ours, where these are test accuracies. Raises
     UnknownName.
     """
@@ -28,25 +28,25 @@ def put_beside(tables: Iterable[Table], paper: str) -> list[Table]:
     return [replace(table, paper=paper, published=_of(table, paper)) for table in tables]
 
 
-def _of(table: Table, paper: str) -> dict[tuple[str, str], Beside]:
+def _of(table: Table, paper: str) -> dict[tuple[str, str], PublishedMatch]:
     found = {}
     for (row, col), cell in table.cells.items():
         labels = table.axes(row, col)
         known = METRICS[cell.metric].title == "test accuracy" and all(
             axis in labels for axis in _NEEDED
         )
-        if known and (beside := find_beside(paper, _ours(labels, cell))):
+        if known and (beside := find_published(paper, _ours(labels, cell))):
             found[row, col] = beside
     return found
 
 
-def _ours(labels: dict[str, str], cell: Cell) -> Ours:
+def _ours(labels: dict[str, str], cell: Cell) -> OurProtocol:
     recipe = labels["recipe"].partition(", ")[0]  # `apl, 120 epochs, 0.1 held out after corruption`
     epochs, changes = (
         cell.settings["epochs"],
         tuple(_changes(recipe, labels["dataset"], cell.settings)),
     )
-    return Ours(
+    return OurProtocol(
         labels["dataset"],
         labels["model"],
         labels["noise"],

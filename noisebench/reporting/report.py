@@ -13,12 +13,12 @@ from ..runs.workspace import Workspace
 from .aggregate import read_rows, where
 from .ci.gate import Check
 from .ci.junit import junit
-from .comparison import put_against
-from .published import put_beside
+from .comparison import add_differences
+from .published import add_published
 from .render.html import fragment
 from .render.latex import latex
 from .render.text import as_csv, as_json, as_list, document, markdown
-from .runs_csv import KeptRun, runs_as_text, runs_at
+from .runs_csv import RunLike, runs_as_text, runs_at
 from .table import Table, make_tables
 
 SUFFIXES = {
@@ -35,7 +35,7 @@ RANKED = ("table", "md", "html", "latex")
 
 
 @dataclass(frozen=True)
-class Shape:
+class TableLayout:
     """What the rows and columns are, and which numbers the cells hold; each may be several, joined
     by commas.
     """
@@ -65,10 +65,10 @@ class Report:
     """
 
     tables: list[Table]
-    shape: Shape = Shape()
+    shape: TableLayout = TableLayout()
     damaged: list[str] = field(default_factory=list)  # result files passed over
     workspace: Workspace = field(default_factory=Workspace)  # where its runs lie, and their data
-    runs: tuple[KeptRun, ...] = ()  # all that are in its tables
+    runs: tuple[RunLike, ...] = ()  # all that are in its tables
 
     @property
     def metric(self) -> str:
@@ -125,8 +125,8 @@ class Report:
 
 
 def report_of(
-    runs: Sequence[KeptRun],
-    shape: Shape,
+    runs: Sequence[RunLike],
+    shape: TableLayout,
     conditions: Sequence[str] = (),
     pass_over: Callable[[DataError], None] | None = None,
     workspace: Workspace | None = None,
@@ -144,9 +144,9 @@ def report_of(
     rows = where(read_rows(runs, shape.metrics, note), conditions)
     tables = make_tables(rows, shape.rows, shape.cols, shape.budget)
     if shape.published is not None:
-        tables = put_beside(tables, shape.published)
+        tables = add_published(tables, shape.published)
     if shape.against is not None:
-        tables = put_against(tables, shape.against)
+        tables = add_differences(tables, shape.against)
     return Report(
         tables,
         shape,
@@ -179,5 +179,5 @@ def make_report(
         warnings.warn(str(error), stacklevel=4)
 
     root = Path(path) if Path(path).is_dir() and Path(path).name != "runs" else Path(path).parent
-    shape = Shape(rows, cols, metric, ranks, published, budget, against)
+    shape = TableLayout(rows, cols, metric, ranks, published, budget, against)
     return report_of(runs_at([Path(path)]), shape, where, warn, Workspace(root))

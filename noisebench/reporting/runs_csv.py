@@ -24,10 +24,10 @@ from ..core.files.untrusted import parse_json, read_text
 from ..core.sanitize import as_cell, as_csv, from_cell, printable_json, word_as_cell
 from ..datasets import DATASETS
 from ..errors import ConfigError, DataError, NoisebenchError, printable
-from ..experiments.command import reproduction
+from ..experiments.command import repro_command
 from ..runs.folder import RunFolder, run_folders
 from ..runs.schema import ABOUT, check_known
-from .metrics import METRICS, RECORDED, Known
+from .metrics import METRICS, RECORDED, RunValues
 
 LARGEST = 1 << 26  # bytes: of some 40,000 runs
 _MAKE = "noisebench report --format runs -o FILE.csv writes one"
@@ -44,17 +44,17 @@ _OTHERS = {  # how files begin that are taken for one
 
 
 @dataclass(frozen=True, eq=False)
-class RunLine:
+class RunRecord:
     """A run as a file of runs says it. failed: the kind of its error, empty for a finished one;
     name: what its folder was called.
     """
 
-    known: Known
+    known: RunValues
     ended: float
     name: str
     failed: str
 
-    def about(self) -> Known:
+    def about(self) -> RunValues:
         """What a table must know of the run, as RunFolder says it."""
         return self.known
 
@@ -63,10 +63,10 @@ class RunLine:
         return str(self.known.get("key", ""))
 
 
-KeptRun = RunFolder | RunLine
+RunLike = RunFolder | RunRecord
 
 
-def runs_at(paths: Iterable[Path]) -> list[KeptRun]:
+def runs_at(paths: Iterable[Path]) -> list[RunLike]:
     """The runs at some paths: files of runs, run folders, folders of them, workspaces; by the names
     of their folders, wherever they lie.
 
@@ -76,7 +76,7 @@ def runs_at(paths: Iterable[Path]) -> list[KeptRun]:
     return sorted(found, key=lambda run: run.name)
 
 
-def _runs_at(path: Path) -> list[KeptRun]:
+def _runs_at(path: Path) -> list[RunLike]:
     if path.is_dir():
         return [*run_folders([path])]
     if not path.exists() and not path.is_symlink():
@@ -87,12 +87,12 @@ def _runs_at(path: Path) -> list[KeptRun]:
     return [*read_runs(path)]
 
 
-def finished_runs(path: Path) -> dict[str, RunLine]:
+def finished_runs(path: Path) -> dict[str, RunRecord]:
     """The finished runs in a file of runs, by key. Raises DataError."""
     return {line.key: line for line in read_runs(path) if line.key and not line.failed}
 
 
-def read_runs(path: Path) -> list[RunLine]:
+def read_runs(path: Path) -> list[RunRecord]:
     """The runs in a file, in the order of its lines. Raises DataError for the first thing in it
     that cannot be read, and says where.
     """
@@ -113,7 +113,7 @@ class _WrongLine(Exception):
     """A line of a file of runs is not as it must be."""
 
 
-def _lines(text: str) -> Iterator[RunLine]:
+def _lines(text: str) -> Iterator[RunRecord]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     names = next(reader, [])
     _check_names(names)
@@ -152,17 +152,17 @@ def _check_names(names: list[str]) -> None:
         )
 
 
-def _line(names: list[str], row: list[str]) -> RunLine:
+def _line(names: list[str], row: list[str]) -> RunRecord:
     """Raises ValueError."""
     if len(row) != len(names):
         raise ValueError(f"it has {len(row)} cells, the columns are {len(names)}")
     cells = dict(zip(names, row, strict=True))
     said = {name: read_word(cells[name]) for name in (FAILED, RUN)}
     check_form(said, {FAILED: NAME, RUN: NAME})
-    return RunLine(known_of(cells), _seconds(cells[FINISHED]), said[RUN], said[FAILED])
+    return RunRecord(known_of(cells), _seconds(cells[FINISHED]), said[RUN], said[FAILED])
 
 
-def runs_as_text(runs: Iterable[KeptRun]) -> str:
+def runs_as_text(runs: Iterable[RunLike]) -> str:
     """The file: of each run a line, in an order that their names and settings decide. Raises
     DataError for a damaged run, ConfigError where they are more than a file holds.
     """
@@ -176,8 +176,8 @@ def runs_as_text(runs: Iterable[KeptRun]) -> str:
     return text
 
 
-def _cells(run: KeptRun) -> dict[str, str]:
-    line = run if isinstance(run, RunLine) else line_of(run)
+def _cells(run: RunLike) -> dict[str, str]:
+    line = run if isinstance(run, RunRecord) else line_of(run)
     try:
         facts = cells_of(line.known)
     except (KeyError, TypeError, AttributeError) as error:
@@ -192,11 +192,11 @@ def _cells(run: KeptRun) -> dict[str, str]:
     }
 
 
-def line_of(folder: RunFolder) -> RunLine:
+def line_of(folder: RunFolder) -> RunRecord:
     """What a line says of the run in a folder. Raises DataError where it is damaged."""
     try:
         failed = "" if folder.result.exists() else str(folder.failure().get("type") or "error")
-        return RunLine(folder.about(), folder.ended or 0.0, folder.name, failed)
+        return RunRecord(folder.about(), folder.ended or 0.0, folder.name, failed)
     except OSError as error:
         raise DataError(f"{folder.path} cannot be read ({error.strerror or error})") from None
 
@@ -329,7 +329,7 @@ _FACTS: dict[str, tuple[tuple[str, ...], _Way]] = {
     "environment": (("environment",), _JSON),
     "data": ((), _JSON),
 }
-_EMPTY: Known = {path[0]: "" if way is _WORD else None for path, way in _FACTS.values()
+_EMPTY: RunValues = {path[0]: "" if way is _WORD else None for path, way in _FACTS.values()
                  if way in (_WORD, _NUMBER) and path[0] in ABOUT}  # fmt: skip
 FAILED, COMMAND, FINISHED, RUN = "failed", "command", "finished", "run"
 COLUMNS = (
@@ -359,7 +359,7 @@ _REST = {name.removesuffix("?") for name in ABOUT} - {
 }
 
 
-def cells_of(known: Known) -> dict[str, str]:
+def cells_of(known: RunValues) -> dict[str, str]:
     """What is known of a run, in cells. Raises KeyError, TypeError or AttributeError for a record
     that is not as ours are.
     """
@@ -376,7 +376,7 @@ def cells_of(known: Known) -> dict[str, str]:
     return {**cells, COMMAND: word_as_cell(_command(known))}
 
 
-def _without(environment: Known, found: Known) -> Known:
+def _without(environment: RunValues, found: RunValues) -> RunValues:
     """What of an environment has no column of its own, or does not fit into it."""
     own = {
         path[1]
@@ -392,19 +392,19 @@ def _at(known: Any, path: tuple[str, ...]) -> Any:
     return known
 
 
-def _command(known: Known) -> str:
+def _command(known: RunValues) -> str:
     """What makes the run again; empty for a text of a later version, or of somebody else's."""
     try:
-        return reproduction(known).command
+        return repro_command(known).command
     except NoisebenchError:
         return ""
 
 
-def known_of(cells: dict[str, str]) -> Known:
+def known_of(cells: dict[str, str]) -> RunValues:
     """What is known of the run, back from its cells. Raises ValueError."""
     if empty := next((name for name in _NAMING if not cells[name]), None):
         raise ValueError(f"{empty}: it is empty")
-    known: Known = {**_EMPTY, **({} if cells[FAILED] else {"metrics": {}})}
+    known: RunValues = {**_EMPTY, **({} if cells[FAILED] else {"metrics": {}})}
     for name, path, value in sorted(_values(cells), key=lambda each: len(each[1])):
         _put(known, name, path, value)
     entry = None if {"path", "test_path"} & set(known) else DATASETS.get(known["dataset"])
@@ -431,7 +431,7 @@ def _values(cells: dict[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]
         yield name, path, value
 
 
-def _put(known: Known, column: str, path: tuple[str, ...], value: Any) -> None:
+def _put(known: RunValues, column: str, path: tuple[str, ...], value: Any) -> None:
     if not path:
         if strange := set(value) - _REST:
             raise ValueError(

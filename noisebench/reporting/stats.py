@@ -47,12 +47,12 @@ class _Gap(NamedTuple):
 
     mean: float
     variance: float
-    freedom: float
+    df: float
     seeds: int
     share: float  # the variance of the gap, as a multiple of that of one pair's difference
 
 
-def beats(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
+def significantly_better(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
     """Whether the 95 % interval of their difference lies on the better side of 0, or the difference
     itself where it is exact.
     """
@@ -94,7 +94,7 @@ def difference(own: Cell, other: Cell) -> Difference | None:
     if gap is None or variance is None:
         exact = gap is not None and gap.variance <= ROUNDING and not METRICS[own.metric].counted
         return Difference(mean, None, None, len(gaps), oracle, exact=exact)
-    reach = student_quantile(_LEVEL / 2, gap.freedom) * math.sqrt(variance)
+    reach = student_quantile(_LEVEL / 2, gap.df) * math.sqrt(variance)
     return Difference(mean, mean - reach, mean + reach, len(gaps), oracle, variance > gap.variance)
 
 

@@ -15,7 +15,7 @@ from ..core.registry import Entry, Registry
 from ..errors import ConfigError, NoisebenchError
 from ..experiments.compute import checked_budget
 from ..experiments.methods import METHODS
-from ..experiments.published import Beside
+from ..experiments.published import PublishedMatch
 from ..experiments.weights import NONE
 from ..labels.manifest import of_which
 from ..losses import LOSSES
@@ -27,15 +27,15 @@ from .aggregate import (
     VERSIONS,
     Cell,
     Row,
-    apart,
     by_version,
+    group_rows,
     make_cell,
     paired_by_seed,
     version_text,
 )
 from .compute import by_compute, by_epochs
 from .metrics import METRICS, Metric
-from .stats import Difference, beats
+from .stats import Difference, significantly_better
 
 # rows that differ in these are not better or worse than one another
 NOT_RIVALS = ("dataset", "subset", "noise")
@@ -64,7 +64,7 @@ class Table:
     rates: dict[str, tuple[float, float]]
     varied: str
     paper: str = ""  # whose published cells stand beside ours
-    published: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
+    published: Mapping[tuple[str, str], PublishedMatch] = field(default_factory=dict)
     # the row that differences are from, and the differences of all other rows' results
     against: str = ""
     differences: Mapping[tuple[str, str], Difference | None] = field(default_factory=dict)
@@ -160,7 +160,7 @@ class Table:
         )
 
     @cached_property
-    def leaders(self) -> frozenset[tuple[str, str]]:
+    def significant_best(self) -> frozenset[tuple[str, str]]:
         """The row and column of each cell that beats every rival by more than noise."""
         return frozenset((row, col) for row, col in self.cells if self._leads(row, col))
 
@@ -170,7 +170,9 @@ class Table:
         return (
             own is not None
             and bool(rivals)
-            and all(beats(own, other, higher_is_better=up) for other in rivals.values())
+            and all(
+                significantly_better(own, other, higher_is_better=up) for other in rivals.values()
+            )
         )
 
     def _up(self, row: str, col: str) -> bool:
@@ -224,7 +226,7 @@ class Table:
         each = " each" if len(self.cells) > 1 else ""
         count = f"n = {self.usual_n}{', else in brackets' if several else each}"
         parts = [f"{shown}; mean ± sample standard deviation, {count}; {self.varied}."]
-        if bold and self.leaders:
+        if bold and self.significant_best:
             parts.append(
                 "Bold: better than every other of its column, by 95 % intervals paired "
                 "by seed and labels."
@@ -327,7 +329,8 @@ def make_tables(
     fixed = [axis for axis in (*wanted, "metric") if axis not in axes]
     unsaid = _UNSAID if len({row.axes["precision"] for row in rows}) < 2 else _UNSAID[1:]
     tables = [
-        _table(group, fixed, row_axes, col_axes, unsaid) for group in apart(rows, fixed).values()
+        _table(group, fixed, row_axes, col_axes, unsaid)
+        for group in group_rows(rows, fixed).values()
     ]
     return sorted(_told_apart(tables), key=lambda table: -len(table.cells))
 
@@ -382,10 +385,10 @@ def _table(
     col_axes: tuple[str, ...],
     unsaid: Sequence[tuple[str, str]],
 ) -> Table:
-    members = apart(group, (*row_axes, *col_axes))
+    members = group_rows(group, (*row_axes, *col_axes))
     if (split := by_version(members.values(), row_axes)) is not None:
         group, row_axes = split, (*row_axes, VERSIONS)
-        members = apart(group, (*row_axes, *col_axes))
+        members = group_rows(group, (*row_axes, *col_axes))
     paired = paired_by_seed(group)
     cells: dict[tuple[str, str], Cell] = {}
     parts: dict[str, tuple[str, ...]] = {}

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files.torch_files import load_saved
-from ..core.files.untrusted import opened
+from ..core.files.torch_files import load_torch
+from ..core.files.untrusted import open_regular
 from ..errors import DataError, Interrupted, NoisebenchError, RunFailed
-from ..experiments.resolve import Run
+from ..experiments.resolve import RunConfig
 from ..metrics.confident_learning import Estimates
 from ..metrics.dynamics import Dynamics
 from .folder import RunFolder
-from .noise_estimation import FOLDS
+from .noise_estimation import NUM_FOLDS
 
 if TYPE_CHECKING:
     import torch
 
-    from ..training.trainer import EpochEnd, Trainer
+    from ..training.trainer import EpochResult, Trainer
 
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
 # times as long as the last checkpoint took: at most a twentieth of the time goes into them
@@ -56,21 +56,21 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Conduct:
+class RunOptions:
     """How a run is executed; nothing here changes its result. `anew`: though it is finished.
     `stop()` is asked between steps; `estimate` is told once, after some seconds, how many seconds
     the whole run will take.
     """
 
     resume: bool = True
-    anew: bool = False
-    listen: Callable[[Progress], object] = lambda progress: None
-    stop: Callable[[], bool] = lambda: False
-    estimate: Callable[[float], object] = lambda seconds: None
+    force: bool = False
+    on_epoch_end: Callable[[Progress], object] = lambda progress: None
+    should_stop: Callable[[], bool] = lambda: False
+    on_time_estimate: Callable[[float], object] = lambda seconds: None
 
 
 @dataclass
-class Course:
+class RunState:
     """What accumulates over a run; travels with the checkpoint. folds: what the warm-up's networks
     said; state: of the training that was interrupted, until it is taken up again; found: what it
     found out of the noise; packed: the places of the pack that it trains in, 1 for a run by itself;
@@ -80,60 +80,62 @@ class Course:
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     folds: list[np.ndarray] = field(default_factory=list)
-    state: dict[str, Any] | None = None
-    found: Estimates | None = None
-    packed: int = 1
-    end: EpochEnd | None = None
+    trainer_state: dict[str, Any] | None = None
+    noise_estimate: Estimates | None = None
+    pack_width: int = 1
+    last_epoch: EpochResult | None = None
     dynamics: Dynamics = field(default_factory=Dynamics)
-    said: int = 0
+    reported: int = 0
 
     def news(self) -> list[dict[str, Any]]:
         """The lines of the history that were not said yet; now they are."""
-        lines, self.said = self.history[self.said :], len(self.history)
+        lines, self.reported = self.history[self.reported :], len(self.history)
         return lines
 
 
-class Sitting:
+class RunSession:
     """A run from where it was left to its end, or to where it is stopped: one training after
     another.
     """
 
-    def __init__(self, run: Run, folder: RunFolder, conduct: Conduct, course: Course) -> None:
+    def __init__(
+        self, run: RunConfig, folder: RunFolder, conduct: RunOptions, course: RunState
+    ) -> None:
         self.run, self.folder, self.conduct, self.course = run, folder, conduct, course
-        self.clock = Clock(course.seconds)
+        self.clock = RunTimer(course.seconds)
 
-    def follow(
+    def train(
         self, trainer: Trainer, note: Callable[[float], object] = lambda seconds: None
     ) -> None:
         """One training, taken up again where it was interrupted. `note` is told, after every epoch,
         its seconds for as many images as an epoch has.
         """
-        self.take_up(trainer)
+        self.restore(trainer)
         run_epoch = (
-            _in_its_pack(trainer, self.course.packed)
-            if self.course.packed > 1
+            _in_its_pack(trainer, self.course.pack_width)
+            if self.course.pack_width > 1
             else trainer.run_epoch
         )
         while trainer.epoch < trainer.task.recipe.epochs:
             begun, before = time.monotonic(), trainer.step
             end = run_epoch(lambda: self._on_step(trainer))
-            self.course.seconds, self.course.end = self.clock.spent, end
+            self.course.seconds, self.course.last_epoch = self.clock.spent, end
             whole = trainer.steps_per_epoch / (trainer.steps_per_epoch - before)
             trained = time.monotonic()
             note((trained - begun) * whole)
-            self.clock.leave_out(time.monotonic() - trained)
+            self.clock.exclude(time.monotonic() - trained)
 
-    def take_up(self, trainer: Trainer) -> None:
+    def restore(self, trainer: Trainer) -> None:
         """Put a training to where its checkpoint left it."""
-        if self.course.state is not None:
-            _restore(self.folder, trainer, self.course.state)
-            self.course.state = None
+        if self.course.trainer_state is not None:
+            _restore(self.folder, trainer, self.course.trainer_state)
+            self.course.trainer_state = None
 
     def _on_step(self, trainer: Trainer) -> None:
         self.course.seconds = self.clock.spent
         self.clock.count(lambda: self._steps_left(trainer), self.conduct)
-        if trainer.ranks.any(self.conduct.stop()):
-            trainer.ranks.by_first(lambda: save(self.folder, trainer, self.course))
+        if trainer.ranks.any(self.conduct.should_stop()):
+            trainer.ranks.on_rank_zero(lambda: save(self.folder, trainer, self.course))
             raise interrupted(trainer, self.conduct, " of the warm-up" if self._warming_up else "")
         if trainer.ranks.rank == 0 and self.clock.checkpoint_due():
             with self.clock.checkpoint():
@@ -141,28 +143,29 @@ class Sitting:
 
     @property
     def _warming_up(self) -> bool:
-        return bool(self.run.estimated) and len(self.course.folds) < FOLDS
+        return bool(self.run.unknown_noise) and len(self.course.folds) < NUM_FOLDS
 
     def _steps_left(self, trainer: Trainer) -> float:
         """Of this training and those after it, in steps of about the same length."""
         left = (trainer.task.recipe.epochs - trainer.epoch) * trainer.steps_per_epoch - trainer.step
         if not self._warming_up:
             return left
-        after = FOLDS - 1 - len(self.course.folds)
+        after = NUM_FOLDS - 1 - len(self.course.folds)
         return left + trainer.steps_per_epoch * (
-            after * trainer.task.recipe.epochs + FOLDS / (FOLDS - 1) * self.run.recipe.epochs
+            after * trainer.task.recipe.epochs
+            + NUM_FOLDS / (NUM_FOLDS - 1) * self.run.recipe.epochs
         )
 
 
-def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]], EpochEnd]:
+def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]], EpochResult]:
     """The epochs of a run that began in a pack and goes on by itself: in a pack still, whose other
     places are filled.
     """
-    from ..training.packed import Pack
+    from ..training.packed import PackedTrainer
 
-    pack = Pack([trainer], width)
+    pack = PackedTrainer([trainer], width)
 
-    def run_epoch(on_step: Callable[[], object]) -> EpochEnd:
+    def run_epoch(on_step: Callable[[], object]) -> EpochResult:
         (end,) = pack.run_epoch(on_step)
         if isinstance(end, RunFailed):
             raise end
@@ -171,11 +174,11 @@ def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]
     return run_epoch
 
 
-def interrupted(trainer: Trainer, conduct: Conduct, of_what: str = "") -> Interrupted:
+def interrupted(trainer: Trainer, conduct: RunOptions, of_what: str = "") -> Interrupted:
     """The error of a run that was stopped after it was saved."""
     next_time = (
         "the same command begins anew, and without --force the result that there is stays"
-        if conduct.anew
+        if conduct.force
         else _RESUMES
     )
     return Interrupted(
@@ -184,7 +187,7 @@ def interrupted(trainer: Trainer, conduct: Conduct, of_what: str = "") -> Interr
     )
 
 
-class Clock:
+class RunTimer:
     """Seconds spent on a run over all its sittings; when to save; how long it will take."""
 
     def __init__(self, before: float) -> None:
@@ -195,7 +198,7 @@ class Clock:
     def spent(self) -> float:
         return self._before + time.monotonic() - self._started
 
-    def leave_out(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """So many were not the run's: whoever listens took them, such as a tracker's server."""
         self._started += seconds
 
@@ -216,18 +219,18 @@ class Clock:
             self._saved = time.monotonic()
             self._cost = self._saved - begun
 
-    def count(self, left: Callable[[], float], conduct: Conduct) -> None:
+    def count(self, left: Callable[[], float], conduct: RunOptions) -> None:
         """Called before every step; says the estimate once there are seconds to judge by, from the
         steps that are left.
         """
         elapsed = time.monotonic() - self._started
         if not self._told and self._steps and elapsed > _JUDGE_AFTER:
             self._told = True
-            conduct.estimate(elapsed + left() * elapsed / self._steps)
+            conduct.on_time_estimate(elapsed + left() * elapsed / self._steps)
         self._steps += 1
 
 
-def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
+def save(folder: RunFolder, trainer: Trainer, course: RunState) -> None:
     """Write the checkpoint, whole or not at all. Raises RunTaken where the run is another's
     meanwhile, RunFailed where what would be saved is not finite.
     """
@@ -243,7 +246,7 @@ def save(folder: RunFolder, trainer: Trainer, course: Course) -> None:
         "history": course.history,
         "seconds": course.seconds,
         "folds": folds,
-        "packed": course.packed,
+        "packed": course.pack_width,
         "dynamics": dynamics,
     }
     torch.save(
@@ -284,7 +287,7 @@ def _by_itself(value: Any) -> Any:
 def read(folder: RunFolder) -> bytes | None:
     """The checkpoint, if there is one. Raises NoisebenchError for one that cannot be read."""
     try:
-        with opened(folder.resume) as file:
+        with open_regular(folder.resume) as file:
             return file.read()  # of any size: it may hold a memory of every example
     except FileNotFoundError:
         return None
@@ -292,23 +295,23 @@ def read(folder: RunFolder) -> bytes | None:
         raise _not_resumable(folder, error) from None
 
 
-def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> Course:
+def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> RunState:
     """The course as its checkpoint has it. Raises NoisebenchError for one that is damaged, or
     another run's.
     """
     try:
-        found = load_saved(_unsealed(saved), device)
+        found = load_torch(_unsealed(saved), device)
         _check_run(found, folder)
         folds = [rows.cpu().numpy() for rows in found["folds"]]
         dynamics = Dynamics.resume(
             {name: array.cpu().numpy() for name, array in found["dynamics"].items()}
         )
-        return Course(
+        return RunState(
             found["history"],
             found["seconds"],
             folds,
             found["trainer"],
-            packed=found["packed"],
+            pack_width=found["packed"],
             dynamics=dynamics,
         )
     except Exception as error:

@@ -11,13 +11,13 @@ import numpy as np
 
 from ..datasets import Images
 from ..errors import ConfigError, DataError
-from ..experiments.resolve import Run
+from ..experiments.resolve import RunConfig
 from ..labels.manifest import Manifest
 from ..metrics.predictions import Predictions
-from .checkpoint import Conduct
+from .checkpoint import RunOptions
 from .folder import RunFolder
-from .predictions import read_said
-from .session import execute, make_trainer
+from .predictions import load_predictions
+from .session import execute_run, make_trainer
 
 _FOLD = 41  # what a derived seed is for
 
@@ -26,16 +26,16 @@ _FOLD = 41  # what a derived seed is for
 class Fold:
     """The run that is trained without a fold, its folder, and which examples (N,) it judges."""
 
-    run: Run
+    run: RunConfig
     folder: RunFolder
-    judges: np.ndarray
+    held_out: np.ndarray
 
     @property
     def done(self) -> bool:
         return self.folder.status() == "done"
 
 
-def make_folds(run: Run, folder: RunFolder, count: int) -> list[Fold]:
+def make_folds(run: RunConfig, folder: RunFolder, count: int) -> list[Fold]:
     """The folds of a finished run, as run folders of their own within its folder. Raises
     ConfigError for a count that cannot be.
     """
@@ -50,7 +50,7 @@ def make_folds(run: Run, folder: RunFolder, count: int) -> list[Fold]:
     ]
 
 
-def fold_of(run: Run, count: int) -> np.ndarray:
+def fold_of(run: RunConfig, count: int) -> np.ndarray:
     """The fold (N,) of every example, by lot: of even size, each with its share of each recorded
     class and of who is trained on.
     """
@@ -62,7 +62,7 @@ def fold_of(run: Run, count: int) -> np.ndarray:
     return which
 
 
-def _fold(run: Run, folder: RunFolder, judges: np.ndarray, name: str) -> Fold:
+def _fold(run: RunConfig, folder: RunFolder, judges: np.ndarray, name: str) -> Fold:
     without = replace(run, manifest=_held_out(run.manifest, judges, name))
     place = (
         folder.path
@@ -75,16 +75,16 @@ def _fold(run: Run, folder: RunFolder, judges: np.ndarray, name: str) -> Fold:
 
 def _held_out(manifest: Manifest, judged: np.ndarray, name: str) -> Manifest:
     """The same labels with a fold held out for validation, beside what is held out already."""
-    val = (judged if manifest.val is None else judged | manifest.val) & manifest.kept
+    val = (judged if manifest.val is None else judged | manifest.val) & manifest.included
     about = {
-        "val_fraction": round(float(val.sum() / manifest.size), 6),
+        "val_fraction": round(float(val.sum() / manifest.num_examples), 6),
         "val_split": f"as fold {name}, after",
     }
     return replace(manifest, meta={**manifest.meta, **about}, val=val)
 
 
 def train_folds(
-    folds: Sequence[Fold], images: Images, device: str, conduct: Callable[[int], Conduct]
+    folds: Sequence[Fold], images: Images, device: str, conduct: Callable[[int], RunOptions]
 ) -> None:
     """Train what is not trained yet, one after the other. conduct: of a fold, told how many are
     left with it.
@@ -94,7 +94,7 @@ def train_folds(
     left = [fold for fold in folds if not fold.done]
     for done, fold in enumerate(left):
         trainer = make_trainer(fold.run, images, device)
-        execute(fold.run, images, trainer, fold.folder, conduct(len(left) - done))
+        execute_run(fold.run, images, trainer, fold.folder, conduct(len(left) - done))
 
 
 def judged(folds: Sequence[Fold]) -> Predictions:
@@ -102,8 +102,11 @@ def judged(folds: Sequence[Fold]) -> Predictions:
     where one is not judged once.
     """
     manifest = folds[0].run.manifest
-    said = [read_said(fold.folder, manifest.num_classes).train.take(fold.judges) for fold in folds]
-    judges = np.concatenate([fold.judges.nonzero()[0] for fold in folds])
+    said = [
+        load_predictions(fold.folder, manifest.num_classes).train.take(fold.held_out)
+        for fold in folds
+    ]
+    judges = np.concatenate([fold.held_out.nonzero()[0] for fold in folds])
     if not np.array_equal(np.sort(judges), np.arange(len(manifest.labels))):
         raise DataError(
             f"{len(judges)} of {len(manifest.labels)} examples were judged by a fold: "

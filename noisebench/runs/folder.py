@@ -22,13 +22,13 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.files.arrays import packed_npz
-from ..core.files.atomic import settle, write_whole
-from ..core.files.lock import Claim, claimed, find_claim
+from ..core.files.atomic import atomic_write, fsync_dir
+from ..core.files.lock import RunLock, acquire, find_lock
 from ..core.files.schema import COUNT, check_form, check_plain
 from ..core.files.untrusted import hash_of, read_json, read_text, read_yaml
 from ..datasets.npz import read_arrays
 from ..errors import DataError
-from ..experiments.resolve import WHERE
+from ..experiments.resolve import PATH_KEYS
 from ..metrics.dynamics import Dynamics
 from .schema import check_about, check_failure, check_record
 
@@ -48,7 +48,7 @@ class RunFolder:
     """
 
     path: Path
-    held: Claim | None = field(default=None, compare=False, repr=False)
+    lock: RunLock | None = field(default=None, compare=False, repr=False)
     checked: bool = field(default=True, compare=False, repr=False)
 
     @property
@@ -113,7 +113,7 @@ class RunFolder:
         return "resume" if self.resume.exists() else "run"
 
     @contextmanager
-    def claimed(self) -> Iterator[RunFolder]:
+    def locked(self) -> Iterator[RunFolder]:
         """The folder while one holds the run, also against other machines on a shared folder; it
         writes only as long as one does.
 
@@ -126,13 +126,13 @@ class RunFolder:
                 f"{self.path} is a link, and a run writes into its own folder alone: "
                 "remove the link"
             )
-        with claimed(self.claim) as claim:
-            yield replace(self, held=claim)
+        with acquire(self.claim) as claim:
+            yield replace(self, lock=claim)
 
     def holder(self) -> str:
         """Who is at the run; empty where nobody is, or nobody can tell."""
         with suppress(OSError):
-            found = find_claim(self.claim)
+            found = find_lock(self.claim)
             return str(found.holder) if found and not found.holder.is_dead() else ""
         return ""
 
@@ -143,28 +143,28 @@ class RunFolder:
         """
         if self.status() != "done":
             return None
-        self.tidy()
+        self.clean_up()
         return self.record_of(key)
 
-    def tidy(self) -> None:
+    def clean_up(self) -> None:
         """Of a finished run: away with what a process left that died after writing its last file;
         nothing where another is at it, or nobody can write.
         """
-        if self.held is not None:
+        if self.lock is not None:
             self.resume.unlink(missing_ok=True)
         elif (self.claim.exists() or self.resume.exists()) and self.status() == "done":
-            with suppress(DataError), self.claimed() as ours:
-                ours.tidy()
+            with suppress(DataError), self.locked() as ours:
+                ours.clean_up()
 
     def check(self) -> None:
         """Raises RunTaken where the run was claimed and is so no longer."""
-        if self.held is not None:
-            self.held.check()
+        if self.lock is not None:
+            self.lock.check()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """The claim, if it is ours still, by a process that will not come back to end it."""
-        if self.held is not None:
-            self.held.end()
+        if self.lock is not None:
+            self.lock.end()
 
     def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
         """Fill one of the files by `write(file)`, whole or not at all, and not once the run is
@@ -176,7 +176,7 @@ class RunFolder:
             self.check()  # as late as can be: a process may sleep between any two lines
 
         try:
-            write_whole(path, guarded)
+            atomic_write(path, guarded)
         except DataError:
             self.check()  # whoever took over sweeps away what is half written
             raise
@@ -195,7 +195,7 @@ class RunFolder:
         """
         self.write_json(self.result, record)
         try:
-            settle(self.path)
+            fsync_dir(self.path)
             self.resume.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(f"cannot write {self.path}: {error.strerror or error}") from None
@@ -224,7 +224,7 @@ class RunFolder:
         """error.json by somebody who is not at the run, and says it anyway; nothing where another
         process is, or has finished it, and where one cannot write.
         """
-        with suppress(DataError), self.claimed() as folder:
+        with suppress(DataError), self.locked() as folder:
             if folder.status() != "done":
                 folder.write_error(about, kind, message)
 
@@ -275,7 +275,7 @@ class RunFolder:
         A finished run's file stays until its successor is complete. What cannot be written now is
         an error when the run is saved.
         """
-        if self.held is None or self.result.exists():
+        if self.lock is None or self.result.exists():
             return
         with suppress(DataError, OSError):
             if begin:
@@ -418,7 +418,7 @@ def _about(record: dict[str, Any]) -> dict[str, Any]:
         "recipe_name": recipe.pop("name"),
         "recipe": recipe,
         "dataset": record["data"]["name"],
-        **{key: record["data"][key] for key in WHERE if key in record["data"]},
+        **{key: record["data"][key] for key in PATH_KEYS if key in record["data"]},
         "data_sha256": record["data"].get("sha256"),
         "model": record["model"]["name"],
         **({"init": record["init"]} if "init" in record else {}),

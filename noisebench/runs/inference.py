@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..core.classes import have_names, same_classes
 from ..core.expressions import parse
-from ..datasets import Dataset, Fitting, ImageArray, Images, Pictures, at_hand, fit_set, number_in
+from ..datasets import Dataset, Fitting, ImageArray, Images, LazyImages, at_hand, fit_set, number_in
 from ..errors import DataError, NoisebenchError
 from ..experiments.oracle import with_estimates
 from ..metrics import scores
@@ -26,7 +26,7 @@ from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, Strategy, build_strategy
 from ..training.images.pixels import Normalisation
-from ..training.images.source import Look, source_of
+from ..training.images.source import StreamTransform, source_of
 from ..training.inference import log_p_parts
 from .folder import RunFolder
 from .session import find_device
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..labels.manifest import Manifest
 
 
-def stored_networks(
+def load_ensemble(
     folder: RunFolder, device: str, training_images: Callable[[], ImageArray]
 ) -> StoredNetworks:
     """The networks of a finished run, by its record and its weights alone.
@@ -69,7 +69,7 @@ def stored_networks(
             0,
             enlarged=enlarges(folder.weights),
         )
-        for _ in range(strategy.networks)
+        for _ in range(strategy.num_networks)
     )
     networks = [on_device(network, place) for network in made]
     load_weights(folder.weights, networks)
@@ -112,7 +112,7 @@ def evaluate_on(
     said = [sentence for sentence in images.changed if "training images" not in sentence]
     said = (
         [f"evaluated at {networks.fitting}", *tests.changes("test")]
-        if isinstance(tests, Pictures)
+        if isinstance(tests, LazyImages)
         else said
     )
     labels = _labels(own, images)
@@ -151,7 +151,7 @@ def _trained_on(
     try:
         manifest = manifest_of_run()
         own = workspace.dataset_of(manifest)
-        if isinstance(tests, Pictures) or own.reader or not at_hand(own, workspace.data_dir):
+        if isinstance(tests, LazyImages) or own.reader or not at_hand(own, workspace.data_dir):
             return None
         trained = workspace.images(own, networks.fitting).train_images[manifest.in_training]
     except NoisebenchError:
@@ -199,7 +199,10 @@ class StoredNetworks:
         """The same, one part of the images after the other."""
         device = next(self.networks[0].parameters()).device
         pixels = source_of(
-            images, self.normalise, device, Look(self.shape[0], self.fitting.centre, fit=self.fit)
+            images,
+            self.normalise,
+            device,
+            StreamTransform(self.shape[0], self.fitting.centre, fit=self.fit),
         )
         for log_ps in log_p_parts(self.networks, pixels, self.precision):
             yield self.strategy.predict(log_ps).cpu().numpy()

@@ -14,45 +14,49 @@ import numpy as np
 from ..datasets import Images
 from ..errors import RunFailed
 from ..experiments.compute import epochs_of_estimates
-from ..experiments.resolve import Run
+from ..experiments.resolve import RunConfig
 from ..losses import build_loss
 from ..metrics.confident_learning import Estimates
 from ..strategies import build_strategy
-from ..training.distributed.processes import Spread
+from ..training.distributed.processes import ParallelConfig
 
 if TYPE_CHECKING:
     import torch
 
     from ..training.trainer import Trainer
 
-FOLDS = 2
+NUM_FOLDS = 2
 _FOLD = 37  # what a derived seed is for
 
 
-def warmup_epochs(run: Run) -> int:
+def warmup_epochs(run: RunConfig) -> int:
     """How long each fold's network is trained; together they see every example so many times."""
-    return epochs_of_estimates(run.recipe.epochs) if run.estimated else 0
+    return epochs_of_estimates(run.recipe.epochs) if run.unknown_noise else 0
 
 
-def smallest_set(run: Run) -> int:
+def smallest_training_set(run: RunConfig) -> int:
     """The examples that the smallest of a run's trainings sees in an epoch: all, or all but the
     largest fold.
     """
     n = int(run.manifest.in_training.sum())
-    return n - -(-n // FOLDS) if run.estimated else n
+    return n - -(-n // NUM_FOLDS) if run.unknown_noise else n
 
 
-def folds(run: Run) -> np.ndarray:
+def folds(run: RunConfig) -> np.ndarray:
     """The fold (n,) of every training example."""
     n = int(run.manifest.in_training.sum())
     order = np.random.default_rng([run.seed, _FOLD]).permutation(n)
     which = np.empty(n, np.int64)
-    which[order] = np.arange(n) % FOLDS
+    which[order] = np.arange(n) % NUM_FOLDS
     return which
 
 
 def fold_trainer(
-    run: Run, images: Images, fold: int, device: torch.device, spread: Spread = Spread()
+    run: RunConfig,
+    images: Images,
+    fold: int,
+    device: torch.device,
+    spread: ParallelConfig = ParallelConfig(),
 ) -> Trainer:
     """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test
     set.
@@ -86,7 +90,7 @@ def fold_trainer(
     return Trainer(task, device, spread=spread)
 
 
-def estimates(run: Run, predicted: list[np.ndarray]) -> Estimates:
+def estimates(run: RunConfig, predicted: list[np.ndarray]) -> Estimates:
     """From the log_p of every fold, in order."""
     which = folds(run)
     log_p = np.empty((len(which), run.dataset.num_classes), np.float32)
@@ -95,19 +99,19 @@ def estimates(run: Run, predicted: list[np.ndarray]) -> Estimates:
     return Estimates.of(log_p, run.manifest.labels[run.manifest.in_training])
 
 
-def judge_folds(
-    run: Run,
+def estimate_noise(
+    run: RunConfig,
     images: Images,
     device: torch.device,
     predicted: list[np.ndarray],
     follow: Callable[[Trainer], object],
     *,
-    spread: Spread = Spread(),
+    spread: ParallelConfig = ParallelConfig(),
 ) -> Estimates:
     """Train the folds that `predicted` does not hold yet, adding to it. `follow` runs a trainer to
     its end.
     """
-    while len(predicted) < FOLDS:
+    while len(predicted) < NUM_FOLDS:
         trainer = fold_trainer(run, images, len(predicted), device, spread)
         with closing(trainer):
             try:

@@ -14,40 +14,42 @@ from typing import TYPE_CHECKING, Any
 from ..datasets import Images
 from ..errors import DataError, NoisebenchError, RunFailed, RunTaken
 from ..experiments.oracle import transitions
-from ..experiments.resolve import Run
+from ..experiments.resolve import RunConfig
 from ..losses import LOSSES
-from .checkpoint import Clock, Conduct, Course, Sitting, interrupted, save
+from .checkpoint import RunOptions, RunSession, RunState, RunTimer, interrupted, save
 from .folder import RunFolder
-from .result import finish
-from .session import begin, failed, make_trainer, note
+from .result import finalize_run
+from .session import load_or_start, make_trainer, record_epoch, record_failure
 
 if TYPE_CHECKING:
-    from ..training.packed import Pack
-    from ..training.trainer import EpochEnd, Trainer
+    from ..training.packed import PackedTrainer
+    from ..training.trainer import EpochResult, Trainer
 
-Tell = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
+OnResult = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
 """Told once of each run, by its number: its record, or the error that it ended in."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PackedRun:
     """A run of a pack. number: what it is called in what is told of it."""
 
     number: int
-    run: Run
+    run: RunConfig
     images: Images
     folder: RunFolder
-    conduct: Conduct
+    conduct: RunOptions
 
 
 @dataclass
-class _Lane:
-    wanted: Wanted
+class Slot:
+    """A run of a pack, and where it stands."""
+
+    wanted: PackedRun
     trainer: Trainer
-    course: Course
+    course: RunState
     ended: bool = False
 
-    def end(self, outcome: dict[str, Any] | NoisebenchError, tell: Tell) -> None:
+    def end(self, outcome: dict[str, Any] | NoisebenchError, tell: OnResult) -> None:
         """Say how the run ended."""
         self.ended = True
         tell(self.wanted.number, outcome)
@@ -55,10 +57,10 @@ class _Lane:
     @property
     def place(self) -> tuple[int, int, int, int]:
         """What runs of one pack must have in common: where they stand, and how wide the pack is."""
-        return (self.course.packed, self.trainer.epoch, self.trainer.step, self.trainer.since)
+        return (self.course.pack_width, self.trainer.epoch, self.trainer.step, self.trainer.since)
 
 
-def execute_together(wanted: Sequence[Wanted], width: int, device: str, tell: Tell) -> None:
+def run_packed(wanted: Sequence[PackedRun], width: int, device: str, tell: OnResult) -> None:
     """Train all to the end. A run that was interrupted goes on as wide as it began, beside those
     that stand where it stands.
     """
@@ -68,7 +70,7 @@ def execute_together(wanted: Sequence[Wanted], width: int, device: str, tell: Te
         _train_all(list(_lanes([(each, width) for each in claimed], device, tell)), device, tell)
 
 
-def _train_all(lanes: list[_Lane], device: str, tell: Tell) -> None:
+def _train_all(lanes: list[Slot], device: str, tell: OnResult) -> None:
     """Those that stand at the same step together."""
     for _, group in groupby(
         sorted(lanes, key=lambda lane: lane.place), key=lambda lane: lane.place
@@ -76,12 +78,14 @@ def _train_all(lanes: list[_Lane], device: str, tell: Tell) -> None:
         _train(list(group), device, tell)
 
 
-def _claimed(wanted: Sequence[Wanted], claims: ExitStack, tell: Tell) -> Iterator[Wanted]:
+def _claimed(wanted: Sequence[PackedRun], claims: ExitStack, tell: OnResult) -> Iterator[PackedRun]:
     """The runs that are to be had and not finished."""
     for each in wanted:
         try:
-            folder = claims.enter_context(each.folder.claimed())
-            if (record := None if each.conduct.anew else folder.finished(each.run.key)) is not None:
+            folder = claims.enter_context(each.folder.locked())
+            if (
+                record := None if each.conduct.force else folder.finished(each.run.key)
+            ) is not None:
                 tell(each.number, record)
             else:
                 yield replace(each, folder=folder)
@@ -89,7 +93,7 @@ def _claimed(wanted: Sequence[Wanted], claims: ExitStack, tell: Tell) -> Iterato
             tell(each.number, error)
 
 
-def _lanes(wanted: Iterable[tuple[Wanted, int]], device: str, tell: Tell) -> Iterator[_Lane]:
+def _lanes(wanted: Iterable[tuple[PackedRun, int]], device: str, tell: OnResult) -> Iterator[Slot]:
     """A lane of each run, in a pack of so many places, put to where it was left."""
     first: Trainer | None = None
     for each, width in wanted:
@@ -102,23 +106,23 @@ def _lanes(wanted: Iterable[tuple[Wanted, int]], device: str, tell: Tell) -> Ite
         yield lane
 
 
-def _lane(wanted: Wanted, width: int, device: str, beside: Trainer | None) -> _Lane:
+def _lane(wanted: PackedRun, width: int, device: str, beside: Trainer | None) -> Slot:
     trainer = make_trainer(wanted.run, wanted.images, device, beside=beside)
-    course = begin(wanted.run, wanted.folder, wanted.conduct, trainer, width)
-    Sitting(wanted.run, wanted.folder, wanted.conduct, course).take_up(trainer)
-    return _Lane(wanted, trainer, course)
+    course = load_or_start(wanted.run, wanted.folder, wanted.conduct, trainer, width)
+    RunSession(wanted.run, wanted.folder, wanted.conduct, course).restore(trainer)
+    return Slot(wanted, trainer, course)
 
 
-def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
+def _train(lanes: list[Slot], device: str, tell: OnResult) -> None:
     """Lanes at the same step, to their ends. Where something throws, they go on in halves, until
     who threw it is alone and fails.
     """
-    from ..training.packed import Pack
+    from ..training.packed import PackedTrainer
 
     try:
-        pack = Pack(
+        pack = PackedTrainer(
             [lane.trainer for lane in lanes],
-            lanes[0].course.packed,
+            lanes[0].course.pack_width,
             [kind_of_step(lane.wanted.run) for lane in lanes],
         )
         for lane in _followed(pack, lanes, tell):
@@ -141,35 +145,35 @@ def _train(lanes: list[_Lane], device: str, tell: Tell) -> None:
             _go_on(half, device, tell)
 
 
-def _go_on(lanes: list[_Lane], device: str, tell: Tell) -> None:
+def _go_on(lanes: list[Slot], device: str, tell: OnResult) -> None:
     """Resume them from the checkpoints of this session, whatever was asked at first (such as
     --no-resume).
     """
     resumed = [
-        replace(lane.wanted, conduct=replace(lane.wanted.conduct, resume=True, anew=False))
+        replace(lane.wanted, conduct=replace(lane.wanted.conduct, resume=True, force=False))
         for lane in lanes
     ]
-    widths = [lane.course.packed for lane in lanes]
+    widths = [lane.course.pack_width for lane in lanes]
     _train_all(list(_lanes(zip(resumed, widths, strict=True), device, tell)), device, tell)
 
 
-def _finished(lane: _Lane) -> dict[str, Any] | DataError:
+def _finished(lane: Slot) -> dict[str, Any] | DataError:
     try:
-        return finish(
+        return finalize_run(
             lane.wanted.run, lane.wanted.images, lane.wanted.folder, lane.trainer, lane.course
         )
     except DataError as error:  # taken over by another, or not to be written
         return error
 
 
-def _failed(lane: _Lane, error: Exception) -> RunFailed | DataError:
+def _failed(lane: Slot, error: Exception) -> RunFailed | DataError:
     try:
-        return failed(lane.wanted.run, lane.wanted.folder, error)
+        return record_failure(lane.wanted.run, lane.wanted.folder, error)
     except DataError as unwritten:  # as above
         return unwritten
 
 
-def kind_of_step(run: Run) -> str:
+def kind_of_step(run: RunConfig) -> str:
     """What two runs have in common whose labels cost the same for the same logits: loss and
     strategy, and T where it has one.
     """
@@ -190,11 +194,11 @@ class _Lost(Exception):
     """Runs of a pack were taken over by others, and told of; the rest were saved."""
 
 
-def _followed(pack: Pack, lanes: list[_Lane], tell: Tell) -> list[_Lane]:
+def _followed(pack: PackedTrainer, lanes: list[Slot], tell: OnResult) -> list[Slot]:
     """The pack epoch by epoch to its end; the runs that did not fail on the way. Raises _Stopped,
     _Lost.
     """
-    watch = _Watch(lanes, tell)
+    watch = PackMonitor(lanes, tell)
     while watch.lanes and pack.first.epoch < pack.first.task.recipe.epochs:
         begun, before = time.monotonic(), pack.first.step
         ends = pack.run_epoch(watch.on_step)
@@ -209,7 +213,7 @@ def _followed(pack: Pack, lanes: list[_Lane], tell: Tell) -> list[_Lane]:
 
 
 def _noted(
-    lane: _Lane, end: EpochEnd | RunFailed, seconds: float, share: float, tell: Tell
+    lane: Slot, end: EpochResult | RunFailed, seconds: float, share: float, tell: OnResult
 ) -> bool:
     """Write down an epoch, or that the run failed in it; whether it goes on. seconds: its part of
     them; share: of a whole epoch.
@@ -218,21 +222,23 @@ def _noted(
     if isinstance(end, RunFailed):
         lane.end(_failed(lane, end), tell)
         return False
-    course.end, course.seconds = end, course.seconds + seconds
-    wanted.conduct.listen(note(wanted.run, wanted.images, wanted.folder, course, seconds / share))
+    course.last_epoch, course.seconds = end, course.seconds + seconds
+    wanted.conduct.on_epoch_end(
+        record_epoch(wanted.run, wanted.images, wanted.folder, course, seconds / share)
+    )
     return True
 
 
-class _Watch:
+class PackMonitor:
     """Between two steps: save the runs now and then, and when asked to stop."""
 
-    def __init__(self, lanes: list[_Lane], tell: Tell) -> None:
+    def __init__(self, lanes: list[Slot], tell: OnResult) -> None:
         self.lanes = lanes
-        self._tell, self._clock = tell, Clock(0.0)
+        self._tell, self._clock = tell, RunTimer(0.0)
 
     def on_step(self) -> None:
         """Raises _Stopped, _Lost."""
-        stopped = any(lane.wanted.conduct.stop() for lane in self.lanes)
+        stopped = any(lane.wanted.conduct.should_stop() for lane in self.lanes)
         if not stopped and not self._clock.checkpoint_due():
             return
         with self._clock.checkpoint():
@@ -243,7 +249,7 @@ class _Watch:
         if any(lane.ended for lane in self.lanes):
             raise _Lost
 
-    def _save(self, lane: _Lane, *, stopped: bool) -> None:
+    def _save(self, lane: Slot, *, stopped: bool) -> None:
         try:
             save(lane.wanted.folder, lane.trainer, lane.course)
         except RunTaken as taken:

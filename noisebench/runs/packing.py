@@ -10,12 +10,12 @@ from itertools import pairwise
 
 from ..datasets import fingerprint
 from ..experiments.backbones import pack_width
-from ..experiments.resolve import Run
+from ..experiments.resolve import RunConfig
 from ..labels.manifest import Manifest
 from ..losses import LOSSES
 from ..losses.registry import is_penalty
 from ..strategies import STRATEGIES
-from .queue import Item
+from .queue import QueuedRun
 
 # runs of one kind in a suite, from which on they are packed: the places of a pack cost, taken or
 # not
@@ -23,16 +23,16 @@ _FEWEST = 4
 
 
 @dataclass(frozen=True)
-class Load:
+class Pack:
     """Runs that a worker does at once, one network of `width` places; a width of 1 is a run by
     itself.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[QueuedRun, ...]
     width: int
 
 
-def kind_of(run: Run) -> str | None:
+def pack_key(run: RunConfig) -> str | None:
     """What runs that may go together have in common; None for one that trains by itself.
 
     They differ in seed, labels, loss and strategy alone, and so not in which images are held out or
@@ -43,7 +43,7 @@ def kind_of(run: Run) -> str | None:
     """
     strategy = STRATEGIES[run.strategy.name].build  # type: ignore[union-attr]
     alone = (
-        run.estimated
+        run.unknown_noise
         or any(is_penalty(call) for call in LOSSES.calls(run.loss))
         or not strategy.in_step()  # type: ignore[attr-defined]
     )
@@ -63,18 +63,18 @@ def _pictures(manifest: Manifest) -> str:
     )
 
 
-def loads(items: Sequence[Item], todo: Sequence[Item]) -> list[Load]:
+def make_packs(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[Pack]:
     """What is to be done, those of one loss and strategy side by side. items: the whole suite,
     which alone decides who is packed, so that a run that was interrupted goes on as it began.
     """
-    kinds = {id(item): kind_of(item.run) for item in items}
+    kinds = {id(item): pack_key(item.run) for item in items}
     counts = Counter(kinds.values())
-    packed: dict[str, list[Item]] = {}
+    packed: dict[str, list[QueuedRun]] = {}
     found = []
     for item in todo:
         kind = kinds[id(item)]
         if kind is None or counts[kind] < _FEWEST:
-            found.append(Load((item,), 1))
+            found.append(Pack((item,), 1))
         else:
             packed.setdefault(kind, []).append(item)
     return [
@@ -87,9 +87,9 @@ def loads(items: Sequence[Item], todo: Sequence[Item]) -> list[Load]:
     ]
 
 
-def _shared_out(items: list[Item], width: int) -> list[Load]:
+def _shared_out(items: list[QueuedRun], width: int) -> list[Pack]:
     """As few packs as possible, of even size."""
     ordered = sorted(items, key=lambda item: (str(item.run.strategy), str(item.run.loss)))
     count = -(-len(ordered) // width)
     cuts = [len(ordered) * number // count for number in range(count + 1)]
-    return [Load(tuple(ordered[start:end]), width) for start, end in pairwise(cuts)]
+    return [Pack(tuple(ordered[start:end]), width) for start, end in pairwise(cuts)]

@@ -18,7 +18,7 @@ _ABOVE = 0.01  # by which rounding may lift a logarithm above that of 1
 
 
 @dataclass(frozen=True)
-class Said:
+class RunPredictions:
     """predictions.npz: of every training example (N,), those held out too, and of the test set
     (M,); `labels`: recorded and clean (N,), test (M,); parts: which examples (N,) were trained on,
     held out and dropped, as "train", "val" and "dropped".
@@ -46,7 +46,7 @@ class Said:
                 )
 
 
-def read_said(folder: RunFolder, num_classes: int) -> Said:
+def load_predictions(folder: RunFolder, num_classes: int) -> RunPredictions:
     """Raises DataError where predictions.npz is missing, damaged, or does not hold what a run
     writes.
     """
@@ -74,7 +74,7 @@ def checked_arrays(folder: RunFolder, num_classes: int) -> dict[str, np.ndarray]
     return arrays
 
 
-def _said(folder: RunFolder, arrays: dict[str, np.ndarray], num_classes: int) -> Said:
+def _said(folder: RunFolder, arrays: dict[str, np.ndarray], num_classes: int) -> RunPredictions:
     try:
         labels = {
             part: arrays[f"{part}_labels"].astype(np.int64)
@@ -92,10 +92,10 @@ def _said(folder: RunFolder, arrays: dict[str, np.ndarray], num_classes: int) ->
         raise DataError(
             f"{folder.predictions} is damaged ({error}): run it again with --force"
         ) from None
-    return Said(train, test, labels, parts)
+    return RunPredictions(train, test, labels, parts)
 
 
-def check_counts(record: dict[str, Any], said: Said) -> dict[str, dict[str, int]]:
+def check_counts(record: dict[str, Any], said: RunPredictions) -> dict[str, dict[str, int]]:
     """As many examples have a prediction as there were to evaluate; both numbers. Raises DataError
     where they differ.
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from ..datasets import Dataset, Fitting
 from ..errors import ConfigError, DataError
-from ..experiments.oracle import with_auto
+from ..experiments.oracle import mask_true_values
 from ..experiments.recipes import fitting_of
-from ..experiments.resolve import Run
-from ..experiments.selection import kept
-from ..experiments.suite import AXES, Suite, SuiteRun, expand, labels_of, wish_of
+from ..experiments.resolve import RunConfig
+from ..experiments.selection import select_matching
+from ..experiments.suite import AXES, Suite, SuiteRun, expand, label_request_of, request_of
 from ..experiments.weights import label_of
 from ..labels.build import size_sentences
 from ..labels.manifest import short_noise
@@ -32,17 +32,17 @@ _ASKED = ("loss", "strategy", "model", "init", "recipe", "seed", "precision")
 
 
 @dataclass(frozen=True)
-class Item:
+class QueuedRun:
     """One run of a suite, where it stands, and why."""
 
-    wanted: SuiteRun
-    run: Run
+    suite_run: SuiteRun
+    run: RunConfig
     folder: RunFolder
     status: str  # run, resume, done, failed: retry, damaged, stale
     reason: str
 
 
-def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Run:
+def resolve_suite_run(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> RunConfig:
     """A suite's run with nothing left open."""
     settings = wanted.settings
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
@@ -52,12 +52,12 @@ def plan_one(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> Ru
         )
     test = Path(settings["test"]) if settings.get("test") else None
     dataset = workspace.dataset(settings["dataset"], test, label_file_of(settings["noise"]))
-    manifest, _ = workspace.make(dataset, labels_of(wanted))
+    manifest, _ = workspace.make(dataset, label_request_of(wanted))
     init = workspace.initial(settings.get("init"), settings.get("model") or dataset.model)
-    return workspace.plan(replace(wish_of(wanted, device), init=init), dataset, manifest)
+    return workspace.plan(replace(request_of(wanted, device), init=init), dataset, manifest)
 
 
-def make_agenda(workspace: Workspace, suite: Suite, device: str = "auto") -> list[Item]:
+def plan_suite(workspace: Workspace, suite: Suite, device: str = "auto") -> list[QueuedRun]:
     """Every run of a suite with its status. Raises ConfigError where two runs are the same one."""
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     older: dict[str, list[RunFolder]] = {}
@@ -74,14 +74,14 @@ def make_agenda(workspace: Workspace, suite: Suite, device: str = "auto") -> lis
 
 def _item(
     workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolder]], device: str
-) -> Item:
-    run = plan_one(workspace, wanted, device)
+) -> QueuedRun:
+    run = resolve_suite_run(workspace, wanted, device)
     folder = RunFolder(workspace.runs / run.folder_name)
     status = folder.status()
     if status == "failed":
-        return Item(wanted, run, folder, "failed: retry", _failure(folder))
+        return QueuedRun(wanted, run, folder, "failed: retry", _failure(folder))
     if status == "damaged":
-        return Item(
+        return QueuedRun(
             wanted,
             run,
             folder,
@@ -89,9 +89,11 @@ def _item(
             "its result.json or error.json is no valid record: it is run again",
         )
     if status != "run":
-        return Item(wanted, run, folder, status, "finished" if status == "done" else "interrupted")
-    reasons = [reason for other in older.get(run.readable, []) if (reason := _outdated(run, other))]
-    return Item(
+        return QueuedRun(
+            wanted, run, folder, status, "finished" if status == "done" else "interrupted"
+        )
+    reasons = [reason for other in older.get(run.slug, []) if (reason := _outdated(run, other))]
+    return QueuedRun(
         wanted, run, folder, "stale" if reasons else "run", reasons[0] if reasons else "new"
     )
 
@@ -106,7 +108,7 @@ def _failure(folder: RunFolder) -> str:
         return str(error)
 
 
-def _outdated(run: Run, other: RunFolder) -> str:
+def _outdated(run: RunConfig, other: RunFolder) -> str:
     """Why an older folder of the same name is not this run's result; empty if it is simply another
     run.
     """
@@ -121,7 +123,7 @@ def _outdated(run: Run, other: RunFolder) -> str:
     return f"{', '.join(changed)} changed since {other.path.name}" if changed else ""
 
 
-def done_elsewhere(items: Iterable[Item], keys: Container[str], place: str) -> list[Item]:
+def mark_done(items: Iterable[QueuedRun], keys: Container[str], place: str) -> list[QueuedRun]:
     """The items, those of them done whose key is among these; place: what has their results."""
     return [
         replace(item, status="done", reason=f"finished, in {place}")
@@ -131,7 +133,7 @@ def done_elsewhere(items: Iterable[Item], keys: Container[str], place: str) -> l
     ]
 
 
-def image_sentences(items: Iterable[Item]) -> list[str]:
+def image_sentences(items: Iterable[QueuedRun]) -> list[str]:
     """How the images of folders and streamed sets are brought to the size of the runs, and which
     are enlarged.
     """
@@ -145,7 +147,8 @@ def image_sentences(items: Iterable[Item]) -> list[str]:
     return [sentence for dataset, fitting in kinds for sentence in size_sentences(dataset, fitting)]
 
 
-_CALLED: dict[str, Callable[[Run], tuple[str, ...]]] = {  # as it is listed, then by its other names
+# as it is listed, then by its other names
+_CALLED: dict[str, Callable[[RunConfig], tuple[str, ...]]] = {
     "dataset": lambda run: (run.dataset.name,),
     "subset": lambda run: (str(run.manifest.meta.get("subset", "all")),),
     "model": lambda run: (run.model,),
@@ -156,26 +159,31 @@ _CALLED: dict[str, Callable[[Run], tuple[str, ...]]] = {  # as it is listed, the
         short_noise(noise, run.dataset.name),
     ),
     "method": lambda run: (run.method,),
-    "loss": lambda run: (str(run.loss), with_auto(LOSSES, run.loss, run.manifest)),
-    "strategy": lambda run: (str(run.strategy), with_auto(STRATEGIES, run.strategy, run.manifest)),
+    "loss": lambda run: (str(run.loss), mask_true_values(LOSSES, run.loss, run.manifest)),
+    "strategy": lambda run: (
+        str(run.strategy),
+        mask_true_values(STRATEGIES, run.strategy, run.manifest),
+    ),
     "seed": lambda run: (str(run.seed),),
     "noise_seed": lambda run: (str(run.manifest.noise_seed),),
 }
 
 
-def where(items: Iterable[Item], conditions: Iterable[str]) -> list[Item]:
+def where(items: Iterable[QueuedRun], conditions: Iterable[str]) -> list[QueuedRun]:
     """The items that meet every `axis=value`, as a table names the value or as the suite asks for
     it. Raises ConfigError for another form, or where nothing is left.
     """
-    return kept(items, conditions, (*AXES, "seed", "noise_seed"), _called)
+    return select_matching(items, conditions, (*AXES, "seed", "noise_seed"), _called)
 
 
-def _called(item: Item, axis: str) -> tuple[str, ...]:
-    asked = item.wanted.settings.get(axis)
+def _called(item: QueuedRun, axis: str) -> tuple[str, ...]:
+    asked = item.suite_run.settings.get(axis)
     return _CALLED[axis](item.run) if asked is None else (*_CALLED[axis](item.run), str(asked))
 
 
-def select(items: Iterable[Item], rerun: str | None, shard: str | None = None) -> list[Item]:
+def select(
+    items: Iterable[QueuedRun], rerun: str | None, shard: str | None = None
+) -> list[QueuedRun]:
     """The items to run: all that are not done; with `rerun` only the failed or stale, or all again;
     of shard i/n each nth.
     """
@@ -203,11 +211,11 @@ def _shard(text: str) -> tuple[int, None, int]:
     return number - 1, None, count
 
 
-def manifest_paths(workspace: Workspace, items: Iterable[Item]) -> list[Path]:
+def manifest_paths(workspace: Workspace, items: Iterable[QueuedRun]) -> list[Path]:
     """Write the manifests that the items train on; those that are there must be the same."""
     paths: dict[Path, None] = {}
     for item in items:
-        manifest, path = workspace.make(item.run.dataset, labels_of(item.wanted))
+        manifest, path = workspace.make(item.run.dataset, label_request_of(item.suite_run))
         if path not in paths:
             workspace.keep(manifest, path)
         paths[path] = None

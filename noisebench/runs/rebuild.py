@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DataError, ManifestError
 from ..experiments.recipes import all_settings
-from ..experiments.resolve import Run, Wish
+from ..experiments.resolve import RunConfig, RunRequest
 from ..labels.manifest import Manifest, read_manifest
 from .folder import RunFolder
 from .workspace import Workspace
@@ -18,7 +18,7 @@ from .workspace import Workspace
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
-def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = None) -> Run:
+def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = None) -> RunConfig:
     """The run of a finished folder, with the manifest that it was trained on: this one, or else the
     workspace's.
 
@@ -37,11 +37,11 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     return run
 
 
-def _wish(record: dict[str, Any], workspace: Workspace) -> Wish:
+def _wish(record: dict[str, Any], workspace: Workspace) -> RunRequest:
     recipe = all_settings(record["recipe"])
     name, model = recipe.pop("name"), record["model"]["name"]
     init = workspace.initial_again(record["init"], model) if "init" in record else None
-    return Wish(
+    return RunRequest(
         None,
         record["loss"],
         record["strategy"],
@@ -61,7 +61,7 @@ def manifest_of(folder: RunFolder, workspace: Workspace, given: Path | None = No
     wanted = folder.record()["noise"].get("manifest_sha256")
     if given is not None:
         labels = read_manifest(given)
-        if labels.identity != wanted:
+        if labels.content_hash != wanted:
             raise DataError(f"{given} is not what {folder.path} was trained on")
         return labels
     own = folder.path.absolute().parent.parent / "manifests"
@@ -70,7 +70,7 @@ def manifest_of(folder: RunFolder, workspace: Workspace, given: Path | None = No
             found = read_manifest(path)
         except ManifestError:
             continue  # a damaged one, which is not the one
-        if found.identity == wanted:
+        if found.content_hash == wanted:
             return found
     raise DataError(
         f"none of {workspace.manifests} is what {folder.path} was trained on: give "
@@ -86,7 +86,7 @@ def _likely(folder: RunFolder, manifests: Path) -> Iterator[Path]:
     )
 
 
-def _difference(run: Run, record: dict[str, Any]) -> str:
+def _difference(run: RunConfig, record: dict[str, Any]) -> str:
     """What is not as it was."""
     was = {
         "manifest": record["noise"].get("manifest_sha256"),
@@ -96,7 +96,7 @@ def _difference(run: Run, record: dict[str, Any]) -> str:
         **record.get("versions", {}),
     }
     now = {
-        "manifest": run.manifest.identity,
+        "manifest": run.manifest.content_hash,
         "data": run.data_sha256,
         "loss": str(run.loss),
         "strategy": str(run.strategy),

@@ -12,29 +12,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.hardware import environment, resolve_precision
-from ..datasets import Fitting, Images, Pictures
+from ..datasets import Fitting, Images, LazyImages
 from ..errors import RunFailed
-from ..experiments.resolve import PROTOCOL, WHERE, Run
+from ..experiments.resolve import PATH_KEYS, PROTOCOL, RunConfig
 from ..labels.manifest import LARGEST_T, Manifest
 from ..metrics import scores
 from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
-from ..training.distributed.processes import Ranks
-from .checkpoint import Course, Progress
+from ..training.distributed.processes import SingleProcess
+from .checkpoint import Progress, RunState
 from .folder import SCHEMA, RunFolder
 from .noise_estimation import warmup_epochs
 
 if TYPE_CHECKING:
     import torch
 
-    from ..training.images.source import Source
-    from ..training.trainer import EpochEnd, Trainer
+    from ..training.images.source import ImageSource
+    from ..training.trainer import EpochResult, Trainer
 
 _MEAN_OF_LAST = 10  # epochs
 _PARTS = ("train_images", "test_images")
 
 
-def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[str, Any]:
+def epoch_metrics(
+    run: RunConfig, images: Images, end: EpochResult, seconds: float
+) -> dict[str, Any]:
     """One line of scores.csv. The training columns are what the network said in passing, on
     augmented images.
     """
@@ -43,7 +45,7 @@ def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[
     predicted, recorded, clean = (
         end.train_predicted[seen],
         manifest.labels[training][seen],
-        manifest.truth[training][seen],
+        manifest.true_labels[training][seen],
     )
     known = clean >= 0
     return {
@@ -59,47 +61,51 @@ def epoch_line(run: Run, images: Images, end: EpochEnd, seconds: float) -> dict[
     }
 
 
-def _val_recorded(manifest: Manifest, end: EpochEnd) -> float | None:
+def _val_recorded(manifest: Manifest, end: EpochResult) -> float | None:
     """The share of validation labels that are predicted."""
     assert manifest.val is not None and end.val_log_p is not None, "what is held out is predicted"
     return scores.accuracy(end.val_log_p.argmax(1), manifest.labels[manifest.val])
 
 
-def progress(run: Run, course: Course, end: EpochEnd, seconds: float) -> Progress:
+def progress(run: RunConfig, course: RunState, end: EpochResult, seconds: float) -> Progress:
     """What is said after an epoch that took so many seconds."""
     rate = int((end.train_predicted >= 0).sum()) / max(seconds, 1e-9)
     return Progress(end.epoch, run.recipe.epochs, course.news(), course.seconds, rate)
 
 
-def finish(
-    run: Run, images: Images, folder: RunFolder, trainer: Trainer, course: Course
+def finalize_run(
+    run: RunConfig, images: Images, folder: RunFolder, trainer: Trainer, course: RunState
 ) -> dict[str, Any]:
     """Write all that a finished run leaves; its record. Raises RunTaken where the run is another's
     meanwhile, RunFailed where not every example has a prediction that is finite.
     """
-    end = course.end
+    end = course.last_epoch
     assert end is not None, "a run that is finished has ended an epoch"
     said = _of_all(run.manifest, images, trainer, end)
     _check_seen(run, _seen(run, said, end))
-    return trainer.ranks.by_first(
+    return trainer.ranks.on_rank_zero(
         lambda: _written(run, images, folder, trainer, course, train=said)
     )
 
 
 def _written(
-    run: Run,
+    run: RunConfig,
     images: Images,
     folder: RunFolder,
     trainer: Trainer,
-    course: Course,
+    course: RunState,
     *,
     train: Predictions,
 ) -> dict[str, Any]:
     """train: what is said of every example of the manifest."""
-    manifest, end = run.manifest, course.end
+    manifest, end = run.manifest, course.last_epoch
     assert end is not None, "as above"
     test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
-    labels = {"recorded": manifest.labels, "clean": manifest.truth, "test": images.test_labels}
+    labels = {
+        "recorded": manifest.labels,
+        "clean": manifest.true_labels,
+        "test": images.test_labels,
+    }
     arrays = {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     masks = {
         "in_training": manifest.in_training,
@@ -114,22 +120,22 @@ def _written(
     folder.write_dynamics(course.dynamics)
     _write_weights(folder, trainer)
     folder.write_history(course.history)
-    evaluated = scores.of_run(train, test, labels, run.dataset.num_classes, manifest.parts)
+    evaluated = scores.of_run(train, test, labels, run.dataset.num_classes, manifest.splits)
     record = _record(run, trainer, course, _seen(run, train, end), evaluated)
     record["data"]["preprocessing"] = preprocessing(run, images)
-    if course.found is not None:
-        record["estimates"] = _beside_truth(run, course.found)
+    if course.noise_estimate is not None:
+        record["estimates"] = _beside_truth(run, course.noise_estimate)
     record["files"] = folder.checksums()
     folder.write_result(record)
     return {**record, "path": str(folder.path)}
 
 
-def _expected(run: Run) -> dict[str, int]:
+def _expected(run: RunConfig) -> dict[str, int]:
     """How many examples there are to evaluate."""
     return {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test}
 
 
-def _seen(run: Run, train: Predictions, end: EpochEnd) -> dict[str, int]:
+def _seen(run: RunConfig, train: Predictions, end: EpochResult) -> dict[str, int]:
     """How many were."""
     return {
         "train": len(train.classes) - int((~run.manifest.in_training).sum()),
@@ -137,7 +143,7 @@ def _seen(run: Run, train: Predictions, end: EpochEnd) -> dict[str, int]:
     }
 
 
-def _check_seen(run: Run, seen: dict[str, int]) -> None:
+def _check_seen(run: RunConfig, seen: dict[str, int]) -> None:
     """Raises RunFailed where another number of examples was evaluated than there are."""
     if unlike := [
         f"{seen[part]} of {n} {part} examples"
@@ -149,7 +155,7 @@ def _check_seen(run: Run, seen: dict[str, int]) -> None:
         )
 
 
-def _early(manifest: Manifest, last: np.ndarray, course: Course) -> Predictions:
+def _early(manifest: Manifest, last: np.ndarray, course: RunState) -> Predictions:
     """By log of the mean p (N, K) over the first half of the epochs, of what was trained on; log_p
     at the end of the others.
     """
@@ -158,13 +164,13 @@ def _early(manifest: Manifest, last: np.ndarray, course: Course) -> Predictions:
     log_p[np.flatnonzero(manifest.in_training)[seen]] = np.log(
         np.maximum(mean[seen], np.finfo(np.float32).tiny)
     )
-    return Predictions.of(log_p, manifest.labels, manifest.truth)
+    return Predictions.of(log_p, manifest.labels, manifest.true_labels)
 
 
-def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
+def _beside_truth(run: RunConfig, found: Estimates) -> dict[str, Any]:
     """The estimated rate, and T where the run used it, with what they rest on, and what is true
     where that is known of every example."""
-    known = run.manifest.known == 1
+    known = run.manifest.known_fraction == 1
     empirical = run.manifest.empirical_transition.round(6).tolist() if known else None
     share = run.manifest.meta["realised_rate"] if known else None
     few = run.dataset.num_classes <= LARGEST_T
@@ -175,22 +181,22 @@ def _beside_truth(run: Run, found: Estimates) -> dict[str, Any]:
         else {},
     }
     return {
-        **{fact: values[fact] for fact in values if fact == "rate" or fact in run.estimated},
+        **{fact: values[fact] for fact in values if fact == "rate" or fact in run.unknown_noise},
         "accuracy": found.accuracy,
     }
 
 
-def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd) -> Predictions:
+def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochResult) -> Predictions:
     """What is said of every example of the manifest, those held out and dropped too, in its order.
     Worked off in parts: of a million examples and a thousand classes, log_p (N, K) would be 5 GB.
     """
     said, places = [], []
     for which, parts in _parts(manifest, images, trainer, end):
         rows = np.flatnonzero(which)
-        left, own = rows[trainer.ranks.share(len(rows))], []
+        left, own = rows[trainer.ranks.local_slice(len(rows))], []
         for log_p in parts:
             here, left = left[: len(log_p)], left[len(log_p) :]
-            own.append(Predictions.of(log_p, manifest.labels[here], manifest.truth[here]))
+            own.append(Predictions.of(log_p, manifest.labels[here], manifest.true_labels[here]))
         said.append(Predictions.joined(own).passed(partial(_gathered, trainer.ranks, len(rows))))
         places.append(rows)
         if len(said[-1].classes) != len(rows) or not np.isfinite(said[-1].log_p).all():
@@ -202,7 +208,7 @@ def _of_all(manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd)
     return Predictions.joined(said).take(np.argsort(np.concatenate(places), kind="stable"))
 
 
-def _gathered(ranks: Ranks, n: int, column: np.ndarray) -> np.ndarray:
+def _gathered(ranks: SingleProcess, n: int, column: np.ndarray) -> np.ndarray:
     """All n rows of a column, of which each process has its share."""
     import torch
 
@@ -211,28 +217,28 @@ def _gathered(ranks: Ranks, n: int, column: np.ndarray) -> np.ndarray:
 
 
 def _parts(
-    manifest: Manifest, images: Images, trainer: Trainer, end: EpochEnd
+    manifest: Manifest, images: Images, trainer: Trainer, end: EpochResult
 ) -> Iterator[tuple[np.ndarray, Iterable[np.ndarray]]]:
     """Which examples (N,), and log_p (n, K) of one part after the other of this process's share of
     them.
     """
 
-    def of(source: Source) -> Iterator[np.ndarray]:
+    def of(source: ImageSource) -> Iterator[np.ndarray]:
         return (log_p.cpu().numpy() for log_p in trainer.predict_parts(source))
 
     yield manifest.in_training, of(trainer.train)
     if manifest.val is not None and end.val_log_p is not None:
-        yield manifest.val, [end.val_log_p[trainer.ranks.share(len(end.val_log_p))]]
-    if not manifest.kept.all():
-        yield ~manifest.kept, of(trainer.pixels(images.train_images[~manifest.kept]))
+        yield manifest.val, [end.val_log_p[trainer.ranks.local_slice(len(end.val_log_p))]]
+    if not manifest.included.all():
+        yield ~manifest.included, of(trainer.pixels(images.train_images[~manifest.included]))
 
 
-def preprocessing(run: Run, images: Images) -> list[str]:
+def preprocessing(run: RunConfig, images: Images) -> list[str]:
     """What is done with images before networks see them, in sentences; the augmentation of those in
     memory stands in the recipe.
     """
     recipe, shape = run.recipe, images.train_images.shape[1:]
-    if not isinstance(images.train_images, Pictures):
+    if not isinstance(images.train_images, LazyImages):
         return [
             f"images are {'x'.join(map(str, shape))}"
             + ("" if images.changed else ", used as they are"),
@@ -259,7 +265,11 @@ def preprocessing(run: Run, images: Images) -> list[str]:
 
 
 def _record(
-    run: Run, trainer: Trainer, course: Course, seen: dict[str, int], evaluated: dict[str, Any]
+    run: RunConfig,
+    trainer: Trainer,
+    course: RunState,
+    seen: dict[str, int],
+    evaluated: dict[str, Any],
 ) -> dict[str, Any]:
     test_acc = test_accuracies(evaluated["test"]["top1"], course.history)
     return {
@@ -271,7 +281,7 @@ def _record(
             "sha256": run.data_sha256,
             "num_classes": run.dataset.num_classes,
             "classes": list(run.dataset.classes),
-            **{key: run.manifest.meta[key] for key in WHERE if key in run.manifest.meta},
+            **{key: run.manifest.meta[key] for key in PATH_KEYS if key in run.manifest.meta},
             "shape": list(trainer.train.shape),
             "normalisation": trainer.train.normalise.written,
         },
@@ -303,13 +313,13 @@ def _record(
         "environment": {
             **environment(),
             **_device_facts(trainer.device),
-            "packed": course.packed,
+            "packed": course.pack_width,
             **trainer.spread.facts(),
         },
     }
 
 
-def noise_facts(run: Run) -> dict[str, Any]:
+def noise_facts(run: RunConfig) -> dict[str, Any]:
     """What a record says of the labels that were trained on."""
     meta = run.manifest.meta
     return {
@@ -320,9 +330,9 @@ def noise_facts(run: Run) -> dict[str, Any]:
         "expected_share": run.manifest.expected_share,
         "realised_rate": meta["realised_rate"],
         "labels_sha256": meta["labels_sha256"],
-        "manifest_sha256": run.manifest.identity,
-        "held_out": run.manifest.held_out,
-        "known": run.manifest.known,
+        "manifest_sha256": run.manifest.content_hash,
+        "held_out": run.manifest.held_out_text,
+        "known": run.manifest.known_fraction,
         "source_sha256": run.source_sha256,
         **{key: meta[key] for key in ("convention", "source", "subset") if key in meta},
     }

@@ -15,24 +15,24 @@ from ..datasets import Images, images_fingerprint
 from ..errors import ConfigError, NoisebenchError, RunFailed
 from ..experiments.oracle import transitions, with_estimates
 from ..experiments.recipes import fitting_of
-from ..experiments.resolve import Run
+from ..experiments.resolve import RunConfig
 from ..losses import LOSSES, build_loss, build_penalty
 from ..metrics.confident_learning import Estimates
 from ..strategies import STRATEGIES, Strategy, build_strategy
-from ..training.distributed.processes import Ranks, Spread
+from ..training.distributed.processes import ParallelConfig, SingleProcess
 from .checkpoint import (
-    Conduct,
-    Course,
     Progress,
-    Sitting,
+    RunOptions,
+    RunSession,
+    RunState,
     course_of,
     is_out_of_memory,
     read,
     reason,
 )
 from .folder import RunFolder
-from .noise_estimation import judge_folds
-from .result import epoch_line, finish, progress
+from .noise_estimation import estimate_noise
+from .result import epoch_metrics, finalize_run, progress
 from .workspace import Workspace
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
 
-def execute(
-    run: Run, images: Images, trainer: Trainer, folder: RunFolder, conduct: Conduct
+def execute_run(
+    run: RunConfig, images: Images, trainer: Trainer, folder: RunFolder, conduct: RunOptions
 ) -> dict[str, Any]:
     """Train to the end, write the run folder, return the record; of a run that is finished just the
     record.
@@ -54,10 +54,10 @@ def execute(
     ranks = trainer.ranks
     with _claimed(folder, ranks) as ours:
         if (
-            record := None if conduct.anew else ranks.by_first(lambda: ours.finished(run.key))
+            record := None if conduct.force else ranks.on_rank_zero(lambda: ours.finished(run.key))
         ) is not None:
             return record
-        ranks.in_emergency(lambda error: _put_down(run, ours, error))
+        ranks.in_emergency(lambda error: record_failure_in_emergency(run, ours, error))
         try:
             return _train(run, images, ours, trainer, conduct)
         except Exception as error:
@@ -68,34 +68,34 @@ def execute(
 
 
 @contextmanager
-def _claimed(folder: RunFolder, ranks: Ranks) -> Iterator[RunFolder]:
+def _claimed(folder: RunFolder, ranks: SingleProcess) -> Iterator[RunFolder]:
     """Hold the run, by the first of its processes; the folder, for the others to read. Raises
     RunTaken in all of them.
     """
     with ExitStack() as claim:
         held: list[RunFolder] = []
-        ranks.by_first(lambda: held.append(claim.enter_context(folder.claimed())))
+        ranks.on_rank_zero(lambda: held.append(claim.enter_context(folder.locked())))
         yield held[0] if held else folder
 
 
-def _ended(run: Run, folder: RunFolder, error: Exception, ranks: Ranks) -> Exception:
+def _ended(run: RunConfig, folder: RunFolder, error: Exception, ranks: SingleProcess) -> Exception:
     """The error to raise for one that ended a run; written down where it is the run's own."""
-    judged = ranks.judged(error)
+    judged = ranks.root_cause(error)
     if isinstance(judged, NoisebenchError) and not isinstance(judged, RunFailed):
         return judged  # stopped, or nothing that is the run's own: what is saved stays
-    return failed(run, folder, judged) if ranks.rank == 0 else RunFailed(reason(judged))
+    return record_failure(run, folder, judged) if ranks.rank == 0 else RunFailed(reason(judged))
 
 
-def _put_down(run: Run, folder: RunFolder, error: Exception) -> None:
+def record_failure_in_emergency(run: RunConfig, folder: RunFolder, error: Exception) -> None:
     """The same for another process, by one that cannot be reached any more: written down, and the
     claim given back.
     """
     if isinstance(error, RunFailed):
-        failed(run, folder, error)
-    folder.give_back()
+        record_failure(run, folder, error)
+    folder.release()
 
 
-def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
+def record_failure(run: RunConfig, folder: RunFolder, error: Exception) -> RunFailed:
     """Write error.json; the error to raise. Raises RunTaken where the run is another's
     meanwhile.
     """
@@ -106,39 +106,41 @@ def failed(run: Run, folder: RunFolder, error: Exception) -> RunFailed:
     trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))
     batch = error.batch if isinstance(error, RunFailed) else ()
     folder.write_error(
-        run.about, getattr(error, "kind", type(error).__name__), reason(error), trace, batch
+        run.facts, getattr(error, "kind", type(error).__name__), reason(error), trace, batch
     )
     return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")
 
 
-def begin(
-    run: Run, folder: RunFolder, conduct: Conduct, trainer: Trainer, packed: int = 1
-) -> Course:
+def load_or_start(
+    run: RunConfig, folder: RunFolder, conduct: RunOptions, trainer: Trainer, packed: int = 1
+) -> RunState:
     """What the folder says of where the run stands, and its config written anew; of several
     processes the first one reads and writes.
 
     Raises ConfigError for a run that began in a pack and cannot go on in one.
     """
     ranks = trainer.ranks
-    saved = ranks.by_first(lambda: _checkpoint(folder, conduct))
-    course = Course(packed=packed) if saved is None else course_of(folder, saved, trainer.device)
-    if course.packed > 1 and not trainer.spread.alone:
+    saved = ranks.on_rank_zero(lambda: _checkpoint(folder, conduct))
+    course = (
+        RunState(pack_width=packed) if saved is None else course_of(folder, saved, trainer.device)
+    )
+    if course.pack_width > 1 and not trainer.spread.alone:
         raise ConfigError(
             f"{folder.path} began beside other runs, as one network: go on in one "
             "process, or anew with --no-resume"
         )
-    ranks.by_first(lambda: _open(run, folder))
+    ranks.on_rank_zero(lambda: _open(run, folder))
     return course
 
 
-def _checkpoint(folder: RunFolder, conduct: Conduct) -> bytes | None:
+def _checkpoint(folder: RunFolder, conduct: RunOptions) -> bytes | None:
     """The one to take up, if there is one; what is not to be taken up is deleted."""
     if not conduct.resume:
         folder.resume.unlink(missing_ok=True)
     return read(folder)
 
 
-def _open(run: Run, folder: RunFolder) -> None:
+def _open(run: RunConfig, folder: RunFolder) -> None:
     folder.error.unlink(missing_ok=True)
     config = {"key": run.key, "title": run.title, **run.config}
     folder.write_text(
@@ -146,49 +148,57 @@ def _open(run: Run, folder: RunFolder) -> None:
     )
 
 
-def note(run: Run, images: Images, folder: RunFolder, course: Course, seconds: float) -> Progress:
+def record_epoch(
+    run: RunConfig, images: Images, folder: RunFolder, course: RunState, seconds: float
+) -> Progress:
     """Note the epoch that just ended, which took so many seconds, in the history and in
     metrics.csv; what is said of it.
     """
-    assert course.end is not None
-    training, end = run.manifest.in_training, course.end
-    course.history.append(epoch_line(run, images, end, seconds))
-    folder.show_history(course.history, begin=course.said == 0)
-    if end.train_whole.size:
-        course.dynamics.add_early(end.train_whole)
+    assert course.last_epoch is not None
+    training, end = run.manifest.in_training, course.last_epoch
+    course.history.append(epoch_metrics(run, images, end, seconds))
+    folder.show_history(course.history, begin=course.reported == 0)
+    if end.train_probs.size:
+        course.dynamics.add_early(end.train_probs)
     course.dynamics.add(
-        end.train_p, end.train_gradient, run.manifest.labels[training], run.manifest.truth[training]
+        end.train_p,
+        end.train_gradient,
+        run.manifest.labels[training],
+        run.manifest.true_labels[training],
     )
     return progress(run, course, end, seconds)
 
 
 def _train(
-    run: Run, images: Images, folder: RunFolder, trainer: Trainer, conduct: Conduct
+    run: RunConfig, images: Images, folder: RunFolder, trainer: Trainer, conduct: RunOptions
 ) -> dict[str, Any]:
-    course = begin(run, folder, conduct, trainer)
-    sitting = Sitting(run, folder, conduct, course)
-    if run.estimated:
-        course.found = judge_folds(
-            run, images, trainer.device, course.folds, sitting.follow, spread=trainer.spread
+    course = load_or_start(run, folder, conduct, trainer)
+    sitting = RunSession(run, folder, conduct, course)
+    if run.unknown_noise:
+        course.noise_estimate = estimate_noise(
+            run, images, trainer.device, course.folds, sitting.train, spread=trainer.spread
         )
         trainer = make_trainer(
-            run, images, str(trainer.device), course.found, spread=trainer.spread
+            run, images, str(trainer.device), course.noise_estimate, spread=trainer.spread
         )
     with closing(trainer):
-        sitting.follow(
-            trainer, lambda seconds: conduct.listen(note(run, images, folder, course, seconds))
+        sitting.train(
+            trainer,
+            lambda seconds: conduct.on_epoch_end(
+                record_epoch(run, images, folder, course, seconds)
+            ),
         )
-        return finish(run, images, folder, trainer, course)
+        return finalize_run(run, images, folder, trainer, course)
 
 
 def make_trainer(
-    run: Run,
+    run: RunConfig,
     images: Images,
     device: str,
     estimates: Estimates | None = None,
     beside: Trainer | None = None,
     *,
-    spread: Spread = Spread(),
+    spread: ParallelConfig = ParallelConfig(),
 ) -> Trainer:
     """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot
     be trained.
@@ -209,7 +219,7 @@ def make_trainer(
     )
     manifest.verify(images.train_labels, images.ids, seen, classes=images.dataset.num_classes)
     training = slice(None) if manifest.in_training.all() else manifest.in_training
-    if run.estimated and estimates is None:
+    if run.unknown_noise and estimates is None:
         estimates = Estimates(0.5, np.eye(run.dataset.num_classes))
     loss = with_estimates(LOSSES, run.loss, estimates)
     task = Task(
@@ -236,18 +246,18 @@ def make_trainer(
     return Trainer(task, find_device(device), beside, spread=spread)
 
 
-def _strategy(run: Run, estimates: Estimates | None) -> Strategy:
+def _strategy(run: RunConfig, estimates: Estimates | None) -> Strategy:
     return build_strategy(with_estimates(STRATEGIES, run.strategy, estimates))
 
 
-def check_networks(workspace: Workspace, runs: Iterable[Run]) -> list[str]:
+def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]:
     """What is done so that initial weights fit the networks of these runs, each thing once, in
     sentences. Raises NoisebenchError, before any of them is trained, where weights do not fit, or a
     recipe freezes or slows what a network has not.
 
     Makes one network of each kind that does not just begin afresh.
     """
-    kinds: dict[tuple[object, ...], Run] = {}
+    kinds: dict[tuple[object, ...], RunConfig] = {}
     for run in runs:
         layers = run.recipe.freeze, run.recipe.layer_decay
         if run.init or layers != (0, 1):
@@ -262,7 +272,7 @@ def check_networks(workspace: Workspace, runs: Iterable[Run]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def _shape(run: Run, workspace: Workspace) -> tuple[int, int, int]:
+def _shape(run: RunConfig, workspace: Workspace) -> tuple[int, int, int]:
     """Of a run's images: height, width, channels; in a recipe's size they are squares."""
     height, width, channels = workspace.images(
         run.dataset, fitting_of(run.recipe, run.dataset)
@@ -271,12 +281,14 @@ def _shape(run: Run, workspace: Workspace) -> tuple[int, int, int]:
     return side or height, side or width, channels
 
 
-def _check_network(run: Run, shape: tuple[int, int, int]) -> list[str]:
-    from ..training.networks.factory import Beginning, weights_of
+def _check_network(run: RunConfig, shape: tuple[int, int, int]) -> list[str]:
+    from ..training.networks.factory import NetworkFactory, weights_of
     from ..training.networks.groups import freeze, parameter_groups
 
-    count = _strategy(run, Estimates(0.5, np.eye(run.dataset.num_classes))).networks
-    beginning = Beginning(run.model, run.dataset.num_classes, shape, weights_of(run.init), count)
+    count = _strategy(run, Estimates(0.5, np.eye(run.dataset.num_classes))).num_networks
+    beginning = NetworkFactory(
+        run.model, run.dataset.num_classes, shape, weights_of(run.init), count
+    )
     made = [beginning.network(number, 0) for number in range(count)]
     freeze(made[0][0], run.recipe.freeze)
     parameter_groups(made[0][0], run.recipe)

@@ -11,14 +11,14 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunFailed
-from ..experiments.resolve import Run
+from ..experiments.resolve import RunConfig
 from .noise_estimation import warmup_epochs
-from .packing import Load
+from .packing import Pack
 from .session import make_trainer
 from .workspace import Workspace
 
 if TYPE_CHECKING:
-    from ..training.packed import Pack
+    from ..training.packed import PackedTrainer
     from ..training.trainer import Trainer
 
 _SHORT = 1.0  # seconds: an epoch that takes no longer is made whole, of a longer one two steps
@@ -28,9 +28,9 @@ _SOME = 1024  # test images
 _WRITING = 0.02  # seconds for the files of a run
 
 
-def seconds_of_suite(
+def estimate_suite_seconds(
     workspace: Workspace,
-    loads: Sequence[Load],
+    loads: Sequence[Pack],
     records: Iterable[dict[str, Any]],
     jobs: int,
     device: str,
@@ -67,7 +67,7 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
     return max(free)
 
 
-def _sort(run: Run, width: int) -> tuple[Any, ...]:
+def _sort(run: RunConfig, width: int) -> tuple[Any, ...]:
     """What decides how long an epoch takes, near enough."""
     data, strategy = (run.dataset.name, run.manifest.meta.get("subset")), run.strategy.name  # type: ignore[union-attr]
     # images may be enlarged for its weights; what is frozen asks for no gradient
@@ -81,7 +81,7 @@ def _sort(run: Run, width: int) -> tuple[Any, ...]:
         run.precision,
         strategy,
         width,
-        bool(run.estimated),
+        bool(run.unknown_noise),
     )
 
 
@@ -113,7 +113,7 @@ def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float
 
 
 def _learn(
-    workspace: Workspace, loads: Sequence[Load], known: dict[tuple[Any, ...], float], device: str
+    workspace: Workspace, loads: Sequence[Pack], known: dict[tuple[Any, ...], float], device: str
 ) -> None:
     """Measure what is not known yet, of each sort as many runs together as go together."""
     for load in loads:
@@ -125,7 +125,7 @@ def _learn(
                 known[sort] = warmup * _measured(workspace, runs, load.width, device) / len(runs)
 
 
-def _of_sort(loads: Sequence[Load], sort: tuple[Any, ...], width: int) -> list[Run]:
+def _of_sort(loads: Sequence[Pack], sort: tuple[Any, ...], width: int) -> list[RunConfig]:
     """Runs of a sort, of one recipe, that fill a pack."""
     runs = [
         item.run for load in loads for item in load.items if _sort(item.run, load.width) == sort
@@ -133,17 +133,17 @@ def _of_sort(loads: Sequence[Load], sort: tuple[Any, ...], width: int) -> list[R
     return [run for run in runs if run.recipe == runs[0].recipe][:width]
 
 
-def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) -> float:
+def _measured(workspace: Workspace, runs: list[RunConfig], width: int, device: str) -> float:
     """Seconds of an epoch of these runs together, after one step or epoch that only warms up."""
     trainers: list[Trainer] = []
     for run in runs:
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         trainers.append(make_trainer(run, images, device, beside=trainers[0] if trainers else None))
-    way: Trainer | Pack = trainers[0]
+    way: Trainer | PackedTrainer = trainers[0]
     if width > 1:
-        from ..training.packed import Pack
+        from ..training.packed import PackedTrainer
 
-        way = Pack(trainers, width)
+        way = PackedTrainer(trainers, width)
     with closing(trainers[0]) as first:
         step = _timed(way.make_step)
         more = min(_STEPS, first.steps_per_epoch - 1)
@@ -152,7 +152,7 @@ def _measured(workspace: Workspace, runs: list[Run], width: int, device: str) ->
         if step * first.steps_per_epoch <= _SHORT and first.steps_per_epoch > _STEPS + 1:
             _timed(way.run_epoch)
             return _timed(way.run_epoch)
-        between = _timed(lambda: first.strategy.between(1, first))
+        between = _timed(lambda: first.strategy.on_epoch_end(1, first))
         return step * first.steps_per_epoch + len(runs) * (_test_seconds(first) + between)
 
 
@@ -163,7 +163,7 @@ def _test_seconds(trainer: Trainer) -> float:
     some = torch.arange(min(len(trainer.test), _SOME), device=trainer.device)
     with torch.no_grad(), trainer.autocast():
         network = trainer.networks[0].eval()
-        seconds = _timed(lambda: [network(images) for images in trainer.test.plain(some)])
+        seconds = _timed(lambda: [network(images) for images in trainer.test.eval_batches(some)])
     return seconds * len(trainer.networks) * len(trainer.test) / len(some)
 
 

@@ -17,11 +17,11 @@ import numpy as np
 
 from ..datasets import Images
 from ..errors import DataError, ManifestError, NoisebenchError
-from ..experiments.resolve import Run, key_of
+from ..experiments.resolve import RunConfig, key_of
 from ..metrics.predictions import Predictions, rounded
 from .folder import RunFolder
-from .inference import stored_networks
-from .predictions import Said, read_said
+from .inference import load_ensemble
+from .predictions import RunPredictions, load_predictions
 from .rebuild import rebuild
 from .result import noise_facts, test_accuracies
 from .workspace import Workspace
@@ -44,10 +44,10 @@ class Check:
 
     name: str
     status: str
-    said: str
+    detail: str
 
 
-def verdict(checks: list[Check]) -> str:
+def worst_status(checks: list[Check]) -> str:
     """Of all checks of a run: the worst."""
     return next(
         (
@@ -59,7 +59,7 @@ def verdict(checks: list[Check]) -> str:
     )
 
 
-def recheck(
+def verify_run(
     folder: RunFolder, workspace: Workspace, manifest: Path | None = None, device: str = "auto"
 ) -> list[Check]:
     """Every check of a finished run. Raises DataError where there is none, ManifestError for a
@@ -71,7 +71,7 @@ def recheck(
     try:
         record = folder.full_record()
         checks += [_settings(folder, record), *_files(folder, record)]
-        said = read_said(folder, record["data"]["num_classes"])
+        said = load_predictions(folder, record["data"]["num_classes"])
         checks.append(_coherent(said))
         if checks[-1].status == DIFFERS:
             return checks  # no number can come of these
@@ -164,7 +164,7 @@ def _files(folder: RunFolder, record: dict[str, Any]) -> Iterator[Check]:
         yield Check("files", SAME, f"{len(found)} checksums: {', '.join(found)}")
 
 
-def _coherent(said: Said) -> Check:
+def _coherent(said: RunPredictions) -> Check:
     """What predictions.npz says of an example fits together."""
     wrong = [
         f"{part}: {what}"
@@ -197,7 +197,7 @@ def _incoherent(said: Predictions) -> Iterator[str]:
         )
 
 
-def _counts(record: dict[str, Any], said: Said) -> Check:
+def _counts(record: dict[str, Any], said: RunPredictions) -> Check:
     """As many examples were evaluated as there were to be."""
     found = {"train": int(said.parts["train"].sum()), "test": len(said.labels["test"])}
     expected, counted = record.get("expected", {}), record["metrics"]
@@ -217,7 +217,7 @@ def _counts(record: dict[str, Any], said: Said) -> Check:
     )
 
 
-def _numbers(record: dict[str, Any], said: Said) -> Check:
+def _numbers(record: dict[str, Any], said: RunPredictions) -> Check:
     """Each number of the metrics, made again from predictions.npz."""
     made = said.metrics(record["data"]["num_classes"])
     found = {
@@ -231,7 +231,7 @@ def _numbers(record: dict[str, Any], said: Said) -> Check:
     return _compared("numbers", recorded, dict(_leaves(found)), "made again from predictions.npz")
 
 
-def _epochs(folder: RunFolder, record: dict[str, Any], said: Said) -> Check:
+def _epochs(folder: RunFolder, record: dict[str, Any], said: RunPredictions) -> Check:
     """The accuracies that are chosen among epochs, made again from metrics.csv; its last line is
     the run's end.
     """
@@ -291,7 +291,7 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, tree
 
 
-def _noise(record: dict[str, Any], run: Run) -> Check:
+def _noise(record: dict[str, Any], run: RunConfig) -> Check:
     """What the record says of classes and noise is what data and manifest say; not where they were
     read, nor by which convention.
     """
@@ -305,14 +305,14 @@ def _noise(record: dict[str, Any], run: Run) -> Check:
     return _compared("noise", told, facts, "facts are those of the manifest")
 
 
-def _labels(run: Run, images: Images, said: Said) -> Check:
+def _labels(run: RunConfig, images: Images, said: RunPredictions) -> Check:
     """The labels beside the predictions are those of the manifest and the data."""
     manifest = run.manifest
     there = {
         "recorded": manifest.labels,
-        "clean": manifest.truth,
+        "clean": manifest.true_labels,
         "test": images.test_labels,
-        **manifest.parts,
+        **manifest.splits,
     }
     here = {**said.labels, **said.parts}
     unlike = [
@@ -324,11 +324,11 @@ def _labels(run: Run, images: Images, said: Said) -> Check:
 
 
 def _asked_again(
-    folder: RunFolder, run: Run, images: Images, said: Said, device: str
+    folder: RunFolder, run: RunConfig, images: Images, said: RunPredictions, device: str
 ) -> Iterator[Check]:
     """The networks say again what they said."""
     training = run.manifest.in_training
-    networks = stored_networks(folder, device, lambda: images.train_images[training])
+    networks = load_ensemble(folder, device, lambda: images.train_images[training])
     everything = np.ones(len(images.test_images), bool)
     for name, part, pixels, before in (
         ("networks on training", training, images.train_images, said.train),

@@ -17,8 +17,8 @@ from ..datasets import (
     Fitting,
     Images,
     Labels,
-    Pictures,
-    Tell,
+    LazyImages,
+    ProgressCallback,
     check_arrays,
     check_files,
     find_dataset,
@@ -32,9 +32,9 @@ from ..datasets import (
 )
 from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
 from ..experiments.recipes import Recipe, fitting_of
-from ..experiments.resolve import Run, Wish, plan_run
-from ..experiments.weights import NONE, PRETRAINED, Initial, find_file, initial_of
-from ..labels.build import LabelWish, Outside, make_manifest, noise_for
+from ..experiments.resolve import RunConfig, RunRequest, resolve_run
+from ..experiments.weights import NONE, PRETRAINED, InitialWeights, find_file, initial_of
+from ..labels.build import DatasetInputs, LabelRequest, make_manifest, noise_for
 from ..labels.manifest import Manifest, file_name, read_manifest
 
 
@@ -55,7 +55,7 @@ class Workspace:
         *,
         offline: bool = False,
         workers: int | None = None,
-        tell: Tell = silent,
+        tell: ProgressCallback = silent,
     ) -> None:
         """workers: processes that read a streamed set's pictures ahead of its training, None for
         one a core; tell: is told how far a download is.
@@ -66,8 +66,8 @@ class Workspace:
         self._images: dict[tuple[Dataset, Fitting | None], Images] = {}
         self._checked: dict[Dataset, tuple[str, ...]] = {}
         self._labels: dict[Dataset, Labels] = {}
-        self._manifests: dict[tuple[Dataset, LabelWish], tuple[Manifest, Path]] = {}
-        self._initials: dict[tuple[str, str], Initial] = {}
+        self._manifests: dict[tuple[Dataset, LabelRequest], tuple[Manifest, Path]] = {}
+        self._initials: dict[tuple[str, str], InitialWeights] = {}
 
     @cached_property
     def data_dir(self) -> Path:
@@ -143,7 +143,7 @@ class Workspace:
             )
         return self._images[key]
 
-    def plan(self, wish: Wish, dataset: Dataset, manifest: Manifest) -> Run:
+    def plan(self, wish: RunRequest, dataset: Dataset, manifest: Manifest) -> RunConfig:
         """A run with nothing left open, on the images that lie here. Raises NoisebenchError."""
         if (
             dataset.mixed
@@ -157,7 +157,7 @@ class Workspace:
                 wish, changes={**wish.changes, "size": input_side(wish.model or dataset.model)}
             )
         source = self.source_of(manifest)
-        run = plan_run(wish, dataset, manifest, "", source.fingerprint if source else "")
+        run = resolve_run(wish, dataset, manifest, "", source.fingerprint if source else "")
         fitting = fitting_of(run.recipe, dataset)
         # the noise looked at them in the data set's own size
         if fitting is not None and "images_sha256" in manifest.meta:
@@ -175,7 +175,7 @@ class Workspace:
         source = self.source_of(manifest)
         if source is None or manifest.source is None:
             return own
-        if isinstance(own.train_images, Pictures):
+        if isinstance(own.train_images, LazyImages):
             raise DataError(
                 f"{dataset.name} is streamed, and its pictures cannot be replaced: "
                 "open-set noise is for a set in memory"
@@ -213,7 +213,7 @@ class Workspace:
             )
         return images
 
-    def initial(self, text: str | None, model: str) -> Initial | None:
+    def initial(self, text: str | None, model: str) -> InitialWeights | None:
         """The weights that a text names for a network, each hashed once; None for networks that
         begin afresh.
 
@@ -226,7 +226,7 @@ class Workspace:
             self._initials[key] = self._find_initial(*key)
         return self._initials[key]
 
-    def _find_initial(self, text: str, model: str) -> Initial:
+    def _find_initial(self, text: str, model: str) -> InitialWeights:
         if text != PRETRAINED:
             return initial_of(text, find_file(text, self.root))
         from ..experiments.weights import find_pretrained
@@ -234,7 +234,7 @@ class Workspace:
         tag, place = find_pretrained(model, offline=self.offline)
         return initial_of(text, place, tag)
 
-    def initial_again(self, facts: dict[str, Any], model: str) -> Initial:
+    def initial_again(self, facts: dict[str, Any], model: str) -> InitialWeights:
         """What a finished run began from, by its record; its place only where it is at hand without
         a download.
         """
@@ -246,9 +246,9 @@ class Workspace:
                 place = cached_pretrained(model)
             else:
                 place = find_file(text, self.root)
-        return Initial(text, facts["sha256"], tag, place)
+        return InitialWeights(text, facts["sha256"], tag, place)
 
-    def make(self, dataset: Dataset, wish: LabelWish) -> tuple[Manifest, Path]:
+    def make(self, dataset: Dataset, wish: LabelRequest) -> tuple[Manifest, Path]:
         """The manifest of a wish and its place by name; nothing is written."""
         key = (dataset, replace(wish, noise=str(noise_for(dataset, wish.noise))))
         if key not in self._manifests:
@@ -260,7 +260,7 @@ class Workspace:
             manifest = make_manifest(
                 labels,
                 key[1],
-                outside=Outside(
+                outside=DatasetInputs(
                     labels, self.data_dir, self.offline, self.dataset, self.root, self.tell
                 ),
             )
@@ -277,7 +277,7 @@ class Workspace:
         # of several processes of one suite one writes it
         if not path.exists() and manifest.write_new(path):
             return True
-        if manifest.lies_at(path):
+        if manifest.matches_file(path):
             kept, test = read_manifest(path).meta, manifest.meta.get("test_path")
             if test is None and "test_path" in kept:
                 return False

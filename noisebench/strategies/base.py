@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     Generator = Module = Tensor = Any
 
-STRATEGIES = Registry("strategy", "strategies", laws=("proper",))
+STRATEGIES = Registry("strategy", "strategies", properties=("proper",))
 """Law a strategy may declare: `proper`, its targets are probabilities and its weights are not
 negative. Facts: `off`, its text when switched off, which is plain training bit for bit; `cost`, its
 Passes.
@@ -31,7 +31,7 @@ register_strategy = STRATEGIES.register
 
 
 @dataclass(frozen=True)
-class Facts:
+class TrainingInfo:
     """What a strategy may know before the first step: recorded labels (N,), never clean ones, on
     the device; and which of them (N,) somebody has verified, None where nobody has any.
     """
@@ -44,7 +44,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Passes:
+class ComputeCost:
     """What a strategy costs, for each example an epoch. forward: those without gradient counted
     too; whole: of them, those over the whole set between epochs; also: what this does not count. CE
     has one forward and one backward pass.
@@ -52,8 +52,8 @@ class Passes:
 
     forward: float
     backward: float
-    whole: float = 0
-    also: str = ""
+    full_set: float = 0
+    note: str = ""
 
     @property
     def share(self) -> float:
@@ -64,10 +64,12 @@ class Passes:
 
     def __str__(self) -> str:
         whole = (
-            f" ({self.whole:g} of them over the whole set after each epoch)" if self.whole else ""
+            f" ({self.full_set:g} of them over the whole set after each epoch)"
+            if self.full_set
+            else ""
         )
         return f"{self.forward:g} forward{whole}, {self.backward:g} backward" + (
-            f"; {self.also}" if self.also else ""
+            f"; {self.note}" if self.note else ""
         )
 
 
@@ -99,7 +101,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Output:
+class ModelOutput:
     """What one network says of one view: logits, log_p and cost, each (B, K) and differentiable."""
 
     logits: Tensor
@@ -107,7 +109,7 @@ class Output:
     cost: Tensor
 
 
-class Belief(NamedTuple):
+class Supervision(NamedTuple):
     """Which labels a network is to learn, classes (B,) or rows (B, K), and how much each example is
     trusted (B,).
 
@@ -116,8 +118,8 @@ class Belief(NamedTuple):
     """
 
     targets: Tensor
-    weights: Tensor | None = None
-    whole_batch: bool = False
+    sample_weights: Tensor | None = None
+    mean_over: bool = False
 
 
 def whole_epochs(share: float, epochs: int) -> int:
@@ -139,7 +141,7 @@ class Networks(Protocol):
 
     networks: Sequence[Module]
 
-    def ask(
+    def predict_log_p(
         self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """log_p (B, K) of images (B, C, H, W), without gradient and without trace in batch norm;
@@ -147,7 +149,7 @@ class Networks(Protocol):
         """
 
 
-class WholeSet(Networks, Protocol):
+class FullTrainingSet(Networks, Protocol):
     """The whole training set between epochs, without augmentation, in the order of the index."""
 
     def log_p(self, network: int = 0) -> Tensor:
@@ -167,13 +169,13 @@ class Strategy:
     checkpointed.
     """
 
-    networks: ClassVar[int] = 1
-    views: ClassVar[int] = 1
+    num_networks: ClassVar[int] = 1
+    num_views: ClassVar[int] = 1
     # keeps no state and looks at each example alone: several runs' examples may stand in one batch
-    by_example: ClassVar[bool] = False
+    stateless: ClassVar[bool] = False
     restarts: ClassVar[bool] = False  # calls WholeSet.restart
     # tensors (N, ...) of `state` whose rows it moves along their gradients by itself
-    moved: ClassVar[tuple[str, ...]] = ()
+    per_example_parameters: ClassVar[tuple[str, ...]] = ()
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -182,12 +184,12 @@ class Strategy:
         parameters of its own, no restart.
         """
         return (
-            cls.networks == cls.views == 1
+            cls.num_networks == cls.num_views == 1
             and not cls.restarts
             and cls.parameter_groups is Strategy.parameter_groups
         )
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         """Make the state. Called once, before the first step or before a checkpoint is loaded."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -196,29 +198,31 @@ class Strategy:
         """
         return []
 
-    def prepare(self, batch: Batch, networks: Networks) -> Batch:
+    def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         """(a) Change the batch before the forward pass: mix inputs, stack views, replace the
         targets by what the networks say.
         """
         return batch
 
-    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+    def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         """(b) Change log_p (B, K), differentiably, by example or with parameters of its own. A loss
         may ask for it several times a step.
         """
         return log_p
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         """(c) One belief a network from `outputs[network][view]`. The belief is about the first
         view.
         """
-        return [Belief(batch.targets) for _ in outputs]
+        return [Supervision(batch.targets) for _ in outputs]
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         """(d) A differentiable scalar of all networks and views, added to the cost."""
         return None
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         """(e) Look at the whole set after an epoch (counted from 1): refit, prune, roll back."""
 
     def predict(self, log_ps: Sequence[Tensor]) -> Tensor:

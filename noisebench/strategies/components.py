@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .base import Batch, Output
+from .base import Batch, ModelOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ def one_hot(classes: Tensor, like: Tensor) -> Tensor:
     return like.new_zeros(like.shape).scatter_(1, classes[:, None], 1.0)
 
 
-def recorded_cost(output: Output, batch: Batch) -> Tensor:
+def recorded_cost(output: ModelOutput, batch: Batch) -> Tensor:
     """The cost (B,) of the recorded labels, of no gradient."""
     return output.cost.detach().gather(1, batch.labels[:, None])[:, 0]
 

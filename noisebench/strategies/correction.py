@@ -11,12 +11,12 @@ from ..core.parameters import Interval, OneOf, Share
 from ..errors import ConfigError
 from .base import (
     Batch,
-    Belief,
-    Facts,
-    Output,
-    Passes,
+    ComputeCost,
+    FullTrainingSet,
+    ModelOutput,
     Strategy,
-    WholeSet,
+    Supervision,
+    TrainingInfo,
     register_strategy,
     whole_epochs,
 )
@@ -59,8 +59,8 @@ def _squared_distances(points: Tensor) -> Tensor:
     name="d2l",
     version=2,
     paper="Ma et al. 2018",
-    off="d2l(wait=1)",
-    cost=Passes(1, 1, also="a pass over 1,280 images an epoch"),
+    disabled_form="d2l(wait=1)",
+    cost=ComputeCost(1, 1, note="a pass over 1,280 images an epoch"),
 )
 @dataclass
 class D2L(Strategy):
@@ -78,7 +78,7 @@ class D2L(Strategy):
     wait: Share = 0.33
     estimator: Annotated[str, OneOf(("unbiased", "authors"))] = "unbiased"
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         self._epochs, self._generator, self._size = facts.epochs, facts.generator, len(facts.labels)
         if self._size <= self.neighbours:
             raise ConfigError(
@@ -86,18 +86,20 @@ class D2L(Strategy):
             )
         self.state.update(dimensions=[], trust=1.0, turned=0, before=None)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         trust = self.state["trust"]
         if trust == 1:
-            return super().believe(batch, outputs)
+            return super().supervise(batch, outputs)
         log_p = outputs[0][0].log_p.detach()
         return [
-            Belief(
+            Supervision(
                 trust * one_hot(batch.labels, log_p) + (1 - trust) * one_hot(log_p.argmax(1), log_p)
             )
         ]
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         # going back at the end would only lose the last epoch
         if self.wait == 1 or epoch == self._epochs:
             return
@@ -119,7 +121,7 @@ class D2L(Strategy):
                 key: value.detach().clone() for key, value in whole.networks[0].state_dict().items()
             }
 
-    def _dimension(self, whole: WholeSet) -> float:
+    def _dimension(self, whole: FullTrainingSet) -> float:
         """Of the features of some images, in batches of which each is a world of its own."""
         from torch import cat, randperm
 
@@ -152,11 +154,11 @@ def risen(before: Sequence[float], now: float) -> bool:
 
 @register_strategy(
     name="joint",
-    table=True,
+    per_class_memory=True,
     version=2,
     paper="Tanaka et al. 2018",
-    off="joint(first=1, wait=1, alpha=0, beta=0)",
-    cost=Passes(1, 1),
+    disabled_form="joint(first=1, wait=1, alpha=0, beta=0)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class Joint(Strategy):
@@ -177,7 +179,7 @@ class Joint(Strategy):
     wait: Share = 0.21875
     window: Share = 0.03125
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         self._epochs = facts.epochs
@@ -187,21 +189,23 @@ class Joint(Strategy):
         # Until an example is looked at: it may stand in a last batch that is left out.
         self.state["recent"] = self.state["targets"].repeat(self._window, 1, 1)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         self.state["recent"][batch.epoch % self._window, batch.index] = (
             outputs[0][0].log_p.detach().exp()
         )
         if batch.epoch <= self._from:
-            return super().believe(batch, outputs)
-        return [Belief(self.state["targets"][batch.index])]
+            return super().supervise(batch, outputs)
+        return [Supervision(self.state["targets"][batch.index])]
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         if batch.epoch > self._until or not (self.alpha or self.beta):
             return None
         log_p = outputs[0][0].log_p
         return self.alpha * balance(log_p) + self.beta * entropy(log_p)
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         if self._from <= epoch <= self._until and self.wait < 1:
             mean = self.state["recent"].mean(0)
             self.state["targets"].copy_(

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.expressions import AUTO
 from ..core.parameters import Interval, Share, WrongShare
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, register_strategy, whole_epochs
+from .base import (
+    Batch,
+    ComputeCost,
+    ModelOutput,
+    Strategy,
+    Supervision,
+    TrainingInfo,
+    register_strategy,
+    whole_epochs,
+)
 from .components import averaged, linear_ramp, recorded_cost
 
 if TYPE_CHECKING:
@@ -37,7 +46,7 @@ def forgotten(rate: float, epoch: int, ramp: float, epochs: int, power: float) -
     return rate * linear_ramp(epoch - 1, ramp * epochs) ** power
 
 
-def disagreement(outputs: Sequence[Sequence[Output]]) -> Tensor:
+def disagreement(outputs: Sequence[Sequence[ModelOutput]]) -> Tensor:
     """Where (B,) two networks predict different classes."""
     first, second = (views[0].logits.detach().argmax(1) for views in outputs)
     return first != second
@@ -54,8 +63,8 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     name="coteaching",
     version=2,
     paper="Han et al. 2018",
-    off="coteaching(rate=0)",
-    cost=Passes(2, 2),
+    disabled_form="coteaching(rate=0)",
+    cost=ComputeCost(2, 2),
 )
 @dataclass
 class Coteaching(Strategy):
@@ -67,12 +76,12 @@ class Coteaching(Strategy):
     left out grow from none, by `power`. The paper: 10 of 200 epochs, power 1.
     """
 
-    networks: ClassVar[int] = 2
+    num_networks: ClassVar[int] = 2
     rate: WrongShare = AUTO  # type: ignore[assignment]
     ramp: Share = 0.05
     power: Annotated[float, Interval("(0, 10]")] = 1.0
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         self._epochs = facts.epochs
 
     def kept(self, size: int, epoch: int) -> int:
@@ -81,15 +90,19 @@ class Coteaching(Strategy):
             (1 - forgotten(self.rate, epoch, self.ramp, self._epochs, self.power)) * size + 1e-9
         )
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         count = self.kept(len(batch.index), batch.epoch)
         return [
-            Belief(batch.targets, smallest(recorded_cost(other[0], batch), count))
+            Supervision(batch.targets, smallest(recorded_cost(other[0], batch), count))
             for other in reversed(outputs)
         ]
 
 
-@register_strategy(name="coteaching_plus", version=3, paper="Yu et al. 2019", cost=Passes(2, 2))
+@register_strategy(
+    name="coteaching_plus", version=3, paper="Yu et al. 2019", cost=ComputeCost(2, 2)
+)
 @dataclass
 class CoteachingPlus(Coteaching):
     """Co-teaching+: co-teaching, after a warm-up on the examples alone on which the two networks
@@ -102,23 +115,29 @@ class CoteachingPlus(Coteaching):
 
     warmup: Share = 0.1
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if batch.epoch <= whole_epochs(self.warmup, self._epochs):
-            return super().believe(batch, outputs)
+            return super().supervise(batch, outputs)
         among = disagreement(outputs)
         count = self.kept(int(among.sum()), batch.epoch)
         return [
-            Belief(
+            Supervision(
                 batch.targets,
                 smallest(recorded_cost(other[0], batch), count, among),
-                whole_batch=True,
+                mean_over=True,
             )
             for other in reversed(outputs)
         ]
 
 
 @register_strategy(
-    name="jocor", version=2, paper="Wei et al. 2020", off="jocor(rate=0, lam=0)", cost=Passes(2, 2)
+    name="jocor",
+    version=2,
+    paper="Wei et al. 2020",
+    disabled_form="jocor(rate=0, lam=0)",
+    cost=ComputeCost(2, 2),
 )
 @dataclass
 class JoCoR(Coteaching):
@@ -136,17 +155,19 @@ class JoCoR(Coteaching):
 
     lam: Annotated[float, Interval("[0, 1]")] = 0.9
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         weights = averaged(self._chosen(batch, outputs), 1 - self.lam)
-        return [Belief(batch.targets, weights, whole_batch=True) for _ in outputs]
+        return [Supervision(batch.targets, weights, mean_over=True) for _ in outputs]
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         if not self.lam:
             return None
         apart = divergence(*(views[0].log_p for views in outputs))
         return (averaged(self._chosen(batch, outputs), self.lam) * apart).mean()
 
-    def _chosen(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor:
+    def _chosen(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor:
         """The examples of smallest joint loss, weights (B,) in {0, 1}."""
         first, second = (views[0] for views in outputs)
         apart = divergence(first.log_p.detach(), second.log_p.detach())
@@ -160,8 +181,8 @@ class JoCoR(Coteaching):
     name="decoupling",
     version=2,
     paper="Malach & Shalev-Shwartz 2017",
-    off="decoupling(warmup=1)",
-    cost=Passes(2, 2),
+    disabled_form="decoupling(warmup=1)",
+    cost=ComputeCost(2, 2),
 )
 @dataclass
 class Decoupling(Strategy):
@@ -172,14 +193,16 @@ class Decoupling(Strategy):
     so that few examples move little and none nothing.
     """
 
-    networks: ClassVar[int] = 2
+    num_networks: ClassVar[int] = 2
     warmup: Share = 0.1
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         self._epochs = facts.epochs
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if batch.epoch <= whole_epochs(self.warmup, self._epochs):
-            return super().believe(batch, outputs)
+            return super().supervise(batch, outputs)
         weights = disagreement(outputs).to(outputs[0][0].cost.dtype)
-        return [Belief(batch.targets, weights, whole_batch=True) for _ in outputs]
+        return [Supervision(batch.targets, weights, mean_over=True) for _ in outputs]

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.expressions import AUTO
 from ..core.parameters import Share, WrongShare
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy
+from .base import (
+    Batch,
+    ComputeCost,
+    ModelOutput,
+    Strategy,
+    Supervision,
+    TrainingInfo,
+    first_epochs,
+    register_strategy,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +58,8 @@ def cheapest_within(cost: Tensor, threshold: Tensor | float) -> Tensor:
     name="curriculum",
     version=2,
     paper="Lyu & Tsang 2020",
-    off="curriculum(rate=0, burn_in=1)",
-    cost=Passes(1, 1),
+    disabled_form="curriculum(rate=0, burn_in=1)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class CurriculumLoss(Strategy):
@@ -68,19 +77,21 @@ class CurriculumLoss(Strategy):
     rate: WrongShare = AUTO  # type: ignore[assignment]
     burn_in: Share = 0.05
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         self._burned_in = first_epochs(self.burn_in, facts.epochs)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if batch.epoch <= self._burned_in:
-            return super().believe(batch, outputs)
+            return super().supervise(batch, outputs)
         logits = outputs[0][0].logits.detach()
         errors = (margin(logits, batch.labels) < 0).sum()
         threshold = (1 - self.rate) ** 2 * len(logits) + (1 - self.rate) * errors
         return [
-            Belief(
+            Supervision(
                 batch.targets,
                 cheapest_within(soft_hinge(logits, batch.labels), threshold),
-                whole_batch=True,
+                mean_over=True,
             )
         ]

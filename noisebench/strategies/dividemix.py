@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
-    Belief,
-    Facts,
+    ComputeCost,
+    FullTrainingSet,
+    ModelOutput,
     Networks,
-    Output,
-    Passes,
     Strategy,
-    WholeSet,
+    Supervision,
+    TrainingInfo,
     first_epochs,
     register_strategy,
 )
@@ -49,10 +49,10 @@ def co_guessed(said: Sequence[Tensor], temperature: float) -> Tensor:
 
 @register_strategy(
     name="dividemix",
-    table=True,
+    per_class_memory=True,
     paper="Li et al. 2020",
-    off="dividemix(warmup=1)",
-    cost=Passes(10, 4, whole=2),
+    disabled_form="dividemix(warmup=1)",
+    cost=ComputeCost(10, 4, full_set=2),
 )
 @dataclass
 class DivideMix(Strategy):
@@ -74,8 +74,8 @@ class DivideMix(Strategy):
     there are right ones. To predict, probabilities are averaged, the authors add logits.
     """
 
-    networks: ClassVar[int] = 2
-    views: ClassVar[int] = 2
+    num_networks: ClassVar[int] = 2
+    num_views: ClassVar[int] = 2
     lambda_u: Annotated[float, Interval("[0, 1000]")] = 25.0
     threshold: Annotated[float, Interval("[0, 1)")] = 0.5
     temperature: Annotated[float, Interval("(0, 1]")] = 0.5
@@ -85,33 +85,33 @@ class DivideMix(Strategy):
     confidence: Annotated[float, Interval("[0, 100]")] = 0.0
     window: Annotated[int, Interval("[1, 100]")] = 1
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         self._labels, self._classes, self._epochs = facts.labels, facts.num_classes, facts.epochs
         self._warm = first_epochs(self.warmup, facts.epochs)
-        ones = facts.labels.new_ones(self.networks, len(facts.labels), dtype=float32)
+        ones = facts.labels.new_ones(self.num_networks, len(facts.labels), dtype=float32)
         self.state.update(clean=ones, costs=ones.new_zeros(self.window, *ones.shape), seen=0)
 
-    def prepare(self, batch: Batch, networks: Networks) -> Batch:
+    def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         from torch import cat, stack
 
         if batch.epoch <= self._warm:
             return replace(batch, views=batch.views[:1])
         said = [
-            sum(networks.ask(view, number).exp() for view in batch.views) / self.views
-            for number in range(self.networks)
+            sum(networks.predict_log_p(view, number).exp() for view in batch.views) / self.num_views
+            for number in range(self.num_networks)
         ]
         self._clean = self.state["clean"][:, batch.index]
-        targets = stack([self._targets(batch, said, number) for number in range(self.networks)])
+        targets = stack([self._targets(batch, said, number) for number in range(self.num_networks)])
         mixture = Mixture.draw(
-            self.views * len(batch.index),
+            self.num_views * len(batch.index),
             self.alpha,
             batch.generator,
             own=True,
             device=batch.index.device,
         )
-        self._mixed = mixture(cat([targets] * self.views, 1).transpose(0, 1)).transpose(0, 1)
+        self._mixed = mixture(cat([targets] * self.num_views, 1).transpose(0, 1)).transpose(0, 1)
         stacked = batch.stacked()
         return replace(stacked, views=(mixture(stacked.views[0]),))
 
@@ -126,16 +126,19 @@ class DivideMix(Strategy):
     def _labelled(self, number: int) -> Tensor:
         """Which rows (2B,) of the mixed batch have a label, 1 or 0."""
         clean = self._clean[number]
-        return (clean > self.threshold).to(clean.dtype).repeat(self.views)
+        return (clean > self.threshold).to(clean.dtype).repeat(self.num_views)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if batch.epoch <= self._warm:
-            return super().believe(batch, outputs)
+            return super().supervise(batch, outputs)
         return [
-            Belief(self._mixed[number], self._labelled(number)) for number in range(self.networks)
+            Supervision(self._mixed[number], self._labelled(number))
+            for number in range(self.num_networks)
         ]
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         log_ps = [views[0].log_p for views in outputs]
         if batch.epoch <= self._warm:
             negative: Any = -sum(map(entropy, log_ps))
@@ -150,18 +153,18 @@ class DivideMix(Strategy):
             total = total + weight * (unlabelled * squared).sum() / unlabelled.sum().clamp_min(1)
         return total
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         from torch import stack
 
         if not self._warm <= epoch < self._epochs:
             return
         costs = stack(
-            [scaled_cost(whole.log_p(number), self._labels) for number in range(self.networks)]
+            [scaled_cost(whole.log_p(number), self._labels) for number in range(self.num_networks)]
         )
         self.state["costs"][epoch % self.window] = costs
         self.state["seen"] = min(self.window, self.state["seen"] + 1)
         mean = self.state["costs"].sum(0) / self.state["seen"]
         # Each network learns from what the other one's costs say.
         self.state["clean"].copy_(
-            stack([chance_clean(mean[number]) for number in reversed(range(self.networks))])
+            stack([chance_clean(mean[number]) for number in reversed(range(self.num_networks))])
         )

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.parameters import Interval, Share
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, first_epochs, register_strategy
+from .base import (
+    Batch,
+    ComputeCost,
+    ModelOutput,
+    Strategy,
+    Supervision,
+    TrainingInfo,
+    first_epochs,
+    register_strategy,
+)
 from .components import one_hot
 
 if TYPE_CHECKING:
@@ -34,7 +43,9 @@ def determinant_loss(log_p: Tensor, targets: Tensor, delta: float) -> Tensor:
     return (-slogdet(joint @ joint.T + floor).logabsdet / 2).to(log_p.dtype)
 
 
-@register_strategy(name="dmi", paper="Xu et al. 2019", off="dmi(warmup=1)", cost=Passes(1, 1))
+@register_strategy(
+    name="dmi", paper="Xu et al. 2019", disabled_form="dmi(warmup=1)", cost=ComputeCost(1, 1)
+)
 @dataclass
 class DMI(Strategy):
     """L_DMI: after a warm-up with the loss of the run, -log |det U| of each batch's joint U of
@@ -60,17 +71,21 @@ class DMI(Strategy):
     weight: Annotated[float, Interval("[0, 100]")] = 0.01
     delta: Annotated[float, Interval("(0, 1]")] = 0.01
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         self._warm = first_epochs(self.warmup, facts.epochs)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if batch.epoch <= self._warm:
-            return super().believe(batch, outputs)
+            return super().supervise(batch, outputs)
         return [
-            Belief(batch.targets, outputs[0][0].cost.new_zeros(len(batch.labels)), whole_batch=True)
+            Supervision(
+                batch.targets, outputs[0][0].cost.new_zeros(len(batch.labels)), mean_over=True
+            )
         ]
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         if batch.epoch <= self._warm:
             return None
         log_p = outputs[0][0].log_p

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.parameters import Interval
-from .base import Batch, Facts, Output, Passes, Strategy, register_strategy
+from .base import Batch, ComputeCost, ModelOutput, Strategy, TrainingInfo, register_strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,11 @@ def early_term(t: Tensor, p: Tensor) -> Tensor:
 
 
 @register_strategy(
-    name="elr", table=True, paper="Liu et al. 2020", off="elr(lam=0)", cost=Passes(1, 1)
+    name="elr",
+    per_class_memory=True,
+    paper="Liu et al. 2020",
+    disabled_form="elr(lam=0)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class ELR(Strategy):
@@ -56,14 +60,14 @@ class ELR(Strategy):
     lam: Annotated[float, Interval("[0, 100]")] = 3.0
     beta: Annotated[float, Interval("[0, 1)")] = 0.7
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         self.state["memory"] = facts.labels.new_zeros(
             len(facts.labels), facts.num_classes, dtype=float32
         )
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         if not self.lam:
             return None
         p = outputs[0][0].log_p.exp()

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval, Share
-from .base import Batch, Facts, Networks, Output, Passes, Strategy, register_strategy
+from .base import (
+    Batch,
+    ComputeCost,
+    ModelOutput,
+    Networks,
+    Strategy,
+    TrainingInfo,
+    register_strategy,
+)
 from .components import follow, one_hot, sigmoid_ramp
 from .elr import early_term, remembered
 from .mixup import Mixture
@@ -20,7 +28,9 @@ else:
     Tensor = Any
 
 
-@register_strategy(name="elr_plus", table=True, paper="Liu et al. 2020", cost=Passes(4, 2))
+@register_strategy(
+    name="elr_plus", per_class_memory=True, paper="Liu et al. 2020", cost=ComputeCost(4, 2)
+)
 @dataclass
 class ElrPlus(Strategy):
     """ELR+: two networks on mixed images. Each is pulled towards a memory of what the other one's
@@ -38,7 +48,7 @@ class ElrPlus(Strategy):
     the authors average logits.
     """
 
-    networks: ClassVar[int] = 2
+    num_networks: ClassVar[int] = 2
     lam: Annotated[float, Interval("[0, 100]")] = 3.0
     beta: Annotated[float, Interval("[0, 1)")] = 0.7
     alpha: Annotated[float, Interval("(0, 100]")] = 1.0
@@ -46,16 +56,16 @@ class ElrPlus(Strategy):
     average_ramp: Share = 0.5
     ramp: Share = 0.0
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         self._epochs = facts.epochs
         memory = facts.labels.new_zeros(
-            self.networks, len(facts.labels), facts.num_classes, dtype=float32
+            self.num_networks, len(facts.labels), facts.num_classes, dtype=float32
         )
-        self.state.update(memory=memory, averages=[{} for _ in range(self.networks)])
+        self.state.update(memory=memory, averages=[{} for _ in range(self.num_networks)])
 
-    def prepare(self, batch: Batch, networks: Networks) -> Batch:
+    def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         mixture = Mixture.draw(
             len(batch.index), self.alpha, batch.generator, own=True, device=batch.index.device
         )
@@ -63,14 +73,14 @@ class ElrPlus(Strategy):
         self._early = []
         for number, average in enumerate(self.state["averages"]):
             follow(average, networks.networks[number], decay)
-            p = networks.ask(batch.views[0], number, average).exp()
+            p = networks.predict_log_p(batch.views[0], number, average).exp()
             memory = self.state["memory"][1 - number]  # which is the other network's
             self._early.append(mixture(remembered(memory, batch.index, p, self.beta)))
         self._early.reverse()
         rows = one_hot(batch.labels, self._early[0])
         return replace(batch, views=(mixture(batch.views[0]),), targets=mixture(rows))
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         weight = self.lam * sigmoid_ramp(batch.epoch - 1, self.ramp * self._epochs)
         terms: Any = [
             early_term(t, views[0].log_p.exp())

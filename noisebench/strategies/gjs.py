@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval
-from .base import Batch, Networks, Output, Passes, Strategy, register_strategy
+from .base import Batch, ComputeCost, ModelOutput, Networks, Strategy, register_strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
     return ((first.exp() * (first - mean) + second.exp() * (second - mean)) / 2).sum(1)
 
 
-@register_strategy(name="gjs", paper="Englesson & Azizpour 2021", cost=Passes(2, 2))
+@register_strategy(name="gjs", paper="Englesson & Azizpour 2021", cost=ComputeCost(2, 2))
 @dataclass
 class GJS(Strategy):
     """The loss of the mean prediction of two views, and their Jensen-Shannon divergence over -log(1
@@ -43,17 +43,17 @@ class GJS(Strategy):
     and cutout, and go one by one.
     """
 
-    views: ClassVar[int] = 2
+    num_views: ClassVar[int] = 2
     pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5
 
-    def prepare(self, batch: Batch, networks: Networks) -> Batch:
+    def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         return batch.stacked()
 
-    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+    def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         mean = mean_p(*log_p.chunk(2))
         return mean.repeat(2, 1)
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         return divergence(*outputs[0][0].logits.log_softmax(1).chunk(2)).mean() / -math.log1p(
             -self.pi
         )

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
-    Belief,
-    Facts,
-    Output,
-    Passes,
+    ComputeCost,
+    FullTrainingSet,
+    ModelOutput,
     Strategy,
-    WholeSet,
+    Supervision,
+    TrainingInfo,
     first_epochs,
     register_strategy,
 )
@@ -65,9 +65,10 @@ def chance_clean(cost: Tensor) -> Tensor:
     return cost.new_tensor(mixture.predict_proba(columns)[:, mixture.means_.argmin()])
 
 
-@register_strategy(name="gmm_split", table=True, paper="Arazo et al. 2019, Li et al. 2020: their "
+@register_strategy(name="gmm_split", per_class_memory=True, paper="Arazo et al. 2019, Li et al. "
+                                                                  "2020: their "
                                                        "first step alone",
-                   off="gmm_split(warmup=1)", cost=Passes(2, 1, whole=1))  # fmt: skip
+                   disabled_form="gmm_split(warmup=1)", cost=ComputeCost(2, 1, full_set=1))  # fmt: skip
 @dataclass
 class GmmSplit(Strategy):
     """Small costs and a mixture fit, nothing else: after a warm-up on all labels the network learns
@@ -82,18 +83,20 @@ class GmmSplit(Strategy):
     threshold: Annotated[float, Interval("[0, 1)")] = 0.5
     warmup: Share = 0.1
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         self._labels, self._epochs = facts.labels, facts.epochs
         self.state["clean"] = facts.labels.new_ones(len(facts.labels), dtype=float32)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if batch.epoch <= first_epochs(self.warmup, self._epochs):
-            return super().believe(batch, outputs)
+            return super().supervise(batch, outputs)
         clean = self.state["clean"][batch.index]
-        return [Belief(batch.targets, (clean > self.threshold).to(clean.dtype))]
+        return [Supervision(batch.targets, (clean > self.threshold).to(clean.dtype))]
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         if first_epochs(self.warmup, self._epochs) <= epoch < self._epochs:
             self.state["clean"].copy_(chance_clean(scaled_cost(whole.log_p(), self._labels)))

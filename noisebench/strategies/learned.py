@@ -13,12 +13,12 @@ import numpy as np
 from ..core.parameters import Interval, OneOf, Share
 from .base import (
     Batch,
-    Belief,
-    Facts,
-    Output,
-    Passes,
+    ComputeCost,
+    FullTrainingSet,
+    ModelOutput,
     Strategy,
-    WholeSet,
+    Supervision,
+    TrainingInfo,
     register_strategy,
     whole_epochs,
 )
@@ -49,7 +49,7 @@ def log_volume(T: Tensor) -> Tensor:
     return slogdet(T).logabsdet
 
 
-@register_strategy(name="volminnet", paper="Li et al. 2021", cost=Passes(1, 1))
+@register_strategy(name="volminnet", paper="Li et al. 2021", cost=ComputeCost(1, 1))
 @dataclass
 class VolMinNet(Strategy):
     """VolMinNet: a T (K, K) that is learned beside the network, which learns through it; of least
@@ -66,7 +66,7 @@ class VolMinNet(Strategy):
     init: Annotated[float, Interval("[-20, 20]")] = -2
     lr: Annotated[float | None, Interval("[0, 100]")] = None
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float64
 
         shape = (facts.num_classes, facts.num_classes)
@@ -76,10 +76,10 @@ class VolMinNet(Strategy):
         own = {} if self.lr is None else {"lr": self.lr}
         return [{"params": [self.state["w"]], "weight_decay": 0.0, **own}]
 
-    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+    def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         return through(log_p, with_unit_diagonal(self.state["w"]))
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         return self.lam * log_volume(with_unit_diagonal(self.state["w"])).to(
             outputs[0][0].cost.dtype
         )
@@ -106,10 +106,10 @@ def importance(log_p: Tensor, labels: Tensor, T: Tensor) -> Tensor:
 
 @register_strategy(
     name="forward_revision",
-    table=True,
+    per_class_memory=True,
     paper="Xia et al. 2019",
-    off="forward_revision(first=1)",
-    cost=Passes(1, 1),
+    disabled_form="forward_revision(first=1)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class ForwardRevision(TwoStages):
@@ -135,8 +135,8 @@ class ForwardRevision(TwoStages):
     second: Share = 0.4762
     lr: Annotated[float, Interval("[0, 100]")] = 0.01
 
-    def start(self, facts: Facts) -> None:
-        super().start(facts)
+    def setup(self, facts: TrainingInfo) -> None:
+        super().setup(facts)
         self._revised_after = self._until + whole_epochs(self.second, facts.epochs)
         self.state["slack"] = self.state["T"].new_zeros(self.state["T"].shape).requires_grad_()
 
@@ -147,7 +147,7 @@ class ForwardRevision(TwoStages):
         floored: np.ndarray = np.maximum(T, _LEAST)
         return floored / floored.sum(1, keepdims=True)
 
-    def begin_anew(self, whole: WholeSet) -> None:
+    def begin_anew(self, whole: FullTrainingSet) -> None:
         kept = {key: value.clone() for key, value in whole.networks[0].state_dict().items()}
         super().begin_anew(whole)
         whole.networks[0].load_state_dict(kept)
@@ -160,13 +160,15 @@ class ForwardRevision(TwoStages):
             else self.state["T"]
         )
 
-    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+    def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if self.kind == "reweight" or not self.state["known"]:
             return log_p
         return through(log_p, self.transition(batch.epoch))
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if self.kind == "forward" or not self.state["known"]:
-            return super().believe(batch, outputs)
+            return super().supervise(batch, outputs)
         weights = importance(outputs[0][0].log_p, batch.labels, self.transition(batch.epoch))
-        return [Belief(batch.targets, weights, whole_batch=True)]
+        return [Supervision(batch.targets, weights, mean_over=True)]

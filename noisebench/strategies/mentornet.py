@@ -16,13 +16,13 @@ from ..core.parameters import Interval, OneOf, Share
 from ..errors import LanguageError
 from .base import (
     Batch,
-    Belief,
-    Facts,
+    ComputeCost,
+    FullTrainingSet,
+    ModelOutput,
     Networks,
-    Output,
-    Passes,
     Strategy,
-    WholeSet,
+    Supervision,
+    TrainingInfo,
     register_strategy,
     whole_epochs,
 )
@@ -154,9 +154,9 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
     name="mentornet",
     version=2,
     paper="Jiang et al. 2018",
-    complete=_complete,
-    off="mentornet(burn_in=1)",
-    cost=Passes(1, 1),
+    fill_defaults=_complete,
+    disabled_form="mentornet(burn_in=1)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class MentorNet(Strategy):
@@ -183,7 +183,7 @@ class MentorNet(Strategy):
     burn_in: Annotated[float | None, Interval("[0, 1]")] = None
     width: Annotated[float | None, Interval("(0, 100]")] = None
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         assert self.burn_in is not None, "the language writes burn_in out"
@@ -191,10 +191,12 @@ class MentorNet(Strategy):
         self.state["threshold"] = facts.labels.new_full((), float("nan"), dtype=float32)
         self._curriculum = _CURRICULA[self.kind](self, facts)
 
-    def prepare(self, batch: Batch, networks: Networks) -> Batch:
+    def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         return self._curriculum.prepare(batch)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         cost, threshold = recorded_cost(outputs[0][0], batch), self.state["threshold"]
         now = cost.quantile(self.percentile)
         threshold.copy_(
@@ -202,26 +204,26 @@ class MentorNet(Strategy):
         )
         weights = self._curriculum.weigh(batch, outputs[0][0], cost)
         return [
-            Belief(
-                batch.targets, weights if batch.epoch > self._burned_in else None, whole_batch=True
+            Supervision(
+                batch.targets, weights if batch.epoch > self._burned_in else None, mean_over=True
             )
         ]
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         self._curriculum.between(epoch)
 
 
 class Curriculum:
     """What of MentorNet differs by kind. It keeps what it remembers in the strategy's state."""
 
-    def __init__(self, strategy: MentorNet, facts: Facts) -> None:
+    def __init__(self, strategy: MentorNet, facts: TrainingInfo) -> None:
         self._state, self._width = strategy.state, strategy.width
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch as the student learns it."""
         return batch
 
-    def weigh(self, batch: Batch, output: Output, cost: Tensor) -> Tensor | None:
+    def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
         """The weight (B,) of each example, its cost (B,) given; None where all count alike."""
         raise NotImplementedError
 
@@ -232,14 +234,14 @@ class Curriculum:
 class SelfPaced(Curriculum):
     """Weight 1 up to the threshold, 0 beyond."""
 
-    def weigh(self, batch: Batch, output: Output, cost: Tensor) -> Tensor | None:
+    def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
         return (cost <= self._state["threshold"]).to(cost.dtype)
 
 
 class Predefined(Curriculum):
     """Weight 1 up to the threshold, beyond it falling linearly."""
 
-    def weigh(self, batch: Batch, output: Output, cost: Tensor) -> Tensor | None:
+    def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
         assert self._width is not None, "the language writes width out"
         threshold = self._state["threshold"]
         beyond = (cost - threshold) / (self._width * threshold.abs()).clamp_min(1e-12)
@@ -256,7 +258,7 @@ class DataDriven(Curriculum):
     its last lesson.
     """
 
-    def __init__(self, strategy: MentorNet, facts: Facts) -> None:
+    def __init__(self, strategy: MentorNet, facts: TrainingInfo) -> None:
         super().__init__(strategy, facts)
         self._labels, self._classes, self._epochs = facts.labels, facts.num_classes, facts.epochs
         self._generator = facts.generator
@@ -296,7 +298,7 @@ class DataDriven(Curriculum):
         labels = self._state["labels"][batch.index]
         return replace(batch, labels=labels, targets=labels)
 
-    def weigh(self, batch: Batch, output: Output, cost: Tensor) -> Tensor | None:
+    def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
         from torch import stack
 
         trusted, seen = self._trusted[batch.index], self._state["seen"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..core.parameters import Interval
-from .base import Batch, Facts, Networks, Passes, Strategy, register_strategy
+from .base import Batch, ComputeCost, Networks, Strategy, TrainingInfo, register_strategy
 from .components import one_hot
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Mixture:
         return self.share * rows + (1 - self.share) * rows[self.order]
 
 
-@register_strategy(name="mixup", paper="Zhang et al. 2018", off="mixup(alpha=0)", cost=Passes(1, 1))
+@register_strategy(
+    name="mixup", paper="Zhang et al. 2018", disabled_form="mixup(alpha=0)", cost=ComputeCost(1, 1)
+)
 @dataclass
 class Mixup(Strategy):
     """Mixup: each image is a mixture of two of its batch, and so is its target; their shares are
@@ -55,10 +57,10 @@ class Mixup(Strategy):
 
     alpha: Annotated[float, Interval("[0, 100]")] = 1.0
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         self._classes = facts.num_classes
 
-    def prepare(self, batch: Batch, networks: Networks) -> Batch:
+    def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         if not self.alpha:
             return batch
         mixture = Mixture.draw(

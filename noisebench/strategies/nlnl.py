@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
-    Belief,
-    Facts,
-    Output,
-    Passes,
+    ComputeCost,
+    ModelOutput,
     Strategy,
+    Supervision,
+    TrainingInfo,
     first_epochs,
     register_strategy,
     whole_epochs,
@@ -46,8 +46,8 @@ def negative_cost(log_p: Tensor, others: Tensor) -> Tensor:
 @register_strategy(
     name="nlnl",
     paper="Kim et al. 2019",
-    off="nlnl(negative=0, selective=0, cut=0)",
-    cost=Passes(1, 1),
+    disabled_form="nlnl(negative=0, selective=0, cut=0)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class NLNL(Strategy):
@@ -68,17 +68,19 @@ class NLNL(Strategy):
     selective: Share = 0.3334
     cut: Share = 0.5
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         self._classes = facts.num_classes
         self._first = first_epochs(self.negative, facts.epochs)
         self._last = self._first + whole_epochs(self.selective, facts.epochs)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         # in the negative stages no label is learned
         least = self.cut if batch.epoch > self._last else 2
-        return [Belief(batch.targets, _sure(batch, outputs[0][0], least))]
+        return [Supervision(batch.targets, _sure(batch, outputs[0][0], least))]
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         if batch.epoch > self._last:
             return None
         others = other_labels(batch.labels, self._classes, self.draws, batch.generator)
@@ -86,7 +88,7 @@ class NLNL(Strategy):
         return (averaged(chosen) * negative_cost(outputs[0][0].log_p, others)).mean()
 
 
-def _sure(batch: Batch, output: Output, least: float) -> Tensor:
+def _sure(batch: Batch, output: ModelOutput, least: float) -> Tensor:
     """Where the recorded label has p of at least so much, weights (B,) in {0, 1}."""
     log_p = output.log_p.detach().gather(1, batch.labels[:, None])[:, 0]
     return (log_p.exp() >= least).to(log_p.dtype)

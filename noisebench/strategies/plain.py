@@ -10,18 +10,18 @@ from typing import Annotated, ClassVar
 
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf
-from .base import Batch, Belief, Output, Passes, Strategy, register_strategy
+from .base import Batch, ComputeCost, ModelOutput, Strategy, Supervision, register_strategy
 from .components import one_hot
 
 _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 
 
-@register_strategy(name="standard", off="standard", cost=Passes(1, 1))
+@register_strategy(name="standard", disabled_form="standard", cost=ComputeCost(1, 1))
 @dataclass
 class Standard(Strategy):
     """Believe every recorded label, trust every example alike."""
 
-    by_example: ClassVar[bool] = True
+    stateless: ClassVar[bool] = True
 
 
 def _complete(values: dict[str, Value]) -> dict[str, Value]:
@@ -31,9 +31,9 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
 @register_strategy(
     name="bootstrap",
     paper="Reed et al. 2015",
-    complete=_complete,
-    off="bootstrap(beta=1)",
-    cost=Passes(1, 1),
+    fill_defaults=_complete,
+    disabled_form="bootstrap(beta=1)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class Bootstrap(Strategy):
@@ -41,15 +41,17 @@ class Bootstrap(Strategy):
     itself (soft, beta 0.95).
     """
 
-    by_example: ClassVar[bool] = True
+    stateless: ClassVar[bool] = True
     kind: Annotated[str, OneOf(("hard", "soft"))] = "hard"
     beta: Annotated[float | None, Interval("[0, 1]")] = None
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         assert self.beta is not None, "the language writes beta out"
         log_p = outputs[0][0].log_p
         recorded = one_hot(batch.labels, log_p)
         # Soft is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a
         # minimum-entropy term.
         own = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
-        return [Belief(self.beta * recorded + (1 - self.beta) * own)]
+        return [Supervision(self.beta * recorded + (1 - self.beta) * own)]

@@ -13,12 +13,12 @@ import numpy as np
 from ..core.parameters import Interval, OneOf, Share
 from .base import (
     Batch,
-    Belief,
-    Facts,
-    Output,
-    Passes,
+    ComputeCost,
+    FullTrainingSet,
+    ModelOutput,
     Strategy,
-    WholeSet,
+    Supervision,
+    TrainingInfo,
     first_epochs,
     register_strategy,
 )
@@ -64,7 +64,7 @@ def at(knots: Sequence[tuple[float, float]], share: float) -> float:
     return float(np.interp(share, shares, values))
 
 
-def held_cost(output: Output, least: float) -> Tensor:
+def held_cost(output: ModelOutput, least: float) -> Tensor:
     """The cost (B, K), without gradient for a class of p below `least`: to raise it further would
     never end.
     """
@@ -76,7 +76,9 @@ def cost_of_any(cost: Tensor, prior: Tensor) -> Tensor:
     return cost @ prior
 
 
-@register_strategy(name="peer", paper="Liu & Guo 2020", off="peer(weight=0)", cost=Passes(1, 1))
+@register_strategy(
+    name="peer", paper="Liu & Guo 2020", disabled_form="peer(weight=0)", cost=ComputeCost(1, 1)
+)
 @dataclass
 class Peer(Strategy):
     """Peer loss: cost(x_i, y_i) - alpha cost(x_j, y_k), the peer's image and label drawn
@@ -95,18 +97,20 @@ class Peer(Strategy):
     kind: Annotated[str, OneOf(tuple(_ALPHAS))] = "uniform"
     weight: Annotated[float, Interval("[0, 10]")] = 1.0
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         self._labels, self._epochs = facts.labels, facts.epochs
 
     def alpha(self, epoch: int) -> float:
         """The weight of the peer term in an epoch (counted from 1)."""
         return self.weight * at(_ALPHAS[self.kind], (epoch - 1) / self._epochs)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         weights = outputs[0][0].cost.new_full(batch.index.shape, 1 / (1 + self.alpha(batch.epoch)))
-        return [Belief(batch.targets, weights, whole_batch=True)]
+        return [Supervision(batch.targets, weights, mean_over=True)]
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         from torch import randint
 
         alpha = self.alpha(batch.epoch)
@@ -120,7 +124,10 @@ class Peer(Strategy):
 
 
 @register_strategy(
-    name="cores2", paper="Cheng et al. 2021", off="cores2(beta=0, wait=1)", cost=Passes(1, 1)
+    name="cores2",
+    paper="Cheng et al. 2021",
+    disabled_form="cores2(beta=0, wait=1)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class Cores2(Strategy):
@@ -140,7 +147,7 @@ class Cores2(Strategy):
     ramp: Share = 0.3
     wait: Share = 0.3
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         self._epochs = facts.epochs
@@ -156,28 +163,30 @@ class Cores2(Strategy):
             ((self.warmup, 0), (self.warmup + self.ramp, 1)), (epoch - 1) / self._epochs
         )
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         kept = self._kept(batch, outputs[0][0])
         self.state["left_out"] += (1 - kept) @ one_hot(batch.labels, outputs[0][0].cost)
         return [
-            Belief(
-                batch.targets, averaged(kept, 1 / (1 + self.beta_in(batch.epoch))), whole_batch=True
+            Supervision(
+                batch.targets, averaged(kept, 1 / (1 + self.beta_in(batch.epoch))), mean_over=True
             )
         ]
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         beta, output = self.beta_in(batch.epoch), outputs[0][0]
         if not beta:
             return None
         of_any = cost_of_any(held_cost(output, _LEAST_CORES), self.state["prior"])
         return -(averaged(self._kept(batch, output), beta / (1 + beta)) * of_any).mean()
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         left = self._recorded - self.state["left_out"]
         self.state["prior"].copy_(left / left.sum().clamp_min(1))
         self.state["left_out"].zero_()
 
-    def _kept(self, batch: Batch, output: Output) -> Tensor:
+    def _kept(self, batch: Batch, output: ModelOutput) -> Tensor:
         """The examples that fall not through the sieve, weights (B,) in {0, 1}."""
         cost = recorded_cost(output, batch)
         # the authors' code sieves an epoch later

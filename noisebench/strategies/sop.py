@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval
-from .base import Batch, Facts, Output, Passes, Strategy, register_strategy
+from .base import Batch, ComputeCost, ModelOutput, Strategy, TrainingInfo, register_strategy
 from .components import balance, consistency, one_hot
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ def explained(log_p: Tensor, noise: Tensor) -> Tensor:
 
 
 @register_strategy(
-    name="sop", table=True, paper="Liu et al. 2022", off="sop(lr_u=0, lr_v=0)", cost=Passes(1, 1)
+    name="sop",
+    per_class_memory=True,
+    paper="Liu et al. 2022",
+    disabled_form="sop(lr_u=0, lr_v=0)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class SOP(Strategy):
@@ -48,25 +52,25 @@ class SOP(Strategy):
     The authors' later code lets the squared error move u too (then 0.1 and 100).
     """
 
-    moved: ClassVar[tuple[str, ...]] = ("u", "v")
+    per_example_parameters: ClassVar[tuple[str, ...]] = ("u", "v")
     lr_u: Annotated[float, Interval("[0, 1e4]")] = 10.0
     lr_v: Annotated[float, Interval("[0, 1e4]")] = 10.0
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import randn
 
         for name, columns in (("u", 1), ("v", facts.num_classes)):
             drawn = _SPREAD * randn(len(facts.labels), columns, generator=facts.generator)
             self.state[name] = drawn.to(facts.labels.device)
 
-    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+    def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if not (self.lr_u or self.lr_v):
             return log_p
         return explained(
             log_p, self._noise(log_p, batch, u=self._moving("u", batch.index, self.lr_u))
         )
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         if not (self.lr_u or self.lr_v):
             return None
         logits = outputs[0][0].logits.detach()
@@ -100,7 +104,9 @@ class SOP(Strategy):
         self.state[name][index] -= lr * rows.grad
 
 
-@register_strategy(name="sop_plus", table=True, paper="Liu et al. 2022", cost=Passes(2, 2))
+@register_strategy(
+    name="sop_plus", per_class_memory=True, paper="Liu et al. 2022", cost=ComputeCost(2, 2)
+)
 @dataclass
 class SOPPlus(SOP):
     """SOP+: SOP, and two views of an image are to be said the same, and all classes equally often.
@@ -110,13 +116,13 @@ class SOPPlus(SOP):
     is AutoAugment's with cutout. The uniform prior supposes classes of one size.
     """
 
-    views: ClassVar[int] = 2
+    num_views: ClassVar[int] = 2
     consistency: Annotated[float, Interval("[0, 100]")] = 0.9
     balance: Annotated[float, Interval("[0, 100]")] = 0.1
 
-    def penalty(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
         first, second = outputs[0]
         said = [view.logits.log_softmax(1) for view in (first, second)]
         total = self.consistency * consistency(*said) + self.balance * balance(first.log_p)
-        squared = super().penalty(batch, outputs)
+        squared = super().regularizer(batch, outputs)
         return total if squared is None else total + squared

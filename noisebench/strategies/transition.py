@@ -14,7 +14,16 @@ from ..core.parameters import Share
 from ..errors import RunFailed
 from ..losses.scores import log_through
 from ..metrics.confident_learning import anchored_transition
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
+from .base import (
+    Batch,
+    ComputeCost,
+    FullTrainingSet,
+    ModelOutput,
+    Strategy,
+    Supervision,
+    TrainingInfo,
+    register_strategy,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +48,7 @@ class TwoStages(Strategy):
     restarts: ClassVar[bool] = True
     first: float
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import eye, float64
 
         self._until = max(1, round(self.first * facts.epochs))
@@ -48,7 +57,7 @@ class TwoStages(Strategy):
             T=eye(facts.num_classes, dtype=float64, device=facts.labels.device), known=False
         )
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         if epoch != self._until or epoch == self._epochs:
             return
         found = anchored_transition(whole.log_p().cpu().numpy())
@@ -56,7 +65,7 @@ class TwoStages(Strategy):
         self.state["known"] = True
         self.begin_anew(whole)
 
-    def begin_anew(self, whole: WholeSet) -> None:
+    def begin_anew(self, whole: FullTrainingSet) -> None:
         """What the second stage begins with."""
         whole.restart()
 
@@ -67,10 +76,10 @@ class TwoStages(Strategy):
 
 @register_strategy(
     name="forward_estimated",
-    table=True,
+    per_class_memory=True,
     paper="Patrini et al. 2017",
-    off="forward_estimated(first=1)",
-    cost=Passes(1, 1),
+    disabled_form="forward_estimated(first=1)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class ForwardEstimated(TwoStages):
@@ -81,7 +90,7 @@ class ForwardEstimated(TwoStages):
 
     first: Share = 0.25
 
-    def adapt(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
+    def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if not self.state["known"]:
             return log_p
         return through(log_p, self.state["T"])
@@ -89,11 +98,11 @@ class ForwardEstimated(TwoStages):
 
 @register_strategy(
     name="backward_estimated",
-    table=True,
+    per_class_memory=True,
     paper="Patrini et al. 2017",
-    laws=(),
-    off="backward_estimated(first=1)",
-    cost=Passes(1, 1),
+    properties=(),
+    disabled_form="backward_estimated(first=1)",
+    cost=ComputeCost(1, 1),
 )
 @dataclass
 class BackwardEstimated(TwoStages):
@@ -110,7 +119,9 @@ class BackwardEstimated(TwoStages):
             raise RunFailed("backward_estimated: the T that was found has no usable inverse")
         return np.linalg.inv(T)
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if not self.state["known"]:
-            return super().believe(batch, outputs)
-        return [Belief(self.state["T"][batch.labels].to(outputs[0][0].cost.dtype))]
+            return super().supervise(batch, outputs)
+        return [Supervision(self.state["T"][batch.labels].to(outputs[0][0].cost.dtype))]

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..core.parameters import Interval, Share
 from ..errors import ConfigError
-from .base import Batch, Belief, Facts, Output, Passes, Strategy, WholeSet, register_strategy
+from .base import (
+    Batch,
+    ComputeCost,
+    FullTrainingSet,
+    ModelOutput,
+    Strategy,
+    Supervision,
+    TrainingInfo,
+    register_strategy,
+)
 from .components import one_hot
 
 if TYPE_CHECKING:
@@ -19,7 +28,7 @@ else:
     Tensor = Any
 
 
-def verified(name: str, facts: Facts) -> Tensor:
+def verified(name: str, facts: TrainingInfo) -> Tensor:
     """Which examples (N,) have a verified label. Raises ConfigError where none has."""
     if facts.trusted is None:
         raise ConfigError(
@@ -45,11 +54,11 @@ def cosine_to_prototypes(
 
 @register_strategy(
     name="cleannet",
-    table=True,
+    per_class_memory=True,
     version=2,
     paper="Lee et al. 2018",
-    off="cleannet(wait=1)",
-    cost=Passes(2, 1, whole=1),
+    disabled_form="cleannet(wait=1)",
+    cost=ComputeCost(2, 1, full_set=1),
 )
 @dataclass
 class CleanNet(Strategy):
@@ -64,7 +73,7 @@ class CleanNet(Strategy):
     threshold: Annotated[float, Interval("[-1, 1)")] = 0.1
     wait: Share = 0.1
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         if self.wait == 1:
@@ -75,12 +84,14 @@ class CleanNet(Strategy):
         self.state["weights"] = facts.labels.new_ones(len(facts.labels), dtype=float32)
         self.state["weighing"] = False
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if not self.state["weighing"]:
-            return super().believe(batch, outputs)
-        return [Belief(batch.targets, self.state["weights"][batch.index], whole_batch=True)]
+            return super().supervise(batch, outputs)
+        return [Supervision(batch.targets, self.state["weights"][batch.index], mean_over=True)]
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         # 0.07 of 100 is 7, though their product is above it
         if epoch < self.wait * self._epochs - 1e-9 or self.wait == 1:
             return
@@ -90,7 +101,9 @@ class CleanNet(Strategy):
         self.state["weighing"] = True
 
 
-@register_strategy(name="distill", table=True, paper="Li et al. 2017", cost=Passes(1, 1))
+@register_strategy(
+    name="distill", per_class_memory=True, paper="Li et al. 2017", cost=ComputeCost(1, 1)
+)
 @dataclass
 class Distill(Strategy):
     """Distillation: a teacher learns the verified labels alone, then a new network the mixture of
@@ -105,7 +118,7 @@ class Distill(Strategy):
     first: Share = 0.3
     temperature: Annotated[float, Interval("(0, 100]")] = 1.0
 
-    def start(self, facts: Facts) -> None:
+    def setup(self, facts: TrainingInfo) -> None:
         from torch import float32
 
         self._trusted, self._epochs = verified("distill", facts), facts.epochs
@@ -117,13 +130,15 @@ class Distill(Strategy):
         """The teacher's last epoch."""
         return max(1, round(self.first * self._epochs))
 
-    def believe(self, batch: Batch, outputs: Sequence[Sequence[Output]]) -> list[Belief]:
+    def supervise(
+        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
+    ) -> list[Supervision]:
         if batch.epoch <= self._until:
             weights = self._trusted[batch.index].to(outputs[0][0].cost.dtype)
-            return [Belief(batch.targets, weights, whole_batch=True)]
-        return [Belief(self.state["targets"][batch.index])]
+            return [Supervision(batch.targets, weights, mean_over=True)]
+        return [Supervision(self.state["targets"][batch.index])]
 
-    def between(self, epoch: int, whole: WholeSet) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         if epoch != self._until or epoch == self._epochs:
             return
         said = (whole.log_p() / self.temperature).softmax(1)

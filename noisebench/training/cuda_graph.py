@@ -15,7 +15,7 @@ _FIRST = 3  # steps that are made one by one, in which libraries make what they 
 
 
 @dataclass(frozen=True)
-class Given:
+class StepInput:
     """What changes from step to step: index (B,), of each view and example shift (views, B, 2) and
     flip (views, B), and the share of the learning rate.
     """
@@ -25,17 +25,17 @@ class Given:
     flips: Tensor | None
     lr_factor: float | Tensor
 
-    def copied(self) -> Given:
+    def copied(self) -> StepInput:
         """The same in memory of its own, the number too."""
         flips = None if self.flips is None else self.flips.clone()
-        return Given(
+        return StepInput(
             self.index.clone(),
             self.shifts.clone(),
             flips,
             torch.tensor(self.lr_factor, device=self.index.device),
         )
 
-    def take(self, new: Given) -> None:
+    def take(self, new: StepInput) -> None:
         """Write another step's over it."""
         self.index.copy_(new.index)
         self.shifts.copy_(new.shifts)
@@ -45,17 +45,17 @@ class Given:
         self.lr_factor.fill_(new.lr_factor)
 
 
-class Made(NamedTuple):
+class StepResult(NamedTuple):
     """What a step leaves: its cost (), the logits (B, K) of the first network and view, with their
     gradient, and, once it is made, a number () that is finite where all gradients are.
     """
 
     cost: Tensor
     logits: Tensor
-    sound: Tensor | None = None
+    finite_probe: Tensor | None = None
 
 
-class RecordedStep:
+class CudaGraphStep:
     """A step that is made a few times, recorded, and from then on played; every batch has the
     shapes of the first.
 
@@ -64,15 +64,15 @@ class RecordedStep:
     step are those of one that is not recorded.
     """
 
-    def __init__(self, step: Callable[[Given], Made], device: torch.device) -> None:
+    def __init__(self, step: Callable[[StepInput], StepResult], device: torch.device) -> None:
         """device: the GPU that the step computes on, which need not be torch's current one: there a
         recording would be of nothing.
         """
         self._step, self._made = step, 0
         self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
-        self._recorded: tuple[Given, Made] | None = None
+        self._recorded: tuple[StepInput, StepResult] | None = None
 
-    def __call__(self, given: Given) -> Made:
+    def __call__(self, given: StepInput) -> StepResult:
         """The next step. What it leaves is overwritten by the one after it."""
         with torch.cuda.device(self._stream.device):
             if self._made < _FIRST:
@@ -83,13 +83,13 @@ class RecordedStep:
             self._graph.replay()
             return left
 
-    def _record(self, given: Given) -> tuple[Given, Made]:
+    def _record(self, given: StepInput) -> tuple[StepInput, StepResult]:
         """Nothing is computed yet."""
         with torch.cuda.graph(self._graph, stream=self._stream):
             left = _freed(self._step(given))
         return given, left
 
-    def _aside(self, given: Given) -> Made:
+    def _aside(self, given: StepInput) -> StepResult:
         """On the stream on which it will be recorded."""
         here = torch.cuda.current_stream()
         self._stream.wait_stream(here)
@@ -99,7 +99,7 @@ class RecordedStep:
         return left
 
 
-def _freed(made: Made) -> Made:
+def _freed(made: StepResult) -> StepResult:
     """Without the way back to the weights, which would tie them to the stream that it was made
     on.
     """

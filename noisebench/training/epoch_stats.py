@@ -15,7 +15,7 @@ _MOST = 1 << 23  # numbers that wait to be worked off, 32 MB
 
 
 @dataclass(frozen=True)
-class Passed:
+class EpochPredictions:
     """Of each example since the epoch began: the class predicted (N,) (-1: not seen yet), p of its
     recorded label (N,), the L1 norm of the gradient of its share of the step's cost by its logits
     (N,), at most 2 under plain CE, and p of every class (N, K) where asked for, else (N, 0) (NaN:
@@ -40,7 +40,7 @@ class Passed:
             own.copy_(state[name])
 
 
-class Passing:
+class OnlinePredictions:
     """Collects it for R runs in lockstep. A step only lays its logits by: to work them off one by
     one would slow small networks down.
     """
@@ -75,10 +75,12 @@ class Passing:
         if len(self._waiting) * kept.numel() > _MOST:
             self._work_off()
 
-    def of(self, run: int) -> Passed:
+    def of(self, run: int) -> EpochPredictions:
         """Of one run, as views."""
         self._work_off()
-        return Passed(self._predicted[run], self._p[run], self._gradient[run], self._whole[run])
+        return EpochPredictions(
+            self._predicted[run], self._p[run], self._gradient[run], self._whole[run]
+        )
 
     def _work_off(self) -> None:
         if not self._waiting:

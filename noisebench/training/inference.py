@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
-from .images.source import Source
+from .images.source import ImageSource
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -31,12 +31,12 @@ def repeatable(device: torch.device) -> Iterator[None]:
         cudnn.deterministic, cudnn.allow_tf32 = before
 
 
-def every(pixels: Source, index: Tensor | None = None) -> Iterator[Tensor]:
+def every(pixels: ImageSource, index: Tensor | None = None) -> Iterator[Tensor]:
     """Some images or all, one part after the other. Raises DataError where fewer or more came than
     were asked for.
     """
     expected, seen = len(pixels) if index is None else len(index), 0
-    for images in pixels.plain(index):
+    for images in pixels.eval_batches(index):
         seen += len(images)
         if seen > expected:
             break
@@ -49,7 +49,7 @@ def every(pixels: Source, index: Tensor | None = None) -> Iterator[Tensor]:
 
 
 def log_p_parts(
-    networks: Sequence[nn.Module], pixels: Source, precision: str, index: Tensor | None = None
+    networks: Sequence[nn.Module], pixels: ImageSource, precision: str, index: Tensor | None = None
 ) -> Iterator[list[Tensor]]:
     """log_p (n, K) of each network on some images or all, one part of them after the other: each
     image is read once, and a table of all is never made. Leaves the networks in evaluation mode.
@@ -63,7 +63,7 @@ def log_p_parts(
 
 
 def network_log_p(
-    network: nn.Module, pixels: Source, precision: str, index: Tensor | None = None
+    network: nn.Module, pixels: ImageSource, precision: str, index: Tensor | None = None
 ) -> Tensor:
     """log_p (n, K), of some images or all. Leaves the network in evaluation mode."""
     return torch.cat([log_p for (log_p,) in log_p_parts([network], pixels, precision, index)])

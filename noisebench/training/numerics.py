@@ -25,7 +25,7 @@ def norm_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     return get_total_norm(tensors) if tensors else torch.zeros((), device=device)
 
 
-def sound_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+def finite_probe_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """A number () that is not finite where one of theirs is not: on a processor their sum,
     elsewhere, in fewer calls, their norm.
     """
@@ -34,7 +34,7 @@ def sound_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     return torch.stack([tensor.sum() for tensor in tensors]).sum()
 
 
-def sound_of_step(trainer: Trainer, norms: Sequence[Tensor], index: Tensor) -> Tensor:
+def finite_probe_of_step(trainer: Trainer, norms: Sequence[Tensor], index: Tensor) -> Tensor:
     """The same of a step's gradients, and of what the strategy moves by itself. norms: of each
     network's, where they are known already; index (B,): the step's examples.
     """
@@ -45,8 +45,10 @@ def sound_of_step(trainer: Trainer, norms: Sequence[Tensor], index: Tensor) -> T
         for parameter in group.params
         if parameter.grad is not None
     ]
-    moved = [trainer.strategy.state[name][index] for name in trainer.strategy.moved]
-    return sound_of([*norms, *gradients, *moved], trainer.device)
+    moved = [
+        trainer.strategy.state[name][index] for name in trainer.strategy.per_example_parameters
+    ]
+    return finite_probe_of([*norms, *gradients, *moved], trainer.device)
 
 
 def check_step(trainer: Trainer, cost: Tensor, sound: Tensor) -> None:
@@ -95,7 +97,9 @@ def wrong_weights(trainer: Trainer) -> str:
         name: tensor.detach() for name, tensor in state.items() if tensor.is_floating_point()
     }
     return (
-        "" if sound_of(list(numbers.values()), trainer.device).isfinite() else first_wrong(numbers)
+        ""
+        if finite_probe_of(list(numbers.values()), trainer.device).isfinite()
+        else first_wrong(numbers)
     )
 
 
@@ -145,7 +149,8 @@ def _named(trainer: Trainer) -> dict[str, Tensor]:
 
 def _moved(trainer: Trainer) -> dict[str, Tensor]:
     return {
-        f"the strategy's {name}": trainer.strategy.state[name] for name in trainer.strategy.moved
+        f"the strategy's {name}": trainer.strategy.state[name]
+        for name in trainer.strategy.per_example_parameters
     }
 
 

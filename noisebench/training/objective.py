@@ -9,12 +9,12 @@ import math
 import torch
 from torch import Tensor
 
-from ..strategies import Belief
+from ..strategies import Supervision
 
 _NOBODY = 1e-30  # where nobody is trusted the step costs nothing instead of 0 / 0
 
 
-def believed_cost(cost: Tensor, belief: Belief, runs: int = 1) -> Tensor:
+def weighted_cost(cost: Tensor, belief: Supervision, runs: int = 1) -> Tensor:
     """The mean cost (runs,) of what is believed in each of so many runs, whose examples stand one
     run after the other.
 
@@ -27,12 +27,12 @@ def believed_cost(cost: Tensor, belief: Belief, runs: int = 1) -> Tensor:
         else (belief.targets * cost).sum(1)
     )
     each = each.view(runs, -1)
-    if belief.weights is None:
+    if belief.sample_weights is None:
         return each.mean(1)
-    weights = belief.weights.view(runs, -1)
+    weights = belief.sample_weights.view(runs, -1)
     # A NaN or inf of an example without weight must not enter: 0 * inf is not 0.
     trusted = torch.where(weights > 0, each, torch.zeros_like(each))
-    total = each.shape[1] if belief.whole_batch else weights.sum(1).clamp_min(_NOBODY)
+    total = each.shape[1] if belief.mean_over else weights.sum(1).clamp_min(_NOBODY)
     return (weights * trusted).sum(1) / total
 
 

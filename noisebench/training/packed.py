@@ -19,21 +19,21 @@ from torch import Tensor
 
 from ..errors import RunFailed
 from ..strategies import Batch
-from .epoch_stats import Passing
-from .images.pixels import Pixels
-from .images.source import Source
+from .epoch_stats import OnlinePredictions
+from .images.pixels import InMemoryImages
+from .images.source import ImageSource
 from .inference import every, repeatable
 from .networks.packed import pack_networks
-from .numerics import sound_of, wrong_weights
+from .numerics import finite_probe_of, wrong_weights
 from .optimizer import SGD
-from .trainer import EpochEnd, Trainer
+from .trainer import EpochResult, Trainer
 
 # numbers: a tensor of a multiple of these is worked off in full vectors, without a rest that rounds
 # otherwise
 _VECTOR = 64
 
 
-class Pack:
+class PackedTrainer:
     """Trainings in lockstep. All have the same images, network, recipe and precision, and stand at
     the same step.
 
@@ -46,7 +46,7 @@ class Pack:
             0 < len(trainers) <= width and len({(t.epoch, t.step, t.since) for t in trainers}) == 1
         )
         if not all(
-            trainer.train is trainers[0].train or trainer.task.sees_as(trainers[0].task)
+            trainer.train is trainers[0].train or trainer.task.same_images_as(trainers[0].task)
             for trainer in trainers
         ):
             raise ValueError("trainings of a pack see the same images, and these do not")
@@ -72,7 +72,9 @@ class Pack:
     def first(self) -> Trainer:
         return self._all[self.places[0]]
 
-    def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> list[EpochEnd | RunFailed]:
+    def run_epoch(
+        self, on_step: Callable[[], object] = lambda: None
+    ) -> list[EpochResult | RunFailed]:
         """The rest of the current epoch of every training that goes on; one that failed is in it no
         longer.
         """
@@ -92,13 +94,15 @@ class Pack:
             if isinstance(end, RunFailed):
                 self._clear(place)
         self.places = [
-            place for place, end in zip(self.places, ends, strict=True) if isinstance(end, EpochEnd)
+            place
+            for place, end in zip(self.places, ends, strict=True)
+            if isinstance(end, EpochResult)
         ]
         if self.places:
             self._begin_epoch()
         return ends
 
-    def _end(self, place: int, log_p: Tensor) -> EpochEnd | RunFailed:
+    def _end(self, place: int, log_p: Tensor) -> EpochResult | RunFailed:
         trainer = self._all[place]
         try:
             return trainer.end_epoch(trainer.strategy.predict([log_p]))
@@ -132,7 +136,7 @@ class Pack:
             for name in ("costs", "sound")
         )
         passed = [trainer.passed for trainer in going]
-        self._passing = Passing(self._labels, passed[0].whole.shape[1])
+        self._passing = OnlinePredictions(self._labels, passed[0].whole.shape[1])
         self._going = torch.tensor(self.places, device=self.first.device)
         for place in self.places:
             trainer = self._all[place]
@@ -152,7 +156,7 @@ class Pack:
         """
         number, place = numbered
         return (
-            (self._kinds[place], place - number) if self._all[place].strategy.by_example else place
+            (self._kinds[place], place - number) if self._all[place].strategy.stateless else place
         )
 
     def make_step(self) -> None:
@@ -190,7 +194,7 @@ class Pack:
 
     def _images(self, index: Tensor, at: slice) -> Tensor:
         """Augmented images (R, B, C, H, W), in one gather."""
-        assert isinstance(self.first.train, Pixels), "what is streamed trains by itself"
+        assert isinstance(self.first.train, InMemoryImages), "what is streamed trains by itself"
         flips = None if self._flips is None else self._flips[:, at].flatten()
         return self.first.train.augmented(
             index.flatten(), self._shifts[:, at].flatten(0, 1), flips
@@ -210,7 +214,7 @@ class Pack:
             own.epoch + 1,
             own.generator,
         )
-        return own.strategy.prepare(batch, own)
+        return own.strategy.prepare_batch(batch, own)
 
     def _objective(self, pool: list[int], batch: Batch, logits: Tensor) -> Tensor:
         rows = logits[pool[0] : pool[-1] + 1].flatten(0, 1)
@@ -260,7 +264,7 @@ class Pack:
         """Costs, gradients and networks."""
         state = [self._costs, self._sound, *self.network.parameters(), *self.network.buffers()]
         return bool(
-            sound_of(
+            finite_probe_of(
                 [each.detach() for each in state if each.is_floating_point()], self.first.device
             ).isfinite()
         )
@@ -277,7 +281,7 @@ class Pack:
                 each.zero_()
 
     @torch.no_grad()
-    def _log_p(self, pixels: Source) -> Tensor:
+    def _log_p(self, pixels: ImageSource) -> Tensor:
         """log_p (R, n, K) of every network."""
         self.network.eval()
         with self.first.autocast():

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_
 
-from .cuda_graph import Made
-from .numerics import check_step, norm_of, sound_of_step
+from .cuda_graph import StepResult
+from .numerics import check_step, finite_probe_of_step, norm_of
 
 if TYPE_CHECKING:
     from ..strategies import Batch
@@ -31,21 +31,27 @@ def training_forwards(trainer: Trainer) -> list[Forward]:
     if trainer.spread.alone:
         return list(trainer.networks)
     images = next(
-        iter(trainer.train.plain(torch.arange(min(2, len(trainer.train)), device=trainer.device)))
+        iter(
+            trainer.train.eval_batches(
+                torch.arange(min(2, len(trainer.train)), device=trainer.device)
+            )
+        )
     )
     return [trainer.ranks.wrapped(network, images) for network in trainer.networks]
 
 
-def backward(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
+def backward(trainer: Trainer, forwards: Sequence[Forward]) -> StepResult:
     """The gradients of the next step, and what it leaves, of all rows."""
     if trainer.spread.accumulate == 1:
         return of_batch(trainer, forwards, trainer.batch())
-    if trainer.strategy.by_example and not trainer.changes_images:
+    if trainer.strategy.stateless and not trainer.changes_images:
         return _of_each_part(trainer, forwards)
     return _in_two_passes(trainer, forwards)
 
 
-def descend(trainer: Trainer, made: Made, index: Tensor, lr_factor: float | Tensor) -> Made:
+def update(
+    trainer: Trainer, made: StepResult, index: Tensor, lr_factor: float | Tensor
+) -> StepResult:
     """One step along the gradients. Raises RunFailed where they are not finite and a look takes no
     time: on a processor. index (B,): the step's examples.
     """
@@ -55,19 +61,19 @@ def descend(trainer: Trainer, made: Made, index: Tensor, lr_factor: float | Tens
         norm_of([p.grad for p in parameters if p.grad is not None], trainer.device)
         for parameters in networks
     ]
-    sound = sound_of_step(trainer, norms, index)
+    sound = finite_probe_of_step(trainer, norms, index)
     if trainer.device.type == "cpu":
         check_step(trainer, made.cost, sound)
     # each by itself: two networks must not brake each other
     for parameters, norm in zip(networks, norms, strict=True):
         clip_grads_with_norm_(parameters, clip, norm)
     trainer.optimizer.step(lr_factor)
-    return made._replace(sound=sound)
+    return made._replace(finite_probe=sound)
 
 
 def of_batch(
     trainer: Trainer, forwards: Sequence[Forward], batch: Batch, part: int = 0, share: float = 1.0
-) -> Made:
+) -> StepResult:
     """All rows, or one part of them that is such a share of the cost, in one pass."""
     rows = len(batch.views[0]) if trainer.changes_images else len(batch.index)
     (views,) = _own_views(trainer, batch, [slice(0, rows)])
@@ -75,10 +81,10 @@ def of_batch(
     trainer.passing.watch(logits[0][0])
     objective = trainer.objective(batch, logits).sum()
     (objective if share == 1 else share * objective).backward()
-    return Made(objective.detach(), logits[0][0])
+    return StepResult(objective.detach(), logits[0][0])
 
 
-def _of_each_part(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
+def _of_each_part(trainer: Trainer, forwards: Sequence[Forward]) -> StepResult:
     """One part after the other, where a cost is a mean over examples that do not look at each
     other.
     """
@@ -89,10 +95,10 @@ def _of_each_part(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
         with _between_parts(forwards, last=number == len(shares) - 1):
             found.append(of_batch(trainer, forwards, trainer.batch(number), number, share))
     cost: Any = sum(share * made.cost for share, made in zip(shares, found, strict=True))
-    return Made(cost, _with_gradient([made.logits for made in found]))
+    return StepResult(cost, _with_gradient([made.logits for made in found]))
 
 
-def _in_two_passes(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
+def _in_two_passes(trainer: Trainer, forwards: Sequence[Forward]) -> StepResult:
     """First the logits of all parts, without gradient, and what the cost is of them; then, by its
     gradient, part after part again.
     """
@@ -114,7 +120,7 @@ def _in_two_passes(trainer: Trainer, forwards: Sequence[Forward]) -> Made:
     for number, (views, part) in enumerate(zip(own, parts, strict=True)):
         with _between_parts(forwards, last=number == len(parts) - 1):
             _hand_back(trainer, _logits(trainer, forwards, views, number), logits, part)
-    return Made(objective.detach(), logits[0][0])
+    return StepResult(objective.detach(), logits[0][0])
 
 
 def _own_views(trainer: Trainer, batch: Batch, parts: Sequence[slice]) -> list[list[Tensor]]:
@@ -123,7 +129,7 @@ def _own_views(trainer: Trainer, batch: Batch, parts: Sequence[slice]) -> list[l
     """
     if trainer.spread.alone:
         return [list(batch.views)]
-    shares = [trainer.ranks.share(part.stop - part.start) for part in parts]
+    shares = [trainer.ranks.local_slice(part.stop - part.start) for part in parts]
     if not trainer.changes_images:
         sizes = [share.stop - share.start for share in shares]
         return [
@@ -147,7 +153,7 @@ def _logits(
 def _joined(trainer: Trainer, logits: list[list[Tensor]], rows: int) -> list[list[Tensor]]:
     """Of all processes, with a gradient."""
     flat = [each for views in logits for each in views]
-    joined = iter(trainer.ranks.join(flat, [rows] * len(flat)))
+    joined = iter(trainer.ranks.gather_with_grad(flat, [rows] * len(flat)))
     return [[next(joined) for _ in views] for views in logits]
 
 
@@ -175,7 +181,9 @@ def _hand_back(
         torch.zeros_like(whole[part]) if whole.grad is None else whole.grad[part]
         for _, whole in moved
     ]
-    torch.autograd.backward([mine for mine, _ in moved], list(map(trainer.ranks.own, gradients)))
+    torch.autograd.backward(
+        [mine for mine, _ in moved], list(map(trainer.ranks.local_gradient, gradients))
+    )
 
 
 def _with_gradient(pieces: Sequence[Tensor]) -> Tensor:

@@ -25,21 +25,21 @@ from ..errors import RunFailed
 from ..experiments.recipes import Recipe, read_schedule
 from ..losses import Loss, Penalty, Scores
 from ..metrics.dynamics import early_epochs
-from ..strategies import Batch, Facts, Output, Strategy
-from .cuda_graph import Given, Made, RecordedStep
-from .distributed.processes import Spread
+from ..strategies import Batch, ModelOutput, Strategy, TrainingInfo
+from .cuda_graph import CudaGraphStep, StepInput, StepResult
+from .distributed.processes import ParallelConfig
 from .distributed.sharing import batch_of, fitted, given, kept_by_each, make_batch, places
-from .epoch_stats import Passed, Passing
-from .images.pixels import Pixels, Plan
-from .images.source import Look, Source, normalisation_of, same_images, source_of
+from .epoch_stats import EpochPredictions, OnlinePredictions
+from .images.pixels import EpochPlan, InMemoryImages
+from .images.source import ImageSource, StreamTransform, normalisation_of, same_images, source_of
 from .inference import autocast, log_p_parts, network_log_p, repeatable
 from .networks import classifier, on_device
-from .networks.factory import Beginning, Weights
+from .networks.factory import InitialState, NetworkFactory
 from .networks.groups import freeze, parameter_groups
 from .numerics import check_state, check_steps
-from .objective import believed_cost, learning_rate_factor
+from .objective import learning_rate_factor, weighted_cost
 from .optimizer import SGD
-from .step import backward, descend, of_batch, training_forwards
+from .step import backward, of_batch, training_forwards, update
 
 _NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
 _LOOK_EVERY = 64  # steps: to look at what a GPU has found is to wait for it
@@ -64,11 +64,11 @@ class Task:
     penalty: Penalty | None = None
     val_images: ImageArray | None = None  # held out: predicted after each epoch, never trained on
     trusted: np.ndarray | None = None  # which labels (N,) somebody has verified
-    init: Weights | None = None  # what the networks begin from; None: they are freshly made
+    init: InitialState | None = None  # what the networks begin from; None: they are freshly made
     # what a failure calls the examples (N,); None: as they stand here
     numbers: np.ndarray | None = None
 
-    def sees_as(self, other: Task) -> bool:
+    def same_images_as(self, other: Task) -> bool:
         """Whether both train and are tested on the same images, which then need to lie there
         once.
         """
@@ -78,7 +78,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class EpochEnd:
+class EpochResult:
     """What an epoch leaves: mean cost; of the training set, in passing, the classes predicted (N,)
     (-1: not seen), p of the recorded label, the gradient's norm, and p of every class (N, K) (NaN:
     not seen), (N, 0) late and for more than 100; and log_p of the test images (M, K) and of those
@@ -91,7 +91,7 @@ class EpochEnd:
     train_predicted: np.ndarray
     train_p: np.ndarray
     train_gradient: np.ndarray
-    train_whole: np.ndarray
+    train_probs: np.ndarray
     test_log_p: np.ndarray
     val_log_p: np.ndarray | None = None
 
@@ -105,40 +105,40 @@ class Trainer:
         device: torch.device,
         beside: Trainer | None = None,
         *,
-        spread: Spread = Spread(),
+        spread: ParallelConfig = ParallelConfig(),
     ) -> None:
         """beside: one on the same device, whose images are shared where they are the same ones.
         Raises ConfigError for a spread that the network does not allow.
         """
         self.task, self.device, self.strategy = task, device, task.strategy
         # and so has to see those of the whole batch
-        self.changes_images = type(task.strategy).prepare is not Strategy.prepare
-        if beside and task.sees_as(beside.task):
+        self.changes_images = type(task.strategy).prepare_batch is not Strategy.prepare_batch
+        if beside and task.same_images_as(beside.task):
             train, test = beside.train, beside.test
         else:
-            look = Look.of(task.recipe)
+            look = StreamTransform.of(task.recipe)
             train = source_of(
                 task.images, normalisation_of(task.images), device, look, task.recipe.crop
             )
             test = source_of(task.test_images, train.normalise, device, look)
-        self.train: Source = train
-        self.test: Source = test
+        self.train: ImageSource = train
+        self.test: ImageSource = test
         self.val = None if task.val_images is None else self.pixels(task.val_images)
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
-        self.beginning = Beginning(
-            task.model, task.num_classes, train.shape, task.init, self.strategy.networks
+        self.beginning = NetworkFactory(
+            task.model, task.num_classes, train.shape, task.init, self.strategy.num_networks
         )
         # what was done so that the weights fit that the networks began from
         self.adapted: list[str] = []
         self.networks: Sequence[nn.Module] = [
-            self._network(number) for number in range(self.strategy.networks)
+            self._network(number) for number in range(self.strategy.num_networks)
         ]
         self.spread, self.ranks = fitted(self, spread), spread.ranks
         self._still = [freeze(network, task.recipe.freeze) for network in self.networks]
         self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
         trusted = None if task.trusted is None else torch.from_numpy(task.trusted).to(device)
-        self.strategy.start(
-            Facts(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted)
+        self.strategy.setup(
+            TrainingInfo(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted)
         )
         own = [dict(group) for group in self.strategy.parameter_groups()]
         groups = [
@@ -157,16 +157,16 @@ class Trainer:
         alike = (
             device.type == "cuda"
             and self.spread.alone
-            and self.strategy.by_example
-            and isinstance(self.train, Pixels)
+            and self.strategy.stateless
+            and isinstance(self.train, InMemoryImages)
         )
-        self._recorded = RecordedStep(self._learn_given, device) if alike else None
+        self._recorded = CudaGraphStep(self._learn_given, device) if alike else None
 
     @property
     def steps_per_epoch(self) -> int:
         return len(self.batches)
 
-    def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochEnd:
+    def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochResult:
         """The rest of the current epoch. `on_step` is called between steps; what it raises leaves a
         whole state.
 
@@ -181,7 +181,7 @@ class Trainer:
         return self.end_epoch(self.predict(self.test))
 
     @torch.no_grad()
-    def ask(
+    def predict_log_p(
         self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """log_p (B, K) of images as they are given, with the network's weights or others
@@ -190,7 +190,7 @@ class Trainer:
         asked = self.networks[network]
         training = asked.training
         asked.eval()
-        own = images if self.spread.alone else images[self.ranks.share(len(images))]
+        own = images if self.spread.alone else images[self.ranks.local_slice(len(images))]
         with self.autocast():
             logits = (
                 asked(own) if weights is None else functional_call(asked, dict(weights), (own,))
@@ -229,17 +229,19 @@ class Trainer:
             network.load_state_dict(self._network(number, self.epoch).state_dict())
         self.optimizer.forget()
 
-    def pixels(self, images: ImageArray) -> Source:
+    def pixels(self, images: ImageArray) -> ImageSource:
         """Images (n, H, W, C), uint8, that are not trained on, as the networks are asked about
         them.
         """
-        return source_of(images, self.train.normalise, self.device, Look.of(self.task.recipe))
+        return source_of(
+            images, self.train.normalise, self.device, StreamTransform.of(self.task.recipe)
+        )
 
-    def predict(self, pixels: Source) -> Tensor:
+    def predict(self, pixels: ImageSource) -> Tensor:
         """log_p (n, K) of the networks together."""
         return self.ranks.gather(torch.cat(list(self.predict_parts(pixels))), len(pixels))
 
-    def predict_parts(self, pixels: Source) -> Iterator[Tensor]:
+    def predict_parts(self, pixels: ImageSource) -> Iterator[Tensor]:
         """The same of this process's share, one part of the images after the other."""
         return map(
             self.strategy.predict,
@@ -300,16 +302,16 @@ class Trainer:
         """
         recipe = self.task.recipe
         seed = derived_seed(self.task.seed, _EPOCH, self.epoch)
-        plan = Plan.draw(
+        plan = EpochPlan.draw(
             len(self.train),
-            self.strategy.views,
+            self.strategy.num_views,
             recipe.crop,
             recipe.flip,
             torch.Generator().manual_seed(seed),
         )
         self.plan = plan.to(self.device)
         self.batches = self.plan.batches(recipe.batch_size)
-        self.train.begin(
+        self.train.start_epoch(
             self.plan,
             (at for step in range(self.step, len(self.batches)) for at in places(self, step)),
         )
@@ -318,7 +320,7 @@ class Trainer:
         self.sound = torch.zeros_like(self.costs)
         early = self.epoch < early_epochs(recipe.epochs)
         self.passing, self.place = (
-            Passing(self.labels[None], self.task.num_classes if early else 0),
+            OnlinePredictions(self.labels[None], self.task.num_classes if early else 0),
             0,
         )
         self._randomness = [
@@ -327,7 +329,7 @@ class Trainer:
         ]
 
     @property
-    def passed(self) -> Passed:
+    def passed(self) -> EpochPredictions:
         """What the network said in passing since the epoch began."""
         return self.passing.of(self.place)
 
@@ -374,10 +376,10 @@ class Trainer:
         """
         self._lr_factor = self.lr_factor(self.step - 1)
         self.epoch, self.step = self.epoch + 1, 0
-        self.ranks.agree(kept_by_each(self))
-        self.strategy.between(self.epoch, self)
+        self.ranks.broadcast(kept_by_each(self))
+        self.strategy.on_epoch_end(self.epoch, self)
 
-    def end_epoch(self, test: Tensor) -> EpochEnd:
+    def end_epoch(self, test: Tensor) -> EpochResult:
         """What the epoch leaves, with log_p (M, K) of the test set, and the next one begun. Raises
         RunFailed.
         """
@@ -387,7 +389,9 @@ class Trainer:
         predicted, p, gradient, whole = (
             part.cpu().numpy() for part in self.passed.state_dict().values()
         )
-        end = EpochEnd(self.epoch, lr, cost, predicted, p, gradient, whole, test.cpu().numpy(), val)
+        end = EpochResult(
+            self.epoch, lr, cost, predicted, p, gradient, whole, test.cpu().numpy(), val
+        )
         self._begin_epoch()
         return end
 
@@ -418,13 +422,13 @@ class Trainer:
             [self._output(number, rows, batch) for rows in views]
             for number, views in enumerate(logits)
         ]
-        beliefs = self.strategy.believe(batch, outputs)
+        beliefs = self.strategy.supervise(batch, outputs)
         cost: Any = sum(
-            believed_cost(views[0].cost, belief, runs)
+            weighted_cost(views[0].cost, belief, runs)
             for views, belief in zip(outputs, beliefs, strict=True)
         )
         objective: Tensor = cost
-        for penalty in (self.strategy.penalty(batch, outputs), self._penalty()):
+        for penalty in (self.strategy.regularizer(batch, outputs), self._penalty()):
             objective = objective if penalty is None else objective + penalty
         return objective
 
@@ -439,22 +443,22 @@ class Trainer:
             self._train_mode(number)
         whole = len(self.batches[self.step]) == self.task.recipe.batch_size
         made = self._recorded(given(self)) if self._recorded and whole else self._learn()
-        assert made.sound is not None, "it is made"
-        self.costs[self.step], self.sound[self.step] = made.cost, made.sound
+        assert made.finite_probe is not None, "it is made"
+        self.costs[self.step], self.sound[self.step] = made.cost, made.finite_probe
         self.passing.note(self.batches[self.step], made.logits)
         self.step += 1
         if self.device.type != "cpu" and self.step % _LOOK_EVERY == 0:
             check_steps(self)
 
-    def _learn(self) -> Made:
+    def _learn(self) -> StepResult:
         """The passes of a step, and the step."""
         made = backward(self, self._forwards)
-        return descend(self, made, self.batches[self.step], self.lr_factor(self.step))
+        return update(self, made, self.batches[self.step], self.lr_factor(self.step))
 
-    def _learn_given(self, given: Given) -> Made:
+    def _learn_given(self, given: StepInput) -> StepResult:
         """The same with all that changes from step to step in tensors."""
         made = of_batch(self, self._forwards, batch_of(self, given))
-        return descend(self, made, given.index, given.lr_factor)
+        return update(self, made, given.index, given.lr_factor)
 
     def _penalty(self) -> Tensor | None:
         """The loss's own, of all that is trained of all networks."""
@@ -469,15 +473,19 @@ class Trainer:
             ]
         )
 
-    def _output(self, number: int, logits: Tensor, batch: Batch) -> Output:
-        scores = Scores(logits, adapt=partial(self.strategy.adapt, batch=batch, network=number))
-        return Output(scores.logits, scores.log_p, self.task.loss(scores))
+    def _output(self, number: int, logits: Tensor, batch: Batch) -> ModelOutput:
+        scores = Scores(
+            logits, transform=partial(self.strategy.transform_log_p, batch=batch, network=number)
+        )
+        return ModelOutput(scores.logits, scores.log_p, self.task.loss(scores))
 
     def autocast(self) -> torch.autocast:
         """Inside `with`, networks compute in the task's precision."""
         return autocast(self.device, self.task.precision)
 
-    def _log_p(self, network: nn.Module, pixels: Source, index: Tensor | None = None) -> Tensor:
+    def _log_p(
+        self, network: nn.Module, pixels: ImageSource, index: Tensor | None = None
+    ) -> Tensor:
         n = len(pixels) if index is None else len(index)
         return self.ranks.gather(
             network_log_p(network, pixels, self.task.precision, self._share(n, index)), n
@@ -488,7 +496,7 @@ class Trainer:
         if self.ranks.size == 1:
             return index
         return (torch.arange(n, device=self.device) if index is None else index)[
-            self.ranks.share(n)
+            self.ranks.local_slice(n)
         ]
 
 

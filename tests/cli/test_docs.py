@@ -145,7 +145,7 @@ def test_the_readmes_commands_run(workspace: Path) -> None:
     assert len(list((workspace / "runs").glob("photos*"))) == 2
     listed = (workspace / "doubted.csv").read_text().splitlines()[1:]
     dropped = nb.read_manifest(next((workspace / "manifests").glob("photos-*reviewed-drop*")))
-    assert len(listed) == 240 - dropped.kept.sum() > 0
+    assert len(listed) == 240 - dropped.included.sum() > 0
 
 
 def parse(words: list[str]) -> None:
@@ -167,7 +167,7 @@ def test_every_command_of_the_pages_is_accepted(
     """
     monkeypatch.setenv("NOISEBENCH_DATA", str(tmp_path_factory.mktemp("empty")))
     # it would train a few steps
-    monkeypatch.setattr("noisebench.runs.time_estimate.seconds_of_suite", lambda *_: 0.0)
+    monkeypatch.setattr("noisebench.runs.time_estimate.estimate_suite_seconds", lambda *_: 0.0)
     for page in WITH_COMMANDS:
         place = shutil.copytree(
             left_by_readme, tmp_path_factory.mktemp(page.stem), dirs_exist_ok=True

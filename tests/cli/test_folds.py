@@ -13,8 +13,8 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.errors import Interrupted
-from noisebench.experiments.resolve import Run
-from noisebench.runs.checkpoint import Conduct
+from noisebench.experiments.resolve import RunConfig
+from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.cross_validation import Fold, fold_of, judged, make_folds, train_folds
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.rebuild import rebuild
@@ -24,7 +24,7 @@ from noisebench.runs.workspace import Workspace
 HELD_OUT = "--pair 0.3 --trusted 0.2 --val-fraction 0.1 --loss forward(ce) --strategy cleannet"
 
 
-def trained(place: Path, *asked: str, epochs: int = 1) -> tuple[Run, RunFolder]:
+def trained(place: Path, *asked: str, epochs: int = 1) -> tuple[RunConfig, RunFolder]:
     assert (
         main(
             [
@@ -47,19 +47,19 @@ def trained(place: Path, *asked: str, epochs: int = 1) -> tuple[Run, RunFolder]:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, RunFolder, Path]:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, RunFolder, Path]:
     place = tmp_path_factory.mktemp("plain")
     return (*trained(place, "--sym", "0.4", epochs=12), place)
 
 
 @pytest.fixture(scope="module")
-def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, RunFolder, Path]:
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, RunFolder, Path]:
     place = tmp_path_factory.mktemp("held_out")
     return (*trained(place, *HELD_OUT.split()), place)
 
 
 def test_folds_are_even_and_hold_their_share_of_each_given_class(
-    plain: tuple[Run, RunFolder, Path], subtests: pytest.Subtests
+    plain: tuple[RunConfig, RunFolder, Path], subtests: pytest.Subtests
 ) -> None:
     run = plain[0]
     for count in (2, 3, 7, 1297):
@@ -72,30 +72,32 @@ def test_folds_are_even_and_hold_their_share_of_each_given_class(
 
 
 def test_every_example_is_judged_once_and_never_trained_on_by_who_judges_it(
-    held_out: tuple[Run, RunFolder, Path],
+    held_out: tuple[RunConfig, RunFolder, Path],
 ) -> None:
     run, folder, _ = held_out
     folds = make_folds(run, folder, 4)
-    assert (np.sum([fold.judges for fold in folds], axis=0) == 1).all()
+    assert (np.sum([fold.held_out for fold in folds], axis=0) == 1).all()
     for fold in folds:
-        assert not (fold.run.manifest.in_training & (fold.judges | ~run.manifest.in_training)).any()
-        assert (fold.run.manifest.in_training | fold.judges | ~run.manifest.in_training).all()
+        assert not (
+            fold.run.manifest.in_training & (fold.held_out | ~run.manifest.in_training)
+        ).any()
+        assert (fold.run.manifest.in_training | fold.held_out | ~run.manifest.in_training).all()
 
 
 def test_what_is_trained_on_are_the_other_folds_and_the_verified_labels_go_with_them(
-    held_out: tuple[Run, RunFolder, Path],
+    held_out: tuple[RunConfig, RunFolder, Path],
 ) -> None:
     run, folder, place = held_out
     (fold, *_), images = make_folds(run, folder, 4), Workspace(place).images(run.dataset)
     task = make_trainer(fold.run, images, "cpu").task
-    training = run.manifest.in_training & ~fold.judges
+    training = run.manifest.in_training & ~fold.held_out
     np.testing.assert_array_equal(task.images, images.train_images[training])
     np.testing.assert_array_equal(task.labels, run.manifest.labels[training])
     assert run.manifest.trusted is not None and task.trusted is not None
     np.testing.assert_array_equal(task.trusted, run.manifest.trusted[training])
 
 
-def test_a_fold_is_the_run_but_for_its_labels(held_out: tuple[Run, RunFolder, Path]) -> None:
+def test_a_fold_is_the_run_but_for_its_labels(held_out: tuple[RunConfig, RunFolder, Path]) -> None:
     run, folder, _ = held_out
     folds = make_folds(run, folder, 3)
     assert len({fold.run.key for fold in folds} | {run.key}) == 4
@@ -105,21 +107,21 @@ def test_a_fold_is_the_run_but_for_its_labels(held_out: tuple[Run, RunFolder, Pa
 
 
 def test_what_is_said_of_a_label_is_what_its_own_fold_said(
-    plain: tuple[Run, RunFolder, Path],
+    plain: tuple[RunConfig, RunFolder, Path],
 ) -> None:
     run, folder, place = plain
     folds = make_folds(run, folder, 2)
-    train_folds(folds, Workspace(place).images(run.dataset), "cpu", lambda left: Conduct())
+    train_folds(folds, Workspace(place).images(run.dataset), "cpu", lambda left: RunOptions())
     said = judged(folds)
     for fold in folds:
         np.testing.assert_array_equal(
-            said.take(fold.judges).dense, fold.folder.read_arrays()["train_log_p"][fold.judges]
+            said.take(fold.held_out).dense, fold.folder.read_arrays()["train_log_p"][fold.held_out]
         )
     assert said.dense is not None and said.dense.shape == (1297, 10)
 
 
 def test_the_list_out_of_fold_finds_more_than_a_network_that_learned_the_labels(
-    plain: tuple[Run, RunFolder, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: tuple[RunConfig, RunFolder, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, folder, place = plain
     capsys.readouterr()
@@ -149,7 +151,7 @@ def test_the_list_out_of_fold_finds_more_than_a_network_that_learned_the_labels(
 
 
 def test_folds_are_never_done_twice_and_no_table_sees_them(
-    plain: tuple[Run, RunFolder, Path], capsys: pytest.CaptureFixture[str]
+    plain: tuple[RunConfig, RunFolder, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, folder, place = plain
     before = [fold.folder.result.stat().st_mtime_ns for fold in _done(run, folder, place, 2)]
@@ -160,9 +162,9 @@ def test_folds_are_never_done_twice_and_no_table_sees_them(
     assert [found.path for found in run_folders([place])] == [folder.path]
 
 
-def _done(run: Run, folder: RunFolder, place: Path, count: int) -> list[Fold]:
+def _done(run: RunConfig, folder: RunFolder, place: Path, count: int) -> list[Fold]:
     folds = make_folds(run, folder, count)
-    train_folds(folds, Workspace(place).images(run.dataset), "cpu", lambda left: Conduct())
+    train_folds(folds, Workspace(place).images(run.dataset), "cpu", lambda left: RunOptions())
     return folds
 
 
@@ -172,7 +174,9 @@ def test_an_interrupted_fold_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
     steps = make_trainer(first.run, images, "cpu").steps_per_epoch
     stop = iter([False] * 3 * steps + [True])  # after an epoch of the second fold
     with pytest.raises(Interrupted, match="epoch 2 of 2; the same command resumes it"):
-        train_folds([first, second], images, "cpu", lambda left: Conduct(stop=lambda: next(stop)))
+        train_folds(
+            [first, second], images, "cpu", lambda left: RunOptions(should_stop=lambda: next(stop))
+        )
     assert (first.folder.status(), second.folder.status()) == ("done", "resume")
     assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--folds", "2"]) == 0
     for resumed, straight in zip(

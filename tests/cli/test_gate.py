@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from noisebench.cli import main
-from noisebench.reporting import Check, Rules, Shape, check, report_of
+from noisebench.reporting import Check, Rules, TableLayout, check, report_of
 from noisebench.reporting.ci.github import SUMMARY_LIMIT, error_lines, step_summary
 from noisebench.reporting.stats import holm, moderated, student_tail
 from noisebench.runs.folder import RunFolder, run_folders
@@ -49,7 +49,7 @@ def relabel(root: Path, sha: str) -> None:
 
 
 def content(root: Path, metric: str = "last") -> dict:
-    return report_of(run_folders([root]), Shape(metric=metric)).document()
+    return report_of(run_folders([root]), TableLayout(metric=metric)).document()
 
 
 def judged(then: Path, now: Path, **rules: object) -> Check:
@@ -256,7 +256,7 @@ def test_junit_counts_what_the_verdict_counts(tmp_path: Path) -> None:
     for place, drop in (("a", 0), ("b", 20)):
         suite(tmp_path / place)
         suite(tmp_path / place, points=drop, recipe={"name": "other", "epochs": 3, "lr": 0.1})
-    for shape in (Shape(), Shape("recipe,method"), Shape("loss")):
+    for shape in (TableLayout(), TableLayout("recipe,method"), TableLayout("loss")):
         reports = [report_of(run_folders([tmp_path / place]), shape) for place in "ab"]
         verdict = check(reports[1].document(), reports[0].document(), Rules())
         root = fromstring(reports[1].render("junit", verdict))
@@ -436,7 +436,7 @@ def test_a_summary_stays_below_the_limit_and_says_what_is_left_out(
     assert SUMMARY_LIMIT <= 2**20, "GitHub's own limit"
     monkeypatch.setattr("noisebench.reporting.ci.github.SUMMARY_LIMIT", 20_000)
     add(tmp_path)
-    table = report_of(run_folders([tmp_path]), Shape()).tables[0]
+    table = report_of(run_folders([tmp_path]), TableLayout()).tables[0]
     text = step_summary([table] * 100, ["one"])
     assert 15_000 < len(text.encode()) < 20_000 and "parts are left out" in text
     assert step_summary([table], used=20_000) == ""

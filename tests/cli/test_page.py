@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from noisebench.cli import main
-from noisebench.reporting import Report, Shape, report_of
+from noisebench.reporting import Report, TableLayout, report_of
 from noisebench.reporting.page.chart import round_ticks, thin
 from noisebench.reporting.page.inline import inline_svg
 from noisebench.reporting.page.model import view_of
@@ -60,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report(place: Path, metric: str = "last", **shape: object) -> Report:
     return report_of(
-        run_folders([place]), Shape(metric=metric, **shape), workspace=Workspace(place)
+        run_folders([place]), TableLayout(metric=metric, **shape), workspace=Workspace(place)
     )  # type: ignore[arg-type]
 
 
@@ -423,7 +423,9 @@ def test_in_a_browser_a_head_sorts_reverses_and_restores(browser: Browser, page:
 def test_in_a_browser_differences_sort_by_themselves_and_fit_a_phone(
     browser: Browser, trained: Path
 ) -> None:
-    made = report_of(run_folders([trained]), Shape(against="el"), workspace=Workspace(trained))
+    made = report_of(
+        run_folders([trained]), TableLayout(against="el"), workspace=Workspace(trained)
+    )
     (trained / "less.html").write_text(made.render("html"), encoding="utf-8")
     browser.resize(400, 800)
     browser.open(trained / "less.html")

@@ -13,7 +13,7 @@ import torch
 from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.experiments.suite import packaged_suites, read_suites
-from noisebench.labels.issues import together
+from noisebench.labels.issues import combine
 from noisebench.labels.manifest import read_manifest
 from noisebench.metrics.predictions import DENSE, TOP, Predictions
 from noisebench.training.networks import make_network
@@ -95,7 +95,7 @@ def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(
         said[said.index("noisebench corrupt") :].splitlines()[0].partition(" (or")[0].split()[1:]
     )
     assert main(["-q", *words, "--out", "after.csv"]) == 0, "the next command is one"
-    assert read_manifest(Path("after.csv")).kept.sum() == 120 - (len(listed) - 1)
+    assert read_manifest(Path("after.csv")).included.sum() == 120 - (len(listed) - 1)
     Path("doubted.csv").write_text("worked on\n")
     assert run("practitioner", *SIDE.split()) == 0
     assert (
@@ -132,10 +132,10 @@ def test_together_is_the_mean_of_what_each_says() -> None:
     mean = (
         np.exp(a.astype(np.float16).astype(float)) + np.exp(b.astype(np.float16).astype(float))
     ) / 2
-    both = together([first, second], labels)
+    both = combine([first, second], labels)
     assert np.array_equal(both.predicted, mean.argmax(1))
     np.testing.assert_allclose(np.exp(both.recorded_log_p), mean[np.arange(50), labels], rtol=5e-3)
-    assert together([first], labels) is first
+    assert combine([first], labels) is first
 
 
 def test_of_many_classes_the_likeliest_that_were_kept_are_added_up() -> None:
@@ -147,7 +147,7 @@ def test_of_many_classes_the_likeliest_that_were_kept_are_added_up() -> None:
         p = np.zeros((80, K))
         np.put_along_axis(p, said.classes, np.exp(said.log_p.astype(float)), 1)
         kept.append(p)
-    mean, both = np.mean(kept, 0), together([said for said, _, _ in parts], parts[0][1])
+    mean, both = np.mean(kept, 0), combine([said for said, _, _ in parts], parts[0][1])
     assert both.classes.shape == (80, TOP) and np.array_equal(both.predicted, mean.argmax(1))
     np.testing.assert_allclose(np.exp(both.log_p), -np.sort(-mean, 1)[:, :TOP], rtol=1e-5)
     assert all(len(set(row)) == TOP for row in both.classes.tolist())

@@ -14,8 +14,16 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.predictions import read_said
-from noisebench.runs.verify import DIFFERS, SAME, TOLERANCE, UNDECIDED, Check, recheck, verdict
+from noisebench.runs.predictions import load_predictions
+from noisebench.runs.verify import (
+    DIFFERS,
+    SAME,
+    TOLERANCE,
+    UNDECIDED,
+    Check,
+    verify_run,
+    worst_status,
+)
 from noisebench.runs.workspace import Workspace
 
 EPOCHS = ("--epochs", "2")
@@ -67,7 +75,7 @@ def outcomes(folder: RunFolder) -> dict[str, str]:
 
 
 def checks(folder: RunFolder) -> list[Check]:
-    return recheck(folder, Workspace(folder.path.parent.parent, offline=True))
+    return verify_run(folder, Workspace(folder.path.parent.parent, offline=True))
 
 
 def change(folder: RunFolder, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -96,7 +104,7 @@ def edit_both(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object]
     """
     repredict(folder, edit, sealed=True)
     K = folder.record()["data"]["num_classes"]
-    made = read_said(folder, K).metrics(K)
+    made = load_predictions(folder, K).metrics(K)
     change(
         folder, lambda record: record["metrics"].update(made, memorised=made["train"]["memorised"])
     )
@@ -105,7 +113,7 @@ def edit_both(folder: RunFolder, edit: Callable[[dict[str, np.ndarray]], object]
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_every_kind_is_reproduced(kind: str, tmp_path: Path) -> None:
     found = checks(train(tmp_path, KINDS[kind]))
-    assert verdict(found) == SAME, found
+    assert worst_status(found) == SAME, found
     assert [check.name for check in found][:8] == [
         "settings",
         "files",
@@ -116,7 +124,7 @@ def test_a_run_of_every_kind_is_reproduced(kind: str, tmp_path: Path) -> None:
         "noise",
         "labels",
     ]
-    assert all("0 of" in check.said and "at most 0," in check.said for check in found[8:]), (
+    assert all("0 of" in check.detail and "at most 0," in check.detail for check in found[8:]), (
         "on one machine bit for bit"
     )
 
@@ -131,7 +139,7 @@ def test_a_run_out_of_a_pack_is_reproduced(tmp_path: Path) -> None:
     assert main(["-q", "-C", str(tmp_path), "run", "small", "--jobs", "1"]) == 0
     folders = run_folders([tmp_path])
     assert {folder.record()["environment"]["packed"] for folder in folders} == {16}
-    assert {verdict(checks(folder)) for folder in folders} == {SAME}
+    assert {worst_status(checks(folder)) for folder in folders} == {SAME}
 
 
 def test_a_run_of_more_than_a_hundred_classes_is_reproduced_its_brier_score_too(
@@ -210,7 +218,7 @@ def test_one_number_edited_differs_and_is_named(
             at[last] += 1e-9
             copy.result.write_text(json.dumps(record))
             assert [
-                (check.name, check.said.split()[0])
+                (check.name, check.detail.split()[0])
                 for check in checks(copy)
                 if check.status != SAME
             ] == [("numbers", path)]
@@ -326,7 +334,7 @@ def test_a_truncated_file_does_not_pass(
                 ["-q", "-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--recheck"]
             )
             assert code in (4, 5) and "error: " in capsys.readouterr().err
-            assert verdict(checks(copy)) == (DIFFERS if code == 4 else UNDECIDED)
+            assert worst_status(checks(copy)) == (DIFFERS if code == 4 else UNDECIDED)
 
 
 def test_a_missing_file_cannot_be_decided(
@@ -337,8 +345,8 @@ def test_a_missing_file_cannot_be_decided(
             copy = fresh_copy()
             (copy.path / name).unlink()
             found = checks(copy)
-            assert verdict(found) == UNDECIDED and any(
-                name in check.said for check in found if check.status == UNDECIDED
+            assert worst_status(found) == UNDECIDED and any(
+                name in check.detail for check in found if check.status == UNDECIDED
             )
 
 
@@ -348,10 +356,10 @@ def test_without_its_manifest_a_run_cannot_be_decided_and_says_what_to_give(
     (path,) = (tmp_path / "manifests").glob("*.csv")
     elsewhere = path.rename(tmp_path / "elsewhere.csv")
     assert (
-        checks(copy)[-1].said.endswith("give its --manifest FILE")
-        and verdict(checks(copy)) == UNDECIDED
+        checks(copy)[-1].detail.endswith("give its --manifest FILE")
+        and worst_status(checks(copy)) == UNDECIDED
     )
-    assert verdict(recheck(copy, Workspace(tmp_path), elsewhere)) == SAME
+    assert worst_status(verify_run(copy, Workspace(tmp_path), elsewhere)) == SAME
     place = ["-q", "-C", str(tmp_path), "evaluate", copy.path.name, "--recheck"]
     assert [
         main([*place, "--manifest", str(path)]) for path in (elsewhere, tmp_path / "nothing.csv")
@@ -383,7 +391,7 @@ def test_a_record_that_lacks_something_cannot_be_decided(
     damage: Callable[[dict[str, Any]], object], copy: RunFolder
 ) -> None:
     change(copy, damage)
-    assert "is damaged" in checks(copy)[-1].said and verdict(checks(copy)) == UNDECIDED
+    assert "is damaged" in checks(copy)[-1].detail and worst_status(checks(copy)) == UNDECIDED
 
 
 def test_the_answer_is_a_line_a_check_and_an_exit_code(
@@ -404,7 +412,9 @@ def test_the_answer_is_a_line_a_check_and_an_exit_code(
     assert found["recheck"]["verdict"] == DIFFERS and captured.err == (
         f"error: not reproduced: {copy.path.name}\n"
     )
-    assert [set(check) for check in found["recheck"]["checks"]] == [{"name", "status", "said"}] * 11
+    assert [set(check) for check in found["recheck"]["checks"]] == [
+        {"name", "status", "detail"}
+    ] * 11
 
 
 def test_of_several_runs_the_worst_counts(copy: RunFolder, original: RunFolder) -> None:

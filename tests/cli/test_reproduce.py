@@ -14,7 +14,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.datasets import Images
-from noisebench.experiments.command import reproduction
+from noisebench.experiments.command import repro_command
 from noisebench.runs.folder import RunFolder, run_folders
 
 SUITE = """
@@ -45,7 +45,7 @@ WISHES = [
 
 def key_again(folder: RunFolder, place: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The key of what the run's command, split as a shell does, plans in an empty workspace."""
-    words = shlex.split(reproduction(folder.about()).command)
+    words = shlex.split(repro_command(folder.about()).command)
     capsys.readouterr()
     assert (
         words[0] == "noisebench"
@@ -80,7 +80,7 @@ def test_a_runs_command_has_its_key(
     )
     folder = only(tmp_path / "a")
     assert key_again(folder, tmp_path / "b", capsys) == folder.record()["key"]
-    assert reproduction(folder.about()).needs == ()
+    assert repro_command(folder.about()).needs == ()
 
 
 def test_a_command_names_the_source_of_open_set_images(
@@ -133,7 +133,7 @@ def test_a_foreign_set_and_file_are_named_as_needed(
         )
         == 0
     )
-    made = reproduction(only(place).about())
+    made = repro_command(only(place).about())
     assert [need.split()[:3] for need in made.needs] == [
         ["the", "data", "set"],
         ["the", "file", "theirs.npy"],
@@ -147,14 +147,14 @@ def test_a_foreign_set_and_file_are_named_as_needed(
 def test_a_loss_of_a_plugin_is_named_as_needed() -> None:
     about = {"dataset": "digits", "noise": "symmetric(rate=0.4)", "noise_seed": 0, "loss": "nobodys(p=1)", "strategy": "standard",
              "model": "mlp", "recipe_name": "digits", "recipe": {"epochs": 40}, "seed": 0, "precision": "fp32"}  # fmt: skip
-    assert reproduction(about).needs == (
+    assert repro_command(about).needs == (
         "the file that defines the loss nobodys: noisebench --plugin FILE train ...",
     )
 
 
 def test_a_shell_reads_every_word_as_it_was() -> None:
     for name in ("a b", "it's", "$(touch x)", "`x`", "a\"b'c", "!x", "a\nb", "a;b"):
-        made = reproduction(about_of(name))
+        made = repro_command(about_of(name))
         assert tuple(shlex.split(made.command)) == made.words and made.words[2] == name
 
 

@@ -19,13 +19,13 @@ from noisebench.cli import main
 from noisebench.core.classes import NoClass, class_numbers
 from noisebench.datasets import DATASETS, Labels, Shape, read_review
 from noisebench.errors import DataError, LanguageError
-from noisebench.experiments.oracle import resolve
-from noisebench.experiments.resolve import Wish, plan_run
-from noisebench.labels.build import LabelWish, Outside, make_manifest
+from noisebench.experiments.oracle import resolve_auto
+from noisebench.experiments.resolve import RunRequest, resolve_run
+from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest, short_noise
 from noisebench.labels.review import Reviewed, review_manifest
 from noisebench.losses import LOSSES
-from noisebench.noise import is_drawn
+from noisebench.noise import is_random
 from noisebench.runs.workspace import Workspace
 
 DIGITS = Workspace().labels(DATASETS["digits"])
@@ -33,7 +33,7 @@ SHA = "sha256='[0-9a-f]{16}'"
 
 
 def labels_of(text: str = "symmetric(rate=0.4)", data: Labels = DIGITS, **wish: Any) -> Manifest:
-    return make_manifest(data, LabelWish(text, **wish))
+    return make_manifest(data, LabelRequest(text, **wish))
 
 
 def listing(path: Path, manifest: Manifest, which: Any, suggested: Any = None) -> Path:
@@ -49,7 +49,7 @@ def listing(path: Path, manifest: Manifest, which: Any, suggested: Any = None) -
 
 def review(manifest: Manifest, path: Path, action: str, data: Labels = DIGITS) -> Reviewed:
     return review_manifest(
-        data, manifest, path, action, Outside(data, Path(), True, DATASETS.__getitem__)
+        data, manifest, path, action, DatasetInputs(data, Path(), True, DATASETS.__getitem__)
     )
 
 
@@ -125,16 +125,16 @@ def test_two_lists_that_differ_in_name_alone_make_the_same_labels(tmp_path: Path
     noisy = labels_of()
     paths = [listing(tmp_path / name, noisy, wrong(noisy)[:9]) for name in ("a.csv", "b.csv")]
     a, b = (review(noisy, path, "drop").after for path in paths)
-    assert a.sha256 != b.sha256 and a.identity == b.identity
+    assert a.sha256 != b.sha256 and a.content_hash == b.content_hash
 
 
 def test_a_review_can_be_reviewed(tmp_path: Path) -> None:
     noisy, half = labels_of(), np.arange(0, 518, 2)
     first = review(noisy, listing(tmp_path / "1.csv", noisy, wrong(noisy)[half]), "drop").after
-    rest = np.setdiff1d(wrong(first), np.flatnonzero(~first.kept))
+    rest = np.setdiff1d(wrong(first), np.flatnonzero(~first.included))
     second = review(first, listing(tmp_path / "2.csv", first, rest), "relabel")
     assert second.summary["wrong_before"] == 259 and second.summary["wrong_after"] == 0
-    np.testing.assert_array_equal(second.after.kept, first.kept)
+    np.testing.assert_array_equal(second.after.included, first.included)
     assert file_name(second.after, DATASETS["digits"]).startswith("digits-sym0.4-reviewed-drop-1-")
     assert "-reviewed-relabel-2-" in file_name(second.after, DATASETS["digits"])
 
@@ -174,8 +174,8 @@ def test_where_nobody_knows_the_clean_labels_nothing_is_said_of_wrong_ones(tmp_p
         LanguageError,
         match="auto needs the noise rate, which this manifest does not know: write estimated",
     ):
-        resolve(LOSSES, "el(eps=auto)", done.after)
-    assert str(resolve(LOSSES, "el(eps=estimated)", done.after)) == "el(eps=estimated)"
+        resolve_auto(LOSSES, "el(eps=auto)", done.after)
+    assert str(resolve_auto(LOSSES, "el(eps=estimated)", done.after)) == "el(eps=estimated)"
 
 
 def test_images_of_another_set_are_dropped_like_others(tmp_path: Path) -> None:
@@ -197,17 +197,17 @@ def test_images_of_another_set_are_dropped_like_others(tmp_path: Path) -> None:
 def test_auto_is_the_realised_rate_of_what_is_left_and_an_oracle(tmp_path: Path) -> None:
     noisy = labels_of()
     after = review(noisy, listing(tmp_path / "s.csv", noisy, wrong(noisy)[:300]), "drop").after
-    run = plan_run(Wish(loss="el(eps=auto)"), DATASETS["digits"], after, "")
+    run = resolve_run(RunRequest(loss="el(eps=auto)"), DATASETS["digits"], after, "")
     assert str(run.loss) == f"el(eps={218 / 997!r})" and run.oracle and run.method == "el"
-    assert not plan_run(Wish(loss="el(eps=0.4)"), DATASETS["digits"], after, "").oracle
-    forward = plan_run(Wish(loss="forward(ce)"), DATASETS["digits"], after, "")
+    assert not resolve_run(RunRequest(loss="el(eps=0.4)"), DATASETS["digits"], after, "").oracle
+    forward = resolve_run(RunRequest(loss="forward(ce)"), DATASETS["digits"], after, "")
     assert "empirical" in str(forward.loss) and forward.oracle
 
 
 def test_a_noise_is_drawn_if_the_noise_within_is() -> None:
-    assert is_drawn("reviewed(symmetric(rate=0.4), action='drop', suspects='s.csv')")
-    assert not is_drawn("reviewed(human('worse'), action='drop', suspects='s.csv')")
-    assert not is_drawn(
+    assert is_random("reviewed(symmetric(rate=0.4), action='drop', suspects='s.csv')")
+    assert not is_random("reviewed(human('worse'), action='drop', suspects='s.csv')")
+    assert not is_random(
         "reviewed(reviewed(imported('own'), action='drop', suspects='a.csv'), "
         "action='drop', suspects='s.csv')"
     )
@@ -363,7 +363,7 @@ def test_cleanlabs_results_name_the_examples_that_it_named(
         with subtests.test(name):
             write(tmp_path / name)
             dropped = review(noisy, tmp_path / name, "drop").after
-            np.testing.assert_array_equal(np.flatnonzero(~dropped.kept), np.flatnonzero(flags))
+            np.testing.assert_array_equal(np.flatnonzero(~dropped.included), np.flatnonzero(flags))
             if name.endswith(("csv", "tsv")):
                 relabelled = review(noisy, tmp_path / name, "relabel").after
                 np.testing.assert_array_equal(
@@ -484,7 +484,7 @@ def test_the_data_set_may_be_named_where_it_is_the_manifests(place: Path) -> Non
     assert (
         main(["corrupt", "digits", *REVIEW.split()[1:], "--relabel", "-o", "relabelled.csv"]) == 0
     )
-    assert read_manifest("relabelled.csv").wrong == 418
+    assert read_manifest("relabelled.csv").num_wrong == 418
 
 
 def test_the_loop_is_closed_on_digits(

@@ -18,8 +18,8 @@ from noisebench.errors import ConfigError
 from noisebench.experiments.suite import AXES, read_suites
 from noisebench.experiments.workload import images_of
 from noisebench.reporting import finished_runs
-from noisebench.runs.packing import loads
-from noisebench.runs.queue import Item, make_agenda, where
+from noisebench.runs.packing import make_packs
+from noisebench.runs.queue import QueuedRun, plan_suite, where
 from noisebench.runs.workspace import Workspace
 
 SUITE = """\
@@ -44,11 +44,11 @@ suites:
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+def items(tmp_path_factory: pytest.TempPathFactory) -> list[QueuedRun]:
     """The agenda of the suite `wide`, 144 runs."""
     place = tmp_path_factory.mktemp("wide")
     (place / "s.yaml").write_text(SUITE)
-    return make_agenda(Workspace(place), read_suites(place / "s.yaml")["wide"])
+    return plan_suite(Workspace(place), read_suites(place / "s.yaml")["wide"])
 
 
 VALUES = {
@@ -66,12 +66,12 @@ VALUES = {
 }
 
 
-def keys(items: list[Item]) -> list[str]:
+def keys(items: list[QueuedRun]) -> list[str]:
     return [item.run.key for item in items]
 
 
 def test_the_values_of_each_axis_partition_the_suite(
-    items: list[Item], subtests: pytest.Subtests
+    items: list[QueuedRun], subtests: pytest.Subtests
 ) -> None:
     assert set(VALUES) == {*AXES, "seed", "noise_seed"}
     for axis, values in VALUES.items():
@@ -84,7 +84,7 @@ def test_the_values_of_each_axis_partition_the_suite(
 
 
 def test_several_conditions_leave_what_meets_them_all_in_the_suites_order(
-    items: list[Item],
+    items: list[QueuedRun],
 ) -> None:
     one, two = "noise=asym 0.3|sym 0.4", "loss=gce(q=0.5)|ce"
     both = where(items, [one, two])
@@ -110,7 +110,7 @@ SPELLINGS = [
 
 
 def test_every_spelling_of_a_value_selects_the_same_runs(
-    items: list[Item], subtests: pytest.Subtests
+    items: list[QueuedRun], subtests: pytest.Subtests
 ) -> None:
     for axis, texts in SPELLINGS:
         first = keys(where(items, [f"{axis}={texts[0]}"]))
@@ -140,7 +140,7 @@ REFUSED = [
 
 
 def test_a_condition_that_leaves_no_run_is_refused_with_the_values_of_its_axis(
-    items: list[Item], subtests: pytest.Subtests
+    items: list[QueuedRun], subtests: pytest.Subtests
 ) -> None:
     for condition, message in REFUSED:
         with subtests.test(condition), pytest.raises(ConfigError, match=message):
@@ -152,13 +152,13 @@ def test_a_condition_that_leaves_no_run_is_refused_with_the_values_of_its_axis(
     [["seed=1"], ["seed=1", "noise=sym 0.4", "loss=el", "subset=300", "strategy=standard"]],
 )
 def test_which_runs_are_packed_is_decided_by_the_whole_suite(
-    conditions: list[str], items: list[Item]
+    conditions: list[str], items: list[QueuedRun]
 ) -> None:
-    width = {item.run.key: load.width for load in loads(items, items) for item in load.items}
+    width = {item.run.key: load.width for load in make_packs(items, items) for item in load.items}
     chosen = where(items, conditions)
-    assert {item.run.key: load.width for load in loads(items, chosen) for item in load.items} == {
-        key: width[key] for key in keys(chosen)
-    }
+    assert {
+        item.run.key: load.width for load in make_packs(items, chosen) for item in load.items
+    } == {key: width[key] for key in keys(chosen)}
     assert {width[key] for key in keys(chosen)} == {1, 16}
 
 
@@ -166,7 +166,7 @@ def test_which_runs_are_packed_is_decided_by_the_whole_suite(
 def place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with the suites above in s.yaml; a dry run trains nothing to estimate the time."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("noisebench.runs.time_estimate.seconds_of_suite", lambda *_: 0.0)
+    monkeypatch.setattr("noisebench.runs.time_estimate.estimate_suite_seconds", lambda *_: 0.0)
     (place / "s.yaml").write_text(SUITE)
     return place
 

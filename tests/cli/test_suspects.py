@@ -21,7 +21,13 @@ from noisebench.cli import main
 from noisebench.core.sanitize import as_cell, from_cell, path_as_cell
 from noisebench.datasets import DATASETS, Labels
 from noisebench.labels.build import make_manifest
-from noisebench.labels.issues import better_score, beyond_doubt, doubted, how_good, write_suspects
+from noisebench.labels.issues import (
+    better_score,
+    beyond_doubt,
+    label_issues,
+    precision_text,
+    write_suspects,
+)
 from noisebench.labels.manifest import Manifest
 from noisebench.metrics import scores
 from noisebench.metrics.dynamics import Dynamics
@@ -65,11 +71,11 @@ def written(path: Path, of: Manifest) -> list[dict[str, str]]:
 def test_only_labels_that_are_not_the_likeliest_are_doubted_the_least_likely_first_ties_by_index() -> (
     None
 ):
-    assert doubted(said(), manifest().labels).tolist() == [1, 3, 2, 4]
+    assert label_issues(said(), manifest().labels).tolist() == [1, 3, 2, 4]
 
 
 def test_what_is_verified_or_dropped_is_not_doubted_and_what_is_held_out_is() -> None:
-    assert doubted(
+    assert label_issues(
         said(),
         manifest().labels,
         beyond_doubt(manifest(trusted=mask(3), dropped=mask(1), val=mask(4))),
@@ -122,15 +128,15 @@ def test_of_more_than_a_hundred_classes_the_top_five_are_enough(tmp_path: Path) 
         manifest(tuple(f"class {k}" for k in range(101))), labels=np.array([100, 0, 1, 98, 3])
     )
     many = said(p, of.labels)
-    assert many.dense is None and doubted(many, of.labels).tolist() == [1, 3, 4]
+    assert many.dense is None and label_issues(many, of.labels).tolist() == [1, 3, 4]
 
 
 def test_with_known_labels_the_share_of_wrong_ones_is_said_and_without_it_is_not() -> None:
     known = replace(manifest(), clean_labels=np.array([0, 1, 1, 2, 2]))
-    found = how_good(said(), known)
+    found = precision_text(said(), known)
     assert found["listed"] == 4 and found["of"] == 5 and found["precision"] == 0.5
     assert found["auroc"] == 1.0
-    assert how_good(said(), manifest())["precision"] is None
+    assert precision_text(said(), manifest())["precision"] is None
 
 
 def test_the_order_is_cleanlabs_by_self_confidence_on_the_same_probabilities() -> None:
@@ -139,7 +145,7 @@ def test_the_order_is_cleanlabs_by_self_confidence_on_the_same_probabilities() -
     said_of = Predictions.of(np.log(p).astype(np.float32), labels.labels, labels.clean_labels)
     rounded = np.exp(np.asarray(said_of.dense, np.float64))
     theirs = get_self_confidence_for_each_label(labels.labels, rounded)
-    listed = doubted(said_of, labels.labels, beyond_doubt(labels))
+    listed = label_issues(said_of, labels.labels, beyond_doubt(labels))
     assert listed.tolist() == [
         at for at in np.argsort(theirs, kind="stable") if p[at].argmax() != labels.labels[at]
     ]
@@ -345,7 +351,7 @@ def test_what_is_kept_is_the_mean_of_the_first_half_of_the_epochs(
     make_trainer: Callable[..., Trainer],
 ) -> None:
     trainer, dynamics = make_trainer(epochs=3), Dynamics()
-    first, second, third = (trainer.run_epoch().train_whole for _ in range(3))
+    first, second, third = (trainer.run_epoch().train_probs for _ in range(3))
     for each in (first, second):
         assert each.sum(1) == pytest.approx(np.ones(256), abs=1e-5)
         dynamics.add_early(each)

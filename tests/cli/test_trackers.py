@@ -28,7 +28,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.trackers import TRACKERS, Facts, Kind, Logbook, Place, connect
+from noisebench.runs.trackers import TRACKERS, Kind, RunInfo, RunLogger, TrackerConfig, connect
 from noisebench.runs.trackers.content import epoch_numbers, final_numbers
 from noisebench.training.trainer import Trainer
 from tests.unit.test_runner import Desk
@@ -203,7 +203,7 @@ def place(
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of MLflow's, which takes seconds to make."""
     root = tmp_path_factory.mktemp("mlflow")
-    connect("mlflow", Place(root, offline=True))
+    connect("mlflow", TrackerConfig(root, offline=True))
     return root / "mlflow.db"
 
 
@@ -334,10 +334,10 @@ def test_a_run_that_is_forced_begins_another_page(tracker: str, place: Path) -> 
 def test_numbers_that_are_none_are_taken(tracker: str, place: Path) -> None:
     folder = place / "runs" / "odd"
     folder.mkdir(parents=True)
-    page = connect(tracker, Place(place, offline=True)).start(
-        Facts("odd", "odd numbers", folder, {"loss": "ce"}), None
+    page = connect(tracker, TrackerConfig(place, offline=True)).start(
+        RunInfo("odd", "odd numbers", folder, {"loss": "ce"}), None
     )
-    (folder / "trackers.json").write_text(json.dumps({tracker: page.identity}))
+    (folder / "trackers.json").write_text(json.dumps({tracker: page.content_hash}))
     page.log([(1, {"loss": float("nan"), "lr": float("inf"), "test_acc": 0.5})])
     page.finish("finished", 1, {"final/nll": float("nan")})
     assert READERS[tracker](place)[0].epochs[1]["test_acc"] == 0.5
@@ -459,9 +459,9 @@ class Broken:
     """
 
     def __init__(self, where: str = "nowhere") -> None:
-        self.where, self.identity, self.held, self.told, self.breaks = where, "1", 0, [], True
+        self.where, self.content_hash, self.held, self.told, self.breaks = where, "1", 0, [], True
 
-    def start(self, facts: Facts, known: str | None) -> Broken:
+    def start(self, facts: RunInfo, known: str | None) -> Broken:
         return self
 
     def log(self, epochs: list[tuple[int, dict[str, float]]]) -> None:
@@ -527,7 +527,7 @@ def test_an_epoch_that_is_trained_again_is_not_told_again(broken: Broken, place:
     desk, broken.breaks = Desk(place), False
     run = desk.plan()
     lines = [{"epoch": epoch, "loss": 1.0} for epoch in (1, 2, 3)]
-    with Logbook({"broken": broken}, print) as logbook:
+    with RunLogger({"broken": broken}, print) as logbook:
         # a worker died after two epochs
         for part in (lines[:1], lines[1:2], lines[:1], lines[:2], lines[2:]):
             logbook.log(run, desk.folder(run), part)
@@ -600,7 +600,7 @@ def test_offline_mlflow_heeds_what_is_on_this_machine(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     expected = f"mlflow ui --backend-store-uri sqlite:///{place / 'mlflow.db'}" if own else uri
-    assert connect(tracker, Place(place, offline=True)).where == expected
+    assert connect(tracker, TrackerConfig(place, offline=True)).where == expected
 
 
 @pytest.mark.soak

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from noisebench.cli import main
-from noisebench.reporting import METRICS, Rules, Shape, Table, check, report_of
+from noisebench.reporting import METRICS, Rules, Table, TableLayout, check, report_of
 from noisebench.runs.folder import run_folders
-from noisebench.strategies import STRATEGIES, Passes
+from noisebench.strategies import STRATEGIES, ComputeCost
 from tests.unit.test_report import SYM, add, report, tables
 
 COSTS = ("per_minute", "minutes", "work")
@@ -75,13 +75,13 @@ def timed(root: Path, packed: tuple[int, int] = (1, 1), threads: tuple[int, int]
 
 def test_times_of_one_machine_compare(tmp_path: Path) -> None:
     table = timed(tmp_path)
-    assert table.leaders == {("gce", SYM)} and table.rank("gce", SYM) == 1
+    assert table.significant_best == {("gce", SYM)} and table.rank("gce", SYM) == 1
     assert "do not compare" not in report(tmp_path, "minutes").render("md")
 
 
 def test_times_of_packs_and_of_single_runs_do_not(tmp_path: Path) -> None:
     table = timed(tmp_path, packed=(16, 1))
-    assert not table.leaders and table.rank("gce", SYM) is None
+    assert not table.significant_best and table.rank("gce", SYM) is None
     said = (
         "Trained together as one network (ce), or by themselves (gce): these times do not compare."
     )
@@ -100,7 +100,7 @@ def test_within_a_cell_they_do_not_either(tmp_path: Path) -> None:
 
 
 def test_times_of_several_machines_do_not(tmp_path: Path) -> None:
-    assert not timed(tmp_path, threads=(1, 2)).leaders
+    assert not timed(tmp_path, threads=(1, 2)).significant_best
     assert "cpu, 1 thread; cpu, 2 threads, which do not compare" in report(
         tmp_path, "minutes"
     ).render("md")
@@ -115,7 +115,7 @@ def test_a_mean_rank_is_of_results_alone(tmp_path: Path) -> None:
 
 
 def content(root: Path, metric: str) -> dict:
-    return report_of(run_folders([root]), Shape(metric=metric)).document()
+    return report_of(run_folders([root]), TableLayout(metric=metric)).document()
 
 
 def test_time_is_no_regression(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_list_of_strategies_says_their_work_beside_ce(capsys: pytest.CaptureFi
         "1.33 x CE",
     )
     for entry in STRATEGIES:
-        if isinstance(passes := entry.facts.get("cost"), Passes):
+        if isinstance(passes := entry.facts.get("cost"), ComputeCost):
             assert rows[entry.name]["passes"] == str(passes) and float(
                 rows[entry.name]["cost"].split()[0]
             ) == pytest.approx(passes.share, rel=0.01)

@@ -36,20 +36,20 @@ from noisebench.core.plugins import code_of, load_plugins
 from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Images, find_dataset, fingerprint, read_images
 from noisebench.errors import ConfigError, DataError, LanguageError
-from noisebench.executors.job import Bundle, Job, Place
+from noisebench.executors.job import Job, JobBatch, WorkerConfig
 from noisebench.executors.submission import EventFile
 from noisebench.executors.worker import work_on
 from noisebench.experiments import resolve
 from noisebench.experiments.backbones import BACKBONES
 from noisebench.experiments.recipes import Recipe
-from noisebench.experiments.resolve import Run, Wish, plan_run
+from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite
-from noisebench.experiments.weights import Initial, initial_of
-from noisebench.labels.build import LabelWish
+from noisebench.experiments.weights import InitialWeights, initial_of
+from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import Manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import FILES, NOISES
-from noisebench.runs.queue import make_agenda
+from noisebench.runs.queue import plan_suite
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import STRATEGIES, normal_strategy
 from tests.conftest import Case
@@ -71,21 +71,21 @@ def images() -> Images:
 
 
 def planned(
-    images: Images, wish: LabelWish = LabelWish("symmetric(rate=0.4)"), **wishes: Any
-) -> Run:
+    images: Images, wish: LabelRequest = LabelRequest("symmetric(rate=0.4)"), **wishes: Any
+) -> RunConfig:
     workspace = Workspace(".")
     manifest, _ = workspace.make(images.dataset, wish)
-    return plan_run(
-        Wish(**{"precision": "fp32", **wishes}), images.dataset, manifest, images.fingerprint
+    return resolve_run(
+        RunRequest(**{"precision": "fp32", **wishes}), images.dataset, manifest, images.fingerprint
     )
 
 
 @pytest.fixture(scope="module")
-def base(images: Images) -> Run:
+def base(images: Images) -> RunConfig:
     return planned(images)
 
 
-def differ(one: Run, other: Run) -> bool:
+def differ(one: RunConfig, other: RunConfig) -> bool:
     return one.key != other.key
 
 
@@ -99,7 +99,7 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_every_value_of_a_recipe_is_in_the_key(base: Run, case: Case) -> None:
+def test_every_value_of_a_recipe_is_in_the_key(base: RunConfig, case: Case) -> None:
     for field in dataclasses.fields(Recipe):
         with case(field=field.name):
             assert field.name in RECIPE, (
@@ -111,7 +111,7 @@ def test_every_value_of_a_recipe_is_in_the_key(base: Run, case: Case) -> None:
             assert differ(base, replace(base, recipe=changed))
 
 
-RUN: dict[str, Callable[[Run], Any]] = {  # what decides the result
+RUN: dict[str, Callable[[RunConfig], Any]] = {  # what decides the result
     "manifest": lambda run: with_label(run.manifest, 3),
     "data_sha256": lambda run: "0" * 64,
     "source_sha256": lambda run: "0" * 64,
@@ -121,7 +121,7 @@ RUN: dict[str, Callable[[Run], Any]] = {  # what decides the result
     "recipe": lambda run: replace(run.recipe, epochs=7),
     "seed": lambda run: 1,
     "precision": lambda run: "bf16",
-    "init": lambda run: Initial("some.safetensors", "0" * 64),
+    "init": lambda run: InitialWeights("some.safetensors", "0" * 64),
 }
 NAMES: dict[str, Any] = {  # what only says how it is called, or is read off the rest
     "dataset": replace(
@@ -138,8 +138,8 @@ NAMES: dict[str, Any] = {  # what only says how it is called, or is read off the
 }
 
 
-def test_every_field_of_a_run_is_in_the_key_or_a_name(base: Run, case: Case) -> None:
-    for field in dataclasses.fields(Run):
+def test_every_field_of_a_run_is_in_the_key_or_a_name(base: RunConfig, case: Case) -> None:
+    for field in dataclasses.fields(RunConfig):
         with case(field=field.name):
             assert (field.name in RUN) != (field.name in NAMES), (
                 f"Run.{field.name} is new: say in RUN or NAMES whether it changes the result"
@@ -151,13 +151,13 @@ def test_every_field_of_a_run_is_in_the_key_or_a_name(base: Run, case: Case) -> 
 WISH: dict[str, dict[str, Any]] = {
     "method": {"method": "gce"}, "loss": {"loss": "mae"}, "strategy": {"strategy": "d2l"}, "model": {"model": "cnn8"},
     "recipe": {"recipe": "apl"}, "changes": {"changes": {"lr": 0.2}}, "seed": {"seed": 5}, "precision": {"precision": "bf16"},
-    "budget": {"budget": "compute", "strategy": "coteaching"}, "init": {"init": Initial("some.safetensors", "1" * 64)},
+    "budget": {"budget": "compute", "strategy": "coteaching"}, "init": {"init": InitialWeights("some.safetensors", "1" * 64)},
 }  # fmt: skip
 
 
 def test_every_wish_is_in_the_key_but_the_device(images: Images, case: Case) -> None:
     assert len({planned(images, device=device).key for device in ("auto", "cpu", "cuda:3")}) == 1
-    for field in (field for field in dataclasses.fields(Wish) if field.name != "device"):
+    for field in (field for field in dataclasses.fields(RunRequest) if field.name != "device"):
         with case(field=field.name):
             assert field.name in WISH, f"Wish.{field.name} is new: give WISH an example of it"
             without = {
@@ -179,7 +179,9 @@ def test_every_wish_for_labels_is_in_the_key_but_whose_convention_it_is(
     told = replace(run.manifest, meta={**run.manifest.meta, "convention": "some paper's"})
     # it changes the noise's text, which is in the key, or nothing
     assert not differ(run, replace(run, manifest=told))
-    for field in (field for field in dataclasses.fields(LabelWish) if field.name != "convention"):
+    for field in (
+        field for field in dataclasses.fields(LabelRequest) if field.name != "convention"
+    ):
         with case(field=field.name):
             assert field.name in LABELS, (
                 f"LabelWish.{field.name} is new: give LABELS an example of it"
@@ -191,7 +193,7 @@ def test_every_wish_for_labels_is_in_the_key_but_whose_convention_it_is(
                 {"noise": "symmetric(rate=0.4)", **wish} for wish in (without, LABELS[field.name])
             )
             assert differ(
-                planned(images, LabelWish(**plain)), planned(images, LabelWish(**changed))
+                planned(images, LabelRequest(**plain)), planned(images, LabelRequest(**changed))
             )
 
 
@@ -284,7 +286,7 @@ def parameters_of(registry: Registry) -> list[tuple[str, Parameter]]:
     return [(entry.name, p) for entry in ours for p in entry.parameters if not p.is_expression]
 
 
-def test_every_parameter_of_a_loss_is_in_the_key(base: Run, case: Case) -> None:
+def test_every_parameter_of_a_loss_is_in_the_key(base: RunConfig, case: Case) -> None:
     for name, parameter in parameters_of(LOSSES):
         with case(f"{name}, {parameter.name}"):
             one, other = (
@@ -294,7 +296,7 @@ def test_every_parameter_of_a_loss_is_in_the_key(base: Run, case: Case) -> None:
             assert differ(one, other)
 
 
-def test_every_parameter_of_a_strategy_is_in_the_key(base: Run, case: Case) -> None:
+def test_every_parameter_of_a_strategy_is_in_the_key(base: RunConfig, case: Case) -> None:
     for name, parameter in parameters_of(STRATEGIES):
         with case(f"{name}, {parameter.name}"):
             one, other = (
@@ -304,8 +306,8 @@ def test_every_parameter_of_a_strategy_is_in_the_key(base: Run, case: Case) -> N
             assert differ(one, other)
 
 
-def test_every_parameter_of_a_noise_is_in_the_key(base: Run, case: Case) -> None:
-    def noisy(text: str) -> Run:
+def test_every_parameter_of_a_noise_is_in_the_key(base: RunConfig, case: Case) -> None:
+    def noisy(text: str) -> RunConfig:
         return replace(
             base,
             manifest=replace(
@@ -318,7 +320,7 @@ def test_every_parameter_of_a_noise_is_in_the_key(base: Run, case: Case) -> None
             assert differ(*map(noisy, two_texts(NOISES, name, parameter)))
 
 
-def test_where_a_file_lies_is_in_no_key_once_its_bytes_are(base: Run) -> None:
+def test_where_a_file_lies_is_in_no_key_once_its_bytes_are(base: RunConfig) -> None:
     for entry in NOISES:
         for p in entry.parameters:
             if p.name in FILES and entry.name != "plc":
@@ -368,7 +370,7 @@ def newer(registry: Registry, name: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("registry", [LOSSES, STRATEGIES], ids=["losses", "strategies"])
 def test_the_version_of_every_part_is_in_the_key(
-    registry: Registry, base: Run, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, base: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for entry in [entry for entry in registry if entry.build.__module__.startswith("noisebench.")]:
         required = [p for p in entry.parameters if p.required]
@@ -382,7 +384,9 @@ def test_the_version_of_every_part_is_in_the_key(
         assert replace(run).key != before, entry.name
 
 
-def test_an_inner_parts_version_is_in_the_key(base: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inner_parts_version_is_in_the_key(
+    base: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = replace(base, loss=LOSSES.normal("lsr(normalized(focal)) + 0.1*mae"))
     assert before.key and base.key  # which are remembered
     newer(LOSSES, "focal", monkeypatch)
@@ -394,9 +398,9 @@ def test_the_versions_of_noises_networks_estimates_weights_and_the_protocol_are_
 ) -> None:
     for entry in list(NOISES):
         if entry.name in ("symmetric", "pairflip"):
-            before = planned(images, LabelWish(f"{entry.name}(rate=0.3)"))
+            before = planned(images, LabelRequest(f"{entry.name}(rate=0.3)"))
             newer(NOISES, entry.name, monkeypatch)
-            assert differ(before, planned(images, LabelWish(f"{entry.name}(rate=0.3)")))
+            assert differ(before, planned(images, LabelRequest(f"{entry.name}(rate=0.3)")))
     for name, entry in list(BACKBONES.items()):
         before = planned(images, model=name)
         assert before.key
@@ -459,23 +463,23 @@ def with_label(manifest: Manifest, place: int, *, clean: bool = False) -> Manife
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1296), st.booleans())
 def test_every_label_recorded_or_clean_is_in_the_key(place: int, clean: bool) -> None:
-    manifest, _ = Workspace(".").make(DATASETS["digits"], LabelWish("symmetric(rate=0.4)"))
-    assert with_label(manifest, place, clean=clean).identity != manifest.identity
+    manifest, _ = Workspace(".").make(DATASETS["digits"], LabelRequest("symmetric(rate=0.4)"))
+    assert with_label(manifest, place, clean=clean).content_hash != manifest.content_hash
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1296), st.sampled_from(["val", "trusted", "dropped", "source"]))
 def test_what_is_set_apart_or_replaced_is_in_the_key(place: int, name: str) -> None:
-    manifest, _ = Workspace(".").make(DATASETS["digits"], LabelWish("symmetric(rate=0.4)"))
+    manifest, _ = Workspace(".").make(DATASETS["digits"], LabelRequest("symmetric(rate=0.4)"))
     column = np.full(1297, -1) if name == "source" else np.zeros(1297, bool)
     meta = {**manifest.meta, **({"source": "cifar10"} if name == "source" else {})}
     before = replace(manifest, meta=meta, **{name: column})
     column = column.copy()
     column[place] = 7 if name == "source" else True
-    assert replace(before, **{name: column}).identity != before.identity
+    assert replace(before, **{name: column}).content_hash != before.content_hash
 
 
-def test_a_fact_of_the_labels_is_in_the_key(base: Run, case: Case) -> None:
+def test_a_fact_of_the_labels_is_in_the_key(base: RunConfig, case: Case) -> None:
     for name in ["num_classes", "classes", "labels_sha256", "noise_version", "images_sha256"]:
         with case(name=name):
             value = (
@@ -493,7 +497,7 @@ def test_a_fact_of_the_labels_is_in_the_key(base: Run, case: Case) -> None:
             )
 
 
-def test_where_data_lay_is_in_no_key(base: Run, case: Case) -> None:
+def test_where_data_lay_is_in_no_key(base: RunConfig, case: Case) -> None:
     for name in ["path", "test_path", "source_path", "convention"]:
         with case(name=name):
             assert not differ(
@@ -698,7 +702,7 @@ def test_executors_jobs_and_devices_change_no_key_of_a_suite(
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
         assert [
-            item.run.key for item in make_agenda(Workspace(tmp_path / place, workers=3), suite)
+            item.run.key for item in plan_suite(Workspace(tmp_path / place, workers=3), suite)
         ] == plain
 
 
@@ -795,9 +799,10 @@ def test_a_worker_whose_data_have_changed_trains_nothing(tmp_path: Path, images:
         "precision: fp32, epochs: 1, seeds: [0]}, "
         "matrix: {noise: ['symmetric(rate=0.4)'], method: [ce]}}}\n"
     )
-    (item,) = make_agenda(Workspace(tmp_path), find_suite(str(tmp_path / "own.yaml"), tmp_path)[1])
+    (item,) = plan_suite(Workspace(tmp_path), find_suite(str(tmp_path / "own.yaml"), tmp_path)[1])
     (tmp_path / "bundle").write_text(
-        Place(str(tmp_path), str(tmp_path), True).line() + Bundle((Job.of(0, item),)).line()
+        WorkerConfig(str(tmp_path), str(tmp_path), True).line()
+        + JobBatch((Job.of(0, item),)).line()
     )
     for changed, kind in ((True, "failed"), (False, "done")):
         as_npz(
@@ -932,7 +937,7 @@ def test_a_plugin_that_was_edited_is_another_run(tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_was_edited_in_a_session_is_refused_and_its_key_stays_that_of_what_is_computed(
-    tmp_path: Path, base: Run
+    tmp_path: Path, base: RunConfig
 ) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(LOSS.format(name="test_in_session", factor="1.0", more=""))
@@ -948,7 +953,7 @@ def test_a_plugin_that_was_edited_in_a_session_is_refused_and_its_key_stays_that
     assert not differ(before, replace(before))
 
 
-def test_a_loss_that_was_typed_in_has_no_key(base: Run) -> None:
+def test_a_loss_that_was_typed_in_has_no_key(base: RunConfig) -> None:
     scope: dict[str, Any] = {"__name__": "typed_in"}
     exec(
         "import noisebench as nb\n@nb.register_loss\ndef test_typed_in(log_p):\n    return "
@@ -961,7 +966,7 @@ def test_a_loss_that_was_typed_in_has_no_key(base: Run) -> None:
         assert replace(base, loss=LOSSES.normal("test_typed_in")).key
 
 
-def test_our_own_code_is_told_by_its_versions_alone(base: Run) -> None:
+def test_our_own_code_is_told_by_its_versions_alone(base: RunConfig) -> None:
     """Keys outlive a change that changes no number; where one does, the version is raised."""
     assert base.config["versions"] == {"loss:ce": "1", "strategy:standard": "1", "model:mlp": "1"}
     assert plugins.code_of(None) == plugins.code_of("<stdin>") == ""

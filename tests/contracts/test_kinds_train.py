@@ -18,8 +18,8 @@ from noisebench.cli import main
 from noisebench.datasets import DATASETS, HUMAN
 from noisebench.datasets.cifar_n import HumanColumn, HumanFile
 from noisebench.errors import ManifestError
-from noisebench.experiments.resolve import Wish, plan_run
-from noisebench.labels.build import LabelWish
+from noisebench.experiments.resolve import RunRequest, resolve_run
+from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import Manifest, read_manifest
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.session import make_trainer
@@ -168,10 +168,10 @@ def test_every_kind_trains_and_its_record_is_a_recount(lab, case):
             record, manifest, arrays = run.record, run.manifest, run.folder.read_arrays()
             assert run.folder.status() == "done" and len(run.history) == 2
             assert record["noise"]["text"] == manifest.meta["noise"]
-            assert record["noise"]["manifest_sha256"] == manifest.identity
+            assert record["noise"]["manifest_sha256"] == manifest.content_hash
             assert record["expected"]["train"] == manifest.in_training.sum()
             np.testing.assert_array_equal(arrays["recorded_labels"], manifest.labels)
-            np.testing.assert_array_equal(arrays["clean_labels"], manifest.truth)
+            np.testing.assert_array_equal(arrays["clean_labels"], manifest.true_labels)
             np.testing.assert_array_equal(arrays["in_training"], manifest.in_training)
             assert len(arrays["train_classes"]) == len(manifest.labels)
             assert_recounted(record["metrics"]["train"], manifest, arrays["train_classes"][:, 0])
@@ -180,7 +180,7 @@ def test_every_kind_trains_and_its_record_is_a_recount(lab, case):
 def assert_recounted(metrics, manifest, predicted):
     """Metrics of training are those of the predicted classes (N,)."""
     part = manifest.in_training
-    predicted, labels, truth = predicted[part], manifest.labels[part], manifest.truth[part]
+    predicted, labels, truth = predicted[part], manifest.labels[part], manifest.true_labels[part]
     wrong = (labels != truth) & (truth != -1)
     assert metrics["n"] == part.sum() and metrics["recorded"] == pytest.approx(
         (predicted == labels).mean()
@@ -323,11 +323,13 @@ def trainer_of(lab, wish, change=lambda manifest, images: (manifest, images)):
     space = Workspace(lab.root, lab.root, offline=True)
     dataset = space.dataset("digits")
     manifest, images = change(space.make(dataset, wish)[0], space.images(dataset))
-    run = plan_run(Wish(model="mlp", changes={"epochs": 1}), dataset, manifest, images.fingerprint)
+    run = resolve_run(
+        RunRequest(model="mlp", changes={"epochs": 1}), dataset, manifest, images.fingerprint
+    )
     return make_trainer(run, images, "cpu"), manifest, images
 
 
-HELD_OUT = LabelWish("symmetric(rate=0.4)", 0, 0.2)
+HELD_OUT = LabelRequest("symmetric(rate=0.4)", 0, 0.2)
 
 
 def test_the_task_is_the_training_part_alone(lab):
@@ -398,7 +400,9 @@ def test_larger_images_in_colour_are_brought_to_the_shape_of_the_data(lab, tmp_p
         test_labels=np.arange(3),
     )
     space = Workspace(tmp_path)
-    manifest, _ = space.make(DATASETS["digits"], LabelWish("openset(rate=0.3, source='few.npz')"))
+    manifest, _ = space.make(
+        DATASETS["digits"], LabelRequest("openset(rate=0.3, source='few.npz')")
+    )
     seen = space.training_images(DATASETS["digits"], manifest).train_images
     assert seen.shape == (1297, 8, 8, 1) and (seen[manifest.source >= 0] == 90).all()
 
@@ -509,11 +513,11 @@ def test_part_dependent_labels_are_refused_on_other_images_with_the_same_labels(
     def inverted(manifest, images):
         return manifest, replace(images, train_images=255 - images.train_images)
 
-    trainer_of(lab, LabelWish("pdn(rate=0.4)"))
+    trainer_of(lab, LabelRequest("pdn(rate=0.4)"))
     with pytest.raises(
         ManifestError, match="its noise was drawn looking at another copy of digits"
     ):
-        trainer_of(lab, LabelWish("pdn(rate=0.4)"), inverted)
+        trainer_of(lab, LabelRequest("pdn(rate=0.4)"), inverted)
 
 
 # What misleads

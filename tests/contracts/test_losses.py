@@ -65,7 +65,10 @@ def texts_of(entry, *losses):
 def variants_of(entries, law=None):
     """The texts of every pointwise loss that declares the law."""
     return [
-        text for entry in entries if law is None or law in entry.laws for text in texts_of(entry)
+        text
+        for entry in entries
+        if law is None or law in entry.properties
+        for text in texts_of(entry)
     ]
 
 
@@ -75,12 +78,12 @@ def combined(law=None):
         (outer, inner)
         for outer in COMBINATORS
         for inner in POINTWISE
-        if law is None or (law in outer.laws and law in inner.laws)
+        if law is None or (law in outer.properties and law in inner.properties)
     ]
     pairs = [
         (outer, inner)
         for outer, inner in pairs
-        if outer.name != "normalized" or "nonnegative" in inner.laws
+        if outer.name != "normalized" or "nonnegative" in inner.properties
     ]
     return [text for outer, inner in pairs for text in texts_of(outer, texts_of(inner)[0])]
 
@@ -260,7 +263,7 @@ def test_the_costs_of_all_classes_sum_to_a_constant(K, case):
 def test_a_loss_has_a_summary_and_declares_laws_that_exist(case):
     for entry in [*POINTWISE, *COMBINATORS]:
         with case(loss=entry.name):
-            assert entry.summary.rstrip(".") and entry.laws <= {
+            assert entry.summary.rstrip(".") and entry.properties <= {
                 "falls",
                 "equivariant",
                 "nonnegative",

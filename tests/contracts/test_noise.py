@@ -18,9 +18,9 @@ from noisebench.noise import (
     NOISES,
     build_noise,
     class_map,
-    draw,
     label_file_of,
     normal_noise,
+    sample,
     takes,
     transition,
 )
@@ -108,7 +108,7 @@ def test_rate_zero_is_the_identity_and_leaves_every_label(case):
             np.testing.assert_array_equal(T_of(text, K, 0), np.eye(K))
             for exact in (True, False):
                 np.testing.assert_array_equal(
-                    draw(labels, T_of(text, K, 0), 0, exact=exact), labels
+                    sample(labels, T_of(text, K, 0), 0, exact=exact), labels
                 )
 
 
@@ -124,7 +124,7 @@ def test_exact_counts_are_the_expected_ones_in_each_class(case):
         for text, K in CASES:
             with case(text=text, K=K, rate=rate):
                 T, labels = T_of(text, K, rate), clean(K, 37)
-                wrong = wrong_per_class(draw(labels, T, 0), labels, K)
+                wrong = wrong_per_class(sample(labels, T, 0), labels, K)
                 assert (np.abs(wrong - 37 * (1 - np.diag(T))) <= 0.5 + 1e-6).all()
 
 
@@ -134,7 +134,7 @@ def test_independent_counts_are_within_four_sigma_in_each_class(case):
             with case(text=text, K=K, rate=rate):
                 T, labels = T_of(text, K, rate), clean(K, 500)
                 q = 1 - np.diag(T)
-                wrong = wrong_per_class(draw(labels, T, 0, exact=False), labels, K)
+                wrong = wrong_per_class(sample(labels, T, 0, exact=False), labels, K)
                 assert (np.abs(wrong - 500 * q) <= 4 * np.sqrt(500 * q * (1 - q)) + 1e-9).all()
 
 
@@ -143,7 +143,7 @@ def test_labels_go_only_where_the_transition_allows(case):
         for text, K in CASES:
             with case(text=text, K=K, exact=exact):
                 T, labels = T_of(text, K, 0.8), clean(K)
-                assert (T[labels, draw(labels, T, 3, exact=exact)] > 0).all()
+                assert (T[labels, sample(labels, T, 3, exact=exact)] > 0).all()
 
 
 def test_wrong_labels_spread_as_the_transition_says(case):
@@ -153,7 +153,7 @@ def test_wrong_labels_spread_as_the_transition_says(case):
                 np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]]),
                 np.zeros(20_000, int),
             )
-            shares = np.bincount(draw(labels, T, 0, exact=exact), minlength=3) / 20_000
+            shares = np.bincount(sample(labels, T, 0, exact=exact), minlength=3) / 20_000
             assert (np.abs(shares - T[0]) < 4 * np.sqrt(0.25 / 20_000)).all()
 
 
@@ -162,9 +162,9 @@ def test_the_same_seed_gives_the_same_labels_and_another_seed_others(case):
         for text, K in CASES:
             with case(text=text, K=K, exact=exact):
                 T, labels = T_of(text, K, 0.4), clean(K)
-                first = draw(labels, T, 5, exact=exact)
-                np.testing.assert_array_equal(first, draw(labels, T, 5, exact=exact))
-                assert (first != draw(labels, T, 6, exact=exact)).any()
+                first = sample(labels, T, 5, exact=exact)
+                np.testing.assert_array_equal(first, sample(labels, T, 5, exact=exact))
+                assert (first != sample(labels, T, 6, exact=exact)).any()
 
 
 def test_adding_examples_changes_none_before(case):
@@ -173,7 +173,7 @@ def test_adding_examples_changes_none_before(case):
             T, labels = T_of(text, K, 0.4), clean(K)
             longer = np.concatenate([labels, labels[::-1]])
             np.testing.assert_array_equal(
-                draw(longer, T, 1, exact=False)[: len(labels)], draw(labels, T, 1, exact=False)
+                sample(longer, T, 1, exact=False)[: len(labels)], sample(labels, T, 1, exact=False)
             )
 
 
@@ -183,7 +183,7 @@ def test_rows_by_example_draw_what_the_transition_draws(case):
             with case(text=text, K=K, rate=rate):
                 T, labels = T_of(text, K, rate), clean(K, 5000 // K + 50)
                 np.testing.assert_array_equal(
-                    draw(labels, pieces(T, labels), 2), draw(labels, T, 2, exact=False)
+                    sample(labels, pieces(T, labels), 2), sample(labels, T, 2, exact=False)
                 )
 
 
@@ -192,19 +192,21 @@ def test_pieces_of_any_size_and_order_draw_the_same(case):
         with case(size=size):
             T, labels = transition("symmetric(0.4)", 10), clean(10)
             parts = list(pieces(T, labels, size))
-            np.testing.assert_array_equal(draw(labels, parts, 2), draw(labels, parts[::-1], 2))
-            np.testing.assert_array_equal(draw(labels, parts, 2), draw(labels, T, 2, exact=False))
+            np.testing.assert_array_equal(sample(labels, parts, 2), sample(labels, parts[::-1], 2))
+            np.testing.assert_array_equal(
+                sample(labels, parts, 2), sample(labels, T, 2, exact=False)
+            )
 
 
 def test_chunks_draw_what_the_whole_draws(monkeypatch, case):
     for text, K in CASES:
         T, labels = T_of(text, K, 0.4), clean(K, 12)
         for how in ({}, {"exact": False}, {"over": "set", "rate": 0.4}, {"over": "pair"}):
-            whole = draw(labels, T, 2, **how)
+            whole = sample(labels, T, 2, **how)
             for chunk in (17, 999):
                 with case(text=text, K=K, chunk=chunk, how=how), monkeypatch.context() as patch:
-                    patch.setattr(sys.modules[draw.__module__], "_CHUNK", chunk)
-                    np.testing.assert_array_equal(draw(labels, T, 2, **how), whole)
+                    patch.setattr(sys.modules[sample.__module__], "_CHUNK", chunk)
+                    np.testing.assert_array_equal(sample(labels, T, 2, **how), whole)
 
 
 def test_every_example_needs_one_row(case):
@@ -213,26 +215,26 @@ def test_every_example_needs_one_row(case):
             case(n=len(which)),
             pytest.raises(LanguageError, match="no row of probabilities, or more than one"),
         ):
-            draw(np.zeros(100, int), [(np.array([at]), np.eye(2)[[0]]) for at in which], 0)
+            sample(np.zeros(100, int), [(np.array([at]), np.eye(2)[[0]]) for at in which], 0)
 
 
 def test_rows_may_differ_between_examples_of_one_class():
     labels = np.zeros(100, int)
     rows = np.eye(2)[np.arange(100) % 2]
-    np.testing.assert_array_equal(draw(labels, [(slice(0, 100), rows)], 0), np.arange(100) % 2)
+    np.testing.assert_array_equal(sample(labels, [(slice(0, 100), rows)], 0), np.arange(100) % 2)
 
 
 def test_the_draw_leaves_its_input_alone():
     labels = clean(10)
     before = labels.copy()
-    draw(labels, transition("symmetric(0.5)", 10), 0)
+    sample(labels, transition("symmetric(0.5)", 10), 0)
     np.testing.assert_array_equal(labels, before)
 
 
 def test_no_examples_give_no_labels(case):
     for exact in [True, False]:
         with case(exact=exact):
-            assert draw(
+            assert sample(
                 np.array([], int), transition("symmetric(0.5)", 10), 0, exact=exact
             ).shape == (0,)
 
@@ -241,7 +243,7 @@ def test_classes_without_examples_are_no_obstacle(case):
     for exact in [True, False]:
         with case(exact=exact):
             labels = np.array([2, 2, 7, 7])
-            recorded = draw(labels, transition("pairflip(0.5)", 10), 0, exact=exact)
+            recorded = sample(labels, transition("pairflip(0.5)", 10), 0, exact=exact)
             assert set(recorded[:2]) <= {2, 3}
             assert set(recorded[2:]) <= {7, 8}
 
@@ -256,7 +258,7 @@ def test_classes_without_examples_are_no_obstacle(case):
 def test_exact_counts_hold_for_any_labels_rate_and_seed(labels, rate, seed, text):
     labels, T = np.array(labels), transition(text.format(rate), 5)
     wrong, counts = (
-        wrong_per_class(draw(labels, T, seed), labels, 5),
+        wrong_per_class(sample(labels, T, seed), labels, 5),
         np.bincount(labels, minlength=5),
     )
     assert (np.abs(wrong - counts * (1 - np.diag(T))) <= 0.5 + 1e-6).all()
@@ -271,8 +273,8 @@ def test_exact_counts_hold_for_any_labels_rate_and_seed(labels, rate, seed, text
 )
 def test_a_prefix_is_drawn_as_in_the_whole(labels, rate, seed, data):
     n, T = data.draw(st.integers(1, len(labels))), transition(f"symmetric({rate})", 5)
-    whole = draw(np.array(labels), T, seed, exact=False)
-    np.testing.assert_array_equal(draw(np.array(labels[:n]), T, seed, exact=False), whole[:n])
+    whole = sample(np.array(labels), T, seed, exact=False)
+    np.testing.assert_array_equal(sample(np.array(labels[:n]), T, seed, exact=False), whole[:n])
 
 
 # The models
@@ -300,7 +302,7 @@ def test_inclusive_noise_has_fewer_wrong_labels_than_it_says(case):
 
 def test_symmetric_noise_of_ten_percent_on_a_hundred_classes_is_ten_percent():
     labels = clean(100, 500)
-    recorded = draw(labels, transition("symmetric(0.1)", 100), 0)
+    recorded = sample(labels, transition("symmetric(0.1)", 100), 0)
     assert set(wrong_per_class(recorded, labels, 100)) == {50}
 
 
@@ -308,7 +310,7 @@ def test_cats_and_dogs_never_flip_back(case):
     for rate in [0.1, 0.2, 0.3, 0.4]:
         with case(rate=rate):
             labels = clean(10, 5000)
-            recorded = draw(labels, transition(f"asymmetric({rate}, map='cifar10')", 10), 0)
+            recorded = sample(labels, transition(f"asymmetric({rate}, map='cifar10')", 10), 0)
             for animal, other in ((CAT, DOG), (DOG, CAT)):
                 assert np.mean(recorded[labels == animal] == other) == pytest.approx(rate, abs=1e-9)
 
@@ -489,7 +491,7 @@ def test_asymmetric_noise_asks_for_a_map():
 
 def test_corrupt_draws_as_its_parts_do():
     labels = clean(10)
-    expected = draw(labels, transition("symmetric(0.4)", 10), 3)
+    expected = sample(labels, transition("symmetric(0.4)", 10), 3)
     np.testing.assert_array_equal(
         nb.corrupt(labels, "symmetric(0.4)", num_classes=10, seed=3), expected
     )
@@ -497,7 +499,7 @@ def test_corrupt_draws_as_its_parts_do():
 
 def test_corrupt_heeds_the_switch_in_the_text():
     labels = clean(10)
-    expected = draw(labels, transition("symmetric(0.4)", 10), 3, exact=False)
+    expected = sample(labels, transition("symmetric(0.4)", 10), 3, exact=False)
     np.testing.assert_array_equal(
         nb.corrupt(labels, "symmetric(0.4, exact=False)", num_classes=10, seed=3), expected
     )

@@ -19,15 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from noisebench.cli import main
 from noisebench.core import hardware
 from noisebench.errors import DataError, RunFailed
-from noisebench.experiments.resolve import Run, Wish, plan_run
-from noisebench.labels.build import LabelWish
-from noisebench.runs.checkpoint import Conduct, Course, save
+from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
+from noisebench.labels.build import LabelRequest
+from noisebench.runs.checkpoint import RunOptions, RunState, save
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.session import execute, make_trainer
-from noisebench.training.distributed.processes import Spread, cut
-from noisebench.training.images.pixels import Pixels
+from noisebench.runs.session import execute_run, make_trainer
+from noisebench.training.distributed.processes import ParallelConfig, cut
+from noisebench.training.images.pixels import InMemoryImages
 from noisebench.training.inference import every
-from noisebench.training.packed import Pack
+from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_losses import (
@@ -106,7 +106,7 @@ def test_a_gradient_that_is_not_finite_fails_in_its_step_and_moves_nothing(
 ) -> None:
     for where, (changes, values, name) in WHERE.items():
         with case(where):
-            spread = Spread(accumulate=changes.get("accumulate", 1))
+            spread = ParallelConfig(accumulate=changes.get("accumulate", 1))
             trainer = make_trainer(
                 spread=spread,
                 **{key: value for key, value in changes.items() if key != "accumulate"},
@@ -139,7 +139,7 @@ def test_a_gradient_that_is_finite_and_its_norm_is_not_fails_instead_of_standing
 def test_what_a_strategy_updates_by_itself_is_checked(make_trainer: Made) -> None:
     trainer = make_trainer(strategy="sop")
     index = trainer.batches[3]
-    inner = trainer.strategy.penalty
+    inner = trainer.strategy.regularizer
 
     def spoiled(batch: Any, outputs: Any) -> Any:
         penalty = inner(batch, outputs)
@@ -147,7 +147,7 @@ def test_what_a_strategy_updates_by_itself_is_checked(make_trainer: Made) -> Non
             trainer.strategy.state["v"][index[5], 1] = NAN
         return penalty
 
-    trainer.strategy.penalty = spoiled  # type: ignore[method-assign]
+    trainer.strategy.regularizer = spoiled  # type: ignore[method-assign]
     failed = failure(trainer.run_epoch)
     assert (
         "the gradient of the strategy's v became nan at epoch 1, step 4" in str(failed)
@@ -205,18 +205,18 @@ def test_predictions_that_are_not_finite_are_no_result(said: str, tmp_path: Path
         rows * (NAN if pixels is bad else 1) for rows in inner(pixels)
     )  # type: ignore[method-assign]
     with pytest.raises(RunFailed, match=r"not finite|that is finite"):
-        execute(run, desk.images, trainer, desk.folder(run), Conduct())
+        execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     assert desk.folder(run).status() == "failed"
 
 
-def held_out(desk: Desk, epochs: int = 2, **wish: Any) -> Run:
+def held_out(desk: Desk, epochs: int = 2, **wish: Any) -> RunConfig:
     """A run on nine tenths of the digits: its examples stand elsewhere in the manifest."""
     manifest, _ = desk.workspace.make(
-        desk.dataset, LabelWish("symmetric(rate=0.4)", val_fraction=0.1)
+        desk.dataset, LabelRequest("symmetric(rate=0.4)", val_fraction=0.1)
     )
     changes = {"epochs": epochs, **wish.pop("changes", {})}
-    return plan_run(
-        Wish(changes=changes, precision="fp32", **wish),
+    return resolve_run(
+        RunRequest(changes=changes, precision="fp32", **wish),
         desk.dataset,
         manifest,
         desk.images.fingerprint,
@@ -234,7 +234,7 @@ def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None
         match=r"^ce on digits, .*seed 0 failed: the gradient of "
         r"head.weight became inf at epoch 1, step 5, on",
     ):
-        execute(run, desk.images, trainer, desk.folder(run), Conduct())
+        execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     error = json.loads(desk.folder(run).error.read_text())
     assert error["batch"] == expected.tolist() and not np.array_equal(expected, trainer.batches[4])
     assert (
@@ -283,14 +283,14 @@ def test_nothing_that_is_not_finite_is_saved(make_trainer: Made, tmp_path: Path)
                 if spoiled == "weights"
                 else getattr(trainer, spoiled)
             )[0] = NAN
-        failure(lambda trainer=trainer: save(folder, trainer, Course()))
+        failure(lambda trainer=trainer: save(folder, trainer, RunState()))
         assert not folder.resume.exists()
 
 
 # In a pack
 
 
-def spoil_packed(pack: Pack, place: int, step: int, becomes: float) -> None:
+def spoil_packed(pack: PackedTrainer, place: int, step: int, becomes: float) -> None:
     """A number in the middle of one network's gradients; its logits do not show it."""
 
     def spoiled(gradient: torch.Tensor) -> torch.Tensor:
@@ -317,7 +317,7 @@ def test_a_gradient_of_one_run_of_a_pack_fails_it_alone_in_its_step(
         made(make_trainer, 2, **settings),
     ]
     batch = beside[1].batches[step].tolist()
-    pack = Pack(beside, WIDTH)
+    pack = PackedTrainer(beside, WIDTH)
     spoil_packed(pack, 1, step, becomes)
     ends = pack.run_epoch()
     assert isinstance(ends[1], RunFailed) and (
@@ -332,15 +332,17 @@ def test_a_pack_that_is_stopped_saves_those_that_are_finite_and_fails_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = agenda(tmp_path, "smoke")[:3]
-    inner, steps = Pack.make_step, iter(range(1000))
+    inner, steps = PackedTrainer.make_step, iter(range(1000))
 
-    def spoiled(self: Pack) -> None:
+    def spoiled(self: PackedTrainer) -> None:
         inner(self)
         if self.first.epoch == 0 and self.first.step == 2:
             self._all[1].costs[1] = NAN
 
-    monkeypatch.setattr(Pack, "make_step", spoiled)
-    carried_out(tmp_path, items, conduct=Conduct(stop=lambda: next(steps) >= 4 * len(items)))
+    monkeypatch.setattr(PackedTrainer, "make_step", spoiled)
+    carried_out(
+        tmp_path, items, conduct=RunOptions(should_stop=lambda: next(steps) >= 4 * len(items))
+    )
     assert [item.folder.status() for item in items] == ["resume", "failed", "resume"]
     assert (
         "the cost became nan at epoch 1, step 2"
@@ -475,7 +477,7 @@ def test_networks_compute_in_the_precision_that_the_record_names(tmp_path: Path)
         trainer.networks[0].head.register_forward_hook(
             lambda _, __, out, seen=seen: seen.add(out.dtype)
         )
-        record = execute(run, desk.images, trainer, desk.folder(run), Conduct())
+        record = execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
         assert record["precision"] == name and seen == dtypes
 
 
@@ -505,14 +507,14 @@ def test_a_precision_without_a_test_is_refused(
 # Expected and seen
 
 
-class Unreliable(Pixels):
+class Unreliable(InMemoryImages):
     """Images of which some are lost, or come twice."""
 
     change = 0
 
-    def plain(self, index: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+    def eval_batches(self, index: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
         index = torch.arange(len(self)) if index is None else index
-        yield from super().plain(
+        yield from super().eval_batches(
             index[: self.change] if self.change < 0 else torch.cat([index, index[: self.change]])
         )
 
@@ -541,12 +543,12 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
     trainer = make_trainer(run, desk.images, "cpu")
     unreliable(getattr(trainer, part), change)
     with pytest.raises(DataError, match="images were asked for"):
-        execute(run, desk.images, trainer, desk.folder(run), Conduct())
+        execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     assert not desk.folder(run).result.exists()
 
 
 def test_a_pack_that_cannot_evaluate_every_image_once_has_no_result(make_trainer: Made) -> None:
-    pack = Pack([made(make_trainer, 0), made(make_trainer, 1)], WIDTH)
+    pack = PackedTrainer([made(make_trainer, 0), made(make_trainer, 1)], WIDTH)
     unreliable(pack.first.test, -1)
     with pytest.raises(DataError, match="100 images were asked for, and 99 came"):
         pack.run_epoch()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from noisebench.core.plugins import load_plugins
-from noisebench.strategies import STRATEGIES, Batch, Output, build_strategy, normal_strategy
+from noisebench.strategies import STRATEGIES, Batch, ModelOutput, build_strategy, normal_strategy
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 
@@ -64,14 +64,14 @@ def run(trainer: Trainer, epochs: int) -> Trainer:
 
 def watch_beliefs(trainer: Trainer) -> Iterator[tuple[Batch, list]]:
     """Every (batch, beliefs) of one epoch."""
-    seen, believe = [], trainer.strategy.believe
+    seen, believe = [], trainer.strategy.supervise
 
-    def spy(batch: Batch, outputs: list[list[Output]]) -> list:
+    def spy(batch: Batch, outputs: list[list[ModelOutput]]) -> list:
         beliefs = believe(batch, outputs)
         seen.append((batch, beliefs))
         return beliefs
 
-    trainer.strategy.believe = spy  # type: ignore[method-assign]
+    trainer.strategy.supervise = spy  # type: ignore[method-assign]
     trainer.run_epoch()
     return iter(seen)
 
@@ -79,7 +79,9 @@ def watch_beliefs(trainer: Trainer) -> Iterator[tuple[Batch, list]]:
 def test_beliefs_are_probabilities_and_weights_are_not_negative(
     make_trainer: Callable[..., Trainer], case: Case
 ) -> None:
-    for text in (text for text in TEXTS if "proper" in STRATEGIES[normal_strategy(text).name].laws):
+    for text in (
+        text for text in TEXTS if "proper" in STRATEGIES[normal_strategy(text).name].properties
+    ):
         trainer = run(make_trainer(strategy=text, batch_size=64), 1)
         for _, beliefs in watch_beliefs(trainer):
             for targets, trust, _ in beliefs:
@@ -93,9 +95,9 @@ def test_a_strategy_switched_off_is_plain_training_bit_for_bit(
     make_trainer: Callable[..., Trainer], case: Case
 ) -> None:
     plain = weights(run(make_trainer(batch_size=64), 2))
-    for entry in (entry for entry in STRATEGIES if "off" in entry.facts):
+    for entry in (entry for entry in STRATEGIES if "disabled_form" in entry.facts):
         with case(strategy=entry.name):
-            off = run(make_trainer(strategy=entry.facts["off"], batch_size=64), 2)
+            off = run(make_trainer(strategy=entry.facts["disabled_form"], batch_size=64), 2)
             assert same(weights(off)[: len(plain)], plain)  # of two networks the first
 
 
@@ -198,7 +200,7 @@ def test_hard_bootstrap_mixes_the_label_with_the_predicted_class(
     log_p = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]]).log()
     labels = torch.tensor([0, 0])
     batch = Batch((), labels, torch.arange(2), labels, 1, torch.Generator())
-    targets, trust, _ = strategy.believe(batch, [[Output(log_p, log_p, -log_p)]])[0]
+    targets, trust, _ = strategy.supervise(batch, [[ModelOutput(log_p, log_p, -log_p)]])[0]
     torch.testing.assert_close(targets, torch.tensor([[0.8, 0.2, 0.0], [1.0, 0.0, 0.0]]))
     assert trust is None
 
@@ -207,8 +209,8 @@ def test_soft_bootstrap_has_the_gradient_of_its_formula() -> None:
     logits = torch.tensor([[0.3, -1.0, 2.0]], requires_grad=True)
     log_p, labels = logits.log_softmax(1), torch.tensor([1])
     batch = Batch((), labels, torch.arange(1), labels, 1, torch.Generator())
-    belief = build_strategy("bootstrap(kind='soft')").believe(
-        batch, [[Output(logits, log_p, -log_p)]]
+    belief = build_strategy("bootstrap(kind='soft')").supervise(
+        batch, [[ModelOutput(logits, log_p, -log_p)]]
     )[0]
     (belief.targets * -log_p).sum().backward()
     again = logits.detach().clone().requires_grad_()
@@ -223,7 +225,7 @@ def test_a_mixed_batch_has_mixed_images_and_mixed_targets(
     trainer = make_trainer(strategy="test_mixing(share=0.25)")
     batch, _ = next(watch_beliefs(trainer))
     assert set(batch.targets.unique().tolist()) == {0.0, 0.25, 0.75, 1.0}
-    (plain,) = trainer.train.plain(batch.index)
+    (plain,) = trainer.train.eval_batches(batch.index)
     moved = (batch.views[0] - plain).abs().flatten(1).sum(1) > 0
     assert moved.float().mean() > 0.8
 
@@ -255,8 +257,8 @@ def test_two_networks_start_apart_and_the_penalty_brings_them_together(
 
 def test_each_of_two_networks_gets_its_own_belief(make_trainer: Callable[..., Trainer]) -> None:
     _, beliefs = next(watch_beliefs(make_trainer(strategy="test_agreement(keep=0.5)")))
-    assert [int(belief.weights.sum()) for belief in beliefs] == [16, 16]
-    assert not torch.equal(beliefs[0].weights, beliefs[1].weights)
+    assert [int(belief.sample_weights.sum()) for belief in beliefs] == [16, 16]
+    assert not torch.equal(beliefs[0].sample_weights, beliefs[1].sample_weights)
 
 
 def test_two_networks_predict_by_their_mean_probability(
@@ -287,31 +289,33 @@ def test_a_refit_sees_the_whole_set_between_epochs(make_trainer: Callable[..., T
 
 
 def test_where_all_weights_are_zero_a_step_costs_nothing() -> None:
-    from noisebench.strategies import Belief
-    from noisebench.training.objective import believed_cost
+    from noisebench.strategies import Supervision
+    from noisebench.training.objective import weighted_cost
 
     cost = torch.tensor([[1.0, float("inf")], [2.0, 3.0]], requires_grad=True)
-    nothing = believed_cost(cost, Belief(torch.tensor([1, 0]), torch.zeros(2)))
+    nothing = weighted_cost(cost, Supervision(torch.tensor([1, 0]), torch.zeros(2)))
     nothing.backward()
     assert nothing.item() == 0 and cost.grad is not None and not cost.grad.any()
 
 
 def test_weights_make_a_weighted_mean() -> None:
-    from noisebench.strategies import Belief
-    from noisebench.training.objective import believed_cost
+    from noisebench.strategies import Supervision
+    from noisebench.training.objective import weighted_cost
 
     cost = torch.tensor([[1.0, 9.0], [9.0, 3.0]])
     targets = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
-    assert believed_cost(cost, Belief(targets, torch.tensor([3.0, 1.0]))).item() == pytest.approx(
-        (3 * 5 + 3) / 4
-    )
+    assert weighted_cost(
+        cost, Supervision(targets, torch.tensor([3.0, 1.0]))
+    ).item() == pytest.approx((3 * 5 + 3) / 4)
 
 
 def test_a_strategy_declares_what_it_costs() -> None:
     for entry in STRATEGIES:
         if not entry.name.startswith("test_"):
             cost = entry.facts["cost"]
-            assert cost.forward >= cost.backward >= 1 and 0 <= cost.whole < cost.forward, entry.name
+            assert cost.forward >= cost.backward >= 1 and 0 <= cost.full_set < cost.forward, (
+                entry.name
+            )
     assert STRATEGIES["standard"].facts["cost"].share == 1
     assert STRATEGIES["coteaching"].facts["cost"].share == 2
 
@@ -319,15 +323,16 @@ def test_a_strategy_declares_what_it_costs() -> None:
 def test_asking_a_network_leaves_no_trace(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(model="timm:test_resnet")
     trainer.networks[0].train()
-    before, images = weights(trainer), next(trainer.train.plain(torch.arange(20)))
-    said = trainer.ask(images)
+    before, images = weights(trainer), next(trainer.train.eval_batches(torch.arange(20)))
+    said = trainer.predict_log_p(images)
     assert (
         trainer.networks[0].training and same(before, weights(trainer)) and not said.requires_grad
     )
     torch.testing.assert_close(said, trainer.log_p()[:20])
     others = make_trainer(model="timm:test_resnet", seed=1)
     torch.testing.assert_close(
-        trainer.ask(images, weights=others.networks[0].state_dict()), others.ask(images)
+        trainer.predict_log_p(images, weights=others.networks[0].state_dict()),
+        others.predict_log_p(images),
     )
     assert same(before, weights(trainer))
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from noisebench.errors import ConfigError, RunFailed
-from noisebench.strategies import Batch, Facts, Output, Strategy, build_strategy
+from noisebench.strategies import Batch, ModelOutput, Strategy, TrainingInfo, build_strategy
 from noisebench.strategies.correction import local_dimension, risen
 from noisebench.strategies.coteaching import forgotten, smallest
-from noisebench.training.objective import believed_cost
+from noisebench.training.objective import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 
@@ -27,16 +27,16 @@ def a_batch(labels: list[int], epoch: int = 1) -> Batch:
 
 def started(text: str, labels: list[int], num_classes: int = 2, epochs: int = 10) -> Strategy:
     strategy = build_strategy(text)
-    strategy.start(
-        Facts(torch.tensor(labels), num_classes, epochs, torch.Generator().manual_seed(0))
+    strategy.setup(
+        TrainingInfo(torch.tensor(labels), num_classes, epochs, torch.Generator().manual_seed(0))
     )
     return strategy
 
 
-def said(p: list[list[float]]) -> Output:
+def said(p: list[list[float]]) -> ModelOutput:
     """What a network says, in probabilities, with CE's cost."""
     log_p = torch.tensor(p).log()
-    return Output(log_p, log_p, -log_p)
+    return ModelOutput(log_p, log_p, -log_p)
 
 
 # Co-teaching
@@ -71,9 +71,14 @@ def test_each_network_learns_what_costs_the_other_least() -> None:
     strategy = started("coteaching(rate=0.5, ramp=0)", labels)
     first = said([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
     second = said([[0.1, 0.9], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
-    beliefs = strategy.believe(a_batch(labels), [[first], [second]])
-    assert beliefs[0].weights.tolist() == [0, 1, 1, 0]  # network 1 trusts the choice of network 2
-    assert beliefs[1].weights.tolist() == [1, 1, 0, 0]
+    beliefs = strategy.supervise(a_batch(labels), [[first], [second]])
+    assert beliefs[0].sample_weights.tolist() == [
+        0,
+        1,
+        1,
+        0,
+    ]  # network 1 trusts the choice of network 2
+    assert beliefs[1].sample_weights.tolist() == [1, 1, 0, 0]
 
 
 def test_co_teaching_keeps_the_rest(case: Case) -> None:
@@ -95,10 +100,10 @@ def test_co_teaching_plus_chooses_among_the_examples_of_disagreement() -> None:
     first = said([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
     # they differ on the second and third
     second = said([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [0.1, 0.9]])
-    after = strategy.believe(a_batch(labels, epoch=2), [[first], [second]])
-    assert [belief.weights.tolist() for belief in after] == [[0, 0, 1, 0], [0, 1, 0, 0]]
-    before = strategy.believe(a_batch(labels, epoch=1), [[first], [second]])
-    assert [belief.weights.tolist() for belief in before] == [[1, 0, 1, 0], [1, 1, 0, 0]]
+    after = strategy.supervise(a_batch(labels, epoch=2), [[first], [second]])
+    assert [belief.sample_weights.tolist() for belief in after] == [[0, 0, 1, 0], [0, 1, 0, 0]]
+    before = strategy.supervise(a_batch(labels, epoch=1), [[first], [second]])
+    assert [belief.sample_weights.tolist() for belief in before] == [[1, 0, 1, 0], [1, 1, 0, 0]]
 
 
 def test_decoupling_learns_where_the_networks_disagree() -> None:
@@ -107,21 +112,21 @@ def test_decoupling_learns_where_the_networks_disagree() -> None:
         [said([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])],
         [said([[0.9, 0.1], [0.4, 0.6], [0.7, 0.3]])],
     ]
-    after = strategy.believe(a_batch([0, 0, 1], epoch=2), outputs)
-    assert [belief.weights.tolist() for belief in after] == [[0, 1, 1], [0, 1, 1]]
+    after = strategy.supervise(a_batch([0, 0, 1], epoch=2), outputs)
+    assert [belief.sample_weights.tolist() for belief in after] == [[0, 1, 1], [0, 1, 1]]
     assert [
-        belief.weights for belief in strategy.believe(a_batch([0, 0, 1], epoch=1), outputs)
+        belief.sample_weights for belief in strategy.supervise(a_batch([0, 0, 1], epoch=1), outputs)
     ] == [None, None]
     # Two of three examples count, divided by the three of the batch.
     cost = -(math.log(0.8) + math.log(0.7)) / 3
-    assert believed_cost(outputs[0][0].cost, after[0]).item() == pytest.approx(cost)
+    assert weighted_cost(outputs[0][0].cost, after[0]).item() == pytest.approx(cost)
 
 
 def test_where_two_networks_agree_on_all_a_step_changes_nothing() -> None:
     strategy = started("decoupling(warmup=0)", [0, 1])
     outputs = [[said([[0.9, 0.1], [0.8, 0.2]])], [said([[0.6, 0.4], [0.7, 0.3]])]]
-    for belief in strategy.believe(a_batch([0, 1]), outputs):
-        assert believed_cost(outputs[0][0].cost, belief).item() == 0
+    for belief in strategy.supervise(a_batch([0, 1]), outputs):
+        assert weighted_cost(outputs[0][0].cost, belief).item() == 0
 
 
 def test_a_warm_up_of_a_share_is_that_many_epochs(case: Case) -> None:
@@ -131,7 +136,8 @@ def test_a_warm_up_of_a_share_is_that_many_epochs(case: Case) -> None:
             # which agree
             outputs = [[said([[0.9, 0.1], [0.8, 0.2]])], [said([[0.6, 0.4], [0.7, 0.3]])]]
             warm, after = (
-                strategy.believe(a_batch([0, 0], epoch), outputs)[0].weights for epoch in (29, 30)
+                strategy.supervise(a_batch([0, 0], epoch), outputs)[0].sample_weights
+                for epoch in (29, 30)
             )
             assert (warm is None or warm.any()) and not after.any()
 
@@ -143,28 +149,28 @@ def test_self_paced_learning_leaves_out_what_costs_more_than_the_threshold() -> 
     labels = [0, 0, 0, 0, 0]
     strategy = started("mentornet(percentile=0.5, burn_in=0)", labels)
     output = said([[0.9, 0.1], [0.7, 0.3], [0.5, 0.5], [0.3, 0.7], [0.1, 0.9]])
-    [belief] = strategy.believe(a_batch(labels), [[output]])
-    assert belief.weights.tolist() == [1, 1, 1, 0, 0]  # the median is the threshold
+    [belief] = strategy.supervise(a_batch(labels), [[output]])
+    assert belief.sample_weights.tolist() == [1, 1, 1, 0, 0]  # the median is the threshold
 
 
 def test_the_predefined_curriculum_falls_linearly_beyond_the_threshold() -> None:
     labels = [0, 0, 0, 0, 0]
     strategy = started("mentornet(kind='predefined', percentile=0.5, burn_in=0, width=1)", labels)
     cost = torch.tensor([0.5, 1.0, 2.0, 3.0, 5.0])
-    output = Output(
+    output = ModelOutput(
         cost[:, None].repeat(1, 2), -cost[:, None].repeat(1, 2), cost[:, None].repeat(1, 2)
     )
-    [belief] = strategy.believe(a_batch(labels), [[output]])
-    torch.testing.assert_close(belief.weights, torch.tensor([1.0, 1.0, 1.0, 0.5, 0.0]))
+    [belief] = strategy.supervise(a_batch(labels), [[output]])
+    torch.testing.assert_close(belief.sample_weights, torch.tensor([1.0, 1.0, 1.0, 0.5, 0.0]))
 
 
 def test_the_threshold_is_a_moving_average_and_waits_for_the_burn_in() -> None:
     strategy = started("mentornet(percentile=1, decay=0.5, burn_in=0.2)", [0])
     for value, threshold, epoch in ((4.0, 4.0, 1), (2.0, 3.0, 2), (1.0, 2.0, 3)):
         cost = torch.tensor([[value, value]])
-        [belief] = strategy.believe(a_batch([0], epoch), [[Output(cost, -cost, cost)]])
+        [belief] = strategy.supervise(a_batch([0], epoch), [[ModelOutput(cost, -cost, cost)]])
         assert strategy.state["threshold"].item() == threshold
-        assert (belief.weights is None) == (epoch <= 2)
+        assert (belief.sample_weights is None) == (epoch <= 2)
 
 
 # D2L
@@ -242,7 +248,7 @@ def turned(dimensions: list[float], epochs: int = 10) -> tuple[Strategy, list[st
     strategy._dimension = lambda whole: next(found)  # type: ignore[method-assign, attr-defined]
     for epoch in range(1, epochs + 1):
         try:
-            strategy.between(epoch, SimpleNamespace(networks=[network]))  # type: ignore[arg-type]
+            strategy.on_epoch_end(epoch, SimpleNamespace(networks=[network]))  # type: ignore[arg-type]
         except StopIteration:
             break
     return strategy, log
@@ -271,14 +277,14 @@ def test_d2l_without_a_turn_is_plain_training() -> None:
     strategy, log = turned([5.0, 4.0, 3.0, 2.0, 1.0, 0.9, 0.8, 0.7])
     assert not log and strategy.state["trust"] == 1
     output = said([[0.9, 0.1], [0.2, 0.8]])
-    [belief] = strategy.believe(a_batch([0, 0]), [[output]])
-    assert belief.targets.tolist() == [0, 0] and belief.weights is None
+    [belief] = strategy.supervise(a_batch([0, 0]), [[output]])
+    assert belief.targets.tolist() == [0, 0] and belief.sample_weights is None
 
 
 def test_d2l_mixes_the_label_with_the_predicted_class() -> None:
     strategy = started("d2l(neighbours=3)", [0] * 4)
     strategy.state["trust"] = 0.7
-    [belief] = strategy.believe(a_batch([0, 0]), [[said([[0.9, 0.1], [0.2, 0.8]])]])
+    [belief] = strategy.supervise(a_batch([0, 0]), [[said([[0.9, 0.1], [0.2, 0.8]])]])
     torch.testing.assert_close(belief.targets, torch.tensor([[1.0, 0.0], [0.7, 0.3]]))
 
 
@@ -306,8 +312,8 @@ def after_epochs(p: list[list[list[float]]], text: str) -> Iterator[tuple[Strate
     strategy, restarts = started(text, labels, epochs=len(p)), []
     whole = SimpleNamespace(restart=lambda: restarts.append(1))
     for epoch, rows in enumerate(p, 1):
-        strategy.believe(a_batch(labels, epoch), [[said(rows)]])
-        strategy.between(epoch, whole)  # type: ignore[arg-type]
+        strategy.supervise(a_batch(labels, epoch), [[said(rows)]])
+        strategy.on_epoch_end(epoch, whole)  # type: ignore[arg-type]
         yield strategy, len(restarts)
 
 
@@ -345,8 +351,8 @@ def test_hard_joint_labels_are_the_largest_class_of_the_mean() -> None:
 def test_an_example_that_joint_has_not_looked_at_keeps_its_label() -> None:
     strategy = started("joint(wait=0, first=0.8, window=0.1)", [0, 1], epochs=10)
     # the second stands in a last batch of one, which is left out
-    strategy.believe(a_batch([0]), [[said([[0.3, 0.7]])]])
-    strategy.between(1, SimpleNamespace())  # type: ignore[arg-type]
+    strategy.supervise(a_batch([0]), [[said([[0.3, 0.7]])]])
+    strategy.on_epoch_end(1, SimpleNamespace())  # type: ignore[arg-type]
     torch.testing.assert_close(strategy.state["targets"], torch.tensor([[0.3, 0.7], [0.0, 1.0]]))
 
 
@@ -356,9 +362,11 @@ def test_the_penalty_of_joint_is_that_of_its_formula() -> None:
     mean = p.mean(0)
     uneven = (torch.full((3,), 1 / 3) * ((1 / 3) / mean).log()).sum()
     expected = 1.2 * uneven - 0.8 * (p * p.log()).sum(1).mean()
-    torch.testing.assert_close(strategy.penalty(a_batch([0, 1]), [[said(p.tolist())]]), expected)
+    torch.testing.assert_close(
+        strategy.regularizer(a_batch([0, 1]), [[said(p.tolist())]]), expected
+    )
     # the second network learns labels alone
-    assert strategy.penalty(a_batch([0, 1], epoch=8), [[said(p.tolist())]]) is None
+    assert strategy.regularizer(a_batch([0, 1], epoch=8), [[said(p.tolist())]]) is None
 
 
 def test_the_shares_of_joint_are_the_papers_epochs() -> None:
@@ -430,9 +438,9 @@ def after_the_first_stage(text: str, p: torch.Tensor) -> tuple[Strategy, list[in
     """The strategy when its first network says p (N, K) of the training set, and its restarts."""
     strategy, restarts = started(text, [0] * len(p), num_classes=p.shape[1], epochs=8), []
     whole = SimpleNamespace(log_p=p.log, restart=lambda: restarts.append(1))
-    strategy.between(1, whole)  # type: ignore[arg-type]
+    strategy.on_epoch_end(1, whole)  # type: ignore[arg-type]
     assert not restarts and not strategy.state["known"]
-    strategy.between(2, whole)  # type: ignore[arg-type]
+    strategy.on_epoch_end(2, whole)  # type: ignore[arg-type]
     return strategy, restarts
 
 
@@ -443,7 +451,8 @@ def test_forward_estimated_learns_through_the_transition_at_the_anchors() -> Non
     strategy, restarts = after_the_first_stage("forward_estimated", T.repeat(50, 1))
     log_p = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
     torch.testing.assert_close(
-        strategy.adapt(log_p, a_batch([0, 0]), 0).exp(), torch.tensor([[0.75, 0.25], [0.55, 0.45]])
+        strategy.transform_log_p(log_p, a_batch([0, 0]), 0).exp(),
+        torch.tensor([[0.75, 0.25], [0.55, 0.45]]),
     )
     assert restarts == [1]
 
@@ -451,10 +460,10 @@ def test_forward_estimated_learns_through_the_transition_at_the_anchors() -> Non
 def test_backward_estimated_pays_the_row_of_the_inverse() -> None:
     strategy, _ = after_the_first_stage("backward_estimated", T.repeat(50, 1))
     output = said([[0.9, 0.1], [0.4, 0.6]])
-    [belief] = strategy.believe(a_batch([0, 1]), [[output]])
+    [belief] = strategy.supervise(a_batch([0, 1]), [[output]])
     torch.testing.assert_close(belief.targets @ T, torch.eye(2), rtol=1e-5, atol=1e-6)
     expected = (torch.linalg.inv(T) * output.cost).sum(1).mean()
-    torch.testing.assert_close(believed_cost(output.cost, belief)[0], expected)
+    torch.testing.assert_close(weighted_cost(output.cost, belief)[0], expected)
 
 
 def test_a_transition_without_an_inverse_fails_the_run() -> None:

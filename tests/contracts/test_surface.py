@@ -15,9 +15,9 @@ from noisebench.cli.app import app
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import DataError
 from noisebench.experiments.backbones import BACKBONES
-from noisebench.labels.build import Outside, label
+from noisebench.labels.build import DatasetInputs, apply_noise
 from noisebench.losses import LOSSES, build_loss, cost_of
-from noisebench.noise import NOISES, build_noise, draw, normal_noise
+from noisebench.noise import NOISES, build_noise, normal_noise, sample
 from noisebench.strategies import STRATEGIES
 from tests.conftest import Case
 
@@ -211,12 +211,12 @@ def test_a_noise_has_the_labels_of_its_version(noise_files: None, case: Case) ->
     for text, pinned in GOLDEN_NOISES.items():
         with case(noise=text):
             model = build_noise(text, 10)
-            recorded = draw(
+            recorded = sample(
                 np.arange(1000) % 10,
                 model.transition,
                 0,
                 exact=model.exact,
-                over=model.over,
+                exact_over=model.exact_over,
                 rate=model.rate or 0,
             )
             assert (int(model.version), hashed(recorded)) == pinned
@@ -228,8 +228,11 @@ def test_a_noise_by_example_has_the_labels_and_images_of_its_version(
     for text, pinned in GOLDEN_BY_EXAMPLE.items():
         with case(noise=text):
             data = Labels(DATASETS["digits"], np.arange(1297) % 10)
-            made = label(
-                normal_noise(text), data, 0, Outside(data, tmp_path, True, DATASETS.__getitem__)
+            made = apply_noise(
+                normal_noise(text),
+                data,
+                0,
+                DatasetInputs(data, tmp_path, True, DATASETS.__getitem__),
             )
             arrays = [made.labels] if made.source is None else [made.labels, made.source]
             assert (NOISES[text.partition("(")[0]].version, hashed(*arrays)) == pinned

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from noisebench.core.files import lock
-from noisebench.core.files.lock import Holder, claimed, find_claim
+from noisebench.core.files.lock import LockOwner, acquire, find_lock
 from noisebench.errors import DataError, NoisebenchError, RunTaken
 from noisebench.runs.folder import RunFolder
 
@@ -30,11 +30,11 @@ import sys
 from pathlib import Path
 from noisebench.core.files import atomic as storing, lock
 from noisebench.errors import RunTaken
-lock.BEAT, lock.SILENT = 0.05, 1.0
+lock.HEARTBEAT, lock.LEASE = 0.05, 1.0
 {before}
 for line in sys.stdin:
     try:
-        with lock.claimed(Path(line.strip())) as mine:
+        with lock.acquire(Path(line.strip())) as mine:
             print("held", flush=True)
             sys.stdin.readline()
             mine.check()
@@ -98,7 +98,7 @@ def left(path: Path) -> list[str]:
 
 def is_taken(path: Path) -> bool:
     try:
-        with claimed(path):
+        with acquire(path):
             return False
     except RunTaken:
         return True
@@ -150,7 +150,7 @@ def test_a_claim_says_who_since_when_and_what_to_do(
 ) -> None:
     other, path = start("", NOISEBENCH_JOB="job-7"), tmp_path / "run" / "claim"
     other.ask(path)
-    with pytest.raises(RunTaken) as taken, claimed(path):
+    with pytest.raises(RunTaken) as taken, acquire(path):
         pass
     message = str(taken.value)
     assert (
@@ -163,7 +163,7 @@ def test_a_claim_says_who_since_when_and_what_to_do(
 
 def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(DataError, match="cannot write"), claimed(tmp_path / "run" / "claim"):
+    with pytest.raises(DataError, match="cannot write"), acquire(tmp_path / "run" / "claim"):
         pass
 
 
@@ -178,7 +178,7 @@ def test_the_claim_of_a_killed_process_is_succeeded_at_once(
     (tmp_path / ".resume.pt.x1.part").write_text("half")
     assert is_taken(path)
     other.die()
-    with claimed(path):
+    with acquire(path):
         assert left(path) == ["claim"]  # with what the dead left half written swept away
     assert left(path) == []
 
@@ -211,7 +211,7 @@ def test_another_process_that_got_the_pid_of_a_dead_one_is_not_its_holder(
 def test_a_suspended_process_of_this_machine_keeps_its_claim(
     start: Callable[..., Other], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(lock, "SILENT", 0.2)
+    monkeypatch.setattr(lock, "LEASE", 0.2)
     other, path = start(), tmp_path / "claim"
     other.ask(path)
     other.process.send_signal(signal.SIGSTOP)
@@ -232,7 +232,7 @@ def test_a_claim_that_cannot_be_read_is_somebodys_until_it_is_old(
     path = tmp_path / "claim"
     path.write_bytes(text)
     assert is_taken(path)
-    old = time.time() - lock.SILENT - 1
+    old = time.time() - lock.LEASE - 1
     os.utime(path, (old, old))
     assert not is_taken(path) and left(path) == []
 
@@ -243,7 +243,7 @@ def test_a_claim_that_cannot_be_read_is_somebodys_until_it_is_old(
 def test_a_heart_that_beats_keeps_a_claim_on_another_machine(
     start: Callable[..., Other], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(lock, "SILENT", 0.5)
+    monkeypatch.setattr(lock, "LEASE", 0.5)
     other, path = start(ELSEWHERE), tmp_path / "claim"
     other.ask(path)
     for _ in range(10):
@@ -255,13 +255,13 @@ def test_a_heart_that_beats_keeps_a_claim_on_another_machine(
 def test_a_heart_that_stopped_is_succeeded_and_who_wakes_has_lost(
     start: Callable[..., Other], tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(lock, "SILENT", 0.5)
+    monkeypatch.setattr(lock, "LEASE", 0.5)
     other, path = start(ELSEWHERE), tmp_path / "claim"
     other.ask(path)
     other.process.send_signal(signal.SIGSTOP)
     assert is_taken(path)
     time.sleep(0.7)
-    with claimed(path) as mine:
+    with acquire(path) as mine:
         other.process.send_signal(signal.SIGCONT)
         assert other.ask().startswith(
             f"lost: {tmp_path} was taken over by process {os.getpid()} on "
@@ -286,7 +286,7 @@ def test_the_clock_is_the_file_systems(
 
 def test_a_claim_that_was_deleted_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "claim"
-    with claimed(path) as mine:
+    with acquire(path) as mine:
         path.unlink()
         with pytest.raises(RunTaken, match="was taken away"):
             mine.check()
@@ -341,7 +341,7 @@ def test_two_attempts_without_a_name_are_not_the_same_job(
 
 def test_a_process_does_not_succeed_itself(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("NOISEBENCH_JOB", "a")
-    with claimed(tmp_path / "claim"):
+    with acquire(tmp_path / "claim"):
         assert is_taken(tmp_path / "claim")
 
 
@@ -349,7 +349,7 @@ def test_a_process_does_not_succeed_itself(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_who_lost_a_run_writes_no_more_into_it(tmp_path: Path) -> None:
-    with RunFolder(tmp_path).claimed() as folder:
+    with RunFolder(tmp_path).locked() as folder:
         folder.write_text(tmp_path / "config.yaml", "mine")
         write(folder.claim, host="elsewhere", pid=7)
         for act in (
@@ -393,15 +393,15 @@ def test_a_server_whose_answer_was_lost_has_given_the_claim(tmp_path: Path, monk
         raise FileExistsError(errno.EEXIST, "File exists")
 
     monkeypatch.setattr(Path, "hardlink_to", linked_but_unheard)
-    with claimed(tmp_path / "claim") as mine:
+    with acquire(tmp_path / "claim") as mine:
         mine.check()
     assert left(tmp_path / "claim") == []
 
 
 def test_a_holder_reads_what_it_wrote() -> None:
-    here = Holder.here()
-    assert Holder.read(here.content()) == here and not here.is_gone(1e9, 1.0)
-    assert here.pid == os.getpid() and (here.began > 0 or not sys.platform.startswith("linux"))
+    here = LockOwner.here()
+    assert LockOwner.read(here.content()) == here and not here.is_expired(1e9, 1.0)
+    assert here.pid == os.getpid() and (here.started > 0 or not sys.platform.startswith("linux"))
 
 
 # A process that claims and lets go without pause. The lock is the oracle: the kernel frees it when
@@ -414,7 +414,7 @@ from noisebench.errors import RunTaken
 path, oracle = Path(sys.argv[1]), open(sys.argv[2], "a")
 while True:
     try:
-        with lock.claimed(path) as mine:
+        with lock.acquire(path) as mine:
             try:
                 fcntl.flock(oracle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -451,10 +451,10 @@ def test_whoever_is_killed_whenever_never_do_two_hold_a_claim(kills: int, tmp_pa
             process.wait()
     words = log.read_text().splitlines()
     assert set(words) == {"held"} and len(words) > kills
-    with claimed(path):
+    with acquire(path):
         assert left(path) == ["claim"]
     assert left(path) == []
 
 
 def test_errors_of_claims_are_the_users(tmp_path: Path) -> None:
-    assert issubclass(RunTaken, NoisebenchError) and find_claim(tmp_path / "claim") is None
+    assert issubclass(RunTaken, NoisebenchError) and find_lock(tmp_path / "claim") is None

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from noisebench.cli import main
 from noisebench.core.files import lock
 from noisebench.errors import DataError, Interrupted, NoisebenchError, RunFailed
-from noisebench.experiments.command import reproduction
-from noisebench.experiments.resolve import Run
-from noisebench.labels.build import LabelWish
+from noisebench.experiments.command import repro_command
+from noisebench.experiments.resolve import RunConfig
+from noisebench.labels.build import LabelRequest
 from noisebench.runs import checkpoint
-from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.folder import RunFolder
 from noisebench.training.trainer import Trainer
 from tests.support.suites import left, workspace
@@ -61,12 +61,12 @@ def halve(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Run, bytes]:
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, RunConfig, bytes]:
     """Of two networks and a memory of every example, in the midst of an epoch."""
     desk, steps = Desk(tmp_path_factory.mktemp("interrupted")), iter(range(1000))
     run = desk.plan(strategy="elr_plus", changes={"epochs": 2, "batch_size": 512})
     with pytest.raises(Interrupted):
-        desk.execute(run, Conduct(stop=lambda: next(steps) >= 4))
+        desk.execute(run, RunOptions(should_stop=lambda: next(steps) >= 4))
     return desk, run, desk.folder(run).resume.read_bytes()
 
 
@@ -79,7 +79,7 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Run, by
     bit=st.integers(0, 7),
 )
 def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed(
-    at: float, what: str, bit: int, interrupted: tuple[Desk, Run, bytes]
+    at: float, what: str, bit: int, interrupted: tuple[Desk, RunConfig, bytes]
 ) -> None:
     """A changed number in the midst of it too, which torch would read without a word."""
     desk, run, saved = interrupted
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed(
 
 
 def test_a_damaged_checkpoint_is_the_users_to_delete(
-    interrupted: tuple[Desk, Run, bytes], tmp_path: Path
+    interrupted: tuple[Desk, RunConfig, bytes], tmp_path: Path
 ) -> None:
     desk, run, saved = interrupted
     straight = Desk(tmp_path / "straight")
@@ -152,7 +152,7 @@ def test_a_record_that_was_copied_in_part_makes_the_run_unfinished(
     run = copied.plan()
     folder, before = copied.folder(run), left(copied.workspace.root)
     if name == "error.json":
-        folder.write_error(run.about, "kind", "message")
+        folder.write_error(run.facts, "kind", "message")
         folder.result.unlink()
     halve(folder.path / name)
     assert folder.status() == "damaged"
@@ -166,7 +166,7 @@ def test_a_suite_runs_again_whatever_has_no_valid_record(tmp_path: Path) -> None
     items = agenda(tmp_path, "smoke", epochs=1)
     carried_out(tmp_path, items)
     records = [json.loads(item.folder.result.read_text()) for item in items]
-    record, about = records[0], items[0].run.about
+    record, about = records[0], items[0].run.facts
     failure = {"schema": 1, "about": about, "type": "kind", "message": "it failed", "traceback": ""}
     damaged = ["", "{}", "[]", "null", "3", '"text"', "\x00", json.dumps(record)[:600], json.dumps({**record, "seed": "0"}),
                json.dumps({**record, "schema": 0}), json.dumps({**record, "metrics": []}), json.dumps({**record, "expected": {}}),
@@ -208,7 +208,7 @@ def test_of_a_finished_run_whose_record_says_little_train_says_what_it_can(
             [
                 "-C",
                 str(copied.workspace.root),
-                *shlex.split(reproduction(folder.about()).command)[1:],
+                *shlex.split(repro_command(folder.about()).command)[1:],
             ]
         )
         == 0
@@ -260,7 +260,7 @@ def test_a_claim_that_was_copied_along_is_nobodys_after_a_while(
         r"you know it to be gone, delete",
     ):
         copied.execute(run)
-    os.utime(folder.claim, (time.time() - lock.SILENT - 1,) * 2)
+    os.utime(folder.claim, (time.time() - lock.LEASE - 1,) * 2)
     copied.execute(run)
     assert folder.status() == "done" and not folder.claim.exists()
 
@@ -278,10 +278,10 @@ def test_what_the_dead_left_of_finished_runs_is_tidied_away_and_what_the_living_
         )
         (folder / "resume.pt").write_bytes(b"half of one")
     for folder in (finished, unfinished):
-        os.utime(folder / "claim", (time.time() - lock.SILENT - 1,) * 2)
+        os.utime(folder / "claim", (time.time() - lock.LEASE - 1,) * 2)
     halve(unfinished / "result.json")
     for folder in map(RunFolder, (finished, at_work, unfinished)):
-        folder.tidy()
+        folder.clean_up()
     assert set(place.rglob("*")) - before == {
         folder / name for folder in (at_work, unfinished) for name in ("claim", "resume.pt")
     }
@@ -296,7 +296,7 @@ def test_a_clock_set_back_changes_nothing_but_dates(
     """Each time that it is asked it says an hour less."""
     hours = iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: 2e9 - 3600 * next(hours))
-    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda clock: True)
+    monkeypatch.setattr(checkpoint.RunTimer, "checkpoint_due", lambda clock: True)
     desk = Desk(tmp_path)
     record = desk.execute(desk.plan())
     assert 0 < record["seconds"] < 60 and record["images_per_second"] > 0
@@ -332,7 +332,7 @@ def test_the_next_checkpoint_is_due_by_what_the_last_one_took(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    clock = checkpoint.Clock(0.0)
+    clock = checkpoint.RunTimer(0.0)
     for took, least in ((0.0, 30), (0.1, 30), (1.5, 30), (2.6, 52), (60.0, 1200), (0.5, 30)):
         with clock.checkpoint():
             now += took
@@ -357,7 +357,7 @@ def test_one_can_watch_the_epochs_in_a_file_that_grows(tmp_path: Path) -> None:
             seen.append(files[0].read())
 
         with pytest.raises(Interrupted):
-            desk.execute(run, Conduct(listen=listen, stop=lambda: len(seen) == 2))
+            desk.execute(run, RunOptions(on_epoch_end=listen, should_stop=lambda: len(seen) == 2))
         assert [text.count("\n") for text in seen] == [2, 1], (
             "the header with the first epoch, then a line an epoch"
         )
@@ -365,14 +365,16 @@ def test_one_can_watch_the_epochs_in_a_file_that_grows(tmp_path: Path) -> None:
         with history.open("a") as file:
             file.write("2,of an epoch that is in no checkp")
         files.clear()
-        desk.execute(run, Conduct(listen=listen))
+        desk.execute(run, RunOptions(on_epoch_end=listen))
     assert "".join(seen[2:]) == history.read_text() and [
         row["epoch"] for row in desk.folder(run).read_history()
     ] == [1, 2, 3, 4]
     finished, during = history.read_bytes(), set[bytes]()
     desk.execute(
         run,
-        Conduct(anew=True, resume=False, listen=lambda progress: during.add(history.read_bytes())),
+        RunOptions(
+            force=True, resume=False, on_epoch_end=lambda progress: during.add(history.read_bytes())
+        ),
     )
     assert during == {finished} and desk.folder(run).read_history(), (
         "a finished run's stays until there is a new one"
@@ -406,7 +408,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(
             raise error
         make(self)
 
-    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda clock: True)
+    monkeypatch.setattr(checkpoint.RunTimer, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "make_step", step)
     with pytest.raises(
         RunFailed,
@@ -421,7 +423,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(
 
 
 def test_another_failure_is_not_resumed(desk_of: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda clock: True)
+    monkeypatch.setattr(checkpoint.RunTimer, "checkpoint_due", lambda clock: True)
     monkeypatch.setattr(Trainer, "end_training", lambda self: 1 / 0)
     run = desk_of.plan()
     with pytest.raises(RunFailed, match="ZeroDivisionError: division by zero"):
@@ -509,7 +511,7 @@ def test_a_read_only_folder_is_read_and_never_written(
     place = small_disk("size=100m")
     shutil.copytree(finished.workspace.root, place, dirs_exist_ok=True)
     manifest = "digits-sym0.4-s0.csv"
-    finished.workspace.make(finished.dataset, LabelWish("symmetric(rate=0.4)"))[0].write(
+    finished.workspace.make(finished.dataset, LabelRequest("symmetric(rate=0.4)"))[0].write(
         place / "manifests" / manifest
     )
     before = left(place)

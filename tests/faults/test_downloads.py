@@ -19,7 +19,7 @@ import pytest
 
 from noisebench.cli.progress import DownloadProgress
 from noisebench.datasets import download
-from noisebench.datasets.download import MIRROR, NoHost, Published, fetch, turn
+from noisebench.datasets.download import MIRROR, NoHost, Published, download_lock, fetch
 from noisebench.errors import ConfigError, DataError
 from tests.support.hosting import (
     Host,
@@ -308,7 +308,7 @@ def test_an_interruption_passes_and_leaves_what_came(host: Host, tmp_path: Path)
         if done >= 1_000_000:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), turn(tmp_path / "set", interrupt):
+    with pytest.raises(KeyboardInterrupt), download_lock(tmp_path / "set", interrupt):
         fetch(file_of(host), tmp_path / "set", interrupt)
     (part,) = (tmp_path / "set").iterdir()  # and no claim
     came = part.read_bytes()
@@ -456,7 +456,7 @@ def test_a_killed_download_goes_on_at_the_very_byte(host: Host, tmp_path: Path) 
     until(lambda: part.exists() and part.stat().st_size == 1_234_567)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    with turn(tmp_path / "set", lambda *words: None):
+    with download_lock(tmp_path / "set", lambda *words: None):
         fetch(file_of(host), tmp_path / "set")
     assert_whole(tmp_path / "set")
     assert host.ranges == ["", "bytes=1234567-"]
@@ -466,7 +466,7 @@ def test_a_folder_where_one_cannot_write_is_said(tmp_path: Path) -> None:
     (tmp_path / "downloads").write_text("a file")
     with (
         pytest.raises(DataError, match="cannot write"),
-        turn(tmp_path / "downloads" / "set", lambda *words: None),
+        download_lock(tmp_path / "downloads" / "set", lambda *words: None),
     ):
         pytest.fail("nobody has a turn there")
 
@@ -496,7 +496,7 @@ def test_killed_again_and_again_a_download_only_ever_goes_forward(
             process.kill()
         process.communicate()
     host.answers = []
-    with turn(tmp_path / "set", lambda *words: None):
+    with download_lock(tmp_path / "set", lambda *words: None):
         fetch(file_of(host), tmp_path / "set")
     assert_whole(tmp_path / "set")
     starts = [int(asked.removeprefix("bytes=").removesuffix("-") or 0) for asked in host.ranges]

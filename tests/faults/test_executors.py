@@ -17,7 +17,7 @@ from noisebench.core.signals import PatientSignals, StopSignals
 from noisebench.errors import DataError
 from noisebench.executors import local, warm
 from noisebench.executors.attempt import MOST_LOST, Attempt
-from noisebench.executors.job import Bundle, Event, Job, Place, bundles
+from noisebench.executors.job import Event, Job, JobBatch, WorkerConfig, make_batches
 from noisebench.executors.local import LocalPool
 from noisebench.executors.submission import EventFile, Submission
 from noisebench.executors.worker import work_on
@@ -56,7 +56,7 @@ def test_a_worker_is_patient_however_often_it_is_told(number: int) -> None:
         assert signals.stopped
 
 
-def bundle(tmp_path: Path, count: int) -> Bundle:
+def bundle(tmp_path: Path, count: int) -> JobBatch:
     jobs = (
         Job(
             number,
@@ -67,14 +67,14 @@ def bundle(tmp_path: Path, count: int) -> Bundle:
         )
         for number in range(count)
     )
-    return Bundle(tuple(jobs), 16, "name")
+    return JobBatch(tuple(jobs), 16, "name")
 
 
 def heard(attempt: Attempt, number: int, kind: str) -> list[str]:
-    return [event.kind for event in attempt.hear(Event(number, kind, {}))]
+    return [event.kind for event in attempt.on_event(Event(number, kind, {}))]
 
 
-def numbers(found: list[Bundle]) -> list[list[int]]:
+def numbers(found: list[JobBatch]) -> list[list[int]]:
     return [[job.number for job in each.jobs] for each in found]
 
 
@@ -84,12 +84,14 @@ def test_what_a_worker_died_over_is_tried_in_halves_until_one_by_itself_has_fail
     attempt = Attempt(bundle(tmp_path, 4))
     assert heard(attempt, 1, "done") == ["done"]
     fate = attempt.died("it died")
-    assert numbers(fate.again) == [[0, 2], [3]] and fate.said == []
-    assert all(each.begun and each.name == "name" and each.width == 16 for each in fate.again)
-    alone = Attempt(fate.again[1]).died("it died")
-    assert [(event.number, event.kind) for event in alone.said] == [
+    assert numbers(fate.retry) == [[0, 2], [3]] and fate.events == []
+    assert all(
+        each.started_before and each.name == "name" and each.width == 16 for each in fate.retry
+    )
+    alone = Attempt(fate.retry[1]).died("it died")
+    assert [(event.number, event.kind) for event in alone.events] == [
         (3, "failed")
-    ] and alone.again == []
+    ] and alone.retry == []
     assert json.loads((tmp_path / "3" / "error.json").read_text())["message"] == "it died"
 
 
@@ -97,30 +99,32 @@ def test_what_was_on_a_lost_machine_goes_on_elsewhere_so_many_times(tmp_path: Pa
     given = bundle(tmp_path, 2)
     for times in range(MOST_LOST):
         fate = Attempt(given).lost("it was lost")
-        assert {event.kind for event in fate.said} == {"again"} and fate.again[0].lost == times + 1
-        given = fate.again[0]
+        assert {event.kind for event in fate.events} == {"again"} and fate.retry[
+            0
+        ].machines_lost == times + 1
+        given = fate.retry[0]
     last = Attempt(given).lost("it was lost")
-    assert last.again == [] and {event.kind for event in last.said} == {"failed"}
+    assert last.retry == [] and {event.kind for event in last.events} == {"failed"}
     assert "4 times" in (tmp_path / "0" / "error.json").read_text()
 
 
 def test_a_run_that_its_lost_worker_still_holds_is_asked_for_again(tmp_path: Path) -> None:
     first, second = (
         Attempt(bundle(tmp_path, 1)),
-        Attempt(Attempt(bundle(tmp_path, 1)).lost("").again[0]),
+        Attempt(Attempt(bundle(tmp_path, 1)).lost("").retry[0]),
     )
     assert heard(first, 0, "taken") == ["taken"] and first.complete
-    assert heard(second, 0, "taken") == [] and numbers(second.ended().again) == [[0]]
+    assert heard(second, 0, "taken") == [] and numbers(second.ended().retry) == [[0]]
 
 
 def test_interruptions_are_said_only_when_all_is_stopped(tmp_path: Path) -> None:
     attempt = Attempt(bundle(tmp_path, 2))
     assert heard(attempt, 0, "interrupted") == [] and not attempt.answered
-    assert [(event.number, event.kind) for event in attempt.stopped().said] == [
+    assert [(event.number, event.kind) for event in attempt.stopped().events] == [
         (0, "interrupted"),
         (1, "interrupted"),
     ]
-    assert heard(attempt, 1, "done") == ["done"] and numbers(attempt.ended().again) == [[0]]
+    assert heard(attempt, 1, "done") == ["done"] and numbers(attempt.ended().retry) == [[0]]
 
 
 def test_events_come_whole_and_once_and_a_torn_one_costs_no_other(tmp_path: Path) -> None:
@@ -137,10 +141,10 @@ def test_events_come_whole_and_once_and_a_torn_one_costs_no_other(tmp_path: Path
 
 def test_a_worker_goes_on_where_the_events_of_its_bundle_end(tmp_path: Path) -> None:
     items = agenda(tmp_path, "smoke", epochs=1, seeds=[0])
-    (whole,) = bundles(items, items)
+    (whole,) = make_batches(items, items)
     bundle_file, events = tmp_path / "0.bundle", EventFile(tmp_path / "0.events")
     bundle_file.write_text(
-        Place(str(tmp_path), str(tmp_path), True, device="cpu").line() + whole.line()
+        WorkerConfig(str(tmp_path), str(tmp_path), True, device="cpu").line() + whole.line()
     )
     for job in whole.jobs[1:]:
         events.append(Event(job.number, "done", {}))
@@ -220,7 +224,7 @@ def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(
 ) -> None:
     monkeypatch.setattr(local, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", str(cut))))
     monkeypatch.setattr(warm, "AVAILABLE", False)
-    place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
+    place = WorkerConfig(str(tmp_path), str(tmp_path), True, device="cpu")
     events = list(LocalPool(place, 1).run([bundle(tmp_path, 3)]))
     assert sorted((event.number, event.kind) for event in events) == [
         (0, "done"),
@@ -236,7 +240,7 @@ def test_a_worker_on_ray_that_is_killed_in_the_midst_of_a_line_says_how_it_died(
     from noisebench.executors.ray_pool import serve
 
     monkeypatch.setattr(local, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", "14")))
-    place = Place(str(tmp_path), str(tmp_path), True, device="cpu")
+    place = WorkerConfig(str(tmp_path), str(tmp_path), True, device="cpu")
     heard = [
         json.loads(line)
         for line in serve(place.line(), bundle(tmp_path, 3).line(), str(tmp_path), 1)

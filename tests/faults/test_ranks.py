@@ -21,17 +21,17 @@ import torch
 from noisebench.cli import main
 from noisebench.datasets import Images
 from noisebench.errors import ConfigError
-from noisebench.experiments.resolve import Run
-from noisebench.runs.checkpoint import Conduct, Course, save
+from noisebench.experiments.resolve import RunConfig
+from noisebench.runs.checkpoint import RunOptions, RunState, save
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.session import begin
+from noisebench.runs.session import load_or_start
 from noisebench.training.distributed.processes import (
-    Ranks,
-    Seat,
-    Spread,
+    ParallelConfig,
+    RankInfo,
+    SingleProcess,
     check_spread,
     cut,
-    seat_here,
+    rank_info,
 )
 from noisebench.training.distributed.ranks import device_of
 from noisebench.training.distributed.sharing import has_batch_norm, synchronised
@@ -185,7 +185,7 @@ def assert_close(several: dict[str, np.ndarray], one: dict[str, np.ndarray]) -> 
 
 def in_one(digits: Images, case: Case) -> dict[str, np.ndarray]:
     """The case in one process and one part."""
-    return trained(digits, Ranks(), {**case, "accumulate": 1})
+    return trained(digits, SingleProcess(), {**case, "accumulate": 1})
 
 
 def assert_alike(found: list[dict[str, dict[str, np.ndarray]]]) -> None:
@@ -240,7 +240,7 @@ def test_a_batch_in_parts_teaches_what_it_teaches_at_once(
     for case in ({"loss": "ce + l1(1e-4)"}, *strategies):
         with subtests.test(**case):
             whole, parts = (
-                trained(digits, Ranks(), {**case, "batch_size": 60, "accumulate": count})
+                trained(digits, SingleProcess(), {**case, "batch_size": 60, "accumulate": count})
                 for count in (1, 3)
             )
             assert_close(parts, whole)
@@ -251,7 +251,8 @@ def test_the_parts_of_a_strategy_that_looks_at_all_forget_their_first_pass(
 ) -> None:
     """Two passes, of which batch norm's statistics and dropout's masks know one."""
     at_once, in_parts = (
-        make_trainer(strategy="elr", model="cnn4", spread=Spread(accumulate=k)) for k in (1, 2)
+        make_trainer(strategy="elr", model="cnn4", spread=ParallelConfig(accumulate=k))
+        for k in (1, 2)
     )
     for trainer in (at_once, in_parts):
         trainer.make_step()
@@ -313,18 +314,20 @@ def test_a_spread_that_a_batch_does_not_allow_is_refused(
     batch: int, size: int, spread: Case, message: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        check_spread(batch, Spread(Ranks(0, size), **spread))
+        check_spread(batch, ParallelConfig(SingleProcess(0, size), **spread))
     assert str(refused.value).startswith(message)
 
 
 def test_parts_of_one_example_are_refused_where_there_is_batch_norm(
     make_trainer: Callable[..., Trainer],
 ) -> None:
-    assert make_trainer(model="mlp", spread=Spread(accumulate=32)).spread.parts(32) == cut(32, 32)
+    assert make_trainer(model="mlp", spread=ParallelConfig(accumulate=32)).spread.parts(32) == cut(
+        32, 32
+    )
     with pytest.raises(
         ConfigError, match="leaves parts of a batch of 32 fewer than 2 examples: at most 16"
     ):
-        make_trainer(model="cnn4", spread=Spread(accumulate=17))
+        make_trainer(model="cnn4", spread=ParallelConfig(accumulate=17))
 
 
 def test_batch_norm_is_synchronised_on_gpus_and_where_there_is_some(
@@ -351,9 +354,13 @@ def test_synchronised_batch_norm_has_the_parameters_of_its_own(
 
 @pytest.mark.parametrize(
     ("name", "seat"),
-    [("cuda:1", Seat(1, 2, 1, 2)), ("mps", Seat(0, 2, 0, 2)), ("cuda", Seat(0, 99, 0, 99))],
+    [
+        ("cuda:1", RankInfo(1, 2, 1, 2)),
+        ("mps", RankInfo(0, 2, 0, 2)),
+        ("cuda", RankInfo(0, 99, 0, 99)),
+    ],
 )
-def test_a_device_that_is_not_there_for_each_is_refused(name: str, seat: Seat) -> None:
+def test_a_device_that_is_not_there_for_each_is_refused(name: str, seat: RankInfo) -> None:
     with pytest.raises(
         ConfigError,
         match=r"each takes a GPU of its own|99 processes on this "
@@ -425,24 +432,24 @@ def test_what_would_be_run_is_said_once(
 def test_one_process_of_torchrun_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in seat_of(0, 1, free_port()).items():
         monkeypatch.setenv(name, value)
-    assert seat_here() == Seat() and not seat_here().several
+    assert rank_info() == RankInfo() and not rank_info().several
 
 
 def test_a_run_that_began_in_a_pack_is_not_spread(
     tmp_path: Path, make_trainer: Callable[..., Trainer]
 ) -> None:
     trainer, folder, none = (
-        make_trainer(spread=Spread(accumulate=2)),
+        make_trainer(spread=ParallelConfig(accumulate=2)),
         RunFolder(tmp_path),
-        cast(Run, None),
+        cast(RunConfig, None),
     )
-    save(folder, trainer, Course(packed=16))
+    save(folder, trainer, RunState(pack_width=16))
     with pytest.raises(
         ConfigError,
         match="began beside other runs, as one network: go on in one "
         "process, or anew with --no-resume",
     ):
-        begin(none, folder, Conduct(), trainer)
+        load_or_start(none, folder, RunOptions(), trainer)
 
 
 # Whole runs, as torchrun starts them.

@@ -21,10 +21,10 @@ from noisebench.core.files import lock
 from noisebench.errors import RunTaken
 from noisebench.labels.manifest import read_manifest
 from noisebench.runs import checkpoint
-from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.packing import loads
-from noisebench.runs.queue import Item, select
+from noisebench.runs.packing import make_packs
+from noisebench.runs.queue import QueuedRun, select
 from noisebench.runs.workspace import Workspace
 from tests.unit.test_pack import agenda, carried_out, left
 from tests.unit.test_runner import Desk
@@ -190,12 +190,12 @@ def test_a_shard_is_the_same_runs_whatever_is_finished(tmp_path: Path) -> None:
 
 def test_a_shard_packs_as_the_whole_suite_does(tmp_path: Path) -> None:
     items = agenda(tmp_path, "quick")
-    widths = {id(item): load.width for load in loads(items, items) for item in load.items}
+    widths = {id(item): load.width for load in make_packs(items, items) for item in load.items}
     for number in (1, 50):
         shard = select(items, None, f"{number}/100")
-        assert {id(item): load.width for load in loads(items, shard) for item in load.items} == {
-            id(i): widths[id(i)] for i in shard
-        }
+        assert {
+            id(item): load.width for load in make_packs(items, shard) for item in load.items
+        } == {id(i): widths[id(i)] for i in shard}
 
 
 # A process that trains elsewhere, and says its epochs.
@@ -208,11 +208,11 @@ from noisebench.runs import checkpoint
 from noisebench.errors import RunTaken
 from tests.unit.test_runner import Desk
 torch.set_num_threads(1)
-lock.BEAT, lock.SILENT, checkpoint._CHECKPOINT_EVERY = 0.05, 1.0, 0.1
+lock.HEARTBEAT, lock.LEASE, checkpoint._CHECKPOINT_EVERY = 0.05, 1.0, 0.1
 lock.machine = lambda: "another"
 desk = Desk(Path(sys.argv[1]))
 try:
-    desk.execute(desk.plan(changes={"epochs": 60}), checkpoint.Conduct(listen=lambda progress: print(progress.epoch, flush=True)))
+    desk.execute(desk.plan(changes={"epochs": 60}), checkpoint.RunOptions(on_epoch_end=lambda progress: print(progress.epoch, flush=True)))
 except RunTaken as taken:
     print(taken, flush=True)
 """
@@ -236,10 +236,10 @@ def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alo
         other.send_signal(signal.SIGSTOP)
         with pytest.raises(RunTaken, match="is being run by process"):
             desk.execute(run)
-        monkeypatch.setattr(lock, "SILENT", 0.3)
+        monkeypatch.setattr(lock, "LEASE", 0.3)
         time.sleep(0.6)
         epochs: list[int] = []
-        desk.execute(run, Conduct(listen=lambda progress: epochs.append(progress.epoch)))
+        desk.execute(run, RunOptions(on_epoch_end=lambda progress: epochs.append(progress.epoch)))
         before = {
             path.name: (path.stat().st_mtime_ns, path.read_bytes())
             for path in desk.folder(run).path.iterdir()
@@ -255,7 +255,7 @@ def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alo
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[QueuedRun]:
     """Four runs of a pack of eight places."""
     place = tmp_path_factory.mktemp("undisturbed")
     items = agenda(place, "smoke", seeds=[0])
@@ -265,12 +265,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 
 @pytest.mark.parametrize("anew", [False, True])
 def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(
-    anew: bool, undisturbed: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    anew: bool, undisturbed: list[QueuedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = agenda(tmp_path / "shared", "smoke", seeds=[0])
     if anew:
         carried_out(tmp_path / "shared", shared[1:2])
-    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda clock: True)
+    monkeypatch.setattr(checkpoint.RunTimer, "checkpoint_due", lambda clock: True)
     lost, steps, epochs = shared[1].folder, iter(range(1_000_000)), 0
 
     def stop() -> bool:
@@ -283,7 +283,9 @@ def test_a_run_of_a_pack_that_is_lost_leaves_the_others_as_they_were(
         epochs += 1
 
     told = carried_out(
-        tmp_path / "shared", shared, conduct=Conduct(anew=anew, stop=stop, listen=listen)
+        tmp_path / "shared",
+        shared,
+        conduct=RunOptions(force=anew, should_stop=stop, on_epoch_end=listen),
     )
     assert isinstance(told[1], RunTaken) and "taken over by process 7 on elsewhere" in str(told[1])
     assert (

@@ -17,7 +17,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.executors import warm
-from noisebench.executors.job import Place
+from noisebench.executors.job import WorkerConfig
 from noisebench.runs.folder import RunFolder
 from tests.support.kills import children
 from tests.support.suites import finish, numbers, start, under_way, wait_until, workspace
@@ -182,7 +182,7 @@ def test_a_worker_whose_command_was_killed_as_it_began_ends_without_a_word(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Before it was told anything, or half."""
-    place = Place("", "", True).line()
+    place = WorkerConfig("", "", True).line()
     for told in ("", place[:20], place, place + '{"jobs": ['):
         worker = warm.server().fork(os.environ)
         worker.stdin.write(told)

@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from noisebench.experiments.resolve import Run, Wish, plan_run
-from noisebench.labels.build import LabelWish
-from noisebench.runs.checkpoint import Conduct
+from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
+from noisebench.labels.build import LabelRequest
+from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.packed_session import Wanted, execute_together
-from noisebench.runs.session import execute, make_trainer
+from noisebench.runs.packed_session import PackedRun, run_packed
+from noisebench.runs.session import execute_run, make_trainer
 from noisebench.runs.workspace import Workspace
 
 LOSSES = ("ce", "el", "gce")
@@ -27,37 +27,37 @@ T95 = {2: 4.303, 9: 2.262}  # two-sided 5 % points of Student's t
 
 def plan(
     workspace: Workspace, name: str, loss: str, precision: str, seed: int, **wish: object
-) -> Run:
+) -> RunConfig:
     """A run at symmetric 0.4 whose labels and order are the seed's."""
     dataset = workspace.dataset(name)
-    manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)", seed))
-    wanted = Wish(loss=loss, seed=seed, precision=precision, **wish)  # type: ignore[arg-type]
-    return plan_run(wanted, dataset, manifest, workspace.images(dataset).fingerprint)
+    manifest, _ = workspace.make(dataset, LabelRequest("symmetric(rate=0.4)", seed))
+    wanted = RunRequest(loss=loss, seed=seed, precision=precision, **wish)  # type: ignore[arg-type]
+    return resolve_run(wanted, dataset, manifest, workspace.images(dataset).fingerprint)
 
 
-def alone(workspace: Workspace, runs: list[Run]) -> list[float]:
+def alone(workspace: Workspace, runs: list[RunConfig]) -> list[float]:
     """Test accuracy of each run by itself, in percent."""
     found = []
     for run in runs:
         images = workspace.training_images(run.dataset, run.manifest)
-        record = execute(
+        record = execute_run(
             run,
             images,
             make_trainer(run, images, "cpu"),
             RunFolder(workspace.root / "alone" / run.folder_name),
-            Conduct(),
+            RunOptions(),
         )
         found.append(100 * record["metrics"]["test_acc"]["last"])
     return found
 
 
-def packed(workspace: Workspace, runs: list[Run]) -> list[float]:
+def packed(workspace: Workspace, runs: list[RunConfig]) -> list[float]:
     """The same in a pack."""
     records: dict[int, dict] = {}
     places = [RunFolder(workspace.root / "packed" / run.folder_name) for run in runs]
     images = [workspace.training_images(run.dataset, run.manifest) for run in runs]
-    wanted = [Wanted(n, run, images[n], places[n], Conduct()) for n, run in enumerate(runs)]
-    execute_together(wanted, 16, "cpu", records.__setitem__)
+    wanted = [PackedRun(n, run, images[n], places[n], RunOptions()) for n, run in enumerate(runs)]
+    run_packed(wanted, 16, "cpu", records.__setitem__)
     return [100 * records[n]["metrics"]["test_acc"]["last"] for n in range(len(runs))]
 
 

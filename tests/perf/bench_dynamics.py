@@ -22,17 +22,17 @@ from noisebench.datasets import DATASETS, read_images
 from noisebench.experiments.recipes import make_recipe
 from noisebench.losses import build_loss
 from noisebench.metrics.dynamics import Dynamics
-from noisebench.noise import build_noise, draw
+from noisebench.noise import build_noise, sample
 from noisebench.strategies import build_strategy
 from noisebench.training import packed, trainer
-from noisebench.training.epoch_stats import Passing
-from noisebench.training.packed import Pack
+from noisebench.training.epoch_stats import OnlinePredictions
+from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Task, Trainer
 
 ROUNDS, WIDTH = 41, 16
 
 
-class ClassAlone(Passing):
+class ClassAlone(OnlinePredictions):
     """What was kept before: the predicted class, written down in every step."""
 
     def watch(self, logits: Tensor) -> None:
@@ -43,28 +43,28 @@ class ClassAlone(Passing):
         self._predicted.scatter_(1, index.view(runs, -1), logits.detach().argmax(-1).view(runs, -1))
 
 
-def training(model: str, runs: int, kind: type[Passing]) -> Callable[[], float]:
+def training(model: str, runs: int, kind: type[OnlinePredictions]) -> Callable[[], float]:
     """Seconds of an epoch on digits, of one run or of a pack."""
-    trainer.Passing = packed.Passing = kind  # type: ignore[misc]
+    trainer.OnlinePredictions = packed.OnlinePredictions = kind  # type: ignore[misc]
     data = read_images(DATASETS["digits"], Path("unused"))
-    recorded = draw(data.train_labels, build_noise("symmetric(rate=0.4)", 10).transition, 0)
+    recorded = sample(data.train_labels, build_noise("symmetric(rate=0.4)", 10).transition, 0)
     recipe = replace(make_recipe("digits", "digits", augment={}, changes={}), epochs=100_000)
     tasks = [Task(data.train_images, recorded, data.test_images, 10, model, build_loss("ce"), build_strategy("standard"), recipe, seed,
                   resolve_precision("auto", "cpu")) for seed in range(runs)]  # fmt: skip
     trainers = [Trainer(task, torch.device("cpu")) for task in tasks]
     step = (
-        Pack(trainers, WIDTH, ["same"] * runs).run_epoch
+        PackedTrainer(trainers, WIDTH, ["same"] * runs).run_epoch
         if runs > 1
         else lambda: [trainers[0].run_epoch()]
     )
 
     def epoch() -> float:
-        trainer.Passing = packed.Passing = kind  # type: ignore[misc]
+        trainer.OnlinePredictions = packed.OnlinePredictions = kind  # type: ignore[misc]
         begun = time.perf_counter()
         for end in step():
-            if kind is Passing:
+            if kind is OnlinePredictions:
                 dynamics = Dynamics()
-                dynamics.add_early(end.train_whole)
+                dynamics.add_early(end.train_probs)
                 dynamics.add(end.train_p, end.train_gradient, recorded, data.train_labels)
         return time.perf_counter() - begun
 
@@ -78,7 +78,7 @@ def main() -> None:
         "---: | ---: |"
     )
     for model, runs in (("mlp", 1), ("mlp", WIDTH), ("cnn4", 1)):
-        before, after = training(model, runs, ClassAlone), training(model, runs, Passing)
+        before, after = training(model, runs, ClassAlone), training(model, runs, OnlinePredictions)
         pairs = [(before(), after()) for _ in range(ROUNDS)][1:]
         medians = [1000 * statistics.median(side) for side in zip(*pairs, strict=True)]
         ratio = statistics.median(b / a for a, b in pairs)

@@ -28,11 +28,11 @@ def train(epochs: int, n: int, k: int) -> tuple[float, float]:
     import numpy as np
     import torch
 
-    from noisebench.experiments.resolve import Wish, plan_run
-    from noisebench.labels.build import LabelWish
-    from noisebench.runs.checkpoint import Conduct
+    from noisebench.experiments.resolve import RunRequest, resolve_run
+    from noisebench.labels.build import LabelRequest
+    from noisebench.runs.checkpoint import RunOptions
     from noisebench.runs.folder import RunFolder
-    from noisebench.runs.session import execute, make_trainer
+    from noisebench.runs.session import execute_run, make_trainer
     from noisebench.runs.workspace import Workspace
 
     torch.set_num_threads(1)
@@ -43,21 +43,21 @@ def train(epochs: int, n: int, k: int) -> tuple[float, float]:
         np.savez(Path(folder, "some.npz"), train_images=images, train_labels=labels, **test)
         workspace = Workspace(folder, folder)
         dataset = workspace.dataset("some.npz")
-        manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)"))
+        manifest, _ = workspace.make(dataset, LabelRequest("symmetric(rate=0.4)"))
         whole = workspace.images(dataset)
-        run = plan_run(
-            Wish(model="mlp", recipe="digits", changes={"epochs": epochs}),
+        run = resolve_run(
+            RunRequest(model="mlp", recipe="digits", changes={"epochs": epochs}),
             dataset,
             manifest,
             whole.fingerprint,
         )
         begun = time.perf_counter()
-        execute(
+        execute_run(
             run,
             whole,
             make_trainer(run, whole, "cpu"),
             RunFolder(workspace.runs / run.folder_name),
-            Conduct(),
+            RunOptions(),
         )
         return time.perf_counter() - begun, resource.getrusage(
             resource.RUSAGE_SELF

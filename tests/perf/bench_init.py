@@ -19,10 +19,10 @@ import numpy as np
 from noisebench.cli import main
 from noisebench.datasets import read_human
 from noisebench.experiments.suite import find_suite
-from noisebench.labels.issues import better_score, doubted, judge, together
+from noisebench.labels.issues import better_score, combine, label_issues, score_labels
 from noisebench.metrics.predictions import Predictions
 from noisebench.metrics.scores import auroc, average_precision
-from noisebench.runs.queue import make_agenda
+from noisebench.runs.queue import plan_suite
 from noisebench.runs.workspace import Workspace
 
 PRETRAINED, LABELLED = 15_000, 2_000  # images
@@ -86,7 +86,7 @@ def _save(path: Path, *arrays: np.ndarray) -> None:
 
 def show(name: str, said: Predictions, recorded: np.ndarray, clean: np.ndarray) -> None:
     """How well doubts find what is wrong."""
-    score, wrong, found = -said.recorded_log_p, recorded != clean, doubted(said, recorded)
+    score, wrong, found = -said.recorded_log_p, recorded != clean, label_issues(said, recorded)
     share = (recorded[found] != clean[found]).mean()
     print(f"{name}: AUROC {auroc(score, wrong):.3f}, average precision "
           f"{average_precision(score, wrong):.3f}, "
@@ -110,12 +110,12 @@ def run() -> None:
     ):
         if code := main([*words, *command]):
             raise SystemExit(code)
-    items = make_agenda(Workspace(place), find_suite(f"{place}/suites.yaml:doubts", place)[1])
+    items = plan_suite(Workspace(place), find_suite(f"{place}/suites.yaml:doubts", place)[1])
     arrays = [item.folder.read_arrays() for item in items]
-    said = [judge(each, better_score(each)) for each in arrays]
+    said = [score_labels(each, better_score(each)) for each in arrays]
     for item, each, one in zip(items, arrays, said, strict=True):
         show(f"{item.run.method}, seed {item.run.seed}, {better_score(each)}", one, recorded, clean)
-    show("together", together(said, recorded), recorded, clean)
+    show("together", combine(said, recorded), recorded, clean)
 
 
 if __name__ == "__main__":

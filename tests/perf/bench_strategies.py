@@ -25,7 +25,7 @@ from noisebench.core.registry import Entry
 from noisebench.errors import RunFailed
 from noisebench.experiments.recipes import Recipe
 from noisebench.losses import build_loss
-from noisebench.strategies import STRATEGIES, Passes, build_strategy, normal_strategy
+from noisebench.strategies import STRATEGIES, ComputeCost, build_strategy, normal_strategy
 from noisebench.training.trainer import Task, Trainer
 
 N, EPOCHS, BATCH = 3200, 8, 128
@@ -117,7 +117,7 @@ def bare(plain: Trainer) -> float:
     started = time.perf_counter()
     for index in torch.randperm(N).split(BATCH):
         optimizer.zero_grad()
-        loss(network(next(iter(plain.train.plain(index)))), plain.labels[index]).backward()
+        loss(network(next(iter(plain.train.eval_batches(index)))), plain.labels[index]).backward()
         optimizer.step()
     return time.perf_counter() - started
 
@@ -127,7 +127,7 @@ def line(text: str, watched: Watched, base: float) -> str:
     passes = STRATEGIES[normal_strategy(text).name].facts.get("cost")
     declared = (
         [f"{value:.3g}" for value in (passes.forward, passes.backward, passes.share)]
-        if isinstance(passes, Passes)
+        if isinstance(passes, ComputeCost)
         else ["", "", ""]
     )
     epochs = watched.dearest() if len(watched.epochs) > 1 else []

@@ -23,8 +23,8 @@ from sklearn.datasets import load_sample_images
 from timm.data import ImageDataset, create_loader
 
 from noisebench.datasets import find_dataset, read_images
-from noisebench.training.images.pixels import Plan
-from noisebench.training.images.source import Look, normalisation_of, source_of
+from noisebench.training.images.pixels import EpochPlan
+from noisebench.training.images.source import StreamTransform, normalisation_of, source_of
 
 PICTURES, SIZE = 768, (500, 375)
 
@@ -93,14 +93,14 @@ def _ours(place: Path, workers: int, batch: int, device: str) -> Callable[[], No
         pictures,
         normalisation_of(pictures),
         torch.device(device),
-        Look(224, 0.875, 0.08, flip=True),
+        StreamTransform(224, 0.875, 0.08, flip=True),
     )
     epoch = iter(range(1_000_000))
 
     def run() -> None:
-        plan = Plan.draw(len(source), 1, 0, False, torch.Generator().manual_seed(next(epoch)))
+        plan = EpochPlan.draw(len(source), 1, 0, False, torch.Generator().manual_seed(next(epoch)))
         ats = [slice(start, start + batch) for start in range(0, len(source) - batch + 1, batch)]
-        source.begin(plan, ats)
+        source.start_epoch(plan, ats)
         for at in ats:
             (images,) = source.views(plan, at)
             assert images.shape == (batch, 3, 224, 224)

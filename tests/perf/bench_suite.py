@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from noisebench.core.hardware import cores
+from noisebench.core.hardware import cpu_count
 from noisebench.experiments.suite import find_suite
-from noisebench.runs.checkpoint import Conduct
-from noisebench.runs.queue import Item, make_agenda
-from noisebench.runs.session import execute, make_trainer
+from noisebench.runs.checkpoint import RunOptions
+from noisebench.runs.queue import QueuedRun, plan_suite
+from noisebench.runs.session import execute_run, make_trainer
 from noisebench.runs.workspace import Workspace
 
 SAMPLE = 8
@@ -38,11 +38,15 @@ def alone(name: str) -> tuple[int, float]:
     with tempfile.TemporaryDirectory() as folder:
         workspace, suite = Workspace(folder), find_suite(name, Path(folder))[1]
         defaults = suite.defaults.model_copy(update={"precision": "fp32"})
-        items: list[Item] = make_agenda(workspace, suite.model_copy(update={"defaults": defaults}))
+        items: list[QueuedRun] = plan_suite(
+            workspace, suite.model_copy(update={"defaults": defaults})
+        )
         begun = time.perf_counter()
         for item in items[:: max(1, len(items) // SAMPLE)][:SAMPLE]:
             images = workspace.training_images(item.run.dataset, item.run.manifest)
-            execute(item.run, images, make_trainer(item.run, images, "cpu"), item.folder, Conduct())
+            execute_run(
+                item.run, images, make_trainer(item.run, images, "cpu"), item.folder, RunOptions()
+            )
     return len(items), (time.perf_counter() - begun) / min(SAMPLE, len(items))
 
 
@@ -58,7 +62,7 @@ def main() -> None:
         seconds = time.perf_counter() - begun
         after = json.loads(command(folder, "run", name, "--dry-run", "--rerun", "all", "--json"))
     print(
-        f"torch {torch.__version__}, {cores()} cores, {name}: {count} runs, {forecast['packs']} "
+        f"torch {torch.__version__}, {cpu_count()} cores, {name}: {count} runs, {forecast['packs']} "
         "packs"
     )
     print("| way | seconds | a run | |\n| --- | ---: | ---: | ---: |")

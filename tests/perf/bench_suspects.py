@@ -73,7 +73,7 @@ def numbers(p: np.ndarray, manifest: Manifest) -> list[float]:
     """AUROC, average precision and the share that is wrong among the first as many as are wrong;
     then AUROC and average precision by cleanlab's two scores.
     """
-    labels, wrong = manifest.labels, manifest.labels != manifest.truth
+    labels, wrong = manifest.labels, manifest.labels != manifest.true_labels
     ours = -np.log(np.maximum(p[np.arange(len(p)), labels], 1e-300))
     first = np.argsort(-ours, kind="stable")[: wrong.sum()]
     theirs = [

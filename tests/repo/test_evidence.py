@@ -25,7 +25,7 @@ from noisebench.core.hardware import environment
 from noisebench.datasets import find_dataset, read_images
 from noisebench.experiments.suite import Suite
 from noisebench.reporting import finished_runs
-from noisebench.runs.queue import Item, make_agenda, where
+from noisebench.runs.queue import QueuedRun, plan_suite, where
 from noisebench.runs.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -51,13 +51,13 @@ def suite(name: str) -> Suite:
 
 
 @pytest.fixture(scope="module")
-def agenda(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Item]]:
+def agenda(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[QueuedRun]]:
     """A suite's runs as they are planned today; skips the subtest whose images are not at hand."""
     place = tmp_path_factory.mktemp("evidence")
 
     @cache
-    def planned(name: str) -> list[Item]:
-        return make_agenda(workspace(place, name), suite(name))
+    def planned(name: str) -> list[QueuedRun]:
+        return plan_suite(workspace(place, name), suite(name))
 
     return planned
 
@@ -77,7 +77,7 @@ def workspace(place: Path, name: str) -> Workspace:
 
 
 def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(
-    agenda: Callable[[str], list[Item]], subtests: pytest.Subtests
+    agenda: Callable[[str], list[QueuedRun]], subtests: pytest.Subtests
 ) -> None:
     """By its key, a hash of all that changes a result, under the same name and with the same oracle
     mark.
@@ -98,7 +98,7 @@ def test_every_page_shows_its_file(subtests: pytest.Subtests) -> None:
 
 
 def test_what_a_page_says_to_add_is_one_of_its_runs(
-    agenda: Callable[[str], list[Item]], subtests: pytest.Subtests
+    agenda: Callable[[str], list[QueuedRun]], subtests: pytest.Subtests
 ) -> None:
     for name in WRITTEN:
         with subtests.test(suite=name):
@@ -109,7 +109,7 @@ def test_what_a_page_says_to_add_is_one_of_its_runs(
 
 
 def test_pieces_are_the_whole_suite_each_run_once(
-    agenda: Callable[[str], list[Item]], subtests: pytest.Subtests
+    agenda: Callable[[str], list[QueuedRun]], subtests: pytest.Subtests
 ) -> None:
     for name, table in evidence.EVIDENCE.items():
         with subtests.test(suite=name):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from noisebench.datasets import DATASETS
-from noisebench.experiments.published import Beside, Ours, cells_of, find_beside
+from noisebench.experiments.published import OurProtocol, PublishedMatch, cells_of, find_published
 from noisebench.experiments.recipes import make_recipe
 from noisebench.experiments.suite import Suite, SuiteRun, expand, packaged_suites, read_suites
 from noisebench.labels.build import noise_for
@@ -15,11 +15,11 @@ from noisebench.labels.build import noise_for
 SUITES = read_suites(packaged_suites())
 
 
-def _beside(suite: Suite, run: SuiteRun) -> Beside | None:
+def _beside(suite: Suite, run: SuiteRun) -> PublishedMatch | None:
     told = run.settings
     noise = str(noise_for(DATASETS[told["dataset"]], told["noise"]))
     epochs = make_recipe(told["recipe"], told["dataset"], augment={}, changes=run.changes).epochs
-    ours = Ours(
+    ours = OurProtocol(
         told["dataset"],
         told["model"],
         noise,
@@ -28,10 +28,10 @@ def _beside(suite: Suite, run: SuiteRun) -> Beside | None:
         epochs,
         suite.report.metric,
     )
-    return find_beside(str(suite.report.published), ours)
+    return find_published(str(suite.report.published), ours)
 
 
-def _cells(name: str) -> list[Beside | None]:
+def _cells(name: str) -> list[PublishedMatch | None]:
     return [_beside(SUITES[name], run) for run in expand(SUITES[name]) if run.seed == 0]
 
 
@@ -72,7 +72,7 @@ def test_what_stands_beside_a_row_of_the_apl_suites_is_of_the_same_loss() -> Non
 
 
 def test_every_suite_says_what_it_takes() -> None:
-    assert [name for name, suite in SUITES.items() if not (suite.takes and suite.summary)] == []
+    assert [name for name, suite in SUITES.items() if not (suite.runtime and suite.summary)] == []
 
 
 @pytest.mark.parametrize(

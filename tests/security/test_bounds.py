@@ -16,8 +16,14 @@ import pytest
 
 from noisebench.core.classes import check_table
 from noisebench.core.files.schema import NUMBER, TEXT, Each, Maybe, check_form, check_plain
-from noisebench.core.files.untrusted import free_memory, opened, parse_json, read_bytes, room
-from noisebench.core.hardware import cores
+from noisebench.core.files.untrusted import (
+    free_memory,
+    max_unpacked,
+    open_regular,
+    parse_json,
+    read_bytes,
+)
+from noisebench.core.hardware import cpu_count
 from noisebench.datasets.label_files import read_annotations
 from noisebench.datasets.npz import read_arrays
 from noisebench.errors import ConfigError, DataError
@@ -124,14 +130,14 @@ def test_an_honest_manifest_that_packs_well_is_read(tmp_path: Path) -> None:
 
 
 def test_what_a_packed_file_may_hold_grows_with_it() -> None:
-    assert room(10) == room(1000) == 1 << 28
-    assert room(1 << 30) == 100 << 30
+    assert max_unpacked(10) == max_unpacked(1000) == 1 << 28
+    assert max_unpacked(1 << 30) == 100 << 30
 
 
 def test_a_file_that_grows_while_it_is_read_is_read_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "grows"
     path.write_bytes(b"12345")
-    with opened(path) as file:
+    with open_regular(path) as file:
         assert file.read() == b"12345"
     with pytest.raises(ValueError, match="it is too large: 5 bytes, and may have 4"):
         read_bytes(path, 4)
@@ -296,7 +302,7 @@ def test_containers_limit_processors_and_memory(tmp_path: Path) -> None:
     """By quotas of version 1 and 2, of the process's own group or one around it, called as in the
     container or as outside of it.
     """
-    here, GB = cores(tmp_path), 1 << 30
+    here, GB = cpu_count(tmp_path), 1 << 30
     cases: list[tuple[str, dict[str, str], int, int]] = [
         ("0::/", {}, here, 8 * GB),
         ("0::/", {"cpu.max": "max 100000", "memory.max": "max", "memory.current": f"{GB}"}, here, 8 * GB),
@@ -323,5 +329,5 @@ def test_containers_limit_processors_and_memory(tmp_path: Path) -> None:
         for name, text in contents.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
-        assert (cores(root), free_memory(root)) == (processors, memory), own
-    assert 1 <= cores() <= (os.cpu_count() or 1)
+        assert (cpu_count(root), free_memory(root)) == (processors, memory), own
+    assert 1 <= cpu_count() <= (os.cpu_count() or 1)

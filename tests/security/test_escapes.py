@@ -31,12 +31,12 @@ from noisebench.cli import main
 from noisebench.core.sanitize import as_cell, from_cell
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import NoisebenchError, printable
-from noisebench.experiments.command import reproduction
-from noisebench.labels.build import LabelWish, make_manifest
+from noisebench.experiments.command import repro_command
+from noisebench.labels.build import LabelRequest, make_manifest
 from noisebench.labels.manifest import read_manifest
-from noisebench.reporting import FORMATS, Shape, report_of
+from noisebench.reporting import FORMATS, TableLayout, report_of
 from noisebench.reporting.ci.github import error_lines, step_summary
-from noisebench.reporting.figures.panels import Figure, Panel, Series
+from noisebench.reporting.figures.panels import Panel, PanelFigure, Series
 from noisebench.reporting.page.inline import inline_svg
 from noisebench.reporting.render.html import fragment
 from noisebench.runs.folder import RunFolder, run_folders
@@ -153,7 +153,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache  # a page of all these names takes a second
 def rendered(place: Path, form: str) -> str:
-    text = report_of(run_folders([place]), Shape(), workspace=Workspace(place)).render(form)
+    text = report_of(run_folders([place]), TableLayout(), workspace=Workspace(place)).render(form)
     text.encode()  # whoever prints it can
     return text
 
@@ -216,7 +216,9 @@ def test_html_has_the_elements_of_harmless_names(evil: Path, good: Path) -> None
 
 
 def test_a_notebooks_fragment_has_the_elements_of_harmless_names(evil: Path, good: Path) -> None:
-    made = [fragment(report_of(run_folders([place]), Shape()).tables) for place in (evil, good)]
+    made = [
+        fragment(report_of(run_folders([place]), TableLayout()).tables) for place in (evil, good)
+    ]
     assert Elements(made[0]).found == Elements(made[1]).found
     plain(made[0])
 
@@ -293,7 +295,7 @@ def test_a_build_is_told_its_errors_and_nothing_else(evil: Path, good: Path) -> 
             "%(?!25|0A)", line
         )
     summaries = [
-        step_summary(report_of(run_folders([place]), Shape()).tables, names)
+        step_summary(report_of(run_folders([place]), TableLayout()).tables, names)
         for place, names in ((evil, HOSTILE), (good, HARMLESS))
     ]
     assert tokens(summaries[0]) == tokens(summaries[1])
@@ -305,7 +307,7 @@ def test_a_figure_is_valid_whatever_its_lines_are_called() -> None:
         panel = Panel(
             names[0], names[1], names[2], tuple(Series(name, line, line) for name in names)
         )
-        return Figure("rates", "", ((panel,),), (9.0, 9.0)).picture("svg").decode()
+        return PanelFigure("rates", "", ((panel,),), (9.0, 9.0)).picture("svg").decode()
 
     expected = {node.tag for node in ElementTree.fromstring(svg(HARMLESS[:12])).iter()}
     for start in range(0, len(HOSTILE) - 2, 12):
@@ -441,7 +443,7 @@ def test_manifests_are_harmless(tmp_path: Path) -> None:
         labels = Labels(
             replace(DATASETS["digits"], classes=tuple(few)), np.arange(3 * len(few)) % len(few)
         )
-        made = make_manifest(labels, LabelWish("symmetric(rate=0.4)"))
+        made = make_manifest(labels, LabelRequest("symmetric(rate=0.4)"))
         replace(
             made, meta={**made.meta, "dataset": few[0], "convention": few[1], "path": few[2]}
         ).write(path)
@@ -521,7 +523,9 @@ def test_what_is_said_of_a_strangers_classes_is_harmless(pictures: Path) -> None
         str(manifest),
         "--dry-run",
     )
-    page = report_of(run_folders([pictures]), Shape(), workspace=Workspace(pictures)).render("html")
+    page = report_of(run_folders([pictures]), TableLayout(), workspace=Workspace(pictures)).render(
+        "html"
+    )
     plain(page)
     assert Elements(page).found["img", ("alt", "data-picture")] == 12, (
         "the doubted labels are shown with their classes"
@@ -573,7 +577,7 @@ def test_a_manifests_rows_are_no_formulas_and_one_line_each(pictures: Path) -> N
 def test_ids_that_begin_as_formulas_come_back(tmp_path: Path) -> None:
     ids = tuple(f"{name}/x.png" for name in ("=a", "+a", "-a", "@a", "\ta"))
     labels = Labels(DATASETS["digits"], np.arange(5), ids)
-    made = make_manifest(labels, LabelWish("symmetric(rate=0.4, exact=False)"))
+    made = make_manifest(labels, LabelRequest("symmetric(rate=0.4, exact=False)"))
     made.write(tmp_path / "m.csv")
     body = [
         line
@@ -595,7 +599,7 @@ def about(name: str) -> dict[str, Any]:
 
 def test_a_shell_reads_each_word_of_a_command_as_it_is(tmp_path: Path) -> None:
     names = [name for name in HOSTILE if "\0" not in name and "\udc80" not in name]
-    made = [reproduction(about(name)) for name in names]
+    made = [repro_command(about(name)) for name in names]
     assert all(shlex.split(each.command) == list(each.words) for each in made)
     script = "\n".join(f"printf '%s\\0' {each.command}" for each in made)
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, check=True)
@@ -619,6 +623,6 @@ def test_a_record_adds_no_option_to_its_command() -> None:
         "--precision",
     }
     for name in HOSTILE:
-        words = reproduction(about(name)).words
+        words = repro_command(about(name)).words
         options = [word for at, word in enumerate(words[3:]) if at % 2 == 0]
         assert not words[2].startswith("-") and set(options) <= known, name

@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 
 from noisebench.cli import main
-from noisebench.core.files.torch_files import load_saved
+from noisebench.core.files.torch_files import load_torch
 from noisebench.datasets import find_dataset, read_images
 from noisebench.datasets.streaming.images import LARGEST, decoded
-from noisebench.datasets.streaming.index import Listing, Names
+from noisebench.datasets.streaming.index import ImageIndex, Names
 from noisebench.datasets.streaming.opening import opener
 from noisebench.datasets.streaming.tars import index_tars
 from noisebench.errors import ConfigError, DataError, Interrupted, LanguageError, NoisebenchError
@@ -36,7 +36,7 @@ from noisebench.experiments.suite import read_suites
 from noisebench.experiments.weights import initial_of
 from noisebench.labels.manifest import read_manifest
 from noisebench.losses import LOSSES, register_loss
-from noisebench.runs.checkpoint import Conduct, Course, course_of, read, save
+from noisebench.runs.checkpoint import RunOptions, RunState, course_of, read, save
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.inference import load_weights
 from noisebench.training.trainer import Trainer
@@ -162,7 +162,7 @@ def test_a_picture_that_is_no_picture_or_too_large_is_refused_in_one_line(
     for name, (file, content) in PICTURES.items():
         with subtests.test(picture=name):
             (tmp_path / file).write_bytes(content)
-            listing = Listing("folder", str(tmp_path), Names.of([file]))
+            listing = ImageIndex("folder", str(tmp_path), Names.of([file]))
             with pytest.raises(DataError, match="cannot be read as a picture") as caught:
                 decoded(opener(listing), listing, 0)
             assert "\n" not in str(caught.value) and file in str(caught.value)
@@ -185,7 +185,7 @@ READ = {
         "from noisebench.training.images.source import Look, normalisation_of, source_of;"
         'images = read_images(find_dataset("folder:set"), Path(), workers=0).train_images;'
         'next(iter(source_of(images, normalisation_of(images), torch.device("cpu"), Look(32, '
-        "0.875)).plain()))",
+        "0.875)).eval_batches()))",
     ),
 }
 
@@ -542,7 +542,7 @@ def test_what_torch_writes_is_read(tmp_path: Path) -> None:
         "f": torch.empty(0),
     }
     for how in ({}, {"_use_new_zipfile_serialization": False}):
-        found = load_saved(torch_file(content, **how))
+        found = load_torch(torch_file(content, **how))
         assert torch.equal(found["c"], shared[:, 1:]) and found["d"] == content["d"]
 
 
@@ -553,7 +553,7 @@ Checkpoint = tuple[RunFolder, dict[str, Any]]
 def checkpoint(make_trainer: Callable[..., Trainer], tmp_path: Path) -> Checkpoint:
     """A run's folder with a checkpoint, and what stands in it."""
     folder = RunFolder(tmp_path / "run__1")
-    save(folder, make_trainer(), Course())
+    save(folder, make_trainer(), RunState())
     return folder, torch.load(
         io.BytesIO(folder.resume.read_bytes().partition(b"\n")[2]), weights_only=True
     )
@@ -588,7 +588,7 @@ def test_a_checkpoint_whose_training_is_of_other_types_is_refused(tmp_path: Path
     run = desk.plan()
     folder, steps = desk.folder(run), iter(range(100))
     with pytest.raises(Interrupted):
-        desk.execute(run, Conduct(stop=lambda: next(steps) > 2))
+        desk.execute(run, RunOptions(should_stop=lambda: next(steps) > 2))
     content = torch.load(
         io.BytesIO(folder.resume.read_bytes().partition(b"\n")[2]), weights_only=True
     )

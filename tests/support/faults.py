@@ -173,7 +173,7 @@ def _child(case: dict[str, Any], answer: int) -> None:
     from noisebench.cli import main
     from noisebench.runs import checkpoint
 
-    checkpoint.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
+    checkpoint.RunTimer.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 it ends with the process
     touches = Touches(Path(case["place"]), case["fault"], case["at"])

@@ -11,7 +11,7 @@ from noisebench.errors import DataError
 from noisebench.runs import checkpoint
 from noisebench.training.trainer import Trainer
 
-checkpoint.Clock.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
+checkpoint.RunTimer.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
 make_step = Trainer.make_step
 
 

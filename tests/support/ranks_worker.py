@@ -25,8 +25,8 @@ from torch import nn
 from noisebench.cli import main
 from noisebench.core.plugins import load_plugins
 from noisebench.datasets import DATASETS, Images, read_images
-from noisebench.training.distributed.processes import Ranks, Spread, seat_here
-from noisebench.training.distributed.ranks import several_ranks
+from noisebench.training.distributed.processes import ParallelConfig, SingleProcess, rank_info
+from noisebench.training.distributed.ranks import open_process_group
 from noisebench.training.distributed.sharing import kept_by_each
 from noisebench.training.networks import factory
 from noisebench.training.trainer import Trainer
@@ -47,12 +47,12 @@ def small_digits() -> Images:
     return read_images(DATASETS["digits"], Path("unused"))
 
 
-def trained(digits: Images, ranks: Ranks, case: dict[str, Any]) -> dict[str, np.ndarray]:
+def trained(digits: Images, ranks: SingleProcess, case: dict[str, Any]) -> dict[str, np.ndarray]:
     """What a training leaves that several processes and one must agree on. case: as small_trainer
     takes it, and how to spread it.
     """
     case = {"batch_size": 25, "epochs": EPOCHS, **case}
-    spread = Spread(ranks, case.pop("accumulate", 1), case.pop("sync_bn", False))
+    spread = ParallelConfig(ranks, case.pop("accumulate", 1), case.pop("sync_bn", False))
     device = torch.device(case.pop("device", "cpu"))
     with _ChangedNetworks(case.pop("change", "")):
         trainer = small_trainer(digits, spread=spread, device=device, **case)
@@ -112,8 +112,10 @@ def _be(seat: dict[str, str], group: dict[str, Any]) -> int:
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         return main(group["arguments"])
     load_plugins([str(Path(__file__).parent / "strategies_of_five_powers.py")])
-    here, digits = seat_here(), small_digits()
-    with several_ranks(here, "cpu") as ranks:  # gloo, which lets two processes share a GPU, too
+    here, digits = rank_info(), small_digits()
+    with open_process_group(
+        here, "cpu"
+    ) as ranks:  # gloo, which lets two processes share a GPU, too
         for name, case in group["cases"].items():
             np.savez(f"{group['out']}/{name}-{here.rank}.npz", **trained(digits, ranks, case))
     return 0

@@ -7,17 +7,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from noisebench.strategies import Belief, Strategy, register_strategy
+from noisebench.strategies import Strategy, Supervision, register_strategy
 
 
-@register_strategy(name="test_mixing", off="test_mixing(share=0)")
+@register_strategy(name="test_mixing", disabled_form="test_mixing(share=0)")
 @dataclass
 class Mixing(Strategy):
     """(a) Every image mixed with another of its batch, and so are the targets."""
 
     share: float = 0.3
 
-    def prepare(self, batch, networks):
+    def prepare_batch(self, batch, networks):
         import torch
 
         order = torch.randperm(len(batch.index), generator=batch.generator)
@@ -27,7 +27,7 @@ class Mixing(Strategy):
             batch, views=tuple(mixed), targets=one_hot + self.share * (one_hot[order] - one_hot)
         )
 
-    def start(self, facts):
+    def setup(self, facts):
         self.num_classes = facts.num_classes
 
 
@@ -40,7 +40,7 @@ class LearnedTransition(Strategy):
 
     lr: float = 0.1
 
-    def start(self, facts):
+    def setup(self, facts):
         import torch
 
         self.state["logits_T"] = (
@@ -50,7 +50,7 @@ class LearnedTransition(Strategy):
     def parameter_groups(self):
         return [{"params": [self.state["logits_T"]], "lr": self.lr, "weight_decay": 0.0}]
 
-    def adapt(self, log_p, batch, network):
+    def transform_log_p(self, log_p, batch, network):
         return (log_p.unsqueeze(2) + self.state["logits_T"].log_softmax(1)).logsumexp(1)
 
 
@@ -61,21 +61,23 @@ class Agreement(Strategy):
     cheap; they shall agree.
     """
 
-    networks: ClassVar[int] = 2
-    views: ClassVar[int] = 2
+    num_networks: ClassVar[int] = 2
+    num_views: ClassVar[int] = 2
     keep: float = 0.8
     weight: float = 0.5
 
-    def believe(self, batch, outputs):
+    def supervise(self, batch, outputs):
         count = max(1, int(self.keep * len(batch.index)))
         beliefs = []
         for other in reversed(range(2)):
             cost = outputs[other][0].cost.detach().gather(1, batch.labels[:, None])[:, 0]
             cheap = cost.argsort(stable=True)[:count]
-            beliefs.append(Belief(batch.targets, cost.new_zeros(len(cost)).scatter_(0, cheap, 1.0)))
+            beliefs.append(
+                Supervision(batch.targets, cost.new_zeros(len(cost)).scatter_(0, cheap, 1.0))
+            )
         return beliefs
 
-    def penalty(self, batch, outputs):
+    def regularizer(self, batch, outputs):
         p, q = outputs[0][1].log_p, outputs[1][1].log_p
         return self.weight * ((p.exp() - q.exp()) * (p - q)).sum(1).mean()
 
@@ -90,14 +92,14 @@ class Memory(Strategy):
     weight: float = 1.0
     momentum: float = 0.7
 
-    def start(self, facts):
+    def setup(self, facts):
         import torch
 
         self.state["mean"] = torch.zeros(
             len(facts.labels), facts.num_classes, device=facts.labels.device
         )
 
-    def penalty(self, batch, outputs):
+    def regularizer(self, batch, outputs):
         p = outputs[0][0].log_p.exp()
         mean = self.momentum * self.state["mean"][batch.index] + (1 - self.momentum) * p.detach()
         self.state["mean"][batch.index] = mean
@@ -113,7 +115,7 @@ class Refit(Strategy):
 
     share: float = 0.02
 
-    def start(self, facts):
+    def setup(self, facts):
         import torch
 
         self.state["targets"] = torch.eye(facts.num_classes, device=facts.labels.device)[
@@ -121,10 +123,10 @@ class Refit(Strategy):
         ]
         self.state["weights"] = torch.ones(len(facts.labels), device=facts.labels.device)
 
-    def believe(self, batch, outputs):
-        return [Belief(self.state["targets"][batch.index], self.state["weights"][batch.index])]
+    def supervise(self, batch, outputs):
+        return [Supervision(self.state["targets"][batch.index], self.state["weights"][batch.index])]
 
-    def between(self, epoch, whole):
+    def on_epoch_end(self, epoch, whole):
         p: Any = whole.log_p().exp()
         self.state["targets"] = (1 - self.share) * self.state["targets"] + self.share * p
         certainty = p.max(1).values
@@ -132,14 +134,14 @@ class Refit(Strategy):
         self.state["feature_norm"] = float(whole.features().norm(dim=1).mean())
 
 
-@register_strategy(name="test_stacking", off="test_stacking(copies=1)")
+@register_strategy(name="test_stacking", disabled_form="test_stacking(copies=1)")
 @dataclass
 class Stacking(Strategy):
     """(a) once more: every example several times in a batch."""
 
     copies: int = 2
 
-    def prepare(self, batch, networks):
+    def prepare_batch(self, batch, networks):
         import torch
 
         rows = {

@@ -19,12 +19,17 @@ from scipy import stats
 import noisebench as nb
 from noisebench.cli import main
 from noisebench.errors import ConfigError
-from noisebench.reporting import Report, Shape, report_of
+from noisebench.reporting import Report, TableLayout, report_of
 from noisebench.reporting.aggregate import Cell
-from noisebench.reporting.comparison import less
+from noisebench.reporting.comparison import difference_table
 from noisebench.reporting.page.page import page
 from noisebench.reporting.render.terminal import draw_table
-from noisebench.reporting.stats import Difference, beats, difference, student_quantile
+from noisebench.reporting.stats import (
+    Difference,
+    difference,
+    significantly_better,
+    student_quantile,
+)
 from noisebench.runs.folder import run_folders
 from noisebench.runs.workspace import Workspace
 from tests.cli.test_page import Tags
@@ -184,7 +189,7 @@ def test_few_seeds_that_agree_on_few_images_are_not_bold(tmp_path: Path) -> None
                 metrics={"test_acc": {"last": value}, "test": {"n": 500}},
             )
     (table,) = report(tmp_path).tables
-    assert not table.leaders
+    assert not table.significant_best
     reach = 100 * stats.t.isf(0.025, 1) * 0.002 / math.sqrt(2)
     assert f"| el | +0.20 [{0.2 - reach:+.2f}, {0.2 + reach:+.2f}] |" in below(report(tmp_path))
 
@@ -198,9 +203,10 @@ def test_without_the_number_of_images_no_interval_is_of_no_width_or_of_two_seeds
                 cell(value, value, value, labels=name)
                 for value, name in zip((0.75, 0.5), labels, strict=True)
             )
-            assert (of(own, other).mean, of(own, other).low) == (0.25, None) and not beats(
-                own, other
-            )
+            assert (of(own, other).mean, of(own, other).low) == (
+                0.25,
+                None,
+            ) and not significantly_better(own, other)
             assert (
                 of(cell(0.75, 0.8, labels=labels[0]), cell(0.5, 0.6, labels=labels[1])).low is None
             )
@@ -211,10 +217,12 @@ def test_what_is_no_count_does_not_repeat_by_chance() -> None:
     own.metric = other.metric = "nll"
     assert (
         of(own, other).low is None
-        and beats(own, other, higher_is_better=False)
-        and not beats(own, other)
+        and significantly_better(own, other, higher_is_better=False)
+        and not significantly_better(own, other)
     )
-    assert not beats(own, own) and not beats(own, own, higher_is_better=False)
+    assert not significantly_better(own, own) and not significantly_better(
+        own, own, higher_is_better=False
+    )
 
 
 def test_one_pair_has_a_difference_and_no_interval() -> None:
@@ -232,12 +240,12 @@ def test_a_cell_beats_another_where_the_interval_is_on_its_side(case: Case) -> N
             own, other = random_cells(seed, ("l", "l"))
             found = of(own, other)
             assert found.low is not None and found.high is not None
-            assert beats(own, other) == (found.low > 0) and beats(
+            assert significantly_better(own, other) == (found.low > 0) and significantly_better(
                 own, other, higher_is_better=False
             ) == (found.high < 0)
             for by, wins in ((-0.001, False), (0.001, True)):
                 assert (
-                    beats(
+                    significantly_better(
                         cell(
                             *(value - found.low + by for value in own.values.values()), labels="l"
                         ),
@@ -304,7 +312,7 @@ def fill(
 
 
 def report(root: Path, against: str = "ce", **shape: object) -> Report:
-    return report_of(run_folders([root]), Shape(against=against, **shape))  # type: ignore[arg-type]
+    return report_of(run_folders([root]), TableLayout(against=against, **shape))  # type: ignore[arg-type]
 
 
 def below(made: Report, number: int = 0) -> str:
@@ -344,7 +352,7 @@ def test_every_format_says_the_same(tmp_path: Path) -> None:
 
 def test_a_document_has_the_numbers_and_without_being_asked_none(tmp_path: Path) -> None:
     fill(tmp_path)
-    plain = report_of(run_folders([tmp_path]), Shape()).render("json")
+    plain = report_of(run_folders([tmp_path]), TableLayout()).render("json")
     found = {
         cell["method"]: cell["difference"]
         for cell in json.loads(report(tmp_path).render("json"))["cells"]
@@ -545,7 +553,7 @@ def test_runs_of_the_same_compute_differ_in_their_epochs_too(tmp_path: Path) -> 
     first, second = report(tmp_path, budget="compute").tables
     found = first.differences["coteaching, 20", SYM]
     assert found is not None and (found.mean, found.pairs) == (pytest.approx(0.15), 2)
-    assert less(second) is None and "No differences from ce:" in report(
+    assert difference_table(second) is None and "No differences from ce:" in report(
         tmp_path, budget="compute"
     ).render("md")
     assert second.title.endswith("80 epochs of CE")

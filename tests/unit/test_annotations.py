@@ -21,7 +21,7 @@ from PIL import Image
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Dataset, Labels, Shape, read_annotations
 from noisebench.errors import DataError, LanguageError
-from noisebench.labels.build import LabelWish, make_manifest
+from noisebench.labels.build import LabelRequest, make_manifest
 from noisebench.labels.manifest import read_manifest
 from noisebench.metrics.scores import memorised
 
@@ -457,7 +457,7 @@ def test_rows_of_test_images_are_passed_over_and_images_without_a_row_left_out(
             assert main(["corrupt", str(pets / "pets"), *options]) == 0
             manifest = read_manifest(pets / f"{when}.csv")
             listed = np.isin(manifest.ids, part["path"])
-            np.testing.assert_array_equal(manifest.kept, listed)
+            np.testing.assert_array_equal(manifest.included, listed)
             assert 0 < manifest.val.sum() < 15 and not manifest.val[~listed].any()
 
 
@@ -526,7 +526,9 @@ def test_without_clean_labels_nobody_knows_the_rates(file):
     manifest = foreign(file(csv("label", LABELS)))
     assert manifest.meta["realised_rate"] is None and manifest.meta["per_class_rate"] == [None] * 4
     assert manifest.clean_labels.tolist() == [-1] * 8
-    assert manifest.rate is None and memorised(LABELS, manifest.labels, manifest.truth) is None
+    assert (
+        manifest.rate is None and memorised(LABELS, manifest.labels, manifest.true_labels) is None
+    )
 
 
 def test_partly_known_clean_labels_give_the_rates_of_the_known_ones(file):
@@ -562,7 +564,8 @@ def test_own_labels_are_recorded_as_they_are_and_nobody_knows_which_are_wrong():
 
 def digits_with(path, digits, seed=0):
     return make_manifest(
-        Labels(DATASETS["digits"], digits.train_labels), LabelWish(f"imported({str(path)!r})", seed)
+        Labels(DATASETS["digits"], digits.train_labels),
+        LabelRequest(f"imported({str(path)!r})", seed),
     )
 
 

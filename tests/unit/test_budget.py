@@ -14,29 +14,29 @@ from hypothesis import strategies as st
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
-from noisebench.experiments.compute import Price, at_budget, price_of
+from noisebench.experiments.compute import RelativeCost, at_budget, price_of
 from noisebench.experiments.methods import METHODS
 from noisebench.experiments.recipes import Recipe
-from noisebench.experiments.resolve import Run, Wish, plan_run
+from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite, read_suites
 from noisebench.losses import LOSSES
-from noisebench.reporting import Report, Shape, make_tables, read_rows, report_of
+from noisebench.reporting import Report, TableLayout, make_tables, read_rows, report_of
 from noisebench.reporting.compute import by_compute
 from noisebench.runs.folder import run_folders
-from noisebench.runs.queue import make_agenda
+from noisebench.runs.queue import plan_suite
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import STRATEGIES, Strategy, normal_strategy, register_strategy
 from tests.unit.test_report import ASYM, SYM, add
 from tests.unit.test_suite import GOOD, mistakes, write
 
-PRICES = st.builds(Price, st.floats(1, 12), st.booleans())
+PRICES = st.builds(RelativeCost, st.floats(1, 12), st.booleans())
 BUDGETS = st.integers(1, 400)
 TEN = {"budget": "compute", "changes": {"epochs": 10}}
 
 
 @given(PRICES, BUDGETS)
 def test_a_budget_buys_an_epoch_at_least_and_else_its_work_to_half_an_epoch(
-    price: Price, budget: int
+    price: RelativeCost, budget: int
 ) -> None:
     epochs = price.epochs(budget)
     assert epochs >= 1
@@ -47,7 +47,7 @@ def test_a_budget_buys_an_epoch_at_least_and_else_its_work_to_half_an_epoch(
 
 @given(BUDGETS)
 def test_plain_training_keeps_its_epochs(budget: int) -> None:
-    assert Price(1).epochs(budget) == budget == Price(1).work(budget)
+    assert RelativeCost(1).epochs(budget) == budget == RelativeCost(1).work(budget)
 
 
 def test_every_method_and_strategy_that_comes_with_the_package_has_a_price() -> None:
@@ -62,10 +62,10 @@ def test_every_method_and_strategy_that_comes_with_the_package_has_a_price() -> 
 
 
 def test_what_estimates_its_noise_pays_for_that() -> None:
-    assert price_of("el(eps=estimated)", "standard") == Price(1, True)
-    assert price_of("ce", "coteaching(rate=estimated)") == Price(2, True)
-    assert Price(1, True).epochs(40) == 32 and Price(1, True).work(32) == 40
-    assert price_of("el(eps=0.4)", "coteaching(rate=0.4)") == Price(2)
+    assert price_of("el(eps=estimated)", "standard") == RelativeCost(1, True)
+    assert price_of("ce", "coteaching(rate=estimated)") == RelativeCost(2, True)
+    assert RelativeCost(1, True).epochs(40) == 32 and RelativeCost(1, True).work(32) == 40
+    assert price_of("el(eps=0.4)", "coteaching(rate=0.4)") == RelativeCost(2)
 
 
 def test_a_strategy_that_says_no_cost_cannot_be_budgeted() -> None:
@@ -95,23 +95,23 @@ def plan(tmp_path_factory: pytest.TempPathFactory):
     """A run of a wish on digits."""
     workspace = Workspace(tmp_path_factory.mktemp("workspace"))
     dataset = workspace.dataset("digits")
-    from noisebench.labels.build import LabelWish
+    from noisebench.labels.build import LabelRequest
 
-    manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)"))
-    return lambda **wish: plan_run(Wish(**wish), dataset, manifest, "sha")
+    manifest, _ = workspace.make(dataset, LabelRequest("symmetric(rate=0.4)"))
+    return lambda **wish: resolve_run(RunRequest(**wish), dataset, manifest, "sha")
 
 
 @pytest.mark.parametrize("method", ["ce", "gce", "coteaching", "el_estimated", "joint"])
 def test_the_same_run_has_one_key_however_it_was_asked_for(method: str, plan) -> None:
-    budgeted: Run = plan(method=method, **TEN)
-    typed: Run = plan(method=method, changes={"epochs": budgeted.recipe.epochs})
+    budgeted: RunConfig = plan(method=method, **TEN)
+    typed: RunConfig = plan(method=method, changes={"epochs": budgeted.recipe.epochs})
     assert budgeted.recipe.epochs == {"coteaching": 5, "el_estimated": 8}.get(method, 10)
     assert (budgeted.key, budgeted.config, budgeted.folder_name) == (
         typed.key,
         typed.config,
         typed.folder_name,
     )
-    other: Run = plan(method=method, changes={"epochs": 10})
+    other: RunConfig = plan(method=method, changes={"epochs": 10})
     assert (budgeted.key == other.key) == (budgeted.recipe.epochs == 10)
 
 
@@ -140,15 +140,14 @@ def test_a_suite_gives_all_its_runs_the_budget(tmp_path: Path) -> None:
         "tiny"
     ]
     assert (
-        plain.told(budget="compute") == written
-        and written.told(budget="epochs").defaults.budget == "epochs"
+        plain.with_defaults(budget="compute") == written
+        and written.with_defaults(budget="epochs").defaults.budget == "epochs"
     )
     epochs = {
-        item.run.method: item.run.recipe.epochs
-        for item in make_agenda(Workspace(tmp_path), written)
+        item.run.method: item.run.recipe.epochs for item in plan_suite(Workspace(tmp_path), written)
     }
     assert epochs == {"el": 4, "coteaching": 2}
-    assert {item.run.recipe.epochs for item in make_agenda(Workspace(tmp_path), plain)} == {4}
+    assert {item.run.recipe.epochs for item in plan_suite(Workspace(tmp_path), plain)} == {4}
 
 
 def trained(
@@ -160,7 +159,7 @@ def trained(
 
 
 def compute_report(root: Path, **shape: str) -> Report:
-    return report_of(run_folders([root]), Shape(budget="compute", **shape))  # type: ignore[arg-type]
+    return report_of(run_folders([root]), TableLayout(budget="compute", **shape))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -205,7 +204,9 @@ def test_methods_of_the_same_work_stand_in_one_table_with_their_epochs(unequal: 
 
 
 def test_without_a_budget_runs_of_other_epochs_stand_in_other_tables(unequal: Path) -> None:
-    found = {table.title: table.rows for table in report_of(run_folders([unequal]), Shape()).tables}
+    found = {
+        table.title: table.rows for table in report_of(run_folders([unequal]), TableLayout()).tables
+    }
     assert found["digits, mlp, digits, 40 epochs"] == ("ce", "coteaching") and found[
         ("digits, mlp, digits, 20 epochs")
     ] == ("coteaching",)
@@ -224,7 +225,7 @@ def test_epochs_stand_beside_the_methods_wherever_these_are(unequal: Path) -> No
 
 
 def test_epochs_are_an_axis_without_a_budget_too(unequal: Path) -> None:
-    (table,) = report_of(run_folders([unequal]), Shape(rows="method,epochs")).tables
+    (table,) = report_of(run_folders([unequal]), TableLayout(rows="method,epochs")).tables
     assert (
         table.title == "digits, mlp, digits"
         and "coteaching, 20" in table.rows
@@ -298,7 +299,7 @@ def test_whatever_a_budget_plans_its_table_finds_together(
             )
         )
     found = by_compute(rows)
-    assert {each.alike["budget"] for each in found} == {budget} and [
+    assert {each.comparable["budget"] for each in found} == {budget} and [
         each.epochs for each in found
     ] == [each.epochs for each in rows]
 

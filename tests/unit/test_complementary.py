@@ -7,7 +7,7 @@ import torch
 
 from noisebench.strategies import Strategy
 from noisebench.strategies.nlnl import negative_cost, other_labels
-from noisebench.training.objective import believed_cost
+from noisebench.training.objective import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started
 
@@ -56,25 +56,25 @@ def test_negative_stages_learn_from_all_and_then_where_the_label_is_likelier_tha
         with case(epoch=epoch, chosen=chosen):
             output, batch = said(P), a_batch(LABELS, epoch)
             strategy, again = (started("nlnl(draws=2)", LABELS, 3, epochs=30) for _ in range(2))
-            assert believed_cost(output.cost, strategy.believe(batch, [[output]])[0]).item() == 0
+            assert weighted_cost(output.cost, strategy.supervise(batch, [[output]])[0]).item() == 0
             others = other_labels(batch.labels, 3, 2, torch.Generator().manual_seed(7))
             batch.generator.manual_seed(7)
             expected = negative_cost(output.log_p, others)[chosen].mean()
-            torch.testing.assert_close(again.penalty(batch, [[output]]), expected)
+            torch.testing.assert_close(again.regularizer(batch, [[output]]), expected)
 
 
 def test_the_positive_stage_learns_the_labels_that_are_sure() -> None:
     output, batch = said(P), a_batch(LABELS, 21)
     strategy = started("nlnl", LABELS, 3, epochs=30)
-    assert strategy.penalty(batch, [[output]]) is None
-    [belief] = strategy.believe(batch, [[output]])
-    assert belief.weights.tolist() == [1, 0, 0]
-    assert believed_cost(output.cost, belief).item() == pytest.approx(output.cost[0, 0].item())
+    assert strategy.regularizer(batch, [[output]]) is None
+    [belief] = strategy.supervise(batch, [[output]])
+    assert belief.sample_weights.tolist() == [1, 0, 0]
+    assert weighted_cost(output.cost, belief).item() == pytest.approx(output.cost[0, 0].item())
 
 
 def stage(strategy: Strategy, epoch: int) -> str:
     """By what a label less likely than chance costs in an epoch."""
-    penalty = strategy.penalty(a_batch([0], epoch), [[said([[0.1, 0.9]])]])
+    penalty = strategy.regularizer(a_batch([0], epoch), [[said([[0.1, 0.9]])]])
     return "positive" if penalty is None else "negative" if penalty.item() > 0 else "selective"
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from noisebench.errors import RunFailed
-from noisebench.training.packed import Pack
+from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_losses import POINTWISE, texts_of
@@ -125,7 +125,7 @@ def test_two_trainings_are_equal_and_one_resumes_as_if_it_had_not_stopped(
 def test_a_pack_trains_as_each_alone(make_trainer: Made) -> None:
     alone = [on("cuda", make_trainer(loss)) for loss in ("ce", "gce", "mae")]
     packed = [on("cuda", make_trainer(loss)) for loss in ("ce", "gce", "mae")]
-    ends = Pack(packed, 16).run_epoch()
+    ends = PackedTrainer(packed, 16).run_epoch()
     for trainer, end in zip(alone, ends, strict=True):
         np.testing.assert_allclose(end.test_log_p, trainer.run_epoch().test_log_p, atol=2e-2)  # type: ignore[union-attr]
 

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisebench.strategies import Output
+from noisebench.strategies import ModelOutput
 from noisebench.strategies.curriculum import cheapest_within, margin, soft_hinge
-from noisebench.training.objective import believed_cost
+from noisebench.training.objective import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, started
 
@@ -88,21 +88,21 @@ def test_the_curriculum_loss_bounds_the_errors_tighter_than_the_sum() -> None:
         )
 
 
-def an_output(logits: torch.Tensor) -> Output:
+def an_output(logits: torch.Tensor) -> ModelOutput:
     log_p = logits.log_softmax(1)
-    return Output(logits, log_p, -log_p)
+    return ModelOutput(logits, log_p, -log_p)
 
 
 def test_after_the_burn_in_the_threshold_is_by_the_rate_and_the_errors() -> None:
     logits = torch.tensor([[4.0, 0.0], [2.0, 1.5], [0.0, 0.4], [0.0, 6.0]])
     labels, output = [0, 0, 0, 0], an_output(logits)
     strategy = started("curriculum(rate=0.5, burn_in=0.5)", labels, epochs=10)
-    assert strategy.believe(a_batch(labels, 5), [[output]])[0].weights is None
-    [belief] = strategy.believe(a_batch(labels, 6), [[output]])
+    assert strategy.supervise(a_batch(labels, 5), [[output]])[0].sample_weights is None
+    [belief] = strategy.supervise(a_batch(labels, 6), [[output]])
     # C = 0.25 * 4 + 0.5 * 2 = 2; the costs 0, 0.5, 1.91, 7.0 together: 0, 0.5, 2.41 against 2, 1, 0
-    assert belief.weights.tolist() == [1, 1, 0, 0]
+    assert belief.sample_weights.tolist() == [1, 1, 0, 0]
     cost = (output.cost[0, 0] + output.cost[1, 0]) / 4
-    assert believed_cost(output.cost, belief).item() == pytest.approx(cost.item())
+    assert weighted_cost(output.cost, belief).item() == pytest.approx(cost.item())
 
 
 def test_of_labels_that_are_known_the_share_that_is_pruned_is_the_rate(case: Case) -> None:
@@ -111,7 +111,7 @@ def test_of_labels_that_are_known_the_share_that_is_pruned_is_the_rate(case: Cas
             labels = [0] * 100
             wrong = torch.arange(100) < 100 * rate
             logits = torch.stack([torch.where(wrong, -60.0, 60.0), torch.zeros(100)], 1)
-            [belief] = started(f"curriculum(rate={rate}, burn_in=0)", labels).believe(
+            [belief] = started(f"curriculum(rate={rate}, burn_in=0)", labels).supervise(
                 a_batch(labels), [[an_output(logits)]]
             )
-            assert torch.equal(belief.weights == 0, wrong)
+            assert torch.equal(belief.sample_weights == 0, wrong)

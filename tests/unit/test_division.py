@@ -14,12 +14,12 @@ from sklearn.mixture import GaussianMixture
 
 from noisebench.errors import RunFailed
 from noisebench.strategies import build_strategy
-from noisebench.strategies.base import Batch, Facts, Output
+from noisebench.strategies.base import Batch, ModelOutput, TrainingInfo
 from noisebench.strategies.components import balance, entropy, linear_ramp, sharpened, sigmoid_ramp
 from noisebench.strategies.dividemix import DivideMix, co_guessed, co_refined
 from noisebench.strategies.gmm_split import chance_clean, scaled_cost
 from noisebench.strategies.mixup import Mixture
-from noisebench.training.objective import believed_cost
+from noisebench.training.objective import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
 
@@ -124,7 +124,9 @@ class Told:
     def __init__(self, said: list) -> None:
         self.said, self.networks = [torch.tensor(rows).log() for rows in said], [None] * len(said)
 
-    def ask(self, images: torch.Tensor, network: int = 0, weights: object = None) -> torch.Tensor:
+    def predict_log_p(
+        self, images: torch.Tensor, network: int = 0, weights: object = None
+    ) -> torch.Tensor:
         said = self.said[network]
         return said if said.dim() == 2 else said[int(images.min() >= 100)]  # by view
 
@@ -133,7 +135,7 @@ def prepared(
     strategy: DivideMix, labels: list[int], clean: list[list[float]], said: list, epoch: int = 200
 ) -> Batch:
     recorded = torch.tensor(labels)
-    strategy.start(Facts(recorded, 2, 300, torch.Generator()))
+    strategy.setup(TrainingInfo(recorded, 2, 300, torch.Generator()))
     strategy.state["clean"].copy_(torch.tensor(clean))
     views = tuple(
         torch.arange(len(labels) * 4.0).view(-1, 1, 2, 2) + 100 * view for view in range(2)
@@ -146,7 +148,7 @@ def prepared(
         epoch,
         torch.Generator().manual_seed(3),
     )
-    return strategy.prepare(batch, Told(said))  # type: ignore[arg-type]
+    return strategy.prepare_batch(batch, Told(said))  # type: ignore[arg-type]
 
 
 def test_each_network_learns_the_mixtures_of_its_own_division() -> None:
@@ -166,23 +168,23 @@ def test_each_network_learns_the_mixtures_of_its_own_division() -> None:
         mixture(torch.cat([torch.arange(12.0), torch.arange(12.0) + 100]).view(6, 1, 2, 2)),
     )
     log_p = torch.tensor([[0.3, 0.7]] * 6).log()
-    outputs = [[Output(log_p, log_p, -log_p)]] * 2
-    beliefs = strategy.believe(batch, outputs)
+    outputs = [[ModelOutput(log_p, log_p, -log_p)]] * 2
+    beliefs = strategy.supervise(batch, outputs)
     for number, belief in enumerate(beliefs):
         torch.testing.assert_close(belief.targets, mixture(targets[number].repeat(2, 1)))
-    assert [belief.weights.tolist() for belief in beliefs] == [[1, 1, 0] * 2, [0, 1, 1] * 2]
+    assert [belief.sample_weights.tolist() for belief in beliefs] == [[1, 1, 0] * 2, [0, 1, 1] * 2]
 
     p = log_p.exp()
     unlabelled = [
         (p - beliefs[n].targets).square()[[row, row + 3]].mean() for n, row in ((0, 2), (1, 0))
     ]
     torch.testing.assert_close(
-        strategy.penalty(batch, outputs),
+        strategy.regularizer(batch, outputs),
         10 * sum(unlabelled) + 2 * balance(log_p),
         rtol=1e-4,
         atol=1e-5,
     )
-    cost = believed_cost(-log_p, beliefs[0]).item()
+    cost = weighted_cost(-log_p, beliefs[0]).item()
     assert cost == pytest.approx(
         float(-(beliefs[0].targets * log_p).sum(1)[[0, 1, 3, 4]].mean()), rel=1e-5
     )
@@ -191,9 +193,9 @@ def test_each_network_learns_the_mixtures_of_its_own_division() -> None:
 def test_the_warm_up_learns_one_view_and_punishes_confidence_if_asked_to() -> None:
     plain, asymmetric = build_strategy("dividemix"), build_strategy("dividemix(confidence=1)")
     log_p = torch.tensor([[0.3, 0.7], [0.9, 0.1]]).log()
-    outputs, labels = [[Output(log_p, log_p, -log_p)]] * 2, torch.tensor([0, 1])
+    outputs, labels = [[ModelOutput(log_p, log_p, -log_p)]] * 2, torch.tensor([0, 1])
     for strategy in (plain, asymmetric):
-        strategy.start(Facts(labels, 2, 300, torch.Generator()))
+        strategy.setup(TrainingInfo(labels, 2, 300, torch.Generator()))
     batch = Batch(
         (torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)),
         labels,
@@ -202,9 +204,9 @@ def test_the_warm_up_learns_one_view_and_punishes_confidence_if_asked_to() -> No
         10,
         torch.Generator(),
     )
-    assert len(plain.prepare(batch, Told([])).views) == 1  # type: ignore[arg-type]
-    assert plain.penalty(batch, outputs) is None
-    torch.testing.assert_close(asymmetric.penalty(batch, outputs), -2 * entropy(log_p))
+    assert len(plain.prepare_batch(batch, Told([])).views) == 1  # type: ignore[arg-type]
+    assert plain.regularizer(batch, outputs) is None
+    torch.testing.assert_close(asymmetric.regularizer(batch, outputs), -2 * entropy(log_p))
 
 
 def test_networks_divide_for_each_other(make_trainer: Callable[..., Trainer]) -> None:
@@ -234,9 +236,10 @@ def test_a_split_alone_learns_what_is_likely_right(make_trainer: Callable[..., T
         (), trainer.labels[:50], torch.arange(50), trainer.labels[:50], 2, torch.Generator()
     )
     log_p = trainer.log_p()[:50]
-    [belief] = trainer.strategy.believe(batch, [[Output(log_p, log_p, -log_p)]])
+    [belief] = trainer.strategy.supervise(batch, [[ModelOutput(log_p, log_p, -log_p)]])
     assert (
-        torch.equal(belief.weights, (chance[:50] > 0.7).float()) and 0 < belief.weights.mean() < 1
+        torch.equal(belief.sample_weights, (chance[:50] > 0.7).float())
+        and 0 < belief.sample_weights.mean() < 1
     )
 
 
@@ -248,12 +251,12 @@ def test_the_squared_error_is_ramped_up_from_the_warm_up_on() -> None:
         assert isinstance(strategy, DivideMix)
         batch = prepared(strategy, [0, 1], [[1, 0], [1, 0]], [[[0.6, 0.4]] * 2] * 2, epoch)
         log_p = torch.tensor([[0.3, 0.7]] * 4).log()
-        outputs = [[Output(log_p, log_p, -log_p)]] * 2
+        outputs = [[ModelOutput(log_p, log_p, -log_p)]] * 2
         squared = (
-            (log_p.exp() - strategy.believe(batch, outputs)[0].targets).square()[[1, 3]].mean()
+            (log_p.exp() - strategy.supervise(batch, outputs)[0].targets).square()[[1, 3]].mean()
         )
         weights.append(
-            float((strategy.penalty(batch, outputs) - 2 * balance(log_p)) / (2 * squared))
+            float((strategy.regularizer(batch, outputs) - 2 * balance(log_p)) / (2 * squared))
         )
     assert weights == pytest.approx(
         [10 * 0.5 / 16, 10 * 7.5 / 16, 10 * 15.5 / 16, 10, 10], rel=2e-3
@@ -265,20 +268,20 @@ def test_both_views_are_asked() -> None:
     assert isinstance(strategy, DivideMix)
     views = [[[0.6, 0.4]], [[0.2, 0.8]]]
     batch = prepared(strategy, [0], [[0], [0]], [views, views])
-    belief = strategy.believe(batch, [[Output(*[torch.zeros(2, 2)] * 3)]] * 2)[0]
+    belief = strategy.supervise(batch, [[ModelOutput(*[torch.zeros(2, 2)] * 3)]] * 2)[0]
     torch.testing.assert_close(belief.targets, torch.tensor([[0.4, 0.6]] * 2))
 
 
 def weighed(trainer: Trainer, epochs: int) -> dict[int, bool]:
     """By epoch whether the examples of the first network have weights."""
-    inner, seen = trainer.strategy.believe, {}
+    inner, seen = trainer.strategy.supervise, {}
 
-    def spy(batch: Batch, outputs: list[list[Output]]) -> list:
+    def spy(batch: Batch, outputs: list[list[ModelOutput]]) -> list:
         beliefs = inner(batch, outputs)
-        seen[batch.epoch] = beliefs[0].weights is not None
+        seen[batch.epoch] = beliefs[0].sample_weights is not None
         return beliefs
 
-    trainer.strategy.believe = spy  # type: ignore[method-assign]
+    trainer.strategy.supervise = spy  # type: ignore[method-assign]
     for _ in range(epochs):
         trainer.run_epoch()
     return seen

@@ -14,7 +14,7 @@ import torch
 
 from noisebench.errors import DataError, Interrupted
 from noisebench.metrics.dynamics import BINS, Dynamics
-from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.checkpoint import RunOptions
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
 from tests.unit.test_runner import Desk
@@ -46,7 +46,7 @@ def test_p_is_of_the_recorded_label_and_the_class_the_likeliest(
     trainer = make_trainer(lr=0.0, batch_size=256, weight_decay=0.0)
     trainer.networks[0].eval()
     expected = trainer.networks[0](
-        next(trainer.train.plain(torch.arange(256, device=trainer.device)))
+        next(trainer.train.eval_batches(torch.arange(256, device=trainer.device)))
     ).softmax(1)
     end = trainer.run_epoch()
     np.testing.assert_allclose(
@@ -112,7 +112,7 @@ def test_an_interrupted_run_keeps_the_same(tmp_path: Path) -> None:
     run, steps = straight.plan(), iter(range(1000))
     straight.execute(run)
     with pytest.raises(Interrupted):
-        stopped.execute(run, Conduct(stop=lambda: next(steps) >= 30))
+        stopped.execute(run, RunOptions(should_stop=lambda: next(steps) >= 30))
     stopped.execute(run)
     folders = [desk.folder(run) for desk in (straight, stopped)]
     for name in ("dynamics", "predictions"):

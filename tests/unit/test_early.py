@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from noisebench.experiments.methods import METHODS
-from noisebench.strategies import Output
+from noisebench.strategies import ModelOutput
 from noisebench.strategies.elr import early_term, remembered
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
@@ -52,7 +52,9 @@ def test_the_penalty_looks_at_a_memory_that_knows_the_step() -> None:
     strategy = started("elr(lam=3, beta=0.7)", [0, 1])
     p = torch.tensor([[0.6, 0.4], [0.9, 0.1]])
     expected = 3 * (1 - 0.3 * (p * p).sum(1)).log().mean()
-    torch.testing.assert_close(strategy.penalty(a_batch([0, 1]), [[said(p.tolist())]]), expected)
+    torch.testing.assert_close(
+        strategy.regularizer(a_batch([0, 1]), [[said(p.tolist())]]), expected
+    )
 
 
 def test_the_penalty_is_finite_however_sure_the_network_is(case: Case) -> None:
@@ -61,7 +63,7 @@ def test_the_penalty_is_finite_however_sure_the_network_is(case: Case) -> None:
             strategy, k = started("elr(lam=7, beta=0)", [0], num_classes=1000), torch.arange(1000.0)
             logits = (far * (k == 3).float())[None].requires_grad_()
             log_p = logits.log_softmax(1)
-            term = strategy.penalty(a_batch([0]), [[Output(logits, log_p, -log_p)]])
+            term = strategy.regularizer(a_batch([0]), [[ModelOutput(logits, log_p, -log_p)]])
             term.backward()  # type: ignore[union-attr]
             assert term.isfinite() and logits.grad.isfinite().all()  # type: ignore[union-attr]
 

@@ -13,7 +13,7 @@ import pytest
 import noisebench as nb
 from noisebench.errors import Interrupted, LanguageError
 from noisebench.experiments.oracle import estimated_facts
-from noisebench.experiments.resolve import Run
+from noisebench.experiments.resolve import RunConfig
 from noisebench.losses import LOSSES
 from noisebench.metrics.confident_learning import (
     Estimates,
@@ -23,8 +23,8 @@ from noisebench.metrics.confident_learning import (
     confident_transition,
     wilson_interval,
 )
-from noisebench.runs.checkpoint import Conduct
-from noisebench.runs.noise_estimation import FOLDS, fold_trainer, folds, warmup_epochs
+from noisebench.runs.checkpoint import RunOptions
+from noisebench.runs.noise_estimation import NUM_FOLDS, fold_trainer, folds, warmup_epochs
 from noisebench.runs.session import find_device, make_trainer
 from tests.conftest import Case
 from tests.unit.test_runner import Desk
@@ -195,7 +195,7 @@ def test_no_two_seeds_and_folds_begin_from_equal_weights_or_read_in_the_same_ord
     for seed in (0, 1, 2):
         run = desk.plan(loss="el(eps=estimated)", seed=seed)
         trainers = [
-            fold_trainer(run, desk.images, fold, find_device("cpu")) for fold in range(FOLDS)
+            fold_trainer(run, desk.images, fold, find_device("cpu")) for fold in range(NUM_FOLDS)
         ]
         for trainer in [*trainers, make_trainer(run, desk.images, "cpu")]:
             weights.append(next(trainer.networks[0].parameters()).detach().numpy().tobytes())
@@ -212,7 +212,7 @@ def test_the_warm_up_takes_a_quarter_of_the_epochs(desk: Desk, case: Case) -> No
             assert warmup_epochs(desk.plan(loss="el(eps=0.4)", changes={"epochs": epochs})) == 0
 
 
-def assert_finds_the_rate(run: Run, found: dict) -> None:
+def assert_finds_the_rate(run: RunConfig, found: dict) -> None:
     rate = found["rate"]
     low, high = rate["interval"]
     assert rate["truth"] == run.manifest.meta["realised_rate"]
@@ -278,7 +278,7 @@ def test_a_warm_up_that_is_interrupted_ends_as_if_it_had_not_been(
                 asked = count()
                 with pytest.raises(Interrupted):
                     stopped.execute(
-                        run, Conduct(stop=lambda n=steps, asked=asked: next(asked) >= n)
+                        run, RunOptions(should_stop=lambda n=steps, asked=asked: next(asked) >= n)
                     )  # type: ignore[misc]
             record = stopped.execute(run)
             assert record["estimates"] == whole["estimates"]
@@ -291,7 +291,8 @@ def test_a_warm_up_that_is_interrupted_ends_as_if_it_had_not_been(
 def test_an_interruption_says_that_it_was_in_the_warm_up(desk: Desk) -> None:
     with pytest.raises(Interrupted, match=r"epoch 1 of 2 of the warm-up"):
         desk.execute(
-            desk.plan(loss="el(eps=estimated)", changes={"epochs": 8}), Conduct(stop=lambda: True)
+            desk.plan(loss="el(eps=estimated)", changes={"epochs": 8}),
+            RunOptions(should_stop=lambda: True),
         )
 
 
@@ -299,7 +300,7 @@ def test_no_clean_or_test_label_has_a_part_in_an_estimate(desk: Desk) -> None:
     run = desk.plan(loss="el(eps=estimated)", changes={"epochs": 4})
     first = desk.execute(run)["estimates"]["rate"]["estimate"]
     desk.images.test_labels[:] = 0
-    assert desk.execute(run, Conduct(anew=True))["estimates"]["rate"]["estimate"] == first
+    assert desk.execute(run, RunOptions(force=True))["estimates"]["rate"]["estimate"] == first
 
 
 def test_what_is_to_be_found_out_is_read_off_the_text() -> None:

@@ -24,11 +24,11 @@ from noisebench.metrics.dynamics import BINS
 from noisebench.metrics.predictions import Predictions
 from noisebench.metrics.scores import ece
 from noisebench.noise import transition
-from noisebench.reporting import Shape, report_of
+from noisebench.reporting import TableLayout, report_of
 from noisebench.reporting.figures import FIGURES
 from noisebench.reporting.figures.losses import respond
 from noisebench.reporting.figures.optimum import likeliest_wrong, optimum
-from noisebench.reporting.figures.panels import Figure, Panel, Series
+from noisebench.reporting.figures.panels import Panel, PanelFigure, Series
 from noisebench.reporting.figures.ranks import Ranking, critical_difference, studentized_range
 from noisebench.reporting.figures.style import looks
 from noisebench.runs.folder import RunFolder, run_folders
@@ -137,7 +137,7 @@ def test_the_same_picture_is_the_same_bytes(place: Path, tmp_path: Path) -> None
 
 
 def test_rates_are_the_means_of_the_table(place: Path, drawn: Callable) -> None:
-    (table,) = report_of(run_folders([place]), Shape()).tables
+    (table,) = report_of(run_folders([place]), TableLayout()).tables
     cells = [table.cells["el", f"symmetric(rate={rate})"] for rate in (0.2, 0.4)]
     rows = drawn("rates")
     assert of(rows, "digits, symmetric", "el", "x") == pytest.approx([20, 40])
@@ -149,7 +149,7 @@ def test_rates_are_the_means_of_the_table(place: Path, drawn: Callable) -> None:
 
 
 def test_rates_are_of_any_metric(drawn: Callable, place: Path) -> None:
-    (table,) = report_of(run_folders([place]), Shape(metric="nll")).tables
+    (table,) = report_of(run_folders([place]), TableLayout(metric="nll")).tables
     assert of(drawn("rates", "--metric", "nll"), "digits, symmetric", "ce")[0] == pytest.approx(
         table.cells["ce", "symmetric(rate=0.2)"].mean
     )
@@ -308,7 +308,7 @@ def test_of_a_strategy_or_a_loss_without_a_closed_form_nothing_is_expected(tmp_p
             )
             == 0
         )
-    (panel,) = optimum(report_of(run_folders([tmp_path]), Shape()).tables).places
+    (panel,) = optimum(report_of(run_folders([tmp_path]), TableLayout()).tables).places
     assert {dot.row: dot.expected is not None for dot in panel.dots} == {
         "mixup": False,
         "js": False,
@@ -334,7 +334,7 @@ def test_a_noise_whose_text_says_no_matrix_has_no_optimum(tmp_path: Path) -> Non
         == 0
     )
     assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0", "--epochs", "1"]) == 0
-    tables = report_of(run_folders([tmp_path]), Shape()).tables
+    tables = report_of(run_folders([tmp_path]), TableLayout()).tables
     assert tables
     with pytest.raises(ConfigError, match="noise whose text says its matrix"):
         optimum(tables)
@@ -393,7 +393,7 @@ def test_bars_join_what_is_not_told_apart_and_no_bar_lies_in_another() -> None:
 
 
 def test_ranks_are_the_tables(place: Path, drawn: Callable) -> None:
-    (table,) = report_of(run_folders([place]), Shape()).tables
+    (table,) = report_of(run_folders([place]), TableLayout()).tables
     assert {row["method"]: float(row["mean_rank"]) for row in drawn("ranks")} == {
         row: table.mean_rank(row) for row in table.rows
     }
@@ -462,9 +462,9 @@ def test_where_there_is_nothing_to_draw_it_says_why(
 def test_a_figure_that_nobody_could_read_is_refused() -> None:
     panel = Panel("t", "x", "y", (Series("s", np.zeros(2), np.zeros(2)),))
     with pytest.raises(ConfigError, match="would have 49 panels"):
-        Figure("density", "", ((panel,) * 49,))
+        PanelFigure("density", "", ((panel,) * 49,))
     with pytest.raises(ConfigError, match="nothing to draw"):
-        Figure("density", "", ())
+        PanelFigure("density", "", ())
 
 
 def test_thirty_lines_look_differently_without_colour_too() -> None:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
-from noisebench.experiments.command import reproduction
+from noisebench.experiments.command import repro_command
 from noisebench.experiments.recipes import RECIPES, Recipe, all_settings, make_recipe
 from noisebench.runs.folder import run_folders
-from noisebench.runs.packing import kind_of
+from noisebench.runs.packing import pack_key
 from noisebench.runs.rebuild import rebuild
 from noisebench.runs.workspace import Workspace
 from noisebench.training.networks import make_network
@@ -141,7 +141,7 @@ def test_frozen_parts_stay_still_over_whole_epochs_and_after_the_network_was_ask
     before = [state(network.body[1]) for network in trainer.networks]
     for _ in range(2):
         trainer.run_epoch()
-        trainer.ask(torch.zeros(2, 1, 8, 8))
+        trainer.predict_log_p(torch.zeros(2, 1, 8, 8))
     trainer_now = [state(network.body[1]) for network in trainer.networks]
     assert all(
         torch.equal(now[name], was[name])
@@ -250,10 +250,10 @@ def test_settings_that_came_later_are_not_written_where_they_change_nothing() ->
 
 def test_runs_by_layer_train_by_themselves(tmp_path: Path) -> None:
     space = Workspace(tmp_path)
-    assert kind_of(planned(space)) is not None
+    assert pack_key(planned(space)) is not None
     assert (
-        kind_of(planned(space, changes={"freeze": 1})) is None
-        and kind_of(planned(space, changes={"layer_decay": 0.5})) is None
+        pack_key(planned(space, changes={"freeze": 1})) is None
+        and pack_key(planned(space, changes={"layer_decay": 0.5})) is None
     )
 
 
@@ -295,7 +295,7 @@ def test_a_run_by_layer_is_rebuilt_and_has_a_command(
             [
                 "-C",
                 str(tmp_path / "other"),
-                *reproduction(folder.about()).words[1:],
+                *repro_command(folder.about()).words[1:],
                 "--dry-run",
                 "--json",
             ]

@@ -35,14 +35,14 @@ from noisebench.datasets import (
 )
 from noisebench.datasets.streaming.images import decoded
 from noisebench.datasets.streaming.opening import opener
-from noisebench.datasets.user_data import describe_foreign
+from noisebench.datasets.user_data import describe_user_data
 from noisebench.errors import DataError
-from noisebench.experiments.command import reproduction
+from noisebench.experiments.command import repro_command
 from noisebench.labels.manifest import Manifest, read_manifest
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.workspace import Workspace
 from noisebench.training.images.opening import timm_opener
-from noisebench.training.images.source import Look, normalisation_of, source_of
+from noisebench.training.images.source import StreamTransform, normalisation_of, source_of
 
 
 def folder(place: Path, *parts: str, each: int = 6, size: tuple[int, int] = (8, 8)) -> Path:
@@ -759,8 +759,8 @@ def test_every_fit_makes_the_same_pixels_in_memory_and_streamed(tmp_path):
         np.testing.assert_array_equal(whole, np.asarray(streamed))
         normalise = normalisation_of(streamed)
         (plain,) = source_of(
-            streamed, normalise, torch.device("cpu"), Look(16, 1.0, fit=fit)
-        ).plain()
+            streamed, normalise, torch.device("cpu"), StreamTransform(16, 1.0, fit=fit)
+        ).eval_batches()
         assert torch.equal(plain, normalise(torch.from_numpy(whole)))
 
 
@@ -855,7 +855,7 @@ def test_a_run_at_another_size_is_reproduced_and_rechecked(tmp_path, monkeypatch
     run = RunFolder(next(Path("runs").glob("*")))
     assert run.record()["data"]["shape"] == [12, 12, 3]
     assert main(["-q", "evaluate", str(run.path), "--recheck"]) == 0
-    command = reproduction(run.about()).words
+    command = repro_command(run.about()).words
     assert (
         command[(at := command.index("--img-size")) : at + 2] == ("--img-size", "12")
         and "pad" in command
@@ -880,7 +880,7 @@ def test_a_foreign_npz_is_described_without_reading_its_images(tmp_path):
     raw = bytearray((tmp_path / "x.npz").read_bytes())
     raw[raw.index(bytes([7]) * 100) + 50_000] ^= 1  # far behind the head of the first array
     (tmp_path / "x.npz").write_bytes(raw)
-    assert describe_foreign(tmp_path / "x.npz").shape == (9, 7, 3)
+    assert describe_user_data(tmp_path / "x.npz").shape == (9, 7, 3)
     with pytest.raises(DataError, match="CRC"):
         read_images(find_dataset(str(tmp_path / "x.npz")), tmp_path)
 

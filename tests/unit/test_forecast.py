@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from noisebench.runs.packing import loads
-from noisebench.runs.time_estimate import makespan, seconds_of_suite
+from noisebench.runs.packing import make_packs
+from noisebench.runs.time_estimate import estimate_suite_seconds, makespan
 from noisebench.runs.workspace import Workspace
 from tests.unit.test_pack import agenda
 
@@ -40,7 +40,9 @@ def test_finished_runs_of_the_same_sort_are_taken_at_their_word(tmp_path: Path) 
     records = [a_record("standard", 20.0), a_record("standard", 40.0), a_record("d2l(wait=0.3)", 1.0),
                a_record("standard", 1.0, environment={"packed": 1}), a_record("standard", 1.0, noise={"subset": 300}),
                a_record("standard", 1.0, recipe={"batch_size": 64, "epochs": 10, "size": 64})]  # fmt: skip
-    seconds = seconds_of_suite(Workspace(tmp_path), loads(items, items), records, 1, "cpu")
+    seconds = estimate_suite_seconds(
+        Workspace(tmp_path), make_packs(items, items), records, 1, "cpu"
+    )
     assert seconds == pytest.approx(len(items) * 2 * 3.0, abs=0.5)
 
 
@@ -48,7 +50,7 @@ def test_finished_runs_of_the_same_sort_are_taken_at_their_word(tmp_path: Path) 
 def test_what_nobody_has_run_is_measured_and_leaves_nothing(model: str, tmp_path: Path) -> None:
     items, threads = agenda(tmp_path, "smoke", model=model), torch.get_num_threads()
     one, two = (
-        seconds_of_suite(Workspace(tmp_path), loads(items, items[:count]), [], 1, "cpu")
+        estimate_suite_seconds(Workspace(tmp_path), make_packs(items, items[:count]), [], 1, "cpu")
         for count in (4, 8)
     )
     assert one > 0 and 0 < two < 600
@@ -57,4 +59,8 @@ def test_what_nobody_has_run_is_measured_and_leaves_nothing(model: str, tmp_path
 
 def test_a_run_that_diverges_is_planned_all_the_same(tmp_path: Path) -> None:
     items = agenda(tmp_path, "smoke", model="cnn4", lr=1e30)
-    assert 0 < seconds_of_suite(Workspace(tmp_path), loads(items, items[:1]), [], 1, "cpu") < 600
+    assert (
+        0
+        < estimate_suite_seconds(Workspace(tmp_path), make_packs(items, items[:1]), [], 1, "cpu")
+        < 600
+    )

@@ -11,7 +11,7 @@ import pytest
 from noisebench.cli.grid import GridProgress
 from noisebench.executors.job import Event
 from noisebench.experiments.suite import Suite
-from noisebench.runs.queue import make_agenda
+from noisebench.runs.queue import plan_suite
 from noisebench.runs.workspace import Workspace
 
 
@@ -22,7 +22,7 @@ def grid(tmp_path: Path) -> GridProgress:
     suite = Suite.model_validate(
         {"defaults": {"dataset": "digits", "seeds": [0, 1], "precision": "fp32"}, "matrix": matrix}
     )
-    return GridProgress(make_agenda(Workspace(str(tmp_path)), suite), 1)
+    return GridProgress(plan_suite(Workspace(str(tmp_path)), suite), 1)
 
 
 class Terminal(io.StringIO):

@@ -15,7 +15,7 @@ import torch
 from noisebench.core.classes import SUPERCLASS
 from noisebench.datasets import DATASETS, HUMAN, download, read_human, read_labels
 from noisebench.errors import DataError
-from noisebench.labels.build import LabelWish, Outside, make_manifest
+from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest
 from noisebench.noise import normal_noise
 from tests.support.hosting import hosting
 
@@ -183,8 +183,8 @@ def test_a_column_has_a_short_name(subtests):
 
 def test_a_manifest_of_human_labels_counts_their_mistakes(place, published, clean):
     data = clean["cifar10"]
-    outside = Outside(data, place(published["cifar10"]), True, DATASETS.__getitem__)
-    manifest = make_manifest(data, LabelWish("human(aggre)", 5), outside=outside)
+    outside = DatasetInputs(data, place(published["cifar10"]), True, DATASETS.__getitem__)
+    manifest = make_manifest(data, LabelRequest("human(aggre)", 5), outside=outside)
     np.testing.assert_array_equal(manifest.clean_labels, data.labels)
     assert manifest.meta["realised_rate"] == pytest.approx(1 / 3, abs=1e-5)
     assert (manifest.meta["nominal_rate"], manifest.meta["noise_seed"], manifest.transition) == (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from noisebench.strategies.dmi import determinant_loss
-from noisebench.training.objective import believed_cost
+from noisebench.training.objective import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started
 
@@ -124,17 +124,17 @@ def test_after_the_warm_up_the_determinant_is_all_that_counts() -> None:
     output = said([[0.9, 0.1], [0.2, 0.8]])
     early, late = a_batch([0, 1], 5), a_batch([0, 1], 6)
     assert (
-        strategy.penalty(early, [[output]]) is None
-        and strategy.believe(early, [[output]])[0].weights is None
+        strategy.regularizer(early, [[output]]) is None
+        and strategy.supervise(early, [[output]])[0].sample_weights is None
     )
-    [belief] = strategy.believe(late, [[output]])
-    assert believed_cost(output.cost, belief).item() == 0
+    [belief] = strategy.supervise(late, [[output]])
+    assert weighted_cost(output.cost, belief).item() == 0
     expected = 2 * determinant_loss(output.log_p, torch.eye(2), 0.01)
-    torch.testing.assert_close(strategy.penalty(late, [[output]]), expected)
+    torch.testing.assert_close(strategy.regularizer(late, [[output]]), expected)
 
 
 def test_the_warm_up_is_the_papers_and_at_least_an_epoch() -> None:
     for epochs, warm in ((220, 120), (1, 1)):
         strategy, output = started("dmi", [0, 1], epochs=epochs), said([[0.9, 0.1], [0.2, 0.8]])
-        assert strategy.penalty(a_batch([0, 1], warm), [[output]]) is None
-        assert strategy.penalty(a_batch([0, 1], warm + 1), [[output]]) is not None
+        assert strategy.regularizer(a_batch([0, 1], warm), [[output]]) is None
+        assert strategy.regularizer(a_batch([0, 1], warm + 1), [[output]]) is not None

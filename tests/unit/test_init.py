@@ -23,20 +23,20 @@ from torch import Tensor
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images
 from noisebench.errors import ConfigError, DataError
-from noisebench.experiments.resolve import Wish, plan_run
+from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.experiments.suite import read_suites
 from noisebench.experiments.weights import find_file, find_pretrained, initial_of
-from noisebench.labels.build import LabelWish
+from noisebench.labels.build import LabelRequest
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.noise_estimation import fold_trainer
-from noisebench.runs.queue import make_agenda
+from noisebench.runs.queue import plan_suite
 from noisebench.runs.rebuild import rebuild
 from noisebench.runs.session import make_trainer as trainer_of
 from noisebench.runs.workspace import Workspace
 from noisebench.training.networks import make_network
-from noisebench.training.networks.factory import Beginning, Weights, weights_of
+from noisebench.training.networks.factory import InitialState, NetworkFactory, weights_of
 from noisebench.training.networks.fitting import adapted
-from noisebench.training.packed import Pack
+from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
 from tests.conftest import CPU
 
@@ -63,7 +63,9 @@ def begun(
     shape: tuple[int, int, int] = DIGITS,
     networks: int = 1,
 ) -> list:
-    beginning = Beginning(model, classes, shape, weights_of(initial_of(path.name, path)), networks)
+    beginning = NetworkFactory(
+        model, classes, shape, weights_of(initial_of(path.name, path)), networks
+    )
     return [beginning.network(number, number) for number in range(networks)]
 
 
@@ -429,9 +431,9 @@ def space(tmp_path: Path) -> Workspace:
 
 
 def planned(space: Workspace, **wish: object):
-    manifest, _ = space.make(DATASETS["digits"], LabelWish("symmetric(rate=0.4)"))
-    return plan_run(
-        Wish(**{"precision": "fp32", "changes": {"epochs": 4}, **wish}),
+    manifest, _ = space.make(DATASETS["digits"], LabelRequest("symmetric(rate=0.4)"))
+    return resolve_run(
+        RunRequest(**{"precision": "fp32", "changes": {"epochs": 4}, **wish}),
         DATASETS["digits"],
         manifest,
         "data",
@@ -499,11 +501,11 @@ def test_what_begins_anew_and_what_estimates_first_begin_from_the_same_weights(
 def test_runs_of_other_beginnings_train_in_one_pack(make_trainer: Callable[..., Trainer]) -> None:
     states = [state_of(seed=seed) for seed in (5, 6)]
     tasks = [
-        replace(make_trainer(seed=n).task, init=Weights((state,), False, "w"))
+        replace(make_trainer(seed=n).task, init=InitialState((state,), False, "w"))
         for n, state in enumerate(states)
     ]
     trainers = [Trainer(task, CPU) for task in tasks]
-    pack, alone = Pack(trainers, 2), [Trainer(task, CPU) for task in tasks]
+    pack, alone = PackedTrainer(trainers, 2), [Trainer(task, CPU) for task in tasks]
     assert all(
         equal(t.networks[0].state_dict(), state) for t, state in zip(trainers, states, strict=True)
     )
@@ -685,7 +687,7 @@ def suite_in(place: Path, text: str = SUITE) -> Path:
 def test_a_suite_has_an_axis_of_beginnings_whose_runs_are_no_stale_ones(tmp_path: Path) -> None:
     path = suite_in(tmp_path)
     assert main(["-q", "-C", str(tmp_path), "run", str(path), "--jobs", "1"]) == 0
-    items = make_agenda(Workspace(tmp_path), read_suites(path)["tiny"])
+    items = plan_suite(Workspace(tmp_path), read_suites(path)["tiny"])
     assert [item.status for item in items] == ["done"] * 4 and [
         bool(item.run.init) for item in items
     ] == [False, True] * 2
@@ -694,7 +696,7 @@ def test_a_suite_has_an_axis_of_beginnings_whose_runs_are_no_stale_ones(tmp_path
     for item in items[:1]:
         item.folder.result.unlink()
         (item.folder.path / "config.yaml").unlink()
-    assert make_agenda(Workspace(tmp_path), read_suites(path)["tiny"])[0].status == "run"
+    assert plan_suite(Workspace(tmp_path), read_suites(path)["tiny"])[0].status == "run"
 
 
 def test_weights_that_do_not_fit_a_suite_are_said_before_any_training(

@@ -21,7 +21,7 @@ from noisebench.datasets import (
     read_labels,
 )
 from noisebench.errors import DataError, LanguageError, ManifestError, NoisebenchError
-from noisebench.labels.build import Outside, make_manifest
+from noisebench.labels.build import DatasetInputs, make_manifest
 from noisebench.metrics.predictions import Predictions, Teaching, read_teacher, write_teacher
 from noisebench.noise import NOISES, Examples, instance_dependent, normal_noise
 from noisebench.noise.sampling import uniforms
@@ -66,7 +66,7 @@ def rows_of(text, labels, sources, seed=0, num_classes=K):
         return labels
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instance_dependent, "draw", keep)
+        patch.setattr(instance_dependent, "sample", keep)
         made(text, labels, sources, seed, num_classes)
     return table
 
@@ -389,7 +389,7 @@ def test_every_image_is_asked_for_twice_and_the_first_to_know_their_size():
 def test_the_header_knows_which_images_the_noise_has_looked_at(digits):
     data = Labels(DATASETS["digits"], digits.train_labels)
     manifest = make_manifest(
-        data, "pdn(0.4)", outside=Outside(data, Path(), True, DATASETS.__getitem__)
+        data, "pdn(0.4)", outside=DatasetInputs(data, Path(), True, DATASETS.__getitem__)
     )
     assert manifest.meta["images_sha256"] == fingerprint(digits.train_images)
     manifest.verify(digits.train_labels, images_sha256=fingerprint(digits.train_images))
@@ -405,7 +405,9 @@ def test_pictures_in_a_folder_are_looked_at_as_they_are_trained_on(tmp_path):
             Image.effect_noise(size, 50).convert("RGB").save(place)
     dataset = find_dataset(str(tmp_path))
     data = read_labels(dataset, tmp_path)
-    manifest = make_manifest(data, "pdn(0.4)", outside=Outside(data, tmp_path, True, find_dataset))
+    manifest = make_manifest(
+        data, "pdn(0.4)", outside=DatasetInputs(data, tmp_path, True, find_dataset)
+    )
     assert manifest.meta["images_sha256"] == fingerprint(
         read_images(dataset, tmp_path).train_images
     )

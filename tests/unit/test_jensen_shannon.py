@@ -11,8 +11,8 @@ import torch
 
 from noisebench.experiments.methods import METHODS
 from noisebench.losses import Scores, build_loss
-from noisebench.strategies import Batch, Output, build_strategy
-from noisebench.training.objective import believed_cost
+from noisebench.strategies import Batch, ModelOutput, build_strategy
+from noisebench.training.objective import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
 
@@ -33,10 +33,10 @@ def stacked_batch() -> Batch:
 def objective(logits: torch.Tensor, loss: str, pi: float) -> torch.Tensor:
     """What the training loop makes of a loss and the strategy."""
     strategy, batch = build_strategy(f"gjs(pi={pi})"), stacked_batch()
-    scores = Scores(logits, adapt=lambda log_p: strategy.adapt(log_p, batch, 0))
-    outputs = [[Output(logits, scores.log_p, build_loss(loss)(scores))]]
-    [belief] = strategy.believe(batch, outputs)
-    return believed_cost(outputs[0][0].cost, belief)[0] + strategy.penalty(batch, outputs)
+    scores = Scores(logits, transform=lambda log_p: strategy.transform_log_p(log_p, batch, 0))
+    outputs = [[ModelOutput(logits, scores.log_p, build_loss(loss)(scores))]]
+    [belief] = strategy.supervise(batch, outputs)
+    return weighted_cost(outputs[0][0].cost, belief)[0] + strategy.regularizer(batch, outputs)
 
 
 def entropy(p: torch.Tensor) -> torch.Tensor:

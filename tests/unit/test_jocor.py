@@ -9,7 +9,7 @@ from noisebench.core.registry import Entry
 from noisebench.strategies import STRATEGIES
 from noisebench.strategies.components import averaged
 from noisebench.strategies.coteaching import divergence
-from noisebench.training.objective import believed_cost
+from noisebench.training.objective import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started
 
@@ -42,12 +42,12 @@ def test_the_objective_of_jocor_is_the_mean_joint_loss_of_the_chosen(case: Case)
             outputs = [[said(FIRST)], [said(SECOND)]]
             p, q = torch.tensor(FIRST), torch.tensor(SECOND)
             joint = (1 - lam) * (-p[:, 0].log() - q[:, 0].log()) + lam * (kl(p, q) + kl(q, p))
-            beliefs = strategy.believe(a_batch(labels), outputs)
+            beliefs = strategy.supervise(a_batch(labels), outputs)
             cost = sum(
-                believed_cost(views[0].cost, belief)[0]
+                weighted_cost(views[0].cost, belief)[0]
                 for views, belief in zip(outputs, beliefs, strict=True)
             )
-            penalty = strategy.penalty(a_batch(labels), outputs)
+            penalty = strategy.regularizer(a_batch(labels), outputs)
             torch.testing.assert_close(cost + penalty, joint.sort().values[:2].mean())
 
 
@@ -56,10 +56,13 @@ def test_agreement_decides_with_the_costs_which_examples_are_chosen() -> None:
     # the second costs less, and is in dispute
     outputs = [[said([[0.6, 0.4], [0.98, 0.02]])], [said([[0.6, 0.4], [0.6, 0.4]])]]
     for lam, chosen in ((0, [0, 1]), (0.9, [1, 0])):
-        beliefs = started(f"jocor(rate=0.5, ramp=0, lam={lam})", labels).believe(
+        beliefs = started(f"jocor(rate=0.5, ramp=0, lam={lam})", labels).supervise(
             a_batch(labels), outputs
         )
-        assert [(belief.weights > 0).int().tolist() for belief in beliefs] == [chosen, chosen]
+        assert [(belief.sample_weights > 0).int().tolist() for belief in beliefs] == [
+            chosen,
+            chosen,
+        ]
 
 
 def test_a_mean_over_the_batch_by_these_weights_is_one_over_the_chosen() -> None:

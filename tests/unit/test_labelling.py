@@ -30,11 +30,11 @@ from noisebench.errors import (
 )
 from noisebench.experiments.oracle import is_oracle
 from noisebench.labels import csv
-from noisebench.labels.build import LabelWish, Outside, make_manifest, noise_for
+from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest, noise_for
 from noisebench.labels.manifest import OPEN, Manifest, read_manifest
 from noisebench.losses import LOSSES
 from noisebench.metrics.scores import memorised
-from noisebench.noise import build_noise, by_class
+from noisebench.noise import build_noise, is_class_conditional
 from noisebench.noise.conventions import CONVENTIONS, find_convention
 from noisebench.runs.workspace import Workspace
 
@@ -55,7 +55,7 @@ def rounded(share, n):
 
 
 def make(noise, data=EVEN, **wish):
-    return make_manifest(data, LabelWish(noise, **wish))
+    return make_manifest(data, LabelRequest(noise, **wish))
 
 
 def written(manifest, folder, name="m.csv"):
@@ -64,7 +64,7 @@ def written(manifest, folder, name="m.csv"):
 
 
 def assert_same(one, other):
-    assert (one.meta, one.ids, one.identity) == (other.meta, other.ids, other.identity)
+    assert (one.meta, one.ids, one.content_hash) == (other.meta, other.ids, other.content_hash)
     for name in ("labels", "clean_labels", "val", "source"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
@@ -189,7 +189,7 @@ def test_a_share_that_is_none_is_refused(subtests):
             r"set in \[0, 1\)",
         )
         with subtests.test(fraction=fraction), refused:
-            LabelWish("symmetric(0.4)", val_fraction=fraction)
+            LabelRequest("symmetric(0.4)", val_fraction=fraction)
 
 
 def test_a_share_that_leaves_one_side_empty_is_refused(subtests):
@@ -205,7 +205,7 @@ def test_a_share_that_leaves_one_side_empty_is_refused(subtests):
 
 def test_a_time_of_splitting_that_is_none_is_refused():
     with pytest.raises(ConfigError, match="--val-split is one of after, before, got 'never'"):
-        LabelWish("symmetric(0.4)", val_fraction=0.1, val_split="never")
+        LabelRequest("symmetric(0.4)", val_fraction=0.1, val_split="never")
 
 
 def test_the_seed_of_labels_that_are_not_drawn_is_that_of_the_split_alone():
@@ -227,7 +227,9 @@ def openly(tmp_path):
         text = f"openset({closed + ', ' if closed else ''}rate=0.3, source={source!r}{extra})"
         space = Workspace(tmp_path)
         return make_manifest(
-            data, LabelWish(text, **wish), outside=Outside(data, tmp_path, True, space.dataset)
+            data,
+            LabelRequest(text, **wish),
+            outside=DatasetInputs(data, tmp_path, True, space.dataset),
         )
 
     return made
@@ -319,10 +321,10 @@ def test_a_replaced_image_has_no_clean_label_and_its_recorded_one_is_memorised_o
     manifest = openly()
     replaced = manifest.source >= 0
     assert (manifest.clean_labels[replaced] == -1).all() and (
-        manifest.truth[replaced] == OPEN
+        manifest.true_labels[replaced] == OPEN
     ).all()
-    np.testing.assert_array_equal(manifest.truth[~replaced], EVEN.labels[~replaced])
-    assert memorised(manifest.labels, manifest.labels, manifest.truth) == 1
+    np.testing.assert_array_equal(manifest.true_labels[~replaced], EVEN.labels[~replaced])
+    assert memorised(manifest.labels, manifest.labels, manifest.true_labels) == 1
 
 
 def test_the_counted_transition_is_that_of_the_images_that_stay(openly):
@@ -353,7 +355,7 @@ def test_anyone_reads_with_pandas_which_images_are_put_in(openly, tmp_path):
 def test_the_images_of_a_set_by_path_are_the_same_wherever_it_lies(openly):
     here, there = openly(size=40, place="here"), openly(size=40, place="there")
     np.testing.assert_array_equal(here.source, there.source)
-    assert here.identity == there.identity and here.meta["noise"] == there.meta["noise"]
+    assert here.content_hash == there.content_hash and here.meta["noise"] == there.meta["noise"]
 
 
 def test_a_matrix_within_knows_the_classes_and_not_where_it_lies(openly, tmp_path):
@@ -394,7 +396,7 @@ def test_images_of_the_data_set_itself_are_refused(by_path, tmp_path):
         make_manifest(
             data,
             f"openset(rate=0.3, source={name!r})",
-            outside=Outside(data, tmp_path, True, space.dataset),
+            outside=DatasetInputs(data, tmp_path, True, space.dataset),
         )
 
 
@@ -413,7 +415,7 @@ def test_an_open_set_without_rate_and_source_is_refused(text):
 
 
 def test_a_source_that_is_not_there_names_what_is_near(tmp_path):
-    outside = Outside(EVEN, tmp_path, True, Workspace(tmp_path).dataset)
+    outside = DatasetInputs(EVEN, tmp_path, True, Workspace(tmp_path).dataset)
     with pytest.raises(UnknownName, match="did you mean 'fashionmnist'"):
         make_manifest(EVEN, "openset(rate=0.3, source='fashionmnits')", outside=outside)
 
@@ -447,7 +449,7 @@ def test_every_text_of_a_convention_is_a_noise_on_its_data(subtests):
         with subtests.test(convention=name, kind=kind, dataset=dataset, rate=rate):
             call = noise_for(DATASETS[dataset], find_convention(name).text(kind, rate, dataset))
             assert dict(call.kwargs)["rate"] == rate
-            if by_class(call):
+            if is_class_conditional(call):
                 T = build_noise(call, DATASETS[dataset].num_classes).transition
                 np.testing.assert_allclose(T.sum(1), 1, atol=1e-12)
 
@@ -580,7 +582,7 @@ def test_the_header_says_whose_noise_it_is_and_the_identity_does_not_depend_on_i
         read_manifest(written(named, tmp_path)).meta["convention"] == "sl2019"
         and "convention" not in plain.meta
     )
-    assert named.identity == plain.identity and named.sha256 != plain.sha256
+    assert named.content_hash == plain.content_hash and named.sha256 != plain.sha256
 
 
 def wish(dataset="cifar10", **options):
@@ -729,7 +731,7 @@ def of_kind(tmp_path_factory, digits):
                     HumanColumn("digits", HumanFile("h.pt", md5, "", ""), ("worse_label",)),
                 )
                 made[kind, fraction] = space.make(
-                    DATASETS["digits"], LabelWish(KINDS[kind], 3, fraction, "before")
+                    DATASETS["digits"], LabelRequest(KINDS[kind], 3, fraction, "before")
                 )[0]
         return made[kind, fraction]
 
@@ -742,15 +744,15 @@ def test_a_manifest_of_every_kind_comes_back_as_it_was_written(of_kind, tmp_path
             manifest = of_kind(kind, fraction)
             back = read_manifest(written(manifest, tmp_path, name))
             assert_same(back, manifest)
-            assert back.content == manifest.content and manifest.lies_at(tmp_path / name)
+            assert back.content == manifest.content and manifest.matches_file(tmp_path / name)
 
 
 def test_the_rates_of_every_kind_are_those_of_a_recount(of_kind, digits, subtests):
     for kind in KINDS:
         with subtests.test(kind=kind):
             manifest = of_kind(kind)
-            known = manifest.truth != -1
-            wrong = (manifest.labels != manifest.truth)[known]
+            known = manifest.true_labels != -1
+            wrong = (manifest.labels != manifest.true_labels)[known]
             rates = (
                 [wrong[digits.train_labels[known] == k].mean() for k in range(10)]
                 if known.any()
@@ -785,7 +787,7 @@ def names_of(folder, wishes):
     """The manifests' names of some wishes on the digits."""
     space = Workspace(folder, folder, offline=True)
     return [
-        space.make(DATASETS["digits"], LabelWish(text, **wish))[1].name for text, wish in wishes
+        space.make(DATASETS["digits"], LabelRequest(text, **wish))[1].name for text, wish in wishes
     ]
 
 
@@ -864,7 +866,7 @@ def full():
     data = Labels(replace(TOY, n_train=36), np.arange(36) % 3, names)
     return make_manifest(
         data,
-        LabelWish("openset(symmetric(0.4), rate=0.3, source='fashionmnist')", 1, 0.25, "before"),
+        LabelRequest("openset(symmetric(0.4), rate=0.3, source='fashionmnist')", 1, 0.25, "before"),
     )
 
 
@@ -1032,7 +1034,7 @@ def test_a_file_under_another_name_is_the_same_labels(tmp_path):
         np.save(tmp_path / name, EVEN.labels)
         manifests.append(make_manifest(EVEN, f"imported({str(tmp_path / name)!r})"))
     assert (
-        manifests[0].identity == manifests[1].identity
+        manifests[0].content_hash == manifests[1].content_hash
         and manifests[0].sha256 != manifests[1].sha256
     )
 

@@ -206,15 +206,16 @@ def test_imagenets_classes_are_a_thousand_and_in_their_order():
 
 
 def test_the_papers_methods_have_the_papers_eps_on_imagenet(tmp_path, digits):
-    from noisebench.experiments.resolve import Wish, plan_run
-    from noisebench.labels.build import LabelWish
+    from noisebench.experiments.resolve import RunRequest, resolve_run
+    from noisebench.labels.build import LabelRequest
 
     write_imagenet(tmp_path / "imagenet", digits.train_images * 16)
     workspace = Workspace(tmp_path / "w", tmp_path)
     dataset = workspace.dataset("imagenet")
-    manifest, _ = workspace.make(dataset, LabelWish("imported(file='own')"))
+    manifest, _ = workspace.make(dataset, LabelRequest("imported(file='own')"))
     runs = [
-        plan_run(Wish(method=name), dataset, manifest, "") for name in ("ce", "el", "lsr", "lsr_el")
+        resolve_run(RunRequest(method=name), dataset, manifest, "")
+        for name in ("ce", "el", "lsr", "lsr_el")
     ]
     assert [str(run.loss) for run in runs] == [
         "ce",

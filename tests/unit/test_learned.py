@@ -14,7 +14,7 @@ import torch
 from noisebench.datasets import Images
 from noisebench.experiments.recipes import Recipe
 from noisebench.losses import build_loss
-from noisebench.strategies import Facts, Strategy, build_strategy
+from noisebench.strategies import Strategy, TrainingInfo, build_strategy
 from noisebench.strategies.learned import importance, log_volume, revised, with_unit_diagonal
 from noisebench.strategies.transition import through
 from noisebench.training.trainer import Task, Trainer
@@ -94,9 +94,10 @@ def test_the_gradient_of_the_volume_is_the_transposed_inverse() -> None:
 def test_volminnet_adds_lam_times_the_volume_and_learns_through_its_matrix() -> None:
     strategy, output = started("volminnet(lam=0.01, init=0)", [0, 1]), said([[0.9, 0.1]])
     volume = np.log(np.linalg.det([[2 / 3, 1 / 3], [1 / 3, 2 / 3]]))
-    assert strategy.penalty(a_batch([0]), [[output]]).item() == pytest.approx(0.01 * volume)  # type: ignore[union-attr]
+    assert strategy.regularizer(a_batch([0]), [[output]]).item() == pytest.approx(0.01 * volume)  # type: ignore[union-attr]
     torch.testing.assert_close(
-        strategy.adapt(output.log_p, a_batch([0]), 0).exp(), torch.tensor([[1.9 / 3, 1.1 / 3]])
+        strategy.transform_log_p(output.log_p, a_batch([0]), 0).exp(),
+        torch.tensor([[1.9 / 3, 1.1 / 3]]),
     )
 
 
@@ -157,7 +158,7 @@ def after_the_first_stage(text: str) -> tuple[Strategy, list[str]]:
         asked.append("restart")
         torch.nn.init.zeros_(network.weight)
 
-    strategy.between(
+    strategy.on_epoch_end(
         2, SimpleNamespace(log_p=T.float().repeat(50, 1).log, restart=restart, networks=[network])
     )  # type: ignore[arg-type]
     asked += ["kept"] * (network.weight.item() == before)
@@ -178,7 +179,7 @@ def test_forward_revision_lets_the_slack_in_after_the_second_stage() -> None:
     strategy, _ = after_the_first_stage("forward_revision(first=0.25, second=0.5)")
     strategy.state["slack"].data[0, 1] = np.log(3)  # the first row becomes 0.8 : 0.6
     log_p = torch.tensor([[0.9, 0.1]]).log()
-    fixed, free = (strategy.adapt(log_p, a_batch([0], epoch), 0) for epoch in (6, 7))
+    fixed, free = (strategy.transform_log_p(log_p, a_batch([0], epoch), 0) for epoch in (6, 7))
     torch.testing.assert_close(fixed.exp(), torch.tensor([[0.75, 0.25]]))
     torch.testing.assert_close(free.exp()[0, 0], torch.tensor(0.9 * 4 / 7 + 0.1 * 0.3))
     assert not fixed.requires_grad and free.requires_grad
@@ -187,16 +188,16 @@ def test_forward_revision_lets_the_slack_in_after_the_second_stage() -> None:
 def test_reweight_revision_weighs_and_changes_no_prediction() -> None:
     strategy, _ = after_the_first_stage("forward_revision(kind='reweight', first=0.25, second=0.5)")
     output, batch = said([[0.9, 0.1], [0.5, 0.5]]), a_batch([0, 1], 6)
-    [belief] = strategy.believe(batch, [[output]])
-    torch.testing.assert_close(belief.weights, torch.tensor([0.9 / 0.75, 0.5 / 0.45]))
-    assert belief.whole_batch and strategy.adapt(output.log_p, batch, 0) is output.log_p
-    assert belief.weights is not None and not belief.weights.requires_grad
-    assert strategy.believe(a_batch([0, 1], 7), [[output]])[0].weights.requires_grad  # type: ignore[union-attr]
+    [belief] = strategy.supervise(batch, [[output]])
+    torch.testing.assert_close(belief.sample_weights, torch.tensor([0.9 / 0.75, 0.5 / 0.45]))
+    assert belief.mean_over and strategy.transform_log_p(output.log_p, batch, 0) is output.log_p
+    assert belief.sample_weights is not None and not belief.sample_weights.requires_grad
+    assert strategy.supervise(a_batch([0, 1], 7), [[output]])[0].sample_weights.requires_grad  # type: ignore[union-attr]
 
 
 def test_an_anchor_that_excludes_its_class_leaves_finite_weights() -> None:
     strategy = build_strategy("forward_revision(kind='reweight')")
-    strategy.start(Facts(torch.tensor([0, 1]), 2, 10, torch.Generator()))
+    strategy.setup(TrainingInfo(torch.tensor([0, 1]), 2, 10, torch.Generator()))
     rows = torch.from_numpy(strategy.prepared(np.array([[0.0, 1.0], [0.0, 1.0]])))  # type: ignore[attr-defined]
     assert (
         is_stochastic(rows)
@@ -291,7 +292,7 @@ def test_the_stages_of_t_revision_are_the_papers(case: Case) -> None:
             strategy = started(text, [0] * 100, epochs=epochs)
             known = []
             for epoch in (first - 1, first):
-                strategy.between(epoch, whole)  # type: ignore[arg-type]
+                strategy.on_epoch_end(epoch, whole)  # type: ignore[arg-type]
                 known.append(bool(strategy.state["known"]))
             assert known == [False, True]
             strategy.state["slack"].data[0, 0] = 1.0

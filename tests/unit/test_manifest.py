@@ -22,8 +22,8 @@ from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Dataset, Labels, read_labels
 from noisebench.datasets.image_folder import list_folder
 from noisebench.errors import DataError, LanguageError, ManifestError
-from noisebench.experiments.oracle import is_oracle, resolve, transitions, with_auto
-from noisebench.labels.build import LabelWish, make_manifest
+from noisebench.experiments.oracle import is_oracle, mask_true_values, resolve_auto, transitions
+from noisebench.labels.build import LabelRequest, make_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import transition
@@ -396,9 +396,9 @@ def test_other_files_with_the_same_labels_are_refused():
 
 def test_a_manifest_lies_where_it_was_written_and_nowhere_else(tmp_path):
     path = written(toy(), tmp_path)
-    assert toy().lies_at(path)
-    assert not toy(seed=1).lies_at(path)
-    assert not toy().lies_at(tmp_path / "none.csv")
+    assert toy().matches_file(path)
+    assert not toy(seed=1).matches_file(path)
+    assert not toy().matches_file(tmp_path / "none.csv")
 
 
 # What it says
@@ -574,8 +574,11 @@ def test_a_path_is_no_part_of_the_identity_of_a_manifest(tmp_path):
         Manifest({**toy().meta, "path": place}, toy().labels, toy().clean_labels)
         for place in ("a/x.npz", "b/x.npz")
     )
-    assert here.identity == there.identity == toy().identity and here.sha256 != there.sha256
-    assert here.lies_at(written(there, tmp_path))
+    assert (
+        here.content_hash == there.content_hash == toy().content_hash
+        and here.sha256 != there.sha256
+    )
+    assert here.matches_file(written(there, tmp_path))
 
 
 # Real data
@@ -617,21 +620,23 @@ AUTO = [
 def test_auto_becomes_what_the_manifest_knows(subtests):
     for text, resolved in AUTO:
         with subtests.test(text=text):
-            assert str(resolve(LOSSES, text, toy())) == resolved
+            assert str(resolve_auto(LOSSES, text, toy())) == resolved
 
 
 def test_resolving_twice_is_resolving_once():
-    once = resolve(LOSSES, "forward(lsr(el) + mae)", toy())
-    assert resolve(LOSSES, once, toy()) == once
+    once = resolve_auto(LOSSES, "forward(lsr(el) + mae)", toy())
+    assert resolve_auto(LOSSES, once, toy()) == once
 
 
 def test_the_rate_is_the_nominal_one_not_the_overall_one():
-    assert str(resolve(LOSSES, "el", real("cifar10", "asymmetric(0.4)"))) == "el(eps=0.4)"
+    assert str(resolve_auto(LOSSES, "el", real("cifar10", "asymmetric(0.4)"))) == "el(eps=0.4)"
 
 
 def test_without_a_nominal_rate_it_is_the_realised_one():
     manifest = without_model()
-    assert dict(resolve(LOSSES, "el", manifest).kwargs)["eps"] == manifest.meta["realised_rate"]
+    assert (
+        dict(resolve_auto(LOSSES, "el", manifest).kwargs)["eps"] == manifest.meta["realised_rate"]
+    )
 
 
 def test_a_rate_that_nobody_knows_is_refused():
@@ -640,7 +645,7 @@ def test_a_rate_that_nobody_knows_is_refused():
         {**made.meta, "nominal_rate": None, "realised_rate": None}, made.labels, np.full(60, -1)
     )
     with pytest.raises(LanguageError, match="does not know"):
-        resolve(LOSSES, "el", manifest)
+        resolve_auto(LOSSES, "el", manifest)
 
 
 ORACLES = [
@@ -667,7 +672,7 @@ def test_a_loss_that_holds_the_truth_is_an_oracle(subtests):
     for text, oracle in ORACLES:
         with subtests.test(text=text):
             manifest = toy()
-            assert is_oracle(LOSSES, resolve(LOSSES, text, manifest), manifest) is oracle
+            assert is_oracle(LOSSES, resolve_auto(LOSSES, text, manifest), manifest) is oracle
 
 
 def test_the_share_of_incorrect_labels_as_people_type_it_is_the_truth_too(subtests):
@@ -704,10 +709,10 @@ def test_auto_is_the_rate_for_el_and_the_share_of_incorrect_labels_for_strategie
         ),
         (STRATEGIES, "jocor(rate=overall)", "rate"),
     ]:
-        resolved = resolve(registry, text, manifest)
+        resolved = resolve_auto(registry, text, manifest)
         expected[text] = dict(resolved.kwargs)[key]
         assert is_oracle(registry, resolved, manifest)
-        assert with_auto(registry, resolved, manifest) == registry.canonical(text).replace(
+        assert mask_true_values(registry, resolved, manifest) == registry.canonical(text).replace(
             "rate=overall", "rate=auto"
         )
     assert expected.pop("el") == 0.4 and set(expected.values()) == {share}
@@ -733,7 +738,7 @@ def test_a_share_without_a_transition_matrix_is_the_realised_one():
 
 def test_the_expected_share_counts_verified_labels_as_correct_and_rounded_down_counts_as_they_are():
     data = read_labels(DATASETS["digits"], Path(), offline=True)
-    verified = make_manifest(data, LabelWish("asymmetric(0.4)", trusted=0.5))
+    verified = make_manifest(data, LabelRequest("asymmetric(0.4)", trusted=0.5))
     assert verified.expected_share == pytest.approx(verified.meta["realised_rate"], abs=0.01)
     assert verified.expected_share < 0.6 * digits_asymmetric().expected_share
     rounded = make_manifest(data, "symmetric(0.4, exact_over='pair')")
@@ -767,7 +772,7 @@ def test_what_a_plugin_declares_of_its_rate_is_filled_in_and_known_to_be_the_tru
     def keep(rate: WrongShare = "auto", eps: Annotated[float, Auto("rate")] = 0.1): ...
 
     registry.register(keep)
-    resolved = resolve(registry, "keep(eps=auto)", digits_asymmetric())
+    resolved = resolve_auto(registry, "keep(eps=auto)", digits_asymmetric())
     assert dict(resolved.kwargs) == {"rate": digits_asymmetric().expected_share, "eps": 0.4}
     assert is_oracle(registry, resolved, digits_asymmetric())
     with pytest.raises(LanguageError, match="'rate', 'share', 'transition'"):

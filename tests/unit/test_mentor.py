@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from noisebench.errors import LanguageError
-from noisebench.strategies import Facts, Strategy, build_strategy, normal_strategy
+from noisebench.strategies import Strategy, TrainingInfo, build_strategy, normal_strategy
 from noisebench.strategies.mentornet import Seen, judged, new_mentor, planted, taught
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
@@ -30,7 +30,9 @@ def taught_by(
     labels: list[int], trusted: list[bool], text: str = DATA_DRIVEN, epochs: int = 10
 ) -> Strategy:
     strategy = build_strategy(text)
-    strategy.start(Facts(torch.tensor(labels), 3, epochs, generator(), torch.tensor(trusted)))
+    strategy.setup(
+        TrainingInfo(torch.tensor(labels), 3, epochs, generator(), torch.tensor(trusted))
+    )
     return strategy
 
 
@@ -49,7 +51,7 @@ def test_half_of_the_verified_labels_are_wrong_and_no_other(case: Case) -> None:
                 torch.arange(400) % 5 == 0,
             )
             strategy = build_strategy(DATA_DRIVEN)
-            strategy.start(Facts(labels, num_classes, 10, generator(), trusted))
+            strategy.setup(TrainingInfo(labels, num_classes, 10, generator(), trusted))
             wrong = strategy.state["labels"] != labels
             assert int(wrong.sum()) == 40 and not (wrong & ~trusted).any()
             assert (
@@ -83,11 +85,11 @@ def test_from_the_middle_of_the_burn_in_on_wrong_labels_are_those_that_the_stude
     strategy = taught_by(labels, [True] * 12, "mentornet(kind='data_driven', burn_in=0.4)")
     places = wrong_places(strategy, labels)
     after = [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5]]  # each class for the next
-    strategy.believe(
-        strategy.prepare(a_batch(labels, epoch=2), None),
+    strategy.supervise(
+        strategy.prepare_batch(a_batch(labels, epoch=2), None),
         [[said([after[label] for label in labels])]],
     )
-    strategy.between(2, WHOLE)  # type: ignore[arg-type]
+    strategy.on_epoch_end(2, WHOLE)  # type: ignore[arg-type]
     assert wrong_places(strategy, labels) == places
     assert all(strategy.state["labels"][place] == (labels[place] + 1) % 3 for place in places)
 
@@ -138,11 +140,11 @@ def run_of(
     p += ((1 - torch.tensor(right)) / 2)[:, None]
     p[torch.arange(len(labels)), torch.tensor(labels)] = torch.tensor(right)
     for epoch in range(1, epochs + 1):
-        [belief] = strategy.believe(
-            strategy.prepare(a_batch(labels, epoch), None), [[said(p.tolist())]]
+        [belief] = strategy.supervise(
+            strategy.prepare_batch(a_batch(labels, epoch), None), [[said(p.tolist())]]
         )
-        found.append(None if belief.weights is None else belief.weights.tolist())
-        strategy.between(epoch, WHOLE)  # type: ignore[arg-type]
+        found.append(None if belief.sample_weights is None else belief.sample_weights.tolist())
+        strategy.on_epoch_end(epoch, WHOLE)  # type: ignore[arg-type]
     return found
 
 
@@ -169,12 +171,12 @@ def test_all_count_alike_until_the_first_lesson_and_the_verified_fully_after_the
 def test_the_student_learns_the_wrong_labels_as_it_learns_the_others() -> None:
     labels = [0, 1, 2] * 4
     strategy = taught_by(labels, [True] * 12)
-    batch = strategy.prepare(a_batch(labels), None)
+    batch = strategy.prepare_batch(a_batch(labels), None)
     assert torch.equal(batch.labels, strategy.state["labels"]) and torch.equal(
         batch.targets, batch.labels
     )
-    [belief] = strategy.believe(batch, [[said([[0.2, 0.3, 0.5]] * 12)]])
-    assert torch.equal(belief.targets, batch.labels) and belief.weights is None
+    [belief] = strategy.supervise(batch, [[said([[0.2, 0.3, 0.5]] * 12)]])
+    assert torch.equal(belief.targets, batch.labels) and belief.sample_weights is None
 
 
 def test_a_run_that_ends_with_the_first_lesson_is_plain_training(

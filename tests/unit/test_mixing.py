@@ -45,7 +45,9 @@ def test_mixup_mixes_images_and_targets_alike(make_trainer: Callable[..., Traine
     mixture = Mixture.draw(32, 1.0, trainer.generator)
     assert torch.equal(after, trainer.generator.get_state()) and 0 < mixture.share < 1
     index = trainer.batches[0]
-    torch.testing.assert_close(batch.views[0], mixture(next(iter(trainer.train.plain(index)))))
+    torch.testing.assert_close(
+        batch.views[0], mixture(next(iter(trainer.train.eval_batches(index))))
+    )
     torch.testing.assert_close(batch.targets, mixture(torch.eye(10)[trainer.labels[index]]))
 
 
@@ -75,9 +77,11 @@ def test_elr_plus_remembers_what_the_other_ones_average_says(
 ) -> None:
     trainer = make_trainer(strategy="elr_plus(beta=0.6, decay=0.5, average_ramp=0)")
     strategy, index = trainer.strategy, trainer.batches[0]
-    images = next(iter(trainer.train.plain(index)))
+    images = next(iter(trainer.train.eval_batches(index)))
     # at first the average is the network
-    says = [trainer.ask(images, number).exp().clamp(1e-4, 1 - 1e-4) for number in range(2)]
+    says = [
+        trainer.predict_log_p(images, number).exp().clamp(1e-4, 1 - 1e-4) for number in range(2)
+    ]
     trainer.make_step()
     for number in range(2):
         other = says[1 - number] / says[1 - number].sum(1, keepdim=True)

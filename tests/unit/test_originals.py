@@ -22,7 +22,7 @@ import pytest
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, download, read_images, read_labels
 from noisebench.datasets.download import FILES, MIRROR
-from noisebench.datasets.raw import BATCHES, find_original, read_original
+from noisebench.datasets.raw import BATCHES, find_raw, read_raw
 from noisebench.errors import DataError
 from tests.support.hosting import (
     Host,
@@ -143,7 +143,7 @@ def test_a_download_that_was_whole_before_its_npz_was_is_not_repeated(
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
-            "noisebench.datasets.load.write_whole",
+            "noisebench.datasets.load.atomic_write",
             lambda *words: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         read_images(DATASETS["mnist"], tmp_path)
@@ -262,7 +262,7 @@ def test_what_torchvision_left_half_downloaded_is_not_used(
     mirror: Host, zipped: dict[str, dict[str, bytes]], tmp_path: Path
 ) -> None:
     lay_out(tmp_path / "MNIST" / "raw", {file: raw[:-1] for file, raw in zipped["mnist"].items()})
-    assert find_original("mnist", tmp_path) is None
+    assert find_raw("mnist", tmp_path) is None
     with pytest.raises(
         DataError,
         match=r"mnist is not in .*without --offline it would be "
@@ -369,7 +369,7 @@ def test_the_batches_are_read_as_torchvision_reads_them(
 ) -> None:
     from torchvision import datasets
 
-    ours = read_original(cifar, tmp_path / BATCHES[cifar].folder)
+    ours = read_raw(cifar, tmp_path / BATCHES[cifar].folder)
     theirs = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[cifar]
     monkeypatch.setattr(theirs, "_check_integrity", lambda self: True)
     monkeypatch.setattr(theirs, "_load_meta", lambda self: None)
@@ -381,7 +381,7 @@ def test_the_batches_are_read_as_torchvision_reads_them(
 
 def test_the_archive_holds_what_its_folder_does(cifar: str, tmp_path: Path) -> None:
     folder, archive = tmp_path / BATCHES[cifar].folder, tmp_path / FILES[cifar][0].name
-    a, b = read_original(cifar, folder), read_original(cifar, archive)
+    a, b = read_raw(cifar, folder), read_raw(cifar, archive)
     assert a.keys() == b.keys() and all(np.array_equal(a[part], b[part]) for part in a)
 
 
@@ -389,25 +389,25 @@ def test_the_folder_is_used_before_the_archive_and_only_where_it_is_whole(
     cifar: str, tmp_path: Path
 ) -> None:
     folder, archive = tmp_path / BATCHES[cifar].folder, tmp_path / FILES[cifar][0].name
-    assert find_original(cifar, tmp_path) == folder
+    assert find_raw(cifar, tmp_path) == folder
     (folder / next(iter(BATCHES[cifar].test))).unlink()
-    assert find_original(cifar, tmp_path) == archive
+    assert find_raw(cifar, tmp_path) == archive
     archive.write_bytes(archive.read_bytes()[:-1])
-    assert find_original(cifar, tmp_path) is None
+    assert find_raw(cifar, tmp_path) is None
 
 
 def test_a_batch_with_one_other_byte_is_refused(cifar: str, tmp_path: Path) -> None:
     batch = tmp_path / BATCHES[cifar].folder / next(iter(BATCHES[cifar].test))
     batch.write_bytes(batch.read_bytes()[:-3] + b"\0u.")
     with pytest.raises(DataError, match="is not the published file: its md5 is"):
-        read_original(cifar, batch.parent)
+        read_raw(cifar, batch.parent)
 
 
 def test_an_archive_with_one_other_byte_is_refused(cifar: str, tmp_path: Path) -> None:
     archive = tmp_path / FILES[cifar][0].name
     archive.write_bytes(archive.read_bytes()[:-1] + b"?")
     with pytest.raises(DataError, match="is not the published file: its checksum is not sha256:"):
-        read_original(cifar, archive)
+        read_raw(cifar, archive)
 
 
 def test_of_an_archive_the_named_batches_alone_are_read(
@@ -422,7 +422,7 @@ def test_of_an_archive_the_named_batches_alone_are_read(
     archive = archive_of("cifar10", batches, **others)
     trust_batches(monkeypatch, "cifar10", batches, archive)
     lay_out(tmp_path / "data", {"cifar-10-python.tar.gz": archive})
-    assert read_original("cifar10", tmp_path / "data" / "cifar-10-python.tar.gz")[
+    assert read_raw("cifar10", tmp_path / "data" / "cifar-10-python.tar.gz")[
         "test_labels"
     ].shape == (20,)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [
@@ -440,7 +440,7 @@ def test_an_archive_without_a_batch_names_it(
     trust_batches(monkeypatch, "cifar10", batches, archive)
     lay_out(tmp_path, {"cifar-10-python.tar.gz": archive})
     with pytest.raises(DataError, match=r"has no cifar-10-batches-py/data_batch_4"):
-        read_original("cifar10", tmp_path / "cifar-10-python.tar.gz")
+        read_raw("cifar10", tmp_path / "cifar-10-python.tar.gz")
 
 
 NO_BATCHES = {
@@ -475,7 +475,7 @@ def test_a_batch_that_is_none_is_refused_and_nothing_of_it_is_run(
             trust_batches(patch, "cifar10", batches, b"")
             lay_out(tmp_path / "cifar-10-batches-py", batches)
             with pytest.raises(DataError, match=message):
-                read_original("cifar10", tmp_path / "cifar-10-batches-py")
+                read_raw("cifar10", tmp_path / "cifar-10-batches-py")
             assert not Path("ran").exists()
 
 
@@ -489,7 +489,7 @@ def test_a_batch_that_says_more_than_it_holds_is_refused(
     trust_batches(monkeypatch, "cifar10", batches, b"")
     lay_out(tmp_path / "cifar-10-batches-py", batches)
     with pytest.raises(DataError, match=r"it says \(2130706432, 3072\) of uint8"):
-        read_original("cifar10", tmp_path / "cifar-10-batches-py")
+        read_raw("cifar10", tmp_path / "cifar-10-batches-py")
 
 
 @pytest.mark.soak  # the small batches above are read by the same code

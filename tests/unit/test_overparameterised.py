@@ -10,9 +10,9 @@ import torch
 
 from noisebench.experiments.methods import METHODS
 from noisebench.losses import Scores, build_loss
-from noisebench.strategies import Batch, Output, Strategy
+from noisebench.strategies import Batch, ModelOutput, Strategy
 from noisebench.strategies.sop import explained
-from noisebench.training.packed import Pack
+from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, started
@@ -31,12 +31,12 @@ def with_noise(text: str = "sop(lr_u=10, lr_v=10)") -> tuple[Strategy, torch.Ten
     return strategy, u, v
 
 
-def stepped(strategy: Strategy, logits: torch.Tensor, batch: Batch | None = None) -> Output:
+def stepped(strategy: Strategy, logits: torch.Tensor, batch: Batch | None = None) -> ModelOutput:
     """What the network says, after the step that learns from it under CE."""
     batch = batch or a_batch(LABELS)
-    log_p = strategy.adapt(logits.log_softmax(1), batch, 0)
-    output = Output(logits, log_p, -log_p)
-    penalty = strategy.penalty(batch, [[output]])
+    log_p = strategy.transform_log_p(logits.log_softmax(1), batch, 0)
+    output = ModelOutput(logits, log_p, -log_p)
+    penalty = strategy.regularizer(batch, [[output]])
     (output.cost.gather(1, batch.labels[:, None]).mean() + penalty).backward()
     return output
 
@@ -87,7 +87,8 @@ def test_all_parts_of_a_loss_move_u() -> None:
     def moved(loss: str) -> torch.Tensor:
         strategy, u, _ = with_noise()
         scores = Scores(
-            some_logits(), adapt=lambda log_p: strategy.adapt(log_p, a_batch(LABELS), 0)
+            some_logits(),
+            transform=lambda log_p: strategy.transform_log_p(log_p, a_batch(LABELS), 0),
         )
         build_loss(loss)(scores).gather(1, torch.tensor(LABELS)[:, None]).mean().backward()
         return strategy.state["u"] - u
@@ -160,7 +161,7 @@ def test_runs_in_lockstep_move_their_own_u_and_v(make_trainer: Callable[..., Tra
         make_trainer(strategy="sop(lr_u=100, lr_v=100)", seed=seed) for seed in (0, 0, 1)
     )
     for trainers in ([alone], together):
-        Pack(trainers, 2).run_epoch()
+        PackedTrainer(trainers, 2).run_epoch()
     for name in ("u", "v"):
         assert torch.equal(together[0].strategy.state[name], alone.strategy.state[name])
         assert not torch.equal(together[1].strategy.state[name], alone.strategy.state[name])
@@ -178,14 +179,14 @@ def test_sop_without_steps_of_one_of_its_two_leaves_it_where_it_was(
 def test_sop_plus_adds_consistency_and_balance() -> None:
     strategy = started("sop_plus(lr_u=0, lr_v=0)", LABELS, num_classes=3)
     first, second = some_logits(), some_logits().detach().flip(1).requires_grad_()
-    views = [Output(z, z.log_softmax(1), -z.log_softmax(1)) for z in (first, second)]
+    views = [ModelOutput(z, z.log_softmax(1), -z.log_softmax(1)) for z in (first, second)]
     p, q = (z.detach().softmax(1) for z in (first, second))
     mean = p.mean(0)
     expected = (
         0.9 * (p * (p / q).log()).sum(1).mean()
         + 0.1 * (torch.full((3,), 1 / 3) * (1 / 3 / mean).log()).sum()
     )
-    found = strategy.penalty(a_batch(LABELS), [views])
+    found = strategy.regularizer(a_batch(LABELS), [views])
     torch.testing.assert_close(found, expected)
     found.backward()  # type: ignore[union-attr]
     # of CE with p for a target, which stands still

@@ -15,20 +15,20 @@ import torch
 
 from noisebench.errors import Interrupted, NoisebenchError, RunFailed
 from noisebench.experiments.recipes import Recipe
-from noisebench.experiments.resolve import Run
+from noisebench.experiments.resolve import RunConfig
 from noisebench.experiments.suite import find_suite
 from noisebench.losses import LOSSES, Scores
-from noisebench.runs.checkpoint import Conduct
+from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.packed_session import Wanted, execute_together
-from noisebench.runs.packing import kind_of, loads
-from noisebench.runs.queue import Item, make_agenda
-from noisebench.runs.session import execute, make_trainer
+from noisebench.runs.packed_session import PackedRun, run_packed
+from noisebench.runs.packing import make_packs, pack_key
+from noisebench.runs.queue import QueuedRun, plan_suite
+from noisebench.runs.session import execute_run, make_trainer
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import STRATEGIES, build_strategy
 from noisebench.training.networks import make_network
 from noisebench.training.networks.packed import pack_networks
-from noisebench.training.packed import Pack
+from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
 from tests.conftest import same, weights
 from tests.unit.test_runner import Desk
@@ -58,7 +58,7 @@ def made(make_trainer: Made, number: int, precision: str = "fp32", **settings: o
 
 def packed(trainers: list[Trainer], epochs: int, kinds: list[str] | None = None) -> list[Any]:
     """What the last epoch left."""
-    pack = Pack(trainers, WIDTH, kinds or [])
+    pack = PackedTrainer(trainers, WIDTH, kinds or [])
     return [pack.run_epoch() for _ in range(epochs)][-1]
 
 
@@ -91,7 +91,7 @@ def test_the_first_steps_are_those_of_the_training_alone(model: str, make_traine
     """Order, noise, augmentation, clipping, momentum and batch statistics of each are its own."""
     settings = {"model": model, "batch_size": 64, "clip": 1.0, "crop": 1, "flip": True, "lr": 0.02}
     together = [made(make_trainer, number, **settings) for number in (0, 2, 4)]
-    pack = Pack(together, WIDTH)
+    pack = PackedTrainer(together, WIDTH)
     for _ in range(2):
         pack.make_step()
     for number, trainer in zip((0, 2, 4), together, strict=True):
@@ -138,7 +138,7 @@ def test_one_that_fails_leaves_the_others_alone(make_trainer: Made) -> None:
     beside = [made(make_trainer, 0), make_trainer("ce", lr=0.05), made(make_trainer, 2)]
     with torch.no_grad():
         next(iter(beside[1].networks[0].parameters())).fill_(float("nan"))
-    pack = Pack(beside, WIDTH)
+    pack = PackedTrainer(beside, WIDTH)
     ends = pack.run_epoch()
     assert isinstance(ends[1], RunFailed) and "the cost became nan at epoch 1, step 1" in str(
         ends[1]
@@ -150,34 +150,36 @@ def test_one_that_fails_leaves_the_others_alone(make_trainer: Made) -> None:
 # Runs
 
 
-def agenda(root: Path, name: str, **changes: Any) -> list[Item]:
+def agenda(root: Path, name: str, **changes: Any) -> list[QueuedRun]:
     """A suite's runs, short and on few examples; the last batch is not full."""
     suite = find_suite(name, root)[1]
     defaults = suite.defaults.model_copy(
         update={"subset": 150, "epochs": 2, "precision": "bf16", **changes}
     )
-    return make_agenda(Workspace(root), suite.model_copy(update={"defaults": defaults}))
+    return plan_suite(Workspace(root), suite.model_copy(update={"defaults": defaults}))
 
 
-def wanted(root: Path, items: list[Item], conduct: Conduct | None = None) -> list[Wanted]:
+def wanted(
+    root: Path, items: list[QueuedRun], conduct: RunOptions | None = None
+) -> list[PackedRun]:
     workspace = Workspace(root)
     return [
-        Wanted(
+        PackedRun(
             number,
             item.run,
             workspace.training_images(item.run.dataset, item.run.manifest),
             item.folder,
-            conduct or Conduct(),
+            conduct or RunOptions(),
         )
         for number, item in enumerate(items)
     ]
 
 
 def carried_out(
-    root: Path, items: list[Item], width: int = 8, conduct: Conduct | None = None
+    root: Path, items: list[QueuedRun], width: int = 8, conduct: RunOptions | None = None
 ) -> dict[int, Any]:
     told: dict[int, Any] = {}
-    execute_together(wanted(root, items, conduct), width, "cpu", told.__setitem__)
+    run_packed(wanted(root, items, conduct), width, "cpu", told.__setitem__)
     return told
 
 
@@ -240,7 +242,9 @@ def test_a_pack_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -
     carried_out(tmp_path / "straight", straight)
     steps = iter(range(10_000))
     told = carried_out(
-        tmp_path / "stopped", stopped, conduct=Conduct(stop=lambda: next(steps) >= 4 * len(stopped))
+        tmp_path / "stopped",
+        stopped,
+        conduct=RunOptions(should_stop=lambda: next(steps) >= 4 * len(stopped)),
     )
     assert all(isinstance(outcome, Interrupted) for outcome in told.values()) and len(told) == len(
         stopped
@@ -267,18 +271,18 @@ def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
     items = agenda(tmp_path, "smoke")
     if "anew" in asked:
         carried_out(tmp_path, items)
-    monkeypatch.setattr(checkpoint.Clock, "checkpoint_due", lambda self: True)
+    monkeypatch.setattr(checkpoint.RunTimer, "checkpoint_due", lambda self: True)
     heard: list[int] = []
 
     def throwing(self: Strategy, epoch: int, whole: Trainer) -> None:
         if whole.task.seed == 1 and epoch == 2:
             raise ZeroDivisionError("a strategy's own mistake")
 
-    monkeypatch.setattr(Strategy, "between", throwing)
+    monkeypatch.setattr(Strategy, "on_epoch_end", throwing)
     told = carried_out(
         tmp_path,
         items,
-        conduct=Conduct(**asked, listen=lambda progress: heard.append(progress.epoch)),
+        conduct=RunOptions(**asked, on_epoch_end=lambda progress: heard.append(progress.epoch)),
     )  # type: ignore[arg-type]
     seeds = {number: item.run.seed for number, item in enumerate(items)}
     assert all(isinstance(told[n], RunFailed) == (seed == 1) for n, seed in seeds.items())
@@ -292,7 +296,7 @@ def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
 def test_finished_and_taken_runs_are_left_as_they_are(tmp_path: Path) -> None:
     items = agenda(tmp_path, "smoke")
     first = carried_out(tmp_path, items[:1])[0]
-    with items[1].folder.claimed():
+    with items[1].folder.locked():
         told = carried_out(tmp_path, items[:3])
     assert (
         told[0]["seconds"] == first["seconds"]
@@ -309,10 +313,12 @@ def test_a_run_of_a_pack_that_train_takes_up_stays_as_it_began(tmp_path: Path) -
     )
     carried_out(tmp_path / "straight", straight[:2])
     steps = iter(range(10_000))
-    carried_out(tmp_path / "stopped", stopped[:2], conduct=Conduct(stop=lambda: next(steps) >= 8))
+    carried_out(
+        tmp_path / "stopped", stopped[:2], conduct=RunOptions(should_stop=lambda: next(steps) >= 8)
+    )
     item = stopped[0]
     images = Workspace(tmp_path).images(item.run.dataset)
-    execute(item.run, images, make_trainer(item.run, images, "cpu"), item.folder, Conduct())
+    execute_run(item.run, images, make_trainer(item.run, images, "cpu"), item.folder, RunOptions())
     assert left(item.folder) == left(straight[0].folder)
 
 
@@ -323,17 +329,19 @@ def test_the_quick_suite_is_packed_whole_and_what_is_left_of_a_suite_as_the_whol
     tmp_path: Path,
 ) -> None:
     quick, smoke = agenda(tmp_path, "quick", seeds=[0, 1]), agenda(tmp_path, "smoke")
-    assert [(len(load.items), load.width) for load in loads(quick, quick)] == [(16, 16)] * 7
-    assert [(len(load.items), load.width) for load in loads(smoke, smoke[3:5])] == [(2, 16)]
+    assert [(len(load.items), load.width) for load in make_packs(quick, quick)] == [(16, 16)] * 7
+    assert [(len(load.items), load.width) for load in make_packs(smoke, smoke[3:5])] == [(2, 16)]
     # too few to be worth it
-    assert [(len(load.items), load.width) for load in loads(smoke[:3], smoke[:3])] == [(1, 1)] * 3
+    assert [(len(load.items), load.width) for load in make_packs(smoke[:3], smoke[:3])] == [
+        (1, 1)
+    ] * 3
 
 
 @pytest.mark.parametrize(
     "wish", [{"model": "cnn4"}, {"loss": "ce + l1(0.1)"}, {"loss": "el(eps=estimated)"}], ids=str
 )
 def test_what_cannot_be_packed_trains_alone(wish: dict[str, str], tmp_path: Path) -> None:
-    assert kind_of(Desk(tmp_path).plan(**wish)) is None
+    assert pack_key(Desk(tmp_path).plan(**wish)) is None
 
 
 def test_a_strategy_is_packed_unless_it_needs_a_network_of_its_own(
@@ -355,13 +363,13 @@ def test_a_strategy_is_packed_unless_it_needs_a_network_of_its_own(
     for entry in STRATEGIES:
         if entry.build.__module__.startswith("noisebench."):
             with subtests.test(strategy=entry.name):
-                assert (kind_of(desk.plan(strategy=entry.name)) is None) == (entry.name in alone)
+                assert (pack_key(desk.plan(strategy=entry.name)) is None) == (entry.name in alone)
 
 
 def test_runs_of_different_data_or_recipes_do_not_go_together(tmp_path: Path) -> None:
     def kind(**wish: Any) -> str | None:
-        run: Run = Desk(tmp_path).plan(**wish)
-        return kind_of(run)
+        run: RunConfig = Desk(tmp_path).plan(**wish)
+        return pack_key(run)
 
     assert kind() == kind(seed=3, loss="gce", strategy="bootstrap", noise="symmetric(rate=0.2)")
     assert len({kind(), kind(changes={"epochs": 4}), kind(precision="bf16")}) == 3
@@ -384,8 +392,8 @@ def test_runs_that_go_together_train_on_the_same_images(tmp_path: Path) -> None:
         "matrix": {"noise": noises, "method": ["ce", "lsr", "sl", "gce", "el"]},
     })  # fmt: skip
     space = Workspace(tmp_path)
-    items = make_agenda(space, suite)
-    found = loads(items, items)
+    items = plan_suite(space, suite)
+    found = make_packs(items, items)
     assert [len(load.items) for load in found] == [5] * 6 and {load.width for load in found} == {16}
     for load in found:
         runs = [item.run for item in load.items]
@@ -398,20 +406,21 @@ def test_runs_that_go_together_train_on_the_same_images(tmp_path: Path) -> None:
 
 def test_trainings_on_other_images_make_no_pack(make_trainer: Made) -> None:
     one, other = (make_trainer(seed=seed) for seed in (0, 1))
-    assert Pack([one, other], WIDTH)
+    assert PackedTrainer([one, other], WIDTH)
     object.__setattr__(other.task, "images", other.task.images[::-1])
     with pytest.raises(ValueError, match="see the same images"):
-        Pack([one, other], WIDTH)
+        PackedTrainer([one, other], WIDTH)
 
 
 def test_a_strategy_for_several_runs_at_once_keeps_no_state(make_trainer: Made) -> None:
     for entry in STRATEGIES:
-        if entry.build.by_example:
+        if entry.build.stateless:
             trainer = make_trainer(strategy=entry.name)
             trainer.run_epoch()
             assert (
                 not trainer.strategy.state
-                and type(trainer.strategy).between is type(build_strategy("standard")).between
+                and type(trainer.strategy).on_epoch_end
+                is type(build_strategy("standard")).on_epoch_end
             )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from noisebench.core import hardware
 from noisebench.errors import ConfigError
-from noisebench.experiments.resolve import Wish, plan_run
+from noisebench.experiments.resolve import RunRequest, resolve_run
 from tests.conftest import Case
 from tests.unit.test_runner import Desk
 
@@ -65,9 +65,11 @@ def test_the_key_holds_what_auto_was(tmp_path: Path, machine) -> None:
     desk = Desk(tmp_path)
     machine({"avx512_bf16"})
     manifest = desk.plan().manifest
-    run = plan_run(Wish(), desk.dataset, manifest, desk.images.fingerprint)
+    run = resolve_run(RunRequest(), desk.dataset, manifest, desk.images.fingerprint)
     assert run.precision == run.config["precision"] == "bf16"
     assert (
         run.key
-        == plan_run(Wish(precision="bf16"), desk.dataset, manifest, desk.images.fingerprint).key
+        == resolve_run(
+            RunRequest(precision="bf16"), desk.dataset, manifest, desk.images.fingerprint
+        ).key
     )

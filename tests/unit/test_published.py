@@ -19,9 +19,9 @@ from noisebench.experiments.methods import METHODS
 from noisebench.experiments.published import (
     PAPERS,
     SELECTIONS,
-    Ours,
+    OurProtocol,
     cells_of,
-    find_beside,
+    find_published,
     read_published,
 )
 from noisebench.experiments.recipes import RECIPES
@@ -199,10 +199,10 @@ def test_equal_losss_baselines_are_copied_and_its_own_rows_are_not() -> None:
     assert all(theirs[r.kind, r.rate, r.name] == r.mean for r in copies)
 
 
-def ours(**changes: object) -> Ours:
+def ours(**changes: object) -> OurProtocol:
     facts = {"dataset": "cifar10", "backbone": "cnn8", "noise": "symmetric(rate=0.4)", "method": "el", "recipe": "el", "epochs": 120,
              "selection": "last", **changes}  # fmt: skip
-    return Ours(**facts)  # type: ignore[arg-type]
+    return OurProtocol(**facts)  # type: ignore[arg-type]
 
 
 def test_each_difference_of_protocol_is_named(case: Case) -> None:
@@ -234,12 +234,12 @@ def test_each_difference_of_protocol_is_named(case: Case) -> None:
         ),
     ]:
         with case(changes=changes, expected=expected):
-            beside = find_beside("equal-loss", ours(**changes))
+            beside = find_published("equal-loss", ours(**changes))
             assert beside is not None and beside.mismatches == expected
 
 
 def test_where_all_is_alike_nothing_is_named() -> None:
-    beside = find_beside("eps-softmax", ours(method="ce", recipe="apl"))
+    beside = find_published("eps-softmax", ours(method="ce", recipe="apl"))
     assert (
         beside is not None
         and beside.mismatches == ()
@@ -279,12 +279,12 @@ def test_a_method_that_is_the_same_by_name_only_says_so(case: Case) -> None:
         ),
     ]:
         with case(paper=paper, changes=changes, remark=remark):
-            beside = find_beside(paper, ours(**changes))
+            beside = find_published(paper, ours(**changes))
             assert beside is not None and beside.mismatches[-1] == f"{remark} there"
 
 
 def test_a_recipe_that_lacks_a_part_of_its_papers_says_so() -> None:
-    beside = find_beside(
+    beside = find_published(
         "eps-softmax",
         ours(method="ce", recipe="apl", dataset="cifar100", backbone="resnet34", epochs=200),
     )
@@ -293,7 +293,7 @@ def test_a_recipe_that_lacks_a_part_of_its_papers_says_so() -> None:
 
 def test_human_noise_is_joined_by_its_column() -> None:
     for column in ("aggre_label", "worse_label"):
-        beside = find_beside(
+        beside = find_published(
             "cifar-n",
             ours(
                 method="ce",
@@ -313,7 +313,7 @@ def test_what_the_paper_did_not_do_has_nothing_beside_it(case: Case) -> None:
         {"noise": "not ours("},
     ]:
         with case(changes=changes):
-            assert find_beside("equal-loss", ours(**changes)) is None
+            assert find_published("equal-loss", ours(**changes)) is None
 
 
 def test_another_paper_says_what_is_near() -> None:

@@ -15,9 +15,9 @@ import pytest
 
 import noisebench as nb
 from noisebench.errors import ConfigError, DataError, UnknownName
-from noisebench.reporting import Report, Shape, find_metric, read_rows, report_of, where
+from noisebench.reporting import Report, TableLayout, find_metric, read_rows, report_of, where
 from noisebench.reporting.aggregate import Cell
-from noisebench.reporting.stats import beats
+from noisebench.reporting.stats import significantly_better
 from noisebench.runs.folder import RunFolder, run_folders
 
 SYM, ASYM = "symmetric(rate=0.4)", "asymmetric(rate=0.4, map='digits')"
@@ -57,7 +57,7 @@ ABOUT = {
 
 
 def report(root: Path, metric: str = "last", rows: str = "method", cols: str = "noise") -> Report:
-    return report_of(run_folders([root]), Shape(rows, cols, metric))
+    return report_of(run_folders([root]), TableLayout(rows, cols, metric))
 
 
 def tables(root: Path, metric: str = "last", rows: str = "method", cols: str = "noise") -> list:
@@ -133,7 +133,7 @@ def test_runs_of_different_code_stand_in_a_row_each(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text(report(tmp_path).render("runs"))
     assert nb.report(path).render("md") == text
-    (table,) = report_of(run_folders([tmp_path]), Shape(against="ce")).tables
+    (table,) = report_of(run_folders([tmp_path]), TableLayout(against="ce")).tables
     assert sorted(row for (row, _), each in table.differences.items() if each) == sorted(
         row for row in table.rows if row[:4] == "mine"
     )
@@ -324,7 +324,7 @@ def test_bold_is_for_more_than_noise(tmp_path: Path) -> None:
         add(tmp_path, "el", ASYM, seed, 0.5 + 0.1 * seed)
         add(tmp_path, "ce", ASYM, seed, 0.7 - 0.1 * seed)
     table = tables(tmp_path)[0]
-    assert table.leaders == {("el", SYM)}
+    assert table.significant_best == {("el", SYM)}
     assert "**60.00" not in report(tmp_path).render("md") and "**80.67 ± 2.08**" in report(
         tmp_path
     ).render("md")
@@ -332,9 +332,11 @@ def test_bold_is_for_more_than_noise(tmp_path: Path) -> None:
 
 def test_a_gap_that_seeds_explain_is_no_gap() -> None:
     noisy, steady = Cell({"0": 0.9, "1": 0.5, "2": 0.8}), Cell({"0": 0.6, "1": 0.6, "2": 0.6})
-    assert not beats(noisy, steady)
-    assert beats(Cell({"0": 0.7, "1": 0.71, "2": 0.7}), steady)
-    assert beats(steady, Cell({"0": 0.7, "1": 0.71, "2": 0.7}), higher_is_better=False)
+    assert not significantly_better(noisy, steady)
+    assert significantly_better(Cell({"0": 0.7, "1": 0.71, "2": 0.7}), steady)
+    assert significantly_better(
+        steady, Cell({"0": 0.7, "1": 0.71, "2": 0.7}), higher_is_better=False
+    )
 
 
 def test_the_paired_test_is_students(tmp_path: Path) -> None:
@@ -344,7 +346,7 @@ def test_the_paired_test_is_students(tmp_path: Path) -> None:
         a, b = [0.81, 0.84, 0.80, 0.85], [0.81 - shift, 0.83 - shift, 0.81 - shift, 0.84 - shift]
         p = stats.ttest_rel(a, b).pvalue
         cells = (Cell(dict(zip("0123", values, strict=True))) for values in (a, b))
-        assert beats(*cells) == (p < 0.05)
+        assert significantly_better(*cells) == (p < 0.05)
 
 
 def test_the_same_seeds_twice_count_once_and_the_later_one(tmp_path: Path) -> None:
@@ -496,7 +498,7 @@ def test_ranks_are_over_the_columns_that_every_row_has(tmp_path: Path) -> None:
     table = tables(tmp_path)[0]
     assert [table.rank(row, SYM) for row in ("ce", "gce", "el")] == [3, 1.5, 1.5]
     assert table.ranked == (SYM,) and table.mean_rank("ce") == 3
-    text = report_of(run_folders([tmp_path]), Shape(ranks=True)).render("md")
+    text = report_of(run_folders([tmp_path]), TableLayout(ranks=True)).render("md")
     assert "mean rank" in text and "over the 1 of 2 columns" in text
 
 
@@ -504,8 +506,8 @@ def test_seeds_pair_only_on_the_same_labels() -> None:
     values = {"0": 0.80, "1": 0.90, "2": 0.70}
     better = {seed: value + 0.01 + 0.0001 * int(seed) for seed, value in values.items()}
     same, other = ({seed: {"labels": name} for seed in values} for name in ("one", "two"))
-    assert beats(Cell(better, inputs=same), Cell(values, inputs=same))
-    assert not beats(Cell(better, inputs=same), Cell(values, inputs=other))
+    assert significantly_better(Cell(better, inputs=same), Cell(values, inputs=same))
+    assert not significantly_better(Cell(better, inputs=same), Cell(values, inputs=other))
 
 
 HARD = "a_b & [c] 100% <i> 10*x | y"

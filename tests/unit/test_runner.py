@@ -22,13 +22,13 @@ from noisebench.errors import (
     NoisebenchError,
     RunFailed,
 )
-from noisebench.experiments.resolve import Run, Wish, plan_run
-from noisebench.labels.build import LabelWish
+from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
+from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import Manifest
 from noisebench.runs import session
-from noisebench.runs.checkpoint import Conduct, Progress
+from noisebench.runs.checkpoint import Progress, RunOptions
 from noisebench.runs.folder import RunFolder, results
-from noisebench.runs.session import execute, make_trainer
+from noisebench.runs.session import execute_run, make_trainer
 from noisebench.runs.workspace import Workspace
 
 SHORT = {"epochs": 3}
@@ -42,25 +42,25 @@ class Desk:
         self.dataset = self.workspace.dataset("digits")
         self.images = self.workspace.images(self.dataset)
 
-    def plan(self, noise: str = "symmetric(rate=0.4)", **wish: object) -> Run:
-        manifest, _ = self.workspace.make(self.dataset, LabelWish(noise))
-        return plan_run(
-            Wish(**{"changes": SHORT, "precision": "fp32", **wish}),
+    def plan(self, noise: str = "symmetric(rate=0.4)", **wish: object) -> RunConfig:
+        manifest, _ = self.workspace.make(self.dataset, LabelRequest(noise))
+        return resolve_run(
+            RunRequest(**{"changes": SHORT, "precision": "fp32", **wish}),
             self.dataset,
             manifest,
             self.images.fingerprint,
         )  # type: ignore[arg-type]
 
-    def folder(self, run: Run) -> RunFolder:
+    def folder(self, run: RunConfig) -> RunFolder:
         return RunFolder(self.workspace.runs / run.folder_name)
 
-    def execute(self, run: Run, conduct: Conduct | None = None) -> dict:
-        return execute(
+    def execute(self, run: RunConfig, conduct: RunOptions | None = None) -> dict:
+        return execute_run(
             run,
             self.images,
             make_trainer(run, self.images, "cpu"),
             self.folder(run),
-            conduct or Conduct(),
+            conduct or RunOptions(),
         )
 
 
@@ -70,7 +70,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Run, dict]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, RunConfig, dict]:
     """A run, for tests that only read it."""
     desk = Desk(tmp_path_factory.mktemp("finished"))
     run = desk.plan()
@@ -78,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Run, dict]
 
 
 def test_a_finished_run_leaves_its_six_files_and_nothing_else(
-    finished: tuple[Desk, Run, dict],
+    finished: tuple[Desk, RunConfig, dict],
 ) -> None:
     desk, run, _ = finished
     assert {path.name for path in desk.folder(run).path.iterdir()} == {
@@ -97,7 +97,7 @@ def test_the_record_says_all_that_was_decided(desk: Desk) -> None:
 
 
 def test_the_record_agrees_with_the_predictions_and_the_curve(
-    finished: tuple[Desk, Run, dict],
+    finished: tuple[Desk, RunConfig, dict],
 ) -> None:
     desk, run, record = finished
     folder = desk.folder(run)
@@ -124,7 +124,7 @@ def test_memorised_is_the_share_of_wrong_labels_that_are_predicted(desk: Desk) -
 
 
 def test_the_same_run_twice_has_the_same_weights_and_predictions(
-    finished: tuple[Desk, Run, dict], desk: Desk
+    finished: tuple[Desk, RunConfig, dict], desk: Desk
 ) -> None:
     desk.execute(desk.plan())
     contents = [(each.folder(run).weights.read_bytes(), each.folder(run).predictions.read_bytes()) for each, run, _ in
@@ -133,12 +133,12 @@ def test_the_same_run_twice_has_the_same_weights_and_predictions(
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    finished: tuple[Desk, Run, dict], desk: Desk
+    finished: tuple[Desk, RunConfig, dict], desk: Desk
 ) -> None:
     straight, run, _ = finished
     steps = iter(range(1000))
     with pytest.raises(Interrupted, match="the same command resumes it"):
-        desk.execute(run, Conduct(stop=lambda: next(steps) >= 30))
+        desk.execute(run, RunOptions(should_stop=lambda: next(steps) >= 30))
     folder = desk.folder(run)
     assert folder.status() == "resume" and not folder.claim.exists()
     desk.execute(run)
@@ -162,16 +162,18 @@ def test_the_seconds_of_a_run_are_not_those_of_who_listens(
         hours += 1
 
     monkeypatch.setattr(time, "monotonic", lambda: clock() + 3600 * hours)
-    record = desk.execute(desk.plan(changes={"epochs": 2}), Conduct(listen=listen))
+    record = desk.execute(desk.plan(changes={"epochs": 2}), RunOptions(on_epoch_end=listen))
     assert hours == 2 and record["seconds"] < 3600
 
 
 def test_no_resume_starts_anew(desk: Desk) -> None:
     run, steps = desk.plan(), iter(range(1000))
     with pytest.raises(Interrupted):
-        desk.execute(run, Conduct(stop=lambda: next(steps) >= 30))
+        desk.execute(run, RunOptions(should_stop=lambda: next(steps) >= 30))
     epochs: list[int] = []
-    desk.execute(run, Conduct(resume=False, listen=lambda progress: epochs.append(progress.epoch)))
+    desk.execute(
+        run, RunOptions(resume=False, on_epoch_end=lambda progress: epochs.append(progress.epoch))
+    )
     assert epochs == [1, 2, 3]
 
 
@@ -199,7 +201,7 @@ def test_a_nan_fails_the_run_naming_step_and_method(desk: Desk) -> None:
 
 def test_a_failed_run_is_tried_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     run = desk.plan()
-    monkeypatch.setattr(session, "finish", lambda *anything: 1 / 0)
+    monkeypatch.setattr(session, "finalize_run", lambda *anything: 1 / 0)
     with pytest.raises(RunFailed, match="ZeroDivisionError"):
         desk.execute(run)
     monkeypatch.undo()
@@ -231,7 +233,7 @@ def test_a_manifest_of_other_data_is_refused_before_anything_is_written(desk: De
 
 def test_two_at_once_do_not_share_a_folder(desk: Desk) -> None:
     run = desk.plan()
-    with desk.folder(run).claimed(), pytest.raises(DataError, match=r"is being run by process \d+"):
+    with desk.folder(run).locked(), pytest.raises(DataError, match=r"is being run by process \d+"):
         desk.execute(run)
 
 
@@ -292,10 +294,12 @@ def test_a_finished_run_is_just_read_unless_it_is_wanted_anew(desk: Desk) -> Non
     first = desk.execute(run)
     seen: list[int] = []
     assert (
-        desk.execute(run, Conduct(listen=lambda progress: seen.append(progress.epoch)))["seconds"]
+        desk.execute(run, RunOptions(on_epoch_end=lambda progress: seen.append(progress.epoch)))[
+            "seconds"
+        ]
         == first["seconds"]
     )
-    assert seen == [] and desk.execute(run, Conduct(anew=True))["seconds"] != first["seconds"]
+    assert seen == [] and desk.execute(run, RunOptions(force=True))["seconds"] != first["seconds"]
 
 
 def test_the_last_look_between_epochs_comes_before_the_test_set(
@@ -307,7 +311,9 @@ def test_the_last_look_between_epochs_comes_before_the_test_set(
     run = desk.plan()
     trainer = make_trainer(run, desk.images, "cpu")
     inner = trainer.predict
-    monkeypatch.setattr(Strategy, "between", lambda self, epoch, whole: order.append("between"))
+    monkeypatch.setattr(
+        Strategy, "on_epoch_end", lambda self, epoch, whole: order.append("between")
+    )
     monkeypatch.setattr(trainer, "predict", lambda pixels: order.append("predict") or inner(pixels))
     trainer.run_epoch()
     assert order == ["between", "predict"]
@@ -320,9 +326,11 @@ def test_a_set_has_one_name_and_one_key_wherever_it_lies(desk: Desk, tmp_path: P
         np.savez(tmp_path / place / "set.npz", train_images=images.train_images[:60], train_labels=images.train_labels[:60],
                  test_images=images.test_images[:20], test_labels=images.test_labels[:20])  # fmt: skip
         dataset = desk.workspace.dataset(str(tmp_path / place / "set.npz"))
-        manifest, path = desk.workspace.make(dataset, LabelWish("symmetric(rate=0.2)"))
+        manifest, path = desk.workspace.make(dataset, LabelRequest("symmetric(rate=0.2)"))
         desk.workspace.keep(manifest, path)
-        run = plan_run(Wish(), dataset, manifest, desk.workspace.images(dataset).fingerprint)
+        run = resolve_run(
+            RunRequest(), dataset, manifest, desk.workspace.images(dataset).fingerprint
+        )
         keys.append((dataset.name, path.name, run.key, run.folder_name))
     assert keys[0] == keys[1] and str(tmp_path) not in "".join(keys[0])
 
@@ -333,7 +341,7 @@ def test_the_key_of_a_plain_run_does_not_move(desk: Desk) -> None:
     assert desk.plan(method="el", changes={}).key[:16] == "90a3be45153553e5"
 
 
-def test_the_config_is_plain_yaml_with_the_key(finished: tuple[Desk, Run, dict]) -> None:
+def test_the_config_is_plain_yaml_with_the_key(finished: tuple[Desk, RunConfig, dict]) -> None:
     desk, run, _ = finished
     config = yaml.safe_load((desk.folder(run).path / "config.yaml").read_text())
     assert (
@@ -391,14 +399,16 @@ def test_an_image_folder_and_a_foreign_npz_train(tmp_path: Path) -> None:
             Image.fromarray(picture[..., 0]).save(place / f"{number}.png")
     for name, n in (("small.npz", 200), ("folder", 40)):
         dataset = desk.workspace.dataset(str(tmp_path / name))
-        manifest, path = desk.workspace.make(dataset, LabelWish("symmetric(rate=0.2)"))
+        manifest, path = desk.workspace.make(dataset, LabelRequest("symmetric(rate=0.2)"))
         desk.workspace.keep(manifest, path)
-        run = plan_run(
-            Wish(changes={"epochs": 1}),
+        run = resolve_run(
+            RunRequest(changes={"epochs": 1}),
             dataset,
             manifest,
             desk.workspace.images(dataset).fingerprint,
         )
         trainer = make_trainer(run, desk.workspace.images(dataset), "cpu")
-        record = execute(run, desk.workspace.images(dataset), trainer, desk.folder(run), Conduct())
+        record = execute_run(
+            run, desk.workspace.images(dataset), trainer, desk.folder(run), RunOptions()
+        )
         assert record["expected"]["train"] == n and path.exists()

@@ -24,7 +24,7 @@ from noisebench.errors import DataError
 from noisebench.reporting import (
     FORMATS,
     METRICS,
-    Shape,
+    TableLayout,
     finished_runs,
     read_runs,
     report_of,
@@ -168,10 +168,10 @@ def test_a_rows_command_makes_a_run_of_its_key(
         assert json.loads(capsys.readouterr().out)["key"] == row["key"]
 
 
-@pytest.mark.parametrize("shape", [Shape(), Shape("method,epochs", "noise", "last,best,nll", ranks=True), Shape(metric="minutes,work"),
-                                   Shape(budget="compute"), Shape(published="equal-loss")], ids=str)  # fmt: skip
+@pytest.mark.parametrize("shape", [TableLayout(), TableLayout("method,epochs", "noise", "last,best,nll", ranks=True), TableLayout(metric="minutes,work"),
+                                   TableLayout(budget="compute"), TableLayout(published="equal-loss")], ids=str)  # fmt: skip
 def test_tables_of_the_file_are_those_of_the_folders_letter_by_letter(
-    shape: Shape, trained: Path, kept: Path
+    shape: TableLayout, trained: Path, kept: Path
 ) -> None:
     one, other = (report_of(runs_at([place]), shape) for place in (trained, kept))
     assert one.document() == other.document() and len(one.document()["cells"]) > 4
@@ -318,14 +318,16 @@ def test_of_the_same_run_the_later_counts_and_a_finished_one_before_a_failed_one
         written(folder, tmp_path / f"{folder.name}.csv") if place == "file" else folder
         for folder in places
     ]
-    made = report_of(runs_at([given_[at] for at in order]), Shape())
+    made = report_of(runs_at([given_[at] for at in order]), TableLayout())
     (cell,) = made.tables[0].cells.values()
     assert cell.values == {"0": 0.2, "1": 0.3} and cell.failed == 0 and len(made.runs) == 2
 
 
 def test_of_a_line_and_its_folder_the_folder_is_taken(trained: Path, kept: Path) -> None:
     for order in ((kept, trained), (trained, kept)):
-        assert all(isinstance(run, RunFolder) for run in report_of(runs_at(order), Shape()).runs)
+        assert all(
+            isinstance(run, RunFolder) for run in report_of(runs_at(order), TableLayout()).runs
+        )
 
 
 def test_finished_runs_are_found_by_key(trained: Path, kept: Path) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.strategies import Output
+from noisebench.strategies import ModelOutput
 from noisebench.strategies.sieve import at, cost_of_any, held_cost
-from noisebench.training.objective import believed_cost
+from noisebench.training.objective import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said, started
@@ -46,12 +46,12 @@ def test_the_weight_of_the_peer_term_is_that_of_the_authors_epochs(case: Case) -
 
 
 def objective(
-    text: str, epoch: int, output: Output, recorded: list[int] = LABELS, epochs: int = 100
+    text: str, epoch: int, output: ModelOutput, recorded: list[int] = LABELS, epochs: int = 100
 ) -> float:
     strategy = started(text, recorded, 3, epochs=epochs)
     batch = a_batch(LABELS, epoch)
-    cost = believed_cost(output.cost, strategy.believe(batch, [[output]])[0])[0]
-    penalty = strategy.penalty(batch, [[output]])
+    cost = weighted_cost(output.cost, strategy.supervise(batch, [[output]])[0])[0]
+    penalty = strategy.regularizer(batch, [[output]])
     return float(cost if penalty is None else cost + penalty)
 
 
@@ -73,7 +73,7 @@ def test_the_mean_peer_term_is_the_expected_cost_of_a_recorded_label() -> None:
         said(P),
         a_batch(LABELS, 10),
     )
-    terms = [float(strategy.penalty(batch, [[output]])) for _ in range(4000)]
+    terms = [float(strategy.regularizer(batch, [[output]])) for _ in range(4000)]
     expected = -0.95 / 1.95 * cost_of_any(output.cost, torch.tensor([0.5, 0.3, 0.2])).mean()
     assert np.mean(terms) == pytest.approx(
         float(expected), abs=4 * np.std(terms) / np.sqrt(len(terms))
@@ -83,7 +83,7 @@ def test_the_mean_peer_term_is_the_expected_cost_of_a_recorded_label() -> None:
 def test_a_class_that_is_out_of_the_question_is_not_pushed_further() -> None:
     logits = torch.tensor([[0.0, -8.0, -30.0]], requires_grad=True)
     log_p = logits.log_softmax(1)
-    cost = held_cost(Output(logits, log_p, -log_p), 1e-5)
+    cost = held_cost(ModelOutput(logits, log_p, -log_p), 1e-5)
     torch.testing.assert_close(cost, -log_p)
     assert torch.autograd.grad(cost[0, 1], logits, retain_graph=True)[0].abs().max() > 0.9
     assert not torch.autograd.grad(cost.sum() - cost[0, :2].sum(), logits)[0].any()
@@ -95,13 +95,13 @@ def test_at_logits_without_doubt_the_gradient_is_finite(case: Case) -> None:
             logits = (torch.eye(3)[[0, 1, 2, 0]] * 200 - 100).requires_grad_()
             log_p = logits.log_softmax(1)
             output, strategy, batch = (
-                Output(logits, log_p, -log_p),
+                ModelOutput(logits, log_p, -log_p),
                 started(text, LABELS, 3),
                 a_batch(LABELS, 10),
             )
-            cost = believed_cost(output.cost, strategy.believe(batch, [[output]])[0])[
+            cost = weighted_cost(output.cost, strategy.supervise(batch, [[output]])[0])[
                 0
-            ] + strategy.penalty(batch, [[output]])
+            ] + strategy.regularizer(batch, [[output]])
             cost.backward()
             assert cost.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
 
@@ -136,10 +136,10 @@ def test_the_sieve_leaves_out_labels_that_cost_more_than_the_mean_class() -> Non
 def test_the_prior_is_that_of_the_labels_not_sieved_out_in_the_epoch_before() -> None:
     strategy = started("cores2(wait=0)", LABELS, 3)
     torch.testing.assert_close(strategy.state["prior"], torch.tensor([0.5, 0.25, 0.25]))
-    strategy.believe(a_batch(LABELS, 1), [[said(P)]])  # which leaves out a 0 and the 2
-    strategy.between(1, WHOLE)  # type: ignore[arg-type]
+    strategy.supervise(a_batch(LABELS, 1), [[said(P)]])  # which leaves out a 0 and the 2
+    strategy.on_epoch_end(1, WHOLE)  # type: ignore[arg-type]
     torch.testing.assert_close(strategy.state["prior"], torch.tensor([0.5, 0.5, 0.0]))
-    strategy.between(2, WHOLE)  # type: ignore[arg-type]
+    strategy.on_epoch_end(2, WHOLE)  # type: ignore[arg-type]
     torch.testing.assert_close(strategy.state["prior"], torch.tensor([0.5, 0.25, 0.25]))
 
 
@@ -184,14 +184,16 @@ def test_cores_pushes_what_is_unlikely_and_not_what_is_impossible(case: Case) ->
             logits = torch.tensor([[0.0, logit, -1.0]], requires_grad=True)
             log_p = logits.log_softmax(1)
             strategy = started("cores2(warmup=0, ramp=0, wait=1)", [0, 1, 2], 3)
-            strategy.penalty(a_batch([0], 10), [[Output(logits, log_p, -log_p)]]).backward()  # type: ignore[union-attr]
+            strategy.regularizer(
+                a_batch([0], 10), [[ModelOutput(logits, log_p, -log_p)]]
+            ).backward()  # type: ignore[union-attr]
             assert logits.grad is not None and (logits.grad[0, 1].abs() > 0.1) == pushed
 
 
 def test_all_pass_the_sieve_for_its_share_of_the_run_and_at_least_an_epoch(case: Case) -> None:
     def sieved(epochs: int, epoch: int) -> bool:
         strategy, output = started("cores2", [0], 2, epochs=epochs), said([[0.1, 0.9]])
-        return not strategy.believe(a_batch([0], epoch), [[output]])[0].weights.any()  # type: ignore[union-attr]
+        return not strategy.supervise(a_batch([0], epoch), [[output]])[0].sample_weights.any()  # type: ignore[union-attr]
 
     for epochs, kept in ((100, 30), (10, 3), (2, 1), (1, 1)):
         with case(epochs=epochs, kept=kept):

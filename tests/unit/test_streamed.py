@@ -26,16 +26,23 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from noisebench.cli import main
-from noisebench.datasets import Images, Pictures, find_dataset, image_rows, read_images, read_labels
+from noisebench.datasets import (
+    Images,
+    LazyImages,
+    find_dataset,
+    image_rows,
+    read_images,
+    read_labels,
+)
 from noisebench.datasets.streaming.index import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.experiments import resolve
 from noisebench.experiments.recipes import RECIPES
-from noisebench.experiments.resolve import Wish, plan_run
+from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite
-from noisebench.experiments.weights import Initial
-from noisebench.labels.build import LabelWish
+from noisebench.experiments.weights import InitialWeights
+from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import read_manifest
 from noisebench.reporting.page.pictures import Pictures as PagePictures
 from noisebench.runs.folder import RunFolder
@@ -43,8 +50,8 @@ from noisebench.runs.inference import StoredNetworks, evaluate_on
 from noisebench.runs.session import check_networks, make_trainer
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import build_strategy
-from noisebench.training.images.pixels import Plan
-from noisebench.training.images.source import Look, normalisation_of, source_of
+from noisebench.training.images.pixels import EpochPlan
+from noisebench.training.images.source import StreamTransform, normalisation_of, source_of
 from tests.support import kills
 
 CPU = torch.device("cpu")
@@ -205,7 +212,13 @@ def test_every_reader_has_the_same_pictures_and_labels_as_the_folder(
         )
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
         by_timm = [
-            torch.cat(list(source_of(each, normalisation_of(each), CPU, Look(32, 0.875)).plain()))
+            torch.cat(
+                list(
+                    source_of(
+                        each, normalisation_of(each), CPU, StreamTransform(32, 0.875)
+                    ).eval_batches()
+                )
+            )
             for each in (a, b)
         ]
         assert torch.equal(*by_timm)
@@ -324,9 +337,9 @@ def test_what_a_tar_holds_is_looked_for_once_and_again_when_it_changes(pets, tmp
     )
 
 
-def pictures_of(pets: Path) -> Pictures:
+def pictures_of(pets: Path) -> LazyImages:
     found = read_images(find_dataset(f"folder:{pets}"), pets, workers=0).train_images
-    assert isinstance(found, Pictures)
+    assert isinstance(found, LazyImages)
     return found
 
 
@@ -341,7 +354,9 @@ def test_a_slice_a_mask_and_an_index_of_pictures_read_nothing(pets, tmp_path):
 
 def test_pictures_as_an_array_are_those_that_networks_are_asked_about(pets):
     pictures = pictures_of(pets).sized(24, 0.75)[10:20]
-    (plain,) = source_of(pictures, normalisation_of(pictures), CPU, Look(24, 0.75)).plain()
+    (plain,) = source_of(
+        pictures, normalisation_of(pictures), CPU, StreamTransform(24, 0.75)
+    ).eval_batches()
     assert torch.equal(normalisation_of(pictures)(torch.from_numpy(np.asarray(pictures))), plain)
 
 
@@ -365,16 +380,16 @@ def test_a_million_names_are_one_object():
 # The order of reading
 
 
-def streamed(pets: Path, workers: int | None, side: int = 24) -> tuple[object, Plan]:
+def streamed(pets: Path, workers: int | None, side: int = 24) -> tuple[object, EpochPlan]:
     pictures = read_images(find_dataset(f"folder:{pets}"), pets, workers=workers).train_images
     source = source_of(
-        pictures, normalisation_of(pictures), CPU, Look(side, 0.875, 0.08, flip=True)
+        pictures, normalisation_of(pictures), CPU, StreamTransform(side, 0.875, 0.08, flip=True)
     )
-    return source, Plan.draw(48, 2, 0, True, torch.Generator().manual_seed(3))
+    return source, EpochPlan.draw(48, 2, 0, True, torch.Generator().manual_seed(3))
 
 
 def read(source, plan, ats):
-    source.begin(plan, ats)
+    source.start_epoch(plan, ats)
     found = [source.views(plan, at) for at in ats]
     source.close()
     return found
@@ -407,8 +422,8 @@ def test_a_part_of_a_step_is_that_part_of_it(pets):
 
 def test_another_epoch_crops_otherwise(pets):
     source, plan = streamed(pets, 0)
-    again = Plan.draw(48, 2, 0, True, torch.Generator().manual_seed(4))
-    same_places = Plan(plan.order, plan.shifts, plan.flips, again.seed)
+    again = EpochPlan.draw(48, 2, 0, True, torch.Generator().manual_seed(4))
+    same_places = EpochPlan(plan.order, plan.shifts, plan.flips, again.seed)
     assert not torch.equal(
         source.views(plan, slice(0, 8))[0], source.views(same_places, slice(0, 8))[0]
     )
@@ -456,7 +471,7 @@ def test_workers_begun_for_the_rest_of_an_epoch_are_as_many_as_for_a_whole_one(p
     before = children()
     source, plan = streamed(pets, 2)
     for ats in (ATS[2:], ATS):
-        source.begin(plan, ats)
+        source.start_epoch(plan, ats)
         for at in ats:
             source.views(plan, at)
         assert len(children() - before) == 2
@@ -465,7 +480,7 @@ def test_workers_begun_for_the_rest_of_an_epoch_are_as_many_as_for_a_whole_one(p
 
 
 def test_the_processes_of_a_run_on_one_machine_share_its_cores(pets, monkeypatch):
-    monkeypatch.setattr("noisebench.training.images.streamed.cores", lambda: 8)
+    monkeypatch.setattr("noisebench.training.images.streamed.cpu_count", lambda: 8)
     assert streamed(pets, None)[0].workers == 8
     for name, value in {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}.items():
         monkeypatch.setenv(name, str(value))
@@ -673,16 +688,18 @@ def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones
             )
 
 
-def run_of(workspace: Workspace, model: str = "cnn4", size: int = 16, init: Initial | None = None):
+def run_of(
+    workspace: Workspace, model: str = "cnn4", size: int = 16, init: InitialWeights | None = None
+):
     dataset = workspace.dataset("folder:pets")
-    manifest, _ = workspace.make(dataset, LabelWish("symmetric(rate=0.4)"))
-    wish = Wish(
+    manifest, _ = workspace.make(dataset, LabelRequest("symmetric(rate=0.4)"))
+    wish = RunRequest(
         model=model,
         changes={"epochs": 2, "batch_size": 16, "size": size, "lr": 0.05},
         precision="fp32",
         init=init,
     )
-    return plan_run(wish, dataset, manifest, workspace.images(dataset).fingerprint)
+    return resolve_run(wish, dataset, manifest, workspace.images(dataset).fingerprint)
 
 
 def trainer_of(workspace: Workspace):

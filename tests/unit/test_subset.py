@@ -18,14 +18,14 @@ import noisebench as nb
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Dataset, Images, Labels
 from noisebench.errors import ConfigError, DataError, ManifestError
-from noisebench.experiments.command import reproduction
+from noisebench.experiments.command import repro_command
 from noisebench.experiments.methods import find_method
-from noisebench.experiments.resolve import Wish, key_of, plan_run
-from noisebench.labels.build import LabelWish, Outside, make_manifest
+from noisebench.experiments.resolve import RunRequest, key_of, resolve_run
+from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest
 from noisebench.labels.issues import better_score
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
 from noisebench.labels.review import review_manifest
-from noisebench.labels.subset import Within, subset_of
+from noisebench.labels.subset import SubsetInputs, subset_of
 from noisebench.noise import transition
 from noisebench.noise.sampling import expected
 from noisebench.runs.cross_validation import make_folds
@@ -48,11 +48,11 @@ def made(
     subset: int | None = 300,
     **wish: Any,
 ) -> Manifest:
-    return make_manifest(data, LabelWish(noise, subset=subset, **wish))
+    return make_manifest(data, LabelRequest(noise, subset=subset, **wish))
 
 
-def outside(data: Labels = DIGITS) -> Outside:
-    return Outside(data, Path(), True, DATASETS.__getitem__)
+def outside(data: Labels = DIGITS) -> DatasetInputs:
+    return DatasetInputs(data, Path(), True, DATASETS.__getitem__)
 
 
 # Which images
@@ -80,7 +80,7 @@ def test_it_is_the_same_for_every_noise_seed_and_split() -> None:
         {"trusted": 0.1},
         {"noise": "imported(own)"},
     )
-    kept = [made(**wish).kept for wish in wishes]
+    kept = [made(**wish).included for wish in wishes]
     assert kept[0].sum() == 300 and all((one == kept[0]).all() for one in kept)
 
 
@@ -98,7 +98,7 @@ def test_a_smaller_one_lies_within_a_larger_one_but_for_one_example_a_class() ->
 
 def test_the_images_do_not_lie_by_the_words_that_the_noise_is_drawn_by() -> None:
     wrong = [
-        (made(seed=seed).labels != DIGITS.labels)[made().kept].nonzero()[0] for seed in (0, 47)
+        (made(seed=seed).labels != DIGITS.labels)[made().included].nonzero()[0] for seed in (0, 47)
     ]
     first = [(place < 150).mean() for place in wrong]
     assert np.allclose(first, 0.5, atol=0.15)
@@ -112,7 +112,7 @@ def test_all_images_are_no_subset_and_leave_every_byte() -> None:
     )
     split = made(subset=None, seed=3, val_fraction=0.1, trusted=0.1)
     assert split.sha256 == "427f1cbccee644104b3b13f34546536439a60d0179b939b97b247715b59867cf"
-    run = plan_run(Wish("ce", precision="fp32"), DATASETS["digits"], split, "data")
+    run = resolve_run(RunRequest("ce", precision="fp32"), DATASETS["digits"], split, "data")
     assert run.key == "496a7f24dc54f4ae8708972741e5cf09a031f1eb7de19f4fa63986543c462704"
     # held-out images were mixed up in packs: the one thing that is new in the key
     assert run.config["versions"].pop("pictures") == "2"
@@ -141,13 +141,14 @@ def test_a_subset_that_cannot_be_is_refused(count: int, said: str) -> None:
 def test_counts_are_exact_in_the_subset(text: str) -> None:
     manifest = made(text)
     T, counts = transition(text, 10), manifest.confusion
-    sizes = np.bincount(DIGITS.labels[manifest.kept], minlength=10)
+    sizes = np.bincount(DIGITS.labels[manifest.included], minlength=10)
     assert counts.sum(1).tolist() == sizes.tolist()
     assert [counts[k].sum() - counts[k, k] for k in range(10)] == [
         expected(1 - T[k, k], int(sizes[k])) for k in range(10)
     ]
     assert (
-        manifest.meta["realised_rate"] == (manifest.labels != DIGITS.labels)[manifest.kept].mean()
+        manifest.meta["realised_rate"]
+        == (manifest.labels != DIGITS.labels)[manifest.included].mean()
     )
     np.testing.assert_allclose(manifest.transition, T)
 
@@ -157,8 +158,8 @@ def test_counts_are_exact_in_the_subset(text: str) -> None:
 )
 def test_counts_over_set_and_pairs_are_those_of_as_large_a_data_set(text: str) -> None:
     manifest = made(text)
-    alone = make_manifest(DIGITS.take(np.flatnonzero(manifest.kept)), text)
-    np.testing.assert_array_equal(manifest.labels[manifest.kept], alone.labels)
+    alone = make_manifest(DIGITS.take(np.flatnonzero(manifest.included)), text)
+    np.testing.assert_array_equal(manifest.labels[manifest.included], alone.labels)
 
 
 def test_the_others_keep_their_rows_and_their_labels_and_are_dropped() -> None:
@@ -185,7 +186,7 @@ def test_shares_that_are_set_apart_are_of_the_subset(when: str) -> None:
         and manifest.in_training.sum() == 240
     )
     assert (
-        not (manifest.val & ~manifest.kept).any()
+        not (manifest.val & ~manifest.included).any()
         and not (manifest.trusted & ~manifest.in_training).any()
     )
     wrong = (manifest.labels != DIGITS.labels)[manifest.val].sum()
@@ -193,9 +194,9 @@ def test_shares_that_are_set_apart_are_of_the_subset(when: str) -> None:
 
 
 def test_part_dependent_noise_looks_at_the_images_of_the_subset() -> None:
-    manifest = make_manifest(DIGITS, LabelWish("pdn(rate=0.4)", subset=300), outside=outside())
-    again = make_manifest(DIGITS, LabelWish("pdn(rate=0.4)", subset=300), outside=outside())
-    whole = make_manifest(DIGITS, LabelWish("pdn(rate=0.4)"), outside=outside())
+    manifest = make_manifest(DIGITS, LabelRequest("pdn(rate=0.4)", subset=300), outside=outside())
+    again = make_manifest(DIGITS, LabelRequest("pdn(rate=0.4)", subset=300), outside=outside())
+    whole = make_manifest(DIGITS, LabelRequest("pdn(rate=0.4)"), outside=outside())
     assert (
         manifest.sha256 == again.sha256
         and manifest.meta["images_sha256"] == whole.meta["images_sha256"]
@@ -211,7 +212,7 @@ def test_a_teachers_factor_is_solved_for_the_subset(
     scores = (i * 37 + k * k * 11) % 97 + 1 + np.where(k == DIGITS.labels[:, None], i * 13 % 200, 0)
     np.save("t.npy", scores / scores.sum(1, keepdims=True))
     rates, factors = zip(*((m.meta["realised_rate"], m.meta["factor"]) for m in (
-        make_manifest(DIGITS, LabelWish("plc(predictions='t.npy', rate=0.35)", subset=n), outside=outside()) for n in (300, None)
+        make_manifest(DIGITS, LabelRequest("plc(predictions='t.npy', rate=0.35)", subset=n), outside=outside()) for n in (300, None)
     )), strict=True)  # fmt: skip
     assert rates[0] == pytest.approx(0.35, abs=0.09) and factors[0] != factors[1]
 
@@ -221,16 +222,20 @@ def test_peoples_labels_are_there_for_all_and_counted_in_the_subset(tmp_path: Pa
     np.save(tmp_path / "theirs.npy", theirs)
     manifest = make_manifest(
         DIGITS,
-        LabelWish(f"imported(file={str(tmp_path / 'theirs.npy')!r})", subset=300),
+        LabelRequest(f"imported(file={str(tmp_path / 'theirs.npy')!r})", subset=300),
         outside=outside(),
     )
     np.testing.assert_array_equal(manifest.labels, theirs)
     assert (
-        manifest.kept.sum() == 300
-        and manifest.meta["realised_rate"] == (theirs != DIGITS.labels)[manifest.kept].mean()
+        manifest.included.sum() == 300
+        and manifest.meta["realised_rate"] == (theirs != DIGITS.labels)[manifest.included].mean()
     )
     own = made("imported(own)")
-    assert own.known == 0 and own.meta["realised_rate"] is None and (own.clean_labels == -1).all()
+    assert (
+        own.known_fraction == 0
+        and own.meta["realised_rate"] is None
+        and (own.clean_labels == -1).all()
+    )
 
 
 def test_images_of_another_set_come_into_the_subset_alone(
@@ -240,12 +245,12 @@ def test_images_of_another_set_come_into_the_subset_alone(
     space = Workspace(tmp_path)
     manifest, _ = space.make(
         DATASETS["digits"],
-        LabelWish("openset(symmetric(0.2), rate=0.3, source='fashionmnist')", subset=300),
+        LabelRequest("openset(symmetric(0.2), rate=0.3, source='fashionmnist')", subset=300),
     )
     assert manifest.source is not None
     replaced = manifest.source >= 0
-    sizes = np.bincount(DIGITS.labels[manifest.kept], minlength=10)
-    assert not (replaced & ~manifest.kept).any()
+    sizes = np.bincount(DIGITS.labels[manifest.included], minlength=10)
+    assert not (replaced & ~manifest.included).any()
     assert np.bincount(DIGITS.labels[replaced], minlength=10).tolist() == [
         expected(0.3, int(n)) for n in sizes
     ]
@@ -255,8 +260,8 @@ def test_images_of_another_set_come_into_the_subset_alone(
 def test_python_has_the_labels_of_the_command() -> None:
     manifest = made(seed=2)
     found = nb.corrupt(DIGITS.labels, "symmetric(rate=0.4)", num_classes=10, seed=2, subset=300)
-    np.testing.assert_array_equal(found >= 0, manifest.kept)
-    np.testing.assert_array_equal(found[found >= 0], manifest.labels[manifest.kept])
+    np.testing.assert_array_equal(found >= 0, manifest.included)
+    np.testing.assert_array_equal(found[found >= 0], manifest.labels[manifest.included])
     with pytest.raises(ConfigError, match="from 1 on"):
         nb.corrupt(DIGITS.labels, "symmetric(rate=0.4)", num_classes=10, subset=0)
 
@@ -272,10 +277,10 @@ def test_a_manifest_of_a_subset_is_read_back(suffix: str, tmp_path: Path) -> Non
     manifest.write(tmp_path / f"m{suffix}")
     back = read_manifest(tmp_path / f"m{suffix}")
     assert back.sha256 == manifest.sha256 and back.meta["subset"] == 300
-    np.testing.assert_array_equal(back.kept, manifest.kept)
+    np.testing.assert_array_equal(back.included, manifest.included)
     assert (
         file_name(back, DIGITS.dataset) == "digits-300-sym0.4-val0.1-trusted0.1-s0.csv"
-        and back.data == "digits, of which 300"
+        and back.dataset_text == "digits, of which 300"
     )
     assert file_name(made(convention="sl2019"), DIGITS.dataset) == "digits-300-sym0.4-sl2019-s0.csv"
 
@@ -283,7 +288,7 @@ def test_a_manifest_of_a_subset_is_read_back(suffix: str, tmp_path: Path) -> Non
 def test_files_keep_their_names_and_a_review_by_path_works_on_a_subset(tmp_path: Path) -> None:
     names = tuple(f"train/{number}.png" for number in range(100))
     data = Labels(UNEVEN.dataset, UNEVEN.labels, names)
-    manifest = make_manifest(data, LabelWish("symmetric(rate=0.4)", subset=50))
+    manifest = make_manifest(data, LabelRequest("symmetric(rate=0.4)", subset=50))
     assert manifest.ids == names and data.take(np.array([3, 7])).ids == (
         "train/3.png",
         "train/7.png",
@@ -293,8 +298,10 @@ def test_files_keep_their_names_and_a_review_by_path_works_on_a_subset(tmp_path:
         ("recorded", manifest.labels), ("suggested", data.labels))}}  # fmt: skip
     pd.DataFrame(frame).to_csv(tmp_path / "s.csv", index=False)
     text = f"reviewed(symmetric(rate=0.4), action='relabel', suspects={str(tmp_path / 's.csv')!r})"
-    again = make_manifest(data, LabelWish(text, subset=50), outside=outside(data))
-    assert (again.labels[wrong] == data.labels[wrong]).all() and again.wrong == manifest.wrong - 5  # type: ignore[operator]
+    again = make_manifest(data, LabelRequest(text, subset=50), outside=outside(data))
+    assert (
+        again.labels[wrong] == data.labels[wrong]
+    ).all() and again.num_wrong == manifest.num_wrong - 5  # type: ignore[operator]
 
 
 def test_a_header_that_says_another_subset_is_refused(tmp_path: Path) -> None:
@@ -318,7 +325,7 @@ def test_a_subset_can_be_reviewed_and_made_again(tmp_path: Path) -> None:
     after = review_manifest(DIGITS, manifest, path, "drop", outside()).after
     again = make_manifest(
         DIGITS,
-        LabelWish(
+        LabelRequest(
             f"reviewed(symmetric(rate=0.4), action='drop', suspects={str(path)!r})", subset=300
         ),
         outside=outside(),
@@ -330,16 +337,16 @@ def test_a_subset_can_be_reviewed_and_made_again(tmp_path: Path) -> None:
     )
     listing(path, manifest, np.flatnonzero(manifest.dropped)[:1])
     with pytest.raises(DataError, match="is not in the subset"):
-        Within(outside(), DIGITS.labels, np.flatnonzero(manifest.kept)).review(
-            str(path), None, manifest.labels[manifest.kept]
+        SubsetInputs(outside(), DIGITS.labels, np.flatnonzero(manifest.included)).review(
+            str(path), None, manifest.labels[manifest.included]
         )
 
 
 def test_presets_by_data_set_hold_and_the_key_is_another() -> None:
     keys = set()
     for subset in (300, 600, None):
-        run = plan_run(
-            Wish("dividemix", precision="fp32"),
+        run = resolve_run(
+            RunRequest("dividemix", precision="fp32"),
             DIGITS.dataset,
             made("symmetric(rate=0.2)", subset=subset),
             "data",
@@ -380,7 +387,7 @@ def test_what_is_counted_of_a_run_is_in_training(trained: Path) -> None:
     )
     assert (
         record["metrics"]["train"]["wrong_labels"] + record["metrics"]["val"]["wrong_labels"]
-        == made().wrong
+        == made().num_wrong
     )
     assert (
         record["title"].startswith("ce on digits, of which 300, symmetric")
@@ -400,7 +407,7 @@ def test_a_run_is_rechecked_rebuilt_and_its_command_makes_it_again(
     folder, record, _ = only(trained)
     assert main(["-q", "-C", str(trained), "evaluate", str(folder.path), "--recheck"]) == 0
     assert rebuild(folder, Workspace(trained)).key == record["key"]
-    command = reproduction(folder.about())
+    command = repro_command(folder.about())
     assert "--subset 300" in command.command
     capsys.readouterr()
     assert main(["-C", str(tmp_path), *command.words[1:], "--dry-run", "--json"]) == 0
@@ -413,7 +420,7 @@ def test_folds_are_of_the_subset(trained: Path, capsys: pytest.CaptureFixture[st
     folds = make_folds(run, folder, 3)
     assert [int(fold.run.manifest.in_training.sum()) for fold in folds] == [180] * 3
     assert folds[0].run.manifest.meta["val_fraction"] == pytest.approx(120 / 300, abs=0.01)
-    assert all(not (fold.run.manifest.val & ~run.manifest.kept).any() for fold in folds)
+    assert all(not (fold.run.manifest.val & ~run.manifest.included).any() for fold in folds)
     capsys.readouterr()
     assert (
         main(
@@ -433,15 +440,15 @@ def test_folds_are_of_the_subset(trained: Path, capsys: pytest.CaptureFixture[st
         == 0
     )
     assert json.loads(capsys.readouterr().out)[0]["suspects"]["of"] == 300
-    assert run.manifest.kept[pd.read_csv(trained / "s.csv")["index"]].all()
+    assert run.manifest.included[pd.read_csv(trained / "s.csv")["index"]].all()
 
 
 def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(
     trained: Path, tmp_path: Path
 ) -> None:
     from noisebench.errors import Interrupted
-    from noisebench.runs.checkpoint import Conduct
-    from noisebench.runs.session import execute, make_trainer
+    from noisebench.runs.checkpoint import RunOptions
+    from noisebench.runs.session import execute_run, make_trainer
 
     run = rebuild(only(trained)[0], Workspace(trained))
     images, folder = (
@@ -450,10 +457,14 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(
     )
     stop = iter([False] * 7 + [True])
     with pytest.raises(Interrupted):
-        execute(
-            run, images, make_trainer(run, images, "cpu"), folder, Conduct(stop=lambda: next(stop))
+        execute_run(
+            run,
+            images,
+            make_trainer(run, images, "cpu"),
+            folder,
+            RunOptions(should_stop=lambda: next(stop)),
         )
-    execute(run, images, make_trainer(run, images, "cpu"), folder, Conduct())
+    execute_run(run, images, make_trainer(run, images, "cpu"), folder, RunOptions())
     for name in ("train_log_p", "test_log_p"):
         np.testing.assert_array_equal(folder.read_arrays()[name], only(trained)[2][name])
 

@@ -11,11 +11,11 @@ import yaml
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError, UnknownName
-from noisebench.executors.job import Place, bundles
+from noisebench.executors.job import WorkerConfig, make_batches
 from noisebench.executors.local import LocalPool
 from noisebench.experiments.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.noise import normal_noise
-from noisebench.runs.queue import make_agenda, select
+from noisebench.runs.queue import plan_suite, select
 from noisebench.runs.workspace import Workspace
 
 GOOD = """\
@@ -127,7 +127,7 @@ def test_a_suite_in_short_makes_the_same_runs(tmp_path: Path) -> None:
                         f"    matrix: {{noise: {noise}, method: ce}}\n")  # fmt: skip
         keys[name] = [
             item.run.key
-            for item in make_agenda(Workspace(tmp_path), find_suite("tiny", tmp_path)[1])
+            for item in plan_suite(Workspace(tmp_path), find_suite("tiny", tmp_path)[1])
         ]
     assert keys["short"] == keys["long"] and keys["one"] == keys["short"][1:]
 
@@ -281,13 +281,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def agenda(workspace: Workspace) -> list:
-    return make_agenda(Workspace(workspace.root), find_suite("tiny", workspace.root)[1])
+    return plan_suite(Workspace(workspace.root), find_suite("tiny", workspace.root)[1])
 
 
 def run_all(workspace: Workspace, device: str = "cpu") -> list:
     items = agenda(workspace)
-    pool = LocalPool(Place(str(workspace.root), str(workspace.data_dir), True, (), device), 1)
-    return [event for event in pool.run(bundles(items, items)) if event.kind != "progress"]
+    pool = LocalPool(
+        WorkerConfig(str(workspace.root), str(workspace.data_dir), True, (), device), 1
+    )
+    return [event for event in pool.run(make_batches(items, items)) if event.kind != "progress"]
 
 
 def test_workers_finish_every_run_and_the_agenda_knows(finished: Workspace) -> None:
@@ -348,11 +350,13 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
         load_plugins([str(plugin)])
     write(tmp_path, text)
     workspace = Workspace(tmp_path)
-    items = make_agenda(workspace, find_suite("tiny", tmp_path)[1])
-    pool = LocalPool(Place(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"), 1)
+    items = plan_suite(workspace, find_suite("tiny", tmp_path)[1])
+    pool = LocalPool(
+        WorkerConfig(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"), 1
+    )
     kinds = {
         event.number: event.kind
-        for event in pool.run(bundles(items, items))
+        for event in pool.run(make_batches(items, items))
         if event.kind != "progress"
     }
     assert kinds == {0: "done", 1: "done", 2: "done", 3: "done", 4: "failed", 5: "failed"}

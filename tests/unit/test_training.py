@@ -17,13 +17,13 @@ import torch
 from noisebench.datasets import Images
 from noisebench.errors import RunFailed
 from noisebench.losses import register_loss
-from noisebench.training.images.pixels import Normalisation, Pixels, Plan
+from noisebench.training.images.pixels import EpochPlan, InMemoryImages, Normalisation
 from noisebench.training.objective import learning_rate_factor
 from noisebench.training.trainer import Task, Trainer
 from tests.conftest import CPU, same, weights
 
 
-@register_loss(laws=())
+@register_loss(properties=())
 def test_nan_when_sure(log_p):
     """NaN as soon as one probability passes 0.9."""
     return -log_p + (log_p > -0.105).float() * float("nan")
@@ -117,23 +117,25 @@ def test_steps_divide_by_ten_after_their_epochs(subtests: pytest.Subtests) -> No
 
 def test_images_are_normalised_by_the_training_sets_own_mean_and_deviation(digits: Images) -> None:
     normalise = Normalisation.of(digits.train_images)
-    images = torch.cat(list(Pixels(digits.train_images, normalise, CPU).plain()))
+    images = torch.cat(list(InMemoryImages(digits.train_images, normalise, CPU).eval_batches()))
     assert images.mean().item() == pytest.approx(0, abs=1e-4)
     assert images.std(correction=0).item() == pytest.approx(1, abs=1e-4)
 
 
 def test_a_crop_without_shift_is_the_image_itself(digits: Images) -> None:
-    pixels = Pixels(digits.train_images, Normalisation.of(digits.train_images), CPU, crop=2)
+    pixels = InMemoryImages(digits.train_images, Normalisation.of(digits.train_images), CPU, crop=2)
     index = torch.arange(5)
     still = pixels.augmented(index, torch.full((5, 2), 2), torch.zeros(5, dtype=torch.bool))
-    assert torch.equal(still, next(pixels.plain(index)))
+    assert torch.equal(still, next(pixels.eval_batches(index)))
 
 
 @pytest.mark.parametrize("crop", [0, 2])
 def test_flips_mirror_each_image_alone(crop: int, digits: Images) -> None:
-    pixels = Pixels(digits.train_images, Normalisation.of(digits.train_images), CPU, crop=crop)
+    pixels = InMemoryImages(
+        digits.train_images, Normalisation.of(digits.train_images), CPU, crop=crop
+    )
     index, flips = torch.arange(4), torch.tensor([True, False, True, False])
-    plain = next(pixels.plain(index))
+    plain = next(pixels.eval_batches(index))
     mirrored = pixels.augmented(index, torch.full((4, 2), crop), flips)
     assert torch.equal(mirrored[flips], plain[flips].flip(3)) and torch.equal(
         mirrored[~flips], plain[~flips]
@@ -145,13 +147,13 @@ def test_a_small_set_gives_the_same_images_as_one_kept_as_bytes(
     crop: int, digits: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     normalise = Normalisation.of(digits.train_images)
-    small = Pixels(digits.train_images, normalise, CPU, crop)
+    small = InMemoryImages(digits.train_images, normalise, CPU, crop)
     monkeypatch.setattr("noisebench.training.images.pixels._FEW", 0)
-    large = Pixels(digits.train_images, normalise, CPU, crop)
-    plan = Plan.draw(len(small), 2, crop, crop > 0, torch.Generator().manual_seed(1))
+    large = InMemoryImages(digits.train_images, normalise, CPU, crop)
+    plan = EpochPlan.draw(len(small), 2, crop, crop > 0, torch.Generator().manual_seed(1))
     pairs = [
         *zip(small.views(plan, slice(0, 9)), large.views(plan, slice(0, 9)), strict=True),
-        *zip(small.plain(), large.plain(), strict=True),
+        *zip(small.eval_batches(), large.eval_batches(), strict=True),
     ]
     for one, other in pairs:
         assert torch.equal(one, other) and one.stride() == other.stride()
@@ -159,13 +161,13 @@ def test_a_small_set_gives_the_same_images_as_one_kept_as_bytes(
 
 def test_a_shift_moves_the_image_and_fills_with_black() -> None:
     images = np.arange(1, 10, dtype=np.uint8).reshape(1, 3, 3, 1)
-    pixels = Pixels(images, Normalisation(torch.zeros(1), torch.ones(1)), CPU, crop=1)
+    pixels = InMemoryImages(images, Normalisation(torch.zeros(1), torch.ones(1)), CPU, crop=1)
     moved = pixels.augmented(torch.tensor([0]), torch.tensor([[0, 2]]), torch.tensor([False]))
     assert moved[0, 0].tolist() == [[0, 0, 0], [2, 3, 0], [5, 6, 0]]
 
 
 def test_an_epoch_visits_every_example_once_and_draws_all_shifts() -> None:
-    plan = Plan.draw(1000, 2, 4, True, torch.Generator().manual_seed(0))
+    plan = EpochPlan.draw(1000, 2, 4, True, torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat(plan.batches(64)).sort().values, torch.arange(1000))
     assert set(plan.shifts.unique().tolist()) == set(range(9))
     assert plan.flips is not None and plan.flips.float().mean().item() == pytest.approx(
@@ -174,7 +176,7 @@ def test_an_epoch_visits_every_example_once_and_draws_all_shifts() -> None:
 
 
 def test_a_last_batch_of_one_is_left_out_but_a_single_batch_is_kept() -> None:
-    plan = Plan.draw(65, 1, 0, False, torch.Generator().manual_seed(0))
+    plan = EpochPlan.draw(65, 1, 0, False, torch.Generator().manual_seed(0))
     assert [len(batch) for batch in plan.batches(64)] == [64]
     assert [len(batch) for batch in plan.batches(65)] == [65]
 

@@ -15,9 +15,9 @@ import torch
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Labels
 from noisebench.errors import ConfigError, ManifestError
-from noisebench.labels.build import LabelWish, make_manifest
+from noisebench.labels.build import LabelRequest, make_manifest
 from noisebench.labels.manifest import file_name, read_manifest
-from noisebench.strategies import Facts, build_strategy
+from noisebench.strategies import TrainingInfo, build_strategy
 from noisebench.strategies.verified import cosine_to_prototypes
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said
@@ -27,7 +27,7 @@ DATA = Labels(DIGITS, np.arange(1297) % 10)
 
 
 def made(trusted: float, noise: str = "symmetric(rate=0.4)", seed: int = 0, **more: object):
-    return make_manifest(DATA, LabelWish(noise, seed, trusted=trusted, **more))  # type: ignore[arg-type]
+    return make_manifest(DATA, LabelRequest(noise, seed, trusted=trusted, **more))  # type: ignore[arg-type]
 
 
 def test_a_share_of_each_class_is_set_right_and_the_rest_stays() -> None:
@@ -59,7 +59,7 @@ def test_trust_is_read_back_as_it_was_written(tmp_path: Path, case: Case) -> Non
             again = read_manifest(tmp_path / f"m{suffix}")
             np.testing.assert_array_equal(again.trusted, manifest.trusted)
             assert again.meta == manifest.meta and again.sha256 == manifest.sha256
-            assert manifest.held_out == "0.2 held out after corruption, 0.1 trusted"
+            assert manifest.held_out_text == "0.2 held out after corruption, 0.1 trusted"
             assert file_name(manifest, DIGITS) == "digits-sym0.4-val0.2-trusted0.1-s0.csv"
 
 
@@ -81,7 +81,7 @@ def test_without_trust_a_manifest_is_what_it_was() -> None:
 def test_a_share_that_is_none_is_refused(case: Case) -> None:
     for share in [-0.1, 1.0, 1.5]:
         with case(share=share), pytest.raises(ConfigError, match=r"--trusted is a share"):
-            LabelWish("symmetric(rate=0.4)", trusted=share)
+            LabelRequest("symmetric(rate=0.4)", trusted=share)
 
 
 def test_too_small_a_share_is_refused() -> None:
@@ -104,7 +104,7 @@ def test_without_verified_labels_these_strategies_say_what_they_need(case: Case)
             case(name=name),
             pytest.raises(ConfigError, match=re.escape(name) + " needs verified labels"),
         ):
-            build_strategy(name).start(Facts(torch.tensor([0, 1]), 2, 10, torch.Generator()))
+            build_strategy(name).setup(TrainingInfo(torch.tensor([0, 1]), 2, 10, torch.Generator()))
 
 
 def test_on_the_command_line_that_is_one_line(
@@ -168,26 +168,28 @@ def test_a_class_without_a_verified_label_has_no_prototype() -> None:
 def test_the_weights_of_cleannet_by_hand() -> None:
     strategy = build_strategy("cleannet(threshold=0.2, wait=0.5)")
     labels, trusted = torch.tensor([0, 1, 0, 0]), torch.tensor([True, True, False, False])
-    strategy.start(Facts(labels, 2, 4, torch.Generator(), trusted))
+    strategy.setup(TrainingInfo(labels, 2, 4, torch.Generator(), trusted))
     whole = SimpleNamespace(features=lambda: torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8], [0, 1]]))
     batch, output = a_batch([0, 1, 0, 0]), said([[0.5, 0.5]] * 4)
-    strategy.between(1, whole)  # type: ignore[arg-type]
-    assert strategy.believe(batch, [[output]])[0].weights is None  # half of the run is waited for
-    strategy.between(2, whole)  # type: ignore[arg-type]
+    strategy.on_epoch_end(1, whole)  # type: ignore[arg-type]
+    assert (
+        strategy.supervise(batch, [[output]])[0].sample_weights is None
+    )  # half of the run is waited for
+    strategy.on_epoch_end(2, whole)  # type: ignore[arg-type]
     torch.testing.assert_close(
-        strategy.believe(batch, [[output]])[0].weights, torch.tensor([1.0, 1.0, 0.5, 0.0])
+        strategy.supervise(batch, [[output]])[0].sample_weights, torch.tensor([1.0, 1.0, 0.5, 0.0])
     )
 
 
 def test_cleannet_waits_for_a_share_of_whole_epochs() -> None:
     strategy = build_strategy("cleannet(wait=0.07)")
     # 0.07 * 100 is 7.000000000000001
-    strategy.start(
-        Facts(torch.tensor([0, 1]), 2, 100, torch.Generator(), torch.tensor([True, True]))
+    strategy.setup(
+        TrainingInfo(torch.tensor([0, 1]), 2, 100, torch.Generator(), torch.tensor([True, True]))
     )
     weighing = []
     for epoch in (6, 7):
-        strategy.between(epoch, SimpleNamespace(features=lambda: torch.eye(2)))  # type: ignore[arg-type]
+        strategy.on_epoch_end(epoch, SimpleNamespace(features=lambda: torch.eye(2)))  # type: ignore[arg-type]
         weighing.append(strategy.state["weighing"])
     assert weighing == [False, True]
 
@@ -198,24 +200,24 @@ def test_cleannet_waits_for_a_share_of_whole_epochs() -> None:
 def test_the_teacher_learns_verified_labels_alone_and_then_corrects_the_rest() -> None:
     strategy = build_strategy("distill(share=0.25, first=0.5)")
     labels, trusted = torch.tensor([0, 1, 0]), torch.tensor([True, False, False])
-    strategy.start(Facts(labels, 2, 4, torch.Generator(), trusted))
+    strategy.setup(TrainingInfo(labels, 2, 4, torch.Generator(), trusted))
     batch, output, restarts = a_batch([0, 1, 0]), said([[0.5, 0.5]] * 3), []
     p = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6]])
     whole = SimpleNamespace(log_p=p.log, restart=lambda: restarts.append(1))
-    [belief] = strategy.believe(batch, [[output]])
-    assert belief.weights.tolist() == [1, 0, 0] and belief.targets is batch.targets
-    strategy.between(1, whole)  # type: ignore[arg-type]
+    [belief] = strategy.supervise(batch, [[output]])
+    assert belief.sample_weights.tolist() == [1, 0, 0] and belief.targets is batch.targets
+    strategy.on_epoch_end(1, whole)  # type: ignore[arg-type]
     assert not restarts
-    strategy.between(2, whole)  # type: ignore[arg-type]
-    [belief] = strategy.believe(a_batch([0, 1, 0], epoch=3), [[output]])
+    strategy.on_epoch_end(2, whole)  # type: ignore[arg-type]
+    [belief] = strategy.supervise(a_batch([0, 1, 0], epoch=3), [[output]])
     torch.testing.assert_close(belief.targets, torch.tensor([[1.0, 0.0], [0.6, 0.4], [0.55, 0.45]]))
-    assert belief.weights is None and restarts == [1]
+    assert belief.sample_weights is None and restarts == [1]
 
 
 def test_a_warm_temperature_softens_the_teacher() -> None:
     strategy = build_strategy("distill(share=0, first=0.5, temperature=2)")
-    strategy.start(Facts(torch.tensor([0]), 2, 2, torch.Generator(), torch.tensor([False])))
+    strategy.setup(TrainingInfo(torch.tensor([0]), 2, 2, torch.Generator(), torch.tensor([False])))
     whole = SimpleNamespace(log_p=lambda: torch.tensor([[0.2, 0.8]]).log(), restart=lambda: None)
-    strategy.between(1, whole)  # type: ignore[arg-type]
+    strategy.on_epoch_end(1, whole)  # type: ignore[arg-type]
     # square roots of 1 : 4
     torch.testing.assert_close(strategy.state["targets"], torch.tensor([[1 / 3, 2 / 3]]))

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .untrusted import LARGEST, check_room
+from .untrusted import MAX_BYTES, check_room
 
 _CHUNK = 1 << 20  # bytes read at a time
 _KINDS = "biufSU"  # of dtypes: numbers and texts
@@ -67,7 +67,7 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     if (
         min(shape, default=0) < 0
         or math.prod(shape) * dtype.itemsize != length
-        or math.prod(filter(None, shape)) > LARGEST
+        or math.prod(filter(None, shape)) > MAX_BYTES
     ):
         raise ValueError(
             f"its header says {str(shape)[:80]} of {str(dtype)[:40]}, its bytes are {length}"

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import IO
 
 from ...errors import DataError
-from .untrusted import LARGEST, read_bytes
+from .untrusted import MAX_BYTES, read_bytes
 
 _ABANDONED = 86_400.0  # seconds for which nobody has written to a file that is half there
 
 
-def read_checked(path: Path, sha256: str | None = None, largest: int = LARGEST) -> bytes:
+def read_checked(path: Path, sha256: str | None = None, largest: int = MAX_BYTES) -> bytes:
     """A file's bytes. Raises DataError where it cannot be read, is larger than it can be (never
     beyond LARGEST), or is not the one whose checksum begins with `sha256`.
     """
     try:
-        raw = read_bytes(path, min(largest, LARGEST))
+        raw = read_bytes(path, min(largest, MAX_BYTES))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -37,7 +37,7 @@ def read_checked(path: Path, sha256: str | None = None, largest: int = LARGEST) 
     return raw
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Fill `path` by `write(file)`; whatever goes wrong, no half file stays. Raises DataError where
     one cannot write.
     """
@@ -45,13 +45,13 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         part.replace(path)
 
 
-def write_new(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
+def atomic_create(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
     """As `write_whole`, of several at once only one; False for the others, whose file is not
     written. Raises DataError.
     """
     with _written(path, write) as part:
         try:
-            return place_new(part, path)
+            return link_new(part, path)
         finally:
             _sweep_abandoned(part)
             part.unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def _created(part: Path) -> IO[bytes]:
         return part.open("xb")
 
 
-def place_new(part: Path, path: Path) -> bool:
+def link_new(part: Path, path: Path) -> bool:
     """Give a written file a second name, unless something has it; False if so.
 
     A link and not an exclusive creation, since then whoever sees the name sees the whole file, and
@@ -113,7 +113,7 @@ def _create(path: Path, content: bytes) -> bool:
     return True
 
 
-def settle(folder: Path) -> None:
+def fsync_dir(folder: Path) -> None:
     """Have a folder's names on the disk too: a cut of power could take them, however whole the
     files are.
     """
@@ -126,7 +126,7 @@ def settle(folder: Path) -> None:
         os.close(opened)
 
 
-def sweep(folder: Path) -> None:
+def remove_partials(folder: Path) -> None:
     """Remove what writers that were killed left half written."""
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
@@ -145,7 +145,7 @@ def _sweep_abandoned(part: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
-    write_whole(path, lambda file: file.write(content))
+    atomic_write(path, lambda file: file.write(content))
 
 
 def is_text(name: str) -> bool:

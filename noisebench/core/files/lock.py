@@ -27,14 +27,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ...errors import DataError, RunTaken
-from .atomic import place_new, sweep
+from .atomic import link_new, remove_partials
 
 # what a scheduler calls this work, the same over all its attempts, of which one lives at a time
 JOB = "NOISEBENCH_JOB"
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockOwner:
     """What a claim says of its holder; empty where it says nothing, as one of an older version
     does.
 
@@ -45,13 +45,13 @@ class Holder:
     host: str = ""
     pid: int = 0
     machine: str = ""
-    began: int = 0
+    started: int = 0
     job: str = ""
     since: str = ""
-    once: str = ""
+    nonce: str = ""
 
     @classmethod
-    def here(cls) -> Holder:
+    def here(cls) -> LockOwner:
         """This process, now."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         pid, job = os.getpid(), os.environ.get(JOB, "")
@@ -60,7 +60,7 @@ class Holder:
         )
 
     @classmethod
-    def read(cls, content: bytes) -> Holder:
+    def read(cls, content: bytes) -> LockOwner:
         """Whatever of it can be read."""
         try:
             found = json.loads(content)
@@ -89,15 +89,15 @@ class Holder:
         since = f" since {self.since}" if self.since else ""
         return " ".join(f"{who}{job}{since}".split())
 
-    def is_gone(self, silence: float, longest: float) -> bool:
+    def is_expired(self, silence: float, longest: float) -> bool:
         """Whether a claim is nobody's any more, given the seconds since its last sign of life and
         how many may pass between two.
         """
-        here = Holder.here()
-        if here.machine and (self.machine, self.pid, self.began) == (
+        here = LockOwner.here()
+        if here.machine and (self.machine, self.pid, self.started) == (
             here.machine,
             here.pid,
-            here.began,
+            here.started,
         ):
             return False
         if self.job and self.job == here.job:
@@ -107,9 +107,9 @@ class Holder:
 
     def is_dead(self) -> bool:
         """Whether that process is known to have ended."""
-        return self._lives(Holder.here()) is False
+        return self._lives(LockOwner.here()) is False
 
-    def _lives(self, here: Holder) -> bool | None:
+    def _lives(self, here: LockOwner) -> bool | None:
         """None where one cannot know from here: on another machine, in another container, and where
         the system tells no start times.
         """
@@ -122,7 +122,7 @@ class Holder:
             return began != 0
         if began == 0:
             return False
-        return None if began is None or not self.began else began == self.began
+        return None if began is None or not self.started else began == self.started
 
 
 def machine() -> str:
@@ -160,8 +160,8 @@ def _began(pid: int) -> int | None:
         return None
 
 
-BEAT = 60.0  # seconds between two signs of life
-SILENT = 600.0  # seconds without one, after which a holder on another machine counts as gone
+HEARTBEAT = 60.0  # seconds between two signs of life
+LEASE = 600.0  # seconds without one, after which a holder on another machine counts as gone
 _TRIES = 100  # each fails only where somebody else has just succeeded
 _LARGEST = 4096  # bytes of a claim
 
@@ -177,11 +177,11 @@ class Found:
     changed: float
 
     @property
-    def holder(self) -> Holder:
-        return Holder.read(self.content)
+    def holder(self) -> LockOwner:
+        return LockOwner.read(self.content)
 
 
-class Claim:
+class RunLock:
     """A claim that this process holds, until somebody who thought it dead has taken it over."""
 
     def __init__(self, path: Path, content: bytes) -> None:
@@ -190,7 +190,7 @@ class Claim:
 
     @property
     def is_ours(self) -> bool:
-        last = find_claim(self.path)
+        last = find_lock(self.path)
         return last is not None and last.content == self._content
 
     def check(self) -> None:
@@ -198,7 +198,7 @@ class Claim:
         it.
         """
         try:
-            last = find_claim(self.path)
+            last = find_lock(self.path)
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from None
         if last is None or last.content != self._content:
@@ -210,7 +210,7 @@ class Claim:
 
     def beat(self) -> None:
         """Give signs of life until it is over, or another's."""
-        while not self._over.wait(BEAT):
+        while not self._over.wait(HEARTBEAT):
             with suppress(OSError):  # the folder is out of reach for the moment
                 if not self.is_ours:
                     return
@@ -225,12 +225,12 @@ class Claim:
 
 
 @contextmanager
-def claimed(path: Path, holder: Callable[[], Holder] = Holder.here) -> Iterator[Claim]:
+def acquire(path: Path, holder: Callable[[], LockOwner] = LockOwner.here) -> Iterator[RunLock]:
     """Hold the claim at `path`, in the name of `holder`. Raises RunTaken where somebody has it,
     DataError where one cannot write.
     """
     try:
-        claim = Claim(path, _take(path, holder))
+        claim = RunLock(path, _take(path, holder))
     except OSError as error:
         raise DataError(f"cannot write {path.parent}: {error.strerror or error}") from None
     heart = threading.Thread(target=claim.beat, daemon=True)
@@ -242,7 +242,7 @@ def claimed(path: Path, holder: Callable[[], Holder] = Holder.here) -> Iterator[
         heart.join()
 
 
-def find_claim(path: Path) -> Found | None:
+def find_lock(path: Path) -> Found | None:
     """The claim that counts, which is the last of the row; None where nobody has one."""
     row = _row(path)
     return row[-1] if row else None
@@ -279,7 +279,7 @@ def _name(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _take(path: Path, holder: Callable[[], Holder]) -> bytes:
+def _take(path: Path, holder: Callable[[], LockOwner]) -> bytes:
     """Create a claim, or the successor of one whose holder is gone; what it says. Raises
     RunTaken.
     """
@@ -305,7 +305,7 @@ def _placed(path: Path, part: Path, content: bytes) -> bool:
         _refuse_living(row[-1], part)
     place = _successor(path, row[-1]) if row else path
     # who says no may have said yes before: an answer gets lost, and the question is asked again
-    place_new(part, place)
+    link_new(part, place)
     now = _row(path)
     if all(found.content != content for found in now):
         _withdraw(place, content)
@@ -314,7 +314,7 @@ def _placed(path: Path, part: Path, content: bytes) -> bool:
     if row:
         _move_up(path, now)
     # what the dead left half written; who has one there at this moment begins again
-    sweep(path.parent)
+    remove_partials(path.parent)
     return True
 
 
@@ -340,11 +340,11 @@ def _refuse_living(last: Found, part: Path) -> None:
     """
     os.utime(part)
     silence = part.stat().st_mtime - last.changed
-    if last.holder.is_gone(silence, SILENT):
+    if last.holder.is_expired(silence, LEASE):
         return
     raise RunTaken(
         f"{last.place.parent} is being run by {last.holder}, last heard of "
         f"{max(0, round(silence))} s ago; it is taken over where that has "
-        f"ended, or was silent for {SILENT / 60:.0f} minutes; if you know it to be gone, delete "
+        f"ended, or was silent for {LEASE / 60:.0f} minutes; if you know it to be gone, delete "
         f"{last.place}"
     )

@@ -12,7 +12,7 @@ from typing import Any
 _DEEPEST = 20  # of what holds what
 
 
-def load_saved(raw: bytes, device: Any = "cpu") -> Any:
+def load_torch(raw: bytes, device: Any = "cpu") -> Any:
     """Tensors and plain values. Raises whatever a damaged or hostile file makes torch throw;
     nothing of it is used then.
     """

@@ -25,16 +25,16 @@ from typing import IO, Any, NoReturn
 
 from ..hardware import cgroups
 
-LARGEST = 1 << 32  # bytes of a file that is read whole
+MAX_BYTES = 1 << 32  # bytes of a file that is read whole
 LARGEST_TEXT = 1 << 20  # of a short text: a suite, a configuration, a list of names
 LARGEST_JSON = 1 << 24  # of a run's record, which of 65,536 classes takes a third
-PACKED = 100  # how many times its bytes a packed file may hold: honest ones reach 30
+MAX_RATIO = 100  # how many times its bytes a packed file may hold: honest ones reach 30
 _ROOM = 1 << 28  # bytes that any packed file may hold
 _CHUNK = 1 << 20  # bytes read or unpacked at a time
 _DIGITS = 300  # of a whole number
 
 
-def opened(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> IO[bytes]:
     """A regular file, to be read; never a folder, a pipe or a device, which may have no end. Raises
     OSError.
     """
@@ -51,9 +51,9 @@ def opened(path: Path) -> IO[bytes]:
         raise
 
 
-def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+def read_bytes(path: Path, largest: int = MAX_BYTES) -> bytes:
     """A file, whole. Raises OSError, or ValueError where it is larger than it can be."""
-    with opened(path) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > largest:
             raise ValueError(f"it is too large: {size} bytes, and may have {largest}")
@@ -68,22 +68,22 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
 def hash_of(path: Path) -> str:
     """The sha256 of a file, however large. Raises OSError."""
     digest = hashlib.sha256()
-    with opened(path) as file:
+    with open_regular(path) as file:
         while piece := file.read(_CHUNK):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def room(packed: int) -> int:
+def max_unpacked(packed: int) -> int:
     """Bytes that a file of so many may hold when it is unpacked."""
-    return max(_ROOM, PACKED * packed)
+    return max(_ROOM, MAX_RATIO * packed)
 
 
 def check_room(sizes: Iterable[int], packed: int) -> None:
     """Raises ValueError where what is packed in so many bytes says that it is larger than it can
     be.
     """
-    if (size := sum(sizes)) > room(packed):
+    if (size := sum(sizes)) > max_unpacked(packed):
         raise ValueError(f"it unpacks to {size} bytes from {packed}, which no honest file does")
 
 
@@ -91,7 +91,7 @@ def read_gzip(path: Path) -> bytes:
     """What a file of gzip holds. Raises OSError, or ValueError where it is damaged or holds more
     than it can.
     """
-    with opened(path) as file:
+    with open_regular(path) as file:
         return unpacked(file, os.fstat(file.fileno()).st_size)
 
 

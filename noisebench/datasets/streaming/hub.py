@@ -13,7 +13,7 @@ import numpy as np
 from ...errors import DataError
 from ..image_folder import counted
 from ..npz import as_labels, class_count
-from .index import Listed, Listing, Names
+from .index import ImageIndex, Listed, Names
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
 _IMAGES = ("image", "img", "jpg", "png", "webp")
@@ -163,7 +163,7 @@ def _splits(name: str, *, offline: bool) -> list[str]:
         raise _unreadable(name, error) from None
 
 
-def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...], list[str]]:
+def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, ...], list[str]]:
     """The pictures of a split, their labels as they stand there, the classes where the table names
     them, and the columns that are neither.
     """
@@ -177,7 +177,7 @@ def _listing(name: str, split: str) -> tuple[Listing, np.ndarray, tuple[str, ...
     names = Names.of(f"{split}/{row}" for row in range(len(table)))
     classes = tuple(getattr(table.features[label], "names", None) or ())
     unused = [column for column in table.column_names if column not in (image, label)]
-    return Listing("hfds", name, names, sizes, columns=(image, label)), labels, classes, unused
+    return ImageIndex("hfds", name, names, sizes, columns=(image, label)), labels, classes, unused
 
 
 def _lengths(images: Any, compute: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...errors import DataError
-from .index import Listing
+from .index import ImageIndex
 
 T = TypeVar("T")
 
@@ -168,7 +168,7 @@ def sentences(
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LazyImages:
     """Images (n, side, side, 3), uint8, in the manner of an array: a slice, a mask or an index
     array of it has read nothing.
 
@@ -177,7 +177,7 @@ class Pictures:
     which changes no result.
     """
 
-    listing: Listing
+    listing: ImageIndex
     places: np.ndarray
     fingerprint: str
     side: int = SIDE
@@ -198,10 +198,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, which: slice | np.ndarray) -> Pictures:
+    def __getitem__(self, which: slice | np.ndarray) -> LazyImages:
         return replace(self, places=self.places[which])
 
-    def sized(self, side: int, centre: float, fit: str = "crop") -> Pictures:
+    def sized(self, side: int, centre: float, fit: str = "crop") -> LazyImages:
         """The same pictures at another side, in pixels."""
         return replace(self, side=side, centre=centre, fit=fit)
 
@@ -253,7 +253,7 @@ class Pictures:
         return whole if dtype is None else whole.astype(dtype)
 
 
-def decoded(opened: Opener, listing: Listing, place: int) -> Any:
+def decoded(opened: Opener, listing: ImageIndex, place: int) -> Any:
     """A picture of PIL's in RGB. Raises DataError, naming it."""
     return read_picture(
         lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place)

@@ -42,7 +42,7 @@ class Names(Sequence[str]):
 
 
 @dataclass(frozen=True)
-class Listing:
+class ImageIndex:
     """N pictures. kind: `folder`, `tar` or `hfds`; root: of the files, the folder of the tars, or
     the table's name or folder.
 
@@ -70,7 +70,7 @@ class Listing:
             return f"{name} in {Path(self.root) / self.shards[int(self.shard[place])]}"
         return f"{name} of {self.root}" if self.kind == "hfds" else str(Path(self.root) / name)
 
-    def sized(self) -> Listing:
+    def sized(self) -> ImageIndex:
         """With the sizes of the files. Raises DataError, naming the first that is not there."""
         if self.sizes is not None:
             return self
@@ -111,9 +111,9 @@ class Listed:
     sentences on how a table was read.
     """
 
-    train: Listing
+    train: ImageIndex
     train_labels: np.ndarray
-    test: Listing
+    test: ImageIndex
     test_labels: np.ndarray
     classes: tuple[str, ...]
     clean: np.ndarray | None = field(default=None)

@@ -10,15 +10,15 @@ from typing import Any
 
 from .hub import load_table
 from .images import Opener
-from .index import Listing
+from .index import ImageIndex
 
 
-def opener(listing: Listing) -> Opener:
+def opener(listing: ImageIndex) -> Opener:
     """What opens a picture by its place. Nothing stays open between two calls."""
     return {"folder": _from_folder, "tar": _from_tar, "hfds": _from_table}[listing.kind](listing)
 
 
-def _from_folder(listing: Listing) -> Opener:
+def _from_folder(listing: ImageIndex) -> Opener:
     root = Path(listing.root)
     return lambda place: open_regular(root / listing.names[place])
 
@@ -32,7 +32,7 @@ def open_regular(path: Path) -> Any:
     return path.open("rb")
 
 
-def _from_tar(listing: Listing) -> Opener:
+def _from_tar(listing: ImageIndex) -> Opener:
     assert listing.shard is not None and listing.offsets is not None and listing.sizes is not None
     shard, offsets, sizes = listing.shard, listing.offsets, listing.sizes
 
@@ -44,7 +44,7 @@ def _from_tar(listing: Listing) -> Opener:
     return read
 
 
-def _from_table(listing: Listing) -> Opener:
+def _from_table(listing: ImageIndex) -> Opener:
     tables: dict[str, Any] = {}
 
     def read(place: int) -> Any:

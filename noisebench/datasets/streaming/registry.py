@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import DataError
-from ..image_folder import OUTSIDE, TEST_PARTS, TRAIN_PARTS, PassedOver, list_folder
+from ..image_folder import OUTSIDE, TEST_PARTS, TRAIN_PARTS, Skipped, list_folder
 from ..npz import class_count, fingerprint
 from ..published import LAYOUTS
 from ..registry import AREA, CENTRE, Dataset
 from .hub import list_table
 from .images import SIDE
-from .index import Listed, Listing, Names
+from .index import ImageIndex, Listed, Names
 from .tars import Index, index_tars
 
 READERS = ("folder", "tar", "wds", "hfds")
@@ -152,7 +152,7 @@ def _tar(where: Path, cache: Path) -> Listed:
         f"tar:{where}",
         "members such as train/class/picture.jpg, or tars named train.tar and val.tar",
     )
-    passed, used = PassedOver(), {parts[train[0]], parts[test[0]]}
+    passed, used = Skipped(), {parts[train[0]], parts[test[0]]}
     for place in np.flatnonzero(~np.isin(parts, list(used))).tolist():
         passed.add(OUTSIDE, index.names[place])
     classes = sorted(set(labels[train].tolist()))
@@ -224,7 +224,7 @@ def _expanded(pattern: Path) -> tuple[Path, list[str]]:
 
 def _part_of_shards(
     root: Path, tars: list[str], cache: Path
-) -> tuple[Listing, np.ndarray, tuple[str, ...]]:
+) -> tuple[ImageIndex, np.ndarray, tuple[str, ...]]:
     index = index_tars(root, tars, cache, keyed=True)
     if not len(index.names):
         raise DataError(
@@ -257,9 +257,9 @@ def _two_parts(parts: np.ndarray, where: str, expected: str) -> list[np.ndarray]
     return [np.flatnonzero(parts == part) for part in ("train", test)]
 
 
-def _of_tars(root: Path, tars: Sequence[str], index: Index, places: np.ndarray) -> Listing:
+def _of_tars(root: Path, tars: Sequence[str], index: Index, places: np.ndarray) -> ImageIndex:
     names = Names.of(index.names[place] for place in places.tolist())
-    return Listing(
+    return ImageIndex(
         "tar",
         str(root),
         names,

@@ -20,10 +20,10 @@ from typing import IO, Any
 import numpy as np
 
 from ...core.files.arrays import packed_npz, read_npz
-from ...core.files.atomic import is_text, write_whole
+from ...core.files.atomic import atomic_write, is_text
 from ...core.files.schema import MOST_CLASSES
 from ...errors import DataError
-from ..image_folder import BESIDE, HIDDEN, LINK, SUFFIXES, PassedOver, is_hidden, is_image
+from ..image_folder import BESIDE, HIDDEN, LINK, SUFFIXES, Skipped, is_hidden, is_image
 from .index import Names
 
 _COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
@@ -68,7 +68,7 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
     kept = cache / f"{_stamp(root, tars, keyed=keyed)}.npz"
     if (found := _kept(kept)) is not None:
         return found
-    look, passed = _keyed if keyed else _named, PassedOver()
+    look, passed = _keyed if keyed else _named, Skipped()
     members = [
         (number, member)
         for number, name in enumerate(tars)
@@ -96,7 +96,7 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
         )
     )
     with suppress(DataError):  # where one cannot write it is looked for again
-        write_whole(kept, lambda file: file.write(packed_npz(arrays)))
+        atomic_write(kept, lambda file: file.write(packed_npz(arrays)))
     return index
 
 
@@ -216,7 +216,7 @@ class _Heads:
         return self._file.read(count)
 
 
-def _visible(path: Path, passed: PassedOver) -> Iterator[tuple[str, int, int]]:
+def _visible(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
     """The members that are neither hidden nor below a hidden folder."""
     for name, offset, size in _members(path):
         if any(map(is_hidden, name.split("/"))):
@@ -227,14 +227,14 @@ def _visible(path: Path, passed: PassedOver) -> Iterator[tuple[str, int, int]]:
             yield name, offset, size
 
 
-def _named(path: Path, stem: str, passed: PassedOver) -> Iterator[_Member]:
+def _named(path: Path, stem: str, passed: Skipped) -> Iterator[_Member]:
     """Pictures by their paths."""
     for name, offset, size in _visible(path, passed):
         if is_image(stem + name, passed):
             yield _Member(stem + name, offset, size)
 
 
-def _keyed(path: Path, _: str, passed: PassedOver) -> Iterator[_Member]:
+def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
     """Pictures of a shard by their keys, each with the label beside it. Raises DataError, naming a
     key without one.
     """

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from ...errors import ConfigError, DataError
 from ..table import Table
-from . import FIGURES, Drawing
+from . import FIGURES, Figure
 
 # beside what the page draws itself: a number against the rate, and curves
 _SHOWN = ("gradient", "reliability", "ranks")
@@ -30,7 +30,7 @@ def _title(name: str) -> str:
     return summary[0].upper() + summary[1:]
 
 
-def _drawings(tables: Sequence[Table]) -> Iterator[Drawing]:
+def _drawings(tables: Sequence[Table]) -> Iterator[Figure]:
     for name in _SHOWN:
         try:
             yield FIGURES[name].of_runs(tables)

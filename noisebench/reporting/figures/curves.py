@@ -12,13 +12,13 @@ from ..aggregate import Cell
 from ..render.text import row_head
 from ..table import Table
 from .grid import column_title, columns, filled, shared
-from .panels import Figure, Panel, Series
+from .panels import Panel, PanelFigure, Series
 
 _WIDTH = 4  # panels side by side
 _SHOWN = {"test_acc": "test accuracy (%)", "memorised": "wrong labels predicted (%)"}
 
 
-def curves(tables: Sequence[Table]) -> Figure:
+def curves(tables: Sequence[Table]) -> PanelFigure:
     """A column a noise, a line a method: its seeds' mean and, around it, their standard
     deviation.
     """
@@ -32,7 +32,7 @@ def curves(tables: Sequence[Table]) -> Figure:
         f"{shared(tables)}. Wrong labels: those that the network predicts in passing, "
         "memorised. Band: ± sample standard deviation."
     )
-    return Figure("curves", caption, tuple(filter(_anything, rows)))
+    return PanelFigure("curves", caption, tuple(filter(_anything, rows)))
 
 
 def _anything(panels: tuple[Panel, ...]) -> bool:

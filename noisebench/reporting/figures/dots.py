@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import Any
 
 from .panels import check_count
-from .style import Look, add_legend, as_csv, drawn, looks
+from .style import LineStyle, add_legend, as_csv, drawn, looks
 
 _WIDTH = 4  # panels side by side
 # inches: a panel's width, a row's height, a letter of a row's name
@@ -22,7 +22,7 @@ COLUMNS = ("panel", "row", "series", "mean", "std", "n", "expected")
 
 
 @dataclass(frozen=True)
-class Dot:
+class Point:
     """A number of one row: its values by seed, and what was to be expected, where something was."""
 
     row: str
@@ -41,14 +41,14 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Place:
+class DotPanel:
     """A panel: its rows from above, those without a dot too, so that neighbours have them at the
     same height.
     """
 
     title: str
     rows: tuple[str, ...]
-    dots: tuple[Dot, ...]
+    dots: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class DotFigure:
     name: str
     caption: str
     x_label: str
-    places: tuple[Place, ...]
+    places: tuple[DotPanel, ...]
 
     def __post_init__(self) -> None:
         check_count(self.name, len(self.places))
 
     @property
-    def looks(self) -> dict[str, Look]:
+    def looks(self) -> dict[str, LineStyle]:
         """One look a series, the same in all panels."""
         return looks(dict.fromkeys(dot.series for place in self.places for dot in place.dots))
 
@@ -86,7 +86,7 @@ class DotFigure:
 
         return drawn(paint, (inches, sum(heights) + 0.5), form)
 
-    def _dots(self) -> Iterator[tuple[Place, Dot]]:
+    def _dots(self) -> Iterator[tuple[DotPanel, Point]]:
         yield from ((place, dot) for place in self.places for dot in place.dots)
 
     def as_csv(self) -> str:
@@ -110,13 +110,13 @@ class DotFigure:
         return {"figure": self.name, "caption": self.caption, "panels": panels}
 
 
-def _lines(places: Sequence[Place]) -> list[Sequence[Place]]:
+def _lines(places: Sequence[DotPanel]) -> list[Sequence[DotPanel]]:
     """At most so many side by side, as even as can be."""
     each = -(-len(places) // -(-len(places) // _WIDTH))
     return [places[start : start + each] for start in range(0, len(places), each)]
 
 
-def _fill_line(line: Sequence[Place], places: Sequence[Any], look: dict[str, Look]) -> None:
+def _fill_line(line: Sequence[DotPanel], places: Sequence[Any], look: dict[str, LineStyle]) -> None:
     for number, axes in enumerate(places):
         if number >= len(line):
             axes.set_axis_off()
@@ -126,14 +126,14 @@ def _fill_line(line: Sequence[Place], places: Sequence[Any], look: dict[str, Loo
             axes.tick_params(labelleft=False)
 
 
-def _lowest(lines: Sequence[Sequence[Place]], grid: Any) -> Iterator[Any]:
+def _lowest(lines: Sequence[Sequence[DotPanel]], grid: Any) -> Iterator[Any]:
     """The axes with nothing below."""
     for above, line in enumerate(lines):
         below = len(lines[above + 1]) if above + 1 < len(lines) else 0
         yield from grid[above][below : len(line)]
 
 
-def _paint(place: Place, axes: Any, look: dict[str, Look]) -> None:
+def _paint(place: DotPanel, axes: Any, look: dict[str, LineStyle]) -> None:
     """On matplotlib's axes, the first row above."""
     series = list(look)
     for dot in place.dots:

@@ -14,7 +14,7 @@ from ..aggregate import Cell
 from ..render.text import row_head
 from ..table import Table
 from .grid import column_title, columns, filled
-from .panels import Figure, Panel, Series
+from .panels import Panel, PanelFigure, Series
 
 _MIDDLES = (EDGES[1:] + EDGES[:-1]) / 2
 _X = "probability p_y of the recorded label"
@@ -69,7 +69,7 @@ def _together(runs: Sequence[Dynamics]) -> Dynamics:
     return Dynamics(counts, gradients)
 
 
-def density(tables: Sequence[Table], epoch: int | None) -> Figure:
+def density(tables: Sequence[Table], epoch: int | None) -> PanelFigure:
     """A panel a cell: methods side by side, noises below one another."""
     rows = []
     for table, col in columns(tables):
@@ -81,16 +81,16 @@ def density(tables: Sequence[Table], epoch: int | None) -> Figure:
                 for row, runs in found
             )
         )
-    return Figure("density", f"{_IN_PASSING}; {BINS} bins, all seeds together.", tuple(rows))
+    return PanelFigure("density", f"{_IN_PASSING}; {BINS} bins, all seeds together.", tuple(rows))
 
 
-def gradient(tables: Sequence[Table], epoch: int | None) -> Figure:
+def gradient(tables: Sequence[Table], epoch: int | None) -> PanelFigure:
     """A panel a noise, a line a method."""
     panels = []
     for table, col in columns(tables):
         found = {row_head(table, row): read(table.cells[row, col]) for row in filled(table, col)}
         chosen = epoch_of([run for runs in found.values() for run in runs], epoch)
         panels.append(gradient_panel(found, chosen, column_title(table, col)))
-    return Figure.in_rows(
+    return PanelFigure.in_rows(
         "gradient", f"{_IN_PASSING}; the norm is of an example's share of the step's cost.", panels
     )

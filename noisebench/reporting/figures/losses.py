@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import LanguageError
 from ...losses import LOSSES, build_loss, cost_of
-from .panels import Figure, Panel, Series
+from .panels import Panel, PanelFigure, Series
 
 PAPER = ("ce", "el(eps=0.1)", "el(eps=0.4)", "el(eps=1)", "0.5*mae")
 _CLASSES = 10
@@ -75,18 +75,20 @@ def ratio_panel(
     return Panel(title, _X, "ratio of the norm to CE's", series, (0, 1), (0, None))
 
 
-def _of(name: str, texts: Sequence[str], *panels: Callable[[Sequence[Response]], Panel]) -> Figure:
+def _of(
+    name: str, texts: Sequence[str], *panels: Callable[[Sequence[Response]], Panel]
+) -> PanelFigure:
     responses = [respond(text) for text in texts or PAPER]
-    return Figure(
+    return PanelFigure(
         name, f"{_CLASSES} classes; {_REST}.", (tuple(panel(responses) for panel in panels),)
     )
 
 
-def loss(texts: Sequence[str]) -> Figure:
+def loss(texts: Sequence[str]) -> PanelFigure:
     """Figure 2 of the Equal Loss paper for any losses."""
     return _of("loss", texts, loss_panel)
 
 
-def norm(texts: Sequence[str]) -> Figure:
+def norm(texts: Sequence[str]) -> PanelFigure:
     """Its Figure 3."""
     return _of("norm", texts, norm_panel, ratio_panel)

@@ -12,11 +12,11 @@ import numpy as np
 from ...errors import ConfigError, NoisebenchError
 from ...losses import predicted
 from ...noise import FILES, normal_noise, transition
-from ...runs.predictions import Said, read_said
+from ...runs.predictions import RunPredictions, load_predictions
 from ..aggregate import Cell
 from ..render.text import col_head, row_head
 from ..table import Table
-from .dots import Dot, DotFigure, Place
+from .dots import DotFigure, DotPanel, Point
 from .grid import column_title, columns, filled, shared
 
 _RIGHT, _WRONG = "right class", "likeliest wrong (sym: all others)"
@@ -54,7 +54,7 @@ def likeliest_wrong(table: np.ndarray) -> np.ndarray:
     return np.isclose(others, most, rtol=1e-9, atol=0) & (most > 0)
 
 
-def _place(table: Table, col: str, *, several: bool) -> Place | None:
+def _place(table: Table, col: str, *, several: bool) -> DotPanel | None:
     """None for noise that flips no class, or of which the text does not say how. several: whether
     other panels are of other data, else the caption says it for all.
     """
@@ -66,7 +66,9 @@ def _place(table: Table, col: str, *, several: bool) -> Place | None:
         return None
     dots = tuple(dot for name, cell in cells.items() for dot in _dots(name, cell, noise, wrong))
     title = column_title(table, col) if several else col_head(table, col)
-    return Place(title, tuple(row_head(table, row) for row in table.rows), dots) if dots else None
+    return (
+        DotPanel(title, tuple(row_head(table, row) for row in table.rows), dots) if dots else None
+    )
 
 
 def _classes(cell: Cell) -> int:
@@ -86,11 +88,11 @@ def _matrix(noise: str, num_classes: int) -> np.ndarray | None:
         return None
 
 
-def _dots(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Dot]:
+def _dots(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Point]:
     """Of the right class and of the wrong ones, the latter where they were kept; none without a
     test image of a class that flips.
     """
-    said = [read_said(run, len(wrong)) for run in cell.finished]
+    said = [load_predictions(run, len(wrong)) for run in cell.finished]
     labels = said[0].labels["test"]
     flipping = labels[wrong.sum(1)[labels] > 0]
     if not len(flipping):
@@ -101,13 +103,13 @@ def _dots(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Dot]:
     expected = np.mean(known, axis=0).tolist() if len(known) == len(limits) else (None, None)
     named = zip((_RIGHT, _WRONG), found, expected, strict=True)
     return [
-        Dot(name, series, values, limit)
+        Point(name, series, values, limit)
         for series, values, limit in named
         if np.isfinite(values).all()
     ]
 
 
-def _means(said: Said, wrong: np.ndarray) -> tuple[float, float]:
+def _means(said: RunPredictions, wrong: np.ndarray) -> tuple[float, float]:
     """Mean p of the right class and of the wrong ones over the test images of classes that flip;
     NaN where the file lacks it.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError
-from .style import Look, add_legend, as_csv, drawn, looks
+from .style import LineStyle, add_legend, as_csv, drawn, looks
 
 _MOST = 48  # panels that can still be read
 COLUMNS = ("panel", "series", "x", "y", "low", "high")
@@ -83,7 +83,7 @@ class Panel:
     def names(self) -> list[str]:
         return [series.name for series in self.series]
 
-    def paint(self, axes: Any, look: dict[str, Look]) -> None:
+    def paint(self, axes: Any, look: dict[str, LineStyle]) -> None:
         """On matplotlib's axes."""
         for series in self.series:
             _paint(series, axes, look[series.name])
@@ -103,7 +103,7 @@ class Panel:
             axes.set_xticks(self.x_ticks)
 
 
-def _paint(series: Series, axes: Any, look: Look) -> None:
+def _paint(series: Series, axes: Any, look: LineStyle) -> None:
     if series.form in ("steps", "bins"):
         half = (series.x[1] - series.x[0]) / 2
         edges = np.append(series.x - half, series.x[-1] + half)
@@ -120,7 +120,7 @@ def _paint(series: Series, axes: Any, look: Look) -> None:
 
 
 @dataclass(frozen=True)
-class Figure:
+class PanelFigure:
     """Rows of panels. caption: what one must know to read it."""
 
     name: str
@@ -132,7 +132,9 @@ class Figure:
         check_count(self.name, sum(map(len, self.panels)))
 
     @classmethod
-    def in_rows(cls, name: str, caption: str, panels: Sequence[Panel], width: int = 4) -> Figure:
+    def in_rows(
+        cls, name: str, caption: str, panels: Sequence[Panel], width: int = 4
+    ) -> PanelFigure:
         """With rows of at most so many panels, as even as can be."""
         rows = -(-len(panels) // width) or 1
         each = -(-len(panels) // rows) or 1
@@ -147,7 +149,7 @@ class Figure:
         return [panel for row in self.panels for panel in row]
 
     @property
-    def looks(self) -> dict[str, Look]:
+    def looks(self) -> dict[str, LineStyle]:
         """One look a name, the same in all panels."""
         return looks(list(dict.fromkeys(name for panel in self.flat for name in panel.names)))
 

@@ -10,12 +10,12 @@ from ..table import Table
 from .dynamics import density_panel, epoch_of, gradient_panel, read
 from .grid import column_title, filled
 from .losses import PAPER, loss_panel, norm_panel, ratio_panel, respond
-from .panels import Figure
+from .panels import PanelFigure
 
 _PREFERRED = "symmetric(rate=0.4)"
 
 
-def paper(tables: Sequence[Table], epoch: int | None) -> Figure:
+def paper(tables: Sequence[Table], epoch: int | None) -> PanelFigure:
     """Figures 1a and 1b (symmetric noise of 0.4 where there is one, else the first noise with both
     methods), 2, 3a and 3b.
 
@@ -44,7 +44,7 @@ def paper(tables: Sequence[Table], epoch: int | None) -> Figure:
         f"Numbered as in Cui et al., Equal Loss; {table.title}, {table.varied}. Figure 1 in "
         "passing, all seeds together."
     )
-    return Figure("paper", caption, (above, below))
+    return PanelFigure("paper", caption, (above, below))
 
 
 def _loss(cell: Cell) -> str:

@@ -12,10 +12,10 @@ from ..kinds import kinds_of_noise
 from ..render.text import col_head, row_head
 from ..table import Table
 from .grid import shared
-from .panels import Figure, Panel, Series
+from .panels import Panel, PanelFigure, Series
 
 
-def rates(tables: Sequence[Table]) -> Figure:
+def rates(tables: Sequence[Table]) -> PanelFigure:
     """Of every table whose columns are noises with a rate; a line a method, its band ± the sample
     standard deviation over seeds.
 
@@ -36,7 +36,9 @@ def rates(tables: Sequence[Table]) -> Figure:
         for kind, places in kinds.items()
         if (panel := _panel(table, kind, places)).series
     ]
-    return Figure.in_rows("rates", f"{shared(tables)}. Band: ± sample standard deviation.", panels)
+    return PanelFigure.in_rows(
+        "rates", f"{shared(tables)}. Band: ± sample standard deviation.", panels
+    )
 
 
 def _panel(table: Table, kind: str, places: dict[float, str]) -> Panel:

@@ -9,17 +9,17 @@ import numpy as np
 from ...errors import DataError
 from ...metrics.scores import ECE_BINS, calibration
 from ...runs.folder import RunFolder
-from ...runs.predictions import read_said
+from ...runs.predictions import load_predictions
 from ..aggregate import Cell
 from ..render.text import row_head
 from ..table import Table
 from .grid import column_title, columns, filled
-from .panels import Figure, Panel, Series
+from .panels import Panel, PanelFigure, Series
 
 _LEAST = 10  # images of a bin
 
 
-def reliability(tables: Sequence[Table]) -> Figure:
+def reliability(tables: Sequence[Table]) -> PanelFigure:
     """A panel a noise, a line a method: test accuracy over mean confidence in 15 equal bins, all
     seeds together.
     """
@@ -40,7 +40,7 @@ def reliability(tables: Sequence[Table]) -> Figure:
         f"together; bins of fewer than {_LEAST} "
         "have no point. Below the diagonal a network is surer than it is right."
     )
-    return Figure.in_rows("reliability", caption, panels)
+    return PanelFigure.in_rows("reliability", caption, panels)
 
 
 def _line(name: str, cell: Cell) -> Series:
@@ -56,7 +56,7 @@ def _line(name: str, cell: Cell) -> Series:
 
 def _answers(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and whether it was right, of each test image (M,)."""
-    said = read_said(run, _classes(run))
+    said = load_predictions(run, _classes(run))
     said.check()
     return np.exp(said.test.log_p[:, 0].astype(np.float64)), said.test.predicted == said.labels[
         "test"

@@ -42,7 +42,7 @@ _STYLE: Any = {
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """Of a line."""
 
     color: str
@@ -50,13 +50,13 @@ class Look:
     mark: str
 
 
-def looks(names: Iterable[str]) -> dict[str, Look]:
+def looks(names: Iterable[str]) -> dict[str, LineStyle]:
     """A look for each name, colours first; what has its own keeps it."""
     found = {}
     for number, name in enumerate(names):
         place = _FIXED.get(name, number)
         dash = 0 if name in _FIXED else (place // len(_COLORS) + place) % len(_DASHES)
-        found[name] = Look(
+        found[name] = LineStyle(
             _COLORS[place % len(_COLORS)], _DASHES[dash], _MARKS[place % len(_MARKS)]
         )
     return found

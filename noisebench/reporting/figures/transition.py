@@ -48,10 +48,13 @@ def title(manifest: Manifest) -> str:
     )
     of = (
         ""
-        if manifest.known == 1
-        else (f" of {int((manifest.truth != -1)[manifest.kept].sum())} known")
+        if manifest.known_fraction == 1
+        else (f" of {int((manifest.true_labels != -1)[manifest.included].sum())} known")
     )
-    return f"{manifest.data}, {meta['noise']}{seed}: {100 * meta['realised_rate']:.2f} %{of} wrong"
+    return (
+        f"{manifest.dataset_text}, {meta['noise']}{seed}: {100 * meta['realised_rate']:.2f} "
+        f"%{of} wrong"
+    )
 
 
 def _left_out(manifest: Manifest) -> str:

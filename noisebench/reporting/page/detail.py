@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, NoisebenchError
-from ...experiments.command import Reproduction, reproduction
+from ...experiments.command import ReproCommand, repro_command
 from ...runs.folder import RunFolder
 from .chart import Chart, Line, Point, round_ticks, thin
 from .configuration import Group, configuration, oracle_reason
@@ -42,7 +42,7 @@ class Seed:
     seconds: str
     folder: str
     error: str
-    made: Reproduction | None
+    made: ReproCommand | None
     unmade: str  # why there is no command
 
 
@@ -122,9 +122,9 @@ def _seed(one: Known, order: int, root: Path) -> Seed:
     )
 
 
-def _made(about: dict[str, Any]) -> tuple[Reproduction | None, str]:
+def _made(about: dict[str, Any]) -> tuple[ReproCommand | None, str]:
     try:
-        return reproduction(about), ""
+        return repro_command(about), ""
     except NoisebenchError as error:  # a text of a later version, or somebody else's
         return None, str(error)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
-from ...labels.issues import better_score, doubted, judge
+from ...labels.issues import better_score, label_issues, score_labels
 from ...labels.manifest import OPEN
 from ...metrics.predictions import Predictions
 from ...runs.folder import RunFolder
@@ -65,9 +65,9 @@ class _Labels:
             arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean")
         )
         score, nobody = better_score(arrays), np.zeros(len(recorded), bool)
-        train = judge(arrays, score)
+        train = score_labels(arrays, score)
         dropped = arrays.get("dropped", nobody)
-        found = doubted(train, recorded, dropped | arrays.get("trusted", nobody))
+        found = label_issues(train, recorded, dropped | arrays.get("trusted", nobody))
         return cls(train, recorded, clean, ~dropped, found, score == "early")
 
 

@@ -12,11 +12,11 @@ from typing import Any
 from ...errors import DataError
 from ...runs.workspace import Workspace
 from ..aggregate import Cell
-from ..comparison import Less, less
+from ..comparison import DifferenceTable, difference_table
 from ..metrics import METRICS
 from ..published import beside_text
 from ..render.text import caption, cell_parts, col_head, rank_text, rate_text, row_head
-from ..runs_csv import RunLine
+from ..runs_csv import RunRecord
 from ..table import Table
 from .chart import Chart
 from .configuration import alike
@@ -128,7 +128,7 @@ class _Reader:
         # of finished runs; of one without a folder what a file of runs says
         self.records: list[dict[str, Any]] = []
         self.failed = 0
-        self._lines: set[RunLine] = set()
+        self._lines: set[RunRecord] = set()
         self._addresses: set[str] = set()
         self._runs: dict[tuple[Path, ...], Runs] = {}
 
@@ -151,7 +151,7 @@ class _Reader:
 
     def of(self, cell: Cell) -> str:
         """The id of the cell's runs; empty where no folder is known or readable."""
-        self._count({run for run in cell.runs.values() if isinstance(run, RunLine)} - self._lines)
+        self._count({run for run in cell.runs.values() if isinstance(run, RunRecord)} - self._lines)
         known = [
             one
             for one in (self._read(name, folder) for name, folder in cell.folders.items())
@@ -164,7 +164,7 @@ class _Reader:
             self.failed += sum(one.record is None for one in known)
         return self._runs[key].id if known else ""
 
-    def _count(self, lines: set[RunLine]) -> None:
+    def _count(self, lines: set[RunRecord]) -> None:
         self._lines |= lines
         self.records += [line.known for line in lines if not line.failed]
         self.failed += sum(bool(line.failed) for line in lines)
@@ -271,11 +271,11 @@ def _table(table: Table, number: int, reader: _Reader, *, ranks: bool) -> TableV
         oracles=any(cell.oracle for cell in table.cells.values()),
         caption=caption(table, ranks=ranks),
         charts=charts,
-        less=_less(below) if (below := less(table)) else None,
+        less=_less(below) if (below := difference_table(table)) else None,
     )
 
 
-def _less(below: Less) -> LessView:
+def _less(below: DifferenceTable) -> LessView:
     table = below.table
     rows = tuple(
         (row_head(table, row), tuple(_difference(below, row, col) for col in table.cols))
@@ -286,7 +286,7 @@ def _less(below: Less) -> LessView:
     )
 
 
-def _difference(below: Less, row: str, col: str) -> DifferenceView:
+def _difference(below: DifferenceTable, row: str, col: str) -> DifferenceView:
     found = below.table.differences.get((row, col))
     return DifferenceView(*below.parts(row, col), "" if found is None else repr(found.mean))
 
@@ -335,7 +335,7 @@ def _cell(table: Table, row: str, col: str, shade: int | None, reader: _Reader) 
         oracle=cell.oracle,
         failed=cell.failed,
         usual=cell.n in (0, table.usual_n),
-        bold=(row, col) in table.leaders,
+        bold=(row, col) in table.significant_best,
         shade=shade,
         value="" if cell.mean is None else repr(cell.mean),
         beside=beside_text(table, row, col).strip(),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from ...errors import printable
-from ..comparison import Less, less
+from ..comparison import DifferenceTable, difference_table
 from ..published import beside_text
 from ..table import Table
 from .text import caption, cell_parts, head, rank_text, row_head
@@ -43,7 +43,7 @@ def _tables(table: Table, *, ranks: bool) -> Iterator[str]:
     yield _table(
         table, partial(_cell, table), table.title, caption(table, ranks=ranks), ranks=ranks
     )
-    if below := less(table):
+    if below := difference_table(table):
         yield _table(below.table, partial(_difference, below), below.title, below.caption)
 
 
@@ -78,7 +78,7 @@ def _cell(table: Table, row: str, col: str) -> str:
         return "–"
     number, spread, marks = cell_parts(table, cell)
     text = escape(number) + (f" <small>± {escape(spread)}</small>" if spread else "")
-    if (row, col) in table.leaders:
+    if (row, col) in table.significant_best:
         text = f"<b>{text}</b>"
     dagger, failed, rest = marks.partition(" ✗") if " ✗" in marks else (marks, "", "")
     text = (
@@ -90,7 +90,7 @@ def _cell(table: Table, row: str, col: str) -> str:
     return text + (f" <small>{escape(beside.strip())}</small>" if beside else "")
 
 
-def _difference(below: Less, row: str, col: str) -> str:
+def _difference(below: DifferenceTable, row: str, col: str) -> str:
     number, interval, marks = below.parts(row, col)
     return (
         escape(number) + (f" <small>{escape(interval)}</small>" if interval else "") + escape(marks)

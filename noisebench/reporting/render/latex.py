@@ -9,7 +9,7 @@ from functools import partial
 from itertools import accumulate, groupby, pairwise
 
 from ...errors import printable
-from ..comparison import Less, less
+from ..comparison import DifferenceTable, difference_table
 from ..published import beside_text
 from ..table import Table
 from .text import caption, cell_parts, col_head, rank_text, rate_text, row_head
@@ -64,7 +64,7 @@ def _tables(table: Table, *, ranks: bool) -> Iterator[str]:
     yield _table(
         table, partial(_cell, table), (table.title, caption(table, ranks=ranks)), ranks=ranks
     )
-    if below := less(table):
+    if below := difference_table(table):
         yield _table(
             below.table, partial(_difference, below), (below.title, below.caption), ranks=False
         )
@@ -145,7 +145,7 @@ def _cell(table: Table, row: str, col: str) -> str:
     if cell is None:
         return "--"
     number, spread, marks = cell_parts(table, cell)
-    if (row, col) in table.leaders:
+    if (row, col) in table.significant_best:
         number = rf"\textbf{{{number}}}"
     spread = rf"\,{{\scriptsize$\pm$\,{spread}}}" if spread else ""
     # a dagger of no width keeps the figures of a column below one another
@@ -156,7 +156,7 @@ def _cell(table: Table, row: str, col: str) -> str:
     )
 
 
-def _difference(below: Less, row: str, col: str) -> str:
+def _difference(below: DifferenceTable, row: str, col: str) -> str:
     number, interval, marks = (text.replace("-", "$-$") for text in below.parts(row, col))
     return (
         number + (rf"\,{{\scriptsize {interval}}}" if interval else "") + escaped(marks)

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 
 from ...core.console import ENDLESS, Screen, Text
-from ..comparison import Less, less
+from ..comparison import DifferenceTable, difference_table
 from ..table import Table
 from .text import caption, cell_text, head, rank_text, row_head
 
@@ -30,7 +30,7 @@ def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -
 
 
 def _differences(table: Table, width: int | None) -> list[Text | RichTable]:
-    below = less(table)
+    below = difference_table(table)
     return (
         [
             Text(),
@@ -93,9 +93,9 @@ def _cell(table: Table, row: str, col: str, digits: int) -> Text:
     text = cell_text(table, row, col, digits)
     return Text(
         text if digits > 1 else text.replace(" ± ", "±"),
-        style="bold" if (row, col) in table.leaders else "",
+        style="bold" if (row, col) in table.significant_best else "",
     )
 
 
-def _difference(below: Less, row: str, col: str, digits: int) -> Text:
+def _difference(below: DifferenceTable, row: str, col: str, digits: int) -> Text:
     return Text(below.text(row, col, digits))

@@ -16,7 +16,7 @@ from ...errors import printable
 from ...experiments.weights import NONE
 from ...labels.manifest import of_which, short_noise
 from ..aggregate import ALL, Cell
-from ..comparison import less, without_differences
+from ..comparison import difference_table, without_differences
 from ..costs import cost_notes
 from ..metrics import METRICS
 from ..published import beside_caption, beside_text
@@ -122,14 +122,14 @@ def markdown(tables: list[Table], *, ranks: bool = False) -> str:
 
 def _markdown_tables(table: Table, *, ranks: bool) -> Iterator[str]:
     yield _markdown_table(table, ranks=ranks)
-    if below := less(table):
+    if below := difference_table(table):
         yield _pipes(below.table, below.text, below.title, below.caption)
 
 
 def _markdown_table(table: Table, *, ranks: bool) -> str:
     def cell(row: str, col: str) -> str:
         text = cell_text(table, row, col)
-        return f"**{text}**" if (row, col) in table.leaders else text
+        return f"**{text}**" if (row, col) in table.significant_best else text
 
     return _pipes(table, cell, table.title, caption(table, ranks=ranks), ranks=ranks)
 

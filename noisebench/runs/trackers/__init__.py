@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from .base import Facts, Page, Place, Tracker
+from .base import RunInfo, Tracker, TrackerConfig, TrackerRun
 from .catalogue import TRACKERS, Kind, connect, known_trackers
-from .logbook import Logbook
+from .logbook import RunLogger
 
 __all__ = [
     "TRACKERS",
-    "Facts",
     "Kind",
-    "Logbook",
-    "Page",
-    "Place",
+    "RunInfo",
+    "RunLogger",
     "Tracker",
+    "TrackerConfig",
+    "TrackerRun",
     "connect",
     "known_trackers",
 ]

@@ -19,7 +19,7 @@ Epochs = list[tuple[int, Numbers]]
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackerConfig:
     """Where a tracker may write. offline: it opens no connection, whatever its own settings say."""
 
     workspace: Path
@@ -27,7 +27,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunInfo:
     """What is known of a run before it begins. name: its folder's; config: flat, nothing in it is
     None.
     """
@@ -38,7 +38,7 @@ class Facts:
     config: dict[str, str | int | float | bool]
 
 
-class Page(Protocol):
+class TrackerRun(Protocol):
     """One run in one tracker. identity: by which the tracker finds it again; held: the epochs that
     it has already.
     """
@@ -57,5 +57,5 @@ class Tracker(Protocol):
 
     where: str
 
-    def start(self, facts: Facts, known: str | None) -> Page:
+    def start(self, facts: RunInfo, known: str | None) -> TrackerRun:
         """A run's page: the one of this identity where the tracker still has it, else another."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ...errors import ConfigError, UnknownName
-from .base import Place, Tracker
+from .base import Tracker, TrackerConfig
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def known_trackers(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def connect(name: str, place: Place) -> Tracker:
+def connect(name: str, place: TrackerConfig) -> Tracker:
     """A tracker, ready. Raises ConfigError where its package is missing, or whatever else it
     needs.
     """

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...experiments.resolve import Run
+from ...experiments.resolve import RunConfig
 from ..folder import RunFolder
-from .base import Facts, Numbers
+from .base import Numbers, RunInfo
 
 _NO_NUMBERS = ("epoch", "seconds")  # of a line: the step, and what is the machine's
 
 
-def facts_of(run: Run, folder: RunFolder) -> Facts:
+def facts_of(run: RunConfig, folder: RunFolder) -> RunInfo:
     """The run's settings, flat: `loss`, `noise`, `recipe.lr`, `key` ... What it has not is left
     out.
     """
-    about = {**run.about, "nominal_rate": run.manifest.meta["nominal_rate"]}
+    about = {**run.facts, "nominal_rate": run.manifest.meta["nominal_rate"]}
     nested = {
         f"{part}.{name}": value
         for part in ("recipe", "init")
@@ -26,7 +26,7 @@ def facts_of(run: Run, folder: RunFolder) -> Facts:
         for name, value in {**about, **nested}.items()
         if value not in (None, "") and name != "versions"
     }
-    return Facts(folder.path.name, config.pop("title"), folder.path, config)
+    return RunInfo(folder.path.name, config.pop("title"), folder.path, config)
 
 
 def epoch_numbers(line: dict[str, Any]) -> Numbers:

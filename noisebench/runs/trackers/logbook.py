@@ -17,9 +17,9 @@ from ...core.files.atomic import write_text
 from ...core.files.schema import TEXT, Each, check_form
 from ...core.files.untrusted import read_json
 from ...errors import DataError, RunFailed
-from ...experiments.resolve import Run
+from ...experiments.resolve import RunConfig
 from ..folder import RunFolder
-from .base import Ending, Epochs, Numbers, Page, Tracker
+from .base import Ending, Epochs, Numbers, Tracker, TrackerRun
 from .content import epoch_numbers, facts_of, final_numbers
 
 # seconds between what a run's pages are told: a write takes longer than an epoch of a small network
@@ -32,13 +32,13 @@ class _Open:
     when they were told some last.
     """
 
-    pages: dict[str, Page] = field(default_factory=dict)
+    pages: dict[str, TrackerRun] = field(default_factory=dict)
     epoch: int = 0
     waiting: Epochs = field(default_factory=list)
     told: float = field(default_factory=time.monotonic)
 
 
-class Logbook:
+class RunLogger:
     """A page for each run in every tracker, for as many runs at once as there are.
 
     Inside `with`: what is open at its end was interrupted, or has failed where that ended it. A
@@ -49,7 +49,7 @@ class Logbook:
         self._trackers, self._warn = dict(trackers), warn
         self._open: dict[Path, _Open] = {}
 
-    def __enter__(self) -> Logbook:
+    def __enter__(self) -> RunLogger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
@@ -60,7 +60,7 @@ class Logbook:
                 {},
             )
 
-    def log(self, run: Run, folder: RunFolder, lines: list[dict[str, Any]]) -> None:
+    def log(self, run: RunConfig, folder: RunFolder, lines: list[dict[str, Any]]) -> None:
         """Lines of metrics.csv, those that are new: an epoch that is trained again has the same
         numbers.
         """
@@ -85,7 +85,7 @@ class Logbook:
         if folder.path in self._open:
             self._close(folder.path, "failed", {})
 
-    def _begin(self, run: Run, folder: RunFolder, *, goes_on: bool) -> _Open:
+    def _begin(self, run: RunConfig, folder: RunFolder, *, goes_on: bool) -> _Open:
         """A run's pages: those that it had, where it goes on from an earlier sitting, else new
         ones.
         """

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from .base import PROJECT, Ending, Epochs, Facts, Numbers, Place
+from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, TrackerConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,7 +17,7 @@ _HERE = ("file:", "sqlite:", "/", ".")
 _MOST = 1000  # numbers that a server takes at once
 
 
-def connect(place: Place) -> _Tracker:
+def connect(place: TrackerConfig) -> _Tracker:
     """The experiment is found or made at once, so that a server that is not there is noticed."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -47,7 +47,7 @@ class _Tracker:
     def __init__(self, client: MlflowClient, experiment: str, where: str) -> None:
         self._client, self._experiment, self.where = client, experiment, where
 
-    def start(self, facts: Facts, known: str | None) -> _Page:
+    def start(self, facts: RunInfo, known: str | None) -> _Page:
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 

@@ -11,12 +11,12 @@ import socket
 import time
 from typing import Any
 
-from .base import Ending, Epochs, Facts, Numbers, Place
+from .base import Ending, Epochs, Numbers, RunInfo, TrackerConfig
 
 _OURS = ".noisebench"  # how the file's name ends
 
 
-def connect(place: Place) -> _Tracker:
+def connect(place: TrackerConfig) -> _Tracker:
     """Nothing to connect to: files alone."""
     import tensorboard.summary.writer.record_writer  # noqa: F401  said now where it is missing
 
@@ -27,7 +27,7 @@ class _Tracker:
     def __init__(self, where: str) -> None:
         self.where = where
 
-    def start(self, facts: Facts, known: str | None) -> _Page:
+    def start(self, facts: RunInfo, known: str | None) -> _Page:
         return _Page(facts)
 
 
@@ -38,7 +38,7 @@ class _Page:
 
     held = 0
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: RunInfo) -> None:
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from tensorboard.summary.writer.record_writer import RecordWriter
 

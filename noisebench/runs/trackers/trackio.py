@@ -8,12 +8,12 @@ import os
 from contextlib import redirect_stdout
 from typing import Any
 
-from .base import PROJECT, Ending, Epochs, Facts, Numbers, Place
+from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, TrackerConfig
 
 _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
-def connect(place: Place) -> _Tracker:
+def connect(place: TrackerConfig) -> _Tracker:
     """One folder a process, since Trackio reads its environment once."""
     # read once, when trackio is imported
     os.environ.setdefault("TRACKIO_DIR", str(place.workspace.resolve() / "trackio"))
@@ -32,7 +32,7 @@ class _Tracker:
     def __init__(self, where: str) -> None:
         self.where = where
 
-    def start(self, facts: Facts, known: str | None) -> _Page:
+    def start(self, facts: RunInfo, known: str | None) -> _Page:
         import trackio
 
         def init() -> Any:

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .base import PROJECT, Ending, Epochs, Facts, Numbers, Place
+from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, TrackerConfig
 
 _EXIT_CODE: dict[Ending, int] = {"finished": 0, "failed": 1, "interrupted": 130}
 
 
-def connect(place: Place) -> _Tracker:
+def connect(place: TrackerConfig) -> _Tracker:
     """Asks nobody anything: neither a person for a key nor a server whether it is there."""
     if place.offline:
         # it would report over the network, offline or not
@@ -47,7 +47,7 @@ class _Tracker:
             else mode
         )
 
-    def start(self, facts: Facts, known: str | None) -> _Page:
+    def start(self, facts: RunInfo, known: str | None) -> _Page:
         import wandb
 
         run = wandb.init(

@@ -33,7 +33,7 @@ _LOST = (
 _GRACE = 10.0  # seconds for a process to end by itself after another one has failed
 
 
-class Elsewhere(RunFailed):
+class RemoteFailure(RunFailed):
     """A failure of the run in another process; `kind` and `trace` are those of what happened
     there.
     """
@@ -43,7 +43,7 @@ class Elsewhere(RunFailed):
         self.kind, self.trace = kind, trace
 
 
-class Alarm:
+class FailurePropagation:
     """Inside `with`, a process that waits in vain for one that has failed is ended after some
     seconds of grace.
 
@@ -58,7 +58,7 @@ class Alarm:
         self._closed, self._leaving, self._patience = threading.Event(), False, _LONG
         self.in_emergency: Callable[[Exception], object] = lambda error: None
 
-    def __enter__(self) -> Alarm:
+    def __enter__(self) -> FailurePropagation:
         signal.signal(signal.SIGTERM, self._hear)
         threading.Thread(target=self._watch, daemon=True).start()
         return self
@@ -73,7 +73,7 @@ class Alarm:
         self._leaving = True
         self._closed.set()  # it ends by itself
         self._patience = _LONG if isinstance(error, Interrupted) else _PATIENCE
-        if isinstance(error, Elsewhere | ProcessLost):
+        if isinstance(error, RemoteFailure | ProcessLost):
             return error
         cut_off = _is_of_connection(error)
         if (cut_off or isinstance(error, KeyboardInterrupt)) and (found := self._heard()):
@@ -142,13 +142,13 @@ def _error(said: dict[str, Any]) -> NoisebenchError:
         (f"in process {said['rank']}: {said['message'] or said['kind']}"),
     )
     if code is None:
-        return Elsewhere(
+        return RemoteFailure(
             f"in process {said['rank']}: {said['kind']}: {said['message']}",
             said["kind"],
             said["trace"],
         )
     if code == RunFailed.exit_code:
-        return Elsewhere(message, said["kind"], said["trace"])
+        return RemoteFailure(message, said["kind"], said["trace"])
     error = NoisebenchError(message)
     error.exit_code = int(code)
     return error

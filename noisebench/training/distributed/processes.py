@@ -25,7 +25,7 @@ LEAST = 2  # rows of a process: of one alone batch norm knows no variance
 
 
 @dataclass(frozen=True)
-class Seat:
+class RankInfo:
     """Which of how many processes this is, in all and on this machine."""
 
     rank: int = 0
@@ -43,13 +43,13 @@ class Seat:
         return self.rank == 0
 
 
-def seat_here() -> Seat:
+def rank_info() -> RankInfo:
     """What torchrun says in the environment; without it the only seat there is."""
     said = [os.environ.get(name, "") for name in _SAID]
     numbers = said[:4]
     if not all(said) or not all(number.isdecimal() for number in numbers):
-        return Seat()
-    return Seat(*map(int, numbers))
+        return RankInfo()
+    return RankInfo(*map(int, numbers))
 
 
 def cut(n: int, count: int) -> list[slice]:
@@ -58,7 +58,7 @@ def cut(n: int, count: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(ends)]
 
 
-class Ranks:
+class SingleProcess:
     """A run's processes where there is one: what is done together it does by itself. training.ranks
     has those of several.
 
@@ -70,7 +70,7 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
 
-    def share(self, n: int) -> slice:
+    def local_slice(self, n: int) -> slice:
         """Which of n rows this process computes. Fewer than two for each are computed by all, and
         those of the first count.
         """
@@ -80,30 +80,30 @@ class Ranks:
         """All n rows, of which each process brings its share. No gradient."""
         return rows
 
-    def join(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    def gather_with_grad(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         """Several tensors gathered, with a gradient: the mean over the processes of what each hands
         back is that of all rows.
         """
         return list(parts)
 
-    def own(self, gradient: Tensor) -> Tensor:
+    def local_gradient(self, gradient: Tensor) -> Tensor:
         """Of a gradient by all rows what this process hands back for its share."""
         return gradient
 
-    def agree(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give tensors the first process's values."""
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         return flag
 
-    def by_first(self, act: Callable[[], T]) -> T:
+    def on_rank_zero(self, act: Callable[[], T]) -> T:
         """What the first process gets from `act`, which the others do not call; its NoisebenchError
         is everybody's.
         """
         return act()
 
-    def in_turn(self, act: Callable[[], T]) -> T:
+    def rank_zero_first(self, act: Callable[[], T]) -> T:
         """`act` in every process: in the first one, then in the others, which find the files it
         wrote.
         """
@@ -115,7 +115,7 @@ class Ranks:
         """
         return network
 
-    def judged(self, error: Exception) -> Exception:
+    def root_cause(self, error: Exception) -> Exception:
         """What really happened: where another process has failed, its error in place of the broken
         connection that this one sees.
         """
@@ -128,7 +128,7 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class Spread:
+class ParallelConfig:
     """How the work of a step is spread, which no run's key knows: over processes, and over parts
     one after the other to save memory.
 
@@ -136,7 +136,7 @@ class Spread:
     a part in one process.
     """
 
-    ranks: Ranks = field(default_factory=Ranks)
+    ranks: SingleProcess = field(default_factory=SingleProcess)
     accumulate: int = 1
     sync_bn: bool = False
     least: int = LEAST
@@ -161,7 +161,7 @@ class Spread:
         return {name: value for name, value in found.items() if value != 1 and value is not False}
 
 
-def check_spread(batch: int, spread: Spread) -> None:
+def check_spread(batch: int, spread: ParallelConfig) -> None:
     """Raises ConfigError where so many processes and parts cannot share a batch, or a setting would
     have no effect.
     """
@@ -184,7 +184,7 @@ def check_spread(batch: int, spread: Spread) -> None:
     check_parts(batch, spread, LEAST if size > 1 else 1)
 
 
-def check_parts(batch: int, spread: Spread, least: int) -> None:
+def check_parts(batch: int, spread: ParallelConfig, least: int) -> None:
     """Raises ConfigError for more parts of a batch than have `least` examples in every process."""
     size, most = spread.ranks.size, batch // (least * spread.ranks.size)
     if spread.accumulate > max(most, 1):

@@ -19,8 +19,8 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ...errors import ConfigError, NoisebenchError
-from .alarm import Alarm
-from .processes import LEAST, Ranks, Seat, cut
+from .alarm import FailurePropagation
+from .processes import LEAST, RankInfo, SingleProcess, cut
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ _BETWEEN_LOOKS = 0.02  # seconds, at the store
 
 
 @contextmanager
-def several_ranks(seat: Seat, device: str) -> Iterator[SeveralRanks]:
+def open_process_group(seat: RankInfo, device: str) -> Iterator[ProcessGroup]:
     """The processes joined; at the end they part. What fails in one of them ends all, within
     seconds, with the same exit code.
 
@@ -38,11 +38,11 @@ def several_ranks(seat: Seat, device: str) -> Iterator[SeveralRanks]:
         raise ConfigError("this torch was built without torch.distributed: start one process")
     store, _, _ = next(rendezvous("env://"))
     store = PrefixStore(_word_of_this_meeting(store, seat), store)
-    with Alarm(store, seat.rank) as alarm:
+    with FailurePropagation(store, seat.rank) as alarm:
         try:
             own = device_of(device, seat)
             _join(seat, own, store)
-            yield SeveralRanks(seat.rank, seat.size, own, alarm)
+            yield ProcessGroup(seat.rank, seat.size, own, alarm)
         except (Exception, KeyboardInterrupt) as error:
             if (judged := alarm.judged(error)) is error:
                 raise
@@ -52,7 +52,7 @@ def several_ranks(seat: Seat, device: str) -> Iterator[SeveralRanks]:
     dist.destroy_process_group()
 
 
-def _word_of_this_meeting(store: Store, seat: Seat) -> str:
+def _word_of_this_meeting(store: Store, seat: RankInfo) -> str:
     """What all processes of this start know, and none of an earlier one: after a restart torchrun's
     store still holds what that wrote.
     """
@@ -82,7 +82,7 @@ def _found(store: Store, key: str) -> str:
     return store.get(key).decode() if store.check([key]) else ""
 
 
-def device_of(name: str, seat: Seat) -> torch.device:
+def device_of(name: str, seat: RankInfo) -> torch.device:
     """The device of this process: where there are GPUs one of its own. Raises ConfigError."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -101,7 +101,7 @@ def device_of(name: str, seat: Seat) -> torch.device:
     return torch.device("cuda", seat.local_rank)
 
 
-def _join(seat: Seat, device: torch.device, store: Store) -> None:
+def _join(seat: RankInfo, device: torch.device, store: Store) -> None:
     """One group for tensors on the GPU and for those in memory."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
@@ -111,12 +111,14 @@ def _join(seat: Seat, device: torch.device, store: Store) -> None:
     )
 
 
-class SeveralRanks(Ranks):
+class ProcessGroup(SingleProcess):
     """The processes of one run, of which this is one. What is gathered or agreed upon is the same
     in all of them, bit for bit.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, alarm: Alarm) -> None:
+    def __init__(
+        self, rank: int, size: int, device: torch.device, alarm: FailurePropagation
+    ) -> None:
         super().__init__(rank, size)
         self.device, self._own, self._alarm = str(device), device, alarm
 
@@ -124,7 +126,7 @@ class SeveralRanks(Ranks):
         """Whether there are enough rows for all."""
         return n >= LEAST * self.size
 
-    def share(self, n: int) -> slice:
+    def local_slice(self, n: int) -> slice:
         return cut(n, self.size)[self.rank] if self.shared(n) else slice(0, n)
 
     @torch.no_grad()
@@ -141,20 +143,20 @@ class SeveralRanks(Ranks):
         dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
-    def join(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+    def gather_with_grad(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         joined: tuple[Tensor, ...] = _Joined.apply(self, tuple(sizes), *parts)
         return list(joined)
 
-    def own(self, gradient: Tensor) -> Tensor:
+    def local_gradient(self, gradient: Tensor) -> Tensor:
         """Times the number of processes, over which the mean is taken. Of rows that all computed
         those of the first count.
         """
         if self.shared(len(gradient)):
-            return self.size * gradient[self.share(len(gradient))]
+            return self.size * gradient[self.local_slice(len(gradient))]
         return self.size * gradient if self.rank == 0 else torch.zeros_like(gradient)
 
     @torch.no_grad()
-    def agree(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         alike: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for tensor in tensors:
             alike.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
@@ -171,7 +173,7 @@ class SeveralRanks(Ranks):
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return bool(found)
 
-    def by_first(self, act: Callable[[], T]) -> T:
+    def on_rank_zero(self, act: Callable[[], T]) -> T:
         error, answer = None, None
         if self.rank == 0:
             try:
@@ -187,9 +189,9 @@ class SeveralRanks(Ranks):
             raise _as_said(*said)
         return answer  # type: ignore[return-value]
 
-    def in_turn(self, act: Callable[[], T]) -> T:
+    def rank_zero_first(self, act: Callable[[], T]) -> T:
         mine: list[T] = []
-        self.by_first(lambda: mine.append(act()))
+        self.on_rank_zero(lambda: mine.append(act()))
         return mine[0] if mine else act()
 
     def wrapped(self, network: nn.Module, images: Tensor) -> Any:
@@ -202,7 +204,7 @@ class SeveralRanks(Ranks):
         wrapper.broadcast_buffers = False
         return wrapper
 
-    def judged(self, error: Exception) -> Exception:
+    def root_cause(self, error: Exception) -> Exception:
         judged = self._alarm.judged(error)
         assert isinstance(judged, Exception)
         return judged
@@ -219,7 +221,7 @@ class _Joined(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context: Any, ranks: SeveralRanks, sizes: tuple[int, ...], *parts: Tensor
+        context: Any, ranks: ProcessGroup, sizes: tuple[int, ...], *parts: Tensor
     ) -> tuple[Tensor, ...]:
         context.ranks = ranks
         return tuple(ranks.gather(part, size) for part, size in zip(parts, sizes, strict=True))

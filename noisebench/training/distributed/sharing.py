@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...strategies import Batch
-from ..cuda_graph import Given
-from ..images.pixels import Pixels
-from .processes import LEAST, Spread, check_parts
+from ..cuda_graph import StepInput
+from ..images.pixels import InMemoryImages
+from .processes import LEAST, ParallelConfig, check_parts
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
 
 
-def fitted(trainer: Trainer, spread: Spread) -> Spread:
+def fitted(trainer: Trainer, spread: ParallelConfig) -> ParallelConfig:
     """The networks made for the spread, and the spread for the networks. Raises ConfigError for one
     that they do not allow.
     """
@@ -71,7 +71,7 @@ def places(trainer: Trainer, step: int) -> list[slice]:
         if trainer.changes_images
         else trainer.spread.parts(at.stop - at.start)
     )
-    shares = [trainer.ranks.share(part.stop - part.start) for part in parts]
+    shares = [trainer.ranks.local_slice(part.stop - part.start) for part in parts]
     begins = [at.start + part.start for part in parts]
     return [
         slice(begin + share.start, begin + share.stop)
@@ -91,18 +91,18 @@ def make_batch(trainer: Trainer, part: int | None = None) -> Batch:
     return _prepared(trainer, _images(trainer, own, len(index)), index)
 
 
-def given(trainer: Trainer) -> Given:
+def given(trainer: Trainer) -> StepInput:
     """What the next step is told, where it is one of a whole batch in one process."""
     at = _places_of(trainer, trainer.step)
     shifts, flips = trainer.plan.augmentation(slice(None), at)
-    return Given(trainer.plan.order[at], shifts, flips, trainer.lr_factor(trainer.step))
+    return StepInput(trainer.plan.order[at], shifts, flips, trainer.lr_factor(trainer.step))
 
 
-def batch_of(trainer: Trainer, given: Given) -> Batch:
+def batch_of(trainer: Trainer, given: StepInput) -> Batch:
     """Its examples."""
     flips = given.flips
-    views = range(trainer.strategy.views)
-    assert isinstance(trainer.train, Pixels), "only what is in memory is recorded"
+    views = range(trainer.strategy.num_views)
+    assert isinstance(trainer.train, InMemoryImages), "only what is in memory is recorded"
     images = tuple(
         trainer.train.augmented(given.index, given.shifts[n], None if flips is None else flips[n])
         for n in views
@@ -113,7 +113,7 @@ def batch_of(trainer: Trainer, given: Given) -> Batch:
 def _prepared(trainer: Trainer, images: tuple[Tensor, ...], index: Tensor) -> Batch:
     """A batch of these examples, as the strategy wants it."""
     labels = trainer.labels[index]
-    return trainer.strategy.prepare(
+    return trainer.strategy.prepare_batch(
         Batch(images, labels, index, labels, trainer.epoch + 1, trainer.generator), trainer
     )
 
@@ -145,7 +145,7 @@ def _images(trainer: Trainer, places: list[slice], n: int) -> tuple[Tensor, ...]
     )
     if not trainer.changes_images:
         return images
-    trainer.ranks.agree(_statistics(trainer))  # it may ask the networks
+    trainer.ranks.broadcast(_statistics(trainer))  # it may ask the networks
     # in memory still channels last
     return tuple(trainer.ranks.gather(view.movedim(1, -1), n).movedim(-1, 1) for view in images)
 

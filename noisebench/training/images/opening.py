@@ -19,13 +19,13 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar, TarState
 
 from ...datasets.streaming.images import Opener
-from ...datasets.streaming.index import Listing
+from ...datasets.streaming.index import ImageIndex
 
 # tars a process keeps open: a set of a thousand shards would take all the files that one may have
 _MOST_OPEN = 64
 
 
-def timm_opener(listing: Listing) -> Opener:
+def timm_opener(listing: ImageIndex) -> Opener:
     """What opens a picture by its place."""
     if listing.kind == "hfds":
         return _Tables(listing)
@@ -36,14 +36,14 @@ def timm_opener(listing: Listing) -> Opener:
 class _ListedFolder(ReaderImageFolder):
     """timm's reader of folders without its walk through the folder."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: ImageIndex) -> None:
         self.root, self.class_to_idx, self.samples = listing.root, {}, _Paths(listing)
 
 
 class _Paths(Sequence[Any]):
     """(path, class) of each picture, made when it is asked for; of the class nobody asks here."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: ImageIndex) -> None:
         self._listing = listing
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class _ListedTars(ReaderImageInTar):
     time.
     """
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: ImageIndex) -> None:
         self.root, self.root_is_tar, self.cache_tarfiles = listing.root, False, True
         self.samples, self.targets = _TarMembers(listing), np.broadcast_to(-1, len(listing))
         self.tar_state = _OpenTars()
@@ -67,7 +67,7 @@ class _ListedTars(ReaderImageInTar):
 class _TarMembers(Sequence[Any]):
     """(member, tar, no inner tar) of each picture, made when it is asked for."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: ImageIndex) -> None:
         assert (
             listing.sizes is not None and listing.shard is not None and listing.offsets is not None
         )
@@ -110,7 +110,7 @@ class _OpenTars(OrderedDict[str, Any]):
 class _Tables:
     """timm's reader of tables, one for each split that is asked for."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: ImageIndex) -> None:
         self._listing, self._readers = listing, dict[str, Any]()
 
     def __call__(self, place: int) -> Any:

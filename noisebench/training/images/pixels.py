@@ -67,7 +67,7 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochPlan:
     """What an epoch will do, all of it drawn beforehand: the order (N,), and per view and example
     shift and flip.
     """
@@ -78,14 +78,16 @@ class Plan:
     seed: int = 0  # of the epoch
 
     @classmethod
-    def draw(cls, n: int, views: int, crop: int, flip: bool, generator: torch.Generator) -> Plan:
+    def draw(
+        cls, n: int, views: int, crop: int, flip: bool, generator: torch.Generator
+    ) -> EpochPlan:
         order = torch.randperm(n, generator=generator)
         shifts = torch.randint(0, 2 * crop + 1, (views, n, 2), generator=generator)
         flips = torch.rand(views, n, generator=generator) < 0.5 if flip else None
         return cls(order, shifts, flips, generator.initial_seed())
 
-    def to(self, device: torch.device) -> Plan:
-        return Plan(
+    def to(self, device: torch.device) -> EpochPlan:
+        return EpochPlan(
             self.order.to(device),
             self.shifts.to(device),
             None if self.flips is None else self.flips.to(device),
@@ -106,7 +108,7 @@ class Plan:
         return parts[:-1] if size > 1 and len(parts) > 1 and len(parts[-1]) == 1 else parts
 
 
-class Pixels:
+class InMemoryImages:
     """A set of images (N, H, W, C), uint8, on the device; padded once for random crops, and a small
     set normalised once.
     """
@@ -127,13 +129,13 @@ class Pixels:
     def __len__(self) -> int:
         return len(self._data)
 
-    def begin(self, plan: Plan, ats: Iterable[slice]) -> None:
+    def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
         """Which places of the plan will be asked for: here all is at hand."""
 
     def close(self) -> None:
         """Nothing is to be ended."""
 
-    def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:
+    def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
         """All views (B, C, H, W) of some places of the plan's order."""
         return tuple(
             self.augmented(plan.order[at], *plan.augmentation(view, at))
@@ -155,7 +157,7 @@ class Pixels:
             self._data[index[:, None, None], rows[:, :, None], columns[:, None, :]]
         )
 
-    def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:
+    def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
         """The images as they are, in large batches; on a CPU, each in equal parts of at most
         _CPU_BATCH images.
         """

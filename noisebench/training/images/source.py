@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...datasets import ImageArray, Pictures
+from ...datasets import ImageArray, LazyImages
 from ...experiments.recipes import Recipe
-from .pixels import Normalisation, Pixels, Plan
+from .pixels import EpochPlan, InMemoryImages, Normalisation
 
 # of ImageNet's pixels in [0, 1], as everybody takes them
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Look:
+class StreamTransform:
     """How a picture is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting);
     in training a crop of at least a share `area` of it, mirrored at random where `flip`.
     """
@@ -33,11 +33,11 @@ class Look:
     fit: str = "crop"
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Look:
+    def of(cls, recipe: Recipe) -> StreamTransform:
         return cls(recipe.size, recipe.centre, recipe.area, recipe.flip, recipe.fit)
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images (n, H, W, C) as batches on the device; `shape` is (H, W, C)."""
 
     normalise: Normalisation
@@ -46,15 +46,15 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def begin(self, plan: Plan, ats: Iterable[slice]) -> None:
+    def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
         """Said once an epoch, and after a resume: which places of the plan will be asked for, in
         order.
         """
 
-    def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:
+    def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
         """All views (B, C, H, W) of some places of the plan."""
 
-    def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:
+    def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
         """The images as they are, in large batches."""
 
     def close(self) -> None:
@@ -65,28 +65,32 @@ def normalisation_of(images: ImageArray) -> Normalisation:
     """Counted over images in memory; for pictures in files ImageNet's: to count a million would
     take hours.
     """
-    if not isinstance(images, Pictures):
+    if not isinstance(images, LazyImages):
         return Normalisation.of(images)
     mean, std = (torch.tensor(values, dtype=torch.float64) * 255 for values in (_MEAN, _STD))
     return Normalisation(mean.float(), std.float())
 
 
 def source_of(
-    images: ImageArray, normalise: Normalisation, device: torch.device, look: Look, crop: int = 0
-) -> Source:
+    images: ImageArray,
+    normalise: Normalisation,
+    device: torch.device,
+    look: StreamTransform,
+    crop: int = 0,
+) -> ImageSource:
     """crop: padding of images in memory, in pixels; look: of pictures in files."""
-    if isinstance(images, Pictures):
-        from .streamed import Streamed  # timm takes a second to load
+    if isinstance(images, LazyImages):
+        from .streamed import StreamedImages  # timm takes a second to load
 
-        return Streamed(images, normalise, device, look)
-    return Pixels(images, normalise, device, crop)
+        return StreamedImages(images, normalise, device, look)
+    return InMemoryImages(images, normalise, device, crop)
 
 
 def same_images(a: ImageArray, b: ImageArray) -> bool:
     """Whether two trainings may share what they read of these; streamed ones may not, since each
     has its own readers.
     """
-    if isinstance(a, Pictures) or isinstance(b, Pictures):
+    if isinstance(a, LazyImages) or isinstance(b, LazyImages):
         return False
     return (a.ctypes.data, a.shape, a.strides) == (
         b.ctypes.data,

@@ -25,16 +25,16 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ...core.hardware import cores
+from ...core.hardware import cpu_count
 from ...core.seeds import derived_seed
-from ...datasets import Pictures
+from ...datasets import LazyImages
 from ...datasets.streaming.images import Fitting, Opener, decoded
-from ...datasets.streaming.index import Listing, Names
+from ...datasets.streaming.index import ImageIndex, Names
 from ...errors import DataError
-from ..distributed.processes import seat_here
+from ..distributed.processes import rank_info
 from .opening import timm_opener
-from .pixels import Normalisation, Plan
-from .source import Look
+from .pixels import EpochPlan, Normalisation
+from .source import StreamTransform
 
 # pictures that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill
 # the memory
@@ -50,13 +50,17 @@ _GRACE = 30
 _Item = tuple[int, int, int, int]
 
 
-class Streamed:
+class StreamedImages:
     """Images (n, side, side, 3) out of files, on the device as they are needed. Stands where Pixels
     stands.
     """
 
     def __init__(
-        self, pictures: Pictures, normalise: Normalisation, device: torch.device, look: Look
+        self,
+        pictures: LazyImages,
+        normalise: Normalisation,
+        device: torch.device,
+        look: StreamTransform,
     ) -> None:
         self.normalise, self.device = normalise.to(device), device
         self.shape = (look.side, look.side, 3)
@@ -65,14 +69,14 @@ class Streamed:
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
         self._ahead: Iterator[Any] | None = None
-        self._plan: Plan | None = None
+        self._plan: EpochPlan | None = None
         self._expected: deque[tuple[slice, list[list[_Item]]]] = deque()
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __len__(self) -> int:
         return len(self._reader)
 
-    def begin(self, plan: Plan, ats: Iterable[slice]) -> None:
+    def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
         """Which places of the plan will be asked for, in order. Nothing is read before the first
         is.
         """
@@ -80,7 +84,7 @@ class Streamed:
         order = plan.order.cpu()
         self._expected = deque((at, _pieces(plan, order, at)) for at in ats)
 
-    def views(self, plan: Plan, at: slice) -> tuple[Tensor, ...]:
+    def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
         """All views (B, 3, H, W) of some places of the plan. Raises DataError, naming a picture
         that cannot be read.
         """
@@ -91,7 +95,7 @@ class Streamed:
         whole = torch.cat([self._moved(part) for part in parts])
         return tuple(self.normalise(whole[:, view]) for view in range(whole.shape[1]))
 
-    def plain(self, index: Tensor | None = None) -> Iterator[Tensor]:
+    def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
         """The images as they are, the middle of each, in large batches."""
         examples = range(len(self)) if index is None else index.tolist()
         batches = [[(example, 0, -1, 1) for example in examples[start : start + _EVALUATION_BATCH]]
@@ -170,7 +174,7 @@ class Streamed:
 
 def _by_default() -> int:
     """One a core, shared with the other processes of the run on this machine."""
-    return max(1, min(cores() // seat_here().local_size, _MOST_WORKERS))
+    return max(1, min(cpu_count() // rank_info().local_size, _MOST_WORKERS))
 
 
 class _Order:
@@ -191,7 +195,7 @@ class _Reader(Dataset[Any]):
     processes as a handle on shared memory.
     """
 
-    def __init__(self, pictures: Pictures, look: Look) -> None:
+    def __init__(self, pictures: LazyImages, look: StreamTransform) -> None:
         self._listing, self._places = _shared(pictures.listing), torch.from_numpy(pictures.places)
         shape = (3, look.side, look.side)
         common: dict[str, Any] = {
@@ -241,7 +245,7 @@ class _Reader(Dataset[Any]):
         return _bytes(self._train(picture))
 
     @property
-    def _plain_listing(self) -> Listing:
+    def _plain_listing(self) -> ImageIndex:
         return _plain(self._listing)
 
     @property
@@ -252,7 +256,7 @@ class _Reader(Dataset[Any]):
         return self._opened[1]
 
 
-def _shared(listing: Listing) -> dict[str, Any]:
+def _shared(listing: ImageIndex) -> dict[str, Any]:
     """A listing's arrays as tensors, which torch hands to a new process without copying them."""
     arrays = {
         "letters": listing.names.letters,
@@ -275,13 +279,13 @@ def _shared(listing: Listing) -> dict[str, Any]:
     }
 
 
-def _plain(shared: dict[str, Any]) -> Listing:
+def _plain(shared: dict[str, Any]) -> ImageIndex:
     """Back from `_shared`."""
     of: dict[str, Any] = {
         name: value.numpy() if isinstance(value, Tensor) else value
         for name, value in shared.items()
     }
-    return Listing(names=Names(of.pop("letters"), of.pop("ends")), **of)
+    return ImageIndex(names=Names(of.pop("letters"), of.pop("ends")), **of)
 
 
 def _bytes(image: Tensor) -> Tensor:
@@ -289,7 +293,7 @@ def _bytes(image: Tensor) -> Tensor:
     return image.permute(1, 2, 0)
 
 
-def _pieces(plan: Plan, order: Tensor, at: slice) -> list[list[_Item]]:
+def _pieces(plan: EpochPlan, order: Tensor, at: slice) -> list[list[_Item]]:
     """The items of some places, in pieces of even size."""
     start, stop, _ = at.indices(len(order))
     views = len(plan.shifts)

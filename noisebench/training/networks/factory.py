@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from ...errors import DataError
 from ...experiments.backbones import TIMM
-from ...experiments.weights import Initial, is_ours, plain_names, read_initial
+from ...experiments.weights import InitialWeights, is_ours, plain_names, read_initial
 from . import make_network
-from .fitting import Fitted, classifier_names, fit
+from .fitting import FitResult, classifier_names, fit_state_dict
 
 _NUMBER = "network{}."
 _SIZE = "enlarge."  # of a network that enlarges its images, which it does for small ones alone
 
 
 @dataclass(frozen=True)
-class Weights:
+class InitialState:
     """What networks begin from: the state dict of each, or one for all. ours: a run wrote it;
     label: what it is called.
     """
@@ -40,7 +40,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class NetworkFactory:
     """Which networks, and how many: their name, classes, the images' shape (height, width,
     channels), and what they begin from, if not afresh.
     """
@@ -48,7 +48,7 @@ class Beginning:
     model: str
     num_classes: int
     shape: tuple[int, int, int]
-    weights: Weights | None = None
+    weights: InitialState | None = None
     networks: int = 1
 
     def network(self, number: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
@@ -62,7 +62,9 @@ class Beginning:
             return make_network(self.model, self.num_classes, self.shape, seed), ()
         return self._with(self.weights, number, seed)
 
-    def _with(self, weights: Weights, number: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+    def _with(
+        self, weights: InitialState, number: int, seed: int
+    ) -> tuple[nn.Module, tuple[str, ...]]:
         state, wrong = weights.of(number), ""
         for enlarged in self._designs(weights, state):
             network = make_network(
@@ -75,13 +77,13 @@ class Beginning:
             wrong = wrong or fitted.wrong
         raise DataError(f"--init: {weights.label} does not fit {self.model} here: {wrong}")
 
-    def _said(self, weights: Weights, network: nn.Module) -> Iterator[str]:
+    def _said(self, weights: InitialState, network: nn.Module) -> Iterator[str]:
         if len(weights.states) > self.networks:
             yield f"of its {len(weights.states)} networks the first is taken"
         if hasattr(network, "enlarge"):
             yield "its stem is timm's own, for which images are enlarged 4 times"
 
-    def _designs(self, weights: Weights, state: dict[str, Tensor]) -> Iterator[bool]:
+    def _designs(self, weights: InitialState, state: dict[str, Tensor]) -> Iterator[bool]:
         """Whether images are enlarged: as the weights say; else of a run's weights first as runs
         open a stem, of others as timm has it.
         """
@@ -92,7 +94,7 @@ class Beginning:
         else:
             yield from (False, True) if weights.ours else (True, False)
 
-    def _fit(self, network: nn.Module, state: dict[str, Tensor], *, enlarged: bool) -> Fitted:
+    def _fit(self, network: nn.Module, state: dict[str, Tensor], *, enlarged: bool) -> FitResult:
         """The weights as they are, or else as timm translates them."""
         fitted = self._fitted(network, state)
         if fitted.wrong and enlarged and (translated := self._translated(network, state)):
@@ -100,7 +102,7 @@ class Beginning:
             return fitted if again.wrong else again
         return fitted
 
-    def _fitted(self, network: nn.Module, state: dict[str, Tensor]) -> Fitted:
+    def _fitted(self, network: nn.Module, state: dict[str, Tensor]) -> FitResult:
         """Networks that begin from the same weights get classifiers of their own: they would be one
         network for ever.
         """
@@ -109,7 +111,7 @@ class Beginning:
             name: tensor for name, tensor in network.state_dict().items() if name.startswith(_SIZE)
         }
         others = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
-        return fit(
+        return fit_state_dict(
             network, {**size, **others}, twins=self.networks > 1 and len(self.weights.states) == 1
         )
 
@@ -133,7 +135,7 @@ def _enlarges(state: dict[str, Tensor]) -> bool:
     return any(name.startswith(_SIZE) for name in state)
 
 
-def weights_of(initial: Initial | None) -> Weights | None:
+def weights_of(initial: InitialWeights | None) -> InitialState | None:
     """The weights of a run that begins from some. Raises DataError where they are not at hand, or
     others now.
     """
@@ -147,4 +149,4 @@ def weights_of(initial: Initial | None) -> Weights | None:
         {name.removeprefix(part): value for name, value in plain.items() if name.startswith(part)}
         for part in parts
     )
-    return Weights(states, is_ours(found), initial.label)
+    return InitialState(states, is_ours(found), initial.label)

@@ -13,7 +13,7 @@ _NAMED = 2  # tensors of a kind that an error names
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """Tensors (`state`) that a network can take; `said`: what of them was left out or changed, in
     sentences; `wrong`: what does not fit, in words that name the first tensors; empty where all do.
     """
@@ -23,7 +23,9 @@ class Fitted:
     wrong: str
 
 
-def fit(network: nn.Module, state: dict[str, Tensor], *, twins: bool = False) -> Fitted:
+def fit_state_dict(
+    network: nn.Module, state: dict[str, Tensor], *, twins: bool = False
+) -> FitResult:
     """What of a state dict a network begins from; what the state does not hold of the classifier
     stays as it is in the network. twins: other networks begin from the same state, and their
     classifiers tell them apart.
@@ -42,7 +44,7 @@ def fit(network: nn.Module, state: dict[str, Tensor], *, twins: bool = False) ->
             f"its {first} sees {found[first].shape[1]} channels and is adapted to {channels}"
         )
         found[first] = adapted(found[first], channels)
-    return Fitted(found, tuple(said), _wrong(own, found, heads))
+    return FitResult(found, tuple(said), _wrong(own, found, heads))
 
 
 def _other_classes(own: dict[str, Tensor], found: dict[str, Tensor], heads: tuple[str, ...]) -> str:

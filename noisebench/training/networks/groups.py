@@ -70,15 +70,15 @@ def freeze(network: nn.Module, count: int) -> list[nn.Module]:
     frozen = set(chain(*groups[:count]))
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    return _still(network)
+    return _frozen(network)
 
 
-def _still(part: nn.Module) -> list[nn.Module]:
+def _frozen(part: nn.Module) -> list[nn.Module]:
     """The largest parts in which nothing is trained."""
     trained = [parameter.requires_grad for parameter in part.parameters()]
     if trained and not any(trained):
         return [part]
-    return [still for child in part.children() for still in _still(child)]
+    return [still for child in part.children() for still in _frozen(child)]
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from noisebench.experiments.compute import price_of
 from noisebench.experiments.methods import METHODS
 from noisebench.experiments.recipes import read_schedule
 from noisebench.losses import LOSSES, build_loss, build_penalty
-from noisebench.noise import NOISES, build_noise, is_drawn, normal_noise
+from noisebench.noise import NOISES, build_noise, is_random, normal_noise
 from noisebench.strategies import STRATEGIES, build_strategy, normal_strategy
 
 from .choices import Choices, mutated
@@ -82,7 +82,7 @@ _USES: tuple[Callable[[str], Any], ...] = (
     canonical_backbone,
     read_schedule,
     parse_value,
-    is_drawn,
+    is_random,
     build_loss,
     build_penalty,
     build_strategy,

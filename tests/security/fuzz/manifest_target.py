@@ -18,7 +18,7 @@ import yaml
 from noisebench.cli.listing import _manifest
 from noisebench.datasets import DATASETS, read_labels
 from noisebench.errors import ManifestError, NoisebenchError
-from noisebench.labels.build import LabelWish, Outside, make_manifest
+from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
 from noisebench.labels.parquet import to_parquet
 from noisebench.runs.workspace import Workspace
@@ -42,10 +42,10 @@ def _cut(manifest: Manifest) -> Manifest:
 
 def _seeds() -> list[bytes]:
     labels, workspace = read_labels(DATASETS["digits"], Path()), Workspace()
-    outside = Outside(labels, Path(), True, workspace.dataset, Path())
-    wishes = [LabelWish("symmetric(rate=0.4)"), LabelWish("pairflip(rate=0.3)", val_fraction=0.1), LabelWish("symmetric(rate=0.2)",
+    outside = DatasetInputs(labels, Path(), True, workspace.dataset, Path())
+    wishes = [LabelRequest("symmetric(rate=0.4)"), LabelRequest("pairflip(rate=0.3)", val_fraction=0.1), LabelRequest("symmetric(rate=0.2)",
     trusted=0.1),
-              LabelWish("symmetric(rate=0.2)", subset=600)]  # fmt: skip
+              LabelRequest("symmetric(rate=0.2)", subset=600)]  # fmt: skip
     made = [_cut(make_manifest(labels, wish, outside=outside)) for wish in wishes]
     ids = tuple(f"train/{label}/pict%ure,{at}.png" for at, label in enumerate(made[0].labels))
     unknown = replace(
@@ -129,7 +129,7 @@ def _packed(choices: Choices, content: bytes) -> tuple[str, bytes]:
 
 def _use(manifest: Manifest, path: Path) -> None:
     """All that somebody asks of a manifest."""
-    assert manifest.lies_at(path) or manifest.content
+    assert manifest.matches_file(path) or manifest.content
     for name in (
         "identity",
         "known",

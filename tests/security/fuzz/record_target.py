@@ -21,9 +21,9 @@ from noisebench.cli.evaluated import draw_run
 from noisebench.cli.listing import _runs
 from noisebench.cli.options import Globals
 from noisebench.errors import NoisebenchError
-from noisebench.experiments.command import reproduction
-from noisebench.labels.issues import better_score, judge
-from noisebench.reporting import Rules, Shape, check, read_baseline, report_of
+from noisebench.experiments.command import repro_command
+from noisebench.labels.issues import better_score, score_labels
+from noisebench.reporting import Rules, TableLayout, check, read_baseline, report_of
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.predictions import checked_arrays
 from noisebench.runs.trackers.logbook import _known
@@ -87,7 +87,7 @@ def prepare(folder: Path) -> Callable[[bytes], None]:
     }
     files["error.json"] = json.dumps(_failure(original)).encode()
     files["trackers.json"] = b'{"mlflow": "1", "wandb": "x"}'
-    baseline = report_of([original], Shape()).render("json").encode()
+    baseline = report_of([original], TableLayout()).render("json").encode()
     root = folder / "workspace"
     place = root / "runs" / original.path.name
 
@@ -107,7 +107,7 @@ def prepare(folder: Path) -> Callable[[bytes], None]:
             path = root / name
             path.write_bytes(_changed(choices, name, baseline))
             check(
-                report_of([RunFolder(place)], Shape()).document(),
+                report_of([RunFolder(place)], TableLayout()).document(),
                 read_baseline(path, "last"),
                 Rules(tolerance=choices.of((0, 0.5))),
             ).document()
@@ -138,21 +138,23 @@ def _use(run: RunFolder, name: str, choices: Choices, root: Path) -> None:
     )
     shown = [
         lambda: report_of(
-            [run], Shape(metric=metric, budget=budget), workspace=Workspace(root)
+            [run], TableLayout(metric=metric, budget=budget), workspace=Workspace(root)
         ).render(form)
     ]
     paged = (
-        [lambda: report_of([run], Shape(), workspace=Workspace(root)).render("html")]
+        [lambda: report_of([run], TableLayout(), workspace=Workspace(root)).render("html")]
         if choices.chance(10)
         else []
     )
     said = [
         lambda: draw_run(_evaluate(run)),
-        lambda: [judge(arrays, better_score(arrays)) for arrays in [checked_arrays(run, 10)]],
+        lambda: [
+            score_labels(arrays, better_score(arrays)) for arrays in [checked_arrays(run, 10)]
+        ],
     ]
     uses: dict[str, list[Callable[[], object]]] = {
-        "result.json": [*shown, *paged, lambda: reproduction(run.about()).command, said[0]],
-        "error.json": [*shown, *paged, lambda: reproduction(run.about()).command, run.failure],
+        "result.json": [*shown, *paged, lambda: repro_command(run.about()).command, said[0]],
+        "error.json": [*shown, *paged, lambda: repro_command(run.about()).command, run.failure],
         "config.yaml": [run.configuration],
         "metrics.csv": [run.read_history, *paged],
         "predictions.npz": [*said, *paged],

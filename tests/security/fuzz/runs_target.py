@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from noisebench.reporting import METRICS, Shape, read_runs, report_of
+from noisebench.reporting import METRICS, TableLayout, read_runs, report_of
 from noisebench.reporting.runs_csv import COLUMNS
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.workspace import Workspace
@@ -74,7 +74,7 @@ def _made(choices: Choices, seed: bytes) -> bytes:
 def prepare(folder: Path) -> Callable[[bytes], None]:
     """The file of eight runs, changed."""
     seed = (
-        report_of([_folder(folder / "runs", number) for number in range(8)], Shape())
+        report_of([_folder(folder / "runs", number) for number in range(8)], TableLayout())
         .render("runs")
         .encode()
     )
@@ -86,12 +86,12 @@ def prepare(folder: Path) -> Callable[[bytes], None]:
         lines = read_runs(path)
         metric, budget = choices.of(tuple(METRICS)), choices.of(("epochs", "compute"))
         made: Any = report_of(
-            lines, Shape(metric=metric, budget=budget), workspace=Workspace(folder)
+            lines, TableLayout(metric=metric, budget=budget), workspace=Workspace(folder)
         )
         made.render(choices.of(_FORMS))
         text = made.render("runs")
         path.write_text(text, encoding="utf-8")
-        assert report_of(read_runs(path), Shape()).render("runs") == text, (
+        assert report_of(read_runs(path), TableLayout()).render("runs") == text, (
             "what is read is what was written"
         )
 

@@ -12,10 +12,10 @@ import yaml
 from noisebench.experiments.suite import (
     expand,
     find_suite,
-    labels_of,
+    label_request_of,
     packaged_suites,
     read_suites,
-    wish_of,
+    request_of,
 )
 
 from .choices import VALUES, Choices, changed, mutated
@@ -39,9 +39,9 @@ def prepare(folder: Path) -> Callable[[bytes], None]:
         path.write_bytes(text)
         for suite in read_suites(path).values():
             for wanted in expand(suite)[:20]:
-                wish_of(wanted)
+                request_of(wanted)
                 if "noise" in wanted.settings:
-                    labels_of(wanted)
+                    label_request_of(wanted)
         find_suite(str(path), folder)
 
     return attempt
