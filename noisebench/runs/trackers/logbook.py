@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.files.atomic import write_text
-from ...core.files.schema import TEXT, Each, check_form
+from ...core.files.schema import check_form
 from ...core.files.untrusted import read_json
 from ...errors import DataError, RunFailed
 from ...experiments.resolve import RunConfig
@@ -141,7 +141,7 @@ def _known(folder: RunFolder) -> dict[str, str]:
     """
     try:
         content = read_json(folder.trackers)
-        check_form(content, Each(TEXT))
+        check_form(content, dict[str, str])
     except (OSError, ValueError):
         return {}
     return dict(content)
