@@ -9,8 +9,8 @@ from importlib import import_module
 
 
 def entry() -> None:
-    """One command. Until it begins there is nothing to save, and Ctrl-C ends it at once, without
-    the traceback of some import.
+    """Run one command. During the imports there is nothing to save, and Ctrl-C ends the process at
+    once, without a traceback.
     """
     # a closed stdin, stdout or stderr: the next file that is opened would take its number
     for number in range(3):

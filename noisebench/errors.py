@@ -1,4 +1,4 @@
-"""Every way a user can be told no, drawn as a tree; the exit code is part of the promise.
+"""All errors for users, drawn as a tree; the exit codes are part of the interface.
 
 NoisebenchError              2   something given cannot be used: the message says what, what is
 allowed, what next
@@ -33,8 +33,8 @@ _MAX_LINE = 2000  # characters of a line of a message, which may quote a file
 
 
 def printable(text: str) -> str:
-    """Untrusted text as one line that commands neither a terminal nor a build log: control
-    characters are escaped (`\\x1b`, `\\n`).
+    """Untrusted text as one line without commands of a terminal or a build log: control characters
+    are escaped (`\\x1b`, `\\n`).
     """
     escaped = text if text.isprintable() else "".join(map(_escape, text))
     return LOG_COMMAND.sub("# #", escaped)
@@ -52,8 +52,8 @@ def _escape(character: str) -> str:
 
 
 class NoisebenchError(Exception):
-    """A mistake that the user can mend; `str()` is one line that says how, or one for each mistake.
-    Strangers' words in it are harmless.
+    """A mistake that the user can correct; `str()` is one line that says how, or one for each
+    mistake. Untrusted text in it is made printable.
     """
 
     exit_code = 2
@@ -96,8 +96,8 @@ class RunTaken(DataError):
 
 
 class RunFailed(NoisebenchError):
-    """A run ended in failure; batch: the examples of the step that it failed in, by their places in
-    the manifest, where there was one.
+    """A run ended in failure; batch: manifest indices of the examples of the step that it
+    failed in, if there was one.
     """
 
     exit_code = 3
@@ -108,7 +108,7 @@ class RunFailed(NoisebenchError):
 
 
 class ProcessLost(NoisebenchError):
-    """Of several processes of a run one is gone; the run goes on from its last checkpoint."""
+    """One of several processes of a run has ended; the run resumes from its last checkpoint."""
 
     exit_code = 3
 

@@ -1,6 +1,4 @@
-"""Classes by name and number; and CIFAR-100's twenty superclasses, which noise and data sets both
-need to know.
-"""
+"""Classes by name and number, and CIFAR-100's superclasses, which noise and data sets both need."""
 
 from __future__ import annotations
 
@@ -18,22 +16,18 @@ _SHOWN = 12  # classes that an error names
 
 
 class NoClass(ValueError):
-    """What is neither a class's name nor its number; `place` says where among the words it
-    stood.
-    """
+    """A word that is neither a class's name nor its number; `place` is its index."""
 
     def __init__(self, word: str, place: int, classes: Sequence[str]) -> None:
         super().__init__(
-            f"{word!r} is no class: classes are {_said(classes)}, or numbers from 0 "
+            f"{word!r} is no class: classes are {_shown(classes)}, or numbers from 0 "
             f"to {len(classes) - 1}"
         )
         self.place = place
 
 
 def check_table(num_classes: int) -> None:
-    """Raises DataError where tables of classes by classes would not fit into what is free of the
-    memory.
-    """
+    """Raises DataError if tables of classes by classes would not fit into the free memory."""
     if num_classes <= _FEW:
         return
     needed, free = _COPIES * num_classes**2, free_memory()
@@ -47,19 +41,18 @@ def check_table(num_classes: int) -> None:
 def class_numbers(
     words: Sequence[Any], classes: Sequence[str], *, names_win: bool = False
 ) -> list[int]:
-    """The class of each word: names all, or numbers all. Raises ValueError for what is neither, or,
-    unless names win, for what could be both and means two things.
+    """The class number of each word: all are names, or all are numbers.
+
+    Raises ValueError for a word that is neither and, without `names_win`, if both readings are
+    possible and differ.
     """
     texts = [normalize("NFC", str(word).strip()) for word in words]
-    stripped = [normalize("NFC", name.strip()) for name in classes]
-    of = {
-        name: number
-        for number, name in enumerate(stripped if len(set(stripped)) == len(classes) else classes)
-    }
-    named, numbered = (
-        [of.get(text) for text in texts],
-        [_whole(text, len(classes)) for text in texts],
-    )
+    names = [normalize("NFC", name.strip()) for name in classes]
+    if len(set(names)) < len(classes):
+        names = list(classes)
+    number_of = {name: number for number, name in enumerate(names)}
+    named = [number_of.get(text) for text in texts]
+    numbered = [_whole(text, len(classes)) for text in texts]
     # names that look like numbers never mix with numbers
     if any(_whole(name, len(classes)) is not None for name in classes):
         if None not in named and None not in numbered and named != numbered and not names_win:
@@ -67,47 +60,42 @@ def class_numbers(
                 "its labels could be names or numbers, since these classes' names are numbers: "
                 "give a .npy of words or of integers"
             )
-        found = named if named.count(None) <= numbered.count(None) else numbered
+        numbers = named if named.count(None) <= numbered.count(None) else numbered
     else:
-        found = [
+        numbers = [
             number if name is None else name for name, number in zip(named, numbered, strict=True)
         ]
-    numbers = [number for number in found if number is not None]
-    if len(numbers) < len(found):
-        place = found.index(None)
-        raise NoClass(texts[place], place, classes)
-    return numbers
+    if None in numbers:
+        index = numbers.index(None)
+        raise NoClass(texts[index], index, classes)
+    return [number for number in numbers if number is not None]
 
 
 def have_names(classes: Sequence[str]) -> bool:
-    """Whether classes are called something, and not just by their numbers."""
+    """Whether classes have names, and not just numbers."""
     return list(classes) != list(map(str, range(len(classes))))
 
 
-def same_classes(own: Sequence[str], others: Sequence[str]) -> list[int]:
-    """The own class of each of another set's: the one of the same name where both have names, else
+def same_classes(classes: Sequence[str], others: Sequence[str]) -> list[int]:
+    """For each class of another set, the class here: of the same name where both have names, else
     of the same number.
 
     Raises ValueError where the sets differ.
     """
-    if have_names(own) and have_names(others):
-        if unlike := [
-            _said(names) for names in (_beyond(own, others), _beyond(others, own)) if names
-        ]:
-            raise ValueError(f"only one of them has {'; '.join(unlike)}")
-        return [list(own).index(name) for name in others]
-    if len(own) != len(others):
+    if have_names(classes) and have_names(others):
+        only_here = [name for name in classes if name not in others]
+        only_there = [name for name in others if name not in classes]
+        if differing := [_shown(names) for names in (only_here, only_there) if names]:
+            raise ValueError(f"only one of them has {'; '.join(differing)}")
+        return [list(classes).index(name) for name in others]
+    if len(classes) != len(others):
         raise ValueError(
-            f"{len(own)} classes ({_said(own)}) are not {len(others)} ({_said(others)})"
+            f"{len(classes)} classes ({_shown(classes)}) are not {len(others)} ({_shown(others)})"
         )
-    return list(range(len(own)))
+    return list(range(len(classes)))
 
 
-def _beyond(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    return [name for name in names if name not in others]
-
-
-def _said(names: Sequence[str]) -> str:
+def _shown(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
 
 

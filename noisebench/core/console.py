@@ -1,4 +1,4 @@
-"""Rich's consoles, on which no text is markup and no stranger's word a command."""
+"""Rich's consoles, on which no text is markup and none a command of a terminal or build log."""
 
 from __future__ import annotations
 
@@ -16,20 +16,18 @@ from .sanitize import printable_line, printable_lines
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
 
-ENDLESS = 10_000  # columns; where there is no terminal nothing is folded
+ENDLESS = 10_000  # columns; without a terminal nothing is wrapped
 
 
 class Text(RichText):
-    """Anybody's words, a line for each argument, harmless before a table is measured by them."""
+    """Untrusted text, a line for each argument, made printable before a table measures it."""
 
     def __init__(self, *lines: str, **how: Any) -> None:
         super().__init__("\n".join(map(printable, lines)), **how)
 
 
 class Screen(Console):
-    """Whatever is drawn on it, in a Text or not: only Rich's own control codes reach the
-    terminal.
-    """
+    """A console that passes only Rich's own control codes to the terminal."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how, markup=False, emoji=False, highlight=False)
@@ -46,8 +44,8 @@ class Screen(Console):
 
 
 def drawn(*things: Any) -> str:
-    """As a pipe gets them: in full width, without colour, and no line that ends in blanks or is a
-    command to a build's log.
+    """The output for a pipe: full width, no colour, no trailing blanks and no command of a build
+    log.
     """
     text = io.StringIO()
     Screen(file=text, width=ENDLESS, no_color=True, force_terminal=False).print(*things, sep="\n")

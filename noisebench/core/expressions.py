@@ -1,5 +1,4 @@
-"""The little language: names with arguments, `+` and `*`. Reads and writes text; knows no name's
-meaning.
+"""The little language: names with arguments, `+` and `*`, read and written as text.
 
 10*normalized(ce) + 0.1*mae      lsr(el(eps=auto), alpha=0.1)      asymmetric(rate=0.3,
 map='cifar10')
@@ -16,6 +15,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -29,10 +29,10 @@ WORDS = (AUTO, OVERALL, ESTIMATED)
 
 Value: TypeAlias = "int | float | bool | str | tuple[Value, ...] | Call | Sum | None"
 
-_LONGEST = 20_000  # characters; a 50 x 50 matrix fits
-_DEEPEST = 30  # calls within calls
-_LONGEST_INTEGER = 1000  # bits; a float holds it
-_REMEMBERED = 512  # texts: those of a suite's runs are few, and each is read for every run
+_MAX_LENGTH = 20_000  # characters; a 50 x 50 matrix fits
+_MAX_DEPTH = 30  # calls within calls
+_MAX_BITS = 1000  # of an integer; a float holds it
+_CACHE_SIZE = 512  # texts: a suite's runs have few, and each is read for every run
 _PREFIXED = re.compile(r"[a-z]+:[\w.\-/]+")  # timm:resnet50
 
 
@@ -83,18 +83,14 @@ Expression: TypeAlias = Call | Sum
 
 
 def _total(weights: list[float]) -> float:
-    """The weight of a term that stands several times; the same in every order."""
-    try:
+    """The weight of a term that occurs several times; the same in every order."""
+    with suppress(OverflowError):
         total = math.fsum(weights)
-    except OverflowError:
-        total = math.inf
-    if not total or not math.isfinite(total):
-        raise LanguageError(
-            "a term of weight 0 has no effect: leave it out"
-            if not total
-            else "a weight must be finite"
-        )
-    return total
+        if total and math.isfinite(total):
+            return total
+        if not total:
+            raise LanguageError("a term of weight 0 has no effect: leave it out")
+    raise LanguageError("a weight must be finite")
 
 
 def terms(expression: Expression) -> tuple[tuple[float, Call], ...]:
@@ -102,7 +98,7 @@ def terms(expression: Expression) -> tuple[tuple[float, Call], ...]:
     return expression.terms if isinstance(expression, Sum) else ((1, expression),)
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHE_SIZE)
 def parse(text: str) -> Expression:
     """Read a text into a Call or a Sum, names unchecked.
 
@@ -111,7 +107,7 @@ def parse(text: str) -> Expression:
     text = text.strip()
     if _PREFIXED.fullmatch(text):
         return Call(text)
-    if not text or len(text) > _LONGEST:
+    if not text or len(text) > _MAX_LENGTH:
         raise LanguageError(
             f"expected a name such as 'gce(q=0.7)', got {'nothing' if not text else 'a huge text'}"
         )
@@ -137,8 +133,8 @@ def parse_value(text: str) -> Value:
 
 
 def _tree(text: str) -> ast.expr:
-    if max(itertools.accumulate((c == "(") - (c == ")") for c in text), default=0) > _DEEPEST:
-        raise ValueError(f"more than {_DEEPEST} brackets within each other")
+    if max(itertools.accumulate((c == "(") - (c == ")") for c in text), default=0) > _MAX_DEPTH:
+        raise ValueError(f"more than {_MAX_DEPTH} brackets within each other")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python's own, about escapes in strings
         return ast.parse(text, mode="eval").body
@@ -184,8 +180,8 @@ def _number(value: Value) -> bool:
 
 
 def _bounded(number: Any) -> Any:
-    """The number itself. Raises ValueError for a whole one that no float holds."""
-    if isinstance(number, int) and number.bit_length() > _LONGEST_INTEGER:
+    """The number itself. Raises ValueError for an integer that no float holds."""
+    if isinstance(number, int) and number.bit_length() > _MAX_BITS:
         raise ValueError("a number is too large")
     return number
 

@@ -1,6 +1,4 @@
-"""What a parameter of the language may be: its type, its range, what `auto` stands for. Read off
-signatures.
-"""
+"""Parameters of the language, read off signatures: type, range, and what `auto` means."""
 
 from __future__ import annotations
 
@@ -47,8 +45,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Auto:
-    """`auto` is allowed and stands for this fact of the manifest, `estimated` for the run's own
-    estimate of it.
+    """`auto` is allowed and means this fact of the manifest, `estimated` the run's estimate of it.
 
     "rate": the noise rate as its author writes it (0.4 of "asym 0.4"); "share": the expected share
     of incorrect labels (there about 0.2), which `overall` means for either; "transition": T.
@@ -63,9 +60,7 @@ class Auto:
 
 @dataclass(frozen=True)
 class Inner:
-    """The parameter is itself an expression of the language: a combinator's loss, or the noise
-    within another.
-    """
+    """The parameter is itself an expression: a combinator's loss, or the noise within another."""
 
     noun: str = "loss"
 
@@ -78,7 +73,7 @@ TransitionText: TypeAlias = Annotated[
     Matrix | str, OneOf(("true", "empirical")), Auto("transition")
 ]
 
-_EXACT = 2.0**53  # below it every whole float is that very integer
+_EXACT = 2.0**53  # below it a float without fraction is exactly that integer
 _REQUIRED = inspect.Parameter.empty
 _KINDS = {float: "number", int: "whole number", bool: "True or False", str: "word"}
 
@@ -111,16 +106,14 @@ class Parameter:
         )
 
     def unset(self, value: Value) -> bool:
-        """Whether the value goes without saying: nothing, or a switch as it stands by default."""
+        """Whether the value is left out of the text: None, or a switch at its default."""
         return value is None or (isinstance(value, bool) and value is self.default)
 
     def describe(self) -> str:
-        kind = _KINDS.get(self.type, self.noun or "matrix")
-        parts = [
-            kind,
-            *([str(self.allowed)] if self.allowed else []),
-            *(f"or {word}" for word in self.words),
-        ]
+        parts = [_KINDS.get(self.type, self.noun or "matrix")]
+        if self.allowed:
+            parts.append(str(self.allowed))
+        parts += [f"or {word}" for word in self.words]
         return " ".join(parts) + (", required" if self.required else f", default {self.default}")
 
     def accept(self, value: Value, owner: str) -> Value:
@@ -144,22 +137,18 @@ class Parameter:
 
 
 def _coerce(value: Value, kind: Any) -> Value:
-    """The value as `kind`, or None where it is not one; whole floats and ints are the same
-    number.
-    """
-    if kind is bool or isinstance(value, bool):
-        return value if kind is bool and isinstance(value, bool) else None
-    if kind is float:
-        return _plain(value) if isinstance(value, int | float) else None
-    if kind is int:
-        return int(value) if isinstance(value, int | float) and float(value).is_integer() else None
-    if kind is str:
-        return value if isinstance(value, str) else None
-    return value if isinstance(value, str) else _matrix(value)
-
-
-def _plain(value: float) -> float:
-    return int(value) if abs(value) < _EXACT and float(value).is_integer() else float(value)
+    """The value as `kind`, or None if it is not one; 2.0 and 2 are the same number."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is bool:
+        return value if isinstance(value, bool) else None
+    if kind is float and is_number:
+        exact = abs(value) < _EXACT and float(value).is_integer()  # type: ignore
+        return int(value) if exact else float(value)  # type: ignore
+    if kind is int and is_number:
+        return int(value) if float(value).is_integer() else None  # type: ignore
+    if isinstance(value, str) and kind not in (int, float):
+        return value
+    return None if kind in (int, float, str) else _matrix(value)
 
 
 def _matrix(value: Value) -> Value:
@@ -175,9 +164,7 @@ def _matrix(value: Value) -> Value:
 
 
 def read_signature(build: Callable[..., Any], injected: tuple[str, ...]) -> tuple[Parameter, ...]:
-    """The language's parameters of a function or class: all but those `given`, which code
-    supplies.
-    """
+    """The parameters of a function or class, without those that code supplies."""
     try:
         # A dataclass's own __init__ would look up what it inherits in the wrong module.
         plain_class = isinstance(build, type) and not is_dataclass(build)

@@ -1,7 +1,6 @@
-"""Losses, strategies and noises from outside: a Python file or an importable module, which
-registers what it has.
+"""Plugins: losses, strategies and noises in a Python file or an importable module.
 
-A run's key holds the hash of a plugin's source and of what that imports from its own folder or
+A run's key holds the hash of a plugin's source and of what it imports from its own folder or
 package, as it was when it was loaded.
 """
 
@@ -23,8 +22,8 @@ _LOADED = "noisebench_code"  # of a module: the hash of its code as it was loade
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Import each plugin once; what it prints goes to stderr. Raises ConfigError where it is
-    missing, fails or ends the process.
+    """Import each plugin once; its output goes to stderr. Raises ConfigError where it is missing,
+    fails or exits.
     """
     for name in names:
         try:
@@ -32,70 +31,61 @@ def load_plugins(names: Iterable[str]) -> None:
                 _load(name)
         except NoisebenchError as error:
             raise ConfigError(f"plugin {name}: {error}") from error
-        except (Exception, SystemExit) as error:  # a stranger's module may throw anything
+        except (Exception, SystemExit) as error:  # a plugin may raise anything
             raise ConfigError(
                 f"plugin {name} cannot be loaded: {type(error).__name__}: {error}".splitlines()[0]
             ) from error
 
 
 def code_of(file: str | None) -> str:
-    """The hash of a plugin's file, and of what it imports from its own folder or package; empty
-    where it is of no file.
+    """The hash of a plugin's file and of what it imports from its own folder or package; empty
+    without a file.
     """
     if not file or not Path(file).is_file():
         return ""
-    own = Path(file).resolve()
-    found: dict[Path, None] = {own: None}
-    waiting = [own]
-    while waiting:
-        new = [path for path in _imported(waiting.pop(), _area(own)) if path not in found]
-        found.update(dict.fromkeys(new))
-        waiting += new
-    digest = hashlib.sha256(own.read_bytes())
-    for path in sorted(found.keys() - {own}):
+    plugin = Path(file).resolve()
+    area = _area(plugin)
+    files, queue = {plugin}, [plugin]
+    while queue:
+        imported = set(_imported(queue.pop(), area)) - files
+        files |= imported
+        queue += imported
+    digest = hashlib.sha256(plugin.read_bytes())
+    for path in sorted(files - {plugin}):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _area(own: Path) -> Path:
-    """Where what a plugin imports is its own: its topmost package, or its folder; of a file beside
-    others' packages, that file alone.
-    """
-    if (own.parent / "__init__.py").exists():
-        return next(
-            folder for folder in own.parents if not (folder.parent / "__init__.py").exists()
-        )
-    return own if "site-packages" in own.parts else own.parent
+def _area(plugin: Path) -> Path:
+    """Its topmost package, or its folder; for a single file in site-packages, that file."""
+    if not (plugin.parent / "__init__.py").exists():
+        return plugin if "site-packages" in plugin.parts else plugin.parent
+    return next(path for path in plugin.parents if not (path.parent / "__init__.py").exists())
 
 
 def _imported(file: Path, area: Path) -> Iterator[Path]:
-    """The files within an area that a file imports, wherever in it."""
+    """The files within an area that a file imports, anywhere in it."""
     try:
         tree = ast.parse(file.read_bytes())
-    except SyntaxError:  # then nothing is imported by it
+    except SyntaxError:  # then it imports nothing
         return
-    root = area.parent if (area / "__init__.py").exists() else area
-    for level, name in _names(tree):
-        parts = name.split(".") if name else []
-        base = file.parents[level - 1] if level else root
-        for end in range(len(parts) + 1):
-            stem = base.joinpath(*parts[:end])
-            files = stem.with_name(f"{stem.name}.py"), stem / "__init__.py"
-            yield from (path for path in files if path.is_file() and path.is_relative_to(area))
-
-
-def _names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """What is imported: how many dots stand before it, and its name; of `from a import b`, b may be
-    a module too.
-    """
+    names: list[tuple[int, str]] = []  # the number of dots before a name, and the name
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((0, alias.name) for alias in node.names)
+            names += [(0, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield from (
-                (node.level, ".".join(filter(None, (node.module, alias.name))))
-                for alias in node.names
-            )
+            # of `from a import b`, b may be a module too
+            module = f"{node.module}." if node.module else ""
+            names += [(node.level, module + alias.name) for alias in node.names]
+    root = area.parent if (area / "__init__.py").exists() else area
+    for level, name in names:
+        folder = file.parents[level - 1] if level else root
+        parts = name.split(".")
+        for end in range(len(parts) + 1):
+            stem = folder.joinpath(*parts[:end])
+            for path in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py"):
+                if path.is_file() and path.is_relative_to(area):
+                    yield path
 
 
 def _load(name: str) -> None:
@@ -103,9 +93,9 @@ def _load(name: str) -> None:
     if path.suffix != ".py":
         _note_code(importlib.import_module(name))
         return
-    # two files may have one name
-    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    module_name = f"noisebench_plugin_{path.stem}_{place}"
+    # two files may have the same name
+    path_hash = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    module_name = f"noisebench_plugin_{path.stem}_{path_hash}"
     if module_name in sys.modules:
         _note_code(sys.modules[module_name])
         return
@@ -124,8 +114,8 @@ def _load(name: str) -> None:
 
 
 def _note_code(module: ModuleType) -> None:
-    """Raises ConfigError where a module that was loaded has another code by now: it would compute
-    what is written there no longer.
+    """Raises ConfigError if a loaded module's file has changed since: its code would not be what
+    the key says.
     """
     code = code_of(getattr(module, "__file__", None))
     if module.__dict__.setdefault(_LOADED, code) != code:

@@ -14,7 +14,7 @@ _LINE_COMMAND = re.compile(r"^(\s*):(?=:)")  # ::command:: of GitHub
 
 
 def printable_line(text: str) -> str:
-    """Text that begins a line of output, where a build log obeys more commands."""
+    """Text that begins a line of output, where a build log accepts more commands."""
     return _LINE_COMMAND.sub(r"\1: ", printable(text))
 
 
@@ -24,30 +24,30 @@ def printable_lines(text: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """An equal JSON document in which a build log finds no command."""
+    """An equal JSON document that holds no command of a build log."""
     return LOG_COMMAND.sub(r"#\\u0023", text)
 
 
-# How a cell begins that a spreadsheet computes, or, as a line, a build's log obeys; and the mark,
-# which must come back too.
+# How a cell begins that a spreadsheet computes or, as a line, a build log executes; and the quote
+# itself, which must come back too.
 _RUN = re.compile(r"[=+\-@\t\r\n'＝＋－＠]|\s*::")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def as_cell(word: str) -> str:
-    """`=cat` as `'=cat`, which is text; `from_cell` takes the mark off again."""
+    """`=cat` as `'=cat`, which is text; `from_cell` removes the quote."""
     return f"'{word}" if _RUN.match(word) and not _NUMBER.fullmatch(word) else word
 
 
 def word_as_cell(value: Any) -> Any:
-    """A value of a table that nobody reads back: a word as what can be seen of it, a number as it
+    """A value of a table for display: a word with its control characters escaped, a number as it
     is.
     """
     return as_cell(printable(value)) if isinstance(value, str) else value
 
 
 def from_cell(cell: str) -> str:
-    """What was meant by a cell."""
+    """The word that `as_cell` wrote."""
     return cell[1:] if cell.startswith("'") and _RUN.match(cell[1:]) else cell
 
 
@@ -57,18 +57,16 @@ def path_as_cell(path: str) -> str:
 
 
 def as_csv(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows of cells as text, a line each; a cell that holds a line end of any kind is quoted, or
-    what follows would be a row of its own.
-    """
+    """Rows of cells as text, a line each; a cell with a line end of any kind is quoted."""
     lines = io.StringIO()
-    # both of which are quoted only where they are its own
-    writer = csv.writer(_Lines(lines), lineterminator="\r\n")
+    # csv quotes both \r and \n only if both are in its own line end
+    writer = csv.writer(_UnixLines(lines), lineterminator="\r\n")
     writer.writerows(rows)
     return lines.getvalue()
 
 
-class _Lines:
-    """A file on which lines end in one way."""
+class _UnixLines:
+    """A file whose lines end in \\n."""
 
     def __init__(self, file: io.StringIO) -> None:
         self._file = file

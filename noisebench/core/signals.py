@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, a closed terminal and a time that is up as a wish to stop between two steps, so
+"""Ctrl-C, SIGTERM, a closed terminal and a time limit as a request to stop between two steps, so
 that the state is saved.
 """
 
@@ -15,8 +15,8 @@ _HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class TimeLimit:
-    """So many minutes by the clock, from now; for ever without a number. Raises ConfigError for
-    what is no time.
+    """A number of minutes from now; without a number, no limit. Raises ConfigError for a number
+    that is not positive and finite.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
@@ -42,13 +42,11 @@ class StopSignals:
         self.stopped = False
 
     def __enter__(self) -> StopSignals:
-        # Under nohup SIGHUP is ignored, and stays so.
-        wanted = [
-            number
-            for number in self._NUMBERS
-            if not (number == _HANGUP and signal.getsignal(number) == signal.SIG_IGN)
-        ]
-        self._before = {number: signal.signal(number, self._receive) for number in wanted}
+        self._before = {}
+        for number in self._NUMBERS:
+            # Under nohup SIGHUP is ignored, and stays so.
+            if number != _HANGUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -62,9 +60,7 @@ class StopSignals:
 
 
 class PatientSignals(StopSignals):
-    """A worker's: however often it is told, and by Slurm in how many ways, the wish stays one; no
-    second signal keeps it from saving.
-    """
+    """For a worker: further signals, of which Slurm sends several, do not keep it from saving."""
 
     _NUMBERS = (
         *StopSignals._NUMBERS,

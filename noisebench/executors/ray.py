@@ -39,7 +39,7 @@ def open_pool(config: WorkerConfig, options: ExecutorOptions) -> RayPool:
     address = options.address or os.environ.get("RAY_ADDRESS") or OWN
     _check_address(address)
     if address == OWN or address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
-        # Ray replaces the loopback address by the machine's on Linux, and anybody who reaches a
+        # Ray replaces the loopback address by the machine's on Linux, and whatever can reach a
         # cluster may run anything on it. With this variable it keeps the address, on every system;
         # read once, when Ray is imported.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -126,7 +126,7 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
                 f"as partition=gpu; got {text!r}"
             )
         if key in _OTHER_OPTIONS:
-            raise ConfigError(f"--slurm {key} is said by {_OTHER_OPTIONS[key]}")
+            raise ConfigError(f"--slurm {key} is set by {_OTHER_OPTIONS[key]}")
         if key in values and key not in _LISTS:
             raise ConfigError(f"--slurm {key} is given twice: {values[key]} and {value}")
         values[key] = f"{values[key]}\n{value}" if key in values else value

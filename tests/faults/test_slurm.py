@@ -241,7 +241,7 @@ def test_times_are_read_as_slurm_reads_them(text: str, minutes: int) -> None:
     ("words", "said"),
     [
         (("partition",), "--slurm is KEY=VALUE"), (("time=soon",), "--slurm time is minutes"), (("time=0",), "longer than nothing"),
-        (("cpus-per-task=4",), "is said by --cpus-per-run"), (("qos=a", "--qos=b"), "given twice: a and b"),
+        (("cpus-per-task=4",), "is set by --cpus-per-run"), (("qos=a", "--qos=b"), "given twice: a and b"),
         (("cluster=lsf",), "cluster is one of slurm, local"), (("signal_delay_s=x",), "whole number of seconds"),
     ],
 )  # fmt: skip
