@@ -19,8 +19,15 @@ STOP = "stop"  # a file beside the batch's: the worker is not to be started agai
 MAX_LOST = 3  # machines lost by one batch; the next one fails its runs, which may be the cause
 
 
+class _Message:
+    """A dataclass that is written as a line of JSON."""
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"  # type: ignore[call-overload]
+
+
 @dataclass(frozen=True)
-class WorkerConfig:
+class WorkerConfig(_Message):
     """What a worker needs to know of the command.
 
     `workers` is the number of processes that read images ahead; None: one per thread.
@@ -33,9 +40,6 @@ class WorkerConfig:
     device: str = "auto"
     resume: bool = True
     workers: int | None = None
-
-    def line(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
 
     @classmethod
     def read(cls, line: str) -> WorkerConfig:
@@ -73,7 +77,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class JobBatch:
+class JobBatch(_Message):
     """What a worker does at once: one job, or the jobs of a pack of this width.
 
     `name` is the same over all tries. `started_before`: a worker of this command began it, whose
@@ -90,9 +94,6 @@ class JobBatch:
         """The jobs that remain, for another worker."""
         lost = self.machines_lost if machines_lost is None else machines_lost
         return replace(self, jobs=tuple(jobs), started_before=True, machines_lost=lost)
-
-    def line(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
 
     @classmethod
     def read(cls, line: str) -> JobBatch:
@@ -113,7 +114,7 @@ def make_batches(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[
 
 
 @dataclass(frozen=True)
-class Event:
+class Event(_Message):
     """What a worker reports of a job.
 
     `kind` is progress, done, failed, interrupted, taken (by another process), or again (on another
@@ -123,9 +124,6 @@ class Event:
     number: int
     kind: str
     content: dict[str, Any]
-
-    def line(self) -> str:
-        return json.dumps(asdict(self)) + "\n"
 
     @classmethod
     def read(cls, line: str | bytes) -> Event | None:

@@ -25,23 +25,18 @@ class Executor(Protocol):
         """How many of `count` batches run at a time. Raises ConfigError if a cluster does not
         answer.
         """
-        ...
 
     def prepare(self) -> None:
         """Start what takes a moment, while the runs are planned."""
-        ...
 
     def run(self, batches: list[JobBatch], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
         """Every job's events as they come. When `stopped()` turns true all is saved and stopped."""
-        ...
 
     def stop(self) -> None:
         """Ask the running workers to save and end; start nothing more."""
-        ...
 
     def tidy(self) -> None:
         """Delete what earlier commands left for a cluster, since no run is left to do."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from ..core.files.schema import (
     Share,
     Whole,
     check_form,
-    check_plain,
     is_number,
 )
 
@@ -182,7 +181,6 @@ Failure = TypedDict(
 
 def check_record(content: dict[str, Any]) -> None:
     """A finished run's record. Raises ValueError."""
-    check_plain(content)
     check_form(content, Record)
     check_form(content["recipe"], Settings, "recipe")
     check_form(content["metrics"], Metrics, "metrics")
@@ -195,7 +193,6 @@ def check_record(content: dict[str, Any]) -> None:
 
 def check_failure(content: dict[str, Any]) -> None:
     """What is written of a failed run. Raises ValueError."""
-    check_plain(content)
     check_form(content, Failure)
 
 

@@ -424,7 +424,7 @@ WRONG_CELLS = (
     ("data", '{"home": 1}', "data: it has 'home'"), ("data", "", "lacks data_sha256"), ("realised_rate", "40", "less than or equal to 1, not 40"),
     ("finished", "yesterday", "finished must be a time"), ("finished", "2026-01-01 00:00", "of which zone"),
     ("method", "e\x1bl", "control"), ("failed", "RunFailed", "a failed run has no such number"),
-    ("threads", "0", "environment.threads must be"), ("data", "[" * 90_000, "nested"), ("versions", '{"a": 1}', "versions.a must be"),
+    ("threads", "0", "environment.threads must be"), ("data", "[" * 90_000, "recursion limit"), ("versions", '{"a": 1}', "versions.a must be"),
     ("method", '"\\ud800"', "method: "), ("last", "3.5", "last: it is a share between 0 and 1, "
                                                          "not 3.5"),
 )  # fmt: skip
