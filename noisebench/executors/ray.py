@@ -219,9 +219,9 @@ class RayPool:
             return
         # of a cluster of our own; another one's is decided by those who started it
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        own: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         if self._address == OWN:
-            own = {"include_dashboard": False, "object_store_memory": _STORE}
+            settings = {"include_dashboard": False, "object_store_memory": _STORE}
         before = signal.getsignal(signal.SIGTERM)  # Ray sets its own handler
         try:
             self._ray.init(
@@ -229,10 +229,10 @@ class RayPool:
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
                 configure_logging=True,
-                **own,
+                **settings,
             )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = "cannot start here" if own else f"cannot be reached at {self._address}"
+            where = "cannot start here" if settings else f"cannot be reached at {self._address}"
             raise ConfigError(
                 f"a Ray cluster {where} ({_first_sentence(error)}): ray start --head makes one"
             ) from None

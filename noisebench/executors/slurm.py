@@ -167,16 +167,10 @@ class Command:
     it lets them save, and submitit queues it again.
     """
 
+    _child, _terminated = 0, False  # of the class: what is pickled holds the words alone
+
     def __init__(self, words: tuple[str, ...]) -> None:
         self.words = words
-        self._child = 0
-        self._terminated = False
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"words": self.words}
-
-    def __setstate__(self, state: dict[str, tuple[str, ...]]) -> None:
-        self.__init__(state["words"])  # type: ignore[misc]
 
     def __call__(self) -> int:
         # submitit ignores SIGTERM, and Slurm may send it to the batch script alone
@@ -361,10 +355,10 @@ class SlurmPool:
         for submission in Submission.accepted_ones(self.config):
             for cluster, number, task_id in submission.accepted():
                 batch = submission.batch(number)
-                wanted = {job.number: jobs[job.key] for job in batch.jobs if job.key in jobs}
+                matching = {job.number: jobs[job.key] for job in batch.jobs if job.key in jobs}
                 task = _task(cluster, submission.path, task_id)
-                if wanted and not _has_ended(task):
-                    self._watch(submission, number, task, wanted)
+                if matching and not _has_ended(task):
+                    self._watch(submission, number, task, matching)
 
     def _watch(self, submission: Submission, number: int, task: Any, jobs: dict[int, Job]) -> None:
         """jobs: by their numbers in the submission."""

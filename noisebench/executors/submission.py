@@ -103,8 +103,7 @@ class Submission:
 
     def worker_options(self, number: int) -> tuple[str, ...]:
         """What Python is called with for a worker of this batch."""
-        files = str(self.batch_file(number)), str(self.events(number).path)
-        return (*WORKER, "--bundle", files[0], "--events", files[1])
+        return (*WORKER, str(self.batch_file(number)), str(self.events(number).path))
 
     def accept(self, cluster: str, jobs: list[str]) -> None:
         """Write which cluster job has which batch; `accepted_ones` finds it from now on."""

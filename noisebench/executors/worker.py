@@ -1,12 +1,11 @@
 """A worker process: reads a config and then batches from stdin, and answers events on stdout.
 
 torch is imported once for many runs. Where no pipe reaches the worker, a batch is a file and so are
-its events: `--bundle FILE --events FILE`.
+its events: `python -m noisebench.executors.worker BATCH EVENTS`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -165,23 +164,8 @@ def _end_event(job: Job, result: dict[str, Any] | NoisebenchError) -> Event:
     return Event(job.number, kind, {"message": str(result)})
 
 
-def main() -> None:
-    """The command `python -m noisebench.executors.worker`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m noisebench.executors.worker", description=__doc__
-    )
-    parser.add_argument(
-        "--bundle", type=Path, metavar="FILE", help="a config and a batch, instead of stdin"
-    )
-    parser.add_argument("--events", type=Path, metavar="FILE", help="where to append its events")
-    options = parser.parse_args()
-    if (options.bundle is None) != (options.events is None):
-        parser.error("--bundle and --events go together")
-    if options.bundle is None:
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
         work()
     else:
-        sys.exit(work_on(options.bundle, options.events))
-
-
-if __name__ == "__main__":
-    main()
+        sys.exit(work_on(Path(sys.argv[1]), Path(sys.argv[2])))

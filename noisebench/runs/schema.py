@@ -17,6 +17,7 @@ from ..core.files.schema import (
     Whole,
     check_form,
     is_number,
+    without_controls,
 )
 
 
@@ -31,9 +32,7 @@ def _numbers(value: Any) -> Any:
 
 
 def _setting(value: Any) -> Any:
-    if isinstance(value, str):
-        check_form(value, Name, "a text")
-    return value
+    return without_controls(value) if isinstance(value, str) else value
 
 
 Metrics: TypeAlias = dict[str, Annotated[Any, AfterValidator(_numbers)]]

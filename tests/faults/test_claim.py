@@ -1,4 +1,4 @@
-"""Claims, with real processes: one holder at a time, in a race too; the dead are succeeded, the
+"""Claims, with real processes: one owner at a time, in a race too; the dead are succeeded, the
 living are not; who lost writes no more.
 """
 
@@ -104,9 +104,9 @@ def is_taken(path: Path) -> bool:
         return True
 
 
-def write(path: Path, **said: object) -> None:
+def write(path: Path, **content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(said))
+    path.write_text(json.dumps(content))
 
 
 # One at a time
@@ -119,20 +119,20 @@ def test_of_eight_at_once_one_holds_it(
     others = [start(before) for _ in range(8)]
     gone = start()
     gone.die()
-    for dead in ("nobody", "a dead process", "one that died taking over from it"):
+    for dead in ("none", "a dead process", "one that died taking over from it"):
         with subtests.test(last_holder=dead):
             for number in range(12):
                 path = tmp_path / dead / str(number) / "claim"
-                if dead != "nobody":
+                if dead != "none":
                     write(path, **dead_holder(gone))
                 if dead == "one that died taking over from it":
                     succession = f"claim.{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
                     write(path.parent / succession, **{**dead_holder(gone), "once": "2"})
                 for other in others:
                     other.tell(path)
-                said = [other.hears() for other in others]
-                assert sorted(said) == ["held", *["taken"] * 7]
-                winner = others[said.index("held")]
+                answers = [other.hears() for other in others]
+                assert sorted(answers) == ["held", *["taken"] * 7]
+                winner = others[answers.index("held")]
                 assert winner.ask() == "released" and left(path) == []
 
 
@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
         pass
 
 
-# Whose holder is dead
+# Whose owner is dead
 
 
 def test_the_claim_of_a_killed_process_is_succeeded_at_once(
@@ -201,10 +201,10 @@ def test_another_process_that_got_the_pid_of_a_dead_one_is_not_its_holder(
 ) -> None:
     other, path = start(), tmp_path / "claim"
     other.ask(tmp_path / "other")
-    said = json.loads((tmp_path / "other").read_text())
-    write(path, **said)
+    content = json.loads((tmp_path / "other").read_text())
+    write(path, **content)
     assert is_taken(path)
-    write(path, **{**said, "began": said["began"] - 1})
+    write(path, **{**content, "began": content["began"] - 1})
     assert not is_taken(path)
 
 
@@ -309,8 +309,8 @@ def test_two_containers_of_one_host_name_may_have_the_same_pid(
     one, two = start("", command=container), start("", command=container)
     path = tmp_path / "claim"
     assert one.ask(path) == "held"
-    said = json.loads(path.read_text())
-    assert (said["pid"], said["host"]) == (1, socket.gethostname())
+    content = json.loads(path.read_text())
+    assert (content["pid"], content["host"]) == (1, socket.gethostname())
     # though there is no such process among its own, or it is itself
     assert two.ask(path) == "taken" and is_taken(path)
     assert one.ask() == "released" and two.ask(path) == "held"
@@ -435,16 +435,16 @@ while True:
 def test_whoever_is_killed_whenever_never_do_two_hold_a_claim(kills: int, tmp_path: Path) -> None:
     from random import Random
 
-    random, path, log = Random(0), tmp_path / "run" / "claim", tmp_path / "said"
+    random, path, log = Random(0), tmp_path / "run" / "claim", tmp_path / "log"
     command = [sys.executable, "-c", RUNNER, str(path), str(tmp_path / "oracle")]
-    with log.open("w") as said:
-        processes = [subprocess.Popen(command, stdout=said) for _ in range(6)]
+    with log.open("w") as output:
+        processes = [subprocess.Popen(command, stdout=output) for _ in range(6)]
         for _ in range(kills):
             time.sleep(random.uniform(0.05, 0.15))
             victim = random.randrange(len(processes))
             processes[victim].kill()
             processes[victim].wait()
-            processes[victim] = subprocess.Popen(command, stdout=said)
+            processes[victim] = subprocess.Popen(command, stdout=output)
         time.sleep(0.5)
         for process in processes:
             process.kill()

@@ -36,7 +36,7 @@ from tests.unit.test_pack import agenda
 def test_the_first_signal_is_a_wish_and_the_second_an_order(number: int) -> None:
     before = signal.getsignal(number)
     if before == signal.SIG_IGN:
-        pytest.skip("ignored by whoever started the tests, as under nohup")
+        pytest.skip("the signal is ignored, as under nohup")
     with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
         assert not signals.stopped
         os.kill(os.getpid(), number)
@@ -162,7 +162,7 @@ def test_a_worker_goes_on_where_the_events_of_its_bundle_end(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--executor slrum", "--executor is one of local, ray, slurm, got 'slrum'"),
         ("--address auto", "--address has an effect with --executor ray only"),
@@ -184,11 +184,11 @@ def test_a_worker_goes_on_where_the_events_of_its_bundle_end(tmp_path: Path) -> 
     ],
 )
 def test_what_an_executor_cannot_do_is_said_in_a_line(
-    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["-C", str(tmp_path), "run", "smoke", *words.split()]) == 2
     err = capsys.readouterr().err
-    assert said in err and err.count("\n") == 1 and not (tmp_path / "runs").exists()
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])

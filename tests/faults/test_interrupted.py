@@ -67,7 +67,7 @@ class Undisturbed:
         if arguments not in self.known:
             place = self.place / str(len(self.known))
             ended = self.noisebench.run(place, *arguments)
-            assert ended.code == 0, ended.said
+            assert ended.code == 0, ended.output
             self.known[arguments] = left(place), ended.touches
         return self.known[arguments]
 
@@ -95,7 +95,7 @@ def check_goes_on(
 ) -> None:
     """The same command again ends as if nothing had happened."""
     ended = noisebench.run(place, *arguments)
-    assert ended.code == 0, ended.said
+    assert ended.code == 0, ended.output
     manifests = place / "manifests"
     # they are swept after a day, since others may be writing
     halves = list(manifests.glob(".*.part"))
@@ -176,13 +176,13 @@ def test_stopped_at_any_moment(
     for at in moments(touches, count):
         place = tmp_path / str(at)
         ended = noisebench.run(place, *words(TWO_NETWORKS), fault=fault, at=at)
-        assert "Traceback" not in ended.said
+        assert "Traceback" not in ended.output
         if ended.code == 0:  # it came too late to matter
             assert left(place) == expected
         else:
             assert ended.code in (130, -15) and (
-                "the same command resumes it" in ended.said
-                or "interrupted" in ended.said
+                "the same command resumes it" in ended.output
+                or "interrupted" in ended.output
                 or ended.code < 0
             )
         check_whole(place)
@@ -191,8 +191,8 @@ def test_stopped_at_any_moment(
 
 def refused(ended: Ended) -> bool:
     """One line that says what could not be written and why."""
-    last = ended.said.strip().splitlines()[-1]
-    return ended.code in (2, 3) and last.startswith("error: ") and "Traceback" not in ended.said
+    last = ended.output.strip().splitlines()[-1]
+    return ended.code in (2, 3) and last.startswith("error: ") and "Traceback" not in ended.output
 
 
 @pytest.mark.parametrize("count", some_or(2))
@@ -218,7 +218,7 @@ def test_refused_at_any_moment(
         place = tmp_path / str(at)
         ended = noisebench.run(place, *words(TWO_NETWORKS), fault=fault, at=at)
         if ended.code:
-            assert refused(ended) and why in ended.said, (touches[at], ended.said)
+            assert refused(ended) and why in ended.output, (touches[at], ended.output)
         check_whole(place)
         check_goes_on(noisebench, place, words(TWO_NETWORKS), expected)
 
@@ -252,7 +252,7 @@ def check_writer(
         }
 
     whole, expected = run(tmp_path / "whole")
-    assert whole.code == 0, whole.said
+    assert whole.code == 0, whole.output
     before = left(finished)
     assert expected.keys() > before.keys()
     for fault in faults:
@@ -264,13 +264,13 @@ def check_writer(
         for at in [numbers[n] for n in half_written([whole.touches[at] for at in numbers], count)]:
             place = tmp_path / f"{fault}-{at}"
             ended, now = run(place, fault=fault, at=at)
-            assert ended.code == (-9 if fault == "kill" else 2), (whole.touches[at], ended.said)
-            assert fault == "kill" or (refused(ended) and "No space left on device" in ended.said)
+            assert ended.code == (-9 if fault == "kill" else 2), (whole.touches[at], ended.output)
+            assert fault == "kill" or (refused(ended) and "No space left on device" in ended.output)
             assert all(
                 content in (expected[name], before.get(name)) for name, content in now.items()
             )
             again, now = run(place)
-            assert again.code == 0 and now == expected, again.said
+            assert again.code == 0 and now == expected, again.output
 
 
 def test_every_other_file_is_whole_or_not_there(

@@ -30,7 +30,7 @@ def events_of(root: Path) -> list[str]:
 
 
 def epochs(text: str) -> list[int]:
-    """Those that are said in events, in order."""
+    """The epochs of the progress events, in order."""
     lines = [json.loads(line) for line in text.splitlines() if line]
     return [line["content"]["epoch"] for line in lines if line["kind"] == "progress"]
 
@@ -238,15 +238,15 @@ def test_times_are_read_as_slurm_reads_them(text: str, minutes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("partition",), "--slurm is KEY=VALUE"), (("time=soon",), "--slurm time is minutes"), (("time=0",), "longer than nothing"),
         (("cpus-per-task=4",), "is set by --cpus-per-run"), (("qos=a", "--qos=b"), "given twice: a and b"),
         (("cluster=lsf",), "cluster is one of slurm, local"), (("signal_delay_s=x",), "whole number of seconds"),
     ],
 )  # fmt: skip
-def test_a_wrong_setting_is_said_in_a_line(words: tuple[str, ...], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_setting_is_said_in_a_line(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         SlurmSettings.read(ExecutorOptions(slurm=words))
 
 

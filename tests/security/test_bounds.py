@@ -1,4 +1,4 @@
-"""Files from strangers: whatever they hold, a reader says within seconds, within a memory bound and
+"""Untrusted files: whatever they hold, a reader says within seconds, within a memory bound and
 in one line why it refuses them.
 """
 
@@ -76,9 +76,9 @@ def why_not(outcome: dict[str, Any]) -> str:
     if outcome["error"] is None:
         return "it was taken"
     if not outcome["ours"]:
-        return f"{outcome['error']}: {outcome['said']}"
-    if "\n" in outcome["said"] or len(outcome["said"]) > 2100:
-        return f"more than a line: {outcome['said']}"
+        return f"{outcome['error']}: {outcome['output']}"
+    if "\n" in outcome["output"] or len(outcome["output"]) > 2100:
+        return f"more than a line: {outcome['output']}"
     return "" if outcome["seconds"] < _SECONDS else f"{outcome['seconds']:.0f} s"
 
 
@@ -111,10 +111,10 @@ def test_commands_that_meet_hostile_files_end_by_their_code_and_say_one_line(
     }
     for outcome in found.values():
         errors = [
-            line[:7] for line in outcome["said"].splitlines() if not line.startswith("warning: ")
+            line[:7] for line in outcome["output"].splitlines() if not line.startswith("warning: ")
         ]
-        assert errors == (["error: "] if outcome["code"] else []), outcome["said"]
-        assert "a bug in" not in outcome["said"] and outcome["seconds"] < _SECONDS
+        assert errors == (["error: "] if outcome["code"] else []), outcome["output"]
+        assert "a bug in" not in outcome["output"] and outcome["seconds"] < _SECONDS
 
 
 def test_an_honest_manifest_that_packs_well_is_read(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ Outer = TypedDict("Outer", {"a": str, "b": NotRequired[dict[str, Number | None]]
 
 def test_a_form_names_the_first_value_that_is_wrong() -> None:
     check_form({"a": "x", "b": {"y": None, "z": 1}, "c": [{"d": 0.5, "more": 1}]}, Outer)
-    for wrong, said in (
+    for wrong, message in (
         ({"c": []}, "it lacks a"),
         ({"a": 1, "c": []}, "a must be a valid string, not 1"),
         ({"a": "", "c": {}}, "c must be a valid list, not a mapping"),
@@ -180,7 +180,7 @@ def test_a_form_names_the_first_value_that_is_wrong() -> None:
         ({"a": "", "b": {"y": float("nan")}, "c": []}, "b.y must be a finite number, not nan"),
         ({"a": "", "c": [], "b": {"y": 10**400}}, "not a number of 1329 bits"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             check_form(wrong, Outer)
 
 

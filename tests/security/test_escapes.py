@@ -110,7 +110,7 @@ def test_an_error_is_as_many_lines_as_there_are_mistakes() -> None:
     assert str(NoisebenchError("a\nb", "c\x1b")) == "a\\nb\nc\\x1b"
 
 
-# Finished and failed runs, whose every word is a stranger's
+# Finished and failed runs, whose every word is untrusted
 
 
 def make_runs(root: Path, names: Iterable[str]) -> Path:
@@ -154,7 +154,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache  # a page of all these names takes a second
 def rendered(place: Path, form: str) -> str:
     text = report_of(run_folders([place]), TableLayout(), workspace=Workspace(place)).render(form)
-    text.encode()  # whoever prints it can
+    text.encode()  # it can be printed
     return text
 
 
@@ -327,7 +327,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def said(*arguments: str, stream: Callable[[], io.StringIO] = io.StringIO) -> tuple[int, str, str]:
+def run_command(
+    *arguments: str, stream: Callable[[], io.StringIO] = io.StringIO
+) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a command."""
     out, err = stream(), stream()
     with redirect_stdout(out), redirect_stderr(err):
@@ -340,7 +342,7 @@ def lawful(*arguments: str) -> str:
     colours are.
     """
     for stream in (Terminal, io.StringIO):
-        code, out, err = said(*arguments, stream=stream)
+        code, out, err = run_command(*arguments, stream=stream)
         assert code == 0, err
         law = seen if stream is Terminal else plain
         law(out)
@@ -359,7 +361,7 @@ def test_an_error_is_one_harmless_line(tmp_path: Path, subtests: pytest.Subtests
     for command in COMMANDS:
         with subtests.test(command=command):
             for name in FEW:
-                code, out, err = said(
+                code, out, err = run_command(
                     "-C", str(tmp_path), *(word.replace("{}", name) for word in command.split())
                 )
                 plain(err)
@@ -372,7 +374,7 @@ def test_a_bug_is_said_in_harmless_lines_too(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("noisebench.cli.options.Globals.open", fail)
     for more in ([], ["-v"]):
-        code, _, err = said(*more, "list", "env")
+        code, _, err = run_command(*more, "list", "env")
         plain(err)
         assert code == 1 and "a bug in noisebench" in err
 
@@ -404,7 +406,7 @@ def test_suites_are_harmless(tmp_path: Path) -> None:
             {"version": 1, "suites": {n: {**suite, n: n, "exclude": [{n: n}]} for n in names}}
         )
     )
-    code, _, err = said("run", str(tmp_path / "wrong.yaml"))
+    code, _, err = run_command("run", str(tmp_path / "wrong.yaml"))
     plain(err)
     assert code == 2 and all("wrong.yaml:" in line for line in err.splitlines())
 
@@ -414,23 +416,23 @@ def test_what_a_plugin_says_of_itself_is_harmless(tmp_path: Path) -> None:
 from noisebench.losses import register_loss
 
 @register_loss(paper={ASCII!r})
-def strangers(log_p):
+def untrusted(log_p):
     return -log_p
 
-strangers.__doc__ = {ASCII!r}
+untrusted.__doc__ = {ASCII!r}
 """
     path = tmp_path / "plugin_of_a_stranger.py"
     path.write_text(code)
     script = f"""
 from noisebench.cli import main
-for command in (["list", "losses"], ["list", "losses", "strangers"]):
+for command in (["list", "losses"], ["list", "losses", "untrusted"]):
     assert main(["--plugin", {str(path)!r}, *command]) == 0
 """
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     plain(done.stdout + done.stderr)
-    assert done.stdout.count("strangers") > 1
+    assert done.stdout.count("untrusted") > 1
 
 
 # Data and labels
@@ -453,9 +455,9 @@ def test_manifests_are_harmless(tmp_path: Path) -> None:
     lawful("-C", str(tmp_path), "list", "manifests")
     for form in ("svg", "csv"):
         assert (
-            said("report", "--figure", "transition", str(path), "-o", str(tmp_path / f"t.{form}"))[
-                0
-            ]
+            run_command(
+                "report", "--figure", "transition", str(path), "-o", str(tmp_path / f"t.{form}")
+            )[0]
             == 0
         )
     ElementTree.parse(tmp_path / "t.svg")
@@ -471,7 +473,7 @@ CLASSES = [
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a trained run on a folder whose classes and files a stranger named, wrong
+    """A workspace with a trained run on a folder whose classes and files have hostile names, wrong
     labels among them.
     """
     root = tmp_path_factory.mktemp("pictures")
@@ -501,7 +503,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--seed",
         "0",
     ]
-    code, out, err = said(*command)
+    code, out, err = run_command(*command)
     assert code == 0, err
     plain(out + err)
     return root
@@ -588,7 +590,7 @@ def test_ids_that_begin_as_formulas_come_back(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "m.csv").ids == ids
 
 
-# A command that somebody copies
+# A command to copy
 
 
 def about(name: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ NOR_DO_THESE = (
 )
 CANNOT_BE_HAD = (
     "train cifar10 --sym 0.4", "train mnist --sym 0.4", "corrupt fashionmnist --idn 0.2", "corrupt cifar10 --human worse",
-    "corrupt hfds:somebody/table --sym 0.4",
+    "corrupt hfds:someone/table --sym 0.4",
 )  # fmt: skip
 PRETRAINED = ("train digits --sym 0.4 --model timm:test_resnet --init pretrained",)  # imports timm
 
@@ -127,7 +127,7 @@ def test_offline_a_table_in_a_folder_or_in_the_hubs_cache_is_read_without_a_sock
     table(tmp_path)
     lines = (
         "--offline train hfds:table --sym 0.4 --epochs 1 --model mlp --workers 1 --size 8",
-        "--offline corrupt hfds:somebody/table --sym 0.2",
+        "--offline corrupt hfds:someone/table --sym 0.2",
     )
     done = run(tmp_path, lines)
     assert (done.codes, done.opened) == (dict.fromkeys(lines, 0), []), done.stderr
@@ -156,7 +156,7 @@ def table(place: Path) -> None:
 def test_the_guard_sees_what_would_be_downloaded(tmp_path: Path, subtests: pytest.Subtests) -> None:
     # an extra
     tables = (
-        ("corrupt hfds:somebody/table --sym 0.4",) if importlib.util.find_spec("datasets") else ()
+        ("corrupt hfds:someone/table --sym 0.4",) if importlib.util.find_spec("datasets") else ()
     )
     lines = ("train cifar10 --sym 0.4", "corrupt cifar10 --human worse", *tables)
     done = run(tmp_path, lines)

@@ -1,4 +1,4 @@
-"""Files of strangers: nothing of theirs is run, nothing is written where they say, and what is
+"""Untrusted files: nothing in them is run, nothing is written where they say, and what is
 gigantic is refused at once.
 """
 
@@ -419,7 +419,7 @@ def test_a_list_of_a_published_set_stays_in_its_folder(tmp_path: Path) -> None:
 
 
 class Evil:
-    """What a pickle can do to whoever trusts it."""
+    """What a pickle can do when it is loaded."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -517,7 +517,7 @@ def test_checkpoints_of_strangers_run_nothing_and_are_refused_in_one_line(
 
 
 def sealed(content: bytes) -> bytes:
-    """With the checksum that a stranger would make fit."""
+    """With a checksum that fits."""
     return f"noisebench checkpoint {hashlib.sha256(content).hexdigest()}\n".encode() + content
 
 

@@ -32,7 +32,7 @@ class Ended:
     """code: as a shell says it, negative for a signal; touches: `what file`, in their order."""
 
     code: int
-    said: str
+    output: str
     touches: list[str]
 
 
@@ -199,8 +199,8 @@ def _serve(case: dict[str, Any]) -> Ended:
     _, status = os.waitpid(pid, 0)
     with open(errors, "rb") as file:
         file.seek(0)
-        said = file.read().decode()
-    return Ended(os.waitstatus_to_exitcode(status), said, json.loads(told)[1] if told else [])
+        output = file.read().decode()
+    return Ended(os.waitstatus_to_exitcode(status), output, json.loads(told)[1] if told else [])
 
 
 def main() -> None:

@@ -200,7 +200,7 @@ FILES: dict[str, tuple[tuple[str, Read], Callable[[], bytes]]] = {
     "manifest: 30 GB in a parquet": (_COLUMNS, lambda: parquet_bomb("id")),
     "manifest: 30 GB for the numbers of a parquet": (_COLUMNS, lambda: parquet_bomb("label")),
     "manifest: no parquet": (_COLUMNS, lambda: sealed(header())),
-    "manifest: held out, and nothing said of it": (_MANIFEST, lambda: sealed(header(), ROWS.replace(b"\n", b",train\n").replace(
+    "manifest: held out, and not in the header": (_MANIFEST, lambda: sealed(header(), ROWS.replace(b"\n", b",train\n").replace(
         b"clean_label,train", b"clean_label,split").replace(b"3,3,3,train", b"3,3,3,val"))),
     "manifest: a million columns": (_MANIFEST, lambda: sealed(header(), b",".join(b"c%d" % at for at in range(1_000_000)) + b"\n1\n")),
     "manifest: one line of 30 MB": (_MANIFEST, lambda: sealed(header(), b"index,label,clean_label\n" + b"1" * 30_000_000)),
@@ -394,12 +394,12 @@ def tried(path: Path, reader: Read) -> dict[str, Any]:
     began = time.monotonic()
     try:
         reader(path)
-        outcome: dict[str, Any] = {"error": None, "said": ""}
+        outcome: dict[str, Any] = {"error": None, "output": ""}
     except Exception as error:  # every one is what a test looks at
         outcome = {
             "error": type(error).__name__,
             "ours": isinstance(error, NoisebenchError),
-            "said": str(error)[:3000],
+            "output": str(error)[:3000],
         }
     return {**outcome, "seconds": time.monotonic() - began}
 
@@ -445,12 +445,12 @@ def _all_commands(root: Path) -> dict[str, Any]:
         folder = root / f"command{number}"
         _put(folder, files)
         os.chdir(folder)
-        out, said, began = io.StringIO(), io.StringIO(), time.monotonic()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+        out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main(["-q", "--offline", *words])
         found[name] = {
             "code": code,
-            "said": said.getvalue()[:3000],
+            "output": err.getvalue()[:3000],
             "seconds": time.monotonic() - began,
         }
     return found

@@ -3,7 +3,7 @@ tests.support.kills --kills 200 -o FILE.md`.
 
 Half of the kills hit a worker, or a process that forks or waits for one, a third the command
 itself, the rest are Ctrl-C and SIGTERM. The same command is given again until all runs are
-finished; then every file of every run is held against that of the suite that nobody disturbed, but
+finished; then every file of every run is held against that of an undisturbed suite, but
 for what the clock says.
 """
 
@@ -38,7 +38,7 @@ suites:
       method: [ce, el, elr_plus]
 """
 OFTEN = (
-    "from noisebench import sitting\n\nsitting._CHECKPOINT_EVERY = 0.2  # where a suite "
+    "from noisebench.runs import checkpoint\n\ncheckpoint._CHECKPOINT_EVERY = 0.2  # where a suite "
     "takes "
     "days it is half a minute\n"
 )
@@ -46,7 +46,7 @@ PAGE = """\
 # Killed at random
 
 A small suite, packs of places and runs of two networks among it, checkpointed every 0.2 s and disturbed until its processes were killed
-as often as asked. A round ends with all runs finished; then every file of every run is compared with that of the suite that nobody
+as often as asked. A round ends with all runs finished; then every file of every run is compared with that of a suite that was not
 disturbed, but for what the clock says. Exit code 3 is a run whose worker was killed while it was alone with it; the same command tries
 it again.
 
@@ -54,7 +54,7 @@ it again.
 {suite}```
 
 ```
-{said}
+{log}
 ```
 """
 SHARES = {"worker": 55, "command": 33, "Ctrl-C": 6, "SIGTERM": 6}
@@ -129,8 +129,8 @@ def command(place: Path) -> subprocess.Popen[bytes]:
         "2",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (place / "said").open("ab") as said:
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=said, env=environment)
+    with (place / "log").open("ab") as log:
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=log, env=environment)
 
 
 def children(pid: int) -> list[int]:
@@ -158,7 +158,7 @@ def workspace(place: Path) -> Path:
 def unlike(place: Path, straight: Path) -> list[str]:
     """Files that differ between two workspaces."""
     one, other = (
-        {name: content for name, content in left(each).items() if name != "said"}
+        {name: content for name, content in left(each).items() if name != "log"}
         for each in (place, straight)
     )
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
@@ -172,7 +172,7 @@ def soak(kills: int, seed: int, say: Callable[[str], object]) -> bool:
     say(f"Python {facts['python']}, torch {facts['torch']}")
     with tempfile.TemporaryDirectory() as root:
         straight = workspace(Path(root) / "straight")
-        assert command(straight).wait() == 0, (straight / "said").read_text()
+        assert command(straight).wait() == 0, (straight / "log").read_text()
         say(
             f"undisturbed: {len(list((straight / 'runs').iterdir()))} runs in "
             f"{time.monotonic() - began:.0f} s"
@@ -184,8 +184,8 @@ def soak(kills: int, seed: int, say: Callable[[str], object]) -> bool:
             disturbed.round(place)
             found = unlike(place, straight)
             different += bool(found)
-            said = (place / "said").read_text()
-            bugs = said.count("Traceback") + said.count("a bug in noisebench")
+            log = (place / "log").read_text()
+            bugs = log.count("Traceback") + log.count("a bug in noisebench")
             different += bool(bugs)
             equal = f"unlike: {', '.join(found)}" if found else "every file equal"
             say(f"round {number}: {disturbed.kills - before} kills; {equal}; {bugs} tracebacks")
@@ -199,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.support.kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", type=Path, metavar="FILE", help="where to write what was said, too")
+    parser.add_argument("-o", type=Path, metavar="FILE", help="where to write the report, too")
     options = parser.parse_args()
     lines = [f"$ python -m tests.support.kills --kills {options.kills} --seed {options.seed}"]
 
@@ -209,7 +209,7 @@ def main() -> None:
 
     good = soak(options.kills, options.seed, say)
     if options.o:
-        options.o.write_text(PAGE.format(suite=SUITE, said="\n".join(lines)))
+        options.o.write_text(PAGE.format(suite=SUITE, log="\n".join(lines)))
     sys.exit(not good)
 
 

@@ -38,19 +38,19 @@ COUNTS = ("passed", "failed", "error", "skipped")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one combination; `said`: why there are no counts."""
+    """What became of one combination; `reason`: the reason for no counts."""
 
     python: str
     which: str
     versions: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0
-    said: str = ""
+    reason: str = ""
 
     @property
     def good(self) -> bool:
         return (
-            not self.said
+            not self.reason
             and self.counts["passed"] > 0
             and self.counts["failed"] == self.counts["error"] == 0
         )
@@ -159,7 +159,7 @@ def tested(python: str, which: str, asked: argparse.Namespace) -> Outcome:
     """The tests in an environment of their own, with all that they printed in a file beside it."""
     full = version_of(python)
     if not full:
-        return Outcome(python, which, said="not here")
+        return Outcome(python, which, reason="not here")
     place = PLACE / f"{full}-{which}"
     try:
         own = install(python, which, place)
@@ -167,7 +167,7 @@ def tested(python: str, which: str, asked: argparse.Namespace) -> Outcome:
         return Outcome(
             full,
             which,
-            said=f"not installed: {Path(error.cmd[0]).name} ended with {error.returncode}",
+            reason=f"not installed: {Path(error.cmd[0]).name} ended with {error.returncode}",
         )
     folders = [f"tests/{name}" for name in FOLDERS]
     command = [
@@ -207,9 +207,9 @@ def line(cells: list[str]) -> str:
 
 
 def row(outcome: Outcome) -> str:
-    if outcome.said:
+    if outcome.reason:
         return line(
-            [outcome.python, outcome.which, outcome.said, *[""] * (len(SHOWN) + len(COUNTS))]
+            [outcome.python, outcome.which, outcome.reason, *[""] * (len(SHOWN) + len(COUNTS))]
         )
     versions = [outcome.versions[name] for name in SHOWN]
     return line(
@@ -240,7 +240,7 @@ def main() -> int:
         nargs=1,
         default=[],
         action="extend",
-        help="one more word for pytest; may be said several times",
+        help="one more word for pytest; may be given several times",
     )
     asked = parser.parse_args()
     PLACE.mkdir(exist_ok=True)
@@ -257,7 +257,7 @@ def main() -> int:
                 f"\n{outcome.python}, oldest: newer than the bound, no older wheel for this "
                 f"Python: {', '.join(newer)}"
             )
-    ran = [outcome for outcome in outcomes if outcome.said != "not here"]
+    ran = [outcome for outcome in outcomes if outcome.reason != "not here"]
     return 0 if ran and all(outcome.good for outcome in ran) else 1
 
 

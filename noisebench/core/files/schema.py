@@ -24,7 +24,8 @@ def is_number(value: Any) -> bool:
     return type(value) is int and abs(value) < _MAX_INT
 
 
-def _name(value: str) -> str:
+def without_controls(value: str) -> str:
+    """The text itself. Raises ValueError for control characters."""
     if _CONTROL.search(value):
         raise ValueError("must be a text without control characters")
     return value
@@ -36,7 +37,7 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-Name: TypeAlias = Annotated[str, AfterValidator(_name)]
+Name: TypeAlias = Annotated[str, AfterValidator(without_controls)]
 Whole: TypeAlias = Annotated[int, Field(gt=-_MAX_INT, lt=_MAX_INT)]
 Count: TypeAlias = Annotated[int, Field(gt=0, lt=_MAX_INT)]
 NumClasses: TypeAlias = Annotated[int, Field(gt=0, le=MOST_CLASSES)]

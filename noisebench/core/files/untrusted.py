@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..hardware import memory_cgroups
-from .schema import check_plain
 
 MAX_BYTES = 1 << 32  # bytes of a file that is read whole
 LARGEST_TEXT = 1 << 20  # of a short text: a suite, a configuration, a list of names
@@ -101,8 +100,10 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
 
 
 def parse_json(raw: bytes) -> Any:
-    """Plain values. Raises ValueError, also for NaN, infinity, half characters and huge integers."""
+    """Plain values. Raises ValueError, also for NaN, infinity, half characters, huge integers."""
     from pydantic_core import from_json
+
+    from .schema import check_plain
 
     content = from_json(raw.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
     check_plain(content)  # 1e999 is read as infinity

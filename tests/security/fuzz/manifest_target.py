@@ -128,7 +128,7 @@ def _packed(choices: Choices, content: bytes) -> tuple[str, bytes]:
 
 
 def _use(manifest: Manifest, path: Path) -> None:
-    """All that somebody asks of a manifest."""
+    """Every property of a manifest."""
     assert manifest.matches_file(path) or manifest.content
     for name in (
         "content_hash",

@@ -102,18 +102,18 @@ def _npy(choices: Choices, array: np.ndarray) -> bytes:
     np.save(file, array)
     raw = file.getvalue()
     if choices.chance(3):
-        said = {
+        header = {
             "descr": str(array.dtype.str),
             "fortran_order": choices.chance(2),
             "shape": array.shape,
         }
-        said[choices.of(("shape", "descr", "fortran_order"))] = choices.of(
+        header[choices.of(("shape", "descr", "fortran_order"))] = choices.of(
             choices.of((_SHAPES, _DTYPES))
         )  # type: ignore[assignment]
         head = (
-            repr(said)
+            repr(header)
             if choices.chance(2)
-            else mutated(choices, repr(said).encode()).decode("latin1")
+            else mutated(choices, repr(header).encode()).decode("latin1")
         ).encode("latin1")
         raw = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head + array.tobytes()
     return mutated(choices, raw) if choices.chance(5) else raw

@@ -146,18 +146,18 @@ def _use(run: RunFolder, name: str, choices: Choices, root: Path) -> None:
         if choices.chance(10)
         else []
     )
-    said = [
+    readers = [
         lambda: draw_run(_evaluate(run)),
         lambda: [
             score_labels(arrays, better_score(arrays)) for arrays in [checked_arrays(run, 10)]
         ],
     ]
     uses: dict[str, list[Callable[[], object]]] = {
-        "result.json": [*shown, *paged, lambda: repro_command(run.about()).command, said[0]],
+        "result.json": [*shown, *paged, lambda: repro_command(run.about()).command, readers[0]],
         "error.json": [*shown, *paged, lambda: repro_command(run.about()).command, run.failure],
         "config.yaml": [run.configuration],
         "metrics.csv": [run.read_history, *paged],
-        "predictions.npz": [*said, *paged],
+        "predictions.npz": [*readers, *paged],
         "dynamics.npz": [lambda: run.read_dynamics().density(1)],
         "trackers.json": [lambda: _known(run)],
     }
