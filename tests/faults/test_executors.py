@@ -15,7 +15,7 @@ import pytest
 from noisebench.cli import main
 from noisebench.core.signals import PatientSignals, StopSignals
 from noisebench.errors import DataError
-from noisebench.executors import local, warm
+from noisebench.executors import local
 from noisebench.executors.job import (
     MAX_LOST,
     Attempt,
@@ -228,7 +228,7 @@ def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(
     cut: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", str(cut))))
-    monkeypatch.setattr(warm, "AVAILABLE", False)
+    monkeypatch.setattr(local, "CAN_FORK", False)
     place = WorkerConfig(str(tmp_path), str(tmp_path), True, device="cpu")
     events = list(LocalPool(place, 1).run([bundle(tmp_path, 3)]))
     assert sorted((event.number, event.kind) for event in events) == [

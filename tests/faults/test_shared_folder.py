@@ -59,9 +59,9 @@ RUNS, EPOCHS, MANIFESTS = 8, 5, 4  # of the suite smoke
 SEVERAL = """
 import json, os, sys
 from noisebench.cli import main
-from noisebench.executors import warm
+from noisebench.executors import local
 
-warm.server()
+local.fork_server()
 pids = []
 for words in json.loads(sys.argv[1]):
     if not (pid := os.fork()):

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from noisebench.cli import main
-from noisebench.executors import warm
+from noisebench.executors import local
 from noisebench.executors.job import WorkerConfig
 from noisebench.runs.folder import RunFolder
 from tests.support.kills import children
 from tests.support.suites import finish, numbers, start, under_way, wait_until, workspace
 
-pytestmark = pytest.mark.skipif(not warm.AVAILABLE, reason="workers are forked on Linux only")
+pytestmark = pytest.mark.skipif(not local.CAN_FORK, reason="workers are forked on Linux only")
 
 # In a worker, something happens in the third step of the runs of seeds above 0.
 MISHAPS = """
@@ -66,7 +66,7 @@ def test_a_killed_worker_fails_its_run_alone_whatever_it_printed_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Also where the process that waits for it is killed with it."""
-    warm.server()
+    local.fork_server()
     monkeypatch.setenv("OMP_NUM_THREADS", "2,1")
     monkeypatch.setenv("SET_LATER", "äöü \udcff")  # not UTF-8
     root = workspace(tmp_path / "suite", 1, range(4), "[ce]")
@@ -168,7 +168,7 @@ def test_a_command_that_ends_leaves_checkpoints_and_no_process(
 
 
 def test_a_server_that_was_killed_says_so_and_leaves_no_file_open() -> None:
-    server = warm.Server()
+    server = local.ForkServer()
     os.kill(server.pid, signal.SIGKILL)
     before = sorted(Path("/proc/self/fd").iterdir())
     for _ in range(2):
@@ -184,16 +184,16 @@ def test_a_worker_whose_command_was_killed_as_it_began_ends_without_a_word(
     """Before it was told anything, or half."""
     place = WorkerConfig("", "", True).line()
     for told in ("", place[:20], place, place + '{"jobs": ['):
-        worker = warm.server().fork(os.environ)
+        worker = local.fork_server().fork(os.environ)
         worker.stdin.write(told)
         worker.stdin.close()
         assert (worker.stdout.read(), worker.wait()) == ("", 0)
         worker.stdout.close()
     with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
         patch.setattr(os, "fdopen", _killed)
-        warm.server().fork(os.environ)
+        local.fork_server().fork(os.environ)
     until = time.monotonic() + 60
-    while children(warm.server().pid) and time.monotonic() < until:
+    while children(local.fork_server().pid) and time.monotonic() < until:
         time.sleep(0.01)
     assert capfd.readouterr() == ("", "")
 
