@@ -441,7 +441,7 @@ def _run(run: RunFolder) -> dict[str, Any]:
         "held_by": None,
     }
     if row["status"] != "done":
-        return {**row, "held_by": run.holder() or None}
+        return {**row, "held_by": run.lock_owner() or None}
     try:
         return {**row, "test_acc": run.record()["metrics"]["test_acc"]["last"]}
     except DataError:

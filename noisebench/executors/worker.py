@@ -153,7 +153,7 @@ class _Server:
     def _alone(self, each: PackedRun) -> dict[str, Any] | NoisebenchError:
         try:
             trainer = make_trainer(each.run, each.images, self._place.device)
-            return execute_run(each.run, each.images, trainer, each.folder, each.conduct)
+            return execute_run(each.run, each.images, trainer, each.folder, each.options)
         except NoisebenchError as error:
             return error
 

@@ -359,20 +359,20 @@ def _row_of(
 
 
 def with_loss_parameters(
-    wish: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
+    request: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
 ) -> RunRequest:
     """The wish with parameters of its loss set by name. A method becomes its loss and strategy: it
     is no longer that row.
     """
     if not values:
-        return wish
-    loss, strategy = wish.loss or "ce", wish.strategy
-    if wish.method is not None and not (wish.loss or wish.strategy):
-        row = find_method(wish.method)
+        return request
+    loss, strategy = request.loss or "ce", request.strategy
+    if request.method is not None and not (request.loss or request.strategy):
+        row = find_method(request.method)
         preset = _preset(row, dataset, manifest.meta["noise"])
         loss, strategy = preset.loss, preset.strategy
-        wish = replace(wish, method=None)
-    return replace(wish, loss=loss_with(loss, values), strategy=strategy)
+        request = replace(request, method=None)
+    return replace(request, loss=loss_with(loss, values), strategy=strategy)
 
 
 def loss_with(text: str, values: dict[str, str]) -> str:

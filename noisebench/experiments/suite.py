@@ -67,12 +67,12 @@ _MOST_SELECTED = 10_000_000  # runs, each held against each selector
 
 
 class Suite(StrictModel):
-    """One suite of a file. takes: what it was seen to take, or is reckoned to, and on what: `40 s
-    on two cores`.
+    """One suite of a file. runtime (`takes` there): measured or estimated, and on what: `40 s on
+    two cores`.
     """
 
     summary: str = ""
-    takes: str = ""
+    runtime: str = Field(default="", validation_alias=AliasChoices("takes"))
     defaults: Defaults = Defaults()
     matrix: dict[str, list[str | int]]
     exclude: list[Selector] = Field(default=[])
@@ -90,7 +90,7 @@ class Suite(StrictModel):
             else matrix
         )
 
-    @field_validator("summary", "takes")
+    @field_validator("summary", "runtime")
     @classmethod
     def _one_line(cls, text: str) -> str:
         if len(line := text.strip()) > _LONGEST_LINE or len(line.splitlines()) > 1:

@@ -129,7 +129,7 @@ class RunFolder:
         with acquire(self.claim) as claim:
             yield replace(self, lock=claim)
 
-    def holder(self) -> str:
+    def lock_owner(self) -> str:
         """Who is at the run; empty where nobody is, or nobody can tell."""
         with suppress(OSError):
             found = find_lock(self.claim)

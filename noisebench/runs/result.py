@@ -20,7 +20,7 @@ from ..metrics import scores
 from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..training.distributed.processes import SingleProcess
-from .checkpoint import Progress, RunState
+from .checkpoint import RunState
 from .folder import SCHEMA, RunFolder
 from .noise_estimation import warmup_epochs
 
@@ -65,12 +65,6 @@ def _val_recorded(manifest: Manifest, end: EpochResult) -> float | None:
     """The share of validation labels that are predicted."""
     assert manifest.val is not None and end.val_log_p is not None, "what is held out is predicted"
     return scores.accuracy(end.val_log_p.argmax(1), manifest.labels[manifest.val])
-
-
-def progress(run: RunConfig, course: RunState, end: EpochResult, seconds: float) -> Progress:
-    """What is said after an epoch that took so many seconds."""
-    rate = int((end.train_predicted >= 0).sum()) / max(seconds, 1e-9)
-    return Progress(end.epoch, run.recipe.epochs, course.news(), course.seconds, rate)
 
 
 def finalize_run(

@@ -93,7 +93,7 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed(
         match=r"resume.pt cannot be resumed \(it is damaged.*: "
         r"delete it, or give --no-resume",
     ):
-        checkpoint.course_of(desk.folder(run), content, torch.device("cpu"))
+        checkpoint.load_state(desk.folder(run), content, torch.device("cpu"))
 
 
 def test_a_damaged_checkpoint_is_the_users_to_delete(
@@ -313,8 +313,8 @@ def test_a_claim_from_the_future_is_kept_from_others_and_taken_from_the_dead(cop
     run = copied.plan()
     folder = copied.folder(run)
     folder.result.unlink()
-    dead = subprocess.run([sys.executable, "-c", ("from noisebench.core.files.lock import Holder; "
-                                                 "print(Holder.here().content().decode())")],
+    dead = subprocess.run([sys.executable, "-c", ("from noisebench.core.files.lock import LockOwner; "
+                                                 "print(LockOwner.here().content().decode())")],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
     for holder in ('{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1}', dead):
         folder.claim.write_text(holder + "\n")
