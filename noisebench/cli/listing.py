@@ -316,8 +316,7 @@ def _recipes(options: Globals) -> Rows:
 
 def _suites(options: Globals) -> Rows:
     """images: how many trainings see, in epochs of CE; takes: how long that was, and on what."""
-    from ..experiments.suite import expand, read_suites, suite_files
-    from ..experiments.workload import images_of
+    from ..experiments.suite import expand, images_of, read_suites, suite_files
 
     found = {
         name: (suite, path)

@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from ..executors.registry import Executor
     from ..experiments.suite import Suite
     from ..reporting import Report, RunLike, RunRecord
-    from ..runs.packing import Pack
-    from ..runs.queue import QueuedRun
+    from ..runs.queue import Pack, QueuedRun
     from ..runs.trackers import RunLogger
     from ..runs.workspace import Workspace
 
@@ -202,9 +201,9 @@ def run(
     from ..executors.job import make_batches
     from ..executors.registry import ExecutorOptions, open_executor
     from ..experiments.suite import find_suite
-    from ..runs.packing import make_packs
     from ..runs.queue import (
         image_sentences,
+        make_packs,
         manifest_paths,
         mark_done,
         plan_suite,

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..experiments.suite import SuiteRun
-from ..runs.packing import make_packs
-from ..runs.queue import QueuedRun
+from ..runs.queue import QueuedRun, make_packs
 
 INTERRUPTED = 130  # the exit code of a worker that was told to stop before its bundle's end
 STOP = "stop"  # the file beside a bundle's that says: stopping is for good

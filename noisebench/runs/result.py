@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.files.arrays import packed_npz
 from ..core.hardware import environment, resolve_precision
 from ..datasets import Fitting, Images, LazyImages
 from ..errors import RunFailed
@@ -111,7 +112,8 @@ def _written(
     folder.write_arrays(
         {**train.arrays("train"), **test.arrays("test"), **early, **arrays, **known}
     )
-    folder.write_dynamics(course.dynamics)
+    dynamics = packed_npz(course.dynamics.arrays(), deflated=True)
+    folder.write(folder.dynamics, lambda file: file.write(dynamics))
     _write_weights(folder, trainer)
     folder.write_history(course.history)
     evaluated = scores.of_run(train, test, labels, run.dataset.num_classes, manifest.splits)

@@ -9,7 +9,7 @@ decided; only where every check was made is a run reproduced.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def verify_run(
     """
     checks: list[Check] = []
     # that is a check of its own, after which the others are made all the same
-    folder = replace(folder, checked=False)
+    folder = RunFolder(folder.path, checked=False)
     try:
         record = folder.full_record()
         checks += [_settings(folder, record), *_files(folder, record)]
