@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any
 
 from ..datasets import Images
@@ -138,8 +138,6 @@ def _train(slots: list[Slot], device: str) -> None:
             slot.finish()
     except _Stopped:
         return
-    except _Lost:
-        _resume([slot for slot in slots if not slot.ended], device)
     except DataError as error:
         # such as a full disk, which is no run's own failure: what was saved of all stays
         for slot in slots:
@@ -169,13 +167,10 @@ class _Stopped(Exception):
     """All runs of a pack were saved and have ended."""
 
 
-class _Lost(Exception):
-    """Other processes took over runs of a pack, which have ended; the rest were saved."""
-
-
 def _run_epochs(slots: list[Slot]) -> list[Slot]:
-    """Train as one network to the end; the runs that did not fail on the way. Raises _Stopped,
-    _Lost.
+    """Train as one network to the end; the runs that did not end on the way. Raises _Stopped.
+
+    A run that another process took over is trained on without being recorded.
     """
     from ..training.packed import PackedTrainer
 
@@ -189,24 +184,26 @@ def _run_epochs(slots: list[Slot]) -> list[Slot]:
         if stopped or timer.checkpoint_due():
             with timer.checkpoint():
                 for slot in slots:
-                    slot.save(stopped=stopped)
-            if stopped:
+                    if not slot.ended:
+                        slot.save(stopped=stopped)
+            if all(slot.ended for slot in slots):
                 raise _Stopped
-            if any(slot.ended for slot in slots):
-                raise _Lost
 
     while slots and pack.first.epoch < pack.first.task.recipe.epochs:
         started, share = time.monotonic(), 1 - pack.first.step / pack.first.steps_per_epoch
         ends = pack.run_epoch(on_step)
         seconds = (time.monotonic() - started) / len(ends)
         for slot, end in zip(slots, ends, strict=True):
+            if slot.ended:
+                continue
             if isinstance(end, RunFailed):
                 slot.fail(end)
             else:
                 slot.session.state.seconds += seconds
                 slot.session.record_epoch(end, seconds / share)
-        slots = [slot for slot in slots if not slot.ended]
-    return slots
+        going_on = [not isinstance(end, RunFailed) for end in ends]
+        slots = list(compress(slots, going_on))
+    return [slot for slot in slots if not slot.ended]
 
 
 def kind_of_step(run: RunConfig) -> str:
