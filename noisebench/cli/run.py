@@ -455,7 +455,7 @@ def _show_agenda(
 ) -> None:
     width = {id(item): load.width for load in work for item in load.items}
     at_once = pool.max_parallel(len(work)) if work else 0
-    total = forecast(work, at_once, pool.place.device) if work else 0.0
+    total = forecast(work, at_once, pool.config.device) if work else 0.0
     if json:
         runs = [_summary(item, width.get(id(item))) for item in items]
         write_json(

@@ -1,15 +1,11 @@
-"""Name -> entry: what a name of the language builds, with its parameters, paper, version and near
-names.
-
-`canonical` turns a text into its one form: aliases resolved, every value written out, switches only
-when on.
-"""
+"""Names of the language and what they build, with parameters, paper, version and similar names."""
 
 from __future__ import annotations
 
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar, overload
@@ -21,15 +17,13 @@ from .plugins import code_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# texts in their one form: those of a suite's runs are few, and each is asked for in every run
-_REMEMBERED = 512
+# normal forms: a suite's runs have few texts, and each run needs them several times
+_CACHE_SIZE = 512
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name: `build(*given, **parameters)` makes the thing; the rest is what one may know about
-    it.
-    """
+    """One name: `build(*injected, **parameters)` makes the object; the rest describes it."""
 
     name: str
     build: Callable[..., Any]
@@ -40,7 +34,7 @@ class Entry:
     properties: frozenset[str] = frozenset()
     fill_defaults: Callable[[dict[str, Value]], dict[str, Value]] | None = None
     facts: dict[str, Any] = field(default_factory=dict, compare=False)
-    code: str = ""  # of a plugin: the hash of its source as it was when it was loaded
+    code: str = ""  # of a plugin: the hash of its source when it was loaded
 
     @property
     def doc(self) -> str:
@@ -52,8 +46,8 @@ class Entry:
 
     @property
     def fingerprint(self) -> str:
-        """What of the code decides a result: the version, and for a plugin its source. Raises
-        LanguageError where that is not known.
+        """The version, and for a plugin the hash of its source, which decide a result. Raises
+        LanguageError where the source is unknown.
         """
         if _is_ours(self.build):
             return str(self.version)
@@ -75,18 +69,11 @@ def _is_ours(build: Callable[..., Any]) -> bool:
     return build.__module__.partition(".")[0] == "noisebench"
 
 
-def _file_of(build: Callable[..., Any]) -> str | None:
-    try:
-        return inspect.getsourcefile(build)
-    except TypeError:  # what was typed into an interpreter
-        return None
-
-
 class Registry:
-    """The names of one kind of thing.
+    """The names of one kind.
 
     `listing` is the word after `noisebench list`; `injected` are the parameters that code
-    supplies, not the text; `properties` are those of an entry that says nothing else.
+    supplies, not the text; `properties` are the default of an entry's.
     """
 
     def __init__(
@@ -96,17 +83,13 @@ class Registry:
         injected: tuple[str, ...] = (),
         properties: tuple[str, ...] = (),
     ) -> None:
-        self.kind, self.listing, self._injected, self._properties = (
-            kind,
-            listing,
-            injected,
-            properties,
-        )
+        self.kind, self.listing = kind, listing
+        self._injected, self._properties = injected, properties
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
         self._short: dict[str, Call] = {}
-        # until a name is added
-        self._of_text = lru_cache(_REMEMBERED)(lambda text: self._normal(parse(text)))
+        # cleared when a name is added
+        self._of_text = lru_cache(_CACHE_SIZE)(lambda text: self._normal(parse(text)))
 
     @overload
     def register(self, build: F) -> F: ...
@@ -120,14 +103,14 @@ class Registry:
         """
         if build is None:
             return lambda function: self.register(function, name=name, **facts)
-        known = {
-            key: facts.pop(key)
-            for key in ("paper", "version", "aliases", "fill_defaults")
-            if key in facts
-        }
+        fields = ("paper", "version", "aliases", "fill_defaults")
+        values = {key: facts.pop(key) for key in fields if key in facts}
         properties = frozenset(facts.pop("properties", self._properties))
         parameters = read_signature(build, facts.pop("injected", self._injected))
-        code = "" if _is_ours(build) else code_of(_file_of(build))
+        code = ""
+        if not _is_ours(build):
+            with suppress(TypeError):  # what was typed into an interpreter has no file
+                code = code_of(inspect.getsourcefile(build))
         self.add(
             Entry(
                 name or build.__name__,
@@ -136,22 +119,20 @@ class Registry:
                 properties=properties,
                 facts=facts,
                 code=code,
-                **known,
+                **values,
             )
         )
         return build
 
     def add(self, entry: Entry) -> None:
-        for taken in (entry.name, *entry.aliases):
-            if not _NAME.fullmatch(taken):
+        for name in (entry.name, *entry.aliases):
+            if not _NAME.fullmatch(name):
                 raise LanguageError(
-                    f"the {self.kind} {taken!r} cannot be written: a name is "
+                    f"the {self.kind} {name!r} cannot be written: a name is "
                     "letters, digits and _, a letter first"
                 )
-            if taken in self._entries or taken in self._aliases:
-                raise LanguageError(
-                    f"the {self.kind} {taken!r} exists already: choose another name"
-                )
+            if name in self._entries or name in self._aliases:
+                raise LanguageError(f"the {self.kind} {name!r} exists already: choose another name")
         self._of_text.cache_clear()
         self._entries[entry.name] = entry
         self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
@@ -213,6 +194,24 @@ class Registry:
             for call in self.calls(expression)
         }
 
+    def arguments(self, expression: Expression) -> Iterator[tuple[Call, Parameter, Value]]:
+        """Every named argument of a normal expression: its call, its parameter and its value."""
+        for call in self.calls(expression):
+            parameters = {p.name: p for p in self[call.name].parameters}
+            yield from ((call, parameters[name], value) for name, value in call.kwargs)
+
+    def map_arguments(
+        self, expression: Expression, change: Callable[[Call, Parameter, Value], Value]
+    ) -> Expression:
+        """The normal expression with `change` applied to every named argument."""
+
+        def visit(call: Call) -> Call:
+            parameters = {p.name: p for p in self[call.name].parameters}
+            values = ((name, change(call, parameters[name], value)) for name, value in call.kwargs)
+            return replace(call, kwargs=tuple(values))
+
+        return self.normal(self.substitute(expression, visit))
+
     def substitute(self, expression: Expression, change: Callable[[Call], Call]) -> Expression:
         """The expression with `change` applied to every call, the inner ones first."""
 
@@ -225,7 +224,7 @@ class Registry:
         return Sum.of((weight, visit(call)) for weight, call in terms(expression))
 
     def _expanded(self, call: Call) -> Call:
-        """A short name written out, its parameters given to what stands within."""
+        """A short name written out, with its arguments in the inner call."""
         short = self._short[call.name]
         inner = short.args[0]
         if call.args or not isinstance(inner, Call):
@@ -233,8 +232,8 @@ class Registry:
                 f"{call.name} is short for {short}: name its parameters, as in "
                 f"{call.name}(name=value)"
             )
-        kept = tuple(pair for pair in inner.kwargs if pair[0] not in dict(call.kwargs))
-        return replace(short, args=(replace(inner, kwargs=(*kept, *call.kwargs)),))
+        defaults = tuple(pair for pair in inner.kwargs if pair[0] not in dict(call.kwargs))
+        return replace(short, args=(replace(inner, kwargs=(*defaults, *call.kwargs)),))
 
     def _normal_call(self, call: Call) -> Call:
         call = self._expanded(call) if call.name in self._short else call
@@ -247,10 +246,12 @@ class Registry:
             for p in entry.parameters
             if p.is_expression and values[p.name] is not None
         )
-        written = [(p, values[p.name]) for p in entry.parameters if not p.is_expression]
-        return Call(
-            entry.name, inner, tuple((p.name, value) for p, value in written if not p.unset(value))
+        kwargs = tuple(
+            (p.name, values[p.name])
+            for p in entry.parameters
+            if not p.is_expression and not p.unset(values[p.name])
         )
+        return Call(entry.name, inner, kwargs)
 
     def _bind(self, entry: Entry, call: Call) -> dict[str, Value]:
         known = {p.name: p for p in entry.parameters}

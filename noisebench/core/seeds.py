@@ -1,8 +1,20 @@
-"""Seeds made of a seed."""
+"""Seeds derived from a seed, and the numbers that say what each is for.
+
+A number never changes and is never used twice: it decides labels, splits and initial weights.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+
+NETWORK, EPOCH, STRATEGY, RANK = range(4)  # training
+RATES, PROJECTION, CORRUPTED, VIEWS = range(11, 15)  # instance-dependent noise
+REPLACED, REPLACEMENTS = 21, 22  # images of another data set
+VALIDATION = 31
+ESTIMATION_FOLD = 37
+CROSS_VALIDATION_FOLD = 41
+TRUSTED = 43
+SUBSET = 47
 
 
 def derived_seed(seed: int, *purpose: int) -> int:

@@ -314,7 +314,7 @@ def _has_turn(held: ExitStack, claim: Path, tell: ProgressCallback) -> bool:
     except RunTaken:
         other = find_lock(claim)
         tell(
-            f"waiting for {other.holder if other else 'another process'}, which downloads "
+            f"waiting for {other.owner if other else 'another process'}, which downloads "
             f"{claim.parent.name}",
             0,
             0,

@@ -1,44 +1,56 @@
-"""The executor `ray`: which cluster, and that one of our own is seen from this machine alone. Ray
-is imported after that is settled.
+"""The executor `ray`: a task for each batch, which is a worker process on any node with room.
+
+The batch and its events are files on the shared directory. When a node dies, its runs are resumed
+on another one from their last checkpoints, under the same name, which takes over their locks.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import socket
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
 
+from ..core.hardware import cpu_count
 from ..errors import ConfigError
-from .job import WorkerConfig
+from .job import INTERRUPTED, Attempt, Event, JobBatch, Outcome, WorkerConfig
+from .local import describe_exit, worker_environment
 from .registry import ExecutorOptions
+from .submission import EventFile, Submission
 
-if TYPE_CHECKING:
-    from .ray_pool import RayPool
+OWN = "local"  # Ray's word for a cluster that starts and ends with this process
+# seconds in which a cluster answers; Ray itself would try for minutes, with lines on stderr
+_TIMEOUT = 5.0
+_POLL = 0.2  # seconds between two looks at the files of up to 200 batches
+_PAUSE = 2.0  # seconds before a batch is retried, times how many machines it lost
+_STORE = 100_000_000  # bytes of shared memory: no run lies in it
 
-OWN = "local"  # Ray's word for a cluster that begins and ends with us
-# seconds in which a cluster answers; Ray itself would try for minutes, saying so on stderr
-_REACHED = 5.0
 
-
-def open_pool(place: WorkerConfig, request: ExecutorOptions) -> RayPool:
-    """The executor `ray`. Raises ConfigError for an address that is none, or where nobody
-    answers.
-    """
-    address = request.address or os.environ.get("RAY_ADDRESS") or OWN
-    _check(address)
+def open_pool(config: WorkerConfig, options: ExecutorOptions) -> RayPool:
+    """The executor `ray`. Raises ConfigError for an address where no cluster answers."""
+    address = options.address or os.environ.get("RAY_ADDRESS") or OWN
+    _check_address(address)
     if address == OWN or address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
-        # Ray replaces the loopback address by the machine's on Linux, and who reaches a cluster may
-        # run anything on it. By this name it leaves that, on every system; read once, when Ray is
-        # imported.
+        # Ray replaces the loopback address by the machine's on Linux, and anybody who reaches a
+        # cluster may run anything on it. With this variable it keeps the address, on every system;
+        # read once, when Ray is imported.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     # a run without a share of a GPU sees none
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    from .ray_pool import RayPool
+    import ray
 
-    return RayPool(place, request, address)
+    return RayPool(config, options, address, ray)
 
 
-def _check(address: str) -> None:
+def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     if address in (OWN, "auto"):
         return
@@ -48,9 +60,215 @@ def _check(address: str) -> None:
             f"submit gets there), got {address!r}"
         )
     try:
-        socket.create_connection((host, int(port)), _REACHED).close()
+        socket.create_connection((host, int(port)), _TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {address} ({error}): ray start --head makes "
             "one, and says its address"
         ) from None
+
+
+class RayPool:
+    """A cluster's nodes. They need the same Python environment, and the workspace, the data and the
+    plugins at the same paths. `ray` is the module.
+    """
+
+    def __init__(
+        self, config: WorkerConfig, options: ExecutorOptions, address: str, ray: Any
+    ) -> None:
+        self.config, self.options = config, options
+        self._ray, self._address, self._cpus = ray, address, options.cpus or 1
+        self._todo: deque[JobBatch] = deque()
+        self._tasks: dict[Any, tuple[Attempt, EventFile]] = {}
+        self._submissions: list[Submission] = []
+        self._stopping = False
+
+    def max_parallel(self, count: int) -> int:
+        """`--jobs`, at most what the cluster has room for now; a cluster of our own is not started
+        for that.
+        """
+        if self._address == OWN:
+            free = cpu_count() // self._cpus
+        else:
+            self._connect()
+            free = min(
+                int(self._total(name) / share + 1e-9)
+                for name, share in (("CPU", self._cpus), ("GPU", self._gpus))
+                if share
+            )
+        return max(1, min(self.options.jobs or count, count, free))
+
+    @property
+    def _gpus(self) -> float:
+        """Of each run: by default one if the cluster has GPUs."""
+        if self.options.gpus is not None:
+            return float(self.options.gpus)
+        return float(self.config.device != "cpu" and self._total("GPU") > 0)
+
+    def _total(self, resource: str) -> float:
+        return float(self._ray.cluster_resources().get(resource, 0.0))
+
+    def prepare(self) -> None:
+        """Nothing: the workers are the cluster's."""
+
+    def run(
+        self, batches: list[JobBatch], stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[Event]:
+        """Every job's events as they come; once `stopped()` is true, workers save and stop."""
+        self._todo.extend(batches)
+        # Ray's driver prints to stdout, which is data, what happens to nodes; no setting stops it.
+        with Path(os.devnull).open("w") as devnull, redirect_stdout(devnull):
+            self._connect()
+            try:
+                self._check_room()
+                yield from self._watch(stopped)
+            finally:
+                self._ray.shutdown()
+                for submission in self._submissions:
+                    submission.forget()
+
+    def _watch(self, stopped: Callable[[], bool]) -> Iterator[Event]:
+        while self._tasks or (self._todo and not self._stopping):
+            if stopped():
+                self.stop()
+            self._submit()
+            tasks = list(self._tasks)
+            pause = _POLL * max(1.0, len(tasks) / 200)
+            ended, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=pause)
+            for task in tasks:
+                attempt, events = self._tasks[task]
+                for event in events.read():
+                    yield from attempt.on_event(event)
+                if task in ended:
+                    outcome = self._outcome(task, attempt)
+                    del self._tasks[task]
+                    self._todo.extend(outcome.retry)
+                    yield from outcome.events
+
+    def tidy(self) -> None:
+        """Nothing: no worker outlives its command."""
+
+    def stop(self) -> None:
+        """Ask every worker to save its run and end; start no further task."""
+        if not self._stopping:
+            self._stopping = True
+            for task in self._tasks:
+                self._ray.cancel(task)
+
+    def _submit(self) -> None:
+        """Tasks, up to --jobs; which of them run at once is decided by Ray."""
+        most = self.options.jobs or len(self._todo) + len(self._tasks)
+        remote = self._ray.remote(run_worker)
+        while self._todo and len(self._tasks) < most and not self._stopping:
+            submission = Submission.make("ray", self.config, [self._todo.popleft()])
+            self._submissions.append(submission)
+            batch = submission.batch(0)
+            task = remote.options(
+                name=batch.name,
+                scheduling_strategy="SPREAD",
+                num_cpus=self._cpus,
+                num_gpus=self._gpus,
+                max_retries=0,
+            ).remote(
+                submission.worker_options(0),
+                worker_environment(self._cpus, batch.name),
+                str(Path.cwd()),
+                # a worker that only lost its connection has saved and ended by then
+                _PAUSE * batch.machines_lost,
+            )
+            self._tasks[task] = Attempt(batch), submission.events(0)
+
+    def _outcome(self, task: Any, attempt: Attempt) -> Outcome:
+        """What follows when a task has ended, whose events were read after that."""
+        try:
+            code = self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            # the node, its raylet, the task's own process: anything but the worker
+            if self._stopping:
+                return attempt.stopped()
+            cause = getattr(error, "cause", None) or error
+            return attempt.lost(
+                f"its node was lost ({type(cause).__name__}: {_first_sentence(cause)})"
+            )
+        if self._stopping:
+            return attempt.stopped()
+        if code in (0, INTERRUPTED):
+            return attempt.ended()
+        return attempt.died(
+            f"its worker process died ({describe_exit(code)}): out of memory? a "
+            "larger --cpus-per-run leaves each more"
+        )
+
+    def _check_room(self) -> None:
+        """Raises ConfigError where no node is large enough: Ray would wait for one for ever."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        cpus, gpus = ([node.get(name, 0) for node in nodes] for name in ("CPU", "GPU"))
+        if not any(
+            num_cpus >= self._cpus and num_gpus >= self._gpus
+            for num_cpus, num_gpus in zip(cpus, gpus, strict=True)
+        ):
+            raise ConfigError(
+                f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} GPUs, which "
+                "a run asks for by --cpus-per-run and --gpus-per-run; the most there are on one: "
+                f"{max(cpus):g} and {max(gpus):g}"
+            )
+
+    def _connect(self) -> None:
+        """Once in this process. Raises ConfigError where there is no such cluster."""
+        if self._ray.is_initialized():
+            return
+        # of a cluster of our own; another one's is decided by those who started it
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        own: dict[str, Any] = {}
+        if self._address == OWN:
+            own = {"include_dashboard": False, "object_store_memory": _STORE}
+        before = signal.getsignal(signal.SIGTERM)  # Ray sets its own handler
+        try:
+            self._ray.init(
+                self._address,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                configure_logging=True,
+                **own,
+            )
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = "cannot start here" if own else f"cannot be reached at {self._address}"
+            raise ConfigError(
+                f"a Ray cluster {where} ({_first_sentence(error)}): ray start --head makes one"
+            ) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def run_worker(
+    options: tuple[str, ...], environment: dict[str, str], folder: str, pause: float
+) -> int:
+    """The task, on its node: run a worker and return its exit code. Cancelled, it lets the worker
+    save.
+
+    Raises RuntimeError where the command's working directory does not exist on this node.
+    """
+    if not Path(folder).is_dir():
+        raise RuntimeError(
+            f"{folder} is not on node {socket.gethostname()}: all nodes need the same folders"
+        )
+    time.sleep(pause)
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, *options],
+        env={**os.environ, **environment},
+        cwd=folder,
+        start_new_session=True,
+    )
+    try:
+        # a cancellation interrupts neither waitpid nor a long sleep
+        while process.poll() is None:
+            time.sleep(0.1)
+        return process.returncode
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _first_sentence(error: object) -> str:
+    """Of Ray's long explanations."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]

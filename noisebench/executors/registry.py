@@ -1,5 +1,6 @@
-"""The names of executors and where their code is; knows none of their packages. An executor's extra
-has its name.
+"""The names of executors, their options and what they have in common.
+
+Imports none of their packages; the extra that installs an executor's package has its name.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from .job import Event, JobBatch, WorkerConfig
 
 
 class Executor(Protocol):
-    """Where runs execute. Whatever a worker dies of, each job ends: done, failed, interrupted, or
+    """Where runs execute. Every job ends, however its worker does: done, failed, interrupted, or
     taken by another process.
     """
 
-    place: WorkerConfig
+    config: WorkerConfig
 
     def max_parallel(self, count: int) -> int:
-        """How many of so many bundles go at a time. Raises ConfigError where a cluster cannot be
-        reached.
+        """How many of `count` batches run at a time. Raises ConfigError if a cluster does not
+        answer.
         """
         ...
 
@@ -30,25 +31,25 @@ class Executor(Protocol):
         """Start what takes a moment, while the runs are planned."""
         ...
 
-    def run(self, bundles: list[JobBatch], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
-        """Every job's events as they come. When `stopped()` turns true all is stopped, what runs is
-        saved first.
-        """
+    def run(self, batches: list[JobBatch], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
+        """Every job's events as they come. When `stopped()` turns true all is saved and stopped."""
         ...
 
     def stop(self) -> None:
-        """Let what runs save and end; start nothing more."""
+        """Ask the running workers to save and end; start nothing more."""
         ...
 
     def tidy(self) -> None:
-        """Nothing is left to do: keep nothing of what earlier commands left to a cluster."""
+        """Delete what earlier commands left for a cluster, since no run is left to do."""
         ...
 
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """How somebody wants runs to be executed. jobs: at a time; address: of a Ray cluster; cpus,
-    gpus: of each run; slurm: KEY=VALUE; detach: submit, and do not wait.
+    """How runs are to be executed.
+
+    jobs: at a time; address: of a Ray cluster; cpus, gpus: of each run; slurm: KEY=VALUE; detach:
+    submit, and do not wait.
     """
 
     jobs: int | None = None
@@ -70,8 +71,8 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class ExecutorInfo:
-    """One executor: the module of its name has `open_pool`; `heeds`, the parts of a request that
-    mean something to it alone.
+    """One executor: the module of its name has `open_pool`. `supported`: the options that only
+    some executors have.
     """
 
     name: str
@@ -80,8 +81,8 @@ class ExecutorInfo:
 
 
 EXECUTORS = {
-    kind.name: kind
-    for kind in (
+    info.name: info
+    for info in (
         ExecutorInfo("local", "worker processes on this machine"),
         ExecutorInfo(
             "ray", "a Ray cluster, or one of its own on this machine", ("address", "cpus", "gpus")
@@ -93,32 +94,27 @@ EXECUTORS = {
 }
 
 
-def open_executor(name: str, place: WorkerConfig, request: ExecutorOptions) -> Executor:
-    """An executor. Raises ConfigError for an unknown name, a setting without effect there, or a
+def open_executor(name: str, config: WorkerConfig, options: ExecutorOptions) -> Executor:
+    """An executor. Raises ConfigError for an unknown name, an option without effect there, or a
     package that is missing.
     """
-    check_request(name, place, request)
+    if name not in EXECUTORS:
+        raise ConfigError(f"--executor is one of {', '.join(EXECUTORS)}, got {name!r}")
+    for key, option in _OPTIONS.items():
+        if getattr(options, key) not in (None, (), False) and key not in EXECUTORS[name].supported:
+            supporting = [info.name for info in EXECUTORS.values() if key in info.supported]
+            raise ConfigError(
+                f"{option} has an effect with --executor {' and '.join(supporting)} only"
+            )
+    _check_devices(name, config.device, options.gpus)
     try:
-        executor: Executor = import_module(f"{__package__}.{name}").open_pool(place, request)
+        executor: Executor = import_module(f"{__package__}.{name}").open_pool(config, options)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"--executor {name} needs {(error.name or name).partition('.')[0]}: pip "
             f"install 'noisebench[{name}]'"
         ) from None
     return executor
-
-
-def check_request(name: str, place: WorkerConfig, request: ExecutorOptions) -> None:
-    """Raises ConfigError for a request that no executor of this name can fulfil."""
-    if name not in EXECUTORS:
-        raise ConfigError(f"--executor is one of {', '.join(EXECUTORS)}, got {name!r}")
-    for key, option in _OPTIONS.items():
-        if getattr(request, key) not in (None, (), False) and key not in EXECUTORS[name].supported:
-            heeding = [kind.name for kind in EXECUTORS.values() if key in kind.supported]
-            raise ConfigError(
-                f"{option} has an effect with --executor {' and '.join(heeding)} only"
-            )
-    _check_devices(name, place.device, request.gpus)
 
 
 def _check_devices(name: str, device: str, gpus: float | None) -> None:

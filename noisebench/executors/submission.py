@@ -1,10 +1,7 @@
-"""Events in a file that one process appends to and others read, on whatever machines.
+"""Batches and their events as files on a shared directory, `runs/.jobs/NAME/`.
 
-A submission on the shared folder, `runs/.jobs/NAME/`: for each bundle a file of it and one of its
-events, and which cluster job has it.
-
-It outlives whoever submitted, so that the same command finds its runs under way: it watches them,
-and submits the rest.
+A Slurm submission outlives the command: the same command, run again, finds its runs under way,
+watches them, and submits the rest.
 """
 
 from __future__ import annotations
@@ -19,89 +16,84 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.files.atomic import write_text
-from ..core.files.schema import TEXT, check_form
 from ..core.files.untrusted import MAX_BYTES, open_regular, read_json, read_text
 from ..errors import DataError
-from .job import STOP, Event, JobBatch, WorkerConfig
+from .job import STOP, WORKER, Event, JobBatch, WorkerConfig
 
-_AT_ONCE = 1 << 24  # bytes; what is beyond is read the next time
+JOBS = ".jobs"  # in runs/; no run's name begins with a dot
+_READ_BYTES = 1 << 24  # at once; the rest is read the next time
 
 
 class EventFile:
-    """One bundle's events, a line of JSON each. An empty line says that a worker began."""
+    """The events of one batch, a line of JSON each. An empty line: a worker started."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._at = path, 0
+        self.path, self._offset = path, 0
 
     def read(self) -> list[Event]:
-        """What was appended since it was last asked. A line that is not yet whole waits; one that
-        never got whole is left out.
+        """The events since the last call. An incomplete line is read when it is complete, and left
+        out if it never is.
         """
         try:
-            # opened anew each time: that is when a network file system looks again
+            # opened again each time, since only then does a network file system look again
             with open_regular(self.path) as file:
-                file.seek(self._at)
-                whole, newline, _ = file.read(_AT_ONCE).rpartition(b"\n")
+                file.seek(self._offset)
+                lines, newline, _ = file.read(_READ_BYTES).rpartition(b"\n")
         except FileNotFoundError:
             return []
-        self._at += len(whole) + len(newline)
-        return [event for line in whole.splitlines() if (event := Event.read(line)) is not None]
+        self._offset += len(lines) + len(newline)
+        return [event for line in lines.splitlines() if (event := Event.read(line)) is not None]
 
     def begin(self) -> bool:
-        """Say that a worker begins; whether one did before. Ends the line that one died over."""
-        before = self.begun
+        """Write that a worker starts; whether one did before. Ends the line that one died in."""
+        started = self.started
         self._write(b"\n")
-        return before
+        return started
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > 0
 
     def append(self, event: Event) -> None:
         self._write(event.line().encode())
 
     def _write(self, line: bytes) -> None:
-        """At once, and so that it is at the file server when this returns."""
+        """In one write, which is on the file server when this returns."""
         with self.path.open("ab", buffering=0) as file:
             file.write(line)
             os.fsync(file.fileno())
 
 
-JOBS = ".jobs"  # within runs/; no run's name begins with a dot
-
-
 @dataclass(frozen=True)
 class Submission:
-    """One folder of bundles."""
+    """One directory of batches."""
 
     path: Path
 
     @classmethod
-    def make(cls, runs: Path, place: WorkerConfig, bundles: Iterable[JobBatch]) -> Submission:
-        """Write the bundles down, each under a name of its own. Raises DataError where one cannot
-        write.
-        """
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        made = cls(runs.absolute() / JOBS / name)
-        for number, bundle in enumerate(bundles):
-            named = replace(bundle, name=bundle.name or f"slurm-{name}-{number}")
-            write_text(made.bundle_file(number), place.line() + named.line())
-        return made
+    def make(cls, executor: str, config: WorkerConfig, batches: Iterable[JobBatch]) -> Submission:
+        """Write the batches, each under a name of its own. Raises DataError."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:12]}"
+        submission = cls(_folder(config) / name)
+        for number, batch in enumerate(batches):
+            named = replace(batch, name=batch.name or f"{executor}-{name}-{number}")
+            write_text(submission.batch_file(number), config.line() + named.line())
+        return submission
 
     @classmethod
-    def all(cls, runs: Path) -> list[Submission]:
-        """Those that lie there, in order."""
-        return [cls(path.parent) for path in sorted((runs.absolute() / JOBS).glob("*/jobs.json"))]
+    def accepted_ones(cls, config: WorkerConfig) -> list[Submission]:
+        """The accepted submissions of a workspace, in order."""
+        return [cls(path.parent) for path in sorted(_folder(config).glob("*/jobs.json"))]
 
-    def bundle_file(self, number: int) -> Path:
+    def batch_file(self, number: int) -> Path:
         return self.path / f"{number}.bundle"
 
-    def event_file(self, number: int) -> Path:
-        return self.path / f"{number}.events"
+    def events(self, number: int) -> EventFile:
+        return EventFile(self.path / f"{number}.events")
 
-    def bundle(self, number: int) -> JobBatch:
+    def batch(self, number: int) -> JobBatch:
         """Raises DataError where its file is missing or damaged."""
-        path = self.bundle_file(number)
+        path = self.batch_file(number)
         try:
             return JobBatch.read(read_text(path, MAX_BYTES).splitlines()[1])
         except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
@@ -109,28 +101,32 @@ class Submission:
                 f"{path} is damaged ({error}): delete {self.path} and run the suite again"
             ) from None
 
-    def events(self, number: int) -> EventFile:
-        return EventFile(self.event_file(number))
+    def worker_options(self, number: int) -> tuple[str, ...]:
+        """What Python is called with for a worker of this batch."""
+        files = str(self.batch_file(number)), str(self.events(number).path)
+        return (*WORKER, "--bundle", files[0], "--events", files[1])
 
     def accept(self, cluster: str, jobs: list[str]) -> None:
-        """Remember which cluster job has which bundle: from now on it is found."""
+        """Write which cluster job has which batch; `accepted_ones` finds it from now on."""
         write_text(self.path / "jobs.json", json.dumps({"cluster": cluster, "jobs": jobs}) + "\n")
 
     def accepted(self) -> Iterator[tuple[str, int, str]]:
-        """Cluster, bundle number and cluster job, of each bundle; nothing where that cannot be
-        read.
-        """
+        """Cluster, batch number and cluster job of each batch; nothing if that cannot be read."""
         try:
             content = read_json(self.path / "jobs.json")
-            check_form(content, {"cluster": TEXT, "jobs": [TEXT]})
-        except (OSError, ValueError):
+            cluster, jobs = str(content["cluster"]), list(map(str, content["jobs"]))
+        except (OSError, ValueError, KeyError, TypeError):
             return
-        yield from ((content["cluster"], number, job) for number, job in enumerate(content["jobs"]))
+        yield from ((cluster, number, job) for number, job in enumerate(jobs))
 
     def stop(self) -> None:
-        """Say to all its workers that being stopped is for good."""
+        """Tell all workers that they are not started again after they were stopped."""
         write_text(self.path / STOP, "")
 
     def forget(self) -> None:
         """Delete it, logs and all."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _folder(config: WorkerConfig) -> Path:
+    return Path(config.workspace).absolute() / "runs" / JOBS

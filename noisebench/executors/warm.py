@@ -1,8 +1,8 @@
 """Workers that start in milliseconds: one process has imported torch, and forks each of them.
 
 multiprocessing's forkserver is not used: it imports the caller's `__main__` into every worker,
-belongs to the terminal's process group, and is given no environment of its own, though glibc reads
-its settings only as a process starts.
+belongs to the terminal's process group, and gets no environment of its own, though glibc reads its
+settings only as a process starts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NUMBER = struct.Struct("i")
 
 @cache
 def server() -> Server:
-    """The one of this process, started by the first call; it ends with this process."""
+    """The server of this process, started by the first call; it ends with this process."""
     return Server()
 
 
@@ -68,9 +68,11 @@ class Server:
         self.pid = self._process.pid
         atexit.register(self.close)
 
-    def fork(self, environment: Mapping[str, str], folder: Path | None = None) -> ForkedProcess:
-        """A worker in this environment and folder. Raises OSError where the server has died."""
-        settings = json.dumps([dict(environment), str(folder or Path.cwd())]) + "\n"
+    def fork(self, environment: Mapping[str, str]) -> ForkedProcess:
+        """A worker in this environment and the working directory. Raises OSError if the server has
+        died.
+        """
+        settings = json.dumps([dict(environment), str(Path.cwd())]) + "\n"
         stdin, to_worker = os.pipe()
         from_worker, stdout = os.pipe()
         ours, theirs = socket.socketpair()
@@ -104,7 +106,7 @@ class ForkedProcess:
 
     def __init__(self, pid: int, status: socket.socket, stdin: int, stdout: int) -> None:
         self.pid, self._status = pid, status
-        # means this process even when it has ended and another one has its pid
+        # refers to this process even when it has ended and another one has its pid
         self._handle = os.pidfd_open(pid)
         self.stdin = os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout = os.fdopen(stdout, encoding="utf-8", errors="replace")
@@ -126,7 +128,7 @@ class ForkedProcess:
             ended.poll()
             try:
                 code = _receive(self._status)
-            except ConnectionError:  # the process that would tell was killed too, as by `pkill -f`
+            except ConnectionError:  # the process that waits for it was killed too
                 code = -signal.SIGKILL
             with self._lock:
                 self._returncode = code
@@ -151,18 +153,18 @@ def _serve(requests: socket.socket) -> None:
         if os.fork() == 0:
             requests.close()
             _wait_for_worker(*files)
-        for each in files:
-            os.close(each)
+        for number in files:
+            os.close(number)
 
 
 def _wait_for_worker(stdin: int, stdout: int, stderr: int, status: int) -> NoReturn:
-    """Fork the worker, tell its pid and in the end its exit code."""
+    """Fork the worker; write its pid, and in the end its exit code, to the socket."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if (pid := os.fork()) == 0:
         os.close(status)
         _work(stdin, stdout, stderr)
-    for each in (stdin, stdout, stderr):
-        os.close(each)
+    for number in (stdin, stdout, stderr):
+        os.close(number)
     with suppress(BrokenPipeError):  # the parent has died
         os.write(status, _NUMBER.pack(pid))
         os.write(status, _NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
@@ -177,9 +179,9 @@ def _work(*files: int) -> NoReturn:
     from .worker import work
 
     os.setsid()
-    for number, each in enumerate(files):
-        os.dup2(each, number)
-        os.close(each)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
     if not (settings := sys.stdin.readline()).endswith("\n"):
         sys.exit()  # the parent was killed meanwhile
     environment, folder = json.loads(settings)
@@ -190,7 +192,7 @@ def _work(*files: int) -> NoReturn:
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if threads.isdecimal() and int(threads):
         torch.set_num_threads(int(threads))
-    numpy.random.seed()  # not what every other worker draws
+    numpy.random.seed()  # another state than every other worker's
     requests = select.poll()
     requests.register(0, select.POLLHUP)  # the other end of stdin was closed: the command has ended
     work(lambda: bool(requests.poll(0)))

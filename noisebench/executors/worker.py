@@ -1,8 +1,7 @@
-"""A worker process: reads a Place, then Bundles, from stdin; answers Events on stdout. Imports
-torch once for many runs.
+"""A worker process: reads a config and then batches from stdin, and answers events on stdout.
 
-Where nobody can hold a pipe to it, a bundle is a file and so are its events: `--bundle FILE
---events FILE`.
+torch is imported once for many runs. Where no pipe reaches the worker, a batch is a file and so are
+its events: `--bundle FILE --events FILE`.
 """
 
 from __future__ import annotations
@@ -26,156 +25,144 @@ from ..runs.packed_session import PackedRun, run_packed
 from ..runs.queue import resolve_suite_run
 from ..runs.session import execute_run, make_trainer
 from ..runs.workspace import Workspace
-from .attempt import Attempt
-from .job import INTERRUPTED, STOP, Event, Job, JobBatch, WorkerConfig
+from .job import INTERRUPTED, STOP, Attempt, Event, Job, JobBatch, WorkerConfig
 from .submission import EventFile
 
 
 def work(is_orphan: Callable[[], bool] | None = None) -> None:
-    """Serve bundles until stdin ends, a signal comes or the command has ended, which is asked of
-    `is_orphan` between two steps.
+    """Serve batches until stdin ends, a signal comes or the command has ended, for which
+    `is_orphan` is called between two steps.
     """
-    is_orphan = is_orphan or _is_orphan()
+    is_orphan = is_orphan or _parent_watch()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not stand among the answers
-    if not (first := _line()):
+    os.dup2(2, 1)  # what a library prints must not mix with the answers
+    if not (first := _read_line()):
         return
-    place = WorkerConfig.read(first)
     with PatientSignals() as signals:
 
         def answer(event: Event) -> None:
             try:
                 answers.write(event.line())
-            except BrokenPipeError:  # whoever asked is gone: save and stop
+            except BrokenPipeError:  # the command has ended: save and stop
                 signals.stopped = True
 
-        server = _Server(place, answer, lambda: signals.stopped or is_orphan())
-        while not signals.stopped and (line := _line()):
+        config = WorkerConfig.read(first)
+        server = _Server(config, answer, lambda: signals.stopped or is_orphan())
+        while not signals.stopped and (line := _read_line()):
             server.serve(JobBatch.read(line))
     with suppress(BrokenPipeError):
         answers.close()
 
 
-def _line() -> str:
-    """The next of stdin; empty where whoever writes it is gone, in the midst of it too."""
+def _read_line() -> str:
+    """The next of stdin; empty at its end, and where it ends within a line."""
     line = sys.stdin.readline()
     return line if line.endswith("\n") else ""
 
 
-def work_on(bundle_file: Path, events_file: Path) -> int:
-    """Do the bundle of a file, after the place in its first line; append events to another, going
-    on where that ends.
+def work_on(batch_file: Path, events_file: Path) -> int:
+    """Do the batch of a file, whose first line is the config; append events to another file,
+    resuming where that ends. Returns the exit code.
     """
-    place_line, bundle_line = bundle_file.read_text(encoding="utf-8").splitlines()
-    events = EventFile(events_file)
-    attempt = Attempt(JobBatch.read(bundle_line))
+    config_line, batch_line = batch_file.read_text(encoding="utf-8").splitlines()
+    events, attempt = EventFile(events_file), Attempt(JobBatch.read(batch_line))
     for event in events.read():
         list(attempt.on_event(event))
-    bundle = attempt.bundle.retry(attempt.unfinished) if events.begin() else attempt.bundle
+    batch = attempt.batch.retry(attempt.unfinished) if events.begin() else attempt.batch
 
     def answer(event: Event) -> None:
         list(attempt.on_event(event))
         events.append(event)
 
-    is_orphan = _is_orphan()
+    is_orphan = _parent_watch()
     with PatientSignals() as signals:
-        _Server(
-            WorkerConfig.read(place_line), answer, lambda: signals.stopped or is_orphan()
-        ).serve(bundle)
-    return 0 if attempt.complete or (bundle_file.parent / STOP).exists() else INTERRUPTED
+        config = WorkerConfig.read(config_line)
+        _Server(config, answer, lambda: signals.stopped or is_orphan()).serve(batch)
+    is_over = not attempt.unfinished or (batch_file.parent / STOP).exists()
+    return 0 if is_over else INTERRUPTED
 
 
-def _is_orphan() -> Callable[[], bool]:
-    """Whether the parent has died since."""
+def _parent_watch() -> Callable[[], bool]:
+    """A function that tells whether the parent has died since."""
     parent = os.getppid()
     return lambda: os.getppid() != parent
 
 
-def _threads() -> int:
-    """What this worker was given of the machine."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() else cpu_count()
-
-
 class _Server:
-    """Does what it is told, one bundle after the other. Events go to `answer`; `stop()` is asked
-    between steps.
-    """
+    """Does batches. Events go to `answer`; `should_stop()` is called between steps."""
 
     def __init__(
-        self, place: WorkerConfig, answer: Callable[[Event], None], stop: Callable[[], bool]
+        self,
+        config: WorkerConfig,
+        answer: Callable[[Event], None],
+        should_stop: Callable[[], bool],
     ) -> None:
-        load_plugins(place.plugins)
-        workers = _threads() if place.workers is None else place.workers
+        load_plugins(config.plugins)
+        workers = config.workers
+        if workers is None:
+            threads = os.environ.get("OMP_NUM_THREADS", "")
+            workers = int(threads) if threads.isdecimal() else cpu_count()
         self._workspace = Workspace(
-            place.workspace, place.data_dir, offline=place.offline, workers=workers
+            config.workspace, config.data_dir, offline=config.offline, workers=workers
         )
-        self._place, self._answer, self._stop = place, answer, stop
+        self._config, self._answer, self._should_stop = config, answer, should_stop
 
-    def serve(self, bundle: JobBatch) -> None:
-        """One bundle; of each job how it ended."""
-        jobs = {job.number: job for job in bundle.jobs}
-        wanted = [
-            each
-            for job in bundle.jobs
-            if (each := self._wanted(job, begun=bundle.started_before)) is not None
-        ]
+    def serve(self, batch: JobBatch) -> None:
+        """Train the runs of one batch and report how each ended."""
+        jobs = {job.number: job for job in batch.jobs}
+        resolved = [self._resolve(job, started=batch.started_before) for job in batch.jobs]
+        runs = [run for run in resolved if run is not None]
 
-        def tell(number: int, outcome: dict[str, Any] | NoisebenchError) -> None:
-            self._answer(_ended(jobs[number], outcome))
+        def on_result(number: int, result: dict[str, Any] | NoisebenchError) -> None:
+            self._answer(_end_event(jobs[number], result))
 
-        if bundle.width > 1:
-            run_packed(wanted, bundle.width, self._place.device, tell)
-        for each in wanted if bundle.width == 1 else ():
-            tell(each.number, self._alone(each))
+        if batch.width > 1:
+            run_packed(runs, batch.width, self._config.device, on_result)
+            return
+        for run in runs:
+            try:
+                trainer = make_trainer(run.run, run.images, self._config.device)
+                record = execute_run(run.run, run.images, trainer, run.folder, run.options)
+            except NoisebenchError as error:
+                on_result(run.number, error)
+            else:
+                on_result(run.number, record)
 
-    def _wanted(self, job: Job, *, begun: bool) -> PackedRun | None:
-        """The job as it is planned here; None, and told why, where it cannot be."""
+    def _resolve(self, job: Job, *, started: bool) -> PackedRun | None:
+        """The job as a run; where that fails, None, and the failure is reported."""
 
-        def listen(progress: Progress) -> None:
+        def on_epoch_end(progress: Progress) -> None:
             self._answer(Event(job.number, "progress", asdict(progress)))
 
         try:
-            run = resolve_suite_run(self._workspace, job.wanted, self._place.device)
+            run = resolve_suite_run(self._workspace, job.suite_run, self._config.device)
             if run.key != job.key:
                 raise NoisebenchError(
                     f"{job.title}: the data, a plugin or the code changed while "
                     "the suite was running; run it again"
                 )
             images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
-            resume = begun or (self._place.resume and not job.anew)
-            conduct = RunOptions(resume, job.anew, listen, self._stop)
-            return PackedRun(job.number, run, images, RunFolder(Path(job.folder)), conduct)
+            resume = started or (self._config.resume and not job.force)
+            options = RunOptions(resume, job.force, on_epoch_end, self._should_stop)
+            return PackedRun(job.number, run, images, RunFolder(Path(job.folder)), options)
         except NoisebenchError as error:
-            self._answer(_ended(job, error))
+            self._answer(_end_event(job, error))
             return None
 
-    def _alone(self, each: PackedRun) -> dict[str, Any] | NoisebenchError:
-        try:
-            trainer = make_trainer(each.run, each.images, self._place.device)
-            return execute_run(each.run, each.images, trainer, each.folder, each.options)
-        except NoisebenchError as error:
-            return error
 
-
-def _ended(job: Job, outcome: dict[str, Any] | NoisebenchError) -> Event:
-    """How a job ended; of a failure that nobody has written down yet, error.json."""
-    if isinstance(outcome, dict):
-        return Event(
-            job.number,
-            "done",
-            {"test_acc": outcome["metrics"]["test_acc"]["last"], "seconds": outcome["seconds"]},
-        )
-    kind = (
-        "interrupted"
-        if isinstance(outcome, Interrupted)
-        else "taken"
-        if isinstance(outcome, RunTaken)
-        else "failed"
-    )
-    if kind == "failed" and not isinstance(outcome, RunFailed):
-        RunFolder(Path(job.folder)).note_failure(job.about, type(outcome).__name__, str(outcome))
-    return Event(job.number, kind, {"message": str(outcome)})
+def _end_event(job: Job, result: dict[str, Any] | NoisebenchError) -> Event:
+    """How a job ended; writes error.json for a failure that is not yet in the run's folder."""
+    if isinstance(result, dict):
+        accuracy = result["metrics"]["test_acc"]["last"]
+        return Event(job.number, "done", {"test_acc": accuracy, "seconds": result["seconds"]})
+    kind = "failed"
+    if isinstance(result, Interrupted):
+        kind = "interrupted"
+    elif isinstance(result, RunTaken):
+        kind = "taken"
+    elif not isinstance(result, RunFailed):
+        RunFolder(Path(job.folder)).note_failure(job.facts, type(result).__name__, str(result))
+    return Event(job.number, kind, {"message": str(result)})
 
 
 def main() -> None:
@@ -184,14 +171,9 @@ def main() -> None:
         prog="python -m noisebench.executors.worker", description=__doc__
     )
     parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="FILE",
-        help="a place and a bundle, a line each, instead of stdin",
+        "--bundle", type=Path, metavar="FILE", help="a config and a batch, instead of stdin"
     )
-    parser.add_argument(
-        "--events", type=Path, metavar="FILE", help="where to append what is said of that bundle"
-    )
+    parser.add_argument("--events", type=Path, metavar="FILE", help="where to append its events")
     options = parser.parse_args()
     if (options.bundle is None) != (options.events is None):
         parser.error("--bundle and --events go together")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from ..core.expressions import AUTO, ESTIMATED, OVERALL, Call, Expression, Value
+from ..core.parameters import Parameter
 from ..core.registry import Registry
 from ..errors import LanguageError
 from ..labels.manifest import Manifest
@@ -27,20 +27,12 @@ def resolve_auto(registry: Registry, text: str | Expression, manifest: Manifest)
     Raises LanguageError where the manifest does not know.
     """
 
-    def fill(call: Call) -> Call:
-        known = {p.name: p for p in registry[call.name].parameters}
-        kwargs = tuple(
-            (
-                key,
-                _fact(value, known[key].auto, call.name, manifest)
-                if value in (AUTO, OVERALL)
-                else value,
-            )
-            for key, value in call.kwargs
-        )
-        return replace(call, kwargs=kwargs)
+    def fill(call: Call, parameter: Parameter, value: Value) -> Value:
+        if value not in (AUTO, OVERALL):
+            return value
+        return _fact(value, parameter.auto, call.name, manifest)
 
-    return registry.normal(registry.substitute(registry.normal(text), fill))
+    return registry.map_arguments(registry.normal(text), fill)
 
 
 def _fact(word: Value, fact: str | None, owner: str, manifest: Manifest) -> Value:
@@ -58,10 +50,10 @@ def _fact(word: Value, fact: str | None, owner: str, manifest: Manifest) -> Valu
 
 def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) -> bool:
     """Whether a resolved expression holds the true rate or T, by a word or typed."""
-    pairs = (
-        pair for call in registry.calls(expression) for pair in _facts_and_values(registry, call)
+    return any(
+        _is_true(parameter.auto, value, manifest)
+        for _, parameter, value in registry.arguments(expression)
     )
-    return any(_is_true(fact, value, manifest) for fact, value in pairs)
 
 
 def mask_true_values(registry: Registry, expression: Expression, manifest: Manifest) -> str:
@@ -69,14 +61,10 @@ def mask_true_values(registry: Registry, expression: Expression, manifest: Manif
     one name for one run, however it was written.
     """
 
-    def unfill(call: Call) -> Call:
-        facts = {p.name: p.auto for p in registry[call.name].parameters}
-        return replace(
-            call,
-            kwargs=tuple((key, _word(facts[key], value, manifest)) for key, value in call.kwargs),
-        )
+    def mask(call: Call, parameter: Parameter, value: Value) -> Value:
+        return _word(parameter.auto, value, manifest)
 
-    return registry.canonical(registry.substitute(expression, unfill))
+    return str(registry.map_arguments(expression, mask))
 
 
 def _word(fact: str | None, value: Value, manifest: Manifest) -> Value:
@@ -160,7 +148,7 @@ def transitions(
     """What T='true', T='empirical' and T=estimated are under this manifest; nothing for a loss that
     has no T.
     """
-    has_T = any(key == "T" for call in LOSSES.calls(loss) for key, _ in call.kwargs)
+    has_T = any(parameter.name == "T" for _, parameter, _ in LOSSES.arguments(loss))
     found = {} if estimates is None else {ESTIMATED: estimates.transition}
     return {**_tables(manifest), **found} if has_T else {}
 
@@ -170,9 +158,8 @@ def estimated_facts(registry: Registry, expression: Expression) -> set[str]:
     "transition".
     """
     return {
-        "transition" if fact == "transition" else "rate"
-        for call in registry.calls(expression)
-        for fact, value in _facts_and_values(registry, call)
+        "transition" if parameter.auto == "transition" else "rate"
+        for _, parameter, value in registry.arguments(expression)
         if value == ESTIMATED
     }
 
@@ -184,22 +171,8 @@ def with_estimates(
     `transitions` explains.
     """
 
-    def fill(call: Call) -> Call:
-        facts = {p.name: p.auto for p in registry[call.name].parameters}
-        rates = {
-            key for key, value in call.kwargs if value == ESTIMATED and facts[key] != "transition"
-        }
-        return replace(
-            call,
-            kwargs=tuple(
-                (key, estimates.rate if estimates and key in rates else value)
-                for key, value in call.kwargs
-            ),
-        )
+    def fill(call: Call, parameter: Parameter, value: Value) -> Value:
+        is_rate = value == ESTIMATED and parameter.auto != "transition"
+        return estimates.rate if estimates and is_rate else value
 
-    return registry.normal(registry.substitute(expression, fill))
-
-
-def _facts_and_values(registry: Registry, call: Call) -> list[tuple[str | None, Value]]:
-    facts = {p.name: p.auto for p in registry[call.name].parameters}
-    return [(facts[key], value) for key, value in call.kwargs]
+    return registry.map_arguments(expression, fill)

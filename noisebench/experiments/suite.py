@@ -70,12 +70,12 @@ _MOST_SELECTED = 10_000_000  # runs, each held against each selector
 
 
 class Suite(StrictModel):
-    """One suite of a file. runtime (`takes` there): measured or estimated, and on what: `40 s on
+    """One suite of a file. takes: its runtime, measured or estimated, and on what: `40 s on
     two cores`.
     """
 
     summary: str = ""
-    runtime: str = Field(default="", validation_alias=AliasChoices("takes"))
+    takes: str = ""
     defaults: Defaults = Defaults()
     matrix: dict[str, list[str | int]]
     exclude: list[Selector] = Field(default=[])
@@ -93,7 +93,7 @@ class Suite(StrictModel):
             else matrix
         )
 
-    @field_validator("summary", "runtime")
+    @field_validator("summary", "takes")
     @classmethod
     def _one_line(cls, text: str) -> str:
         if len(line := text.strip()) > _LONGEST_LINE or len(line.splitlines()) > 1:

@@ -15,6 +15,7 @@ import numpy as np
 from ..core.expressions import Call, Expression, Value
 from ..core.files.atomic import read_checked
 from ..core.files.untrusted import hash_of
+from ..core.seeds import TRUSTED, VALIDATION
 from ..datasets import (
     DATASETS,
     Annotations,
@@ -55,7 +56,6 @@ from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
 from .subset import SubsetInputs, expand_to_full, share_of_each, subset_of
 
 VAL_SPLITS = ("after", "before")
-_VALIDATION, _TRUSTED = 31, 43  # what a derived seed is for
 _DIGITS = 16  # of a file's sha256, kept in the noise's text
 _CHUNK = 4096  # images hashed at a time
 
@@ -436,7 +436,7 @@ def _verified(
     if not can_be.any():
         raise ConfigError("--trusted: nobody knows the clean label of any training example")
     trusted = np.zeros(len(clean), bool)
-    trusted[can_be] = share_of_each(clean[can_be], fraction, (seed, _TRUSTED), int(clean.max()) + 1)
+    trusted[can_be] = share_of_each(clean[can_be], fraction, (seed, TRUSTED), int(clean.max()) + 1)
     if not trusted.any():
         raise ConfigError(f"--trusted {fraction} of {int(can_be.sum())} examples is none")
     return trusted
@@ -456,7 +456,7 @@ def held_out(
         chosen = np.zeros(len(labels), bool)
         chosen[~left_out] = held_out(labels[~left_out], fraction, seed, num_classes)
         return chosen
-    chosen = share_of_each(labels, fraction, (seed, _VALIDATION), num_classes)
+    chosen = share_of_each(labels, fraction, (seed, VALIDATION), num_classes)
     if not chosen.any() or chosen.all():
         raise ConfigError(
             f"--val-fraction {fraction} of {len(labels)} examples leaves "

@@ -21,22 +21,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from ..core.classes import check_table
 from ..core.expressions import Call
 from ..core.files.atomic import atomic_create, atomic_write
 from ..core.files.schema import (
-    CLASSES,
-    COUNT,
-    NUMBER,
-    SHARE,
-    TEXT,
-    WHOLE,
-    Form,
-    Maybe,
+    Count,
+    Number,
+    NumClasses,
+    Share,
+    Whole,
     check_form,
     check_plain,
 )
@@ -47,41 +45,44 @@ from ..noise import FILES, NOISES, build_noise, is_random, normal_noise
 from .csv import Rows, read_rows, text_of
 from .parquet import from_parquet, to_parquet
 
-_FORM: Form = {
-    "dataset": TEXT,
-    "n": COUNT,
-    "num_classes": CLASSES,
-    "classes": [TEXT],
-    "noise": TEXT,
-    "nominal_rate": Maybe(SHARE),
-    "realised_rate": Maybe(SHARE),
-    "noise_seed": WHOLE,
-    "labels_sha256": TEXT,
-    "per_class_rate": [Maybe(SHARE)],
-    "transition?": Maybe([[NUMBER]]),
-    "images_sha256?": TEXT,
-    "images?": TEXT,
-    "path?": TEXT,
-    "test_path?": TEXT,
-    "labels_path?": TEXT,
-    "source?": TEXT,
-    "source_path?": TEXT,
-    "convention?": TEXT,
-    "val_fraction?": SHARE,
-    "val_split?": TEXT,
-    "trusted?": SHARE,
-    "subset?": COUNT,
-    "label_file?": TEXT,
-    "rates?": [Maybe(SHARE)],
-    "decisions?": [TEXT],
-}
+Header = TypedDict(
+    "Header",
+    {
+        "dataset": str,
+        "n": Count,
+        "num_classes": NumClasses,
+        "classes": list[str],
+        "noise": str,
+        "nominal_rate": Share | None,
+        "realised_rate": Share | None,
+        "noise_seed": Whole,
+        "labels_sha256": str,
+        "per_class_rate": list[Share | None],
+        "transition": NotRequired[list[list[Number]] | None],
+        "images_sha256": NotRequired[str],
+        "images": NotRequired[str],
+        "path": NotRequired[str],
+        "test_path": NotRequired[str],
+        "labels_path": NotRequired[str],
+        "source": NotRequired[str],
+        "source_path": NotRequired[str],
+        "convention": NotRequired[str],
+        "val_fraction": NotRequired[Share],
+        "val_split": NotRequired[str],
+        "trusted": NotRequired[Share],
+        "subset": NotRequired[Count],
+        "label_file": NotRequired[str],
+        "rates": NotRequired[list[Share | None]],
+        "decisions": NotRequired[list[str]],
+    },
+)
 
 
 def check_header(meta: Any) -> dict[str, Any]:
     """The header itself. Raises ManifestError."""
     try:
         check_plain(meta)
-        check_form(meta, _FORM, "its header")
+        check_form(meta, Header, "its header")
         K = meta["num_classes"]
         for name in ("classes", "per_class_rate"):
             if len(meta[name]) != K:

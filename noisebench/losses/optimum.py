@@ -8,11 +8,11 @@ has a closed form.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from ..core.expressions import AUTO, Call, Expression, terms
+from ..core.expressions import AUTO, Call, Expression, Value, terms
+from ..core.parameters import Parameter
 from ..noise import build_noise
 from .registry import LOSSES
 
@@ -67,10 +67,12 @@ def predicted(
     or no loss.
     """
     model = build_noise(noise, num_classes)
-    return optimum_of(
-        LOSSES.substitute(LOSSES.normal(loss), lambda call: _told(call, model.rate)),
-        model.transition,
-    )
+
+    def fill(call: Call, parameter: Parameter, value: Value) -> Value:
+        is_rate = parameter.auto == "rate" and value == AUTO
+        return model.rate if is_rate and model.rate is not None else value
+
+    return optimum_of(LOSSES.map_arguments(LOSSES.normal(loss), fill), model.transition)
 
 
 def optimum_of(loss: str | Expression, w: np.ndarray) -> np.ndarray | None:
@@ -89,13 +91,3 @@ def optimum_of(loss: str | Expression, w: np.ndarray) -> np.ndarray | None:
             else None
         )
     return facts["optimum"](w, **values) if "optimum" in facts else None
-
-
-def _told(call: Call, rate: float | None) -> Call:
-    """With each `auto` that means the noise rate replaced by it, where it is known."""
-    rates = [p.name for p in LOSSES[call.name].parameters if p.auto == "rate"]
-    kwargs = (
-        (name, rate if rate is not None and name in rates and value == AUTO else value)
-        for name, value in call.kwargs
-    )
-    return replace(call, kwargs=tuple(kwargs))

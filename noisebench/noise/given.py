@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.expressions import Call, Value
 from ..core.parameters import Inner, OneOf, Rate
+from ..core.seeds import REPLACED, REPLACEMENTS
 from ..errors import DataError, LanguageError
 from .registry import (
     Examples,
@@ -26,7 +27,6 @@ from .sampling import OVER, complete_counts, expected, grouped, members, uniform
 
 OWN = "own"  # in the place of a file: the data set's labels as they are
 DROP, RELABEL = ACTIONS = ("drop", "relabel")
-_CHOICE, _IMAGES = 21, 22  # what a derived seed is for
 _SHORT = {
     "aggre": "aggre_label",
     "random1": "random_label1",
@@ -112,7 +112,7 @@ def openset(
     all images, whatever their class (LogitClip).
     """
     labels, seed = examples.labels, examples.seed
-    order = uniforms((seed, _CHOICE), len(labels))
+    order = uniforms((seed, REPLACED), len(labels))
     if exact_over == "set":
         groups, num_groups = grouped(np.zeros_like(labels), 1, examples.parts)
     else:
@@ -187,7 +187,7 @@ def after_review(made: NoisyLabels, action: str, review: Review) -> NoisyLabels:
 def _images(count: int, size: int, seed: int) -> np.ndarray:
     """Random images of the other set (count,), none twice before every one was taken."""
     turns = [
-        np.argsort(uniforms((seed, _IMAGES, turn), size), kind="stable")
+        np.argsort(uniforms((seed, REPLACEMENTS, turn), size), kind="stable")
         for turn in range(-(-count // size))
     ]
     return np.concatenate([*turns, np.empty(0, np.int64)])[:count]

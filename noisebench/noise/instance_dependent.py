@@ -12,13 +12,13 @@ import numpy as np
 
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Rate
+from ..core.seeds import CORRUPTED, PROJECTION, RATES, VIEWS
 from ..errors import LanguageError
 from .registry import Examples, NoisyLabels, Teacher, register_noise
 from .sampling import Rows, choose, chunks, grouped, members, sample, uniforms
 
 _PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
 _ENDLESS = 1e12  # a factor at which nobody keeps a label
-_RATES, _PROJECTION, _WRONG, _VIEWS = 11, 12, 13, 14  # what a derived seed is for
 _BORDER = 4  # pixels around an image that a training view is cut from
 
 ImageRows: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -56,7 +56,7 @@ def pdn(
     """
     images, n = examples.sources.images(), len(examples.labels)
     own_rate = (
-        truncated_normal(rate, std, uniforms((examples.seed, _RATES), n)) if rate else np.zeros(n)
+        truncated_normal(rate, std, uniforms((examples.seed, RATES), n)) if rate else np.zeros(n)
     )
     statistics = (np.zeros(1), np.ones(1)) if pixels == "bytes" else _channel_statistics(images, n)
     return _by_image(examples, rate, _part_dependent(examples, own_rate, images, statistics))
@@ -79,7 +79,7 @@ def dependent(examples: Examples, rate: Rate) -> NoisyLabels:
     seed, n = examples.seed, len(examples.labels)
     images = examples.sources.images()
     group = grouped(np.zeros_like(examples.labels), 1, examples.parts)
-    wrong = choose(group, [rate], (seed, _WRONG)).astype(np.float64)
+    wrong = choose(group, [rate], (seed, CORRUPTED)).astype(np.float64)
     views = _training_views(images, n, seed)
     rows = _part_dependent(examples, wrong, views, _channel_statistics(images, n))
     return _by_image(examples, rate, rows)
@@ -114,7 +114,7 @@ def _part_dependent(
                 pixels.reshape(len(which), -1),
                 np.tile(mean, pixels[0].size // len(mean)),
                 np.tile(deviation, pixels[0].size // len(mean)),
-                (examples.seed, _PROJECTION, k),
+                (examples.seed, PROJECTION, k),
                 K,
             )
             scores[:, k] = -np.inf
@@ -127,8 +127,8 @@ def _part_dependent(
 def _training_views(images: ImageRows, n: int, seed: int) -> ImageRows:
     """The images, each flipped by chance and cut at random from itself with a black border."""
     places = 2 * _BORDER + 1
-    down, across = ((uniforms((seed, _VIEWS, axis), n) * places).astype(int) for axis in (0, 1))
-    flipped = uniforms((seed, _VIEWS, 2), n) < 0.5
+    down, across = ((uniforms((seed, VIEWS, axis), n) * places).astype(int) for axis in (0, 1))
+    flipped = uniforms((seed, VIEWS, 2), n) < 0.5
 
     def views(which: np.ndarray) -> np.ndarray:
         pixels = images(which)

@@ -19,14 +19,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..core.files.schema import FLAG, NAME, NUMBER, check_form, check_plain, shown
+from ..core.files.schema import Name, check_form, check_plain, is_number, shown
 from ..core.files.untrusted import parse_json, read_text
 from ..core.sanitize import as_cell, as_csv, from_cell, printable_json, word_as_cell
 from ..datasets import DATASETS
 from ..errors import ConfigError, DataError, NoisebenchError, printable
 from ..experiments.command import repro_command
 from ..runs.folder import RunFolder, run_folders
-from ..runs.schema import ABOUT, check_known
+from ..runs.schema import Facts, check_known
 from .metrics import METRICS, RECORDED, RunValues
 
 LARGEST = 1 << 26  # bytes: of some 40,000 runs
@@ -158,7 +158,7 @@ def _line(names: list[str], row: list[str]) -> RunRecord:
         raise ValueError(f"it has {len(row)} cells, the columns are {len(names)}")
     cells = dict(zip(names, row, strict=True))
     said = {name: read_word(cells[name]) for name in (FAILED, RUN)}
-    check_form(said, {FAILED: NAME, RUN: NAME})
+    check_form(said, dict[str, Name])
     return RunRecord(known_of(cells), _seconds(cells[FINISHED]), said[RUN], said[FAILED])
 
 
@@ -269,14 +269,15 @@ def _mapping(cell: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)  # runs of one suite say the same
 def _check_mapping(cell: str) -> None:
-    check_form(_json(cell), {})
+    check_form(_json(cell), dict)
 
 
 def _number(cell: str) -> float:
     if not _NUMERAL.fullmatch(cell):
         raise ValueError(f"it must be a number, not {shown(cell)}")
     value = int(cell) if cell.lstrip("-").isdigit() else float(cell)
-    check_form(value, NUMBER)
+    if not is_number(value):
+        raise ValueError(f"it must be a finite number, not {shown(value)}")
     return value
 
 
@@ -296,8 +297,8 @@ class _Way:
 
 
 _WORD = _Way(word_of, read_word, lambda value: isinstance(value, str) and value != "")
-_NUMBER = _Way(_as_json, _number, NUMBER.fits)
-_FLAG = _Way(_as_json, _flag, FLAG.fits)
+_NUMBER = _Way(_as_json, _number, is_number)
+_FLAG = _Way(_as_json, _flag, lambda value: isinstance(value, bool))
 _JSON = _Way(_as_json, _mapping, lambda value: isinstance(value, dict))
 TEST_IMAGES = "test_images"
 _FACTS: dict[str, tuple[tuple[str, ...], _Way]] = {
@@ -330,7 +331,7 @@ _FACTS: dict[str, tuple[tuple[str, ...], _Way]] = {
     "data": ((), _JSON),
 }
 _EMPTY: RunValues = {path[0]: "" if way is _WORD else None for path, way in _FACTS.values()
-                 if way in (_WORD, _NUMBER) and path[0] in ABOUT}  # fmt: skip
+                 if way in (_WORD, _NUMBER) and path[0] in Facts.__required_keys__}  # fmt: skip
 FAILED, COMMAND, FINISHED, RUN = "failed", "command", "finished", "run"
 COLUMNS = (
     *list(_FACTS)[: list(_FACTS).index("key")],
@@ -354,9 +355,7 @@ COLUMNS = (
 )
 NEEDED = frozenset(COLUMNS) - {TEST_IMAGES, *RECORDED}  # a number may be younger than a file
 _NAMING = ("dataset", "model", "noise", "method")  # without which no table has a place for a run
-_REST = {name.removesuffix("?") for name in ABOUT} - {
-    path[0] for path, _ in _FACTS.values() if path
-}
+_REST = set(Facts.__annotations__) - {path[0] for path, _ in _FACTS.values() if path}
 
 
 def cells_of(known: RunValues) -> dict[str, str]:

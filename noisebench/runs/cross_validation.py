@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..core.seeds import CROSS_VALIDATION_FOLD
 from ..datasets import Images
 from ..errors import ConfigError, DataError
 from ..experiments.resolve import RunConfig
@@ -17,8 +18,6 @@ from .checkpoint import RunOptions
 from .folder import RunFolder
 from .predictions import load_predictions
 from .session import execute_run, make_trainer
-
-_FOLD = 41  # what a derived seed is for
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,10 @@ def fold_of(run: RunConfig, count: int) -> np.ndarray:
     whether the example is trained on.
     """
     manifest = run.manifest
-    order = np.random.default_rng([run.seed, _FOLD]).permutation(len(manifest.labels))
-    order = np.lexsort((order, manifest.labels, manifest.in_training))
+    draws = np.random.default_rng([run.seed, CROSS_VALIDATION_FOLD]).permutation(
+        len(manifest.labels)
+    )
+    order = np.lexsort((draws, manifest.labels, manifest.in_training))
     which = np.empty(len(order), np.int64)
     which[order] = np.arange(len(order)) % count
     return which

@@ -22,13 +22,13 @@ import numpy as np
 from ..core.files.arrays import packed_npz
 from ..core.files.atomic import atomic_write, fsync_dir
 from ..core.files.lock import RunLock, acquire, find_lock
-from ..core.files.schema import COUNT, check_form, check_plain
+from ..core.files.schema import check_form, check_plain
 from ..core.files.untrusted import hash_of, read_json, read_text, read_yaml
 from ..datasets.npz import read_arrays
 from ..errors import DataError
 from ..experiments.resolve import PATH_KEYS
 from ..metrics.dynamics import Dynamics
-from .schema import check_about, check_failure, check_record
+from .schema import Versioned, check_about, check_failure, check_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ class RunFolder:
         """The process that holds the lock; empty where none does, or that cannot be told."""
         with suppress(OSError):
             lock = find_lock(self.claim)
-            return str(lock.holder) if lock and not lock.holder.is_dead() else ""
+            return str(lock.owner) if lock and not lock.owner.is_dead() else ""
         return ""
 
     def finished(self, key: str) -> dict[str, Any] | None:
@@ -331,7 +331,7 @@ class RunFolder:
         path = self.path / "config.yaml"
         try:
             content = read_yaml(read_text(path), _DEPTH)
-            check_form(content, {})
+            check_form(content, dict)
             check_plain(content)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error})") from None
@@ -340,7 +340,7 @@ class RunFolder:
     def _read(self, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         try:
             content = read_json(path)
-            check_form(content, {"schema": COUNT})
+            check_form(content, Versioned)
             if content["schema"] not in _READABLE:
                 raise DataError(
                     f"{path} has schema {content['schema']}, this version reads "
@@ -417,7 +417,7 @@ def _is_damaged(path: Path, check: Callable[[dict[str, Any]], None]) -> bool:
     """
     try:
         content = read_json(path)
-        check_form(content, {"schema": COUNT})
+        check_form(content, Versioned)
         if content["schema"] in _READABLE:
             check(content)
     except ValueError:

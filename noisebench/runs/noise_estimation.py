@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core.seeds import ESTIMATION_FOLD, derived_seed
 from ..datasets import Images
 from ..experiments.compute import epochs_of_estimates
 from ..experiments.resolve import RunConfig
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
 NUM_FOLDS = 2
-_FOLD = 37  # what a derived seed is for
 
 
 def warmup_epochs(run: RunConfig) -> int:
@@ -42,7 +42,7 @@ def smallest_training_set(run: RunConfig) -> int:
 def folds(run: RunConfig) -> np.ndarray:
     """The fold (n,) of every training example."""
     n = int(run.manifest.in_training.sum())
-    order = np.random.default_rng([run.seed, _FOLD]).permutation(n)
+    order = np.random.default_rng([run.seed, ESTIMATION_FOLD]).permutation(n)
     which = np.empty(n, np.int64)
     which[order] = np.arange(n) % NUM_FOLDS
     return which
@@ -61,7 +61,6 @@ def fold_trainer(
     It begins from the run's --init, if any; what that leaves open, and the order of the examples,
     no other fold or seed shares.
     """
-    from ..core.seeds import derived_seed
     from ..training.networks.factory import weights_of
     from ..training.trainer import Task, Trainer
 
@@ -69,7 +68,7 @@ def fold_trainer(
     pixels, labels = images.train_images[training], run.manifest.labels[training]
     recipe = replace(run.recipe, epochs=warmup_epochs(run), schedule="cosine")
     loss, strategy = build_loss("ce"), build_strategy("standard")
-    seed = derived_seed(run.seed, _FOLD, fold)
+    seed = derived_seed(run.seed, ESTIMATION_FOLD, fold)
     task = Task(
         pixels[~held],
         labels[~held],

@@ -1,147 +1,191 @@
-"""What a run's `result.json` and `error.json` must be like, and a baseline of results: checked
-before anything is read of them.
-"""
+"""The types of a run's `result.json` and `error.json`, checked before anything of them is used."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypeAlias
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
 
 from ..core.files.schema import (
-    CLASSES,
-    COUNT,
-    FLAG,
-    NAME,
-    NUMBER,
-    SCALAR,
-    SHARE,
-    TEXT,
-    WHOLE,
-    Each,
-    Form,
-    Kind,
-    Maybe,
+    Count,
+    Name,
+    Number,
+    NumClasses,
+    Scalar,
+    Share,
+    Whole,
     check_form,
     check_plain,
+    is_number,
 )
 
 
-def _numbers(value: Any) -> bool:
+def _numbers(value: Any) -> Any:
     """A number or a list of them, by name or not, each of which may be unknown."""
     if isinstance(value, dict | list):
-        return all(map(_numbers, value.values() if isinstance(value, dict) else value))
-    return value is None or NUMBER.fits(value)
+        for item in value.values() if isinstance(value, dict) else value:
+            _numbers(item)
+    elif not (value is None or is_number(value)):
+        raise ValueError("must be numbers")
+    return value
 
 
-_METRIC = Kind("numbers", _numbers)
-_INTERVAL = Kind(
-    "two finite numbers",
-    lambda value: isinstance(value, list) and len(value) == 2 and all(map(NUMBER.fits, value)),
+def _setting(value: Any) -> Any:
+    if isinstance(value, str):
+        check_form(value, Name, "a text")
+    return value
+
+
+Metrics: TypeAlias = dict[str, Annotated[Any, AfterValidator(_numbers)]]
+Settings: TypeAlias = dict[str, Annotated[Scalar, AfterValidator(_setting)]]
+Interval: TypeAlias = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Init = TypedDict("Init", {"text": Name, "sha256": Name, "tag": NotRequired[Name]})
+Environment = TypedDict(
+    "Environment",
+    {
+        "device": Name,
+        "auto_precision": Name,
+        "threads": Count,
+        "packed": Count,
+        "processes": Count,
+        "accumulate": Count,
+    },
+    total=False,
 )
-_INIT: Form = {"text": NAME, "sha256": NAME, "tag?": NAME}
-_RECIPE: Form = Each(
-    Kind(
-        f"a number, a flag or {NAME.said}",
-        lambda value: NAME.fits(value) if isinstance(value, str) else SCALAR.fits(value),
-    )
+Normalisation = TypedDict("Normalisation", {"mean": list[Number], "std": list[Number]})
+Data = TypedDict(
+    "Data",
+    {
+        "name": Name,
+        "num_classes": NotRequired[NumClasses],
+        "classes": NotRequired[list[str]],
+        "sha256": NotRequired[Name | None],
+        "path": NotRequired[str],
+        "test_path": NotRequired[str],
+        "labels_path": NotRequired[str],
+        "shape": NotRequired[list[Count]],
+        "normalisation": NotRequired[Normalisation],
+    },
 )
-_ENVIRONMENT: dict[str, Form] = {
-    "device?": NAME,
-    "auto_precision?": NAME,
-    "threads?": COUNT,
-    "packed?": COUNT,
-    "processes?": COUNT,
-    "accumulate?": COUNT,
-}
-RECORD: Form = {
-    "key": NAME,
-    "title": NAME,
-    "data": {
-        "name": NAME,
-        "num_classes?": CLASSES,
-        "classes?": [TEXT],
-        "sha256?": Maybe(NAME),
-        "path?": TEXT,
-        "test_path?": TEXT,
-        "labels_path?": TEXT,
-        "shape?": [COUNT],
-        "normalisation?": {"mean": [NUMBER], "std": [NUMBER]},
+Noise = TypedDict(
+    "Noise",
+    {
+        "text": Name,
+        "version": NotRequired[Name],
+        "seed": Whole | None,
+        "nominal_rate": NotRequired[Share | None],
+        "expected_share": NotRequired[Share | None],
+        "realised_rate": Share | None,
+        "labels_sha256": NotRequired[Name],
+        "manifest_sha256": NotRequired[Name],
+        "held_out": NotRequired[Name],
+        "known": NotRequired[Share],
+        "source_sha256": NotRequired[Name],
+        "convention": NotRequired[Name],
+        "source": NotRequired[Name],
+        "subset": NotRequired[Count],
     },
-    "noise": {
-        "text": NAME,
-        "version?": NAME,
-        "seed": Maybe(WHOLE),
-        "nominal_rate?": Maybe(SHARE),
-        "expected_share?": Maybe(SHARE),
-        "realised_rate": Maybe(SHARE),
-        "labels_sha256?": NAME,
-        "manifest_sha256?": NAME,
-        "held_out?": NAME,
-        "known?": SHARE,
-        "source_sha256?": NAME,
-        "convention?": NAME,
-        "source?": NAME,
-        "subset?": COUNT,
+)
+RateEstimate = TypedDict(
+    "RateEstimate", {"estimate": Number, "interval": NotRequired[Interval], "truth": Number | None}
+)
+TransitionEstimate = TypedDict(
+    "TransitionEstimate",
+    {"estimate": list[list[Number]], "truth": list[list[Number]] | None},
+    total=False,
+)
+Estimates = TypedDict(
+    "Estimates",
+    {"rate": RateEstimate, "transition": TransitionEstimate, "accuracy": Share},
+    total=False,
+)
+Model = TypedDict("Model", {"name": Name, "parameters": NotRequired[Whole]})
+Recipe = TypedDict("Recipe", {"name": Name, "epochs": Count})
+Epochs = TypedDict("Epochs", {"epochs": Count})
+LastAccuracy = TypedDict("LastAccuracy", {"last": Number | None})
+TestSize = TypedDict("TestSize", {"n": Count}, total=False)
+RequiredMetrics = TypedDict(
+    "RequiredMetrics", {"test_acc": LastAccuracy, "test": NotRequired[TestSize]}
+)
+Expected = TypedDict("Expected", {"train": Whole, "test": Whole})
+Record = TypedDict(
+    "Record",
+    {
+        "key": Name,
+        "title": Name,
+        "data": Data,
+        "noise": Noise,
+        "method": Name,
+        "loss": Name,
+        "strategy": Name,
+        "model": Model,
+        "init": NotRequired[Init],
+        "recipe": Recipe,
+        "seed": Whole,
+        "precision": Name,
+        "oracle": bool,
+        "versions": NotRequired[dict[str, Name]],
+        "metrics": RequiredMetrics,
+        "expected": NotRequired[Expected],
+        "seconds": Number,
+        "images_per_second": NotRequired[Number],
+        "environment": NotRequired[Environment],
+        "estimates": NotRequired[Estimates],
+        "files": NotRequired[dict[str, str]],
     },
-    "method": NAME,
-    "loss": NAME,
-    "strategy": NAME,
-    "model": {"name": NAME, "parameters?": WHOLE},
-    "init?": _INIT,
-    "recipe": {"name": NAME, "epochs": COUNT},
-    "seed": WHOLE,
-    "precision": NAME,
-    "oracle": FLAG,
-    "versions?": Each(NAME),
-    "metrics": {"test_acc": {"last": Maybe(NUMBER)}, "test?": {"n?": COUNT}},
-    "expected?": {"train": WHOLE, "test": WHOLE},
-    "seconds": NUMBER,
-    "images_per_second?": NUMBER,
-    "environment?": _ENVIRONMENT,
-    "estimates?": {
-        "rate?": {"estimate": NUMBER, "interval?": _INTERVAL, "truth": Maybe(NUMBER)},
-        "transition?": {"estimate?": [[NUMBER]], "truth?": Maybe([[NUMBER]])},
-        "accuracy?": SHARE,
+)
+Facts = TypedDict(
+    "Facts",
+    {
+        "key": NotRequired[Name],
+        "method": Name,
+        "loss": Name,
+        "strategy": Name,
+        "precision": Name,
+        "seed": Whole,
+        "oracle": bool,
+        "recipe_name": Name,
+        "recipe": Epochs,
+        "dataset": Name,
+        "path": NotRequired[str],
+        "test_path": NotRequired[str],
+        "labels_path": NotRequired[str],
+        "data_sha256": Name | None,
+        "model": Name,
+        "init": NotRequired[Init],
+        "noise": Name,
+        "noise_seed": Whole | None,
+        "realised_rate": Share | None,
+        "held_out": NotRequired[Name],
+        "subset": NotRequired[Count],
+        "source_sha256": NotRequired[Name],
+        "known": NotRequired[Share],
+        "labels": NotRequired[Name],
+        "versions": NotRequired[dict[str, Name]],
+        "test_images": NotRequired[Count],
+        "seconds": NotRequired[Number | None],
+        "environment": NotRequired[Environment],
     },
-    "files?": Each(TEXT),
-}
-ABOUT: dict[str, Form] = {
-    "key?": NAME,
-    "method": NAME,
-    "loss": NAME,
-    "strategy": NAME,
-    "precision": NAME,
-    "seed": WHOLE,
-    "oracle": FLAG,
-    "recipe_name": NAME,
-    "recipe": {"epochs": COUNT},
-    "dataset": NAME,
-    "path?": TEXT,
-    "test_path?": TEXT,
-    "labels_path?": TEXT,
-    "data_sha256": Maybe(NAME),
-    "model": NAME,
-    "init?": _INIT,
-    "noise": NAME,
-    "noise_seed": Maybe(WHOLE),
-    "realised_rate": Maybe(SHARE),
-    "held_out?": NAME,
-    "subset?": COUNT,
-    "source_sha256?": NAME,
-    "known?": SHARE,
-    "labels?": NAME,
-    "versions?": Each(NAME),
-    "test_images?": COUNT,
-    "seconds?": Maybe(NUMBER),
-    "environment?": _ENVIRONMENT,
-}
+)
+Versioned = TypedDict("Versioned", {"schema": Count})
+Failure = TypedDict(
+    "Failure",
+    {
+        "about": dict[str, Any],
+        "message": str,
+        "type": NotRequired[str],
+        "traceback": NotRequired[str],
+    },
+)
 
 
 def check_record(content: dict[str, Any]) -> None:
     """A finished run's record. Raises ValueError."""
     check_plain(content)
-    check_form(content, RECORD)
-    check_form(content["recipe"], _RECIPE, "recipe")
-    check_form(content["metrics"], Each(_METRIC), "metrics")
+    check_form(content, Record)
+    check_form(content["recipe"], Settings, "recipe")
+    check_form(content["metrics"], Metrics, "metrics")
     data = content["data"]
     if "num_classes" in data and len(data.get("classes", ())) != data["num_classes"]:
         raise ValueError(
@@ -152,17 +196,17 @@ def check_record(content: dict[str, Any]) -> None:
 def check_failure(content: dict[str, Any]) -> None:
     """What is written of a failed run. Raises ValueError."""
     check_plain(content)
-    check_form(content, {"about": {}, "message": TEXT, "type?": TEXT, "traceback?": TEXT})
+    check_form(content, Failure)
 
 
 def check_known(about: dict[str, Any]) -> None:
-    """What a table is told of a run. Raises ValueError."""
-    check_form(about, ABOUT)
-    check_form(about["recipe"], _RECIPE, "recipe")
+    """The facts of a run that a table needs. Raises ValueError."""
+    check_form(about, Facts)
+    check_form(about["recipe"], Settings, "recipe")
 
 
 def check_about(about: dict[str, Any]) -> None:
-    """What a table is told of a failed run. Raises ValueError."""
+    """The facts of a failed run that a table needs. Raises ValueError."""
     check_known(about)
     if about.get("metrics") is not None:
         raise ValueError("a failed run has no metrics")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..core.seeds import derived_seed
+from ..core.seeds import EPOCH, NETWORK, RANK, STRATEGY, derived_seed
 from ..datasets import ImageArray
 from ..errors import RunFailed
 from ..experiments.recipes import Recipe, read_schedule
@@ -41,7 +41,6 @@ from .objective import learning_rate_factor, weighted_cost
 from .optimizer import SGD
 from .step import backward, of_batch, training_forwards, update
 
-_NETWORK, _EPOCH, _STRATEGY, _RANK = range(4)  # what a derived seed is for
 _LOOK_EVERY = 64  # steps: to look at what a GPU has found is to wait for it
 
 
@@ -135,7 +134,7 @@ class Trainer:
         ]
         self.spread, self.ranks = fitted(self, spread), spread.ranks
         self._still = [freeze(network, task.recipe.freeze) for network in self.networks]
-        self.generator = torch.Generator().manual_seed(derived_seed(task.seed, _STRATEGY))
+        self.generator = torch.Generator().manual_seed(derived_seed(task.seed, STRATEGY))
         trusted = None if task.trusted is None else torch.from_numpy(task.trusted).to(device)
         self.strategy.setup(
             TrainingInfo(self.labels, task.num_classes, task.recipe.epochs, self.generator, trusted)
@@ -283,7 +282,7 @@ class Trainer:
     def _network(self, number: int, *since: int) -> nn.Module:
         """A network as it begins; after a restart another one."""
         network, said = self.beginning.network(
-            number, derived_seed(self.task.seed, _NETWORK, number, *since)
+            number, derived_seed(self.task.seed, NETWORK, number, *since)
         )
         self.adapted = list(dict.fromkeys([*self.adapted, *said]))
         return on_device(network, self.device)
@@ -301,7 +300,7 @@ class Trainer:
         is the same one.
         """
         recipe = self.task.recipe
-        seed = derived_seed(self.task.seed, _EPOCH, self.epoch)
+        seed = derived_seed(self.task.seed, EPOCH, self.epoch)
         plan = EpochPlan.draw(
             len(self.train),
             self.strategy.num_views,
@@ -366,7 +365,7 @@ class Trainer:
             return
         with torch.random.fork_rng(self._cuda):
             torch.manual_seed(
-                derived_seed(self.task.seed, _RANK, self.epoch, self.step, self.ranks.rank, part)
+                derived_seed(self.task.seed, RANK, self.epoch, self.step, self.ranks.rank, part)
             )
             yield
 

@@ -16,8 +16,15 @@ from noisebench.cli import main
 from noisebench.core.signals import PatientSignals, StopSignals
 from noisebench.errors import DataError
 from noisebench.executors import local, warm
-from noisebench.executors.attempt import MOST_LOST, Attempt
-from noisebench.executors.job import Event, Job, JobBatch, WorkerConfig, make_batches
+from noisebench.executors.job import (
+    MAX_LOST,
+    Attempt,
+    Event,
+    Job,
+    JobBatch,
+    WorkerConfig,
+    make_batches,
+)
 from noisebench.executors.local import LocalPool
 from noisebench.executors.submission import EventFile, Submission
 from noisebench.executors.worker import work_on
@@ -97,7 +104,7 @@ def test_what_a_worker_died_over_is_tried_in_halves_until_one_by_itself_has_fail
 
 def test_what_was_on_a_lost_machine_goes_on_elsewhere_so_many_times(tmp_path: Path) -> None:
     given = bundle(tmp_path, 2)
-    for times in range(MOST_LOST):
+    for times in range(MAX_LOST):
         fate = Attempt(given).lost("it was lost")
         assert {event.kind for event in fate.events} == {"again"} and fate.retry[
             0
@@ -113,7 +120,7 @@ def test_a_run_that_its_lost_worker_still_holds_is_asked_for_again(tmp_path: Pat
         Attempt(bundle(tmp_path, 1)),
         Attempt(Attempt(bundle(tmp_path, 1)).lost("").retry[0]),
     )
-    assert heard(first, 0, "taken") == ["taken"] and first.complete
+    assert heard(first, 0, "taken") == ["taken"] and not first.unfinished
     assert heard(second, 0, "taken") == [] and numbers(second.ended().retry) == [[0]]
 
 
@@ -193,9 +200,7 @@ def test_a_missing_package_is_said_with_what_installs_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for module in [*sys.modules]:
-        if module.startswith(
-            ("noisebench.executors.ray", "noisebench.executors.slurm", "noisebench.executors.slurm")
-        ):
+        if module.startswith(("noisebench.executors.ray", "noisebench.executors.slurm")):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["-C", str(tmp_path), "run", "smoke", "--executor", name]) == 2
@@ -233,20 +238,15 @@ def test_a_worker_killed_in_the_midst_of_a_line_costs_no_run(
     ]
 
 
-def test_a_worker_on_ray_that_is_killed_in_the_midst_of_a_line_says_how_it_died(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ray", reason="needs ray: pip install 'noisebench[ray]'")
-    from noisebench.executors.ray_pool import serve
+def test_the_task_on_ray_returns_how_its_worker_ended(tmp_path: Path) -> None:
+    from noisebench.executors.ray import run_worker
 
-    monkeypatch.setattr(local, "WORKER", ("-c", DIES_IN_A_LINE.replace("DONE", "14")))
-    place = WorkerConfig(str(tmp_path), str(tmp_path), True, device="cpu")
-    heard = [
-        json.loads(line)
-        for line in serve(place.line(), bundle(tmp_path, 3).line(), str(tmp_path), 1)
-    ]
-    assert [(event["number"], event["kind"]) for event in heard] == [(0, "done"), (-1, "died")]
-    assert "SIGKILL" in heard[-1]["content"]["message"]
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert run_worker(("-c", kill), {}, str(tmp_path), 0) == -signal.SIGKILL
+    show = "import os, sys; sys.exit(os.environ['SET'] != 'here' or os.getcwd() != sys.argv[1])"
+    assert run_worker(("-c", show, str(tmp_path)), {"SET": "here"}, str(tmp_path), 0) == 0
+    with pytest.raises(RuntimeError, match="all nodes need the same folders"):
+        run_worker(("-c", "pass"), {}, str(tmp_path / "missing"), 0)
 
 
 def test_a_submission_that_is_damaged_is_refused_or_passed_over(tmp_path: Path) -> None:
@@ -255,8 +255,8 @@ def test_a_submission_that_is_damaged_is_refused_or_passed_over(tmp_path: Path) 
     ):
         submission = Submission(tmp_path / str(number))
         submission.path.mkdir()
-        submission.bundle_file(0).write_text(content)
+        submission.batch_file(0).write_text(content)
         with pytest.raises(DataError, match="is damaged"):
-            submission.bundle(0)
+            submission.batch(0)
         (submission.path / "jobs.json").write_text(content)
         assert list(submission.accepted()) == []

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 import noisebench as nb
 from noisebench.cli import main
-from noisebench.core.files.schema import NAME
 from noisebench.errors import DataError
 from noisebench.reporting import (
     FORMATS,
@@ -361,7 +360,7 @@ def test_the_format_is_given_by_name_and_what_lays_out_tables_is_refused(
 
 
 @settings(max_examples=40)
-@given(st.text().filter(NAME.fits))
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs"])))
 def test_every_word_comes_back_and_is_no_formula(word: str) -> None:
     if word.isprintable() or word.isascii():
         cell = word_of(word)
@@ -417,12 +416,12 @@ def test_a_key_that_was_filled_down_is_no_second_run(simple: Path) -> None:
 
 WRONG_CELLS = (
     ("last", "much", "last: "), ("last", "NaN", "last: it must be a number"), ("last", "1e999", "finite number"),
-    ("last", "[1]", "last: it must be a number"), ("seed", "", "seed must be a whole number"),
+    ("last", "[1]", "last: it must be a number"), ("seed", "", "seed must be a valid integer"),
     ("method", "", "method: it is empty"),
-    ("seed", "0.5", "seed must be a whole number"), ("oracle", "maybe", "oracle: "), ("epochs", "41", "epochs: it is "
+    ("seed", "0.5", "seed must be a valid integer"), ("oracle", "maybe", "oracle: "), ("epochs", "41", "epochs: it is "
                                                                                                       "41 here, and 40"),
-    ("settings", "{", "settings: "), ("settings", "[]", "settings: it must be a mapping"), ("run", "\x01", "control"),
-    ("data", '{"home": 1}', "data: it has 'home'"), ("data", "", "lacks data_sha256"), ("realised_rate", "40", "a share from 0 to 1"),
+    ("settings", "{", "settings: "), ("settings", "[]", "settings: it must be a valid dict"), ("run", "\x01", "control"),
+    ("data", '{"home": 1}', "data: it has 'home'"), ("data", "", "lacks data_sha256"), ("realised_rate", "40", "less than or equal to 1, not 40"),
     ("finished", "yesterday", "finished must be a time"), ("finished", "2026-01-01 00:00", "of which zone"),
     ("method", "e\x1bl", "control"), ("failed", "RunFailed", "a failed run has no such number"),
     ("threads", "0", "environment.threads must be"), ("data", "[" * 90_000, "nested"), ("versions", '{"a": 1}', "versions.a must be"),

@@ -1,6 +1,4 @@
-"""Files appear whole or not at all: written beside their place, then renamed. And somebody's file,
-read whole.
-"""
+"""Writes files whole or not at all: under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -15,12 +13,12 @@ from typing import IO
 from ...errors import DataError
 from .untrusted import MAX_BYTES, read_bytes
 
-_ABANDONED = 86_400.0  # seconds for which nobody has written to a file that is half there
+_ABANDONED = 86_400.0  # seconds without a write, after which a temporary file is removed
 
 
 def read_checked(path: Path, sha256: str | None = None, largest: int = MAX_BYTES) -> bytes:
-    """A file's bytes. Raises DataError where it cannot be read, is larger than it can be (never
-    beyond LARGEST), or is not the one whose checksum begins with `sha256`.
+    """A file's bytes. Raises DataError where it cannot be read, has more than `largest` (or
+    MAX_BYTES) bytes, or its checksum does not begin with `sha256`.
     """
     try:
         raw = read_bytes(path, min(largest, MAX_BYTES))
@@ -38,33 +36,41 @@ def read_checked(path: Path, sha256: str | None = None, largest: int = MAX_BYTES
 
 
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Fill `path` by `write(file)`; whatever goes wrong, no half file stays. Raises DataError where
-    one cannot write.
+    """Fill `path` by `write(file)`; if anything fails, it stays as it was. Raises DataError if it
+    cannot be written.
     """
-    with _written(path, write) as part:
+    with _temporary(path, write) as part:
         part.replace(path)
 
 
 def atomic_create(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
-    """As `write_whole`, of several at once only one; False for the others, whose file is not
-    written. Raises DataError.
-    """
-    with _written(path, write) as part:
+    """As `atomic_write`, but never replaces a file: False if there is one. Raises DataError."""
+    with _temporary(path, write) as part:
         try:
             return link_new(part, path)
         finally:
-            _sweep_abandoned(part)
+            # what killed writers left; others may be writing. By the clock of the file system.
+            now = part.stat().st_mtime
+            for other in part.parent.glob(".*.part"):
+                with suppress(FileNotFoundError):  # its writer has ended
+                    if now - other.stat().st_mtime > _ABANDONED:
+                        other.unlink()
             part.unlink(missing_ok=True)
 
 
 @contextmanager
-def _written(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
-    """A file beside `path` that is whole and on the disk; inside `with` it gets its name. Raises
+def _temporary(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
+    """A file next to `path`, whole and on the disk; inside `with` it gets its name. Raises
     DataError.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with _created(part) as file:
+        try:  # the directory usually exists: the file server is not asked first
+            file = part.open("xb")
+        except FileNotFoundError:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            file = part.open("xb")
+        with file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -77,21 +83,12 @@ def _written(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]
         raise
 
 
-def _created(part: Path) -> IO[bytes]:
-    """A new file. Its folder is there as a rule, so that nobody asks the file server first."""
-    try:
-        return part.open("xb")
-    except FileNotFoundError:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        return part.open("xb")
-
-
 def link_new(part: Path, path: Path) -> bool:
-    """Give a written file a second name, unless something has it; False if so.
+    """Give a written file a second name; False if that name exists.
 
-    A link and not an exclusive creation, since then whoever sees the name sees the whole file, and
-    old NFS knows no exclusive creation. Where a file system knows no links, such as exFAT, the file
-    is created exclusively and filled.
+    A link and not an exclusive creation: with a link the name never shows half a file, and old NFS
+    has no exclusive creation. Where a file system has no links, such as exFAT, the file is created
+    exclusively and filled.
     """
     try:
         path.hardlink_to(part)
@@ -100,47 +97,30 @@ def link_new(part: Path, path: Path) -> bool:
     except FileNotFoundError:
         raise
     except OSError:
-        return _create(path, part.read_bytes())
-    return True
-
-
-def _create(path: Path, content: bytes) -> bool:
-    try:
-        with path.open("xb") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
+        content = part.read_bytes()  # before the file exists: another process may remove the part
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
     return True
 
 
 def fsync_dir(folder: Path) -> None:
-    """Have a folder's names on the disk too: a cut of power could take them, however whole the
-    files are.
-    """
+    """Write a directory's names to the disk too: a power failure could lose them."""
     if os.name == "nt":
-        return  # it opens no folders
-    opened = os.open(folder, os.O_RDONLY)
+        return  # it opens no directories
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what writers that were killed left half written."""
+    """Remove the temporary files of writers that were killed."""
     for part in folder.glob(".*.part"):
         part.unlink(missing_ok=True)
-
-
-def _sweep_abandoned(part: Path) -> None:
-    """Remove what writers that were killed left beside a file written now, where others may be
-    writing: by the clock of the file system.
-    """
-    now = part.stat().st_mtime
-    for other in part.parent.glob(".*.part"):
-        with suppress(FileNotFoundError):  # who wrote it has ended
-            if now - other.stat().st_mtime > _ABANDONED:
-                other.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,13 +1,10 @@
-"""Who holds a claim, and whether that process lives.
+"""A lock that is a small file: only one process can create it, and its owner keeps it young.
 
-Whose a run is: a small file that only one can create, kept young by its holder, and taken over from
-the dead.
-
-`claim` says who holds it. Who takes over creates its successor, `claim.NAME`, named after the very
-claim that it succeeds, so that only one can; holder is who stands at the end of that row. Then the
-successor is renamed to `claim`. Thus no moment is without a claim, nobody ever moves the claim of
-one that lives, and two that try at once cannot both succeed. Nothing but creating and renaming has
-to be atomic: a shared folder needs no locks.
+The lock of a dead owner is taken over. Whoever takes over creates the successor of the lock file,
+`NAME.HASH`, named after the content that it succeeds, so that only one can; the owner is the last
+of that chain. Then the successor is renamed to `NAME`. So there is a lock at every moment, a living
+owner's is never moved, and of two that try at once one succeeds. Nothing but creating and renaming
+has to be atomic: a shared file system needs no locks of its own.
 """
 
 from __future__ import annotations
@@ -25,21 +22,26 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ...errors import DataError, RunTaken
 from .atomic import link_new, remove_partials
 
-# what a scheduler calls this work, the same over all its attempts, of which one lives at a time
+# a scheduler's name of this work, the same over all its attempts, of which one runs at a time
 JOB = "NOISEBENCH_JOB"
+HEARTBEAT = 60.0  # seconds between two updates of the file's time
+LEASE = 600.0  # seconds without one, after which an owner on another machine counts as dead
+_TRIES = 100  # each fails only if another process has just succeeded
+_LARGEST = 4096  # bytes of a lock file
+_ON_DISK = {"started": "began", "nonce": "once"}  # keys of the file that differ from the attribute
 
 
 @dataclass(frozen=True)
 class LockOwner:
-    """What a claim says of its holder; empty where it says nothing, as one of an older version
-    does.
+    """The process that wrote a lock file; empty fields where the file lacks them.
 
-    machine: which processes the pid is one of, see `machine`. began: when the process started, in
-    ticks since the machine did; 0 where nobody knows. once: of this claim alone.
+    machine: the set of processes that the pid is one of, see `machine`. started: when the process
+    started, in ticks since the machine did; 0: unknown. nonce: of this lock alone.
     """
 
     host: str = ""
@@ -55,80 +57,68 @@ class LockOwner:
         """This process, now."""
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         pid, job = os.getpid(), os.environ.get(JOB, "")
-        return cls(
-            socket.gethostname(), pid, machine(), _began(pid) or 0, job, now, uuid.uuid4().hex
-        )
+        started, nonce = _start_time(pid) or 0, uuid.uuid4().hex
+        return cls(socket.gethostname(), pid, machine(), started, job, now, nonce)
 
     @classmethod
     def read(cls, content: bytes) -> LockOwner:
-        """Whatever of it can be read."""
+        """The fields that can be read."""
         try:
-            found = json.loads(content)
+            values = json.loads(content)
         except (ValueError, RecursionError):
             return cls()
-        if not isinstance(found, dict):
-            return cls()
-        return cls(
-            **{
-                f.name: found[f.name]
-                for f in fields(cls)
-                if type(found.get(f.name)) is type(f.default)
-            }
-        )
+        known: dict[str, Any] = {}
+        for field in fields(cls) if isinstance(values, dict) else ():
+            value = values.get(_ON_DISK.get(field.name, field.name))
+            if type(value) is type(field.default):
+                known[field.name] = value
+        return cls(**known)
 
     def content(self) -> bytes:
-        return json.dumps(asdict(self)).encode() + b"\n"
+        values = {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+        return json.dumps(values).encode() + b"\n"
 
     def __str__(self) -> str:
-        who = (
-            f"process {self.pid} on {self.host}"
-            if self.pid
-            else ("somebody whose claim cannot be read")
-        )
+        who = f"process {self.pid} on {self.host}" if self.pid else "an unknown process"
         job = f" (job {self.job})" if self.job else ""
         since = f" since {self.since}" if self.since else ""
         return " ".join(f"{who}{job}{since}".split())
 
-    def is_expired(self, silence: float, longest: float) -> bool:
-        """Whether a claim is nobody's any more, given the seconds since its last sign of life and
-        how many may pass between two.
-        """
+    def is_expired(self, silence: float, lease: float) -> bool:
+        """Whether the lock can be taken over, `silence` seconds after its last update."""
         here = LockOwner.here()
-        if here.machine and (self.machine, self.pid, self.started) == (
-            here.machine,
-            here.pid,
-            here.started,
-        ):
+        this_process = (here.machine, here.pid, here.started)
+        if here.machine and (self.machine, self.pid, self.started) == this_process:
             return False
         if self.job and self.job == here.job:
-            return True  # an attempt before this one
+            return True  # an earlier attempt of this job
         lives = self._lives(here)
-        return silence > longest if lives is None else not lives
+        return silence > lease if lives is None else not lives
 
     def is_dead(self) -> bool:
         """Whether that process is known to have ended."""
         return self._lives(LockOwner.here()) is False
 
     def _lives(self, here: LockOwner) -> bool | None:
-        """None where one cannot know from here: on another machine, in another container, and where
-        the system tells no start times.
+        """None if unknown: on another machine, in another container, and where the system does not
+        tell start times.
         """
-        if self.pid < 1 or (self.machine or self.host) != (
-            here.machine if self.machine else here.host
-        ):
+        same = self.machine == here.machine if self.machine else self.host == here.host
+        if self.pid < 1 or not same:
             return None
-        began = _began(self.pid)
-        if not self.machine:  # of an older version, which gave no signs of life
-            return began != 0
-        if began == 0:
+        started = _start_time(self.pid)
+        if not self.machine:  # of an older version, which did not update its lock
+            return started != 0
+        if started == 0:
             return False
-        return None if began is None or not self.started else began == self.started
+        return None if started is None or not self.started else started == self.started
 
 
 def machine() -> str:
-    """Names the processes among which a pid means one: on Linux this boot of a machine, and the
-    container (its namespace of processes), since two containers of one host name may both have a
-    process 7; elsewhere the host. Empty where nobody can tell.
+    """Names the set of processes in which a pid is unique; empty if unknown.
+
+    On Linux this boot of the machine and the container (its PID namespace), since two containers of
+    one host name may both have a process 7; elsewhere the host.
     """
     if not sys.platform.startswith("linux"):
         return socket.gethostname()
@@ -139,9 +129,9 @@ def machine() -> str:
         return ""
 
 
-def _began(pid: int) -> int | None:
-    """When a process started, in ticks since the machine did; 0: there is none, or it is dead and
-    not buried; None: one cannot see.
+def _start_time(pid: int) -> int | None:
+    """When a process started, in ticks since the machine did; 0: it does not exist, or is a zombie;
+    None: unknown.
     """
     if os.name == "nt":
         return None  # os.kill would end it
@@ -154,39 +144,44 @@ def _began(pid: int) -> int | None:
     try:
         # a name may hold spaces and brackets
         state, *rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        # A killed process whose first thread is gone holds its files until the last one is.
+        # A killed process whose first thread is gone keeps its files until the last one is.
         return 0 if state in (b"Z", b"X") and int(rest[16]) <= 1 else int(rest[18])
     except (OSError, ValueError, IndexError):
         return None
 
 
-HEARTBEAT = 60.0  # seconds between two signs of life
-LEASE = 600.0  # seconds without one, after which a holder on another machine counts as gone
-_TRIES = 100  # each fails only where somebody else has just succeeded
-_LARGEST = 4096  # bytes of a claim
-
-
 @dataclass(frozen=True)
-class Found:
-    """A claim as it lies there. changed: when its holder last gave a sign of life, by the clock of
-    the file system.
-    """
+class LockFile:
+    """A lock file as read. changed: its last update, by the clock of the file system."""
 
-    place: Path
+    path: Path
     content: bytes
     changed: float
 
+    @classmethod
+    def read(cls, path: Path) -> LockFile | None:
+        try:
+            # fstat of an open file is fresh, where stat of a path may be a minute old on NFS
+            with path.open("rb") as file:
+                return cls(path, file.read(_LARGEST), os.fstat(file.fileno()).st_mtime)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # replaced while it was read
+                return None
+            raise
+
     @property
-    def holder(self) -> LockOwner:
+    def owner(self) -> LockOwner:
         return LockOwner.read(self.content)
 
 
 class RunLock:
-    """A claim that this process holds, until somebody who thought it dead has taken it over."""
+    """A lock of this process, until another one that considered it dead has taken it over."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         self.path, self._content = path, content
-        self._over = threading.Event()
+        self._ended = threading.Event()
 
     @property
     def is_ours(self) -> bool:
@@ -194,157 +189,121 @@ class RunLock:
         return last is not None and last.content == self._content
 
     def check(self) -> None:
-        """Raises RunTaken where the claim is gone or another's, DataError where one cannot see
-        it.
-        """
+        """Raises RunTaken if the lock is gone or another's, DataError if it cannot be read."""
         try:
             last = find_lock(self.path)
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from None
         if last is None or last.content != self._content:
-            who = f"taken over by {last.holder}" if last else "taken away"
+            change = f"taken over by {last.owner}" if last else "taken away"
             raise RunTaken(
-                f"{self.path.parent} was {who} while this process gave no sign of "
+                f"{self.path.parent} was {change} while this process gave no sign of "
                 "life; it writes no more there"
             )
 
-    def beat(self) -> None:
-        """Give signs of life until it is over, or another's."""
-        while not self._over.wait(HEARTBEAT):
-            with suppress(OSError):  # the folder is out of reach for the moment
+    def keep_alive(self) -> None:
+        """Update the file's time until the lock ends, or is another's."""
+        while not self._ended.wait(HEARTBEAT):
+            with suppress(OSError):  # the file system does not answer for the moment
                 if not self.is_ours:
                     return
                 os.utime(self.path)  # now, by the clock of the file system, not by this machine's
 
     def end(self) -> None:
-        """Remove what is ours."""
-        self._over.set()
-        with suppress(OSError):  # nobody waits for a claim whose holder is gone
+        """Remove the file if it is ours."""
+        self._ended.set()
+        with suppress(OSError):  # a lock that stays is taken over, since its owner has ended
             if self.is_ours:
                 self.path.unlink()
 
 
 @contextmanager
-def acquire(path: Path, holder: Callable[[], LockOwner] = LockOwner.here) -> Iterator[RunLock]:
-    """Hold the claim at `path`, in the name of `holder`. Raises RunTaken where somebody has it,
-    DataError where one cannot write.
+def acquire(path: Path, owner: Callable[[], LockOwner] = LockOwner.here) -> Iterator[RunLock]:
+    """Hold the lock at `path` in the name of `owner()`. Raises RunTaken if another process has it,
+    DataError if the file cannot be written.
     """
     try:
-        claim = RunLock(path, _take(path, holder))
+        lock = RunLock(path, _create(path, owner))
     except OSError as error:
         raise DataError(f"cannot write {path.parent}: {error.strerror or error}") from None
-    heart = threading.Thread(target=claim.beat, daemon=True)
+    heart = threading.Thread(target=lock.keep_alive, daemon=True)
     heart.start()
     try:
-        yield claim
+        yield lock
     finally:
-        claim.end()
+        lock.end()
         heart.join()
 
 
-def find_lock(path: Path) -> Found | None:
-    """The claim that counts, which is the last of the row; None where nobody has one."""
-    row = _row(path)
-    return row[-1] if row else None
+def find_lock(path: Path) -> LockFile | None:
+    """The lock file that counts, the last of the chain; None if there is no lock."""
+    chain = _chain(path)
+    return chain[-1] if chain else None
 
 
-def _row(path: Path) -> list[Found]:
-    """The claim at `path`, its successor, and so on."""
-    row: list[Found] = []
-    place = path
-    while (found := _read(place)) is not None:
-        row.append(found)
-        place = _successor(path, found)
-    return row
+def _chain(path: Path) -> list[LockFile]:
+    """The lock file at `path`, its successor, and so on."""
+    chain: list[LockFile] = []
+    file = LockFile.read(path)
+    while file is not None:
+        chain.append(file)
+        file = LockFile.read(_successor(path, file))
+    return chain
 
 
-def _successor(path: Path, found: Found) -> Path:
-    return path.with_name(f"{path.name}.{_name(found.content)}")
+def _successor(path: Path, file: LockFile) -> Path:
+    return path.with_name(f"{path.name}.{hashlib.sha256(file.content).hexdigest()[:16]}")
 
 
-def _read(place: Path) -> Found | None:
-    try:
-        # what an open file says is fresh, where a path's may be a minute old on NFS
-        with place.open("rb") as file:
-            return Found(place, file.read(_LARGEST), os.fstat(file.fileno()).st_mtime)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno == errno.ESTALE:  # replaced while it was read
-            return None
-        raise
-
-
-def _name(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _take(path: Path, holder: Callable[[], LockOwner]) -> bytes:
-    """Create a claim, or the successor of one whose holder is gone; what it says. Raises
-    RunTaken.
-    """
+def _create(path: Path, owner: Callable[[], LockOwner]) -> bytes:
+    """Create the lock file, or the successor of a dead owner's; its content. Raises RunTaken."""
     for _ in range(_TRIES):
-        content = holder().content()
-        part = path.with_name(f".{path.name}.{_name(content)}.part")
+        content = owner().content()
+        part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(content)
-            if _placed(path, part, content):
+            if _try_create(path, part, content):
                 return content
         except FileNotFoundError:
-            pass  # swept away by one that was faster
+            pass  # another process removed it and was faster
         finally:
             part.unlink(missing_ok=True)
     raise RunTaken(f"{path.parent} is wanted by many processes at once: try again")
 
 
-def _placed(path: Path, part: Path, content: bytes) -> bool:
-    """Whether `part` became the claim that counts; if not, somebody was faster."""
-    row = _row(path)
-    if row:
-        _refuse_living(row[-1], part)
-    place = _successor(path, row[-1]) if row else path
-    # who says no may have said yes before: an answer gets lost, and the question is asked again
-    link_new(part, place)
-    now = _row(path)
-    if all(found.content != content for found in now):
-        _withdraw(place, content)
-    if not now or now[-1].content != content:
+def _try_create(path: Path, part: Path, content: bytes) -> bool:
+    """Make `part` the lock that counts; False if another process was faster.
+
+    Raises RunTaken if the owner of the current lock is alive.
+    """
+    before = _chain(path)
+    if before:
+        last = before[-1]
+        os.utime(part)  # now, by the clock of the file system
+        silence = part.stat().st_mtime - last.changed
+        if not last.owner.is_expired(silence, LEASE):
+            raise RunTaken(
+                f"{last.path.parent} is being run by {last.owner}, last heard of "
+                f"{max(0, round(silence))} s ago; it is taken over where that has "
+                f"ended, or was silent for {LEASE / 60:.0f} minutes; if you know it to be gone, "
+                f"delete {last.path}"
+            )
+    new = _successor(path, before[-1]) if before else path
+    # NFS repeats a request without an answer: False may mean that the first one succeeded
+    link_new(part, new)
+    chain = _chain(path)
+    if all(file.content != content for file in chain):
+        # a successor of ours counts for nothing if the lock before it is gone
+        file = LockFile.read(new)
+        if file is not None and file.content == content:
+            new.unlink(missing_ok=True)
+    if not chain or chain[-1].content != content:
         return False
-    if row:
-        _move_up(path, now)
-    # what the dead left half written; who has one there at this moment begins again
+    if before:
+        chain[-1].path.replace(path)
+        for file in chain[1:-1]:
+            file.path.unlink(missing_ok=True)
+    # what dead processes left half written; another process's part here makes it try again
     remove_partials(path.parent)
     return True
-
-
-def _move_up(path: Path, row: list[Found]) -> None:
-    """The last of the row becomes the first; away with the others."""
-    row[-1].place.replace(path)
-    for found in row[1:-1]:
-        found.place.unlink(missing_ok=True)
-
-
-def _withdraw(place: Path, content: bytes) -> None:
-    """Remove a successor of ours that counts for nothing: the claim that it was to succeed is no
-    longer there.
-    """
-    found = _read(place)
-    if found is not None and found.content == content:
-        place.unlink(missing_ok=True)
-
-
-def _refuse_living(last: Found, part: Path) -> None:
-    """Raises RunTaken where the holder of the last claim is at it still. part: a file of ours, to
-    have the time of the file system.
-    """
-    os.utime(part)
-    silence = part.stat().st_mtime - last.changed
-    if last.holder.is_expired(silence, LEASE):
-        return
-    raise RunTaken(
-        f"{last.place.parent} is being run by {last.holder}, last heard of "
-        f"{max(0, round(silence))} s ago; it is taken over where that has "
-        f"ended, or was silent for {LEASE / 60:.0f} minutes; if you know it to be gone, delete "
-        f"{last.place}"
-    )

@@ -1,11 +1,7 @@
-"""Somebody's file, read within bounds: a regular one, of no more bytes than it can mean, packed or
-not. Every reader begins here.
+"""Reads untrusted files within bounds: regular files of a plausible size, packed or not, and JSON
+and YAML of plain values. Every reader begins here.
 
-What is wrong is said by OSError, as `open` does, or by ValueError; each reader says in its own
-words what to do.
-
- YAML in C where there is that; a stranger's refused where it is nested deeper or has more values
-than it can mean.
+Raises OSError, as `open` does, or ValueError; each caller adds in its message what to do.
 """
 
 from __future__ import annotations
@@ -18,12 +14,12 @@ import math
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from ..hardware import cgroups
+from ..hardware import memory_cgroups
 
 MAX_BYTES = 1 << 32  # bytes of a file that is read whole
 LARGEST_TEXT = 1 << 20  # of a short text: a suite, a configuration, a list of names
@@ -35,13 +31,12 @@ _DIGITS = 300  # of a whole number
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """A regular file, to be read; never a folder, a pipe or a device, which may have no end. Raises
-    OSError.
+    """A regular file, to be read; never a directory, a pipe or a device, which may have no end.
+    Raises OSError.
     """
     # a pipe does not wait
-    descriptor = os.open(
-        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError("it is a folder, a pipe or a device, no file")
@@ -52,7 +47,7 @@ def open_regular(path: Path) -> IO[bytes]:
 
 
 def read_bytes(path: Path, largest: int = MAX_BYTES) -> bytes:
-    """A file, whole. Raises OSError, or ValueError where it is larger than it can be."""
+    """A whole file. Raises OSError, or ValueError if it has more than `largest` bytes."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > largest:
@@ -61,7 +56,7 @@ def read_bytes(path: Path, largest: int = MAX_BYTES) -> bytes:
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
-    """A file of UTF-8, whole. Raises OSError, ValueError."""
+    """A whole file of UTF-8. Raises OSError, ValueError."""
     return read_bytes(path, largest).decode()
 
 
@@ -75,30 +70,24 @@ def hash_of(path: Path) -> str:
 
 
 def max_unpacked(packed: int) -> int:
-    """Bytes that a file of so many may hold when it is unpacked."""
+    """Bytes that a file of `packed` bytes may hold when it is unpacked."""
     return max(_ROOM, MAX_RATIO * packed)
 
 
 def check_room(sizes: Iterable[int], packed: int) -> None:
-    """Raises ValueError where what is packed in so many bytes says that it is larger than it can
-    be.
-    """
+    """Raises ValueError where members of these sizes are too large for `packed` bytes."""
     if (size := sum(sizes)) > max_unpacked(packed):
         raise ValueError(f"it unpacks to {size} bytes from {packed}, which no honest file does")
 
 
 def read_gzip(path: Path) -> bytes:
-    """What a file of gzip holds. Raises OSError, or ValueError where it is damaged or holds more
-    than it can.
-    """
+    """The content of a gzip file. Raises OSError, or ValueError if it is damaged or too large."""
     with open_regular(path) as file:
         return unpacked(file, os.fstat(file.fileno()).st_size)
 
 
 def unpacked(file: IO[bytes], packed: int) -> bytes:
-    """A gzip stream's content. Raises ValueError where there is more of it than so many packed
-    bytes can hold.
-    """
+    """A gzip stream's content. Raises ValueError where it is too large for `packed` bytes."""
     content = io.BytesIO()
     try:
         with gzip.GzipFile(fileobj=file) as stream:
@@ -116,8 +105,8 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
 
 
 def parse_json(raw: bytes) -> Any:
-    """JSON as it is written, without NaN, infinity, half characters and numbers beyond all bounds.
-    Raises ValueError.
+    """JSON as it is written. Raises ValueError, also for NaN, infinity, half characters and huge
+    numbers.
     """
     text = raw.decode("utf-8-sig")
     try:
@@ -144,69 +133,65 @@ def _whole(text: str) -> int:
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes, no more than the process, its container or its job may still have; None where nobody
-    says. root: where `proc` and `sys` are.
+    """Bytes that the process, its container and its job may still have; None if unknown.
+
+    `root` is where `proc` and `sys` are.
     """
     try:
         import resource
 
-        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(
-            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")
-        )
+        free = [1024 * _number_after("MemAvailable:", root / "proc/meminfo")]
         limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    except (OSError, ValueError, StopIteration, ImportError):  # somewhere else than on Linux
+    except (OSError, ValueError, ImportError):  # not on Linux
         return None
-    return max(0, min([free, *([] if limit == resource.RLIM_INFINITY else [limit]), *_left(root)]))
-
-
-def _left(root: Path) -> Iterator[int]:
-    """Bytes that each control group with a limit has left; files that are kept in memory can go."""
-    for folder in cgroups("memory", root):
-        for limit, used, kept in (
+    if limit != resource.RLIM_INFINITY:
+        free.append(limit)
+    for folder in memory_cgroups(root):
+        for limit_file, used_file, cache in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
             with suppress(OSError, ValueError):  # no such file, or `max`: no limit
-                most, now = (
-                    int((folder / name).read_text(encoding="ascii")) for name in (limit, used)
-                )
-                yield most - now + _of_stat(folder, kept)
+                left = int((folder / limit_file).read_text(encoding="ascii"))
+                left -= int((folder / used_file).read_text(encoding="ascii"))
+                free.append(left)
+                # files that the system keeps in memory can go
+                free[-1] += _number_after(f"{cache} ", folder / "memory.stat")
+    return max(0, min(free))
 
 
-def _of_stat(folder: Path, name: str) -> int:
-    with suppress(OSError, ValueError):
-        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
-    return 0
+def _number_after(name: str, path: Path) -> int:
+    for line in path.read_text(encoding="ascii").splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise ValueError(f"{path} has no {name}")
 
 
-_MOST = 400_000  # values of a document: of 65,536 classes a manifest's header has half of these
+_MAX_VALUES = 400_000  # of a document: a manifest's header of 65,536 classes has half of these
 
 
-def check_nesting(text: str, depth: int, most: int = _MOST) -> None:
-    """Look at a document without building it. Raises ValueError for deeper nesting, more values or
-    an alias; yaml.YAMLError for no YAML.
+def check_nesting(text: str, max_depth: int, max_values: int = _MAX_VALUES) -> None:
+    """Parse a document without building it. Raises ValueError for deeper nesting, more values or an
+    alias; yaml.YAMLError for no YAML.
     """
     import yaml
 
-    reached = 0
+    depth = 0
     for count, event in enumerate(yaml.parse(text, yaml_loader())):
-        reached += isinstance(event, yaml.CollectionStartEvent) - isinstance(
-            event, yaml.CollectionEndEvent
-        )
-        if reached > depth or isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"it is nested deeper than {depth}, or has aliases")
-        if count > most:
-            raise ValueError(f"it has more than {most} values")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > max_depth or isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it is nested deeper than {max_depth}, or has aliases")
+        if count > max_values:
+            raise ValueError(f"it has more than {max_values} values")
 
 
-def read_yaml(text: str, depth: int) -> Any:
-    """Plain values. Raises ValueError for what is no YAML, or is nested deeper, or has aliases."""
+def read_yaml(text: str, max_depth: int) -> Any:
+    """Plain values. Raises ValueError for anything else, deeper nesting, or aliases."""
     import yaml
 
     try:
-        check_nesting(text, depth)
+        check_nesting(text, max_depth)
         return yaml.load(text, yaml_loader())  # noqa: S506 the C twin of the safe loader
     except yaml.YAMLError as error:
         raise ValueError(f"it is not YAML ({str(error).splitlines()[0]})") from None

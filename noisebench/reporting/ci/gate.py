@@ -16,22 +16,11 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
-from ...core.files.schema import (
-    COUNT,
-    NAME,
-    NUMBER,
-    SCALAR,
-    TEXT,
-    WHOLE,
-    Each,
-    Form,
-    Maybe,
-    check_form,
-    check_plain,
-    shown,
-)
+from typing_extensions import TypedDict
+
+from ...core.files.schema import Count, Name, Number, Scalar, Whole, check_form, check_plain, shown
 from ...core.files.untrusted import read_json
 from ...errors import ConfigError, NoisebenchError, Regressed, RunFailed, Undecided
 from ...labels.manifest import of_which
@@ -51,19 +40,33 @@ _DECIDING = {
     "strategy": "the strategy",
 }
 _LARGEST, _SHOWN = 1 << 26, 100  # bytes of a baseline: of 20,000 cells; letters of a wrong value
-_CELL: Form = {
-    **dict.fromkeys(_KNOWN, NAME),
-    **dict.fromkeys((f"{name}?" for name in _ROWS), Maybe(NAME)),
-    "subset?": SCALAR,
-    "epochs?": SCALAR,
-    "init?": NAME,
-    "versions?": NAME,
-    "num_examples?": Maybe(COUNT),
-    "values": Each(NUMBER),
-    "inputs": Each({"versions?": Maybe(Each(TEXT))}),
-    "settings": {},
-    "failed": WHOLE,
-}
+Versions = TypedDict("Versions", {"versions": dict[str, str] | None}, total=False)
+Cell = TypedDict(
+    "Cell",
+    {
+        "dataset": Name,
+        "model": Name,
+        "recipe": Name,
+        "precision": Name,
+        "noise": Name,
+        "metric": Name,
+        "method": NotRequired[Name | None],
+        "loss": NotRequired[Name | None],
+        "strategy": NotRequired[Name | None],
+        "subset": NotRequired[Scalar],
+        "epochs": NotRequired[Scalar],
+        "init": NotRequired[Name],
+        "versions": NotRequired[Name],
+        "num_examples": NotRequired[Count | None],
+        "values": dict[str, Number],
+        "inputs": dict[str, Versions],
+        "settings": dict[str, Any],
+        "failed": Whole,
+    },
+)
+Baseline = TypedDict("Baseline", {"schema": Whole, "metric": str, "cells": list[Cell]})
+
+
 _TINY = 1e-12  # a chance that is not said more exactly
 _EPSILON = 1e-9  # what is lost by summing; a drop of exactly the tolerance is within it
 
@@ -270,7 +273,7 @@ def read_baseline(path: Path, metric: str) -> dict[str, Any]:
 def _check_document(content: Any) -> None:
     """Raises ValueError for what is no document of this version."""
     check_plain(content)
-    check_form(content, {"schema": WHOLE, "metric": TEXT, "cells": [_CELL]})
+    check_form(content, Baseline)
     if content["schema"] != SCHEMA:
         raise ValueError(f"it has {content['schema']}")
     if strange := next(

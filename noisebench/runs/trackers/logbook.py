@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.files.atomic import write_text
-from ...core.files.schema import TEXT, Each, check_form
+from ...core.files.schema import check_form
 from ...core.files.untrusted import read_json
 from ...errors import DataError, RunFailed
 from ...experiments.resolve import RunConfig
@@ -130,7 +130,7 @@ class RunLogger:
         if resumed:
             with suppress(OSError, ValueError):
                 content = read_json(folder.trackers)
-                check_form(content, Each(TEXT))
+                check_form(content, dict[str, str])
                 known = dict(content)
         facts, logged = facts_of(run, folder), _LoggedRun()
         for name, tracker in list(self._trackers.items()):
