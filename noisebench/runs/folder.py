@@ -26,7 +26,7 @@ from ..core.files.schema import check_form, check_plain
 from ..core.files.untrusted import hash_of, read_json, read_text, read_yaml
 from ..datasets.npz import read_arrays
 from ..errors import DataError
-from ..experiments.resolve import PATH_KEYS
+from ..experiments.run_facts import facts_of_record
 from ..metrics.dynamics import Dynamics
 from .schema import Versioned, check_about, check_failure, check_record
 
@@ -316,7 +316,7 @@ class RunFolder:
         Raises DataError.
         """
         if self.result.exists() or not self.error.exists():
-            return _about(self.record())
+            return facts_of_record(self.record())
         about = self.failure()["about"]
         try:
             check_about(about)
@@ -352,59 +352,6 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged ({error}): run it again") from None
         return dict(content)
-
-
-def _about(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's facts under the names that error.json uses for a failed run."""
-    recipe = dict(record["recipe"])
-    noise = record["noise"]
-    return {
-        **{
-            key: record[key]
-            for key in (
-                "key",
-                "method",
-                "loss",
-                "strategy",
-                "precision",
-                "seed",
-                "oracle",
-                "metrics",
-            )
-        },
-        "recipe_name": recipe.pop("name"),
-        "recipe": recipe,
-        "dataset": record["data"]["name"],
-        **{key: record["data"][key] for key in PATH_KEYS if key in record["data"]},
-        "data_sha256": record["data"].get("sha256"),
-        "model": record["model"]["name"],
-        **({"init": record["init"]} if "init" in record else {}),
-        "noise": noise["text"],
-        "noise_seed": noise["seed"],
-        "realised_rate": noise["realised_rate"],
-        "held_out": noise.get("held_out", ""),
-        **({"subset": noise["subset"]} if "subset" in noise else {}),
-        "source_sha256": noise.get("source_sha256", ""),
-        "known": noise.get("known", 1.0),
-        "labels": noise.get("manifest_sha256", ""),
-        "versions": _versions(record),
-        **(
-            {"test_images": images}
-            if (images := record["metrics"].get("test", {}).get("n"))
-            else {}
-        ),
-        "seconds": record["seconds"],
-        "environment": record.get("environment", {}),
-    }
-
-
-def _versions(record: dict[str, Any]) -> dict[str, str]:
-    """Of the parts that trained, and of the noise; an old record has not the latter, nor version 1
-    of what the package has.
-    """
-    noise = record["noise"].get("version", "1")
-    name = record["noise"]["text"].partition("(")[0]
-    return {**record.get("versions", {}), **({} if noise == "1" else {f"noise:{name}": noise})}
 
 
 def _csv_line(values: Iterable[Any]) -> str:

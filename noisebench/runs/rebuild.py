@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import DataError, ManifestError
 from ..experiments.recipes import all_settings
 from ..experiments.resolve import RunConfig, RunRequest
+from ..experiments.run_facts import config_of, facts_of_record
 from ..labels.manifest import Manifest, read_manifest
 from .folder import RunFolder
 from .workspace import Workspace
@@ -37,22 +38,10 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     run = workspace.plan(request, workspace.dataset_of(labels), labels)
     if run.key == record["key"]:
         return run
-    before = {
-        "manifest": record["noise"].get("manifest_sha256"),
-        "data": record["data"].get("sha256"),
-        "loss": record["loss"],
-        "strategy": record["strategy"],
-        **record.get("versions", {}),
-    }
-    now = {
-        "manifest": run.manifest.content_hash,
-        "data": run.data_sha256,
-        "loss": str(run.loss),
-        "strategy": str(run.strategy),
-        "protocol": str(run.config["protocol"]),
-        **run.config["versions"],
-    }
-    changed = [name for name in now if now[name] != before.get(name)]
+    before, now = config_of(facts_of_record(record)), dict(run.config)
+    before |= before.pop("versions")
+    now |= now.pop("versions")
+    changed = [name.removesuffix("_sha256") for name in now if now[name] != before.get(name)]
     raise DataError(
         f"{folder.path} is no longer the run that its settings make here: "
         f"{', '.join(changed) or 'a setting'} changed since"

@@ -14,7 +14,8 @@ from ..core.files.arrays import packed_npz
 from ..core.hardware import environment, resolve_precision
 from ..datasets import Fitting, Images, LazyImages
 from ..errors import RunFailed
-from ..experiments.resolve import PATH_KEYS, PROTOCOL, RunConfig
+from ..experiments.resolve import RunConfig
+from ..experiments.run_facts import PATH_KEYS
 from ..labels.manifest import LARGEST_T, Manifest
 from ..metrics import scores
 from ..metrics.confident_learning import Estimates
@@ -280,7 +281,7 @@ def _record(
         "seed": run.seed,
         "precision": run.precision,
         "oracle": run.oracle,
-        "versions": {"protocol": str(PROTOCOL), **run.config["versions"]},
+        "versions": run.versions,
         "metrics": {
             "test_acc": test_accuracies(evaluated["test"]["top1"], state.history),
             "memorised": evaluated["train"]["memorised"],

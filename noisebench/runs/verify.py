@@ -17,7 +17,8 @@ import numpy as np
 
 from ..datasets import Images
 from ..errors import DataError, ManifestError, NoisebenchError
-from ..experiments.resolve import RunConfig, key_of
+from ..experiments.resolve import RunConfig
+from ..experiments.run_facts import config_of, facts_of_record, key_of
 from ..metrics.predictions import Predictions, rounded
 from .folder import RunFolder
 from .inference import load_ensemble
@@ -109,18 +110,7 @@ def _settings(folder: RunFolder, record: dict[str, Any]) -> Check:
         return Check("settings", UNDECIDED, str(error))
     for name in ("key", "title"):
         config.pop(name, None)
-    recipe, versions = dict(record["recipe"]), dict(record.get("versions", {}))
-    recipe.pop("name")
-    versions.pop("protocol", None)
-    recorded = {
-        "manifest_sha256": record["noise"].get("manifest_sha256"),
-        "data_sha256": record["data"].get("sha256"),
-        "model": record["model"]["name"],
-        "recipe": recipe,
-        "versions": versions,
-        **({"init": record["init"]["sha256"]} if "init" in record else {}),
-        **{key: record[key] for key in ("loss", "strategy", "seed", "precision")},
-    }
+    recorded = config_of(facts_of_record(record))
     differences = [
         f"{key}: {config.get(key)!r} in config.yaml, {value!r} in result.json"
         for key, value in recorded.items()
