@@ -316,8 +316,7 @@ def _recipes(options: Globals) -> Rows:
 
 def _suites(options: Globals) -> Rows:
     """images: how many trainings see, in epochs of CE; takes: how long that was, and on what."""
-    from ..experiments.suite import expand, read_suites, suite_files
-    from ..experiments.workload import images_of
+    from ..experiments.suite import expand, images_of, read_suites, suite_files
 
     found = {
         name: (suite, path)
@@ -441,7 +440,7 @@ def _run(run: RunFolder) -> dict[str, Any]:
         "held_by": None,
     }
     if row["status"] != "done":
-        return {**row, "held_by": run.holder() or None}
+        return {**row, "held_by": run.lock_owner() or None}
     try:
         return {**row, "test_acc": run.record()["metrics"]["test_acc"]["last"]}
     except DataError:

@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from ..executors.registry import Executor
     from ..experiments.suite import Suite
     from ..reporting import Report, RunLike, RunRecord
-    from ..runs.packing import Pack
-    from ..runs.queue import QueuedRun
+    from ..runs.queue import Pack, QueuedRun
     from ..runs.trackers import RunLogger
     from ..runs.workspace import Workspace
 
@@ -202,9 +201,9 @@ def run(
     from ..executors.job import make_batches
     from ..executors.registry import ExecutorOptions, open_executor
     from ..experiments.suite import find_suite
-    from ..runs.packing import make_packs
     from ..runs.queue import (
         image_sentences,
+        make_packs,
         manifest_paths,
         mark_done,
         plan_suite,
@@ -294,10 +293,10 @@ def _tidy(pool: Executor, chosen: list[QueuedRun], todo: list[QueuedRun]) -> Non
 
 def _settings(params: dict[str, Any]) -> dict[str, Any]:
     """The options that replace a suite's settings, by the names that suites have for them."""
-    from ..experiments.recipes import OPTIONS, RECIPE_FIELDS
+    from ..experiments.recipes import RECIPE_FIELDS, option_name
 
     options = {
-        OPTIONS.get(name, name): name
+        option_name(name): name
         for name in (*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget")
     }
     return {options[name]: value for name, value in params.items() if name in options}

@@ -10,8 +10,7 @@ from typing import Any
 
 from ..experiments.suite import SuiteRun
 from ..runs.folder import RunFolder
-from ..runs.packing import make_packs
-from ..runs.queue import QueuedRun
+from ..runs.queue import QueuedRun, make_packs
 
 WORKER = ("-m", "noisebench.executors.worker")
 INTERRUPTED = 130  # exit code of a worker that was stopped before the end of its batch

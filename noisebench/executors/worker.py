@@ -121,7 +121,7 @@ class _Server:
         for run in runs:
             try:
                 trainer = make_trainer(run.run, run.images, self._config.device)
-                record = execute_run(run.run, run.images, trainer, run.folder, run.conduct)
+                record = execute_run(run.run, run.images, trainer, run.folder, run.options)
             except NoisebenchError as error:
                 on_result(run.number, error)
             else:

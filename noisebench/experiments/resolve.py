@@ -6,8 +6,6 @@ Precedence: the wish (command line or suite) > method preset > recipe > default.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -37,13 +35,12 @@ from .oracle import (
     with_estimates,
 )
 from .recipes import Recipe, make_recipe, settled
+from .run_facts import PATH_KEYS, config_of, key_of, with_noise_version
 from .weights import VERSION as INITIAL_VERSION
 from .weights import InitialWeights
 
 # of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
 PICTURES_VERSION = 2
-# where a foreign set lay, from the workspace; information, in no key
-PATH_KEYS = ("path", "test_path", "labels_path")
 # raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
 PROTOCOL = 1
 _LARGEST_SEED = 2**32
@@ -100,48 +97,13 @@ class RunConfig:
         )
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """All that changes the result, in plain values: the key is its hash."""
-        return {
-            "protocol": PROTOCOL,
-            "manifest_sha256": self.manifest.content_hash,
-            "data_sha256": self.data_sha256,
-            **({"source_sha256": self.source_sha256} if self.source_sha256 else {}),
-            "loss": str(self.loss),
-            "strategy": str(self.strategy),
-            "model": self.model,
-            **({"init": self.init.sha256} if self.init else {}),
-            "recipe": self.recipe.asdict(),
-            "seed": self.seed,
-            "precision": self.precision,
-            "versions": {
-                **LOSSES.fingerprints(self.loss),
-                **STRATEGIES.fingerprints(self.strategy),
-                f"model:{self.model}": backbone_fingerprint(self.model),
-                **(
-                    {"pictures": str(PICTURES_VERSION)}
-                    if self.manifest.val is not None or self.manifest.source is not None
-                    else {}
-                ),
-                **({"estimates": str(ESTIMATES_VERSION)} if self.unknown_noise else {}),
-                **({"init": str(INITIAL_VERSION)} if self.init else {}),
-                **({"decoding": str(DECODING_VERSION)} if self.dataset.reader else {}),
-            },
-        }
-
-    @cached_property
-    def key(self) -> str:
-        return key_of(self.config)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a table must know of the run, whether it ends well or not."""
+    def _facts(self) -> dict[str, Any]:
+        """RunFacts but for the key, which some of them make."""
         meta = self.manifest.meta
         return {
-            "key": self.key,
             "title": self.title,
             "dataset": self.dataset.name,
-            **{key: meta[key] for key in (*PATH_KEYS, "subset") if key in meta},
+            **{name: meta[name] for name in (*PATH_KEYS, "subset") if name in meta},
             "data_sha256": self.data_sha256,
             "noise": meta["noise"],
             "realised_rate": meta["realised_rate"],
@@ -149,6 +111,7 @@ class RunConfig:
             "noise_seed": self.manifest.noise_seed,
             "source_sha256": self.source_sha256,
             "held_out": self.manifest.held_out_text,
+            "labels": self.manifest.content_hash,
             "method": self.method,
             "model": self.model,
             **({"init": self.init.facts} if self.init else {}),
@@ -159,19 +122,45 @@ class RunConfig:
             "precision": self.precision,
             "seed": self.seed,
             "oracle": self.oracle,
-            "versions": self.versions,
+            "versions": with_noise_version(
+                self.versions, meta["noise"], str(meta.get("noise_version", "1"))
+            ),
         }
 
-    @property
+    @cached_property
     def versions(self) -> dict[str, str]:
-        """Of all code that decides the result, the noise's too, which the manifest names."""
-        noise = str(self.manifest.meta.get("noise_version", "1"))
-        name = self.manifest.meta["noise"].partition("(")[0]
-        return {
+        """Of all code that trains."""
+        versions = {
             "protocol": str(PROTOCOL),
-            **self.config["versions"],
-            **({} if noise == "1" else {f"noise:{name}": noise}),
+            **LOSSES.fingerprints(self.loss),
+            **STRATEGIES.fingerprints(self.strategy),
+            f"model:{self.model}": backbone_fingerprint(self.model),
         }
+        if self.manifest.val is not None or self.manifest.source is not None:
+            versions["pictures"] = str(PICTURES_VERSION)
+        if self.unknown_noise:
+            versions["estimates"] = str(ESTIMATES_VERSION)
+        if self.init:
+            versions["init"] = str(INITIAL_VERSION)
+        if self.dataset.reader:
+            versions["decoding"] = str(DECODING_VERSION)
+        return versions
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """All that changes the result, in plain values: the key is its hash."""
+        return config_of(self._facts)
+
+    @cached_property
+    def key(self) -> str:
+        return key_of(self.config)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The RunFacts of a run that has not finished, without its labels' hash."""
+        facts = {"key": self.key, **self._facts}
+        del facts["labels"]
+        return facts
 
     @cached_property
     def slug(self) -> str:
@@ -201,11 +190,6 @@ class RunConfig:
             f"{self.method} on {self.manifest.dataset_text}, {noise}, {self.model}{init}, seed "
             f"{self.seed}"
         )
-
-
-def key_of(config: dict[str, Any]) -> str:
-    """The key of all that changes a run's result."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def resolve_run(
@@ -359,20 +343,20 @@ def _row_of(
 
 
 def with_loss_parameters(
-    wish: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
+    request: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
 ) -> RunRequest:
     """The wish with parameters of its loss set by name. A method becomes its loss and strategy: it
     is no longer that row.
     """
     if not values:
-        return wish
-    loss, strategy = wish.loss or "ce", wish.strategy
-    if wish.method is not None and not (wish.loss or wish.strategy):
-        row = find_method(wish.method)
+        return request
+    loss, strategy = request.loss or "ce", request.strategy
+    if request.method is not None and not (request.loss or request.strategy):
+        row = find_method(request.method)
         preset = _preset(row, dataset, manifest.meta["noise"])
         loss, strategy = preset.loss, preset.strategy
-        wish = replace(wish, method=None)
-    return replace(wish, loss=loss_with(loss, values), strategy=strategy)
+        request = replace(request, method=None)
+    return replace(request, loss=loss_with(loss, values), strategy=strategy)
 
 
 def loss_with(text: str, values: dict[str, str]) -> str:

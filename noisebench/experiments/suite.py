@@ -1,5 +1,8 @@
 """`benchmarks.yaml` -> runs. All mistakes of a file are reported at once, each with line and
 column.
+
+
+How much a suite trains, before any of it is planned. Loads no torch.
 """
 
 from __future__ import annotations
@@ -28,19 +31,19 @@ from ..losses import LOSSES
 from ..noise import normal_noise
 from ..strategies import normal_strategy
 from .backbones import canonical_backbone
-from .compute import check_schedule, checked_budget
+from .compute import RelativeCost, check_schedule, checked_budget, price_of
 from .methods import find_method
 from .published import find_paper
 from .recipes import (
-    RECIPE_FIELDS,
     RECIPES,
     check_fit,
     find_recipe,
     make_recipe,
     read_schedule,
+    recipe_values,
     settled,
 )
-from .resolve import RunRequest, checked_seed
+from .resolve import RunRequest, checked_seed, loss_and_strategy_of
 from .selection import normal_value
 from .suite_file import (
     Defaults,
@@ -67,8 +70,8 @@ _MOST_SELECTED = 10_000_000  # runs, each held against each selector
 
 
 class Suite(StrictModel):
-    """One suite of a file. takes: what it was seen to take, or is reckoned to, and on what: `40 s
-    on two cores`.
+    """One suite of a file. takes: its runtime, measured or estimated, and on what: `40 s on
+    two cores`.
     """
 
     summary: str = ""
@@ -153,7 +156,7 @@ class SuiteRun:
 
     @property
     def changes(self) -> dict[str, Any]:
-        return {key: value for key, value in self.settings.items() if key in RECIPE_FIELDS}
+        return recipe_values(self.settings)
 
 
 def packaged_suites() -> Path:
@@ -407,7 +410,7 @@ def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]])
     if cell.get("val_split") and not cell.get("val_fraction"):
         raise ConfigError("val_split has no effect without val_fraction")
     check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)
-    changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
+    changes = recipe_values(cell)
     if cell.get("recipe", dataset.recipe) in RECIPES:
         recipe = make_recipe(
             cell.get("recipe", dataset.recipe),
@@ -514,3 +517,38 @@ def label_request_of(wanted: SuiteRun) -> LabelRequest:
     return LabelRequest(
         settings["noise"], seed, fraction, when, None, trusted, settings.get("subset")
     )
+
+
+def images_of(suite: Suite) -> int | None:
+    """The training images that all runs of a suite see, in epochs of CE: where an epoch costs twice
+    CE's, twice as many.
+
+    Those that a run holds out are counted too. None where a data set is not known before it is
+    read, or a strategy says no cost.
+    """
+    price = cache(price_of)  # which runs share, but for their methods
+    # as many for every seed
+    seen = [_images(run, price) for run in expand(suite.with_defaults(seeds=1))]
+    known = [count for count in seen if count is not None]
+    return round(len(suite.defaults.seeds) * math.fsum(known)) if len(known) == len(seen) else None
+
+
+def _images(run: SuiteRun, price: Callable[[str, str], RelativeCost]) -> float | None:
+    settings = run.settings
+    dataset = DATASETS.get(settings.get("dataset", ""))
+    if dataset is None:
+        return None
+    try:
+        cost = price(
+            *loss_and_strategy_of(request_of(run), dataset, str(normal_noise(settings["noise"])))
+        )
+    except ConfigError:  # of a plugin's strategy
+        return None
+    recipe = make_recipe(
+        settings.get("recipe") or dataset.recipe,
+        dataset.name,
+        augment=dataset.augmentation,
+        changes=run.changes,
+    )
+    epochs = cost.epochs(recipe.epochs) if run.budget == "compute" else recipe.epochs
+    return (settings.get("subset") or dataset.n_train) * cost.work(epochs)

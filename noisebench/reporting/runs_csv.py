@@ -25,8 +25,9 @@ from ..core.sanitize import as_cell, as_csv, from_cell, printable_json, word_as_
 from ..datasets import DATASETS
 from ..errors import ConfigError, DataError, NoisebenchError, printable
 from ..experiments.command import repro_command
+from ..experiments.run_facts import RunFacts
 from ..runs.folder import RunFolder, run_folders
-from ..runs.schema import Facts, check_known
+from ..runs.schema import check_known
 from .metrics import METRICS, RECORDED, RunValues
 
 LARGEST = 1 << 26  # bytes: of some 40,000 runs
@@ -329,7 +330,7 @@ _FACTS: dict[str, tuple[tuple[str, ...], _Way]] = {
     "data": ((), _JSON),
 }
 _EMPTY: RunValues = {path[0]: "" if way is _WORD else None for path, way in _FACTS.values()
-                 if way in (_WORD, _NUMBER) and path[0] in Facts.__required_keys__}  # fmt: skip
+                 if way in (_WORD, _NUMBER) and path[0] in RunFacts.__required_keys__}  # fmt: skip
 FAILED, COMMAND, FINISHED, RUN = "failed", "command", "finished", "run"
 COLUMNS = (
     *list(_FACTS)[: list(_FACTS).index("key")],
@@ -353,7 +354,7 @@ COLUMNS = (
 )
 NEEDED = frozenset(COLUMNS) - {TEST_IMAGES, *RECORDED}  # a number may be younger than a file
 _NAMING = ("dataset", "model", "noise", "method")  # without which no table has a place for a run
-_REST = set(Facts.__annotations__) - {path[0] for path, _ in _FACTS.values() if path}
+_REST = set(RunFacts.__annotations__) - {path[0] for path, _ in _FACTS.values() if path}
 
 
 def cells_of(known: RunValues) -> dict[str, str]:

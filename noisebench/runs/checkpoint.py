@@ -1,6 +1,4 @@
-"""A run from where it was left to its end or to where it is stopped: what is checkpointed, when,
-and how long it will take.
-"""
+"""The state that accumulates over a run, its checkpoints, and its timer."""
 
 from __future__ import annotations
 
@@ -16,12 +14,10 @@ import numpy as np
 
 from ..core.files.torch_files import load_torch
 from ..core.files.untrusted import open_regular
-from ..errors import DataError, Interrupted, NoisebenchError, RunFailed
-from ..experiments.resolve import RunConfig
+from ..errors import DataError, NoisebenchError, RunFailed
 from ..metrics.confident_learning import Estimates
 from ..metrics.dynamics import Dynamics
 from .folder import RunFolder
-from .noise_estimation import NUM_FOLDS
 
 if TYPE_CHECKING:
     import torch
@@ -31,21 +27,20 @@ if TYPE_CHECKING:
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
 # times as long as the last checkpoint took: at most a twentieth of the time goes into them
 _CHECKPOINT_COST = 20.0
-_RESUMES = "the same command resumes it"
 # as torch says it, and another process
 _NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory", "memoryerror"
 _NEEDS_MEMORY = (
     "out of memory: the same command goes on from the last checkpoint; train "
     "--accumulate N needs less, for the same curve"
 )
-_MOST_PACKED = 256  # places; more than any pack has
+_MAX_PACK_WIDTH = 256  # more than any pack has
 _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Said after every epoch. lines: of metrics.csv, those that were not said yet in this sitting,
-    the latest last; seconds spent on this run, images a second in this epoch.
+    """Reported after every epoch. lines: of metrics.csv, those that this session has not reported
+    yet, the latest last; seconds spent on this run, images per second in this epoch.
     """
 
     epoch: int
@@ -57,9 +52,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is executed; nothing here changes its result. `anew`: though it is finished.
-    `stop()` is asked between steps; `estimate` is told once, after some seconds, how many seconds
-    the whole run will take.
+    """How a run is executed; nothing here changes its result. force: though it is finished.
+    `should_stop()` is called between steps; `on_time_estimate` once, after some seconds, with the
+    seconds that the whole run will take.
     """
 
     resume: bool = True
@@ -71,10 +66,10 @@ class RunOptions:
 
 @dataclass
 class RunState:
-    """What accumulates over a run; travels with the checkpoint. folds: what the warm-up's networks
-    said; state: of the training that was interrupted, until it is taken up again; found: what it
-    found out of the noise; packed: the places of the pack that it trains in, 1 for a run by itself;
-    end: what the last epoch left; said: lines of the history that were said in this sitting.
+    """What accumulates over a run; a checkpoint holds it. folds: log_p of the networks that
+    estimate the noise; trainer_state: of the training that was interrupted, until it is restored;
+    pack_width: the slots of the pack that it trains in, 1 for a run by itself; reported: the number
+    of lines of the history that this session has reported.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -87,119 +82,20 @@ class RunState:
     dynamics: Dynamics = field(default_factory=Dynamics)
     reported: int = 0
 
-    def news(self) -> list[dict[str, Any]]:
-        """The lines of the history that were not said yet; now they are."""
-        lines, self.reported = self.history[self.reported :], len(self.history)
-        return lines
-
-
-class RunSession:
-    """A run from where it was left to its end, or to where it is stopped: one training after
-    another.
-    """
-
-    def __init__(
-        self, run: RunConfig, folder: RunFolder, conduct: RunOptions, course: RunState
-    ) -> None:
-        self.run, self.folder, self.conduct, self.course = run, folder, conduct, course
-        self.clock = RunTimer(course.seconds)
-
-    def train(
-        self, trainer: Trainer, note: Callable[[float], object] = lambda seconds: None
-    ) -> None:
-        """One training, taken up again where it was interrupted. `note` is told, after every epoch,
-        its seconds for as many images as an epoch has.
-        """
-        self.restore(trainer)
-        run_epoch = (
-            _in_its_pack(trainer, self.course.pack_width)
-            if self.course.pack_width > 1
-            else trainer.run_epoch
-        )
-        while trainer.epoch < trainer.task.recipe.epochs:
-            begun, before = time.monotonic(), trainer.step
-            end = run_epoch(lambda: self._on_step(trainer))
-            self.course.seconds, self.course.last_epoch = self.clock.spent, end
-            whole = trainer.steps_per_epoch / (trainer.steps_per_epoch - before)
-            trained = time.monotonic()
-            note((trained - begun) * whole)
-            self.clock.exclude(time.monotonic() - trained)
-
-    def restore(self, trainer: Trainer) -> None:
-        """Put a training to where its checkpoint left it."""
-        if self.course.trainer_state is not None:
-            _restore(self.folder, trainer, self.course.trainer_state)
-            self.course.trainer_state = None
-
-    def _on_step(self, trainer: Trainer) -> None:
-        self.course.seconds = self.clock.spent
-        self.clock.count(lambda: self._steps_left(trainer), self.conduct)
-        if trainer.ranks.any(self.conduct.should_stop()):
-            trainer.ranks.on_rank_zero(lambda: save(self.folder, trainer, self.course))
-            raise interrupted(trainer, self.conduct, " of the warm-up" if self._warming_up else "")
-        if trainer.ranks.rank == 0 and self.clock.checkpoint_due():
-            with self.clock.checkpoint():
-                save(self.folder, trainer, self.course)
-
-    @property
-    def _warming_up(self) -> bool:
-        return bool(self.run.unknown_noise) and len(self.course.folds) < NUM_FOLDS
-
-    def _steps_left(self, trainer: Trainer) -> float:
-        """Of this training and those after it, in steps of about the same length."""
-        left = (trainer.task.recipe.epochs - trainer.epoch) * trainer.steps_per_epoch - trainer.step
-        if not self._warming_up:
-            return left
-        after = NUM_FOLDS - 1 - len(self.course.folds)
-        return left + trainer.steps_per_epoch * (
-            after * trainer.task.recipe.epochs
-            + NUM_FOLDS / (NUM_FOLDS - 1) * self.run.recipe.epochs
-        )
-
-
-def _in_its_pack(trainer: Trainer, width: int) -> Callable[[Callable[[], object]], EpochResult]:
-    """The epochs of a run that began in a pack and goes on by itself: in a pack still, whose other
-    places are filled.
-    """
-    from ..training.packed import PackedTrainer
-
-    pack = PackedTrainer([trainer], width)
-
-    def run_epoch(on_step: Callable[[], object]) -> EpochResult:
-        (end,) = pack.run_epoch(on_step)
-        if isinstance(end, RunFailed):
-            raise end
-        return end
-
-    return run_epoch
-
-
-def interrupted(trainer: Trainer, conduct: RunOptions, of_what: str = "") -> Interrupted:
-    """The error of a run that was stopped after it was saved."""
-    next_time = (
-        "the same command begins anew, and without --force the result that there is stays"
-        if conduct.force
-        else _RESUMES
-    )
-    return Interrupted(
-        f"stopped in epoch {trainer.epoch + 1} of "
-        f"{trainer.task.recipe.epochs}{of_what}; {next_time}"
-    )
-
 
 class RunTimer:
-    """Seconds spent on a run over all its sittings; when to save; how long it will take."""
+    """Seconds spent on a run over all its sessions; when to save; how long it will take."""
 
     def __init__(self, before: float) -> None:
         self._before, self._started = before, time.monotonic()
-        self._saved, self._cost, self._steps, self._told = self._started, 0.0, 0, False
+        self._saved, self._cost, self._steps, self._estimated = self._started, 0.0, 0, False
 
     @property
     def spent(self) -> float:
-        return self._before + time.monotonic() - self._started
+        return self._before + self._elapsed
 
     def exclude(self, seconds: float) -> None:
-        """So many were not the run's: whoever listens took them, such as a tracker's server."""
+        """Do not count these seconds: callbacks took them, such as a tracker's server."""
         self._started += seconds
 
     def checkpoint_due(self) -> bool:
@@ -219,154 +115,137 @@ class RunTimer:
             self._saved = time.monotonic()
             self._cost = self._saved - begun
 
-    def count(self, left: Callable[[], float], conduct: RunOptions) -> None:
-        """Called before every step; says the estimate once there are seconds to judge by, from the
-        steps that are left.
-        """
-        elapsed = time.monotonic() - self._started
-        if not self._told and self._steps and elapsed > _JUDGE_AFTER:
-            self._told = True
-            conduct.on_time_estimate(elapsed + left() * elapsed / self._steps)
+    def should_estimate(self) -> bool:
+        """Called before every step: whether there are seconds to judge the duration by, once."""
+        due = not self._estimated and self._steps > 0 and self._elapsed > _JUDGE_AFTER
+        self._estimated |= due
         self._steps += 1
+        return due
+
+    def estimate(self, steps_left: float) -> float:
+        """Seconds of all, from the steps that are left."""
+        elapsed = self._elapsed
+        return elapsed + steps_left * elapsed / (self._steps - 1)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
 
 
-def save(folder: RunFolder, trainer: Trainer, course: RunState) -> None:
-    """Write the checkpoint, whole or not at all. Raises RunTaken where the run is another's
-    meanwhile, RunFailed where what would be saved is not finite.
+def save(folder: RunFolder, trainer: Trainer, state: RunState) -> None:
+    """Write the checkpoint, whole or not at all. Raises RunTaken where another process took over,
+    RunFailed where what would be saved is not finite.
     """
     import torch
 
     trainer.check()
     buffer = io.BytesIO()
-    folds = [torch.from_numpy(rows) for rows in course.folds]
-    dynamics = {
-        name: torch.from_numpy(array) for name, array in course.dynamics.state_dict().items()
+    dynamics = state.dynamics.state_dict().items()
+    content = {
+        "run": folder.path.name,
+        "trainer": trainer.state_dict(),
+        "history": state.history,
+        "seconds": state.seconds,
+        "folds": [torch.from_numpy(rows) for rows in state.folds],
+        "packed": state.pack_width,
+        "dynamics": {name: torch.from_numpy(array) for name, array in dynamics},
     }
-    so_far = {
-        "history": course.history,
-        "seconds": course.seconds,
-        "folds": folds,
-        "packed": course.pack_width,
-        "dynamics": dynamics,
-    }
-    torch.save(
-        _by_itself({"run": folder.path.name, "trainer": trainer.state_dict(), **so_far}), buffer
-    )
-    folder.write(
-        folder.resume, lambda file: file.writelines([_seal(buffer.getbuffer()), buffer.getbuffer()])
-    )
+    torch.save(_without_shared_memory(content), buffer)
+    with buffer.getbuffer() as written:
+        folder.write(folder.resume, lambda file: file.writelines([_header(written), written]))
 
 
-def _seal(content: bytes | memoryview) -> bytes:
-    """The first line of a checkpoint: torch would read changed numbers without a word."""
+def _header(content: bytes | memoryview) -> bytes:
+    """The first line of a checkpoint, without which torch would read changed numbers in silence."""
     return f"noisebench checkpoint {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
-def _unsealed(saved: bytes) -> bytes:
-    """What stands below the first line. Raises DataError where it is not what was written."""
-    head, _, content = saved.partition(b"\n")
-    if head + b"\n" != _seal(content):
-        raise DataError(
-            "it is damaged, cut short or of another version: its checksum does not match"
-        )
-    return content
-
-
-def _by_itself(value: Any) -> Any:
-    """The same without memory that is shared: of a tensor that is part of a larger one, torch would
-    save the whole.
+def _without_shared_memory(value: Any) -> Any:
+    """The same value; a tensor that is part of a larger one is copied, of which torch would save
+    all.
     """
     if isinstance(value, dict):
-        return {key: _by_itself(each) for key, each in value.items()}
+        return {key: _without_shared_memory(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_by_itself(each) for each in value)
+        return type(value)(_without_shared_memory(item) for item in value)
     shared = hasattr(value, "untyped_storage") and value.untyped_storage().nbytes() > value.nbytes
     return value.clone() if shared else value
 
 
-def read(folder: RunFolder) -> bytes | None:
-    """The checkpoint, if there is one. Raises NoisebenchError for one that cannot be read."""
+def read(folder: RunFolder, *, resume: bool = True) -> bytes | None:
+    """The checkpoint, if there is one; without `resume` it is deleted. Raises NoisebenchError for
+    one that cannot be read.
+    """
     try:
+        if not resume:
+            folder.resume.unlink(missing_ok=True)
         with open_regular(folder.resume) as file:
             return file.read()  # of any size: it may hold a memory of every example
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _not_resumable(folder, error) from None
+        raise not_resumable(folder, error) from None
 
 
-def course_of(folder: RunFolder, saved: bytes, device: torch.device) -> RunState:
-    """The course as its checkpoint has it. Raises NoisebenchError for one that is damaged, or
+def load_state(folder: RunFolder, saved: bytes, device: torch.device) -> RunState:
+    """The state as its checkpoint has it. Raises NoisebenchError for one that is damaged, or
     another run's.
     """
+    header, _, content = saved.partition(b"\n")
     try:
-        found = load_torch(_unsealed(saved), device)
-        _check_run(found, folder)
-        folds = [rows.cpu().numpy() for rows in found["folds"]]
-        dynamics = Dynamics.resume(
-            {name: array.cpu().numpy() for name, array in found["dynamics"].items()}
-        )
+        if header + b"\n" != _header(content):
+            raise DataError(
+                "it is damaged, cut short or of another version: its checksum does not match"
+            )
+        state = load_torch(content, device)
+        _check_run(state, folder)
+        dynamics = {name: array.cpu().numpy() for name, array in state["dynamics"].items()}
         return RunState(
-            found["history"],
-            found["seconds"],
-            folds,
-            found["trainer"],
-            pack_width=found["packed"],
-            dynamics=dynamics,
+            state["history"],
+            state["seconds"],
+            [rows.cpu().numpy() for rows in state["folds"]],
+            state["trainer"],
+            pack_width=state["packed"],
+            dynamics=Dynamics.resume(dynamics),
         )
     except Exception as error:
         # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
         if is_out_of_memory(error):
             raise
-        raise _not_resumable(folder, error) from None
+        raise not_resumable(folder, error) from None
 
 
-def _check_run(found: dict[str, Any], folder: RunFolder) -> None:
+def _check_run(state: dict[str, Any], folder: RunFolder) -> None:
     """Raises ValueError for what is no checkpoint of this run."""
-    if found.get("run") != folder.path.name:
-        raise ValueError(f"it is of the run {found.get('run')}")
-    history, seconds, packed = found["history"], found["seconds"], found["packed"]
+    if state.get("run") != folder.path.name:
+        raise ValueError(f"it is of the run {state.get('run')}")
+    history, width = state["history"], state["packed"]
     lines = isinstance(history, list) and all(isinstance(line, dict) for line in history)
-    if (
-        not lines
-        or not isinstance(packed, int)
-        or not 1 <= packed <= _MOST_PACKED
-        or not 0 <= seconds < float("inf")
-    ):
+    is_width = isinstance(width, int) and 1 <= width <= _MAX_PACK_WIDTH
+    if not (lines and is_width and 0 <= state["seconds"] < float("inf")):
         raise ValueError("it holds no course of a run")
 
 
-def _restore(folder: RunFolder, trainer: Trainer, state: dict[str, Any]) -> None:
-    try:
-        trainer.load_state_dict(state)
-    except Exception as error:  # as above: whatever does not fit
-        raise _not_resumable(folder, error) from None
-
-
-def _not_resumable(folder: RunFolder, error: Exception) -> NoisebenchError:
+def not_resumable(folder: RunFolder, error: Exception) -> NoisebenchError:
+    """The error to raise for a checkpoint that cannot be read or does not fit."""
     return NoisebenchError(
         f"{folder.resume} cannot be resumed ({reason(error)}): delete it, or give --no-resume"
     )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Of Python, of a processor's or of a GPU's memory; the run is as well as it was, and what it
-    saved of use.
+    """Whether Python's, a processor's or a GPU's memory ran out, here or in another process; the
+    run itself is sound and can be resumed.
     """
-    text = str(error).lower()
-    # RunFailed: in another process
-    said = isinstance(error, RuntimeError | RunFailed) and any(
-        words in text for words in _NO_MEMORY
-    )
-    return said or isinstance(error, MemoryError)
+    if isinstance(error, RuntimeError | RunFailed):
+        return any(words in str(error).lower() for words in _NO_MEMORY)
+    return isinstance(error, MemoryError)
 
 
 def reason(error: Exception) -> str:
     """An error in one line."""
     text = str(error) if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}"
     line = " ".join(text.splitlines()[0].split()).rstrip(": ")
-    return (
-        f"{_NEEDS_MEMORY} [{line}]"
-        if is_out_of_memory(error) and not line.startswith(_NEEDS_MEMORY)
-        else line
-    )
+    if is_out_of_memory(error) and not line.startswith(_NEEDS_MEMORY):
+        return f"{_NEEDS_MEMORY} [{line}]"
+    return line

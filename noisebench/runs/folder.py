@@ -1,10 +1,9 @@
-"""The run folder: what lies in it, written whole or not at all, and all records read back as one
-table.
+"""The run folder: its files, written whole or not at all, and all records read as one table.
 
 `config.yaml`, `metrics.csv` (a line an epoch, growing while the run is under way), `dynamics.npz`,
 `predictions.npz`, `model.safetensors`, `resume.pt` while running, `result.json` only when complete,
-`error.json` only when failed, `claim` while somebody is at it, `trackers.json` where the run is
-logged to trackers: by what they know it.
+`error.json` only when failed, `claim`, the lock, while a process trains it, `trackers.json` with
+the run's identities in trackers.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -28,7 +26,7 @@ from ..core.files.schema import check_form, check_plain
 from ..core.files.untrusted import hash_of, read_json, read_text, read_yaml
 from ..datasets.npz import read_arrays
 from ..errors import DataError
-from ..experiments.resolve import PATH_KEYS
+from ..experiments.run_facts import facts_of_record
 from ..metrics.dynamics import Dynamics
 from .schema import Versioned, check_about, check_failure, check_record
 
@@ -41,51 +39,31 @@ _DEPTH = 10  # of config.yaml
 _LARGEST_HISTORY = 1 << 24  # bytes of metrics.csv: of 100,000 epochs
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """One run's folder. held: this process's claim to it, while it has one; checked: whether the
-    files of a finished run are held against the checksums of its record as they are read.
+    """One run's folder. lock: this process's, while it holds it; checked: whether the files of a
+    finished run are compared with the checksums of its record as they are read.
     """
 
-    path: Path
-    lock: RunLock | None = field(default=None, compare=False, repr=False)
-    checked: bool = field(default=True, compare=False, repr=False)
+    def __init__(self, path: Path, lock: RunLock | None = None, *, checked: bool = True) -> None:
+        self.path, self.lock, self.checked = path, lock, checked
+        self.result = path / "result.json"
+        self.error = path / "error.json"
+        self.resume = path / "resume.pt"
+        self.weights = path / "model.safetensors"
+        self.predictions = path / "predictions.npz"
+        self.dynamics = path / "dynamics.npz"
+        self.history = path / "metrics.csv"
+        self.claim = path / "claim"
+        self.trackers = path / "trackers.json"
 
-    @property
-    def result(self) -> Path:
-        return self.path / "result.json"
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunFolder) and self.path == other.path
 
-    @property
-    def error(self) -> Path:
-        return self.path / "error.json"
+    def __hash__(self) -> int:
+        return hash(self.path)
 
-    @property
-    def resume(self) -> Path:
-        return self.path / "resume.pt"
-
-    @property
-    def weights(self) -> Path:
-        return self.path / "model.safetensors"
-
-    @property
-    def predictions(self) -> Path:
-        return self.path / "predictions.npz"
-
-    @property
-    def dynamics(self) -> Path:
-        return self.path / "dynamics.npz"
-
-    @property
-    def history(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def claim(self) -> Path:
-        return self.path / "claim"
-
-    @property
-    def trackers(self) -> Path:
-        return self.path / "trackers.json"
+    def __repr__(self) -> str:
+        return f"RunFolder({self.path!r})"
 
     @property
     def name(self) -> str:
@@ -114,61 +92,67 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
-        """The folder while one holds the run, also against other machines on a shared folder; it
-        writes only as long as one does.
+        """The folder with a lock, also against other machines on a shared folder; it writes only as
+        long as it holds the lock.
 
-        Raises RunTaken where somebody has it; so do its writers once somebody has taken it over.
-        DataError where the folder is a link, which a stranger may have made: a run writes into its
-        own alone. `runs/` itself may be one, onto another disk.
+        Raises RunTaken where another process has it; so do the writers once another process has
+        taken it over. DataError where the folder is a link, which may come from others: a run
+        writes into its own folder alone. `runs/` itself may be one, onto another disk.
         """
         if self.path.is_symlink():
             raise DataError(
                 f"{self.path} is a link, and a run writes into its own folder alone: "
                 "remove the link"
             )
-        with acquire(self.claim) as claim:
-            yield replace(self, lock=claim)
+        with acquire(self.claim) as lock:
+            yield RunFolder(self.path, lock, checked=self.checked)
 
-    def holder(self) -> str:
-        """Who is at the run; empty where nobody is, or nobody can tell."""
+    def lock_owner(self) -> str:
+        """The process that holds the lock; empty where none does, or that cannot be told."""
         with suppress(OSError):
-            found = find_lock(self.claim)
-            return str(found.owner) if found and not found.owner.is_dead() else ""
+            lock = find_lock(self.claim)
+            return str(lock.owner) if lock and not lock.owner.is_dead() else ""
         return ""
 
     def finished(self, key: str) -> dict[str, Any] | None:
-        """The record of the run with this key, if there is a whole one.
+        """The record of the run with this key, if it is complete.
 
         Raises DataError where it is of another version, or of another run.
         """
         if self.status() != "done":
             return None
         self.clean_up()
-        return self.record_of(key)
+        record = self.record()
+        if record["key"] != key:
+            raise DataError(
+                f"{self.path} holds the run {record['key'][:12]}, not {key[:12]}: "
+                "move it away, or give --force"
+            )
+        return record
 
     def clean_up(self) -> None:
-        """Of a finished run: away with what a process left that died after writing its last file;
-        nothing where another is at it, or nobody can write.
+        """Remove from a finished run what a process left that died after writing its last file;
+        nothing where another process has the lock, or the folder cannot be written.
         """
         if self.lock is not None:
             self.resume.unlink(missing_ok=True)
         elif (self.claim.exists() or self.resume.exists()) and self.status() == "done":
-            with suppress(DataError), self.locked() as ours:
-                ours.clean_up()
+            with suppress(DataError), self.locked() as locked:
+                locked.clean_up()
 
     def check(self) -> None:
-        """Raises RunTaken where the run was claimed and is so no longer."""
+        """Raises RunTaken where this process had the lock and another has it now."""
         if self.lock is not None:
             self.lock.check()
 
     def release(self) -> None:
-        """The claim, if it is ours still, by a process that will not come back to end it."""
+        """Give the lock back, if this process has it still and will not come back to end it."""
         if self.lock is not None:
             self.lock.end()
 
     def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        """Fill one of the files by `write(file)`, whole or not at all, and not once the run is
-        another's. Raises RunTaken, DataError.
+        """Fill one of the files by `write(file)`, whole or not at all, and only with the lock.
+        Raises RunTaken, DataError.
         """
 
         def guarded(file: IO[bytes]) -> None:
@@ -178,7 +162,7 @@ class RunFolder:
         try:
             atomic_write(path, guarded)
         except DataError:
-            self.check()  # whoever took over sweeps away what is half written
+            self.check()  # a process that took over removes what is half written
             raise
 
     def write_text(self, path: Path, content: str) -> None:
@@ -189,9 +173,9 @@ class RunFolder:
 
     def write_result(self, record: dict[str, Any]) -> None:
         """result.json, the last of the files: from here on the run is finished, whatever happens to
-        the machine. Its checkpoint goes.
+        the machine. Its checkpoint is deleted.
 
-        Raises DataError where one cannot write: the run has not failed for that.
+        Raises DataError where it cannot be written: the run has not failed for that.
         """
         self.write_json(self.result, record)
         try:
@@ -208,7 +192,7 @@ class RunFolder:
         trace: str = "",
         batch: Sequence[int] = (),
     ) -> None:
-        """error.json: the run is failed, not unfinished; `about` is what a table must know of it;
+        """error.json: the run is failed, not unfinished; `about`: the facts that a table needs;
         batch: the examples of the step.
         """
         content = {
@@ -221,8 +205,8 @@ class RunFolder:
         self.write_json(self.error, {**content, **({"batch": list(batch)} if batch else {})})
 
     def note_failure(self, about: dict[str, Any], kind: str, message: str) -> None:
-        """error.json by somebody who is not at the run, and says it anyway; nothing where another
-        process is, or has finished it, and where one cannot write.
+        """error.json by a process that does not train the run; nothing where another process does,
+        or has finished it, and where the folder cannot be written.
         """
         with suppress(DataError), self.locked() as folder:
             if folder.status() != "done":
@@ -239,11 +223,6 @@ class RunFolder:
         """Everything in predictions.npz. Raises DataError."""
         self.check_written(self.predictions)
         return read_arrays(self.predictions)
-
-    def write_dynamics(self, dynamics: Dynamics) -> None:
-        self.write(
-            self.dynamics, lambda file: file.write(packed_npz(dynamics.arrays(), deflated=True))
-        )
 
     def read_dynamics(self) -> Dynamics:
         """Raises DataError where there is none, as of a run of an older version."""
@@ -262,15 +241,13 @@ class RunFolder:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""
-        self.write_text(
-            self.history,
-            _csv_line(history[0]) + "".join(_csv_line(row.values()) for row in history),
-        )
+        lines = [_csv_line(history[0]), *(_csv_line(row.values()) for row in history)]
+        self.write_text(self.history, "".join(lines))
 
     def show_history(self, history: list[dict[str, Any]], *, begin: bool) -> None:
-        """metrics.csv while the run is under way, so that one can watch it: the last line is added
-        to the same file. begin: the file is made anew, since an earlier session may have left lines
-        that are in no checkpoint.
+        """metrics.csv while the run is under way, to watch it: the last line is added to the same
+        file. begin: the file is written anew, since an earlier session may have left lines that are
+        in no checkpoint.
 
         A finished run's file stays until its successor is complete. What cannot be written now is
         an error when the run is saved.
@@ -289,18 +266,12 @@ class RunFolder:
         """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
         self.check_written(self.history)
         try:
-            names, *rows = csv.reader(
-                read_text(self.history, _LARGEST_HISTORY).splitlines(), strict=True
-            )
+            lines = read_text(self.history, _LARGEST_HISTORY).splitlines()
+            names, *rows = csv.reader(lines, strict=True)
             if not rows or "epoch" not in names or len(set(names)) < len(names):
                 raise ValueError("it holds no epochs")
-            return [
-                {
-                    name: float(value) if value else None
-                    for name, value in zip(names, row, strict=True)
-                }
-                for row in rows
-            ]
+            numbers = [[float(value) if value else None for value in row] for row in rows]
+            return [dict(zip(names, row, strict=True)) for row in numbers]
         except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{self.history} cannot be read ({error})") from None
 
@@ -308,11 +279,8 @@ class RunFolder:
         """The sha256 of each file that a finished run leaves beside its record, of those that are
         there. Raises DataError.
         """
-        return {
-            path.name: _sha256(path)
-            for path in (self.history, self.dynamics, self.predictions, self.weights)
-            if path.exists()
-        }
+        files = (self.history, self.dynamics, self.predictions, self.weights)
+        return {path.name: _sha256(path) for path in files if path.exists()}
 
     def check_written(self, path: Path) -> None:
         """Raises DataError where a file that is there is not the one of which a finished run's
@@ -322,9 +290,10 @@ class RunFolder:
             return
         recorded = self.record().get("files")
         if isinstance(recorded, dict) and recorded.get(path.name, "") != _sha256(path):
-            raise DataError(f"{path} is not the file that belongs to {self.result.name}, or only "
-                            "a part of it: copy the folder again, or "
-                            "run it again with --force")  # fmt: skip
+            raise DataError(
+                f"{path} is not the file that belongs to {self.result.name}, or only a part of "
+                "it: copy the folder again, or run it again with --force"
+            )
 
     def record(self) -> dict[str, Any]:
         """result.json. Raises DataError where it is damaged or of another schema."""
@@ -342,24 +311,12 @@ class RunFolder:
             )
         return record
 
-    def record_of(self, key: str) -> dict[str, Any]:
-        """The record, of the run that has this key. Raises DataError as `record` does, or where the
-        folder holds another run.
-        """
-        record = self.record()
-        if record["key"] != key:
-            raise DataError(
-                f"{self.path} holds the run {record['key'][:12]}, not {key[:12]}: "
-                "move it away, or give --force"
-            )
-        return record
-
     def about(self) -> dict[str, Any]:
-        """What a table must know of the run, by the same names whether it is finished or failed.
+        """The facts of the run that a table needs, by the same names if it finished or failed.
         Raises DataError.
         """
         if self.result.exists() or not self.error.exists():
-            return _about(self.record())
+            return facts_of_record(self.record())
         about = self.failure()["about"]
         try:
             check_about(about)
@@ -397,59 +354,6 @@ class RunFolder:
         return dict(content)
 
 
-def _about(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's facts under the names that error.json uses for a failed run."""
-    recipe = dict(record["recipe"])
-    noise = record["noise"]
-    return {
-        **{
-            key: record[key]
-            for key in (
-                "key",
-                "method",
-                "loss",
-                "strategy",
-                "precision",
-                "seed",
-                "oracle",
-                "metrics",
-            )
-        },
-        "recipe_name": recipe.pop("name"),
-        "recipe": recipe,
-        "dataset": record["data"]["name"],
-        **{key: record["data"][key] for key in PATH_KEYS if key in record["data"]},
-        "data_sha256": record["data"].get("sha256"),
-        "model": record["model"]["name"],
-        **({"init": record["init"]} if "init" in record else {}),
-        "noise": noise["text"],
-        "noise_seed": noise["seed"],
-        "realised_rate": noise["realised_rate"],
-        "held_out": noise.get("held_out", ""),
-        **({"subset": noise["subset"]} if "subset" in noise else {}),
-        "source_sha256": noise.get("source_sha256", ""),
-        "known": noise.get("known", 1.0),
-        "labels": noise.get("manifest_sha256", ""),
-        "versions": _versions(record),
-        **(
-            {"test_images": images}
-            if (images := record["metrics"].get("test", {}).get("n"))
-            else {}
-        ),
-        "seconds": record["seconds"],
-        "environment": record.get("environment", {}),
-    }
-
-
-def _versions(record: dict[str, Any]) -> dict[str, str]:
-    """Of the parts that trained, and of the noise; an old record has not the latter, nor version 1
-    of what the package has.
-    """
-    noise = record["noise"].get("version", "1")
-    name = record["noise"]["text"].partition("(")[0]
-    return {**record.get("versions", {}), **({} if noise == "1" else {f"noise:{name}": noise})}
-
-
 def _csv_line(values: Iterable[Any]) -> str:
     return ",".join("" if value is None else str(value) for value in values) + "\n"
 
@@ -481,23 +385,17 @@ def run_folders(paths: Iterable[Path]) -> list[RunFolder]:
     """The run folders at or under some paths: a run, a folder of runs, a workspace. Raises
     DataError for a wrong path.
     """
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
             raise DataError(f"no such folder: {path} (a run, a folder of runs, or a workspace)")
         root = path / "runs" if (path / "runs").is_dir() else path
         if _is_run(root):
-            found[root] = None
-        found.update(dict.fromkeys(child for child in _folders(root) if _is_run(child)))
-    return [RunFolder(path) for path in found]
-
-
-def _folders(root: Path) -> list[Path]:
-    """What is in a folder that is a folder, sorted; the listing says so, without a question to the
-    file server about each.
-    """
-    with os.scandir(root) as found:
-        return [root / name for name in sorted(entry.name for entry in found if entry.is_dir())]
+            folders[root] = None
+        with os.scandir(root) as entries:  # says what is a folder without asking the file server
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+        folders.update(dict.fromkeys(root / name for name in names if _is_run(root / name)))
+    return [RunFolder(path) for path in folders]
 
 
 def _is_run(path: Path) -> bool:
@@ -505,17 +403,18 @@ def _is_run(path: Path) -> bool:
 
 
 def read_records(
-    folders: Iterable[RunFolder], pass_over: Callable[[DataError], object]
+    folders: Iterable[RunFolder], on_damaged: Callable[[DataError], object]
 ) -> list[dict[str, Any]]:
-    """The records of all finished runs among the folders; of a damaged one `pass_over` is told, and
-    it is left out.
+    """The records of all finished runs among the folders; a damaged one is left out, and passed to
+    `on_damaged` as an error.
     """
     records = []
     for folder in folders:
         try:
-            records += [folder.record()] if folder.result.exists() else []
+            if folder.result.exists():
+                records.append(folder.record())
         except DataError as error:
-            pass_over(error)
+            on_damaged(error)
     return records
 
 

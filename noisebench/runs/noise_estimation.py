@@ -4,8 +4,6 @@ the other half's labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,6 @@ import numpy as np
 
 from ..core.seeds import ESTIMATION_FOLD, derived_seed
 from ..datasets import Images
-from ..errors import RunFailed
 from ..experiments.compute import epochs_of_estimates
 from ..experiments.resolve import RunConfig
 from ..losses import build_loss
@@ -96,28 +93,3 @@ def estimates(run: RunConfig, predicted: list[np.ndarray]) -> Estimates:
     for fold, rows in enumerate(predicted):
         log_p[which == fold] = rows
     return Estimates.of(log_p, run.manifest.labels[run.manifest.in_training])
-
-
-def estimate_noise(
-    run: RunConfig,
-    images: Images,
-    device: torch.device,
-    predicted: list[np.ndarray],
-    follow: Callable[[Trainer], object],
-    *,
-    spread: ParallelConfig = ParallelConfig(),
-) -> Estimates:
-    """Train the folds that `predicted` does not hold yet, adding to it. `follow` runs a trainer to
-    its end.
-    """
-    while len(predicted) < NUM_FOLDS:
-        trainer = fold_trainer(run, images, len(predicted), device, spread)
-        with closing(trainer):
-            try:
-                follow(trainer)
-            except RunFailed as failure:
-                raise RunFailed(
-                    f"while the noise was estimated, {failure}", failure.batch
-                ) from failure
-            predicted.append(trainer.predict(trainer.test).cpu().numpy())
-    return estimates(run, predicted)

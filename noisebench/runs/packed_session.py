@@ -1,176 +1,209 @@
-"""Several runs at once, in the places of one pack; each ends as it would by itself: finished,
-stopped or failed.
+"""Several runs at once, as one network; each ends as it would by itself: finished, stopped or
+failed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from itertools import compress, groupby
+from typing import Any
 
 from ..datasets import Images
 from ..errors import DataError, NoisebenchError, RunFailed, RunTaken
 from ..experiments.oracle import transitions
 from ..experiments.resolve import RunConfig
 from ..losses import LOSSES
-from .checkpoint import RunOptions, RunSession, RunState, RunTimer, interrupted, save
+from .checkpoint import RunOptions, RunTimer, save
 from .folder import RunFolder
 from .result import finalize_run
-from .session import load_or_start, make_trainer, record_epoch, record_failure
-
-if TYPE_CHECKING:
-    from ..training.packed import PackedTrainer
-    from ..training.trainer import EpochResult, Trainer
+from .session import RunSession, make_trainer, record_failure
 
 OnResult = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
-"""Told once of each run, by its number: its record, or the error that it ended in."""
+"""Called once for each run, with its number and its record, or the error that it ended in."""
 
 
 @dataclass(frozen=True)
 class PackedRun:
-    """A run of a pack. number: what it is called in what is told of it."""
+    """A run of a pack. number: how the results call it."""
 
     number: int
     run: RunConfig
     images: Images
     folder: RunFolder
-    conduct: RunOptions
+    options: RunOptions
 
 
 @dataclass
 class Slot:
-    """A run of a pack, and where it stands."""
+    """The session of a run in a pack, until it ended."""
 
-    wanted: PackedRun
-    trainer: Trainer
-    course: RunState
+    packed_run: PackedRun
+    session: RunSession
+    on_result: OnResult
     ended: bool = False
 
-    def end(self, outcome: dict[str, Any] | NoisebenchError, tell: OnResult) -> None:
-        """Say how the run ended."""
-        self.ended = True
-        tell(self.wanted.number, outcome)
-
     @property
-    def place(self) -> tuple[int, int, int, int]:
-        """What runs of one pack must have in common: where they stand, and how wide the pack is."""
-        return (self.course.pack_width, self.trainer.epoch, self.trainer.step, self.trainer.since)
+    def position(self) -> tuple[int, int, int, int]:
+        """What runs of one pack must have in common: the width of the pack, and the step."""
+        trainer = self.session.trainer
+        return self.session.state.pack_width, trainer.epoch, trainer.step, trainer.since
+
+    def end(self, outcome: dict[str, Any] | NoisebenchError) -> None:
+        self.ended = True
+        self.on_result(self.packed_run.number, outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Record a failure of the run's own."""
+        try:
+            self.end(record_failure(self.session.run, self.session.folder, error))
+        except DataError as unwritten:  # another process took over, or the disk is full
+            self.end(unwritten)
+
+    def finish(self) -> None:
+        session = self.session
+        try:
+            record = finalize_run(
+                session.run, session.images, session.folder, session.trainer, session.state
+            )
+            self.end(record)
+        except DataError as error:  # as above
+            self.end(error)
+
+    def save(self, *, stopped: bool) -> None:
+        """Write the checkpoint, after which a run that is stopped has ended."""
+        session = self.session
+        try:
+            save(session.folder, session.trainer, session.state)
+        except RunTaken as error:
+            self.end(error)
+        except RunFailed as failure:
+            if stopped:  # else it ends with the epoch, in which the others go on
+                self.fail(failure)
+        else:
+            if stopped:
+                self.end(session.interrupted(session.trainer))
 
 
-def run_packed(wanted: Sequence[PackedRun], width: int, device: str, tell: OnResult) -> None:
-    """Train all to the end. A run that was interrupted goes on as wide as it began, beside those
-    that stand where it stands.
+def run_packed(runs: Sequence[PackedRun], width: int, device: str, on_result: OnResult) -> None:
+    """Train all to the end. An interrupted run is resumed in a pack as wide as the one it began in,
+    with those that stand at the same step.
     """
-    with ExitStack() as claims:
-        # all at once: who comes a moment later finds the whole pack taken, not half
-        claimed = list(_claimed(wanted, claims, tell))
-        _train_all(list(_lanes([(each, width) for each in claimed], device, tell)), device, tell)
+    with ExitStack() as locks:
+        # all at once: a process that comes a moment later finds the whole pack locked, not half
+        locked = []
+        for packed_run in runs:
+            try:
+                folder = locks.enter_context(packed_run.folder.locked())
+                record = None
+                if not packed_run.options.force:
+                    record = folder.finished(packed_run.run.key)
+                if record is None:
+                    locked.append((replace(packed_run, folder=folder), width))
+                else:
+                    on_result(packed_run.number, record)
+            except NoisebenchError as error:
+                on_result(packed_run.number, error)
+        _train_all(locked, device, on_result)
 
 
-def _train_all(lanes: list[Slot], device: str, tell: OnResult) -> None:
-    """Those that stand at the same step together."""
-    for _, group in groupby(
-        sorted(lanes, key=lambda lane: lane.place), key=lambda lane: lane.place
-    ):
-        _train(list(group), device, tell)
-
-
-def _claimed(wanted: Sequence[PackedRun], claims: ExitStack, tell: OnResult) -> Iterator[PackedRun]:
-    """The runs that are to be had and not finished."""
-    for each in wanted:
+def _train_all(runs: Iterable[tuple[PackedRun, int]], device: str, on_result: OnResult) -> None:
+    """Start or resume each run, in a pack of this width; train those at the same step together."""
+    slots: list[Slot] = []
+    for packed_run, width in runs:
+        run, images = packed_run.run, packed_run.images
+        first = slots[0].session.trainer if slots else None
         try:
-            folder = claims.enter_context(each.folder.locked())
-            if (
-                record := None if each.conduct.force else folder.finished(each.run.key)
-            ) is not None:
-                tell(each.number, record)
-            else:
-                yield replace(each, folder=folder)
+            trainer = make_trainer(run, images, device, beside=first)
+            session = RunSession(
+                run, images, packed_run.folder, packed_run.options, trainer, pack_width=width
+            )
+            session.restore(trainer)
+            slots.append(Slot(packed_run, session, on_result))
         except NoisebenchError as error:
-            tell(each.number, error)
+            on_result(packed_run.number, error)
+    slots.sort(key=lambda slot: slot.position)
+    for _, group in groupby(slots, key=lambda slot: slot.position):
+        _train(list(group), device)
 
 
-def _lanes(wanted: Iterable[tuple[PackedRun, int]], device: str, tell: OnResult) -> Iterator[Slot]:
-    """A lane of each run, in a pack of so many places, put to where it was left."""
-    first: Trainer | None = None
-    for each, width in wanted:
-        try:
-            lane = _lane(each, width, device, first)
-        except NoisebenchError as error:
-            tell(each.number, error)
-            continue
-        first = first or lane.trainer
-        yield lane
+def _train(slots: list[Slot], device: str) -> None:
+    """Train runs at the same step to their ends. Where one throws, they are resumed in halves,
+    until the one that throws is alone and fails.
+    """
+    try:
+        for slot in _run_epochs(slots):
+            slot.finish()
+    except _Stopped:
+        return
+    except DataError as error:
+        # such as a full disk, which is no run's own failure: what was saved of all stays
+        for slot in slots:
+            if not slot.ended:
+                slot.end(error)
+    except Exception as error:  # whatever a loss, a strategy or a device throws fails its run alone
+        if len(slots) == 1:
+            slots[0].fail(error)
+            return
+        left = [slot for slot in slots if not slot.ended]
+        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+            _resume(half, device)
 
 
-def _lane(wanted: PackedRun, width: int, device: str, beside: Trainer | None) -> Slot:
-    trainer = make_trainer(wanted.run, wanted.images, device, beside=beside)
-    course = load_or_start(wanted.run, wanted.folder, wanted.conduct, trainer, width)
-    RunSession(wanted.run, wanted.folder, wanted.conduct, course).restore(trainer)
-    return Slot(wanted, trainer, course)
+def _resume(slots: list[Slot], device: str) -> None:
+    """Resume from the checkpoints of this session, whatever the options were (--no-resume)."""
+    if slots:
+        runs = []
+        for slot in slots:
+            options = replace(slot.packed_run.options, resume=True, force=False)
+            width = slot.session.state.pack_width
+            runs.append((replace(slot.packed_run, options=options), width))
+        _train_all(runs, device, slots[0].on_result)
 
 
-def _train(lanes: list[Slot], device: str, tell: OnResult) -> None:
-    """Lanes at the same step, to their ends. Where something throws, they go on in halves, until
-    who threw it is alone and fails.
+class _Stopped(Exception):
+    """All runs of a pack were saved and have ended."""
+
+
+def _run_epochs(slots: list[Slot]) -> list[Slot]:
+    """Train as one network to the end; the runs that did not end on the way. Raises _Stopped.
+
+    A run that another process took over is trained on without being recorded.
     """
     from ..training.packed import PackedTrainer
 
-    try:
-        pack = PackedTrainer(
-            [lane.trainer for lane in lanes],
-            lanes[0].course.pack_width,
-            [kind_of_step(lane.wanted.run) for lane in lanes],
-        )
-        for lane in _followed(pack, lanes, tell):
-            lane.end(_finished(lane), tell)
-    except _Stopped:
-        return
-    except _Lost:
-        _go_on([lane for lane in lanes if not lane.ended], device, tell)
-    except DataError as error:
-        # of a disk that is full, say: it is no run's own, and what was saved of all stays
-        for lane in lanes:
-            if not lane.ended:
-                lane.end(error, tell)
-    except Exception as error:  # whatever a loss, a strategy or a device throws fails its run alone
-        if len(lanes) == 1:
-            lanes[0].end(_failed(lanes[0], error), tell)
-            return
-        left = [lane for lane in lanes if not lane.ended]
-        for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-            _go_on(half, device, tell)
+    sessions = [slot.session for slot in slots]
+    trainers = [session.trainer for session in sessions]
+    kinds = [kind_of_step(session.run) for session in sessions]
+    pack, timer = PackedTrainer(trainers, sessions[0].state.pack_width, kinds), RunTimer(0.0)
 
+    def on_step() -> None:
+        stopped = any(slot.session.options.should_stop() for slot in slots)
+        if stopped or timer.checkpoint_due():
+            with timer.checkpoint():
+                for slot in slots:
+                    if not slot.ended:
+                        slot.save(stopped=stopped)
+            if all(slot.ended for slot in slots):
+                raise _Stopped
 
-def _go_on(lanes: list[Slot], device: str, tell: OnResult) -> None:
-    """Resume them from the checkpoints of this session, whatever was asked at first (such as
-    --no-resume).
-    """
-    resumed = [
-        replace(lane.wanted, conduct=replace(lane.wanted.conduct, resume=True, force=False))
-        for lane in lanes
-    ]
-    widths = [lane.course.pack_width for lane in lanes]
-    _train_all(list(_lanes(zip(resumed, widths, strict=True), device, tell)), device, tell)
-
-
-def _finished(lane: Slot) -> dict[str, Any] | DataError:
-    try:
-        return finalize_run(
-            lane.wanted.run, lane.wanted.images, lane.wanted.folder, lane.trainer, lane.course
-        )
-    except DataError as error:  # taken over by another, or not to be written
-        return error
-
-
-def _failed(lane: Slot, error: Exception) -> RunFailed | DataError:
-    try:
-        return record_failure(lane.wanted.run, lane.wanted.folder, error)
-    except DataError as unwritten:  # as above
-        return unwritten
+    while slots and pack.first.epoch < pack.first.task.recipe.epochs:
+        started, share = time.monotonic(), 1 - pack.first.step / pack.first.steps_per_epoch
+        ends = pack.run_epoch(on_step)
+        seconds = (time.monotonic() - started) / len(ends)
+        for slot, end in zip(slots, ends, strict=True):
+            if slot.ended:
+                continue
+            if isinstance(end, RunFailed):
+                slot.fail(end)
+            else:
+                slot.session.state.seconds += seconds
+                slot.session.record_epoch(end, seconds / share)
+        going_on = [not isinstance(end, RunFailed) for end in ends]
+        slots = list(compress(slots, going_on))
+    return [slot for slot in slots if not slot.ended]
 
 
 def kind_of_step(run: RunConfig) -> str:
@@ -184,80 +217,3 @@ def kind_of_step(run: RunConfig) -> str:
         if word in words
     }
     return f"{run.loss}, {run.strategy}, {tables}"
-
-
-class _Stopped(Exception):
-    """All runs of a pack were saved and told of."""
-
-
-class _Lost(Exception):
-    """Runs of a pack were taken over by others, and told of; the rest were saved."""
-
-
-def _followed(pack: PackedTrainer, lanes: list[Slot], tell: OnResult) -> list[Slot]:
-    """The pack epoch by epoch to its end; the runs that did not fail on the way. Raises _Stopped,
-    _Lost.
-    """
-    watch = PackMonitor(lanes, tell)
-    while watch.lanes and pack.first.epoch < pack.first.task.recipe.epochs:
-        begun, before = time.monotonic(), pack.first.step
-        ends = pack.run_epoch(watch.on_step)
-        seconds = (time.monotonic() - begun) / len(ends)
-        share = 1 - before / pack.first.steps_per_epoch
-        watch.lanes = [
-            lane
-            for lane, end in zip(watch.lanes, ends, strict=True)
-            if _noted(lane, end, seconds, share, tell)
-        ]
-    return watch.lanes
-
-
-def _noted(
-    lane: Slot, end: EpochResult | RunFailed, seconds: float, share: float, tell: OnResult
-) -> bool:
-    """Write down an epoch, or that the run failed in it; whether it goes on. seconds: its part of
-    them; share: of a whole epoch.
-    """
-    wanted, course = lane.wanted, lane.course
-    if isinstance(end, RunFailed):
-        lane.end(_failed(lane, end), tell)
-        return False
-    course.last_epoch, course.seconds = end, course.seconds + seconds
-    wanted.conduct.on_epoch_end(
-        record_epoch(wanted.run, wanted.images, wanted.folder, course, seconds / share)
-    )
-    return True
-
-
-class PackMonitor:
-    """Between two steps: save the runs now and then, and when asked to stop."""
-
-    def __init__(self, lanes: list[Slot], tell: OnResult) -> None:
-        self.lanes = lanes
-        self._tell, self._clock = tell, RunTimer(0.0)
-
-    def on_step(self) -> None:
-        """Raises _Stopped, _Lost."""
-        stopped = any(lane.wanted.conduct.should_stop() for lane in self.lanes)
-        if not stopped and not self._clock.checkpoint_due():
-            return
-        with self._clock.checkpoint():
-            for lane in self.lanes:
-                self._save(lane, stopped=stopped)
-        if stopped:
-            raise _Stopped
-        if any(lane.ended for lane in self.lanes):
-            raise _Lost
-
-    def _save(self, lane: Slot, *, stopped: bool) -> None:
-        try:
-            save(lane.wanted.folder, lane.trainer, lane.course)
-        except RunTaken as taken:
-            lane.end(taken, self._tell)
-            return
-        except RunFailed as failure:
-            if stopped:  # else it ends with the epoch, in which the others go on
-                lane.end(_failed(lane, failure), self._tell)
-            return
-        if stopped:
-            lane.end(interrupted(lane.trainer, lane.wanted.conduct), self._tell)

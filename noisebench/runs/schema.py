@@ -19,6 +19,7 @@ from ..core.files.schema import (
     is_number,
     without_controls,
 )
+from ..experiments.run_facts import Environment, Init, RunFacts
 
 
 def _numbers(value: Any) -> Any:
@@ -38,19 +39,6 @@ def _setting(value: Any) -> Any:
 Metrics: TypeAlias = dict[str, Annotated[Any, AfterValidator(_numbers)]]
 Settings: TypeAlias = dict[str, Annotated[Scalar, AfterValidator(_setting)]]
 Interval: TypeAlias = Annotated[list[Number], Field(min_length=2, max_length=2)]
-Init = TypedDict("Init", {"text": Name, "sha256": Name, "tag": NotRequired[Name]})
-Environment = TypedDict(
-    "Environment",
-    {
-        "device": Name,
-        "auto_precision": Name,
-        "threads": Count,
-        "packed": Count,
-        "processes": Count,
-        "accumulate": Count,
-    },
-    total=False,
-)
 Normalisation = TypedDict("Normalisation", {"mean": list[Number], "std": list[Number]})
 Data = TypedDict(
     "Data",
@@ -100,7 +88,6 @@ Estimates = TypedDict(
 )
 Model = TypedDict("Model", {"name": Name, "parameters": NotRequired[Whole]})
 Recipe = TypedDict("Recipe", {"name": Name, "epochs": Count})
-Epochs = TypedDict("Epochs", {"epochs": Count})
 LastAccuracy = TypedDict("LastAccuracy", {"last": Number | None})
 TestSize = TypedDict("TestSize", {"n": Count}, total=False)
 RequiredMetrics = TypedDict(
@@ -131,39 +118,6 @@ Record = TypedDict(
         "environment": NotRequired[Environment],
         "estimates": NotRequired[Estimates],
         "files": NotRequired[dict[str, str]],
-    },
-)
-Facts = TypedDict(
-    "Facts",
-    {
-        "key": NotRequired[Name],
-        "method": Name,
-        "loss": Name,
-        "strategy": Name,
-        "precision": Name,
-        "seed": Whole,
-        "oracle": bool,
-        "recipe_name": Name,
-        "recipe": Epochs,
-        "dataset": Name,
-        "path": NotRequired[str],
-        "test_path": NotRequired[str],
-        "labels_path": NotRequired[str],
-        "data_sha256": Name | None,
-        "model": Name,
-        "init": NotRequired[Init],
-        "noise": Name,
-        "noise_seed": Whole | None,
-        "realised_rate": Share | None,
-        "held_out": NotRequired[Name],
-        "subset": NotRequired[Count],
-        "source_sha256": NotRequired[Name],
-        "known": NotRequired[Share],
-        "labels": NotRequired[Name],
-        "versions": NotRequired[dict[str, Name]],
-        "test_images": NotRequired[Count],
-        "seconds": NotRequired[Number | None],
-        "environment": NotRequired[Environment],
     },
 )
 Versioned = TypedDict("Versioned", {"schema": Count})
@@ -197,7 +151,7 @@ def check_failure(content: dict[str, Any]) -> None:
 
 def check_known(about: dict[str, Any]) -> None:
     """The facts of a run that a table needs. Raises ValueError."""
-    check_form(about, Facts)
+    check_form(about, RunFacts)
     check_form(about["recipe"], Settings, "recipe")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RunFailed
 from ..experiments.resolve import RunConfig
 from .noise_estimation import warmup_epochs
-from .packing import Pack
+from .queue import Pack
 from .session import make_trainer
 from .workspace import Workspace
 

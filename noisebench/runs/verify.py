@@ -1,15 +1,15 @@
-"""Whether a finished run's record is what its files and its networks say: one check after another,
+"""Whether a finished run's record agrees with its files and its networks: one check after another,
 each with its numbers.
 
-What lies in the folder is held against result.json, then the networks are asked again about the
-images that they were trained and tested on. Of what is not at hand it is said that it cannot be
-decided; only where every check was made is a run reproduced.
+The files of the folder are compared with result.json, then predictions are made again with the
+trained networks. A check whose data are missing is undecided; a run is reproduced only if every
+check was made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from ..datasets import Images
 from ..errors import DataError, ManifestError, NoisebenchError
-from ..experiments.resolve import RunConfig, key_of
+from ..experiments.resolve import RunConfig
+from ..experiments.run_facts import config_of, facts_of_record, key_of
 from ..metrics.predictions import Predictions, rounded
 from .folder import RunFolder
 from .inference import load_ensemble
@@ -30,11 +31,11 @@ SAME, DIFFERS, UNDECIDED = "same", "differs", "undecided"
 _EXACT = 1e-12  # what another machine's order of summing may change
 _HALF = 0.01  # how far from 1 probabilities of float16 logarithms may sum up to
 _SHOWN = 3  # differences that are named
-# How far networks that are asked again may be from what they said, as a share of the example's
-# largest -log p, at least 1. On one processor they are not off at all, with one thread or two,
-# alone or from a pack. On another device they round otherwise: computed in float32 in place of
-# bf16, networks of five kinds were off by 0.03 at most. For float32 room is left for a GPU's TF32,
-# whose last digit is an eighth of bf16's; it cannot be below 0.001, a last digit on disk.
+# How far a prediction made again may differ, as a share of the example's largest -log p, but at
+# least of 1. On one processor it does not differ at all, with one thread or two, alone or from a
+# pack. Another device rounds otherwise: computed in float32 in place of bf16, networks of five
+# kinds differed by 0.03 at most. For float32 room is left for a GPU's TF32, whose last digit is an
+# eighth of bf16's; it cannot be below 0.001, a last digit on disk.
 TOLERANCE = {"fp32": 5e-3, "bf16": 5e-2}
 
 
@@ -48,15 +49,9 @@ class Check:
 
 
 def worst_status(checks: list[Check]) -> str:
-    """Of all checks of a run: the worst."""
-    return next(
-        (
-            status
-            for status in (DIFFERS, UNDECIDED)
-            if any(check.status == status for check in checks)
-        ),
-        SAME,
-    )
+    """The worst status of all checks of a run."""
+    statuses = {check.status for check in checks}
+    return next((status for status in (DIFFERS, UNDECIDED) if status in statuses), SAME)
 
 
 def verify_run(
@@ -66,36 +61,33 @@ def verify_run(
     `manifest` that cannot be read.
     """
     checks: list[Check] = []
-    # that is a check of its own, after which the others are made all the same
-    folder = replace(folder, checked=False)
+    # checksums are a check of their own, after which the others are made all the same
+    folder = RunFolder(folder.path, checked=False)
     try:
         record = folder.full_record()
         checks += [_settings(folder, record), *_files(folder, record)]
-        said = load_predictions(folder, record["data"]["num_classes"])
-        checks.append(_coherent(said))
+        stored = load_predictions(folder, record["data"]["num_classes"])
+        checks.append(_coherent(stored))
         if checks[-1].status == DIFFERS:
-            return checks  # no number can come of these
-        checks += [_counts(record, said), _numbers(record, said), _epochs(folder, record, said)]
+            return checks  # no metric can be computed from these
+        checks += [
+            _counts(record, stored),
+            _numbers(record, stored),
+            _epochs(folder, record, stored),
+        ]
     except DataError as error:
         if not folder.result.exists():
             raise
-        return (
-            [*checks, Check("predictions", UNDECIDED, str(error))]
-            if checks
-            else [Check("record", UNDECIDED, str(error))]
-        )
+        return [*checks, Check("predictions" if checks else "record", UNDECIDED, str(error))]
     except (LookupError, TypeError, AttributeError) as error:
-        return [
-            Check(
-                "record", UNDECIDED, f"{folder.result} is damaged ({type(error).__name__}: {error})"
-            )
-        ]
+        detail = f"{folder.result} is damaged ({type(error).__name__}: {error})"
+        return [Check("record", UNDECIDED, detail)]
     try:
         run = rebuild(folder, workspace, manifest)
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
-        checks += [_noise(record, run), _labels(run, images, said)]
+        checks += [_noise(record, run), _labels(run, images, stored)]
         if checks[-1].status == SAME:
-            checks += _asked_again(folder, run, images, said, device)
+            checks += _predict_again(folder, run, images, stored, device)
     except NoisebenchError as error:
         if manifest is not None and isinstance(error, ManifestError):
             raise
@@ -103,152 +95,127 @@ def verify_run(
     return checks
 
 
-def _check(name: str, differences: list[str], otherwise: str) -> Check:
+def _check(name: str, differences: list[str], if_same: str) -> Check:
     if not differences:
-        return Check(name, SAME, otherwise)
+        return Check(name, SAME, if_same)
     more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
     return Check(name, DIFFERS, "; ".join(differences[:_SHOWN]) + more)
 
 
 def _settings(folder: RunFolder, record: dict[str, Any]) -> Check:
-    """config.yaml is what the key was made of, and the record says the same."""
+    """config.yaml is what the key was made of, and the record agrees with it."""
     try:
-        config = {
-            key: value
-            for key, value in folder.configuration().items()
-            if key not in ("key", "title")
-        }
+        config = folder.configuration()
     except DataError as error:
         return Check("settings", UNDECIDED, str(error))
-    recorded = _recorded_settings(record)
-    unlike = [
+    for name in ("key", "title"):
+        config.pop(name, None)
+    recorded = config_of(facts_of_record(record))
+    differences = [
         f"{key}: {config.get(key)!r} in config.yaml, {value!r} in result.json"
         for key, value in recorded.items()
         if config.get(key) != value
     ]
     if key_of(config) != record["key"]:
-        unlike.append("the key is not that of config.yaml")
-    return _check("settings", unlike, f"their key is {record['key'][:8]}")
+        differences.append("the key is not that of config.yaml")
+    return _check("settings", differences, f"their key is {record['key'][:8]}")
 
 
-def _recorded_settings(record: dict[str, Any]) -> dict[str, Any]:
-    recipe = {name: value for name, value in record["recipe"].items() if name != "name"}
-    versions = {
-        name: value for name, value in record.get("versions", {}).items() if name != "protocol"
-    }
-    return {
-        "manifest_sha256": record["noise"].get("manifest_sha256"),
-        "data_sha256": record["data"].get("sha256"),
-        "model": record["model"]["name"],
-        "recipe": recipe,
-        "versions": versions,
-        **({"init": record["init"]["sha256"]} if "init" in record else {}),
-        **{key: record[key] for key in ("loss", "strategy", "seed", "precision")},
-    }
-
-
-def _files(folder: RunFolder, record: dict[str, Any]) -> Iterator[Check]:
-    """The other files are those that were written; an older record does not say."""
+def _files(folder: RunFolder, record: dict[str, Any]) -> list[Check]:
+    """The other files are those that were written; an older record has no checksums."""
     if (recorded := record.get("files")) is None:
-        return
+        return []
     found = folder.checksums()
-    if changed := [
+    changed = [
         f"{name} is not the file that the run wrote"
         for name in found
         if found[name] != recorded.get(name)
-    ]:
-        yield _check("files", changed, "")
-    elif missing := sorted(recorded.keys() - found.keys()):
-        yield Check("files", UNDECIDED, f"not there: {', '.join(missing)}")
-    else:
-        yield Check("files", SAME, f"{len(found)} checksums: {', '.join(found)}")
+    ]
+    missing = sorted(recorded.keys() - found.keys())
+    if missing and not changed:
+        return [Check("files", UNDECIDED, f"not there: {', '.join(missing)}")]
+    return [_check("files", changed, f"{len(found)} checksums: {', '.join(found)}")]
 
 
-def _coherent(said: RunPredictions) -> Check:
-    """What predictions.npz says of an example fits together."""
-    wrong = [
-        f"{part}: {what}"
-        for part, each in (("train", said.train), ("test", said.test))
-        for what in _incoherent(each)
+def _coherent(stored: RunPredictions) -> Check:
+    """The values that predictions.npz has for an example fit together."""
+    differences = [
+        f"{part}: {problem}"
+        for part, predictions in (("train", stored.train), ("test", stored.test))
+        for problem in _incoherent(predictions)
     ]
     return _check(
         "predictions",
-        wrong,
-        f"{len(said.train.classes)} of training and "
-        f"{len(said.test.classes)} of the test, ranked, each of sum 1",
+        differences,
+        f"{len(stored.train.classes)} of training and "
+        f"{len(stored.test.classes)} of the test, ranked, each of sum 1",
     )
 
 
-def _incoherent(said: Predictions) -> Iterator[str]:
-    falls = (np.diff(said.log_p, axis=1) <= 0).all(1)
-    if said.dense is not None:
-        falls &= said.log_p[:, 0] == said.dense.max(1)
+def _incoherent(predictions: Predictions) -> Iterator[str]:
+    log_p, dense = predictions.log_p, predictions.dense
+    falls = (np.diff(log_p, axis=1) <= 0).all(1)
+    if dense is not None:
+        falls &= log_p[:, 0] == dense.max(1)
     if not falls.all():
         yield (
             f"{int((~falls).sum())} examples, the first {int(falls.argmin())}, whose classes "
             "are not in the order of log_p"
         )
-    top = np.exp((said.log_p if said.dense is None else said.dense).astype(np.float64)).sum(1)
-    off = top - 1 if said.dense is None else np.abs(top - 1)
-    if not (bad := off <= _HALF).all():
+    off = np.exp((log_p if dense is None else dense).astype(np.float64)).sum(1) - 1
+    if dense is not None:
+        off = np.abs(off)
+    if not (fits := off <= _HALF).all():
         yield (
-            f"{int((~bad).sum())} examples, the first {int(bad.argmin())}, whose probabilities "
+            f"{int((~fits).sum())} examples, the first {int(fits.argmin())}, whose probabilities "
             "are not of sum 1"
         )
 
 
-def _counts(record: dict[str, Any], said: RunPredictions) -> Check:
-    """As many examples were evaluated as there were to be."""
-    found = {"train": int(said.parts["train"].sum()), "test": len(said.labels["test"])}
-    expected, counted = record.get("expected", {}), record["metrics"]
-    seen = record.get("seen", expected)  # an older record does not say
-    unlike = [
+def _counts(record: dict[str, Any], stored: RunPredictions) -> Check:
+    """The number of evaluated examples is the expected one."""
+    found = {"train": int(stored.parts["train"].sum()), "test": len(stored.labels["test"])}
+    expected, metrics = record.get("expected", {}), record["metrics"]
+    seen = record.get("seen", expected)  # an older record has none
+    differences = [
         (
             f"{part}: expected {expected.get(part)}, seen {seen.get(part)}, in the metrics "
-            f"{counted[part]['n']}, predicted {n}"
+            f"{metrics[part]['n']}, predicted {n}"
         )
         for part, n in found.items()
-        if not expected.get(part) == seen.get(part) == counted[part]["n"] == n
+        if not expected.get(part) == seen.get(part) == metrics[part]["n"] == n
     ]
-    return _check(
-        "examples",
-        unlike,
-        ", ".join(f"{n} {part}" for part, n in found.items()) + ", all expected and evaluated",
+    counts = ", ".join(f"{n} {part}" for part, n in found.items())
+    return _check("examples", differences, f"{counts}, all expected and evaluated")
+
+
+def _numbers(record: dict[str, Any], stored: RunPredictions) -> Check:
+    """Each of the metrics, computed again from predictions.npz."""
+    found = stored.metrics(record["data"]["num_classes"])
+    found["memorised"] = found["train"]["memorised"]
+    found["test_acc"] = {"last": found["test"]["top1"]}
+    recorded = {**record["metrics"], "test_acc": {"last": record["metrics"]["test_acc"]["last"]}}
+    return _compared(
+        "numbers", dict(_leaves(recorded)), dict(_leaves(found)), "made again from predictions.npz"
     )
 
 
-def _numbers(record: dict[str, Any], said: RunPredictions) -> Check:
-    """Each number of the metrics, made again from predictions.npz."""
-    made = said.metrics(record["data"]["num_classes"])
-    found = {
-        **made,
-        "memorised": made["train"]["memorised"],
-        "test_acc": {"last": made["test"]["top1"]},
-    }
-    recorded = dict(
-        _leaves({**record["metrics"], "test_acc": {"last": record["metrics"]["test_acc"]["last"]}})
-    )
-    return _compared("numbers", recorded, dict(_leaves(found)), "made again from predictions.npz")
-
-
-def _epochs(folder: RunFolder, record: dict[str, Any], said: RunPredictions) -> Check:
-    """The accuracies that are chosen among epochs, made again from metrics.csv; its last line is
-    the run's end.
+def _epochs(folder: RunFolder, record: dict[str, Any], stored: RunPredictions) -> Check:
+    """The accuracies that are chosen among epochs, computed again from metrics.csv; its last line
+    is the run's end.
     """
+    top1 = float((stored.test.predicted == stored.labels["test"]).mean())
     try:
         history = folder.read_history()
-        top1 = float((said.test.predicted == said.labels["test"]).mean())
         found: dict[str, Any] = {
             "epochs": len(history),
             "last line's test_acc": history[-1]["test_acc"],
             **test_accuracies(top1, history),
         }
-    except (DataError, LookupError, TypeError, ValueError) as error:
-        return Check(
-            "epochs",
-            UNDECIDED,
-            str(error) if isinstance(error, DataError) else f"{folder.history} lacks {error}",
-        )
+    except DataError as error:
+        return Check("epochs", UNDECIDED, str(error))
+    except (LookupError, TypeError, ValueError) as error:
+        return Check("epochs", UNDECIDED, f"{folder.history} lacks {error}")
     recorded = {
         "epochs": record["recipe"]["epochs"],
         "last line's test_acc": top1,
@@ -258,22 +225,18 @@ def _epochs(folder: RunFolder, record: dict[str, Any], said: RunPredictions) -> 
 
 
 def _compared(name: str, recorded: dict[str, Any], found: dict[str, Any], how: str) -> Check:
-    unlike = [
+    differences = [
         f"{key} is {_number(value)}, made again {_number(found.get(key))}"
         for key, value in recorded.items()
         if not _equal(value, found.get(key))
     ]
-    return _check(name, unlike, f"{len(recorded)} {how}")
+    return _check(name, differences, f"{len(recorded)} {how}")
 
 
 def _number(value: Any) -> str:
-    return (
-        "none"
-        if value is None
-        else f"{value:.12g}"
-        if isinstance(value, int | float)
-        else repr(value)
-    )
+    if value is None:
+        return "none"
+    return f"{value:.12g}" if isinstance(value, int | float) else repr(value)
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -292,92 +255,78 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _noise(record: dict[str, Any], run: RunConfig) -> Check:
-    """What the record says of classes and noise is what data and manifest say; not where they were
-    read, nor by which convention.
+    """The record's classes and noise are those of data and manifest; not their path, nor the
+    convention.
     """
     facts = {**noise_facts(run), "classes": list(run.dataset.classes)}
     recorded = {**record["noise"], "classes": record["data"]["classes"]}
-    told = {
-        key: value
-        for key, value in recorded.items()
-        if key in facts and key not in ("text", "convention")
-    }
-    return _compared("noise", told, facts, "facts are those of the manifest")
+    compared = (facts.keys() & recorded.keys()) - {"text", "convention"}
+    recorded = {key: value for key, value in recorded.items() if key in compared}
+    return _compared("noise", recorded, facts, "facts are those of the manifest")
 
 
-def _labels(run: RunConfig, images: Images, said: RunPredictions) -> Check:
+def _labels(run: RunConfig, images: Images, stored: RunPredictions) -> Check:
     """The labels beside the predictions are those of the manifest and the data."""
-    manifest = run.manifest
-    there = {
+    manifest, found = run.manifest, {**stored.labels, **stored.parts}
+    expected = {
         "recorded": manifest.labels,
         "clean": manifest.true_labels,
         "test": images.test_labels,
         **manifest.splits,
     }
-    here = {**said.labels, **said.parts}
-    unlike = [
+    differences = [
         f"{part}: not those of the manifest and the data"
-        for part in there
-        if not np.array_equal(there[part], here[part])
+        for part, labels in expected.items()
+        if not np.array_equal(labels, found[part])
     ]
-    return _check("labels", unlike, "those of the manifest and the data")
+    return _check("labels", differences, "those of the manifest and the data")
 
 
-def _asked_again(
-    folder: RunFolder, run: RunConfig, images: Images, said: RunPredictions, device: str
+def _predict_again(
+    folder: RunFolder, run: RunConfig, images: Images, stored: RunPredictions, device: str
 ) -> Iterator[Check]:
-    """The networks say again what they said."""
+    """The networks make the same predictions again."""
     training = run.manifest.in_training
     networks = load_ensemble(folder, device, lambda: images.train_images[training])
-    everything = np.ones(len(images.test_images), bool)
-    for name, part, pixels, before in (
-        ("networks on training", training, images.train_images, said.train),
-        ("networks on the others", ~training, images.train_images, said.train),
-        ("networks on test", everything, images.test_images, said.test),
+    all_test = np.ones(len(images.test_images), bool)
+    for name, which, pixels, before in (
+        ("networks on training", training, images.train_images, stored.train),
+        ("networks on the others", ~training, images.train_images, stored.train),
+        ("networks on test", all_test, images.test_images, stored.test),
     ):
-        if part.any():
-            yield _same_again(
-                name, networks.parts(pixels[part]), before.take(part), TOLERANCE[run.precision]
-            )
+        if which.any():
+            batches = networks.parts(pixels[which])
+            yield _same_again(name, batches, before.take(which), TOLERANCE[run.precision])
 
 
 def _same_again(
-    name: str, parts: Iterable[np.ndarray], before: Predictions, tolerance: float
+    name: str, batches: Iterable[np.ndarray], before: Predictions, tolerance: float
 ) -> Check:
-    """log_p (n, K) of networks that are asked again, part by part, beside what they said.
+    """log_p (n, K) made again, batch by batch, compared with the stored predictions.
 
     Threads, another device, or the pack that a run trained in change the order of sums and with it
     the last digits: each log_p is to be the same within the tolerance, and another class to be
     predicted only where the two are as near to each other.
     """
-    found, start = [], 0
-    for log_p in parts:
-        found.append(_differences(log_p, before.take(np.arange(start, start + len(log_p)))))
+    columns, start = [], 0
+    for log_p in batches:
+        rows = np.arange(len(log_p))
+        same = before.take(start + rows)
         start += len(log_p)
-    off, behind, other = (np.concatenate(column) for column in zip(*found, strict=True))
+        old, new = same.log_p, np.take_along_axis(log_p, same.classes, 1)
+        if same.dense is not None:
+            old, new = same.dense, log_p
+        scale = np.maximum(1, -log_p.min(1))
+        off = np.abs(rounded(new) - old).max(1) / scale
+        # how far the class that was predicted is behind the one that is
+        behind = (log_p.max(1) - log_p[rows, same.predicted]) / scale
+        columns.append((off, behind, log_p.argmax(1) != same.predicted))
+    off, behind, other = (np.concatenate(column) for column in zip(*columns, strict=True))
     bad = ~((off <= tolerance) & (behind <= 2 * tolerance))  # so is what is not a number
     numbers = (
         f"{int(other.sum())} of {start} predicted otherwise, log p off by at most "
         f"{off.max():.2g}, allowed {tolerance:g}"
     )
-    return Check(
-        name,
-        DIFFERS if bad.any() else SAME,
-        (f"{int(bad.sum())} examples beyond it; {numbers}") if bad.any() else numbers,
-    )
-
-
-def _differences(
-    log_p: np.ndarray, before: Predictions
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each example (n,): how far log_p (n, K) is off, how far the class that was predicted is
-    behind, and whether it is another.
-    """
-    rows = np.arange(len(log_p))
-    said, again = before.log_p, np.take_along_axis(log_p, before.classes, 1)
-    if before.dense is not None:
-        said, again = before.dense, log_p
-    scale = np.maximum(1, -log_p.min(1))
-    off = np.abs(rounded(again) - said).max(1) / scale
-    behind = (log_p.max(1) - log_p[rows, before.predicted]) / scale
-    return off, behind, log_p.argmax(1) != before.predicted
+    if bad.any():
+        return Check(name, DIFFERS, f"{int(bad.sum())} examples beyond it; {numbers}")
+    return Check(name, SAME, numbers)

@@ -1,4 +1,4 @@
-"""Where things lie: `manifests/`, `runs/` and the data; and what was read once in this process."""
+"""The workspace: `manifests/`, `runs/` and the data; each file is read once in a process."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from ..datasets import (
     split_column,
 )
 from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
+from ..experiments import weights
 from ..experiments.recipes import Recipe, fitting_of
 from ..experiments.resolve import RunConfig, RunRequest, resolve_run
 from ..experiments.weights import NONE, PRETRAINED, InitialWeights, find_file, initial_of
@@ -57,10 +58,11 @@ class Workspace:
         workers: int | None = None,
         tell: ProgressCallback = silent,
     ) -> None:
-        """workers: processes that read a streamed set's pictures ahead of its training, None for
-        one a core; tell: is told how far a download is.
+        """workers: processes that read streamed images ahead of the training, None for one a core;
+        tell: called with the progress of a download.
         """
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
+        self.manifests, self.runs = self.root / "manifests", self.root / "runs"
         self._data_dir = data_dir
         self._datasets: dict[tuple[str, Path | None, str | None], Dataset] = {}
         self._images: dict[tuple[Dataset, Fitting | None], Images] = {}
@@ -72,14 +74,6 @@ class Workspace:
     @cached_property
     def data_dir(self) -> Path:
         return Path(self._data_dir).expanduser() if self._data_dir else default_data_dir()
-
-    @property
-    def manifests(self) -> Path:
-        return self.root / "manifests"
-
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs"
 
     def dataset(self, name: str, test: Path | None = None, labels: str | None = None) -> Dataset:
         """A data set by name or path, here, in the workspace or in the data directory; `test`: a
@@ -95,15 +89,14 @@ class Workspace:
 
     def dataset_of(self, manifest: Manifest) -> Dataset:
         """The data set that a manifest was made for."""
-        test = manifest.meta.get("test_path")
-        where = None if test is None else Path(test) if Path(test).is_dir() else self.root / test
-        return self.dataset(
-            manifest.meta.get("path") or manifest.meta["dataset"],
-            where,
-            manifest.meta.get("labels_path"),
-        )
+        meta = manifest.meta
+        test = Path(meta["test_path"]) if meta.get("test_path") is not None else None
+        if test is not None and not test.is_dir():
+            test = self.root / test
+        return self.dataset(meta.get("path") or meta["dataset"], test, meta.get("labels_path"))
 
     def labels(self, dataset: Dataset) -> Labels:
+        """The labels of a data set, read without its images where that is possible."""
         if dataset not in self._labels:
             self._labels[dataset] = read_labels(
                 dataset, self.data_dir, offline=self.offline, tell=self.tell
@@ -111,14 +104,13 @@ class Workspace:
         return self._labels[dataset]
 
     def check(self, dataset: Dataset) -> tuple[str, ...]:
-        """Read the images of a set by path: a line for each thing to know of them. Raises DataError
-        for images that cannot be read, and for a test set of training images.
+        """Read the images of a set by path: a line for each finding that a user should see. Raises
+        DataError for images that cannot be read, and for a test set of training images.
         """
         if dataset.path and dataset not in self._checked:
             if dataset.listed:
-                self._checked[dataset] = check_files(
-                    dataset.listed, self.data_dir / "listings", self.tell
-                )
+                listings = self.data_dir / "listings"
+                self._checked[dataset] = check_files(dataset.listed, listings, self.tell)
             else:
                 images = self._read(dataset)
                 arrays = np.asarray(images.train_images), np.asarray(images.test_images)
@@ -131,9 +123,8 @@ class Workspace:
         return self._read(dataset, fitting)
 
     def _read(self, dataset: Dataset, fitting: Fitting | None = None) -> Images:
-        key = (dataset, fitting)
-        if key not in self._images:
-            self._images[key] = read_images(
+        if (dataset, fitting) not in self._images:
+            self._images[dataset, fitting] = read_images(
                 dataset,
                 self.data_dir,
                 fitting=fitting,
@@ -141,155 +132,130 @@ class Workspace:
                 workers=self.workers,
                 tell=self.tell,
             )
-        return self._images[key]
+        return self._images[dataset, fitting]
 
-    def plan(self, wish: RunRequest, dataset: Dataset, manifest: Manifest) -> RunConfig:
-        """A run with nothing left open, on the images that lie here. Raises NoisebenchError."""
-        if (
-            dataset.mixed
-            and wish.init
-            and wish.init.text == PRETRAINED
-            and "size" not in wish.changes
-        ):
-            from ..experiments.weights import input_side
-
-            wish = replace(
-                wish, changes={**wish.changes, "size": input_side(wish.model or dataset.model)}
-            )
+    def plan(self, request: RunRequest, dataset: Dataset, manifest: Manifest) -> RunConfig:
+        """A run with nothing left open, on the images of this workspace. Raises NoisebenchError."""
+        pretrained = request.init is not None and request.init.text == PRETRAINED
+        if dataset.mixed and pretrained and "size" not in request.changes:
+            side = weights.input_side(request.model or dataset.model)
+            request = replace(request, changes={**request.changes, "size": side})
         source = self.source_of(manifest)
-        run = resolve_run(wish, dataset, manifest, "", source.fingerprint if source else "")
+        run = resolve_run(request, dataset, manifest, "", source.fingerprint if source else "")
         fitting = fitting_of(run.recipe, dataset)
-        # the noise looked at them in the data set's own size
+        # the noise depends on the images in the data set's own size
         if fitting is not None and "images_sha256" in manifest.meta:
-            own = self.images(dataset)
-            manifest.verify(own.train_labels, own.ids, images_fingerprint(own.train_images))
+            original = self.images(dataset)
+            fingerprint = images_fingerprint(original.train_images)
+            manifest.verify(original.train_labels, original.ids, fingerprint)
         return replace(run, data_sha256=self.images(dataset, fitting).fingerprint)
 
     def training_images(
         self, dataset: Dataset, manifest: Manifest, recipe: Recipe | None = None
     ) -> Images:
-        """The images that a manifest is trained on, in the recipe's size: the data set's, with
-        those of another set in the place of some.
+        """The images that a manifest is trained on, in the recipe's size: the data set's, some of
+        them replaced by those of another set.
         """
-        own = self.images(dataset, None if recipe is None else fitting_of(recipe, dataset))
-        source = self.source_of(manifest)
+        fitting = None if recipe is None else fitting_of(recipe, dataset)
+        images, source = self.images(dataset, fitting), self.source_of(manifest)
         if source is None or manifest.source is None:
-            return own
-        if isinstance(own.train_images, LazyImages):
+            return images
+        if isinstance(images.train_images, LazyImages):
             raise DataError(
                 f"{dataset.name} is streamed, and its pictures cannot be replaced: "
                 "open-set noise is for a set in memory"
             )
         replaced = manifest.source >= 0
-        train_images = own.train_images.copy()
+        train_images = images.train_images.copy()
         others = np.asarray(source.train_images[manifest.source[replaced]])
         height, width, channels = train_images.shape[1:]
         fitting = Fitting(height, width, "squash")
         train_images[replaced] = fit_images(others, fitting, channels)
-        said = said_of_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
-        changed = (
-            (*own.changed, f"{int(replaced.sum())} images of {source.dataset.name} put in {said}")
-            if said
-            else own.changed
-        )
-        return replace(own, train_images=train_images, changed=changed)
+        sentence = said_of_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
+        if not sentence:
+            return replace(images, train_images=train_images)
+        change = f"{int(replaced.sum())} images of {source.dataset.name} put in {sentence}"
+        return replace(images, train_images=train_images, changed=(*images.changed, change))
 
     def source_of(self, manifest: Manifest) -> Images | None:
         """The other set whose images a manifest puts in, if any."""
         if manifest.source is None:
             return None
-        images = self.images(
-            self.dataset(manifest.meta.get("source_path") or manifest.meta["source"])
-        )
-        if images.dataset.name != manifest.meta["source"]:
+        name, largest = manifest.meta["source"], manifest.source.max()
+        images = self.images(self.dataset(manifest.meta.get("source_path") or name))
+        if images.dataset.name != name:
             raise ManifestError(
-                f"the manifest puts in images of {manifest.meta['source']}, not of "
-                f"{images.dataset.name}: other data lie there now"
+                f"the manifest puts in images of {name}, not of {images.dataset.name}: other data "
+                "lie there now"
             )
-        if len(images.train_images) <= manifest.source.max():
-            raise ManifestError(
-                f"the manifest puts in image {manifest.source.max()} of "
-                f"{manifest.meta['source']}, which has fewer"
-            )
+        if len(images.train_images) <= largest:
+            raise ManifestError(f"the manifest puts in image {largest} of {name}, which has fewer")
         return images
 
     def initial(self, text: str | None, model: str) -> InitialWeights | None:
         """The weights that a text names for a network, each hashed once; None for networks that
-        begin afresh.
+        start from random weights.
 
         Raises DataError or ConfigError where there are none, or they cannot be had.
         """
-        if text in (None, NONE):
+        if text is None or text == NONE:
             return None
-        key = (str(text), model if text == PRETRAINED else "")
+        key = (text, model if text == PRETRAINED else "")
         if key not in self._initials:
-            self._initials[key] = self._find_initial(*key)
+            tag, path = "", None
+            if text == PRETRAINED:
+                tag, path = weights.find_pretrained(model, offline=self.offline)
+            self._initials[key] = initial_of(text, path or find_file(text, self.root), tag)
         return self._initials[key]
 
-    def _find_initial(self, text: str, model: str) -> InitialWeights:
-        if text != PRETRAINED:
-            return initial_of(text, find_file(text, self.root))
-        from ..experiments.weights import find_pretrained
-
-        tag, place = find_pretrained(model, offline=self.offline)
-        return initial_of(text, place, tag)
-
     def initial_again(self, facts: dict[str, Any], model: str) -> InitialWeights:
-        """What a finished run began from, by its record; its place only where it is at hand without
-        a download.
+        """The initial weights of a finished run, by its record; their path only where they are
+        found without a download.
         """
-        text, tag, place = facts["text"], facts.get("tag", ""), None
+        text, path = facts["text"], None
         with suppress(NoisebenchError):
             if text == PRETRAINED:
-                from ..experiments.weights import cached_pretrained
-
-                place = cached_pretrained(model)
+                path = weights.cached_pretrained(model)
             else:
-                place = find_file(text, self.root)
-        return InitialWeights(text, facts["sha256"], tag, place)
+                path = find_file(text, self.root)
+        return InitialWeights(text, facts["sha256"], facts.get("tag", ""), path)
 
-    def make(self, dataset: Dataset, wish: LabelRequest) -> tuple[Manifest, Path]:
-        """The manifest of a wish and its place by name; nothing is written."""
-        key = (dataset, replace(wish, noise=str(noise_for(dataset, wish.noise))))
-        if key not in self._manifests:
-            labels = self.labels(dataset)
-            labels = replace(
-                labels,
-                dataset=replace(dataset, decisions=(*dataset.decisions, *self.check(dataset))),
+    def make(self, dataset: Dataset, request: LabelRequest) -> tuple[Manifest, Path]:
+        """The manifest of a request and its path; nothing is written."""
+        request = replace(request, noise=str(noise_for(dataset, request.noise)))
+        if (dataset, request) not in self._manifests:
+            decisions = (*dataset.decisions, *self.check(dataset))
+            labels = replace(self.labels(dataset), dataset=replace(dataset, decisions=decisions))
+            inputs = DatasetInputs(
+                labels, self.data_dir, self.offline, self.dataset, self.root, self.tell
             )
-            manifest = make_manifest(
-                labels,
-                key[1],
-                outside=DatasetInputs(
-                    labels, self.data_dir, self.offline, self.dataset, self.root, self.tell
-                ),
-            )
-            self._manifests[key] = (manifest, self.manifests / file_name(manifest, dataset))
-        return self._manifests[key]
+            manifest = make_manifest(labels, request, outside=inputs)
+            path = self.manifests / file_name(manifest, dataset)
+            self._manifests[dataset, request] = manifest, path
+        return self._manifests[dataset, request]
 
     def keep(self, manifest: Manifest, path: Path, *, force: bool = False) -> bool:
-        """Write a manifest; True if it was not there, or said another test set or other
-        decisions. Raises ManifestError where other labels lie
-        under that name."""
+        """Write a manifest; True if it was not there, or named another test set or other decisions.
+        Raises ManifestError where the file there holds other labels.
+        """
         if force:
             manifest.write(path)
             return True
         # of several processes of one suite one writes it
         if not path.exists() and manifest.write_new(path):
             return True
-        if manifest.matches_file(path):
-            kept, test = read_manifest(path).meta, manifest.meta.get("test_path")
-            if test is None and "test_path" in kept:
-                return False
-            if stale := any(
-                kept.get(name) != manifest.meta.get(name) for name in ("test_path", "decisions")
-            ):
-                manifest.write(path)
-            return stale
-        raise ManifestError(
-            f"{path} exists and holds other labels: noisebench corrupt takes "
-            "another --out, or --force to replace it"
-        )
+        if not manifest.matches_file(path):
+            raise ManifestError(
+                f"{path} exists and holds other labels: noisebench corrupt takes "
+                "another --out, or --force to replace it"
+            )
+        kept, meta = read_manifest(path).meta, manifest.meta
+        if meta.get("test_path") is None and "test_path" in kept:
+            return False
+        changed = any(kept.get(name) != meta.get(name) for name in ("test_path", "decisions"))
+        if changed:
+            manifest.write(path)
+        return changed
 
     @property
     def current(self) -> Path | None:
@@ -311,9 +277,7 @@ class Workspace:
         return self.root / name
 
     def make_current(self, path: Path) -> None:
-        """Remember what `corrupt` wrote last, by its name from the workspace where it lies
-        within.
-        """
+        """Store the manifest that `corrupt` wrote last, relative to the workspace if within."""
         absolute, root = path.resolve(), self.root.resolve()
         name = absolute.relative_to(root) if absolute.is_relative_to(root) else absolute
         write_text(self.manifests / "current", f"{name}\n")

@@ -15,11 +15,9 @@ from noisebench.cli.console import images
 from noisebench.cli.grid import GridProgress
 from noisebench.core.signals import TimeLimit
 from noisebench.errors import ConfigError
-from noisebench.experiments.suite import AXES, read_suites
-from noisebench.experiments.workload import images_of
+from noisebench.experiments.suite import AXES, images_of, read_suites
 from noisebench.reporting import finished_runs
-from noisebench.runs.packing import make_packs
-from noisebench.runs.queue import QueuedRun, plan_suite, where
+from noisebench.runs.queue import QueuedRun, make_packs, plan_suite, where
 from noisebench.runs.workspace import Workspace
 
 SUITE = """\

@@ -29,7 +29,7 @@ import pytest
 from noisebench.cli import main
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.trackers import TRACKERS, Kind, RunInfo, RunLogger, TrackerConfig, connect
-from noisebench.runs.trackers.content import epoch_numbers, final_numbers
+from noisebench.runs.trackers.logbook import epoch_numbers, final_numbers
 from noisebench.training.trainer import Trainer
 from tests.unit.test_runner import Desk
 

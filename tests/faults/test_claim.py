@@ -158,7 +158,7 @@ def test_a_claim_says_who_since_when_and_what_to_do(
         "since 20"
     ) in message
     assert f"delete {path}" in message and "\n" not in message
-    assert RunFolder(path.parent).holder().startswith(f"process {other.process.pid} on ")
+    assert RunFolder(path.parent).lock_owner().startswith(f"process {other.process.pid} on ")
 
 
 def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:

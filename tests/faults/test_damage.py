@@ -93,7 +93,7 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed(
         match=r"resume.pt cannot be resumed \(it is damaged.*: "
         r"delete it, or give --no-resume",
     ):
-        checkpoint.course_of(desk.folder(run), content, torch.device("cpu"))
+        checkpoint.load_state(desk.folder(run), content, torch.device("cpu"))
 
 
 def test_a_damaged_checkpoint_is_the_users_to_delete(

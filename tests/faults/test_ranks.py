@@ -24,7 +24,7 @@ from noisebench.errors import ConfigError
 from noisebench.experiments.resolve import RunConfig
 from noisebench.runs.checkpoint import RunOptions, RunState, save
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.session import load_or_start
+from noisebench.runs.session import RunSession
 from noisebench.training.distributed.processes import (
     ParallelConfig,
     RankInfo,
@@ -438,18 +438,15 @@ def test_one_process_of_torchrun_is_one_process(monkeypatch: pytest.MonkeyPatch)
 def test_a_run_that_began_in_a_pack_is_not_spread(
     tmp_path: Path, make_trainer: Callable[..., Trainer]
 ) -> None:
-    trainer, folder, none = (
-        make_trainer(spread=ParallelConfig(accumulate=2)),
-        RunFolder(tmp_path),
-        cast(RunConfig, None),
-    )
+    trainer, folder = make_trainer(spread=ParallelConfig(accumulate=2)), RunFolder(tmp_path)
+    run, images = cast(RunConfig, None), cast(Images, None)
     save(folder, trainer, RunState(pack_width=16))
     with pytest.raises(
         ConfigError,
         match="began beside other runs, as one network: go on in one "
         "process, or anew with --no-resume",
     ):
-        load_or_start(none, folder, RunOptions(), trainer)
+        RunSession(run, images, folder, RunOptions(), trainer)
 
 
 # Whole runs, as torchrun starts them.

@@ -23,8 +23,7 @@ from noisebench.labels.manifest import read_manifest
 from noisebench.runs import checkpoint
 from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.packing import make_packs
-from noisebench.runs.queue import QueuedRun, select
+from noisebench.runs.queue import QueuedRun, make_packs, select
 from noisebench.runs.workspace import Workspace
 from tests.unit.test_pack import agenda, carried_out, left
 from tests.unit.test_runner import Desk

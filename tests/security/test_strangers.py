@@ -36,7 +36,7 @@ from noisebench.experiments.suite import read_suites
 from noisebench.experiments.weights import initial_of
 from noisebench.labels.manifest import read_manifest
 from noisebench.losses import LOSSES, register_loss
-from noisebench.runs.checkpoint import RunOptions, RunState, course_of, read, save
+from noisebench.runs.checkpoint import RunOptions, RunState, load_state, read, save
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.inference import load_weights
 from noisebench.training.trainer import Trainer
@@ -512,7 +512,7 @@ def test_checkpoints_of_strangers_run_nothing_and_are_refused_in_one_line(
     for name, content in hostile_files(tmp_path / "ran").items():
         with subtests.test(checkpoint=name):
             with pytest.raises(NoisebenchError, match="cannot be resumed") as caught:
-                course_of(RunFolder(tmp_path), sealed(content), CPU)
+                load_state(RunFolder(tmp_path), sealed(content), CPU)
             assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
 
 
@@ -561,9 +561,9 @@ def checkpoint(make_trainer: Callable[..., Trainer], tmp_path: Path) -> Checkpoi
 
 def test_a_checkpoint_is_its_runs(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder, _ = checkpoint
-    course_of(folder, folder.resume.read_bytes(), CPU)
+    load_state(folder, folder.resume.read_bytes(), CPU)
     with pytest.raises(NoisebenchError, match="it is of the run run__1"):
-        course_of(RunFolder(tmp_path / "run__2"), folder.resume.read_bytes(), CPU)
+        load_state(RunFolder(tmp_path / "run__2"), folder.resume.read_bytes(), CPU)
 
 
 SWAPPED: dict[str, tuple[Any, ...]] = {
@@ -580,7 +580,7 @@ def test_a_checkpoint_of_other_types_is_refused(
             subtests.test(name=name, value=value),
             pytest.raises(NoisebenchError, match="cannot be resumed"),
         ):
-            course_of(folder, sealed(torch_file({**content, name: value})), CPU)
+            load_state(folder, sealed(torch_file({**content, name: value})), CPU)
 
 
 def test_a_checkpoint_whose_training_is_of_other_types_is_refused(tmp_path: Path) -> None:

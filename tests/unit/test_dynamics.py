@@ -5,7 +5,6 @@ bins, resumption.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from noisebench.errors import DataError, Interrupted
 from noisebench.metrics.dynamics import BINS, Dynamics
 from noisebench.runs.checkpoint import RunOptions
+from noisebench.runs.folder import RunFolder
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
 from tests.unit.test_runner import Desk
@@ -151,7 +151,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, case: Case) -> None:
                 match=r"dynamics.npz is damaged .*run it again with "
                 r"--force",
             ):
-                replace(desk.folder(run), checked=False).read_dynamics()
+                RunFolder(desk.folder(run).path, checked=False).read_dynamics()
 
 
 def test_a_run_of_an_older_version_says_so(tmp_path: Path) -> None:

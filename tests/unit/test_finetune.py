@@ -21,7 +21,7 @@ from noisebench.errors import ConfigError
 from noisebench.experiments.command import repro_command
 from noisebench.experiments.recipes import RECIPES, Recipe, all_settings, make_recipe
 from noisebench.runs.folder import run_folders
-from noisebench.runs.packing import pack_key
+from noisebench.runs.queue import pack_key
 from noisebench.runs.rebuild import rebuild
 from noisebench.runs.workspace import Workspace
 from noisebench.training.networks import make_network

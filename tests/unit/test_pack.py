@@ -21,8 +21,7 @@ from noisebench.losses import LOSSES, Scores
 from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.packed_session import PackedRun, run_packed
-from noisebench.runs.packing import make_packs, pack_key
-from noisebench.runs.queue import QueuedRun, plan_suite
+from noisebench.runs.queue import QueuedRun, make_packs, pack_key, plan_suite
 from noisebench.runs.session import execute_run, make_trainer
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import STRATEGIES, build_strategy

@@ -286,7 +286,7 @@ def test_a_damaged_predictions_file_is_named(desk: Desk) -> None:
     desk.execute(run)
     desk.folder(run).predictions.write_bytes(b"PK half")
     with pytest.raises(DataError, match=r"predictions.npz cannot be read as .npz"):
-        replace(desk.folder(run), checked=False).read_arrays()
+        RunFolder(desk.folder(run).path, checked=False).read_arrays()
 
 
 def test_a_finished_run_is_just_read_unless_it_is_wanted_anew(desk: Desk) -> None:

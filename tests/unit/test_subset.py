@@ -20,7 +20,8 @@ from noisebench.datasets import DATASETS, Dataset, Images, Labels
 from noisebench.errors import ConfigError, DataError, ManifestError
 from noisebench.experiments.command import repro_command
 from noisebench.experiments.methods import find_method
-from noisebench.experiments.resolve import RunRequest, key_of, resolve_run
+from noisebench.experiments.resolve import RunRequest, resolve_run
+from noisebench.experiments.run_facts import key_of
 from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest
 from noisebench.labels.issues import better_score
 from noisebench.labels.manifest import Manifest, file_name, read_manifest

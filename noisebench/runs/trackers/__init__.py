@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from .base import RunInfo, Tracker, TrackerConfig, TrackerRun
-from .catalogue import TRACKERS, Kind, connect, known_trackers
+from .base import (
+    TRACKERS,
+    Kind,
+    RunInfo,
+    Tracker,
+    TrackerConfig,
+    TrackerRun,
+    connect,
+    known_trackers,
+)
 from .logbook import RunLogger
 
 __all__ = [

@@ -1,15 +1,19 @@
-"""What a tracker is: a run's facts go in once, then its numbers by epoch, its final numbers at the
-end.
+"""What a tracker is, and the names of trackers. A tracker gets a run's facts once, its numbers by
+epoch, and its final numbers at the end.
 
-A tracker's module has `connect(place) -> Tracker`, which imports the tracker's package; importing
-the module does not.
+The module of a tracker's name has `connect(config) -> Tracker`, which imports the tracker's
+package; importing the module does not. The extra that installs the package has its name too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, Protocol
+
+from ...errors import ConfigError, UnknownName
 
 # what the runs are filed under, unless a tracker's own settings name something else
 PROJECT = "noisebench"
@@ -28,9 +32,7 @@ class TrackerConfig:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run before it begins. name: its folder's; config: flat, nothing in it is
-    None.
-    """
+    """A run before it starts. name: its folder's; config: flat, without None."""
 
     name: str
     title: str
@@ -39,8 +41,8 @@ class RunInfo:
 
 
 class TrackerRun(Protocol):
-    """One run in one tracker. identity: by which the tracker finds it again; held: the epochs that
-    it has already.
+    """One run in one tracker. identity: by which the tracker finds it again; held: the number of
+    epochs that it has already.
     """
 
     identity: str
@@ -58,4 +60,66 @@ class Tracker(Protocol):
     where: str
 
     def start(self, facts: RunInfo, known: str | None) -> TrackerRun:
-        """A run's page: the one of this identity where the tracker still has it, else another."""
+        """A run in the tracker: the one of this identity if the tracker still has it, else a new
+        one.
+        """
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One tracker. settings: the environment variables that it reads."""
+
+    name: str
+    summary: str
+    settings: tuple[str, ...] = ()
+
+
+TRACKERS = {
+    kind.name: kind
+    for kind in (
+        Kind("tensorboard", "an event file in each run's folder"),
+        Kind(
+            "wandb",
+            "Weights & Biases; without a key offline in wandb/",
+            ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"),
+        ),
+        Kind(
+            "mlflow",
+            "a server; without one mlflow.db",
+            ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
+        ),
+        Kind(
+            "trackio",
+            "a Space or a server; without one trackio/",
+            ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"),
+        ),
+    )
+}
+
+
+def known_trackers(names: Iterable[str]) -> list[str]:
+    """Each once. Raises UnknownName."""
+    for name in names:
+        if name not in TRACKERS:
+            raise UnknownName("tracker", name, TRACKERS, "trackers")
+    return list(dict.fromkeys(names))
+
+
+def connect(name: str, config: TrackerConfig) -> Tracker:
+    """A tracker that is ready. Raises ConfigError where its package or anything else it needs is
+    missing.
+    """
+    module = import_module(f"{__package__}.{name}")
+    try:
+        tracker: Tracker = module.connect(config)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--log-to {name} needs {(error.name or name).partition('.')[0]}: pip "
+            f"install 'noisebench[{name}]'"
+        ) from None
+    except Exception as error:
+        # whatever a server or a setting makes it throw: better now than after hours of training
+        raise ConfigError(
+            f"--log-to {name} cannot begin: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
+    return tracker

@@ -17,30 +17,26 @@ _HERE = ("file:", "sqlite:", "/", ".")
 _MOST = 1000  # numbers that a server takes at once
 
 
-def connect(place: TrackerConfig) -> _Tracker:
+def connect(config: TrackerConfig) -> _Tracker:
     """The experiment is found or made at once, so that a server that is not there is noticed."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     from mlflow import MlflowClient
 
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    own = not uri or (place.offline and not uri.startswith(_HERE))
-    if own:
+    local = not uri or (config.offline and not uri.startswith(_HERE))
+    if local:
         import sqlalchemy  # noqa: F401  said now where it is missing; mlflow-skinny does without
 
-        place.workspace.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{place.workspace.resolve() / 'mlflow.db'}"
-    artifacts = (place.workspace.resolve() / "mlartifacts").as_uri() if own else None
+        config.workspace.mkdir(parents=True, exist_ok=True)
+        uri = f"sqlite:///{config.workspace.resolve() / 'mlflow.db'}"
+    artifacts = (config.workspace.resolve() / "mlartifacts").as_uri() if local else None
     client = MlflowClient(tracking_uri=uri)
-    where = f"mlflow ui --backend-store-uri {uri}" if own else uri
-    return _Tracker(client, _experiment(client, artifacts), where)
-
-
-def _experiment(client: MlflowClient, artifacts: str | None) -> str:
-    """The experiment of MLFLOW_EXPERIMENT_NAME, made where it is not there."""
+    where = f"mlflow ui --backend-store-uri {uri}" if local else uri
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
     found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name, artifacts))
+    experiment = found.experiment_id if found else client.create_experiment(name, artifacts)
+    return _Tracker(client, str(experiment), where)
 
 
 class _Tracker:
@@ -54,13 +50,8 @@ class _Tracker:
         if known:
             try:
                 self._client.update_run(known, status="RUNNING")
-                return _Page(
-                    self._client,
-                    known,
-                    max(
-                        (m.step for m in self._client.get_metric_history(known, "loss")), default=0
-                    ),
-                )
+                losses = self._client.get_metric_history(known, "loss")
+                return _Page(self._client, known, max((m.step for m in losses), default=0))
             except MlflowException:
                 pass  # deleted, or of another server: the run gets another
         run = self._client.create_run(

@@ -16,11 +16,11 @@ from .base import Ending, Epochs, Numbers, RunInfo, TrackerConfig
 _OURS = ".noisebench"  # how the file's name ends
 
 
-def connect(place: TrackerConfig) -> _Tracker:
+def connect(config: TrackerConfig) -> _Tracker:
     """Nothing to connect to: files alone."""
     import tensorboard.summary.writer.record_writer  # noqa: F401  said now where it is missing
 
-    return _Tracker(f"tensorboard --logdir {place.workspace / 'runs'}")
+    return _Tracker(f"tensorboard --logdir {config.workspace / 'runs'}")
 
 
 class _Tracker:

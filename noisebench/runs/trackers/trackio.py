@@ -13,11 +13,11 @@ from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, TrackerConfig
 _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
-def connect(place: TrackerConfig) -> _Tracker:
+def connect(config: TrackerConfig) -> _Tracker:
     """One folder a process, since Trackio reads its environment once."""
     # read once, when trackio is imported
-    os.environ.setdefault("TRACKIO_DIR", str(place.workspace.resolve() / "trackio"))
-    if place.offline:
+    os.environ.setdefault("TRACKIO_DIR", str(config.workspace.resolve() / "trackio"))
+    if config.offline:
         # or it asks the Hub for the name of whoever is logged in
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         for name in _REMOTE:

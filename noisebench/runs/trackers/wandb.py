@@ -13,15 +13,15 @@ from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, TrackerConfig
 _EXIT_CODE: dict[Ending, int] = {"finished": 0, "failed": 1, "interrupted": 130}
 
 
-def connect(place: TrackerConfig) -> _Tracker:
+def connect(config: TrackerConfig) -> _Tracker:
     """Asks nobody anything: neither a person for a key nor a server whether it is there."""
-    if place.offline:
+    if config.offline:
         # it would report over the network, offline or not
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb  # noqa: F401  reads its environment
 
     return _Tracker(
-        Path(os.environ.get("WANDB_DIR") or place.workspace), _mode(offline=place.offline)
+        Path(os.environ.get("WANDB_DIR") or config.workspace), _mode(offline=config.offline)
     )
 
 
