@@ -25,10 +25,10 @@ import numpy as np
 from ..core.classes import NoClass, class_numbers
 from ..core.files.arrays import npz_arrays, read_npy
 from ..core.files.atomic import read_checked
+from ..core.files.torch_files import load_torch
 from ..core.files.untrusted import MAX_BYTES, parse_json
 from ..core.sanitize import from_cell
 from ..errors import DataError
-from .pickled import read_object_npy, read_pt
 
 ROOM, WIDEST = 1 << 24, 4096  # bytes that any label file may have, and an example's row: two paths
 _LONGEST = 256  # letters of a label, or of the longest class
@@ -421,7 +421,10 @@ def _from_txt(raw: bytes, path: Path, expected: _Expected) -> _Content:
 
 
 def _from_npy(raw: bytes, path: Path, expected: _Expected) -> _Content:
-    return _from_object(read_object_npy(raw, path))
+    try:
+        return _from_object(read_npy(raw))
+    except ValueError as error:
+        raise _refused(path, error) from None
 
 
 def _from_npz(raw: bytes, path: Path, expected: _Expected) -> _Content:
@@ -430,7 +433,26 @@ def _from_npz(raw: bytes, path: Path, expected: _Expected) -> _Content:
 
 
 def _from_pt(raw: bytes, path: Path, expected: _Expected) -> _Content:
-    return _from_object(read_pt(raw, path))
+    """Tensors, lists and numbers, or a dict of them. Raises DataError."""
+    try:
+        content = load_torch(raw)
+    except Exception as error:  # torch.load documents no exceptions
+        raise _refused(path, error) from None
+    if isinstance(content, dict):
+        return _from_object({str(name): _as_numpy(value) for name, value in content.items()})
+    return _from_object(_as_numpy(content))
+
+
+def _as_numpy(value: Any) -> Any:
+    return value.detach().numpy() if hasattr(value, "detach") else value
+
+
+def _refused(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()).partition(". ")[0][:100]
+    return DataError(
+        f"{path} is refused: it is damaged, or holds Python or numpy objects, which could run code "
+        f"({reason}): save tensors and lists by torch.save, arrays by numpy.savez, or a .csv"
+    )
 
 
 def _from_json(raw: bytes, path: Path, expected: _Expected) -> _Content:
