@@ -19,9 +19,8 @@ from ..core.files.atomic import write_text
 from ..errors import DataError
 from .download import ProgressCallback, silent
 from .image_folder import counted
-from .streaming.images import Opener, as_rgb, read_picture
-from .streaming.index import ImageIndex, Listed
-from .streaming.opening import opener
+from .images import as_rgb, read_picture
+from .index import ImageIndex, Listed, Opener, opener
 
 _FORMAT = 2
 _LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images

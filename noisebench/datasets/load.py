@@ -17,11 +17,11 @@ import numpy as np
 from ..core.files.atomic import atomic_write
 from ..errors import DataError, UnknownName
 from .download import DOWNLOADS, FILES, NoHost, ProgressCallback, download_lock, fetch, silent
+from .images import Fitting, LazyImages, sentences
+from .index import Listed
 from .npz import as_images, as_labels, fingerprint, read_arrays
 from .raw import find_raw, raw_path, read_raw
 from .registry import DATASETS, Dataset
-from .streaming.images import Fitting, LazyImages, sentences
-from .streaming.index import Listed
 from .streaming.registry import READERS, describe_stream, found_of, split_reader
 from .user_data import check_memory, describe_user_data, read_pictures
 

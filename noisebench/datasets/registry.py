@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..core.classes import SUPERCLASS, SUPERCLASS_NAMES
-from .streaming.images import Fitting, Sizes
-from .streaming.index import Listed
+from .images import CENTRE, Fitting, Sizes
+from .index import Listed
 
 # ILSVRC 2012's identifiers in their order, each with WordNet's first word for it; two words stand
 # for two classes each, which have their identifiers behind them.
@@ -169,7 +169,7 @@ _FASHION = (
     "Ankle boot",
 )
 
-AREA, CENTRE = 0.08, 0.875  # the field's random crop of photographs, and its 224 of 256 pixels
+AREA = 0.08  # least share of a random crop of photographs, as in the field
 
 
 def _streamed(

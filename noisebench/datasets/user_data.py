@@ -15,6 +15,8 @@ import numpy as np
 from ..core.files.untrusted import free_memory
 from ..errors import DataError
 from .image_folder import list_folder
+from .images import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
+from .index import Listed, Names, open_regular
 from .npz import (
     KERAS,
     as_labels,
@@ -26,9 +28,6 @@ from .npz import (
     unused_arrays,
 )
 from .registry import Dataset
-from .streaming.images import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
-from .streaming.index import Listed, Names
-from .streaming.opening import open_regular
 
 T = TypeVar("T")
 

@@ -201,7 +201,12 @@ def test_pieces_of_any_size_and_order_draw_the_same(case):
 def test_chunks_draw_what_the_whole_draws(monkeypatch, case):
     for text, K in CASES:
         T, labels = T_of(text, K, 0.4), clean(K, 12)
-        for how in ({}, {"exact": False}, {"over": "set", "rate": 0.4}, {"over": "pair"}):
+        for how in (
+            {},
+            {"exact": False},
+            {"exact_over": "set", "rate": 0.4},
+            {"exact_over": "pair"},
+        ):
             whole = sample(labels, T, 2, **how)
             for chunk in (17, 999):
                 with case(text=text, K=K, chunk=chunk, how=how), monkeypatch.context() as patch:

@@ -34,7 +34,7 @@ from noisebench.datasets import (
     read_images,
     read_labels,
 )
-from noisebench.datasets.streaming.index import Names
+from noisebench.datasets.index import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.experiments import resolve
@@ -138,23 +138,11 @@ def as_one_tar(pets: Path, place: Path) -> str:
 
 
 def as_tars(pets: Path, place: Path) -> str:
-    """train.tar and val.tar, the first a tar of tars, as ImageNet's."""
+    """train.tar and val.tar."""
     for part in ("train", "val"):
         with tarfile.open(place / f"{part}.tar", "w") as tar:
-            for name in CLASSES:
-                files = [
-                    (path, raw) for path, _, raw in files_of(pets, part) if path.startswith(name)
-                ]
-                inner = io.BytesIO()
-                with tarfile.open(fileobj=inner, mode="w") as class_tar:
-                    for path, raw in files:
-                        add(
-                            class_tar if part == "train" else tar,
-                            path.partition("/")[2] if part == "train" else path,
-                            raw,
-                        )
-                if part == "train":
-                    add(tar, f"{name}.tar", inner.getvalue())
+            for name, _, raw in files_of(pets, part):
+                add(tar, name, raw)
     return f"tar:{place}"
 
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from ...errors import DataError
 from ..image_folder import OUTSIDE, TEST_PARTS, TRAIN_PARTS, Skipped, list_folder
+from ..images import CENTRE, SIDE
+from ..index import ImageIndex, Listed, Names
 from ..npz import class_count, fingerprint
 from ..published import LAYOUTS
-from ..registry import AREA, CENTRE, Dataset
+from ..registry import AREA, Dataset
 from .hub import list_table
-from .images import SIDE
-from .index import ImageIndex, Listed, Names
 from .tars import Index, index_tars
 
 READERS = ("folder", "tar", "wds", "hfds")

@@ -1,20 +1,23 @@
-"""Where the pictures of a streamed set lie, one an example: files of a folder, members of tars,
-rows of a table. No picture is read.
+"""Which images a data set has and where they lie: files of a folder, members of tars, rows of a
+table; and how one of them is opened. No image is decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_ISREG
+from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
+from ..errors import DataError
 
-_CHUNK = 1 << 16  # names made into bytes at a time
+Opener = Callable[[int], Any]
+"""The file of an image, by its place in the index."""
 
 
 class Names(Sequence[str]):
@@ -124,3 +127,72 @@ class Listed:
     @property
     def ids(self) -> tuple[str, ...]:
         return tuple(self.train.names)
+
+
+def opener(index: ImageIndex) -> Opener:
+    """What opens an image by its place, without torch; a training reads by timm. Nothing stays open
+    between two calls.
+    """
+    root = Path(index.root)
+    if index.kind == "folder":
+        return lambda place: open_regular(root / index.names[place])
+    if index.kind == "tar":
+        return lambda place: _open_member(index, place)
+    tables: dict[str, Any] = {}
+
+    def open_row(place: int) -> Any:
+        split, _, row = index.names[place].partition("/")
+        if split not in tables:
+            tables[split] = load_table(index.root, split, index.columns[0])
+        image = tables[split][int(row)][index.columns[0]]
+        if image.get("bytes"):
+            return io.BytesIO(image["bytes"])
+        return open_regular(Path(image["path"]))
+
+    return open_row
+
+
+def open_regular(path: Path) -> Any:
+    """A file's bytes. Raises OSError for a pipe or a device, which may never end."""
+    if not path.is_file():
+        raise OSError("it is no file")
+    return path.open("rb")
+
+
+def _open_member(index: ImageIndex, place: int) -> io.BytesIO:
+    assert index.shard is not None and index.offsets is not None and index.sizes is not None
+    with (Path(index.root) / index.shards[int(index.shard[place])]).open("rb") as file:
+        file.seek(int(index.offsets[place]))
+        return io.BytesIO(file.read(int(index.sizes[place])))
+
+
+def load_table(name: str, split: str, column: str | None = None) -> Any:
+    """One split; its images as bytes. Raises DataError."""
+    datasets = hub_library()
+    try:
+        table = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the library documents no exceptions
+        raise unreadable_table(name, error) from None
+    return table if column is None else table.cast_column(column, datasets.Image(decode=False))
+
+
+def hub_library() -> Any:
+    """Hugging Face's `datasets`. Raises DataError where it is not installed."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            "hfds: needs Hugging Face's datasets: pip install 'noisebench[stream]'"
+        ) from None
+    datasets.disable_progress_bars()
+    # versions below 4 would ask whether to run a table's own script
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
+    return datasets
+
+
+def unreadable_table(name: str, error: Exception) -> DataError:
+    """The error for a table that the library cannot read."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(
+        f"hfds:{name} cannot be read ({reason}): a name of the hub, or a folder of parquet files"
+    )

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...errors import DataError
-from .index import ImageIndex
+from ..errors import DataError
+from .index import ImageIndex, Opener, opener
 
 T = TypeVar("T")
 
@@ -29,9 +29,6 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # of pictures that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
 DECODING_VERSION = 2
 LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
-
-Opener = Callable[[int], Any]
-"""The file of a picture, by its place in the listing."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +206,6 @@ class LazyImages:
         """What is changed of some of them, evenly spread; these are read here and now. Raises
         DataError.
         """
-        from .opening import opener
-
         opened, last = opener(self.listing), len(self) - 1
         places = self.places[np.linspace(0, last, min(_SAMPLE, len(self))).astype(int)].tolist()
         read = [self._changed(opened, place) for place in places]
@@ -239,8 +234,6 @@ class LazyImages:
         """All of them, read here and now. Raises DataError, naming the picture that cannot be
         read.
         """
-        from .opening import opener
-
         opened = opener(self.listing)
         images = [
             self.fitting(decoded(opened, self.listing, place)) for place in self.places.tolist()
