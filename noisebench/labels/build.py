@@ -50,7 +50,6 @@ from ..noise import (
 )
 from ..noise.given import OWN
 from ..noise.registry import NoiseInputs, Teacher
-from ..noise.sampling import chunks
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
 from .subset import SubsetInputs, expand_to_full, share_of_each, subset_of
 
@@ -501,14 +500,14 @@ def rates(made: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
     """The realised shares of wrong labels, of those that are kept and known to be right or wrong;
     None where none is.
     """
-    wrong, counts = np.zeros(K, np.int64), np.zeros(K, np.int64)
-    for part in chunks(len(clean)):
-        known = (clean[part] >= 0) & (True if made.dropped is None else ~made.dropped[part])
-        bad = made.labels[part] != clean[part]
-        if made.source is not None:
-            bad |= made.source[part] >= 0
-        wrong += np.bincount(clean[part][known & bad], minlength=K)
-        counts += np.bincount(clean[part][known], minlength=K)
+    known = clean >= 0
+    if made.dropped is not None:
+        known &= ~made.dropped
+    incorrect = made.labels != clean
+    if made.source is not None:
+        incorrect |= made.source >= 0
+    wrong = np.bincount(clean[known & incorrect], minlength=K)
+    counts = np.bincount(clean[known], minlength=K)
     total = int(counts.sum())
     return {
         "realised_rate": float(wrong.sum() / total) if total else None,

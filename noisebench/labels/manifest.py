@@ -14,14 +14,11 @@ import gzip
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +37,7 @@ from ..core.files.schema import (
     check_form,
     check_plain,
 )
-from ..core.files.untrusted import open_regular, read_bytes, read_gzip, read_yaml
+from ..core.files.untrusted import read_bytes, read_gzip, read_yaml
 from ..datasets import DATASETS, Dataset, fingerprint
 from ..errors import LanguageError, ManifestError, NoisebenchError
 from ..noise import FILES, NOISES, build_noise, is_random, normal_noise
@@ -278,15 +275,9 @@ class Manifest:
         columns = recorded class. Raises DataError where that is too large.
         """
         check_table(self.num_classes)
-        counts, K = np.zeros(self.num_classes**2, np.int64), self.num_classes
-        for start in range(0, len(self.labels), 1 << 20):
-            part = slice(start, start + (1 << 20))
-            clean, recorded = (
-                column[part].astype(np.int64) for column in (self.clean_labels, self.labels)
-            )
-            known = clean >= 0 if self.dropped is None else (clean >= 0) & ~self.dropped[part]
-            counts += np.bincount(clean[known] * K + recorded[known], minlength=K * K)
-        return counts.reshape(K, K)
+        K, known = self.num_classes, self.included & (self.clean_labels >= 0)
+        pairs = self.clean_labels[known].astype(np.int64) * K + self.labels[known]
+        return np.bincount(pairs, minlength=K * K).reshape(K, K)
 
     def verify(
         self,
@@ -327,7 +318,7 @@ class Manifest:
     @cached_property
     def sha256(self) -> str:
         """Of every byte but the checksum's own line."""
-        return _digest(_header(self.meta), self._body())
+        return _digest(_header(self.meta) + self._rows)
 
     @cached_property
     def content_hash(self) -> str:
@@ -338,49 +329,47 @@ class Manifest:
         meta["noise"] = (
             _FILE_NAME.sub("", meta["noise"]) if "sha256=" in meta["noise"] else meta["noise"]
         )
-        return self.sha256 if meta == self.meta else _digest(_header(meta), self._body())
+        return self.sha256 if meta == self.meta else _digest(_header(meta) + self._rows)
 
     @property
     def content(self) -> bytes:
         """The file, byte for byte."""
-        return b"".join(self.pieces())
-
-    def pieces(self) -> Iterator[bytes]:
-        """The file, byte for byte, a piece at a time."""
-        return chain([_header(self.meta), _seal(self.sha256)], self._body())
+        return _header(self.meta) + _checksum_line(self.sha256) + self._rows
 
     def matches_file(self, path: Path) -> bool:
         """Whether the file at `path` is this manifest."""
         try:
-            lies_elsewhere = set(_INFORMATION) & set(self.meta) - {"convention"}
-            return self._is(path) or (
-                bool(lies_elsewhere) and self._same_elsewhere(read_manifest(path))
-            )
-        except (ManifestError, OSError, EOFError, zlib.error):
+            if _read_bytes(path) == self.content:
+                return True
+            moved = set(_INFORMATION) & set(self.meta) - {"convention"}
+            if not moved:
+                return False
+            other = read_manifest(path)
+        except ManifestError:
             return False
+        return other.content_hash == self.content_hash and other.meta.get(
+            "convention"
+        ) == self.meta.get("convention")
 
     def write(self, path: Path) -> None:
         """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`."""
-        atomic_write(path, self._writer(path.suffix))
+        packed = self._packed(path.suffix)
+        atomic_write(path, lambda file: file.write(packed))
 
     def write_new(self, path: Path) -> bool:
-        """Write the file where there is none; False where there is one, be it since a moment
-        ago.
-        """
-        return atomic_create(path, self._writer(path.suffix))
+        """Write the file where there is none; False where there is one, even a moment old."""
+        packed = self._packed(path.suffix)
+        return atomic_create(path, lambda file: file.write(packed))
 
-    def _writer(self, suffix: str) -> Callable[[IO[bytes]], object]:
+    def _packed(self, suffix: str) -> bytes:
         if suffix == ".parquet":
-            packed = to_parquet(self.content)
-            return lambda file: file.write(packed)
-        return self._compress if suffix == ".gz" else lambda file: file.writelines(self.pieces())
+            return to_parquet(self.content)
+        if suffix == ".gz":
+            return gzip.compress(self.content, _COMPRESSION, mtime=0)
+        return self.content
 
-    def _compress(self, file: IO[bytes]) -> None:
-        with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as packed:
-            for piece in self.pieces():
-                packed.write(piece)
-
-    def _body(self) -> Iterator[bytes]:
+    @cached_property
+    def _rows(self) -> bytes:
         rows = Rows(
             self.labels,
             self.clean_labels,
@@ -390,23 +379,7 @@ class Manifest:
             self.trusted,
             self.dropped,
         )
-        return text_of(rows, self.num_classes, self.meta.get("source", ""))
-
-    def _is(self, path: Path) -> bool:
-        if path.suffix == ".parquet":
-            return _read_bytes(path) == self.content
-        with (
-            open_regular(path) as file,
-            gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as content,
-        ):
-            return all(
-                content.read(len(piece)) == piece for piece in self.pieces()
-            ) and not content.read(1)
-
-    def _same_elsewhere(self, other: Manifest) -> bool:
-        return other.content_hash == self.content_hash and other.meta.get(
-            "convention"
-        ) == self.meta.get("convention")
+        return text_of(rows, self.meta.get("source", ""))
 
 
 def of_which(count: int) -> str:
@@ -494,7 +467,7 @@ def read_manifest(path: str | Path) -> Manifest:
     """
     path = Path(path)
     head, seal, body = _split(_read_bytes(path), path)
-    if seal != _seal(_digest(head, [body])):
+    if seal != _checksum_line(_digest(head + body)):
         raise ManifestError(
             f"{path} is damaged or was edited: its checksum does not match; write "
             "it again with noisebench corrupt"
@@ -551,14 +524,11 @@ def _split(raw: bytes, path: Path) -> tuple[bytes, bytes, bytes]:
     return raw[:start], raw[start:end], raw[end:]
 
 
-def _digest(head: bytes, body: Iterable[bytes]) -> str:
-    digest = hashlib.sha256(head)
-    for part in body:
-        digest.update(part)
-    return digest.hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def _seal(digest: str) -> bytes:
+def _checksum_line(digest: str) -> bytes:
     return f"# sha256: {digest}\n".encode()
 
 

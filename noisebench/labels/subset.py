@@ -61,7 +61,7 @@ def share_of_each(
     counts = np.floor(shares + 1e-9).astype(np.int64)
     left = expected(fraction, len(labels)) - counts.sum()
     counts[np.argsort(counts - shares, kind="stable")[:left]] += 1
-    return choose_smallest(labels, counts, sizes, seed)
+    return choose_smallest(labels, counts, seed)
 
 
 @dataclass(frozen=True)
