@@ -329,7 +329,7 @@ def _suites(options: Globals) -> Rows:
             "name": name,
             "runs": len(expand(suite)),
             "images": images_of(suite),
-            "takes": suite.runtime,
+            "takes": suite.takes,
             "summary": suite.summary,
             "defaults": suite.defaults.model_dump(exclude_unset=True),
             "matrix": suite.matrix,

@@ -65,10 +65,13 @@ def chance_clean(cost: Tensor) -> Tensor:
     return cost.new_tensor(mixture.predict_proba(columns)[:, mixture.means_.argmin()])
 
 
-@register_strategy(name="gmm_split", per_class_memory=True, paper="Arazo et al. 2019, Li et al. "
-                                                                  "2020: their "
-                                                       "first step alone",
-                   disabled_form="gmm_split(warmup=1)", cost=ComputeCost(2, 1, full_set=1))  # fmt: skip
+@register_strategy(
+    name="gmm_split",
+    per_class_memory=True,
+    paper="Arazo et al. 2019, Li et al. 2020: their first step alone",
+    disabled_form="gmm_split(warmup=1)",
+    cost=ComputeCost(2, 1, full_set=1),
+)
 @dataclass
 class GmmSplit(Strategy):
     """Small costs and a mixture fit, nothing else: after a warm-up on all labels the network learns

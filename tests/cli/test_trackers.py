@@ -337,7 +337,7 @@ def test_numbers_that_are_none_are_taken(tracker: str, place: Path) -> None:
     page = connect(tracker, TrackerConfig(place, offline=True)).start(
         RunInfo("odd", "odd numbers", folder, {"loss": "ce"}), None
     )
-    (folder / "trackers.json").write_text(json.dumps({tracker: page.content_hash}))
+    (folder / "trackers.json").write_text(json.dumps({tracker: page.identity}))
     page.log([(1, {"loss": float("nan"), "lr": float("inf"), "test_acc": 0.5})])
     page.finish("finished", 1, {"final/nll": float("nan")})
     assert READERS[tracker](place)[0].epochs[1]["test_acc"] == 0.5
@@ -459,7 +459,7 @@ class Broken:
     """
 
     def __init__(self, where: str = "nowhere") -> None:
-        self.where, self.content_hash, self.held, self.told, self.breaks = where, "1", 0, [], True
+        self.where, self.identity, self.held, self.told, self.breaks = where, "1", 0, [], True
 
     def start(self, facts: RunInfo, known: str | None) -> Broken:
         return self

@@ -47,7 +47,7 @@ WRITTEN = [name for name in evidence.EVIDENCE if (RESULTS / f"{name}.csv").exist
 
 def suite(name: str) -> Suite:
     """With as many seeds as its table has."""
-    return SUITES[name].told(seeds=evidence.EVIDENCE[name].seeds)
+    return SUITES[name].with_defaults(seeds=evidence.EVIDENCE[name].seeds)
 
 
 @pytest.fixture(scope="module")

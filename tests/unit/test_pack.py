@@ -261,7 +261,7 @@ def test_a_pack_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -
         assert other.folder.record()["environment"]["packed"] == 8
 
 
-@pytest.mark.parametrize("asked", [{"resume": False}, {"resume": False, "anew": True}])
+@pytest.mark.parametrize("asked", [{"resume": False}, {"resume": False, "force": True}])
 def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
     asked: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +269,7 @@ def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
     from noisebench.strategies import Strategy
 
     items = agenda(tmp_path, "smoke")
-    if "anew" in asked:
+    if "force" in asked:
         carried_out(tmp_path, items)
     monkeypatch.setattr(checkpoint.RunTimer, "checkpoint_due", lambda self: True)
     heard: list[int] = []

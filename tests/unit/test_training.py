@@ -198,14 +198,14 @@ def test_bf16_trains_with_the_loss_in_float32(
 _PREDICT = """
 import re, numpy as np, torch
 from noisebench.training.networks import make_network
-from noisebench.training.images.pixels import Normalisation, Pixels
+from noisebench.training.images.pixels import InMemoryImages, Normalisation
 from noisebench.training.inference import network_log_p
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
 
 images = np.zeros((1024, 32, 32, 3), np.uint8)
-network, pixels = make_network("cnn4", 10, (32, 32, 3), 0), Pixels(images, Normalisation.of(images), torch.device("cpu"))
+network, pixels = make_network("cnn4", 10, (32, 32, 3), 0), InMemoryImages(images, Normalisation.of(images), torch.device("cpu"))
 network_log_p(network, pixels, "fp32", torch.arange(4))
 before = peak()
 network_log_p(network, pixels, "fp32")

@@ -131,14 +131,14 @@ def _use(manifest: Manifest, path: Path) -> None:
     """All that somebody asks of a manifest."""
     assert manifest.matches_file(path) or manifest.content
     for name in (
-        "identity",
-        "known",
-        "wrong",
-        "parts",
-        "size",
-        "data",
+        "content_hash",
+        "known_fraction",
+        "num_wrong",
+        "splits",
+        "num_examples",
+        "dataset_text",
         "rate",
-        "held_out",
+        "held_out_text",
         "confusion",
         "empirical_transition",
     ):
