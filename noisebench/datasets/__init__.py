@@ -4,15 +4,15 @@ from .checks import check_arrays, check_files, number_in
 from .cifar_n import HUMAN, check_column, read_human
 from .download import ProgressCallback, silent
 from .images import FITS, Fitting, LazyImages
+from .issue_lists import read_review
 from .label_files import (
     Annotations,
     LabelTable,
-    Shape,
     read_annotations,
     read_label_table,
-    read_review,
     split_column,
 )
+from .label_keys import Shape
 from .load import (
     ImageArray,
     Images,

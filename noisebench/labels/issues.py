@@ -4,7 +4,7 @@ no clean label.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,40 +126,35 @@ def label_issues(
     return found[np.argsort(said.recorded_log_p[found], kind="stable")]
 
 
-def beyond_doubt(manifest: Manifest) -> np.ndarray:
+def verified_or_dropped(manifest: Manifest) -> np.ndarray:
     """Verified labels (N,), and what is dropped: nobody trains on it, and what a review dropped has
     been looked at.
     """
     return ~manifest.included if manifest.trusted is None else ~manifest.included | manifest.trusted
 
 
-def write_suspects(path: Path, said: Predictions, manifest: Manifest) -> int:
-    """A CSV of the doubted labels, and how many they are: rank, index, path where the examples are
-    files, recorded and suggested class by name, score (1 - p of the recorded label, in [0, 1]),
-    split where some are held out.
+def write_suspects(path: Path, predictions: Predictions, manifest: Manifest) -> int:
+    """Write a CSV of the label issues; returns their number.
+
+    Columns: rank, index, path where the examples are files, given_label and predicted_label by
+    name, label_quality (p of the given label, in [0, 1]), split where some are held out.
     """
-    found = label_issues(said, manifest.labels, beyond_doubt(manifest))
-    columns = dict(_columns(said, manifest, found))
-    write_text(path, as_csv([columns, *zip(*columns.values(), strict=True)]))
-    return len(found)
-
-
-def _columns(
-    said: Predictions, manifest: Manifest, found: np.ndarray
-) -> Iterator[tuple[str, list[Any]]]:
+    listed = label_issues(predictions, manifest.labels, verified_or_dropped(manifest))
     names = [as_cell(name) for name in manifest.meta["classes"]]
-    yield "rank", list(range(1, len(found) + 1))
-    yield "index", found.tolist()
+    quality = np.exp(predictions.recorded_log_p[listed].astype(np.float64))
+    columns: dict[str, list[Any]] = {
+        "rank": list(range(1, len(listed) + 1)),
+        "index": listed.tolist(),
+    }
     if manifest.ids:
-        yield "path", [path_as_cell(manifest.ids[example]) for example in found]
-    yield "recorded", [names[k] for k in manifest.labels[found]]
-    yield "suggested", [names[k] for k in said.predicted[found]]
-    yield (
-        "score",
-        [f"{score:.6f}" for score in -np.expm1(said.recorded_log_p[found].astype(np.float64))],
-    )
+        columns["path"] = [path_as_cell(manifest.ids[example]) for example in listed]
+    columns["given_label"] = [names[k] for k in manifest.labels[listed]]
+    columns["predicted_label"] = [names[k] for k in predictions.predicted[listed]]
+    columns["label_quality"] = [f"{p:.6f}" for p in quality]
     if manifest.val is not None:
-        yield "split", ["val" if held_out else "train" for held_out in manifest.val[found]]
+        columns["split"] = ["val" if held_out else "train" for held_out in manifest.val[listed]]
+    write_text(path, as_csv([columns, *zip(*columns.values(), strict=True)]))
+    return len(listed)
 
 
 def precision_text(said: Predictions, manifest: Manifest) -> dict[str, Any]:
@@ -167,8 +162,8 @@ def precision_text(said: Predictions, manifest: Manifest) -> dict[str, Any]:
     open to doubt, and the share of the list that is wrong; None where nobody knows.
     """
     among, found = (
-        ~beyond_doubt(manifest),
-        label_issues(said, manifest.labels, beyond_doubt(manifest)),
+        ~verified_or_dropped(manifest),
+        label_issues(said, manifest.labels, verified_or_dropped(manifest)),
     )
     known = found[manifest.true_labels[found] != scores.UNKNOWN]
     detection = scores.of_training(

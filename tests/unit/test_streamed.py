@@ -551,7 +551,7 @@ def test_a_run_is_trained_resumed_and_asked_again(lab, capsys):
         Path("doubts.csv")
         .read_text()
         .splitlines()[0]
-        .startswith("rank,index,path,recorded,suggested")
+        .startswith("rank,index,path,given_label,predicted_label")
     )
     assert main(["--data-dir", "data", "report", "-o", "report.html"]) == 0
     assert "data:image/png;base64," in Path("report.html").read_text()
