@@ -93,7 +93,7 @@ def read_human(
     offline: bool = False,
     tell: ProgressCallback = silent,
 ) -> np.ndarray:
-    """A column's labels (N,), once the file's own clean labels were found to equal `clean`. Raises
+    """A column's labels (N,), once the file's own true labels were found to equal `clean`. Raises
     DataError.
     """
     check_column(name, dataset)

@@ -21,12 +21,12 @@ T = TypeVar("T")
 CENTRE = 0.875
 SIDE = 224  # pixels
 FITS = ("crop", "pad", "squash")
-_SAMPLE = 64  # pictures of a streamed set whose sizes and modes are told
-_NAMED = 3  # pictures that a sentence names
+_SAMPLE = 64  # images of a streamed set whose sizes and modes are told
+_NAMED = 3  # images that a sentence names
 
 # and no other: EPS is a program, which PIL would have run
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-# of pictures that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
+# of images that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
 DECODING_VERSION = 2
 LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
 
@@ -199,7 +199,7 @@ class LazyImages:
         return replace(self, places=self.places[which])
 
     def sized(self, side: int, centre: float, fit: str = "crop") -> LazyImages:
-        """The same pictures at another side, in pixels."""
+        """The same images at another side, in pixels."""
         return replace(self, side=side, centre=centre, fit=fit)
 
     def changes(self, part: str) -> tuple[str, ...]:
@@ -227,11 +227,11 @@ class LazyImages:
         )
 
     def ids(self) -> tuple[str, ...]:
-        """Each picture's name."""
+        """Each image's name."""
         return tuple(self.listing.names[place] for place in self.places.tolist())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them, read here and now. Raises DataError, naming the picture that cannot be
+        """All of them, read here and now. Raises DataError, naming the image that cannot be
         read.
         """
         opened = opener(self.listing)
@@ -247,7 +247,7 @@ class LazyImages:
 
 
 def decoded(opened: Opener, listing: ImageIndex, place: int) -> Any:
-    """A picture of PIL's in RGB. Raises DataError, naming it."""
+    """An image of PIL's in RGB. Raises DataError, naming it."""
     return read_picture(
         lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place)
     )
@@ -354,7 +354,7 @@ def _on_white(image: Any) -> tuple[Any, bool]:
 def read_picture(
     open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]
 ) -> T:
-    """What `read` makes of a file's first picture; of a gigantic one, or one of another format,
+    """What `read` makes of a file's first image; of a gigantic one, or one of another format,
     nothing is read but its head.
 
     Raises DataError.
@@ -369,7 +369,7 @@ def read_picture(
         # PIL documents no exceptions; whatever a damaged file makes it throw
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{where()} cannot be read as a picture ({reason}): mend or remove it"
+            f"{where()} cannot be read as an image ({reason}): mend or remove it"
         ) from None
 
 

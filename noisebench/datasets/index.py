@@ -46,12 +46,12 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """N pictures. kind: `folder`, `tar` or `hfds`; root: of the files, the folder of the tars, or
+    """N images. kind: `folder`, `tar` or `hfds`; root: of the files, the folder of the tars, or
     the table's name or folder.
 
     names (N,): paths in the root, members of tars, or `split/row`; sizes (N,), bytes, None where
     nobody has asked yet; of tars also `shards`, their paths in the root, which of them (N,), and
-    where in it the picture begins (N,). columns: of a table, image and label.
+    where in it the image begins (N,). columns: of a table, image and label.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class ImageIndex:
         return len(self.names)
 
     def where(self, place: int) -> str:
-        """A picture as an error names it."""
+        """An image as an error names it."""
         name = self.names[place]
         if self.shard is not None:
             return f"{name} in {Path(self.root) / self.shards[int(self.shard[place])]}"
@@ -92,7 +92,7 @@ class ImageIndex:
         return replace(self, sizes=sizes)
 
     def fingerprint(self, labels: np.ndarray) -> str:
-        """sha256 over names, labels (N,) and sizes in their order; where the pictures lie does not
+        """sha256 over names, labels (N,) and sizes in their order; where the images lie does not
         matter.
         """
         sized = self.sized()
@@ -105,13 +105,13 @@ class ImageIndex:
 
 @dataclass(frozen=True)
 class Listed:
-    """A streamed set: pictures and labels (N,) of training, pictures and labels (M,) of the test,
+    """A streamed set: images and labels (N,) of training, images and labels (M,) of the test,
     classes in order.
 
     clean (N,): the labels that somebody has verified, -1 for the others; None where nobody has.
-    whole: whether what was verified is a fair sample, wrong labels and all, so that its share of
-    wrong ones is a rate. decisions: what was passed over, and what was chosen, a line each; notes:
-    sentences on how a table was read.
+    whole: whether what was verified is a fair sample, incorrect labels and all, so that its share
+    of wrong ones is a rate. decisions: what was passed over, and what was chosen, a line each;
+    notes: sentences on how a table was read.
     """
 
     train: ImageIndex

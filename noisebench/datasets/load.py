@@ -31,9 +31,9 @@ ImageArray = np.ndarray | LazyImages
 
 @dataclass(frozen=True)
 class Labels:
-    """The training labels of a set, (N,) int64, all clean unless the set is one of recorded labels;
+    """The training labels of a set, (N,) int64, all clean unless the set is one of given labels;
     `ids` name the examples where they are files, `test_ids` the test images. clean (N,): of
-    recorded labels those that somebody verified, -1 for the others; fair: whether these are a
+    given labels those that somebody verified, -1 for the others; fair: whether these are a
     sample that knows wrong ones as well.
     """
 
@@ -93,7 +93,7 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over every byte that a result depends on; of pictures in files over their names,
+        """sha256 over every byte that a result depends on; of images in files over their names,
         sizes and labels. Where they lie does not matter.
         """
         if isinstance(self.train_images, LazyImages) and isinstance(self.test_images, LazyImages):
@@ -113,7 +113,7 @@ def find_dataset(
     labels: str | None = None,
     offline: bool = False,
 ) -> Dataset:
-    """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout, a folder of
+    """The catalogue's entry, or a user data set by path: a .npz in MedMNIST's layout, a folder of
     images, or one to be streamed (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
 
     A relative path is looked for here and under `roots`, in the last of which what tars hold is
@@ -200,7 +200,7 @@ def read_images(
     workers: int | None = None,
     tell: ProgressCallback = silent,
 ) -> Images:
-    """Images and clean labels, checked against what is known of the set; of a streamed set no image
+    """Images and true labels, checked against what is known of the set; of a streamed set no image
     is read yet. Raises DataError.
 
     fitting: to another size than the data set's own; workers: processes that will read ahead; tell:
@@ -301,7 +301,7 @@ def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> 
 def image_rows(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's pictures are
+    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's images are
     read when they are asked for.
     """
     if dataset.reader:
@@ -323,7 +323,7 @@ def at_hand(dataset: Dataset, data_dir: Path) -> bool:
 
 
 def images_fingerprint(images: ImageArray) -> str:
-    """Of images in memory every byte; of pictures in files their names, sizes and labels."""
+    """Of images in memory every byte; of images in files their names, sizes and labels."""
     return images.fingerprint if isinstance(images, LazyImages) else fingerprint(images)
 
 

@@ -41,7 +41,7 @@ CLOTHING1M = (
     "Vest",
     "Underwear",
 )
-# As its authors list them; some who looked at the pictures take 4 and 5 for each other. No number
+# As its authors list them; some who looked at the images take 4 and 5 for each other. No number
 # depends on it.
 ANIMAL10N = (
     "cat",
@@ -78,8 +78,8 @@ class Dataset:
     """One data set. `shape` is (height, width, channels); `crop` the padding of a random crop, in
     pixels.
 
-    reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its pictures are brought to
-    `shape`, a training's random crop takes a share of the picture from `area` on, and `centre` is
+    reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its images are brought to
+    `shape`, a training's random crop takes a share of the image from `area` on, and `centre` is
     the share of the shorter side that is looked at when networks are asked. recorded: whether it is
     trained on as it is unless a noise is named, since nobody knows which of its labels are wrong.
     mixed: whether the images, of different sizes, are brought to `shape`; sizes: those in the
@@ -99,8 +99,8 @@ class Dataset:
     crop: int = 0
     flip: bool = False
     source: str = ""
-    path: Path | None = None  # of a foreign set
-    test: Path | None = None  # of a foreign set: where its test images lie, if elsewhere
+    path: Path | None = None  # of a user data set
+    test: Path | None = None  # of a user data set: where its test images lie, if elsewhere
     # of a folder: the label file that was named for it, FILE or FILE:COLUMN
     labels: str | None = None
     # another set's images, and its class -> this one's
@@ -169,7 +169,7 @@ _FASHION = (
     "Ankle boot",
 )
 
-AREA = 0.08  # least share of a random crop of photographs, as in the field
+AREA = 0.08  # least share of a random crop of images, as in the field
 
 
 def _streamed(
@@ -184,7 +184,7 @@ def _streamed(
     side: int = 224,
     mislabelled: bool = False,
 ) -> Dataset:
-    """A set of photographs in a folder of its name; sizes: of training and test. Pictures of 64
+    """A set of images in a folder of its name; sizes: of training and test. Images of 64
     pixels are looked at whole, and cropped less.
     """
     area, centre = (AREA, CENTRE) if side > 64 else (0.5, 1.0)
@@ -311,7 +311,7 @@ DATASETS = {
         ),
         _streamed(
             "webvision",
-            "65,944 pictures that Google found for ImageNet's first 50 classes, mini WebVision",
+            "65,944 images that Google found for ImageNet's first 50 classes, mini WebVision",
             IMAGENET[:50],
             (65_944, 2_500),
             "timm:resnet50",

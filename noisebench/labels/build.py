@@ -62,9 +62,9 @@ _CHUNK = 4096  # images hashed at a time
 @dataclass(frozen=True)
 class LabelRequest:
     """What labels somebody asked for. val_fraction: the share held out for validation, drawn
-    `after` corruption, by recorded class, or `before` it, by clean class, each part then corrupted
+    `after` corruption, by noisy class, or `before` it, by true class, each part then corrupted
     by itself. convention: the paper whose noise it is. trusted: the share of the training labels,
-    by clean class, that somebody has verified: they are set right and marked. subset: how many of
+    by true class, that somebody has verified: they are set right and marked. subset: how many of
     the training images there are to be; None for all. Noise and shares are of these.
     """
 
@@ -127,7 +127,7 @@ class DatasetInputs:
         return self.place(path) + (f":{column}" if column else "")
 
     def whereabouts(self, dataset: Dataset) -> str:
-        """A foreign set's path as one names it, with how it is streamed; a hub's table by its
+        """A user data set's path as one names it, with how it is streamed; a hub's table by its
         name.
         """
         assert dataset.path is not None
@@ -336,7 +336,7 @@ def make_manifest(
     *,
     outside: DatasetInputs | None = None,
 ) -> Manifest:
-    """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises
+    """Draw or fetch given labels for a data set; a text is a wish for that noise. Raises
     NoisebenchError.
     """
     wish = LabelRequest(wish, noise_seed) if isinstance(wish, str) else wish
@@ -421,8 +421,8 @@ def apply_noise(
 def _verified(
     made: NoisyLabels, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
 ) -> np.ndarray | None:
-    """Whose labels (N,) are trusted: a share of each clean class, of the training examples whose
-    clean label is known.
+    """Whose labels (N,) are trusted: a share of each true class, of the training examples whose
+    true label is known.
     """
     if not fraction:
         return None
@@ -497,8 +497,8 @@ def _about(data: Labels, call: Call, made: NoisyLabels, outside: DatasetInputs) 
 
 
 def rates(made: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
-    """The realised shares of wrong labels, of those that are kept and known to be right or wrong;
-    None where none is.
+    """The realised shares of incorrect labels, of those that are kept and known to be right or
+    wrong; None where none is.
     """
     known = clean >= 0
     if made.dropped is not None:

@@ -85,7 +85,7 @@ def text_of(rows: Rows, source_name: str = "") -> bytes:
 
 
 def read_table(body: bytes) -> pd.DataFrame:
-    """Rows of text as a table, an unknown clean label missing. Raises ValueError for what is no
+    """Rows of text as a table, an unknown true label missing. Raises ValueError for what is no
     table of numbers.
     """
     import pandas as pd

@@ -92,7 +92,7 @@ def check_header(meta: Any) -> dict[str, Any]:
 
 
 FORMAT = 1
-OPEN = -2  # the "clean label" of an image that is of no class
+OPEN = -2  # the "true label" of an image that is of no class
 LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
 _LARGEST = 1 << 36  # bytes: of a hundred million paths
@@ -117,7 +117,7 @@ _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff
 
 @dataclass(frozen=True)
 class Manifest:
-    """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the
+    """Given labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the
     header says.
 
     val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's
@@ -166,7 +166,7 @@ class Manifest:
 
     @property
     def true_labels(self) -> np.ndarray:
-        """Clean labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label,
+        """True labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label,
         it is wrong.
         """
         return (
@@ -218,7 +218,7 @@ class Manifest:
 
     @property
     def num_wrong(self) -> int | None:
-        """How many kept examples have a wrong label, as far as one knows; None where nothing is
+        """How many kept examples have a incorrect label, as far as one knows; None where nothing is
         known.
         """
         return (
@@ -262,7 +262,7 @@ class Manifest:
 
     @property
     def empirical_transition(self) -> np.ndarray:
-        """(K, K): the share of each clean class that is recorded as each class; a class without
+        """(K, K): the share of each true class that is recorded as each class; a class without
         examples is clean.
         """
         counts = self.confusion.astype(np.float64)
@@ -271,8 +271,8 @@ class Manifest:
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts (K, K) of the kept examples whose clean label is known, rows = clean class,
-        columns = recorded class. Raises DataError where that is too large.
+        """Counts (K, K) of the kept examples whose true label is known, rows = true class,
+        columns = noisy class. Raises DataError where that is too large.
         """
         check_table(self.num_classes)
         K, known = self.num_classes, self.included & (self.clean_labels >= 0)
@@ -322,7 +322,7 @@ class Manifest:
 
     @cached_property
     def content_hash(self) -> str:
-        """The checksum without what is information alone, such as the path of a foreign set: the
+        """The checksum without what is information alone, such as the path of a user data set: the
         same labels wherever.
         """
         meta = {key: value for key, value in self.meta.items() if key not in _INFORMATION}

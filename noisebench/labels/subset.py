@@ -30,7 +30,7 @@ def check_subset(count: int, name: str, n: int) -> None:
 def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
     """The examples (n,) of a subset of so many, in order; None for all of them.
 
-    By lot, each class with its share of the data set's own labels (largest remainder), with one
+    At random, each class with its share of the data set's own labels (largest remainder), with one
     seed: the same for every noise, method and seed. A smaller subset lies within a larger one, but
     for at most one example a class where the shares are no whole numbers. Raises ConfigError where
     there are not so many, or a class would have none.
@@ -55,7 +55,7 @@ def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
 def share_of_each(
     labels: np.ndarray, fraction: float, seed: tuple[int, int], num_classes: int
 ) -> np.ndarray:
-    """Examples (N,) by lot: the expected number of all, and of each class but for one."""
+    """Examples (N,) at random: the expected number of all, and of each class but for one."""
     sizes = np.bincount(labels, minlength=num_classes)
     shares = fraction * sizes
     counts = np.floor(shares + 1e-9).astype(np.int64)

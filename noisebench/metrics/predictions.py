@@ -26,7 +26,7 @@ _CHUNK = 4096  # examples whose probabilities are in memory at a time
 @dataclass(frozen=True)
 class Predictions:
     """`classes` (N, <= 5), likeliest first, with `log_p` (N, <= 5); log_p of the recorded and the
-    clean label (N,) (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to
+    true label (N,) (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to
     float16 as on disk.
 
     squared (N,): the sum of p^2 over all classes, which Brier's score asks for, float64; None in an
@@ -162,7 +162,7 @@ class Teaching:
 def write_teacher(
     path: Path, train: Predictions, num_classes: int, labels_sha256: str, run: str
 ) -> None:
-    """`classes`, `p`; `num_classes`; `labels_sha256`, the fingerprint of the clean labels; `run`,
+    """`classes`, `p`; `num_classes`; `labels_sha256`, the fingerprint of the true labels; `run`,
     who says so. As .npz.
     """
     arrays: dict[str, Any] = {

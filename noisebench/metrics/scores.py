@@ -1,8 +1,8 @@
-"""Predictions and labels -> named numbers. The only place where clean labels meet a network's
+"""Predictions and labels -> named numbers. The only place where true labels meet a network's
 output.
 
 Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of nothing is
-None. A clean label of -1 is unknown; of -2, none: an image of no class at all, whose recorded label
+None. A true label of -1 is unknown; of -2, none: an image of no class at all, whose given label
 is wrong whatever it is.
 """
 
@@ -26,7 +26,7 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def memorised(predicted: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> float | None:
-    """The share of wrong recorded labels that are predicted all the same; None without one that is
+    """The share of wrong given labels that are predicted all the same; None without one that is
     known.
     """
     wrong = (recorded != clean) & (clean != UNKNOWN)
@@ -158,7 +158,7 @@ def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> d
 def of_training(
     predictions: Predictions, recorded: np.ndarray, clean: np.ndarray
 ) -> dict[str, Any]:
-    """What is said of the training set, and how well -log p of the recorded label finds the wrong
+    """What is said of the training set, and how well -log p of the given label finds the wrong
     ones.
     """
     known, has_class = clean != UNKNOWN, clean >= 0

@@ -1,4 +1,4 @@
-"""Label noise: clean labels -> probabilities -> one draw. Knows no dataset."""
+"""Label noise: true labels -> probabilities -> one sample. Knows no dataset."""
 
 from . import class_conditional  # the first in every list
 

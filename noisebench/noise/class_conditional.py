@@ -40,11 +40,11 @@ def symmetric(
     """Every label is wrong with probability rate, uniformly among the other classes.
 
     inclusive: among all classes, the true one too, so only rate (K - 1) / K are wrong (DivideMix,
-    ELR, SOP, GJS). exact: the number of wrong labels per class is the expected one, rounded; else
-    each label flips by itself. exact_over: class (the default); set: exactly rate of all examples
-    are drawn anew, what falls on each class is chance (DivideMix, ELR, GJS, D2L, LNL-toolbox's
-    "global"); pair: for each clean and recorded class, rounded down (ANL, JAL, cleanlab); equal:
-    the same count in every class whatever its size, rounded down (SL and APL on MNIST).
+    ELR, SOP, GJS). exact: the number of incorrect labels per class is the expected one, rounded;
+    else each label flips by itself. exact_over: class (the default); set: exactly rate of all
+    examples are sampled anew, what falls on each class is chance (DivideMix, ELR, GJS, D2L,
+    LNL-toolbox's "global"); pair: for each true and noisy class, rounded down (ANL, JAL, cleanlab);
+    equal: the same count in every class whatever its size, rounded down (SL and APL on MNIST).
     """
     if num_classes < 2:
         raise LanguageError(f"symmetric noise needs two classes, the data have {num_classes}")
@@ -143,12 +143,12 @@ def matrix(
     *,
     exact_over: _OverPair = None,
 ) -> np.ndarray:
-    """Any transition matrix, rows = clean class, from a .csv, .npy or .yaml, by class names or
+    """Any transition matrix, rows = true class, from a .csv, .npy or .yaml, by class names or
     numbers.
 
     Each row must be a distribution. sha256: how the file's checksum must begin; a manifest says it.
-    exact: the number of wrong labels per class is the expected one, rounded; else each label is
-    drawn by itself. exact_over: class (the default); pair: for each clean and recorded class,
+    exact: the number of incorrect labels per class is the expected one, rounded; else each label is
+    drawn by itself. exact_over: class (the default); pair: for each true and noisy class,
     rounded down, as in cleanlab's generate_noisy_labels (whose matrix is the transpose of this
     one).
     """

@@ -92,7 +92,7 @@ def imported(examples: Examples, file: str, sha256: str | None = None) -> NoisyL
 
     The column whose cells are the examples' indices, paths or file names is the key, whatever it is
     called; FILE:COLUMN names the column of labels. Without a key the labels come in the order of
-    the examples. What the file does not label is not trained on. Clean labels are the file's if it
+    the examples. What the file does not label is not trained on. True labels are the file's if it
     has them, else those of a catalogue's data set; otherwise nobody knows them. sha256: how the
     file's checksum must begin; a manifest says it.
     """

@@ -23,7 +23,7 @@ _TOLERANCE = 1e-6  # by which a row's sum may miss 1
 
 
 def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) -> np.ndarray:
-    """T (K, K), rows = clean class, in the order of `classes`.
+    """T (K, K), rows = true class, in the order of `classes`.
 
     .npy: a table. .csv: a table, bare or with class names or numbers above and at the left. .yaml:
     a list of rows, or `clean: {recorded: share}`, where a class without a row stays clean. Raises

@@ -89,7 +89,7 @@ class NoiseInputs(Protocol):
     def teacher(self, path: str, sha256: str | None) -> Teacher: ...
 
     def human(self, column: str) -> np.ndarray:
-        """A published column of recorded labels (N,)."""
+        """A published column of given labels (N,)."""
 
     def imported(self, path: str, sha256: str | None) -> NoisyLabels:
         """The labels of a file, with clean ones (N,), -1 where unknown; what the file does not
@@ -102,12 +102,12 @@ class NoiseInputs(Protocol):
         """
 
     def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
-        """A reviewed list of doubts about recorded labels (N,)."""
+        """A reviewed list of doubts about given labels (N,)."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What noise may look at: the clean labels (N,), and what lies outside. seed: of everything
+    """What noise may look at: the true labels (N,), and what lies outside. seed: of everything
     random; exact counts are so in each of the `parts` (N,), if there are any.
     """
 
@@ -121,7 +121,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class NoisyLabels:
-    """Recorded labels (N,) and what is known of them; `clean` where they come with their own, -1
+    """Given labels (N,) and what is known of them; `clean` where they come with their own, -1
     unknown.
 
     source (N,): the image of another data set, -1 where the example keeps its own. nominal_rate: as
@@ -152,20 +152,20 @@ class Review:
 
 @dataclass(frozen=True)
 class ClassNoise:
-    """Noise that knows the clean class alone: the transition T (K, K), rows = clean class, and how
+    """Noise that knows the true class alone: the transition T (K, K), rows = true class, and how
     counts are drawn.
     """
 
     text: str
     transition: np.ndarray
-    # as its author writes it; the overall share of wrong labels is another number
+    # as its author writes it; the overall share of incorrect labels is another number
     rate: float | None
     exact: bool
     exact_over: str
     version: str
 
     def draw(self, labels: np.ndarray, seed: Seed, parts: np.ndarray | None = None) -> np.ndarray:
-        """Recorded labels (N,) for clean ones (N,)."""
+        """Given labels (N,) for clean ones (N,)."""
         return sample(
             labels,
             self.transition,
@@ -270,7 +270,7 @@ def is_random(noise: str | Expression) -> bool:
 
 
 def is_class_conditional(call: Call) -> bool:
-    """Whether a noise knows the clean class alone."""
+    """Whether a noise knows the true class alone."""
     return not takes(NOISES[call.name], "examples")
 
 
@@ -319,11 +319,11 @@ def apply(noise: Call, examples: Examples) -> NoisyLabels:
 
 
 def _expected_rate(labels: np.ndarray, model: ClassNoise) -> float:
-    """The overall share of wrong labels that a transition makes of these."""
+    """The overall share of incorrect labels that a transition makes of these."""
     counts = np.bincount(labels, minlength=len(model.transition))
     return float(round(1 - float(counts @ np.diag(model.transition)) / len(labels), 12))
 
 
 def transition(text: str | Expression, num_classes: int) -> np.ndarray:
-    """T (K, K) of a noise text, rows = clean class."""
+    """T (K, K) of a noise text, rows = true class."""
     return build_noise(text, num_classes).transition

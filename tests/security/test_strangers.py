@@ -162,7 +162,7 @@ def test_a_picture_that_is_no_picture_or_too_large_is_refused_in_one_line(
         with subtests.test(picture=name):
             (tmp_path / file).write_bytes(content)
             listing = ImageIndex("folder", str(tmp_path), Names.of([file]))
-            with pytest.raises(DataError, match="cannot be read as a picture") as caught:
+            with pytest.raises(DataError, match="cannot be read as an image") as caught:
                 decoded(opener(listing), listing, 0)
             assert "\n" not in str(caught.value) and file in str(caught.value)
 
@@ -202,7 +202,7 @@ def test_bombs_are_refused_within_a_gigabyte_however_they_are_read(
                 png(60_000, 60_000) if part == "train" else saved_as("png")
             )
     imports, code = READ[how]
-    assert "cannot be read as a picture" in bounded(code, tmp_path, imports=imports)
+    assert "cannot be read as an image" in bounded(code, tmp_path, imports=imports)
 
 
 def test_a_picture_at_the_limit_is_read_within_a_gigabyte(tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
             for label in "ab"
         ],
     )
-    with pytest.raises(DataError, match="two training pictures have one name"):
+    with pytest.raises(DataError, match="two training images have one name"):
         find_dataset(f"tar:{tmp_path / 'x.tar'}", tmp_path)
 
 

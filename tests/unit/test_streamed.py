@@ -285,7 +285,7 @@ def test_of_a_shard_nothing_is_dropped_silently_and_no_key_has_two_labels(tmp_pa
     assert described(("0.json", b'{"label": "cat"}')).decisions == ()
     assert any("0.mask.png" in line for line in described(("0.mask.png", b"x")).decisions)
     for beside, what in (
-        (("0.jpg", b"x"), "two pictures have the key '0'"),
+        (("0.jpg", b"x"), "two images have the key '0'"),
         (("1.json", b'{"label": 0}'), "is 1 in its .cls and 0"),
     ):
         with pytest.raises(DataError, match=what):
@@ -447,7 +447,7 @@ def test_no_worker_is_left_at_the_end_or_after_an_error(pets, tmp_path):
         source, plan = streamed(tmp_path / "pets", workers)
         with pytest.raises(
             DataError,
-            match=r"train/bird/05\.png cannot be read as a picture .*: "
+            match=r"train/bird/05\.png cannot be read as an image .*: "
             r"mend or remove it$",
         ):
             read(source, plan, ATS)
@@ -853,7 +853,7 @@ def test_what_only_streamed_pictures_have_is_refused_elsewhere(
     ("name", "what"),
     [
         ("folder:none", "folder:none is no folder"),
-        ("folder:bare", "has no test pictures: put them into"),
+        ("folder:bare", "has no test images: put them into"),
         ("tar:pets", "is no tar, and no folder of tars"),
         ("tar:broken.tar", "cannot be read as a tar that is not compressed"),
         ("wds:unlabelled", "'a' has no label: expected a.cls, or .json with a label"),

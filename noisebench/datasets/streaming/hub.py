@@ -1,5 +1,5 @@
 """Tables of Hugging Face's `datasets`, by a hub's name or by a folder of parquet files: labels,
-names and sizes; no picture is decoded.
+names and sizes; no image is decoded.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _splits(name: str, *, offline: bool) -> list[str]:
 
 
 def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, ...], list[str]]:
-    """The pictures of a split, their labels as they stand there, the classes where the table names
+    """The images of a split, their labels as they stand there, the classes where the table names
     them, and the columns that are neither.
     """
     import pyarrow.compute as pc
@@ -158,7 +158,7 @@ def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, 
 
 
 def _lengths(images: Any, compute: Any) -> np.ndarray:
-    """Bytes of each picture of a column (N,); 0 of one that lies outside the table."""
+    """Bytes of each image of a column (N,); 0 of one that lies outside the table."""
     return (
         compute.fill_null(compute.binary_length(compute.struct_field(images, "bytes")), 0)
         .to_numpy()

@@ -1,7 +1,7 @@
-"""Pictures in tars, and in webdataset's shards: each tar is looked through once, and what it holds
+"""Images in tars, and in webdataset's shards: each tar is looked through once, and what it holds
 is kept beside the data.
 
-timm's reader of shards goes through them in a row and cannot fetch a picture by name, which a
+timm's reader of shards goes through them in a row and cannot fetch an image by name, which a
 manifest asks for; so shards are read as tars are, by where their members lie.
 """
 
@@ -35,7 +35,7 @@ _FORMAT = 4
 
 @dataclass(frozen=True)
 class Index:
-    """What some tars hold, in order: names (N,), where each picture begins and its size (N,), in
+    """What some tars hold, in order: names (N,), where each image begins and its size (N,), in
     which tar (N,), and of shards its label (N,), -1 elsewhere; and a line for each reason for which
     something was passed over.
     """
@@ -57,7 +57,7 @@ class _Member:
 
 
 def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> Index:
-    """The pictures of tars at paths in the root. keyed: as webdataset has them, `key.jpg` beside
+    """The images of tars at paths in the root. keyed: as webdataset has them, `key.jpg` beside
     `key.cls` or `key.json`.
 
     What was found is kept in the folder `cache` for as long as the tars are of the same size and
@@ -194,14 +194,14 @@ def _visible(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
 
 
 def _named(path: Path, stem: str, passed: Skipped) -> Iterator[_Member]:
-    """Pictures by their paths."""
+    """Images by their paths."""
     for name, offset, size in _visible(path, passed):
         if is_image(stem + name, passed):
             yield _Member(stem + name, offset, size)
 
 
 def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
-    """Pictures of a shard by their keys, each with the label beside it. Raises DataError, naming a
+    """Images of a shard by their keys, each with the label beside it. Raises DataError, naming a
     key without one.
     """
     pictures: dict[str, tuple[int, int]] = {}
@@ -215,7 +215,7 @@ def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
             if f".{suffix}" in SUFFIXES:
                 if key in pictures:
                     raise DataError(
-                        f"{path}: two pictures have the key {key!r}, the second is "
+                        f"{path}: two images have the key {key!r}, the second is "
                         f"{name}: keep one of them"
                     )
                 pictures[key] = (offset, size)
@@ -235,7 +235,7 @@ def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
                     )
     if missing := [key for key in pictures if key not in labels]:
         raise DataError(
-            f"{path}: the picture {missing[0]!r} has no label: expected "
+            f"{path}: the image {missing[0]!r} has no label: expected "
             f"{missing[0]}.cls, or .json with a label"
         )
     for key, (offset, size) in pictures.items():
