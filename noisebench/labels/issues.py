@@ -1,4 +1,4 @@
-"""Label issues: given labels that the predictions of a network contradict, ranked by label quality. No
+"""Label issues: given labels that a network's predictions contradict, ranked by label quality. No
 true label is used.
 """
 
