@@ -164,7 +164,7 @@ class ClassNoise:
     exact_over: str
     version: str
 
-    def draw(self, labels: np.ndarray, seed: Seed, parts: np.ndarray | None = None) -> np.ndarray:
+    def sample(self, labels: np.ndarray, seed: Seed, parts: np.ndarray | None = None) -> np.ndarray:
         """Noisy labels (N,) for true labels (N,)."""
         return sample(
             labels,
@@ -257,8 +257,8 @@ def takes(entry: Entry, given: str) -> bool:
 
 
 def is_random(noise: str | Expression) -> bool:
-    """Whether a seed has an effect, also on noise within; people's labels are what they are. Of a
-    stranger's noise one assumes so.
+    """Whether a seed has an effect, also on an inner noise: not on labels that are taken as they
+    are. True for a noise that is not known here.
     """
     try:
         call = normal_noise(noise)
@@ -310,7 +310,7 @@ def apply(noise: Call, examples: Examples) -> NoisyLabels:
     if not is_class_conditional(noise):
         return NOISES[noise.name].build(examples, *noise.args, **dict(noise.kwargs))
     model = build_noise(noise, examples.num_classes, examples.classes)
-    labels = model.draw(examples.labels, examples.seed, examples.parts)
+    labels = model.sample(examples.labels, examples.seed, examples.parts)
     rate = model.rate
     if rate is None:  # the expected share of incorrect labels
         counts = np.bincount(examples.labels, minlength=len(model.transition))

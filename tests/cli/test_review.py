@@ -374,7 +374,7 @@ def test_cleanlabs_results_name_the_examples_that_it_named(
                     relabelled.labels, np.where(flags, table["predicted_label"], noisy.labels)
                 )
             else:
-                with pytest.raises(DataError, match="suggests no labels"):
+                with pytest.raises(DataError, match="predicts no labels"):
                     review(noisy, tmp_path / name, "relabel")
 
 

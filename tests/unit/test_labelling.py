@@ -522,7 +522,7 @@ def test_counts_on_classes_of_unequal_sizes_are_those_of_the_papers_code(subtest
         with subtests.test(convention=name, kind=kind):
             clean = np.repeat(np.arange(10), MNIST_SIZES)
             model = build_noise(find_convention(name).text(kind, 0.4, "mnist"), 10)
-            wrong = np.bincount(clean[model.draw(clean, 0) != clean], minlength=10)
+            wrong = np.bincount(clean[model.sample(clean, 0) != clean], minlength=10)
             if counts is None:  # each label by chance
                 share = 1 - np.diag(model.transition)
                 off = np.abs(wrong - MNIST_SIZES * share)
@@ -536,12 +536,12 @@ def test_counts_on_classes_of_unequal_sizes_are_those_of_the_papers_code(subtest
 def test_equal_counts_are_equal_in_each_part_and_refused_where_a_class_is_too_small():
     clean, parts = np.repeat([0, 1, 2], [30, 40, 50]), np.arange(120) % 4 // 3
     model = build_noise("symmetric(rate=0.5, exact_over='equal')", 3)
-    wrong = model.draw(clean, 0, parts) != clean
+    wrong = model.sample(clean, 0, parts) != clean
     assert np.bincount(3 * parts[wrong] + clean[wrong]).tolist() == [15, 15, 15, 5, 5, 5]
     with pytest.raises(
         LanguageError, match="makes 36 labels of each class wrong, but class 0 has 30"
     ):
-        build_noise("symmetric(rate=0.9, exact_over='equal')", 3).draw(clean, 0)
+        build_noise("symmetric(rate=0.9, exact_over='equal')", 3).sample(clean, 0)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("dividemix2020", 0.5), ("gjs2021", 0.4)])
