@@ -160,8 +160,8 @@ def sentences(
         if read
         else ""
     )
-    said = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
-    return (*said, *([f"{part} images: {small}"] if small else []))
+    lines = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
+    return (*lines, *([f"{part} images: {small}"] if small else []))
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class ImageIndex:
     the table's name or folder.
 
     names (N,): paths in the root, members of tars, or `split/row`; sizes (N,), bytes, None where
-    nobody has asked yet; of tars also `shards`, their paths in the root, which of them (N,), and
+    they were not read yet; of tars also `shards`, their paths in the root, which of them (N,), and
     where in it the image begins (N,). columns: of a table, image and label.
     """
 
@@ -108,7 +108,7 @@ class Listed:
     """A streamed set: images and labels (N,) of training, images and labels (M,) of the test,
     classes in order.
 
-    clean (N,): the labels that somebody has verified, -1 for the others; None where nobody has.
+    clean (N,): the verified labels, -1 for the others; None where none were verified.
     whole: whether what was verified is a fair sample, incorrect labels and all, so that its share
     of wrong ones is a rate. decisions: what was passed over, and what was chosen, a line each;
     notes: sentences on how a table was read.

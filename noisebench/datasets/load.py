@@ -31,10 +31,11 @@ ImageArray = np.ndarray | LazyImages
 
 @dataclass(frozen=True)
 class Labels:
-    """The training labels of a set, (N,) int64, all clean unless the set is one of given labels;
-    `ids` name the examples where they are files, `test_ids` the test images. clean (N,): of
-    given labels those that somebody verified, -1 for the others; fair: whether these are a
-    sample that knows wrong ones as well.
+    """The training labels of a set (N,), int64, all correct unless the set is known for incorrect
+    ones; `ids`: the paths of the examples where they are files, `test_ids` of the test images.
+
+    clean (N,): the verified labels, -1 for the others. fair: whether the verified ones are a sample
+    of all, incorrect ones included.
     """
 
     dataset: Dataset
@@ -49,7 +50,7 @@ class Labels:
         return fingerprint(self.labels)
 
     def take(self, places: np.ndarray) -> Labels:
-        """Of some of the examples (n,)."""
+        """The labels of some of the examples (n,)."""
         ids = tuple(self.ids[place] for place in places) if self.ids else ()
         return Labels(
             self.dataset,
@@ -163,7 +164,7 @@ def _is_there(reader: str, place: Path) -> bool:
 def read_labels(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Labels:
-    """The clean training labels: no image, no torch and no network for a set whose labels are in
+    """The training labels: no image, no torch and no network for a set whose labels are in
     the package. `tell` is told how far a download is.
     """
     if dataset.merged:
@@ -227,12 +228,12 @@ def _read_arrays(
             test_labels=number[found.test_labels],
         )
     if archive := _archive(dataset, data_dir):
-        return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
+        return _check_set(dataset, read_arrays(archive, _NAMES), str(archive))
     return _published(dataset, data_dir, offline=offline, tell=tell)
 
 
-def _whole(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Images:
-    """Arrays as images and labels, once they are found to be the set's."""
+def _check_set(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Images:
+    """Arrays as a set in memory. Raises DataError where they are not of this set."""
     images = Images(
         dataset,
         as_images(arrays["train_images"], where),
@@ -245,7 +246,7 @@ def _whole(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Image
 
 
 def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarray:
-    """Images (n, h, w, c), uint8, at another size, grey as colour or back (channels: 1 or 3)."""
+    """Images (n, h, w, c), uint8, at another size, as grey or colour (channels: 1 or 3)."""
     shape = (fitting.height, fitting.width, channels)
     if images.shape[1:] == shape and fitting.centre == 1:
         return images
@@ -285,17 +286,14 @@ def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> 
     """What is done with images of a shape (height, width, channels) for it, in words; empty for
     nothing.
     """
-    size, turned = (
-        "x".join(map(str, shape[:2])),
-        {(1, 3): "grey copied to three channels", (3, 1): "colour turned grey"},
-    )
-    resized = (
-        f"resized to {fitting}"
-        if shape[:2] != (fitting.height, fitting.width) or fitting.centre != 1
-        else ""
-    )
-    what = ", ".join(filter(None, [resized, turned.get((shape[2], channels), "")]))
-    return f"all images of {size}: {what}" if what else ""
+    changes = []
+    if shape[:2] != (fitting.height, fitting.width) or fitting.centre != 1:
+        changes.append(f"resized to {fitting}")
+    if (shape[2], channels) == (1, 3):
+        changes.append("grey copied to three channels")
+    if (shape[2], channels) == (3, 1):
+        changes.append("colour turned grey")
+    return f"all images of {shape[0]}x{shape[1]}: {', '.join(changes)}" if changes else ""
 
 
 def image_rows(
@@ -417,13 +415,13 @@ def _published(
 ) -> Images:
     """From the files as they were published; downloaded unless offline, and then kept as a .npz."""
     if original := find_raw(dataset.name, data_dir):
-        return _whole(dataset, read_raw(dataset.name, original), str(original))
+        return _check_set(dataset, read_raw(dataset.name, original), str(original))
     if offline:
         raise _missing(dataset, data_dir, "without --offline it would be downloaded")
     folder = data_dir / DOWNLOADS / dataset.name
     with download_lock(folder, tell):
         if archive := _archive(dataset, data_dir):  # of who had the turn before
-            return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
+            return _check_set(dataset, read_arrays(archive, _NAMES), str(archive))
         return _download(dataset, data_dir, folder, tell)
 
 
@@ -434,7 +432,7 @@ def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: ProgressCall
         raise _missing(dataset, data_dir, str(error)) from None
     place = folder if len(fetched) > 1 else fetched[0]
     arrays = read_raw(dataset.name, place)
-    images = _whole(dataset, arrays, str(place))
+    images = _check_set(dataset, arrays, str(place))
     # here, so that half of one is swept away by who has the turn after a kill
     kept = folder / f"{dataset.name}.npz"
     atomic_write(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]

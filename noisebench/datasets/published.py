@@ -253,7 +253,7 @@ def _number(classes: Sequence[str], name: str, path: Path) -> int:
 
 
 def _words(path: Path, wnids: list[str]) -> list[str]:
-    """WordNet's first word for each, where the list of words is there and none is said twice."""
+    """WordNet's first word for each, where the list of words is there and no word occurs twice."""
     if not path.exists():
         return wnids
     words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line)

@@ -78,13 +78,13 @@ class Dataset:
     """One data set. `shape` is (height, width, channels); `crop` the padding of a random crop, in
     pixels.
 
-    reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its images are brought to
-    `shape`, a training's random crop takes a share of the image from `area` on, and `centre` is
-    the share of the shorter side that is looked at when networks are asked. recorded: whether it is
-    trained on as it is unless a noise is named, since nobody knows which of its labels are wrong.
-    mixed: whether the images, of different sizes, are brought to `shape`; sizes: those in the
-    files, of a folder in memory. mislabelled: whether some of its own labels are known to be wrong,
-    so that none are drawn on top of them.
+    reader: `folder`, `tar`, `wds` or `hfds` of a streamed set; its images are brought to `shape`, a
+    training's random crop takes a share of the image from `area` on, and `centre` is the share of
+    the shorter side that is used at inference. recorded: whether it is trained on as it is unless a
+    noise is named, since it is unknown which of its labels are incorrect. mixed: whether the
+    images, of different sizes, are brought to `shape`; sizes: those in the files, of a folder in
+    memory. mislabelled: whether some of its own labels are known to be incorrect, so that no noise
+    is sampled on top of them.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Dataset:
 
     @property
     def augmentation(self) -> dict[str, int | float | bool]:
-        """The recipe's settings that are the data set's own unless somebody sets them."""
+        """The recipe's settings that the data set decides unless they are set."""
         if self.reader:
             return {
                 "size": self.shape[0],
@@ -139,7 +139,7 @@ class Dataset:
 
     @property
     def fitting(self) -> Fitting:
-        """How its images are brought to `shape`, unless somebody asks for another size."""
+        """How its images are brought to `shape`, unless another size is requested."""
         return Fitting(*self.shape[:2], centre=self.centre or 1.0)
 
 

@@ -1,11 +1,9 @@
-"""What the header of a manifest says, checked: of nothing that is read there another type is taken.
-
-A frozen noisy labelling on disk: the file, not the generator, is the truth.
+"""A manifest: a set of noisy labels on disk, the source of truth of every run on them.
 
 `#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an
-example, `index,label,clean_label[,id][,split][,source][,trusted]`. Anyone reads it with
-`pandas.read_csv(path, comment="#")`. Empty clean_label: unknown, or, where there is a source, none.
-The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
+example, `index,label,clean_label[,id][,split][,source][,trusted]`. `pandas.read_csv(path,
+comment="#")` reads it. Empty clean_label: unknown, or, where there is a source, none. The same text
+may be compressed (`.csv.gz`) or in columns (`.parquet`).
 """
 
 from __future__ import annotations
@@ -117,12 +115,11 @@ _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff
 
 @dataclass(frozen=True)
 class Manifest:
-    """Given labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the
-    header says.
+    """Noisy labels (N,) and, where known, true ones (N,), -1 elsewhere; `meta` is the header.
 
-    val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's
-    place, -1 its own; trusted (N,): whose label somebody has verified, so that it is the clean one;
-    dropped (N,): what is not in the subset, or a review took out. These are neither trained on nor
+    val (N,): held out for validation; source (N,): the image of `meta["source"]` that replaces an
+    example's own, -1 for none; trusted (N,): verified labels, which equal the true ones; dropped
+    (N,): not in the subset, or dropped by a review. Dropped examples are neither trained on nor
     counted, but keep their rows, so that an index means the same example.
     """
 
@@ -166,14 +163,12 @@ class Manifest:
 
     @property
     def true_labels(self) -> np.ndarray:
-        """True labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label,
-        it is wrong.
+        """True labels (N,), -1 unknown, OPEN for an image of no class: each label of it is
+        incorrect.
         """
-        return (
-            self.clean_labels
-            if self.source is None
-            else np.where(self.source >= 0, OPEN, self.clean_labels)
-        )
+        if self.source is None:
+            return self.clean_labels
+        return np.where(self.source >= 0, OPEN, self.clean_labels)
 
     @property
     def in_training(self) -> np.ndarray:
@@ -187,7 +182,7 @@ class Manifest:
 
     @property
     def num_examples(self) -> int:
-        """How many examples there were to label: the subset's, or all."""
+        """The number of examples of the subset, or of all."""
         return int(self.meta.get("subset", len(self.labels)))
 
     @property
@@ -198,7 +193,7 @@ class Manifest:
 
     @property
     def splits(self) -> dict[str, np.ndarray]:
-        """Who is who: "train" (N,), and where there are some "val" and "dropped"."""
+        """The parts of the set: "train" (N,), and where they exist "val" and "dropped"."""
         others = {"val": self.val, "dropped": self.dropped}
         return {
             "train": self.in_training,
@@ -207,13 +202,13 @@ class Manifest:
 
     @property
     def noise_seed(self) -> int | None:
-        """The seed of what was drawn; None where people's labels were taken as they are."""
+        """The seed of what was sampled; None where labels were taken as they are."""
         drawn = is_random(self.meta["noise"]) or self.val is not None or self.trusted is not None
         return int(self.meta["noise_seed"]) if drawn else None
 
     @property
     def known_fraction(self) -> float:
-        """The share of the kept examples of which one knows whether their label is wrong."""
+        """The share of the included examples whose true label is known."""
         return float((self.true_labels != -1)[self.included].mean())
 
     @property
@@ -231,29 +226,25 @@ class Manifest:
 
     @property
     def held_out_text(self) -> str:
-        """`0.1 held out after corruption`, `0.05 trusted`, or both; empty where nothing is set
-        apart.
-        """
-        parts = (
-            []
-            if self.val is None
-            else [(f"{self.meta['val_fraction']} held out {self.meta['val_split']} corruption")]
-        )
-        return ", ".join(
-            [*parts, *([] if self.trusted is None else [(f"{self.meta['trusted']} trusted")])]
-        )
+        """`0.1 held out after corruption`, `0.05 trusted`, or both; empty for neither."""
+        parts = []
+        if self.val is not None:
+            parts.append(
+                f"{self.meta['val_fraction']} held out {self.meta['val_split']} corruption"
+            )
+        if self.trusted is not None:
+            parts.append(f"{self.meta['trusted']} trusted")
+        return ", ".join(parts)
 
     @property
     def transition(self) -> np.ndarray | None:
-        """T (K, K) of the noise model; None for noise that has none, or whose model is not at
-        hand.
-        """
+        """T (K, K) of the noise model; None for noise that has none, or whose T is not known here."""
         if self.meta.get("transition") is not None:
             return np.asarray(self.meta["transition"], np.float64)
         # a file may lie anywhere by now
         if self.num_classes <= LARGEST_T or "file=" in self.meta["noise"]:
             return None
-        # noise by example, or of a plugin that is not loaded: nobody knows T
+        # instance-dependent noise, or of a plugin that is not loaded: T is unknown
         with suppress(NoisebenchError):
             return build_noise(
                 self.meta["noise"], self.num_classes, tuple(self.meta["classes"])
@@ -262,8 +253,8 @@ class Manifest:
 
     @property
     def empirical_transition(self) -> np.ndarray:
-        """(K, K): the share of each true class that is recorded as each class; a class without
-        examples is clean.
+        """(K, K): the share of each true class that has each noisy label; a class without examples
+        keeps its label.
         """
         counts = self.confusion.astype(np.float64)
         counts += np.diag(counts.sum(1) == 0)
@@ -383,24 +374,20 @@ class Manifest:
 
 
 def of_which(count: int) -> str:
-    """How a subset is said behind its data set."""
+    """The size of a subset, behind the name of its data set."""
     return f"of which {count:,}"
 
 
 def file_name(manifest: Manifest, dataset: Dataset) -> str:
-    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, the seed of what is not
-    drawn does not.
+    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, and the seed where
+    something was sampled.
     """
     meta, call = manifest.meta, normal_noise(manifest.meta["noise"])
     data = [dataset.name, str(meta["subset"])] if "subset" in meta else [dataset.name]
-    if "convention" in meta and not call.args:  # which says all but the rate
-        parts = [*data, "".join(noise_words(call, dataset.map)[0]), meta["convention"]]
-    else:
-        parts = [
-            *data,
-            *("".join(words) for words in noise_words(call, dataset.map)),
-            *filter(None, [meta.get("convention")]),
-        ]
+    words = noise_words(call, dataset.map)
+    if "convention" in meta and not call.args:  # which fixes all but the rate
+        words = words[:1]
+    parts = [*data, *map("".join, words), *filter(None, [meta.get("convention")])]
     if "val_fraction" in meta:
         parts.append(
             f"val{meta['val_fraction']}"
@@ -410,7 +397,11 @@ def file_name(manifest: Manifest, dataset: Dataset) -> str:
         parts.append(f"trusted{meta['trusted']}")
     if is_random(call) or "val_fraction" in meta or "trusted" in meta:
         parts.append(f"s{meta['noise_seed']}")
-    return "-".join(map(_safe, parts)) + ".csv"
+    safe = (
+        part if re.fullmatch(r"[\w.+=-]+", part) else re.sub(r"[^\w.+=]+", "_", part)
+        for part in parts
+    )
+    return "-".join(safe) + ".csv"
 
 
 def noise_words(call: Call, own_map: str | None = None) -> list[tuple[str, ...]]:
@@ -455,10 +446,6 @@ def _word(key: str, value: Any) -> str:
         name, _, column = str(value).partition(":")
         return Path(name).stem[:40] + column[:40]
     return value[:6] if key == "sha256" else value if isinstance(value, str) else f"{key}{value}"
-
-
-def _safe(word: str) -> str:
-    return re.sub(r"[^\w.+=]+", "_", word) if not re.fullmatch(r"[\w.+=-]+", word) else word
 
 
 def read_manifest(path: str | Path) -> Manifest:

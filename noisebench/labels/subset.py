@@ -79,7 +79,7 @@ class SubsetInputs:
         return lambda which: rows(self.places[which])
 
     def images_sha256(self) -> str:
-        """Of all images, as whoever trains on some of them has them all."""
+        """Of all images: a training on some of them has them all."""
         return self.outside.images_sha256()
 
     def teacher(self, path: str, sha256: str | None) -> Teacher:

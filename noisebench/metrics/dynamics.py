@@ -53,7 +53,7 @@ class Dynamics:
         self.gradients.append(np.bincount(place, gradient[passed], 3 * BINS).reshape(3, BINS))
 
     def add_early(self, p: np.ndarray) -> None:
-        """What an early epoch said of every class, (n, K), NaN for an example that was not seen."""
+        """Add p of every class at an early epoch, (n, K), NaN for an example that was not seen."""
         if not len(self.seen):
             self.p_sum, self.seen = np.zeros(p.shape, np.float32), np.zeros(len(p), np.int64)
         passed = ~np.isnan(p[:, :1])

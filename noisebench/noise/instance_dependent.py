@@ -1,5 +1,5 @@
-"""Instance-dependent noise: who is mislabelled, and as what, depends on the example. Rows of
-probabilities in pieces.
+"""Instance-dependent noise: which examples are mislabelled, and as what, depends on the image.
+Rows of probabilities in pieces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .registry import Examples, NoiseOption, NoisyLabels, Teacher, register_nois
 from .sampling import Rows, choose, chunks, grouped, members, sample, uniforms
 
 _PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
-_ENDLESS = 1e12  # a factor at which nobody keeps a label
+_ENDLESS = 1e12  # a factor at which no label is kept
 _RATES, _PROJECTION, _WRONG, _VIEWS = 11, 12, 13, 14  # what a derived seed is for
 _BORDER = 4  # pixels around an image that a training view is cut from
 
