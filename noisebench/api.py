@@ -33,7 +33,7 @@ def corrupt(
     images: np.ndarray | None = None,
     subset: int | None = None,
 ) -> np.ndarray:
-    """Recorded labels (N,), int64, for clean labels (N,) under a noise text.
+    """Given labels (N,), int64, for true labels (N,) under a noise text.
 
     images (N, H, W) or (N, H, W, 1 or 3), uint8: for noise that looks at them, such as
     `pdn(rate=0.4)`. subset: only so many of the examples, those of the command line's `--subset`;

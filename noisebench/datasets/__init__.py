@@ -3,15 +3,16 @@
 from .checks import check_arrays, check_files, number_in
 from .cifar_n import HUMAN, check_column, read_human
 from .download import ProgressCallback, silent
+from .images import FITS, Fitting, LazyImages
+from .issue_lists import read_review
 from .label_files import (
     Annotations,
     LabelTable,
-    Shape,
     read_annotations,
     read_label_table,
-    read_review,
     split_column,
 )
+from .label_keys import Shape
 from .load import (
     ImageArray,
     Images,
@@ -28,7 +29,6 @@ from .load import (
 )
 from .npz import fingerprint
 from .registry import DATASETS, Dataset
-from .streaming.images import FITS, Fitting, LazyImages
 from .streaming.registry import split_reader
 
 __all__ = [

@@ -19,14 +19,13 @@ from ..core.files.atomic import write_text
 from ..errors import DataError
 from .download import ProgressCallback, silent
 from .image_folder import counted
-from .streaming.images import Opener, as_rgb, read_picture
-from .streaming.index import ImageIndex, Listed
-from .streaming.opening import opener
+from .images import as_rgb, read_picture
+from .index import ImageIndex, Listed, Opener, opener
 
 _FORMAT = 2
 _LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images
 _SEVERAL = 100  # images from which on what was found is kept
-_MANY = 10_000  # images from which on it is said that they are read
+_MANY = 10_000  # images from which on reading them is reported
 _THREADS = 8  # that read: each may hold an image of 270 MB
 # pixels of the shorter side from which on an eighth of them still tells two images apart
 _SMALLEST_DRAFT = 256

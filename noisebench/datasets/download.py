@@ -1,11 +1,7 @@
-"""Which published files there are, how one knows them, and where they lie: at their authors', and
-where a library keeps the same bytes.
+"""Published files: their checksums, their hosts, and the download of one.
 
-One connection to one host: what is missing of a file, written behind what is there. https alone,
-and http to this machine.
-
-A published file, downloaded: whole and right, or not there. What a broken connection left is gone
-on from, at the next host too.
+A downloaded file is checked before it gets its name, so a file is whole or absent. Addresses are
+https, or http to this machine.
 """
 
 from __future__ import annotations
@@ -15,24 +11,23 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from http.client import HTTPException, HTTPResponse
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.parse import urljoin, urlsplit
 
-from ..core.files.lock import LockOwner, acquire, find_lock
-from ..errors import ConfigError, DataError, RunTaken
+from ..core.files.atomic import remove_partials
+from ..errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
 class Published:
-    """A file as it was published. shelf: its folder on a mirror of one's own; size: its bytes, or
-    the most that are taken where nobody says them; checksum: `sha256:...`, or `md5:...` where no
-    other is published; hosts: folders with it, in the order they are asked.
+    """A file as it was published.
+
+    shelf: its folder on a mirror. size: its bytes, or the most that are accepted where the size is
+    not published. checksum: `sha256:...`, or `md5:...` where no other is published. hosts: folders
+    that hold the file, in the order in which they are tried.
     """
 
     shelf: str
@@ -42,15 +37,10 @@ class Published:
     hosts: tuple[str, ...]
 
     def is_at(self, path: Path) -> bool:
-        """Whether that is the file, to the last bit."""
+        """Whether the file at a path has the published checksum."""
         algorithm, _, published = self.checksum.partition(":")
         with path.open("rb") as file:
-            return (
-                hashlib.file_digest(
-                    file, lambda: hashlib.new(algorithm, usedforsecurity=False)
-                ).hexdigest()
-                == published
-            )
+            return hashlib.file_digest(file, algorithm).hexdigest() == published
 
 
 # then PaddlePaddle's
@@ -64,7 +54,7 @@ _FASHION = (
     "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",  # Keras's
 )
 HUMAN_HOSTS = ("https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/",)
-_HUMAN_MOST = 1 << 24  # nobody published their sizes
+_HUMAN_MOST = 1 << 24  # bytes; their sizes are not published
 
 
 def _idx(shelf: str, hosts: tuple[str, ...], *files: tuple[str, int, str]) -> tuple[Published, ...]:
@@ -149,255 +139,164 @@ FILES = {
 }
 
 
-SILENCE = 30.0  # seconds without a byte, after which a host counts as gone
-_CHUNK = 1 << 18
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
-_PASSING = (408, 429)  # errors that may be over the next time, as those from 500 on
-
-
-class Failed(Exception):
-    """Why a host did not send the file. again: whether it may when it is asked again."""
-
-    def __init__(self, reason: str, *, again: bool = False) -> None:
-        super().__init__(" ".join(reason.split()))
-        self.again = again
-
-
-def is_safe(address: str) -> bool:
-    """Whether it is https, or on this machine."""
-    return (address.startswith("https://") and bool(urlsplit(address).hostname)) or _is_here(
-        address
-    )
-
-
-def _is_here(address: str) -> bool:
-    return address.startswith("http://") and urlsplit(address).hostname in _LOOPBACK
-
-
-def receive(address: str, part: Path, most: int, tell: Callable[[int, int], None]) -> int:
-    """Write into `part` what is missing of it; the byte from which on the host sent, 0 where it
-    knows of no parts.
-
-    most: bytes that the file has; tell: how many of how many are there. Raises Failed, and OSError
-    where one cannot write.
-    """
-    there = part.stat().st_size if part.exists() else 0
-    answer = _open(address, there) if there < most else None
-    if answer is None:
-        return there
-    with answer:
-        return _copy(answer, part, there, most, tell)
-
-
-def _open(address: str, start: int) -> HTTPResponse | None:
-    """What a host answers when it is asked for all from a byte on; None where there is no more."""
-    wanted = {"Range": f"bytes={start}-"} if start else {}
-    request = Request(address, headers={"User-Agent": "noisebench", **wanted})  # noqa: S310 is_safe
-    try:
-        return build_opener(_Redirects).open(request, timeout=SILENCE)
-    except HTTPError as error:
-        error.close()
-        if error.code == 416:
-            return None
-        raise Failed(
-            f"HTTP {error.code} {error.reason}", again=error.code >= 500 or error.code in _PASSING
-        ) from None
-    except (OSError, HTTPException, ValueError) as error:
-        raise Failed(
-            _reason(error), again=isinstance(error, HTTPException | ConnectionResetError)
-        ) from None
-
-
-class _Redirects(HTTPRedirectHandler):
-    def redirect_request(  # noqa: PLR0917 urllib's own
-        self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Request | None:
-        if not is_safe(newurl) or (_is_here(newurl) and not _is_here(req.full_url)):
-            raise Failed("sends one on to an address that is not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _copy(
-    answer: HTTPResponse, part: Path, there: int, most: int, tell: Callable[[int, int], None]
-) -> int:
-    start = done = _start(answer, there)
-    length = answer.headers.get("Content-Length", "")
-    size = start + int(length) if length.isdecimal() else most
-    if size > most:
-        raise Failed(f"would send {size:,} bytes, the file has {most:,}")
-    part.touch()
-    with part.open("r+b") as file:
-        file.seek(start)
-        file.truncate()
-        while chunk := _read(answer):
-            done += len(chunk)
-            if done > most:
-                file.truncate(start)
-                raise Failed(f"sends more than the {most:,} bytes of the file")
-            file.write(chunk)
-            file.flush()  # from Python 3.14 on 128 KiB would wait, and be lost with this process
-            tell(done, size)
-        file.flush()
-        os.fsync(file.fileno())
-    if length and done < size:
-        raise Failed(f"broke off after {done:,} of {size:,} bytes", again=True)
-    return start
-
-
-def _start(answer: HTTPResponse, there: int) -> int:
-    """The byte from which on an answer is."""
-    if answer.status != 206:
-        return 0
-    found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
-    if not found or int(found[1]) > there:
-        raise Failed("sends another part of the file than it was asked for")
-    return int(found[1])
-
-
-def _read(answer: HTTPResponse) -> bytes:
-    try:
-        return answer.read1(_CHUNK)
-    except (OSError, HTTPException, ValueError) as error:
-        raise Failed(_reason(error), again=True) from None
-
-
-def _reason(error: Exception) -> str:
-    error = getattr(error, "reason", error)
-    if isinstance(error, TimeoutError):
-        return f"silent for {SILENCE:.0f} s"
-    return getattr(error, "strerror", "") or str(error) or type(error).__name__
-
-
 MIRROR = "NOISEBENCH_MIRROR"
-DOWNLOADS = "downloads"  # in the data directory: what is on its way
-_TRIES = 3  # of one host that gets no further
-_PAUSE = 1.0  # seconds before the second, twice as many before the third
-_FURTHER = 1 << 20  # bytes that a try has to bring, or it counts
-_LOOK = 0.5  # seconds until one looks again whether another process has ended
+DOWNLOADS = "downloads"  # folder of the data directory for downloads in progress
+SILENCE = 30.0  # seconds without a byte after which a host counts as unreachable
+_CHUNK = 1 << 18  # bytes between two progress reports
+_PAUSE = 0.2  # seconds between two looks at a lock
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Is told what goes on, and how many bytes of how many are there, 0 of 0 where nothing is counted.
-An empty text: nothing any more.
+"""Receives the current activity, the bytes done and the bytes in all (0, 0 where nothing is
+counted). An empty text ends the report.
 """
 
 
 def silent(text: str, done: int, size: int) -> None:
-    """Tells nobody."""
+    """Report nothing."""
 
 
 class NoHost(DataError):
-    """No host sent a file; what became of each."""
+    """No host sent a file; the message lists the reason of each."""
 
 
 @contextmanager
-def download_lock(folder: Path, tell: ProgressCallback) -> Iterator[None]:
-    """Be the only process that downloads into a folder; who comes meanwhile waits, and is told for
-    whom. A dead process holds nobody up. Afterwards the folder is gone, unless a broken connection
-    left something in it. Raises DataError where one cannot write.
+def download_lock(folder: Path, report: ProgressCallback) -> Iterator[None]:
+    """Let only one process download into a folder; the others wait. The operating system frees the
+    lock of a process that was killed. Raises DataError where the folder cannot be written.
     """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
-        with ExitStack() as held:
-            while not _has_turn(held, folder / "claim", tell):
-                time.sleep(_LOOK)
-            tell("", 0, 0)
-            yield
-    finally:
-        tell("", 0, 0)
-        with suppress(OSError):
-            folder.rmdir()
-            folder.parent.rmdir()
-
-
-def _has_turn(held: ExitStack, claim: Path, tell: ProgressCallback) -> bool:
-    try:
-        held.enter_context(acquire(claim, _this_process))
-    except RunTaken:
-        other = find_lock(claim)
-        tell(
-            f"waiting for {other.owner if other else 'another process'}, which downloads "
-            f"{claim.parent.name}",
-            0,
-            0,
-        )
-        return False
-    return True
-
-
-def _this_process() -> LockOwner:
-    """Without its job, which may have several processes at once that want the same data."""
-    return replace(LockOwner.here(), job="")
-
-
-def fetch(file: Published, folder: Path, tell: ProgressCallback = silent) -> Path:
-    """The file in `folder`, downloaded unless it is there. For who has the folder's `turn`.
-
-    Raises NoHost, and DataError where one cannot write; what came so far stays, as `.part`.
-    """
-    place, part, failures = folder / file.name, folder / f"{file.name}.part", []
-    try:
-        if place.exists():
-            return place
-        for address in _addresses(file):
+        while not lock.is_locked:
+            folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _ask(file, address, part, tell)
-                return part.replace(place)
-            except Failed as failed:
-                failures.append(f"{_host(address)}: {failed}")
+                lock.acquire(blocking=False)
+            except FileNotFoundError:
+                continue  # the process that had the lock has removed the folder meanwhile
+            except Timeout:
+                report(f"waiting for another process, which downloads {folder.name}", 0, 0)
+                time.sleep(_PAUSE)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise DataError(
-            f"cannot write {part}: {error.strerror or error}; the file has {file.size:,} bytes"
-        ) from None
+        raise DataError(f"cannot write {folder}: {error.strerror or error}") from None
+    try:
+        report("", 0, 0)
+        remove_partials(folder)
+        for unfinished in folder.glob("tmp*"):  # of a pooch that was killed
+            unfinished.unlink()
+        yield
+    finally:
+        report("", 0, 0)
+        with suppress(OSError):  # a folder with files stays, for the next attempt
+            folder.rmdir()
+            Path(lock.lock_file).unlink()
+            folder.parent.rmdir()
+        lock.release()
+
+
+def fetch(file: Published, folder: Path, report: ProgressCallback = silent) -> Path:
+    """The file in `folder`, downloaded from the first host that sends it unless it is there. The
+    caller holds the folder's `download_lock`.
+
+    Raises NoHost, and DataError where the file cannot be written.
+    """
+    import pooch
+    from requests import RequestException
+
+    pooch.get_logger().setLevel("ERROR")  # it would announce each download on stderr
+    failures = []
+    for address in _addresses(file):
+        host = urlsplit(address).netloc.rpartition("@")[2]
+        downloader = pooch.HTTPDownloader(
+            progressbar=_Progress(file, f"downloading {file.name} from {host}", report),
+            chunk_size=_CHUNK,
+            timeout=SILENCE,
+            headers={"User-Agent": "noisebench", "Accept-Encoding": "identity"},
+            hooks={"response": _check_redirect},
+        )
+        try:
+            path = pooch.retrieve(address, file.checksum, file.name, folder, downloader=downloader)
+            return Path(path)
+        except RequestException as error:
+            failures.append(f"{host}: {_reason(error)}")
+        except ValueError:  # pooch's word for another checksum
+            failures.append(f"{host}: sent another file than the published one")
+        except OSError as error:
+            raise DataError(
+                f"cannot write {folder / file.name}: {error.strerror or error}; the file has "
+                f"{file.size:,} bytes"
+            ) from None
     raise NoHost(f"no host sent {file.name} ({'; '.join(failures)})")
 
 
 def _addresses(file: Published) -> list[str]:
-    own = os.environ.get(MIRROR, "").rstrip("/")
-    if own and not is_safe(own):
+    addresses = [host + file.name for host in file.hosts]
+    mirror = os.environ.get(MIRROR, "").rstrip("/")
+    if not mirror:
+        return addresses
+    if not (_is_https(mirror) or _is_loopback(mirror)):
         raise ConfigError(
             f"{MIRROR} is the https address of a folder that holds "
-            f"{file.shelf}/{file.name}, got {own!r}"
+            f"{file.shelf}/{file.name}, got {mirror!r}"
         )
-    return [
-        *([f"{own}/{file.shelf}/{file.name}"] if own else []),
-        *(host + file.name for host in file.hosts),
-    ]
+    return [f"{mirror}/{file.shelf}/{file.name}", *addresses]
 
 
-def _host(address: str) -> str:
-    return urlsplit(address).netloc.rpartition("@")[2]
+def _is_https(address: str) -> bool:
+    return address.startswith("https://") and bool(urlsplit(address).hostname)
 
 
-def _ask(file: Published, address: str, part: Path, tell: ProgressCallback) -> None:
-    """Fill `part` from one host, in as many connections as it takes while they get further. Raises
-    Failed.
-    """
-    furthest, tries = _length(part), 0
-    while True:
-        try:
-            return _fill(file, address, part, tell)
-        except Failed as failed:
-            reached = _length(part)
-            tries = 1 if reached >= furthest + _FURTHER else tries + 1
-            furthest = max(furthest, reached)
-            if not failed.again or tries == _TRIES:
-                raise
-            time.sleep(_PAUSE * 2 ** (tries - 1))
+def _is_loopback(address: str) -> bool:
+    return address.startswith("http://") and urlsplit(address).hostname in _LOOPBACK
 
 
-def _fill(file: Published, address: str, part: Path, tell: ProgressCallback) -> None:
-    """By one connection. A whole that is not the file is removed; what lay there before may be to
-    blame, and then it is asked for again.
-    """
-    start = receive(
-        address,
-        part,
-        file.size,
-        lambda done, size: tell(f"downloading {file.name} from {_host(address)}", done, size),
-    )
-    if not file.is_at(part):
-        part.unlink()
-        raise Failed("sent another file than the published one", again=start > 0)
+def _check_redirect(response: Any, **settings: Any) -> None:
+    """Refuse a redirection to plain http, and one from elsewhere to this machine."""
+    from requests import RequestException
+
+    target = urljoin(response.url, response.headers.get("location", ""))
+    if response.is_redirect and not (
+        _is_https(target) or (_is_loopback(target) and _is_loopback(response.url))
+    ):
+        raise RequestException("redirects to an address that is not https")
 
 
-def _length(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+class _Progress:
+    """What pooch reports its progress to; ends a download that is larger than the file."""
+
+    def __init__(self, file: Published, text: str, report: ProgressCallback) -> None:
+        self._file, self._text, self._report = file, text, report
+        self.total = self._done = 0
+
+    def update(self, count: int) -> None:
+        """count: bytes that arrived, rounded up to whole chunks."""
+        from requests import RequestException
+
+        self._done += count
+        size = self.total or self._file.size
+        if max(self.total, self._done - _CHUNK + 1) > self._file.size:
+            raise RequestException(f"sends more than the {self._file.size:,} bytes of the file")
+        self._report(self._text, min(self._done, size), size)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        """Pooch closes every progress bar."""
+
+
+def _reason(error: Exception) -> str:
+    """Why a request failed, in a few words."""
+    from requests import exceptions
+
+    if isinstance(error, exceptions.HTTPError) and error.response is not None:
+        return f"HTTP {error.response.status_code} {error.response.reason}"
+    if isinstance(error, exceptions.Timeout) or "timed out" in str(error):
+        return f"silent for {SILENCE:.0f} s"
+    if isinstance(error, exceptions.ChunkedEncodingError):
+        return "broke off"
+    text = " ".join(str(error).split())
+    system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
+    return system[1] if system else text[:200]

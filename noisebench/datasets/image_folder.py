@@ -28,8 +28,8 @@ import numpy as np
 
 from ..core.files.atomic import is_text
 from ..errors import DataError
+from .index import ImageIndex, Listed, Names
 from .label_files import read_image_labels, read_label_table, split_column
-from .streaming.index import ImageIndex, Listed, Names
 
 Rows = list[tuple[str, int]]
 """Paths and class numbers."""

@@ -17,11 +17,11 @@ import numpy as np
 from ..core.files.atomic import atomic_write
 from ..errors import DataError, UnknownName
 from .download import DOWNLOADS, FILES, NoHost, ProgressCallback, download_lock, fetch, silent
+from .images import Fitting, LazyImages, sentences
+from .index import Listed
 from .npz import as_images, as_labels, fingerprint, read_arrays
 from .raw import find_raw, raw_path, read_raw
 from .registry import DATASETS, Dataset
-from .streaming.images import Fitting, LazyImages, sentences
-from .streaming.index import Listed
 from .streaming.registry import READERS, describe_stream, found_of, split_reader
 from .user_data import check_memory, describe_user_data, read_pictures
 
@@ -31,10 +31,11 @@ ImageArray = np.ndarray | LazyImages
 
 @dataclass(frozen=True)
 class Labels:
-    """The training labels of a set, (N,) int64, all clean unless the set is one of recorded labels;
-    `ids` name the examples where they are files, `test_ids` the test images. clean (N,): of
-    recorded labels those that somebody verified, -1 for the others; fair: whether these are a
-    sample that knows wrong ones as well.
+    """The training labels of a set (N,), int64, all correct unless the set is known for incorrect
+    ones; `ids`: the paths of the examples where they are files, `test_ids` of the test images.
+
+    clean (N,): the verified labels, -1 for the others. fair: whether the verified ones are a sample
+    of all, incorrect ones included.
     """
 
     dataset: Dataset
@@ -49,7 +50,7 @@ class Labels:
         return fingerprint(self.labels)
 
     def take(self, places: np.ndarray) -> Labels:
-        """Of some of the examples (n,)."""
+        """The labels of some of the examples (n,)."""
         ids = tuple(self.ids[place] for place in places) if self.ids else ()
         return Labels(
             self.dataset,
@@ -93,7 +94,7 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over every byte that a result depends on; of pictures in files over their names,
+        """sha256 over every byte that a result depends on; of images in files over their names,
         sizes and labels. Where they lie does not matter.
         """
         if isinstance(self.train_images, LazyImages) and isinstance(self.test_images, LazyImages):
@@ -113,7 +114,7 @@ def find_dataset(
     labels: str | None = None,
     offline: bool = False,
 ) -> Dataset:
-    """The catalogue's entry, or a foreign set by path: a .npz in MedMNIST's layout, a folder of
+    """The catalogue's entry, or a user data set by path: a .npz in MedMNIST's layout, a folder of
     images, or one to be streamed (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
 
     A relative path is looked for here and under `roots`, in the last of which what tars hold is
@@ -163,7 +164,7 @@ def _is_there(reader: str, place: Path) -> bool:
 def read_labels(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Labels:
-    """The clean training labels: no image, no torch and no network for a set whose labels are in
+    """The training labels: no image, no torch and no network for a set whose labels are in
     the package. `tell` is told how far a download is.
     """
     if dataset.merged:
@@ -200,7 +201,7 @@ def read_images(
     workers: int | None = None,
     tell: ProgressCallback = silent,
 ) -> Images:
-    """Images and clean labels, checked against what is known of the set; of a streamed set no image
+    """Images and true labels, checked against what is known of the set; of a streamed set no image
     is read yet. Raises DataError.
 
     fitting: to another size than the data set's own; workers: processes that will read ahead; tell:
@@ -227,12 +228,12 @@ def _read_arrays(
             test_labels=number[found.test_labels],
         )
     if archive := _archive(dataset, data_dir):
-        return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
+        return _check_set(dataset, read_arrays(archive, _NAMES), str(archive))
     return _published(dataset, data_dir, offline=offline, tell=tell)
 
 
-def _whole(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Images:
-    """Arrays as images and labels, once they are found to be the set's."""
+def _check_set(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Images:
+    """Arrays as a set in memory. Raises DataError where they are not of this set."""
     images = Images(
         dataset,
         as_images(arrays["train_images"], where),
@@ -245,7 +246,7 @@ def _whole(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Image
 
 
 def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarray:
-    """Images (n, h, w, c), uint8, at another size, grey as colour or back (channels: 1 or 3)."""
+    """Images (n, h, w, c), uint8, at another size, as grey or colour (channels: 1 or 3)."""
     shape = (fitting.height, fitting.width, channels)
     if images.shape[1:] == shape and fitting.centre == 1:
         return images
@@ -285,23 +286,20 @@ def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> 
     """What is done with images of a shape (height, width, channels) for it, in words; empty for
     nothing.
     """
-    size, turned = (
-        "x".join(map(str, shape[:2])),
-        {(1, 3): "grey copied to three channels", (3, 1): "colour turned grey"},
-    )
-    resized = (
-        f"resized to {fitting}"
-        if shape[:2] != (fitting.height, fitting.width) or fitting.centre != 1
-        else ""
-    )
-    what = ", ".join(filter(None, [resized, turned.get((shape[2], channels), "")]))
-    return f"all images of {size}: {what}" if what else ""
+    changes = []
+    if shape[:2] != (fitting.height, fitting.width) or fitting.centre != 1:
+        changes.append(f"resized to {fitting}")
+    if (shape[2], channels) == (1, 3):
+        changes.append("grey copied to three channels")
+    if (shape[2], channels) == (3, 1):
+        changes.append("colour turned grey")
+    return f"all images of {shape[0]}x{shape[1]}: {', '.join(changes)}" if changes else ""
 
 
 def image_rows(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's pictures are
+    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's images are
     read when they are asked for.
     """
     if dataset.reader:
@@ -323,7 +321,7 @@ def at_hand(dataset: Dataset, data_dir: Path) -> bool:
 
 
 def images_fingerprint(images: ImageArray) -> str:
-    """Of images in memory every byte; of pictures in files their names, sizes and labels."""
+    """Of images in memory every byte; of images in files their names, sizes and labels."""
     return images.fingerprint if isinstance(images, LazyImages) else fingerprint(images)
 
 
@@ -417,13 +415,13 @@ def _published(
 ) -> Images:
     """From the files as they were published; downloaded unless offline, and then kept as a .npz."""
     if original := find_raw(dataset.name, data_dir):
-        return _whole(dataset, read_raw(dataset.name, original), str(original))
+        return _check_set(dataset, read_raw(dataset.name, original), str(original))
     if offline:
         raise _missing(dataset, data_dir, "without --offline it would be downloaded")
     folder = data_dir / DOWNLOADS / dataset.name
     with download_lock(folder, tell):
         if archive := _archive(dataset, data_dir):  # of who had the turn before
-            return _whole(dataset, read_arrays(archive, _NAMES), str(archive))
+            return _check_set(dataset, read_arrays(archive, _NAMES), str(archive))
         return _download(dataset, data_dir, folder, tell)
 
 
@@ -434,7 +432,7 @@ def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: ProgressCall
         raise _missing(dataset, data_dir, str(error)) from None
     place = folder if len(fetched) > 1 else fetched[0]
     arrays = read_raw(dataset.name, place)
-    images = _whole(dataset, arrays, str(place))
+    images = _check_set(dataset, arrays, str(place))
     # here, so that half of one is swept away by who has the turn after a kill
     kept = folder / f"{dataset.name}.npz"
     atomic_write(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]

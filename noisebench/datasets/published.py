@@ -1,8 +1,8 @@
-"""Published sets of photographs as their authors lay them out, under `<data-dir>/<name>/`: which
-pictures, which labels, who has verified which. Only lists and folders are read, no picture.
+"""Published sets of images as their authors lay them out, under `<data-dir>/<name>/`: which
+images, which labels, who has verified which. Only lists and folders are read, no image.
 
 Layouts: Clothing1M, its README (key lists and `*_label_kv.txt`, at its root or in annotations/);
-WebVision 1.0, info/*.txt, of which papers take Google's pictures of the first 50 classes;
+WebVision 1.0, info/*.txt, of which papers take Google's images of the first 50 classes;
 Animal-10N, the label as first character of the name; Food-101N, meta/*.tsv; Food-101,
 meta/test.txt; Tiny ImageNet, wnids.txt and val_annotations.txt; ILSVRC 2012, a folder a class, or
 Kaggle's copy of it.
@@ -17,12 +17,12 @@ import numpy as np
 
 from ..errors import DataError
 from .image_folder import Rows, Skipped, as_listing, images_below, images_by_class, numbered
+from .index import Listed
 from .registry import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
-from .streaming.index import Listed
 
 
 def imagenet(root: Path) -> Listed:
-    """train/WNID/picture and val/WNID/picture; or under ILSVRC/Data/CLS-LOC, where val/ is flat and
+    """train/WNID/image and val/WNID/image; or under ILSVRC/Data/CLS-LOC, where val/ is flat and
     LOC_val_solution.csv has its labels.
     """
     passed = Skipped()
@@ -51,7 +51,7 @@ def imagenet(root: Path) -> Listed:
 
 
 def clothing1m(root: Path) -> Listed:
-    """The million noisy pictures and the clean test set; a training label that clean_label_kv.txt
+    """The million noisy images and the clean test set; a training label that clean_label_kv.txt
     has too is known.
     """
     lists = root / "annotations" if (root / "annotations").is_dir() else root
@@ -66,7 +66,7 @@ def clothing1m(root: Path) -> Listed:
 
 
 def webvision(root: Path) -> Listed:
-    """Google's pictures of the first 50 classes; the test is the validation set's part of these."""
+    """Google's images of the first 50 classes; the test is the validation set's part of these."""
     few = len(IMAGENET[:50])
     train = [
         (name, label)
@@ -100,7 +100,7 @@ def animal10n(root: Path) -> Listed:
 
 
 def food101n(root: Path) -> Listed:
-    """All listed pictures, by folder; the labels that were verified and are right are known. The
+    """All listed images, by folder; the labels that were verified and are right are known. The
     test is Food-101's, which lies in food-101/, here or beside.
     """
     root = root / "Food-101N_release" if (root / "Food-101N_release").is_dir() else root
@@ -143,7 +143,7 @@ def food101n(root: Path) -> Listed:
 
 
 def tinyimagenet(root: Path) -> Listed:
-    """train/WNID/images/picture; val/images/ with val_annotations.txt, or sorted into val/WNID/.
+    """train/WNID/images/image; val/images/ with val_annotations.txt, or sorted into val/WNID/.
     Classes in the order of wnids.txt.
     """
     root = root / "tiny-imagenet-200" if (root / "tiny-imagenet-200").is_dir() else root
@@ -196,7 +196,7 @@ def _listed(
     """Raises DataError where a part is empty, or a list names what lies elsewhere."""
     for rows, what in ((train, "training"), (test, "test")):
         if not rows:
-            raise DataError(f"{root} holds no {what} pictures")
+            raise DataError(f"{root} holds no {what} images")
         if strange := next(
             (name for name, _ in rows if name.startswith("/") or ".." in name.split("/")), None
         ):
@@ -253,7 +253,7 @@ def _number(classes: Sequence[str], name: str, path: Path) -> int:
 
 
 def _words(path: Path, wnids: list[str]) -> list[str]:
-    """WordNet's first word for each, where the list of words is there and none is said twice."""
+    """WordNet's first word for each, where the list of words is there and no word occurs twice."""
     if not path.exists():
         return wnids
     words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line)

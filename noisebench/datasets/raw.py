@@ -1,29 +1,25 @@
-"""Data sets as they were published, and as torchvision leaves them: CIFAR's pickled batches, of
-which nothing is run, and MNIST's idx.
+"""Data sets as they were published, and as torchvision leaves them: CIFAR's pickled batches, which
+are unpickled only after their checksum matched, and MNIST's idx files.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import io
+import pickle
 import tarfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..core.files.atomic import read_checked
 from ..errors import DataError
-from .download import FILES, Published
-from .npz import as_labels
-from .pickled import read_batch
+from .download import FILES
 
-_BATCH = 3 * 32 * 32  # bytes of an image
-_LARGEST = 1 << 28  # bytes of a batch
 _RAW = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}
 _IDX = {
     "train_images": ("train-images-idx3-ubyte", (60_000, 28, 28)),
@@ -35,8 +31,8 @@ _IDX = {
 
 @dataclass(frozen=True)
 class Batches:
-    """CIFAR's archive: its folder, which batches are training and test, with their md5, and what
-    they call the labels.
+    """CIFAR's archive: its folder, the training and test batches with their md5, and the key of the
+    labels.
     """
 
     folder: str
@@ -68,8 +64,8 @@ BATCHES = {
 
 
 def find_raw(name: str, data_dir: Path) -> Path | None:
-    """Where torchvision left a set, or somebody its archive; None where it is not, or in part: of a
-    download that was broken off.
+    """Where torchvision left a set, or the archive as published; None where it is missing or
+    incomplete.
     """
     if name in BATCHES:
         folder, archive = data_dir / BATCHES[name].folder, data_dir / FILES[name][0].name
@@ -81,116 +77,85 @@ def find_raw(name: str, data_dir: Path) -> Path | None:
 
 
 def raw_path(name: str) -> str:
-    """Where in the data directory somebody may put it."""
+    """Where in the data directory the published files may be put."""
     return f"{_RAW[name]}/" if name in _RAW else FILES[name][0].name
 
 
-def read_raw(name: str, place: Path) -> dict[str, np.ndarray]:
+def read_raw(name: str, path: Path) -> dict[str, np.ndarray]:
     """Its images and labels, {train,test}_{images,labels}, uint8. Raises DataError where a file is
     not what was published.
 
-    place: of CIFAR the archive or its unpacked folder, of MNIST the folder of its four files.
+    path: of CIFAR the archive or its unpacked folder, of MNIST the folder of its four files.
     """
     if name not in BATCHES:
-        return {part: _read_idx(name, place, part) for part in _IDX}
+        return {part: _read_idx(name, path, part) for part in _IDX}
     batches = BATCHES[name]
-    files = _from_folder(place, batches) if place.is_dir() else _from_archive(name, place, batches)
-    content = {batch: _read_batch(raw, place, batches.labels) for batch, raw in files}
-    if missing := [batch for batch in batches.train | batches.test if batch not in content]:
-        raise DataError(f"{place} has no {batches.folder}/{missing[0]}")
-    return {
-        f"{part}_{what}": np.concatenate([content[batch][at] for batch in names])
-        for part, names in (("train", batches.train), ("test", batches.test))
-        for at, what in enumerate(("images", "labels"))
-    }
+    contents = _from_folder(path, batches) if path.is_dir() else _from_archive(name, path, batches)
+    arrays = {}
+    for part, names in (("train", batches.train), ("test", batches.test)):
+        pixels = np.concatenate([contents[batch]["data"] for batch in names])
+        labels = [np.array(contents[batch][batches.labels], np.uint8) for batch in names]
+        images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        arrays[f"{part}_images"] = np.ascontiguousarray(images)
+        arrays[f"{part}_labels"] = np.concatenate(labels)
+    return arrays
 
 
-def _from_folder(folder: Path, batches: Batches) -> Iterator[tuple[str, bytes]]:
+def _from_folder(folder: Path, batches: Batches) -> dict[str, Any]:
+    contents = {}
     for batch, md5 in (batches.train | batches.test).items():
         raw = read_checked(folder / batch)
-        if (found := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5:
-            raise _other(folder / batch, f"its md5 is {found}, not {md5}")
-        yield batch, raw
+        if (actual := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5:
+            raise _other(folder / batch, f"its md5 is {actual}, not {md5}")
+        contents[batch] = pickle.loads(raw, encoding="latin1")  # noqa: S301 the published bytes
+    return contents
 
 
-def _from_archive(name: str, archive: Path, batches: Batches) -> Iterator[tuple[str, bytes]]:
-    """The named members alone, read where they are: nothing is unpacked onto the disk."""
-    wanted = {f"{batches.folder}/{batch}": batch for batch in batches.train | batches.test}
+def _from_archive(name: str, archive: Path, batches: Batches) -> dict[str, Any]:
+    """The batches alone, read from the archive: nothing is unpacked onto the disk."""
+    contents = {}
     try:
         if not FILES[name][0].is_at(archive):
             raise _other(archive, f"its checksum is not {FILES[name][0].checksum}")
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
-                if (
-                    member.name in wanted
-                    and member.size <= _LARGEST
-                    and (file := tar.extractfile(member))
-                ):
-                    yield wanted[member.name], file.read()
+                folder, _, batch = member.name.rpartition("/")
+                file = tar.extractfile(member)
+                if folder == batches.folder and batch in batches.train | batches.test and file:
+                    contents[batch] = pickle.loads(file.read(), encoding="latin1")  # noqa: S301
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} cannot be read: {error}") from None
-
-
-def _read_batch(raw: bytes, where: Path, labels: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 32, 32, 3) and labels (n,)."""
-    content = read_batch(raw, where)
-    data, found = (
-        content.get(key) if isinstance(content, dict) else None for key in ("data", labels)
-    )
-    if (
-        not isinstance(data, np.ndarray)
-        or data.dtype != np.uint8
-        or data.shape[1:] != (_BATCH,)
-        or not isinstance(found, list)
-    ):
-        raise _other(where, f"a batch has no data (n, {_BATCH}) and {labels}")
-    if not all(type(label) is int for label in found) or len(found) != len(data):
-        raise _other(where, f"its {labels} are not one class number an image")
-    images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), as_labels(np.array(found), str(where)).astype(np.uint8)
+    return contents
 
 
 def _read_idx(name: str, folder: Path, part: str) -> np.ndarray:
-    path, (_, shape) = _idx_file(name, folder, part), _IDX[part]
+    path, (stem, shape) = _idx_file(name, folder, part), _IDX[part]
     if path is None:
-        raise DataError(f"{folder} has no whole {_IDX[part][0]}, nor its .gz")
-    raw, header = _unpacked(name, path, part), _header(shape)
+        raise DataError(f"{folder} has no complete {stem}, nor its .gz")
+    raw = read_checked(path)
+    if path.suffix == ".gz":
+        checksum = next(file.checksum for file in FILES[name] if file.name == path.name)
+        if hashlib.sha256(raw).hexdigest() != checksum.removeprefix("sha256:"):
+            raise _other(path, f"its checksum is not {checksum}")
+        raw = gzip.decompress(raw)
+    header = _header(shape)
     if not raw.startswith(header) or len(raw) != len(header) + prod(shape):
         raise _other(path, f"it does not hold {shape} bytes")
     return np.frombuffer(raw, np.uint8, offset=len(header)).reshape(shape)
 
 
-def _unpacked(name: str, path: Path, part: str) -> bytes:
-    """No more of it than there is to be."""
-    raw = read_checked(path)
-    if path.suffix != ".gz":
-        return raw
-    file = _published_idx(name, part)
-    try:
-        if not file.is_at(path):
-            raise _other(path, f"its checksum is not {file.checksum}")
-        return gzip.GzipFile(fileobj=io.BytesIO(raw)).read(
-            len(_header(_IDX[part][1])) + prod(_IDX[part][1]) + 1
-        )
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-
-
 def _header(shape: tuple[int, ...]) -> bytes:
-    """What an idx file of bytes begins with."""
+    """The first bytes of an idx file of bytes."""
     return bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
 
 
 def _idx_file(name: str, folder: Path, part: str) -> Path | None:
-    """Unpacked, or as published; either is there only whole."""
-    path, file = folder / _IDX[part][0], _published_idx(name, part)
-    if _length(path) == len(_header(_IDX[part][1])) + prod(_IDX[part][1]):
-        return path
-    return folder / file.name if _length(folder / file.name) == file.size else None
-
-
-def _published_idx(name: str, part: str) -> Published:
-    return next(file for file in FILES[name] if file.name == f"{_IDX[part][0]}.gz")
+    """The unpacked file or the published one, whichever has its full length."""
+    stem, shape = _IDX[part]
+    if _length(folder / stem) == len(_header(shape)) + prod(shape):
+        return folder / stem
+    size = next(file.size for file in FILES[name] if file.name == f"{stem}.gz")
+    return folder / f"{stem}.gz" if _length(folder / f"{stem}.gz") == size else None
 
 
 def _length(path: Path) -> int:

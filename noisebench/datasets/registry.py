@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..core.classes import SUPERCLASS, SUPERCLASS_NAMES
-from .streaming.images import Fitting, Sizes
-from .streaming.index import Listed
+from .images import CENTRE, Fitting, Sizes
+from .index import Listed
 
 # ILSVRC 2012's identifiers in their order, each with WordNet's first word for it; two words stand
 # for two classes each, which have their identifiers behind them.
@@ -41,7 +41,7 @@ CLOTHING1M = (
     "Vest",
     "Underwear",
 )
-# As its authors list them; some who looked at the pictures take 4 and 5 for each other. No number
+# As its authors list them; some who looked at the images take 4 and 5 for each other. No number
 # depends on it.
 ANIMAL10N = (
     "cat",
@@ -78,13 +78,13 @@ class Dataset:
     """One data set. `shape` is (height, width, channels); `crop` the padding of a random crop, in
     pixels.
 
-    reader: `folder`, `tar`, `wds` or `hfds` of a set that is streamed; its pictures are brought to
-    `shape`, a training's random crop takes a share of the picture from `area` on, and `centre` is
-    the share of the shorter side that is looked at when networks are asked. recorded: whether it is
-    trained on as it is unless a noise is named, since nobody knows which of its labels are wrong.
-    mixed: whether the images, of different sizes, are brought to `shape`; sizes: those in the
-    files, of a folder in memory. mislabelled: whether some of its own labels are known to be wrong,
-    so that none are drawn on top of them.
+    reader: `folder`, `tar`, `wds` or `hfds` of a streamed set; its images are brought to `shape`, a
+    training's random crop takes a share of the image from `area` on, and `centre` is the share of
+    the shorter side that is used at inference. recorded: whether it is trained on as it is unless a
+    noise is named, since it is unknown which of its labels are incorrect. mixed: whether the
+    images, of different sizes, are brought to `shape`; sizes: those in the files, of a folder in
+    memory. mislabelled: whether some of its own labels are known to be incorrect, so that no noise
+    is sampled on top of them.
     """
 
     name: str
@@ -99,8 +99,8 @@ class Dataset:
     crop: int = 0
     flip: bool = False
     source: str = ""
-    path: Path | None = None  # of a foreign set
-    test: Path | None = None  # of a foreign set: where its test images lie, if elsewhere
+    path: Path | None = None  # of a user data set
+    test: Path | None = None  # of a user data set: where its test images lie, if elsewhere
     # of a folder: the label file that was named for it, FILE or FILE:COLUMN
     labels: str | None = None
     # another set's images, and its class -> this one's
@@ -123,7 +123,7 @@ class Dataset:
 
     @property
     def augmentation(self) -> dict[str, int | float | bool]:
-        """The recipe's settings that are the data set's own unless somebody sets them."""
+        """The recipe's settings that the data set decides unless they are set."""
         if self.reader:
             return {
                 "size": self.shape[0],
@@ -139,7 +139,7 @@ class Dataset:
 
     @property
     def fitting(self) -> Fitting:
-        """How its images are brought to `shape`, unless somebody asks for another size."""
+        """How its images are brought to `shape`, unless another size is requested."""
         return Fitting(*self.shape[:2], centre=self.centre or 1.0)
 
 
@@ -169,7 +169,7 @@ _FASHION = (
     "Ankle boot",
 )
 
-AREA, CENTRE = 0.08, 0.875  # the field's random crop of photographs, and its 224 of 256 pixels
+AREA = 0.08  # least share of a random crop of images, as in the field
 
 
 def _streamed(
@@ -184,7 +184,7 @@ def _streamed(
     side: int = 224,
     mislabelled: bool = False,
 ) -> Dataset:
-    """A set of photographs in a folder of its name; sizes: of training and test. Pictures of 64
+    """A set of images in a folder of its name; sizes: of training and test. Images of 64
     pixels are looked at whole, and cropped less.
     """
     area, centre = (AREA, CENTRE) if side > 64 else (0.5, 1.0)
@@ -311,7 +311,7 @@ DATASETS = {
         ),
         _streamed(
             "webvision",
-            "65,944 pictures that Google found for ImageNet's first 50 classes, mini WebVision",
+            "65,944 images that Google found for ImageNet's first 50 classes, mini WebVision",
             IMAGENET[:50],
             (65_944, 2_500),
             "timm:resnet50",

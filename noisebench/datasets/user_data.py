@@ -15,6 +15,8 @@ import numpy as np
 from ..core.files.untrusted import free_memory
 from ..errors import DataError
 from .image_folder import list_folder
+from .images import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
+from .index import Listed, Names, open_regular
 from .npz import (
     KERAS,
     as_labels,
@@ -26,9 +28,6 @@ from .npz import (
     unused_arrays,
 )
 from .registry import Dataset
-from .streaming.images import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
-from .streaming.index import Listed, Names
-from .streaming.opening import open_regular
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ _QUARTER_TURNS = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange wid
 
 
 def describe_user_data(path: Path, test: Path | None = None, labels: str | None = None) -> Dataset:
-    """What can be known of a foreign set from its labels and one image. Raises DataError.
+    """What can be known of a user data set from its labels and one image. Raises DataError.
 
     Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one
     name stay apart, and one set has one name wherever it lies.
@@ -117,7 +116,7 @@ def by_path(listed: Listed) -> Listed:
 
 
 def picture_sizes(path: Path, files: list[str]) -> Sizes:
-    """Width and height of each picture, from its first bytes; without those that cannot be read,
+    """Width and height of each image, from its first bytes; without those that cannot be read,
     which `check_files` names all at once.
 
     Raises DataError where none can be read.
@@ -179,5 +178,5 @@ def read_pictures(
 
 
 def _open(file: Path, read: Callable[[Any], T]) -> T:
-    """What `read` makes of a picture. Raises DataError."""
+    """What `read` makes of an image. Raises DataError."""
     return read_picture(lambda: open_regular(file), read, lambda: file)

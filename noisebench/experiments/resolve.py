@@ -16,7 +16,7 @@ import numpy as np
 from ..core.expressions import Call, Expression, parse, parse_value
 from ..core.hardware import resolve_precision
 from ..datasets import Dataset
-from ..datasets.streaming.images import DECODING_VERSION
+from ..datasets.images import DECODING_VERSION
 from ..errors import ConfigError, LanguageError
 from ..labels.manifest import Manifest, file_name
 from ..losses import LOSSES, build_loss

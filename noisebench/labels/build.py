@@ -1,5 +1,5 @@
-"""A data set and a noise -> a frozen noisy labelling: what noise may look at is fetched here, what
-it made is counted here.
+"""A data set and a noise -> a manifest of noisy labels: the inputs of the noise are read here, and
+its rates are counted here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ from ..noise import (
 )
 from ..noise.given import OWN
 from ..noise.registry import NoiseInputs, Teacher
-from ..noise.sampling import chunks
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
 from .subset import SubsetInputs, expand_to_full, share_of_each, subset_of
 
@@ -62,11 +61,13 @@ _CHUNK = 4096  # images hashed at a time
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """What labels somebody asked for. val_fraction: the share held out for validation, drawn
-    `after` corruption, by recorded class, or `before` it, by clean class, each part then corrupted
-    by itself. convention: the paper whose noise it is. trusted: the share of the training labels,
-    by clean class, that somebody has verified: they are set right and marked. subset: how many of
-    the training images there are to be; None for all. Noise and shares are of these.
+    """The labels that are requested.
+
+    val_fraction: the share of the validation split, sampled `after` corruption, by noisy class, or
+    `before` it, by true class, each part then corrupted by itself. convention: the paper whose
+    noise it is. trusted: the share of the training labels, by true class, that are verified: made
+    correct and marked. subset: the number of training images; None for all. Noise and shares are of
+    these.
     """
 
     noise: str
@@ -98,9 +99,9 @@ class LabelRequest:
 
 @dataclass(frozen=True)
 class DatasetInputs:
-    """What noise may ask for, fetched for one data set. `find`: another data set by name or path;
-    `root`: the workspace, from which relative paths are meant too; `tell`: is told how far a
-    download is.
+    """The inputs of a noise, read for one data set. `find`: another data set by name or path;
+    `root`: the workspace, to which relative paths may refer too; `tell`: receives the progress of a
+    download.
     """
 
     data: Labels
@@ -128,7 +129,7 @@ class DatasetInputs:
         return self.place(path) + (f":{column}" if column else "")
 
     def whereabouts(self, dataset: Dataset) -> str:
-        """A foreign set's path as one names it, with how it is streamed; a hub's table by its
+        """A user data set's path as one names it, with how it is streamed; a hub's table by its
         name.
         """
         assert dataset.path is not None
@@ -167,33 +168,34 @@ class DatasetInputs:
         )
 
     def imported(self, path: str, sha256: str | None) -> NoisyLabels:
-        """Clean are the file's own; else a catalogue's labels, which are taken for clean unless
-        they are recorded ones; else those that somebody verified.
+        """True labels are the file's own; else the labels of a catalogue's set, unless some of them
+        are incorrect; else those that were verified.
         """
-        dataset, own = self.data.dataset, self.data.labels
-        verified = np.full_like(own, -1) if self.data.clean is None else self.data.clean
+        dataset, labels = self.data.dataset, self.data.labels
+        verified = np.full_like(labels, -1) if self.data.clean is None else self.data.clean
         if path == OWN:
-            return NoisyLabels(own, clean=verified)
-        found = self._annotations(path, sha256)
-        clean = found.clean
-        published = own if dataset.name in DATASETS and not dataset.recorded else None
-        if clean is not None and published is not None and (clean != published)[clean >= 0].any():
-            at = int(((clean != published) & (clean >= 0)).argmax())
-            raise DataError(
-                f"{path}: its clean labels are not those of {dataset.name}: example "
-                f"{at} is {published[at]}, not {clean[at]}"
-            )
-        truth = published if published is not None else verified if clean is None else clean
-        labels = (
-            found.labels if found.left_out is None else np.where(found.left_out, own, found.labels)
-        )
-        said = {"label_file": f"{split_column(path)[0].name}: {'; '.join(found.notes)}"}
+            return NoisyLabels(labels, clean=verified)
+        read = self._annotations(path, sha256)
+        published = labels if dataset.name in DATASETS and not dataset.recorded else None
+        if read.clean is not None and published is not None:
+            differs = (read.clean != published) & (read.clean >= 0)
+            if differs.any():
+                at = int(differs.argmax())
+                raise DataError(
+                    f"{path}: its clean labels are not those of {dataset.name}: example "
+                    f"{at} is {published[at]}, not {read.clean[at]}"
+                )
+        clean = verified if read.clean is None else read.clean
         return NoisyLabels(
-            labels, clean=truth, dropped=found.left_out, left_out=found.left_out, facts=said
+            read.labels if read.left_out is None else np.where(read.left_out, labels, read.labels),
+            clean=clean if published is None else published,
+            dropped=read.left_out,
+            left_out=read.left_out,
+            facts={"label_file": f"{split_column(path)[0].name}: {'; '.join(read.notes)}"},
         )
 
     def _annotations(self, path: str, sha256: str | None) -> Annotations:
-        """From anyone's file; a manifest is one too."""
+        """From a label file, or a manifest."""
         own, ids = self.data.labels, self.data.ids
         file = split_column(path)[0]
         packed = file.name.lower().endswith((".csv.gz", ".parquet"))
@@ -265,12 +267,12 @@ def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str
 
 
 def _root(dataset: Dataset) -> str:
-    """Whose images these are."""
+    """The name of the set whose images these are."""
     return dataset.merged[0] if dataset.merged else dataset.name
 
 
 def rows_fingerprint(images: Callable[[np.ndarray], np.ndarray], n: int) -> str:
-    """The fingerprint of images that are fetched in chunks."""
+    """The fingerprint of images that are read in chunks."""
     first = images(np.arange(1))
     digest = hashlib.sha256(repr((n, *first.shape[1:])).encode())
     for start in range(0, n, _CHUNK):
@@ -295,9 +297,7 @@ def noise_for(dataset: Dataset, text: str | Expression) -> Call:
 
 
 def check_noise(dataset: Dataset, text: str) -> None:
-    """Whatever can be said against a noise on these data without drawing it. Raises
-    NoisebenchError.
-    """
+    """Check a noise on these data without sampling it. Raises NoisebenchError."""
     call = noise_for(dataset, text)
     values = dict(call.kwargs)
     _refuse_on_top(dataset, call)
@@ -319,8 +319,8 @@ def check_noise(dataset: Dataset, text: str) -> None:
 
 
 def _refuse_on_top(dataset: Dataset, call: Call) -> None:
-    """Raises ConfigError for labels that would be drawn on top of such as are wrong already: nobody
-    would know the rate.
+    """Raises ConfigError for noise on top of given labels of which some are incorrect already, so
+    that the rate would be unknown.
     """
     if dataset.mislabelled and is_random(call):
         raise ConfigError(
@@ -332,17 +332,17 @@ def _refuse_on_top(dataset: Dataset, call: Call) -> None:
 
 def make_manifest(
     data: Labels,
-    wish: LabelRequest | str,
+    request: LabelRequest | str,
     noise_seed: int = 0,
     *,
     outside: DatasetInputs | None = None,
 ) -> Manifest:
-    """Draw or fetch recorded labels for a data set; a text is a wish for that noise. Raises
+    """Sample or read noisy labels for a data set; a text requests that noise. Raises
     NoisebenchError.
     """
-    wish = LabelRequest(wish, noise_seed) if isinstance(wish, str) else wish
+    request = LabelRequest(request, noise_seed) if isinstance(request, str) else request
     outside = outside or DatasetInputs(data, Path(), True, find_dataset)
-    call = _located(noise_for(data.dataset, wish.noise), outside)
+    call = _located(noise_for(data.dataset, request.noise), outside)
     _refuse_on_top(data.dataset, call)
     if data.dataset.path and data.clean is not None and is_random(call):
         raise ConfigError(
@@ -350,61 +350,71 @@ def make_manifest(
             "drawn on labels that are all right: "
             "train on the given ones (--labels own), or leave only the true ones in the file"
         )
-    places = subset_of(data, wish.subset)
+    places = subset_of(data, request.subset)
     if places is None:
-        return _made(data, call, wish, outside, outside)
-    part = _made(data.take(places), call, wish, outside, SubsetInputs(outside, data.labels, places))
-    # people's labels are there for all
+        return _make(data, call, request, outside, outside)
+    part = _make(
+        data.take(places), call, request, outside, SubsetInputs(outside, data.labels, places)
+    )
+    # labels that are not sampled exist for all examples
     beyond = NoisyLabels(data.labels) if is_random(call) else apply_noise(call, data, 0, outside)
     return expand_to_full(part, data, places, beyond)
 
 
-def _made(
-    data: Labels, call: Call, wish: LabelRequest, outside: DatasetInputs, sources: NoiseInputs
+def _make(
+    data: Labels, call: Call, request: LabelRequest, outside: DatasetInputs, sources: NoiseInputs
 ) -> Manifest:
-    """The manifest of all examples of `data`; `sources`: what their noise may ask for."""
-    dataset = data.dataset
-    seed = wish.seed if is_random(call) or wish.val_fraction or wish.trusted else 0
-    val = (
-        held_out(data.labels, wish.val_fraction, seed, dataset.num_classes)
-        if wish.val_split == "before"
-        else None
-    )
-    made = apply_noise(call, data, seed, sources, val)
-    if wish.val_split == "after":
-        val = held_out(made.labels, wish.val_fraction, seed, dataset.num_classes, made.left_out)
-    elif val is not None and made.left_out is not None:
-        val &= ~made.left_out
-    clean = data.labels if made.clean is None else made.clean
-    if made.dropped is not None and val is not None:
-        made = replace(made, dropped=made.dropped & ~val)
-    trusted = _verified(made, clean, val, wish.trusted, seed)
+    """The manifest of all examples of `data`; `sources`: the inputs of their noise."""
+    dataset, K = data.dataset, data.dataset.num_classes
+    seed = request.seed if is_random(call) or request.val_fraction or request.trusted else 0
+    val = None
+    if request.val_split == "before":
+        val = held_out(data.labels, request.val_fraction, seed, K)
+    noisy = apply_noise(call, data, seed, sources, val)
+    if request.val_split == "after":
+        val = held_out(noisy.labels, request.val_fraction, seed, K, noisy.left_out)
+    elif val is not None and noisy.left_out is not None:
+        val &= ~noisy.left_out
+    clean = data.labels if noisy.clean is None else noisy.clean
+    if noisy.dropped is not None and val is not None:
+        noisy = replace(noisy, dropped=noisy.dropped & ~val)
+    trusted = _verified(noisy, clean, val, request.trusted, seed)
     if trusted is not None:
-        made = replace(made, labels=np.where(trusted, clean, made.labels))
+        noisy = replace(noisy, labels=np.where(trusted, clean, noisy.labels))
+    # labels of which only correct ones were verified say nothing of the rate
+    countable = clean if data.fair or noisy.clean is None else np.full_like(clean, -1)
     meta = {
-        **_about(data, call, made, outside),
-        **rates(
-            made,
-            clean if data.fair or made.clean is None else np.full_like(clean, -1),
-            dataset.num_classes,
-        ),
-        "transition": made.transition.tolist()
-        if made.transition is not None and dataset.num_classes <= LARGEST_T
-        else None,
+        "noisebench_manifest": FORMAT,
+        "dataset": dataset.name,
+        **({"path": outside.whereabouts(dataset)} if dataset.path else {}),
+        **({"test_path": outside.place(dataset.test)} if dataset.test else {}),
+        **({"labels_path": outside.label_file(dataset.labels)} if dataset.labels else {}),
+        **({"images": f"used at {dataset.fitting}"} if dataset.mixed else {}),
+        "split": "train",
+        "n": len(noisy.labels),
+        "num_classes": K,
+        "classes": list(dataset.classes),
+        "noise": str(as_recorded(call, noisy)),
+        "noise_version": NOISES[call.name].fingerprint,
+        "nominal_rate": noisy.nominal_rate,
+        **({"decisions": list(dataset.decisions)} if dataset.decisions else {}),
+        **rates(noisy, countable, K),
+        "transition": None,
         "noise_seed": seed,
         "labels_sha256": data.fingerprint,
-        **made.facts,
-        **({"convention": wish.convention} if wish.convention else {}),
-        **(
-            {"val_fraction": wish.val_fraction, "val_split": wish.val_split}
-            if val is not None
-            else {}
-        ),
-        **({"trusted": wish.trusted} if trusted is not None else {}),
+        **noisy.facts,
     }
-    if made.source is not None:
-        clean = np.where(made.source >= 0, -1, clean)
-    return Manifest(meta, made.labels, clean, data.ids, val, made.source, trusted, made.dropped)
+    if noisy.transition is not None and K <= LARGEST_T:
+        meta["transition"] = noisy.transition.tolist()
+    if request.convention:
+        meta["convention"] = request.convention
+    if val is not None:
+        meta |= {"val_fraction": request.val_fraction, "val_split": request.val_split}
+    if trusted is not None:
+        meta["trusted"] = request.trusted
+    if noisy.source is not None:
+        clean = np.where(noisy.source >= 0, -1, clean)
+    return Manifest(meta, noisy.labels, clean, data.ids, val, noisy.source, trusted, noisy.dropped)
 
 
 def apply_noise(
@@ -420,19 +430,19 @@ def apply_noise(
 
 
 def _verified(
-    made: NoisyLabels, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
+    noisy: NoisyLabels, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
 ) -> np.ndarray | None:
-    """Whose labels (N,) are trusted: a share of each clean class, of the training examples whose
-    clean label is known.
+    """Whose labels (N,) are trusted: a share of each true class among the training examples whose
+    true label is known.
     """
     if not fraction:
         return None
-    can_be = (
-        (clean >= 0)
-        & (True if made.source is None else made.source < 0)
-        & (True if val is None else ~val)
-    )
-    can_be &= True if made.dropped is None else ~made.dropped
+    can_be = clean >= 0
+    if noisy.source is not None:
+        can_be &= noisy.source < 0
+    for part in (val, noisy.dropped):
+        if part is not None:
+            can_be &= ~part
     if not can_be.any():
         raise ConfigError("--trusted: nobody knows the clean label of any training example")
     trusted = np.zeros(len(clean), bool)
@@ -466,7 +476,7 @@ def held_out(
 
 
 def _located(call: Call, outside: DatasetInputs) -> Call:
-    """A noise with the files that it names found."""
+    """A noise with the paths of its files as they are found from here."""
     values = {
         key: outside.file(str(value)) if key in FILES and value != OWN else value
         for key, value in call.kwargs
@@ -477,38 +487,18 @@ def _located(call: Call, outside: DatasetInputs) -> Call:
     return replace(call, args=within, kwargs=tuple(values.items()))
 
 
-def _about(data: Labels, call: Call, made: NoisyLabels, outside: DatasetInputs) -> dict[str, Any]:
-    dataset = data.dataset
-    return {
-        "noisebench_manifest": FORMAT,
-        "dataset": dataset.name,
-        **({"path": outside.whereabouts(dataset)} if dataset.path else {}),
-        **({"test_path": outside.place(dataset.test)} if dataset.test else {}),
-        **({"labels_path": outside.label_file(dataset.labels)} if dataset.labels else {}),
-        **({"images": f"used at {dataset.fitting}"} if dataset.mixed else {}),
-        "split": "train",
-        "n": len(made.labels),
-        "num_classes": dataset.num_classes,
-        "classes": list(dataset.classes),
-        "noise": str(as_recorded(call, made)),
-        "noise_version": NOISES[call.name].fingerprint,
-        "nominal_rate": made.nominal_rate,
-        **({"decisions": list(dataset.decisions)} if dataset.decisions else {}),
-    }
-
-
-def rates(made: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
-    """The realised shares of wrong labels, of those that are kept and known to be right or wrong;
-    None where none is.
+def rates(noisy: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
+    """The realised shares of incorrect labels, of those that are kept and known to be right or
+    wrong; None where none is.
     """
-    wrong, counts = np.zeros(K, np.int64), np.zeros(K, np.int64)
-    for part in chunks(len(clean)):
-        known = (clean[part] >= 0) & (True if made.dropped is None else ~made.dropped[part])
-        bad = made.labels[part] != clean[part]
-        if made.source is not None:
-            bad |= made.source[part] >= 0
-        wrong += np.bincount(clean[part][known & bad], minlength=K)
-        counts += np.bincount(clean[part][known], minlength=K)
+    known = clean >= 0
+    if noisy.dropped is not None:
+        known &= ~noisy.dropped
+    incorrect = noisy.labels != clean
+    if noisy.source is not None:
+        incorrect |= noisy.source >= 0
+    wrong = np.bincount(clean[known & incorrect], minlength=K)
+    counts = np.bincount(clean[known], minlength=K)
     total = int(counts.sum())
     return {
         "realised_rate": float(wrong.sum() / total) if total else None,
@@ -516,13 +506,13 @@ def rates(made: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
     }
 
 
-def as_recorded(call: Call, made: NoisyLabels) -> Call:
+def as_recorded(call: Call, noisy: NoisyLabels) -> Call:
     """A noise that reads a file says its name and the beginning of its checksum, not where it lies;
     a source its name.
     """
     values = {
         **dict(call.kwargs),
-        **({"source": made.facts["source"]} if made.source is not None else {}),
+        **({"source": noisy.facts["source"]} if noisy.source is not None else {}),
     }
     for name in FILES:
         if name in values and values[name] != OWN:
@@ -533,6 +523,6 @@ def as_recorded(call: Call, made: NoisyLabels) -> Call:
         p.name: values[p.name] for p in NOISES[call.name].parameters if p.name in values
     }
     within = tuple(
-        as_recorded(inner, made) if isinstance(inner, Call) else inner for inner in call.args
+        as_recorded(inner, noisy) if isinstance(inner, Call) else inner for inner in call.args
     )
     return replace(call, args=within, kwargs=tuple(ordered.items()))

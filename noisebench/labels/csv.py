@@ -1,13 +1,11 @@
-"""A manifest's rows: arrays -> CSV text in chunks, and back. Text is made of whole arrays at a
-time, not row by row.
-"""
+"""A manifest's rows: arrays -> CSV text, and back."""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,8 @@ from ..errors import ManifestError
 if TYPE_CHECKING:
     import pandas as pd
 
-_CHUNK = 1 << 20  # rows made into text at a time
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
-# of a cell, which a spreadsheet would compute
+# at the beginning of a cell, where a spreadsheet would compute it
 _FIRST = {**_ESCAPED, **{ord(c): f"%{ord(c):02X}" for c in "=+-@\t"}}
 _DTYPES: Any = {
     "index": "int64",
@@ -39,10 +36,10 @@ TRUSTED = ("", "yes")
 
 @dataclass(frozen=True)
 class Rows:
-    """One row an example (N): recorded and clean labels (-1 unknown); and where they mean something
-    ids (paths), which examples are held out for validation, which image of another set stands in an
-    example's place (-1 its own), which labels have been verified, and which examples are dropped:
-    not in the subset, or by a review.
+    """One row an example (N): given and true labels (-1 unknown); and where they apply ids (paths),
+    which examples are held out for validation, which image of another set replaces an example's own
+    (-1 none), which labels were verified, and which examples are dropped: not in the subset, or by
+    a review.
     """
 
     labels: np.ndarray
@@ -65,89 +62,30 @@ class Rows:
         return split
 
 
-def text_of(rows: Rows, num_classes: int, source_name: str = "") -> Iterator[bytes]:
+def text_of(rows: Rows, source_name: str = "") -> bytes:
     """The rows as CSV, the column names first."""
-    yield (
-        ",".join(
-            [
-                *_NEEDED,
-                *(name for name, there in zip(_OPTIONAL, _extras(rows), strict=True) if there),
-            ]
-        ).encode()
-        + b"\n"
-    )
-    names = _table([*map(str, range(num_classes)), ""])  # the last, at -1, is the unknown label
-    split, splits = rows.split, _table(SPLITS)
-    # whose words are made one by one
-    size = max(1, _CHUNK // 16) if rows.ids or rows.source is not None else _CHUNK
-    for start in range(0, len(rows.labels), size):
-        part = slice(start, min(start + size, len(rows.labels)))
-        columns = [names[rows.labels[part]], names[rows.clean_labels[part]]]
-        if rows.ids:
-            columns.append(_table([_written(name) for name in rows.ids[part]]))
-        if split is not None:
-            columns.append(splits[split[part]])
-        if rows.source is not None:
-            columns.append(
-                _table(
-                    [
-                        f"{_written(source_name)}:{at}" if at >= 0 else ""
-                        for at in rows.source[part].tolist()
-                    ]
-                )
-            )
-        if rows.trusted is not None:
-            columns.append(_table(TRUSTED)[rows.trusted[part].astype(np.int64)])
-        yield from _lines(part, columns)
+    import pandas as pd
 
-
-def _extras(rows: Rows) -> tuple[bool, ...]:
-    return bool(rows.ids), rows.split is not None, rows.source is not None, rows.trusted is not None
-
-
-def _table(words: Any) -> np.ndarray:
-    """Words (n,) as bytes (n, width), filled up with zeros."""
-    raw = [word.encode() for word in words]
-    width = max(1, *map(len, raw))
-    return np.frombuffer(b"".join(word.ljust(width, b"\0") for word in raw), np.uint8).reshape(
-        len(raw), width
-    )
-
-
-_FOUR = _table([f"{number:04d}" for number in range(10_000)])
-
-
-def _lines(part: slice, columns: list[np.ndarray]) -> Iterator[bytes]:
-    """`index,column,...` for a slice of rows; by runs of indices with as many digits."""
-    start = part.start
-    while start < part.stop:
-        stop = min(part.stop, 10 ** len(str(start)))
-        at = slice(start - part.start, stop - part.start)
-        yield _joined([_digits(np.arange(start, stop)), *(column[at] for column in columns)])
-        start = stop
-
-
-def _digits(numbers: np.ndarray) -> np.ndarray:
-    """Numbers (n,) with equally many digits, as bytes (n, digits)."""
-    width = len(str(int(numbers[-1])))
-    groups = [_FOUR[numbers // 10_000**place % 10_000] for place in reversed(range(-(-width // 4)))]
-    return np.concatenate(groups, axis=1)[:, -width:]
-
-
-def _joined(columns: list[np.ndarray]) -> bytes:
-    """Columns of bytes (n, width) as lines, the zeros that fill them up left out."""
-    table = np.empty((len(columns[0]), sum(column.shape[1] + 1 for column in columns)), np.uint8)
-    at = 0
-    for column in columns:
-        table[:, at : at + column.shape[1]] = column
-        at += column.shape[1] + 1
-        table[:, at - 1] = ord(",")
-    table[:, -1] = ord("\n")
-    return table[table != 0].tobytes() if not table.all() else table.tobytes()
+    clean = rows.clean_labels.astype(np.int64)
+    columns: dict[str, Any] = {
+        "index": np.arange(len(rows.labels)),
+        "label": rows.labels,
+        "clean_label": pd.arrays.IntegerArray(clean, clean < 0),
+    }
+    if rows.ids:
+        columns["id"] = [_escape(name) for name in rows.ids]
+    if rows.split is not None:
+        columns["split"] = np.array(SPLITS, object)[rows.split]
+    if rows.source is not None:
+        prefix = f"{_escape(source_name)}:"
+        columns["source"] = [f"{prefix}{at}" if at >= 0 else "" for at in rows.source.tolist()]
+    if rows.trusted is not None:
+        columns["trusted"] = np.array(TRUSTED, object)[rows.trusted.astype(np.int64)]
+    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
 
 
 def read_table(body: bytes) -> pd.DataFrame:
-    """Rows of text as a table, an unknown clean label missing. Raises ValueError for what is no
+    """Rows of text as a table, an unknown true label missing. Raises ValueError for what is no
     table of numbers.
     """
     import pandas as pd
@@ -203,8 +141,8 @@ def read_rows(body: bytes, n: int, source_name: str = "") -> Rows:
     )
 
 
-def _written(name: str) -> str:
-    """A name as a cell that is one, and no formula; `_unescape` reads it."""
+def _escape(name: str) -> str:
+    """A name as one cell that is no formula; `_unescape` reads it."""
     return name[:1].translate(_FIRST) + name[1:].translate(_ESCAPED)
 
 
@@ -222,7 +160,7 @@ def _read_words(name: str, column: pd.Series[str], words: tuple[str, ...]) -> di
 
 
 def _read_source(column: pd.Series[str], name: str) -> np.ndarray:
-    prefix = f"{_written(name)}:"
+    prefix = f"{_escape(name)}:"
     pattern = re.compile(f"(?:{re.escape(prefix)}[0-9]{{1,12}})?")
     if not all(pattern.fullmatch(word) for word in column):
         raise ManifestError(f"a source is neither empty nor {prefix}NUMBER")

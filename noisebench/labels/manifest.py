@@ -1,11 +1,9 @@
-"""What the header of a manifest says, checked: of nothing that is read there another type is taken.
-
-A frozen noisy labelling on disk: the file, not the generator, is the truth.
+"""A manifest: a set of noisy labels on disk, the source of truth of every run on them.
 
 `#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an
-example, `index,label,clean_label[,id][,split][,source][,trusted]`. Anyone reads it with
-`pandas.read_csv(path, comment="#")`. Empty clean_label: unknown, or, where there is a source, none.
-The same text may lie compressed (`.csv.gz`) or in columns (`.parquet`).
+example, `index,label,clean_label[,id][,split][,source][,trusted]`. `pandas.read_csv(path,
+comment="#")` reads it. Empty clean_label: unknown, or, where there is a source, none. The same text
+may be compressed (`.csv.gz`) or in columns (`.parquet`).
 """
 
 from __future__ import annotations
@@ -14,14 +12,11 @@ import gzip
 import hashlib
 import json
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NotRequired
+from typing import Any, NotRequired
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -38,7 +33,7 @@ from ..core.files.schema import (
     check_form,
     check_plain,
 )
-from ..core.files.untrusted import open_regular, read_bytes, read_gzip, read_yaml
+from ..core.files.untrusted import read_bytes, read_gzip, read_yaml
 from ..datasets import DATASETS, Dataset, fingerprint
 from ..errors import LanguageError, ManifestError, NoisebenchError
 from ..noise import FILES, NOISES, build_noise, is_random, normal_noise
@@ -96,7 +91,7 @@ def check_header(meta: Any) -> dict[str, Any]:
 
 
 FORMAT = 1
-OPEN = -2  # the "clean label" of an image that is of no class
+OPEN = -2  # the "true label" of an image that is of no class
 LARGEST_T = 100  # classes up to which T stands in the header
 _COMPRESSION = 6
 _LARGEST = 1 << 36  # bytes: of a hundred million paths
@@ -121,12 +116,11 @@ _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff
 
 @dataclass(frozen=True)
 class Manifest:
-    """Recorded labels (N,) and, where known, clean ones (N,), -1 elsewhere; `meta` is what the
-    header says.
+    """Noisy labels (N,) and, where known, true ones (N,), -1 elsewhere; `meta` is the header.
 
-    val (N,): held out for validation; source (N,): the image of `meta["source"]` in an example's
-    place, -1 its own; trusted (N,): whose label somebody has verified, so that it is the clean one;
-    dropped (N,): what is not in the subset, or a review took out. These are neither trained on nor
+    val (N,): held out for validation; source (N,): the image of `meta["source"]` that replaces an
+    example's own, -1 for none; trusted (N,): verified labels, which equal the true ones; dropped
+    (N,): not in the subset, or dropped by a review. Dropped examples are neither trained on nor
     counted, but keep their rows, so that an index means the same example.
     """
 
@@ -170,14 +164,12 @@ class Manifest:
 
     @property
     def true_labels(self) -> np.ndarray:
-        """Clean labels (N,), -1 unknown, OPEN for an image that is of no class: whatever its label,
-        it is wrong.
+        """True labels (N,), -1 unknown, OPEN for an image of no class: each label of it is
+        incorrect.
         """
-        return (
-            self.clean_labels
-            if self.source is None
-            else np.where(self.source >= 0, OPEN, self.clean_labels)
-        )
+        if self.source is None:
+            return self.clean_labels
+        return np.where(self.source >= 0, OPEN, self.clean_labels)
 
     @property
     def in_training(self) -> np.ndarray:
@@ -191,7 +183,7 @@ class Manifest:
 
     @property
     def num_examples(self) -> int:
-        """How many examples there were to label: the subset's, or all."""
+        """The number of examples of the subset, or of all."""
         return int(self.meta.get("subset", len(self.labels)))
 
     @property
@@ -202,7 +194,7 @@ class Manifest:
 
     @property
     def splits(self) -> dict[str, np.ndarray]:
-        """Who is who: "train" (N,), and where there are some "val" and "dropped"."""
+        """The parts of the set: "train" (N,), and where they exist "val" and "dropped"."""
         others = {"val": self.val, "dropped": self.dropped}
         return {
             "train": self.in_training,
@@ -211,18 +203,18 @@ class Manifest:
 
     @property
     def noise_seed(self) -> int | None:
-        """The seed of what was drawn; None where people's labels were taken as they are."""
+        """The seed of what was sampled; None where labels were taken as they are."""
         drawn = is_random(self.meta["noise"]) or self.val is not None or self.trusted is not None
         return int(self.meta["noise_seed"]) if drawn else None
 
     @property
     def known_fraction(self) -> float:
-        """The share of the kept examples of which one knows whether their label is wrong."""
+        """The share of the included examples whose true label is known."""
         return float((self.true_labels != -1)[self.included].mean())
 
     @property
     def num_wrong(self) -> int | None:
-        """How many kept examples have a wrong label, as far as one knows; None where nothing is
+        """How many kept examples have a incorrect label, as far as one knows; None where nothing is
         known.
         """
         return (
@@ -235,29 +227,25 @@ class Manifest:
 
     @property
     def held_out_text(self) -> str:
-        """`0.1 held out after corruption`, `0.05 trusted`, or both; empty where nothing is set
-        apart.
-        """
-        parts = (
-            []
-            if self.val is None
-            else [(f"{self.meta['val_fraction']} held out {self.meta['val_split']} corruption")]
-        )
-        return ", ".join(
-            [*parts, *([] if self.trusted is None else [(f"{self.meta['trusted']} trusted")])]
-        )
+        """`0.1 held out after corruption`, `0.05 trusted`, or both; empty for neither."""
+        parts = []
+        if self.val is not None:
+            parts.append(
+                f"{self.meta['val_fraction']} held out {self.meta['val_split']} corruption"
+            )
+        if self.trusted is not None:
+            parts.append(f"{self.meta['trusted']} trusted")
+        return ", ".join(parts)
 
     @property
     def transition(self) -> np.ndarray | None:
-        """T (K, K) of the noise model; None for noise that has none, or whose model is not at
-        hand.
-        """
+        """T (K, K) of the noise model; None for noise that has none, or whose T is not known here."""
         if self.meta.get("transition") is not None:
             return np.asarray(self.meta["transition"], np.float64)
         # a file may lie anywhere by now
         if self.num_classes <= LARGEST_T or "file=" in self.meta["noise"]:
             return None
-        # noise by example, or of a plugin that is not loaded: nobody knows T
+        # instance-dependent noise, or of a plugin that is not loaded: T is unknown
         with suppress(NoisebenchError):
             return build_noise(
                 self.meta["noise"], self.num_classes, tuple(self.meta["classes"])
@@ -266,8 +254,8 @@ class Manifest:
 
     @property
     def empirical_transition(self) -> np.ndarray:
-        """(K, K): the share of each clean class that is recorded as each class; a class without
-        examples is clean.
+        """(K, K): the share of each true class that has each noisy label; a class without examples
+        keeps its label.
         """
         counts = self.confusion.astype(np.float64)
         counts += np.diag(counts.sum(1) == 0)
@@ -275,19 +263,13 @@ class Manifest:
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts (K, K) of the kept examples whose clean label is known, rows = clean class,
-        columns = recorded class. Raises DataError where that is too large.
+        """Counts (K, K) of the kept examples whose true label is known, rows = true class,
+        columns = noisy class. Raises DataError where that is too large.
         """
         check_table(self.num_classes)
-        counts, K = np.zeros(self.num_classes**2, np.int64), self.num_classes
-        for start in range(0, len(self.labels), 1 << 20):
-            part = slice(start, start + (1 << 20))
-            clean, recorded = (
-                column[part].astype(np.int64) for column in (self.clean_labels, self.labels)
-            )
-            known = clean >= 0 if self.dropped is None else (clean >= 0) & ~self.dropped[part]
-            counts += np.bincount(clean[known] * K + recorded[known], minlength=K * K)
-        return counts.reshape(K, K)
+        K, known = self.num_classes, self.included & (self.clean_labels >= 0)
+        pairs = self.clean_labels[known].astype(np.int64) * K + self.labels[known]
+        return np.bincount(pairs, minlength=K * K).reshape(K, K)
 
     def verify(
         self,
@@ -328,60 +310,58 @@ class Manifest:
     @cached_property
     def sha256(self) -> str:
         """Of every byte but the checksum's own line."""
-        return _digest(_header(self.meta), self._body())
+        return _digest(_header(self.meta) + self._rows)
 
     @cached_property
     def content_hash(self) -> str:
-        """The checksum without what is information alone, such as the path of a foreign set: the
+        """The checksum without what is information alone, such as the path of a user data set: the
         same labels wherever.
         """
         meta = {key: value for key, value in self.meta.items() if key not in _INFORMATION}
         meta["noise"] = (
             _FILE_NAME.sub("", meta["noise"]) if "sha256=" in meta["noise"] else meta["noise"]
         )
-        return self.sha256 if meta == self.meta else _digest(_header(meta), self._body())
+        return self.sha256 if meta == self.meta else _digest(_header(meta) + self._rows)
 
     @property
     def content(self) -> bytes:
         """The file, byte for byte."""
-        return b"".join(self.pieces())
-
-    def pieces(self) -> Iterator[bytes]:
-        """The file, byte for byte, a piece at a time."""
-        return chain([_header(self.meta), _seal(self.sha256)], self._body())
+        return _header(self.meta) + _checksum_line(self.sha256) + self._rows
 
     def matches_file(self, path: Path) -> bool:
         """Whether the file at `path` is this manifest."""
         try:
-            lies_elsewhere = set(_INFORMATION) & set(self.meta) - {"convention"}
-            return self._is(path) or (
-                bool(lies_elsewhere) and self._same_elsewhere(read_manifest(path))
-            )
-        except (ManifestError, OSError, EOFError, zlib.error):
+            if _read_bytes(path) == self.content:
+                return True
+            moved = set(_INFORMATION) & set(self.meta) - {"convention"}
+            if not moved:
+                return False
+            other = read_manifest(path)
+        except ManifestError:
             return False
+        return other.content_hash == self.content_hash and other.meta.get(
+            "convention"
+        ) == self.meta.get("convention")
 
     def write(self, path: Path) -> None:
         """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`."""
-        atomic_write(path, self._writer(path.suffix))
+        packed = self._packed(path.suffix)
+        atomic_write(path, lambda file: file.write(packed))
 
     def write_new(self, path: Path) -> bool:
-        """Write the file where there is none; False where there is one, be it since a moment
-        ago.
-        """
-        return atomic_create(path, self._writer(path.suffix))
+        """Write the file where there is none; False where there is one, even a moment old."""
+        packed = self._packed(path.suffix)
+        return atomic_create(path, lambda file: file.write(packed))
 
-    def _writer(self, suffix: str) -> Callable[[IO[bytes]], object]:
+    def _packed(self, suffix: str) -> bytes:
         if suffix == ".parquet":
-            packed = to_parquet(self.content)
-            return lambda file: file.write(packed)
-        return self._compress if suffix == ".gz" else lambda file: file.writelines(self.pieces())
+            return to_parquet(self.content)
+        if suffix == ".gz":
+            return gzip.compress(self.content, _COMPRESSION, mtime=0)
+        return self.content
 
-    def _compress(self, file: IO[bytes]) -> None:
-        with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as packed:
-            for piece in self.pieces():
-                packed.write(piece)
-
-    def _body(self) -> Iterator[bytes]:
+    @cached_property
+    def _rows(self) -> bytes:
         rows = Rows(
             self.labels,
             self.clean_labels,
@@ -391,44 +371,24 @@ class Manifest:
             self.trusted,
             self.dropped,
         )
-        return text_of(rows, self.num_classes, self.meta.get("source", ""))
-
-    def _is(self, path: Path) -> bool:
-        if path.suffix == ".parquet":
-            return _read_bytes(path) == self.content
-        with (
-            open_regular(path) as file,
-            gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as content,
-        ):
-            return all(
-                content.read(len(piece)) == piece for piece in self.pieces()
-            ) and not content.read(1)
-
-    def _same_elsewhere(self, other: Manifest) -> bool:
-        return other.content_hash == self.content_hash and other.meta.get(
-            "convention"
-        ) == self.meta.get("convention")
+        return text_of(rows, self.meta.get("source", ""))
 
 
 def of_which(count: int) -> str:
-    """How a subset is said behind its data set."""
+    """The size of a subset, behind the name of its data set."""
     return f"of which {count:,}"
 
 
 def file_name(manifest: Manifest, dataset: Dataset) -> str:
-    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, the seed of what is not
-    drawn does not.
+    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, and the seed where
+    something was sampled.
     """
     meta, call = manifest.meta, normal_noise(manifest.meta["noise"])
     data = [dataset.name, str(meta["subset"])] if "subset" in meta else [dataset.name]
-    if "convention" in meta and not call.args:  # which says all but the rate
-        parts = [*data, "".join(noise_words(call, dataset.map)[0]), meta["convention"]]
-    else:
-        parts = [
-            *data,
-            *("".join(words) for words in noise_words(call, dataset.map)),
-            *filter(None, [meta.get("convention")]),
-        ]
+    words = noise_words(call, dataset.map)
+    if "convention" in meta and not call.args:  # which fixes all but the rate
+        words = words[:1]
+    parts = [*data, *map("".join, words), *filter(None, [meta.get("convention")])]
     if "val_fraction" in meta:
         parts.append(
             f"val{meta['val_fraction']}"
@@ -438,7 +398,11 @@ def file_name(manifest: Manifest, dataset: Dataset) -> str:
         parts.append(f"trusted{meta['trusted']}")
     if is_random(call) or "val_fraction" in meta or "trusted" in meta:
         parts.append(f"s{meta['noise_seed']}")
-    return "-".join(map(_safe, parts)) + ".csv"
+    safe = (
+        part if re.fullmatch(r"[\w.+=-]+", part) else re.sub(r"[^\w.+=]+", "_", part)
+        for part in parts
+    )
+    return "-".join(safe) + ".csv"
 
 
 def noise_words(call: Call, own_map: str | None = None) -> list[tuple[str, ...]]:
@@ -485,17 +449,13 @@ def _word(key: str, value: Any) -> str:
     return value[:6] if key == "sha256" else value if isinstance(value, str) else f"{key}{value}"
 
 
-def _safe(word: str) -> str:
-    return re.sub(r"[^\w.+=]+", "_", word) if not re.fullmatch(r"[\w.+=-]+", word) else word
-
-
 def read_manifest(path: str | Path) -> Manifest:
     """Read and check a manifest: every byte by its checksum, then every value. Raises
     ManifestError.
     """
     path = Path(path)
     head, seal, body = _split(_read_bytes(path), path)
-    if seal != _seal(_digest(head, [body])):
+    if seal != _checksum_line(_digest(head + body)):
         raise ManifestError(
             f"{path} is damaged or was edited: its checksum does not match; write "
             "it again with noisebench corrupt"
@@ -552,14 +512,11 @@ def _split(raw: bytes, path: Path) -> tuple[bytes, bytes, bytes]:
     return raw[:start], raw[start:end], raw[end:]
 
 
-def _digest(head: bytes, body: Iterable[bytes]) -> str:
-    digest = hashlib.sha256(head)
-    for part in body:
-        digest.update(part)
-    return digest.hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
-def _seal(digest: str) -> bytes:
+def _checksum_line(digest: str) -> bytes:
     return f"# sha256: {digest}\n".encode()
 
 

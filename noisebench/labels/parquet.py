@@ -68,8 +68,8 @@ def from_parquet(raw: bytes) -> bytes:
 
 
 def _check_types(arrow: ModuleType, schema: Any) -> None:
-    """Raises ManifestError for other columns than of numbers and words: a word may be said a
-    million times, and be a million letters.
+    """Raises ManifestError for other columns than of numbers and words: a word may occur a
+    million times, and have a million letters.
     """
     for name, kind in zip(schema.names, schema.types, strict=True):
         word = (
@@ -82,7 +82,7 @@ def _check_types(arrow: ModuleType, schema: Any) -> None:
 
 
 def _width(arrow: ModuleType, part: Any) -> int:
-    """Bytes of a batch's words, each of which may stand in the file once and be said a million
+    """Bytes of a batch's words, each of which may stand in the file once and occur a million
     times.
     """
     columns = [column for column in part.columns if arrow.types.is_dictionary(column.type)]

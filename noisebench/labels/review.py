@@ -1,6 +1,4 @@
-"""A manifest and a reviewed list of its doubted labels -> a new manifest: from noisy to clean, and
-round again.
-"""
+"""A manifest and a reviewed list of its label issues -> a new manifest."""
 
 from __future__ import annotations
 
@@ -21,8 +19,8 @@ from .manifest import Manifest
 
 @dataclass(frozen=True)
 class Reviewed:
-    """What a review made: the manifest, how many examples were listed, which of them (c,) changed,
-    and how the list was read.
+    """A review: the manifests before and after, the number of listed examples, those that changed
+    (c,), and how the list was read.
     """
 
     before: Manifest
@@ -33,7 +31,7 @@ class Reviewed:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """In numbers. wrong: as far as one knows; None where nobody does."""
+        """Counts. wrong: of the examples whose true label is known; None where none is."""
         truth = self.before.true_labels[self.changed]
         were_wrong = (self.before.labels[self.changed] != truth)[truth != -1]
         return {
@@ -51,10 +49,10 @@ class Reviewed:
 def review_manifest(
     data: Labels, before: Manifest, suspects: Path, action: str, outside: DatasetInputs
 ) -> Reviewed:
-    """Drop or relabel what a list names. Raises DataError where the list does not fit the manifest,
-    or nothing would be left.
+    """Drop or relabel the listed examples. Raises DataError where the list does not fit the
+    manifest, names a verified label, or would leave nothing.
 
-    What is held out for validation stays so; a verified label is right whatever a list says.
+    The validation split stays as it is.
     """
     before.verify(data.labels, data.ids, classes=data.dataset.num_classes)
     call = normal_noise(
@@ -65,52 +63,32 @@ def review_manifest(
         )
     )
     review = outside.review(str(suspects), None, before.labels)
-    _check_verified(before, review.examples, suspects)
-    made = after_review(
-        NoisyLabels(before.labels, source=before.source, dropped=before.dropped), action, review
-    )
-    if action == DROP and before.val is not None and made.dropped is not None:
-        made = replace(made, dropped=made.dropped & ~before.val)
-    after = replace(
-        before, meta=_about(data, before, call, made), labels=made.labels, dropped=made.dropped
-    )
+    if before.trusted is not None and (verified := before.trusted[review.examples]).any():
+        raise DataError(
+            f"{suspects}: the label of example {review.examples[verified][0]} has been "
+            "verified: delete its line"
+        )
+    noisy = NoisyLabels(before.labels, source=before.source, dropped=before.dropped)
+    noisy = after_review(noisy, action, review)
+    if action == DROP and before.val is not None and noisy.dropped is not None:
+        noisy = replace(noisy, dropped=noisy.dropped & ~before.val)
+    # a file is named without its folder; the inner noise stands in the manifest as it is
+    named = as_recorded(replace(call, args=()), NoisyLabels(noisy.labels))
+    clean = before.clean_labels
+    if before.source is not None:
+        clean = np.where(before.source >= 0, data.labels, clean)
+    meta = {
+        **{key: value for key, value in before.meta.items() if key != "rates"},
+        "noise": str(replace(named, args=(normal_noise(before.meta["noise"]),))),
+        "noise_version": NOISES[call.name].fingerprint,
+        "nominal_rate": None,
+        **rates(noisy, clean, before.num_classes),
+        "transition": None,
+    }
+    after = replace(before, meta=meta, labels=noisy.labels, dropped=noisy.dropped)
     if not after.in_training.any():
         raise DataError(
             f"{suspects} lists every training example: nothing would be left to train on"
         )
     changed = np.flatnonzero((after.labels != before.labels) | (after.included != before.included))
     return Reviewed(before, after, len(review.examples), changed, review.notes)
-
-
-def _check_verified(manifest: Manifest, examples: np.ndarray, suspects: Path) -> None:
-    if manifest.trusted is not None and (verified := manifest.trusted[examples]).any():
-        raise DataError(
-            f"{suspects}: the label of example {examples[verified][0]} has been "
-            "verified: delete its line"
-        )
-
-
-def _about(data: Labels, before: Manifest, call: Call, made: NoisyLabels) -> dict[str, Any]:
-    """The header: what was true of the old labels alone is not said of the new."""
-    clean = (
-        before.clean_labels
-        if before.source is None
-        else np.where(before.source >= 0, data.labels, before.clean_labels)
-    )
-    meta = {key: value for key, value in before.meta.items() if key != "rates"}
-    return {
-        **meta,
-        "noise": str(_said(call, made, before)),
-        "noise_version": NOISES[call.name].fingerprint,
-        "nominal_rate": None,
-        **rates(made, clean, before.num_classes),
-        "transition": None,
-    }
-
-
-def _said(call: Call, made: NoisyLabels, before: Manifest) -> Call:
-    """The new noise as a manifest says it; the old one is said already."""
-    return replace(
-        as_recorded(replace(call, args=()), NoisyLabels(made.labels)),
-        args=(normal_noise(before.meta["noise"]),),
-    )

@@ -31,7 +31,7 @@ def check_subset(count: int, name: str, n: int) -> None:
 def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
     """The examples (n,) of a subset of so many, in order; None for all of them.
 
-    By lot, each class with its share of the data set's own labels (largest remainder), with one
+    At random, each class with its share of the data set's own labels (largest remainder), with one
     seed: the same for every noise, method and seed. A smaller subset lies within a larger one, but
     for at most one example a class where the shares are no whole numbers. Raises ConfigError where
     there are not so many, or a class would have none.
@@ -56,13 +56,13 @@ def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
 def share_of_each(
     labels: np.ndarray, fraction: float, seed: tuple[int, int], num_classes: int
 ) -> np.ndarray:
-    """Examples (N,) by lot: the expected number of all, and of each class but for one."""
+    """Examples (N,) at random: the expected number of all, and of each class but for one."""
     sizes = np.bincount(labels, minlength=num_classes)
     shares = fraction * sizes
     counts = np.floor(shares + 1e-9).astype(np.int64)
     left = expected(fraction, len(labels)) - counts.sum()
     counts[np.argsort(counts - shares, kind="stable")[:left]] += 1
-    return choose_smallest(labels, counts, sizes, seed)
+    return choose_smallest(labels, counts, seed)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SubsetInputs:
         return lambda which: rows(self.places[which])
 
     def images_sha256(self) -> str:
-        """Of all images, as whoever trains on some of them has them all."""
+        """Of all images: a training on some of them has them all."""
         return self.outside.images_sha256()
 
     def teacher(self, path: str, sha256: str | None) -> Teacher:

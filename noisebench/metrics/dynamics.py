@@ -1,8 +1,8 @@
-"""How a training treated right and wrong labels, epoch by epoch: what the figures of p_y and of the
-gradient are drawn from.
+"""How a training treated right and incorrect labels, epoch by epoch: what the figures of p_y and of
+the gradient are drawn from.
 
-p_y is the probability that the network gives the recorded label in passing; the gradient is the L1
-norm of what an example's share of the step's cost sends back to its logits. Known clean labels are
+p_y is the probability that the network gives the given label in passing; the gradient is the L1
+norm of what an example's share of the step's cost sends back to its logits. Known true labels are
 asked for here, never by the training.
 """
 
@@ -22,7 +22,7 @@ EDGES = np.linspace(0, 1, BINS + 1)
 
 
 def early_epochs(epochs: int) -> int:
-    """The first half of so many, at least one: before most wrong labels are learned by heart."""
+    """The first half of so many, at least one: before most incorrect labels are memorized."""
     return -(-epochs // 2)
 
 
@@ -53,7 +53,7 @@ class Dynamics:
         self.gradients.append(np.bincount(place, gradient[passed], 3 * BINS).reshape(3, BINS))
 
     def add_early(self, p: np.ndarray) -> None:
-        """What an early epoch said of every class, (n, K), NaN for an example that was not seen."""
+        """Add p of every class at an early epoch, (n, K), NaN for an example that was not seen."""
         if not len(self.seen):
             self.p_sum, self.seen = np.zeros(p.shape, np.float32), np.zeros(len(p), np.int64)
         passed = ~np.isnan(p[:, :1])

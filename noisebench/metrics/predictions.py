@@ -1,8 +1,7 @@
-"""What a network says of N examples, as it lies in `predictions.npz`: every class for K <= 100,
-else the top five.
+"""A network's predictions for N examples, as in `predictions.npz`: every class for K <= 100, else
+the top five.
 
-And what it teaches: the likeliest classes of every training example in a file of their own, from
-which noise is made.
+And a teacher's file: the likeliest classes of every training example, from which noise is made.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from ..core.files.atomic import atomic_write, read_checked
 from ..errors import DataError
 
 TOP = 5
-DENSE = 100  # classes up to which what is said of every class is kept
+DENSE = 100  # classes up to which p of every class is kept
 _CHUNK = 4096  # examples whose probabilities are in memory at a time
 
 
 @dataclass(frozen=True)
 class Predictions:
     """`classes` (N, <= 5), likeliest first, with `log_p` (N, <= 5); log_p of the recorded and the
-    clean label (N,) (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to
+    true label (N,) (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to
     float16 as on disk.
 
     squared (N,): the sum of p^2 over all classes, which Brier's score asks for, float64; None in an
@@ -162,7 +161,7 @@ class Teaching:
 def write_teacher(
     path: Path, train: Predictions, num_classes: int, labels_sha256: str, run: str
 ) -> None:
-    """`classes`, `p`; `num_classes`; `labels_sha256`, the fingerprint of the clean labels; `run`,
+    """`classes`, `p`; `num_classes`; `labels_sha256`, the fingerprint of the true labels; `run`,
     who says so. As .npz.
     """
     arrays: dict[str, Any] = {
@@ -175,16 +174,16 @@ def write_teacher(
     atomic_write(path, lambda file: file.write(packed_npz(arrays)))
 
 
-def write_probabilities(path: Path, said: Predictions) -> None:
+def write_probabilities(path: Path, predictions: Predictions) -> None:
     """p (N, K) of every class, float32, rows of sum 1, as .npy: what other tools take. Raises
     DataError where K is too large.
     """
-    if said.dense is None:
+    if predictions.dense is None:
         raise DataError(
             f"{path}: of more than {DENSE} classes a run keeps the {TOP} likeliest: "
             "name a .npz, which holds these"
         )
-    p = np.exp(said.dense.astype(np.float64))
+    p = np.exp(predictions.dense.astype(np.float64))
     p = (p / p.sum(1, keepdims=True)).astype(np.float32)
     atomic_write(path, lambda file: np.save(file, p))
 

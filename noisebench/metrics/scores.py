@@ -1,8 +1,8 @@
-"""Predictions and labels -> named numbers. The only place where clean labels meet a network's
+"""Predictions and labels -> named numbers. The only place where true labels meet a network's
 output.
 
 Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of nothing is
-None. A clean label of -1 is unknown; of -2, none: an image of no class at all, whose recorded label
+None. A true label of -1 is unknown; of -2, none: an image of no class at all, whose given label
 is wrong whatever it is.
 """
 
@@ -16,7 +16,7 @@ from ..core.classes import check_table
 from .predictions import Predictions
 
 ECE_BINS = 15
-FIRST = (100, 1000)  # examples that somebody may have the time to look at
+FIRST = (100, 1000)  # examples that one may have the time to look at
 UNKNOWN = -1
 
 
@@ -26,7 +26,7 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def memorised(predicted: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> float | None:
-    """The share of wrong recorded labels that are predicted all the same; None without one that is
+    """The share of wrong given labels that are predicted all the same; None without one that is
     known.
     """
     wrong = (recorded != clean) & (clean != UNKNOWN)
@@ -139,7 +139,7 @@ def _cumulated(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
-    """What is said of a test set with labels (M,)."""
+    """The metrics of a test set with labels (M,)."""
     right = predictions.classes == labels[:, None]
     return {
         "n": len(labels),
@@ -158,8 +158,8 @@ def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> d
 def of_training(
     predictions: Predictions, recorded: np.ndarray, clean: np.ndarray
 ) -> dict[str, Any]:
-    """What is said of the training set, and how well -log p of the recorded label finds the wrong
-    ones.
+    """The metrics of the training set, and how well -log p of the given label finds incorrect
+    labels.
     """
     known, has_class = clean != UNKNOWN, clean >= 0
     wrong, suspicion = (recorded != clean)[known], -predictions.recorded_log_p[known]
@@ -184,7 +184,7 @@ def of_run(
     clean and test.
 
     parts: which examples (N,) were trained on, as "train", and which not, as "val" and "dropped";
-    the same is said of each part.
+    each part has the same metrics.
     """
     found = {"test": of_test(test, labels["test"], num_classes)}
     for name, part in parts.items():

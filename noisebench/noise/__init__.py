@@ -1,4 +1,4 @@
-"""Label noise: clean labels -> probabilities -> one draw. Knows no dataset."""
+"""Label noise: true labels -> probabilities -> one sample. Knows no dataset."""
 
 from . import class_conditional  # the first in every list
 
@@ -11,6 +11,7 @@ from .registry import (
     NOISES,
     ClassNoise,
     Examples,
+    NoiseOption,
     NoisyLabels,
     Review,
     Teacher,
@@ -18,6 +19,8 @@ from .registry import (
     build_noise,
     is_class_conditional,
     is_random,
+    noise_of_option,
+    noise_options,
     normal_noise,
     parse_noise,
     register_noise,
@@ -33,6 +36,7 @@ __all__ = [
     "ClassMap",
     "ClassNoise",
     "Examples",
+    "NoiseOption",
     "NoisyLabels",
     "Review",
     "Rows",
@@ -47,6 +51,8 @@ __all__ = [
     "is_random",
     "label_file_of",
     "members",
+    "noise_of_option",
+    "noise_options",
     "normal_noise",
     "parse_noise",
     "register_noise",

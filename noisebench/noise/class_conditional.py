@@ -14,7 +14,7 @@ from ..core.parameters import Interval, OneOf, Rate
 from ..errors import LanguageError
 from .maps import MAPS, class_map
 from .matrices import read_matrix
-from .registry import register_noise
+from .registry import NoiseOption, register_noise
 from .sampling import EQUAL, OVER, complete_counts
 
 _SEED = Interval("[0, inf)")
@@ -25,6 +25,7 @@ _OverPair: TypeAlias = Annotated[str | None, OneOf((OVER[0], OVER[2]))]
 
 @register_noise(
     short="sym",
+    option=NoiseOption("--sym", "RATE", "Symmetric noise, exclusive of the true class."),
     overall="rate; inclusive: rate x (K - 1) / K",
     paper="Angluin & Laird 1988; van Rooyen et al. 2015",
     fill_defaults=complete_counts,
@@ -39,11 +40,11 @@ def symmetric(
     """Every label is wrong with probability rate, uniformly among the other classes.
 
     inclusive: among all classes, the true one too, so only rate (K - 1) / K are wrong (DivideMix,
-    ELR, SOP, GJS). exact: the number of wrong labels per class is the expected one, rounded; else
-    each label flips by itself. exact_over: class (the default); set: exactly rate of all examples
-    are drawn anew, what falls on each class is chance (DivideMix, ELR, GJS, D2L, LNL-toolbox's
-    "global"); pair: for each clean and recorded class, rounded down (ANL, JAL, cleanlab); equal:
-    the same count in every class whatever its size, rounded down (SL and APL on MNIST).
+    ELR, SOP, GJS). exact: the number of incorrect labels per class is the expected one, rounded;
+    else each label flips by itself. exact_over: class (the default); set: exactly rate of all
+    examples are sampled anew, what falls on each class is chance (DivideMix, ELR, GJS, D2L,
+    LNL-toolbox's "global"); pair: for each true and noisy class, rounded down (ANL, JAL, cleanlab);
+    equal: the same count in every class whatever its size, rounded down (SL and APL on MNIST).
     """
     if num_classes < 2:
         raise LanguageError(f"symmetric noise needs two classes, the data have {num_classes}")
@@ -66,7 +67,11 @@ def _complete_asymmetric(values: dict[str, Value]) -> dict[str, Value]:
 
 
 @register_noise(
-    short="asym", overall="by map", paper="Patrini et al. 2017", fill_defaults=_complete_asymmetric
+    short="asym",
+    option=NoiseOption("--asym", "RATE", "Asymmetric noise by a named --map."),
+    overall="by map",
+    paper="Patrini et al. 2017",
+    fill_defaults=_complete_asymmetric,
 )
 def asymmetric(
     num_classes: int,
@@ -105,7 +110,11 @@ def asymmetric(
 
 
 @register_noise(
-    short="pair", overall="rate", paper="Han et al. 2018", fill_defaults=complete_counts
+    short="pair",
+    option=NoiseOption("--pair", "RATE", "Pair-flip, class i to i + 1."),
+    overall="rate",
+    paper="Han et al. 2018",
+    fill_defaults=complete_counts,
 )
 def pairflip(
     num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over = None
@@ -117,7 +126,14 @@ def pairflip(
     return _flip(num_classes, class_map("next", num_classes).flips(num_classes, 0), rate)
 
 
-@register_noise(overall="as given", paper="anyone's own T", fill_defaults=complete_counts)
+@register_noise(
+    option=NoiseOption(
+        "--matrix", "FILE", "Any transition matrix: .csv, .npy or .yaml.", parameter="file"
+    ),
+    overall="as given",
+    paper="anyone's own T",
+    fill_defaults=complete_counts,
+)
 def matrix(
     num_classes: int,
     classes: tuple[str, ...],
@@ -127,12 +143,12 @@ def matrix(
     *,
     exact_over: _OverPair = None,
 ) -> np.ndarray:
-    """Any transition matrix, rows = clean class, from a .csv, .npy or .yaml, by class names or
+    """Any transition matrix, rows = true class, from a .csv, .npy or .yaml, by class names or
     numbers.
 
     Each row must be a distribution. sha256: how the file's checksum must begin; a manifest says it.
-    exact: the number of wrong labels per class is the expected one, rounded; else each label is
-    drawn by itself. exact_over: class (the default); pair: for each clean and recorded class,
+    exact: the number of incorrect labels per class is the expected one, rounded; else each label is
+    drawn by itself. exact_over: class (the default); pair: for each true and noisy class,
     rounded down, as in cleanlab's generate_noisy_labels (whose matrix is the transpose of this
     one).
     """

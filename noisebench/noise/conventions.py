@@ -139,7 +139,7 @@ CONVENTIONS = {
             "dividemix2020",
             "Li et al. 2020, DivideMix",
             "symmetric includes the true class, so 0.5 is 45 % wrong on ten classes; exactly "
-            f"rate of all examples is drawn anew; {_SAME}",
+            f"rate of all examples is sampled anew; {_SAME}",
             {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": {"cifar10": _OF_A_SUBSET}},
         ),
         Convention(
@@ -216,7 +216,7 @@ CONVENTIONS = {
         Convention(
             "logitclip2023",
             "Wei et al. 2023, LogitClip",
-            "exactly rate of all examples is drawn anew; CIFAR-100's asymmetric goes to the next "
+            "exactly rate of all examples is sampled anew; CIFAR-100's asymmetric goes to the next "
             "of all "
             f"classes; {_DEPENDENT_NOTE}; for its open-set noise "
             "--noise \"openset(rate=0.4, source='cifar100', exact_over='set')\"",

@@ -1,5 +1,5 @@
-"""Noise that nobody draws: labels that people recorded, and reviewed; and images that are of no
-class at all.
+"""Noise that is not sampled: human annotations, labels of a file, and reviewed labels; and open-set
+noise, images of no class.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ..core.seeds import REPLACED, REPLACEMENTS
 from ..errors import DataError, LanguageError
 from .registry import (
     Examples,
+    NoiseOption,
     NoisyLabels,
     Review,
     apply,
@@ -25,7 +26,7 @@ from .registry import (
 )
 from .sampling import OVER, complete_counts, expected, grouped, members, uniforms
 
-OWN = "own"  # in the place of a file: the data set's labels as they are
+OWN = "own"  # instead of a file: the data set's labels unchanged
 DROP, RELABEL = ACTIONS = ("drop", "relabel")
 _SHORT = {
     "aggre": "aggre_label",
@@ -50,13 +51,19 @@ def _complete_human(values: dict[str, Value]) -> dict[str, Value]:
 
 @register_noise(
     short="human",
+    option=NoiseOption(
+        "--human",
+        "COLUMN",
+        "Human annotations: CIFAR-N's worse, aggre, random1 ...",
+        parameter="column",
+    ),
     overall="9.01 % (aggre) to 40.21 % (worse)",
     paper="Wei et al. 2022, CIFAR-N",
     fill_defaults=_complete_human,
     drawn=False,
 )
 def human(examples: Examples, column: str) -> NoisyLabels:
-    """Labels by people: CIFAR-10N's and CIFAR-100N's published columns.
+    """Human annotations: CIFAR-10N's and CIFAR-100N's published columns.
 
     column: on cifar10 aggre_label, random_label1, random_label2, random_label3 or worse_label; on
     cifar100 noisy_label; on cifar20 noisy_coarse_label. The file is <data-dir>/CIFAR-10_human.pt or
@@ -65,15 +72,28 @@ def human(examples: Examples, column: str) -> NoisyLabels:
     return NoisyLabels(examples.sources.human(column))
 
 
-@register_noise(short="imported", overall="as recorded", paper="anyone's own labels", drawn=False)
+@register_noise(
+    short="imported",
+    option=NoiseOption(
+        "--labels",
+        "FILE",
+        "Label file (.csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt), or FILE:COLUMN for the "
+        "column of labels; the column of indices, paths or file names is the key. Or 'own': the "
+        "data set's labels unchanged.",
+        parameter="file",
+    ),
+    overall="as recorded",
+    paper="anyone's own labels",
+    drawn=False,
+)
 def imported(examples: Examples, file: str, sha256: str | None = None) -> NoisyLabels:
-    """Labels of a file (.csv, .tsv, .txt, .json, .npy, .npz, .pt); or own, the data set's labels as
-    they are.
+    """Labels of a file (.csv, .tsv, .txt, .json, .npy, .npz, .pt); or own, the data set's labels
+    unchanged.
 
     The column whose cells are the examples' indices, paths or file names is the key, whatever it is
     called; FILE:COLUMN names the column of labels. Without a key the labels come in the order of
-    the examples. What the file does not label is not trained on. Clean labels are the file's if it
-    has them, else those of a catalogue's data set; otherwise nobody knows them. sha256: how the
+    the examples. What the file does not label is not trained on. True labels are the file's if it
+    has them, else those of a catalogue's data set; otherwise they are unknown. sha256: how the
     file's checksum must begin; a manifest says it.
     """
     return examples.sources.imported(file, sha256)
@@ -91,7 +111,11 @@ def label_file_of(noise: str) -> str | None:
 
 
 @register_noise(
-    short="open", overall="rate", paper="Wang et al. 2018", fill_defaults=complete_counts
+    short="open",
+    option=NoiseOption("--openset", "RATE", "This share of images comes from --source."),
+    overall="rate",
+    paper="Wang et al. 2018",
+    fill_defaults=complete_counts,
 )
 def openset(
     examples: Examples,
@@ -102,8 +126,8 @@ def openset(
     exact: bool = True,
     exact_over: Annotated[str | None, OneOf(OVER[:2])] = None,
 ) -> NoisyLabels:
-    """A share of the images is replaced by images of another data set; their labels stay, and none
-    could be right.
+    """A share of the images is replaced by images of another data set; all of their labels stay and
+    are incorrect.
 
     source: another data set, by name or path, whose training images are taken, none twice while
     they last. closed: class-conditional noise on the labels of the images that stay, such as
@@ -120,9 +144,8 @@ def openset(
     if exact:
         chosen = np.zeros(len(labels), bool)
         for places in members(groups, num_groups):
-            chosen[
-                places[np.argsort(order[places], kind="stable")[: expected(rate, len(places))]]
-            ] = True
+            in_order = places[np.argsort(order[places], kind="stable")]
+            chosen[in_order[: expected(rate, len(places))]] = True
     else:
         chosen = order < rate
     replaced = np.full(len(labels), -1, np.int64)
@@ -136,9 +159,9 @@ def openset(
         )
     model = build_noise(closed, examples.num_classes, examples.classes)
     parts, _ = grouped(chosen.astype(np.int64), 2, examples.parts)
-    recorded = np.where(chosen, labels, model.draw(labels, seed, parts=parts))
+    noisy = np.where(chosen, labels, model.sample(labels, seed, parts=parts))
     return NoisyLabels(
-        recorded,
+        noisy,
         source=replaced,
         transition=model.transition,
         facts={**facts, "rates": [rate, model.rate]},
@@ -155,39 +178,41 @@ def reviewed(
     suspects: str,
     sha256: str | None = None,
 ) -> NoisyLabels:
-    """Labels that somebody has looked at again: a list of doubted ones, by evaluate --suspects,
-    less the lines found right.
+    """Labels after a review: a list of label issues, by evaluate --suspects, less the lines whose
+    label is correct.
 
-    action: relabel, each example that is listed gets the label suggested there; drop, none of them
-    is trained on. suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt,
+    action: relabel, each listed example gets the label predicted there; drop, none of them is
+    trained on. suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt,
     .json). sha256: how its checksum must begin; a manifest says it.
     """
-    made = apply(noise, examples)
-    return after_review(made, action, examples.sources.review(suspects, sha256, made.labels))
+    noisy = apply(noise, examples)
+    return after_review(noisy, action, examples.sources.review(suspects, sha256, noisy.labels))
 
 
-def after_review(made: NoisyLabels, action: str, review: Review) -> NoisyLabels:
-    """A labelling once its list is worked off. Nobody knows a model of what is left."""
-    facts = {key: value for key, value in made.facts.items() if key != "rates"}
-    left = replace(made, nominal_rate=None, transition=None, facts=facts)
+def after_review(noisy: NoisyLabels, action: str, review: Review) -> NoisyLabels:
+    """Labels once the review of their list is applied; no model of what is left is known."""
+    facts = {key: value for key, value in noisy.facts.items() if key != "rates"}
+    left = replace(noisy, nominal_rate=None, transition=None, facts=facts)
     if action == RELABEL:
         if review.suggested is None:
             raise DataError(
-                "the list suggests no labels: drop what it lists, or give a table "
-                "with a column suggested"
+                "the list predicts no labels: drop what it lists, or give a table "
+                "with a column predicted_label"
             )
-        labels = made.labels.copy()
+        labels = noisy.labels.copy()
         labels[review.examples] = review.suggested
         return replace(left, labels=labels)
-    dropped = np.zeros(len(made.labels), bool) if made.dropped is None else made.dropped.copy()
+    dropped = np.zeros(len(noisy.labels), bool)
+    if noisy.dropped is not None:
+        dropped |= noisy.dropped
     dropped[review.examples] = True
     return replace(left, dropped=dropped)
 
 
 def _images(count: int, size: int, seed: int) -> np.ndarray:
-    """Random images of the other set (count,), none twice before every one was taken."""
-    turns = [
-        np.argsort(uniforms((seed, REPLACEMENTS, turn), size), kind="stable")
-        for turn in range(-(-count // size))
+    """Random images of the other set (count,), none twice before all were used."""
+    rounds = [
+        np.argsort(uniforms((seed, REPLACEMENTS, number), size), kind="stable")
+        for number in range(-(-count // size))
     ]
-    return np.concatenate([*turns, np.empty(0, np.int64)])[:count]
+    return np.concatenate([*rounds, np.empty(0, np.int64)])[:count]

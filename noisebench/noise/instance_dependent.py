@@ -1,5 +1,5 @@
-"""Instance-dependent noise: who is mislabelled, and as what, depends on the example. Rows of
-probabilities in pieces.
+"""Instance-dependent noise: which examples are mislabelled, and as what, depends on the image.
+Rows of probabilities in pieces.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Rate
 from ..core.seeds import CORRUPTED, PROJECTION, RATES, VIEWS
 from ..errors import LanguageError
-from .registry import Examples, NoisyLabels, Teacher, register_noise
+from .registry import Examples, NoiseOption, NoisyLabels, Teacher, register_noise
 from .sampling import Rows, choose, chunks, grouped, members, sample, uniforms
 
 _PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
-_ENDLESS = 1e12  # a factor at which nobody keeps a label
+_ENDLESS = 1e12  # a factor at which no label is kept
 _BORDER = 4  # pixels around an image that a training view is cut from
 
 ImageRows: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -34,7 +34,16 @@ def _complete_pdn(values: dict[str, Value]) -> dict[str, Value]:
 
 
 @register_noise(
-    short="pdn", overall="about rate", paper="Xia et al. 2020", fill_defaults=_complete_pdn
+    short="pdn",
+    option=NoiseOption(
+        "--idn",
+        "RATE",
+        "Instance-dependent noise: part-dependent (pdn), a paper's own with --convention, or a "
+        "teacher's with --predictions (plc).",
+    ),
+    overall="about rate",
+    paper="Xia et al. 2020",
+    fill_defaults=_complete_pdn,
 )
 def pdn(
     examples: Examples,
@@ -47,11 +56,11 @@ def pdn(
     An image's rate q is drawn from a normal of mean `rate` and deviation `std`, truncated to [0,
     1], so that the overall rate lies a little above a small `rate`; 0 is no noise. Its mistakes
     have q * softmax(x W) over the other classes, x the flattened image, W (pixels, K) standard
-    normal, one for each clean class. pixels: normalised (the default), x has mean 0 and deviation 1
+    normal, one for each true class. pixels: normalised (the default), x has mean 0 and deviation 1
     in each channel over the set, as in the code of Co-learning; bytes, x is 0 to 255, as in the
     authors' own generator (--convention pdn2020). The mean of bytes is far from 0, so most images
-    of a class share one mistake: on CIFAR-10 it takes 58 to 77 % of a class's wrong labels, by the
-    seed, with normalised pixels about a quarter. The instance-dependent noise of LogitClip,
+    of a class share one mistake: on CIFAR-10 it takes 58 to 77 % of a class's incorrect labels, by
+    the seed, with normalised pixels about a quarter. The instance-dependent noise of LogitClip,
     epsilon-softmax and JAL is another one: `dependent`.
     """
     images, n = examples.sources.images(), len(examples.labels)
@@ -70,7 +79,7 @@ def dependent(examples: Examples, rate: Rate) -> NoisyLabels:
     The "dependent" noise of LogitClip, epsilon-softmax and JAL (--convention logitclip2023,
     epssoftmax2024, jal2025), by their code. Unlike `pdn`, no image has a rate of its own. The label
     of a wrong image is drawn from softmax(x W) over the other classes, x the flattened image, W
-    (pixels, K) standard normal, one for each clean class and the same for every rate. As in their
+    (pixels, K) standard normal, one for each true class and the same for every rate. As in their
     code, x is a training view: flipped by chance, cut at random from the image with 4 black pixels
     around it, and normalised by channel over the set (checked against their labels of CIFAR-10;
     CIFAR-100's were not, and Epsilon-Softmax's code would rotate those images too). They store one
@@ -233,13 +242,13 @@ def plc(
     """Polynomial-margin-diminishing noise: labels flip where a teacher wavers between its first and
     second class.
 
-    The recorded label is the teacher's first class with probability (1 - tau) / factor, else its
-    second, whatever the clean label, as in the authors' code; so the teacher's own mistakes are
-    wrong labels too. With the lead d of the first class, tau is I: (1 - d^2) / 2, II: 1 - d^3, III:
-    1 - (d^3 + d^2 + d) / 3. predictions: a file by `noisebench evaluate RUN --predictions FILE`, or
-    probabilities (N, K) as .npy. rate: the overall share of wrong labels that the factor is solved
-    for; or give the factor (the paper's tables: 0.35 on CIFAR-10 is 1.43, 1.32, 1.35). sha256: how
-    the file's checksum must begin; a manifest says it.
+    The given label is the teacher's first class with probability (1 - tau) / factor, else its
+    second, whatever the true label, as in the authors' code; so the teacher's own mistakes are
+    incorrect labels too. With the lead d of the first class, tau is I: (1 - d^2) / 2, II: 1 - d^3,
+    III: 1 - (d^3 + d^2 + d) / 3. predictions: a file by `noisebench evaluate RUN --predictions
+    FILE`, or probabilities (N, K) as .npy. rate: the overall share of incorrect labels that the
+    factor is solved for; or give the factor (the paper's tables: 0.35 on CIFAR-10 is 1.43, 1.32,
+    1.35). sha256: how the file's checksum must begin; a manifest says it.
     """
     teacher = examples.sources.teacher(predictions, sha256)
     if factor is None:
@@ -268,7 +277,7 @@ def _margin_rows(
 
 
 def _solve(teacher: Teacher, labels: np.ndarray, kind: str, rate: float) -> float:
-    """The factor at which the expected share of wrong labels is `rate`; of several the largest.
+    """The factor at which the expected share of incorrect labels is `rate`; of several the largest.
     Raises LanguageError.
 
     Of the labels that turn out right, those of wavering examples number A + B / factor, where A and

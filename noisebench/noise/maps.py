@@ -20,7 +20,7 @@ class ClassMap:
     """A map: its classes (None: any number), its paper, what flips, and `(K, seed) -> {clean:
     recorded}`.
 
-    share: the overall rate of wrong labels over the rate, classes of one size.
+    share: the overall rate of incorrect labels over the rate, classes of one size.
     """
 
     num_classes: int | None

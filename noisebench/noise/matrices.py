@@ -1,4 +1,4 @@
-"""A transition matrix T (K, K) out of somebody's file, checked row by row."""
+"""A transition matrix T (K, K) from a file, checked row by row."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _TOLERANCE = 1e-6  # by which a row's sum may miss 1
 
 
 def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) -> np.ndarray:
-    """T (K, K), rows = clean class, in the order of `classes`.
+    """T (K, K), rows = true class, in the order of `classes`.
 
     .npy: a table. .csv: a table, bare or with class names or numbers above and at the left. .yaml:
-    a list of rows, or `clean: {recorded: share}`, where a class without a row stays clean. Raises
+    a list of rows, or `true: {noisy: share}`, where a class without a row stays clean. Raises
     DataError, naming the row.
     """
     path = Path(file)
@@ -58,40 +58,29 @@ def _from_csv(raw: bytes, classes: list[str]) -> Any:
         for row in csv.reader(io.StringIO(raw.decode("utf-8-sig")))
         if any(map(str.strip, row))
     ]
+    K = len(classes)
     if not rows:
         raise ValueError("it is empty")
-    if len(rows) == len(classes) + 1:
-        heads = rows[0][-len(classes) :]
-        named = len(rows[1]) == len(classes) + 1
-        names = [row[0] for row in rows[1:]] if named else heads
-        return _by_name(
-            dict(zip(names, (row[1:] if named else row for row in rows[1:]), strict=True)),
-            heads,
-            classes,
-        )
-    return [[float(cell) for cell in row] for row in rows]
-
-
-def _by_name(rows: dict[str, list[str]], heads: list[str], classes: list[str]) -> np.ndarray:
-    """A named table in the order of the classes. Raises ValueError for names that are not these
-    classes, each once.
-    """
-    table = np.zeros((len(classes), len(classes)))
-    columns, places = _numbers(heads, classes), _numbers(list(rows), classes)
-    for place, row in zip(places, rows.values(), strict=True):
-        if len(row) != len(classes):
-            raise ValueError(
-                f"row {classes[place]!r} has {len(row)} numbers for {len(classes)} classes"
-            )
+    if len(rows) != K + 1:
+        return [[float(cell) for cell in row] for row in rows]
+    head, *rows = rows
+    columns = places = _each_once(head[-K:], classes)
+    if len(rows[0]) == K + 1:  # names at the left, too
+        places = _each_once([row[0] for row in rows], classes)
+        rows = [row[1:] for row in rows]
+    table = np.zeros((K, K))
+    for place, row in zip(places, rows, strict=True):
+        if len(row) != K:
+            raise ValueError(f"row {classes[place]!r} has {len(row)} numbers for {K} classes")
         table[place, columns] = [float(cell) for cell in row]
     return table
 
 
-def _numbers(names: list[str], classes: list[str]) -> list[int]:
-    found = class_numbers(names, classes, names_win=True)
-    if sorted(found) != list(range(len(classes))):
+def _each_once(names: list[str], classes: list[str]) -> list[int]:
+    numbers = class_numbers(names, classes, names_win=True)
+    if sorted(numbers) != list(range(len(classes))):
         raise ValueError(f"its {len(names)} names are not the {len(classes)} classes, each once")
-    return found
+    return numbers
 
 
 def _from_yaml(raw: bytes, classes: list[str]) -> Any:
@@ -103,37 +92,39 @@ def _from_yaml(raw: bytes, classes: list[str]) -> Any:
         root = yaml.compose(text, yaml_loader())
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(root, yaml.MappingNode):
-        return _plain(root)
-    table, places = np.eye(len(classes)), _once([name.value for name, _ in root.value], classes)
+    if root is None:
+        raise ValueError("it is empty")
+    if isinstance(root, yaml.ScalarNode):
+        return float(root.value)
+    if isinstance(root, yaml.SequenceNode):
+        return [
+            [_share(share) for share in row.value]
+            if isinstance(row, yaml.SequenceNode)
+            else _share(row)
+            for row in root.value
+        ]
+    table = np.eye(len(classes))
+    places = _at_most_once([name.value for name, _ in root.value], classes)
     for place, (name, row) in zip(places, root.value, strict=True):
         if not isinstance(row, yaml.MappingNode):
-            raise ValueError(f"row {name.value!r} must be a mapping from recorded class to share")
+            raise ValueError(f"row {name.value!r} must be a mapping from noisy class to share")
+        columns = _at_most_once([noisy.value for noisy, _ in row.value], classes)
         table[place] = 0
-        table[place, _once([recorded.value for recorded, _ in row.value], classes)] = [
-            _plain(share) for _, share in row.value
-        ]
+        table[place, columns] = [_share(share) for _, share in row.value]
     return table
 
 
-def _plain(node: Any) -> Any:
-    """A list of lists of numbers, as far as it is one."""
-    import yaml
-
-    if node is None:
-        raise ValueError("it is empty")
-    if isinstance(node, yaml.MappingNode):
-        raise ValueError("a mapping stands in a list")
-    return (
-        [_plain(item) for item in node.value] if isinstance(node.value, list) else float(node.value)
-    )
+def _share(node: Any) -> float:
+    if isinstance(node.value, list):
+        raise ValueError("a mapping or list stands in place of a number")
+    return float(node.value)
 
 
-def _once(names: list[str], classes: list[str]) -> list[int]:
-    found = class_numbers(names, classes, names_win=True)
-    if len(set(found)) < len(found):
+def _at_most_once(names: list[str], classes: list[str]) -> list[int]:
+    numbers = class_numbers(names, classes, names_win=True)
+    if len(set(numbers)) < len(numbers):
         raise ValueError(f"a class stands twice among {', '.join(names[:_SHOWN])}")
-    return found
+    return numbers
 
 
 def _check(table: np.ndarray, classes: Sequence[str], path: Path) -> None:
@@ -149,9 +140,7 @@ def _check(table: np.ndarray, classes: Sequence[str], path: Path) -> None:
         if (row < 0).any():
             raise DataError(f"{path}: row {name!r} holds a negative probability, {row.min():g}")
         if abs(row.sum() - 1) > _TOLERANCE:
-            hint = (
-                "divide each row by its sum"
-                if row.any()
-                else ("a class that never flips has 1 for itself")
-            )
+            hint = "divide each row by its sum"
+            if not row.any():
+                hint = "a class that never flips has 1 for itself"
             raise DataError(f"{path}: row {name!r} sums to {row.sum():.8g}, not to 1: {hint}")

@@ -1,8 +1,8 @@
 """The registry of noise models, and from a text to a transition matrix.
 
-A model is a function whose first parameters are given by the code: `num_classes` (and `classes`,
-their names) makes it class-conditional, it returns T (K, K); `examples` lets it look at each
-example, it returns `Rows` or a `Labelling`.
+A model is a function whose first parameters come from the code: with `num_classes` (and `classes`,
+their names) it is class-conditional and returns T (K, K); with `examples` it depends on each
+example and returns `NoisyLabels`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,47 @@ FILES = ("file", "predictions", "suspects")  # parameters that name a file
 NOISES = Registry("noise", "noises", injected=("num_classes", "classes", "examples"))
 register_noise = NOISES.register
 
-_COUNTING = ("exact", "exact_over")  # parameters that speak to the draw, not to the model
+_COUNTING = ("exact", "exact_over")  # parameters of the sampling, not of the model
+
+
+@dataclass(frozen=True)
+class NoiseOption:
+    """The short option of a noise on the command line: `--sym 0.4` is `symmetric(rate=0.4)`.
+
+    parameter: the one that the option's value sets, a rate where none is named.
+    """
+
+    flag: str
+    metavar: str
+    help: str
+    parameter: str = "rate"
+
+    @property
+    def name(self) -> str:
+        """The flag without its dashes, as conventions name a kind of noise."""
+        return self.flag.removeprefix("--")
+
+    @property
+    def is_file(self) -> bool:
+        return self.parameter in FILES
+
+
+def noise_options() -> dict[str, Entry]:
+    """The noises that have a short option, by its name: `{"sym": <symmetric>, ...}`."""
+    return {entry.facts["option"].name: entry for entry in NOISES if "option" in entry.facts}
+
+
+def noise_of_option(name: str, value: Value, **parameters: Value) -> str:
+    """The noise text of a short option: `("sym", 0.4, inclusive=True)` ->
+    `symmetric(rate=0.4, inclusive=True)`. None among the parameters is left out.
+    """
+    entry = noise_options()[name]
+    given = ((key, value) for key, value in parameters.items() if value is not None)
+    return str(Call(entry.name, kwargs=((entry.facts["option"].parameter, value), *given)))
 
 
 class Teacher(Protocol):
-    """What a trained network says of the examples: classes (N, >= 2), likeliest first, and their
+    """A trained network's predictions: classes (N, >= 2), likeliest first, and their
     probabilities.
     """
 
@@ -40,39 +76,39 @@ class Teacher(Protocol):
 
 
 class NoiseInputs(Protocol):
-    """What lies outside and may be asked for: the images, a teacher, and labels that somebody
-    recorded.
+    """What a noise may read beside the true labels: the images, a teacher's predictions, labels of
+    files.
     """
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Which examples (n,) -> their images (n, H, W, C), uint8."""
+        """Maps examples (n,) to their images (n, H, W, C), uint8."""
 
     def images_sha256(self) -> str:
-        """The fingerprint of all of them."""
+        """The fingerprint of all images."""
 
     def teacher(self, path: str, sha256: str | None) -> Teacher: ...
 
     def human(self, column: str) -> np.ndarray:
-        """A published column of recorded labels (N,)."""
+        """A published column of given labels (N,)."""
 
     def imported(self, path: str, sha256: str | None) -> NoisyLabels:
-        """The labels of a file, with clean ones (N,), -1 where unknown; what the file does not
-        label is left out.
+        """The labels of a file, with true ones (N,), -1 where unknown; examples without a label are
+        left out.
         """
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
-        """Another data set: what a manifest says of it, its name as "source", and how many training
-        images it has.
+        """Another data set: its facts for a manifest, with its name as "source", and its number of
+        training images.
         """
 
-    def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
-        """A reviewed list of doubts about recorded labels (N,)."""
+    def review(self, path: str, sha256: str | None, given: np.ndarray) -> Review:
+        """A reviewed list of label issues among given labels (N,)."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What noise may look at: the clean labels (N,), and what lies outside. seed: of everything
-    random; exact counts are so in each of the `parts` (N,), if there are any.
+    """The input of a noise: the true labels (N,) and `sources`. seed: of everything random; exact
+    counts are exact in each of the `parts` (N,), if there are any.
     """
 
     labels: np.ndarray
@@ -85,12 +121,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class NoisyLabels:
-    """Recorded labels (N,) and what is known of them; `clean` where they come with their own, -1
-    unknown.
+    """Noisy labels (N,) and what is known of them; `clean`: true labels where they come with them,
+    -1 unknown.
 
     source (N,): the image of another data set, -1 where the example keeps its own. nominal_rate: as
-    its author writes it. dropped (N,): what is not to be trained on. left_out (N,): what of this is
-    not even held out for validation, since nobody labelled it.
+    its author writes it. dropped (N,): not trained on. left_out (N,): those of the dropped that are
+    not held out for validation either, since they have no label.
     """
 
     labels: np.ndarray
@@ -105,8 +141,8 @@ class NoisyLabels:
 
 @dataclass(frozen=True)
 class Review:
-    """What somebody made of a list of label issues: which examples (m,) are on it still, the label
-    that each is to have, None where it suggests none, and sentences on how the list was read.
+    """A reviewed list of label issues: its examples (m,), the label predicted for each, None where
+    it predicts none, and sentences on how the list was read.
     """
 
     examples: np.ndarray
@@ -116,20 +152,20 @@ class Review:
 
 @dataclass(frozen=True)
 class ClassNoise:
-    """Noise that knows the clean class alone: the transition T (K, K), rows = clean class, and how
-    counts are drawn.
+    """Class-conditional noise: the transition T (K, K), rows = true class, and how counts are
+    sampled.
     """
 
     text: str
     transition: np.ndarray
-    # as its author writes it; the overall share of wrong labels is another number
+    # as its author writes it; the overall share of incorrect labels is another number
     rate: float | None
     exact: bool
     exact_over: str
     version: str
 
-    def draw(self, labels: np.ndarray, seed: Seed, parts: np.ndarray | None = None) -> np.ndarray:
-        """Recorded labels (N,) for clean ones (N,)."""
+    def sample(self, labels: np.ndarray, seed: Seed, parts: np.ndarray | None = None) -> np.ndarray:
+        """Noisy labels (N,) for true labels (N,)."""
         return sample(
             labels,
             self.transition,
@@ -162,7 +198,7 @@ def parse_noise(text: str) -> Expression:
 def _call_of_words(words: list[str]) -> Call:
     """`sym 0.4`, `asym 0.3 cifar10-two-way`, `open 0.2 cifar100 sym 0.1`: the noise's short name,
     then a word for each value, as tables name a noise. Raises UnknownName, and LanguageError for a
-    word that means nothing there.
+    word that is no value.
     """
     known = {
         name: entry
@@ -216,13 +252,13 @@ def _number(text: str) -> float | None:
 
 
 def takes(entry: Entry, given: str) -> bool:
-    """Whether a model is given this by the code."""
+    """Whether a model has a first parameter of this name."""
     return given in inspect.signature(entry.build).parameters
 
 
 def is_random(noise: str | Expression) -> bool:
-    """Whether a seed has an effect, also on noise within; people's labels are what they are. Of a
-    stranger's noise one assumes so.
+    """Whether a seed has an effect, also on an inner noise: not on labels that are taken as they
+    are. True for a noise that is not known here.
     """
     try:
         call = normal_noise(noise)
@@ -234,7 +270,7 @@ def is_random(noise: str | Expression) -> bool:
 
 
 def is_class_conditional(call: Call) -> bool:
-    """Whether a noise knows the clean class alone."""
+    """Whether a noise depends on the true class alone."""
     return not takes(NOISES[call.name], "examples")
 
 
@@ -270,24 +306,19 @@ def build_noise(
 
 
 def apply(noise: Call, examples: Examples) -> NoisyLabels:
-    """What a noise makes of the examples' labels; exact counts are so in each of their parts."""
+    """The examples with noisy labels; exact counts are exact in each of their parts."""
     if not is_class_conditional(noise):
         return NOISES[noise.name].build(examples, *noise.args, **dict(noise.kwargs))
     model = build_noise(noise, examples.num_classes, examples.classes)
-    recorded = model.draw(examples.labels, examples.seed, examples.parts)
-    return NoisyLabels(
-        recorded,
-        _expected_rate(examples.labels, model) if model.rate is None else model.rate,
-        model.transition,
-    )
-
-
-def _expected_rate(labels: np.ndarray, model: ClassNoise) -> float:
-    """The overall share of wrong labels that a transition makes of these."""
-    counts = np.bincount(labels, minlength=len(model.transition))
-    return float(round(1 - float(counts @ np.diag(model.transition)) / len(labels), 12))
+    labels = model.sample(examples.labels, examples.seed, examples.parts)
+    rate = model.rate
+    if rate is None:  # the expected share of incorrect labels
+        counts = np.bincount(examples.labels, minlength=len(model.transition))
+        correct = float(counts @ np.diag(model.transition)) / len(labels)
+        rate = float(round(1 - correct, 12))
+    return NoisyLabels(labels, rate, model.transition)
 
 
 def transition(text: str | Expression, num_classes: int) -> np.ndarray:
-    """T (K, K) of a noise text, rows = clean class."""
+    """T (K, K) of a noise text, rows = true class."""
     return build_noise(text, num_classes).transition

@@ -147,7 +147,7 @@ def test_the_list_out_of_fold_finds_more_than_a_network_that_learned_the_labels(
     assert found["auroc"] > entry["train"]["detection"]["auroc"] and found["by"] == "3 folds"
     assert "fold 3 of 3" in err and "not trained on the example" in err
     recorded = folder.read_arrays()["recorded_labels"][listed["index"]]
-    np.testing.assert_allclose(1 - p[listed["index"], recorded], listed["score"], atol=2e-3)
+    np.testing.assert_allclose(p[listed["index"], recorded], listed["label_quality"], atol=2e-3)
 
 
 def test_folds_are_never_done_twice_and_no_table_sees_them(

@@ -90,7 +90,7 @@ def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(
     assert (
         f"doubted.csv written: {len(listed) - 1} of 120 labels are doubted by its 10 runs together"
     ) in said
-    assert listed[0] == "rank,index,recorded,suggested,score" and len(listed) > 10
+    assert listed[0] == "rank,index,given_label,predicted_label,label_quality" and len(listed) > 10
     words = (
         said[said.index("noisebench corrupt") :].splitlines()[0].partition(" (or")[0].split()[1:]
     )

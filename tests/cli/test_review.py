@@ -41,8 +41,8 @@ def listing(path: Path, manifest: Manifest, which: Any, suggested: Any = None) -
     unless others are given.
     """
     names = np.array(manifest.meta["classes"])
-    table = {"rank": range(1, len(which) + 1), "index": which, "recorded": names[manifest.labels[which]],
-             "suggested": names[manifest.clean_labels[which] if suggested is None else suggested], "score": 0.5}  # fmt: skip
+    table = {"rank": range(1, len(which) + 1), "index": which, "given_label": names[manifest.labels[which]],
+             "predicted_label": names[manifest.clean_labels[which] if suggested is None else suggested], "label_quality": 0.5}  # fmt: skip
     pd.DataFrame(table).to_csv(path, index=False)
     return path
 
@@ -240,6 +240,7 @@ def read(
 @pytest.mark.parametrize(
     "content",
     [
+        "rank,index,given_label,predicted_label,label_quality\n1,3,'=owl,cat,.1\n2,1,dog,cat,.2\n",
         "rank,index,recorded,suggested,score\n1,3,'=owl,cat,0.9\n2,1,dog,cat,0.8\n",
         "index,recorded,suggested\r\n3,2,0\r\n1,1,0\r\n",
         "\ufeffIndex;Recorded;Suggested;Note\n3;=owl;cat;sure\n1;dog;cat;\n;;;\n",
@@ -268,15 +269,18 @@ def test_examples_that_are_files_go_by_path(tmp_path: Path, head: str) -> None:
     assert read(tmp_path / "s.csv", "\n".join([head, *lines]), IDS) == ([1, 3], [0, 0])
 
 
-HEAD = "index,recorded,suggested\n"
+HEAD = "index,given_label,predicted_label\n"
 MISTAKES = [
-    ("", "it has no column index or path, recorded, suggested"),
+    ("", "it has no column index or path, given_label, predicted_label"),
     (
         "rank,index,score\n1,2,0.5\n",
-        "it has no column recorded, suggested: a list is what "
+        "it has no column given_label, predicted_label: a list is what "
         "noisebench evaluate RUN --suspects FILE writes",
     ),
-    ("index,recorded,suggested,recorded\n1,dog,cat,dog\n", "the column 'recorded' twice"),
+    (
+        "index,given_label,predicted_label,given_label\n1,dog,cat,dog\n",
+        "the column 'given_label' twice",
+    ),
     (HEAD, "it lists no example"),
     (
         HEAD + "1,dog,cat\n4,dog,cat\n",
@@ -287,9 +291,9 @@ MISTAKES = [
     (HEAD + "1,dog,cat\n\n1,dog,cat\n", "line 4: example 1 stands in line 2 already"),
     (
         HEAD + "1,dog,mouse\n",
-        "line 2: suggested is wrong: 'mouse' is no class: classes are cat, dog, =owl",
+        "line 2: predicted_label is wrong: 'mouse' is no class: classes are cat, dog, =owl",
     ),
-    (HEAD + "1,dog,\n", "line 2: suggested is empty: delete the line, or name a class"),
+    (HEAD + "1,dog,\n", "line 2: predicted_label is empty: delete the line, or name a class"),
     (HEAD + "1,dog\n", "line 2 has 2 fields, the first has 3"),
     (
         HEAD + "0,cat,dog\n2,cat,dog\n3,cat,dog\n",
@@ -298,9 +302,9 @@ MISTAKES = [
     (HEAD + "1,dog,cat\n" * 5, "it has more lines than the data have examples, which are 4"),
     (HEAD + '1,"dog,cat\n', "unexpected end of data"),
     (HEAD + "1," + "d" * 200_000 + ",cat\n", "field larger than field limit"),
-    ("index,recorded,suggested\n1,dög,cat\n".encode("latin-1"), "is not UTF-8"),
+    ("index,given_label,predicted_label\n1,dög,cat\n".encode("latin-1"), "is not UTF-8"),
     (
-        "path,recorded,suggested\na.png,dog,cat\n",
+        "path,given_label,predicted_label\na.png,dog,cat\n",
         "it goes by path, but the examples of these data have none",
     ),
 ]
@@ -370,7 +374,7 @@ def test_cleanlabs_results_name_the_examples_that_it_named(
                     relabelled.labels, np.where(flags, table["predicted_label"], noisy.labels)
                 )
             else:
-                with pytest.raises(DataError, match="suggests no labels"):
+                with pytest.raises(DataError, match="predicts no labels"):
                     review(noisy, tmp_path / name, "relabel")
 
 
@@ -608,4 +612,6 @@ def test_a_folder_of_images_goes_round_by_path(
         == 0
     )
     after, number = read_manifest("m.csv"), {"'=black": 0, "white": 1}
-    assert [number[name] for name in frame["suggested"]] == after.labels[frame["index"]].tolist()
+    assert [number[name] for name in frame["predicted_label"]] == after.labels[
+        frame["index"]
+    ].tolist()

@@ -23,9 +23,9 @@ from noisebench.datasets import DATASETS, Labels
 from noisebench.labels.build import make_manifest
 from noisebench.labels.issues import (
     better_score,
-    beyond_doubt,
     label_issues,
     precision_text,
+    verified_or_dropped,
     write_suspects,
 )
 from noisebench.labels.manifest import Manifest
@@ -78,18 +78,18 @@ def test_what_is_verified_or_dropped_is_not_doubted_and_what_is_held_out_is() ->
     assert label_issues(
         said(),
         manifest().labels,
-        beyond_doubt(manifest(trusted=mask(3), dropped=mask(1), val=mask(4))),
+        verified_or_dropped(manifest(trusted=mask(3), dropped=mask(1), val=mask(4))),
     ).tolist() == [2, 4]
 
 
 def test_the_file_names_classes_and_says_one_minus_p(tmp_path: Path) -> None:
     assert write_suspects(tmp_path / "s.csv", said(), manifest()) == 4
     frame = pd.read_csv(tmp_path / "s.csv")
-    assert list(frame) == ["rank", "index", "recorded", "suggested", "score"]
+    assert list(frame) == ["rank", "index", "given_label", "predicted_label", "label_quality"]
     assert frame["rank"].tolist() == [1, 2, 3, 4] and frame["index"].tolist() == [1, 3, 2, 4]
-    assert frame["recorded"].tolist() == ["cat", "cat", "dog, wild", "owl"]
-    assert frame["suggested"].tolist() == ["dog, wild", "owl", "cat", "dog, wild"]
-    np.testing.assert_allclose(frame["score"], [0.875, 0.875, 0.75, 0.75], atol=1e-3)
+    assert frame["given_label"].tolist() == ["cat", "cat", "dog, wild", "owl"]
+    assert frame["predicted_label"].tolist() == ["dog, wild", "owl", "cat", "dog, wild"]
+    np.testing.assert_allclose(frame["label_quality"], [0.125, 0.125, 0.25, 0.25], atol=1e-3)
 
 
 def test_files_are_named_by_path_and_held_out_ones_are_marked(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_no_cell_is_computed_by_a_spreadsheet(tmp_path: Path) -> None:
     )
     assert (
         rows[0]["path"] == f"./{bad}/1"
-        and rows[0]["recorded"] == f"'{bad}"
-        and rows[0]["suggested"] == "'@owl"
+        and rows[0]["given_label"] == f"'{bad}"
+        and rows[0]["predicted_label"] == "'@owl"
     )
-    assert rows[1]["suggested"] == "-1"  # a number is none
+    assert rows[1]["predicted_label"] == "-1"  # a number is none
 
 
 @settings(max_examples=50)
@@ -145,7 +145,7 @@ def test_the_order_is_cleanlabs_by_self_confidence_on_the_same_probabilities() -
     said_of = Predictions.of(np.log(p).astype(np.float32), labels.labels, labels.clean_labels)
     rounded = np.exp(np.asarray(said_of.dense, np.float64))
     theirs = get_self_confidence_for_each_label(labels.labels, rounded)
-    listed = label_issues(said_of, labels.labels, beyond_doubt(labels))
+    listed = label_issues(said_of, labels.labels, verified_or_dropped(labels))
     assert listed.tolist() == [
         at for at in np.argsort(theirs, kind="stable") if p[at].argmax() != labels.labels[at]
     ]
@@ -187,9 +187,9 @@ def test_a_run_on_digits_doubts_the_wrong_labels(
     wrong = arrays["recorded_labels"] != arrays["clean_labels"]
     assert wrong[frame["index"][: len(frame) // 2]].mean() > 0.95
     score = np.zeros(len(wrong))
-    score[frame["index"]] = frame["score"]
+    score[frame["index"]] = 1 - frame["label_quality"]
     assert (scores.auroc(score, wrong) or 0) > 0.9
-    right = frame["suggested"] == arrays["clean_labels"][frame["index"]]
+    right = frame["predicted_label"] == arrays["clean_labels"][frame["index"]]
     assert right[wrong[frame["index"]]].mean() > 0.8
     assert (
         summary["listed"] == len(frame)

@@ -1,6 +1,5 @@
 """Noise: contracts over the models and maps, and the one draw."""
 
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -196,22 +195,6 @@ def test_pieces_of_any_size_and_order_draw_the_same(case):
             np.testing.assert_array_equal(
                 sample(labels, parts, 2), sample(labels, T, 2, exact=False)
             )
-
-
-def test_chunks_draw_what_the_whole_draws(monkeypatch, case):
-    for text, K in CASES:
-        T, labels = T_of(text, K, 0.4), clean(K, 12)
-        for how in (
-            {},
-            {"exact": False},
-            {"exact_over": "set", "rate": 0.4},
-            {"exact_over": "pair"},
-        ):
-            whole = sample(labels, T, 2, **how)
-            for chunk in (17, 999):
-                with case(text=text, K=K, chunk=chunk, how=how), monkeypatch.context() as patch:
-                    patch.setattr(sys.modules[sample.__module__], "_CHUNK", chunk)
-                    np.testing.assert_array_equal(sample(labels, T, 2, **how), whole)
 
 
 def test_every_example_needs_one_row(case):

@@ -85,7 +85,7 @@ def measure(n: int, num_classes: int, noise: str, suffix: str) -> dict[str, floa
         labels,
     )
     model = build_noise(noise, num_classes)
-    draw = statistics.median(timed(lambda: model.draw(labels, 0)) for _ in range(REPEATS))
+    draw = statistics.median(timed(lambda: model.sample(labels, 0)) for _ in range(REPEATS))
     with tempfile.TemporaryDirectory() as place:
         path, made = Path(place) / f"m{suffix}", time.perf_counter()
         manifest = make_manifest(data, noise)

@@ -543,7 +543,7 @@ def test_a_list_of_doubted_labels_is_safe_to_open_and_can_be_reviewed(
     lawful("-C", str(pictures), "evaluate", str(run.path), "--suspects", str(listed))
     rows = list(csv.reader(io.StringIO(listed.read_bytes().decode(), newline="")))
     no_formulas(rows)
-    assert {from_cell(row[rows[0].index("recorded")]) for row in rows[1:]} <= set(CLASSES)
+    assert {from_cell(row[rows[0].index("given_label")]) for row in rows[1:]} <= set(CLASSES)
     known = [
         row
         for row in rows

@@ -24,8 +24,7 @@ from typing import Any
 import numpy as np
 
 from noisebench.cli import main
-from noisebench.datasets import find_dataset
-from noisebench.datasets.label_files import Shape, read_annotations, read_review
+from noisebench.datasets import Shape, find_dataset, read_annotations, read_review
 from noisebench.datasets.npz import read_arrays
 from noisebench.errors import NoisebenchError
 from noisebench.experiments.suite import read_suites

@@ -228,5 +228,5 @@ def test_a_picture_that_is_none_is_named(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"x.png cannot be read as a picture"):
+    with pytest.raises(DataError, match=r"x.png cannot be read as an image"):
         find_dataset(str(tmp_path))

@@ -33,8 +33,8 @@ from noisebench.datasets import (
     read_images,
     read_labels,
 )
-from noisebench.datasets.streaming.images import decoded
-from noisebench.datasets.streaming.opening import opener
+from noisebench.datasets.images import decoded
+from noisebench.datasets.index import opener
 from noisebench.datasets.user_data import describe_user_data
 from noisebench.errors import DataError
 from noisebench.experiments.command import repro_command
@@ -1048,11 +1048,11 @@ def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path):
         path = place / "train" / "cat" / name
         path.write_bytes(raw)
         with pytest.raises(
-            DataError, match=f"{name} cannot be read as a picture .*: write it with 8"
+            DataError, match=f"{name} cannot be read as an image .*: write it with 8"
         ):
             read_images(find_dataset(str(place)), tmp_path)
         with pytest.raises(
-            DataError, match=f"{name} cannot be read as a picture .*: write it with 8"
+            DataError, match=f"{name} cannot be read as an image .*: write it with 8"
         ):
             np.asarray(read_images(find_dataset(f"folder:{place}"), tmp_path).train_images)
         path.unlink()

@@ -335,7 +335,7 @@ def test_labels_go_only_where_a_matrix_allows(tmp_path_factory, seed, counts):
     path = tmp_path_factory.mktemp("T") / "T.npy"
     np.save(path, table)
     model = build_noise(f"matrix(file={str(path)!r})", 3)
-    assert (table[CLEAN, model.draw(CLEAN, seed)] > 0).all()
+    assert (table[CLEAN, model.sample(CLEAN, seed)] > 0).all()
 
 
 def test_the_same_matrix_from_another_place_is_the_same_manifest(file, tmp_path):

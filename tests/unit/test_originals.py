@@ -26,13 +26,11 @@ from noisebench.datasets.raw import BATCHES, find_raw, read_raw
 from noisebench.errors import DataError
 from tests.support.hosting import (
     Host,
-    breaks_off,
     hosting,
     idx,
     lay_out,
     published,
     python_2_batch,
-    status,
 )
 
 IDX = {"train_images": "train-images-idx3-ubyte", "train_labels": "train-labels-idx1-ubyte",
@@ -123,19 +121,6 @@ def test_the_command_trains_on_what_it_downloads_saying_how_far_it_is(
         (f"downloading {file}.gz from {mirror.address[7:]}") for file in IDX.values()
     ]
     assert said[0].endswith(" MB") and (tmp_path / "data" / "mnist.npz").exists()
-
-
-def test_half_a_data_set_is_gone_on_from(
-    mirror: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "_PAUSE", 0.0)
-    mirror.answers = [breaks_off(10), breaks_off(10), status(404)]
-    with pytest.raises(DataError, match="no host sent train-images"):
-        read_images(DATASETS["mnist"], tmp_path)
-    assert not (tmp_path / "mnist.npz").exists()
-    read_images(DATASETS["mnist"], tmp_path)
-    assert mirror.ranges[:4] == ["", "bytes=10-", "bytes=20-", "bytes=20-"]
-    assert [path.name for path in tmp_path.iterdir()] == ["mnist.npz"]
 
 
 def test_a_download_that_was_whole_before_its_npz_was_is_not_repeated(
@@ -428,68 +413,6 @@ def test_of_an_archive_the_named_batches_alone_are_read(
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [
         "cifar-10-python.tar.gz"
     ]
-
-
-def test_an_archive_without_a_batch_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches = small_batches("cifar10")
-    archive = archive_of(
-        "cifar10", {batch: raw for batch, raw in batches.items() if batch != "data_batch_4"}
-    )
-    trust_batches(monkeypatch, "cifar10", batches, archive)
-    lay_out(tmp_path, {"cifar-10-python.tar.gz": archive})
-    with pytest.raises(DataError, match=r"has no cifar-10-batches-py/data_batch_4"):
-        read_raw("cifar10", tmp_path / "cifar-10-python.tar.gz")
-
-
-NO_BATCHES = {
-    "system": (b"cos\nsystem\n(S'touch ran'\ntR.", "it would call os.system"),
-    "eval": (b"\x80\2}(U\4datacbuiltins\neval\n(U\1rtRu.", "it would call builtins.eval"),
-    "empty": (b"", "is refused: it is damaged"),
-    "cut": (b"\x80\2]", "is refused: it is damaged"),
-    "list": (b"\x80\2].", "a batch has no data"),
-    "nothing": (b"\x80\2}.", "a batch has no data"),
-    "other key": (
-        python_2_batch(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2), "label"),
-        "a batch has no data",
-    ),
-    "other size": (
-        python_2_batch(np.zeros((2, 16, 16, 3), np.uint8), np.zeros(2), "labels"),
-        "a batch has no data",
-    ),
-    "other number": (
-        python_2_batch(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(3), "labels"),
-        "are not one class number an image",
-    ),
-}
-
-
-def test_a_batch_that_is_none_is_refused_and_nothing_of_it_is_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, (raw, message) in NO_BATCHES.items():
-        with subtests.test(batch=name), monkeypatch.context() as patch:
-            batches = small_batches("cifar10") | {"data_batch_3": raw}
-            trust_batches(patch, "cifar10", batches, b"")
-            lay_out(tmp_path / "cifar-10-batches-py", batches)
-            with pytest.raises(DataError, match=message):
-                read_raw("cifar10", tmp_path / "cifar-10-batches-py")
-            assert not Path("ran").exists()
-
-
-def test_a_batch_that_says_more_than_it_holds_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = python_2_batch(np.zeros((2, 32, 32, 3), np.uint8), np.zeros(2), "labels").replace(
-        b"K\2J\0\x0c\0\0\x86", b"J\0\0\0\x7fJ\0\x0c\0\0\x86"
-    )
-    batches = small_batches("cifar10") | {"data_batch_3": raw}
-    trust_batches(monkeypatch, "cifar10", batches, b"")
-    lay_out(tmp_path / "cifar-10-batches-py", batches)
-    with pytest.raises(DataError, match=r"it says \(2130706432, 3072\) of uint8"):
-        read_raw("cifar10", tmp_path / "cifar-10-batches-py")
 
 
 @pytest.mark.soak  # the small batches above are read by the same code

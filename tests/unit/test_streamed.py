@@ -34,7 +34,7 @@ from noisebench.datasets import (
     read_images,
     read_labels,
 )
-from noisebench.datasets.streaming.index import Names
+from noisebench.datasets.index import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.experiments import resolve
@@ -138,23 +138,11 @@ def as_one_tar(pets: Path, place: Path) -> str:
 
 
 def as_tars(pets: Path, place: Path) -> str:
-    """train.tar and val.tar, the first a tar of tars, as ImageNet's."""
+    """train.tar and val.tar."""
     for part in ("train", "val"):
         with tarfile.open(place / f"{part}.tar", "w") as tar:
-            for name in CLASSES:
-                files = [
-                    (path, raw) for path, _, raw in files_of(pets, part) if path.startswith(name)
-                ]
-                inner = io.BytesIO()
-                with tarfile.open(fileobj=inner, mode="w") as class_tar:
-                    for path, raw in files:
-                        add(
-                            class_tar if part == "train" else tar,
-                            path.partition("/")[2] if part == "train" else path,
-                            raw,
-                        )
-                if part == "train":
-                    add(tar, f"{name}.tar", inner.getvalue())
+            for name, _, raw in files_of(pets, part):
+                add(tar, name, raw)
     return f"tar:{place}"
 
 
@@ -297,7 +285,7 @@ def test_of_a_shard_nothing_is_dropped_silently_and_no_key_has_two_labels(tmp_pa
     assert described(("0.json", b'{"label": "cat"}')).decisions == ()
     assert any("0.mask.png" in line for line in described(("0.mask.png", b"x")).decisions)
     for beside, what in (
-        (("0.jpg", b"x"), "two pictures have the key '0'"),
+        (("0.jpg", b"x"), "two images have the key '0'"),
         (("1.json", b'{"label": 0}'), "is 1 in its .cls and 0"),
     ):
         with pytest.raises(DataError, match=what):
@@ -459,7 +447,7 @@ def test_no_worker_is_left_at_the_end_or_after_an_error(pets, tmp_path):
         source, plan = streamed(tmp_path / "pets", workers)
         with pytest.raises(
             DataError,
-            match=r"train/bird/05\.png cannot be read as a picture .*: "
+            match=r"train/bird/05\.png cannot be read as an image .*: "
             r"mend or remove it$",
         ):
             read(source, plan, ATS)
@@ -563,7 +551,7 @@ def test_a_run_is_trained_resumed_and_asked_again(lab, capsys):
         Path("doubts.csv")
         .read_text()
         .splitlines()[0]
-        .startswith("rank,index,path,recorded,suggested")
+        .startswith("rank,index,path,given_label,predicted_label")
     )
     assert main(["--data-dir", "data", "report", "-o", "report.html"]) == 0
     assert "data:image/png;base64," in Path("report.html").read_text()
@@ -865,7 +853,7 @@ def test_what_only_streamed_pictures_have_is_refused_elsewhere(
     ("name", "what"),
     [
         ("folder:none", "folder:none is no folder"),
-        ("folder:bare", "has no test pictures: put them into"),
+        ("folder:bare", "has no test images: put them into"),
         ("tar:pets", "is no tar, and no folder of tars"),
         ("tar:broken.tar", "cannot be read as a tar that is not compressed"),
         ("wds:unlabelled", "'a' has no label: expected a.cls, or .json with a label"),

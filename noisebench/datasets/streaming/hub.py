@@ -1,5 +1,5 @@
 """Tables of Hugging Face's `datasets`, by a hub's name or by a folder of parquet files: labels,
-names and sizes; no picture is decoded.
+names and sizes; no image is decoded.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 from ...errors import DataError
 from ..image_folder import counted
+from ..index import ImageIndex, Listed, Names, hub_library, load_table, unreadable_table
 from ..npz import as_labels, class_count
-from .index import ImageIndex, Listed, Names
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
 _IMAGES = ("image", "img", "jpg", "png", "webp")
@@ -118,31 +118,8 @@ def _occurring(listed: Listed, name: str) -> Listed:
     )
 
 
-def load_table(name: str, split: str, column: str | None = None) -> Any:
-    """One split; its images as bytes. Raises DataError."""
-    datasets = _library()
-    try:
-        table = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library lets through what any file system or network throws
-        raise _unreadable(name, error) from None
-    return table if column is None else table.cast_column(column, datasets.Image(decode=False))
-
-
-def _library() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            "hfds: needs Hugging Face's datasets: pip install 'noisebench[stream]'"
-        ) from None
-    datasets.disable_progress_bars()
-    # versions below 4 would ask whether to run a table's own script
-    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
-    return datasets
-
-
 def _splits(name: str, *, offline: bool) -> list[str]:
-    datasets = _library()
+    datasets = hub_library()
     away = (
         ""
         if Path(name).exists()
@@ -154,17 +131,17 @@ def _splits(name: str, *, offline: bool) -> list[str]:
         datasets.config.HF_HUB_OFFLINE = True  # what is in its cache can still be read
     try:
         return list(datasets.get_dataset_split_names(name))
-    except Exception as error:  # as above
+    except Exception as error:  # the library documents no exceptions
         if away:
             raise DataError(
                 f"hfds:{name} is not in the hub's cache {away}: get it elsewhere and "
                 "name a folder of parquet files"
             ) from None
-        raise _unreadable(name, error) from None
+        raise unreadable_table(name, error) from None
 
 
 def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, ...], list[str]]:
-    """The pictures of a split, their labels as they stand there, the classes where the table names
+    """The images of a split, their labels as they stand there, the classes where the table names
     them, and the columns that are neither.
     """
     import pyarrow.compute as pc
@@ -181,7 +158,7 @@ def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, 
 
 
 def _lengths(images: Any, compute: Any) -> np.ndarray:
-    """Bytes of each picture of a column (N,); 0 of one that lies outside the table."""
+    """Bytes of each image of a column (N,); 0 of one that lies outside the table."""
     return (
         compute.fill_null(compute.binary_length(compute.struct_field(images, "bytes")), 0)
         .to_numpy()
@@ -197,13 +174,6 @@ def _column(name: str, table: Any, names: tuple[str, ...]) -> str:
             f"one of {', '.join(names)}"
         )
     return found
-
-
-def _unreadable(name: str, error: Exception) -> DataError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return DataError(
-        f"hfds:{name} cannot be read ({reason}): a name of the hub, or a folder of parquet files"
-    )
 
 
 def unreachable(endpoint: str) -> str:

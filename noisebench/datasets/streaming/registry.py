@@ -1,4 +1,4 @@
-"""Sets of pictures that are streamed, by path: `folder:DIR`, `tar:FILE|DIR`, `wds:PATTERN|DIR`,
+"""Sets of images that are streamed, by path: `folder:DIR`, `tar:FILE|DIR`, `wds:PATTERN|DIR`,
 `hfds:NAME|DIR`.
 
 Training and test part are found by the usual names: train, and test, else validation or val.
@@ -15,12 +15,12 @@ import numpy as np
 
 from ...errors import DataError
 from ..image_folder import OUTSIDE, TEST_PARTS, TRAIN_PARTS, Skipped, list_folder
+from ..images import CENTRE, SIDE
+from ..index import ImageIndex, Listed, Names
 from ..npz import class_count, fingerprint
 from ..published import LAYOUTS
-from ..registry import AREA, CENTRE, Dataset
+from ..registry import AREA, Dataset
 from .hub import list_table
-from .images import SIDE
-from .index import ImageIndex, Listed, Names
 from .tars import Index, index_tars
 
 READERS = ("folder", "tar", "wds", "hfds")
@@ -42,7 +42,7 @@ def describe_stream(
     labels: str | None = None,
     offline: bool = False,
 ) -> Dataset:
-    """What is known of a streamed set without a picture being read. cache: where what tars hold is
+    """What is known of a streamed set without an image being read. cache: where what tars hold is
     kept. Raises DataError.
     """
     if test is not None and reader != "folder":
@@ -113,26 +113,26 @@ def _check(listed: Listed, where: str) -> None:
                 f"{len(listed.classes) - 1}"
             )
         if len(set(names)) < len(names):
-            raise DataError(f"{where}: two {part} pictures have one name")
+            raise DataError(f"{where}: two {part} images have one name")
 
 
 def _folder(where: Path, test: Path | None, labels: str | None) -> Listed:
-    """train/class/picture, and test/ or val/ beside it, or elsewhere."""
+    """train/class/image, and test/ or val/ beside it, or elsewhere."""
     if not where.is_dir():
         raise DataError(
-            f"folder:{where} is no folder: expected train/class/picture and test/ or val/ in it"
+            f"folder:{where} is no folder: expected train/class/image and test/ or val/ in it"
         )
     listed = list_folder(where, test, labels)
     if not len(listed.test):
         raise DataError(
-            f"folder:{where} has no test pictures: put them into "
+            f"folder:{where} has no test images: put them into "
             f"{where / 'test'}/class/ beside train/, or name --test"
         )
     return listed
 
 
 def _tar(where: Path, cache: Path) -> Listed:
-    """One tar with train/class/picture in it, or a folder of tars, whose names are the beginning of
+    """One tar with train/class/image in it, or a folder of tars, whose names are the beginning of
     their members' paths.
     """
     root, tars = (where.parent, [where.name]) if where.is_file() else (where, _tars_in(where))
@@ -150,7 +150,7 @@ def _tar(where: Path, cache: Path) -> Listed:
     train, test = _two_parts(
         parts,
         f"tar:{where}",
-        "members such as train/class/picture.jpg, or tars named train.tar and val.tar",
+        "members such as train/class/image.jpg, or tars named train.tar and val.tar",
     )
     passed, used = Skipped(), {parts[train[0]], parts[test[0]]}
     for place in np.flatnonzero(~np.isin(parts, list(used))).tolist():
@@ -228,7 +228,7 @@ def _part_of_shards(
     index = index_tars(root, tars, cache, keyed=True)
     if not len(index.names):
         raise DataError(
-            f"wds:{root}: no pictures in {tars[0]}: expected key.jpg, .png or .webp beside key.cls"
+            f"wds:{root}: no images in {tars[0]}: expected key.jpg, .png or .webp beside key.cls"
         )
     listing = _of_tars(root, tars, index, np.arange(len(index.names)))
     if len(set(index.names)) < len(index.names):  # keys that begin anew in each shard

@@ -1,8 +1,7 @@
-"""Pictures in tars, and in webdataset's shards: each tar is looked through once, and what it holds
+"""Images in tars, and in webdataset's shards: each tar is looked through once, and what it holds
 is kept beside the data.
 
-A tar of tars needs nothing more: a member of an inner one lies at one place of the outer one.
-timm's reader of shards goes through them in a row and cannot fetch a picture by name, which a
+timm's reader of shards goes through them in a row and cannot fetch an image by name, which a
 manifest asks for; so shards are read as tars are, by where their members lie.
 """
 
@@ -24,20 +23,19 @@ from ...core.files.atomic import atomic_write, is_text
 from ...core.files.schema import MOST_CLASSES
 from ...errors import DataError
 from ..image_folder import BESIDE, HIDDEN, LINK, SUFFIXES, Skipped, is_hidden, is_image
-from .index import Names
+from ..index import Names
 
 _COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
 _LINK = -1  # the offset of what is no regular file
-_DEEPEST = 8  # tars within tars
 _LARGEST_HEAD = 1 << 20  # bytes of a long name
 _LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json
 _LARGEST_INDEX = 1 << 33  # bytes of a column
-_FORMAT = 3
+_FORMAT = 4
 
 
 @dataclass(frozen=True)
 class Index:
-    """What some tars hold, in order: names (N,), where each picture begins and its size (N,), in
+    """What some tars hold, in order: names (N,), where each image begins and its size (N,), in
     which tar (N,), and of shards its label (N,), -1 elsewhere; and a line for each reason for which
     something was passed over.
     """
@@ -59,7 +57,7 @@ class _Member:
 
 
 def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> Index:
-    """The pictures of tars at paths in the root. keyed: as webdataset has them, `key.jpg` beside
+    """The images of tars at paths in the root. keyed: as webdataset has them, `key.jpg` beside
     `key.cls` or `key.json`.
 
     What was found is kept in the folder `cache` for as long as the tars are of the same size and
@@ -130,77 +128,45 @@ def _stem(name: str, tars: Sequence[str]) -> str:
     return f"{name.removesuffix('.tar')}/" if len(tars) > 1 else ""
 
 
-def _members(
-    path: Path, place: range | None = None, depth: int = 0
-) -> Iterator[tuple[str, int, int]]:
-    """Name, offset in the outermost tar and size of every file, of inner tars too, which are taken
-    for folders. place: the inner one's bytes. Raises DataError.
-    """
+def _members(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of every file. Raises DataError."""
     try:
-        place = range(path.stat().st_size) if place is None else place
         with path.open("rb") as file:
-            found = list(_in_turn(file, place))
-    except (
-        tarfile.TarError,
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+            members = list(_regular_members(file, path.stat().st_size))
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         raise DataError(
             f"{path} cannot be read as a tar that is not compressed ({error})"
         ) from None
-    for name, offset, size in found:
-        plain = name.removeprefix("./")
-        if offset == _LINK or not plain.endswith(".tar"):
-            yield plain, offset, size
-        elif depth == _DEEPEST:
-            raise DataError(f"{path}: {plain} is a tar within {_DEEPEST} others: unpack it first")
-        else:
-            inner = _members(path, range(offset, offset + size), depth + 1)
-            yield from (
-                (f"{plain.removesuffix('.tar')}/{name}", at, length) for name, at, length in inner
-            )
+    for name, offset, size in members:
+        yield name.removeprefix("./"), offset, size
 
 
-def _in_turn(file: IO[bytes], place: range) -> Iterator[tuple[str, int, int]]:
-    """Each file that lies whole in its place, behind the one before; links and devices at _LINK.
-    Raises ValueError, tarfile's errors.
+def _regular_members(file: IO[bytes], length: int) -> Iterator[tuple[str, int, int]]:
+    """Each file that lies within the tar, behind the one before; links and devices at _LINK. Raises
+    ValueError, tarfile's errors.
     """
-    file.seek(place.start)
     heads: Any = _Heads(file)
     with tarfile.open(fileobj=heads, mode="r:") as tar:
-        before = place.start - 1
+        before = -1
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # the library would keep them all, a kilobyte each
             end = member.offset_data + max(member.size, 0)
-            if member.offset <= before or member.size < 0 or end > place.stop:
+            if member.offset <= before or member.size < 0 or end > length:
                 raise ValueError(f"{member.name!r} lies outside it: it is damaged or truncated")
             if member.sparse is not None:
                 raise ValueError(f"{member.name!r} is stored with holes")
+            valid = "\0" not in member.name and is_text(member.name)
+            if member.isreg() and not valid:
+                raise ValueError(f"the name {member.name!a} is not UTF-8")
             if member.isreg():
-                _check_name(member.name)
                 yield member.name, member.offset_data, member.size
-            elif not member.isdir() and "\0" not in member.name and is_text(member.name):
+            elif not member.isdir() and valid:
                 yield member.name, _LINK, 0
             before = member.offset
-        _check_end(file, tar.offset, place.stop)
-
-
-def _check_name(name: str) -> None:
-    """Raises ValueError for a name that no manifest can hold."""
-    if "\0" in name or not is_text(name):
-        raise ValueError(f"the name {name!a} is not UTF-8")
-
-
-def _check_end(file: IO[bytes], at: int, stop: int) -> None:
-    """Raises ValueError where something follows that is neither a member nor the end, at which the
-    library stops silently.
-    """
-    file.seek(at)
-    if any(file.read(min(tarfile.BLOCKSIZE, max(stop - at, 0)))):
-        raise ValueError(f"it is damaged at byte {at}")
+        file.seek(tar.offset)
+        # the library stops silently at what is neither a member nor the end
+        if any(file.read(min(tarfile.BLOCKSIZE, max(length - tar.offset, 0)))):
+            raise ValueError(f"it is damaged at byte {tar.offset}")
 
 
 class _Heads:
@@ -228,14 +194,14 @@ def _visible(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
 
 
 def _named(path: Path, stem: str, passed: Skipped) -> Iterator[_Member]:
-    """Pictures by their paths."""
+    """Images by their paths."""
     for name, offset, size in _visible(path, passed):
         if is_image(stem + name, passed):
             yield _Member(stem + name, offset, size)
 
 
 def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
-    """Pictures of a shard by their keys, each with the label beside it. Raises DataError, naming a
+    """Images of a shard by their keys, each with the label beside it. Raises DataError, naming a
     key without one.
     """
     pictures: dict[str, tuple[int, int]] = {}
@@ -249,7 +215,7 @@ def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
             if f".{suffix}" in SUFFIXES:
                 if key in pictures:
                     raise DataError(
-                        f"{path}: two pictures have the key {key!r}, the second is "
+                        f"{path}: two images have the key {key!r}, the second is "
                         f"{name}: keep one of them"
                     )
                 pictures[key] = (offset, size)
@@ -269,7 +235,7 @@ def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
                     )
     if missing := [key for key in pictures if key not in labels]:
         raise DataError(
-            f"{path}: the picture {missing[0]!r} has no label: expected "
+            f"{path}: the image {missing[0]!r} has no label: expected "
             f"{missing[0]}.cls, or .json with a label"
         )
     for key, (offset, size) in pictures.items():

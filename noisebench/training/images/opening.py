@@ -18,8 +18,7 @@ from timm.data.readers.reader_factory import create_reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar, TarState
 
-from ...datasets.streaming.images import Opener
-from ...datasets.streaming.index import ImageIndex
+from ...datasets.index import ImageIndex, Opener
 
 # tars a process keeps open: a set of a thousand shards would take all the files that one may have
 _MOST_OPEN = 64

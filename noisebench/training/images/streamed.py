@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ...core.hardware import cpu_count
 from ...core.seeds import derived_seed
 from ...datasets import LazyImages
-from ...datasets.streaming.images import Fitting, Opener, decoded
-from ...datasets.streaming.index import ImageIndex, Names
+from ...datasets.images import Fitting, decoded
+from ...datasets.index import ImageIndex, Names, Opener
 from ...errors import DataError
 from ..distributed.processes import rank_info
 from .opening import timm_opener

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from noisebench.datasets.label_files import Shape, read_annotations, read_review
+from noisebench.datasets import Shape, read_annotations, read_review
 from noisebench.noise.matrices import read_matrix
 
 from .choices import Choices, changed, mutated

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...errors import DataError
-from .index import ImageIndex
+from ..errors import DataError
+from .index import ImageIndex, Opener, opener
 
 T = TypeVar("T")
 
@@ -21,17 +21,14 @@ T = TypeVar("T")
 CENTRE = 0.875
 SIDE = 224  # pixels
 FITS = ("crop", "pad", "squash")
-_SAMPLE = 64  # pictures of a streamed set whose sizes and modes are told
-_NAMED = 3  # pictures that a sentence names
+_SAMPLE = 64  # images of a streamed set whose sizes and modes are told
+_NAMED = 3  # images that a sentence names
 
 # and no other: EPS is a program, which PIL would have run
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-# of pictures that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
+# of images that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
 DECODING_VERSION = 2
 LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
-
-Opener = Callable[[int], Any]
-"""The file of a picture, by its place in the listing."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +160,8 @@ def sentences(
         if read
         else ""
     )
-    said = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
-    return (*said, *([f"{part} images: {small}"] if small else []))
+    lines = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
+    return (*lines, *([f"{part} images: {small}"] if small else []))
 
 
 @dataclass(frozen=True)
@@ -202,15 +199,13 @@ class LazyImages:
         return replace(self, places=self.places[which])
 
     def sized(self, side: int, centre: float, fit: str = "crop") -> LazyImages:
-        """The same pictures at another side, in pixels."""
+        """The same images at another side, in pixels."""
         return replace(self, side=side, centre=centre, fit=fit)
 
     def changes(self, part: str) -> tuple[str, ...]:
         """What is changed of some of them, evenly spread; these are read here and now. Raises
         DataError.
         """
-        from .opening import opener
-
         opened, last = opener(self.listing), len(self) - 1
         places = self.places[np.linspace(0, last, min(_SAMPLE, len(self))).astype(int)].tolist()
         read = [self._changed(opened, place) for place in places]
@@ -232,15 +227,13 @@ class LazyImages:
         )
 
     def ids(self) -> tuple[str, ...]:
-        """Each picture's name."""
+        """Each image's name."""
         return tuple(self.listing.names[place] for place in self.places.tolist())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them, read here and now. Raises DataError, naming the picture that cannot be
+        """All of them, read here and now. Raises DataError, naming the image that cannot be
         read.
         """
-        from .opening import opener
-
         opened = opener(self.listing)
         images = [
             self.fitting(decoded(opened, self.listing, place)) for place in self.places.tolist()
@@ -254,7 +247,7 @@ class LazyImages:
 
 
 def decoded(opened: Opener, listing: ImageIndex, place: int) -> Any:
-    """A picture of PIL's in RGB. Raises DataError, naming it."""
+    """An image of PIL's in RGB. Raises DataError, naming it."""
     return read_picture(
         lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place)
     )
@@ -361,7 +354,7 @@ def _on_white(image: Any) -> tuple[Any, bool]:
 def read_picture(
     open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]
 ) -> T:
-    """What `read` makes of a file's first picture; of a gigantic one, or one of another format,
+    """What `read` makes of a file's first image; of a gigantic one, or one of another format,
     nothing is read but its head.
 
     Raises DataError.
@@ -376,7 +369,7 @@ def read_picture(
         # PIL documents no exceptions; whatever a damaged file makes it throw
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{where()} cannot be read as a picture ({reason}): mend or remove it"
+            f"{where()} cannot be read as an image ({reason}): mend or remove it"
         ) from None
 
 

@@ -1,0 +1,250 @@
+"""Lists of label issues: as `evaluate --suspects` writes one and the user has edited it, or as
+cleanlab gives one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..core.classes import NoClass, class_numbers
+from ..core.files.arrays import read_npy
+from ..core.files.atomic import read_checked
+from ..core.files.untrusted import parse_json
+from ..core.sanitize import from_cell
+from ..errors import DataError
+from .label_files import MOST_COLUMNS, ROOM, WIDEST, decode, sniff
+from .label_keys import NONE, Shape, find_key, match_keys
+
+GIVEN, PREDICTED = "given_label", "predicted_label"
+_OLD_NAMES = {"recorded": GIVEN, "suggested": PREDICTED}
+_KEYS = ("path", "index")
+_ISSUE = "is_label_issue"
+# columns that do not say what to do
+_IGNORED = {"rank", "score", "split", "label_quality", "label_score"}
+_FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_TABLES, _ARRAYS = (".csv", ".tsv"), (".npy", ".txt", ".json")
+_EMPTY = "it lists no example: there is nothing to do"
+
+
+def read_review(
+    path: Path, shape: Shape, given: np.ndarray, sha256: str | None = None
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Which examples (m,) are listed, the class (m,) predicted for each, None where the list
+    predicts none, and sentences on how it was read. Raises DataError, naming the line.
+
+    A table has the columns given_label and predicted_label, as cleanlab's, or recorded and
+    suggested, as older versions wrote; one that was made for other given labels (N,) is refused. An
+    array holds the indices of examples, or a flag for each.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (*_TABLES, *_ARRAYS):
+        raise DataError(f"{path}: a list of label issues is a {', '.join((*_TABLES, *_ARRAYS))}")
+    raw = read_checked(path, sha256, ROOM + shape.n * WIDEST)
+    try:
+        if suffix in _ARRAYS:
+            note = "it does not say for which labels it was made"
+            return _from_array(raw, suffix, shape), None, (note,)
+        table = _read_table(decode(raw), shape.n)
+        examples, key = _examples(table, shape)
+        table.check_given(shape, given[examples])
+        listed = table.issues()
+        used = {GIVEN, PREDICTED, *_KEYS, *_IGNORED, _ISSUE, key}
+        unused = [name or "''" for name in table.columns if name not in used]
+        notes = (f"not used: {', '.join(unused)}",) if unused else ()
+        return examples[listed], table.classes(PREDICTED, shape, listed), notes
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8: save it as CSV UTF-8") from None
+    except (ValueError, TypeError, csv.Error) as error:
+        raise DataError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _from_array(raw: bytes, suffix: str, shape: Shape) -> np.ndarray:
+    """The examples (m,) of indices, or of flags (N,)."""
+    if suffix == ".npy":
+        values = read_npy(raw)
+    else:
+        words = parse_json(raw) if suffix == ".json" else re.split(r"[\s,;]+", decode(raw).strip())
+        if not isinstance(words, list):
+            raise ValueError("expected a list of indices, or of true and false")
+        flags = [_FLAGS.get(str(word).lower()) for word in words]
+        as_flags = any(str(word).lower() in ("true", "false") for word in words)
+        if as_flags and None not in flags:
+            values = np.array(flags, bool)
+        else:
+            values = np.array([float(word) for word in words])
+    if values.ndim != 1 or not values.size:
+        raise ValueError(
+            f"expected indices of examples, or a flag for each of the {shape.n}, got "
+            f"shape {values.shape}"
+        )
+    if values.dtype.kind not in "biuf" or not np.isin(values % 1, 0).all():
+        raise ValueError("expected indices of examples, or flags, got numbers that are not whole")
+    if values.dtype == bool or (len(values) == shape.n > 2 and np.isin(values, (0, 1)).all()):
+        if len(values) != shape.n:
+            raise ValueError(f"it has {len(values)} flags, the data have {shape.n} examples")
+        if not values.any():
+            raise ValueError(_EMPTY)
+        return np.flatnonzero(values)
+    if (strange := (values < 0) | (values >= shape.n)).any():
+        raise ValueError(
+            f"no training example has the index {values[strange][0]:.0f}: they go "
+            f"from 0 to {shape.n - 1}"
+        )
+    if len(np.unique(values)) < len(values):
+        raise ValueError("an index stands in it twice")
+    return values.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Columns by name, as written; `lines` (m,): where in the file each row ends."""
+
+    columns: dict[str, list[str]]
+    lines: list[int]
+
+    def classes(self, column: str, shape: Shape, rows: Sequence[int]) -> np.ndarray:
+        """Some rows of a column of classes by name or number (m,). Raises ValueError."""
+        words = [from_cell(self.columns[column][row]) for row in rows]
+        try:
+            return np.array(class_numbers(words, shape.classes, names_win=True), np.int64)
+        except NoClass as error:
+            empty = not words[error.place]
+            reason = "is empty: delete the line, or name a class" if empty else f"is wrong: {error}"
+            raise ValueError(f"line {self.lines[rows[error.place]]}: {column} {reason}") from None
+
+    def check_given(self, shape: Shape, given: np.ndarray) -> None:
+        """Raises ValueError where the list was made for other labels (m,)."""
+        listed = self.classes(GIVEN, shape, range(len(self.lines)))
+        if (differs := listed != given).any():
+            at = int(differs.argmax())
+            now, then = (shape.classes[labels[at]] for labels in (given, listed))
+            raise ValueError(
+                f"line {self.lines[at]}: the label is {now} in this manifest, not "
+                f"{then}: the list was made for other labels"
+            )
+
+    def issues(self) -> list[int]:
+        """The rows that list a label issue: all, less those that cleanlab marks as none."""
+        if _ISSUE not in self.columns:
+            return list(range(len(self.lines)))
+        flags = [_FLAGS.get(cell.lower()) for cell in self.columns[_ISSUE]]
+        if None in flags:
+            at = flags.index(None)
+            raise ValueError(
+                f"line {self.lines[at]}: {_ISSUE} must be True or False, not "
+                f"{self.columns[_ISSUE][at]!r}"
+            )
+        if not any(flags):
+            raise ValueError(_EMPTY)
+        return [at for at, flag in enumerate(flags) if flag]
+
+
+def _read_table(text: str, n: int) -> _Table:
+    """The columns, under today's names; separated by commas, or by semicolons or tabs, as
+    spreadsheets of some countries write.
+    """
+    mark = sniff(text.splitlines()[:1])
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
+    names = [name.strip().lower() for name in next(rows, [])]
+    if len(names) > MOST_COLUMNS:
+        raise ValueError(f"it has {len(names)} columns, and may have {MOST_COLUMNS}")
+    names = [
+        name if _OLD_NAMES.get(name) in names else _OLD_NAMES.get(name, name) for name in names
+    ]
+    if twice := next((name for name in names if names.count(name) > 1 and name), None):
+        raise ValueError(f"its first line has the column {twice!r} twice")
+    if missing := [name for name in (GIVEN, PREDICTED) if name not in names]:
+        if not set(_KEYS) & set(names):
+            missing.insert(0, "index or path")
+        raise ValueError(
+            f"it has no column {', '.join(missing)}: a list is what noisebench evaluate RUN "
+            "--suspects FILE writes, or cleanlab's table"
+        )
+    cells: list[list[str]] = []
+    lines: list[int] = []
+    for row in rows:
+        if not any(row):
+            continue  # an empty line, or the ,,,, that a spreadsheet leaves of one
+        if len(row) != len(names):
+            raise ValueError(
+                f"line {rows.line_num} has {len(row)} fields, the first has {len(names)}"
+            )
+        if len(lines) == n:
+            raise ValueError(f"it has more lines than the data have examples, which are {n}")
+        lines.append(rows.line_num)
+        cells.append([cell.strip() for cell in row])
+    if not lines:
+        raise ValueError(_EMPTY)
+    return _Table(
+        {name: list(column) for name, column in zip(names, zip(*cells, strict=True), strict=True)},
+        lines,
+    )
+
+
+def _examples(table: _Table, shape: Shape) -> tuple[np.ndarray, str | None]:
+    """Which example each row is, by path and by index, which must agree; else the name of another
+    column that says it. Raises ValueError.
+    """
+    by = {
+        name: _by(table, name, shape)
+        for name in _KEYS
+        if name in table.columns and (name == "index" or shape.ids)
+    }
+    if not by and "path" in table.columns:
+        raise ValueError("it goes by path, but the examples of these data have none")
+    if not by:
+        return _by_other_column(table, shape)
+    examples = next(iter(by.values()))
+    if len(by) > 1 and (differs := examples != by["index"]).any():
+        at = int(differs.argmax())
+        raise ValueError(
+            f"line {table.lines[at]}: {table.columns['path'][at]} is example "
+            f"{examples[at]}, not {by['index'][at]}"
+        )
+    first = dict[int, int]()
+    for line, example in zip(table.lines, examples.tolist(), strict=True):
+        if first.setdefault(example, line) != line:
+            raise ValueError(
+                f"line {line}: example {example} stands in line {first[example]} already"
+            )
+    return examples, None
+
+
+def _by(table: _Table, name: str, shape: Shape) -> np.ndarray:
+    keys = table.columns[name]
+    matches = match_keys(keys, shape, np.ones(len(keys), bool), name)
+    examples = matches[0].examples if matches else np.full(len(keys), NONE)
+    if (strange := examples < 0).any():
+        at = int(strange.argmax())
+        allowed = "" if name == "path" else f": they go from 0 to {shape.n - 1}"
+        raise ValueError(
+            f"line {table.lines[at]}: no training example has the {name} {keys[at]!r}{allowed}"
+        )
+    return examples
+
+
+def _by_other_column(table: _Table, shape: Shape) -> tuple[np.ndarray, str | None]:
+    """By a table's own index, which has no name, or another column that names the examples; a row
+    for every example needs none.
+    """
+    keys = {
+        name: cells
+        for name, cells in table.columns.items()
+        if name not in {GIVEN, PREDICTED, *_IGNORED, _ISSUE}
+    }
+    key = find_key(keys, shape, np.ones(len(table.lines), bool))
+    if key is not None and (key[1].examples >= 0).all():
+        return key[1].examples, key[0]
+    if key is not None or len(table.lines) != shape.n:
+        raise ValueError(
+            f"no column names the examples of its {len(table.lines)} rows: add a "
+            "column index or path"
+        )
+    return np.arange(shape.n), None
