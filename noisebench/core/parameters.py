@@ -138,17 +138,18 @@ class Parameter:
 
 def _coerce(value: Value, kind: Any) -> Value:
     """The value as `kind`, or None if it is not one; 2.0 and 2 are the same number."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is bool:
-        return value if isinstance(value, bool) else None
-    if kind is float and is_number:
-        exact = abs(value) < _EXACT and float(value).is_integer()  # type: ignore
-        return int(value) if exact else float(value)  # type: ignore
-    if kind is int and is_number:
-        return int(value) if float(value).is_integer() else None  # type: ignore
-    if isinstance(value, str) and kind not in (int, float):
+    if kind is bool or isinstance(value, bool):
+        return value if kind is bool and isinstance(value, bool) else None
+    if kind in (int, float):
+        if not isinstance(value, int | float):
+            return None
+        integral = float(value).is_integer()
+        if kind is int:
+            return int(value) if integral else None
+        return int(value) if integral and abs(value) < _EXACT else float(value)
+    if isinstance(value, str):
         return value
-    return None if kind in (int, float, str) else _matrix(value)
+    return None if kind is str else _matrix(value)
 
 
 def _matrix(value: Value) -> Value:

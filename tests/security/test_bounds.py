@@ -18,8 +18,8 @@ from typing_extensions import TypedDict
 from noisebench.core.classes import check_table
 from noisebench.core.files.schema import Number, check_form, check_plain
 from noisebench.core.files.untrusted import (
+    check_room,
     free_memory,
-    max_unpacked,
     open_regular,
     parse_json,
     read_bytes,
@@ -131,8 +131,10 @@ def test_an_honest_manifest_that_packs_well_is_read(tmp_path: Path) -> None:
 
 
 def test_what_a_packed_file_may_hold_grows_with_it() -> None:
-    assert max_unpacked(10) == max_unpacked(1000) == 1 << 28
-    assert max_unpacked(1 << 30) == 100 << 30
+    for packed, largest in ((10, 1 << 28), (1000, 1 << 28), (1 << 30, 100 << 30)):
+        check_room([largest - 1, 1], packed)
+        with pytest.raises(ValueError, match="which no honest file does"):
+            check_room([largest, 1], packed)
 
 
 def test_a_file_that_grows_while_it_is_read_is_read_as_it_was(tmp_path: Path) -> None:

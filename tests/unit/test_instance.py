@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.stats import kstest, truncnorm
 
 import noisebench as nb
+from noisebench.core import seeds
 from noisebench.datasets import (
     DATASETS,
     Labels,
@@ -73,9 +74,7 @@ def rows_of(text, labels, sources, seed=0, num_classes=K):
 
 def own_rates(rate, n, seed=0, std=0.1):
     """Each image's rate q (n,)."""
-    return instance_dependent.truncated_normal(
-        rate, std, uniforms((seed, instance_dependent._RATES), n)
-    )
+    return instance_dependent.truncated_normal(rate, std, uniforms((seed, seeds.RATES), n))
 
 
 def mistakes(rows, labels):
@@ -175,7 +174,7 @@ def reference_row(i, labels, images, rate, seed, num_classes):
     pixels = images.astype(np.float64)
     x = ((pixels[i] - pixels.mean((0, 1, 2))) / pixels.std((0, 1, 2))).reshape(-1)
     W = instance_dependent._normals(
-        (seed, instance_dependent._PROJECTION, int(labels[i])), slice(0, x.size), num_classes
+        (seed, seeds.PROJECTION, int(labels[i])), slice(0, x.size), num_classes
     )
     q, row = own_rates(rate, len(labels), seed)[i], np.zeros(num_classes)
     scores = {
@@ -207,9 +206,7 @@ def test_the_rows_of_images_are_those_of_the_definition(digits, case):
 
 def test_a_projection_is_standard_normal_and_another_for_each_class():
     first, second = (
-        instance_dependent._normals(
-            (0, instance_dependent._PROJECTION, k), slice(0, 3072), 10
-        ).reshape(-1)
+        instance_dependent._normals((0, seeds.PROJECTION, k), slice(0, 3072), 10).reshape(-1)
         for k in (0, 1)
     )
     assert kstest(first, "norm").pvalue > 0.001
@@ -263,9 +260,7 @@ def test_images_without_any_difference_spread_their_mistakes_evenly():
 
 def softmax_of(x, k, seed, num_classes):
     """P(recorded | wrong) (num_classes,) of an image of class k as numbers, by the definition."""
-    W = instance_dependent._normals(
-        (seed, instance_dependent._PROJECTION, k), slice(0, x.size), num_classes
-    )
+    W = instance_dependent._normals((seed, seeds.PROJECTION, k), slice(0, x.size), num_classes)
     scores = x.reshape(-1) @ W
     scores[k] = -np.inf
     return np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()

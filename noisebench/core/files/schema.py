@@ -68,12 +68,11 @@ def check_form(content: Any, form: Any, at: str = "") -> None:
     else:
         parents, message = [*parents, last], f"{message}, not {shown(first['input'])}"
     for part in parents:
-        at += f"[{part}]" if isinstance(part, int) else f".{_key(part)}" if part else ""
+        if isinstance(part, int):
+            at += f"[{part}]"
+        elif part:
+            at += f".{part if part.isidentifier() else shown(part)}"
     raise ValueError(f"{at.removeprefix('.') or 'it'} {message}")
-
-
-def _key(name: str) -> str:
-    return name if name.isidentifier() else shown(name)
 
 
 def check_plain(content: Any, depth: int = 0) -> None:

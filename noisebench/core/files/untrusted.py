@@ -64,14 +64,9 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def max_unpacked(packed: int) -> int:
-    """Bytes that a file of `packed` bytes may hold when it is unpacked."""
-    return max(_ROOM, MAX_RATIO * packed)
-
-
 def check_room(sizes: Iterable[int], packed: int) -> None:
     """Raises ValueError where members of these sizes are too large for `packed` bytes."""
-    if (size := sum(sizes)) > max_unpacked(packed):
+    if (size := sum(sizes)) > max(_ROOM, MAX_RATIO * packed):
         raise ValueError(f"it unpacks to {size} bytes from {packed}, which no honest file does")
 
 
