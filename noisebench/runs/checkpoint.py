@@ -236,7 +236,7 @@ def save(folder: RunFolder, trainer: Trainer, course: RunState) -> None:
     """
     import torch
 
-    trainer.check()
+    trainer.state.check()
     buffer = io.BytesIO()
     folds = [torch.from_numpy(rows) for rows in course.folds]
     dynamics = {

@@ -57,7 +57,12 @@ class Slot:
     @property
     def place(self) -> tuple[int, int, int, int]:
         """What runs of one pack must have in common: where they stand, and how wide the pack is."""
-        return (self.course.pack_width, self.trainer.epoch, self.trainer.step, self.trainer.since)
+        return (
+            self.course.pack_width,
+            self.trainer.epoch,
+            self.trainer.step,
+            self.trainer.state.schedule_start,
+        )
 
 
 def run_packed(wanted: Sequence[PackedRun], width: int, device: str, tell: OnResult) -> None:

@@ -4,27 +4,22 @@ of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
     ComputeCost,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
     first_epochs,
+    one_hot,
     register_strategy,
 )
-from .components import one_hot
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 
 def determinant_loss(log_p: Tensor, targets: Tensor, delta: float) -> Tensor:
@@ -67,16 +62,15 @@ class DMI(Strategy):
     nothing.
     """
 
+    packable = True
     warmup: Share = 0.5455
     weight: Annotated[float, Interval("[0, 100]")] = 0.01
     delta: Annotated[float, Interval("(0, 1]")] = 0.01
 
-    def setup(self, facts: TrainingInfo) -> None:
-        self._warm = first_epochs(self.warmup, facts.epochs)
+    def setup(self, info: TrainingInfo) -> None:
+        self._warm = first_epochs(self.warmup, info.epochs)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= self._warm:
             return super().supervise(batch, outputs)
         return [
@@ -85,7 +79,7 @@ class DMI(Strategy):
             )
         ]
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         if batch.epoch <= self._warm:
             return None
         log_p = outputs[0][0].log_p

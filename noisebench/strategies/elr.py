@@ -1,42 +1,39 @@
-"""Early-learning regularisation: what the network said of an example so far holds its prediction in
-place.
-"""
+"""Early-learning regularisation: an example's earlier predictions keep its prediction in place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from ..core.parameters import Interval
-from .base import Batch, ComputeCost, ModelOutput, Strategy, TrainingInfo, register_strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
+from .base import (
+    Batch,
+    ComputeCost,
+    Outputs,
+    Strategy,
+    Tensor,
+    TrainingInfo,
+    register_strategy,
+)
 
 _LEAST = 1e-4  # the authors keep p this far from 0 and 1, and with it the term above log 1e-4
-
-
-def _held(p: Tensor) -> Tensor:
-    """p (B, K), kept off 0 and 1; where that takes hold it has no gradient."""
-    return p.clamp(_LEAST, 1 - _LEAST)
 
 
 def remembered(memory: Tensor, index: Tensor, p: Tensor, beta: float) -> Tensor:
     """t (B, K) of the examples index (B,): beta t + (1 - beta) p, p (B, K) scaled to sum to 1,
     written into memory (N, K). No gradient.
     """
-    said = _held(p.detach())
-    t = beta * memory[index] + (1 - beta) * said / said.sum(1, keepdim=True)
+    clamped = p.detach().clamp(_LEAST, 1 - _LEAST)
+    t = beta * memory[index] + (1 - beta) * clamped / clamped.sum(1, keepdim=True)
     memory[index] = t
     return t
 
 
 def early_term(t: Tensor, p: Tensor) -> Tensor:
-    """Mean log(1 - <t, p>) over rows t and p (B, K): the lower, the more p says what t does."""
-    return (1 - (t * _held(p)).sum(1)).log().mean()
+    """Mean log(1 - <t, p>) over rows t and p (B, K): the lower, the more p agrees with t. p is
+    clamped, and has no gradient where that changes it.
+    """
+    return (1 - (t * p.clamp(_LEAST, 1 - _LEAST)).sum(1)).log().mean()
 
 
 @register_strategy(
@@ -57,17 +54,14 @@ class ELR(Strategy):
     left, as on digits; lam=1, beta=0.9 does not.
     """
 
+    packable = True
     lam: Annotated[float, Interval("[0, 100]")] = 3.0
     beta: Annotated[float, Interval("[0, 1)")] = 0.7
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
+    def setup(self, info: TrainingInfo) -> None:
+        self.state["memory"] = info.full((len(info.labels), info.num_classes), 0)
 
-        self.state["memory"] = facts.labels.new_zeros(
-            len(facts.labels), facts.num_classes, dtype=float32
-        )
-
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         if not self.lam:
             return None
         p = outputs[0][0].log_p.exp()

@@ -4,28 +4,25 @@ for a memory, and mixup.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
     ComputeCost,
-    ModelOutput,
     Networks,
+    Outputs,
     Strategy,
+    Tensor,
     TrainingInfo,
+    follow,
+    one_hot,
     register_strategy,
+    sigmoid_ramp,
 )
-from .components import follow, one_hot, sigmoid_ramp
 from .elr import early_term, remembered
 from .mixup import Mixture
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 
 @register_strategy(
@@ -48,7 +45,7 @@ class ElrPlus(Strategy):
     the authors average logits.
     """
 
-    num_networks: ClassVar[int] = 2
+    num_networks = 2
     lam: Annotated[float, Interval("[0, 100]")] = 3.0
     beta: Annotated[float, Interval("[0, 1)")] = 0.7
     alpha: Annotated[float, Interval("(0, 100]")] = 1.0
@@ -56,13 +53,9 @@ class ElrPlus(Strategy):
     average_ramp: Share = 0.5
     ramp: Share = 0.0
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
-
-        self._epochs = facts.epochs
-        memory = facts.labels.new_zeros(
-            self.num_networks, len(facts.labels), facts.num_classes, dtype=float32
-        )
+    def setup(self, info: TrainingInfo) -> None:
+        self._epochs = info.epochs
+        memory = info.full((self.num_networks, len(info.labels), info.num_classes), 0)
         self.state.update(memory=memory, averages=[{} for _ in range(self.num_networks)])
 
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
@@ -80,7 +73,7 @@ class ElrPlus(Strategy):
         rows = one_hot(batch.labels, self._early[0])
         return replace(batch, views=(mixture(batch.views[0]),), targets=mixture(rows))
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         weight = self.lam * sigmoid_ramp(batch.epoch - 1, self.ramp * self._epochs)
         terms: Any = [
             early_term(t, views[0].log_p.exp())

@@ -4,27 +4,22 @@ itself, and as a part of DivideMix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
     first_epochs,
     register_strategy,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 # To the end; the authors of DivideMix stop after 10 steps, or below 0.01, where the beginning still
 # shows. The variance is theirs.
@@ -65,10 +60,13 @@ def chance_clean(cost: Tensor) -> Tensor:
     return cost.new_tensor(mixture.predict_proba(columns)[:, mixture.means_.argmin()])
 
 
-@register_strategy(name="gmm_split", per_class_memory=True, paper="Arazo et al. 2019, Li et al. "
-                                                                  "2020: their "
-                                                       "first step alone",
-                   disabled_form="gmm_split(warmup=1)", cost=ComputeCost(2, 1, full_set=1))  # fmt: skip
+@register_strategy(
+    name="gmm_split",
+    per_class_memory=True,
+    paper="Arazo et al. 2019, Li et al. 2020: their first step alone",
+    disabled_form="gmm_split(warmup=1)",
+    cost=ComputeCost(2, 1, full_set=1),
+)
 @dataclass
 class GmmSplit(Strategy):
     """Small costs and a mixture fit, nothing else: after a warm-up on all labels the network learns
@@ -80,18 +78,15 @@ class GmmSplit(Strategy):
     is told no rate.
     """
 
+    packable = True
     threshold: Annotated[float, Interval("[0, 1)")] = 0.5
     warmup: Share = 0.1
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
+    def setup(self, info: TrainingInfo) -> None:
+        self._labels, self._epochs = info.labels, info.epochs
+        self.state["clean"] = info.full((len(info.labels),), 1)
 
-        self._labels, self._epochs = facts.labels, facts.epochs
-        self.state["clean"] = facts.labels.new_ones(len(facts.labels), dtype=float32)
-
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= first_epochs(self.warmup, self._epochs):
             return super().supervise(batch, outputs)
         clean = self.state["clean"][batch.index]

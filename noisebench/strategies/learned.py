@@ -4,9 +4,8 @@ T-Revision from a T by anchors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -15,19 +14,15 @@ from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
     register_strategy,
     whole_epochs,
 )
 from .transition import TwoStages, through
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 _LEAST = 1e-12  # of a T to be revised: a logarithm is to be had of it, and 1 / T_yy
 
@@ -66,11 +61,11 @@ class VolMinNet(Strategy):
     init: Annotated[float, Interval("[-20, 20]")] = -2
     lr: Annotated[float | None, Interval("[0, 100]")] = None
 
-    def setup(self, facts: TrainingInfo) -> None:
+    def setup(self, info: TrainingInfo) -> None:
         from torch import float64
 
-        shape = (facts.num_classes, facts.num_classes)
-        self.state["w"] = facts.labels.new_full(shape, self.init, dtype=float64).requires_grad_()
+        shape = (info.num_classes, info.num_classes)
+        self.state["w"] = info.labels.new_full(shape, self.init, dtype=float64).requires_grad_()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         own = {} if self.lr is None else {"lr": self.lr}
@@ -79,7 +74,7 @@ class VolMinNet(Strategy):
     def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         return through(log_p, with_unit_diagonal(self.state["w"]))
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         return self.lam * log_volume(with_unit_diagonal(self.state["w"])).to(
             outputs[0][0].cost.dtype
         )
@@ -135,9 +130,9 @@ class ForwardRevision(TwoStages):
     second: Share = 0.4762
     lr: Annotated[float, Interval("[0, 100]")] = 0.01
 
-    def setup(self, facts: TrainingInfo) -> None:
-        super().setup(facts)
-        self._revised_after = self._until + whole_epochs(self.second, facts.epochs)
+    def setup(self, info: TrainingInfo) -> None:
+        super().setup(info)
+        self._revised_after = self._until + whole_epochs(self.second, info.epochs)
         self.state["slack"] = self.state["T"].new_zeros(self.state["T"].shape).requires_grad_()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -165,9 +160,7 @@ class ForwardRevision(TwoStages):
             return log_p
         return through(log_p, self.transition(batch.epoch))
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if self.kind == "forward" or not self.state["known"]:
             return super().supervise(batch, outputs)
         weights = importance(outputs[0][0].log_p, batch.labels, self.transition(batch.epoch))

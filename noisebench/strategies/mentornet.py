@@ -7,9 +7,8 @@ its own from verified labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Share
@@ -18,21 +17,20 @@ from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
+    Generator,
     ModelOutput,
     Networks,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
+    given_label_cost,
+    one_hot,
     register_strategy,
     whole_epochs,
 )
-from .components import one_hot, recorded_cost
 from .verified import verified
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-else:
-    Generator = Tensor = Any
 
 Mentor: TypeAlias = dict[str, Tensor]
 
@@ -126,11 +124,6 @@ def planted(labels: Tensor, places: Tensor, mistaken: Tensor, generator: Generat
     return found
 
 
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
-
 # the paper's, as is the last lesson
 _BURN_IN = {"self_paced": 0.18, "predefined": 0.18, "data_driven": 0.21}
 _LAST_LESSON = 0.75
@@ -177,27 +170,24 @@ class MentorNet(Strategy):
     of costs; here both go straight into the hidden layer of 20.
     """
 
+    packable = True
     kind: Annotated[str, OneOf(("self_paced", "predefined", "data_driven"))] = "self_paced"
     percentile: Share = 0.75
     decay: Annotated[float, Interval("[0, 1)")] = 0.9
     burn_in: Annotated[float | None, Interval("[0, 1]")] = None
     width: Annotated[float | None, Interval("(0, 100]")] = None
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
-
+    def setup(self, info: TrainingInfo) -> None:
         assert self.burn_in is not None, "the language writes burn_in out"
-        self._burned_in = whole_epochs(self.burn_in, facts.epochs)
-        self.state["threshold"] = facts.labels.new_full((), float("nan"), dtype=float32)
-        self._curriculum = _CURRICULA[self.kind](self, facts)
+        self._burned_in = whole_epochs(self.burn_in, info.epochs)
+        self.state["threshold"] = info.full((), float("nan"))
+        self._curriculum = _CURRICULA[self.kind](self, info)
 
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         return self._curriculum.prepare(batch)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
-        cost, threshold = recorded_cost(outputs[0][0], batch), self.state["threshold"]
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
+        cost, threshold = given_label_cost(outputs[0][0], batch), self.state["threshold"]
         now = cost.quantile(self.percentile)
         threshold.copy_(
             now.where(threshold.isnan(), self.decay * threshold + (1 - self.decay) * now)
@@ -216,7 +206,7 @@ class MentorNet(Strategy):
 class Curriculum:
     """What of MentorNet differs by kind. It keeps what it remembers in the strategy's state."""
 
-    def __init__(self, strategy: MentorNet, facts: TrainingInfo) -> None:
+    def __init__(self, strategy: MentorNet, info: TrainingInfo) -> None:
         self._state, self._width = strategy.state, strategy.width
 
     def prepare(self, batch: Batch) -> Batch:
@@ -258,18 +248,16 @@ class DataDriven(Curriculum):
     its last lesson.
     """
 
-    def __init__(self, strategy: MentorNet, facts: TrainingInfo) -> None:
-        super().__init__(strategy, facts)
-        self._labels, self._classes, self._epochs = facts.labels, facts.num_classes, facts.epochs
-        self._generator = facts.generator
-        self._first = max(1, whole_epochs(strategy.burn_in or 0, facts.epochs))
-        self._last = max(
-            self._first, min(whole_epochs(_LAST_LESSON, facts.epochs), facts.epochs - 1)
-        )
+    def __init__(self, strategy: MentorNet, info: TrainingInfo) -> None:
+        super().__init__(strategy, info)
+        self._labels, self._classes, self._epochs = info.labels, info.num_classes, info.epochs
+        self._generator = info.generator
+        self._first = max(1, whole_epochs(strategy.burn_in or 0, info.epochs))
+        self._last = max(self._first, min(whole_epochs(_LAST_LESSON, info.epochs), info.epochs - 1))
         self._trusted = (
-            facts.labels < 0
+            info.labels < 0
             if strategy.burn_in == 1
-            else verified("mentornet(kind='data_driven')", facts)
+            else verified("mentornet(kind='data_driven')", info)
         )
         self._state.update(self._beginning())
 

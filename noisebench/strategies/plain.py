@@ -4,14 +4,20 @@ bootstrapping.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf
-from .base import Batch, ComputeCost, ModelOutput, Strategy, Supervision, register_strategy
-from .components import one_hot
+from .base import (
+    Batch,
+    ComputeCost,
+    Outputs,
+    Strategy,
+    Supervision,
+    one_hot,
+    register_strategy,
+)
 
 _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 
@@ -21,7 +27,8 @@ _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 class Standard(Strategy):
     """Believe every recorded label, trust every example alike."""
 
-    stateless: ClassVar[bool] = True
+    packable = True
+    stateless = True
 
 
 def _complete(values: dict[str, Value]) -> dict[str, Value]:
@@ -41,13 +48,12 @@ class Bootstrap(Strategy):
     itself (soft, beta 0.95).
     """
 
-    stateless: ClassVar[bool] = True
+    packable = True
+    stateless = True
     kind: Annotated[str, OneOf(("hard", "soft"))] = "hard"
     beta: Annotated[float | None, Interval("[0, 1]")] = None
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         assert self.beta is not None, "the language writes beta out"
         log_p = outputs[0][0].log_p
         recorded = one_hot(batch.labels, log_p)

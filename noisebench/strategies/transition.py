@@ -4,9 +4,7 @@ corrected by it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,17 +16,13 @@ from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
     register_strategy,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 _WORST_CONDITION = 1e6
 
@@ -45,16 +39,16 @@ class TwoStages(Strategy):
     under T.
     """
 
-    restarts: ClassVar[bool] = True
+    restarts = True
     first: float
 
-    def setup(self, facts: TrainingInfo) -> None:
+    def setup(self, info: TrainingInfo) -> None:
         from torch import eye, float64
 
-        self._until = max(1, round(self.first * facts.epochs))
-        self._epochs = facts.epochs
+        self._until = max(1, round(self.first * info.epochs))
+        self._epochs = info.epochs
         self.state.update(
-            T=eye(facts.num_classes, dtype=float64, device=facts.labels.device), known=False
+            T=eye(info.num_classes, dtype=float64, device=info.labels.device), known=False
         )
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
@@ -119,9 +113,7 @@ class BackwardEstimated(TwoStages):
             raise RunFailed("backward_estimated: the T that was found has no usable inverse")
         return np.linalg.inv(T)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if not self.state["known"]:
             return super().supervise(batch, outputs)
         return [Supervision(self.state["T"][batch.labels].to(outputs[0][0].cost.dtype))]

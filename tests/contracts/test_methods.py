@@ -385,7 +385,7 @@ def test_a_penalty_pulls_every_parameter(make_trainer) -> None:
     object.__setattr__(pulled.task, "penalty", build_penalty("ce + l1(0.25)"))
     before = [parameter.detach().clone() for parameter in plain.networks[0].parameters()]
     for trainer in (plain, pulled):
-        trainer.make_step()
+        trainer.training_step.run()
     lr = 1e-3
     for start, one, other in zip(
         before, plain.networks[0].parameters(), pulled.networks[0].parameters(), strict=True

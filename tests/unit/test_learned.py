@@ -106,7 +106,7 @@ def test_the_matrix_has_its_own_rate_and_no_weight_decay(
 ) -> None:
     for text, lr in [("volminnet", 0.05), ("volminnet(lr=0.3)", 0.3), ("forward_revision", 0.01)]:
         with case(text=text, lr=lr):
-            group = make_trainer(strategy=text, weight_decay=0.1).optimizer.groups[-1]
+            group = make_trainer(strategy=text, weight_decay=0.1).state.optimizer.groups[-1]
             assert (group.lr, group.weight_decay, len(group.params)) == (lr, 0.0, 1)
 
 
@@ -275,8 +275,11 @@ def test_the_networks_weights_survive_the_first_stage(make_trainer: Callable[...
     )
     for each in (plain, trainer):
         each.run_epoch()
-    assert same(weights(plain), weights(trainer)) and (trainer.since, plain.since) == (1, 0)
-    assert not any(velocity.any() for velocity in trainer.optimizer.velocities())
+    assert same(weights(plain), weights(trainer)) and (
+        trainer.state.schedule_start,
+        plain.state.schedule_start,
+    ) == (1, 0)
+    assert not any(velocity.any() for velocity in trainer.state.optimizer.velocities())
 
 
 def test_the_stages_of_t_revision_are_the_papers(case: Case) -> None:

@@ -97,12 +97,12 @@ def test_the_first_steps_are_those_of_the_training_alone(model: str, make_traine
     for number, trainer in zip((0, 2, 4), together, strict=True):
         alone = made(make_trainer, number, **settings)
         for _ in range(2):
-            alone.make_step()
-        torch.testing.assert_close(trainer.costs, alone.costs, rtol=1e-4, atol=1e-5)
+            alone.training_step.run()
+        torch.testing.assert_close(trainer.state.costs, alone.state.costs, rtol=1e-4, atol=1e-5)
         for mine, its in zip(weights(trainer), weights(alone), strict=True):
             np.testing.assert_allclose(mine, its, rtol=2e-3, atol=2e-4)
         for mine, its in zip(
-            trainer.optimizer.velocities(), alone.optimizer.velocities(), strict=True
+            trainer.state.optimizer.velocities(), alone.state.optimizer.velocities(), strict=True
         ):
             torch.testing.assert_close(mine, its, rtol=2e-2, atol=2e-3)
 
@@ -261,7 +261,7 @@ def test_a_pack_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -
         assert other.folder.record()["environment"]["packed"] == 8
 
 
-@pytest.mark.parametrize("asked", [{"resume": False}, {"resume": False, "anew": True}])
+@pytest.mark.parametrize("asked", [{"resume": False}, {"resume": False, "force": True}])
 def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
     asked: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +269,7 @@ def test_a_run_that_throws_fails_alone_and_the_others_train_no_epoch_twice(
     from noisebench.strategies import Strategy
 
     items = agenda(tmp_path, "smoke")
-    if "anew" in asked:
+    if "force" in asked:
         carried_out(tmp_path, items)
     monkeypatch.setattr(checkpoint.RunTimer, "checkpoint_due", lambda self: True)
     heard: list[int] = []

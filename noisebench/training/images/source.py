@@ -5,7 +5,6 @@ same way.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,28 +12,10 @@ import torch
 from torch import Tensor
 
 from ...datasets import ImageArray, LazyImages
-from ...experiments.recipes import Recipe
-from .pixels import EpochPlan, InMemoryImages, Normalisation
+from .pixels import EpochPlan, InMemoryImages, Normalisation, StreamTransform
 
 # of ImageNet's pixels in [0, 1], as everybody takes them
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class StreamTransform:
-    """How a picture is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting);
-    in training a crop of at least a share `area` of it, mirrored at random where `flip`.
-    """
-
-    side: int
-    centre: float
-    area: float = 1.0
-    flip: bool = False
-    fit: str = "crop"
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> StreamTransform:
-        return cls(recipe.size, recipe.centre, recipe.area, recipe.flip, recipe.fit)
 
 
 class ImageSource(Protocol):

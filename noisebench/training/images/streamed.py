@@ -33,8 +33,7 @@ from ...datasets.streaming.index import ImageIndex, Names
 from ...errors import DataError
 from ..distributed.processes import rank_info
 from .opening import timm_opener
-from .pixels import EpochPlan, Normalisation
-from .source import StreamTransform
+from .pixels import EpochPlan, Normalisation, StreamTransform
 
 # pictures that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill
 # the memory
