@@ -1,5 +1,5 @@
-"""The determinant-based mutual information of what a network says and what is recorded, as a loss
-of the whole batch.
+"""The determinant-based mutual information of predictions and given labels, as a loss of the whole
+batch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class DMI(Strategy):
     places (on the digits). delta: what keeps it finite, by -1/2 sum log(s^2 + delta^2) over the
     singular values s of K U, which are 1 where predictions are sure and right and classes of one
     size. A class without an example in the batch has s = 0, and with it all beyond the batch's
-    size: they cost the same whatever is said, without gradient. At 0.01 the shift is exact to a
+    size: they cost the same for every prediction, without gradient. At 0.01 the shift is exact to a
     thousandth of each s of 0.2 and the gradient in s at most 50. The authors add 0.001 to |det|,
     which for many classes is far below it, and so kills the gradient; or, of a U not over B, does
     nothing.

@@ -46,9 +46,9 @@ def early_term(t: Tensor, p: Tensor) -> Tensor:
 @dataclass
 class ELR(Strategy):
     """Early-learning regularisation: cost + lam * mean log(1 - <t, p>), t (N, K) a memory beta t +
-    (1 - beta) p of what was said before.
+    (1 - beta) p of earlier predictions.
 
-    The memory starts at 0 and is brought up to date before the term. The authors, beside CE: lam 3,
+    The memory starts at 0 and is brought up to date before the term. The authors, with CE: lam 3,
     beta 0.7; 1 and 0.9 under asymmetric noise, 7 and 0.9 on CIFAR-100. A bounded loss, as GCE or
     EL, teaches the less the less likely the label, and lam=3 may outweigh it until one class is
     left, as on digits; lam=1, beta=0.9 does not.

@@ -1,5 +1,5 @@
-"""ELR+: early-learning regularisation of two networks, each with the other one's averaged weights
-for a memory, and mixup.
+"""ELR+: early-learning regularisation of two networks, each with a memory of the other one's
+averaged weights, and mixup.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .mixup import Mixture
 )
 @dataclass
 class ElrPlus(Strategy):
-    """ELR+: two networks on mixed images. Each is pulled towards a memory of what the other one's
-    averaged weights said of an example.
+    """ELR+: two networks on mixed images. Each is pulled towards a memory of the predictions by the
+    other one's averaged weights.
 
     cost + lam * mean log(1 - <t, p>), with t the memory beta t + (1 - beta) p, mixed as the images
     are (Beta(alpha, alpha), the larger share for the example itself). lam 3, beta 0.7; 1 and 0.9
@@ -39,7 +39,7 @@ class ElrPlus(Strategy):
     average_ramp of the run (40,000 steps, half of 200 epochs); ramp: the same for lam, on CIFAR-100
     only. Both by exp(-5 (1 - t)^2), by epoch.
 
-    The averaged network is asked by the average of its batch norm's statistics, the authors' by
+    The averaged network predicts by the average of its batch norm's statistics, the authors' by
     those of the batch. On CIFAR-100 they weigh the mixed labels by the memory, which is not done
     here. Both networks see the same batches; to predict, their probabilities are averaged, where
     the authors average logits.

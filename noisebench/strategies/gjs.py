@@ -1,6 +1,4 @@
-"""The generalised Jensen-Shannon loss beyond one view: what two views are said to be is to be one
-thing.
-"""
+"""The generalised Jensen-Shannon loss of two views, whose predictions shall agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training set divided by a mixture fitted to its costs: who costs little has a right label. By
+"""The training set divided by a mixture fitted to its costs: small costs mean correct labels. By
 itself, and as a part of DivideMix.
 """
 
@@ -75,7 +75,7 @@ class GmmSplit(Strategy):
     After each epoch two normal distributions are fitted to the cross entropies of the whole set; an
     example is learned in the next if the chance that its cost is of the lower one exceeds
     `threshold`. warmup: a share of the run, at least an epoch; DivideMix has 10 of 300 epochs. It
-    is told no rate.
+    uses no noise rate.
     """
 
     packable = True

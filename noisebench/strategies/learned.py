@@ -1,4 +1,4 @@
-"""A transition matrix that is learned beside the network: VolMinNet from the first step on,
+"""A transition matrix that is learned with the network: VolMinNet from the first step on,
 T-Revision from a T by anchors.
 """
 
@@ -47,7 +47,7 @@ def log_volume(T: Tensor) -> Tensor:
 @register_strategy(name="volminnet", paper="Li et al. 2021", cost=ComputeCost(1, 1))
 @dataclass
 class VolMinNet(Strategy):
-    """VolMinNet: a T (K, K) that is learned beside the network, which learns through it; of least
+    """VolMinNet: a T (K, K) that is learned with the network, which learns through it; of least
     volume, by lam log |det T| in the cost.
 
     T is of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over their

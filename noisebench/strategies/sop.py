@@ -1,4 +1,4 @@
-"""Sparse over-parameterisation: what each label has wrong is learned beside the network, and taken
+"""Sparse over-parameterisation: the error of each label is learned with the network, and subtracted
 from it.
 """
 
@@ -114,7 +114,7 @@ class SOP(Strategy):
 )
 @dataclass
 class SOPPlus(SOP):
-    """SOP+: SOP, and two views of an image are to be said the same, and all classes equally often.
+    """SOP+: SOP, and two views of an image shall be predicted alike, and all classes equally often.
 
     cost of the first view + consistency * KL(p of the first | p of the second) + balance *
     KL(uniform | mean p + s). Both views are drawn by the recipe's augmentation; the authors' second
@@ -128,7 +128,7 @@ class SOPPlus(SOP):
 
     def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         first, second = outputs[0]
-        said = [view.logits.log_softmax(1) for view in (first, second)]
-        total = self.consistency * consistency(*said) + self.balance * balance(first.log_p)
+        log_ps = [view.logits.log_softmax(1) for view in (first, second)]
+        total = self.consistency * consistency(*log_ps) + self.balance * balance(first.log_p)
         squared = super().regularizer(batch, outputs)
         return total if squared is None else total + squared

@@ -1,5 +1,5 @@
-"""Loss correction in two stages: a first network shows the transition matrix, a second one is
-corrected by it.
+"""Loss correction in two stages: the transition matrix is estimated from a first network, and
+corrects a second one.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class TwoStages(Strategy):
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         if epoch != self._until or epoch == self._epochs:
             return
-        found = anchored_transition(whole.log_p().cpu().numpy())
-        self.state["T"].copy_(self.state["T"].new_tensor(self.prepared(found)))
+        T = anchored_transition(whole.log_p().cpu().numpy())
+        self.state["T"].copy_(self.state["T"].new_tensor(self.prepared(T)))
         self.state["known"] = True
         self.begin_anew(whole)
 
@@ -110,7 +110,7 @@ class BackwardEstimated(TwoStages):
 
     def prepared(self, T: np.ndarray) -> np.ndarray:
         if np.linalg.cond(T) > _WORST_CONDITION:
-            raise RunFailed("backward_estimated: the T that was found has no usable inverse")
+            raise RunFailed("backward_estimated: the estimated T has no usable inverse")
         return np.linalg.inv(T)
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:

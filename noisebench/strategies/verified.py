@@ -1,4 +1,4 @@
-"""Strategies for data of which somebody has verified some labels (`corrupt --trusted 0.1`):
+"""Strategies for data of which some labels are verified (`corrupt --trusted 0.1`):
 CleanNet's weights and distillation.
 """
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_FIRST = 3  # steps that are made one by one, in which libraries make what they need
+_FIRST = 3  # steps that are launched one by one, in which libraries allocate what they need
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class StepResult(NamedTuple):
 
 
 class CudaGraphStep:
-    """A step that is made a few times, recorded, and from then on played; every batch has the
+    """A step that is run a few times, recorded, and from then on replayed; every batch has the
     shapes of the first.
 
     It must be the same computation each time, on the same memory: what it decides in Python is
@@ -95,7 +95,7 @@ class CudaGraphStep:
 
 def _detached(result: StepResult) -> StepResult:
     """Without the graph that leads back to the weights, which would tie them to the stream that it
-    was made on.
+    was computed on.
     """
     logits = result.logits.detach()
     logits.grad = result.logits.grad

@@ -208,7 +208,7 @@ class ParallelStep(TrainingStep):
 def fit_to_networks(
     networks: list[nn.Module], config: ParallelConfig, model: str, batch_size: int
 ) -> ParallelConfig:
-    """The configuration for these networks, whose batch norm becomes SyncBatchNorm where asked for.
+    """The configuration for these networks, whose batch norm becomes SyncBatchNorm with `sync_bn`.
     Raises ConfigError where they do not allow it.
     """
     if config.sync_bn:

@@ -97,7 +97,7 @@ class EpochPlan:
         return cls(order, shifts, flips, generator.initial_seed())
 
     def augmentation(self, view: int | slice, at: slice) -> tuple[Tensor, Tensor | None]:
-        """The shifts (B, 2) and flips (B,) of some places of the order, in one view or (views, ...)
+        """The shifts (B, 2) and flips (B,) of some rows of the order, in one view or (views, ...)
         in several.
         """
         return self.shifts[view, at], None if self.flips is None else self.flips[view, at]
@@ -112,7 +112,7 @@ class EpochPlan:
 
 @dataclass(frozen=True)
 class StreamTransform:
-    """How a picture is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting);
+    """How an image is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting);
     in training a crop of at least a share `area` of it, mirrored at random where `flip`.
     """
 
@@ -149,13 +149,13 @@ class InMemoryImages:
         return len(self._data)
 
     def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
-        """Which places of the plan will be asked for: here all is at hand."""
+        """Which rows of the plan will be taken: here all are in memory."""
 
     def close(self) -> None:
-        """Nothing is to be ended."""
+        """There are no processes to end."""
 
     def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
-        """All views (B, C, H, W) of some places of the plan's order."""
+        """All views (B, C, H, W) of some rows of the plan's order."""
         return tuple(
             self.augmented(plan.order[at], *plan.augmentation(view, at))
             for view in range(len(plan.shifts))

@@ -158,7 +158,7 @@ class StreamedImages:
             return _raised(_collate([self._reader[item] for item in items]))
 
     def _moved(self, part: Tensor) -> Tensor:
-        """Bytes on the device; on a GPU copied beside what it is computing."""
+        """Bytes on the device; on a GPU copied while it computes."""
         if self._copies is None:
             return part.to(self.device)
         with torch.cuda.stream(self._copies):
