@@ -178,7 +178,7 @@ class ParallelStep(TrainingStep):
         ]
 
     def _logits(self, forwards: Sequence[Forward], views: Sequence[Tensor], part: int) -> Logits:
-        with self._own_draws(part), autocast(self.device, self.precision):
+        with self._own_draws(part), autocast(self.device, self.state.task.precision):
             return [[forward(view).float() for view in views] for forward in forwards]
 
     @contextmanager

@@ -61,7 +61,6 @@ class TrainingStep:
     ) -> None:
         self.state, self.images, self.loss, self.penalty = state, images, loss, penalty
         self.strategy, self.networks, self.device = state.strategy, state.networks, state.device
-        self.precision = state.task.precision
         recordable = self.device.type == "cuda" and isinstance(images, InMemoryImages)
         if recordable and self.records and self.strategy.stateless:
             self.recorded: CudaGraphStep | None = CudaGraphStep(self._recorded_step, self.device)
@@ -136,7 +135,7 @@ class TrainingStep:
         model = self.networks[network]
         training = model.training
         model.eval()
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.state.task.precision):
             logits = (
                 model(images)
                 if weights is None
@@ -165,7 +164,7 @@ class TrainingStep:
     def _backward(self, batch: Batch | None) -> StepResult:
         """The gradients of a batch; None for that of the next step."""
         batch = batch or self.batch()
-        with autocast(self.device, self.precision):
+        with autocast(self.device, self.state.task.precision):
             logits = [[network(view).float() for view in batch.views] for network in self.networks]
         self.state.online.watch(logits[0][0])
         objective = self.objective(batch, logits).sum()
