@@ -202,7 +202,7 @@ class Joint(Strategy):
 
     @property
     def _from(self) -> int:
-        """The last epoch on recorded labels; the labels have been predicted for a window by
+        """The last epoch on given labels; the labels have been predicted for a window by
         then.
         """
         return max(self._window, round(self.wait * self._epochs))

@@ -31,13 +31,13 @@ from .gmm_split import chance_clean, scaled_cost
 from .mixup import Mixture
 
 
-def co_refined(recorded: Tensor, predicted: Tensor, clean: Tensor, temperature: float) -> Tensor:
+def co_refined(given: Tensor, predicted: Tensor, clean: Tensor, temperature: float) -> Tensor:
     """Targets (B, K) of labels (B, K) that are likely correct: mixed with the predictions (B, K),
     the more the less likely that is, and sharpened.
 
     predicted: the network's mean over the views; clean (B,): the chance that the label is correct.
     """
-    return sharpened(clean[:, None] * recorded + (1 - clean[:, None]) * predicted, temperature)
+    return sharpened(clean[:, None] * given + (1 - clean[:, None]) * predicted, temperature)
 
 
 def co_guessed(predicted: Sequence[Tensor], temperature: float) -> Tensor:

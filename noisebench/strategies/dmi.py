@@ -44,7 +44,7 @@ def determinant_loss(log_p: Tensor, targets: Tensor, delta: float) -> Tensor:
 @dataclass
 class DMI(Strategy):
     """L_DMI: after a warm-up with the loss of the run, -log |det U| of each batch's joint U of
-    prediction and recorded label.
+    prediction and given label.
 
     Noise by class, T, only shifts it, by -log |det T|, so that the best network is that of clean
     labels. No permutation of the classes changes it at all: the warm-up says which is which (the

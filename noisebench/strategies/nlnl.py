@@ -85,6 +85,6 @@ class NLNL(Strategy):
 
 
 def _sure(batch: Batch, output: ModelOutput, least: float) -> Tensor:
-    """Where the recorded label has p of at least so much, weights (B,) in {0, 1}."""
+    """Where the given label has p of at least so much, weights (B,) in {0, 1}."""
     log_p = output.log_p.detach().gather(1, batch.labels[:, None])[:, 0]
     return (log_p.exp() >= least).to(log_p.dtype)

@@ -76,7 +76,7 @@ class Peer(Strategy):
     0.4 of the run on, 0.95 throughout or up to 20. weight: times that. Both costs are divided by 1
     + alpha; the authors divide the learning rate, and with it weight decay's step, which here
     stays. The peers' images are those of the batch, of the same mean, where the authors load
-    others; the label is drawn from all recorded ones. A class of p below 1e-5 has no gradient in
+    others; the label is drawn from all given ones. A class of p below 1e-5 has no gradient in
     the term, which is otherwise unbounded (the authors: log(p + 1e-5)). On CIFAR-100 they go back
     to their best network before alpha sets in; not here.
     """

@@ -1,6 +1,4 @@
-"""Strategies on recorded labels and the network's own prediction: standard training and
-bootstrapping.
-"""
+"""Strategies on given labels and the network's predictions: standard training, bootstrapping."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 @register_strategy(name="standard", disabled_form="standard", cost=ComputeCost(1, 1))
 @dataclass
 class Standard(Strategy):
-    """Believe every recorded label, trust every example alike."""
+    """Plain training on the given labels, all examples alike."""
 
     packable = True
     stateless = True
@@ -54,10 +52,10 @@ class Bootstrap(Strategy):
     beta: Annotated[float | None, Interval("[0, 1]")] = None
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        assert self.beta is not None, "the language writes beta out"
+        assert self.beta is not None, "the language fills beta in"
         log_p = outputs[0][0].log_p
-        recorded = one_hot(batch.labels, log_p)
+        given = one_hot(batch.labels, log_p)
         # Soft is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a
         # minimum-entropy term.
-        own = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
-        return [Supervision(self.beta * recorded + (1 - self.beta) * own)]
+        predicted = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
+        return [Supervision(self.beta * given + (1 - self.beta) * predicted)]

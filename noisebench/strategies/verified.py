@@ -56,7 +56,7 @@ def cosine_to_prototypes(
 )
 @dataclass
 class CleanNet(Strategy):
-    """CleanNet's weights: how alike an example is to the verified ones of its recorded class, by
+    """CleanNet's weights: how alike an example is to the verified ones of its given class, by
     the cosine of their features.
 
     After `wait` of the run every example weighs max(0, cosine with the class's prototype, less

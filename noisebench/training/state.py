@@ -85,6 +85,7 @@ class TrainingState:
         self.optimizer = SGD([*groups, *self.strategy.parameter_groups()], recipe)
         self.epoch = self.step = self.schedule_start = 0
         self._schedule = read_schedule(recipe.schedule)
+        self.cuda_devices = [device] if device.type == "cuda" else []
         self._running = False
         self.begin_epoch()
 
@@ -105,7 +106,6 @@ class TrainingState:
         early = self.epoch < early_epochs(recipe.epochs)
         self.online = OnlinePredictions(self.labels[None], self.task.num_classes if early else 0)
         self.online_row = 0
-        self.cuda_devices = [self.device] if self.device.type == "cuda" else []
         self._randomness = [
             torch.Generator(device).manual_seed(seed).get_state()
             for device in (torch.device("cpu"), *self.cuda_devices)

@@ -15,8 +15,13 @@ from noisebench.datasets import Images
 from noisebench.experiments.recipes import Recipe
 from noisebench.losses import build_loss
 from noisebench.strategies import Strategy, TrainingInfo, build_strategy
-from noisebench.strategies.learned import importance, log_volume, revised, with_unit_diagonal
-from noisebench.strategies.transition import through
+from noisebench.strategies.transition import (
+    importance,
+    log_volume,
+    revised,
+    through,
+    with_unit_diagonal,
+)
 from noisebench.training.trainer import Task, Trainer
 from tests.conftest import DEVICE, Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said, started
