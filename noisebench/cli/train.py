@@ -342,7 +342,7 @@ def _ranks(seat: RankInfo, device: str, *, dry_run: bool) -> AbstractContextMana
 
     if not seat.several or dry_run:  # to say what would be run each plans by itself
         return nullcontext(SingleProcess(seat.rank, seat.size))
-    from ..training.distributed.ranks import open_process_group
+    from ..training.distributed.process_group import open_process_group
 
     return open_process_group(seat, device)
 

@@ -35,14 +35,12 @@ def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
 
 @register_loss(pointwise=True, paper="Patrini et al. 2017", properties=("nonnegative",))
 def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
-    """Forward correction, the loss of T' p: what the network says of the clean label, told through
-    the noise.
+    """Forward correction, the loss of T' p: the prediction of the clean label, passed through the
+    noise.
     """
     table = _table(T)
     if not (table.sum(0) > 0).all():
-        raise LanguageError(
-            f"forward: under T nothing is ever recorded as class {int(table.sum(0).argmin())}"
-        )
+        raise LanguageError(f"forward: under T no label is ever class {int(table.sum(0).argmin())}")
 
     on = _held(table)
 

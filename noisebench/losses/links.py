@@ -46,7 +46,7 @@ def eps_softmax(
 
     floor: the probabilities after that are at least so much. The paper has none (floor=0); the
     default is that of the authors' code, which made the published numbers: a label that is not the
-    likeliest class and has p < floor (1 + m) teaches nothing, with the defaults p < 0.001.
+    likeliest class and has p < floor (1 + m) has no gradient, with the defaults p < 0.001.
     Predictions are the plain softmax.
     """
 

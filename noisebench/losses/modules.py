@@ -1,4 +1,4 @@
-"""A loss of the language as a torch.nn.Module, for anyone's loop."""
+"""A loss of the language as a torch.nn.Module, for other training loops."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LossModule(nn.Module):
     logits (K,), (N, K) or (N, K, d1, ...); target class numbers of that shape without K, or
     probabilities of that very shape. weight (K,) scales each class, mean then divides by the
     weights of the targets; examples of class `ignore_index` cost nothing. Raises LanguageError for
-    an `auto`, since without a manifest nobody knows the noise, and for a penalty on parameters.
+    an `auto`, since the noise is known only with a manifest, and for a penalty on parameters.
     """
 
     weight: Tensor | None

@@ -1,8 +1,5 @@
-"""What a network that can say anything learns, from the probabilities of the recorded labels, in
-closed form. numpy.
-
-What any loss learns in the limit, by its text: the optimum that it was registered with, where it
-has a closed form.
+"""The predictions that minimize the expected loss, from the probabilities of the given labels: of
+any loss that is registered with a closed form. numpy.
 """
 
 from __future__ import annotations
@@ -45,8 +42,8 @@ def power_optimum(w: np.ndarray, q: float, k: float | None = None) -> np.ndarray
     """The same of generalised cross entropy: p_k in proportion to w_k^(1 / (1 - q)), the largest
     class at q = 1.
 
-    None where it is truncated at k, below which nothing is learned, so that where one ends depends
-    on where one begins.
+    None where it is truncated at k, below which there is no gradient, so that the result depends on
+    the initial network.
     """
     if k:
         return None

@@ -1,9 +1,6 @@
-"""Costs by one probability each: log_p (N, K) -> cost (N, K). Pure tensor methods; p is exp(log_p),
-1 - p is -expm1.
-
-Costs that look at all probabilities of an example: log_p (N, K) -> cost (N, K).
-
-Penalties on the network's parameters: terms of a loss that no example has a share in.
+"""Losses as functions log_p (N, K) -> cost (N, K), with p = exp(log_p) and 1 - p = -expm1(log_p).
+First those whose cost of a class depends on the probability of that class alone, then those of all
+probabilities of an example, then penalties on the network's parameters.
 """
 
 from __future__ import annotations
@@ -53,8 +50,7 @@ def gce(
 ) -> Tensor:
     """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1.
 
-    k: truncated, what it is at p = k wherever p <= k, so that labels as unlikely as that teach
-    nothing. The paper's is 0.5.
+    k: truncated at p = k, constant for p <= k, where it has no gradient. The paper's is 0.5.
     """
     if k:
         log_p = log_p.clamp_min(math.log(k))
@@ -100,12 +96,12 @@ def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] 
     """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps ->
     inf. eps: the noise rate.
 
-    Its gradient is CE's times (1 + eps) p / (p + eps), at most 1: a label that the network finds
-    unlikely teaches little. (1 + eps) AGCE as q -> 0, with a = eps. Where the recorded labels of an
-    image have probabilities w it learns max(0, (1 + m eps) w_k / (sum of w over the m active
-    classes) - eps), and the largest class alone, as a clean label would teach, once (1 + eps) / eps
-    times every other w_k is at most the largest: under symmetric noise of rate eps while eps <= 1 -
-    2 / K, under pair flips of rate r only from eps = r / (1 - 2 r), which is above r.
+    Its gradient is CE's times (1 + eps) p / (p + eps), at most 1: small for unlikely labels. (1 +
+    eps) AGCE as q -> 0, with a = eps. Where the given labels of an image have probabilities w it
+    learns max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), and the largest
+    class alone, as from clean labels, once (1 + eps) / eps times every other w_k is at most the
+    largest: under symmetric noise of rate eps while eps <= 1 - 2 / K, under pair flips of rate r
+    only from eps = r / (1 - 2 r), which is above r.
     """
     if eps == 0:
         return ce(log_p)

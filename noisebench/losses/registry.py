@@ -14,9 +14,9 @@ from .scores import Loss, Penalty, Scores, Tensor
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOSSES = Registry("loss", "losses", properties=("falls", "equivariant", "nonnegative"))
-"""Laws a loss may declare: `falls` as p_y rises with the others in proportion; `equivariant` under
-a permutation of the classes; `nonnegative`; `constant_sum` over the classes (symmetric in the sense
-of Ghosh et al. 2017).
+"""Properties a loss may declare: `falls` as p_y rises with the others in proportion; `equivariant`
+under a permutation of the classes; `nonnegative`; `constant_sum` over the classes (symmetric in the
+sense of Ghosh et al. 2017).
 """
 
 
@@ -31,14 +31,14 @@ def register_loss(function: Any = None, **facts: Any) -> Any:
     A combinator takes a loss and returns one, a function from `Scores` to a cost; the parameter
     `loss` needs no annotation: `def twice(loss): return lambda scores: 2 * loss(scores)`.
 
-    Keywords: `paper`, `version`, `aliases`, `laws`; `pointwise`, that the cost of a class asks for
-    that class's log_p alone (of a combinator: for that class's inner cost), which makes it cheaper;
-    `penalty`, that it is given the network's parameters instead and returns a scalar, a term of a
-    sum; `link`, which makes a way of the loss's own from logits to log_p out of the parameters that
-    it names; `needs`, the law that a combinator's inner loss must obey; `optimum`, what it learns
-    in the limit: label probabilities w (..., K) and its own parameters -> p (..., K), or None; of a
-    combinator `target`, the label probabilities that the inner loss learns from in place of w.
-    Other parameters of the function become the loss's own.
+    Keywords: `paper`, `version`, `aliases`, `properties`; `pointwise`, that the cost of a class
+    needs that class's log_p alone (of a combinator: for that class's inner cost), which makes it
+    cheaper; `penalty`, that it takes the network's parameters instead and returns a scalar, a term
+    of a sum; `link`, which makes a way of the loss's own from logits to log_p out of the parameters
+    that it names; `needs`, the property that a combinator's inner loss must have; `optimum`, what
+    minimizes its expectation: label probabilities w (..., K) and its own parameters -> p (..., K),
+    or None; of a combinator `target`, the label probabilities that the inner loss learns from in
+    place of w. Other parameters of the function become the loss's own.
     """
     if function is None:
         return lambda decorated: register_loss(decorated, **facts)
@@ -52,10 +52,10 @@ def build_loss(
     *,
     num_classes: int | None = None,
 ) -> Loss:
-    """The function scores -> cost of a text, without its penalties. `transitions` says what
-    T='true' and T='empirical' are.
+    """The function scores -> cost of a text, without its penalties. `transitions` maps
+    'true' and 'empirical' to T.
 
-    Raises LanguageError, or UnknownName: for an `auto` that nobody resolved, a T that is none or
+    Raises LanguageError, or UnknownName: for an `auto` that is not resolved, a T that is none or
     not for `num_classes`, a penalty that is no term of the sum.
     """
     costs = [(weight, call) for weight, call in terms(LOSSES.normal(text)) if not is_penalty(call)]
@@ -98,46 +98,65 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
             f"{expression.name}: T has {len(values['T'])} classes, the data {num_classes}"
         )
     entry = LOSSES[expression.name]
-    build, link, pointwise = entry.build, entry.facts.get("link"), entry.facts.get("pointwise")
+    pointwise = entry.facts.get("pointwise")
     if expression.args:
         inner = [_build(argument, num_classes, transitions) for argument in expression.args]  # type: ignore[arg-type]
         _check_inner(expression, entry.facts.get("needs"))
         loss = _combined(entry, inner, values)
         return loss if pointwise else lambda scores: scores.select(loss(scores.all_classes))
-    if pointwise:
-        return lambda scores: build(scores.log_p_of_requested, **values)
-    if link:  # a way of its own from logits to log_p, made of some of the parameters
-        own = link(
-            **{name: values[name] for name in inspect.signature(link).parameters if name in values}
-        )
-        return lambda scores: scores.select(build(scores.with_link(own).log_p, **values))
-    return lambda scores: scores.select(build(scores.log_p, **values))
+    return _pointwise(entry, values) if pointwise else _all_classes(entry, values)
+
+
+def _pointwise(entry: Entry, values: dict[str, Any]) -> Loss:
+    """A loss whose cost of a class needs the log_p of that class alone."""
+    build = entry.build
+
+    def cost(scores: Scores) -> Tensor:
+        return build(scores.log_p_of_requested, **values)
+
+    return cost
+
+
+def _all_classes(entry: Entry, values: dict[str, Any]) -> Loss:
+    """A loss that needs the log_p of all classes, perhaps by a link of its own, made of some of its
+    parameters.
+    """
+    build, make_link = entry.build, entry.facts.get("link")
+    link = None
+    if make_link:
+        names = inspect.signature(make_link).parameters
+        link = make_link(**{name: values[name] for name in names if name in values})
+
+    def cost(scores: Scores) -> Tensor:
+        linked = scores if link is None else scores.with_link(link)
+        return scores.select(build(linked.log_p, **values))
+
+    return cost
 
 
 def _combined(entry: Entry, inner: list[Loss], values: Mapping[str, Any]) -> Loss:
     """The loss that a combinator makes. Raises LanguageError where a plugin's makes none."""
-    made: Any = None
-    failed = ""
+    loss, failed = None, ""
     try:
-        made = entry.build(*inner, **values)
+        loss = entry.build(*inner, **values)
     except TypeError as error:
         if not entry.code:
             raise
         failed = f" ({error})"
-    if callable(made):
-        return made
+    if callable(loss):
+        return loss
     raise LanguageError(
         f"{entry.name} returns no loss{failed}: return a function of scores, as in"
         f" `def {entry.name}(loss): return lambda scores: 2 * loss(scores)`"
     )
 
 
-def _check_inner(outer: Call, law: str | None) -> None:
-    """Raises LanguageError where a loss within does not obey the law that the combinator needs."""
+def _check_inner(outer: Call, needed: str | None) -> None:
+    """Raises LanguageError where an inner loss lacks the property that the combinator needs."""
     for argument in outer.args:
         for call in LOSSES.calls(argument):  # type: ignore[arg-type]
-            if law and law not in LOSSES[call.name].properties:
-                raise LanguageError(f"{outer.name} needs a {law} loss, which {call.name} is not")
+            if needed and needed not in LOSSES[call.name].properties:
+                raise LanguageError(f"{outer.name} needs a {needed} loss, which {call.name} is not")
 
 
 def _value(call: Call, key: str, value: Any, transitions: Mapping[str, Any]) -> Any:

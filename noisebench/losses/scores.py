@@ -1,5 +1,5 @@
-"""What a loss is given: logits on their way to log_p. Shapes: logits, log_p, cost (N, K); where one
-class each is asked for (N, 1).
+"""The input of a loss: logits on their way to log_p. Shapes: logits, log_p, cost (N, K); (N, 1)
+where the cost of one class each is requested.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Scores:
     """A batch's logits, the link to log_p, and a strategy's adaptation of log_p (a learned T, SOP's
     u and v).
 
-    classes (N, 1): those whose cost alone is asked for, which is cheaper; None for all.
+    classes (N, 1): those whose cost alone is requested, which is cheaper; None for all.
     """
 
     logits: Tensor
@@ -111,18 +111,18 @@ class Scores:
 
     @property
     def log_p_of_requested(self) -> Tensor:
-        """log_p of what is asked for: (N, K), or (N, 1)."""
+        """log_p of the requested classes: (N, K), or (N, 1)."""
         if self.classes is not None and self.link is log_softmax and self.transform is unchanged:
             return log_softmax_at(self.logits, self.classes)
         return self.select(self.log_p)
 
     def select(self, values: Tensor) -> Tensor:
-        """Of (N, K) what is asked for."""
+        """Of (N, K) the requested classes."""
         return values if self.classes is None else values.gather(1, self.classes)
 
     @property
     def all_classes(self) -> Scores:
-        """The same with all classes asked for."""
+        """The same with all classes requested."""
         return self if self.classes is None else replace(self, classes=None)
 
     def with_logits(self, change: TensorMap) -> Scores:
@@ -139,8 +139,8 @@ class Scores:
 
 
 Loss: TypeAlias = Annotated[Callable[[Scores], Tensor], Inner()]
-"""scores -> cost (N, K), or (N, 1) of the classes asked for: what would each label cost? Pure;
-knows no labels and no device.
+"""scores -> cost (N, K) of each possible label, or (N, 1) of the requested ones. A pure function
+without labels or device.
 """
 
 Penalty: TypeAlias = Callable[[Sequence[Tensor]], Tensor]

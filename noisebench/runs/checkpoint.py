@@ -138,7 +138,7 @@ def save(folder: RunFolder, trainer: Trainer, state: RunState) -> None:
     """
     import torch
 
-    trainer.check()
+    trainer.state.check()
     buffer = io.BytesIO()
     dynamics = state.dynamics.state_dict().items()
     content = {

@@ -25,8 +25,8 @@ from ..metrics import scores
 from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, Strategy, build_strategy
-from ..training.images.pixels import Normalisation
-from ..training.images.source import StreamTransform, source_of
+from ..training.images.pixels import Normalisation, StreamTransform
+from ..training.images.source import source_of
 from ..training.inference import log_p_parts
 from .folder import RunFolder
 from .session import find_device

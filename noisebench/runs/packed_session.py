@@ -49,7 +49,12 @@ class Slot:
     def position(self) -> tuple[int, int, int, int]:
         """What runs of one pack must have in common: the width of the pack, and the step."""
         trainer = self.session.trainer
-        return self.session.state.pack_width, trainer.epoch, trainer.step, trainer.since
+        return (
+            self.session.state.pack_width,
+            trainer.epoch,
+            trainer.step,
+            trainer.state.schedule_start,
+        )
 
     def end(self, outcome: dict[str, Any] | NoisebenchError) -> None:
         self.ended = True

@@ -254,7 +254,7 @@ def pack_key(run: RunConfig) -> str | None:
     alone = (
         run.unknown_noise
         or any(is_penalty(call) for call in LOSSES.calls(run.loss))
-        or not strategy.in_step()  # type: ignore[attr-defined]
+        or not strategy.packable  # type: ignore[attr-defined]
     )
     by_layer = run.recipe.freeze > 0 or run.recipe.layer_decay != 1
     if pack_width(run.model) == 1 or alone or by_layer or run.dataset.reader:

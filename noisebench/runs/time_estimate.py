@@ -140,15 +140,17 @@ def _measured(workspace: Workspace, runs: list[RunConfig], width: int, device: s
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         trainers.append(make_trainer(run, images, device, beside=trainers[0] if trainers else None))
     way: Trainer | PackedTrainer = trainers[0]
+    make_step = trainers[0].training_step.run
     if width > 1:
         from ..training.packed import PackedTrainer
 
-        way = PackedTrainer(trainers, width)
+        way = pack = PackedTrainer(trainers, width)
+        make_step = pack.make_step
     with closing(trainers[0]) as first:
-        step = _timed(way.make_step)
+        step = _timed(make_step)
         more = min(_STEPS, first.steps_per_epoch - 1)
         if step < _LONG and more:
-            step = _timed(lambda: [way.make_step() for _ in range(more)]) / more
+            step = _timed(lambda: [make_step() for _ in range(more)]) / more
         if step * first.steps_per_epoch <= _SHORT and first.steps_per_epoch > _STEPS + 1:
             _timed(way.run_epoch)
             return _timed(way.run_epoch)
@@ -160,8 +162,10 @@ def _test_seconds(trainer: Trainer) -> float:
     """Seconds to predict the test set, from some of it."""
     import torch
 
+    from ..training.inference import autocast
+
     some = torch.arange(min(len(trainer.test), _SOME), device=trainer.device)
-    with torch.no_grad(), trainer.autocast():
+    with torch.no_grad(), autocast(trainer.device, trainer.task.precision):
         network = trainer.networks[0].eval()
         seconds = _timed(lambda: [network(images) for images in trainer.test.eval_batches(some)])
     return seconds * len(trainer.networks) * len(trainer.test) / len(some)

@@ -1,5 +1,5 @@
-"""Strategies: history -> belief. One class each; it owns all state, the loop owns none of its
-names.
+"""Strategies: what is learned of each example, by its history. One class each, which owns all its
+state; the training loop knows none of their names.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def normal_strategy(text: str | Expression) -> Call:
 
 
 def build_strategy(text: str | Expression) -> Strategy:
-    """A new strategy of a text, without state yet. Raises LanguageError for an `auto` that nobody
+    """A new strategy of a text, without state yet. Raises LanguageError for an `auto` that is not
     resolved.
     """
     call = normal_strategy(text)

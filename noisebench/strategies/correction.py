@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated
 
 from ..core.parameters import Interval, OneOf, Share
 from ..errors import ConfigError
@@ -13,19 +13,17 @@ from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
+    balance,
+    entropy,
+    one_hot,
     register_strategy,
     whole_epochs,
 )
-from .components import balance, entropy, one_hot
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 _LID_BATCH, _LID_BATCHES = 128, 10
 _WINDOW = 5  # epochs before the present one
@@ -39,7 +37,11 @@ def local_dimension(features: Tensor, neighbours: int, *, authors: bool = False)
     code has it, with 1 added to every squared distance and k in place of k - 2. Points that
     coincide with another count as far as the nearest that does not.
     """
-    squared = _squared_distances(features.double())
+    points = features.double()
+    centred = points - points.mean(-2, keepdim=True)
+    lengths = centred.square().sum(-1)
+    squared = lengths[..., None] + lengths[..., None, :] - 2 * centred @ centred.mT
+    squared = squared.clamp_min(0)
     squared.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
     if authors:
         squared = squared + 1
@@ -47,12 +49,6 @@ def local_dimension(features: Tensor, neighbours: int, *, authors: bool = False)
     logs = nearest.clamp_min(1e-24).log() / 2
     total = (logs[..., -1:] - logs[..., :-1]).sum(-1)
     return ((neighbours if authors else neighbours - 2) / total.clamp_min(1e-12)).to(features.dtype)
-
-
-def _squared_distances(points: Tensor) -> Tensor:
-    centred = points - points.mean(-2, keepdim=True)
-    lengths = centred.square().sum(-1)
-    return (lengths[..., None] + lengths[..., None, :] - 2 * centred @ centred.mT).clamp_min(0)
 
 
 @register_strategy(
@@ -74,21 +70,20 @@ class D2L(Strategy):
     CIFAR-100.
     """
 
+    packable = True
     neighbours: Annotated[int, Interval("[3, 127]")] = 20
     wait: Share = 0.33
     estimator: Annotated[str, OneOf(("unbiased", "authors"))] = "unbiased"
 
-    def setup(self, facts: TrainingInfo) -> None:
-        self._epochs, self._generator, self._size = facts.epochs, facts.generator, len(facts.labels)
+    def setup(self, info: TrainingInfo) -> None:
+        self._epochs, self._generator, self._size = info.epochs, info.generator, len(info.labels)
         if self._size <= self.neighbours:
             raise ConfigError(
                 f"d2l needs more examples than its {self.neighbours} neighbours, got {self._size}"
             )
         self.state.update(dimensions=[], trust=1.0, turned=0, before=None)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         trust = self.state["trust"]
         if trust == 1:
             return super().supervise(batch, outputs)
@@ -122,7 +117,7 @@ class D2L(Strategy):
             }
 
     def _dimension(self, whole: FullTrainingSet) -> float:
-        """Of the features of some images, in batches of which each is a world of its own."""
+        """Of the features of some images, estimated in each batch of them alone."""
         from torch import cat, randperm
 
         chosen = randperm(self._size, generator=self._generator)[: _LID_BATCH * _LID_BATCHES]
@@ -131,13 +126,9 @@ class D2L(Strategy):
         full = len(features) // _LID_BATCH * _LID_BATCH
         parts = [features[:full].unflatten(0, (-1, _LID_BATCH))] if full else []
         parts += [features[full:][None]] if len(features) - full > self.neighbours else []
-        found = cat(
-            [
-                local_dimension(part, self.neighbours, authors=self.estimator == "authors").mean(1)
-                for part in parts
-            ]
-        )
-        return found.mean().item()
+        authors = self.estimator == "authors"
+        means = [local_dimension(part, self.neighbours, authors=authors).mean(1) for part in parts]
+        return cat(means).mean().item()
 
 
 def risen(before: Sequence[float], now: float) -> bool:
@@ -171,7 +162,7 @@ class Joint(Strategy):
     alpha 1.2, beta 0.8 (asymmetric 0.8, 0.4). The uniform prior supposes classes of one size.
     """
 
-    restarts: ClassVar[bool] = True
+    restarts = True
     alpha: Annotated[float, Interval("[0, 100]")] = 1.2
     beta: Annotated[float, Interval("[0, 100]")] = 0.8
     kind: Annotated[str, OneOf(("soft", "hard"))] = "soft"
@@ -179,19 +170,14 @@ class Joint(Strategy):
     wait: Share = 0.21875
     window: Share = 0.03125
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
-
-        self._epochs = facts.epochs
-        self._window = max(1, round(self.window * facts.epochs))
-        rows = facts.labels.new_zeros(len(facts.labels), facts.num_classes, dtype=float32)
-        self.state["targets"] = one_hot(facts.labels, rows)
+    def setup(self, info: TrainingInfo) -> None:
+        self._epochs = info.epochs
+        self._window = max(1, round(self.window * info.epochs))
+        self.state["targets"] = info.given_targets()
         # Until an example is looked at: it may stand in a last batch that is left out.
         self.state["recent"] = self.state["targets"].repeat(self._window, 1, 1)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         self.state["recent"][batch.epoch % self._window, batch.index] = (
             outputs[0][0].log_p.detach().exp()
         )
@@ -199,7 +185,7 @@ class Joint(Strategy):
             return super().supervise(batch, outputs)
         return [Supervision(self.state["targets"][batch.index])]
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         if batch.epoch > self._until or not (self.alpha or self.beta):
             return None
         log_p = outputs[0][0].log_p
@@ -216,7 +202,7 @@ class Joint(Strategy):
 
     @property
     def _from(self) -> int:
-        """The last epoch on recorded labels; the labels have been predicted for a window by
+        """The last epoch on given labels; the labels have been predicted for a window by
         then.
         """
         return max(self._window, round(self.wait * self._epochs))

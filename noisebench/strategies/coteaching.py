@@ -5,28 +5,25 @@ co-teaching+ and JoCoR.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated
 
 from ..core.expressions import AUTO
 from ..core.parameters import Interval, Share, WrongShare
 from .base import (
     Batch,
     ComputeCost,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
+    averaged,
+    given_label_cost,
+    linear_ramp,
     register_strategy,
     whole_epochs,
 )
-from .components import averaged, linear_ramp, recorded_cost
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 
 def smallest(cost: Tensor, count: int, among: Tensor | None = None) -> Tensor:
@@ -46,7 +43,7 @@ def forgotten(rate: float, epoch: int, ramp: float, epochs: int, power: float) -
     return rate * linear_ramp(epoch - 1, ramp * epochs) ** power
 
 
-def disagreement(outputs: Sequence[Sequence[ModelOutput]]) -> Tensor:
+def disagreement(outputs: Outputs) -> Tensor:
     """Where (B,) two networks predict different classes."""
     first, second = (views[0].logits.detach().argmax(1) for views in outputs)
     return first != second
@@ -76,13 +73,13 @@ class Coteaching(Strategy):
     left out grow from none, by `power`. The paper: 10 of 200 epochs, power 1.
     """
 
-    num_networks: ClassVar[int] = 2
+    num_networks = 2
     rate: WrongShare = AUTO  # type: ignore[assignment]
     ramp: Share = 0.05
     power: Annotated[float, Interval("(0, 10]")] = 1.0
 
-    def setup(self, facts: TrainingInfo) -> None:
-        self._epochs = facts.epochs
+    def setup(self, info: TrainingInfo) -> None:
+        self._epochs = info.epochs
 
     def kept(self, size: int, epoch: int) -> int:
         """How many of `size` examples are learned."""
@@ -90,12 +87,10 @@ class Coteaching(Strategy):
             (1 - forgotten(self.rate, epoch, self.ramp, self._epochs, self.power)) * size + 1e-9
         )
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         count = self.kept(len(batch.index), batch.epoch)
         return [
-            Supervision(batch.targets, smallest(recorded_cost(other[0], batch), count))
+            Supervision(batch.targets, smallest(given_label_cost(other[0], batch), count))
             for other in reversed(outputs)
         ]
 
@@ -115,9 +110,7 @@ class CoteachingPlus(Coteaching):
 
     warmup: Share = 0.1
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= whole_epochs(self.warmup, self._epochs):
             return super().supervise(batch, outputs)
         among = disagreement(outputs)
@@ -125,7 +118,7 @@ class CoteachingPlus(Coteaching):
         return [
             Supervision(
                 batch.targets,
-                smallest(recorded_cost(other[0], batch), count, among),
+                smallest(given_label_cost(other[0], batch), count, among),
                 mean_over=True,
             )
             for other in reversed(outputs)
@@ -155,24 +148,22 @@ class JoCoR(Coteaching):
 
     lam: Annotated[float, Interval("[0, 1]")] = 0.9
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         weights = averaged(self._chosen(batch, outputs), 1 - self.lam)
         return [Supervision(batch.targets, weights, mean_over=True) for _ in outputs]
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         if not self.lam:
             return None
         apart = divergence(*(views[0].log_p for views in outputs))
         return (averaged(self._chosen(batch, outputs), self.lam) * apart).mean()
 
-    def _chosen(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor:
+    def _chosen(self, batch: Batch, outputs: Outputs) -> Tensor:
         """The examples of smallest joint loss, weights (B,) in {0, 1}."""
         first, second = (views[0] for views in outputs)
         apart = divergence(first.log_p.detach(), second.log_p.detach())
         joint = (1 - self.lam) * (
-            recorded_cost(first, batch) + recorded_cost(second, batch)
+            given_label_cost(first, batch) + given_label_cost(second, batch)
         ) + self.lam * apart
         return smallest(joint, self.kept(len(batch.index), batch.epoch))
 
@@ -193,15 +184,13 @@ class Decoupling(Strategy):
     so that few examples move little and none nothing.
     """
 
-    num_networks: ClassVar[int] = 2
+    num_networks = 2
     warmup: Share = 0.1
 
-    def setup(self, facts: TrainingInfo) -> None:
-        self._epochs = facts.epochs
+    def setup(self, info: TrainingInfo) -> None:
+        self._epochs = info.epochs
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= whole_epochs(self.warmup, self._epochs):
             return super().supervise(batch, outputs)
         weights = disagreement(outputs).to(outputs[0][0].cost.dtype)

@@ -4,27 +4,21 @@ noise pruned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from ..core.expressions import AUTO
 from ..core.parameters import Share, WrongShare
 from .base import (
     Batch,
     ComputeCost,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
     first_epochs,
     register_strategy,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -74,15 +68,14 @@ class CurriculumLoss(Strategy):
     others' accounts of the paper, which agree.
     """
 
+    packable = True
     rate: WrongShare = AUTO  # type: ignore[assignment]
     burn_in: Share = 0.05
 
-    def setup(self, facts: TrainingInfo) -> None:
-        self._burned_in = first_epochs(self.burn_in, facts.epochs)
+    def setup(self, info: TrainingInfo) -> None:
+        self._burned_in = first_epochs(self.burn_in, info.epochs)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= self._burned_in:
             return super().supervise(batch, outputs)
         logits = outputs[0][0].logits.detach()

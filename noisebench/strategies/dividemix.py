@@ -6,45 +6,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
-    ModelOutput,
     Networks,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
+    balance,
+    entropy,
     first_epochs,
+    linear_ramp,
+    one_hot,
     register_strategy,
+    sharpened,
 )
-from .components import balance, entropy, linear_ramp, one_hot, sharpened
 from .gmm_split import chance_clean, scaled_cost
 from .mixup import Mixture
 
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
+def co_refined(given: Tensor, predicted: Tensor, clean: Tensor, temperature: float) -> Tensor:
+    """Targets (B, K) of labels (B, K) that are likely correct: mixed with the predictions (B, K),
+    the more the less likely that is, and sharpened.
 
-def co_refined(recorded: Tensor, said: Tensor, clean: Tensor, temperature: float) -> Tensor:
-    """Targets (B, K) of labels (B, K) that are likely right: mixed with what the network says of
-    them, the more the less so; sharpened.
-
-    said (B, K): its mean prediction over the views; clean (B,): the chance that the label is right.
+    predicted: the network's mean over the views; clean (B,): the chance that the label is correct.
     """
-    return sharpened(clean[:, None] * recorded + (1 - clean[:, None]) * said, temperature)
+    return sharpened(clean[:, None] * given + (1 - clean[:, None]) * predicted, temperature)
 
 
-def co_guessed(said: Sequence[Tensor], temperature: float) -> Tensor:
+def co_guessed(predicted: Sequence[Tensor], temperature: float) -> Tensor:
     """Targets (B, K) where the label is likely wrong: the mean prediction of both networks, each
     (B, K) over the views; sharpened.
     """
-    return sharpened(sum(said) / len(said), temperature)  # type: ignore[arg-type]
+    return sharpened(sum(predicted) / len(predicted), temperature)  # type: ignore[arg-type]
 
 
 @register_strategy(
@@ -74,8 +74,8 @@ class DivideMix(Strategy):
     there are right ones. To predict, probabilities are averaged, the authors add logits.
     """
 
-    num_networks: ClassVar[int] = 2
-    num_views: ClassVar[int] = 2
+    num_networks = 2
+    num_views = 2
     lambda_u: Annotated[float, Interval("[0, 1000]")] = 25.0
     threshold: Annotated[float, Interval("[0, 1)")] = 0.5
     temperature: Annotated[float, Interval("(0, 1]")] = 0.5
@@ -85,12 +85,10 @@ class DivideMix(Strategy):
     confidence: Annotated[float, Interval("[0, 100]")] = 0.0
     window: Annotated[int, Interval("[1, 100]")] = 1
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
-
-        self._labels, self._classes, self._epochs = facts.labels, facts.num_classes, facts.epochs
-        self._warm = first_epochs(self.warmup, facts.epochs)
-        ones = facts.labels.new_ones(self.num_networks, len(facts.labels), dtype=float32)
+    def setup(self, info: TrainingInfo) -> None:
+        self._labels, self._num_classes, self._epochs = info.labels, info.num_classes, info.epochs
+        self._warm = first_epochs(self.warmup, info.epochs)
+        ones = info.full((self.num_networks, len(info.labels)), 1)
         self.state.update(clean=ones, costs=ones.new_zeros(self.window, *ones.shape), seen=0)
 
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
@@ -98,12 +96,14 @@ class DivideMix(Strategy):
 
         if batch.epoch <= self._warm:
             return replace(batch, views=batch.views[:1])
-        said = [
+        predicted = [
             sum(networks.predict_log_p(view, number).exp() for view in batch.views) / self.num_views
             for number in range(self.num_networks)
         ]
         self._clean = self.state["clean"][:, batch.index]
-        targets = stack([self._targets(batch, said, number) for number in range(self.num_networks)])
+        targets = stack(
+            [self._targets(batch, predicted, number) for number in range(self.num_networks)]
+        )
         mixture = Mixture.draw(
             self.num_views * len(batch.index),
             self.alpha,
@@ -115,22 +115,22 @@ class DivideMix(Strategy):
         stacked = batch.stacked()
         return replace(stacked, views=(mixture(stacked.views[0]),))
 
-    def _targets(self, batch: Batch, said: list[Any], number: int) -> Tensor:
+    def _targets(self, batch: Batch, predicted: list[Any], number: int) -> Tensor:
         """What a network is to learn (B, K), before it is mixed."""
         clean = self._clean[number]
         refined = co_refined(
-            one_hot(batch.labels, said[number]), said[number], clean, self.temperature
+            one_hot(batch.labels, predicted[number]), predicted[number], clean, self.temperature
         )
-        return refined.where((clean > self.threshold)[:, None], co_guessed(said, self.temperature))
+        return refined.where(
+            (clean > self.threshold)[:, None], co_guessed(predicted, self.temperature)
+        )
 
     def _labelled(self, number: int) -> Tensor:
         """Which rows (2B,) of the mixed batch have a label, 1 or 0."""
         clean = self._clean[number]
         return (clean > self.threshold).to(clean.dtype).repeat(self.num_views)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= self._warm:
             return super().supervise(batch, outputs)
         return [
@@ -138,7 +138,7 @@ class DivideMix(Strategy):
             for number in range(self.num_networks)
         ]
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         log_ps = [views[0].log_p for views in outputs]
         if batch.epoch <= self._warm:
             negative: Any = -sum(map(entropy, log_ps))

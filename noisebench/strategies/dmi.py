@@ -1,30 +1,25 @@
-"""The determinant-based mutual information of what a network says and what is recorded, as a loss
-of the whole batch.
+"""The determinant-based mutual information of predictions and given labels, as a loss of the whole
+batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
     ComputeCost,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
     first_epochs,
+    one_hot,
     register_strategy,
 )
-from .components import one_hot
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 
 def determinant_loss(log_p: Tensor, targets: Tensor, delta: float) -> Tensor:
@@ -49,7 +44,7 @@ def determinant_loss(log_p: Tensor, targets: Tensor, delta: float) -> Tensor:
 @dataclass
 class DMI(Strategy):
     """L_DMI: after a warm-up with the loss of the run, -log |det U| of each batch's joint U of
-    prediction and recorded label.
+    prediction and given label.
 
     Noise by class, T, only shifts it, by -log |det T|, so that the best network is that of clean
     labels. No permutation of the classes changes it at all: the warm-up says which is which (the
@@ -61,22 +56,21 @@ class DMI(Strategy):
     places (on the digits). delta: what keeps it finite, by -1/2 sum log(s^2 + delta^2) over the
     singular values s of K U, which are 1 where predictions are sure and right and classes of one
     size. A class without an example in the batch has s = 0, and with it all beyond the batch's
-    size: they cost the same whatever is said, without gradient. At 0.01 the shift is exact to a
+    size: they cost the same for every prediction, without gradient. At 0.01 the shift is exact to a
     thousandth of each s of 0.2 and the gradient in s at most 50. The authors add 0.001 to |det|,
     which for many classes is far below it, and so kills the gradient; or, of a U not over B, does
     nothing.
     """
 
+    packable = True
     warmup: Share = 0.5455
     weight: Annotated[float, Interval("[0, 100]")] = 0.01
     delta: Annotated[float, Interval("(0, 1]")] = 0.01
 
-    def setup(self, facts: TrainingInfo) -> None:
-        self._warm = first_epochs(self.warmup, facts.epochs)
+    def setup(self, info: TrainingInfo) -> None:
+        self._warm = first_epochs(self.warmup, info.epochs)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= self._warm:
             return super().supervise(batch, outputs)
         return [
@@ -85,7 +79,7 @@ class DMI(Strategy):
             )
         ]
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         if batch.epoch <= self._warm:
             return None
         log_p = outputs[0][0].log_p

@@ -1,21 +1,21 @@
-"""The generalised Jensen-Shannon loss beyond one view: what two views are said to be is to be one
-thing.
-"""
+"""The generalised Jensen-Shannon loss of two views, whose predictions shall agree."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated
 
 from ..core.parameters import Interval
-from .base import Batch, ComputeCost, ModelOutput, Networks, Strategy, register_strategy
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
+from .base import (
+    Batch,
+    ComputeCost,
+    Networks,
+    Outputs,
+    Strategy,
+    Tensor,
+    register_strategy,
+)
 
 
 def mean_p(first: Tensor, second: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class GJS(Strategy):
     and cutout, and go one by one.
     """
 
-    num_views: ClassVar[int] = 2
+    num_views = 2
     pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5
 
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
@@ -53,7 +53,7 @@ class GJS(Strategy):
         mean = mean_p(*log_p.chunk(2))
         return mean.repeat(2, 1)
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         return divergence(*outputs[0][0].logits.log_softmax(1).chunk(2)).mean() / -math.log1p(
             -self.pi
         )

@@ -1,30 +1,25 @@
-"""The training set divided by a mixture fitted to its costs: who costs little has a right label. By
+"""The training set divided by a mixture fitted to its costs: small costs mean correct labels. By
 itself, and as a part of DivideMix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
     first_epochs,
     register_strategy,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 # To the end; the authors of DivideMix stop after 10 steps, or below 0.01, where the beginning still
 # shows. The variance is theirs.
@@ -80,21 +75,18 @@ class GmmSplit(Strategy):
     After each epoch two normal distributions are fitted to the cross entropies of the whole set; an
     example is learned in the next if the chance that its cost is of the lower one exceeds
     `threshold`. warmup: a share of the run, at least an epoch; DivideMix has 10 of 300 epochs. It
-    is told no rate.
+    uses no noise rate.
     """
 
+    packable = True
     threshold: Annotated[float, Interval("[0, 1)")] = 0.5
     warmup: Share = 0.1
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
+    def setup(self, info: TrainingInfo) -> None:
+        self._labels, self._epochs = info.labels, info.epochs
+        self.state["clean"] = info.full((len(info.labels),), 1)
 
-        self._labels, self._epochs = facts.labels, facts.epochs
-        self.state["clean"] = facts.labels.new_ones(len(facts.labels), dtype=float32)
-
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= first_epochs(self.warmup, self._epochs):
             return super().supervise(batch, outputs)
         clean = self.state["clean"][batch.index]

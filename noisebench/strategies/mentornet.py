@@ -1,15 +1,11 @@
-"""MentorNet's learned mentor, as functions of a dict of tensors: a small network that says by an
-example's costs if its label is right.
-
-Examples weighted by their cost: MentorNet, its curricula in closed form and the mentor that learns
-its own from verified labels.
+"""MentorNet: examples weighted by their cost, in closed form or by a small network, the mentor,
+that learns from verified labels which labels are correct.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Share
@@ -18,21 +14,20 @@ from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
+    Generator,
     ModelOutput,
     Networks,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
+    given_label_cost,
+    one_hot,
     register_strategy,
     whole_epochs,
 )
-from .components import one_hot, recorded_cost
 from .verified import verified
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-else:
-    Generator = Tensor = Any
 
 Mentor: TypeAlias = dict[str, Tensor]
 
@@ -41,10 +36,13 @@ _LABEL, _EPOCH, _HIDDEN = 2, 5, 20  # the paper's sizes
 _STEPS, _LR, _DECAY = 300, 0.02, 1e-3
 _LEAST = 1e-6  # of a chance: no class is never mistaken for another
 _SCALES = ("centre", "scale")  # measured, not learned
+# the paper's, as is the last lesson
+_BURN_IN = {"self_paced": 0.18, "predefined": 0.18, "data_driven": 0.21}
+_LAST_LESSON = 0.75
 
 
 class Seen(NamedTuple):
-    """What a mentor is told: costs (B, 4), now and when last seen, each as it is and less the
+    """The input of a mentor: costs (B, 4), now and when last seen, each as it is and less the
     percentile of its time; labels (B,); and the percentage of the run (B,), 0 to 99.
     """
 
@@ -60,11 +58,11 @@ def new_mentor(num_classes: int, generator: Generator) -> Mentor:
     def drawn(rows: int, columns: int) -> Tensor:
         return randn(rows, columns, generator=generator, device=generator.device)
 
-    told = _COSTS + _LABEL + _EPOCH
+    inputs = _COSTS + _LABEL + _EPOCH
     return {
         "label": drawn(num_classes, _LABEL),
         "epoch": drawn(_PERCENTS, _EPOCH),
-        "hidden": drawn(told, _HIDDEN) / told**0.5,
+        "hidden": drawn(inputs, _HIDDEN) / inputs**0.5,
         "hidden_bias": zeros(_HIDDEN),
         "out": drawn(_HIDDEN, 1) / _HIDDEN**0.5,
         "out_bias": zeros(1),
@@ -74,24 +72,24 @@ def new_mentor(num_classes: int, generator: Generator) -> Mentor:
 
 
 def judged(mentor: Mentor, seen: Seen) -> Tensor:
-    """The logit (B,) that a label is right."""
+    """The logit (B,) that a label is correct."""
     from torch import cat
 
     # its gradient is the same bits each time, which that of indexing need not be
     from torch.nn.functional import embedding
 
     costs = (seen.costs - mentor["centre"]) / mentor["scale"]
-    told = cat(
+    inputs = cat(
         [costs, embedding(seen.labels, mentor["label"]), embedding(seen.percent, mentor["epoch"])],
         1,
     )
-    hidden = (told @ mentor["hidden"] + mentor["hidden_bias"]).tanh()
+    hidden = (inputs @ mentor["hidden"] + mentor["hidden_bias"]).tanh()
     return (hidden @ mentor["out"] + mentor["out_bias"])[:, 0]
 
 
 def taught(mentor: Mentor, seen: Seen, right: Tensor) -> Mentor:
-    """The mentor after a lesson: which labels are right (B,), by cross entropy, in steps of Adam on
-    all at once.
+    """The mentor after a lesson: which labels are correct (B,), by cross entropy, in steps of Adam
+    on all at once.
     """
     from torch import enable_grad
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -116,24 +114,14 @@ def taught(mentor: Mentor, seen: Seen, right: Tensor) -> Mentor:
 
 
 def planted(labels: Tensor, places: Tensor, mistaken: Tensor, generator: Generator) -> Tensor:
-    """The labels (N,) with wrong ones in these places, drawn in proportion to what their class is
-    mistaken for: mistaken (K, K).
+    """The labels (N,) with incorrect ones in these places, drawn in proportion to the row of their
+    class in mistaken (K, K).
     """
     chances = mistaken.detach().cpu().clamp_min(_LEAST).fill_diagonal_(0)[labels[places].cpu()]
-    found = labels.clone()
+    noisy = labels.clone()
     if len(places):
-        found[places] = chances.multinomial(1, generator=generator)[:, 0].to(labels.device)
-    return found
-
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
-
-# the paper's, as is the last lesson
-_BURN_IN = {"self_paced": 0.18, "predefined": 0.18, "data_driven": 0.21}
-_LAST_LESSON = 0.75
+        noisy[places] = chances.multinomial(1, generator=generator)[:, 0].to(labels.device)
+    return noisy
 
 
 def _complete(values: dict[str, Value]) -> dict[str, Value]:
@@ -177,193 +165,142 @@ class MentorNet(Strategy):
     of costs; here both go straight into the hidden layer of 20.
     """
 
+    packable = True
     kind: Annotated[str, OneOf(("self_paced", "predefined", "data_driven"))] = "self_paced"
     percentile: Share = 0.75
     decay: Annotated[float, Interval("[0, 1)")] = 0.9
     burn_in: Annotated[float | None, Interval("[0, 1]")] = None
     width: Annotated[float | None, Interval("(0, 100]")] = None
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
-
-        assert self.burn_in is not None, "the language writes burn_in out"
-        self._burned_in = whole_epochs(self.burn_in, facts.epochs)
-        self.state["threshold"] = facts.labels.new_full((), float("nan"), dtype=float32)
-        self._curriculum = _CURRICULA[self.kind](self, facts)
+    def setup(self, info: TrainingInfo) -> None:
+        assert self.burn_in is not None, "the language fills burn_in in"
+        self._burned_in = whole_epochs(self.burn_in, info.epochs)
+        self.state["threshold"] = info.full((), float("nan"))
+        self._lessons = None
+        if self.kind == "data_driven":
+            self._lessons = _Lessons(self.state, self.burn_in, info)
 
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
-        return self._curriculum.prepare(batch)
+        if self._lessons is None:
+            return batch
+        labels = self.state["labels"][batch.index]
+        return replace(batch, labels=labels, targets=labels)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
-        cost, threshold = recorded_cost(outputs[0][0], batch), self.state["threshold"]
-        now = cost.quantile(self.percentile)
-        threshold.copy_(
-            now.where(threshold.isnan(), self.decay * threshold + (1 - self.decay) * now)
-        )
-        weights = self._curriculum.weigh(batch, outputs[0][0], cost)
-        return [
-            Supervision(
-                batch.targets, weights if batch.epoch > self._burned_in else None, mean_over=True
-            )
-        ]
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
+        cost, threshold = given_label_cost(outputs[0][0], batch), self.state["threshold"]
+        current = cost.quantile(self.percentile)
+        mean = self.decay * threshold + (1 - self.decay) * current
+        threshold.copy_(current.where(threshold.isnan(), mean))
+        weights: Tensor | None
+        if self._lessons is not None:
+            weights = self._lessons.weigh(batch, outputs[0][0], cost)
+        elif self.width is None:
+            weights = (cost <= threshold).to(cost.dtype)
+        else:
+            beyond = (cost - threshold) / (self.width * threshold.abs()).clamp_min(1e-12)
+            weights = (1 - beyond).clamp(0, 1)
+        if batch.epoch <= self._burned_in:
+            weights = None
+        return [Supervision(batch.targets, weights, mean_over=True)]
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        self._curriculum.between(epoch)
+        if self._lessons is not None:
+            self._lessons.end_epoch(epoch)
 
 
-class Curriculum:
-    """What of MentorNet differs by kind. It keeps what it remembers in the strategy's state."""
-
-    def __init__(self, strategy: MentorNet, facts: TrainingInfo) -> None:
-        self._state, self._width = strategy.state, strategy.width
-
-    def prepare(self, batch: Batch) -> Batch:
-        """The batch as the student learns it."""
-        return batch
-
-    def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
-        """The weight (B,) of each example, its cost (B,) given; None where all count alike."""
-        raise NotImplementedError
-
-    def between(self, epoch: int) -> None:
-        """After an epoch (counted from 1)."""
-
-
-class SelfPaced(Curriculum):
-    """Weight 1 up to the threshold, 0 beyond."""
-
-    def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
-        return (cost <= self._state["threshold"]).to(cost.dtype)
-
-
-class Predefined(Curriculum):
-    """Weight 1 up to the threshold, beyond it falling linearly."""
-
-    def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
-        assert self._width is not None, "the language writes width out"
-        threshold = self._state["threshold"]
-        beyond = (cost - threshold) / (self._width * threshold.abs()).clamp_min(1e-12)
-        return (1 - beyond).clamp(0, 1)
-
-
-class DataDriven(Curriculum):
-    """The chance that a label is right, by a mentor that is taught twice, by verified labels of
-    which half are wrong until then.
+class _Lessons:
+    """The data-driven curriculum: a mentor that is taught twice, by verified labels of which half
+    are incorrect until then.
 
     State: `labels` (N,), as the student learns them; `seen` (N, 2), each example's last cost, and
     that less the threshold of its time; `history` (epochs, M, 2), the same of the M verified;
-    `mistaken` (K, K), what the student takes their classes for; `mentor`; `taught`, the epoch of
+    `mistaken` (K, K), the student's predictions by their class; `mentor`; `taught`, the epoch of
     its last lesson.
     """
 
-    def __init__(self, strategy: MentorNet, facts: TrainingInfo) -> None:
-        super().__init__(strategy, facts)
-        self._labels, self._classes, self._epochs = facts.labels, facts.num_classes, facts.epochs
-        self._generator = facts.generator
-        self._first = max(1, whole_epochs(strategy.burn_in or 0, facts.epochs))
-        self._last = max(
-            self._first, min(whole_epochs(_LAST_LESSON, facts.epochs), facts.epochs - 1)
-        )
-        self._trusted = (
-            facts.labels < 0
-            if strategy.burn_in == 1
-            else verified("mentornet(kind='data_driven')", facts)
-        )
-        self._state.update(self._beginning())
+    def __init__(self, state: dict[str, Any], burn_in: float, info: TrainingInfo) -> None:
+        from torch import randperm
 
-    def _beginning(self) -> dict[str, Any]:
-        """The state before the first step. A mentor that would learn only at the end of the run
-        changes no label.
-        """
-        from torch import float32, randperm
-
+        self._state, self._labels, self._epochs = state, info.labels, info.epochs
+        self._generator = info.generator
+        self._first = max(1, whole_epochs(burn_in, info.epochs))
+        self._last = max(self._first, min(whole_epochs(_LAST_LESSON, info.epochs), info.epochs - 1))
+        if burn_in == 1:
+            self._trusted = info.labels < 0
+        else:
+            self._trusted = verified("mentornet(kind='data_driven')", info)
         places = self._trusted.nonzero()[:, 0]
+        # a mentor that would learn only at the end of the run changes no label
         half = len(places) // 2 if self._first < self._epochs else 0
         chosen = places[randperm(len(places), generator=self._generator)[:half].to(places.device)]
-        numbers = self._labels.new_zeros(len(self._labels), dtype=float32)
-        alike = numbers.new_ones(self._classes, self._classes)
-        mentor = new_mentor(self._classes, self._generator)
-        return {
-            "labels": planted(self._labels, chosen, alike, self._generator),
-            "seen": numbers.new_full((len(numbers), 2), float("nan")),
-            "history": numbers.new_zeros(self._last, len(places), 2),
-            "mistaken": numbers.new_zeros(self._classes, self._classes),
-            "mentor": {key: value.to(numbers.device) for key, value in mentor.items()},
-            "taught": 0,
-        }
-
-    def prepare(self, batch: Batch) -> Batch:
-        labels = self._state["labels"][batch.index]
-        return replace(batch, labels=labels, targets=labels)
+        K = info.num_classes
+        mentor = new_mentor(K, self._generator)
+        state.update(
+            labels=planted(self._labels, chosen, info.full((K, K), 1), self._generator),
+            seen=info.full((len(self._labels), 2), float("nan")),
+            history=info.full((self._last, len(places), 2), 0),
+            mistaken=info.full((K, K), 0),
+            mentor={key: value.to(self._labels.device) for key, value in mentor.items()},
+            taught=0,
+        )
 
     def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
+        """The weight (B,) of each example of the cost (B,); None where all count alike."""
         from torch import stack
 
         trusted, seen = self._trusted[batch.index], self._state["seen"]
         if batch.epoch == self._first // 2:
             p = output.log_p.detach().exp()
-            self._state["mistaken"] += one_hot(self._labels[batch.index], p).T @ (
-                p * trusted[:, None]
-            )
+            labels = one_hot(self._labels[batch.index], p)
+            self._state["mistaken"] += labels.T @ (p * trusted[:, None])
         now, before = stack([cost, cost - self._state["threshold"]], 1), seen[batch.index]
         seen[batch.index] = now
-        if not self._state["taught"]:
+        taught = self._state["taught"]
+        if not taught:
             return None
         # An epoch after the last lesson is taken for that of the lesson: the mentor has learned of
         # none later (as in the authors' code).
-        told = self._told(now, before, batch.labels, min(batch.epoch, self._state["taught"]))
-        weights = judged(self._state["mentor"], told).sigmoid()
-        return weights.masked_fill(trusted, 1) if self._state["taught"] == self._last else weights
+        inputs = self._inputs(now, before, batch.labels, min(batch.epoch, taught))
+        weights = judged(self._state["mentor"], inputs).sigmoid()
+        return weights.masked_fill(trusted, 1) if taught == self._last else weights
 
-    def _told(self, now: Tensor, before: Tensor, labels: Tensor, epoch: int) -> Seen:
-        """What the mentor is told of these examples in an epoch."""
+    def _inputs(self, now: Tensor, before: Tensor, labels: Tensor, epoch: int) -> Seen:
+        """The mentor's input for these examples in an epoch."""
         from torch import cat
 
         percent = labels.new_full(labels.shape, 100 * (epoch - 1) // self._epochs)
         return Seen(cat([now, now.where(before.isnan(), before)], 1), labels, percent)
 
-    def between(self, epoch: int) -> None:
-        if epoch <= self._last < self._epochs:
-            self._state["history"][epoch - 1] = self._state["seen"][self._trusted]
-            if epoch == self._first // 2:
-                self._plant_anew()
-            if epoch in (self._first, self._last):
-                self._teach(epoch)
-
-    def _plant_anew(self) -> None:
-        """The wrong labels that the student would most likely find: those of the others were not
-        drawn from all classes alike either.
-        """
-        chosen = (self._state["labels"] != self._labels).nonzero()[:, 0]
-        self._state["labels"].copy_(
-            planted(self._labels, chosen, self._state["mistaken"], self._generator)
-        )
+    def end_epoch(self, epoch: int) -> None:
+        """Remember the costs of the verified examples; plant and teach in the epochs for it."""
+        if epoch > self._last or self._last >= self._epochs:
+            return
+        self._state["history"][epoch - 1] = self._state["seen"][self._trusted]
+        if epoch == self._first // 2:
+            # The incorrect labels that the student would most likely predict: those of the other
+            # examples were not drawn from all classes alike either.
+            labels, mistaken = self._state["labels"], self._state["mistaken"]
+            chosen = (labels != self._labels).nonzero()[:, 0]
+            labels.copy_(planted(self._labels, chosen, mistaken, self._generator))
+        if epoch in (self._first, self._last):
+            self._teach(epoch)
 
     def _teach(self, epoch: int) -> None:
-        """A lesson on all epochs so far; after the last one the verified labels are right again."""
+        """A lesson on all epochs so far; after the last one the verified labels are correct
+        again.
+        """
         from torch import cat
 
         history, labels = self._state["history"][:epoch], self._state["labels"][self._trusted]
         pairs = zip(history, [history[0], *history[:-1]], strict=True)
         epochs = [
-            self._told(now, before, labels, done) for done, (now, before) in enumerate(pairs, 1)
+            self._inputs(now, before, labels, done) for done, (now, before) in enumerate(pairs, 1)
         ]
-        right = (labels == self._labels[self._trusted]).repeat(epoch)
+        correct = (labels == self._labels[self._trusted]).repeat(epoch)
         # an example may stand in a last batch that is left out
         looked_at = history[..., 0].flatten().isfinite()
         seen = Seen(*(cat(parts)[looked_at] for parts in zip(*epochs, strict=True)))
-        self._state["mentor"], self._state["taught"] = (
-            taught(self._state["mentor"], seen, right[looked_at]),
-            epoch,
-        )
+        self._state["mentor"] = taught(self._state["mentor"], seen, correct[looked_at])
+        self._state["taught"] = epoch
         if epoch == self._last:
             self._state["labels"].copy_(self._labels)
-
-
-_CURRICULA: dict[str, type[Curriculum]] = {
-    "self_paced": SelfPaced,
-    "predefined": Predefined,
-    "data_driven": DataDriven,
-}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from ..core.parameters import Interval
-from .base import Batch, ComputeCost, Networks, Strategy, TrainingInfo, register_strategy
-from .components import one_hot
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-else:
-    Generator = Tensor = Any
+from .base import (
+    Batch,
+    ComputeCost,
+    Generator,
+    Networks,
+    Strategy,
+    Tensor,
+    TrainingInfo,
+    one_hot,
+    register_strategy,
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,11 @@ class Mixup(Strategy):
     mixed images.
     """
 
+    packable = True
     alpha: Annotated[float, Interval("[0, 100]")] = 1.0
 
-    def setup(self, facts: TrainingInfo) -> None:
-        self._classes = facts.num_classes
+    def setup(self, info: TrainingInfo) -> None:
+        self._classes = info.num_classes
 
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         if not self.alpha:

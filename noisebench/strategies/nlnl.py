@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from ..core.parameters import Interval, Share
 from .base import (
     Batch,
     ComputeCost,
+    Generator,
     ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
+    averaged,
     first_epochs,
     register_strategy,
     whole_epochs,
 )
-from .components import averaged
-
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
-else:
-    Generator = Tensor = Any
 
 _LEAST = 1e-5  # the authors keep 1 - p above it; where that takes hold it has no gradient
 
@@ -63,24 +60,23 @@ class NLNL(Strategy):
     is left out.
     """
 
+    packable = True
     draws: Annotated[int, Interval("[1, 1000]")] = 1
     negative: Share = 0.3334
     selective: Share = 0.3334
     cut: Share = 0.5
 
-    def setup(self, facts: TrainingInfo) -> None:
-        self._classes = facts.num_classes
-        self._first = first_epochs(self.negative, facts.epochs)
-        self._last = self._first + whole_epochs(self.selective, facts.epochs)
+    def setup(self, info: TrainingInfo) -> None:
+        self._classes = info.num_classes
+        self._first = first_epochs(self.negative, info.epochs)
+        self._last = self._first + whole_epochs(self.selective, info.epochs)
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         # in the negative stages no label is learned
         least = self.cut if batch.epoch > self._last else 2
         return [Supervision(batch.targets, _sure(batch, outputs[0][0], least))]
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         if batch.epoch > self._last:
             return None
         others = other_labels(batch.labels, self._classes, self.draws, batch.generator)
@@ -89,6 +85,6 @@ class NLNL(Strategy):
 
 
 def _sure(batch: Batch, output: ModelOutput, least: float) -> Tensor:
-    """Where the recorded label has p of at least so much, weights (B,) in {0, 1}."""
+    """Where the given label has p of at least so much, weights (B,) in {0, 1}."""
     log_p = output.log_p.detach().gather(1, batch.labels[:, None])[:, 0]
     return (log_p.exp() >= least).to(log_p.dtype)

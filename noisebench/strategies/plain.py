@@ -1,17 +1,21 @@
-"""Strategies on recorded labels and the network's own prediction: standard training and
-bootstrapping.
-"""
+"""Strategies on given labels and the network's predictions: standard training, bootstrapping."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf
-from .base import Batch, ComputeCost, ModelOutput, Strategy, Supervision, register_strategy
-from .components import one_hot
+from .base import (
+    Batch,
+    ComputeCost,
+    Outputs,
+    Strategy,
+    Supervision,
+    one_hot,
+    register_strategy,
+)
 
 _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 
@@ -19,9 +23,10 @@ _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 @register_strategy(name="standard", disabled_form="standard", cost=ComputeCost(1, 1))
 @dataclass
 class Standard(Strategy):
-    """Believe every recorded label, trust every example alike."""
+    """Plain training on the given labels, all examples alike."""
 
-    stateless: ClassVar[bool] = True
+    packable = True
+    stateless = True
 
 
 def _complete(values: dict[str, Value]) -> dict[str, Value]:
@@ -41,17 +46,16 @@ class Bootstrap(Strategy):
     itself (soft, beta 0.95).
     """
 
-    stateless: ClassVar[bool] = True
+    packable = True
+    stateless = True
     kind: Annotated[str, OneOf(("hard", "soft"))] = "hard"
     beta: Annotated[float | None, Interval("[0, 1]")] = None
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
-        assert self.beta is not None, "the language writes beta out"
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
+        assert self.beta is not None, "the language fills beta in"
         log_p = outputs[0][0].log_p
-        recorded = one_hot(batch.labels, log_p)
+        given = one_hot(batch.labels, log_p)
         # Soft is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a
         # minimum-entropy term.
-        own = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
-        return [Supervision(self.beta * recorded + (1 - self.beta) * own)]
+        predicted = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
+        return [Supervision(self.beta * given + (1 - self.beta) * predicted)]

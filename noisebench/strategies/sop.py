@@ -1,22 +1,26 @@
-"""Sparse over-parameterisation: what each label has wrong is learned beside the network, and taken
+"""Sparse over-parameterisation: the error of each label is learned with the network, and subtracted
 from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated
 
 from ..core.parameters import Interval
-from .base import Batch, ComputeCost, ModelOutput, Strategy, TrainingInfo, register_strategy
-from .components import balance, consistency, one_hot
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
+from .base import (
+    Batch,
+    ComputeCost,
+    Outputs,
+    Strategy,
+    Tensor,
+    TrainingInfo,
+    balance,
+    consistency,
+    one_hot,
+    register_strategy,
+)
 
 _SPREAD = 1e-8  # of u and v in the beginning
 _FLOOR = 1e-4  # of a probability
@@ -52,16 +56,17 @@ class SOP(Strategy):
     The authors' later code lets the squared error move u too (then 0.1 and 100).
     """
 
-    per_example_parameters: ClassVar[tuple[str, ...]] = ("u", "v")
+    packable = True
+    per_example_parameters = ("u", "v")
     lr_u: Annotated[float, Interval("[0, 1e4]")] = 10.0
     lr_v: Annotated[float, Interval("[0, 1e4]")] = 10.0
 
-    def setup(self, facts: TrainingInfo) -> None:
+    def setup(self, info: TrainingInfo) -> None:
         from torch import randn
 
-        for name, columns in (("u", 1), ("v", facts.num_classes)):
-            drawn = _SPREAD * randn(len(facts.labels), columns, generator=facts.generator)
-            self.state[name] = drawn.to(facts.labels.device)
+        for name, columns in (("u", 1), ("v", info.num_classes)):
+            drawn = _SPREAD * randn(len(info.labels), columns, generator=info.generator)
+            self.state[name] = drawn.to(info.labels.device)
 
     def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if not (self.lr_u or self.lr_v):
@@ -70,7 +75,7 @@ class SOP(Strategy):
             log_p, self._noise(log_p, batch, u=self._moving("u", batch.index, self.lr_u))
         )
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         if not (self.lr_u or self.lr_v):
             return None
         logits = outputs[0][0].logits.detach()
@@ -109,20 +114,21 @@ class SOP(Strategy):
 )
 @dataclass
 class SOPPlus(SOP):
-    """SOP+: SOP, and two views of an image are to be said the same, and all classes equally often.
+    """SOP+: SOP, and two views of an image shall be predicted alike, and all classes equally often.
 
     cost of the first view + consistency * KL(p of the first | p of the second) + balance *
     KL(uniform | mean p + s). Both views are drawn by the recipe's augmentation; the authors' second
     is AutoAugment's with cutout. The uniform prior supposes classes of one size.
     """
 
-    num_views: ClassVar[int] = 2
+    num_views = 2
+    packable = False
     consistency: Annotated[float, Interval("[0, 100]")] = 0.9
     balance: Annotated[float, Interval("[0, 100]")] = 0.1
 
-    def regularizer(self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]) -> Tensor | None:
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         first, second = outputs[0]
-        said = [view.logits.log_softmax(1) for view in (first, second)]
-        total = self.consistency * consistency(*said) + self.balance * balance(first.log_p)
+        log_ps = [view.logits.log_softmax(1) for view in (first, second)]
+        total = self.consistency * consistency(*log_ps) + self.balance * balance(first.log_p)
         squared = super().regularizer(batch, outputs)
         return total if squared is None else total + squared

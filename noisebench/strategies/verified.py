@@ -1,12 +1,11 @@
-"""Strategies for data of which somebody has verified some labels (`corrupt --trusted 0.1`):
+"""Strategies for data of which some labels are verified (`corrupt --trusted 0.1`):
 CleanNet's weights and distillation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated
 
 from ..core.parameters import Interval, Share
 from ..errors import ConfigError
@@ -14,28 +13,23 @@ from .base import (
     Batch,
     ComputeCost,
     FullTrainingSet,
-    ModelOutput,
+    Outputs,
     Strategy,
     Supervision,
+    Tensor,
     TrainingInfo,
     register_strategy,
 )
-from .components import one_hot
-
-if TYPE_CHECKING:
-    from torch import Tensor
-else:
-    Tensor = Any
 
 
-def verified(name: str, facts: TrainingInfo) -> Tensor:
+def verified(name: str, info: TrainingInfo) -> Tensor:
     """Which examples (N,) have a verified label. Raises ConfigError where none has."""
-    if facts.trusted is None:
+    if info.trusted is None:
         raise ConfigError(
             f"{name} needs verified labels, which these data have not: noisebench "
             "corrupt ... --trusted 0.1"
         )
-    return facts.trusted
+    return info.trusted
 
 
 def cosine_to_prototypes(
@@ -62,7 +56,7 @@ def cosine_to_prototypes(
 )
 @dataclass
 class CleanNet(Strategy):
-    """CleanNet's weights: how alike an example is to the verified ones of its recorded class, by
+    """CleanNet's weights: how alike an example is to the verified ones of its given class, by
     the cosine of their features.
 
     After `wait` of the run every example weighs max(0, cosine with the class's prototype, less
@@ -70,23 +64,20 @@ class CleanNet(Strategy):
     of this network's own features; the paper learns an embedding for them.
     """
 
+    packable = True
     threshold: Annotated[float, Interval("[-1, 1)")] = 0.1
     wait: Share = 0.1
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
-
+    def setup(self, info: TrainingInfo) -> None:
         if self.wait == 1:
-            self._trusted = facts.labels < 0
+            self._trusted = info.labels < 0
         else:
-            self._trusted = verified("cleannet", facts)
-        self._epochs, self._labels, self._classes = facts.epochs, facts.labels, facts.num_classes
-        self.state["weights"] = facts.labels.new_ones(len(facts.labels), dtype=float32)
+            self._trusted = verified("cleannet", info)
+        self._epochs, self._labels, self._classes = info.epochs, info.labels, info.num_classes
+        self.state["weights"] = info.full((len(info.labels),), 1)
         self.state["weighing"] = False
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if not self.state["weighing"]:
             return super().supervise(batch, outputs)
         return [Supervision(batch.targets, self.state["weights"][batch.index], mean_over=True)]
@@ -113,26 +104,21 @@ class Distill(Strategy):
     first: the teacher's part of the run.
     """
 
-    restarts: ClassVar[bool] = True
+    restarts = True
     share: Share = 0.5
     first: Share = 0.3
     temperature: Annotated[float, Interval("(0, 100]")] = 1.0
 
-    def setup(self, facts: TrainingInfo) -> None:
-        from torch import float32
-
-        self._trusted, self._epochs = verified("distill", facts), facts.epochs
-        rows = facts.labels.new_zeros(len(facts.labels), facts.num_classes, dtype=float32)
-        self.state["targets"] = one_hot(facts.labels, rows)
+    def setup(self, info: TrainingInfo) -> None:
+        self._trusted, self._epochs = verified("distill", info), info.epochs
+        self.state["targets"] = info.given_targets()
 
     @property
     def _until(self) -> int:
         """The teacher's last epoch."""
         return max(1, round(self.first * self._epochs))
 
-    def supervise(
-        self, batch: Batch, outputs: Sequence[Sequence[ModelOutput]]
-    ) -> list[Supervision]:
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= self._until:
             weights = self._trusted[batch.index].to(outputs[0][0].cost.dtype)
             return [Supervision(batch.targets, weights, mean_over=True)]
@@ -141,8 +127,8 @@ class Distill(Strategy):
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         if epoch != self._until or epoch == self._epochs:
             return
-        said = (whole.log_p() / self.temperature).softmax(1)
-        recorded = self.state["targets"]
-        mixed = self.share * recorded + (1 - self.share) * said
-        self.state["targets"].copy_(mixed.where(~self._trusted[:, None], recorded))
+        teacher_p = (whole.log_p() / self.temperature).softmax(1)
+        given = self.state["targets"]
+        mixed = self.share * given + (1 - self.share) * teacher_p
+        self.state["targets"].copy_(mixed.where(~self._trusted[:, None], given))
         whole.restart()

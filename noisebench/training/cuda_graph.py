@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_FIRST = 3  # steps that are made one by one, in which libraries make what they need
+_FIRST = 3  # steps that are launched one by one, in which libraries allocate what they need
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,12 @@ class StepInput:
 
     def copied(self) -> StepInput:
         """The same in memory of its own, the number too."""
+        lr_factor = torch.tensor(self.lr_factor, device=self.index.device)
         flips = None if self.flips is None else self.flips.clone()
-        return StepInput(
-            self.index.clone(),
-            self.shifts.clone(),
-            flips,
-            torch.tensor(self.lr_factor, device=self.index.device),
-        )
+        return StepInput(self.index.clone(), self.shifts.clone(), flips, lr_factor)
 
-    def take(self, new: StepInput) -> None:
-        """Write another step's over it."""
+    def overwrite(self, new: StepInput) -> None:
+        """Copy the values of another step into this one, which `copied` has made."""
         self.index.copy_(new.index)
         self.shifts.copy_(new.shifts)
         if self.flips is not None and new.flips is not None:
@@ -46,8 +42,8 @@ class StepInput:
 
 
 class StepResult(NamedTuple):
-    """What a step leaves: its cost (), the logits (B, K) of the first network and view, with their
-    gradient, and, once it is made, a number () that is finite where all gradients are.
+    """Of a step: its cost (), the logits (B, K) of the first network and view, with their gradient,
+    and, after the update, a number () that is finite where all gradients are.
     """
 
     cost: Tensor
@@ -56,7 +52,7 @@ class StepResult(NamedTuple):
 
 
 class CudaGraphStep:
-    """A step that is made a few times, recorded, and from then on played; every batch has the
+    """A step that is run a few times, recorded, and from then on replayed; every batch has the
     shapes of the first.
 
     It must be the same computation each time, on the same memory: what it decides in Python is
@@ -65,44 +61,42 @@ class CudaGraphStep:
     """
 
     def __init__(self, step: Callable[[StepInput], StepResult], device: torch.device) -> None:
-        """device: the GPU that the step computes on, which need not be torch's current one: there a
-        recording would be of nothing.
+        """device: the GPU that the step computes on, which need not be torch's current one: a
+        recording on another device would be empty.
         """
-        self._step, self._made = step, 0
+        self._step, self._count = step, 0
         self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         self._recorded: tuple[StepInput, StepResult] | None = None
 
-    def __call__(self, given: StepInput) -> StepResult:
-        """The next step. What it leaves is overwritten by the one after it."""
+    def __call__(self, step_input: StepInput) -> StepResult:
+        """The next step. Its result is overwritten by that of the step after it."""
         with torch.cuda.device(self._stream.device):
-            if self._made < _FIRST:
-                self._made += 1
-                return self._aside(given)
-            mine, left = self._recorded = self._recorded or self._record(given.copied())
-            mine.take(given)
+            if self._count < _FIRST:
+                self._count += 1
+                return self._on_own_stream(step_input)
+            if self._recorded is None:  # recording computes nothing yet
+                memory = step_input.copied()
+                with torch.cuda.graph(self._graph, stream=self._stream):
+                    self._recorded = memory, _detached(self._step(memory))
+            memory, result = self._recorded
+            memory.overwrite(step_input)
             self._graph.replay()
-            return left
+            return result
 
-    def _record(self, given: StepInput) -> tuple[StepInput, StepResult]:
-        """Nothing is computed yet."""
-        with torch.cuda.graph(self._graph, stream=self._stream):
-            left = _freed(self._step(given))
-        return given, left
-
-    def _aside(self, given: StepInput) -> StepResult:
-        """On the stream on which it will be recorded."""
-        here = torch.cuda.current_stream()
-        self._stream.wait_stream(here)
+    def _on_own_stream(self, step_input: StepInput) -> StepResult:
+        """The step one by one, on the stream on which it will be recorded."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            left = _freed(self._step(given))
-        here.wait_stream(self._stream)
-        return left
+            result = _detached(self._step(step_input))
+        current.wait_stream(self._stream)
+        return result
 
 
-def _freed(made: StepResult) -> StepResult:
-    """Without the way back to the weights, which would tie them to the stream that it was made
-    on.
+def _detached(result: StepResult) -> StepResult:
+    """Without the graph that leads back to the weights, which would tie them to the stream that it
+    was computed on.
     """
-    logits = made.logits.detach()
-    logits.grad = made.logits.grad
-    return made._replace(logits=logits)
+    logits = result.logits.detach()
+    logits.grad = result.logits.grad
+    return result._replace(logits=logits)

@@ -1,6 +1,4 @@
-"""What networks say of their training examples in passing: on augmented images, in the step that
-learns from them.
-"""
+"""The predictions for training examples in the step that learns from them, on augmented images."""
 
 from __future__ import annotations
 
@@ -11,14 +9,14 @@ from torch import Tensor
 
 from ..metrics.predictions import DENSE
 
-_MOST = 1 << 23  # numbers that wait to be worked off, 32 MB
+_MAX_WAITING = 1 << 23  # numbers, 32 MB
 
 
 @dataclass(frozen=True)
 class EpochPredictions:
     """Of each example since the epoch began: the class predicted (N,) (-1: not seen yet), p of its
     recorded label (N,), the L1 norm of the gradient of its share of the step's cost by its logits
-    (N,), at most 2 under plain CE, and p of every class (N, K) where asked for, else (N, 0) (NaN:
+    (N,), at most 2 under plain CE, and p of every class (N, K) where it is kept, else (N, 0) (NaN:
     not seen yet).
     """
 
@@ -36,12 +34,12 @@ class EpochPredictions:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, own in self.state_dict().items():
-            own.copy_(state[name])
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])
 
 
 class OnlinePredictions:
-    """Collects it for R runs in lockstep. A step only lays its logits by: to work them off one by
+    """Collects them for R runs in lockstep. A step only appends its logits: to process them one by
     one would slow small networks down.
     """
 
@@ -58,31 +56,31 @@ class OnlinePredictions:
         self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
     def watch(self, logits: Tensor) -> None:
-        """Before the backward pass: logits (R, B, K) or, of one run, (B, K)."""
+        """Before the backward pass: keep the gradient of logits (R, B, K), or (B, K) of one run."""
         if logits.requires_grad:
             logits.retain_grad()
 
     def note(self, index: Tensor, logits: Tensor) -> None:
-        """After it: whose logits the first rows are, (R, B) or (B,); others may follow."""
+        """After it. index (R, B) or (B,): the examples of the first rows; others may follow."""
         rows = index.shape[-1]
         kept = logits.detach()[..., :rows, :]
         grad = None if logits.grad is None else logits.grad[..., :rows, :]
-        if kept.is_cuda:  # what a recorded step leaves is overwritten by the next one
+        if kept.is_cuda:  # a recorded step overwrites the result of the one before
             kept, grad = kept.clone(), None if grad is None else grad.clone()
         if grad is not None and rows < logits.shape[-2]:  # a step's cost is a mean over all rows
             grad = grad * (logits.shape[-2] / rows)
         self._waiting.append((index, kept, grad))
-        if len(self._waiting) * kept.numel() > _MOST:
-            self._work_off()
+        if len(self._waiting) * kept.numel() > _MAX_WAITING:
+            self._process()
 
     def of(self, run: int) -> EpochPredictions:
         """Of one run, as views."""
-        self._work_off()
+        self._process()
         return EpochPredictions(
             self._predicted[run], self._p[run], self._gradient[run], self._whole[run]
         )
 
-    def _work_off(self) -> None:
+    def _process(self) -> None:
         if not self._waiting:
             return
         runs, K = len(self._labels), self._waiting[0][1].shape[-1]

@@ -1,4 +1,4 @@
-"""What networks say of images as they are, without augmentation."""
+"""Predictions for images as they are, without augmentation."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 def every(pixels: ImageSource, index: Tensor | None = None) -> Iterator[Tensor]:
-    """Some images or all, one part after the other. Raises DataError where fewer or more came than
-    were asked for.
+    """Some images or all, one part after the other. Raises DataError where their number is
+    another one.
     """
     expected, seen = len(pixels) if index is None else len(index), 0
     for images in pixels.eval_batches(index):
@@ -52,14 +52,15 @@ def log_p_parts(
     networks: Sequence[nn.Module], pixels: ImageSource, precision: str, index: Tensor | None = None
 ) -> Iterator[list[Tensor]]:
     """log_p (n, K) of each network on some images or all, one part of them after the other: each
-    image is read once, and a table of all is never made. Leaves the networks in evaluation mode.
+    image is read once, and all predictions are never in memory. Leaves the networks in evaluation
+    mode.
     """
     for network in networks:
         network.eval()
     for images in every(pixels, index):
         with torch.no_grad(), repeatable(pixels.device), autocast(pixels.device, precision):
             logits = [network(images).float() for network in networks]
-        yield [each.log_softmax(1) for each in logits]
+        yield [network_logits.log_softmax(1) for network_logits in logits]
 
 
 def network_log_p(

@@ -4,6 +4,7 @@ one pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -48,14 +49,14 @@ class SGD:
         own learning rate.
         """
         for group in self.groups:
-            moved = [
+            with_grad = [
                 (p, p.grad, v)
                 for p, v in zip(group.params, group.velocities, strict=True)
                 if p.grad is not None
             ]
-            if not moved:
+            if not with_grad:
                 continue
-            params, grads, velocities = (list(column) for column in zip(*moved, strict=True))
+            params, grads, velocities = (list(column) for column in zip(*with_grad, strict=True))
             sgd(
                 params,
                 grads,
@@ -86,3 +87,17 @@ class SGD:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for mine, saved in zip(self.velocities(), state["velocities"], strict=True):
             mine.copy_(saved)
+
+
+def learning_rate_factor(
+    schedule: tuple[str, tuple[float, ...]], epochs_done: float, epochs: int
+) -> float:
+    """The share of the initial learning rate after `epochs_done` (a fraction within an epoch) of
+    `epochs`.
+    """
+    name, ends = schedule
+    if name == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epochs_done / epochs))
+    if name == "step":
+        return float(0.1 ** sum(epochs_done >= end for end in ends))
+    return 1.0

@@ -1,10 +1,10 @@
 """Several trainings of one shape in lockstep, their networks as one: a small network alone leaves a
 processor idle.
 
-Each stays a Trainer of its own, with its own order, noise, statistics, strategy and checkpoint;
-only the passes through the network and the steps of the optimiser are made together. The width is
-fixed: places that no training takes are filled, so that all computations have the shape they always
-have and no training depends on the others.
+Each stays a Trainer with its own order, noise, statistics, strategy and checkpoint; only the passes
+through the network and the steps of the optimizer are computed together. The width is fixed: rows
+without a training are filled, so that all computations have the same shape and no training depends
+on the others.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from ..errors import RunFailed
 from ..strategies import Batch
 from .epoch_stats import OnlinePredictions
 from .images.pixels import InMemoryImages
-from .images.source import ImageSource
-from .inference import every, repeatable
+from .inference import autocast, every, repeatable
 from .networks.packed import pack_networks
-from .numerics import finite_probe_of, wrong_weights
+from .numerics import finite_probe
 from .optimizer import SGD
 from .trainer import EpochResult, Trainer
 
-# numbers: a tensor of a multiple of these is worked off in full vectors, without a rest that rounds
+# numbers: a tensor of a multiple of these is computed in full vectors, without a rest that rounds
 # otherwise
 _VECTOR = 64
 
 
 class PackedTrainer:
-    """Trainings in lockstep. All have the same images, network, recipe and precision, and stand at
+    """Trainings in lockstep. All have the same images, network, recipe and precision, and are at
     the same step.
 
     kinds: a text for each; neighbours of the same have the same loss and strategy. Raises
@@ -42,183 +41,165 @@ class PackedTrainer:
     """
 
     def __init__(self, trainers: Sequence[Trainer], width: int, kinds: Sequence[str] = ()) -> None:
-        assert (
-            0 < len(trainers) <= width and len({(t.epoch, t.step, t.since) for t in trainers}) == 1
-        )
+        states = [trainer.state for trainer in trainers]
+        assert 0 < len(trainers) <= width, "a row for each"
+        assert len({(state.epoch, state.step, state.schedule_start) for state in states}) == 1
         if not all(
             trainer.train is trainers[0].train or trainer.task.same_images_as(trainers[0].task)
             for trainer in trainers
         ):
             raise ValueError("trainings of a pack see the same images, and these do not")
-        self._all = list(trainers)
+        self._all, self._states = list(trainers), states
         self._kinds: list[object] = list(kinds) or [object() for _ in trainers]
-        self.places = list(range(len(trainers)))  # of the trainings that go on
+        self.running = list(range(len(trainers)))  # the rows of the trainings that have not failed
+        first = trainers[0]
+        assert isinstance(first.train, InMemoryImages), "runs on streamed images are not packed"
+        self._images, self._recipe = first.train, first.task.recipe
+        self._device, self._precision = first.device, first.task.precision
         networks = [trainer.networks[0] for trainer in trainers]
-        networks += [deepcopy(networks[0]) for _ in range(width - len(trainers))]
+        self._filled = [*states, *[states[0]] * (width - len(states))]
+        networks += [deepcopy(networks[0]) for _ in self._filled[len(networks) :]]
         self.network = pack_networks(networks).train()
-        self.optimizer = SGD([{"params": list(self.network.parameters())}], self.first.task.recipe)
-        self._join_velocities()
-        filled = [*trainers, *[trainers[0]] * (width - len(trainers))]
-        self._labels = torch.stack([trainer.labels for trainer in filled])
-        self._filled = filled
+        self.optimizer = SGD([{"params": list(self.network.parameters())}], self._recipe)
+        (packed,) = self.optimizer.groups
+        for number, velocities in enumerate(packed.velocities):
+            for row, state in enumerate(states):  # which become views of the packed ones
+                own = state.optimizer.groups[0].velocities
+                velocities[row].copy_(own[number])
+                own[number] = velocities[row]
+        self._labels = torch.stack([state.labels for state in self._filled])
         self._begin_epoch()
 
     @property
     def trainers(self) -> list[Trainer]:
-        """Those that go on."""
-        return [self._all[place] for place in self.places]
+        """Those that have not failed."""
+        return [self._all[row] for row in self.running]
 
     @property
     def first(self) -> Trainer:
-        return self._all[self.places[0]]
+        """The first that has not failed."""
+        return self._all[self.running[0]]
 
     def run_epoch(
         self, on_step: Callable[[], object] = lambda: None
     ) -> list[EpochResult | RunFailed]:
-        """The rest of the current epoch of every training that goes on; one that failed is in it no
-        longer.
+        """The rest of the current epoch of every training that is running; one that failed is in it
+        no longer.
         """
-        with repeatable(self.first.device):
+        with repeatable(self._device):
             while self.first.step < self.first.steps_per_epoch:
                 on_step()
                 self.make_step()
-        acts = (
-            (Trainer.end_training,) if self._all_finite else (Trainer.check, Trainer.end_training)
-        )
-        failures = {
-            place: failure for place in self.places if (failure := _failure(self._all[place], acts))
-        }
-        log_p = self._log_p(self.first.test)
-        ends = [failures.get(place) or self._end(place, log_p[place]) for place in self.places]
-        for place, end in zip(self.places, ends, strict=True):
-            if isinstance(end, RunFailed):
-                self._clear(place)
-        self.places = [
-            place
-            for place, end in zip(self.places, ends, strict=True)
-            if isinstance(end, EpochResult)
+        failures: dict[int, RunFailed] = {}
+        finite = self._all_finite()
+        for row in self.running:
+            try:
+                if not finite:
+                    self._states[row].check()
+                self._all[row].end_training()
+            except RunFailed as failure:
+                failures[row] = failure
+        log_p = self._test_log_p()
+        results = [
+            failures.get(row) or self._end_epoch(self._all[row], log_p[row]) for row in self.running
         ]
-        if self.places:
+        ended = dict(zip(self.running, results, strict=True))
+        for row, result in ended.items():
+            if isinstance(result, RunFailed):
+                self._clear(row)
+        self.running = [row for row, result in ended.items() if isinstance(result, EpochResult)]
+        if self.running:
             self._begin_epoch()
-        return ends
+        return results
 
-    def _end(self, place: int, log_p: Tensor) -> EpochResult | RunFailed:
-        trainer = self._all[place]
+    def _end_epoch(self, trainer: Trainer, log_p: Tensor) -> EpochResult | RunFailed:
         try:
             return trainer.end_epoch(trainer.strategy.predict([log_p]))
         except RunFailed as failure:
             return failure
 
-    def _join_velocities(self) -> None:
-        """The momenta of each training become views of the joint ones."""
-        (joint,) = self.optimizer.groups
-        for number, together in enumerate(joint.velocities):
-            for place, trainer in enumerate(self._all):
-                own = trainer.optimizer.groups[0].velocities
-                together[place].copy_(own[number])
-                own[number] = together[place]
-
     def _begin_epoch(self) -> None:
-        going = [
-            trainer if place in self.places else self.first
-            for place, trainer in enumerate(self._filled)
+        states = [
+            state if row in self.running else self.first.state
+            for row, state in enumerate(self._filled)
         ]
-        plans = [trainer.plan for trainer in going]
+        plans = [state.plan for state in states]
         self._order = torch.stack([plan.order for plan in plans])
         self._shifts = torch.stack([plan.shifts[0] for plan in plans])
-        self._flips = (
-            None
-            if plans[0].flips is None
-            else torch.stack([plan.flips[0] for plan in plans if plan.flips is not None])
-        )
-        self._costs, self._sound = (
-            torch.stack([getattr(trainer, name) for trainer in going])
-            for name in ("costs", "sound")
-        )
-        passed = [trainer.passed for trainer in going]
-        self._passing = OnlinePredictions(self._labels, passed[0].whole.shape[1])
-        self._going = torch.tensor(self.places, device=self.first.device)
-        for place in self.places:
-            trainer = self._all[place]
-            trainer.costs, trainer.sound = self._costs[place], self._sound[place]
-            trainer.passing, trainer.place = self._passing, place
-            trainer.passed.load_state_dict(passed[place].state_dict())
-        # One call for the runs of one loss and strategy that stand side by side, where the strategy
-        # allows it.
-        self._pools = [
-            [place for _, place in group]
-            for _, group in groupby(enumerate(self.places), self._pool)
-        ]
+        flips = [plan.flips[0] for plan in plans if plan.flips is not None]
+        self._flips = torch.stack(flips) if flips else None
+        self._costs = torch.stack([state.costs for state in states])
+        self._finite_probes = torch.stack([state.finite_probes for state in states])
+        predictions = [state.predictions for state in states]
+        self._online = OnlinePredictions(self._labels, predictions[0].whole.shape[1])
+        self._rows = torch.tensor(self.running, device=self._device)
+        for row in self.running:
+            state = self._states[row]
+            state.costs, state.finite_probes = self._costs[row], self._finite_probes[row]
+            state.online, state.online_row = self._online, row
+            state.predictions.load_state_dict(predictions[row].state_dict())
+        # One call for neighbouring runs of one loss and strategy, where the strategy allows it.
+        self._pools: list[list[int]] = []
+        for _, numbered in groupby(enumerate(self.running), self._pool_key):
+            self._pools.append([row for _, row in numbered])
 
-    def _pool(self, numbered: tuple[int, int]) -> object:
-        """What places have in common that are worked off together: kind, and no gap between
+    def _pool_key(self, numbered: tuple[int, int]) -> object:
+        """What rows that are computed together have in common: their kind, and no gap between
         them.
         """
-        number, place = numbered
-        return (
-            (self._kinds[place], place - number) if self._all[place].strategy.stateless else place
-        )
+        number, row = numbered
+        return (self._kinds[row], row - number) if self._all[row].strategy.stateless else row
 
     def make_step(self) -> None:
         """The next step of every training."""
-        step, size = self.first.step, self.first.task.recipe.batch_size
-        index = self._order[:, step * size : (step + 1) * size]
-        images = self._images(index, slice(step * size, (step + 1) * size))
-        pools = (
-            self._pools
-            if index.shape[1] * self.first.task.num_classes % _VECTOR == 0
-            else [[place] for place in self.places]
-        )
+        first, size = self.first.state, self._recipe.batch_size
+        step = first.step
+        rows = slice(step * size, (step + 1) * size)
+        index = self._order[:, rows]
+        # images (R, B, C, H, W), in one gather
+        flips = None if self._flips is None else self._flips[:, rows].flatten()
+        images = self._images.augmented(
+            index.flatten(), self._shifts[:, rows].flatten(0, 1), flips
+        ).unflatten(0, index.shape)
+        pools = self._pools
+        if index.shape[1] * first.task.num_classes % _VECTOR:
+            pools = [[row] for row in self.running]
         batches = [self._batch(pool, index, images) for pool in pools]
         images = self._prepared(images, pools, batches)
-        with self.first.autocast():
+        with autocast(self._device, self._precision):
             logits = self.network(images.transpose(0, 1).flatten(1, 2)).float()
-        self._passing.watch(logits)
-        objectives = torch.cat(
-            [
-                self._objective(pool, batch, logits)
-                for pool, batch in zip(pools, batches, strict=True)
-            ]
-        )
-        objectives.sum().backward()
-        costs, sound = objectives.detach(), self._clipped(logits)
-        self._costs[self._going, step], self._sound[:, step] = costs, sound
-        if self.first.device.type == "cpu" and not math.isfinite(
-            (costs.sum() + sound.sum()).item()
-        ):
-            self._look_back(step)
-        self.optimizer.step(self.first.lr_factor(step))
-        self._passing.note(index, logits)
-        for trainer in self.trainers:
-            trainer.step += 1
-
-    def _images(self, index: Tensor, at: slice) -> Tensor:
-        """Augmented images (R, B, C, H, W), in one gather."""
-        assert isinstance(self.first.train, InMemoryImages), "what is streamed trains by itself"
-        flips = None if self._flips is None else self._flips[:, at].flatten()
-        return self.first.train.augmented(
-            index.flatten(), self._shifts[:, at].flatten(0, 1), flips
-        ).unflatten(0, index.shape)
+        self._online.watch(logits)
+        objectives = []
+        for pool, batch in zip(pools, batches, strict=True):
+            pool_logits = logits[pool[0] : pool[-1] + 1].flatten(0, 1)
+            step_of_first = self._all[pool[0]].training_step
+            objectives.append(step_of_first.objective(batch, [[pool_logits]], len(pool)))
+        objective = torch.cat(objectives)
+        objective.sum().backward()
+        costs, probes = objective.detach(), self._clipped(logits)
+        self._costs[self._rows, step], self._finite_probes[:, step] = costs, probes
+        if self._device.type == "cpu" and not math.isfinite((costs.sum() + probes.sum()).item()):
+            self._check_previous(step)
+        self.optimizer.step(first.lr_factor(step))
+        self._online.note(index, logits)
+        for row in self.running:
+            self._states[row].step += 1
 
     def _batch(self, pool: list[int], index: Tensor, images: Tensor) -> Batch:
         """The examples of one training, or of several that share a loss and a strategy, as the
-        strategy wants them.
+        strategy prepares them.
         """
-        own, rows = self._all[pool[0]], slice(pool[0], pool[-1] + 1)
+        state, rows = self._states[pool[0]], slice(pool[0], pool[-1] + 1)
         labels = self._labels[rows].gather(1, index[rows]).flatten()
         batch = Batch(
             (images[rows].flatten(0, 1),),
             labels,
             index[rows].flatten(),
             labels,
-            own.epoch + 1,
-            own.generator,
+            state.epoch + 1,
+            state.generator,
         )
-        return own.strategy.prepare_batch(batch, own)
-
-    def _objective(self, pool: list[int], batch: Batch, logits: Tensor) -> Tensor:
-        rows = logits[pool[0] : pool[-1] + 1].flatten(0, 1)
-        return self._all[pool[0]].objective(batch, [[rows]], len(pool))
+        return state.strategy.prepare_batch(batch, self._all[pool[0]])
 
     def _prepared(self, images: Tensor, pools: list[list[int]], batches: list[Batch]) -> Tensor:
         """The images with those that a strategy changed."""
@@ -234,69 +215,59 @@ class PackedTrainer:
         are clipped where the recipe says so, each network's by themselves, as
         nn.utils.clip_grad_norm_ does.
 
-        A norm of so many weights would take a processor 3 % of a small network's step, so where it
-        is not asked for that of the logits' gradient stands for it, and `_look_back` finds the
-        gradients that became too large on their way from there.
+        A norm of all weights would take a CPU 3 % of a small network's step. Where there is no
+        clipping, the sum of the logits' gradient stands for it, and `_check_previous` finds the
+        gradients that overflow on their way from there.
         """
-        largest = self.first.task.recipe.clip
-        if not largest and self.first.device.type == "cpu":
+        clip = self._recipe.clip
+        if not clip and self._device.type == "cpu":
             assert logits.grad is not None, "it is watched"
             return logits.grad.flatten(1).sum(1)
         grads = [p.grad for p in self.network.parameters() if p.grad is not None]
         norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)
-        shares = (largest / (norms + 1e-6)).clamp_max(1)
-        for grad in grads if largest else ():
-            grad.mul_(shares.view(-1, *[1] * (grad.dim() - 1)))
+        scales = (clip / (norms + 1e-6)).clamp_max(1)
+        for grad in grads if clip else ():
+            grad.mul_(scales.view(-1, *[1] * (grad.dim() - 1)))
         return norms
 
-    def _look_back(self, step: int) -> None:
-        """Before the networks move again: where this is the first step that something is wrong
-        with, but the weights that it began with are not finite, it was the gradient of the step
+    def _check_previous(self, step: int) -> None:
+        """Before the networks are updated again: where this is the first step that is not finite,
+        but the weights that it began with are not finite either, it was the gradient of the step
         before.
         """
-        for trainer in self.trainers if step else ():
-            wrong = ~(trainer.costs[: step + 1].isfinite() & trainer.sound[: step + 1].isfinite())
-            if wrong[step] and not wrong[:step].any() and wrong_weights(trainer):
-                trainer.sound[step - 1] = torch.nan
+        for row in self.running if step else ():
+            state = self._states[row]
+            costs, probes = state.costs[: step + 1], state.finite_probes[: step + 1]
+            wrong = ~(costs.isfinite() & probes.isfinite())
+            if wrong[step] and not wrong[:step].any() and state.nonfinite_weights():
+                state.finite_probes[step - 1] = torch.nan
 
-    @property
     def _all_finite(self) -> bool:
-        """Costs, gradients and networks."""
-        state = [self._costs, self._sound, *self.network.parameters(), *self.network.buffers()]
-        return bool(
-            finite_probe_of(
-                [each.detach() for each in state if each.is_floating_point()], self.first.device
-            ).isfinite()
-        )
+        """Whether costs, gradients and networks are."""
+        tensors = [self._costs, self._finite_probes]
+        tensors += [*self.network.parameters(), *self.network.buffers()]
+        numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+        return bool(finite_probe(numbers, self._device).isfinite())
 
-    def _clear(self, place: int) -> None:
-        """A training has failed: its network goes on without numbers that are not finite, with
-        which a processor is slow.
+    def _clear(self, row: int) -> None:
+        """Set the weights of a training that has failed to 0: numbers that are not finite slow a
+        CPU down.
         """
+        state = self._states[row]
         with torch.no_grad():
-            for each in (
-                *self._all[place].networks[0].state_dict().values(),
-                *self._all[place].optimizer.velocities(),
-            ):
-                each.zero_()
+            for tensor in state.networks[0].state_dict().values():
+                tensor.zero_()
+            for velocity in state.optimizer.velocities():
+                velocity.zero_()
 
     @torch.no_grad()
-    def _log_p(self, pixels: ImageSource) -> Tensor:
-        """log_p (R, n, K) of every network."""
+    def _test_log_p(self) -> Tensor:
+        """log_p (R, M, K) of the test images by every network."""
         self.network.eval()
-        with self.first.autocast():
-            logits = [
-                self.network(images.repeat(1, len(self._filled), 1, 1)).float()
-                for images in every(pixels)
-            ]
+        logits = []
+        with autocast(self._device, self._precision):
+            for images in every(self.first.test):
+                repeated = images.repeat(1, len(self._filled), 1, 1)
+                logits.append(self.network(repeated).float())
         self.network.train()
         return torch.cat(logits, 1).log_softmax(2)
-
-
-def _failure(trainer: Trainer, acts: Sequence[Callable[[Trainer], None]]) -> RunFailed | None:
-    try:
-        for act in acts:
-            act(trainer)
-    except RunFailed as failure:
-        return failure
-    return None

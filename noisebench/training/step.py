@@ -1,217 +1,210 @@
-"""A step along the gradient, and its passes, forward and backward: of this process's share of its
-rows, at once or, to save memory, part after part.
-
-What stands after the networks, strategy, loss and penalty, is of all rows in every process: it is
-the same in all of them, and so is what a strategy remembers of each example.
-"""
+"""A step of training: from a batch to gradients and an update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
+from torch.func import functional_call
 from torch.nn.utils import clip_grads_with_norm_
 
-from .cuda_graph import StepResult
-from .numerics import check_step, finite_probe_of_step, norm_of
+from ..losses import Loss, Penalty, Scores
+from ..strategies import Batch, ModelOutput, Supervision
+from .cuda_graph import CudaGraphStep, StepInput, StepResult
+from .images.pixels import InMemoryImages
+from .images.source import ImageSource
+from .inference import autocast
+from .numerics import finite_probe, first_nonfinite, norm_of
+from .state import TrainingState
 
-if TYPE_CHECKING:
-    from ..strategies import Batch
-    from .trainer import Trainer
-
-Forward: TypeAlias = Callable[[Tensor], Tensor]
+_CHECK_EVERY = 64  # steps: to read what a GPU has computed is to wait for it
+_LEAST_TOTAL = 1e-30  # of the weights: a step without any costs 0 instead of 0 / 0
 
 
-def training_forwards(trainer: Trainer) -> list[Forward]:
-    """Each network as it is trained."""
-    if trainer.spread.alone:
-        return list(trainer.networks)
-    images = next(
-        iter(
-            trainer.train.eval_batches(
-                torch.arange(min(2, len(trainer.train)), device=trainer.device)
+def weighted_cost(cost: Tensor, supervision: Supervision, runs: int = 1) -> Tensor:
+    """The mean cost (runs,) of the supervised labels in each of several runs, whose examples stand
+    one run after the other: sum_n w_n (sum_k targets_nk cost_nk) / sum_n w_n, or over N.
+
+    cost (B, K), targets (B,) or (B, K), weights (B,) or None.
+    """
+    targets, weights, mean_over = supervision
+    if targets.dim() == 1:
+        costs = cost.gather(1, targets[:, None]).squeeze(1)
+    else:
+        costs = (targets * cost).sum(1)
+    costs = costs.view(runs, -1)
+    if weights is None:
+        return costs.mean(1)
+    weights = weights.view(runs, -1)
+    # A NaN or inf of an example without weight must not enter: 0 * inf is not 0.
+    weighted = torch.where(weights > 0, costs, torch.zeros_like(costs))
+    total = costs.shape[1] if mean_over else weights.sum(1).clamp_min(_LEAST_TOTAL)
+    return (weights * weighted).sum(1) / total
+
+
+class TrainingStep:
+    """One step after the other on the training images: batch -> logits -> objective -> gradients ->
+    update. The networks are those of the state (strategies' Networks).
+
+    On a GPU, the step of a stateless strategy on images in memory, which is the same computation
+    each time, is recorded as a CUDA graph and replayed.
+    """
+
+    records: ClassVar[bool] = True
+
+    def __init__(
+        self, state: TrainingState, images: ImageSource, loss: Loss, penalty: Penalty | None
+    ) -> None:
+        self.state, self.images, self.loss, self.penalty = state, images, loss, penalty
+        self.strategy, self.networks, self.device = state.strategy, state.networks, state.device
+        recordable = self.device.type == "cuda" and isinstance(images, InMemoryImages)
+        if recordable and self.records and self.strategy.stateless:
+            self.recorded: CudaGraphStep | None = CudaGraphStep(self._recorded_step, self.device)
+        else:
+            self.recorded = None
+
+    def run(self) -> None:
+        """The next step of the epoch. Raises RunFailed where, on a CPU, its cost or a gradient is
+        not finite.
+        """
+        state = self.state
+        for number in range(len(self.networks)):
+            state.train_mode(number)
+        index = state.batches[state.step]
+        if self.recorded and len(index) == state.task.recipe.batch_size:
+            shifts, flips = state.plan.augmentation(slice(None), state.rows(state.step))
+            result = self.recorded(StepInput(index, shifts, flips, state.lr_factor(state.step)))
+        else:
+            result = self._update(self._backward(None), index, state.lr_factor(state.step))
+        assert result.finite_probe is not None, "_update sets it"
+        state.costs[state.step] = result.cost
+        state.finite_probes[state.step] = result.finite_probe
+        state.online.note(index, result.logits)
+        state.step += 1
+        if self.device.type != "cpu" and state.step % _CHECK_EVERY == 0:
+            state.check_steps()
+
+    def start_epoch(self) -> None:
+        """Tell the images which rows of the plan this process will take, in order."""
+        state = self.state
+        steps = range(state.step, len(state.batches))
+        self.images.start_epoch(state.plan, (rows for step in steps for rows in self.slices(step)))
+
+    def slices(self, step: int) -> list[slice]:
+        """The rows of the epoch's order whose images this process takes in a step, in order."""
+        return [self.state.rows(step)]
+
+    def batch(self) -> Batch:
+        """The examples of the next step, as the strategy prepares them."""
+        state = self.state
+        views = self.images.views(state.plan, state.rows(state.step))
+        return self._prepared(views, state.batches[state.step])
+
+    def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
+        """What each of several runs (runs,), whose examples stand one run after the other in the
+        batch, minimizes. logits: of each network and view, (B, K), float32.
+        """
+        outputs: list[list[ModelOutput]] = []
+        for number, views in enumerate(logits):
+            transform = partial(self.strategy.transform_log_p, batch=batch, network=number)
+            outputs.append([])
+            for view in views:
+                scores = Scores(view, transform=transform)
+                outputs[-1].append(ModelOutput(view, scores.log_p, self.loss(scores)))
+        objective: Any = 0
+        supervisions = self.strategy.supervise(batch, outputs)
+        for (first_view, *_), supervision in zip(outputs, supervisions, strict=True):
+            objective = objective + weighted_cost(first_view.cost, supervision, runs)
+        regularizer = self.strategy.regularizer(batch, outputs)
+        if regularizer is not None:
+            objective = objective + regularizer
+        if self.penalty is not None:
+            parameters = [p for network in self.networks for p in network.parameters()]
+            objective = objective + self.penalty([p for p in parameters if p.requires_grad])
+        return objective
+
+    @torch.no_grad()
+    def predict_log_p(
+        self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """log_p (B, K) of images (B, C, H, W), with the network's weights or others."""
+        model = self.networks[network]
+        training = model.training
+        model.eval()
+        with autocast(self.device, self.state.task.precision):
+            logits = (
+                model(images)
+                if weights is None
+                else functional_call(model, dict(weights), (images,))
             )
+        if training:
+            self.state.train_mode(network)
+        return logits.float().log_softmax(1)
+
+    def _prepared(self, views: tuple[Tensor, ...], index: Tensor) -> Batch:
+        state, labels = self.state, self.state.labels[index]
+        batch = Batch(views, labels, index, labels, state.epoch + 1, state.generator)
+        return self.strategy.prepare_batch(batch, self)
+
+    def _recorded_step(self, step_input: StepInput) -> StepResult:
+        """A step with all that changes from step to step in tensors."""
+        assert isinstance(self.images, InMemoryImages), "only its steps are recorded"
+        index, shifts, flips = step_input.index, step_input.shifts, step_input.flips
+        views = tuple(
+            self.images.augmented(index, shifts[view], None if flips is None else flips[view])
+            for view in range(self.strategy.num_views)
         )
-    )
-    return [trainer.ranks.wrapped(network, images) for network in trainer.networks]
+        result = self._backward(self._prepared(views, index))
+        return self._update(result, index, step_input.lr_factor)
 
+    def _backward(self, batch: Batch | None) -> StepResult:
+        """The gradients of a batch; None for that of the next step."""
+        batch = batch or self.batch()
+        with autocast(self.device, self.state.task.precision):
+            logits = [[network(view).float() for view in batch.views] for network in self.networks]
+        self.state.online.watch(logits[0][0])
+        objective = self.objective(batch, logits).sum()
+        objective.backward()
+        return StepResult(objective.detach(), logits[0][0])
 
-def backward(trainer: Trainer, forwards: Sequence[Forward]) -> StepResult:
-    """The gradients of the next step, and what it leaves, of all rows."""
-    if trainer.spread.accumulate == 1:
-        return of_batch(trainer, forwards, trainer.batch())
-    if trainer.strategy.stateless and not trainer.changes_images:
-        return _of_each_part(trainer, forwards)
-    return _in_two_passes(trainer, forwards)
-
-
-def update(
-    trainer: Trainer, made: StepResult, index: Tensor, lr_factor: float | Tensor
-) -> StepResult:
-    """One step along the gradients. Raises RunFailed where they are not finite and a look takes no
-    time: on a processor. index (B,): the step's examples.
-    """
-    clip = trainer.task.recipe.clip
-    networks = [list(network.parameters()) for network in trainer.networks] if clip else []
-    norms = [
-        norm_of([p.grad for p in parameters if p.grad is not None], trainer.device)
-        for parameters in networks
-    ]
-    sound = finite_probe_of_step(trainer, norms, index)
-    if trainer.device.type == "cpu":
-        check_step(trainer, made.cost, sound)
-    # each by itself: two networks must not brake each other
-    for parameters, norm in zip(networks, norms, strict=True):
-        clip_grads_with_norm_(parameters, clip, norm)
-    trainer.optimizer.step(lr_factor)
-    return made._replace(finite_probe=sound)
-
-
-def of_batch(
-    trainer: Trainer, forwards: Sequence[Forward], batch: Batch, part: int = 0, share: float = 1.0
-) -> StepResult:
-    """All rows, or one part of them that is such a share of the cost, in one pass."""
-    rows = len(batch.views[0]) if trainer.changes_images else len(batch.index)
-    (views,) = _own_views(trainer, batch, [slice(0, rows)])
-    logits = _joined(trainer, _logits(trainer, forwards, views, part), rows)
-    trainer.passing.watch(logits[0][0])
-    objective = trainer.objective(batch, logits).sum()
-    (objective if share == 1 else share * objective).backward()
-    return StepResult(objective.detach(), logits[0][0])
-
-
-def _of_each_part(trainer: Trainer, forwards: Sequence[Forward]) -> StepResult:
-    """One part after the other, where a cost is a mean over examples that do not look at each
-    other.
-    """
-    n = len(trainer.batches[trainer.step])
-    shares = [(part.stop - part.start) / n for part in trainer.spread.parts(n)]
-    found = []
-    for number, share in enumerate(shares):
-        with _between_parts(forwards, last=number == len(shares) - 1):
-            found.append(of_batch(trainer, forwards, trainer.batch(number), number, share))
-    cost: Any = sum(share * made.cost for share, made in zip(shares, found, strict=True))
-    return StepResult(cost, _with_gradient([made.logits for made in found]))
-
-
-def _in_two_passes(trainer: Trainer, forwards: Sequence[Forward]) -> StepResult:
-    """First the logits of all parts, without gradient, and what the cost is of them; then, by its
-    gradient, part after part again.
-    """
-    batch = trainer.batch()
-    rows = len(batch.views[0]) if trainer.changes_images else len(batch.index)
-    parts = trainer.spread.parts(rows)
-    own = _own_views(trainer, batch, parts)
-    with _without_trace(trainer):
-        said = [
-            _logits(trainer, trainer.networks, views, number) for number, views in enumerate(own)
+    def _update(self, result: StepResult, index: Tensor, lr_factor: float | Tensor) -> StepResult:
+        """Move the parameters along the gradients. index (B,): the step's examples. Raises
+        RunFailed where a gradient is not finite and to find out takes no time: on a CPU.
+        """
+        state, clip = self.state, self.state.task.recipe.clip
+        networks = [list(network.parameters()) for network in self.networks] if clip else []
+        norms = [
+            norm_of([p.grad for p in parameters if p.grad is not None], self.device)
+            for parameters in networks
         ]
-        said = [_gathered(trainer, logits, part) for logits, part in zip(said, parts, strict=True)]
-    logits = [
-        [torch.cat(pieces).requires_grad_() for pieces in zip(*views, strict=True)]
-        for views in zip(*said, strict=True)
-    ]
-    objective = trainer.objective(batch, logits).sum()
-    objective.backward()
-    for number, (views, part) in enumerate(zip(own, parts, strict=True)):
-        with _between_parts(forwards, last=number == len(parts) - 1):
-            _hand_back(trainer, _logits(trainer, forwards, views, number), logits, part)
-    return StepResult(objective.detach(), logits[0][0])
+        groups = state.optimizer.groups[state.num_network_groups if clip else 0 :]
+        gradients = [p.grad for group in groups for p in group.params if p.grad is not None]
+        moved = [self.strategy.state[name][index] for name in self.strategy.per_example_parameters]
+        probe = finite_probe([*norms, *gradients, *moved], self.device)
+        if self.device.type == "cpu" and not math.isfinite(result.cost.item() + probe.item()):
+            self._check(result.cost.item(), probe.item())
+        # each network by itself: two of them must not slow each other down
+        for parameters, norm in zip(networks, norms, strict=True):
+            clip_grads_with_norm_(parameters, clip, norm)
+        state.optimizer.step(lr_factor)
+        return result._replace(finite_probe=probe)
 
-
-def _own_views(trainer: Trainer, batch: Batch, parts: Sequence[slice]) -> list[list[Tensor]]:
-    """The views of this process's share of each part of the rows; a strategy that changes images
-    has those of all rows.
-    """
-    if trainer.spread.alone:
-        return [list(batch.views)]
-    shares = [trainer.ranks.local_slice(part.stop - part.start) for part in parts]
-    if not trainer.changes_images:
-        sizes = [share.stop - share.start for share in shares]
-        return [
-            list(views) for views in zip(*(view.split(sizes) for view in batch.views), strict=True)
-        ]
-    places = [
-        slice(part.start + share.start, part.start + share.stop)
-        for part, share in zip(parts, shares, strict=True)
-    ]
-    return [[view[place] for view in batch.views] for place in places]
-
-
-def _logits(
-    trainer: Trainer, forwards: Sequence[Forward], views: Sequence[Tensor], part: int
-) -> list[list[Tensor]]:
-    """Of each network and view, float32."""
-    with trainer.own_draws(part), trainer.autocast():
-        return [[forward(view).float() for view in views] for forward in forwards]
-
-
-def _joined(trainer: Trainer, logits: list[list[Tensor]], rows: int) -> list[list[Tensor]]:
-    """Of all processes, with a gradient."""
-    flat = [each for views in logits for each in views]
-    joined = iter(trainer.ranks.gather_with_grad(flat, [rows] * len(flat)))
-    return [[next(joined) for _ in views] for views in logits]
-
-
-def _gathered(trainer: Trainer, logits: list[list[Tensor]], part: slice) -> list[list[Tensor]]:
-    """A part's of all processes, without one."""
-    return [
-        [trainer.ranks.gather(each, part.stop - part.start) for each in views] for views in logits
-    ]
-
-
-def _hand_back(
-    trainer: Trainer, own: list[list[Tensor]], logits: list[list[Tensor]], part: slice
-) -> None:
-    """The gradient of a part of the logits, through this process's share of it."""
-    pairs = [
-        pair
-        for views, all_rows in zip(own, logits, strict=True)
-        for pair in zip(views, all_rows, strict=True)
-    ]
-    # others wait for a gradient
-    moved = [
-        (mine, whole) for mine, whole in pairs if whole.grad is not None or trainer.ranks.size > 1
-    ]
-    gradients = [
-        torch.zeros_like(whole[part]) if whole.grad is None else whole.grad[part]
-        for _, whole in moved
-    ]
-    torch.autograd.backward(
-        [mine for mine, _ in moved], list(map(trainer.ranks.local_gradient, gradients))
-    )
-
-
-def _with_gradient(pieces: Sequence[Tensor]) -> Tensor:
-    """Logits of the parts as those of a whole batch."""
-    whole = torch.cat([piece.detach() for piece in pieces])
-    whole.grad = torch.cat(
-        [torch.zeros_like(piece) if piece.grad is None else piece.grad for piece in pieces]
-    )
-    return whole
-
-
-@contextmanager
-def _between_parts(forwards: Sequence[Forward], *, last: bool) -> Iterator[None]:
-    """Gradients add up; the mean over the processes is taken with those of the last part."""
-    with ExitStack() as stack:
-        for forward in forwards:
-            if isinstance(forward, DistributedDataParallel) and not last:
-                stack.enter_context(forward.no_sync())
-        yield
-
-
-@contextmanager
-def _without_trace(trainer: Trainer) -> Iterator[None]:
-    """Passes that leave batch norm's statistics and torch's randomness as they were."""
-    buffers = [buffer for network in trainer.networks for buffer in network.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-    devices = [trainer.device] if trainer.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        yield
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+    def _check(self, cost: float, probe: float) -> None:
+        """Raises RunFailed where the cost or a gradient of this step is not finite, naming the
+        parameter.
+        """
+        state = self.state
+        if not math.isfinite(cost):
+            raise state.failure(state.step, f"the cost became {cost}")
+        if math.isfinite(probe):
+            return
+        moved = state.per_example_parameters()
+        gradients = {name: p.grad for name, p in state.trained_parameters().items()} | moved
+        if wrong := first_nonfinite({k: g for k, g in gradients.items() if g is not None}):
+            raise state.failure(state.step, f"the gradient of {wrong}")
+        if state.task.recipe.clip:
+            raise state.failure(state.step, "the gradient's norm became inf")

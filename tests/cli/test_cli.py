@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from noisebench.cli import main
-from noisebench.training.trainer import Trainer
+from noisebench.training.step import TrainingStep
 from tests.contracts.test_surface import OPTIONS
 
 # One thread each: processes that share the cores with two threads each wait for one another for
@@ -435,15 +435,15 @@ def test_ctrl_c_saves_and_the_same_command_ends_as_if_nothing_had_been(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("train", "digits", "--sym", "0.4", "--epochs", "4")
-    steps, make_step = count(1), Trainer.make_step
+    steps, make_step = count(1), TrainingStep.run
 
-    def make_step_or_stop(self: Trainer) -> None:
+    def make_step_or_stop(self: TrainingStep) -> None:
         if next(steps) == 30:  # of the second epoch
             os.kill(os.getpid(), signal.SIGINT)
         make_step(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "make_step", make_step_or_stop)
+        patch.setattr(TrainingStep, "run", make_step_or_stop)
         code, out, err = call(capsys, *command)
     assert (
         (code, out) == (130, "") and "the same command resumes it" in err and "Traceback" not in err

@@ -30,7 +30,7 @@ from noisebench.cli import main
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.trackers import TRACKERS, Kind, RunInfo, RunLogger, TrackerConfig, connect
 from noisebench.runs.trackers.logbook import epoch_numbers, final_numbers
-from noisebench.training.trainer import Trainer
+from noisebench.training.step import TrainingStep
 from tests.unit.test_runner import Desk
 
 TRAIN = (
@@ -244,14 +244,14 @@ def crash() -> None:
 
 def in_step(steps: int, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens in that step; an epoch has 19."""
-    count, inner = itertools.count(1), Trainer.make_step
+    count, inner = itertools.count(1), TrainingStep.run
 
-    def make_step(self: Trainer) -> None:
+    def make_step(self: TrainingStep) -> None:
         if next(count) == steps:
             act()
         inner(self)
 
-    monkeypatch.setattr(Trainer, "make_step", make_step)
+    monkeypatch.setattr(TrainingStep, "run", make_step)
 
 
 def test_every_tracker_has_a_reader_here_and_an_extra() -> None:

@@ -810,7 +810,7 @@ def test_backward_refuses_a_matrix_without_inverse():
 
 
 def test_forward_refuses_a_class_that_is_never_recorded():
-    with pytest.raises(LanguageError, match="nothing is ever recorded as class 1"):
+    with pytest.raises(LanguageError, match="under T no label is ever class 1"):
         build_loss("forward(ce, T=[[1, 0], [1, 0]])")
 
 

@@ -382,10 +382,10 @@ def test_a_penalty_pulls_every_parameter(make_trainer) -> None:
     plain, pulled = (
         make_trainer(lr=1e-3, momentum=0.0, nesterov=False, weight_decay=0.0) for _ in range(2)
     )
-    object.__setattr__(pulled.task, "penalty", build_penalty("ce + l1(0.25)"))
+    pulled.training_step.penalty = build_penalty("ce + l1(0.25)")
     before = [parameter.detach().clone() for parameter in plain.networks[0].parameters()]
     for trainer in (plain, pulled):
-        trainer.make_step()
+        trainer.training_step.run()
     lr = 1e-3
     for start, one, other in zip(
         before, plain.networks[0].parameters(), pulled.networks[0].parameters(), strict=True

@@ -51,7 +51,7 @@ Made = Callable[..., Trainer]
 
 def spoil(trainer: Trainer, step: int, values: torch.Tensor, becomes: float = INF) -> None:
     """From a step of the first epoch on, the first number of some values' gradient is not finite."""
-    inner = trainer.make_step
+    inner = trainer.training_step.run
 
     def spoiled() -> None:
         if (trainer.epoch, trainer.step) == (0, step):
@@ -62,7 +62,7 @@ def spoil(trainer: Trainer, step: int, values: torch.Tensor, becomes: float = IN
             )
         inner()
 
-    trainer.make_step = spoiled  # type: ignore[method-assign]
+    trainer.training_step.run = spoiled  # type: ignore[method-assign]
 
 
 def failure(act: Callable[[], object]) -> RunFailed:
@@ -73,7 +73,7 @@ def failure(act: Callable[[], object]) -> RunFailed:
 
 def own(trainer: Trainer) -> torch.Tensor:
     """What a strategy learns by the optimiser."""
-    return trainer.optimizer.groups[-1].params[0]
+    return trainer.state.optimizer.groups[-1].params[0]
 
 
 WHERE: dict[str, tuple[dict[str, Any], Callable[[Trainer], torch.Tensor], str]] = {
@@ -113,7 +113,7 @@ def test_a_gradient_that_is_not_finite_fails_in_its_step_and_moves_nothing(
             )
             spoil(trainer, 2, values(trainer), becomes)
             failed = failure(trainer.run_epoch)
-            batch = trainer.batches[2].tolist()
+            batch = trainer.state.batches[2].tolist()
             shown = ", ".join(map(str, batch[:3]))
             assert str(failed) == (
                 f"the gradient of {name} became {becomes} at epoch 1, step 3, "
@@ -138,7 +138,7 @@ def test_a_gradient_that_is_finite_and_its_norm_is_not_fails_instead_of_standing
 
 def test_what_a_strategy_updates_by_itself_is_checked(make_trainer: Made) -> None:
     trainer = make_trainer(strategy="sop")
-    index = trainer.batches[3]
+    index = trainer.state.batches[3]
     inner = trainer.strategy.regularizer
 
     def spoiled(batch: Any, outputs: Any) -> Any:
@@ -184,14 +184,14 @@ def test_what_a_gpu_computed_is_named_when_it_is_checked(make_trainer: Made) -> 
     """There no step waits for the check; the tables are the same."""
     trainer = make_trainer()
     for _ in range(4):
-        trainer.make_step()
-    trainer.sound[2] = INF
-    assert str(failed := failure(trainer.check)).startswith(
+        trainer.training_step.run()
+    trainer.state.finite_probes[2] = INF
+    assert str(failed := failure(trainer.state.check)).startswith(
         "a gradient became infinite or nan at epoch 1, step 3"
     )
-    trainer.costs[1] = NAN
-    assert str(failure(trainer.check)).startswith("the cost became nan at epoch 1, step 2")
-    assert failed.batch == trainer.batches[2].tolist()
+    trainer.state.costs[1] = NAN
+    assert str(failure(trainer.state.check)).startswith("the cost became nan at epoch 1, step 2")
+    assert failed.batch == trainer.state.batches[2].tolist()
 
 
 @pytest.mark.parametrize("said", ["val", "test", "train"])
@@ -227,7 +227,7 @@ def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None
     desk = Desk(tmp_path)
     run = held_out(desk)
     trainer = make_trainer(run, desk.images, "cpu")
-    expected = np.flatnonzero(run.manifest.in_training)[trainer.batches[4].numpy()]
+    expected = np.flatnonzero(run.manifest.in_training)[trainer.state.batches[4].numpy()]
     spoil(trainer, 4, trainer.networks[0].head.weight)
     with pytest.raises(
         RunFailed,
@@ -236,7 +236,9 @@ def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None
     ):
         execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     error = json.loads(desk.folder(run).error.read_text())
-    assert error["batch"] == expected.tolist() and not np.array_equal(expected, trainer.batches[4])
+    assert error["batch"] == expected.tolist() and not np.array_equal(
+        expected, trainer.state.batches[4]
+    )
     assert (
         error["about"]["method"] == "ce"
         and f"on examples {expected[0]}, {expected[1]}, " in error["message"]
@@ -268,20 +270,20 @@ def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_to
     within = np.flatnonzero(run.manifest.in_training)[noise_estimation.folds(run) != 0]
     assert (
         json.loads(desk.folder(run).error.read_text())["batch"]
-        == within[seen[0].batches[1].numpy()].tolist()
+        == within[seen[0].state.batches[1].numpy()].tolist()
     )
 
 
 def test_nothing_that_is_not_finite_is_saved(make_trainer: Made, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    for spoiled in ("costs", "sound", "weights"):
+    for spoiled in ("costs", "finite_probes", "weights"):
         trainer = make_trainer()
-        trainer.make_step()
+        trainer.training_step.run()
         with torch.no_grad():
             (
                 next(trainer.networks[0].parameters()).flatten()
                 if spoiled == "weights"
-                else getattr(trainer, spoiled)
+                else getattr(trainer.state, spoiled)
             )[0] = NAN
         failure(lambda trainer=trainer: save(folder, trainer, RunState()))
         assert not folder.resume.exists()
@@ -316,7 +318,7 @@ def test_a_gradient_of_one_run_of_a_pack_fails_it_alone_in_its_step(
         made(make_trainer, 1, **settings),
         made(make_trainer, 2, **settings),
     ]
-    batch = beside[1].batches[step].tolist()
+    batch = beside[1].state.batches[step].tolist()
     pack = PackedTrainer(beside, WIDTH)
     spoil_packed(pack, 1, step, becomes)
     ends = pack.run_epoch()
@@ -337,7 +339,7 @@ def test_a_pack_that_is_stopped_saves_those_that_are_finite_and_fails_the_other(
     def spoiled(self: PackedTrainer) -> None:
         inner(self)
         if self.first.epoch == 0 and self.first.step == 2:
-            self._all[1].costs[1] = NAN
+            self._all[1].state.costs[1] = NAN
 
     monkeypatch.setattr(PackedTrainer, "make_step", spoiled)
     carried_out(
@@ -450,7 +452,7 @@ def watch_precision(trainer: Trainer) -> tuple[NoHalf, set[torch.dtype]]:
     """What computes in half precision within the objective and its gradient, and the precisions of
     the logits that it gets.
     """
-    inner, half, seen = trainer.objective, NoHalf(), set()
+    inner, half, seen = trainer.training_step.objective, NoHalf(), set()
 
     def watched(batch: Any, logits: Any, runs: int = 1) -> torch.Tensor:
         seen.update(each.dtype for views in logits for each in views)
@@ -464,7 +466,7 @@ def watch_precision(trainer: Trainer) -> tuple[NoHalf, set[torch.dtype]]:
             )
         return objective
 
-    trainer.objective = watched  # type: ignore[method-assign]
+    trainer.training_step.objective = watched  # type: ignore[method-assign]
     return half, seen
 
 

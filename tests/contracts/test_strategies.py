@@ -106,7 +106,7 @@ def learns(trainer: Trainer) -> bool:
     shares = []
     for epochs in (0, 15):
         predicted = run(trainer, epochs).predict(trainer.train).argmax(1)
-        shares.append(float((predicted == trainer.labels).float().mean()))
+        shares.append(float((predicted == trainer.state.labels).float().mean()))
     return shares[0] < 0.25 < 0.5 < shares[1]
 
 
@@ -239,7 +239,9 @@ def test_a_learned_transition_moves_and_lets_the_gradient_through(
     moved = trainer.strategy.state["logits_T"].detach() - before
     assert moved.abs().max() > 1e-3
     group = next(
-        g for g in trainer.optimizer.groups if g.params[0] is trainer.strategy.state["logits_T"]
+        g
+        for g in trainer.state.optimizer.groups
+        if g.params[0] is trainer.strategy.state["logits_T"]
     )
     assert (group.lr, group.weight_decay) == (0.1, 0.0)
 
@@ -290,7 +292,7 @@ def test_a_refit_sees_the_whole_set_between_epochs(make_trainer: Callable[..., T
 
 def test_where_all_weights_are_zero_a_step_costs_nothing() -> None:
     from noisebench.strategies import Supervision
-    from noisebench.training.objective import weighted_cost
+    from noisebench.training.step import weighted_cost
 
     cost = torch.tensor([[1.0, float("inf")], [2.0, 3.0]], requires_grad=True)
     nothing = weighted_cost(cost, Supervision(torch.tensor([1, 0]), torch.zeros(2)))
@@ -300,7 +302,7 @@ def test_where_all_weights_are_zero_a_step_costs_nothing() -> None:
 
 def test_weights_make_a_weighted_mean() -> None:
     from noisebench.strategies import Supervision
-    from noisebench.training.objective import weighted_cost
+    from noisebench.training.step import weighted_cost
 
     cost = torch.tensor([[1.0, 9.0], [9.0, 3.0]])
     targets = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
@@ -349,3 +351,38 @@ def test_the_recorded_predictions_are_those_of_the_first_of_several_views(
         assert np.allclose(
             getattr(stacked, name), getattr(plain, name), atol=1e-4, equal_nan=True
         ), name
+
+
+def test_the_declared_traits_agree_with_the_behaviour(
+    make_trainer: Callable[..., Trainer], case: Case
+) -> None:
+    """Each strategy over a short run: the networks and views it is given, what it remembers, moves
+    and restarts.
+    """
+    for text in TEXTS:
+        with case(strategy=text):
+            trainer = make_trainer(strategy=text, epochs=6, batch_size=64)
+            strategy, restarts, rows = trainer.strategy, [], []
+            restart, supervise = trainer.restart, strategy.supervise
+
+            def count_restarts(restart=restart, restarts=restarts) -> None:
+                restarts.append(restart())
+
+            def spy(batch, outputs, supervise=supervise, rows=rows):
+                rows.append((len(outputs), len(batch.views), len(outputs[0][0].logits)))
+                return supervise(batch, outputs)
+
+            trainer.restart = count_restarts  # type: ignore[method-assign]
+            strategy.supervise = spy  # type: ignore[method-assign]
+            groups = len(trainer.state.optimizer.groups) - trainer.state.num_network_groups
+            run(trainer, 6)
+            assert bool(restarts) == strategy.restarts
+            assert {networks for networks, _, _ in rows} == {strategy.num_networks}
+            assert trainer.state.plan.shifts.shape[0] == strategy.num_views
+            assert set(strategy.per_example_parameters) <= set(strategy.state)
+            assert not strategy.stateless or not strategy.state
+            one_of_each = strategy.num_networks == strategy.num_views == 1
+            as_many_rows = {n for _, _, n in rows} <= {64}
+            assert strategy.packable == (
+                one_of_each and not restarts and not groups and as_many_rows
+            )

@@ -15,7 +15,7 @@ from noisebench.errors import ConfigError, RunFailed
 from noisebench.strategies import Batch, ModelOutput, Strategy, TrainingInfo, build_strategy
 from noisebench.strategies.correction import local_dimension, risen
 from noisebench.strategies.coteaching import forgotten, smallest
-from noisebench.training.objective import weighted_cost
+from noisebench.training.step import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 
@@ -396,7 +396,7 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(
     assert last.lr < 0.05 * 0.6
     trainer.restart()
     fresh = weights(trainer)
-    assert not same(fresh, first) and not any(v.any() for v in trainer.optimizer.velocities())
+    assert not same(fresh, first) and not any(v.any() for v in trainer.state.optimizer.velocities())
     end = trainer.run_epoch()
     steps = trainer.steps_per_epoch
     assert end.lr == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * (steps - 1) / steps / 3)))

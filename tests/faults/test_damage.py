@@ -30,6 +30,7 @@ from noisebench.labels.build import LabelRequest
 from noisebench.runs import checkpoint
 from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.folder import RunFolder
+from noisebench.training.step import TrainingStep
 from noisebench.training.trainer import Trainer
 from tests.support.suites import left, workspace
 from tests.unit.test_pack import agenda, carried_out
@@ -401,15 +402,15 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(
 ) -> None:
     desk = Desk(tmp_path)
     run = desk.plan()
-    make, steps = Trainer.make_step, iter(range(10**6))
+    make, steps = TrainingStep.run, iter(range(10**6))
 
-    def step(self: Trainer) -> None:
+    def step(self: TrainingStep) -> None:
         if next(steps) == 50:
             raise error
         make(self)
 
     monkeypatch.setattr(checkpoint.RunTimer, "checkpoint_due", lambda clock: True)
-    monkeypatch.setattr(Trainer, "make_step", step)
+    monkeypatch.setattr(TrainingStep, "run", step)
     with pytest.raises(
         RunFailed,
         match=r"failed: out of memory: the same command goes on from "

@@ -25,6 +25,7 @@ from noisebench.experiments.resolve import RunConfig
 from noisebench.runs.checkpoint import RunOptions, RunState, save
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.session import RunSession
+from noisebench.training.distributed.process_group import device_of
 from noisebench.training.distributed.processes import (
     ParallelConfig,
     RankInfo,
@@ -33,8 +34,7 @@ from noisebench.training.distributed.processes import (
     cut,
     rank_info,
 )
-from noisebench.training.distributed.ranks import device_of
-from noisebench.training.distributed.sharing import has_batch_norm, synchronised
+from noisebench.training.parallel import has_batch_norm, synchronised
 from noisebench.training.trainer import Trainer
 from tests.contracts.test_strategies import TEXTS
 from tests.support.ranks_worker import trained
@@ -255,7 +255,7 @@ def test_the_parts_of_a_strategy_that_looks_at_all_forget_their_first_pass(
         for k in (1, 2)
     )
     for trainer in (at_once, in_parts):
-        trainer.make_step()
+        trainer.training_step.run()
     counts = [
         trainer.networks[0].state_dict()["body.1.num_batches_tracked"].item()
         for trainer in (at_once, in_parts)

@@ -30,18 +30,18 @@ import os, signal, sys
 
 if "torch" in sys.modules and os.getpid() != {parent}:
     import torch
-    from noisebench.training.trainer import Trainer
+    from noisebench.training.step import TrainingStep
     from tests.support.suites import ancestors
 
-    make_step = Trainer.make_step
+    make_step = TrainingStep.run
 
     def step_with_mishap(self):
-        if (self.epoch, self.step) == (0, 2):
+        if (self.state.epoch, self.state.step) == (0, 2):
             worker, waiting, server = list(ancestors(os.getpid()))[:3]
             {mishaps}
         make_step(self)
 
-    Trainer.make_step = step_with_mishap
+    TrainingStep.run = step_with_mishap
 """
 
 

@@ -24,7 +24,7 @@ from noisebench.losses import build_loss
 from noisebench.metrics.dynamics import Dynamics
 from noisebench.noise import build_noise, sample
 from noisebench.strategies import build_strategy
-from noisebench.training import packed, trainer
+from noisebench.training import packed, state
 from noisebench.training.epoch_stats import OnlinePredictions
 from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Task, Trainer
@@ -45,7 +45,7 @@ class ClassAlone(OnlinePredictions):
 
 def training(model: str, runs: int, kind: type[OnlinePredictions]) -> Callable[[], float]:
     """Seconds of an epoch on digits, of one run or of a pack."""
-    trainer.OnlinePredictions = packed.OnlinePredictions = kind  # type: ignore[misc]
+    state.OnlinePredictions = packed.OnlinePredictions = kind  # type: ignore[misc]
     data = read_images(DATASETS["digits"], Path("unused"))
     recorded = sample(data.train_labels, build_noise("symmetric(rate=0.4)", 10).transition, 0)
     recipe = replace(make_recipe("digits", "digits", augment={}, changes={}), epochs=100_000)
@@ -59,7 +59,7 @@ def training(model: str, runs: int, kind: type[OnlinePredictions]) -> Callable[[
     )
 
     def epoch() -> float:
-        trainer.OnlinePredictions = packed.OnlinePredictions = kind  # type: ignore[misc]
+        state.OnlinePredictions = packed.OnlinePredictions = kind  # type: ignore[misc]
         begun = time.perf_counter()
         for end in step():
             if kind is OnlinePredictions:

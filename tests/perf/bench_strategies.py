@@ -117,7 +117,9 @@ def bare(plain: Trainer) -> float:
     started = time.perf_counter()
     for index in torch.randperm(N).split(BATCH):
         optimizer.zero_grad()
-        loss(network(next(iter(plain.train.eval_batches(index)))), plain.labels[index]).backward()
+        loss(
+            network(next(iter(plain.train.eval_batches(index)))), plain.state.labels[index]
+        ).backward()
         optimizer.step()
     return time.perf_counter() - started
 

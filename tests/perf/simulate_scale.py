@@ -27,17 +27,17 @@ STUB = '''
 """Epochs that take no time."""
 import numpy as np
 from noisebench.metrics.dynamics import early_epochs
-from noisebench.training.packed import Pack
-from noisebench.training.trainer import EpochEnd, Trainer
+from noisebench.training.packed import PackedTrainer
+from noisebench.training.trainer import EpochResult, Trainer
 
 
 def end(self):
-    random, n, K = np.random.default_rng(self.epoch), len(self.labels), self.task.num_classes
+    random, n, K = np.random.default_rng(self.epoch), len(self.state.labels), self.task.num_classes
     log_p = np.log(random.dirichlet(np.ones(K), len(self.test)).astype(np.float32) + 1e-9)
     p, gradient = random.random((2, n), dtype=np.float32)
     whole = random.random((n, K if self.epoch < early_epochs(self.task.recipe.epochs) else 0), dtype=np.float32)
-    self.epoch += 1
-    return EpochEnd(self.epoch, 0.1, 1.0, random.integers(0, K, n), p, gradient, whole, log_p)
+    self.state.epoch += 1
+    return EpochResult(self.epoch, 0.1, 1.0, random.integers(0, K, n), p, gradient, whole, log_p)
 
 
 def run_epoch(self, on_step=lambda: None):
@@ -50,7 +50,7 @@ def run_epochs(self, on_step=lambda: None):
     return [end(trainer) for trainer in self.trainers]
 
 
-Trainer.run_epoch, Pack.run_epoch = run_epoch, run_epochs
+Trainer.run_epoch, PackedTrainer.run_epoch = run_epoch, run_epochs
 '''
 
 

@@ -9,13 +9,13 @@ import torch
 
 from noisebench.errors import DataError
 from noisebench.runs import checkpoint
-from noisebench.training.trainer import Trainer
+from noisebench.training.step import TrainingStep
 
 checkpoint.RunTimer.checkpoint_due = lambda clock: True  # type: ignore[method-assign]
-make_step = Trainer.make_step
+make_step = TrainingStep.run
 
 
-def happen(what: str, trainer: Trainer) -> None:
+def happen(what: str, step: TrainingStep) -> None:
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "stop":
@@ -26,21 +26,21 @@ def happen(what: str, trainer: Trainer) -> None:
         raise DataError("picture 7 is damaged")
     if what == "nan":
         with torch.no_grad():
-            next(trainer.networks[0].parameters()).fill_(float("nan"))
+            next(step.networks[0].parameters()).fill_(float("nan"))
     if what == "infinite gradient":
-        next(trainer.networks[0].parameters()).register_hook(
+        next(step.networks[0].parameters()).register_hook(
             lambda gradient: gradient.fill_(float("inf"))
         )
 
 
-def step_with_mishap(self: Trainer) -> None:
+def step_with_mishap(self: TrainingStep) -> None:
     meant = (
         os.environ.get("RANK", "0") in os.environ.get("VICTIMS", "")
         and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
     )
-    if meant and (self.epoch, self.step) == (1, 3):
+    if meant and (self.state.epoch, self.state.step) == (1, 3):
         happen(os.environ["MISHAP"], self)
     make_step(self)
 
 
-Trainer.make_step = step_with_mishap  # type: ignore[method-assign]
+TrainingStep.run = step_with_mishap  # type: ignore[method-assign]

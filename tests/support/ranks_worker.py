@@ -25,10 +25,10 @@ from torch import nn
 from noisebench.cli import main
 from noisebench.core.plugins import load_plugins
 from noisebench.datasets import DATASETS, Images, read_images
+from noisebench.training.distributed.process_group import open_process_group
 from noisebench.training.distributed.processes import ParallelConfig, SingleProcess, rank_info
-from noisebench.training.distributed.ranks import open_process_group
-from noisebench.training.distributed.sharing import kept_by_each
 from noisebench.training.networks import factory
+from noisebench.training.parallel import per_process_tensors
 from noisebench.training.trainer import Trainer
 from tests.conftest import small_trainer, weights
 
@@ -73,8 +73,8 @@ def trained(digits: Images, ranks: SingleProcess, case: dict[str, Any]) -> dict[
 
 def _kept(trainer: Trainer) -> Iterator[torch.Tensor]:
     """All that a process keeps for itself, and the momenta."""
-    yield from kept_by_each(trainer)
-    yield from trainer.optimizer.velocities()
+    yield from per_process_tensors(trainer.state)
+    yield from trainer.state.optimizer.velocities()
 
 
 class _ChangedNetworks:

@@ -15,6 +15,7 @@ from noisebench.strategies import Strategy, Supervision, register_strategy
 class Mixing(Strategy):
     """(a) Every image mixed with another of its batch, and so are the targets."""
 
+    packable = True
     share: float = 0.3
 
     def prepare_batch(self, batch, networks):
@@ -89,6 +90,7 @@ class Memory(Strategy):
     predictions.
     """
 
+    packable = True
     weight: float = 1.0
     momentum: float = 0.7
 
@@ -113,6 +115,7 @@ class Refit(Strategy):
     certain are not trusted.
     """
 
+    packable = True
     share: float = 0.02
 
     def setup(self, facts):
@@ -149,7 +152,3 @@ class Stacking(Strategy):
             for name in ("labels", "index", "targets")
         }
         return replace(batch, views=(torch.cat(batch.views * self.copies),), **rows)
-
-    @classmethod
-    def in_step(cls):
-        return False

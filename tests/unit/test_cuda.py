@@ -66,8 +66,8 @@ def test_a_recorded_step_learns_as_one_that_is_not(make_trainer: Made, case: Cas
                 )
                 for _ in range(2)
             )
-            assert recorded._recorded is not None
-            plain._recorded = None
+            assert recorded.training_step.recorded is not None
+            plain.training_step.recorded = None
             for _ in range(2):
                 mine, its = plain.run_epoch(), recorded.run_epoch()
                 assert its.loss == pytest.approx(mine.loss, rel=1e-4, abs=1e-6)
@@ -81,11 +81,11 @@ def test_a_recorded_step_records_whether_cost_and_gradient_are_finite(
 ) -> None:
     trainer = on("cuda", make_trainer(batch_size=16, model=network))
     for _ in range(12):
-        trainer.make_step()
+        trainer.training_step.run()
     assert (
-        trainer._recorded is not None
-        and (trainer.sound[:12] > 0).all()
-        and len(trainer.sound[:12].unique()) == 12
+        trainer.training_step.recorded is not None
+        and (trainer.state.finite_probes[:12] > 0).all()
+        and len(trainer.state.finite_probes[:12].unique()) == 12
     )
     with torch.no_grad():
         next(trainer.networks[0].parameters()).fill_(float("inf"))

@@ -14,12 +14,20 @@ from sklearn.mixture import GaussianMixture
 
 from noisebench.errors import RunFailed
 from noisebench.strategies import build_strategy
-from noisebench.strategies.base import Batch, ModelOutput, TrainingInfo
-from noisebench.strategies.components import balance, entropy, linear_ramp, sharpened, sigmoid_ramp
+from noisebench.strategies.base import (
+    Batch,
+    ModelOutput,
+    TrainingInfo,
+    balance,
+    entropy,
+    linear_ramp,
+    sharpened,
+    sigmoid_ramp,
+)
 from noisebench.strategies.dividemix import DivideMix, co_guessed, co_refined
 from noisebench.strategies.gmm_split import chance_clean, scaled_cost
 from noisebench.strategies.mixup import Mixture
-from noisebench.training.objective import weighted_cost
+from noisebench.training.step import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
 
@@ -213,7 +221,7 @@ def test_networks_divide_for_each_other(make_trainer: Callable[..., Trainer]) ->
     trainer = make_trainer(strategy="dividemix(warmup=0.34)")
     trainer.run_epoch()
     for number in range(2):
-        chance = chance_clean(scaled_cost(trainer.log_p(number), trainer.labels).float())
+        chance = chance_clean(scaled_cost(trainer.log_p(number), trainer.state.labels).float())
         torch.testing.assert_close(trainer.strategy.state["clean"][1 - number], chance)
 
 
@@ -222,7 +230,7 @@ def test_costs_are_averaged_over_a_window(make_trainer: Callable[..., Trainer]) 
     costs = []
     for _ in range(3):
         trainer.run_epoch()
-        costs.append(scaled_cost(trainer.log_p(0), trainer.labels).float())
+        costs.append(scaled_cost(trainer.log_p(0), trainer.state.labels).float())
         torch.testing.assert_close(
             trainer.strategy.state["clean"][1], chance_clean(torch.stack(costs[-2:]).mean(0))
         )
@@ -231,9 +239,14 @@ def test_costs_are_averaged_over_a_window(make_trainer: Callable[..., Trainer]) 
 def test_a_split_alone_learns_what_is_likely_right(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(strategy="gmm_split(warmup=0.34, threshold=0.7)")
     trainer.run_epoch()
-    chance = chance_clean(scaled_cost(trainer.log_p(), trainer.labels).float())
+    chance = chance_clean(scaled_cost(trainer.log_p(), trainer.state.labels).float())
     batch = Batch(
-        (), trainer.labels[:50], torch.arange(50), trainer.labels[:50], 2, torch.Generator()
+        (),
+        trainer.state.labels[:50],
+        torch.arange(50),
+        trainer.state.labels[:50],
+        2,
+        torch.Generator(),
     )
     log_p = trainer.log_p()[:50]
     [belief] = trainer.strategy.supervise(batch, [[ModelOutput(log_p, log_p, -log_p)]])
@@ -298,14 +311,14 @@ def test_the_division_begins_with_the_epoch_after_the_warm_up(
 
 def spoil_the_last_step(trainer: Trainer) -> None:
     """The last step of an epoch leaves a parameter that is not a number."""
-    step = trainer.optimizer.step
+    step = trainer.state.optimizer.step
 
     def spoiled(factor: float) -> None:
         step(factor)
         if trainer.step == trainer.steps_per_epoch - 1:
             next(iter(trainer.networks[0].parameters())).data.fill_(float("nan"))
 
-    trainer.optimizer.step = spoiled  # type: ignore[method-assign]
+    trainer.state.optimizer.step = spoiled  # type: ignore[method-assign]
 
 
 def test_a_network_that_is_not_finite_before_the_division_fails_by_name(

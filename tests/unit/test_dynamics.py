@@ -51,7 +51,7 @@ def test_p_is_of_the_recorded_label_and_the_class_the_likeliest(
     end = trainer.run_epoch()
     np.testing.assert_allclose(
         end.train_p,
-        expected.detach().cpu().numpy()[np.arange(256), trainer.labels.cpu().numpy()],
+        expected.detach().cpu().numpy()[np.arange(256), trainer.state.labels.cpu().numpy()],
         rtol=1e-4,
     )
     assert np.array_equal(end.train_predicted, expected.argmax(1).cpu().numpy())
@@ -59,12 +59,12 @@ def test_p_is_of_the_recorded_label_and_the_class_the_likeliest(
 
 def test_an_example_that_no_step_saw_has_none(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer()
-    trainer.make_step()
-    seen = trainer.passed.predicted >= 0
+    trainer.training_step.run()
+    seen = trainer.state.predictions.predicted >= 0
     assert (
         int(seen.sum()) == 32
-        and trainer.passed.p.isnan().equal(~seen)
-        and trainer.passed.gradient.isnan().equal(~seen)
+        and trainer.state.predictions.p.isnan().equal(~seen)
+        and trainer.state.predictions.gradient.isnan().equal(~seen)
     )
 
 

@@ -76,7 +76,10 @@ def test_elr_learns_less_of_the_wrong_labels_than_plain_training(
         for _ in range(15):
             trainer.run_epoch()
         return (
-            (trainer.predict(trainer.train).argmax(1) == trainer.labels)[::3].float().mean().item()
+            (trainer.predict(trainer.train).argmax(1) == trainer.state.labels)[::3]
+            .float()
+            .mean()
+            .item()
         )
 
     assert fit("elr") < 0.5 < 0.7 < fit("standard")

@@ -123,7 +123,7 @@ def test_what_is_frozen_does_not_move_by_a_bit_and_the_rest_does(
         for prefix in [name.rpartition(".")[0]]
     ]
     before = [state(network) for network in trainer.networks]
-    trainer.make_step()
+    trainer.training_step.run()
     for network, was in zip(trainer.networks, before, strict=True):
         now = state(network)
         moved = {name for name in now if not torch.equal(now[name], was[name])}
@@ -158,12 +158,12 @@ def test_what_is_frozen_has_no_gradient_no_decay_and_no_momentum(
     make_trainer: Callable[..., Trainer],
 ) -> None:
     trainer = make_trainer(model="cnn4", freeze=1)
-    held = {id(p) for group in trainer.optimizer.groups for p in group.params}
+    held = {id(p) for group in trainer.state.optimizer.groups for p in group.params}
     frozen = list(trainer.networks[0].body[:2].parameters())
     assert not any(id(p) in held or p.requires_grad for p in frozen)
-    assert len(trainer.optimizer.velocities()) == len(list(trainer.networks[0].parameters())) - len(
-        frozen
-    )
+    assert len(trainer.state.optimizer.velocities()) == len(
+        list(trainer.networks[0].parameters())
+    ) - len(frozen)
 
 
 @pytest.mark.parametrize("model", ["cnn4", TINY])
@@ -199,7 +199,7 @@ def test_a_step_moves_each_layer_in_proportion_to_its_rate(
             layer_decay=decay, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant"
         )
         before = weights(trainer)
-        trainer.make_step()
+        trainer.training_step.run()
         steps.append([after - was for after, was in zip(weights(trainer), before, strict=True)])
     ratios = [
         float(np.linalg.norm(slow) / np.linalg.norm(full))

@@ -42,7 +42,8 @@ from noisebench.labels.manifest import Manifest, read_manifest
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.workspace import Workspace
 from noisebench.training.images.opening import timm_opener
-from noisebench.training.images.source import StreamTransform, normalisation_of, source_of
+from noisebench.training.images.pixels import StreamTransform
+from noisebench.training.images.source import normalisation_of, source_of
 
 
 def folder(place: Path, *parts: str, each: int = 6, size: tuple[int, int] = (8, 8)) -> Path:

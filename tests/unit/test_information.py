@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from noisebench.strategies.dmi import determinant_loss
-from noisebench.training.objective import weighted_cost
+from noisebench.training.step import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started
 

@@ -12,7 +12,7 @@ import torch
 from noisebench.experiments.methods import METHODS
 from noisebench.losses import Scores, build_loss
 from noisebench.strategies import Batch, ModelOutput, build_strategy
-from noisebench.training.objective import weighted_cost
+from noisebench.training.step import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case
 

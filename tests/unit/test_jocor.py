@@ -7,9 +7,9 @@ import torch
 
 from noisebench.core.registry import Entry
 from noisebench.strategies import STRATEGIES
-from noisebench.strategies.components import averaged
+from noisebench.strategies.base import averaged
 from noisebench.strategies.coteaching import divergence
-from noisebench.training.objective import weighted_cost
+from noisebench.training.step import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started
 

@@ -15,8 +15,13 @@ from noisebench.datasets import Images
 from noisebench.experiments.recipes import Recipe
 from noisebench.losses import build_loss
 from noisebench.strategies import Strategy, TrainingInfo, build_strategy
-from noisebench.strategies.learned import importance, log_volume, revised, with_unit_diagonal
-from noisebench.strategies.transition import through
+from noisebench.strategies.transition import (
+    importance,
+    log_volume,
+    revised,
+    through,
+    with_unit_diagonal,
+)
 from noisebench.training.trainer import Task, Trainer
 from tests.conftest import DEVICE, Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said, started
@@ -106,7 +111,7 @@ def test_the_matrix_has_its_own_rate_and_no_weight_decay(
 ) -> None:
     for text, lr in [("volminnet", 0.05), ("volminnet(lr=0.3)", 0.3), ("forward_revision", 0.01)]:
         with case(text=text, lr=lr):
-            group = make_trainer(strategy=text, weight_decay=0.1).optimizer.groups[-1]
+            group = make_trainer(strategy=text, weight_decay=0.1).state.optimizer.groups[-1]
             assert (group.lr, group.weight_decay, len(group.params)) == (lr, 0.0, 1)
 
 
@@ -275,8 +280,11 @@ def test_the_networks_weights_survive_the_first_stage(make_trainer: Callable[...
     )
     for each in (plain, trainer):
         each.run_epoch()
-    assert same(weights(plain), weights(trainer)) and (trainer.since, plain.since) == (1, 0)
-    assert not any(velocity.any() for velocity in trainer.optimizer.velocities())
+    assert same(weights(plain), weights(trainer)) and (
+        trainer.state.schedule_start,
+        plain.state.schedule_start,
+    ) == (1, 0)
+    assert not any(velocity.any() for velocity in trainer.state.optimizer.velocities())
 
 
 def test_the_stages_of_t_revision_are_the_papers(case: Case) -> None:

@@ -207,10 +207,10 @@ def test_a_short_run_ends_on_labels_that_are_right(
     for epochs in [2, 3, 4]:
         with case(epochs=epochs):
             trainer = make_trainer(strategy=DATA_DRIVEN, epochs=epochs)
-            assert not torch.equal(trainer.strategy.state["labels"], trainer.labels)
+            assert not torch.equal(trainer.strategy.state["labels"], trainer.state.labels)
             for _ in range(epochs - 1):
                 trainer.run_epoch()
-            assert torch.equal(trainer.strategy.state["labels"], trainer.labels)
+            assert torch.equal(trainer.strategy.state["labels"], trainer.state.labels)
             assert torch.isfinite(torch.tensor(trainer.run_epoch().loss))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.strategies.components import Average, follow, sigmoid_ramp
+from noisebench.strategies.base import Average, follow, sigmoid_ramp
 from noisebench.strategies.elr import early_term
 from noisebench.strategies.mixup import Mixture
 from noisebench.training.trainer import Trainer
@@ -38,17 +38,17 @@ def test_a_mixture_mixes_rows_of_any_shape() -> None:
 
 def test_mixup_mixes_images_and_targets_alike(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(strategy="mixup")
-    before = trainer.generator.get_state()
-    batch = trainer.batch()
-    after = trainer.generator.get_state()
-    trainer.generator.set_state(before)
-    mixture = Mixture.draw(32, 1.0, trainer.generator)
-    assert torch.equal(after, trainer.generator.get_state()) and 0 < mixture.share < 1
-    index = trainer.batches[0]
+    before = trainer.state.generator.get_state()
+    batch = trainer.training_step.batch()
+    after = trainer.state.generator.get_state()
+    trainer.state.generator.set_state(before)
+    mixture = Mixture.draw(32, 1.0, trainer.state.generator)
+    assert torch.equal(after, trainer.state.generator.get_state()) and 0 < mixture.share < 1
+    index = trainer.state.batches[0]
     torch.testing.assert_close(
         batch.views[0], mixture(next(iter(trainer.train.eval_batches(index))))
     )
-    torch.testing.assert_close(batch.targets, mixture(torch.eye(10)[trainer.labels[index]]))
+    torch.testing.assert_close(batch.targets, mixture(torch.eye(10)[trainer.state.labels[index]]))
 
 
 def test_an_average_follows_a_network() -> None:
@@ -76,20 +76,20 @@ def test_elr_plus_remembers_what_the_other_ones_average_says(
     make_trainer: Callable[..., Trainer],
 ) -> None:
     trainer = make_trainer(strategy="elr_plus(beta=0.6, decay=0.5, average_ramp=0)")
-    strategy, index = trainer.strategy, trainer.batches[0]
+    strategy, index = trainer.strategy, trainer.state.batches[0]
     images = next(iter(trainer.train.eval_batches(index)))
     # at first the average is the network
     says = [
         trainer.predict_log_p(images, number).exp().clamp(1e-4, 1 - 1e-4) for number in range(2)
     ]
-    trainer.make_step()
+    trainer.training_step.run()
     for number in range(2):
         other = says[1 - number] / says[1 - number].sum(1, keepdim=True)
         torch.testing.assert_close(strategy.state["memory"][number][index], 0.4 * other)
     name = next(iter(trainer.networks[0].state_dict()))
     averages = [average[name].clone() for average in strategy.state["averages"]]
     now = [network.state_dict()[name].clone() for network in trainer.networks]
-    trainer.make_step()
+    trainer.training_step.run()
     for number in range(2):
         torch.testing.assert_close(
             strategy.state["averages"][number][name], (averages[number] + now[number]) / 2
@@ -98,17 +98,17 @@ def test_elr_plus_remembers_what_the_other_ones_average_says(
 
 def test_elr_plus_pulls_towards_the_mixed_memory(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(strategy="elr_plus(lam=2, ramp=0.5)", epochs=4)
-    before = trainer.generator.get_state()
-    batch = trainer.batch()
-    trainer.generator.set_state(before)
-    mixture = Mixture.draw(32, 1.0, trainer.generator, own=True)
+    before = trainer.state.generator.get_state()
+    batch = trainer.training_step.batch()
+    trainer.state.generator.set_state(before)
+    mixture = Mixture.draw(32, 1.0, trainer.state.generator, own=True)
     with torch.no_grad():
         log_ps = [network(batch.views[0]).log_softmax(1) for network in trainer.networks]
-        memory = trainer.strategy.state["memory"][:, trainer.batches[0]]
+        memory = trainer.strategy.state["memory"][:, trainer.state.batches[0]]
         cost: torch.Tensor = sum(-(batch.targets * log_p).sum(1).mean() for log_p in log_ps)  # type: ignore[assignment]
         pull: torch.Tensor = sum(early_term(mixture(memory[n]), log_ps[n].exp()) for n in range(2))  # type: ignore[assignment]
         expected = cost + 2 * sigmoid_ramp(0, 2) * pull
-        found = trainer.objective(batch, [[log_p] for log_p in log_ps])
+        found = trainer.training_step.objective(batch, [[log_p] for log_p in log_ps])
     torch.testing.assert_close(found[0], expected)
 
 
@@ -127,15 +127,15 @@ def test_elr_plus_lets_its_average_follow_closely_at_first(
     trainer = make_trainer(strategy="elr_plus(decay=0.9, average_ramp=1)", epochs=4)
     name = next(iter(trainer.networks[0].state_dict()))
     for epoch in (1, 2):
-        trainer.make_step()
+        trainer.training_step.run()
         before = trainer.strategy.state["averages"][0][name].clone()
         now = trainer.networks[0].state_dict()[name].clone()
-        trainer.make_step()
+        trainer.training_step.run()
         decay = 0.9 * np.exp(-5 * (1 - (epoch - 1) / 4) ** 2)
         torch.testing.assert_close(
             trainer.strategy.state["averages"][0][name], decay * before + (1 - decay) * now
         )
         while trainer.step < trainer.steps_per_epoch:
-            trainer.make_step()
+            trainer.training_step.run()
         trainer.end_training()
         trainer.end_epoch(trainer.predict(trainer.test))

@@ -96,12 +96,12 @@ def test_the_first_steps_are_those_of_the_training_alone(model: str, make_traine
     for number, trainer in zip((0, 2, 4), together, strict=True):
         alone = made(make_trainer, number, **settings)
         for _ in range(2):
-            alone.make_step()
-        torch.testing.assert_close(trainer.costs, alone.costs, rtol=1e-4, atol=1e-5)
+            alone.training_step.run()
+        torch.testing.assert_close(trainer.state.costs, alone.state.costs, rtol=1e-4, atol=1e-5)
         for mine, its in zip(weights(trainer), weights(alone), strict=True):
             np.testing.assert_allclose(mine, its, rtol=2e-3, atol=2e-4)
         for mine, its in zip(
-            trainer.optimizer.velocities(), alone.optimizer.velocities(), strict=True
+            trainer.state.optimizer.velocities(), alone.state.optimizer.velocities(), strict=True
         ):
             torch.testing.assert_close(mine, its, rtol=2e-2, atol=2e-3)
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from noisebench.strategies import ModelOutput
-from noisebench.strategies.sieve import at, cost_of_any, held_cost
-from noisebench.training.objective import weighted_cost
+from noisebench.strategies.peer import bounded_cost, interpolated
+from noisebench.training.step import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said, started
@@ -26,7 +26,7 @@ WHOLE = SimpleNamespace()
 
 def test_a_schedule_is_linear_between_its_knots_and_jumps_where_two_meet() -> None:
     knots = ((0.2, 0), (0.4, 1), (0.4, 3), (1, 6))
-    assert [at(knots, share) for share in (0, 0.2, 0.3, 0.4, 0.7, 1)] == pytest.approx(
+    assert [interpolated(knots, share) for share in (0, 0.2, 0.3, 0.4, 0.7, 1)] == pytest.approx(
         [0, 0, 0.5, 3, 4.5, 6]
     )
 
@@ -74,7 +74,7 @@ def test_the_mean_peer_term_is_the_expected_cost_of_a_recorded_label() -> None:
         a_batch(LABELS, 10),
     )
     terms = [float(strategy.regularizer(batch, [[output]])) for _ in range(4000)]
-    expected = -0.95 / 1.95 * cost_of_any(output.cost, torch.tensor([0.5, 0.3, 0.2])).mean()
+    expected = -0.95 / 1.95 * (output.cost @ torch.tensor([0.5, 0.3, 0.2])).mean()
     assert np.mean(terms) == pytest.approx(
         float(expected), abs=4 * np.std(terms) / np.sqrt(len(terms))
     )
@@ -83,7 +83,7 @@ def test_the_mean_peer_term_is_the_expected_cost_of_a_recorded_label() -> None:
 def test_a_class_that_is_out_of_the_question_is_not_pushed_further() -> None:
     logits = torch.tensor([[0.0, -8.0, -30.0]], requires_grad=True)
     log_p = logits.log_softmax(1)
-    cost = held_cost(ModelOutput(logits, log_p, -log_p), 1e-5)
+    cost = bounded_cost(ModelOutput(logits, log_p, -log_p), 1e-5)
     torch.testing.assert_close(cost, -log_p)
     assert torch.autograd.grad(cost[0, 1], logits, retain_graph=True)[0].abs().max() > 0.9
     assert not torch.autograd.grad(cost.sum() - cost[0, :2].sum(), logits)[0].any()
@@ -154,7 +154,7 @@ def test_peer_loss_remembers_fewer_wrong_labels(make_trainer: Callable[..., Trai
         for _ in range(30):
             trainer.run_epoch()
         # the wrong third
-        return float((trainer.log_p().argmax(1) == trainer.labels)[::3].float().mean())
+        return float((trainer.log_p().argmax(1) == trainer.state.labels)[::3].float().mean())
 
     assert fitted("peer(kind='sparse')") < 0.5 * fitted("standard")
 

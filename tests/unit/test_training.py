@@ -16,9 +16,9 @@ import torch
 
 from noisebench.datasets import Images
 from noisebench.errors import RunFailed
-from noisebench.losses import register_loss
+from noisebench.losses import Scores, register_loss
 from noisebench.training.images.pixels import EpochPlan, InMemoryImages, Normalisation
-from noisebench.training.objective import learning_rate_factor
+from noisebench.training.optimizer import learning_rate_factor
 from noisebench.training.trainer import Task, Trainer
 from tests.conftest import CPU, same, weights
 
@@ -51,7 +51,7 @@ def test_two_runs_are_equal_bit_for_bit(model: str, make_trainer: Callable[..., 
 def test_another_seed_is_another_run(make_trainer: Callable[..., Trainer]) -> None:
     first, second = make_trainer(seed=0), make_trainer(seed=1)
     assert not same(weights(first), weights(second))
-    assert not torch.equal(first.plan.order, second.plan.order)
+    assert not torch.equal(first.state.plan.order, second.state.plan.order)
 
 
 def test_dropout_resumes_bit_for_bit_in_mid_epoch(make_trainer: Callable[..., Trainer]) -> None:
@@ -96,7 +96,7 @@ def test_gradients_are_clipped(make_trainer: Callable[..., Trainer]) -> None:
         clip=1e-3, lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant"
     )
     before = weights(trainer)
-    trainer.make_step()
+    trainer.training_step.run()
     moved = np.sqrt(
         sum(((a - b) ** 2).sum() for a, b in zip(weights(trainer), before, strict=True))
     )
@@ -187,10 +187,12 @@ def test_bf16_trains_with_the_loss_in_float32(
     trainer = make_trainer()
     object.__setattr__(trainer.task, "precision", "bf16")
     seen: list[torch.dtype] = []
-    inner = trainer.task.loss
-    object.__setattr__(
-        trainer.task, "loss", lambda scores: seen.append(scores.log_p.dtype) or inner(scores)
-    )
+
+    def loss(scores: Scores) -> torch.Tensor:
+        seen.append(scores.log_p.dtype)
+        return trainer.task.loss(scores)
+
+    trainer.training_step.loss = loss
     assert np.isfinite(trainer.run_epoch().loss)
     assert set(seen) == {torch.float32}
 
@@ -205,7 +207,8 @@ def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
 
 images = np.zeros((1024, 32, 32, 3), np.uint8)
-network, pixels = make_network("cnn4", 10, (32, 32, 3), 0), InMemoryImages(images, Normalisation.of(images), torch.device("cpu"))
+network = make_network("cnn4", 10, (32, 32, 3), 0)
+pixels = InMemoryImages(images, Normalisation.of(images), torch.device("cpu"))
 network_log_p(network, pixels, "fp32", torch.arange(4))
 before = peak()
 network_log_p(network, pixels, "fp32")

@@ -1,5 +1,5 @@
-"""Several processes of one run: which of them this is, what they do together, and how the rows of a
-step are spread. Loads no torch.
+"""The processes of one run: which of them this is, what they do together, and how the rows of a
+step are spread over them. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ else:
 
 T = TypeVar("T")
 
-_SAID = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LEAST = 2  # rows of a process: of one alone batch norm knows no variance
 
 
@@ -39,15 +39,15 @@ class RankInfo:
 
     @property
     def first(self) -> bool:
-        """The one that writes and speaks."""
+        """Whether it is the one that writes files and prints."""
         return self.rank == 0
 
 
 def rank_info() -> RankInfo:
-    """What torchrun says in the environment; without it the only seat there is."""
-    said = [os.environ.get(name, "") for name in _SAID]
-    numbers = said[:4]
-    if not all(said) or not all(number.isdecimal() for number in numbers):
+    """By torchrun's environment variables; without them the only process."""
+    values = [os.environ.get(name, "") for name in _VARIABLES]
+    numbers = values[:4]
+    if not all(values) or not all(number.isdecimal() for number in numbers):
         return RankInfo()
     return RankInfo(*map(int, numbers))
 
@@ -59,10 +59,8 @@ def cut(n: int, count: int) -> list[slice]:
 
 
 class SingleProcess:
-    """A run's processes where there is one: what is done together it does by itself. training.ranks
-    has those of several.
-
-    Where there are several, all of them call the same methods in the same order.
+    """The processes of a run where there is one; ProcessGroup where there are several, all of which
+    call the same methods in the same order.
     """
 
     device: str | None = None  # of this process, where that is decided
@@ -99,7 +97,7 @@ class SingleProcess:
 
     def on_rank_zero(self, act: Callable[[], T]) -> T:
         """What the first process gets from `act`, which the others do not call; its NoisebenchError
-        is everybody's.
+        is raised in all.
         """
         return act()
 
@@ -116,9 +114,7 @@ class SingleProcess:
         return network
 
     def root_cause(self, error: Exception) -> Exception:
-        """What really happened: where another process has failed, its error in place of the broken
-        connection that this one sees.
-        """
+        """Where another process has failed, its error in place of that of the broken connection."""
         return error
 
     def in_emergency(self, act: Callable[[Exception], object]) -> None:
@@ -153,12 +149,12 @@ class ParallelConfig:
 
     def facts(self) -> dict[str, Any]:
         """For a record, what is not as in one process."""
-        found = {
+        facts = {
             "processes": self.ranks.size,
             "accumulate": self.accumulate,
             "sync_bn": self.sync_bn,
         }
-        return {name: value for name, value in found.items() if value != 1 and value is not False}
+        return {name: value for name, value in facts.items() if value != 1 and value is not False}
 
 
 def check_spread(batch: int, spread: ParallelConfig) -> None:

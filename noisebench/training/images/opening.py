@@ -1,9 +1,8 @@
-"""timm's readers, told what they would otherwise look for: a listing's pictures, each by its place,
-opened in this process alone.
+"""timm's readers for a listing of images, each opened by its index in this process alone.
 
-What is timm's: how a file, a member of a tar and a row of a table are opened. What is ours: which
-there are and in which order, since a manifest goes by names. Of timm's webdataset reader nothing is
-left: it goes through shards in a row, and cannot fetch one picture.
+timm opens a file, a member of a tar and a row of a table. Which there are, and in which order, is
+given by the listing, since a manifest goes by names. timm's webdataset reader is not used: it reads
+shards in a row, and cannot fetch one image.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ _MOST_OPEN = 64
 
 
 def timm_opener(listing: ImageIndex) -> Opener:
-    """What opens a picture by its place."""
+    """The function that opens an image by its index."""
     if listing.kind == "hfds":
         return _Tables(listing)
     reader = _ListedFolder(listing) if listing.kind == "folder" else _ListedTars(listing)
-    return lambda place: reader[place][0]
+    return lambda index: reader[index][0]
 
 
 class _ListedFolder(ReaderImageFolder):
@@ -40,7 +39,7 @@ class _ListedFolder(ReaderImageFolder):
 
 
 class _Paths(Sequence[Any]):
-    """(path, class) of each picture, made when it is asked for; of the class nobody asks here."""
+    """(path, class) of each image, made on access; the class is not used."""
 
     def __init__(self, listing: ImageIndex) -> None:
         self._listing = listing
@@ -48,8 +47,8 @@ class _Paths(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._listing)
 
-    def __getitem__(self, place: Any) -> tuple[str, int]:
-        return f"{self._listing.root}/{self._listing.names[place]}", -1
+    def __getitem__(self, index: Any) -> tuple[str, int]:
+        return f"{self._listing.root}/{self._listing.names[index]}", -1
 
 
 class _ListedTars(ReaderImageInTar):
@@ -64,7 +63,7 @@ class _ListedTars(ReaderImageInTar):
 
 
 class _TarMembers(Sequence[Any]):
-    """(member, tar, no inner tar) of each picture, made when it is asked for."""
+    """(member, tar, no inner tar) of each image, made on access."""
 
     def __init__(self, listing: ImageIndex) -> None:
         assert (
@@ -76,14 +75,14 @@ class _TarMembers(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, place: Any) -> tuple[tarfile.TarInfo, str, None]:
-        member = tarfile.TarInfo(self._names[place])
-        member.size, member.offset_data = int(self._sizes[place]), int(self._offsets[place])
-        return member, self._shards[int(self._shard[place])], None
+    def __getitem__(self, index: Any) -> tuple[tarfile.TarInfo, str, None]:
+        member = tarfile.TarInfo(self._names[index])
+        member.size, member.offset_data = int(self._sizes[index]), int(self._offsets[index])
+        return member, self._shards[int(self._shard[index])], None
 
 
 class _OpenTars(OrderedDict[str, Any]):
-    """The tars that are open, by name; the one that was asked for longest ago is closed first."""
+    """The tars that are open, by name; the one that was used longest ago is closed first."""
 
     def __missing__(self, name: str) -> Any:
         state = self[name] = TarState()
@@ -107,13 +106,13 @@ class _OpenTars(OrderedDict[str, Any]):
 
 
 class _Tables:
-    """timm's reader of tables, one for each split that is asked for."""
+    """timm's reader of tables, one for each split."""
 
     def __init__(self, listing: ImageIndex) -> None:
         self._listing, self._readers = listing, dict[str, Any]()
 
-    def __call__(self, place: int) -> Any:
-        split, _, row = self._listing.names[place].partition("/")
+    def __call__(self, index: int) -> Any:
+        split, _, row = self._listing.names[index].partition("/")
         if split not in self._readers:
             image, label = self._listing.columns
             self._readers[split] = create_reader(

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...experiments.recipes import Recipe
+
 _EVALUATION_BATCH = 1024
 _CPU_BATCH = 256  # as fast on a CPU as more, in about the memory that a training step of 128 takes
 _HISTOGRAM_CHUNK = 4096  # images whose bytes are counted at a time
@@ -79,23 +81,23 @@ class EpochPlan:
 
     @classmethod
     def draw(
-        cls, n: int, views: int, crop: int, flip: bool, generator: torch.Generator
+        cls,
+        n: int,
+        views: int,
+        crop: int,
+        flip: bool,
+        generator: torch.Generator,
+        *,
+        device: torch.device = torch.device("cpu"),
     ) -> EpochPlan:
-        order = torch.randperm(n, generator=generator)
-        shifts = torch.randint(0, 2 * crop + 1, (views, n, 2), generator=generator)
-        flips = torch.rand(views, n, generator=generator) < 0.5 if flip else None
+        """On the device, from a generator of the CPU."""
+        order = torch.randperm(n, generator=generator).to(device)
+        shifts = torch.randint(0, 2 * crop + 1, (views, n, 2), generator=generator).to(device)
+        flips = torch.rand(views, n, generator=generator).to(device) < 0.5 if flip else None
         return cls(order, shifts, flips, generator.initial_seed())
 
-    def to(self, device: torch.device) -> EpochPlan:
-        return EpochPlan(
-            self.order.to(device),
-            self.shifts.to(device),
-            None if self.flips is None else self.flips.to(device),
-            self.seed,
-        )
-
     def augmentation(self, view: int | slice, at: slice) -> tuple[Tensor, Tensor | None]:
-        """The shifts (B, 2) and flips (B,) of some places of the order, in one view or (views, ...)
+        """The shifts (B, 2) and flips (B,) of some rows of the order, in one view or (views, ...)
         in several.
         """
         return self.shifts[view, at], None if self.flips is None else self.flips[view, at]
@@ -106,6 +108,23 @@ class EpochPlan:
         """
         parts = list(self.order.split(size))
         return parts[:-1] if size > 1 and len(parts) > 1 and len(parts[-1]) == 1 else parts
+
+
+@dataclass(frozen=True)
+class StreamTransform:
+    """How an image is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting);
+    in training a crop of at least a share `area` of it, mirrored at random where `flip`.
+    """
+
+    side: int
+    centre: float
+    area: float = 1.0
+    flip: bool = False
+    fit: str = "crop"
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> StreamTransform:
+        return cls(recipe.size, recipe.centre, recipe.area, recipe.flip, recipe.fit)
 
 
 class InMemoryImages:
@@ -130,13 +149,13 @@ class InMemoryImages:
         return len(self._data)
 
     def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
-        """Which places of the plan will be asked for: here all is at hand."""
+        """Which rows of the plan will be taken: here all are in memory."""
 
     def close(self) -> None:
-        """Nothing is to be ended."""
+        """There are no processes to end."""
 
     def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
-        """All views (B, C, H, W) of some places of the plan's order."""
+        """All views (B, C, H, W) of some rows of the plan's order."""
         return tuple(
             self.augmented(plan.order[at], *plan.augmentation(view, at))
             for view in range(len(plan.shifts))

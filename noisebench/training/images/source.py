@@ -1,11 +1,8 @@
-"""Where a training's images come from: memory, or files as they are needed. Both are asked in the
-same way.
-"""
+"""The images of a training: in memory, or in files that are read as they are needed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,28 +10,10 @@ import torch
 from torch import Tensor
 
 from ...datasets import ImageArray, LazyImages
-from ...experiments.recipes import Recipe
-from .pixels import EpochPlan, InMemoryImages, Normalisation
+from .pixels import EpochPlan, InMemoryImages, Normalisation, StreamTransform
 
-# of ImageNet's pixels in [0, 1], as everybody takes them
+# the usual ones of ImageNet's pixels in [0, 1]
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class StreamTransform:
-    """How a picture is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting);
-    in training a crop of at least a share `area` of it, mirrored at random where `flip`.
-    """
-
-    side: int
-    centre: float
-    area: float = 1.0
-    flip: bool = False
-    fit: str = "crop"
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> StreamTransform:
-        return cls(recipe.size, recipe.centre, recipe.area, recipe.flip, recipe.fit)
 
 
 class ImageSource(Protocol):
@@ -47,22 +26,20 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
-        """Said once an epoch, and after a resume: which places of the plan will be asked for, in
-        order.
-        """
+        """Called once an epoch, and after a resume: the rows of the plan to come, in order."""
 
     def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
-        """All views (B, C, H, W) of some places of the plan."""
+        """All views (B, C, H, W) of some rows of the plan."""
 
     def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
         """The images as they are, in large batches."""
 
     def close(self) -> None:
-        """Nothing more will be asked for."""
+        """End the processes that read ahead."""
 
 
 def normalisation_of(images: ImageArray) -> Normalisation:
-    """Counted over images in memory; for pictures in files ImageNet's: to count a million would
+    """Counted over images in memory; for images in files ImageNet's: to count a million would
     take hours.
     """
     if not isinstance(images, LazyImages):
@@ -75,14 +52,14 @@ def source_of(
     images: ImageArray,
     normalise: Normalisation,
     device: torch.device,
-    look: StreamTransform,
+    transform: StreamTransform,
     crop: int = 0,
 ) -> ImageSource:
-    """crop: padding of images in memory, in pixels; look: of pictures in files."""
+    """crop: padding of images in memory, in pixels; transform: of images in files."""
     if isinstance(images, LazyImages):
         from .streamed import StreamedImages  # timm takes a second to load
 
-        return StreamedImages(images, normalise, device, look)
+        return StreamedImages(images, normalise, device, transform)
     return InMemoryImages(images, normalise, device, crop)
 
 

@@ -1,9 +1,8 @@
-"""Pictures that are read, decoded and cropped while a training goes on, by worker processes ahead
+"""Images in files that are read, decoded and cropped during the training, by worker processes ahead
 of it; they become numbers on the device.
 
-What is made of a picture depends on (the epoch's seed, its place in the epoch's order, view) alone,
-not on who makes it or when: the same training with any number of workers, and a resumed epoch is
-the same one.
+The augmentation of an image depends on (the epoch's seed, its place in the epoch's order, view)
+alone, so that any number of workers gives the same training, and a resumed epoch is the same one.
 """
 
 from __future__ import annotations
@@ -33,40 +32,41 @@ from ...datasets.index import ImageIndex, Names, Opener
 from ...errors import DataError
 from ..distributed.processes import rank_info
 from .opening import timm_opener
-from .pixels import EpochPlan, Normalisation
-from .source import StreamTransform
+from .pixels import EpochPlan, Normalisation, StreamTransform
 
-# pictures that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill
-# the memory
+# images that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill the
+# memory
 _PIECE = 128
 _EVALUATION_BATCH = 256
 _MOST_WORKERS = 16  # by default
 # A fork server, the default from Python 3.14 on, outlives a training that is killed, and with it
 # the workers, which watch their parent.
 _START = "fork" if sys.platform == "linux" else None
-# seconds a worker lives after it was told to end, so that whoever trains can save first
+# seconds a worker lives after SIGTERM, so that the training can save first
 _GRACE = 30
-# example, place in the order, the epoch's seed, views; -1 for the seed: as it is asked about
+# example, place in the order, the epoch's seed, views; -1 for the seed: without augmentation
 _Item = tuple[int, int, int, int]
 
 
 class StreamedImages:
-    """Images (n, side, side, 3) out of files, on the device as they are needed. Stands where Pixels
-    stands.
-    """
+    """Images (n, side, side, 3) out of files, on the device as they are needed."""
 
     def __init__(
         self,
-        pictures: LazyImages,
+        images: LazyImages,
         normalise: Normalisation,
         device: torch.device,
-        look: StreamTransform,
+        transform: StreamTransform,
     ) -> None:
         self.normalise, self.device = normalise.to(device), device
-        self.shape = (look.side, look.side, 3)
-        self._reader = _Reader(pictures, look)
-        self.workers = _by_default() if pictures.workers is None else pictures.workers
-        self._order = _Order()
+        self.shape = (transform.side, transform.side, 3)
+        self._reader = _Reader(images, transform)
+        if images.workers is None:  # one a core, shared with the other processes on this machine
+            self.workers = max(1, min(cpu_count() // rank_info().local_size, _MOST_WORKERS))
+        else:
+            self.workers = images.workers
+        # what the workers read, batch by batch; changed from epoch to epoch while they live
+        self._order: list[list[_Item]] = []
         self._loader: DataLoader[Any] | None = None
         self._ahead: Iterator[Any] | None = None
         self._plan: EpochPlan | None = None
@@ -77,20 +77,18 @@ class StreamedImages:
         return len(self._reader)
 
     def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
-        """Which places of the plan will be asked for, in order. Nothing is read before the first
-        is.
-        """
+        """Which rows of the plan will be taken, in order. Nothing is read before the first is."""
         self._plan, self._ahead = plan, None
         order = plan.order.cpu()
         self._expected = deque((at, _pieces(plan, order, at)) for at in ats)
 
     def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
-        """All views (B, 3, H, W) of some places of the plan. Raises DataError, naming a picture
-        that cannot be read.
+        """All views (B, 3, H, W) of some rows of the plan. Raises DataError, naming an image that
+        cannot be read.
         """
         if plan is self._plan and self._expected and self._expected[0][0] == at:
             parts = self._next()
-        else:  # nobody said that these would be asked for
+        else:  # they were not announced
             parts = [self._here(piece) for piece in _pieces(plan, plan.order.cpu(), at)]
         whole = torch.cat([self._moved(part) for part in parts])
         return tuple(self.normalise(whole[:, view]) for view in range(whole.shape[1]))
@@ -113,13 +111,13 @@ class StreamedImages:
         """The pieces of the next slice that was expected, read ahead of time."""
         _, pieces = self._expected[0]
         if self.workers and self._ahead is None:
-            self._order.batches = [piece for _, later in self._expected for piece in later]
+            self._order[:] = [piece for _, later in self._expected for piece in later]
             self._loader = self._loader or self._make_loader(self._order, persistent=True)
-            with _as_many_as_asked_for():
+            with _ignored_worker_warning():
                 self._ahead = iter(self._loader)
         self._expected.popleft()
         return [
-            self._here(piece) if self._ahead is None else _whole(_following(self._ahead))
+            self._here(piece) if self._ahead is None else _raised(_next_part(self._ahead))
             for piece in pieces
         ]
 
@@ -128,23 +126,21 @@ class StreamedImages:
         if not self.workers or len(batches) < 2:
             yield from map(self._here, batches)
             return
-        order = _Order()
-        order.batches = batches
-        loader = self._make_loader(order, persistent=False)
-        with _as_many_as_asked_for():
+        loader = self._make_loader(batches, persistent=False)
+        with _ignored_worker_warning():
             ahead = iter(loader)
         try:
             for _ in batches:
-                yield _whole(_following(ahead))
+                yield _raised(_next_part(ahead))
         finally:
             ahead._shutdown_workers()  # type: ignore[attr-defined]
 
-    def _make_loader(self, order: _Order, *, persistent: bool) -> DataLoader[Any]:
+    def _make_loader(self, order: list[list[_Item]], *, persistent: bool) -> DataLoader[Any]:
         """persistent: its workers live on for orders to come, which may be longer: the first may be
         the rest of an epoch.
         """
         workers = self.workers if persistent else min(self.workers, len(order))
-        with _as_many_as_asked_for():
+        with _ignored_worker_warning():
             return DataLoader(
                 self._reader,
                 batch_sampler=order,
@@ -159,10 +155,10 @@ class StreamedImages:
     def _here(self, items: list[_Item]) -> Tensor:
         """Read in this process, whose randomness stays as it was."""
         with _own_randomness():
-            return _whole(_collate([self._reader[item] for item in items]))
+            return _raised(_collate([self._reader[item] for item in items]))
 
     def _moved(self, part: Tensor) -> Tensor:
-        """Bytes on the device; on a GPU copied beside what it is computing."""
+        """Bytes on the device; on a GPU copied while it computes."""
         if self._copies is None:
             return part.to(self.device)
         with torch.cuda.stream(self._copies):
@@ -172,43 +168,25 @@ class StreamedImages:
         return moved
 
 
-def _by_default() -> int:
-    """One a core, shared with the other processes of the run on this machine."""
-    return max(1, min(cpu_count() // rank_info().local_size, _MOST_WORKERS))
-
-
-class _Order:
-    """What the workers are to read, batch by batch; changed from epoch to epoch while they live."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[_Item]] = []
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[_Item]]:
-        return iter(self.batches)
-
-
 class _Reader(Dataset[Any]):
     """An item -> its views (V, H, W, 3), uint8; or the DataError that it is. Goes to worker
     processes as a handle on shared memory.
     """
 
-    def __init__(self, pictures: LazyImages, look: StreamTransform) -> None:
-        self._listing, self._places = _shared(pictures.listing), torch.from_numpy(pictures.places)
-        shape = (3, look.side, look.side)
+    def __init__(self, images: LazyImages, transform: StreamTransform) -> None:
+        self._listing, self._places = _shared(images.listing), torch.from_numpy(images.places)
+        shape = (3, transform.side, transform.side)
         common: dict[str, Any] = {
             "use_prefetcher": True,
             "interpolation": "bilinear",
             "color_jitter": None,
         }
-        flip = 0.5 if look.flip else 0.0
+        flip = 0.5 if transform.flip else 0.0
         self._train = create_transform(
-            shape, is_training=True, scale=(look.area, 1.0), hflip=flip, **common
+            shape, is_training=True, scale=(transform.area, 1.0), hflip=flip, **common
         )
-        self._test = create_transform(shape, crop_pct=look.centre, **common)
-        self._look = look
+        self._test = create_transform(shape, crop_pct=transform.centre, **common)
+        self._transform = transform
         self._opened: tuple[int, Opener] | None = None
 
     def __len__(self) -> int:
@@ -220,39 +198,33 @@ class _Reader(Dataset[Any]):
     def __getitem__(self, item: _Item) -> Tensor | DataError:
         example, place, seed, views = item
         try:
-            picture = decoded(self._opener, self._plain_listing, int(self._places[example]))
+            image = decoded(self._opener, _plain(self._listing), int(self._places[example]))
         except DataError as error:
             return error
         if seed < 0:
-            return self._evaluated(picture)[None]
-        if self._look.fit != "crop":  # the random crop is of a square
-            side = max(picture.size) if self._look.fit == "pad" else min(picture.size)
-            picture = Fitting(side, side, self._look.fit)(picture)
-        return torch.stack(
-            [self._augmented(picture, derived_seed(seed, place, view)) for view in range(views)]
-        )
+            return self._evaluated(image)[None]
+        if self._transform.fit != "crop":  # the random crop is of a square
+            side = max(image.size) if self._transform.fit == "pad" else min(image.size)
+            image = Fitting(side, side, self._transform.fit)(image)
+        augmented = []
+        for view in range(views):
+            view_seed = derived_seed(seed, place, view)
+            random.seed(view_seed)
+            torch.default_generator.manual_seed(view_seed)
+            augmented.append(_bytes(self._train(image)))
+        return torch.stack(augmented)
 
-    def _evaluated(self, picture: Any) -> Tensor:
-        if self._look.fit == "crop":
-            return _bytes(self._test(picture))
-        return torch.from_numpy(
-            np.array(Fitting(self._look.side, self._look.side, self._look.fit)(picture))
-        )
-
-    def _augmented(self, picture: Any, seed: int) -> Tensor:
-        random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        return _bytes(self._train(picture))
-
-    @property
-    def _plain_listing(self) -> ImageIndex:
-        return _plain(self._listing)
+    def _evaluated(self, image: Any) -> Tensor:
+        side, fit = self._transform.side, self._transform.fit
+        if fit == "crop":
+            return _bytes(self._test(image))
+        return torch.from_numpy(np.array(Fitting(side, side, fit)(image)))
 
     @property
     def _opener(self) -> Opener:
         """This process's own: a file that is open in two of them has one place to read at."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), timm_opener(self._plain_listing)
+            self._opened = os.getpid(), timm_opener(_plain(self._listing))
         return self._opened[1]
 
 
@@ -281,20 +253,20 @@ def _shared(listing: ImageIndex) -> dict[str, Any]:
 
 def _plain(shared: dict[str, Any]) -> ImageIndex:
     """Back from `_shared`."""
-    of: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name: value.numpy() if isinstance(value, Tensor) else value
         for name, value in shared.items()
     }
-    return ImageIndex(names=Names(of.pop("letters"), of.pop("ends")), **of)
+    return ImageIndex(names=Names(fields.pop("letters"), fields.pop("ends")), **fields)
 
 
 def _bytes(image: Tensor) -> Tensor:
-    """(H, W, 3), as PIL had it: timm's last transform only turns it about."""
+    """(H, W, 3), as in PIL: timm's last transform only permutes the axes."""
     return image.permute(1, 2, 0)
 
 
 def _pieces(plan: EpochPlan, order: Tensor, at: slice) -> list[list[_Item]]:
-    """The items of some places, in pieces of even size."""
+    """The items of some rows, in pieces of even size."""
     start, stop, _ = at.indices(len(order))
     views = len(plan.shifts)
     items = [
@@ -306,22 +278,22 @@ def _pieces(plan: EpochPlan, order: Tensor, at: slice) -> list[list[_Item]]:
     return [items[cuts[n] : cuts[n + 1]] for n in range(count)]
 
 
-def _collate(found: list[Tensor | DataError]) -> Tensor | DataError:
+def _collate(items: list[Tensor | DataError]) -> Tensor | DataError:
     """Items (B, V, H, W, 3), in a worker straight into shared memory; or the first that could not
     be read.
     """
-    error = next((each for each in found if isinstance(each, DataError)), None)
-    return error or default_collate(found)
+    error = next((item for item in items if isinstance(item, DataError)), None)
+    return error or default_collate(items)
 
 
-def _whole(part: Tensor | DataError) -> Tensor:
+def _raised(part: Tensor | DataError) -> Tensor:
     if isinstance(part, DataError):
         raise part
     return part
 
 
-def _following(ahead: Iterator[Any]) -> Any:
-    """What the workers have next. Raises DataError where one of them is dead."""
+def _next_part(ahead: Iterator[Any]) -> Any:
+    """The workers' next part. Raises DataError where one of them is dead."""
     try:
         return next(ahead)
     except RuntimeError as error:
@@ -333,10 +305,8 @@ def _following(ahead: Iterator[Any]) -> Any:
 
 
 @contextmanager
-def _as_many_as_asked_for() -> Iterator[None]:
-    """torch warns of more workers than there are cores; where pictures lie far away these are what
-    somebody wants.
-    """
+def _ignored_worker_warning() -> Iterator[None]:
+    """torch warns of more workers than cores, which are useful where reading is slow."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         yield
@@ -354,8 +324,8 @@ def _own_randomness() -> Iterator[None]:
 
 
 def _begin_worker(number: int) -> None:
-    """Ctrl-C, and a signal to all processes of a job, are for whoever trains, who saves first and
-    then ends its workers.
+    """Ctrl-C, and a signal to all processes of a job, are for the training process, which saves
+    first and then ends its workers.
     """
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):

@@ -1,8 +1,7 @@
-"""The network that a training begins with: freshly made, or with the weights of another one."""
+"""The network that a training begins with: random, or with the weights of another one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,8 @@ _SIZE = "enlarge."  # of a network that enlarges its images, which it does for s
 
 @dataclass(frozen=True)
 class InitialState:
-    """What networks begin from: the state dict of each, or one for all. ours: a run wrote it;
-    label: what it is called.
+    """Initial weights: the state dict of each network, or one for all. ours: written by a run;
+    label: its name in messages.
     """
 
     states: tuple[dict[str, Tensor], ...]
@@ -41,8 +40,8 @@ class InitialState:
 
 @dataclass(frozen=True)
 class NetworkFactory:
-    """Which networks, and how many: their name, classes, the images' shape (height, width,
-    channels), and what they begin from, if not afresh.
+    """The networks of a training: their name, classes, the images' shape (height, width, channels),
+    and initial weights, or None for random ones.
     """
 
     model: str
@@ -52,76 +51,66 @@ class NetworkFactory:
     networks: int = 1
 
     def network(self, number: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-        """The network, and what was done so that the weights fit. What they do not hold is made by
-        the seed.
+        """The network, and what was done so that the weights fit. What they do not hold is random,
+        by the seed.
 
         Raises UnknownName, or DataError where it cannot take such images, or names the first
         tensors that do not fit.
         """
         if self.weights is None:
             return make_network(self.model, self.num_classes, self.shape, seed), ()
-        return self._with(self.weights, number, seed)
-
-    def _with(
-        self, weights: InitialState, number: int, seed: int
-    ) -> tuple[nn.Module, tuple[str, ...]]:
-        state, wrong = weights.of(number), ""
-        for enlarged in self._designs(weights, state):
+        state, mismatch = self.weights.of(number), ""
+        for enlarged in self._enlarged_options(self.weights, state):
             network = make_network(
                 self.model, self.num_classes, self.shape, seed, enlarged=enlarged
             )
-            fitted = self._fit(network, state, enlarged=enlarged)
-            if not fitted.wrong:
-                network.load_state_dict(fitted.state, strict=False)
-                return network, (*fitted.said, *self._said(weights, network))
-            wrong = wrong or fitted.wrong
-        raise DataError(f"--init: {weights.label} does not fit {self.model} here: {wrong}")
+            fit = self._fit(network, state)
+            if fit.mismatch and enlarged and (translated := self._translated(network, state)):
+                second_fit = self._fit(network, translated)
+                fit = fit if second_fit.mismatch else second_fit
+            if not fit.mismatch:
+                network.load_state_dict(fit.state, strict=False)
+                changes = list(fit.changes)
+                if len(self.weights.states) > self.networks:
+                    changes.append(f"of its {len(self.weights.states)} networks the first is taken")
+                if hasattr(network, "enlarge"):
+                    changes.append("its stem is timm's own, for which images are enlarged 4 times")
+                return network, tuple(changes)
+            mismatch = mismatch or fit.mismatch
+        raise DataError(f"--init: {self.weights.label} does not fit {self.model} here: {mismatch}")
 
-    def _said(self, weights: InitialState, network: nn.Module) -> Iterator[str]:
-        if len(weights.states) > self.networks:
-            yield f"of its {len(weights.states)} networks the first is taken"
-        if hasattr(network, "enlarge"):
-            yield "its stem is timm's own, for which images are enlarged 4 times"
-
-    def _designs(self, weights: InitialState, state: dict[str, Tensor]) -> Iterator[bool]:
-        """Whether images are enlarged: as the weights say; else of a run's weights first as runs
-        open a stem, of others as timm has it.
+    def _enlarged_options(
+        self, weights: InitialState, state: dict[str, Tensor]
+    ) -> tuple[bool, ...]:
+        """Whether images are enlarged: as the weights say; else for a run's weights first as runs
+        open a stem, for others as timm has it.
         """
         if not self.model.startswith(TIMM):
-            yield False
-        elif _enlarges(state):
-            yield True
-        else:
-            yield from (False, True) if weights.ours else (True, False)
+            return (False,)
+        if any(name.startswith(_SIZE) for name in state):
+            return (True,)
+        return (False, True) if weights.ours else (True, False)
 
-    def _fit(self, network: nn.Module, state: dict[str, Tensor], *, enlarged: bool) -> FitResult:
-        """The weights as they are, or else as timm translates them."""
-        fitted = self._fitted(network, state)
-        if fitted.wrong and enlarged and (translated := self._translated(network, state)):
-            again = self._fitted(network, translated)
-            return fitted if again.wrong else again
-        return fitted
-
-    def _fitted(self, network: nn.Module, state: dict[str, Tensor]) -> FitResult:
-        """Networks that begin from the same weights get classifiers of their own: they would be one
-        network for ever.
+    def _fit(self, network: nn.Module, state: dict[str, Tensor]) -> FitResult:
+        """Networks that begin from the same weights get classifiers of their own: they would remain
+        equal.
         """
         assert self.weights is not None
-        size = {
-            name: tensor for name, tensor in network.state_dict().items() if name.startswith(_SIZE)
-        }
-        others = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
-        return fit_state_dict(
-            network, {**size, **others}, twins=self.networks > 1 and len(self.weights.states) == 1
-        )
+        fitted = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
+        for name, tensor in network.state_dict().items():
+            if name.startswith(_SIZE):
+                fitted[name] = tensor
+        reinit_heads = self.networks > 1 and len(self.weights.states) == 1
+        return fit_state_dict(network, fitted, reinit_heads=reinit_heads)
 
     def _translated(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """The weights as timm translates them; None where it cannot."""
         from .timm_models import timm_translated
 
         heads = (state.get(f"{name}.weight") for name in classifier_names(network))
-        about: Any = network.pretrained_cfg
+        config: Any = network.pretrained_cfg
         classes = next(
-            (len(weight) for weight in heads if weight is not None), about["num_classes"]
+            (len(weight) for weight in heads if weight is not None), config["num_classes"]
         )
         try:
             return timm_translated(
@@ -131,22 +120,22 @@ class NetworkFactory:
             return None
 
 
-def _enlarges(state: dict[str, Tensor]) -> bool:
-    return any(name.startswith(_SIZE) for name in state)
-
-
 def weights_of(initial: InitialWeights | None) -> InitialState | None:
-    """The weights of a run that begins from some. Raises DataError where they are not at hand, or
-    others now.
-    """
+    """The initial weights of a run. Raises DataError where they are missing or have changed."""
     if initial is None:
         return None
-    found = load(read_initial(initial))
-    plain = {short: found[name] for name, short in plain_names(found).items()}
-    count = len({name.partition(".")[0] for name in plain}) if is_ours(plain) else 1
-    parts = [_NUMBER.format(number) for number in range(count)] if is_ours(plain) else [""]
+    tensors = load(read_initial(initial))
+    plain = {short: tensors[name] for name, short in plain_names(tensors).items()}
+    prefixes = [""]
+    if is_ours(plain):
+        count = len({name.partition(".")[0] for name in plain})
+        prefixes = [_NUMBER.format(number) for number in range(count)]
     states = tuple(
-        {name.removeprefix(part): value for name, value in plain.items() if name.startswith(part)}
-        for part in parts
+        {
+            name.removeprefix(prefix): value
+            for name, value in plain.items()
+            if name.startswith(prefix)
+        }
+        for prefix in prefixes
     )
-    return InitialState(states, is_ours(found), initial.label)
+    return InitialState(states, is_ours(tensors), initial.label)

@@ -4,6 +4,7 @@ fast.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -19,24 +20,16 @@ def layer_groups(network: nn.Module) -> list[list[str]]:
     for a network of which none are known.
     """
     matcher: Any = getattr(network, "group_matcher", None)
-    if matcher is not None:
-        return _of_timm(network, matcher)
     body = getattr(network, "body", None)
-    return (
-        _of_body(body, network)
-        if isinstance(body, nn.Sequential)
-        else [[name for name, _ in network.named_parameters()]]
-    )
+    if matcher is not None:
+        from timm.models import group_parameters
 
-
-def _of_timm(network: nn.Module, matcher: Any) -> list[list[str]]:
-    from timm.models import group_parameters
-
-    try:
-        found = group_parameters(network, matcher(coarse=False))
-    except (AssertionError, NotImplementedError, AttributeError):  # of some it says no groups
-        return [[name for name, _ in network.named_parameters()]]
-    return [found[number] for number in sorted(found)]
+        with suppress(AssertionError, NotImplementedError, AttributeError):  # some have no groups
+            groups = group_parameters(network, matcher(coarse=False))
+            return [groups[number] for number in sorted(groups)]
+    elif isinstance(body, nn.Sequential):
+        return _of_body(body, network)
+    return [[name for name, _ in network.named_parameters()]]
 
 
 def _of_body(body: nn.Sequential, network: nn.Module) -> list[list[str]]:
@@ -54,8 +47,8 @@ def _of_body(body: nn.Sequential, network: nn.Module) -> list[list[str]]:
 
 
 def freeze(network: nn.Module, count: int) -> list[nn.Module]:
-    """Train the first so many groups no more; the parts that stay in evaluation mode from now on,
-    each the largest of its kind.
+    """Freeze the first `count` groups; returns the parts that stay in evaluation mode, each the
+    largest in which nothing is trained.
 
     Raises ConfigError where nothing would be left to train.
     """
@@ -78,7 +71,7 @@ def _frozen(part: nn.Module) -> list[nn.Module]:
     trained = [parameter.requires_grad for parameter in part.parameters()]
     if trained and not any(trained):
         return [part]
-    return [still for child in part.children() for still in _frozen(child)]
+    return [frozen for child in part.children() for frozen in _frozen(child)]
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -92,18 +85,14 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     }
     if recipe.layer_decay == 1:
         return [{"params": list(trained.values())}]
-    groups = layer_groups(network)
-    rates = [
-        recipe.lr * recipe.layer_decay ** (len(groups) - 1 - number)
-        for number in range(len(groups))
-    ]
-    params = [[trained[name] for name in names if name in trained] for names in groups]
-    found = [
-        {"params": those, "lr": rate} for those, rate in zip(params, rates, strict=True) if those
-    ]
-    if len(found) < 2:
+    layers = layer_groups(network)
+    groups = []
+    for depth, names in enumerate(reversed(layers)):
+        if params := [trained[name] for name in names if name in trained]:
+            groups.append({"params": params, "lr": recipe.lr * recipe.layer_decay**depth})
+    if len(groups) < 2:
         raise ConfigError(
             f"layer_decay {recipe.layer_decay:g} has no effect: the network has one "
             "layer group that is trained"
         )
-    return found
+    return groups[::-1]

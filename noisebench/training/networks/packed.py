@@ -1,7 +1,7 @@
 """Networks of one shape as one: every layer computes for all of them at once, each with its own
 weights.
 
-Images go through as (B, R * C, H, W), R networks beside each other in the channels; rows as (R, B,
+Images go through as (B, R * C, H, W), R networks side by side in the channels; rows as (R, B,
 D). The weights of the single networks become views of the packed ones, so that each still is a
 network of its own: to save, to load, to predict with.
 """
@@ -37,8 +37,8 @@ def _packed(layers: list[Any]) -> nn.Module:
         return deepcopy(layers[0])
     if kind not in _PACKED:
         raise TypeError(f"{kind.__name__} layers cannot be packed")
-    made: nn.Module = _PACKED[kind](layers)
-    return made
+    packed: nn.Module = _PACKED[kind](layers)
+    return packed
 
 
 def _stacked(layers: list[Any], name: str) -> Tensor:
@@ -143,12 +143,12 @@ class PackedBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self.num_batches_tracked += 1
-        beside = x if x.dim() == 4 else x.transpose(0, 1).flatten(1)
+        channels = x if x.dim() == 4 else x.transpose(0, 1).flatten(1)
         mean, var, weight, bias = (
             each.view(-1) for each in (self.running_mean, self.running_var, self.weight, self.bias)
         )
         out = functional.batch_norm(
-            beside, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps
+            channels, mean, var, weight, bias, self.training, self.momentum or 0.0, self.eps
         )
         return out if x.dim() == 4 else out.unflatten(1, (len(x), -1)).transpose(0, 1)
 

@@ -81,8 +81,8 @@ def timm_network(
 @contextmanager
 def _strides_without_effect_taken(network: nn.Module) -> Iterator[None]:
     """In the passes inside, convolutions that see a single pixel lose their stride, which changes
-    nothing there: the gradient that oneDNN computes in bf16 with it reads memory that nobody wrote
-    (torch 2.14, with AVX-512 bf16 or AMX).
+    nothing there: the gradient that oneDNN computes in bf16 with it reads memory that was never
+    written (torch 2.14, with AVX-512 bf16 or AMX).
     """
 
     def watch(layer: nn.Conv2d, inputs: tuple[Tensor]) -> None:
@@ -149,9 +149,7 @@ def _create(
     open_stem: bool,
     source: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """The model, told the image size where it must know it, with small patches or an open stem
-    where asked for.
-    """
+    """The model for an image size, with small patches or an open stem."""
     common: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(source or {})}
     side: Any = size[0] if size[0] == size[1] else size
     plain = timm.create_model(name, **common)

@@ -1,0 +1,370 @@
+"""The processes of one run, as torchrun started them: what each adds to a step, and how all end
+where one of them fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from datetime import timedelta
+from types import FrameType
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from ...errors import ConfigError, Interrupted, NoisebenchError, ProcessLost, RunFailed
+from .processes import LEAST, RankInfo, SingleProcess, cut
+
+T = TypeVar("T")
+
+_FAILED, _LEFT = "failed", "left"  # keys of the store
+_POLL = 0.5  # seconds between two looks at the store for a failure
+_POLL_START = 0.02  # the same for the other processes at the start
+# seconds for the first process to end first; after a failure it may wait for this one, which then
+# has to end
+_PATIENCE = 3.0
+_LONG = 20.0  # the same where nothing failed: torchrun kills 30 s after it sends SIGTERM
+_GRACE = 10.0  # seconds for a process to end by itself after another one has failed
+_LOST = (
+    "another process of this run is gone (killed, out of memory?); the same command resumes "
+    "the last checkpoint"
+)
+
+
+@contextmanager
+def open_process_group(info: RankInfo, device: str) -> Iterator[ProcessGroup]:
+    """Inside `with`, the processes are one group. What fails in one of them ends all, within
+    seconds, with the same exit code.
+
+    Raises ConfigError for a device that is not there for each of them.
+    """
+    if not dist.is_available():
+        raise ConfigError("this torch was built without torch.distributed: start one process")
+    store, _, _ = next(rendezvous("env://"))
+    store = PrefixStore(_start_id(store, info), store)
+    with FailurePropagation(store, info.rank) as failures:
+        try:
+            own_device = device_of(device, info)
+            if own_device.type == "cuda":
+                torch.cuda.set_device(own_device)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if own_device.type == "cuda" else "gloo",
+                store=PrefixStore("group", store),
+                rank=info.rank,
+                world_size=info.size,
+            )
+            yield ProcessGroup(info.rank, info.size, own_device, failures)
+        except (Exception, KeyboardInterrupt) as error:
+            if (cause := failures.root_cause(error)) is error:
+                raise
+            raise cause from error
+        finally:
+            failures.leave()
+    dist.destroy_process_group()
+
+
+def _start_id(store: Store, info: RankInfo) -> str:
+    """A text that all processes of this start share, and none of an earlier one: after a restart
+    torchrun's store still holds what that wrote.
+    """
+    own = uuid4().hex
+    if info.first:
+        missing = set(range(1, info.size))
+        while missing:
+            for rank in list(missing):
+                # by the latest name that the process gave
+                if name := _read(store, f"hello{rank}"):
+                    store.set(f"word{rank}", name + own)
+                if _read(store, f"{own}{rank}"):
+                    missing.remove(rank)
+            time.sleep(_POLL_START)
+        return own
+    store.set(f"hello{info.rank}", own)
+    while not (answer := _read(store, f"word{info.rank}")).startswith(own):
+        time.sleep(_POLL_START)
+    start_id = answer.removeprefix(own)
+    store.set(f"{start_id}{info.rank}", "heard")
+    return start_id
+
+
+def _read(store: Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def device_of(name: str, info: RankInfo) -> torch.device:
+    """The device of this process: where there are GPUs one of its own. Raises ConfigError."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise ConfigError(
+            "of several processes each takes a GPU of its own, or all the "
+            f"processor: --device cuda or cpu, got {name!r}"
+        )
+    count = torch.cuda.device_count()
+    if info.local_size > count:
+        hint = f"--nproc-per-node={count}, or --device cpu" if count else "--device cpu"
+        raise ConfigError(
+            f"{info.local_size} processes on this machine and {count} "
+            f"GPU{'' if count == 1 else 's'}: {hint}"
+        )
+    return torch.device("cuda", info.local_rank)
+
+
+class ProcessGroup(SingleProcess):
+    """The processes of one run, of which this is one. What is gathered or agreed upon is the same
+    in all of them, bit for bit.
+    """
+
+    def __init__(
+        self, rank: int, size: int, device: torch.device, failures: FailurePropagation
+    ) -> None:
+        super().__init__(rank, size)
+        self.device, self._device, self._failures = str(device), device, failures
+
+    def shared(self, n: int) -> bool:
+        """Whether there are enough rows for all."""
+        return n >= LEAST * self.size
+
+    def local_slice(self, n: int) -> slice:
+        return cut(n, self.size)[self.rank] if self.shared(n) else slice(0, n)
+
+    @torch.no_grad()
+    def gather(self, rows: Tensor, n: int) -> Tensor:
+        rows = rows.contiguous()
+        if not self.shared(n):
+            of_first = rows.clone()
+            dist.broadcast(of_first, 0)
+            return of_first
+        sizes = [part.stop - part.start for part in cut(n, self.size)]
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    def gather_with_grad(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
+        gathered: tuple[Tensor, ...] = _Gather.apply(self, tuple(sizes), *parts)
+        return list(gathered)
+
+    def local_gradient(self, gradient: Tensor) -> Tensor:
+        """Times the number of processes, over which the mean is taken. Of rows that all computed
+        those of the first count.
+        """
+        if self.shared(len(gradient)):
+            return self.size * gradient[self.local_slice(len(gradient))]
+        return self.size * gradient if self.rank == 0 else torch.zeros_like(gradient)
+
+    @torch.no_grad()
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        by_type: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for tensor in tensors:
+            by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
+        for group in by_type.values():  # as one message
+            flat = torch.cat([tensor.flatten() for tensor in group])
+            dist.broadcast(flat.view(torch.uint8), 0)  # of any type: gloo knows few
+            parts = flat.split([tensor.numel() for tensor in group])
+            for tensor, part in zip(group, parts, strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+    def any(self, flag: bool) -> bool:
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags)
+
+    def on_rank_zero(self, act: Callable[[], T]) -> T:
+        error, answer = None, None
+        if self.rank == 0:
+            try:
+                answer = act()
+            except NoisebenchError as raised:
+                error = raised
+        message = [(answer, None if error is None else (str(error), error.exit_code))]
+        dist.broadcast_object_list(message, 0, device=torch.device("cpu"))
+        if error is not None:
+            raise error
+        answer, failure = message[0]
+        if failure is not None:
+            raise _error_of(*failure)
+        return answer  # type: ignore[return-value]
+
+    def rank_zero_first(self, act: Callable[[], T]) -> T:
+        answers: list[T] = []
+        self.on_rank_zero(lambda: answers.append(act()))
+        return answers[0] if answers else act()
+
+    def wrapped(self, network: nn.Module, images: Tensor) -> Any:
+        # A pass may leave parameters out, which the other processes would wait for.
+        trial = deepcopy(network).eval()
+        trained = [parameter for parameter in trial.parameters() if parameter.requires_grad]
+        grads = torch.autograd.grad(trial(images).sum(), trained, allow_unused=True)
+        wrapper = DistributedDataParallel(
+            network,
+            device_ids=[self._device.index] if self._device.type == "cuda" else None,
+            find_unused_parameters=any(grad is None for grad in grads),
+        )
+        # they are broadcast where they are needed: between the passes of a step they must not
+        # change
+        wrapper.broadcast_buffers = False
+        return wrapper
+
+    def root_cause(self, error: Exception) -> Exception:
+        cause = self._failures.root_cause(error)
+        assert isinstance(cause, Exception)
+        return cause
+
+    def in_emergency(self, act: Callable[[Exception], object]) -> None:
+        if self.rank == 0:
+            self._failures.in_emergency = act
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes. One function for all networks and views, so that each of them has a
+    gradient, if a zero one.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, ranks: ProcessGroup, sizes: tuple[int, ...], *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        context.ranks = ranks
+        return tuple(ranks.gather(part, size) for part, size in zip(parts, sizes, strict=True))
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *map(context.ranks.local_gradient, gradients)
+
+
+class RemoteFailure(RunFailed):
+    """A failure of the run in another process; `kind` and `trace` are those of its error."""
+
+    def __init__(self, message: str, kind: str, trace: str) -> None:
+        super().__init__(message)
+        self.kind, self.trace = kind, trace
+
+
+class FailurePropagation:
+    """The failure of one process, sent to the others through torchrun's store: a broken connection
+    alone does not say why. Inside `with`, a process that waits in vain for one that has failed is
+    ended after some seconds of grace.
+
+    torchrun ends all processes as soon as one of them fails: SIGTERM is ignored once this one is
+    ending by itself.
+    """
+
+    def __init__(self, store: Store, rank: int) -> None:
+        self._store, self._rank = PrefixStore("alarm", store), rank
+        # a connection of its own: the other one may be waiting
+        self._watched = PrefixStore("alarm", store.clone())
+        self._closed, self._leaving, self._patience = threading.Event(), False, _LONG
+        self.in_emergency: Callable[[Exception], object] = lambda error: None
+
+    def __enter__(self) -> FailurePropagation:
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closed.set()
+
+    def root_cause(self, error: BaseException) -> BaseException:
+        """This process's own error, which is sent to the others, or that of another process, if it
+        is why this one failed.
+        """
+        self._leaving = True
+        self._closed.set()  # it ends by itself
+        self._patience = _LONG if isinstance(error, Interrupted) else _PATIENCE
+        if isinstance(error, RemoteFailure | ProcessLost):
+            return error
+        cut_off = _is_of_connection(error)
+        if cut_off or isinstance(error, KeyboardInterrupt):
+            with suppress(RuntimeError):  # the store may be gone
+                if self._store.check([_FAILED]):
+                    return _error_from(self._store.get(_FAILED))
+        cause = ProcessLost(_LOST) if cut_off else error
+        self._send(cause)
+        return cause
+
+    def leave(self) -> None:
+        """The first process has files to write and a lock to release; the others wait for it, if
+        not for long.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with suppress(RuntimeError):  # the store may be gone
+            if self._rank == 0:
+                self._store.set(_LEFT, "")
+            else:
+                self._store.wait([_LEFT], timedelta(seconds=self._patience))
+
+    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        if not self._leaving:
+            raise KeyboardInterrupt
+
+    def _send(self, error: BaseException) -> None:
+        report: dict[str, Any] = {
+            "rank": self._rank,
+            "message": str(error),
+            "kind": type(error).__name__,
+            "trace": "".join(traceback.format_exception(error)),
+        }
+        if isinstance(error, NoisebenchError):
+            report["code"] = error.exit_code
+        elif isinstance(error, KeyboardInterrupt):
+            report["code"] = Interrupted.exit_code
+        with suppress(RuntimeError):  # the store may be gone
+            self._store.compare_set(_FAILED, "", json.dumps(report))
+
+    def _watch(self) -> None:
+        with suppress(RuntimeError):
+            while not self._closed.wait(_POLL):
+                if self._watched.check([_FAILED]):
+                    if self._closed.wait(_GRACE):
+                        return
+                    error = _error_from(self._watched.get(_FAILED))
+                    with suppress(Exception):  # whatever it was: this process ends
+                        self.in_emergency(error)
+                    os._exit(error.exit_code)
+
+
+def _error_from(text: bytes) -> NoisebenchError:
+    """The error that another process sent."""
+    report = json.loads(text)
+    kind, message, code = report["kind"], report["message"], report.get("code")
+    if kind == ProcessLost.__name__:
+        return ProcessLost(message)
+    where = f"in process {report['rank']}: "
+    if code is None:
+        return RemoteFailure(f"{where}{kind}: {message}", kind, report["trace"])
+    if code == RunFailed.exit_code:
+        return RemoteFailure(f"{where}{message or kind}", kind, report["trace"])
+    return _error_of(f"{where}{message or kind}", int(code))
+
+
+def _error_of(message: str, exit_code: int) -> NoisebenchError:
+    error = NoisebenchError(message)
+    error.exit_code = exit_code
+    return error
+
+
+def _is_of_connection(error: BaseException | None) -> bool:
+    """Whether it says only that another process cannot be reached."""
+    if error is None or isinstance(error, NoisebenchError):
+        return False
+    text = str(error).lower()
+    if isinstance(error, dist.DistError):
+        return True
+    if isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text):
+        return True
+    return _is_of_connection(error.__cause__)
