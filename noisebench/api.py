@@ -5,7 +5,7 @@ torch.nn.Module.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from .datasets.npz import as_images, as_labels
 from .errors import DataError, LanguageError
 from .labels.build import DatasetInputs, LabelRequest, apply_noise
 from .labels.subset import SubsetInputs, scatter, subset_of
-from .noise import NoisyLabels, normal_noise
+from .noise import normal_noise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,10 +33,10 @@ def corrupt(
     images: np.ndarray | None = None,
     subset: int | None = None,
 ) -> np.ndarray:
-    """Given labels (N,), int64, for true labels (N,) under a noise text.
+    """Noisy labels (N,), int64, for true labels (N,) under a noise text.
 
-    images (N, H, W) or (N, H, W, 1 or 3), uint8: for noise that looks at them, such as
-    `pdn(rate=0.4)`. subset: only so many of the examples, those of the command line's `--subset`;
+    images (N, H, W) or (N, H, W, 1 or 3), uint8: for instance-dependent noise such as
+    `pdn(rate=0.4)`. subset: the number of examples, the same ones as the command line's `--subset`;
     the labels of the others are -1. Raises DataError for labels that are no classes, LanguageError
     for a noise that does not fit, ConfigError for such a subset.
     """
@@ -59,31 +59,26 @@ def corrupt(
         ),
         clean,
     )
-    given = _ArrayInputs(data, Path(), True, find_dataset, pixels=pixels)
-    made = _label(data, LabelRequest(noise, seed, subset=subset), given)
-    if made.source is not None:
+    inputs = _ArrayInputs(data, Path(), True, find_dataset, pixels=pixels)
+    request = LabelRequest(noise, seed, subset=subset)
+    call, indices = normal_noise(request.noise), subset_of(data, request.subset)
+    if indices is None:
+        noisy = apply_noise(call, data, request.seed, inputs)
+        given = noisy.labels
+    else:
+        sources = SubsetInputs(inputs, data.labels, indices)
+        noisy = apply_noise(call, data.take(indices), request.seed, sources)
+        given = scatter(noisy.labels, indices, np.full(len(clean), -1))
+    if noisy.source is not None:
         raise LanguageError(
             "openset changes images, not labels: make a manifest of it with noisebench corrupt"
         )
-    return made.labels
-
-
-def _label(data: Labels, wish: LabelRequest, given: _ArrayInputs) -> NoisyLabels:
-    places = subset_of(data, wish.subset)
-    if places is None:
-        return apply_noise(normal_noise(wish.noise), data, wish.seed, given)
-    made = apply_noise(
-        normal_noise(wish.noise),
-        data.take(places),
-        wish.seed,
-        SubsetInputs(given, data.labels, places),
-    )
-    return replace(made, labels=scatter(made.labels, places, np.full(len(data.labels), -1)))
+    return given
 
 
 @dataclass(frozen=True)
 class _ArrayInputs(DatasetInputs):
-    """Images from memory; whatever else noise may ask for, from files by path."""
+    """Images from memory; other inputs of a noise from files by path."""
 
     pixels: np.ndarray | None = None
 
@@ -97,7 +92,7 @@ class _ArrayInputs(DatasetInputs):
 def loss(
     text: str, reduction: str = "mean", ignore_index: int = -100, weight: Tensor | None = None
 ) -> LossModule:
-    """A loss of the language in the place of nn.CrossEntropyLoss: `loss("el(eps=0.4)")(logits,
+    """A loss of the language as a replacement of nn.CrossEntropyLoss: `loss("el(eps=0.4)")(logits,
     target)`.
 
     logits (N, K), or any shape that CrossEntropyLoss takes; target: class indices (N,) or

@@ -43,15 +43,15 @@ def check_files(listed: Listed, cache: Path, tell: ProgressCallback = silent) ->
     stamp = hashlib.sha256(
         "\n".join([str(_FORMAT), *(_stamp(part, labels) for part, labels in sides)]).encode()
     ).hexdigest()[:32]
-    kept = cache / f"{stamp}.json"
+    cache_file = cache / f"{stamp}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return tuple(json.loads(kept.read_text(encoding="utf-8"))["decisions"])
+        return tuple(json.loads(cache_file.read_text(encoding="utf-8"))["decisions"])
     (train, train_changes), (test, test_changes) = (_read_all(part, tell) for part, _ in sides)
     lines = _changed((listed.train.names, train_changes), (listed.test.names, test_changes))
     lines += repeated(train, test, listed.train_labels, listed.train.names, listed.test.names)
     if len(train) + len(test) >= _SEVERAL:
         with suppress(DataError, OSError):  # where one cannot write they are read again
-            write_text(kept, json.dumps({"decisions": lines}))
+            write_text(cache_file, json.dumps({"decisions": lines}))
     return lines
 
 
@@ -110,12 +110,12 @@ def _changed(*parts: tuple[Sequence[str], list[tuple[str, ...]]]) -> tuple[str, 
     """
     names: dict[str, list[str]] = {}
     for paths, changes in parts:
-        for place, each in enumerate(changes):
-            for change in each:
+        for place, image_changes in enumerate(changes):
+            for change in image_changes:
                 names.setdefault(change, []).append(paths[place])
     return tuple(
-        f"images: {change}: {counted('image{s}', found, len(found))}"
-        for change, found in names.items()
+        f"images: {change}: {counted('image{s}', paths_of_change, len(paths_of_change))}"
+        for change, paths_of_change in names.items()
     )
 
 

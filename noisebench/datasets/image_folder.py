@@ -181,12 +181,12 @@ def _entries(root: Path, part: str, passed: Skipped) -> tuple[list[str], list[st
     """
     try:
         with os.scandir(root / part) as entries:
-            found = [(entry.name, entry.is_dir()) for entry in entries]
+            entries_found = [(entry.name, entry.is_dir()) for entry in entries]
     except OSError as error:
         raise DataError(f"{root / part} cannot be read: {error.strerror or error}") from None
     folders: list[str] = []
     files: list[str] = []
-    for name, is_folder in sorted(found):
+    for name, is_folder in sorted(entries_found):
         path = f"{part}/{name}" if part else name
         if not is_text(name):
             raise DataError(f"{root} holds a file whose name is not UTF-8, {path!a}: rename it")

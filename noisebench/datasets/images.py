@@ -215,15 +215,17 @@ class LazyImages:
 
     def _changed(self, opened: Opener, place: int) -> Changed:
         """Without its pixels, and that it is resized, as all are."""
-        each = read_picture(
+        decoded_image = read_picture(
             lambda: opened(place),
             lambda picture: read_changed(picture, self.fitting),
             lambda: self.listing.where(place),
         )
         return replace(
-            each,
+            decoded_image,
             image=None,
-            changes=tuple(change for change in each.changes if not change.startswith("resized")),
+            changes=tuple(
+                change for change in decoded_image.changes if not change.startswith("resized")
+            ),
         )
 
     def ids(self) -> tuple[str, ...]:

@@ -80,15 +80,15 @@ class ImageIndex:
         root, sizes = Path(self.root), np.empty(len(self), np.int64)
         for place in range(len(self)):
             try:
-                found = (root / self.names[place]).stat()
+                status = (root / self.names[place]).stat()
             except (OSError, ValueError) as error:
                 raise DataError(
                     f"{self.where(place)} is listed, and cannot be read: "
                     f"{getattr(error, 'strerror', None) or error}"
                 ) from None
-            if not S_ISREG(found.st_mode):
+            if not S_ISREG(status.st_mode):
                 raise DataError(f"{self.where(place)} is listed, and is no file")
-            sizes[place] = found.st_size
+            sizes[place] = status.st_size
         return replace(self, sizes=sizes)
 
     def fingerprint(self, labels: np.ndarray) -> str:

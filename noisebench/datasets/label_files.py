@@ -549,8 +549,8 @@ def _clean_column(names: Sequence[str]) -> str | None:
     near = [
         name for name in names if words_of(name) & _CLEAN_WORDS and not words_of(name) & KEY_WORDS
     ]
-    found = exact if exact else near
-    return found[0] if len(found) == 1 else None
+    candidates = exact if exact else near
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def _label_column(
@@ -565,31 +565,33 @@ def _label_column(
     by_cells = [
         name for name in names if classes and holds_classes(columns[name].tolist(), classes)
     ]
-    found = [
+    candidates = [
         name
         for name in names
         if name in by_cells and (name in by_name or not (named and words_of(name) & KEY_WORDS))
     ]
-    found = found or by_name or ([] if named or classes else names[-1:])
-    if len(found) > 1 and classes and _mean_the_same([columns[name] for name in found], classes):
-        found = found[:1]
-    if not named and len(found) != 1:
+    candidates = candidates or by_name or ([] if named or classes else names[-1:])
+    if (
+        len(candidates) > 1
+        and classes
+        and _mean_the_same([columns[name] for name in candidates], classes)
+    ):
+        candidates = candidates[:1]
+    if not named and len(candidates) != 1:
         raise ValueError(
-            f"its {len(columns)} columns have no names, and {len(found)} of them could be the "
-            "label: "
-            "add a first line such as index,label,clean_label"
+            f"its {len(columns)} columns have no names, and {len(candidates)} of them could be the "
+            "label: add a first line such as index,label,clean_label"
         )
-    if len(found) > 1:
+    if len(candidates) > 1:
         raise ValueError(
-            f"{len(found)} of its columns could be the label, {join_names(found)}: name one as "
-            "FILE:COLUMN; "
-            "a column of true labels is called clean_label"
+            f"{len(candidates)} of its columns could be the label, {join_names(candidates)}: name "
+            "one as FILE:COLUMN; a column of true labels is called clean_label"
         )
-    if not found:
+    if not candidates:
         raise ValueError(
             f"it has no column 'label'; it has {join_names(list(columns))}: name one as FILE:COLUMN"
         )
-    return found[0]
+    return candidates[0]
 
 
 def _mean_the_same(columns: Sequence[np.ndarray], classes: Sequence[str]) -> bool:

@@ -127,12 +127,12 @@ def find_dataset(
         return found_of(DATASETS[name], *roots) if DATASETS[name].reader else DATASETS[name]
     reader, rest = split_reader(name)
     if reader:
-        place = next(
+        path_of_stream = next(
             (root / rest for root in (Path(), *roots) if _is_there(reader, root / rest)), Path(rest)
         )
         return describe_stream(
             reader,
-            place,
+            path_of_stream,
             (roots or (Path(),))[-1] / "listings",
             test,
             labels=labels,
@@ -220,12 +220,12 @@ def _read_arrays(
 ) -> Images:
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        found = _read_arrays(parent, data_dir, offline=offline, tell=tell)
+        images = _read_arrays(parent, data_dir, offline=offline, tell=tell)
         return replace(
-            found,
+            images,
             dataset=dataset,
-            train_labels=number[found.train_labels],
-            test_labels=number[found.test_labels],
+            train_labels=number[images.train_labels],
+            test_labels=number[images.test_labels],
         )
     if archive := _archive(dataset, data_dir):
         return _check_set(dataset, read_arrays(archive, _NAMES), str(archive))
@@ -434,9 +434,9 @@ def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: ProgressCall
     arrays = read_raw(dataset.name, place)
     images = _check_set(dataset, arrays, str(place))
     # here, so that half of one is swept away by who has the turn after a kill
-    kept = folder / f"{dataset.name}.npz"
-    atomic_write(kept, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-    kept.replace(data_dir / kept.name)
+    npz_file = folder / f"{dataset.name}.npz"
+    atomic_write(npz_file, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    npz_file.replace(data_dir / npz_file.name)
     for path in fetched:
         path.unlink()
     return images

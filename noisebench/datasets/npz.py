@@ -48,20 +48,20 @@ def unused_arrays(path: Path, names: tuple[str, ...]) -> list[str]:
 
 def _called(file: IO[bytes], names: tuple[str, ...], path: Path) -> dict[str, str]:
     """What a file calls these arrays. Raises DataError where it lacks one."""
-    there = npz_names(file)
+    names_there = npz_names(file)
     layouts = {name: name for name in names}, {name: KERAS.get(name, name) for name in names}
     # MedMNIST's where neither is nearer
-    called = max(layouts, key=lambda layout: len(set(layout.values()) & set(there)))
-    if set(called.values()) <= set(there):
+    called = max(layouts, key=lambda layout: len(set(layout.values()) & set(names_there)))
+    if set(called.values()) <= set(names_there):
         return called
-    lacking = ", ".join(own for own in called.values() if own not in there)
+    missing = ", ".join(own for own in called.values() if own not in names_there)
     layout = (
         f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
         if set(names) <= set(KERAS)
         else ""
     )
     raise DataError(
-        f"{path} lacks {lacking}; it has {', '.join(there[:_SHOWN]) or 'no array'}{layout}"
+        f"{path} lacks {missing}; it has {', '.join(names_there[:_SHOWN]) or 'no array'}{layout}"
     )
 
 
@@ -82,12 +82,12 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    whole = (
+    is_whole = (
         values.ndim == 1
         and values.size > 0
         and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
     )
-    if not whole or values.min() < 0:
+    if not is_whole or values.min() < 0:
         raise DataError(
             f"{where}: labels must be one class number >= 0 an example, got shape "
             f"{values.shape} of {values.dtype}"
@@ -133,11 +133,11 @@ def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         return npz_header(file, _called(file, (name,), path)[name])
 
 
-def image_shape(found: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tuple[int, int, int]:
+def image_shape(header: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tuple[int, int, int]:
     """(height, width, channels) of images uint8 (N, height, width), or with 1 or 3 channels. Raises
     DataError.
     """
-    shape, dtype = found
+    shape, dtype = header
     full = (*shape, 1) if len(shape) == 3 else shape
     if len(full) != 4 or dtype != np.uint8 or full[3] not in (1, 3):
         raise DataError(

@@ -171,9 +171,9 @@ def read_pictures(
     images = np.empty((len(files), fitting.height, fitting.width, 3), np.uint8)
     changed = []
     for i, file in enumerate(files):
-        each = _open(path / file, lambda picture: read_changed(picture, fitting))
-        images[i] = np.asarray(each.image)
-        changed.append(replace(each, image=None))
+        decoded = _open(path / file, lambda picture: read_changed(picture, fitting))
+        images[i] = np.asarray(decoded.image)
+        changed.append(replace(decoded, image=None))
     return images, changed
 
 

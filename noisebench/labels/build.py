@@ -117,14 +117,14 @@ class DatasetInputs:
         return text if path.exists() or not (self.root / path).exists() else str(self.root / text)
 
     def place(self, path: Path) -> str:
-        """A path as a manifest says it: from the workspace where it lies within, so that both can
+        """A path for a manifest: relative to the workspace where it lies within, so that both can
         move.
         """
         absolute, root = path.resolve(), self.root.resolve()
         return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
     def label_file(self, text: str) -> str:
-        """FILE or FILE:COLUMN as a manifest says it."""
+        """FILE or FILE:COLUMN for a manifest."""
         path, column = split_column(text)
         return self.place(path) + (f":{column}" if column else "")
 
@@ -196,32 +196,33 @@ class DatasetInputs:
 
     def _annotations(self, path: str, sha256: str | None) -> Annotations:
         """From a label file, or a manifest."""
-        own, ids = self.data.labels, self.data.ids
+        labels, ids = self.data.labels, self.data.ids
         file = split_column(path)[0]
         packed = file.name.lower().endswith((".csv.gz", ".parquet"))
         if not packed and not read_checked(file, sha256).startswith(b"# noisebench_manifest"):
             return read_annotations(
-                path, Shape(len(own), self.data.dataset.classes, ids, self.data.test_ids), sha256
+                path, Shape(len(labels), self.data.dataset.classes, ids, self.data.test_ids), sha256
             )
         read_checked(file, sha256)
         manifest = read_manifest(path)
-        manifest.verify(own, ids, classes=self.data.dataset.num_classes)
+        manifest.verify(labels, ids, classes=self.data.dataset.num_classes)
         return _of_manifest(manifest, path)
 
-    def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
+    def review(self, path: str, sha256: str | None, given: np.ndarray) -> Review:
         shape = Shape(len(self.data.labels), self.data.dataset.classes, self.data.ids)
-        return Review(*read_review(Path(path), shape, recorded, sha256))
+        return Review(*read_review(Path(path), shape, given, sha256))
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
-        found = self.find(dataset)
-        if _root(found) == _root(self.data.dataset):
+        source, data = self.find(dataset), self.data.dataset
+        images_of = [each.merged[0] if each.merged else each.name for each in (source, data)]
+        if images_of[0] == images_of[1]:
             raise LanguageError(
                 f"openset: the source {dataset!r} is the data set itself: name another"
             )
-        return {
-            "source": found.name,
-            **({"source_path": self.whereabouts(found)} if found.path else {}),
-        }, found.n_train
+        facts = {"source": source.name}
+        if source.path:
+            facts["source_path"] = self.whereabouts(source)
+        return facts, source.n_train
 
 
 def _of_manifest(manifest: Manifest, path: str) -> Annotations:
@@ -264,11 +265,6 @@ def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str
         f"images: {dataset.sizes}; {used}",
         *([f"warning: training images: {small}"] if small else []),
     ]
-
-
-def _root(dataset: Dataset) -> str:
-    """The name of the set whose images these are."""
-    return dataset.merged[0] if dataset.merged else dataset.name
 
 
 def rows_fingerprint(images: Callable[[np.ndarray], np.ndarray], n: int) -> str:

@@ -239,7 +239,7 @@ class Manifest:
 
     @property
     def transition(self) -> np.ndarray | None:
-        """T (K, K) of the noise model; None where it has none or T is not known here."""
+        """T (K, K) of the noise model; None where there is none, or it is unknown here."""
         if self.meta.get("transition") is not None:
             return np.asarray(self.meta["transition"], np.float64)
         # a file may lie anywhere by now

@@ -1,5 +1,5 @@
-"""A stated number of the training images: which they are, noise that sees these alone, and what is
-made of it among all rows.
+"""A subset of the training images: which they are, noise on these alone, and its manifest with a
+row for every image.
 """
 
 from __future__ import annotations
@@ -67,78 +67,78 @@ def share_of_each(
 
 @dataclass(frozen=True)
 class SubsetInputs:
-    """What noise on a subset may ask for: of what lies outside, the part of the examples at
-    `places` (n,) among all labels (N,).
+    """The inputs of a noise on a subset: of the inputs for all examples the part at `indices` (n,)
+    among all labels (N,).
     """
 
-    outside: NoiseInputs
+    full: NoiseInputs
     labels: np.ndarray
-    places: np.ndarray
+    indices: np.ndarray
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
-        rows = self.outside.images()
-        return lambda which: rows(self.places[which])
+        rows = self.full.images()
+        return lambda which: rows(self.indices[which])
 
     def images_sha256(self) -> str:
         """Of all images: a training on some of them has them all."""
-        return self.outside.images_sha256()
+        return self.full.images_sha256()
 
     def teacher(self, path: str, sha256: str | None) -> Teacher:
-        found = self.outside.teacher(path, sha256)
-        return Teaching(found.classes[self.places], found.p[self.places])
+        teacher = self.full.teacher(path, sha256)
+        return Teaching(teacher.classes[self.indices], teacher.p[self.indices])
 
     def human(self, column: str) -> np.ndarray:
-        return self.outside.human(column)[self.places]
+        return self.full.human(column)[self.indices]
 
     def imported(self, path: str, sha256: str | None) -> NoisyLabels:
-        found = self.outside.imported(path, sha256)
-        left_out = None if found.left_out is None else found.left_out[self.places]
-        clean = None if found.clean is None else found.clean[self.places]
+        noisy = self.full.imported(path, sha256)
+        left_out = None if noisy.left_out is None else noisy.left_out[self.indices]
         return replace(
-            found,
-            labels=found.labels[self.places],
-            clean=clean,
+            noisy,
+            labels=noisy.labels[self.indices],
+            clean=None if noisy.clean is None else noisy.clean[self.indices],
             dropped=left_out,
             left_out=left_out,
         )
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
-        return self.outside.other(dataset)
+        return self.full.other(dataset)
 
-    def review(self, path: str, sha256: str | None, recorded: np.ndarray) -> Review:
-        found = self.outside.review(path, sha256, scatter(recorded, self.places, self.labels))
-        if (beyond := ~np.isin(found.examples, self.places)).any():
+    def review(self, path: str, sha256: str | None, given: np.ndarray) -> Review:
+        review = self.full.review(path, sha256, scatter(given, self.indices, self.labels))
+        if (beyond := ~np.isin(review.examples, self.indices)).any():
             raise DataError(
-                f"{path}: example {found.examples[beyond][0]} is not in the subset: delete its line"
+                f"{path}: example {review.examples[beyond][0]} is not in the subset: delete its "
+                "line"
             )
-        return replace(found, examples=np.searchsorted(self.places, found.examples))
+        return replace(review, examples=np.searchsorted(self.indices, review.examples))
 
 
-def scatter(values: np.ndarray, places: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """All values (N,): those of the examples at `places` (n,), and the others' own."""
-    whole = others.copy()
-    whole[places] = values
-    return whole
+def scatter(values: np.ndarray, indices: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Values (N,): those at `indices` from `values` (n,), the rest from `others` (N,)."""
+    full = others.copy()
+    full[indices] = values
+    return full
 
 
 def expand_to_full(
-    part: Manifest, data: Labels, places: np.ndarray, beyond: NoisyLabels
+    part: Manifest, data: Labels, indices: np.ndarray, beyond: NoisyLabels
 ) -> Manifest:
     """The manifest of a subset with a row for every example, so that an index means the same image;
     the others are dropped, with the labels `beyond` (N,).
     """
     n = len(data.labels)
 
-    def whole(values: np.ndarray | None, other: int) -> np.ndarray | None:
-        return None if values is None else scatter(values, places, np.full(n, other, values.dtype))
+    def expand(values: np.ndarray | None, other: int) -> np.ndarray | None:
+        return None if values is None else scatter(values, indices, np.full(n, other, values.dtype))
 
     return Manifest(
-        {**part.meta, "n": n, "labels_sha256": data.fingerprint, "subset": len(places)},
-        scatter(part.labels, places, beyond.labels),
-        scatter(part.clean_labels, places, data.labels if beyond.clean is None else beyond.clean),
+        {**part.meta, "n": n, "labels_sha256": data.fingerprint, "subset": len(indices)},
+        scatter(part.labels, indices, beyond.labels),
+        scatter(part.clean_labels, indices, data.labels if beyond.clean is None else beyond.clean),
         data.ids,
-        whole(part.val, False),
-        whole(part.source, -1),
-        whole(part.trusted, False),
-        whole(~part.included, True),
+        expand(part.val, False),
+        expand(part.source, -1),
+        expand(part.trusted, False),
+        expand(~part.included, True),
     )

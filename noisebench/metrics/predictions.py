@@ -197,11 +197,11 @@ def read_teacher(
     raw = read_checked(path, sha256)
     try:
         if raw.startswith(b"PK"):
-            found = read_npz(
+            arrays = read_npz(
                 raw, ("classes", "p", "labels_sha256"), largest=1024 + 8 * max(n, 8) * num_classes
             )
-            classes, p = found["classes"].astype(np.int64), found["p"].astype(np.float64)
-            if found["labels_sha256"].tobytes().rstrip(b"\0").decode() != labels_sha256:
+            classes, p = arrays["classes"].astype(np.int64), arrays["p"].astype(np.float64)
+            if arrays["labels_sha256"].tobytes().rstrip(b"\0").decode() != labels_sha256:
                 raise ValueError("it is of a network that was trained on other data")
         else:
             classes, p = _ranked(read_npy(raw), num_classes)

@@ -64,11 +64,11 @@ def pdn(
     epsilon-softmax and JAL is another one: `dependent`.
     """
     images, n = examples.sources.images(), len(examples.labels)
-    own_rate = (
+    rates = (
         truncated_normal(rate, std, uniforms((examples.seed, RATES), n)) if rate else np.zeros(n)
     )
     statistics = (np.zeros(1), np.ones(1)) if pixels == "bytes" else _channel_statistics(images, n)
-    return _by_image(examples, rate, _part_dependent(examples, own_rate, images, statistics))
+    return _by_image(examples, rate, _part_dependent(examples, rates, images, statistics))
 
 
 @register_noise(overall="rate", paper="Wei et al. 2023, LogitClip, code")
@@ -269,10 +269,10 @@ def _margin_rows(
     teacher: Teacher, kind: str, factor: float, num_classes: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
     for part in chunks(len(teacher.p), max(1, (1 << 22) // num_classes)):
-        kept, each = _kept(teacher, kind, factor, part), np.arange(part.stop - part.start)
-        rows = np.zeros((len(each), num_classes))
-        rows[each, teacher.classes[part, 0]] = kept
-        rows[each, teacher.classes[part, 1]] = 1 - kept
+        kept, rows_of_part = _kept(teacher, kind, factor, part), np.arange(part.stop - part.start)
+        rows = np.zeros((len(rows_of_part), num_classes))
+        rows[rows_of_part, teacher.classes[part, 0]] = kept
+        rows[rows_of_part, teacher.classes[part, 1]] = 1 - kept
         yield part, rows
 
 
@@ -292,8 +292,8 @@ def _solve(teacher: Teacher, labels: np.ndarray, kind: str, rate: float) -> floa
     above = np.concatenate([[0.0], np.cumsum(gain[::-1])])[::-1]
     # at each of the factors, and at infinity
     right = np.append(above[:-1] + below[:-1] / factors, 0.0)
-    wanted = len(labels) * (1 - rate) - second.sum()
-    crossed = ((right[:-1] - wanted) * (right[1:] - wanted) <= 0).nonzero()[0]
+    target = len(labels) * (1 - rate) - second.sum()
+    crossed = ((right[:-1] - target) * (right[1:] - target) <= 0).nonzero()[0]
     if not len(crossed):
         shares = 1 - (second.sum() + right) / len(labels)
         raise LanguageError(
@@ -301,6 +301,6 @@ def _solve(teacher: Teacher, labels: np.ndarray, kind: str, rate: float) -> floa
             f"{shares.min():.4f} and {shares.max():.4f}, got {rate}"
         )
     at = crossed[-1] + 1
-    if wanted == above[at] or not below[at]:
+    if target == above[at] or not below[at]:
         return float(factors[at]) if at < len(factors) else _ENDLESS
-    return float(below[at] / (wanted - above[at]))
+    return float(below[at] / (target - above[at]))

@@ -25,20 +25,20 @@ _LABELS = ("label", "labels", "cls", "fine_label", "target")
 def list_table(name: str, *, offline: bool = False) -> Listed:
     """The splits `train` and `test` (or validation) of a table. Raises DataError."""
     splits = _splits(name, offline=offline)
-    found = [next((part for part in parts if part in splits), None) for parts in _PARTS]
-    if found[0] is None or found[1] is None:
+    chosen = [next((part for part in parts if part in splits), None) for parts in _PARTS]
+    if chosen[0] is None or chosen[1] is None:
         raise DataError(
             f"hfds:{name} has the splits {', '.join(splits)}: expected train, and "
             "test or validation"
         )
-    sides = [_listing(name, split) for split in found if split]
+    sides = [_listing(name, split) for split in chosen if split]
     (train, train_values, classes, unused), (test, test_values, _, _) = sides
     train_labels, test_labels, classes = _numbered(name, train_values, test_values, classes)
     image, label = train.columns
     read_as = f"hfds:{name}: images from {image!r}, labels from {label!r}" + (
         (f"; not used: {', '.join(unused)}") if unused else ""
     )
-    rest = [split for split in splits if split not in found]
+    rest = [split for split in splits if split not in chosen]
     decisions = (
         (
             "passed over: "
@@ -167,13 +167,13 @@ def _lengths(images: Any, compute: Any) -> np.ndarray:
 
 
 def _column(name: str, table: Any, names: tuple[str, ...]) -> str:
-    found = next((column for column in names if column in table.column_names), None)
-    if found is None:
+    column_found = next((column for column in names if column in table.column_names), None)
+    if column_found is None:
         raise DataError(
             f"hfds:{name} has the columns {', '.join(table.column_names)}: expected "
             f"one of {', '.join(names)}"
         )
-    return found
+    return column_found
 
 
 def unreachable(endpoint: str) -> str:

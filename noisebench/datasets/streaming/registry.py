@@ -56,10 +56,10 @@ def describe_stream(
     else:
         listed = list_table(str(where), offline=offline)
     _check(listed, f"{reader}:{where}")
-    place = where.resolve()
-    stem = re.sub(
-        r"[^\w.-]+", "_", place.parent.name if re.search(r"[{*]", place.name) else place.stem
-    )
+    location = where.resolve()
+    is_pattern = re.search(r"[{*]", location.name)
+    stem = location.parent.name if is_pattern else location.stem
+    stem = re.sub(r"[^\w.-]+", "_", stem)
     # the same labels in memory are another set: of other pixels
     name = f"{stem}-{reader}-{fingerprint(listed.train_labels)[:6]}"
     sizes = len(listed.train), len(listed.test)
@@ -172,8 +172,8 @@ def _part(word: str) -> str:
     """The part that a name is of, as one writes it: `Training` is train, `set-val` val; "" for
     another name.
     """
-    found = _WORD.search(word)
-    part = found[1].lower() if found else ""
+    match = _WORD.search(word)
+    part = match[1].lower() if match else ""
     return TRAIN_PARTS[0] if part in TRAIN_PARTS else part
 
 
@@ -214,12 +214,12 @@ def _expanded(pattern: Path) -> tuple[Path, list[str]]:
         raise DataError("wds: needs webdataset: pip install 'noisebench[stream]'") from None
     plain = next(parent for parent in pattern.parents if not re.search(r"[{}*?\[]", str(parent)))
     names = [str(Path(name).relative_to(plain)) for name in braceexpand(str(pattern))]
-    found = [
+    matches = [
         sorted(path.relative_to(plain).as_posix() for path in plain.glob(name)) for name in names
     ]
-    if missing := [name for name, files in zip(names, found, strict=True) if not files]:
+    if missing := [name for name, files in zip(names, matches, strict=True) if not files]:
         raise DataError(f"wds:{pattern}: there is no {plain / missing[0]}")
-    return plain, [name for files in found for name in files]
+    return plain, [name for files in matches for name in files]
 
 
 def _part_of_shards(

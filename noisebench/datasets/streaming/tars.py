@@ -63,9 +63,9 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
     What was found is kept in the folder `cache` for as long as the tars are of the same size and
     time. Raises DataError.
     """
-    kept = cache / f"{_stamp(root, tars, keyed=keyed)}.npz"
-    if (found := _kept(kept)) is not None:
-        return found
+    cache_file = cache / f"{_stamp(root, tars, keyed=keyed)}.npz"
+    if (cached := _kept(cache_file)) is not None:
+        return cached
     look, passed = _keyed if keyed else _named, Skipped()
     members = [
         (number, member)
@@ -94,7 +94,7 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
         )
     )
     with suppress(DataError):  # where one cannot write it is looked for again
-        atomic_write(kept, lambda file: file.write(packed_npz(arrays)))
+        atomic_write(cache_file, lambda file: file.write(packed_npz(arrays)))
     return index
 
 
