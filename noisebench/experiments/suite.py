@@ -172,18 +172,18 @@ def suite_files(root: Path) -> list[Path]:
 
 def find_suite(name: str, root: Path) -> tuple[str, Suite]:
     """A suite by name, `FILE` with one suite, or `FILE:NAME`. Raises ConfigError or UnknownName."""
-    file, _, wanted = (
+    file, _, suite_name = (
         name.rpartition(":") if ":" in name and not Path(name).exists() else (name, "", "")
     )
     if file.endswith((".yaml", ".yml")):
         suites = read_suites(Path(file))
         if not suites:
             raise ConfigError(f"{file} holds no suite")
-        if not wanted and len(suites) > 1:
+        if not suite_name and len(suites) > 1:
             raise ConfigError(
                 f"{file} holds {len(suites)} suites: write {file}:{next(iter(suites))}"
             )
-        return _pick(suites, wanted or next(iter(suites)))
+        return _pick(suites, suite_name or next(iter(suites)))
     known: dict[str, Suite] = {}
     for path in reversed(suite_files(root)):
         known.update(read_suites(path))
@@ -257,7 +257,7 @@ def _validate(
 
 
 def _wrong_types(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
-    """Choices of an axis that are numbers where texts are wanted, or texts for numbers."""
+    """Choices of an axis that are numbers where texts are required, or texts for numbers."""
     for axis, choices in suite.matrix.items():
         for number, choice in enumerate(choices):
             if isinstance(choice, int) != (axis in _NUMBERS) and axis in AXES:
