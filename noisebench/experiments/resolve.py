@@ -7,6 +7,7 @@ Precedence: the request (command line or suite) > method preset > recipe > defau
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -261,12 +262,10 @@ def checked_seed(seed: int) -> int:
 def _preset(method: Method, dataset: Dataset, noise: str) -> Preset:
     """What the method's sources used on these data and this noise."""
     call = parse(noise)
-    rate = dict(call.kwargs).get("rate") if isinstance(call, Call) else None
-    return method.preset(
-        dataset.name,
-        call.name if isinstance(call, Call) else "",
-        rate if isinstance(rate, int | float) else None,
-    )
+    if not isinstance(call, Call):
+        return method.preset(dataset.name)
+    rate = dict(call.kwargs).get("rate")
+    return method.preset(dataset.name, call.name, rate if isinstance(rate, int | float) else None)
 
 
 def loss_and_strategy_of(request: RunRequest, dataset: Dataset, noise: str) -> tuple[str, str]:
@@ -285,10 +284,8 @@ def loss_and_strategy_of(request: RunRequest, dataset: Dataset, noise: str) -> t
 def _row(
     loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest
 ) -> tuple[str, bool]:
-    """What the run is called in a table: the literature's name for it, else its texts. The same for
-    the same key.
-
-    And whether that is a preset which was chosen by the true noise.
+    """The name of the run's row in a table: the literature's, else its texts; the same for the same
+    key. And whether that is a preset which was chosen by the true noise.
     """
     texts = (
         mask_true_values(LOSSES, loss, manifest),
@@ -302,19 +299,13 @@ def _row(
 
 
 def _short(text: str) -> str:
-    """A strategy's canonical text without the parameters that go without saying."""
-    whole = short = normal_strategy(text)
-    for pair in reversed(whole.kwargs):
+    """A strategy's canonical text without the parameters that are implied."""
+    full = short = normal_strategy(text)
+    for pair in reversed(full.kwargs):
         fewer = replace(short, kwargs=tuple(other for other in short.kwargs if other != pair))
-        short = fewer if _means(fewer, whole) else short
+        with suppress(LanguageError):  # a parameter that is left needs the one that is not
+            short = fewer if normal_strategy(fewer) == full else short
     return str(short)
-
-
-def _means(strategy: Call, whole: Call) -> bool:
-    try:
-        return normal_strategy(strategy) == whole
-    except LanguageError:  # of what is left something goes with the one that is not
-        return False
 
 
 def _row_of(
@@ -325,10 +316,8 @@ def _row_of(
     """
     for method in METHODS.values():
         preset = _preset(method, dataset, manifest.meta["noise"])
-        if (loss, strategy) == (
-            LOSSES.canonical(preset.loss),
-            str(normal_strategy(preset.strategy)),
-        ):
+        texts = LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))
+        if texts == (loss, strategy):
             return method.name, preset.tuned
     return None
 
