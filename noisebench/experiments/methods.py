@@ -15,7 +15,7 @@ class Preset:
     is another one too.
 
     noise: `symmetric`, `asymmetric` or ``, any; rate: its parameter, or None for any. Where a
-    source chose by these, it was told them.
+    source chose by these, it used the true noise.
     """
 
     dataset: str

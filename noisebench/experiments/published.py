@@ -110,17 +110,16 @@ class PublishedMatch:
 
     def as_dict(self, mean: float | None) -> dict[str, Any]:
         """For a document; `mean` is ours."""
-        found = self.cell
-        difference = None if mean is None else mean - found.mean
+        cell = self.cell
         return {
-            "paper": found.paper,
-            "name": found.name,
-            "mean": found.mean,
-            "std": found.std,
-            "n": found.runs,
-            "difference": difference,
+            "paper": cell.paper,
+            "name": cell.name,
+            "mean": cell.mean,
+            "std": cell.std,
+            "n": cell.runs,
+            "difference": None if mean is None else mean - cell.mean,
             "mismatches": list(self.mismatches),
-            "source": found.source,
+            "source": cell.source,
         }
 
 
@@ -165,8 +164,8 @@ def find_published(paper: str, ours: OurProtocol) -> PublishedMatch | None:
         if (row.dataset, row.method, row.kind) == (ours.dataset, ours.method, kind)
         and (row.noise == ours.noise if kind == "human" else abs(row.rate - rate) < 1e-9)
     ]
-    found = [PublishedMatch(row, tuple(_mismatches(row, ours))) for row in fitting]
-    return min(found, key=lambda beside: len(beside.mismatches), default=None)
+    matches = [PublishedMatch(row, tuple(_mismatches(row, ours))) for row in fitting]
+    return min(matches, key=lambda match: len(match.mismatches), default=None)
 
 
 def _kind(noise: str) -> tuple[str, float]:

@@ -1,12 +1,13 @@
-"""A wish for a run -> everything that decides its result, its key and its folder's name. Loads no
-torch.
+"""A request for a run -> everything that decides its result, its key and its folder's name. Loads
+no torch.
 
-Precedence: the wish (command line or suite) > method preset > recipe > default.
+Precedence: the request (command line or suite) > method preset > recipe > default.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -50,9 +51,7 @@ _LONGEST_NAME = 150  # characters of a folder's readable part
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What somebody asked for; None where a default is to decide. `changes` are settings of the
-    recipe.
-    """
+    """The settings of a run; None where a default decides. changes: values of the recipe."""
 
     method: str | None = None
     loss: str | None = None
@@ -193,23 +192,23 @@ class RunConfig:
 
 
 def resolve_run(
-    wish: RunRequest,
+    request: RunRequest,
     dataset: Dataset,
     manifest: Manifest,
     data_sha256: str,
     source_sha256: str = "",
 ) -> RunConfig:
-    """Decide everything that the wish leaves open. Raises NoisebenchError for what cannot be."""
-    loss_text, strategy_text = loss_and_strategy_of(wish, dataset, manifest.meta["noise"])
+    """Decide everything that the request leaves open. Raises NoisebenchError for what cannot be."""
+    loss_text, strategy_text = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
     loss = resolve_auto(LOSSES, loss_text, manifest)
     strategy = resolve_auto(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
-    any_ = Estimates(0.5, np.eye(dataset.num_classes))  # stands for what is found out later
-    filled = with_estimates(LOSSES, loss, any_)
-    # whatever is wrong with it is said now
-    build_loss(filled, transitions(manifest, loss, any_), num_classes=dataset.num_classes)
-    recipe_name = wish.recipe or dataset.recipe
+    placeholder = Estimates(0.5, np.eye(dataset.num_classes))  # until the noise is estimated
+    filled = with_estimates(LOSSES, loss, placeholder)
+    # an error of its parameters is raised now
+    build_loss(filled, transitions(manifest, loss, placeholder), num_classes=dataset.num_classes)
+    recipe_name = request.recipe or dataset.recipe
     recipe = make_recipe(
-        recipe_name, dataset.name, augment=dataset.augmentation, changes=wish.changes
+        recipe_name, dataset.name, augment=dataset.augmentation, changes=request.changes
     )
     recipe = settled(recipe, dataset)
     _check_tables(
@@ -227,13 +226,13 @@ def resolve_run(
         row,
         loss,
         strategy,
-        canonical_backbone(wish.model or dataset.model),
+        canonical_backbone(request.model or dataset.model),
         recipe_name,
-        at_budget(recipe, wish.budget, loss, strategy),
-        checked_seed(wish.seed),
-        resolve_precision(wish.precision, wish.device),
+        at_budget(recipe, request.budget, loss, strategy),
+        checked_seed(request.seed),
+        resolve_precision(request.precision, request.device),
         tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
-        wish.init,
+        request.init,
     )
 
 
@@ -242,17 +241,10 @@ def _check_tables(strategy: Expression, n: int, num_classes: int, estimated: set
     these are too many.
     """
     call = normal_strategy(str(strategy))
-    keeps = (
-        STRATEGIES[call.name].facts.get("per_class_memory")
-        or estimated
-        or estimated_facts(STRATEGIES, strategy)
-    )
-    if keeps and n * num_classes > _LARGEST_TABLE:
-        who = (
-            call.name
-            if STRATEGIES[call.name].facts.get("per_class_memory")
-            else "to estimate the noise"
-        )
+    has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
+    estimates = estimated or estimated_facts(STRATEGIES, strategy)
+    if (has_memory or estimates) and n * num_classes > _LARGEST_TABLE:
+        who = call.name if has_memory else "to estimate the noise"
         raise ConfigError(
             f"{who} takes a number for each class of each example, {n:,} x {num_classes:,} of "
             f"them, {n * num_classes * 4 / 1e9:.1f} GB: "
@@ -270,23 +262,21 @@ def checked_seed(seed: int) -> int:
 def _preset(method: Method, dataset: Dataset, noise: str) -> Preset:
     """What the method's sources used on these data and this noise."""
     call = parse(noise)
-    rate = dict(call.kwargs).get("rate") if isinstance(call, Call) else None
-    return method.preset(
-        dataset.name,
-        call.name if isinstance(call, Call) else "",
-        rate if isinstance(rate, int | float) else None,
-    )
+    if not isinstance(call, Call):
+        return method.preset(dataset.name)
+    rate = dict(call.kwargs).get("rate")
+    return method.preset(dataset.name, call.name, rate if isinstance(rate, int | float) else None)
 
 
-def loss_and_strategy_of(wish: RunRequest, dataset: Dataset, noise: str) -> tuple[str, str]:
-    """The loss and the strategy that are wished for, on noise of this canonical text."""
-    if wish.method is None:
-        return wish.loss or "ce", wish.strategy or "standard"
-    if wish.loss or wish.strategy:
+def loss_and_strategy_of(request: RunRequest, dataset: Dataset, noise: str) -> tuple[str, str]:
+    """The loss and the strategy that are requested, on noise of this canonical text."""
+    if request.method is None:
+        return request.loss or "ce", request.strategy or "standard"
+    if request.loss or request.strategy:
         raise ConfigError(
             "a method is a loss and a strategy already: give --method, or --loss and --strategy"
         )
-    method = find_method(wish.method)
+    method = find_method(request.method)
     preset = _preset(method, dataset, noise)
     return preset.loss, preset.strategy
 
@@ -294,10 +284,8 @@ def loss_and_strategy_of(wish: RunRequest, dataset: Dataset, noise: str) -> tupl
 def _row(
     loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest
 ) -> tuple[str, bool]:
-    """What the run is called in a table: the literature's name for it, else its texts. The same for
-    the same key.
-
-    And whether that is a preset which was chosen by the true noise.
+    """The name of the run's row in a table: the literature's, else its texts; the same for the same
+    key. And whether that is a preset which was chosen by the true noise.
     """
     texts = (
         mask_true_values(LOSSES, loss, manifest),
@@ -311,19 +299,13 @@ def _row(
 
 
 def _short(text: str) -> str:
-    """A strategy's canonical text without the parameters that go without saying."""
-    whole = short = normal_strategy(text)
-    for pair in reversed(whole.kwargs):
+    """A strategy's canonical text without the parameters that are implied."""
+    full = short = normal_strategy(text)
+    for pair in reversed(full.kwargs):
         fewer = replace(short, kwargs=tuple(other for other in short.kwargs if other != pair))
-        short = fewer if _means(fewer, whole) else short
+        with suppress(LanguageError):  # a parameter that is left needs the one that is not
+            short = fewer if normal_strategy(fewer) == full else short
     return str(short)
-
-
-def _means(strategy: Call, whole: Call) -> bool:
-    try:
-        return normal_strategy(strategy) == whole
-    except LanguageError:  # of what is left something goes with the one that is not
-        return False
 
 
 def _row_of(
@@ -334,10 +316,8 @@ def _row_of(
     """
     for method in METHODS.values():
         preset = _preset(method, dataset, manifest.meta["noise"])
-        if (loss, strategy) == (
-            LOSSES.canonical(preset.loss),
-            str(normal_strategy(preset.strategy)),
-        ):
+        texts = LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))
+        if texts == (loss, strategy):
             return method.name, preset.tuned
     return None
 
@@ -345,8 +325,8 @@ def _row_of(
 def with_loss_parameters(
     request: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
 ) -> RunRequest:
-    """The wish with parameters of its loss set by name. A method becomes its loss and strategy: it
-    is no longer that row.
+    """The request with parameters of its loss set by name. A method becomes its loss and strategy,
+    and is no longer that row.
     """
     if not values:
         return request

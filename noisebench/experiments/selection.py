@@ -1,6 +1,4 @@
-"""`axis=value`: which runs somebody means, whether they lie there finished or are still to be
-done.
-"""
+"""Selects runs by `axis=value`, finished ones and those of a suite."""
 
 from __future__ import annotations
 
@@ -38,11 +36,11 @@ def select_matching(
     axes: Sequence[str],
     called: Callable[[T, str], Names],
 ) -> list[T]:
-    """Those that meet every condition, in their order. A value is what it means, however it is
-    spelled; `seed=0|1` are two.
+    """The things that meet every condition, in their order. Values are compared by meaning, not by
+    spelling; `seed=0|1` are two.
 
-    called: what a thing's place on an axis is called, first as it is listed. Raises ConfigError for
-    another form, or a value that no thing has.
+    called: the names of a thing's value on an axis, first the one that is listed. Raises
+    ConfigError for another form, or a value that no thing has.
     """
     left = list(things)
     for condition in conditions:
@@ -52,39 +50,33 @@ def select_matching(
                 f"--where is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
             )
         names = [called(thing, axis) for thing in left]
-        met = _meeting(condition, axis, value, set(names))
-        left = [thing for thing, own in zip(left, names, strict=True) if own in met]
+        selected = _selected(condition, axis, value, set(names))
+        left = [thing for thing, own in zip(left, names, strict=True) if own in selected]
     return left
 
 
-def _meeting(condition: str, axis: str, value: str, known: set[Names]) -> set[Names]:
-    """The places that one of the values means. Raises ConfigError where a value means none."""
-    values = (
-        [value]
-        if any(value in own for own in known)
-        else [part.strip() for part in value.split(_OR)]
-    )
+def _selected(condition: str, axis: str, value: str, known: set[Names]) -> set[Names]:
+    """The names that one of the values means. Raises ConfigError where a value means none."""
+    values = [value]
+    if not any(value in names for names in known):
+        values = [part.strip() for part in value.split(_OR)]
     if "" in values and len(values) > 1:
         raise ConfigError(f"--where {condition}: a value beside {_OR} is empty")
-    met: set[Names] = set()
-    for each in values:
-        spelled = {each, normal_value(axis, each)}
-        found = {own for own in known if spelled & set(own)}
+    selected: set[Names] = set()
+    for text in values:
+        found = {names for names in known if {text, normal_value(axis, text)} & set(names)}
         if known and not found:
-            of = f" of {each}" if len(values) > 1 else ""
-            listed = ", ".join(_quoted(name) for name in sorted({own[0] for own in known}))
+            of = f" of {text}" if len(values) > 1 else ""
+            first = sorted({names[0] for names in known})
+            # what holds a comma is told from two names
+            listed = ", ".join(f'"{name}"' if "," in name else name for name in first)
             raise ConfigError(f"--where {condition}: no run is left{of}; {axis} is one of {listed}")
-        met |= found
-    return met
-
-
-def _quoted(name: str) -> str:
-    """What holds a comma is told from two names."""
-    return f'"{name}"' if "," in name else name
+        selected |= found
+    return selected
 
 
 def normal_value(axis: str, value: str) -> str:
-    """The one text of a value of an axis; itself where it has no other, or means nothing."""
+    """The canonical text of a value of an axis; itself where it has no other, or means nothing."""
     try:
         return str(_NORMAL[axis](value)) if axis in _NORMAL else value
     except (NoisebenchError, ValueError):

@@ -107,8 +107,8 @@ class Suite(StrictModel):
             raise ValueError("the matrix is empty: name at least a noise and a method")
         if "method" in axes and axes & {"loss", "strategy"}:
             raise ValueError("axes are method, or loss and strategy, not both")
-        if said := self._too_large(len(self.defaults.seeds)):
-            raise ValueError(said)
+        if problem := self._too_large(len(self.defaults.seeds)):
+            raise ValueError(problem)
         return self
 
     def _too_large(self, seeds: int) -> str:
@@ -123,8 +123,8 @@ class Suite(StrictModel):
 
         Raises ConfigError where an axis or an override decides instead, or for too many seeds.
         """
-        if seeds is not None and (said := self._too_large(seeds)):
-            raise ConfigError(f"--seeds {seeds}: {said}")
+        if seeds is not None and (problem := self._too_large(seeds)):
+            raise ConfigError(f"--seeds {seeds}: {problem}")
         numbers = None if seeds is None else list(range(seeds))
         given = {
             name: value
@@ -172,18 +172,18 @@ def suite_files(root: Path) -> list[Path]:
 
 def find_suite(name: str, root: Path) -> tuple[str, Suite]:
     """A suite by name, `FILE` with one suite, or `FILE:NAME`. Raises ConfigError or UnknownName."""
-    file, _, wanted = (
+    file, _, suite_name = (
         name.rpartition(":") if ":" in name and not Path(name).exists() else (name, "", "")
     )
     if file.endswith((".yaml", ".yml")):
         suites = read_suites(Path(file))
         if not suites:
             raise ConfigError(f"{file} holds no suite")
-        if not wanted and len(suites) > 1:
+        if not suite_name and len(suites) > 1:
             raise ConfigError(
                 f"{file} holds {len(suites)} suites: write {file}:{next(iter(suites))}"
             )
-        return _pick(suites, wanted or next(iter(suites)))
+        return _pick(suites, suite_name or next(iter(suites)))
     known: dict[str, Suite] = {}
     for path in reversed(suite_files(root)):
         known.update(read_suites(path))
@@ -216,9 +216,10 @@ def read_suites(path: Path) -> dict[str, Suite]:
     data = construct(node, (), places, mistakes) if node is not None else None
     suites = _validate(data, places, mistakes)
     if mistakes:
-        said = [f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))]
-        more = [f"{path}: {len(said) - _SHOWN} mistakes more"] if len(said) > _SHOWN else []
-        raise ConfigError(*said[:_SHOWN], *more)
+        lines = [f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))]
+        if len(lines) > _SHOWN:
+            lines[_SHOWN:] = [f"{path}: {len(lines) - _SHOWN} mistakes more"]
+        raise ConfigError(*lines)
     return suites
 
 
@@ -256,7 +257,7 @@ def _validate(
 
 
 def _wrong_types(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
-    """Choices of an axis that are numbers where texts are wanted, or texts for numbers."""
+    """Choices of an axis that are numbers where texts are required, or texts for numbers."""
     for axis, choices in suite.matrix.items():
         for number, choice in enumerate(choices):
             if isinstance(choice, int) != (axis in _NUMBERS) and axis in AXES:
@@ -373,28 +374,21 @@ def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple
     """What is right by itself but not together: a noise on these data, a recipe with these
     settings, two kinds of method.
     """
-    said = set()
+    messages: dict[str, YamlPath] = {}
     noises: set[tuple[str, str]] = set()  # (data set, noise) that were checked
     for cell in cells:
         try:
             _check_cell(cell, suite.defaults.budget, noises)
         except (UnknownName, LanguageError, DataError) as error:
-            # names are checked, with their own place, before
+            # names are checked before, each at its own place
             at: YamlPath = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
-            if "noise" in cell and str(error) not in said and _valid_noise(cell["noise"]):
-                yield at, str(error)
-            said.add(str(error))
+            with suppress(NoisebenchError):
+                normal_noise(cell["noise"])
+                messages.setdefault(str(error), at)
         except ConfigError as error:
-            if str(error) not in said:
-                yield ("defaults",), str(error)
-            said.add(str(error))
-
-
-def _valid_noise(text: str) -> bool:
-    try:
-        return bool(normal_noise(text))
-    except NoisebenchError:
-        return False
+            messages.setdefault(str(error), ("defaults",))
+    for message, at in messages.items():
+        yield at, message
 
 
 def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]]) -> None:
@@ -406,7 +400,7 @@ def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]])
         )
     dataset = DATASETS.get(cell.get("dataset", ""))
     if dataset is None:
-        return  # a foreign set, a wrong name that has been said, or one that `run --dataset` names
+        return  # a set by path, a wrong name that was reported, or one that `run --dataset` names
     if cell.get("val_split") and not cell.get("val_fraction"):
         raise ConfigError("val_split has no effect without val_fraction")
     check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)
@@ -452,18 +446,16 @@ def _matches(run: dict[str, Any], selector: Selector) -> bool:
 
 
 def _is_one_of(run: dict[str, Any], key: str, value: Scalar | list[Scalar]) -> bool:
-    own = run.get(key)
-    if own is None or own == value:
-        return own == value
-    choices = (
-        value
-        if isinstance(value, list)
-        else [part.strip() for part in value.split("|")]
-        if isinstance(value, str)
-        else []
-    )
-    meant = _meaning(key, str(own), run.get("dataset"))
-    return any(_meaning(key, str(choice), run.get("dataset")) == meant for choice in choices)
+    setting = run.get(key)
+    if setting is None or setting == value:
+        return setting == value
+    choices: list[Any] = []
+    if isinstance(value, list):
+        choices = value
+    elif isinstance(value, str):
+        choices = [part.strip() for part in value.split("|")]
+    meaning = _meaning(key, str(setting), run.get("dataset"))
+    return any(_meaning(key, str(choice), run.get("dataset")) == meaning for choice in choices)
 
 
 @cache
@@ -493,29 +485,30 @@ def expand(suite: Suite) -> list[SuiteRun]:
     return runs
 
 
-def request_of(wanted: SuiteRun, device: str = "auto") -> RunRequest:
-    """The suite's settings as a wish."""
-    named = {
-        key: wanted.settings.get(key) for key in ("method", "loss", "strategy", "model", "recipe")
-    }
-    precision = wanted.settings.get("precision") or "auto"
+def request_of(run: SuiteRun, device: str = "auto") -> RunRequest:
+    """The request for a suite's run."""
+    names = ("method", "loss", "strategy", "model", "recipe")
     return RunRequest(
-        **named,
-        changes=wanted.changes,
-        seed=wanted.seed,
-        precision=precision,
+        **{name: run.settings.get(name) for name in names},
+        changes=run.changes,
+        seed=run.seed,
+        precision=run.settings.get("precision") or "auto",
         device=device,
-        budget=wanted.budget,
+        budget=run.budget,
     )
 
 
-def label_request_of(wanted: SuiteRun) -> LabelRequest:
-    """The suite's settings as a wish for labels."""
-    settings = wanted.settings
-    seed, fraction = checked_seed(wanted.noise_seed), float(settings.get("val_fraction") or 0.0)
-    when, trusted = settings.get("val_split") or VAL_SPLITS[0], settings.get("trusted") or 0.0
+def label_request_of(run: SuiteRun) -> LabelRequest:
+    """The request for the labels of a suite's run."""
+    settings = run.settings
     return LabelRequest(
-        settings["noise"], seed, fraction, when, None, trusted, settings.get("subset")
+        settings["noise"],
+        checked_seed(run.noise_seed),
+        float(settings.get("val_fraction") or 0.0),
+        settings.get("val_split") or VAL_SPLITS[0],
+        None,
+        settings.get("trusted") or 0.0,
+        settings.get("subset"),
     )
 
 

@@ -2,7 +2,7 @@
 values mean is suite.py's to check.
 
 YAML -> plain values, remembering line and column of each, so that every mistake of a file can be
-said at its place.
+reported at its place.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""The weights that a run's networks begin from: where they lie, and the hash of their tensors,
-which its key holds.
+"""Initial weights of networks: their file, and the hash of their tensors, which a run's key holds.
 
-A finished run's folder, a `.safetensors`, a state dict as torch saves it, or timm's own. Loads
-torch for the last two alone.
-
- timm's own weights of a network: which they are, and the file of the Hugging Face hub or its cache.
-Loads timm, and with it torch.
+A finished run's folder, a `.safetensors`, a state dict as torch saves it, or timm's own, from the
+Hugging Face hub or its cache. Loads torch for the last two alone.
 """
 
 from __future__ import annotations
@@ -40,7 +36,7 @@ _OWN = re.compile(r"network\d+\.")  # of every name in a run's model.safetensors
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """text: as it was asked for; sha256: of names, types, shapes and bytes of the tensors, wherever
+    """text: as the user gave it; sha256: of names, types, shapes and bytes of the tensors, wherever
     they lie and in which format; tag: timm's name for its own; place: the file, None where it is
     not at hand.
     """
@@ -76,9 +72,7 @@ def label_of(facts: Mapping[str, Any] | None) -> str:
 
 
 def check_init(text: str) -> None:
-    """Raises ConfigError for a text that can name no weights; whether these are there is asked when
-    a run is planned.
-    """
+    """Raises ConfigError for a text that can name no weights. Looks for no file."""
     if not text.strip():
         raise ConfigError(
             f"init names a run's folder, a file of weights, {PRETRAINED}, or {NONE}; got {text!r}"
@@ -90,8 +84,8 @@ def find_file(text: str, root: Path) -> Path:
     from the workspace, or as `find_run` does. Raises DataError or ConfigError.
     """
     check_init(text)
-    asked = Path(text).expanduser()
-    found = [path for path in (asked, root / asked, root / "runs" / asked) if path.exists()]
+    given = Path(text).expanduser()
+    found = [path for path in (given, root / given, root / "runs" / given) if path.exists()]
     try:
         found = found or [find_run(text, root / "runs")]
     except ConfigError as error:
@@ -336,7 +330,7 @@ def _download(tag: str, repository: str, *, offline: bool) -> Path:
             if isinstance(error, EntryNotFoundError) and not isinstance(
                 error, LocalEntryNotFoundError
             ):
-                continue  # the other name; the local one says that nobody could be asked
+                continue  # the other name; the local one means that the hub was not reached
             why = (
                 "and could not be fetched "
                 f"({(str(error).splitlines() or [type(error).__name__])[0]})"

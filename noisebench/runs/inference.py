@@ -1,7 +1,5 @@
-"""The networks of a finished run asked again: about another data set's test images, or about those
-of the run itself.
-
-The networks of a finished run, asked again without the training that made them.
+"""Predictions by the networks of a finished run: for its own images, or for the test images of
+another data set.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, Strategy, build_strategy
 from ..training.images.pixels import Normalisation, StreamTransform
-from ..training.images.source import source_of
+from ..training.images.source import normalisation_of, source_of
 from ..training.inference import log_p_parts
 from .folder import RunFolder
 from .session import find_device
@@ -45,8 +43,6 @@ def load_ensemble(
     its images were normalised. Raises DataError where the weights are not there or not the run's,
     NoisebenchError for a device that is not.
     """
-    from ..training.images.pixels import Normalisation
-    from ..training.images.source import normalisation_of
     from ..training.networks import make_network, on_device
 
     folder.check_written(folder.weights)
@@ -57,21 +53,18 @@ def load_ensemble(
     else:
         images = training_images()
         shape, normalise = images.shape[1:], normalisation_of(images)
-    # what a run found out plays no part in what its networks say
-    any_ = Estimates(0.5, np.eye(data["num_classes"]))
-    strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), any_))
-    place = find_device(device)
-    made = (
-        make_network(
-            record["model"]["name"],
-            data["num_classes"],
-            shape,
-            0,
-            enlarged=enlarges(folder.weights),
-        )
-        for _ in range(strategy.num_networks)
+    # the estimates of a run play no part in the predictions of its networks
+    estimates = Estimates(0.5, np.eye(data["num_classes"]))
+    strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), estimates))
+    name, num_classes, enlarged = (
+        record["model"]["name"],
+        data["num_classes"],
+        enlarges(folder.weights),
     )
-    networks = [on_device(network, place) for network in made]
+    networks = [
+        on_device(make_network(name, num_classes, shape, 0, enlarged=enlarged), find_device(device))
+        for _ in range(strategy.num_networks)
+    ]
     load_weights(folder.weights, networks)
     recipe = record["recipe"]
     return StoredNetworks(
@@ -109,12 +102,9 @@ def evaluate_on(
     if not dataset.reader and images.test_images.shape[3] != channels:
         images = fit_set(images, Fitting(networks.shape[0], networks.shape[1]), channels)
     tests = images.test_images
-    said = [sentence for sentence in images.changed if "training images" not in sentence]
-    said = (
-        [f"evaluated at {networks.fitting}", *tests.changes("test")]
-        if isinstance(tests, LazyImages)
-        else said
-    )
+    changes = [sentence for sentence in images.changed if "training images" not in sentence]
+    if isinstance(tests, LazyImages):
+        changes = [f"evaluated at {networks.fitting}", *tests.changes("test")]
     labels = _labels(own, images)
     log_p = networks.predict(images.test_images)
     if not np.isfinite(log_p).all() or len(log_p) != len(labels):
@@ -132,7 +122,7 @@ def evaluate_on(
         else "number",
         **scores.of_test(predictions, labels, own["num_classes"]),
         "confusion": scores.confusion(predictions.predicted, labels, own["num_classes"]).tolist(),
-        "images": said or ["used as they are"],
+        "images": changes or ["used as they are"],
         "trained_on": None
         if manifest_of_run is None
         else _trained_on(tests, networks, workspace, manifest_of_run),

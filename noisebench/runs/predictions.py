@@ -77,7 +77,7 @@ def _load(
         for name in ("dropped", "trusted") if everything else ():
             mask = arrays.get(name)
             if mask is not None and (mask.dtype != bool or mask.shape != (n,)):
-                raise ValueError("what is dropped or trusted is not said of every example")
+                raise ValueError("what is dropped or trusted is not given for every example")
         if everything and "early_classes" in arrays:
             recorded = labels["recorded"]
             _check_sizes(Predictions.load(arrays, "early", recorded, recorded), n, num_classes)

@@ -8,9 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from ..datasets import Dataset, Fitting, fingerprint
 from ..errors import ConfigError, DataError
@@ -22,17 +20,18 @@ from ..experiments.selection import select_matching
 from ..experiments.suite import AXES, Suite, SuiteRun, expand, label_request_of, request_of
 from ..experiments.weights import label_of
 from ..labels.build import size_sentences
-from ..labels.manifest import Manifest, short_noise
+from ..labels.manifest import short_noise
 from ..losses import LOSSES
 from ..losses.registry import is_penalty
 from ..noise import label_file_of
 from ..strategies import STRATEGIES
+from ..training.distributed.processes import cut
 from .folder import RunFolder, run_folders
 from .workspace import Workspace
 
 RERUN = ("failed", "stale", "all")
-# differing there it is another run, not a stale one
-_ASKED = ("loss", "strategy", "model", "init", "recipe", "seed", "precision")
+# a run that differs in one of these is another run, not a stale one
+_IDENTITY = ("loss", "strategy", "model", "init", "recipe", "seed", "precision")
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ class QueuedRun:
     reason: str
 
 
-def resolve_suite_run(workspace: Workspace, wanted: SuiteRun, device: str = "auto") -> RunConfig:
+def resolve_suite_run(workspace: Workspace, suite_run: SuiteRun, device: str = "auto") -> RunConfig:
     """A suite's run with nothing left open."""
-    settings = wanted.settings
+    settings = suite_run.settings
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
         more = ", or give --dataset NAME, FILE.npz or DIR" if missing[0] == "dataset" else ""
         raise ConfigError(
@@ -56,9 +55,9 @@ def resolve_suite_run(workspace: Workspace, wanted: SuiteRun, device: str = "aut
         )
     test = Path(settings["test"]) if settings.get("test") else None
     dataset = workspace.dataset(settings["dataset"], test, label_file_of(settings["noise"]))
-    manifest, _ = workspace.make(dataset, label_request_of(wanted))
+    manifest, _ = workspace.make(dataset, label_request_of(suite_run))
     init = workspace.initial(settings.get("init"), settings.get("model") or dataset.model)
-    return workspace.plan(replace(request_of(wanted, device), init=init), dataset, manifest)
+    return workspace.plan(replace(request_of(suite_run, device), init=init), dataset, manifest)
 
 
 def plan_suite(workspace: Workspace, suite: Suite, device: str = "auto") -> list[QueuedRun]:
@@ -67,7 +66,11 @@ def plan_suite(workspace: Workspace, suite: Suite, device: str = "auto") -> list
     older: dict[str, list[RunFolder]] = {}
     for folder in folders:
         older.setdefault(folder.path.name.rpartition("__")[0], []).append(folder)
-    items = [_item(workspace, wanted, older, device) for wanted in expand(suite)]
+    items = []
+    for suite_run in expand(suite):
+        run = resolve_suite_run(workspace, suite_run, device)
+        folder = RunFolder(workspace.runs / run.folder_name)
+        items.append(QueuedRun(suite_run, run, folder, *_status(run, folder, older)))
     if not items:
         raise ConfigError("the suite has no runs: everything is excluded")
     counts = Counter(item.run.key for item in items)
@@ -76,61 +79,46 @@ def plan_suite(workspace: Workspace, suite: Suite, device: str = "auto") -> list
     return items
 
 
-def _item(
-    workspace: Workspace, wanted: SuiteRun, older: dict[str, list[RunFolder]], device: str
-) -> QueuedRun:
-    run = resolve_suite_run(workspace, wanted, device)
-    folder = RunFolder(workspace.runs / run.folder_name)
+def _status(
+    run: RunConfig, folder: RunFolder, older: dict[str, list[RunFolder]]
+) -> tuple[str, str]:
+    """The status of a run of a suite, and why."""
     status = folder.status()
     if status == "failed":
-        return QueuedRun(wanted, run, folder, "failed: retry", _failure(folder))
-    if status == "damaged":
-        return QueuedRun(
-            wanted,
-            run,
-            folder,
-            status,
-            "its result.json or error.json is no valid record: it is run again",
-        )
-    if status != "run":
-        return QueuedRun(
-            wanted, run, folder, status, "finished" if status == "done" else "interrupted"
-        )
-    reasons = [reason for other in older.get(run.slug, []) if (reason := _outdated(run, other))]
-    return QueuedRun(
-        wanted, run, folder, "stale" if reasons else "run", reasons[0] if reasons else "new"
-    )
-
-
-def _failure(folder: RunFolder) -> str:
-    """Why a run failed, as far as its error.json can still be read: another process may just have
-    begun the run again.
-    """
-    try:
-        return str(folder.failure()["message"])
-    except DataError as error:
-        return str(error)
+        # its error.json may be gone: another process may just have started the run again
+        try:
+            return "failed: retry", str(folder.failure()["message"])
+        except DataError as error:
+            return "failed: retry", str(error)
+    if status == "run":
+        reasons = [reason for other in older.get(run.slug, []) if (reason := _outdated(run, other))]
+        return ("stale", reasons[0]) if reasons else ("run", "new")
+    reasons_by_status = {
+        "damaged": "its result.json or error.json is no valid record: it is run again",
+        "done": "finished",
+        "resume": "interrupted",
+    }
+    return status, reasons_by_status[status]
 
 
 def _outdated(run: RunConfig, other: RunFolder) -> str:
     """Why an older folder of the same name is not this run's result; empty if it is simply another
     run.
     """
-    config: dict[str, Any] = run.config
     try:
         old = other.configuration()
-        if any(old.get(key) != config.get(key) for key in _ASKED):
-            return ""
-        changed = [key for key in config if old.get(key) != config[key]]
     except DataError:
         return ""
+    if any(old.get(key) != run.config.get(key) for key in _IDENTITY):
+        return ""
+    changed = [key for key in run.config if old.get(key) != run.config[key]]
     return f"{', '.join(changed)} changed since {other.path.name}" if changed else ""
 
 
-def mark_done(items: Iterable[QueuedRun], keys: Container[str], place: str) -> list[QueuedRun]:
-    """The items, those of them done whose key is among these; place: what has their results."""
+def mark_done(items: Iterable[QueuedRun], keys: Container[str], source: str) -> list[QueuedRun]:
+    """The items, those of them done whose key is among these; source: what has their results."""
     return [
-        replace(item, status="done", reason=f"finished, in {place}")
+        replace(item, status="done", reason=f"finished, in {source}")
         if item.run.key in keys
         else item
         for item in items
@@ -181,8 +169,8 @@ def where(items: Iterable[QueuedRun], conditions: Iterable[str]) -> list[QueuedR
 
 
 def _called(item: QueuedRun, axis: str) -> tuple[str, ...]:
-    asked = item.suite_run.settings.get(axis)
-    return _CALLED[axis](item.run) if asked is None else (*_CALLED[axis](item.run), str(asked))
+    names, setting = _CALLED[axis](item.run), item.suite_run.settings.get(axis)
+    return names if setting is None else (*names, str(setting))
 
 
 def select(
@@ -193,26 +181,20 @@ def select(
     """
     items = list(items)
     if shard is not None:
-        items = items[slice(*_shard(shard))]
+        try:
+            number, count = (int(part) for part in shard.split("/"))
+        except ValueError:
+            number, count = 0, 0
+        if not 1 <= number <= count:
+            raise ConfigError(f"--shard is i/n with 1 <= i <= n, such as 1/4; got {shard!r}")
+        items = items[number - 1 :: count]
     if rerun == "all":
         return items
-    if rerun is not None and rerun not in RERUN:
+    if rerun is None:
+        return [item for item in items if item.status != "done"]
+    if rerun not in RERUN:
         raise ConfigError(f"--rerun is one of {', '.join(RERUN)}, got {rerun!r}")
-    return [
-        item
-        for item in items
-        if (item.status.startswith(rerun) if rerun else item.status != "done")
-    ]
-
-
-def _shard(text: str) -> tuple[int, None, int]:
-    try:
-        number, count = (int(part) for part in text.split("/"))
-    except ValueError:
-        number, count = 0, 0
-    if not 1 <= number <= count:
-        raise ConfigError(f"--shard is i/n with 1 <= i <= n, such as 1/4; got {text!r}")
-    return number - 1, None, count
+    return [item for item in items if item.status.startswith(rerun)]
 
 
 def manifest_paths(workspace: Workspace, items: Iterable[QueuedRun]) -> list[Path]:
@@ -226,29 +208,26 @@ def manifest_paths(workspace: Workspace, items: Iterable[QueuedRun]) -> list[Pat
     return list(paths)
 
 
-# runs of one kind in a suite, from which on they are packed: the places of a pack cost, taken or
-# not
+# packed are at least as many runs of one kind in a suite: empty slots of a pack cost time too
 _FEWEST = 4
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Runs that a worker does at once, one network of `width` places; a width of 1 is a run by
-    itself.
-    """
+    """Runs that a worker trains at once, as one network of `width` slots; 1 for a single run."""
 
     items: tuple[QueuedRun, ...]
     width: int
 
 
 def pack_key(run: RunConfig) -> str | None:
-    """What runs that may go together have in common; None for one that trains by itself.
+    """What runs of one pack have in common; None for one that trains by itself.
 
-    They differ in seed, labels, loss and strategy alone, and so not in which images are held out or
-    replaced. By themselves train: networks that fill a processor alone; strategies of several
-    networks or views, of parameters of their own, or that begin anew with new networks; penalties
-    on the parameters; a run that has to estimate its noise first; layers that are frozen, or learn
-    at rates of their own. What they begin from may differ.
+    They differ in seed, labels, loss, strategy and initial weights alone, and so not in which
+    images are held out or replaced. By themselves train: networks that fill a processor alone;
+    strategies of several networks or views, with parameters, or that restart with new networks;
+    penalties on the parameters; a run that has to estimate its noise first; layers that are frozen,
+    or have a learning rate of their own.
     """
     strategy = STRATEGIES[run.strategy.name].build  # type: ignore[union-attr]
     alone = (
@@ -259,46 +238,33 @@ def pack_key(run: RunConfig) -> str | None:
     by_layer = run.recipe.freeze > 0 or run.recipe.layer_decay != 1
     if pack_width(run.model) == 1 or alone or by_layer or run.dataset.reader:
         return None
-    data = [run.dataset.name, run.data_sha256, run.source_sha256, _pictures(run.manifest)]
+    source = run.manifest.source
+    # which images are trained on, and which are replaced: a pack reads them once for all runs
+    images = fingerprint(run.manifest.in_training, *([] if source is None else [source]))
+    data = [run.dataset.name, run.data_sha256, run.source_sha256, images]
     return json.dumps([data, run.model, run.recipe.asdict(), run.precision], sort_keys=True)
 
 
-def _pictures(manifest: Manifest) -> str:
-    """Which pictures are trained on, and in whose place another set's are: a pack reads them once
-    for all of its runs.
-    """
-    return fingerprint(
-        manifest.in_training, *([] if manifest.source is None else [manifest.source])
-    )
-
-
 def make_packs(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[Pack]:
-    """What is to be done, those of one loss and strategy side by side. items: the whole suite,
-    which alone decides who is packed, so that a run that was interrupted goes on as it began.
+    """The runs to do, those of one loss and strategy side by side, in as few packs as possible, of
+    even size. items: the whole suite, which alone decides which runs are packed, so that an
+    interrupted run is resumed as it began.
     """
-    kinds = {id(item): pack_key(item.run) for item in items}
-    counts = Counter(kinds.values())
-    packed: dict[str, list[QueuedRun]] = {}
-    found = []
+    keys = {id(item): pack_key(item.run) for item in items}
+    counts = Counter(keys.values())
+    groups: dict[str, list[QueuedRun]] = {}
+    single = []
     for item in todo:
-        kind = kinds[id(item)]
-        if kind is None or counts[kind] < _FEWEST:
-            found.append(Pack((item,), 1))
+        key = keys[id(item)]
+        if key is None or counts[key] < _FEWEST:
+            single.append(Pack((item,), 1))
         else:
-            packed.setdefault(kind, []).append(item)
-    return [
-        *(
-            load
-            for group in packed.values()
-            for load in _shared_out(group, pack_width(group[0].run.model))
-        ),
-        *found,
-    ]
-
-
-def _shared_out(items: list[QueuedRun], width: int) -> list[Pack]:
-    """As few packs as possible, of even size."""
-    ordered = sorted(items, key=lambda item: (str(item.run.strategy), str(item.run.loss)))
-    count = -(-len(ordered) // width)
-    cuts = [len(ordered) * number // count for number in range(count + 1)]
-    return [Pack(tuple(ordered[start:end]), width) for start, end in pairwise(cuts)]
+            groups.setdefault(key, []).append(item)
+    packs = []
+    for group in groups.values():
+        group.sort(key=lambda item: (str(item.run.strategy), str(item.run.loss)))
+        width = pack_width(group[0].run.model)
+        packs += [
+            Pack(tuple(group[part]), width) for part in cut(len(group), -(-len(group) // width))
+        ]
+    return [*packs, *single]

@@ -1,5 +1,5 @@
-"""How long what is left of a suite will take: by finished runs of the same sort, else by a few
-steps of each sort, made here.
+"""How long the rest of a suite will take: by finished runs of the same kind, else by a few steps of
+each kind, trained here.
 """
 
 from __future__ import annotations
@@ -30,132 +30,128 @@ _WRITING = 0.02  # seconds for the files of a run
 
 def estimate_suite_seconds(
     workspace: Workspace,
-    loads: Sequence[Pack],
+    packs: Sequence[Pack],
     records: Iterable[dict[str, Any]],
     jobs: int,
     device: str,
 ) -> float:
-    """Seconds until all are done, `jobs` at a time. Makes two epochs or three steps of each sort
-    that no record knows.
+    """Seconds until all are done, `jobs` at a time. Trains two epochs or three steps of each kind
+    of which there is no record.
     """
-    known = _per_epoch(records)
-    begun = time.perf_counter()
+    known = _seconds_per_epoch(records)
+    started = time.perf_counter()
     import torch
 
-    start = time.perf_counter() - begun  # workers are forked from a process that imports it once
+    start_up = time.perf_counter() - started  # workers are forked from a process that imports once
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // jobs))
     try:
-        _learn(workspace, loads, known, device)
+        for pack in packs:
+            for kind in dict.fromkeys(_kind(item.run, pack.width) for item in pack.items):
+                if kind not in known:
+                    known[kind] = _measure(workspace, packs, kind, pack.width, device)
     finally:
         torch.set_num_threads(threads)
     seconds = [
         sum(
-            known[_sort(item.run, load.width)] * item.run.recipe.epochs + _WRITING
-            for item in load.items
+            known[_kind(item.run, pack.width)] * item.run.recipe.epochs + _WRITING
+            for item in pack.items
         )
-        for load in loads
+        for pack in packs
     ]
-    return start + makespan(seconds, jobs)
+    return start_up + makespan(seconds, jobs)
 
 
 def makespan(seconds: Iterable[float], jobs: int) -> float:
     """When the last is done, if each worker takes the next as soon as it is free."""
     free = [0.0] * jobs
-    for each in seconds:
-        heapq.heappush(free, heapq.heappop(free) + each)
+    for duration in seconds:
+        heapq.heappush(free, heapq.heappop(free) + duration)
     return max(free)
 
 
-def _sort(run: RunConfig, width: int) -> tuple[Any, ...]:
+def _kind(run: RunConfig, width: int) -> tuple[Any, ...]:
     """What decides how long an epoch takes, near enough."""
-    data, strategy = (run.dataset.name, run.manifest.meta.get("subset")), run.strategy.name  # type: ignore[union-attr]
-    # images may be enlarged for its weights; what is frozen asks for no gradient
-    beginning = run.init is not None, run.recipe.freeze
     return (
-        *data,
+        run.dataset.name,
+        run.manifest.meta.get("subset"),
         run.model,
-        *beginning,
+        run.init is not None,  # images may be enlarged for initial weights
+        run.recipe.freeze,
         run.recipe.size,
         run.recipe.batch_size,
         run.precision,
-        strategy,
+        run.strategy.name,  # type: ignore[union-attr]
         width,
         bool(run.unknown_noise),
     )
 
 
-def _per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
-    """Seconds an epoch of a run, by sort, the mean over the finished ones."""
-    found: dict[tuple[Any, ...], list[float]] = {}
+def _seconds_per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
+    """Seconds per epoch of a run, by kind, the mean over the finished ones."""
+    seconds: dict[tuple[Any, ...], list[float]] = {}
     for record in records:
-        if any(name in record.get("environment", {}) for name in ("processes", "accumulate")):
-            continue  # a suite's runs are made otherwise
-        recipe, model = record["recipe"], record["model"]["name"]
-        strategy = record["strategy"].partition("(")[0]
-        width = record.get("environment", {}).get("packed", 1)
-        estimated = "estimates" in record
-        data = record["data"]["name"], record["noise"].get("subset")
-        beginning = "init" in record, recipe.get("freeze", 0)
-        key = (
-            *data,
-            model,
-            *beginning,
+        recipe, machine = record["recipe"], record.get("environment", {})
+        if "processes" in machine or "accumulate" in machine:
+            continue  # a suite's runs are trained otherwise
+        kind = (
+            record["data"]["name"],
+            record["noise"].get("subset"),
+            record["model"]["name"],
+            "init" in record,
+            recipe.get("freeze", 0),
             recipe.get("size", 0),
             recipe.get("batch_size"),
             record["precision"],
-            strategy,
-            width,
-            estimated,
+            record["strategy"].partition("(")[0],
+            machine.get("packed", 1),
+            "estimates" in record,
         )
-        found.setdefault(key, []).append(record["seconds"] / recipe["epochs"])
-    return {key: sum(values) / len(values) for key, values in found.items()}
+        seconds.setdefault(kind, []).append(record["seconds"] / recipe["epochs"])
+    return {kind: sum(values) / len(values) for kind, values in seconds.items()}
 
 
-def _learn(
-    workspace: Workspace, loads: Sequence[Pack], known: dict[tuple[Any, ...], float], device: str
-) -> None:
-    """Measure what is not known yet, of each sort as many runs together as go together."""
-    for load in loads:
-        for sort in dict.fromkeys(_sort(item.run, load.width) for item in load.items):
-            if sort not in known:
-                runs = _of_sort(loads, sort, load.width)
-                # The warm-up of a run that estimates its noise sees as many images as these epochs.
-                warmup = 1 + warmup_epochs(runs[0]) / runs[0].recipe.epochs
-                known[sort] = warmup * _measured(workspace, runs, load.width, device) / len(runs)
-
-
-def _of_sort(loads: Sequence[Pack], sort: tuple[Any, ...], width: int) -> list[RunConfig]:
-    """Runs of a sort, of one recipe, that fill a pack."""
+def _measure(
+    workspace: Workspace, packs: Sequence[Pack], kind: tuple[Any, ...], width: int, device: str
+) -> float:
+    """Seconds per epoch of a run of this kind, with as many of them as a pack takes."""
     runs = [
-        item.run for load in loads for item in load.items if _sort(item.run, load.width) == sort
+        item.run for pack in packs for item in pack.items if _kind(item.run, pack.width) == kind
     ]
-    return [run for run in runs if run.recipe == runs[0].recipe][:width]
-
-
-def _measured(workspace: Workspace, runs: list[RunConfig], width: int, device: str) -> float:
-    """Seconds of an epoch of these runs together, after one step or epoch that only warms up."""
+    runs = [run for run in runs if run.recipe == runs[0].recipe][:width]
     trainers: list[Trainer] = []
     for run in runs:
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         trainers.append(make_trainer(run, images, device, beside=trainers[0] if trainers else None))
-    way: Trainer | PackedTrainer = trainers[0]
+    trainer: Trainer | PackedTrainer = trainers[0]
     make_step = trainers[0].training_step.run
     if width > 1:
         from ..training.packed import PackedTrainer
 
-        way = pack = PackedTrainer(trainers, width)
+        trainer = pack = PackedTrainer(trainers, width)
         make_step = pack.make_step
     with closing(trainers[0]) as first:
-        step = _timed(make_step)
-        more = min(_STEPS, first.steps_per_epoch - 1)
-        if step < _LONG and more:
-            step = _timed(lambda: [make_step() for _ in range(more)]) / more
-        if step * first.steps_per_epoch <= _SHORT and first.steps_per_epoch > _STEPS + 1:
-            _timed(way.run_epoch)
-            return _timed(way.run_epoch)
-        between = _timed(lambda: first.strategy.on_epoch_end(1, first))
-        return step * first.steps_per_epoch + len(runs) * (_test_seconds(first) + between)
+        seconds = _epoch_seconds(trainer, make_step, first, len(runs))
+    # the networks that estimate the noise see as many images as these epochs
+    return seconds * (1 + warmup_epochs(runs[0]) / runs[0].recipe.epochs) / len(runs)
+
+
+def _epoch_seconds(
+    trainer: Trainer | PackedTrainer,
+    make_step: Callable[[], object],
+    first: Trainer,
+    count: int,
+) -> float:
+    """Seconds of an epoch, after one step or epoch that only warms up."""
+    steps = first.steps_per_epoch
+    step, more = _timed(make_step), min(_STEPS, steps - 1)
+    if step < _LONG and more:
+        step = _timed(lambda: [make_step() for _ in range(more)]) / more
+    if step * steps <= _SHORT and steps > _STEPS + 1:
+        _timed(trainer.run_epoch)
+        return _timed(trainer.run_epoch)
+    between = _timed(lambda: first.strategy.on_epoch_end(1, first))
+    return step * steps + count * (_test_seconds(first) + between)
 
 
 def _test_seconds(trainer: Trainer) -> float:

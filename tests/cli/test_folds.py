@@ -112,12 +112,13 @@ def test_what_is_said_of_a_label_is_what_its_own_fold_said(
     run, folder, place = plain
     folds = make_folds(run, folder, 2)
     train_folds(folds, Workspace(place).images(run.dataset), "cpu", lambda left: RunOptions())
-    said = judged(folds)
+    predictions = judged(folds)
     for fold in folds:
         np.testing.assert_array_equal(
-            said.take(fold.held_out).dense, fold.folder.read_arrays()["train_log_p"][fold.held_out]
+            predictions.take(fold.held_out).dense,
+            fold.folder.read_arrays()["train_log_p"][fold.held_out],
         )
-    assert said.dense is not None and said.dense.shape == (1297, 10)
+    assert predictions.dense is not None and predictions.dense.shape == (1297, 10)
 
 
 def test_the_list_out_of_fold_finds_more_than_a_network_that_learned_the_labels(

@@ -246,7 +246,7 @@ def test_an_edited_fact_differs_in_the_check_that_is_for_it(
 
 
 def swap(arrays: dict[str, np.ndarray]) -> None:
-    """One test image is said to be of the class that was second."""
+    """One test image is predicted as the class that was second."""
     arrays["test_classes"][3, :2] = arrays["test_classes"][3, 1::-1]
 
 

@@ -552,9 +552,9 @@ def key_of(
 ) -> str:
     capsys.readouterr()
     code = main(["-q", "-C", str(root), *before, "train", *words, "--dry-run", "--json"])
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    return str(json.loads(said.out)["key"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return str(json.loads(captured.out)["key"])
 
 
 PLAIN = ("digits", "--sym", "0.4", "--precision", "fp32")

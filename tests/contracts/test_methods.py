@@ -255,13 +255,13 @@ def test_a_preset_is_what_its_source_writes(case: Case) -> None:
             logits = a_batch(40, 10, spread=2)
             z = logits.double().numpy()
             expected = SOURCES[where](Source(softmax(z)), z)
-            said = cost_of(build_loss(WRITTEN[where]), logits)
+            cost = cost_of(build_loss(WRITTEN[where]), logits)
             # -9.21 for log 1e-4 = -9.2103
             rounded = (
                 2e-5 if "ce(" in WRITTEN[where] and "A=" in LOSSES.canonical(WRITTEN[where]) else 0
             )
             torch.testing.assert_close(
-                said.double(), torch.from_numpy(expected), rtol=1e-4 + 5 * rounded, atol=1e-5
+                cost.double(), torch.from_numpy(expected), rtol=1e-4 + 5 * rounded, atol=1e-5
             )
 
 

@@ -317,10 +317,10 @@ def test_a_claim_from_the_future_is_kept_from_others_and_taken_from_the_dead(cop
     dead = subprocess.run([sys.executable, "-c", ("from noisebench.core.files.lock import LockOwner; "
                                                  "print(LockOwner.here().content().decode())")],
                           capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
-    for holder in ('{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1}', dead):
-        folder.claim.write_text(holder + "\n")
+    for owner in ('{"host": "elsewhere", "pid": 7, "machine": "another", "began": 1}', dead):
+        folder.claim.write_text(owner + "\n")
         os.utime(folder.claim, (time.time() + 86_400,) * 2)
-        if holder == dead:
+        if owner == dead:
             copied.execute(run)
         else:
             with pytest.raises(DataError, match="last heard of 0 s ago"):

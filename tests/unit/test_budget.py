@@ -116,7 +116,7 @@ def test_the_same_run_has_one_key_however_it_was_asked_for(method: str, plan) ->
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("epochs: 1", "budget: time", "4:33: budget is one of epochs, compute, got 'time'"),
         (
@@ -128,9 +128,9 @@ def test_the_same_run_has_one_key_however_it_was_asked_for(method: str, plan) ->
     ],
 )
 def test_a_mistake_in_a_budget_is_said_with_its_place(
-    old: str, new: str, said: str, tmp_path: Path
+    old: str, new: str, message: str, tmp_path: Path
 ) -> None:
-    assert said in mistakes(tmp_path, GOOD.replace(old, new, 1))
+    assert message in mistakes(tmp_path, GOOD.replace(old, new, 1))
 
 
 def test_a_suite_gives_all_its_runs_the_budget(tmp_path: Path) -> None:

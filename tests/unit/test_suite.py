@@ -212,14 +212,14 @@ MISTAKES = [
 def test_a_mistake_is_said_with_its_line_and_column(
     tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    for old, new, said in MISTAKES:
+    for old, new, message in MISTAKES:
         with subtests.test(new=new):
             text = GOOD.replace(old, new, 1)
             assert text != GOOD
-            if said is None:
+            if message is None:
                 assert read_suites(write(tmp_path, text))
             else:
-                assert said in mistakes(tmp_path, text)
+                assert message in mistakes(tmp_path, text)
 
 
 def test_an_empty_matrix_is_a_mistake(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ package; importing the module does not. The extra that installs the package has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -54,15 +54,14 @@ class TrackerRun(Protocol):
         """Close it. epoch: the last one; numbers: the final ones, of a run that finished."""
 
 
-class Tracker(Protocol):
-    """A tracker that is ready. where: for people, what looks at the numbers and where they are."""
+@dataclass(frozen=True)
+class Tracker:
+    """A tracker that is ready. where: what shows the numbers and where they are, for a person;
+    start: opens a run, the one of this identity if the tracker still has it, else a new one.
+    """
 
     where: str
-
-    def start(self, facts: RunInfo, known: str | None) -> TrackerRun:
-        """A run in the tracker: the one of this identity if the tracker still has it, else a new
-        one.
-        """
+    start: Callable[[RunInfo, str | None], TrackerRun]
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, TrackerConfig
+from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, Tracker, TrackerConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,7 +18,7 @@ _HERE = ("file:", "sqlite:", "/", ".")
 _MOST = 1000  # numbers that a server takes at once
 
 
-def connect(config: TrackerConfig) -> _Tracker:
+def connect(config: TrackerConfig) -> Tracker:
     """The experiment is found or made at once, so that a server that is not there is noticed."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -26,7 +27,7 @@ def connect(config: TrackerConfig) -> _Tracker:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     local = not uri or (config.offline and not uri.startswith(_HERE))
     if local:
-        import sqlalchemy  # noqa: F401  said now where it is missing; mlflow-skinny does without
+        import sqlalchemy  # noqa: F401  an error now if it is missing; mlflow-skinny does without
 
         config.workspace.mkdir(parents=True, exist_ok=True)
         uri = f"sqlite:///{config.workspace.resolve() / 'mlflow.db'}"
@@ -36,34 +37,27 @@ def connect(config: TrackerConfig) -> _Tracker:
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
     found = client.get_experiment_by_name(name)
     experiment = found.experiment_id if found else client.create_experiment(name, artifacts)
-    return _Tracker(client, str(experiment), where)
+    return Tracker(where, partial(_start, client, str(experiment)))
 
 
-class _Tracker:
-    def __init__(self, client: MlflowClient, experiment: str, where: str) -> None:
-        self._client, self._experiment, self.where = client, experiment, where
+def _start(client: MlflowClient, experiment: str, facts: RunInfo, identity: str | None) -> _Run:
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
 
-    def start(self, facts: RunInfo, known: str | None) -> _Page:
-        from mlflow.entities import Param
-        from mlflow.exceptions import MlflowException
-
-        if known:
-            try:
-                self._client.update_run(known, status="RUNNING")
-                losses = self._client.get_metric_history(known, "loss")
-                return _Page(self._client, known, max((m.step for m in losses), default=0))
-            except MlflowException:
-                pass  # deleted, or of another server: the run gets another
-        run = self._client.create_run(
-            self._experiment, run_name=facts.name, tags={"mlflow.note.content": facts.title}
-        ).info.run_id
-        self._client.log_batch(
-            run, params=[Param(key, str(value)) for key, value in facts.config.items()]
-        )
-        return _Page(self._client, run, 0)
+    if identity:
+        try:
+            client.update_run(identity, status="RUNNING")
+            losses = client.get_metric_history(identity, "loss")
+            return _Run(client, identity, max((m.step for m in losses), default=0))
+        except MlflowException:
+            pass  # deleted, or of another server: the run gets another
+    tags = {"mlflow.note.content": facts.title}
+    run = client.create_run(experiment, run_name=facts.name, tags=tags).info.run_id
+    client.log_batch(run, params=[Param(key, str(value)) for key, value in facts.config.items()])
+    return _Run(client, run, 0)
 
 
-class _Page:
+class _Run:
     def __init__(self, client: MlflowClient, identity: str, held: int) -> None:
         self._client, self.identity, self.held = client, identity, held
 

@@ -11,30 +11,21 @@ import socket
 import time
 from typing import Any
 
-from .base import Ending, Epochs, Numbers, RunInfo, TrackerConfig
+from .base import Ending, Epochs, Numbers, RunInfo, Tracker, TrackerConfig
 
 _OURS = ".noisebench"  # how the file's name ends
 
 
-def connect(config: TrackerConfig) -> _Tracker:
+def connect(config: TrackerConfig) -> Tracker:
     """Nothing to connect to: files alone."""
-    import tensorboard.summary.writer.record_writer  # noqa: F401  said now where it is missing
+    import tensorboard.summary.writer.record_writer  # noqa: F401  an error now if it is missing
 
-    return _Tracker(f"tensorboard --logdir {config.workspace / 'runs'}")
-
-
-class _Tracker:
-    def __init__(self, where: str) -> None:
-        self.where = where
-
-    def start(self, facts: RunInfo, known: str | None) -> _Page:
-        return _Page(facts)
+    where = f"tensorboard --logdir {config.workspace / 'runs'}"
+    return Tracker(where, lambda facts, identity: _Run(facts))
 
 
-class _Page:
-    """A file of its own for every sitting, which is told all epochs: that of the sitting before
-    goes.
-    """
+class _Run:
+    """A file for every session, with all epochs; that of the session before is deleted."""
 
     held = 0
 

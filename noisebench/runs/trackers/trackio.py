@@ -8,45 +8,40 @@ import os
 from contextlib import redirect_stdout
 from typing import Any
 
-from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, TrackerConfig
+from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, Tracker, TrackerConfig
 
 _REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 
 
-def connect(config: TrackerConfig) -> _Tracker:
+def connect(config: TrackerConfig) -> Tracker:
     """One folder a process, since Trackio reads its environment once."""
     # read once, when trackio is imported
     os.environ.setdefault("TRACKIO_DIR", str(config.workspace.resolve() / "trackio"))
     if config.offline:
-        # or it asks the Hub for the name of whoever is logged in
+        # or it asks the Hub for the name of the user who is logged in
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         for name in _REMOTE:
             os.environ.pop(name, None)
     from trackio.utils import TRACKIO_DIR
 
     remote = next((os.environ[name] for name in _REMOTE if os.environ.get(name)), None)
-    return _Tracker(remote or f"TRACKIO_DIR={TRACKIO_DIR} trackio show --project {PROJECT}")
+    show = f"TRACKIO_DIR={TRACKIO_DIR} trackio show --project {PROJECT}"
+    return Tracker(remote or show, _start)
 
 
-class _Tracker:
-    def __init__(self, where: str) -> None:
-        self.where = where
+def _start(facts: RunInfo, identity: str | None) -> _Run:
+    import trackio
 
-    def start(self, facts: RunInfo, known: str | None) -> _Page:
-        import trackio
+    def init() -> Any:
+        resume = "allow" if identity else "never"
+        return trackio.init(PROJECT, facts.name, config=facts.config, resume=resume, embed=False)
 
-        def init() -> Any:
-            resume = "allow" if known else "never"
-            return trackio.init(
-                PROJECT, facts.name, config=facts.config, resume=resume, embed=False
-            )
-
-        with redirect_stdout(io.StringIO()):  # several lines a run; what goes wrong is a warning
-            # in a context of its own, or it would end the run begun before
-            return _Page(contextvars.Context().run(init))
+    with redirect_stdout(io.StringIO()):  # several lines a run; what goes wrong is a warning
+        # in a context of its own, or it would end the run that was started before
+        return _Run(contextvars.Context().run(init))
 
 
-class _Page:
+class _Run:
     def __init__(self, run: Any) -> None:
         self._run = run
         self.identity = run.id

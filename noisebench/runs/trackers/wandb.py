@@ -8,64 +8,48 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, TrackerConfig
+from .base import PROJECT, Ending, Epochs, Numbers, RunInfo, Tracker, TrackerConfig
 
 _EXIT_CODE: dict[Ending, int] = {"finished": 0, "failed": 1, "interrupted": 130}
 
 
-def connect(config: TrackerConfig) -> _Tracker:
-    """Asks nobody anything: neither a person for a key nor a server whether it is there."""
+def connect(config: TrackerConfig) -> Tracker:
+    """Asks for nothing: no person for a key, and no server whether it is there. Offline by
+    WANDB_MODE, where noisebench is, or without a key.
+    """
     if config.offline:
         # it would report over the network, offline or not
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb  # noqa: F401  reads its environment
-
-    return _Tracker(
-        Path(os.environ.get("WANDB_DIR") or config.workspace), _mode(offline=config.offline)
-    )
-
-
-def _mode(*, offline: bool) -> str:
-    """As WANDB_MODE says; offline where noisebench is, or where there is no key, so that nobody is
-    asked for one.
-    """
     import wandb
 
-    asked = os.environ.get("WANDB_MODE") or "online"
-    if asked != "online":
-        return asked
-    return "online" if not offline and wandb.login(prompt=False, verify=False) else "offline"
+    folder = Path(os.environ.get("WANDB_DIR") or config.workspace)
+    mode = os.environ.get("WANDB_MODE") or "online"
+    if mode == "online" and (config.offline or not wandb.login(prompt=False, verify=False)):
+        mode = "offline"
+    where = mode
+    if mode == "offline":
+        path = folder / "wandb"
+        where = f"offline in {path}: wandb sync {path / 'offline-run-*'}"
 
-
-class _Tracker:
-    def __init__(self, place: Path, mode: str) -> None:
-        self._place, self._mode = place, mode
-        folder = place / "wandb"
-        self.where = (
-            f"offline in {folder}: wandb sync {folder / 'offline-run-*'}"
-            if mode == "offline"
-            else mode
-        )
-
-    def start(self, facts: RunInfo, known: str | None) -> _Page:
-        import wandb
-
+    def start(facts: RunInfo, identity: str | None) -> _Run:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             name=facts.name,
             notes=facts.title,
             config=facts.config,
-            dir=self._place.resolve(),  # its service has a working folder of its own
-            mode=self._mode,
-            id=known,
-            resume="allow" if known else None,
+            dir=folder.resolve(),  # its service has a working folder of its own
+            mode=mode,
+            id=identity,
+            resume="allow" if identity else None,
             reinit="create_new",  # a suite has several runs open
             settings=wandb.Settings(silent=True, console="off"),
         )
-        return _Page(run)
+        return _Run(run)
+
+    return Tracker(where, start)
 
 
-class _Page:
+class _Run:
     def __init__(self, run: Any) -> None:
         self._run = run
         self.identity = run.id
