@@ -15,7 +15,8 @@ from .console import say, show, write, write_json
 if TYPE_CHECKING:
     from ..labels.manifest import Manifest
     from ..reporting import Table
-    from ..reporting.figures import Figure, FigureSpec
+    from ..reporting.figures import FigureSpec
+    from ..reporting.figures.style import Figure
     from .options import Globals
 
 # which are of any metric and budget; the others are of what a run has one of
@@ -127,7 +128,7 @@ def _save(drawing: Figure, path: Path, form: str) -> None:
 
 
 def _show_transition(drawing: Any) -> None:
-    from ..reporting.figures.transition import draw
+    from ..reporting.figures.transition import draw_in_terminal
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    show(*(draw(manifest, width) for manifest in drawing.manifests))
+    show(*(draw_in_terminal(manifest, width) for manifest in drawing.manifests))

@@ -37,7 +37,7 @@ from noisebench.labels.manifest import read_manifest
 from noisebench.reporting import FORMATS, TableLayout, report_of
 from noisebench.reporting.ci.github import error_lines, step_summary
 from noisebench.reporting.figures.panels import Panel, PanelFigure, Series
-from noisebench.reporting.page.inline import inline_svg
+from noisebench.reporting.page.page import inline_svg
 from noisebench.reporting.render.html import fragment
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.workspace import Workspace

@@ -44,7 +44,7 @@ from noisebench.experiments.suite import find_suite
 from noisebench.experiments.weights import InitialWeights
 from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import read_manifest
-from noisebench.reporting.page.pictures import Pictures as PagePictures
+from noisebench.reporting.page.label_issues import PageImages
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.inference import StoredNetworks, evaluate_on
 from noisebench.runs.session import check_networks, make_trainer
@@ -784,7 +784,7 @@ def test_a_page_asks_no_network_for_pictures_and_says_which_folder_is_missing(la
         raise DataError("not in its cache")
 
     monkeypatch.setattr("noisebench.datasets.load.describe_stream", describe)
-    pictures = PagePictures(Workspace(".", "data"))
+    pictures = PageImages(Workspace(".", "data"))
     for where, said in (
         ("hfds:somebody/table", "no pictures: not in its cache"),
         ("imagenet", "no pictures: imagenet/ is not in the data"),
