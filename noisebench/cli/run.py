@@ -294,10 +294,10 @@ def _tidy(pool: Executor, chosen: list[QueuedRun], todo: list[QueuedRun]) -> Non
 
 def _settings(params: dict[str, Any]) -> dict[str, Any]:
     """The options that replace a suite's settings, by the names that suites have for them."""
-    from ..experiments.recipes import OPTIONS, RECIPE_FIELDS
+    from ..experiments.recipes import RECIPE_FIELDS, option_name
 
     options = {
-        OPTIONS.get(name, name): name
+        option_name(name): name
         for name in (*RECIPE_FIELDS, "dataset", "model", "init", "recipe", "budget")
     }
     return {options[name]: value for name, value in params.items() if name in options}

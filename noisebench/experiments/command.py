@@ -17,7 +17,7 @@ from ..losses import LOSSES
 from ..noise import FILES, NOISES
 from ..noise.given import OWN
 from ..strategies import STRATEGIES
-from .recipes import OPTIONS, RECIPE_FIELDS, RECIPES, all_settings, make_recipe
+from .recipes import RECIPES, all_settings, make_recipe, option_name, recipe_values
 
 _HELD_OUT = re.compile(r"(\S+) held out (after|before) corruption")
 _TRUSTED = re.compile(r"(\S+) trusted")
@@ -93,16 +93,17 @@ def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[st
     """The settings in which a run's recipe is not the one that it is named after; on foreign data
     its augmentation too.
     """
+    settings = recipe_values(settings)
     if name not in RECIPES:
-        return {key: value for key, value in settings.items() if key in RECIPE_FIELDS}
+        return settings
     known = DATASETS.get(dataset)
     augment = known.augmentation if known else {}
-    own, settings = (
-        all_settings(make_recipe(name, dataset, augment=augment, changes={}).asdict()),
-        all_settings(settings),
-    )
-    return {key: value for key, value in settings.items() if key in RECIPE_FIELDS
-            and (value != own.get(key) or (known is None and key in ("crop", "flip")))}  # fmt: skip
+    original = all_settings(make_recipe(name, dataset, augment=augment, changes={}).asdict())
+    return {
+        key: value
+        for key, value in recipe_values(all_settings(settings)).items()
+        if value != original.get(key) or (known is None and key in ("crop", "flip"))
+    }
 
 
 def _word(path: str) -> str:
@@ -112,7 +113,7 @@ def _word(path: str) -> str:
 
 def _options(values: dict[str, Any]) -> Iterator[str]:
     for name, value in values.items():
-        option = OPTIONS.get(name, name).replace("_", "-")
+        option = option_name(name).replace("_", "-")
         if isinstance(value, bool):
             yield f"--{option}" if value else f"--no-{option}"
         elif value is not None:

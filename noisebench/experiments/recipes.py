@@ -2,70 +2,104 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any, get_type_hints
 
 from ..core.expressions import Call, parse
 from ..datasets import FITS, Dataset, Fitting
 from ..errors import ConfigError, UnknownName
 
-_OF_PICTURES = ("size", "area", "centre")
-_STREAMED = ("area", "centre")
-OPTIONS = {"size": "img_size"}  # settings that are called otherwise where people write them
-_MOST = 1 << 31  # epochs, and examples a step
-_ADDED = ("freeze", "layer_decay", *_OF_PICTURES, "fit")  # once there were runs already
+_STREAMED = ("area", "centre")  # the rest of a picture's settings is for images in memory too
+_MAX_COUNT = 1 << 31  # epochs, and examples a step
+
+
+def _value(default: Any, flag: str, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """A value of a recipe with all that other modules need to know of it: the `flag` of its option,
+    its `help`, the `panel` and the `metavar` there, `min` and `max` that the option checks;
+    `aliases` are hidden flags; `later`: the value came when there were runs already, so that it is
+    written and hashed only where it differs from its default.
+    """
+    words = {"flag": flag, "help": help, "metavar": metavar, "panel": "Training recipe"}
+    return field(default=default, metadata={**words, **more})
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One way of training. lr per step; clip: largest gradient norm of a network, 0 for no limit;
     schedule: `constant`, `cosine` (to 0, by step) or `step(40, 80)` (a tenth after each of these
-    epochs); crop (pixels of padding) and flip: augmentation; freeze: so many of the network's layer
-    groups, from its stem on, are not trained; layer_decay: the learning rate of a group as a
-    multiple of the next one's, 1 for all alike (Clark et al. 2020). size: the side of the square in
-    pixels to which images are brought, 0 for those in memory that are used as they are; fit: how,
-    crop, pad or squash (see Fitting). Of pictures that are streamed, both 0 elsewhere: area, the
-    smallest share of a picture that a training's random crop takes; centre, the share of the
-    shorter side that is looked at when networks are asked.
+    epochs); crop (pixels of padding) and flip: augmentation; freeze: the number of the network's
+    layer groups, from its stem on, that are not trained; layer_decay: the learning rate of a group
+    as a multiple of the next one's, 1 for all alike (Clark et al. 2020). size: the side in pixels
+    of the square images, 0 for images in memory that are used as they are; fit: how they are made
+    square, crop, pad or squash (see Fitting). For streamed images, both 0 elsewhere: area, the
+    smallest share of an image that a random crop in training takes; centre, the share of the
+    shorter side that is evaluated.
+
+    A new value is a field here and nothing else: options, suites, keys and records follow.
     """
 
-    epochs: int
-    batch_size: int = 128
-    lr: float = 0.01
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 1e-4
-    schedule: str = "cosine"
-    clip: float = 0.0
-    crop: int = 0
-    flip: bool = False
-    freeze: int = 0
-    layer_decay: float = 1.0
-    size: int = 0
-    area: float = 0.0
-    centre: float = 0.0
-    fit: str = "crop"
+    epochs: int = _value(MISSING, "--epochs", "Passes over the training set.", "N")
+    batch_size: int = _value(128, "--batch-size", "Examples a step.", "N")
+    lr: float = _value(0.01, "--lr", "Initial learning rate.", "N")
+    momentum: float = _value(0.9, "--momentum", "SGD momentum.", "N")
+    nesterov: bool = _value(False, "--nesterov/--no-nesterov", "Nesterov's momentum.")
+    weight_decay: float = _value(1e-4, "--weight-decay", "L2, on every parameter.", "N")
+    schedule: str = _value("cosine", "--schedule", "constant, cosine or 'step(40, 80)'.", "TEXT")
+    clip: float = _value(0.0, "--clip", "Largest gradient norm, 0 for none.", "N")
+    crop: int = _value(0, "--crop", "Padding of the random crop, in pixels.", "N")
+    flip: bool = _value(False, "--flip/--no-flip", "Mirror images at random.")
+    freeze: int = _value(0, "--freeze", "Freeze the first N layer groups.", "N", later=True)
+    layer_decay: float = _value(
+        1.0,
+        "--layer-decay",
+        "A layer group's learning rate, as a share of the next one's; 1: all alike.",
+        "SHARE",
+        later=True,
+    )
+    size: int = _value(
+        0,
+        "--img-size",
+        "Side of the square images in pixels; default: unchanged, or of different sizes the "
+        "median shorter side, at most 224.",
+        "N",
+        min=8,
+        max=1024,
+        aliases=("--size",),
+        later=True,
+    )
+    area: float = _value(
+        0.0,
+        "--area",
+        "Of streamed pictures: the least that a random crop takes.",
+        "SHARE",
+        later=True,
+    )
+    centre: float = _value(
+        0.0,
+        "--centre",
+        "Of streamed pictures: how much of the shorter side is looked at in tests.",
+        "SHARE",
+        later=True,
+    )
+    fit: str = _value(
+        "crop",
+        "--fit",
+        "How images are made square; default: crop.",
+        "crop|pad|squash",
+        later=True,
+    )
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "lr",
-            "momentum",
-            "weight_decay",
-            "clip",
-            "crop",
-            "freeze",
-        ):
-            least = 1 if name in ("epochs", "batch_size") else 0
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-            if not getattr(self, name) < (
-                _MOST if name in ("epochs", "batch_size") else float("inf")
-            ):
+        for name in _NOT_NEGATIVE:
+            is_count = name in ("epochs", "batch_size")
+            least, limit = (1, _MAX_COUNT) if is_count else (0, float("inf"))
+            value = getattr(self, name)
+            if not value >= least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
+            if not value < limit:
                 raise ConfigError(
-                    f"{name} must be finite, and epochs and batch_size below "
-                    f"{_MOST}; got {getattr(self, name)}"
+                    f"{name} must be finite, and epochs and batch_size below {_MAX_COUNT}; "
+                    f"got {value}"
                 )
         if not self.momentum < 1:
             raise ConfigError(f"momentum must be below 1, got {self.momentum}")
@@ -77,25 +111,20 @@ class Recipe:
             raise ConfigError(
                 f"layer_decay must be above 0 and at most 1, which is none; got {self.layer_decay}"
             )
-        self._check_pictures()
-        name, ends = read_schedule(self.schedule)
-        # one text per meaning, since the key holds it
-        object.__setattr__(self, "schedule", str(Call(name, ends)))
-
-    def _check_pictures(self) -> None:
         if self.size and not 8 <= self.size <= 1024:
             raise ConfigError(
                 f"img_size is the side of an image in pixels, 8 to 1024, got {self.size}"
             )
         check_fit(self.fit)
-        for name in ("area", "centre"):
+        for name in _STREAMED:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is a share in (0, 1], got {getattr(self, name)}")
+        # one text per meaning, since the key holds it
+        schedule = str(Call(*read_schedule(self.schedule)))
+        object.__setattr__(self, "schedule", schedule)
 
     def asdict(self) -> dict[str, Any]:
-        """As written of a run and hashed into its key: without the settings that came later where
-        they change nothing.
-        """
+        """As written of a run and hashed into its key: without later values at their default."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -103,7 +132,34 @@ class Recipe:
         }
 
 
-_LATER = {field.name: field.default for field in fields(Recipe) if field.name in _ADDED}
+_NOT_NEGATIVE = (
+    "epochs",
+    "batch_size",
+    "lr",
+    "momentum",
+    "weight_decay",
+    "clip",
+    "crop",
+    "freeze",
+)
+RECIPE_FIELDS = {value.name: value for value in fields(Recipe)}
+RECIPE_TYPES = {name: get_type_hints(Recipe)[name] for name in RECIPE_FIELDS}
+_LATER = {name: value.default for name, value in RECIPE_FIELDS.items() if "later" in value.metadata}
+
+
+def option_name(name: str) -> str:
+    """What users call a recipe value, in suites and as an option with hyphens; another name
+    itself.
+    """
+    if name not in RECIPE_FIELDS:
+        return name
+    flag: str = RECIPE_FIELDS[name].metadata["flag"]
+    return flag.partition("/")[0].removeprefix("--").replace("-", "_")
+
+
+def recipe_values(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of some settings that are a recipe's."""
+    return {name: value for name, value in settings.items() if name in RECIPE_FIELDS}
 
 
 def check_fit(fit: str) -> None:
@@ -115,9 +171,6 @@ def check_fit(fit: str) -> None:
 def all_settings(written: dict[str, Any]) -> dict[str, Any]:
     """What `asdict` wrote, with what it left out."""
     return {**_LATER, **written}
-
-
-RECIPE_FIELDS = {field.name: field for field in fields(Recipe)}
 
 
 @dataclass(frozen=True)
@@ -248,7 +301,7 @@ def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
             f"crop pads images in memory, and {dataset.name} is streamed: its "
             "random crop is area, a share of the picture"
         )
-    for name in _OF_PICTURES if streamed else _STREAMED:
+    for name in ("size", *_STREAMED) if streamed else _STREAMED:
         if bool(getattr(recipe, name)) != streamed:
             what = "must be above 0" if streamed else "has no effect"
             which = (
@@ -256,7 +309,7 @@ def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
                 if streamed
                 else ("which is in memory: it is of pictures that are streamed")
             )
-            raise ConfigError(f"{OPTIONS.get(name, name)} {what} on {dataset.name}, {which}")
+            raise ConfigError(f"{option_name(name)} {what} on {dataset.name}, {which}")
     if streamed and recipe.fit != "crop" and recipe.centre != 1:
         raise ConfigError(
             f"centre has an effect with fit crop only, got {recipe.centre} with "

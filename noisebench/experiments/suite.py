@@ -32,12 +32,12 @@ from .compute import check_schedule, checked_budget
 from .methods import find_method
 from .published import find_paper
 from .recipes import (
-    RECIPE_FIELDS,
     RECIPES,
     check_fit,
     find_recipe,
     make_recipe,
     read_schedule,
+    recipe_values,
     settled,
 )
 from .resolve import RunRequest, checked_seed
@@ -153,7 +153,7 @@ class SuiteRun:
 
     @property
     def changes(self) -> dict[str, Any]:
-        return {key: value for key, value in self.settings.items() if key in RECIPE_FIELDS}
+        return recipe_values(self.settings)
 
 
 def packaged_suites() -> Path:
@@ -407,7 +407,7 @@ def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]])
     if cell.get("val_split") and not cell.get("val_fraction"):
         raise ConfigError("val_split has no effect without val_fraction")
     check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)
-    changes = {key: value for key, value in cell.items() if key in RECIPE_FIELDS}
+    changes = recipe_values(cell)
     if cell.get("recipe", dataset.recipe) in RECIPES:
         recipe = make_recipe(
             cell.get("recipe", dataset.recipe),

@@ -11,9 +11,10 @@ import re
 from typing import Any
 
 import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
 from ..core.files.untrusted import check_nesting
+from .recipes import RECIPE_TYPES, option_name
 
 Scalar = bool | int | float | str | None
 Selector = dict[str, Scalar | list[Scalar]]
@@ -26,8 +27,8 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Settings(StrictModel):
-    """What one run may be told; every field may stand in `defaults`, the axes in `matrix` too."""
+class _RunSettings(StrictModel):
+    """The settings of a run outside its recipe."""
 
     dataset: str | None = None
     test: str | None = None  # where the test images of a folder lie, if not in it
@@ -43,25 +44,20 @@ class Settings(StrictModel):
     trusted: float | None = None
     subset: int | None = None
     precision: str | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    momentum: float | None = None
-    nesterov: bool | None = None
-    weight_decay: float | None = None
-    schedule: str | None = None
-    clip: float | None = None
-    crop: int | None = None
-    flip: bool | None = None
-    freeze: int | None = None
-    layer_decay: float | None = None
-    size: int | None = Field(default=None, validation_alias=AliasChoices("img_size", "size"))
-    fit: str | None = None
-    area: float | None = None
-    centre: float | None = None
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_unset=True, exclude_none=True)
+
+
+_RECIPE_VALUES: dict[str, Any] = {
+    name: (kind | None, Field(None, validation_alias=AliasChoices(option_name(name), name)))
+    for name, kind in RECIPE_TYPES.items()
+}
+_RecipeSettings: Any = create_model("_RecipeSettings", __base__=_RunSettings, **_RECIPE_VALUES)
+
+
+class Settings(_RecipeSettings):  # type: ignore[misc]
+    """The settings of one run; each may stand in `defaults`, the axes in `matrix` too."""
 
 
 class Defaults(Settings):
