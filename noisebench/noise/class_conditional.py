@@ -14,7 +14,7 @@ from ..core.parameters import Interval, OneOf, Rate
 from ..errors import LanguageError
 from .maps import MAPS, class_map
 from .matrices import read_matrix
-from .registry import register_noise
+from .registry import NoiseOption, register_noise
 from .sampling import EQUAL, OVER, complete_counts
 
 _SEED = Interval("[0, inf)")
@@ -25,6 +25,7 @@ _OverPair: TypeAlias = Annotated[str | None, OneOf((OVER[0], OVER[2]))]
 
 @register_noise(
     short="sym",
+    option=NoiseOption("--sym", "RATE", "Symmetric noise, exclusive of the true class."),
     overall="rate; inclusive: rate x (K - 1) / K",
     paper="Angluin & Laird 1988; van Rooyen et al. 2015",
     fill_defaults=complete_counts,
@@ -66,7 +67,11 @@ def _complete_asymmetric(values: dict[str, Value]) -> dict[str, Value]:
 
 
 @register_noise(
-    short="asym", overall="by map", paper="Patrini et al. 2017", fill_defaults=_complete_asymmetric
+    short="asym",
+    option=NoiseOption("--asym", "RATE", "Asymmetric noise by a named --map."),
+    overall="by map",
+    paper="Patrini et al. 2017",
+    fill_defaults=_complete_asymmetric,
 )
 def asymmetric(
     num_classes: int,
@@ -105,7 +110,11 @@ def asymmetric(
 
 
 @register_noise(
-    short="pair", overall="rate", paper="Han et al. 2018", fill_defaults=complete_counts
+    short="pair",
+    option=NoiseOption("--pair", "RATE", "Pair-flip, class i to i + 1."),
+    overall="rate",
+    paper="Han et al. 2018",
+    fill_defaults=complete_counts,
 )
 def pairflip(
     num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over = None
@@ -117,7 +126,14 @@ def pairflip(
     return _flip(num_classes, class_map("next", num_classes).flips(num_classes, 0), rate)
 
 
-@register_noise(overall="as given", paper="anyone's own T", fill_defaults=complete_counts)
+@register_noise(
+    option=NoiseOption(
+        "--matrix", "FILE", "Any transition matrix: .csv, .npy or .yaml.", parameter="file"
+    ),
+    overall="as given",
+    paper="anyone's own T",
+    fill_defaults=complete_counts,
+)
 def matrix(
     num_classes: int,
     classes: tuple[str, ...],

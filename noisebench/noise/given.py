@@ -14,6 +14,7 @@ from ..core.parameters import Inner, OneOf, Rate
 from ..errors import DataError, LanguageError
 from .registry import (
     Examples,
+    NoiseOption,
     NoisyLabels,
     Review,
     apply,
@@ -50,6 +51,12 @@ def _complete_human(values: dict[str, Value]) -> dict[str, Value]:
 
 @register_noise(
     short="human",
+    option=NoiseOption(
+        "--human",
+        "COLUMN",
+        "Labels by people: CIFAR-N's worse, aggre, random1 ...",
+        parameter="column",
+    ),
     overall="9.01 % (aggre) to 40.21 % (worse)",
     paper="Wei et al. 2022, CIFAR-N",
     fill_defaults=_complete_human,
@@ -65,7 +72,20 @@ def human(examples: Examples, column: str) -> NoisyLabels:
     return NoisyLabels(examples.sources.human(column))
 
 
-@register_noise(short="imported", overall="as recorded", paper="anyone's own labels", drawn=False)
+@register_noise(
+    short="imported",
+    option=NoiseOption(
+        "--labels",
+        "FILE",
+        "Label file (.csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt), or FILE:COLUMN for the "
+        "column of labels; the column of indices, paths or file names is the key. Or 'own': the "
+        "data set's labels unchanged.",
+        parameter="file",
+    ),
+    overall="as recorded",
+    paper="anyone's own labels",
+    drawn=False,
+)
 def imported(examples: Examples, file: str, sha256: str | None = None) -> NoisyLabels:
     """Labels of a file (.csv, .tsv, .txt, .json, .npy, .npz, .pt); or own, the data set's labels as
     they are.
@@ -91,7 +111,11 @@ def label_file_of(noise: str) -> str | None:
 
 
 @register_noise(
-    short="open", overall="rate", paper="Wang et al. 2018", fill_defaults=complete_counts
+    short="open",
+    option=NoiseOption("--openset", "RATE", "This share of images comes from --source."),
+    overall="rate",
+    paper="Wang et al. 2018",
+    fill_defaults=complete_counts,
 )
 def openset(
     examples: Examples,

@@ -13,7 +13,7 @@ import numpy as np
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Rate
 from ..errors import LanguageError
-from .registry import Examples, NoisyLabels, Teacher, register_noise
+from .registry import Examples, NoiseOption, NoisyLabels, Teacher, register_noise
 from .sampling import Rows, choose, chunks, grouped, members, sample, uniforms
 
 _PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
@@ -34,7 +34,16 @@ def _complete_pdn(values: dict[str, Value]) -> dict[str, Value]:
 
 
 @register_noise(
-    short="pdn", overall="about rate", paper="Xia et al. 2020", fill_defaults=_complete_pdn
+    short="pdn",
+    option=NoiseOption(
+        "--idn",
+        "RATE",
+        "Instance-dependent noise: part-dependent (pdn), a paper's own with --convention, or a "
+        "teacher's with --predictions (plc).",
+    ),
+    overall="about rate",
+    paper="Xia et al. 2020",
+    fill_defaults=_complete_pdn,
 )
 def pdn(
     examples: Examples,

@@ -24,7 +24,43 @@ FILES = ("file", "predictions", "suspects")  # parameters that name a file
 NOISES = Registry("noise", "noises", injected=("num_classes", "classes", "examples"))
 register_noise = NOISES.register
 
-_COUNTING = ("exact", "exact_over")  # parameters that speak to the draw, not to the model
+_COUNTING = ("exact", "exact_over")  # parameters of the sampling, not of the model
+
+
+@dataclass(frozen=True)
+class NoiseOption:
+    """The short option of a noise on the command line: `--sym 0.4` is `symmetric(rate=0.4)`.
+
+    parameter: the one that the option's value sets, a rate where none is named.
+    """
+
+    flag: str
+    metavar: str
+    help: str
+    parameter: str = "rate"
+
+    @property
+    def name(self) -> str:
+        """The flag without its dashes, as conventions name a kind of noise."""
+        return self.flag.removeprefix("--")
+
+    @property
+    def is_file(self) -> bool:
+        return self.parameter in FILES
+
+
+def noise_options() -> dict[str, Entry]:
+    """The noises that have a short option, by its name: `{"sym": <symmetric>, ...}`."""
+    return {entry.facts["option"].name: entry for entry in NOISES if "option" in entry.facts}
+
+
+def noise_of_option(name: str, value: Value, **parameters: Value) -> str:
+    """The noise text of a short option: `("sym", 0.4, inclusive=True)` ->
+    `symmetric(rate=0.4, inclusive=True)`. None among the parameters is left out.
+    """
+    entry = noise_options()[name]
+    given = ((key, value) for key, value in parameters.items() if value is not None)
+    return str(Call(entry.name, kwargs=((entry.facts["option"].parameter, value), *given)))
 
 
 class Teacher(Protocol):
