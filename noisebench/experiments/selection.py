@@ -49,7 +49,7 @@ def select_matching(
         axis, equals, value = condition.partition("=")
         if not equals or axis not in axes:
             raise ConfigError(
-                f"--where is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
+                f"--filter is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
             )
         names = [called(thing, axis) for thing in left]
         met = _meeting(condition, axis, value, set(names))
@@ -65,7 +65,7 @@ def _meeting(condition: str, axis: str, value: str, known: set[Names]) -> set[Na
         else [part.strip() for part in value.split(_OR)]
     )
     if "" in values and len(values) > 1:
-        raise ConfigError(f"--where {condition}: a value beside {_OR} is empty")
+        raise ConfigError(f"--filter {condition}: a value beside {_OR} is empty")
     met: set[Names] = set()
     for each in values:
         spelled = {each, normal_value(axis, each)}
@@ -73,7 +73,9 @@ def _meeting(condition: str, axis: str, value: str, known: set[Names]) -> set[Na
         if known and not found:
             of = f" of {each}" if len(values) > 1 else ""
             listed = ", ".join(_quoted(name) for name in sorted({own[0] for own in known}))
-            raise ConfigError(f"--where {condition}: no run is left{of}; {axis} is one of {listed}")
+            raise ConfigError(
+                f"--filter {condition}: no run is left{of}; {axis} is one of {listed}"
+            )
         met |= found
     return met
 

@@ -171,7 +171,7 @@ def runs_as_text(runs: Iterable[RunLike]) -> str:
     if len(text.encode()) > LARGEST:
         raise ConfigError(
             f"{len(rows)} runs are more than a file of {LARGEST} bytes holds: write "
-            "several, each with its --where"
+            "several, each with its --filter"
         )
     return text
 

@@ -350,7 +350,7 @@ def lawful(*arguments: str) -> str:
 
 COMMANDS = (
     "list {}", "list losses {}", "train digits --loss {}", "train ./{}", "corrupt digits --noise {}", "evaluate {}",
-    "report --where method={}", "report --rows {}", "report -o {}", "run {}", "--plugin {} list env", "train {} {}",
+    "report --filter method={}", "report --rows {}", "report -o {}", "run {}", "--plugin {} list env", "train {} {}",
 )  # fmt: skip
 
 
@@ -616,7 +616,7 @@ def test_a_record_adds_no_option_to_its_command() -> None:
         "--trusted",
         "--loss",
         "--model",
-        "--init",
+        "--init-weights",
         "--epochs",
         "--lr",
         "--seed",

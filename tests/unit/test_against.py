@@ -362,12 +362,18 @@ def test_from_python_and_the_command_line(
 ) -> None:
     fill(tmp_path / "runs")
     assert "less ce" in str(nb.report(tmp_path / "runs", against="ce"))
-    assert main(["-C", str(tmp_path), "report", "--against", "ce", "--format", "md"]) == 0
+    assert main(["-C", str(tmp_path), "report", "--compare-to", "ce", "--format", "md"]) == 0
     assert "+20.33 [+18.90, +21.77]" in capsys.readouterr().out
     for options, said in (
-        (["--against", "gce"], "no row 'gce'"),
-        (["--against", "ce", "--format", "junit"], "--against has no effect on junit"),
-        (["--against", "ce", "--figure", "rates"], "--against has no effect on the figure rates"),
+        (["--compare-to", "gce"], "no row 'gce'"),
+        (
+            ["--compare-to", "ce", "--format", "junit"],
+            "--format junit holds the findings of --check",
+        ),
+        (
+            ["--compare-to", "ce", "--figure", "rates"],
+            "--compare-to has no effect on the figure rates",
+        ),
     ):
         assert main(["-C", str(tmp_path), "report", *options]) == 2
         assert said in capsys.readouterr().err
@@ -594,7 +600,7 @@ def test_a_baseline_may_have_differences(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path / "runs")
-    options = ["-C", str(tmp_path), "report", "--against", "ce"]
+    options = ["-C", str(tmp_path), "report", "--compare-to", "ce"]
     assert main([*options, "--save-baseline", str(tmp_path / "b.json")]) == 0
     assert main([*options, "--check", "--baseline", str(tmp_path / "b.json")]) == 0
     assert "check: 2 ok" in capsys.readouterr().err

@@ -193,7 +193,7 @@ def test_the_density_of_p_is_that_of_all_seeds_together(place: Path, drawn: Call
 
 
 def test_right_and_wrong_labels_lie_apart(drawn: Callable) -> None:
-    rows = drawn("density", "--epoch", "4", "--where", "noise=symmetric(rate=0.4)")
+    rows = drawn("density", "--epoch", "4", "--filter", "noise=symmetric(rate=0.4)")
     mean = {
         name: (
             of(rows, "el, digits, sym 0.4, epoch 4", name)
@@ -406,12 +406,15 @@ NOT_DRAWN = (
     (["--figure", "rates", "--epoch", "2"], "--epoch has no effect on the figure rates"),
     (["--figure", "curves", "--metric", "best"], "--metric has no effect on the figure curves"),
     (["--figure", "curves", "--rows", "model"], "--rows has no effect on the figure curves"),
-    (["--figure", "loss", "--where", "method=ce"], "--where has no effect on the figure loss"),
+    (["--figure", "loss", "--filter", "method=ce"], "--filter has no effect on the figure loss"),
     (["--figure", "density", "--epoch", "5"], "--epoch 5: the runs have 4 epochs"),
     (["--figure", "loss", "--loss", "gcee"], "unknown loss 'gcee'"),
     (["--figure", "loss", "--loss", "el"], "give a value, e.g. el(eps=0.4)"),
-    (["--figure", "paper", "--where", "method=ce"], "needs runs of ce and of el on the same noise"),
-    (["--figure", "ranks", "--where", "method=ce"], "has 1 methods"),
+    (
+        ["--figure", "paper", "--filter", "method=ce"],
+        "needs runs of ce and of el on the same noise",
+    ),
+    (["--figure", "ranks", "--filter", "method=ce"], "has 1 methods"),
     (["--loss", "ce"], "--loss has no effect without --figure"),
     (["--epoch", "1"], "--epoch has no effect without --figure"),
 )
@@ -444,7 +447,7 @@ def test_where_there_is_nothing_to_draw_it_says_why(
                 "report",
                 "--figure",
                 "rates",
-                "--where",
+                "--filter",
                 "noise=imported(file='own')",
             ]
         )

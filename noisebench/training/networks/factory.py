@@ -33,7 +33,7 @@ class InitialState:
         """Raises DataError where there are several, but none for this network."""
         if len(self.states) > 1 and number >= len(self.states):
             raise DataError(
-                f"--init: {self.label} are the weights of {len(self.states)} "
+                f"--init-weights: {self.label} are the weights of {len(self.states)} "
                 "networks, this run trains more: give those of one"
             )
         return self.states[number if len(self.states) > 1 else 0]
@@ -75,7 +75,7 @@ class NetworkFactory:
                 network.load_state_dict(fitted.state, strict=False)
                 return network, (*fitted.said, *self._said(weights, network))
             wrong = wrong or fitted.wrong
-        raise DataError(f"--init: {weights.label} does not fit {self.model} here: {wrong}")
+        raise DataError(f"--init-weights: {weights.label} does not fit {self.model} here: {wrong}")
 
     def _said(self, weights: InitialState, network: nn.Module) -> Iterator[str]:
         if len(weights.states) > self.networks:
