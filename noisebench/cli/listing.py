@@ -75,8 +75,8 @@ def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
     facts = Table.grid(padding=(0, 2))
     for key, value in found[0].items():
         if value not in (None, "", [], {}) and key != "cells":
-            said = images(value) if key == "images" else _plain(value)
-            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(*said.split("\n")))
+            text = images(value) if key == "images" else _plain(value)
+            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(*text.split("\n")))
     show(facts, *(_paper_tables(name) if kind == "published" else []))
 
 

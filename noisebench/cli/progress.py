@@ -44,9 +44,9 @@ class RunProgress:
             )
             from rich.table import Column
 
-            whole = Column(no_wrap=True, min_width=7)  # in a narrow terminal the bar shrinks first
+            column = Column(no_wrap=True, min_width=7)  # in a narrow terminal the bar shrinks first
             columns = (
-                MofNCompleteColumn(table_column=whole),
+                MofNCompleteColumn(table_column=column),
                 BarColumn(10),
                 TextColumn("{task.description}"),
                 TimeRemainingColumn(),

@@ -64,7 +64,7 @@ _CELL: Form = {
     "settings": {},
     "failed": WHOLE,
 }
-_TINY = 1e-12  # a chance that is not said more exactly
+_TINY = 1e-12  # the least p value that is shown
 _EPSILON = 1e-9  # what is lost by summing; a drop of exactly the tolerance is within it
 
 
