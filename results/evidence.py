@@ -1,5 +1,5 @@
 """Makes a table of this folder, or goes on with it, a piece at a time: `python results/evidence.py
-el-cifar10 --minutes 25`.
+el-cifar10 --time-limit 25`.
 
 Of each table `NAME.csv` has every run, a line each, and `NAME.md` what it shows. What the file has
 is not run again, wherever it was run; what was stopped goes on in the workspace. Pieces come in the
@@ -45,7 +45,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How many of a suite's seeds, in which pieces (conditions of `run --where`), and what is shown
+    """How many of a suite's seeds, in which pieces (conditions of `run --filter`), and what is shown
     of them.
     """
 
@@ -107,9 +107,17 @@ def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
         if left < _LEAST:
             break
         there = [str(file)] if file.exists() else []
-        known = ["--known", *there] if there else []
-        where = [word for condition in piece for word in ("--where", condition)]
-        asked = ["--seeds", str(found.seeds), *where, *known, *at_once, "--minutes", f"{left:.3f}"]
+        known = ["--completed", *there] if there else []
+        where = [word for condition in piece for word in ("--filter", condition)]
+        asked = [
+            "--seeds",
+            str(found.seeds),
+            *where,
+            *known,
+            *at_once,
+            "--time-limit",
+            f"{left:.3f}",
+        ]
         code = command(["-C", str(workspace), "run", name, *asked])
         failed += code != 0
         if any(workspace.glob("runs/*/result.json")):
@@ -143,7 +151,7 @@ def _made(name: str, file: Path) -> Iterator[str]:
     seeds, suite = EVIDENCE[name].seeds, suites()[name]
     whole = len(expand(suite.with_defaults(seeds=seeds)))
     some = "all" if len(runs) == whole else f"{len(runs)} of"
-    one = " ".join(f'--where "{axis}={runs[-1][axis]}"' for axis in (*suite.matrix, "seed"))
+    one = " ".join(f'--filter "{axis}={runs[-1][axis]}"' for axis in (*suite.matrix, "seed"))
     yield (
         f"`noisebench run {name} --seeds {seeds}`, {some} {whole} runs, a line each in "
         f"[{file.name}]({file.name}). One of them again, "
@@ -185,7 +193,7 @@ def main() -> int:
         metavar="NAME",
         help=f"of {', '.join(EVIDENCE)}; default: only write the pages again",
     )
-    parser.add_argument("--minutes", type=_minutes, default=1e6, help="in all")
+    parser.add_argument("--time-limit", type=_minutes, default=1e6, help="in all")
     parser.add_argument(
         "--jobs", type=int, help="runs at a time; default: one a core, or one a GPU"
     )

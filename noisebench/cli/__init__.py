@@ -1,5 +1,5 @@
-"""The command line: words -> calls -> printed answer and exit code. The only part that prints and
-exits.
+"""The command line: parses options, calls the library, prints the answer and exits. The only part
+that prints and exits.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", _INTERRUPTED)
     except BrokenPipeError:
-        # the reader has left; nothing more can be said
+        # the reader of a pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except MemoryError as error:
-        said = "out of memory: what was finished stays, and the same command goes on"
-        return _fail(said, RunFailed.exit_code, error if verbose else None)
+        message = "out of memory: finished runs stay, and the same command resumes"
+        return _fail(message, RunFailed.exit_code, error if verbose else None)
     except OSError as error:  # such as a path that is too long to exist
-        said = f"{error.filename or type(error).__name__}: {error.strerror or error}"
-        return _fail(said, NoisebenchError.exit_code, error if verbose else None)
-    except Exception as error:  # the last net: a bug of ours, said shortly
+        message = f"{error.filename or type(error).__name__}: {error.strerror or error}"
+        return _fail(message, NoisebenchError.exit_code, error if verbose else None)
+    except Exception as error:  # a bug of ours, in one line
         message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
         return _fail(
             f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None
@@ -87,12 +87,12 @@ def _fail(message: str, code: int, error: BaseException | None = None) -> int:
 
 
 def _write(text: str) -> None:
-    """On stderr, where a stranger's words stand in errors; of several lines each."""
+    """On stderr, each line made printable, since errors hold untrusted text."""
     sys.stderr.write("".join(printable_line(line) + "\n" for line in text.split("\n")))
 
 
 def _usage(error: Any) -> str:
-    """click's message on one line, with the way on."""
+    """click's message on one line, with the command for help."""
     message = " ".join(error.format_message().split()).rstrip(".")
     context, option = getattr(error, "ctx", None), getattr(error, "option_name", None)
     if option and context and context.parent:

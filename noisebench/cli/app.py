@@ -1,5 +1,5 @@
-"""The commands and what stands before them. Importing this loads typer alone; every command imports
-what it needs.
+"""The commands and what stands before them. Importing this loads typer and numpy; every command
+imports what it needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..training.distributed.processes import rank_info
 from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_
-from .options import Globals
+from .options import Command, Globals
 from .report import report
 from .run import run
 from .train import TRAIN_SETTINGS, train
@@ -27,12 +27,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(corrupt)
-app.command(context_settings=TRAIN_SETTINGS)(train)
-app.command()(evaluate)
-app.command()(report)
-app.command()(run)
-app.command("list")(list_)
+app.command(cls=Command)(corrupt)
+app.command(cls=Command, context_settings=TRAIN_SETTINGS)(train)
+app.command(cls=Command)(evaluate)
+app.command(cls=Command)(report)
+app.command(cls=Command)(run)
+app.command("list", cls=Command)(list_)
 
 
 def _version(asked: bool) -> None:

@@ -1,5 +1,5 @@
 """stdout is data, stderr is progress and warnings. Not a terminal: full width, no colour, nothing
-cut. Strangers' words command neither.
+cut. Untrusted text is escaped on both.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def show(*things: Any) -> None:
 
 
 def write(text: str) -> None:
-    """Print a document on stdout exactly as it is: whoever made it has made its words harmless."""
+    """Print a document on stdout exactly as it is: its maker has escaped untrusted text."""
     sys.stdout.write(text)
 
 
@@ -51,7 +51,7 @@ def say(text: str, *, quiet: bool = False) -> None:
 
 
 def order(line: str) -> None:
-    """A line on stderr that a build's log is to obey, as it is."""
+    """A line on stderr as it is: a command for a build's log."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 def images(count: int | None) -> str:
-    """`52 k images`, `1.3 G images`: two digits of them; – where nobody knows."""
+    """`52 k images`, `1.3 G images`: two digits of them; – where unknown."""
     if count is None:
         return "–"
     rounded = float(f"{count:.1e}")
@@ -84,13 +84,13 @@ def percent(share: float | None) -> str:
 
 
 def estimated(record: dict[str, Any]) -> str:
-    """The estimates of a run's noise, what they rest on, and the truth where that is known; empty
-    for a run without estimates.
+    """The estimates of a run's noise, the accuracy that they rest on, and the truth where that is
+    known; empty for a run without estimates.
     """
-    found = record.get("estimates", {})
+    estimates = record.get("estimates", {})
     parts = []
-    if "rate" in found:
-        rate = found["rate"]
+    if "rate" in estimates:
+        rate = estimates["rate"]
         interval = ""
         if "interval" in rate:
             low, high = rate["interval"]
@@ -98,23 +98,17 @@ def estimated(record: dict[str, Any]) -> str:
         parts.append(
             f"noise rate {percent(rate['estimate'])}{interval} (truth {percent(rate['truth'])})"
         )
-    if T := found.get("transition"):
-        known = T["truth"] is not None
-        off = (
-            (
-                f", {percent(_mean_distance(T['estimate'], T['truth']))} of a class's labels "
-                "in the wrong place"
-            )
-            if known
-            else ""
-        )
-        parts.append(f"T{off}")
-    rests = (
-        f"; out-of-fold accuracy on the given labels {percent(found['accuracy'])}"
-        if "accuracy" in found
-        else ""
-    )
-    return f"estimated {', '.join(parts)}{rests}" if parts else ""
+    if T := estimates.get("transition"):
+        distance = ""
+        if T["truth"] is not None:
+            share = percent(_mean_distance(T["estimate"], T["truth"]))
+            distance = f", {share} of a class's labels in the wrong place"
+        parts.append(f"T{distance}")
+    accuracy = ""
+    if "accuracy" in estimates:
+        share = percent(estimates["accuracy"])
+        accuracy = f"; out-of-fold accuracy on the given labels {share}"
+    return f"estimated {', '.join(parts)}{accuracy}" if parts else ""
 
 
 def _mean_distance(rows: list[list[float]], others: list[list[float]]) -> float:

@@ -1,5 +1,5 @@
-"""Which labels `train` trains on: a manifest, a noise on a data set, what corrupt wrote last, or
-the embedded digits.
+"""The labels that `train` trains on: a manifest, a noise on a data set, what corrupt wrote last,
+or the embedded digits.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from ..labels.manifest import Manifest
     from ..runs.workspace import Workspace
 
-_DEFAULT = ("digits", NoiseOptions(sym=0.4))
+_DEFAULT = ("digits", NoiseOptions(short={"sym": 0.4}))
 
 
 @dataclass(frozen=True)
 class LabelChoice:
-    """What the command line says of the labels; all may be missing. `test`: where a folder's test
-    images lie.
+    """The labels as the command line names them; all may be missing. `test`: the test images of a
+    folder.
     """
 
     dataset: str | None
@@ -31,15 +31,10 @@ class LabelChoice:
     test: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.options.any and self.options != NoiseOptions() and not recorded(self.dataset):
-            given = next(
-                name
-                for name, value in vars(self.options).items()
-                if value != getattr(NoiseOptions(), name)
-            )
+        if not self.options.any and self.options.given and not recorded(self.dataset):
+            name = next(iter(self.options.given)).replace("_", "-")
             raise ConfigError(
-                f"--{given.replace('_', '-')} has an effect with a noise only: "
-                "--sym, --asym, --human, --noise ..."
+                f"--{name} has an effect with a noise only: --sym, --asym, --human, --noise ..."
             )
         if self.options.any and self.path is not None:
             raise ConfigError("give a noise or a --manifest, not both")
@@ -48,7 +43,7 @@ class LabelChoice:
 
 
 def recorded(dataset: str | None) -> bool:
-    """Whether a data set is taken as it is where no noise is named."""
+    """Whether a data set is used as it is where no noise is named."""
     from ..datasets import DATASETS
 
     return dataset in DATASETS and DATASETS[dataset].recorded
@@ -56,7 +51,7 @@ def recorded(dataset: str | None) -> bool:
 
 @dataclass(frozen=True)
 class ChosenLabels:
-    """A manifest, its place, its data set, a sentence that says which it is, and how its files were
+    """A manifest, its path, its data set, the reason for it, and notes on how its files were
     read.
     """
 
@@ -78,22 +73,27 @@ def choose_labels(workspace: Workspace, choice: LabelChoice) -> ChosenLabels:
     """What to train on; nothing is written. Raises NoisebenchError."""
     from ..labels.manifest import read_manifest
 
-    if choice.options.any:
-        return _made(workspace, str(choice.dataset), choice.options, choice.test)
-    if choice.path is None and recorded(choice.dataset):
-        return _made(
-            workspace, str(choice.dataset), replace(choice.options, labels="own"), choice.test
-        )
-    if choice.path is not None:
-        manifest = read_manifest(choice.path)
-        return ChosenLabels(manifest, choice.path, dataset_of(workspace, choice, manifest))
-    current = workspace.current
-    if current is not None:
-        return _current(workspace, current, choice)
+    options, hint = choice.options, f"noisebench train {choice.dataset} --sym 0.4"
+    if choice.path is None and not options.any and recorded(choice.dataset):
+        options = replace(options, short={"labels": "own"})
+    if options.any:
+        return _apply(workspace, str(choice.dataset), options, choice.test)
+    path = choice.path or workspace.current
+    if path is not None:
+        manifest = read_manifest(path)
+        dataset, name = dataset_of(workspace, choice, manifest), manifest.meta["dataset"]
+        if choice.path is not None:
+            return ChosenLabels(manifest, path, dataset)
+        if choice.dataset is not None and dataset.name != name:
+            raise ConfigError(
+                f"what corrupt wrote last, {path}, is for {name}: say which noise, e.g. {hint}"
+            )
+        return ChosenLabels(manifest, path, dataset, "what corrupt wrote last: ")
     if choice.dataset not in (None, _DEFAULT[0]):
-        hint = f"noisebench train {choice.dataset} --sym 0.4 (--sym 0 for clean labels)"
-        raise ConfigError(f"say which noise: {hint}, or run noisebench corrupt first")
-    return replace(_made(workspace, *_DEFAULT, choice.test), why="no manifest here: ")
+        raise ConfigError(
+            f"say which noise: {hint} (--sym 0 for clean labels), or run noisebench corrupt first"
+        )
+    return replace(_apply(workspace, *_DEFAULT, choice.test), why="no manifest here: ")
 
 
 def dataset_of(workspace: Workspace, choice: LabelChoice, manifest: Manifest) -> Dataset:
@@ -104,39 +104,25 @@ def dataset_of(workspace: Workspace, choice: LabelChoice, manifest: Manifest) ->
     return workspace.dataset(named, choice.test, manifest.meta.get("labels_path"))
 
 
-def _made(
-    workspace: Workspace, named: str, options: NoiseOptions, test: Path | None
+def _apply(
+    workspace: Workspace, name: str, options: NoiseOptions, test: Path | None
 ) -> ChosenLabels:
-    dataset = workspace.dataset(named, test, options.label_file)
-    manifest, path = workspace.make(dataset, options.wish(dataset.name))
-    return ChosenLabels(
-        manifest, path, dataset, notes=(*notes_of(dataset, manifest), *decisions_of(manifest))
-    )
+    dataset = workspace.dataset(name, test, options.label_file)
+    manifest, path = workspace.make(dataset, options.request(dataset.name))
+    notes = (*notes_of(dataset, manifest), *decisions_of(manifest))
+    return ChosenLabels(manifest, path, dataset, notes=notes)
 
 
 def notes_of(dataset: Dataset, manifest: Manifest) -> tuple[str, ...]:
-    """How the tables of a data set and of its labels were read: which columns are what, and what is
-    not used.
+    """How the tables of a data set and of its labels were read: the meaning of columns, and those
+    that are not used.
     """
-    of_labels = [manifest.meta["label_file"]] if "label_file" in manifest.meta else []
-    return (*(dataset.listed.notes if dataset.listed else ()), *of_labels)
+    label_file = [manifest.meta["label_file"]] if "label_file" in manifest.meta else []
+    return (*(dataset.listed.notes if dataset.listed else ()), *label_file)
 
 
 def decisions_of(manifest: Manifest) -> list[str]:
-    """What was passed over and chosen of a data set; what is changed of its images is said of each
-    run.
+    """Notes on what was passed over and chosen in a data set; changes of its images are noted of
+    each run.
     """
     return [line for line in manifest.meta.get("decisions", ()) if not line.startswith("images: ")]
-
-
-def _current(workspace: Workspace, path: Path, choice: LabelChoice) -> ChosenLabels:
-    from ..labels.manifest import read_manifest
-
-    manifest = read_manifest(path)
-    dataset, own = dataset_of(workspace, choice, manifest), manifest.meta["dataset"]
-    if choice.dataset is not None and dataset.name != own:
-        hint = f"noisebench train {choice.dataset} --sym 0.4"
-        raise ConfigError(
-            f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. {hint}"
-        )
-    return ChosenLabels(manifest, path, dataset, "what corrupt wrote last: ")

@@ -1,249 +1,194 @@
-"""What several commands share: the options before the command, and those that name a noise."""
+"""How commands take their options: a group of options that several share is declared once, and
+help shows a panel for each group.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+import typer.core
 
 from ..errors import ConfigError
+from ..experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
+from ..noise import noise_of_option, noise_options
+from .console import say
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ..datasets import Dataset
     from ..labels.build import LabelRequest
+    from ..runs.trackers import RunLogger
     from ..runs.workspace import Workspace
 
-Sym = Annotated[
-    float | None,
-    typer.Option("--sym", metavar="RATE", help="Symmetric noise, exclusive of the true class."),
-]
-Asym = Annotated[
-    float | None, typer.Option("--asym", metavar="RATE", help="Asymmetric noise by a named --map.")
-]
-Pair = Annotated[
-    float | None, typer.Option("--pair", metavar="RATE", help="Pair-flip, class i to i + 1.")
-]
-Idn = Annotated[
-    float | None,
-    typer.Option(
-        "--idn",
-        metavar="RATE",
-        help="Instance-dependent noise: part-dependent (pdn), a paper's own with --convention, or "
-        "a teacher's with --predictions (plc).",
-    ),
-]
-Human = Annotated[
-    str | None,
-    typer.Option(
-        "--human", metavar="COLUMN", help="Labels by people: CIFAR-N's worse, aggre, random1 ..."
-    ),
-]
-Matrix = Annotated[
-    str | None,
-    typer.Option("--matrix", metavar="FILE", help="Any transition matrix: .csv, .npy or .yaml."),
-]
-LabelFile = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="FILE",
-        help="Label file (.csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt), or FILE:COLUMN for "
-        "the column of labels; the column "
-        "of indices, paths or file names is the key. Or 'own': the data set's labels unchanged.",
-    ),
-]
-Openset = Annotated[
-    float | None,
-    typer.Option("--openset", metavar="RATE", help="This share of images comes from --source."),
-]
-Source = Annotated[
-    str | None,
-    typer.Option(
-        "--source", metavar="DATASET", help="The data set that --openset takes images from."
-    ),
-]
-Noise = Annotated[
-    str | None,
-    typer.Option(
-        "--noise", metavar="TEXT", help="Any noise: 'symmetric(rate=0.4, inclusive=True)'."
-    ),
-]
-Map = Annotated[
-    str | None,
-    typer.Option(
-        "--map",
-        metavar="NAME",
-        help="Which classes flip for --asym (noisebench list noises asymmetric).",
-    ),
-]
-Inclusive = Annotated[
-    bool, typer.Option("--inclusive", help="--sym draws among all classes, the true one too.")
-]
-Bernoulli = Annotated[
-    bool,
-    typer.Option(
-        "--bernoulli", help="Each label flips by itself, instead of exact counts per class."
-    ),
-]
-ConventionName = Annotated[
-    str | None,
-    typer.Option(
-        "--convention",
-        metavar="NAME",
-        help="The rate as this paper meant it (noisebench list conventions).",
-    ),
-]
-Predictions = Annotated[
-    str | None,
-    typer.Option(
-        "--predictions", metavar="FILE", help="A teacher's, by evaluate --predictions, for --idn."
-    ),
-]
-ValFraction = Annotated[
-    float | None,
-    typer.Option("--val-fraction", metavar="SHARE", help="Hold out a noisy validation split."),
-]
-ValSplit = Annotated[
-    str | None,
-    typer.Option(
-        "--val-split", metavar="WHEN", help="Draw it after (default) or before corruption."
-    ),
-]
-Trusted = Annotated[
-    float | None,
-    typer.Option(
-        "--trusted",
-        metavar="SHARE",
-        help="This share of the labels has been verified: right, and marked so.",
-    ),
-]
-Subset = Annotated[
-    int | None,
-    typer.Option(
-        "--subset",
-        metavar="N",
-        help="Only N of the training images, the same for every noise, method and seed.",
-    ),
-]
+# old spellings, which work for one release; those of a recipe's values stand with their fields
+RENAMED = {
+    "--against": "--compare-to",
+    "--known": "--completed",
+    "--minutes": "--time-limit",
+    "--where": "--filter",
+    "--on": "--eval-on",
+    "--recheck": "--verify",
+    "--folds": "--cv-folds",
+    "--init": "--init-weights",
+}
+for _field in RECIPE_FIELDS.values():
+    for _alias in _field.metadata.get("aliases", ()):
+        RENAMED.update(zip(_alias.split("/"), _field.metadata["flag"].split("/"), strict=True))
+
+
+class Command(typer.core.TyperCommand):
+    """A command that takes the old spellings of its options too, and whose help has a panel for
+    each group of options. Plain help: Rich's would take longer than all the rest.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        flags = {flag for parameter in self.params for flag in _flags(parameter)}
+        words = []
+        for word in args:
+            flag, equals, value = word.partition("=")
+            new = RENAMED.get(flag, "")
+            if new in flags and flag not in flags:
+                say(f"{flag} is now {new}")
+                words.append(f"{new}{equals}{value}")
+            else:
+                words.append(word)
+        return super().parse_args(ctx, words)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            kind = "Arguments" if parameter.param_type_name == "argument" else "Other"
+            panel = getattr(parameter, "rich_help_panel", None) or kind
+            if record := parameter.get_help_record(ctx):
+                panels.setdefault(panel, []).append(record)
+        for panel, records in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(records)
+
+
+def _flags(parameter: Any) -> list[str]:
+    return [*parameter.opts, *parameter.secondary_opts]
+
+
+def option(panel: str, *flags: str, help: str, metavar: str | None = None, **more: Any) -> Any:
+    """An option in a panel of the help."""
+    return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more)
+
+
+def _optional(name: str, kind: Any, declared: Any) -> Parameter:
+    """A parameter for an option that is None by default."""
+    annotation: Any = Annotated[kind | None, declared]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+@dataclass(frozen=True)
+class Options:
+    """A group of options: its fields are options of the command that takes it."""
+
+    @classmethod
+    def parameters(cls) -> list[Parameter]:
+        hints = get_type_hints(cls, include_extras=True)
+        return [
+            Parameter(value.name, Parameter.KEYWORD_ONLY, default=value.default, annotation=hint)
+            for value in fields(cls)
+            if hasattr(hint := hints[value.name], "__metadata__")
+        ]
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> Self:
+        """The group, its options taken out of the values of a command."""
+        return cls(**{parameter.name: values.pop(parameter.name) for parameter in cls.parameters()})
+
+
+def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command for Typer: each parameter that is a group becomes the options of the group."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, type[Options]] = {}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(function).parameters.items():
+        if isinstance(hints[name], type) and issubclass(hints[name], Options):
+            groups[name] = hints[name]
+            parameters += hints[name].parameters()
+        else:
+            kind = Parameter.KEYWORD_ONLY
+            parameters.append(parameter.replace(annotation=hints[name], kind=kind))
+
+    @functools.wraps(function)
+    def command(**values: Any) -> Any:
+        taken = {name: group.take(values) for name, group in groups.items()}
+        return function(**values, **taken)
+
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
 TestFolder = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "Data",
         "--test",
         metavar="DIR",
         help="Test images of a folder, DIR/class/image; default: its test/, validation/ or val/.",
     ),
 ]
-NoiseSeed = Annotated[int, typer.Option("--noise-seed", metavar="N", help="Seed of the draw.")]
-Budget = Annotated[
+Model = Annotated[
     str | None,
-    typer.Option(
-        "--budget",
-        metavar="NAME",
-        help="epochs (default), or compute: as many as do the work of so many of CE.",
+    option(
+        "Method", "--model", metavar="NAME|timm:NAME", help="The network; default: the data set's."
     ),
 ]
-Init = Annotated[
+InitWeights = Annotated[
     str | None,
-    typer.Option(
-        "--init",
+    option(
+        "Method",
+        "--init-weights",
         metavar="RUN|FILE|pretrained|none",
-        help="The weights to begin from: a run's, a file's, or timm's own.",
+        help="Initial weights: a run's, a file's, or timm's own.",
     ),
 ]
-Epochs = Annotated[
-    int | None, typer.Option("--epochs", metavar="N", help="Passes over the training set.")
+Device = Annotated[
+    str, option("Run", "--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")
 ]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", metavar="N", help="Examples a step.")
-]
-LearningRate = Annotated[
-    float | None, typer.Option("--lr", metavar="N", help="Initial learning rate.")
-]
-Momentum = Annotated[float | None, typer.Option("--momentum", metavar="N", help="SGD momentum.")]
-Nesterov = Annotated[
-    bool | None, typer.Option("--nesterov/--no-nesterov", help="Nesterov's momentum.")
-]
-WeightDecay = Annotated[
-    float | None, typer.Option("--weight-decay", metavar="N", help="L2, on every parameter.")
-]
-Schedule = Annotated[
-    str | None,
-    typer.Option("--schedule", metavar="TEXT", help="constant, cosine or 'step(40, 80)'."),
-]
-Clip = Annotated[
-    float | None, typer.Option("--clip", metavar="N", help="Largest gradient norm, 0 for none.")
-]
-Crop = Annotated[
-    int | None, typer.Option("--crop", metavar="N", help="Padding of the random crop, in pixels.")
-]
-Flip = Annotated[bool | None, typer.Option("--flip/--no-flip", help="Mirror images at random.")]
-Freeze = Annotated[
-    int | None, typer.Option("--freeze", metavar="N", help="Freeze the first N layer groups.")
-]
-LayerDecay = Annotated[
-    float | None,
-    typer.Option(
-        "--layer-decay",
-        metavar="SHARE",
-        help="A layer group's learning rate, as a share of the next one's; 1: all alike.",
-    ),
-]
-ImgSize = Annotated[
-    int | None,
-    typer.Option(
-        "--img-size",
-        metavar="N",
-        min=8,
-        max=1024,
-        help="Side of the square images in pixels; default: unchanged, or of different sizes the "
-        "median shorter side, at most 224.",
-    ),
-]
-OldSize = Annotated[int | None, typer.Option("--size", min=8, max=1024, hidden=True)]
-Fit = Annotated[
-    str | None,
-    typer.Option(
-        "--fit", metavar="crop|pad|squash", help="How images are made square; default: crop."
-    ),
+NoResume = Annotated[
+    bool, option("Run", "--no-resume", help="Start interrupted runs from the beginning.")
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(
+    option(
+        "Run",
         "--workers",
         metavar="N",
         min=0,
-        help="Processes that read a streamed set's pictures ahead; default: one a core.",
+        help="Processes that read a streamed set's images ahead; default: one a core.",
     ),
 ]
 LogTo = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        "Output",
         "--log-to",
         metavar="TRACKER",
         help="Also to tensorboard, wandb, mlflow or trackio; may be repeated.",
     ),
 ]
-Drop = Annotated[
-    bool, typer.Option("--drop", help="What the list of --suspects names is not trained on.")
-]
-Relabel = Annotated[
-    bool,
-    typer.Option(
-        "--relabel", help="What the list of --suspects names gets the label suggested there."
-    ),
-]
-Where = Annotated[
+Filter = Annotated[
     list[str] | None,
-    typer.Option(
-        "--where",
+    option(
+        "Data",
+        "--filter",
         metavar="AXIS=VALUE",
         help="Only these runs; several values: seed=0|1; repeatable.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Json = Annotated[bool, option("Output", "--json", help="One JSON document on stdout.")]
 
 
 @dataclass(frozen=True)
@@ -258,7 +203,7 @@ class Globals:
     verbose: bool
 
     def open(self, workers: int | None = None) -> Workspace:
-        """The workspace, with plugins loaded; workers: processes that read pictures ahead."""
+        """The workspace, with plugins loaded; workers: processes that read images ahead."""
         from ..core.plugins import load_plugins
         from ..runs.workspace import Workspace
         from .progress import DownloadProgress
@@ -268,6 +213,16 @@ class Globals:
         return Workspace(
             self.workspace, self.data_dir, offline=self.offline, workers=workers, tell=tell
         )
+
+    def open_logger(self, names: list[str]) -> RunLogger:
+        """A logger for the trackers of --log-to. Raises ConfigError where one cannot begin."""
+        from ..runs.trackers import RunLogger, TrackerConfig, connect
+
+        config = TrackerConfig(self.workspace, self.offline)
+        trackers = {name: connect(name, config) for name in names}
+        for name, tracker in trackers.items():
+            say(f"logging to {name}: {tracker.where}", quiet=self.quiet)
+        return RunLogger(trackers, lambda text: say(f"warning: {text}"))
 
 
 def check_workers(workers: int | None, datasets: Iterable[Dataset]) -> None:
@@ -281,51 +236,179 @@ def check_workers(workers: int | None, datasets: Iterable[Dataset]) -> None:
 
 
 @dataclass(frozen=True)
-class NoiseOptions:
-    """The noise as options; `wish()` is it in the language."""
+class RecipeOptions(Options):
+    """The recipe and the values that replace its own; `changes`: by the fields of Recipe."""
 
-    sym: float | None = None
-    asym: float | None = None
-    pair: float | None = None
-    idn: float | None = None
-    human: str | None = None
-    matrix: str | None = None
-    labels: str | None = None
-    openset: float | None = None
-    source: str | None = None
-    noise: str | None = None
-    map: str | None = None
-    inclusive: bool = False
-    bernoulli: bool = False
-    convention: str | None = None
-    predictions: str | None = None
-    val_fraction: float | None = None
-    val_split: str | None = None
-    trusted: float | None = None
-    subset: int | None = None
-    noise_seed: int = 0
+    recipe: Annotated[
+        str | None,
+        option(
+            "Recipe",
+            "--recipe",
+            metavar="NAME",
+            help="Training recipe: epochs, optimizer, schedule, augmentation; default: the data "
+            "set's.",
+        ),
+    ] = None
+    budget: Annotated[
+        str | None,
+        option(
+            "Recipe",
+            "--budget",
+            metavar="NAME",
+            help="epochs (default), or compute: epochs that cost as much as those of CE.",
+        ),
+    ] = None
+    changes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, context: typer.Context) -> NoiseOptions:
-        """As they were given to a command that has them all."""
-        return cls(**{field.name: context.params[field.name] for field in fields(cls)})
+    def parameters(cls) -> list[Parameter]:
+        options = super().parameters()
+        for name, value in RECIPE_FIELDS.items():
+            facts = value.metadata
+            bounds = {end: facts[end] for end in ("min", "max") if end in facts}
+            declared = option(
+                "Recipe", facts["flag"], help=facts["help"], metavar=facts["metavar"], **bounds
+            )
+            options.append(_optional(option_name(name), RECIPE_TYPES[name], declared))
+        return options
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> Self:
+        given = {name: values.pop(option_name(name)) for name in RECIPE_FIELDS}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return cls(values.pop("recipe"), values.pop("budget"), changes)
+
+
+@dataclass(frozen=True)
+class NoiseOptions(Options):
+    """The labels as options; `short`: the noises that are named by an option of their own."""
+
+    noise: Annotated[
+        str | None,
+        option(
+            "Noise",
+            "--noise",
+            metavar="TEXT",
+            help="Any noise: 'symmetric(rate=0.4, inclusive=True)'.",
+        ),
+    ] = None
+    source: Annotated[
+        str | None,
+        option(
+            "Noise",
+            "--source",
+            metavar="DATASET",
+            help="The data set that --openset takes images from.",
+        ),
+    ] = None
+    map: Annotated[
+        str | None,
+        option(
+            "Noise",
+            "--map",
+            metavar="NAME",
+            help="Which classes flip for --asym (noisebench list noises asymmetric).",
+        ),
+    ] = None
+    inclusive: Annotated[
+        bool,
+        option("Noise", "--inclusive", help="--sym samples from all classes, the true one too."),
+    ] = False
+    bernoulli: Annotated[
+        bool,
+        option(
+            "Noise",
+            "--bernoulli",
+            help="Each label flips independently, instead of exact counts per class.",
+        ),
+    ] = False
+    convention: Annotated[
+        str | None,
+        option(
+            "Noise",
+            "--convention",
+            metavar="NAME",
+            help="The rate as this paper meant it (noisebench list conventions).",
+        ),
+    ] = None
+    predictions: Annotated[
+        str | None,
+        option(
+            "Noise",
+            "--predictions",
+            metavar="FILE",
+            help="A teacher's, by evaluate --predictions, for --idn.",
+        ),
+    ] = None
+    noise_seed: Annotated[
+        int, option("Noise", "--noise-seed", metavar="N", help="Seed of the noise.")
+    ] = 0
+    subset: Annotated[
+        int | None,
+        option(
+            "Data",
+            "--subset",
+            metavar="N",
+            help="Only N of the training images, the same for every noise, method and seed.",
+        ),
+    ] = None
+    val_fraction: Annotated[
+        float | None,
+        option("Data", "--val-fraction", metavar="SHARE", help="Reserve a noisy validation split."),
+    ] = None
+    val_split: Annotated[
+        str | None,
+        option(
+            "Data",
+            "--val-split",
+            metavar="WHEN",
+            help="Split it off after (default) or before corruption.",
+        ),
+    ] = None
+    trusted: Annotated[
+        float | None,
+        option(
+            "Data",
+            "--trusted",
+            metavar="SHARE",
+            help="This share of the labels is verified: correct, and marked so.",
+        ),
+    ] = None
+    short: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parameters(cls) -> list[Parameter]:
+        options = []
+        for name, entry in noise_options().items():
+            facts = entry.facts["option"]
+            kind = next(p.type for p in entry.parameters if p.name == facts.parameter)
+            declared = option("Noise", facts.flag, help=facts.help, metavar=facts.metavar)
+            options.append(_optional(name, kind, declared))
+        return [*options, *super().parameters()]
+
+    @classmethod
+    def take(cls, values: dict[str, Any]) -> Self:
+        short = {name: values.pop(name) for name in noise_options()}
+        others = {parameter.name: values.pop(parameter.name) for parameter in super().parameters()}
+        given = {name: value for name, value in short.items() if value is not None}
+        return cls(**others, short=given)
 
     @property
-    def rates(self) -> dict[str, float]:
-        """The kinds that take a rate and are named, with it."""
-        named = {"sym": self.sym, "asym": self.asym, "pair": self.pair, "idn": self.idn}
-        return {kind: rate for kind, rate in named.items() if rate is not None}
+    def given(self) -> dict[str, Any]:
+        """The options that are not at their defaults, by name."""
+        default = vars(NoiseOptions())
+        others = {k: v for k, v in vars(self).items() if k != "short" and v != default[k]}
+        return {**self.short, **others}
+
+    @property
+    def openset(self) -> float | None:
+        return self.short.get("openset")
 
     @property
     def named(self) -> list[str]:
         """The options that name a noise; --openset goes with another or alone."""
-        others = {
-            "human": self.human,
-            "matrix": self.matrix,
-            "labels": self.labels,
-            "noise": self.noise,
-        }
-        return [*self.rates, *(name for name, value in others.items() if value is not None)]
+        names = [name for name in self.short if name != "openset"]
+        return [*names, "noise"] if self.noise is not None else names
 
     @property
     def label_file(self) -> str | None:
@@ -334,15 +417,15 @@ class NoiseOptions:
         """
         from ..noise import label_file_of
 
-        if self.labels is not None:
-            return None if self.labels == "own" else self.labels
+        if "labels" in self.short:
+            return None if self.short["labels"] == "own" else str(self.short["labels"])
         return label_file_of(self.noise) if self.noise else None
 
     @property
     def any(self) -> bool:
         return bool(self.named) or self.openset is not None
 
-    def wish(self, dataset: str) -> LabelRequest:
+    def request(self, dataset: str) -> LabelRequest:
         """The labels that the options ask for on a data set. Raises ConfigError for two noises, or
         an option without effect.
         """
@@ -358,21 +441,17 @@ class NoiseOptions:
             inner = f"{parse_noise(text)}, " if text else ""
             alone = ", exact=False" if self.bernoulli and not text else ""
             text = f"openset({inner}rate={self.openset!r}, source={self.source!r}{alone})"
-        fraction = (
-            self.val_fraction
-            if self.val_fraction is not None
-            else paper.val_fraction
-            if paper
-            else 0.0
-        )
+        fraction, when = self.val_fraction, self.val_split
+        if paper:
+            fraction = paper.val_fraction if fraction is None else fraction
+            when = when or paper.val_split
         if self.val_split and not fraction:
             raise ConfigError("--val-split has an effect with --val-fraction only")
-        when = self.val_split or (paper.val_split if paper else VAL_SPLITS[0])
         return LabelRequest(
             text or "",
             checked_seed(self.noise_seed),
-            fraction,
-            when,
+            fraction or 0.0,
+            when or VAL_SPLITS[0],
             self.convention,
             self.trusted or 0.0,
             self.subset,
@@ -386,28 +465,22 @@ class NoiseOptions:
         kind = self.named[0] if self.named else ""
         counted = ("sym", "asym", "pair", "matrix", "")
         effects = (
-            ("--map", self.map, kind == "asym", "--asym"),
-            ("--inclusive", self.inclusive, kind == "sym", "--sym"),
+            ("map", kind == "asym", "--asym"),
+            ("inclusive", kind == "sym", "--sym"),
+            ("bernoulli", kind in counted, "--sym, --asym, --pair, --matrix and --openset"),
             (
-                "--bernoulli",
-                self.bernoulli,
-                kind in counted,
-                "--sym, --asym, --pair, --matrix and --openset",
+                "convention",
+                kind in ("sym", "asym", "pair", "idn"),
+                "--sym, --asym, --pair and --idn",
             ),
-            ("--convention", self.convention, bool(self.rates), "--sym, --asym, --pair and --idn"),
-            (
-                "--predictions",
-                self.predictions,
-                kind in ("idn", "noise"),
-                "--idn, and with --noise 'plc(...)'",
-            ),
-            ("--source", self.source, self.openset is not None, "--openset"),
+            ("predictions", kind in ("idn", "noise"), "--idn, and with --noise 'plc(...)'"),
+            ("source", self.openset is not None, "--openset"),
         )
-        for option, given, has_effect, needs in effects:
-            if given and not has_effect:
+        for name, has_effect, needs in effects:
+            if getattr(self, name) and not has_effect:
                 raise ConfigError(
-                    f"{option} has an effect with {needs} only"
-                    + ("; in --noise write exact=False" if option == "--bernoulli" else "")
+                    f"--{name} has an effect with {needs} only"
+                    + ("; in --noise write exact=False" if name == "bernoulli" else "")
                 )
         if self.openset is not None and not self.source:
             raise ConfigError("--openset needs a --source, the data set that its images come from")
@@ -416,44 +489,33 @@ class NoiseOptions:
                 f"--convention {self.convention} says all of the noise but its "
                 "rate: leave the other options out"
             )
-        if (
-            self.noise_seed
-            and kind in ("human", "labels")
-            and not self.val_fraction
-            and not self.trusted
-            and self.openset is None
-        ):
+        sampled = self.val_fraction or self.trusted or self.openset is not None
+        if self.noise_seed and kind in ("human", "labels") and not sampled:
             raise ConfigError(f"--noise-seed has no effect: the labels of --{kind} are not drawn")
 
     def _text(self, dataset: str) -> str | None:
         """The noise without open-set; None where none is named."""
-        from ..noise.conventions import KINDS, find_convention
+        from ..noise.conventions import find_convention
 
         if not self.named:
             return None
         kind = self.named[0]
-        if self.convention:
-            return find_convention(self.convention).text(kind, self.rates[kind], dataset)
-        exact = ["exact=False"] * self.bernoulli
-        if kind == "idn" and self.predictions:
-            return f"plc(predictions={self.predictions!r}, rate={self.idn!r})"
-        if kind in self.rates:
-            extras = (
-                [f"map={self.map!r}"] * bool(self.map) + ["inclusive=True"] * self.inclusive + exact
-            )
-            return f"{KINDS[kind]}({', '.join([f'rate={self.rates[kind]!r}', *extras])})"
         if kind == "noise":
             return self._with_predictions(str(self.noise))
-        name, parameter, value = {
-            "human": ("human", "column", self.human),
-            "matrix": ("matrix", "file", self.matrix),
-            "labels": ("imported", "file", self.labels),
-        }[kind]
-        return f"{name}({', '.join([f'{parameter}={value!r}', *exact])})"
+        value = self.short[kind]
+        if self.convention:
+            return find_convention(self.convention).text(kind, value, dataset)
+        if self.predictions:
+            return f"plc(predictions={self.predictions!r}, rate={value!r})"
+        return noise_of_option(
+            kind,
+            value,
+            map=self.map,
+            inclusive=True if self.inclusive else None,
+            exact=False if self.bernoulli else None,
+        )
 
     def _with_predictions(self, text: str) -> str:
-        from dataclasses import replace
-
         from ..core.expressions import Call
         from ..noise import parse_noise
 

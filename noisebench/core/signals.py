@@ -21,7 +21,7 @@ class TimeLimit:
 
     def __init__(self, minutes: float | None = None) -> None:
         if minutes is not None and not 0 < minutes < math.inf:
-            raise ConfigError(f"--minutes is a number above 0, got {minutes:g}")
+            raise ConfigError(f"--time-limit is a number above 0, got {minutes:g}")
         self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
 
     @property

@@ -422,7 +422,8 @@ def _as_numpy(value: Any) -> Any:
 def _refused(path: Path, error: Exception) -> DataError:
     reason = " ".join(str(error).split()).partition(". ")[0][:100]
     return DataError(
-        f"{path} is refused: it is damaged, or holds Python or numpy objects, which could run code "
+        f"{path} is refused: it is damaged, or holds Python or numpy objects, which could run "
+        "code "
         f"({reason}): save tensors and lists by torch.save, arrays by numpy.savez, or a .csv"
     )
 

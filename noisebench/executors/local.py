@@ -214,7 +214,8 @@ class LocalPool:
                     outcome = attempt.ended()
                 else:
                     outcome = attempt.died(
-                        f"its worker process died ({describe_exit(worker.wait())}): out of memory? "
+                        f"its worker process died ({describe_exit(worker.wait())}): out of "
+                        "memory? "
                         "fewer --jobs may help"
                     )
                 for batch in outcome.retry:

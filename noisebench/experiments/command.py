@@ -79,7 +79,7 @@ def repro_command(about: dict[str, Any]) -> ReproCommand:
         "loss": about["loss"],
         "strategy": belief,
         "model": about["model"],
-        "init": init,
+        "init_weights": init,
         "recipe": recipe,
         "epochs": about["recipe"]["epochs"],
         **recipe_changes(about["recipe_name"], about["dataset"], about["recipe"]),

@@ -47,7 +47,12 @@ class Recipe:
     schedule: str = _value("cosine", "--schedule", "constant, cosine or 'step(40, 80)'.", "TEXT")
     clip: float = _value(0.0, "--clip", "Largest gradient norm, 0 for none.", "N")
     crop: int = _value(0, "--crop", "Padding of the random crop, in pixels.", "N")
-    flip: bool = _value(False, "--flip/--no-flip", "Mirror images at random.")
+    flip: bool = _value(
+        False,
+        "--hflip/--no-hflip",
+        "Flip images horizontally at random.",
+        aliases=("--flip/--no-flip",),
+    )
     freeze: int = _value(0, "--freeze", "Freeze the first N layer groups.", "N", later=True)
     layer_decay: float = _value(
         1.0,
@@ -69,16 +74,18 @@ class Recipe:
     )
     area: float = _value(
         0.0,
-        "--area",
-        "Of streamed pictures: the least that a random crop takes.",
+        "--scale",
+        "Smallest share of a streamed image that a random crop takes.",
         "SHARE",
+        aliases=("--area",),
         later=True,
     )
     centre: float = _value(
         0.0,
-        "--centre",
-        "Of streamed pictures: how much of the shorter side is looked at in tests.",
+        "--crop-pct",
+        "Share of a streamed image's shorter side that is evaluated.",
         "SHARE",
+        aliases=("--centre",),
         later=True,
     )
     fit: str = _value(

@@ -47,7 +47,7 @@ def select_matching(
         axis, equals, value = condition.partition("=")
         if not equals or axis not in axes:
             raise ConfigError(
-                f"--where is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
+                f"--filter is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
             )
         names = [called(thing, axis) for thing in left]
         selected = _selected(condition, axis, value, set(names))
@@ -61,7 +61,7 @@ def _selected(condition: str, axis: str, value: str, known: set[Names]) -> set[N
     if not any(value in names for names in known):
         values = [part.strip() for part in value.split(_OR)]
     if "" in values and len(values) > 1:
-        raise ConfigError(f"--where {condition}: a value beside {_OR} is empty")
+        raise ConfigError(f"--filter {condition}: a value beside {_OR} is empty")
     selected: set[Names] = set()
     for text in values:
         found = {names for names in known if {text, normal_value(axis, text)} & set(names)}
@@ -70,7 +70,9 @@ def _selected(condition: str, axis: str, value: str, known: set[Names]) -> set[N
             first = sorted({names[0] for names in known})
             # what holds a comma is told from two names
             listed = ", ".join(f'"{name}"' if "," in name else name for name in first)
-            raise ConfigError(f"--where {condition}: no run is left{of}; {axis} is one of {listed}")
+            raise ConfigError(
+                f"--filter {condition}: no run is left{of}; {axis} is one of {listed}"
+            )
         selected |= found
     return selected
 

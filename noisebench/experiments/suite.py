@@ -39,6 +39,7 @@ from .recipes import (
     check_fit,
     find_recipe,
     make_recipe,
+    option_name,
     read_schedule,
     recipe_values,
     settled,
@@ -135,7 +136,7 @@ class Suite(StrictModel):
             if name in self.matrix or any(
                 name in override.set.given() for override in self.override
             ):
-                option = name.replace("_", "-")
+                option = "init-weights" if name == "init" else option_name(name).replace("_", "-")
                 raise ConfigError(
                     f"--{option} {value}: the suite sets its {name} run by run: "
                     "change it in the suite's file"
@@ -440,7 +441,7 @@ def _seeded(suite: Suite, cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _matches(run: dict[str, Any], selector: Selector) -> bool:
     """Whether a run has one of the values that the selector gives for each key, however they are
-    spelled, as under --where.
+    spelled, as under --filter.
     """
     return all(_is_one_of(run, key, value) for key, value in selector.items())
 

@@ -90,17 +90,18 @@ def find_file(text: str, root: Path) -> Path:
         found = found or [find_run(text, root / "runs")]
     except ConfigError as error:
         raise DataError(
-            f"--init {text}: no such file, and {error}; or give a {_SAFE}, a "
+            f"--init-weights {text}: no such file, and {error}; or give a {_SAFE}, a "
             f"{' or '.join(_TORCH[:2])}, {PRETRAINED}, or {NONE}"
         ) from None
     path = found[0] / f"model{_SAFE}" if found[0].is_dir() else found[0]
     if not path.is_file():
         raise DataError(
-            f"--init {text}: {found[0]} holds no model{_SAFE}: it is no finished run's folder"
+            f"--init-weights {text}: {found[0]} holds no model{_SAFE}: it is no finished run's "
+            "folder"
         )
     if path.suffix not in (_SAFE, *_TORCH):
         raise ConfigError(
-            f"--init {text}: weights lie in a {_SAFE} or a state dict ({', '.join(_TORCH)})"
+            f"--init-weights {text}: weights lie in a {_SAFE} or a state dict ({', '.join(_TORCH)})"
         )
     return path
 
@@ -264,8 +265,8 @@ def find_pretrained(model: str, *, offline: bool) -> tuple[str, Path]:
     """
     if not model.startswith(TIMM):
         raise ConfigError(
-            "--init pretrained is for timm's networks (--model timm:resnet50), not "
-            f"for {model}: give --init FILE, or none"
+            "--init-weights pretrained is for timm's networks (--model timm:resnet50), not "
+            f"for {model}: give --init-weights FILE, or none"
         )
     tag, repository = _tag(model.removeprefix(TIMM))
     found = cached(repository)
@@ -293,9 +294,9 @@ def _tag(name: str) -> tuple[str, str]:
     tag = f"{name.partition('.')[0]}.{about.tag}" if about and about.tag else name
     if not about or not about.hf_hub_id:
         where = (
-            f": fetch {about.url} and give --init FILE"
+            f": fetch {about.url} and give --init-weights FILE"
             if about and isinstance(about.url, str)
-            else ": give --init FILE, or none"
+            else ": give --init-weights FILE, or none"
         )
         raise ConfigError(f"timm has no weights of {name} on the hub{where}")
     return tag, str(about.hf_hub_id)
@@ -340,7 +341,7 @@ def _download(tag: str, repository: str, *, offline: bool) -> Path:
     why = why or "and the hub has no file of them"
     raise DataError(
         f"the weights {tag} are not in {constants.HF_HUB_CACHE} {why}: get {place} elsewhere and "
-        "give --init FILE, or --init none"
+        "give --init-weights FILE, or --init-weights none"
     )
 
 

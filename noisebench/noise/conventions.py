@@ -216,7 +216,8 @@ CONVENTIONS = {
         Convention(
             "logitclip2023",
             "Wei et al. 2023, LogitClip",
-            "exactly rate of all examples is sampled anew; CIFAR-100's asymmetric goes to the next "
+            "exactly rate of all examples is sampled anew; CIFAR-100's asymmetric goes to the "
+            "next "
             "of all "
             f"classes; {_DEPENDENT_NOTE}; for its open-set noise "
             "--noise \"openset(rate=0.4, source='cifar100', exact_over='set')\"",

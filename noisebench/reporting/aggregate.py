@@ -156,7 +156,7 @@ class Cell:
 
     @property
     def epochs(self) -> list[int]:
-        """How many each of its runs has; nothing where that is not said."""
+        """The epochs of its runs; empty where they are unknown."""
         return [int(self.settings["epochs"])] if "epochs" in self.settings else []
 
     @property
@@ -227,8 +227,8 @@ def _once(rows: Iterable[Row]) -> list[Row]:
 
     best: dict[tuple[str, str], Row] = {}
     for row in rows:
-        own = row.key, row.axes["metric"]
-        best[own] = max(best.get(own, row), row, key=worth)
+        name = row.key, row.axes["metric"]
+        best[name] = max(best.get(name, row), row, key=worth)
     return list(best.values())
 
 
@@ -237,52 +237,44 @@ def recipe_text(name: str, length: str, held_out: str) -> str:
     return ", ".join(part for part in (name, length, held_out) if part)
 
 
-def _row(run: RunLike, known: dict[str, Any], name: str, metric: Metric, stamp: float) -> Row:
-    recipe = known["recipe"]
-    held_out = known.get("held_out", "")
-    said = recipe_text(
-        known["recipe_name"],
-        f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}",
-        held_out,
-    )
-    subset = {"subset": known["subset"]} if "subset" in known else {}
-    init = known.get("init")
-    began = {} if init is None else {"init": init["sha256"]}
-    own = {"recipe": said, "epochs": str(recipe["epochs"]), "metric": name, "init": label_of(init)}
-    own["subset"] = str(subset.get("subset", ALL))
-    axes = {axis: own.get(axis) or str(known[axis]) for axis in AXES}
-    alike = {
+def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, stamp: float) -> Row:
+    recipe, held_out, init = info["recipe"], info.get("held_out", ""), info.get("init")
+    length = f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}"
+    special = {
+        "recipe": recipe_text(info["recipe_name"], length, held_out),
+        "epochs": str(recipe["epochs"]),
+        "metric": name,
+        "init": label_of(init),
+        "subset": str(info.get("subset", ALL)),
+    }
+    comparable = {
         **recipe,
         "held_out": held_out,
-        "data": (f"{known['data_sha256']} {known.get('source_sha256', '')}").strip(),
+        "data": (f"{info['data_sha256']} {info.get('source_sha256', '')}").strip(),
     }
-    inputs = {
-        "labels": known.get("labels", ""),
-        **{key: known.get(key) for key in ("loss", "strategy", "versions")},
-    }
-    # of some labels it is not the rate of all
-    rate = known["realised_rate"] if known.get("known", 1.0) == 1 else None
-    failed = known.get("metrics") is None
-    seeds = known["seed"], known["noise_seed"]
-    settings = {**alike, **subset, **began}
-    key = known.get("key") or run.name
-    examples = metric.examples and metric.examples(known)
-    value, clock = metric.value(known), _clock(known)
+    settings = dict(comparable)
+    if "subset" in info:
+        settings["subset"] = info["subset"]
+    if init is not None:
+        settings["init"] = init["sha256"]
+    inputs = {key: info.get(key) for key in ("loss", "strategy", "versions")}
     return Row(
-        axes,
+        {axis: special.get(axis) or str(info[axis]) for axis in AXES},
         settings,
-        alike,
-        inputs,
-        rate,
-        *seeds,
-        known["oracle"],
-        failed,
-        value,
+        comparable,
+        {"labels": info.get("labels", ""), **inputs},
+        # of some labels it is not the rate of all
+        info["realised_rate"] if info.get("known", 1.0) == 1 else None,
+        info["seed"],
+        info["noise_seed"],
+        info["oracle"],
+        info.get("metrics") is None,
+        metric.value(info),
         stamp,
-        key,
+        info.get("key") or run.name,
         run,
-        clock,
-        num_examples=examples,
+        _clock(info),
+        num_examples=metric.examples and metric.examples(info),
     )
 
 
@@ -303,17 +295,15 @@ def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
     """The rows that meet every `axis=value`. Raises ConfigError for another form, or where nothing
     is left.
     """
-    return select_matching(rows, conditions, (*AXES, "seed", "noise_seed"), _called)
+    return select_matching(rows, conditions, (*AXES, "seed", "noise_seed"), _names_of)
 
 
-def _called(row: Row, axis: str) -> tuple[str, ...]:
-    """What a row's place on an axis is called: as it is listed, then in short."""
-    own = str(row.axes.get(axis, getattr(row, axis, None)))
-    short = {
-        "noise": lambda: short_noise(own, row.axes["dataset"]),
-        "recipe": lambda: own.partition(", ")[0],
-    }
-    return (own, short[axis]()) if axis in short else (own,)
+def _names_of(row: Row, axis: str) -> tuple[str, ...]:
+    """The names of a row's value on an axis: as it is listed, then in short."""
+    value = str(row.axes.get(axis, getattr(row, axis, None)))
+    if axis == "noise":
+        return value, short_noise(value, row.axes["dataset"])
+    return (value, value.partition(", ")[0]) if axis == "recipe" else (value,)
 
 
 def group_rows(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], list[Row]]:

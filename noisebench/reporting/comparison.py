@@ -1,11 +1,8 @@
-"""How much better each row of a table is than one of them, and how sure that is: a second table, of
-differences.
-"""
+"""The difference of each row of a table from one of its rows, with confidence intervals."""
 
 from __future__ import annotations
 
 import difflib
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,8 +12,8 @@ from ..losses import LOSSES
 from ..strategies import STRATEGIES
 from .aggregate import VERSIONS, Cell
 from .metrics import METRICS
-from .stats import difference
-from .table import Table
+from .stats import Difference, difference
+from .table import Table, most_common
 
 # a method may be a loss's text
 _LANGUAGES = {"method": LOSSES, "loss": LOSSES, "strategy": STRATEGIES}
@@ -24,52 +21,32 @@ _LANGUAGES = {"method": LOSSES, "loss": LOSSES, "strategy": STRATEGIES}
 
 @dataclass(frozen=True)
 class DifferenceTable:
-    """A table's differences, as a table below it: `table` has all rows but those they are from, and
-    all columns but of what runs took.
+    """A table's differences, as a table below it: `table` has all rows but the reference, and all
+    columns but those of costs.
     """
 
     table: Table
 
     @property
     def title(self) -> str:
-        return ", ".join(text for text in (self.table.title, f"less {self.table.against}") if text)
+        return ", ".join(filter(None, (self.table.title, f"less {self.table.against}")))
 
-    def text(self, row: str, col: str, digits: int = 2) -> str:
-        """`+20.35 [+18.91, +21.79]`, with its marks."""
-        number, interval, marks = self.parts(row, col, digits)
-        return number + (f" {interval}" if interval else "") + marks or "–"
-
-    def parts(self, row: str, col: str, digits: int = 2) -> tuple[str, str, str]:
-        """Mean, interval and marks; empty where there is none. `digits` after the point of a
-        percentage.
-        """
-        found = self.table.differences.get((row, col))
-        if found is None:
-            return "", "", ""
-        metric = METRICS[self.table.cells[row, col].metric]
-        scale, digits = (100, digits) if metric.percent else (1, digits + metric.finer)
-        number, *ends = (
-            f"{scale * value:+.{digits}f}"
-            for value in (found.mean, found.low, found.high)
-            if value is not None
-        )
-        pairs = f" ({found.pairs})" if found.pairs not in (0, self.usual_pairs) else ""
-        marks = ("†" if found.oracle else "") + ("" if found.pairs else "‡")
-        return number, f"[{', '.join(ends)}]" if ends else "", marks + pairs
+    @property
+    def differences(self) -> list[Difference]:
+        return [difference for difference in self.table.differences.values() if difference]
 
     @cached_property
     def usual_pairs(self) -> int:
-        """The number of pairs that most differences have; the others say theirs."""
-        counts = [found.pairs for found in self.table.differences.values() if found and found.pairs]
-        return statistics.mode(sorted(counts, reverse=True)) if counts else 0
+        """The number of pairs that most differences have; the others show theirs."""
+        return most_common(difference.pairs for difference in self.differences)
 
     @property
     def caption(self) -> str:
-        """What one must know to read the differences."""
-        return " ".join(self._said())
+        """The sentences that explain the differences."""
+        return " ".join(self._sentences())
 
-    def _said(self) -> Iterator[str]:
-        found = [each for each in self.table.differences.values() if each]
+    def _sentences(self) -> Iterator[str]:
+        found = self.differences
         lower = [name for name in self._metrics if not METRICS[name].higher_is_better]
         yield (
             f"Each row less {self.table.against}, {self._unit}: mean difference [95 % "
@@ -86,12 +63,17 @@ class DifferenceTable:
             )
         if any(not each.pairs for each in found):
             yield "‡ unpaired, as no seed of both has the same labels: Welch's t over all of each."
-        intervals, without = (
-            sum(each.low is not None for each in found),
-            any(each.low is None and each.pairs > 1 for each in found),
-        )
-        if intervals or not without:
-            yield _counted(intervals)
+        intervals = sum(each.low is not None for each in found)
+        without = any(each.low is None and each.pairs > 1 for each in found)
+        if intervals > 1:
+            yield (
+                f"{intervals} intervals, not corrected for being so many: one in twenty is "
+                "expected to miss."
+            )
+        elif intervals:
+            yield "One interval."
+        elif not without:
+            yield "No interval: it takes two pairs, or two values of each."
         if floored := sum(each.floored for each in found):
             yield (
                 f"{floored} of them as wide as chance makes it with so few examples, as the "
@@ -118,26 +100,8 @@ class DifferenceTable:
 
     @property
     def _metrics(self) -> list[str]:
-        return list(
-            dict.fromkeys(
-                self.table.cells[place].metric
-                for place, found in self.table.differences.items()
-                if found
-            )
-        )
-
-
-def _counted(intervals: int) -> str:
-    if intervals < 2:
-        return (
-            "One interval."
-            if intervals
-            else ("No interval: it takes two pairs, or two values of each.")
-        )
-    return (
-        f"{intervals} intervals, not corrected for being so many: one in twenty is expected to "
-        "miss."
-    )
+        cells, differences = self.table.cells, self.table.differences
+        return list(dict.fromkeys(cells[at].metric for at in differences if differences[at]))
 
 
 def difference_table(table: Table) -> DifferenceTable | None:
@@ -154,15 +118,12 @@ def difference_table(table: Table) -> DifferenceTable | None:
 
 
 def without_differences(table: Table) -> str:
-    """What a table says that was asked for differences and has none."""
-    asked = table.against and not any(table.differences.values())
+    """The note below a table that was to have differences and has none."""
+    if not table.against or any(table.differences.values()):
+        return ""
     return (
-        (
-            f"No differences from {table.against}: it has no number here in the column of another "
-            "row's result."
-        )
-        if asked
-        else ""
+        f"No differences from {table.against}: it has no number here in the column of another "
+        "row's result."
     )
 
 
@@ -174,84 +135,80 @@ def add_differences(tables: Iterable[Table], name: str) -> list[Table]:
     none of these.
     """
     tables = list(tables)
-    places = [_place(table, name) for table in tables]
-    if tables and not any(places):
+    references = [_find_reference(table, name) for table in tables]
+    if tables and not any(references):
         raise ConfigError(_unknown(tables, name))
     if tables and all(METRICS[metric].spent for table in tables for metric in table.metrics):
         raise ConfigError(
-            f"--against compares results, and {', '.join(tables[0].metrics)} is "
+            f"--compare-to compares results, and {', '.join(tables[0].metrics)} is "
             "what a run took: give another --metric"
         )
     return [
-        _against(table, *place) if place else replace(table, against=name)
-        for table, place in zip(tables, places, strict=True)
+        _subtract(table, *reference) if reference else replace(table, against=name)
+        for table, reference in zip(tables, references, strict=True)
     ]
 
 
 def _unknown(tables: Sequence[Table], name: str) -> str:
     known = dict.fromkeys(
-        value for table in tables for axis in _named(table) for value in _values(table, axis)
+        value for table in tables for values in _methods(table).values() for value in values
     )
     if not known:
         return (
-            "--against names one of the rows by its method, loss or strategy, and these are "
+            "--compare-to names one of the rows by its method, loss or strategy, and these are "
             f"{tables[0].row_axis}: give another --rows"
         )
     near = difflib.get_close_matches(name, known, n=1)
     hint = f": did you mean {near[0]!r}?" if near else ""
-    return f"--against: no row {name!r}{hint} (there are {'; '.join(known)})"
+    return f"--compare-to: no row {name!r}{hint} (there are {'; '.join(known)})"
 
 
-def _named(table: Table) -> list[str]:
-    return [axis for axis in table.row_axis.split(",") if axis in _LANGUAGES]
+def _methods(table: Table) -> dict[str, list[str]]:
+    """The methods, losses or strategies that a table's rows are of, by axis."""
+    return {
+        axis: list(dict.fromkeys(table.parts[row][number] for row in table.rows))
+        for number, axis in enumerate(table.row_axis.split(","))
+        if axis in _LANGUAGES
+    }
 
 
-def _values(table: Table, axis: str) -> list[str]:
-    place = table.row_axis.split(",").index(axis)
-    return list(dict.fromkeys(table.parts[row][place] for row in table.rows))
-
-
-def _place(table: Table, name: str) -> tuple[int, str] | None:
-    """Where in the rows' labels the name stands, and as which text."""
-    for axis in _named(table):
-        values = _values(table, axis)
-        for text in (name, _canonical(axis, name)):
+def _find_reference(table: Table, name: str) -> tuple[int, str] | None:
+    """The position of the name in the rows' labels, and its text there."""
+    for axis, values in _methods(table).items():
+        try:
+            canonical = _LANGUAGES[axis].canonical(name)
+        except NoisebenchError:  # a name of the literature, or of a plugin that is not loaded
+            canonical = name
+        for text in (name, canonical):
             if text in values:
                 return table.row_axis.split(",").index(axis), text
     return None
 
 
-def _canonical(axis: str, name: str) -> str:
-    try:
-        return _LANGUAGES[axis].canonical(name)
-    except NoisebenchError:  # a name of the literature, or of a plugin that is not loaded
-        return name
-
-
-def _against(table: Table, place: int, name: str) -> Table:
-    found = {}
+def _subtract(table: Table, position: int, name: str) -> Table:
+    differences = {}
     for (row, col), cell in table.cells.items():
-        if table.parts[row][place] != name and not METRICS[cell.metric].spent:
-            other = _reference(table, row, col, place, name)
-            found[row, col] = None if other is None else difference(cell, other)
-    return replace(table, against=name, differences=found)
+        if table.parts[row][position] != name and not METRICS[cell.metric].spent:
+            other = _reference_cell(table, row, col, position, name)
+            differences[row, col] = None if other is None else difference(cell, other)
+    return replace(table, against=name, differences=differences)
 
 
-def _reference(table: Table, row: str, col: str, place: int, name: str) -> Cell | None:
+def _reference_cell(table: Table, row: str, col: str, position: int, name: str) -> Cell | None:
     """The cell that differs from the row's in the name alone; by the same compute also in its
     epochs, where one does.
     """
     axes = table.row_axis.split(",")
-    wanted = [*table.parts[row][:place], name, *table.parts[row][place + 1 :]]
+    parts = [*table.parts[row][:position], name, *table.parts[row][position + 1 :]]
     free = {VERSIONS, "epochs"} if table.cells[row, col].compute else {VERSIONS}
 
     def fixed(parts: Sequence[str]) -> list[str]:
         return [part for axis, part in zip(axes, parts, strict=True) if axis not in free]
 
-    found = {
+    candidates = {
         other: cell
         for other in table.rows
-        if (cell := table.cells.get((other, col))) and fixed(table.parts[other]) == fixed(wanted)
+        if (cell := table.cells.get((other, col))) and fixed(table.parts[other]) == fixed(parts)
     }
-    exact = found.get(", ".join(wanted))
-    return exact or (next(iter(found.values())) if len(found) == 1 else None)
+    exact = candidates.get(", ".join(parts))
+    return exact or (next(iter(candidates.values())) if len(candidates) == 1 else None)

@@ -75,7 +75,7 @@ def _price(row: Row) -> RelativeCost:
         return price_of(row.inputs["loss"], row.inputs["strategy"])
     except NoisebenchError as error:
         raise ConfigError(
-            f"budget compute: {error}; load the --plugin, or leave such runs out with --where"
+            f"budget compute: {error}; load the --plugin, or leave such runs out with --filter"
         ) from None
 
 

@@ -53,8 +53,18 @@ class Metric:
         """Whether it lies between 0 and 1; points a minute do not."""
         return self.percent and not self.spent
 
-    def said(self, epochs: Collection[int] = ()) -> str:
-        """`test accuracy (%), last epoch`; epochs: of the runs whose number it is."""
+    @property
+    def scale(self) -> int:
+        """How many of the shown unit a value of 1 is."""
+        return 100 if self.percent else 1
+
+    def format(self, value: float, digits: int = 2, sign: str = "-") -> str:
+        """A value as tables show it; `digits` after the point of a percentage."""
+        digits += 0 if self.percent else self.finer
+        return f"{self.scale * value:{sign}.{digits}f}"
+
+    def describe(self, epochs: Collection[int] = ()) -> str:
+        """`test accuracy (%), last epoch`; epochs: of the runs that have this number."""
         return f"{self.title}{' (%)' if self.percent else ''}, {self.selection_of(epochs)}"
 
     def selection_of(self, epochs: Collection[int]) -> str:

@@ -25,52 +25,41 @@ def add_published(tables: Iterable[Table], paper: str) -> list[Table]:
     UnknownName.
     """
     find_paper(paper)
-    return [replace(table, paper=paper, published=_of(table, paper)) for table in tables]
+    return [replace(table, paper=paper, published=_matches(table, paper)) for table in tables]
 
 
-def _of(table: Table, paper: str) -> dict[tuple[str, str], PublishedMatch]:
-    found = {}
+def _matches(table: Table, paper: str) -> dict[tuple[str, str], PublishedMatch]:
+    matches = {}
     for (row, col), cell in table.cells.items():
         labels = table.axes(row, col)
-        known = METRICS[cell.metric].title == "test accuracy" and all(
-            axis in labels for axis in _NEEDED
+        if METRICS[cell.metric].title != "test accuracy" or set(_NEEDED) - set(labels):
+            continue
+        # `apl, 120 epochs, 0.1 held out after corruption`
+        recipe = labels["recipe"].partition(", ")[0]
+        protocol = OurProtocol(
+            labels["dataset"],
+            labels["model"],
+            labels["noise"],
+            labels["method"],
+            recipe,
+            cell.settings["epochs"],
+            cell.metric,
+            tuple(_changes(recipe, labels["dataset"], cell.settings)),
         )
-        if known and (beside := find_published(paper, _ours(labels, cell))):
-            found[row, col] = beside
-    return found
-
-
-def _ours(labels: dict[str, str], cell: Cell) -> OurProtocol:
-    recipe = labels["recipe"].partition(", ")[0]  # `apl, 120 epochs, 0.1 held out after corruption`
-    epochs, changes = (
-        cell.settings["epochs"],
-        tuple(_changes(recipe, labels["dataset"], cell.settings)),
-    )
-    return OurProtocol(
-        labels["dataset"],
-        labels["model"],
-        labels["noise"],
-        labels["method"],
-        recipe,
-        epochs,
-        cell.metric,
-        changes,
-    )
+        if match := find_published(paper, protocol):
+            matches[row, col] = match
+    return matches
 
 
 def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[str]:
-    """What a run set otherwise than its recipe, but the epochs, and what it left out or set apart:
-    `lr 1`, `no flip`.
+    """The settings in which a run differs from its recipe, but the epochs, and the examples that it
+    left out or reserved: `lr 1`, `no flip`.
     """
     if recipe in RECIPES and dataset in DATASETS:
-        own = {
-            key: value
-            for key, value in settings.items()
-            if key in RECIPE_FIELDS and key != "epochs"
-        }
-        yield from (
-            _setting(name, value) for name, value in recipe_changes(recipe, dataset, own).items()
-        )
+        values = {name: settings[name] for name in settings if name in RECIPE_FIELDS}
+        values.pop("epochs", None)
+        for name, value in recipe_changes(recipe, dataset, values).items():
+            yield _setting(name, value)
     if "init" in settings:
         yield "weights of another training to begin from"
     if "subset" in settings:
@@ -86,10 +75,10 @@ def _setting(name: str, value: object) -> str:
     return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
-def notes(table: Table) -> dict[tuple[str, ...], str]:
+def mismatch_letters(table: Table) -> dict[tuple[str, ...], str]:
     """A letter for each different list of mismatches, in the order of the cells."""
     lists = dict.fromkeys(
-        beside.mismatches for beside in table.published.values() if beside.mismatches
+        match.mismatches for match in table.published.values() if match.mismatches
     )
     return {mismatches: _letter(number) for number, mismatches in enumerate(lists)}
 
@@ -99,25 +88,24 @@ def _letter(number: int) -> str:
     return (_letter(more - 1) if more else "") + ascii_lowercase[rest]
 
 
-def beside_text(table: Table, row: str, col: str) -> str:
-    """` [58.40, -0.31 a]`: the published number, ours less it in points, and the letter of what
-    differs; nothing without one.
+def match_text(match: PublishedMatch, cell: Cell, letters: dict[tuple[str, ...], str]) -> str:
+    """`[58.40, -0.31 a]`: the published number, ours less it in points, and the letter of the
+    mismatches.
     """
-    beside, cell = table.published.get((row, col)), table.cells[row, col]
-    if beside is None:
-        return ""
-    gap = "" if cell.mean is None else f", {100 * (cell.mean - beside.cell.mean):+.2f}"
-    letter = notes(table).get(beside.mismatches, "")
-    return f" [{100 * beside.cell.mean:.2f}{gap}{' ' + letter if letter else ''}]"
+    gap = "" if cell.mean is None else f", {100 * (cell.mean - match.cell.mean):+.2f}"
+    letter = letters.get(match.mismatches, "")
+    return f"[{100 * match.cell.mean:.2f}{gap}{' ' + letter if letter else ''}]"
 
 
-def beside_caption(table: Table) -> str:
-    """What the brackets are, and each letter's differences."""
+def published_caption(table: Table) -> str:
+    """The meaning of the brackets, and each letter's mismatches."""
     if not table.paper:
         return ""
     if not table.published:
         return f"{PAPERS[table.paper]}: no cell of these data, noises and methods."
-    told = " ".join(
-        f"{letter}: {'; '.join(mismatches)}." for mismatches, letter in notes(table).items()
+    mismatches = " ".join(
+        f"{letter}: {'; '.join(texts)}." for texts, letter in mismatch_letters(table).items()
     )
-    return f"[published, ours less published in points]: {PAPERS[table.paper]}. {told}".strip()
+    return (
+        f"[published, ours less published in points]: {PAPERS[table.paper]}. {mismatches}".strip()
+    )

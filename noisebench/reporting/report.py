@@ -1,4 +1,4 @@
-"""The tables of some runs as one thing: text in every format, a document, a notebook's view."""
+"""A report: the tables of some runs, as text in every format."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ RANKED = ("table", "md", "html", "latex")
 
 @dataclass(frozen=True)
 class TableLayout:
-    """What the rows and columns are, and which numbers the cells hold; each may be several, joined
-    by commas.
+    """The axes of rows and columns, and the metrics of the cells; each may be several, joined by
+    commas.
     """
 
     rows: str = "method"
@@ -92,7 +92,7 @@ class Report:
             "json": lambda: as_json(self.document(verdict)),
             "html": lambda: self._page(verdict),
             "latex": lambda: latex(self.tables, ranks=ranks),
-            "junit": lambda: junit(self.tables, verdict),
+            "junit": lambda: junit(self.tables, verdict or Check([])),
             "runs": lambda: runs_as_text(self.runs),
         }
         if form not in texts:
@@ -100,8 +100,8 @@ class Report:
         return texts[form]()
 
     def _page(self, verdict: Check | None) -> str:
-        # what these stand on is asked for by no other format
-        from .figures.chosen import page_figures
+        # which no other format needs
+        from .figures import page_figures
         from .page import page
 
         figures = page_figures(self.tables)
@@ -131,7 +131,7 @@ def report_of(
     pass_over: Callable[[DataError], None] | None = None,
     workspace: Workspace | None = None,
 ) -> Report:
-    """The report of some runs; each damaged result is told to `pass_over` and left out. Raises
+    """The report of some runs; each damaged result goes to `pass_over` and is left out. Raises
     ConfigError, UnknownName.
     """
     damaged: list[str] = []

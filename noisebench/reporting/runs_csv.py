@@ -1,8 +1,5 @@
-"""A file of runs: a line a run, all that a table needs of it, to be kept beside a paper, added to
-and read in the place of run folders.
-
-The columns of a file of runs: where in what is known of a run each stands, how it is written, and
-how it is read again.
+"""Results CSV: a line a run with all that a table needs, to be kept with a paper and read in place
+of run folders. Each column has a path in the facts of a run, and is written and read by its type.
 """
 
 from __future__ import annotations
@@ -46,8 +43,8 @@ _OTHERS = {  # how files begin that are taken for one
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """A run as a file of runs says it. failed: the kind of its error, empty for a finished one;
-    name: what its folder was called.
+    """A run of a results CSV. failed: the type of its error, empty for a finished one; name: of its
+    folder.
     """
 
     known: RunValues
@@ -56,7 +53,7 @@ class RunRecord:
     failed: str
 
     def about(self) -> RunValues:
-        """What a table must know of the run, as RunFolder says it."""
+        """The facts of the run, as RunFolder has them."""
         return self.known
 
     @property
@@ -132,9 +129,9 @@ def _lines(text: str) -> Iterator[RunRecord]:
 
 
 def _check_names(names: list[str]) -> None:
-    for other, said in _OTHERS.items():
+    for other, content in _OTHERS.items():
         if tuple(names[: len(other)]) == other:
-            raise ValueError(f"it holds {said}")
+            raise ValueError(f"it holds {content}")
     if names and not set(names) & set(COLUMNS):
         raise ValueError(
             "its first line names no column of one; they stand with commas between them"
@@ -158,21 +155,21 @@ def _line(names: list[str], row: list[str]) -> RunRecord:
     if len(row) != len(names):
         raise ValueError(f"it has {len(row)} cells, the columns are {len(names)}")
     cells = dict(zip(names, row, strict=True))
-    said = {name: read_word(cells[name]) for name in (FAILED, RUN)}
-    check_form(said, dict[str, Name])
-    return RunRecord(known_of(cells), _seconds(cells[FINISHED]), said[RUN], said[FAILED])
+    words = {name: read_word(cells[name]) for name in (FAILED, RUN)}
+    check_form(words, dict[str, Name])
+    return RunRecord(known_of(cells), _seconds(cells[FINISHED]), words[RUN], words[FAILED])
 
 
 def runs_as_text(runs: Iterable[RunLike]) -> str:
     """The file: of each run a line, in an order that their names and settings decide. Raises
     DataError for a damaged run, ConfigError where they are more than a file holds.
     """
-    rows = sorted((_cells(run) for run in runs), key=_place)
+    rows = sorted((_cells(run) for run in runs), key=_order)
     text = as_csv([COLUMNS, *([cells[name] for name in COLUMNS] for cells in rows)])
     if len(text.encode()) > LARGEST:
         raise ConfigError(
             f"{len(rows)} runs are more than a file of {LARGEST} bytes holds: write "
-            "several, each with its --where"
+            "several, each with its --filter"
         )
     return text
 
@@ -194,7 +191,7 @@ def _cells(run: RunLike) -> dict[str, str]:
 
 
 def line_of(folder: RunFolder) -> RunRecord:
-    """What a line says of the run in a folder. Raises DataError where it is damaged."""
+    """The line of the run in a folder. Raises DataError where it is damaged."""
     try:
         failed = "" if folder.result.exists() else str(folder.failure().get("type") or "error")
         return RunRecord(folder.about(), folder.ended or 0.0, folder.name, failed)
@@ -202,7 +199,7 @@ def line_of(folder: RunFolder) -> RunRecord:
         raise DataError(f"{folder.path} cannot be read ({error.strerror or error})") from None
 
 
-def _place(cells: dict[str, str]) -> tuple[Any, ...]:
+def _order(cells: dict[str, str]) -> tuple[Any, ...]:
     subset, seeds = (
         float(cells["subset"] or math.inf),
         [float(cells[name] or -1) for name in ("seed", "noise_seed")],
@@ -391,7 +388,7 @@ def _at(known: Any, path: tuple[str, ...]) -> Any:
 
 
 def _command(known: RunValues) -> str:
-    """What makes the run again; empty for a text of a later version, or of somebody else's."""
+    """The command that reproduces the run; empty for a text of a later version."""
     try:
         return repro_command(known).command
     except NoisebenchError:
@@ -414,7 +411,7 @@ def known_of(cells: dict[str, str]) -> RunValues:
 
 
 def _values(cells: dict[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]:
-    """Column, place and value of each fact that is said."""
+    """Column, path and value of each fact that is given."""
     for name, (path, way) in _FACTS.items():
         if not cells.get(name):
             continue
@@ -437,11 +434,11 @@ def _put(known: RunValues, column: str, path: tuple[str, ...], value: Any) -> No
             )
         known.update(value)
         return
-    place = known
+    parent = known
     for name in path[:-1]:
-        place = place.setdefault(name, {})
-    if len(path) > 1 and path[0] != "metrics" and place.get(path[-1], value) != value:
+        parent = parent.setdefault(name, {})
+    if len(path) > 1 and path[0] != "metrics" and parent.get(path[-1], value) != value:
         raise ValueError(
-            f"{column}: it is {value!r} here, and {place[path[-1]]!r} in the JSON of its line"
+            f"{column}: it is {value!r} here, and {parent[path[-1]]!r} in the JSON of its line"
         )
-    place[path[-1]] = value
+    parent[path[-1]] = value

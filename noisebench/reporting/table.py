@@ -17,7 +17,7 @@ from ..experiments.compute import checked_budget
 from ..experiments.methods import METHODS
 from ..experiments.published import PublishedMatch
 from ..experiments.weights import NONE
-from ..labels.manifest import of_which
+from ..labels.manifest import of_which, short_noise
 from ..losses import LOSSES
 from ..noise import NOISES, normal_noise
 from ..strategies import STRATEGIES
@@ -42,7 +42,7 @@ NOT_RIVALS = ("dataset", "subset", "noise")
 _FIXED = ("dataset", "subset", "model", "init", "recipe", "precision", "noise", "method")
 _REGISTERED = {"loss": LOSSES, "strategy": STRATEGIES}
 # in a title, unless there are several precisions
-_UNSAID = (("precision", "fp32"), ("subset", ALL), ("init", NONE))
+_DEFAULTS = (("precision", "fp32"), ("subset", ALL), ("init", NONE))
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,10 @@ class Table:
     # the row that differences are from, and the differences of all other rows' results
     against: str = ""
     differences: Mapping[tuple[str, str], Difference | None] = field(default_factory=dict)
-    apart: tuple[str, ...] = ()  # the settings that tell it from others of the same name: `crop 2`
-    unlike: tuple[str, ...] = ()  # of its title what tells it from others of the same data: `cnn4`
+    # the settings that distinguish it from tables of the same title: `crop 2`
+    settings_suffix: tuple[str, ...] = ()
+    # the parts of its title that distinguish it from tables of the same data: `cnn4`
+    title_suffix: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -85,107 +87,120 @@ class Table:
         return [cell for row in self.rows if (cell := self.cells.get((row, col)))]
 
     def metric_text(self, name: str) -> str:
-        """`test accuracy (%), last epoch`, as it is of these runs."""
-        return METRICS[name].said(
-            [
-                length
-                for cell in self.cells.values()
-                if cell.metric == name
-                for length in cell.epochs
-            ]
-        )
+        """`test accuracy (%), last epoch`, by the lengths of these runs."""
+        cells = [cell for cell in self.cells.values() if cell.metric == name]
+        return METRICS[name].describe([length for cell in cells for length in cell.epochs])
 
     def axes(self, row: str, col: str) -> dict[str, str]:
-        """Every axis of a place in the grid and its value there."""
+        """The value of every axis at a row and a column."""
         names = [*self.row_axis.split(","), *self.col_axis.split(",")]
         return {**self.fixed, **dict(zip(names, [*self.parts[row], *self.parts[col]], strict=True))}
 
+    def row_head(self, row: str) -> str:
+        """A row's name."""
+        return self._head(self.row_axis, row)
+
+    def col_head(self, col: str) -> str:
+        """A column's name."""
+        return self._head(self.col_axis, col)
+
+    def _head(self, axes: str, label: str) -> str:
+        """A label's values, one for each axis that it is made of, noises in short."""
+        dataset = self.fixed.get("dataset", "")
+        pairs = zip(axes.split(","), self.parts[label], strict=True)
+        return ", ".join(_axis_text(axis, value, dataset) for axis, value in pairs if value)
+
+    def rate_text(self, col: str) -> str:
+        """`39.9 % wrong`, or `16.7 to 20.2 % wrong` where its cells differ; empty where the columns
+        are no noises or the rate is not known.
+        """
+        ends = dict.fromkeys(f"{100 * rate:.1f}" for rate in self.rates.get(col, ()))
+        return f"{' to '.join(ends)} % wrong" if ends else ""
+
     @property
     def title(self) -> str:
-        return ", ".join(
-            [*(value for axis, value in self._said.items() if axis != "metric"), *self.apart]
-        )
+        texts = [text for axis, text in self.fixed_texts.items() if axis != "metric"]
+        return ", ".join([*texts, *self.settings_suffix])
 
     @property
     def data(self) -> str:
-        """`digits, of which 300`: its data set, and how much of it, where all its runs share
-        these.
-        """
-        return ", ".join(self._said[axis] for axis in ("dataset", "subset") if axis in self._said)
+        """`digits, of which 300`: data set and subset, where all its runs share these."""
+        texts = self.fixed_texts
+        return ", ".join(texts[axis] for axis in ("dataset", "subset") if axis in texts)
 
     @property
     def short_title(self) -> str:
-        """Its data, and what tells it from the other tables of these."""
-        return ", ".join(filter(None, [self.data, *self.unlike, *self.apart]))
+        """Its data, and what distinguishes it from the other tables of these."""
+        return ", ".join(filter(None, [self.data, *self.title_suffix, *self.settings_suffix]))
 
     @property
-    def _said(self) -> dict[str, str]:
-        words = {
-            "subset": lambda value: of_which(int(value)),
-            "init": lambda value: f"from {value}",
-        }
-        return {axis: words.get(axis, str)(value) for axis, value in self.fixed.items()}
+    def fixed_texts(self) -> dict[str, str]:
+        """The values that all its runs share, as its title has them."""
+        texts = dict(self.fixed)
+        if "subset" in texts:
+            texts["subset"] = of_which(int(texts["subset"]))
+        if "init" in texts:
+            texts["init"] = f"from {texts['init']}"
+        return texts
 
     @cached_property
     def usual_n(self) -> int:
-        """The number of seeds that most cells have; the others say theirs."""
-        counts = [cell.n for cell in self.cells.values() if cell.n]
-        return statistics.mode(sorted(counts, reverse=True)) if counts else 0
+        """The number of seeds that most cells have; the others show theirs."""
+        return most_common(cell.n for cell in self.cells.values())
 
     def _rivals(self, row: str, col: str) -> dict[str, Cell]:
-        """The cells of the column with a mean and of the same data, noise and metric: what a row
-        may be compared with, itself too.
+        """The cells of the column with a mean and of the same data, noise and metric, to which a
+        row may be compared, itself included.
 
         None where their times are of several machines, or of packs and single runs.
         """
-        own = self.cells.get((row, col))
-        same = [place for place, axis in enumerate(self.row_axis.split(",")) if axis in NOT_RIVALS]
-        facts = [self.parts[row][place] for place in same]
-        column = {
+        if (row, col) not in self.cells:
+            return {}
+        metric = self.cells[row, col].metric
+        rivals = {
             other: cell
             for other in self.rows
-            if (cell := self.cells.get((other, col))) and cell.values
+            if (cell := self.cells.get((other, col)))
+            and cell.values
+            and cell.metric == metric
+            and self._setting(other) == self._setting(row)
         }
-        alike = {other: cell for other, cell in column.items() if own and cell.metric == own.metric}
-        found = {
-            other: cell
-            for other, cell in alike.items()
-            if [self.parts[other][place] for place in same] == facts
-        }
-        clocked = own is not None and METRICS[own.metric].clocked
-        return (
-            {}
-            if clocked and len({clock for cell in found.values() for clock in cell.clocks}) > 1
-            else found
-        )
+        clocks = {clock for cell in rivals.values() for clock in cell.clocks}
+        return {} if METRICS[metric].clocked and len(clocks) > 1 else rivals
+
+    def _setting(self, row: str) -> list[str]:
+        """The data and noise in a row's label."""
+        pairs = zip(self.row_axis.split(","), self.parts[row], strict=True)
+        return [value for axis, value in pairs if axis in NOT_RIVALS]
 
     @cached_property
     def significant_best(self) -> frozenset[tuple[str, str]]:
-        """The row and column of each cell that beats every rival by more than noise."""
+        """The row and column of each cell that is significantly better than every rival."""
         return frozenset((row, col) for row, col in self.cells if self._leads(row, col))
 
     def _leads(self, row: str, col: str) -> bool:
         rivals = self._rivals(row, col)
-        own, up = rivals.pop(row, None), self._up(row, col)
+        cell, up = rivals.pop(row, None), self._higher_is_better(row, col)
         return (
-            own is not None
+            cell is not None
             and bool(rivals)
             and all(
-                significantly_better(own, other, higher_is_better=up) for other in rivals.values()
+                significantly_better(cell, other, higher_is_better=up) for other in rivals.values()
             )
         )
 
-    def _up(self, row: str, col: str) -> bool:
+    def _higher_is_better(self, row: str, col: str) -> bool:
         return METRICS[self.cells[row, col].metric].higher_is_better
 
     def rank(self, row: str, col: str) -> float | None:
-        """1 is the best mean among its rivals; equal means share the mean of their places."""
+        """1 is the best mean among its rivals; equal means share the mean of their ranks."""
         rivals = self._rivals(row, col)
         if row not in rivals:
             return None
-        own, means = rivals[row].mean or 0.0, [cell.mean or 0.0 for cell in rivals.values()]
-        better = sum(mean > own if self._up(row, col) else mean < own for mean in means)
-        return better + (1 + means.count(own)) / 2
+        mean, means = rivals[row].mean or 0.0, [cell.mean or 0.0 for cell in rivals.values()]
+        up = self._higher_is_better(row, col)
+        better = sum(other > mean if up else other < mean for other in means)
+        return better + (1 + means.count(mean)) / 2
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
@@ -198,26 +213,24 @@ class Table:
 
     @cached_property
     def results(self) -> tuple[str, ...]:
-        """The columns that say what came of the runs, not what they took; of several metrics side
-        by side the first such one's.
+        """The columns of results, not of costs; of several metrics side by side those of the first
+        such metric.
         """
-        spent = {col for (_, col), cell in self.cells.items() if METRICS[cell.metric].spent}
-        found = [col for col in self.cols if col not in spent]
-        if "metric" not in self.col_axis.split(","):
-            return tuple(found)
         metrics = {col: cell.metric for (_, col), cell in self.cells.items()}
-        return tuple(col for col in found if metrics[col] == metrics[found[0]])
+        costs = {col for (_, col), cell in self.cells.items() if METRICS[cell.metric].spent}
+        results = [col for col in self.cols if col not in costs]
+        if "metric" not in self.col_axis.split(","):
+            return tuple(results)
+        return tuple(col for col in results if metrics[col] == metrics[results[0]])
 
     def mean_rank(self, row: str) -> float | None:
         """Over the columns in which every row has a mean."""
-        return (
-            statistics.fmean(self.rank(row, col) or 0.0 for col in self.ranked)
-            if self.ranked
-            else None
-        )
+        if not self.ranked:
+            return None
+        return statistics.fmean(self.rank(row, col) or 0.0 for col in self.ranked)
 
     def caption(self, *, bold: bool = True, ranks: bool = False) -> str:
-        """What one must know to read the table; `bold`: whether it can be shown."""
+        """The sentences that explain the table; `bold`: whether the format can show bold."""
         shown = "; ".join(
             f"{name}: {self.metric_text(name)}" if len(self.metrics) > 1 else self.metric_text(name)
             for name in self.metrics
@@ -249,15 +262,15 @@ class Table:
             not cell.n and not cell.failed for cell in self.cells.values()
         ):
             parts.append("–: no run with this number.")
-        return " ".join([*parts, *dict.fromkeys(self._notes())])
+        return " ".join([*parts, *dict.fromkeys(self._notes()), *self._cost_notes()])
 
     def _notes(self) -> Iterator[str]:
-        """What is said of cells of one seed, of versions, and of runs that are left out."""
-        alone: dict[int, list[float]] = {}
+        """Notes on cells of one seed, on versions, and on runs that are left out."""
+        errors_by_size: dict[int, list[float]] = {}
         for cell in self.cells.values():
             if cell.n == 1 and cell.num_examples and cell.standard_error:
-                alone.setdefault(cell.num_examples, []).append(cell.standard_error)
-        for size, errors in sorted(alone.items()):
+                errors_by_size.setdefault(cell.num_examples, []).append(cell.standard_error)
+        for size, errors in sorted(errors_by_size.items()):
             ends = dict.fromkeys(
                 f"{100 * error:.{1 if error >= 0.001 else 2}f}"
                 for error in (min(errors), max(errors))
@@ -289,20 +302,72 @@ class Table:
         """`protocol 1, 2; loss:root 1:d6608e37, 1:70f2bcaf`: the parts whose versions differ
         between cells, but those that the rows name.
         """
-        found: dict[str, set[str]] = {}
-        for (row, _), cell in self.cells.items():
-            for part, version in (
-                pair
-                for each in cell.inputs.values()
-                for pair in (each.get("versions") or {}).items()
-            ):
-                if f"{part} " not in self.axes(row, _).get(VERSIONS, ""):
-                    found.setdefault(part, set()).add(version_text(version))
+        versions_of: dict[str, set[str]] = {}
+        for (row, col), cell in self.cells.items():
+            named = self.axes(row, col).get(VERSIONS, "")
+            for inputs in cell.inputs.values():
+                for part, version in (inputs.get("versions") or {}).items():
+                    if f"{part} " not in named:
+                        versions_of.setdefault(part, set()).add(version_text(version))
         return "; ".join(
             f"{part} {', '.join(sorted(versions))}"
-            for part, versions in sorted(found.items())
+            for part, versions in sorted(versions_of.items())
             if len(versions) > 1
         )
+
+    def _cost_notes(self) -> Iterator[str]:
+        """Notes on equal compute, and on the machines by whose clock times are."""
+        if costs := [cell.compute for cell in self.cells.values() if cell.compute]:
+            budgets = ", ".join(map(str, sorted({cost.budget for cost in costs})))
+            largest = max(abs(cost.work / cost.budget - 1) for cost in costs)
+            within = f", within {100 * largest:.2g} %" if largest > 1e-9 else ""
+            yield (
+                f"Epochs: as many as do the work of {budgets} "
+                f"epoch{'' if budgets == '1' else 's'} "
+                f"of CE, counted in passes{within}."
+            )
+        clocks_of = {
+            self.row_head(row): {
+                clock
+                for col in self.cols
+                if (cell := self.cells.get((row, col))) and METRICS[cell.metric].clocked
+                for clock in cell.clocks
+            }
+            for row in self.rows
+        }
+        if machines := sorted({clock.machine for clocks in clocks_of.values() for clock in clocks}):
+            several = ", which do not compare" if len(machines) > 1 else ""
+            yield (
+                f"Times are by the clock of {'; '.join(machines)}{several}, beside whatever else "
+                "ran there."
+            )
+        packed, single = (
+            [row for row, clocks in clocks_of.items() if way in {clock.packed for clock in clocks}]
+            for way in (True, False)
+        )
+        if packed and single:
+            which = (
+                f" ({'; '.join(packed)}), or by themselves ({'; '.join(single)})"
+                if not set(packed) & set(single)
+                else ", or by themselves"
+            )
+            yield f"Trained together as one network{which}: these times do not compare."
+
+
+def most_common(counts: Iterable[int]) -> int:
+    """The count that occurs most often, of several the largest; 0 where all are 0."""
+    positive = sorted(filter(None, counts), reverse=True)
+    return statistics.mode(positive) if positive else 0
+
+
+def _axis_text(axis: str, value: str, dataset: str) -> str:
+    if axis == "epochs":
+        return f"{value} epoch{'' if value == '1' else 's'}"
+    if axis == "subset":
+        return value if value == ALL else of_which(int(value))
+    if axis == "init":
+        return f"from {value}" if value != NONE else "from scratch"
+    return short_noise(value, dataset) if axis == "noise" else value
 
 
 def make_tables(
@@ -325,36 +390,35 @@ def make_tables(
     if len({row.axes["metric"] for row in rows}) > 1 and "metric" not in (*row_axes, *col_axes):
         col_axes = (*col_axes, "metric")
     axes = {*row_axes, *col_axes}
-    wanted = [*_FIXED] if not axes & {"loss", "strategy"} else [*_FIXED[:-1], "loss", "strategy"]
-    fixed = [axis for axis in (*wanted, "metric") if axis not in axes]
-    unsaid = _UNSAID if len({row.axes["precision"] for row in rows}) < 2 else _UNSAID[1:]
+    shared = [*_FIXED] if not axes & {"loss", "strategy"} else [*_FIXED[:-1], "loss", "strategy"]
+    fixed = [axis for axis in (*shared, "metric") if axis not in axes]
+    defaults = _DEFAULTS if len({row.axes["precision"] for row in rows}) < 2 else _DEFAULTS[1:]
     tables = [
-        _table(group, fixed, row_axes, col_axes, unsaid)
+        _table(group, fixed, row_axes, col_axes, defaults)
         for group in group_rows(rows, fixed).values()
     ]
-    return sorted(_told_apart(tables), key=lambda table: -len(table.cells))
+    return sorted(_distinguish(tables), key=lambda table: -len(table.cells))
 
 
-def _told_apart(tables: Sequence[Table]) -> Iterator[Table]:
-    """The tables; those whose titles are the same name the settings in which they differ."""
+def _distinguish(tables: Sequence[Table]) -> Iterator[Table]:
+    """The tables; those of the same title name the settings in which they differ."""
     for table in tables:
         settings = [
             next(iter(other.cells.values())).settings
             for other in tables
             if other.title == table.title
         ]
-        own = next(iter(table.cells.values())).settings
-        differ = [key for key in own if any(other.get(key) != own[key] for other in settings)]
-        others = [other._said for other in tables if other.data == table.data]
-        unlike = [
-            text
-            for axis, text in table._said.items()
-            if any(other.get(axis) != text for other in others)
-        ]
+        mine = next(iter(table.cells.values())).settings
+        differing = [key for key in mine if any(other.get(key) != mine[key] for other in settings)]
+        texts = [other.fixed_texts for other in tables if other.data == table.data]
         yield replace(
             table,
-            apart=tuple(f"{key} {str(own[key])[:12]}" for key in differ),
-            unlike=tuple(unlike),
+            settings_suffix=tuple(f"{key} {str(mine[key])[:12]}" for key in differing),
+            title_suffix=tuple(
+                text
+                for axis, text in table.fixed_texts.items()
+                if any(other.get(axis) != text for other in texts)
+            ),
         )
 
 
@@ -383,7 +447,7 @@ def _table(
     fixed: list[str],
     row_axes: tuple[str, ...],
     col_axes: tuple[str, ...],
-    unsaid: Sequence[tuple[str, str]],
+    defaults: Sequence[tuple[str, str]],
 ) -> Table:
     members = group_rows(group, (*row_axes, *col_axes))
     if (split := by_version(members.values(), row_axes)) is not None:
@@ -392,35 +456,33 @@ def _table(
     paired = paired_by_seed(group)
     cells: dict[tuple[str, str], Cell] = {}
     parts: dict[str, tuple[str, ...]] = {}
-    for found in members.values():
-        places = [tuple(found[0].axes[axis] for axis in axes) for axes in (row_axes, col_axes)]
-        labels = [", ".join(place) for place in places]
-        parts.update(zip(labels, places, strict=True))
-        cells[labels[0], labels[1]] = make_cell(found, paired=paired)
+    rates: dict[str, list[float | None]] = {}
+    for rows in members.values():
+        values = [tuple(rows[0].axes[axis] for axis in axes) for axes in (row_axes, col_axes)]
+        row, col = (", ".join(texts) for texts in values)
+        parts.update(zip((row, col), values, strict=True))
+        cells[row, col] = make_cell(rows, paired=paired)
+        rates.setdefault(col, []).append(cells[row, col].realised_rate)
+    known = {col: [rate for rate in some if rate is not None] for col, some in rates.items()}
     return Table(
-        {axis: group[0].axes[axis] for axis in fixed if (axis, group[0].axes[axis]) not in unsaid},
+        {
+            axis: group[0].axes[axis]
+            for axis in fixed
+            if (axis, group[0].axes[axis]) not in defaults
+        },
         _ordered((row for row, _ in cells), parts, row_axes),
         _ordered((col for _, col in cells), parts, col_axes),
         ",".join(row_axes),
         ",".join(col_axes),
         cells,
         parts,
-        _rates(cells) if "noise" in col_axes else {},
+        {
+            col: (min(some), max(some))
+            for col, some in known.items()
+            if "noise" in col_axes and some and len(some) == len(rates[col])
+        },
         _varied(group),
     )
-
-
-def _rates(cells: Mapping[tuple[str, str], Cell]) -> dict[str, tuple[float, float]]:
-    """Of each column whose cells all know theirs."""
-    found: dict[str, list[float | None]] = {}
-    for (_, col), cell in cells.items():
-        found.setdefault(col, []).append(cell.realised_rate)
-    known = {col: [rate for rate in rates if rate is not None] for col, rates in found.items()}
-    return {
-        col: (min(rates), max(rates))
-        for col, rates in known.items()
-        if rates and len(rates) == len(found[col])
-    }
 
 
 def _ordered(
@@ -430,20 +492,16 @@ def _ordered(
     and strategies as registered and by their numbers, others as they came.
     """
     labels = list(dict.fromkeys(labels))
-    came = [
-        list(dict.fromkeys(parts[label][place] for label in labels)) for place in range(len(axes))
-    ]
+    seen = [list(dict.fromkeys(parts[label][i] for label in labels)) for i in range(len(axes))]
 
-    def place(label: str) -> list[Any]:
-        return [
-            _rank(axis, part, seen)
-            for axis, part, seen in zip(axes, parts[label], came, strict=True)
-        ]
+    def position(label: str) -> list[Any]:
+        triples = zip(axes, parts[label], seen, strict=True)
+        return [_position(axis, part, appearance) for axis, part, appearance in triples]
 
-    return tuple(sorted(labels, key=place))
+    return tuple(sorted(labels, key=position))
 
 
-def _rank(axis: str, label: str, came: list[str]) -> Any:
+def _position(axis: str, label: str, appearance: list[str]) -> Any:
     if axis == "noise":
         return noise_order(label)
     if axis == "epochs":
@@ -452,27 +510,27 @@ def _rank(axis: str, label: str, came: list[str]) -> Any:
         return math.inf if label == ALL else int(label)
     if axis == "method":
         known = list(METHODS)
-        return known.index(label) if label in known else len(known) + came.index(label)
+        return known.index(label) if label in known else len(known) + appearance.index(label)
     if axis in _REGISTERED:
         return _registered(_REGISTERED[axis], label)
-    return came.index(label)
+    return appearance.index(label)
 
 
 def _registered(registry: Registry, text: str) -> tuple[int, list[Any]]:
     """`ce`, which has no parameter, before `el(eps=2)` before `el(eps=10)` before `lsr(ce)`, which
     is made of one, before `1.4*agce`.
     """
-    known = [entry.name for entry in sorted(registry, key=_how_plain)]
-    found = re.match(r"\w+", text)
-    first = known.index(found[0]) if found and found[0] in known else len(known)
+
+    def complexity(entry: Entry) -> tuple[bool, bool]:
+        return any(parameter.type is Call for parameter in entry.parameters), bool(entry.parameters)
+
+    known = [entry.name for entry in sorted(registry, key=complexity)]
+    word = re.match(r"\w+", text)
+    first = known.index(word[0]) if word and word[0] in known else len(known)
     return first, [
         float(part) if number % 2 else part
         for number, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))
     ]
-
-
-def _how_plain(entry: Entry) -> tuple[bool, bool]:
-    return any(parameter.type is Call for parameter in entry.parameters), bool(entry.parameters)
 
 
 def _varied(group: list[Row]) -> str:

@@ -41,7 +41,7 @@ def make_folds(run: RunConfig, folder: RunFolder, count: int) -> list[Fold]:
     training = int(manifest.in_training.sum())
     if not 2 <= count <= training:
         raise ConfigError(
-            f"--folds is a number from 2 to the {training} training examples, got {count}"
+            f"--cv-folds is a number from 2 to the {training} training examples, got {count}"
         )
     which, folds = fold_of(run, count), []
     for number in range(count):

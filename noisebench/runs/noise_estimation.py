@@ -58,8 +58,8 @@ def fold_trainer(
     """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test
     set.
 
-    It begins from the run's --init, if any; what that leaves open, and the order of the examples,
-    no other fold or seed shares.
+    It begins from the run's --init-weights, if any; what that leaves open, and the order of the
+    examples, no other fold or seed shares.
     """
     from ..training.networks.factory import weights_of
     from ..training.trainer import Task, Trainer

@@ -24,7 +24,7 @@ from tests.support.pages import PAGES, README, ROOT, commands_of, plugin, read
 
 WITH_COMMANDS = [page for page in PAGES[1:] if commands_of(page)]
 # trainings, drawings, features of 50,000 images, timm's import
-COSTLY = ("--folds", "--figure", "report.html", "jal2025", "timm:")
+COSTLY = ("--cv-folds", "--figure", "report.html", "jal2025", "timm:")
 # images of a large data set; an extra
 NOT_AT_HAND = ("is not in", "cannot be read", "no such", "pip install 'noisebench[")
 

@@ -281,16 +281,16 @@ def test_images_of_another_number_of_classes_are_refused(
 
 WITHOUT_EFFECT = [
     (["--test", "somewhere"], "give it with one --eval-on"),
-    (["--device", "cpu"], "--device has an effect with --eval-on, --recheck and --folds only"),
+    (["--device", "cpu"], "--device has an effect with --eval-on, --verify and --cv-folds only"),
     (
         ["--manifest", "m.csv"],
-        "--manifest has an effect with --eval-on, --recheck, --folds and --suspects only",
+        "--manifest has an effect with --eval-on, --verify, --cv-folds and --suspects only",
     ),
-    (["--recheck", "--eval-on", "digits"], "--recheck stands alone"),
-    (["--recheck", "--folds", "2"], "--recheck stands alone"),
-    (["--recheck", "--suspects", "s.csv"], "--recheck stands alone"),
+    (["--verify", "--eval-on", "digits"], "--verify stands alone"),
+    (["--verify", "--cv-folds", "2"], "--verify stands alone"),
+    (["--verify", "--suspects", "s.csv"], "--verify stands alone"),
     (["--eval-on", "digits", "--device", "abacus"], "no such device here: 'abacus'"),
-    (["--recheck", "--device", "abacus"], "no such device here: 'abacus'"),
+    (["--verify", "--device", "abacus"], "no such device here: 'abacus'"),
 ]
 
 
@@ -332,10 +332,8 @@ def test_the_text_says_each_number_in_a_line_of_its_own(
     assert (
         f"NLL {test['nll']:.4f} nats, Brier {test['brier']:.4f} of 2, ECE {100 * test['ece']:.2f} %"
     ) in text
-    first, wrong = (
-        f"{100 * detection['precision_at'][n]:.2f} % of the first" for n in ("100", "wrong")
-    )
-    assert f"wrong are {first} 100, {wrong} 518 (as many as are wrong), by chance 39.94 %" in text
+    first, wrong = (f"{100 * detection['precision_at'][n]:.2f} %" for n in ("100", "wrong"))
+    assert f"precision@100 {first}, precision@518 {wrong}, by chance 39.94 %" in text
     assert text.count("most often taken for") == 2 and "on digits, classes by number" in text
 
 

@@ -131,7 +131,7 @@ def test_the_list_out_of_fold_finds_more_than_a_network_that_learned_the_labels(
         str(place),
         "evaluate",
         str(folder.path),
-        "--folds",
+        "--cv-folds",
         "3",
         "--suspects",
         str(tmp_path / "s.csv"),
@@ -157,7 +157,7 @@ def test_folds_are_never_done_twice_and_no_table_sees_them(
     run, folder, place = plain
     before = [fold.folder.result.stat().st_mtime_ns for fold in _done(run, folder, place, 2)]
     capsys.readouterr()
-    assert main(["-C", str(place), "evaluate", str(folder.path), "--folds", "2"]) == 0
+    assert main(["-C", str(place), "evaluate", str(folder.path), "--cv-folds", "2"]) == 0
     assert "fold 1" not in capsys.readouterr().err
     assert [fold.folder.result.stat().st_mtime_ns for fold in make_folds(run, folder, 2)] == before
     assert [found.path for found in run_folders([place])] == [folder.path]
@@ -179,7 +179,7 @@ def test_an_interrupted_fold_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
             [first, second], images, "cpu", lambda left: RunOptions(should_stop=lambda: next(stop))
         )
     assert (first.folder.status(), second.folder.status()) == ("done", "resume")
-    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--folds", "2"]) == 0
+    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--cv-folds", "2"]) == 0
     for resumed, straight in zip(
         (first, second), _done(run, RunFolder(tmp_path / "straight"), tmp_path, 2), strict=True
     ):
@@ -190,7 +190,7 @@ def test_an_interrupted_fold_goes_on_as_if_it_had_not_been(tmp_path: Path) -> No
 
 def test_folds_of_a_run_that_estimates_its_noise_estimate_it_each_by_itself(tmp_path: Path) -> None:
     _, folder = trained(tmp_path, "--sym", "0.4", "--loss", "el(eps=estimated)", epochs=4)
-    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--folds", "2"]) == 0
+    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--cv-folds", "2"]) == 0
     rates = [
         json.loads(path.read_text())["estimates"]["rate"]["estimate"]
         for path in folder.path.glob("folds/2/*/result.json")

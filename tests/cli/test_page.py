@@ -23,8 +23,8 @@ import pytest
 from noisebench.cli import main
 from noisebench.reporting import Report, TableLayout, report_of
 from noisebench.reporting.page.chart import round_ticks, thin
-from noisebench.reporting.page.inline import inline_svg
 from noisebench.reporting.page.model import view_of
+from noisebench.reporting.page.page import inline_svg
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.workspace import Workspace
 from tests.support.browser import Browser, find_chromium
@@ -94,8 +94,8 @@ def test_every_cell_has_the_mean_of_the_json_document(trained: Path) -> None:
         if c
     ]
     cells = made.document()["cells"]
-    assert [c.value for c in shown] == [repr(cell["mean"]) for cell in cells]
-    assert [(c.n, c.failed, c.oracle) for c in shown] == [
+    assert [c.text.value for c in shown] == [cell["mean"] for cell in cells]
+    assert [(c.n, c.text.failed, c.text.oracle) for c in shown] == [
         (cell["n"], cell["failed"], cell["oracle"]) for cell in cells
     ]
 
@@ -111,8 +111,8 @@ def test_a_cells_runs_are_those_that_its_mean_was_taken_of(trained: Path) -> Non
     ):
         last = [seed.numbers[0] for seed in runs[cell.runs].seeds if not seed.error]
         assert last == [f"{100 * value:.2f}" for value in document["values"].values()]
-        assert runs[cell.runs].means[0] == cell.number + (
-            f" ± {cell.spread}" if cell.spread else ""
+        assert runs[cell.runs].means[0] == cell.text.number + (
+            f" {cell.text.spread}" if cell.text.spread else ""
         )
 
 
@@ -139,8 +139,8 @@ def test_the_doubted_labels_have_their_own_pictures(trained: Path, digits: objec
     from PIL import Image
 
     view = view_of(report(trained).tables, (), Workspace(trained))
-    doubt = view.runs[0].doubts.shown[0]
-    raw = base64.b64decode(view.pictures[doubt.picture].partition(",")[2])
+    doubt = view.runs[0].issues.shown[0]
+    raw = base64.b64decode(view.images[doubt.image].partition(",")[2])
     assert np.array_equal(
         np.asarray(Image.open(io.BytesIO(raw))), digits.train_images[doubt.index, ..., 0]
     )  # type: ignore[attr-defined]
@@ -152,12 +152,12 @@ def test_the_most_doubted_label_has_the_least_probability(trained: Path) -> None
     arrays = folder.read_arrays()
     at = np.arange(len(arrays["recorded_labels"]))
     assert (
-        runs.doubts.shown[0].index == arrays["train_log_p"][at, arrays["recorded_labels"]].argmin()
+        runs.issues.shown[0].index == arrays["train_log_p"][at, arrays["recorded_labels"]].argmin()
     )
     wrong = (arrays["clean_labels"] != arrays["recorded_labels"])[
-        [d.index for d in runs.doubts.shown]
+        [d.index for d in runs.issues.shown]
     ]
-    assert [d.verdict == "wrong" for d in runs.doubts.shown] == wrong.tolist()
+    assert [d.status == "wrong" for d in runs.issues.shown] == wrong.tolist()
 
 
 def test_other_labels_than_the_runs_give_no_pictures(trained: Path, tmp_path: Path) -> None:
@@ -169,9 +169,9 @@ def test_other_labels_than_the_runs_give_no_pictures(trained: Path, tmp_path: Pa
             folder.write_json(folder.result, record)
     view = view_of(report(tmp_path).tables, (), Workspace(tmp_path))
     assert (
-        view.pictures == {}
-        and "other labels" in view.runs[0].doubts.lacking
-        and view.runs[0].doubts.shown
+        view.images == {}
+        and "other labels" in view.runs[0].issues.missing
+        and view.runs[0].issues.shown
     )
 
 
@@ -492,22 +492,6 @@ def test_in_a_browser_a_phone_shows_it_without_scrolling_sideways(
         "<= 400)(document.getElementById('panel'))"
     )
     browser.resize(1280, 800)
-
-
-def test_in_a_browser_an_open_cell_is_printed_in_place_of_the_tables(
-    browser: Browser, page: Path
-) -> None:
-    browser.open(page, "#el_sym-0.6")
-    browser.run("dispatchEvent(new Event('beforeprint'))")
-    browser.scheme("dark", "print")
-    shown = "[...document.body.children].filter(e => e.offsetHeight).map(e => e.className)"
-    assert (
-        browser.run(shown) == ["printed"]
-        and browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    )
-    browser.run("dispatchEvent(new Event('afterprint'))")
-    assert browser.run("document.querySelector('.printed')") is None
-    browser.scheme("light")
 
 
 def luminance(colour: str) -> float:

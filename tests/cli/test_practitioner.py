@@ -18,7 +18,7 @@ from noisebench.labels.manifest import read_manifest
 from noisebench.metrics.predictions import DENSE, TOP, Predictions
 from noisebench.training.networks import make_network
 
-SIDE = "--dataset mine.npz --model mlp --init warm.pt --jobs 1"
+SIDE = "--dataset mine.npz --model mlp --init-weights warm.pt --jobs 1"
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_without_weights_it_fails_at_once_and_says_what_to_do(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(desk / "hub"))
     assert main(["--offline", "run", "practitioner", "--dataset", "mine.npz"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "give --init FILE, or --init none" in said
+    assert said.count("\n") == 1 and "give --init-weights FILE, or --init-weights none" in said
     assert sorted(path.name for path in desk.iterdir()) == ["mine.npz", "warm.pt"], (
         "nothing was begun"
     )
@@ -88,7 +88,7 @@ def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(
     assert "its classifier is of 5 classes, not 10: left as freshly made" in said
     listed = Path("doubted.csv").read_text().splitlines()
     assert (
-        f"doubted.csv written: {len(listed) - 1} of 120 labels are doubted by its 10 runs together"
+        f"doubted.csv written: {len(listed) - 1} label issues in 120 labels, by its 10 runs together"
     ) in said
     assert listed[0] == "rank,index,given_label,predicted_label,label_quality" and len(listed) > 10
     words = (

@@ -331,7 +331,7 @@ def test_a_truncated_file_does_not_pass(
             path = copy.path / name
             path.write_bytes(path.read_bytes()[:-200])
             code = main(
-                ["-q", "-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--recheck"]
+                ["-q", "-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--verify"]
             )
             assert code in (4, 5) and "error: " in capsys.readouterr().err
             assert worst_status(checks(copy)) == (DIFFERS if code == 4 else UNDECIDED)
@@ -360,7 +360,7 @@ def test_without_its_manifest_a_run_cannot_be_decided_and_says_what_to_give(
         and worst_status(checks(copy)) == UNDECIDED
     )
     assert worst_status(verify_run(copy, Workspace(tmp_path), elsewhere)) == SAME
-    place = ["-q", "-C", str(tmp_path), "evaluate", copy.path.name, "--recheck"]
+    place = ["-q", "-C", str(tmp_path), "evaluate", copy.path.name, "--verify"]
     assert [
         main([*place, "--manifest", str(path)]) for path in (elsewhere, tmp_path / "nothing.csv")
     ] == [0, 2]
@@ -397,7 +397,7 @@ def test_a_record_that_lacks_something_cannot_be_decided(
 def test_the_answer_is_a_line_a_check_and_an_exit_code(
     copy: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--recheck"]
+    command = ["-C", str(copy.path.parent.parent), "evaluate", copy.path.name, "--verify"]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     assert (
@@ -426,7 +426,7 @@ def test_of_several_runs_the_worst_counts(copy: RunFolder, original: RunFolder) 
         "evaluate",
         str(original.path),
         str(copy.path),
-        "--recheck",
+        "--verify",
     ]
     assert main(both) == 5
     change(copy, lambda record: record["metrics"]["test"].update(nll=0.5))
@@ -434,7 +434,7 @@ def test_of_several_runs_the_worst_counts(copy: RunFolder, original: RunFolder) 
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert main(["-C", str(tmp_path), "evaluate", str(tmp_path), "--recheck"]) == 2
+    assert main(["-C", str(tmp_path), "evaluate", str(tmp_path), "--verify"]) == 2
 
 
 @pytest.mark.parametrize(("off", "status"), [(0.5, SAME), (3.0, DIFFERS)])

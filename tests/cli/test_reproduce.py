@@ -32,7 +32,7 @@ WISHES = [
     (
         "--sym 0.2 --loss '10*normalized(ce) + 0.1*mae' --lr 0.05 --no-nesterov --schedule "
         "'step(1, "
-        "2)' --flip --clip 1.5"
+        "2)' --hflip --clip 1.5"
     ),
     "--sym 0.4 --method coteaching --precision fp32 --recipe apl",
     "--sym 0.2 --val-fraction 0.1234567 --val-split before --loss gce --q 0.5",

@@ -498,7 +498,9 @@ def test_the_loop_is_closed_on_digits(
     train = ["train", "--loss", "ce", "--epochs", "20", "--precision", "fp32", "--json"]
     assert main(["-q", *train[:1], "digits", "--sym", "0.4", *train[1:]]) == 0
     assert (
-        main(["-q", "evaluate", "digits-sym0.4-s0_mlp_ce", "--suspects", "s.csv", "--folds", "2"])
+        main(
+            ["-q", "evaluate", "digits-sym0.4-s0_mlp_ce", "--suspects", "s.csv", "--cv-folds", "2"]
+        )
         == 0
     )
     assert (
@@ -586,7 +588,7 @@ def test_a_folder_of_images_goes_round_by_path(
                 str(next(Path("runs").iterdir())),
                 "--suspects",
                 "s.csv",
-                "--folds",
+                "--cv-folds",
                 "2",
             ]
         )

@@ -1,4 +1,4 @@
-"""`run --where` and `--minutes`: a part of a suite, within a time limit; and what a suite costs,
+"""`run --filter` and `--time-limit`: a part of a suite, within a time limit; and what a suite costs,
 before it is run.
 """
 
@@ -12,7 +12,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.cli.console import images
-from noisebench.cli.grid import GridProgress
+from noisebench.cli.progress import GridProgress
 from noisebench.core.signals import TimeLimit
 from noisebench.errors import ConfigError
 from noisebench.experiments.suite import AXES, images_of, read_suites
@@ -121,13 +121,13 @@ def test_every_spelling_of_a_value_selects_the_same_runs(
 REFUSED = [
     (
         "colour=red",
-        r"--where is axis=value with axis one of dataset, subset, model, init, recipe, noise, "
+        r"--filter is axis=value with axis one of dataset, subset, model, init, recipe, noise, "
         r"method, loss, strategy, seed, noise",
     ),
-    ("seed", r"--where is axis=value .*; got 'seed'"),
-    ("seed=7", r"--where seed=7: no run is left; seed is one of 0, 1$"),
-    ("seed=0|7", r"--where seed=0\|7: no run is left of 7; seed is one of 0, 1$"),
-    ("seed=0|", r"--where seed=0\|: a value beside \| is empty$"),
+    ("seed", r"--filter is axis=value .*; got 'seed'"),
+    ("seed=7", r"--filter seed=7: no run is left; seed is one of 0, 1$"),
+    ("seed=0|7", r"--filter seed=0\|7: no run is left of 7; seed is one of 0, 1$"),
+    ("seed=0|", r"--filter seed=0\|: a value beside \| is empty$"),
     (
         "noise=symmetric(rate=0.5)",
         r"noise is one of \"asymmetric\(rate=0.3, map='digits'\)\", "
@@ -206,7 +206,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_part_of_a_suite_is_bit_for_bit_what_it_is_in_the_whole(
     whole: Path, place: Path, call: Call
 ) -> None:
-    part = ["--where", "noise=asym 0.4", "--where", "method=el"]
+    part = ["--filter", "noise=asym 0.4", "--filter", "method=el"]
     planned = json.loads(call("run", "s.yaml:long", *part, "--dry-run", "--json")[1])
     assert [run["title"].partition(",")[0] for run in planned["runs"]] == [
         "el on digits"
@@ -226,16 +226,16 @@ def test_a_part_of_a_suite_is_bit_for_bit_what_it_is_in_the_whole(
 
 def test_what_a_file_of_runs_has_is_not_run_again(whole: Path, place: Path, call: Call) -> None:
     """Begun on one machine, gone on with on another: the file is all that travels."""
-    begun = ["--where", "method=ce"]
+    begun = ["--filter", "method=ce"]
     assert call("report", str(whole), *begun, "--format", "runs", "-o", "begun.csv")[0] == 0
     planned = json.loads(
-        call("run", "s.yaml:long", "--known", "begun.csv", "--dry-run", "--json")[1]
+        call("run", "s.yaml:long", "--completed", "begun.csv", "--dry-run", "--json")[1]
     )
     assert planned["to_run"] == 2 and {run["reason"] for run in planned["runs"]} == {
         "new",
         "finished, in begun.csv",
     }
-    code, out, _ = call("run", "s.yaml:long", "--known", "begun.csv", "--jobs", "1", "--json")
+    code, out, _ = call("run", "s.yaml:long", "--completed", "begun.csv", "--jobs", "1", "--json")
     assert (
         code == 0 and len(results(place)) == 2 and results(place).items() <= results(whole).items()
     )
@@ -245,7 +245,7 @@ def test_what_a_file_of_runs_has_is_not_run_again(whole: Path, place: Path, call
     )
     assert (
         "nothing to do, all 4 runs are finished"
-        in call("run", "s.yaml:long", "--known", "begun.csv")[2]
+        in call("run", "s.yaml:long", "--completed", "begun.csv")[2]
     )
     assert call("report", "begun.csv", ".", "--format", "runs", "-o", "begun.csv")[0] == 0
     assert set(finished_runs(place / "begun.csv")) == {
@@ -256,11 +256,11 @@ def test_what_a_file_of_runs_has_is_not_run_again(whole: Path, place: Path, call
 def test_seeds_n_are_the_seeds_below_n(place: Path, call: Call) -> None:
     planned = json.loads(
         call(
-            "run", "s.yaml:long", "--seeds", "3", "--where", "noise=sym 0.4", "--dry-run", "--json"
+            "run", "s.yaml:long", "--seeds", "3", "--filter", "noise=sym 0.4", "--dry-run", "--json"
         )[1]
     )
     kept = json.loads(
-        call("run", "s.yaml:long", "--where", "noise=sym 0.4", "--dry-run", "--json")[1]
+        call("run", "s.yaml:long", "--filter", "noise=sym 0.4", "--dry-run", "--json")[1]
     )
     assert [run["title"].rpartition(" ")[2] for run in planned["runs"]] == ["0", "1", "2"] * 2
     assert {run["key"] for run in kept["runs"]} < {run["key"] for run in planned["runs"]}
@@ -270,7 +270,7 @@ def test_shards_and_reruns_are_of_what_is_selected(place: Path, call: Call) -> N
     command = [
         "run",
         "s.yaml:long",
-        "--where",
+        "--filter",
         "seed=0",
         "--dry-run",
         "--json",
@@ -283,7 +283,7 @@ def test_shards_and_reruns_are_of_what_is_selected(place: Path, call: Call) -> N
     assert [len(shard) for shard in shards] == [4, 4, 4] and sorted(selected) == sorted(
         run["key"] for run in shards[0]
     )
-    assert call("run", "s.yaml:long", "--where", "seed=0", "--rerun", "failed", "--dry-run")[
+    assert call("run", "s.yaml:long", "--filter", "seed=0", "--rerun", "failed", "--dry-run")[
         1
     ].endswith("; 0 to run; estimated time: none\n")
 
@@ -304,18 +304,18 @@ def stop_after(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_when_the_time_is_up_it_stops_and_the_same_command_goes_on(
     whole: Path, place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["run", "s.yaml:long", "--jobs", "1", "--minutes"]
+    command = ["run", "s.yaml:long", "--jobs", "1", "--time-limit"]
     code, out, err = call(*command, "0.0001")
     assert (
         code == 0
         and out == ""
-        and err.endswith("time is up: 0 of 4 runs are finished; the same command goes on\n")
+        and err.endswith("time is up: 0 of 4 runs are finished; the same command resumes\n")
     )
     assert not (place / "runs").exists()
     with monkeypatch.context() as patch:
         stop_after("progress", patch)
         code, _, err = call(*command, "60")
-    assert code == 0 and "time is up: 0 of 4 runs are finished; the same command goes on" in err
+    assert code == 0 and "time is up: 0 of 4 runs are finished; the same command resumes" in err
     assert (
         not results(place)
         and len(list(place.glob("runs/*/resume.pt"))) == 4
@@ -330,32 +330,32 @@ def test_a_run_that_failed_before_the_time_was_up_is_exit_3(
     place: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_after("failed", monkeypatch)
-    code, out, err = call("run", "s.yaml:broken", "--jobs", "1", "--minutes", "60")
+    code, out, err = call("run", "s.yaml:broken", "--jobs", "1", "--time-limit", "60")
     assert code == 3 and "✗1" in out
     assert (
-        "time is up: 0 of 2 runs are finished; the same command goes on\n" in err
+        "time is up: 0 of 2 runs are finished; the same command resumes\n" in err
         and "error: 1 run failed" in err
     )
 
 
 IMPOSSIBLE = [
-    (["--minutes", "0"], "--minutes is a number above 0, got 0"),
-    (["--minutes", "-1"], "--minutes is a number above 0, got -1"),
-    (["--minutes", "nan"], "--minutes is a number above 0, got nan"),
-    (["--minutes", "inf"], "--minutes is a number above 0, got inf"),
-    (["--minutes", "1", "--rerun", "all"], "--rerun all begins again each time"),
+    (["--time-limit", "0"], "--time-limit is a number above 0, got 0"),
+    (["--time-limit", "-1"], "--time-limit is a number above 0, got -1"),
+    (["--time-limit", "nan"], "--time-limit is a number above 0, got nan"),
+    (["--time-limit", "inf"], "--time-limit is a number above 0, got inf"),
+    (["--time-limit", "1", "--rerun", "all"], "--rerun all begins again each time"),
     (
-        ["--minutes", "1", "--executor", "slurm", "--detach"],
-        "--minutes has no effect with --detach",
+        ["--time-limit", "1", "--executor", "slurm", "--detach"],
+        "--time-limit has no effect with --detach",
     ),
-    (["--known", "s.yaml"], "s.yaml"),
+    (["--completed", "s.yaml"], "s.yaml"),
     (
         ["--seeds", "25001"],
         "--seeds 25001: the suite is too large: 100004 runs, and may have 100000",
     ),
     (["--seeds", "9" * 30], "the suite is too large"),
-    (["--known", "none.csv"], "none.csv"),
-    (["--where", "seed=9"], "--where seed=9: no run is left; seed is one of 0"),
+    (["--completed", "none.csv"], "none.csv"),
+    (["--filter", "seed=9"], "--filter seed=9: no run is left; seed is one of 0"),
 ]
 
 

@@ -180,7 +180,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(
         == 0
     )
     out, err = capsys.readouterr()
-    assert "labels doubted; predictions of the last epoch" in err
+    assert "label issues in 1297 labels; predictions of the last epoch" in err
     frame, summary = pd.read_csv(file), json.loads(out)[0]["suspects"]
     (run,) = (tmp_path / "runs").iterdir()
     arrays = np.load(run / "predictions.npz")
@@ -211,8 +211,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--suspects", "doubted.txt"], "--suspects writes a .csv"),
         (["--suspects", "doubted"], "--suspects writes a .csv"),
         (["--predictions", "p.csv"], "--predictions writes a .npz or .npy"),
-        (["digits-sym0.4-s0_mlp_ce", "--folds", "2"], "--folds is of one run, got 2"),
-        (["--folds", "1"], "--folds is a number from 2 to the 1297 training examples, got 1"),
+        (["digits-sym0.4-s0_mlp_ce", "--cv-folds", "2"], "--cv-folds is of one run, got 2"),
+        (["--cv-folds", "1"], "--cv-folds is a number from 2 to the 1297 training examples, got 1"),
     ],
 )
 def test_what_cannot_be_written_is_refused(
@@ -395,7 +395,7 @@ def test_an_older_run_says_that_it_kept_nothing_early(
     "options",
     [
         ["--score", "last"],
-        ["--score", "early", "--folds", "2"],
+        ["--score", "early", "--cv-folds", "2"],
         ["--score", "first", "--suspects", "s.csv"],
     ],
 )

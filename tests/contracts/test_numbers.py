@@ -655,7 +655,7 @@ def test_no_number_is_given_of_predictions_that_are_incomplete(
                 message.replace("1167", str(finished.record()["expected"]["train"])) in captured.err
                 and not captured.out
             )
-            assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--recheck"]) in (
+            assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--verify"]) in (
                 4,
                 5,
             )

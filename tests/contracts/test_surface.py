@@ -29,27 +29,27 @@ NOISE = (
 )
 OPTIONS = {
     "corrupt": f"{NOISE} --drop --force --help --json --manifest --out --relabel --suspects",
-    "train": f"{NOISE} --accumulate --area --batch-size --budget --centre --clip --crop --device "
-    "--dry-run --epochs --fit --flip "
-    "--force --freeze --help --img-size --init --json --layer-decay --log-to --loss --lr "
+    "train": f"{NOISE} --accumulate --scale --batch-size --budget --crop-pct --clip --crop --device "
+    "--dry-run --epochs --fit --hflip "
+    "--force --freeze --help --img-size --init-weights --json --layer-decay --log-to --loss --lr "
     "--manifest --method --model --momentum --nesterov "
-    "--no-flip --no-nesterov --no-resume --precision --recipe --schedule --seed --size --strategy "
+    "--no-hflip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy "
     "--sync-bn --weight-decay --workers",
     "evaluate": (
-        "--device --eval-on --folds --help --json --manifest --on --predictions "
-        "--recheck "
+        "--device --eval-on --cv-folds --help --json --manifest --predictions "
+        "--verify "
         "--score --suspects --test --workers"
     ),
-    "report": "--against --allow-missing --alpha --baseline --budget --check --cols --epoch "
+    "report": "--compare-to --allow-missing --alpha --baseline --budget --check --cols --epoch "
     "--figure --format --help --json --loss "
-    "--metric --out --published --ranks --rows --save-baseline --tolerance --where",
+    "--metric --out --published --ranks --rows --save-baseline --tolerance --filter",
     "run": "--address --batch-size --budget --clip --cpus-per-run --crop --dataset --detach "
     "--device --dry-run --epochs --executor "
-    "--fail-fast --fit --flip --freeze --gpus-per-run --help --img-size --init --jobs --json "
-    "--known --layer-decay --log-to --lr --minutes "
-    "--model --momentum --nesterov --no-flip --no-nesterov --no-resume --recipe --rerun "
+    "--fail-fast --fit --hflip --freeze --gpus-per-run --help --img-size --init-weights --jobs --json "
+    "--completed --layer-decay --log-to --lr --time-limit --scale --crop-pct "
+    "--model --momentum --nesterov --no-hflip --no-nesterov --no-resume --recipe --rerun "
     "--schedule --seeds --shard --slurm "
-    "--test --weight-decay --where --workers",
+    "--test --weight-decay --filter --workers",
     "list": "--help --json",
 }
 

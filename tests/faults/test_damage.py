@@ -532,7 +532,7 @@ def test_a_read_only_folder_is_read_and_never_written(
         ["list", "runs"],
         ["list", "manifests"],
         ["evaluate", run],
-        ["evaluate", run, "--recheck"],
+        ["evaluate", run, "--verify"],
         train,
     ):
         assert main(["-C", str(place), *command]) == 0, (command, capsys.readouterr().err)

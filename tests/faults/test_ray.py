@@ -81,7 +81,7 @@ def test_interrupted_workers_save_and_the_same_command_goes_on(tmp_path: Path) -
     out, err = finish(suite, 120)
     assert (suite.returncode, out) == (130, ""), err
     assert (
-        err.splitlines()[-1] == "error: interrupted; the same command goes on from here"
+        err.splitlines()[-1] == "error: interrupted; the same command resumes"
         and "ray" not in err.lower()
     )
     assert len(list(root.glob("runs/*/resume.pt"))) == 1 and not under_way(root)

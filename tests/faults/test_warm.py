@@ -162,8 +162,7 @@ def test_a_command_that_ends_leaves_checkpoints_and_no_process(
         0,
     ] and not under_way(root)
     assert "Traceback" not in err and (
-        code < 0
-        or err.splitlines()[-1] == ("error: interrupted; the same command goes on from here")
+        code < 0 or err.splitlines()[-1] == ("error: interrupted; the same command resumes")
     )
 
 

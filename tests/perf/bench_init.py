@@ -28,7 +28,7 @@ from noisebench.runs.workspace import Workspace
 PRETRAINED, LABELLED = 15_000, 2_000  # images
 WARM = (
     "--labels own --model timm:test_resnet --recipe apl --epochs 8 --lr 0.05 --batch-size 64 "
-    "--crop 4 --flip"
+    "--crop 4 --hflip"
 )
 COMMON = (
     "dataset: mine.npz, noise: imported(file='own'), model: timm:test_resnet, seeds: [0, 1], "

@@ -32,11 +32,11 @@ from noisebench.metrics.scores import auroc, average_precision
 
 SEEDS = range(4)
 LAST, EARLY, FOLDS = "last epoch", "early epochs", "out of fold"
-JUDGES = {LAST: ["--score", "last"], EARLY: ["--score", "early"], FOLDS: ["--folds", "5"]}
+JUDGES = {LAST: ["--score", "last"], EARLY: ["--score", "early"], FOLDS: ["--cv-folds", "5"]}
 NOISES = ("--sym 0.4", "--pair 0.4", "--asym 0.4 --map digits")
 IMAGES, TEST = 10_000, 2_000  # of CIFAR-10, the first ones
 CIFAR = ["--model", "cnn4", "--epochs", "20", "--lr", "0.05", "--schedule", "cosine"]
-AUGMENTED, PLAIN = ["--crop", "4", "--flip"], ["--crop", "0", "--no-flip"]
+AUGMENTED, PLAIN = ["--crop", "4", "--hflip"], ["--crop", "0", "--no-hflip"]
 # and whether out of fold too
 METHODS = (
     ("ce", AUGMENTED, True),

@@ -104,7 +104,7 @@ def test_what_a_page_says_to_add_is_one_of_its_runs(
         with subtests.test(suite=name):
             page = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
             words = page.partition(": add `")[2].partition("`, say")[0]
-            (item,) = where(agenda(name), shlex.split(words.replace("--where", "")))
+            (item,) = where(agenda(name), shlex.split(words.replace("--filter", "")))
             assert item.run.key in finished_runs(RESULTS / f"{name}.csv")
 
 
@@ -173,11 +173,11 @@ def test_one_line_is_made_again(
     asked = [
         "--seeds",
         "10",
-        "--where",
+        "--filter",
         "noise=symmetric(rate=0.4)",
-        "--where",
+        "--filter",
         "method=el",
-        "--where",
+        "--filter",
         "seed=0",
     ]
     assert main(["-q", "-C", str(tmp_path), "run", "quick", *asked, "--jobs", "1", "--json"]) == 0

@@ -37,7 +37,7 @@ from noisebench.labels.manifest import read_manifest
 from noisebench.reporting import FORMATS, TableLayout, report_of
 from noisebench.reporting.ci.github import error_lines, step_summary
 from noisebench.reporting.figures.panels import Panel, PanelFigure, Series
-from noisebench.reporting.page.inline import inline_svg
+from noisebench.reporting.page.page import inline_svg
 from noisebench.reporting.render.html import fragment
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.workspace import Workspace
@@ -352,7 +352,7 @@ def lawful(*arguments: str) -> str:
 
 COMMANDS = (
     "list {}", "list losses {}", "train digits --loss {}", "train ./{}", "corrupt digits --noise {}", "evaluate {}",
-    "report --where method={}", "report --rows {}", "report -o {}", "run {}", "--plugin {} list env", "train {} {}",
+    "report --filter method={}", "report --rows {}", "report -o {}", "run {}", "--plugin {} list env", "train {} {}",
 )  # fmt: skip
 
 
@@ -618,7 +618,7 @@ def test_a_record_adds_no_option_to_its_command() -> None:
         "--trusted",
         "--loss",
         "--model",
-        "--init",
+        "--init-weights",
         "--epochs",
         "--lr",
         "--seed",

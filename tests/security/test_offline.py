@@ -60,7 +60,9 @@ CANNOT_BE_HAD = (
     "train cifar10 --sym 0.4", "train mnist --sym 0.4", "corrupt fashionmnist --idn 0.2", "corrupt cifar10 --human worse",
     "corrupt hfds:someone/table --sym 0.4",
 )  # fmt: skip
-PRETRAINED = ("train digits --sym 0.4 --model timm:test_resnet --init pretrained",)  # imports timm
+PRETRAINED = (
+    "train digits --sym 0.4 --model timm:test_resnet --init-weights pretrained",
+)  # imports timm
 
 
 @dataclass
@@ -126,7 +128,7 @@ def test_offline_a_table_in_a_folder_or_in_the_hubs_cache_is_read_without_a_sock
 ) -> None:
     table(tmp_path)
     lines = (
-        "--offline train hfds:table --sym 0.4 --epochs 1 --model mlp --workers 1 --size 8",
+        "--offline train hfds:table --sym 0.4 --epochs 1 --model mlp --workers 1 --img-size 8",
         "--offline corrupt hfds:someone/table --sym 0.2",
     )
     done = run(tmp_path, lines)

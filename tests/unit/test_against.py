@@ -22,13 +22,12 @@ from noisebench.errors import ConfigError
 from noisebench.reporting import Report, TableLayout, report_of
 from noisebench.reporting.aggregate import Cell
 from noisebench.reporting.comparison import difference_table
-from noisebench.reporting.page.page import page
+from noisebench.reporting.page import page
 from noisebench.reporting.render.terminal import draw_table
 from noisebench.reporting.stats import (
     Difference,
     difference,
     significantly_better,
-    student_quantile,
 )
 from noisebench.runs.folder import run_folders
 from noisebench.runs.workspace import Workspace
@@ -68,19 +67,6 @@ def random_cells(seed: int, labels: tuple[str, str]) -> tuple[Cell, Cell]:
 
 
 BOTH = pytest.mark.parametrize("labels", [("l", "l"), ("l", "m")], ids=["paired", "unpaired"])
-
-
-def test_quantiles_are_students() -> None:
-    assert student_quantile(0.025, 1) == pytest.approx(math.tan(0.475 * math.pi), rel=1e-9)
-    assert student_quantile(0.025, 2) == pytest.approx(
-        0.95 * math.sqrt(2 / (4 * 0.025 * 0.975)), rel=1e-9
-    )
-    for freedom in (1.3, 3, 4, 9, 29.5, 1000):
-        for chance in (0.4, 0.05, 0.025, 1e-6):
-            assert student_quantile(chance, freedom) == pytest.approx(
-                stats.t.isf(chance, freedom), rel=1e-8
-            )
-    assert student_quantile(0.025, 1e9) == pytest.approx(1.959963985, rel=1e-9)
 
 
 def test_the_interval_of_pairs_is_students_and_else_it_is_welchs(case: Case) -> None:
@@ -376,12 +362,18 @@ def test_from_python_and_the_command_line(
 ) -> None:
     fill(tmp_path / "runs")
     assert "less ce" in str(nb.report(tmp_path / "runs", against="ce"))
-    assert main(["-C", str(tmp_path), "report", "--against", "ce", "--format", "md"]) == 0
+    assert main(["-C", str(tmp_path), "report", "--compare-to", "ce", "--format", "md"]) == 0
     assert "+20.33 [+18.90, +21.77]" in capsys.readouterr().out
     for options, said in (
-        (["--against", "gce"], "no row 'gce'"),
-        (["--against", "ce", "--format", "junit"], "--against has no effect on junit"),
-        (["--against", "ce", "--figure", "rates"], "--against has no effect on the figure rates"),
+        (["--compare-to", "gce"], "no row 'gce'"),
+        (
+            ["--compare-to", "ce", "--format", "junit"],
+            "--format junit holds the findings of --check",
+        ),
+        (
+            ["--compare-to", "ce", "--figure", "rates"],
+            "--compare-to has no effect on the figure rates",
+        ),
     ):
         assert main(["-C", str(tmp_path), "report", *options]) == 2
         assert said in capsys.readouterr().err
@@ -526,7 +518,7 @@ def test_each_metric_is_by_itself_with_its_own_sign_and_what_runs_took_is_left_o
         and ("Lower is better in nll: there a gain is negative.") in text
     )
     with pytest.raises(
-        ConfigError, match="--against compares results, and work is what a run took"
+        ConfigError, match="--compare-to compares results, and work is what a run took"
     ):
         report(tmp_path, metric="work")
 
@@ -608,7 +600,7 @@ def test_a_baseline_may_have_differences(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path / "runs")
-    options = ["-C", str(tmp_path), "report", "--against", "ce"]
+    options = ["-C", str(tmp_path), "report", "--compare-to", "ce"]
     assert main([*options, "--save-baseline", str(tmp_path / "b.json")]) == 0
     assert main([*options, "--check", "--baseline", str(tmp_path / "b.json")]) == 0
     assert "check: 2 ok" in capsys.readouterr().err

@@ -267,7 +267,7 @@ def test_a_run_of_unknown_price_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
         match=r"'of_a_plugin'.*--plugin, or leave such runs out with "
-        r"--where",
+        r"--filter",
     ):
         compute_report(tmp_path)
     with pytest.raises(ConfigError, match="budget is one of"):

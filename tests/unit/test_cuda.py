@@ -170,6 +170,6 @@ def test_a_run_on_a_gpu_is_stopped_resumed_evaluated_and_checked(tmp_path: Path)
     assert done.returncode == 0 and "resuming" in done.stderr, done.stderr
     run = json.loads(done.stdout)["run"]
     for device in ("cuda", "cpu"):
-        checked = _noisebench(tmp_path, "evaluate", run, "--recheck", "--device", device)
+        checked = _noisebench(tmp_path, "evaluate", run, "--verify", "--device", device)
         print(checked.stdout)
         assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import studentized_range as reference
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
@@ -29,8 +28,8 @@ from noisebench.reporting.figures import FIGURES
 from noisebench.reporting.figures.losses import respond
 from noisebench.reporting.figures.optimum import likeliest_wrong, optimum
 from noisebench.reporting.figures.panels import Panel, PanelFigure, Series
-from noisebench.reporting.figures.ranks import Ranking, critical_difference, studentized_range
-from noisebench.reporting.figures.style import looks
+from noisebench.reporting.figures.ranks import Ranking, critical_difference
+from noisebench.reporting.figures.style import line_styles
 from noisebench.runs.folder import RunFolder, run_folders
 from tests.support.suites import reseal
 
@@ -194,7 +193,7 @@ def test_the_density_of_p_is_that_of_all_seeds_together(place: Path, drawn: Call
 
 
 def test_right_and_wrong_labels_lie_apart(drawn: Callable) -> None:
-    rows = drawn("density", "--epoch", "4", "--where", "noise=symmetric(rate=0.4)")
+    rows = drawn("density", "--epoch", "4", "--filter", "noise=symmetric(rate=0.4)")
     mean = {
         name: (
             of(rows, "el, digits, sym 0.4, epoch 4", name)
@@ -308,8 +307,8 @@ def test_of_a_strategy_or_a_loss_without_a_closed_form_nothing_is_expected(tmp_p
             )
             == 0
         )
-    (panel,) = optimum(report_of(run_folders([tmp_path]), TableLayout()).tables).places
-    assert {dot.row: dot.expected is not None for dot in panel.dots} == {
+    (panel,) = optimum(report_of(run_folders([tmp_path]), TableLayout()).tables).panels
+    assert {dot.row: dot.expected is not None for dot in panel.points} == {
         "mixup": False,
         "js": False,
         "gce": True,
@@ -373,17 +372,12 @@ def test_the_ratio_of_el_rises_from_nothing_to_one(drawn: Callable) -> None:
     )
 
 
-def test_the_studentized_range_is_scipys() -> None:
-    for k in (2, 3, 5, 10, 20):
-        assert studentized_range(k) == pytest.approx(reference.ppf(0.95, k, math.inf), abs=1e-4)
-
-
 def test_the_critical_difference_is_the_published_one() -> None:
     # Demšar 2006, Table 5a
     published = (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164)
-    assert [studentized_range(k) / math.sqrt(2) for k in range(2, 11)] == pytest.approx(
-        published, abs=1e-3
-    )
+    for k, quantile in enumerate(published, 2):
+        scale = math.sqrt(k * (k + 1) / 60)
+        assert critical_difference(k, 10) == pytest.approx(quantile * scale, abs=1e-3)
     assert critical_difference(4, 14) == pytest.approx(1.25, abs=5e-3)  # his example, section 3.2.2
 
 
@@ -412,12 +406,15 @@ NOT_DRAWN = (
     (["--figure", "rates", "--epoch", "2"], "--epoch has no effect on the figure rates"),
     (["--figure", "curves", "--metric", "best"], "--metric has no effect on the figure curves"),
     (["--figure", "curves", "--rows", "model"], "--rows has no effect on the figure curves"),
-    (["--figure", "loss", "--where", "method=ce"], "--where has no effect on the figure loss"),
+    (["--figure", "loss", "--filter", "method=ce"], "--filter has no effect on the figure loss"),
     (["--figure", "density", "--epoch", "5"], "--epoch 5: the runs have 4 epochs"),
     (["--figure", "loss", "--loss", "gcee"], "unknown loss 'gcee'"),
     (["--figure", "loss", "--loss", "el"], "give a value, e.g. el(eps=0.4)"),
-    (["--figure", "paper", "--where", "method=ce"], "needs runs of ce and of el on the same noise"),
-    (["--figure", "ranks", "--where", "method=ce"], "has 1 methods"),
+    (
+        ["--figure", "paper", "--filter", "method=ce"],
+        "needs runs of ce and of el on the same noise",
+    ),
+    (["--figure", "ranks", "--filter", "method=ce"], "has 1 methods"),
     (["--loss", "ce"], "--loss has no effect without --figure"),
     (["--epoch", "1"], "--epoch has no effect without --figure"),
 )
@@ -450,7 +447,7 @@ def test_where_there_is_nothing_to_draw_it_says_why(
                 "report",
                 "--figure",
                 "rates",
-                "--where",
+                "--filter",
                 "noise=imported(file='own')",
             ]
         )
@@ -468,6 +465,6 @@ def test_a_figure_that_nobody_could_read_is_refused() -> None:
 
 
 def test_thirty_lines_look_differently_without_colour_too() -> None:
-    found = list(looks(map(str, range(30))).values())
+    found = list(line_styles(map(str, range(30))).values())
     assert len({(look.color, str(look.dash)) for look in found}) == 30
     assert len({(str(look.dash), look.mark) for look in found[:24]}) == 24

@@ -272,7 +272,7 @@ def test_a_folder_as_people_have_them_goes_all_the_way(
         "2",
         "--batch-size",
         "12",
-        *(["--size", "16", "--workers", "0"] if prefix else []),
+        *(["--img-size", "16", "--workers", "0"] if prefix else []),
     ]
     assert main(["train", *words, *network, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -827,7 +827,7 @@ def test_the_key_moves_with_size_and_fit_and_only_then(tmp_path, monkeypatch, ca
     assert key("same") == key("same", "--img-size", "8") and key("mixed") == key(
         "mixed", "--img-size", "24", "--fit", "crop"
     )
-    assert key("mixed", "--size", "16") == key("mixed", "--img-size", "16")
+    assert key("mixed", "--img-size", "16") == key("mixed", "--img-size", "16")
     for words in (["same", "--fit", "pad"], ["digits", "--img-size", "8", "--fit", "pad"]):
         assert main(["train", *words, "--sym", "0.2", "--dry-run"]) == 2
         assert "fit has no effect on" in capsys.readouterr().err
@@ -855,7 +855,7 @@ def test_a_run_at_another_size_is_reproduced_and_rechecked(tmp_path, monkeypatch
     assert main(["-q", "train", *words]) == 0
     run = RunFolder(next(Path("runs").glob("*")))
     assert run.record()["data"]["shape"] == [12, 12, 3]
-    assert main(["-q", "evaluate", str(run.path), "--recheck"]) == 0
+    assert main(["-q", "evaluate", str(run.path), "--verify"]) == 0
     command = repro_command(run.about()).words
     assert (
         command[(at := command.index("--img-size")) : at + 2] == ("--img-size", "12")

@@ -339,7 +339,7 @@ def test_pretrained_is_found_in_the_cache_of_the_hub_and_is_the_run_of_its_file(
             "0.4",
             "--model",
             TINY,
-            "--init",
+            "--init-weights",
             init,
             "--dry-run",
             "--json",
@@ -358,8 +358,8 @@ def test_pretrained_weights_that_cannot_be_had_are_said_in_one_line_with_what_to
         find_pretrained(TINY, offline=True)
     assert "--offline forbids" in str(caught.value) and "\n" not in str(caught.value)
     assert (
-        "test_resnet.r160_in1k/resolve/main/model.safetensors elsewhere and give --init FILE, "
-        "or --init none"
+        "test_resnet.r160_in1k/resolve/main/model.safetensors elsewhere and give --init-weights FILE, "
+        "or --init-weights none"
     ) in str(caught.value)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="cannot be reached"):
@@ -446,7 +446,7 @@ def test_keys_without_initial_weights_are_what_they_were(
     golden = {
         "--sym 0.4 --method el": "90a3be45153553e5",
         "--asym 0.3 --map digits --method coteaching --recipe apl --epochs 3 --crop 1": "7f21e21222c4afc5",
-        "--sym 0.4 --method el --init none --freeze 0 --layer-decay 1": "90a3be45153553e5",
+        "--sym 0.4 --method el --init-weights none --freeze 0 --layer-decay 1": "90a3be45153553e5",
     }
     for words, key in golden.items():
         assert (
@@ -543,7 +543,7 @@ def train(place: Path, *words: str) -> int:
 def tuned(tmp_path: Path) -> RunFolder:
     """A run from the weights of a file that is no longer there."""
     path = saved(tmp_path / "warm.pt", state_of(classes=3))
-    assert train(tmp_path, "--init", str(path), "--recipe", "finetune") == 0
+    assert train(tmp_path, "--init-weights", str(path), "--recipe", "finetune") == 0
     path.rename(tmp_path / "elsewhere.pt")
     return run_folders([tmp_path])[0]
 
@@ -561,15 +561,15 @@ def test_a_finished_run_needs_its_initial_weights_no_more(
     tuned: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rebuild(tuned, Workspace(tmp_path)).key == tuned.record()["key"]
-    assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--recheck"]) == 0
+    assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--verify"]) == 0
     assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--eval-on", "digits"]) == 0
     capsys.readouterr()
-    assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--folds", "2"]) == 2
+    assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--cv-folds", "2"]) == 2
     said = capsys.readouterr().err
     assert "are not at hand: put them where they were" in said and said.count("\n") == 1
     (tmp_path / "elsewhere.pt").rename(tmp_path / "warm.pt")
     assert (
-        main(["-q", "-C", str(tmp_path), "evaluate", str(tuned.path), "--folds", "2", "--json"])
+        main(["-q", "-C", str(tmp_path), "evaluate", str(tuned.path), "--cv-folds", "2", "--json"])
         == 0
     )
 
@@ -578,7 +578,7 @@ def test_other_weights_in_the_place_of_a_runs_are_noticed(
     tuned: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved(tmp_path / "warm.pt", state_of(seed=4))
-    assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--folds", "2"]) == 2
+    assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--cv-folds", "2"]) == 2
     assert "are others now" in capsys.readouterr().err
 
 
@@ -587,13 +587,21 @@ def test_a_network_that_enlarges_is_asked_again_by_its_weights_alone(tmp_path: P
     path = saved(tmp_path / "w.pt", timm.create_model("test_resnet").state_dict())
     assert (
         train(
-            tmp_path, "--subset", "100", "--model", TINY, "--init", str(path), "--batch-size", "50"
+            tmp_path,
+            "--subset",
+            "100",
+            "--model",
+            TINY,
+            "--init-weights",
+            str(path),
+            "--batch-size",
+            "50",
         )
         == 0
     )
     path.unlink()
     (folder,) = run_folders([tmp_path])
-    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--recheck"]) == 0
+    assert main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--verify"]) == 0
 
 
 def test_a_run_begins_from_another_by_its_name(tmp_path: Path) -> None:
@@ -621,8 +629,8 @@ def test_a_run_begins_from_another_by_its_name(tmp_path: Path) -> None:
         first.path.name[:-1],
     ):
         assert main(["-q", "-C", str(tmp_path), "evaluate", name]) == 2, name
-        assert train(tmp_path, "--init", name, "--lr", "0.01") == 2, name
-    assert train(tmp_path, "--init", first.path.name[-8:], "--lr", "0.01") == 0
+        assert train(tmp_path, "--init-weights", name, "--lr", "0.01") == 2, name
+    assert train(tmp_path, "--init-weights", first.path.name[-8:], "--lr", "0.01") == 0
     second = next(folder for folder in run_folders([tmp_path]) if folder.path != first.path)
     assert second.record()["init"]["sha256"] == initial_of("", first.weights).sha256
 
@@ -631,7 +639,7 @@ def test_no_cell_mixes_beginnings_and_an_axis_puts_them_side_by_side(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = saved(tmp_path / "warm.pt", state_of())
-    for words in ((), ("--init", str(path))):
+    for words in ((), ("--init-weights", str(path))):
         assert train(tmp_path, *words) == 0
     label = f"warm {initial_of('', path).sha256[:8]}"
     capsys.readouterr()
@@ -711,7 +719,7 @@ def test_weights_that_do_not_fit_a_suite_are_said_before_any_training(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--init", "none"], "the suite sets its init run by run"),
+        (["--init-weights", "none"], "the suite sets its init run by run"),
         (["--model", "nonet"], "unknown model 'nonet'"),
         (["--dataset", "nowhere"], "nowhere"),
     ],

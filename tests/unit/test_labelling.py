@@ -34,7 +34,7 @@ from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest, 
 from noisebench.labels.manifest import OPEN, Manifest, read_manifest
 from noisebench.losses import LOSSES
 from noisebench.metrics.scores import memorised
-from noisebench.noise import build_noise, is_class_conditional
+from noisebench.noise import build_noise, is_class_conditional, noise_options
 from noisebench.noise.conventions import CONVENTIONS, find_convention
 from noisebench.runs.workspace import Workspace
 
@@ -586,7 +586,8 @@ def test_the_header_says_whose_noise_it_is_and_the_identity_does_not_depend_on_i
 
 
 def wish(dataset="cifar10", **options):
-    return NoiseOptions(**options).wish(dataset)
+    short = {name: options.pop(name) for name in [*options] if name in noise_options()}
+    return NoiseOptions(short=short, **options).request(dataset)
 
 
 def test_a_convention_says_all_of_the_noise_but_its_rate():
@@ -633,7 +634,7 @@ CONTRADICTING = [
     ({"sym": 0.4, "val_split": "before"}, "--val-split has an effect with --val-fraction only"),
     ({"openset": 0.4}, "--openset needs a --source"),
     ({"sym": 0.4, "source": "mnist"}, "--source has an effect with --openset only"),
-    ({"matrix": "T.csv", "human": "worse"}, "name one noise only, got --human and --matrix"),
+    ({"matrix": "T.csv", "human": "worse"}, "name one noise only, got --matrix and --human"),
 ]
 
 

@@ -147,7 +147,7 @@ def test_without_a_noise_the_labels_are_taken_as_they_are(laid_out, tmp_path, mo
     # one is known, and wrong; Food-101N's known ones are right because one left the others out
     known = {"clothing1m": 1.0}
     assert manifest.meta["realised_rate"] == known.get(laid_out) and "path" not in manifest.meta
-    assert main(["--data-dir", "data", "train", laid_out, "--model", "mlp", "--size", "8", "--epochs", "1", "--loss", "mae", "--batch-size",
+    assert main(["--data-dir", "data", "train", laid_out, "--model", "mlp", "--img-size", "8", "--epochs", "1", "--loss", "mae", "--batch-size",
                  "2", "--workers", "0"]) == 0  # fmt: skip
 
 

@@ -44,7 +44,7 @@ KINDS = (
     ("--sym", "0.4", "--loss", "10*normalized(ce) + 0.1*mae", "--val-fraction", "0.2"),
     ("--asym", "0.3", "--map", "digits", "--strategy", "coteaching(rate=0.25)", "--clip", "1.5"),
     ("--pair", "0.3", "--method", "el", "--trusted", "0.1"),
-    ("--sym", "0", "--init", "FIRST", "--recipe", "finetune"),
+    ("--sym", "0", "--init-weights", "FIRST", "--recipe", "finetune"),
 )
 
 
@@ -203,7 +203,8 @@ def test_the_gate_the_conditions_and_the_rates_take_a_file(
 ) -> None:
     base = tmp_path / "b.json"
     assert (
-        main(["-q", "report", str(trained), "--where", "seed=0", "--save-baseline", str(base)]) == 0
+        main(["-q", "report", str(trained), "--filter", "seed=0", "--save-baseline", str(base)])
+        == 0
     )
     assert (
         main(
@@ -211,7 +212,7 @@ def test_the_gate_the_conditions_and_the_rates_take_a_file(
                 "-q",
                 "report",
                 str(kept),
-                "--where",
+                "--filter",
                 "seed=0",
                 "--check",
                 "--baseline",
@@ -225,7 +226,7 @@ def test_the_gate_the_conditions_and_the_rates_take_a_file(
     said = []
     for place in (trained, kept):
         capsys.readouterr()
-        assert main(["-q", "report", str(place), "--figure", "rates", "--where", "method=ce"]) == 0
+        assert main(["-q", "report", str(place), "--figure", "rates", "--filter", "method=ce"]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] and "sym" in said[0]
 
@@ -350,12 +351,12 @@ def test_the_format_is_given_by_name_and_what_lays_out_tables_is_refused(
         .startswith("dataset,subset,model,recipe,epochs")
     )
     for words in (["--metric", "best"], ["--rows", "method"], ["--cols", "noise"], ["--budget", "compute"], ["--published", "el2025"],
-                  ["--against", "ce"]):  # fmt: skip
+                  ["--compare-to", "ce"]):  # fmt: skip
         capsys.readouterr()
         assert main(["-q", "report", str(tmp_path), "--format", "runs", *words]) == 2
         assert f"{words[0]} lays out tables" in capsys.readouterr().err
     capsys.readouterr()
-    assert main(["-q", "report", str(tmp_path), "--format", "runs", "--where", "method=ce"]) == 0
+    assert main(["-q", "report", str(tmp_path), "--format", "runs", "--filter", "method=ce"]) == 0
     assert capsys.readouterr().out == (tmp_path / "runs.csv").read_text()
 
 

@@ -44,7 +44,7 @@ from noisebench.experiments.suite import find_suite
 from noisebench.experiments.weights import InitialWeights
 from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import read_manifest
-from noisebench.reporting.page.pictures import Pictures as PagePictures
+from noisebench.reporting.page.label_issues import PageImages
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.inference import StoredNetworks, evaluate_on
 from noisebench.runs.session import check_networks, make_trainer
@@ -59,7 +59,7 @@ CLASSES = ("airplane", "automobile", "bird")
 TRAIN = [
     "--model",
     "cnn4",
-    "--size",
+    "--img-size",
     "16",
     "--batch-size",
     "16",
@@ -535,7 +535,7 @@ def test_a_run_is_trained_resumed_and_asked_again(lab, capsys):
     np.testing.assert_allclose(
         record["data"]["normalisation"]["mean"], [123.675, 116.28, 103.53], rtol=1e-6
     )
-    assert main(["--data-dir", "data", "evaluate", str(run), "--recheck", "--workers", "0"]) == 0
+    assert main(["--data-dir", "data", "evaluate", str(run), "--verify", "--workers", "0"]) == 0
     assert (
         main(["--data-dir", "data", "evaluate", str(run), "--eval-on", "folder:pets", "--json"])
         == 0
@@ -728,8 +728,8 @@ def test_a_folder_in_memory_and_streamed_are_two_sets_with_a_manifest_each(lab, 
             "16",
             "--json",
         ]
-        assert main(["train", *words, *(["--size", "16"] if ":" in name else [])]) == 0
-        assert main(["-q", "evaluate", last_json(capsys)["run"], "--recheck", "--json"]) == 0
+        assert main(["train", *words, *(["--img-size", "16"] if ":" in name else [])]) == 0
+        assert main(["-q", "evaluate", last_json(capsys)["run"], "--verify", "--json"]) == 0
         capsys.readouterr()
 
 
@@ -738,7 +738,7 @@ def test_held_out_and_dropped_pictures_are_predicted_too(lab, capsys):
     assert main(["train", "folder:pets", *labels, *TRAIN, "--epochs", "1", "--json"]) == 0
     run = Path(last_json(capsys)["run"])
     assert len(RunFolder(run).read_arrays()["train_classes"]) == 48
-    assert main(["evaluate", str(run), "--recheck"]) == 0
+    assert main(["evaluate", str(run), "--verify"]) == 0
 
 
 def test_a_run_that_estimates_its_noise_streams_its_folds(lab, capsys):
@@ -772,10 +772,10 @@ def test_a_page_asks_no_network_for_pictures_and_says_which_folder_is_missing(la
         raise DataError("not in its cache")
 
     monkeypatch.setattr("noisebench.datasets.load.describe_stream", describe)
-    pictures = PagePictures(Workspace(".", "data"))
+    pictures = PageImages(Workspace(".", "data"))
     for where, said in (
-        ("hfds:somebody/table", "no pictures: not in its cache"),
-        ("imagenet", "no pictures: imagenet/ is not in the data"),
+        ("hfds:somebody/table", "no images: not in its cache"),
+        ("imagenet", "no images: imagenet/ is not in the data"),
     ):
         with pytest.raises(DataError, match=said):
             pictures.names({"data": {"name": where}, "noise": {}}, np.array([0]))
@@ -802,11 +802,11 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
         (["--img-size", "2000"], "Invalid value for '--img-size'"),
         (["--fit", "stretch"], "fit is one of crop, pad, squash, got 'stretch'"),
         (
-            ["--fit", "pad", "--centre", "0.9"],
+            ["--fit", "pad", "--crop-pct", "0.9"],
             "centre has an effect with fit crop only, got 0.9 with pad",
         ),
-        (["--area", "1.5"], r"area is a share in \(0, 1\], got 1.5"),
-        (["--centre", "0"], "centre must be above 0 on pets-"),
+        (["--scale", "1.5"], r"area is a share in \(0, 1\], got 1.5"),
+        (["--crop-pct", "0"], "centre must be above 0 on pets-"),
     ],
 )
 def test_what_cannot_be_done_with_streamed_pictures_is_refused(words, what, lab, capsys):
@@ -840,7 +840,7 @@ def test_a_table_that_cannot_be_fetched_says_why(monkeypatch, tmp_path):
             find_dataset("hfds:somebody/nothing", tmp_path, offline=offline)
 
 
-@pytest.mark.parametrize("words", [["--area", "0.5"], ["--centre", "0.9"]])
+@pytest.mark.parametrize("words", [["--scale", "0.5"], ["--crop-pct", "0.9"]])
 def test_what_only_streamed_pictures_have_is_refused_elsewhere(
     words, tmp_path, monkeypatch, capsys
 ):

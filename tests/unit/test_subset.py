@@ -406,7 +406,7 @@ def test_a_run_is_rechecked_rebuilt_and_its_command_makes_it_again(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, record, _ = only(trained)
-    assert main(["-q", "-C", str(trained), "evaluate", str(folder.path), "--recheck"]) == 0
+    assert main(["-q", "-C", str(trained), "evaluate", str(folder.path), "--verify"]) == 0
     assert rebuild(folder, Workspace(trained)).key == record["key"]
     command = repro_command(folder.about())
     assert "--subset 300" in command.command
@@ -431,7 +431,7 @@ def test_folds_are_of_the_subset(trained: Path, capsys: pytest.CaptureFixture[st
                 str(trained),
                 "evaluate",
                 str(folder.path),
-                "--folds",
+                "--cv-folds",
                 "2",
                 "--suspects",
                 str(trained / "s.csv"),
@@ -593,9 +593,10 @@ def test_sizes_stand_side_by_side_where_they_are_asked_for(
         and "**9" not in out.partition("\n|")[2]
     )
     assert {
-        cell["subset"] for cell in cells(sizes, capsys, "--cols", "subset", "--where", "subset=300")
+        cell["subset"]
+        for cell in cells(sizes, capsys, "--cols", "subset", "--filter", "subset=300")
     } == {300}
-    assert {cell.get("subset") for cell in cells(sizes, capsys, "--where", "subset=all")} == {None}
+    assert {cell.get("subset") for cell in cells(sizes, capsys, "--filter", "subset=all")} == {None}
 
 
 def test_the_gate_compares_a_size_with_itself(
@@ -607,7 +608,7 @@ def test_the_gate_compares_a_size_with_itself(
     assert main([*check, "-o", str(tmp_path / "r.xml")]) == 0
     assert "baseline" not in (tmp_path / "r.xml").read_text()
     capsys.readouterr()
-    assert main([*check, "--where", "subset=600"]) == 5
+    assert main([*check, "--filter", "subset=600"]) == 5
     assert "missing: last of ce on digits, of which 300, symmetric" in capsys.readouterr().err
 
 
@@ -617,7 +618,7 @@ def test_the_page_and_the_published_numbers_say_it(sizes: Path, tmp_path: Path) 
     assert (
         "of which 300" in page
         and "--subset 300" in page
-        and re.search(r"of 300 labels doubted", page)
+        and re.search(r"label issues in 300 labels", page)
     )
 
 

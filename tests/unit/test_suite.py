@@ -146,7 +146,7 @@ def test_what_is_said_beside_a_suite_changes_its_recipe(
     assert [run["epochs"] for run in planned("--epochs", "3")] == [3] * 6
     keys = {
         options: tuple(run["key"] for run in planned(*options))
-        for options in ((), ("--crop", "1"), ("--flip",))
+        for options in ((), ("--crop", "1"), ("--hflip",))
     }
     assert len(set(keys.values())) == 3
     refused = {

@@ -178,7 +178,7 @@ def test_replaced_images_are_said_to_be_left_out(place, capsys):
 def test_options_without_effect_on_a_figure_are_refused(place, capsys, case):
     for option in [
         ["--rows", "loss"],
-        ["--where", "seed=0"],
+        ["--filter", "seed=0"],
         ["--format", "md"],
         ["--json", "-o", "f.svg"],
     ]:

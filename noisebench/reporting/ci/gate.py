@@ -3,8 +3,8 @@ on all.
 
 A cell is regressed if its mean is worse by more than the tolerance and the drop is not explained by
 the noise of seeds. Seeds pair where both documents have them on the same labels; the variance of
-what is left learns from the other methods of the column (`significance.moderated`), and is at least
-what the test set's size lets it be (`significance.least_variance`); one-sided, Holm-corrected over
+the rest is moderated by the other methods of the column (`stats.moderated`), and at least as large
+as the test set's size implies (`stats.least_variance`); one-sided, Holm-corrected over
 the suite. Drops and tolerances are in the unit of their metric: points of a percentage, nats ...
 """
 
@@ -67,7 +67,7 @@ Cell = TypedDict(
 Baseline = TypedDict("Baseline", {"schema": Whole, "metric": str, "cells": list[Cell]})
 
 
-_TINY = 1e-12  # a chance that is not said more exactly
+_TINY = 1e-12  # the least p value that is shown
 _EPSILON = 1e-9  # what is lost by summing; a drop of exactly the tolerance is within it
 
 
@@ -89,31 +89,29 @@ class Rules:
 
 @dataclass(frozen=True)
 class Finding:
-    """What becomes of a cell of the baseline: ok, regressed, failed, missing or not comparable; the
-    drop, in the metric's unit, is positive if worse. place: the cell of now's document that it is
-    about, else the baseline's.
+    """The status of a cell of the baseline: ok, regressed, failed, missing or not comparable; the
+    drop, in the metric's unit, is positive if worse. cell: the id of the cell of now's document
+    that it is about, else of the baseline's.
     """
 
     names: dict[str, Any]
     status: str
-    said: str
-    place: str
+    text: str
+    cell: str
     drop: float | None = None
-    chance: float | None = None
+    p_value: float | None = None
 
     @property
     def title(self) -> str:
         names = self.names
-        data = ", ".join(
-            [names["dataset"], *([of_which(int(names["subset"]))] if "subset" in names else [])]
-        )
+        data = names["dataset"]
+        if "subset" in names:
+            data += f", {of_which(int(names['subset']))}"
         row = ", ".join(str(names[name]) for name in (*_ROWS, "versions") if name in names)
         init = f" from {names['init']}" if "init" in names else ""
         epochs = f", {names['epochs']} epochs" if "epochs" in names else ""
-        return (
-            f"{names['metric']} of {row} on {data}, {names['noise']}, "
-            f"{names['model']}{init}{epochs}"
-        )
+        model = f"{names['model']}{init}{epochs}"
+        return f"{names['metric']} of {row} on {data}, {names['noise']}, {model}"
 
 
 @dataclass(frozen=True)
@@ -128,73 +126,59 @@ class Check:
 
     @property
     def error(self) -> NoisebenchError | None:
-        """Failed runs are said first, then what is regressed, then what cannot be decided; None if
-        all is well.
+        """Of failed runs first, then of regressions, then of what cannot be decided; None if all is
+        well.
         """
-        kinds: list[tuple[type[NoisebenchError], str, int]] = [
+        undecided = len(self.of("missing")) + len(self.of("not comparable")) + len(self.damaged)
+        counts: list[tuple[type[NoisebenchError], str, int]] = [
             (RunFailed, "with failed runs", len(self.of("failed"))),
             (Regressed, "regressed", len(self.of("regressed"))),
-            (
-                Undecided,
-                "cannot be decided",
-                len(self.of("missing")) + len(self.of("not comparable")) + len(self.damaged),
-            ),
+            (Undecided, "cannot be decided", undecided),
         ]
-        found = [(kind, what, count) for kind, what, count in kinds if count]
-        if not found and not self.of("ok"):
+        problems = [(kind, what, count) for kind, what, count in counts if count]
+        if not problems:
+            if self.of("ok"):
+                return None
             return Undecided(
                 "nothing to compare: no cell of the baseline is here (noisebench "
                 "report shows what is)"
             )
-        said = ", ".join(
-            f"{count} {'cell' if count == 1 else 'cells'} {what}" for _, what, count in found
+        text = ", ".join(
+            f"{count} {'cell' if count == 1 else 'cells'} {what}" for _, what, count in problems
         )
-        return (
-            found[0][0](f"check: {said}; {len(self.of('ok'))} of {len(self.findings)} ok")
-            if found
-            else None
-        )
+        return problems[0][0](f"check: {text}; {len(self.of('ok'))} of {len(self.findings)} ok")
 
     @property
     def troubles(self) -> list[str]:
-        """One line for each cell or file that is not ok: failed runs first, then what is
-        regressed.
-        """
-        bad = [
-            finding
+        """One line for each cell or file that is not ok: failed runs first, then regressions."""
+        problems = [
+            f"{finding.status}: {finding.title}: {finding.text}"
             for status in ("failed", "regressed", "missing", "not comparable")
             for finding in self.of(status)
         ]
-        return [
-            f"{finding.status}: {finding.title}: {finding.said}" for finding in bad
-        ] + self.damaged
+        return problems + self.damaged
 
     @property
     def summary(self) -> str:
-        counts = {
-            status: len(self.of(status))
-            for status in ("ok", "regressed", "failed", "missing", "not comparable", "allowed")
-        }
-        words = {"allowed": "missing, allowed"}
-        said = ", ".join(
-            f"{count} {words.get(status, status)}" for status, count in counts.items() if count
-        )
-        return f"check: {said or 'nothing to compare'}" + (
-            f", {len(self.damaged)} files passed over" if self.damaged else ""
-        )
+        parts = []
+        for status in ("ok", "regressed", "failed", "missing", "not comparable", "allowed"):
+            if count := len(self.of(status)):
+                parts.append(f"{count} {'missing, allowed' if status == 'allowed' else status}")
+        damaged = f", {len(self.damaged)} files passed over" if self.damaged else ""
+        return f"check: {', '.join(parts) or 'nothing to compare'}{damaged}"
 
     def document(self) -> dict[str, Any]:
         """For machines."""
         cells = [
             {
-                **f.names,
-                "status": f.status,
-                "said": f.said,
-                "drop": f.drop,
-                "unit": METRICS[f.names["metric"]].unit,
-                "p": f.chance,
+                **finding.names,
+                "status": finding.status,
+                "text": finding.text,
+                "drop": finding.drop,
+                "unit": METRICS[finding.names["metric"]].unit,
+                "p": finding.p_value,
             }
-            for f in self.findings
+            for finding in self.findings
         ]
         return {
             "exit_code": self.error.exit_code if self.error else 0,
@@ -284,11 +268,12 @@ def _check_document(content: Any) -> None:
 def check(
     now: dict[str, Any], baseline: dict[str, Any], rules: Rules, damaged: Iterable[str] = ()
 ) -> Check:
-    """Every cell of the baseline that has values against now's; what is new now is not judged, nor
-    what a run took.
+    """Every cell of the baseline that has values against now's; new cells are not judged, nor
+    costs.
     """
     findings: list[Finding] = []
-    pairs: list[_Pair] = []
+    exact: list[_Pair] = []
+    others: list[_Pair] = []
     for old in baseline["cells"]:
         if not old["values"] or METRICS[old["metric"]].spent:
             continue
@@ -296,15 +281,18 @@ def check(
         if isinstance(found, Finding):
             findings.append(found)
         else:
-            pairs.append(found)
-    exact = [pair for pair in pairs if not rules.tolerance_of(pair.metric)]
-    others = [pair for pair in pairs if rules.tolerance_of(pair.metric)]
-    return Check([*findings, *_exactly(exact), *_by_noise(others, rules)], list(damaged))
+            (others if rules.tolerance_of(found.metric) else exact).append(found)
+    findings += [_judge_exactly(pair) for pair in exact]
+    adjusted = holm(_p_values(others))
+    findings += [
+        _judge(pair, p_value, rules) for pair, p_value in zip(others, adjusted, strict=True)
+    ]
+    return Check(findings, list(damaged))
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A cell then and now."""
+    """A cell of the baseline and the same cell now."""
 
     old: dict[str, Any]
     new: dict[str, Any]
@@ -314,57 +302,74 @@ class _Pair:
         return str(self.old["metric"])
 
     @property
-    def seeds(self) -> int:
-        """Of the side with fewer, or those that pair."""
-        return (
-            len(self.shared)
-            if len(self.shared) > 1
-            else min(len(self.old["values"]), len(self.new["values"]))
-        )
-
-    @property
-    def least(self) -> float | None:
-        """Below which the variance of one seed's drop is not believed; None where it is not known
-        of how many examples a share is.
-        """
-        size = self.new.get("num_examples") or self.old.get("num_examples")
-        return (
-            least_variance(self.drop / _scale(self.metric), self.seeds, size)
-            * _scale(self.metric) ** 2
-            if size
-            else None
-        )
+    def scale(self) -> int:
+        return METRICS[self.metric].scale
 
     @property
     def shared(self) -> list[str]:
         return [seed for seed in self.old["values"] if seed in self.new["values"]]
 
     @property
-    def drop(self) -> float:
-        """In the metric's unit; over the shared seeds, where these are two or more."""
-        if len(self.shared) > 1:
-            return statistics.fmean(self.drops)
-        return self._worse(
-            statistics.fmean(self.old["values"].values()),
-            statistics.fmean(self.new["values"].values()),
-        )
+    def paired(self) -> bool:
+        return len(self.shared) > 1
+
+    @property
+    def sides(self) -> list[list[float]]:
+        """The values of both, in the metric's unit."""
+        cells = (self.old, self.new)
+        return [[self.scale * value for value in cell["values"].values()] for cell in cells]
+
+    @property
+    def seeds(self) -> int:
+        """Of the side with fewer, or those that pair."""
+        return len(self.shared) if self.paired else min(map(len, self.sides))
 
     @property
     def drops(self) -> list[float]:
-        """By shared seed."""
-        return [
-            self._worse(self.old["values"][seed], self.new["values"][seed]) for seed in self.shared
-        ]
+        """By shared seed, in the metric's unit."""
+        old, new = self.old["values"], self.new["values"]
+        return [self._worse(old[seed], new[seed]) for seed in self.shared]
+
+    @property
+    def drop(self) -> float:
+        """In the metric's unit; over the shared seeds, where these are two or more."""
+        if self.paired:
+            return statistics.fmean(self.drops)
+        means = (statistics.fmean(cell["values"].values()) for cell in (self.old, self.new))
+        return self._worse(*means)
 
     def _worse(self, before: float, after: float) -> float:
-        return (
-            _scale(self.metric)
-            * (before - after)
-            * (1 if METRICS[self.metric].higher_is_better else -1)
-        )
+        sign = 1 if METRICS[self.metric].higher_is_better else -1
+        return self.scale * (before - after) * sign
 
-    def finding(self, status: str, said: str, chance: float | None = None) -> Finding:
-        return Finding(names_of(self.old), status, said, place_of(self.new), self.drop, chance)
+    @property
+    def variance(self) -> tuple[float, int]:
+        """Of one seed's drop where seeds pair, else of one value; and its degrees of freedom."""
+        if self.paired:
+            return statistics.variance(self.drops), len(self.shared) - 1
+        df = sum(len(side) - 1 for side in self.sides)
+        squares = sum(statistics.variance(side) * (len(side) - 1) for side in self.sides)
+        return squares / df, df
+
+    @property
+    def share(self) -> float:
+        """The variance of the mean drop, as a multiple of that."""
+        if self.paired:
+            return 1 / len(self.shared)
+        return sum(1 / len(side) for side in self.sides)
+
+    @property
+    def least(self) -> float | None:
+        """The least plausible variance of one seed's drop; None where it is not known of how many
+        examples a share is.
+        """
+        size = self.new.get("num_examples") or self.old.get("num_examples")
+        if not size:
+            return None
+        return least_variance(self.drop / self.scale, self.seeds, size) * self.scale**2
+
+    def finding(self, status: str, text: str, p_value: float | None = None) -> Finding:
+        return Finding(names_of(self.old), status, text, cell_id(self.new), self.drop, p_value)
 
     def text(self, drop: float) -> str:
         """`0.52 points`, `0.0312 nats`."""
@@ -372,20 +377,13 @@ class _Pair:
         return f"{drop:.{2 if metric.percent else 2 + metric.finer}f} {metric.unit}".strip()
 
 
-def _scale(metric: str) -> int:
-    """How many of its unit a metric's 1 is."""
-    return 100 if METRICS[metric].percent else 1
-
-
 def names_of(cell: dict[str, Any]) -> dict[str, Any]:
-    """What a cell is called: its data, noise, network and metric, its row, and what only some cells
-    have.
-    """
+    """A cell's data, noise, network and metric, its row, and what only some cells have."""
     return {name: cell[name] for name in (*_NAMES, *_ROWS, *_EXTRA) if cell.get(name) is not None}
 
 
-def place_of(cell: dict[str, Any]) -> str:
-    """All that tells a cell from every other of its document, as one text."""
+def cell_id(cell: dict[str, Any]) -> str:
+    """All that distinguishes a cell from every other of its document, as one text."""
     return json.dumps(
         [names_of(cell), cell.get("recipe"), cell.get("precision"), cell.get("settings")],
         sort_keys=True,
@@ -394,38 +392,27 @@ def place_of(cell: dict[str, Any]) -> str:
 
 def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules) -> Finding | _Pair:
     """The same cell now, or why there is nothing to compare."""
-    names = names_of(old)
-    # which versions are named depends on what else is in the table: the inputs say them exactly
-    same = [
-        cell for cell in cells if {**names_of(cell), "versions": ""} == {**names, "versions": ""}
-    ]
+    # which versions are named depends on the other rows: the inputs have them exactly
+    names = {**names_of(old), "versions": ""}
+    same = [cell for cell in cells if {**names_of(cell), "versions": ""} == names]
     alike = [cell for cell in same if cell["settings"] == old["settings"]]
     alike.sort(key=lambda cell: bool(_inputs_changed(old, cell)))
     failed = [cell for cell in alike or same if cell["failed"]]
-    place = place_of((failed or alike or same or [old])[0])
+
+    def problem(status: str, text: str) -> Finding:
+        return Finding(names_of(old), status, text, cell_id((failed or alike or same or [old])[0]))
+
     if failed:
-        return Finding(
-            names, "failed", f"{failed[0]['failed']} failed, noisebench run tries again", place
-        )
+        return problem("failed", f"{failed[0]['failed']} failed, noisebench run tries again")
     if not any(cell["values"] for cell in same):
-        return Finding(
-            names,
-            "allowed" if rules.allow_missing else "missing",
-            "no run here; --allow-missing lets it pass",
-            place,
-        )
+        status = "allowed" if rules.allow_missing else "missing"
+        return problem(status, "no run here; --allow-missing lets it pass")
     if not alike:
-        return Finding(
-            names,
-            "not comparable",
-            f"{_changed(old['settings'], same[0]['settings'])} changed",
-            place,
-        )
+        changed = _changed(old["settings"], same[0]["settings"])
+        return problem("not comparable", f"{changed} changed")
     new = alike[0]
     if changed := _inputs_changed(old, new):
-        return Finding(
-            names, "not comparable", f"{changed} changed; save a new baseline if it is meant", place
-        )
+        return problem("not comparable", f"{changed} changed; save a new baseline if it is meant")
     pair = _Pair(old, new)
     if not rules.tolerance_of(pair.metric):
         lost = [seed for seed in old["values"] if seed not in new["values"]]
@@ -433,17 +420,17 @@ def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules)
             return pair.finding(
                 "missing", f"seed {', '.join(lost)} is not here, and an exact comparison needs it"
             )
-    elif min(len(old["values"]), len(new["values"])) < 2:
+    elif min(map(len, pair.sides)) < 2:
         return pair.finding(
             "not comparable",
             "fewer than two seeds tell nothing of their noise; --tolerance 0 compares exactly",
         )
     elif pair.least is None and pair.seeds < FEWEST_SEEDS and METRICS[pair.metric].counted:
-        said = (
+        return pair.finding(
+            "not comparable",
             "two seeds may agree by chance, and it is not known of how many examples this is a "
-            "share; --tolerance 0 compares exactly"
+            "share; --tolerance 0 compares exactly",
         )
-        return pair.finding("not comparable", said)
     return pair
 
 
@@ -455,103 +442,60 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _inputs_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What decided the results of a seed then and is another now. Without a shared seed only the
-    code's versions can be compared.
+    """An input of a seed that differs from then. Without a shared seed only the code's versions can
+    be compared.
     """
     shared = [seed for seed in old["values"] if seed in new["values"]]
-    for before, after in [
-        (old["inputs"].get(seed, {}), new["inputs"].get(seed, {})) for seed in shared
-    ] or [_any_of(old, new)]:
+    pairs = [(old["inputs"].get(seed, {}), new["inputs"].get(seed, {})) for seed in shared]
+    if not shared:
+        pairs = [(next(iter(old["inputs"].values()), {}), next(iter(new["inputs"].values()), {}))]
+    for before, after in pairs:
         if before.get("versions") != after.get("versions"):
-            return (
-                "component versions "
-                f"({_changed(before.get('versions') or {}, after.get('versions') or {})})"
-            )
-        for key, word in _DECIDING.items():
+            changed = _changed(before.get("versions") or {}, after.get("versions") or {})
+            return f"component versions ({changed})"
+        for key, text in _DECIDING.items():
             if shared and before.get(key) != after.get(key):
-                return word
+                return text
     return ""
 
 
-def _any_of(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    return next(iter(old["inputs"].values()), {}), next(iter(new["inputs"].values()), {})
-
-
-def _exactly(pairs: list[_Pair]) -> list[Finding]:
+def _judge_exactly(pair: _Pair) -> Finding:
     """Without statistics: no shared seed may be worse at all."""
-    found = []
+    worse = [seed for seed, drop in zip(pair.shared, pair.drops, strict=True) if drop > 0]
+    if not worse:
+        return pair.finding("ok", "no seed is worse")
+    text = f"seed {', '.join(worse)} worse, by up to {pair.text(max(pair.drops))}"
+    return pair.finding("regressed", text)
+
+
+def _p_values(pairs: list[_Pair]) -> list[float]:
+    """Of each drop. A cell that is bit for bit the same says nothing about noise."""
+    columns: dict[tuple[object, ...], list[_Pair]] = {}
     for pair in pairs:
-        worse = [seed for seed, drop in zip(pair.shared, pair.drops, strict=True) if drop > 0]
-        said = (
-            f"seed {', '.join(worse)} worse, by up to {pair.text(max(pair.drops))}"
-            if worse
-            else "no seed is worse"
-        )
-        found.append(pair.finding("regressed" if worse else "ok", said))
-    return found
-
-
-def _by_noise(pairs: list[_Pair], rules: Rules) -> list[Finding]:
-    chances: dict[int, float] = {}
-    for paired in (True, False):  # their variances are of different things
-        columns: dict[tuple[str, ...], list[_Pair]] = {}
-        for pair in pairs:
-            if (len(pair.shared) > 1) == paired:
-                columns.setdefault(tuple(str(pair.old.get(name)) for name in _COLUMN), []).append(
-                    pair
+        if any(pair.drops) or not pair.paired:
+            # paired and unpaired variances are of different things
+            names = (str(pair.old.get(name)) for name in _COLUMN)
+            columns.setdefault((pair.paired, *names), []).append(pair)
+    p_values = {id(pair): 1.0 for pair in pairs}
+    for paired in (True, False):
+        chosen = [column for names, column in columns.items() if names[0] == paired]
+        moderated_variances = moderated([[pair.variance for pair in column] for column in chosen])
+        for column, variances in zip(chosen, moderated_variances, strict=True):
+            for pair, (variance, df) in zip(column, variances, strict=True):
+                # of which no other cell says anything
+                least = (pair.least or 0.0) / (1 if paired else 2)
+                p_values[id(pair)] = tail_of_gap(
+                    pair.drop,
+                    max(variance, least) * pair.share,
+                    df if variance >= least else min(df, pair.seeds - 1),
                 )
-        chances |= _chances(list(columns.values()))
-    adjusted = holm([chances[id(pair)] for pair in pairs])
-    return [_judged(pair, chance, rules) for pair, chance in zip(pairs, adjusted, strict=True)]
+    return [p_values[id(pair)] for pair in pairs]
 
 
-def _chances(columns: list[list[_Pair]]) -> dict[int, float]:
-    """The chance of each drop, by the identity of its pair. A cell that came out bit for bit the
-    same tells nothing of noise.
-    """
-    moved = [
-        [pair for pair in column if any(pair.drops) or len(pair.shared) < 2] for column in columns
-    ]
-    variances = moderated([[_variance(pair) for pair in column] for column in moved])
-    found = {id(pair): 1.0 for column in columns for pair in column}
-    for column, known in zip(moved, variances, strict=True):
-        for pair, (variance, freedom) in zip(column, known, strict=True):
-            least = _least(pair)  # of which no other cell says anything
-            df = freedom if variance >= least else min(freedom, pair.seeds - 1)
-            found[id(pair)] = tail_of_gap(pair.drop, max(variance, least) * _share(pair), df)
-    return found
-
-
-def _variance(pair: _Pair) -> tuple[float, int]:
-    """Of one seed's drop where seeds pair, else of one value; and its degrees of freedom."""
-    if len(pair.shared) > 1:
-        return statistics.variance(pair.drops), len(pair.shared) - 1
-    sides = [
-        [_scale(pair.metric) * value for value in cell["values"].values()]
-        for cell in (pair.old, pair.new)
-    ]
-    freedom = sum(len(side) - 1 for side in sides)
-    return sum(statistics.variance(side) * (len(side) - 1) for side in sides) / freedom, freedom
-
-
-def _least(pair: _Pair) -> float:
-    """Below which what `_variance` says is not believed; 0 where that is not known."""
-    return (pair.least or 0.0) / (1 if len(pair.shared) > 1 else 2)
-
-
-def _share(pair: _Pair) -> float:
-    """The variance of the mean drop, as a multiple of that."""
-    return (
-        1 / len(pair.shared)
-        if len(pair.shared) > 1
-        else 1 / len(pair.old["values"]) + 1 / len(pair.new["values"])
-    )
-
-
-def _judged(pair: _Pair, chance: float, rules: Rules) -> Finding:
-    way = f"paired over {len(pair.shared)} seeds" if len(pair.shared) > 1 else "no seeds to pair"
+def _judge(pair: _Pair, p_value: float, rules: Rules) -> Finding:
+    way = f"paired over {len(pair.shared)} seeds" if pair.paired else "no seeds to pair"
     worse = "worse" if pair.drop > 0 else "better"
-    p = f"p = {chance:.2g} after Holm" if chance > _TINY else f"p < {_TINY}"
-    said = f"{pair.text(abs(pair.drop))} {worse} than the baseline ({way}, {p})"
-    regressed = pair.drop > rules.tolerance_of(pair.metric) + _EPSILON and chance < rules.alpha
-    return pair.finding("regressed" if regressed else "ok", said, chance)
+    p = f"p = {p_value:.2g} after Holm" if p_value > _TINY else f"p < {_TINY}"
+    text = f"{pair.text(abs(pair.drop))} {worse} than the baseline ({way}, {p})"
+    regressed = pair.drop > rules.tolerance_of(pair.metric) + _EPSILON and p_value < rules.alpha
+    return pair.finding("regressed" if regressed else "ok", text, p_value)

@@ -1,4 +1,4 @@
-"""What a GitHub job is told: a step's summary below its limit, and a few error lines."""
+"""The output for a GitHub job: a step's summary below its limit, and a few error lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..table import Table
 
 SUMMARY_LIMIT = 1_048_576  # bytes a step; a larger summary is refused as a whole
 _MOST_ERRORS = 9  # a step shows ten annotations
-_NOTE = 200  # bytes kept for what is said of the rest
+_NOTE = 200  # bytes reserved for the note on the rest
 
 
 def step_summary(

@@ -1,6 +1,4 @@
-"""Tables for CI systems: a test suite for each, a test case for each cell. By a check a regression
-is a failure.
-"""
+"""The findings of a check for CI systems: a suite for each table, a test case for each cell."""
 
 from __future__ import annotations
 
@@ -9,88 +7,66 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from ...errors import printable
 from ..metrics import METRICS
-from ..render.text import cell_document, cell_text, col_head, row_head
+from ..render.grid import grids
+from ..render.text import cell_document
 from ..table import Table
-from .gate import Check, Finding, place_of
+from .gate import Check, Finding, cell_id
 
-# what XML cannot say
+# what XML cannot hold
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_TAGS = {"regressed": "failure", "allowed": "skipped", "ok": ""}  # else an error
 
 
-def junit(tables: list[Table], verdict: Check | None = None) -> str:
-    """A cell with failed runs is an error, one without a run skipped; a file that was passed over
-    is an error of its own.
+def junit(tables: list[Table], verdict: Check) -> str:
+    """A regression is a failure, a cell with failed runs an error, one without a run skipped; each
+    file that was passed over is an error.
     """
     root = Element("testsuites", name="noisebench")
     findings: dict[str, list[Finding]] = {}
-    for finding in verdict.findings if verdict else ():
-        findings.setdefault(finding.place, []).append(finding)
+    for finding in verdict.findings:
+        findings.setdefault(finding.cell, []).append(finding)
     for table in tables:
         suite = SubElement(root, "testsuite", name=_clean(table.title or "report"))
-        for row in table.rows:
-            for col in table.cols:
+        for row, texts in zip(table.rows, grids(table)[0].cells, strict=True):
+            for col, text in zip(table.cols, texts, strict=True):
+                name = f"{table.row_head(row)}, {table.col_head(col)}"
+                case = _case(suite, suite.get("name", ""), name)
                 cell = table.cells.get((row, col))
-                _case(
-                    suite,
-                    table,
-                    row,
-                    col,
-                    findings.pop(place_of(cell_document(table, row, col, cell)), [])
-                    if cell
-                    else [],
-                )
-    if findings or (verdict and verdict.damaged):
+                if cell is None:
+                    SubElement(case, "skipped", message="no run")
+                    continue
+                own = findings.pop(cell_id(cell_document(table, row, col, cell)), [])
+                for finding in own:
+                    _add_finding(case, finding)
+                if cell.failed and not own:
+                    message = f"{cell.failed} of {cell.failed + cell.n} runs failed"
+                    SubElement(case, "error", message=message)
+                metric = METRICS[cell.metric].describe(cell.epochs)
+                output = f"{metric}: {text.text}, n = {cell.n}"
+                SubElement(case, "system-out").text = _clean(output)
+    rest = [finding for several in findings.values() for finding in several]
+    if rest or verdict.damaged:
         suite = SubElement(root, "testsuite", name="baseline")
-        for finding in (one for several in findings.values() for one in several):
-            _verdict(
-                SubElement(
-                    suite,
-                    "testcase",
-                    classname=_clean(finding.names["dataset"]),
-                    name=_clean(finding.title),
-                ),
-                finding,
-            )
-        for text in verdict.damaged if verdict else ():
-            SubElement(
-                SubElement(suite, "testcase", classname="files", name=_clean(text)),
-                "error",
-                message=_clean(text),
-            )
-    for suite in root:
-        _count(suite)
-    _count(root)
+        for finding in rest:
+            case = _case(suite, finding.names["dataset"], finding.title)
+            _add_finding(case, finding)
+        for path in verdict.damaged:
+            SubElement(_case(suite, "files", path), "error", message=_clean(path))
+    for node in (*root, root):
+        node.set("tests", str(len(list(node.iter("testcase")))))
+        for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped",) * 2):
+            node.set(attribute, str(len(list(node.iter(tag)))))
     indent(root, " ")
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 
 
-def _case(suite: Element, table: Table, row: str, col: str, findings: list[Finding]) -> None:
-    name = f"{row_head(table, row)}, {col_head(table, col)}"
-    case = SubElement(suite, "testcase", classname=suite.get("name", ""), name=_clean(name))
-    cell = table.cells.get((row, col))
-    for finding in findings:
-        _verdict(case, finding)
-    if cell is None:
-        SubElement(case, "skipped", message="no run")
-    elif cell.failed and not findings:
-        SubElement(case, "error", message=f"{cell.failed} of {cell.failed + cell.n} runs failed")
-    if cell is not None:
-        metric = METRICS[cell.metric].said(cell.epochs)
-        SubElement(case, "system-out").text = _clean(
-            f"{metric}: {cell_text(table, row, col)}, n = {cell.n}"
-        )
+def _case(suite: Element, group: str, name: str) -> Element:
+    return SubElement(suite, "testcase", classname=_clean(group), name=_clean(name))
 
 
-def _verdict(case: Element, finding: Finding) -> None:
-    kind = {"regressed": "failure", "allowed": "skipped", "ok": ""}.get(finding.status, "error")
-    if kind:
-        SubElement(case, kind, message=_clean(f"{finding.status}: {finding.said}"))
-
-
-def _count(node: Element) -> None:
-    node.set("tests", str(len(list(node.iter("testcase")))))
-    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
-        node.set(attribute, str(len(list(node.iter(tag)))))
+def _add_finding(case: Element, finding: Finding) -> None:
+    if tag := _TAGS.get(finding.status, "error"):
+        SubElement(case, tag, message=_clean(f"{finding.status}: {finding.text}"))
 
 
 def _clean(text: str) -> str:

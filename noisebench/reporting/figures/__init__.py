@@ -1,5 +1,5 @@
-"""Figures by name. Each is the same numbers as a picture (matplotlib, the extra `plot`), as CSV and
-as JSON.
+"""Figures by name: each as a picture (matplotlib, the extra `plot`), and its numbers as CSV and as
+JSON.
 """
 
 from __future__ import annotations
@@ -7,35 +7,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from ...errors import UnknownName
+from ...errors import ConfigError, DataError, UnknownName
 
 if TYPE_CHECKING:
     from ..table import Table
+    from .style import Figure
 
-__all__ = ["FIGURES", "Figure", "FigureSpec", "find_figure"]
-
-
-class Figure(Protocol):
-    """What every figure can be turned into."""
-
-    name: str
-
-    @property
-    def caption(self) -> str: ...
-
-    def as_csv(self) -> str: ...
-
-    def as_dict(self) -> Any: ...
-
-    def picture(self, form: str) -> bytes: ...
+__all__ = ["FIGURES", "FigureSpec", "find_figure", "page_figures"]
+# of a page, beside what the page draws itself: a number against the rate, and curves
+_ON_PAGE = ("gradient", "reliability", "ranks")
 
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure that can be asked for. of: `runs`, `losses` or `manifests`, which `module:function`
-    is called with; epoch: and with one.
+    """A figure by name. of: `runs`, `losses` or `manifests`, the arguments of `module:function`;
+    epoch: whether it takes an epoch too.
     """
 
     summary: str
@@ -44,7 +33,7 @@ class FigureSpec:
     epoch: bool = False
 
     def of_runs(self, tables: Sequence[Table], epoch: int | None = None) -> Figure:
-        """A figure of runs; at the epoch where it is of one. Raises ConfigError, DataError."""
+        """A figure of runs; at the epoch where it takes one. Raises ConfigError, DataError."""
         return self.make(tables, epoch) if self.epoch else self.make(tables)
 
     @property
@@ -57,13 +46,13 @@ FIGURES = {
     "rates": FigureSpec(
         "accuracy (or another --metric) against the noise rate, with bands over seeds",
         "runs",
-        "rates:rates",
+        "progress:rates",
     ),
     "curves": FigureSpec(
-        "test accuracy and memorised wrong labels, epoch by epoch", "runs", "curves:curves"
+        "test accuracy and memorized noisy labels, epoch by epoch", "runs", "progress:curves"
     ),
     "density": FigureSpec(
-        "p of the recorded label, right and wrong ones, at an epoch (Equal Loss, Figure 1a)",
+        "p of the given label, correct and noisy ones, at an epoch (Equal Loss, Figure 1a)",
         "runs",
         "dynamics:density",
         True,
@@ -74,11 +63,9 @@ FIGURES = {
         "dynamics:gradient",
         True,
     ),
-    "reliability": FigureSpec(
-        "test accuracy against confidence", "runs", "reliability:reliability"
-    ),
+    "reliability": FigureSpec("test accuracy against confidence", "runs", "progress:reliability"),
     "optimum": FigureSpec(
-        "mean p of the right and the wrong class beside what the loss teaches in the limit",
+        "mean p of the true and the likeliest wrong class, and the optimum of the loss",
         "runs",
         "optimum:optimum",
     ),
@@ -86,7 +73,10 @@ FIGURES = {
         "critical-difference diagram of mean ranks (Demšar 2006)", "runs", "ranks:ranks"
     ),
     "paper": FigureSpec(
-        "all figures of the Equal Loss paper, from runs of ce and el", "runs", "paper:paper", True
+        "all figures of the Equal Loss paper, from runs of ce and el",
+        "runs",
+        "dynamics:paper",
+        True,
     ),
     "loss": FigureSpec(
         "any --loss against the target's probability (Equal Loss, Figure 2)",
@@ -109,3 +99,21 @@ def find_figure(name: str) -> FigureSpec:
     if name not in FIGURES:
         raise UnknownName("figure", name, FIGURES, "figures")
     return FIGURES[name]
+
+
+def page_figures(tables: Sequence[Table]) -> list[tuple[str, str, str]]:
+    """Title, caption and SVG of the figures of a page; none without matplotlib. One of too many
+    panels, or of runs that lack its numbers, is left out.
+    """
+    if find_spec("matplotlib") is None or not tables:
+        return []
+    figures = []
+    for name in _ON_PAGE:
+        try:
+            figure = FIGURES[name].of_runs(tables)
+        except (ConfigError, DataError):
+            continue
+        summary = FIGURES[name].summary
+        title = summary[0].upper() + summary[1:]
+        figures.append((title, figure.caption, figure.picture("svg").decode()))
+    return figures

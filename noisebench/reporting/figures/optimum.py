@@ -1,11 +1,14 @@
-"""What networks say of test images beside what their loss teaches in the limit, under noise by
-class: Equal Loss, Eq. 8-13.
+"""Mean predictions on test images, and the optimum of the loss that they were trained with, under
+noise by class (Equal Loss, Eq. 8-13); as a dot plot (Cleveland 1984).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from textwrap import fill
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,21 +17,149 @@ from ...losses import predicted
 from ...noise import FILES, normal_noise, transition
 from ...runs.predictions import RunPredictions, load_predictions
 from ..aggregate import Cell
-from ..render.text import col_head, row_head
 from ..table import Table
-from .dots import DotFigure, DotPanel, Point
-from .grid import column_title, columns, filled, shared
+from .columns import column_title, columns, filled, shared
+from .style import Figure, LineStyle, add_legend, check_count, line_styles, split_evenly
 
-_RIGHT, _WRONG = "right class", "likeliest wrong (sym: all others)"
-_PLAIN = "standard"  # the strategy that believes every label: of it alone the optimum is known
+_TRUE, _WRONG = "right class", "likeliest wrong (sym: all others)"
+_STANDARD = "standard"  # the strategy that changes no label: of it alone the optimum is known
 _CAPTION = (
     "Mean probability over the test images of the classes whose labels flip: of the right class, "
-    "and of the one that it is recorded as "
-    "most often (of all others together under symmetric noise). Bar: ± sample standard deviation "
-    "over seeds. Expected: what the loss "
-    "teaches a network that can say anything and sees of an image its class alone; not shown "
-    "where no closed form is known."
+    "and of its most frequent noisy label (of all others together under symmetric noise). Bar: ± "
+    "sample standard deviation over seeds. Expected: the optimum of the loss for a network of "
+    "unlimited capacity that knows of an image only its class; not shown where no closed form is "
+    "known."
 )
+# inches: a panel's width, a row's height, a letter of a row's name
+_PANEL, _ROW, _LETTER = 1.75, 0.27, 0.06
+_LETTERS = 32  # of a line above a panel
+_OFFSET = 0.17  # rows, between a row's middle and its dots
+
+
+@dataclass(frozen=True)
+class Point:
+    """A number of one row: its values by seed, and the expected value, where that is known."""
+
+    row: str
+    series: str
+    values: tuple[float, ...]
+    expected: float | None = None
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """The sample standard deviation; None below two values."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class DotPanel:
+    """A panel: its rows from the top, those without a point too, so that neighbours have them at
+    the same height.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    points: tuple[Point, ...]
+
+    def draw(self, ax: Any, styles: dict[str, LineStyle]) -> None:
+        """On matplotlib's axes."""
+        series = list(styles)
+        for point in self.points:
+            style = styles[point.series]
+            side = 2 * series.index(point.series) / max(len(series) - 1, 1) - 1
+            level = self.rows.index(point.row) + _OFFSET * side
+            shown = {"color": style.color, "clip_on": False}
+            ax.plot(
+                point.mean, level, style.mark, markersize=4, zorder=3, label=point.series, **shown
+            )
+            if point.std is not None:
+                ends = [point.mean - point.std, point.mean + point.std]
+                ax.plot(ends, [level, level], linewidth=1.2, **shown)
+            if point.expected is not None:
+                wide = {"markersize": 9, "markeredgewidth": 3.5, "alpha": 0.45}
+                label = f"{point.series}, expected"
+                ax.plot(point.expected, level, "|", label=label, **wide, **shown)
+        ax.set(
+            title=fill(self.title, _LETTERS),
+            xlim=(0, 1),
+            ylim=(len(self.rows) - 0.5, -0.5),
+            xticks=(0, 0.25, 0.5, 0.75, 1),
+        )
+        ax.set_xticklabels(("0", "", "0.5", "", "1"))
+        ax.set_yticks(range(len(self.rows)), self.rows)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="y", visible=False)
+        for edge in range(len(self.rows) - 1):
+            ax.axhline(edge + 0.5, color="0.9", linewidth=0.6, zorder=0)
+
+
+@dataclass(frozen=True)
+class DotFigure(Figure):
+    """Panels of rows over one axis of shares."""
+
+    name: str
+    caption: str
+    x_label: str
+    panels: tuple[DotPanel, ...]
+    columns: ClassVar = ("panel", "row", "series", "mean", "std", "n", "expected")
+
+    def __post_init__(self) -> None:
+        check_count(self.name, len(self.panels))
+
+    @property
+    def _heights(self) -> list[float]:
+        lines = split_evenly(self.panels, 4)
+        return [0.75 + _ROW * max(len(panel.rows) for panel in line) for line in lines]
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        names = _LETTER * max(len(row) for panel in self.panels for row in panel.rows)
+        width = max(map(len, split_evenly(self.panels, 4)))
+        return _PANEL * width + names, sum(self._heights) + 0.5
+
+    def draw(self, fig: Any) -> None:
+        names = dict.fromkeys(point.series for panel in self.panels for point in panel.points)
+        styles, lines = line_styles(names), split_evenly(self.panels, 4)
+        width = max(map(len, lines))
+        grid = fig.subplots(len(lines), width, squeeze=False, height_ratios=self._heights)
+        for number, (line, row_axes) in enumerate(zip(lines, grid, strict=True)):
+            below = len(lines[number + 1]) if number + 1 < len(lines) else 0
+            for place, ax in enumerate(row_axes):
+                if place >= len(line):
+                    ax.set_axis_off()
+                    continue
+                line[place].draw(ax, styles)
+                if place and line[place].rows == line[place - 1].rows:
+                    ax.tick_params(labelleft=False)
+                if place >= below:
+                    ax.set_xlabel(self.x_label)
+        add_legend(fig, self.inches[0])
+
+    def rows(self) -> Iterator[list[Any]]:
+        """A line a point."""
+        for panel in self.panels:
+            for point in panel.points:
+                numbers = [point.mean, point.std, len(point.values), point.expected]
+                yield [panel.title, point.row, point.series, *numbers]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as one document, with each seed's value."""
+        panels = [
+            {
+                "title": panel.title,
+                "x": self.x_label,
+                "points": [
+                    {**asdict(point), "mean": point.mean, "std": point.std}
+                    for point in panel.points
+                ],
+            }
+            for panel in self.panels
+        ]
+        return {"figure": self.name, "caption": self.caption, "panels": panels}
 
 
 def optimum(tables: Sequence[Table]) -> DotFigure:
@@ -36,106 +167,96 @@ def optimum(tables: Sequence[Table]) -> DotFigure:
     DataError without predictions.
     """
     several, found = len({table.short_title for table in tables}) > 1, list(columns(tables))
-    places = tuple(place for table, col in found if (place := _place(table, col, several=several)))
-    if found and not places:
+    panels = tuple(panel for table, col in found if (panel := _panel(table, col, several=several)))
+    if found and not panels:
         raise ConfigError(
             "--figure optimum needs runs of noise whose text says its matrix: "
             "symmetric, asymmetric or pairflip"
         )
-    return DotFigure("optimum", f"{shared(tables)}. {_CAPTION}", "probability", places)
+    return DotFigure("optimum", f"{shared(tables)}. {_CAPTION}", "probability", panels)
 
 
 def likeliest_wrong(table: np.ndarray) -> np.ndarray:
-    """Of each clean class the wrong ones that it is recorded as most often, (K, K); none of a class
-    that never flips.
+    """Of each clean class its most frequent noisy labels, (K, K); none of a class that never
+    flips.
     """
     others = table * (1 - np.eye(len(table)))
     most = others.max(1, keepdims=True)
     return np.isclose(others, most, rtol=1e-9, atol=0) & (most > 0)
 
 
-def _place(table: Table, col: str, *, several: bool) -> DotPanel | None:
-    """None for noise that flips no class, or of which the text does not say how. several: whether
-    other panels are of other data, else the caption says it for all.
+def _panel(table: Table, col: str, *, several: bool) -> DotPanel | None:
+    """None for noise that flips no class, or whose text does not say how. several: whether other
+    panels are of other data, else the caption names the data of all.
     """
     rows = filled(table, col)
     noise = table.axes(rows[0], col)["noise"]
-    cells = {row_head(table, row): table.cells[row, col] for row in rows}
-    matrix = _matrix(noise, _classes(table.cells[rows[0], col]))
-    if matrix is None or not (wrong := likeliest_wrong(matrix)).any():
-        return None
-    dots = tuple(dot for name, cell in cells.items() for dot in _dots(name, cell, noise, wrong))
-    title = column_title(table, col) if several else col_head(table, col)
-    return (
-        DotPanel(title, tuple(row_head(table, row) for row in table.rows), dots) if dots else None
-    )
-
-
-def _classes(cell: Cell) -> int:
-    return int(cell.finished[0].full_record()["data"]["num_classes"])
-
-
-def _matrix(noise: str, num_classes: int) -> np.ndarray | None:
-    """T (K, K), where the text alone says it."""
+    num_classes = int(table.cells[rows[0], col].finished[0].full_record()["data"]["num_classes"])
     try:
         call = normal_noise(noise)
-        return (
-            None
-            if set(FILES) & {name for name, _ in call.kwargs}
-            else transition(call, num_classes)
-        )
+        if set(FILES) & {name for name, _ in call.kwargs}:
+            return None
+        wrong = likeliest_wrong(transition(call, num_classes))
     except NoisebenchError:  # no noise by class, or one of a plugin that is not loaded
         return None
+    points = tuple(
+        point
+        for row in rows
+        for point in _points(table.row_head(row), table.cells[row, col], noise, wrong)
+    )
+    if not points:
+        return None
+    title = column_title(table, col) if several else table.col_head(col)
+    return DotPanel(title, tuple(map(table.row_head, table.rows)), points)
 
 
-def _dots(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Point]:
-    """Of the right class and of the wrong ones, the latter where they were kept; none without a
-    test image of a class that flips.
+def _points(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Point]:
+    """Of the true class and of the wrong ones, the latter where they were kept; none without a test
+    image of a class that flips.
     """
-    said = [load_predictions(run, len(wrong)) for run in cell.finished]
-    labels = said[0].labels["test"]
+    predictions = [load_predictions(run, len(wrong)) for run in cell.finished]
+    labels = predictions[0].labels["test"]
     flipping = labels[wrong.sum(1)[labels] > 0]
     if not len(flipping):
         return []
-    found = zip(*(_means(each, wrong) for each in said), strict=True)
+    means = zip(*(_means(run, wrong) for run in predictions), strict=True)
     limits = [_limit(inputs, noise, flipping, wrong) for inputs in cell.inputs.values()]
     known = [limit for limit in limits if limit is not None]
     expected = np.mean(known, axis=0).tolist() if len(known) == len(limits) else (None, None)
-    named = zip((_RIGHT, _WRONG), found, expected, strict=True)
     return [
         Point(name, series, values, limit)
-        for series, values, limit in named
+        for series, values, limit in zip((_TRUE, _WRONG), means, expected, strict=True)
         if np.isfinite(values).all()
     ]
 
 
-def _means(said: RunPredictions, wrong: np.ndarray) -> tuple[float, float]:
-    """Mean p of the right class and of the wrong ones over the test images of classes that flip;
-    NaN where the file lacks it.
+def _means(predictions: RunPredictions, wrong: np.ndarray) -> tuple[float, float]:
+    """Mean p of the true class and of the wrong ones over the test images of classes that flip; NaN
+    where the file lacks it.
     """
-    said.check()
-    test, labels = said.test, said.labels["test"]
+    predictions.check()
+    test, labels = predictions.test, predictions.labels["test"]
     others = wrong.sum(1)[labels]
     flips = others > 0
-    right = float(np.exp(test.clean_log_p[flips].astype(np.float64)).mean())
+    true = float(np.exp(test.clean_log_p[flips].astype(np.float64)).mean())
     if (others[flips] == len(wrong) - 1).all():
-        return right, 1 - right
+        return true, 1 - true
     if test.dense is None:
-        return right, float("nan")
+        return true, float("nan")
     p = np.exp(test.dense[flips].astype(np.float64))
-    return right, float((p * wrong[labels[flips]]).sum(1).mean())
+    return true, float((p * wrong[labels[flips]]).sum(1).mean())
 
 
 def _limit(
     inputs: Mapping[str, Any], noise: str, flipping: np.ndarray, wrong: np.ndarray
 ) -> tuple[float, float] | None:
     """The same of the optimum, over images of these classes (n,); None without a closed form."""
+    if inputs["strategy"] != _STANDARD:
+        return None
     try:
-        p = predicted(noise, inputs["loss"], len(wrong)) if inputs["strategy"] == _PLAIN else None
+        p = predicted(noise, inputs["loss"], len(wrong))
     except NoisebenchError:  # a loss of a plugin that is not loaded
         return None
-    return (
-        None
-        if p is None
-        else (float(np.diag(p)[flipping].mean()), float((p * wrong).sum(1)[flipping].mean()))
-    )
+    if p is None:
+        return None
+    return float(np.diag(p)[flipping].mean()), float((p * wrong).sum(1)[flipping].mean())

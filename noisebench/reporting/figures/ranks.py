@@ -1,20 +1,17 @@
-"""Critical-difference diagrams: mean ranks of methods over noises, and which of them differ by more
-than chance. Demšar 2006.
+"""Critical-difference diagrams: mean ranks of methods over noises, and which of them differ
+significantly. Demšar 2006.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar
 
 from ...errors import ConfigError
-from ..render.text import row_head
 from ..table import NOT_RIVALS, Table
-from .style import as_csv, drawn
+from .style import Figure
 
 _ALPHA = 0.05
 
@@ -22,7 +19,7 @@ _ALPHA = 0.05
 @dataclass(frozen=True)
 class Ranking:
     """Mean ranks over n columns in which every method has a mean; two that differ by less than
-    `critical` are not told apart.
+    `critical` do not differ significantly.
     """
 
     title: str
@@ -33,38 +30,20 @@ class Ranking:
 
     @property
     def cliques(self) -> list[tuple[int, int]]:
-        """First and last place of each largest group that is not told apart."""
-        groups = [
-            (
-                i,
-                max(
-                    j
-                    for j in range(i, len(self.ranks))
-                    if self.ranks[j] - self.ranks[i] < self.critical
-                ),
-            )
-            for i in range(len(self.ranks))
-        ]
+        """First and last position of each largest group without a significant difference."""
+        groups = []
+        for i, rank in enumerate(self.ranks):
+            near = [j for j in range(i, len(self.ranks)) if self.ranks[j] - rank < self.critical]
+            groups.append((i, max(near)))
         return [(i, j) for i, j in groups if j > i and not any(a < i and j <= b for a, b in groups)]
-
-
-def studentized_range(k: int, alpha: float = _ALPHA) -> float:
-    """What the range of k standard normal values exceeds with probability alpha."""
-    z = np.linspace(-9, 9, 3601)
-    density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
-    normal = np.vectorize(lambda x: 0.5 * math.erfc(-x / math.sqrt(2)))
-    above = normal(z)
-    low, high = 0.0, 12.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        within = k * np.trapezoid(density * (above - normal(z - middle)) ** (k - 1), z)
-        low, high = (middle, high) if within < 1 - alpha else (low, middle)
-    return (low + high) / 2
 
 
 def critical_difference(k: int, n: int, alpha: float = _ALPHA) -> float:
     """Nemenyi's: by how much the mean ranks of k methods over n columns must differ."""
-    return studentized_range(k, alpha) / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
+    from scipy.stats import studentized_range
+
+    quantile = float(studentized_range.ppf(1 - alpha, k, math.inf))
+    return quantile / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
 
 
 def ranking(table: Table) -> Ranking:
@@ -75,40 +54,29 @@ def ranking(table: Table) -> Ranking:
             f"--figure ranks: {table.title} has {k} methods and {n} columns in "
             "which each of them has a result"
         )
-    found = sorted((table.mean_rank(row) or 0.0, row_head(table, row)) for row in table.rows)
-    return Ranking(
-        table.title,
-        tuple(name for _, name in found),
-        tuple(rank for rank, _ in found),
-        n,
-        critical_difference(k, n),
-    )
+    pairs = sorted((table.mean_rank(row) or 0.0, table.row_head(row)) for row in table.rows)
+    ranks, names = zip(*pairs, strict=True)
+    return Ranking(table.title, names, ranks, n, critical_difference(k, n))
 
 
 @dataclass(frozen=True)
-class RankFigure:
+class RankFigure(Figure):
     """One diagram a table."""
 
     rankings: tuple[Ranking, ...]
     name: str = "ranks"
+    caption: str = (
+        "Mean rank over the columns of each table; bars join methods that do not differ "
+        f"significantly by Nemenyi's test ({100 * _ALPHA:g} %). "
+        "Columns share images, so that they are not as independent as the test supposes."
+    )
+    columns: ClassVar = ("table", "method", "mean_rank", "columns", "critical_difference")
 
-    @property
-    def caption(self) -> str:
-        return (
-            "Mean rank over the columns of each table; bars join methods that Nemenyi's test "
-            f"does not tell apart ({100 * _ALPHA:g} %). "
-            "Columns share images, so that they are not as independent as the test supposes."
-        )
-
-    def as_csv(self) -> str:
+    def rows(self) -> Iterator[list[Any]]:
         """A line a method."""
-        pairs = (
-            (ranking, pair)
-            for ranking in self.rankings
-            for pair in zip(ranking.names, ranking.ranks, strict=True)
-        )
-        rows = ([ranking.title, *pair, ranking.n, ranking.critical] for ranking, pair in pairs)
-        return as_csv(("table", "method", "mean_rank", "columns", "critical_difference"), rows)
+        for ranking in self.rankings:
+            for pair in zip(ranking.names, ranking.ranks, strict=True):
+                yield [ranking.title, *pair, ranking.n, ranking.critical]
 
     def as_dict(self) -> dict[str, Any]:
         tables = [
@@ -122,16 +90,15 @@ class RankFigure:
         ]
         return {"figure": self.name, "caption": self.caption, "tables": tables}
 
-    def picture(self, form: str) -> bytes:
-        """Raises ConfigError without matplotlib."""
-        heights = [_height(ranking) for ranking in self.rankings]
+    @property
+    def inches(self) -> tuple[float, float]:
+        return 6.0, sum(map(_height, self.rankings))
 
-        def fill(canvas: Any) -> None:
-            places = canvas.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-            for ranking, axes in zip(self.rankings, places, strict=True):
-                _paint(ranking, axes)
-
-        return drawn(fill, (6.0, sum(heights)), form)
+    def draw(self, fig: Any) -> None:
+        heights = list(map(_height, self.rankings))
+        grid = fig.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
+        for ranking, ax in zip(self.rankings, grid[:, 0], strict=True):
+            _draw(ranking, ax)
 
 
 def ranks(tables: Sequence[Table]) -> RankFigure:
@@ -154,54 +121,34 @@ def _height(ranking: Ranking) -> float:
     return 0.9 + 0.2 * (-(-len(ranking.names) // 2)) + 0.1 * len(ranking.cliques)
 
 
-def _paint(ranking: Ranking, axes: Any) -> None:
-    """An axis of ranks, the best at the left; names left and right of it, each led to its place."""
-    k, bars = len(ranking.names), len(ranking.cliques)
-    first_name = 0.5 + 0.3 * bars
-    axes.set(
+def _draw(ranking: Ranking, ax: Any) -> None:
+    """An axis of ranks, the best at the left; names left and right of it, each with a line to its
+    rank.
+    """
+    k, bars, critical = len(ranking.names), len(ranking.cliques), ranking.critical
+    first_name, half = 0.5 + 0.3 * bars, -(-k // 2)
+    ax.set(
         xlim=(1 - 0.32 * (k - 1), k + 0.32 * (k - 1)),
-        ylim=(first_name + 0.6 * (-(-k // 2)) + 0.2, -1.6),
+        ylim=(first_name + 0.6 * half + 0.2, -1.6),
     )
-    axes.set_axis_off()
-    axes.set_title(f"{ranking.title}: mean rank over {ranking.n} columns")
-    axes.plot([1, k], [0, 0], color="black", linewidth=1)
+    ax.set_axis_off()
+    ax.set_title(f"{ranking.title}: mean rank over {ranking.n} columns")
+    black, centred = {"color": "black", "linewidth": 1}, {"ha": "center", "va": "bottom"}
+    ax.plot([1, k], [0, 0], **black)
     for tick in range(1, k + 1):
-        axes.plot([tick, tick], [0, -0.15], color="black", linewidth=1)
-        axes.text(tick, -0.25, str(tick), ha="center", va="bottom")
-    axes.plot(
-        [1, 1 + ranking.critical],
-        [-1.05, -1.05],
-        color="black",
-        linewidth=1.5,
-        marker="|",
-        markersize=5,
-        clip_on=False,
-    )
-    axes.text(
-        1 + ranking.critical / 2,
-        -1.15,
-        f"critical difference {ranking.critical:.2f}",
-        ha="center",
-        va="bottom",
-    )
+        ax.plot([tick, tick], [0, -0.15], **black)
+        ax.text(tick, -0.25, str(tick), **centred)
+    bracket = {"color": "black", "linewidth": 1.5, "marker": "|", "markersize": 5}
+    ax.plot([1, 1 + critical], [-1.05, -1.05], clip_on=False, **bracket)
+    ax.text(1 + critical / 2, -1.15, f"critical difference {critical:.2f}", **centred)
     for number, (i, j) in enumerate(ranking.cliques):
-        bar = 0.35 + 0.3 * number
-        axes.plot(
-            [ranking.ranks[i] - 0.04, ranking.ranks[j] + 0.04],
-            [bar, bar],
-            color="#0072B2",
-            linewidth=3,
-            solid_capstyle="butt",
-        )
-    for place, (name, rank) in enumerate(zip(ranking.names, ranking.ranks, strict=True)):
-        left = place < -(-k // 2)
-        level = first_name + 0.6 * ((place if left else k - 1 - place) + 0.5)
+        ends = [ranking.ranks[i] - 0.04, ranking.ranks[j] + 0.04]
+        level = 0.35 + 0.3 * number
+        ax.plot(ends, [level, level], color="#0072B2", linewidth=3, solid_capstyle="butt")
+    for position, (name, rank) in enumerate(zip(ranking.names, ranking.ranks, strict=True)):
+        left = position < half
+        level = first_name + 0.6 * ((position if left else k - 1 - position) + 0.5)
         edge = 1 - 0.06 * (k - 1) if left else k + 0.06 * (k - 1)
-        axes.plot([rank, rank, edge], [0, level, level], color="0.45", linewidth=0.8)
-        axes.text(
-            edge,
-            level,
-            f"{name}  {rank:.2f} " if left else f" {rank:.2f}  {name}",
-            ha="right" if left else "left",
-            va="center",
-        )
+        text = f"{name}  {rank:.2f} " if left else f" {rank:.2f}  {name}"
+        ax.plot([rank, rank, edge], [0, level, level], color="0.45", linewidth=0.8)
+        ax.text(edge, level, text, ha="right" if left else "left", va="center")

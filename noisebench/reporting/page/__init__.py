@@ -1,4 +1,4 @@
-"""A report as one HTML file that explains every number in it and asks no network."""
+"""A report as one HTML file that explains every number in it and loads nothing."""
 
 from .page import page
 

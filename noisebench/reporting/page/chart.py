@@ -1,5 +1,5 @@
-"""Small line charts as geometry: where axes, ticks and lines lie in a box. A template draws them;
-no font and no colour is chosen here.
+"""Small line charts as geometry, which a template draws: the positions of axes, ticks and lines in
+a box. Among them a table's means against the noise rate.
 """
 
 from __future__ import annotations
@@ -8,19 +8,26 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ..figures.columns import kinds_of_noise
+from ..metrics import METRICS
+from ..table import Table
+
 _STEPS = (1, 2, 2.5, 5, 10)
 _MOST_POINTS = 200  # of a line; no screen shows more
+_FEWEST_RATES = 3  # of a kind of noise that make a line worth drawing
+_MOST_LINES = 24  # that can be distinguished
+_FEW_RATES = 8  # that can all stand at the axis
 _HUES, _MARKS = 8, 4
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value, its deviation where it has one, and what is said of it."""
+    """A value, its deviation where it has one, and its tooltip."""
 
     x: float
     y: float
     spread: float = 0.0
-    said: str = ""
+    tooltip: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def _share(value: float, ticks: Sequence[float]) -> float:
 
 
 def round_ticks(values: Iterable[float], most: int = 6) -> tuple[float, ...]:
-    """At most so many round numbers from below the least value to above the greatest."""
+    """At most `most` round numbers from below the least value to above the greatest."""
     values = list(values)
     low, high = min(values), max(values)
     width = (high - low) or max(abs(high), 1.0) / 10
@@ -110,3 +117,57 @@ def thin(points: Sequence[Point]) -> tuple[Point, ...]:
     """Evenly fewer points where there are many, the last one among them."""
     step = -(-len(points) // _MOST_POINTS) if points else 1
     return (*points[:-1:step], points[-1]) if points else ()
+
+
+def rate_charts(table: Table) -> tuple[Chart, ...]:
+    """One chart a kind of noise that the table has at three rates or more; none for a table of more
+    rows than lines can be distinguished.
+    """
+    kinds = {
+        name: cols
+        for name, cols in kinds_of_noise(table).items()
+        if len(cols) >= _FEWEST_RATES and len(table.rows) <= _MOST_LINES
+    }
+    lines_of = {name: _lines(table, cols) for name, cols in kinds.items()}
+    points = [point for lines in lines_of.values() for line in lines for point in line.points]
+    if not points:
+        return ()
+    ends = [point.y + side * point.spread for point in points for side in (-1, 1)]
+    low, high = min(ends), max(ends)
+    if table.metric.is_share:
+        low, high = max(low, 0.0), min(high, 100.0)
+    y_label = table.metric_text(table.metrics[0])
+    charts = []
+    for name, lines in lines_of.items():
+        percents = sorted(round(100 * rate, 6) for rate in kinds[name])
+        x_ticks = tuple(percents) if len(percents) <= _FEW_RATES else round_ticks(percents)
+        charts.append(
+            Chart(
+                name,
+                "noise rate (%)",
+                y_label[:1].upper() + y_label[1:],
+                lines,
+                x_ticks,
+                round_ticks((low, high)),
+                marked=True,
+            )
+        )
+    return tuple(chart for chart in charts if chart.lines)
+
+
+def _lines(table: Table, cols: dict[float, str]) -> tuple[Line, ...]:
+    lines = []
+    for order, row in enumerate(table.rows):
+        points = []
+        for rate, col in cols.items():
+            cell = table.cells.get((row, col))
+            if cell is None or cell.mean is None:
+                continue
+            scale = METRICS[cell.metric].scale
+            mean, std = scale * cell.mean, scale * (cell.std or 0.0)
+            spread = "" if cell.std is None else f" ± {std:.2f}"
+            tooltip = f"{table.row_head(row)} at {100 * rate:g} %: {mean:.2f}{spread}"
+            points.append(Point(100 * rate, mean, std, tooltip))
+        if points:
+            lines.append(Line(table.row_head(row), order, tuple(points)))
+    return tuple(lines)

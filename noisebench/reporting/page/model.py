@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,48 +12,29 @@ from typing import Any
 from ...errors import DataError
 from ...runs.workspace import Workspace
 from ..aggregate import Cell
-from ..comparison import DifferenceTable, difference_table
 from ..metrics import METRICS
-from ..published import beside_text
-from ..render.text import caption, cell_parts, col_head, rank_text, rate_text, row_head
+from ..render.grid import GridCell, GridView, grids
 from ..runs_csv import RunRecord
 from ..table import Table
-from .chart import Chart
-from .configuration import alike
-from .detail import Known, Runs, runs_of
-from .pictures import Pictures
-from .rates import rate_charts
+from .chart import Chart, rate_charts
+from .details import RunData, Runs, distinct, runs_of
+from .label_issues import PageImages
 
 _SHADES = 6  # of a column, from its worst mean to its best
 
 
 @dataclass(frozen=True)
-class Head:
-    """A column's head; `better`: the direction in which its best stands first."""
-
-    name: str
-    rate: str
-    better: str
-
-
-@dataclass(frozen=True)
 class CellView:
-    """A cell; empty texts where there is nothing. `value` is the mean at full precision, as JSON
-    has it.
+    """A cell. `label`: for screen readers; `runs`: the id of its runs, empty where none has a
+    folder.
     """
 
+    text: GridCell
     id: str
     label: str
-    number: str
-    spread: str
     n: int
-    oracle: bool
-    failed: int
     usual: bool  # whether n is that of most cells
-    bold: bool
     shade: int | None
-    value: str
-    beside: str
     published: str
     metric: str
     runs: str
@@ -61,7 +42,7 @@ class CellView:
 
 @dataclass(frozen=True)
 class RowView:
-    """A row; `order` is its look in the charts, where it is `drawn`."""
+    """A row; `order`: of its line in the charts, where it is `drawn`."""
 
     name: str
     order: int
@@ -71,40 +52,17 @@ class RowView:
 
 
 @dataclass(frozen=True)
-class DifferenceView:
-    """A cell of the differences; `value` is the mean at full precision."""
-
-    number: str
-    interval: str
-    marks: str
-    value: str
-
-
-@dataclass(frozen=True)
-class LessView:
-    """The differences of a table, below it."""
-
-    title: str
-    heads: tuple[Head, ...]
-    rows: tuple[tuple[str, tuple[DifferenceView, ...]], ...]
-    caption: str
-
-
-@dataclass(frozen=True)
 class TableView:
-    """One table, the charts above it and all that must be said below it."""
+    """One table, the charts above it, and its differences below it."""
 
     id: str
-    title: str
-    axis: str
-    heads: tuple[Head, ...]
+    grid: GridView
     rows: tuple[RowView, ...]
     ranked: bool
     shaded: bool
     oracles: bool  # whether any cell is one
-    caption: str
     charts: tuple[Chart, ...]
-    less: LessView | None
+    differences: GridView | None
 
 
 @dataclass(frozen=True)
@@ -115,7 +73,7 @@ class View:
     facts: tuple[tuple[str, str], ...]
     tables: tuple[TableView, ...]
     runs: tuple[Runs, ...]
-    pictures: dict[str, str]
+    images: dict[str, str]
     damaged: tuple[str, ...]
 
 
@@ -124,7 +82,7 @@ class _Reader:
 
     def __init__(self, workspace: Workspace) -> None:
         self.root = workspace.root
-        self.pictures = Pictures(workspace)
+        self.images = PageImages(workspace)
         # of finished runs; of one without a folder what a file of runs says
         self.records: list[dict[str, Any]] = []
         self.failed = 0
@@ -137,236 +95,151 @@ class _Reader:
         return tuple(self._runs.values())
 
     def address(self, *names: str) -> str:
-        """`el_sym-0.4`, which people can read and the next report has too; a number behind it where
-        it is taken.
+        """`el_sym-0.4`, which people can read and the next report has too; with a number behind it
+        where it is in use.
         """
-        own = "_".join(re.sub(r"[^\w.+=]+", "-", name).strip("-") for name in names)
-        found = next(
-            text
-            for n in itertools.count(1)
-            if (text := own if n == 1 else f"{own}_{n}") not in self._addresses
-        )
-        self._addresses.add(found)
-        return found
+        name = "_".join(re.sub(r"[^\w.+=]+", "-", name).strip("-") for name in names)
+        candidates = (name if n == 1 else f"{name}_{n}" for n in itertools.count(1))
+        address = next(text for text in candidates if text not in self._addresses)
+        self._addresses.add(address)
+        return address
 
     def of(self, cell: Cell) -> str:
         """The id of the cell's runs; empty where no folder is known or readable."""
-        self._count({run for run in cell.runs.values() if isinstance(run, RunRecord)} - self._lines)
-        known = [
-            one
-            for one in (self._read(name, folder) for name, folder in cell.folders.items())
-            if one
-        ]
-        key = tuple(one.folder.path for one in known)
-        if known and key not in self._runs:
-            self._runs[key] = runs_of(known, len(self._runs), Path(self.root), self.pictures)
-            self.records += [one.record for one in known if one.record]
-            self.failed += sum(one.record is None for one in known)
-        return self._runs[key].id if known else ""
-
-    def _count(self, lines: set[RunRecord]) -> None:
+        lines = {run for run in cell.runs.values() if isinstance(run, RunRecord)} - self._lines
         self._lines |= lines
         self.records += [line.known for line in lines if not line.failed]
         self.failed += sum(bool(line.failed) for line in lines)
-
-    @staticmethod
-    def _read(name: str, folder: Any) -> Known | None:
-        try:
-            return Known.read(name, folder)
-        except DataError:  # it was there when the table was made
-            return None
+        runs = []
+        for name, folder in cell.folders.items():
+            try:
+                runs.append(RunData.read(name, folder))
+            except DataError:  # it was there when the table was made
+                continue
+        key = tuple(run.folder.path for run in runs)
+        if runs and key not in self._runs:
+            self._runs[key] = runs_of(runs, len(self._runs), Path(self.root), self.images)
+            self.records += [run.record for run in runs if run.record]
+            self.failed += sum(run.record is None for run in runs)
+        return self._runs[key].id if runs else ""
 
 
 def view_of(
     tables: list[Table], damaged: Iterable[str], workspace: Workspace, *, ranks: bool = False
 ) -> View:
-    """All that the page shows. Reads the cells' run folders; pictures only where they lie here."""
+    """All that the page shows. Reads the cells' run folders, and images from this machine alone."""
     reader = _Reader(workspace)
     views = tuple(
         _table(table, number, reader, ranks=ranks) for number, table in enumerate(tables, 1)
     )
+    datasets = distinct(
+        table.axes(*place).get("dataset", "") for table in tables for place in table.cells
+    )
     return View(
-        _title(tables),
-        _facts(tables, reader),
+        "Learning with noisy labels" + (f": {datasets}" if datasets else ""),
+        tuple((name, value) for name, value in _facts(tables, reader) if value),
         views,
         reader.runs,
-        reader.pictures.encoded,
+        reader.images.encoded,
         tuple(damaged),
     )
 
 
-def _title(tables: list[Table]) -> str:
-    names = alike(
-        table.axes(*place).get("dataset", "") for table in tables for place in table.cells
-    )
-    return f"Learning with noisy labels: {names}" if names else "Learning with noisy labels"
-
-
-def _facts(tables: list[Table], reader: _Reader) -> tuple[tuple[str, str], ...]:
+def _facts(tables: list[Table], reader: _Reader) -> Iterator[tuple[str, str]]:
     environments = [record.get("environment", {}) for record in reader.records]
     names = dict.fromkeys(name for table in tables for name in table.metrics)
-    usual = alike(table.usual_n for table in tables)
-    facts = (
-        (
-            "Metric",
-            "; ".join(
-                dict.fromkeys(
-                    table.metric_text(name)
-                    for name in names
-                    for table in tables
-                    if name in table.metrics
-                )
-            ),
-        ),
-        (
-            "Runs",
-            f"{len(reader.records)} finished"
-            + (f", {reader.failed} failed" if reader.failed else ""),
-        ),
-        ("Seeds a cell", usual),
-        ("Precision", alike(record["precision"] for record in reader.records)),
-        ("Device", alike(environment.get("device") for environment in environments)),
-        (
-            "Software",
-            ", ".join(
-                filter(
-                    None,
-                    (_version(environments, name) for name in ("noisebench", "torch", "python")),
-                )
-            ),
-        ),
+    metrics = dict.fromkeys(
+        table.metric_text(name) for name in names for table in tables if name in table.metrics
     )
-    return tuple((name, value) for name, value in facts if value)
-
-
-def _version(environments: list[dict[str, Any]], name: str) -> str:
-    versions = alike(environment.get(name) for environment in environments)
-    return f"{name} {versions}" if versions else ""
+    failed = f", {reader.failed} failed" if reader.failed else ""
+    software = []
+    for name in ("noisebench", "torch", "python"):
+        if versions := distinct(environment.get(name) for environment in environments):
+            software.append(f"{name} {versions}")
+    yield "Metric", "; ".join(metrics)
+    yield "Runs", f"{len(reader.records)} finished{failed}"
+    yield "Seeds a cell", distinct(table.usual_n for table in tables)
+    yield "Precision", distinct(record["precision"] for record in reader.records)
+    yield "Device", distinct(environment.get("device") for environment in environments)
+    yield "Software", ", ".join(software)
 
 
 def _table(table: Table, number: int, reader: _Reader, *, ranks: bool) -> TableView:
+    grid, *below = grids(table, ranks=ranks)
     shades = {col: _shades(table, col) for col in table.cols}
     charts = rate_charts(table)
     drawn = {line.order for chart in charts for line in chart.lines}
     rows = []
-    for order, row in enumerate(table.rows):
-        cells = tuple(_cell(table, row, col, shades[col].get(row), reader) for col in table.cols)
-        rows.append(
-            RowView(
-                row_head(table, row),
-                order,
-                order in drawn,
-                rank_text(table, row) if ranks else "",
-                cells,
-            )
+    for order, (row, texts) in enumerate(zip(table.rows, grid.cells, strict=True)):
+        cells = tuple(
+            _cell(table, (row, col), text, shades[col].get(row), reader)
+            for col, text in zip(table.cols, texts, strict=False)  # the last one may be the rank
         )
+        rank = texts[-1].text if ranks else ""
+        rows.append(RowView(grid.row_heads[order], order, order in drawn, rank, cells))
     return TableView(
-        id=f"table{number}",
-        title=table.title,
-        axis=table.row_axis.replace(",", ", "),
-        heads=tuple(_head(table, col) for col in table.cols),
-        rows=tuple(rows),
-        ranked=ranks,
-        shaded=any(shades.values()),
-        oracles=any(cell.oracle for cell in table.cells.values()),
-        caption=caption(table, ranks=ranks),
-        charts=charts,
-        less=_less(below) if (below := difference_table(table)) else None,
-    )
-
-
-def _less(below: DifferenceTable) -> LessView:
-    table = below.table
-    rows = tuple(
-        (row_head(table, row), tuple(_difference(below, row, col) for col in table.cols))
-        for row in table.rows
-    )
-    return LessView(
-        below.title, tuple(_head(table, col) for col in table.cols), rows, below.caption
-    )
-
-
-def _difference(below: DifferenceTable, row: str, col: str) -> DifferenceView:
-    found = below.table.differences.get((row, col))
-    return DifferenceView(*below.parts(row, col), "" if found is None else repr(found.mean))
-
-
-def _head(table: Table, col: str) -> Head:
-    metrics = [METRICS[cell.metric] for (_, place), cell in table.cells.items() if place == col]
-    return Head(
-        col_head(table, col),
-        rate_text(table, col),
-        "descending" if all(metric.higher_is_better for metric in metrics) else "ascending",
+        f"table{number}",
+        grid,
+        tuple(rows),
+        ranks,
+        any(shades.values()),
+        any(cell.oracle for cell in table.cells.values()),
+        charts,
+        below[0] if below else None,
     )
 
 
 def _shades(table: Table, col: str) -> dict[str, int]:
-    """From 0, the column's worst mean, to the best; nothing where a column holds no two means of
-    one metric.
+    """From 0, the column's worst mean, to the best; empty where a column holds no two means of one
+    metric.
     """
-    cells = {
-        row: cell
-        for row in table.rows
-        if (cell := table.cells.get((row, col))) and cell.mean is not None
-    }
-    means = {row: cell.mean or 0.0 for row, cell in cells.items()}
-    if len({cell.metric for cell in cells.values()}) != 1 or len(set(means.values())) < 2:
+    cells = {row: cell for row in table.rows if (cell := table.cells.get((row, col)))}
+    means = {row: cell.mean for row, cell in cells.items() if cell.mean is not None}
+    metrics = {cells[row].metric for row in means}
+    if len(metrics) != 1 or len(set(means.values())) < 2:
         return {}
-    low, high = min(means.values()), max(means.values())
-    up = METRICS[next(iter(cells.values())).metric].higher_is_better
-    shares = {row: (mean - low) / (high - low) for row, mean in means.items()}
-    return {
-        row: round((_SHADES - 1) * (share if up else 1 - share)) for row, share in shares.items()
-    }
+    worst, best = min(means.values()), max(means.values())
+    if not METRICS[metrics.pop()].higher_is_better:
+        worst, best = best, worst
+    top = _SHADES - 1
+    return {row: round(top * (mean - worst) / (best - worst)) for row, mean in means.items()}
 
 
-def _cell(table: Table, row: str, col: str, shade: int | None, reader: _Reader) -> CellView | None:
-    cell = table.cells.get((row, col))
+def _cell(
+    table: Table, at: tuple[str, str], text: GridCell, shade: int | None, reader: _Reader
+) -> CellView | None:
+    cell = table.cells.get(at)
     if cell is None:
         return None
-    number, spread, _ = cell_parts(table, cell)
-    names = row_head(table, row), col_head(table, col)
-    return CellView(
-        id=reader.address(*names),
-        label=_label(", ".join(names), number, spread, cell),
-        number=number,
-        spread=spread,
-        n=cell.n,
-        oracle=cell.oracle,
-        failed=cell.failed,
-        usual=cell.n in (0, table.usual_n),
-        bold=(row, col) in table.significant_best,
-        shade=shade,
-        value="" if cell.mean is None else repr(cell.mean),
-        beside=beside_text(table, row, col).strip(),
-        published=_published(table, row, col),
-        metric=METRICS[cell.metric].said(cell.epochs),
-        runs=reader.of(cell),
-    )
-
-
-def _published(table: Table, row: str, col: str) -> str:
-    """The paper's number, and in how far it is another experiment."""
-    beside = table.published.get((row, col))
-    if beside is None:
-        return ""
-    cell = table.cells[row, col]
-    gap = (
-        ""
-        if cell.mean is None
-        else (f", ours less it {100 * (cell.mean - beside.cell.mean):+.2f} points")
-    )
-    there = (
-        f". It was another experiment: {'; '.join(beside.mismatches)}" if beside.mismatches else ""
-    )
-    return f"{table.paper}: {100 * beside.cell.mean:.2f} %{gap}{there}."
-
-
-def _label(title: str, number: str, spread: str, cell: Cell) -> str:
-    """What a screen reader says of a cell."""
-    said = f"{number} ± {spread}" if spread else number or "no number"
-    marks = [
+    names = table.row_head(at[0]), table.col_head(at[1])
+    number = " ".join(filter(None, [text.number, text.spread])) or "no number"
+    label = [
+        f"{', '.join(names)}: {number}",
         *(["oracle"] if cell.oracle else []),
         *([f"{cell.failed} failed"] if cell.failed else []),
+        f"n = {cell.n}",
     ]
-    return ", ".join([f"{title}: {said}", *marks, f"n = {cell.n}"])
+    return CellView(
+        text,
+        reader.address(*names),
+        ", ".join(label),
+        cell.n,
+        cell.n in (0, table.usual_n),
+        shade,
+        _published(table, at),
+        METRICS[cell.metric].describe(cell.epochs),
+        reader.of(cell),
+    )
+
+
+def _published(table: Table, at: tuple[str, str]) -> str:
+    """The paper's number, and the ways in which it is another experiment."""
+    match = table.published.get(at)
+    if match is None:
+        return ""
+    mean, gap, mismatches = table.cells[at].mean, "", ""
+    if mean is not None:
+        gap = f", ours less it {100 * (mean - match.cell.mean):+.2f} points"
+    if match.mismatches:
+        mismatches = f". It was another experiment: {'; '.join(match.mismatches)}"
+    return f"{table.paper}: {100 * match.cell.mean:.2f} %{gap}{mismatches}."

@@ -3,7 +3,7 @@
 const panel = document.getElementById("panel");
 const body = document.getElementById("panel-body");
 const title = document.getElementById("panel-title");
-const pictures = JSON.parse(document.getElementById("pictures").textContent);
+const images = JSON.parse(document.getElementById("images").textContent);
 let opener = null;
 
 function say(text) {
@@ -41,7 +41,7 @@ function open(cell) {
     const part = id && document.getElementById(id);
     if (part) body.append(part.content.cloneNode(true));
   }
-  for (const image of body.querySelectorAll("img[data-picture]")) image.src = pictures[image.dataset.picture];
+  for (const image of body.querySelectorAll("img[data-image]")) image.src = images[image.dataset.image];
   if (!panel.open) panel.showModal();
   panel.scrollTop = 0;
   history.replaceState(null, "", `#${encodeURIComponent(cell.id)}`);
@@ -109,15 +109,5 @@ panel.addEventListener("close", () => {
   history.replaceState(null, "", location.pathname + location.search);
   if (opener) opener.focus();
 });
-// A dialog lies above the paper's pages: what it shows is printed from a copy in the flow, in the place of the tables.
-addEventListener("beforeprint", () => {
-  if (!panel.open) return;
-  const copy = document.createElement("article");
-  copy.className = "printed";
-  copy.append(title.cloneNode(true), body.cloneNode(true));
-  for (const part of copy.children) part.removeAttribute("id");
-  document.body.append(copy);
-});
-addEventListener("afterprint", () => document.querySelector(".printed")?.remove());
 addEventListener("hashchange", openByAddress);
 openByAddress();

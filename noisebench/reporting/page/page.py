@@ -6,23 +6,41 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from ...errors import printable
 from ...runs.workspace import Workspace
 from ..table import Table
-from .detail import NUMBERS
-from .inline import inline_svg
+from .details import NUMBERS
 from .model import view_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
     from ..ci.gate import Check
 
-Figure = tuple[str, str, str]  # a title, what one must know to read it, and an SVG document
+Figure = tuple[str, str, str]
+"""A title, a caption and an SVG document."""
+_DROPPED = {"metadata", "script", "foreignObject", "title", "style"}
+_NAMESPACE = re.compile(r"^\{.*\}")
+_REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_FONT = re.compile(
+    r"(?:(?P<style>italic|oblique)\s+)?(?:(?P<weight>bold|\d{3})\s+)?(?P<size>[\d.]+px)\s+(?P<family>.+)"
+)
+_POINTS = 4 / 3  # CSS pixels a point
+# ink, paper and grid, which follow light and dark
+_COLORS = {"#000000": "currentColor", "#ffffff": "none", "#ebebeb": "var(--line)"}
+_ROOT = {
+    "role": "img",
+    "fill": "currentColor",
+    "stroke-linejoin": "round",
+    "stroke-linecap": "butt",
+}  # the last two stand in matplotlib's style element
 
 
 def page(
@@ -34,39 +52,35 @@ def page(
     damaged: Sequence[str] = (),
     figures: Sequence[Figure] = (),
 ) -> str:
-    """The whole document. Whatever stands in it besides our own template is escaped; nothing in it
-    may load anything.
+    """The whole document. All text but the template's own is escaped; nothing in it may load
+    anything.
     """
-    view = view_of(tables, damaged, workspace, ranks=ranks)
     style, script = _part("page.css"), _part("page.js")
-    drawn = [
-        (title, said, inline_svg(svg, title, f"figure{number}-"))
-        for number, (title, said, svg) in enumerate(figures, 1)
+    svgs = [
+        (title, caption, inline_svg(svg, title, f"figure{number}-"))
+        for number, (title, caption, svg) in enumerate(figures, 1)
     ]
-    template = _environment().get_template("page.html.j2")
-    return template.render(
-        view=view,
-        numbers=NUMBERS,
-        verdict=verdict,
-        figures=drawn,
-        style=style,
-        script=script,
-        policy=_policy(style, script),
+    policy = (  # images within the file, and exactly this style and this script
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
+        f"'{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            view=view_of(tables, damaged, workspace, ranks=ranks),
+            numbers=NUMBERS,
+            verdict=verdict,
+            figures=svgs,
+            style=style,
+            script=script,
+            policy=policy,
+        )
     )
 
 
 def _part(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _policy(style: str, script: str) -> str:
-    """Nothing from anywhere but pictures within the file, and exactly this style and this
-    script.
-    """
-    return (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
-        f"'{_hash(script)}'; base-uri 'none'; form-action 'none'"
-    )
 
 
 def _hash(text: str) -> str:
@@ -82,10 +96,67 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         loader=FunctionLoader(_part),
-        finalize=_seen,
+        finalize=_printable,
     )
 
 
-def _seen(value: Any) -> Any:
-    """What the template is about to escape; what is markup already is the template's own."""
+def _printable(value: Any) -> Any:
+    """Text that the template is about to escape; markup is the template's own."""
     return printable(value) if type(value) is str else value
+
+
+def inline_svg(svg: str, title: str, prefix: str) -> Markup:
+    """The figure with its ids prefixed and each style as attributes, which a policy without inline
+    styles lets pass.
+    """
+    from markupsafe import Markup
+
+    root = ElementTree.fromstring(svg)  # noqa: S314 made by this program a moment ago
+    _clean(root, prefix)
+    for side in ("width", "height"):
+        length = root.get(side, "")
+        root.set(side, f"{float(length[:-2]) * _POINTS:.0f}" if length.endswith("pt") else length)
+    for name, value in {**_ROOT, "aria-label": title}.items():
+        root.set(name, value)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 ElementTree escapes text and attributes
+
+
+def _clean(element: ElementTree.Element, prefix: str) -> None:
+    element.tag = _NAMESPACE.sub("", element.tag)
+    attributes = {_NAMESPACE.sub("", name): value for name, value in element.attrib.items()}
+    declared = _as_attributes(attributes.pop("style", ""))
+    element.attrib.clear()
+    for name, value in {**attributes, **declared}.items():
+        if not name.lower().startswith("on") and (
+            name != "href" or value.startswith(("#", "data:image/png"))
+        ):
+            element.set(name, _prefixed(name, value, prefix))
+    for child in list(element):
+        if _NAMESPACE.sub("", child.tag) in _DROPPED:
+            element.remove(child)
+        else:
+            _clean(child, prefix)
+
+
+def _prefixed(name: str, value: str, prefix: str) -> str:
+    if name == "id":
+        return prefix + value
+    if name in ("fill", "stroke"):
+        return _COLORS.get(value, value)
+    return (
+        f"#{prefix}{value[1:]}"
+        if name == "href" and value.startswith("#")
+        else _REFERENCE.sub(rf"url(#{prefix}\1)", value)
+    )
+
+
+def _as_attributes(style: str) -> dict[str, str]:
+    """`fill: none; font: 10px 'DejaVu Sans'` as presentation attributes."""
+    attributes: dict[str, str] = {}
+    for declaration in filter(str.strip, style.split(";")):
+        name, _, value = (part.strip() for part in declaration.partition(":"))
+        if name == "font" and (font := _FONT.fullmatch(value)):
+            attributes |= {f"font-{key}": part for key, part in font.groupdict().items() if part}
+        else:
+            attributes[name] = value
+    return attributes

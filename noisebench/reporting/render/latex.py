@@ -4,15 +4,11 @@ shrunk to the line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import accumulate, groupby, pairwise
 
 from ...errors import printable
-from ..comparison import DifferenceTable, difference_table
-from ..published import beside_text
 from ..table import Table
-from .text import caption, cell_parts, col_head, rank_text, rate_text, row_head
+from .grid import RANK_HEAD, GridCell, GridView, grids
 
 _PREAMBLE = "% needs \\usepackage{amssymb,booktabs,graphicx,textcomp}\n"
 _RLAP = r"\rlap{$^\dagger$}"
@@ -43,7 +39,9 @@ _SPECIAL = {
 
 def latex(tables: list[Table], *, ranks: bool = False) -> str:
     """One table environment each."""
-    return _PREAMBLE + "\n".join(text for table in tables for text in _tables(table, ranks=ranks))
+    return _PREAMBLE + "\n".join(
+        _table(view) for table in tables for view in grids(table, ranks=ranks)
+    )
 
 
 def escaped(text: str) -> str:
@@ -60,104 +58,65 @@ def _first(text: str) -> str:
     return f"{{}}{escaped(text)}" if text.lstrip().startswith(("[", "*", "::")) else escaped(text)
 
 
-def _tables(table: Table, *, ranks: bool) -> Iterator[str]:
-    yield _table(
-        table, partial(_cell, table), (table.title, caption(table, ranks=ranks)), ranks=ranks
-    )
-    if below := difference_table(table):
-        yield _table(
-            below.table, partial(_difference, below), (below.title, below.caption), ranks=False
-        )
-
-
-def _table(
-    table: Table, cell: Callable[[str, str], str], said: tuple[str, str], *, ranks: bool
-) -> str:
-    cols = len(table.cols) + ranks
-    lines = _heads(table, ranks=ranks)
-    body = [
-        " & ".join(
-            [
-                _first(row_head(table, row)),
-                *(cell(row, col) for col in table.cols),
-                *([rank_text(table, row).replace("–", "--")] if ranks else []),
-            ]
-        )
-        + r" \\"
-        for row in table.rows
+def _table(view: GridView) -> str:
+    body = []
+    for row_head, cells in zip(view.row_heads, view.cells, strict=True):
+        texts = [_cell(cell, narrow_dagger=not view.differences) for cell in cells]
+        body.append(" & ".join([_first(row_head), *texts]) + r" \\")
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * len(view.heads)}}}",
+        r"\toprule",
+        *_heads(view),
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}%",
     ]
-    grid = "\n".join(
-        [
-            rf"\begin{{tabular}}{{l{'r' * cols}}}",
-            r"\toprule",
-            *lines,
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}%",
-        ]
-    )
+    grid = "\n".join(lines)
     shrunk = (
         f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{grid}\n}}"
     )
-    text = escaped(": ".join(filter(None, said)))
+    text = escaped(": ".join(filter(None, (view.title, view.caption))))
     return (
         f"\\begin{{table}}\n\\centering\n\\caption{{{text}}}\n"
         f"\\smallskip\n{shrunk}\n\\end{{table}}\n"
     )
 
 
-def _heads(table: Table, *, ranks: bool) -> list[str]:
+def _heads(view: GridView) -> list[str]:
     """The columns' names, over several columns where an axis is made of several; then the realised
     rates.
     """
-    rates = [escaped(rate_text(table, col)) for col in table.cols]
-    first, more = escaped(table.row_axis.replace(",", ", ")), ["mean rank"] if ranks else []
-    last = [col_head(table, col) for col in table.cols]
+    names = [head.name for head in view.heads if head is not RANK_HEAD]
+    ranks = [head.name for head in view.heads if head is RANK_HEAD]
     lines = []
-    if "," in table.col_axis:
+    if view.spanned:
         groups = [
-            (name, len(list(found)))
-            for name, found in groupby(name.rpartition(", ")[0] for name in last)
+            (name, len(list(members)))
+            for name, members in groupby(name.rpartition(", ")[0] for name in names)
         ]
         ends = list(accumulate((count for _, count in groups), initial=1))
         spans = " ".join(rf"\cmidrule(lr){{{begin + 1}-{end}}}" for begin, end in pairwise(ends))
         over = [rf"\multicolumn{{{count}}}{{c}}{{{escaped(name)}}}" for name, count in groups]
-        lines.append(" & ".join(["", *over, *["" for _ in more]]) + rf" \\ {spans}")
-        last = [name.rpartition(", ")[2] for name in last]
-    lines.append(" & ".join([first, *map(escaped, last), *more]) + r" \\")
-    if any(rates):
-        lines.append(
-            " & ".join(
-                [
-                    "",
-                    *(rf"{{\scriptsize {rate}}}" if rate else "" for rate in rates),
-                    *["" for _ in more],
-                ]
-            )
-            + r" \\"
-        )
+        lines.append(" & ".join(["", *over, *["" for _ in ranks]]) + rf" \\ {spans}")
+        names = [name.rpartition(", ")[2] for name in names]
+    lines.append(" & ".join(map(escaped, [view.axis, *names, *ranks])) + r" \\")
+    if any(head.rate for head in view.heads):
+        rates = [
+            rf"{{\scriptsize {escaped(head.rate)}}}" if head.rate else "" for head in view.heads
+        ]
+        lines.append(" & ".join(["", *rates]) + r" \\")
     return lines
 
 
-def _cell(table: Table, row: str, col: str) -> str:
-    cell = table.cells.get((row, col))
-    if cell is None:
-        return "--"
-    number, spread, marks = cell_parts(table, cell)
-    if (row, col) in table.significant_best:
+def _cell(cell: GridCell, *, narrow_dagger: bool) -> str:
+    number, spread = (text.replace("-", "$-$") for text in (cell.number, cell.spread))
+    if cell.bold:
         number = rf"\textbf{{{number}}}"
-    spread = rf"\,{{\scriptsize$\pm$\,{spread}}}" if spread else ""
-    # a dagger of no width keeps the figures of a column below one another
-    beside = escaped(beside_text(table, row, col))
-    return (
-        f"{number}{spread}{_RLAP if marks == '†' and not beside else escaped(marks)}{beside}"
-        or "--"
-    )
-
-
-def _difference(below: DifferenceTable, row: str, col: str) -> str:
-    number, interval, marks = (text.replace("-", "$-$") for text in below.parts(row, col))
-    return (
-        number + (rf"\,{{\scriptsize {interval}}}" if interval else "") + escaped(marks)
-    ) or "--"
+    if spread:
+        spread = rf"\,{{\scriptsize {spread}}}".replace(" ± ", r"$\pm$\,")
+    marks = escaped(cell.marks)
+    if narrow_dagger and cell.marks == "†" and not cell.published:
+        marks = _RLAP  # of no width, so that the numbers of a column stay aligned
+    published = escaped(f" {cell.published}") if cell.published else ""
+    return f"{number}{spread}{marks}{published}" or "--"

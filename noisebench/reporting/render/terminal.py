@@ -2,100 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table as RichTable
 
 from ...core.console import ENDLESS, Screen, Text
-from ..comparison import DifferenceTable, difference_table
 from ..table import Table
-from .text import caption, cell_text, head, rank_text, row_head
-
-Drawn = Callable[[str, str, int], Text]
-"""A cell by its row and column, with so many digits."""
+from .grid import GridView, grids
 
 
 def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -> Group:
     """A table with its title above and its caption below; into `width` columns with fewer digits,
     or in several blocks.
     """
-    said = caption(table, bold=width is not None, ranks=ranks)
-    return Group(
-        *_titled(table, partial(_cell, table), table.title, said, width, ranks=ranks),
-        *_differences(table, width),
-    )
+    bold, parts = width is not None, list[Text | RichTable]()
+    views = [grids(table, ranks=ranks, bold=bold, digits=digits) for digits in (2, 1)]
+    for view, shorter in zip(*views, strict=True):
+        if view.differences:
+            parts.append(Text())
+        if view.title:
+            parts.append(Text(view.title, style="bold"))
+        parts += [*_fit(view, shorter, width or ENDLESS), Text(view.caption, style="dim")]
+    return Group(*parts)
 
 
-def _differences(table: Table, width: int | None) -> list[Text | RichTable]:
-    below = difference_table(table)
-    return (
-        [
-            Text(),
-            *_titled(below.table, partial(_difference, below), below.title, below.caption, width),
-        ]
-        if below
-        else []
-    )
-
-
-def _titled(
-    table: Table, cell: Drawn, title: str, said: str, width: int | None, *, ranks: bool = False
-) -> list[Text | RichTable]:
-    above = [Text(title, style="bold")] if title else []
-    return [*above, *_grids(table, cell, width or ENDLESS, ranks=ranks), Text(said, style="dim")]
-
-
-def _grids(table: Table, cell: Drawn, width: int, *, ranks: bool) -> list[RichTable]:
-    for digits in (2, 1):
-        grid = _grid(table, cell, table.cols, digits, ranks=ranks)
-        if _natural_width(grid) <= width:
-            return [grid]
-    blocks: list[tuple[str, ...]] = []
-    for col in table.cols:
-        if (
-            blocks
-            and _natural_width(_grid(table, cell, (*blocks[-1], col), 2, ranks=ranks)) <= width
-        ):
-            blocks[-1] = (*blocks[-1], col)
-        else:
-            blocks.append((col,))
-    return [_grid(table, cell, block, 2, ranks=ranks and block is blocks[-1]) for block in blocks]
-
-
-def _natural_width(grid: RichTable) -> int:
-    return Screen(width=ENDLESS).measure(grid).maximum
-
-
-def _grid(
-    table: Table, cell: Drawn, cols: tuple[str, ...], digits: int, *, ranks: bool
-) -> RichTable:
-    grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    grid.add_column(Text(table.row_axis.replace(",", ", ")), overflow="fold")
+def _fit(view: GridView, shorter: GridView, width: int) -> list[RichTable]:
+    cols = range(len(view.heads))
+    for drawn in (_draw(view, cols), _draw(shorter, cols, tight=True)):
+        if _natural_width(drawn) <= width:
+            return [drawn]
+    blocks: list[list[int]] = []
     for col in cols:
-        name, _, rate = head(table, col).partition(" (")
-        grid.add_column(
-            Text(name, *([rate.rstrip(")")] if rate else [])), justify="right", overflow="fold"
-        )
-    if ranks:
-        grid.add_column("mean rank", justify="right")
-    for row in table.rows:
-        cells = [cell(row, col, digits) for col in cols]
-        grid.add_row(
-            Text(row_head(table, row)), *cells, *([rank_text(table, row)] if ranks else [])
-        )
-    return grid
+        if blocks and _natural_width(_draw(view, [*blocks[-1], col])) <= width:
+            blocks[-1].append(col)
+        else:
+            blocks.append([col])
+    return [_draw(view, block) for block in blocks]
 
 
-def _cell(table: Table, row: str, col: str, digits: int) -> Text:
-    text = cell_text(table, row, col, digits)
-    return Text(
-        text if digits > 1 else text.replace(" ± ", "±"),
-        style="bold" if (row, col) in table.significant_best else "",
-    )
+def _natural_width(drawn: RichTable) -> int:
+    return Screen(width=ENDLESS).measure(drawn).maximum
 
 
-def _difference(below: DifferenceTable, row: str, col: str, digits: int) -> Text:
-    return Text(below.text(row, col, digits))
+def _draw(view: GridView, cols: Iterable[int], *, tight: bool = False) -> RichTable:
+    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    drawn.add_column(Text(view.axis), overflow="fold")
+    for col in cols:
+        head = view.heads[col]
+        lines = [head.name, head.rate] if head.rate else [head.name]
+        drawn.add_column(Text(*lines), justify="right", overflow="fold")
+    for row_head, cells in zip(view.row_heads, view.cells, strict=True):
+        texts = []
+        for cell in (cells[col] for col in cols):
+            text = cell.text.replace(" ± ", "±") if tight else cell.text
+            texts.append(Text(text, style="bold" if cell.bold else ""))
+        drawn.add_row(Text(row_head), *texts)
+    return drawn

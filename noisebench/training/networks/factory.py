@@ -32,7 +32,7 @@ class InitialState:
         """Raises DataError where there are several, but none for this network."""
         if len(self.states) > 1 and number >= len(self.states):
             raise DataError(
-                f"--init: {self.label} are the weights of {len(self.states)} "
+                f"--init-weights: {self.label} are the weights of {len(self.states)} "
                 "networks, this run trains more: give those of one"
             )
         return self.states[number if len(self.states) > 1 else 0]
@@ -77,7 +77,9 @@ class NetworkFactory:
                     changes.append("its stem is timm's own, for which images are enlarged 4 times")
                 return network, tuple(changes)
             mismatch = mismatch or fit.mismatch
-        raise DataError(f"--init: {self.weights.label} does not fit {self.model} here: {mismatch}")
+        raise DataError(
+            f"--init-weights: {self.weights.label} does not fit {self.model} here: {mismatch}"
+        )
 
     def _enlarged_options(
         self, weights: InitialState, state: dict[str, Tensor]

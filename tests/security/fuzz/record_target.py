@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from noisebench.cli.evaluated import draw_run
 
 from noisebench.cli import main
 from noisebench.cli.evaluate import _evaluate
-from noisebench.cli.evaluated import draw_run
 from noisebench.cli.listing import _runs
 from noisebench.cli.options import Globals
 from noisebench.errors import NoisebenchError

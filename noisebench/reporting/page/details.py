@@ -1,0 +1,306 @@
+"""The details that a cell opens to: its runs, read from their folders, and their settings. A
+damaged file is named on the page and stops nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.expressions import parse
+from ...core.registry import Registry
+from ...errors import DataError, NoisebenchError
+from ...experiments.command import ReproCommand, repro_command
+from ...experiments.oracle import EMPIRICAL, TRUE, is_rate
+from ...experiments.weights import label_of
+from ...labels.manifest import of_which
+from ...losses import LOSSES
+from ...runs.folder import RunFolder
+from ...strategies import STRATEGIES
+from .chart import Chart, Line, Point, round_ticks, thin
+from .label_issues import IssueList, PageImages, list_issues
+
+NUMBERS = (
+    ("last", ("test_acc", "last"), "last epoch"),
+    ("last ten", ("test_acc", "mean_last10"), "mean of the last ten epochs"),
+    ("best", ("test_acc", "best"), "best epoch on test: optimistic"),
+    ("memorized", ("memorised",), "share of the noisy labels that the network predicts"),
+)
+_CURVES = (
+    ("Test accuracy", "test_acc", "test accuracy (%)"),
+    ("Noisy labels memorized", "memorised", "memorized (%)"),
+)
+_DIGITS = 12  # of a checksum
+_SOFTWARE = ("noisebench", "torch", "torchvision", "timm", "numpy", "python", "platform")
+_UNKNOWN_ORACLE = "chosen by its source for this noise, or told the truth by its settings"
+_TRUE_VALUES = {
+    "rate": "the true noise rate",
+    "share": "the true share of incorrect labels",
+    "transition": "the true transition matrix",
+}
+Pairs = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One run of a cell. `numbers` in the order of NUMBERS; `error`: why it failed."""
+
+    name: str
+    noise_seed: str
+    order: int
+    numbers: tuple[str, ...]
+    seconds: str
+    folder: str
+    error: str
+    command: ReproCommand | None
+    no_command: str  # why there is none
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The runs of a cell, which several metrics may share."""
+
+    id: str
+    seeds: tuple[Seed, ...]
+    means: tuple[str, ...]
+    curves: tuple[Chart, ...]
+    config: tuple[tuple[str, Pairs], ...]
+    oracle: str
+    issues: IssueList
+    issues_of: str  # the run whose label issues these are
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run as read from its folder: its `record`, or why it failed, and its facts for tables."""
+
+    name: str
+    folder: RunFolder
+    info: dict[str, Any]
+    record: dict[str, Any] | None
+    error: str = ""
+
+    @classmethod
+    def read(cls, name: str, folder: RunFolder) -> RunData:
+        """Raises DataError."""
+        if folder.status() != "failed":
+            return cls(name, folder, folder.about(), folder.record())
+        failure = folder.failure()
+        error = f"{failure.get('type', 'error')}: {failure['message']}"
+        return cls(name, folder, folder.about(), None, error)
+
+
+def runs_of(runs: list[RunData], number: int, root: Path, images: PageImages) -> Runs:
+    """All that is shown of a cell's runs, lowest seed first."""
+    finished = [run for run in runs if run.record is not None]
+    infos, records = [run.info for run in runs], [run.record for run in finished if run.record]
+    issues, issues_of = IssueList(missing="no finished run"), ""
+    if finished:
+        issues = list_issues(finished[0].folder, records[0], images)
+        issues_of = finished[0].name
+    return Runs(
+        f"runs{number}",
+        tuple(_seed(run, order, root) for order, run in enumerate(runs)),
+        tuple(_mean(records, path) for _, path, _ in NUMBERS),
+        _curves(runs),
+        configuration(infos, records),
+        oracle_reason(infos, records),
+        issues,
+        issues_of,
+    )
+
+
+def _seed(run: RunData, order: int, root: Path) -> Seed:
+    command, no_command = None, ""
+    try:
+        command = repro_command(run.info)
+    except NoisebenchError as error:  # a text of a later version
+        no_command = str(error)
+    noise_seed = run.info.get("noise_seed")
+    return Seed(
+        str(run.info["seed"]),
+        "–" if noise_seed is None else str(noise_seed),
+        order,
+        tuple(_percent(_number(run.record, path)) for _, path, _ in NUMBERS),
+        f"{run.record['seconds']:.1f}" if run.record else "–",
+        _relative(run.folder.path.resolve(), root.resolve()),
+        run.error,
+        command,
+        no_command,
+    )
+
+
+def _relative(path: Path, root: Path) -> str:
+    """A path from the workspace, or its name alone: no other machine has this one's folders."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def _number(record: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:
+    value: Any = record and record["metrics"]
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _mean(records: Iterable[dict[str, Any]], path: tuple[str, ...]) -> str:
+    values = [value for record in records if (value := _number(record, path)) is not None]
+    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return _percent(statistics.fmean(values)) + spread if values else "–"
+
+
+def _curves(runs: list[RunData]) -> tuple[Chart, ...]:
+    """One chart a number that some epoch has, one line a seed; the axes in percent and epochs."""
+    histories = [_history(run.folder) for run in runs]
+    charts = []
+    for title, column, label in _CURVES:
+        lines = []
+        for order, (run, history) in enumerate(zip(runs, histories, strict=True)):
+            pairs = [(line.get("epoch"), line.get(column)) for line in history]
+            points = [
+                Point(x, 100 * y)
+                for x, y in pairs
+                if x is not None and y is not None and math.isfinite(y)
+            ]
+            if points:
+                lines.append(Line(f"seed {run.info['seed']}", order, thin(points)))
+        if any(len(line.points) > 1 for line in lines):
+            xs = [point.x for line in lines for point in line.points]
+            ys = [point.y for line in lines for point in line.points]
+            ticks = round_ticks([0, *xs]), round_ticks(ys)
+            charts.append(Chart(title, "epoch", label, tuple(lines), *ticks))
+    return tuple(charts)
+
+
+def _history(folder: RunFolder) -> list[dict[str, float | None]]:
+    try:
+        return folder.read_history()
+    except DataError:  # a failed run may have none, and its error is shown
+        return []
+
+
+def configuration(
+    infos: list[dict[str, Any]], records: list[dict[str, Any]]
+) -> tuple[tuple[str, Pairs], ...]:
+    """Groups of settings, with every value where runs differ; from the facts of all runs, and the
+    records of the finished ones.
+    """
+    parameters = _values(records, "model", "parameters", text=lambda count: f"{count:,} parameters")
+    groups: dict[str, Pairs] = {
+        "Method": [(name, _values(infos, name)) for name in ("method", "loss", "strategy")],
+        "Labels": [
+            ("data set", _values(infos, "dataset")),
+            ("training images", _values(infos, "subset", text=of_which)),
+            ("noise", _values(infos, "noise")),
+            ("nominal rate", _values(records, "noise", "nominal_rate", text=_share)),
+            ("realised rate", _values(infos, "realised_rate", text=_share)),
+            ("validation split", _values(infos, "held_out")),
+            ("convention", _values(records, "noise", "convention")),
+            ("manifest", _values(records, "noise", "manifest_sha256", text=_short)),
+            ("images and labels", _values(infos, "data_sha256", text=_short)),
+        ],
+        "Network and recipe": [
+            ("network", ", ".join(filter(None, [_values(infos, "model"), parameters]))),
+            ("initial weights", _values(infos, "init", text=label_of)),
+            ("recipe", _values(infos, "recipe_name")),
+            *(
+                (name.replace("_", " "), _values(infos, "recipe", name, text=_setting))
+                for name in dict.fromkeys(name for info in infos for name in info["recipe"])
+            ),
+        ],
+        "Components": [
+            (name.replace(":", " "), _values(records, "versions", name, text=_version))
+            for name in dict.fromkeys(
+                name for record in records for name in record.get("versions", {})
+            )
+        ],
+        "Machine": [
+            ("precision", _values(infos, "precision")),
+            ("device", _values(records, "environment", "device")),
+            ("threads", _values(records, "environment", "threads")),
+            ("trained together", _values(records, "environment", "packed", text=_packed)),
+            *(
+                (name.replace("_", " "), _values(records, "environment", name))
+                for name in ("processes", "accumulate", "sync_bn", *_SOFTWARE)
+            ),
+        ],
+    }
+    shown = ((title, tuple(pair for pair in pairs if pair[1])) for title, pairs in groups.items())
+    return tuple((title, pairs) for title, pairs in shown if pairs)
+
+
+def distinct(values: Iterable[object]) -> str:
+    """The values in order of appearance, each once; empty for none."""
+    return ", ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))
+
+
+def _values(dicts: list[dict[str, Any]], *path: str, text: Callable[[Any], object] = str) -> str:
+    texts = []
+    for value in dicts:
+        inner: Any = value
+        for key in path:
+            inner = inner.get(key) if isinstance(inner, dict) else None
+        texts.append(None if inner is None else text(inner))
+    return distinct(texts)
+
+
+def _packed(width: int) -> str:
+    return "by itself" if width == 1 else f"{width} runs at a time"
+
+
+def _share(rate: float) -> str:
+    return f"{100 * rate:.2f} %"
+
+
+def _short(sha256: str) -> str:
+    return str(sha256)[:_DIGITS]
+
+
+def _version(text: str) -> str:
+    return f"version {text}" if len(str(text)) <= _DIGITS else _short(text)
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def oracle_reason(infos: list[dict[str, Any]], records: list[dict[str, Any]]) -> str:
+    """The true values that the runs use; empty where they are no oracle."""
+    if not any(info.get("oracle") for info in infos):
+        return ""
+    names = ("nominal_rate", "realised_rate", "expected_share")
+    rates = [rate for record in records for name in names if (rate := record["noise"].get(name))]
+    reasons = [
+        reason
+        for info in infos
+        for registry, part in ((LOSSES, "loss"), (STRATEGIES, "strategy"))
+        for reason in _true_parameters(registry, info[part], rates)
+    ]
+    return "; ".join(dict.fromkeys(reasons)) or _UNKNOWN_ORACLE
+
+
+def _true_parameters(registry: Registry, text: str, rates: list[float]) -> Iterator[str]:
+    try:
+        calls = [call for call in registry.calls(parse(text)) if call.name in registry]
+    except NoisebenchError:  # a text of a later version
+        return
+    for call in calls:
+        facts = {p.name: str(p.auto) for p in registry[call.name].parameters if p.auto}
+        for name, value in call.kwargs:
+            if name not in facts:
+                continue
+            if facts[name] == "transition":
+                true = value in (TRUE, EMPIRICAL)
+            else:
+                true = isinstance(value, int | float) and is_rate(value, rates)
+            if true:
+                yield f"{name} of {call.name} is {_TRUE_VALUES[facts[name]]}"
