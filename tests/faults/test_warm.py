@@ -75,7 +75,7 @@ def test_a_killed_worker_fails_its_run_alone_whatever_it_printed_before(
     )
     noise = """os.write(1, b'{"number": 0, "kind": "done", "content": {}}\\n')"""
     kills = (
-        "[os.kill(pid, 9) for pid in {1: [worker], 2: [waiting, worker]}.get(self.task.seed, [])]"
+        "[os.kill(pid, 9) for pid in {1: [worker], 2: [waiting, worker]}.get(self.state.task.seed, [])]"
     )
     words = plugin(tmp_path, f"{report}; {noise}; {kills}")
     monkeypatch.chdir(tmp_path)
@@ -101,10 +101,10 @@ def test_memory_limits_hold_and_a_killed_server_is_done_without_bit_for_bit(tmp_
         workspace(tmp_path / name, 2, seeds, "[el]")
         for name, seeds in (("suite", range(3)), ("straight", [2]))
     )
-    mishaps = "[[torch.empty, 8 << 30], [os.kill, server, 9], []][self.task.seed]"
+    mishaps = "[[torch.empty, 8 << 30], [os.kill, server, 9], []][self.state.task.seed]"
     words = plugin(
         tmp_path,
-        f"call = {mishaps}; call and call[0](*call[1:]); self.task.seed == 1 "
+        f"call = {mishaps}; call and call[0](*call[1:]); self.state.task.seed == 1 "
         "and os.kill(worker, 9)",
     )
     # this process has torch too
