@@ -573,10 +573,9 @@ RESULT: dict[str, tuple[str, ...]] = {
     "batch_size": (*PLAIN, "--batch-size", "65"), "lr": (*PLAIN, "--lr", "0.2"), "momentum": (*PLAIN, "--momentum", "0.8"),
     "nesterov": (*PLAIN, "--no-nesterov"), "weight_decay": (*PLAIN, "--weight-decay", "0.1"),
     "schedule": (*PLAIN, "--schedule", "constant"),
-    "clip": (*PLAIN, "--clip", "1"), "crop": (*PLAIN, "--crop", "1"), "flip": (*PLAIN, "--hflip"), "freeze": (*PLAIN, "--freeze", "1"),
+    "clip": (*PLAIN, "--clip", "1"), "crop": (*PLAIN, "--crop", "1"), "hflip": (*PLAIN, "--hflip"), "freeze": (*PLAIN, "--freeze", "1"),
     "layer_decay": (*PLAIN, "--layer-decay", "0.5"), "seed": (*PLAIN, "--seed", "1"),
     "precision": ("digits", "--sym", "0.4", "--precision", "bf16"), "img_size": (*PLAIN, "--img-size", "16"),
-    "old_size": (*PLAIN, "--img-size", "12"),
 }  # fmt: skip
 NO_RESULT: dict[str, tuple[str, ...]] = {  # that change none
     "device": ("--device", "cpu"), "no_resume": ("--no-resume",), "force": ("--force",), "accumulate": ("--accumulate", "2"),
@@ -584,7 +583,7 @@ NO_RESULT: dict[str, tuple[str, ...]] = {  # that change none
 }  # fmt: skip
 # options that are tried on other data in this file or another, or say no more than what is shown
 ELSEWHERE = {
-    "manifest", "human", "matrix", "openset", "source", "map", "convention", "predictions", "test", "init", "fit", "area", "centre",
+    "manifest", "human", "matrix", "openset", "source", "map", "convention", "predictions", "test", "init_weights", "fit", "scale", "crop_pct",
     "sync_bn", "dry_run", "workers", "json",
 }  # fmt: skip
 GLOBAL = {"workspace", "data_dir", "offline", "plugin", "quiet", "verbose", "version"}

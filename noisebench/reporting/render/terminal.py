@@ -18,8 +18,9 @@ def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -
     or in several blocks.
     """
     bold, parts = width is not None, list[Text | RichTable]()
-    views = [grids(table, ranks=ranks, bold=bold, digits=digits) for digits in (2, 1)]
-    for view, shorter in zip(*views, strict=True):
+    views = grids(table, ranks=ranks, bold=bold)
+    shorter_views = grids(table, ranks=ranks, bold=bold, digits=1) if width else views
+    for view, shorter in zip(views, shorter_views, strict=True):
         if view.differences:
             parts.append(Text())
         if view.title:
