@@ -74,9 +74,7 @@ def test_a_killed_worker_fails_its_run_alone_whatever_it_printed_before(
         "print(repr((os.environ['SET_LATER'], torch.get_num_threads(), os.getcwd())), flush=True)"
     )
     noise = """os.write(1, b'{"number": 0, "kind": "done", "content": {}}\\n')"""
-    kills = (
-        "[os.kill(pid, 9) for pid in {1: [worker], 2: [waiting, worker]}.get(self.state.task.seed, [])]"
-    )
+    kills = "[os.kill(pid, 9) for pid in {1: [worker], 2: [waiting, worker]}.get(self.state.task.seed, [])]"
     words = plugin(tmp_path, f"{report}; {noise}; {kills}")
     monkeypatch.chdir(tmp_path)
     assert main(["-q", "-C", str(root), *words, "run", "tiny", "--jobs", "1"]) == 3

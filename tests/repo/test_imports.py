@@ -19,7 +19,7 @@ ROOT = Path(noisebench.__file__).parent
 
 LIGHT = (
     ("import noisebench", {"torch", "numpy", "pandas"}),
-    ('main(["--help"])', {"torch", "pandas", "pydantic", "yaml"}),
+    ('main(["--help"])', {"torch", "pandas", "scipy", "yaml"}),
     ('main(["list", "losses"])', {"torch", "timm", "torchvision"}),
     ('main(["list", "strategies"])', {"torch", "timm", "torchvision"}),
     ('main(["list", "models"])', {"torch", "timm", "torchvision"}),

@@ -307,11 +307,11 @@ def test_a_figure_is_valid_whatever_its_lines_are_called() -> None:
         panel = Panel(
             names[0], names[1], names[2], tuple(Series(name, line, line) for name in names)
         )
-        return PanelFigure("rates", "", ((panel,),), (9.0, 9.0)).picture("svg").decode()
+        return PanelFigure("rates", "", ((panel,),)).picture("svg").decode()
 
-    expected = {node.tag for node in ElementTree.fromstring(svg(HARMLESS[:12])).iter()}
-    for start in range(0, len(HOSTILE) - 2, 12):
-        made = svg(HOSTILE[start : start + 12])
+    expected = {node.tag for node in ElementTree.fromstring(svg(HARMLESS[:6])).iter()}
+    for start in range(0, len(HOSTILE) - 2, 6):
+        made = svg(HOSTILE[start : start + 6])
         inline_svg(made, ASCII, "p-")
         seen(re.sub(r"\s+", " ", made))
         assert {node.tag for node in ElementTree.fromstring(made).iter()} == expected
@@ -529,8 +529,8 @@ def test_what_is_said_of_a_strangers_classes_is_harmless(pictures: Path) -> None
         "html"
     )
     plain(page)
-    assert Elements(page).found["img", ("alt", "data-picture")] == 12, (
-        "the doubted labels are shown with their classes"
+    assert Elements(page).found["img", ("alt", "data-image")] == 12, (
+        "the label issues are shown with their classes"
     )
 
 

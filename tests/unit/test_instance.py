@@ -286,7 +286,7 @@ def test_normalised_pixels_go_without_saying():
 @given(st.floats(0, 0.999), st.integers(0, 2**32))
 def test_of_dependent_noise_exactly_the_rate_is_wrong(rate, seed):
     labels = made(f"dependent({rate})", CLEAN, Given(COLOUR), seed).labels
-    assert (labels != CLEAN).sum() == int(90 * rate + 0.5)
+    assert abs((labels != CLEAN).sum() - 90 * rate) <= 0.5 + 1e-6
 
 
 def test_dependent_noise_is_exact_in_each_part():

@@ -806,7 +806,7 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
             "centre has an effect with fit crop only, got 0.9 with pad",
         ),
         (["--scale", "1.5"], r"area is a share in \(0, 1\], got 1.5"),
-        (["--crop-pct", "0"], "centre must be above 0 on pets-"),
+        (["--crop-pct", "0"], "crop_pct must be above 0 on pets-"),
     ],
 )
 def test_what_cannot_be_done_with_streamed_pictures_is_refused(words, what, lab, capsys):

@@ -10,23 +10,24 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-from noisebench.cli.evaluated import draw_run
 
 from noisebench.cli import main
-from noisebench.cli.evaluate import _evaluate
+from noisebench.cli.evaluate import _evaluate, draw_run
 from noisebench.cli.listing import _runs
 from noisebench.cli.options import Globals
+from noisebench.core.files.schema import check_form
+from noisebench.core.files.untrusted import read_json
 from noisebench.errors import NoisebenchError
 from noisebench.experiments.command import repro_command
 from noisebench.labels.issues import better_score, score_labels
 from noisebench.reporting import Rules, TableLayout, check, read_baseline, report_of
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.predictions import checked_arrays
-from noisebench.runs.trackers.logbook import _known
 from noisebench.runs.workspace import Workspace
 
 from .choices import Choices, changed, mutated
@@ -159,7 +160,7 @@ def _use(run: RunFolder, name: str, choices: Choices, root: Path) -> None:
         "metrics.csv": [run.read_history, *paged],
         "predictions.npz": [*readers, *paged],
         "dynamics.npz": [lambda: run.read_dynamics().density(1)],
-        "trackers.json": [lambda: _known(run)],
+        "trackers.json": [lambda: _read_trackers(run)],
     }
     refused: NoisebenchError | None = None
     for use in uses[name]:
@@ -169,3 +170,9 @@ def _use(run: RunFolder, name: str, choices: Choices, root: Path) -> None:
             refused = error
     if refused is not None:
         raise refused
+
+
+def _read_trackers(run: RunFolder) -> None:
+    """As a logger reads the identities of an earlier session, and starts new ones without them."""
+    with suppress(OSError, ValueError):
+        check_form(read_json(run.trackers), dict[str, str])
