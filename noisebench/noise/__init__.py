@@ -1,9 +1,11 @@
 """Label noise: true labels -> probabilities -> one sample. Knows no dataset."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from . import class_conditional  # the first in every list
 
 # isort: split
-from . import given, instance_dependent
 from .given import label_file_of
 from .maps import MAPS, ClassMap, class_map
 from .registry import (
@@ -45,8 +47,6 @@ __all__ = [
     "build_noise",
     "class_conditional",
     "class_map",
-    "given",
-    "instance_dependent",
     "is_class_conditional",
     "is_random",
     "label_file_of",
@@ -60,3 +60,6 @@ __all__ = [
     "takes",
     "transition",
 ]
+
+for module in iter_modules(__path__):  # each registers its noises
+    import_module(f"{__name__}.{module.name}")
