@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ..core.expressions import Call, parse
-from ..datasets import FITS, Dataset, Fitting
 from ..errors import ConfigError, UnknownName
+
+if TYPE_CHECKING:
+    from ..datasets import Dataset, Fitting
 
 _STREAMED = ("area", "centre")  # the rest of a picture's settings is for images in memory too
 _MAX_COUNT = 1 << 31  # epochs, and examples a step
@@ -171,6 +173,8 @@ def recipe_values(settings: dict[str, Any]) -> dict[str, Any]:
 
 def check_fit(fit: str) -> None:
     """Raises ConfigError."""
+    from ..datasets import FITS
+
     if fit not in FITS:
         raise ConfigError(f"fit is one of {', '.join(FITS)}, got {fit!r}")
 
@@ -340,6 +344,8 @@ def fitting_of(recipe: Recipe, dataset: Dataset) -> Fitting | None:
     """How images in memory are brought to the recipe's size; None for how the data set brings them
     to its own.
     """
+    from ..datasets import Fitting
+
     fitting = Fitting(recipe.size, recipe.size, recipe.fit)
     return (
         None
