@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,24 +64,22 @@ class Rows:
 
 def text_of(rows: Rows, source_name: str = "") -> bytes:
     """The rows as CSV, the column names first."""
-    import pandas as pd
-
-    clean = rows.clean_labels.astype(np.int64)
-    columns: dict[str, Any] = {
-        "index": np.arange(len(rows.labels)),
-        "label": rows.labels,
-        "clean_label": pd.arrays.IntegerArray(clean, clean < 0),
+    columns: dict[str, Iterable[str]] = {
+        "index": map(str, range(len(rows.labels))),
+        "label": map(str, rows.labels.tolist()),
+        "clean_label": ("" if k < 0 else str(k) for k in rows.clean_labels.tolist()),
     }
     if rows.ids:
-        columns["id"] = [_escape(name) for name in rows.ids]
+        columns["id"] = map(_escape, rows.ids)
     if rows.split is not None:
-        columns["split"] = np.array(SPLITS, object)[rows.split]
+        columns["split"] = (SPLITS[number] for number in rows.split.tolist())
     if rows.source is not None:
         prefix = f"{_escape(source_name)}:"
-        columns["source"] = [f"{prefix}{at}" if at >= 0 else "" for at in rows.source.tolist()]
+        columns["source"] = (f"{prefix}{at}" if at >= 0 else "" for at in rows.source.tolist())
     if rows.trusted is not None:
-        columns["trusted"] = np.array(TRUSTED, object)[rows.trusted.astype(np.int64)]
-    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
+        columns["trusted"] = (TRUSTED[verified] for verified in rows.trusted.tolist())
+    lines = map(",".join, zip(*columns.values(), strict=True))
+    return "".join(f"{line}\n" for line in (",".join(columns), *lines)).encode()
 
 
 def read_table(body: bytes) -> pd.DataFrame:
