@@ -35,8 +35,8 @@ app.command(cls=Command)(run)
 app.command("list", cls=Command)(list_)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(show: bool) -> None:
+    if show:
         from importlib.metadata import version
 
         typer.echo(f"noisebench {version('noisebench')}")

@@ -409,9 +409,11 @@ def make(
 
 def _save_baseline(made: Report, path: Path) -> None:
     from ..core.files.atomic import write_text
+    from ..reporting.render.text import as_json
 
-    write_text(path, made.render("json"))
-    failed = sum(cell["failed"] for cell in made.document()["cells"])
+    content = made.document()
+    write_text(path, as_json(content))
+    failed = sum(cell["failed"] for cell in content["cells"])
     say(f"{path} written" + (f"; {failed} failed runs are not in it" if failed else ""))
 
 

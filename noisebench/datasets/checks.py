@@ -84,7 +84,7 @@ def _read_all(
     if len(listing) >= _MANY:
         tell(f"reading each of {len(listing):,} images once", 0, 0)
     look = partial(_look, opener(listing), listing)
-    if listing.kind == "hfds":  # its tables are opened where they are first asked for
+    if listing.kind == "hfds":  # its tables are opened at first use
         results = [look(place) for place in range(len(listing))]
     else:
         with ThreadPoolExecutor(_THREADS) as threads:

@@ -1,5 +1,5 @@
-"""Images that lie in files and are read when they are asked for: in the place of an array that
-would not fit into memory.
+"""Images in files that are read when they are indexed, in place of an array that would not fit into
+memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .index import ImageIndex, Opener, opener
 
 T = TypeVar("T")
 
-# the share of the shorter side that is looked at when networks are asked: 224 of 256
+# the share of the shorter side that is evaluated: 224 of 256
 CENTRE = 0.875
 SIDE = 224  # pixels
 FITS = ("crop", "pad", "squash")

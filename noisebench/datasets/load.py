@@ -300,7 +300,7 @@ def image_rows(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's images are
-    read when they are asked for.
+    read at first use.
     """
     if dataset.reader:
         streamed = read_images(dataset, data_dir, offline=offline).train_images
@@ -340,7 +340,7 @@ def _streamed(dataset: Dataset, listed: Listed, workers: int | None, fitting: Fi
             "name it without its reader, in memory"
         )
 
-    def pictures(part: str) -> LazyImages:
+    def lazy_images(part: str) -> LazyImages:
         listing, labels = getattr(listed, part).sized(), getattr(listed, f"{part}_labels")
         where = np.arange(len(listing))
         return LazyImages(
@@ -355,9 +355,9 @@ def _streamed(dataset: Dataset, listed: Listed, workers: int | None, fitting: Fi
 
     return Images(
         dataset,
-        pictures("train"),
+        lazy_images("train"),
         listed.train_labels,
-        pictures("test"),
+        lazy_images("test"),
         listed.test_labels,
         listed.ids,
     )
@@ -456,11 +456,9 @@ def _check(images: Images, where: str) -> None:
         (images.train_images, images.train_labels, "train"),
         (images.test_images, images.test_labels, "test"),
     )
-    for pictures, labels, part in pairs:
-        if len(pictures) != len(labels):
-            raise DataError(
-                f"{where}: {len(pictures)} {part} images but {len(labels)} {part} labels"
-            )
+    for array, labels, part in pairs:
+        if len(array) != len(labels):
+            raise DataError(f"{where}: {len(array)} {part} images but {len(labels)} {part} labels")
         if labels.max() >= dataset.num_classes:
             raise DataError(
                 f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has "

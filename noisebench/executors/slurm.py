@@ -56,7 +56,7 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+)
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What is asked of Slurm for each job. cpus, gpus: whole; minutes: its time; submitit: that
+    """The resources of each Slurm job. cpus, gpus: whole; minutes: its time; submitit: that
     package's parameters; sbatch: further options of sbatch.
     """
 
@@ -214,7 +214,7 @@ class Command:
 
 
 def _await(child: int) -> None:
-    """Until it has ended; its exit code can still be asked for."""
+    """Until it has ended; its exit code can still be read."""
     with suppress(ChildProcessError):
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 
@@ -273,7 +273,7 @@ class _Watched:
                 yield from self.attempt.on_event(replace(event, number=self.numbers[event.number]))
 
     def is_over(self) -> bool:
-        """Whether its cluster job has ended, asked for now and then."""
+        """Whether its cluster job has ended, as of the last poll."""
         if time.monotonic() - self.asked_at < _ASK and not self.task.paths.result_pickle.exists():
             return False
         self.asked_at = time.monotonic()

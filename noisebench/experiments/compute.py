@@ -14,8 +14,8 @@ from .oracle import estimated_facts
 from .recipes import Recipe, read_schedule
 
 BUDGETS = ("epochs", "compute")
-# of its epochs, a run that estimates its noise takes one in four for that: later, networks learn
-# wrong labels by heart
+# a run that estimates its noise spends one in four of its epochs on that: later, networks memorize
+# incorrect labels
 _WARMUP = 4
 
 
@@ -53,7 +53,7 @@ def price_of(loss: str | Expression, strategy: str | Expression) -> RelativeCost
     if not isinstance(passes, ComputeCost):
         raise ConfigError(
             f"the strategy {call.name} does not say what it costs: register it with "
-            "cost=Passes(forward, backward)"
+            "cost=ComputeCost(forward, backward)"
         )
     return RelativeCost(
         passes.share, bool(estimated_facts(LOSSES, normal) | estimated_facts(STRATEGIES, call))

@@ -223,7 +223,7 @@ RECIPES = {
         # The paper is silent on epochs: 100, since its baseline, 76.80 for ResNet-50, is what a
         # plain recipe of 90 to 100 epochs gives. It names a crop of the centre alone; without
         # random crops and flips in training, that baseline cannot be reached, so training has the
-        # usual ones (area 0.08, flip), and its 224 of 256 pixels is how networks are asked (centre
+        # usual ones (area 0.08, flip), and its 224 of 256 pixels is the evaluation (centre
         # 0.875).
         {"epochs": 100, "batch_size": 2048, "lr": 0.8, "weight_decay": 1e-4},
         {},
@@ -257,7 +257,7 @@ RECIPES = {
     ),
     "finetune": PublishedRecipe(
         "10 epochs, batch 64, lr 0.05 cosine, each layer group at 0.75 of the next one's: from "
-        "trained weights (--init)",
+        "trained weights (--init-weights)",
         {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75},
         {},
         "ours, measured in docs/weights.md; rates by layer after Clark et al. 2020",

@@ -35,6 +35,7 @@ from .compute import RelativeCost, check_schedule, checked_budget, price_of
 from .methods import find_method
 from .published import find_paper
 from .recipes import (
+    RECIPE_FIELDS,
     RECIPES,
     check_fit,
     find_recipe,
@@ -443,7 +444,11 @@ def _matches(run: dict[str, Any], selector: Selector) -> bool:
     """Whether a run has one of the values that the selector gives for each key, however they are
     spelled, as under --filter.
     """
-    return all(_is_one_of(run, key, value) for key, value in selector.items())
+    return all(_is_one_of(run, _FIELD_OF.get(key, key), value) for key, value in selector.items())
+
+
+# a recipe value's name as an option -> its field
+_FIELD_OF = {option_name(name): name for name in RECIPE_FIELDS}
 
 
 def _is_one_of(run: dict[str, Any], key: str, value: Scalar | list[Scalar]) -> bool:

@@ -38,7 +38,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """A loss as an nn.Module by class: `EqualLoss(eps=0.4)`, `GceLoss(q=0.5)`; torch is loaded when
-    one is asked for.
+    one is accessed.
     """
     if name not in _classes():
         raise AttributeError(f"module 'noisebench.losses' has no attribute {name!r}")

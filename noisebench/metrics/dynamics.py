@@ -3,7 +3,7 @@ the gradient are drawn from.
 
 p_y is the probability that the network gives the given label in passing; the gradient is the L1
 norm of what an example's share of the step's cost sends back to its logits. Known true labels are
-asked for here, never by the training.
+used here, never by the training.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 from ..datasets import DATASETS
 from ..experiments.command import recipe_changes
 from ..experiments.published import PAPERS, OurProtocol, PublishedMatch, find_paper, find_published
-from ..experiments.recipes import RECIPE_FIELDS, RECIPES
+from ..experiments.recipes import RECIPES
 from .aggregate import Cell
 from .metrics import METRICS
 from .table import Table
@@ -56,8 +56,7 @@ def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[st
     left out or reserved: `lr 1`, `no flip`.
     """
     if recipe in RECIPES and dataset in DATASETS:
-        values = {name: settings[name] for name in settings if name in RECIPE_FIELDS}
-        values.pop("epochs", None)
+        values = {name: value for name, value in settings.items() if name != "epochs"}
         for name, value in recipe_changes(recipe, dataset, values).items():
             yield _setting(name, value)
     if "init" in settings:

@@ -65,7 +65,7 @@ def _temporary(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Pat
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        try:  # the directory usually exists: the file server is not asked first
+        try:  # the directory usually exists: this saves a round trip to a file server
             file = part.open("xb")
         except FileNotFoundError:
             part.parent.mkdir(parents=True, exist_ok=True)

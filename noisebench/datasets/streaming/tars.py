@@ -204,7 +204,7 @@ def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
     """Images of a shard by their keys, each with the label beside it. Raises DataError, naming a
     key without one.
     """
-    pictures: dict[str, tuple[int, int]] = {}
+    images: dict[str, tuple[int, int]] = {}
     texts: dict[str, dict[str, tuple[int, int]]] = {"cls": {}, "json": {}}
     labels: dict[str, int] = {}
     with path.open("rb") as file:
@@ -213,12 +213,12 @@ def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
             base, _, suffix = tail.partition(".")
             key, suffix = f"{head}/{base}" if head else base, suffix.lower()
             if f".{suffix}" in SUFFIXES:
-                if key in pictures:
+                if key in images:
                     raise DataError(
                         f"{path}: two images have the key {key!r}, the second is "
                         f"{name}: keep one of them"
                     )
-                pictures[key] = (offset, size)
+                images[key] = (offset, size)
             elif suffix not in ("cls", "json"):
                 if is_image(name, passed):
                     passed.add(BESIDE, name)
@@ -233,12 +233,12 @@ def _keyed(path: Path, _: str, passed: Skipped) -> Iterator[_Member]:
                         f"{path}: the label of {key!r} is {labels[key]} in its .cls "
                         f"and {label} in its .json: correct one"
                     )
-    if missing := [key for key in pictures if key not in labels]:
+    if missing := [key for key in images if key not in labels]:
         raise DataError(
             f"{path}: the image {missing[0]!r} has no label: expected "
             f"{missing[0]}.cls, or .json with a label"
         )
-    for key, (offset, size) in pictures.items():
+    for key, (offset, size) in images.items():
         yield _Member(key, offset, size, labels[key])
 
 
