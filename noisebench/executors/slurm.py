@@ -419,8 +419,9 @@ class SlurmPool:
         for submission in self._finished:
             tasks = []
             for cluster, number, task_id in submission.accepted():
-                kinds = [event.kind for event in submission.events(number).read()]
-                if kinds.count("done") < len(submission.batch(number).jobs):
+                events = submission.events(number).read()
+                done = {event.number for event in events if event.kind == "done"}
+                if len(done) < len(submission.batch(number).jobs):
                     break
                 tasks.append(_task(cluster, submission.path, task_id))
             else:

@@ -15,7 +15,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from ..core.files.atomic import write_text
+from ..core.files.schema import check_form
 from ..core.files.untrusted import MAX_BYTES, open_regular, read_json, read_text
 from ..errors import DataError
 from .job import STOP, WORKER, Event, JobBatch, WorkerConfig
@@ -62,6 +65,13 @@ class EventFile:
         with self.path.open("ab", buffering=0) as file:
             file.write(line)
             os.fsync(file.fileno())
+
+
+class _Accepted(TypedDict):
+    """jobs.json: the cluster, and its job of each batch."""
+
+    cluster: str
+    jobs: list[str]
 
 
 @dataclass(frozen=True)
@@ -113,10 +123,11 @@ class Submission:
         """Cluster, batch number and cluster job of each batch; nothing if that cannot be read."""
         try:
             content = read_json(self.path / "jobs.json")
-            cluster, jobs = str(content["cluster"]), list(map(str, content["jobs"]))
-        except (OSError, ValueError, KeyError, TypeError):
+            check_form(content, _Accepted)
+        except (OSError, ValueError):
             return
-        yield from ((cluster, number, job) for number, job in enumerate(jobs))
+        jobs = enumerate(content["jobs"])
+        yield from ((content["cluster"], number, job) for number, job in jobs)
 
     def stop(self) -> None:
         """Tell all workers that they are not started again after they were stopped."""

@@ -167,5 +167,7 @@ def _end_event(job: Job, result: dict[str, Any] | NoisebenchError) -> Event:
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         work()
-    else:
+    elif len(sys.argv) == 3:
         sys.exit(work_on(Path(sys.argv[1]), Path(sys.argv[2])))
+    else:
+        sys.exit("usage: python -m noisebench.executors.worker [BATCH EVENTS]")

@@ -71,8 +71,8 @@ def text_of(rows: Rows, source_name: str = "") -> bytes:
     }
     if rows.ids:
         columns["id"] = map(_escape, rows.ids)
-    if rows.split is not None:
-        columns["split"] = (SPLITS[number] for number in rows.split.tolist())
+    if (split := rows.split) is not None:
+        columns["split"] = (SPLITS[number] for number in split.tolist())
     if rows.source is not None:
         prefix = f"{_escape(source_name)}:"
         columns["source"] = (f"{prefix}{at}" if at >= 0 else "" for at in rows.source.tolist())

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from ..errors import ConfigError, UnknownName
 
-KINDS = {"sym": "symmetric", "asym": "asymmetric", "pair": "pairflip", "idn": "pdn"}
 _EVERY = ""  # a data set that the table does not name
 
 

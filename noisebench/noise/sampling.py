@@ -74,11 +74,9 @@ def sample(
     return _resample(labels, chosen, table, seed)
 
 
-def uniforms(seed: Seed, n: int, stream: int = 1) -> np.ndarray:
-    """(n,) numbers in [0, 1) with 53 bits; example i has the same one whatever n is. Stream 0
-    chooses examples, 1 their labels.
-    """
-    return (_words(seed, n)[:, stream] >> np.uint64(11)) * 2.0**-53
+def uniforms(seed: Seed, n: int) -> np.ndarray:
+    """(n,) numbers in [0, 1) with 53 bits; example i has the same one whatever n is."""
+    return (_words(seed, n)[:, 1] >> np.uint64(11)) * 2.0**-53
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
@@ -100,7 +98,7 @@ def expected(share: float, n: int) -> int:
 
 
 def _words(seed: Seed, n: int) -> np.ndarray:
-    """Two random 64-bit words for each example (n, 2)."""
+    """Two random 64-bit words for each example (n, 2): to choose it, and for its label."""
     return np.random.PCG64(seed).random_raw((n, 2))
 
 

@@ -208,6 +208,8 @@ def _run_epochs(slots: list[Slot]) -> list[Slot]:
                 slot.session.record_epoch(end, seconds / share)
         going_on = [not isinstance(end, RunFailed) for end in ends]
         slots = list(compress(slots, going_on))
+        if all(slot.ended for slot in slots):  # other processes took over all that are left
+            break
     return [slot for slot in slots if not slot.ended]
 
 

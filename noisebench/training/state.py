@@ -229,7 +229,8 @@ class TrainingState:
         """`head.weight became inf`: the first parameter or buffer that is not finite; empty where
         all are.
         """
-        tensors = [p for group in self.optimizer.groups for p in group.params]
+        groups = self.optimizer.groups[self.num_network_groups :]
+        tensors = [p for group in groups for p in group.params]
         tensors += [self.strategy.state[name] for name in self.strategy.per_example_parameters]
         for network in self.networks:
             tensors += [*network.parameters(), *network.buffers()]

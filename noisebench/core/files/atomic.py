@@ -26,8 +26,7 @@ def read_checked(path: Path, sha256: str | None = None, largest: int = MAX_BYTES
         raise DataError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from None
-    digest = hashlib.sha256(raw).hexdigest()
-    if sha256 and not digest.startswith(sha256):
+    if sha256 and not (digest := hashlib.sha256(raw).hexdigest()).startswith(sha256):
         raise DataError(
             f"{path} is another file than before: its sha256 begins with "
             f"{digest[:16]}, not with {sha256}"

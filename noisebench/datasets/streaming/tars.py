@@ -189,6 +189,8 @@ def _visible(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
             passed.add(HIDDEN, name)
         elif offset == _LINK:
             passed.add(LINK, name)
+        elif name.lower().endswith(".tar"):
+            raise DataError(f"{path}: {name} is a tar within a tar: unpack it first")
         else:
             yield name, offset, size
 
