@@ -1,7 +1,6 @@
 """Which images and labels exist, how they are had, and how they are checked. Knows no noise."""
 
 from .checks import check_arrays, check_files, number_in
-from .cifar_n import HUMAN, check_column, read_human
 from .download import ProgressCallback, silent
 from .images import FITS, Fitting, LazyImages
 from .issue_lists import read_review
@@ -28,8 +27,9 @@ from .load import (
     said_of_fitting,
 )
 from .npz import fingerprint
+from .raw import HUMAN, check_column, read_human
 from .registry import DATASETS, Dataset
-from .streaming.registry import split_reader
+from .user_data import split_reader
 
 __all__ = [
     "DATASETS",

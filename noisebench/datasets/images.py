@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -47,10 +47,8 @@ class Fitting:
     centre: float = 1.0
 
     def __str__(self) -> str:
-        share = ""
-        if self.centre != 1:
-            full = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
-            share = f" of {full[0]}x{full[1]}"
+        full = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
+        share = f" of {full[0]}x{full[1]}" if self.centre != 1 else ""
         return f"{self.height}x{self.width} pixels{share} ({self.fit})"
 
     def __call__(self, picture: Any) -> Any:
@@ -64,18 +62,13 @@ class Fitting:
             return picture.resize((self.width, self.height), Image.Resampling.BILINEAR)
         if self.fit == "pad":
             scale = min(self.height / height, self.width / width)
-            whole = Image.new(picture.mode, (self.width, self.height))
+            padded = Image.new(picture.mode, (self.width, self.height))
             scaled = max(1, round(width * scale)), max(1, round(height * scale))
             small = picture.resize(scaled, Image.Resampling.BILINEAR)
-            whole.paste(small, ((self.width - small.width) // 2, (self.height - small.height) // 2))
-            return whole
-        return self._cropped(picture)
-
-    def _cropped(self, picture: Any) -> Any:
-        """As timm's and torchvision's transforms of a test crop."""
-        from PIL import Image
-
-        width, height = picture.size
+            corner = (self.width - small.width) // 2, (self.height - small.height) // 2
+            padded.paste(small, corner)
+            return padded
+        # as timm's and torchvision's transforms of a test crop
         tall, wide = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
         if width * tall <= height * wide:
             scaled = wide, max(tall, int(wide * height / width))
@@ -114,7 +107,7 @@ class Sizes:
 
     def too_small(self, fitting: Fitting) -> str:
         """A sentence that names those of less than half that size; empty where there are none."""
-        factor = self.pixels / np.array([fitting.width, fitting.height])
+        factor = self.pixels.reshape(-1, 2) / np.array([fitting.width, fitting.height])
         small = np.flatnonzero((factor.max(1) if fitting.fit == "pad" else factor.min(1)) < 0.5)
         if not len(small):
             return ""
@@ -140,26 +133,20 @@ class Changed:
     changes: tuple[str, ...]
 
 
-def read_changed(picture: Any, fitting: Fitting) -> Changed:
-    """An opened image of PIL's, decoded and fitted."""
-    image, changes = as_rgb(picture)
+def read_changed(opened: Opener, index: ImageIndex, place: int, fitting: Fitting) -> Changed:
+    """An image decoded and fitted. Raises DataError, naming it."""
+    image, changes = read_picture(opened, index, place, as_rgb)
     fitted = fitting(image)
-    return Changed(
-        fitted, image.size, changes if fitted is image else (*changes, f"resized to {fitting}")
-    )
+    resized = () if fitted is image else (f"resized to {fitting}",)
+    return Changed(fitted, image.size, (*changes, *resized))
 
 
 def sentences(
-    part: str, names: Sequence[str], read: Iterable[Changed], fitting: Fitting
+    part: str, names: Sequence[str], read: Sequence[Changed], fitting: Fitting
 ) -> tuple[str, ...]:
     """What was changed of how many images of a part, and which were enlarged."""
-    read = list(read)
-    counts = Counter(change for each in read for change in each.changes)
-    small = (
-        Sizes(names, np.array([each.size for each in read]).reshape(-1, 2)).too_small(fitting)
-        if read
-        else ""
-    )
+    counts = Counter(change for image in read for change in image.changes)
+    small = Sizes(names, np.array([image.size for image in read])).too_small(fitting)
     lines = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
     return (*lines, *([f"{part} images: {small}"] if small else []))
 
@@ -208,25 +195,14 @@ class LazyImages:
         """
         opened, last = opener(self.listing), len(self) - 1
         places = self.places[np.linspace(0, last, min(_SAMPLE, len(self))).astype(int)].tolist()
-        read = [self._changed(opened, place) for place in places]
-        return sentences(
-            f"sampled {part}", [self.listing.names[place] for place in places], read, self.fitting
-        )
-
-    def _changed(self, opened: Opener, place: int) -> Changed:
-        """Without its pixels, and that it is resized, as all are."""
-        decoded_image = read_picture(
-            lambda: opened(place),
-            lambda picture: read_changed(picture, self.fitting),
-            lambda: self.listing.where(place),
-        )
-        return replace(
-            decoded_image,
-            image=None,
-            changes=tuple(
-                change for change in decoded_image.changes if not change.startswith("resized")
-            ),
-        )
+        resized = f"resized to {self.fitting}"  # as all are
+        read = []
+        for place in places:
+            changed = read_changed(opened, self.listing, place, self.fitting)
+            changes = tuple(change for change in changed.changes if change != resized)
+            read.append(replace(changed, image=None, changes=changes))
+        names = [self.listing.names[place] for place in places]
+        return sentences(f"sampled {part}", names, read, self.fitting)
 
     def ids(self) -> tuple[str, ...]:
         """Each image's name."""
@@ -237,22 +213,15 @@ class LazyImages:
         read.
         """
         opened = opener(self.listing)
-        images = [
-            self.fitting(decoded(opened, self.listing, place)) for place in self.places.tolist()
-        ]
-        whole = (
-            np.stack([np.asarray(image) for image in images])
-            if images
-            else np.empty(self.shape, np.uint8)
-        )
-        return whole if dtype is None else whole.astype(dtype)
+        images = np.empty(self.shape, np.uint8)
+        for row, place in enumerate(self.places.tolist()):
+            images[row] = np.asarray(self.fitting(decoded(opened, self.listing, place)))
+        return images if dtype is None else images.astype(dtype)
 
 
 def decoded(opened: Opener, listing: ImageIndex, place: int) -> Any:
     """An image of PIL's in RGB. Raises DataError, naming it."""
-    return read_picture(
-        lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place)
-    )
+    return read_picture(opened, listing, place, as_rgb)[0]
 
 
 def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
@@ -261,9 +230,10 @@ def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
 
     Raises ValueError for pixels whose range is unknown: floats, and integers of more than 16 bits.
     """
-    changes = (
-        ["only the first of several frames used"] if getattr(picture, "is_animated", False) else []
-    )
+    from PIL import Image
+
+    several = getattr(picture, "is_animated", False)
+    changes = ["only the first of several frames used"] if several else []
     # of colour PIL itself keeps the high byte; a PPM it scales
     deep = any(";16" in str(tile[3]) for tile in picture.tile)
     deep |= picture.format == "PPM" and any(
@@ -284,12 +254,17 @@ def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
         if image.getextrema()[1] < _DARK:
             changes.append("16-bit grey without a value above 4,095, so nearly black")
         if transparent is not None:
-            image.putalpha(_mask(np.asarray(picture) != transparent))
+            opaque = np.where(np.asarray(picture) != transparent, 255, 0)
+            image.putalpha(Image.fromarray(opaque.astype(np.uint8)))
     else:
         image = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode))
     if transparent is not None or image.mode in ("LA", "PA", "RGBA"):
-        image, is_opaque = _on_white(image)
-        changes += [] if is_opaque else ["transparent pixels put on white"]
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            white = Image.new("RGB", image.size, "white")
+            white.paste(image, mask=image.getchannel("A"))
+            image = white
+            changes.append("transparent pixels put on white")
     if mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         changes.append(f"{mode} converted to RGB")
     turn = orientation(picture)
@@ -335,27 +310,7 @@ def _high_byte(picture: Any) -> Any:
     return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
 
-def _mask(opaque: np.ndarray) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
-
-
-def _on_white(image: Any) -> tuple[Any, bool]:
-    """An image with transparency in front of white, and whether all of it is opaque."""
-    from PIL import Image
-
-    image = image.convert("RGBA")
-    if image.getextrema()[3][0] == 255:
-        return image, True
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
-    return white, False
-
-
-def read_picture(
-    open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]
-) -> T:
+def read_picture(opened: Opener, index: ImageIndex, place: int, read: Callable[[Any], T]) -> T:
     """What `read` makes of a file's first image; of a gigantic one, or one of another format,
     nothing is read but its head.
 
@@ -364,18 +319,14 @@ def read_picture(
     from PIL import Image
 
     try:
-        with open_() as file, Image.open(file, formats=FORMATS) as picture:
-            _check_size(picture)
+        with opened(place) as file, Image.open(file, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > LARGEST:
+                raise ValueError(f"it has {width} x {height} pixels, more than {LARGEST:,}")
             return read(picture)
     except Exception as error:
         # PIL documents no exceptions; whatever a damaged file makes it throw
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{where()} cannot be read as an image ({reason}): mend or remove it"
+            f"{index.where(place)} cannot be read as an image ({reason}): mend or remove it"
         ) from None
-
-
-def _check_size(picture: Any) -> None:
-    width, height = picture.size
-    if width * height > LARGEST:
-        raise ValueError(f"it has {width} x {height} pixels, more than {LARGEST:,}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.files.untrusted import open_regular
 from ..errors import DataError
 
 Opener = Callable[[int], Any]
@@ -35,6 +36,10 @@ class Names(Sequence[str]):
         raw = [text.encode() for text in texts]
         ends = np.cumsum(np.array([len(word) for word in raw], np.int64))
         return cls(np.frombuffer(b"".join(raw), np.uint8), ends)
+
+    def take(self, places: np.ndarray) -> Names:
+        """Some of them, in another order."""
+        return Names.of(self[place] for place in places.tolist())
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -124,46 +129,31 @@ class Listed:
     decisions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    @property
-    def ids(self) -> tuple[str, ...]:
-        return tuple(self.train.names)
-
 
 def opener(index: ImageIndex) -> Opener:
     """What opens an image by its place, without torch; a training reads by timm. Nothing stays open
     between two calls.
     """
-    root = Path(index.root)
-    if index.kind == "folder":
-        return lambda place: open_regular(root / index.names[place])
-    if index.kind == "tar":
-        return lambda place: _open_member(index, place)
-    tables: dict[str, Any] = {}
+    root, tables = Path(index.root), dict[str, Any]()
 
-    def open_row(place: int) -> Any:
-        split, _, row = index.names[place].partition("/")
+    def open_image(place: int) -> Any:
+        name = index.names[place]
+        if index.kind == "folder":
+            return open_regular(root / name)
+        if index.kind == "tar":
+            assert index.shard is not None and index.offsets is not None and index.sizes is not None
+            with (root / index.shards[int(index.shard[place])]).open("rb") as file:
+                file.seek(int(index.offsets[place]))
+                return io.BytesIO(file.read(int(index.sizes[place])))
+        split, _, row = name.partition("/")
         if split not in tables:
             tables[split] = load_table(index.root, split, index.columns[0])
         image = tables[split][int(row)][index.columns[0]]
-        if image.get("bytes"):
-            return io.BytesIO(image["bytes"])
-        return open_regular(Path(image["path"]))
+        return (
+            io.BytesIO(image["bytes"]) if image.get("bytes") else open_regular(Path(image["path"]))
+        )
 
-    return open_row
-
-
-def open_regular(path: Path) -> Any:
-    """A file's bytes. Raises OSError for a pipe or a device, which may never end."""
-    if not path.is_file():
-        raise OSError("it is no file")
-    return path.open("rb")
-
-
-def _open_member(index: ImageIndex, place: int) -> io.BytesIO:
-    assert index.shard is not None and index.offsets is not None and index.sizes is not None
-    with (Path(index.root) / index.shards[int(index.shard[place])]).open("rb") as file:
-        file.seek(int(index.offsets[place]))
-        return io.BytesIO(file.read(int(index.sizes[place])))
+    return open_image
 
 
 def load_table(name: str, split: str, column: str | None = None) -> Any:

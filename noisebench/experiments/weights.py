@@ -17,8 +17,8 @@ from typing import Any
 from ..core.files.atomic import read_checked
 from ..core.files.torch_files import load_torch
 from ..core.files.untrusted import hash_of, read_text
+from ..datasets.hub import unreachable
 from ..datasets.images import SIDE
-from ..datasets.streaming.hub import unreachable
 from ..errors import ConfigError, DataError, UnknownName
 from .backbones import TIMM
 

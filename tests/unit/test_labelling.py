@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import noisebench as nb
 from noisebench.cli.options import NoiseOptions
 from noisebench.datasets import DATASETS, HUMAN, Dataset, Labels, fingerprint, read_labels
-from noisebench.datasets.cifar_n import HumanColumn, HumanFile
+from noisebench.datasets.raw import HumanColumn, HumanFile
 from noisebench.errors import (
     ConfigError,
     LanguageError,

@@ -4,16 +4,15 @@ names and sizes; no image is decoded.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import DataError
-from ..image_folder import counted
-from ..index import ImageIndex, Listed, Names, hub_library, load_table, unreadable_table
-from ..npz import as_labels, class_count
+from ..errors import DataError
+from .image_folder import counted
+from .index import ImageIndex, Listed, Names, hub_library, load_table, unreadable_table
+from .npz import as_labels, class_count
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
 _IMAGES = ("image", "img", "jpg", "png", "webp")
@@ -25,34 +24,27 @@ _LABELS = ("label", "labels", "cls", "fine_label", "target")
 def list_table(name: str, *, offline: bool = False) -> Listed:
     """The splits `train` and `test` (or validation) of a table. Raises DataError."""
     splits = _splits(name, offline=offline)
-    chosen = [next((part for part in parts if part in splits), None) for parts in _PARTS]
-    if chosen[0] is None or chosen[1] is None:
+    train_split, test_split = (
+        next((part for part in parts if part in splits), None) for parts in _PARTS
+    )
+    if train_split is None or test_split is None:
         raise DataError(
             f"hfds:{name} has the splits {', '.join(splits)}: expected train, and "
             "test or validation"
         )
-    sides = [_listing(name, split) for split in chosen if split]
-    (train, train_values, classes, unused), (test, test_values, _, _) = sides
+    train, train_values, classes, unused = _listing(name, train_split)
+    test, test_values, _, _ = _listing(name, test_split)
     train_labels, test_labels, classes = _numbered(name, train_values, test_values, classes)
     image, label = train.columns
-    read_as = f"hfds:{name}: images from {image!r}, labels from {label!r}" + (
-        (f"; not used: {', '.join(unused)}") if unused else ""
-    )
-    rest = [split for split in splits if split not in chosen]
-    decisions = (
-        (
-            "passed over: "
-            + counted("split{s} that are neither the training nor the test part", rest, len(rest)),
-        )
-        if rest
-        else ()
-    )
-    return _occurring(
-        Listed(
-            train, train_labels, test, test_labels, classes, decisions=decisions, notes=(read_as,)
-        ),
-        name,
-    )
+    read_as = f"hfds:{name}: images from {image!r}, labels from {label!r}"
+    if unused:
+        read_as += f"; not used: {', '.join(unused)}"
+    decisions = []
+    if rest := [split for split in splits if split not in (train_split, test_split)]:
+        neither = counted("split{s} that are neither the training nor the test part", rest)
+        decisions.append(f"passed over: {neither}")
+    sides = train, train_labels, test, test_labels
+    return Listed(*sides, classes, decisions=tuple(decisions), notes=(read_as,))
 
 
 def _numbered(
@@ -90,43 +82,13 @@ def _numbered(
     return train, test, classes or tuple(map(str, range(class_count(train, test, where))))
 
 
-def _occurring(listed: Listed, name: str) -> Listed:
-    """Without the classes that have no training image. Raises DataError where one of them has test
-    images.
-    """
-    if listed.train_labels.max(initial=0) >= len(listed.classes):
-        raise DataError(
-            f"hfds:{name}: a label is {listed.train_labels.max()}, the classes go "
-            f"from 0 to {len(listed.classes) - 1}"
-        )
-    occurs = np.bincount(listed.train_labels, minlength=len(listed.classes)) > 0
-    if occurs.all():
-        return listed
-    if len(beyond := listed.test_labels[~occurs[listed.test_labels]]):
-        raise DataError(
-            f"hfds:{name}: {len(beyond)} test images are of "
-            f"{listed.classes[beyond[0]]!r}, of which there is no training image"
-        )
-    number, without = np.cumsum(occurs) - 1, [listed.classes[k] for k in np.flatnonzero(~occurs)]
-    note = f"passed over: {counted('class{es} without training images', without, len(without))}"
-    return replace(
-        listed,
-        train_labels=number[listed.train_labels],
-        test_labels=number[listed.test_labels],
-        classes=tuple(listed.classes[k] for k in np.flatnonzero(occurs)),
-        decisions=(*listed.decisions, note),
-    )
-
-
 def _splits(name: str, *, offline: bool) -> list[str]:
     datasets = hub_library()
-    away = (
-        ""
-        if Path(name).exists()
-        else "and --offline forbids to fetch it"
-        if offline
-        else unreachable(datasets.config.HF_ENDPOINT)
-    )
+    away = ""
+    if not Path(name).exists() and offline:
+        away = "and --offline forbids to fetch it"
+    elif not Path(name).exists():
+        away = unreachable(datasets.config.HF_ENDPOINT)
     if away:
         datasets.config.HF_HUB_OFFLINE = True  # what is in its cache can still be read
     try:
@@ -147,33 +109,25 @@ def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, 
     import pyarrow.compute as pc
 
     table = load_table(name, split)
-    image, label = (_column(name, table, names) for names in (_IMAGES, _LABELS))
+    columns = []
+    for choices in (_IMAGES, _LABELS):
+        column = next((column for column in choices if column in table.column_names), None)
+        if column is None:
+            raise DataError(
+                f"hfds:{name} has the columns {', '.join(table.column_names)}: expected "
+                f"one of {', '.join(choices)}"
+            )
+        columns.append(column)
+    image, label = columns
     labels = table.data.column(label).to_numpy()
-    raw = load_table(name, split, image).data.column(image)
-    sizes = _lengths(raw, pc)
+    images: Any = load_table(name, split, image).data.column(image)
+    lengths = pc.binary_length(pc.struct_field(images, "bytes"))  # type: ignore[attr-defined]
+    # an image that lies outside the table has no bytes in it
+    sizes = pc.fill_null(lengths, 0).to_numpy().astype(np.int64)
     names = Names.of(f"{split}/{row}" for row in range(len(table)))
     classes = tuple(getattr(table.features[label], "names", None) or ())
-    unused = [column for column in table.column_names if column not in (image, label)]
+    unused = [column for column in table.column_names if column not in columns]
     return ImageIndex("hfds", name, names, sizes, columns=(image, label)), labels, classes, unused
-
-
-def _lengths(images: Any, compute: Any) -> np.ndarray:
-    """Bytes of each image of a column (N,); 0 of one that lies outside the table."""
-    return (
-        compute.fill_null(compute.binary_length(compute.struct_field(images, "bytes")), 0)
-        .to_numpy()
-        .astype(np.int64)
-    )
-
-
-def _column(name: str, table: Any, names: tuple[str, ...]) -> str:
-    column_found = next((column for column in names if column in table.column_names), None)
-    if column_found is None:
-        raise DataError(
-            f"hfds:{name} has the columns {', '.join(table.column_names)}: expected "
-            f"one of {', '.join(names)}"
-        )
-    return column_found
 
 
 def unreachable(endpoint: str) -> str:
@@ -181,8 +135,9 @@ def unreachable(endpoint: str) -> str:
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
+    request = Request(endpoint, method="HEAD")  # noqa: S310 the hub's own address
     try:
-        with urlopen(Request(endpoint, method="HEAD"), timeout=_WAIT):  # noqa: S310 the hub's own address
+        with urlopen(request, timeout=_WAIT):  # noqa: S310
             return ""
     except HTTPError:
         return ""

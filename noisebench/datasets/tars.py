@@ -1,0 +1,206 @@
+"""Images in tars, and in webdataset's shards: each tar is looked through once, and what it holds
+is kept beside the data.
+
+timm's reader of shards goes through them in a row and cannot fetch an image by name, which a
+manifest asks for; so shards are read as tars are, by where their members lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..core.files.arrays import packed_npz, read_npz
+from ..core.files.atomic import atomic_write, is_text
+from ..core.files.schema import MOST_CLASSES
+from ..errors import DataError
+from .image_folder import BESIDE, HIDDEN, LINK, SUFFIXES, Skipped, is_hidden, is_image
+from .index import Names
+
+_COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
+_LARGEST_HEAD = 1 << 20  # bytes of a long name
+_LARGEST_LABEL = 1 << 20  # bytes of a .cls or .json
+_LARGEST_INDEX = 1 << 33  # bytes of a column
+_FORMAT = 4
+
+
+@dataclass(frozen=True)
+class Index:
+    """What some tars hold, in order: names (N,), where each image begins and its size (N,), in
+    which tar (N,), and of shards its label (N,), -1 elsewhere; and a line for each reason for which
+    something was passed over.
+    """
+
+    names: Names
+    offsets: np.ndarray
+    sizes: np.ndarray
+    shard: np.ndarray
+    labels: np.ndarray
+    passed: tuple[str, ...] = ()
+
+
+def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> Index:
+    """The images of tars at paths in the root. keyed: as webdataset has them, `key.jpg` beside
+    `key.cls` or `key.json`.
+
+    What was found is kept in the folder `cache` for as long as the tars are of the same size and
+    time. Raises DataError.
+    """
+    try:
+        states = [(root / name).stat() for name in tars]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from None
+    facts = [
+        (name, state.st_size, state.st_mtime_ns) for name, state in zip(tars, states, strict=True)
+    ]
+    stamp = json.dumps([_FORMAT, str(root.resolve()), keyed, facts])
+    cache_file = cache / f"{hashlib.sha256(stamp.encode()).hexdigest()[:32]}.npz"
+    with suppress(OSError, ValueError):  # not there, or damaged
+        columns = read_npz(cache_file.read_bytes(), _COLUMNS, _LARGEST_INDEX)
+        lines = tuple(bytes(columns.pop("passed")).decode().splitlines())
+        names = Names(columns.pop("letters"), columns.pop("ends"))
+        return Index(names, **columns, passed=lines)
+    passed = Skipped()
+    rows: list[tuple[str, int, int, int, int]] = []
+    for number, name in enumerate(tars):
+        # one of several tars is a folder to its members, called as it is
+        stem = f"{name.removesuffix('.tar')}/" if len(tars) > 1 else ""
+        look = _keyed(root / name, passed) if keyed else _named(root / name, stem, passed)
+        rows += [(member, offset, size, number, label) for member, offset, size, label in look]
+    names = Names.of(row[0] for row in rows)
+    arrays = np.array([row[1:] for row in rows], np.int64).reshape(-1, 4).T
+    columns = dict(zip(("offsets", "sizes", "shard", "labels"), arrays, strict=True))
+    index = Index(names, **columns, passed=passed.lines())
+    columns["passed"] = np.frombuffer("\n".join(index.passed).encode(), np.uint8)
+    content = packed_npz({"letters": names.letters, "ends": names.ends, **columns})
+    with suppress(DataError):  # where one cannot write it is looked for again
+        atomic_write(cache_file, lambda file: file.write(content))
+    return index
+
+
+def _members(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and size of every file that lies within the tar, behind the one before; but of
+    links, devices and what is hidden or below a hidden folder. Raises DataError.
+    """
+    try:
+        with path.open("rb") as file:
+            length = path.stat().st_size
+            heads: Any = _Heads(file)
+            with tarfile.open(fileobj=heads, mode="r:") as tar:
+                before = -1
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # else a kilobyte for each
+                    end = member.offset_data + max(member.size, 0)
+                    if member.offset <= before or member.size < 0 or end > length:
+                        raise ValueError(
+                            f"{member.name!r} lies outside it: it is damaged or truncated"
+                        )
+                    if member.sparse is not None:
+                        raise ValueError(f"{member.name!r} is stored with holes")
+                    before, name = member.offset, member.name.removeprefix("./")
+                    is_valid = "\0" not in name and is_text(name)
+                    if member.isreg() and not is_valid:
+                        raise ValueError(f"the name {member.name!a} is not UTF-8")
+                    if member.isdir() or not is_valid:
+                        continue
+                    if any(map(is_hidden, name.split("/"))):
+                        passed.add(HIDDEN, name)
+                    elif not member.isreg():
+                        passed.add(LINK, name)
+                    elif name.lower().endswith(".tar"):
+                        raise DataError(f"{path}: {name} is a tar within a tar: unpack it first")
+                    else:
+                        yield name, member.offset_data, member.size
+                file.seek(tar.offset)
+                # the library stops silently at what is neither a member nor the end
+                if any(file.read(min(tarfile.BLOCKSIZE, max(length - tar.offset, 0)))):
+                    raise ValueError(f"it is damaged at byte {tar.offset}")
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{path} cannot be read as a tar that is not compressed ({error})"
+        ) from None
+
+
+class _Heads:
+    """A file of which only heads are read: a head that says it is gigantic is none."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= _LARGEST_HEAD:
+            raise ValueError(f"a head of {count} bytes")
+        return self._file.read(count)
+
+
+def _named(path: Path, stem: str, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
+    """Images by their paths, each with its offset, its size, and no label."""
+    for name, offset, size in _members(path, passed):
+        if is_image(stem + name, passed):
+            yield stem + name, offset, size, -1
+
+
+def _keyed(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
+    """Images of a shard by their keys, each with its offset, its size, and the label beside it.
+    Raises DataError, naming a key without one.
+    """
+    images: dict[str, tuple[int, int]] = {}
+    texts: dict[str, dict[str, tuple[int, int]]] = {"cls": {}, "json": {}}
+    labels: dict[str, int] = {}
+    with path.open("rb") as file:
+        for name, offset, size in _members(path, passed):
+            head, _, tail = name.rpartition("/")
+            base, _, suffix = tail.partition(".")
+            key, suffix = f"{head}/{base}" if head else base, suffix.lower()
+            if f".{suffix}" in SUFFIXES:
+                if key in images:
+                    raise DataError(
+                        f"{path}: two images have the key {key!r}, the second is "
+                        f"{name}: keep one of them"
+                    )
+                images[key] = (offset, size)
+            elif suffix not in ("cls", "json"):
+                if is_image(name, passed):
+                    passed.add(BESIDE, name)
+            elif size <= _LARGEST_LABEL:
+                texts[suffix][key] = (offset, size)
+        for suffix, places in texts.items():
+            for key, (offset, size) in places.items():
+                file.seek(offset)
+                label = _label(key, suffix, file.read(size), path, needed=key not in labels)
+                if label is not None and labels.setdefault(key, label) != label:
+                    raise DataError(
+                        f"{path}: the label of {key!r} is {labels[key]} in its .cls "
+                        f"and {label} in its .json: correct one"
+                    )
+    if missing := [key for key in images if key not in labels]:
+        raise DataError(
+            f"{path}: the image {missing[0]!r} has no label: expected "
+            f"{missing[0]}.cls, or .json with a label"
+        )
+    for key, (offset, size) in images.items():
+        yield key, offset, size, labels[key]
+
+
+def _label(key: str, suffix: str, raw: bytes, path: Path, *, needed: bool) -> int | None:
+    """The class number in a .cls or .json, None where there is none. Raises DataError for another
+    label, if one is `needed`.
+    """
+    try:
+        label = int(raw) if suffix == "cls" else json.loads(raw).get("label")
+        if label is None or 0 <= int(label) < MOST_CLASSES:
+            return None if label is None else int(label)
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+        pass
+    if not needed:
+        return None
+    raise DataError(f"{path}: {key}.{suffix} holds no class number from 0 to {MOST_CLASSES - 1}")
