@@ -50,9 +50,9 @@ def check_files(listed: Listed, cache: Path, tell: ProgressCallback = silent) ->
     for index, _ in sides:
         looked = _read_all(index, tell)
         digests.append([digest for digest, _ in looked])
-        for place, (_, changes) in enumerate(looked):
+        for i, (_, changes) in enumerate(looked):
             for change in changes:
-                names_of.setdefault(change, []).append(index.names[place])
+                names_of.setdefault(change, []).append(index.names[i])
     train, test = digests
     lines = (
         *(f"images: {change}: {counted('image{s}', names)}" for change, names in names_of.items()),
@@ -76,8 +76,8 @@ def _stamp(index: ImageIndex, labels: np.ndarray) -> str:
     return "incomplete"
 
 
+# the digest of an image's pixels, and what is changed of it before a network sees it
 Looked = tuple[bytes, tuple[str, ...]]
-"""The digest of an image's pixels, and what is changed of it before a network sees it."""
 
 
 def _read_all(index: ImageIndex, tell: ProgressCallback) -> list[Looked]:
@@ -101,9 +101,9 @@ def _read_all(index: ImageIndex, tell: ProgressCallback) -> list[Looked]:
     return [result for result in results if not isinstance(result, DataError)]
 
 
-def _look(opened: Opener, index: ImageIndex, place: int) -> Looked | DataError:
+def _look(opened: Opener, index: ImageIndex, i: int) -> Looked | DataError:
     try:
-        return read_picture(opened, index, place, _pixels)
+        return read_picture(opened, index, i, _pixels)
     except DataError as error:
         return error
 
@@ -149,11 +149,11 @@ def repeated(
     """
     first: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []  # where an image is, and where it was before
-    for place, digest in enumerate(train):
-        if (before := first.setdefault(digest, place)) != place:
-            copies.append((place, before))
-    apart = [(place, before) for place, before in copies if labels[place] != labels[before]]
-    both = [(place, first[digest]) for place, digest in enumerate(test) if digest in first]
+    for i, digest in enumerate(train):
+        if (before := first.setdefault(digest, i)) != i:
+            copies.append((i, before))
+    apart = [(i, before) for i, before in copies if labels[i] != labels[before]]
+    both = [(i, first[digest]) for i, digest in enumerate(test) if digest in first]
     lines = []
     for what, names, pairs in (
         ("training image{s} with an earlier copy in the training set", train_names, copies),
@@ -165,7 +165,7 @@ def repeated(
         (f"of {len(test)} test images in the training set too", test_names, both),
     ):
         if pairs:
-            equal = [f"{names[place]} = {train_names[before]}" for place, before in pairs]
+            equal = [f"{names[i]} = {train_names[before]}" for i, before in pairs]
             lines.append(f"duplicates: {counted(what, equal)}")
     if len(both) > _LARGEST_OVERLAP * len(test):
         raise DataError(

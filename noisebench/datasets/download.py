@@ -146,10 +146,9 @@ _CHUNK = 1 << 18  # bytes between two progress reports
 _PAUSE = 0.2  # seconds between two looks at a lock
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+# receives the current activity, the bytes done and the bytes in all (0, 0 where nothing is
+# counted); an empty text ends the report
 ProgressCallback = Callable[[str, int, int], None]
-"""Receives the current activity, the bytes done and the bytes in all (0, 0 where nothing is
-counted). An empty text ends the report.
-"""
 
 
 def silent(text: str, done: int, size: int) -> None:

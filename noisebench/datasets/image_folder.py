@@ -31,8 +31,7 @@ from ..errors import DataError
 from .index import ImageIndex, Listed, Names
 from .label_files import read_image_labels, read_label_table, split_column
 
-Rows = list[tuple[str, int]]
-"""Paths and class numbers."""
+Rows = list[tuple[str, int]]  # paths and class numbers
 
 SUFFIXES = frozenset(
     {
@@ -84,14 +83,7 @@ _NAMED = 3  # names in a line
 
 # Reasons for which something is passed over
 HIDDEN = "hidden or system file{s} or folder{s}"
-OTHER = "file{s} without an image's suffix"
-UNREAD = "image{s} of a format that is not read: convert to PNG or JPEG"
 STRAY = "image{s} beside the class folders, without a class"
-EMPTY = "folder{s} without images: no class"
-UNUSED = "folder{s} beside the training and the test part"
-LOOP = "link{s} to a folder that is read already"
-LINK = "link{s} or device{s} in a tar"
-BESIDE = "image{s} of a shard beside those of their keys, such as masks"
 OUTSIDE = "image{s} outside the training and the test part"
 UNLABELLED = "image{s} without a row in the label file"
 LABEL_FILE = "labels.csv"  # that of a folder without class folders, where none is named
@@ -138,7 +130,12 @@ def is_image(name: str, passed: Skipped) -> bool:
     """
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 a million of them
     if suffix not in SUFFIXES:
-        passed.add(UNREAD if suffix in _UNREAD else OTHER, name)
+        passed.add(
+            "image{s} of a format that is not read: convert to PNG or JPEG"
+            if suffix in _UNREAD
+            else "file{s} without an image's suffix",
+            name,
+        )
     return suffix in SUFFIXES
 
 
@@ -158,7 +155,7 @@ def images_below(root: Path, part: str, passed: Skipped) -> list[str]:
                     os.path.realpath((root / folder).parent),
                 )
                 if target in linked or Path(above).is_relative_to(target):
-                    passed.add(LOOP, folder)
+                    passed.add("link{s} to a folder that is read already", folder)
                     continue
                 linked.add(target)
             waiting.append(folder)
@@ -221,7 +218,7 @@ def find_parts(root: Path, passed: Skipped) -> tuple[str, str | None]:
             passed.add(OUTSIDE, name)
     for folder in folders:
         if folder not in (train, *tests[:1]):
-            passed.add(UNUSED, f"{folder}/")
+            passed.add("folder{s} beside the training and the test part", f"{folder}/")
     return train, tests[0] if tests else None
 
 
@@ -238,7 +235,7 @@ def images_by_class(root: Path, part: str, passed: Skipped) -> dict[str, list[st
         if paths := images_below(root, folder, passed):
             images[folder.rpartition("/")[2]] = paths
         else:
-            passed.add(EMPTY, f"{folder}/")
+            passed.add("folder{s} without images: no class", f"{folder}/")
     return images
 
 

@@ -124,21 +124,27 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Changed:
-    """A decoded image at its size, the size that it had in the file, upright, and what was changed,
-    in words.
-    """
+    """The size (width, height) of an image in its file, upright, and what was changed, in words."""
 
-    image: Any
     size: tuple[int, int]
     changes: tuple[str, ...]
 
 
-def read_changed(opened: Opener, index: ImageIndex, place: int, fitting: Fitting) -> Changed:
-    """An image decoded and fitted. Raises DataError, naming it."""
-    image, changes = read_picture(opened, index, place, as_rgb)
-    fitted = fitting(image)
-    resized = () if fitted is image else (f"resized to {fitting}",)
-    return Changed(fitted, image.size, (*changes, *resized))
+def read_fitted(
+    index: ImageIndex, places: Sequence[int], fitting: Fitting
+) -> tuple[np.ndarray, list[Changed]]:
+    """Some images (n, height, width, 3), uint8, and what was changed of each. Raises DataError,
+    naming the image that cannot be read.
+    """
+    images = np.empty((len(places), fitting.height, fitting.width, 3), np.uint8)
+    changed, opened = [], opener(index)
+    for row, i in enumerate(places):
+        image, changes = read_picture(opened, index, i, as_rgb)
+        fitted = fitting(image)
+        images[row] = np.asarray(fitted)
+        resized = () if fitted is image else (f"resized to {fitting}",)
+        changed.append(Changed(image.size, (*changes, *resized)))
+    return images, changed
 
 
 def sentences(
@@ -193,35 +199,27 @@ class LazyImages:
         """What is changed of some of them, evenly spread; these are read here and now. Raises
         DataError.
         """
-        opened, last = opener(self.listing), len(self) - 1
-        places = self.places[np.linspace(0, last, min(_SAMPLE, len(self))).astype(int)].tolist()
+        sample = np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(int)
+        places = self.places[sample].tolist()
         resized = f"resized to {self.fitting}"  # as all are
-        read = []
-        for place in places:
-            changed = read_changed(opened, self.listing, place, self.fitting)
-            changes = tuple(change for change in changed.changes if change != resized)
-            read.append(replace(changed, image=None, changes=changes))
-        names = [self.listing.names[place] for place in places]
+        read = [
+            replace(image, changes=tuple(change for change in image.changes if change != resized))
+            for image in read_fitted(self.listing, places, self.fitting)[1]
+        ]
+        names = [self.listing.names[i] for i in places]
         return sentences(f"sampled {part}", names, read, self.fitting)
-
-    def ids(self) -> tuple[str, ...]:
-        """Each image's name."""
-        return tuple(self.listing.names[place] for place in self.places.tolist())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of them, read here and now. Raises DataError, naming the image that cannot be
         read.
         """
-        opened = opener(self.listing)
-        images = np.empty(self.shape, np.uint8)
-        for row, place in enumerate(self.places.tolist()):
-            images[row] = np.asarray(self.fitting(decoded(opened, self.listing, place)))
+        images, _ = read_fitted(self.listing, self.places.tolist(), self.fitting)
         return images if dtype is None else images.astype(dtype)
 
 
-def decoded(opened: Opener, listing: ImageIndex, place: int) -> Any:
+def decoded(opened: Opener, listing: ImageIndex, i: int) -> Any:
     """An image of PIL's in RGB. Raises DataError, naming it."""
-    return read_picture(opened, listing, place, as_rgb)[0]
+    return read_picture(opened, listing, i, as_rgb)[0]
 
 
 def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
@@ -310,7 +308,7 @@ def _high_byte(picture: Any) -> Any:
     return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
 
-def read_picture(opened: Opener, index: ImageIndex, place: int, read: Callable[[Any], T]) -> T:
+def read_picture(opened: Opener, index: ImageIndex, i: int, read: Callable[[Any], T]) -> T:
     """What `read` makes of a file's first image; of a gigantic one, or one of another format,
     nothing is read but its head.
 
@@ -319,7 +317,7 @@ def read_picture(opened: Opener, index: ImageIndex, place: int, read: Callable[[
     from PIL import Image
 
     try:
-        with opened(place) as file, Image.open(file, formats=FORMATS) as picture:
+        with opened(i) as file, Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > LARGEST:
                 raise ValueError(f"it has {width} x {height} pixels, more than {LARGEST:,}")
@@ -328,5 +326,5 @@ def read_picture(opened: Opener, index: ImageIndex, place: int, read: Callable[[
         # PIL documents no exceptions; whatever a damaged file makes it throw
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{index.where(place)} cannot be read as an image ({reason}): mend or remove it"
+            f"{index.where(i)} cannot be read as an image ({reason}): mend or remove it"
         ) from None

@@ -17,8 +17,7 @@ import numpy as np
 from ..core.files.untrusted import open_regular
 from ..errors import DataError
 
-Opener = Callable[[int], Any]
-"""The file of an image, by its place in the index."""
+Opener = Callable[[int], Any]  # the file of an image, by its position in the index
 
 
 class Names(Sequence[str]):
@@ -37,16 +36,12 @@ class Names(Sequence[str]):
         ends = np.cumsum(np.array([len(word) for word in raw], np.int64))
         return cls(np.frombuffer(b"".join(raw), np.uint8), ends)
 
-    def take(self, places: np.ndarray) -> Names:
-        """Some of them, in another order."""
-        return Names.of(self[place] for place in places.tolist())
-
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, place: int) -> str:  # type: ignore[override]
-        start = int(self.ends[place - 1]) if place else 0
-        return bytes(self.letters[start : int(self.ends[place])]).decode()
+    def __getitem__(self, i: int) -> str:  # type: ignore[override]
+        start = int(self.ends[i - 1]) if i else 0
+        return bytes(self.letters[start : int(self.ends[i])]).decode()
 
 
 @dataclass(frozen=True)
@@ -71,29 +66,39 @@ class ImageIndex:
     def __len__(self) -> int:
         return len(self.names)
 
-    def where(self, place: int) -> str:
+    def where(self, i: int) -> str:
         """An image as an error names it."""
-        name = self.names[place]
+        name = self.names[i]
         if self.shard is not None:
-            return f"{name} in {Path(self.root) / self.shards[int(self.shard[place])]}"
+            return f"{name} in {Path(self.root) / self.shards[int(self.shard[i])]}"
         return f"{name} of {self.root}" if self.kind == "hfds" else str(Path(self.root) / name)
+
+    def take(self, places: np.ndarray) -> ImageIndex:
+        """Some of the images (n,), or all of them in another order."""
+        return replace(
+            self,
+            names=Names.of(self.names[i] for i in places.tolist()),
+            sizes=None if self.sizes is None else self.sizes[places],
+            shard=None if self.shard is None else self.shard[places],
+            offsets=None if self.offsets is None else self.offsets[places],
+        )
 
     def sized(self) -> ImageIndex:
         """With the sizes of the files. Raises DataError, naming the first that is not there."""
         if self.sizes is not None:
             return self
         root, sizes = Path(self.root), np.empty(len(self), np.int64)
-        for place in range(len(self)):
+        for i in range(len(self)):
             try:
-                status = (root / self.names[place]).stat()
+                status = (root / self.names[i]).stat()
             except (OSError, ValueError) as error:
                 raise DataError(
-                    f"{self.where(place)} is listed, and cannot be read: "
+                    f"{self.where(i)} is listed, and cannot be read: "
                     f"{getattr(error, 'strerror', None) or error}"
                 ) from None
             if not S_ISREG(status.st_mode):
-                raise DataError(f"{self.where(place)} is listed, and is no file")
-            sizes[place] = status.st_size
+                raise DataError(f"{self.where(i)} is listed, and is no file")
+            sizes[i] = status.st_size
         return replace(self, sizes=sizes)
 
     def fingerprint(self, labels: np.ndarray) -> str:
@@ -114,7 +119,7 @@ class Listed:
     classes in order.
 
     clean (N,): the verified labels, -1 for the others; None where none were verified.
-    whole: whether what was verified is a fair sample, incorrect labels and all, so that its share
+    fair: whether what was verified is a fair sample, incorrect labels and all, so that its share
     of wrong ones is a rate. decisions: what was passed over, and what was chosen, a line each;
     notes: sentences on how a table was read.
     """
@@ -125,26 +130,26 @@ class Listed:
     test_labels: np.ndarray
     classes: tuple[str, ...]
     clean: np.ndarray | None = field(default=None)
-    whole: bool = True
+    fair: bool = True
     decisions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def opener(index: ImageIndex) -> Opener:
-    """What opens an image by its place, without torch; a training reads by timm. Nothing stays open
+    """What opens an image by its position, without torch; training reads by timm. Nothing stays open
     between two calls.
     """
     root, tables = Path(index.root), dict[str, Any]()
 
-    def open_image(place: int) -> Any:
-        name = index.names[place]
+    def open_image(i: int) -> Any:
+        name = index.names[i]
         if index.kind == "folder":
             return open_regular(root / name)
         if index.kind == "tar":
             assert index.shard is not None and index.offsets is not None and index.sizes is not None
-            with (root / index.shards[int(index.shard[place])]).open("rb") as file:
-                file.seek(int(index.offsets[place]))
-                return io.BytesIO(file.read(int(index.sizes[place])))
+            with (root / index.shards[int(index.shard[i])]).open("rb") as file:
+                file.seek(int(index.offsets[i]))
+                return io.BytesIO(file.read(int(index.sizes[i])))
         split, _, row = name.partition("/")
         if split not in tables:
             tables[split] = load_table(index.root, split, index.columns[0])

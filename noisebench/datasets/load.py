@@ -18,10 +18,10 @@ import numpy as np
 from ..core.files.atomic import atomic_write
 from ..errors import DataError, UnknownName
 from .download import DOWNLOADS, FILES, NoHost, ProgressCallback, download_lock, fetch, silent
-from .images import Fitting, LazyImages, sentences
+from .images import Fitting, LazyImages, read_fitted, sentences
 from .index import ImageIndex, Listed
 from .npz import as_images, as_labels, fingerprint, read_arrays
-from .raw import find_raw, raw_path, read_raw
+from .raw import FOLDERS, find_raw, read_raw
 from .registry import DATASETS, Dataset
 from .user_data import (
     READERS,
@@ -29,7 +29,6 @@ from .user_data import (
     describe_stream,
     describe_user_data,
     found_of,
-    read_pictures,
     split_reader,
 )
 
@@ -57,16 +56,11 @@ class Labels:
     def fingerprint(self) -> str:
         return fingerprint(self.labels)
 
-    def take(self, places: np.ndarray) -> Labels:
+    def take(self, indices: np.ndarray) -> Labels:
         """The labels of some of the examples (n,)."""
-        ids = tuple(self.ids[place] for place in places) if self.ids else ()
-        return Labels(
-            self.dataset,
-            self.labels[places],
-            ids,
-            None if self.clean is None else self.clean[places],
-            self.fair,
-        )
+        ids = tuple(self.ids[i] for i in indices) if self.ids else ()
+        clean = None if self.clean is None else self.clean[indices]
+        return Labels(self.dataset, self.labels[indices], ids, clean, self.fair)
 
 
 @dataclass(frozen=True)
@@ -84,20 +78,6 @@ class Images:
     test_labels: np.ndarray
     ids: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
-
-    @cached_property
-    def changes(self) -> tuple[str, ...]:
-        """What was changed of how many images, in sentences; of a streamed set of some, which are
-        read for it. Raises DataError.
-        """
-        parts = (("training", self.train_images), ("test", self.test_images))
-        sampled = [
-            sentence
-            for part, images in parts
-            if isinstance(images, LazyImages)
-            for sentence in images.changes(part)
-        ]
-        return (*self.changed, *sampled)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -165,15 +145,14 @@ def read_labels(
     """
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        return Labels(
-            dataset, number[read_labels(parent, data_dir, offline=offline, tell=tell).labels]
-        )
+        parent_labels = read_labels(parent, data_dir, offline=offline, tell=tell).labels
+        return Labels(dataset, number[parent_labels])
     if dataset.reader or dataset.listed:
         listed = _listed(dataset, data_dir)
         folder = f"{dataset.test.name}/" if dataset.test else ""
         test_ids = [folder + name for name in listed.test.names] if folder else listed.test.names
         ids = tuple(listed.train.names)
-        return Labels(dataset, listed.train_labels, ids, listed.clean, listed.whole, test_ids)
+        return Labels(dataset, listed.train_labels, ids, listed.clean, listed.fair, test_ids)
     labels = _packaged_labels(dataset.name)
     if labels is None and (archive := _archive(dataset, data_dir)):
         labels = as_labels(read_arrays(archive, ["train_labels"])["train_labels"], str(archive))
@@ -201,25 +180,18 @@ def read_images(
         return _streamed(dataset, _listed(dataset, data_dir), workers, fitting or dataset.fitting)
     if dataset.path and dataset.listed:
         return _from_folder(dataset, dataset.path, dataset.listed, fitting or dataset.fitting)
-    images = _read_arrays(dataset, data_dir, offline=offline, tell=tell)
-    return images if fitting is None else fit_set(images, fitting)
-
-
-def _read_arrays(
-    dataset: Dataset, data_dir: Path, *, offline: bool, tell: ProgressCallback
-) -> Images:
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        images = _read_arrays(parent, data_dir, offline=offline, tell=tell)
-        return replace(
-            images,
-            dataset=dataset,
-            train_labels=number[images.train_labels],
-            test_labels=number[images.test_labels],
+        images = read_images(parent, data_dir, offline=offline, tell=tell)
+        train_labels, test_labels = number[images.train_labels], number[images.test_labels]
+        images = replace(
+            images, dataset=dataset, train_labels=train_labels, test_labels=test_labels
         )
-    if archive := _archive(dataset, data_dir):
-        return _check_set(dataset, read_arrays(archive, _NAMES), archive)
-    return _published(dataset, data_dir, offline=offline, tell=tell)
+    elif archive := _archive(dataset, data_dir):
+        images = _check_set(dataset, read_arrays(archive, _NAMES), archive)
+    else:
+        images = _published(dataset, data_dir, offline=offline, tell=tell)
+    return images if fitting is None else fit_set(images, fitting)
 
 
 def _check_set(dataset: Dataset, arrays: dict[str, np.ndarray], where: Path) -> Images:
@@ -294,7 +266,7 @@ def image_rows(
         images = np.asarray(read_images(dataset, data_dir, offline=offline, tell=tell).train_images)
         return lambda which: images[which]
     index = dataset.listed.train
-    return lambda which: read_pictures(index, which.tolist(), dataset.fitting)[0]
+    return lambda which: read_fitted(index, which.tolist(), dataset.fitting)[0]
 
 
 def at_hand(dataset: Dataset, data_dir: Path) -> bool:
@@ -374,8 +346,8 @@ def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting)
             f"{path / 'train'}/class/, or name --test"
         )
     check_memory(path, len(listed.train) + len(listed.test), fitting.height, fitting.width)
-    train, train_changes = read_pictures(listed.train, range(len(listed.train)), fitting)
-    test, test_changes = read_pictures(listed.test, range(len(listed.test)), fitting)
+    train, train_changes = read_fitted(listed.train, range(len(listed.train)), fitting)
+    test, test_changes = read_fitted(listed.test, range(len(listed.test)), fitting)
     images = Images(
         dataset,
         train,
@@ -421,10 +393,11 @@ def _published(
 
 
 def _missing(dataset: Dataset, data_dir: Path, why: str) -> DataError:
+    name = dataset.name
+    original = f"{FOLDERS[name]}/" if name in FOLDERS else FILES[name][0].name
     return DataError(
-        f"{dataset.name} is not in {data_dir}, and {why}: put {dataset.name}.npz there "
-        f"({', '.join(_NAMES)}), or "
-        f"{raw_path(dataset.name)} as it was published, or name another --data-dir"
+        f"{name} is not in {data_dir}, and {why}: put {name}.npz there ({', '.join(_NAMES)}), or "
+        f"{original} as it was published, or name another --data-dir"
     )
 
 

@@ -35,8 +35,8 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
         if names is None:
             return npz_arrays(file)
         called = _called(file, tuple(names), path)
-        found = npz_arrays(file, called.values())
-        return {name: found[own] for name, own in called.items()}
+        arrays = npz_arrays(file, called.values())
+        return {name: arrays[key] for name, key in called.items()}
 
 
 def unused_arrays(path: Path, names: tuple[str, ...]) -> list[str]:
@@ -51,17 +51,15 @@ def _called(file: IO[bytes], names: tuple[str, ...], path: Path) -> dict[str, st
     names_there = npz_names(file)
     layouts = {name: name for name in names}, {name: KERAS.get(name, name) for name in names}
     # MedMNIST's where neither is nearer
-    called = max(layouts, key=lambda layout: len(set(layout.values()) & set(names_there)))
+    matches = [len(set(layout.values()) & set(names_there)) for layout in layouts]
+    called = layouts[matches.index(max(matches))]
     if set(called.values()) <= set(names_there):
         return called
-    missing = ", ".join(own for own in called.values() if own not in names_there)
-    layout = (
-        f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
-        if set(names) <= set(KERAS)
-        else ""
-    )
+    missing = ", ".join(name for name in called.values() if name not in names_there)
+    layout = f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
     raise DataError(
-        f"{path} lacks {missing}; it has {', '.join(names_there[:_SHOWN]) or 'no array'}{layout}"
+        f"{path} lacks {missing}; it has {', '.join(names_there[:_SHOWN]) or 'no array'}"
+        f"{layout if set(names) <= set(KERAS) else ''}"
     )
 
 
@@ -82,11 +80,8 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    is_whole = (
-        values.ndim == 1
-        and values.size > 0
-        and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
-    )
+    is_whole = values.ndim == 1 and values.size > 0 and values.dtype.kind in "iuf"
+    is_whole = is_whole and bool((values == np.floor(values)).all())
     if not is_whole or values.min() < 0:
         raise DataError(
             f"{where}: labels must be one class number >= 0 an example, got shape "
@@ -121,10 +116,6 @@ def class_count(labels: np.ndarray, test_labels: np.ndarray, where: str) -> int:
 
 def _first(numbers: np.ndarray) -> str:
     return ", ".join(map(str, numbers[:3])) + (", ..." if len(numbers) > 3 else "")
-
-
-def _all_whole(values: np.ndarray) -> bool:
-    return np.issubdtype(values.dtype, np.floating) and bool((values == np.floor(values)).all())
 
 
 def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

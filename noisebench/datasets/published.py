@@ -27,14 +27,8 @@ def imagenet(root: Path) -> Listed:
     LOC_val_solution.csv has its labels.
     """
     passed = Skipped()
-    below = next(
-        (
-            part
-            for part in ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/")
-            if (root / part / "train").is_dir()
-        ),
-        None,
-    )
+    folders = ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/")
+    below = next((part for part in folders if (root / part / "train").is_dir()), None)
     if below is None:
         raise DataError(f"{root} has no train/ with a folder for each of ImageNet's classes")
     solution = root / "LOC_val_solution.csv"
@@ -46,9 +40,8 @@ def imagenet(root: Path) -> Listed:
         ]
     else:
         test = by_folder(root, f"{below}val", WNIDS, passed)
-    return _listed(
-        root, by_folder(root, f"{below}train", WNIDS, passed), test, IMAGENET, passed=passed
-    )
+    train = by_folder(root, f"{below}train", WNIDS, passed)
+    return _listed(root, train, test, IMAGENET, passed=passed)
 
 
 def clothing1m(root: Path) -> Listed:
@@ -124,12 +117,12 @@ def food101n(root: Path) -> Listed:
         [label if key in right else -1 for key, (_, label) in zip(keys, train, strict=True)],
         np.int64,
     )
-    places = [
-        place / name
-        for place in (root, root.parent, root.parent.parent)
+    folders = [
+        folder / name
+        for folder in (root, root.parent, root.parent.parent)
         for name in ("food-101", "food101")
     ]
-    other = next((place for place in places if (place / "meta" / "test.txt").exists()), None)
+    other = next((folder for folder in folders if (folder / "meta" / "test.txt").exists()), None)
     if other is None:
         raise DataError(
             f"{root} has no test set: put Food-101 (images/, meta/test.txt) into "
@@ -140,7 +133,7 @@ def food101n(root: Path) -> Listed:
         for key in _lines(other / "meta" / "test.txt")
         if key
     ]
-    return _listed(root, train, test, FOOD101, clean, whole=False, test_root=other)
+    return _listed(root, train, test, FOOD101, clean, fair=False, test_root=other)
 
 
 def tinyimagenet(root: Path) -> Listed:
@@ -196,7 +189,7 @@ def _listed(
     classes: tuple[str, ...],
     clean: np.ndarray | None = None,
     *,
-    whole: bool = True,
+    fair: bool = True,
     test_root: Path | None = None,
     passed: Skipped | None = None,
 ) -> Listed:
@@ -209,7 +202,7 @@ def _listed(
         ):
             raise DataError(f"{root} lists {strange!r}, which lies outside it")
     sides = as_listing(root, train), as_listing(test_root or root, test)
-    return Listed(*sides[0], *sides[1], classes, clean, whole, passed.lines() if passed else ())
+    return Listed(*sides[0], *sides[1], classes, clean, fair, passed.lines() if passed else ())
 
 
 def _lines(path: Path) -> list[str]:

@@ -33,7 +33,7 @@ from .download import (
 )
 from .npz import as_labels
 
-_RAW = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}
+FOLDERS = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}
 _IDX = {
     "train_images": ("train-images-idx3-ubyte", (60_000, 28, 28)),
     "train_labels": ("train-labels-idx1-ubyte", (60_000,)),
@@ -85,13 +85,8 @@ def find_raw(name: str, data_dir: Path) -> Path | None:
         if all((folder / batch).exists() for batch in BATCHES[name].train | BATCHES[name].test):
             return folder
         return archive if _length(archive) == FILES[name][0].size else None
-    raw = data_dir / _RAW[name] if name in _RAW else None
+    raw = data_dir / FOLDERS[name] if name in FOLDERS else None
     return raw if raw and all(_idx_file(name, raw, part) for part in _IDX) else None
-
-
-def raw_path(name: str) -> str:
-    """Where in the data directory the published files may be put."""
-    return f"{_RAW[name]}/" if name in _RAW else FILES[name][0].name
 
 
 def read_raw(name: str, path: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,8 +21,8 @@ from ..core.files.arrays import packed_npz, read_npz
 from ..core.files.atomic import atomic_write, is_text
 from ..core.files.schema import MOST_CLASSES
 from ..errors import DataError
-from .image_folder import BESIDE, HIDDEN, LINK, SUFFIXES, Skipped, is_hidden, is_image
-from .index import Names
+from .image_folder import HIDDEN, SUFFIXES, Skipped, is_hidden, is_image
+from .index import ImageIndex, Names
 
 _COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
 _LARGEST_HEAD = 1 << 20  # bytes of a long name
@@ -32,27 +31,15 @@ _LARGEST_INDEX = 1 << 33  # bytes of a column
 _FORMAT = 4
 
 
-@dataclass(frozen=True)
-class Index:
-    """What some tars hold, in order: names (N,), where each image begins and its size (N,), in
-    which tar (N,), and of shards its label (N,), -1 elsewhere; and a line for each reason for which
-    something was passed over.
-    """
+def index_tars(
+    root: Path, tars: Sequence[str], cache: Path, *, keyed: bool
+) -> tuple[ImageIndex, np.ndarray, tuple[str, ...]]:
+    """The images of tars at paths in the root, in order, the label (N,) of each, -1 where it has
+    none, and a line for each reason for which something was passed over. keyed: as webdataset has
+    them, `key.jpg` beside `key.cls` or `key.json`.
 
-    names: Names
-    offsets: np.ndarray
-    sizes: np.ndarray
-    shard: np.ndarray
-    labels: np.ndarray
-    passed: tuple[str, ...] = ()
-
-
-def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> Index:
-    """The images of tars at paths in the root. keyed: as webdataset has them, `key.jpg` beside
-    `key.cls` or `key.json`.
-
-    What was found is kept in the folder `cache` for as long as the tars are of the same size and
-    time. Raises DataError.
+    The result is kept in the folder `cache` for as long as the tars are of the same size and time.
+    Raises DataError.
     """
     try:
         states = [(root / name).stat() for name in tars]
@@ -63,27 +50,41 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
     ]
     stamp = json.dumps([_FORMAT, str(root.resolve()), keyed, facts])
     cache_file = cache / f"{hashlib.sha256(stamp.encode()).hexdigest()[:32]}.npz"
-    with suppress(OSError, ValueError):  # not there, or damaged
+    try:
         columns = read_npz(cache_file.read_bytes(), _COLUMNS, _LARGEST_INDEX)
-        lines = tuple(bytes(columns.pop("passed")).decode().splitlines())
-        names = Names(columns.pop("letters"), columns.pop("ends"))
-        return Index(names, **columns, passed=lines)
-    passed = Skipped()
+        passed = tuple(bytes(columns["passed"]).decode().splitlines())
+    except (OSError, ValueError):  # not there, or damaged
+        columns, passed = _look_through(root, tars, keyed=keyed)
+        with suppress(DataError):  # where one cannot write they are looked through again
+            atomic_write(cache_file, lambda file: file.write(packed_npz(columns)))
+    index = ImageIndex(
+        "tar",
+        str(root),
+        Names(columns["letters"], columns["ends"]),
+        columns["sizes"],
+        tuple(tars),
+        columns["shard"],
+        columns["offsets"],
+    )
+    return index, columns["labels"], passed
+
+
+def _look_through(
+    root: Path, tars: Sequence[str], *, keyed: bool
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The columns of the file in the cache, and the last of them as lines."""
+    skipped = Skipped()
     rows: list[tuple[str, int, int, int, int]] = []
     for number, name in enumerate(tars):
         # one of several tars is a folder to its members, called as it is
         stem = f"{name.removesuffix('.tar')}/" if len(tars) > 1 else ""
-        look = _keyed(root / name, passed) if keyed else _named(root / name, stem, passed)
+        look = _keyed(root / name, skipped) if keyed else _named(root / name, stem, skipped)
         rows += [(member, offset, size, number, label) for member, offset, size, label in look]
     names = Names.of(row[0] for row in rows)
-    arrays = np.array([row[1:] for row in rows], np.int64).reshape(-1, 4).T
-    columns = dict(zip(("offsets", "sizes", "shard", "labels"), arrays, strict=True))
-    index = Index(names, **columns, passed=passed.lines())
-    columns["passed"] = np.frombuffer("\n".join(index.passed).encode(), np.uint8)
-    content = packed_npz({"letters": names.letters, "ends": names.ends, **columns})
-    with suppress(DataError):  # where one cannot write it is looked for again
-        atomic_write(cache_file, lambda file: file.write(content))
-    return index
+    numbers = np.array([row[1:] for row in rows], np.int64).reshape(-1, 4).T.copy()
+    text = np.frombuffer("\n".join(skipped.lines()).encode(), np.uint8)
+    columns = dict(zip(_COLUMNS, (names.letters, names.ends, *numbers, text), strict=True))
+    return columns, skipped.lines()
 
 
 def _members(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
@@ -114,7 +115,7 @@ def _members(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
                     if any(map(is_hidden, name.split("/"))):
                         passed.add(HIDDEN, name)
                     elif not member.isreg():
-                        passed.add(LINK, name)
+                        passed.add("link{s} or device{s} in a tar", name)
                     elif name.lower().endswith(".tar"):
                         raise DataError(f"{path}: {name} is a tar within a tar: unpack it first")
                     else:
@@ -170,7 +171,9 @@ def _keyed(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
                 images[key] = (offset, size)
             elif suffix not in ("cls", "json"):
                 if is_image(name, passed):
-                    passed.add(BESIDE, name)
+                    passed.add(
+                        "image{s} of a shard beside those of their keys, such as masks", name
+                    )
             elif size <= _LARGEST_LABEL:
                 texts[suffix][key] = (offset, size)
         for suffix, places in texts.items():

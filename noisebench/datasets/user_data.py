@@ -8,7 +8,6 @@ Training and test part are found by the usual names: train, and test, else valid
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from .image_folder import (
     list_folder,
     without_absent,
 )
-from .images import CENTRE, SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
+from .images import CENTRE, SIDE, Sizes, orientation, read_picture
 from .index import ImageIndex, Listed, Names, opener
 from .npz import (
     KERAS,
@@ -40,7 +39,7 @@ from .npz import (
 )
 from .published import LAYOUTS
 from .registry import AREA, Dataset
-from .tars import Index, index_tars
+from .tars import index_tars
 
 READERS = ("folder", "tar", "wds", "hfds")
 _WORD = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN_PARTS, *TEST_PARTS))})(?![a-z])", re.IGNORECASE)
@@ -120,9 +119,9 @@ def by_path(listed: Listed) -> Listed:
     )
     return replace(
         listed,
-        train=replace(listed.train, names=listed.train.names.take(train)),
+        train=listed.train.take(train),
         train_labels=listed.train_labels[train],
-        test=replace(listed.test, names=listed.test.names.take(test)),
+        test=listed.test.take(test),
         test_labels=listed.test_labels[test],
         clean=None if listed.clean is None else listed.clean[train],
     )
@@ -140,9 +139,9 @@ def image_sizes(index: ImageIndex) -> Sizes:
         return picture.size[::-1] if turned else picture.size
 
     names, pixels, opened = [], [], opener(index)
-    for place, name in enumerate(index.names):
+    for i, name in enumerate(index.names):
         try:
-            pixels.append(read_picture(opened, index, place, upright))
+            pixels.append(read_picture(opened, index, i, upright))
             names.append(name)
         except DataError as error:
             unreadable = error
@@ -163,21 +162,6 @@ def check_memory(path: Path | str, n: int, height: int, width: int, channels: in
             f"which {free / 1e9:.1f} GB are free: "
             f"give a smaller --img-size{stream}"
         )
-
-
-def read_pictures(
-    index: ImageIndex, places: Sequence[int], fitting: Fitting
-) -> tuple[np.ndarray, list[Changed]]:
-    """Some images (n, height, width, 3), uint8, and what was changed of each (without its pixels).
-    Raises DataError.
-    """
-    images = np.empty((len(places), fitting.height, fitting.width, 3), np.uint8)
-    changed, opened = [], opener(index)
-    for row, place in enumerate(places):
-        decoded = read_changed(opened, index, place, fitting)
-        images[row] = np.asarray(decoded.image)
-        changed.append(replace(decoded, image=None))
-    return images, changed
 
 
 # Streamed sets
@@ -225,14 +209,14 @@ def describe_stream(
     listed = without_absent(listed, name)
     location = where.resolve()
     stem = location.parent.name if re.search(r"[{*]", location.name) else location.stem
-    sizes = len(listed.train), len(listed.test)
     return Dataset(
         # the same labels in memory are another set: of other pixels
         _name_of(f"{stem}-{reader}", listed.train_labels),
         "by path",
         listed.classes,
         (SIDE, SIDE, 3),
-        *sizes,
+        len(listed.train),
+        len(listed.test),
         "timm:resnet18",
         "apl",
         flip=True,
@@ -287,7 +271,7 @@ def _tar(where: Path, cache: Path) -> Listed:
     root, tars = (where.parent, [where.name]) if where.is_file() else (where, _tars_in(where))
     if not tars:
         raise DataError(f"tar:{where} is no tar, and no folder of tars")
-    index = index_tars(root, tars, cache, keyed=False)
+    index, _, lines = index_tars(root, tars, cache, keyed=False)
     labels, words = [], []
     for name in index.names:
         path = name.split("/")
@@ -302,22 +286,22 @@ def _tar(where: Path, cache: Path) -> Listed:
         "members such as train/class/image.jpg, or tars named train.tar and val.tar",
     )
     passed = Skipped()
-    for place in np.flatnonzero(~np.isin(parts, parts[[train[0], test[0]]])).tolist():
-        passed.add(OUTSIDE, index.names[place])
-    classes = sorted({labels[place] for place in train})
-    if strange := sorted({labels[place] for place in test} - set(classes)):
+    for i in np.flatnonzero(~np.isin(parts, parts[[train[0], test[0]]])).tolist():
+        passed.add(OUTSIDE, index.names[i])
+    classes = sorted({labels[i] for i in train})
+    if strange := sorted({labels[i] for i in test} - set(classes)):
         raise DataError(
             f"tar:{where}: its test part has the class {strange[0]!r}, the training part has not"
         )
     number = {name: at for at, name in enumerate(classes)}
     numbers = np.array([number.get(name, -1) for name in labels], np.int64)
     return Listed(
-        _of_tars(root, tars, index, train),
+        index.take(train),
         numbers[train],
-        _of_tars(root, tars, index, test),
+        index.take(test),
         numbers[test],
         tuple(classes),
-        decisions=(*index.passed, *passed.lines()),
+        decisions=(*lines, *passed.lines()),
     )
 
 
@@ -345,7 +329,7 @@ def _shards(where: Path, cache: Path) -> Listed:
     passed: list[str] = []
     for places in _two_parts(parts, f"wds:{where}", expected):
         chosen = [tars[i] for i in places]
-        index = index_tars(root, chosen, cache, keyed=True)
+        index, labels, lines = index_tars(root, chosen, cache, keyed=True)
         keys = list(index.names)
         if not keys:
             raise DataError(
@@ -353,15 +337,16 @@ def _shards(where: Path, cache: Path) -> Listed:
                 "key.cls"
             )
         if len(set(keys)) < len(keys):  # keys that begin anew in each shard
+            assert index.shard is not None
             shards = [name.rpartition("/")[2].removesuffix(".tar") for name in chosen]
             unique = (f"{shards[at]}/{key}" for at, key in zip(index.shard, keys, strict=True))
             index = replace(index, names=Names.of(unique))
-        sides.append((_of_tars(root, chosen, index, np.arange(len(keys))), index.labels))
-        passed += index.passed
-    (train, labels), (test, test_labels) = sides
-    classes = tuple(map(str, range(class_count(labels, test_labels, f"wds:{where}"))))
+        sides.append((index, labels))
+        passed += lines
+    (train, train_labels), (test, test_labels) = sides
+    classes = tuple(map(str, range(class_count(train_labels, test_labels, f"wds:{where}"))))
     decisions = tuple(dict.fromkeys(passed))
-    return Listed(train, labels, test, test_labels, classes, decisions=decisions)
+    return Listed(train, train_labels, test, test_labels, classes, decisions=decisions)
 
 
 def _expanded(pattern: Path) -> tuple[Path, list[str]]:
@@ -393,16 +378,3 @@ def _two_parts(parts: np.ndarray, where: str, expected: str) -> list[np.ndarray]
             f"part: expected {expected}"
         )
     return [np.flatnonzero(parts == part) for part in ("train", test)]
-
-
-def _of_tars(root: Path, tars: Sequence[str], index: Index, places: np.ndarray) -> ImageIndex:
-    names = index.names.take(places)
-    return ImageIndex(
-        "tar",
-        str(root),
-        names,
-        index.sizes[places],
-        tuple(tars),
-        index.shard[places],
-        index.offsets[places],
-    )

@@ -5,7 +5,6 @@ Holds the true labels and the test labels, which the training must not see.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -227,10 +226,12 @@ def preprocessing(run: RunConfig, images: Images) -> list[str]:
         return [f"images are {'x'.join(map(str, shape))}{unchanged}", *images.changed]
     fitting = Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre)
     square = "" if recipe.fit == "crop" else f" of the image made square ({recipe.fit})"
-    parts = {
-        name: getattr(images, name).sized(recipe.size, recipe.centre, recipe.fit)
-        for name in ("train_images", "test_images")
-    }
+    changes = [
+        sentence
+        for part, streamed in (("training", images.train_images), ("test", images.test_images))
+        if isinstance(streamed, LazyImages)
+        for sentence in streamed.sized(recipe.size, recipe.centre, recipe.fit).changes(part)
+    ]
     return [
         f"images are evaluated at {fitting}",
         (
@@ -238,7 +239,7 @@ def preprocessing(run: RunConfig, images: Images) -> list[str]:
             f"{recipe.area:g} to 1{square}, aspect 3/4 to 4/3"
         ),
         "normalised by the mean and standard deviation of ImageNet",
-        *replace(images, **parts).changes,
+        *changes,
     ]
 
 

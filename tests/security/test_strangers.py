@@ -278,7 +278,7 @@ def linked(kind: bytes, target: str = "/etc/passwd") -> Callable[[tarfile.TarInf
 
 
 def indexed(tmp_path: Path, name: str = "x.tar") -> list[str]:
-    return list(index_tars(tmp_path, [name], tmp_path / "cache", keyed=False).names)
+    return list(index_tars(tmp_path, [name], tmp_path / "cache", keyed=False)[0].names)
 
 
 def test_nothing_is_taken_out_of_a_tar_and_links_and_devices_are_no_pictures(

@@ -336,8 +336,8 @@ def test_a_slice_a_mask_and_an_index_of_pictures_read_nothing(pets, tmp_path):
     pictures = pictures_of(tmp_path / "pets")
     shutil.rmtree(tmp_path / "pets")
     mask = np.arange(48) % 2 == 0
-    assert (pictures[3:9].shape, len(pictures[mask]), pictures[mask][np.array([5])].ids()) == (
-        (6, 224, 224, 3), 24, ("train/airplane/10.png",))  # fmt: skip
+    assert (pictures[3:9].shape, len(pictures[mask]), pictures[mask][np.array([5])].places.tolist()) == (
+        (6, 224, 224, 3), 24, [10])  # fmt: skip
 
 
 def test_pictures_as_an_array_are_those_that_networks_are_asked_about(pets):
