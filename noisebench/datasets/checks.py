@@ -19,8 +19,7 @@ from ..core.files.atomic import write_text
 from ..errors import DataError
 from .download import ProgressCallback, silent
 from .image_folder import counted
-from .images import as_rgb, read_picture
-from .index import ImageIndex, Listed, Opener, opener
+from .images import ImageIndex, Listed, Opener, as_rgb, opener, read_picture
 
 _FORMAT = 2
 _LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError
 from .image_folder import counted
-from .index import ImageIndex, Listed, Names, hub_library, load_table, unreadable_table
+from .images import ImageIndex, Listed, Names, hub_library, load_table, unreadable_table
 from .npz import as_labels, class_count
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))

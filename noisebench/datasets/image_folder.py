@@ -28,7 +28,7 @@ import numpy as np
 
 from ..core.files.atomic import is_text
 from ..errors import DataError
-from .index import ImageIndex, Listed, Names
+from .images import ImageIndex, Listed, Names
 from .label_files import read_image_labels, read_label_table, split_column
 
 Rows = list[tuple[str, int]]  # paths and class numbers

@@ -89,11 +89,10 @@ def _from_array(raw: bytes, suffix: str, shape: Shape) -> np.ndarray:
         if not isinstance(words, list):
             raise ValueError("expected a list of indices, or of true and false")
         flags = [_FLAGS.get(str(word).lower()) for word in words]
-        as_flags = any(str(word).lower() in ("true", "false") for word in words)
-        if as_flags and None not in flags:
-            values = np.array(flags, bool)
-        else:
-            values = np.array([float(word) for word in words])
+        as_flags = None not in flags and any(
+            str(word).lower() in ("true", "false") for word in words
+        )
+        values = np.array(flags, bool) if as_flags else np.array(list(map(float, words)))
     if values.ndim != 1 or not values.size:
         raise ValueError(
             f"expected indices of examples, or a flag for each of the {shape.n}, got "

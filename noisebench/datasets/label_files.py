@@ -241,8 +241,8 @@ def read_image_labels(text: str, images: Sequence[str], others: Sequence[str] = 
         labels, clean, notes = _arrange(table, shape, *key, rows)
     in_test = None
     if table.split is not None:
-        in_test = np.zeros(len(images), bool)
-        in_test[key[1].examples[rows]] = ~table.for_training[rows]
+        examples = key[1].examples[rows]
+        in_test = _scatter(~table.for_training[rows], examples, len(images)) == 1
     note = "; ".join([f"{notes[0]} of {path.name}", *notes[1:]])
     return ImageLabels(classes, labels, in_test, note, clean)
 
@@ -511,14 +511,12 @@ def _arrange(
     """Given and true labels (N,) in the order of the examples, from the rows that name them; and
     sentences on how the table was read. Raises ValueError.
     """
-    arranged: list[np.ndarray | None] = []
-    for column, what in ((table.label, "label"), (table.clean, "clean label")):
-        labels = None
-        if column is not None:
-            labels = np.full(shape.n, -1, np.int64)
-            numbers = _numbers(table.columns[column], rows, shape.classes, what)
-            labels[match.examples[rows]] = numbers
-        arranged.append(labels)
+    examples = match.examples[rows]
+    given = _numbers(table.labels, rows, shape.classes, "label")
+    labels, clean = _scatter(given, examples, shape.n), None
+    if table.clean is not None:
+        true = _numbers(table.columns[table.clean], rows, shape.classes, "clean label")
+        clean = _scatter(true, examples, shape.n)
     parts = [f"labels from {table.label!r}" if len(table.columns) > 1 else "labels"]
     if table.clean is not None:
         parts.append(f"true labels from {table.clean!r}")
@@ -529,9 +527,14 @@ def _arrange(
         notes.append(f"not used: {join_names(unused)}")
     if count := int((match.examples == TEST).sum()):
         notes.append(f"{_count(count, 'row')} of test images passed over")
-    given, clean = arranged
-    assert given is not None
-    return given, clean, notes
+    return labels, clean, notes
+
+
+def _scatter(values: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
+    """Values (m,) at their indices of an array (n,), -1 elsewhere."""
+    scattered = np.full(n, -1, np.int64)
+    scattered[indices] = values
+    return scattered
 
 
 def _numbers(

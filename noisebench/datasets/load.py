@@ -18,8 +18,7 @@ import numpy as np
 from ..core.files.atomic import atomic_write
 from ..errors import DataError, UnknownName
 from .download import DOWNLOADS, FILES, NoHost, ProgressCallback, download_lock, fetch, silent
-from .images import Fitting, LazyImages, read_fitted, sentences
-from .index import ImageIndex, Listed
+from .images import Fitting, LazyImages, Listed, read_fitted, sentences
 from .npz import as_images, as_labels, fingerprint, read_arrays
 from .raw import FOLDERS, find_raw, read_raw
 from .registry import DATASETS, Dataset
@@ -177,7 +176,29 @@ def read_images(
     is told how far a download is.
     """
     if dataset.reader:
-        return _streamed(dataset, _listed(dataset, data_dir), workers, fitting or dataset.fitting)
+        listed, fitting = _listed(dataset, data_dir), fitting or dataset.fitting
+        if fitting.height != fitting.width:
+            raise DataError(
+                f"{dataset.name} is streamed, which is for squares, not for {fitting}: "
+                "name it without its reader, in memory"
+            )
+        train, test = (
+            LazyImages(
+                index,
+                np.arange(len(index)),
+                index.fingerprint(labels),
+                fitting.height,
+                fitting.centre,
+                workers,
+                fitting.fit,
+            )
+            for index, labels in (
+                (listed.train.sized(), listed.train_labels),
+                (listed.test.sized(), listed.test_labels),
+            )
+        )
+        ids = tuple(listed.train.names)
+        return Images(dataset, train, listed.train_labels, test, listed.test_labels, ids)
     if dataset.path and dataset.listed:
         return _from_folder(dataset, dataset.path, dataset.listed, fitting or dataset.fitting)
     if dataset.merged:
@@ -288,35 +309,6 @@ def _listed(dataset: Dataset, data_dir: Path) -> Listed:
                         f"{data_dir / dataset.name}/ as its authors lay it out, "
                         "or name another --data-dir")  # fmt: skip
     return dataset.listed
-
-
-def _streamed(dataset: Dataset, listed: Listed, workers: int | None, fitting: Fitting) -> Images:
-    if fitting.height != fitting.width:
-        raise DataError(
-            f"{dataset.name} is streamed, which is for squares, not for {fitting}: "
-            "name it without its reader, in memory"
-        )
-
-    def lazy_images(index: ImageIndex, labels: np.ndarray) -> LazyImages:
-        index = index.sized()
-        return LazyImages(
-            index,
-            np.arange(len(index)),
-            index.fingerprint(labels),
-            fitting.height,
-            fitting.centre,
-            workers,
-            fitting.fit,
-        )
-
-    return Images(
-        dataset,
-        lazy_images(listed.train, listed.train_labels),
-        listed.train_labels,
-        lazy_images(listed.test, listed.test_labels),
-        listed.test_labels,
-        tuple(listed.train.names),
-    )
 
 
 def _archive(dataset: Dataset, data_dir: Path) -> Path | None:

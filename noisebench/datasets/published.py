@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import DataError
 from .image_folder import Rows, Skipped, as_listing, images_below, images_by_class, numbered
-from .index import Listed
+from .images import Listed
 from .registry import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
 
 

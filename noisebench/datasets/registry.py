@@ -11,8 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ..core.classes import SUPERCLASS, SUPERCLASS_NAMES
-from .images import CENTRE, Fitting, Sizes
-from .index import Listed
+from .images import CENTRE, Fitting, Listed, Sizes
 
 # ILSVRC 2012's identifiers in their order, each with WordNet's first word for it; two words stand
 # for two classes each, which have their identifiers behind them.

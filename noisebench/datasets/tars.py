@@ -22,7 +22,7 @@ from ..core.files.atomic import atomic_write, is_text
 from ..core.files.schema import MOST_CLASSES
 from ..errors import DataError
 from .image_folder import HIDDEN, SUFFIXES, Skipped, is_hidden, is_image
-from .index import ImageIndex, Names
+from .images import ImageIndex, Names
 
 _COLUMNS = ("letters", "ends", "offsets", "sizes", "shard", "labels", "passed")
 _LARGEST_HEAD = 1 << 20  # bytes of a long name
@@ -198,12 +198,11 @@ def _label(key: str, suffix: str, raw: bytes, path: Path, *, needed: bool) -> in
     """The class number in a .cls or .json, None where there is none. Raises DataError for another
     label, if one is `needed`.
     """
-    try:
+    with suppress(ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         label = int(raw) if suffix == "cls" else json.loads(raw).get("label")
         if label is None or 0 <= int(label) < MOST_CLASSES:
             return None if label is None else int(label)
-    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
-        pass
-    if not needed:
-        return None
-    raise DataError(f"{path}: {key}.{suffix} holds no class number from 0 to {MOST_CLASSES - 1}")
+    if needed:
+        classes = f"from 0 to {MOST_CLASSES - 1}"
+        raise DataError(f"{path}: {key}.{suffix} holds no class number {classes}")
+    return None

@@ -25,8 +25,17 @@ from .image_folder import (
     list_folder,
     without_absent,
 )
-from .images import CENTRE, SIDE, Sizes, orientation, read_picture
-from .index import ImageIndex, Listed, Names, opener
+from .images import (
+    CENTRE,
+    SIDE,
+    ImageIndex,
+    Listed,
+    Names,
+    Sizes,
+    opener,
+    orientation,
+    read_picture,
+)
 from .npz import (
     KERAS,
     as_labels,

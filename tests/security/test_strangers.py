@@ -27,8 +27,7 @@ from PIL import Image
 from noisebench.cli import main
 from noisebench.core.files.torch_files import load_torch
 from noisebench.datasets import find_dataset, read_images
-from noisebench.datasets.images import LARGEST, decoded
-from noisebench.datasets.index import ImageIndex, Names, opener
+from noisebench.datasets.images import LARGEST, ImageIndex, Names, decoded, opener
 from noisebench.datasets.tars import index_tars
 from noisebench.errors import ConfigError, DataError, Interrupted, LanguageError, NoisebenchError
 from noisebench.experiments.suite import read_suites

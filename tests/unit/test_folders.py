@@ -33,8 +33,7 @@ from noisebench.datasets import (
     read_images,
     read_labels,
 )
-from noisebench.datasets.images import decoded
-from noisebench.datasets.index import opener
+from noisebench.datasets.images import decoded, opener
 from noisebench.datasets.user_data import describe_user_data
 from noisebench.errors import DataError
 from noisebench.experiments.command import repro_command

@@ -34,7 +34,7 @@ from noisebench.datasets import (
     read_images,
     read_labels,
 )
-from noisebench.datasets.index import Names
+from noisebench.datasets.images import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.experiments import resolve

@@ -17,7 +17,7 @@ from timm.data.readers.reader_factory import create_reader
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar, TarState
 
-from ...datasets.index import ImageIndex, Opener
+from ...datasets.images import ImageIndex, Opener
 
 # tars a process keeps open: a set of a thousand shards would take all the files that one may have
 _MOST_OPEN = 64

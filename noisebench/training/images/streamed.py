@@ -27,8 +27,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ...core.hardware import cpu_count
 from ...core.seeds import derived_seed
 from ...datasets import LazyImages
-from ...datasets.images import Fitting, decoded
-from ...datasets.index import ImageIndex, Names, Opener
+from ...datasets.images import Fitting, ImageIndex, Names, Opener, decoded
 from ...errors import DataError
 from ..distributed.processes import rank_info
 from .opening import timm_opener
