@@ -23,7 +23,23 @@ _LABELS = ("label", "labels", "cls", "fine_label", "target")
 
 def list_table(name: str, *, offline: bool = False) -> Listed:
     """The splits `train` and `test` (or validation) of a table. Raises DataError."""
-    splits = _splits(name, offline=offline)
+    datasets = hub_library()
+    away = ""
+    if not Path(name).exists() and offline:
+        away = "and --offline forbids to fetch it"
+    elif not Path(name).exists():
+        away = unreachable(datasets.config.HF_ENDPOINT)
+    if away:
+        datasets.config.HF_HUB_OFFLINE = True  # what is in its cache can still be read
+    try:
+        splits = list(datasets.get_dataset_split_names(name))
+    except Exception as error:  # the library documents no exceptions
+        if away:
+            raise DataError(
+                f"hfds:{name} is not in the hub's cache {away}: get it elsewhere and "
+                "name a folder of parquet files"
+            ) from None
+        raise unreadable_table(name, error) from None
     train_split, test_split = (
         next((part for part in parts if part in splits), None) for parts in _PARTS
     )
@@ -80,26 +96,6 @@ def _numbered(
         for part in (train, test)
     )
     return train, test, classes or tuple(map(str, range(class_count(train, test, where))))
-
-
-def _splits(name: str, *, offline: bool) -> list[str]:
-    datasets = hub_library()
-    away = ""
-    if not Path(name).exists() and offline:
-        away = "and --offline forbids to fetch it"
-    elif not Path(name).exists():
-        away = unreachable(datasets.config.HF_ENDPOINT)
-    if away:
-        datasets.config.HF_HUB_OFFLINE = True  # what is in its cache can still be read
-    try:
-        return list(datasets.get_dataset_split_names(name))
-    except Exception as error:  # the library documents no exceptions
-        if away:
-            raise DataError(
-                f"hfds:{name} is not in the hub's cache {away}: get it elsewhere and "
-                "name a folder of parquet files"
-            ) from None
-        raise unreadable_table(name, error) from None
 
 
 def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, ...], list[str]]:

@@ -45,13 +45,19 @@ _CLEAN_WORDS = {"clean", "true", "truth", "gt", "gold"}
 _CLEAN_NAMES = ("clean_label", "clean", "true_label", "true", "ground_truth", "gt")
 
 # Columns that say which rows are for training: words, or flags of what is not, or of what is.
-_TRAIN = {"train", "training"}
-_OTHER = {"val", "valid", "validation", "dev", "test", "testing", "dropped"}
 _YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
-_HELD_OUT = ("is_valid", "is_val", "is_validation", "is_test", "valid", "validation", "val", "test")
 _SPLIT_WORDS = {  # name of a column -> words of its rows for training, and of the others
-    **dict.fromkeys(("split", "subset", "partition", "phase", "set"), (_TRAIN, _OTHER)),
-    **dict.fromkeys(_HELD_OUT, (_NO, _YES)),
+    **dict.fromkeys(
+        ("split", "subset", "partition", "phase", "set"),
+        (
+            {"train", "training"},
+            {"val", "valid", "validation", "dev", "test", "testing", "dropped"},
+        ),
+    ),
+    **dict.fromkeys(
+        ("is_valid", "is_val", "is_validation", "is_test", "valid", "validation", "val", "test"),
+        (_NO, _YES),
+    ),
     **dict.fromkeys(("is_train", "is_training", "train", "training"), (_YES, _NO)),
 }
 

@@ -215,16 +215,53 @@ def read_images(
     return images if fitting is None else fit_set(images, fitting)
 
 
-def _check_set(dataset: Dataset, arrays: dict[str, np.ndarray], where: Path) -> Images:
-    """Arrays as a set in memory. Raises DataError where they are not of this set."""
+def _check_set(
+    dataset: Dataset,
+    arrays: dict[str, np.ndarray],
+    where: Path,
+    ids: tuple[str, ...] = (),
+    changed: tuple[str, ...] = (),
+) -> Images:
+    """Arrays as a set in memory. Raises DataError where images and labels do not fit each other,
+    or are not those of the catalogue's set.
+    """
     images = Images(
         dataset,
         as_images(arrays["train_images"], str(where)),
         as_labels(arrays["train_labels"], str(where)),
         as_images(arrays["test_images"], str(where)),
         as_labels(arrays["test_labels"], str(where)),
+        ids,
+        changed,
     )
-    return _checked(images, where)
+    shape = images.train_images.shape[1:]
+    for array, labels, part in (
+        (images.train_images, images.train_labels, "train"),
+        (images.test_images, images.test_labels, "test"),
+    ):
+        if len(array) != len(labels):
+            raise DataError(f"{where}: {len(array)} {part} images but {len(labels)} {part} labels")
+        if labels.max() >= dataset.num_classes:
+            raise DataError(
+                f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has "
+                f"classes 0 to {dataset.num_classes - 1}"
+            )
+    if shape != images.test_images.shape[1:]:
+        raise DataError(
+            f"{where}: train images are {shape}, test images {images.test_images.shape[1:]}"
+        )
+    known = _packaged_labels(dataset.name)
+    if known is not None and not np.array_equal(known, images.train_labels):
+        raise DataError(
+            f"{where} is not {dataset.name}: its training labels differ from the "
+            "published ones in number, order or value"
+        )
+    if dataset.path is None and (shape, len(images.test_labels)) != (dataset.shape, dataset.n_test):
+        raise DataError(
+            f"{where} is not {dataset.name}: expected images {dataset.shape} and "
+            f"{dataset.n_test} test examples"
+        )
+    return images
 
 
 def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarray:
@@ -340,19 +377,12 @@ def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting)
     check_memory(path, len(listed.train) + len(listed.test), fitting.height, fitting.width)
     train, train_changes = read_fitted(listed.train, range(len(listed.train)), fitting)
     test, test_changes = read_fitted(listed.test, range(len(listed.test)), fitting)
-    images = Images(
-        dataset,
-        train,
-        listed.train_labels,
-        test,
-        listed.test_labels,
-        tuple(listed.train.names),
-        (
-            *sentences("training", listed.train.names, train_changes, fitting),
-            *sentences("test", listed.test.names, test_changes, fitting),
-        ),
+    arrays = dict(zip(_NAMES, (train, listed.train_labels, test, listed.test_labels), strict=True))
+    changed = (
+        *sentences("training", listed.train.names, train_changes, fitting),
+        *sentences("test", listed.test.names, test_changes, fitting),
     )
-    return _checked(images, path)
+    return _check_set(dataset, arrays, path, tuple(listed.train.names), changed)
 
 
 def _published(
@@ -391,37 +421,3 @@ def _missing(dataset: Dataset, data_dir: Path, why: str) -> DataError:
         f"{name} is not in {data_dir}, and {why}: put {name}.npz there ({', '.join(_NAMES)}), or "
         f"{original} as it was published, or name another --data-dir"
     )
-
-
-def _checked(images: Images, where: Path) -> Images:
-    """The set itself. Raises DataError where images and labels do not fit each other, or are not
-    those of the catalogue's set.
-    """
-    dataset, shape = images.dataset, images.train_images.shape[1:]
-    for array, labels, part in (
-        (images.train_images, images.train_labels, "train"),
-        (images.test_images, images.test_labels, "test"),
-    ):
-        if len(array) != len(labels):
-            raise DataError(f"{where}: {len(array)} {part} images but {len(labels)} {part} labels")
-        if labels.max() >= dataset.num_classes:
-            raise DataError(
-                f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has "
-                f"classes 0 to {dataset.num_classes - 1}"
-            )
-    if shape != images.test_images.shape[1:]:
-        raise DataError(
-            f"{where}: train images are {shape}, test images {images.test_images.shape[1:]}"
-        )
-    known = _packaged_labels(dataset.name)
-    if known is not None and not np.array_equal(known, images.train_labels):
-        raise DataError(
-            f"{where} is not {dataset.name}: its training labels differ from the "
-            "published ones in number, order or value"
-        )
-    if dataset.path is None and (shape, len(images.test_labels)) != (dataset.shape, dataset.n_test):
-        raise DataError(
-            f"{where} is not {dataset.name}: expected images {dataset.shape} and "
-            f"{dataset.n_test} test examples"
-        )
-    return images

@@ -78,8 +78,17 @@ def _look_through(
     for number, name in enumerate(tars):
         # one of several tars is a folder to its members, called as it is
         stem = f"{name.removesuffix('.tar')}/" if len(tars) > 1 else ""
-        look = _keyed(root / name, skipped) if keyed else _named(root / name, stem, skipped)
-        rows += [(member, offset, size, number, label) for member, offset, size, label in look]
+        if keyed:
+            rows += [
+                (key, offset, size, number, label)
+                for key, offset, size, label in _keyed(root / name, skipped)
+            ]
+        else:
+            rows += [
+                (stem + member, offset, size, number, -1)
+                for member, offset, size in _members(root / name, skipped)
+                if is_image(stem + member, skipped)
+            ]
     names = Names.of(row[0] for row in rows)
     numbers = np.array([row[1:] for row in rows], np.int64).reshape(-1, 4).T.copy()
     text = np.frombuffer("\n".join(skipped.lines()).encode(), np.uint8)
@@ -141,13 +150,6 @@ class _Heads:
         if not 0 <= count <= _LARGEST_HEAD:
             raise ValueError(f"a head of {count} bytes")
         return self._file.read(count)
-
-
-def _named(path: Path, stem: str, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
-    """Images by their paths, each with its offset, its size, and no label."""
-    for name, offset, size in _members(path, passed):
-        if is_image(stem + name, passed):
-            yield stem + name, offset, size, -1
 
 
 def _keyed(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
