@@ -121,9 +121,13 @@ def check_arrays(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> tup
     """As `check_files`, for images (N, H, W, C) of training, (M, H, W, C) of the test, and training
     labels (N,).
     """
-    names = [f"train {at}" for at in range(len(train))]
-    test_names = [f"test {at}" for at in range(len(test))]
-    return repeated(_of_rows(train), _of_rows(test), labels, names, test_names)
+    return repeated(
+        _of_rows(train),
+        _of_rows(test),
+        labels,
+        [f"train {i}" for i in range(len(train))],
+        [f"test {i}" for i in range(len(test))],
+    )
 
 
 def number_in(images: np.ndarray, others: np.ndarray) -> int:

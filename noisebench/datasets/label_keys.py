@@ -190,11 +190,8 @@ def _numbered(shape: Shape, view: Callable[[str], str]) -> dict[str, int]:
     number = {view(normalize("NFC", path)): TEST for path in shape.test_ids}
     names = [view(normalize("NFC", path)) for path in shape.ids]
     number |= {name: at for at, name in enumerate(names)}
-    for name, count in Counter(names).items():
-        if count > 1:
-            del number[name]
-    number.pop("", None)
-    return number
+    shared = {"", *(name for name, count in Counter(names).items() if count > 1)}
+    return {name: example for name, example in number.items() if name not in shared}
 
 
 def _counts_rows(cells: Sequence[str]) -> bool:
@@ -211,9 +208,8 @@ def _is_sure(name: str, cells: Sequence[str], match: Match, shape: Shape) -> boo
     words = words_of(name)
     if words & (INDEX_WORDS | PATH_WORDS | {"id", "key"}):
         return True
-    if _counts_rows(cells):
-        return False
-    return match.how != "index" or "unnamed" in words or len(cells) == shape.n
+    by_index = "unnamed" in words or len(cells) == shape.n
+    return (match.how != "index" or by_index) and not _counts_rows(cells)
 
 
 def _why_no_key(
