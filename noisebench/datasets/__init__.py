@@ -17,6 +17,7 @@ from .load import (
     Images,
     Labels,
     at_hand,
+    describe_fitting,
     find_dataset,
     fit_images,
     fit_set,
@@ -24,7 +25,6 @@ from .load import (
     images_fingerprint,
     read_images,
     read_labels,
-    said_of_fitting,
 )
 from .npz import fingerprint
 from .raw import HUMAN, check_column, read_human
@@ -49,6 +49,7 @@ __all__ = [
     "check_arrays",
     "check_column",
     "check_files",
+    "describe_fitting",
     "find_dataset",
     "fingerprint",
     "fit_images",
@@ -62,7 +63,6 @@ __all__ = [
     "read_label_table",
     "read_labels",
     "read_review",
-    "said_of_fitting",
     "silent",
     "split_column",
     "split_reader",

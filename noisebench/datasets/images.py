@@ -27,7 +27,7 @@ Opener = Callable[[int], Any]  # the file of an image, by its position in the in
 CENTRE = 0.875
 SIDE = 224  # pixels
 FITS = ("crop", "pad", "squash")
-_SAMPLE = 64  # images of a streamed set whose sizes and modes are told
+_SAMPLE = 64  # images of a streamed set whose changes are listed
 _NAMED = 3  # images that a sentence names
 
 # and no other: EPS is a program, which PIL would have run

@@ -27,8 +27,8 @@ from .user_data import (
     check_memory,
     describe_stream,
     describe_user_data,
-    found_of,
     split_reader,
+    with_listing,
 )
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
@@ -108,7 +108,7 @@ def find_dataset(
     if name in DATASETS:
         if test is not None:
             raise DataError(f"--test is for a folder of images: {name} has its own test set")
-        return found_of(DATASETS[name], *roots) if DATASETS[name].reader else DATASETS[name]
+        return with_listing(DATASETS[name], *roots) if DATASETS[name].reader else DATASETS[name]
     reader, rest = split_reader(name)
     if reader:
         candidates = [root / rest for root in (Path(), *roots)]
@@ -140,7 +140,7 @@ def read_labels(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Labels:
     """The training labels: no image, no torch and no network for a set whose labels are in
-    the package. `tell` is told how far a download is.
+    the package. `tell` is called with the progress of a download.
     """
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
@@ -173,7 +173,7 @@ def read_images(
     is read yet. Raises DataError.
 
     fitting: to another size than the data set's own; workers: processes that will read ahead; tell:
-    is told how far a download is.
+    called with the progress of a download.
     """
     if dataset.reader:
         listed, fitting = _listed(dataset, data_dir), fitting or dataset.fitting
@@ -288,7 +288,7 @@ def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Im
     assert isinstance(train, np.ndarray) and isinstance(test, np.ndarray)
     channels, n = channels or train.shape[3], len(train) + len(test)
     check_memory(images.dataset.name, n, fitting.height, fitting.width, channels)
-    sentence = said_of_fitting(train.shape[1:], fitting, channels)
+    sentence = describe_fitting(train.shape[1:], fitting, channels)
     return replace(
         images,
         train_images=fit_images(train, fitting, channels),
@@ -297,7 +297,7 @@ def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Im
     )
 
 
-def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> str:
+def describe_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> str:
     """What is done with images of a shape (height, width, channels) for it, in words; empty for
     nothing.
     """

@@ -31,44 +31,42 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
     """The named arrays, those of a data set by Keras' names too, or all. Raises DataError where the
     file is missing, damaged or has no such array.
     """
-    with _opened(path) as file:
-        if names is None:
-            return npz_arrays(file)
-        called = _called(file, tuple(names), path)
-        arrays = npz_arrays(file, called.values())
-        return {name: arrays[key] for name, key in called.items()}
+    with _opened(path, names) as (file, keys):
+        arrays = npz_arrays(file, keys.values())
+    return {name: arrays[key] for name, key in keys.items()}
 
 
-def unused_arrays(path: Path, names: tuple[str, ...]) -> list[str]:
-    """The names of the arrays beside these, by either layout. Raises DataError."""
-    with _opened(path) as file:
-        used = _called(file, names, path).values()
-        return [name for name in npz_names(file) if name not in used]
-
-
-def _called(file: IO[bytes], names: tuple[str, ...], path: Path) -> dict[str, str]:
-    """What a file calls these arrays. Raises DataError where it lacks one."""
-    names_there = npz_names(file)
-    layouts = {name: name for name in names}, {name: KERAS.get(name, name) for name in names}
-    # MedMNIST's where neither is nearer
-    matches = [len(set(layout.values()) & set(names_there)) for layout in layouts]
-    called = layouts[matches.index(max(matches))]
-    if set(called.values()) <= set(names_there):
-        return called
-    missing = ", ".join(name for name in called.values() if name not in names_there)
-    layout = f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
-    raise DataError(
-        f"{path} lacks {missing}; it has {', '.join(names_there[:_SHOWN]) or 'no array'}"
-        f"{layout if set(names) <= set(KERAS) else ''}"
-    )
+def unused_arrays(path: Path, names: Iterable[str]) -> list[str]:
+    """The names of the arrays that are not among these, by either layout. Raises DataError."""
+    with _opened(path, names) as (file, keys):
+        return [name for name in npz_names(file) if name not in keys.values()]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file, while it is read as .npz. Raises DataError for what is none."""
+def _opened(path: Path, names: Iterable[str] | None) -> Iterator[tuple[IO[bytes], dict[str, str]]]:
+    """A .npz file, while it is read, and under which key it has each of the named arrays, or all of
+    its own. Raises DataError for another file, and where it lacks one of them.
+    """
     try:
         with open_regular(path) as file:
-            yield file
+            stored = npz_names(file)
+            names = tuple(stored if names is None else names)
+            layouts = (
+                {name: name for name in names},
+                {name: KERAS.get(name, name) for name in names},
+            )
+            matches = [len(set(layout.values()) & set(stored)) for layout in layouts]
+            keys = layouts[matches.index(max(matches))]  # MedMNIST's where neither is nearer
+            if missing := [key for key in keys.values() if key not in stored]:
+                layout = (
+                    f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
+                )
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)}; it has "
+                    f"{', '.join(stored[:_SHOWN]) or 'no array'}"
+                    f"{layout if set(names) <= set(KERAS) else ''}"
+                )
+            yield file, keys
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again"
@@ -120,8 +118,8 @@ def _first(numbers: np.ndarray) -> str:
 
 def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of one array, from its first bytes. Raises DataError."""
-    with _opened(path) as file:
-        return npz_header(file, _called(file, (name,), path)[name])
+    with _opened(path, (name,)) as (file, keys):
+        return npz_header(file, keys[name])
 
 
 def image_shape(header: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tuple[int, int, int]:

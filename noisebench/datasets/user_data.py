@@ -84,7 +84,7 @@ def describe_user_data(path: Path, test: Path | None = None, labels: str | None 
         sizes = len(train_labels), len(test_labels)
         classes = tuple(map(str, range(class_count(train_labels, test_labels, str(path)))))
         shape = image_shape(read_shape(path, "train_images"), str(path))
-        if unused := unused_arrays(path, tuple(KERAS)):
+        if unused := unused_arrays(path, KERAS):
             decisions = (f"passed over: arrays that are not read: {', '.join(unused)}",)
     else:
         raise DataError(
@@ -240,7 +240,7 @@ def describe_stream(
     )
 
 
-def found_of(entry: Dataset, *roots: Path) -> Dataset:
+def with_listing(entry: Dataset, *roots: Path) -> Dataset:
     """A catalogue's streamed set with what lies in the folder of its name, if there is one. Raises
     DataError.
     """

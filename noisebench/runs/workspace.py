@@ -21,12 +21,12 @@ from ..datasets import (
     ProgressCallback,
     check_arrays,
     check_files,
+    describe_fitting,
     find_dataset,
     fit_images,
     images_fingerprint,
     read_images,
     read_labels,
-    said_of_fitting,
     silent,
     split_column,
 )
@@ -171,7 +171,7 @@ class Workspace:
         height, width, channels = train_images.shape[1:]
         fitting = Fitting(height, width, "squash")
         train_images[replaced] = fit_images(others, fitting, channels)
-        sentence = said_of_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
+        sentence = describe_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
         if not sentence:
             return replace(images, train_images=train_images)
         change = f"{int(replaced.sum())} images of {source.dataset.name} put in {sentence}"
