@@ -314,17 +314,14 @@ def describe_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) ->
 def image_rows(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's images are
-    read at first use.
+    """Which training examples (n,) -> their images (n, H, W, C), uint8; those in files are read at
+    first use.
     """
-    if dataset.reader:
-        streamed = read_images(dataset, data_dir, offline=offline).train_images
-        return lambda which: np.asarray(streamed[np.asarray(which, np.int64)])
-    if not (dataset.path and dataset.listed):
-        images = np.asarray(read_images(dataset, data_dir, offline=offline, tell=tell).train_images)
-        return lambda which: images[which]
-    index = dataset.listed.train
-    return lambda which: read_fitted(index, which.tolist(), dataset.fitting)[0]
+    if dataset.reader or dataset.listed:
+        index = _listed(dataset, data_dir).train
+        return lambda which: read_fitted(index, which.tolist(), dataset.fitting)[0]
+    images = np.asarray(read_images(dataset, data_dir, offline=offline, tell=tell).train_images)
+    return lambda which: images[which]
 
 
 def at_hand(dataset: Dataset, data_dir: Path) -> bool:

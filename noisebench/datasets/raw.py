@@ -261,8 +261,19 @@ def read_human(
         indices = np.argsort(np.load(io.BytesIO(order), allow_pickle=False))
         content = {key: np.asarray(labels)[indices] for key, labels in content.items()}
     else:
+        hint = f"put {file.name} from {HUMAN_HOSTS[0]}{file.name} there (CC BY-NC 4.0)"
+        if offline and not path.exists():
+            raise DataError(
+                f"{path} is not there: {hint}; without --offline it would be downloaded"
+            )
+        folder = data_dir / DOWNLOADS / "human"
         if not path.exists():
-            _download(file, path, offline=offline, tell=tell)
+            with download_lock(folder, tell):
+                try:
+                    if not path.exists():  # else another process has downloaded it meanwhile
+                        fetch(human_file(file.name, file.md5), folder, tell).replace(path)
+                except NoHost as error:
+                    raise DataError(f"{path} is not there, and {error}: {hint}") from None
         import torch
 
         content = torch.load(io.BytesIO(_checked(path, file.md5)), weights_only=False)
@@ -284,17 +295,3 @@ def read_human(
             f"{path}: its {name} are not {len(clean)} labels of {clean.max() + 1} classes"
         )
     return labels
-
-
-def _download(file: HumanFile, path: Path, *, offline: bool, tell: ProgressCallback) -> None:
-    hint = f"put {file.name} from {HUMAN_HOSTS[0]}{file.name} there (CC BY-NC 4.0)"
-    if offline:
-        raise DataError(f"{path} is not there: {hint}; without --offline it would be downloaded")
-    folder = path.parent / DOWNLOADS / "human"
-    with download_lock(folder, tell):
-        if path.exists():  # another process downloaded it meanwhile
-            return
-        try:
-            fetch(human_file(file.name, file.md5), folder, tell).replace(path)
-        except NoHost as error:
-            raise DataError(f"{path} is not there, and {error}: {hint}") from None
