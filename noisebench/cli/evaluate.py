@@ -206,7 +206,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
 def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> dict[str, Any]:
     """The predictions of the run's networks on other data sets' test images."""
     from ..runs.inference import evaluate_on, load_ensemble
-    from ..runs.rebuild import manifest_of, rebuild
+    from ..runs.workspace import manifest_of, rebuild
 
     workspace = inference.workspace
 

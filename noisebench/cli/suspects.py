@@ -133,7 +133,7 @@ def _combine(
 ) -> tuple[Predictions, Manifest, str]:
     """The mean predictions of several runs on the same labels."""
     from ..labels.issues import combine
-    from ..runs.rebuild import manifest_of
+    from ..runs.workspace import manifest_of
 
     manifest = manifest_of(folders[0], inference.workspace, inference.manifest)
     pairs = [_of_training(folder, score) for folder in folders]
@@ -160,7 +160,7 @@ def _predict(
     that they are of.
     """
     from ..runs.cross_validation import judged, make_folds
-    from ..runs.rebuild import manifest_of, rebuild
+    from ..runs.workspace import manifest_of, rebuild
 
     if request.folds is None:
         manifest = manifest_of(folder, inference.workspace, inference.manifest)

@@ -37,8 +37,7 @@ from ..core.files.untrusted import read_bytes, read_gzip, read_yaml
 from ..datasets import DATASETS, Dataset, fingerprint
 from ..errors import LanguageError, ManifestError, NoisebenchError
 from ..noise import FILES, NOISES, build_noise, is_random, normal_noise
-from .csv import Rows, read_rows, text_of
-from .parquet import from_parquet, to_parquet
+from .rows import Rows, from_parquet, read_rows, text_of, to_parquet
 
 Header = TypedDict(
     "Header",

@@ -23,9 +23,8 @@ from ..metrics.predictions import Predictions, rounded
 from .folder import RunFolder
 from .inference import load_ensemble
 from .predictions import RunPredictions, load_predictions
-from .rebuild import rebuild
 from .result import noise_facts, test_accuracies
-from .workspace import Workspace
+from .workspace import Workspace, rebuild
 
 SAME, DIFFERS, UNDECIDED = "same", "differs", "undecided"
 _EXACT = 1e-12  # what another machine's order of summing may change

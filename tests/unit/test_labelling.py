@@ -29,7 +29,7 @@ from noisebench.errors import (
     UnknownName,
 )
 from noisebench.experiments.oracle import is_oracle
-from noisebench.labels import csv
+from noisebench.labels import rows as csv
 from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest, noise_for
 from noisebench.labels.manifest import OPEN, Manifest, read_manifest
 from noisebench.losses import LOSSES
