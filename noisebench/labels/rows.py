@@ -1,8 +1,5 @@
-"""A manifest's rows: arrays -> CSV text, and back.
-
-A manifest's text in a parquet file and back: the rows as columns, the `#` lines as the file's
-metadata. Needs pyarrow.
-
+"""A manifest's rows: CSV text -> arrays; and a manifest's text in a parquet file, the rows as
+columns, the `#` lines as the file's metadata. Parquet needs pyarrow.
 """
 
 from __future__ import annotations
@@ -10,8 +7,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -37,56 +33,11 @@ _DTYPES: Any = {
 }
 _NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source", "trusted")
 _SHOWN, _LONGEST_SHOWN = 10, 200  # columns that an error names, and its letters
+_HEADER = b"noisebench"
+_ROWS = 1 << 20  # made into text at a time
+_LEAST = 6  # bytes of a row as text
 SPLITS = ("train", "val", "dropped")
 TRUSTED = ("", "yes")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """One row an example (N): given and true labels (-1 unknown); and where they apply ids (paths),
-    which examples are held out for validation, which image of another set replaces an example's own
-    (-1 none), which labels were verified, and which examples are dropped: not in the subset, or by
-    a review.
-    """
-
-    labels: np.ndarray
-    clean_labels: np.ndarray
-    ids: tuple[str, ...] = ()
-    val: np.ndarray | None = None
-    source: np.ndarray | None = None
-    trusted: np.ndarray | None = None
-    dropped: np.ndarray | None = None
-
-    @property
-    def split(self) -> np.ndarray | None:
-        """Which of SPLITS (N,); None where all are trained on."""
-        if self.val is None and self.dropped is None:
-            return None
-        split = np.zeros(len(self.labels), np.uint8)
-        for number, part in ((1, self.val), (2, self.dropped)):
-            if part is not None:
-                split[part] = number
-        return split
-
-
-def text_of(rows: Rows, source_name: str = "") -> bytes:
-    """The rows as CSV, the column names first."""
-    columns: dict[str, Iterable[str]] = {
-        "index": map(str, range(len(rows.labels))),
-        "label": map(str, rows.labels.tolist()),
-        "clean_label": ("" if k < 0 else str(k) for k in rows.clean_labels.tolist()),
-    }
-    if rows.ids:
-        columns["id"] = map(_escape, rows.ids)
-    if (split := rows.split) is not None:
-        columns["split"] = (SPLITS[number] for number in split.tolist())
-    if rows.source is not None:
-        prefix = f"{_escape(source_name)}:"
-        columns["source"] = (f"{prefix}{at}" if at >= 0 else "" for at in rows.source.tolist())
-    if rows.trusted is not None:
-        columns["trusted"] = (TRUSTED[verified] for verified in rows.trusted.tolist())
-    lines = map(",".join, zip(*columns.values(), strict=True))
-    return "".join(f"{line}\n" for line in (",".join(columns), *lines)).encode()
 
 
 def read_table(body: bytes) -> pd.DataFrame:
@@ -117,9 +68,9 @@ def check_columns(names: Sequence[str]) -> None:
         raise ManifestError(f"this version does not understand the columns {shown}")
 
 
-def read_rows(body: bytes, n: int, source_name: str = "") -> Rows:
-    """Rows back from their text. Raises ManifestError where they are not n, or ValueError for what
-    is no table of numbers.
+def read_rows(body: bytes, n: int, source_name: str) -> dict[str, Any]:
+    """The arrays and ids of a Manifest from its rows. Raises ManifestError where these are not n,
+    or ValueError for what is no table of numbers.
     """
     end = body.find(b"\n") + 1 or len(body)
     check_columns(body[:end].decode().rstrip("\r\n").split(","))
@@ -134,56 +85,44 @@ def read_rows(body: bytes, n: int, source_name: str = "") -> Rows:
         raise ManifestError("its index does not count 0, 1, 2, ...")
     if (table["clean_label"] < 0).any():
         raise ManifestError("a clean label is negative: an unknown one is empty")
-    split = _read_words("split", table["split"], SPLITS) if "split" in table else {}
-    return Rows(
-        table["label"].to_numpy(),
-        table["clean_label"].fillna(-1).to_numpy(np.int64),
-        tuple(_unescape(name) for name in table["id"]) if "id" in table else (),
-        split["val"] if split and (split["val"].any() or not split["dropped"].any()) else None,
-        _read_source(table["source"], source_name) if "source" in table else None,
-        _read_words("trusted", table["trusted"], TRUSTED)["yes"] if "trusted" in table else None,
-        split["dropped"] if split and split["dropped"].any() else None,
-    )
-
-
-def _escape(name: str) -> str:
-    """A name as one cell that is no formula; `_unescape` reads it."""
-    return name[:1].translate(_FIRST) + name[1:].translate(_ESCAPED)
-
-
-def _unescape(name: str) -> str:
-    return re.sub("%([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), name)
-
-
-def _read_words(name: str, column: pd.Series[str], words: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Where (N,) a column has each word but the first."""
-    if not column.isin(words).all():
-        raise ManifestError(
-            f"a {name} is neither {' nor '.join(word or 'empty' for word in words)}"
+    rows: dict[str, Any] = {
+        "labels": table["label"].to_numpy(),
+        "clean_labels": table["clean_label"].fillna(-1).to_numpy(np.int64),
+    }
+    if "id" in table:
+        rows["ids"] = tuple(
+            re.sub("%([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), name)
+            for name in table["id"]
         )
-    return {word: (column == word).to_numpy() for word in words[1:]}
+    for name, words in (("split", SPLITS), ("trusted", TRUSTED)):
+        if name in table and not table[name].isin(words).all():
+            choices = " nor ".join(word or "empty" for word in words)
+            raise ManifestError(f"a {name} is neither {choices}")
+    if "split" in table:
+        val, dropped = ((table["split"] == part).to_numpy() for part in SPLITS[1:])
+        rows["val"] = val if val.any() or not dropped.any() else None
+        rows["dropped"] = dropped if dropped.any() else None
+    if "source" in table:
+        prefix = f"{escape(source_name)}:"
+        pattern = re.compile(f"(?:{re.escape(prefix)}[0-9]{{1,12}})?")
+        if not all(pattern.fullmatch(word) for word in table["source"]):
+            raise ManifestError(f"a source is neither empty nor {prefix}NUMBER")
+        numbers = [int(word[len(prefix) :]) if word else -1 for word in table["source"]]
+        rows["source"] = np.array(numbers, np.int64)
+    if "trusted" in table:
+        rows["trusted"] = (table["trusted"] == "yes").to_numpy()
+    return rows
 
 
-def _read_source(column: pd.Series[str], name: str) -> np.ndarray:
-    prefix = f"{_escape(name)}:"
-    pattern = re.compile(f"(?:{re.escape(prefix)}[0-9]{{1,12}})?")
-    if not all(pattern.fullmatch(word) for word in column):
-        raise ManifestError(f"a source is neither empty nor {prefix}NUMBER")
-    return np.array([int(word[len(prefix) :]) if word else -1 for word in column], np.int64)
-
-
-_HEADER = b"noisebench"
-_ROWS = 1 << 20  # made into text at a time
-_WORDS = ("id", "split", "source", "trusted")  # columns whose words stand once in a dictionary
-_LEAST = 6  # bytes of a row as text
-_SHOWN = 200  # letters of what pyarrow says
+def escape(name: str) -> str:
+    """A name as one cell that is no formula; `read_rows` reads it."""
+    return name[:1].translate(_FIRST) + name[1:].translate(_ESCAPED)
 
 
 def to_parquet(text: bytes) -> bytes:
     """The file's bytes for a manifest's text. Raises ManifestError without pyarrow."""
     arrow = _pyarrow()
-    start = text.rfind(b"\n#") + 1
-    start = text.find(b"\n", start) + 1
+    start = text.find(b"\n", text.rfind(b"\n#") + 1) + 1
     table = arrow.Table.from_pandas(
         read_table(text[start:]), preserve_index=False
     ).replace_schema_metadata({_HEADER: text[:start]})
@@ -196,70 +135,46 @@ def from_parquet(raw: bytes) -> bytes:
     """The manifest's text, byte for byte. Raises ManifestError for another file, one that holds
     more than it can, or without pyarrow.
     """
+    import pandas as pd
+
     arrow = _pyarrow()
     try:
         schema = arrow.parquet.read_schema(io.BytesIO(raw))
         check_columns(schema.names)
-        _check_types(arrow, schema)
+        # numbers and words alone: a word may occur a million times, and have a million letters
+        for name, kind in zip(schema.names, schema.types, strict=True):
+            is_word = (
+                arrow.types.is_string(kind)
+                or arrow.types.is_large_string(kind)
+                or arrow.types.is_dictionary(kind)
+            )
+            if not (is_word if name in _OPTIONAL else arrow.types.is_integer(kind)):
+                raise ManifestError(f"its column {name} is of {str(kind)[:_LONGEST_SHOWN]}")
         header: bytes = schema.metadata[_HEADER]
-        file = arrow.parquet.ParquetFile(
-            io.BytesIO(raw), read_dictionary=[name for name in schema.names if name in _WORDS]
-        )
+        words = [name for name in schema.names if name in _OPTIONAL]
+        file = arrow.parquet.ParquetFile(io.BytesIO(raw), read_dictionary=words)
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        check_room(
-            [
-                len(header),
-                *(group.total_byte_size for group in groups),
-                *(_LEAST * group.num_rows for group in groups),
-            ],
-            len(raw),
-        )
+        sizes = [group.total_byte_size + _LEAST * group.num_rows for group in groups]
+        check_room([len(header), *sizes], len(raw))
         body = io.BytesIO()
-        for part in file.iter_batches(_ROWS):
-            check_room([body.tell(), _width(arrow, part)], len(raw))
-            body.write(_text(arrow, part, header=not body.tell()))
-    except ManifestError:
-        raise
+        for batch in file.iter_batches(_ROWS):
+            # each word may stand in the file once and occur a million times
+            lengths = [
+                arrow.compute.take(arrow.compute.binary_length(column.dictionary), column.indices)
+                for column in batch.columns
+                if arrow.types.is_dictionary(column.type)
+            ]
+            width = sum(arrow.compute.sum(of_column).as_py() or 0 for of_column in lengths)
+            check_room([body.tell(), width], len(raw))
+            plain = arrow.Table.from_batches([batch]).replace_schema_metadata(None)
+            table = plain.to_pandas(types_mapper={arrow.int64(): pd.Int64Dtype()}.get)
+            text = table.to_csv(index=False, lineterminator="\n", header=not body.tell())
+            body.write(text.encode())
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise ManifestError(
-            f"it is not a manifest in parquet ({' '.join(str(error).split())[:_SHOWN]})"
+            f"it is not a manifest in parquet ({' '.join(str(error).split())[:_LONGEST_SHOWN]})"
         ) from None
     return header + body.getvalue()
-
-
-def _check_types(arrow: ModuleType, schema: Any) -> None:
-    """Raises ManifestError for other columns than of numbers and words: a word may occur a
-    million times, and have a million letters.
-    """
-    for name, kind in zip(schema.names, schema.types, strict=True):
-        word = (
-            arrow.types.is_string(kind)
-            or arrow.types.is_large_string(kind)
-            or arrow.types.is_dictionary(kind)
-        )
-        if not (word if name in _WORDS else arrow.types.is_integer(kind)):
-            raise ManifestError(f"its column {name} is of {str(kind)[:_SHOWN]}")
-
-
-def _width(arrow: ModuleType, part: Any) -> int:
-    """Bytes of a batch's words, each of which may stand in the file once and occur a million
-    times.
-    """
-    columns = [column for column in part.columns if arrow.types.is_dictionary(column.type)]
-    lengths = [
-        arrow.compute.take(arrow.compute.binary_length(column.dictionary), column.indices)
-        for column in columns
-    ]
-    return sum(arrow.compute.sum(each).as_py() or 0 for each in lengths)
-
-
-def _text(arrow: ModuleType, part: Any, *, header: bool) -> bytes:
-    """A batch as CSV."""
-    import pandas as pd
-
-    plain = arrow.Table.from_batches([part]).replace_schema_metadata(None)
-    table = plain.to_pandas(types_mapper={arrow.int64(): pd.Int64Dtype()}.get)
-    return table.to_csv(index=False, lineterminator="\n", header=header).encode()
 
 
 def _pyarrow() -> ModuleType:

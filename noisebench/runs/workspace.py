@@ -247,7 +247,7 @@ class Workspace:
             manifest.write(path)
             return True
         # of several processes of one suite one writes it
-        if not path.exists() and manifest.write_new(path):
+        if not path.exists() and manifest.write(path, replace=False):
             return True
         if not manifest.matches_file(path):
             raise ManifestError(

@@ -54,7 +54,12 @@ def said(p: np.ndarray = P, recorded: np.ndarray = RECORDED) -> Predictions:
 
 def manifest(classes: tuple[str, ...] = ("cat", "dog, wild", "owl"), **parts: Any) -> Manifest:
     """The five labels, of which nobody knows the truth."""
-    meta = {"num_classes": len(classes), "classes": list(classes), "noise": "imported(file='own')"}
+    meta = {
+        "dataset": "five",
+        "num_classes": len(classes),
+        "classes": list(classes),
+        "noise": "imported(file='own')",
+    }
     return Manifest(meta, RECORDED, np.full(5, -1), **parts)
 
 
