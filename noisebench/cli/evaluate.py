@@ -218,8 +218,8 @@ def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> d
     def manifest() -> Manifest:
         return manifest_of(folder, workspace, inference.manifest)
 
-    networks = load_ensemble(folder, inference.device, training_images)
     record, results = folder.full_record(), {}
+    networks = load_ensemble(folder, record, inference.device, training_images)
     for name in names:
         dataset = workspace.dataset(name, inference.test)
         results[name] = evaluate_on(record, networks, workspace, dataset, manifest)

@@ -146,9 +146,9 @@ def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str
     labels.
     """
     from ..labels.issues import better_score, score_labels
-    from ..runs.predictions import checked_arrays
+    from ..runs.predictions import load_predictions
 
-    arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
+    arrays = load_predictions(folder, folder.full_record()["data"]["num_classes"]).arrays
     chosen = score or better_score(arrays)
     return score_labels(arrays, chosen), chosen
 

@@ -107,22 +107,19 @@ class DatasetInputs:
     root: Path = Path()
     tell: ProgressCallback = silent
 
-    def path_text(self, path: Path, column: str | None = None) -> str:
-        """A path, or FILE:COLUMN, for a manifest: relative to the workspace where it lies within,
-        so that both can move.
-        """
-        absolute, root = path.resolve(), self.root.resolve()
-        text = str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
-        return f"{text}:{column}" if column else text
-
     def dataset_path(self, dataset: Dataset) -> str:
         """A user data set's path as one names it, with how it is streamed; a hub's table by its
         name.
         """
         assert dataset.path is not None
         on_hub = dataset.reader == "hfds" and not dataset.path.exists()
-        path = str(dataset.path) if on_hub else self.path_text(dataset.path)
+        path = str(dataset.path) if on_hub else relative_path(dataset.path, self.root)
         return f"{dataset.reader}:{path}" if dataset.reader else path
+
+    def label_file(self, text: str) -> str:
+        """FILE or FILE:COLUMN for a manifest."""
+        path, column = split_column(text)
+        return relative_path(path, self.root) + (f":{column}" if column else "")
 
     @cached_property
     def train_images(self) -> ImageArray:
@@ -227,6 +224,14 @@ class DatasetInputs:
         return facts, source.n_train
 
 
+def relative_path(path: Path, root: Path) -> str:
+    """A path for a file of the workspace: relative to its root where it lies within, so that both
+    can move.
+    """
+    absolute, root = path.resolve(), root.resolve()
+    return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
+
+
 def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str]:
     """How the images of a folder or a streamed set are brought to one size, and which are enlarged.
     fitting: to another size than the data set's own.
@@ -325,19 +330,20 @@ def _make(
     """The manifest of all examples of `data`; `sources`: the inputs of their noise."""
     dataset, K = data.dataset, data.dataset.num_classes
     seed = request.seed if is_random(call) or request.val_fraction or request.trusted else 0
-    val = None
-    if request.val_split == "before":
+    val, before = None, request.val_split == "before"
+    if request.val_fraction and before:
         val = held_out(data.labels, request.val_fraction, seed, K)
     noisy = apply_noise(call, data, seed, sources, val)
-    if request.val_split == "after":
+    if request.val_fraction and not before:
         val = held_out(noisy.labels, request.val_fraction, seed, K, noisy.left_out)
     elif val is not None and noisy.left_out is not None:
         val &= ~noisy.left_out
     clean = data.labels if noisy.clean is None else noisy.clean
     if noisy.dropped is not None and val is not None:
         noisy = replace(noisy, dropped=noisy.dropped & ~val)
-    trusted = _verified(noisy, clean, val, request.trusted, seed)
-    if trusted is not None:
+    trusted = None
+    if request.trusted:
+        trusted = _verified(noisy, clean, val, request.trusted, seed)
         noisy = replace(noisy, labels=np.where(trusted, clean, noisy.labels))
     # labels of which only correct ones were verified say nothing of the rate
     countable = clean if data.fair or noisy.clean is None else np.full_like(clean, -1)
@@ -345,12 +351,8 @@ def _make(
         "noisebench_manifest": FORMAT,
         "dataset": dataset.name,
         **({"path": outside.dataset_path(dataset)} if dataset.path else {}),
-        **({"test_path": outside.path_text(dataset.test)} if dataset.test else {}),
-        **(
-            {"labels_path": outside.path_text(*split_column(dataset.labels))}
-            if dataset.labels
-            else {}
-        ),
+        **({"test_path": relative_path(dataset.test, outside.root)} if dataset.test else {}),
+        **({"labels_path": outside.label_file(dataset.labels)} if dataset.labels else {}),
         **({"images": f"used at {dataset.fitting}"} if dataset.mixed else {}),
         "split": "train",
         "n": len(noisy.labels),
@@ -393,12 +395,10 @@ def apply_noise(
 
 def _verified(
     noisy: NoisyLabels, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
-) -> np.ndarray | None:
+) -> np.ndarray:
     """Whose labels (N,) are trusted: a share of each true class among the training examples whose
     true label is known.
     """
-    if not fraction:
-        return None
     can_be = clean >= 0
     if noisy.source is not None:
         can_be &= noisy.source < 0
@@ -420,10 +420,8 @@ def held_out(
     seed: int,
     num_classes: int,
     left_out: np.ndarray | None = None,
-) -> np.ndarray | None:
-    """Which examples (N,) are held out, none of those `left_out` (N,). None for nothing at all."""
-    if not fraction:
-        return None
+) -> np.ndarray:
+    """Which examples (N,) are held out, none of those `left_out` (N,)."""
     included = np.ones(len(labels), bool) if left_out is None else ~left_out
     chosen = np.zeros(len(labels), bool)
     chosen[included] = share_of_each(labels[included], fraction, (seed, VALIDATION), num_classes)

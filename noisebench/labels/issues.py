@@ -38,7 +38,7 @@ def score_labels(arrays: dict[str, np.ndarray], score: str) -> Predictions:
     Examples held out for validation are predicted at the end in both. Raises DataError where no
     mean was kept: an older run, or more than 100 classes.
     """
-    if score == "early" and not knows_early(arrays):
+    if score == "early" and "early_classes" not in arrays:
         raise DataError(
             "early predictions are kept for up to 100 classes, and not by older "
             "versions: --score last"
@@ -65,10 +65,9 @@ def combine(runs: Sequence[Predictions], given: np.ndarray) -> Predictions:
     """
     if len(runs) == 1:
         return runs[0]
-    dense = [run.dense for run in runs if run.dense is not None]
-    if len(dense) == len(runs):
-        mean = np.mean([np.exp(log_p.astype(np.float64)) for log_p in dense], 0)
-        return Predictions.of(_log(mean), given, given)
+    if all(run.dense is not None for run in runs):
+        dense = [np.exp(np.asarray(run.dense, np.float64)) for run in runs]
+        return Predictions.of(_log(np.mean(dense, 0)), given, given)
     classes = np.concatenate([run.classes for run in runs], 1)
     p = np.concatenate([np.exp(run.log_p.astype(np.float64)) for run in runs], 1) / len(runs)
     summed, repeated = np.empty_like(p), np.empty(p.shape, bool)
@@ -91,7 +90,7 @@ def better_score(arrays: dict[str, np.ndarray]) -> str:
     """`early` where the network at its end has fewer than two thirds of the label issues that it
     had early, since it has memorized the others; else `last`. No true label is used.
     """
-    if not knows_early(arrays):
+    if "early_classes" not in arrays:
         return "last"
     given = arrays["recorded_labels"]
     included = ~arrays.get("dropped", np.zeros(len(given), bool))
@@ -100,11 +99,6 @@ def better_score(arrays: dict[str, np.ndarray]) -> str:
         for part in ("train", "early")
     )
     return "early" if late < _FORGOTTEN * early else "last"
-
-
-def knows_early(arrays: dict[str, np.ndarray]) -> bool:
-    """Whether a run kept its early predictions."""
-    return "early_classes" in arrays
 
 
 def label_issues(

@@ -19,13 +19,14 @@ _ABOVE = 0.01  # by which rounding may lift a logarithm above that of 1
 class RunPredictions:
     """predictions.npz: of every training example (N,), those held out too, and of the test set
     (M,); `labels`: recorded and clean (N,), test (M,); parts: which examples (N,) were trained on,
-    held out and dropped, as "train", "val" and "dropped".
+    held out and dropped, as "train", "val" and "dropped"; arrays: everything in the file.
     """
 
     train: Predictions
     test: Predictions
     labels: dict[str, np.ndarray]
     parts: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
 
     def metrics(self, num_classes: int) -> dict[str, Any]:
         """As they stand in result.json. Raises DataError as `check` does."""
@@ -47,20 +48,6 @@ def load_predictions(folder: RunFolder, num_classes: int) -> RunPredictions:
     """Raises DataError where predictions.npz is missing, damaged, or does not hold what a run
     writes.
     """
-    return _load(folder, num_classes)[0]
-
-
-def checked_arrays(folder: RunFolder, num_classes: int) -> dict[str, np.ndarray]:
-    """Everything in predictions.npz, after a check that it is what a run writes. Raises
-    DataError.
-    """
-    return _load(folder, num_classes, everything=True)[1]
-
-
-def _load(
-    folder: RunFolder, num_classes: int, *, everything: bool = False
-) -> tuple[RunPredictions, dict[str, np.ndarray]]:
-    """everything: also what only reports of label issues use."""
     arrays = folder.read_arrays()
     try:
         labels = {
@@ -74,11 +61,10 @@ def _load(
         test = Predictions.load(arrays, "test", labels["test"], labels["test"])
         _check_sizes(train, n, num_classes)
         _check_sizes(test, len(labels["test"]), num_classes)
-        for name in ("dropped", "trusted") if everything else ():
-            mask = arrays.get(name)
-            if mask is not None and (mask.dtype != bool or mask.shape != (n,)):
+        for name in {"dropped", "trusted"} & arrays.keys():
+            if arrays[name].dtype != bool or arrays[name].shape != (n,):
                 raise ValueError("what is dropped or trusted is not given for every example")
-        if everything and "early_classes" in arrays:
+        if "early_classes" in arrays:
             recorded = labels["recorded"]
             _check_sizes(Predictions.load(arrays, "early", recorded, recorded), n, num_classes)
     except KeyError as error:
@@ -87,7 +73,7 @@ def _load(
         raise DataError(
             f"{folder.predictions} is damaged ({error}): run it again with --force"
         ) from None
-    return RunPredictions(train, test, labels, parts), arrays
+    return RunPredictions(train, test, labels, parts, arrays)
 
 
 def check_counts(record: dict[str, Any], stored: RunPredictions) -> dict[str, dict[str, int]]:
@@ -95,12 +81,10 @@ def check_counts(record: dict[str, Any], stored: RunPredictions) -> dict[str, di
 
     Of an older record, without the expected ones, the number of labels.
     """
-    labels = {"train": int(stored.parts["train"].sum()), "test": len(stored.labels["test"])}
+    train = stored.parts["train"]
+    labels = {"train": int(train.sum()), "test": len(stored.labels["test"])}
     expected = {part: int(record.get("expected", labels)[part]) for part in labels}
-    seen = {
-        "train": len(stored.train.take(stored.parts["train"]).classes),
-        "test": len(stored.test.classes),
-    }
+    seen = {"train": len(stored.train.take(train).classes), "test": len(stored.test.classes)}
     missing = [
         f"{seen[part]} of {n} {part} examples" for part, n in expected.items() if seen[part] != n
     ]

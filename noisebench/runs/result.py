@@ -4,7 +4,6 @@ Holds the true labels and the test labels, which the training must not see.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from ..core.files.arrays import packed_npz
 from ..core.hardware import environment, resolve_precision
 from ..datasets import Fitting, Images, LazyImages
 from ..errors import RunFailed
+from ..experiments.compute import epochs_of_estimates
 from ..experiments.resolve import RunConfig
 from ..experiments.run_facts import PATH_KEYS
 from ..labels.manifest import LARGEST_T, Manifest
@@ -22,13 +22,16 @@ from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from .checkpoint import RunState
 from .folder import SCHEMA, RunFolder
-from .noise_estimation import warmup_epochs
 
 if TYPE_CHECKING:
-    from ..training.images.source import ImageSource
     from ..training.trainer import EpochResult, Trainer
 
 _MEAN_OF_LAST = 10  # epochs
+
+
+def warmup_epochs(run: RunConfig) -> int:
+    """How long each fold's network is trained; together they see every example so many times."""
+    return epochs_of_estimates(run.recipe.epochs) if run.unknown_noise else 0
 
 
 def epoch_metrics(
@@ -65,13 +68,12 @@ def finalize_run(
     """Write all that a finished run leaves; its record. Raises RunTaken where another process took
     over, RunFailed where not every example has a finite prediction.
     """
-    end, in_training = state.last_epoch, run.manifest.in_training
-    assert end is not None, "a run that is finished has ended an epoch"
-    train = _predict_all(run.manifest, images, trainer, end)
+    in_training = run.manifest.in_training
+    train = _predict_all(run.manifest, images, trainer, state.last_epoch)
     expected = {"train": int(in_training.sum()), "test": run.dataset.n_test}
     seen = {
         "train": len(train.classes) - int((~in_training).sum()),
-        "test": len(end.test_log_p),
+        "test": len(state.last_epoch.test_log_p),
     }
     missing = [
         f"{seen[part]} of {n} {part} examples" for part, n in expected.items() if seen[part] != n
@@ -109,17 +111,22 @@ def _write_files(
     """
     from safetensors.torch import save
 
-    manifest, end = run.manifest, state.last_epoch
-    assert end is not None, "as above"
-    test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
+    manifest, test_labels = run.manifest, images.test_labels
+    test = Predictions.of(state.last_epoch.test_log_p, test_labels, test_labels)
     labels = {
         "recorded": manifest.labels,
         "clean": manifest.true_labels,
-        "test": images.test_labels,
+        "test": test_labels,
     }
     arrays = {**train.arrays("train"), **test.arrays("test")}
     if train.dense is not None:
-        arrays |= _first_half(manifest, train.dense, state).arrays("early")
+        # by the mean p (N, K) over the first half of the epochs, of the training examples
+        early, mean = train.dense.copy(), state.dynamics.early_p
+        seen = ~np.isnan(mean).any(1)
+        least = np.finfo(np.float32).tiny
+        early[np.flatnonzero(manifest.in_training)[seen]] = np.log(np.maximum(mean[seen], least))
+        early_predictions = Predictions.of(early, manifest.labels, manifest.true_labels)
+        arrays |= early_predictions.arrays("early")
     arrays |= {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     masks = {
         "in_training": manifest.in_training,
@@ -127,49 +134,37 @@ def _write_files(
         "trusted": manifest.trusted,
     }
     arrays |= {name: mask for name, mask in masks.items() if mask is not None}
-    folder.write_arrays(arrays)
-    dynamics = packed_npz(state.dynamics.arrays(), deflated=True)
-    folder.write(folder.dynamics, lambda file: file.write(dynamics))
+    folder.write(folder.predictions, packed_npz(arrays))
+    folder.write(folder.dynamics, packed_npz(state.dynamics.arrays(), deflated=True))
     weights = {
         f"network{number}.{name}": tensor.contiguous().cpu()
         for number, network in enumerate(trainer.networks)
         for name, tensor in network.state_dict().items()
     }
-    folder.write(folder.weights, lambda file: file.write(save(weights)))
+    folder.write(folder.weights, save(weights))
     folder.write_history(state.history)
     return scores.of_run(train, test, labels, run.dataset.num_classes, manifest.splits)
 
 
-def _first_half(manifest: Manifest, last: np.ndarray, state: RunState) -> Predictions:
-    """By log of the mean p (N, K) over the first half of the epochs, of the training examples; by
-    log_p at the end of the others.
-    """
-    log_p, mean = last.copy(), state.dynamics.early_p
-    seen = ~np.isnan(mean).any(1)
-    log_p[np.flatnonzero(manifest.in_training)[seen]] = np.log(
-        np.maximum(mean[seen], np.finfo(np.float32).tiny)
-    )
-    return Predictions.of(log_p, manifest.labels, manifest.true_labels)
-
-
-def _estimates_and_truth(run: RunConfig, found: Estimates) -> dict[str, Any]:
+def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]:
     """The estimated rate, and T where the run used it, with the accuracy that they depend on, and
     the true values where those are known for every example.
     """
     known = run.manifest.known_fraction == 1
     rate = {
-        "estimate": found.rate,
-        "interval": list(found.interval),
+        "estimate": estimated.rate,
+        "interval": list(estimated.interval),
         "truth": run.manifest.meta["realised_rate"] if known else None,
     }
-    estimates: dict[str, Any] = {"rate": rate}
-    if "transition" in run.unknown_noise:
-        estimates["transition"] = {}
-        if run.dataset.num_classes <= LARGEST_T:
-            empirical = run.manifest.empirical_transition.round(6).tolist() if known else None
-            transition = {"estimate": found.transition.round(6).tolist(), "truth": empirical}
-            estimates["transition"] = transition
-    return {**estimates, "accuracy": found.accuracy}
+    transition: dict[str, Any] = {}
+    if run.dataset.num_classes <= LARGEST_T:
+        empirical = run.manifest.empirical_transition.round(6).tolist() if known else None
+        transition = {"estimate": estimated.transition.round(6).tolist(), "truth": empirical}
+    return {
+        "rate": rate,
+        **({"transition": transition} if "transition" in run.unknown_noise else {}),
+        "accuracy": estimated.accuracy,
+    }
 
 
 def _predict_all(
@@ -181,18 +176,19 @@ def _predict_all(
     import torch
 
     ranks = trainer.ranks
-    parts = [(manifest.in_training, _log_p(trainer, trainer.train))]
+    parts = [(manifest.in_training, trainer.predict_parts(trainer.train))]
     if manifest.val is not None and end.val_log_p is not None:
-        own_rows = end.val_log_p[ranks.local_slice(len(end.val_log_p))]
-        parts.append((manifest.val, iter([own_rows])))
+        rows = end.val_log_p[ranks.local_slice(len(end.val_log_p))]
+        parts.append((manifest.val, iter([torch.from_numpy(rows)])))
     if not manifest.included.all():
         others = trainer.pixels(images.train_images[~manifest.included])
-        parts.append((~manifest.included, _log_p(trainer, others)))
+        parts.append((~manifest.included, trainer.predict_parts(others)))
     predictions, order = [], []
     for which, batches in parts:
         rows = np.flatnonzero(which)
         left, of_batches = rows[ranks.local_slice(len(rows))], []
-        for log_p in batches:
+        for batch in batches:
+            log_p = batch.cpu().numpy()
             here, left = left[: len(log_p)], left[len(log_p) :]
             of_batches.append(
                 Predictions.of(log_p, manifest.labels[here], manifest.true_labels[here])
@@ -210,11 +206,6 @@ def _predict_all(
                 f"of {len(rows)} examples {int(finite.sum())} have a prediction that is finite"
             )
     return Predictions.joined(predictions).take(np.argsort(np.concatenate(order), kind="stable"))
-
-
-def _log_p(trainer: Trainer, source: ImageSource) -> Iterator[np.ndarray]:
-    """log_p (n, K) of this process's share of the images, batch by batch."""
-    return (log_p.cpu().numpy() for log_p in trainer.predict_parts(source))
 
 
 def preprocessing(run: RunConfig, images: Images) -> list[str]:

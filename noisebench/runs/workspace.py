@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -39,16 +37,15 @@ from ..experiments.recipes import Recipe, all_settings, fitting_of
 from ..experiments.resolve import RunConfig, RunRequest, resolve_run
 from ..experiments.run_facts import config_of, facts_of_record
 from ..experiments.weights import NONE, PRETRAINED, InitialWeights, find_file, initial_of
-from ..labels.build import DatasetInputs, LabelRequest, make_manifest, noise_for
+from ..labels.build import (
+    DatasetInputs,
+    LabelRequest,
+    make_manifest,
+    noise_for,
+    relative_path,
+)
 from ..labels.manifest import Manifest, file_name, read_manifest
 from .folder import RunFolder
-
-
-def default_data_dir() -> Path:
-    """The user's cache directory."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("noisebench", appauthor=False)
 
 
 class Workspace:
@@ -68,17 +65,18 @@ class Workspace:
         """
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self.manifests, self.runs = self.root / "manifests", self.root / "runs"
-        self._data_dir = data_dir
+        if data_dir:
+            self.data_dir = Path(data_dir).expanduser()
+        else:
+            from platformdirs import user_cache_path
+
+            self.data_dir = user_cache_path("noisebench", appauthor=False)
         self._datasets: dict[tuple[str, Path | None, str | None], Dataset] = {}
         self._images: dict[tuple[Dataset, Fitting | None], Images] = {}
         self._checked: dict[Dataset, tuple[str, ...]] = {}
         self._labels: dict[Dataset, Labels] = {}
         self._manifests: dict[tuple[Dataset, LabelRequest], tuple[Manifest, Path]] = {}
         self._initials: dict[tuple[str, str], InitialWeights] = {}
-
-    @cached_property
-    def data_dir(self) -> Path:
-        return Path(self._data_dir).expanduser() if self._data_dir else default_data_dir()
 
     def dataset(self, name: str, test: Path | None = None, labels: str | None = None) -> Dataset:
         """A data set by name or path, here, in the workspace or in the data directory; `test`: a
@@ -167,7 +165,7 @@ class Workspace:
             return images
         if isinstance(images.train_images, LazyImages):
             raise DataError(
-                f"{dataset.name} is streamed, and its pictures cannot be replaced: "
+                f"{dataset.name} is streamed, and its images cannot be replaced: "
                 "open-set noise is for a set in memory"
             )
         replaced = manifest.source >= 0
@@ -212,18 +210,6 @@ class Workspace:
                 tag, path = weights.find_pretrained(model, offline=self.offline)
             self._initials[key] = initial_of(text, path or find_file(text, self.root), tag)
         return self._initials[key]
-
-    def initial_again(self, facts: dict[str, Any], model: str) -> InitialWeights:
-        """The initial weights of a finished run, by its record; their path only where they are
-        found without a download.
-        """
-        text, path = facts["text"], None
-        with suppress(NoisebenchError):
-            if text == PRETRAINED:
-                path = weights.cached_pretrained(model)
-            else:
-                path = find_file(text, self.root)
-        return InitialWeights(text, facts["sha256"], facts.get("tag", ""), path)
 
     def make(self, dataset: Dataset, request: LabelRequest) -> tuple[Manifest, Path]:
         """The manifest of a request and its path; nothing is written."""
@@ -283,9 +269,7 @@ class Workspace:
 
     def make_current(self, path: Path) -> None:
         """Store the manifest that `corrupt` wrote last, relative to the workspace if within."""
-        absolute, root = path.resolve(), self.root.resolve()
-        name = absolute.relative_to(root) if absolute.is_relative_to(root) else absolute
-        write_text(self.manifests / "current", f"{name}\n")
+        write_text(self.manifests / "current", f"{relative_path(path, self.root)}\n")
 
 
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -301,6 +285,16 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     record = folder.record()
     labels = manifest_of(folder, workspace, manifest)
     recipe, model = all_settings(record["recipe"]), record["model"]["name"]
+    init = None
+    if "init" in record:
+        facts, path = record["init"], None
+        # their path only where they are found without a download
+        with suppress(NoisebenchError):
+            if facts["text"] == PRETRAINED:
+                path = weights.cached_pretrained(model)
+            else:
+                path = find_file(facts["text"], workspace.root)
+        init = InitialWeights(facts["text"], facts["sha256"], facts.get("tag", ""), path)
     request = RunRequest(
         loss=record["loss"],
         strategy=record["strategy"],
@@ -309,7 +303,7 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
         changes=recipe,
         seed=record["seed"],
         precision=record["precision"],
-        init=workspace.initial_again(record["init"], model) if "init" in record else None,
+        init=init,
     )
     run = workspace.plan(request, workspace.dataset_of(labels), labels)
     if run.key == record["key"]:
