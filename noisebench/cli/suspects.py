@@ -168,7 +168,7 @@ def _predict(
         return predicted, manifest, by
     run = rebuild(folder, inference.workspace, inference.manifest)
     folds = make_folds(run, folder, request.folds)
-    if not all(fold.done for fold in folds):
+    if not all(fold.folder.status() == "done" for fold in folds):
         _train(folds, run, inference)
     return judged(folds), run.manifest, f"{request.folds} folds"
 

@@ -78,19 +78,25 @@ class LabelRequest:
     subset: int | None = None
 
     def __post_init__(self) -> None:
-        for option, share in (("val-fraction", self.val_fraction), ("trusted", self.trusted)):
-            if not 0 <= share < 1:
-                raise ConfigError(
-                    f"--{option} is a share of the training set in [0, 1), got {share}"
-                )
-        if self.subset is not None and self.subset < 1:
-            raise ConfigError(
-                f"--subset is a number of training images from 1 on, got {self.subset}"
-            )
-        if self.val_split not in VAL_SPLITS:
-            raise ConfigError(
-                f"--val-split is one of {', '.join(VAL_SPLITS)}, got {self.val_split!r}"
-            )
+        share, splits = "a share of the training set in [0, 1)", ", ".join(VAL_SPLITS)
+        for valid, option, allowed, value in (
+            (0 <= self.val_fraction < 1, "--val-fraction", share, self.val_fraction),
+            (0 <= self.trusted < 1, "--trusted", share, self.trusted),
+            (
+                self.subset is None or self.subset >= 1,
+                "--subset",
+                "a number of training images from 1 on",
+                self.subset,
+            ),
+            (
+                self.val_split in VAL_SPLITS,
+                "--val-split",
+                f"one of {splits}",
+                repr(self.val_split),
+            ),
+        ):
+            if not valid:
+                raise ConfigError(f"{option} is {allowed}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -288,9 +294,8 @@ def _refuse_on_top(dataset: Dataset, call: Call) -> None:
     """
     if dataset.mislabelled and is_random(call):
         raise ConfigError(
-            f"some of {dataset.name}'s own labels are wrong, so that nobody would know the rate "
-            f"of {call.name} on top of them: "
-            "take them as they are (--labels own), or --labels FILE"
+            f"some of {dataset.name}'s own labels are wrong, so that the rate of {call.name} on "
+            "top of them would be unknown: take them as they are (--labels own), or --labels FILE"
         )
 
 
@@ -406,7 +411,7 @@ def _verified(
         if part is not None:
             can_be &= ~part
     if not can_be.any():
-        raise ConfigError("--trusted: nobody knows the clean label of any training example")
+        raise ConfigError("--trusted: the clean label of every training example is unknown")
     trusted = np.zeros(len(clean), bool)
     trusted[can_be] = share_of_each(clean[can_be], fraction, (seed, TRUSTED), int(clean.max()) + 1)
     if not trusted.any():

@@ -31,7 +31,7 @@ _FORGOTTEN = 2 / 3  # of its early issues, below which a network has memorized t
 
 
 def score_labels(arrays: dict[str, np.ndarray], score: str) -> Predictions:
-    """A run's predictions for its training examples, from predictions.npz: `last`, at the end;
+    """A run's predictions for its training examples, from its checked arrays: `last`, at the end;
     `early`, mean p over the first half of the epochs, since networks learn correct labels before
     they memorize incorrect ones (Arpit et al. 2017).
 
@@ -44,19 +44,7 @@ def score_labels(arrays: dict[str, np.ndarray], score: str) -> Predictions:
             "versions: --score last"
         )
     given = arrays["recorded_labels"].astype(np.int64)
-    part = "early" if score == "early" else "train"
-    try:
-        predictions = Predictions.load(arrays, part, given, given)
-    except (ValueError, IndexError) as error:  # arrays of another number of examples
-        raise DataError(
-            f"predictions.npz is damaged ({error}): run it again with --force"
-        ) from None
-    if not len(predictions.classes) == len(predictions.recorded_log_p) == len(given):
-        raise DataError(
-            f"{len(predictions.classes)} of {len(given)} examples have a prediction: run "
-            "it again with --force"
-        )
-    return predictions
+    return Predictions.load(arrays, "early" if score == "early" else "train", given, given)
 
 
 def combine(runs: Sequence[Predictions], given: np.ndarray) -> Predictions:

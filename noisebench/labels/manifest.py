@@ -109,7 +109,9 @@ class Manifest:
     Computed from these: `included` (N,): in the subset, not dropped; `in_training` (N,): trained
     on; `true_labels` (N,): -1 unknown, OPEN for an image of no class, each label of which is
     incorrect; `splits`: "train" (N,), and where they exist "val" and "dropped"; `num_examples`: of
-    the subset, or all; `dataset_text`: `fashionmnist`, or `fashionmnist, of which 10,000`.
+    the subset, or all; `known_fraction`: the share of the included examples whose true label is
+    known; `num_wrong`: how many of these have an incorrect label, None where nothing is known;
+    `dataset_text`: `fashionmnist`, or `fashionmnist, of which 10,000`.
     """
 
     meta: dict[str, Any]
@@ -133,6 +135,10 @@ class Manifest:
             self.splits["val"] = self.val
         if self.dropped is not None:
             self.splits["dropped"] = self.dropped
+        known = (self.true_labels != -1) & self.included
+        wrong = (self.labels != self.true_labels) & known
+        self.known_fraction = float(known.sum() / max(self.included.sum(), 1))
+        self.num_wrong = int(wrong.sum()) if known.any() else None
         self.num_examples = int(self.meta.get("subset", len(self.labels)))
         self.dataset_text = str(self.meta["dataset"])
         if "subset" in self.meta:
@@ -168,19 +174,6 @@ class Manifest:
         """The seed of what was sampled; None where labels were taken as they are."""
         drawn = is_random(self.meta["noise"]) or self.val is not None or self.trusted is not None
         return int(self.meta["noise_seed"]) if drawn else None
-
-    @property
-    def known_fraction(self) -> float:
-        """The share of the included examples whose true label is known."""
-        return float((self.true_labels != -1)[self.included].mean())
-
-    @property
-    def num_wrong(self) -> int | None:
-        """How many kept examples have an incorrect label, as far as one knows; None where nothing
-        is known.
-        """
-        wrong = (self.labels != self.true_labels) & (self.true_labels != -1) & self.included
-        return int(wrong.sum()) if self.known_fraction else None
 
     @property
     def held_out_text(self) -> str:

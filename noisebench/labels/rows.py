@@ -79,12 +79,19 @@ def read_rows(body: bytes, n: int, source_name: str) -> dict[str, Any]:
     import pandas as pd
 
     table = read_table(body)
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ManifestError("its rows have more fields than columns")
-    if not np.array_equal(table["index"], np.arange(len(table))):
-        raise ManifestError("its index does not count 0, 1, 2, ...")
-    if (table["clean_label"] < 0).any():
-        raise ManifestError("a clean label is negative: an unknown one is empty")
+    for wrong, problem in (
+        (not isinstance(table.index, pd.RangeIndex), "its rows have more fields than columns"),
+        (
+            not np.array_equal(table["index"], np.arange(len(table))),
+            "its index does not count 0, 1, 2, ...",
+        ),
+        (
+            (table["clean_label"] < 0).any(),
+            "a clean label is negative: an unknown one is empty",
+        ),
+    ):
+        if wrong:
+            raise ManifestError(problem)
     rows: dict[str, Any] = {
         "labels": table["label"].to_numpy(),
         "clean_labels": table["clean_label"].fillna(-1).to_numpy(np.int64),

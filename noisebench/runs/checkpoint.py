@@ -83,19 +83,17 @@ class RunState:
 
 
 class RunTimer:
-    """Seconds spent on a run over all its sessions; when to save; how long it will take."""
+    """Seconds spent on a run over all its sessions; when to save; how long it will take. started:
+    later by the seconds that callbacks took, which do not count.
+    """
 
     def __init__(self, before: float) -> None:
-        self._before, self._started = before, time.monotonic()
-        self._saved, self._cost, self._steps, self._estimated = self._started, 0.0, 0, False
+        self._before, self.started = before, time.monotonic()
+        self._saved, self._cost, self._steps, self._estimated = self.started, 0.0, 0, False
 
     @property
     def spent(self) -> float:
-        return self._before + time.monotonic() - self._started
-
-    def exclude(self, seconds: float) -> None:
-        """Do not count these seconds: callbacks took them, such as a tracker's server."""
-        self._started += seconds
+        return self._before + time.monotonic() - self.started
 
     def checkpoint_due(self) -> bool:
         return time.monotonic() - self._saved > max(

@@ -28,10 +28,6 @@ class Fold:
     folder: RunFolder
     held_out: np.ndarray
 
-    @property
-    def done(self) -> bool:
-        return self.folder.status() == "done"
-
 
 def make_folds(run: RunConfig, folder: RunFolder, count: int) -> list[Fold]:
     """The folds of a finished run, as run folders of their own within its folder. Raises
@@ -81,7 +77,7 @@ def train_folds(
 
     Raises Interrupted (state saved) or RunFailed.
     """
-    left = [fold for fold in folds if not fold.done]
+    left = [fold for fold in folds if fold.folder.status() != "done"]
     for done, fold in enumerate(left):
         trainer = make_trainer(fold.run, images, device)
         execute_run(fold.run, images, trainer, fold.folder, options(len(left) - done))

@@ -139,11 +139,6 @@ class RunFolder:
         if self.lock is not None:
             self.lock.check()
 
-    def release(self) -> None:
-        """Give the lock back, if this process has it still and will not come back to end it."""
-        if self.lock is not None:
-            self.lock.end()
-
     def write(self, path: Path, *parts: bytes | memoryview) -> None:
         """Write one of the files, whole or not at all, and only with the lock. Raises RunTaken,
         DataError.

@@ -43,7 +43,7 @@ def load_ensemble(
 ) -> StoredNetworks:
     """The networks of a finished run, by its record and its weights alone.
 
-    training_images: asked for the (N, H, W, C) of a run of an older version, which did not note how
+    training_images: returns the (N, H, W, C) of a run of an older version, which did not note how
     its images were normalised. Raises DataError where the weights are not there or not the run's,
     NoisebenchError for a device that is not.
     """
@@ -115,7 +115,7 @@ def evaluate_on(
             f"{dataset.name} has not the classes of {run_data['name']}: {error}"
         ) from None
     labels: np.ndarray = number[images.test_labels]
-    log_p = networks.predict(images.test_images)
+    log_p = np.concatenate(list(networks.parts(images.test_images)))
     if not np.isfinite(log_p).all() or len(log_p) != len(labels):
         finite = int(np.isfinite(log_p).all(1).sum())
         raise DataError(
@@ -179,12 +179,8 @@ class StoredNetworks:
         """How the networks' run brought images to their size."""
         return Fitting(self.shape[0], self.shape[1], self.fit, self.centre or 1.0)
 
-    def predict(self, images: ImageArray) -> np.ndarray:
-        """log_p (n, K), float32, of images (n, H, W, C)."""
-        return np.concatenate(list(self.parts(images)))
-
     def parts(self, images: ImageArray) -> Iterator[np.ndarray]:
-        """The same, one part of the images after the other."""
+        """log_p (n, K), float32, of images (n, H, W, C), one part of them after the other."""
         device = next(self.networks[0].parameters()).device
         pixels = source_of(
             images,

@@ -287,7 +287,26 @@ def estimate_suite_seconds(
     """Seconds until all are done, `jobs` at a time. Trains two epochs or three steps of each kind
     of which there is no record.
     """
-    known = _seconds_per_epoch(records)
+    per_epoch: dict[tuple[Any, ...], list[float]] = {}
+    for record in records:
+        recipe, machine = record["recipe"], record.get("environment", {})
+        if "processes" in machine or "accumulate" in machine:
+            continue  # a suite's runs are trained otherwise
+        kind = (
+            record["data"]["name"],
+            record["noise"].get("subset"),
+            record["model"]["name"],
+            "init" in record,
+            recipe.get("freeze", 0),
+            recipe.get("size", 0),
+            recipe.get("batch_size"),
+            record["precision"],
+            record["strategy"].partition("(")[0],
+            machine.get("packed", 1),
+            "estimates" in record,
+        )
+        per_epoch.setdefault(kind, []).append(record["seconds"] / recipe["epochs"])
+    known = {kind: sum(values) / len(values) for kind, values in per_epoch.items()}
     started = time.perf_counter()
     import torch
 
@@ -334,30 +353,6 @@ def _kind(run: RunConfig, width: int) -> tuple[Any, ...]:
         width,
         bool(run.unknown_noise),
     )
-
-
-def _seconds_per_epoch(records: Iterable[dict[str, Any]]) -> dict[tuple[Any, ...], float]:
-    """Seconds per epoch of a run, by kind, the mean over the finished ones."""
-    seconds: dict[tuple[Any, ...], list[float]] = {}
-    for record in records:
-        recipe, machine = record["recipe"], record.get("environment", {})
-        if "processes" in machine or "accumulate" in machine:
-            continue  # a suite's runs are trained otherwise
-        kind = (
-            record["data"]["name"],
-            record["noise"].get("subset"),
-            record["model"]["name"],
-            "init" in record,
-            recipe.get("freeze", 0),
-            recipe.get("size", 0),
-            recipe.get("batch_size"),
-            record["precision"],
-            record["strategy"].partition("(")[0],
-            machine.get("packed", 1),
-            "estimates" in record,
-        )
-        seconds.setdefault(kind, []).append(record["seconds"] / recipe["epochs"])
-    return {kind: sum(values) / len(values) for kind, values in seconds.items()}
 
 
 def _measure(

@@ -68,19 +68,14 @@ def finalize_run(
     """Write all that a finished run leaves; its record. Raises RunTaken where another process took
     over, RunFailed where not every example has a finite prediction.
     """
-    in_training = run.manifest.in_training
     train = _predict_all(run.manifest, images, trainer, state.last_epoch)
-    expected = {"train": int(in_training.sum()), "test": run.dataset.n_test}
-    seen = {
-        "train": len(train.classes) - int((~in_training).sum()),
-        "test": len(state.last_epoch.test_log_p),
-    }
-    missing = [
-        f"{seen[part]} of {n} {part} examples" for part, n in expected.items() if seen[part] != n
-    ]
-    if missing:
+    # training examples without a prediction were refused
+    expected = {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test}
+    seen = {**expected, "test": len(state.last_epoch.test_log_p)}
+    if seen != expected:
         raise RunFailed(
-            f"evaluated were {' and '.join(missing)}: the data changed under the run; run it again"
+            f"evaluated were {seen['test']} of {expected['test']} test examples: the data changed "
+            "under the run; run it again"
         )
 
     def write() -> dict[str, Any]:

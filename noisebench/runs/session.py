@@ -121,7 +121,7 @@ class RunSession:
             self.state.seconds, ended = self._timer.spent, time.monotonic()
             if not self._estimates_noise:
                 self.record_epoch(end, (ended - started) / share)
-                self._timer.exclude(time.monotonic() - ended)
+                self._timer.started += time.monotonic() - ended  # a tracker's server may take long
 
     def record_epoch(self, end: EpochResult, seconds: float) -> None:
         """Add an epoch to the history, to metrics.csv and to the dynamics, and report it. seconds:
@@ -195,11 +195,11 @@ class RunSession:
     def interrupted(self, trainer: Trainer) -> Interrupted:
         """The error of a run that was stopped after it was saved."""
         part = " of the warm-up" if self._estimates_noise else ""
-        next_time = "the same command resumes it"
-        if self.options.force:
-            next_time = (
-                "the same command begins anew, and without --force the result that there is stays"
-            )
+        next_time = (
+            "the same command begins anew, and without --force the result that there is stays"
+            if self.options.force
+            else "the same command resumes it"
+        )
         epochs = trainer.task.recipe.epochs
         return Interrupted(f"stopped in epoch {trainer.epoch + 1} of {epochs}{part}; {next_time}")
 
@@ -226,7 +226,8 @@ def execute_run(
         def give_up(error: Exception) -> None:
             if isinstance(error, RunFailed):
                 record_failure(run, folder, error)
-            folder.release()
+            if folder.lock is not None:
+                folder.lock.end()
 
         ranks.in_emergency(give_up)
         try:

@@ -227,19 +227,16 @@ def _compared(name: str, recorded: dict[str, Any], again: dict[str, Any], how: s
     differences = []
     for key, before in recorded.items():
         after = again.get(key)
+        same = before == after
         if isinstance(before, int | float) and isinstance(after, int | float):
             same = abs(before - after) <= _EXACT * max(1.0, abs(after))
-        else:
-            same = before == after
         if not same:
             differences.append(f"{key} is {_number(before)}, made again {_number(after)}")
     return _check(name, differences, f"{len(recorded)} {how}")
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, int | float):
-        return f"{value:.12g}"
-    return "none" if value is None else repr(value)
+    return f"{value:.12g}" if isinstance(value, int | float) else repr(value)
 
 
 def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -230,8 +230,7 @@ class Workspace:
         Raises ManifestError where the file there holds other labels.
         """
         if force:
-            manifest.write(path)
-            return True
+            return manifest.write(path)
         # of several processes of one suite one writes it
         if not path.exists() and manifest.write(path, replace=False):
             return True
@@ -241,12 +240,9 @@ class Workspace:
                 "another --out, or --force to replace it"
             )
         kept, meta = read_manifest(path).meta, manifest.meta
-        if meta.get("test_path") is None and "test_path" in kept:
-            return False
         changed = any(kept.get(name) != meta.get(name) for name in ("test_path", "decisions"))
-        if changed:
-            manifest.write(path)
-        return changed
+        lacks_test = "test_path" in kept and meta.get("test_path") is None
+        return changed and not lacks_test and manifest.write(path)
 
     @property
     def current(self) -> Path | None:
@@ -254,6 +250,8 @@ class Workspace:
         pointer = self.manifests / "current"
         try:
             name = read_text(pointer).strip()
+            if not name or "\0" in name:
+                raise ValueError("it is empty")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -261,10 +259,6 @@ class Workspace:
                 f"{pointer} cannot be read ({error}): run noisebench corrupt again, "
                 "or name a --manifest"
             ) from None
-        if not name or "\0" in name:
-            raise ConfigError(
-                f"{pointer} is empty: run noisebench corrupt again, or name a --manifest"
-            )
         return self.root / name
 
     def make_current(self, path: Path) -> None:
