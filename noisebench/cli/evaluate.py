@@ -183,7 +183,7 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
     from ..metrics import scores
-    from ..runs.predictions import check_counts, load_predictions
+    from ..runs.result import check_counts, load_predictions
 
     record = folder.full_record()
     num_classes = record["data"]["num_classes"]

@@ -146,7 +146,7 @@ def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str
     labels.
     """
     from ..labels.issues import better_score, score_labels
-    from ..runs.predictions import load_predictions
+    from ..runs.result import load_predictions
 
     arrays = load_predictions(folder, folder.full_record()["data"]["num_classes"]).arrays
     chosen = score or better_score(arrays)
@@ -159,7 +159,7 @@ def _predict(
     """The predictions of a run, or of its folds, the labels that it was trained on, and the score
     that they are of.
     """
-    from ..runs.cross_validation import judged, make_folds
+    from ..runs.session import judged, make_folds
     from ..runs.workspace import manifest_of, rebuild
 
     if request.folds is None:
@@ -177,7 +177,7 @@ def _train(folds: list[Any], run: RunConfig, inference: Inference) -> None:
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
     from ..runs.checkpoint import RunOptions
-    from ..runs.cross_validation import train_folds
+    from ..runs.session import train_folds
     from .progress import RunProgress
 
     images = inference.workspace.training_images(run.dataset, run.manifest, run.recipe)

@@ -22,8 +22,7 @@ from ..experiments.run_facts import config_of, facts_of_record, key_of
 from ..metrics.predictions import Predictions, rounded
 from .folder import RunFolder
 from .inference import StoredNetworks, load_ensemble
-from .predictions import RunPredictions, load_predictions
-from .result import noise_facts, test_accuracies
+from .result import RunPredictions, load_predictions, noise_facts, test_accuracies
 from .workspace import Workspace, rebuild
 
 SAME, DIFFERS, UNDECIDED = "same", "differs", "undecided"

@@ -15,7 +15,7 @@ import pytest
 from noisebench.cli import main
 from noisebench.core.files.arrays import packed_npz
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.predictions import load_predictions
+from noisebench.runs.result import load_predictions
 from noisebench.runs.verify import (
     DIFFERS,
     SAME,

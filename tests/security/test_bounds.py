@@ -31,7 +31,7 @@ from noisebench.errors import ConfigError, DataError
 from noisebench.experiments.suite import expand, read_suites
 from noisebench.labels.manifest import read_manifest
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.predictions import load_predictions
+from noisebench.runs.result import load_predictions
 from tests.support.hostile import (
     COMMANDS,
     FILES,

@@ -34,7 +34,7 @@ from noisebench.noise.matrices import read_matrix
 from noisebench.reporting import read_baseline, read_runs
 from noisebench.reporting.runs_csv import runs_as_text
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.predictions import load_predictions
+from noisebench.runs.result import load_predictions
 
 MEMORY = 3 << 30  # bytes of address space, of which what is imported takes a good part
 CLASSES = tuple(map(str, range(10)))

@@ -28,8 +28,8 @@ from noisebench.labels.manifest import Manifest, file_name, read_manifest
 from noisebench.labels.subset import SubsetInputs, subset_of
 from noisebench.noise import transition
 from noisebench.noise.sampling import expected
-from noisebench.runs.cross_validation import make_folds
 from noisebench.runs.folder import RunFolder, run_folders
+from noisebench.runs.session import make_folds
 from noisebench.runs.workspace import Workspace, rebuild
 from tests.unit.test_report import add
 

@@ -15,7 +15,7 @@ from ...errors import DataError, NoisebenchError
 from ...labels.issues import better_score, label_issues, score_labels
 from ...labels.manifest import OPEN
 from ...runs.folder import RunFolder
-from ...runs.predictions import load_predictions
+from ...runs.result import load_predictions
 from ...runs.workspace import Workspace
 
 _SHOWN = 12

@@ -27,7 +27,7 @@ from noisebench.experiments.command import repro_command
 from noisebench.labels.issues import better_score, score_labels
 from noisebench.reporting import Rules, TableLayout, check, read_baseline, report_of
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.predictions import load_predictions
+from noisebench.runs.result import load_predictions
 from noisebench.runs.workspace import Workspace
 
 from .choices import Choices, changed, mutated
