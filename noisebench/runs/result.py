@@ -70,30 +70,18 @@ def finalize_run(
     over, RunFailed where not every example has a finite prediction.
     """
     train = _predict_all(run.manifest, images, trainer, state.last_epoch)
-    # training examples without a prediction were refused
-    expected = {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test}
-    seen = {**expected, "test": len(state.last_epoch.test_log_p)}
-    if seen != expected:
+    num_tests = len(state.last_epoch.test_log_p)
+    if num_tests != run.dataset.n_test:
         raise RunFailed(
-            f"evaluated were {seen['test']} of {expected['test']} test examples: the data changed "
+            f"evaluated were {num_tests} of {run.dataset.n_test} test examples: the data changed "
             "under the run; run it again"
         )
-
-    def write() -> dict[str, Any]:
-        evaluated = _write_files(run, images, folder, trainer, state, train=train)
-        counts = {"expected": expected, "seen": seen}
-        record = _record(run, trainer, state, counts, evaluated)
-        record["data"]["preprocessing"] = preprocessing(run, images)
-        if state.noise_estimate is not None:
-            record["estimates"] = _estimates_and_truth(run, state.noise_estimate)
-        record["files"] = folder.checksums()
-        folder.write_result(record)
-        return {**record, "path": str(folder.path)}
-
-    return trainer.ranks.on_rank_zero(write)
+    return trainer.ranks.on_rank_zero(
+        lambda: _write(run, images, folder, trainer, state, train=train)
+    )
 
 
-def _write_files(
+def _write(
     run: RunConfig,
     images: Images,
     folder: RunFolder,
@@ -102,8 +90,8 @@ def _write_files(
     *,
     train: Predictions,
 ) -> dict[str, Any]:
-    """Predictions, dynamics, weights and history; all metrics. train: of every example of the
-    manifest.
+    """Write predictions, dynamics, weights and history, then the record. train: of every example of
+    the manifest.
     """
     from safetensors.torch import save
 
@@ -139,7 +127,14 @@ def _write_files(
     }
     folder.write(folder.weights, save(weights))
     folder.write_history(state.history)
-    return scores.of_run(train, test, labels, run.dataset.num_classes, manifest.splits)
+    metrics = scores.of_run(train, test, labels, run.dataset.num_classes, manifest.splits)
+    record = _record(run, trainer, state, metrics)
+    record["data"]["preprocessing"] = preprocessing(run, images)
+    if state.noise_estimate is not None:
+        record["estimates"] = _estimates_and_truth(run, state.noise_estimate)
+    record["files"] = folder.checksums()
+    folder.write_result(record)
+    return {**record, "path": str(folder.path)}
 
 
 def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]:
@@ -233,14 +228,14 @@ def _record(
     run: RunConfig,
     trainer: Trainer,
     state: RunState,
-    counts: dict[str, dict[str, int]],
     evaluated: dict[str, Any],
 ) -> dict[str, Any]:
     """The facts of the run, its metrics and its machine; what depends on its files follows."""
     import torch
 
     meta, device, epochs = run.manifest.meta, trainer.device, run.recipe.epochs + warmup_epochs(run)
-    trained = epochs * int(run.manifest.in_training.sum())
+    # each of these has a prediction, or the run would have failed
+    counts = {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test}
     gpu = device.type == "cuda"
     return {
         "schema": SCHEMA,
@@ -274,9 +269,10 @@ def _record(
             "memorised": evaluated["train"]["memorised"],
             **evaluated,
         },
-        **counts,
+        "expected": counts,
+        "seen": counts,
         "seconds": state.seconds,
-        "images_per_second": trained / max(state.seconds, 1e-9),
+        "images_per_second": epochs * counts["train"] / max(state.seconds, 1e-9),
         "environment": {
             **environment(),
             "device": torch.cuda.get_device_name(device) if gpu else device.type,
