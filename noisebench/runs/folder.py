@@ -403,7 +403,7 @@ def results(path: str | Path = "runs") -> pd.DataFrame:
     """
     import pandas as pd
 
-    def warn(error: DataError) -> None:
-        warnings.warn(str(error), stacklevel=4)
-
-    return pd.json_normalize(read_records(run_folders([Path(path)]), warn), max_level=3)
+    records = read_records(
+        run_folders([Path(path)]), lambda error: warnings.warn(str(error), stacklevel=4)
+    )
+    return pd.json_normalize(records, max_level=3)
