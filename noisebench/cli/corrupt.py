@@ -59,8 +59,8 @@ class ReviewChoice:
         manifest's own, or in `dataset_name`.
         """
         from ..labels.build import DatasetInputs
+        from ..labels.issues import review_manifest
         from ..labels.manifest import file_name, read_manifest
-        from ..labels.review import review_manifest
         from .labels import LabelChoice, dataset_of
 
         assert self.manifest is not None and self.suspects is not None

@@ -183,7 +183,7 @@ def _folder(name: str, runs: Path) -> RunFolder:
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
     from ..metrics import scores
-    from ..runs.predictions import check_counts, load_predictions
+    from ..runs.result import check_counts, load_predictions
 
     record = folder.full_record()
     num_classes = record["data"]["num_classes"]
@@ -206,7 +206,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
 def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> dict[str, Any]:
     """The predictions of the run's networks on other data sets' test images."""
     from ..runs.inference import evaluate_on, load_ensemble
-    from ..runs.rebuild import manifest_of, rebuild
+    from ..runs.workspace import manifest_of, rebuild
 
     workspace = inference.workspace
 
@@ -218,8 +218,8 @@ def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> d
     def manifest() -> Manifest:
         return manifest_of(folder, workspace, inference.manifest)
 
-    networks = load_ensemble(folder, inference.device, training_images)
     record, results = folder.full_record(), {}
+    networks = load_ensemble(folder, record, inference.device, training_images)
     for name in names:
         dataset = workspace.dataset(name, inference.test)
         results[name] = evaluate_on(record, networks, workspace, dataset, manifest)

@@ -191,11 +191,11 @@ def run(
     from ..runs.queue import (
         image_sentences,
         make_packs,
-        manifest_paths,
         mark_done,
         plan_suite,
         select,
         where,
+        write_manifests,
     )
     from ..runs.session import check_networks
     from ..runs.trackers import known_trackers
@@ -254,7 +254,7 @@ def run(
         _show_plan(name, forecast, chosen, make_packs(items, todo), pool, json=json)
         return
     logger = options.open_logger(trackers if todo else [])
-    manifest_paths(workspace, todo)
+    write_manifests(workspace, todo)
     batches = make_batches(items, todo)
     ended: Counter[str] = Counter()
     if detach:
@@ -441,7 +441,7 @@ def _forecast(
     workspace: Workspace, options: Globals, packs: list[Pack], at_once: int, device: str
 ) -> float:
     from ..runs.folder import read_records, run_folders
-    from ..runs.time_estimate import estimate_suite_seconds
+    from ..runs.queue import estimate_suite_seconds
 
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     records = read_records(folders, lambda error: say(f"warning: {error}", quiet=options.quiet))

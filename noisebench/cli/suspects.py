@@ -133,7 +133,7 @@ def _combine(
 ) -> tuple[Predictions, Manifest, str]:
     """The mean predictions of several runs on the same labels."""
     from ..labels.issues import combine
-    from ..runs.rebuild import manifest_of
+    from ..runs.workspace import manifest_of
 
     manifest = manifest_of(folders[0], inference.workspace, inference.manifest)
     pairs = [_of_training(folder, score) for folder in folders]
@@ -146,9 +146,9 @@ def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str
     labels.
     """
     from ..labels.issues import better_score, score_labels
-    from ..runs.predictions import checked_arrays
+    from ..runs.result import load_predictions
 
-    arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
+    arrays = load_predictions(folder, folder.full_record()["data"]["num_classes"]).arrays
     chosen = score or better_score(arrays)
     return score_labels(arrays, chosen), chosen
 
@@ -159,8 +159,8 @@ def _predict(
     """The predictions of a run, or of its folds, the labels that it was trained on, and the score
     that they are of.
     """
-    from ..runs.cross_validation import judged, make_folds
-    from ..runs.rebuild import manifest_of, rebuild
+    from ..runs.session import judged, make_folds
+    from ..runs.workspace import manifest_of, rebuild
 
     if request.folds is None:
         manifest = manifest_of(folder, inference.workspace, inference.manifest)
@@ -168,7 +168,7 @@ def _predict(
         return predicted, manifest, by
     run = rebuild(folder, inference.workspace, inference.manifest)
     folds = make_folds(run, folder, request.folds)
-    if not all(fold.done for fold in folds):
+    if not all(fold.folder.status() == "done" for fold in folds):
         _train(folds, run, inference)
     return judged(folds), run.manifest, f"{request.folds} folds"
 
@@ -177,7 +177,7 @@ def _train(folds: list[Any], run: RunConfig, inference: Inference) -> None:
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
     from ..runs.checkpoint import RunOptions
-    from ..runs.cross_validation import train_folds
+    from ..runs.session import train_folds
     from .progress import RunProgress
 
     images = inference.workspace.training_images(run.dataset, run.manifest, run.recipe)

@@ -141,9 +141,8 @@ def train(
     from ..experiments.resolve import RunRequest, with_loss_parameters
     from ..runs.checkpoint import RunOptions
     from ..runs.folder import RunFolder
-    from ..runs.noise_estimation import smallest_training_set
     from ..runs.result import preprocessing
-    from ..runs.session import execute_run, make_trainer
+    from ..runs.session import execute_run, make_trainer, smallest_training_set
     from ..runs.trackers import known_trackers
     from ..training.distributed.processes import ParallelConfig, check_spread, rank_info
     from .labels import ChosenLabels, LabelChoice, choose_labels

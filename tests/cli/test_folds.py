@@ -15,11 +15,9 @@ from noisebench.cli import main
 from noisebench.errors import Interrupted
 from noisebench.experiments.resolve import RunConfig
 from noisebench.runs.checkpoint import RunOptions
-from noisebench.runs.cross_validation import Fold, fold_of, judged, make_folds, train_folds
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.rebuild import rebuild
-from noisebench.runs.session import make_trainer
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.session import Fold, fold_of, judged, make_folds, make_trainer, train_folds
+from noisebench.runs.workspace import Workspace, rebuild
 
 HELD_OUT = "--pair 0.3 --trusted 0.2 --val-fraction 0.1 --loss forward(ce) --strategy cleannet"
 

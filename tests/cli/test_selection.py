@@ -164,7 +164,7 @@ def test_which_runs_are_packed_is_decided_by_the_whole_suite(
 def place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with the suites above in s.yaml; a dry run trains nothing to estimate the time."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("noisebench.runs.time_estimate.estimate_suite_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("noisebench.runs.queue.estimate_suite_seconds", lambda *_: 0.0)
     (place / "s.yaml").write_text(SUITE)
     return place
 

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from noisebench.cli import main
 from noisebench.core import hardware
+from noisebench.core.files.arrays import packed_npz
 from noisebench.errors import DataError, RunFailed
 from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
 from noisebench.labels.build import LabelRequest
@@ -248,11 +249,11 @@ def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None
 def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from noisebench.runs import noise_estimation
+    from noisebench.runs import session
 
     desk, seen = Desk(tmp_path), []
     run = held_out(desk, loss="el(eps=estimated)")
-    inner = noise_estimation.fold_trainer
+    inner = session.fold_trainer
 
     def spoiled(*arguments: Any) -> Trainer:
         trainer = inner(*arguments)
@@ -260,14 +261,14 @@ def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_to
         seen.append(trainer)
         return trainer
 
-    monkeypatch.setattr(noise_estimation, "fold_trainer", spoiled)
+    monkeypatch.setattr(session, "fold_trainer", spoiled)
     with pytest.raises(
         RunFailed,
         match=r"failed: while the noise was estimated, the gradient of "
         r"head.bias became inf at epoch 1, step 2",
     ):
         desk.execute(run)
-    within = np.flatnonzero(run.manifest.in_training)[noise_estimation.folds(run) != 0]
+    within = np.flatnonzero(run.manifest.in_training)[session.estimation_folds(run) != 0]
     assert (
         json.loads(desk.folder(run).error.read_text())["batch"]
         == within[seen[0].state.batches[1].numpy()].tolist()
@@ -613,7 +614,7 @@ def tampered(
     folder = RunFolder(place / "run")
     arrays = folder.read_arrays()
     edit(arrays)
-    folder.write_arrays(arrays)
+    folder.write(folder.predictions, packed_npz(arrays))
     reseal(folder)
     return folder
 

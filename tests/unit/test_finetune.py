@@ -22,8 +22,7 @@ from noisebench.experiments.command import repro_command
 from noisebench.experiments.recipes import RECIPES, Recipe, all_settings, make_recipe
 from noisebench.runs.folder import run_folders
 from noisebench.runs.queue import pack_key
-from noisebench.runs.rebuild import rebuild
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.workspace import Workspace, rebuild
 from noisebench.training.networks import make_network
 from noisebench.training.networks.groups import freeze, layer_groups, parameter_groups
 from noisebench.training.trainer import Trainer

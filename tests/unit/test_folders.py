@@ -500,8 +500,9 @@ def test_evaluate_says_how_many_images_the_run_was_trained_on(tmp_path, monkeypa
 
 
 def test_few_test_images_in_the_training_set_are_named_and_so_are_copies_under_another_class(
-    tmp_path, capsys
+    tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     train, test = (rng.integers(0, 255, (n, 8, 8), np.uint8) for n in (40, 200))
     train[5], test[7] = train[4], train[9]

@@ -28,11 +28,10 @@ from noisebench.experiments.suite import read_suites
 from noisebench.experiments.weights import find_file, find_pretrained, initial_of
 from noisebench.labels.build import LabelRequest
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.noise_estimation import fold_trainer
 from noisebench.runs.queue import plan_suite
-from noisebench.runs.rebuild import rebuild
+from noisebench.runs.session import fold_trainer
 from noisebench.runs.session import make_trainer as trainer_of
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.workspace import Workspace, rebuild
 from noisebench.training.networks import make_network
 from noisebench.training.networks.factory import InitialState, NetworkFactory, weights_of
 from noisebench.training.networks.fitting import adapted

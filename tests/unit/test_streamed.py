@@ -902,7 +902,7 @@ def test_open_set_noise_on_what_is_streamed_is_refused(lab, capsys):
         )
         == 2
     )
-    assert "is streamed, and its pictures cannot be replaced" in capsys.readouterr().err
+    assert "is streamed, and its images cannot be replaced" in capsys.readouterr().err
 
 
 def test_noise_that_looks_at_images_looks_at_streamed_ones(lab, capsys):

@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import ConfigError, NoisebenchError
 from ...losses import predicted
 from ...noise import FILES, normal_noise, transition
-from ...runs.predictions import RunPredictions, load_predictions
+from ...runs.result import RunPredictions, load_predictions
 from ..aggregate import Cell
 from ..table import Table
 from .columns import column_title, columns, filled, shared

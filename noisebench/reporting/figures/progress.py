@@ -9,7 +9,7 @@ import numpy as np
 from ...errors import ConfigError, DataError
 from ...metrics.scores import ECE_BINS, calibration
 from ...runs.folder import RunFolder
-from ...runs.predictions import load_predictions
+from ...runs.result import load_predictions
 from ..aggregate import Cell
 from ..table import Table
 from .columns import column_title, columns, filled, kinds_of_noise, shared
