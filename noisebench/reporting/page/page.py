@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    from ..ci.gate import Check
+    from ..gate import Check
 
 Figure = tuple[str, str, str]
 """A title, a caption and an SVG document."""

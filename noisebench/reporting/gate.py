@@ -20,13 +20,13 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from ...core.files.schema import Count, Name, Number, Scalar, Whole, check_form, shown
-from ...core.files.untrusted import read_json
-from ...errors import ConfigError, NoisebenchError, Regressed, RunFailed, Undecided
-from ...labels.manifest import of_which
-from ..metrics import METRICS
-from ..render.text import SCHEMA
-from ..stats import FEWEST_SEEDS, holm, least_variance, moderated, tail_of_gap
+from ..core.files.schema import Count, Name, Number, Scalar, Whole, check_form, shown
+from ..core.files.untrusted import read_json
+from ..errors import ConfigError, NoisebenchError, Regressed, RunFailed, Undecided
+from ..labels.manifest import of_which
+from .metrics import METRICS
+from .render.text import SCHEMA
+from .stats import FEWEST_SEEDS, holm, least_variance, moderated, tail_of_gap
 
 _NAMES = ("dataset", "model", "noise", "metric")
 _KNOWN = ("dataset", "model", "recipe", "precision", "noise", "metric")
