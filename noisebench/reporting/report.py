@@ -15,9 +15,7 @@ from .ci import junit
 from .comparison import add_differences
 from .gate import Check
 from .published import add_published
-from .render.html import fragment
-from .render.latex import latex
-from .render.text import as_csv, as_json, as_list, document, markdown
+from .render.text import as_csv, as_json, as_list, document, fragment, latex, markdown
 from .runs_csv import RunLike, runs_as_text, runs_at
 from .table import Table, make_tables
 
