@@ -98,7 +98,7 @@ def difference_table(table: Table) -> DifferenceTable | None:
     """The differences of a table; None where it has none."""
     if not any(table.differences.values()):
         return None
-    rows, cols = ({place[axis] for place in table.differences} for axis in (0, 1))
+    rows, cols = ({at[axis] for at in table.differences} for axis in (0, 1))
     kept = replace(
         table,
         rows=tuple(row for row in table.rows if row in rows),

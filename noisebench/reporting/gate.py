@@ -254,8 +254,8 @@ def read_baseline(path: Path, metric: str) -> dict[str, Any]:
         ) from None
     if content["metric"] != metric:
         raise Undecided(
-            f"the baseline {path} holds --metric {content['metric'][:_SHOWN]}, asked "
-            f"is {metric}: give the same"
+            f"the baseline {path} holds --metric {content['metric'][:_SHOWN]}, "
+            f"this report {metric}: give the same"
         )
     if not any(cell["values"] for cell in content["cells"]):
         raise Undecided(f"the baseline {path} holds no values: {way} {path}")

@@ -97,7 +97,7 @@ def _read(cell: Cell) -> list[Dynamics]:
 
 
 def _epoch_of(runs: Sequence[Dynamics], epoch: int | None) -> int:
-    """The epoch asked for, else that after a quarter of the training, as the paper's 30 of its
+    """The given epoch, else that after a quarter of the training, as the paper's 30 of its
     baselines' 120. Raises ConfigError.
     """
     last = min(len(run.counts) for run in runs)

@@ -136,7 +136,7 @@ def view_of(
         _table(table, number, reader, ranks=ranks) for number, table in enumerate(tables, 1)
     )
     datasets = distinct(
-        table.axes(*place).get("dataset", "") for table in tables for place in table.cells
+        table.axes(*at).get("dataset", "") for table in tables for at in table.cells
     )
     return View(
         "Learning with noisy labels" + (f": {datasets}" if datasets else ""),
