@@ -17,7 +17,7 @@ from .options import Filter, Globals, Json, option, with_options
 
 if TYPE_CHECKING:
     from ..reporting import Check, Report, RunLike, TableLayout
-    from ..reporting.figures.style import Figure
+    from ..reporting.figures.panels import Figure
     from ..runs.workspace import Workspace
 
 # options by parameter, where the name is another or an option has an effect on some reports only
@@ -279,7 +279,7 @@ def _figure(context: typer.Context, workspace: Workspace) -> Figure:
 
 def _emit_figure(figure: Figure, out: Path | None, *, json: bool) -> None:
     from ..core.files.atomic import write_bytes, write_text
-    from ..reporting.figures.style import form_of
+    from ..reporting.figures.panels import form_of
     from ..reporting.figures.transition import TransitionFigure, draw_in_terminal
 
     if out:
@@ -466,7 +466,7 @@ def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None
 
 def _print_verdict(verdict: Check, *, quiet: bool) -> None:
     """On stderr; `quiet`: only the error lines of a GitHub job, as stdout has the text."""
-    from ..reporting.ci.github import error_lines
+    from ..reporting.ci import error_lines
 
     if "GITHUB_STEP_SUMMARY" in os.environ:
         for line in error_lines(verdict.troubles):
@@ -478,7 +478,7 @@ def _print_verdict(verdict: Check, *, quiet: bool) -> None:
 
 
 def _append_summary(path: Path, made: Report, verdict: Check | None) -> None:
-    from ..reporting.ci.github import step_summary
+    from ..reporting.ci import step_summary
 
     lines = [verdict.summary, *verdict.troubles] if verdict else []
     try:

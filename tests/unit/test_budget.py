@@ -21,7 +21,7 @@ from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite, read_suites
 from noisebench.losses import LOSSES
 from noisebench.reporting import Report, TableLayout, make_tables, read_rows, report_of
-from noisebench.reporting.compute import by_compute
+from noisebench.reporting.aggregate import by_compute
 from noisebench.runs.folder import run_folders
 from noisebench.runs.queue import plan_suite
 from noisebench.runs.workspace import Workspace
