@@ -23,9 +23,8 @@ from ..metrics import scores
 from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, Strategy, build_strategy
-from ..training.images.pixels import Normalisation, StreamTransform
-from ..training.images.source import normalisation_of, source_of
-from ..training.inference import log_p_parts
+from ..training.images import Normalisation, StreamTransform
+from ..training.inference import log_p_parts, normalisation_of, source_of
 from .folder import RunFolder
 from .session import find_device
 from .workspace import Workspace

@@ -25,7 +25,7 @@ from .folder import SCHEMA, RunFolder
 from .noise_estimation import warmup_epochs
 
 if TYPE_CHECKING:
-    from ..training.images.source import ImageSource
+    from ..training.inference import ImageSource
     from ..training.trainer import EpochResult, Trainer
 
 _MEAN_OF_LAST = 10  # epochs

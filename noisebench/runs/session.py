@@ -334,7 +334,7 @@ def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]
 
 def _check_network(run: RunConfig, workspace: Workspace) -> list[str]:
     from ..training.networks.factory import NetworkFactory, weights_of
-    from ..training.networks.groups import freeze, parameter_groups
+    from ..training.optimizer import freeze, parameter_groups
 
     images = workspace.images(run.dataset, fitting_of(run.recipe, run.dataset))
     height, width, channels = images.train_images.shape[1:]

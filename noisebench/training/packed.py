@@ -19,12 +19,11 @@ from torch import Tensor
 
 from ..errors import RunFailed
 from ..strategies import Batch
-from .epoch_stats import OnlinePredictions
-from .images.pixels import InMemoryImages
+from .images import InMemoryImages
 from .inference import autocast, every, repeatable
 from .networks.packed import pack_networks
-from .numerics import finite_probe
 from .optimizer import SGD
+from .state import OnlinePredictions, finite_probe
 from .trainer import EpochResult, Trainer
 
 # numbers: a tensor of a multiple of these is computed in full vectors, without a rest that rounds

@@ -22,8 +22,7 @@ from ..losses import Loss, Penalty
 from ..strategies import Batch, Strategy
 from .cuda_graph import StepResult
 from .distributed.processes import LEAST, ParallelConfig, check_parts
-from .images.source import ImageSource
-from .inference import autocast
+from .inference import ImageSource, autocast
 from .state import TrainingState
 from .step import TrainingStep
 

@@ -15,11 +15,9 @@ from torch.nn.utils import clip_grads_with_norm_
 from ..losses import Loss, Penalty, Scores
 from ..strategies import Batch, ModelOutput, Supervision
 from .cuda_graph import CudaGraphStep, StepInput, StepResult
-from .images.pixels import InMemoryImages
-from .images.source import ImageSource
-from .inference import autocast
-from .numerics import finite_probe, first_nonfinite, norm_of
-from .state import TrainingState
+from .images import InMemoryImages
+from .inference import ImageSource, autocast
+from .state import TrainingState, finite_probe, first_nonfinite, norm_of
 
 _CHECK_EVERY = 64  # steps: to read what a GPU has computed is to wait for it
 _LEAST_TOTAL = 1e-30  # of the weights: a step without any costs 0 instead of 0 / 0

@@ -20,9 +20,15 @@ from ..core.seeds import NETWORK, derived_seed
 from ..datasets import ImageArray
 from ..errors import RunFailed
 from .distributed.processes import ParallelConfig
-from .images.pixels import StreamTransform
-from .images.source import ImageSource, normalisation_of, source_of
-from .inference import log_p_parts, network_log_p, repeatable
+from .images import StreamTransform
+from .inference import (
+    ImageSource,
+    log_p_parts,
+    network_log_p,
+    normalisation_of,
+    repeatable,
+    source_of,
+)
 from .networks import classifier, on_device
 from .networks.factory import NetworkFactory
 from .parallel import ParallelStep, fit_to_networks, per_process_tensors

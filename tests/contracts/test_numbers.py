@@ -25,7 +25,7 @@ from noisebench.runs.checkpoint import RunOptions, RunState, save
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.session import execute_run, make_trainer
 from noisebench.training.distributed.processes import ParallelConfig, cut
-from noisebench.training.images.pixels import InMemoryImages
+from noisebench.training.images import InMemoryImages
 from noisebench.training.inference import every
 from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer

@@ -14,7 +14,7 @@ import torch
 from noisebench.errors import ConfigError, RunFailed
 from noisebench.strategies import Batch, ModelOutput, Strategy, TrainingInfo, build_strategy
 from noisebench.strategies.correction import local_dimension, risen
-from noisebench.strategies.coteaching import forgotten, smallest
+from noisebench.strategies.selection import forgotten, smallest
 from noisebench.training.step import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights

@@ -25,8 +25,8 @@ from noisebench.metrics.dynamics import Dynamics
 from noisebench.noise import build_noise, sample
 from noisebench.strategies import build_strategy
 from noisebench.training import packed, state
-from noisebench.training.epoch_stats import OnlinePredictions
 from noisebench.training.packed import PackedTrainer
+from noisebench.training.state import OnlinePredictions
 from noisebench.training.trainer import Task, Trainer
 
 ROUNDS, WIDTH = 41, 16

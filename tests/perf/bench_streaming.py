@@ -23,8 +23,8 @@ from sklearn.datasets import load_sample_images
 from timm.data import ImageDataset, create_loader
 
 from noisebench.datasets import find_dataset, read_images
-from noisebench.training.images.pixels import EpochPlan, StreamTransform
-from noisebench.training.images.source import normalisation_of, source_of
+from noisebench.training.images import EpochPlan, StreamTransform
+from noisebench.training.inference import normalisation_of, source_of
 
 PICTURES, SIZE = 768, (500, 375)
 

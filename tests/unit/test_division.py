@@ -24,8 +24,13 @@ from noisebench.strategies.base import (
     sharpened,
     sigmoid_ramp,
 )
-from noisebench.strategies.dividemix import DivideMix, co_guessed, co_refined
-from noisebench.strategies.gmm_split import chance_clean, scaled_cost
+from noisebench.strategies.dividemix import (
+    DivideMix,
+    chance_clean,
+    co_guessed,
+    co_refined,
+    scaled_cost,
+)
 from noisebench.strategies.mixup import Mixture
 from noisebench.training.step import weighted_cost
 from noisebench.training.trainer import Trainer

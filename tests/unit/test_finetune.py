@@ -25,7 +25,7 @@ from noisebench.runs.queue import pack_key
 from noisebench.runs.rebuild import rebuild
 from noisebench.runs.workspace import Workspace
 from noisebench.training.networks import make_network
-from noisebench.training.networks.groups import freeze, layer_groups, parameter_groups
+from noisebench.training.optimizer import freeze, layer_groups, parameter_groups
 from noisebench.training.trainer import Trainer
 from tests.conftest import same, weights
 from tests.unit.test_init import planned

@@ -41,9 +41,9 @@ from noisebench.experiments.command import repro_command
 from noisebench.labels.manifest import Manifest, read_manifest
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.workspace import Workspace
-from noisebench.training.images.opening import timm_opener
-from noisebench.training.images.pixels import StreamTransform
-from noisebench.training.images.source import normalisation_of, source_of
+from noisebench.training.images import StreamTransform
+from noisebench.training.inference import normalisation_of, source_of
+from noisebench.training.streamed import timm_opener
 
 
 def folder(place: Path, *parts: str, each: int = 6, size: tuple[int, int] = (8, 8)) -> Path:

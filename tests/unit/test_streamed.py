@@ -50,8 +50,8 @@ from noisebench.runs.inference import StoredNetworks, evaluate_on
 from noisebench.runs.session import check_networks, make_trainer
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import build_strategy
-from noisebench.training.images.pixels import EpochPlan
-from noisebench.training.images.source import StreamTransform, normalisation_of, source_of
+from noisebench.training.images import EpochPlan
+from noisebench.training.inference import StreamTransform, normalisation_of, source_of
 from tests.support import kills
 
 CPU = torch.device("cpu")
@@ -468,7 +468,7 @@ def test_workers_begun_for_the_rest_of_an_epoch_are_as_many_as_for_a_whole_one(p
 
 
 def test_the_processes_of_a_run_on_one_machine_share_its_cores(pets, monkeypatch):
-    monkeypatch.setattr("noisebench.training.images.streamed.cpu_count", lambda: 8)
+    monkeypatch.setattr("noisebench.training.streamed.cpu_count", lambda: 8)
     assert streamed(pets, None)[0].workers == 8
     for name, value in {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}.items():
         monkeypatch.setenv(name, str(value))

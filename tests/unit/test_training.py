@@ -17,7 +17,7 @@ import torch
 from noisebench.datasets import Images
 from noisebench.errors import RunFailed
 from noisebench.losses import Scores, register_loss
-from noisebench.training.images.pixels import EpochPlan, InMemoryImages, Normalisation
+from noisebench.training.images import EpochPlan, InMemoryImages, Normalisation
 from noisebench.training.optimizer import learning_rate_factor
 from noisebench.training.trainer import Task, Trainer
 from tests.conftest import CPU, same, weights
@@ -148,7 +148,7 @@ def test_a_small_set_gives_the_same_images_as_one_kept_as_bytes(
 ) -> None:
     normalise = Normalisation.of(digits.train_images)
     small = InMemoryImages(digits.train_images, normalise, CPU, crop)
-    monkeypatch.setattr("noisebench.training.images.pixels._FEW", 0)
+    monkeypatch.setattr("noisebench.training.images._FEW", 0)
     large = InMemoryImages(digits.train_images, normalise, CPU, crop)
     plan = EpochPlan.draw(len(small), 2, crop, crop > 0, torch.Generator().manual_seed(1))
     pairs = [
@@ -200,7 +200,7 @@ def test_bf16_trains_with_the_loss_in_float32(
 _PREDICT = """
 import re, numpy as np, torch
 from noisebench.training.networks import make_network
-from noisebench.training.images.pixels import InMemoryImages, Normalisation
+from noisebench.training.images import InMemoryImages, Normalisation
 from noisebench.training.inference import network_log_p
 
 def peak():

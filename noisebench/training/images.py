@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...experiments.recipes import Recipe
+from ..experiments.recipes import Recipe
 
 _EVALUATION_BATCH = 1024
 _CPU_BATCH = 256  # as fast on a CPU as more, in about the memory that a training step of 128 takes
