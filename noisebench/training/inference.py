@@ -6,16 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..datasets import ImageArray, LazyImages
 from ..errors import DataError
 from .images import EpochPlan, InMemoryImages, Normalisation, StreamTransform
-
-# the usual ones of ImageNet's pixels in [0, 1]
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageSource(Protocol):
@@ -40,16 +36,6 @@ class ImageSource(Protocol):
         """End the processes that read ahead."""
 
 
-def normalisation_of(images: ImageArray) -> Normalisation:
-    """Counted over images in memory; for images in files ImageNet's: to count a million would
-    take hours.
-    """
-    if not isinstance(images, LazyImages):
-        return Normalisation.of(images)
-    mean, std = (torch.tensor(values, dtype=torch.float64) * 255 for values in (_MEAN, _STD))
-    return Normalisation(mean.float(), std.float())
-
-
 def source_of(
     images: ImageArray,
     normalise: Normalisation,
@@ -63,19 +49,6 @@ def source_of(
 
         return StreamedImages(images, normalise, device, transform)
     return InMemoryImages(images, normalise, device, crop)
-
-
-def same_images(a: ImageArray, b: ImageArray) -> bool:
-    """Whether two trainings may share what they read of these; streamed ones may not, since each
-    has its own readers.
-    """
-    if isinstance(a, LazyImages) or isinstance(b, LazyImages):
-        return False
-    return (a.ctypes.data, a.shape, a.strides) == (
-        b.ctypes.data,
-        b.shape,
-        b.strides,
-    ) or np.array_equal(a, b)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -101,16 +74,15 @@ def every(pixels: ImageSource, index: Tensor | None = None) -> Iterator[Tensor]:
     """Some images or all, one part after the other. Raises DataError where their number is
     another one.
     """
-    expected, seen = len(pixels) if index is None else len(index), 0
+    expected, count = len(pixels) if index is None else len(index), 0
     for images in pixels.eval_batches(index):
-        seen += len(images)
-        if seen > expected:
+        count += len(images)
+        if count > expected:
             break
         yield images
-    if seen != expected:
-        came = f"{seen} or more" if seen > expected else str(seen)
+    if count != expected:
         raise DataError(
-            f"{expected} images were asked for, and {came} came: the data changed under the run"
+            f"{expected} images to predict, {count} read: the data changed under the run"
         )
 
 
@@ -127,10 +99,3 @@ def log_p_parts(
         with torch.no_grad(), repeatable(pixels.device), autocast(pixels.device, precision):
             logits = [network(images).float() for network in networks]
         yield [network_logits.log_softmax(1) for network_logits in logits]
-
-
-def network_log_p(
-    network: nn.Module, pixels: ImageSource, precision: str, index: Tensor | None = None
-) -> Tensor:
-    """log_p (n, K), of some images or all. Leaves the network in evaluation mode."""
-    return torch.cat([log_p for (log_p,) in log_p_parts([network], pixels, precision, index)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from ..core.seeds import EPOCH, STRATEGY, derived_seed
-from ..datasets import ImageArray
+from ..datasets import ImageArray, LazyImages
 from ..errors import RunFailed
 from ..experiments.recipes import Recipe, read_schedule
 from ..losses import Loss, Penalty
@@ -21,14 +21,8 @@ from ..metrics.dynamics import early_epochs
 from ..metrics.predictions import DENSE
 from ..strategies import Strategy, TrainingInfo
 from .images import EpochPlan
-from .inference import same_images
 from .networks.factory import InitialState
 from .optimizer import SGD, freeze, learning_rate_factor, parameter_groups
-
-
-def norm_of(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """The norm () of all numbers of the tensors; 0 of none."""
-    return get_total_norm(tensors) if tensors else torch.zeros((), device=device)
 
 
 def finite_probe(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
@@ -36,7 +30,7 @@ def finite_probe(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     elsewhere, in fewer calls, their norm.
     """
     if device.type != "cpu" or not tensors:
-        return norm_of(tensors, device)
+        return get_total_norm(tensors)
     return torch.stack([tensor.sum() for tensor in tensors]).sum()
 
 
@@ -58,18 +52,18 @@ def named_tensors(networks: Sequence[nn.Module], *, buffers: bool = False) -> di
     tensors: dict[str, Tensor] = {}
     for number, network in enumerate(networks, 1):
         suffix = f" of network {number}" if len(networks) > 1 else ""
-        for name, tensor in network.named_buffers() if buffers else network.named_parameters():
-            tensors[name + suffix] = tensor
+        named = network.named_buffers() if buffers else network.named_parameters()
+        tensors.update((name + suffix, tensor) for name, tensor in named)
     return tensors
 
 
+_SHOWN = 3  # examples of a batch that an error names
 _MAX_WAITING = 1 << 23  # numbers, 32 MB
 
 
-@dataclass(frozen=True)
-class EpochPredictions:
+class EpochPredictions(NamedTuple):
     """Of each example since the epoch began: the class predicted (N,) (-1: not seen yet), p of its
-    recorded label (N,), the L1 norm of the gradient of its share of the step's cost by its logits
+    given label (N,), the L1 norm of the gradient of its share of the step's cost by its logits
     (N,), at most 2 under plain CE, and p of every class (N, K) where it is kept, else (N, 0) (NaN:
     not seen yet).
     """
@@ -79,18 +73,6 @@ class EpochPredictions:
     gradient: Tensor
     whole: Tensor
 
-    def state_dict(self) -> dict[str, Tensor]:
-        return {
-            "predicted": self.predicted,
-            "p": self.p,
-            "gradient": self.gradient,
-            "whole": self.whole,
-        }
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, tensor in self.state_dict().items():
-            tensor.copy_(state[name])
-
 
 class OnlinePredictions:
     """Collects them for R runs in lockstep. A step only appends its logits: to process them one by
@@ -98,30 +80,24 @@ class OnlinePredictions:
     """
 
     def __init__(self, labels: Tensor, num_classes: int) -> None:
-        """labels (R, N), as recorded. num_classes: of which p is kept, for up to 100; 0 for
-        none.
-        """
+        """labels (R, N), as given. num_classes: of which p is kept, for up to 100; 0 for none."""
         self._labels = labels
-        self._predicted = torch.full_like(labels, -1)
-        self._p = torch.full(labels.shape, torch.nan, device=labels.device)
-        self._gradient = self._p.clone()
         kept = num_classes if num_classes <= DENSE else 0
-        self._whole = torch.full((*labels.shape, kept), torch.nan, device=labels.device)
-        self._waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
-
-    def watch(self, logits: Tensor) -> None:
-        """Before the backward pass: keep the gradient of logits (R, B, K), or (B, K) of one run."""
-        if logits.requires_grad:
-            logits.retain_grad()
+        p = torch.full(labels.shape, torch.nan, device=labels.device)
+        whole = torch.full((*labels.shape, kept), torch.nan, device=labels.device)
+        self._all = EpochPredictions(torch.full_like(labels, -1), p, p.clone(), whole)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def note(self, index: Tensor, logits: Tensor) -> None:
-        """After it. index (R, B) or (B,): the examples of the first rows; others may follow."""
+        """After the backward pass: logits (R, B, K), or (B, K) of one run, with their gradient.
+        index (R, B) or (B,): the examples of the first rows; others may follow.
+        """
         rows = index.shape[-1]
         kept = logits.detach()[..., :rows, :]
-        grad = None if logits.grad is None else logits.grad[..., :rows, :]
+        grad = gradient_of(logits)[..., :rows, :]
         if kept.is_cuda:  # a recorded step overwrites the result of the one before
-            kept, grad = kept.clone(), None if grad is None else grad.clone()
-        if grad is not None and rows < logits.shape[-2]:  # a step's cost is a mean over all rows
+            kept, grad = kept.clone(), grad.clone()
+        if rows < logits.shape[-2]:  # a step's cost is a mean over all rows
             grad = grad * (logits.shape[-2] / rows)
         self._waiting.append((index, kept, grad))
         if len(self._waiting) * kept.numel() > _MAX_WAITING:
@@ -129,37 +105,35 @@ class OnlinePredictions:
 
     def of(self, run: int) -> EpochPredictions:
         """Of one run, as views."""
-        self._process()
-        return EpochPredictions(
-            self._predicted[run], self._p[run], self._gradient[run], self._whole[run]
-        )
+        if self._waiting:
+            self._process()
+        return EpochPredictions(*(part[run] for part in self._all))
 
     def _process(self) -> None:
-        if not self._waiting:
-            return
-        runs, K = len(self._labels), self._waiting[0][1].shape[-1]
+        (runs, n), K = self._labels.shape, self._waiting[0][1].shape[-1]
         index = torch.cat([index.view(runs, -1) for index, _, _ in self._waiting], 1)
         logits = torch.cat([logits.view(runs, -1, K) for _, logits, _ in self._waiting], 1)
-        grads = [
-            torch.zeros_like(logits) if grad is None else grad for _, logits, grad in self._waiting
-        ]
-        norms = torch.cat([grad.view(runs, -1, K) for grad in grads], 1).abs().sum(2)
-        # a step's cost is a mean
-        sizes = torch.tensor([grad.shape[-2] for grad in grads], device=norms.device)
+        grads = torch.cat([grad.view(runs, -1, K) for _, _, grad in self._waiting], 1)
+        sizes = torch.tensor([grad.shape[-2] for *_, grad in self._waiting], device=logits.device)
         largest, predicted = logits.max(2)
         # softmax along so few classes would take three times as long
         p = (logits - largest[..., None]).exp_()
         p /= p.sum(2, keepdim=True)
-        self._predicted.scatter_(1, index, predicted)
-        self._p.scatter_(1, index, p.gather(2, self._labels.gather(1, index)[..., None])[..., 0])
-        if self._whole.shape[2]:
-            rows = index + self._labels.shape[1] * torch.arange(runs, device=index.device)[:, None]
-            self._whole.view(-1, K).index_copy_(0, rows.flatten(), p.flatten(0, 1))
-        self._gradient.scatter_(1, index, norms * sizes.repeat_interleave(sizes))
+        self._all.predicted.scatter_(1, index, predicted)
+        given_p = p.gather(2, self._labels.gather(1, index)[..., None])[..., 0]
+        self._all.p.scatter_(1, index, given_p)
+        if self._all.whole.shape[2]:
+            rows = index + n * torch.arange(runs, device=index.device)[:, None]
+            self._all.whole.view(-1, K).index_copy_(0, rows.flatten(), p.flatten(0, 1))
+        # a step's cost is a mean
+        norms = grads.abs().sum(2)
+        self._all.gradient.scatter_(1, index, norms * sizes.repeat_interleave(sizes))
         self._waiting.clear()
 
 
-_SHOWN = 3  # examples of a batch that an error names
+def gradient_of(logits: Tensor) -> Tensor:
+    """The gradient of logits; 0 where the objective does not depend on them."""
+    return torch.zeros_like(logits) if logits.grad is None else logits.grad
 
 
 @dataclass(frozen=True)
@@ -186,8 +160,11 @@ class Task:
 
     def same_images_as(self, other: Task) -> bool:
         """Whether both train and test on the same images, which then need to be in memory once."""
-        return same_images(self.images, other.images) and same_images(
-            self.test_images, other.test_images
+        pairs = ((self.images, other.images), (self.test_images, other.test_images))
+        # streamed ones cannot be shared: each training has its own readers
+        return all(
+            not isinstance(a, LazyImages) and not isinstance(b, LazyImages) and np.array_equal(a, b)
+            for a, b in pairs
         )
 
 
@@ -297,36 +274,36 @@ class TrainingState:
             "step": self.step,
             "since": self.schedule_start,
             "costs": self.costs,
-            "passed": self.predictions.state_dict(),
+            "passed": self.predictions._asdict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for network, saved in zip(self.networks, state["networks"], strict=True):
             network.load_state_dict(saved)
         self.optimizer.load_state_dict(state["optimizer"])
-        _restore(self.strategy.state, state["strategy"])
+        for name, value in state["strategy"].items():
+            old = self.strategy.state.get(name)
+            if isinstance(old, Tensor) and isinstance(value, Tensor):
+                old.data.copy_(value)  # the same tensor, since the optimizer holds some of them
+            else:
+                self.strategy.state[name] = value
         self.generator.set_state(state["generator"].cpu())
         self.epoch, self.step, self.schedule_start = state["epoch"], state["step"], state["since"]
         self.begin_epoch()
         self._randomness = [saved.cpu() for saved in state["randomness"]]
         self.costs.copy_(state["costs"])
-        self.predictions.load_state_dict(state["passed"])
-
-    def per_example_parameters(self) -> dict[str, Tensor]:
-        """By name, what the strategy updates by itself."""
-        return {
-            f"the strategy's {name}": self.strategy.state[name]
-            for name in self.strategy.per_example_parameters
-        }
+        for name, tensor in self.predictions._asdict().items():
+            tensor.copy_(state["passed"][name])
 
     def trained_parameters(self) -> dict[str, Tensor]:
         """All that is trained, by name: of the networks, then of the strategy."""
         of_strategy = {
             f"the strategy's {name}": value
             for name, value in self.strategy.state.items()
-            if isinstance(value, Tensor) and value.requires_grad
+            if isinstance(value, Tensor)
+            and (value.requires_grad or name in self.strategy.per_example_parameters)
         }
-        return {**named_tensors(self.networks), **of_strategy, **self.per_example_parameters()}
+        return {**named_tensors(self.networks), **of_strategy}
 
     def failure(self, step: int, what: str) -> RunFailed:
         """The error that names a step of this epoch and its examples."""
@@ -362,25 +339,8 @@ class TrainingState:
         """`head.weight became inf`: the first parameter or buffer that is not finite; empty where
         all are.
         """
-        groups = self.optimizer.groups[self.num_network_groups :]
-        tensors = [p for group in groups for p in group.params]
-        tensors += [self.strategy.state[name] for name in self.strategy.per_example_parameters]
-        for network in self.networks:
-            tensors += [*network.parameters(), *network.buffers()]
-        numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+        tensors = self.trained_parameters() | named_tensors(self.networks, buffers=True)
+        numbers = [t.detach() for t in tensors.values() if t.is_floating_point()]
         if finite_probe(numbers, self.device).isfinite():
             return ""
-        buffers = named_tensors(self.networks, buffers=True)
-        return first_nonfinite({**self.trained_parameters(), **buffers})
-
-
-def _restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Tensors keep their identity, since the optimizer holds some of them; the rest is replaced."""
-    for key in state.keys() - saved.keys():
-        del state[key]
-    for key, value in saved.items():
-        old = state.get(key)
-        if isinstance(old, Tensor) and isinstance(value, Tensor) and old.shape == value.shape:
-            old.data.copy_(value)
-        else:
-            state[key] = value
+        return first_nonfinite(tensors)

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.utils import clip_grads_with_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ..losses import Loss, Penalty, Scores
+from ..losses import Scores
 from ..strategies import Batch, ModelOutput, Supervision
 from .cuda_graph import CudaGraphStep, StepInput, StepResult
 from .images import InMemoryImages
 from .inference import ImageSource, autocast
-from .state import TrainingState, finite_probe, first_nonfinite, norm_of
+from .state import TrainingState, finite_probe, first_nonfinite
 
 _CHECK_EVERY = 64  # steps: to read what a GPU has computed is to wait for it
 _LEAST_TOTAL = 1e-30  # of the weights: a step without any costs 0 instead of 0 / 0
@@ -54,10 +54,9 @@ class TrainingStep:
 
     records: ClassVar[bool] = True
 
-    def __init__(
-        self, state: TrainingState, images: ImageSource, loss: Loss, penalty: Penalty | None
-    ) -> None:
-        self.state, self.images, self.loss, self.penalty = state, images, loss, penalty
+    def __init__(self, state: TrainingState, images: ImageSource) -> None:
+        self.state, self.images = state, images
+        self.loss, self.penalty = state.task.loss, state.task.penalty
         self.strategy, self.networks, self.device = state.strategy, state.networks, state.device
         recordable = self.device.type == "cuda" and isinstance(images, InMemoryImages)
         if recordable and self.records and self.strategy.stateless:
@@ -164,7 +163,7 @@ class TrainingStep:
         batch = batch or self.batch()
         with autocast(self.device, self.state.task.precision):
             logits = [[network(view).float() for view in batch.views] for network in self.networks]
-        self.state.online.watch(logits[0][0])
+        logits[0][0].retain_grad()
         objective = self.objective(batch, logits).sum()
         objective.backward()
         return StepResult(objective.detach(), logits[0][0])
@@ -176,7 +175,7 @@ class TrainingStep:
         state, clip = self.state, self.state.task.recipe.clip
         networks = [list(network.parameters()) for network in self.networks] if clip else []
         norms = [
-            norm_of([p.grad for p in parameters if p.grad is not None], self.device)
+            get_total_norm([p.grad for p in parameters if p.grad is not None])
             for parameters in networks
         ]
         groups = state.optimizer.groups[state.num_network_groups if clip else 0 :]
@@ -200,9 +199,9 @@ class TrainingStep:
             raise state.failure(state.step, f"the cost became {cost}")
         if math.isfinite(probe):
             return
-        moved = state.per_example_parameters()
-        gradients = {name: p.grad for name, p in state.trained_parameters().items()} | moved
-        if wrong := first_nonfinite({k: g for k, g in gradients.items() if g is not None}):
-            raise state.failure(state.step, f"the gradient of {wrong}")
+        parameters = state.trained_parameters()
+        moved = {name: p if p.grad is None else p.grad for name, p in parameters.items()}
+        if nonfinite := first_nonfinite(moved):
+            raise state.failure(state.step, f"the gradient of {nonfinite}")
         if state.task.recipe.clip:
             raise state.failure(state.step, "the gradient's norm became inf")

@@ -531,7 +531,7 @@ def test_a_source_that_loses_or_repeats_an_image_gives_no_prediction(
 ) -> None:
     trainer = make_trainer()
     for change in (-1, 1, -100, 1000):
-        with case(change=change), pytest.raises(DataError, match="100 images were asked for, and"):
+        with case(change=change), pytest.raises(DataError, match="100 images to predict, "):
             trainer.predict(unreliable(trainer.test, change))
     assert sum(map(len, every(unreliable(trainer.test, 0)))) == 100
 
@@ -544,7 +544,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
     run = held_out(desk, epochs=1)
     trainer = make_trainer(run, desk.images, "cpu")
     unreliable(getattr(trainer, part), change)
-    with pytest.raises(DataError, match="images were asked for"):
+    with pytest.raises(DataError, match="images to predict"):
         execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     assert not desk.folder(run).result.exists()
 
@@ -552,7 +552,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
 def test_a_pack_that_cannot_evaluate_every_image_once_has_no_result(make_trainer: Made) -> None:
     pack = PackedTrainer([made(make_trainer, 0), made(make_trainer, 1)], WIDTH)
     unreliable(pack.first.test, -1)
-    with pytest.raises(DataError, match="100 images were asked for, and 99 came"):
+    with pytest.raises(DataError, match="100 images to predict, 99 read"):
         pack.run_epoch()
 
 

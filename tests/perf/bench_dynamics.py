@@ -35,12 +35,11 @@ ROUNDS, WIDTH = 41, 16
 class ClassAlone(OnlinePredictions):
     """What was kept before: the predicted class, written down in every step."""
 
-    def watch(self, logits: Tensor) -> None:
-        pass
-
     def note(self, index: Tensor, logits: Tensor) -> None:
         runs = len(self._labels)
-        self._predicted.scatter_(1, index.view(runs, -1), logits.detach().argmax(-1).view(runs, -1))
+        self._all.predicted.scatter_(
+            1, index.view(runs, -1), logits.detach().argmax(-1).view(runs, -1)
+        )
 
 
 def training(model: str, runs: int, kind: type[OnlinePredictions]) -> Callable[[], float]:

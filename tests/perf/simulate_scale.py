@@ -47,7 +47,7 @@ def run_epoch(self, on_step=lambda: None):
 
 def run_epochs(self, on_step=lambda: None):
     on_step()
-    return [end(trainer) for trainer in self.trainers]
+    return [end(trainer) for trainer in [self._all[row] for row in self.running]]
 
 
 Trainer.run_epoch, PackedTrainer.run_epoch = run_epoch, run_epochs

@@ -181,10 +181,10 @@ READ = {
     "streamed, as a training reads": (
         "import torch; import noisebench.training.streamed",
         "from noisebench.datasets import find_dataset, read_images;"
-        "from noisebench.training.images import StreamTransform;"
-        "from noisebench.training.inference import normalisation_of, source_of;"
+        "from noisebench.training.images import Normalisation, StreamTransform;"
+        "from noisebench.training.inference import source_of;"
         'images = read_images(find_dataset("folder:set"), Path(), workers=0).train_images;'
-        'next(iter(source_of(images, normalisation_of(images), torch.device("cpu"), '
+        'next(iter(source_of(images, Normalisation.of(images), torch.device("cpu"), '
         "StreamTransform(32, 0.875)).eval_batches()))",
     ),
 }

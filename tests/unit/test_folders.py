@@ -41,8 +41,8 @@ from noisebench.experiments.command import repro_command
 from noisebench.labels.manifest import Manifest, read_manifest
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.workspace import Workspace
-from noisebench.training.images import StreamTransform
-from noisebench.training.inference import normalisation_of, source_of
+from noisebench.training.images import Normalisation, StreamTransform
+from noisebench.training.inference import source_of
 from noisebench.training.streamed import timm_opener
 
 
@@ -758,7 +758,7 @@ def test_every_fit_makes_the_same_pixels_in_memory_and_streamed(tmp_path):
             find_dataset(f"folder:{place}"), tmp_path, fitting=fitting, workers=0
         ).train_images
         np.testing.assert_array_equal(whole, np.asarray(streamed))
-        normalise = normalisation_of(streamed)
+        normalise = Normalisation.of(streamed)
         (plain,) = source_of(
             streamed, normalise, torch.device("cpu"), StreamTransform(16, 1.0, fit=fit)
         ).eval_batches()

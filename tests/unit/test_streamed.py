@@ -50,8 +50,8 @@ from noisebench.runs.inference import StoredNetworks, evaluate_on
 from noisebench.runs.session import check_networks, make_trainer
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import build_strategy
-from noisebench.training.images import EpochPlan
-from noisebench.training.inference import StreamTransform, normalisation_of, source_of
+from noisebench.training.images import EpochPlan, Normalisation, StreamTransform
+from noisebench.training.inference import source_of
 from tests.support import kills
 
 CPU = torch.device("cpu")
@@ -203,7 +203,7 @@ def test_every_reader_has_the_same_pictures_and_labels_as_the_folder(
             torch.cat(
                 list(
                     source_of(
-                        each, normalisation_of(each), CPU, StreamTransform(32, 0.875)
+                        each, Normalisation.of(each), CPU, StreamTransform(32, 0.875)
                     ).eval_batches()
                 )
             )
@@ -343,9 +343,9 @@ def test_a_slice_a_mask_and_an_index_of_pictures_read_nothing(pets, tmp_path):
 def test_pictures_as_an_array_are_those_that_networks_are_asked_about(pets):
     pictures = pictures_of(pets).sized(24, 0.75)[10:20]
     (plain,) = source_of(
-        pictures, normalisation_of(pictures), CPU, StreamTransform(24, 0.75)
+        pictures, Normalisation.of(pictures), CPU, StreamTransform(24, 0.75)
     ).eval_batches()
-    assert torch.equal(normalisation_of(pictures)(torch.from_numpy(np.asarray(pictures))), plain)
+    assert torch.equal(Normalisation.of(pictures)(torch.from_numpy(np.asarray(pictures))), plain)
 
 
 def test_the_fingerprint_is_of_names_sizes_and_labels_and_not_of_the_place(pets, tmp_path):
@@ -371,7 +371,7 @@ def test_a_million_names_are_one_object():
 def streamed(pets: Path, workers: int | None, side: int = 24) -> tuple[object, EpochPlan]:
     pictures = read_images(find_dataset(f"folder:{pets}"), pets, workers=workers).train_images
     source = source_of(
-        pictures, normalisation_of(pictures), CPU, StreamTransform(side, 0.875, 0.08, flip=True)
+        pictures, Normalisation.of(pictures), CPU, StreamTransform(side, 0.875, 0.08, flip=True)
     )
     return source, EpochPlan.draw(48, 2, 0, True, torch.Generator().manual_seed(3))
 
@@ -664,7 +664,7 @@ def test_weights_are_tried_on_pictures_of_the_size_that_a_run_has(lab):
 
 def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones(lab):
     workspace = Workspace(".", "data", workers=0)
-    normalise = normalisation_of(workspace.images(workspace.dataset("folder:pets")).test_images)
+    normalise = Normalisation.of(workspace.images(workspace.dataset("folder:pets")).test_images)
     for shape, why in (
         ((28, 28, 1), "is streamed, in colour, and mine is grey"),
         ((20, 28, 3), "which is for squares, not for 20x28"),

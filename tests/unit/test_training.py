@@ -201,7 +201,7 @@ _PREDICT = """
 import re, numpy as np, torch
 from noisebench.training.networks import make_network
 from noisebench.training.images import InMemoryImages, Normalisation
-from noisebench.training.inference import network_log_p
+from noisebench.training.inference import log_p_parts
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
@@ -209,9 +209,9 @@ def peak():
 images = np.zeros((1024, 32, 32, 3), np.uint8)
 network = make_network("cnn4", 10, (32, 32, 3), 0)
 pixels = InMemoryImages(images, Normalisation.of(images), torch.device("cpu"))
-network_log_p(network, pixels, "fp32", torch.arange(4))
+list(log_p_parts([network], pixels, "fp32", torch.arange(4)))
 before = peak()
-network_log_p(network, pixels, "fp32")
+list(log_p_parts([network], pixels, "fp32"))
 print(peak() - before)
 """
 
