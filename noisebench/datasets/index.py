@@ -130,9 +130,7 @@ class Listed:
 
 
 def opener(index: ImageIndex) -> Opener:
-    """What opens an image by its place, without torch; a training reads by timm. Nothing stays open
-    between two calls.
-    """
+    """What opens an image by its place, without torch. No file stays open between two calls."""
     root = Path(index.root)
     if index.kind == "folder":
         return lambda place: open_regular(root / index.names[place])

@@ -43,7 +43,6 @@ from noisebench.runs.folder import RunFolder
 from noisebench.runs.workspace import Workspace
 from noisebench.training.images import Normalisation, StreamTransform
 from noisebench.training.inference import source_of
-from noisebench.training.streamed import timm_opener
 
 
 def folder(place: Path, *parts: str, each: int = 6, size: tuple[int, int] = (8, 8)) -> Path:
@@ -1029,9 +1028,8 @@ def test_every_mode_is_decoded_to_the_same_rgb_in_memory_and_streamed(tmp_path):
             in_memory[0].reshape(-1, 3).astype(int), expected, rtol=0, atol=atol, err_msg=name
         )
         pictures = read_images(find_dataset(f"folder:{place}"), tmp_path).train_images
-        for open_with in (opener, timm_opener):
-            streamed = np.asarray(decoded(open_with(pictures.listing), pictures.listing, 0))
-            np.testing.assert_array_equal(streamed, in_memory[0], err_msg=name)
+        streamed = np.asarray(decoded(opener(pictures.listing), pictures.listing, 0))
+        np.testing.assert_array_equal(streamed, in_memory[0], err_msg=name)
 
 
 def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path):

@@ -482,7 +482,7 @@ def test_a_dead_worker_is_said_in_one_line(pets, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *words, **options: os._exit(9))
     with pytest.raises(
         DataError,
-        match=r"a process that reads pictures ended .*fewer --workers "
+        match=r"a process that reads images ended .*fewer --workers "
         r"may help",
     ):
         read(source, plan, ATS)
