@@ -33,22 +33,16 @@ def layer_groups(network: nn.Module) -> list[list[str]]:
             groups = group_parameters(network, matcher(coarse=False))
             return [groups[number] for number in sorted(groups)]
     elif isinstance(body, nn.Sequential):
-        return _of_body(body, network)
+        layers: list[list[str]] = []
+        for path, layer in body.named_children():
+            names = [f"body.{path}.{name}" for name, _ in layer.named_parameters()]
+            if any(parameter.dim() > 1 for parameter in layer.parameters()):
+                layers.append(names)
+            elif names:
+                layers[-1] += names  # a norm, which follows its layer
+        names = [name for name, _ in network.named_parameters()]
+        return [*layers, [name for name in names if not name.startswith("body.")]]
     return [[name for name, _ in network.named_parameters()]]
-
-
-def _of_body(body: nn.Sequential, network: nn.Module) -> list[list[str]]:
-    groups: list[list[str]] = []
-    for path, layer in body.named_children():
-        names = [f"body.{path}.{name}" for name, _ in layer.named_parameters()]
-        if any(parameter.dim() > 1 for parameter in layer.parameters()):
-            groups.append(names)
-        elif names:
-            groups[-1] += names  # a norm, which follows its layer
-    return [
-        *groups,
-        [name for name, _ in network.named_parameters() if not name.startswith("body.")],
-    ]
 
 
 def freeze(network: nn.Module, count: int) -> list[nn.Module]:

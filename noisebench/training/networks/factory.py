@@ -61,13 +61,21 @@ class NetworkFactory:
         if self.weights is None:
             return make_network(self.model, self.num_classes, self.shape, seed), ()
         state, mismatch = self.weights.of(number), ""
-        for enlarged in self._enlarged_options(self.weights, state):
+        if not self.model.startswith(TIMM):
+            options: tuple[bool, ...] = (False,)
+        elif any(name.startswith(_SIZE) for name in state):
+            options = (True,)
+        else:  # runs open a stem, others have it as timm
+            options = (False, True) if self.weights.ours else (True, False)
+        # networks that begin from the same weights would remain equal with the same classifier
+        shared = self.networks > 1 and len(self.weights.states) == 1
+        for enlarged in options:
             network = make_network(
                 self.model, self.num_classes, self.shape, seed, enlarged=enlarged
             )
-            fit = self._fit(network, state)
+            fit = fit_state_dict(network, state, reinit_heads=shared)
             if fit.mismatch and enlarged and (translated := self._translated(network, state)):
-                second_fit = self._fit(network, translated)
+                second_fit = fit_state_dict(network, translated, reinit_heads=shared)
                 fit = fit if second_fit.mismatch else second_fit
             if not fit.mismatch:
                 network.load_state_dict(fit.state, strict=False)
@@ -81,30 +89,6 @@ class NetworkFactory:
         raise DataError(
             f"--init-weights: {self.weights.label} does not fit {self.model} here: {mismatch}"
         )
-
-    def _enlarged_options(
-        self, weights: InitialState, state: dict[str, Tensor]
-    ) -> tuple[bool, ...]:
-        """Whether images are enlarged: as the weights say; else for a run's weights first as runs
-        open a stem, for others as timm has it.
-        """
-        if not self.model.startswith(TIMM):
-            return (False,)
-        if any(name.startswith(_SIZE) for name in state):
-            return (True,)
-        return (False, True) if weights.ours else (True, False)
-
-    def _fit(self, network: nn.Module, state: dict[str, Tensor]) -> FitResult:
-        """Networks that begin from the same weights get classifiers of their own: they would remain
-        equal.
-        """
-        assert self.weights is not None
-        fitted = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
-        for name, tensor in network.state_dict().items():
-            if name.startswith(_SIZE):
-                fitted[name] = tensor
-        reinit_heads = self.networks > 1 and len(self.weights.states) == 1
-        return fit_state_dict(network, fitted, reinit_heads=reinit_heads)
 
     def _translated(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """The weights as timm translates them; None where it cannot."""
@@ -165,7 +149,9 @@ def fit_state_dict(
     as it is in the network. reinit_heads: other networks begin from the same state, and their
     classifiers tell them apart.
     """
-    target, state, changes = network.state_dict(), dict(state), []
+    target, changes = network.state_dict(), []
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
+    state |= {name: tensor for name, tensor in target.items() if name.startswith(_SIZE)}
     heads = tuple(f"{name}." for name in classifier_names(network))
     reason = _other_classes(target, state, heads)
     if not reason and reinit_heads:
@@ -174,10 +160,11 @@ def fit_state_dict(
         state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
         changes.append(f"{reason}: left as freshly made")
     first = first_layer(network)
-    if first in state and _other_channels(state[first], target[first]):
-        given, channels = state[first].shape[1], target[first].shape[1]
-        changes.append(f"its {first} sees {given} channels and is adapted to {channels}")
-        state[first] = adapted(state[first], channels)
+    if first in state and state[first].dim() == 4:
+        (outputs, given, *kernel), channels = state[first].shape, target[first].shape[1]
+        if channels != given and target[first].shape == (outputs, channels, *kernel):
+            changes.append(f"its {first} sees {given} channels and is adapted to {channels}")
+            state[first] = adapted(state[first], channels)
     return FitResult(state, tuple(changes), _mismatch(target, state, heads))
 
 
@@ -195,14 +182,6 @@ def _other_classes(
         classes, expected = len(state[unlike[0]]), len(target[unlike[0]])
         return f"its classifier is of {classes} classes, not {expected}"
     return ""
-
-
-def _other_channels(weight: Tensor, target: Tensor) -> bool:
-    return (
-        weight.dim() == 4
-        and weight.shape[1] != target.shape[1]
-        and (len(weight), *weight.shape[2:]) == (len(target), *target.shape[2:])
-    )
 
 
 def adapted(weight: Tensor, channels: int) -> Tensor:
