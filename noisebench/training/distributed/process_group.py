@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,6 @@ from copy import deepcopy
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -33,7 +31,6 @@ T = TypeVar("T")
 
 _FAILED, _LEFT = "failed", "left"  # keys of the store
 _POLL = 0.5  # seconds between two looks at the store for a failure
-_POLL_START = 0.02  # the same for the other processes at the start
 # seconds for the first process to end first; after a failure it may wait for this one, which then
 # has to end
 _PATIENCE = 3.0
@@ -53,7 +50,6 @@ def open_process_group(info: RankInfo, device: str) -> Iterator[ProcessGroup]:
     Raises ConfigError for a device that is not there for each of them.
     """
     store, _, _ = next(rendezvous("env://"))
-    store = PrefixStore(_start_id(store, info), store)
     failures = FailurePropagation(store, info.rank)
     try:
         own_device = device_of(device, info)
@@ -73,34 +69,6 @@ def open_process_group(info: RankInfo, device: str) -> Iterator[ProcessGroup]:
     finally:
         failures.leave()
     dist.destroy_process_group()
-
-
-def _start_id(store: Store, info: RankInfo) -> str:
-    """A text that all processes of this start share, and none of an earlier one: after a restart
-    torchrun's store still holds what that wrote.
-    """
-    own = uuid4().hex
-    if info.first:
-        missing = set(range(1, info.size))
-        while missing:
-            for rank in list(missing):
-                # by the latest name that the process gave
-                if name := _read(store, f"hello{rank}"):
-                    store.set(f"word{rank}", name + own)
-                if _read(store, f"{own}{rank}"):
-                    missing.remove(rank)
-            time.sleep(_POLL_START)
-        return own
-    store.set(f"hello{info.rank}", own)
-    while not (answer := _read(store, f"word{info.rank}")).startswith(own):
-        time.sleep(_POLL_START)
-    start_id = answer.removeprefix(own)
-    store.set(f"{start_id}{info.rank}", "heard")
-    return start_id
-
-
-def _read(store: Store, key: str) -> str:
-    return store.get(key).decode() if store.check([key]) else ""
 
 
 def device_of(name: str, info: RankInfo) -> torch.device:

@@ -96,13 +96,15 @@ class PackedConv2d(nn.Module):
         first = layers[0]
         self.weight = nn.Parameter(_stacked(layers, "weight"))
         self.bias = None if first.bias is None else nn.Parameter(_stacked(layers, "bias"))
-        self.options: tuple[Any, ...] = first.stride, first.padding, first.dilation
+        self.options: dict[str, Any] = {
+            name: getattr(first, name) for name in ("stride", "padding", "dilation")
+        }
         self.groups = first.groups * len(layers)
 
     def forward(self, images: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.flatten()
         weight = self.weight.flatten(0, 1)
-        return functional.conv2d(images, weight, bias, *self.options, self.groups)
+        return functional.conv2d(images, weight, bias, groups=self.groups, **self.options)
 
 
 class PackedBatchNorm(nn.Module):
