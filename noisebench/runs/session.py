@@ -106,8 +106,8 @@ class RunSession:
             from ..training.packed import PackedTrainer
 
             packed = PackedTrainer([trainer], self.state.pack_width)
-        while trainer.epoch < trainer.task.recipe.epochs:
-            started, share = time.monotonic(), 1 - trainer.step / trainer.steps_per_epoch
+        while trainer.state.epoch < trainer.task.recipe.epochs:
+            started, share = time.monotonic(), 1 - trainer.state.step / len(trainer.state.batches)
             if packed is None:
                 end = trainer.run_epoch(lambda: self._on_step(trainer))
             else:
@@ -179,8 +179,8 @@ class RunSession:
 
     def _steps_left(self, trainer: Trainer) -> float:
         """Of this training and those after it, in steps of about the same length."""
-        epochs, steps = trainer.task.recipe.epochs, trainer.steps_per_epoch
-        left: float = (epochs - trainer.epoch) * steps - trainer.step
+        epochs, steps = trainer.task.recipe.epochs, len(trainer.state.batches)
+        left: float = (epochs - trainer.state.epoch) * steps - trainer.state.step
         if self._estimates_noise:
             folds_after = NUM_FOLDS - 1 - len(self.state.folds)
             # the run's own training sees all folds an epoch, a fold's all but one
@@ -197,7 +197,9 @@ class RunSession:
                 "the same command begins anew, and without --force the result that there is stays"
             )
         epochs = trainer.task.recipe.epochs
-        return Interrupted(f"stopped in epoch {trainer.epoch + 1} of {epochs}{what}; {next_time}")
+        return Interrupted(
+            f"stopped in epoch {trainer.state.epoch + 1} of {epochs}{what}; {next_time}"
+        )
 
 
 def execute_run(

@@ -17,7 +17,6 @@ from .base import (
     Outputs,
     Strategy,
     Tensor,
-    TrainingInfo,
     one_hot,
     register_strategy,
 )
@@ -66,16 +65,13 @@ class Mixup(Strategy):
     packable = True
     alpha: Annotated[float, Interval("[0, 100]")] = 1.0
 
-    def setup(self, info: TrainingInfo) -> None:
-        self._classes = info.num_classes
-
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
         if not self.alpha:
             return batch
         mixture = Mixture.draw(
             len(batch.index), self.alpha, batch.generator, device=batch.index.device
         )
-        rows = batch.views[0].new_zeros(len(batch.labels), self._classes)
+        rows = batch.views[0].new_zeros(len(batch.labels), self.info.num_classes)
         return replace(
             batch,
             views=tuple(map(mixture, batch.views)),
@@ -115,8 +111,7 @@ class GJS(Strategy):
         return batch.stacked()
 
     def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
-        mean = mean_p(*log_p.chunk(2))
-        return mean.repeat(2, 1)
+        return mean_p(*log_p.chunk(2)).repeat(2, 1)
 
     def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         return divergence(*outputs[0][0].logits.log_softmax(1).chunk(2)).mean() / -math.log1p(

@@ -90,12 +90,9 @@ class Peer(Strategy):
     kind: Annotated[str, OneOf(tuple(_ALPHAS))] = "uniform"
     weight: Annotated[float, Interval("[0, 10]")] = 1.0
 
-    def setup(self, info: TrainingInfo) -> None:
-        self._labels, self._epochs = info.labels, info.epochs
-
     def alpha(self, epoch: int) -> float:
         """The weight of the peer term in an epoch (counted from 1)."""
-        return self.weight * interpolated(_ALPHAS[self.kind], (epoch - 1) / self._epochs)
+        return self.weight * interpolated(_ALPHAS[self.kind], (epoch - 1) / self.info.epochs)
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         weights = outputs[0][0].cost.new_full(batch.index.shape, 1 / (1 + self.alpha(batch.epoch)))
@@ -107,10 +104,10 @@ class Peer(Strategy):
         alpha = self.alpha(batch.epoch)
         if not alpha:
             return None
-        drawn = randint(len(self._labels), batch.index.shape, generator=batch.generator).to(
-            self._labels.device
+        drawn = randint(len(self.info.labels), batch.index.shape, generator=batch.generator).to(
+            self.info.labels.device
         )
-        cost = bounded_cost(outputs[0][0], _PEER_FLOOR).gather(1, self._labels[drawn][:, None])
+        cost = bounded_cost(outputs[0][0], _PEER_FLOOR).gather(1, self.info.labels[drawn][:, None])
         return -alpha / (1 + alpha) * cost.mean()
 
 
@@ -144,7 +141,7 @@ class Cores2(Strategy):
     wait: Share = 0.3
 
     def setup(self, info: TrainingInfo) -> None:
-        self._epochs = info.epochs
+        super().setup(info)
         self._counts = info.labels.bincount(minlength=info.num_classes).float()
         self.state.update(
             prior=self._counts / self._counts.sum(),
@@ -154,7 +151,7 @@ class Cores2(Strategy):
     def beta_in(self, epoch: int) -> float:
         """The weight of the second term in an epoch (counted from 1)."""
         return self.beta * interpolated(
-            ((self.warmup, 0), (self.warmup + self.ramp, 1)), (epoch - 1) / self._epochs
+            ((self.warmup, 0), (self.warmup + self.ramp, 1)), (epoch - 1) / self.info.epochs
         )
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
@@ -183,6 +180,6 @@ class Cores2(Strategy):
         """The examples that are not sieved out, weights (B,) in {0, 1}."""
         cost = given_label_cost(output, batch)
         # the authors' code sieves an epoch later
-        if batch.epoch <= first_epochs(self.wait, self._epochs):
+        if batch.epoch <= first_epochs(self.wait, self.info.epochs):
             return cost.new_ones(cost.shape)
         return (cost <= output.cost.detach().mean(1)).to(cost.dtype)

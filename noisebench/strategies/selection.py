@@ -81,13 +81,10 @@ class Coteaching(Strategy):
     ramp: Share = 0.05
     power: Annotated[float, Interval("(0, 10]")] = 1.0
 
-    def setup(self, info: TrainingInfo) -> None:
-        self._epochs = info.epochs
-
     def kept(self, size: int, epoch: int) -> int:
         """How many of `size` examples are learned."""
         return int(
-            (1 - forgotten(self.rate, epoch, self.ramp, self._epochs, self.power)) * size + 1e-9
+            (1 - forgotten(self.rate, epoch, self.ramp, self.info.epochs, self.power)) * size + 1e-9
         )
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
@@ -114,7 +111,7 @@ class CoteachingPlus(Coteaching):
     warmup: Share = 0.1
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        if batch.epoch <= whole_epochs(self.warmup, self._epochs):
+        if batch.epoch <= whole_epochs(self.warmup, self.info.epochs):
             return super().supervise(batch, outputs)
         among = disagreement(outputs)
         count = self.kept(int(among.sum()), batch.epoch)
@@ -190,11 +187,8 @@ class Decoupling(Strategy):
     num_networks = 2
     warmup: Share = 0.1
 
-    def setup(self, info: TrainingInfo) -> None:
-        self._epochs = info.epochs
-
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        if batch.epoch <= whole_epochs(self.warmup, self._epochs):
+        if batch.epoch <= whole_epochs(self.warmup, self.info.epochs):
             return super().supervise(batch, outputs)
         weights = disagreement(outputs).to(outputs[0][0].cost.dtype)
         return [Supervision(batch.targets, weights, mean_over=True) for _ in outputs]
@@ -251,11 +245,8 @@ class CurriculumLoss(Strategy):
     rate: WrongShare = AUTO  # type: ignore[assignment]
     burn_in: Share = 0.05
 
-    def setup(self, info: TrainingInfo) -> None:
-        self._burned_in = first_epochs(self.burn_in, info.epochs)
-
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        if batch.epoch <= self._burned_in:
+        if batch.epoch <= first_epochs(self.burn_in, self.info.epochs):
             return super().supervise(batch, outputs)
         logits = outputs[0][0].logits.detach()
         errors = (margin(logits, batch.labels) < 0).sum()
@@ -314,7 +305,7 @@ class NLNL(Strategy):
     cut: Share = 0.5
 
     def setup(self, info: TrainingInfo) -> None:
-        self._classes = info.num_classes
+        super().setup(info)
         self._first = first_epochs(self.negative, info.epochs)
         self._last = self._first + whole_epochs(self.selective, info.epochs)
 
@@ -326,8 +317,9 @@ class NLNL(Strategy):
     def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
         if batch.epoch > self._last:
             return None
-        others = other_labels(batch.labels, self._classes, self.draws, batch.generator)
-        chosen = _sure(batch, outputs[0][0], 1 / self._classes if batch.epoch > self._first else 0)
+        K = self.info.num_classes
+        others = other_labels(batch.labels, K, self.draws, batch.generator)
+        chosen = _sure(batch, outputs[0][0], 1 / K if batch.epoch > self._first else 0)
         return (averaged(chosen) * negative_cost(outputs[0][0].log_p, others)).mean()
 
 

@@ -5,7 +5,7 @@ first network, learned with the network (VolMinNet, T-Revision), or without effe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -44,28 +44,26 @@ class TwoStages(Strategy):
     """
 
     restarts = True
+    keeps_network: ClassVar[bool] = False
     first: float
 
     def setup(self, info: TrainingInfo) -> None:
-        from torch import eye, float64
-
+        super().setup(info)
         self._until = max(1, round(self.first * info.epochs))
-        self._epochs = info.epochs
-        self.state.update(
-            T=eye(info.num_classes, dtype=float64, device=info.labels.device), known=False
-        )
+        T = info.full((info.num_classes, info.num_classes), 0).double().fill_diagonal_(1)
+        self.state.update(T=T, known=False)
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        if epoch != self._until or epoch == self._epochs:
+        if epoch != self._until or epoch == self.info.epochs:
             return
         T = anchored_transition(whole.log_p().cpu().numpy())
         self.state["T"].copy_(self.state["T"].new_tensor(self.prepared(T)))
         self.state["known"] = True
-        self.begin_anew(whole)
-
-    def begin_anew(self, whole: FullTrainingSet) -> None:
-        """What the second stage begins with."""
+        kept = whole.networks[0].state_dict() if self.keeps_network else {}
+        before = {key: value.clone() for key, value in kept.items()}
         whole.restart()
+        if before:
+            whole.networks[0].load_state_dict(before)
 
     def prepared(self, T: np.ndarray) -> np.ndarray:
         """What the correction multiplies with."""
@@ -130,17 +128,13 @@ def with_unit_diagonal(w: Tensor) -> Tensor:
     """T (K, K) of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over
     their sums. T_ii is its row's largest.
     """
-    from torch import eye
-
-    rows = w.sigmoid().masked_fill(eye(len(w), device=w.device) > 0, 1.0)
+    rows = w.sigmoid().diagonal_scatter(w.new_ones(len(w)))
     return rows / rows.sum(1, keepdim=True)
 
 
 def log_volume(T: Tensor) -> Tensor:
     """log |det T|, the logarithm of the volume that the rows of T (K, K) span."""
-    from torch.linalg import slogdet
-
-    return slogdet(T).logabsdet
+    return T.slogdet().logabsdet
 
 
 @register_strategy(name="volminnet", paper="Li et al. 2021", cost=ComputeCost(1, 1))
@@ -161,14 +155,12 @@ class VolMinNet(Strategy):
     lr: Annotated[float | None, Interval("[0, 100]")] = None
 
     def setup(self, info: TrainingInfo) -> None:
-        from torch import float64
-
         shape = (info.num_classes, info.num_classes)
-        self.state["w"] = info.labels.new_full(shape, self.init, dtype=float64).requires_grad_()
+        self.state["w"] = info.labels.double().new_full(shape, self.init).requires_grad_()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        own = {} if self.lr is None else {"lr": self.lr}
-        return [{"params": [self.state["w"]], "weight_decay": 0.0, **own}]
+        lr = {} if self.lr is None else {"lr": self.lr}
+        return [{"params": [self.state["w"]], "weight_decay": 0.0, **lr}]
 
     def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         return through(log_p, with_unit_diagonal(self.state["w"]))
@@ -224,6 +216,7 @@ class ForwardRevision(TwoStages):
     the network's learning rate is 5e-7 in the revision; we keep the last.
     """
 
+    keeps_network = True
     kind: Annotated[str, OneOf(("forward", "reweight"))] = "forward"
     first: Share = 0.048
     second: Share = 0.4762
@@ -241,18 +234,10 @@ class ForwardRevision(TwoStages):
         floored: np.ndarray = np.maximum(T, _LEAST)
         return floored / floored.sum(1, keepdims=True)
 
-    def begin_anew(self, whole: FullTrainingSet) -> None:
-        kept = {key: value.clone() for key, value in whole.networks[0].state_dict().items()}
-        super().begin_anew(whole)
-        whole.networks[0].load_state_dict(kept)
-
     def transition(self, epoch: int) -> Tensor:
         """T (K, K) as it stands in an epoch; from the revision on a function of the slack."""
-        return (
-            revised(self.state["T"], self.state["slack"])
-            if epoch > self._revised_after
-            else self.state["T"]
-        )
+        T: Tensor = self.state["T"]
+        return revised(T, self.state["slack"]) if epoch > self._revised_after else T
 
     def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if self.kind == "reweight" or not self.state["known"]:
@@ -273,13 +258,11 @@ def determinant_loss(log_p: Tensor, targets: Tensor, delta: float) -> Tensor:
     -1/2 sum log(s^2 + delta^2) over the singular values s of K U, as -1/2 log det(K^2 U U^T +
     delta^2 I), in float64.
     """
-    from torch import eye
-    from torch.linalg import slogdet
-
     p = log_p.double().exp()
     joint = p.T @ targets.double() * (p.shape[1] / len(p))
-    floor = delta**2 * eye(len(joint), dtype=joint.dtype, device=joint.device)
-    return (-slogdet(joint @ joint.T + floor).logabsdet / 2).to(log_p.dtype)
+    gram = joint @ joint.T
+    gram = gram.diagonal_scatter(gram.diagonal() + delta**2)
+    return (-gram.slogdet().logabsdet / 2).to(log_p.dtype)
 
 
 @register_strategy(

@@ -103,19 +103,6 @@ class EpochPlan:
         flips = torch.rand(views, n, generator=generator).to(device) < 0.5 if flip else None
         return cls(order, shifts, flips, generator.initial_seed())
 
-    def augmentation(self, view: int | slice, at: slice) -> tuple[Tensor, Tensor | None]:
-        """The shifts (B, 2) and flips (B,) of some rows of the order, in one view or (views, ...)
-        in several.
-        """
-        return self.shifts[view, at], None if self.flips is None else self.flips[view, at]
-
-    def batches(self, size: int) -> list[Tensor]:
-        """Indices (B,) of each step. A last batch of one example is left out: batch norm cannot
-        learn from it.
-        """
-        parts = list(self.order.split(size))
-        return parts[:-1] if size > 1 and len(parts) > 1 and len(parts[-1]) == 1 else parts
-
 
 @dataclass(frozen=True)
 class StreamTransform:
@@ -159,9 +146,10 @@ class InMemoryImages:
 
     def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
         """All views (B, C, H, W) of some rows of the plan's order."""
+        flips = [None] * len(plan.shifts) if plan.flips is None else plan.flips[:, at]
         return tuple(
-            self.augmented(plan.order[at], *plan.augmentation(view, at))
-            for view in range(len(plan.shifts))
+            self.augmented(plan.order[at], shifts[at], view_flips)
+            for shifts, view_flips in zip(plan.shifts, flips, strict=True)
         )
 
     def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor | None) -> Tensor:

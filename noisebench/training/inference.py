@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..datasets import ImageArray, LazyImages
 from ..errors import DataError
-from .images import EpochPlan, InMemoryImages, Normalisation, StreamTransform
+from .images import InMemoryImages, Normalisation, StreamTransform
+
+if TYPE_CHECKING:
+    from .streamed import StreamedImages
 
 
-class ImageSource(Protocol):
-    """Images (n, H, W, C) as batches on the device; `shape` is (H, W, C)."""
-
-    normalise: Normalisation
-    device: torch.device
-    shape: tuple[int, int, int]
-
-    def __len__(self) -> int: ...
-
-    def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
-        """Called once an epoch, and after a resume: the rows of the plan to come, in order."""
-
-    def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
-        """All views (B, C, H, W) of some rows of the plan."""
-
-    def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
-        """The images as they are, in large batches."""
-
-    def close(self) -> None:
-        """End the processes that read ahead."""
+ImageSource: TypeAlias = "InMemoryImages | StreamedImages"
+"""Images (n, H, W, C) as batches on the device; `shape` is (H, W, C)."""
 
 
 def source_of(

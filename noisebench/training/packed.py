@@ -78,7 +78,7 @@ class PackedTrainer:
         no longer.
         """
         with repeatable(self._device):
-            while self.first.step < self.first.steps_per_epoch:
+            while self.first.state.step < len(self.first.state.batches):
                 on_step()
                 self.make_step()
         tensors = [self._costs, self._finite_probes]

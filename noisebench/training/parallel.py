@@ -49,7 +49,7 @@ class ParallelStep(TrainingStep):
             self._forwards = [self.ranks.wrapped(network, trial) for network in self.networks]
 
     def slices(self, step: int) -> list[slice]:
-        rows = self.state.rows(step)
+        rows = self.state.rows[step]
         n = rows.stop - rows.start
         parts = [slice(0, n)] if self._all_images else self.config.parts(n)
         return [self._local(slice(rows.start + p.start, rows.start + p.stop)) for p in parts]

@@ -207,7 +207,12 @@ class TrainingState:
         self.plan = EpochPlan.draw(
             len(self.labels), views, recipe.crop, recipe.flip, generator, device=self.device
         )
-        self.batches = self.plan.batches(recipe.batch_size)
+        n, size = len(self.labels), recipe.batch_size
+        # a last batch of one example is left out: batch norm cannot learn from it
+        stop = n - 1 if n > size > 1 and n % size == 1 else n
+        # the rows of the epoch's order that each step takes
+        self.rows = [slice(start, min(start + size, n)) for start in range(0, stop, size)]
+        self.batches = [self.plan.order[rows] for rows in self.rows]
         self.costs = torch.zeros(len(self.batches), device=self.device)
         # finite where the gradients of a step are; the steps before a checkpoint were checked
         self.finite_probes = torch.zeros_like(self.costs)
@@ -223,11 +228,6 @@ class TrainingState:
     def predictions(self) -> EpochPredictions:
         """The predictions in the steps of this epoch."""
         return self.online.of(self.online_row)
-
-    def rows(self, step: int) -> slice:
-        """The rows of the epoch's order that a step takes."""
-        start = step * self.task.recipe.batch_size
-        return slice(start, start + len(self.batches[step]))
 
     def lr_factor(self, step: int) -> float:
         """The share of the learning rate at a step of this epoch."""

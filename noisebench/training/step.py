@@ -71,12 +71,13 @@ class TrainingStep:
         state = self.state
         for number in range(len(self.networks)):
             state.train_mode(number)
-        index = state.batches[state.step]
+        index, lr_factor = state.batches[state.step], state.lr_factor(state.step)
         if self.recorded and len(index) == state.task.recipe.batch_size:
-            shifts, flips = state.plan.augmentation(slice(None), state.rows(state.step))
-            result = self.recorded(StepInput(index, shifts, flips, state.lr_factor(state.step)))
+            plan, rows = state.plan, state.rows[state.step]
+            flips = None if plan.flips is None else plan.flips[:, rows]
+            result = self.recorded(StepInput(index, plan.shifts[:, rows], flips, lr_factor))
         else:
-            result = self._update(self._backward(None), index, state.lr_factor(state.step))
+            result = self._update(self._backward(None), index, lr_factor)
         assert result.finite_probe is not None, "_update sets it"
         state.costs[state.step] = result.cost
         state.finite_probes[state.step] = result.finite_probe
@@ -93,12 +94,12 @@ class TrainingStep:
 
     def slices(self, step: int) -> list[slice]:
         """The rows of the epoch's order whose images this process takes in a step, in order."""
-        return [self.state.rows(step)]
+        return [self.state.rows[step]]
 
     def batch(self) -> Batch:
         """The examples of the next step, as the strategy prepares them."""
         state = self.state
-        views = self.images.views(state.plan, state.rows(state.step))
+        views = self.images.views(state.plan, state.rows[state.step])
         return self._prepared(views, state.batches[state.step])
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
@@ -183,22 +184,18 @@ class TrainingStep:
         moved = [self.strategy.state[name][index] for name in self.strategy.per_example_parameters]
         probe = finite_probe([*norms, *gradients, *moved], self.device)
         if self.device.type == "cpu" and not math.isfinite(result.cost.item() + probe.item()):
-            self._check(result.cost.item(), probe.item())
+            self._check(result.cost.item())
         # each network by itself: two of them must not slow each other down
         for parameters, norm in zip(networks, norms, strict=True):
             clip_grads_with_norm_(parameters, clip, norm)
         state.optimizer.step(lr_factor)
         return result._replace(finite_probe=probe)
 
-    def _check(self, cost: float, probe: float) -> None:
-        """Raises RunFailed where the cost or a gradient of this step is not finite, naming the
-        parameter.
-        """
+    def _check(self, cost: float) -> None:
+        """Raises RunFailed for the cost or a gradient of this step, naming the parameter."""
         state = self.state
         if not math.isfinite(cost):
             raise state.failure(state.step, f"the cost became {cost}")
-        if math.isfinite(probe):
-            return
         parameters = state.trained_parameters()
         moved = {name: p if p.grad is None else p.grad for name, p in parameters.items()}
         if nonfinite := first_nonfinite(moved):

@@ -100,20 +100,6 @@ class Trainer:
             self.training_step = ParallelStep(self.state, self.train, spread)
         self.training_step.start_epoch()
 
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return self.state.epoch
-
-    @property
-    def step(self) -> int:
-        """Steps done of the next epoch."""
-        return self.state.step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.state.batches)
-
     def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochResult:
         """The rest of the current epoch. `on_step` is called between steps; if it raises, the state
         is consistent.
@@ -244,4 +230,4 @@ class Trainer:
 
     def _check_finite(self, log_p: Tensor) -> None:
         if not log_p.isfinite().all():
-            raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
+            raise RunFailed(f"the network's output is not finite after epoch {self.state.epoch}")

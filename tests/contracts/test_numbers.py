@@ -54,7 +54,7 @@ def spoil(trainer: Trainer, step: int, values: torch.Tensor, becomes: float = IN
     inner = trainer.training_step.run
 
     def spoiled() -> None:
-        if (trainer.epoch, trainer.step) == (0, step):
+        if (trainer.state.epoch, trainer.state.step) == (0, step):
             values.register_hook(
                 lambda gradient: (
                     gradient.flatten().index_fill(0, torch.tensor([0]), becomes).view_as(gradient)
@@ -119,7 +119,7 @@ def test_a_gradient_that_is_not_finite_fails_in_its_step_and_moves_nothing(
                 f"the gradient of {name} became {becomes} at epoch 1, step 3, "
                 f"on examples {shown} and 29 more"
             )
-            assert failed.batch == batch and trainer.step == 2
+            assert failed.batch == batch and trainer.state.step == 2
             assert all(np.isfinite(value).all() for value in weights(trainer))
 
 
@@ -143,7 +143,7 @@ def test_what_a_strategy_updates_by_itself_is_checked(make_trainer: Made) -> Non
 
     def spoiled(batch: Any, outputs: Any) -> Any:
         penalty = inner(batch, outputs)
-        if trainer.step == 3:
+        if trainer.state.step == 3:
             trainer.strategy.state["v"][index[5], 1] = NAN
         return penalty
 
@@ -297,7 +297,7 @@ def spoil_packed(pack: PackedTrainer, place: int, step: int, becomes: float) -> 
 
     def spoiled(gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.clone()
-        if pack.first.step == step and pack.first.epoch == 0:
+        if pack.first.state.step == step and pack.first.state.epoch == 0:
             gradient[place].view(-1)[7] = becomes
         return gradient
 
@@ -338,7 +338,7 @@ def test_a_pack_that_is_stopped_saves_those_that_are_finite_and_fails_the_other(
 
     def spoiled(self: PackedTrainer) -> None:
         inner(self)
-        if self.first.epoch == 0 and self.first.step == 2:
+        if self.first.state.epoch == 0 and self.first.state.step == 2:
             self._all[1].state.costs[1] = NAN
 
     monkeypatch.setattr(PackedTrainer, "make_step", spoiled)

@@ -398,7 +398,7 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(
     fresh = weights(trainer)
     assert not same(fresh, first) and not any(v.any() for v in trainer.state.optimizer.velocities())
     end = trainer.run_epoch()
-    steps = trainer.steps_per_epoch
+    steps = len(trainer.state.batches)
     assert end.lr == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * (steps - 1) / steps / 3)))
 
 

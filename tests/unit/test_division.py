@@ -320,7 +320,7 @@ def spoil_the_last_step(trainer: Trainer) -> None:
 
     def spoiled(factor: float) -> None:
         step(factor)
-        if trainer.step == trainer.steps_per_epoch - 1:
+        if trainer.state.step == len(trainer.state.batches) - 1:
             next(iter(trainer.networks[0].parameters())).data.fill_(float("nan"))
 
     trainer.state.optimizer.step = spoiled  # type: ignore[method-assign]

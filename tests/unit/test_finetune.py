@@ -179,7 +179,7 @@ def test_freezing_and_rates_by_layer_resume_bit_for_bit_in_mid_epoch(
     }
     straight, kept = make_trainer(**settings), {}
     straight.run_epoch(
-        lambda: kept.update(deepcopy(straight.state_dict())) if straight.step == 2 else None
+        lambda: kept.update(deepcopy(straight.state_dict())) if straight.state.step == 2 else None
     )
     resumed = make_trainer(**settings)
     resumed.load_state_dict(kept)

@@ -564,7 +564,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(lab):
         workspace = Workspace(f"w{stop_at}", "data", workers=0 if stop_at else 2)
         trainer, run = trainer_of(workspace)
         state = None
-        while trainer.epoch < 2:
+        while trainer.state.epoch < 2:
             try:
                 trainer.run_epoch(partial(stopping, trainer, stop_at if state is None else None))
             except KeyboardInterrupt:
@@ -634,7 +634,10 @@ def is_alive(pid: int) -> bool:
 
 
 def stopping(trainer, at):
-    if at is not None and trainer.epoch * trainer.steps_per_epoch + trainer.step == at:
+    if (
+        at is not None
+        and trainer.state.epoch * len(trainer.state.batches) + trainer.state.step == at
+    ):
         raise KeyboardInterrupt
 
 

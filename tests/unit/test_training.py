@@ -58,7 +58,7 @@ def test_dropout_resumes_bit_for_bit_in_mid_epoch(make_trainer: Callable[..., Tr
     straight, saved = make_trainer(model="timm:resnet10t", batch_size=64), {}
     straight.networks[0].drop_rate = 0.5
     straight.run_epoch(
-        lambda: saved.update(deepcopy(straight.state_dict())) if straight.step == 2 else None
+        lambda: saved.update(deepcopy(straight.state_dict())) if straight.state.step == 2 else None
     )
     resumed = make_trainer(model="timm:resnet10t", batch_size=64)
     resumed.networks[0].drop_rate = 0.5
@@ -168,17 +168,19 @@ def test_a_shift_moves_the_image_and_fills_with_black() -> None:
 
 def test_an_epoch_visits_every_example_once_and_draws_all_shifts() -> None:
     plan = EpochPlan.draw(1000, 2, 4, True, torch.Generator().manual_seed(0))
-    assert torch.equal(torch.cat(plan.batches(64)).sort().values, torch.arange(1000))
+    assert torch.equal(plan.order.sort().values, torch.arange(1000))
     assert set(plan.shifts.unique().tolist()) == set(range(9))
     assert plan.flips is not None and plan.flips.float().mean().item() == pytest.approx(
         0.5, abs=0.05
     )
 
 
-def test_a_last_batch_of_one_is_left_out_but_a_single_batch_is_kept() -> None:
-    plan = EpochPlan.draw(65, 1, 0, False, torch.Generator().manual_seed(0))
-    assert [len(batch) for batch in plan.batches(64)] == [64]
-    assert [len(batch) for batch in plan.batches(65)] == [65]
+def test_a_last_batch_of_one_is_left_out_but_a_single_batch_is_kept(
+    make_trainer: Callable[..., Trainer],
+) -> None:
+    for size, expected in ((255, [255]), (200, [200, 56]), (256, [256])):
+        state = make_trainer(batch_size=size).state
+        assert [len(batch) for batch in state.batches] == expected
 
 
 def test_bf16_trains_with_the_loss_in_float32(

@@ -98,8 +98,8 @@ class ProcessGroup(SingleProcess):
     def __init__(
         self, rank: int, size: int, device: torch.device, failures: FailurePropagation
     ) -> None:
-        super().__init__(rank, size)
-        self.device, self._device, self._failures = str(device), device, failures
+        super().__init__(rank, size, str(device))
+        self._device, self._failures = device, failures
 
     def shared(self, n: int) -> bool:
         """Whether there are enough rows for all."""

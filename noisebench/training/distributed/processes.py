@@ -51,15 +51,15 @@ def cut(n: int, count: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(ends)]
 
 
+@dataclass
 class SingleProcess:
     """The processes of a run where there is one; ProcessGroup where there are several, all of which
     call the same methods in the same order.
     """
 
+    rank: int = 0
+    size: int = 1
     device: str | None = None  # of this process, where that is decided
-
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
 
     def local_slice(self, n: int) -> slice:
         """Which of n rows this process computes. Fewer than two for each are computed by all, and

@@ -29,15 +29,6 @@ class InitialState:
     ours: bool
     label: str
 
-    def of(self, number: int) -> dict[str, Tensor]:
-        """Raises DataError where there are several, but none for this network."""
-        if len(self.states) > 1 and number >= len(self.states):
-            raise DataError(
-                f"--init-weights: {self.label} are the weights of {len(self.states)} "
-                "networks, this run trains more: give those of one"
-            )
-        return self.states[number if len(self.states) > 1 else 0]
-
 
 @dataclass(frozen=True)
 class NetworkFactory:
@@ -60,7 +51,13 @@ class NetworkFactory:
         """
         if self.weights is None:
             return make_network(self.model, self.num_classes, self.shape, seed), ()
-        state, mismatch = self.weights.of(number), ""
+        count, mismatch = len(self.weights.states), ""
+        if number >= count > 1:
+            raise DataError(
+                f"--init-weights: {self.weights.label} are the weights of {count} "
+                "networks, this run trains more: give those of one"
+            )
+        state = self.weights.states[number if count > 1 else 0]
         if not self.model.startswith(TIMM):
             options: tuple[bool, ...] = (False,)
         elif any(name.startswith(_SIZE) for name in state):
