@@ -5,7 +5,7 @@ whose mentor may also be a closed form of the cost.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Share
@@ -80,7 +80,7 @@ class CleanNet(Strategy):
             self._trusted = info.labels < 0
         else:
             self._trusted = verified("cleannet", info)
-        self._epochs, self._labels, self._classes = info.epochs, info.labels, info.num_classes
+        super().setup(info)
         self.state["weights"] = info.full((len(info.labels),), 1)
         self.state["weighing"] = False
 
@@ -91,9 +91,10 @@ class CleanNet(Strategy):
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         # 0.07 of 100 is 7, though their product is above it
-        if epoch < self.wait * self._epochs - 1e-9 or self.wait == 1:
+        if epoch < self.wait * self.info.epochs - 1e-9 or self.wait == 1:
             return
-        cosine = cosine_to_prototypes(whole.features(), self._labels, self._trusted, self._classes)
+        labels, K = self.info.labels, self.info.num_classes
+        cosine = cosine_to_prototypes(whole.features(), labels, self._trusted, K)
         weights = ((cosine - self.threshold) / (1 - self.threshold)).clamp(0, 1)
         self.state["weights"].copy_(weights.masked_fill(self._trusted, 1.0))
         self.state["weighing"] = True
@@ -117,13 +118,11 @@ class Distill(Strategy):
     temperature: Annotated[float, Interval("(0, 100]")] = 1.0
 
     def setup(self, info: TrainingInfo) -> None:
-        self._trusted, self._epochs = verified("distill", info), info.epochs
+        super().setup(info)
+        self._trusted = verified("distill", info)
+        # the teacher's last epoch
+        self._until = max(1, round(self.first * info.epochs))
         self.state["targets"] = info.given_targets()
-
-    @property
-    def _until(self) -> int:
-        """The teacher's last epoch."""
-        return max(1, round(self.first * self._epochs))
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
         if batch.epoch <= self._until:
@@ -132,7 +131,7 @@ class Distill(Strategy):
         return [Supervision(self.state["targets"][batch.index])]
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        if epoch != self._until or epoch == self._epochs:
+        if epoch != self._until or epoch == self.info.epochs:
             return
         teacher_p = (whole.log_p() / self.temperature).softmax(1)
         given = self.state["targets"]
@@ -285,15 +284,46 @@ class MentorNet(Strategy):
     width: Annotated[float | None, Interval("(0, 100]")] = None
 
     def setup(self, info: TrainingInfo) -> None:
+        super().setup(info)
         assert self.burn_in is not None, "the language fills burn_in in"
         self._burned_in = whole_epochs(self.burn_in, info.epochs)
         self.state["threshold"] = info.full((), float("nan"))
-        self._lessons = None
         if self.kind == "data_driven":
-            self._lessons = _Lessons(self.state, self.burn_in, info)
+            self._setup_lessons(info)
+
+    def _setup_lessons(self, info: TrainingInfo) -> None:
+        """A mentor that is taught twice, by verified labels of which half are incorrect until then.
+
+        State: `labels` (N,), as the student learns them; `seen` (N, 2), each example's last cost,
+        and that less the threshold of its time; `history` (epochs, M, 2), the same of the M
+        verified; `mistaken` (K, K), the student's predictions by their class; `mentor`; `taught`,
+        the epoch of its last lesson.
+        """
+        from torch import randperm
+
+        labels, generator, K = info.labels, info.generator, info.num_classes
+        self._first = max(1, self._burned_in)
+        self._last = max(self._first, min(whole_epochs(_LAST_LESSON, info.epochs), info.epochs - 1))
+        if self.burn_in == 1:
+            self._trusted = labels < 0
+        else:
+            self._trusted = verified("mentornet(kind='data_driven')", info)
+        places = self._trusted.nonzero()[:, 0]
+        # a mentor that would learn only at the end of the run changes no label
+        half = len(places) // 2 if self._first < info.epochs else 0
+        chosen = places[randperm(len(places), generator=generator)[:half].to(places.device)]
+        mentor = new_mentor(K, generator)
+        self.state.update(
+            labels=planted(labels, chosen, info.full((K, K), 1), generator),
+            seen=info.full((len(labels), 2), float("nan")),
+            history=info.full((self._last, len(places), 2), 0),
+            mistaken=info.full((K, K), 0),
+            mentor={key: value.to(labels.device) for key, value in mentor.items()},
+            taught=0,
+        )
 
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
-        if self._lessons is None:
+        if self.kind != "data_driven":
             return batch
         labels = self.state["labels"][batch.index]
         return replace(batch, labels=labels, targets=labels)
@@ -304,8 +334,8 @@ class MentorNet(Strategy):
         mean = self.decay * threshold + (1 - self.decay) * current
         threshold.copy_(current.where(threshold.isnan(), mean))
         weights: Tensor | None
-        if self._lessons is not None:
-            weights = self._lessons.weigh(batch, outputs[0][0], cost)
+        if self.kind == "data_driven":
+            weights = self._judge(batch, outputs[0][0], cost)
         elif self.width is None:
             weights = (cost <= threshold).to(cost.dtype)
         else:
@@ -315,85 +345,44 @@ class MentorNet(Strategy):
             weights = None
         return [Supervision(batch.targets, weights, mean_over=True)]
 
-    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        if self._lessons is not None:
-            self._lessons.end_epoch(epoch)
-
-
-class _Lessons:
-    """The data-driven curriculum: a mentor that is taught twice, by verified labels of which half
-    are incorrect until then.
-
-    State: `labels` (N,), as the student learns them; `seen` (N, 2), each example's last cost, and
-    that less the threshold of its time; `history` (epochs, M, 2), the same of the M verified;
-    `mistaken` (K, K), the student's predictions by their class; `mentor`; `taught`, the epoch of
-    its last lesson.
-    """
-
-    def __init__(self, state: dict[str, Any], burn_in: float, info: TrainingInfo) -> None:
-        from torch import randperm
-
-        self._state, self._labels, self._epochs = state, info.labels, info.epochs
-        self._generator = info.generator
-        self._first = max(1, whole_epochs(burn_in, info.epochs))
-        self._last = max(self._first, min(whole_epochs(_LAST_LESSON, info.epochs), info.epochs - 1))
-        if burn_in == 1:
-            self._trusted = info.labels < 0
-        else:
-            self._trusted = verified("mentornet(kind='data_driven')", info)
-        places = self._trusted.nonzero()[:, 0]
-        # a mentor that would learn only at the end of the run changes no label
-        half = len(places) // 2 if self._first < self._epochs else 0
-        chosen = places[randperm(len(places), generator=self._generator)[:half].to(places.device)]
-        K = info.num_classes
-        mentor = new_mentor(K, self._generator)
-        state.update(
-            labels=planted(self._labels, chosen, info.full((K, K), 1), self._generator),
-            seen=info.full((len(self._labels), 2), float("nan")),
-            history=info.full((self._last, len(places), 2), 0),
-            mistaken=info.full((K, K), 0),
-            mentor={key: value.to(self._labels.device) for key, value in mentor.items()},
-            taught=0,
-        )
-
-    def weigh(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
-        """The weight (B,) of each example of the cost (B,); None where all count alike."""
+    def _judge(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
+        """The mentor's weight (B,) of each example of the cost (B,); None where all count alike."""
         from torch import stack
 
-        trusted, seen = self._trusted[batch.index], self._state["seen"]
+        trusted, seen = self._trusted[batch.index], self.state["seen"]
         if batch.epoch == self._first // 2:
             p = output.log_p.detach().exp()
-            labels = one_hot(self._labels[batch.index], p)
-            self._state["mistaken"] += labels.T @ (p * trusted[:, None])
-        now, before = stack([cost, cost - self._state["threshold"]], 1), seen[batch.index]
+            labels = one_hot(self.info.labels[batch.index], p)
+            self.state["mistaken"] += labels.T @ (p * trusted[:, None])
+        now, before = stack([cost, cost - self.state["threshold"]], 1), seen[batch.index]
         seen[batch.index] = now
-        taught = self._state["taught"]
-        if not taught:
+        taught_in = self.state["taught"]
+        if not taught_in:
             return None
         # An epoch after the last lesson is taken for that of the lesson: the mentor has learned of
         # none later (as in the authors' code).
-        inputs = self._inputs(now, before, batch.labels, min(batch.epoch, taught))
-        weights = judged(self._state["mentor"], inputs).sigmoid()
-        return weights.masked_fill(trusted, 1) if taught == self._last else weights
+        inputs = self._inputs(now, before, batch.labels, min(batch.epoch, taught_in))
+        weights = judged(self.state["mentor"], inputs).sigmoid()
+        return weights.masked_fill(trusted, 1) if taught_in == self._last else weights
 
     def _inputs(self, now: Tensor, before: Tensor, labels: Tensor, epoch: int) -> Seen:
         """The mentor's input for these examples in an epoch."""
         from torch import cat
 
-        percent = labels.new_full(labels.shape, 100 * (epoch - 1) // self._epochs)
+        percent = labels.new_full(labels.shape, 100 * (epoch - 1) // self.info.epochs)
         return Seen(cat([now, now.where(before.isnan(), before)], 1), labels, percent)
 
-    def end_epoch(self, epoch: int) -> None:
+    def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         """Remember the costs of the verified examples; plant and teach in the epochs for it."""
-        if epoch > self._last or self._last >= self._epochs:
+        if self.kind != "data_driven" or epoch > self._last or self._last >= self.info.epochs:
             return
-        self._state["history"][epoch - 1] = self._state["seen"][self._trusted]
+        self.state["history"][epoch - 1] = self.state["seen"][self._trusted]
         if epoch == self._first // 2:
             # The incorrect labels that the student would most likely predict: those of the other
             # examples were not drawn from all classes alike either.
-            labels, mistaken = self._state["labels"], self._state["mistaken"]
-            chosen = (labels != self._labels).nonzero()[:, 0]
-            labels.copy_(planted(self._labels, chosen, mistaken, self._generator))
+            labels, mistaken = self.state["labels"], self.state["mistaken"]
+            chosen = (labels != self.info.labels).nonzero()[:, 0]
+            labels.copy_(planted(self.info.labels, chosen, mistaken, self.info.generator))
         if epoch in (self._first, self._last):
             self._teach(epoch)
 
@@ -403,16 +392,16 @@ class _Lessons:
         """
         from torch import cat
 
-        history, labels = self._state["history"][:epoch], self._state["labels"][self._trusted]
+        history, labels = self.state["history"][:epoch], self.state["labels"][self._trusted]
         pairs = zip(history, [history[0], *history[:-1]], strict=True)
         epochs = [
             self._inputs(now, before, labels, done) for done, (now, before) in enumerate(pairs, 1)
         ]
-        correct = (labels == self._labels[self._trusted]).repeat(epoch)
+        correct = (labels == self.info.labels[self._trusted]).repeat(epoch)
         # an example may stand in a last batch that is left out
         looked_at = history[..., 0].flatten().isfinite()
         seen = Seen(*(cat(parts)[looked_at] for parts in zip(*epochs, strict=True)))
-        self._state["mentor"] = taught(self._state["mentor"], seen, correct[looked_at])
-        self._state["taught"] = epoch
+        self.state["mentor"] = taught(self.state["mentor"], seen, correct[looked_at])
+        self.state["taught"] = epoch
         if epoch == self._last:
-            self._state["labels"].copy_(self._labels)
+            self.state["labels"].copy_(self.info.labels)

@@ -103,8 +103,11 @@ class PackedTrainer:
         ended = [results[row] for row in self.running]
         for row, result in results.items():
             if isinstance(result, RunFailed):
-                self._clear(row)
                 self.running.remove(row)
+                state = self._states[row]
+                tensors = [*state.networks[0].state_dict().values(), *state.optimizer.velocities()]
+                for tensor in tensors:  # numbers that are not finite slow a CPU down
+                    tensor.detach().zero_()
         if self.running:
             self._begin_epoch()
         return ended
@@ -215,17 +218,6 @@ class PackedTrainer:
             wrong = ~(costs.isfinite() & probes.isfinite())
             if wrong[step] and not wrong[:step].any() and state.nonfinite_weights():
                 state.finite_probes[step - 1] = torch.nan
-
-    def _clear(self, row: int) -> None:
-        """Set the weights of a training that has failed to 0: numbers that are not finite slow a
-        CPU down.
-        """
-        state = self._states[row]
-        with torch.no_grad():
-            for tensor in state.networks[0].state_dict().values():
-                tensor.zero_()
-            for velocity in state.optimizer.velocities():
-                velocity.zero_()
 
     @torch.no_grad()
     def _test_log_p(self) -> Tensor:

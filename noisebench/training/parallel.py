@@ -36,8 +36,6 @@ class ParallelStep(TrainingStep):
     A strategy with a `prepare_batch` of its own is given the images of all rows.
     """
 
-    records = False
-
     def __init__(self, state: TrainingState, images: ImageSource, config: ParallelConfig) -> None:
         super().__init__(state, images)
         self.config, self.ranks = config, config.ranks

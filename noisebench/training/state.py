@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -194,7 +193,7 @@ class TrainingState:
         self.epoch = self.step = self.schedule_start = 0
         self._schedule = read_schedule(recipe.schedule)
         self.cuda_devices = [device] if device.type == "cuda" else []
-        self._running = False
+        self.running = False  # whether torch's global randomness is that of the training
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -219,7 +218,7 @@ class TrainingState:
         early = self.epoch < early_epochs(recipe.epochs)
         self.online = OnlinePredictions(self.labels[None], self.task.num_classes if early else 0)
         self.online_row = 0
-        self._randomness = [
+        self.randomness = [
             torch.Generator(device).manual_seed(seed).get_state()
             for device in (torch.device("cpu"), *self.cuda_devices)
         ]
@@ -243,23 +242,8 @@ class TrainingState:
         for part in self._frozen[number]:
             part.eval()
 
-    @contextmanager
-    def own_randomness(self) -> Iterator[None]:
-        """Inside, torch's global randomness (for dropout) is that of the training; outside it is
-        the caller's again.
-        """
-        with torch.random.fork_rng(self.cuda_devices):
-            torch.set_rng_state(self._randomness[0])
-            for device, state in zip(self.cuda_devices, self._randomness[1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
-            self._running = True
-            try:
-                yield
-            finally:
-                self._randomness = self._current_randomness()
-                self._running = False
-
-    def _current_randomness(self) -> list[Tensor]:
+    def current_randomness(self) -> list[Tensor]:
+        """The states of torch's global generators, on the CPU and the GPU."""
         return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda_devices)]
 
     def state_dict(self) -> dict[str, Any]:
@@ -269,7 +253,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state,
             "generator": self.generator.get_state(),
-            "randomness": self._current_randomness() if self._running else self._randomness,
+            "randomness": self.current_randomness() if self.running else self.randomness,
             "epoch": self.epoch,
             "step": self.step,
             "since": self.schedule_start,
@@ -290,7 +274,7 @@ class TrainingState:
         self.generator.set_state(state["generator"].cpu())
         self.epoch, self.step, self.schedule_start = state["epoch"], state["step"], state["since"]
         self.begin_epoch()
-        self._randomness = [saved.cpu() for saved in state["randomness"]]
+        self.randomness = [saved.cpu() for saved in state["randomness"]]
         self.costs.copy_(state["costs"])
         for name, tensor in self.predictions._asdict().items():
             tensor.copy_(state["passed"][name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,14 +52,13 @@ class TrainingStep:
     each time, is recorded as a CUDA graph and replayed.
     """
 
-    records: ClassVar[bool] = True
-
     def __init__(self, state: TrainingState, images: ImageSource) -> None:
         self.state, self.images = state, images
         self.loss, self.penalty = state.task.loss, state.task.penalty
         self.strategy, self.networks, self.device = state.strategy, state.networks, state.device
         recordable = self.device.type == "cuda" and isinstance(images, InMemoryImages)
-        if recordable and self.records and self.strategy.stateless:
+        # a ParallelStep gathers the logits of other processes or parts
+        if recordable and type(self) is TrainingStep and self.strategy.stateless:
             self.recorded: CudaGraphStep | None = CudaGraphStep(self._recorded_step, self.device)
         else:
             self.recorded = None

@@ -107,10 +107,18 @@ class Trainer:
         Raises RunFailed at a cost or a gradient that is not finite, naming step and examples.
         """
         state = self.state
-        with state.own_randomness(), repeatable(self.device):
-            while state.step < len(state.batches):
-                on_step()
-                self.training_step.run()
+        with torch.random.fork_rng(state.cuda_devices), repeatable(self.device):
+            # inside, torch's global randomness (for dropout) is that of the training
+            torch.set_rng_state(state.randomness[0])
+            for device, saved in zip(state.cuda_devices, state.randomness[1:], strict=True):
+                torch.cuda.set_rng_state(saved, device)
+            state.running = True
+            try:
+                while state.step < len(state.batches):
+                    on_step()
+                    self.training_step.run()
+            finally:
+                state.randomness, state.running = state.current_randomness(), False
         state.check()
         self.end_training()
         return self.end_epoch(self.predict(self.test))
