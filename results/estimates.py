@@ -101,7 +101,7 @@ def out_of_fold(
 
 def train(trainer: Trainer) -> None:
     """To its last epoch, without checkpoints."""
-    while trainer.epoch < trainer.task.recipe.epochs:
+    while trainer.state.epoch < trainer.task.recipe.epochs:
         trainer.run_epoch(lambda: None)
 
 

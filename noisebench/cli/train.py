@@ -300,7 +300,7 @@ def _ranks(rank: RankInfo, device: str, *, dry_run: bool) -> AbstractContextMana
     """This process by itself, or all that torchrun started, joined."""
     from ..training.distributed.processes import SingleProcess
 
-    if not rank.several or dry_run:  # without training each process resolves the run by itself
+    if rank.size == 1 or dry_run:  # without training each process resolves the run by itself
         return nullcontext(SingleProcess(rank.rank, rank.size))
     from ..training.distributed.process_group import open_process_group
 

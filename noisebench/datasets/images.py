@@ -153,9 +153,7 @@ class Listed:
 
 
 def opener(index: ImageIndex) -> Opener:
-    """What opens an image by its position, without torch; training reads by timm. Nothing stays
-    open between two calls.
-    """
+    """What opens an image by its position, without torch. No file stays open between two calls."""
     root, tables = Path(index.root), dict[str, Any]()
 
     def open_image(i: int) -> Any:

@@ -42,7 +42,7 @@ _PRELOADED = (
     "torch",
     "numpy.random",
     "noisebench.training.packed",
-    "noisebench.training.networks.mlp",
+    "noisebench.training.networks.backbones",
     "noisebench.executors.worker",
 )
 _NUMBER = struct.Struct("i")

@@ -12,13 +12,12 @@ TIMM = "timm:"
 
 @dataclass(frozen=True)
 class Backbone:
-    """One network: `factory` is "module:function" of (num_classes, shape); parameters as counted at
-    32x32x3, K = 10.
+    """One network; the function of this name in training.networks.backbones makes it. Parameters as
+    counted at 32x32x3, K = 10.
     """
 
     name: str
     summary: str
-    factory: str
     version: int = 1
     pack: int = 1  # so many runs of it train faster as one network
 
@@ -26,28 +25,21 @@ class Backbone:
 BACKBONES = {
     entry.name: entry
     for entry in (
-        Backbone("mlp", "two hidden layers of 256, ReLU", "mlp:mlp", pack=16),
-        Backbone("cnn4", "conv 32, conv 64, dense 128, dense K, for 28x28", "cnn:cnn4"),
+        Backbone("mlp", "two hidden layers of 256, ReLU", pack=16),
+        Backbone("cnn4", "conv 32, conv 64, dense 128, dense K, for 28x28"),
         Backbone(
             "cnn8",
             "the 8-layer CNN of SL, D2L and APL: 6 conv, 2 dense; 1.6 M parameters",
-            "cnn:cnn8",
         ),
         Backbone(
             "resnet44",
             "pre-activation ResNet-44 of SL and D2L, widths 16-32-64; 0.67 M parameters",
-            "resnet:resnet44",
         ),
-        Backbone(
-            "resnet18", "ResNet-18 with a 3x3 stem for 32x32; 11.2 M parameters", "resnet:resnet18"
-        ),
-        Backbone(
-            "resnet34", "ResNet-34 with a 3x3 stem for 32x32; 21.3 M parameters", "resnet:resnet34"
-        ),
+        Backbone("resnet18", "ResNet-18 with a 3x3 stem for 32x32; 11.2 M parameters"),
+        Backbone("resnet34", "ResNet-34 with a 3x3 stem for 32x32; 21.3 M parameters"),
         Backbone(
             "preact_resnet18",
             "pre-activation ResNet-18 for 32x32 (DivideMix, ELR+, SOP+); 11.2 M parameters",
-            "resnet:preact_resnet18",
         ),
     )
 }

@@ -24,9 +24,8 @@ from ..metrics import scores
 from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, Strategy, build_strategy
-from ..training.images.pixels import Normalisation, StreamTransform
-from ..training.images.source import normalisation_of, source_of
-from ..training.inference import log_p_parts
+from ..training.images import Normalisation, StreamTransform
+from ..training.inference import log_p_parts, source_of
 from .folder import RunFolder
 from .session import find_device
 from .workspace import Workspace
@@ -55,7 +54,7 @@ def load_ensemble(
         shape, normalise = tuple(data["shape"]), Normalisation.read(data["normalisation"])
     else:
         images = training_images()
-        shape, normalise = images.shape[1:], normalisation_of(images)
+        shape, normalise = images.shape[1:], Normalisation.of(images)
     # the estimates of a run play no part in the predictions of its networks
     estimates = Estimates(0.5, np.eye(data["num_classes"]))
     strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), estimates))

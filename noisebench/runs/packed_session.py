@@ -51,8 +51,8 @@ class Slot:
         trainer = self.session.trainer
         return (
             self.session.state.pack_width,
-            trainer.epoch,
-            trainer.step,
+            trainer.state.epoch,
+            trainer.state.step,
             trainer.state.schedule_start,
         )
 
@@ -189,8 +189,8 @@ def _run_epochs(slots: list[Slot]) -> list[Slot]:
             if all(slot.ended for slot in slots):
                 raise _Stopped
 
-    while slots and pack.first.epoch < pack.first.task.recipe.epochs:
-        started, share = time.monotonic(), 1 - pack.first.step / pack.first.steps_per_epoch
+    while slots and pack.first.state.epoch < pack.first.task.recipe.epochs:
+        started, share = time.monotonic(), 1 - pack.first.state.step / len(pack.first.state.batches)
         ends = pack.run_epoch(on_step)
         seconds = (time.monotonic() - started) / len(ends)
         for slot, end in zip(slots, ends, strict=True):

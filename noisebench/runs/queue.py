@@ -377,7 +377,7 @@ def _measure(
         make_step = pack.make_step
     with closing(trainers[0]) as first:
         # after one step or epoch that only warms up
-        steps = first.steps_per_epoch
+        steps = len(first.state.batches)
         step, more = _timed(make_step), min(_STEPS, steps - 1)
         if step < _LONG and more:
             step = _timed(lambda: [make_step() for _ in range(more)]) / more

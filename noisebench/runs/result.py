@@ -5,7 +5,6 @@ labels, which the training must not see. Loads no torch at import.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 

@@ -110,8 +110,8 @@ class RunSession:
             from ..training.packed import PackedTrainer
 
             packed = PackedTrainer([trainer], self.state.pack_width)
-        while trainer.epoch < trainer.task.recipe.epochs:
-            started, share = time.monotonic(), 1 - trainer.step / trainer.steps_per_epoch
+        while trainer.state.epoch < trainer.task.recipe.epochs:
+            started, share = time.monotonic(), 1 - trainer.state.step / len(trainer.state.batches)
             if packed is None:
                 end = trainer.run_epoch(lambda: self._on_step(trainer))
             else:
@@ -176,8 +176,8 @@ class RunSession:
         timer, ranks = self._timer, trainer.ranks
         self.state.seconds = timer.spent
         # of this training and those after it, in steps of about the same length
-        epochs, steps = trainer.task.recipe.epochs, trainer.steps_per_epoch
-        steps_left: float = (epochs - trainer.epoch) * steps - trainer.step
+        epochs, steps = trainer.task.recipe.epochs, len(trainer.state.batches)
+        steps_left: float = (epochs - trainer.state.epoch) * steps - trainer.state.step
         if self._estimates_noise:
             folds_after = NUM_FOLDS - 1 - len(self.state.folds)
             # the run's own training sees all folds an epoch, a fold's all but one
@@ -202,7 +202,8 @@ class RunSession:
             else "the same command resumes it"
         )
         epochs = trainer.task.recipe.epochs
-        return Interrupted(f"stopped in epoch {trainer.epoch + 1} of {epochs}{part}; {next_time}")
+        epoch = trainer.state.epoch + 1
+        return Interrupted(f"stopped in epoch {epoch} of {epochs}{part}; {next_time}")
 
 
 def execute_run(
@@ -376,7 +377,7 @@ def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]
     Makes one network of each kind that does not just begin afresh.
     """
     from ..training.networks.factory import NetworkFactory, weights_of
-    from ..training.networks.groups import freeze, parameter_groups
+    from ..training.optimizer import freeze, parameter_groups
 
     kinds: dict[tuple[object, ...], RunConfig] = {}
     for run in runs:

@@ -170,7 +170,7 @@ def _done(run: RunConfig, folder: RunFolder, place: Path, count: int) -> list[Fo
 def test_an_interrupted_fold_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     run, folder = trained(tmp_path, "--sym", "0.4", epochs=2)
     images, (first, second) = Workspace(tmp_path).images(run.dataset), make_folds(run, folder, 2)
-    steps = make_trainer(first.run, images, "cpu").steps_per_epoch
+    steps = len(make_trainer(first.run, images, "cpu").state.batches)
     stop = iter([False] * 3 * steps + [True])  # after an epoch of the second fold
     with pytest.raises(Interrupted, match="epoch 2 of 2; the same command resumes it"):
         train_folds(

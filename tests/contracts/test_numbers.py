@@ -26,7 +26,7 @@ from noisebench.runs.checkpoint import RunOptions, RunState, save
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.session import execute_run, make_trainer
 from noisebench.training.distributed.processes import ParallelConfig, cut
-from noisebench.training.images.pixels import InMemoryImages
+from noisebench.training.images import InMemoryImages
 from noisebench.training.inference import every
 from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
@@ -55,7 +55,7 @@ def spoil(trainer: Trainer, step: int, values: torch.Tensor, becomes: float = IN
     inner = trainer.training_step.run
 
     def spoiled() -> None:
-        if (trainer.epoch, trainer.step) == (0, step):
+        if (trainer.state.epoch, trainer.state.step) == (0, step):
             values.register_hook(
                 lambda gradient: (
                     gradient.flatten().index_fill(0, torch.tensor([0]), becomes).view_as(gradient)
@@ -120,7 +120,7 @@ def test_a_gradient_that_is_not_finite_fails_in_its_step_and_moves_nothing(
                 f"the gradient of {name} became {becomes} at epoch 1, step 3, "
                 f"on examples {shown} and 29 more"
             )
-            assert failed.batch == batch and trainer.step == 2
+            assert failed.batch == batch and trainer.state.step == 2
             assert all(np.isfinite(value).all() for value in weights(trainer))
 
 
@@ -144,7 +144,7 @@ def test_what_a_strategy_updates_by_itself_is_checked(make_trainer: Made) -> Non
 
     def spoiled(batch: Any, outputs: Any) -> Any:
         penalty = inner(batch, outputs)
-        if trainer.step == 3:
+        if trainer.state.step == 3:
             trainer.strategy.state["v"][index[5], 1] = NAN
         return penalty
 
@@ -298,7 +298,7 @@ def spoil_packed(pack: PackedTrainer, place: int, step: int, becomes: float) -> 
 
     def spoiled(gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.clone()
-        if pack.first.step == step and pack.first.epoch == 0:
+        if pack.first.state.step == step and pack.first.state.epoch == 0:
             gradient[place].view(-1)[7] = becomes
         return gradient
 
@@ -339,7 +339,7 @@ def test_a_pack_that_is_stopped_saves_those_that_are_finite_and_fails_the_other(
 
     def spoiled(self: PackedTrainer) -> None:
         inner(self)
-        if self.first.epoch == 0 and self.first.step == 2:
+        if self.first.state.epoch == 0 and self.first.state.step == 2:
             self._all[1].state.costs[1] = NAN
 
     monkeypatch.setattr(PackedTrainer, "make_step", spoiled)
@@ -532,7 +532,7 @@ def test_a_source_that_loses_or_repeats_an_image_gives_no_prediction(
 ) -> None:
     trainer = make_trainer()
     for change in (-1, 1, -100, 1000):
-        with case(change=change), pytest.raises(DataError, match="100 images were asked for, and"):
+        with case(change=change), pytest.raises(DataError, match="100 images to predict, "):
             trainer.predict(unreliable(trainer.test, change))
     assert sum(map(len, every(unreliable(trainer.test, 0)))) == 100
 
@@ -545,7 +545,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
     run = held_out(desk, epochs=1)
     trainer = make_trainer(run, desk.images, "cpu")
     unreliable(getattr(trainer, part), change)
-    with pytest.raises(DataError, match="images were asked for"):
+    with pytest.raises(DataError, match="images to predict"):
         execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     assert not desk.folder(run).result.exists()
 
@@ -553,7 +553,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
 def test_a_pack_that_cannot_evaluate_every_image_once_has_no_result(make_trainer: Made) -> None:
     pack = PackedTrainer([made(make_trainer, 0), made(make_trainer, 1)], WIDTH)
     unreliable(pack.first.test, -1)
-    with pytest.raises(DataError, match="100 images were asked for, and 99 came"):
+    with pytest.raises(DataError, match="100 images to predict, 99 read"):
         pack.run_epoch()
 
 

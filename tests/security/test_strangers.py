@@ -178,12 +178,12 @@ READ = {
         'np.asarray(read_images(find_dataset("folder:set"), Path()).train_images)',
     ),
     "streamed, as a training reads": (
-        "import torch; import noisebench.training.images.streamed",
+        "import torch; import noisebench.training.streamed",
         "from noisebench.datasets import find_dataset, read_images;"
-        "from noisebench.training.images.pixels import StreamTransform;"
-        "from noisebench.training.images.source import normalisation_of, source_of;"
+        "from noisebench.training.images import Normalisation, StreamTransform;"
+        "from noisebench.training.inference import source_of;"
         'images = read_images(find_dataset("folder:set"), Path(), workers=0).train_images;'
-        'next(iter(source_of(images, normalisation_of(images), torch.device("cpu"), '
+        'next(iter(source_of(images, Normalisation.of(images), torch.device("cpu"), '
         "StreamTransform(32, 0.875)).eval_batches()))",
     ),
 }

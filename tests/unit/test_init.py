@@ -33,8 +33,7 @@ from noisebench.runs.session import fold_trainer
 from noisebench.runs.session import make_trainer as trainer_of
 from noisebench.runs.workspace import Workspace, rebuild
 from noisebench.training.networks import make_network
-from noisebench.training.networks.factory import InitialState, NetworkFactory, weights_of
-from noisebench.training.networks.fitting import adapted
+from noisebench.training.networks.factory import InitialState, NetworkFactory, adapted, weights_of
 from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
 from tests.conftest import CPU
