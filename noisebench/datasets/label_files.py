@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..core.classes import NoClass, class_numbers
-from ..core.files.arrays import npz_arrays, read_npy
+from ..core.files.arrays import load_torch, npz_arrays, read_npy
 from ..core.files.atomic import read_checked
-from ..core.files.torch_files import load_torch
 from ..core.files.untrusted import MAX_BYTES, parse_json
 from ..errors import DataError
 from .label_keys import (
@@ -394,7 +393,7 @@ def _from_txt(raw: bytes, path: Path, expected: _Expected) -> _Content:
 
 def _from_npy(raw: bytes, path: Path, expected: _Expected) -> _Content:
     try:
-        return _from_object(read_npy(raw))
+        return _from_object(read_npy(io.BytesIO(raw), len(raw)))
     except ValueError as error:
         raise _refused(path, error) from None
 

@@ -125,14 +125,6 @@ class Scores:
         """The same with all classes requested."""
         return self if self.classes is None else replace(self, classes=None)
 
-    def with_logits(self, change: TensorMap) -> Scores:
-        """The same on changed logits: a link of one's own."""
-        return replace(self, logits=change(at_loss_precision(self.logits, self.logits)))
-
-    def with_link(self, link: TensorMap) -> Scores:
-        """The same with another way from logits to log_p."""
-        return replace(self, link=link)
-
     def with_log_p(self, change: TensorMap) -> Scores:
         """The same with a further change of log_p."""
         return replace(self, transform=lambda log_p: change(self.transform(log_p)))

@@ -100,8 +100,8 @@ class Dynamics:
 
     @classmethod
     def load(cls, arrays: dict[str, np.ndarray]) -> Dynamics:
-        """Back from `arrays`, without what is known of single examples. Raises DataError where they
-        are not of this shape.
+        """Back from `arrays`, without what is known of single examples, or from `state_dict`.
+        Raises DataError where they are not of this shape.
         """
         shapes = {arrays[name].shape for name in ("counts", "gradients")}
         if len(shapes) != 1 or {shape[1:] for shape in shapes} != {(len(GROUPS), BINS)}:
@@ -109,17 +109,10 @@ class Dynamics:
                 f"expected counts and gradients (epochs, {len(GROUPS)}, {BINS}), got "
                 f"{' and '.join(map(str, shapes))}"
             )
-        return cls(
-            list(arrays["counts"].astype(np.int64)), list(arrays["gradients"].astype(np.float64))
-        )
+        counts, gradients = arrays["counts"], arrays["gradients"]
+        of_examples = {name: arrays[name] for name in ("p_sum", "seen") if name in arrays}
+        return cls(list(counts.astype(np.int64)), list(gradients.astype(np.float64)), **of_examples)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, for a checkpoint."""
         return {**self.arrays(), "p_sum": self.p_sum, "seen": self.seen}
-
-    @classmethod
-    def resume(cls, state: dict[str, Any]) -> Dynamics:
-        """Back from `state_dict`."""
-        loaded = cls.load(state)
-        loaded.p_sum, loaded.seen = state["p_sum"], state["seen"]
-        return loaded

@@ -1,7 +1,8 @@
 """Noisy labels (N,) sampled from true labels (N,) and P(noisy label | example), which is never held
 as a whole (N, K).
 
-Randomness is raw PCG64 bits, so that the labels are the same on every platform and numpy version.
+Randomness is raw PCG64 bits, so that the labels are the same on every platform and numpy version:
+two 64-bit words for each example, the first to choose it, the second for its label.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def sample(
 
 def uniforms(seed: Seed, n: int) -> np.ndarray:
     """(n,) numbers in [0, 1) with 53 bits; example i has the same one whatever n is."""
-    return (_words(seed, n)[:, 1] >> np.uint64(11)) * 2.0**-53
+    return (np.random.PCG64(seed).random_raw((n, 2))[:, 1] >> np.uint64(11)) * 2.0**-53
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
@@ -95,11 +96,6 @@ def members(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
 def expected(share: float, n: int) -> int:
     """The expected number, rounded half up."""
     return math.floor(n * share + 0.5 + 1e-9)
-
-
-def _words(seed: Seed, n: int) -> np.ndarray:
-    """Two random 64-bit words for each example (n, 2): to choose it, and for its label."""
-    return np.random.PCG64(seed).random_raw((n, 2))
 
 
 def grouped(
@@ -155,7 +151,7 @@ def choose_smallest(groups: np.ndarray, counts: np.ndarray, seed: Seed) -> np.nd
     """Which examples (N,) have the `counts` smallest first words of their group; of equal words the
     earlier example.
     """
-    order = np.lexsort((_words(seed, len(groups))[:, 0], groups))
+    order = np.lexsort((np.random.PCG64(seed).random_raw((len(groups), 2))[:, 0], groups))
     sizes = np.bincount(groups, minlength=len(counts))
     rank = np.arange(len(groups)) - np.repeat(sizes.cumsum() - sizes, sizes)
     chosen = np.zeros(len(groups), bool)
@@ -172,7 +168,7 @@ def _sample_pairs(
     wrong = np.tile(transition * (1 - np.eye(K)), (num_groups // K, 1))
     pairs = np.floor(sizes[:, None] * wrong + 1e-9).astype(np.int64)
     chosen = choose_smallest(groups, pairs.sum(1), seed)
-    keys = _words(seed, len(labels))[chosen, 0] >> np.uint64(32)
+    keys = np.random.PCG64(seed).random_raw((len(labels), 2))[chosen, 0] >> np.uint64(32)
     order = np.lexsort((keys, groups[chosen]))  # group by group, the smallest words first
     after = np.empty(len(order), noisy.dtype)
     after[order] = np.repeat(np.tile(np.arange(K), len(pairs)), pairs.ravel())

@@ -8,6 +8,7 @@ manifest asks for; so shards are read as tars are, by where their members lie.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...core.files.arrays import packed_npz, read_npz
+from ...core.files.arrays import npz_arrays, packed_npz
 from ...core.files.atomic import atomic_write, is_text
 from ...core.files.schema import MOST_CLASSES
 from ...errors import DataError
@@ -101,8 +102,8 @@ def index_tars(root: Path, tars: Sequence[str], cache: Path, *, keyed: bool) -> 
 def _kept(path: Path) -> Index | None:
     """What an earlier look found; None where there was none, or it is damaged."""
     try:
-        letters, ends, offsets, sizes, shard, labels, text = read_npz(
-            path.read_bytes(), _COLUMNS, _LARGEST_INDEX
+        letters, ends, offsets, sizes, shard, labels, text = npz_arrays(
+            io.BytesIO(path.read_bytes()), _COLUMNS, _LARGEST_INDEX
         ).values()
         passed = tuple(bytes(text).decode().splitlines())
     except (OSError, ValueError):
