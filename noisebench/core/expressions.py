@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from ..errors import LanguageError
 
@@ -147,7 +147,7 @@ def _read(node: ast.expr) -> Value:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         left, right = _read(node.left), _read(node.right)
         if _number(left) and _number(right):
-            return _bounded(left + right)  # type: ignore[operator]
+            return _bounded(left + right)
         if isinstance(left, Call | Sum) and isinstance(right, Call | Sum):
             return Sum(terms(left) + terms(right))
         raise ValueError("+ adds losses or numbers, not one to the other")
@@ -167,7 +167,7 @@ def _read(node: ast.expr) -> Value:
     )
 
 
-def _number(value: Value) -> bool:
+def _number(value: Value) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -180,16 +180,14 @@ def _bounded(number: Any) -> Any:
 
 def _multiply(left: Value, right: Value) -> Value:
     if _number(left) and _number(right):
-        return _bounded(left * right)  # type: ignore[operator]
+        return _bounded(left * right)
     if _number(right):
         left, right = right, left
-    if _number(left) and isinstance(right, Call | Sum):
-        if not math.isfinite(left):  # type: ignore[arg-type]
-            raise ValueError("a weight must be finite")
-        return Sum(
-            tuple((_bounded(left * weight), call) for weight, call in terms(right))  # type: ignore[operator]
-        )
-    raise ValueError("* weighs a loss with a number")
+    if not _number(left) or not isinstance(right, Call | Sum):
+        raise ValueError("* weighs a loss with a number")
+    if not math.isfinite(left):
+        raise ValueError("a weight must be finite")
+    return Sum(tuple((_bounded(left * weight), call) for weight, call in terms(right)))
 
 
 def word(value: Value) -> Value:

@@ -141,7 +141,10 @@ def _coerce(value: Value, kind: Any) -> Value:
         return None
     if not all(isinstance(row, tuple) and len(row) == len(value) for row in value):
         return None
-    rows = tuple(tuple(_coerce(cell, float) for cell in row) for row in value)  # type: ignore[union-attr]
+    rows = tuple(
+        tuple(_coerce(cell, float) for cell in row)  # type: ignore[union-attr]
+        for row in value
+    )
     cells = [cell for row in rows for cell in row]
     finite = all(isinstance(cell, int | float) and math.isfinite(cell) for cell in cells)
     return rows if finite else None

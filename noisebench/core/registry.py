@@ -182,10 +182,8 @@ class Registry:
     def arguments(self, expression: Expression) -> Iterator[tuple[Call, Parameter, Value]]:
         """Every named argument of a normal expression: its call, its parameter and its value."""
         for call in self.calls(expression):
-            values = dict(call.kwargs)
-            for p in self[call.name].parameters:
-                if p.name in values:
-                    yield call, p, values[p.name]
+            parameters = {p.name: p for p in self[call.name].parameters}
+            yield from ((call, parameters[name], value) for name, value in call.kwargs)
 
     def map_arguments(
         self, expression: Expression, change: Callable[[Call, Parameter, Value], Value]
@@ -224,17 +222,16 @@ class Registry:
         values = _bind(entry, call)
         if entry.fill_defaults:
             values = entry.fill_defaults(values)
-        args: list[Value] = []
-        kwargs: list[tuple[str, Value]] = []
-        for p in entry.parameters:
-            value = values[p.name]
-            if value is None or (isinstance(value, bool) and value is p.default):
-                continue
-            if isinstance(value, Call | Sum):
-                args.append(self.normal(value))
-            else:
-                kwargs.append((p.name, value))
-        return Call(entry.name, tuple(args), tuple(kwargs))
+        # left out: None, and a switch at its default
+        given = {
+            p.name: values[p.name]
+            for p in entry.parameters
+            if values[p.name] is not None
+            and not (isinstance(values[p.name], bool) and values[p.name] is p.default)
+        }
+        args = tuple(self.normal(v) for v in given.values() if isinstance(v, Call | Sum))
+        kwargs = tuple((key, v) for key, v in given.items() if not isinstance(v, Call | Sum))
+        return Call(entry.name, args, kwargs)
 
 
 def _bind(entry: Entry, call: Call) -> dict[str, Value]:

@@ -10,14 +10,17 @@ from . import combinators, pointwise
 from .pointwise import equal_loss_optimum
 from .registry import (
     LOSSES,
+    Loss,
+    Penalty,
+    Scores,
     build_loss,
     build_penalty,
     cost_of,
+    log_softmax,
     optimum_of,
     predicted,
     register_loss,
 )
-from .scores import Loss, Penalty, Scores, log_softmax
 
 __all__ = [
     "LOSSES",

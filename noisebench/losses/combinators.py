@@ -14,8 +14,17 @@ import numpy as np
 from ..core.expressions import AUTO
 from ..core.parameters import Interval, Matrix, TransitionText
 from ..errors import LanguageError
-from .registry import LOSSES, register_loss
-from .scores import Loss, Scores, Tensor, TensorMap, at_loss_precision, log_softmax, log_through
+from .registry import (
+    LOSSES,
+    Loss,
+    Scores,
+    Tensor,
+    TensorMap,
+    at_loss_precision,
+    log_softmax,
+    log_through,
+    register_loss,
+)
 
 _WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplying with the inverse
 

@@ -14,8 +14,7 @@ import numpy as np
 from ..core.expressions import AUTO, Value
 from ..core.parameters import Auto, Interval
 from ..errors import LanguageError
-from .registry import register_loss
-from .scores import Tensor
+from .registry import Tensor, register_loss
 
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
 _SMALL_EPS = 1e-8
@@ -132,7 +131,10 @@ def sce(
 @register_loss(
     pointwise=True, paper="Cui et al., Equal Loss", module="EqualLoss", optimum=equal_loss_optimum
 )
-def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO) -> Tensor:  # type: ignore[assignment]
+def el(
+    log_p: Tensor,
+    eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO,  # type: ignore[assignment]
+) -> Tensor:
     """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps ->
     inf. eps: the noise rate.
 
@@ -281,4 +283,6 @@ def l1(parameters: Iterable[Tensor], weight: Annotated[float, Interval("(0, 1e3]
     """L1 penalty on the network's parameters, weight sum |theta| over all of them, those of
     normalisation layers too: `ce + l1(5e-5)`.
     """
-    return weight * sum(parameter.abs().sum() for parameter in parameters)  # type: ignore[return-value]
+    return weight * sum(  # type: ignore[return-value]
+        parameter.abs().sum() for parameter in parameters
+    )

@@ -9,6 +9,7 @@ used here, never by the training.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,8 @@ class Dynamics:
 
     counts: list[np.ndarray] = field(default_factory=list)
     gradients: list[np.ndarray] = field(default_factory=list)
-    p_sum: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    p_sum: np.ndarray = field(default_factory=partial(np.zeros, (0, 0), np.float32))
+    seen: np.ndarray = field(default_factory=partial(np.zeros, 0, np.int64))
 
     def add(
         self, p: np.ndarray, gradient: np.ndarray, recorded: np.ndarray, clean: np.ndarray

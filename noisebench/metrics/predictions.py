@@ -48,7 +48,9 @@ class Predictions:
     def passed(self, through: Callable[[np.ndarray], np.ndarray]) -> Predictions:
         """With each column as `through` makes it."""
         columns = vars(self).items()
-        return Predictions(**{key: None if a is None else through(a) for key, a in columns})  # type: ignore[arg-type]
+        return Predictions(
+            **{key: None if a is None else through(a) for key, a in columns}  # type: ignore[arg-type]
+        )
 
     def take(self, which: np.ndarray) -> Predictions:
         """Of some of the examples: indices, or a mask (N,)."""
@@ -58,7 +60,9 @@ class Predictions:
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """Of several sets of examples, one after the other."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))  # type: ignore[arg-type]
+        return cls(
+            *(None if c[0] is None else np.concatenate(c) for c in columns)  # type: ignore[arg-type]
+        )
 
     @classmethod
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:

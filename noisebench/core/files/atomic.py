@@ -119,11 +119,6 @@ def remove_partials(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
-    atomic_write(path, lambda file: file.write(content))
-
-
 def is_text(name: str) -> bool:
     """Whether it can be written as UTF-8; a name of a file need not be."""
     return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
@@ -131,4 +126,4 @@ def is_text(name: str) -> bool:
 
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text to `path`, whole or not at all."""
-    write_bytes(path, content.encode())
+    atomic_write(path, lambda file: file.write(content.encode()))

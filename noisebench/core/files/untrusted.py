@@ -72,15 +72,10 @@ def check_room(sizes: Iterable[int], packed: int) -> None:
 
 def read_gzip(path: Path) -> bytes:
     """The content of a gzip file. Raises OSError, or ValueError if it is damaged or too large."""
-    with open_regular(path) as file:
-        return unpacked(file, os.fstat(file.fileno()).st_size)
-
-
-def unpacked(file: IO[bytes], packed: int) -> bytes:
-    """A gzip stream's content. Raises ValueError where it is too large for `packed` bytes."""
     content = io.BytesIO()
     try:
-        with gzip.GzipFile(fileobj=file) as stream:
+        with open_regular(path) as file, gzip.GzipFile(fileobj=file) as stream:
+            packed = os.fstat(file.fileno()).st_size
             while piece := stream.read(_CHUNK):
                 content.write(piece)
                 check_room([content.tell()], packed)
