@@ -85,15 +85,12 @@ def _imported(file: Path, area: Path) -> Iterator[Path]:
 
 
 def _load(name: str) -> None:
-    path = Path(name)
-    if path.suffix != ".py":
-        _note_code(importlib.import_module(name))
-        return
-    # two files may have the same name
-    path_hash = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    module_name = f"noisebench_plugin_{path.stem}_{path_hash}"
-    if module_name in sys.modules:
-        _note_code(sys.modules[module_name])
+    path, module_name = Path(name), name
+    if path.suffix == ".py":  # two files may have the same name
+        path_hash = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+        module_name = f"noisebench_plugin_{path.stem}_{path_hash}"
+    if path.suffix != ".py" or module_name in sys.modules:
+        _note_code(importlib.import_module(module_name))
         return
     if not path.exists():
         raise ConfigError("no such file")
@@ -104,7 +101,7 @@ def _load(name: str) -> None:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # raised again; the next attempt loads it anew
         del sys.modules[module_name]
         raise
 

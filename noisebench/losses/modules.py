@@ -91,7 +91,7 @@ def module_class(entry: Entry, name: str) -> type[LossModule]:
     """A loss by class: its own parameters, then LossModule's, all by name. `EqualLoss(eps=0.4,
     reduction="sum")`.
     """
-    own = [
+    parameters = [
         inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default)
         for p in entry.parameters
     ]
@@ -109,6 +109,6 @@ def module_class(entry: Entry, name: str) -> type[LossModule]:
     facts = {
         "__doc__": entry.doc,
         "__module__": "noisebench.losses",
-        "__signature__": inspect.Signature([*own, *shared]),
+        "__signature__": inspect.Signature([*parameters, *shared]),
     }
     return type(name, (LossModule,), {"__init__": construct, **facts})

@@ -49,9 +49,9 @@ class Dynamics:
         """
         passed = ~np.isnan(p)
         group = np.where(clean == UNKNOWN, 2, recorded != clean)[passed]
-        place = group * BINS + np.minimum((p[passed] * BINS).astype(np.int64), BINS - 1)
-        self.counts.append(np.bincount(place, minlength=3 * BINS).reshape(3, BINS))
-        self.gradients.append(np.bincount(place, gradient[passed], 3 * BINS).reshape(3, BINS))
+        cell = group * BINS + np.minimum((p[passed] * BINS).astype(np.int64), BINS - 1)
+        self.counts.append(np.bincount(cell, minlength=3 * BINS).reshape(3, BINS))
+        self.gradients.append(np.bincount(cell, gradient[passed], 3 * BINS).reshape(3, BINS))
 
     def add_early(self, p: np.ndarray) -> None:
         """Add p of every class at an early epoch, (n, K), NaN for an example that was not seen."""

@@ -116,9 +116,9 @@ def _part_dependent(
         raise LanguageError(f"part-dependent noise needs two classes, the data have {K}")
     size = _images_at_a_time(images)
     mean, deviation = statistics
-    for k, places in enumerate(members(labels, K)):
-        for part in chunks(len(places), size):
-            which = places[part]
+    for k, of_class in enumerate(members(labels, K)):
+        for part in chunks(len(of_class), size):
+            which = of_class[part]
             pixels = images(which)
             scores = _scores(
                 pixels.reshape(len(which), -1),
@@ -136,8 +136,8 @@ def _part_dependent(
 
 def _training_views(images: ImageRows, n: int, seed: int) -> ImageRows:
     """The images, each flipped by chance and cut at random from itself with a black border."""
-    places = 2 * _BORDER + 1
-    down, across = ((uniforms((seed, VIEWS, axis), n) * places).astype(int) for axis in (0, 1))
+    num_offsets = 2 * _BORDER + 1
+    down, across = ((uniforms((seed, VIEWS, axis), n) * num_offsets).astype(int) for axis in (0, 1))
     flipped = uniforms((seed, VIEWS, 2), n) < 0.5
 
     def views(which: np.ndarray) -> np.ndarray:

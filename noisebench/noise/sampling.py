@@ -114,12 +114,12 @@ def _resample(labels: np.ndarray, chosen: np.ndarray, table: np.ndarray, seed: S
     """Sample the chosen examples anew, class by class, from rows of weights (K, K)."""
     noisy, before = labels.copy(), labels[chosen]
     uniform, after = uniforms(seed, len(labels))[chosen], before.copy()
-    for k, places in enumerate(members(before, len(table))):
-        if len(places):
+    for k, of_class in enumerate(members(before, len(table))):
+        if len(of_class):
             edges = table[k].cumsum()
-            picked = np.searchsorted(edges, uniform[places] * edges[-1], side="right")
+            picked = np.searchsorted(edges, uniform[of_class] * edges[-1], side="right")
             # rounding may leave edges[-1] below the sum: never pick a class of weight 0
-            after[places] = np.minimum(picked, table[k].nonzero()[0][-1])
+            after[of_class] = np.minimum(picked, table[k].nonzero()[0][-1])
     noisy[chosen] = after
     return noisy
 

@@ -35,13 +35,10 @@ def open_regular(path: Path) -> IO[bytes]:
     # a pipe does not wait
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is a folder, a pipe or a device, no file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise
+        raise OSError("it is a folder, a pipe or a device, no file")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_bytes(path: Path, largest: int = MAX_BYTES) -> bytes:
