@@ -61,7 +61,7 @@ class Auto:
 
     def __post_init__(self) -> None:
         if self.fact not in _WORDS:
-            raise LanguageError(f"Auto({self.fact!r}): a fact is rate, share or transition")
+            raise LanguageError(f"Auto({self.fact!r}): the facts are 'rate', 'share', 'transition'")
 
 
 @dataclass(frozen=True)

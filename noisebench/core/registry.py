@@ -189,13 +189,15 @@ class Registry:
         self, expression: Expression, change: Callable[[Call, Parameter, Value], Value]
     ) -> Expression:
         """The normal expression with `change` applied to every named argument."""
-
-        def with_changes(call: Call) -> Call:
+        changed: list[tuple[float, Call]] = []
+        for weight, call in terms(expression):
             parameters = {p.name: p for p in self[call.name].parameters}
             values = ((name, change(call, parameters[name], value)) for name, value in call.kwargs)
-            return replace(call, kwargs=tuple(values))
-
-        return self.normal(self.substitute(expression, with_changes))
+            args = (
+                self.map_arguments(a, change) if isinstance(a, Call | Sum) else a for a in call.args
+            )
+            changed.append((weight, Call(call.name, tuple(args), tuple(values))))
+        return self.normal(Sum(tuple(changed)))
 
     def substitute(self, expression: Expression, change: Callable[[Call], Call]) -> Expression:
         """The expression with `change` applied to every call, the inner ones first."""

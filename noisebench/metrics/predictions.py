@@ -69,7 +69,7 @@ class Predictions:
         """From log_p (N, K), float32; the classes are ranked before rounding."""
         classes = np.argsort(-log_p, axis=1, kind="stable")[:, :TOP]
         kept = rounded(log_p)
-        squared = _squared(kept) if log_p.shape[1] <= DENSE else rounded(_squared(log_p))
+        squared = None if log_p.shape[1] <= DENSE else rounded(_squared(log_p))
         return cls._of_all(classes, kept, squared, recorded, clean)
 
     @classmethod
@@ -77,11 +77,11 @@ class Predictions:
         cls,
         classes: np.ndarray,
         log_p: np.ndarray,
-        squared: np.ndarray,
+        squared: np.ndarray | None,
         recorded: np.ndarray,
         clean: np.ndarray,
     ) -> Predictions:
-        """From log_p of every class (N, K), rounded, and the sum of p^2 (N,)."""
+        """From log_p of every class (N, K), rounded; squared: where it is not of these."""
         labels = np.stack([recorded, clean], 1)
         chosen = np.take_along_axis(log_p, np.maximum(labels, 0), 1)
         of_recorded, of_clean = np.where(labels >= 0, chosen, np.nan).astype(np.float32).T.copy()
@@ -90,7 +90,7 @@ class Predictions:
             np.take_along_axis(log_p, classes, 1),
             of_recorded,
             of_clean,
-            squared,
+            _squared(log_p) if squared is None else squared,
             log_p if log_p.shape[1] <= DENSE else None,
         )
 
@@ -115,7 +115,7 @@ class Predictions:
         classes = arrays[f"{part}_classes"].astype(np.int64)
         if f"{part}_log_p" in arrays:
             dense = arrays[f"{part}_log_p"].astype(np.float32)
-            return cls._of_all(classes, dense, _squared(dense), recorded, clean)
+            return cls._of_all(classes, dense, None, recorded, clean)
         squared = arrays.get(f"{part}_squared")
         names = ("top_log_p", "recorded_log_p", "clean_log_p")
         top, of_recorded, of_clean = (arrays[f"{part}_{name}"].astype(np.float32) for name in names)
