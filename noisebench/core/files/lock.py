@@ -105,9 +105,12 @@ class LockOwner:
         """None if unknown: on another machine, in another container, and where the system does not
         tell start times.
         """
-        if self.pid < 1 or not self.machine or self.machine != machine():
+        same = self.machine == machine() if self.machine else self.host == socket.gethostname()
+        if self.pid < 1 or not same:
             return None
         started = _start_time(self.pid)
+        if not self.machine:  # of an older version, which did not update its lock
+            return started != 0
         if started == 0:
             return False
         return None if started is None or not self.started else started == self.started
