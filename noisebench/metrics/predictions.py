@@ -47,10 +47,10 @@ class Predictions:
 
     def passed(self, through: Callable[[np.ndarray], np.ndarray]) -> Predictions:
         """With each column as `through` makes it."""
-        columns = vars(self).items()
-        return Predictions(
-            **{key: None if a is None else through(a) for key, a in columns}  # type: ignore[arg-type]
-        )
+        columns: dict[str, Any] = {
+            key: None if array is None else through(array) for key, array in vars(self).items()
+        }
+        return Predictions(**columns)
 
     def take(self, which: np.ndarray) -> Predictions:
         """Of some of the examples: indices, or a mask (N,)."""
@@ -59,10 +59,11 @@ class Predictions:
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """Of several sets of examples, one after the other."""
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
-        return cls(
-            *(None if c[0] is None else np.concatenate(c) for c in columns)  # type: ignore[arg-type]
-        )
+        columns: list[Any] = [
+            None if arrays[0] is None else np.concatenate(arrays)
+            for arrays in zip(*(vars(part).values() for part in parts), strict=True)
+        ]
+        return cls(*columns)
 
     @classmethod
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
